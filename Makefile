@@ -1,0 +1,56 @@
+# `make` lists what there is. Every target prepares what it needs; the second run starts in seconds.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-live check format bench lock docs clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock exporter/pyproject.toml producer/pyproject.toml demo/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Tocsin needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "preparing $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e exporter -e producer -e demo
+	@touch $@
+
+demo: $(READY)  ## run the whole thing on this machine: database, producer, Tocsin, inbox
+	@$(BIN)/tocsin-demo
+
+test: $(READY)  ## run the tests
+	@$(BIN)/pytest -q -n auto --dist loadgroup
+
+test-live: $(READY)  ## run the source tests against TOCSIN_TEST_MATERIALIZE_DSN
+	@test -n "$$TOCSIN_TEST_MATERIALIZE_DSN" || { echo "set TOCSIN_TEST_MATERIALIZE_DSN, e.g. postgresql://materialize@127.0.0.1:6875/materialize"; exit 1; }
+	@$(BIN)/pytest -q -m live
+
+check: $(READY)  ## lint, formatting, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo tests bench
+	@$(BIN)/lint-imports --no-cache
+
+format: $(READY)  ## format the code and mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## measure, and print one table
+	@$(BIN)/python -m bench
+
+docs: $(READY)  ## write the generated tables in docs/
+	@$(BIN)/python -m tocsin.docs
+
+lock: $(READY)  ## solve the dependencies again
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --upgrade \
+	  exporter/pyproject.toml producer/pyproject.toml demo/pyproject.toml --all-extras --group dev \
+	  --no-emit-package tocsin --no-emit-package tocsin-producer -o requirements.lock
+
+clean:  ## remove the local environment and caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Tocsin: rows of a live view become Prometheus gauges and durable notifications."""

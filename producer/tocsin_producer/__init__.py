@@ -1,0 +1,1 @@
+"""Seeded demo events: steady load, spikes, recoveries."""
