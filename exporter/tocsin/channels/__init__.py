@@ -1,0 +1,100 @@
+"""Ways out. A channel is one module here: its configuration model, its per-alert options, its `build`, and one line in `KINDS`.
+
+Retries, order, rate limits, dead letters and metrics are the dispatcher's; a channel only sends and says how it went.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tocsin.envelope import Envelope
+from tocsin.errors import Reason
+from tocsin.model import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What a channel is given to send.
+
+    `id` is the notification's id and must reach the receiver as its idempotency key. `earlier` holds the ids of the notifications of
+    the same episode that this channel has already delivered, oldest first, for channels with `wants_earlier` (only on `resolved`).
+    `age` is the time in seconds since the transition was committed. `attempts` counts the attempts before this one.
+    """
+
+    id: str
+    alert: str
+    kind: Kind
+    envelope: Envelope
+    earlier: tuple[str, ...] = ()
+    age: float = 0.0
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The receiver has it."""
+
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Not delivered, or not known to be: try again, not before `after` seconds if given (a Retry-After).
+
+    `free`: the attempt does not count against `max_attempts` (the receiver asked to wait).
+    """
+
+    reason: Reason
+    detail: str = ""
+    after: float | None = None
+    free: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The receiver, or the channel itself, will never take this one: it becomes a dead letter."""
+
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The channel as a whole cannot deliver (credentials, plan): everything waits, and it shows."""
+
+    reason: Reason
+    detail: str = ""
+
+
+Result = Delivered | Retry | Rejected | Paused
+
+
+class Channel(Protocol):
+    """The contract that every channel keeps (`tests/contract/test_channels.py` runs one suite over all of them)."""
+
+    wants_earlier: bool
+
+    def take(self, pending: int) -> int:
+        """How many of `pending` messages of different episodes to send in the next call: at least one."""
+        ...
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        """Send, and tell for each message, in order, how it went.
+
+        An exception is a defect of the channel: the dispatcher counts it as `Retry(Reason.INTERNAL)` for every message.
+        Never holds the event loop; never sends one id twice at the same time.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+KINDS: dict[str, str] = {
+    "console": "tocsin.channels.console",
+    "novu": "tocsin.channels.novu",
+    "webhook": "tocsin.channels.webhook",
+}
+"""Channel type -> module. Each module has `Config`, `Options` and `build(name, config, routes) -> Channel`, where `routes` maps the
+name of each alert that notifies this channel to its `Options` (those of the channel, with the alert's own laid over them)."""

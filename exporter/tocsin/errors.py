@@ -1,0 +1,102 @@
+"""What can go wrong, as types: one for each reader (the person who configures, the operator, the dispatcher)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class TocsinError(Exception):
+    """The root of Tocsin's own errors. Its text is for people: it names the place and what to do, and holds no secret."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with a configuration. `path` is dotted (`alerts.late.key[0]`); `line` counts from 1."""
+
+    message: str
+    path: str = ""
+    file: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = self.file + (f":{self.line}" if self.file and self.line else "")
+        return ": ".join(part for part in (place, self.path, self.message) if part)
+
+
+class ConfigError(TocsinError):
+    """A configuration that cannot be used, with every problem found, not just the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class LedgerReason(StrEnum):
+    """Why the ledger cannot be used."""
+
+    LOCKED = "locked"
+    FULL = "full"
+    CORRUPT = "corrupt"
+    NEWER = "newer_version"
+    UNREADABLE = "unreadable"
+    FAILED = "failed"
+
+
+class LedgerError(TocsinError):
+    """The ledger cannot be opened, read or written."""
+
+    def __init__(self, message: str, reason: LedgerReason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class SourceReason(StrEnum):
+    """Why a source gives no rows; the values are metric labels."""
+
+    CONNECT = "connect"
+    AUTH = "auth"
+    PERMISSION = "permission"
+    MISSING = "missing"
+    DROPPED = "dropped"
+    REPLACED = "replaced"
+    ROW_ERROR = "row_error"
+    STALLED = "stalled"
+    FUTURE = "future"
+    DISCONNECTED = "disconnected"
+    SHAPE = "shape"
+    OTHER = "other"
+
+
+class SourceError(TocsinError):
+    """A source cannot be read any further. Every one is retried with backoff.
+
+    `resume`: whether the next attempt may ask for the history since the frontier. After a row error it may not: an `AS OF` whose
+    span touches the error fails for ever, though the view is healthy again (seen on a live Materialize).
+    """
+
+    def __init__(self, message: str, reason: SourceReason, *, resume: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.resume = resume
+
+
+class Reason(StrEnum):
+    """Why a delivery failed; the values are metric labels, so the set is closed."""
+
+    CONNECTION = "connection"
+    TIMEOUT = "timeout"
+    RATE_LIMITED = "rate_limited"
+    IN_PROGRESS = "in_progress"
+    SERVER_ERROR = "server_error"
+    UNAUTHORIZED = "unauthorized"
+    REJECTED = "rejected"
+    NOT_FOUND = "not_found"
+    NOT_PROCESSED = "not_processed"
+    TOO_LARGE = "too_large"
+    NO_RECIPIENTS = "no_recipients"
+    TEMPLATE = "template"
+    INTERNAL = "internal"
+    TOO_EARLY = "too_early"
+    EXHAUSTED = "exhausted"
+    EXPIRED = "expired"
+    UNROUTED = "unrouted"

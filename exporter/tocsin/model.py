@@ -1,0 +1,112 @@
+"""The words of Tocsin as types. This module imports nothing of ours.
+
+A row travels as the tuple of text fields that the server sent, `None` for NULL, with its columns beside it once per alert. Source
+timestamps are whole milliseconds since the Unix epoch, as Materialize's are; wall-clock times are seconds since the epoch.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+Row: TypeAlias = tuple[str | None, ...]
+Update: TypeAlias = tuple[int, int, Row]
+"""`(source timestamp in ms, diff, row)`: |diff| copies of the row appeared or went. Diffs beyond one are real."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a relation: its name, and its type as the server's type number and modifier (-1: none)."""
+
+    name: str
+    oid: int
+    typmod: int = -1
+
+
+Columns: TypeAlias = tuple[Column, ...]
+
+
+class Kind(StrEnum):
+    """What happened to a key. `repeated` is no transition: it tells of one that still fires, after `repeat_interval`."""
+
+    FIRED = "fired"
+    UPDATED = "updated"
+    RESOLVED = "resolved"
+    REPEATED = "repeated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The updates of one closed span of source time, sorted by timestamp.
+
+    `frontier`: everything strictly before it is in this batch or was in an earlier one; `None` where the source has no time of its
+    own to resume from (a constant view). `snapshot`: the as-of, if the updates at that timestamp are the whole content of the
+    relation at it and not a change of what went before. `polled`: the snapshot is an ordinary reading of a source that keeps no
+    history, so that a distance to the last frontier is no loss.
+    """
+
+    updates: Sequence[Update]
+    frontier: int | None
+    snapshot: int | None = None
+    polled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One key fired, was updated or resolved (or still fires: `repeated`) at one source timestamp.
+
+    `row` is the row at that moment, for `resolved` the last one seen; `previous` the row before, for `updated` only.
+    An episode is `fingerprint` + `started_at`.
+    """
+
+    alert: str
+    fingerprint: str
+    kind: Kind
+    started_at: int
+    at: int
+    columns: Columns
+    row: Row
+    previous: Row | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """One transition for one channel, as the ledger keeps it.
+
+    `seq` is the ledger's number, rising in the order of commits; `attempts` those already made; `not_before` and `created_at` are
+    wall-clock seconds.
+    """
+
+    seq: int
+    id: str
+    channel: str
+    transition: Transition
+    attempts: int = 0
+    created_at: float = 0.0
+    not_before: float = 0.0
+    replays: int = 0
+
+
+def fingerprint(alert: str, key: Sequence[str | None]) -> str:
+    """The identity of a key of an alert: 32 hexadecimal digits, equal for equal text and only for it (NULL is not '')."""
+    canonical = json.dumps([alert, *key], ensure_ascii=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def notification_id(transition: Transition, channel: str) -> str:
+    """The identity of a notification, which receivers use as idempotency key: derived from what it tells, and nothing else.
+
+    32 hexadecimal digits: no receiver needs to quote them (Novu's SDK does not quote ids in paths).
+    """
+    parts = [
+        transition.alert,
+        transition.fingerprint,
+        transition.started_at,
+        transition.kind.value,
+        transition.at,
+        channel,
+    ]
+    canonical = json.dumps(parts, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
