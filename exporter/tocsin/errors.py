@@ -6,7 +6,8 @@ from enum import StrEnum
 
 
 class TocsinError(Exception):
-    """The root of Tocsin's own errors. Its text is for people: it names the place and what to do, and holds no secret."""
+    """The root of Tocsin's own errors. Its text is for people: it names the place and what to do, and holds no
+    secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +71,8 @@ class SourceReason(StrEnum):
 class SourceError(TocsinError):
     """A source cannot be read any further. Every one is retried with backoff.
 
-    `resume`: whether the next attempt may ask for the history since the frontier. After a row error it may not: an `AS OF` whose
-    span touches the error fails for ever, though the view is healthy again (seen on a live Materialize).
+    `resume`: whether the next attempt may ask for the history since the frontier. After a row error it may not: an `AS
+    OF` whose span touches the error fails for ever, though the view is healthy again (seen on a live Materialize).
     """
 
     def __init__(self, message: str, reason: SourceReason, *, resume: bool = True) -> None:

@@ -1,7 +1,8 @@
 """The words of Tocsin as types. This module imports nothing of ours.
 
-A row travels as the tuple of text fields that the server sent, `None` for NULL, with its columns beside it once per alert. Source
-timestamps are whole milliseconds since the Unix epoch, as Materialize's are; wall-clock times are seconds since the epoch.
+A row travels as the tuple of text fields that the server sent, `None` for NULL, with its columns beside it once per
+alert. Source timestamps are whole milliseconds since the Unix epoch, as Materialize's are; wall-clock times are seconds
+since the epoch.
 """
 
 import hashlib
@@ -29,7 +30,8 @@ Columns: TypeAlias = tuple[Column, ...]
 
 
 class Kind(StrEnum):
-    """What happened to a key. `repeated` is no transition: it tells of one that still fires, after `repeat_interval`."""
+    """What happened to a key. `repeated` is no transition: it tells of one that still fires, after
+    `repeat_interval`."""
 
     FIRED = "fired"
     UPDATED = "updated"
@@ -41,10 +43,10 @@ class Kind(StrEnum):
 class Batch:
     """The updates of one closed span of source time, sorted by timestamp.
 
-    `frontier`: everything strictly before it is in this batch or was in an earlier one; `None` where the source has no time of its
-    own to resume from (a constant view). `snapshot`: the as-of, if the updates at that timestamp are the whole content of the
-    relation at it and not a change of what went before. `polled`: the snapshot is an ordinary reading of a source that keeps no
-    history, so that a distance to the last frontier is no loss.
+    `frontier`: everything strictly before it is in this batch or was in an earlier one; `None` where the source has no
+    time of its own to resume from (a constant view). `snapshot`: the as-of, if the updates at that timestamp are the
+    whole content of the relation at it and not a change of what went before. `polled`: the snapshot is an ordinary
+    reading of a source that keeps no history, so that a distance to the last frontier is no loss.
     """
 
     updates: Sequence[Update]
@@ -75,8 +77,8 @@ class Transition:
 class Notification:
     """One transition for one channel, as the ledger keeps it.
 
-    `seq` is the ledger's number, rising in the order of commits; `attempts` those already made; `not_before` and `created_at` are
-    wall-clock seconds.
+    `seq` is the ledger's number, rising in the order of commits; `attempts` those already made; `not_before` and
+    `created_at` are wall-clock seconds.
     """
 
     seq: int
@@ -90,13 +92,15 @@ class Notification:
 
 
 def fingerprint(alert: str, key: Sequence[str | None]) -> str:
-    """The identity of a key of an alert: 32 hexadecimal digits, equal for equal text and only for it (NULL is not '')."""
+    """The identity of a key of an alert: 32 hexadecimal digits, equal for equal text and only for it (NULL is not
+    '')."""
     canonical = json.dumps([alert, *key], ensure_ascii=True, separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
 def notification_id(transition: Transition, channel: str) -> str:
-    """The identity of a notification, which receivers use as idempotency key: derived from what it tells, and nothing else.
+    """The identity of a notification, which receivers use as idempotency key: derived from what it tells, and nothing
+    else.
 
     32 hexadecimal digits: no receiver needs to quote them (Novu's SDK does not quote ids in paths).
     """

@@ -1,4 +1,5 @@
-"""Building blocks of configuration models: strictness, durations, secrets. Every model at the border is made of these."""
+"""Building blocks of configuration models: strictness, durations, secrets. Every model at the border is made of
+these."""
 
 import re
 from pathlib import Path
@@ -51,8 +52,8 @@ Secret = SecretStr
 class Settings(BaseModel):
     """The base of every configuration model: unknown keys are refused, values are frozen once read.
 
-    A field named in `secrets` may also be given as `<field>_file`: the file is read when the configuration is loaded, and one
-    trailing newline is dropped. A model lists both fields itself, so that they show in the JSON Schema.
+    A field named in `secrets` may also be given as `<field>_file`: the file is read when the configuration is loaded,
+    and one trailing newline is dropped. A model lists both fields itself, so that they show in the JSON Schema.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)

@@ -1,4 +1,5 @@
-"""Ways out. A channel is one module here: its configuration model, its per-alert options, its `build`, and one line in `KINDS`.
+"""Ways out. A channel is one module here: its configuration model, its per-alert options, its `build`, and one line in
+`KINDS`.
 
 Retries, order, rate limits, dead letters and metrics are the dispatcher's; a channel only sends and says how it went.
 """
@@ -16,9 +17,10 @@ from tocsin.model import Kind
 class Message:
     """What a channel is given to send.
 
-    `id` is the notification's id and must reach the receiver as its idempotency key. `earlier` holds the ids of the notifications of
-    the same episode that this channel has already delivered, oldest first, for channels with `wants_earlier` (only on `resolved`).
-    `age` is the time in seconds since the transition was committed. `attempts` counts the attempts before this one.
+    `id` is the notification's id and must reach the receiver as its idempotency key. `earlier` holds the ids of the
+    notifications of the same episode that this channel has already delivered, oldest first, for channels with
+    `wants_earlier` (only on `resolved`). `age` is the time in seconds since the transition was committed. `attempts`
+    counts the attempts before this one.
     """
 
     id: str
@@ -96,5 +98,6 @@ KINDS: dict[str, str] = {
     "novu": "tocsin.channels.novu",
     "webhook": "tocsin.channels.webhook",
 }
-"""Channel type -> module. Each module has `Config`, `Options` and `build(name, config, routes) -> Channel`, where `routes` maps the
-name of each alert that notifies this channel to its `Options` (those of the channel, with the alert's own laid over them)."""
+"""Channel type -> module. Each module has `Config`, `Options` and `build(name, config, routes) -> Channel`, where
+`routes` maps the name of each alert that notifies this channel to its `Options` (those of the channel, with the alert's
+own laid over them)."""

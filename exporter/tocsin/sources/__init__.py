@@ -1,7 +1,7 @@
 """Where rows come from. A source is one module here: its configuration model, its `build`, and one line in `KINDS`.
 
-Reconnecting, backoff and what a gap means are not a source's business (see `tocsin.app.watch`): it opens a stream, and the stream
-gives batches until it ends or raises.
+Reconnecting, backoff and what a gap means are not a source's business (see `tocsin.app.watch`): it opens a stream, and
+the stream gives batches until it ends or raises.
 """
 
 from collections.abc import AsyncIterator
@@ -26,7 +26,8 @@ class Stream(Protocol):
     columns: Columns
 
     def batches(self) -> AsyncIterator[Batch]:
-        """Closed batches, the first one always with a snapshot. Raises SourceError; a normal end means nothing more will come."""
+        """Closed batches, the first one always with a snapshot. Raises SourceError; a normal end means nothing more
+        will come."""
         ...
 
 

@@ -1,0 +1,30 @@
+"""How long to wait before trying again. Pure: chance and time are arguments."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Exponential backoff with full jitter: uniform between 0 and `initial * 2**attempt`, capped at `maximum` seconds.
+
+    Full jitter spreads clients that failed together best for the work they cost (Brooker, "Exponential Backoff And
+    Jitter", 2015).
+    """
+
+    initial: float
+    maximum: float
+
+    def ceiling(self, attempt: int) -> float:
+        """The longest wait after the failure of attempt number `attempt`, counted from 0."""
+        # 2**63 already passes every sane maximum; the bound keeps the float finite after years of failures.
+        return min(self.maximum, self.initial * 2.0 ** min(attempt, 63))
+
+    def delay(self, attempt: int, chance: Callable[[], float], *, at_least: float | None = None) -> float:
+        """Seconds to wait. `chance` gives a number in [0, 1); `at_least` is what the other side asked for
+        (Retry-After), which is kept and then jittered upwards, so that those who were told the same do not come back
+        together."""
+        wait = chance() * self.ceiling(attempt)
+        if at_least is None:
+            return wait
+        return at_least + min(wait, 0.1 * at_least)
