@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from tocsin.model import Batch, Columns
+from tocsin.model import Batch, Columns, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,10 @@ class Source(Protocol):
 
     async def describe(self, subject: Subject) -> Columns:
         """The columns, without running anything. Raises SourceError."""
+        ...
+
+    async def sample(self, subject: Subject) -> Row | None:
+        """One row of it, or None if it has none now: something real to try templates on. Raises SourceError."""
         ...
 
 

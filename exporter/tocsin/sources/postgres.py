@@ -1,0 +1,108 @@
+"""PostgreSQL: the same alert on a plain relation or query, read on an interval and whenever a NOTIFY comes.
+
+PostgreSQL keeps no history of a query's result, so every reading is a snapshot that the firing set compares itself
+with: a row that comes and goes between two readings is not seen. A trigger with NOTIFY makes that span as short as a
+statement.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from psycopg import sql
+
+from tocsin.errors import SourceError, SourceReason
+from tocsin.model import Batch, Columns, Row, Update
+from tocsin.sources import Stream, Subject
+from tocsin.sources.settings import PostgresConfig as Config
+from tocsin.sources.wire import Wire, connect, fields, relation, translated
+
+_CLOCK = sql.SQL("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+
+
+def build(name: str, config: Config) -> "Postgres":
+    """A source for `config`; connects to nothing yet."""
+    return Postgres(name, config)
+
+
+class Postgres:
+    """A PostgreSQL server. See `tocsin.sources.Source`."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name = name
+        self._config = config
+
+    @asynccontextmanager
+    async def open(self, subject: Subject, *, resume: int | None) -> AsyncIterator[Stream]:
+        async with connect(self._config) as wire:
+            columns = await self._described(wire, subject)
+            with translated(self._config.display):
+                for channel in self._config.notify:
+                    await wire.query(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            yield _Readings(self._config, wire, _select(subject), columns, resume)
+
+    async def describe(self, subject: Subject) -> Columns:
+        async with connect(self._config) as wire:
+            return await self._described(wire, subject)
+
+    async def sample(self, subject: Subject) -> Row | None:
+        async with connect(self._config) as wire:
+            with translated(self._config.display):
+                return await wire.sample(_select(subject), limit=self._config.snapshot_timeout)
+
+    async def _described(self, wire: Wire, subject: Subject) -> Columns:
+        with translated(self._config.display):
+            async with asyncio.timeout(self._config.connect_timeout):
+                return await wire.describe(_select(subject))
+
+
+class _Readings:
+    """The readings of one query over one connection."""
+
+    def __init__(
+        self, config: Config, wire: Wire, select: sql.Composable, columns: Columns, resume: int | None
+    ) -> None:
+        self.columns = columns
+        self._config = config
+        self._wire = wire
+        self._copy = sql.SQL("COPY ({}) TO STDOUT").format(select)
+        self._last = resume if resume is not None else 0
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        polled = False
+        while True:
+            with translated(self._config.display):
+                try:
+                    async with asyncio.timeout(self._config.snapshot_timeout):
+                        batch = await self._read(polled=polled)
+                except TimeoutError:
+                    raise SourceError(
+                        f"{self._config.display}: the query took longer than {self._config.snapshot_timeout:g} s",
+                        SourceReason.STALLED,
+                    ) from None
+            polled = True
+            yield batch
+            with translated(self._config.display), contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.interval):
+                    await self._wire.wait_notified()
+
+    async def _read(self, *, polled: bool) -> Batch:
+        # What is notified from here on may be missed by this reading, so it calls for the next one.
+        self._wire.notified()
+        # The clock is read first: what the query sees is at least as new as its timestamp. Never backwards, whatever it
+        # says.
+        stamp = max(int((await self._wire.query(_CLOCK))[0][0] or 0), self._last + 1)
+        updates: list[Update] = []
+        async for chunk in self._wire.copy(self._copy, limit=self._config.snapshot_timeout):
+            updates.extend((stamp, 1, row) for row in fields(chunk))
+        self._last = stamp
+        return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled)
+
+
+def _select(subject: Subject) -> sql.Composable:
+    if subject.relation is not None:
+        return sql.SQL("SELECT * FROM {}").format(relation(subject.relation))
+    assert subject.query is not None
+    # A query is the operator's own SQL, taken as it stands.
+    return sql.SQL(subject.query.strip().rstrip(";"))  # type: ignore[arg-type]
