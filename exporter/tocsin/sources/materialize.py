@@ -230,7 +230,7 @@ def _what(subject: Subject) -> sql.Composable:
         return relation(subject.relation)
     assert subject.query is not None
     # A query is the operator's own SQL, taken as it stands.
-    return sql.SQL("({})").format(sql.SQL(subject.query.strip().rstrip(";")))  # type: ignore[arg-type]
+    return sql.SQL("({})").format(sql.SQL(subject.query.strip().rstrip(";")))
 
 
 def _relation_columns(described: Columns) -> Columns:

@@ -105,4 +105,4 @@ def _select(subject: Subject) -> sql.Composable:
         return sql.SQL("SELECT * FROM {}").format(relation(subject.relation))
     assert subject.query is not None
     # A query is the operator's own SQL, taken as it stands.
-    return sql.SQL(subject.query.strip().rstrip(";"))  # type: ignore[arg-type]
+    return sql.SQL(subject.query.strip().rstrip(";"))

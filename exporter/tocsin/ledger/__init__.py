@@ -1,0 +1,166 @@
+"""The durable store: firing set, outbox and frontier of every alert, written in one transaction per batch.
+
+Behind the `Ledger` protocol stands SQLite (`tocsin.ledger.sqlite`). All times are wall-clock seconds except where a
+source timestamp in milliseconds is named.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from tocsin.firing import Firing
+from tocsin.model import Columns, Notification, Row, Transition
+
+
+class Status(StrEnum):
+    """Where a notification stands. `dead`: given up on, parked with a reason; `dropped`: dead, and a person said it may
+    go."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What the ledger holds of an alert. `definition` is the text it was stored with: what identifies its keys and
+    rows."""
+
+    definition: str
+    columns: Columns
+    frontier: int | None
+    firings: Sequence[Firing]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What one batch changes, to be written whole or not at all. `transitions` carry the channels each one goes to."""
+
+    alert: str
+    definition: str
+    columns: Columns
+    frontier: int | None
+    saved: Sequence[Firing] = ()
+    gone: Sequence[str] = ()
+    transitions: Sequence[tuple[Transition, Sequence[str]]] = ()
+    replace: bool = False
+    """The stored firings of this alert are not of this definition: delete all before writing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """How an attempt ended. Still pending: `not_before` says when to try again; dead: `reason` and `detail` say why."""
+
+    seq: int
+    status: Status
+    attempts: int
+    not_before: float = 0.0
+    reason: str = ""
+    detail: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A notification with all that is known of it, for people."""
+
+    seq: int
+    id: str
+    alert: str
+    channel: str
+    kind: str
+    status: Status
+    fingerprint: str
+    started_at: int
+    at: int
+    attempts: int
+    created_at: float
+    not_before: float
+    settled_at: float | None
+    reason: str
+    detail: str
+    columns: Columns
+    row: Row
+    previous: Row | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which records to list, newest first; `before` is a `seq` to go on from."""
+
+    status: Status | None = None
+    channel: str | None = None
+    alert: str | None = None
+    id: str | None = None
+    before: int | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits for one channel. `oldest`: when the oldest pending notification was written."""
+
+    pending: int = 0
+    oldest: float | None = None
+    dead: int = 0
+
+
+class Ledger(Protocol):
+    """What the rest of Tocsin needs of a store. Every method raises LedgerError, and nothing else, when the store
+    fails."""
+
+    async def load(self, alert: str) -> Stored | None:
+        """The stored state of an alert; None if it has never been committed."""
+        ...
+
+    async def commit(self, commit: Commit) -> list[Notification]:
+        """Write a batch. Returns the new notifications, in order, once they are safe on disk; an id already known makes
+        none."""
+        ...
+
+    async def pending(self, channel: str, after: int, limit: int) -> list[Notification]:
+        """The next pending notifications of a channel with a `seq` greater than `after`, in order."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Write how attempts ended. What is no longer pending (a person dropped it meanwhile) stays as it is."""
+        ...
+
+    async def earlier(self, notification: Notification) -> tuple[str, ...]:
+        """The ids of the notifications of the same episode that this channel delivered before, oldest first."""
+        ...
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """What waits, by channel."""
+        ...
+
+    async def find(self, wanted: Filter) -> list[Record]:
+        """Records for people."""
+        ...
+
+    async def retry(self, ids: Sequence[str]) -> int:
+        """Make dead or dropped notifications pending again, with a fresh budget of attempts. Returns how many."""
+        ...
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        """Let dead or pending notifications go. Returns how many."""
+        ...
+
+    async def park_unrouted(self, channels: Sequence[str]) -> int:
+        """Make dead what is pending for a channel not among `channels`. Returns how many."""
+        ...
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Delete at most `limit` settled (not dead) notifications older than `before`, but none of an episode that
+        still fires. Returns how many."""
+        ...
+
+    async def changed_elsewhere(self) -> bool:
+        """Whether another process (`tocsin outbox retry`) has written since the last call."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is queued and let go of the store."""
+        ...

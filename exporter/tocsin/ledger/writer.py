@@ -1,0 +1,106 @@
+"""One thread that owns the writing connection. Jobs that are queued together share one transaction, and so one
+fsync."""
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+_GROUP = 64
+"""Jobs in one transaction at most: bounds how long the first of them waits for the last."""
+
+
+class Writer:
+    """Runs functions of a connection in its own thread, each exactly once, each whole or not at all."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="ledger writer", daemon=True)
+        self._thread.start()
+
+    async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `job` in a transaction; its result comes once the transaction is on disk. Raises what it raised, rolled
+        back.
+
+        A cancelled caller does not undo its job: whoever asked to write has written.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put(_Job(job, future, loop))
+        return await asyncio.shield(future)
+
+    def close(self) -> None:
+        """Finish the queue and end the thread."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            group = [job]
+            ending = False
+            with contextlib.suppress(queue.Empty):
+                while len(group) < _GROUP and not ending:
+                    following = self._jobs.get_nowait()
+                    ending = following is None
+                    if following is not None:
+                        group.append(following)
+            self._run_group(group)
+            if ending:
+                return
+
+    def _run_group(self, group: "list[_Job[Any]]") -> None:
+        try:
+            results = self._transaction(group)
+        except Exception as error:  # noqa: BLE001 - whatever a job raises belongs to who queued it
+            if len(group) == 1:
+                group[0].fail(error)
+                return
+            # One of them spoiled the transaction for all: each again on its own.
+            for job in group:
+                self._run_group([job])
+            return
+        for job, result in zip(group, results, strict=True):
+            job.succeed(result)
+
+    def _transaction(self, group: "list[_Job[Any]]") -> list[Any]:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            results = [job.function(connection) for job in group]
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+        return results
+
+
+class _Job(Generic[T]):
+    """A function and who waits for it."""
+
+    def __init__(
+        self, function: Callable[[sqlite3.Connection], T], future: asyncio.Future[T], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.function = function
+        self._future = future
+        self._loop = loop
+
+    def succeed(self, result: T) -> None:
+        self._post(lambda: self._future.set_result(result))
+
+    def fail(self, error: Exception) -> None:
+        self._post(lambda: self._future.set_exception(error))
+
+    def _post(self, settle: Callable[[], None]) -> None:
+        def unless_done() -> None:
+            if not self._future.done():
+                settle()
+
+        # The loop may have gone at shutdown: then nobody waits.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(unless_done)
