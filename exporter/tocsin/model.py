@@ -88,7 +88,6 @@ class Notification:
     attempts: int = 0
     created_at: float = 0.0
     not_before: float = 0.0
-    replays: int = 0
 
 
 def fingerprint(alert: str, key: Sequence[str | None]) -> str:

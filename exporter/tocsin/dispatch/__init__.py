@@ -1,0 +1,8 @@
+"""Claim, send, acknowledge, retry, park: one dispatcher per channel, so that none delays another.
+
+A channel sees each episode's notifications in order and one at a time; different episodes go side by side.
+"""
+
+from tocsin.dispatch.dispatcher import Compose, Condition, Dispatcher, Policy
+
+__all__ = ["Compose", "Condition", "Dispatcher", "Policy"]

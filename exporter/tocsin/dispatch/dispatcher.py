@@ -1,0 +1,358 @@
+"""The loop of one channel."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+
+from tocsin.backoff import Backoff
+from tocsin.channels import Channel, Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.dispatch.lanes import Lanes
+from tocsin.errors import LedgerError, Reason
+from tocsin.ledger import Ledger, Settlement, Status
+from tocsin.model import Kind, Notification
+
+log = structlog.get_logger(__name__)
+
+Compose = Callable[[Notification], "Message | Rejected"]
+"""Makes what the channel sends from what the ledger keeps, with today's configuration."""
+
+_BREAK_AFTER = 5
+"""Failed sends in a row after which the channel is tried with one send at a time, and with pauses."""
+_OUTAGE = frozenset({Reason.CONNECTION, Reason.TIMEOUT, Reason.SERVER_ERROR})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How a channel is treated. Times in seconds.
+
+    `limit`: notifications held in memory; the rest waits in the ledger. `recovery_delay`: how long notifications found
+    pending at the start wait, since the process before may have sent them a moment ago. `max_attempts` None: only
+    `max_age` bounds retries.
+    """
+
+    concurrency: int
+    timeout: float
+    backoff: Backoff
+    max_attempts: int | None
+    max_age: float
+    rate_limit: float | None = None
+    recovery_delay: float = 0.0
+    pause: Backoff = Backoff(initial=30.0, maximum=300.0)  # noqa: RUF009 - frozen
+    limit: int = 10_000
+
+
+class DeliveryMetrics(Protocol):
+    """What the dispatcher counts (`tocsin.exposition` implements it)."""
+
+    def attempted(self, count: int) -> None: ...
+    def delivered(self, seconds: float) -> None: ...
+    def failed(self, reason: Reason) -> None: ...
+    def parked(self, reason: Reason) -> None: ...
+
+
+class Condition(StrEnum):
+    """How a channel does."""
+
+    UP = "up"
+    FAILING = "failing"
+    PAUSED = "paused"
+
+
+class Dispatcher:
+    """Takes what the ledger holds for one channel to the channel."""
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        policy: Policy,
+        *,
+        ledger: Ledger,
+        compose: Compose,
+        metrics: DeliveryMetrics,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self.message = ""
+        self.last_delivery: float | None = None
+        self._channel = channel
+        self._policy = policy
+        self._ledger = ledger
+        self._compose = compose
+        self._metrics = metrics
+        self._clock = clock
+        self._chance = chance
+        self._lanes = Lanes()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._slots = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        # Everything pending is in the ledger; memory holds it up to a number. Spilled: more may be there than is held.
+        self._spilled = True
+        self._read_through = 0
+        self._missed = False
+        self._finished: set[int] = set()
+        self._defect: BaseException | None = None
+        self._recover_until = 0.0
+        self._failures = 0
+        self._pauses = 0
+        self._hold_until = 0.0
+        self._next_send = 0.0
+
+    @property
+    def condition(self) -> Condition:
+        """Paused (credentials or plan refused), failing (an outage of the receiver) or up."""
+        if self._pauses:
+            return Condition.PAUSED
+        return Condition.FAILING if self._failures >= _BREAK_AFTER else Condition.UP
+
+    def offer(self, notifications: Sequence[Notification]) -> None:
+        """Hand over what has just been committed. Never waits: what memory does not hold is read from the ledger
+        later."""
+        fresh = [notification for notification in notifications if notification.seq > self._read_through]
+        if not fresh:
+            return
+        if self._spilled or len(self._lanes) + len(fresh) > self._policy.limit:
+            self._spilled = self._missed = True
+        else:
+            self._lanes.add(fresh)
+            self._read_through = max(self._read_through, fresh[-1].seq)
+        self._wake.set()
+
+    def rescan(self) -> None:
+        """Read the ledger again from the start: another process has changed it."""
+        self._lanes.forget_waiting()
+        self._spilled, self._read_through = True, 0
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        self._recover_until = self._clock() + self._policy.recovery_delay
+        try:
+            while True:
+                self._wake.clear()
+                if self._defect is not None:
+                    raise self._defect
+                await self._refill()
+                self._launch()
+                self._note_idle()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause_length()):
+                        await self._wake.wait()
+        finally:
+            for task in self._sending:
+                task.cancel()
+            await asyncio.gather(*self._sending, return_exceptions=True)
+            await self._channel.close()
+
+    async def drained(self) -> None:
+        """Return once nothing is ready or on its way (what waits for a retry stays in the ledger)."""
+        self._note_idle()
+        await self._idle.wait()
+
+    def _note_idle(self) -> None:
+        held = self._clock() < self._hold_until
+        if self._lanes.busy or self._spilled or (self._lanes.ready and not held):
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    # Claiming.
+
+    async def _refill(self) -> None:
+        limit = self._policy.limit
+        while self._spilled and len(self._lanes) <= limit // 2:
+            self._missed = False
+            self._finished.clear()
+            room = limit - len(self._lanes)
+            try:
+                found = await self._ledger.pending(self.name, self._read_through, room)
+            except LedgerError as error:
+                log.error("cannot read the outbox", channel=self.name, error=str(error))
+                self._hold_until = max(self._hold_until, self._clock() + self._policy.backoff.maximum)
+                return
+            if found:
+                self._read_through = found[-1].seq
+                # What was settled while the ledger was being read may still look pending in what was read.
+                self._lanes.add(self._recovered(one) for one in found if one.seq not in self._finished)
+            elif not self._missed:
+                self._spilled = False
+
+    def _recovered(self, notification: Notification) -> Notification:
+        return replace(notification, not_before=max(notification.not_before, self._recover_until))
+
+    def _launch(self) -> None:
+        now = self._clock()
+        self._lanes.promote(now)
+        # While the receiver is down or the channel paused, one send at a time finds out when it is back.
+        slots = 1 if self.condition is not Condition.UP else self._policy.concurrency
+        while self._lanes.ready and self._slots < slots and now >= self._hold_until and now >= self._next_send:
+            count = 1 if self._pauses else self._channel.take(self._lanes.ready)
+            batch = self._lanes.take(count)
+            if self._policy.rate_limit:
+                self._next_send = max(now, self._next_send) + len(batch) / self._policy.rate_limit
+            self._slots += 1
+            task = asyncio.create_task(self._deliver(batch), name=f"deliver to {self.name}")
+            self._sending.add(task)
+            task.add_done_callback(self._sent)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._defect = task.exception()
+            self._wake.set()
+
+    def _pause_length(self) -> float | None:
+        """Seconds until there may be something to do without being woken; None for "not before"."""
+        times = [self._lanes.next_due()]
+        if self._lanes.ready or self._spilled:
+            times += [moment for moment in (self._hold_until, self._next_send) if moment > self._clock()]
+        known = [moment for moment in times if moment is not None]
+        return max(0.0, min(known) - self._clock()) if known else None
+
+    # Sending.
+
+    async def _deliver(self, batch: list[Notification]) -> None:
+        try:
+            results = await self._send(batch)
+        finally:
+            self._slots -= 1
+        self._judge(results)
+        self._wake.set()
+        settlements = [
+            self._settlement(notification, result) for notification, result in zip(batch, results, strict=True)
+        ]
+        await self._settle(settlements)
+        for notification, settlement in zip(batch, settlements, strict=True):
+            if settlement.status is Status.PENDING:
+                self._lanes.again(notification, attempts=settlement.attempts, not_before=settlement.not_before)
+            else:
+                self._finished.add(notification.seq)
+                self._lanes.done(notification)
+        if not self._spilled:
+            self._finished.clear()
+        self._wake.set()
+
+    async def _send(self, batch: list[Notification]) -> list[Result]:
+        results: dict[int, Result] = {}
+        messages: list[Message] = []
+        for notification in batch:
+            composed = await self._composed(notification)
+            if isinstance(composed, Message):
+                messages.append(composed)
+            else:
+                results[notification.seq] = composed
+        if messages:
+            self._metrics.attempted(len(messages))
+            sent = iter(await self._call(messages))
+            for notification in batch:
+                if notification.seq not in results:
+                    results[notification.seq] = next(sent)
+        return [results[notification.seq] for notification in batch]
+
+    async def _composed(self, notification: Notification) -> Message | Rejected:
+        try:
+            message = self._compose(notification)
+            if isinstance(message, Message) and self._channel.wants_earlier and message.kind is Kind.RESOLVED:
+                message = replace(message, earlier=await self._ledger.earlier(notification))
+        except Exception as error:  # one bad notification must not stop the channel
+            log.exception("cannot compose a notification", channel=self.name, notification=notification.id)
+            return Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}")
+        return message
+
+    async def _call(self, messages: list[Message]) -> Sequence[Result]:
+        try:
+            # The channel keeps to its own timeout; this one is for a channel that does not.
+            async with asyncio.timeout(self._policy.timeout + 5.0):
+                results = await self._channel.send(messages)
+        except TimeoutError:
+            return [Retry(Reason.TIMEOUT, f"no answer within {self._policy.timeout:g} s")] * len(messages)
+        except Exception as error:  # a defect of a channel is a failed attempt, not the end of the process
+            log.exception("the channel failed", channel=self.name)
+            return [Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")] * len(messages)
+        if len(results) != len(messages):
+            log.error("the channel answered for another number of messages", channel=self.name)
+            return [Retry(Reason.INTERNAL, "the channel lost count of its messages")] * len(messages)
+        return results
+
+    def _judge(self, results: Sequence[Result]) -> None:
+        """What these results say of the channel as a whole."""
+        now = self._clock()
+        paused = next((result for result in results if isinstance(result, Paused)), None)
+        if paused is not None:
+            self.message = f"{paused.reason}: {paused.detail}"
+            if not self._pauses:
+                log.error("channel paused", channel=self.name, reason=paused.reason, detail=paused.detail)
+            self._hold_until = now + self._policy.pause.ceiling(self._pauses)
+            self._pauses += 1
+        elif all(isinstance(result, Retry) and result.reason in _OUTAGE for result in results):
+            self._failures += 1
+            if self._failures >= _BREAK_AFTER:
+                wait = self._policy.backoff.delay(self._failures - _BREAK_AFTER, self._chance)
+                self._hold_until = max(self._hold_until, now + wait)
+            first = results[0]
+            self.message = f"{first.reason}: {first.detail}" if isinstance(first, Retry) else ""
+        else:
+            if self._pauses or self._failures >= _BREAK_AFTER:
+                log.info("channel works again", channel=self.name)
+            self._failures = self._pauses = 0
+            self.message = ""
+            self._hold_until = now
+
+    def _settlement(self, notification: Notification, result: Result) -> Settlement:
+        now = self._clock()
+        settle = Settlement(seq=notification.seq, status=Status.PENDING, attempts=notification.attempts + 1, at=now)
+        match result:
+            case Delivered(note):
+                self.last_delivery = now
+                self._metrics.delivered(max(0.0, now - notification.transition.at / 1000))
+                return replace(settle, status=Status.DELIVERED, detail=note)
+            case Paused(reason, detail):
+                self._metrics.failed(reason)
+                return replace(settle, attempts=notification.attempts, reason=reason, detail=detail)
+            case Rejected(reason, detail):
+                self._metrics.failed(reason)
+                return self._park(notification, settle, reason, detail)
+            case Retry(reason, detail, after, free):
+                self._metrics.failed(reason)
+                attempts = notification.attempts + (0 if free else 1)
+                why = f"{reason}: {detail}"
+                if self._policy.max_attempts is not None and attempts >= self._policy.max_attempts:
+                    return self._park(notification, settle, Reason.EXHAUSTED, f"{attempts} attempts; the last: {why}")
+                if now - notification.created_at > self._policy.max_age:
+                    return self._park(notification, settle, Reason.EXPIRED, f"too old to be news; the last: {why}")
+                wait = self._policy.backoff.delay(notification.attempts, self._chance, at_least=after)
+                return replace(settle, attempts=attempts, not_before=now + wait, reason=reason, detail=detail)
+
+    def _park(self, notification: Notification, settle: Settlement, reason: Reason, detail: str) -> Settlement:
+        log.warning(
+            "notification parked",
+            channel=self.name,
+            alert=notification.transition.alert,
+            notification=notification.id,
+            reason=reason,
+            detail=detail,
+        )
+        self._metrics.parked(reason)
+        return replace(settle, status=Status.DEAD, reason=reason, detail=detail)
+
+    async def _settle(self, settlements: Sequence[Settlement]) -> None:
+        """Write the outcome down, however long the ledger cannot: until then these count as being sent."""
+        attempt = 0
+        while True:
+            try:
+                await self._ledger.settle(settlements)
+            except LedgerError as error:
+                log.error("cannot record deliveries", channel=self.name, error=str(error))
+                await asyncio.sleep(self._policy.backoff.delay(attempt, self._chance, at_least=0.5))
+                attempt += 1
+            else:
+                return
