@@ -1,0 +1,183 @@
+"""The envelope: what a notification says, as JSON. Every channel sends it, whole or in parts; `docs/envelope.md`
+describes it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, TypeAlias, TypedDict
+
+from tocsin.model import Columns, Row, Transition
+from tocsin.templates import Template, TemplateError
+from tocsin.values import jsonable, number, typed
+
+Status: TypeAlias = Literal["fired", "updated", "resolved", "repeated"]
+
+
+class Envelope(TypedDict):
+    """One notification; every value is ready for JSON. `ENVELOPE_SCHEMA` says what each key means."""
+
+    id: str
+    alert: str
+    status: Status
+    fingerprint: str
+    started_at: str
+    at: str
+    labels: dict[str, str]
+    value: int | float | str | None
+    row: dict[str, Any]
+    previous: dict[str, Any] | None
+    annotations: dict[str, str]
+
+
+_TIME = {"type": "string", "format": "date-time"}
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+
+ENVELOPE_SCHEMA: Mapping[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "Envelope",
+    "description": "One notification: an alert fired, was updated or resolved, or still fires.",
+    "type": "object",
+    "additionalProperties": False,
+    "required": list(Envelope.__annotations__),
+    "properties": {
+        "id": {
+            "type": "string",
+            "pattern": "^[A-Za-z0-9_-]+$",
+            "description": "The notification's identity. What is sent again has the same id: an idempotency key.",
+        },
+        "alert": {"type": "string", "description": "The alert's name in the configuration."},
+        "status": {
+            "enum": ["fired", "updated", "resolved", "repeated"],
+            "description": "What happened; `repeated` tells of a row that still fires.",
+        },
+        "fingerprint": {
+            "type": "string",
+            "description": "The identity of what fires: the alert and its key. With `started_at`, of one episode.",
+        },
+        "started_at": _TIME | {"description": "When the episode began, in the source's time: UTC, in milliseconds."},
+        "at": _TIME | {"description": "When this happened, in the source's time: UTC, in milliseconds."},
+        "labels": _TEXTS | {"description": "The labels, as on the gauge. One whose column is NULL is left out."},
+        "value": {
+            "anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}, {"type": "null"}],
+            "description": "The value, as on the gauge. null: there is no value column, or it is NULL.",
+        },
+        "row": {"type": "object", "description": "The row by column name; of what resolved, the last one seen."},
+        "previous": {"type": ["object", "null"], "description": "The row before; of `updated` only."},
+        "annotations": _TEXTS | {"description": "The alert's annotations, rendered."},
+    },
+}
+"""The JSON Schema of the envelope."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """How rows of an alert become envelopes: `labels` pairs names of labels and columns, `value` names the value
+    column."""
+
+    labels: tuple[tuple[str, str], ...] = ()
+    static_labels: tuple[tuple[str, str], ...] = ()
+    value: str | None = None
+    annotations: Mapping[str, Template] = field(default_factory=dict)
+
+
+def build(transition: Transition, id_: str, view: View) -> Envelope:
+    """The envelope of a transition, under the notification's id.
+
+    Never raises. The row may have other columns than the view speaks of (a definition changed while it waited): what
+    it lacks is left out. An annotation that fails to render says `<error: ...>`: a slip in a template costs its own
+    text, not the notification.
+    """
+    texts = _texts(transition.columns, transition.row)
+    row = _typed(transition.columns, transition.row)
+    previous = transition.previous
+    return {
+        "id": id_,
+        "alert": transition.alert,
+        "status": transition.kind.value,
+        "fingerprint": transition.fingerprint,
+        "started_at": _moment(transition.started_at),
+        "at": _moment(transition.at),
+        "labels": _labels(texts, view),
+        "value": _value(texts, view),
+        "row": {name: jsonable(value) for name, value in row.items()},
+        "previous": None if previous is None else jsonable(_typed(transition.columns, previous)),
+        "annotations": _annotations(_scope(transition, id_, view, row), view) if view.annotations else {},
+    }
+
+
+def variables(transition: Transition, id_: str, view: View) -> dict[str, object]:
+    """What a template sees: the keys of the envelope, with times and the columns in `row`, `previous` and `labels` as
+    Python values."""
+    scope = _scope(transition, id_, view, _typed(transition.columns, transition.row))
+    return {**scope, "annotations": _annotations(scope, view)}
+
+
+def _scope(transition: Transition, id_: str, view: View, row: dict[str, object]) -> dict[str, object]:
+    previous = transition.previous
+    texts = _texts(transition.columns, transition.row)
+    return {
+        "id": id_,
+        "alert": transition.alert,
+        "status": transition.kind.value,
+        "fingerprint": transition.fingerprint,
+        "started_at": _time(transition.started_at),
+        "at": _time(transition.at),
+        "labels": dict(view.static_labels) | {label: row[column] for label, column in view.labels if column in row},
+        "value": _value(texts, view),
+        "row": row,
+        "previous": None if previous is None else _typed(transition.columns, previous),
+    }
+
+
+def _annotations(scope: Mapping[str, object], view: View) -> dict[str, str]:
+    annotations = {}
+    for name, template in view.annotations.items():
+        try:
+            annotations[name] = template.render(scope)
+        except TemplateError as error:
+            annotations[name] = f"<error: {error}>"
+    return annotations
+
+
+def _texts(columns: Columns, row: Row) -> dict[str, str | None]:
+    return {column.name: text for column, text in zip(columns, row, strict=False)}
+
+
+def _typed(columns: Columns, row: Row) -> dict[str, object]:
+    return {column.name: typed(column, text) for column, text in zip(columns, row, strict=False)}
+
+
+def _labels(texts: Mapping[str, str | None], view: View) -> dict[str, str]:
+    labels = dict(view.static_labels)
+    for label, column in view.labels:
+        text = texts.get(column)
+        if text is not None:
+            labels[label] = text
+    return labels
+
+
+def _value(texts: Mapping[str, str | None], view: View) -> int | float | str | None:
+    text = texts.get(view.value) if view.value is not None else None
+    if text is None:
+        return None
+    value = number(text)
+    if not math.isfinite(value):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    # A count reads as 3 and not 3.0, whatever the column's type.
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _time(milliseconds: int) -> object:
+    try:
+        return _EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return str(milliseconds)  # beyond the year 9999: a constant view's time can be 2**64-1
+
+
+def _moment(milliseconds: int) -> str:
+    moment = _time(milliseconds)
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z" if isinstance(moment, datetime) else str(moment)
