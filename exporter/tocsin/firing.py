@@ -91,6 +91,10 @@ class _Entry:
         self.marked_at = 0
         self.fingerprint = ""
 
+    @property
+    def in_view(self) -> bool:
+        return self.phase is Phase.FIRING or self.phase is Phase.PENDING
+
     def add(self, row: Row, diff: int) -> None:
         if row == self.row:
             self.count += diff
@@ -135,6 +139,8 @@ class FiringSet:
         self.collisions = 0
         self.negatives = 0
         self._entries: dict[Key, _Entry] = {}
+        self._pending = 0
+        self._absent = 0
         self._timers: list[tuple[int, int, Key]] = []
         self._timer_count = 0
         self._key_of: Callable[[Row], Key] = itemgetter(*rule.key) if rule.key else _whole
@@ -144,6 +150,16 @@ class FiringSet:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def pending(self) -> int:
+        """Keys in the view that have not been there long enough to fire."""
+        return self._pending
+
+    @property
+    def firing(self) -> int:
+        """Keys that fire, those kept firing included."""
+        return len(self._entries) - self._pending - self._absent
+
     def firings(self) -> Iterator[Firing]:
         """Everything in the set, in order of appearance."""
         for key, entry in self._entries.items():
@@ -151,7 +167,7 @@ class FiringSet:
 
     def rows(self) -> dict[Key, Row]:
         """The rows that are in the view now."""
-        return {key: entry.row for key, entry in self._entries.items() if entry.phase in _IN_VIEW}
+        return {key: entry.row for key, entry in self._entries.items() if entry.in_view}
 
     def apply(self, batch: Batch, *, silent: bool = False) -> Outcome:
         """Take a batch in: each timestamp on its own, timers in between, so that a firing that lasted a moment is not
@@ -199,6 +215,7 @@ class FiringSet:
             entry = entries.get(key)
             if entry is None:
                 entries[key] = _Entry(row, diff)
+                self._absent += 1
                 before[key] = None
                 continue
             if key not in before:
@@ -209,7 +226,7 @@ class FiringSet:
             present = entry.settle()
             if entry.others is not None or entry.count < 0:
                 self._count_oddities(entry)
-            was_in_view = entry.phase in _IN_VIEW
+            was_in_view = entry.in_view
             if present:
                 if not was_in_view:
                     self._appeared(key, entry, old, at, outcome, quiet=quiet)
@@ -222,8 +239,7 @@ class FiringSet:
                     outcome.changes[key] = None
                     self._vanished(key, entry, at, outcome)
                 if entry.phase is not Phase.KEEPING and not entry.count and entry.others is None:
-                    del entries[key]
-                    self._forget(entry, key, outcome)
+                    self._forget(key, entry, outcome)
             dirty.add(key)
 
     def _count_oddities(self, entry: _Entry) -> None:
@@ -236,12 +252,12 @@ class FiringSet:
     def _appeared(self, key: Key, entry: _Entry, old: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
         if entry.phase is Phase.KEEPING:
             # It came back in time: the episode goes on, and only a different row is news.
-            entry.phase, entry.marked_at = Phase.FIRING, at
+            self._enter(entry, Phase.FIRING, at)
             if old is not None and self._differ(old, entry.row):
                 self._tell(Kind.UPDATED, key, entry, at, outcome, previous=old)
         else:
-            entry.started_at = entry.marked_at = at
-            entry.phase = Phase.PENDING if self.rule.hold else Phase.FIRING
+            entry.started_at = at
+            self._enter(entry, Phase.PENDING if self.rule.hold else Phase.FIRING, at)
             if entry.phase is Phase.FIRING and not quiet:
                 self._tell(Kind.FIRED, key, entry, at, outcome)
         self._set_timer(key, entry)
@@ -254,12 +270,24 @@ class FiringSet:
 
     def _vanished(self, key: Key, entry: _Entry, at: int, outcome: Outcome) -> None:
         if entry.phase is Phase.FIRING and self.rule.keep:
-            entry.phase, entry.marked_at = Phase.KEEPING, at
+            self._enter(entry, Phase.KEEPING, at)
             self._set_timer(key, entry)
             return
         if entry.phase is Phase.FIRING:
             self._tell(Kind.RESOLVED, key, entry, at, outcome)
-        entry.phase = Phase.ABSENT
+        self._enter(entry, Phase.ABSENT, at)
+
+    def _enter(self, entry: _Entry, phase: Phase, at: int) -> None:
+        self._count(entry.phase, -1)
+        self._count(phase, 1)
+        entry.phase, entry.marked_at = phase, at
+
+    def _count(self, phase: Phase, change: int) -> None:
+        # By identity: an enum's hash is a call into Python, too dear for every row.
+        if phase is Phase.ABSENT:
+            self._absent += change
+        elif phase is Phase.PENDING:
+            self._pending += change
 
     def _differ(self, old: Row, new: Row) -> bool:
         ignored = self.rule.ignored
@@ -315,7 +343,7 @@ class FiringSet:
             dirty.add(key)
             match entry.phase:
                 case Phase.PENDING:
-                    entry.phase, entry.marked_at = Phase.FIRING, due
+                    self._enter(entry, Phase.FIRING, due)
                     self._tell(Kind.FIRED, key, entry, due, outcome)
                 case Phase.FIRING:
                     # After a long silence one repeat is enough: the last that is due, not all that were missed.
@@ -323,10 +351,9 @@ class FiringSet:
                     self._tell(Kind.REPEATED, key, entry, entry.marked_at, outcome)
                 case Phase.KEEPING:
                     self._tell(Kind.RESOLVED, key, entry, due, outcome)
-                    entry.phase = Phase.ABSENT
+                    self._enter(entry, Phase.ABSENT, due)
                     if not entry.count and entry.others is None:
-                        del self._entries[key]
-                        self._forget(entry, key, outcome)
+                        self._forget(key, entry, outcome)
                         continue
             self._set_timer(key, entry)
 
@@ -340,7 +367,9 @@ class FiringSet:
         kept = {firing.fingerprint for firing in outcome.saved}
         outcome.gone = [gone for gone in outcome.gone if gone not in kept]
 
-    def _forget(self, entry: _Entry, key: Key, outcome: Outcome) -> None:
+    def _forget(self, key: Key, entry: _Entry, outcome: Outcome) -> None:
+        del self._entries[key]
+        self._count(entry.phase, -1)
         if self.rule.edges:
             outcome.gone.append(self._fingerprint(key, entry))
 
@@ -364,14 +393,14 @@ class FiringSet:
         for count, row in firing.counts:
             entry.add(row, count)
         entry.settle()
-        entry.phase, entry.started_at, entry.marked_at = firing.phase, firing.started_at, firing.marked_at
-        entry.fingerprint = firing.fingerprint
+        self._absent += 1
+        self._enter(entry, firing.phase, firing.marked_at)
+        entry.started_at, entry.fingerprint = firing.started_at, firing.fingerprint
         key = self._key_of(firing.row)
         self._entries[key] = entry
         self._set_timer(key, entry)
 
 
-_IN_VIEW = frozenset({Phase.PENDING, Phase.FIRING})
 _time: Callable[[Update], int] = itemgetter(0)
 
 

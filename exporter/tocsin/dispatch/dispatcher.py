@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
 
 import structlog
 
@@ -15,6 +14,7 @@ from tocsin.backoff import Backoff
 from tocsin.channels import Channel, Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.dispatch.lanes import Lanes
 from tocsin.errors import LedgerError, Reason
+from tocsin.exposition import ChannelMetrics
 from tocsin.ledger import Ledger, Settlement, Status
 from tocsin.model import Kind, Notification
 
@@ -48,15 +48,6 @@ class Policy:
     limit: int = 10_000
 
 
-class DeliveryMetrics(Protocol):
-    """What the dispatcher counts (`tocsin.exposition` implements it)."""
-
-    def attempted(self, count: int) -> None: ...
-    def delivered(self, seconds: float) -> None: ...
-    def failed(self, reason: Reason) -> None: ...
-    def parked(self, reason: Reason) -> None: ...
-
-
 class Condition(StrEnum):
     """How a channel does."""
 
@@ -76,7 +67,7 @@ class Dispatcher:
         *,
         ledger: Ledger,
         compose: Compose,
-        metrics: DeliveryMetrics,
+        metrics: ChannelMetrics,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -251,7 +242,7 @@ class Dispatcher:
             else:
                 results[notification.seq] = composed
         if messages:
-            self._metrics.attempted(len(messages))
+            self._metrics.attempts.inc(len(messages))
             sent = iter(await self._call(messages))
             for notification in batch:
                 if notification.seq not in results:
@@ -313,7 +304,8 @@ class Dispatcher:
         match result:
             case Delivered(note):
                 self.last_delivery = now
-                self._metrics.delivered(max(0.0, now - notification.transition.at / 1000))
+                self._metrics.delivered.inc()
+                self._metrics.delivery_seconds.observe(max(0.0, now - notification.transition.at / 1000))
                 return replace(settle, status=Status.DELIVERED, detail=note)
             case Paused(reason, detail):
                 self._metrics.failed(reason)
@@ -341,7 +333,7 @@ class Dispatcher:
             reason=reason,
             detail=detail,
         )
-        self._metrics.parked(reason)
+        self._metrics.dead_lettered.inc()
         return replace(settle, status=Status.DEAD, reason=reason, detail=detail)
 
     async def _settle(self, settlements: Sequence[Settlement]) -> None:
