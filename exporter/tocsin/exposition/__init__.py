@@ -1,0 +1,19 @@
+"""What Prometheus sees: the firing rows of every alert as gauges, and Tocsin's own metrics."""
+
+from tocsin.exposition.gauges import Gauges, GaugeSpec, OnDuplicate, Rendered
+from tocsin.exposition.metrics import AlertMetrics, AlertState, ChannelMetrics, ChannelState, Metrics
+from tocsin.exposition.page import Page, Scrape
+
+__all__ = [
+    "AlertMetrics",
+    "AlertState",
+    "ChannelMetrics",
+    "ChannelState",
+    "GaugeSpec",
+    "Gauges",
+    "Metrics",
+    "OnDuplicate",
+    "Page",
+    "Rendered",
+    "Scrape",
+]

@@ -1,0 +1,118 @@
+"""The page that Prometheus scrapes: the gauges of all alerts, then Tocsin's own metrics."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from tocsin.exposition import text
+from tocsin.exposition.gauges import Gauges
+from tocsin.exposition.lines import Block, compress
+from tocsin.exposition.metrics import Metrics
+from tocsin.exposition.table import counter_family, gauge_family
+
+Encoder: TypeAlias = Callable[[Collector], bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scrape:
+    """One rendered page. `body`: bytes to send one after the other; with gzip, each piece is a member of its own."""
+
+    body: Sequence[bytes]
+    content_type: str
+    content_encoding: str | None
+
+
+class Page:
+    """Everything that `/metrics` shows.
+
+    A scrape asks neither a source nor the ledger. What it shows is the state at one moment: the event loop only takes
+    note of the lines (of those that changed, a copy of the references), and a thread joins and compresses them.
+    """
+
+    def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.metrics = metrics
+        self._clock = clock
+        self._gauges: dict[str, Gauges] = {}
+        self._headers: dict[bytes, Block] = {}
+        metrics.registry.register(_SeriesCollector(self._gauges))
+
+    def add(self, gauges: Gauges) -> None:
+        """Show the gauges of an alert, in place of those it had before."""
+        self._gauges[gauges.spec.alert] = gauges
+
+    def remove(self, alert: str) -> None:
+        """Show an alert no longer."""
+        self._gauges.pop(alert, None)
+
+    async def scrape(self, accept: str, accept_encoding: str, now: float) -> Scrape:
+        """The page as it is at `now`, in the format and encoding that the two headers ask for."""
+        started = self._clock()
+        encode, content_type = _encoder(accept)
+        gzip = gzip_accepted(accept_encoding)
+        blocks = list(self._blocks(now))
+        own = _Collected(self.metrics.collect())
+        body = await asyncio.to_thread(_render, blocks, own, encode, gzip=gzip)
+        self.metrics.exposition_seconds.set(self._clock() - started)
+        return Scrape(body=body, content_type=content_type, content_encoding="gzip" if gzip else None)
+
+    def _blocks(self, now: float) -> Iterator[Block]:
+        families: dict[str, list[Gauges]] = {}
+        for gauges in self._gauges.values():
+            families.setdefault(gauges.spec.metric, []).append(gauges)
+        headers, self._headers = self._headers, {}
+        for metric, members in sorted(families.items()):
+            header = text.header(metric, members[0].spec.help)
+            self._headers[header] = headers.get(header) or Block([header])
+            yield self._headers[header]
+            for gauges in members:
+                yield from gauges.blocks(now)
+
+
+def _render(blocks: Iterable[Block], own: Collector, encode: Encoder, *, gzip: bool) -> list[bytes]:
+    last = encode(own)
+    if gzip:
+        return [*(block.gzip() for block in blocks), compress(last)]
+    return [*(block.plain() for block in blocks), last]
+
+
+def _encoder(accept: str) -> tuple[Encoder, str]:
+    try:
+        return choose_encoder(accept)
+    except TypeError:
+        # A version that is no number: the library compares it with numbers all the same.
+        return choose_encoder("")
+
+
+class _Collected:
+    """Metrics collected before, for an encoder that wants a registry."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+class _SeriesCollector:
+    """How many series each alert's gauge has."""
+
+    def __init__(self, gauges: dict[str, Gauges]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[Metric]:
+        series = gauge_family("tocsin_alert_series")
+        dropped = gauge_family("tocsin_alert_series_dropped")
+        duplicates = counter_family("tocsin_alert_duplicate_series_total")
+        for alert, gauges in self._gauges.items():
+            series.add_metric([alert], gauges.series)
+            dropped.add_metric([alert], gauges.dropped)
+            duplicates.add_metric([alert], gauges.duplicates)
+        yield series
+        yield dropped
+        yield duplicates
