@@ -1,0 +1,101 @@
+"""A channel that prints: one line per notification to standard output. For dry runs and for a look at what happens."""
+
+import asyncio
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Literal, TextIO
+
+from tocsin.channels import Delivered, Message, Result, Retry
+from tocsin.channels.base import ChannelConfig, ChannelOptions
+from tocsin.envelope import Envelope
+from tocsin.errors import Reason
+
+
+class Options(ChannelOptions):
+    """Settings of a channel or of one alert."""
+
+    format: Literal["text", "json"] = "text"
+    """`text`: a line for people. `json`: the envelope."""
+
+
+class Config(ChannelConfig, Options):
+    """A console."""
+
+    type: Literal["console"] = "console"
+    """The kind of channel."""
+
+
+def build(name: str, config: Config, routes: Mapping[str, Options], *, stream: TextIO | None = None) -> "Console":
+    """Make the channel. `stream` is where it prints, standard output unless given."""
+    return Console(name, config, routes, stream)
+
+
+class Console:
+    """Prints. What it is given in one call goes out in one write."""
+
+    wants_earlier = False
+
+    def __init__(self, name: str, config: Config, routes: Mapping[str, Options], stream: TextIO | None) -> None:
+        self._name = name
+        self._config = config
+        self._routes = routes
+        self._stream = stream
+
+    def __repr__(self) -> str:
+        return f"Console({self._name!r})"
+
+    def take(self, pending: int) -> int:
+        return min(pending, 100)
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        lines = [self._line(message) for message in messages]
+        try:
+            # A pipe that nobody reads blocks the writer.
+            await asyncio.to_thread(self._write, "".join(line + "\n" for line in lines))
+        except (OSError, ValueError) as error:
+            # Writing to a closed stream is a ValueError.
+            why = error.strerror if isinstance(error, OSError) else "the output is closed"
+            return [Retry(Reason.CONNECTION, f"cannot write: {why}")] * len(messages)
+        return [Delivered()] * len(messages)
+
+    async def close(self) -> None:
+        """Nothing to let go of: the stream is not ours."""
+
+    async def verify(self) -> list[str]:
+        """Problems found by asking the receiver: there is none to ask."""
+        return []
+
+    def _line(self, message: Message) -> str:
+        options = self._routes.get(message.alert, self._config)
+        if options.format == "json":
+            return json.dumps(message.envelope, separators=(",", ":"))
+        return _text(message.envelope)
+
+    def _write(self, text: str) -> None:
+        stream = self._stream or sys.stdout
+        binary = getattr(stream, "buffer", None)
+        if isinstance(binary, io.BufferedIOBase):
+            # Whatever the locale: a name with an accent must not stop a notification.
+            stream.flush()
+            binary.write(text.encode("utf-8", "backslashreplace"))
+            binary.flush()
+        else:
+            stream.write(text)
+            stream.flush()
+
+
+def _text(envelope: Envelope) -> str:
+    parts = [envelope["at"], envelope["status"], envelope["alert"]]
+    pairs = {**envelope["labels"], **envelope["annotations"]}
+    if envelope["value"] is not None:
+        pairs["value"] = str(envelope["value"])
+    pairs["id"] = envelope["id"]
+    return " ".join([*parts, *(f"{_quoted(key)}={_quoted(text)}" for key, text in pairs.items())])
+
+
+def _quoted(text: str) -> str:
+    """The text where it is plain, else as JSON writes it: hostile values break no line and steer no terminal."""
+    plain = text and text.isprintable() and not any(char in text for char in ' "=\\')
+    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
