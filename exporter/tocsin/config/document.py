@@ -49,6 +49,7 @@ class Document:
     places: dict[Path, tuple[str, int]] = field(default_factory=dict)
     scalars: dict[Path, Scalar] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
     file: str = ""
 
     def problem(self, message: str, path: Path = ()) -> Problem:
@@ -107,7 +108,9 @@ def parse(text: str, file: str, environ: Mapping[str, str], at: Path = ()) -> Do
         parts = [part for part in (error.context, error.problem) if part]
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
-        document.problems.append(Problem(message=f"not YAML: {', '.join(parts)}", file=file, line=line))
+        lines = text.splitlines()
+        hint = "; within { } and [ ] put ${NAME} in quotes" if mark and "${" in "".join(lines[mark.line : line]) else ""
+        document.problems.append(Problem(message=f"not YAML: {', '.join(parts)}{hint}", file=file, line=line))
         return document
     except yaml.reader.ReaderError as error:
         # Its position is exact, its text speaks of encodings.

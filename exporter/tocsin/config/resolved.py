@@ -1,0 +1,129 @@
+"""The configuration as the rest of Tocsin gets it: every default filled in, every reference checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tocsin.config.redaction import duration, plain, redact
+from tocsin.config.sections import Initial, LedgerSettings, LogSettings, OnDuplicate, WebSettings
+from tocsin.errors import Problem
+from tocsin.sources import Subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """A source: `settings` is an instance of the `Config` of the module that `tocsin.sources.KINDS` names for
+    `kind`."""
+
+    name: str
+    kind: str
+    settings: Any = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelConfig:
+    """A channel: `settings` is an instance of the `Config` of its module, `routes` maps each alert that notifies it
+    to its `Options`: the channel's, with the alert's own laid over them."""
+
+    name: str
+    kind: str
+    settings: Any = field(repr=False)
+    routes: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """An alert with its defaults resolved. Durations are seconds.
+
+    `key`: the columns that identify a firing, none for the whole row. `labels`: label name -> column. `metric` is empty
+    without gauges. `notify`: names of channels.
+    """
+
+    name: str
+    source: str
+    subject: Subject
+    key: tuple[str, ...]
+    labels: Mapping[str, str]
+    static_labels: Mapping[str, str]
+    value: str | None
+    metric: str
+    help: str
+    on_duplicate: OnDuplicate
+    max_series: int
+    linger: float
+    hold: float
+    keep_firing_for: float
+    repeat_interval: float
+    ignore: tuple[str, ...]
+    initial: Initial
+    annotations: Mapping[str, str]
+    gauges: bool
+    notify: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A configuration that can be used. `warnings` are oddities that do not prevent that.
+
+    `dry_run`: send nothing and keep nothing. `places`: dotted path -> (file, line), for problems found later on.
+    """
+
+    ledger: LedgerSettings
+    web: WebSettings
+    log: LogSettings
+    sources: Mapping[str, SourceConfig]
+    channels: Mapping[str, ChannelConfig]
+    alerts: Mapping[str, Alert]
+    warnings: tuple[Problem, ...] = field(default=(), compare=False)
+    dry_run: bool = False
+    places: Mapping[str, tuple[str, int]] = field(default_factory=dict, repr=False, compare=False)
+
+    def routes(self, channel: str) -> dict[str, Any]:
+        """For each alert that notifies the channel, that channel's `Options` as they hold for it."""
+        return dict(self.channels[channel].routes)
+
+    def problem(self, message: str, path: str) -> Problem:
+        """A problem at a dotted path, or at the nearest thing around it that has a line."""
+        around = path
+        while around and around not in self.places:
+            around = around[: max(around.rfind("."), around.rfind("["), 0)]
+        file, line = self.places.get(around, ("", None))
+        return Problem(message=message, path=path, file=file, line=line)
+
+    def redacted(self) -> dict[str, Any]:
+        """Everything in effect, as plain data in the shape of the file, with `<secret>` for every secret."""
+        tree: dict[str, Any] = redact(
+            {
+                "ledger": plain(self.ledger),
+                "web": plain(self.web),
+                "log": plain(self.log),
+                "sources": {n: {"type": s.kind, **plain(s.settings)} for n, s in self.sources.items()},
+                "channels": {n: {"type": c.kind, **plain(c.settings)} for n, c in self.channels.items()},
+                "alerts": {name: self._alert(alert) for name, alert in self.alerts.items()},
+            }
+        )
+        return tree
+
+    def _alert(self, alert: Alert) -> dict[str, Any]:
+        subject = {"relation": alert.subject.relation, "query": alert.subject.query}
+        return {
+            "source": alert.source,
+            **{name: value for name, value in subject.items() if value is not None},
+            "key": list(alert.key),
+            "labels": dict(alert.labels),
+            "static_labels": dict(alert.static_labels),
+            "value": alert.value,
+            "metric": alert.metric,
+            "help": alert.help,
+            "on_duplicate": alert.on_duplicate,
+            "max_series": alert.max_series,
+            "linger": duration(alert.linger),
+            "for": duration(alert.hold),
+            "keep_firing_for": duration(alert.keep_firing_for),
+            "repeat_interval": duration(alert.repeat_interval),
+            "ignore": list(alert.ignore),
+            "initial": alert.initial,
+            "annotations": dict(alert.annotations),
+            "gauges": alert.gauges,
+            "notify": [{"channel": c, **plain(self.channels[c].routes[alert.name])} for c in alert.notify],
+        }
