@@ -104,7 +104,7 @@ class Gauges:
     def blocks(self, now: float) -> list[Block]:
         """What is to be served at `now`, as one consistent state."""
         self._series.settle(now)
-        return [] if self.withdrawn else self._series.lines.blocks(self.spec.max_series)
+        return [] if self.withdrawn else self._series.lines.take(self.spec.max_series)
 
     def _prefix(self, row: Row) -> bytes:
         labels = self._static + text.labels((name, row[index]) for name, index in self.spec.labels)

@@ -1,6 +1,6 @@
-"""The lines of one alert in sorted order, cut into chunks so that a change costs one chunk and a scrape costs none.
+"""The lines of one alert in sorted order, cut into blocks so that a change costs one block and a scrape costs none.
 
-A line is a prefix (`metric{labels} `) and a value text (`1\\n`). Chunks cover neighbouring ranges of prefixes, like
+A line is a prefix (`metric{labels} `) and a value text (`1\\n`). Blocks cover neighbouring ranges of prefixes, like
 the leaves of a B-tree, and each keeps what it was last rendered to. Sorted order makes the page the same after every
 history, lets `max_series` mean "the first ones" without a second structure, and compresses well, since neighbours
 look alike.
@@ -9,7 +9,7 @@ look alike.
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import chain
 
 _FULL = 1024
 _SPARSE = 64
@@ -23,140 +23,122 @@ def compress(data: bytes) -> bytes:
 
 
 class Block:
-    """Some lines as they stood at one moment. Immutable to the reader; what they render to is kept once it has been
-    asked for.
+    """Neighbouring lines. From the moment a scrape has taken it, it is not changed any more: a change makes a copy.
 
-    Rendering may run in any thread, also in two at once: each step is a single assignment, and the source is let go
-    last.
+    Rendering may run in any thread, also in two at once: each step makes something new and ends in one assignment.
+    What came of it is kept.
     """
 
-    __slots__ = ("_gzip", "_pieces", "_plain")
+    __slots__ = ("_gzip", "_plain", "lines", "ordered", "taken")
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces: list[bytes] | None = [*pieces]
+    def __init__(self, lines: dict[bytes, bytes], *, ordered: bool = True) -> None:
+        self.lines = lines
+        self.ordered = ordered
+        self.taken = False
         self._plain: bytes | None = None
         self._gzip: bytes | None = None
 
+    def copy(self) -> "Block":
+        ordered = self.ordered  # before the lines: rendering replaces them first and then says that they are in order
+        return Block(self.lines.copy(), ordered=ordered)
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        """The lines in order."""
+        ordered = self.ordered
+        items = list(self.lines.items())
+        return items if ordered else sorted(items)
+
     def plain(self) -> bytes:
-        pieces = self._pieces
         if self._plain is None:
-            if pieces is not None:
-                self._plain = b"".join(pieces)
-            else:
-                assert self._gzip is not None
-                self._plain = zlib.decompress(self._gzip, _GZIP)
-            self._pieces = None
+            self._plain = self._join()
         return self._plain
 
     def gzip(self) -> bytes:
-        pieces = self._pieces
         if self._gzip is None:
-            self._gzip = compress(b"".join(pieces) if pieces is not None else self._plain or b"")
-            self._pieces = None
+            self._gzip = compress(self._plain or self._join())
         return self._gzip
 
-
-class _Chunk:
-    __slots__ = ("block", "lines", "ordered")
-
-    def __init__(self, lines: dict[bytes, bytes]) -> None:
-        self.lines = lines
-        self.ordered = True
-        self.block: Block | None = None
-
-    def order(self) -> None:
+    def _join(self) -> bytes:
         if not self.ordered:
             self.lines = dict(sorted(self.lines.items()))
             self.ordered = True
-
-    def first(self, count: int) -> Iterable[bytes]:
-        self.order()
-        return chain.from_iterable(islice(self.lines.items(), count))
-
-    def render(self) -> Block:
-        if self.block is None:
-            self.block = Block(self.first(len(self.lines)))
-        return self.block
+        return b"".join(chain.from_iterable(self.lines.items()))
 
 
 class Lines:
     """A sorted map from prefix to value text."""
 
-    __slots__ = ("_chunks", "_count", "_lows")
+    __slots__ = ("_blocks", "_count", "_lows")
 
     def __init__(self) -> None:
-        self._chunks = [_Chunk({})]
-        self._lows = [b""]
+        self._blocks = [Block({})]
+        self._lows = [b""]  # the smallest prefix that may stand in each block
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def get(self, prefix: bytes) -> bytes | None:
-        return self._chunk(prefix).lines.get(prefix)
+        return self._blocks[bisect_right(self._lows, prefix) - 1].lines.get(prefix)
 
     def set(self, prefix: bytes, text: bytes) -> None:
-        chunk = self._chunk(prefix)
-        old = chunk.lines.get(prefix)
+        index = bisect_right(self._lows, prefix) - 1
+        old = self._blocks[index].lines.get(prefix)
         if old == text:
             return
-        chunk.block = None
-        chunk.lines[prefix] = text
+        block = self._writable(index)
+        block.lines[prefix] = text
         if old is None:
-            chunk.ordered = False
+            block.ordered = False
             self._count += 1
-            if len(chunk.lines) > _FULL:
-                self._split(self._index(prefix))
+            if len(block.lines) > _FULL:
+                self._split(index)
 
     def discard(self, prefix: bytes) -> None:
-        chunk = self._chunk(prefix)
-        if chunk.lines.pop(prefix, None) is None:
+        index = bisect_right(self._lows, prefix) - 1
+        if prefix not in self._blocks[index].lines:
             return
-        chunk.block = None
+        block = self._writable(index)
+        del block.lines[prefix]
         self._count -= 1
-        if len(chunk.lines) < _SPARSE:
-            self._merge(self._index(prefix))
+        if len(block.lines) < _SPARSE:
+            self._merge(index)
 
     def prefixes(self) -> Iterable[bytes]:
-        return chain.from_iterable(chunk.lines for chunk in self._chunks)
+        return chain.from_iterable(block.lines for block in self._blocks)
 
-    def blocks(self, limit: int) -> list[Block]:
-        """The first `limit` lines, as they stand now."""
-        if self._count <= limit:
-            return [chunk.render() for chunk in self._chunks if chunk.lines]
-        blocks = []
-        for chunk in self._chunks:
-            if len(chunk.lines) > limit:
-                blocks.append(Block(chunk.first(limit)))
+    def take(self, limit: int) -> list[Block]:
+        """The first `limit` lines as they stand now, whatever is changed afterwards."""
+        taken = []
+        for block in self._blocks:
+            if len(block.lines) > limit:
+                taken.append(Block(dict(block.items()[:limit])))
                 break
-            blocks.append(chunk.render())
-            limit -= len(chunk.lines)
-        return blocks
+            if block.lines:
+                block.taken = True
+                taken.append(block)
+                limit -= len(block.lines)
+        return taken
 
-    def _index(self, prefix: bytes) -> int:
-        return bisect_right(self._lows, prefix) - 1
-
-    def _chunk(self, prefix: bytes) -> _Chunk:
-        return self._chunks[bisect_right(self._lows, prefix) - 1]
+    def _writable(self, index: int) -> Block:
+        block = self._blocks[index]
+        if block.taken:
+            block = self._blocks[index] = block.copy()
+        return block
 
     def _split(self, index: int) -> None:
-        chunk = self._chunks[index]
-        chunk.order()
-        items = list(chunk.lines.items())
+        items = self._blocks[index].items()
         half = len(items) // 2
-        chunk.lines = dict(items[:half])
-        self._chunks.insert(index + 1, _Chunk(dict(items[half:])))
+        self._blocks[index : index + 1] = [Block(dict(items[:half])), Block(dict(items[half:]))]
         self._lows.insert(index + 1, items[half][0])
 
     def _merge(self, index: int) -> None:
-        """Join a chunk that has become small to a neighbour, if both together leave room to grow."""
+        """Join a block that has become small to a neighbour, if both together leave room to grow."""
         for left in (index - 1, index):
-            if left < 0 or left + 1 >= len(self._chunks):
+            if left < 0 or left + 1 >= len(self._blocks):
                 continue
-            first, second = self._chunks[left], self._chunks[left + 1]
+            first, second = self._blocks[left : left + 2]
             if len(first.lines) + len(second.lines) <= _FULL // 2:
-                first.lines |= second.lines
-                first.ordered = first.ordered and second.ordered
-                first.block = None
-                del self._chunks[left + 1], self._lows[left + 1]
+                self._blocks[left : left + 2] = [Block(dict(first.items() + second.items()))]
+                del self._lows[left + 1]
                 return

@@ -32,7 +32,7 @@ class Page:
     """Everything that `/metrics` shows.
 
     A scrape asks neither a source nor the ledger. What it shows is the state at one moment: the event loop only takes
-    note of the lines (of those that changed, a copy of the references), and a thread joins and compresses them.
+    the blocks of lines as they are, and a thread joins and compresses those that changed.
     """
 
     def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -68,7 +68,7 @@ class Page:
         headers, self._headers = self._headers, {}
         for metric, members in sorted(families.items()):
             header = text.header(metric, members[0].spec.help)
-            self._headers[header] = headers.get(header) or Block([header])
+            self._headers[header] = headers.get(header) or Block({header: b""})
             yield self._headers[header]
             for gauges in members:
                 yield from gauges.blocks(now)
