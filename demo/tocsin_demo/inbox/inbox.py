@@ -1,0 +1,120 @@
+"""The inbox as one object: the engine, what stands before it, the log of requests, and who waits for a change."""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tocsin_demo.inbox.engine import WORKER_DELAY_S, Engine
+from tocsin_demo.inbox.faults import Faults, Orders
+from tocsin_demo.inbox.idempotency import IdempotencyKeys
+from tocsin_demo.inbox.ratelimit import RateLimits
+
+LOGGED_BODY = 256 * 1024
+CLOUD_PAYLOAD_LIMIT = 512 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the inbox is to behave.
+
+    `api_key`: the only one that is let in; none lets every key in. `idempotency`: whether `Idempotency-Key` is heeded
+    (a Novu of one's own does not by default). `rate_limited`: the free plan's rate limits. `payload_limit`: bytes of
+    one event's payload from which a 413 is answered, as the cloud does. `auto_workflows`, `worker_delay`: see
+    `Engine`.
+    """
+
+    api_key: str | None = None
+    idempotency: bool = True
+    rate_limited: bool = False
+    payload_limit: int | None = None
+    auto_workflows: bool = False
+    worker_delay: float = WORKER_DELAY_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """A request that came. `status` is none where no answer went out; `body` is empty if it was very long."""
+
+    at: float
+    method: str
+    path: str
+    status: int | None
+    idempotency_key: str
+    replayed: bool
+    fault: str
+    body: bytes
+
+
+class Inbox:
+    """Everything but HTTP. `clock`: seconds since the epoch."""
+
+    def __init__(
+        self, settings: Settings, *, clock: Callable[[], float] = time.time, rng: random.Random | None = None
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.rng = rng or random.Random()
+        self.engine = Engine(rng=self.rng, worker_delay=settings.worker_delay, auto_workflows=settings.auto_workflows)
+        self.keys = IdempotencyKeys()
+        self.rate_limits = RateLimits() if settings.rate_limited else None
+        self.faults = Faults()
+        self.requests: deque[Logged] = deque(maxlen=5000)
+        self.closing = False
+        self.version = 0
+        self._change = asyncio.Event()
+
+    def order(self, orders: Orders) -> None:
+        """Put faults in force, and stop or start the worker."""
+        if orders.faults is not None:
+            self.faults.replace(orders.faults)
+        if orders.worker == "down":
+            self.engine.worker.stop(self.clock())
+        elif orders.worker == "up":
+            self.engine.worker.start(self.clock())
+        self.changed()
+
+    def log(self, request: Logged) -> None:
+        """Note a request and its answer."""
+        self.requests.append(request)
+        self.changed()
+
+    def changed(self) -> None:
+        """Wake who waits for a change. `version` counts them."""
+        self.version += 1
+        self._change.set()
+        self._change = asyncio.Event()
+
+    def close(self) -> None:
+        """Let go of everyone who waits."""
+        self.closing = True
+        self.changed()
+
+    async def next_change(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  (an idle stream sends a sign of life)
+        """Wait for a change; false if none came in `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._change.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109
+        """Wait until something is so. Raises `TimeoutError`."""
+        async with asyncio.timeout(timeout):
+            while not condition():
+                await self._change.wait()
+
+    async def run(self) -> None:
+        """Do what falls due by itself, for ever: the worker's jobs, the ends of delays."""
+        while True:
+            due = self.engine.worker.next_due()
+            if due is None:
+                await self.next_change()
+            elif (wait := due - self.clock()) > 0:
+                await self.next_change(wait)
+            else:
+                self.engine.worker.advance(self.clock())
+                self.changed()

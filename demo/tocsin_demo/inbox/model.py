@@ -1,0 +1,157 @@
+"""The words of Novu's events API as types. Times are seconds since the epoch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CHANNELS = ("in_app", "email", "sms", "chat", "push")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a workflow. `type`: a channel, `delay` or `digest`; `seconds`: how long the latter two wait.
+
+    `subject` and `body` are templates: `{{msg}}` and `{{payload.msg}}` are fields of the payload, `{{subscriber.x}}` of
+    the subscriber. Empty ones leave it to the page to make the best of the payload.
+    """
+
+    type: str
+    seconds: float = 0.0
+    subject: str = ""
+    body: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workflow:
+    """A workflow as triggers name it. `required`: payload fields without which a trigger is refused."""
+
+    id: str
+    name: str
+    workflow_id: str
+    created_at: float
+    steps: tuple[Step, ...]
+    active: bool = True
+    required: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscriber:
+    """A person. `fields`: firstName, lastName, email, ... as they were given."""
+
+    id: str
+    subscriber_id: str
+    created_at: float
+    updated_at: float
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """First and last name, as far as known."""
+        parts = (self.fields.get("firstName"), self.fields.get("lastName"))
+        return " ".join(part for part in parts if isinstance(part, str) and part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """An accepted trigger on its way to the worker. `to=None` is a broadcast. `size`: bytes of its JSON, 0 if not
+    counted.
+    """
+
+    workflow: Workflow
+    transaction_id: str
+    to: Any
+    payload: Any
+    accepted_at: float
+    size: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """One step of one notification: pending, delayed, merged, completed or canceled. `due`: when a wait ends."""
+
+    id: str
+    type: str
+    status: str = "pending"
+    due: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Message:
+    """What a person got on one channel. A deleted message is kept: Novu's deletes are soft."""
+
+    id: str
+    job_id: str
+    channel: str
+    subject: str
+    content: str
+    created_at: float
+    deleted_at: float | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Notification:
+    """One event for one subscriber: its jobs, the first of which is `trigger`, and the messages they made.
+
+    `copy`: how many notifications of the same transaction and subscriber came before; above zero it is a double
+    delivery.
+    """
+
+    id: str
+    seq: int
+    transaction_id: str
+    workflow: Workflow
+    subscriber_id: str
+    payload: Any
+    created_at: float
+    changed_at: float
+    copy: int = 0
+    jobs: list[Job] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """`deleted`, `cancelled`, `delivered`, `waiting` (a delay or a digest), `merged` (into another's digest) or
+        `done`.
+        """
+        if self.messages:
+            return "deleted" if all(message.deleted_at is not None for message in self.messages) else "delivered"
+        statuses = {job.status for job in self.jobs}
+        for status, state in (("canceled", "cancelled"), ("merged", "merged"), ("delayed", "waiting")):
+            if status in statuses:
+                return state
+        return "done"
+
+    @property
+    def due(self) -> float | None:
+        """When the present wait ends, if there is one."""
+        return next((job.due for job in self.jobs if job.status == "delayed"), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A body that a plain webhook got. `repeat`: how many with the same `id` came to the same name before."""
+
+    seq: int
+    name: str
+    body: Any
+    at: float
+    repeat: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Counters:
+    """What happened since the start."""
+
+    requests: int = 0
+    events: int = 0
+    messages: int = 0
+    doubles: int = 0
+    repeats_dropped: int = 0
+    cancelled: int = 0
+    deleted: int = 0
+    undeliverable: int = 0
+    webhooks: int = 0
+    replays: int = 0
+    rate_limited: int = 0
+    faults: int = 0

@@ -1,0 +1,105 @@
+"""A Novu for tests: the inbox in this process, on a free port, strict, with faults to order and conditions to wait
+on."""
+
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tocsin_demo.inbox.app import serving
+from tocsin_demo.inbox.faults import Fault, Orders
+from tocsin_demo.inbox.inbox import Inbox, Logged, Settings
+from tocsin_demo.inbox.model import Message, Notification, Step
+
+API_KEY = "test-key"
+WORKFLOW = "inapp-alert"
+DELAYED_WORKFLOW = "delayed-alert"
+DIGEST_WORKFLOW = "digest-alert"
+INACTIVE_WORKFLOW = "inactive-one"
+REQUIRED_WORKFLOW = "required-var"
+"""Has the required variable `reqd`."""
+LONG_S = 20.0
+_HELLO = Step(type="in_app", body="Hello {{msg}}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeNovu:
+    """A running inbox. `url`: what the SDK takes as `server_url`; `api_key`: the only key that is let in."""
+
+    inbox: Inbox
+    url: str
+    api_key: str = API_KEY
+
+    def fault(self, kind: str, **details: Any) -> None:
+        """Order a fault behind those in force, for example `fault("status", status=429, retry_after=1, times=2)`."""
+        self.inbox.faults.add(Fault.model_validate({"kind": kind, **details}))
+
+    def heal(self) -> None:
+        """Call all faults off, and start the worker."""
+        self.inbox.order(Orders(faults=(), worker="up"))
+
+    def stop_worker(self) -> None:
+        """Accept events and deliver nothing until `heal`."""
+        self.inbox.order(Orders(worker="down"))
+
+    def add_workflow(self, workflow_id: str, *steps: Step, active: bool = True, required: Sequence[str] = ()) -> None:
+        """Make a workflow; without steps it has one in-app step."""
+        self.inbox.engine.add_workflow(
+            workflow_id, now=self.inbox.clock(), steps=steps or (_HELLO,), active=active, required=required
+        )
+
+    def notifications(self, transaction_id: str | None = None) -> Sequence[Notification]:
+        """What was made of the events, in order: those of one transaction id, or all."""
+        worker = self.inbox.engine.worker
+        worker.advance(self.inbox.clock())
+        return (
+            tuple(worker.notifications.values()) if transaction_id is None else worker.notifications_of(transaction_id)
+        )
+
+    def messages(self, transaction_id: str | None = None) -> list[Message]:
+        """The messages that people got, deleted ones too."""
+        return [message for each in self.notifications(transaction_id) for message in each.messages]
+
+    def payloads(self) -> list[Any]:
+        """The payloads of the messages that people got, in order."""
+        return [each.payload for each in self.notifications() for _ in each.messages]
+
+    def requests(self, path: str = "", method: str = "") -> list[Logged]:
+        """The requests so far whose path begins so."""
+        return [each for each in self.inbox.requests if each.path.startswith(path) and method in {"", each.method}]
+
+    async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109
+        """Wait until something is so. Raises `TimeoutError`."""
+        await self.inbox.until(condition, timeout)
+
+    async def until_delivered(self, count: int, timeout: float = 10.0) -> None:  # noqa: ASYNC109
+        """Wait until people got that many messages in all. Raises `TimeoutError`."""
+        await self.until(lambda: self.inbox.engine.counters.messages >= count, timeout)
+
+
+@contextlib.asynccontextmanager
+async def fake_novu(
+    settings: Settings | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+    seed: int = 0,
+    delay_s: float = LONG_S,
+    port: int = 0,
+) -> AsyncIterator[FakeNovu]:
+    """Start a Novu with the workflows that were there when the real one was recorded, and two subscribers.
+
+    `delay_s`: how long the waits of the delayed and the digest workflow are. `port`: to come back where one was before.
+    """
+    inbox = Inbox(settings or Settings(api_key=API_KEY), clock=clock, rng=random.Random(seed))
+    now, engine = clock(), inbox.engine
+    engine.add_workflow(WORKFLOW, now=now, steps=(_HELLO,))
+    engine.add_workflow(DELAYED_WORKFLOW, now=now, steps=(Step(type="delay", seconds=delay_s), _HELLO))
+    engine.add_workflow(DIGEST_WORKFLOW, now=now, steps=(Step(type="digest", seconds=delay_s), _HELLO))
+    engine.add_workflow(INACTIVE_WORKFLOW, now=now, steps=(_HELLO,), active=False)
+    engine.add_workflow(REQUIRED_WORKFLOW, now=now, steps=(_HELLO,), required=("reqd",))
+    engine.worker.add_subscriber("sub-1", {"firstName": "Ann"}, now)
+    engine.worker.add_subscriber("sub-2", {}, now)
+    async with serving(inbox, port=port) as url:
+        yield FakeNovu(inbox=inbox, url=url, api_key=inbox.settings.api_key or API_KEY)
