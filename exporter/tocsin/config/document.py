@@ -154,7 +154,7 @@ class _Reader:
         self._nodes += 1
         if self._nodes > _MAX_NODES:
             raise _TooLargeError
-        if path not in self._document.places:
+        if path and path not in self._document.places:
             self._document.places[path] = (self._document.file, node.start_mark.line + 1)
         if id(node) in self._open:
             self._report("an alias that contains itself", node, path)

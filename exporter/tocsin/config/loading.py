@@ -141,6 +141,7 @@ class _Assembly:
             alerts={name: _resolved(name, alert, settings) for name, alert in settings.items()},
             warnings=tuple(_in_order(document.warnings)),
             dry_run=dry_run,
+            file=document.file,
             places={dotted(path): place for path, place in document.places.items()},
         )
 

@@ -65,7 +65,8 @@ class Alert:
 class Config:
     """A configuration that can be used. `warnings` are oddities that do not prevent that.
 
-    `dry_run`: send nothing and keep nothing. `places`: dotted path -> (file, line), for problems found later on.
+    `file`: where it comes from. `dry_run`: send nothing and keep nothing. `places`: dotted path -> (file, line), for
+    problems found later on.
     """
 
     ledger: LedgerSettings
@@ -76,6 +77,7 @@ class Config:
     alerts: Mapping[str, Alert]
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     dry_run: bool = False
+    file: str = field(default="", compare=False)
     places: Mapping[str, tuple[str, int]] = field(default_factory=dict, repr=False, compare=False)
 
     def routes(self, channel: str) -> dict[str, Any]:
@@ -87,7 +89,7 @@ class Config:
         around = path
         while around and around not in self.places:
             around = around[: max(around.rfind("."), around.rfind("["), 0)]
-        file, line = self.places.get(around, ("", None))
+        file, line = self.places.get(around, (self.file, None))
         return Problem(message=message, path=path, file=file, line=line)
 
     def redacted(self) -> dict[str, Any]:

@@ -78,7 +78,8 @@ def noun(value: object) -> str:
         return "empty"
     for types, word in (
         ((bool,), "true or false"),
-        ((int, float), "a number"),
+        ((int,), "a number"),
+        ((float,), "a decimal number"),
         ((str,), "text"),
         ((list, tuple), "a list"),
         ((dict,), "a mapping"),

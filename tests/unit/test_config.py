@@ -1,0 +1,299 @@
+"""What a good `tocsin.yaml` becomes."""
+# ruff: noqa: E501 - a case of a table is one line, whatever it says
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tocsin.config import ChannelConfig, Config, SourceConfig, load
+from tocsin.config.document import parse
+from tocsin.config.redaction import duration
+from tocsin.errors import ConfigError
+from tocsin.settings import seconds
+from tocsin.sources import Subject
+
+SECRETS = ("hunter2", "s3cret-token", "file-secret", "user:pass")
+WHOLE = """
+ledger: {path: state.db, history: 1d}
+web: {listen: "[::1]:9000", admin: yes}
+log: {level: WARNING, format: json, output: stdout}
+x-common: &common
+  source: mz
+  labels: [organization, severity]
+sources:
+  mz: {type: materialize, host: db.example, user: tocsin, password: hunter2, cluster: alerting, options: {search_path: a}}
+  pg: {type: postgres, dsn: "postgresql://user:pass@[::1]/shop"}
+channels:
+  people: {type: webhook, url: "https://user:pass@example.com/hook", headers: {Authorization: Bearer s3cret-token}}
+  out: {type: console}
+alerts:
+  spike:
+    <<: *common
+    relation: demo.organization_alert
+    static_labels: {team: platform, tier: 1}
+    value: deployment_cnt
+    for: 1m
+    annotations: {summary: "{{ labels.organization }}"}
+    notify: [people, {channel: out, format: json}]
+  bare: {source: pg, query: SELECT 1 AS a}
+  silent: {<<: *common, relation: v, key: [organization], labels: {org: organization}, gauges: false, notify: [out]}
+"""
+
+
+def loaded(tmp_path: Path, text: str, **environ: str) -> Config:
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load(file, environ)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Config:
+    return loaded(tmp_path, WHOLE)
+
+
+def test_sections_are_read_and_have_defaults(tmp_path: Path, whole: Config) -> None:
+    assert (whole.ledger.path, whole.ledger.history) == ("state.db", 86400.0)
+    assert (whole.web.host, whole.web.port, whole.web.admin, whole.web.loopback) == ("::1", 9000, True, True)
+    assert (whole.log.level, whole.log.format, whole.log.output) == ("warning", "json", "stdout")
+    bare = loaded(
+        tmp_path, "web:\nsources: {a: {type: postgres, host: h, user: u}}\nalerts: {b: {source: a, relation: v}}\n"
+    )
+    assert (bare.web.listen, bare.web.admin, bare.ledger.path, bare.log.level) == (
+        "127.0.0.1:8627",
+        False,
+        "tocsin.db",
+        "info",
+    )
+
+
+def test_an_alert_gets_its_defaults_from_its_labels_and_its_name(whole: Config) -> None:
+    spike = whole.alerts["spike"]
+    assert spike.subject == Subject(relation="demo.organization_alert")
+    assert spike.key == ("organization", "severity")
+    assert spike.labels == {"organization": "organization", "severity": "severity"}
+    assert spike.static_labels == {"team": "platform", "tier": "1"}
+    assert (spike.metric, spike.value, spike.hold, spike.notify) == ("spike", "deployment_cnt", 60.0, ("people", "out"))
+
+
+def test_an_alert_without_labels_is_keyed_by_the_whole_row(whole: Config) -> None:
+    bare = whole.alerts["bare"]
+    assert bare.subject == Subject(query="SELECT 1 AS a")
+    assert (bare.key, bare.labels, bare.metric, bare.gauges) == ((), {}, "bare", True)
+
+
+def test_an_alert_without_gauges_has_no_metric(whole: Config) -> None:
+    silent = whole.alerts["silent"]
+    assert (silent.key, silent.labels, silent.metric) == (("organization",), {"org": "organization"}, "")
+
+
+def test_a_route_is_the_channels_options_with_the_alerts_own_over_them(whole: Config) -> None:
+    routes = whole.routes("out")
+    assert {name: options.format for name, options in routes.items()} == {"spike": "json", "silent": "text"}
+    assert list(whole.routes("people")) == ["spike"]
+
+
+def test_alerts_come_from_further_files_too(tmp_path: Path) -> None:
+    (tmp_path / "alerts.d").mkdir()
+    (tmp_path / "alerts.d/b.yaml").write_text("b: {source: a, relation: '${VIEW}'}\n")
+    (tmp_path / "alerts.d/a.yaml").write_text("# none yet\n")
+    text = "sources: {a: {type: postgres, host: h, user: u}}\nalert_files: [alerts.d/*.yaml]\n"
+    config = loaded(tmp_path, text, VIEW="v")
+    assert config.alerts["b"].subject.relation == "v"
+
+
+def test_variables_are_expanded_and_typed_like_what_stands_in_the_file(tmp_path: Path) -> None:
+    text = """
+sources:
+  a:
+    type: postgres
+    host: ${HOST:-127.0.0.1}
+    port: ${PORT}
+    user: ${EMPTY:-tocsin}
+    password: ${PASSWORD}
+alerts:
+  b: {source: a, relation: v, annotations: {summary: "$${HOST} is not ${HOST:-x y}, ${EMPTY}"}}
+"""
+    config = loaded(tmp_path, text, PORT="6875", EMPTY="", PASSWORD="0123")
+    settings = config.sources["a"].settings
+    assert (settings.host, settings.port, settings.user) == ("127.0.0.1", 6875, "tocsin")
+    assert settings.password.get_secret_value() == "0123"
+    assert config.alerts["b"].annotations == {"summary": "${HOST} is not x y, "}
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("NO", "NO"), ("on", "on"), ("1:30", "1:30"), ("2026-01-01", "2026-01-01"), ("0b1", "0b1"), ("1_000", "1_000"),
+        ("true", True), ("False", False), ("tRUE", "tRUE"), ("~", None), ("null", None), ("", None), ("'null'", "null"),
+        ("12", 12), ("-3", -3), ("0o17", 15), ("0x1F", 31), ("1e3", 1000.0), (".5", 0.5), ("1.", 1.0), (".inf", float("inf")),
+        ("9" * 5000, "9" * 5000),
+    ],
+)  # fmt: skip
+def test_scalars_follow_yaml_1_2(written: str, value: object) -> None:
+    document = parse(f"a: {written}\n", "f", {})
+    assert document.data == {"a": value}
+    assert not document.problems
+
+
+def test_merge_keys_fill_in_what_is_not_given() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {<<: [*a, *b], x: 0}\nd:\n  <<: *a\n"
+    document = parse(text, "f", {})
+    assert document.data == {
+        "a": {"x": 1, "y": 2},
+        "b": {"y": 3, "z": 4},
+        "c": {"x": 0, "y": 2, "z": 4},
+        "d": {"x": 1, "y": 2},
+    }
+    assert not document.problems
+
+
+def test_aliases_of_aliases_end_at_a_limit() -> None:
+    layers = "".join(f"l{i + 1}: &l{i + 1} [{', '.join([f'*l{i}'] * 10)}]\n" for i in range(9))
+    document = parse("l0: &l0 [x]\n" + layers, "f", {})
+    assert [problem.message for problem in document.problems] == ["more than 100000 values"]
+
+
+def test_what_nobody_uses_and_who_may_give_orders_is_warned_of(tmp_path: Path) -> None:
+    text = (
+        WHOLE.replace('"[::1]:9000"', "0.0.0.0:80")
+        .replace("notify: [people, ", "notify: [")
+        .replace("source: pg", "source: mz")
+    )
+    text = text.replace("value: deployment_cnt", "value: severity") + "alert_files: [none/*.yaml]\n"
+    warnings = [re.sub(r"^.*tocsin\.yaml:", "", str(warning)) for warning in loaded(tmp_path, text).warnings]
+    assert warnings == [
+        "3: web.admin: whoever reaches 0.0.0.0:80 can give orders, without a password",
+        "10: sources.pg: no alert uses it",
+        "12: channels.people: no alert uses it",
+        "19: alerts.spike.value: severity is part of the labels, which are the key here: every new value is another firing",
+        "25: alert_files[0]: no file matches 'none/*.yaml'",
+    ]
+
+
+def test_a_problem_found_later_still_has_its_line(whole: Config) -> None:
+    assert whole.problem("odd", "alerts.spike.annotations.summary").line == 21
+    assert whole.problem("odd", "alerts.spike.labels[7]").line == 7
+    assert str(whole.problem("odd", "nowhere")).endswith("tocsin.yaml: nowhere: odd")
+
+
+def test_equal_files_make_equal_configurations(tmp_path: Path, whole: Config) -> None:
+    assert loaded(tmp_path, "# moved down\n" + WHOLE) == whole
+    assert loaded(tmp_path, WHOLE.replace("for: 1m", "for: 2m")) != whole
+
+
+def test_secrets_show_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text("file-secret\n")
+    text = WHOLE.replace("password: hunter2", f"password_file: {tmp_path}/pw").replace("severity}", "hunter2}")
+    config = loaded(tmp_path, text.replace("level: WARNING", "level: info"))
+    entries: list[SourceConfig | ChannelConfig] = [*config.sources.values(), *config.channels.values()]
+    shown = [config, config.redacted(), *entries, *(entry.settings for entry in entries)]
+    text = "".join(f"{part} {part!r}" for part in shown)
+    assert not [secret for secret in SECRETS if secret in text]
+    assert config.sources["mz"].settings.password.get_secret_value() == "file-secret"
+
+
+def test_the_redacted_dump_shows_what_is_in_effect(whole: Config) -> None:
+    dump = whole.redacted()
+    assert dump["ledger"] == {"path": "state.db", "history": "1d"}
+    assert dump["sources"]["mz"]["password"] == "<secret>"
+    assert dump["sources"]["mz"]["connect_timeout"] == "10s"
+    assert dump["sources"]["pg"]["dsn"] == "<secret>"
+    assert dump["channels"]["people"]["headers"] == {"Authorization": "<secret>"}
+    assert dump["alerts"]["spike"]["for"] == "1m"
+    assert dump["alerts"]["spike"]["notify"][1]["format"] == "json"
+
+
+def test_a_secret_inside_other_text_is_hidden_too(tmp_path: Path) -> None:
+    text = WHOLE.replace("{{ labels.organization }}", "see https://me:pw@example.com/x and hunter2")
+    summary = loaded(tmp_path, text).redacted()["alerts"]["spike"]["annotations"]["summary"]
+    assert summary == "see https://<secret>@example.com/x and <secret>"
+
+
+@given(st.integers(min_value=0, max_value=10**10))
+def test_durations_read_back_as_they_are_shown(milliseconds: int) -> None:
+    assert round(seconds(duration(milliseconds / 1000)) * 1000) == milliseconds
+
+
+@pytest.mark.parametrize("text", ["30", "", "1.5s", "-1s", "1m1h", "1s1s", "5 m", "1M"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        seconds(text)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_the_file_says_loading_raises_config_error_or_nothing(tmp_path: Path, data: st.DataObject) -> None:
+    text = data.draw(_texts)
+    file = tmp_path / "fuzz.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        load(file, {"A": "1", "B": "x\ny"})
+    except ConfigError as error:
+        str(error).encode()
+
+
+_tokens = st.sampled_from(
+    [
+        *"{}[]:,-&*!|>'\"%@`#?~\n\t ", "<<", "\n  ", "${A}", "${B:-}", "${", "$${", "sources", "channels", "alerts", "a", "type",
+        "materialize", "console", "webhook", "url", "host", "user", "labels", "notify", "channel", "key", "for", "5m", "1e400", "\\ud800",
+        "alert_files", "web", "listen", "null", "true", "0x", "!!str", "&x ", "*x", "---", "...", "\0", "\ufeff", "options", "dsn",
+    ]
+)  # fmt: skip
+_leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(
+    ["a", "5m", "${A}", "out", "*", "\ud800", "h\0", "[", "http://x", "demo.v", "{{ x }}", "{% if"]))  # fmt: skip
+_trees = st.recursive(
+    _leaves, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_leaves, inner, max_size=3))
+)
+_source = st.dictionaries(
+    st.sampled_from(
+        ["type", "host", "user", "port", "dsn", "password", "password_file", "options", "notify", "interval", "sslmode"]
+    ),
+    st.one_of(_trees, st.sampled_from(["materialize", "postgres"])),
+)
+_channel = st.dictionaries(
+    st.sampled_from(["type", "url", "url_file", "headers", "body", "on", "timeout", "format"]),
+    st.one_of(_trees, st.sampled_from(["webhook", "console"])),
+)
+_alert = st.dictionaries(
+    st.sampled_from(
+        [
+            "source",
+            "relation",
+            "query",
+            "key",
+            "labels",
+            "static_labels",
+            "value",
+            "metric",
+            "for",
+            "ignore",
+            "annotations",
+            "notify",
+            "help",
+        ]
+    ),
+    st.one_of(_trees, st.just("a"), st.just(["a"]), st.just([{"channel": "a"}])),
+)
+_files = st.fixed_dictionaries(
+    {},
+    optional={
+        "sources": st.one_of(_trees, st.dictionaries(st.just("a"), _source)),
+        "channels": st.one_of(_trees, st.dictionaries(st.just("a"), _channel)),
+        "alerts": st.one_of(_trees, st.dictionaries(st.just("a"), _alert, max_size=2)),
+        "alert_files": _trees,
+        "web": st.one_of(_trees, st.fixed_dictionaries({"listen": _leaves})),
+        "log": _trees,
+        "ledger": st.fixed_dictionaries({"history": _leaves, "path": _leaves}),
+    },
+)
+
+
+def _as_yaml(tree: object) -> str:
+    return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False)
+
+
+_texts = st.one_of(st.text(max_size=60), st.lists(_tokens, max_size=40).map("".join), _files.map(_as_yaml))
