@@ -91,6 +91,7 @@ class Dispatcher:
         self._read_through = 0
         self._missed = False
         self._finished: set[int] = set()
+        self._closing = False
         self._defect: BaseException | None = None
         self._recover_until = 0.0
         self._failures = 0
@@ -149,6 +150,12 @@ class Dispatcher:
         self._note_idle()
         await self._idle.wait()
 
+    async def settled(self) -> None:
+        """Launch nothing any more, and return once all that is on its way has been answered and written down."""
+        self._closing = True
+        while self._sending:
+            await asyncio.wait(self._sending)
+
     def _note_idle(self) -> None:
         held = self._clock() < self._hold_until
         if self._lanes.busy or self._spilled or (self._lanes.ready and not held):
@@ -181,6 +188,8 @@ class Dispatcher:
         return replace(notification, not_before=max(notification.not_before, self._recover_until))
 
     def _launch(self) -> None:
+        if self._closing:
+            return
         now = self._clock()
         self._lanes.promote(now)
         # While the receiver is down or the channel paused, one send at a time finds out when it is back.

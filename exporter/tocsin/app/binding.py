@@ -1,0 +1,97 @@
+"""An alert's configuration bound to the columns that its relation really has."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from tocsin.config import Alert
+from tocsin.errors import SourceError, SourceReason
+from tocsin.exposition import GaugeSpec
+from tocsin.firing import Firing, Rule
+from tocsin.model import Columns, Row
+
+
+def definition(alert: Alert) -> str:
+    """What makes stored rows comparable with those of the source, as text: where they come from and what identifies
+    one."""
+    parts = {
+        "source": alert.source,
+        "relation": alert.subject.relation,
+        "query": alert.subject.query,
+        "key": list(alert.key),
+    }
+    return json.dumps(parts, sort_keys=True)
+
+
+def same_key(stored: str, current: str) -> bool:
+    """Whether two definitions identify a firing by the same columns, so that one can be compared with the other."""
+    return bool(json.loads(stored)["key"] == json.loads(current)["key"])
+
+
+def rule(alert: Alert, columns: Columns) -> Rule:
+    """The firing set's rule. Raises SourceError when the relation lacks a column that the alert names."""
+    index = _index(alert, columns)
+    return Rule(
+        alert=alert.name,
+        columns=columns,
+        key=tuple(index[name] for name in alert.key),
+        ignored=frozenset(index[name] for name in alert.ignore),
+        hold=_milliseconds(alert.hold),
+        keep=_milliseconds(alert.keep_firing_for),
+        repeat=_milliseconds(alert.repeat_interval),
+        edges=bool(alert.notify),
+    )
+
+
+def gauge_spec(alert: Alert, columns: Columns) -> GaugeSpec:
+    """The gauge's specification. Raises SourceError as `rule` does."""
+    index = _index(alert, columns)
+    return GaugeSpec(
+        alert=alert.name,
+        metric=alert.metric,
+        help=alert.help,
+        labels=tuple((label, index[column]) for label, column in alert.labels.items()),
+        static_labels=tuple(alert.static_labels.items()),
+        value=None if alert.value is None else index[alert.value],
+        on_duplicate=alert.on_duplicate,
+        max_series=alert.max_series,
+        linger=alert.linger,
+    )
+
+
+def rebound(firings: Sequence[Firing], old: Columns, new: Columns) -> list[Firing]:
+    """Stored firings as rows of today's columns: by name, with NULL for columns that are new."""
+    if old == new or [column.name for column in old] == [column.name for column in new]:
+        return list(firings)
+    where = {column.name: number for number, column in enumerate(old)}
+    places = [where.get(column.name) for column in new]
+
+    def row(was: Row) -> Row:
+        return tuple(None if place is None else was[place] for place in places)
+
+    return [
+        Firing(
+            fingerprint=firing.fingerprint,
+            phase=firing.phase,
+            started_at=firing.started_at,
+            marked_at=firing.marked_at,
+            row=row(firing.row),
+            counts=tuple((count, row(was)) for count, was in firing.counts),
+        )
+        for firing in firings
+    ]
+
+
+def _index(alert: Alert, columns: Columns) -> Mapping[str, int]:
+    index = {column.name: number for number, column in enumerate(columns)}
+    named = [*alert.key, *alert.ignore, *alert.labels.values(), *([alert.value] if alert.value else [])]
+    missing = [name for name in dict.fromkeys(named) if name not in index]
+    if missing:
+        raise SourceError(
+            f"alert {alert.name}: the relation has no column {', '.join(missing)}; it has {', '.join(index)}",
+            SourceReason.SHAPE,
+        )
+    return index
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

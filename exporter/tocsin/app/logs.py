@@ -1,0 +1,65 @@
+"""Setting up the log: key and value, as text for a terminal, logfmt or JSON for machines."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import structlog
+from structlog.typing import Processor
+
+from tocsin.config.sections import LogSettings
+
+
+def configure(settings: LogSettings) -> None:
+    """Send all log lines, the libraries' too, where the configuration says. Raises OSError for a file that cannot be
+    opened."""
+    stream = _stream(settings.output)
+    terminal = stream.isatty()
+    form = settings.format
+    if form == "auto":
+        form = "text" if terminal else "logfmt"
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    renderers: dict[str, list[Processor]] = {
+        "text": [structlog.dev.ConsoleRenderer(colors=terminal, timestamp_key="ts", pad_event_to=0)],
+        "logfmt": [
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], bool_as_flag=False),
+        ],
+        "json": [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()],
+    }
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers[form]],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.level.upper())
+    # Libraries speak up only when something is wrong with them.
+    for noisy in ("aiohttp.access", "httpx", "httpcore", "asyncio", "psycopg"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _stream(output: str) -> TextIO:
+    if output == "stderr":
+        return sys.stderr
+    if output == "stdout":
+        return sys.stdout
+    return Path(output).open("a", encoding="utf-8", buffering=1)

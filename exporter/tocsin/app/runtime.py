@@ -1,0 +1,278 @@
+"""What runs: a watch per alert, a dispatcher per channel, and the housekeeping between them; started, changed and
+stopped whole."""
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from tocsin.app import units
+from tocsin.app.feed import Feed
+from tocsin.app.watch import Outlets, Stall, Watch
+from tocsin.channels import Channel
+from tocsin.config import Alert, ChannelConfig, Config, SourceConfig
+from tocsin.dispatch import Condition, Dispatcher
+from tocsin.errors import LedgerError
+from tocsin.exposition import ChannelState, Metrics, Page
+from tocsin.ledger import Backlog, Ledger
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.model import Notification
+
+log = structlog.get_logger(__name__)
+
+_HOUSEKEEPING = 1.0
+_PRUNE_EVERY = 60.0
+_PRUNE_STEP = 500
+_DRAIN = 10.0
+"""Seconds that notifications ready to go are given at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RunningWatch:
+    """A watch and what it was made of: equal parts need no new watch."""
+
+    watch: Watch
+    task: asyncio.Task[None]
+    parts: tuple[Alert, SourceConfig, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RunningChannel:
+    dispatcher: Dispatcher
+    task: asyncio.Task[None]
+    parts: tuple[ChannelConfig, object]
+
+
+class Runtime:
+    """The objects of one process. `apply` makes them those of a configuration and leaves alone what did not change."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
+        self.page = Page(metrics)
+        self.feed = Feed()
+        self.metrics = metrics
+        self.config: Config | None = None
+        self.ledger: Ledger | None = None
+        self.ledger_fault = ""
+        self.backlog: dict[str, Backlog] = {}
+        self.ending = asyncio.Event()
+        self.stall = ""
+        self._tasks = tasks
+        self._clock = clock
+        self._watches: dict[str, _RunningWatch] = {}
+        self._channels: dict[str, _RunningChannel] = {}
+        self._pruned_at = 0.0
+
+    @property
+    def watches(self) -> dict[str, Watch]:
+        """The watches by alert."""
+        return {name: running.watch for name, running in self._watches.items()}
+
+    @property
+    def dispatchers(self) -> dict[str, Dispatcher]:
+        """The dispatchers by channel."""
+        return {name: running.dispatcher for name, running in self._channels.items()}
+
+    async def apply(self, config: Config) -> None:
+        """Run this configuration. Raises LedgerError if it needs a ledger and there is none to be had."""
+        if self.ledger is None and config.channels:
+            self.ledger = await asyncio.to_thread(open_ledger, Path(config.ledger.path), clock=self._clock)
+        if self.config is None:
+            self._begin(config)
+            # Channels may take a second to import; the alerts need not wait for that. What is committed meanwhile is
+            # in the ledger, where a dispatcher begins.
+            await self._start_channels(config, await self._made(config))
+            return
+        # Channels are made before anything is stopped: a defect in one leaves everything as it was.
+        channels = await self._made(config)
+        await self._stop_watches([name for name, running in self._watches.items() if self._outdated(config, running)])
+        await self._stop_channels([name for name in self._channels if name not in config.channels or name in channels])
+        # Those that stay keep their counters.
+        for name in self.config.alerts.keys() - config.alerts.keys():
+            self.metrics.forget_alert(name)
+        for name in self.config.channels.keys() - config.channels.keys():
+            self.metrics.forget_channel(name)
+        self._begin(config)
+        await self._start_channels(config, channels)
+
+    async def _made(self, config: Config) -> dict[str, Channel]:
+        """The channels that are new or changed."""
+        return {
+            name: await asyncio.to_thread(units.make_channel, channel)
+            for name, channel in config.channels.items()
+            if self._changed_channel(config, channel)
+        }
+
+    def _begin(self, config: Config) -> None:
+        self.config = config
+        for name, alert in config.alerts.items():
+            if name not in self._watches:
+                self._start_watch(config, alert)
+
+    async def _start_channels(self, config: Config, channels: Mapping[str, Channel]) -> None:
+        ledger = self.ledger
+        if ledger is None:
+            return
+        parked = await ledger.park_unrouted(list(config.channels))
+        if parked:
+            log.warning("notifications of channels no longer configured were parked", notifications=parked)
+        views = {name: units.view(alert) for name, alert in config.alerts.items()}
+        for name, channel in channels.items():
+            metrics = self.metrics.channel(name)
+            dispatcher = Dispatcher(
+                name,
+                channel,
+                units.policy(config.channels[name]),
+                ledger=ledger,
+                compose=units.composer(config.channels[name], views, self._clock),
+                metrics=metrics,
+                clock=self._clock,
+            )
+            metrics.state = functools.partial(self._channel_state, name)
+            task = self._tasks.create_task(dispatcher.run(), name=f"channel {name}")
+            parts = self._channel_parts(config, config.channels[name])
+            self._channels[name] = _RunningChannel(dispatcher=dispatcher, task=task, parts=parts)
+
+    def _start_watch(self, config: Config, alert: Alert) -> None:
+        outlets = Outlets(
+            page=self.page,
+            metrics=self.metrics.alert(alert.name),
+            ledger=self.ledger if alert.notify else None,
+            routes=units.routes(config, alert),
+            offer=self._offer,
+            publish=self.feed.publish,
+        )
+        source = config.sources[alert.source]
+        watch = Watch(alert, units.make_source(source), units.timing(source), outlets, clock=self._clock)
+        task = self._tasks.create_task(self._until_stall(watch), name=f"alert {alert.name}")
+        self._watches[alert.name] = _RunningWatch(watch=watch, task=task, parts=self._watch_parts(config, alert))
+
+    async def _until_stall(self, watch: Watch) -> None:
+        try:
+            await watch.run()
+        except Stall as stall:
+            log.error("stopping, as on_stall asks", error=str(stall))
+            self.stall = str(stall)
+            self.ending.set()
+
+    async def stop(self) -> None:
+        """The end in order: take nothing in any more, send what is ready, let go of everything."""
+        await self._stop_watches(list(self._watches))
+        self.feed.close()
+        if self.dispatchers:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN):
+                    await asyncio.gather(*(dispatcher.drained() for dispatcher in self.dispatchers.values()))
+        await self._stop_channels(list(self._channels))
+        if self.ledger is not None:
+            await self.ledger.close()
+
+    async def keep_house(self) -> None:
+        """Until cancelled: what has to be looked at every second."""
+        while True:
+            for watch in self.watches.values():
+                watch.withdraw_if_stale()
+            if self.ledger is not None:
+                try:
+                    await self._look_after(self.ledger)
+                except LedgerError as error:
+                    self._ledger_failed(error)
+                else:
+                    self._ledger_works()
+            await asyncio.sleep(_HOUSEKEEPING)
+
+    async def _look_after(self, ledger: Ledger) -> None:
+        self.backlog = await ledger.backlog()
+        if await ledger.changed_elsewhere():
+            log.info("the outbox was changed by another process; reading it again")
+            self.rescan()
+        if self.config is not None and self._clock() - self._pruned_at > _PRUNE_EVERY:
+            before = self._clock() - self.config.ledger.history
+            # Small steps, so that no batch waits long for one.
+            more = True
+            while more:
+                more = await ledger.prune(before, _PRUNE_STEP) == _PRUNE_STEP
+            self._pruned_at = self._clock()
+
+    def rescan(self) -> None:
+        """Have every dispatcher read its outbox again."""
+        for dispatcher in self.dispatchers.values():
+            dispatcher.rescan()
+
+    def _ledger_failed(self, error: LedgerError) -> None:
+        if self.ledger_fault != str(error):
+            log.error("the ledger cannot be used", error=str(error), reason=error.reason)
+        self.ledger_fault = str(error)
+        self.metrics.ledger_up.set(0)
+
+    def _ledger_works(self) -> None:
+        if self.ledger_fault:
+            log.info("the ledger works again")
+        self.ledger_fault = ""
+        self.metrics.ledger_up.set(1)
+
+    def _offer(self, notifications: Sequence[Notification]) -> None:
+        by_channel: dict[str, list[Notification]] = {}
+        for notification in notifications:
+            by_channel.setdefault(notification.channel, []).append(notification)
+        for name, offered in by_channel.items():
+            running = self._channels.get(name)
+            # A channel that is being exchanged reads the ledger when it starts.
+            if running is not None:
+                running.dispatcher.offer(offered)
+
+    def _channel_state(self, name: str) -> ChannelState:
+        backlog = self.backlog.get(name, Backlog())
+        dispatcher = self.dispatchers.get(name)
+        return ChannelState(
+            up=dispatcher is not None and dispatcher.condition is not Condition.PAUSED,
+            pending=backlog.pending,
+            oldest_pending=backlog.oldest,
+            dead=backlog.dead,
+        )
+
+    # What has changed, and stopping it.
+
+    @staticmethod
+    def _watch_parts(config: Config, alert: Alert) -> tuple[Alert, SourceConfig, object]:
+        return alert, config.sources[alert.source], units.routes(config, alert)
+
+    @staticmethod
+    def _channel_parts(config: Config, channel: ChannelConfig) -> tuple[ChannelConfig, object]:
+        # What a channel sends also depends on how the alerts behind it are shown.
+        shown = {name: (config.alerts[name].annotations, config.alerts[name].labels) for name in channel.routes}
+        values = {name: (config.alerts[name].static_labels, config.alerts[name].value) for name in channel.routes}
+        return channel, (shown, values)
+
+    def _outdated(self, config: Config, running: _RunningWatch) -> bool:
+        alert = config.alerts.get(running.watch.alert.name)
+        return alert is None or self._watch_parts(config, alert) != running.parts
+
+    def _changed_channel(self, config: Config, channel: ChannelConfig) -> bool:
+        running = self._channels.get(channel.name)
+        return running is None or running.parts != self._channel_parts(config, channel)
+
+    async def _stop_watches(self, names: Sequence[str]) -> None:
+        stopped = [self._watches.pop(name) for name in names]
+        await _cancelled([running.task for running in stopped])
+        for running in stopped:
+            with contextlib.suppress(LedgerError):
+                await running.watch.finish()
+            running.watch.close()
+
+    async def _stop_channels(self, names: Sequence[str]) -> None:
+        stopped = {name: self._channels.pop(name) for name in names}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN):
+                await asyncio.gather(*(running.dispatcher.settled() for running in stopped.values()))
+        await _cancelled([running.task for running in stopped.values()])
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,350 @@
+"""One alert, from its source's batches to gauges, ledger and dispatchers; and back to the start of the path after any
+fault.
+
+There is one way to begin, whatever ended the stream before: ask for the history since the frontier, take the snapshot
+that comes as the state at its as-of, compare it with the firing set, go on.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+
+from tocsin.app import binding
+from tocsin.backoff import Backoff
+from tocsin.config import Alert
+from tocsin.errors import LedgerError, SourceError, SourceReason
+from tocsin.exposition import AlertMetrics, AlertState, Gauges, Page, Rendered
+from tocsin.firing import Firing, FiringSet, Outcome, Phase
+from tocsin.ledger import Commit, Ledger, Stored
+from tocsin.model import Batch, Columns, Kind, Notification, Transition
+from tocsin.sources import Source
+
+log = structlog.get_logger(__name__)
+
+_LARGE = 1_000
+"""Rows from which a batch is worked off in a thread, so that the event loop goes on serving."""
+_FRONTIER_EVERY = 5.0
+"""Seconds between writes of a frontier that nothing else moved."""
+_CONSTANT_EVERY = 30.0
+"""Seconds between looks at a view that cannot change by itself; it can still be replaced."""
+
+
+class State(StrEnum):
+    """How an alert does. `stale`: so long without progress that its series are withdrawn."""
+
+    STARTING = "starting"
+    UP = "up"
+    ERROR = "error"
+    STALE = "stale"
+
+
+class Stall(Exception):  # noqa: N818 - not an error of the program but a reason to end it
+    """A source stalled and its configuration says to end the process then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long to wait for what, in seconds; from the source's settings."""
+
+    backoff: Backoff
+    stale_after: float
+    exit_on_stall: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlets:
+    """Where the results of a watch go. `ledger` None: no edge channel, so nothing is kept."""
+
+    page: Page
+    metrics: AlertMetrics
+    ledger: Ledger | None
+    routes: Mapping[str, frozenset[Kind]]
+    offer: Callable[[Sequence[Notification]], None]
+    publish: Callable[[Sequence[Transition]], None]
+
+
+class Watch:
+    """Keeps one alert up to date until it is cancelled."""
+
+    def __init__(
+        self,
+        alert: Alert,
+        source: Source,
+        timing: Timing,
+        outlets: Outlets,
+        *,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.alert = alert
+        self.message = ""
+        self.gaps = 0
+        self.frontier: int | None = None
+        self.last_progress: float | None = None
+        self.gauges: Gauges | None = None
+        self._source = source
+        self._timing = timing
+        self._out = outlets
+        self._clock = clock
+        self._chance = chance
+        self._definition = binding.definition(alert)
+        self._firing: FiringSet | None = None
+        self._stored: Stored | None = None
+        self._known = False  # the ledger has this alert: what the snapshot brings is no first start
+        self._redefined = False  # what the ledger has was stored under another definition or other columns
+        self._ended: list[Firing] = []  # firings of another key, which end where the new snapshot begins
+        self._ended_columns: Columns = ()
+        self._shown = False  # the gauges hold what the firing set holds
+        self._up = False
+        self._may_resume = True
+        self._committed_at = 0.0
+        self._committed_frontier: int | None = None
+        outlets.metrics.state = self.measure
+
+    @property
+    def state(self) -> State:
+        """Where the alert stands now."""
+        if self.stale:
+            return State.STALE
+        if self._up:
+            return State.UP
+        return State.ERROR if self.message else State.STARTING
+
+    @property
+    def stale(self) -> bool:
+        """Whether the source has been silent for so long that its rows may no longer be served as current."""
+        return self.last_progress is not None and self._clock() - self.last_progress > self._timing.stale_after
+
+    def measure(self) -> AlertState:
+        """What the alert's own metrics show; called at each scrape."""
+        firing = self._firing
+        return AlertState(
+            up=self._up and not self.stale,
+            firing=firing.firing if firing else 0,
+            pending=firing.pending if firing else 0,
+            frontier=self.frontier,
+            last_progress=self.last_progress,
+        )
+
+    def withdraw_if_stale(self) -> None:
+        """Serve no series of a source that has been silent for too long; serve them again when it speaks."""
+        if self.gauges is not None:
+            self.gauges.withdrawn = self.stale
+
+    def firings(self) -> Sequence[Firing]:
+        """The firing set now."""
+        return list(self._firing.firings()) if self._firing else []
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the rows in the firing set."""
+        return self._firing.rule.columns if self._firing else ()
+
+    async def run(self) -> None:
+        """Follow the source until cancelled. Raises Stall where the configuration asks for it."""
+        attempt = 0
+        while True:
+            wait = None
+            try:
+                async for _ in self._follow():
+                    attempt, wait = 0, _CONSTANT_EVERY
+            except SourceError as error:
+                self._source_failed(error)
+                wait = None
+            except LedgerError as error:
+                self._failed(str(error))
+                # What is in memory may be ahead of the file: begin again from the file.
+                self._firing = None
+                wait = self._timing.backoff.delay(attempt, self._chance, at_least=0.5)
+            await asyncio.sleep(self._timing.backoff.delay(attempt, self._chance) if wait is None else wait)
+            attempt += 1
+
+    async def finish(self) -> None:
+        """Write down the frontier at the end of a run, so that the next one resumes as late as it can."""
+        if self._out.ledger is None or self._firing is None or not self._known:
+            return
+        if self.frontier is not None and self.frontier != self._committed_frontier:
+            await self._out.ledger.commit(self._commit(Outcome(), self._firing, self.frontier))
+
+    def close(self) -> None:
+        """Take the alert's series off the page."""
+        self._out.page.remove(self.alert.name)
+
+    # One subscription.
+
+    async def _follow(self) -> AsyncIterator[Batch]:
+        """Subscribe and take in what comes; gives each batch once it is kept."""
+        if self._firing is None:
+            await self._restore()
+        resume = None
+        # Without a ledger nothing is told, so nothing can be missed: the state of now is enough.
+        if self._out.ledger is not None and self._may_resume and self.frontier is not None:
+            resume = self.frontier - 1
+        async with self._source.open(self.alert.subject, resume=resume) as stream:
+            self._bind(stream.columns)
+            async for batch in stream.batches():
+                await self._absorb(batch)
+                yield batch
+
+    async def _restore(self) -> None:
+        if self._out.ledger is None:
+            return
+        stored = self._stored = await self._out.ledger.load(self.alert.name)
+        self._known = stored is not None
+        if stored is not None:
+            self.frontier = self._committed_frontier = stored.frontier
+            self._redefined = stored.definition != self._definition
+            self._may_resume = not self._redefined
+
+    def _bind(self, columns: Columns) -> None:
+        """Make the firing set and the gauges fit the relation's columns. Raises SourceError if a column is missing."""
+        rule = binding.rule(self.alert, columns)
+        stored, self._stored = self._stored, None
+        if self._firing is not None:
+            old = self._firing.rule.columns
+            if old != columns:
+                self._firing = FiringSet(rule, binding.rebound(list(self._firing.firings()), old, columns))
+                self._redefined, self._shown = True, False
+        else:
+            self._shown = False
+            if stored is None:
+                self._firing = FiringSet(rule)
+            elif binding.same_key(stored.definition, self._definition):
+                self._firing = FiringSet(rule, binding.rebound(stored.firings, stored.columns, columns))
+                self._redefined = self._redefined or stored.columns != columns
+            else:
+                self._firing = FiringSet(rule)
+                self._ended = list(stored.firings)
+                self._ended_columns = stored.columns
+        if self.alert.gauges:
+            spec = binding.gauge_spec(self.alert, columns)
+            if self.gauges is None or self.gauges.spec != spec:
+                self.gauges, self._shown = Gauges(spec), False
+                self._out.page.add(self.gauges)
+
+    async def _absorb(self, batch: Batch) -> None:
+        firing = self._firing
+        assert firing is not None
+        oddities = firing.collisions, firing.negatives
+        size = len(batch.updates) + (len(firing) if batch.snapshot is not None else 0)
+        if size > _LARGE:
+            outcome, rendered = await asyncio.to_thread(self._work, firing, batch)
+        else:
+            outcome, rendered = self._work(firing, batch)
+        now = self._clock()
+        if self.gauges is not None and rendered is not None:
+            self.gauges.install(rendered, now)
+            self._shown = True
+        metrics = self._out.metrics
+        metrics.updates.inc(len(batch.updates))
+        metrics.collisions.inc(firing.collisions - oddities[0])
+        metrics.negatives.inc(firing.negatives - oddities[1])
+        if batch.snapshot is not None:
+            self._compare(batch, batch.snapshot, outcome)
+        await self._keep(batch, outcome, firing, now)
+        for transition in outcome.transitions:
+            metrics.transitioned(transition.kind)
+        if not self._up:
+            log.info("source up", alert=self.alert.name, firing=firing.firing)
+        self._up, self.message, self._may_resume = True, "", True
+        self.frontier, self.last_progress = batch.frontier, self._clock()
+        self._out.publish(outcome.transitions)
+
+    def _work(self, firing: FiringSet, batch: Batch) -> tuple[Outcome, Rendered | None]:
+        """What takes time in proportion to the rows; touches nothing that the event loop reads."""
+        outcome = firing.apply(batch, silent=not self._known and self.alert.initial == "silent")
+        if self._ended:
+            outcome.transitions[:0] = self._endings(batch.snapshot or 0)
+        if self.gauges is None:
+            return outcome, None
+        if self._shown:
+            return outcome, self.gauges.render(outcome.changes)
+        return outcome, self.gauges.render(firing.rows(), replace=True)
+
+    def _endings(self, at: int) -> list[Transition]:
+        return [
+            Transition(
+                alert=self.alert.name,
+                fingerprint=firing.fingerprint,
+                kind=Kind.RESOLVED,
+                started_at=firing.started_at,
+                at=at,
+                columns=self._ended_columns,
+                row=firing.row,
+            )
+            for firing in self._ended
+            if firing.phase in (Phase.FIRING, Phase.KEEPING)
+        ]
+
+    def _compare(self, batch: Batch, as_of: int, outcome: Outcome) -> None:
+        """What it means that the snapshot stands where it stands."""
+        if not self._known or batch.polled or self.frontier is None:
+            return
+        differences = sum(transition.at == as_of for transition in outcome.transitions)
+        if self._redefined:
+            log.info("the alert's definition changed; compared afresh", alert=self.alert.name, differences=differences)
+        elif as_of != self.frontier - 1:
+            self.gaps += 1
+            self._out.metrics.gaps.inc()
+            log.warning(
+                "the source's history does not reach back to the frontier; what came and went meanwhile is unknown",
+                alert=self.alert.name,
+                seconds=round((as_of - self.frontier + 1) / 1000, 3),
+                differences=differences,
+            )
+        elif differences:
+            log.warning(
+                "the view is not what it was at the frontier: it was changed, or the ledger was",
+                alert=self.alert.name,
+                differences=differences,
+            )
+
+    async def _keep(self, batch: Batch, outcome: Outcome, firing: FiringSet, began: float) -> None:
+        """Write a batch to the ledger and hand over its notifications. Mere progress is written now and then."""
+        ledger = self._out.ledger
+        if ledger is None:
+            return
+        news = outcome.transitions or outcome.saved or outcome.gone or not self._known or self._redefined
+        if not news and began - self._committed_at < _FRONTIER_EVERY:
+            return
+        notifications = await ledger.commit(self._commit(outcome, firing, batch.frontier))
+        self._out.metrics.commit_seconds.observe(self._clock() - began)
+        self._known, self._redefined, self._ended = True, False, []
+        self._committed_at, self._committed_frontier = began, batch.frontier
+        self._out.offer(notifications)
+
+    def _commit(self, outcome: Outcome, firing: FiringSet, frontier: int | None) -> Commit:
+        routes = self._out.routes
+        return Commit(
+            alert=self.alert.name,
+            definition=self._definition,
+            columns=firing.rule.columns,
+            frontier=frontier,
+            saved=list(firing.firings()) if self._redefined else outcome.saved,
+            gone=outcome.gone,
+            transitions=[
+                (transition, [channel for channel, kinds in routes.items() if transition.kind in kinds])
+                for transition in outcome.transitions
+            ],
+            replace=self._redefined,
+        )
+
+    # Faults.
+
+    def _source_failed(self, error: SourceError) -> None:
+        self._out.metrics.source_failed(error.reason)
+        self._may_resume = self._may_resume and error.resume
+        self._failed(str(error), reason=error.reason)
+        if error.reason is SourceReason.STALLED and self._timing.exit_on_stall:
+            raise Stall(f"alert {self.alert.name}: {error}")
+
+    def _failed(self, message: str, **details: str) -> None:
+        # Said once a streak: the same fault again and again is one piece of news.
+        if message != self.message:
+            log.warning("source down", alert=self.alert.name, error=message, **details)
+        self._up, self.message = False, message

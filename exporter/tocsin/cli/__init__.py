@@ -1,0 +1,49 @@
+"""The command `tocsin`. What a command needs is imported when it runs, so that help answers at once."""
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from importlib import import_module
+
+from tocsin.cli.arguments import arguments_parser
+
+
+class Exit(IntEnum):
+    """What the process says at its end."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    LEDGER = 3
+    LISTEN = 4
+    STALL = 124
+    INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit status. No traceback reaches a person, unless TOCSIN_DEBUG is set."""
+    parser = arguments_parser()
+    chosen = parser.parse_args(arguments)
+    if chosen.command is None:
+        parser.print_help()
+        return Exit.USAGE
+    from tocsin.errors import ConfigError, LedgerError, TocsinError
+
+    try:
+        return int(import_module(f"tocsin.cli.{chosen.module}").command(chosen))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return Exit.USAGE
+    except LedgerError as error:
+        print(f"tocsin: {error}", file=sys.stderr)
+        return Exit.LEDGER
+    except TocsinError as error:
+        print(f"tocsin: {error}", file=sys.stderr)
+        return Exit.FAILED
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # `tocsin outbox list | head`: nobody reads on. Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK

@@ -1,0 +1,156 @@
+"""The command line: every command, its options and its examples. Imports nothing heavy: `tocsin --help` is read
+here."""
+
+import argparse
+from typing import TypeAlias
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - argparse has no public name for it
+
+_MAIN = """\
+examples:
+  tocsin check --online        is the configuration right, and do the columns it names exist?
+  tocsin run                   run it; gauges and a status page on http://127.0.0.1:8627
+  tocsin alerts                what is firing now
+  tocsin outbox list --dead    notifications given up on, and why
+
+exit status:
+  0 done   1 failed, or `check` found problems   2 wrong usage or configuration   3 the ledger cannot be used
+  4 the address to listen on cannot be had   124 a source stalled that has `on_stall: exit`   130 interrupted
+
+Without --config, the file is $TOCSIN_CONFIG or ./tocsin.yaml. Without any file, Tocsin runs as the successor of the
+script materialize-novu on that script's environment variables (MTZ_*, NOVU_*).
+"""
+
+_RUN = """\
+examples:
+  tocsin run -c /etc/tocsin.yaml
+  tocsin run --dry-run         print notifications, send and keep nothing
+
+SIGHUP reads the configuration again; SIGTERM and Ctrl-C end it in order.
+"""
+
+_CHECK = """\
+examples:
+  tocsin check
+  tocsin check --online        also ask the sources for columns and Novu for workflows
+  tocsin check --show          print what is in effect, secrets hidden
+"""
+
+_SCHEMA = """\
+example:
+  tocsin schema > tocsin.schema.json
+
+and for editors with a YAML language server, the first line of tocsin.yaml:
+  # yaml-language-server: $schema=tocsin.schema.json
+"""
+
+_ALERTS = """\
+examples:
+  tocsin alerts
+  tocsin alerts late_orders --json
+"""
+
+_TAIL = """\
+examples:
+  tocsin tail
+  tocsin tail --alert late_orders --json
+"""
+
+_OUTBOX = """\
+examples:
+  tocsin outbox list --dead
+  tocsin outbox show 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+  tocsin outbox retry --all --channel people
+  tocsin outbox drop 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+
+Works on the ledger's file, whether Tocsin runs or not.
+"""
+
+_VERSION = """\
+example:
+  tocsin version --json
+"""
+
+
+def arguments_parser() -> argparse.ArgumentParser:
+    """The parser. A chosen command names the module in `tocsin.cli` that runs it (`module`)."""
+    parser = argparse.ArgumentParser(
+        prog="tocsin",
+        description="Rows of a live view become Prometheus gauges and notifications, with none lost.",
+        epilog=_MAIN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_run(commands)
+    _add_check(commands)
+    _add(commands, "schema", "check", "print the JSON Schema of the configuration file", _SCHEMA)
+    _add_live(commands)
+    _add_outbox(commands)
+    version = _add(commands, "version", "version", "print versions", _VERSION)
+    version.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _add(commands: _Commands, name: str, module: str, summary: str, epilog: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(module=module)
+    return command
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    text = "the configuration (default: $TOCSIN_CONFIG, ./tocsin.yaml)"
+    command.add_argument("-c", "--config", metavar="FILE", help=text)
+
+
+def _add_run(commands: _Commands) -> None:
+    run = _add(commands, "run", "run", "watch the views, serve the gauges, deliver the notifications", _RUN)
+    _add_config(run)
+    run.add_argument("--dry-run", action="store_true", help="print notifications instead of sending, keep no ledger")
+
+
+def _add_check(commands: _Commands) -> None:
+    check = _add(commands, "check", "check", "check the configuration, all of it at once", _CHECK)
+    _add_config(check)
+    check.add_argument("--online", action="store_true", help="connect, compare columns, try templates on a real row")
+    check.add_argument("--show", action="store_true", help="print the configuration with all defaults filled in")
+    check.add_argument("--json", action="store_true", help="print problems as JSON")
+
+
+def _add_live(commands: _Commands) -> None:
+    alerts = _add(commands, "alerts", "live", "show what is firing now", _ALERTS)
+    alerts.add_argument("alert", nargs="?", help="only this alert")
+    tail = _add(commands, "tail", "live", "follow transitions as they happen", _TAIL)
+    tail.add_argument("--alert", help="only this alert")
+    for command in (alerts, tail):
+        _add_config(command)
+        command.add_argument("--url", help="the running Tocsin (default: where the configuration has it listen)")
+        command.add_argument("--json", action="store_true", help="print JSON, one object a line")
+
+
+def _add_outbox(commands: _Commands) -> None:
+    outbox = _add(commands, "outbox", "outbox", "look at notifications, retry or drop them", _OUTBOX)
+    actions = outbox.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list notifications, newest first")
+    group = listing.add_mutually_exclusive_group()
+    for status in ("pending", "dead", "delivered", "dropped"):
+        group.add_argument(f"--{status}", dest="status", action="store_const", const=status, help=f"only {status}")
+    listing.add_argument("--channel", help="only this channel")
+    listing.add_argument("--alert", help="only this alert")
+    listing.add_argument("--limit", type=int, default=50, help="at most so many (default: 50)")
+    show = actions.add_parser("show", help="show one notification with its row")
+    show.add_argument("id")
+    retry = actions.add_parser("retry", help="make dead letters pending again")
+    drop = actions.add_parser("drop", help="let dead or pending notifications go")
+    for action in (retry, drop):
+        action.add_argument("id", nargs="*", help="ids of notifications")
+        action.add_argument("--all", action="store_true", help="all dead letters")
+        action.add_argument("--channel", help="with --all: only this channel")
+    for action in (listing, show, retry, drop):
+        _add_config(action)
+        action.add_argument("--json", action="store_true", help="print JSON")

@@ -1,0 +1,32 @@
+"""Tables for people: on a terminal as wide as it is, in a pipe plain and uncut."""
+
+import sys
+from collections.abc import Sequence
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """Print a table, or the sentence `empty` where there is nothing to show."""
+    if not rows:
+        print(empty)
+        return
+    texts = [[_printable(str(cell)) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in [list(headings), *texts]:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        shown.add_column(heading, overflow="fold")
+    for row in texts:
+        # Text, not str: what a row holds is never markup.
+        shown.add_row(*(Text(cell) for cell in row))
+    Console().print(shown)
+
+
+def _printable(text: str) -> str:
+    """Control characters as escapes: a value in a row must not steer the terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
