@@ -18,7 +18,7 @@ FIELDS = 24
 TEXT = 1500
 
 _TITLE = ("title", "subject", "headline")
-_BODY = ("body", "message", "msg", "text", "summary", "description")
+_BODY = ("body", "message", "msg", "text", "description", "summary")
 _SEVERITY = ("severity", "priority", "level")
 _UNSHOWN = frozenset(
     {
@@ -152,13 +152,12 @@ def _content(payload: Any) -> dict[str, Any]:
     if not isinstance(payload, dict):
         body = "" if payload is None else payload if isinstance(payload, str) else _plain(payload)
         return {"title": "", "body": _short(body), "severity": "", "status": "", "labels": [], "fields": [], "more": 0}
-    notes = payload.get("annotations")
-    sources = [payload, notes] if isinstance(notes, dict) else [payload]
+    notes = _object(payload, "annotations")
     used: set[str] = set()
-    title = _first(sources, _TITLE, used) or _short(payload.get("alert"))
-    body = _first(sources, _BODY, used)
+    title = _first([payload, notes], _TITLE, used) or _first([notes], ["summary"], used) or _short(payload.get("alert"))
+    body = _first([payload, notes], _BODY, used)
     severity = _first([payload, _object(payload, "labels")], _SEVERITY, used)
-    fields = {name: value for name, value in payload.items() if name not in _UNSHOWN and name not in used}
+    fields = {name: value for name, value in {**payload, **notes}.items() if name not in _UNSHOWN | used}
     fields |= _object(payload, "row")
     previous = _object(payload, "previous")
     rows = [
@@ -192,7 +191,7 @@ def _first(sources: Iterable[Mapping[str, Any]], names: Iterable[str], used: set
     for source in sources:
         for name in names:
             value = source.get(name)
-            if isinstance(value, str) and value.strip():
+            if name not in used and isinstance(value, str) and value.strip():
                 used.add(name)
                 return _short(value)
     return ""
