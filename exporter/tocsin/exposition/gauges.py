@@ -88,7 +88,7 @@ class Gauges:
         return Rendered(everything=everything)
 
     def install(self, rendered: Rendered, now: float) -> None:
-        """Put rendered rows in place. `now`: seconds of the clock that `blocks` is asked with."""
+        """Put rendered rows in place. `now`: seconds, by the clock that `settle` is given."""
         if rendered.everything is None:
             self._series.apply(rendered.changes, now)
         else:
@@ -101,9 +101,12 @@ class Gauges:
         """Forget all series at once, without lingering."""
         self._series = _Series(self.spec)
 
-    def blocks(self, now: float) -> list[Block]:
-        """What is to be served at `now`, as one consistent state."""
+    def settle(self, now: float) -> None:
+        """Bring the series up to `now`: merge what shares its labels, withdraw what has lingered long enough."""
         self._series.settle(now)
+
+    def blocks(self) -> list[Block]:
+        """What is to be served, as it was settled last: one consistent state, whatever is installed afterwards."""
         return [] if self.withdrawn else self._series.lines.take(self.spec.max_series)
 
     def _prefix(self, row: Row) -> bytes:

@@ -55,13 +55,16 @@ class Page:
         started = self._clock()
         encode, content_type = _encoder(accept)
         gzip = gzip_accepted(accept_encoding)
-        blocks = list(self._blocks(now))
+        for gauges in self._gauges.values():
+            gauges.settle(now)
+        # Own metrics first: reading the live state is also when a stale source's gauges are withdrawn.
         own = _Collected(self.metrics.collect())
+        blocks = list(self._blocks())
         body = await asyncio.to_thread(_render, blocks, own, encode, gzip=gzip)
         self.metrics.exposition_seconds.set(self._clock() - started)
         return Scrape(body=body, content_type=content_type, content_encoding="gzip" if gzip else None)
 
-    def _blocks(self, now: float) -> Iterator[Block]:
+    def _blocks(self) -> Iterator[Block]:
         families: dict[str, list[Gauges]] = {}
         for gauges in self._gauges.values():
             families.setdefault(gauges.spec.metric, []).append(gauges)
@@ -71,7 +74,7 @@ class Page:
             self._headers[header] = headers.get(header) or Block({header: b""})
             yield self._headers[header]
             for gauges in members:
-                yield from gauges.blocks(now)
+                yield from gauges.blocks()
 
 
 def _render(blocks: Iterable[Block], own: Collector, encode: Encoder, *, gzip: bool) -> list[bytes]:

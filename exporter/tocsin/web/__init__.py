@@ -1,0 +1,23 @@
+"""The port for Prometheus, for probes and for people."""
+
+from tocsin.web.application import build
+from tocsin.web.feed import Feed
+from tocsin.web.overview import (
+    AlertStatus,
+    ChannelStatus,
+    FiringRow,
+    NotificationRecord,
+    Overview,
+    TransitionRecord,
+)
+
+__all__ = [
+    "AlertStatus",
+    "ChannelStatus",
+    "Feed",
+    "FiringRow",
+    "NotificationRecord",
+    "Overview",
+    "TransitionRecord",
+    "build",
+]

@@ -1,0 +1,143 @@
+"""The web server: metrics for Prometheus, probes, a status page for people, and a small JSON interface."""
+
+import time
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import TypeAlias
+
+import structlog
+from aiohttp import web
+
+from tocsin.errors import LedgerError
+from tocsin.exposition import Page
+from tocsin.web.api import Api, demand_admin
+from tocsin.web.encoding import text
+from tocsin.web.overview import Overview
+
+log = structlog.get_logger(__name__)
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_STATIC = {
+    "index.html": "text/html",
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def build(
+    overview: Overview, page: Page, *, admin: bool, version: str = "", clock: Callable[[], float] = time.time
+) -> web.Application:
+    """The application, for an AppRunner. `admin`: whether it takes orders (reload, retry, drop). `clock`: the one that
+    `Gauges.install` is given."""
+    application = web.Application(middlewares=[_errors])
+    api = Api(overview, admin=admin, version=version, clock=clock)
+    operations = _Operations(overview, page, admin=admin, clock=clock)
+    application.add_routes([*operations.routes(), *api.routes(), *_static()])
+    application.on_response_prepare.append(_secure)
+    application.on_shutdown.append(api.close)
+    return application
+
+
+class _Operations:
+    """What machines ask: Prometheus, and whatever keeps the process running."""
+
+    def __init__(self, overview: Overview, page: Page, *, admin: bool, clock: Callable[[], float]) -> None:
+        self._overview = overview
+        self._page = page
+        self._admin = admin
+        self._clock = clock
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/metrics", self.metrics),
+            web.get("/healthz", self.healthy),
+            web.get("/-/healthy", self.healthy),
+            web.get("/readyz", self.ready),
+            web.get("/-/ready", self.ready),
+            web.post("/-/reload", self.reload),
+        ]
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        scrape = await self._page.scrape(
+            ",".join(request.headers.getall("Accept", ())),
+            ",".join(request.headers.getall("Accept-Encoding", ())),
+            self._clock(),
+        )
+        response = web.StreamResponse(headers={"Content-Type": scrape.content_type, "Vary": "Accept, Accept-Encoding"})
+        if scrape.content_encoding:
+            response.headers["Content-Encoding"] = scrape.content_encoding
+        response.content_length = sum(map(len, scrape.body))
+        await response.prepare(request)
+        if request.method != "HEAD":
+            for piece in scrape.body:
+                await response.write(piece)
+        await response.write_eof()
+        return response
+
+    async def healthy(self, _: web.Request) -> web.Response:
+        """That there is an answer is the answer."""
+        return web.Response(text="Tocsin is running.\n")
+
+    async def ready(self, _: web.Request) -> web.Response:
+        reasons = self._overview.ready()
+        if reasons:
+            return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
+        return web.Response(text="Tocsin is ready.\n")
+
+    async def reload(self, request: web.Request) -> web.Response:
+        demand_admin(request, admin=self._admin)
+        problems = await self._overview.reload()
+        if problems:
+            lines = ["The configuration was refused; the former one stays in force.", *problems]
+            return web.Response(status=500, text="".join(f"{line}\n" for line in lines))
+        return web.Response(text="The configuration was reloaded.\n")
+
+
+def _static() -> list[web.RouteDef]:
+    folder = files("tocsin.web").joinpath("static")
+    contents = {name: folder.joinpath(name).read_bytes() for name in _STATIC}
+
+    def serve(name: str) -> Handler:
+        async def handler(_: web.Request) -> web.StreamResponse:
+            return web.Response(body=contents[name], content_type=_STATIC[name], charset="utf-8")
+
+        return handler
+
+    return [web.get("/", serve("index.html")), *(web.get(f"/static/{name}", serve(name)) for name in _STATIC)]
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as one sentence: JSON below /api, plain text elsewhere. What nobody foresaw is logged, not shown."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        status, message = error.status, error.text or error.reason
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    except LedgerError as error:
+        status, message, headers = 503, str(error), {}
+    except ConnectionResetError:
+        raise  # the other side hung up: nobody to tell
+    except Exception:
+        log.exception("request failed", method=request.method, path=request.path)
+        status, message, headers = 500, "the request failed inside Tocsin; its log says why", {}
+    if request.path.startswith("/api/"):
+        body = text({"error": message})
+        return web.Response(status=status, text=body, content_type="application/json", headers=headers)
+    return web.Response(status=status, text=f"{message}\n", headers=headers)
+
+
+async def _secure(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
