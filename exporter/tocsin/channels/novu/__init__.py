@@ -1,0 +1,38 @@
+"""A channel to Novu: one transition becomes one trigger of a workflow; a resolve can cancel, delete or trigger another.
+
+Reading order: `settings`, `events` (what is sent), `api` (the SDK and its answers), `channel` (when and how).
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from tocsin.channels.novu.events import Route
+from tocsin.channels.novu.settings import Config, Options
+from tocsin.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from tocsin.channels.novu.channel import Novu
+
+__all__ = ["Config", "Options", "build"]
+
+
+def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Callable[[], float] = time.time) -> "Novu":
+    """Make the channel. `now` is the wall clock, for dates in `Retry-After`.
+
+    Takes a second, most of it to import the SDK, so call it before the event loop has other work. Raises ConfigError
+    when the SDK is not installed, or when an alert's options say neither here nor there what to trigger and for whom.
+    """
+    problems = [
+        Problem(message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")
+        for alert, options in routes.items()
+        if (missing := Route(alert, options, config.max_payload).missing())
+    ]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        from tocsin.channels.novu.channel import Novu
+    except ModuleNotFoundError as error:
+        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[novu]'"
+        raise ConfigError([Problem(message=remedy, path=f"channels.{name}")]) from None
+    return Novu(name, config, routes, now)

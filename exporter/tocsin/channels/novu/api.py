@@ -1,0 +1,221 @@
+"""Novu's API through its SDK: each call returns an `Answer` or the `Result` of having none, and never raises.
+
+The SDK's response models do not fit every server: an ordinary 422 or a 201 with a status it does not know ends in an
+exception (seen on a live server). So only the HTTP status and, where there is one, the body count, never the
+exception's class.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import httpx
+import novu_py
+from novu_py import models
+from novu_py.utils import RetryConfig
+
+from tocsin.channels import Rejected, Result, Retry
+from tocsin.channels.base import classify, redactor, retry_after
+from tocsin.channels.novu.events import Event
+from tocsin.channels.novu.settings import Config
+from tocsin.errors import Reason
+
+Entry: TypeAlias = tuple[str, str]
+"""What became of one event: Novu's status for it, and its errors."""
+
+NoAnswer: TypeAlias = Retry | Rejected
+"""There was no HTTP answer: the result of the attempt."""
+
+PROCESSED = "processed"
+
+_WAITS = frozenset({409, 429})
+_LOOKS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An HTTP answer: its status, its headers in lower case, and its content without the outer `data`."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: Any = None
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    def entries(self) -> list[Entry]:
+        """What became of each event, as far as the content says so."""
+        found = self.content if isinstance(self.content, list) else [self.content]
+        return [_entry(item) for item in found]
+
+    @property
+    def stale(self) -> bool:
+        """Whether this is an old answer under a used idempotency key: a stored error, or one about the key itself.
+
+        Novu keeps errors for a day like successes and repeats them, though their cause may be gone.
+        """
+        if self.status < 400 or self.status in _WAITS:
+            return False
+        return self.headers.get("idempotency-replay") == "true" or _REUSED in _message(self.content)
+
+
+_REUSED = "is being reused for a different body"
+
+
+class Api:
+    """The SDK with its retries off, its log silent, and one pool of connections."""
+
+    def __init__(self, config: Config, now: Callable[[], float]) -> None:
+        self._now = now
+        self._timeout = config.timeout
+        self._unknown_wait = config.unknown_outcome_wait
+        self.redact = redactor([config.api_key])
+        context = httpx.create_ssl_context()
+        # Redirects off: the SDK's own client would follow them with the API key.
+        limits = httpx.Limits(max_connections=2 * config.concurrency)
+        self._async = httpx.AsyncClient(verify=context, limits=limits)
+        self._sync = httpx.Client(verify=context)
+        self._sdk = novu_py.Novu(
+            secret_key=config.api_key.get_secret_value(),
+            server_url=config.url,
+            client=self._sync,
+            async_client=self._async,
+            retry_config=RetryConfig("none", None, False),  # type: ignore[arg-type]  # as the SDK's page has it
+            timeout_ms=max(1, round(config.timeout * 1000)),
+            debug_logger=_Silent(),
+        )
+        # Imported by the SDK at first use, for a third of a second: better now than between two messages.
+        self._messages = self._sdk.messages
+        self._workflows = self._sdk.workflows
+        self.trigger_limit: int | None = None
+
+    async def close(self) -> None:
+        await self._async.aclose()
+        self._sync.close()
+
+    async def trigger(self, event: Event, key: str, attempts: int) -> Answer | NoAnswer:
+        """Trigger one event. `key`: its idempotency key; `attempts`: those made before, to find a fresh key if that
+        one is spent."""
+        return await self._post(
+            lambda fresh: self._sdk.trigger_async(trigger_event_request_dto=event, idempotency_key=fresh),  # type: ignore[arg-type]
+            key,
+            attempts,
+        )
+
+    async def trigger_bulk(self, events: Sequence[Event], key: str, attempts: int) -> Answer | NoAnswer:
+        """Trigger up to 100 events. The answer has an entry for each, in order."""
+        body = {"events": list(events)}
+        return await self._post(
+            lambda fresh: self._sdk.trigger_bulk_async(bulk_trigger_event_dto=body, idempotency_key=fresh),  # type: ignore[arg-type]
+            key,
+            attempts,
+        )
+
+    async def cancel(self, transaction_id: str) -> Answer | NoAnswer:
+        """Cancel what still waits of a trigger; the content is whether there was anything."""
+        call = self._sdk.cancel_async(transaction_id=transaction_id, idempotency_key=transaction_id)
+        return self._seen(await self._ask(call))
+
+    async def delete_in_app(self, transaction_id: str) -> Answer | NoAnswer:
+        """Take back delivered in-app messages; 404 where there are none (yet, or any more)."""
+        channel = models.MessagesControllerDeleteMessagesByTransactionIDQueryParamChannel.IN_APP
+        return await self._ask(
+            self._messages.delete_by_transaction_id_async(
+                transaction_id=transaction_id, channel=channel, idempotency_key=transaction_id
+            )
+        )
+
+    async def workflow(self, identifier: str) -> Answer | NoAnswer:
+        """A workflow's document."""
+        return await self._ask(self._workflows.get_async(workflow_id=identifier))
+
+    def failure(self, answer: Answer) -> Result:
+        """What an answer that is not 2xx means for the notification."""
+        after = retry_after(answer.headers.get("retry-after"), self._now())
+        if answer.status >= 500 or answer.status == 408:  # a gateway says this too, while Novu works on
+            after = max(after or 0.0, self._unknown_wait)
+        return classify(answer.status, self.said(answer), after, free=_WAITS)
+
+    def said(self, answer: Answer) -> str:
+        """An answer that is not 2xx in one line, without secrets."""
+        return self.redact(f"{answer.status} {_message(answer.content)}")
+
+    def workflow_problem(self, identifier: str, answer: Answer) -> str | None:
+        """What is wrong with a workflow by the answer about it; None too where the server does not say (an old one,
+        another key)."""
+        if answer.ok:
+            active = getattr(answer.content, "active", None)
+            return f"the workflow {identifier!r} is not active in Novu" if active is False else None
+        unknown = answer.status == 404 and not _message(answer.content).startswith("Cannot GET")
+        return f"Novu has no workflow {identifier!r}" if unknown else None
+
+    async def _post(self, call: Callable[[str], Awaitable[Any]], key: str, attempts: int) -> Answer | NoAnswer:
+        answer = self._seen(await self._ask(call(key)))
+        for look in range(_LOOKS):
+            if not isinstance(answer, Answer) or not answer.stale:
+                break
+            # The event's transactionId still keeps Novu from delivering it twice.
+            answer = self._seen(await self._ask(call(f"{key}-{attempts + look}")))
+        return answer
+
+    async def _ask(self, call: Awaitable[Any]) -> Answer | NoAnswer:
+        try:
+            async with asyncio.timeout(self._timeout):  # the SDK's own timeout starts anew with every byte
+                response = await call
+        except models.NovuError as error:
+            return Answer(status=error.status_code, headers=error.headers, content=_json(error.body))
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            return Retry(Reason.CONNECTION, self.redact(f"cannot connect: {str(error) or type(error).__name__}"))
+        except (TimeoutError, httpx.TimeoutException):
+            return Retry(Reason.TIMEOUT, f"no answer within {self._timeout:g} s", self._unknown_wait)
+        except (httpx.HTTPError, httpx.StreamError, models.NoResponseError, OSError) as error:
+            return Retry(Reason.CONNECTION, self.redact(str(error) or type(error).__name__), self._unknown_wait)
+        except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+            return Rejected(Reason.REJECTED, self.redact(f"the SDK does not take this event: {error}"))
+        headers = {name: values[0] for name, values in response.headers.items() if values}
+        return Answer(status=200, headers=headers, content=getattr(response, "result", None))
+
+    def _seen(self, answer: Answer | NoAnswer) -> Answer | NoAnswer:
+        if isinstance(answer, Answer):
+            limit = answer.headers.get("ratelimit-limit", "")
+            if limit.isascii() and limit.isdigit():
+                self.trigger_limit = int(limit)
+        return answer
+
+
+class _Silent:
+    """The SDK's debug log shows headers, and NOVU_DEBUG in the environment would turn it on."""
+
+    def debug(self, msg: str, *args: object, **kwargs: object) -> None:
+        """Say nothing."""
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _entry(item: Any) -> Entry:
+    # A 2xx that says nothing readable was accepted.
+    if isinstance(item, models.TriggerEventResponseDto):
+        return item.status.value, "; ".join(item.error or ())
+    if not isinstance(item, dict) or not isinstance(item.get("status"), str):
+        return PROCESSED, ""
+    errors = item.get("error")
+    return item["status"], "; ".join(map(str, errors)) if isinstance(errors, list) else str(errors or "")
+
+
+def _message(content: Any) -> str:
+    """What an error's body says: its `message`, which may be a list, and its `errors`."""
+    if not isinstance(content, dict):
+        return str(content or "")
+    said = content.get("message", "")
+    parts = [str(part) for part in (said if isinstance(said, list) else [said])]
+    if content.get("errors"):
+        parts.append(json.dumps(content["errors"], default=str))
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,212 @@
+"""The Novu channel: what to send, alone or in bulk, and what to take back."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tocsin.channels import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels.novu.api import PROCESSED, Answer, Api, Entry
+from tocsin.channels.novu.events import Draft, Route
+from tocsin.channels.novu.settings import Config, Options
+from tocsin.errors import Reason
+from tocsin.model import Kind
+
+T = TypeVar("T")
+
+MAX_BULK = 100
+"""Events in one bulk request, and the rate tokens that one costs."""
+
+MAX_BULK_BYTES = 4 * 1024 * 1024
+"""Large events go in smaller bulks: Novu answers a request beyond 20 MB with 500."""
+
+_SHORTEST_PAUSE = 0.25
+_LONGEST_PAUSE = 5.0
+_REMEMBERED = 10_000
+
+_REMEDIES = {
+    "trigger_not_active": "activate the workflow in Novu",
+    "no_workflow_steps_defined": "add a step to the workflow in Novu",
+    "no_workflow_active_steps_defined": "activate a step of the workflow in Novu",
+    "no_tenant_found": "create the tenant in Novu, or correct `tenant`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    message: Message
+    draft: Draft
+
+
+class Novu:
+    """Triggers workflows: alone when one message is pending, in bulk when more have gathered."""
+
+    def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
+        self._name = name
+        self._routes = {alert: Route(alert, options, config.max_payload) for alert, options in routes.items()}
+        self._otherwise = Route(name, config, config.max_payload)
+        self._api = Api(config, now)
+        self._lanes = asyncio.Semaphore(config.concurrency)
+        self._taken_back: dict[str, set[str]] = {}
+        self.wants_earlier = any(
+            route.options.on_resolve.startswith("cancel") for route in (*self._routes.values(), self._otherwise)
+        )
+
+    def __repr__(self) -> str:
+        return f"Novu({self._name!r})"
+
+    def take(self, pending: int) -> int:
+        limit = self._api.trigger_limit
+        if limit is not None and (pending < MAX_BULK or limit < MAX_BULK):
+            return min(pending, 1)  # a bulk of any length costs as much of the limit as 100 single triggers
+        return min(pending, MAX_BULK)
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        results: dict[str, Result] = {}
+        pending: list[_Pending] = []
+        taking_back: dict[str, Awaitable[Result]] = {}
+        # One id twice at the same time would be delivered twice.
+        for id_, message in {message.id: message for message in messages}.items():
+            route = self._routes.get(message.alert, self._otherwise)
+            if message.kind is Kind.RESOLVED and route.options.on_resolve == "nothing":
+                results[id_] = Delivered("nothing is sent on resolve")
+            elif message.kind is Kind.RESOLVED and route.options.on_resolve != "trigger":
+                taking_back[id_] = self._in_lane(self._take_back(message, route.options))
+            else:
+                draft = route.draft(message)
+                if isinstance(draft, Rejected):
+                    results[id_] = draft
+                else:
+                    pending.append(_Pending(message, draft))
+        triggered, taken_back = await asyncio.gather(self._trigger(pending), asyncio.gather(*taking_back.values()))
+        results |= triggered
+        results |= zip(taking_back, taken_back, strict=True)
+        return [results[message.id] for message in messages]
+
+    async def close(self) -> None:
+        await self._api.close()
+
+    async def verify(self) -> list[str]:
+        """Problems found by asking Novu whether the key is good and the workflows are there, as sentences."""
+        answer = await self._api.cancel("tocsin-check")
+        if not isinstance(answer, Answer):
+            return [f"Novu does not answer: {answer.detail}"]
+        if not answer.ok:
+            return [f"Novu does not take the api_key or the url: {self._api.said(answer)}"]
+        names = {
+            name
+            for route in (*self._routes.values(), self._otherwise)
+            for name in (route.options.workflow, route.options.resolved_workflow)
+            if name is not None
+        }
+        found = [await self._problem(name) for name in sorted(names)]
+        return [problem for problem in found if problem is not None]
+
+    async def _problem(self, workflow: str) -> str | None:
+        answer = await self._api.workflow(workflow)
+        if not isinstance(answer, Answer):
+            return f"Novu does not answer about the workflow {workflow!r}: {answer.detail}"
+        return self._api.workflow_problem(workflow, answer)
+
+    async def _trigger(self, pending: Sequence[_Pending]) -> dict[str, Result]:
+        results: dict[str, Result] = {}
+        for group in _groups(pending):
+            results |= await (self._single(group[0]) if len(group) == 1 else self._bulk(group))
+        return results
+
+    async def _single(self, one: _Pending) -> dict[str, Result]:
+        answer = await self._api.trigger(one.draft.event, one.message.id, one.message.attempts)
+        if not isinstance(answer, Answer):
+            return {one.message.id: answer}
+        return {one.message.id: self._verdict(answer.entries()[0]) if answer.ok else self._api.failure(answer)}
+
+    async def _bulk(self, group: Sequence[_Pending]) -> dict[str, Result]:
+        ids = [one.message.id for one in group]
+        events = [one.draft.event for one in group]
+        key = hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
+        answer = await self._api.trigger_bulk(events, key, max(one.message.attempts for one in group))
+        if not isinstance(answer, Answer):
+            return dict.fromkeys(ids, answer)
+        if answer.ok:
+            entries = answer.entries()
+            if len(entries) != len(ids):
+                entries = [(PROCESSED, "")] * len(ids)  # accepted, though the answer does not say so readably
+            return {id_: self._verdict(entry) for id_, entry in zip(ids, entries, strict=True)}
+        result = self._api.failure(answer)
+        if not isinstance(result, Rejected):
+            return dict.fromkeys(ids, result)
+        # None of them was taken. One by one, so that what spoils the bulk is rejected alone.
+        alone = await asyncio.gather(*(self._in_lane(self._single(one)) for one in group))
+        return {id_: result for results in alone for id_, result in results.items()}
+
+    def _verdict(self, entry: Entry) -> Result:
+        status, errors = entry
+        if status == PROCESSED:
+            return Delivered()
+        said = "; ".join(part for part in (f"{status}: {errors}" if errors else status, _REMEDIES.get(status)) if part)
+        return Rejected(Reason.NOT_PROCESSED, self._api.redact(said))
+
+    async def _take_back(self, message: Message, options: Options) -> Result:
+        """Cancel what the episode has sent and still waits, and delete what was delivered if that is wanted.
+
+        Novu's `false` means too late or too early alike, so it is asked again while the message is younger than
+        `cancel_within`.
+        """
+        done = self._taken_back.setdefault(message.id, set())
+        for id_ in message.earlier:
+            if id_ in done:
+                continue
+            outcome = await self._take_back_one(id_, delete=options.on_resolve == "cancel_and_delete")
+            if not isinstance(outcome, bool):
+                self._remember()
+                return outcome
+            if outcome:
+                done.add(id_)
+        left = options.cancel_within - message.age
+        if len(done) < len(message.earlier) and left > 0:
+            self._remember()
+            # Each wait is as long as all before it: soon at first, then seldom.
+            pause = max(_SHORTEST_PAUSE, min(message.age, left, _LONGEST_PAUSE))
+            return Retry(Reason.TOO_EARLY, "Novu has nothing to cancel yet, or any more", pause, free=True)
+        del self._taken_back[message.id]
+        return Delivered(f"took back {len(done)} of {len(message.earlier)}")
+
+    async def _take_back_one(self, id_: str, *, delete: bool) -> bool | Result:
+        answer = await self._api.cancel(id_)
+        if not isinstance(answer, Answer):
+            return answer
+        if not answer.ok:
+            return self._api.failure(answer)
+        cancelled = answer.content is True
+        if not delete:
+            return cancelled
+        answer = await self._api.delete_in_app(id_)
+        if not isinstance(answer, Answer):
+            return answer
+        if answer.ok:
+            return True
+        return cancelled if answer.status == 404 else self._api.failure(answer)
+
+    def _remember(self) -> None:
+        while len(self._taken_back) > _REMEMBERED:
+            del self._taken_back[next(iter(self._taken_back))]
+
+    async def _in_lane(self, work: Awaitable[T]) -> T:
+        async with self._lanes:
+            return await work
+
+
+def _groups(pending: Sequence[_Pending]) -> Iterator[list[_Pending]]:
+    """Bulks of at most 100 events and `MAX_BULK_BYTES`, in the order of ids, so that the same set makes the same
+    bytes."""
+    group: list[_Pending] = []
+    size = 0
+    for one in sorted(pending, key=lambda one: one.message.id):
+        if group and (len(group) == MAX_BULK or size + one.draft.size > MAX_BULK_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(one)
+        size += one.draft.size
+    if group:
+        yield group
