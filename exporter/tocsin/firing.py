@@ -161,7 +161,7 @@ class FiringSet:
         return len(self._entries) - self._pending - self._absent
 
     def firings(self) -> Iterator[Firing]:
-        """Everything in the set, in order of appearance."""
+        """Everything in the set, what is `absent` too, in order of appearance."""
         for key, entry in self._entries.items():
             yield self._firing(key, entry)
 

@@ -8,7 +8,7 @@ that comes as the state at its as-of, compare it with the firing set, go on.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -136,9 +136,10 @@ class Watch:
         if self.gauges is not None:
             self.gauges.withdrawn = self.stale
 
-    def firings(self) -> Sequence[Firing]:
-        """The firing set now."""
-        return list(self._firing.firings()) if self._firing else []
+    def firings(self) -> Iterator[Firing]:
+        """What is pending, firing or kept firing now; to be read at once."""
+        everything = self._firing.firings() if self._firing else iter(())
+        return (firing for firing in everything if firing.phase is not Phase.ABSENT)
 
     @property
     def columns(self) -> Columns:

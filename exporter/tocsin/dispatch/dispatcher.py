@@ -74,6 +74,8 @@ class Dispatcher:
         self.name = name
         self.message = ""
         self.last_delivery: float | None = None
+        self.delivered = 0
+        self.failed = 0
         self._channel = channel
         self._policy = policy
         self._ledger = ledger
@@ -309,21 +311,22 @@ class Dispatcher:
 
     def _settlement(self, notification: Notification, result: Result) -> Settlement:
         now = self._clock()
+        if not isinstance(result, Delivered):
+            self.failed += 1
+            self._metrics.failed(result.reason)
         settle = Settlement(seq=notification.seq, status=Status.PENDING, attempts=notification.attempts + 1, at=now)
         match result:
             case Delivered(note):
                 self.last_delivery = now
+                self.delivered += 1
                 self._metrics.delivered.inc()
                 self._metrics.delivery_seconds.observe(max(0.0, now - notification.transition.at / 1000))
                 return replace(settle, status=Status.DELIVERED, detail=note)
             case Paused(reason, detail):
-                self._metrics.failed(reason)
                 return replace(settle, attempts=notification.attempts, reason=reason, detail=detail)
             case Rejected(reason, detail):
-                self._metrics.failed(reason)
                 return self._park(notification, settle, reason, detail)
             case Retry(reason, detail, after, free):
-                self._metrics.failed(reason)
                 attempts = notification.attempts + (0 if free else 1)
                 why = f"{reason}: {detail}"
                 if self._policy.max_attempts is not None and attempts >= self._policy.max_attempts:

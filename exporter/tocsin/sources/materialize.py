@@ -66,10 +66,11 @@ class Materialize:
                     return _relation_columns(await wire.describe(_subscribe(subject)))
 
     async def sample(self, subject: Subject) -> Row | None:
-        select = sql.SQL("SELECT * FROM {}").format(_what(subject))
         async with connect(self._config) as wire:
             with translated(self._config.display):
-                return await wire.sample(select, limit=self._config.snapshot_timeout)
+                async with asyncio.timeout(self._config.snapshot_timeout):
+                    rows = await wire.query(sql.SQL("SELECT * FROM {} LIMIT 1").format(_what(subject)))
+        return rows[0] if rows else None
 
     async def _identity(self, wire: Wire, subject: Subject) -> str | None:
         """The id of the object that the relation's name stands for now; None where it cannot be told (a query, no such

@@ -47,9 +47,12 @@ class Postgres:
             return await self._described(wire, subject)
 
     async def sample(self, subject: Subject) -> Row | None:
+        limited = sql.SQL("SELECT * FROM ({}) AS sample LIMIT 1").format(_select(subject))
         async with connect(self._config) as wire:
             with translated(self._config.display):
-                return await wire.sample(_select(subject), limit=self._config.snapshot_timeout)
+                async with asyncio.timeout(self._config.snapshot_timeout):
+                    rows = await wire.query(limited)
+        return rows[0] if rows else None
 
     async def _described(self, wire: Wire, subject: Subject) -> Columns:
         with translated(self._config.display):

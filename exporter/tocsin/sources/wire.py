@@ -31,7 +31,7 @@ class Wire:
         self._readable = asyncio.Event()
 
     async def query(self, statement: sql.Composable) -> list[Row]:
-        """Run a statement and give its rows as text."""
+        """Run a statement and give its rows as text. For few rows: all of them are held."""
         self._pgconn.send_query(statement.as_bytes(self._connection))
         rows: list[Row] = []
         for result in await self._results():
@@ -90,15 +90,6 @@ class Wire:
         if chunk:
             yield chunk
         await self._results()
-
-    async def sample(self, statement: sql.Composable, *, limit: float) -> Row | None:
-        """One row that a statement gives, or None."""
-        limited = sql.SQL("COPY (SELECT * FROM ({}) AS sample LIMIT 1) TO STDOUT").format(statement)
-        rows: list[Row] = []
-        async with asyncio.timeout(limit):
-            async for chunk in self.copy(limited, limit=limit):
-                rows.extend(fields(chunk))
-        return rows[0] if rows else None
 
     def notified(self) -> bool:
         """Whether a NOTIFY has arrived since the last call."""

@@ -1,0 +1,125 @@
+"""The composition root: builds every object, knows the configuration, starts and stops in order."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+
+import structlog
+from aiohttp import web
+
+from tocsin.app.overview import RunningOverview
+from tocsin.app.runtime import Runtime
+from tocsin.config import Config
+from tocsin.errors import ConfigError, LedgerError, TocsinError
+from tocsin.exposition import Metrics
+from tocsin.web import build
+
+log = structlog.get_logger(__name__)
+
+
+class ListenError(TocsinError):
+    """The address to listen on cannot be had."""
+
+
+class StallError(TocsinError):
+    """A source stalled and its configuration asks to end the process then."""
+
+
+async def run(
+    config: Config, read: Callable[[], Config], *, started: Callable[[str], Awaitable[None]] | None = None
+) -> None:
+    """Run until SIGTERM or SIGINT. `read` gives the configuration anew for a reload; `started` is told the address.
+
+    Raises LedgerError, ListenError, StallError; anything else is a defect.
+    """
+    try:
+        async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
+            metrics = Metrics(version("tocsin"))
+            runtime = Runtime(tasks, metrics)
+            reloading = _Reloading(runtime, metrics, read)
+            _on_signals(tasks, runtime.ending, reloading)
+            runner = web.AppRunner(
+                build(
+                    RunningOverview(runtime, reloading), runtime.page, admin=config.web.admin, version=version("tocsin")
+                ),
+                access_log=None,
+                handle_signals=False,
+                shutdown_timeout=2.0,
+            )
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            address = await _listen(runner, config)
+            house = tasks.create_task(runtime.keep_house(), name="housekeeping")
+            await runtime.apply(config)
+            metrics.reloaded(successful=True, at=time.time())
+            log.info("running", listen=address, alerts=len(config.alerts), channels=len(config.channels))
+            if started is not None:
+                await started(address)
+            await runtime.ending.wait()
+            log.info("stopping")
+            house.cancel()
+            await runtime.stop()
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+    if runtime.stall:
+        raise StallError(runtime.stall)
+
+
+class _Reloading:
+    """Reads and applies the configuration, one at a time; a bad one changes nothing."""
+
+    def __init__(self, runtime: Runtime, metrics: Metrics, read: Callable[[], Config]) -> None:
+        self._runtime = runtime
+        self._metrics = metrics
+        self._read = read
+        self._lock = asyncio.Lock()
+
+    async def __call__(self) -> Sequence[str]:
+        async with self._lock:
+            try:
+                config = await asyncio.to_thread(self._read)
+                await self._runtime.apply(config)
+            except (ConfigError, LedgerError) as error:
+                self._metrics.reloaded(successful=False, at=time.time())
+                problems = [str(one) for one in error.problems] if isinstance(error, ConfigError) else [str(error)]
+                for problem in problems:
+                    log.error("configuration refused; the last good one stays", problem=problem)
+                return problems
+            self._metrics.reloaded(successful=True, at=time.time())
+            log.info("configuration applied", alerts=len(config.alerts), channels=len(config.channels))
+            return []
+
+
+def _on_signals(
+    tasks: asyncio.TaskGroup, ending: asyncio.Event, reload: Callable[[], Awaitable[Sequence[str]]]
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def reload_once() -> None:
+        await reload()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(reload_once(), name="reload"))
+
+
+async def _listen(runner: web.AppRunner, config: Config) -> str:
+    host, port = config.web.host or None, config.web.port
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ListenError(f"cannot listen on {config.web.listen}: {why.lower()}; choose another web.listen") from None
+    bound = runner.addresses[0]
+    return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one thing to tell. Several at once are defects: told whole."""
+    single: BaseException = group
+    while isinstance(single, BaseExceptionGroup) and len(single.exceptions) == 1:
+        single = single.exceptions[0]
+    return single

@@ -1,0 +1,191 @@
+"""The running process as the web server sees it."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from itertools import islice
+
+from tocsin.app.runtime import Runtime
+from tocsin.app.watch import State
+from tocsin.config import Alert
+from tocsin.errors import LedgerError, LedgerReason
+from tocsin.firing import Firing
+from tocsin.ledger import Backlog, Filter, Ledger, Record, Status
+from tocsin.model import Columns, Row, Transition
+from tocsin.values import jsonable, number, reader
+from tocsin.web import AlertStatus, ChannelStatus, FiringRow, NotificationRecord, TransitionRecord
+
+
+class RunningOverview:
+    """See `tocsin.web.Overview`."""
+
+    def __init__(self, runtime: Runtime, reload: Callable[[], Awaitable[Sequence[str]]]) -> None:
+        self._runtime = runtime
+        self._reload = reload
+
+    def ready(self) -> Sequence[str]:
+        watches = self._runtime.watches
+        reasons = [
+            f"alert {name}: {watch.message or 'no complete snapshot yet'}"
+            for name, watch in watches.items()
+            if watch.state is not State.UP
+        ]
+        if self._runtime.ledger_fault:
+            reasons.append(f"ledger: {self._runtime.ledger_fault}")
+        return reasons or ([] if self._runtime.config is not None else ["starting"])
+
+    def alerts(self) -> Sequence[AlertStatus]:
+        shown = []
+        for name, watch in self._runtime.watches.items():
+            measured = watch.measure()
+            shown.append(
+                AlertStatus(
+                    name=name,
+                    source=watch.alert.source,
+                    state=watch.state.value,
+                    message=watch.message,
+                    firing=measured.firing,
+                    pending=measured.pending,
+                    frontier=watch.frontier,
+                    last_progress=watch.last_progress,
+                    gaps=watch.gaps,
+                    series=watch.gauges.series if watch.gauges else 0,
+                    dropped=watch.gauges.dropped if watch.gauges else 0,
+                )
+            )
+        return shown
+
+    def channels(self) -> Sequence[ChannelStatus]:
+        config = self._runtime.config
+        shown = []
+        for name, dispatcher in self._runtime.dispatchers.items():
+            backlog = self._runtime.backlog.get(name, Backlog())
+            shown.append(
+                ChannelStatus(
+                    name=name,
+                    type=config.channels[name].kind if config else "",
+                    state=dispatcher.condition.value,
+                    message=dispatcher.message,
+                    pending=backlog.pending,
+                    oldest_pending=backlog.oldest,
+                    delivered=dispatcher.delivered,
+                    failed=dispatcher.failed,
+                    dead=backlog.dead,
+                    last_delivery=dispatcher.last_delivery,
+                )
+            )
+        return shown
+
+    def firing(self, alert: str, limit: int) -> Iterable[FiringRow]:
+        watch = self._runtime.watches[alert]
+        shown = _Shown(watch.alert, watch.columns)
+        return [shown.firing(firing) for firing in islice(watch.firings(), limit)]
+
+    async def notifications(
+        self, *, status: Status | None, channel: str | None, alert: str | None, limit: int, before: int | None
+    ) -> Sequence[NotificationRecord]:
+        if self._runtime.ledger is None:
+            return []
+        wanted = Filter(status=status, channel=channel, alert=alert, limit=limit, before=before)
+        return [self._record(record) for record in await self._runtime.ledger.find(wanted)]
+
+    async def notification(self, id_: str) -> NotificationRecord | None:
+        if self._runtime.ledger is None:
+            return None
+        records = await self._runtime.ledger.find(Filter(id=id_, limit=1))
+        return self._record(records[0]) if records else None
+
+    async def retry(self, ids: Sequence[str]) -> int:
+        count = await self._ledger().retry(ids)
+        self._runtime.rescan()
+        return count
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        count = await self._ledger().drop(ids)
+        self._runtime.rescan()
+        return count
+
+    async def transitions(self) -> AsyncGenerator[TransitionRecord, None]:
+        async for transition in self._runtime.feed.follow():
+            yield self._transition(transition)
+
+    async def reload(self) -> Sequence[str]:
+        return await self._reload()
+
+    def _ledger(self) -> Ledger:
+        if self._runtime.ledger is None:
+            raise LedgerError("there is no ledger: no alert notifies a channel", LedgerReason.UNREADABLE)
+        return self._runtime.ledger
+
+    def _transition(self, transition: Transition) -> TransitionRecord:
+        shown = _Shown(self._alert(transition.alert), transition.columns)
+        row, previous = transition.row, transition.previous
+        return TransitionRecord(
+            alert=transition.alert,
+            fingerprint=transition.fingerprint,
+            kind=transition.kind.value,
+            started_at=transition.started_at,
+            at=transition.at,
+            labels=shown.labels(row),
+            value=shown.value(row),
+            row=shown.row(row),
+            previous=None if previous is None else shown.row(previous),
+        )
+
+    def _record(self, record: Record) -> NotificationRecord:
+        shown = _Shown(self._alert(record.alert), record.columns)
+        return NotificationRecord(
+            seq=record.seq,
+            id=record.id,
+            alert=record.alert,
+            channel=record.channel,
+            kind=record.kind,
+            status=record.status,
+            fingerprint=record.fingerprint,
+            started_at=record.started_at,
+            at=record.at,
+            attempts=record.attempts,
+            created_at=record.created_at,
+            not_before=record.not_before,
+            settled_at=record.settled_at,
+            reason=record.reason,
+            detail=record.detail,
+            labels=shown.labels(record.row),
+            row=shown.row(record.row),
+            previous=None if record.previous is None else shown.row(record.previous),
+        )
+
+    def _alert(self, name: str) -> Alert | None:
+        config = self._runtime.config
+        return config.alerts.get(name) if config else None
+
+
+class _Shown:
+    """Rows of an alert as people see them. An alert no longer configured shows its columns and no labels."""
+
+    def __init__(self, alert: Alert | None, columns: Columns) -> None:
+        self._read = reader(columns)
+        index = {column.name: place for place, column in enumerate(columns)}
+        self._static = dict(alert.static_labels) if alert else {}
+        labels = alert.labels.items() if alert else ()
+        self._labels = [(label, index[column]) for label, column in labels if column in index]
+        self._value = index.get(alert.value) if alert and alert.value else None
+        self._name = alert.name if alert else ""
+
+    def labels(self, row: Row) -> dict[str, str]:
+        return self._static | {label: text for label, place in self._labels if (text := row[place]) is not None}
+
+    def value(self, row: Row) -> float | None:
+        return None if self._value is None else number(row[self._value])
+
+    def row(self, row: Row) -> dict[str, object]:
+        return {name: jsonable(value) for name, value in self._read(row).items()}
+
+    def firing(self, firing: Firing) -> FiringRow:
+        return FiringRow(
+            alert=self._name,
+            fingerprint=firing.fingerprint,
+            phase=firing.phase.value,  # type: ignore[arg-type]  # `absent` ones are not listed
+            started_at=firing.started_at,
+            labels=self.labels(firing.row),
+            value=self.value(firing.row),
+            row=self.row(firing.row),
+        )

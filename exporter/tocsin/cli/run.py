@@ -1,0 +1,57 @@
+"""`tocsin run`."""
+
+import asyncio
+import dataclasses
+import sys
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+
+from tocsin import app
+from tocsin.app.logs import configure
+from tocsin.cli import Exit
+from tocsin.cli.configuration import configuration, warn
+from tocsin.config import Config
+from tocsin.errors import ConfigError, Problem
+
+
+def command(chosen: Namespace) -> Exit:
+    config = configuration(chosen)
+    warn(config)
+    try:
+        configure(config.log)
+    except OSError as error:
+        raise ConfigError(
+            [Problem(path="log.output", message=f"cannot write {config.log.output}: {error.strerror}")]
+        ) from None
+    try:
+        if chosen.dry_run or config.dry_run:
+            with tempfile.TemporaryDirectory(prefix="tocsin-") as directory:
+                asyncio.run(app.run(_dry(config, directory), lambda: _dry(configuration(chosen), directory)))
+        else:
+            asyncio.run(app.run(config, lambda: configuration(chosen)))
+    except app.ListenError as error:
+        print(f"tocsin: {error}", file=sys.stderr)
+        return Exit.LISTEN
+    except app.StallError as error:
+        print(f"tocsin: {error}", file=sys.stderr)
+        return Exit.STALL
+    return Exit.OK
+
+
+def _dry(config: Config, directory: str) -> Config:
+    """The same alerts with every channel printing, and a ledger that goes with the process: nothing is sent, nothing
+    kept."""
+    from tocsin.channels import console
+
+    channels = {
+        name: dataclasses.replace(
+            channel,
+            kind="console",
+            settings=console.Config(type="console"),
+            routes={alert: console.Options(on=options.on) for alert, options in channel.routes.items()},
+        )
+        for name, channel in config.channels.items()
+    }
+    ledger = config.ledger.revised({"path": str(Path(directory) / "dry-run.db")})
+    return dataclasses.replace(config, channels=channels, ledger=ledger, dry_run=True)
