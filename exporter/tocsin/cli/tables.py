@@ -9,7 +9,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
     if not rows:
         print(empty)
         return
-    texts = [[_printable(str(cell)) for cell in row] for row in rows]
+    texts = [[printable(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in [list(headings), *texts]:
             print("\t".join(row))
@@ -27,6 +27,6 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
     Console().print(shown)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters as escapes: a value in a row must not steer the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

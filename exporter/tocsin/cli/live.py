@@ -1,0 +1,98 @@
+"""`tocsin alerts` and `tocsin tail`: what the running process knows, asked over HTTP."""
+
+import json
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from tocsin.cli import Exit
+from tocsin.cli.configuration import configuration
+from tocsin.cli.tables import printable, table
+from tocsin.errors import TocsinError
+
+_COLOURS = {"fired": 31, "updated": 33, "repeated": 33, "resolved": 32}
+
+
+def command(chosen: Namespace) -> Exit:
+    url = (chosen.url or _listening(chosen)).rstrip("/")
+    return _alerts(url, chosen) if chosen.command == "alerts" else _tail(url, chosen)
+
+
+def _alerts(url: str, chosen: Namespace) -> Exit:
+    query = {"limit": "1000", **({"alert": chosen.alert} if chosen.alert else {})}
+    with _opened(f"{url}/api/v1/firing?{urllib.parse.urlencode(query)}") as answer:
+        found = json.load(answer)
+    if chosen.json:
+        for row in found["firing"]:
+            print(json.dumps(row))
+        return Exit.OK
+    rows = [
+        (row["alert"], row["phase"], _labels(row["labels"]), _value(row["value"]), row["started_at"])
+        for row in found["firing"]
+    ]
+    table(("alert", "phase", "labels", "value", "since"), rows, empty="nothing fires")
+    if found["truncated"]:
+        print(f"only the first 1000 rows are shown of: {', '.join(found['truncated'])}", file=sys.stderr)
+    return Exit.OK
+
+
+def _tail(url: str, chosen: Namespace) -> Exit:
+    for transition in _events(f"{url}/api/v1/transitions"):
+        if chosen.alert and transition["alert"] != chosen.alert:
+            continue
+        print(json.dumps(transition) if chosen.json else _line(transition), flush=True)
+    print("the stream ended", file=sys.stderr)
+    return Exit.FAILED
+
+
+def _events(url: str) -> Iterator[dict[str, Any]]:
+    with _opened(url) as stream:
+        for line in stream:
+            if line.startswith(b"data: "):
+                yield json.loads(line.removeprefix(b"data: "))
+
+
+def _line(transition: dict[str, Any]) -> str:
+    kind = f"{transition['kind']:<8}"
+    if sys.stdout.isatty():
+        kind = f"\x1b[{_COLOURS[transition['kind']]}m{kind}\x1b[0m"
+    value = _value(transition["value"])
+    parts = [transition["at"], kind, transition["alert"], _labels(transition["labels"]), value and f"= {value}"]
+    return "  ".join(part for part in (*parts[:2], *map(printable, parts[2:])) if part)
+
+
+def _labels(labels: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in labels.items())
+
+
+def _value(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _listening(chosen: Namespace) -> str:
+    listen = configuration(chosen).web
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{listen.port}"
+
+
+def _opened(url: str) -> Any:
+    if not url.startswith(("http://", "https://")):
+        raise TocsinError(f"{url}: not an address; write for example http://127.0.0.1:8627")
+    try:
+        return urllib.request.urlopen(url)  # noqa: S310 - checked above
+    except urllib.error.HTTPError as error:
+        raise TocsinError(_reason(error)) from None
+    except OSError as error:
+        why = getattr(error, "reason", error)
+        raise TocsinError(f"{url}: {why}; does `tocsin run` run there? --url names another place") from None
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{error.url}: {error.code} {error.reason}"
