@@ -1,0 +1,223 @@
+"""Events into Kafka, or whatever speaks its protocol. Imported only when used: needs the extra `kafka`.
+
+The producer is idempotent: a repeat after a lost acknowledgement is stored once and the order of a key holds, so that a
+spike of ten is ten. Events wait in memory while the broker is away, without a time limit; when the memory set aside for
+them is full, `send` waits.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tocsin_producer.errors import EventRefusedError, SinkError
+from tocsin_producer.metrics import Metrics
+
+try:
+    from confluent_kafka import KafkaError, KafkaException, Producer
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.cimpl import NewTopic
+except ImportError:
+    raise SinkError(
+        "the kafka sink needs confluent-kafka; install it with: pip install 'tocsin-producer[kafka]'"
+    ) from None
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+
+REMIND_EVERY = 30.0
+"""Seconds between two lines about the same broker being away."""
+
+_STEP = 0.2  # seconds; how long a call into the library may keep a stop waiting
+_METADATA_TIMEOUT = 2.0
+
+_log = logging.getLogger(__name__)
+
+# The library marks the codes that come from itself, not from a broker, with an underscore; they are public.
+_INVALID_ARG = KafkaError._INVALID_ARG  # noqa: SLF001
+_PURGED = KafkaError._PURGE_QUEUE  # noqa: SLF001
+_ALL_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
+_FINAL = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, _INVALID_ARG})
+
+
+class KafkaSink:
+    """See `tocsin_producer.sinks.Sink`.
+
+    Args:
+        brokers: `host:port`, several with commas.
+        metrics: counts deliveries and failures as the broker reports them.
+        monotonic: seconds on a clock that never goes back.
+        stopped: whether the run is to end; a `send` or `prepare` that waits for the broker then gives up.
+        config: further settings of librdkafka, such as `security.protocol`; they win over the sink's own.
+        close_timeout: how many seconds `close` waits for acknowledgements.
+
+    Raises:
+        SinkError: confluent-kafka is not installed, or does not accept the settings.
+    """
+
+    def __init__(
+        self,
+        brokers: str,
+        *,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+        stopped: Callable[[], bool] = lambda: False,
+        config: Mapping[str, str] | None = None,
+        close_timeout: float = 10.0,
+    ) -> None:
+        self._brokers = brokers
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._stopped = stopped
+        self._close_timeout = close_timeout
+        self._connection: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": brokers,
+            "client.id": "tocsin-producer",
+            # The library's own log repeats what the callbacks report, in words for its developers.
+            "log_level": 2,
+            **(config or {}),
+        }
+        self._away_since: float | None = None
+        self._reminded = float("-inf")
+        self._reason = ""
+        self._failures: Counter[str] = Counter()
+        self._fatal: str | None = None
+        settings = {
+            "enable.idempotence": True,
+            "message.timeout.ms": 0,  # none: the broker may be away for any time
+            "linger.ms": 5,
+            **self._connection,
+            "error_cb": self._on_error,
+        }
+        try:
+            self._producer = Producer(settings)
+        except (KafkaException, ValueError, TypeError) as error:
+            raise SinkError(f"Kafka settings are not accepted: {_reason(error)}") from None
+
+    def prepare(self, topics: Sequence[str], *, partitions: int = 1, timeout: float = 5.0) -> None:
+        """Wait until the broker answers, and create the topics that are missing. Materialize refuses a source on a
+        topic that does not exist, and not every broker makes one on first use.
+
+        A broker that does not let us create topics within `timeout` seconds is warned about and no more: it may make
+        them on first use.
+        """
+        admin = AdminClient(self._connection)
+        present = self._present(admin)
+        missing = [topic for topic in topics if present is not None and topic not in present]
+        if not missing:
+            return
+        new = [NewTopic(topic, num_partitions=partitions, replication_factor=-1) for topic in missing]
+        for topic, future in admin.create_topics(new, request_timeout=timeout).items():
+            try:
+                future.result(timeout=2 * timeout)
+            except KafkaException as error:
+                if _code(error) != KafkaError.TOPIC_ALREADY_EXISTS:
+                    _log.warning("cannot create the topic %s: %s; going on without", topic, _reason(error))
+            except TimeoutError:
+                _log.warning("cannot create the topic %s: no answer; going on without", topic)
+
+    def _present(self, admin: AdminClient) -> set[str] | None:
+        """The topics there are, as soon as the broker answers; None if the run is stopped before."""
+        while not self._stopped():
+            try:
+                topics = set(admin.list_topics(timeout=_METADATA_TIMEOUT).topics)
+            except KafkaException as error:
+                self._producer.poll(0)  # the error callback knows the reason better than "timed out" does
+                self._away(self._reason or _reason(error))
+            else:
+                self._back()
+                return topics
+        return None
+
+    def send(self, topic: str, key: bytes, value: bytes | None) -> None:
+        while True:
+            self._check()
+            try:
+                self._producer.produce(topic, key=key, value=value, on_delivery=self._on_delivery)
+            except BufferError:
+                if self._stopped():
+                    raise EventRefusedError("no room, and the run is ending") from None
+                self._producer.poll(_STEP)
+            except KafkaException as error:
+                if _code(error) in _FINAL:
+                    raise EventRefusedError(_reason(error)) from None
+                raise SinkError(f"Kafka at {self._brokers}: {_reason(error)}") from None
+            else:
+                self._producer.poll(0)
+                return
+
+    def flush(self) -> None:
+        self._producer.poll(0)
+        self._check()
+
+    def close(self) -> None:
+        deadline = self._monotonic() + self._close_timeout
+        while len(self._producer) and (left := deadline - self._monotonic()) > 0:
+            self._producer.flush(min(left, _STEP))
+        if lost := len(self._producer):
+            self._producer.purge()
+            self._producer.flush(_STEP)
+            raise SinkError(
+                f"{lost} events were not delivered: Kafka at {self._brokers} did not take them within "
+                f"{self._close_timeout:g} s ({self._reason or 'no answer'})"
+            )
+        self._check()
+
+    def _check(self) -> None:
+        if self._fatal is not None:
+            raise SinkError(f"Kafka at {self._brokers}: {self._fatal}")
+
+    def _on_delivery(self, error: "KafkaError | None", message: "Message") -> None:
+        topic = message.topic() or ""
+        if error is None:
+            self._metrics.delivered[topic] += 1
+            self._back()
+            return
+        self._metrics.errors[topic] += 1
+        text = error.str()
+        self._failures[text] += 1
+        # Powers of ten: the first is told at once, a flood in few lines.
+        count = self._failures[text]
+        if str(count).strip("0") == "1" and error.code() != _PURGED:
+            _log.warning("an event for %s was not delivered (the %d. time): %s", topic, count, text)
+
+    def _on_error(self, error: "KafkaError") -> None:
+        if error.fatal():
+            self._fatal = error.str()
+        elif error.code() == _ALL_DOWN:
+            self._away(self._reason or "no answer")
+        else:
+            # Comes before "all brokers down" and says why: refused, no such host, login failed.
+            self._reason = error.str().partition(" (after ")[0]
+
+    def _away(self, reason: str) -> None:
+        now = self._monotonic()
+        self._reason = reason
+        self._away_since = now if self._away_since is None else self._away_since
+        if now - self._reminded < REMIND_EVERY:
+            return
+        self._reminded = now
+        waiting = len(self._producer)
+        _log.warning(
+            "Kafka at %s cannot be reached (%s); trying on, %d events wait%s",
+            self._brokers,
+            reason,
+            waiting,
+            "" if now == self._away_since else f", {now - self._away_since:.0f} s so far",
+        )
+
+    def _back(self) -> None:
+        if self._away_since is None:
+            return
+        _log.info("Kafka at %s is back after %.0f s", self._brokers, self._monotonic() - self._away_since)
+        self._away_since = None
+        self._reminded = float("-inf")
+
+
+def _code(error: KafkaException) -> int:
+    return int(error.args[0].code())
+
+
+def _reason(error: Exception) -> str:
+    cause = error.args[0] if error.args else error
+    return cause.str() if isinstance(cause, KafkaError) else str(cause)
