@@ -1,6 +1,7 @@
 """A channel that sends each notification as one HTTP request with a JSON body."""
 
 import asyncio
+import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,6 +18,8 @@ from tocsin.templates import Structure, TemplateError
 
 MAX_ANSWER = 16384
 """Bytes of an answer that are read."""
+
+_LARGE = 65536
 
 
 class Options(ChannelOptions):
@@ -126,8 +129,10 @@ class Webhook:
             return Rejected(Reason.TEMPLATE, self._redact(str(error)))
         headers = {**self._headers, "Content-Type": "application/json", "Idempotency-Key": message.id}
         try:
+            # aiohttp sends bytes in one piece, which holds the loop when they are many; a file it sends in parts.
+            data = body if len(body) < _LARGE else io.BytesIO(body)
             async with self._connected().request(
-                self._config.method, self._url, data=body, headers=headers, allow_redirects=False
+                self._config.method, self._url, data=data, headers=headers, allow_redirects=False
             ) as response:
                 if 200 <= response.status < 300:
                     return Delivered()
