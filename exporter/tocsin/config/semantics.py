@@ -9,7 +9,9 @@ from tocsin.config.document import Document, Path
 from tocsin.config.sections import AlertSettings
 from tocsin.config.validation import suggestion
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
+"""What names of sources, channels and alerts look like."""
+
 _METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN_PREFIXES = ("tocsin_", "process_", "python_")
@@ -19,7 +21,7 @@ _TAKEN_LABELS = ("le", "quantile")
 
 def check_name(name: str, path: Path, document: Document) -> None:
     """Names of sources, channels and alerts become metric labels, parts of URLs and arguments of commands."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         message = "a name is made of at most 100 letters, digits, _ and -, and does not begin with -"
         document.problems.append(document.problem(message, path))
 

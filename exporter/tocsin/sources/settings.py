@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from tocsin.settings import Duration, Secret, Settings
 
@@ -37,6 +37,9 @@ class Connection(Settings):
     """How to reach a server, and what to do when it falls silent. Either `dsn`, or `host` and `user` with what goes
     with them."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["host", "user"]}, {"required": ["dsn"]}, {"required": ["dsn_file"]}]}
+    )
     secrets: ClassVar[tuple[str, ...]] = ("password", "dsn")
 
     dsn: Secret | None = None

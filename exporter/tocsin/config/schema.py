@@ -1,0 +1,186 @@
+"""The JSON Schema of `tocsin.yaml`, for editors and for the tables in docs/settings.md.
+
+It is built from the models that read the file. What JSON Schema cannot say, such as that a channel exists, only
+`tocsin check` tells.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tocsin.config import kinds
+from tocsin.config.redaction import duration
+from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
+from tocsin.config.semantics import NAME
+from tocsin.settings import Settings
+
+Node = dict[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+REFERENCE: Node = {
+    "type": "string",
+    "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}",
+    "description": "A value from the environment.",
+}
+_DROPPED = ("title", "examples", "writeOnly", "gt", "ge", "lt", "le")
+_ALERT_FILES = {
+    "type": "array",
+    "items": {"type": "string", "minLength": 1},
+    "default": [],
+    "description": "Further files, each a mapping of alerts as under `alerts`. Patterns such as `alerts.d/*.yaml` are relative to "
+    "this file.",
+}
+
+
+def schema() -> Node:
+    """The schema of a whole file, with `${NAME}` allowed wherever a number, a choice or a duration is wanted."""
+    sources = {kind: source(kind) for kind in kinds.source_types()}
+    channels = {kind: channel(kind) for kind in kinds.channel_types()}
+    alert = section(AlertSettings)
+    alert["properties"]["notify"]["items"] = {
+        "anyOf": [{"type": "string", "minLength": 1}, *(_route(kind) for kind in channels)]
+    }
+    named: Node = {"type": ["object", "null"], "propertyNames": {"pattern": f"^{NAME}$"}}
+    root: Node = {
+        "$schema": DIALECT,
+        "title": "Tocsin configuration",
+        "type": "object",
+        "additionalProperties": False,
+        "patternProperties": {"^x-": {"description": "Left alone: a place for anchors."}},
+        "properties": {
+            "ledger": _or_empty(section(LedgerSettings)),
+            "web": _or_empty(section(WebSettings)),
+            "log": _or_empty(section(LogSettings)),
+            "sources": {
+                **named,
+                "description": "Where rows come from, by name.",
+                "additionalProperties": {"oneOf": [{"$ref": f"#/$defs/{kind}_source"} for kind in sources]},
+            },
+            "channels": {
+                **named,
+                "description": "Whom to notify and how, by name.",
+                "additionalProperties": {"oneOf": [{"$ref": f"#/$defs/{kind}_channel"} for kind in channels]},
+            },
+            "alerts": {
+                **named,
+                "description": "What to watch, by name.",
+                "additionalProperties": {"$ref": "#/$defs/alert"},
+            },
+            "alert_files": _ALERT_FILES,
+        },
+        "$defs": {
+            **{f"{kind}_source": node for kind, node in sources.items()},
+            **{f"{kind}_channel": node for kind, node in channels.items()},
+            "alert": alert,
+        },
+    }
+    return {**_with_references(root), "$defs": {**_with_references(root["$defs"]), "reference": REFERENCE}}
+
+
+def source(kind: str) -> Node:
+    """The schema of a source of this type."""
+    return _typed(kind, section(kinds.source_model(kind)))
+
+
+def channel(kind: str) -> Node:
+    """The schema of a channel of this type."""
+    return _typed(kind, section(kinds.channel_models(kind)[0]))
+
+
+def options(kind: str) -> Node:
+    """The schema of what an alert can say differently for a channel of this type."""
+    return section(kinds.channel_models(kind)[1])
+
+
+def section(model: type[Settings]) -> Node:
+    """A model's schema without references, every secret with its `*_file` alternative."""
+    raw = model.model_json_schema(by_alias=True)
+    definitions = raw.pop("$defs", {})
+    node: Node = _tidy(raw, definitions)
+    for secret in model.secrets:
+        file = f"{secret}_file"
+        if file not in node["properties"]:
+            continue
+        if secret in node.get("required", ()):
+            node["required"] = [name for name in node["required"] if name != secret]
+            choice: Node = {"oneOf": [{"required": [secret]}, {"required": [file]}]}
+        else:
+            choice = {"not": {"required": [secret, file]}}
+        node.setdefault("allOf", []).append(choice)
+    return node
+
+
+def is_duration(node: Mapping[str, Any]) -> bool:
+    """Whether a node is that of a duration."""
+    return node.get("format") == "duration"
+
+
+def _route(kind: str) -> Node:
+    node = options(kind)
+    name = {"channel": {"type": "string", "minLength": 1, "description": f"The name of a channel of type {kind}."}}
+    return {
+        **node,
+        "title": f"{kind} channel with options",
+        "properties": {**name, **node["properties"]},
+        "required": ["channel"],
+    }
+
+
+def _typed(kind: str, node: Node) -> Node:
+    properties = {"type": {"const": kind}, **{k: v for k, v in node["properties"].items() if k != "type"}}
+    required = ["type", *(name for name in node.get("required", ()) if name != "type")]
+    return {**node, "title": kind, "properties": properties, "required": required}
+
+
+def _or_empty(node: Node) -> Node:
+    return {**node, "type": [node["type"], "null"]}
+
+
+def _tidy(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """References put in place, descriptions on one line, durations as they are written, pydantic's titles gone."""
+    if isinstance(node, list):
+        return [_tidy(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        target = definitions[node["$ref"].rpartition("/")[2]]
+        return _tidy({**target, **{key: value for key, value in node.items() if key != "$ref"}}, definitions)
+    result: Node = {}
+    for key, value in node.items():
+        if key == "properties":
+            result[key] = {name: _tidy(inner, definitions) for name, inner in value.items()}
+        elif key == "description":
+            result[key] = " ".join(value.split())
+        elif key == "default":
+            result[key] = value
+        elif key not in _DROPPED:
+            result[key] = _tidy(value, definitions)
+    if "(\\d+ms)" in str(result.get("pattern")):
+        result["format"] = "duration"
+        if isinstance(result.get("default"), float | int):
+            result["default"] = duration(result["default"])
+    if result.get("default", ...) is None:
+        del result["default"]
+    return result
+
+
+def _with_references(node: Any) -> Any:
+    """The same schema, in which scalars other than text may be `${NAME}`, and a duration also the number 0."""
+    if isinstance(node, list):
+        return [_with_references(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    about = {key: node[key] for key in ("description", "default") if key in node}
+    rest = {key: value for key, value in node.items() if key not in about}
+    if is_duration(node):
+        del rest["format"]  # to JSON Schema that would be ISO 8601
+        return {"anyOf": [rest, {"const": 0}, {"$ref": "#/$defs/reference"}], **about}
+    if node.get("type") in ("integer", "number", "boolean") or ("enum" in node and "properties" not in node):
+        return {"anyOf": [rest, {"$ref": "#/$defs/reference"}], **about}
+    return {
+        key: {name: _with_references(inner) for name, inner in value.items()}
+        if key in ("properties", "$defs", "patternProperties")
+        else value
+        if key in ("default", "required", "enum")
+        else _with_references(value)
+        for key, value in node.items()
+    }
