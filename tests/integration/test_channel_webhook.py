@@ -177,11 +177,6 @@ def test_a_wrong_setting_is_refused_without_repeating_secrets(settings: dict[str
     assert "S3CR3T" not in str(caught.value)
 
 
-def test_a_bare_on_in_yaml_is_understood() -> None:
-    config = webhook.Config.model_validate({"type": "webhook", "url": "http://x/", True: ["fired"]})
-    assert config.on == ("fired",)
-
-
 def test_the_url_can_come_from_a_file(tmp_path: Any) -> None:
     path = tmp_path / "url"
     path.write_text("http://127.0.0.1/hook\n")

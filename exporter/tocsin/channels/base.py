@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from datetime import UTC
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -28,14 +28,6 @@ class ChannelOptions(Settings):
 
     on: Annotated[tuple[Kind, ...], Field(min_length=1)] = (Kind.FIRED, Kind.UPDATED, Kind.RESOLVED, Kind.REPEATED)
     """Which notifications are sent: `fired`, `updated`, `resolved`, `repeated`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _undo_yaml(cls, data: Any) -> Any:
-        # YAML 1.1 reads a bare `on` as true, keys included.
-        if isinstance(data, dict) and True in data and "on" not in data:
-            return {("on" if key is True else key): value for key, value in data.items()}
-        return data
 
 
 class ChannelConfig(Settings):
