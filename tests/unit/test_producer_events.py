@@ -1,0 +1,243 @@
+"""The schedule: a function of the plan and the start, and of nothing else."""
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tocsin_producer.errors import PlanError
+from tocsin_producer.events import CUSTOMER_EVENTS, ITEMS, WINNING_BIDS, Event, Kind, Schedule
+from tocsin_producer.plan import Flaw, Plan
+
+START = 1_800_000_000.25
+FIELDS = {"customer_id", "customer_name", "deployment_type", "organization", "event_type", "event_ts"}
+
+
+def drawn(count: int, **options: Any) -> list[Event]:
+    return list(itertools.islice(Schedule(Plan(**options)).events(start=START), count))
+
+
+def decoded(event: Event) -> dict[str, Any]:
+    assert event.value is not None
+    value = json.loads(event.value)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_the_same_seed_gives_the_same_events() -> None:
+    noisy = {"seed": 5, "late": 0.1, "duplicate": 0.1, "future": 0.1, "malformed": 0.1}
+    assert drawn(2000, **noisy) == drawn(2000, **noisy)
+
+
+def test_another_seed_gives_other_events() -> None:
+    assert drawn(200, seed=5) != drawn(200, seed=6)
+
+
+def test_a_seed_keeps_its_events_from_version_to_version() -> None:
+    # Without the names, which are Faker's. A change here breaks what recordings and the demo rely on.
+    digest = hashlib.sha256()
+    for event in drawn(1000, seed=7, rate=1, malformed=0.2, flaws=(Flaw.NULL, Flaw.EMPTY)):
+        fields = decoded(event) if event.value else {}
+        kept = {name: value for name, value in fields.items() if name not in ("customer_name", "bidder")}
+        digest.update(f"{event.at:.6f} {event.kind} {event.key!r} {sorted(kept.items())}\n".encode())
+    assert digest.hexdigest() == "4e1505e04b5317fa9a7cec48aa549fcebff115b911d876c5ba581eedcb8d60ed"
+
+
+def test_events_come_in_the_order_of_their_time() -> None:
+    times = [event.at for event in drawn(3000, rate=3, bid_rate=2, late=0.3, malformed=0.3)]
+    assert times == sorted(times)
+
+
+def test_each_customer_has_one_event_at_the_start() -> None:
+    baseline = drawn(10)
+    assert [(event.at, event.kind, event.key) for event in baseline] == [
+        (0.0, Kind.BASELINE, b"%d" % customer) for customer in range(10)
+    ]
+
+
+def test_a_customer_event_has_exactly_the_six_fields() -> None:
+    for event in drawn(300, bid_rate=0):
+        fields = decoded(event)
+        assert set(fields) == FIELDS
+        assert event.key == str(fields["customer_id"]).encode()
+        assert fields["customer_id"] in range(10)
+        assert fields["deployment_type"] in ("cloud", "on_prem")
+        assert fields["organization"] in ("A", "B", "C", "D")
+        assert fields["event_type"] == "deployment_created"
+        assert fields["event_ts"] == int(START + event.at)
+
+
+def test_a_customer_never_changes_its_name_type_or_organization() -> None:
+    seen: dict[int, set[tuple[str, ...]]] = {}
+    for event in drawn(2000, bid_rate=0, rate=2):
+        fields = decoded(event)
+        traits = (fields["customer_name"], fields["deployment_type"], fields["organization"])
+        seen.setdefault(fields["customer_id"], set()).add(traits)
+    assert {len(traits) for traits in seen.values()} == {1}
+
+
+def test_a_fifth_of_many_customers_is_in_the_cloud_and_organizations_share_them_evenly() -> None:
+    customers = Schedule(Plan(customers=2000)).customers
+    assert sum(customer.deployment_type == "cloud" for customer in customers) == pytest.approx(400, rel=0.15)
+    for count in Counter(customer.organization for customer in customers).values():
+        assert count == pytest.approx(500, rel=0.15)
+
+
+def test_a_spike_is_ten_equal_events_of_one_customer_every_ninety_seconds() -> None:
+    spikes = [event for event in drawn(400, rate=0, bid_rate=0) if event.kind is Kind.SPIKE]
+    groups = [list(group) for _, group in itertools.groupby(spikes, key=lambda event: event.at)]
+    assert [group[0].at for group in groups[:4]] == [90.0, 180.0, 270.0, 360.0]
+    for group in groups[:-1]:
+        assert len(group) == 10
+        assert len(set(group)) == 1
+    assert len({group[0].key for group in groups}) > 3
+
+
+def test_spikes_follow_their_options() -> None:
+    events = drawn(200, rate=0, bid_rate=0, spike_interval=25, first_spike_after=2, spike_size=3)
+    times = Counter(event.at for event in events if event.kind is Kind.SPIKE)
+    assert list(times.items())[:3] == [(2.0, 3), (27.0, 3), (52.0, 3)]
+
+
+def test_the_steady_load_has_its_rate_in_every_stretch() -> None:
+    steady = [event.at for event in drawn(1100, rate=4, bid_rate=0, spike_interval=0) if event.kind is Kind.STEADY]
+    for second in range(200):
+        assert sum(second <= at < second + 1 for at in steady) == 4
+
+
+def test_a_bid_names_its_auction_item_amount_bidder_and_time() -> None:
+    bids = [event for event in drawn(2000, bid_rate=2) if event.kind is Kind.BID]
+    for number, event in enumerate(bids, start=1):
+        fields = decoded(event)
+        assert event.topic == WINNING_BIDS
+        assert set(fields) == {"auction_id", "item", "amount", "bidder", "bid_ts"}
+        assert fields["auction_id"] == number
+        assert event.key == str(number).encode()
+        whole, _, cents = fields["amount"].partition(".")
+        assert whole.isdigit()
+        assert len(cents) == 2
+        assert fields["bid_ts"] == int(START + event.at)
+    assert {decoded(event)["item"] for event in bids} == {item for item, _ in ITEMS}
+    pizzas = [float(decoded(event)["amount"]) for event in bids if decoded(event)["item"] == "Best Pizza in Town"]
+    assert min(pizzas) <= 90 < max(pizzas)
+
+
+def test_more_bids_and_faults_leave_the_spikes_and_the_load_where_they_were() -> None:
+    plan = Plan(seed=3, rate=1, bid_rate=0)
+    noisy = replace(plan, bid_rate=5, late=0.5, duplicate=0.5, future=0.5, malformed=0.5)
+    regular = (Kind.BASELINE, Kind.STEADY, Kind.SPIKE)
+
+    def regulars(plan: Plan) -> list[Event]:
+        events = (event for event in Schedule(plan).events(start=START) if event.kind in regular)
+        return list(itertools.islice(events, 300))
+
+    assert regulars(noisy) == regulars(plan)
+
+
+@pytest.mark.parametrize("kind", ["late", "duplicate", "future", "malformed"])
+def test_faults_come_at_the_set_share_of_regular_events(kind: str) -> None:
+    options: dict[str, Any] = {"rate": 10, kind: 0.05}
+    counts = Counter(event.kind for event in drawn(20_000, **options))
+    faults = counts.pop(Kind(kind))
+    assert faults / counts.total() == pytest.approx(0.05, rel=0.1)
+
+
+def test_there_are_no_faults_unless_asked_for() -> None:
+    assert {event.kind for event in drawn(2000)} == {Kind.BASELINE, Kind.STEADY, Kind.SPIKE, Kind.BID}
+
+
+def test_late_duplicate_and_future_events_differ_from_the_regular_one_in_their_time_alone() -> None:
+    events = drawn(2000, late=1, late_by=600, duplicate=1, future=1, future_by=3600)
+    offsets = {Kind.LATE: -600, Kind.DUPLICATE: 0, Kind.FUTURE: 3600}
+    for start in range(0, len(events), 4):
+        regular, *faults = events[start : start + 4]
+        assert {event.kind for event in faults} == set(offsets)
+        stamp = "bid_ts" if regular.topic == WINNING_BIDS else "event_ts"
+        for event in faults:
+            expected = decoded(regular)
+            expected[stamp] = int(START + regular.at + offsets[event.kind])
+            assert (event.at, event.topic, event.key, decoded(event)) == (
+                regular.at,
+                regular.topic,
+                regular.key,
+                expected,
+            )
+            if event.kind is Kind.DUPLICATE:
+                assert event.value == regular.value
+
+
+def _is_json_object(value: bytes) -> bool:
+    try:
+        return isinstance(json.loads(value), dict)
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("flaw", list(Flaw))
+def test_a_malformed_event_has_the_flaw_it_is_named_for(flaw: Flaw) -> None:
+    events = drawn(400, rate=2, malformed=1, flaws=(flaw,), oversized_bytes=50_000)
+    values = [event.value for event in events if event.kind is Kind.MALFORMED]
+    assert values
+    for value in values:
+        match flaw:
+            case Flaw.NULL:
+                assert value is None
+            case Flaw.EMPTY:
+                assert value == b""
+            case Flaw.OVERSIZED:
+                assert value is not None
+                assert len(value) > 50_000
+                assert _is_json_object(value)
+            case Flaw.TYPES:
+                assert value is not None
+                assert not isinstance(json.loads(value).get("customer_id", json.loads(value).get("auction_id")), int)
+            case Flaw.TEXT:
+                assert value is not None
+                assert b"\\u0000" in value or b"\\ud83d" in value
+            case Flaw.ENCODING:
+                assert value is not None
+                with pytest.raises(UnicodeDecodeError):
+                    value.decode()
+            case Flaw.BROKEN | Flaw.SHAPE:
+                assert value is not None
+                assert not _is_json_object(value)
+
+
+def test_malformed_events_take_every_flaw_in_turn() -> None:
+    events = drawn(5000, rate=10, malformed=0.5)
+    values = [event.value for event in events if event.kind is Kind.MALFORMED]
+    assert None in values
+    assert b"" in values
+    assert any(value is not None and len(value) > 100_000 for value in values)
+
+
+def test_the_limit_ends_the_schedule() -> None:
+    assert len(list(Schedule(Plan(limit=37, malformed=0.5)).events(start=START))) == 37
+
+
+def test_without_load_spikes_and_bids_only_the_baseline_is_left() -> None:
+    plan = Plan(rate=0, bid_rate=0, spike_interval=0)
+    assert [event.topic for event in Schedule(plan).events(start=START)] == [CUSTOMER_EVENTS] * 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate": -1.0}, "rate: must not be negative"),
+        ({"rate": float("nan")}, "rate: must be a finite number"),
+        ({"malformed": 1.5}, "malformed: must be between 0 and 1"),
+        ({"spike_size": 0}, "spike_size: must be more than 0"),
+        ({"customers": 0}, "customers: must be between 1 and 1000000"),
+        ({"organizations": ()}, "organizations: must name at least one"),
+        ({"organizations": ("A", "")}, "organizations: must name at least one"),
+        ({"flaws": ()}, "flaws: must name at least one"),
+        ({"limit": -1}, "limit: must not be negative"),
+    ],
+)
+def test_a_plan_out_of_range_says_which_option_is_to_blame(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        Plan(**options)
