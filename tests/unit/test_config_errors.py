@@ -157,6 +157,8 @@ ALERTS = [
     ("    max_series: 0\n", "c.yaml:8: alerts.late.max_series: must be at least 1"),
     ("    for: soon\n", "c.yaml:8: alerts.late.for: 'soon' is not a duration; write for example 500ms, 30s, 5m or 1h30m"),
     ("    initial: loud\n", "c.yaml:8: alerts.late.initial: must be notify or silent, not 'loud'"),
+    ("    annotations:\n      a: '{{ row.x'\n", "c.yaml:9: alerts.late.annotations.a: line 1: unexpected end of template, expected 'end of print statement'."),
+    ("    annotations: {a: '{{ rwo }}'}\n", "c.yaml:8: alerts.late.annotations.a: there is no variable 'rwo'; known are alert, at, fingerprint, id, labels, previous, row, started_at, status, value"),
     ("    annotations: [a]\n", "c.yaml:8: alerts.late.annotations: must be a mapping, not a list"),
     ("  a-b: {source: db, relation: v}\n", "c.yaml:8: alerts.a-b: 'a-b' is no metric name (letters, digits and _); give metric, or gauges: false"),
     ("  a b: {source: db, relation: v, metric: m}\n", "c.yaml:8: alerts.'a b': a name is made of at most 100 letters, digits, _ and -, and does not begin with -"),

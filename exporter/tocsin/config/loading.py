@@ -10,7 +10,7 @@ from tocsin.config import kinds
 from tocsin.config.document import Document, Path, dotted, parse
 from tocsin.config.resolved import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
-from tocsin.config.semantics import check_alert, check_metrics, check_name
+from tocsin.config.semantics import check_alert, check_annotations, check_metrics, check_name
 from tocsin.config.validation import noun, suggestion, validate
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Settings
@@ -124,6 +124,7 @@ class _Assembly:
         settings = self._alerts()
         for name, alert in settings.items():
             check_alert(name, alert, document, self._named("sources"), self._named("channels"))
+            check_annotations(name, alert, document)
         check_metrics(settings, document)
         routes = {name: self._routes(name, kind, raw[name], settings) for name, (kind, _) in channels.items()}
         if document.problems:
@@ -240,7 +241,15 @@ class _Assembly:
                     options = self._laid_over(model, common, own, path, ("channels", channel))
                     if options is not None:
                         routes[name] = options
+                        self._check_complete(options, channel, path)
         return routes
+
+    def _check_complete(self, options: Settings, channel: str, path: Path) -> None:
+        # What may be given at either place is optional at both; only together can they tell that it is missing.
+        missing = getattr(options, "missing", None)
+        sentence = missing() if callable(missing) else None
+        if sentence:
+            self._report(f"channel {channel}: {sentence}", *path)
 
     def _laid_over(
         self, model: type[Settings], common: dict[str, Any], own: dict[str, Any], path: Path, below: Path

@@ -26,8 +26,10 @@ _ALERT_FILES = {
     "type": "array",
     "items": {"type": "string", "minLength": 1},
     "default": [],
-    "description": "Further files, each a mapping of alerts as under `alerts`. Patterns such as `alerts.d/*.yaml` are relative to "
-    "this file.",
+    "description": (
+        "Further files, each a mapping of alerts as under `alerts`. Patterns such as `alerts.d/*.yaml` are relative to "
+        "this file."
+    ),
 }
 
 

@@ -112,6 +112,8 @@ class Notify(Settings):
 class AlertSettings(Settings):
     """One alert: rows to watch, what identifies one, what to show of it, and whom to tell."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["relation"]}, {"required": ["query"]}]})
+
     source: Text
     """The source that has the rows."""
     relation: Text | None = None

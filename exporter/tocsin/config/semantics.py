@@ -40,6 +40,20 @@ def check_alert(
         _check_labels(alert, checker)
 
 
+def check_annotations(name: str, alert: AlertSettings, document: Document) -> None:
+    """Whether the templates compile."""
+    if not alert.annotations:
+        return
+    from tocsin.templates import VARIABLES, Template, TemplateError
+
+    for annotation, text in alert.annotations.items():
+        path = ("alerts", name, "annotations", annotation)
+        try:
+            Template(text, place="", known=VARIABLES - {"annotations"})
+        except TemplateError as error:
+            document.problems.append(document.problem(str(error).removeprefix(": "), path))
+
+
 def check_metrics(alerts: Mapping[str, AlertSettings], document: Document) -> None:
     """Several alerts may share a metric if one page can hold them: equal label names, told apart by static labels."""
     sharing: dict[str, list[str]] = defaultdict(list)

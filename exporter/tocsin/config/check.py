@@ -1,0 +1,241 @@
+"""What can be checked before anything runs: without the network (`check`), and with it (`check_online`).
+
+Nothing is constructed here. Who calls brings sources and channels as functions and objects.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from tocsin.config.resolved import Alert, Config
+from tocsin.config.validation import suggestion
+from tocsin.errors import Problem, SourceError, SourceReason
+from tocsin.model import Columns, Kind, Row, Transition
+
+if TYPE_CHECKING:
+    from tocsin.templates import Structure, Template
+
+Describe = Callable[[Alert], Awaitable[Columns]]
+"""The columns of an alert's relation, as `Source.describe`; raises SourceError."""
+
+Sample = Callable[[Alert], Awaitable[Row | None]]
+"""A row of it, if there is one now, as `Source.sample`; raises SourceError."""
+
+_AT_ONCE = 8
+_OF_THE_SERVER = (SourceReason.CONNECT, SourceReason.AUTH, SourceReason.DISCONNECTED)
+_TEXT, _JSON = 25, (114, 3802)
+_NUMERIC = frozenset({16, 20, 21, 23, 26, 700, 701, 1082, 1114, 1184, 1186, 1700, 16460, 16462, 16464, 16552})
+"""Types that a gauge can show: numbers, booleans, and moments and spans as seconds."""
+_EXAMPLES = {
+    **dict.fromkeys((20, 21, 23, 26, 16460, 16462, 16464), "1"),
+    **dict.fromkeys((700, 701, 1700), "1.5"),
+    **dict.fromkeys(_JSON, "{}"),
+    16: "t",
+    17: "\\x00",
+    1082: "2026-01-02",
+    1083: "03:04:05",
+    1114: "2026-01-02 03:04:05",
+    1184: "2026-01-02 03:04:05+00",
+    1186: "01:02:03",
+    2950: "00000000-0000-4000-8000-000000000000",
+    16552: "1767323045000",
+}
+_MOMENT = 1_767_323_045_000
+_ID = "0" * 32
+
+
+def check(config: Config) -> list[Problem]:
+    """What this machine can tell: directories and files that are missing, packages that are not installed."""
+    problems: list[Problem] = []
+    for path, file in (("ledger.path", config.ledger.path), ("log.output", config.log.output)):
+        directory = Path(file).parent
+        if file not in ("stderr", "stdout") and not directory.is_dir():
+            problems.append(config.problem(f"there is no directory {directory}", path))
+    for name, source in config.sources.items():
+        for key in ("sslrootcert", "sslcert", "sslkey"):
+            certificate = getattr(source.settings, key, None)
+            if certificate not in (None, "system") and not Path(certificate).is_file():
+                problems.append(config.problem(f"there is no file {certificate}", f"sources.{name}.{key}"))
+    for name, channel in config.channels.items():
+        if channel.kind == "novu" and find_spec("novu_py") is None:
+            problems.append(config.problem("needs a package: pip install 'tocsin[novu]'", f"channels.{name}.type"))
+    return problems
+
+
+async def check_online(
+    config: Config, describe: Describe, sample: Sample | None = None, channels: Mapping[str, object] | None = None
+) -> list[Problem]:
+    """What the servers can tell: whether relations and columns exist, whether templates render, whether channels
+    would take a notification (those of `channels` that have a `verify`)."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def guarded(work: Awaitable[list[Problem]]) -> list[Problem]:
+        async with gate:
+            return await work
+
+    alerts = [guarded(_check_alert(config, alert, describe, sample)) for alert in config.alerts.values()]
+    ways = [guarded(_verify(config, name, channel)) for name, channel in (channels or {}).items()]
+    found = [problem for problems in await asyncio.gather(*alerts, *ways) for problem in problems]
+    return list(dict.fromkeys(found))
+
+
+async def _verify(config: Config, name: str, channel: Any) -> list[Problem]:
+    verify = getattr(channel, "verify", None)
+    if verify is None:
+        return []
+    return [config.problem(sentence, f"channels.{name}") for sentence in await verify()]
+
+
+async def _check_alert(config: Config, alert: Alert, describe: Describe, sample: Sample | None) -> list[Problem]:
+    try:
+        columns = await describe(alert)
+        row = await sample(alert) if sample is not None else None
+    except SourceError as error:
+        where = "relation" if alert.subject.relation is not None else "query"
+        at_server = error.reason in _OF_THE_SERVER
+        path = f"sources.{alert.source}" if at_server else f"alerts.{alert.name}.{where}"
+        return [config.problem(str(error), path)]
+    return [*_column_problems(config, alert, columns), *_template_problems(config, alert, columns, row)]
+
+
+def _column_problems(config: Config, alert: Alert, columns: Columns) -> Iterator[Problem]:
+    names = [column.name for column in columns]
+    base = f"alerts.{alert.name}"
+    for path, name in _named(config, alert):
+        if name not in names:
+            near = suggestion(name, names) if len(names) > 1 else ""
+            near = near if near.startswith("; did") else ""
+            yield config.problem(f"there is no column {name!r}{near}; there are {', '.join(names)}", f"{base}.{path}")
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        yield config.problem(f"there are several columns {name!r}; give each its own name", base)
+    for column in columns:
+        if column.name == alert.value and column.oid not in _NUMERIC:
+            message = f"{column.name} is {_type(column.oid)}, which is no number; cast it in the view"
+            yield config.problem(message, f"{base}.value")
+
+
+def _named(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
+    """Every column that the alert or its channels' options name, with the path below the alert."""
+    for label, column in alert.labels.items():
+        yield f"labels.{label}", column
+    for i, column in enumerate(alert.key):
+        if column not in alert.labels.values():
+            yield f"key[{i}]", column
+    if alert.value is not None:
+        yield "value", alert.value
+    for i, column in enumerate(alert.ignore):
+        yield f"ignore[{i}]", column
+    for i, channel in enumerate(alert.notify):
+        for path, column in _columns_of(config.channels[channel].routes[alert.name]):
+            yield f"notify[{i}].{path}", column
+
+
+def _columns_of(options: BaseModel) -> Iterator[tuple[str, str]]:
+    """Columns in a channel's options: the entries of a list `payload`, and whatever stands under a key `column`."""
+    payload = getattr(options, "payload", None)
+    if isinstance(payload, list):
+        yield from ((f"payload[{i}]", column) for i, column in enumerate(payload))
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        for i, entry in enumerate(value if isinstance(value, list | tuple) else ()):
+            column = getattr(entry, "column", None)
+            if isinstance(column, str):
+                yield f"{name}[{i}].column", column
+
+
+def _type(oid: int) -> str:
+    from psycopg import postgres
+
+    info = postgres.types.get(oid)
+    return f"of type {info.name}" if info else f"of type number {oid}"
+
+
+def _template_problems(config: Config, alert: Alert, columns: Columns, row: Row | None) -> list[Problem]:
+    """Render every template once for every kind of notification that is sent, on a real row or on made-up values."""
+    from tocsin.envelope import View, build, variables
+    from tocsin.templates import Template
+
+    view = View(labels=tuple(alert.labels.items()), static_labels=tuple(alert.static_labels.items()), value=alert.value)
+    trial = _Trial(config, columns, real=row is not None)
+    values = row if row is not None else tuple(_EXAMPLES.get(column.oid, "text") for column in columns)
+    routes = {channel: config.channels[channel].routes[alert.name] for channel in alert.notify}
+    kinds = {channel: getattr(options, "on", tuple(Kind)) for channel, options in routes.items()}
+    for kind in Kind:
+        told = [channel for channel in alert.notify if kind in kinds[channel]]
+        if not told:
+            continue
+        transition = Transition(
+            alert=alert.name,
+            fingerprint=_ID,
+            kind=kind,
+            started_at=_MOMENT,
+            at=_MOMENT,
+            columns=columns,
+            row=values,
+            previous=values if kind is Kind.UPDATED else None,
+        )
+        scope = variables(transition, _ID, view)
+        for name, text in alert.annotations.items():
+            path = f"alerts.{alert.name}.annotations.{name}"
+            trial.render(Template(text, place=path), scope, path, kind)
+        rendered = View(
+            labels=view.labels,
+            static_labels=view.static_labels,
+            value=view.value,
+            annotations={name: Template("text") for name in alert.annotations},
+        )
+        envelope = build(transition, _ID, rendered)
+        for channel in told:
+            at = f"alerts.{alert.name}.notify[{alert.notify.index(channel)}]"
+            trial.options(routes[channel], envelope, at, kind)
+    return trial.problems
+
+
+class _Trial:
+    """Templates tried out, and what became of them, once each."""
+
+    def __init__(self, config: Config, columns: Columns, *, real: bool) -> None:
+        self.problems: list[Problem] = []
+        self._config = config
+        self._real = real
+        # Made-up JSON and arrays are empty, and what a template looks for in them says nothing about real ones.
+        flat = {_TEXT, *_EXAMPLES} - {*_JSON}
+        self._sure = real or all(column.oid in flat for column in columns)
+        self._failed: set[str] = set()
+
+    def render(self, template: "Template | Structure", scope: Mapping[str, Any], path: str, kind: Kind) -> None:
+        """`path` is the template's own place."""
+        from tocsin.templates import TemplateError
+
+        if path in self._failed:
+            return
+        try:
+            template.render(scope)
+        except TemplateError as error:
+            # Of a structure, the text begins with the place of the leaf, which is below the path.
+            place, _, message = str(error).partition(": ")
+            if self._sure or ("among" in message and "among nothing" not in message):
+                basis = "" if self._real else ", with made-up values since there is no row now"
+                self._failed.add(path)
+                self.problems.append(self._config.problem(f"{message} (tried for {kind.value!r}{basis})", place))
+
+    def options(self, options: BaseModel, envelope: Mapping[str, Any], path: str, kind: Kind) -> None:
+        """Every field of a channel's options that has a template in it."""
+        from tocsin.templates import Structure
+
+        for name in type(options).model_fields:
+            value = getattr(options, name)
+            if isinstance(value, str | list | dict) and _templated(value):
+                self.render(Structure(value, place=f"{path}.{name}"), envelope, f"{path}.{name}", kind)
+
+
+def _templated(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_templated(item) for item in value.values())
+    if isinstance(value, list):
+        return any(_templated(item) for item in value)
+    return isinstance(value, str) and ("{{" in value or "{%" in value)

@@ -1,0 +1,190 @@
+"""What `tocsin check` finds once a file reads well: offline on this machine, online at sources and channels."""
+# ruff: noqa: E501, ISC004 - a case of a table is one line, whatever it says
+
+from pathlib import Path
+
+import pytest
+
+from tocsin.config import Alert, Config, load
+from tocsin.config.check import check, check_online
+from tocsin.errors import Problem, SourceError, SourceReason
+from tocsin.model import Column, Columns, Row
+
+TEXT, INT8, JSONB, TIMESTAMPTZ = 25, 20, 3802, 1184
+COLUMNS = (
+    Column(name="organization", oid=TEXT),
+    Column(name="severity", oid=TEXT),
+    Column(name="deployment_cnt", oid=INT8),
+    Column(name="since", oid=TIMESTAMPTZ),
+)
+ROW = ("Acme", None, "12", "2026-01-02 03:04:05+00")
+BEGIN = "sources: {db: {type: postgres, host: h, user: u}}\nchannels:\n  out: {type: webhook, url: 'http://127.0.0.1/'}\nalerts:\n  spike:\n    source: db\n    relation: v\n"
+"""Seven lines; what a case adds begins in line 8, inside the alert `spike`."""
+
+
+def loaded(tmp_path: Path, text: str) -> Config:
+    file = tmp_path / "c.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load(file, {})
+
+
+async def found(
+    tmp_path: Path, added: str, columns: Columns = COLUMNS, row: Row | None = ROW, begin: str = BEGIN
+) -> list[str]:
+    async def describe(alert: Alert) -> Columns:
+        return columns
+
+    async def sample(alert: Alert) -> Row | None:
+        return row
+
+    return shown(tmp_path, await check_online(loaded(tmp_path, begin + added), describe, sample))
+
+
+def shown(tmp_path: Path, problems: list[Problem]) -> list[str]:
+    return [str(problem).replace(f"{tmp_path}/", "") for problem in problems]
+
+
+async def test_an_alert_whose_columns_and_templates_fit_has_no_problems(tmp_path: Path) -> None:
+    added = """\
+    labels: [organization]
+    value: deployment_cnt
+    ignore: [since]
+    annotations:
+      summary: "{{ labels.organization }} made {{ row.deployment_cnt + 1 }} since {{ row.since.hour }}"
+      change: "{{ previous.deployment_cnt if previous else 0 }}"
+    notify: [{channel: out, body: {text: "{{ annotations.summary }} {{ value }}"}}]
+"""
+    assert await found(tmp_path, added) == []
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        ("    labels: [organisation]\n", "c.yaml:8: alerts.spike.labels.organisation: there is no column 'organisation'; did you mean organization?"),
+        ("    key: [organization, x]\n", "c.yaml:8: alerts.spike.key[1]: there is no column 'x'"),
+        ("    value: cnt\n", "c.yaml:8: alerts.spike.value: there is no column 'cnt'"),
+        ("    ignore: [deployment_count]\n", "c.yaml:8: alerts.spike.ignore[0]: there is no column 'deployment_count'; did you mean deployment_cnt?"),
+    ],
+)  # fmt: skip
+async def test_a_missing_column_is_told_with_the_nearest_and_with_those_there_are(
+    tmp_path: Path, added: str, expected: str
+) -> None:
+    there = "; there are organization, severity, deployment_cnt, since"
+    assert await found(tmp_path, added) == [expected + there]
+
+
+async def test_a_column_that_a_channels_payload_names_must_exist(tmp_path: Path) -> None:
+    begin = BEGIN.replace(
+        "{type: webhook, url: 'http://127.0.0.1/'}",
+        "{type: novu, api_key: k, workflow: w, recipients: [{column: owner}], payload: [organization, cnt]}",
+    )
+    there = "; there are organization, severity, deployment_cnt, since"
+    assert await found(tmp_path, "    notify: [out]\n", begin=begin) == [
+        f"c.yaml:8: alerts.spike.notify[0].payload[1]: there is no column 'cnt'{there}",
+        f"c.yaml:8: alerts.spike.notify[0].recipients[0].column: there is no column 'owner'{there}",
+    ]
+
+
+async def test_a_value_column_must_hold_numbers(tmp_path: Path) -> None:
+    expected = "c.yaml:8: alerts.spike.value: severity is of type text, which is no number; cast it in the view"
+    assert await found(tmp_path, "    value: severity\n") == [expected]
+    assert await found(tmp_path, "    value: since\n") == []
+
+
+async def test_columns_of_one_name_cannot_be_told_apart(tmp_path: Path) -> None:
+    assert await found(tmp_path, "", columns=(*COLUMNS, COLUMNS[0]), row=None) == [
+        "c.yaml:5: alerts.spike: there are several columns 'organization'; give each its own name"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ row.cnt }}", "line 1: there is no 'cnt' among organization, severity, deployment_cnt, since (tried for 'fired')"),
+        ("{{ previous.since }}", "line 1: 'since' of something that is NULL (tried for 'fired')"),
+        ("{{ row.severity.x }}", "line 1: 'x' of something that is NULL (tried for 'fired')"),
+    ],
+)  # fmt: skip
+async def test_a_template_that_fails_on_a_real_row_is_told(tmp_path: Path, template: str, expected: str) -> None:
+    added = f'    notify: [out]\n    annotations:\n      a: "{template}"\n'
+    assert await found(tmp_path, added) == [f"c.yaml:10: alerts.spike.annotations.a: {expected}"]
+
+
+async def test_a_template_in_a_channels_options_is_tried_too(tmp_path: Path) -> None:
+    added = '    notify:\n    - channel: out\n      body: {x: ["{{ row.cnt }}"]}\n'
+    assert await found(tmp_path, added) == [
+        "c.yaml:10: alerts.spike.notify[0].body.x[0]: there is no 'cnt' among organization, severity, deployment_cnt, since (tried for 'fired')"
+    ]
+
+
+async def test_a_template_is_tried_only_for_what_is_sent(tmp_path: Path) -> None:
+    added = '    annotations: {a: "{{ previous.since }}"}\n    notify: [{channel: out, on: [updated]}]\n'
+    assert await found(tmp_path, added) == []
+
+
+async def test_without_a_row_templates_are_tried_on_made_up_values(tmp_path: Path) -> None:
+    added = '    notify: [out]\n    annotations:\n      a: "{{ row.cnt }}"\n      b: "{{ row.since.year + row.deployment_cnt }}"\n'
+    assert await found(tmp_path, added, row=None) == [
+        "c.yaml:10: alerts.spike.annotations.a: line 1: there is no 'cnt' among organization, severity, deployment_cnt, "
+        "since (tried for 'fired', with made-up values since there is no row now)"
+    ]
+
+
+async def test_made_up_json_is_not_held_against_a_template(tmp_path: Path) -> None:
+    columns = (*COLUMNS, Column(name="data", oid=JSONB))
+    added = '    notify: [out]\n    annotations: {a: "{{ row.data.user.name }}"}\n'
+    assert await found(tmp_path, added, columns=columns, row=None) == []
+
+
+async def test_a_source_that_does_not_answer_is_told_once_for_all_its_alerts(tmp_path: Path) -> None:
+    async def describe(alert: Alert) -> Columns:
+        raise SourceError("u@h:5432/postgres: connection refused", SourceReason.CONNECT)
+
+    config = loaded(tmp_path, BEGIN + "  other: {source: db, relation: w}\n")
+    assert shown(tmp_path, await check_online(config, describe)) == [
+        "c.yaml:1: sources.db: u@h:5432/postgres: connection refused"
+    ]
+
+
+async def test_a_missing_relation_is_told_at_the_alert(tmp_path: Path) -> None:
+    async def describe(alert: Alert) -> Columns:
+        raise SourceError("unknown catalog item 'v'", SourceReason.MISSING)
+
+    assert shown(tmp_path, await check_online(loaded(tmp_path, BEGIN), describe)) == [
+        "c.yaml:7: alerts.spike.relation: unknown catalog item 'v'"
+    ]
+
+
+async def test_what_a_channel_says_of_itself_is_told(tmp_path: Path) -> None:
+    class Strict:
+        async def verify(self) -> list[str]:
+            return ["there is no workflow 'w'"]
+
+    async def describe(alert: Alert) -> Columns:
+        return COLUMNS
+
+    config = loaded(tmp_path, BEGIN)
+    assert shown(tmp_path, await check_online(config, describe, channels={"out": Strict(), "bare": object()})) == [
+        "c.yaml:3: channels.out: there is no workflow 'w'"
+    ]
+
+
+def test_files_and_directories_that_are_missing_are_told_offline(tmp_path: Path) -> None:
+    text = BEGIN.replace("user: u}", f"user: u, sslrootcert: system, sslcert: {tmp_path}/x.pem}}")
+    config = loaded(tmp_path, text + f"ledger: {{path: {tmp_path}/none/t.db}}\nlog: {{output: {tmp_path}/c.log}}\n")
+    assert shown(tmp_path, check(config)) == [
+        "c.yaml:8: ledger.path: there is no directory none",
+        "c.yaml:1: sources.db.sslcert: there is no file x.pem",
+    ]
+
+
+def test_options_that_say_what_is_missing_are_asked_when_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tocsin.channels.webhook import Options
+    from tocsin.errors import ConfigError
+
+    monkeypatch.setattr(Options, "missing", lambda options: None if options.body else "no body is given", raising=False)
+    assert loaded(tmp_path, BEGIN + "    notify: [{channel: out, body: {a: b}}]\n").alerts
+    with pytest.raises(ConfigError, match=r"c\.yaml:8: alerts\.spike\.notify\[0\]: channel out: no body is given$"):
+        loaded(tmp_path, BEGIN + "    notify: [out]\n")
