@@ -22,6 +22,17 @@ REQUIRED_WORKFLOW = "required-var"
 """Has the required variable `reqd`."""
 LONG_S = 20.0
 _HELLO = Step(type="in_app", body="Hello {{msg}}")
+_DIGEST = Step(type="in_app", body="Digest {{msg}}")
+
+
+class Clock:
+    """A clock that the test turns. What falls due by itself is done at the next request, or when a test looks."""
+
+    def __init__(self, now: float = 1_795_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +107,7 @@ async def fake_novu(
     now, engine = clock(), inbox.engine
     engine.add_workflow(WORKFLOW, now=now, steps=(_HELLO,))
     engine.add_workflow(DELAYED_WORKFLOW, now=now, steps=(Step(type="delay", seconds=delay_s), _HELLO))
-    engine.add_workflow(DIGEST_WORKFLOW, now=now, steps=(Step(type="digest", seconds=delay_s), _HELLO))
+    engine.add_workflow(DIGEST_WORKFLOW, now=now, steps=(Step(type="digest", seconds=delay_s), _DIGEST))
     engine.add_workflow(INACTIVE_WORKFLOW, now=now, steps=(_HELLO,), active=False)
     engine.add_workflow(REQUIRED_WORKFLOW, now=now, steps=(_HELLO,), required=("reqd",))
     engine.worker.add_subscriber("sub-1", {"firstName": "Ann"}, now)

@@ -67,7 +67,7 @@ def messages(inbox: Inbox, call: Call) -> Outcome:
     if limit > MAX_LIMIT:
         raise bad_request(f"Limit can not be larger then {MAX_LIMIT}")
     if limit < 0 or page < 0:
-        return internal_error(f"{inbox.rng.getrandbits(128):032x}")
+        return internal_error(inbox.error_id())
     rows = inbox.engine.messages(
         call.now,
         channel=query.get("channel"),

@@ -7,7 +7,6 @@ server.
 
 import asyncio
 import json
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -161,7 +160,7 @@ class _Passage:
     def _check_size(self) -> None:
         limit = EVENTS_LIMIT if self._request.path.startswith("/v1/events") else OTHER_LIMIT
         if len(self._raw) > limit:
-            raise RejectedError(internal_error(str(uuid.UUID(int=self._inbox.rng.getrandbits(128), version=4))))
+            raise RejectedError(internal_error(self._inbox.error_id()))
 
     def _check_key(self) -> None:
         header = self._request.headers.get("Authorization", "")

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ class Inbox:
         self.closing = False
         self.version = 0
         self._change = asyncio.Event()
+
+    def error_id(self) -> str:
+        """The id that Novu gives an internal error."""
+        return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
 
     def order(self, orders: Orders) -> None:
         """Put faults in force, and stop or start the worker."""

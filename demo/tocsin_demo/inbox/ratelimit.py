@@ -38,9 +38,13 @@ class RateLimits:
         rate = self.rates[category]
         limit = rate * WINDOW_S
         burst = round(limit * BURST)
-        bucket = self._buckets.setdefault(category, _Bucket(burst, now))
-        bucket.tokens = min(burst, bucket.tokens + (now - bucket.at) * rate)
-        bucket.at = now
+        bucket = self._buckets.get(category)
+        if bucket is None:
+            bucket = self._buckets[category] = _Bucket(burst, now)
+        else:
+            # Seen on the live server: a bucket that was once used fills up to one token less than a new one has.
+            bucket.tokens = min(burst - 1, bucket.tokens + (now - bucket.at) * rate)
+            bucket.at = now
         cost = BULK_COST if bulk else 1
         lacking = cost - bucket.tokens
         policy = (
