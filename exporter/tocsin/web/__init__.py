@@ -1,7 +1,6 @@
 """The port for Prometheus, for probes and for people."""
 
 from tocsin.web.application import build
-from tocsin.web.feed import Feed
 from tocsin.web.overview import (
     AlertStatus,
     ChannelStatus,
@@ -14,7 +13,6 @@ from tocsin.web.overview import (
 __all__ = [
     "AlertStatus",
     "ChannelStatus",
-    "Feed",
     "FiringRow",
     "NotificationRecord",
     "Overview",

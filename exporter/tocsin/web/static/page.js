@@ -1,0 +1,392 @@
+// The status page. It asks the JSON interface every two seconds and listens for transitions; text from outside is only
+// ever put on the page as text nodes.
+
+const POLL = 2_000;
+const PATIENCE = 8_000;
+const ROWS = 50;
+const FOLDED = 10;
+const RECENT = 40;
+const LONGEST = 300;
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+
+const $ = (id) => document.getElementById(id);
+const shown = new Map();       // what each part of the page was last made of, as JSON
+let skew = 0;                  // server's clock minus this one's, in ms
+let lastAnswer = null;         // when the server last answered, by this clock
+let admin = false;
+let recent = [];
+let unfolded = [];             // names of alerts whose rows are all to be seen
+let dead = { counted: "", at: 0, list: [], error: "" };
+
+// Making elements.
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "onclick") element.addEventListener("click", value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+function plain(text) {
+  // In isolation, so that text of the other direction cannot rearrange what stands around it; and what cannot be seen
+  // but changes how the rest looks is shown by its number.
+  const whole = String(text).replace(UNSEEN, (one) => "\\u" + one.charCodeAt(0).toString(16).padStart(4, "0"));
+  const characters = Array.from(whole.slice(0, 2 * LONGEST));
+  const cut = characters.length > LONGEST || whole.length > 2 * LONGEST;
+  return make("bdi", cut ? { title: whole.slice(0, 2000) } : {}, cut ? characters.slice(0, LONGEST).join("") + "…" : whole);
+}
+
+function number(value) {
+  const ordinary = typeof value === "number" && Math.abs(value) < 1e15 && (Math.abs(value) >= 1e-6 || value === 0);
+  return ordinary ? value.toLocaleString("en", { maximumFractionDigits: 6 }) : String(value);
+}
+
+const plural = (count, one, many = one + "s") => `${number(count)} ${count === 1 ? one : many}`;
+
+function ago(text) {
+  const seconds = Math.round((Date.now() + skew - Date.parse(text)) / 1000);
+  const size = Math.abs(seconds);
+  const words =
+    size < 60 ? `${size} s`
+    : size < 3_600 ? `${Math.floor(size / 60)} min`
+    : size < 86_400 ? `${Math.floor(size / 3_600)} h ${Math.floor((size % 3_600) / 60)} min`
+    : `${Math.floor(size / 86_400)} d ${Math.floor((size % 86_400) / 3_600)} h`;
+  return seconds < -2 ? `in ${words}` : words;
+}
+
+function since(text, suffix = "") {
+  if (text === null) return make("span", { class: "none" }, "–");
+  return make("time", { datetime: text, title: new Date(text).toString(), "data-suffix": suffix }, ago(text) + suffix);
+}
+
+function clock(text) {
+  return make("time", { datetime: text, title: text }, new Date(text).toLocaleTimeString());
+}
+
+function labels(pairs) {
+  const entries = Object.entries(pairs);
+  if (!entries.length) return make("span", { class: "labels none" }, "no labels");
+  return make("span", { class: "labels" },
+    ...entries.map(([name, value]) => make("span", {}, make("span", {}, `${name} `), plain(value))));
+}
+
+function card(...children) {
+  return make("div", { class: "card" }, ...children);
+}
+
+function empty(...children) {
+  return card(make("div", { class: "empty" }, ...children));
+}
+
+// Replace a part of the page if it is to show something else, but not under the hands of somebody who is copying from it.
+function show(id, content, build) {
+  const key = JSON.stringify(content);
+  const selection = document.getSelection();
+  const copying = selection && !selection.isCollapsed && $(id).contains(selection.anchorNode);
+  if (shown.get(id) === key || copying) return;
+  shown.set(id, key);
+  $(id).replaceChildren(...[build(content)].flat());
+}
+
+// The parts of the page.
+
+const ALERT_TAGS = { up: "good", starting: "warn", error: "bad", stale: "bad" };
+const CHANNEL_TAGS = { up: "good", paused: "bad", failing: "warn" };
+const KIND_TAGS = { fired: "bad", updated: "warn", resolved: "good", repeated: "" };
+
+function tag(word, kind) {
+  return make("span", { class: `tag ${kind ?? ""}` }, word);
+}
+
+function verdict(status) {
+  const firing = status.alerts.reduce((sum, alert) => sum + alert.firing, 0);
+  const blind = status.alerts.filter((alert) => alert.state !== "up").length;
+  const [text, mood] =
+    firing ? [`${number(firing)} firing`, "bad"]
+    : !status.alerts.length ? ["No alerts configured", "warn"]
+    : blind ? [`None known to fire, ${plural(blind, "alert")} without current rows`, "warn"]
+    : ["All quiet", "good"];
+  $("verdict").textContent = text;
+  $("verdict").className = mood;
+  document.title = firing ? `(${number(firing)}) Tocsin` : "Tocsin";
+}
+
+function trouble(status) {
+  const halted = status.channels.filter((channel) => channel.state !== "up").length;
+  const parked = status.channels.reduce((sum, channel) => sum + channel.dead, 0);
+  const parts = [halted ? `${plural(halted, "channel")} not delivering` : "", parked ? plural(parked, "dead letter") : ""];
+  $("trouble").textContent = parts.filter(Boolean).join(", ");
+  $("trouble").hidden = !halted && !parked;
+}
+
+function unready(reasons) {
+  $("unready").hidden = !reasons.length;
+  show("unready", reasons, () => [
+    make("strong", {}, "Not ready"), make("ul", {}, ...reasons.map((reason) => make("li", {}, plain(reason)))),
+  ]);
+}
+
+function alertFacts(alert) {
+  const facts = [make("span", {}, "source ", plain(alert.source))];
+  if (alert.pending) facts.push(make("span", {}, `${number(alert.pending)} pending`));
+  if (alert.dropped) {
+    facts.push(make("span", { class: "warn" }, `${number(alert.dropped)} of ${plural(alert.series + alert.dropped, "series", "series")} over max_series`));
+  } else facts.push(make("span", {}, plural(alert.series, "series", "series")));
+  if (alert.gaps) facts.push(make("span", { class: "warn" }, plural(alert.gaps, "gap")));
+  facts.push(make("span", {}, "progress ", since(alert.last_progress, " ago")));
+  return make("div", { class: "facts" }, ...facts);
+}
+
+function alertItem(alert) {
+  return make("li", {},
+    make("div", { class: "line" },
+      make("span", { class: "name" }, plain(alert.name)), tag(alert.state, ALERT_TAGS[alert.state]),
+      make("span", { class: "push" }, alert.firing ? `${number(alert.firing)} firing` : make("span", { class: "none" }, "none firing"))),
+    alert.message ? make("div", { class: alert.state === "up" ? "why" : "why bad" }, plain(alert.message)) : null,
+    alertFacts(alert));
+}
+
+function alerts(list) {
+  if (!list.length) {
+    return empty("No alerts are configured. Add one under ", make("code", {}, "alerts:"), " in the configuration and reload.");
+  }
+  return card(make("ul", { class: "list" }, ...list.map(alertItem)));
+}
+
+function channelItem(channel) {
+  const facts = [make("span", {}, `${number(channel.delivered)} delivered`)];
+  if (channel.failed) facts.push(make("span", {}, plural(channel.failed, "failed attempt")));
+  if (channel.dead) facts.push(make("span", { class: "bad" }, plural(channel.dead, "dead letter")));
+  if (channel.last_delivery) facts.push(make("span", {}, "last ", since(channel.last_delivery, " ago")));
+  const waiting = channel.pending
+    ? make("span", {}, `${number(channel.pending)} waiting, oldest `, since(channel.oldest_pending))
+    : make("span", { class: "none" }, "none waiting");
+  return make("li", {},
+    make("div", { class: "line" },
+      make("span", { class: "name" }, plain(channel.name)),
+      channel.type === channel.name ? null : make("span", { class: "none" }, plain(channel.type)),
+      tag(channel.state, CHANNEL_TAGS[channel.state]),
+      make("span", { class: "push" }, waiting)),
+    channel.message ? make("div", { class: channel.state === "paused" ? "why bad" : "why" }, plain(channel.message)) : null,
+    make("div", { class: "facts" }, ...facts));
+}
+
+function channels(list) {
+  if (!list.length) {
+    return empty("No channels: rows show as gauges only. To notify somebody, add one under ",
+      make("code", {}, "channels:"), " and name it in an alert's ", make("code", {}, "notify:"), ".");
+  }
+  return card(make("ul", { class: "list" }, ...list.map(channelItem)));
+}
+
+const PHASES = { pending: "pending", keeping: "gone, kept firing" };
+
+function firingTable(rows) {
+  const names = [...new Set(rows.flatMap((row) => Object.keys(row.labels)))];
+  const valued = rows.some((row) => row.value !== null);
+  const head = [...names.map((name) => make("th", {}, name)), valued ? make("th", { class: "number" }, "value") : null,
+    make("th", { class: "since" }, "since")];
+  const line = (row) => make("tr", row.phase === "firing" ? {} : { class: "quiet" },
+    ...names.map((name) => make("td", { "data-name": name },
+      row.labels[name] ? plain(row.labels[name]) : make("span", { class: "none" }, "–"))),
+    valued ? make("td", { class: "number", "data-name": "value" }, make("span", {}, number(row.value ?? "–"))) : null,
+    make("td", { class: "since", "data-name": "since" },
+      make("span", {}, since(row.started_at), ...(PHASES[row.phase] ? [" ", tag(PHASES[row.phase], "warn")] : []))));
+  return make("div", { class: "scroll" }, make("table", {},
+    make("thead", {}, make("tr", {}, ...head.filter(Boolean))), make("tbody", {}, ...rows.map(line))));
+}
+
+function firingCard({ alert, rows, folded }) {
+  const total = Math.max(alert.firing + alert.pending, rows.length);
+  const count = folded ? Math.min(FOLDED, rows.length) : rows.length;
+  const all = `api/v1/firing?alert=${encodeURIComponent(alert.name)}&limit=1000`;
+  return card(
+    make("h3", {}, plain(alert.name), tag(`${number(alert.firing)} firing`, alert.firing ? "bad" : ""),
+      alert.pending ? tag(`${number(alert.pending)} pending`, "warn") : null),
+    alert.state === "up" ? null
+      : make("div", { class: "why bad" }, "These rows are not current: last progress ", since(alert.last_progress, " ago"), "."),
+    firingTable(rows.slice(0, count)),
+    count === total ? null
+      : make("div", { class: "more" }, `${number(count)} of ${number(total)} `,
+        count < rows.length ? make("button", { type: "button", onclick: () => unfold(alert.name) }, `Show ${rows.length}`) : null, " ",
+        total > rows.length ? make("a", { href: all }, "More as JSON") : null));
+}
+
+function unfold(name) {
+  unfolded = [...unfolded, name];
+  keepAsking();
+}
+
+function firing({ groups, blind, configured }) {
+  if (groups.length) return groups.map(firingCard);
+  if (!configured) return empty("Nothing can fire before an alert is configured.");
+  if (blind) return empty(`Nothing is known to fire, but ${plural(blind, "alert")} of ${configured} cannot tell. The reason stands beside it under Alerts.`);
+  return empty("Nothing fires. A row shows here as soon as it is in one of the views.");
+}
+
+async function order(button, id, action) {
+  if (action === "drop" && !window.confirm("Let this notification go? It will not be delivered.")) return;
+  const item = button.closest("li");
+  for (const each of item.querySelectorAll("button")) each.disabled = true;
+  try {
+    await ask(`api/v1/notifications/${encodeURIComponent(id)}/${action}`, { method: "POST" });
+    dead.counted = "";
+    await poll();
+  } catch (error) {
+    item.append(make("div", { class: "why bad" }, plain(error.message)));
+    for (const each of item.querySelectorAll("button")) each.disabled = false;
+  }
+}
+
+function deadItem(record) {
+  const act = (action, text) => make("button", { type: "button", onclick: (event) => order(event.target, record.id, action) }, text);
+  return make("li", {},
+    make("div", { class: "line" },
+      make("span", { class: "name" }, plain(record.alert)), tag(record.kind, KIND_TAGS[record.kind]),
+      make("span", {}, "to ", plain(record.channel)),
+      make("span", { class: "push none" }, since(record.settled_at ?? record.at, " ago"))),
+    labels(record.labels),
+    make("div", { class: "why bad" }, `${record.reason}: `, plain(record.detail || "no details")),
+    make("div", { class: "facts" }, make("span", {}, plural(record.attempts, "attempt")), make("span", { class: "code" }, record.id)),
+    admin ? make("div", { class: "acts" }, act("retry", "Retry"), act("drop", "Drop")) : null);
+}
+
+function deadLetters({ list, error, total }) {
+  if (error) return empty(make("span", { class: "why bad" }, plain(error)));
+  if (!list.length) return empty("None. A notification that cannot be delivered is parked here with the reason.");
+  const parts = [make("ul", { class: "list" }, ...list.map(deadItem))];
+  if (total > list.length) {
+    parts.push(make("div", { class: "more" }, `The latest ${number(list.length)} of ${number(total)}; `,
+      make("a", { href: "api/v1/dead-letters?limit=1000" }, "more as JSON")));
+  }
+  if (!admin) {
+    parts.push(make("div", { class: "more" }, "Once the cause is mended: ", make("code", {}, "tocsin outbox retry ID"), " tries again, ",
+      make("code", {}, "tocsin outbox drop ID"), " lets go."));
+  }
+  return card(...parts);
+}
+
+function transition(record) {
+  return make("li", {},
+    make("div", { class: "line" },
+      tag(record.kind, KIND_TAGS[record.kind]), make("span", { class: "name" }, plain(record.alert)),
+      record.value === null ? null : make("span", {}, number(record.value)),
+      make("span", { class: "push none" }, clock(record.at))),
+    labels(record.labels));
+}
+
+function transitions(list) {
+  if (!list.length) return empty("None since the start. They show here as they happen.");
+  return card(make("ul", { class: "list" }, ...list.map(transition)));
+}
+
+// Asking.
+
+async function ask(path, options = {}) {
+  const response = await fetch(path, { ...options, signal: AbortSignal.timeout(PATIENCE) });
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(body.error ?? `the server answered ${response.status}`);
+  return body;
+}
+
+async function askForDead(total, counted) {
+  // The list needs a look into the ledger, so it is asked for when a count has changed, and now and then.
+  if (counted === dead.counted && Date.now() - dead.at < 15_000) return;
+  dead = { counted, at: Date.now(), list: [], error: "" };
+  if (!total) return;
+  try {
+    dead.list = (await ask("api/v1/dead-letters?limit=20")).notifications;
+  } catch (error) {
+    dead.error = `The dead letters cannot be read: ${error.message}`;
+  }
+}
+
+async function poll() {
+  const [status, rows] = await Promise.all([ask("api/v1/status"), ask(`api/v1/firing?limit=${ROWS}`)]);
+  const counts = status.channels.map((channel) => [channel.name, channel.dead]);
+  const total = counts.reduce((sum, [, count]) => sum + count, 0);
+  await askForDead(total, JSON.stringify([counts, status.admin]));
+  skew = Date.parse(status.time) - Date.now();
+  lastAnswer = Date.now();
+  admin = status.admin;
+  const groups = status.alerts
+    .map((alert) => ({ alert: pick(alert), rows: rows.firing.filter((row) => row.alert === alert.name).map(lean), folded: !unfolded.includes(alert.name) }))
+    .filter((group) => group.rows.length);
+  const blind = status.alerts.filter((alert) => alert.state !== "up").length;
+  verdict(status);
+  trouble(status);
+  unready(status.reasons);
+  show("firing", { groups, blind, configured: status.alerts.length }, firing);
+  show("alerts", status.alerts, alerts);
+  show("channels", status.channels, channels);
+  show("dead", { list: dead.list, error: dead.error, total, admin }, deadLetters);
+  $("version").textContent = status.version ? `Tocsin ${status.version}` : "";
+}
+
+// Only what a card shows, so that it is not made anew because the clock went on.
+const pick = ({ name, state, firing, pending, last_progress }) =>
+  ({ name, state, firing, pending, last_progress: state === "up" ? null : last_progress });
+const lean = ({ labels, value, phase, started_at }) => ({ labels, value, phase, started_at });
+
+function freshness() {
+  const late = lastAnswer === null || Date.now() - lastAnswer > POLL + PATIENCE;
+  $("fresh").textContent = lastAnswer === null ? "" : `as of ${new Date(lastAnswer).toLocaleTimeString()}`;
+  return late;
+}
+
+let failed = "";
+let asked = false;
+
+async function keepAsking() {
+  if (asked || document.hidden) return;
+  asked = true;
+  try {
+    await poll();
+    failed = "";
+  } catch (error) {
+    failed = error.message;
+  }
+  asked = false;
+  $("lost").hidden = !failed;
+  $("lost").textContent = failed && `Tocsin does not answer (${failed}). ${lastAnswer ? `What is shown is from ${new Date(lastAnswer).toLocaleTimeString()}.` : ""}`;
+  document.querySelector("main").classList.toggle("old", Boolean(failed));
+  freshness();
+}
+
+let soon = 0;
+
+function askSoon() {
+  clearTimeout(soon);
+  soon = setTimeout(keepAsking, 150);
+}
+
+let drawing = false;
+
+function listen() {
+  const events = new EventSource("api/v1/transitions");
+  events.addEventListener("open", () => { recent = []; });
+  events.addEventListener("transition", (event) => {
+    recent = [JSON.parse(event.data), ...recent].slice(0, RECENT);
+    askSoon();
+    if (!drawing) requestAnimationFrame(() => { drawing = false; show("recent", recent, transitions); });
+    drawing = true;
+  });
+  events.addEventListener("error", () => {
+    // The browser comes back by itself after a lost connection, but not after an answer that is no stream.
+    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5_000);
+  });
+}
+
+show("recent", recent, transitions);
+setInterval(keepAsking, POLL);
+setInterval(() => {
+  for (const element of document.querySelectorAll("time[data-suffix]")) {
+    element.textContent = ago(element.dateTime) + element.dataset.suffix;
+  }
+}, 1_000);
+document.addEventListener("visibilitychange", askSoon);
+keepAsking();
+listen();
