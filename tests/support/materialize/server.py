@@ -6,6 +6,7 @@ import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Self
 
 from support.materialize import columns as column_types
@@ -197,8 +198,13 @@ class MaterializeDouble:
         return made
 
     def scale(self, cluster: str, replicas: int) -> None:
-        """Set the number of replicas. Without any, new statements are refused and running streams fall silent."""
+        """Set the number of replicas. Without any, new statements are refused and running streams fall silent.
+
+        When replicas come back, running streams get a notice and then what they missed.
+        """
         found = self.catalog.clusters[cluster]
+        if replicas and not found.replicas:
+            self._announce(cluster, f'cluster replica {cluster}.r1 changed status to "online" at {self._moment()}')
         found.replicas = replicas
         found.silent = replicas == 0
         found.wake()
@@ -298,6 +304,15 @@ class MaterializeDouble:
 
     def streams_changed(self) -> None:
         self._streams.set()
+
+    def _announce(self, cluster: str, text: str) -> None:
+        for session in self._sessions.values():
+            if session.settings.get("cluster") == cluster:
+                session.notify(text)
+
+    def _moment(self) -> str:
+        moment = datetime.fromtimestamp(self._clock() / 1000, UTC)
+        return f"{moment:%Y-%m-%d %H:%M:%S.%f}+00"
 
     # --- the socket
 

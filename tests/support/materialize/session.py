@@ -155,6 +155,7 @@ class Session:
         self._status = "I"
         self._has_read = False
         self._skipping = False
+        self._notices: list[bytes] = []
         self._prepared: dict[str, Prepared] = {}
         self._portals: dict[str, Portal] = {}
         self._cursors: dict[str, Cursor] = {}
@@ -163,6 +164,12 @@ class Session:
         """End the running statement with 57014. Where none runs, nothing happens."""
         if self._running:
             self._cancelled = True
+            self._wake.set()
+
+    def notify(self, text: str) -> None:
+        """Send a notice in the middle of the running stream. Where none runs, it is lost."""
+        if self._running:
+            self._notices.append(protocol.notice("00000", text))
             self._wake.set()
 
     async def run(self, parameters: dict[str, str]) -> None:
@@ -513,6 +520,8 @@ class Session:
             while not subscription.ended:
                 self._wake.clear()
                 self._check_interrupts()
+                while self._notices:
+                    await self._out.send(self._notices.pop(0))
                 items = subscription.poll()
                 if items:
                     yield items

@@ -182,6 +182,8 @@ class Subscription:
         rows = relation.history.snapshot(self.as_of).items()
         items: list[Item] = []
         if relation.bulk is not None:
+            if not (self.statement.progress and self._whole):
+                raise errors.unsupported("bulk rows without progress or with some of the columns only")
             items.append(BulkAt(self.as_of, relation.bulk))
         items += self._project([Update(self.as_of, count, row) for row, count in rows])
         return items
