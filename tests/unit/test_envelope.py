@@ -1,0 +1,172 @@
+"""The envelope: built from rows of text, the same for the same transition, and as `docs/envelope.md` shows it."""
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tocsin.envelope import ENVELOPE_SCHEMA, Envelope, View, build, variables
+from tocsin.model import Column, Kind, Transition, fingerprint, notification_id
+from tocsin.templates import VARIABLES, Template
+
+COLUMNS = (
+    Column(name="order_id", oid=20),
+    Column(name="customer", oid=25),
+    Column(name="minutes_late", oid=23),
+    Column(name="total", oid=1700),
+    Column(name="promised_at", oid=1184),
+    Column(name="items", oid=3802),
+    Column(name="courier", oid=25),
+)
+BEFORE = ("17", "Ann", "11", "12.50", "2026-11-21 18:30:00+00", '["pizza",{"size":33}]', None)
+ROW = ("17", "Ann", "15", "12.50", "2026-11-21 18:30:00+00", '["pizza",{"size":33}]', None)
+UPDATE = Transition(
+    alert="late_orders",
+    fingerprint=fingerprint("late_orders", ["17"]),
+    kind=Kind.UPDATED,
+    started_at=1_795_286_460_000,
+    at=1_795_286_700_250,
+    columns=COLUMNS,
+    row=ROW,
+    previous=BEFORE,
+)
+ID = notification_id(UPDATE, "ops")
+VIEW = View(
+    labels=(("customer", "customer"), ("courier", "courier")),
+    static_labels=(("team", "delivery"),),
+    value="minutes_late",
+    annotations={"summary": Template("Order {{ row.order_id }} of {{ labels.customer }} is {{ value }} minutes late")},
+)
+PAGE = Path(__file__).parents[2] / "docs" / "envelope.md"
+
+
+def of(text: str | None, oid: int = 25, view: str | None = "v") -> Envelope:
+    what = replace(UPDATE, columns=(Column(name="v", oid=oid),), row=(text,), previous=None)
+    return build(what, ID, View(value=view))
+
+
+def test_the_example_on_the_page_is_what_is_built() -> None:
+    example = re.search(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert example is not None
+    envelope = build(UPDATE, ID, VIEW)
+    assert json.dumps(envelope, ensure_ascii=False) == json.dumps(json.loads(example[1]), ensure_ascii=False)
+
+
+def test_the_page_speaks_of_every_key() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert [key for key in Envelope.__annotations__ if f"| `{key}` |" not in page] == []
+
+
+def test_schema_type_and_template_variables_have_the_same_keys() -> None:
+    keys = list(Envelope.__annotations__)
+    assert list(build(UPDATE, ID, VIEW)) == keys
+    assert list(ENVELOPE_SCHEMA["properties"]) == keys
+    assert set(keys) == VARIABLES
+    assert set(variables(UPDATE, ID, VIEW)) == VARIABLES
+    assert set(ENVELOPE_SCHEMA["properties"]["status"]["enum"]) == set(Kind)
+    assert all(schema["description"] for schema in ENVELOPE_SCHEMA["properties"].values())
+
+
+def test_the_same_transition_makes_the_same_bytes() -> None:
+    assert json.dumps(build(UPDATE, ID, VIEW)) == json.dumps(build(replace(UPDATE), ID, VIEW))
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_status_is_the_kind(kind: Kind) -> None:
+    assert json.loads(json.dumps(build(replace(UPDATE, kind=kind), ID, VIEW)))["status"] == kind.value
+
+
+def test_a_label_whose_column_is_null_is_left_out_and_an_empty_one_is_not() -> None:
+    assert "courier" not in build(UPDATE, ID, VIEW)["labels"]
+    assert build(replace(UPDATE, row=(*ROW[:-1], "")), ID, VIEW)["labels"]["courier"] == ""
+
+
+def test_labels_are_the_text_of_the_row_as_on_the_gauge() -> None:
+    view = View(labels=(("total", "total"), ("at", "promised_at")))
+    assert build(UPDATE, ID, view)["labels"] == {"total": "12.50", "at": "2026-11-21 18:30:00+00"}
+
+
+def test_a_row_of_other_columns_leaves_out_what_it_lacks() -> None:
+    old = replace(UPDATE, columns=(Column(name="order_id", oid=20),), row=("17",), previous=None)
+    envelope = build(old, ID, VIEW)
+    assert envelope["labels"] == {"team": "delivery"}
+    assert envelope["value"] is None
+    assert envelope["row"] == {"order_id": 17}
+    assert envelope["annotations"]["summary"].startswith("<error: ")
+    assert "'customer'" in envelope["annotations"]["summary"]
+
+
+def test_rows_and_columns_of_different_length_are_no_reason_to_fail() -> None:
+    assert build(replace(UPDATE, row=("17", "Ann"), previous=()), ID, VIEW)["row"] == {
+        "order_id": 17,
+        "customer": "Ann",
+    }
+
+
+def test_one_annotation_that_fails_leaves_the_others() -> None:
+    view = replace(VIEW, annotations={"bad": Template("{{ 1 / 0 }}", place="alerts.x.bad"), "good": Template("fine")})
+    assert build(UPDATE, ID, view)["annotations"] == {
+        "bad": "<error: alerts.x.bad: line 1: ZeroDivisionError: division by zero>",
+        "good": "fine",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "oid", "expected"),
+    [
+        ("3", 23, 3),
+        ("3.00", 1700, 3),
+        ("2.50", 1700, 2.5),
+        ("NaN", 701, "NaN"),
+        ("Infinity", 701, "Infinity"),
+        ("-Infinity", 701, "-Infinity"),
+        ("not a number", 25, "NaN"),
+        ("t", 16, 1),
+        ("1e300", 701, 1e300),
+        ("-0", 701, 0),
+        (None, 23, None),
+    ],
+)
+def test_the_value_is_a_number_where_it_is_one(text: str | None, oid: int, expected: object) -> None:
+    found = of(text, oid)["value"]
+    assert (found, type(found)) == (expected, type(expected))
+
+
+def test_without_a_value_column_the_value_is_null() -> None:
+    assert of("3", view=None)["value"] is None
+    assert of("3", view="other")["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "expected"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1_795_286_700_250, "2026-11-21T18:45:00.250Z"),
+        (1_795_286_700_999, "2026-11-21T18:45:00.999Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (2**64 - 1, "18446744073709551615"),
+    ],
+)
+def test_times_are_utc_in_milliseconds(milliseconds: int, expected: str) -> None:
+    assert build(replace(UPDATE, at=milliseconds), ID, VIEW)["at"] == expected
+
+
+def test_templates_see_python_values() -> None:
+    found = variables(UPDATE, ID, replace(VIEW, labels=(("total", "total"), ("courier", "courier"))))
+    assert found["at"] == datetime(2026, 11, 21, 18, 45, 0, 250_000, tzinfo=UTC)
+    assert found["labels"] == {"team": "delivery", "total": Decimal("12.50"), "courier": None}
+    row, previous = found["row"], found["previous"]
+    assert isinstance(row, dict)
+    assert isinstance(previous, dict)
+    assert row["promised_at"] == datetime(2026, 11, 21, 18, 30, tzinfo=UTC)
+    assert (previous["minutes_late"], row["minutes_late"], row["courier"]) == (11, 15, None)
+
+
+def test_nan_in_a_row_is_a_string_so_that_the_json_is_json() -> None:
+    envelope = of("NaN", 701)
+    assert envelope["row"] == {"v": "NaN"}
+    json.dumps(envelope, allow_nan=False)
