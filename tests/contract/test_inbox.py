@@ -29,6 +29,7 @@ def replies() -> Mapping[str, Reply]:
     return asyncio.run(replay_all())
 
 
+@pytest.mark.xdist_group("novu-recordings")  # replayed once, in one process
 @pytest.mark.parametrize(
     "recording", [each for each in recordings() if each.name not in LEFT_OUT], ids=lambda each: each.name
 )
