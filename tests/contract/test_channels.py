@@ -246,6 +246,25 @@ async def test_a_hostile_label_breaks_no_line_of_the_console() -> None:
         assert r'customer="a\nb \"c\" \u001b[2J\u2028\u00e9"' in line
 
 
+async def test_the_console_writes_to_standard_output_whatever_the_text(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    module = importlib.import_module(KINDS["console"])
+    config = module.Config()
+    what = message()
+    what.envelope["labels"]["customer"] = "Zo\u00eb"
+    assert await module.build("c", config, {"late": config}).send([what]) == [Delivered()]
+    assert "customer=Zo\u00eb" in capsysbinary.readouterr().out.decode()
+
+
+async def test_a_console_whose_output_is_closed_says_so() -> None:
+    async with Receiver() as receiver:
+        subject = Subject("console", receiver)
+        channel = subject.build()
+        subject.printed.close()
+        assert await sent(channel) == Retry(Reason.CONNECTION, "cannot write: the output is closed")
+
+
 def _echo(request: Received) -> bytes:
     return json.dumps(dict(request.headers)).encode() + request.body + request.path.encode()
 

@@ -116,6 +116,15 @@ class TestOneTrigger:
         assert await sent(build(server.url)) == Delivered()
         await server.until_delivered(1)
 
+    @pytest.mark.parametrize("body", [b"[]", b"null", b"5", b'{"data": []}', b'{"data": {"status": 7}}', b"", b"\xff"])
+    async def test_so_is_one_that_says_something_else(self, build: Build, body: bytes) -> None:
+        async with Receiver(
+            lambda _: Answer(status=201, body=body, headers={"content-type": "application/json"})
+        ) as receiver:
+            channel = build(receiver.url)
+            assert await channel.send([message()]) == [Delivered()]
+            assert await channel.send(TestBulk.several(2)) == [Delivered()] * 2
+
     async def test_an_unknown_workflow_is_final(self, server: FakeNovu, build: Build) -> None:
         assert await sent(build(server.url, workflow="nope")) == Rejected(Reason.REJECTED, "422 workflow_not_found")
 

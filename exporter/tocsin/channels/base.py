@@ -125,7 +125,7 @@ def redactor(secrets: Iterable[SecretStr | str]) -> Callable[[str], str]:
         text = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
         words |= {text, *(word for word in text.split() if len(word) >= 8)}
     words |= {json.dumps(word)[1:-1] for word in words}
-    ordered = sorted((word for word in words if word), key=len, reverse=True)
+    ordered = sorted((word for word in words if len(word) > 3), key=len, reverse=True)  # `1` is no secret
 
     def redact(text: str) -> str:
         for word in ordered:

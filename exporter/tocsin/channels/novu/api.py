@@ -46,10 +46,14 @@ class Answer:
     def ok(self) -> bool:
         return 200 <= self.status < 300
 
-    def entries(self) -> list[Entry]:
-        """What became of each event, as far as the content says so."""
-        found = self.content if isinstance(self.content, list) else [self.content]
-        return [_entry(item) for item in found]
+    def entry(self) -> Entry:
+        """What became of the one event."""
+        return _entry(self.content)
+
+    def entries(self, count: int) -> list[Entry]:
+        """What became of each of so many events. All were accepted if the content does not say so much."""
+        found = self.content if isinstance(self.content, list) else []
+        return [_entry(item) for item in found] if len(found) == count else [_entry(None)] * count
 
     @property
     def stale(self) -> bool:

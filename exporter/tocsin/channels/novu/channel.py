@@ -119,7 +119,7 @@ class Novu:
         answer = await self._api.trigger(one.draft.event, one.message.id, one.message.attempts)
         if not isinstance(answer, Answer):
             return {one.message.id: answer}
-        return {one.message.id: self._verdict(answer.entries()[0]) if answer.ok else self._api.failure(answer)}
+        return {one.message.id: self._verdict(answer.entry()) if answer.ok else self._api.failure(answer)}
 
     async def _bulk(self, group: Sequence[_Pending]) -> dict[str, Result]:
         ids = [one.message.id for one in group]
@@ -129,9 +129,7 @@ class Novu:
         if not isinstance(answer, Answer):
             return dict.fromkeys(ids, answer)
         if answer.ok:
-            entries = answer.entries()
-            if len(entries) != len(ids):
-                entries = [(PROCESSED, "")] * len(ids)  # accepted, though the answer does not say so readably
+            entries = answer.entries(len(ids))
             return {id_: self._verdict(entry) for id_, entry in zip(ids, entries, strict=True)}
         result = self._api.failure(answer)
         if not isinstance(result, Rejected):
