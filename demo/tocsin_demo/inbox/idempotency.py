@@ -14,6 +14,7 @@ from tocsin_demo.inbox.answers import Outcome, Problem
 MAX_KEY = 255
 KEPT_S = 24 * 3600.0
 IN_PROGRESS_S = 300.0
+MOST_KEYS = 100_000
 _LINK = "https://docs.novu.co/additional-resources/idempotency"
 
 
@@ -30,20 +31,23 @@ def _digest(body: Any) -> str:
 
 
 class IdempotencyKeys:
-    """Which keys are known, and what was answered under them."""
+    """Which keys are known, and what was answered under them; beyond `MOST_KEYS` the oldest is forgotten."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
 
     def begin(self, key: str, body: Any, now: float) -> tuple[Outcome | None, bool]:
-        """`(answer, replayed)`; no answer means that the caller is to run the request, then to `finish` or `forget`."""
+        """`(answer, replayed)`; no answer means that the caller is to run the request, then to `finish`."""
         if len(key) > MAX_KEY:
             message = f'idempotencyKey "{key}" has exceeded the maximum allowed length of {MAX_KEY} characters'
             return Problem(status=400, message=message), False
         entry = self._entries.get(key)
         digest = _digest(body)
         if entry is None or entry.expires_at <= now:
+            self._entries.pop(key, None)
             self._entries[key] = _Entry(digest=digest, expires_at=now + IN_PROGRESS_S)
+            if len(self._entries) > MOST_KEYS:
+                del self._entries[next(iter(self._entries))]
             return None, False
         headers = {"idempotency-key": key, "link": _LINK}
         if entry.outcome is None:
@@ -58,7 +62,3 @@ class IdempotencyKeys:
         """Keep the answer, an error's too, for a day."""
         if (entry := self._entries.get(key)) is not None:
             self._entries[key] = replace(entry, outcome=outcome, expires_at=now + KEPT_S)
-
-    def forget(self, key: str) -> None:
-        """Let the next request under the key run."""
-        self._entries.pop(key, None)

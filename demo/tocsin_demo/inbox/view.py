@@ -2,7 +2,6 @@
 text on a screen."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import islice
@@ -205,11 +204,3 @@ def _short(value: Any, limit: int = TEXT) -> str:
 def _plain(value: Any, limit: int = 300) -> str:
     """A value as text: text as it is, the rest as JSON."""
     return _short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), limit)
-
-
-def delivered_per_transaction(inbox: Inbox) -> Counter[str]:
-    """How many messages each transaction id has made, deleted ones too."""
-    counts: Counter[str] = Counter()
-    for notification in inbox.engine.worker.notifications.values():
-        counts[notification.transaction_id] += len(notification.messages)
-    return counts
