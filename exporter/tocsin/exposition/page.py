@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -54,7 +54,7 @@ class Page:
         """The page as it is at `now`, in the format and encoding that the two headers ask for."""
         started = self._clock()
         encode, content_type = _encoder(accept)
-        gzip = gzip_accepted(accept_encoding)
+        gzip = _takes_gzip(accept_encoding)
         for gauges in self._gauges.values():
             gauges.settle(now)
         # Own metrics first: reading the live state is also when a stale source's gauges are withdrawn.
@@ -90,6 +90,14 @@ def _encoder(accept: str) -> tuple[Encoder, str]:
     except TypeError:
         # A version that is no number: the library compares it with numbers all the same.
         return choose_encoder("")
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    for accepted in accept_encoding.lower().split(","):
+        coding, _, weight = accepted.replace(" ", "").partition(";q=")
+        if coding == "gzip":
+            return weight.strip("0.") != "" or not weight
+    return False
 
 
 class _Collected:

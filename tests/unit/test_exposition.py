@@ -1,0 +1,362 @@
+"""Rows as gauges: what a scrape shows is the rows, after any history."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from tocsin.exposition import Gauges, GaugeSpec, OnDuplicate, lines
+from tocsin.exposition.text import header, value
+from tocsin.model import Row
+
+Labels = tuple[tuple[str, str], ...]
+
+SPEC = GaugeSpec(alert="late", metric="late_orders", labels=(("customer", 0), ("city", 1)), value=2)
+
+
+def parse_openmetrics(text: str) -> list[Metric]:
+    return list(openmetrics.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+
+
+def plain(gauges: Gauges, now: float = 0.0) -> bytes:
+    gauges.settle(now)
+    return b"".join(block.plain() for block in gauges.blocks())
+
+
+def served(gauges: Gauges, now: float = 0.0) -> dict[Labels, float]:
+    """What Prometheus would read. Fails where a label set stands twice."""
+    text = (header(gauges.spec.metric, "") + plain(gauges, now)).decode()
+    (family,) = parse_text(text)
+    found: dict[Labels, float] = {}
+    for sample in family.samples:
+        labels = tuple(sorted(sample.labels.items()))
+        assert labels not in found, f"{labels} stands twice on the page"
+        found[labels] = sample.value
+    return found
+
+
+def put(gauges: Gauges, changes: Mapping[Any, Row | None], now: float = 0.0, *, replace: bool = False) -> None:
+    gauges.install(gauges.render(changes, replace=replace), now)
+
+
+def test_a_row_is_a_series_until_it_goes() -> None:
+    gauges = Gauges(SPEC)
+    put(gauges, {"1": ("Acme", "Berlin", "3.5"), "2": ("Globex", "Lagos", "4")})
+    assert plain(gauges) == (
+        b'late_orders{customer="Acme",city="Berlin"} 3.5\nlate_orders{customer="Globex",city="Lagos"} 4\n'
+    )
+    put(gauges, {"1": None})
+    assert plain(gauges) == b'late_orders{customer="Globex",city="Lagos"} 4\n'
+    put(gauges, {"2": ("Globex", "Lagos", "5")})
+    assert plain(gauges) == b'late_orders{customer="Globex",city="Lagos"} 5\n'
+
+
+def test_a_row_whose_labels_change_leaves_no_series_behind() -> None:
+    gauges = Gauges(SPEC)
+    put(gauges, {"1": ("Acme", "Berlin", "1")})
+    put(gauges, {"1": ("Acme", "Lagos", "1")})
+    assert served(gauges) == {(("city", "Lagos"), ("customer", "Acme")): 1.0}
+
+
+def test_null_and_empty_labels_are_left_out_and_null_values_are_nan() -> None:
+    gauges = Gauges(SPEC)
+    put(gauges, {"1": (None, "", None)})
+    assert plain(gauges) == b"late_orders NaN\n"
+
+
+def test_without_a_value_column_every_row_is_worth_one() -> None:
+    gauges = Gauges(replace(SPEC, value=None, labels=(("city", 1),)))
+    put(gauges, {"1": ("Acme", "Berlin", "7"), "2": ("Globex", "Berlin", "8"), "3": ("Initech", "Lagos", None)})
+    assert served(gauges) == {(("city", "Berlin"),): 2.0, (("city", "Lagos"),): 1.0}
+
+
+def test_static_labels_stand_on_every_series() -> None:
+    gauges = Gauges(replace(SPEC, static_labels=(("severity", 'page"d'),)))
+    put(gauges, {"1": ("Acme", None, "1")})
+    assert served(gauges) == {(("customer", "Acme"), ("severity", 'page"d')): 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rule", "merged", "after_the_first_went"),
+    [("sum", 12.0, 10.0), ("max", 7.0, 7.0), ("min", 2.0, 3.0), ("first", 2.0, 7.0)],
+)
+def test_rows_with_the_same_labels_are_merged_by_the_rule(
+    rule: OnDuplicate, merged: float, after_the_first_went: float
+) -> None:
+    gauges = Gauges(replace(SPEC, on_duplicate=rule))
+    put(gauges, {"1": ("Acme", None, "2")})
+    put(gauges, {"2": ("Acme", None, "7"), "3": ("Acme", "", "3")})
+    acme = (("customer", "Acme"),)
+    assert served(gauges) == {acme: merged}
+    assert gauges.duplicates == 2
+    put(gauges, {"1": None})
+    assert served(gauges) == {acme: after_the_first_went}
+    put(gauges, {"2": None})
+    assert served(gauges) == {acme: 3.0}
+    put(gauges, {"3": None})
+    assert served(gauges) == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "merged"),
+    [
+        ("max", ("NaN", "1"), 1.0),
+        ("min", ("1", "NaN"), 1.0),
+        ("max", ("NaN", None), math.nan),
+        ("sum", ("Infinity", "-Infinity"), math.nan),
+        ("sum", ("1e308", "1e308"), math.inf),
+        ("sum", ("0.1", "0.2"), math.fsum((0.1, 0.2))),
+    ],
+)
+def test_merging_copes_with_values_that_are_no_ordinary_numbers(
+    rule: OnDuplicate, values: tuple[str | None, ...], merged: float
+) -> None:
+    gauges = Gauges(replace(SPEC, on_duplicate=rule))
+    put(gauges, {str(place): ("Acme", None, text) for place, text in enumerate(values)})
+    assert served(gauges) == {(("customer", "Acme"),): pytest.approx(merged, nan_ok=True, rel=0, abs=0)}
+
+
+def test_beyond_max_series_those_that_sort_first_are_served_whatever_the_order_they_came_in() -> None:
+    gauges = Gauges(replace(SPEC, max_series=2))
+    put(gauges, {name: (name, None, "1") for name in "dbac"})
+    assert [labels[0][1] for labels in served(gauges)] == ["a", "b"]
+    assert (gauges.series, gauges.dropped) == (2, 2)
+    put(gauges, {"a": None})
+    assert [labels[0][1] for labels in served(gauges)] == ["b", "c"]
+    assert (gauges.series, gauges.dropped) == (2, 1)
+
+
+def test_a_series_lingers_at_zero_and_then_goes() -> None:
+    gauges = Gauges(replace(SPEC, linger=30.0))
+    put(gauges, {"1": ("Acme", None, "5")}, now=100.0)
+    put(gauges, {"1": None}, now=110.0)
+    acme = (("customer", "Acme"),)
+    assert served(gauges, now=139.9) == {acme: 0.0}
+    assert served(gauges, now=140.0) == {}
+
+
+def test_a_row_that_comes_back_while_its_series_lingers_is_no_duplicate() -> None:
+    gauges = Gauges(replace(SPEC, linger=30.0))
+    put(gauges, {"1": ("Acme", None, "5")}, now=100.0)
+    put(gauges, {"1": None}, now=110.0)
+    put(gauges, {"1": ("Acme", None, "6")}, now=120.0)
+    assert served(gauges, now=500.0) == {(("customer", "Acme"),): 6.0}
+    assert gauges.duplicates == 0
+
+
+def test_after_a_fresh_snapshot_what_is_no_longer_there_lingers_too() -> None:
+    gauges = Gauges(replace(SPEC, linger=30.0))
+    put(gauges, {"1": ("Acme", None, "5"), "2": ("Globex", None, "5")}, now=100.0)
+    put(gauges, {"2": None}, now=110.0)
+    put(gauges, {"3": ("Initech", None, "1")}, now=120.0, replace=True)
+    assert served(gauges, now=130.0) == {
+        (("customer", "Acme"),): 0.0,
+        (("customer", "Globex"),): 0.0,
+        (("customer", "Initech"),): 1.0,
+    }
+    assert served(gauges, now=140.0).keys() == {(("customer", "Acme"),), (("customer", "Initech"),)}
+    assert served(gauges, now=150.0).keys() == {(("customer", "Initech"),)}
+
+
+def test_withdrawn_series_are_not_served_and_come_back() -> None:
+    gauges = Gauges(SPEC)
+    put(gauges, {"1": ("Acme", None, "5")})
+    gauges.withdrawn = True
+    assert served(gauges) == {}
+    assert gauges.series == 0
+    gauges.withdrawn = False
+    assert served(gauges) == {(("customer", "Acme"),): 5.0}
+
+
+def test_cleared_series_do_not_linger() -> None:
+    gauges = Gauges(replace(SPEC, linger=30.0))
+    put(gauges, {"1": ("Acme", None, "5")})
+    gauges.clear()
+    assert served(gauges) == {}
+
+
+def test_what_a_scrape_has_taken_is_not_changed_by_what_is_installed_afterwards() -> None:
+    gauges = Gauges(SPEC)
+    put(gauges, {str(place): (str(place), None, "1") for place in range(3000)})
+    gauges.settle(0.0)
+    taken = gauges.blocks()
+    put(gauges, {str(place): (str(place), None, "2") for place in range(3000)} | {"new": ("new", None, "1")})
+    assert b"".join(block.plain() for block in taken).count(b" 1\n") == 3000
+    assert plain(gauges).count(b" 2\n") == 3000
+
+
+def test_a_change_leaves_the_rest_of_the_page_as_it_was_rendered() -> None:
+    gauges = Gauges(SPEC)
+    put(gauges, {str(place): (f"{place:05}", None, "1") for place in range(5000)})
+    gauges.settle(0.0)
+    before = gauges.blocks()
+    put(gauges, {"17": ("00017", None, "9")})
+    after = gauges.blocks()
+    assert len(before) > 4
+    assert sum(old is not new for old, new in zip(before, after, strict=True)) == 1
+
+
+def test_an_update_that_shows_nothing_new_costs_no_rendering() -> None:
+    gauges = Gauges(SPEC)
+    put(gauges, {"1": ("Acme", "Berlin", "1.0", "first note")})
+    before = gauges.blocks()
+    put(gauges, {"1": ("Acme", "Berlin", "1", "second note")})
+    assert gauges.blocks() == before
+
+
+ANY_TEXT = st.text() | st.text(alphabet='\\"\n\r\t,={}# \x00\x85\u2028\ud800a', max_size=8)
+
+
+@given(ANY_TEXT, ANY_TEXT, st.floats())
+def test_any_text_and_any_number_read_back_as_they_were(customer: str, city: str, number: float) -> None:
+    gauges = Gauges(SPEC)
+    put(gauges, {"1": (customer, city, repr(number))})
+    # Neither a zero byte nor half a surrogate pair can be told to Prometheus.
+    told = {
+        name: text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+        for name, text in (("customer", customer), ("city", city))
+        if text
+    }
+    expected = {tuple(sorted(told.items())): pytest.approx(number, nan_ok=True, rel=0, abs=0)}
+    assert served(gauges) == expected
+    page = (header("late_orders", "") + plain(gauges) + b"# EOF\n").decode()
+    (family,) = parse_openmetrics(page)
+    assert {tuple(sorted(sample.labels.items())): sample.value for sample in family.samples} == expected
+
+
+@given(st.floats())
+def test_a_value_is_written_in_the_shortest_form_that_reads_back(number: float) -> None:
+    text = value(number).decode().rstrip("\n")
+    assert float(text) == pytest.approx(number, nan_ok=True, rel=0, abs=0)
+    assert len(text) <= len(repr(number)) + 1  # the sign of +Inf
+
+
+@given(st.text())
+def test_any_help_text_keeps_to_its_line_in_both_formats(help_text: str) -> None:
+    page = header("late_orders", help_text).decode() + "late_orders 1\n"
+    assert [family.name for family in parse_text(page)] == ["late_orders"]
+    assert [family.name for family in parse_openmetrics(page + "# EOF\n")] == ["late_orders"]
+
+
+# The model: rows in a dictionary, everything else worked out anew each time.
+
+
+MERGES: Mapping[str, Callable[[list[float]], float]] = {
+    "sum": math.fsum,
+    "max": max,
+    "min": min,
+    "first": lambda values: values[0],
+}
+
+
+@dataclass(slots=True)
+class Model:
+    spec: GaugeSpec
+    rows: dict[str, Row] = field(default_factory=dict)
+    arrival: dict[str, int] = field(default_factory=dict)
+    arrivals: int = 0
+    lingering: dict[Labels, float] = field(default_factory=dict)
+
+    def labels(self, row: Row) -> Labels:
+        return tuple((name, text) for name, index in self.spec.labels if (text := row[index]))
+
+    def groups(self) -> dict[Labels, list[float]]:
+        groups: dict[Labels, list[float]] = {}
+        for key in sorted(self.rows, key=lambda key: self.arrival[key]):
+            groups.setdefault(self.labels(self.rows[key]), []).append(float(self.rows[key][2] or "nan"))
+        return groups
+
+    def change(self, changes: Mapping[str, Row | None], now: float, *, replace: bool) -> None:
+        before = set(self.groups())
+        if replace:
+            self.rows.clear()
+        for key, row in changes.items():
+            old = self.rows.get(key)
+            if row is None:
+                self.rows.pop(key, None)
+            else:
+                if old is None or self.labels(old) != self.labels(row):
+                    self.arrivals += 1
+                    self.arrival[key] = self.arrivals
+                self.rows[key] = row
+        after = set(self.groups())
+        if self.spec.linger:
+            for labels in before - after:
+                self.lingering[labels] = now + self.spec.linger
+        for labels in after:
+            self.lingering.pop(labels, None)
+
+    def page(self, now: float) -> dict[Labels, float]:
+        merge = MERGES[self.spec.on_duplicate]
+        self.lingering = {labels: due for labels, due in self.lingering.items() if due > now}
+        page = dict.fromkeys(self.lingering, 0.0) | {labels: merge(values) for labels, values in self.groups().items()}
+        kept = sorted(page, key=self.text)[: self.spec.max_series]
+        return {tuple(sorted(labels)): page[labels] for labels in kept}
+
+    def text(self, labels: Labels) -> bytes:
+        inside = ",".join(f'{name}="{text}"' for name, text in labels)
+        return f"{self.spec.metric}{{{inside}}} ".encode() if labels else f"{self.spec.metric} ".encode()
+
+
+KEYS = st.sampled_from([f"key-{number}" for number in range(40)])
+ROWS = st.tuples(
+    st.sampled_from(["a", "b", "c", "d", "e", None]), st.sampled_from(["", "x", "y"]), st.integers(-9, 9).map(str)
+)
+STEPS = st.lists(
+    st.tuples(st.dictionaries(KEYS, ROWS | st.none(), max_size=25), st.booleans(), st.integers(0, 20)), max_size=8
+)
+SPECS = st.builds(
+    replace,
+    st.just(SPEC),
+    on_duplicate=st.sampled_from(["sum", "max", "min", "first"]),
+    max_series=st.sampled_from([1, 4, 1000]),
+    linger=st.sampled_from([0.0, 15.0]),
+)
+
+
+@pytest.fixture(scope="class")
+def _tiny_blocks() -> Iterator[None]:
+    """Blocks so small that few lines split and join them often."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_FULL", 4)
+        patch.setattr(lines, "_SPARSE", 2)
+        yield
+
+
+@pytest.mark.usefixtures("_tiny_blocks")
+class TestModel:
+    @given(SPECS, STEPS)
+    def test_after_any_changes_the_page_is_what_the_rows_say(
+        self, spec: GaugeSpec, steps: list[tuple[dict[str, Row | None], bool, int]]
+    ) -> None:
+        gauges, model, now = Gauges(spec), Model(spec), 0.0
+        for changes, fresh, pause in steps:
+            if fresh:
+                changes = {key: row for key, row in changes.items() if row is not None}  # noqa: PLW2901
+            now += pause
+            assert served(gauges, now) == model.page(now)
+            put(gauges, changes, now, replace=fresh)
+            model.change(changes, now, replace=fresh)
+            page = served(gauges, now)
+            assert page == model.page(now)
+            assert gauges.series == len(page)
+
+    @given(STEPS)
+    def test_the_page_does_not_tell_which_way_the_rows_came(
+        self, steps: list[tuple[dict[str, Row | None], bool, int]]
+    ) -> None:
+        gauges, model = Gauges(SPEC), Model(SPEC)
+        for changes, _, _ in steps:
+            put(gauges, changes)
+            model.change(changes, 0.0, replace=False)
+            plain(gauges)
+        fresh = Gauges(SPEC)
+        put(fresh, model.rows, replace=True)
+        assert plain(fresh) == plain(gauges)

@@ -1,0 +1,153 @@
+"""Tocsin's own metrics are those of the table, named as Prometheus's conventions ask."""
+
+import asyncio
+import re
+import shutil
+import subprocess
+
+import pytest
+from prometheus_client import generate_latest
+
+from tocsin.errors import Reason, SourceReason
+from tocsin.exposition import AlertState, ChannelState, Gauges, GaugeSpec, Metrics, Page
+from tocsin.exposition.table import TABLE, Definition, markdown
+from tocsin.model import Kind
+
+
+async def page_of(metrics: Metrics) -> str:
+    page = Page(metrics)
+    for alert in ("late", "lost"):
+        page.add(Gauges(GaugeSpec(alert=alert, metric=f"{alert}_orders")))
+    return b"".join((await page.scrape("", "", 0.0)).body).decode()
+
+
+def running() -> Metrics:
+    metrics = Metrics("1.2.3")
+    for name in ("late", "lost"):
+        metrics.alert(name).state = lambda: AlertState(up=True, firing=2, frontier=1_700_000_000_500, last_progress=5.0)
+        metrics.channel(f"{name} people").state = lambda: ChannelState(pending=1, oldest_pending=7.0, dead=3)
+    return metrics
+
+
+def samples(text: str) -> dict[str, float]:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+async def test_the_page_shows_the_metrics_of_the_table_and_no_others() -> None:
+    text = await page_of(running())
+    declared = re.findall(r"^# TYPE (tocsin_\w+)", text, flags=re.MULTILINE)
+    assert declared == list(TABLE)
+    for name, definition in TABLE.items():
+        shown = {
+            re.sub(r"_(bucket|sum|count)$", "", line) for line in re.findall(rf"^({name}\w*)[{{ ]", text, re.MULTILINE)
+        }
+        if definition.type == "histogram":
+            assert shown == {name}
+        else:
+            assert name in shown, f"{name} has no sample"
+        labels = set(re.findall(r'(\w+)="', "".join(re.findall(rf"^{name}(?:_bucket)?\{{.*", text, re.MULTILINE))))
+        assert labels - {"le"} == set(definition.labels)
+
+
+def test_the_documentation_names_every_metric_with_type_labels_and_meaning() -> None:
+    rows = markdown().splitlines()[2:]
+    assert len(rows) == len(TABLE)
+    for row, definition in zip(rows, TABLE.values(), strict=True):
+        assert row.startswith(f"| `{definition.name}` | {definition.type} | ")
+        assert row.endswith(f" | {definition.help} |")
+        assert all(f"`{label}`" in row for label in definition.labels)
+
+
+@pytest.mark.parametrize("definition", TABLE.values(), ids=lambda definition: definition.name)
+def test_names_follow_the_conventions(definition: Definition) -> None:
+    name, kind = definition.name, definition.type
+    assert re.fullmatch(r"tocsin_[a-z]+(_[a-z]+)*", name)
+    assert name.endswith("_total") == (kind == "counter")
+    assert name.endswith("_info") == (kind == "info")
+    assert not name.endswith(("_count", "_sum", "_bucket", "_milliseconds", "_ms"))
+    assert kind != "histogram" or name.endswith("_seconds")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+async def test_promtool_finds_nothing_to_criticise() -> None:
+    text = await page_of(running())
+    checked = await asyncio.to_thread(
+        subprocess.run, ["promtool", "check", "metrics"], input=text, capture_output=True, text=True
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+async def test_every_label_value_is_there_at_zero_from_the_start() -> None:
+    found = samples(await page_of(running()))
+    for kind in Kind:
+        assert found[f'tocsin_alert_transitions_total{{alert="late",kind="{kind}"}}'] == 0
+    for reason in SourceReason:
+        assert found[f'tocsin_alert_source_errors_total{{alert="late",reason="{reason}"}}'] == 0
+    for failure in Reason:
+        assert found[f'tocsin_channel_failures_total{{channel="late people",reason="{failure}"}}'] == 0
+    assert found['tocsin_alert_commit_seconds_count{alert="late"}'] == 0
+
+
+async def test_what_is_counted_shows() -> None:
+    metrics = running()
+    late, people = metrics.alert("late"), metrics.channel("late people")
+    late.updates.inc(7)
+    late.transitioned(Kind.FIRED, 2)
+    late.source_failed(SourceReason.STALLED)
+    late.commit_seconds.observe(0.02)
+    people.attempts.inc()
+    people.failed(Reason.TIMEOUT)
+    people.delivery_seconds.observe(4000.0)
+    metrics.reloaded(successful=True, at=100.0)
+    metrics.reloaded(successful=False, at=200.0)
+    found = samples(await page_of(metrics))
+    assert found['tocsin_alert_updates_total{alert="late"}'] == 7
+    assert found['tocsin_alert_updates_total{alert="lost"}'] == 0
+    assert found['tocsin_alert_transitions_total{alert="late",kind="fired"}'] == 2
+    assert found['tocsin_alert_source_errors_total{alert="late",reason="stalled"}'] == 1
+    assert found['tocsin_alert_commit_seconds_bucket{alert="late",le="0.025"}'] == 1
+    assert found['tocsin_channel_failures_total{channel="late people",reason="timeout"}'] == 1
+    assert found['tocsin_channel_delivery_seconds_bucket{channel="late people",le="3600.0"}'] == 0
+    assert found['tocsin_channel_delivery_seconds_bucket{channel="late people",le="+Inf"}'] == 1
+    assert found["tocsin_config_last_reload_successful"] == 0
+    assert found["tocsin_config_last_reload_success_timestamp_seconds"] == 100
+    assert found["process_open_fds"] > 0
+
+
+async def test_the_live_state_is_read_at_each_scrape() -> None:
+    metrics = running()
+    found = samples(await page_of(metrics))
+    assert found['tocsin_alert_up{alert="late"}'] == 1
+    assert found['tocsin_alert_frontier_timestamp_seconds{alert="late"}'] == 1_700_000_000.5
+    assert found['tocsin_channel_oldest_pending_timestamp_seconds{channel="late people"}'] == 7
+
+
+async def test_what_is_not_known_yet_has_no_sample() -> None:
+    metrics = Metrics("1.2.3")
+    metrics.alert("late")
+    metrics.channel("people")
+    found = samples(await page_of(metrics))
+    assert found['tocsin_alert_up{alert="late"}'] == 0
+    unknown = ("frontier_timestamp", "last_progress_timestamp", "oldest_pending_timestamp")
+    assert not [name for name in found if any(part in name for part in unknown)]
+
+
+async def test_what_is_forgotten_leaves_no_sample_behind() -> None:
+    metrics = running()
+    metrics.alert("late").updates.inc()
+    metrics.forget_alert("late")
+    metrics.forget_channel("late people")
+    text = generate_latest(metrics.registry).decode()
+    assert '"late"' not in text
+    assert '"late people"' not in text
+    assert 'alert="lost"' in text
+
+
+async def test_an_alert_that_comes_back_starts_from_zero() -> None:
+    metrics = running()
+    metrics.alert("late").updates.inc()
+    metrics.forget_alert("late")
+    metrics.forget_alert("late")
+    metrics.alert("late")
+    assert samples(await page_of(metrics))['tocsin_alert_updates_total{alert="late"}'] == 0
