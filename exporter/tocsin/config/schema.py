@@ -22,15 +22,10 @@ REFERENCE: Node = {
     "description": "A value from the environment.",
 }
 _DROPPED = ("title", "examples", "writeOnly", "gt", "ge", "lt", "le")
-_ALERT_FILES = {
-    "type": "array",
-    "items": {"type": "string", "minLength": 1},
-    "default": [],
-    "description": (
-        "Further files, each a mapping of alerts as under `alerts`. Patterns such as `alerts.d/*.yaml` are relative to "
-        "this file."
-    ),
-}
+ALERT_FILES_MEANING = (
+    "Further files, each a mapping of alerts as under `alerts`. Patterns such as `alerts.d/*.yaml` are relative to "
+    "this file."
+)
 
 
 def schema() -> Node:
@@ -67,7 +62,12 @@ def schema() -> Node:
                 "description": "What to watch, by name.",
                 "additionalProperties": {"$ref": "#/$defs/alert"},
             },
-            "alert_files": _ALERT_FILES,
+            "alert_files": {
+                "type": "array",
+                "items": {"type": "string", "minLength": 1},
+                "default": [],
+                "description": ALERT_FILES_MEANING,
+            },
         },
         "$defs": {
             **{f"{kind}_source": node for kind, node in sources.items()},

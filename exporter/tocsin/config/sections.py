@@ -34,7 +34,7 @@ class LedgerSettings(Settings):
     path: Text = "tocsin.db"
     """The file, relative to the working directory. It belongs on a local disk, and to one process at a time."""
     history: Duration = 7 * 86400.0
-    """How long delivered notifications and dead letters are kept to look at; `0` keeps none."""
+    """How long delivered notifications are kept to look at. Dead letters stay until somebody decides about them."""
 
 
 class WebSettings(Settings):

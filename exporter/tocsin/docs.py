@@ -1,0 +1,203 @@
+"""Writes docs/settings.md and docs/metrics.md from the models and tables that the program itself runs on.
+
+`python -m tocsin.docs` writes them, `python -m tocsin.docs --check` exits with 1 when they are not what it would write.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tocsin.config import kinds, schema
+from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
+from tocsin.errors import Reason, SourceReason
+from tocsin.exposition.table import markdown
+from tocsin.model import Kind
+
+_DIRECTORY = Path(__file__).parents[2] / "docs"
+_NOTICE = "<!-- Written by `python -m tocsin.docs`; change the models and tables it is made of, not this file. -->"
+
+_SETTINGS = """\
+# Settings
+
+Everything that `tocsin.yaml` can say. `exporter/tocsin.example.yaml` has every key with a reason to set it;
+`tocsin check` tells all that is wrong with a file, with its lines; `tocsin schema` prints a JSON Schema for editors.
+
+- **Durations** are Prometheus's: `500ms`, `30s`, `5m`, `1h30m`, `7d`, and `0`. A bare number is refused, since it could
+  be anything.
+- **`${NAME}`** and **`${NAME:-default}`** stand for environment variables, anywhere in a value; the default is also
+  taken for an empty one, and `$${` is `${` itself. An unquoted value gets its type after that, so `port: ${PORT}` is a
+  number. Within `{ }` and `[ ]`, YAML wants quotes around it.
+- **Secrets** are shown nowhere. Most can be given as a file instead (`password_file` for `password`), whose last line
+  break is dropped.
+- **Scalars** follow YAML 1.2: `NO`, `on` and `1:30` are text, and `true`, `false`, `null` and numbers what they look
+  like.
+- Keys of the root that begin with `x-` are left alone, as a place for anchors. Merge keys (`<<`) work.
+- Paths are relative to the working directory, those in `alert_files` to the file that names them.
+"""
+
+_CHANNELS = """\
+A mapping of names to channels. Each has a `type`, and by that these keys. Those with a star can also be said for one
+alert, in its `notify`: `{channel: name, key: value}`.
+"""
+
+_METRICS = """\
+# Metrics
+
+`/metrics` serves, in the text format and in OpenMetrics, the gauges of the alerts and Tocsin's own metrics.
+
+## The gauges of the alerts
+
+Each alert with `gauges: true` is a gauge: one series for each row that fires now, with the labels of `labels` and
+`static_labels`, and the number of `value`, or 1. A row that is gone is gone from the next scrape. A label whose
+column is NULL or empty is left out. While a source gives nothing for longer than its `stale_after`, the series of its
+alerts are withdrawn.
+
+## Tocsin's own metrics
+
+Every label value is there from the start. Names without a unit count things; moments are Unix timestamps, so age is
+`time() - tocsin_..._timestamp_seconds`.
+"""
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    parts = [_NOTICE, "", _SETTINGS]
+    for name, model in (("ledger", LedgerSettings), ("web", WebSettings), ("log", LogSettings)):
+        parts += _section(f"## `{name}`", schema.section(model))
+    sources = {kind: schema.source(kind) for kind in kinds.source_types()}
+    parts += ["## `sources`", "", "A mapping of names to sources. Each has a `type`, and by that these keys.", ""]
+    parts += _family(sources, "source")
+    channels = {kind: schema.channel(kind) for kind in kinds.channel_types()}
+    parts += ["## `channels`", "", _CHANNELS]
+    parts += _family(channels, "channel", {key for kind in channels for key in schema.options(kind)["properties"]})
+    parts += ["## `alerts`", "", "A mapping of names to alerts.", ""]
+    alert = schema.section(AlertSettings)
+    parts += [alert["description"], "", *_table(alert["properties"], alert.get("required", ())), ""]
+    parts += ["## `alert_files`", "", schema.ALERT_FILES_MEANING, ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def metrics_page() -> str:
+    """docs/metrics.md."""
+    values: list[tuple[str, str, type[StrEnum]]] = [
+        ("`kind`", "what happened", Kind),
+        ("`reason` of a source", "why it gives no rows", SourceReason),
+        ("`reason` of a channel", "why a delivery failed", Reason),
+    ]
+    parts = [_NOTICE, "", _METRICS, markdown()]
+    parts += ["## Values of labels", ""]
+    parts += _rows(
+        ("label", "tells", "values"),
+        [(label, tells, ", ".join(f"`{member.value}`" for member in words)) for label, tells, words in values],
+    )
+    return "\n".join(parts).rstrip() + "\n"
+
+
+PAGES = {"settings.md": settings_page, "metrics.md": metrics_page}
+"""File name -> what makes its text."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages, or with `--check` tell which of them are out of date. The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tocsin.docs", description="Write the generated pages of docs/.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
+    parser.add_argument("--directory", type=Path, default=_DIRECTORY, help="where the pages are")
+    chosen = parser.parse_args(arguments)
+    stale = []
+    for name, make in PAGES.items():
+        page, text = chosen.directory / name, make()
+        if page.exists() and page.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if not chosen.check:
+            page.write_text(text, encoding="utf-8")
+    if chosen.check and stale:
+        print(f"out of date: {', '.join(stale)}; run: make docs", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _section(heading: str, node: Mapping[str, Any]) -> list[str]:
+    return [heading, "", node["description"], "", *_table(node["properties"], node.get("required", ())), ""]
+
+
+def _family(members: Mapping[str, Mapping[str, Any]], word: str, starred: Iterable[str] = ()) -> list[str]:
+    """What all types have in common, then what each has of its own."""
+    starred = {*starred}
+    nodes = [member["properties"] for member in members.values()]
+    common = {
+        key: node
+        for key, node in nodes[0].items()
+        if key != "type" and all(key in other and other[key] == node for other in nodes)
+    }
+    parts = [f"### Every {word}", "", *_table(common, (), starred), ""]
+    for kind, member in members.items():
+        own = {key: node for key, node in member["properties"].items() if key not in common and key != "type"}
+        secrets = [key for key in own if f"{key}_file" in own and not _optional(own[key])]
+        parts += [f"### `type: {kind}`", "", member["description"], ""]
+        parts += [*_table(own, [*member.get("required", ()), *secrets], starred), ""]
+    return parts
+
+
+def _optional(node: Mapping[str, Any]) -> bool:
+    return {"type": "null"} in node.get("anyOf", ())
+
+
+def _table(properties: Mapping[str, Any], required: Iterable[str], starred: Iterable[str] = ()) -> list[str]:
+    rows = []
+    for key, node in properties.items():
+        default = "required" if key in required else _default(node)
+        name = f"`{key}`" + ("\\*" if key in starred else "")
+        rows.append((name, _words(node), default, node.get("description", "")))
+    return _rows(("key", "type", "default", "meaning"), rows)
+
+
+def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(head), line(["---"] * len(head)), *map(line, rows)]
+
+
+def _default(node: Mapping[str, Any]) -> str:
+    value = node.get("default")
+    if value in (None, [], {}, ""):
+        return ""
+    if isinstance(value, list):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
+
+
+def _words(node: Mapping[str, Any]) -> str:
+    """What a value looks like, for a person."""
+    if "anyOf" in node and "type" not in node:
+        return " or ".join(dict.fromkeys(_words(one) for one in node["anyOf"] if one != {"type": "null"}))
+    if "const" in node:
+        return f"`{node['const']}`"
+    if "enum" in node:
+        return ", ".join(f"`{value}`" for value in node["enum"])
+    if schema.is_duration(node):
+        return "duration"
+    kind = node.get("type")
+    if kind == "array":
+        return f"list of {_words(node['items'])}" if node.get("items") else "list"
+    if kind == "object":
+        properties = node.get("properties")
+        if properties:
+            return "mapping with " + ", ".join(f"`{key}`" for key in properties)
+        inner = node.get("additionalProperties")
+        return f"mapping to {_words(inner)}" if isinstance(inner, dict) and inner else "mapping"
+    if node.get("format") == "password":
+        return "secret"
+    if node.get("format") == "path":
+        return "file"
+    words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
+    return words.get(str(kind), "anything")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""What is written down is what runs: generated pages, the example configuration, and the schema that editors get."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tocsin import channels as channel_kinds
+from tocsin import docs
+from tocsin import sources as source_kinds
+from tocsin.config import load
+from tocsin.config.document import parse
+from tocsin.config.schema import schema
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "exporter" / "tocsin.example.yaml"
+
+
+@pytest.mark.parametrize("name", docs.PAGES)
+def test_a_generated_page_is_current(name: str) -> None:
+    written = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert written == docs.PAGES[name](), "run: make docs"
+
+
+def test_a_page_that_is_out_of_date_is_told_and_then_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.md").write_text("old")
+    assert docs.main(["--check", "--directory", str(tmp_path)]) == 1
+    assert "out of date: settings.md, metrics.md" in capsys.readouterr().err
+    assert (tmp_path / "settings.md").read_text() == "old"
+    assert docs.main(["--directory", str(tmp_path)]) == 0
+    assert docs.main(["--check", "--directory", str(tmp_path)]) == 0
+
+
+def test_the_example_configuration_can_be_used() -> None:
+    config = load(EXAMPLE, {"NOVU_SECRET_KEY": "key"})
+    assert [warning.path for warning in config.warnings] == ["alert_files[0]"]
+    assert {source.kind for source in config.sources.values()} == set(source_kinds.KINDS)
+    assert {channel.kind for channel in config.channels.values()} == set(channel_kinds.KINDS)
+
+
+def test_the_example_configuration_has_every_key() -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    shown = {*re.findall(r"(?:^|[\s{,#])([a-z_]+):(?:\s|$)", text, re.MULTILINE)}
+    assert {name for node in _objects(schema()) for name in node["properties"]} - shown == set()
+
+
+def test_the_schema_describes_every_key() -> None:
+    undescribed = [
+        name
+        for node in _objects(schema())
+        for name, inner in node["properties"].items()
+        if "description" not in inner and inner.keys() != {"const"}
+    ]
+    assert undescribed == []
+
+
+def test_the_schema_takes_the_example_configuration() -> None:
+    assert _faults(EXAMPLE.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("webb: {}", "webb"),
+        ("web: {listen: 5}", "web.listen"),
+        ("web: {admin: perhaps}", "web.admin"),
+        ("ledger: {history: 7}", "ledger.history"),
+        ("sources: {a: {type: oracle}}", "sources.a"),
+        ("sources: {a: {type: postgres, host: h}}", "sources.a"),
+        ("sources: {a: {type: postgres, host: h, user: u, password: x, password_file: y}}", "sources.a"),
+        ("sources: {a b: {type: postgres, host: h, user: u}}", "sources"),
+        ("channels: {a: {type: webhook}}", "channels.a"),
+        ("channels: {a: {type: console, format: jsn}}", "channels.a"),
+        ("alerts: {a: {relation: v}}", "alerts.a"),
+        ("alerts: {a: {source: s}}", "alerts.a"),
+        ("alerts: {a: {source: s, relation: v, query: q}}", "alerts.a"),
+        ("alerts: {a: {source: s, relation: v, on_duplicate: mean}}", "alerts.a.on_duplicate"),
+        ("alerts: {a: {source: s, relation: v, notify: [{formt: x}]}}", "alerts.a.notify[0]"),
+    ],
+)
+def test_the_schema_refuses_what_loading_refuses(text: str, place: str) -> None:
+    assert _faults(text) == [place]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "web:",
+        "x-anchors: [1]",
+        "web: {admin: '${ADMIN:-false}'}",
+        "ledger: {history: '${HISTORY}'}",
+        "ledger: {history: 0}",
+        "sources: {a: {type: postgres, dsn_file: f, port: '${PORT}'}}",
+        "channels: {a: {type: webhook, url_file: f}}",
+        "alerts: {a: {source: s, relation: v, labels: {a: b}, notify: [x, {channel: y, format: json}]}}",
+    ],
+)
+def test_the_schema_takes_what_loading_takes(text: str) -> None:
+    assert _faults(text) == []
+
+
+class _NotExpanded(dict[str, str]):
+    """An environment that leaves every reference as an editor sees it."""
+
+    def get(self, key: str, default: object = None) -> str:  # noqa: ARG002 - dict's signature
+        return f"${{{key}}}"
+
+
+def _objects(node: object) -> list[Mapping[str, Any]]:
+    """Every node of the schema that has properties."""
+    if isinstance(node, dict):
+        below = [found for inner in node.values() for found in _objects(inner)]
+        return [node, *below] if isinstance(node.get("properties"), dict) else below
+    return [found for inner in node for found in _objects(inner)] if isinstance(node, list) else []
+
+
+def _faults(text: str) -> list[str]:
+    """The places in a file that the schema refuses."""
+    root = schema()
+    data = parse(text, "", _NotExpanded()).data
+    return sorted({place.lstrip(".") for place in _refused(root, data, "", root["$defs"])})
+
+
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "null": type(None),
+    "number": (int, float),
+    "integer": int,
+    "boolean": bool,
+}
+_ABOUT = {"description", "title", "default", "format", "$schema", "$defs", "properties", "patternProperties"}
+
+
+def _refused(  # noqa: C901 - one keyword after the other
+    node: Mapping[str, Any] | bool, data: Any, place: str, definitions: Mapping[str, Any]
+) -> Iterator[str]:
+    """As much of JSON Schema as the schema uses: the places that do not fit. An unknown keyword is an error."""
+    if isinstance(node, bool):
+        yield from () if node else (place,)
+        return
+
+    def fits(inner: Mapping[str, Any], value: Any = data) -> bool:
+        return not any(_refused(inner, value, place, definitions))
+
+    inner: list[tuple[Any, Any, str]] = []
+    properties, patterns = node.get("properties", {}), node.get("patternProperties", {})
+    if isinstance(data, dict):
+        inner += [(properties[name], data[name], f"{place}.{name}") for name in data if name in properties]
+    for keyword, wanted in node.items():
+        good = True
+        match keyword:
+            case "type":
+                names = wanted if isinstance(wanted, list) else [wanted]
+                good = any(
+                    isinstance(data, _TYPES[n]) and (n == "boolean" or not isinstance(data, bool)) for n in names
+                )
+            case "$ref":
+                inner.append((definitions[wanted.rpartition("/")[2]], data, place))
+            case "additionalProperties" if isinstance(data, dict):
+                others = [n for n in data if n not in properties and not any(re.search(p, n) for p in patterns)]
+                inner += [(wanted, data[name], f"{place}.{name}") for name in others]
+            case "items" if isinstance(data, list):
+                inner += [(wanted, item, f"{place}[{i}]") for i, item in enumerate(data)]
+            case "propertyNames" if isinstance(data, dict):
+                good = all(fits(wanted, name) for name in data)
+            case "required" if isinstance(data, dict):
+                good = all(name in data for name in wanted)
+            case "anyOf":
+                good = any(map(fits, wanted))
+            case "oneOf":
+                good = sum(map(fits, wanted)) == 1
+            case "allOf":
+                good = all(map(fits, wanted))
+            case "not":
+                good = not fits(wanted)
+            case "const":
+                good = data == wanted and type(data) is type(wanted)
+            case "enum":
+                good = data in wanted
+            case "pattern" if isinstance(data, str):
+                good = re.search(wanted, data) is not None
+            case "minLength" | "minItems" if isinstance(data, str | list):
+                good = len(data) >= wanted
+            case "minimum" if isinstance(data, int | float):
+                good = data >= wanted
+            case "exclusiveMinimum" if isinstance(data, int | float):
+                good = data > wanted
+            case "maximum" if isinstance(data, int | float):
+                good = data <= wanted
+            case _:
+                assert keyword in _ABOUT | _CONDITIONAL, keyword
+        if not good:
+            yield place
+    for schema_of_inner, value, where in inner:
+        yield from _refused(schema_of_inner, value, where, definitions)
+
+
+_CONDITIONAL = {
+    "additionalProperties",
+    "items",
+    "propertyNames",
+    "required",
+    "pattern",
+    "minLength",
+    "minItems",
+    "minimum",
+    "exclusiveMinimum",
+    "maximum",
+}
+"""Keywords that say nothing about data of another type."""
