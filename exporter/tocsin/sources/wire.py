@@ -7,6 +7,7 @@ server. Here a chunk of rows costs one wake-up, and giving up is closing the soc
 import asyncio
 import re
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -147,10 +148,8 @@ async def connect(settings: Connection) -> AsyncIterator[Wire]:
     """A connection that is closed on the way out, whatever happened. Raises SourceError."""
     began = time.monotonic()
     try:
-        connection = await asyncio.wait_for(
-            psycopg.AsyncConnection.connect(settings.conninfo(), autocommit=True, prepare_threshold=None),
-            settings.connect_timeout + 1.0,
-        )
+        async with asyncio.timeout(settings.connect_timeout + 1.0):
+            connection = await _connected(settings.conninfo())
     except (TimeoutError, psycopg.Error, OSError) as error:
         raise connect_error(error, settings.display, time.monotonic() - began) from None
     try:
@@ -159,6 +158,16 @@ async def connect(settings: Connection) -> AsyncIterator[Wire]:
         # Closing the socket ends the statement on the server; a polite cancel could wait for a server that is gone.
         connection.pgconn.finish()
         await connection.close()
+
+
+async def _connected(conninfo: str) -> "psycopg.AsyncConnection[tuple[object, ...]]":
+    try:
+        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
+    except BaseException as error:
+        # psycopg closes a half-made connection only when its frames go; an error or a cancelled task that is still held
+        # somewhere would keep the socket open.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def connect_error(error: Exception, display: str, waited: float) -> SourceError:
