@@ -1,0 +1,323 @@
+"""What the Materialize source gives: snapshots, changes, resumes, and rows as exact text. Each test runs against the
+double, and against a real Materialize where one is given (see support/live.py)."""
+
+import random
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from support.live import SERVERS, DoubleServer, Server, TextRow, serving
+from support.materialize import MaterializeDouble
+from support.materialize.bulk import encode
+from support.reading import check, error_of, reading
+from support.waiting import SOON
+from tocsin.errors import SourceReason
+from tocsin.sources import Subject
+from tocsin.sources.materialize import Materialize
+from tocsin.sources.wire import relation
+
+COLUMNS = (("id", "int4"), ("name", "text"))
+ANN: TextRow = ("1", "Ann")
+BOB: TextRow = ("2", "Bob")
+CYD: TextRow = ("3", "Cyd")
+
+
+@pytest.fixture(params=SERVERS)
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with serving(request.param) as running:
+        yield running
+
+
+@pytest.fixture
+async def double() -> AsyncIterator[MaterializeDouble]:
+    """For what only the double can be made to do."""
+    async with MaterializeDouble(progress_interval=0.1) as running:
+        yield running
+
+
+def source(of: Server | MaterializeDouble) -> Materialize:
+    server = DoubleServer(of) if isinstance(of, MaterializeDouble) else of
+    return Materialize("mz", server.config())
+
+
+async def test_a_snapshot_comes_first_and_changes_follow(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN, BOB)
+    async with reading(source(server), view.name) as stream:
+        first = await stream.next()
+        assert first.snapshot is not None
+        assert {(diff, row) for _, diff, row in first.updates} == {(1, ANN), (1, BOB)}
+        assert {at for at, _, _ in first.updates} == {first.snapshot}
+        await view.insert(CYD)
+        await stream.until_state(ANN, BOB, CYD)
+        await view.delete(ANN)
+        await stream.until_state(BOB, CYD)
+        assert all(batch.snapshot is None for batch in stream.batches[1:])
+
+
+async def test_an_empty_view_gives_an_empty_snapshot(server: Server) -> None:
+    view = await server.view("orders", COLUMNS)
+    async with reading(source(server), view.name) as stream:
+        first = await stream.next()
+        assert first.snapshot is not None
+        assert not first.updates
+
+
+async def test_an_update_is_one_row_less_and_one_more_at_one_timestamp(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN)
+    async with reading(source(server), view.name) as stream:
+        await stream.next()
+        await view.update(ANN, ("1", "Anna"))
+        await stream.until_state(("1", "Anna"))
+        changes = [update for batch in stream.batches[1:] for update in batch.updates]
+        assert sorted((diff, row) for _, diff, row in changes) == [(-1, ANN), (1, ("1", "Anna"))]
+        assert len({at for at, _, _ in changes}) == 1
+
+
+async def test_copies_of_a_row_come_and_go_together(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN, ANN, ANN)
+    async with reading(source(server), view.name) as stream:
+        await stream.until_state(ANN, ANN, ANN)
+        await view.update(ANN, BOB)
+        await stream.until_state(BOB, BOB, BOB)
+        changes = [(diff, row) for batch in stream.batches[1:] for _, diff, row in batch.updates]
+        assert sorted(changes) == [(-3, ANN), (3, BOB)]
+
+
+async def test_a_batch_may_hold_several_timestamps_in_order(double: MaterializeDouble) -> None:
+    view = double.create("public.orders", COLUMNS, rows=[ANN])
+    async with reading(source(double), "public.orders") as stream:
+        await stream.next()
+        # Nothing is sent until this function waits, so the three of them share a batch.
+        times = [view.insert(BOB), view.delete(BOB), view.insert(CYD)]
+        await stream.until_state(ANN, CYD)
+        assert list(stream.last.updates) == [(times[0], 1, BOB), (times[1], -1, BOB), (times[2], 1, CYD)]
+
+
+async def test_every_update_lies_between_the_frontier_before_and_the_one_after(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN)
+    async with reading(source(server), view.name) as stream:
+        await stream.next()
+        for number in range(10):
+            await view.insert((str(number), "more"))
+            await stream.next()
+        await stream.until_state(ANN, *((str(number), "more") for number in range(10)))
+        frontiers = [batch.frontier or 0 for batch in stream.batches]
+        assert frontiers == sorted(set(frontiers))
+        for before, batch in zip(frontiers, stream.batches[1:], strict=False):
+            assert all(before <= at < (batch.frontier or 0) for at, _, _ in batch.updates)
+
+
+async def test_a_quiet_view_still_moves_the_frontier(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN)
+    async with reading(source(server), view.name) as stream:
+        await stream.next()
+        for _ in range(2):
+            before = stream.frontier
+            assert not (await stream.next()).updates
+            assert stream.frontier > before
+
+
+async def test_the_first_progress_row_closes_nothing(double: MaterializeDouble) -> None:
+    """It stands at the as-of, before the snapshot: taking it for the end would give an empty snapshot."""
+    view = double.create("public.orders", COLUMNS, rows=[ANN])
+    double.silence(view)
+    async with reading(source(double), "public.orders") as stream:
+        double.slow(2_000)  # the first progress row and the snapshot arrive apart
+        double.resume(view)
+        first = await stream.next()
+        assert [row for _, _, row in first.updates] == [ANN]
+
+
+async def test_a_constant_view_ends_normally_with_all_its_rows(server: Server) -> None:
+    view = await server.view("always", COLUMNS, ANN, BOB, constant=True)
+    async with reading(source(server), view.name) as stream:
+        await stream.until_state(ANN, BOB)
+        assert stream.last.frontier is None
+        assert stream.last.snapshot is not None
+        assert abs(stream.last.snapshot / 1000 - time.time()) < SOON
+        with pytest.raises(StopAsyncIteration):
+            await stream.next()
+
+
+# Coming back.
+
+
+async def test_a_resume_within_the_history_misses_nothing(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN)
+    async with reading(source(server), view.name) as stream:
+        await stream.next()
+        frontier = stream.frontier
+    await view.insert(BOB)  # comes and goes while nobody looks
+    await view.delete(BOB)
+    await view.insert(CYD)
+    async with reading(source(server), view.name, resume=frontier - 1) as stream:
+        first = await stream.next()
+        assert first.snapshot == frontier - 1
+        assert [(diff, row) for at, diff, row in first.updates if at == first.snapshot] == [(1, ANN)]
+        await stream.until_state(ANN, CYD)
+        later = [(diff, row) for at, diff, row in stream.updates if at > frontier - 1]
+        assert later == [(1, BOB), (-1, BOB), (1, CYD)]
+
+
+async def test_a_resume_at_the_frontier_of_a_moment_ago_changes_nothing(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN)
+    async with reading(source(server), view.name) as stream:
+        await stream.next()
+        frontier = stream.frontier
+    async with reading(source(server), view.name, resume=frontier - 1) as stream:
+        first = await stream.next()
+        assert first.snapshot == frontier - 1
+        assert stream.state == {ANN: 1}
+
+
+async def test_a_resume_beyond_the_history_shows_by_its_as_of(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN, retain=False)
+    async with reading(source(server), view.name) as stream:
+        await stream.next()
+        frontier = stream.frontier
+    await view.delete(ANN)
+    await view.insert(BOB)
+    await view.forget(frontier)
+    async with reading(source(server), view.name, resume=frontier - 1) as stream:
+        first = await stream.next()
+        assert first.snapshot is not None
+        assert first.snapshot > frontier - 1
+        await stream.until_state(BOB)
+
+
+# Rows as text.
+
+
+async def test_null_is_not_the_empty_text(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ("1", None), ("2", ""), ("3", "\\N"), ("4", "NULL"))
+    async with reading(source(server), view.name) as stream:
+        await stream.until_state(("1", None), ("2", ""), ("3", "\\N"), ("4", "NULL"))
+
+
+async def test_every_character_arrives_as_it_was(server: Server) -> None:
+    chance = random.Random(20)
+    planes = [
+        range(1, 0x80),
+        range(0x80, 0x800),
+        range(0x800, 0xD800),
+        range(0xE000, 0x10000),
+        range(0x10000, 0x110000),
+    ]
+    mixed = ["".join(chr(chance.choice(chance.choice(planes))) for _ in range(20)) for _ in range(200)]
+    control = [f"<{chr(code)}>" for code in range(1, 33)]
+    nasty = ["\t", "\n", "\r\n", "\\", "\\\\", "\\t", "\\n", "\\.", "a\\", "\\x41", "\\101", "\u2028", "'", '"', "\x7f"]
+    rows = [(str(number), text) for number, text in enumerate([*nasty, *control, *mixed])]
+    view = await server.view("orders", COLUMNS, *rows)
+    async with reading(source(server), view.name) as stream:
+        await stream.until_state(*rows)
+
+
+async def test_bytes_that_are_no_utf8_become_text_that_tells_them_apart(double: MaterializeDouble) -> None:
+    view = double.create("public.orders", COLUMNS)
+    bulk = encode([("1", "<AA>"), ("2", "<BB>"), ("3", "ü\t\\")])
+    [chunk] = bulk.chunks
+    view.bulk = type(bulk)(count=3, chunks=(chunk.replace(b"AA", b"\xff\xfe").replace(b"BB", b"\xff\x41"),))
+    async with reading(source(double), "public.orders") as stream:
+        await stream.until_state(("1", "<\\xff\\xfe>"), ("2", "<\\xffA>"), ("3", "ü\t\\"))
+
+
+TYPES = (
+    ("int2", "1"),
+    ("int4", "2"),
+    ("int8", "3"),
+    ("float4", "1.5"),
+    ("float8", "NaN"),
+    ("float8", "-Infinity"),
+    ("numeric", "12345678901234567890.123456789"),
+    ("bool", "t"),
+    ("jsonb", '{"a":[1,null],"b":"é"}'),
+    ("timestamptz", "2026-01-02 03:04:05.678901+00"),
+    ("timestamp", "2026-01-02 03:04:05"),
+    ("date", "2026-01-02"),
+    ("time", "03:04:05.5"),
+    ("interval", "1 month 2 days 03:04:05.5"),
+    ("uuid", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+    ("bytea", "\\xdeadbeef"),
+    ("int4[]", "{1,2,NULL}"),
+    ("text[]", '{a,"b,c","d\\"e"}'),
+    ("text list", '{x,"y,z",NULL}'),
+    ("map[text=>int4]", "{a=>1,b=>2}"),
+    ("uint4", "5"),
+    ("mz_timestamp", "1700000000000"),
+    ("int4range", "[1,5)"),
+)
+"""Types and the text in which a live server sent them (recordings/materialize/types_text.jsonl)."""
+
+
+async def test_every_type_comes_as_the_text_that_the_server_sent(server: Server) -> None:
+    columns = [(f"c{number}", kind) for number, (kind, _) in enumerate(TYPES)]
+    row = tuple(text for _, text in TYPES)
+    nulls = (None,) * len(row)
+    view = await server.view("types", columns, row, nulls)
+    async with reading(source(server), view.name) as stream:
+        await stream.until_state(row, nulls)
+        assert [column.name for column in stream.columns] == [name for name, _ in columns]
+        known = {"int4": 23, "numeric": 1700, "jsonb": 3802, "timestamptz": 1184, "uint4": 16462, "mz_timestamp": 16552}
+        kinds = [kind for kind, _ in TYPES]
+        assert {kind: stream.columns[kinds.index(kind)].oid for kind in known} == known
+        assert stream.columns[kinds.index("text list")].oid >= 16384
+
+
+# Names and queries.
+
+
+@pytest.mark.parametrize(
+    "name", ['"Late Orders"', '"a""b"', '"x;DROP TABLE y;--"', '"ünïcode"', "lower_case1", '"%s {}"']
+)
+async def test_any_name_can_be_watched(server: Server, name: str) -> None:
+    view = await server.view(name, (("Id", "int4"), ('od"d; name', "text")), ANN)
+    async with reading(source(server), view.name) as stream:
+        await stream.until_state(ANN)
+        assert [column.name for column in stream.columns] == ["Id", 'od"d; name']
+
+
+async def test_an_unquoted_name_is_folded_to_lower_case(server: Server) -> None:
+    view = await server.view("late_orders", COLUMNS, ANN)
+    async with reading(source(server), view.name.replace("late_orders", "Late_ORDERS")) as stream:
+        await stream.until_state(ANN)
+
+
+async def test_a_query_can_be_watched(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN, BOB)
+    async with reading(source(server), Subject(query=f"SELECT name FROM {view.name} ;\n")) as stream:
+        await stream.until_state(("Ann",), ("Bob",))
+        assert [column.name for column in stream.columns] == ["name"]
+        await view.insert(CYD)
+        await stream.until_state(("Ann",), ("Bob",), ("Cyd",))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a.b.c.d", 'a"b', '"', '""', "a;b", "1a", "a b", "a.", ".a", 'a."b', "a--", "a(1)"]
+)
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is no relation name"):
+        relation(name)
+
+
+async def test_columns_and_a_sample_can_be_had_without_subscribing(server: Server) -> None:
+    view = await server.view("orders", COLUMNS, ANN)
+    asked = source(server)
+    columns = await asked.describe(Subject(relation=view.name))
+    assert [(column.name, column.oid) for column in columns] == [("id", 23), ("name", 25)]
+    assert await asked.sample(Subject(relation=view.name)) == ANN
+    await view.delete(ANN)
+    assert await asked.sample(Subject(relation=view.name)) is None
+
+
+async def test_the_cluster_and_further_settings_reach_the_session(double: MaterializeDouble) -> None:
+    double.create("public.orders", COLUMNS, rows=[ANN])
+    double.create_cluster("side line")
+    config = DoubleServer(double).config(cluster="quickstart", isolation="serializable", options={"search_path": "a b"})
+    async with reading(Materialize("mz", config), "public.orders") as stream:
+        await stream.until_state(ANN)
+    check(
+        await error_of(Materialize("mz", DoubleServer(double).config(cluster="nonesuch")), "public.orders"),
+        SourceReason.MISSING,
+        "unknown cluster 'nonesuch'",
+    )
