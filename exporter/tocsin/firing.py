@@ -183,8 +183,10 @@ class FiringSet:
             self._run_timers(at, outcome, dirty)
             quiet = silent and at == batch.snapshot
             self._apply_at(at, group, outcome, dirty, quiet=quiet)
-        if batch.frontier is not None:
-            self._run_timers(batch.frontier, outcome, dirty)
+        # A snapshot is complete at its as-of: for a view without a frontier that is all that is known of time.
+        known = batch.frontier if batch.frontier is not None or batch.snapshot is None else batch.snapshot + 1
+        if known is not None:
+            self._run_timers(known, outcome, dirty)
         if self.rule.edges:
             self._collect(dirty, outcome)
         return outcome
@@ -257,7 +259,8 @@ class FiringSet:
                 self._tell(Kind.UPDATED, key, entry, at, outcome, previous=old)
         else:
             entry.started_at = at
-            self._enter(entry, Phase.PENDING if self.rule.hold else Phase.FIRING, at)
+            # What is quiet has no hold either: it would be told when that has passed.
+            self._enter(entry, Phase.PENDING if self.rule.hold and not quiet else Phase.FIRING, at)
             if entry.phase is Phase.FIRING and not quiet:
                 self._tell(Kind.FIRED, key, entry, at, outcome)
         self._set_timer(key, entry)

@@ -1,0 +1,224 @@
+"""The firing set against a model that recomputes everything from the whole history at every millisecond."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.firing import (
+    CUTS,
+    END,
+    HISTORIES,
+    Stored,
+    by_fingerprint,
+    content,
+    contents,
+    cut,
+    differences,
+    expected,
+    oddities,
+    rule,
+    rules,
+    shown,
+)
+from tocsin.firing import FiringSet, Phase, Rule
+from tocsin.model import Batch, Kind, Row, Transition, Update, fingerprint, notification_id
+
+
+def run(firing: FiringSet, batches: Iterable[Batch]) -> list[Transition]:
+    return [transition for batch in batches for transition in firing.apply(batch).transitions]
+
+
+def thinned(transitions: Sequence[Transition]) -> dict[str, list[Transition]]:
+    """Per key, of each run of repeats only the last: how many come before it depends on how often time is told."""
+    kept: dict[str, list[Transition]] = {}
+    for name, of_key in by_fingerprint(transitions).items():
+        kept[name] = []
+        for kind, group in groupby(of_key, key=lambda transition: transition.kind):
+            told = list(group)
+            kept[name] += told[-1:] if kind is Kind.REPEATED else told
+    return kept
+
+
+@given(rules(), HISTORIES)
+def test_told_of_every_millisecond_it_says_exactly_what_the_model_says(rule: Rule, history: list[Update]) -> None:
+    told = run(FiringSet(rule), cut(history, range(END)))
+    assert by_fingerprint(told) == by_fingerprint(expected(rule, history))
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_however_a_history_is_cut_into_batches_the_transitions_are_the_same(
+    rule: Rule, history: list[Update], cuts: set[int]
+) -> None:
+    told, model = run(FiringSet(rule), cut(history, cuts)), expected(rule, history)
+    # Repeats that a batch spans are told once, so which of them come first depends on the cuts. Of each run the last is
+    # the same, none is at a time that the model does not know, and everything else is untouched.
+    assert thinned(told) == thinned(model)
+    assert not Counter(map(repr, told)) - Counter(map(repr, model))
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_rows_are_the_view_at_the_frontier_and_changes_lead_from_one_to_the_next(
+    rule: Rule, history: list[Update], cuts: set[int]
+) -> None:
+    firing, replayed = FiringSet(rule), dict[str | Row | None, Row]()
+    for batch in cut(history, cuts):
+        for key, row in firing.apply(batch).changes.items():
+            if row is None:
+                replayed.pop(key, None)
+            else:
+                replayed[key] = row
+        assert batch.frontier is not None
+        assert firing.rows() == shown(content(history, batch.frontier)) == replayed
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_without_edges_the_rows_are_the_same_and_nothing_is_told_or_stored(
+    rule: Rule, history: list[Update], cuts: set[int]
+) -> None:
+    silent = Rule(**{name: getattr(rule, name) for name in Rule.__slots__} | {"edges": False})
+    firing, other = FiringSet(rule), FiringSet(silent)
+    for batch in cut(history, cuts):
+        loud, outcome = firing.apply(batch), other.apply(batch)
+        assert (outcome.transitions, outcome.saved, outcome.gone) == ([], [], [])
+        assert outcome.changes == loud.changes
+        assert (other.firing, other.pending, len(other)) == (firing.firing, firing.pending, len(firing))
+
+
+@given(rules(), HISTORIES, CUTS, st.sets(st.integers(0, 8)))
+def test_a_restart_after_any_batch_changes_nothing(
+    rule: Rule, history: list[Update], cuts: set[int], restarts: set[int]
+) -> None:
+    steady, stored = FiringSet(rule), Stored()
+    restarted = FiringSet(rule)
+    for number, batch in enumerate(cut(history, cuts)):
+        outcome = restarted.apply(batch)
+        stored.write(outcome)
+        assert by_fingerprint(outcome.transitions) == by_fingerprint(steady.apply(batch).transitions)
+        assert stored.firings == {firing.fingerprint: firing for firing in restarted.firings()}
+        assert stored.firings == {firing.fingerprint: firing for firing in steady.firings()}
+        if number in restarts:
+            restarted = stored.restored(rule)
+            assert restarted.rows() == steady.rows()
+            assert (restarted.firing, restarted.pending, len(restarted)) == (steady.firing, steady.pending, len(steady))
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_what_is_counted_as_firing_and_pending_is_what_is_there(
+    rule: Rule, history: list[Update], cuts: set[int]
+) -> None:
+    firing = FiringSet(rule)
+    for batch in cut(history, cuts):
+        firing.apply(batch)
+        phases = Counter(one.phase for one in firing.firings())
+        assert firing.pending == phases[Phase.PENDING]
+        assert firing.firing == phases[Phase.FIRING] + phases[Phase.KEEPING]
+
+
+@given(HISTORIES, CUTS)
+def test_collisions_and_negatives_are_counted_once_for_each_key_and_timestamp(
+    history: list[Update], cuts: set[int]
+) -> None:
+    firing = FiringSet(rule())
+    run(firing, cut(history, cuts))
+    assert (firing.collisions, firing.negatives) == oddities(history)
+
+
+@given(rules(), HISTORIES, st.randoms(use_true_random=False))
+def test_the_order_of_updates_within_a_timestamp_does_not_matter(
+    rule: Rule, history: list[Update], random: object
+) -> None:
+    shuffled = list(history)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    shuffled.sort(key=lambda update: update[0])
+    told = [run(FiringSet(rule), cut(updates, ())) for updates in (history, shuffled)]
+    assert by_fingerprint(told[0]) == by_fingerprint(told[1])
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_every_episode_fires_once_then_changes_then_resolves_and_no_id_comes_twice(
+    rule: Rule, history: list[Update], cuts: set[int]
+) -> None:
+    told = run(FiringSet(rule), cut(history, cuts))
+    for of_key in by_fingerprint(told).values():
+        assert [transition.at for transition in of_key] == sorted(transition.at for transition in of_key)
+        episodes = [list(group) for _, group in groupby(of_key, key=lambda transition: transition.started_at)]
+        assert len({episode[0].started_at for episode in episodes}) == len(episodes)
+        for number, episode in enumerate(episodes):
+            kinds = [transition.kind for transition in episode]
+            over = kinds[-1] is Kind.RESOLVED
+            assert kinds[0] is Kind.FIRED
+            assert set(kinds[1 : -1 if over else None]) <= {Kind.UPDATED, Kind.REPEATED}
+            assert over or number == len(episodes) - 1
+    ids = [notification_id(transition, channel) for transition in told for channel in ("novu", "hook")]
+    assert len(set(ids)) == len(ids)
+
+
+@given(rules(), HISTORIES, CUTS, CUTS)
+def test_the_same_history_gives_the_same_ids(
+    rule: Rule, history: list[Update], cuts: set[int], other_cuts: set[int]
+) -> None:
+    ids = [
+        {
+            notification_id(transition, "hook")
+            for transition in run(FiringSet(rule), cut(history, at))
+            if transition.kind is not Kind.REPEATED
+        }
+        for at in (cuts, other_cuts)
+    ]
+    assert ids[0] == ids[1]
+
+
+def snapshot(rows: Counter[Row], as_of: int) -> Batch:
+    updates = [(as_of, count, row) for row, count in rows.items() if count]
+    return Batch(updates=updates, frontier=as_of + 1, snapshot=as_of)
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_a_snapshot_that_equals_the_state_says_nothing(rule: Rule, history: list[Update], cuts: set[int]) -> None:
+    firing = FiringSet(rule)
+    for batch in cut(history, cuts):
+        firing.apply(batch)
+        assert batch.frontier is not None
+        if batch.frontier:
+            outcome = firing.apply(snapshot(content(history, batch.frontier), batch.frontier - 1))
+            assert (outcome.transitions, outcome.changes, outcome.saved, outcome.gone) == ([], {}, [], [])
+
+
+@given(HISTORIES, contents(), st.sampled_from(((), (2,), (1, 2))))
+def test_any_other_snapshot_tells_exactly_the_difference(
+    history: list[Update], found: Counter[Row], ignored: Sequence[int]
+) -> None:
+    firing = FiringSet(rule(ignored=ignored))
+    run(firing, cut(history, ()))
+    before, after = firing.rows(), shown(found)
+    outcome = firing.apply(snapshot(found, END + 10))
+    kinds: dict[str | None, Kind] = {}
+    for key in before.keys() | after.keys():
+        assert not isinstance(key, tuple)
+        old, new = before.get(key), after.get(key)
+        if old is None:
+            kinds[key] = Kind.FIRED
+        elif new is None:
+            kinds[key] = Kind.RESOLVED
+        elif any(old[place] != new[place] for place in range(3) if place not in ignored):
+            kinds[key] = Kind.UPDATED
+    told = {transition.fingerprint: transition.kind for transition in outcome.transitions}
+    assert told == {fingerprint("late", (key,)): kind for key, kind in kinds.items()}
+    assert all(transition.at == END + 10 for transition in outcome.transitions)
+    assert firing.rows() == after
+    assert {row: count for one in firing.firings() for count, row in one.counts} == found
+
+
+@given(rules(), HISTORIES, contents(), st.integers(END, END + 20))
+def test_a_gap_is_an_update_at_the_as_of(rule: Rule, history: list[Update], found: Counter[Row], as_of: int) -> None:
+    by_snapshot, by_updates = FiringSet(rule), FiringSet(rule)
+    run(by_snapshot, cut(history, ()))
+    run(by_updates, cut(history, ()))
+    updates = [(as_of, diff, row) for row, diff in differences(content(history, END), found)]
+    compared = by_snapshot.apply(snapshot(found, as_of))
+    added = by_updates.apply(Batch(updates=updates, frontier=as_of + 1))
+    assert by_fingerprint(compared.transitions) == by_fingerprint(added.transitions)
+    assert compared.changes == added.changes
