@@ -23,8 +23,8 @@ class Backoff:
     def delay(self, attempt: int, chance: Callable[[], float], *, at_least: float | None = None) -> float:
         """Seconds to wait. `chance` gives a number in [0, 1); `at_least` is what the other side asked for
         (Retry-After), which is kept and then jittered upwards, so that those who were told the same do not come back
-        together."""
+        together. It only lengthens the wait: some servers ask for 0 seconds, however often they fail."""
         wait = chance() * self.ceiling(attempt)
         if at_least is None:
             return wait
-        return at_least + min(wait, 0.1 * at_least)
+        return max(wait, at_least + min(wait, 0.1 * at_least))
