@@ -1,0 +1,112 @@
+"""How the settings of a source become a connection."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import ValidationError
+
+from tocsin.sources.settings import Connection, MaterializeConfig, PostgresConfig
+
+
+def parameters(settings: Connection) -> dict[str, Any]:
+    return conninfo_to_dict(settings.conninfo())
+
+
+def test_every_part_reaches_libpq() -> None:
+    settings = MaterializeConfig.model_validate(
+        {"host": "h", "user": "u", "password": "p", "sslmode": "verify-full", "sslrootcert": "system", "cluster": "c"}
+    )
+    assert parameters(settings) == {
+        "host": "h",
+        "port": "6875",
+        "user": "u",
+        "password": "p",
+        "dbname": "materialize",
+        "sslmode": "verify-full",
+        "sslrootcert": "system",
+        "options": "--cluster=c",
+        "application_name": "tocsin",
+        "client_encoding": "UTF8",
+        "connect_timeout": "10",
+        "keepalives_idle": "15",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+    }
+
+
+_hostile = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
+
+
+@given(password=_hostile, user=_hostile, host=_hostile, database=_hostile)
+def test_no_value_can_break_out_of_its_place(password: str, user: str, host: str, database: str) -> None:
+    settings = PostgresConfig.model_validate({"host": host, "user": user, "password": password, "database": database})
+    found = parameters(settings)
+    assert (found["password"], found["user"], found["host"], found["dbname"]) == (password, user, host, database)
+
+
+def test_session_settings_are_escaped_and_the_given_ones_come_last() -> None:
+    settings = MaterializeConfig.model_validate(
+        {"host": "h", "user": "u", "isolation": "strict serializable", "options": {"search_path": "a b\\c"}}
+    )
+    assert parameters(settings)["options"] == r"--transaction_isolation=strict\ serializable --search_path=a\ b\\c"
+
+
+def test_a_reading_of_postgres_is_limited_by_the_server() -> None:
+    settings = PostgresConfig.model_validate({"host": "h", "user": "u", "statement_timeout": "1500ms"})
+    assert parameters(settings)["options"] == "--statement_timeout=1500ms"
+
+
+def test_a_dsn_keeps_what_it_says_and_gets_what_it_does_not_say() -> None:
+    dsn = "postgresql://u:p@h/d?sslmode=disable&connect_timeout=3&options=-c%20a%3Db"
+    settings = MaterializeConfig.model_validate({"dsn": dsn, "cluster": "c"})
+    found = parameters(settings)
+    assert (found["port"], found["dbname"], found["sslmode"], found["connect_timeout"]) == ("6875", "d", "disable", "3")
+    assert found["options"] == "-c a=b --cluster=c"
+    assert found["keepalives_count"] == "3"
+
+
+def test_what_is_set_beside_a_dsn_is_laid_over_it() -> None:
+    settings = PostgresConfig.model_validate(
+        {"dsn": "host=h user=u sslmode=disable", "sslmode": "require", "password": "p"}
+    )
+    found = parameters(settings)
+    assert (found["sslmode"], found["password"]) == ("require", "p")
+
+
+@pytest.mark.parametrize(
+    ("data", "display"),
+    [
+        ({"host": "h", "user": "u", "password": "p"}, "u@h:5432/postgres"),
+        ({"host": "::1", "user": "u", "port": 1}, "u@[::1]:1/postgres"),
+        ({"dsn": "postgresql://u:p@[::1]:7/d"}, "u@[::1]:7/d"),
+        ({"dsn": "host=/run/pg password=p"}, "/run/pg:5432/postgres"),
+    ],
+)
+def test_the_server_is_named_without_secrets(data: dict[str, Any], display: str) -> None:
+    settings = PostgresConfig.model_validate(data)
+    assert settings.display == display
+    assert ":p@" not in f"{settings} {settings!r}"
+
+
+def test_a_dsn_that_does_not_parse_is_not_repeated() -> None:
+    with pytest.raises(ValidationError) as caught:
+        PostgresConfig.model_validate({"dsn": "hunter2 is no dsn"})
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("settings", [MaterializeConfig, PostgresConfig])
+def test_the_defaults_fit_together(settings: type[Connection]) -> None:
+    made = settings.model_validate({"host": "h", "user": "u"})
+    assert made.stale_after > made.progress_timeout > made.connect_timeout
+
+
+def test_a_time_limit_below_what_libpq_can_count_is_rounded_up() -> None:
+    settings = PostgresConfig.model_validate(
+        {"host": "h", "user": "u", "connect_timeout": "100ms", "keepalives_idle": "1ms"}
+    )
+    found = parameters(settings)
+    assert (found["connect_timeout"], found["keepalives_idle"], found["keepalives_interval"]) == ("2", "1", "1")
