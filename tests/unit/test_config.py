@@ -2,6 +2,7 @@
 # ruff: noqa: E501 - a case of a table is one line, whatever it says
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tocsin.config import ChannelConfig, Config, SourceConfig, load
 from tocsin.config.document import parse
 from tocsin.config.redaction import duration
-from tocsin.errors import ConfigError
+from tocsin.errors import ConfigError, Problem
 from tocsin.settings import seconds
 from tocsin.sources import Subject
 
@@ -180,6 +181,14 @@ def test_a_problem_found_later_still_has_its_line(whole: Config) -> None:
     assert str(whole.problem("odd", "nowhere")).endswith("tocsin.yaml: nowhere: odd")
 
 
+def test_a_problem_of_who_builds_from_the_settings_gets_its_line(whole: Config) -> None:
+    error = ConfigError([Problem(message="odd", path="channels.out"), Problem(message="odd", file="elsewhere")])
+    assert [(problem.file.rpartition("/")[2], problem.line) for problem in whole.located(error).problems] == [
+        ("tocsin.yaml", 13),
+        ("elsewhere", None),
+    ]
+
+
 def test_equal_files_make_equal_configurations(tmp_path: Path, whole: Config) -> None:
     assert loaded(tmp_path, "# moved down\n" + WHOLE) == whole
     assert loaded(tmp_path, WHOLE.replace("for: 1m", "for: 2m")) != whole
@@ -194,6 +203,20 @@ def test_secrets_show_nowhere(tmp_path: Path) -> None:
     text = "".join(f"{part} {part!r}" for part in shown)
     assert not [secret for secret in SECRETS if secret in text]
     assert config.sources["mz"].settings.password.get_secret_value() == "file-secret"
+
+
+def test_a_secret_at_the_wrong_place_does_not_show_in_what_is_wrong(tmp_path: Path) -> None:
+    root = yaml.compose(WHOLE, Loader=yaml.BaseLoader)
+    assert root is not None
+    places = [(node.start_mark.index, node.end_mark.index) for node in _values(root)]
+    told = []
+    for start, end in places:
+        try:
+            loaded(tmp_path, WHOLE[:start] + '"${SECRET}"' + WHOLE[end:], SECRET="hunter3 {{ x")
+        except ConfigError as error:
+            told.append(str(error))
+    assert len(told) > len(places) / 2
+    assert not [text for text in told if "hunter3" in text]
 
 
 def test_the_redacted_dump_shows_what_is_in_effect(whole: Config) -> None:
@@ -290,6 +313,14 @@ _files = st.fixed_dictionaries(
         "ledger": st.fixed_dictionaries({"history": _leaves, "path": _leaves}),
     },
 )
+
+
+def _values(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """Every scalar that is no key."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    for inner in () if isinstance(node, yaml.ScalarNode) else node.value:
+        yield from _values(inner[1] if isinstance(inner, tuple) else inner)
 
 
 def _as_yaml(tree: object) -> str:

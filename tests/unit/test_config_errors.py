@@ -68,6 +68,10 @@ SECTIONS = [
         BEGIN + "ledger: {history: 7}\n",
         "c.yaml:8: ledger.history: 7 is not a duration; write for example 500ms, 30s, 5m or 1h30m",
     ),
+    (
+        BEGIN + "ledger: {history: 7.5}\n",
+        "c.yaml:8: ledger.history: '7.5' is not a duration; write for example 500ms, 30s, 5m or 1h30m",
+    ),
     (BEGIN + "ledger: {paht: x}\n", "c.yaml:8: ledger.paht: is not a known key; did you mean path?"),
 ]
 
@@ -133,12 +137,12 @@ ALERTS = [
     ("    labels: 5\n", "c.yaml:8: alerts.late.labels: must be a list or a mapping, not a number"),
     ("    labels: {a: [x]}\n", "c.yaml:8: alerts.late.labels.a: must be text, not a list"),
     ("    labels: [a, a]\n", "c.yaml:8: alerts.late.labels[1]: a is listed twice"),
-    ("    labels: [le]\n", "c.yaml:8: alerts.late.labels[0]: the label le is Prometheus's own; give labels as a mapping, as in {label_le: le}"),
+    ("    labels: [le]\n", "c.yaml:8: alerts.late.labels[0]: the label le is Prometheus's own; give labels as a mapping, as in {name: le}"),
     ("    labels: {__a: a}\n", "c.yaml:8: alerts.late.labels.__a: label names that begin with __ are Prometheus's own"),
     (
         "    labels: [Größe in m]\n",
         "c.yaml:8: alerts.late.labels[0]: 'Größe in m' is no label name (letters, digits and _); "
-        "give labels as a mapping, as in {gr_e_in_m: Größe in m}",
+        "give labels as a mapping, as in {name: Größe in m}",
     ),
     ("    labels: [a]\n    static_labels: {a: x}\n", "c.yaml:9: alerts.late.static_labels.a: a is both a label and a static label"),
     ("    static_labels: {a-b: x}\n", "c.yaml:8: alerts.late.static_labels.a-b: 'a-b' is no label name (letters, digits and _)"),

@@ -53,8 +53,16 @@ class Document:
     file: str = ""
 
     def problem(self, message: str, path: Path = ()) -> Problem:
-        """A problem at `path`, or at the nearest thing around it that has a line."""
+        """A problem at `path`, or at the nearest thing around it that has a line.
+
+        What came from the environment may be a secret at the wrong place: the message shows the reference, not the
+        value.
+        """
         file, line = self.place(path)
+        scalar = self.scalars.get(path)
+        if scalar is not None and scalar.expanded and scalar.text:
+            for shown in (repr(scalar.text), scalar.text):
+                message = message.replace(shown, scalar.source)
         return Problem(message=message, path=dotted(path), file=file, line=line)
 
     def place(self, path: Path) -> tuple[str, int | None]:

@@ -187,9 +187,7 @@ class _Assembly:
         elif not isinstance(kind, str):
             self._report(f"must be one of {', '.join(known)}, not {noun(kind)}", *path, "type")
         elif kind not in known:
-            scalar = self._document.scalars.get((*path, "type"))
-            shown = repr(kind) if scalar is None else scalar.source
-            self._report(f"there is no type {shown}{suggestion(kind, known)}", *path, "type")
+            self._report(f"there is no type {kind!r}{suggestion(kind, known)}", *path, "type")
         else:
             return kind, {key: value for key, value in entry.items() if key != "type"}
         return None

@@ -6,7 +6,7 @@ from typing import Any
 
 from tocsin.config.redaction import duration, plain, redact
 from tocsin.config.sections import Initial, LedgerSettings, LogSettings, OnDuplicate, WebSettings
-from tocsin.errors import Problem
+from tocsin.errors import ConfigError, Problem
 from tocsin.sources import Subject
 
 
@@ -91,6 +91,10 @@ class Config:
             around = around[: max(around.rfind("."), around.rfind("["), 0)]
         file, line = self.places.get(around, (self.file, None))
         return Problem(message=message, path=path, file=file, line=line)
+
+    def located(self, error: ConfigError) -> ConfigError:
+        """The error with file and line for problems that only have a path: those of who builds from settings."""
+        return ConfigError([p if p.file else self.problem(p.message, p.path) for p in error.problems])
 
     def redacted(self) -> dict[str, Any]:
         """Everything in effect, as plain data in the shape of the file, with `<secret>` for every secret."""

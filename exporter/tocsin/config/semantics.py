@@ -150,7 +150,7 @@ def _check_labels(alert: AlertSettings, checker: _Checker) -> None:
         where: str | int = label if isinstance(alert.labels, dict) else i
         fault = _label_fault(label)
         if fault and isinstance(alert.labels, list):
-            fault += f"; give labels as a mapping, as in {{{_as_label(label)}: {label}}}"
+            fault += f"; give labels as a mapping, as in {{name: {label}}}"
         if fault:
             checker.report(fault, "labels", where)
         if label in alert.static_labels:
@@ -168,8 +168,3 @@ def _label_fault(label: str) -> str:
     if label.startswith("__"):
         return "label names that begin with __ are Prometheus's own"
     return f"the label {label} is Prometheus's own" if label in _TAKEN_LABELS else ""
-
-
-def _as_label(text: str) -> str:
-    label = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_").lower()
-    return label if _LABEL.fullmatch(label) and label not in _TAKEN_LABELS else f"label_{label}".rstrip("_")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tocsin.config.document import Document, Path
+from tocsin.config.redaction import is_duration
 from tocsin.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -52,6 +53,7 @@ def validate(model: type[Model], data: object, path: Path, document: Document) -
     if not isinstance(data, dict):
         document.problems.append(document.problem(f"must be a mapping, not {noun(data)}", path))
         return None
+    data = _without_bare_seconds(model, data, path, document)
     value, errors = _try(model, data)
     if errors:
         as_text = _as_text(data, path, errors, document)
@@ -59,7 +61,7 @@ def validate(model: type[Model], data: object, path: Path, document: Document) -
             data = as_text
             value, errors = _try(model, data)
     for where, message in _messages(model, data, errors, path):
-        document.problems.append(document.problem(_unexpanded(message, where, document), where))
+        document.problems.append(document.problem(message, where))
     return value
 
 
@@ -108,6 +110,19 @@ def _try(model: type[Model], data: dict[str, Any]) -> tuple[Model | None, list[E
         rest.pop(f"{name}_file", None)
         rest.setdefault(name, "")
     return None, found
+
+
+def _without_bare_seconds(
+    model: type[BaseModel], data: dict[str, Any], path: Path, document: Document
+) -> dict[str, Any]:
+    """A duration is a float once it has been read, so a float in the file would pass for seconds: made text, it is
+    refused."""
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if isinstance(data.get(key), float) and is_duration(field):
+            scalar = document.scalars.get((*path, key))
+            data = {**data, key: scalar.text if scalar else str(data[key])}
+    return data
 
 
 def _secret_at_fault(errors: list[ErrorDetails], secrets: tuple[str, ...]) -> str | None:
@@ -199,14 +214,6 @@ def _message(model: type[BaseModel], data: dict[str, Any], where: Path, error: E
 
 def _own_words(error: ErrorDetails) -> str:
     return str(error.get("ctx", {}).get("error", error["msg"]))
-
-
-def _unexpanded(message: str, where: Path, document: Document) -> str:
-    # What came from the environment may be a secret at the wrong place: the reference is shown, not the value.
-    scalar = document.scalars.get(where)
-    if scalar is not None and scalar.expanded and scalar.text:
-        return message.replace(repr(scalar.text), scalar.source).replace(scalar.text, scalar.source)
-    return message
 
 
 def _where(data: object, error: ErrorDetails) -> Path:
