@@ -69,6 +69,7 @@ class _Readings:
         self.columns = columns
         self._config = config
         self._wire = wire
+        self._select = select
         self._copy = sql.SQL("COPY ({}) TO STDOUT").format(select)
         self._last = resume if resume is not None else 0
 
@@ -99,6 +100,11 @@ class _Readings:
         updates: list[Update] = []
         async for chunk in self._wire.copy(self._copy, limit=self._config.snapshot_timeout):
             updates.extend((stamp, 1, row) for row in fields(chunk))
+        # Asked after the rows were read: whatever changed the columns of those rows shows now.
+        if await self._wire.describe(self._select) != self.columns:
+            raise SourceError(
+                f"{self._config.display}: the columns changed; reading it afresh with the new ones", SourceReason.SHAPE
+            )
         self._last = stamp
         return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled)
 
