@@ -141,6 +141,7 @@ class FiringSet:
         self._entries: dict[Key, _Entry] = {}
         self._pending = 0
         self._absent = 0
+        self._timed = bool(rule.hold or rule.keep or (rule.repeat and rule.edges))
         self._timers: list[tuple[int, int, Key]] = []
         self._timer_count = 0
         self._key_of: Callable[[Row], Key] = itemgetter(*rule.key) if rule.key else _whole
@@ -223,8 +224,15 @@ class FiringSet:
             if key not in before:
                 before[key] = entry.row
             entry.add(row, diff)
+        if self.rule.edges:
+            dirty.update(before)
         for key, old in before.items():
             entry = entries[key]
+            if old is None and entry.count > 0 and entry.others is None:
+                # A new key with one row, which is most of what a snapshot brings.
+                self._appeared(key, entry, old, at, outcome, quiet=quiet)
+                outcome.changes[key] = entry.row
+                continue
             present = entry.settle()
             if entry.others is not None or entry.count < 0:
                 self._count_oddities(entry)
@@ -242,7 +250,6 @@ class FiringSet:
                     self._vanished(key, entry, at, outcome)
                 if entry.phase is not Phase.KEEPING and not entry.count and entry.others is None:
                     self._forget(key, entry, outcome)
-            dirty.add(key)
 
     def _count_oddities(self, entry: _Entry) -> None:
         counts = [count for count, _ in entry.counts()]
@@ -281,16 +288,17 @@ class FiringSet:
         self._enter(entry, Phase.ABSENT, at)
 
     def _enter(self, entry: _Entry, phase: Phase, at: int) -> None:
-        self._count(entry.phase, -1)
-        self._count(phase, 1)
-        entry.phase, entry.marked_at = phase, at
-
-    def _count(self, phase: Phase, change: int) -> None:
         # By identity: an enum's hash is a call into Python, too dear for every row.
+        was = entry.phase
+        if was is Phase.ABSENT:
+            self._absent -= 1
+        elif was is Phase.PENDING:
+            self._pending -= 1
         if phase is Phase.ABSENT:
-            self._absent += change
+            self._absent += 1
         elif phase is Phase.PENDING:
-            self._pending += change
+            self._pending += 1
+        entry.phase, entry.marked_at = phase, at
 
     def _differ(self, old: Row, new: Row) -> bool:
         ignored = self.rule.ignored
@@ -330,6 +338,8 @@ class FiringSet:
         return None
 
     def _set_timer(self, key: Key, entry: _Entry) -> None:
+        if not self._timed:
+            return
         due = self._due(entry)
         if due is not None:
             self._timer_count += 1
@@ -372,7 +382,8 @@ class FiringSet:
 
     def _forget(self, key: Key, entry: _Entry, outcome: Outcome) -> None:
         del self._entries[key]
-        self._count(entry.phase, -1)
+        if entry.phase is Phase.ABSENT:
+            self._absent -= 1
         if self.rule.edges:
             outcome.gone.append(self._fingerprint(key, entry))
 
@@ -388,7 +399,7 @@ class FiringSet:
             started_at=entry.started_at,
             marked_at=entry.marked_at,
             row=entry.row,
-            counts=tuple(entry.counts()),
+            counts=((entry.count, entry.row),) if entry.others is None and entry.count else tuple(entry.counts()),
         )
 
     def _restore(self, firing: Firing) -> None:
@@ -398,6 +409,8 @@ class FiringSet:
         entry.settle()
         self._absent += 1
         self._enter(entry, firing.phase, firing.marked_at)
+        # Under the rule of the run before, it may be waiting for something that today's rule has no timer for.
+        self._timed = self._timed or firing.phase in (Phase.PENDING, Phase.KEEPING)
         entry.started_at, entry.fingerprint = firing.started_at, firing.fingerprint
         key = self._key_of(firing.row)
         self._entries[key] = entry
