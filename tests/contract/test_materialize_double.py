@@ -1,19 +1,11 @@
-"""The double of Materialize answers as the recorded server did, and keeps its own promises."""
+"""The double of Materialize answers as the recorded server did."""
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from psycopg import generators, pq
-from support.materialize import MaterializeDouble, Relation
-from support.materialize.history import History, Row, UnreadableError, Update
+
+from support.materialize import MaterializeDouble
 from support.materialize.recordings import load, normalised
 from support.materialize.replay import Direction, Player, Script, Stage, StageClock, script
 

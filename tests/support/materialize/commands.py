@@ -1,8 +1,8 @@
 """The double's hands as JSON: one command a line in, one answer a line out. So another process can be the server.
 
 A command is ``{"do": "insert", "relation": "orders", "args": [[1, "a"]], "with": {}}``: the name of a method, the
-relation it is about (by its present name), and its arguments. The answer is ``{"ok": true, "result": ...}`` or ``{"ok": false,
-"error": ...}``. A relation in a result is shown by its object id.
+relation it is about (by its present name), and its arguments. The answer is ``{"ok": true, "result": ...}`` or ``{"ok":
+false, "error": ...}``. A relation in a result is shown by its object id.
 """
 
 import asyncio

@@ -85,6 +85,15 @@ def unknown_column(name: str) -> ServerError:
     return ServerError("42703", f'column "{name}" does not exist')
 
 
+def unknown_variable(name: str) -> ServerError:
+    return ServerError("42704", f'unrecognized configuration parameter "{name}"')
+
+
+def silent_select() -> ServerError:
+    """The double's own: a SELECT on a silent relation would never end on the server."""
+    return ServerError("57014", "the double of Materialize has no answer for a SELECT on a silent relation")
+
+
 def aborted() -> ServerError:
     return ServerError("25P02", "current transaction is aborted, commands ignored until end of transaction block")
 

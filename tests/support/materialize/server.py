@@ -307,7 +307,7 @@ class MaterializeDouble:
 
     def _announce(self, cluster: str, text: str) -> None:
         for session in self._sessions.values():
-            if session.settings.get("cluster") == cluster:
+            if session.cluster == cluster:
                 session.notify(text)
 
     def _moment(self) -> str:
@@ -355,10 +355,10 @@ class MaterializeDouble:
             raise ConnectionError(f"unknown protocol {first.code}")
         self._pids += 1
         key = struct.pack("!I4s", self._pids, secrets.token_bytes(4))
-        session = Session(self, reader, Outlet(writer, self._faults), key)
+        session = Session(self, reader, Outlet(writer, self._faults), key, first.parameters)
         self._sessions[key] = session
         try:
-            await session.run(first.parameters)
+            await session.run()
         finally:
             del self._sessions[key]
 

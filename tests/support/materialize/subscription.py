@@ -87,6 +87,7 @@ class Subscription:
     Attributes:
         ended: everything was told and nothing can follow.
         told: rows sent so far, progress rows included.
+        width: columns of the relation that are told.
     """
 
     def __init__(self, statement: Subscribe, relation: Relation, cluster: Cluster, as_of: int) -> None:
@@ -97,6 +98,7 @@ class Subscription:
         self.ended = False
         self.told = 0
         self._columns = chosen(statement.columns, relation)
+        self.width = len(self._columns)
         self._whole = self._columns == tuple(range(len(relation.columns)))
         self._announced = False
         self._read = False
