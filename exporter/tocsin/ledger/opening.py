@@ -82,13 +82,10 @@ def _rolled_back(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+_DAMAGED = "the file is damaged; restore it from a backup, or move it away to start afresh"
 _MEANINGS: tuple[tuple[str, LedgerReason, str], ...] = (
     ("full", LedgerReason.FULL, "the disk is full; make room, nothing is lost meanwhile"),
-    (
-        "malformed",
-        LedgerReason.CORRUPT,
-        "the file is damaged; restore it from a backup, or move it away to start afresh",
-    ),
+    ("malformed", LedgerReason.CORRUPT, _DAMAGED),
     ("not a database", LedgerReason.CORRUPT, "the file is no ledger; move it away or choose another ledger.path"),
     ("readonly", LedgerReason.UNREADABLE, "the file cannot be written; mend its permissions"),
     (
@@ -108,3 +105,8 @@ def ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
         if mark in text:
             return LedgerError(f"{path}: {meaning} ({text})", reason)
     return LedgerError(f"{path}: {text}", LedgerReason.FAILED)
+
+
+def damaged(error: Exception, path: Path) -> LedgerError:
+    """What it means that a value cannot be read as what was written."""
+    return LedgerError(f"{path}: {_DAMAGED} ({error})", LedgerReason.CORRUPT)

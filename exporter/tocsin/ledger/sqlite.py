@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 from tocsin.errors import LedgerError, LedgerReason, Reason
 from tocsin.ledger import Backlog, Commit, Filter, Record, Settlement, Status, Stored
 from tocsin.ledger.encoding import firing_of, firing_values, transition_values
-from tocsin.ledger.opening import connect, ledger_error, lock_file, migrate, one
+from tocsin.ledger.opening import connect, damaged, ledger_error, lock_file, migrate, one
 from tocsin.ledger.writer import Writer
 from tocsin.model import Column, Columns, Kind, Notification, Transition, notification_id
 
@@ -46,8 +46,8 @@ class SqliteLedger:
         self._readers = ThreadPoolExecutor(1, "ledger reader")
         self._reader: sqlite3.Connection | None = None
         self._shapes: dict[int, Columns] = {}
-        self._shape_ids: dict[Columns, int] = {}
-        self._version: int | None = None
+        self._closed = False
+        self._version: int = one(connection, "PRAGMA data_version")
         self._next_transition = one(connection, "SELECT coalesce(max(id), 0) + 1 FROM transitions")
         self._next_seq = one(connection, "SELECT coalesce(max(seq), 0) + 1 FROM notifications")
 
@@ -129,6 +129,11 @@ class SqliteLedger:
         if values and written < len(values):
             known = {row[0] for row in db.execute("SELECT seq FROM notifications WHERE seq >= ?", (values[0][0],))}
             notifications = [notification for notification in notifications if notification.seq in known]
+            db.execute(
+                "DELETE FROM transitions WHERE id >= ?"
+                " AND NOT EXISTS (SELECT 1 FROM notifications WHERE transition = transitions.id)",
+                (transitions[0][0],),
+            )
         return notifications
 
     # The outbox.
@@ -149,7 +154,8 @@ class SqliteLedger:
                 settlement.not_before,
                 None if settlement.status is Status.PENDING else settlement.at,
                 settlement.reason,
-                settlement.detail,
+                # A receiver's words: half of a surrogate pair would not go into the file, and stop the channel.
+                settlement.detail.encode("utf-8", "replace").decode(),
                 settlement.seq,
             )
             for settlement in settlements
@@ -271,19 +277,18 @@ class SqliteLedger:
         return await self._write(write)
 
     async def changed_elsewhere(self) -> bool:
-        def look(db: sqlite3.Connection) -> bool:
-            # data_version changes when another connection has written; the reader's own connection never writes.
+        def look(db: sqlite3.Connection) -> int:
+            # Of the writing connection: it changes when another one has written.
             version: int = one(db, "PRAGMA data_version")
-            changed = self._version is not None and version != self._version
-            self._version = version
-            return changed
+            return version
 
-        try:
-            return await self._writer.run(look)
-        except sqlite3.Error as error:
-            raise ledger_error(error, self._path) from None
+        # Compared out here: a job runs again when another spoils their transaction.
+        version = await self._write(look)
+        before, self._version = self._version, version
+        return version != before
 
     async def close(self) -> None:
+        self._closed = True
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -297,13 +302,20 @@ class SqliteLedger:
 
     # Plumbing.
 
+    def _must_be_open(self) -> None:
+        if self._closed:
+            raise LedgerError(f"{self._path}: the ledger is closed", LedgerReason.FAILED)
+
     async def _write(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        self._must_be_open()
         try:
             return await self._writer.run(job)
         except sqlite3.Error as error:
             raise ledger_error(error, self._path) from None
 
     async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        self._must_be_open()
+
         def run() -> T:
             if self._reader is None:
                 self._reader = connect(self._path)
@@ -314,19 +326,18 @@ class SqliteLedger:
             return await asyncio.get_running_loop().run_in_executor(self._readers, run)
         except sqlite3.Error as error:
             raise ledger_error(error, self._path) from None
+        except (ValueError, TypeError) as error:
+            # What is read is not what was written: SQLite keeps no checksums, so damage to a text shows only here.
+            raise damaged(error, self._path) from None
 
     def _shape(self, db: sqlite3.Connection, columns: Columns) -> int:
-        """The number of a list of columns, written once. Only remembered once it is found on disk: a rollback takes it
-        back."""
-        if columns in self._shape_ids:
-            return self._shape_ids[columns]
+        """The number of a list of columns, written once. Not remembered: a rollback would take it back."""
         text = _encode([[column.name, column.oid, column.typmod] for column in columns])
         found = db.execute("SELECT id FROM shapes WHERE columns = ?", (text,)).fetchone()
         if found is None:
             number = db.execute("INSERT INTO shapes (columns) VALUES (?)", (text,)).lastrowid
             assert number is not None
             return number
-        self._shape_ids[columns] = found[0]
         return int(found[0])
 
     def _columns(self, db: sqlite3.Connection, shape: int) -> Columns:

@@ -1,0 +1,117 @@
+"""Commits and their parts, made small, for everything that is tested with a real ledger."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tocsin.firing import Firing, Phase
+from tocsin.ledger import Commit, Ledger, Settlement, Status
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.model import Column, Columns, Kind, Notification, Row, Transition, fingerprint
+
+COLUMNS: Columns = (Column(name="order_id", oid=23), Column(name="note", oid=25))
+HOSTILE = [
+    "",
+    "\0",
+    "'; DROP TABLE firings; --",
+    '"\\/\b\f\n\r\t\x7f',
+    "é€😀👩‍👩‍👧\u202e\ufeff\U0010ffff",
+    "x" * 1_000_000,
+]
+"""Texts that a store may stumble over."""
+
+
+class OpenLedger(Protocol):
+    """How a contract test opens an implementation: twice with one path means the same store."""
+
+    def __call__(self, path: Path, *, clock: Callable[[], float] = ..., exclusive: bool = ...) -> Ledger: ...
+
+
+IMPLEMENTATIONS: dict[str, OpenLedger] = {"sqlite": open_ledger}
+
+
+def firing(
+    key: str | None = "1",
+    *,
+    alert: str = "late",
+    phase: Phase = Phase.FIRING,
+    started_at: int = 1000,
+    note: str | None = "x",
+) -> Firing:
+    """A firing of one row, there once."""
+    row: Row = (key, note)
+    return Firing(
+        fingerprint=fingerprint(alert, [key]),
+        phase=phase,
+        started_at=started_at,
+        marked_at=started_at,
+        row=row,
+        counts=((1, row),),
+    )
+
+
+def transition(
+    key: str | None = "1",
+    kind: Kind = Kind.FIRED,
+    *,
+    alert: str = "late",
+    at: int = 1000,
+    started_at: int | None = None,
+    note: str | None = "x",
+    columns: Columns = COLUMNS,
+    previous: Row | None = None,
+) -> Transition:
+    """A transition of a key. Without `started_at`, an episode that starts with it."""
+    return Transition(
+        alert=alert,
+        fingerprint=fingerprint(alert, [key]),
+        kind=kind,
+        started_at=at if started_at is None else started_at,
+        at=at,
+        columns=columns,
+        row=(key, note),
+        previous=previous,
+    )
+
+
+def commit(
+    transitions: Iterable[Transition] = (),
+    *,
+    to: Sequence[str] = ("hook",),
+    alert: str = "late",
+    frontier: int | None = 1001,
+    saved: Sequence[Firing] = (),
+    gone: Sequence[str] = (),
+    columns: Columns = COLUMNS,
+    replace: bool = False,
+) -> Commit:
+    """A commit whose transitions all go to the channels `to`."""
+    return Commit(
+        alert=alert,
+        definition=f"definition of {alert}",
+        columns=columns,
+        frontier=frontier,
+        saved=saved,
+        gone=gone,
+        transitions=[(transition, to) for transition in transitions],
+        replace=replace,
+    )
+
+
+def delivered(notification: Notification, *, at: float = 0.0) -> Settlement:
+    """The settlement of an attempt that worked."""
+    return settlement(notification, Status.DELIVERED, at=at)
+
+
+def settlement(notification: Notification, status: Status, *, at: float = 0.0, not_before: float = 0.0) -> Settlement:
+    """The settlement of one more attempt."""
+    reason, detail = ("", "") if status is Status.DELIVERED else ("timeout", "no answer")
+    return Settlement(
+        seq=notification.seq,
+        status=status,
+        attempts=notification.attempts + 1,
+        not_before=not_before,
+        reason=reason,
+        detail=detail,
+        at=at,
+    )
