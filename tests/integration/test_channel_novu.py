@@ -293,12 +293,13 @@ class TestFailures:
         assert repeat.idempotency_key == f"{message().id}-1"
         assert len(server.messages()) == 1
 
-    async def test_the_sdk_logs_no_key_even_when_told_to_debug(
+    async def test_the_sdk_logs_nothing_even_when_told_to_debug(
         self, server: FakeNovu, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("NOVU_DEBUG", "true")
         with caplog.at_level(logging.DEBUG):
             await sent(build(server.url))
+        assert not [record for record in caplog.records if record.name.startswith("novu")]
         assert API_KEY not in caplog.text
 
 

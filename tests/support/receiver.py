@@ -1,6 +1,7 @@
 """A receiver of HTTP requests on 127.0.0.1 that answers as it is told, well or badly, and remembers what came."""
 
 import asyncio
+import contextlib
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ class Received:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What to do with a request. `hang` gives no answer at all until the receiver closes; `cut` closes the connection
-    instead of answering; `unfinished` sends status and headers, and a body that never ends."""
+    instead of answering; `unfinished` sends status and headers, and a body that drips without end."""
 
     status: int = 200
     body: bytes = b""
@@ -108,6 +109,10 @@ class Receiver:
             return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         await response.prepare(request)
-        await response.write(answer.body or b"x")
-        await self._closing.wait()
+        await response.write(answer.body)
+        while not self._closing.is_set():
+            await response.write(b" ")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await self._closing.wait()
         return response

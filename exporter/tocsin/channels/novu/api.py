@@ -191,7 +191,7 @@ class Api:
 
 
 class _Silent:
-    """The SDK's debug log shows headers, and NOVU_DEBUG in the environment would turn it on."""
+    """The SDK's own log shows every body, and NOVU_DEBUG in the environment would turn it on, for the whole process."""
 
     def debug(self, msg: str, *args: object, **kwargs: object) -> None:
         """Say nothing."""
