@@ -102,14 +102,15 @@ class SqliteLedger:
         transitions: list[tuple[object, ...]] = []
         notifications: list[Notification] = []
         values: list[tuple[object, ...]] = []
-        shapes: dict[Columns, int] = {}
+        columns: Columns | None = None
+        shape = 0
         for transition, channels in commit.transitions:
             if not channels:
                 continue
-            columns = transition.columns
-            if columns not in shapes:
-                shapes[columns] = self._shape(db, columns)
-            transitions.append(transition_values(transition_id, transition, shapes[columns]))
+            if transition.columns is not columns:
+                columns = transition.columns
+                shape = self._shape(db, columns)
+            transitions.append(transition_values(transition_id, transition, shape))
             for channel in channels:
                 name = notification_id(transition, channel)
                 values.append((seq, name, transition_id, channel, created_at))
