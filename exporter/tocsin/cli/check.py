@@ -1,0 +1,80 @@
+"""`tocsin check` and `tocsin schema`."""
+
+import asyncio
+import dataclasses
+import json
+import sys
+from argparse import Namespace
+
+import yaml
+
+from tocsin.app import units
+from tocsin.cli import Exit
+from tocsin.cli.configuration import configuration
+from tocsin.config import Alert, Config
+from tocsin.config.check import check, check_online
+from tocsin.errors import ConfigError, Problem
+from tocsin.model import Columns, Row
+
+
+def command(chosen: Namespace) -> Exit:
+    if chosen.command == "schema":
+        from tocsin.config.schema import schema
+
+        print(json.dumps(schema(), indent=2))
+        return Exit.OK
+    try:
+        config = configuration(chosen)
+    except ConfigError as error:
+        return _report(error.problems, [], chosen)
+    if chosen.show:
+        print(yaml.safe_dump(config.redacted(), sort_keys=False, allow_unicode=True), end="")
+    problems = check(config)
+    if chosen.online:
+        problems += asyncio.run(_online(config, quiet=chosen.json))
+    return _report(problems, config.warnings, chosen, config)
+
+
+async def _online(config: Config, *, quiet: bool) -> list[Problem]:
+    """What the servers say. The objects are the ones that `tocsin run` would make."""
+    sources = {name: units.make_source(source) for name, source in config.sources.items()}
+    channels = {name: units.make_channel(channel) for name, channel in config.channels.items()}
+
+    async def describe(alert: Alert) -> Columns:
+        if not quiet and sys.stderr.isatty():
+            print(f"asking for {alert.name} ...", file=sys.stderr)
+        return await sources[alert.source].describe(alert.subject)
+
+    async def sample(alert: Alert) -> Row | None:
+        return await sources[alert.source].sample(alert.subject)
+
+    try:
+        return await check_online(config, describe, sample, channels)
+    finally:
+        await asyncio.gather(*(channel.close() for channel in channels.values()))
+
+
+def _report(
+    problems: "list[Problem] | tuple[Problem, ...]",
+    warnings: "list[Problem] | tuple[Problem, ...]",
+    chosen: Namespace,
+    config: Config | None = None,
+) -> Exit:
+    if chosen.json:
+        found = {"problems": problems, "warnings": warnings}
+        print(json.dumps({name: [dataclasses.asdict(one) for one in some] for name, some in found.items()}))
+    else:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        if not problems and config is not None and not chosen.show:
+            print(_summary(config, online=chosen.online))
+    return Exit.FAILED if problems else Exit.OK
+
+
+def _summary(config: Config, *, online: bool) -> str:
+    counts = ((config.alerts, "alert"), (config.sources, "source"), (config.channels, "channel"))
+    parts = [f"{len(things)} {word}{'' if len(things) == 1 else 's'}" for things, word in counts]
+    hint = "" if online else "; --online also asks the servers"
+    return f"the configuration is right: {', '.join(parts)}{hint}"
