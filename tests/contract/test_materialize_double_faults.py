@@ -371,6 +371,27 @@ async def test_a_fresh_start_in_a_row_error_is_told_of_progress_once(
     assert len(stream.updates) == 2
 
 
+async def test_a_resumption_never_gets_past_a_row_error_that_is_long_over(double: MaterializeDouble) -> None:
+    orders = double.create("orders", COLUMNS, retain=60_000)
+    start = orders.history.since
+    orders.insert((1, "a"))
+    failed = orders.fail("division by zero")
+    orders.heal()
+    orders.insert((2, "b"))
+    resumption = f"COPY (SUBSCRIBE orders WITH (PROGRESS) AS OF AT LEAST {start}) TO STDOUT"
+
+    for _ in range(2):
+        async with streaming(double, resumption) as stream:
+            await stream.until(lambda s: s.ended)
+        assert "Evaluation error: division by zero" in str(stream.failure)
+        assert stream.updates == [(1, ("1", "a"))]
+        assert stream.as_of < stream.frontier <= failed
+
+    async with streaming(double) as fresh:
+        await fresh.until(lambda s: s.frontier > s.as_of)
+    assert fresh.updates == [(1, ("1", "a")), (1, ("2", "b"))]
+
+
 async def test_a_renamed_relation_streams_on_under_the_old_statement(
     double: MaterializeDouble, orders: Relation
 ) -> None:

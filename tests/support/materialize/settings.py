@@ -37,7 +37,7 @@ _UNREPORTED = {
 
 
 def initial(parameters: dict[str, str]) -> dict[str, str]:
-    """Variables by lower-case name, from a start-up packet and its ``options`` (``--name=value``, ``-c name=value``)."""
+    """Variables by lower-case name, from a start-up packet and its ``options`` (``--n=value``, ``-c n=value``)."""
     values = {name.lower(): value for name, value in (REPORTED | _UNREPORTED).items()}
     asked = {name: value for name, value in parameters.items() if name not in ("user", "options", "replication")}
     asked |= dict(_COMMAND_OPTION.findall(parameters.get("options", "")))
