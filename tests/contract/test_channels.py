@@ -266,7 +266,7 @@ async def test_a_console_whose_output_is_closed_says_so() -> None:
 
 
 def _echo(request: Received) -> bytes:
-    return json.dumps(dict(request.headers)).encode() + request.body + request.path.encode()
+    return json.dumps({"message": f"bad {request.headers['authorization']}", "path": request.path}).encode()
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 429, 500])
@@ -276,7 +276,7 @@ async def test_no_secret_is_told_even_when_the_receiver_repeats_it(http: Subject
     )
     channel = http.build()
     results: Sequence[Result] = [await sent(channel), *await channel.send([message(key=key) for key in "abc"])]
-    assert SECRET in str(http.receiver.requests[0].headers)
+    assert SECRET in http.receiver.requests[0].headers["authorization"]
     for told in (*results, channel, http.config()):
         assert SECRET not in repr(told)
 

@@ -78,7 +78,7 @@ class Api:
         self._unknown_wait = config.unknown_outcome_wait
         self.redact = redactor([config.api_key])
         context = httpx.create_ssl_context()
-        # Redirects off: the SDK's own client would follow them with the API key.
+        # httpx follows no redirects unless told to, which the client that the SDK would make is.
         limits = httpx.Limits(max_connections=2 * config.concurrency)
         self._async = httpx.AsyncClient(verify=context, limits=limits)
         self._sync = httpx.Client(verify=context)
