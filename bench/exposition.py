@@ -19,7 +19,6 @@ from bench.report import Figure
 from support.overview import FakeOverview
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page
 from tocsin.firing import Key
-from tocsin.model import Row
 from tocsin.web import build
 
 SERIES = 100_000
@@ -30,7 +29,7 @@ _SPEC = GaugeSpec(
     value=4,
     max_series=SERIES,
 )
-_Rows: TypeAlias = dict[Key, Row]
+_Rows: TypeAlias = dict[Key, tuple[str, ...]]
 _FETCH = """
 import sys, urllib.request
 for encoding in sys.argv[2:]:
@@ -104,17 +103,19 @@ async def _scrapes(rows: _Rows, chance: random.Random, children: float, compress
             best = min(best, await _cpu_of(lambda: page.scrape("", encoding, 0.0)))
         return best
 
-    every, some = list(rows), chance.sample(list(rows), SERIES // 100)
+    every, some, few = (chance.sample(list(rows), count) for count in (SERIES, SERIES // 100, SERIES // 1000))
     await page.scrape("", "", 0.0)
     plain = [
         _against("every series changed", await scrape("", every), children, least=25),
         _against("1 % changed", await scrape("", some), children),
+        _against("0.1 % changed", await scrape("", few), children),
         _against("nothing changed", await scrape("", []), children, least=200),
     ]
     await page.scrape("", "gzip", 0.0)
     compressing = [
         _against("every series changed, compressed", await scrape("gzip", every), compressed),
         _against("1 % changed, compressed", await scrape("gzip", some), compressed),
+        _against("0.1 % changed, compressed", await scrape("gzip", few), compressed),
         _against("nothing changed, compressed", await scrape("gzip", []), compressed),
     ]
     return [*plain, *compressing]

@@ -26,12 +26,9 @@ def escape(text: str) -> str:
 
 
 def encode(text: str) -> bytes:
-    """UTF-8 that every parser takes.
-
-    Text that came out of JSON can hold half a surrogate pair, which has no UTF-8 form: it becomes `?`. A zero byte
-    becomes U+FFFD, since Prometheus's lexer ends at it and refuses the whole page.
-    """
-    return text.encode("utf-8", "replace").replace(b"\0", b"\xef\xbf\xbd")
+    """UTF-8 that Prometheus takes: text that came out of JSON can hold half a surrogate pair, which becomes `?`,
+    since one line that is no UTF-8 makes Prometheus refuse the whole page."""
+    return text.encode("utf-8", "replace")
 
 
 def labels(pairs: Iterable[tuple[str, str | None]]) -> list[str]:
