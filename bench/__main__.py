@@ -23,7 +23,7 @@ def main() -> int:
     figures: list[Figure] = []
     for name in chosen:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        measure = cast(Callable[[], Awaitable[Iterable[Figure]]], import_module(f"bench.{name}").measure)
+        measure = cast("Callable[[], Awaitable[Iterable[Figure]]]", import_module(f"bench.{name}").measure)
         figures += asyncio.run(measure())  # type: ignore[arg-type]
     print(table(figures))
     return 0 if all(figure.met is not False for figure in figures) else 1

@@ -1,4 +1,5 @@
-"""How fast a snapshot from the wire becomes gauges, and ledger and outbox rows; and what a firing row costs in memory."""
+"""How fast a snapshot from the wire becomes gauges, and ledger and outbox rows; and what a firing row costs in
+memory."""
 
 import asyncio
 import gc
@@ -44,7 +45,9 @@ async def measure() -> list[Figure]:
         durable = await _snapshot_seconds(double.dsn, ledger=True)
     memory = await _memory()
     return [
-        Figure(name=f"the wire double alone, {ROWS:,} rows read and thrown away", measured=f"{ROWS / floor:,.0f} rows/s"),
+        Figure(
+            name=f"the wire double alone, {ROWS:,} rows read and thrown away", measured=f"{ROWS / floor:,.0f} rows/s"
+        ),
         _rate("ingest, gauges only", gauges, 100_000, floor),
         _rate("ingest, ledger and outbox", durable, 20_000, floor),
         Figure(
@@ -99,7 +102,7 @@ async def _snapshot_seconds(dsn: str, *, ledger: bool) -> float:
 async def _watch(dsn: str, *, ledger: bool) -> AsyncIterator[tuple[Watch, Page]]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "tocsin.yaml"
-        path.write_text(_CONFIG.format(dsn=dsn, notify="out" if ledger else ""))  # noqa: ASYNC240
+        path.write_text(_CONFIG.format(dsn=dsn, notify="out" if ledger else ""))
         config = load(path, {})
         alert, source = config.alerts["load"], config.sources["mz"]
         store = open_ledger(Path(directory) / "ledger.db") if ledger else None

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measured figure. `target`: what it should be, in words; `met`: whether it is, None where there is no target."""
+    """One measured figure. `target`: what it should be, in words; `met`: whether it is, None where there is no
+    target."""
 
     name: str
     measured: str

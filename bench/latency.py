@@ -1,0 +1,100 @@
+"""From a change on the wire to the request at the receiver, through firing set, ledger (on disk) and dispatcher."""
+
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.report import Figure
+from support.materialize.process import double_process
+from support.receiver import Answer, Received, Receiver
+from support.tocsin import running
+
+CHANGES = 1_500
+PER_SECOND = 100
+
+
+async def measure() -> list[Figure]:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        fsync = _fsync(directory / "probe")
+        took = sorted(await _latencies(directory))
+    p50, p99 = (took[int(len(took) * part)] * 1000 for part in (0.5, 0.99))
+    return [
+        Figure(name="one fsync of 4 kB on this disk, median", measured=f"{fsync:.2f} ms"),
+        _figure(f"change -> request, durable, {PER_SECOND}/s, p50", p50, fsync, 5.0),
+        _figure(f"change -> request, durable, {PER_SECOND}/s, p99", p99, fsync, 20.0),
+    ]
+
+
+def _figure(name: str, milliseconds: float, fsync: float, target: float) -> Figure:
+    beyond = milliseconds - fsync
+    return Figure(
+        name=name,
+        measured=f"{milliseconds:.2f} ms, {beyond:.2f} beyond one fsync",
+        target=f"<= {target:g} ms beyond one fsync",
+        met=beyond <= target,
+    )
+
+
+def _fsync(path: Path) -> float:
+    """Milliseconds."""
+    took = []
+    with path.open("wb") as file:
+        for _ in range(200):
+            file.write(b"x" * 4096)
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1000
+
+
+async def _latencies(directory: Path) -> list[float]:
+    took: list[float] = []
+    enough = asyncio.Event()
+
+    def receive(request: Received) -> Answer:
+        now = time.time()
+        envelope = request.json
+        # What was there at the start says nothing of latency.
+        if envelope["status"] == "updated":
+            took.append(now - envelope["row"]["changed_at"])
+            if len(took) >= CHANGES:
+                enough.set()
+        return Answer()
+
+    async with (
+        double_process("--load", "1", "--live", "1000") as double,
+        Receiver(receive) as receiver,
+        running(directory, _config(directory, double.dsn, receiver.url)) as tocsin,
+    ):
+        await tocsin.until_ready()
+        await double.do("run", PER_SECOND, relation="load")
+        async with asyncio.timeout(CHANGES / PER_SECOND * 4 + 30):
+            await enough.wait()
+        await double.do("run", 0, relation="load")
+        assert await tocsin.stop() == 0
+    return took[:CHANGES]
+
+
+def _config(directory: Path, dsn: str, url: str) -> dict[str, Any]:
+    return {
+        "web": {"listen": "127.0.0.1:0"},
+        "ledger": {"path": str(directory / "ledger.db")},
+        "sources": {"mz": {"type": "materialize", "dsn": dsn}},
+        "channels": {"hook": {"type": "webhook", "url": url, "concurrency": 16}},
+        "alerts": {
+            "load": {
+                "source": "mz",
+                "relation": "load",
+                "key": ["id"],
+                "labels": ["id", "region"],
+                "value": "value",
+                "notify": ["hook"],
+            }
+        },
+    }
