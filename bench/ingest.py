@@ -76,7 +76,7 @@ async def _floor(dsn: str) -> float:
     from tocsin.sources.settings import MaterializeConfig
     from tocsin.sources.wire import connect
 
-    async with connect(MaterializeConfig(dsn=dsn)) as wire:  # type: ignore[arg-type]
+    async with connect(MaterializeConfig(dsn=dsn)) as wire:
         began, count = time.perf_counter(), 0
         async for chunk in wire.copy(sql.SQL("COPY (SUBSCRIBE load WITH (PROGRESS)) TO STDOUT"), limit=60):
             count += len(chunk)

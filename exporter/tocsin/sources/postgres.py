@@ -77,13 +77,14 @@ class _Readings:
         polled = False
         while True:
             with translated(self._config.display):
+                # The first reading may have to wait for a server that has just started.
+                patience = self._config.progress_timeout if polled else self._config.snapshot_timeout
                 try:
-                    async with asyncio.timeout(self._config.snapshot_timeout):
+                    async with asyncio.timeout(patience):
                         batch = await self._read(polled=polled)
                 except TimeoutError:
                     raise SourceError(
-                        f"{self._config.display}: the query took longer than {self._config.snapshot_timeout:g} s",
-                        SourceReason.STALLED,
+                        f"{self._config.display}: no reading within {patience:g} s", SourceReason.STALLED
                     ) from None
             polled = True
             yield batch
