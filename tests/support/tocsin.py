@@ -1,0 +1,359 @@
+"""The real thing in tests: `tocsin run` as a process of its own, and a stage with a server before and a receiver behind
+it."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from support.materialize import MaterializeDouble, Relation
+from support.receiver import Receiver
+from support.waiting import SOON, until, until_some
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+"""A page of metrics: name and labels -> value."""
+
+COLUMNS = (("id", "int4"), ("name", "text"), ("amount", "numeric"))
+
+
+class Tocsin:
+    """A process that runs. `log`: its lines on standard error so far; `output`: those on standard output."""
+
+    def __init__(self, process: asyncio.subprocess.Process, file: Path, session: aiohttp.ClientSession) -> None:
+        self.file = file
+        self.log: list[str] = []
+        self.output: list[str] = []
+        self.url = ""
+        self._process = process
+        self._session = session
+        assert process.stderr is not None
+        assert process.stdout is not None
+        self._readers = [
+            asyncio.create_task(self._read(process.stderr, self.log)),
+            asyncio.create_task(self._read(process.stdout, self.output)),
+        ]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.returncode is None
+
+    # What it says.
+
+    def logged(self, *parts: str) -> list[str]:
+        """The lines of its log that hold all of these."""
+        return [line for line in self.log if all(part in line for part in parts)]
+
+    async def until_logged(self, *parts: str, count: int = 1) -> str:
+        """Wait for so many lines with all of these, and return the last one."""
+        await until(lambda: len(self.logged(*parts)) >= count, f"logged {parts}; it says {self.log[-5:]}")
+        return self.logged(*parts)[-1]
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """Status and text of an answer."""
+        async with self._session.get(self.url + path) as response:
+            return response.status, await response.text()
+
+    async def post(self, path: str, **headers: str) -> tuple[int, str]:
+        async with self._session.post(self.url + path, headers=headers) as response:
+            return response.status, await response.text()
+
+    async def json(self, path: str) -> Any:
+        async with self._session.get(self.url + path) as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
+
+    async def ready(self) -> str:
+        """Why it is not ready; empty when it is."""
+        status, text = await self.get("/readyz")
+        assert status in (200, 503), text
+        return "" if status == 200 else text
+
+    async def until_ready(self) -> None:
+        async def look() -> bool:
+            reasons = await self.ready()
+            assert not reasons, reasons
+            return True
+
+        await until_some(look, "ready")
+
+    async def until_not_ready(self, *parts: str) -> str:
+        """Wait until readiness names all of these, and return what it says."""
+
+        async def look() -> str:
+            reasons = await self.ready()
+            for part in parts:
+                assert part in reasons, f"{part!r} is not in {reasons!r}"
+            return reasons
+
+        return await until_some(look, f"not ready because of {parts}")
+
+    async def metrics(self) -> Series:
+        """The whole page. A name and labels given twice fail."""
+        status, text = await self.get("/metrics")
+        assert status == 200, text
+        return series(text)
+
+    async def gauge(self, metric: str) -> dict[frozenset[tuple[str, str]], float]:
+        """The series of one metric."""
+        return {labels: value for (name, labels), value in (await self.metrics()).items() if name == metric}
+
+    async def metric(self, name: str, **labels: str) -> float | None:
+        """One value; None where the page does not have it."""
+        return (await self.metrics()).get((name, frozenset(labels.items())))
+
+    async def until_metric(self, name: str, value: float | None, **labels: str) -> None:
+        """Wait until a metric has this value (None: is not there)."""
+
+        async def look() -> bool:
+            found = await self.metric(name, **labels)
+            assert found == value, f"{name}{labels} is {found}, not {value}"
+            return True
+
+        await until_some(look)
+
+    # What is done to it.
+
+    def write(self, config: Mapping[str, Any] | str) -> None:
+        """Replace its configuration file, whole at once."""
+        text = config if isinstance(config, str) else yaml.safe_dump(dict(config), allow_unicode=True)
+        new = self.file.with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(self.file)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def exited(self) -> int:
+        """Wait for its end, and for all that it said until then, and return the exit status."""
+        async with asyncio.timeout(SOON):
+            status = await self._process.wait()
+            await asyncio.gather(*self._readers)
+        return status
+
+    async def stop(self) -> int:
+        """Ask it to end, and return the exit status."""
+        self.signal(signal.SIGTERM)
+        return await self.exited()
+
+    async def kill(self) -> None:
+        """End it at once, as a crash does."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self.exited()
+
+    async def listening(self) -> Self:
+        """Wait until it listens, or has ended."""
+        await until(lambda: self.url or not self.running, "listening")
+        return self
+
+    async def _read(self, stream: asyncio.StreamReader, lines: list[str]) -> None:
+        async for line in stream:
+            text = line.decode().rstrip("\n")
+            lines.append(text)
+            found = re.search(r"event=running listen=(\S+)", text)
+            if found:
+                self.url = found[1]
+
+
+def series(page: str) -> Series:
+    """A page of metrics in the text format."""
+    found: Series = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            key = sample.name, frozenset(sample.labels.items())
+            assert key not in found, f"twice on the page: {key}"
+            found[key] = sample.value
+    return found
+
+
+async def command(directory: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Run a `tocsin` command to its end: exit status, standard output, standard error."""
+    process = await _start(directory, arguments, environment)
+    async with asyncio.timeout(SOON):
+        output, errors = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
+
+
+async def _start(
+    directory: Path, arguments: Sequence[str], environment: Mapping[str, str]
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tocsin",
+        *arguments,
+        cwd=directory,
+        env={**os.environ, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=1 << 24,
+    )
+
+
+@asynccontextmanager
+async def running(
+    directory: Path, config: Mapping[str, Any], *, file: str = "tocsin.yaml", **environment: str
+) -> AsyncIterator[Tocsin]:
+    """`tocsin run` with a configuration. It listens when the body begins, unless it ended; it is gone afterwards."""
+    path = directory / file
+    path.write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
+    process = await _start(directory, ["run", "--config", str(path)], environment)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SOON)) as session:
+        tocsin = Tocsin(process, path, session)
+        try:
+            yield await tocsin.listening()
+        finally:
+            await tocsin.kill()
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """A double of Materialize with one view `orders`, a receiver of webhooks, and the configuration that joins them.
+
+    `config` is plain data that a test may change before it starts the process.
+    """
+
+    directory: Path
+    double: MaterializeDouble
+    receiver: Receiver
+    orders: Relation
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def alert(self) -> dict[str, Any]:
+        """The alert `orders` in the configuration."""
+        alert: dict[str, Any] = self.config["alerts"]["orders"]
+        return alert
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The source in the configuration."""
+        source: dict[str, Any] = self.config["sources"]["mz"]
+        return source
+
+    @property
+    def ledger(self) -> Path:
+        return Path(self.config["ledger"]["path"])
+
+    def renew(self, *rows: Sequence[str | None], columns: Sequence[tuple[str, str]] = COLUMNS) -> None:
+        """Put another view of the same name into the place of `orders`, or where it was.
+
+        As on a real server, whatever of it can be read holds these rows: there is no moment in which it is empty.
+        """
+        with contextlib.suppress(KeyError):
+            self.double.drop(self.double.relation("public.orders"))
+        self.orders = self.double.create("public.orders", columns, retain=None, rows=rows)
+        self.double.compact(self.orders)
+
+    def run(self, **environment: str) -> contextlib.AbstractAsyncContextManager[Tocsin]:
+        """Start the process."""
+        return running(self.directory, self.config, **environment)
+
+    def told(self) -> list[tuple[str, str]]:
+        """What the receiver was told, repeats of one id left out: kind and value of the column `id`, in order."""
+        first: dict[str, tuple[str, str]] = {}
+        for request in self.receiver.requests:
+            envelope = request.json
+            first.setdefault(envelope["id"], (envelope["status"], str(envelope["row"]["id"])))
+        return list(first.values())
+
+    async def until_told(self, *expected: tuple[str, str]) -> None:
+        """Wait until the receiver was told exactly this, in any order among different rows."""
+
+        async def look() -> bool:
+            told = self.told()
+            assert sorted(told) == sorted(expected), f"told {told}, not {list(expected)}"
+            return True
+
+        await until_some(look)
+
+    def envelopes(self) -> list[Any]:
+        """The bodies that the receiver got, repeats included."""
+        return [request.json for request in self.receiver.requests]
+
+    async def until_shown(self, tocsin: Tocsin) -> None:
+        """Wait until the gauge shows what the view holds."""
+
+        async def look() -> bool:
+            assert await tocsin.gauge("orders") == self.expected()
+            return True
+
+        await until_some(look)
+
+    def expected(self) -> dict[frozenset[tuple[str, str]], float]:
+        """The series that the view stands for now. Rows that share their labels show the largest value."""
+        shown: dict[frozenset[tuple[str, str]], float] = {}
+        for id_, name, amount in self.orders.rows():
+            labels = frozenset({(label, text) for label, text in (("id", id_), ("name", name)) if text})
+            value = float("nan") if amount is None else float(amount)
+            shown[labels] = max(value, shown.get(labels, value))
+        return shown
+
+
+@asynccontextmanager
+async def staged(directory: Path, *, retain: int | None = None) -> AsyncIterator[Stage]:
+    """A stage whose servers run. `retain`: milliseconds of history, None for all of it."""
+    async with MaterializeDouble(progress_interval=0.1) as double, Receiver() as receiver:
+        orders = double.create("public.orders", COLUMNS, retain=retain)
+        config = {
+            "web": {"listen": "127.0.0.1:0"},
+            "ledger": {"path": str(directory / "ledger.db")},
+            "log": {"level": "debug"},
+            "sources": {"mz": quick_source(double.dsn)},
+            "channels": {"hook": quick_channel(f"{receiver.url}/hook")},
+            "alerts": {
+                "orders": {
+                    "source": "mz",
+                    "relation": "public.orders",
+                    "key": ["id"],
+                    "labels": ["id", "name"],
+                    "value": "amount",
+                    "notify": ["hook"],
+                }
+            },
+        }
+        yield Stage(directory=directory, double=double, receiver=receiver, orders=orders, config=config)
+
+
+def quick_source(dsn: str, **more: Any) -> dict[str, Any]:
+    """A Materialize source that notices soon and comes back soon, yet bears a busy machine."""
+    return {
+        "type": "materialize",
+        "dsn": dsn,
+        "connect_timeout": "2s",
+        "snapshot_timeout": "10s",
+        "progress_timeout": "5s",
+        "backoff_initial": "20ms",
+        "backoff_max": "100ms",
+        **more,
+    }
+
+
+def quick_channel(url: str, **more: Any) -> dict[str, Any]:
+    """A webhook channel that tries again soon."""
+    return {
+        "type": "webhook",
+        "url": url,
+        "timeout": "2s",
+        "backoff_initial": "20ms",
+        "backoff_max": "100ms",
+        "max_attempts": 1000,
+        **more,
+    }
