@@ -368,7 +368,8 @@ class TestBulk:
         self, server: FakeNovu, build: Build, fault: dict[str, Any], reason: Reason
     ) -> None:
         server.fault(**fault)
-        results = await build(server.url, timeout="300ms").send(self.several(3))
+        timeout = "300ms" if fault["kind"] == "hang" else "20s"
+        results = await build(server.url, timeout=timeout).send(self.several(3))
         assert [(type(each), each.reason) for each in results] == [(Retry, reason)] * 3
 
     async def test_a_refused_bulk_is_sent_one_by_one(self, server: FakeNovu, build: Build) -> None:
@@ -473,8 +474,10 @@ class TestResolve:
 
     async def test_cancel_and_delete_takes_back_what_was_delivered_in_app(self, server: FakeNovu, build: Build) -> None:
         channel = build(server.url, on_resolve="cancel_and_delete")
+        server.stop_worker()
         await sent(channel, self.fired)
         assert isinstance(await sent(channel, self.resolved(self.fired)), Retry)
+        server.heal()
         await server.until_delivered(1)
         assert await sent(channel, self.resolved(self.fired, age=1.0)) == Delivered("took back 1 of 1")
         assert [each.deleted_at is not None for each in server.messages()] == [True]
