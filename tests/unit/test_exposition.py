@@ -165,6 +165,15 @@ def test_after_a_fresh_snapshot_what_is_no_longer_there_lingers_too() -> None:
     assert served(gauges, now=150.0).keys() == {(("customer", "Initech"),)}
 
 
+def test_what_lingers_over_a_fresh_snapshot_goes_when_its_own_time_has_come() -> None:
+    gauges = Gauges(replace(SPEC, linger=30.0))
+    put(gauges, {name: (name, None, "5") for name in "abcdefgh"}, now=100.0)
+    for second, name in enumerate("hgfedcba"):
+        put(gauges, {name: None}, now=110.0 + second)
+    put(gauges, {}, now=120.0, replace=True)
+    assert [len(served(gauges, now=139.5 + second)) for second in range(9)] == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+
 def test_withdrawn_series_are_not_served_and_come_back() -> None:
     gauges = Gauges(SPEC)
     put(gauges, {"1": ("Acme", None, "5")})
