@@ -86,6 +86,7 @@ _DAMAGED = "the file is damaged; restore it from a backup, or move it away to st
 _MEANINGS: tuple[tuple[str, LedgerReason, str], ...] = (
     ("full", LedgerReason.FULL, "the disk is full; make room, nothing is lost meanwhile"),
     ("malformed", LedgerReason.CORRUPT, _DAMAGED),
+    ("no such", LedgerReason.CORRUPT, _DAMAGED),  # a table or column: our statements are right, so the schema is not
     ("not a database", LedgerReason.CORRUPT, "the file is no ledger; move it away or choose another ledger.path"),
     ("readonly", LedgerReason.UNREADABLE, "the file cannot be written; mend its permissions"),
     (
@@ -98,15 +99,16 @@ _MEANINGS: tuple[tuple[str, LedgerReason, str], ...] = (
 )
 
 
-def ledger_error(error: sqlite3.Error, path: Path) -> LedgerError:
-    """What SQLite's error means to the person who runs Tocsin."""
-    text = str(error)
+def ledger_error(error: Exception, path: Path) -> LedgerError:
+    """What an error on the way to or from the file means to the person who runs Tocsin.
+
+    Whatever is not SQLite's own error is a value that is not what was written. SQLite keeps no checksums, so damage to
+    a text shows only when somebody reads it (SQLite's message too can quote garbage, which then cannot be decoded).
+    """
+    text = " ".join(str(error).split())  # one line, also where it quotes a statement
+    if not isinstance(error, sqlite3.Error) or text.startswith("Could not decode"):
+        return LedgerError(f"{path}: {_DAMAGED} (a value cannot be read)", LedgerReason.CORRUPT)
     for mark, reason, meaning in _MEANINGS:
         if mark in text:
             return LedgerError(f"{path}: {meaning} ({text})", reason)
     return LedgerError(f"{path}: {text}", LedgerReason.FAILED)
-
-
-def damaged(error: Exception, path: Path) -> LedgerError:
-    """What it means that a value cannot be read as what was written."""
-    return LedgerError(f"{path}: {_DAMAGED} ({error})", LedgerReason.CORRUPT)

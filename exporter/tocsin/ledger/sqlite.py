@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 from tocsin.errors import LedgerError, LedgerReason, Reason
 from tocsin.ledger import Backlog, Commit, Filter, Record, Settlement, Status, Stored
 from tocsin.ledger.encoding import firing_of, firing_values, transition_values
-from tocsin.ledger.opening import connect, damaged, ledger_error, lock_file, migrate, one
+from tocsin.ledger.opening import connect, ledger_error, lock_file, migrate, one
 from tocsin.ledger.writer import Writer
 from tocsin.model import Column, Columns, Kind, Notification, Transition, notification_id
 
@@ -311,7 +311,7 @@ class SqliteLedger:
         self._must_be_open()
         try:
             return await self._writer.run(job)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise ledger_error(error, self._path) from None
 
     async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -325,11 +325,8 @@ class SqliteLedger:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, run)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:
             raise ledger_error(error, self._path) from None
-        except (ValueError, TypeError) as error:
-            # What is read is not what was written: SQLite keeps no checksums, so damage to a text shows only here.
-            raise damaged(error, self._path) from None
 
     def _shape(self, db: sqlite3.Connection, columns: Columns) -> int:
         """The number of a list of columns, written once. Not remembered: a rollback would take it back."""
@@ -405,6 +402,6 @@ def open_ledger(path: Path, *, exclusive: bool = True, clock: Callable[[], float
             connection.close()
         if lock is not None:
             lock.close()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, (sqlite3.Error, UnicodeDecodeError)):
             raise ledger_error(error, path) from None
         raise

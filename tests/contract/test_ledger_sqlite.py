@@ -1,0 +1,338 @@
+"""The SQLite ledger's file in all the states in which a file can be found."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from support.ledger import commit, delivered, firing, transition
+from tocsin.errors import LedgerError, LedgerReason
+from tocsin.ledger import Filter
+from tocsin.ledger.sqlite import SqliteLedger, open_ledger
+from tocsin.model import fingerprint
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tocsin.db"
+
+
+async def filled(path: Path, rows: int = 300) -> None:
+    """A ledger with something on every kind of page, all of it in the main file."""
+    ledger = open_ledger(path)
+    keys = [str(number) for number in range(rows)]
+    notifications = await ledger.commit(
+        commit([transition(key) for key in keys], to=("hook", "mail"), saved=[firing(key) for key in keys])
+    )
+    await ledger.settle([delivered(one) for one in notifications[: rows // 2]])
+    await ledger.close()
+
+
+async def use(path: Path) -> None:
+    """Everything that a process does with its ledger."""
+    ledger = open_ledger(path)
+    try:
+        await ledger.load("late")
+        await ledger.backlog()
+        await ledger.pending("hook", 0, 1000)
+        await ledger.find(Filter(limit=1000))
+        keys = [str(number) for number in range(300)]
+        await ledger.commit(commit([transition(key, at=2000) for key in keys], saved=[firing(key) for key in keys]))
+        await ledger.prune(1e12, 1000)
+    finally:
+        await ledger.close()
+
+
+def refused(path: Path, reason: LedgerReason, *, exclusive: bool = True) -> str:
+    """The message with which the ledger is refused: one line that names the file."""
+    with pytest.raises(LedgerError) as caught:
+        open_ledger(path, exclusive=exclusive)
+    assert caught.value.reason is reason
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
+
+
+# One process at a time.
+
+
+async def test_a_second_process_is_refused_and_told_who_holds_the_ledger(path: Path) -> None:
+    ledger = open_ledger(path)
+    assert str(os.getpid()) in refused(path, LedgerReason.LOCKED)
+    await ledger.close()
+    await open_ledger(path).close()
+
+
+async def test_a_second_process_is_refused_while_the_first_writes(path: Path) -> None:
+    ledger = open_ledger(path)
+    writing = asyncio.create_task(_write_for_ever(ledger))
+    for _ in range(5):
+        text = await asyncio.to_thread(refused, path, LedgerReason.LOCKED)
+        assert str(os.getpid()) in text
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await ledger.close()
+
+
+async def _write_for_ever(ledger: SqliteLedger) -> None:
+    number = 0
+    while True:
+        number += 1
+        await ledger.commit(commit([transition(str(number))]))
+
+
+async def test_a_process_that_only_looks_may_come_in_while_the_first_writes(path: Path) -> None:
+    ledger = open_ledger(path)
+    writing = asyncio.create_task(_write_for_ever(ledger))
+    for _ in range(5):
+        other = await asyncio.to_thread(open_ledger, path, exclusive=False)
+        found = await other.find(Filter(limit=1))
+        if found:
+            await other.drop([found[0].id])
+        await other.close()
+    assert not writing.done()
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await ledger.close()
+
+
+def test_the_lock_of_a_process_that_was_killed_does_not_stay(path: Path) -> None:
+    with _writer(path) as (process, acknowledged):
+        acknowledged.readline()
+        assert str(process.pid) in refused(path, LedgerReason.LOCKED)
+    asyncio.run(open_ledger(path).close())
+
+
+@contextlib.contextmanager
+def _writer(path: Path) -> Iterator[tuple["subprocess.Popen[str]", IO[str]]]:
+    """A process that commits until it is killed."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", "support.ledger_writer", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=path.parent) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+@pytest.mark.parametrize("commits", [1, 7, 60])
+def test_a_killed_process_leaves_every_acknowledged_commit_and_at_most_one_more_whole(path: Path, commits: int) -> None:
+    with _writer(path) as (process, output):
+        for _ in range(commits):
+            output.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        acknowledged = commits + len(output.readlines())
+
+    async def check() -> None:
+        ledger = open_ledger(path)
+        stored = await ledger.load("late")
+        assert stored is not None
+        assert stored.frontier in (acknowledged, acknowledged + 1)
+        assert [one.fingerprint for one in stored.firings] == [fingerprint("late", [str(stored.frontier)])]
+        for channel in ("hook", "mail"):
+            notifications = await ledger.pending(channel, 0, 10_000)
+            assert [one.transition.at for one in notifications] == list(range(1, stored.frontier + 1))
+        await ledger.close()
+
+    asyncio.run(check())
+
+
+# Files that are something else, or damaged.
+
+
+async def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
+    await filled(path, 1)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    assert "newer version" in refused(path, LedgerReason.NEWER)
+
+
+def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+    path.write_text("alerts:\n  late:\n" * 1000)
+    refused(path, LedgerReason.CORRUPT)
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE customers (name TEXT)")
+    assert "not a ledger" in refused(path, LedgerReason.CORRUPT)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert [row[0] for row in db.execute("SELECT name FROM sqlite_schema")] == ["customers"]
+
+
+async def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
+    path.touch()
+    await use(path)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9])
+async def test_a_truncated_file_is_called_damaged(path: Path, share: float) -> None:
+    await filled(path)
+    os.truncate(path, int(path.stat().st_size * share))
+    with pytest.raises(LedgerError) as caught:
+        await use(path)
+    assert caught.value.reason is LedgerReason.CORRUPT
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_garbage_in_the_middle_is_called_damage_and_nothing_else(path: Path, seed: int) -> None:
+    await filled(path)
+    dice = random.Random(seed)
+    content = bytearray(path.read_bytes())
+    length = dice.choice([1, 16, 4096])
+    for _ in range(8):
+        at = dice.randrange(100, len(content) - length)
+        content[at : at + length] = dice.randbytes(length)
+    path.write_bytes(content)
+    # What was hit may be unused space, or a letter of a note; then nothing is noticed.
+    noticed: LedgerError | None = None
+    try:
+        async with asyncio.timeout(30):
+            await use(path)
+    except LedgerError as error:
+        noticed = error
+    assert noticed is None or noticed.reason is LedgerReason.CORRUPT, str(noticed)
+    assert "\n" not in str(noticed)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("firings", "row"), ("firings", "counts"), ("firings", "phase"), ("transitions", "row"), ("transitions", "kind"),
+     ("shapes", "columns"), ("alerts", "shape")],
+)  # fmt: skip
+async def test_a_value_that_is_not_what_was_written_is_called_damage(path: Path, table: str, column: str) -> None:
+    await filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(f"UPDATE {table} SET {column} = 17")
+        db.commit()
+    with pytest.raises(LedgerError) as caught:
+        await use(path)
+    assert caught.value.reason is LedgerReason.CORRUPT
+
+
+# Places where nothing can be written.
+
+
+def test_a_ledger_that_only_looks_makes_no_file(path: Path) -> None:
+    assert "tocsin run" in refused(path, LedgerReason.UNREADABLE, exclusive=False)
+    assert not path.exists()
+
+
+def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    refused(tmp_path / "missing" / "tocsin.db", LedgerReason.UNREADABLE)
+
+
+def test_a_directory_in_place_of_the_file_is_refused(path: Path) -> None:
+    path.mkdir()
+    refused(path, LedgerReason.UNREADABLE)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte, where the tests may mount one."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = os.geteuid() == 0 and _mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where))
+    if not mounted:
+        pytest.skip("needs the right to mount a file system")
+    yield where
+    subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+def _mount(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
+
+
+async def test_a_directory_that_may_only_be_read_is_refused(small_disk: Path) -> None:
+    path = small_disk / "tocsin.db"
+    assert _mount("-o", "remount,ro", str(small_disk))
+    refused(path, LedgerReason.UNREADABLE)
+    assert _mount("-o", "remount,rw", str(small_disk))
+    await filled(path)
+    assert _mount("-o", "remount,ro", str(small_disk))
+    refused(path, LedgerReason.UNREADABLE)
+
+
+async def test_a_full_disk_is_called_so_and_after_it_everything_goes_on(small_disk: Path) -> None:
+    path = small_disk / "tocsin.db"
+    await filled(path, 100)
+    ledger = open_ledger(path)
+    before = await ledger.load("late")
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    big = commit([transition(str(number), at=5000) for number in range(300)], frontier=5001)
+    await _is_full(ledger, big)
+    assert await ledger.load("late") == before
+    assert len(await ledger.find(Filter(limit=1000))) == 200
+    await _is_full(ledger, big)
+    filler.unlink()
+    assert len(await ledger.commit(big)) == 300
+    await ledger.close()
+    await use(path)
+
+
+async def test_a_ledger_that_may_not_grow_is_full_and_holds_what_it_held(path: Path) -> None:
+    ledger = open_ledger(path)
+    await ledger.commit(commit([transition("1")], saved=[firing("1")]))
+    before = (await ledger.load("late"), await ledger.find(Filter()))
+    pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+    ledger._connection.execute(f"PRAGMA max_page_count = {pages + 1}")
+    keys = [str(number) for number in range(2, 300)]
+    big = commit([transition(key) for key in keys], saved=[firing(key) for key in keys], frontier=2000)
+    await _is_full(ledger, big)
+    assert (await ledger.load("late"), await ledger.find(Filter())) == before
+    ledger._connection.execute("PRAGMA max_page_count = 1000000")
+    assert len(await ledger.commit(big)) == len(keys)
+    await ledger.close()
+
+
+async def _is_full(ledger: SqliteLedger, big: object) -> None:
+    with pytest.raises(LedgerError) as caught:
+        await ledger.commit(big)  # type: ignore[arg-type]
+    assert caught.value.reason is LedgerReason.FULL, str(caught.value)
+
+
+# What a commit costs.
+
+
+async def test_commits_that_wait_together_share_transactions(path: Path) -> None:
+    ledger = open_ledger(path)
+    begun: list[str] = []
+    ledger._connection.set_trace_callback(lambda text: begun.append(text) if text.startswith("BEGIN") else None)
+    await asyncio.gather(*(ledger.commit(commit([transition(str(number))])) for number in range(200)))
+    assert len(begun) < 50
+    assert len(await ledger.pending("hook", 0, 1000)) == 200
+    await ledger.close()
+
+
+async def test_reading_does_not_wait_for_writing(path: Path) -> None:
+    ledger = open_ledger(path)
+    await ledger.commit(commit(saved=[firing()]))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writing = asyncio.create_task(ledger.commit(commit()))
+    async with asyncio.timeout(4):  # a writer waits five seconds for the lock
+        assert await ledger.load("late") is not None
+        assert await ledger.pending("hook", 0, 10) == []
+    assert not writing.done()
+    other.execute("ROLLBACK")
+    await writing
+    other.close()
+    await ledger.close()
