@@ -184,6 +184,13 @@ async def test_orders_from_the_pages_of_other_sites_are_refused(
     assert (overview.reloads, len(overview.records)) == (0, 2)
 
 
+async def test_an_order_from_its_own_page_behind_a_proxy_is_taken(start: Start, overview: FakeOverview) -> None:
+    client = await start(admin=True)
+    headers = {"Origin": "https://tocsin.example", "Sec-Fetch-Site": "same-origin"}
+    assert (await client.post("/-/reload", headers=headers)).status == 200
+    assert overview.reloads == 1
+
+
 async def test_a_reload_is_done_or_says_what_is_wrong(start: Start, overview: FakeOverview) -> None:
     client = await start(admin=True)
     origin = {"Origin": str(client.make_url("/").origin()), "Sec-Fetch-Site": "same-origin"}

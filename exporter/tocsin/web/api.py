@@ -186,9 +186,13 @@ def demand_admin(request: web.Request, *, admin: bool) -> None:
     """Refuse an order that nobody may give, or that another site's page gives in the name of a person's browser."""
     if not admin:
         raise web.HTTPForbidden(text="orders are switched off; `web: {admin: true}` in the configuration allows them")
-    origin = request.headers.get("Origin")
-    foreign = origin is not None and origin.partition("://")[2] != request.host
-    if foreign or request.headers.get("Sec-Fetch-Site", "none") not in {"same-origin", "none"}:
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None:
+        # Browsers say it themselves; this also holds behind a proxy that changes the Host.
+        foreign = site not in {"same-origin", "none"}
+    else:
+        foreign = origin is not None and origin.partition("://")[2] != request.host
+    if foreign:
         raise web.HTTPForbidden(text="orders are not taken from the pages of other sites")
 
 
