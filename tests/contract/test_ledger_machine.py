@@ -1,0 +1,223 @@
+"""Any sequence of what a ledger is asked to do, against a model of dictionaries."""
+
+import asyncio
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from support.clock import Clock
+from support.ledger import IMPLEMENTATIONS, commit, firing, settlement, transition
+from tocsin.firing import Firing
+from tocsin.ledger import Backlog, Filter, Ledger, Status
+from tocsin.model import Kind, Notification, Transition, notification_id
+
+T = TypeVar("T")
+ALERTS = st.sampled_from(("late", "early"))
+KEYS = st.sampled_from((None, "", "1", "2"))
+ROUTES = st.sampled_from(((), ("hook",), ("hook", "mail")))
+STATUSES = st.sampled_from((Status.PENDING, Status.DELIVERED, Status.DEAD))
+
+
+@dataclass
+class Known:
+    """What the model knows of a notification."""
+
+    notification: Notification
+    status: Status = Status.PENDING
+    attempts: int = 0
+    created_at: float = 0.0
+    settled_at: float | None = None
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Each rule does the same to the ledger and to the model; the invariants compare what can be read."""
+
+    implementation = "sqlite"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory(prefix="tocsin-ledger-")
+        self.runner = asyncio.Runner()
+        self.clock = Clock()
+        self.firings: dict[str, dict[str, Firing]] = {}
+        self.frontiers: dict[str, int | None] = {}
+        self.known: dict[str, Known] = {}
+
+    def do(self, asked: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(asked)
+
+    @initialize()
+    def open(self) -> None:
+        path = Path(self.directory.name) / "ledger"
+        self.ledger: Ledger = IMPLEMENTATIONS[self.implementation](path, clock=self.clock)
+
+    def teardown(self) -> None:
+        self.do(self.ledger.close())
+        self.runner.close()
+        self.directory.cleanup()
+
+    @rule()
+    def restart(self) -> None:
+        self.do(self.ledger.close())
+        self.open()
+
+    @rule(
+        alert=ALERTS,
+        to=ROUTES,
+        frontier=st.none() | st.integers(0, 2**60),
+        saved=st.sets(KEYS),
+        gone=st.sets(KEYS),
+        told=st.lists(st.tuples(KEYS, st.sampled_from(list(Kind)), st.integers(1, 3), st.integers(1, 4)), max_size=4),
+        replace=st.booleans(),
+    )
+    def commit(
+        self,
+        alert: str,
+        to: tuple[str, ...],
+        frontier: int | None,
+        saved: set[str | None],
+        gone: set[str | None],
+        told: list[tuple[str | None, Kind, int, int]],
+        replace: bool,
+    ) -> None:
+        self.clock.advance(1)
+        firings = [firing(key, alert=alert, started_at=len(saved)) for key in saved]
+        vanished = [firing(key, alert=alert).fingerprint for key in gone - saved]
+        transitions = [
+            transition(key, kind, alert=alert, started_at=started_at, at=at) for key, kind, started_at, at in told
+        ]
+        batch = commit(
+            transitions, to=to, alert=alert, frontier=frontier, saved=firings, gone=vanished, replace=replace
+        )
+        notifications = self.do(self.ledger.commit(batch))
+        stored = self.firings.setdefault(alert, {})
+        if replace:
+            stored.clear()
+        for name in vanished:
+            stored.pop(name, None)
+        stored |= {one.fingerprint: one for one in firings}
+        self.frontiers[alert] = frontier
+        assert [(one.id, one.channel, one.transition) for one in notifications] == self._new(transitions, to)
+        for one in notifications:
+            self.known[one.id] = Known(one, created_at=self.clock.now)
+
+    def _new(self, transitions: list[Transition], to: tuple[str, ...]) -> list[tuple[str, str, Transition]]:
+        asked = {notification_id(one, channel): (channel, one) for one in transitions for channel in to}
+        return [(name, *what) for name, what in asked.items() if name not in self.known]
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), status=STATUSES)
+    def settle(self, data: st.DataObject, status: Status) -> None:
+        known = self._choose(data)
+        self.do(self.ledger.settle([settlement(one.notification, status, at=self.clock.now) for one in known]))
+        for one in known:
+            if one.status is Status.PENDING:
+                one.status, one.attempts = status, 1
+                one.settled_at = None if status is Status.PENDING else self.clock.now
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        self.clock.advance(1)
+        known = self._choose(data)
+        revived = [one for one in known if one.status in (Status.DEAD, Status.DROPPED)]
+        assert self.do(self.ledger.retry([one.notification.id for one in known])) == len(revived)
+        for one in revived:
+            one.status, one.attempts, one.created_at, one.settled_at = Status.PENDING, 0, self.clock.now, None
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        known = self._choose(data)
+        dropped = [one for one in known if one.status in (Status.DEAD, Status.PENDING)]
+        assert self.do(self.ledger.drop([one.notification.id for one in known])) == len(dropped)
+        for one in dropped:
+            one.status, one.settled_at = Status.DROPPED, self.clock.now
+
+    @rule(channels=st.sets(st.sampled_from(("hook", "mail", "new"))))
+    def park(self, channels: set[str]) -> None:
+        parked = [one for one in self._pending() if one.notification.channel not in channels]
+        assert self.do(self.ledger.park_unrouted(sorted(channels))) == len(parked)
+        for one in parked:
+            one.status, one.settled_at = Status.DEAD, self.clock.now
+
+    @rule(age=st.integers(0, 5), limit=st.integers(1, 4))
+    def prune(self, age: int, limit: int) -> None:
+        before = self.clock.now - age
+        episodes = {(name, one.started_at) for kept in self.firings.values() for name, one in kept.items()}
+        old = {
+            name
+            for name, one in self.known.items()
+            if one.status in (Status.DELIVERED, Status.DROPPED)
+            and one.settled_at is not None
+            and one.settled_at < before
+            and (one.notification.transition.fingerprint, one.notification.transition.started_at) not in episodes
+        }
+        count = self.do(self.ledger.prune(before, limit))
+        assert count == min(limit, len(old))
+        left = {one.id for one in self.do(self.ledger.find(Filter(limit=10_000)))}
+        assert self.known.keys() - left <= old
+        assert len(self.known) - len(left) == count
+        self.known = {name: one for name, one in self.known.items() if name in left}
+
+    def _choose(self, data: st.DataObject) -> list[Known]:
+        names = data.draw(st.lists(st.sampled_from(sorted(self.known)), unique=True, max_size=3))
+        return [self.known[name] for name in names]
+
+    def _pending(self) -> list[Known]:
+        return [one for one in self.known.values() if one.status is Status.PENDING]
+
+    @invariant()
+    def stored_alerts_are_those_committed(self) -> None:
+        for alert in ("late", "early"):
+            stored = self.do(self.ledger.load(alert))
+            assert (stored is not None) == (alert in self.frontiers)
+            if stored is not None:
+                assert stored.frontier == self.frontiers[alert]
+                assert {one.fingerprint: one for one in stored.firings} == self.firings[alert]
+
+    @invariant()
+    def pending_ones_are_those_not_settled_in_order(self) -> None:
+        for channel in ("hook", "mail"):
+            found = self.do(self.ledger.pending(channel, 0, 10_000))
+            expected = [one for one in self._pending() if one.notification.channel == channel]
+            expected.sort(key=lambda one: one.notification.seq)
+            assert [(one.id, one.attempts, one.created_at, one.transition) for one in found] == [
+                (one.notification.id, one.attempts, one.created_at, one.notification.transition) for one in expected
+            ]
+
+    @invariant()
+    def records_and_backlog_agree_with_the_statuses(self) -> None:
+        found = {one.id: (one.status, one.settled_at) for one in self.do(self.ledger.find(Filter(limit=10_000)))}
+        assert found == {name: (one.status, one.settled_at) for name, one in self.known.items()}
+        counted: dict[str, Backlog] = {}
+        for channel in ("hook", "mail"):
+            of_channel = [one for one in self.known.values() if one.notification.channel == channel]
+            waiting = sorted(
+                (one.notification.seq, one.created_at) for one in of_channel if one.status is Status.PENDING
+            )
+            dead = sum(one.status is Status.DEAD for one in of_channel)
+            if waiting or dead:
+                oldest = waiting[0][1] if waiting else None
+                counted[channel] = Backlog(pending=len(waiting), oldest=oldest, dead=dead)
+        assert self.do(self.ledger.backlog()) == counted
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_any_sequence_of_requests_leaves_what_the_model_says(name: str) -> None:
+    machine = type("Machine", (LedgerMachine,), {"implementation": name})
+    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
