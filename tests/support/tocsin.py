@@ -177,7 +177,7 @@ def series(page: str) -> Series:
         for sample in family.samples:
             key = sample.name, frozenset(sample.labels.items())
             assert key not in found, f"twice on the page: {key}"
-            found[key] = sample.value
+            found[key] = float(sample.value)
     return found
 
 
@@ -292,7 +292,8 @@ class Stage:
         """Wait until the gauge shows what the view holds."""
 
         async def look() -> bool:
-            assert await tocsin.gauge("orders") == self.expected()
+            shown, expected = await tocsin.gauge("orders"), self.expected()
+            assert _comparable(shown) == _comparable(expected), f"shown {shown}, not {expected}"
             return True
 
         await until_some(look)
@@ -305,6 +306,11 @@ class Stage:
             value = float("nan") if amount is None else float(amount)
             shown[labels] = max(value, shown.get(labels, value))
         return shown
+
+
+def _comparable(gauge: Mapping[frozenset[tuple[str, str]], float]) -> dict[frozenset[tuple[str, str]], str]:
+    """As text, since NaN is unlike itself."""
+    return {labels: repr(value) for labels, value in gauge.items()}
 
 
 @asynccontextmanager
