@@ -1,0 +1,28 @@
+"""The demo's tables, rules, views and triggers: the numbered files in `sql/`, each of which may run again."""
+
+from datetime import timedelta
+from importlib import resources
+
+import psycopg
+
+
+def apply(conninfo: str, *, deployment_window: timedelta | None = None, bid_window: timedelta | None = None) -> None:
+    """Bring the database to the state that the files describe, in one transaction. What is there stays, rules that were
+    changed included.
+
+    Args:
+        deployment_window: how far back `dim_deployments` looks; None leaves it (two minutes at first).
+        bid_window: how long a winning bid stays in `active_alerts`; None leaves it (five minutes at first).
+    """
+    with psycopg.connect(conninfo) as connection:
+        for text in statements():
+            connection.execute(text.encode())
+        for name, span in (("deployment_window", deployment_window), ("bid_window", bid_window)):
+            if span is not None:
+                connection.execute("UPDATE demo.settings SET span = %s WHERE name = %s", (span, name))
+
+
+def statements() -> list[str]:
+    """The text of each file, in order."""
+    files = [entry for entry in resources.files(__package__).joinpath("sql").iterdir() if entry.name.endswith(".sql")]
+    return [file.read_text(encoding="utf-8") for file in sorted(files, key=lambda file: file.name)]

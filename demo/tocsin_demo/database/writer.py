@@ -1,0 +1,98 @@
+"""The producer's events into the demo's tables."""
+
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import sql
+
+from tocsin_demo.database.decoding import COLUMNS, RejectedError, Row, decode, sample
+from tocsin_producer.errors import SinkError
+
+KEEP = "1 hour"
+"""How long facts are kept: far longer than any window looks back."""
+
+_BATCH = 1000
+_PRUNE_EVERY = 500  # flushes
+_REJECTED = ("topic", "reason", "sample")
+
+
+class DatabaseWriter:
+    """A `tocsin_producer.sinks.Sink`: collects events and writes them with COPY, one transaction per flush, so that a
+    spike appears whole and wakes its listeners once. What cannot be read goes to `rejected_events`.
+
+    Raises:
+        SinkError: the database does not answer.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        try:
+            self._connection = psycopg.connect(conninfo, application_name="tocsin-producer", autocommit=True)
+        except psycopg.Error as error:
+            raise _gone(error) from None
+        self._rows: dict[str, list[Row]] = {}
+        self._rejected: list[Row] = []
+        self._flushes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def send(self, topic: str, key: bytes, value: bytes | None) -> None:  # noqa: ARG002  # the key is in the value too
+        try:
+            self._rows.setdefault(topic, []).append(decode(topic, value))
+        except RejectedError as error:
+            self._rejected.append((topic, str(error), sample(value)))
+        if len(self._rejected) + sum(map(len, self._rows.values())) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        filled = {topic: rows for topic, rows in self._rows.items() if rows}
+        if not filled and not self._rejected:
+            return
+        try:
+            with self._connection.transaction():
+                for topic, rows in filled.items():
+                    self._copy(topic, COLUMNS[topic], rows)
+                if self._rejected:
+                    self._copy("rejected_events", _REJECTED, self._rejected)
+                if self._flushes % _PRUNE_EVERY == 0:
+                    self._prune()
+        except psycopg.Error as error:
+            raise _gone(error) from None
+        self._rows.clear()
+        self._rejected.clear()
+        self._flushes += 1
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        finally:
+            self._connection.close()
+
+    def _copy(self, table: str, columns: tuple[str, ...], rows: list[Row]) -> None:
+        statement = sql.SQL("COPY demo.{} ({}) FROM STDIN").format(
+            sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
+        )
+        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    def _prune(self) -> None:
+        for table, column in (
+            ("customer_events", "event_at"),
+            ("winning_bids", "bid_at"),
+            ("rejected_events", "received_at"),
+        ):
+            statement = sql.SQL("DELETE FROM demo.{} WHERE {} < now() - {}::interval").format(
+                sql.Identifier(table), sql.Identifier(column), sql.Literal(KEEP)
+            )
+            self._connection.execute(statement)
+
+
+def _gone(error: psycopg.Error) -> SinkError:
+    return SinkError(f"the demo's database does not take events: {' '.join(str(error).split())}")
