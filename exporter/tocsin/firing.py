@@ -232,24 +232,28 @@ class FiringSet:
                 # A new key with one row, which is most of what a snapshot brings.
                 self._appeared(key, entry, old, at, outcome, quiet=quiet)
                 outcome.changes[key] = entry.row
-                continue
-            present = entry.settle()
-            if entry.others is not None or entry.count < 0:
-                self._count_oddities(entry)
-            was_in_view = entry.in_view
-            if present:
-                if not was_in_view:
-                    self._appeared(key, entry, old, at, outcome, quiet=quiet)
-                elif old is not None and old != entry.row:
-                    self._changed(key, entry, old, at, outcome)
-                if old != entry.row or not was_in_view:
-                    outcome.changes[key] = entry.row
             else:
-                if was_in_view:
-                    outcome.changes[key] = None
-                    self._vanished(key, entry, at, outcome)
-                if entry.phase is not Phase.KEEPING and not entry.count and entry.others is None:
-                    self._forget(key, entry, outcome)
+                self._settle(key, entry, old, at, outcome, quiet=quiet)
+
+    def _settle(self, key: Key, entry: _Entry, old: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
+        """What the updates of one timestamp come to for a key. `old`: the row that stood for it before."""
+        present = entry.settle()
+        if entry.others is not None or entry.count < 0:
+            self._count_oddities(entry)
+        was_in_view = entry.in_view
+        if present:
+            if not was_in_view:
+                self._appeared(key, entry, old, at, outcome, quiet=quiet)
+            elif old is not None and old != entry.row:
+                self._changed(key, entry, old, at, outcome)
+            if old != entry.row or not was_in_view:
+                outcome.changes[key] = entry.row
+            return
+        if was_in_view:
+            outcome.changes[key] = None
+            self._vanished(key, entry, at, outcome)
+        if entry.phase is not Phase.KEEPING and not entry.count and entry.others is None:
+            self._forget(key, entry, outcome)
 
     def _count_oddities(self, entry: _Entry) -> None:
         counts = [count for count, _ in entry.counts()]

@@ -102,7 +102,7 @@ class Driver:
         for key in {str(chance.randrange(12)) for _ in range(chance.randint(1, 3))}:
             old = self.model.shown.get(key)
             gone = old is not None and chance.random() < 0.4
-            row = None if gone else (key, chance.choice("abc"), str(chance.randrange(10**9)))
+            row: Row | None = None if gone else (key, chance.choice("abc"), str(chance.randrange(10**9)))
             if old is not None:
                 changes.append((-1, old))
             if row is not None:

@@ -156,7 +156,7 @@ def _tidy(node: Any, definitions: Mapping[str, Any]) -> Any:
             result[key] = value
         elif key not in _DROPPED:
             result[key] = _tidy(value, definitions)
-    if "(\\d+ms)" in str(result.get("pattern")):
+    if "([0-9]+ms)" in str(result.get("pattern")):
         result["format"] = "duration"
         if isinstance(result.get("default"), float | int):
             result["default"] = duration(result["default"])

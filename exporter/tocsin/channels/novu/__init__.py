@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from tocsin.channels.novu.events import Route
 from tocsin.channels.novu.settings import Config, Options
 from tocsin.errors import ConfigError, Problem
 
@@ -26,7 +25,7 @@ def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Call
     problems = [
         Problem(message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")
         for alert, options in routes.items()
-        if (missing := Route(alert, options, config.max_payload).missing())
+        if (missing := options.missing())
     ]
     if problems:
         raise ConfigError(problems)

@@ -50,14 +50,6 @@ class Route:
         self._actor = _template(options.actor, f"{alert}: actor")
         self._tenant = _template(options.tenant, f"{alert}: tenant")
 
-    def missing(self) -> str | None:
-        """What the configuration still has to say before anything can be sent, as a sentence."""
-        if self.options.workflow is None:
-            return "no workflow is given, neither for the alert nor for the channel"
-        if not self.options.recipients and not self.options.topics:
-            return "neither recipients nor topics are given, so Novu would deliver to nobody"
-        return None
-
     def draft(self, message: Message) -> Draft | Rejected:
         """The event to trigger for a message, or why there can be none."""
         options = self.options

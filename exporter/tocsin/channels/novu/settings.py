@@ -78,6 +78,14 @@ class Options(ChannelOptions):
             raise ValueError("on_resolve: trigger needs resolved_workflow, the workflow to trigger then")
         return self
 
+    def missing(self) -> str | None:
+        """What has to be said, for the channel or for the alert, before anything can be sent, as a sentence."""
+        if self.workflow is None:
+            return "no workflow is given, neither for the alert nor for the channel"
+        if not self.recipients and not self.topics:
+            return "neither recipients nor topics are given, so Novu would deliver to nobody"
+        return None
+
 
 class Config(ChannelConfig, Options):
     """Novu, its cloud or one's own. Needs the extra `novu`: pip install 'tocsin[novu]'."""
