@@ -161,9 +161,10 @@ class FiringSet:
         """Keys that fire, those kept firing included."""
         return len(self._entries) - self._pending - self._absent
 
-    def firings(self) -> Iterator[Firing]:
+    def firings(self, *, newest_first: bool = False) -> Iterator[Firing]:
         """Everything in the set, what is `absent` too, in order of appearance."""
-        for key, entry in self._entries.items():
+        items = self._entries.items()
+        for key, entry in reversed(items) if newest_first else items:
             yield self._firing(key, entry)
 
     def rows(self) -> dict[Key, Row]:

@@ -174,8 +174,6 @@ class Runtime:
     async def keep_house(self) -> None:
         """Until cancelled: what has to be looked at every second."""
         while True:
-            for watch in self.watches.values():
-                watch.withdraw_if_stale()
             if self.ledger is not None:
                 try:
                     await self._look_after(self.ledger)

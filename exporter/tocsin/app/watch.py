@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 _LARGE = 1_000
 """Rows from which a batch is worked off in a thread, so that the event loop goes on serving."""
+_LARGE_CHANGE = 10_000
 _FRONTIER_EVERY = 5.0
 """Seconds between writes of a frontier that nothing else moved."""
 _CONSTANT_EVERY = 30.0
@@ -121,7 +122,10 @@ class Watch:
         return self.last_progress is not None and self._clock() - self.last_progress > self._timing.stale_after
 
     def measure(self) -> AlertState:
-        """What the alert's own metrics show; called at each scrape."""
+        """What the alert's own metrics show; called at each scrape, before the series are taken. Those of a source that
+        has been silent for too long are withheld until it speaks again."""
+        if self.gauges is not None:
+            self.gauges.withdrawn = self.stale
         firing = self._firing
         return AlertState(
             up=self._up and not self.stale,
@@ -131,14 +135,9 @@ class Watch:
             last_progress=self.last_progress,
         )
 
-    def withdraw_if_stale(self) -> None:
-        """Serve no series of a source that has been silent for too long; serve them again when it speaks."""
-        if self.gauges is not None:
-            self.gauges.withdrawn = self.stale
-
     def firings(self) -> Iterator[Firing]:
-        """What is pending, firing or kept firing now; to be read at once."""
-        everything = self._firing.firings() if self._firing else iter(())
+        """What is pending, firing or kept firing now, newest first; to be read at once."""
+        everything = self._firing.firings(newest_first=True) if self._firing else iter(())
         return (firing for firing in everything if firing.phase is not Phase.ABSENT)
 
     @property
@@ -263,7 +262,8 @@ class Watch:
             outcome.transitions[:0] = self._endings(batch.snapshot or 0)
         if self.gauges is None:
             return outcome, None
-        if self._shown:
+        # A large change is rendered whole, here, since putting it in place line by line would hold the event loop.
+        if self._shown and len(outcome.changes) < _LARGE_CHANGE:
             return outcome, self.gauges.render(outcome.changes)
         return outcome, self.gauges.render(firing.rows(), replace=True)
 
