@@ -130,9 +130,11 @@ class Tocsin:
 
     def write(self, config: Mapping[str, Any] | str) -> None:
         """Replace its configuration file, whole at once."""
-        text = config if isinstance(config, str) else yaml.safe_dump(dict(config), allow_unicode=True)
         new = self.file.with_suffix(".new")
-        new.write_text(text, encoding="utf-8")
+        if isinstance(config, str):
+            new.write_text(config, encoding="utf-8")
+        else:
+            write(new, config)
         new.replace(self.file)
 
     def signal(self, number: signal.Signals) -> None:
@@ -181,18 +183,23 @@ def series(page: str) -> Series:
     return found
 
 
+def write(path: Path, config: Mapping[str, Any]) -> Path:
+    """Write a configuration file."""
+    path.write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
+    return path
+
+
 async def command(directory: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
     """Run a `tocsin` command to its end: exit status, standard output, standard error."""
-    process = await _start(directory, arguments, environment)
+    process = await start(directory, *arguments, **environment)
     async with asyncio.timeout(SOON):
         output, errors = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode(), errors.decode()
 
 
-async def _start(
-    directory: Path, arguments: Sequence[str], environment: Mapping[str, str]
-) -> asyncio.subprocess.Process:
+async def start(directory: Path, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    """Start a `tocsin` command in a directory. Whoever starts it ends it."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -212,9 +219,8 @@ async def running(
     directory: Path, config: Mapping[str, Any], *, file: str = "tocsin.yaml", **environment: str
 ) -> AsyncIterator[Tocsin]:
     """`tocsin run` with a configuration. It listens when the body begins, unless it ended; it is gone afterwards."""
-    path = directory / file
-    path.write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
-    process = await _start(directory, ["run", "--config", str(path)], environment)
+    path = write(directory / file, config)
+    process = await start(directory, "run", "--config", str(path), **environment)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SOON)) as session:
         tocsin = Tocsin(process, path, session)
         try:
