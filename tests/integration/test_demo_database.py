@@ -213,6 +213,11 @@ def test_what_may_change_a_view_wakes_its_channel_once(
     assert [name for name, _ in heard] == [channel]
 
 
+def test_triggers_fire_once_per_statement(database: psycopg.Connection) -> None:
+    levels = "SELECT DISTINCT action_orientation FROM information_schema.triggers WHERE trigger_schema = 'demo'"
+    assert rows(database, levels) == [("STATEMENT",)]
+
+
 # The writer
 
 

@@ -193,6 +193,12 @@ def _forwarding(listener: socket.socket, target: str) -> Iterator[None]:
             end.close()
 
 
+def test_the_producer_is_idempotent(brokers: str) -> None:
+    # Only an idempotent producer insists on acknowledgements from all replicas.
+    with pytest.raises(SinkError, match=r"must be set to `all` when `enable\.idempotence` is true"):
+        KafkaSink(brokers, metrics=Metrics(), monotonic=time.monotonic, config={"acks": "1"})
+
+
 def test_settings_that_kafka_does_not_know_are_told(brokers: str) -> None:
     with pytest.raises(SinkError, match='No such configuration property: "colour"'):
         KafkaSink(brokers, metrics=Metrics(), monotonic=time.monotonic, config={"colour": "red"})
