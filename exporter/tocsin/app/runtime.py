@@ -81,11 +81,12 @@ class Runtime:
         """Run this configuration. Raises LedgerError if it needs a ledger and there is none to be had."""
         if self.ledger is None and config.channels:
             self.ledger = await asyncio.to_thread(open_ledger, Path(config.ledger.path), clock=self._clock)
+        since = self._clock()
         if self.config is None:
             self._begin(config)
             # Channels may take a second to import; the alerts need not wait for that. What is committed meanwhile is
             # in the ledger, where a dispatcher begins.
-            await self._start_channels(config, await self._made(config))
+            await self._start_channels(config, await self._made(config), since)
             return
         # Channels are made before anything is stopped: a defect in one leaves everything as it was.
         channels = await self._made(config)
@@ -97,7 +98,7 @@ class Runtime:
         for name in self.config.channels.keys() - config.channels.keys():
             self.metrics.forget_channel(name)
         self._begin(config)
-        await self._start_channels(config, channels)
+        await self._start_channels(config, channels, since)
 
     async def _made(self, config: Config) -> dict[str, Channel]:
         """The channels that are new or changed."""
@@ -113,7 +114,7 @@ class Runtime:
             if name not in self._watches:
                 self._start_watch(config, alert)
 
-    async def _start_channels(self, config: Config, channels: Mapping[str, Channel]) -> None:
+    async def _start_channels(self, config: Config, channels: Mapping[str, Channel], since: float) -> None:
         ledger = self.ledger
         if ledger is None:
             return
@@ -130,6 +131,7 @@ class Runtime:
                 ledger=ledger,
                 compose=units.composer(config.channels[name], views, self._clock),
                 metrics=metrics,
+                since=since,
                 clock=self._clock,
             )
             metrics.state = functools.partial(self._channel_state, name)

@@ -68,9 +68,12 @@ class Dispatcher:
         ledger: Ledger,
         compose: Compose,
         metrics: ChannelMetrics,
+        since: float | None = None,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        """`since`: when this process, or this way of sending, began; what was written before may have been sent by
+        another one. Without it, now."""
         self.name = name
         self.message = ""
         self.last_delivery: float | None = None
@@ -95,6 +98,7 @@ class Dispatcher:
         self._finished: set[int] = set()
         self._closing = False
         self._defect: BaseException | None = None
+        self._since = clock() if since is None else since
         self._recover_until = 0.0
         self._failures = 0
         self._pauses = 0
@@ -187,6 +191,8 @@ class Dispatcher:
                 self._spilled = False
 
     def _recovered(self, notification: Notification) -> Notification:
+        if notification.created_at > self._since:
+            return notification
         return replace(notification, not_before=max(notification.not_before, self._recover_until))
 
     def _launch(self) -> None:
