@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 
@@ -39,7 +39,7 @@ async def run(
         async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
             metrics = Metrics(version("tocsin"))
             runtime = Runtime(tasks, metrics)
-            reloading = _Reloading(runtime, metrics, read)
+            reloading = _Reloading(runtime, metrics, config, read)
             _on_signals(tasks, runtime.ending, reloading)
             runner = web.AppRunner(
                 build(
@@ -53,8 +53,7 @@ async def run(
             stack.push_async_callback(runner.cleanup)
             address = await _listen(runner, config)
             house = tasks.create_task(runtime.keep_house(), name="housekeeping")
-            await runtime.apply(config)
-            metrics.reloaded(successful=True, at=time.time())
+            await reloading.begin()
             log.info("running", listen=address, alerts=len(config.alerts), channels=len(config.channels))
             if started is not None:
                 await started(address)
@@ -71,11 +70,18 @@ async def run(
 class _Reloading:
     """Reads and applies the configuration, one at a time; a bad one changes nothing."""
 
-    def __init__(self, runtime: Runtime, metrics: Metrics, read: Callable[[], Config]) -> None:
+    def __init__(self, runtime: Runtime, metrics: Metrics, first: Config, read: Callable[[], Config]) -> None:
         self._runtime = runtime
         self._metrics = metrics
+        self._first = first
         self._read = read
         self._lock = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Apply the configuration that the process was started with; a SIGHUP meanwhile waits its turn."""
+        async with self._lock:
+            await self._runtime.apply(self._first)
+            self._metrics.reloaded(successful=True, at=time.time())
 
     async def __call__(self) -> Sequence[str]:
         async with self._lock:
@@ -90,7 +96,19 @@ class _Reloading:
                 return problems
             self._metrics.reloaded(successful=True, at=time.time())
             log.info("configuration applied", alerts=len(config.alerts), channels=len(config.channels))
+            for setting in self._left_for_a_restart(config):
+                log.warning("this setting was changed, and takes effect with the next start", setting=setting)
             return []
+
+    def _left_for_a_restart(self, config: Config) -> Iterator[str]:
+        """What the new configuration says differently and a running process cannot change."""
+        if self._runtime.ledger_path not in ("", config.ledger.path):
+            yield "ledger.path"
+        for section in ("web", "log"):
+            before, after = getattr(self._first, section), getattr(config, section)
+            for name in type(after).model_fields:
+                if getattr(before, name) != getattr(after, name):
+                    yield f"{section}.{name}"
 
 
 def _on_signals(

@@ -57,6 +57,7 @@ class Runtime:
         self.metrics = metrics
         self.config: Config | None = None
         self.ledger: Ledger | None = None
+        self.ledger_path = ""
         self.ledger_fault = ""
         self.backlog: dict[str, Backlog] = {}
         self.ending = asyncio.Event()
@@ -81,6 +82,7 @@ class Runtime:
         """Run this configuration. Raises LedgerError if it needs a ledger and there is none to be had."""
         if self.ledger is None and config.channels:
             self.ledger = await asyncio.to_thread(open_ledger, Path(config.ledger.path), clock=self._clock)
+            self.ledger_path = config.ledger.path
         since = self._clock()
         if self.config is None:
             self._begin(config)
