@@ -112,11 +112,11 @@ class Tocsin:
         """The series of one metric."""
         return {labels: value for (name, labels), value in (await self.metrics()).items() if name == metric}
 
-    async def metric(self, name: str, **labels: str) -> float | None:
+    async def metric(self, name: str, /, **labels: str) -> float | None:
         """One value; None where the page does not have it."""
         return (await self.metrics()).get((name, frozenset(labels.items())))
 
-    async def until_metric(self, name: str, value: float | None, **labels: str) -> None:
+    async def until_metric(self, name: str, value: float | None, /, **labels: str) -> None:
         """Wait until a metric has this value (None: is not there)."""
 
         async def look() -> bool:

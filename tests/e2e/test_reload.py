@@ -1,0 +1,320 @@
+"""A new configuration in a running process: by SIGHUP and by request, good and bad, and what keeps running
+meanwhile."""
+
+import asyncio
+import copy
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.receiver import Answer, Receiver
+from support.tocsin import COLUMNS, Stage, Tocsin, quick_channel, staged
+from support.waiting import until, until_some
+
+pytestmark = pytest.mark.e2e
+FIRST = ("fired", "1")
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with staged(tmp_path) as made:
+        made.orders.insert(("1", "Ann", "10"))
+        made.config["web"]["admin"] = True
+        yield made
+
+
+@asynccontextmanager
+async def started(stage: Stage) -> AsyncIterator[Tocsin]:
+    """The process, once it runs and has told the first row."""
+    async with stage.run() as tocsin:
+        await tocsin.until_ready()
+        await stage.until_told(FIRST)
+        yield tocsin
+        assert tocsin.running, tocsin.log[-5:]
+        assert not tocsin.logged("Traceback")
+
+
+async def reloaded(tocsin: Tocsin, config: dict[str, Any]) -> None:
+    """Reload with this configuration, which is good."""
+    tocsin.write(config)
+    status, text = await tocsin.post("/-/reload")
+    assert (status, text) == (200, "The configuration was reloaded.\n")
+
+
+def changed(stage: Stage) -> dict[str, Any]:
+    """A copy of the configuration to change."""
+    return copy.deepcopy(stage.config)
+
+
+def second_alert(stage: Stage, config: dict[str, Any], **more: Any) -> None:
+    """Another view and an alert `parcels` on it."""
+    stage.double.create("public.parcels", COLUMNS, retain=None, rows=[("7", "Box", "70")])
+    config["alerts"]["parcels"] = {**stage.alert, "relation": "public.parcels", **more}
+
+
+@asynccontextmanager
+async def without_a_gap(stage: Stage, tocsin: Tocsin) -> AsyncIterator[None]:
+    """See to it that the alert `orders` neither loses a series nor its stream while the body runs."""
+    before, connects = await tocsin.gauge("orders"), subscriptions(stage)
+    done = False
+
+    async def look() -> int:
+        scrapes = 0
+        while not done or scrapes == 0:
+            shown = await tocsin.metrics()
+            assert {labels: value for (name, labels), value in shown.items() if name == "orders"} == before
+            assert shown["tocsin_alert_up", frozenset({("alert", "orders")})] == 1
+            scrapes += 1
+        return scrapes
+
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        done = True
+        assert await looking > 0
+    assert subscriptions(stage) == connects, "the stream of an alert that did not change was opened again"
+
+
+def subscriptions(stage: Stage, relation: str = "orders") -> int:
+    """How often a view was subscribed to."""
+    return sum(text.startswith("COPY (SUBSCRIBE") and f'"{relation}"' in text for text in stage.double.statements)
+
+
+# Asking for it.
+
+
+async def test_sighup_reads_the_file_again(stage: Stage) -> None:
+    async with started(stage) as tocsin:
+        config = changed(stage)
+        second_alert(stage, config)
+        tocsin.write(config)
+        tocsin.signal(signal.SIGHUP)
+        await tocsin.until_logged("configuration applied", "alerts=2")
+        await stage.until_told(FIRST, ("fired", "7"))
+        assert await tocsin.metric("tocsin_config_last_reload_successful") == 1
+
+
+BAD = {
+    "no YAML": "alerts: [",
+    "an unknown key": "alerts: {orders: {sorce: mz}}",
+    "empty": "",
+    "not there": None,
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+async def test_a_bad_file_changes_nothing_and_shows(stage: Stage, kind: str) -> None:
+    async with started(stage) as tocsin:
+        good = await tocsin.metric("tocsin_config_last_reload_success_timestamp_seconds")
+        assert await tocsin.metric("tocsin_config_last_reload_successful") == 1
+        text = BAD[kind]
+        async with without_a_gap(stage, tocsin):
+            if text is None:
+                tocsin.file.unlink()
+            else:
+                tocsin.write(text)
+            tocsin.signal(signal.SIGHUP)
+            line = await tocsin.until_logged("configuration refused", "level=error")
+            assert str(tocsin.file) in line
+            await tocsin.until_metric("tocsin_config_last_reload_successful", 0)
+            assert await tocsin.metric("tocsin_config_last_reload_success_timestamp_seconds") == good
+            assert await tocsin.ready() == "", "the last good configuration works on"
+        stage.orders.insert(("2", "Bob", "20"))
+        await stage.until_told(FIRST, ("fired", "2"))
+        tocsin.write(stage.config)
+        tocsin.signal(signal.SIGHUP)
+        await tocsin.until_metric("tocsin_config_last_reload_successful", 1)
+        assert (await tocsin.metric("tocsin_config_last_reload_success_timestamp_seconds") or 0) > (good or 0)
+
+
+async def test_a_request_to_reload_answers_with_what_is_wrong(stage: Stage) -> None:
+    async with started(stage) as tocsin:
+        tocsin.write("alerts: {orders: {sorce: mz}}")
+        status, text = await tocsin.post("/-/reload")
+        assert status == 500
+        assert "the former one stays in force" in text
+        assert "alerts.orders.sorce" in text
+        await reloaded(tocsin, stage.config)
+
+
+async def test_without_admin_a_request_to_reload_is_refused(stage: Stage) -> None:
+    stage.config["web"]["admin"] = False
+    async with started(stage) as tocsin:
+        config = changed(stage)
+        second_alert(stage, config)
+        tocsin.write(config)
+        status, text = await tocsin.post("/-/reload")
+        assert status == 403
+        assert "admin" in text
+        assert not tocsin.logged("configuration applied")
+        assert len((await tocsin.json("/api/v1/alerts"))["alerts"]) == 1
+
+
+async def test_a_page_of_another_site_cannot_reload(stage: Stage) -> None:
+    async with started(stage) as tocsin:
+        assert (await tocsin.post("/-/reload", Origin="http://evil.example"))[0] == 403
+
+
+async def test_many_reloads_at_once_are_done_one_after_the_other(stage: Stage) -> None:
+    async with started(stage) as tocsin, without_a_gap(stage, tocsin):
+        config = changed(stage)
+        second_alert(stage, config)
+        tocsin.write(config)
+        for _ in range(5):
+            tocsin.signal(signal.SIGHUP)
+        answers = await asyncio.gather(*(tocsin.post("/-/reload") for _ in range(5)))
+        assert {status for status, _ in answers} == {200}
+        await tocsin.until_ready()
+        assert subscriptions(stage, "parcels") == 1
+    await stage.until_told(FIRST, ("fired", "7"))
+
+
+# What changes, and what does not.
+
+
+async def test_the_same_file_again_changes_nothing(stage: Stage) -> None:
+    async with started(stage) as tocsin, without_a_gap(stage, tocsin):
+        await reloaded(tocsin, stage.config)
+
+
+async def test_an_alert_is_added_and_removed_while_another_goes_on(stage: Stage) -> None:
+    async with started(stage) as tocsin:
+        config = changed(stage)
+        second_alert(stage, config)
+        async with without_a_gap(stage, tocsin):
+            await reloaded(tocsin, config)
+            await tocsin.until_metric("parcels", 70, id="7", name="Box")
+            await stage.until_told(FIRST, ("fired", "7"))
+            await reloaded(tocsin, stage.config)
+            # Taken off the page at once, with every metric of its own.
+            page = (await tocsin.get("/metrics"))[1]
+            assert "parcels" not in page
+            assert [alert["name"] for alert in (await tocsin.json("/api/v1/alerts"))["alerts"]] == ["orders"]
+            await stage.double.unsubscribed(stage.double.relation("public.parcels"))
+        stage.orders.insert(("2", "Bob", "20"))
+        await stage.until_told(FIRST, ("fired", "7"), ("fired", "2"))
+
+
+async def test_an_alert_that_comes_back_goes_on_where_it_was(stage: Stage) -> None:
+    """Its firings and its frontier stay in the ledger: nothing is told twice, and what it missed is told."""
+    async with started(stage) as tocsin:
+        config = changed(stage)
+        second_alert(stage, config)
+        await reloaded(tocsin, config)
+        await stage.until_told(FIRST, ("fired", "7"))
+        await reloaded(tocsin, stage.config)
+        stage.double.relation("public.parcels").insert(("8", "Bag", "80"))
+        await reloaded(tocsin, config)
+        await stage.until_told(FIRST, ("fired", "7"), ("fired", "8"))
+
+
+async def test_a_changed_alert_shows_its_new_labels_and_tells_nothing_twice(stage: Stage) -> None:
+    config = changed(stage)
+    second_alert(stage, config)
+    stage.config, original = config, stage.config
+    async with stage.run() as tocsin:
+        await stage.until_told(FIRST, ("fired", "7"))
+        await tocsin.until_ready()
+        config = changed(stage)
+        config["alerts"]["parcels"] |= {"labels": {"parcel": "id"}, "static_labels": {"team": "mail"}, "value": None}
+        async with without_a_gap(stage, tocsin):
+            await reloaded(tocsin, config)
+            await tocsin.until_metric("parcels", 1, parcel="7", team="mail")
+            assert len(await tocsin.gauge("parcels")) == 1, "the series under the old labels are gone"
+        stage.orders.insert(("2", "Bob", "20"))
+        await stage.until_told(FIRST, ("fired", "7"), ("fired", "2"))
+        assert original["alerts"].keys() == {"orders"}
+
+
+async def test_a_changed_key_ends_the_firings_of_the_old_one(stage: Stage) -> None:
+    async with started(stage) as tocsin:
+        config = changed(stage)
+        config["alerts"]["orders"]["key"] = ["id", "name"]
+        await reloaded(tocsin, config)
+        await until(lambda: len(stage.told()) >= 3, "the old firing resolved and the new one fired")
+        told = [(envelope["status"], envelope["row"]["id"]) for envelope in stage.envelopes()]
+        assert told == [("fired", 1), ("resolved", 1), ("fired", 1)]
+        prints = [envelope["fingerprint"] for envelope in stage.envelopes()]
+        assert prints[0] == prints[1] != prints[2]
+
+
+async def test_a_channel_is_added_and_gets_only_what_comes_after(stage: Stage) -> None:
+    async with started(stage) as tocsin, Receiver() as other:
+        config = changed(stage)
+        config["channels"]["pager"] = quick_channel(f"{other.url}/page")
+        config["alerts"]["orders"]["notify"] = ["hook", "pager"]
+        await reloaded(tocsin, config)
+        await tocsin.until_ready()
+        stage.orders.insert(("2", "Bob", "20"))
+        await stage.until_told(FIRST, ("fired", "2"))
+        await until(lambda: other.requests, "the pager was told")
+        assert [request.json["row"]["id"] for request in other.requests] == [2]
+        ids = {request.json["id"] for request in (*other.requests, *stage.receiver.requests)}
+        assert len(ids) == 3, "each channel has ids of its own"
+
+
+async def test_a_channel_that_moves_takes_what_is_pending_along(stage: Stage) -> None:
+    """The receiver is down and its address changes: what waited goes to the new address, under the same id."""
+    stage.receiver.otherwise = lambda _: Answer(status=503)
+    async with stage.run() as tocsin, Receiver() as other:
+        await tocsin.until_ready()
+        await stage.receiver.arrived(1)
+        config = changed(stage)
+        config["channels"]["hook"] = quick_channel(f"{other.url}/new")
+        async with without_a_gap(stage, tocsin):
+            await reloaded(tocsin, config)
+            await other.arrived(1)
+        assert other.requests[0].json["id"] == stage.receiver.requests[0].json["id"]
+        await tocsin.until_metric("tocsin_channel_pending", 0, channel="hook")
+
+
+async def test_a_channel_that_is_removed_parks_what_it_still_had(stage: Stage) -> None:
+    stage.receiver.otherwise = lambda _: Answer(status=503)
+    async with stage.run() as tocsin, Receiver() as other:
+        await tocsin.until_ready()
+        await stage.receiver.arrived(1)
+        config = changed(stage)
+        config["channels"] = {"pager": quick_channel(f"{other.url}/page")}
+        config["alerts"]["orders"]["notify"] = ["pager"]
+        await reloaded(tocsin, config)
+        await tocsin.until_logged("no longer configured were parked", "notifications=1", "level=warning")
+        [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
+        assert (dead["channel"], dead["reason"]) == ("hook", "unrouted")
+        assert 'channel="hook"' not in (await tocsin.get("/metrics"))[1]
+        await tocsin.until_ready()
+        stage.orders.insert(("2", "Bob", "20"))
+        await other.arrived(1)
+        assert other.requests[0].json["row"]["id"] == 2
+
+
+async def test_a_source_that_moves_is_asked_anew_and_counts_no_gap_for_the_same_view(stage: Stage) -> None:
+    async with started(stage) as tocsin:
+        config = changed(stage)
+        config["sources"]["mz"]["progress_timeout"] = "6s"
+        await reloaded(tocsin, config)
+
+        async def again() -> bool:
+            return subscriptions(stage) == 2
+
+        await until_some(again)
+        await tocsin.until_ready()
+        stage.orders.insert(("2", "Bob", "20"))
+        await stage.until_told(FIRST, ("fired", "2"))
+        assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0
+
+
+async def test_what_only_a_restart_can_change_is_said(stage: Stage) -> None:
+    async with started(stage) as tocsin:
+        config = changed(stage)
+        config["web"]["listen"] = "127.0.0.1:1"
+        config["ledger"]["path"] = str(stage.directory / "other.db")
+        tocsin.write(config)
+        await tocsin.post("/-/reload")
+        await tocsin.until_logged("level=warning", "web.listen")
+        await tocsin.until_logged("level=warning", "ledger.path")
+        assert not (stage.directory / "other.db").exists()
