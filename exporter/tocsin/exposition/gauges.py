@@ -7,6 +7,7 @@ The work is split by where it may run: `render` makes text of rows and is pure, 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Literal, TypeAlias
 
 from tocsin.exposition import text
@@ -62,6 +63,9 @@ class Gauges:
         self.duplicates = 0
         self._series = _Series(spec)
         self._static = text.labels(spec.static_labels)
+        self._values = _picker([index for _, index in spec.labels])
+        places = [*(label.replace("%", "%%") for label in self._static), *(f'{name}="%s"' for name, _ in spec.labels)]
+        self._plain = f"{spec.metric}{{{','.join(places)}}} " if places else f"{spec.metric} "
 
     @property
     def series(self) -> int:
@@ -110,11 +114,29 @@ class Gauges:
         return [] if self.withdrawn else self._series.lines.take(self.spec.max_series)
 
     def _prefix(self, row: Row) -> bytes:
-        labels = self._static + text.labels((name, row[index]) for name, index in self.spec.labels)
+        values = self._values(row)
+        if None in values or "" in values or text.needs_escape("".join(values)):  # type: ignore[arg-type]
+            return self._careful_prefix(values)
+        return text.encode(self._plain % values)
+
+    def _careful_prefix(self, values: tuple[str | None, ...]) -> bytes:
+        """For rows with labels that are absent or need escaping; the others take a template."""
+        names = (name for name, _ in self.spec.labels)
+        labels = self._static + text.labels(zip(names, values, strict=True))
         return text.encode(f"{self.spec.metric}{{{','.join(labels)}}} " if labels else f"{self.spec.metric} ")
 
     def _value(self, row: Row) -> bytes:
         return text.ONE if self.spec.value is None else text.value(number(row[self.spec.value]))
+
+
+def _picker(indexes: Sequence[int]) -> Callable[[Row], tuple[str | None, ...]]:
+    """What takes these fields out of a row, always as a tuple."""
+    if len(indexes) > 1:
+        return itemgetter(*indexes)
+    if indexes:
+        (only,) = indexes
+        return lambda row: (row[only],)
+    return lambda _: ()
 
 
 _EARLIER = object()

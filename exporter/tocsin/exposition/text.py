@@ -25,6 +25,11 @@ def escape(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
+def needs_escape(text: str) -> bool:
+    """Whether `escape` would change the text."""
+    return "\\" in text or '"' in text or "\n" in text
+
+
 def encode(text: str) -> bytes:
     """UTF-8 that Prometheus takes: text that came out of JSON can hold half a surrogate pair, which becomes `?`,
     since one line that is no UTF-8 makes Prometheus refuse the whole page."""
