@@ -81,7 +81,9 @@ class Runtime:
     async def apply(self, config: Config) -> None:
         """Run this configuration. Raises LedgerError if it needs a ledger and there is none to be had."""
         if self.ledger is None and config.channels:
-            self.ledger = await asyncio.to_thread(open_ledger, Path(config.ledger.path), clock=self._clock)
+            observe = self.metrics.ledger_commit_seconds.observe
+            path = Path(config.ledger.path)
+            self.ledger = await asyncio.to_thread(open_ledger, path, clock=self._clock, observe=observe)
             self.ledger_path = config.ledger.path
         since = self._clock()
         if self.config is None:

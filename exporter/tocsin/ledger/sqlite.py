@@ -35,13 +35,18 @@ class SqliteLedger:
     """See `tocsin.ledger.Ledger`. Made by `open_ledger`."""
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, lock: IO[str] | None, clock: Callable[[], float]
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        lock: IO[str] | None,
+        clock: Callable[[], float],
+        observe: Callable[[float], None],
     ) -> None:
         self._path = path
         self._lock = lock
         self._clock = clock
         self._connection = connection
-        self._writer = Writer(connection)
+        self._writer = Writer(connection, observe)
         # A second connection in its own thread: reading waits for no fsync.
         self._readers = ThreadPoolExecutor(1, "ledger reader")
         self._reader: sqlite3.Connection | None = None
@@ -382,10 +387,17 @@ class SqliteLedger:
         )
 
 
-def open_ledger(path: Path, *, exclusive: bool = True, clock: Callable[[], float] = time.time) -> SqliteLedger:
+def open_ledger(
+    path: Path,
+    *,
+    exclusive: bool = True,
+    clock: Callable[[], float] = time.time,
+    observe: Callable[[float], None] = lambda _: None,
+) -> SqliteLedger:
     """Open or create the ledger in a file, and bring its tables up to date.
 
     `exclusive` is for the process that runs alerts: a second one is refused. Commands that look or mend go without.
+    `observe` is told how many seconds each transaction took, in another thread.
     Raises LedgerError: locked, made by a newer version, not a ledger, unreadable.
     """
     lock = lock_file(path) if exclusive else None
@@ -396,7 +408,7 @@ def open_ledger(path: Path, *, exclusive: bool = True, clock: Callable[[], float
         connection = connect(path)
         connection.execute("PRAGMA journal_mode = WAL")
         migrate(connection, path)
-        return SqliteLedger(path, connection, lock, clock)
+        return SqliteLedger(path, connection, lock, clock, observe)
     except BaseException as error:
         if connection is not None:
             connection.close()

@@ -6,6 +6,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -17,8 +18,10 @@ _GROUP = 64
 class Writer:
     """Runs functions of a connection in its own thread, each exactly once, each whole or not at all."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, observe: Callable[[float], None]) -> None:
+        """`observe` is told, in the writer's thread, how many seconds each transaction took."""
         self._connection = connection
+        self._observe = observe
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="ledger writer", daemon=True)
         self._thread.start()
@@ -69,6 +72,7 @@ class Writer:
 
     def _transaction(self, group: "list[_Job[Any]]") -> list[Any]:
         connection = self._connection
+        began = time.perf_counter()
         connection.execute("BEGIN IMMEDIATE")
         try:
             results = [job.function(connection) for job in group]
@@ -77,6 +81,7 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
+        self._observe(time.perf_counter() - began)
         return results
 
 
