@@ -26,6 +26,10 @@ Compose = Callable[[Notification], "Message | Rejected"]
 _BREAK_AFTER = 5
 """Failed sends in a row after which the channel is tried with one send at a time, and with pauses."""
 _OUTAGE = frozenset({Reason.CONNECTION, Reason.TIMEOUT, Reason.SERVER_ERROR})
+_OWN = frozenset({Reason.INTERNAL, Reason.TEMPLATE, Reason.NO_RECIPIENTS, Reason.UNROUTED})
+"""Failures on this side of the wire: they say nothing of the receiver."""
+_CLOSING = 5.0
+"""Seconds that a channel is given to let go of its connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,10 @@ class Dispatcher:
         self._spilled = True
         self._read_through = 0
         self._missed = False
+        self._rescans = 0
+        self._doubted: set[int] = set()
+        self._unreadable = 0
+        self._read_not_before = 0.0
         self._finished: set[int] = set()
         self._closing = False
         self._defect: BaseException | None = None
@@ -122,13 +130,18 @@ class Dispatcher:
             self._spilled = self._missed = True
         else:
             self._lanes.add(fresh)
-            self._read_through = max(self._read_through, fresh[-1].seq)
         self._wake.set()
 
     def rescan(self) -> None:
         """Read the ledger again from the start: another process has changed it."""
+        # What is on its way may have been dropped by a person: a retry of it is the ledger's to say.
+        self._doubted |= self._lanes.under_way()
+        self._read_afresh()
+
+    def _read_afresh(self) -> None:
         self._lanes.forget_waiting()
         self._spilled, self._read_through = True, 0
+        self._rescans += 1
         self._wake.set()
 
     async def run(self) -> None:
@@ -149,7 +162,14 @@ class Dispatcher:
             for task in self._sending:
                 task.cancel()
             await asyncio.gather(*self._sending, return_exceptions=True)
-            await self._channel.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await self._channel.close()
+        except Exception:  # the run is over: what a channel cannot let go of ends with the process
+            log.exception("the channel cannot be closed", channel=self.name)
 
     async def drained(self) -> None:
         """Return once nothing is ready or on its way (what waits for a retry stays in the ledger)."""
@@ -172,23 +192,31 @@ class Dispatcher:
     # Claiming.
 
     async def _refill(self) -> None:
-        limit = self._policy.limit
-        while self._spilled and len(self._lanes) <= limit // 2:
+        while self._spilled and self._wants_more() and self._clock() >= self._read_not_before:
             self._missed = False
             self._finished.clear()
-            room = limit - len(self._lanes)
+            room, rescans = self._policy.limit - len(self._lanes), self._rescans
             try:
                 found = await self._ledger.pending(self.name, self._read_through, room)
             except LedgerError as error:
                 log.error("cannot read the outbox", channel=self.name, error=str(error))
-                self._hold_until = max(self._hold_until, self._clock() + self._policy.backoff.maximum)
+                wait = self._policy.backoff.delay(self._unreadable, self._chance, at_least=0.5)
+                self._unreadable, self._read_not_before = self._unreadable + 1, self._clock() + wait
                 return
+            self._unreadable = 0
+            if rescans != self._rescans:
+                continue  # this page follows on what has just been forgotten
             if found:
                 self._read_through = found[-1].seq
                 # What was settled while the ledger was being read may still look pending in what was read.
                 self._lanes.add(self._recovered(one) for one in found if one.seq not in self._finished)
             elif not self._missed:
                 self._spilled = False
+
+    def _wants_more(self) -> bool:
+        """Whether memory is half empty; or all of it waits for a time, while others could go."""
+        held, limit = len(self._lanes), self._policy.limit
+        return held <= limit // 2 or (held < limit and not self._lanes.ready and not self._lanes.busy)
 
     def _recovered(self, notification: Notification) -> Notification:
         if notification.created_at > self._since:
@@ -203,7 +231,7 @@ class Dispatcher:
         # While the receiver is down or the channel paused, one send at a time finds out when it is back.
         slots = 1 if self.condition is not Condition.UP else self._policy.concurrency
         while self._lanes.ready and self._slots < slots and now >= self._hold_until and now >= self._next_send:
-            count = 1 if self._pauses else self._channel.take(self._lanes.ready)
+            count = 1 if self._pauses else max(1, self._channel.take(self._lanes.ready))
             batch = self._lanes.take(count)
             if self._policy.rate_limit:
                 self._next_send = max(now, self._next_send) + len(batch) / self._policy.rate_limit
@@ -220,9 +248,12 @@ class Dispatcher:
 
     def _pause_length(self) -> float | None:
         """Seconds until there may be something to do without being woken; None for "not before"."""
+        if self._closing:
+            return None
         times = [self._lanes.next_due()]
         if self._lanes.ready or self._spilled:
-            times += [moment for moment in (self._hold_until, self._next_send) if moment > self._clock()]
+            gates = (self._hold_until, self._next_send, self._read_not_before)
+            times += [moment for moment in gates if moment > self._clock()]
         known = [moment for moment in times if moment is not None]
         return max(0.0, min(known) - self._clock()) if known else None
 
@@ -240,11 +271,16 @@ class Dispatcher:
         ]
         await self._settle(settlements)
         for notification, settlement in zip(batch, settlements, strict=True):
-            if settlement.status is Status.PENDING:
-                self._lanes.again(notification, attempts=settlement.attempts, not_before=settlement.not_before)
-            else:
+            doubted = notification.seq in self._doubted
+            self._doubted.discard(notification.seq)
+            if settlement.status is not Status.PENDING:
                 self._finished.add(notification.seq)
                 self._lanes.done(notification)
+            elif doubted:
+                self._lanes.done(notification)
+                self._read_afresh()
+            else:
+                self._lanes.again(notification, attempts=settlement.attempts, not_before=settlement.not_before)
         if not self._spilled:
             self._finished.clear()
         self._wake.set()
@@ -266,11 +302,14 @@ class Dispatcher:
                     results[notification.seq] = next(sent)
         return [results[notification.seq] for notification in batch]
 
-    async def _composed(self, notification: Notification) -> Message | Rejected:
+    async def _composed(self, notification: Notification) -> Message | Rejected | Retry:
         try:
             message = self._compose(notification)
             if isinstance(message, Message) and self._channel.wants_earlier and message.kind is Kind.RESOLVED:
                 message = replace(message, earlier=await self._ledger.earlier(notification))
+        except LedgerError as error:
+            log.error("cannot read the outbox", channel=self.name, error=str(error))
+            return Retry(Reason.INTERNAL, "the ledger could not be read", free=True)
         except Exception as error:  # one bad notification must not stop the channel
             log.exception("cannot compose a notification", channel=self.name, notification=notification.id)
             return Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}")
@@ -283,29 +322,41 @@ class Dispatcher:
                 results = await self._channel.send(messages)
         except TimeoutError:
             return [Retry(Reason.TIMEOUT, f"no answer within {self._policy.timeout:g} s")] * len(messages)
-        except Exception as error:  # a defect of a channel is a failed attempt, not the end of the process
+        except (Exception, asyncio.CancelledError) as error:
+            # A defect of a channel is a failed attempt, not the end of the process; a cancellation that nobody asked
+            # for is one too.
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             log.exception("the channel failed", channel=self.name)
             return [Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")] * len(messages)
-        if len(results) != len(messages):
-            log.error("the channel answered for another number of messages", channel=self.name)
-            return [Retry(Reason.INTERNAL, "the channel lost count of its messages")] * len(messages)
+        if not _answers(results, len(messages)):
+            log.error("the channel did not answer each message once", channel=self.name)
+            return [Retry(Reason.INTERNAL, "the channel did not answer each message once")] * len(messages)
         return results
 
     def _judge(self, results: Sequence[Result]) -> None:
         """What these results say of the channel as a whole."""
         now = self._clock()
+        results = [result for result in results if isinstance(result, Delivered) or result.reason not in _OWN]
+        if not results:
+            return
+        self._heed(results, now)
         paused = next((result for result in results if isinstance(result, Paused)), None)
         if paused is not None:
             self.message = f"{paused.reason}: {paused.detail}"
             if not self._pauses:
                 log.error("channel paused", channel=self.name, reason=paused.reason, detail=paused.detail)
-            self._hold_until = now + self._policy.pause.ceiling(self._pauses)
-            self._pauses += 1
+            # What was under way together is refused together: that is one pause, and so below one step.
+            if not self._pauses or now >= self._hold_until:
+                self._hold_until = now + self._policy.pause.ceiling(self._pauses)
+                self._pauses += 1
         elif all(isinstance(result, Retry) and result.reason in _OUTAGE for result in results):
-            self._failures += 1
-            if self._failures >= _BREAK_AFTER:
-                wait = self._policy.backoff.delay(self._failures - _BREAK_AFTER, self._chance)
-                self._hold_until = max(self._hold_until, now + wait)
+            if self._failures < _BREAK_AFTER or now >= self._hold_until:
+                self._failures += 1
+                if self._failures >= _BREAK_AFTER:
+                    wait = self._policy.backoff.delay(self._failures - _BREAK_AFTER, self._chance)
+                    self._hold_until = max(self._hold_until, now + wait)
             first = results[0]
             self.message = f"{first.reason}: {first.detail}" if isinstance(first, Retry) else ""
         else:
@@ -314,6 +365,12 @@ class Dispatcher:
             self._failures = self._pauses = 0
             self.message = ""
             self._hold_until = now
+
+    def _heed(self, results: Sequence[Result], now: float) -> None:
+        """A limit on the rate is one of the channel: nothing else goes before the time that the receiver named."""
+        for result in results:
+            if isinstance(result, Retry) and result.reason is Reason.RATE_LIMITED and result.after:
+                self._next_send = max(self._next_send, now + result.after)
 
     def _settlement(self, notification: Notification, result: Result) -> Settlement:
         now = self._clock()
@@ -366,3 +423,8 @@ class Dispatcher:
                 attempt += 1
             else:
                 return
+
+
+def _answers(results: object, count: int) -> bool:
+    """Whether a channel kept to its contract. Types say so too, but a channel may come from elsewhere."""
+    return isinstance(results, Sequence) and len(results) == count and all(isinstance(one, Result) for one in results)

@@ -92,6 +92,10 @@ class Lanes:
         lane[0] = replace(notification, attempts=attempts, not_before=not_before)
         self._queue(name, lane[0])
 
+    def under_way(self) -> set[int]:
+        """The numbers of the heads of busy lanes."""
+        return {self._lanes[name][0].seq for name in self._busy}
+
     def forget_waiting(self) -> None:
         """Drop all but the heads of busy lanes: the ledger is about to be read again."""
         busy = {name: deque((self._lanes[name][0],)) for name in self._busy}
