@@ -229,16 +229,24 @@ async def test_what_is_dropped_while_it_is_on_its_way_is_not_sent_again(desk: De
 async def test_a_rescan_while_a_later_page_is_being_read_loses_nothing(desk: Desk) -> None:
     ids = await desk.tell(*map(str, range(12)))
     between = Between(desk.ledger)
-    channel = FakeChannel()
-    channel.gate.clear()
+    permits = asyncio.Semaphore(0)
+
+    async def permitted(_message: Message) -> Result:
+        await permits.acquire()
+        return Delivered()
+
+    channel = FakeChannel(permitted)
     dispatcher = desk.start(channel, ledger=between, concurrency=1, limit=4)
     await desk.until(lambda: channel.under_way)
     between.let_read.clear()
     between.reading.clear()
-    channel.gate.set()
+    permits.release()
+    permits.release()
     await asyncio.wait_for(between.reading.wait(), 10)
-    dispatcher.rescan()  # forgets what the first page brought and what has not been sent yet
+    dispatcher.rescan()  # forgets what the first page brought and what is not on its way yet
     between.let_read.set()
+    for _ in ids:
+        permits.release()
     await desk.delivered(*ids)
     assert sorted(channel.ids) == sorted(ids)
 
