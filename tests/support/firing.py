@@ -215,6 +215,7 @@ class Stored:
 
     def write(self, outcome: Outcome) -> None:
         """Apply what a batch asks to be saved and deleted."""
+        assert not {firing.fingerprint for firing in outcome.saved} & set(outcome.gone)
         for gone in outcome.gone:
             self.firings.pop(gone, None)
         self.firings |= {firing.fingerprint: firing for firing in outcome.saved}
