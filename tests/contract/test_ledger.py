@@ -325,6 +325,15 @@ async def test_the_backlog_counts_what_waits_and_what_is_dead(ledger: Ledger, cl
     assert await ledger.backlog() == {"hook": Backlog(pending=1, oldest=first + 10, dead=1)}
 
 
+async def test_a_retry_does_not_make_the_backlog_look_younger(ledger: Ledger, clock: Clock) -> None:
+    first = clock.now
+    dead, _ = await told(ledger, "1", "2")
+    await ledger.settle([settlement(dead, Status.DEAD)])
+    clock.advance(100)
+    await ledger.retry([dead.id])
+    assert await ledger.backlog() == {"hook": Backlog(pending=2, oldest=first)}
+
+
 async def test_records_are_found_by_any_choice_newest_first(ledger: Ledger) -> None:
     notifications = await told(ledger, *"1234", to=("hook", "mail"))  # type: ignore[arg-type]
     await ledger.commit(commit([transition("9", alert="early")], alert="early"))

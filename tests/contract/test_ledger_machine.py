@@ -207,12 +207,10 @@ class LedgerMachine(RuleBasedStateMachine):
         counted: dict[str, Backlog] = {}
         for channel in ("hook", "mail"):
             of_channel = [one for one in self.known.values() if one.notification.channel == channel]
-            waiting = sorted(
-                (one.notification.seq, one.created_at) for one in of_channel if one.status is Status.PENDING
-            )
+            waiting = [one.created_at for one in of_channel if one.status is Status.PENDING]
             dead = sum(one.status is Status.DEAD for one in of_channel)
             if waiting or dead:
-                oldest = waiting[0][1] if waiting else None
+                oldest = min(waiting, default=None)
                 counted[channel] = Backlog(pending=len(waiting), oldest=oldest, dead=dead)
         assert self.do(self.ledger.backlog()) == counted
 

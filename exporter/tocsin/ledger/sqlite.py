@@ -194,14 +194,13 @@ class SqliteLedger:
         def read(db: sqlite3.Connection) -> dict[str, Backlog]:
             # Two statements, so that each finds its rows in its own small index.
             pending = db.execute(
-                "SELECT channel, count(*), min(seq) FROM notifications WHERE status = 'pending' GROUP BY channel"
+                "SELECT channel, count(*), min(created_at) FROM notifications WHERE status = 'pending' GROUP BY channel"
             ).fetchall()
             dead = dict(
                 db.execute("SELECT channel, count(*) FROM notifications WHERE status = 'dead' GROUP BY channel")
             )
             found = {name: Backlog(dead=count) for name, count in dead.items()}
-            for channel, count, first in pending:
-                oldest = one(db, "SELECT created_at FROM notifications WHERE seq = ?", first)
+            for channel, count, oldest in pending:
                 found[channel] = Backlog(pending=count, oldest=oldest, dead=dead.get(channel, 0))
             return found
 
