@@ -3,6 +3,8 @@
 A channel sees each episode's notifications in order and one at a time; different episodes go side by side.
 """
 
-from tocsin.dispatch.dispatcher import Compose, Condition, Dispatcher, Policy
+from tocsin.dispatch.dispatcher import Compose, Dispatcher
+from tocsin.dispatch.health import Condition
+from tocsin.dispatch.policy import Policy
 
 __all__ = ["Compose", "Condition", "Dispatcher", "Policy"]

@@ -5,14 +5,14 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 import structlog
 
-from tocsin.backoff import Backoff
 from tocsin.channels import Channel, Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.dispatch.health import Condition, Health
 from tocsin.dispatch.lanes import Lanes
+from tocsin.dispatch.policy import Policy
 from tocsin.errors import LedgerError, Reason
 from tocsin.exposition import ChannelMetrics
 from tocsin.ledger import Ledger, Settlement, Status
@@ -23,41 +23,8 @@ log = structlog.get_logger(__name__)
 Compose = Callable[[Notification], "Message | Rejected"]
 """Makes what the channel sends from what the ledger keeps, with today's configuration."""
 
-_BREAK_AFTER = 5
-"""Failed sends in a row after which the channel is tried with one send at a time, and with pauses."""
-_OUTAGE = frozenset({Reason.CONNECTION, Reason.TIMEOUT, Reason.SERVER_ERROR})
-_OWN = frozenset({Reason.INTERNAL, Reason.TEMPLATE, Reason.NO_RECIPIENTS, Reason.UNROUTED})
-"""Failures on this side of the wire: they say nothing of the receiver."""
 _CLOSING = 5.0
 """Seconds that a channel is given to let go of its connections."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """How a channel is treated. Times in seconds.
-
-    `limit`: notifications held in memory; the rest waits in the ledger. `recovery_delay`: how long notifications found
-    pending at the start wait, since the process before may have sent them a moment ago. `max_attempts` None: only
-    `max_age` bounds retries.
-    """
-
-    concurrency: int
-    timeout: float
-    backoff: Backoff
-    max_attempts: int | None
-    max_age: float
-    rate_limit: float | None = None
-    recovery_delay: float = 0.0
-    pause: Backoff = Backoff(initial=30.0, maximum=300.0)  # noqa: RUF009 - frozen
-    limit: int = 10_000
-
-
-class Condition(StrEnum):
-    """How a channel does."""
-
-    UP = "up"
-    FAILING = "failing"
-    PAUSED = "paused"
 
 
 class Dispatcher:
@@ -79,7 +46,6 @@ class Dispatcher:
         """`since`: when this process, or this way of sending, began; what was written before may have been sent by
         another one. Without it, now."""
         self.name = name
-        self.message = ""
         self.last_delivery: float | None = None
         self.delivered = 0
         self.failed = 0
@@ -91,6 +57,7 @@ class Dispatcher:
         self._clock = clock
         self._chance = chance
         self._lanes = Lanes()
+        self._health = Health(name, policy, chance)
         self._sending: set[asyncio.Task[None]] = set()
         self._slots = 0
         self._wake = asyncio.Event()
@@ -108,17 +75,16 @@ class Dispatcher:
         self._defect: BaseException | None = None
         self._since = clock() if since is None else since
         self._recover_until = 0.0
-        self._failures = 0
-        self._pauses = 0
-        self._hold_until = 0.0
-        self._next_send = 0.0
 
     @property
     def condition(self) -> Condition:
-        """Paused (credentials or plan refused), failing (an outage of the receiver) or up."""
-        if self._pauses:
-            return Condition.PAUSED
-        return Condition.FAILING if self._failures >= _BREAK_AFTER else Condition.UP
+        """How the channel does."""
+        return self._health.condition
+
+    @property
+    def message(self) -> str:
+        """What is wrong with the channel, for people; empty while nothing is."""
+        return self._health.message
 
     def offer(self, notifications: Sequence[Notification]) -> None:
         """Hand over what has just been committed. Never waits: what memory does not hold is read from the ledger
@@ -183,8 +149,7 @@ class Dispatcher:
             await asyncio.wait(self._sending)
 
     def _note_idle(self) -> None:
-        held = self._clock() < self._hold_until
-        if self._lanes.busy or self._spilled or (self._lanes.ready and not held):
+        if self._lanes.busy or self._spilled or (self._lanes.ready and not self._health.held(self._clock())):
             self._idle.clear()
         else:
             self._idle.set()
@@ -228,13 +193,11 @@ class Dispatcher:
             return
         now = self._clock()
         self._lanes.promote(now)
-        # While the receiver is down or the channel paused, one send at a time finds out when it is back.
-        slots = 1 if self.condition is not Condition.UP else self._policy.concurrency
-        while self._lanes.ready and self._slots < slots and now >= self._hold_until and now >= self._next_send:
-            count = 1 if self._pauses else max(1, self._channel.take(self._lanes.ready))
-            batch = self._lanes.take(count)
-            if self._policy.rate_limit:
-                self._next_send = max(now, self._next_send) + len(batch) / self._policy.rate_limit
+        health = self._health
+        while self._lanes.ready and self._slots < health.slots and now >= health.opens_at:
+            probing = health.condition is Condition.PAUSED
+            batch = self._lanes.take(1 if probing else max(1, self._channel.take(self._lanes.ready)))
+            health.launched(len(batch), now)
             self._slots += 1
             task = asyncio.create_task(self._deliver(batch), name=f"deliver to {self.name}")
             self._sending.add(task)
@@ -252,7 +215,7 @@ class Dispatcher:
             return None
         times = [self._lanes.next_due()]
         if self._lanes.ready or self._spilled:
-            gates = (self._hold_until, self._next_send, self._read_not_before)
+            gates = (self._health.opens_at, self._read_not_before)
             times += [moment for moment in gates if moment > self._clock()]
         known = [moment for moment in times if moment is not None]
         return max(0.0, min(known) - self._clock()) if known else None
@@ -264,7 +227,7 @@ class Dispatcher:
             results = await self._send(batch)
         finally:
             self._slots -= 1
-        self._judge(results)
+        self._health.judge(results, self._clock())
         self._wake.set()
         settlements = [
             self._settlement(notification, result) for notification, result in zip(batch, results, strict=True)
@@ -334,43 +297,6 @@ class Dispatcher:
             log.error("the channel did not answer each message once", channel=self.name)
             return [Retry(Reason.INTERNAL, "the channel did not answer each message once")] * len(messages)
         return results
-
-    def _judge(self, results: Sequence[Result]) -> None:
-        """What these results say of the channel as a whole."""
-        now = self._clock()
-        results = [result for result in results if isinstance(result, Delivered) or result.reason not in _OWN]
-        if not results:
-            return
-        self._heed(results, now)
-        paused = next((result for result in results if isinstance(result, Paused)), None)
-        if paused is not None:
-            self.message = f"{paused.reason}: {paused.detail}"
-            if not self._pauses:
-                log.error("channel paused", channel=self.name, reason=paused.reason, detail=paused.detail)
-            # What was under way together is refused together: that is one pause, and so below one step.
-            if not self._pauses or now >= self._hold_until:
-                self._hold_until = now + self._policy.pause.ceiling(self._pauses)
-                self._pauses += 1
-        elif all(isinstance(result, Retry) and result.reason in _OUTAGE for result in results):
-            if self._failures < _BREAK_AFTER or now >= self._hold_until:
-                self._failures += 1
-                if self._failures >= _BREAK_AFTER:
-                    wait = self._policy.backoff.delay(self._failures - _BREAK_AFTER, self._chance)
-                    self._hold_until = max(self._hold_until, now + wait)
-            first = results[0]
-            self.message = f"{first.reason}: {first.detail}" if isinstance(first, Retry) else ""
-        else:
-            if self._pauses or self._failures >= _BREAK_AFTER:
-                log.info("channel works again", channel=self.name)
-            self._failures = self._pauses = 0
-            self.message = ""
-            self._hold_until = now
-
-    def _heed(self, results: Sequence[Result], now: float) -> None:
-        """A limit on the rate is one of the channel: nothing else goes before the time that the receiver named."""
-        for result in results:
-            if isinstance(result, Retry) and result.reason is Reason.RATE_LIMITED and result.after:
-                self._next_send = max(self._next_send, now + result.after)
 
     def _settlement(self, notification: Notification, result: Result) -> Settlement:
         now = self._clock()
