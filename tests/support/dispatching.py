@@ -122,8 +122,10 @@ class Desk:
             return bool(dispatcher._wake._waiters) and not dispatcher._wake.is_set()
 
         quiet = 0
-        while quiet < 5:
-            await asyncio.sleep(0.002)
+        while quiet < 3:
+            # Both queues of the ledger are worked off in order: what was asked of it before has been answered after.
+            await self.ledger.settle([])
+            await self.ledger.pending("", 0, 1)
             idle = all(sleeping(dispatcher) for dispatcher in self.dispatchers)
             quiet = quiet + 1 if idle else 0
 
