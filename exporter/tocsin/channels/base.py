@@ -2,12 +2,14 @@
 they say."""
 
 import email.utils
+import html
 import json
 import math
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from datetime import UTC
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -117,14 +119,14 @@ def json_bytes(value: object) -> bytes:
 def redactor(secrets: Iterable[SecretStr | str]) -> Callable[[str], str]:
     """What takes secrets out of a receiver's words, makes them one line and shortens them.
 
-    Each secret goes whole and, if it has blanks in it (`Bearer abc...`), its longer words too, as they are and as
-    JSON escapes them.
+    Each secret goes whole and, if it has blanks in it (`Bearer abc...`), its longer words too, as they are and as a
+    receiver may escape them.
     """
     words: set[str] = set()
     for secret in secrets:
         text = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
         words |= {text, *(word for word in text.split() if len(word) >= 8)}
-    words |= {json.dumps(word)[1:-1] for word in words}
+    words |= {spelling for word in words for spelling in _spellings(word)}
     ordered = sorted((word for word in words if len(word) > 3), key=len, reverse=True)  # `1` is no secret
 
     def redact(text: str) -> str:
@@ -134,3 +136,8 @@ def redactor(secrets: Iterable[SecretStr | str]) -> Callable[[str], str]:
         return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"
 
     return redact
+
+
+def _spellings(word: str) -> tuple[str, ...]:
+    """A word in JSON, in the log of a Python program, in an address, and on a web page."""
+    return json.dumps(word)[1:-1], repr(word)[1:-1], quote(word, safe=""), html.escape(word)

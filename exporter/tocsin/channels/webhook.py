@@ -5,10 +5,11 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 from pydantic import Field, field_validator
+from yarl import URL
 
 from tocsin.channels import Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.base import ChannelConfig, ChannelOptions, classify, json_bytes, redactor, retry_after
@@ -177,9 +178,19 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
 
 
 def _secret_parts(url: str) -> list[str]:
-    """The address, and what in it may be a token: path, query and password. The host is no secret: it says what does
-    not answer."""
+    """The address, and what in it may be a token: path, query, user and password, in every spelling in which a receiver
+    may repeat it. The host is no secret: it says what does not answer."""
+    sent = URL(url)  # what is sent is not what was written: `%2F` in a query goes out as `/`
+    found = [part for spelling in (url, str(sent)) for part in _tokens(spelling)]
+    if sent.user or sent.password:
+        credentials = aiohttp.BasicAuth(sent.user or "", sent.password or "")
+        found += [sent.password or "", credentials.encode().partition(" ")[2]]
+    return [part for part in {*found, *map(unquote, found)} if part]
+
+
+def _tokens(url: str) -> list[str]:
     parts = urlsplit(url)
-    pieces = [*parts.path.split("/"), *(pair.partition("=")[2] for pair in parts.query.split("&"))]
+    pieces = [parts.username or "", *parts.path.split("/")]
+    pieces += [pair.partition("=")[2] for pair in parts.query.split("&")]
     whole = [url, parts.password or "", f"{parts.path}?{parts.query}" if parts.query else "", parts.query]
-    return [piece for piece in (*whole, *(piece for piece in pieces if len(piece) >= 8)) if piece]
+    return [*whole, *(piece for piece in pieces if len(piece) >= 8)]
