@@ -242,4 +242,8 @@ def _parse(dsn: str) -> dict[str, str]:
     except ProgrammingError:
         # libpq's own message repeats parts of the string, which may be the password.
         raise ValueError("not a connection string; write postgresql://user:password@host:port/database") from None
+    # libpq takes any text for a port and stumbles over it when it connects. Several hosts have several, with commas.
+    for port in str(parsed.get("port") or "").split(","):
+        if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise ValueError("the port in the connection string is not a number from 1 to 65535")
     return {name: str(value) for name, value in parsed.items() if value is not None}
