@@ -1,130 +1,13 @@
-"""The firing set of one alert: a multiset of rows per key, and the transitions that updates cause. No I/O; time is an
-argument.
-
-All times here are source time in milliseconds. An update at timestamp t is complete once the frontier has passed t, so
-a timer due at d (`for`, `keep_firing_for`, `repeat_interval`) is decided when updates at or before d can no longer
-come: before the first update later than d, or when the frontier passes d. The same history therefore gives the same
-transitions, however it is cut into batches.
-"""
+"""The set itself: updates in, transitions and changes out."""
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import groupby
 from operator import itemgetter
-from typing import TypeAlias
 
-from tocsin.model import Batch, Columns, Kind, Row, Transition, Update, fingerprint
-
-Key: TypeAlias = str | Row | None
-"""What identifies a firing: the text of the key columns; of a single one, that text alone (cheaper to hash)."""
-
-
-class Phase(StrEnum):
-    """Where a key stands. `absent` keys have a net multiplicity below zero, which a source should never send."""
-
-    PENDING = "pending"
-    FIRING = "firing"
-    KEEPING = "keeping"
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """What a firing set needs to know of its alert.
-
-    `key`: indexes of the key columns, none for "the whole row". `ignored`: indexes of columns whose change is no
-    update. `hold`, `keep`, `repeat`: milliseconds of `for`, `keep_firing_for`, `repeat_interval` (0: off). `edges`:
-    whether anybody wants transitions; without, only the rows are kept.
-    """
-
-    alert: str
-    columns: Columns
-    key: tuple[int, ...] = ()
-    ignored: frozenset[int] = frozenset()
-    hold: int = 0
-    keep: int = 0
-    repeat: int = 0
-    edges: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Firing:
-    """One key of the firing set as it is stored and shown.
-
-    `row` is the row that stands for the key (while `keeping`, the last one); `counts` the whole multiset. `marked_at`
-    starts the timer of the phase: when it vanished (`keeping`), when it was last told (`firing`), when it appeared
-    (`pending`).
-    """
-
-    fingerprint: str
-    phase: Phase
-    started_at: int
-    marked_at: int
-    row: Row
-    counts: tuple[tuple[int, Row], ...]
-
-
-@dataclass(slots=True, kw_only=True)
-class Outcome:
-    """What a batch did. `changes`: the rows to show differently from now on, per key (None: no longer in the view).
-    `saved` and `gone`: the firings to write and the fingerprints to delete, so that the stored set equals this one."""
-
-    transitions: list[Transition] = field(default_factory=list)
-    changes: dict[Key, Row | None] = field(default_factory=dict)
-    saved: list[Firing] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-
-
-class _Entry:
-    """One key: almost always one row with multiplicity one, so that case takes no dictionary."""
-
-    __slots__ = ("count", "fingerprint", "marked_at", "others", "phase", "row", "started_at")
-
-    def __init__(self, row: Row, count: int) -> None:
-        self.row = row
-        self.count = count
-        self.others: dict[Row, int] | None = None
-        self.phase = Phase.ABSENT
-        self.started_at = 0
-        self.marked_at = 0
-        self.fingerprint = ""
-
-    @property
-    def in_view(self) -> bool:
-        return self.phase is Phase.FIRING or self.phase is Phase.PENDING
-
-    def add(self, row: Row, diff: int) -> None:
-        if row == self.row:
-            self.count += diff
-            return
-        others = self.others = self.others or {}
-        others[row] = others.get(row, 0) + diff
-
-    def counts(self) -> Iterator[tuple[int, Row]]:
-        if self.count:
-            yield self.count, self.row
-        if self.others:
-            for row, count in self.others.items():
-                yield count, row
-
-    def settle(self) -> bool:
-        """Make `row` the row that stands for the key, and tell whether there is one. Of several rows the smallest text
-        wins (NULL before all), so that every process picks the same."""
-        if self.others is None:
-            return self.count > 0
-        counts = {row: count for count, row in self.counts() if count}
-        present = [row for row, count in counts.items() if count > 0]
-        if present:
-            self.row = min(present, key=_order) if len(present) > 1 else present[0]
-        self.count = counts.pop(self.row, 0)
-        self.others = counts or None
-        return bool(present)
-
-
-def _order(row: Row) -> tuple[tuple[bool, str], ...]:
-    return tuple((text is not None, text or "") for text in row)
+from tocsin.firing.entry import Entry
+from tocsin.firing.words import Firing, Key, Outcome, Phase, Rule
+from tocsin.model import Batch, Kind, Row, Transition, Update, fingerprint
 
 
 class FiringSet:
@@ -138,7 +21,7 @@ class FiringSet:
         self.rule = rule
         self.collisions = 0
         self.negatives = 0
-        self._entries: dict[Key, _Entry] = {}
+        self._entries: dict[Key, Entry] = {}
         self._pending = 0
         self._absent = 0
         self._timed = bool(rule.hold or rule.keep or (rule.repeat and rule.edges))
@@ -218,7 +101,7 @@ class FiringSet:
             key = key_of(row)
             entry = entries.get(key)
             if entry is None:
-                entries[key] = _Entry(row, diff)
+                entries[key] = Entry(row, diff)
                 self._absent += 1
                 before[key] = None
                 continue
@@ -236,7 +119,7 @@ class FiringSet:
             else:
                 self._settle(key, entry, old, at, outcome, quiet=quiet)
 
-    def _settle(self, key: Key, entry: _Entry, old: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
+    def _settle(self, key: Key, entry: Entry, old: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
         """What the updates of one timestamp come to for a key. `old`: the row that stood for it before."""
         present = entry.settle()
         if entry.others is not None or entry.count < 0:
@@ -256,14 +139,14 @@ class FiringSet:
         if entry.phase is not Phase.KEEPING and not entry.count and entry.others is None:
             self._forget(key, entry, outcome)
 
-    def _count_oddities(self, entry: _Entry) -> None:
+    def _count_oddities(self, entry: Entry) -> None:
         counts = [count for count, _ in entry.counts()]
         if sum(count > 0 for count in counts) > 1:
             self.collisions += 1
         if any(count < 0 for count in counts):
             self.negatives += 1
 
-    def _appeared(self, key: Key, entry: _Entry, old: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
+    def _appeared(self, key: Key, entry: Entry, old: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
         if entry.phase is Phase.KEEPING:
             # It came back in time: the episode goes on, and only a different row is news.
             self._enter(entry, Phase.FIRING, at)
@@ -277,13 +160,13 @@ class FiringSet:
                 self._tell(Kind.FIRED, key, entry, at, outcome)
         self._set_timer(key, entry)
 
-    def _changed(self, key: Key, entry: _Entry, old: Row, at: int, outcome: Outcome) -> None:
+    def _changed(self, key: Key, entry: Entry, old: Row, at: int, outcome: Outcome) -> None:
         if entry.phase is Phase.FIRING and self._differ(old, entry.row):
             entry.marked_at = at
             self._tell(Kind.UPDATED, key, entry, at, outcome, previous=old)
             self._set_timer(key, entry)
 
-    def _vanished(self, key: Key, entry: _Entry, at: int, outcome: Outcome) -> None:
+    def _vanished(self, key: Key, entry: Entry, at: int, outcome: Outcome) -> None:
         if entry.phase is Phase.FIRING and self.rule.keep:
             self._enter(entry, Phase.KEEPING, at)
             self._set_timer(key, entry)
@@ -292,7 +175,7 @@ class FiringSet:
             self._tell(Kind.RESOLVED, key, entry, at, outcome)
         self._enter(entry, Phase.ABSENT, at)
 
-    def _enter(self, entry: _Entry, phase: Phase, at: int) -> None:
+    def _enter(self, entry: Entry, phase: Phase, at: int) -> None:
         # By identity: an enum's hash is a call into Python, too dear for every row.
         was = entry.phase
         if was is Phase.ABSENT:
@@ -312,7 +195,7 @@ class FiringSet:
         return any(a != b for i, (a, b) in enumerate(zip(old, new, strict=True)) if i not in ignored)
 
     def _tell(
-        self, kind: Kind, key: Key, entry: _Entry, at: int, outcome: Outcome, *, previous: Row | None = None
+        self, kind: Kind, key: Key, entry: Entry, at: int, outcome: Outcome, *, previous: Row | None = None
     ) -> None:
         if not self.rule.edges:
             return
@@ -331,7 +214,7 @@ class FiringSet:
 
     # Timers: a heap of (due, number, key) in which entries that no longer apply are recognised when they come up.
 
-    def _due(self, entry: _Entry) -> int | None:
+    def _due(self, entry: Entry) -> int | None:
         rule = self.rule
         match entry.phase:
             case Phase.PENDING:
@@ -342,7 +225,7 @@ class FiringSet:
                 return entry.marked_at + rule.repeat
         return None
 
-    def _set_timer(self, key: Key, entry: _Entry) -> None:
+    def _set_timer(self, key: Key, entry: Entry) -> None:
         if not self._timed:
             return
         due = self._due(entry)
@@ -385,19 +268,19 @@ class FiringSet:
         kept = {firing.fingerprint for firing in outcome.saved}
         outcome.gone = [gone for gone in outcome.gone if gone not in kept]
 
-    def _forget(self, key: Key, entry: _Entry, outcome: Outcome) -> None:
+    def _forget(self, key: Key, entry: Entry, outcome: Outcome) -> None:
         del self._entries[key]
         if entry.phase is Phase.ABSENT:
             self._absent -= 1
         if self.rule.edges:
             outcome.gone.append(self._fingerprint(key, entry))
 
-    def _fingerprint(self, key: Key, entry: _Entry) -> str:
+    def _fingerprint(self, key: Key, entry: Entry) -> str:
         if not entry.fingerprint:
             entry.fingerprint = fingerprint(self.rule.alert, key if isinstance(key, tuple) else (key,))
         return entry.fingerprint
 
-    def _firing(self, key: Key, entry: _Entry) -> Firing:
+    def _firing(self, key: Key, entry: Entry) -> Firing:
         return Firing(
             fingerprint=self._fingerprint(key, entry),
             phase=entry.phase,
@@ -408,7 +291,7 @@ class FiringSet:
         )
 
     def _restore(self, firing: Firing) -> None:
-        entry = _Entry(firing.row, 0)
+        entry = Entry(firing.row, 0)
         for count, row in firing.counts:
             entry.add(row, count)
         entry.settle()
