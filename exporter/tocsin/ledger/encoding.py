@@ -1,10 +1,24 @@
-"""Firings and transitions as the ledger's columns, and back."""
+"""Firings, transitions and notifications as the ledger's columns, and back."""
 
 import json
+from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring as _quoted
+from typing import Any
 
 from tocsin.firing import Firing, Phase
-from tocsin.model import Row, Transition
+from tocsin.ledger import Record, Status
+from tocsin.model import Columns, Kind, Notification, Row, Transition
+
+NOTIFICATION = """
+    SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before,
+           t.alert, t.fingerprint, t.kind, t.started_at, t.at, t.shape, t.row, t.previous
+    FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
+"""
+RECORD = """
+    SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
+           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, t.shape, t.row, t.previous
+    FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
+"""
 
 
 def row_text(row: Row) -> str:
@@ -53,4 +67,42 @@ def transition_values(number: int, transition: Transition, shape: int) -> tuple[
         shape,
         row_text(transition.row),
         None if transition.previous is None else row_text(transition.previous),
+    )
+
+
+def notification_of(row: Sequence[Any], columns: Callable[[int], Columns]) -> Notification:
+    """A notification from the columns of `NOTIFICATION`. `columns` knows shapes by their number."""
+    seq, name, channel, attempts, created_at, not_before, alert, fingerprint, kind, started_at, at, *rest = row
+    shape, text, previous = rest
+    transition = Transition(
+        alert=alert,
+        fingerprint=fingerprint,
+        kind=Kind(kind),
+        started_at=started_at,
+        at=at,
+        columns=columns(shape),
+        row=tuple(json.loads(text)),
+        previous=tuple(json.loads(previous)) if previous else None,
+    )
+    return Notification(
+        seq=seq,
+        id=name,
+        channel=channel,
+        transition=transition,
+        attempts=attempts,
+        created_at=created_at,
+        not_before=not_before,
+    )
+
+
+def record_of(row: Sequence[Any], columns: Callable[[int], Columns]) -> Record:
+    """A record from the columns of `RECORD`, which stand in the order of its fields."""
+    *plain, shape, text, previous = row
+    known = dict(zip(Record.__dataclass_fields__, plain, strict=False))
+    known["status"] = Status(known["status"])
+    return Record(
+        **known,
+        columns=columns(shape),
+        row=tuple(json.loads(text)),
+        previous=tuple(json.loads(previous)) if previous else None,
     )

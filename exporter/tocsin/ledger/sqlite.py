@@ -7,28 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 from tocsin.errors import LedgerError, LedgerReason, Reason
 from tocsin.ledger import Backlog, Commit, Filter, Record, Settlement, Status, Stored
-from tocsin.ledger.encoding import firing_of, firing_values, transition_values
+from tocsin.ledger.encoding import (
+    NOTIFICATION,
+    RECORD,
+    firing_of,
+    firing_values,
+    notification_of,
+    record_of,
+    transition_values,
+)
 from tocsin.ledger.opening import connect, ledger_error, lock_file, migrate, one
 from tocsin.ledger.writer import Writer
-from tocsin.model import Column, Columns, Kind, Notification, Transition, notification_id
+from tocsin.model import Column, Columns, Notification, notification_id
 
 T = TypeVar("T")
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-_NOTIFICATION = """
-    SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before,
-           t.alert, t.fingerprint, t.kind, t.started_at, t.at, t.shape, t.row, t.previous
-    FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
-"""
-_RECORD = """
-    SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
-           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, t.shape, t.row, t.previous
-    FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
-"""
 
 
 class SqliteLedger:
@@ -145,10 +142,13 @@ class SqliteLedger:
     # The outbox.
 
     async def pending(self, channel: str, after: int, limit: int) -> list[Notification]:
-        statement = _NOTIFICATION + "WHERE n.channel = ? AND n.status = 'pending' AND n.seq > ? ORDER BY n.seq LIMIT ?"
+        statement = NOTIFICATION + "WHERE n.channel = ? AND n.status = 'pending' AND n.seq > ? ORDER BY n.seq LIMIT ?"
 
         def read(db: sqlite3.Connection) -> list[Notification]:
-            return [self._notification(db, *row) for row in db.execute(statement, (channel, after, limit))]
+            return [
+                notification_of(row, lambda shape: self._columns(db, shape))
+                for row in db.execute(statement, (channel, after, limit))
+            ]
 
         return await self._read(read)
 
@@ -216,11 +216,11 @@ class SqliteLedger:
         }
         conditions = {text: value for text, value in choices.items() if value is not None}
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        statement = f"{_RECORD} {where} ORDER BY n.seq DESC LIMIT ?"
+        statement = f"{RECORD} {where} ORDER BY n.seq DESC LIMIT ?"
 
         def read(db: sqlite3.Connection) -> list[Record]:
             rows = db.execute(statement, (*conditions.values(), wanted.limit))
-            return [self._record(db, *row) for row in rows]
+            return [record_of(row, lambda shape: self._columns(db, shape)) for row in rows]
 
         return await self._read(read)
 
@@ -349,41 +349,6 @@ class SqliteLedger:
                 Column(name=name, oid=oid, typmod=typmod) for name, oid, typmod in json.loads(text)
             )
         return self._shapes[shape]
-
-    def _notification(self, db: sqlite3.Connection, *row: Any) -> Notification:
-        seq, name, channel, attempts, created_at, not_before, alert, fingerprint, kind, started_at, at, *rest = row
-        shape, text, previous = rest
-        transition = Transition(
-            alert=alert,
-            fingerprint=fingerprint,
-            kind=Kind(kind),
-            started_at=started_at,
-            at=at,
-            columns=self._columns(db, shape),
-            row=tuple(json.loads(text)),
-            previous=tuple(json.loads(previous)) if previous else None,
-        )
-        return Notification(
-            seq=seq,
-            id=name,
-            channel=channel,
-            transition=transition,
-            attempts=attempts,
-            created_at=created_at,
-            not_before=not_before,
-        )
-
-    def _record(self, db: sqlite3.Connection, *row: Any) -> Record:
-        *plain, shape, text, previous = row
-        names = Record.__dataclass_fields__
-        known = dict(zip(names, plain, strict=False))
-        known["status"] = Status(known["status"])
-        return Record(
-            **known,
-            columns=self._columns(db, shape),
-            row=tuple(json.loads(text)),
-            previous=tuple(json.loads(previous)) if previous else None,
-        )
 
 
 def open_ledger(
