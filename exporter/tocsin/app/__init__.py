@@ -28,10 +28,8 @@ class StallError(TocsinError):
     """A source stalled and its configuration asks to end the process then."""
 
 
-async def run(
-    config: Config, read: Callable[[], Config], *, started: Callable[[str], Awaitable[None]] | None = None
-) -> None:
-    """Run until SIGTERM or SIGINT. `read` gives the configuration anew for a reload; `started` is told the address.
+async def run(config: Config, read: Callable[[], Config]) -> None:
+    """Run until SIGTERM or SIGINT. `read` gives the configuration anew for a reload.
 
     Raises LedgerError, ListenError, StallError; anything else is a defect.
     """
@@ -55,8 +53,6 @@ async def run(
             house = tasks.create_task(runtime.keep_house(), name="housekeeping")
             await reloading.begin()
             log.info("running", listen=address, alerts=len(config.alerts), channels=len(config.channels))
-            if started is not None:
-                await started(address)
             await runtime.ending.wait()
             log.info("stopping")
             house.cancel()
