@@ -39,6 +39,7 @@ class LedgerReason(StrEnum):
     FULL = "full"
     CORRUPT = "corrupt"
     NEWER = "newer_version"
+    OLDER = "older_version"
     UNREADABLE = "unreadable"
     FAILED = "failed"
 

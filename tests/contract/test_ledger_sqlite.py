@@ -336,3 +336,11 @@ async def test_reading_does_not_wait_for_writing(path: Path) -> None:
     await writing
     other.close()
     await ledger.close()
+
+
+def test_a_command_does_not_bring_an_older_file_up_to_date_under_a_process_that_runs(tmp_path: Path) -> None:
+    path = tmp_path / "tocsin.db"
+    sqlite3.connect(path).close()
+    with pytest.raises(LedgerError, match="older version") as raised:
+        open_ledger(path, exclusive=False)
+    assert raised.value.reason is LedgerReason.OLDER

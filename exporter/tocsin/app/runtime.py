@@ -96,6 +96,8 @@ class Runtime:
         channels = await self._made(config)
         await self._stop_watches([name for name, running in self._watches.items() if self._outdated(config, running)])
         await self._stop_channels([name for name in self._channels if name not in config.channels or name in channels])
+        # A watch that was stopped between its commit and its offer has left notifications in the ledger only.
+        self.rescan()
         # Those that stay keep their counters.
         for name in self.config.alerts.keys() - config.alerts.keys():
             self.metrics.forget_alert(name)

@@ -56,8 +56,9 @@ def lock_file(path: Path) -> IO[str]:
     return lock
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the tables up to this version's. Raises LedgerError for a newer file, or one that is no ledger."""
+def migrate(connection: sqlite3.Connection, path: Path, *, allowed: bool) -> None:
+    """Bring the tables up to this version's, if that is `allowed`: only the process that runs alerts may, since an
+    older one may be running on the file. Raises LedgerError for a file of another version, or one that is no ledger."""
     version: int = one(connection, "PRAGMA user_version")
     if version > len(MIGRATIONS):
         raise LedgerError(
@@ -68,6 +69,10 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     if version == 0 and one(connection, "SELECT count(*) FROM sqlite_schema"):
         raise LedgerError(
             f"{path}: a database, but not a ledger of Tocsin's; choose another ledger.path", LedgerReason.CORRUPT
+        )
+    if version < len(MIGRATIONS) and not allowed:
+        raise LedgerError(
+            f"{path}: written by an older version of Tocsin; `tocsin run` brings it up to date", LedgerReason.OLDER
         )
     for number in range(version, len(MIGRATIONS)):
         # One transaction for a step and its number: a crash between statements leaves the file at the version it says.

@@ -261,25 +261,32 @@ class SqliteLedger:
         return await self._write(write)
 
     async def prune(self, before: float, limit: int) -> int:
-        def write(db: sqlite3.Connection) -> int:
-            # An episode that still fires keeps its notifications: what ends it may have to name them (a cancel).
-            old = db.execute(
-                "SELECT n.seq, n.transition FROM notifications AS n JOIN transitions AS t ON t.id = n.transition"
-                " WHERE n.status IN ('delivered', 'dropped') AND n.settled_at < ? AND NOT EXISTS ("
-                "   SELECT 1 FROM firings AS f WHERE f.alert = t.alert AND f.fingerprint = t.fingerprint"
-                "   AND f.started_at = t.started_at)"
-                " ORDER BY n.seq LIMIT ?",
-                (before, limit),
-            ).fetchall()
-            db.executemany("DELETE FROM notifications WHERE seq = ?", ((seq,) for seq, _ in old))
+        # An episode that still fires keeps its notifications: what ends it may have to name them (a cancel).
+        statement = (
+            "SELECT n.seq, n.transition FROM notifications AS n JOIN transitions AS t ON t.id = n.transition"
+            " WHERE n.status IN ('delivered', 'dropped') AND n.settled_at < ? AND NOT EXISTS ("
+            "   SELECT 1 FROM firings AS f WHERE f.alert = t.alert AND f.fingerprint = t.fingerprint"
+            "   AND f.started_at = t.started_at)"
+            " ORDER BY n.seq LIMIT ?"
+        )
+        # Looked for by the reader: where nothing is old enough the whole table is passed, and no batch should wait.
+        old = await self._read(lambda db: db.execute(statement, (before, limit)).fetchall())
+        if not old:
+            return 0
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany(
+                "DELETE FROM notifications WHERE seq = ? AND status IN ('delivered', 'dropped')",
+                ((seq,) for seq, _ in old),
+            )
             db.executemany(
                 "DELETE FROM transitions WHERE id = ? AND NOT EXISTS"
                 " (SELECT 1 FROM notifications WHERE transition = transitions.id)",
                 ((transition,) for _, transition in old),
             )
-            return len(old)
 
-        return await self._write(write)
+        await self._write(write)
+        return len(old)
 
     async def changed_elsewhere(self) -> bool:
         def look(db: sqlite3.Connection) -> int:
@@ -371,7 +378,7 @@ def open_ledger(
             raise LedgerError(f"{path}: there is no ledger yet; `tocsin run` makes it", LedgerReason.UNREADABLE)
         connection = connect(path)
         connection.execute("PRAGMA journal_mode = WAL")
-        migrate(connection, path)
+        migrate(connection, path, allowed=exclusive)
         return SqliteLedger(path, connection, lock, clock, observe)
     except BaseException as error:
         if connection is not None:
