@@ -65,6 +65,7 @@ class Tocsin:
 
     async def get(self, path: str) -> tuple[int, str]:
         """Status and text of an answer."""
+        assert self.url, f"it does not listen: {self.log[-5:]}"
         async with self._session.get(self.url + path) as response:
             return response.status, await response.text()
 
