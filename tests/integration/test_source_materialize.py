@@ -14,7 +14,7 @@ from support.reading import check, error_of, reading
 from support.waiting import SOON
 from tocsin.errors import SourceReason
 from tocsin.sources import Subject
-from tocsin.sources.materialize import Materialize
+from tocsin.sources.materialize import Materialize, _Assembler
 from tocsin.sources.wire import relation
 
 COLUMNS = (("id", "int4"), ("name", "text"))
@@ -127,6 +127,21 @@ async def test_the_first_progress_row_closes_nothing(double: MaterializeDouble) 
         double.resume(view)
         first = await stream.next()
         assert [row for _, _, row in first.updates] == [ANN]
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_progress_at_the_as_of_closes_nothing_however_the_lines_arrive(cut: int) -> None:
+    """Also where it is repeated among the rows of the snapshot."""
+    progress = b"%d\tt\t\\N\t\\N\n"
+    lines = [progress % 5, b"5\tf\t1\ta\n", progress % 5, b"5\tf\t2\tb\n", progress % 6, progress % 7, b"8\tf\t-1\ta\n"]
+    lines.append(progress % 9)
+    assembler = _Assembler(lambda _: None)
+    batches = [*assembler.take(lines[:cut]), *assembler.take(lines[cut:])]
+    first, *later = batches
+    assert (first.snapshot, first.frontier) == (5, 6)
+    assert list(first.updates) == [(5, 1, ("a",)), (5, 2, ("b",))]
+    assert [update for batch in later for update in batch.updates] == [(8, -1, ("a",))]
+    assert batches[-1].frontier == 9
 
 
 async def test_a_constant_view_ends_normally_with_all_its_rows(server: Server) -> None:
