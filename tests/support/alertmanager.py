@@ -1,0 +1,58 @@
+"""A real Alertmanager for tests."""
+
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+
+from support.prometheus import daemon, free_port
+
+ALERTMANAGER = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
+"""Debian calls it otherwise."""
+AMTOOL = shutil.which("amtool")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alertmanager:
+    """A server that runs."""
+
+    port: int
+    client: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def tell(self, labels: Mapping[str, str], *, summary: str = "", over: bool = False) -> None:
+        """Report an alert as Prometheus does: it fires, or is over."""
+        now = datetime.now(UTC)
+        ends = now if over else now + timedelta(minutes=5)
+        alert = {
+            "labels": dict(labels),
+            "annotations": {"summary": summary or labels["alertname"], "description": "What it is."},
+            "startsAt": (now - timedelta(seconds=1)).isoformat(),
+            "endsAt": ends.isoformat(),
+        }
+        async with self.client.post(f"{self.url}/api/v2/alerts", json=[alert]) as response:
+            assert response.status == 200, await response.text()
+
+
+@asynccontextmanager
+async def alertmanager(folder: Path, file: Path) -> AsyncIterator[Alertmanager]:
+    """An Alertmanager with this configuration file, its data below `folder`."""
+    assert ALERTMANAGER is not None
+    port = free_port()
+    command = (
+        ALERTMANAGER,
+        f"--config.file={file}",
+        f"--storage.path={folder / 'alertmanager'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",  # or it looks for others of its kind, on every interface
+    )
+    url = f"http://127.0.0.1:{port}/-/ready"
+    async with aiohttp.ClientSession() as client, daemon(url, folder / "alertmanager.log", *command):
+        yield Alertmanager(port=port, client=client)
