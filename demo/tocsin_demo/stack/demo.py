@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import signal
@@ -25,7 +26,7 @@ from tocsin_demo.stack import monitoring
 from tocsin_demo.stack.errors import DemoError
 from tocsin_demo.stack.monitoring import Monitoring
 from tocsin_demo.stack.ports import HOST, candidates
-from tocsin_demo.stack.processes import Processes, processes
+from tocsin_demo.stack.processes import Process, Processes, processes, told
 from tocsin_demo.stack.producing import producing
 from tocsin_demo.stack.screen import Overview, Place, Screen, Trial
 from tocsin_demo.stack.supervisor import Supervisor
@@ -96,6 +97,7 @@ async def _play(stack: AsyncExitStack, database: Server, screen: Screen, options
 
 async def _start(stack: AsyncExitStack, database: Server, screen: Screen, options: Options) -> _Stage:
     running = await stack.enter_async_context(processes())
+    stack.callback(_logging_to(running.directory / "demo.log"))
     screen.progress("making the tables and views")
     await asyncio.to_thread(
         schema.apply, database.conninfo(), deployment_window=DEPLOYMENT_WINDOW, bid_window=BID_WINDOW
@@ -116,6 +118,8 @@ async def _start(stack: AsyncExitStack, database: Server, screen: Screen, option
         await stack.enter_async_context(_task(_warden(running))),
         await stack.enter_async_context(_task(_producer(producer))),
     ]
+    for process in watched.running if watched is not None else ():
+        await stack.enter_async_context(_task(_told_of_end(screen, process)))
     return _Stage(
         directory=running.directory,
         inbox_url=inbox_url,
@@ -126,25 +130,40 @@ async def _start(stack: AsyncExitStack, database: Server, screen: Screen, option
     )
 
 
+def _logging_to(file: Path) -> Callable[[], None]:
+    """Have what libraries log go to a file and not to the screen; returns what ends that."""
+    handler = logging.FileHandler(file, delay=True)
+    root = logging.getLogger()
+    root.addHandler(handler)
+
+    def end() -> None:
+        root.removeHandler(handler)
+        handler.close()
+
+    return end
+
+
 def _on_signals(stopping: asyncio.Event) -> None:
-    def stop() -> None:
-        if stopping.is_set():
+    def stop(number: signal.Signals) -> None:
+        # The end of a terminal may well follow a Ctrl-C.
+        if stopping.is_set() and number != signal.SIGHUP:
             os._exit(130)
         stopping.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
 
 
 @asynccontextmanager
 async def _inbox() -> AsyncIterator[tuple[Inbox, str]]:
     """The inbox in this process, on the first port that it can have; the people it knows stand in a fixed order."""
-    inbox = Inbox(Settings(auto_workflows=True))
-    for person in _PEOPLE:
-        inbox.engine.worker.add_subscriber(person, {}, inbox.clock())
     async with AsyncExitStack() as stack:
         for port in candidates(INBOX_PORT):
+            # A fresh one each time: a server that did not come to listen has closed its inbox.
+            inbox = Inbox(Settings(auto_workflows=True))
+            for person in _PEOPLE:
+                inbox.engine.worker.add_subscriber(person, {}, inbox.clock())
             try:
                 url = await stack.enter_async_context(serving(inbox, host=HOST, port=port))
             except OSError:
@@ -193,6 +212,11 @@ def _recipients(inbox: Inbox) -> Callable[[str, str], Sequence[str]]:
     return recipients
 
 
+async def _told_of_end(screen: Screen, process: Process) -> None:
+    status = await process.ended()
+    screen.note(f"{process.name} {told(status)}, and the demo goes on without; its log is {process.log}")
+
+
 async def _warden(running: Processes) -> None:
     await running.lost.wait()
     raise DemoError("the process that looks after the others has ended, so the demo ends too")
@@ -220,18 +244,22 @@ def _overview(stage: _Stage, options: Options) -> Overview:
         Place(name="Gauges", where=f"{stage.tocsin.url}/metrics", what="the firing rows, for Prometheus"),
     ]
     if watched is not None and watched.prometheus is not None:
-        where = f"{watched.prometheus_url}/alerts"
-        places.append(Place(name="Prometheus", where=where, what="reads the gauges; its rules alert on them"))
+        where = f"{watched.prometheus_url}/"
+        places.append(Place(name="Prometheus", where=where, what="graph organization_alert, for example"))
     if watched is not None and watched.alertmanager is not None:
         where = f"{watched.alertmanager_url}/"
         places.append(Place(name="Alertmanager", where=where, what="tells the inbox what Prometheus says"))
-    places.append(Place(name="Settings", where=str(stage.tocsin.config), what="Tocsin's whole configuration"))
+    places += [
+        Place(name="Database", where=str(stage.psql), what="psql; try TABLE demo.organization_alert"),
+        Place(name="Settings", where=str(stage.tocsin.config), what="of Tocsin, whole"),
+        Place(name="Log", where=str(stage.tocsin.log), what="of Tocsin"),
+    ]
     return Overview(
         story=(
-            "Made-up deployments and auction bids go into a PostgreSQL. Two views say which organizations have a "
-            f"deployment spike and which bids a rule catches; a spike comes every {PLAN.spike_interval:g} seconds and "
-            f"lasts {DEPLOYMENT_WINDOW.total_seconds():g}. Tocsin watches the views: their rows are gauges, and "
-            "somebody is told when a row comes or goes."
+            "Made-up deployments and auction bids stream into PostgreSQL. Two views there hold what is alarming right "
+            "now: organizations that deploy unusually often, and bids that a rule catches. Tocsin watches the views. "
+            "A row that appears has fired, one that is gone has resolved; people are told of both, and each row is a "
+            f"gauge while it lasts. A spike comes every {PLAN.spike_interval:g} seconds."
         ),
         places=places,
         trials=_trials(stage),
@@ -240,25 +268,23 @@ def _overview(stage: _Stage, options: Options) -> Overview:
 
 
 def _trials(stage: _Stage) -> list[Trial]:
-    rule = "INSERT INTO demo.auction_alerts VALUES ('any bike', 'City Bike', 0, 'info')"
-    look = "TABLE demo.organization_alert"
+    rule = "UPDATE demo.organizations SET threshold = 0"
     command = Path(sys.executable).with_name("tocsin")
     with contextlib.suppress(ValueError):
         command = command.relative_to(Path.cwd())
     psql = shlex.quote(str(stage.psql))
     return [
         Trial(
-            what="Nobody answers: press 500 at the top of the inbox, wait for some lines, press Healthy. Nothing is "
-            "lost, nothing comes twice."
+            what="Nobody answers: press 500 at the top of the inbox, wait for some lines here, press Healthy. What had "
+            "to wait arrives then, once."
         ),
         Trial(
             what="A crash: Tocsin is started again and goes on where it was.",
             command=f"kill -9 {stage.tocsin.pid}",
         ),
-        Trial(what="A rule is a row: from now on every bike sold is told.", command=f'{psql} -c "{rule}"'),
-        Trial(what="The view itself:", command=f'{psql} -c "{look}"'),
+        Trial(what="Rules are rows: from now on a single deployment is a spike.", command=f'{psql} -c "{rule}"'),
         Trial(
-            what="What has been told so far:",
+            what="What has been told so far, and what waits:",
             command=f"{shlex.quote(str(command))} outbox list -c {shlex.quote(str(stage.tocsin.config))}",
         ),
     ]
@@ -269,6 +295,8 @@ def _hints(watched: Monitoring | None, options: Options) -> list[str]:
     if watched is not None and watched.missing:
         names = " and ".join(watched.missing)
         hints.append(f"With {names} on the PATH, the demo would run them too: graphs, rules and grouped alerts.")
+    if watched is not None and watched.problem:
+        hints.append(f"Without Prometheus: {watched.problem}")
     end = "Ctrl-C ends everything" if options.seconds is None else f"Everything ends after {options.seconds:g} s"
     hints.append(f"Everything listens on {HOST} only. {end} and leaves nothing behind.")
     return hints

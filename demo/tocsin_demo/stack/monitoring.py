@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tocsin_demo.stack.errors import DemoError
 from tocsin_demo.stack.ports import HOST, free
 from tocsin_demo.stack.processes import Process, Processes
 from tocsin_demo.stack.workspace import filled, shipped
@@ -17,18 +18,31 @@ _ALERTMANAGERS = ("alertmanager", "prometheus-alertmanager")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monitoring:
-    """What there is of both. `missing`: the programs that are not installed."""
+    """What there is of both. `missing`: programs that are not installed; `problem`: why installed ones do not run."""
 
     prometheus: Process | None = None
     prometheus_url: str = ""
     alertmanager: Process | None = None
     alertmanager_url: str = ""
     missing: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def running(self) -> tuple[Process, ...]:
+        """Those that were started."""
+        return tuple(process for process in (self.prometheus, self.alertmanager) if process is not None)
 
 
 async def start(processes: Processes, *, tocsin_port: int, inbox: str) -> Monitoring:
     """Start what is installed, each with its data in the temporary directory and on this machine's own address only.
-    How they do shows on their pages; nothing waits for them."""
+    Nothing waits for them, and the demo goes on without them."""
+    try:
+        return await _start(processes, tocsin_port=tocsin_port, inbox=inbox)
+    except DemoError as error:
+        return Monitoring(problem=str(error))
+
+
+async def _start(processes: Processes, *, tocsin_port: int, inbox: str) -> Monitoring:
     prometheus = shutil.which("prometheus")
     alertmanager = next(filter(None, map(shutil.which, _ALERTMANAGERS)), None)
     missing = [name for name, found in (("prometheus", prometheus), ("alertmanager", alertmanager)) if not found]

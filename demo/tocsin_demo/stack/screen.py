@@ -103,8 +103,10 @@ class Screen:
         if isinstance(line, Happened):
             self._line(line.at, Text(f"{line.kind:<8}", style=_KINDS.get(line.kind, "bold")), _happened(line))
         elif isinstance(line, Arrived):
-            waited = f"after up to {line.seconds:.0f} s" if line.count > 1 else f"after {line.seconds:.0f} s"
-            body = Text(f"{line.channel}: {_count(line.count)} that had to wait, {waited}; none is lost")
+            oldest = "the oldest for" if line.count > 1 else "for"
+            body = Text(f"{line.channel}: {_count(line.count)} that had to wait, {oldest} {line.seconds:.0f} s")
+            if line.told and line.told != (line.channel,):
+                body.append(f"  → {_plain(', '.join(line.told))}", style="green")
             self._line(time.time(), Text("arrived ", style="bold blue"), body)
         elif isinstance(line, GivenUp):
             body = Text(f"{line.channel}: {_count(line.count)}, kept as dead letters: {_plain(line.reason)}")
@@ -140,6 +142,10 @@ class Screen:
     def _line(self, at: float, kind: Text, body: Text) -> None:
         clock = time.strftime("%H:%M:%S", time.localtime(at))
         start = Text.assemble("  ", (clock, "dim"), "  ", kind, "  ")
+        if not self._console.is_terminal:
+            # Whole, for whatever reads lines.
+            self._print(Text.assemble(start, body), soft_wrap=True)
+            return
         if self._console.width < NARROW:
             self._print(start)
             self._print(Padding(body, (0, 0, 0, 4)))
@@ -179,11 +185,14 @@ def _happened(line: Happened) -> Text:
             Text.assemble("  ", (f"{_plain(name)}=", "dim"), (_plain(value), "not bold"), style="not bold")
         )
     if line.value:
-        body.append(f"  {_plain(line.value)}", style="cyan not bold")
+        was = f" (was {_plain(line.previous)})" if line.previous not in ("", line.value) else ""
+        body.append(f"  = {_plain(line.value)}{was}", style="cyan not bold")
     if line.told:
         body.append(f"  → {_plain(', '.join(line.told))}", style="green not bold")
-    for channel, reason in line.waiting:
-        body.append(f"  {_plain(channel)} waits{f' ({_plain(reason)})' if reason else ''}", style="red not bold")
+    if line.waiting:
+        channels = ", ".join(channel for channel, _ in line.waiting)
+        reasons = ", ".join(dict.fromkeys(reason for _, reason in line.waiting if reason)) or "on the way"
+        body.append(f"  waits: {_plain(channels)} ({_plain(reasons)})", style="red not bold")
     return body
 
 

@@ -59,6 +59,12 @@ class Supervisor:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def log(self) -> Path:
+        """What it says; the file goes on over its restarts."""
+        assert self._process is not None
+        return self._process.log
+
     async def start(self) -> None:
         """Start it for the first time, and return when it is ready.
 
@@ -93,6 +99,8 @@ class Supervisor:
             if await self._ready(process):
                 failures = 0
                 self._report(f"Tocsin is back as process {process.pid}, and goes on where it was")
+            elif process.status is None:
+                self._report(f"Tocsin is back as process {process.pid} but not ready; its page says why: {self.url}/")
             else:
                 failures += 1
                 if failures == _MOST_FAILURES:
@@ -112,7 +120,7 @@ class Supervisor:
         return self._process
 
     async def _ready(self, process: Process) -> bool:
-        """Wait until it is ready, or has ended."""
+        """Wait until it is ready; False if it ends instead, or takes too long."""
         try:
             async with asyncio.timeout(_READY_TIMEOUT):
                 while process.status is None:
@@ -120,13 +128,17 @@ class Supervisor:
                         return True
                     await asyncio.sleep(_LOOK_EVERY)
         except TimeoutError:
-            raise _failure(process) from None
+            pass
         return False
 
     async def _answers(self) -> bool:
         try:
-            async with self._session.get(f"{self.url}/readyz") as response:
-                return response.status == HTTPStatus.OK
+            async with self._session.get(f"{self.url}/api/v1/status") as response:
+                if response.status != HTTPStatus.OK:
+                    return False
+                status = await response.json()
+                # The channels start after the alerts.
+                return bool(status["ready"] and status["channels"])
         except (aiohttp.ClientError, OSError):
             return False
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
 
-PATIENCE = 0.8
-"""Seconds that a line waits for its notifications to arrive, so that most lines can say who has been told."""
+PATIENCE = 3.0
+"""Seconds that a line waits for its notifications to arrive or fail, so that it can say who has been told."""
 
 _PAGE = 50
 _MOST = 1000
+_NUMBERS = ("deployment_cnt", "price")  # the `value` of each alert in tocsin.yaml
 
 Get: TypeAlias = Callable[[str], Awaitable[Any]]
 Who: TypeAlias = Callable[[str, str], Sequence[str]]
@@ -21,25 +22,28 @@ Who: TypeAlias = Callable[[str, str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happened:
-    """A transition. `at`: epoch seconds; `told`: who has got a message; `waiting`: channels that could not deliver
-    yet, with the reason."""
+    """A transition. `at`: epoch seconds; `value` and `previous`: the number it is about; `told`: who has got a message;
+    `waiting`: channels that have not delivered yet, with the reason."""
 
     at: float
     kind: str
     alert: str
     labels: tuple[tuple[str, str], ...]
     value: str
+    previous: str
     told: tuple[str, ...]
     waiting: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """Notifications of one channel that had to wait and have arrived now. `seconds`: how long the oldest waited."""
+    """Notifications of one channel that had to wait and have arrived now. `seconds`: how long the oldest waited;
+    `told`: who has got them."""
 
     channel: str
     count: int
     seconds: float
+    told: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +115,9 @@ class Teller:
                 self._untold[key].records[record["id"]] = record
 
     def _settled(self, transition: _Transition) -> bool:
+        """Whether there is nothing to wait for: each notification has arrived, or an attempt has failed."""
         return all(
-            record["status"] != "pending" and self._who(record["id"], record["channel"])
+            self._who(record["id"], record["channel"]) if record["status"] == "delivered" else record["reason"]
             for record in transition.records.values()
         )
 
@@ -132,7 +137,8 @@ class Teller:
             kind=first["kind"],
             alert=first["alert"],
             labels=tuple(first["labels"].items()),
-            value=_value(first),
+            value=_number(first["row"]),
+            previous=_number(first["previous"] or {}),
             told=tuple(told),
             waiting=tuple(waiting),
         )
@@ -155,7 +161,8 @@ class Teller:
         lines: list[Line] = []
         for channel, those in arrived.items():
             oldest = min(_epoch(record["created_at"]) for record in those)
-            lines.append(Arrived(channel=channel, count=len(those), seconds=now - oldest))
+            told = dict.fromkeys(who for record in those for who in self._who(record["id"], channel))
+            lines.append(Arrived(channel=channel, count=len(those), seconds=now - oldest, told=tuple(told)))
         for channel, those in given_up.items():
             reason = those[0]["detail"] or those[0]["reason"]
             lines.append(GivenUp(channel=channel, count=len(those), reason=reason))
@@ -166,11 +173,6 @@ def _epoch(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-def _value(record: dict[str, Any]) -> str:
-    """What the row is about, in words of the demo; empty for alerts that somebody has added."""
-    row, previous = record["row"], record["previous"] or {}
-    for column, words in (("deployment_cnt", "{} deployments"), ("price", "price {}")):
-        if column in row:
-            now, before = row[column], previous.get(column)
-            return words.format(now if before in (None, now) else f"{before} → {now}")
-    return ""
+def _number(row: dict[str, Any]) -> str:
+    """What a row of the demo's views is about; empty for alerts that somebody has added."""
+    return next((str(row[column]) for column in _NUMBERS if column in row), "")
