@@ -151,6 +151,8 @@ def _content(payload: Any) -> dict[str, Any]:
     if not isinstance(payload, dict):
         body = "" if payload is None else payload if isinstance(payload, str) else _plain(payload)
         return {"title": "", "body": _short(body), "severity": "", "status": "", "labels": [], "fields": [], "more": 0}
+    if "groupKey" in payload:
+        payload = _group(payload)
     notes = _object(payload, "annotations")
     used: set[str] = set()
     title = _first([payload, notes], _TITLE, used) or _first([notes], ["summary"], used) or _short(payload.get("alert"))
@@ -178,6 +180,19 @@ def _content(payload: Any) -> dict[str, Any]:
         ],
         "fields": rows[:FIELDS],
         "more": max(0, len(rows) - FIELDS),
+    }
+
+
+def _group(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of Alertmanager's in the shape of a notification: what its alerts have in common, and their number."""
+    labels, notes = _object(payload, "commonLabels"), _object(payload, "commonAnnotations")
+    alerts = payload.get("alerts")
+    return {
+        "title": labels.get("alertname"),
+        "status": payload.get("status"),
+        "labels": {name: value for name, value in labels.items() if name not in {"alertname", "instance", "job"}},
+        "annotations": notes,
+        "alerts": len(alerts) if isinstance(alerts, list) and len(alerts) > 1 else None,
     }
 
 
