@@ -69,10 +69,11 @@ class Prometheus:
     client: aiohttp.ClientSession
 
     async def get(self, path: str, **parameters: str) -> Any:
-        """The data of an answer of the API. Raises AssertionError with the server's words where it refuses."""
+        """The data of an answer of the API. Raises ValueError with the server's words where it refuses."""
         async with self.client.get(f"{self.url}/api/v1/{path}", params=parameters) as response:
             answer = await response.json()
-        assert answer["status"] == "success", answer["error"]
+        if answer["status"] != "success":
+            raise ValueError(f"{parameters}: {answer['error']}")
         return answer["data"]
 
     async def query(self, expression: str) -> list[dict[str, Any]]:
