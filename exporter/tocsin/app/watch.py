@@ -105,6 +105,8 @@ class Watch:
         self._may_resume = True
         self._committed_at = 0.0
         self._committed_frontier: int | None = None
+        self._committing = False
+        self._applied: int | None = None  # the frontier that is kept: what the next subscription may start from
         outlets.metrics.state = self.measure
 
     @property
@@ -168,8 +170,10 @@ class Watch:
         """Write down the frontier at the end of a run, so that the next one resumes as late as it can."""
         if self._out.ledger is None or self._firing is None or not self._known:
             return
-        if self.frontier is not None and self.frontier != self._committed_frontier:
-            await self._out.ledger.commit(self._commit(Outcome(), self._firing, self.frontier))
+        # Whoever stops a watch may cut it off in the middle of a commit, which still takes place: then that was the
+        # last.
+        if not self._committing and self._applied not in (None, self._committed_frontier):
+            await self._out.ledger.commit(self._commit(Outcome(), self._firing, self._applied))
 
     def close(self) -> None:
         """Take the alert's series off the page."""
@@ -183,8 +187,8 @@ class Watch:
             await self._restore()
         resume = None
         # Without a ledger nothing is told, so nothing can be missed: the state of now is enough.
-        if self._out.ledger is not None and self._may_resume and self.frontier is not None:
-            resume = self.frontier - 1
+        if self._out.ledger is not None and self._may_resume and self._applied is not None:
+            resume = self._applied - 1
         async with self._source.open(self.alert.subject, resume=resume) as stream:
             self._bind(stream.columns)
             async for batch in stream.batches():
@@ -192,12 +196,13 @@ class Watch:
                 yield batch
 
     async def _restore(self) -> None:
+        self._committing = False
         if self._out.ledger is None:
             return
         stored = self._stored = await self._out.ledger.load(self.alert.name)
         self._known = stored is not None
         if stored is not None:
-            self.frontier = self._committed_frontier = stored.frontier
+            self.frontier = self._applied = self._committed_frontier = stored.frontier
             self._redefined = stored.definition != self._definition
             self._may_resume = not self._redefined
 
@@ -240,6 +245,8 @@ class Watch:
         if self.gauges is not None and rendered is not None:
             self.gauges.install(rendered, now)
             self._shown = True
+        # With the gauges, not after the commit: a page names the frontier of the rows that it shows.
+        self.frontier = batch.frontier
         metrics = self._out.metrics
         metrics.updates.inc(len(batch.updates))
         metrics.collisions.inc(firing.collisions - oddities[0])
@@ -252,7 +259,7 @@ class Watch:
         if not self._up:
             log.info("source up", alert=self.alert.name, firing=firing.firing)
         self._up, self.message, self._may_resume = True, "", True
-        self.frontier, self.last_progress = batch.frontier, self._clock()
+        self._applied, self.last_progress = batch.frontier, self._clock()
         self._out.publish(outcome.transitions)
 
     def _work(self, firing: FiringSet, batch: Batch) -> tuple[Outcome, Rendered | None]:
@@ -284,18 +291,18 @@ class Watch:
 
     def _compare(self, batch: Batch, as_of: int, outcome: Outcome) -> None:
         """What it means that the snapshot stands where it stands."""
-        if not self._known or batch.polled or self.frontier is None:
+        if not self._known or batch.polled or self._applied is None:
             return
         differences = sum(transition.at == as_of for transition in outcome.transitions)
         if self._redefined:
             log.info("the alert's definition changed; compared afresh", alert=self.alert.name, differences=differences)
-        elif as_of != self.frontier - 1:
+        elif as_of != self._applied - 1:
             self.gaps += 1
             self._out.metrics.gaps.inc()
             log.warning(
                 "the source's history does not reach back to the frontier; what came and went meanwhile is unknown",
                 alert=self.alert.name,
-                seconds=round((as_of - self.frontier + 1) / 1000, 3),
+                seconds=round((as_of - self._applied + 1) / 1000, 3),
                 differences=differences,
             )
         elif differences:
@@ -313,7 +320,9 @@ class Watch:
         news = outcome.transitions or outcome.saved or outcome.gone or not self._known or self._redefined
         if not news and began - self._committed_at < _FRONTIER_EVERY:
             return
+        self._committing = True
         notifications = await ledger.commit(self._commit(outcome, firing, batch.frontier))
+        self._committing = False
         self._out.metrics.commit_seconds.observe(self._clock() - began)
         self._known, self._redefined, self._ended = True, False, []
         self._committed_at, self._committed_frontier = began, batch.frontier

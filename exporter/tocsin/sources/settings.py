@@ -75,8 +75,8 @@ class Connection(Settings):
     """After how much silence TCP asks whether the other side is still there. Three unanswered questions, a third of
     this apart, end the connection."""
     snapshot_timeout: Positive = 300.0
-    """How long the first complete snapshot may take. A server that has just started may first have to read the view
-    in."""
+    """How long the source may stay silent before its first snapshot is complete. A server that has just started may
+    have to read the view in first."""
     progress_timeout: Positive = 30.0
     """How long the source may stay silent after that before it counts as stalled."""
     on_stall: Literal["reconnect", "exit"] = "reconnect"

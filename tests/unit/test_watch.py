@@ -1,0 +1,143 @@
+"""A watch with a scripted source and a ledger that can be held: what happens when it is cut off at the worst moment."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from support.waiting import until
+from tocsin.app.watch import Outlets, Timing, Watch
+from tocsin.backoff import Backoff
+from tocsin.config import Alert, load
+from tocsin.exposition import Metrics, Page
+from tocsin.ledger import Commit
+from tocsin.ledger.sqlite import SqliteLedger, open_ledger
+from tocsin.model import Batch, Column, Columns, Kind, Notification
+from tocsin.sources import Subject
+
+COLUMNS = (Column(name="id", oid=23),)
+CONFIG = """
+sources: {mz: {type: materialize, dsn: "postgresql://tocsin@127.0.0.1:1/materialize"}}
+channels: {out: {type: console}}
+alerts: {late: {source: mz, relation: late, labels: [id], notify: [out]}}
+"""
+
+
+class Scripted:
+    """A source that gives batches as they are put in."""
+
+    def __init__(self) -> None:
+        self.batches: asyncio.Queue[Batch] = asyncio.Queue()
+        self.resumes: list[int | None] = []
+
+    @asynccontextmanager
+    async def open(self, subject: Subject, *, resume: int | None) -> AsyncIterator[Any]:
+        self.resumes.append(resume)
+        yield _Stream(self.batches)
+
+    async def describe(self, subject: Subject) -> Columns:
+        return COLUMNS
+
+    async def sample(self, subject: Subject) -> None:
+        return None
+
+
+class _Stream:
+    columns = COLUMNS
+
+    def __init__(self, batches: "asyncio.Queue[Batch]") -> None:
+        self._queue = batches
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        while True:
+            yield await self._queue.get()
+
+
+class Held:
+    """A ledger whose commits, when asked to, are written but do not come back."""
+
+    def __init__(self, ledger: SqliteLedger) -> None:
+        self._ledger = ledger
+        self.holding = False
+        self.written = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def commit(self, commit: Commit) -> Sequence[Notification]:
+        notifications = await self._ledger.commit(commit)
+        self.written += 1
+        if self.holding:
+            await asyncio.Event().wait()
+        return notifications
+
+
+def watch_of(alert: Alert, source: Scripted, ledger: Held) -> Watch:
+    metrics = Metrics("0")
+    outlets = Outlets(
+        page=Page(metrics),
+        metrics=metrics.alert(alert.name),
+        ledger=ledger,  # type: ignore[arg-type]
+        routes={"out": frozenset(Kind)},
+        offer=lambda _: None,
+        publish=lambda _: None,
+    )
+    timing = Timing(backoff=Backoff(initial=0.01, maximum=0.01), stale_after=300.0, exit_on_stall=False)
+    return Watch(alert, source, timing, outlets)
+
+
+async def test_a_watch_that_is_cut_off_in_a_commit_does_not_turn_the_kept_frontier_back(tmp_path: Path) -> None:
+    """Otherwise the next run would take a snapshot older than the rows it has kept, and tell that they had gone."""
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(CONFIG)
+    alert = load(file, {}).alerts["late"]
+    store = open_ledger(tmp_path / "ledger.db")
+    source, ledger = Scripted(), Held(store)
+    watch = watch_of(alert, source, ledger)
+    task = asyncio.create_task(watch.run())
+    source.batches.put_nowait(Batch(updates=[], frontier=11, snapshot=10))
+    await until(lambda: ledger.written == 1, "the snapshot is kept")
+    source.batches.put_nowait(Batch(updates=[], frontier=20))  # mere progress, which is not written at once
+    await until(lambda: watch.frontier == 20, "the progress is taken in")
+    ledger.holding = True
+    source.batches.put_nowait(Batch(updates=[(25, 1, ("1",))], frontier=30))
+    await until(lambda: ledger.written == 2, "the row is kept")
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    ledger.holding = False
+    await watch.finish()
+    stored = await store.load("late")
+    assert stored is not None
+    assert stored.frontier == 30
+    await store.close()
+
+
+async def test_mere_progress_is_kept_at_the_end_so_that_the_next_run_starts_there(tmp_path: Path) -> None:
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(CONFIG)
+    alert = load(file, {}).alerts["late"]
+    store = open_ledger(tmp_path / "ledger.db")
+    source, ledger = Scripted(), Held(store)
+    watch = watch_of(alert, source, ledger)
+    task = asyncio.create_task(watch.run())
+    source.batches.put_nowait(Batch(updates=[], frontier=11, snapshot=10))
+    source.batches.put_nowait(Batch(updates=[], frontier=20))
+    await until(lambda: watch.frontier == 20, "the progress is taken in")
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await watch.finish()
+    stored = await store.load("late")
+    assert stored is not None
+    assert stored.frontier == 20
+
+    again = watch_of(alert, source, ledger)
+    task = asyncio.create_task(again.run())
+    await until(lambda: source.resumes == [None, 19], "the next run asks for the history since then")
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await store.close()
