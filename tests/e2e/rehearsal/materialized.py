@@ -1,0 +1,95 @@
+"""The double of Materialize as the container `materialized`: the demo's views, without rows at first.
+
+Without an argument it serves, on every address of the container. With one, it hands a command (see
+`support.materialize.commands`) to the double that serves, and prints its answer.
+"""
+
+import asyncio
+import json
+import sys
+
+from support.materialize import MaterializeDouble
+from support.materialize.commands import Commands
+
+SQL_PORT, DOUBLE_PORT, CONTROL_PORT = 6875, 16875, 16800
+
+VIEWS = {
+    "demo.organization_alert": (
+        ("alert_name", "text"),
+        ("organization", "text"),
+        ("severity", "text"),
+        ("owner", "text"),
+        ("deployment_cnt", "int8"),
+        ("customer_cnt", "int8"),
+    ),
+    "demo.active_alerts": (
+        ("alert_name", "text"),
+        ("auction_id", "int4"),
+        ("item_name", "text"),
+        ("price", "numeric"),
+        ("bidder", "text"),
+        ("severity", "text"),
+    ),
+    "demo.rejected_events": (
+        ("topic", "text"),
+        ("partition", "int4"),
+        ("offset", "uint8"),
+        ("reason", "text"),
+        ("sample", "text"),
+        ("received_at", "timestamptz"),
+    ),
+}
+
+
+async def serve() -> None:
+    """Serve for ever."""
+    double = MaterializeDouble(progress_interval=1.0)
+    double.create_cluster("alerting")
+    for name, columns in VIEWS.items():
+        double.create(name, columns, retain=3_600_000)
+    commands = Commands(double)
+    # The double listens on the loopback address alone, as it should in tests; other containers come by this.
+    await double.start(port=DOUBLE_PORT)
+    await asyncio.start_server(_forward, "0.0.0.0", SQL_PORT)
+
+    async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await commands.answer((await reader.readline()).decode()) + "\n").encode())
+        await writer.drain()
+        writer.close()
+
+    await asyncio.start_server(control, "127.0.0.1", CONTROL_PORT)
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", DOUBLE_PORT)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_copy(reader, onward_writer))
+            group.create_task(_copy(onward_reader, writer))
+    except* OSError:
+        pass
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(1 << 16):
+            target.write(data)
+            await target.drain()
+    finally:
+        target.close()
+
+
+async def tell(command: str) -> int:
+    """Hand a command over; 0 if it was carried out."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", CONTROL_PORT)
+    writer.write(command.encode() + b"\n")
+    answer = (await reader.readline()).decode()
+    writer.close()
+    print(answer, end="")
+    return 0 if json.loads(answer)["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(tell(sys.argv[1]) if len(sys.argv) > 1 else serve()))
