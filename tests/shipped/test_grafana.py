@@ -161,6 +161,13 @@ def test_a_table_shows_columns_that_its_queries_have() -> None:
             assert {sort["displayName"] for sort in panel["options"]["sortBy"]} <= shown
 
 
+def test_the_runbooks_name_panels_that_there_are() -> None:
+    text = " ".join((ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8").split())
+    named = set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", text))
+    titles = {panel["title"] for board in BOARDS.values() for panel in board["panels"]}
+    assert named - titles - {board["title"] for board in BOARDS.values()} == {"Status, Targets", "Reload"}
+
+
 def _yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
