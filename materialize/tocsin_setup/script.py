@@ -141,8 +141,6 @@ class _Statement:
         self.words = tuple(token.text for token in tokens if token.kind != "space")
 
     def _render(self, token: _Token) -> str:
-        if token.kind == "space":
-            return " "
         if token.kind not in {"literal", "identifier"}:
             return token.text
         value = self.value(token.text)
@@ -224,7 +222,11 @@ def _statements(file: str, text: str, values: Mapping[str, str]) -> Iterator[_St
             raise ScriptError(f"{file}:{token.line}: a line for psql inside a statement; is a semicolon missing?")
         elif token.text in {"'", '"'}:
             raise ScriptError(f"{file}:{token.line}: a quote without its end")
-        elif token.kind not in {"comment", "meta"} and (tokens or token.kind != "space"):
+        elif token.kind in {"comment", "meta", "space"}:
+            # Layout is no part of a statement: one blank, wherever there is any.
+            if tokens and tokens[-1].kind != "space":
+                tokens.append(_Token("space", " ", token.line))
+        else:
             tokens.append(token)
     if tokens:
         raise ScriptError(f"{file}:{tokens[0].line}: a statement without a semicolon")
