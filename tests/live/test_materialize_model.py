@@ -1,0 +1,434 @@
+"""The shipped SQL and the shipped producer, on a Materialize and a Kafka broker that are really there.
+
+TOCSIN_TEST_MATERIALIZE_DSN names the one, TOCSIN_TEST_KAFKA the other (host:port). Where Materialize reaches the broker
+by another name, TOCSIN_TEST_KAFKA_FROM_MATERIALIZE says which. All that is made lives in a schema, a cluster and a role
+with a random name that go with the tests. The topics are those of the producer, and stay. Each test has organizations
+and items of its own, so that what was sent before does not matter; only malformed events that somebody else sends
+meanwhile would.
+"""
+
+import itertools
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tocsin_producer.events import CUSTOMER_EVENTS, TOPICS, WINNING_BIDS, Kind, Schedule
+from tocsin_producer.metrics import Metrics
+from tocsin_producer.plan import Plan
+from tocsin_producer.sinks.kafka import KafkaSink
+
+DSN = os.environ.get("TOCSIN_TEST_MATERIALIZE_DSN", "")
+KAFKA = os.environ.get("TOCSIN_TEST_KAFKA", "")
+INNER_KAFKA = os.environ.get("TOCSIN_TEST_KAFKA_FROM_MATERIALIZE") or KAFKA
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(not (DSN and KAFKA), reason="needs TOCSIN_TEST_MATERIALIZE_DSN and TOCSIN_TEST_KAFKA"),
+    pytest.mark.xdist_group("materialize_model"),
+    pytest.mark.timeout(180),
+]
+
+MATERIALIZE = Path(__file__).parents[2] / "materialize"
+WINDOW = 20.0  # seconds; shipped: two minutes
+SOON = 30.0
+AT_ONCE = 2.0
+
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T], what: str, within: float = SOON) -> T:
+    """Look until there is something true to see, and return it."""
+    deadline = time.monotonic() + within
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        time.sleep(0.02)
+    return found
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, printed
+    return printed
+
+
+class Model:
+    """The model under test."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.first = ""
+        self.connection: psycopg.Connection[Any] | None = None
+        port = int(conninfo_to_dict(DSN).get("port") or 6875)
+        self.environ = os.environ | {
+            "TOCSIN_SETUP_DSN": DSN,
+            "TOCSIN_SETUP_SYSTEM_DSN": make_conninfo(DSN, user="mz_system", port=port + 2),
+            "TOCSIN_SETUP_SCHEMA": name,
+            "TOCSIN_SETUP_CLUSTER": name,
+            "TOCSIN_SETUP_ROLE": name,
+            "TOCSIN_SETUP_BROKER": INNER_KAFKA,
+            "TOCSIN_SETUP_DEPLOYMENT_WINDOW": f"{WINDOW:g} seconds",
+            "TOCSIN_SETUP_TIMEOUT": "90s",
+        }
+
+    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(MATERIALIZE / script), *arguments]
+        return subprocess.Popen(
+            command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+        )
+
+    def setup(self, *arguments: str) -> str:
+        """Run setup.py, and return what it printed."""
+        return ended(self.start("setup.py", *arguments))
+
+    def rule(self, *arguments: str) -> str:
+        return ended(self.start("rule.py", *arguments))
+
+    def connect(self, **more: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            make_conninfo(DSN, options=f"--cluster={self.name}", **more), autocommit=True, prepare_threshold=None
+        )
+
+    def run(self, statement: str) -> list[Any]:
+        """Run a statement. `{}` stands for the schema."""
+        if self.connection is None:
+            self.connection = self.connect()
+        text = statement.replace("{}", sql.Identifier(self.name).as_string())
+        cursor = self.connection.execute(text.encode())
+        return cursor.fetchall() if cursor.description else []
+
+    def alert(self, organization: str) -> list[Any]:
+        columns = "alert_name, severity, owner, deployment_cnt, customer_cnt"
+        return self.run(f"SELECT {columns} FROM {{}}.organization_alert WHERE organization = '{organization}'")
+
+    def organization(self, threshold: int = 5) -> str:
+        """An organization of the test's own."""
+        name = f"org-{secrets.token_hex(4)}"
+        row = f"'{name}', 'owner-of-{name}', 'warning', {threshold}, 'x@example.com'"
+        self.run(f"INSERT INTO {{}}.organizations VALUES ({row})")
+        return name
+
+    @contextmanager
+    def subscriber(self, view: str) -> Iterator[list[str]]:
+        """Lines of a subscription as they come; the last one is "ended: ..." once it has ended."""
+        lines: list[str] = []
+        connection = self.connect()
+        relation = sql.Identifier(self.name, view).as_string()
+
+        def read() -> None:
+            try:
+                with connection.cursor().copy(
+                    f"COPY (SUBSCRIBE {relation} WITH (PROGRESS)) TO STDOUT".encode()
+                ) as copy:
+                    for data in copy:
+                        lines.extend(bytes(data).decode().splitlines())
+                lines.append("ended: in order")
+            except psycopg.Error as error:
+                lines.append(f"ended: {error}")
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        until(lambda: len(lines) > 1, "first progress")
+        yield lines
+        connection.cancel_safe()
+        thread.join(10)
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    """The model as setup.py makes it."""
+    model = Model(f"tocsin_test_{secrets.token_hex(4)}")
+    try:
+        model.first = model.setup()
+        yield model
+    finally:
+        if model.connection is not None:
+            model.connection.close()
+        with psycopg.connect(DSN, autocommit=True) as admin:
+            for statement in ("DROP SCHEMA {} CASCADE", "DROP CLUSTER {} CASCADE", "DROP ROLE {}"):
+                with suppress(psycopg.Error):
+                    admin.execute(sql.SQL(statement).format(sql.Identifier(model.name)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sink() -> Iterator[KafkaSink]:
+    sink = KafkaSink(KAFKA, metrics=Metrics(), monotonic=time.monotonic)
+    sink.prepare(TOPICS)
+    yield sink
+    sink.close()
+
+
+def send(sink: KafkaSink, topic: str, *messages: bytes | dict[str, Any]) -> None:
+    for message in messages:
+        sink.send(topic, b"1", message if isinstance(message, bytes) else json.dumps(message).encode())
+    sink.flush()
+
+
+def deployment(organization: str, **other: Any) -> dict[str, Any]:
+    return {
+        "customer_id": 1,
+        "customer_name": "Zoë \U0001f355",
+        "deployment_type": "cloud",
+        "organization": organization,
+        "event_type": "deployment_created",
+        "event_ts": int(time.time()),
+    } | other
+
+
+def produce(*arguments: str) -> subprocess.Popen[str]:
+    """Start the shipped producer; its schedule ends."""
+    command = [sys.executable, "-m", "tocsin_producer", "--sink", "kafka", "--brokers", KAFKA, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_the_first_run_makes_everything_with_comments_and_the_second_nothing(model: Model) -> None:
+    assert "replaced" not in model.first
+    model.setup("--check")
+    again = model.setup()
+    words = {line.split()[0] for line in again.splitlines()[:-1]}
+    assert words <= {"unchanged", "granted", "skipped"}, again
+    without = model.run(
+        "SELECT o.name FROM mz_catalog.mz_objects AS o JOIN mz_catalog.mz_schemas AS s ON s.id = o.schema_id "
+        "LEFT JOIN mz_internal.mz_comments AS c ON c.id = o.id AND c.object_type = o.type AND c.object_sub_id IS NULL "
+        f"WHERE s.name = '{model.name}' AND c.comment IS NULL AND o.name NOT LIKE '%_progress'"
+    )
+    assert without == []
+
+
+def test_alert_views_retain_history_where_the_server_allows_it(model: Model) -> None:
+    kept = dict(
+        model.run(
+            "SELECT o.name, h.value::text FROM mz_internal.mz_history_retention_strategies AS h "
+            "JOIN mz_catalog.mz_objects AS o ON o.id = h.id JOIN mz_catalog.mz_schemas AS s ON s.id = o.schema_id "
+            f"WHERE s.name = '{model.name}' AND o.type = 'materialized-view'"
+        )
+    )
+    refused = "keeps no history" in model.first
+    expected = "1000" if refused else "3600000"
+    assert {kept[view] for view in ("organization_alert", "active_alerts", "rejected_events")} == {expected}
+
+
+def test_a_spike_of_the_producer_is_a_row_within_two_seconds_and_is_gone_after_the_window(model: Model) -> None:
+    organizations = [model.organization(threshold=9) for _ in range(4)]
+    options = ("--organizations", ",".join(organizations), "--rate", "0", "--bid-rate", "0")
+    plan = Plan(
+        organizations=tuple(organizations), rate=0, bid_rate=0, spike_interval=600, first_spike_after=4, limit=20
+    )
+    events = [json.loads(event.value or b"") for event in Schedule(plan).events(start=0)]
+    spiking = events[-1]["organization"]
+    expected = sum(event["organization"] == spiking for event in events)
+
+    with model.subscriber("organization_alert") as lines:
+        producer = produce(*options, "--spike-interval", "600s", "--first-spike-after", "4s", "--limit", "20")
+        until(lambda: firing(lines, spiking), "the spike")
+        seen = time.time()
+        ((sent, spiked),) = model.run(
+            "SELECT extract(epoch FROM max(received_at))::float8, extract(epoch FROM max(event_at))::float8 "
+            f"FROM {{}}.customer_events_checked WHERE organization = '{spiking}'"
+        )
+        assert seen - sent <= AT_ONCE
+        ended(producer)
+        until(lambda: [row[3] for row in model.alert(spiking)] == [expected], f"{expected} deployments", within=5)
+        types = model.run(f"SELECT max(deployment_cnt) FROM {{}}.dim_deployments WHERE organization = '{spiking}'")
+        assert types[0][0] >= plan.spike_size
+
+        until(lambda: not firing(lines, spiking), "the end of the spike", within=WINDOW + SOON)
+        assert -0.5 <= time.time() - (spiked + WINDOW) <= AT_ONCE
+    others = set(organizations) - {spiking}
+    assert not any(one in line for one in others for line in lines)
+
+
+def changes(lines: Sequence[str], organization: str) -> list[tuple[int, int]]:
+    """Timestamps and differences of an organization's rows, up to the last progress; of a timestamp, the retractions
+    first."""
+    rows = [line.split("\t") for line in lines]
+    closed = max(position for position, row in enumerate(rows) if row[1:2] == ["t"])
+    return sorted((int(row[0]), int(row[2])) for row in rows[:closed] if row[1] == "f" and organization in row)
+
+
+def firing(lines: Sequence[str], organization: str) -> bool:
+    return sum(diff for _, diff in changes(lines, organization)) > 0
+
+
+def test_both_types_of_deployment_are_one_row_that_stays_when_one_of_them_clears(model: Model, sink: KafkaSink) -> None:
+    organization = model.organization()
+    now = int(time.time())
+    early, late = now - int(WINDOW) + 10, now
+    with model.subscriber("organization_alert") as lines:
+        send(sink, CUSTOMER_EVENTS, *[deployment(organization, event_ts=early)] * 6)
+        send(
+            sink,
+            CUSTOMER_EVENTS,
+            *[deployment(organization, event_ts=late, deployment_type="on_prem", customer_id=2)] * 7,
+        )
+        until(lambda: [row[3:] for row in model.alert(organization)] == [(13, 2)], "both types")
+        until(lambda: [row[3:] for row in model.alert(organization)] == [(7, 1)], "one type")
+        until(lambda: not model.alert(organization), "neither", within=WINDOW + SOON)
+        until(lambda: not firing(lines, organization), "the end at the subscriber")
+        found = changes(lines, organization)
+    held = list(itertools.accumulate(diff for _, diff in found))
+    assert held[-1] == 0
+    assert max(held) == 1
+
+
+def test_malformed_events_are_counted_and_the_views_go_on(model: Model, sink: KafkaSink) -> None:
+    plan = Plan(rate=100, bid_rate=100, spike_interval=0, malformed=1, limit=400)
+    malformed = [event for event in Schedule(plan).events(start=0) if event.kind is Kind.MALFORMED]
+    counted = sum(event.value is not None for event in malformed)
+    assert {event.topic for event in malformed} == set(TOPICS)
+    rejected = "SELECT count(*) FROM {}.rejected_events"
+    before = settled(lambda: model.run(rejected)[0][0])
+    ended(produce("--rate", "100", "--bid-rate", "100", "--spike-interval", "0", "--malformed", "1", "--limit", "400"))
+    until(lambda: model.run(rejected)[0][0] >= before + counted, f"{counted} rejected events")
+    assert settled(lambda: model.run(rejected)[0][0]) == before + counted
+    still_works(model, sink)
+
+
+def settled(look: Callable[[], T]) -> T:
+    """What is seen when it has not changed for some seconds: sources tick once a second."""
+    last, since = look(), time.monotonic()
+    while time.monotonic() - since < 3:
+        time.sleep(0.2)
+        if (seen := look()) != last:
+            last, since = seen, time.monotonic()
+    return last
+
+
+def still_works(model: Model, sink: KafkaSink) -> None:
+    organization = model.organization()
+    send(sink, CUSTOMER_EVENTS, *[deployment(organization)] * 6)
+    until(lambda: model.alert(organization), "a row in a working view")
+    for view in ("dim_deployments", "organization_alert", "active_alerts", "rejected_events"):
+        model.run(f"SELECT * FROM {{}}.{view}")
+
+
+def test_hostile_messages_are_rejected_with_a_reason_and_break_nothing(model: Model, sink: KafkaSink) -> None:
+    sound = json.dumps(deployment("nobody")).encode()
+    hostile: dict[bytes, str] = {
+        b"\xff\xfe": "not UTF-8",
+        sound + b"\0": "not UTF-8",
+        b"\xed\xa0\x80": "not UTF-8",
+        b"": "not a flat JSON object",
+        b"[1,2]": "not a flat JSON object",
+        b'{"broken': "not a flat JSON object",
+        b'{"a":1e999999}': "not a flat JSON object",
+        b'{"a":{"b":1}}': "not a flat JSON object",
+        b'{"a":"\\u0000"}': "not a flat JSON object",
+        b'{"a":"\\ud83d"}': "not a flat JSON object",
+        b"\xef\xbb\xbf" + sound: "not a flat JSON object",
+        b"\xc2\xa0" + sound: "not a flat JSON object",
+        sound + b"\x0b": "not a flat JSON object",
+        sound + b"\xe2\x80\xa8": "not a flat JSON object",
+        json.dumps(deployment("nobody", customer_id="seven")).encode(): "customer_id is missing or not as agreed",
+        json.dumps(deployment("nobody", event_ts=99_999_999_999)).encode(): "event_ts is missing or not as agreed",
+        json.dumps(deployment("nobody", event_ts=9_999_999_999)).encode(): "event_ts is in the future",
+        json.dumps(deployment("nobody", customer_name="x" * 900_000)).encode(): "larger than 65536 bytes",
+    }
+    query = "SELECT reason, count(*) FROM {}.rejected_events WHERE topic = 'customer_events' GROUP BY reason"
+    before: dict[str, int] = dict(settled(lambda: sorted(model.run(query))))
+    send(sink, CUSTOMER_EVENTS, *hostile)
+    reasons = list(hostile.values())
+    expected = before | {reason: before.get(reason, 0) + reasons.count(reason) for reason in set(reasons)}
+    until(lambda: dict(model.run(query)) == expected, f"rejected: {expected}")
+    still_works(model, sink)
+
+
+def test_a_rule_is_added_changed_and_removed_live(model: Model, sink: KafkaSink) -> None:
+    item = f"item {secrets.token_hex(4)}"
+    bid = {"auction_id": 1, "item": item, "amount": "50.00", "bidder": "Jo", "bid_ts": int(time.time())}
+    send(sink, WINNING_BIDS, bid, bid | {"auction_id": 2, "amount": 50.01})
+
+    def caught() -> list[Any]:
+        query = (
+            f"SELECT auction_id, price::text, severity FROM {{}}.active_alerts WHERE item_name = '{item}' ORDER BY 1"
+        )
+        return model.run(query)
+
+    until(lambda: model.run(f"SELECT 1 FROM {{}}.winning_bids WHERE item = '{item}' AND auction_id = 2"), "the bids")
+    assert caught() == []
+    model.rule("add", item, "--item", item, "--above", "50", "--severity", "info")
+    until(lambda: caught() == [(2, "50.01", "info")], "what sells for more, and not for the same", within=5)
+    model.rule("change", item, "--above", "10", "--severity", "critical")
+    both = [(1, "50", "critical"), (2, "50.01", "critical")]
+    until(lambda: [(a, p.removesuffix(".00"), s) for a, p, s in caught()] == both, "both", within=5)
+    assert item in model.rule("list")
+    model.rule("remove", item)
+    until(lambda: caught() == [], "nothing", within=5)
+
+
+def test_a_raised_threshold_ends_a_spike_at_once(model: Model, sink: KafkaSink) -> None:
+    organization = model.organization()
+    send(sink, CUSTOMER_EVENTS, *[deployment(organization)] * 10)
+    until(lambda: model.alert(organization), "the spike")
+    model.rule("set-threshold", organization, "20")
+    until(lambda: not model.alert(organization), "its end", within=5)
+
+
+def test_two_setups_at_once_leave_a_running_subscriber_alone(model: Model, sink: KafkaSink) -> None:
+    with model.subscriber("organization_alert") as lines:
+        both = [model.start("setup.py") for _ in range(2)]
+        printed = [ended(one) for one in both]
+        assert not any("replaced" in text or "created" in text for text in printed), printed
+        organization = model.organization()
+        send(sink, CUSTOMER_EVENTS, *[deployment(organization)] * 6)
+        until(lambda: any(organization in line for line in lines), "a row at the subscriber")
+        assert not lines[-1].startswith("ended")
+
+
+def test_a_changed_view_is_replaced_and_the_subscriber_of_another_one_goes_on(model: Model, sink: KafkaSink) -> None:
+    with model.subscriber("organization_alert") as spikes, model.subscriber("active_alerts") as auctions:
+        printed = model.setup("--bid-window", "4 minutes")
+        assert [line.split()[0] for line in printed.splitlines() if "active_alerts:" in line] == ["replaced"], printed
+        until(lambda: auctions[-1].startswith("ended"), "the end of the replaced view's subscription")
+        many = len(spikes)
+        until(lambda: len(spikes) > many + 2, "more progress at the other one")
+    with model.connect(user=model.name) as reader:  # the grant is there again
+        reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.name, "active_alerts")))
+    model.setup()  # and back
+
+
+def test_the_role_may_read_the_alert_views_and_nothing_else(model: Model) -> None:
+    try:
+        checks = model.run("SHOW enable_rbac_checks")[0][0]
+    except psycopg.Error:
+        checks = "unknown"
+    with model.connect(user=model.name) as reader:
+        for view in ("organization_alert", "active_alerts", "rejected_events"):
+            reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.name, view)))
+        if checks != "on":
+            pytest.skip("the server does not check privileges (enable_rbac_checks)")
+        for name in ("organizations", "dim_deployments", "customer_events_raw"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.name, name)))
+
+
+def test_a_topic_that_is_not_there_is_waited_for(model: Model, sink: KafkaSink) -> None:
+    topic = f"tocsin_test_{secrets.token_hex(4)}"
+    other = f"{model.name}_late"
+    # A connection without its topic, then the topic.
+    setup = model.start("setup.py", "--schema", other, "--events-topic", topic)
+    try:
+        assert setup.stdout is not None
+        printed = list(itertools.takewhile(lambda line: "waiting for topic" not in line, setup.stdout))
+        assert any(line.startswith("created") for line in printed), printed
+        sink.prepare([topic])
+        rest = ended(setup)
+        assert "customer_events_raw" in rest
+    finally:
+        if setup.poll() is None:
+            setup.kill()
+            setup.wait()
+        model.run(f"DROP SCHEMA IF EXISTS {other} CASCADE")
