@@ -251,8 +251,8 @@ def _overview(stage: _Stage, options: Options) -> Overview:
         places.append(Place(name="Alertmanager", where=where, what="tells the inbox what Prometheus says"))
     places += [
         Place(name="Database", where=str(stage.psql), what="psql; try TABLE demo.organization_alert"),
-        Place(name="Settings", where=str(stage.tocsin.config), what="of Tocsin, whole"),
-        Place(name="Log", where=str(stage.tocsin.log), what="of Tocsin"),
+        Place(name="Settings", where=str(stage.tocsin.config), what="what Tocsin runs on"),
+        Place(name="Log", where=str(stage.tocsin.log), what="what Tocsin says"),
     ]
     return Overview(
         story=(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -107,7 +108,6 @@ class Processes:
             if process.status is None:
                 with contextlib.suppress(OSError):
                     os.kill(process.pid, signal.SIGTERM)
-                process.end(-signal.SIGTERM)
 
     def _take(self, said: Mapping[str, Any]) -> None:
         if "ended" in said:
@@ -152,3 +152,5 @@ async def processes() -> AsyncIterator[Processes]:
                 await warden.wait()
         except TimeoutError:
             warden.kill()
+        # The warden's task, if it was not killed.
+        shutil.rmtree(running.directory, ignore_errors=True)
