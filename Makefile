@@ -34,7 +34,7 @@ test-live: $(READY)  ## run the source tests against TOCSIN_TEST_MATERIALIZE_DSN
 check: $(READY)  ## lint, formatting, types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo tests bench
+	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo materialize/tocsin_setup tests bench
 	@$(BIN)/lint-imports --no-cache
 
 format: $(READY)  ## format the code and mend what can be mended

@@ -42,7 +42,7 @@ class TextPage(Page):
 
     async def scrape(
         self,
-        accept: str,  # noqa: ARG002
+        accept: str,
         accept_encoding: str,
         now: float,
     ) -> Scrape:

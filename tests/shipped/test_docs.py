@@ -106,7 +106,7 @@ def test_the_schema_takes_what_loading_takes(text: str) -> None:
 class _NotExpanded(dict[str, str]):
     """An environment that leaves every reference as an editor sees it."""
 
-    def get(self, key: str, default: object = None) -> str:  # noqa: ARG002 - dict's signature
+    def get(self, key: str, default: object = None) -> str:
         return f"${{{key}}}"
 
 

@@ -45,7 +45,7 @@ class Recorder:
         self._takes = takes
         self._refuses = set(refuses)
 
-    def send(self, topic: str, key: bytes, value: bytes | None) -> None:  # noqa: ARG002  # as the protocol has it
+    def send(self, topic: str, key: bytes, value: bytes | None) -> None:  # as the protocol has it
         if key in self._refuses:
             raise EventRefusedError("too large")
         self._clock.now += self._takes

@@ -28,6 +28,9 @@ class RunningOverview:
             for name, watch in watches.items()
             if watch.state is not State.UP
         ]
+        config = self._runtime.config
+        starting = config.channels.keys() - self._runtime.dispatchers.keys() if config else ()
+        reasons += [f"channel {name}: starting" for name in sorted(starting)]
         if self._runtime.ledger_fault:
             reasons.append(f"ledger: {self._runtime.ledger_fault}")
         return reasons or ([] if self._runtime.config is not None else ["starting"])
@@ -149,6 +152,7 @@ class RunningOverview:
             reason=record.reason,
             detail=record.detail,
             labels=shown.labels(record.row),
+            value=shown.value(record.row),
             row=shown.row(record.row),
             previous=None if record.previous is None else shown.row(record.previous),
         )

@@ -81,8 +81,8 @@ class Health:
         elif len(outages) == len(telling):
             self._failed(outages[0], now)
         else:
-            if self.condition is not Condition.UP:
-                log.info("channel works again", channel=self._name)
+            if self._failures or self._pauses:
+                log.info("channel delivers again", channel=self._name)
             self._failures = self._pauses = 0
             self.message = ""
             self._hold_until = now
@@ -107,6 +107,9 @@ class Health:
         self.message = f"{outage.reason}: {outage.detail}"
         if self._failures >= _BREAK_AFTER and now < self._hold_until:
             return
+        # Told once a streak: the same outage again and again is one piece of news.
+        if not self._failures:
+            log.warning("channel fails, trying again", channel=self._name, reason=outage.reason, detail=outage.detail)
         self._failures += 1
         if self._failures >= _BREAK_AFTER:
             wait = self._policy.backoff.delay(self._failures - _BREAK_AFTER, self._chance)

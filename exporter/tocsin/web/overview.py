@@ -96,6 +96,7 @@ class NotificationRecord:
     reason: str
     detail: str
     labels: Mapping[str, str]
+    value: float | None = None
     row: Mapping[str, Any]
     previous: Mapping[str, Any] | None = None
 
