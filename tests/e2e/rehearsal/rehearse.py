@@ -178,6 +178,9 @@ def killed_others() -> None:
         until(f"{service} to be up again", partial(_is_healthy, service), 90)
         until("everything to be healthy", lambda: all(map(_is_healthy, LASTING)), 90)
         report(f"{service} killed -> all healthy: {time.monotonic() - started:.1f} s")
+        if service == "redpanda":
+            # By now Prometheus has read the producer since the broker's death, so what is more is new.
+            until("events that the broker confirms again", partial(_more, delivered, delivered()), 60)
     row = ["deployment_spike", "D", "warning", "dan", 13, 3]
     tell("insert", "demo.organization_alert", row)
     until("the message", lambda: messages("deployment-spike", "dan"))
@@ -231,12 +234,22 @@ def prometheus(query: str) -> list[str]:
     return [each["value"][1] for each in json.loads(text)["data"]["result"]] if text else []
 
 
+def delivered() -> float:
+    """Events that the broker has confirmed since the producer's start."""
+    found = prometheus("sum(tocsin_producer_events_delivered_total)")
+    return float(found[0]) if found else 0.0
+
+
 def container(service: str) -> str:
     return _compose("ps", "--all", "--quiet", service).stdout.strip()
 
 
 def health(service: str) -> str:
     return _inspect(container(service), ".State.Health.Status")
+
+
+def _more(what: Callable[[], float], than: float) -> bool:
+    return what() > than
 
 
 def _is_healthy(service: str) -> bool:
