@@ -1,0 +1,342 @@
+"""The whole flow with the files of the full stack: what a row becomes, on both ways, while things break.
+
+Tocsin, Prometheus and Alertmanager are real and read the shipped files, in which nothing but addresses and paths is
+other; the inbox is the demo's, and a double of Materialize holds the rows. So the waits are those of the stack: up to
+5 s to a scrape, 5 s to the rule, 1 s to the message, and 15 s more until an alert may end.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
+from support.materialize import MaterializeDouble, Relation
+from support.prometheus import PROMETHEUS, Prometheus, free_port, prometheus
+from support.stack import COMPOSED
+from support.tocsin import Tocsin, running, series
+from support.waiting import until, until_some
+from tocsin.config.document import parse
+from tocsin_demo.inbox.app import serving
+from tocsin_demo.inbox.inbox import Inbox, Settings
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH"),
+    pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH"),
+]
+
+ROOT = Path(__file__).parents[2]
+KEY_FILE = ROOT / "compose" / "inbox-key"
+
+PROMPT = 15.0
+"""Seconds within which a person is told. A second or two is usual."""
+SCRAPED = 40.0
+"""Seconds within which Alertmanager tells. 12 at most on a machine that has time."""
+ENDED = 60.0
+"""Seconds within which Alertmanager tells that an alert ended: `keep_firing_for` and `group_interval` come on top."""
+
+VIEWS = {
+    "demo.organization_alert": (
+        ("alert_name", "text"),
+        ("organization", "text"),
+        ("severity", "text"),
+        ("owner", "text"),
+        ("deployment_cnt", "int8"),
+        ("customer_cnt", "int8"),
+    ),
+    "demo.active_alerts": (
+        ("alert_name", "text"),
+        ("auction_id", "int8"),
+        ("item_name", "text"),
+        ("price", "numeric"),
+        ("bidder", "text"),
+        ("severity", "text"),
+    ),
+    "demo.rejected_events": (
+        ("topic", "text"),
+        ("partition", "int4"),
+        ("offset", "int8"),
+        ("reason", "text"),
+        ("sample", "text"),
+        ("received_at", "timestamptz"),
+    ),
+}
+"""The views that Tocsin reads, as `materialize/006_alerts.sql` makes them."""
+
+OWNERS = {"A": ("critical", "ann"), "B": ("warning", "bob"), "C": ("critical", "cat"), "D": ("warning", "dan")}
+
+Row = tuple[str | int, ...]
+
+
+def spike(organization: str, deployments: int = 10) -> Row:
+    """A row of `demo.organization_alert`."""
+    severity, owner = OWNERS[organization]
+    return ("deployment_spike", organization, severity, owner, deployments, 3)
+
+
+@dataclass(slots=True, kw_only=True)
+class Post:
+    """The inbox behind a port of its own that can be closed and opened again. What came stays."""
+
+    inbox: Inbox
+    port: int
+    _open: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def open(self) -> None:
+        await self._open.enter_async_context(serving(self.inbox, port=self.port))
+
+    async def close(self) -> None:
+        """From now on connections are refused."""
+        await self._open.aclose()
+
+    def people(self) -> Counter[tuple[str, str, str]]:
+        """What people were told: person, workflow and organization, and under how many ids."""
+        ids = {
+            (each.subscriber_id, each.workflow.workflow_id, each.payload["labels"]["organization"], each.transaction_id)
+            for each in self.inbox.engine.worker.notifications.values()
+            if each.messages
+        }
+        return Counter(each[:3] for each in ids)
+
+    def audit(self) -> Counter[tuple[str, str]]:
+        """What the audit was told of spikes: kind and organization, and under how many ids."""
+        bodies = [each.body for each in self._delivered("audit")]
+        ids = {(body["status"], body["row"]["organization"], body["id"]) for body in bodies}
+        return Counter(each[:2] for each in ids)
+
+    def alerts(self) -> Counter[tuple[str, str]]:
+        """What Alertmanager told of spikes: status and organization, and of how many beginnings."""
+        found = {
+            (alert["status"], alert["labels"]["organization"], alert["startsAt"])
+            for group in self.groups()
+            for alert in group["alerts"]
+        }
+        return Counter(each[:2] for each in found)
+
+    def groups(self) -> list[Any]:
+        """Alertmanager's messages about spikes."""
+        bodies = [each.body for each in self._delivered("alertmanager")]
+        return [body for body in bodies if body["groupLabels"]["alertname"] == "DeploymentSpike"]
+
+    def _delivered(self, name: str) -> Iterator[Any]:
+        return (each for each in self.inbox.engine.deliveries.values() if each.name == name)
+
+
+@dataclass(slots=True, kw_only=True)
+class Flow:
+    """All of it, running. Tocsin always listens at the same port, or Prometheus would not find it again."""
+
+    folder: Path
+    spikes: Relation
+    post: Post
+    alertmanager: Alertmanager
+    prometheus: Prometheus
+    config: dict[str, Any]
+    timeline: list[tuple[str, float]] = field(default_factory=list)
+    _began: float = field(default_factory=time.monotonic)
+
+    @asynccontextmanager
+    async def tocsin(self) -> AsyncIterator[Tocsin]:
+        """Start Tocsin and wait until it is ready."""
+        async with running(self.folder, self.config) as process:
+            await process.until_ready()
+            yield process
+
+    async def noticed(self) -> bool:
+        """Whether Prometheus finds nobody where Tocsin was."""
+        return bool(await self.prometheus.query('up{job="tocsin"} == 0'))
+
+    async def see(self, what: str, condition: Callable[[], object], within: float) -> None:
+        """Wait until something is so, and write it down."""
+        await until(condition, what, within)
+        self.note(what)
+
+    def note(self, what: str) -> None:
+        """Write down that something happened."""
+        self.timeline.append((what, round(time.monotonic() - self._began, 1)))
+
+    async def failed_at_alertmanager(self) -> bool:
+        """Whether Alertmanager has failed to tell the inbox something."""
+        async with self.alertmanager.client.get(f"{self.alertmanager.url}/metrics") as response:
+            page = series(await response.text())
+        return any(value for (name, _), value in page.items() if name == "alertmanager_notifications_failed_total")
+
+
+@pytest.fixture
+async def flow(tmp_path: Path) -> AsyncIterator[Flow]:
+    async with contextlib.AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        double = await enter(MaterializeDouble(clusters=("quickstart", "alerting")))
+        spikes, *_ = [double.create(view, columns, retain=60_000) for view, columns in VIEWS.items()]
+        key = KEY_FILE.read_text(encoding="utf-8").strip()
+        post = Post(inbox=Inbox(Settings(api_key=key, auto_workflows=True)), port=free_port())
+        await post.open()
+        stack.push_async_callback(post.close)
+        config = _tocsin_config(tmp_path, double, post)
+        server = await enter(alertmanager(tmp_path, _alertmanager_file(tmp_path, post)))
+        watching = await enter(prometheus(tmp_path, _prometheus_config(config["web"]["listen"], server)))
+        yield Flow(folder=tmp_path, spikes=spikes, post=post, alertmanager=server, prometheus=watching, config=config)
+
+
+def _tocsin_config(folder: Path, double: MaterializeDouble, post: Post) -> dict[str, Any]:
+    environment = {
+        "NOVU_URL": post.url,
+        "NOVU_API_KEY_PATH": str(KEY_FILE),
+        "WEBHOOK_URL": f"{post.url}/webhook/audit",
+    }
+    config: Any = parse(COMPOSED.read_text(encoding="utf-8"), str(COMPOSED), environment).data
+    config["ledger"]["path"] = str(folder / "tocsin.db")
+    config["web"]["listen"] = f"127.0.0.1:{free_port()}"
+    config["sources"]["materialize"] |= {"host": "127.0.0.1", "port": double.port}
+    return dict(config)
+
+
+def _prometheus_config(tocsin: str, server: Alertmanager) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    config["rule_files"] = [str(ROOT / "prometheus" / pattern) for pattern in config["rule_files"]]
+    config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]}]
+    there = {"tocsin": tocsin, "alertmanager": f"127.0.0.1:{server.port}"}
+    nobody = f"127.0.0.1:{free_port()}"
+    for job in config["scrape_configs"]:
+        job["static_configs"] = [{"targets": [there.get(job["job_name"], nobody)]}]
+    return config
+
+
+def _alertmanager_file(folder: Path, post: Post) -> Path:
+    text = (ROOT / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
+    assert "http://inbox:8925" in text
+    file = folder / "alertmanager.yml"
+    file.write_text(text.replace("http://inbox:8925", post.url), encoding="utf-8")
+    return file
+
+
+async def test_rows_reach_people_and_alertmanager_through_an_outage_and_a_crash(flow: Flow) -> None:
+    async with flow.tocsin() as tocsin:
+        flow.note("ready")
+        await two_organizations_fire_at_once(flow, tocsin)
+        await flow.post.close()
+        flow.note("the inbox is down")
+        await one_recovers_and_another_fires(flow, tocsin)
+        await tocsin.kill()
+        flow.note("Tocsin is killed")
+    much_happens_meanwhile(flow)
+    await until_some(flow.noticed, "Prometheus misses Tocsin", SCRAPED)
+    flow.note("Prometheus misses Tocsin")
+    async with flow.tocsin() as tocsin:
+        flow.note("Tocsin is back")
+        await until_some(lambda: shown(tocsin, B=25, C=10, D=10), "the gauge")
+        await until_some(flow.failed_at_alertmanager, "Alertmanager fails too", within=SCRAPED)
+        await flow.post.open()
+        flow.note("the inbox is back")
+        await everybody_is_told_what_they_missed(flow)
+        await nothing_is_left_to_tell(tocsin)
+    told_once(flow)
+    print(*flow.timeline, sep="\n")  # shown where it fails, or with -s: how long each step took
+
+
+async def two_organizations_fire_at_once(flow: Flow, tocsin: Tocsin) -> None:
+    """One batch of the view, two people, and two messages of Alertmanager's."""
+    post = flow.post
+    flow.spikes.insert(spike("A"), spike("B"))
+    flow.note("A and B fire")
+    await until_some(lambda: shown(tocsin, A=10, B=10), "the gauge", PROMPT)
+    flow.note("the gauge shows them")
+    expected = {("ann", "deployment-spike", "A"): 1, ("bob", "deployment-spike", "B"): 1}
+    await flow.see("their owners are told", lambda: post.people() == expected, PROMPT)
+    both = {("firing", "A"), ("firing", "B")}
+    await flow.see("Alertmanager has told of both", lambda: both <= post.alerts().keys(), SCRAPED)
+
+
+async def one_recovers_and_another_fires(flow: Flow, tocsin: Tocsin) -> None:
+    """While the inbox is down: what is to be told waits in the outbox."""
+    flow.spikes.change([(-1, spike("A")), (1, spike("C"))])
+    flow.note("A recovers, C fires")
+    for channel in ("people", "audit"):
+        await tocsin.until_metric("tocsin_channel_pending", 2.0, channel=channel)
+    await until_some(lambda: shown(tocsin, B=10, C=10), "the gauge")
+
+
+def much_happens_meanwhile(flow: Flow) -> None:
+    """A row more, another count, and a row that comes and goes: all before anybody looks."""
+    flow.spikes.insert(spike("D"))
+    flow.spikes.update(spike("B"), spike("B", 25))
+    flow.spikes.insert(spike("A", 11))
+    flow.spikes.delete(spike("A", 11))
+
+
+async def everybody_is_told_what_they_missed(flow: Flow) -> None:
+    post = flow.post
+    missed = {
+        ("ann", "deployment-calm", "A"),
+        ("cat", "deployment-spike", "C"),
+        ("dan", "deployment-spike", "D"),
+    }
+    begun, over = {("firing", "C"), ("firing", "D")}, ("resolved", "A")
+    await asyncio.gather(
+        flow.see("the owners are told what they missed", lambda: missed <= post.people().keys(), SCRAPED),
+        flow.see("Alertmanager has told of C and D", lambda: begun <= post.alerts().keys(), SCRAPED),
+        flow.see("Alertmanager has told that A is over", lambda: over in post.alerts(), ENDED),
+    )
+
+
+async def nothing_is_left_to_tell(tocsin: Tocsin) -> None:
+    for channel in ("people", "audit"):
+        await tocsin.until_metric("tocsin_channel_pending", 0.0, channel=channel)
+    for alert in ("deployment_spike", "auction_rule", "rejected_event"):
+        assert await tocsin.metric("tocsin_alert_gaps_total", alert=alert) in (None, 0.0)
+    assert not tocsin.logged("Traceback")
+
+
+def told_once(flow: Flow) -> None:
+    """Each event was told under one id, by every way that tells of it. A's second episode was too short to be seen by
+    Prometheus; Tocsin tells of it."""
+    post = flow.post
+    assert post.people() == {
+        ("ann", "deployment-spike", "A"): 2,
+        ("ann", "deployment-calm", "A"): 2,
+        ("bob", "deployment-spike", "B"): 1,
+        ("cat", "deployment-spike", "C"): 1,
+        ("dan", "deployment-spike", "D"): 1,
+    }
+    assert post.inbox.engine.counters.doubles == 0
+    assert post.audit() == {
+        ("fired", "A"): 2,
+        ("resolved", "A"): 2,
+        ("fired", "B"): 1,
+        ("updated", "B"): 1,
+        ("fired", "C"): 1,
+        ("fired", "D"): 1,
+    }
+    # B fired all the time: neither the crash nor its new count ended it, or made it another alert.
+    assert post.alerts() == {
+        ("firing", "A"): 1,
+        ("resolved", "A"): 1,
+        ("firing", "B"): 1,
+        ("firing", "C"): 1,
+        ("firing", "D"): 1,
+    }
+    for group in post.groups():
+        assert {alert["labels"]["organization"] for alert in group["alerts"]} == {group["groupLabels"]["organization"]}
+        assert not group["truncatedAlerts"]
+
+
+async def shown(tocsin: Tocsin, **counts: int) -> bool:
+    """Whether the gauge shows these organizations with these counts, and no other."""
+    found = {
+        dict(labels)["organization"]: value for labels, value in (await tocsin.gauge("organization_alert")).items()
+    }
+    assert found == counts, f"shown {found}, not {counts}"
+    return True
