@@ -1,0 +1,201 @@
+"""The real producer against a real Kafka: what it says is in the topics, however the broker comes and goes."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from support.kafka import Kafka, kafka
+from tocsin_producer.events import CUSTOMER_EVENTS, TOPICS, WINNING_BIDS, Kind, Schedule
+from tocsin_producer.plan import Plan
+
+SOON = 30.0
+PLAN = Plan(rate=1500.0, bid_rate=500.0, spike_interval=1.0, malformed=0.02, duplicate=0.02, limit=8000)
+"""Four seconds of it, so that a broker can go and come back in between."""
+
+Message = tuple[bytes | None, bytes | None]
+"""Key and value."""
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Kafka]:
+    """A broker that does not run yet."""
+    with kafka(tmp_path) as made:
+        yield made
+
+
+class Producer:
+    """`tocsin-producer` as a process of its own. `log`: its lines so far."""
+
+    def __init__(self, brokers: str, plan: Plan) -> None:
+        self.log: list[str] = []
+        options = {
+            "--sink": "kafka",
+            "--brokers": brokers,
+            "--rate": plan.rate,
+            "--bid-rate": plan.bid_rate,
+            "--spike-interval": plan.spike_interval,
+            "--malformed": plan.malformed,
+            "--duplicate": plan.duplicate,
+            "--limit": plan.limit,
+            "--close-timeout": SOON,
+        }
+        command = [sys.executable, "-m", "tocsin_producer", *(str(part) for pair in options.items() for part in pair)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def until_logged(self, text: str) -> None:
+        deadline = time.monotonic() + SOON
+        while not any(text in line for line in self.log):
+            assert time.monotonic() < deadline, f"{text!r} was not logged, but {self.log}"
+            assert self.process.poll() is None, self.log
+            time.sleep(0.02)
+
+    def ended(self) -> str:
+        """Wait for its end, which must be a good one, and return its last line."""
+        assert self.process.wait(timeout=SOON) == 0, self.log
+        self._reader.join()
+        return self.log[-1]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            self.log.extend(line.rstrip("\n") for line in lines)
+
+
+@contextmanager
+def producing(brokers: str, plan: Plan) -> Iterator[Producer]:
+    producer = Producer(brokers, plan)
+    try:
+        yield producer
+    finally:
+        producer.kill()
+
+
+def stored(brokers: str) -> dict[str, list[Message]]:
+    """All that is in the topics now, in order."""
+    found: dict[str, list[Message]] = {topic: [] for topic in TOPICS}
+    settings = {"bootstrap.servers": brokers, "group.id": "test", "enable.partition.eof": True, "log_level": 2}
+    with closing(Consumer({**settings, "enable.auto.commit": False})) as consumer:
+        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING) for topic in TOPICS])
+        left, deadline = set(TOPICS), time.monotonic() + SOON
+        while left:
+            assert time.monotonic() < deadline, f"no end of {left}"
+            message = consumer.poll(0.5)
+            if message is None:
+                continue
+            error, topic = message.error(), message.topic()
+            assert topic is not None
+            if error is None:
+                found[topic].append((message.key(), message.value()))
+            else:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                left.discard(topic)
+    return found
+
+
+def until_stored(brokers: str, topic: str, count: int) -> None:
+    """Wait until a topic holds so many messages."""
+    settings = {"bootstrap.servers": brokers, "group.id": "test", "log_level": 2}
+    with closing(Consumer(settings)) as consumer:
+        deadline = time.monotonic() + SOON
+        stored_now = 0
+        while stored_now < count:
+            assert time.monotonic() < deadline, f"{topic} does not grow to {count}"
+            with suppress(KafkaException):  # the topic is still to be made
+                _, stored_now = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=SOON)
+            time.sleep(0.02)
+
+
+def planned(plan: Plan) -> dict[str, list[Message]]:
+    """What the topics must hold, times aside."""
+    found: dict[str, list[Message]] = {topic: [] for topic in TOPICS}
+    for event in Schedule(plan).events(start=time.time()):
+        found[event.topic].append((event.key, event.value))
+    return {topic: timeless(messages) for topic, messages in found.items()}
+
+
+def timeless(messages: list[Message]) -> list[Message]:
+    """The messages without the times in them, also where JSON is cut off within one."""
+    stamp = re.compile(rb'("(?:event_ts|bid_ts)":)\d+')
+    return [(key, None if value is None else stamp.sub(rb"\g<1>0", value)) for key, value in messages]
+
+
+def sound(messages: list[Message]) -> list[tuple[str, dict[str, int | str]]]:
+    """Key and fields of the messages that are what was agreed: objects of numbers and texts, none too long, none that a
+    database cannot hold."""
+    found = []
+    for key, value in messages:
+        with suppress(ValueError):
+            fields = json.loads(value or b"")
+            if isinstance(fields, dict) and all(_holdable(each) for each in fields.values()):
+                assert key is not None
+                found.append((key.decode(), fields))
+    return found
+
+
+def _holdable(value: object) -> bool:
+    """Whether it is a number, or a text of a length for people without NUL. Raises ValueError for half a character."""
+    return type(value) is int or (isinstance(value, str) and "\0" not in value and len(value.encode()) < 200)
+
+
+def test_a_broker_that_comes_late_and_dies_once_has_every_event_once_and_in_order(broker: Kafka) -> None:
+    with producing(broker.brokers, PLAN) as producer:
+        producer.until_logged("cannot be reached")
+        broker.start()
+        until_stored(broker.brokers, CUSTOMER_EVENTS, 1000)
+        broker.kill()
+        assert producer.process.poll() is None, "it was to be in the middle"
+        broker.start()
+        told = producer.ended()
+    assert f"{PLAN.limit} events sent" in told
+    assert f"{PLAN.limit} confirmed, 0 errors" in told
+    found = stored(broker.brokers)
+    for topic, expected in planned(PLAN).items():
+        assert len(found[topic]) == len(expected), topic
+        assert timeless(found[topic]) == expected, topic
+    assert sum("is back after" in line for line in producer.log) >= 1
+
+
+def test_events_have_their_fields_and_keys_and_are_malformed_at_the_set_rate(broker: Kafka) -> None:
+    broker.start()
+    began = int(time.time())
+    plan = Plan(rate=5000.0, bid_rate=5000.0, spike_interval=0.5, malformed=0.05, limit=4000)
+    with producing(broker.brokers, plan) as producer:
+        producer.ended()
+    found = stored(broker.brokers)
+    assert sum(map(len, found.values())) == plan.limit
+    customers, bids = sound(found[CUSTOMER_EVENTS]), sound(found[WINNING_BIDS])
+    for key, fields in customers:
+        assert list(fields) == [
+            "customer_id",
+            "customer_name",
+            "deployment_type",
+            "organization",
+            "event_type",
+            "event_ts",
+        ]
+        assert key == str(fields["customer_id"])
+        assert began <= int(fields["event_ts"]) <= time.time() + 1
+    assert {key for key, _ in customers} == {str(number) for number in range(plan.customers)}
+    for key, fields in bids:
+        assert list(fields) == ["auction_id", "item", "amount", "bidder", "bid_ts"]
+        assert key == str(fields["auction_id"])
+    kinds = Counter(event.kind for event in Schedule(plan).events(start=0.0))
+    assert 0.04 < kinds[Kind.MALFORMED] / (kinds.total() - kinds[Kind.MALFORMED]) < 0.06
+    assert len(customers) + len(bids) == kinds.total() - kinds[Kind.MALFORMED]
