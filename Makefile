@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-live check format bench lock docs clean
+.PHONY: help demo test test-live check format bench rehearse lock docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,14 +27,14 @@ demo: $(READY)  ## run the whole thing on this machine: database, producer, Tocs
 test: $(READY)  ## run the tests
 	@$(BIN)/pytest -q -n auto --dist loadgroup
 
-test-live: $(READY)  ## run the source tests against TOCSIN_TEST_MATERIALIZE_DSN
+test-live: $(READY)  ## run the live tests (TOCSIN_TEST_MATERIALIZE_DSN; some also need TOCSIN_TEST_KAFKA)
 	@test -n "$$TOCSIN_TEST_MATERIALIZE_DSN" || { echo "set TOCSIN_TEST_MATERIALIZE_DSN, e.g. postgresql://materialize@127.0.0.1:6875/materialize"; exit 1; }
 	@$(BIN)/pytest -q -m live
 
 check: $(READY)  ## lint, formatting, types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo materialize/tocsin_setup tests bench
+	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo materialize/tocsin_setup compose novu tests bench
 	@$(BIN)/lint-imports --no-cache
 
 format: $(READY)  ## format the code and mend what can be mended
@@ -46,6 +46,9 @@ bench: $(READY)  ## measure, and print one table
 
 docs: $(READY)  ## write the generated tables in docs/
 	@$(BIN)/python -m tocsin.docs
+
+rehearse: $(READY)  ## start the stack in containers, with stand-ins, where a Docker engine runs
+	@tests/e2e/rehearsal/run
 
 lock: $(READY)  ## solve the dependencies again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --upgrade \
