@@ -302,11 +302,13 @@ async def test_a_full_disk_is_told_and_nothing_is_lost(stage: Stage, small_disk:
         await tocsin.until_not_ready("the disk is full")
         assert tocsin.logged("the disk is full")
         assert await tocsin.metric("tocsin_alert_up", alert="orders") == 0
+        await tocsin.until_metric("tocsin_ledger_up", 0)
         stage.orders.delete(rows[0])
         ballast.unlink()
         expected = [("fired", "1"), *(("fired", row[0]) for row in rows), ("resolved", "2")]
         await stage.until_told(*expected)
         await tocsin.until_ready()
+        await tocsin.until_metric("tocsin_ledger_up", 1)
         await stage.until_shown(tocsin)
         assert not tocsin.logged("Traceback")
         assert await tocsin.stop() == 0

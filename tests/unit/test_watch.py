@@ -11,6 +11,7 @@ from support.waiting import until
 from tocsin.app.watch import Outlets, Timing, Watch
 from tocsin.backoff import Backoff
 from tocsin.config import Alert, load
+from tocsin.errors import SourceError, SourceReason
 from tocsin.exposition import Metrics, Page
 from tocsin.ledger import Commit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
@@ -29,13 +30,14 @@ class Scripted:
     """A source that gives batches as they are put in."""
 
     def __init__(self) -> None:
-        self.batches: asyncio.Queue[Batch] = asyncio.Queue()
+        self.columns: Columns = COLUMNS
+        self.batches: asyncio.Queue[Batch | SourceError] = asyncio.Queue()
         self.resumes: list[int | None] = []
 
     @asynccontextmanager
     async def open(self, subject: Subject, *, resume: int | None) -> AsyncIterator[Any]:
         self.resumes.append(resume)
-        yield _Stream(self.batches)
+        yield _Stream(self.columns, self.batches)
 
     async def describe(self, subject: Subject) -> Columns:
         return COLUMNS
@@ -45,14 +47,16 @@ class Scripted:
 
 
 class _Stream:
-    columns = COLUMNS
-
-    def __init__(self, batches: "asyncio.Queue[Batch]") -> None:
+    def __init__(self, columns: Columns, batches: "asyncio.Queue[Batch | SourceError]") -> None:
+        self.columns = columns
         self._queue = batches
 
     async def batches(self) -> AsyncIterator[Batch]:
         while True:
-            yield await self._queue.get()
+            following = await self._queue.get()
+            if isinstance(following, SourceError):
+                raise following
+            yield following
 
 
 class Held:
@@ -141,3 +145,34 @@ async def test_mere_progress_is_kept_at_the_end_so_that_the_next_run_starts_ther
     with contextlib.suppress(asyncio.CancelledError):
         await task
     await store.close()
+
+
+async def test_a_watch_that_is_cut_off_under_new_columns_keeps_no_row_that_nobody_was_told_of(tmp_path: Path) -> None:
+    """A set under new columns is written whole; written at the end of a run it would hold the half-taken batch."""
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(CONFIG)
+    alert = load(file, {}).alerts["late"]
+    store = open_ledger(tmp_path / "ledger.db")
+    source, ledger = Scripted(), Held(store)
+    watch = watch_of(alert, source, ledger)
+    task = asyncio.create_task(watch.run())
+    source.batches.put_nowait(Batch(updates=[], frontier=11, snapshot=10))
+    source.batches.put_nowait(Batch(updates=[], frontier=20))
+    await until(lambda: watch.frontier == 20, "the progress is taken in")
+    source.columns = (*COLUMNS, Column(name="note", oid=25))
+    source.batches.put_nowait(SourceError("gone", SourceReason.SHAPE))
+    await until(lambda: watch.columns == source.columns, "it reads the new columns")
+    assert watch.gauges is not None
+    watch.gauges.render = cut_off  # type: ignore[method-assign]  # after the firing set, before the commit
+    source.batches.put_nowait(Batch(updates=[(25, 1, ("1", "new"))], frontier=30, snapshot=25))
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await watch.finish()
+    stored = await store.load("late")
+    assert stored is not None
+    assert list(stored.firings) == []
+    await store.close()
+
+
+def cut_off(*_: object, **__: object) -> Any:
+    raise asyncio.CancelledError

@@ -124,7 +124,12 @@ class Runtime:
         ledger = self.ledger
         if ledger is None:
             return
-        parked = await ledger.park_unrouted(list(config.channels))
+        try:
+            parked = await ledger.park_unrouted(list(config.channels))
+        except LedgerError as error:
+            # It can wait for the next start; the channels cannot.
+            self._ledger_failed(error)
+            parked = 0
         if parked:
             log.warning("notifications of channels no longer configured were parked", notifications=parked)
         views = {name: units.view(alert) for name, alert in config.alerts.items()}
@@ -203,6 +208,8 @@ class Runtime:
             while more:
                 more = await ledger.prune(before, _PRUNE_STEP) == _PRUNE_STEP
             self._pruned_at = self._clock()
+        if ledger.fault is not None:
+            raise ledger.fault
 
     def rescan(self) -> None:
         """Have every dispatcher read its outbox again."""

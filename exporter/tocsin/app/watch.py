@@ -131,21 +131,21 @@ class Watch:
         firing = self._firing
         return AlertState(
             up=self._up and not self.stale,
-            firing=firing.firing if firing else 0,
-            pending=firing.pending if firing else 0,
+            firing=0 if firing is None else firing.firing,
+            pending=0 if firing is None else firing.pending,
             frontier=self.frontier,
             last_progress=self.last_progress,
         )
 
     def firings(self) -> Iterator[Firing]:
         """What is pending, firing or kept firing now, newest first; to be read at once."""
-        everything = self._firing.firings(newest_first=True) if self._firing else iter(())
+        everything = iter(()) if self._firing is None else self._firing.firings(newest_first=True)
         return (firing for firing in everything if firing.phase is not Phase.ABSENT)
 
     @property
     def columns(self) -> Columns:
         """The columns of the rows in the firing set."""
-        return self._firing.rule.columns if self._firing else ()
+        return () if self._firing is None else self._firing.rule.columns
 
     async def run(self) -> None:
         """Follow the source until cancelled. Raises Stall where the configuration asks for it."""
@@ -168,7 +168,8 @@ class Watch:
 
     async def finish(self) -> None:
         """Write down the frontier at the end of a run, so that the next one resumes as late as it can."""
-        if self._out.ledger is None or self._firing is None or not self._known:
+        # A set under another definition is written with its first batch or not at all: it may be in the middle of it.
+        if self._out.ledger is None or self._firing is None or not self._known or self._redefined:
             return
         # Whoever stops a watch may cut it off in the middle of a commit, which still takes place: then that was the
         # last.

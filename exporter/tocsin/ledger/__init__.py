@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from tocsin.errors import LedgerError
 from tocsin.firing import Firing
 from tocsin.model import Columns, Notification, Row, Transition
 
@@ -110,6 +111,9 @@ class Backlog:
 class Ledger(Protocol):
     """What the rest of Tocsin needs of a store. Every method raises LedgerError, and nothing else, when the store
     fails."""
+
+    fault: LedgerError | None
+    """Why the last batch or delivery could not be written; None if it could. A full disk can still be read."""
 
     async def load(self, alert: str) -> Stored | None:
         """The stored state of an alert; None if it has never been committed."""

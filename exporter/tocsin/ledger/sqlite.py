@@ -39,6 +39,7 @@ class SqliteLedger:
         clock: Callable[[], float],
         observe: Callable[[float], None],
     ) -> None:
+        self.fault: LedgerError | None = None
         self._path = path
         self._lock = lock
         self._clock = clock
@@ -95,7 +96,7 @@ class SqliteLedger:
             db.executemany("INSERT OR REPLACE INTO firings VALUES (?, ?, ?, ?, ?, ?, ?)", firings)
             return self._append(db, commit, created_at)
 
-        return await self._write(write)
+        return await self._kept(write)
 
     def _append(self, db: sqlite3.Connection, commit: Commit, created_at: float) -> list[Notification]:
         """Transitions and their notifications. Numbers are given here, not by SQLite, so that one call writes many
@@ -174,7 +175,7 @@ class SqliteLedger:
                 values,
             )
 
-        await self._write(write)
+        await self._kept(write)
 
     async def earlier(self, notification: Notification) -> tuple[str, ...]:
         transition = notification.transition
@@ -317,6 +318,16 @@ class SqliteLedger:
     def _must_be_open(self) -> None:
         if self._closed:
             raise LedgerError(f"{self._path}: the ledger is closed", LedgerReason.FAILED)
+
+    async def _kept(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Write what must not be lost, and remember whether that was possible."""
+        try:
+            result = await self._write(job)
+        except LedgerError as error:
+            self.fault = error
+            raise
+        self.fault = None
+        return result
 
     async def _write(self, job: Callable[[sqlite3.Connection], T]) -> T:
         self._must_be_open()
