@@ -2,16 +2,16 @@
 describes it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from tocsin.model import Columns, Row, Transition
 from tocsin.templates import Template, TemplateError
 from tocsin.values import jsonable, number, typed
 
-Status: TypeAlias = Literal["fired", "updated", "resolved", "repeated"]
+Status: TypeAlias = Literal["fired", "updated", "resolved", "repeated", "event"]
 
 
 class Envelope(TypedDict):
@@ -28,6 +28,7 @@ class Envelope(TypedDict):
     row: dict[str, Any]
     previous: dict[str, Any] | None
     annotations: dict[str, str]
+    merged: NotRequired[list["Envelope"]]
 
 
 _TIME = {"type": "string", "format": "date-time"}
@@ -39,7 +40,7 @@ ENVELOPE_SCHEMA: Mapping[str, Any] = {
     "description": "One notification: an alert fired, was updated or resolved, or still fires.",
     "type": "object",
     "additionalProperties": False,
-    "required": list(Envelope.__annotations__),
+    "required": sorted(Envelope.__required_keys__),
     "properties": {
         "id": {
             "type": "string",
@@ -48,8 +49,8 @@ ENVELOPE_SCHEMA: Mapping[str, Any] = {
         },
         "alert": {"type": "string", "description": "The alert's name in the configuration."},
         "status": {
-            "enum": ["fired", "updated", "resolved", "repeated"],
-            "description": "What happened; `repeated` tells of a row that still fires.",
+            "enum": ["fired", "updated", "resolved", "repeated", "event"],
+            "description": "What happened; `repeated` tells of a row that still fires, `event` of one that never does.",
         },
         "fingerprint": {
             "type": "string",
@@ -65,6 +66,13 @@ ENVELOPE_SCHEMA: Mapping[str, Any] = {
         "row": {"type": "object", "description": "The row by column name; of what resolved, the last one seen."},
         "previous": {"type": ["object", "null"], "description": "The row before; of `updated` only."},
         "annotations": _TEXTS | {"description": "The alert's annotations, rendered."},
+        "merged": {
+            "type": "array",
+            "items": {"$ref": "#"},
+            "minItems": 2,
+            "description": "Only where `interval` merged several: the envelopes of all, oldest first. The other keys "
+            "are then those of the newest, but for `id`, which is that of the oldest.",
+        },
     },
 }
 """The JSON Schema of the envelope."""
@@ -104,6 +112,20 @@ def build(transition: Transition, id_: str, view: View) -> Envelope:
         "previous": None if previous is None else jsonable(_typed(transition.columns, previous)),
         "annotations": _annotations(_scope(transition, id_, view, row), view) if view.annotations else {},
     }
+
+
+def merged(envelopes: Sequence[Envelope]) -> Envelope:
+    """The envelope of several notifications in one message, which stand in it oldest first; a single one is itself."""
+    if len(envelopes) == 1:
+        return envelopes[0]
+    together = envelopes[-1].copy()
+    together["id"], together["merged"] = envelopes[0]["id"], list(envelopes)
+    return together
+
+
+def scope(envelope: Envelope) -> Mapping[str, object]:
+    """What a channel's template sees: the keys of the envelope; `merged` always, with at least the one."""
+    return envelope if "merged" in envelope else {**envelope, "merged": [envelope]}
 
 
 def variables(transition: Transition, id_: str, view: View) -> dict[str, object]:

@@ -69,6 +69,14 @@ class SourceReason(StrEnum):
     OTHER = "other"
 
 
+class RefusedReason(StrEnum):
+    """Why something that a source delivered is no event; the values are metric labels."""
+
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    MISSING = "missing"
+
+
 class SourceError(TocsinError):
     """A source cannot be read any further. Every one is retried with backoff.
 

@@ -30,13 +30,14 @@ Columns: TypeAlias = tuple[Column, ...]
 
 
 class Kind(StrEnum):
-    """What happened to a key. `repeated` is no transition: it tells of one that still fires, after
-    `repeat_interval`."""
+    """What happened to a key. `repeated` is no transition: it tells of one that still fires, after `repeat_interval`.
+    `event`: something happened once, and neither fires nor resolves."""
 
     FIRED = "fired"
     UPDATED = "updated"
     RESOLVED = "resolved"
     REPEATED = "repeated"
+    EVENT = "event"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +57,26 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened, from a source whose rows never retract.
+
+    `name` tells which alerts take it (a topic, a type, a name column). `id` is its identity within the source, the same
+    each time the source delivers it. `at`: its own time where it has one, else when it was received, in milliseconds.
+    """
+
+    name: str
+    id: str
+    at: int
+    columns: Columns
+    row: Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """One key fired, was updated or resolved (or still fires: `repeated`) at one source timestamp.
+    """One key fired, was updated or resolved (or still fires: `repeated`) at one source timestamp; or an event.
 
     `row` is the row at that moment, for `resolved` the last one seen; `previous` the row before, for `updated` only.
-    An episode is `fingerprint` + `started_at`.
+    An episode is `fingerprint` + `started_at`. The fingerprint of an event is its identity: each has its own.
     """
 
     alert: str
@@ -102,12 +118,12 @@ def fingerprint(alert: str, key: Sequence[str | None]) -> str:
 def notification_id(transition: Transition, channel: str) -> str:
     """The identity of a notification, which receivers use as idempotency key: derived from what it tells, nothing else.
 
-    32 hexadecimal digits: no receiver needs to quote them (Novu's SDK does not quote ids in paths).
+    32 hexadecimal digits: no receiver needs to quote them (Novu's SDK does not quote ids in paths). Times say nothing
+    of an event: one without a time of its own is given another each time it is delivered.
     """
     of = transition
-    return _hash(
-        f'[{_quoted(of.alert)},"{of.fingerprint}",{of.started_at},"{of.kind.value}",{of.at},{_quoted(channel)}]'
-    )
+    started_at, at = (0, 0) if of.kind is Kind.EVENT else (of.started_at, of.at)
+    return _hash(f'[{_quoted(of.alert)},"{of.fingerprint}",{started_at},"{of.kind.value}",{at},{_quoted(channel)}]')
 
 
 def _hash(canonical: str) -> str:

@@ -36,9 +36,10 @@ VARIABLES = frozenset(
         "row",
         "previous",
         "annotations",
+        "merged",
     }
 )
-"""What a template may name: the keys of the envelope."""
+"""What a template may name: the keys of the envelope; `merged` is a list of at least the one."""
 
 MAX_STEPS = 20_000
 """Turns of loops plus calls of functions and macros in one rendering. Jinja's own limit bounds one `range`, not loops

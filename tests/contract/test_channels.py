@@ -2,122 +2,80 @@
 machine."""
 
 import importlib
-import io
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
 
+from support.channel_benches import SECRET, Bench, bench
 from support.messages import message
-from support.receiver import Answer, Received, Receiver, of_json
+from support.receiver import Answer, Received, Receiver
 from tocsin.channels import KINDS, Channel, Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
 from tocsin.model import Kind
 
-SECRET = "S3CR3T-and-quite-long"
-HTTP = ("novu", "webhook")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """One kind of channel, its least configuration, and how to see what arrived at the other end."""
-
-    settings: Callable[[str], dict[str, Any]]
-    accept: Callable[[Received], Answer]
-    sent: Callable[[Received], list[Any]]
-    """The envelopes in a request."""
-
-
-def _novu_accepts(request: Received) -> Answer:
-    entry = {"acknowledged": True, "status": "processed", "transactionId": "x"}
-    events = request.json.get("events")
-    return of_json(201, {"data": entry if events is None else [entry] * len(events)})
-
-
-BENCHES: dict[str, Bench] = {
-    "console": Bench(
-        settings=lambda _: {"format": "json"},
-        accept=lambda _: Answer(),
-        sent=lambda _: [],
-    ),
-    "webhook": Bench(
-        settings=lambda url: {"url": f"{url}/hook", "headers": {"Authorization": f"Bearer {SECRET}"}},
-        accept=lambda _: Answer(status=202),
-        sent=lambda request: [request.json],
-    ),
-    "novu": Bench(
-        settings=lambda url: {
-            "url": url,
-            "api_key": SECRET,
-            "workflow": "w",
-            "recipients": ["sub-1"],
-            "max_payload": 8_000_000,
-        },
-        accept=_novu_accepts,
-        sent=lambda request: [event["payload"] for event in request.json.get("events", [request.json])],
-    ),
-}
+HTTP = [kind for kind in sorted(KINDS) if bench(kind).http]
 
 
 class Subject:
-    """A channel under test and the receiver at its other end."""
+    """A channel under test and its bench."""
 
-    def __init__(self, kind: str, receiver: Receiver) -> None:
+    def __init__(self, kind: str, made: Bench) -> None:
         self.kind = kind
-        self.receiver = receiver
-        self.bench = BENCHES[kind]
-        receiver.otherwise = self.bench.accept
+        self.bench = made
         self.module = importlib.import_module(KINDS[kind])
-        self.printed = io.StringIO()
         self._made: list[Channel] = []
 
+    @property
+    def receiver(self) -> Receiver:
+        return self.bench.receiver
+
     def config(self, **settings: Any) -> Any:
-        values = {"type": self.kind, **self.bench.settings(self.receiver.url), **settings}
+        values = {"type": self.kind, **self.bench.settings(settings.pop("at", self.receiver.url)), **settings}
         return self.module.Config.model_validate(values)
 
     def build(self, **settings: Any) -> Channel:
         config = self.config(**settings)
-        more = {"stream": self.printed} if self.kind == "console" else {}
-        channel = cast("Channel", self.module.build("under-test", config, {"late": config}, **more))
+        channel = cast("Channel", self.module.build("under-test", config, {"late": config}, **self.bench.extras()))
         self._made.append(channel)
         return channel
 
     def arrived(self) -> list[Any]:
         """The envelopes that reached the other end."""
-        if self.kind == "console":
-            return [json.loads(line) for line in self.printed.getvalue().splitlines()]
-        return [envelope for request in self.receiver.requests for envelope in self.bench.sent(request)]
+        return self.bench.arrived()
 
     async def close(self) -> None:
         for channel in self._made:
             await channel.close()
 
 
-@pytest.fixture(params=sorted(BENCHES))
+@asynccontextmanager
+async def benched(kind: str) -> AsyncIterator[Subject]:
+    async with bench(kind) as made:
+        subject = Subject(kind, made)
+        try:
+            yield subject
+        finally:
+            await subject.close()
+
+
+@pytest.fixture(params=sorted(KINDS))
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    async with Receiver() as receiver:
-        made = Subject(request.param, receiver)
+    async with benched(request.param) as made:
         yield made
-        await made.close()
 
 
 @pytest.fixture(params=HTTP)
 async def http(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    async with Receiver() as receiver:
-        made = Subject(request.param, receiver)
+    async with benched(request.param) as made:
         yield made
-        await made.close()
 
 
 async def sent(channel: Channel, what: Message | None = None) -> Result:
     [result] = await channel.send([what or message()])
     return result
-
-
-def test_no_channel_is_left_out_of_this_suite() -> None:
-    assert set(BENCHES) == set(KINDS)
 
 
 async def test_it_delivers_once(subject: Subject) -> None:
@@ -205,7 +163,7 @@ async def test_no_status_makes_it_raise(http: Subject, status: int) -> None:
 async def test_a_refused_connection_is_retried(http: Subject) -> None:
     async with Receiver() as gone:
         url = gone.url
-    result = await sent(http.build(url=url))
+    result = await sent(http.build(at=url))
     assert isinstance(result, Retry)
     assert result.reason is Reason.CONNECTION
 
@@ -236,12 +194,11 @@ async def test_hostile_content_arrives_as_it_is(subject: Subject, text: str) -> 
 
 
 async def test_a_hostile_label_breaks_no_line_of_the_console() -> None:
-    async with Receiver() as receiver:
-        subject = Subject("console", receiver)
+    async with benched("console") as subject:
         what = message(extra={"note": ("text", "x")})
         what.envelope["labels"]["customer"] = 'a\nb "c" \x1b[2J\N{LINE SEPARATOR}é'
         await sent(subject.build(format="text"), what)
-        [line] = subject.printed.getvalue().splitlines()
+        [line] = cast("Any", subject.bench).printed.getvalue().splitlines()
         assert line.isprintable()
         assert r'customer="a\nb \"c\" \u001b[2J\u2028\u00e9"' in line
 
@@ -258,10 +215,9 @@ async def test_the_console_writes_to_standard_output_whatever_the_text(
 
 
 async def test_a_console_whose_output_is_closed_says_so() -> None:
-    async with Receiver() as receiver:
-        subject = Subject("console", receiver)
+    async with benched("console") as subject:
         channel = subject.build()
-        subject.printed.close()
+        cast("Any", subject.bench).printed.close()
         assert await sent(channel) == Retry(Reason.CONNECTION, "cannot write: the output is closed")
 
 

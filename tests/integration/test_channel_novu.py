@@ -416,7 +416,7 @@ class TestResolve:
 
     async def test_nothing_is_sent_unless_configured(self, server: FakeNovu, build: Build) -> None:
         channel = build(server.url)
-        assert channel.wants_earlier is False
+        assert channel.wants_earlier == set()
         assert await sent(channel, self.resolved()) == Delivered("nothing is sent on resolve")
         assert not server.requests()
 
@@ -431,7 +431,7 @@ class TestResolve:
         self, server: FakeNovu, build: Build
     ) -> None:
         channel = build(server.url, workflow=DELAYED_WORKFLOW, on_resolve="cancel")
-        assert channel.wants_earlier is True
+        assert channel.wants_earlier == {Kind.RESOLVED}
         update = message(Kind.UPDATED, at=1_795_242_549_000)
         await channel.send([self.fired])
         await channel.send([update])

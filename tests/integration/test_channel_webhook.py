@@ -167,7 +167,7 @@ async def test_secrets_echoed_by_the_receiver_are_not_repeated(build: Build, rec
         ({"url": "http://x/", "body": {"a": ["{{ rwo }}"]}}, "body.a[0]: there is no variable 'rwo'"),
         ({"url": "http://x/", "backoff_initial": "10m"}, "backoff_max must not be less"),
         ({"url": "http://x/", "on": []}, "at least 1 item"),
-        ({"url": "http://x/", "on": ["fird"]}, "'fired', 'updated', 'resolved' or 'repeated'"),
+        ({"url": "http://x/", "on": ["fird"]}, "'repeated' or 'event'"),
     ],
 )
 def test_a_wrong_setting_is_refused_without_repeating_secrets(settings: dict[str, Any], complaint: str) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 
 from tocsin.channels import Delivered, Message, Result
+from tocsin.model import Kind
 
 Answer = Callable[[Message], Result | Awaitable[Result]]
 
@@ -21,7 +23,9 @@ class FakeChannel:
     every send back while it is closed.
     """
 
-    def __init__(self, answer: Answer = deliver, *, bulk: int = 1, wants_earlier: bool = False) -> None:
+    def __init__(
+        self, answer: Answer = deliver, *, bulk: int = 1, wants_earlier: AbstractSet[Kind] = frozenset()
+    ) -> None:
         self.wants_earlier = wants_earlier
         self.answer = answer
         self.bulk = bulk

@@ -121,7 +121,7 @@ async def test_a_rate_limit_spreads_notifications_over_time(desk: Desk) -> None:
 
 
 async def test_earlier_ids_come_with_the_end_of_an_episode_for_channels_that_want_them(desk: Desk) -> None:
-    channel = FakeChannel(wants_earlier=True)
+    channel = FakeChannel(wants_earlier={Kind.RESOLVED})
     desk.start(channel)
     ids = await desk.episode("a", 3)
     await desk.delivered(*ids)

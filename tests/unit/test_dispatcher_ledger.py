@@ -330,7 +330,7 @@ async def test_an_outbox_that_cannot_be_read_is_not_read_at_each_offer(desk: Des
 
 async def test_a_ledger_that_cannot_name_the_earlier_ids_makes_no_dead_letter(desk: Desk) -> None:
     between = Between(desk.ledger)
-    channel = FakeChannel(wants_earlier=True)
+    channel = FakeChannel(wants_earlier={Kind.RESOLVED})
     desk.start(channel, ledger=between, max_attempts=1)
     fired, resolved = await desk.episode("a", 2)
     await desk.delivered(fired, resolved)

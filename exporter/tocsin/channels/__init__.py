@@ -5,6 +5,7 @@ Retries, order, rate limits, dead letters and metrics are the dispatcher's; a ch
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,9 +19,12 @@ class Message:
     """What a channel is given to send.
 
     `id` is the notification's id and must reach the receiver as its idempotency key. `earlier` holds the ids of the
-    notifications of the same episode that this channel has already delivered, oldest first, for channels with
-    `wants_earlier` (only on `resolved`). `age` is the time in seconds since the transition was committed. `attempts`
-    counts the attempts before this one.
+    notifications of the same episode that this channel has already delivered, oldest first, for the kinds in the
+    channel's `wants_earlier`. `age` is the time in seconds since the transition was committed. `attempts` counts the
+    attempts before this one.
+
+    Where several notifications were merged (`interval`), `kind` and `envelope` are those of the newest, `id` is that of
+    the oldest, and the envelope's key `merged` lists the envelopes of all, oldest first.
     """
 
     id: str
@@ -74,7 +78,8 @@ Result = Delivered | Retry | Rejected | Paused
 class Channel(Protocol):
     """The contract that every channel keeps (`tests/contract/test_channels.py` runs one suite over all of them)."""
 
-    wants_earlier: bool
+    wants_earlier: AbstractSet[Kind]
+    """For which kinds of notification the ids in `Message.earlier` are wanted; looking them up costs a query."""
 
     def take(self, pending: int) -> int:
         """How many of `pending` messages of different episodes to send in the next call: at least one."""

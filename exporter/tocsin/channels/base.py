@@ -28,8 +28,8 @@ MAX_RETRY_AFTER = 86400.0
 class ChannelOptions(Settings):
     """What can be set for a channel and, over that, for each alert that notifies it."""
 
-    on: Annotated[tuple[Kind, ...], Field(min_length=1)] = (Kind.FIRED, Kind.UPDATED, Kind.RESOLVED, Kind.REPEATED)
-    """Which notifications are sent: `fired`, `updated`, `resolved`, `repeated`."""
+    on: Annotated[tuple[Kind, ...], Field(min_length=1)] = tuple(Kind)
+    """Which notifications are sent: `fired`, `updated`, `resolved`, `repeated`, `event`."""
 
 
 class ChannelConfig(Settings):

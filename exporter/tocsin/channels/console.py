@@ -5,12 +5,14 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Literal, TextIO
 
 from tocsin.channels import Delivered, Message, Result, Retry
 from tocsin.channels.base import ChannelConfig, ChannelOptions
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
+from tocsin.model import Kind
 
 
 class Options(ChannelOptions):
@@ -35,7 +37,7 @@ def build(name: str, config: Config, routes: Mapping[str, Options], *, stream: T
 class Console:
     """Prints. What it is given in one call goes out in one write."""
 
-    wants_earlier = False
+    wants_earlier: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], stream: TextIO | None) -> None:
         self._name = name

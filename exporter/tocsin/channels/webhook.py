@@ -4,6 +4,7 @@ import asyncio
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +14,9 @@ from yarl import URL
 
 from tocsin.channels import Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.base import ChannelConfig, ChannelOptions, classify, json_bytes, redactor, retry_after
+from tocsin.envelope import scope
 from tocsin.errors import Reason
+from tocsin.model import Kind
 from tocsin.settings import Secret
 from tocsin.templates import Structure, TemplateError
 
@@ -89,7 +92,7 @@ def build(
 class Webhook:
     """One request per notification on kept connections."""
 
-    wants_earlier = False
+    wants_earlier: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
         self._name = name
@@ -145,7 +148,7 @@ class Webhook:
 
     def _body(self, message: Message) -> bytes:
         template = self._bodies.get(message.alert)
-        return json_bytes(message.envelope if template is None else template.render(message.envelope))
+        return json_bytes(message.envelope if template is None else template.render(scope(message.envelope)))
 
     async def _failure(self, response: aiohttp.ClientResponse) -> Result:
         status = response.status

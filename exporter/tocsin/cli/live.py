@@ -14,7 +14,7 @@ from tocsin.cli.configuration import configuration
 from tocsin.cli.tables import printable, table
 from tocsin.errors import TocsinError
 
-_COLOURS = {"fired": 31, "updated": 33, "repeated": 33, "resolved": 32}
+_COLOURS = {"fired": 31, "updated": 33, "repeated": 33, "resolved": 32, "event": 36}
 
 
 def command(chosen: Namespace) -> Exit:

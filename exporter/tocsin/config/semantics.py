@@ -49,7 +49,7 @@ def check_annotations(name: str, alert: AlertSettings, document: Document) -> No
     for annotation, text in alert.annotations.items():
         path = ("alerts", name, "annotations", annotation)
         try:
-            Template(text, place="", known=VARIABLES - {"annotations"})
+            Template(text, place="", known=VARIABLES - {"annotations", "merged"})
         except TemplateError as error:
             document.problems.append(document.problem(str(error).removeprefix(": "), path))
 

@@ -16,7 +16,7 @@ from tocsin.dispatch.policy import Policy
 from tocsin.errors import LedgerError, Reason
 from tocsin.exposition import ChannelMetrics
 from tocsin.ledger import Ledger, Settlement, Status
-from tocsin.model import Kind, Notification
+from tocsin.model import Notification
 
 log = structlog.get_logger(__name__)
 
@@ -268,7 +268,7 @@ class Dispatcher:
     async def _composed(self, notification: Notification) -> Message | Rejected | Retry:
         try:
             message = self._compose(notification)
-            if isinstance(message, Message) and self._channel.wants_earlier and message.kind is Kind.RESOLVED:
+            if isinstance(message, Message) and message.kind in self._channel.wants_earlier:
                 message = replace(message, earlier=await self._ledger.earlier(notification))
         except LedgerError as error:
             log.error("cannot read the outbox", channel=self.name, error=str(error))

@@ -1,23 +1,28 @@
 """Where rows come from. A source is one module here: its configuration model, its `build`, and one line in `KINDS`.
 
-Reconnecting, backoff and what a gap means are not a source's business (see `tocsin.app.watch`): it opens a stream, and
-the stream gives batches until it ends or raises.
+A state source gives rows that come and go (`Source`), an event source gives things that happened (`EventSource`).
+Reconnecting, backoff and what a gap means are not a source's business (see `tocsin.app.watch` and
+`tocsin.app.intake`): it opens a stream, and the stream gives batches until it ends or raises.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from tocsin.model import Batch, Columns, Row
+from tocsin.errors import RefusedReason
+from tocsin.model import Batch, Columns, Event, Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What to watch: a relation by name (`schema.view`, as SQL would write it) or a query. Exactly one is set."""
+    """What to watch. Exactly one is set: a relation by name (`schema.view`, as SQL would write it), a query, a Kafka
+    topic, or the name of the events to take."""
 
     relation: str | None = None
     query: str | None = None
+    topic: str | None = None
+    event: str | None = None
 
 
 class Stream(Protocol):
@@ -50,8 +55,64 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Something a source delivered that cannot become an event. `id` says where it is to be found; `detail` is for
+    people, without the content."""
+
+    id: str
+    reason: RefusedReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventBatch:
+    """What an event source delivered at once.
+
+    `position`: partition -> the position to go on from, kept in the ledger together with the batch, for a source whose
+    server does not remember it. `receipt` is the source's own: what it needs to acknowledge the batch.
+    """
+
+    events: Sequence[Event]
+    refused: Sequence[Refused] = ()
+    position: Mapping[str, int] = field(default_factory=dict)
+    receipt: object = None
+
+
+class EventStream(Protocol):
+    """One open subscription to events."""
+
+    def batches(self) -> AsyncIterator[EventBatch]:
+        """Batches, each as soon as there is something: never delayed to grow. Raises SourceError.
+
+        Goes on while earlier batches are not acknowledged yet, up to a bound of its own. A batch may be empty of
+        events.
+        """
+        ...
+
+    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
+        """The batch is safe in the ledger: the source need not deliver it again. In order, each batch once.
+
+        `unmatched`: events of the batch that no alert takes. Raises SourceError.
+        """
+        ...
+
+
+class EventSource(Protocol):
+    """A source of events, bound to one server's settings. One stream serves all its alerts."""
+
+    def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AbstractAsyncContextManager[EventStream]:
+        """Subscribe to the events that alerts take, by name, from `position` (of the last batch in the ledger; empty
+        at the first start). Raises SourceError.
+
+        What was delivered and never acknowledged is delivered again, with the same ids.
+        """
+        ...
+
+
 KINDS: dict[str, str] = {
     "materialize": "tocsin.sources.materialize",
     "postgres": "tocsin.sources.postgres",
 }
-"""Source type -> module. Each module has `Config` and `build(name, config) -> Source`."""
+"""Source type -> module. Each module has `Config` and `build(name, config) -> Source | EventSource`. A `Config` says
+with `delivers` ("rows" or "events") which of the two it is, and with `subjects` what an alert may name."""

@@ -29,11 +29,32 @@ Positive = Annotated[Duration, AfterValidator(_positive)]
 Text = Annotated[str, AfterValidator(_filled), Field(json_schema_extra={"minLength": 1})]
 """Text that is not empty and that libpq can take."""
 
+
+class SourceSettings(Settings):
+    """What every source has."""
+
+    delivers: ClassVar[Literal["rows", "events"]] = "rows"
+    """Rows that come and go, or events."""
+    subjects: ClassVar[tuple[str, ...]] = ("relation", "query")
+    """What an alert on this source names, one of them: fields of `tocsin.sources.Subject`."""
+
+    backoff_initial: Positive = 0.5
+    """Pause before the first attempt to reconnect; it doubles with every failure."""
+    backoff_max: Positive = 30.0
+    """The longest such pause."""
+
+    @model_validator(mode="after")
+    def _backoff_in_order(self) -> Self:
+        if self.backoff_initial > self.backoff_max:
+            raise ValueError("backoff_initial is longer than backoff_max")
+        return self
+
+
 _IDENTITY = ("host", "port", "user", "database")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 
-class Connection(Settings):
+class Connection(SourceSettings):
     """How to reach a server, and what to do when it falls silent. Either `dsn`, or `host` and `user` with what goes
     with them."""
 
@@ -84,10 +105,6 @@ class Connection(Settings):
     anew."""
     stale_after: Positive = 300.0
     """How long the series of a source that gives nothing are still served before they are withdrawn."""
-    backoff_initial: Positive = 0.5
-    """Pause before the first attempt to reconnect; it doubles with every failure."""
-    backoff_max: Positive = 30.0
-    """The longest such pause."""
 
     @field_validator("options")
     @classmethod
@@ -118,8 +135,6 @@ class Connection(Settings):
 
     @model_validator(mode="after")
     def _times_in_order(self) -> Self:
-        if self.backoff_initial > self.backoff_max:
-            raise ValueError("backoff_initial is longer than backoff_max")
         if self.stale_after < self.progress_timeout:
             raise ValueError(
                 "stale_after is shorter than progress_timeout: series would go while the source still counts as live"

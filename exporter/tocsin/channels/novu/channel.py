@@ -49,9 +49,10 @@ class Novu:
         self._api = Api(config, now)
         self._lanes = asyncio.Semaphore(config.concurrency)
         self._taken_back: dict[str, set[str]] = {}
-        self.wants_earlier = any(
+        cancels = any(
             route.options.on_resolve.startswith("cancel") for route in (*self._routes.values(), self._otherwise)
         )
+        self.wants_earlier = frozenset({Kind.RESOLVED}) if cancels else frozenset()
 
     def __repr__(self) -> str:
         return f"Novu({self._name!r})"

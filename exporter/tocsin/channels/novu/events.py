@@ -11,6 +11,7 @@ from typing import Any, NotRequired, TypedDict
 from tocsin.channels import Message, Rejected
 from tocsin.channels.base import json_bytes
 from tocsin.channels.novu.settings import MAX_RECIPIENTS, FromColumn, Options
+from tocsin.envelope import scope
 from tocsin.errors import Reason
 from tocsin.model import Kind
 from tocsin.templates import Structure, Template, TemplateError
@@ -75,7 +76,7 @@ class Route:
         return Draft(event, size)
 
     def _written(self, message: Message, workflow: str, to: list[Any]) -> Event:
-        envelope = message.envelope
+        envelope = scope(message.envelope)
         event: Event = {
             "workflow_id": workflow,
             "to": to,
@@ -92,7 +93,7 @@ class Route:
 
     def _payload_of(self, message: Message) -> dict[str, Any]:
         if self._payload is not None:
-            payload: dict[str, Any] = self._payload.render(message.envelope)
+            payload: dict[str, Any] = self._payload.render(scope(message.envelope))
             return payload
         if self._columns is not None:
             row = message.envelope["row"]

@@ -1,0 +1,61 @@
+"""JSON objects as rows, for sources whose events are documents."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tocsin.model import Column, Columns, Row
+
+_TEXT, _BOOL, _INT8, _NUMERIC, _FLOAT8, _JSONB = 25, 16, 20, 1700, 701, 3802
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def parsed(document: bytes | str) -> dict[str, Any]:
+    """The JSON object in a text. Raises ValueError, in words without any of the content, where it is something else."""
+    try:
+        value = json.loads(document, parse_constant=_refuse)
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} at character {error.pos}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"it is not a JSON object but {_noun(value)}")
+    return value
+
+
+def row_of(document: Mapping[str, Any]) -> tuple[Columns, Row]:
+    """The fields of a JSON object as columns, typed by their values, in their order.
+
+    Integers beyond 64 bits become `numeric`, lists and objects `jsonb`; null is a NULL of type `text`.
+    """
+    columns: list[Column] = []
+    row: list[str | None] = []
+    for name, value in document.items():
+        oid, text = _field(value)
+        columns.append(Column(name=name, oid=oid))
+        row.append(text)
+    return tuple(columns), tuple(row)
+
+
+def _field(value: Any) -> tuple[int, str | None]:
+    if value is None:
+        return _TEXT, None
+    if isinstance(value, str):
+        return _TEXT, value
+    if isinstance(value, bool):
+        return _BOOL, "t" if value else "f"
+    if isinstance(value, int):
+        return (_INT8 if -(2**63) <= value < 2**63 else _NUMERIC), str(value)
+    if isinstance(value, float):
+        return _FLOAT8, repr(value)
+    return _JSONB, _COMPACT.encode(value)
+
+
+def _refuse(constant: str) -> None:
+    raise json.JSONDecodeError(f"{constant} is no JSON value", "", 0)
+
+
+def _noun(value: object) -> str:
+    return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
