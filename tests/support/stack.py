@@ -24,7 +24,11 @@ _ELSEWHERE = {
     "process_resident_memory_bytes",
     "process_start_time_seconds",
     # by Alertmanager
-    "alertmanager_notifications_total",
+    "alertmanager_notification_requests_failed_total",
+    "alertmanager_notification_requests_total",
+    # by the producer
+    "tocsin_producer_events_delivered_total",
+    "tocsin_producer_events_sent_total",
 }
 
 
