@@ -22,6 +22,7 @@ from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
 from support.materialize import MaterializeDouble, Relation
 from support.prometheus import PROMETHEUS, Prometheus, free_port, prometheus
 from support.stack import COMPOSED
+from support.stack_views import VIEWS
 from support.tocsin import Tocsin, running, series
 from support.waiting import until, until_some
 from tocsin.config.document import parse
@@ -43,34 +44,6 @@ SCRAPED = 40.0
 """Seconds within which Alertmanager tells. 12 at most on a machine that has time."""
 ENDED = 60.0
 """Seconds within which Alertmanager tells that an alert ended: `keep_firing_for` and `group_interval` come on top."""
-
-VIEWS = {
-    "demo.organization_alert": (
-        ("alert_name", "text"),
-        ("organization", "text"),
-        ("severity", "text"),
-        ("owner", "text"),
-        ("deployment_cnt", "int8"),
-        ("customer_cnt", "int8"),
-    ),
-    "demo.active_alerts": (
-        ("alert_name", "text"),
-        ("auction_id", "int8"),
-        ("item_name", "text"),
-        ("price", "numeric"),
-        ("bidder", "text"),
-        ("severity", "text"),
-    ),
-    "demo.rejected_events": (
-        ("topic", "text"),
-        ("partition", "int4"),
-        ("offset", "int8"),
-        ("reason", "text"),
-        ("sample", "text"),
-        ("received_at", "timestamptz"),
-    ),
-}
-"""The views that Tocsin reads, as `materialize/006_alerts.sql` makes them."""
 
 OWNERS = {"A": ("critical", "ann"), "B": ("warning", "bob"), "C": ("critical", "cat"), "D": ("warning", "dan")}
 

@@ -21,6 +21,7 @@ from support.novu import FakeNovu, fake_novu
 from support.prometheus import PROMETHEUS, Prometheus, free_port, metric_names, prometheus
 from support.receiver import Receiver
 from support.stack import COMPOSED, known_metrics
+from support.stack_views import VIEWS
 from support.tocsin import Tocsin, quick_source, running
 from support.waiting import until, until_some
 from tocsin.config.document import parse
@@ -174,30 +175,6 @@ def _yaml(path: Path) -> Any:
 
 # An incident, and every query.
 
-VIEWS = {
-    "demo.organization_alert": (
-        ("alert_name", "text"),
-        ("organization", "text"),
-        ("severity", "text"),
-        ("owner", "text"),
-        ("deployment_cnt", "int8"),
-    ),
-    "demo.active_alerts": (
-        ("alert_name", "text"),
-        ("auction_id", "int4"),
-        ("item_name", "text"),
-        ("price", "numeric"),
-        ("bidder", "text"),
-        ("severity", "text"),
-    ),
-    "demo.rejected_events": (
-        ("partition", "int4"),
-        ("offset", "int8"),
-        ("received_at", "timestamptz"),
-        ("sample", "text"),
-    ),
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
@@ -238,12 +215,12 @@ async def _happen(double: MaterializeDouble) -> None:
     """Two organizations fire for good, one comes and goes; bids and malformed events come in."""
     spikes, bids, rejected = (double.relation(view) for view in VIEWS)
     spikes.insert(
-        ("deployment_spike", "A", "critical", "team-a", 10), ("deployment_spike", "B", "warning", "team-b", 7)
+        ("deployment_spike", "A", "critical", "team-a", 10, 1), ("deployment_spike", "B", "warning", "team-b", 7, 2)
     )
     for count in itertools.count(1):
         bids.insert(("expensive pizza", count, "Best Pizza in Town", f"{90 + count}.5", "eve", "warning"))
-        rejected.insert((0, count, "2026-01-01 00:00:00+00", "{"))
-        passing = ("deployment_spike", "C", "warning", "team-c", count)
+        rejected.insert(("customer_events", 0, count, "not a flat JSON object", "{", "2026-01-01 00:00:00"))
+        passing = ("deployment_spike", "C", "warning", "team-c", count, 1)
         spikes.insert(passing)
         await asyncio.sleep(0.3)
         spikes.delete(passing)
