@@ -10,35 +10,9 @@ import sys
 
 from support.materialize import MaterializeDouble
 from support.materialize.commands import Commands
+from support.stack_views import VIEWS
 
 SQL_PORT, DOUBLE_PORT, CONTROL_PORT = 6875, 16875, 16800
-
-VIEWS = {
-    "demo.organization_alert": (
-        ("alert_name", "text"),
-        ("organization", "text"),
-        ("severity", "text"),
-        ("owner", "text"),
-        ("deployment_cnt", "int8"),
-        ("customer_cnt", "int8"),
-    ),
-    "demo.active_alerts": (
-        ("alert_name", "text"),
-        ("auction_id", "int4"),
-        ("item_name", "text"),
-        ("price", "numeric"),
-        ("bidder", "text"),
-        ("severity", "text"),
-    ),
-    "demo.rejected_events": (
-        ("topic", "text"),
-        ("partition", "int4"),
-        ("offset", "uint8"),
-        ("reason", "text"),
-        ("sample", "text"),
-        ("received_at", "timestamptz"),
-    ),
-}
 
 
 async def serve() -> None:
