@@ -82,9 +82,9 @@ def send(sink: Sink, topic: str, values: Iterator[bytes]) -> None:
     sink.flush()
 
 
-def bid(item: str, amount: str, auction_id: int = 1) -> Iterator[bytes]:
+def bid(item: str, amount: str, auction_id: int = 1, at: float | None = None) -> Iterator[bytes]:
     fields = {"auction_id": auction_id, "item": item, "amount": amount, "bidder": "Somebody"}
-    yield json.dumps({**fields, "bid_ts": int(time.time())}).encode()
+    yield json.dumps({**fields, "bid_ts": int(time.time() if at is None else at)}).encode()
 
 
 # The schema
@@ -156,13 +156,23 @@ def test_the_threshold_itself_does_not_fire_and_one_more_does(
     assert rows(database, "SELECT * FROM demo.organization_alert") == []
 
 
-@pytest.mark.parametrize("offset", [-600, 3600])
+@pytest.mark.parametrize("offset", [-600, 500])
 def test_late_and_future_events_do_not_count(
     database: psycopg.Connection, writer: DatabaseWriter, offset: float
 ) -> None:
     send(writer, CUSTOMER_EVENTS, spike("B", at=time.time() + offset))
     assert rows(database, "SELECT count(*) FROM demo.customer_events") == [(10,)]
     assert rows(database, "SELECT * FROM demo.organization_alert") == []
+
+
+def test_an_event_of_a_far_future_is_rejected_and_counted(database: psycopg.Connection, writer: DatabaseWriter) -> None:
+    send(writer, CUSTOMER_EVENTS, spike("B", at=time.time() + 3600))
+    send(writer, "winning_bids", bid("Custom Art", "1", 1, at=time.time() + 3600))
+    assert (
+        rows(database, "SELECT * FROM demo.customer_events") == rows(database, "SELECT * FROM demo.winning_bids") == []
+    )
+    counted = "SELECT reason, count(*) FROM demo.rejected_events GROUP BY reason ORDER BY reason"
+    assert rows(database, counted) == [("bid_ts is in the future", 1), ("event_ts is in the future", 10)]
 
 
 def test_bids_fire_by_rules_that_are_rows(database: psycopg.Connection, writer: DatabaseWriter) -> None:
@@ -302,13 +312,14 @@ def _slept(seconds: float) -> bool:
 )
 def test_a_value_that_is_not_as_agreed_is_rejected_with_the_reason(value: bytes, reason: str) -> None:
     with pytest.raises(RejectedError, match=reason):
-        decode(CUSTOMER_EVENTS, value)
+        decode(CUSTOMER_EVENTS, value, received=time.time())
 
 
 def test_numbers_may_come_as_text() -> None:
     value = json.loads(next(spike()))
     as_text = {**value, "customer_id": str(value["customer_id"]), "event_ts": str(value["event_ts"])}
-    assert decode(CUSTOMER_EVENTS, json.dumps(as_text).encode()) == decode(CUSTOMER_EVENTS, json.dumps(value).encode())
+    decoded = [decode(CUSTOMER_EVENTS, json.dumps(one).encode(), received=time.time()) for one in (as_text, value)]
+    assert decoded[0] == decoded[1]
 
 
 # The scenario

@@ -10,6 +10,8 @@ from typing import Any
 from tocsin_producer.events import CUSTOMER_EVENTS, WINNING_BIDS
 
 LARGEST = 65_536  # bytes
+FUTURE_LIMIT = 600.0
+"""Seconds that an event may be dated ahead; up to this it waits for its time."""
 
 Row = tuple[int | str | Decimal | datetime | None, ...]
 
@@ -28,8 +30,11 @@ class RejectedError(Exception):
     """An event that has no place in its table; the text says why."""
 
 
-def decode(topic: str, value: bytes | None) -> Row:
+def decode(topic: str, value: bytes | None, *, received: float) -> Row:
     """The row, with the columns of `COLUMNS[topic]`.
+
+    Args:
+        received: when it came, in epoch seconds.
 
     Raises:
         RejectedError: the value is not such an event.
@@ -49,7 +54,7 @@ def decode(topic: str, value: bytes | None) -> Row:
         raise RejectedError("not JSON") from None
     if not isinstance(fields, dict):
         raise RejectedError("not a JSON object")
-    return reader(fields)
+    return reader(fields, received)
 
 
 def sample(value: bytes | None) -> str:
@@ -57,28 +62,28 @@ def sample(value: bytes | None) -> str:
     return "" if value is None else value[:_SAMPLE].decode(errors="backslashreplace").replace("\0", "\\x00")
 
 
-def _customer_event(fields: dict[str, Any]) -> Row:
+def _customer_event(fields: dict[str, Any], received: float) -> Row:
     return (
         int(_matching(fields, "customer_id", _INTEGER)),
         _text(fields, "customer_name"),
         _required(fields, "deployment_type"),
         _required(fields, "organization"),
         _text(fields, "event_type"),
-        _time(fields, "event_ts"),
+        _time(fields, "event_ts", received),
     )
 
 
-def _winning_bid(fields: dict[str, Any]) -> Row:
+def _winning_bid(fields: dict[str, Any], received: float) -> Row:
     return (
         int(_matching(fields, "auction_id", _INTEGER)),
         _required(fields, "item"),
         Decimal(_matching(fields, "amount", _AMOUNT)),
         _text(fields, "bidder"),
-        _time(fields, "bid_ts"),
+        _time(fields, "bid_ts", received),
     )
 
 
-_READERS: Mapping[str, Callable[[dict[str, Any]], Row]] = {
+_READERS: Mapping[str, Callable[[dict[str, Any], float], Row]] = {
     CUSTOMER_EVENTS: _customer_event,
     WINNING_BIDS: _winning_bid,
 }
@@ -92,8 +97,11 @@ def _matching(fields: dict[str, Any], name: str, pattern: re.Pattern[str]) -> st
     return text
 
 
-def _time(fields: dict[str, Any], name: str) -> datetime:
-    return datetime.fromtimestamp(int(_matching(fields, name, _EPOCH)), tz=UTC)
+def _time(fields: dict[str, Any], name: str, received: float) -> datetime:
+    seconds = int(_matching(fields, name, _EPOCH))
+    if seconds > received + FUTURE_LIMIT:
+        raise RejectedError(f"{name} is in the future")
+    return datetime.fromtimestamp(seconds, tz=UTC)
 
 
 def _text(fields: dict[str, Any], name: str) -> str | None:

@@ -1,5 +1,7 @@
 """The producer's events into the demo's tables."""
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -21,15 +23,19 @@ class DatabaseWriter:
     """A `tocsin_producer.sinks.Sink`: collects events and writes them with COPY, one transaction per flush, so that a
     spike appears whole and wakes its listeners once. What cannot be read goes to `rejected_events`.
 
+    Args:
+        clock: tells when an event comes, in epoch seconds.
+
     Raises:
         SinkError: the database does not answer.
     """
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str, *, clock: Callable[[], float] = time.time) -> None:
         try:
             self._connection = psycopg.connect(conninfo, application_name="tocsin-producer", autocommit=True)
         except psycopg.Error as error:
             raise _gone(error) from None
+        self._clock = clock
         self._rows: dict[str, list[Row]] = {}
         self._rejected: list[Row] = []
         self._flushes = 0
@@ -44,7 +50,7 @@ class DatabaseWriter:
 
     def send(self, topic: str, key: bytes, value: bytes | None) -> None:  # noqa: ARG002  # the key is in the value too
         try:
-            self._rows.setdefault(topic, []).append(decode(topic, value))
+            self._rows.setdefault(topic, []).append(decode(topic, value, received=self._clock()))
         except RejectedError as error:
             self._rejected.append((topic, str(error), sample(value)))
         if len(self._rejected) + sum(map(len, self._rows.values())) >= _BATCH:
