@@ -8,35 +8,28 @@ other; the inbox is the demo's, and a double of Materialize holds the rows. So t
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
 from support.materialize import MaterializeDouble, Relation
-from support.prometheus import PROMETHEUS, Prometheus, free_port, prometheus
-from support.stack import COMPOSED
+from support.post import Post, post
+from support.prometheus import PROMETHEUS, Prometheus, prometheus
+from support.stack_files import KEY_FILE, alertmanager_file, prometheus_config, tocsin_config
 from support.stack_views import VIEWS
 from support.tocsin import Tocsin, running, series
 from support.waiting import until, until_some
-from tocsin.config.document import parse
-from tocsin_demo.inbox.app import serving
-from tocsin_demo.inbox.inbox import Inbox, Settings
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH"),
     pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH"),
 ]
-
-ROOT = Path(__file__).parents[2]
-KEY_FILE = ROOT / "compose" / "inbox-key"
 
 PROMPT = 15.0
 """Seconds within which a person is told. A second or two is usual."""
@@ -54,58 +47,6 @@ def spike(organization: str, deployments: int = 10) -> Row:
     """A row of `demo.organization_alert`."""
     severity, owner = OWNERS[organization]
     return ("deployment_spike", organization, severity, owner, deployments, 3)
-
-
-@dataclass(slots=True, kw_only=True)
-class Post:
-    """The inbox behind a port of its own that can be closed and opened again. What came stays."""
-
-    inbox: Inbox
-    port: int
-    _open: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    async def open(self) -> None:
-        await self._open.enter_async_context(serving(self.inbox, port=self.port))
-
-    async def close(self) -> None:
-        """From now on connections are refused."""
-        await self._open.aclose()
-
-    def people(self) -> Counter[tuple[str, str, str]]:
-        """What people were told: person, workflow and organization, and under how many ids."""
-        ids = {
-            (each.subscriber_id, each.workflow.workflow_id, each.payload["labels"]["organization"], each.transaction_id)
-            for each in self.inbox.engine.worker.notifications.values()
-            if each.messages
-        }
-        return Counter(each[:3] for each in ids)
-
-    def audit(self) -> Counter[tuple[str, str]]:
-        """What the audit was told of spikes: kind and organization, and under how many ids."""
-        bodies = [each.body for each in self._delivered("audit")]
-        ids = {(body["status"], body["row"]["organization"], body["id"]) for body in bodies}
-        return Counter(each[:2] for each in ids)
-
-    def alerts(self) -> Counter[tuple[str, str]]:
-        """What Alertmanager told of spikes: status and organization, and of how many beginnings."""
-        found = {
-            (alert["status"], alert["labels"]["organization"], alert["startsAt"])
-            for group in self.groups()
-            for alert in group["alerts"]
-        }
-        return Counter(each[:2] for each in found)
-
-    def groups(self) -> list[Any]:
-        """Alertmanager's messages about spikes."""
-        bodies = [each.body for each in self._delivered("alertmanager")]
-        return [body for body in bodies if body["groupLabels"]["alertname"] == "DeploymentSpike"]
-
-    def _delivered(self, name: str) -> Iterator[Any]:
-        return (each for each in self.inbox.engine.deliveries.values() if each.name == name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,46 +103,13 @@ async def flow(tmp_path: Path) -> AsyncIterator[Flow]:
         enter = stack.enter_async_context
         double = await enter(MaterializeDouble(clusters=("quickstart", "alerting")))
         spikes, *_ = [double.create(view, columns, retain=60_000) for view, columns in VIEWS.items()]
-        key = KEY_FILE.read_text(encoding="utf-8").strip()
-        post = Post(inbox=Inbox(Settings(api_key=key, auto_workflows=True)), port=free_port())
-        await post.open()
-        stack.push_async_callback(post.close)
-        config = _tocsin_config(tmp_path, double, post)
-        server = await enter(alertmanager(tmp_path, _alertmanager_file(tmp_path, post)))
-        watching = await enter(prometheus(tmp_path, _prometheus_config(config["web"]["listen"], server)))
-        yield Flow(folder=tmp_path, spikes=spikes, post=post, alertmanager=server, prometheus=watching, config=config)
-
-
-def _tocsin_config(folder: Path, double: MaterializeDouble, post: Post) -> dict[str, Any]:
-    environment = {
-        "NOVU_URL": post.url,
-        "NOVU_API_KEY_PATH": str(KEY_FILE),
-        "WEBHOOK_URL": f"{post.url}/webhook/audit",
-    }
-    config: Any = parse(COMPOSED.read_text(encoding="utf-8"), str(COMPOSED), environment).data
-    config["ledger"]["path"] = str(folder / "tocsin.db")
-    config["web"]["listen"] = f"127.0.0.1:{free_port()}"
-    config["sources"]["materialize"] |= {"host": "127.0.0.1", "port": double.port}
-    return dict(config)
-
-
-def _prometheus_config(tocsin: str, server: Alertmanager) -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
-    config["rule_files"] = [str(ROOT / "prometheus" / pattern) for pattern in config["rule_files"]]
-    config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]}]
-    there = {"tocsin": tocsin, "alertmanager": f"127.0.0.1:{server.port}"}
-    nobody = f"127.0.0.1:{free_port()}"
-    for job in config["scrape_configs"]:
-        job["static_configs"] = [{"targets": [there.get(job["job_name"], nobody)]}]
-    return config
-
-
-def _alertmanager_file(folder: Path, post: Post) -> Path:
-    text = (ROOT / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
-    assert "http://inbox:8925" in text
-    file = folder / "alertmanager.yml"
-    file.write_text(text.replace("http://inbox:8925", post.url), encoding="utf-8")
-    return file
+        letters = await enter(post(KEY_FILE.read_text(encoding="utf-8").strip()))
+        config = tocsin_config(tmp_path, letters.url, {"host": "127.0.0.1", "port": double.port})
+        server = await enter(alertmanager(tmp_path, alertmanager_file(tmp_path, letters.url)))
+        watching = await enter(prometheus(tmp_path, prometheus_config(config["web"]["listen"], server.port)))
+        yield Flow(
+            folder=tmp_path, spikes=spikes, post=letters, alertmanager=server, prometheus=watching, config=config
+        )
 
 
 async def test_rows_reach_people_and_alertmanager_through_an_outage_and_a_crash(flow: Flow) -> None:

@@ -1,0 +1,91 @@
+"""The demo's inbox as the far end of tests: what people were told through Novu, and what came to the webhooks."""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from support.prometheus import free_port
+from tocsin_demo.inbox.app import serving
+from tocsin_demo.inbox.inbox import Inbox, Logged, Settings
+from tocsin_demo.inbox.model import Notification
+
+TRIGGERS = ("/v1/events/trigger", "/v1/events/trigger/bulk")
+
+
+@dataclass(slots=True, kw_only=True)
+class Post:
+    """The inbox behind a port of its own that can be closed and opened again. What came stays."""
+
+    inbox: Inbox
+    port: int
+    _open: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def open(self) -> None:
+        await self._open.enter_async_context(serving(self.inbox, port=self.port))
+
+    async def close(self) -> None:
+        """From now on connections are refused."""
+        await self._open.aclose()
+
+    def messages(self) -> list[Notification]:
+        """What reached people, each with its payload."""
+        return [each for each in self.inbox.engine.worker.notifications.values() if each.messages]
+
+    def cancels(self) -> list[Logged]:
+        """Requests that take an event back."""
+        return [each for each in self.inbox.requests if each.method == "DELETE"]
+
+    def triggers(self) -> list[Logged]:
+        """Requests that send events."""
+        return [each for each in self.inbox.requests if each.method == "POST" and each.path in TRIGGERS]
+
+    def people(self) -> Counter[tuple[str, str, str]]:
+        """What people were told of spikes: person, workflow and organization, and under how many ids."""
+        ids = {
+            (each.subscriber_id, each.workflow.workflow_id, each.payload["labels"]["organization"], each.transaction_id)
+            for each in self.messages()
+            if "organization" in each.payload["labels"]
+        }
+        return Counter(each[:3] for each in ids)
+
+    def audit(self) -> Counter[tuple[str, str]]:
+        """What the audit was told of spikes: kind and organization, and under how many ids."""
+        bodies = [body for body in self.delivered("audit") if "organization" in body["row"]]
+        ids = {(body["status"], body["row"]["organization"], body["id"]) for body in bodies}
+        return Counter(each[:2] for each in ids)
+
+    def alerts(self) -> Counter[tuple[str, str]]:
+        """What Alertmanager told of spikes: status and organization, and of how many beginnings."""
+        found = {
+            (alert["status"], alert["labels"]["organization"], alert["startsAt"])
+            for group in self.groups()
+            for alert in group["alerts"]
+        }
+        return Counter(each[:2] for each in found)
+
+    def groups(self, name: str = "DeploymentSpike") -> list[Any]:
+        """Alertmanager's messages about the alert of a name."""
+        bodies = self.delivered("alertmanager")
+        return [body for body in bodies if body["groupLabels"]["alertname"] == name]
+
+    def delivered(self, name: str) -> Iterator[Any]:
+        """The bodies that came to a webhook."""
+        return (each.body for each in self.inbox.engine.deliveries.values() if each.name == name)
+
+
+@asynccontextmanager
+async def post(api_key: str | None = None) -> AsyncIterator[Post]:
+    """An open inbox that makes the workflows it is asked for. `api_key`: the only one that is let in."""
+    made = Post(inbox=Inbox(Settings(api_key=api_key, auto_workflows=True)), port=free_port())
+    await made.open()
+    try:
+        yield made
+    finally:
+        await made.close()
