@@ -59,23 +59,27 @@ class TemplateError(TocsinError, ValueError):
 class Template:
     """A text with `{{ }}` in it, compiled once.
 
-    `place` is what errors call it (`alerts.late.annotations.summary`). Raises TemplateError for a syntax error, and
-    for a variable that is not in `known`.
+    `place` is what errors call it (`alerts.late.annotations.summary`). `html`: what it prints is escaped for HTML, but
+    for what passes the filter `safe`. Raises TemplateError for a syntax error, and for a variable that is not in
+    `known`.
     """
 
-    def __init__(self, source: str, *, place: str = "template", known: Collection[str] = VARIABLES) -> None:
+    def __init__(
+        self, source: str, *, place: str = "template", known: Collection[str] = VARIABLES, html: bool = False
+    ) -> None:
         self.source = source
         self._place = place
-        self._constant = not any(mark in source for mark in ("{{", "{%", "{#"))
-        if not self._constant:
-            self._compiled = _from(_parse(source, place, known), place)
+        self.constant = not any(mark in source for mark in ("{{", "{%", "{#"))
+        if not self.constant:
+            environment = _environment(html=html)
+            self._compiled = _from(_parse(source, place, known, environment), place, environment)
 
     def __repr__(self) -> str:
         return f"Template({self.source!r})"
 
     def render(self, variables: Mapping[str, object]) -> str:
         """The text. Raises TemplateError, whatever went wrong."""
-        if self._constant:
+        if self.constant:
             return self.source
         chunks: list[str] = []
         room = MAX_TEXT
@@ -127,13 +131,14 @@ def _expression(source: str, place: str, known: Collection[str]) -> _Renderer | 
     """The renderer of a leaf that is exactly one expression, None for any other leaf."""
     if not source.startswith("{{"):
         return None
-    match _parse(source, place, known).body:
+    environment = _environment()
+    match _parse(source, place, known, environment).body:
         case [nodes.Output(nodes=[expression])] if not isinstance(expression, nodes.TemplateData):
             pass
         case _:
             return None
     assignment = nodes.Assign(nodes.Name("result", "store", lineno=1), expression, lineno=1)
-    compiled = _from(nodes.Template([assignment], lineno=1), place)
+    compiled = _from(nodes.Template([assignment], lineno=1), place, environment)
 
     def render(variables: Mapping[str, object]) -> Any:
         context = _context(compiled, variables)
@@ -191,8 +196,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 @functools.cache
-def _environment() -> _Environment:
-    environment = _Environment(undefined=_Strict, autoescape=False, finalize=_printed)
+def _environment(*, html: bool = False) -> _Environment:
+    environment = _Environment(undefined=_Strict, autoescape=html, finalize=_printed)
     for name in ("lipsum", "cycler", "joiner"):
         del environment.globals[name]
     for name in ("random", "pprint", "xmlattr"):  # a repeat must be byte-identical; the others are not for this
@@ -215,11 +220,11 @@ _CONCAT = "joined text"
 _STEPS = "steps so far"
 
 
-def _parse(source: str, place: str, known: Collection[str]) -> nodes.Template:
+def _parse(source: str, place: str, known: Collection[str], environment: _Environment) -> nodes.Template:
     """The syntax tree with loops counted and joins bounded. Raises TemplateError."""
     try:
-        tree = _environment().parse(source)
-        unknown = sorted(meta.find_undeclared_variables(tree) - {*known, *_environment().globals})
+        tree = environment.parse(source)
+        unknown = sorted(meta.find_undeclared_variables(tree) - {*known, *environment.globals})
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"{place}: line {error.lineno}: {error.message}") from None
     except RecursionError:
@@ -245,9 +250,9 @@ def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno, environment=node.environment)
 
 
-def _from(tree: nodes.Template, place: str) -> jinja2.Template:
+def _from(tree: nodes.Template, place: str, environment: _Environment) -> jinja2.Template:
     try:
-        return _environment().from_string(tree)
+        return environment.from_string(tree)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"{place}: line {error.lineno}: {error.message}") from None
     except (RecursionError, MemoryError, SyntaxError):  # Python's own limits of nesting
