@@ -23,8 +23,9 @@ class Message:
     channel's `wants_earlier`. `age` is the time in seconds since the transition was committed. `attempts` counts the
     attempts before this one.
 
-    Where several notifications were merged (`interval`), `kind` and `envelope` are those of the newest, `id` is that of
-    the oldest, and the envelope's key `merged` lists the envelopes of all, oldest first.
+    Where several notifications were merged (`interval`), `kind` and `envelope` are those of the newest of the most
+    urgent (anything that fired before anything that resolved), `id` is that of the oldest, and the envelope's key
+    `merged` lists the envelopes of all, oldest first.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Channel(Protocol):
 KINDS: dict[str, str] = {
     "console": "tocsin.channels.console",
     "novu": "tocsin.channels.novu",
+    "python": "tocsin.channels.python",
     "webhook": "tocsin.channels.webhook",
 }
 """Channel type -> module. Each module has `Config`, `Options` and `build(name, config, routes) -> Channel`, where

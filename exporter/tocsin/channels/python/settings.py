@@ -1,0 +1,40 @@
+"""What can be set for a Python channel."""
+
+import keyword
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from tocsin.channels.base import ChannelConfig, ChannelOptions
+from tocsin.settings import Secret
+
+
+def _named(arguments: dict[str, Any]) -> dict[str, Any]:
+    for name in arguments:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise ValueError(f"{name!r} cannot be the name of an argument")
+    return arguments
+
+
+class Options(ChannelOptions):
+    """Settings of a channel or of one alert."""
+
+    arguments: Annotated[dict[str, Any], AfterValidator(_named)] = Field(default_factory=dict)
+    """Keyword arguments to call the handler with, beside the notification."""
+
+    secret_arguments: Annotated[dict[str, Secret], AfterValidator(_named)] = Field(default_factory=dict)
+    """Keyword arguments that are texts and shown nowhere, such as a token."""
+
+
+class Config(ChannelConfig, Options):
+    """A handler written in Python, called in this process. A function runs in a thread, an `async` one in the event
+    loop. It gets each notification at least once."""
+
+    type: Literal["python"]
+    """The kind of channel."""
+
+    handler: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.-]*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?$")]
+    """`module:name`, or the name of an entry point of the group `tocsin.handlers`."""
+
+    path: Annotated[str, Field(min_length=1)] | None = None
+    """A directory to look for the module in, besides the packages that are installed."""

@@ -1,0 +1,58 @@
+"""Threads for handlers that are not `async`."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeAlias
+
+_Work: TypeAlias = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[[], Any]]
+
+
+class Threads:
+    """As many threads as were ever busy at once; who calls bounds that number.
+
+    They are daemons, unlike those of `concurrent.futures`: one that hangs cannot be ended, and must not keep the
+    process from ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._queue: SimpleQueue[_Work | None] = SimpleQueue()
+        self._started = 0
+        self._busy = 0
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        """What the work returns; it must not raise."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._busy += 1
+        future.add_done_callback(self._free)
+        if self._busy > self._started:
+            self._started += 1
+            threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+        self._queue.put((loop, future, work))
+        return await future
+
+    def close(self) -> None:
+        """End the threads, each when its work is done."""
+        for _ in range(self._started):
+            self._queue.put(None)
+        self._started = 0
+
+    def _free(self, _future: "asyncio.Future[Any]") -> None:
+        self._busy -= 1
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            loop, future, work = item
+            result = work()
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(_settle, future, result)
+            del item, loop, future, work, result  # an idle thread holds on to nothing
+
+
+def _settle(future: "asyncio.Future[Any]", result: object) -> None:
+    if not future.done():
+        future.set_result(result)
