@@ -1,20 +1,28 @@
-"""A real Apache Kafka for tests: one process, broker and controller in one, from the jars that Maven has.
+"""A real Apache Kafka for tests: one process, broker and controller in one, from the jars that Maven has; and what
+tests ask of it.
 
 The jars (57, 46 MB) are fetched once and stay in the user's cache.
 """
 
+import atexit
+import functools
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from support.prometheus import free_port
 
@@ -69,12 +77,17 @@ def _fetch(folder: Path) -> None:
 class Kafka:
     """A broker that can be started, stopped and killed. What it was told stays in `folder`, and so does its port."""
 
-    def __init__(self, folder: Path) -> None:
-        """Format the storage. Nothing listens yet."""
+    def __init__(self, folder: Path, users: Mapping[str, str] | None = None) -> None:
+        """Format the storage. Nothing listens yet.
+
+        `users`: name -> password of those who may log in, with PLAIN, at `guarded`; there only `admin` may do anything.
+        """
         self._folder = folder
+        self._users = users
         self._classes = f"{jars()}{os.sep}*"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
+        self.guarded = f"127.0.0.1:{free_port()}"
         self._properties = folder / "server.properties"
         self._properties.write_text(self._settings(controller=free_port()), encoding="utf-8")
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -105,6 +118,15 @@ class Kafka:
             assert time.monotonic() < deadline, "Kafka does not listen"
             time.sleep(0.05)
 
+    def freeze(self) -> None:
+        """Let it answer nothing, with its connections open, until `thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it at once, as a crash does."""
         if self._process is not None:
@@ -125,15 +147,27 @@ class Kafka:
         return (java, "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", self._classes, *arguments)
 
     def _settings(self, controller: int) -> str:
+        listeners = f"PLAINTEXT://{self.brokers},CONTROLLER://127.0.0.1:{controller}"
+        guarded: tuple[str, ...] = ()
+        if self._users is not None:
+            listeners += f",SASL_PLAINTEXT://{self.guarded}"
+            users = " ".join(f'user_{name}="{password}"' for name, password in self._users.items())
+            login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+            guarded = (
+                "sasl.enabled.mechanisms=PLAIN",
+                f"listener.name.sasl_plaintext.plain.sasl.jaas.config={login} {users};",
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users=User:admin;User:ANONYMOUS",
+            )
         return "\n".join(
             (
                 "process.roles=broker,controller",
                 "node.id=1",
                 f"controller.quorum.voters=1@127.0.0.1:{controller}",
-                f"listeners=PLAINTEXT://{self.brokers},CONTROLLER://127.0.0.1:{controller}",
-                f"advertised.listeners=PLAINTEXT://{self.brokers}",
+                f"listeners={listeners}",
                 "controller.listener.names=CONTROLLER",
-                "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+                "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
+                *guarded,
                 f"log.dirs={self._folder / 'data'}",
                 "auto.create.topics.enable=false",  # the producer is to make its topics itself
                 "offsets.topic.replication.factor=1",
@@ -146,10 +180,103 @@ class Kafka:
 
 
 @contextmanager
-def kafka(folder: Path) -> Iterator[Kafka]:
+def kafka(folder: Path, users: Mapping[str, str] | None = None) -> Iterator[Kafka]:
     """A Kafka that is not started yet; it is gone afterwards."""
-    broker = Kafka(folder)
+    broker = Kafka(folder, users)
     try:
         yield broker
     finally:
         broker.kill()
+
+
+@functools.cache
+def shared_kafka() -> Kafka:
+    """A running Kafka for all tests of this process that do it no harm. Each is to use topics of its own."""
+    folder = tempfile.TemporaryDirectory(prefix="tocsin-kafka-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    broker = Kafka(Path(folder.name))
+    atexit.register(broker.kill)
+    broker.start()
+    return broker
+
+
+def new_topic(broker: Kafka, name: str = "t", *, partitions: int = 1, **settings: str) -> str:
+    """Create a topic whose name begins with `name` and is nobody else's. Settings are written with `_` for a dot."""
+    topic = f"{name}-{uuid.uuid4().hex[:8]}"
+    make_topic(broker, topic, partitions=partitions, **settings)
+    return topic
+
+
+def make_topic(broker: Kafka, topic: str, *, partitions: int = 1, **settings: str) -> None:
+    """Create a topic."""
+    config = {name.replace("_", "."): value for name, value in settings.items()}
+    admin = AdminClient({"bootstrap.servers": broker.brokers, "log_level": 2})
+    [done] = admin.create_topics([NewTopic(topic, partitions, 1, config=config)]).values()
+    done.result(timeout=_SOON)
+
+
+def drop_topic(broker: Kafka, topic: str) -> None:
+    """Delete a topic."""
+    [done] = AdminClient({"bootstrap.servers": broker.brokers, "log_level": 2}).delete_topics([topic]).values()
+    done.result(timeout=_SOON)
+
+
+Sent = tuple[bytes | str | None, bytes | str | None] | tuple[bytes | str | None, bytes | str | None, int]
+"""Key and value, and if need be the partition."""
+
+
+def produce(broker: Kafka, topic: str, records: Iterable[Sent], headers: Mapping[str, bytes] | None = None) -> None:
+    """Write records, and return when they are in the topic."""
+    lost: list[KafkaError] = []
+    settings = {"bootstrap.servers": broker.brokers, "linger.ms": 1, "log_level": 2, "message.max.bytes": 8_000_000}
+    producer = Producer(settings)
+    for key, value, *partition in records:
+        producer.produce(
+            topic,
+            value=value,
+            key=key,
+            headers=dict(headers or {}),
+            on_delivery=lambda error, _: None if error is None else lost.append(error),
+            partition=partition[0] if partition else -1,
+        )
+        producer.poll(0)
+    assert producer.flush(_SOON) == 0
+    assert lost == []
+
+
+def stored(broker: Kafka, topic: str) -> list[Message]:
+    """All that is in a topic now: each partition in order."""
+    found: dict[int, list[Message]] = {}
+    settings = {
+        "bootstrap.servers": broker.brokers,
+        "group.id": "look",
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": 20,
+        "enable.auto.commit": False,
+        "log_level": 2,
+    }
+    with closing(Consumer(settings)) as consumer:
+        left = set(consumer.list_topics(topic, timeout=_SOON).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in left])
+        deadline = time.monotonic() + _SOON
+        while left:
+            assert time.monotonic() < deadline, f"no end of {topic}"
+            message = consumer.poll(0.5)
+            if message is None:
+                continue
+            error, partition = message.error(), message.partition()
+            assert partition is not None
+            if error is None:
+                found.setdefault(partition, []).append(message)
+            else:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                left.discard(partition)
+    return [message for partition in sorted(found) for message in found[partition]]
+
+
+def committed(broker: Kafka, group: str, topic: str, partitions: int = 1) -> list[int]:
+    """The positions of a group that the broker knows, by partition; negative for none."""
+    settings = {"bootstrap.servers": broker.brokers, "group.id": group, "log_level": 2}
+    with closing(Consumer(settings)) as consumer:
+        asked = [TopicPartition(topic, number) for number in range(partitions)]
+        return [place.offset for place in consumer.committed(asked, timeout=_SOON)]

@@ -101,6 +101,7 @@ class Channel(Protocol):
 
 KINDS: dict[str, str] = {
     "console": "tocsin.channels.console",
+    "kafka": "tocsin.channels.kafka",
     "novu": "tocsin.channels.novu",
     "python": "tocsin.channels.python",
     "webhook": "tocsin.channels.webhook",

@@ -1,0 +1,35 @@
+"""A channel to Kafka: each notification a record, or the firing set as a compacted topic.
+
+Reading order: `settings`, `records` (what is sent), `outcome` (what the brokers' answers mean), `channel`.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tocsin.channels.kafka.settings import Config, Options
+from tocsin.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from tocsin.channels.kafka.channel import Kafka
+
+__all__ = ["Config", "Options", "build"]
+
+
+def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Kafka":
+    """Make the channel; it connects with the first notification.
+
+    Raises ConfigError when the library is not installed or refuses a setting, or when no topic is given for an alert.
+    """
+    problems = [
+        Problem(message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")
+        for alert, options in routes.items()
+        if (missing := options.missing())
+    ]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        from tocsin.channels.kafka.channel import Kafka
+    except ModuleNotFoundError as error:
+        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[kafka]'"
+        raise ConfigError([Problem(message=remedy, path=f"channels.{name}")]) from None
+    return Kafka(name, config, routes)

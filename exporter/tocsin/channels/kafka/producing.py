@@ -1,0 +1,89 @@
+"""A producer, and the thread in which it tells what has become of the records."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from tocsin.channels.kafka.records import Record
+from tocsin.kafka import QUEUE_FULL, Fault, Log, Trouble, Words, cause
+
+_STEP = 0.1
+"""Seconds that the thread stays in the library at most, and so the longest that closing waits for it."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """The records of one call, and what has become of them. `left`: how many are not known yet, and one for the
+    caller while it still hands over."""
+
+    faults: list[Fault | None]
+    left: int
+    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Writer:
+    """An idempotent producer as something to wait for."""
+
+    def __init__(self, settings: Mapping[str, Any], channel: str, words: Words) -> None:
+        self.trouble = Trouble(words)
+        log = Log(words, channel=channel)
+        self._producer = Producer({**settings, "logger": log, "error_cb": self.trouble.report})
+        self._counting = threading.Lock()
+        self._closing = False
+        self._thread = threading.Thread(target=self._poll, name=f"kafka channel {channel}", daemon=True)
+        self._thread.start()
+
+    async def write(self, records: Sequence[Record]) -> list[Fault | None]:
+        """Hand over the records, and wait until of each it is known, or can no longer be, whether the brokers have it.
+        What went wrong for each, None for those they have."""
+        call = _Call([None] * len(records), len(records) + 1)
+        for number, record in enumerate(records):
+            self._produce(record, call, number)
+        self._count(call)
+        await call.done
+        return call.faults
+
+    def close(self) -> None:
+        """Give up what is not acknowledged: the outbox has it. Blocks for a moment."""
+        self._closing = True
+        self._thread.join()
+        self._producer.purge()
+        self._producer.flush(_STEP)
+
+    def _produce(self, record: Record, call: _Call, number: int) -> None:
+        def settled(fault: Fault | None, _: object = None) -> None:
+            call.faults[number] = fault
+            if fault is None:
+                self.trouble.over()
+            self._count(call)
+
+        try:
+            self._producer.produce(
+                record.topic, value=record.value, key=record.key, headers=record.headers, on_delivery=settled
+            )
+        except BufferError:
+            settled(KafkaError(QUEUE_FULL))
+        except KafkaException as error:
+            settled(cause(error))
+
+    def _count(self, call: _Call) -> None:
+        with self._counting:
+            call.left -= 1
+            last = call.left == 0
+        if last:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                call.done.get_loop().call_soon_threadsafe(_resolve, call.done)
+
+    def _poll(self) -> None:
+        while not self._closing:
+            self._producer.poll(_STEP)
+
+
+def _resolve(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)

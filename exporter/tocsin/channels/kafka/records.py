@@ -1,0 +1,77 @@
+"""What is sent: notifications as records of Kafka."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tocsin.channels import Message, Rejected
+from tocsin.channels.base import json_bytes
+from tocsin.channels.kafka.settings import Options
+from tocsin.envelope import Envelope, scope
+from tocsin.errors import Reason
+from tocsin.kafka import TOPIC
+from tocsin.model import Kind
+from tocsin.templates import Structure, Template, TemplateError
+
+Headers = list[tuple[str, str | bytes | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One record. `value` None is a tombstone."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    headers: Headers
+
+
+class Route:
+    """How the notifications of one alert become records."""
+
+    def __init__(self, alert: str, options: Options, *, state: bool) -> None:
+        assert options.topic is not None
+        self.topic = options.topic if "{" not in options.topic else None
+        self._topic = Template(options.topic, place=f"{alert}: topic")
+        self._key = options.key
+        self._body = None if options.body is None else Structure(options.body, place=f"{alert}: body")
+        self._state = state
+
+    def records(self, message: Message) -> list[Record] | Rejected:
+        """The records of a notification: one, or with `state` one for each row that was merged into it."""
+        if self._state and message.kind is Kind.EVENT:
+            return []
+        try:
+            return [self._record(envelope) for envelope in self._envelopes(message.envelope)]
+        except TemplateError as error:
+            return Rejected(Reason.TEMPLATE, str(error))
+
+    def _envelopes(self, envelope: Envelope) -> Iterable[Envelope]:
+        merged = envelope.get("merged")
+        if not self._state or merged is None:
+            return (envelope,)
+        # A compacted topic has one place for each row: the newest of each row goes there.
+        return {one["fingerprint"]: one for one in merged}.values()
+
+    def _record(self, envelope: Envelope) -> Record:
+        variables = scope(envelope)
+        topic = self._topic.render(variables)
+        if not TOPIC.fullmatch(topic):
+            raise TemplateError(f"topic: {topic[:80]!r} is no name of a topic")
+        headers: Headers = [
+            ("tocsin-id", envelope["id"]),
+            ("tocsin-alert", envelope["alert"]),
+            ("tocsin-status", envelope["status"]),
+        ]
+        value = None
+        if not self._state or envelope["status"] != "resolved":
+            value = json_bytes(envelope if self._body is None else self._body.render(variables))
+        return Record(topic=topic, key=self._key_of(envelope), value=value, headers=headers)
+
+    def _key_of(self, envelope: Envelope) -> bytes:
+        if not self._key:
+            return envelope["fingerprint"].encode()
+        row = envelope["row"]
+        missing = [name for name in self._key if name not in row]
+        if missing:
+            raise TemplateError(f"key: the row has no column {', '.join(missing)}; it has {', '.join(row)}")
+        return json_bytes({name: row[name] for name in self._key})

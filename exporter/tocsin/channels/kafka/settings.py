@@ -1,0 +1,69 @@
+"""The configuration of a Kafka channel."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from tocsin.channels.base import ChannelConfig, ChannelOptions
+from tocsin.kafka import TOPIC, KafkaConnection
+from tocsin.templates import Structure, Template
+
+Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+
+class Options(ChannelOptions):
+    """Settings of a channel or of one alert."""
+
+    topic: Name | None = None
+    """The topic to write to, a template over the envelope's keys, such as `alerts.{{ labels.team }}`. It must be given
+    here or for the alert."""
+
+    key: list[Name] = Field(default_factory=list)
+    """Columns whose values, as a JSON object, are the record's key. Without it, the fingerprint. Records of one key
+    keep their order."""
+
+    body: dict[str, Any] | list[Any] | None = None
+    """The JSON to send as value, every string in it a template over the envelope's keys. Without it, the envelope."""
+
+    @field_validator("topic")
+    @classmethod
+    def _is_topic(cls, topic: str | None) -> str | None:
+        if topic is not None:
+            Template(topic, place="topic")
+            if "{" not in topic and not TOPIC.fullmatch(topic):
+                raise ValueError(f"{topic!r} is no name of a topic: up to 249 letters, digits, dots, _ and -")
+        return topic
+
+    @field_validator("body")
+    @classmethod
+    def _compiles(cls, body: Any) -> Any:
+        Structure(body, place="body")
+        return body
+
+    def missing(self) -> str | None:
+        """What has to be said, for the channel or for the alert, before anything can be sent, as a sentence."""
+        return "no topic is given, neither for the alert nor for the channel" if self.topic is None else None
+
+
+class Config(KafkaConnection, ChannelConfig, Options):
+    """Kafka, or whatever speaks its protocol. Every record has the headers `tocsin-id`, `tocsin-alert` and
+    `tocsin-status`. Needs the extra `kafka`: pip install 'tocsin[kafka]'."""
+
+    type: Literal["kafka"]
+    """The kind of channel."""
+
+    state: bool = False
+    """Whether the topic holds what fires now instead of what happened: a record while it fires, a tombstone (a record
+    without a value) when it resolves. Such a topic should be compacted."""
+
+    create: bool = False
+    """Whether topics that are missing are created, those of `state` compacted."""
+
+    partitions: Annotated[int, Field(ge=1)] = 1
+    """Partitions of the topics that are created."""
+
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    """How records are compressed on their way."""
+
+    max_bytes: Annotated[int, Field(ge=1000, le=1_000_000_000)] = 1_000_000
+    """Bytes that a record may have before compression. The topic's own `max.message.bytes` must allow them too."""

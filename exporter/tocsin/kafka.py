@@ -1,0 +1,236 @@
+"""What the channel and the source for Kafka share: how to reach a cluster, and what librdkafka says about it.
+
+This module does not import the library, so that a configuration can be checked without it.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+import structlog
+from pydantic import Field, field_validator, model_validator
+
+from tocsin.settings import Secret, Settings
+
+log = structlog.get_logger(__name__)
+
+Words = Callable[[str], str]
+"""Takes the secrets out of a text."""
+
+TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
+"""The names that Kafka allows for topics."""
+
+_SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/,@]+)(?::([0-9]{1,5}))?")
+_PROPERTY = re.compile(r"[a-z][a-z0-9]*(?:\.[a-z0-9]+)*")
+_HIDDEN = re.compile(r"password|secret|pem|token|credential|config|\.key")
+
+SettingText = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+
+class KafkaConnection(Settings):
+    """How to reach a Kafka cluster, or whatever else speaks its protocol."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("sasl_password", "tls_key_password")
+
+    bootstrap_servers: Annotated[list[SettingText], Field(min_length=1)]
+    """Brokers to begin with, as `host:port`; the others are learnt from them."""
+
+    tls: bool = False
+    """Whether connections are encrypted, and the broker's certificate and name checked."""
+
+    tls_ca: Path | None = None
+    """A file with the certificates to trust. Without it, those of the operating system."""
+
+    tls_cert: Path | None = None
+    """A file with the client's certificate, where the brokers ask for one."""
+
+    tls_key: Path | None = None
+    """A file with the client's key."""
+
+    tls_key_password: Secret | None = None
+    """The password of that key."""
+
+    tls_key_password_file: str | None = None
+    """A file that holds the tls_key_password."""
+
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """How to log in. `PLAIN` sends the password as it is, so it wants `tls`."""
+
+    sasl_username: SettingText | None = None
+    """The user to log in as."""
+
+    sasl_password: Secret | None = None
+    """The user's password."""
+
+    sasl_password_file: str | None = None
+    """A file that holds the sasl_password."""
+
+    properties: dict[str, Secret] = Field(default_factory=dict)
+    """Further settings of librdkafka by name, for example another way to log in. Their values are shown nowhere."""
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _are_servers(cls, servers: list[str]) -> list[str]:
+        for server in servers:
+            match = _SERVER.fullmatch(server)
+            if match is None or (match[1] is not None and not 1 <= int(match[1]) <= 65535):
+                raise ValueError(f"{server!r} is not host:port; write a list, such as [kafka-1:9092, kafka-2:9092]")
+        return servers
+
+    @field_validator("properties")
+    @classmethod
+    def _are_names(cls, properties: dict[str, Secret]) -> dict[str, Secret]:
+        for name in properties:
+            if not _PROPERTY.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a setting of librdkafka")
+            if name in _OWN:
+                raise ValueError(f"{name} is set by Tocsin")
+        return properties
+
+    @model_validator(mode="after")
+    def _log_in_is_whole(self) -> "KafkaConnection":
+        sasl = {name: getattr(self, name) for name in ("sasl_mechanism", "sasl_username", "sasl_password")}
+        missing = [name for name, value in sasl.items() if value is None]
+        if missing and len(missing) < len(sasl):
+            raise ValueError(f"to log in, {' and '.join(missing)} must be given too")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("give tls_cert and tls_key together")
+        if not self.tls and (self.tls_ca or self.tls_cert):
+            raise ValueError("certificates are of use only with tls: true")
+        return self
+
+    @property
+    def display(self) -> str:
+        """The cluster, for people."""
+        return f"Kafka at {','.join(self.bootstrap_servers)}"
+
+    def hidden(self) -> list[Secret | str]:
+        """What must not be said: passwords, and those further settings that may hold one."""
+        own = [secret for secret in (self.sasl_password, self.tls_key_password) if secret is not None]
+        return [*own, *(value for name, value in self.properties.items() if _HIDDEN.search(name))]
+
+    def librdkafka(self) -> dict[str, Any]:
+        """The settings of the connection in librdkafka's words. They hold passwords: never to be printed."""
+        settings: dict[str, Any] = {
+            "bootstrap.servers": ",".join(self.bootstrap_servers),
+            "client.id": "tocsin",
+            "security.protocol": ("sasl_" if self.sasl_mechanism else "") + ("ssl" if self.tls else "plaintext"),
+        }
+        optional = {
+            "ssl.ca.location": self.tls_ca,
+            "ssl.certificate.location": self.tls_cert,
+            "ssl.key.location": self.tls_key,
+            "ssl.key.password": self.tls_key_password,
+            "sasl.mechanisms": self.sasl_mechanism,
+            "sasl.username": self.sasl_username,
+            "sasl.password": self.sasl_password,
+        }
+        for name, value in {**optional, **self.properties}.items():
+            if value is not None:
+                settings[name] = value.get_secret_value() if isinstance(value, Secret) else str(value)
+        return settings
+
+
+_OWN = {
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "enable.idempotence",
+    "acks",
+    "request.required.acks",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "message.max.bytes",
+    "group.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "auto.offset.reset",
+    "partition.assignment.strategy",
+    "plugin.library.paths",
+}
+
+
+class Fault(Protocol):
+    """As much of the library's KafkaError as is used here."""
+
+    def code(self) -> int: ...
+
+    def name(self) -> str: ...
+
+    def str(self) -> str: ...
+
+    def fatal(self) -> bool: ...
+
+
+# The numbers of Kafka's protocol, and the negative ones of librdkafka's own errors. Both are fixed for good.
+ALL_BROKERS_DOWN, TRANSPORT, RESOLVE, QUEUE_FULL = -187, -195, -193, -184
+TIMED_OUT = frozenset({-192, -185, 7})
+"""A record, a call of ours, a request between brokers."""
+UNKNOWN_TOPIC = frozenset({3, -188, -190})
+"""By a broker, by the library; and a partition that the library does not know."""
+TOPIC_EXISTS, OFFSET_RESET, END_OF_PARTITION, MAX_POLL_EXCEEDED = 36, -140, -191, -147
+TOO_LARGE = frozenset({4, 10, 18})
+FORBIDDEN = frozenset({-169, 29, 30, 31, 53, 58})
+"""Authentication, and authorization for a topic, a group, the cluster, a transaction; SASL authentication."""
+
+
+def cause(error: Exception) -> Fault | None:
+    """The library's error in an exception of the library."""
+    inner = error.args[0] if error.args else None
+    return inner if hasattr(inner, "code") and hasattr(inner, "fatal") else None
+
+
+def said(error: Exception) -> str:
+    """What an exception of the library says."""
+    fault = cause(error)
+    return fault.str() if fault is not None else str(error)
+
+
+class Trouble:
+    """What librdkafka reports about its connections, in its own threads of calls; the last of it says why nothing
+    moves."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+        self._why: Fault | None = None
+        self.down = False
+        self.fatal: str | None = None
+
+    def report(self, error: Fault) -> None:
+        """The library's `error_cb`."""
+        if error.fatal():
+            self.fatal = self._words(error.str())
+        elif error.code() == ALL_BROKERS_DOWN:
+            self.down = True
+        elif self._why is None or self._why.code() not in FORBIDDEN or error.code() in FORBIDDEN:
+            # A refused login is followed by a closed connection, which is not the reason.
+            self._why = error
+
+    def over(self) -> None:
+        """A broker has answered."""
+        self._why, self.down = None, False
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether a broker refuses who we are."""
+        return self._why is not None and self._why.code() in FORBIDDEN
+
+    @property
+    def reason(self) -> str:
+        """Why the brokers cannot be reached, in the library's words; empty while nothing is known."""
+        return "" if self._why is None else self._words(self._why.str().partition(" (after ")[0])
+
+
+class Log:
+    """Stands for a `logging.Logger` where the library wants one: its lines go to our log, without secrets."""
+
+    def __init__(self, words: Words, **about: str) -> None:
+        self._words = words
+        self._log = log.bind(**about)
+
+    def log(self, level: int, message: str, *parts: object) -> None:
+        """One line. Failed connections are told by whoever waits for them; here they are detail."""
+        told = self._log.warning if level >= logging.ERROR and parts[:1] != ("FAIL",) else self._log.debug
+        told("librdkafka", said=self._words(message % parts))
