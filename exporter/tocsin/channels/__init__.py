@@ -99,8 +99,47 @@ class Channel(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Something that stands and that a level output tells of: it fires, or it has ended a short while ago.
+
+    `identity` is what the receiver knows it by: firings with the same one are one thing there. `content` is what the
+    receiver is told of it, in whatever form the output likes; what is equal need not be told again before its time.
+    `started_at` and `ended_at` are wall-clock seconds, the latter None while it fires.
+    """
+
+    identity: str
+    content: object
+    started_at: float
+    ended_at: float | None = None
+
+
+class Level(Protocol):
+    """An output that is told what fires now rather than each notification: it has no outbox, since whatever was lost is
+    told again soon."""
+
+    receivers: Sequence[str]
+    """By name, all of which are told everything. A name is shown, so it holds no secret."""
+
+    def standing(self, envelope: Envelope, now: float) -> Standing:
+        """How a firing is told. Pure, since it may be called in a thread; never raises for what a row holds."""
+        ...
+
+    async def push(self, receiver: str, standings: Sequence[Standing], now: float) -> Sequence[Result]:
+        """Tell one receiver, and say for each, in order, how it went. Never holds the event loop.
+
+        An exception is a defect of the output: it counts as `Retry(Reason.INTERNAL)` for everything.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
 KINDS: dict[str, str] = {
     "console": "tocsin.channels.console",
+    "email": "tocsin.channels.email",
     "kafka": "tocsin.channels.kafka",
     "novu": "tocsin.channels.novu",
     "python": "tocsin.channels.python",
@@ -109,3 +148,9 @@ KINDS: dict[str, str] = {
 """Channel type -> module. Each module has `Config`, `Options` and `build(name, config, routes) -> Channel`, where
 `routes` maps the name of each alert that notifies this channel to its `Options` (those of the channel, with the alert's
 own laid over them)."""
+
+LEVELS: dict[str, str] = {
+    "alertmanager": "tocsin.channels.alertmanager",
+}
+"""Type of level output -> module, as in `KINDS`: `Config`, `Options` and `build(name, config, routes) -> Level`. Alerts
+notify these like channels; `tocsin.dispatch.level` runs them."""

@@ -1,0 +1,125 @@
+"""Mail addresses: read strictly, since what is read here ends up in headers and in commands to a mail server."""
+
+import email.header
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from tocsin.envelope import Envelope
+from tocsin.settings import Settings
+from tocsin.templates import Template
+
+MAX_NAME = 64
+"""Characters of a person's name that are kept."""
+
+Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+_MAX_ADDRESS = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
+_ATOM = r"[^\s@<>(),;:\\\"\[\]]+"
+_MAILBOX = re.compile(rf"(?:(?P<name>[^<>]*?)\s*<(?P<inner>{_ATOM}@{_ATOM})>|(?P<bare>{_ATOM}@{_ATOM}))")
+_ENTRY = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,"])+')
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
+
+
+class FromColumn(Settings):
+    """The addresses that a column of the row holds."""
+
+    column: Name
+    """A text column with addresses between commas, or an array, list or jsonb array of addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """One address, `spec`, and the name of whose it is."""
+
+    spec: str
+    name: str = ""
+
+    @property
+    def domain(self) -> str:
+        return self.spec.rpartition("@")[2]
+
+    def __str__(self) -> str:
+        """As it stands in a header: of ASCII, but for an address that is not."""
+        if not self.name:
+            return self.spec
+        if not self.name.isascii():
+            return f"{email.header.Header(self.name, 'utf-8', maxlinelen=900).encode()} <{self.spec}>"
+        if _PLAIN_NAME.fullmatch(self.name):
+            return f"{self.name} <{self.spec}>"
+        quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{quoted}" <{self.spec}>'
+
+
+def mailbox(text: str) -> Mailbox:
+    """The one address in a text: `ann@example.com` or `Ann Lee <ann@example.com>`. Raises ValueError for anything
+    else, a second address and a line break above all."""
+    match = _MAILBOX.fullmatch(text.strip())
+    if match is None or not text.strip().isprintable():
+        raise ValueError(f"{_short(text)} is no mail address")
+    spec = match["inner"] or match["bare"]
+    local, _, domain = spec.rpartition("@")
+    if len(spec) > _MAX_ADDRESS or ".." in spec or local[0] == "." or local[-1] == "." or not _is_domain(domain):
+        raise ValueError(f"{_short(text)} is no mail address")
+    name = (match["name"] or "").strip()
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        name = re.sub(r"\\(.)", r"\1", name[1:-1])
+    return Mailbox(spec, name[:MAX_NAME])
+
+
+def mailboxes(text: str) -> Iterator[str]:
+    """The entries of a list between commas, which may also stand in a quoted name."""
+    return (entry.strip() for entry in _ENTRY.findall(text) if entry.strip())
+
+
+class Recipients:
+    """Who gets a mail, by a list of entries: addresses, templates that make one, columns that hold several."""
+
+    def __init__(self, entries: list[str | FromColumn], place: str) -> None:
+        """Raises TemplateError for a template, ValueError for an address that is none."""
+        self._place = place
+        self._entries: list[Template | FromColumn | Mailbox] = []
+        for number, entry in enumerate(entries):
+            if isinstance(entry, FromColumn):
+                self._entries.append(entry)
+                continue
+            template = Template(entry, place=f"{place}[{number}]")
+            self._entries += map(mailbox, mailboxes(entry)) if template.constant else [template]
+
+    def of(self, envelope: Envelope) -> Iterator[Mailbox | str]:
+        """Each recipient, or what is wrong with the text that stands in its place. Raises TemplateError, and
+        LookupError for a column that the row does not have."""
+        for entry in self._entries:
+            if isinstance(entry, Mailbox):
+                yield entry
+                continue
+            for text in self._texts(entry, envelope):
+                try:
+                    yield mailbox(text)
+                except ValueError as error:
+                    yield f"{self._place}: {error}"
+
+    def _texts(self, entry: Template | FromColumn, envelope: Envelope) -> Iterator[str]:
+        if isinstance(entry, Template):
+            # One address, whatever is in it: a comma in a row must not address somebody else.
+            if text := entry.render(envelope | {"merged": [envelope]}).strip():
+                yield text
+            return
+        if entry.column not in envelope["row"]:
+            raise LookupError(f"{self._place}: the row has no column {entry.column!r}")
+        value = envelope["row"][entry.column]
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None:
+                yield from mailboxes(item if isinstance(item, str) else str(item))
+
+
+def _is_domain(domain: str) -> bool:
+    return all(_LABEL.fullmatch(label) or not label.isascii() for label in domain.split("."))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")

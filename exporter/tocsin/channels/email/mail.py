@@ -1,0 +1,174 @@
+"""From a message to a mail, or to the reason why there can be none. Pure.
+
+The headers are written here and not by the standard library's `EmailMessage`, which folds a long message id into
+something that is none. Each is ASCII without line breaks of its own, whatever a row says.
+"""
+
+import email.header
+import email.policy
+import email.utils
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.message import EmailMessage
+
+from tocsin.channels import Message, Rejected
+from tocsin.channels.email import defaults
+from tocsin.channels.email.addresses import Mailbox, Recipients, mailbox
+from tocsin.channels.email.settings import Options
+from tocsin.errors import Reason
+from tocsin.templates import Template, TemplateError
+
+MAX_SUBJECT = 200
+"""Characters of a subject; a longer one is cut."""
+
+_POLICY = email.policy.SMTP.clone(cte_type="7bit")
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mail:
+    """A mail. `head` and `body` are what goes over the wire, `head` without the headers that name people: these depend
+    on what the server can take. `refused`: what stands in the place of an address and is none."""
+
+    sender: Mailbox
+    to: tuple[Mailbox, ...]
+    cc: tuple[Mailbox, ...]
+    bcc: tuple[Mailbox, ...]
+    reply_to: tuple[Mailbox, ...]
+    refused: tuple[str, ...]
+    head: bytes
+    body: bytes
+
+    @property
+    def recipients(self) -> tuple[Mailbox, ...]:
+        """Everybody who is to get it, each once."""
+        return (*self.to, *self.cc, *self.bcc)
+
+    def content(self, *, utf8: bool) -> bytes:
+        """The bytes. `utf8`: the server takes addresses that are not ASCII; without, the headers leave them out."""
+        people = {"From": (self.sender,), "To": self.to, "Cc": self.cc, "Reply-To": self.reply_to}
+        lines = [
+            f"{name}: " + ",\r\n ".join(map(str, named)) + "\r\n"
+            for name, everybody in people.items()
+            if (named := [one for one in everybody if utf8 or one.spec.isascii()])
+        ]
+        if not any(line.startswith(("To:", "Cc:")) for line in lines):
+            lines.append("To: undisclosed-recipients:;\r\n")
+        return "".join(lines).encode() + self.head + self.body
+
+
+class Route:
+    """What one alert sends by mail, with its templates compiled."""
+
+    def __init__(self, alert: str, options: Options) -> None:
+        self._sender = mailbox(options.from_)
+        self._people = {
+            field: Recipients(entries, f"{alert}: {field}")
+            for field, entries in (
+                ("to", options.to),
+                ("cc", options.cc),
+                ("bcc", options.bcc),
+                ("reply_to", options.reply_to),
+            )
+        }
+        own_text = options.text is not None
+        self._subject = _template(options.subject, defaults.SUBJECT, f"{alert}: subject")
+        self._text = _template(options.text, defaults.TEXT, f"{alert}: text")
+        self._html: Template | None = None
+        if isinstance(options.html, str) or (options.html is None and not own_text):
+            self._html = _template(options.html or None, defaults.HTML, f"{alert}: html", html=True)
+
+    def mail(self, message: Message, written_at: float) -> Mail | Rejected:
+        """The mail for a message. `written_at`: its date, seconds since the epoch."""
+        try:
+            people, refused = self._everybody(message)
+            variables = defaults.variables(message.envelope)
+            subject = self._subject.render(variables)
+            text = self._text.render(variables)
+            html = None if self._html is None else self._html.render(variables)
+        except TemplateError as error:
+            return Rejected(Reason.TEMPLATE, str(error))
+        except LookupError as error:
+            return Rejected(Reason.NO_RECIPIENTS, error.args[0])
+        if not (people["to"] or people["cc"] or people["bcc"]):
+            return Rejected(Reason.NO_RECIPIENTS, "; ".join(refused) or "the row names nobody in to, cc or bcc")
+        return Mail(
+            sender=self._sender,
+            to=people["to"],
+            cc=people["cc"],
+            bcc=people["bcc"],
+            reply_to=people["reply_to"],
+            refused=refused,
+            head=self._head(message, subject, written_at),
+            body=_body(text, html, message.id),
+        )
+
+    def _everybody(self, message: Message) -> tuple[Mapping[str, tuple[Mailbox, ...]], tuple[str, ...]]:
+        """Who gets it, by field, each person once, and the texts that are no addresses. Of a digest: everybody whom
+        one of its notifications names."""
+        refused: dict[str, None] = {}
+        seen: set[str] = set()
+        people: dict[str, tuple[Mailbox, ...]] = {}
+        for field, recipients in self._people.items():
+            found: dict[str, Mailbox] = {}
+            for envelope in message.envelope.get("merged", [message.envelope]):
+                for one in recipients.of(envelope):
+                    if isinstance(one, Mailbox):
+                        found.setdefault(one.spec.lower(), one)
+                    else:
+                        refused[one] = None
+            if field != "reply_to":
+                found = {key: one for key, one in found.items() if key not in seen}
+                seen |= found.keys()
+            people[field] = tuple(found.values())
+        return people, tuple(refused)
+
+    def _head(self, message: Message, subject: str, written_at: float) -> bytes:
+        domain = self._sender.domain if self._sender.domain.isascii() else "tocsin.invalid"
+        headers = {
+            "Subject": _header("Subject", subject),
+            "Date": email.utils.format_datetime(datetime.fromtimestamp(written_at, UTC)),
+            "Message-ID": f"<{message.id}@{domain}>",
+            "Auto-Submitted": "auto-generated",
+        }
+        if message.earlier and _one_episode(message):
+            # All mails of an episode answer the first, so that they stand together also where one got lost.
+            headers["In-Reply-To"] = headers["References"] = f"<{message.earlier[0]}@{domain}>"
+        return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
+
+
+def _template(own: str | None, default: str, place: str, *, html: bool = False) -> Template:
+    if own is None:
+        return Template(default, place=place, known=defaults.KNOWN, html=html)
+    return Template(own, place=place, html=html)
+
+
+def _one_episode(message: Message) -> bool:
+    merged = message.envelope.get("merged", ())
+    return len({(one["fingerprint"], one["started_at"]) for one in merged}) <= 1
+
+
+def _header(name: str, text: str) -> str:
+    """A text as a header: one line, folded and encoded as RFC 2047 wants it."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    if len(line) > MAX_SUBJECT:
+        line = line[: MAX_SUBJECT - 1] + "…"
+    charset = "us-ascii" if line.isascii() and "=?" not in line else "utf-8"
+    return email.header.Header(line, charset, header_name=name).encode(linesep="\r\n")
+
+
+def _body(text: str, html: str | None, id_: str) -> bytes:
+    """The content headers, an empty line, and the content."""
+    content = EmailMessage(policy=_POLICY)
+    content.set_content(_readable(text))
+    if html is not None:
+        content.add_alternative(_readable(html), subtype="html")
+        content.set_boundary(id_)  # not by chance: a repeat has the same bytes
+    return content.as_bytes()
+
+
+def _readable(text: str) -> str:
+    """The text without what cannot be in a mail: control characters, and halves of surrogate pairs."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8", "replace").decode()
