@@ -158,8 +158,24 @@ def test_a_table_shows_columns_that_its_queries_have() -> None:
             labels = set(re.findall(r"\w+", re.findall(r"by \(([^)]*)\)", panel["targets"][0]["expr"])[0]))
             assert organize["renameByName"].keys() | organize["excludeByName"].keys() == labels | values | {"Time"}
             shown = set(organize["renameByName"].values())
-            assert {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]} <= shown
+            matchers = [override["matcher"] for override in panel["fieldConfig"]["overrides"]]
+            assert {matcher["options"] for matcher in matchers if matcher["id"] == "byName"} <= shown
             assert {sort["displayName"] for sort in panel["options"]["sortBy"]} <= shown
+
+
+@each_board
+def test_what_only_tocsin_can_tell_is_unknown_or_red_while_it_is_away(name: str) -> None:
+    """A zero on green would say that all is well."""
+    for panel in (panel for panel in panels(BOARDS[name]) if panel["type"] == "stat"):
+        (target,) = panel["targets"]
+        if not any(metric.startswith("tocsin_") for metric in metric_names(target["expr"])):
+            continue
+        mappings = panel["fieldConfig"]["defaults"]["mappings"]
+        if target["expr"].endswith("or vector(0)"):
+            assert mappings[0]["options"]["0"]["color"] == "red", panel["title"]
+        else:
+            nothing = [each["options"] for each in mappings if each["type"] == "special"]
+            assert [(each["match"], each["result"]["text"]) for each in nothing] == [("null+nan", "unknown")]
 
 
 def test_the_runbooks_name_panels_that_there_are() -> None:
