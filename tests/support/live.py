@@ -18,6 +18,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from support.materialize import MaterializeDouble, Relation
+from support.materialize.catalog import DEFAULT_RETENTION
 from support.materialize.sql import relation_name
 from tocsin.sources.settings import MaterializeConfig
 
@@ -67,17 +68,19 @@ class View(Protocol):
 
 
 class Server(Protocol):
-    """A server of either kind."""
+    """A server of either kind. `dsn` reaches it, without a password."""
+
+    dsn: str
 
     def config(self, **settings: Any) -> MaterializeConfig:
         """Settings that reach it, with short waits."""
         ...
 
     async def view(
-        self, name: str, columns: ColumnSpec, *rows: TextRow, retain: bool = True, constant: bool = False
+        self, name: str, columns: ColumnSpec, *rows: TextRow, retain: bool | int = True, constant: bool = False
     ) -> View:
-        """Make a view. `name` is one identifier as SQL writes it; `retain` keeps its history; `constant`: it can never
-        change."""
+        """Make a view. `name` is one identifier as SQL writes it; `retain` keeps its history, a number for so many
+        seconds; `constant`: it can never change."""
         ...
 
     async def role(self) -> str:
@@ -107,14 +110,16 @@ class DoubleServer:
 
     def __init__(self, double: MaterializeDouble) -> None:
         self.double = double
+        self.dsn = double.dsn
 
     def config(self, **given: Any) -> MaterializeConfig:
         return settings(self.double.dsn, **given)
 
     async def view(
-        self, name: str, columns: ColumnSpec, *rows: TextRow, retain: bool = True, constant: bool = False
+        self, name: str, columns: ColumnSpec, *rows: TextRow, retain: bool | int = True, constant: bool = False
     ) -> View:
-        relation = self.double.create(f"public.{name}", columns, retain=None if retain else 1000, rows=rows)
+        kept = None if retain is True else retain * 1000 or 1000
+        relation = self.double.create(f"public.{name}", columns, retain=kept, rows=rows)
         if constant:
             relation.freeze()
         return _DoubleView(self.double, relation, f"public.{name}")
@@ -162,7 +167,8 @@ class _DoubleView:
         self._relation.insert(*rows)
 
     async def forget(self, time: int) -> None:
-        while self._double.compact(self._relation) <= time:
+        kept = 0 if self._relation.retain in {None, DEFAULT_RETENTION} else self._relation.retain or 0
+        while self._double.compact(self._relation, self._relation.history.upper - 1 - kept) <= time:
             await asyncio.sleep(0.01)
             self._double.tick()
 
@@ -172,13 +178,13 @@ class _DoubleView:
 
 class _LiveServer:
     def __init__(self, dsn: str, connection: psycopg.AsyncConnection[Any], schema: str) -> None:
-        self._dsn = dsn
+        self.dsn = dsn
         self._connection = connection
         self._schema = schema
         self._roles: list[str] = []
 
     def config(self, **given: Any) -> MaterializeConfig:
-        dsn = self._dsn
+        dsn = self.dsn
         if "user" in given:
             dsn = make_conninfo(dsn, user=given.pop("user"))
         return settings(dsn, **given)
@@ -191,9 +197,10 @@ class _LiveServer:
         return sql.Identifier(self._schema, name)
 
     async def view(
-        self, name: str, columns: ColumnSpec, *rows: TextRow, retain: bool = True, constant: bool = False
+        self, name: str, columns: ColumnSpec, *rows: TextRow, retain: bool | int = True, constant: bool = False
     ) -> View:
-        view = _LiveView(self, f"{self._schema}.{name}", relation_name(name)[0], retain=retain)
+        kept = "1 hour" if retain is True else f"{retain:d} seconds" if retain else ""
+        view = _LiveView(self, f"{self._schema}.{name}", relation_name(name)[0], kept)
         await (view.create_constant(columns, rows) if constant else view.create(columns, rows))
         return view
 
@@ -212,7 +219,7 @@ class _LiveServer:
 class _LiveView:
     """A materialized view over a table, with a second table that can poison it."""
 
-    def __init__(self, server: _LiveServer, name: str, bare: str, *, retain: bool) -> None:
+    def __init__(self, server: _LiveServer, name: str, bare: str, retain: str) -> None:
         self.name = name
         self._server = server
         self._bare = bare
@@ -227,7 +234,7 @@ class _LiveView:
         await self._run("CREATE TABLE {table} ({spec})", spec=spec)
         await self._run("CREATE TABLE {poison} (n int)")
         await self.insert(*rows)
-        retained = "WITH (RETAIN HISTORY FOR '1 hour')" if self._retain else ""
+        retained = f"WITH (RETAIN HISTORY FOR '{self._retain}')" if self._retain else ""
         await self._run(
             f"CREATE {'OR REPLACE ' if replace else ''}MATERIALIZED VIEW {{view}} {retained} AS "
             "SELECT * FROM {table} WHERE NOT EXISTS (SELECT 1 FROM {poison} WHERE 1 / n > 1)",

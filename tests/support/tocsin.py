@@ -221,9 +221,19 @@ async def running(
 ) -> AsyncIterator[Tocsin]:
     """`tocsin run` with a configuration. It listens when the body begins, unless it ended; it is gone afterwards."""
     path = write(directory / file, config)
-    process = await start(directory, "run", "--config", str(path), **environment)
+    async with running_with(directory, "--config", str(path), file=path, **environment) as tocsin:
+        yield tocsin
+
+
+@asynccontextmanager
+async def running_with(
+    directory: Path, *arguments: str, file: Path | None = None, **environment: str
+) -> AsyncIterator[Tocsin]:
+    """`tocsin run` with arguments and environment variables of the test's choice. `file`: its configuration, if it has
+    one."""
+    process = await start(directory, "run", *arguments, **environment)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SOON)) as session:
-        tocsin = Tocsin(process, path, session)
+        tocsin = Tocsin(process, file or directory / "tocsin.yaml", session)
         try:
             yield await tocsin.listening()
         finally:

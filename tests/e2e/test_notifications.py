@@ -1,0 +1,244 @@
+"""Rows of a view become messages to people: what is sent, to whom, when it is taken back, and under which id. The whole
+process, before the double of Materialize and, where there is one, a live server; docs/acceptance.md has the list."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.live import SERVERS, Server, serving
+from support.notifications import LONG, Scene, staged, until_settled
+from support.receiver import Answer, Receiver, of_json
+from support.tocsin import quick_channel
+from support.waiting import until, until_some
+from tocsin_demo.inbox.model import Step
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+PIZZA = ("1", "pizza", "90.50", None)
+ART = ("2", "art", "7.00", None)
+BIKE = ("3", "bike", "110", None)
+
+
+@pytest.fixture(params=SERVERS)
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with serving(request.param) as running_server:
+        yield running_server
+
+
+@pytest.fixture
+async def scene(server: Server, tmp_path: Path) -> AsyncIterator[Scene]:
+    async with staged(tmp_path, server) as made:
+        yield made
+
+
+# To whom.
+
+
+async def test_the_novu_that_the_settings_name_gets_the_alert_with_its_key(scene: Scene) -> None:
+    async with scene.run_by_variables():
+        await scene.view.insert(PIZZA)
+        await scene.until_messages(1)
+    assert [each.status for each in scene.post.triggers()] == [201]  # it lets no other key in
+
+
+@pytest.mark.parametrize(("kind", "people"), [("text", " b, c,b "), ("text[]", "{b,c}")])
+async def test_people_named_in_settings_and_in_the_row_are_told_once_each(
+    server: Server, tmp_path: Path, kind: str, people: str
+) -> None:
+    columns = (("id", "int4"), ("item", "text"), ("people", kind))
+    async with staged(tmp_path, server, columns=columns) as scene:
+        named = {"NOVU_RECIPIENTS": " a, b ", "RECIPIENTS_IN_PAYLOAD": "people", "MTZ_ALERT_PAYLOAD": "item, people"}
+        async with scene.run_by_variables(**named):
+            await scene.view.insert(("1", "pizza", people))
+            await scene.until_messages(3)
+        assert sorted(each.subscriber_id for each in scene.post.messages()) == ["a", "b", "c"]
+
+
+async def test_an_alert_for_nobody_is_a_dead_letter_with_its_reason_and_the_next_one_is_sent(scene: Scene) -> None:
+    scene.novu["recipients"] = [{"column": "people"}]
+    scene.alert["notify"] = ["novu"]
+    async with scene.run() as tocsin:
+        await scene.view.insert(PIZZA)
+        await until_some(lambda: tocsin.metric("tocsin_channel_dead_letters", channel="novu"), within=LONG)
+        [letter] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
+        assert letter["reason"] == "no_recipients"
+        assert letter["detail"]
+        await scene.view.insert(("2", "art", "7", "cyd"))
+        await scene.until_messages(1)
+    assert [each.subscriber_id for each in scene.post.messages()] == ["cyd"]
+
+
+# What.
+
+
+async def test_the_payload_has_exactly_the_columns_that_were_asked_for(scene: Scene) -> None:
+    async with scene.run_by_variables(MTZ_ALERT_PAYLOAD=" item , amount "):
+        await scene.view.insert(PIZZA)
+        await scene.until_messages(1)
+    assert [each.payload for each in scene.post.messages()] == [{"item": "pizza", "amount": "90.50"}]
+
+
+async def test_columns_of_every_kind_are_the_same_json_each_time(server: Server, tmp_path: Path) -> None:
+    columns = (
+        ("id", "int4"),
+        ("price", "numeric"),
+        ("sold_at", "timestamptz"),
+        ("code", "uuid"),
+        ("more", "jsonb"),
+        ("tags", "text[]"),
+        ("nothing", "text"),
+    )
+    code = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    row = ("90.50", "2026-01-02 03:04:05.678901+00", code, '{"a":[1,null]}', '{b,"c d"}', None)
+    names = ",".join(name for name, _ in columns[1:])
+    async with staged(tmp_path, server, columns=columns) as scene:
+        async with scene.run_by_variables(MTZ_ALERT_PAYLOAD=f"id,{names}"):
+            await scene.view.insert(("1", *row))
+            await scene.until_messages(1)
+            await scene.view.insert(("2", *row))
+            await scene.until_messages(2)
+        first, second = ({**each.payload, "id": 0} for each in scene.post.messages())
+    expected: dict[str, Any] = {
+        "id": 0,
+        "price": "90.50",
+        "sold_at": "2026-01-02T03:04:05.678901Z",
+        "code": code,
+        "more": {"a": [1, None]},
+        "tags": ["b", "c d"],
+        "nothing": None,
+    }
+    # A live server drops what numeric does not need.
+    assert {**first, "price": f"{float(first['price']):.2f}"} == expected
+    assert list(first.items()) == list(second.items())
+
+
+# When a row goes.
+
+
+@pytest.mark.parametrize("retractions", [True, False])
+async def test_a_row_that_goes_is_taken_back_once_where_that_is_wanted_and_else_nothing_is_sent(
+    scene: Scene, retractions: bool
+) -> None:
+    waiting = (Step(type="delay", seconds=60), Step(type="in_app"))
+    scene.post.inbox.engine.add_workflow("sold", now=0, steps=waiting)
+    sent = scene.post.inbox.engine.worker.notifications
+
+    def state() -> list[str]:
+        return [each.state for each in sent.values()]
+
+    async with scene.run_by_variables(SEND_RETRACTIONS=str(retractions)) as tocsin:
+        await scene.view.insert(PIZZA)
+        await until(lambda: state() == ["waiting"], "the delay of the workflow", LONG)
+        await scene.view.delete(PIZZA)
+        await until_settled(tocsin, "novu", transitions=2)
+        if retractions:
+            await until(lambda: state() == ["cancelled"], "taken back", LONG)
+        assert await tocsin.stop() == 0
+    assert state() == (["cancelled"] if retractions else ["waiting"])
+    assert len(scene.post.triggers()) == 1
+    [transaction] = [each.transaction_id for each in sent.values()]
+    cancelled = [each.path.rpartition("/")[2] for each in scene.post.cancels()]
+    assert cancelled == ([transaction] if retractions else [])
+
+
+# Copies and changes.
+
+
+async def test_three_equal_rows_are_one_firing_until_the_last_of_them_goes(scene: Scene) -> None:
+    """The alert sees one column, in which the three are equal: +3, -2, -1. The bike comes after the -2, so when it is
+    told of, the -2 has been seen."""
+    del scene.alert["relation"]
+    scene.alert.update(query=f"SELECT item FROM {scene.view.name}", key=["item"], labels=["item"])
+    same = [(str(number), "pizza", "1", None) for number in (11, 12, 13)]
+    async with scene.run() as tocsin:
+        await scene.view.insert(*same)
+        await scene.until_told(("fired", "pizza"))
+        await scene.view.delete(*same[:2])
+        await scene.view.insert(BIKE)
+        await scene.until_told(("fired", "pizza"), ("fired", "bike"))
+        assert await tocsin.metric("sold", item="pizza") == 1
+        await scene.view.delete(same[2])
+        await scene.until_told(("fired", "pizza"), ("fired", "bike"), ("resolved", "pizza"))
+
+
+async def test_a_row_that_changes_under_its_key_is_one_update_and_no_end(scene: Scene) -> None:
+    async with scene.run():
+        await scene.view.insert(PIZZA)
+        await scene.until_told(("fired", "pizza"))
+        await scene.view.update(PIZZA, ("1", "pizza", "95", None))
+        await scene.view.insert(BIKE)
+        await scene.until_told(("fired", "pizza"), ("updated", "pizza"), ("fired", "bike"))
+
+
+# Under which id.
+
+
+async def test_a_row_that_fires_again_has_another_id(scene: Scene) -> None:
+    async with scene.run():
+        await scene.view.insert(PIZZA)
+        await scene.until_told(("fired", "pizza"))
+        await scene.view.delete(PIZZA)
+        await scene.until_told(("fired", "pizza"), ("resolved", "pizza"))
+        await scene.view.insert(PIZZA)
+        await scene.until_told(*[("fired", "pizza"), ("resolved", "pizza")], ("fired", "pizza"))
+    bodies = list(scene.post.delivered("hook"))
+    assert len({body["fingerprint"] for body in bodies}) == 1
+
+
+async def test_what_is_delivered_after_a_crash_has_the_id_from_before(scene: Scene) -> None:
+    async with scene.run() as tocsin:
+        await scene.post.close()
+        await scene.view.insert(PIZZA)
+        await until_some(lambda: tocsin.metric("tocsin_channel_pending", channel="hook"), "pending", LONG)
+        [before] = (await tocsin.json("/api/v1/notifications?status=pending"))["notifications"]
+        await tocsin.kill()
+    await scene.post.open()
+    async with scene.run():
+        await scene.until_told(("fired", "pizza"))
+    assert [body["id"] for body in scene.post.delivered("hook")] == [before["id"]]
+
+
+async def test_three_rows_of_one_moment_arrive_though_it_is_killed_after_the_first(scene: Scene) -> None:
+    """One at a time: the first is taken, the second hangs when the process is killed, the third was never tried."""
+    async with Receiver(lambda _: Answer(hang=True)) as receiver:
+        receiver.script(Answer())
+        scene.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1, timeout="60s")
+        async with scene.run() as tocsin:
+            await scene.view.insert(PIZZA, ART, BIKE)
+            async with asyncio.timeout(LONG):
+                await receiver.arrived(2)
+            await tocsin.kill()
+        receiver.otherwise = lambda _: Answer()
+        async with scene.run():
+            await until(lambda: len({each.json["id"] for each in receiver.requests}) == 3, "three ids", LONG)
+    assert len({each.json["at"] for each in receiver.requests}) == 1
+    assert sorted({each.json["row"]["item"] for each in receiver.requests}) == ["art", "bike", "pizza"]
+
+
+# What the receiver answers.
+
+
+async def test_what_a_receiver_puts_off_is_sent_again_and_what_it_refuses_is_parked(scene: Scene) -> None:
+    """Of three rows one after the other: refused for good, put off twice, taken."""
+    async with Receiver() as receiver:
+        scene.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1)
+        async with scene.run() as tocsin:
+            receiver.script(of_json(400, {"message": "no such thing"}))
+            await scene.view.insert(PIZZA)
+            await until_some(lambda: tocsin.metric("tocsin_channel_dead_letters", channel="hook"), "parked", LONG)
+            receiver.script(Answer(status=429, headers={"retry-after": "1"}), Answer(status=503))
+            await scene.view.insert(ART)
+            async with asyncio.timeout(LONG):
+                await receiver.arrived(4)
+            await scene.view.insert(BIKE)
+            async with asyncio.timeout(LONG):
+                await receiver.arrived(5)
+            await until_settled(tocsin, "hook", transitions=3)
+            assert await tocsin.metric("tocsin_channel_failures_total", channel="hook", reason="rate_limited") == 1
+            assert await tocsin.metric("tocsin_channel_delivered_total", channel="hook") == 2
+            [letter] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
+            assert "400" in letter["detail"]
+    assert [each.json["row"]["item"] for each in receiver.requests] == ["pizza", "art", "art", "art", "bike"]

@@ -1,0 +1,160 @@
+"""A view, an inbox behind it and Tocsin between them, on the double or on a live Materialize."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from support.live import ColumnSpec, Server, TextRow, View
+from support.post import Post, post
+from support.tocsin import Tocsin, quick_channel, quick_source, running, running_with
+from support.waiting import until_some
+
+KEY = "key-of-the-inbox"
+LONG = 60.0
+"""Seconds for what a live server may take its time for: a view's first snapshot, and what follows from it."""
+COLUMNS: ColumnSpec = (("id", "int4"), ("item", "text"), ("amount", "numeric"), ("people", "text"))
+
+
+@dataclass(slots=True, kw_only=True)
+class Scene:
+    """`config`: plain data that a test may change before it starts the process. Two alerts' worth of channels: Novu
+    and a webhook, both at the inbox."""
+
+    folder: Path
+    server: Server
+    view: View
+    post: Post
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def alert(self) -> dict[str, Any]:
+        alert: dict[str, Any] = self.config["alerts"]["sold"]
+        return alert
+
+    @property
+    def novu(self) -> dict[str, Any]:
+        novu: dict[str, Any] = self.config["channels"]["novu"]
+        return novu
+
+    @asynccontextmanager
+    async def run(self, **environment: str) -> AsyncIterator[Tocsin]:
+        """Start Tocsin and wait until it is ready."""
+        async with running(self.folder, self.config, **environment) as tocsin:
+            await until_ready(tocsin)
+            yield tocsin
+
+    def variables(self, **more: str) -> dict[str, str]:
+        """The environment variables that say all there is to say."""
+        parts = conninfo_to_dict(self.server.dsn)
+        return {
+            "NOVU_API_KEY": KEY,
+            "NOVU_WORKFLOW_NAME": "sold",
+            "NOVU_RECIPIENTS": "ann",
+            "NOVU_URL": self.post.url,
+            "MTZ_USER": str(parts["user"]),
+            "MTZ_PASSWORD": str(parts.get("password") or "not-asked-for"),
+            "MTZ_HOST": str(parts["host"]),
+            "MTZ_PORT": str(parts.get("port") or 6875),
+            "MTZ_SSLMODE": str(parts.get("sslmode") or "prefer"),
+            "MTZ_DATABASE": str(parts.get("dbname") or "materialize"),
+            "MTZ_ALERT_VIEW": self.view.name,
+            "MTZ_PERSIST_TABLE": "told",
+            "MTZ_ALERT_PAYLOAD": "item,amount",
+            "TOCSIN_LISTEN": "127.0.0.1:0",
+            "LOG_LEVEL": "INFO",
+            "LOG_OUTPUT": "stderr",
+            "TOCSIN_CONFIG": "",
+        } | more
+
+    @asynccontextmanager
+    async def run_by_variables(self, **more: str) -> AsyncIterator[Tocsin]:
+        """Start Tocsin with nothing but environment variables, and wait until it is ready."""
+        async with running_with(self.folder, file=None, **self.variables(**more)) as tocsin:
+            await until_ready(tocsin)
+            yield tocsin
+
+    def told(self) -> list[tuple[str, str]]:
+        """What the webhook was told, repeats of one id left out: kind and item, in order."""
+        first: dict[str, tuple[str, str]] = {}
+        for body in self.post.delivered("hook"):
+            first.setdefault(body["id"], (body["status"], body["row"]["item"]))
+        return list(first.values())
+
+    async def until_told(self, *expected: tuple[str, str]) -> None:
+        """Wait until the webhook was told exactly this, in any order."""
+
+        async def look() -> bool:
+            assert sorted(self.told()) == sorted(expected), f"told {self.told()}, not {list(expected)}"
+            return True
+
+        await until_some(look, within=LONG)
+
+    async def until_messages(self, count: int) -> None:
+        """Wait until people have so many messages."""
+
+        async def look() -> bool:
+            found = len(self.post.messages())
+            assert found == count, f"{found} messages, not {count}"
+            return True
+
+        await until_some(look, within=LONG)
+
+
+async def until_ready(tocsin: Tocsin) -> None:
+    """As `Tocsin.until_ready`, for servers that have to read their views in first."""
+
+    async def look() -> bool:
+        if not tocsin.running:
+            pytest.fail(f"it has ended: {tocsin.log[-5:]}")
+        reasons = await tocsin.ready()
+        assert not reasons, reasons
+        return True
+
+    await until_some(look, "ready", LONG)
+
+
+async def until_settled(tocsin: Tocsin, channel: str, transitions: int) -> None:
+    """Wait until so many transitions were written down and nothing of them is left to send. (That rows fire shows
+    before that.)"""
+
+    async def look() -> bool:
+        shown = await tocsin.metrics()
+        seen = sum(value for (name, _), value in shown.items() if name == "tocsin_alert_transitions_total")
+        waiting = shown["tocsin_channel_pending", frozenset({("channel", channel)})]
+        assert (seen, waiting) == (transitions, 0), f"{seen} transitions, {waiting} wait"
+        return True
+
+    await until_some(look, within=LONG)
+
+
+@asynccontextmanager
+async def staged(
+    folder: Path, server: Server, *rows: TextRow, columns: ColumnSpec = COLUMNS, retain: bool | int = True
+) -> AsyncIterator[Scene]:
+    """A scene whose view `sold` holds these rows."""
+    async with post(KEY) as letters:
+        view = await server.view("sold", columns, *rows, retain=retain)
+        source = quick_source(server.dsn, snapshot_timeout="60s", connect_timeout="10s", progress_timeout="10s")
+        novu = {"type": "novu", "url": letters.url, "api_key": KEY, "workflow": "sold", "recipients": ["ann"]}
+        quick = {"timeout": "3s", "backoff_initial": "20ms", "backoff_max": "100ms", "max_attempts": 1000}
+        config = {
+            "web": {"listen": "127.0.0.1:0"},
+            "ledger": {"path": str(folder / "ledger.db")},
+            "sources": {"mz": source},
+            "channels": {"novu": novu | quick, "hook": quick_channel(f"{letters.url}/webhook/hook")},
+            "alerts": {
+                "sold": {
+                    "source": "mz",
+                    "relation": view.name,
+                    "key": ["id"],
+                    "labels": ["id", "item"],
+                    "notify": ["hook"],
+                }
+            },
+        }
+        yield Scene(folder=folder, server=server, view=view, post=letters, config=config)
