@@ -16,10 +16,12 @@ from support.materialize.process import double_process
 from tocsin.app.watch import Outlets, Timing, Watch
 from tocsin.backoff import Backoff
 from tocsin.config import Alert, load
+from tocsin.envelope import View
 from tocsin.exposition import Metrics, Page
 from tocsin.ledger import Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind
+from tocsin.routing import Route, Router
 from tocsin.sources.materialize import Materialize
 
 ROWS = 200_000
@@ -120,7 +122,7 @@ def _made(alert: Alert, source: Materialize, page: Page, metrics: Metrics, store
         page=page,
         metrics=metrics.alert(alert.name),
         ledger=store,
-        routes={"out": frozenset(Kind)} if store else {},
+        router=Router([Route(channel="out", kinds=frozenset(Kind))] if store else [], View(), print),
         offer=lambda _: None,
         publish=lambda _: None,
     )

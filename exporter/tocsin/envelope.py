@@ -71,7 +71,8 @@ ENVELOPE_SCHEMA: Mapping[str, Any] = {
             "items": {"$ref": "#"},
             "minItems": 2,
             "description": "Only where `interval` merged several: the envelopes of all, oldest first. The other keys "
-            "are then those of the newest, but for `id`, which is that of the oldest.",
+            "are then those of the newest of the most urgent (fired, event, updated, repeated, resolved), but for "
+            "`id`, which is that of the oldest.",
         },
     },
 }
@@ -115,12 +116,20 @@ def build(transition: Transition, id_: str, view: View) -> Envelope:
 
 
 def merged(envelopes: Sequence[Envelope]) -> Envelope:
-    """The envelope of several notifications in one message, which stand in it oldest first; a single one is itself."""
+    """The envelope of several notifications in one message, which stand in it oldest first; a single one is itself.
+
+    Its keys are those of the newest among the most urgent, so that a message in which anything fired says `fired`; its
+    `id` is that of the oldest.
+    """
     if len(envelopes) == 1:
         return envelopes[0]
-    together = envelopes[-1].copy()
+    urgent: Envelope = max(reversed(envelopes), key=lambda envelope: _URGENCY[envelope["status"]])
+    together = urgent.copy()
     together["id"], together["merged"] = envelopes[0]["id"], list(envelopes)
     return together
+
+
+_URGENCY: Mapping[Status, int] = {"resolved": 0, "repeated": 1, "updated": 2, "event": 3, "fired": 4}
 
 
 def scope(envelope: Envelope) -> Mapping[str, object]:
@@ -135,6 +144,25 @@ def variables(transition: Transition, id_: str, view: View) -> dict[str, object]
     return {**scope, "annotations": _annotations(scope, view)}
 
 
+CONDITION_VARIABLES = frozenset({"alert", "fingerprint", "started_at", "at", "labels", "value", "row"})
+"""What a condition may name: what does not depend on what happened to the row."""
+
+
+def seen(transition: Transition, row: Row, view: View) -> dict[str, object]:
+    """What a condition sees of a row: nothing of what happened to it."""
+    columns = transition.columns
+    typed_row, texts = _typed(columns, row), _texts(columns, row)
+    return {
+        "alert": transition.alert,
+        "fingerprint": transition.fingerprint,
+        "started_at": _time(transition.started_at),
+        "at": _time(transition.at),
+        "labels": _typed_labels(typed_row, view),
+        "value": _value(texts, view),
+        "row": typed_row,
+    }
+
+
 def _scope(transition: Transition, id_: str, view: View, row: dict[str, object]) -> dict[str, object]:
     previous = transition.previous
     texts = _texts(transition.columns, transition.row)
@@ -145,7 +173,7 @@ def _scope(transition: Transition, id_: str, view: View, row: dict[str, object])
         "fingerprint": transition.fingerprint,
         "started_at": _time(transition.started_at),
         "at": _time(transition.at),
-        "labels": dict(view.static_labels) | {label: row[column] for label, column in view.labels if column in row},
+        "labels": _typed_labels(row, view),
         "value": _value(texts, view),
         "row": row,
         "previous": None if previous is None else _typed(transition.columns, previous),
@@ -177,6 +205,10 @@ def _labels(texts: Mapping[str, str | None], view: View) -> dict[str, str]:
         if text is not None:
             labels[label] = text
     return labels
+
+
+def _typed_labels(row: Mapping[str, object], view: View) -> dict[str, object]:
+    return dict(view.static_labels) | {label: row[column] for label, column in view.labels if column in row}
 
 
 def _value(texts: Mapping[str, str | None], view: View) -> int | float | str | None:

@@ -90,17 +90,33 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """One channel that a transition goes to, and how.
+
+    What has the same `lane` goes one after another, in order; without one, what has the same fingerprint. `interval`:
+    seconds within which what follows in the lane is merged into one message (0: each on its own).
+    """
+
+    channel: str
+    lane: str = ""
+    interval: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notification:
     """One transition for one channel, as the ledger keeps it.
 
     `seq` is the ledger's number, rising in the order of commits; `attempts` those already made; `not_before` and
-    `created_at` are wall-clock seconds.
+    `created_at` are wall-clock seconds. `lane`: see `Address`. `digest`: the number of the digest that it waits in, if
+    it is to be sent in one message with others.
     """
 
     seq: int
     id: str
     channel: str
     transition: Transition
+    lane: str = ""
+    digest: int | None = None
     attempts: int = 0
     created_at: float = 0.0
     not_before: float = 0.0

@@ -111,6 +111,25 @@ class Structure:
         return self._render(variables)
 
 
+class Condition:
+    """An expression that is true or false of a row, as in `row.severity == "page"`. Errors: see `Template`."""
+
+    def __init__(self, source: str, *, place: str = "condition", known: Collection[str] = VARIABLES) -> None:
+        self.source = source
+        text = "{{ " + source + " }}"
+        render = _expression(text, place, known)
+        if render is None:
+            raise TemplateError(f"{place}: write one expression, such as row.severity == 'page'")
+        self._render = render
+
+    def __repr__(self) -> str:
+        return f"Condition({self.source!r})"
+
+    def holds(self, variables: Mapping[str, object]) -> bool:
+        """Whether it is true, as Jinja and Python understand it. Raises TemplateError, whatever went wrong."""
+        return bool(self._render(variables))
+
+
 _Renderer: TypeAlias = Callable[[Mapping[str, object]], Any]
 
 

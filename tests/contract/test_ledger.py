@@ -121,7 +121,7 @@ async def test_a_commit_gives_one_notification_for_each_transition_and_channel_i
 ) -> None:
     batch = commit([transition("1"), transition("2")], to=("hook", "mail"))
     notifications = await ledger.commit(batch)
-    expected = [(one, channel) for one, channels in batch.transitions for channel in channels]
+    expected = [(one, address.channel) for one, addresses in batch.transitions for address in addresses]
     assert [(one.transition, one.channel) for one in notifications] == expected
     assert [one.id for one in notifications] == [notification_id(*pair) for pair in expected]
     seqs = [one.seq for one in notifications]

@@ -29,6 +29,7 @@ T = TypeVar("T")
 ALERTS = st.sampled_from(("late", "early"))
 KEYS = st.sampled_from((None, "", "1", "2"))
 ROUTES = st.sampled_from(((), ("hook",), ("hook", "mail")))
+KINDS = [kind for kind in Kind if kind is not Kind.EVENT]  # times are no part of an event's identity
 STATUSES = st.sampled_from((Status.PENDING, Status.DELIVERED, Status.DEAD))
 
 
@@ -81,7 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
         frontier=st.none() | st.integers(0, 2**60),
         saved=st.sets(KEYS),
         gone=st.sets(KEYS),
-        told=st.lists(st.tuples(KEYS, st.sampled_from(list(Kind)), st.integers(1, 3), st.integers(1, 4)), max_size=4),
+        told=st.lists(st.tuples(KEYS, st.sampled_from(KINDS), st.integers(1, 3), st.integers(1, 4)), max_size=4),
         replace=st.booleans(),
     )
     def commit(

@@ -11,8 +11,8 @@ from support.ledger import commit, transition
 from support.waiting import until, until_some
 from tocsin.backoff import Backoff
 from tocsin.channels import Message, Rejected
-from tocsin.dispatch import Dispatcher, Policy
-from tocsin.envelope import View, build
+from tocsin.dispatch import Compose, Dispatcher, Policy
+from tocsin.envelope import View, build, merged
 from tocsin.exposition import Metrics
 from tocsin.ledger import Filter, Ledger, Record, Status
 from tocsin.ledger.sqlite import open_ledger
@@ -29,14 +29,16 @@ _POLICY = Policy(
 )
 
 
-def compose(notification: Notification) -> Message | Rejected:
+def compose(together: Sequence[Notification]) -> Message | Rejected:
     """A message as simple as can be."""
+    first = together[0]
+    envelope = merged([build(one.transition, one.id, _VIEW) for one in together])
     return Message(
-        id=notification.id,
-        alert=notification.transition.alert,
-        kind=notification.transition.kind,
-        envelope=build(notification.transition, notification.id, _VIEW),
-        attempts=notification.attempts,
+        id=first.id,
+        alert=first.transition.alert,
+        kind=Kind(envelope["status"]),
+        envelope=envelope,
+        attempts=first.attempts,
     )
 
 
@@ -58,7 +60,7 @@ class Desk:
         *,
         name: str = "hook",
         ledger: Ledger | None = None,
-        compose: Callable[[Notification], Message | Rejected] = compose,
+        compose: Compose = compose,
         **policy: Any,
     ) -> Dispatcher:
         """Run a dispatcher. `policy`: what is to differ from a plain policy."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from tocsin.firing import Firing, Phase
 from tocsin.ledger import Commit, Ledger, Settlement, Status
 from tocsin.ledger.sqlite import open_ledger
-from tocsin.model import Column, Columns, Kind, Notification, Row, Transition, fingerprint
+from tocsin.model import Address, Column, Columns, Kind, Notification, Row, Transition, fingerprint
 
 COLUMNS: Columns = (Column(name="order_id", oid=23), Column(name="note", oid=25))
 HOSTILE = [
@@ -93,7 +93,7 @@ def commit(
         frontier=frontier,
         saved=saved,
         gone=gone,
-        transitions=[(transition, to) for transition in transitions],
+        transitions=[(transition, [Address(channel=name) for name in to]) for transition in transitions],
         replace=replace,
     )
 

@@ -189,13 +189,13 @@ async def test_what_the_receiver_will_never_take_is_parked_and_the_episode_goes_
 
 
 async def test_what_cannot_be_composed_is_parked_with_its_reason(desk: Desk) -> None:
-    def choosy(notification: Notification) -> Message | Rejected:
-        match notification.transition.row[0]:
+    def choosy(together: Sequence[Notification]) -> Message | Rejected:
+        match together[0].transition.row[0]:
             case "1":
                 return Rejected(Reason.UNROUTED, "no longer notifies")
             case "2":
                 raise ZeroDivisionError
-        return compose(notification)
+        return compose(together)
 
     channel = FakeChannel(bulk=10)
     ids = await desk.tell("1", "2", "3")
@@ -325,9 +325,9 @@ async def test_an_outage_of_one_message_among_others_is_no_outage(desk: Desk) ->
 
 
 async def test_what_was_never_sent_says_nothing_of_the_receiver(desk: Desk) -> None:
-    def choosy(notification: Notification) -> Message | Rejected:
-        odd = int(notification.transition.row[0] or 0) % 2
-        return Rejected(Reason.TEMPLATE, "bad") if odd else compose(notification)
+    def choosy(together: Sequence[Notification]) -> Message | Rejected:
+        odd = int(together[0].transition.row[0] or 0) % 2
+        return Rejected(Reason.TEMPLATE, "bad") if odd else compose(together)
 
     channel = FakeChannel(lambda _message: REFUSED)
     dispatcher = desk.start(channel, concurrency=4, compose=choosy)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.envelope import ENVELOPE_SCHEMA, Envelope, View, build, variables
+from tocsin.envelope import ENVELOPE_SCHEMA, Envelope, View, build, scope, variables
 from tocsin.model import Column, Kind, Transition, fingerprint, notification_id
 from tocsin.templates import VARIABLES, Template
 
@@ -63,10 +63,11 @@ def test_the_page_speaks_of_every_key() -> None:
 
 def test_schema_type_and_template_variables_have_the_same_keys() -> None:
     keys = list(Envelope.__annotations__)
-    assert list(build(UPDATE, ID, VIEW)) == keys
+    assert list(build(UPDATE, ID, VIEW)) == [key for key in keys if key != "merged"]
     assert list(ENVELOPE_SCHEMA["properties"]) == keys
     assert set(keys) == VARIABLES
-    assert set(variables(UPDATE, ID, VIEW)) == VARIABLES
+    assert set(variables(UPDATE, ID, VIEW)) == VARIABLES - {"merged"}
+    assert set(scope(build(UPDATE, ID, VIEW))) == VARIABLES
     assert set(ENVELOPE_SCHEMA["properties"]["status"]["enum"]) == set(Kind)
     assert all(schema["description"] for schema in ENVELOPE_SCHEMA["properties"].values())
 

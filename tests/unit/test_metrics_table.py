@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from prometheus_client import generate_latest
 
-from tocsin.errors import Reason, SourceReason
+from tocsin.errors import Reason, RefusedReason, SourceReason
 from tocsin.exposition import AlertState, ChannelState, Gauges, GaugeSpec, Metrics, Page
 from tocsin.exposition.table import TABLE, Definition, markdown
 from tocsin.model import Kind
@@ -26,6 +26,7 @@ def running() -> Metrics:
     for name in ("late", "lost"):
         metrics.alert(name).state = lambda: AlertState(up=True, firing=2, frontier=1_700_000_000_500, last_progress=5.0)
         metrics.channel(f"{name} people").state = lambda: ChannelState(pending=1, oldest_pending=7.0, dead=3)
+    metrics.source("queue").refused(RefusedReason.MALFORMED)
     return metrics
 
 

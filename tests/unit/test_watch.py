@@ -7,15 +7,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.waiting import until
 from tocsin.app.watch import Outlets, Timing, Watch
 from tocsin.backoff import Backoff
 from tocsin.config import Alert, load
+from tocsin.envelope import View
 from tocsin.errors import SourceError, SourceReason
 from tocsin.exposition import Metrics, Page
 from tocsin.ledger import Commit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Batch, Column, Columns, Kind, Notification
+from tocsin.routing import Route, Router
 from tocsin.sources import Subject
 
 COLUMNS = (Column(name="id", oid=23),)
@@ -84,7 +88,7 @@ def watch_of(alert: Alert, source: Scripted, ledger: Held) -> Watch:
         page=Page(metrics),
         metrics=metrics.alert(alert.name),
         ledger=ledger,  # type: ignore[arg-type]
-        routes={"out": frozenset(Kind)},
+        router=Router([Route(channel="out", kinds=frozenset(Kind))], View(), complain=pytest.fail),
         offer=lambda _: None,
         publish=lambda _: None,
     )

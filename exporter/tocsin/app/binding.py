@@ -19,6 +19,8 @@ def definition(alert: Alert) -> str:
         "query": alert.subject.query,
         "key": list(alert.key),
     }
+    if alert.subject.topic is not None:
+        parts["topic"] = alert.subject.topic
     return json.dumps(parts, sort_keys=True)
 
 

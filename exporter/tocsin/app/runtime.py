@@ -13,6 +13,7 @@ import structlog
 
 from tocsin.app import units
 from tocsin.app.feed import Feed
+from tocsin.app.intake import EventOutlets, EventWatch, Intake, Taker
 from tocsin.app.watch import Outlets, Stall, Watch
 from tocsin.channels import Channel
 from tocsin.config import Alert, ChannelConfig, Config, SourceConfig
@@ -42,6 +43,13 @@ class _RunningWatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _RunningIntake:
+    intake: Intake
+    task: asyncio.Task[None]
+    parts: tuple[SourceConfig, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _RunningChannel:
     dispatcher: Dispatcher
     task: asyncio.Task[None]
@@ -65,13 +73,20 @@ class Runtime:
         self._tasks = tasks
         self._clock = clock
         self._watches: dict[str, _RunningWatch] = {}
+        self._intakes: dict[str, _RunningIntake] = {}
         self._channels: dict[str, _RunningChannel] = {}
         self._pruned_at = 0.0
 
     @property
-    def watches(self) -> dict[str, Watch]:
-        """The watches by alert."""
-        return {name: running.watch for name, running in self._watches.items()}
+    def watches(self) -> dict[str, Watch | EventWatch]:
+        """The watches by alert, in the order of the configuration."""
+        found: dict[str, Watch | EventWatch] = {}
+        for name, alert in self.config.alerts.items() if self.config else ():
+            if name in self._watches:
+                found[name] = self._watches[name].watch
+            elif alert.events and alert.source in self._intakes:
+                found[name] = EventWatch(alert, self._intakes[alert.source].intake)
+        return found
 
     @property
     def dispatchers(self) -> dict[str, Dispatcher]:
@@ -95,12 +110,17 @@ class Runtime:
         # Channels are made before anything is stopped: a defect in one leaves everything as it was.
         channels = await self._made(config)
         await self._stop_watches([name for name, running in self._watches.items() if self._outdated(config, running)])
+        await self._stop_intakes(
+            [name for name, running in self._intakes.items() if self._ended(config, name, running)]
+        )
         await self._stop_channels([name for name in self._channels if name not in config.channels or name in channels])
         # A watch that was stopped between its commit and its offer has left notifications in the ledger only.
         self.rescan()
         # Those that stay keep their counters.
         for name in self.config.alerts.keys() - config.alerts.keys():
             self.metrics.forget_alert(name)
+        for name in self.config.sources.keys() - config.sources.keys():
+            self.metrics.forget_source(name)
         for name in self.config.channels.keys() - config.channels.keys():
             self.metrics.forget_channel(name)
         self._begin(config)
@@ -117,7 +137,10 @@ class Runtime:
     def _begin(self, config: Config) -> None:
         self.config = config
         for name, alert in config.alerts.items():
-            if name not in self._watches:
+            if alert.events:
+                if alert.source not in self._intakes:
+                    self._start_intake(config, alert.source)
+            elif name not in self._watches:
                 self._start_watch(config, alert)
 
     async def _start_channels(self, config: Config, channels: Mapping[str, Channel], since: float) -> None:
@@ -151,11 +174,12 @@ class Runtime:
             self._channels[name] = _RunningChannel(dispatcher=dispatcher, task=task, parts=parts)
 
     def _start_watch(self, config: Config, alert: Alert) -> None:
+        metrics = self.metrics.alert(alert.name)
         outlets = Outlets(
             page=self.page,
-            metrics=self.metrics.alert(alert.name),
+            metrics=metrics,
             ledger=self.ledger if alert.notify else None,
-            routes=units.routes(config, alert),
+            router=units.router(config, alert, metrics),
             offer=self._offer,
             publish=self.feed.publish,
         )
@@ -163,6 +187,27 @@ class Runtime:
         watch = Watch(alert, units.make_source(source), units.timing(source), outlets, clock=self._clock)
         task = self._tasks.create_task(self._until_stall(watch), name=f"alert {alert.name}")
         self._watches[alert.name] = _RunningWatch(watch=watch, task=task, parts=self._watch_parts(config, alert))
+
+    def _start_intake(self, config: Config, name: str) -> None:
+        ledger, source = self.ledger, config.sources[name]
+        assert ledger is not None  # an alert on events has a channel, and where there are channels there is a ledger
+        takers = []
+        for alert in config.alerts.values():
+            if alert.source == name:
+                metrics = self.metrics.alert(alert.name)
+                takers.append(Taker(alert=alert, router=units.router(config, alert, metrics), metrics=metrics))
+        outlets = EventOutlets(
+            ledger=ledger,
+            metrics=self.metrics.source(name),
+            offer=self._offer,
+            publish=self.feed.publish,
+            keep=not config.dry_run,
+        )
+        intake = Intake(
+            name, units.make_event_source(source), takers, units.backoff(source), outlets, clock=self._clock
+        )
+        task = self._tasks.create_task(intake.run(), name=f"source {name}")
+        self._intakes[name] = _RunningIntake(intake=intake, task=task, parts=self._intake_parts(config, name))
 
     async def _until_stall(self, watch: Watch) -> None:
         try:
@@ -175,6 +220,7 @@ class Runtime:
     async def stop(self) -> None:
         """The end in order: take nothing in any more, send what is ready, let go of everything."""
         await self._stop_watches(list(self._watches))
+        await self._stop_intakes(list(self._intakes))
         self.feed.close()
         if self.dispatchers:
             with contextlib.suppress(TimeoutError):
@@ -255,6 +301,11 @@ class Runtime:
         return alert, config.sources[alert.source], units.routes(config, alert)
 
     @staticmethod
+    def _intake_parts(config: Config, name: str) -> tuple[SourceConfig, object]:
+        alerts = [alert for alert in config.alerts.values() if alert.source == name]
+        return config.sources[name], [(alert, units.routes(config, alert)) for alert in alerts]
+
+    @staticmethod
     def _channel_parts(config: Config, channel: ChannelConfig) -> tuple[ChannelConfig, object]:
         # What a channel sends also depends on how the alerts behind it are shown.
         shown = {name: (config.alerts[name].annotations, config.alerts[name].labels) for name in channel.routes}
@@ -264,6 +315,10 @@ class Runtime:
     def _outdated(self, config: Config, running: _RunningWatch) -> bool:
         alert = config.alerts.get(running.watch.alert.name)
         return alert is None or self._watch_parts(config, alert) != running.parts
+
+    def _ended(self, config: Config, name: str, running: _RunningIntake) -> bool:
+        used = any(alert.events and alert.source == name for alert in config.alerts.values())
+        return not used or self._intake_parts(config, name) != running.parts
 
     def _changed_channel(self, config: Config, channel: ChannelConfig) -> bool:
         running = self._channels.get(channel.name)
@@ -276,6 +331,10 @@ class Runtime:
             with contextlib.suppress(LedgerError):
                 await running.watch.finish()
             running.watch.close()
+
+    async def _stop_intakes(self, names: Sequence[str]) -> None:
+        # What is cut off between commit and acknowledgement is delivered again, and known.
+        await _cancelled([self._intakes.pop(name).task for name in names])
 
     async def _stop_channels(self, names: Sequence[str]) -> None:
         stopped = {name: self._channels.pop(name) for name in names}

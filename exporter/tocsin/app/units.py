@@ -1,27 +1,43 @@
 """Objects made of configuration: sources, watches, channels and their dispatchers. Nothing else in Tocsin constructs
 them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import cast
+
+import structlog
 
 from tocsin import channels as channel_kinds
 from tocsin import sources as source_kinds
 from tocsin.app.watch import Timing
 from tocsin.backoff import Backoff
 from tocsin.channels import Channel, Message, Rejected
+from tocsin.channels.base import ChannelOptions
 from tocsin.config import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.dispatch import Compose, Policy
-from tocsin.envelope import View, build
+from tocsin.envelope import View, build, merged
 from tocsin.errors import Reason
+from tocsin.exposition import AlertMetrics
 from tocsin.model import Kind, Notification
-from tocsin.sources import Source
+from tocsin.routing import Route, Router
+from tocsin.sources import EventSource, Source
 from tocsin.templates import Template
+
+log = structlog.get_logger(__name__)
 
 
 def make_source(config: SourceConfig) -> Source:
-    """The source of a configuration; connects to nothing yet."""
-    return cast("Source", import_module(source_kinds.KINDS[config.kind]).build(config.name, config.settings))
+    """The source of rows of a configuration; connects to nothing yet."""
+    return cast("Source", _built(config))
+
+
+def make_event_source(config: SourceConfig) -> EventSource:
+    """The source of events of a configuration; connects to nothing yet."""
+    return cast("EventSource", _built(config))
+
+
+def _built(config: SourceConfig) -> object:
+    return import_module(source_kinds.KINDS[config.kind]).build(config.name, config.settings)
 
 
 def make_channel(config: ChannelConfig) -> Channel:
@@ -34,10 +50,15 @@ def timing(config: SourceConfig) -> Timing:
     """How a watch on this source waits."""
     settings = config.settings
     return Timing(
-        backoff=Backoff(initial=settings.backoff_initial, maximum=settings.backoff_max),
+        backoff=backoff(config),
         stale_after=settings.stale_after,
         exit_on_stall=settings.on_stall == "exit",
     )
+
+
+def backoff(config: SourceConfig) -> Backoff:
+    """How long to wait before the source is tried again."""
+    return Backoff(initial=config.settings.backoff_initial, maximum=config.settings.backoff_max)
 
 
 def policy(config: ChannelConfig) -> Policy:
@@ -69,27 +90,51 @@ def view(alert: Alert) -> View:
     )
 
 
-def routes(config: Config, alert: Alert) -> dict[str, frozenset[Kind]]:
-    """Channel -> the kinds of notifications that go to it from this alert."""
-    return {name: frozenset(config.channels[name].routes[alert.name].on) for name in alert.notify}
+def routes(config: Config, alert: Alert) -> tuple[Route, ...]:
+    """Where the alert's notifications go."""
+    return tuple(_route(name, config.channels[name].routes[alert.name], alert) for name in alert.notify)
+
+
+def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
+    """What addresses the alert's transitions."""
+
+    def complain(message: str) -> None:
+        metrics.condition_errors.inc()
+        log.warning("a condition cannot be evaluated; taken to hold", alert=alert.name, error=message)
+
+    return Router(routes(config, alert), view(alert), complain)
+
+
+def _route(channel: str, options: ChannelOptions, alert: Alert) -> Route:
+    return Route(
+        channel=channel,
+        kinds=frozenset(options.on),
+        when=options.when or "",
+        interval=options.interval,
+        # A label may be named, too: it stands for its column.
+        group_by=tuple(alert.labels.get(name, name) for name in options.group_by),
+        order_by=alert.key if alert.events else (),
+    )
 
 
 def composer(channel: ChannelConfig, views: Mapping[str, View], now: Callable[[], float]) -> Compose:
     """What makes a channel's messages of the ledger's notifications, with today's views."""
 
-    def compose(notification: Notification) -> Message | Rejected:
-        alert = notification.transition.alert
+    def compose(together: Sequence[Notification]) -> Message | Rejected:
+        first = together[0]
+        alert = first.transition.alert
         if alert not in channel.routes:
             return Rejected(
                 Reason.UNROUTED, f"alert {alert} no longer notifies {channel.name}; add it again, then retry"
             )
+        envelope = merged([build(one.transition, one.id, views[alert]) for one in together])
         return Message(
-            id=notification.id,
+            id=first.id,
             alert=alert,
-            kind=notification.transition.kind,
-            envelope=build(notification.transition, notification.id, views[alert]),
-            age=max(0.0, now() - notification.created_at),
-            attempts=notification.attempts,
+            kind=Kind(envelope["status"]),
+            envelope=envelope,
+            age=max(0.0, now() - first.created_at),
+            attempts=first.attempts,
         )
 
     return compose

@@ -8,7 +8,7 @@ that comes as the state at its as-of, compare it with the firing set, go on.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,6 +22,7 @@ from tocsin.exposition import AlertMetrics, AlertState, Gauges, Page, Rendered
 from tocsin.firing import Firing, FiringSet, Outcome, Phase
 from tocsin.ledger import Commit, Ledger, Stored
 from tocsin.model import Batch, Columns, Kind, Notification, Transition
+from tocsin.routing import Router
 from tocsin.sources import Source
 
 log = structlog.get_logger(__name__)
@@ -64,7 +65,7 @@ class Outlets:
     page: Page
     metrics: AlertMetrics
     ledger: Ledger | None
-    routes: Mapping[str, frozenset[Kind]]
+    router: Router
     offer: Callable[[Sequence[Notification]], None]
     publish: Callable[[Sequence[Transition]], None]
 
@@ -330,7 +331,6 @@ class Watch:
         self._out.offer(notifications)
 
     def _commit(self, outcome: Outcome, firing: FiringSet, frontier: int | None) -> Commit:
-        routes = self._out.routes
         return Commit(
             alert=self.alert.name,
             definition=self._definition,
@@ -338,10 +338,7 @@ class Watch:
             frontier=frontier,
             saved=list(firing.firings()) if self._redefined else outcome.saved,
             gone=outcome.gone,
-            transitions=[
-                (transition, [channel for channel, kinds in routes.items() if transition.kind in kinds])
-                for transition in outcome.transitions
-            ],
+            transitions=self._out.router.addressed(outcome.transitions),
             replace=self._redefined,
         )
 

@@ -11,9 +11,10 @@ from datetime import UTC
 from typing import Annotated
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from tocsin.channels import Delivered, Paused, Rejected, Result, Retry
+from tocsin.envelope import CONDITION_VARIABLES
 from tocsin.errors import Reason
 from tocsin.model import Kind
 from tocsin.settings import Duration, Settings
@@ -30,6 +31,33 @@ class ChannelOptions(Settings):
 
     on: Annotated[tuple[Kind, ...], Field(min_length=1)] = tuple(Kind)
     """Which notifications are sent: `fired`, `updated`, `resolved`, `repeated`, `event`."""
+
+    when: str | None = None
+    """An expression on the row, such as `row.severity == "page"`: only rows for which it holds are told. A row that
+    changes so that it begins to hold fires on this channel, one that ceases to hold resolves."""
+
+    interval: Duration = 0.0
+    """The first notification goes at once; those that follow within this time are merged into one message, sent at its
+    end, which opens the next interval. `0`: each goes on its own."""
+
+    group_by: tuple[str, ...] = ()
+    """With `interval`: columns or labels whose values are merged apart from each other. Without, the whole alert is one
+    group."""
+
+    @field_validator("when")
+    @classmethod
+    def _is_a_condition(cls, when: str | None) -> str | None:
+        if when is not None:
+            from tocsin.templates import Condition
+
+            Condition(when, place="when", known=CONDITION_VARIABLES)
+        return when
+
+    @model_validator(mode="after")
+    def _groups_are_merged(self) -> "ChannelOptions":
+        if self.group_by and not self.interval:
+            raise ValueError("group_by says what `interval` merges; give interval too")
+        return self
 
 
 class ChannelConfig(Settings):

@@ -43,13 +43,14 @@ def _dry(config: Config, directory: str) -> Config:
     """The same alerts with every channel printing, and a ledger that goes with the process: nothing is sent, nothing
     kept."""
     from tocsin.channels import console
+    from tocsin.channels.base import ChannelOptions
 
     channels = {
         name: dataclasses.replace(
             channel,
             kind="console",
             settings=console.Config(type="console"),
-            routes={alert: console.Options(on=options.on) for alert, options in channel.routes.items()},
+            routes={alert: console.Options(**options.model_dump(include=set(ChannelOptions.model_fields))) for alert, options in channel.routes.items()},
         )
         for name, channel in config.channels.items()
     }

@@ -3,6 +3,7 @@ whole."""
 
 import glob
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -122,10 +123,12 @@ class _Assembly:
         sources = self._sources()
         channels, raw = self._channels()
         settings = self._alerts()
+        known = {name: sources[name].settings if name in sources else None for name in self._named("sources")}
         for name, alert in settings.items():
-            check_alert(name, alert, document, self._named("sources"), self._named("channels"))
+            check_alert(name, alert, document, known, self._named("channels"))
             check_annotations(name, alert, document)
-        check_metrics(settings, document)
+        states = {name: alert for name, alert in settings.items() if not _is_of_events(alert, sources)}
+        check_metrics(states, document)
         routes = {name: self._routes(name, kind, raw[name], settings) for name, (kind, _) in channels.items()}
         if document.problems:
             raise ConfigError(_in_order(document.problems))
@@ -139,7 +142,12 @@ class _Assembly:
                 name: ChannelConfig(name=name, kind=kind, settings=config, routes=routes[name])
                 for name, (kind, config) in channels.items()
             },
-            alerts={name: _resolved(name, alert, settings) for name, alert in settings.items()},
+            alerts={
+                name: _resolved(name, alert, settings, sources)
+                if name in states
+                else _resolved_events(name, alert, sources)
+                for name, alert in settings.items()
+            },
             warnings=tuple(_in_order(document.warnings)),
             dry_run=dry_run,
             file=document.file,
@@ -287,13 +295,40 @@ class _Assembly:
             document.warnings.append(document.problem(message, ("web", "admin")))
 
 
-def _resolved(name: str, alert: AlertSettings, alerts: Mapping[str, AlertSettings]) -> Alert:
+def _is_of_events(alert: AlertSettings, sources: Mapping[str, SourceConfig]) -> bool:
+    source = sources.get(alert.source)
+    return source is not None and source.settings is not None and source.settings.delivers == "events"
+
+
+def _resolved_events(name: str, alert: AlertSettings, sources: Mapping[str, SourceConfig]) -> Alert:
+    return replace(
+        _resolved(name, alert, {}, sources),
+        key=tuple(alert.key or ()),
+        metric="",
+        gauges=False,
+        events=True,
+        dedupe_by=tuple(alert.dedupe_by),
+        dedupe_window=alert.dedupe_window,
+    )
+
+
+def _subject(name: str, alert: AlertSettings, source: SourceConfig) -> Subject:
+    """What to watch; of a source where everything has a name, the alert's own unless it gives another."""
+    if "relation" in source.settings.subjects:
+        return Subject(relation=alert.relation, query=alert.query)
+    [key] = source.settings.subjects
+    return Subject(**{key: getattr(alert, key) or name})
+
+
+def _resolved(
+    name: str, alert: AlertSettings, alerts: Mapping[str, AlertSettings], sources: Mapping[str, SourceConfig]
+) -> Alert:
     labels = alert.label_columns
     metric = (alert.metric or name) if alert.gauges else ""
     return Alert(
         name=name,
         source=alert.source,
-        subject=Subject(relation=alert.relation, query=alert.query),
+        subject=_subject(name, alert, sources[alert.source]),
         key=tuple(dict.fromkeys(labels.values() if alert.key is None else alert.key)),
         labels=labels,
         static_labels=alert.static_labels,

@@ -1,5 +1,6 @@
 """The configuration as the rest of Tocsin gets it: every default filled in, every reference checked."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,7 @@ class Alert:
     """An alert with its defaults resolved. Durations are seconds.
 
     `key`: the columns that identify a firing, none for the whole row. `labels`: label name -> column. `metric` is empty
-    without gauges. `notify`: names of channels.
+    without gauges. `notify`: names of channels. `events`: the source gives events, so that there is no firing state.
     """
 
     name: str
@@ -59,6 +60,9 @@ class Alert:
     annotations: Mapping[str, str]
     gauges: bool
     notify: tuple[str, ...]
+    events: bool = False
+    dedupe_by: tuple[str, ...] = ()
+    dedupe_window: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +115,23 @@ class Config:
         return tree
 
     def _alert(self, alert: Alert) -> dict[str, Any]:
-        subject = {"relation": alert.subject.relation, "query": alert.subject.query}
+        subject = dataclasses.asdict(alert.subject)
+        named = {"source": alert.source, **{name: value for name, value in subject.items() if value is not None}}
+        notify = [{"channel": c, **plain(self.channels[c].routes[alert.name])} for c in alert.notify]
+        if alert.events:
+            return {
+                **named,
+                "key": list(alert.key),
+                "labels": dict(alert.labels),
+                "static_labels": dict(alert.static_labels),
+                "value": alert.value,
+                "dedupe_by": list(alert.dedupe_by),
+                "dedupe_window": duration(alert.dedupe_window),
+                "annotations": dict(alert.annotations),
+                "notify": notify,
+            }
         return {
-            "source": alert.source,
-            **{name: value for name, value in subject.items() if value is not None},
+            **named,
             "key": list(alert.key),
             "labels": dict(alert.labels),
             "static_labels": dict(alert.static_labels),
@@ -131,5 +148,5 @@ class Config:
             "initial": alert.initial,
             "annotations": dict(alert.annotations),
             "gauges": alert.gauges,
-            "notify": [{"channel": c, **plain(self.channels[c].routes[alert.name])} for c in alert.notify],
+            "notify": notify,
         }

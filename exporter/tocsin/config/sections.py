@@ -4,7 +4,7 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from tocsin.settings import Duration, Settings
 
@@ -109,10 +109,29 @@ class Notify(Settings):
         return dict(self.__pydantic_extra__ or {})
 
 
+_NAMED = ("relation", "query", "topic", "event")
+_SUBJECTS: list[JsonValue] = [
+    {"required": ["relation"]},
+    {"required": ["query"]},
+    {"required": ["topic"]},
+    {"required": ["event"]},
+    {
+        "not": {
+            "anyOf": [
+                {"required": ["relation"]},
+                {"required": ["query"]},
+                {"required": ["topic"]},
+                {"required": ["event"]},
+            ]
+        }
+    },
+]
+
+
 class AlertSettings(Settings):
     """One alert: rows to watch, what identifies one, what to show of it, and whom to tell."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["relation"]}, {"required": ["query"]}]})
+    model_config = ConfigDict(json_schema_extra={"oneOf": _SUBJECTS})
 
     source: Text
     """The source that has the rows."""
@@ -120,8 +139,13 @@ class AlertSettings(Settings):
     """View or table to watch, as SQL would write it: `schema.view`, `"Mixed Case".view`. Either this or `query`."""
     query: Text | None = None
     """A SELECT to watch, taken as it stands."""
+    topic: Text | None = None
+    """The topic to take, of a Kafka source. Without it the alert's name."""
+    event: Text | None = None
+    """The events to take, by their name, of another source of events. Without it the alert's name."""
     key: list[Text] | None = None
-    """Columns that identify one firing. Without it the label columns, and without labels the whole row."""
+    """Columns that identify one firing. Without it the label columns, and without labels the whole row. Events with the
+    same key are told one after another, in order; without a key in any order."""
     labels: list[Text] | dict[str, Text] = Field(default_factory=list)
     """Columns that become labels of the gauge, under their own names or as `label: column`."""
     static_labels: dict[str, str] = Field(default_factory=dict)
@@ -148,6 +172,11 @@ class AlertSettings(Settings):
     """Columns whose change is no update."""
     initial: Initial = "notify"
     """Whether rows that are there at the very first start are told."""
+    dedupe_by: list[Text] = Field(default_factory=list)
+    """Of events: columns that tell repeats. Of events with the same values in them, only the first within
+    `dedupe_window` is told."""
+    dedupe_window: Duration = 3600.0
+    """How long after an event others are repeats of it."""
     annotations: dict[str, str] = Field(default_factory=dict)
     """Templates that go into every notification, by name."""
     gauges: bool = True
@@ -171,8 +200,9 @@ class AlertSettings(Settings):
 
     @model_validator(mode="after")
     def _one_subject(self) -> Self:
-        if (self.relation is None) == (self.query is None):
-            raise ValueError("give either relation or query" + ("" if self.relation is None else ", not both"))
+        given = [name for name in _NAMED if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give either {' or '.join(given)}, not both")
         return self
 
     @property

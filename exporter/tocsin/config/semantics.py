@@ -8,6 +8,7 @@ from itertools import combinations
 from tocsin.config.document import Document, Path
 from tocsin.config.sections import AlertSettings
 from tocsin.config.validation import suggestion
+from tocsin.sources.settings import SourceSettings
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
 """What names of sources, channels and alerts look like."""
@@ -27,15 +28,24 @@ def check_name(name: str, path: Path, document: Document) -> None:
 
 
 def check_alert(
-    name: str, alert: AlertSettings, document: Document, sources: Iterable[str], channels: Iterable[str]
+    name: str,
+    alert: AlertSettings,
+    document: Document,
+    sources: Mapping[str, SourceSettings | None],
+    channels: Iterable[str],
 ) -> None:
-    """Everything about one alert that its model cannot see. `sources` and `channels`: the names there are."""
+    """Everything about one alert that its model cannot see. `sources`: those there are, None where one is unreadable;
+    `channels`: the names there are."""
     checker = _Checker(("alerts", name), document)
     if alert.source not in sources:
         checker.report(f"there is no source {alert.source!r}{suggestion(alert.source, sources)}", "source")
+    source = sources.get(alert.source)
+    if source is not None:
+        _check_subject(alert, source, checker)
+        _check_state(alert, source, checker)
     _check_columns(alert, checker)
     _check_routes(alert, checker, channels)
-    if alert.gauges:
+    if alert.gauges and (source is None or source.delivers == "rows"):
         _check_metric(name, alert, checker)
         _check_labels(alert, checker)
 
@@ -99,6 +109,35 @@ class _Checker:
         for i, name in enumerate(names):
             if name in names[:i]:
                 self.report(f"{name} is listed twice", *path, i)
+
+
+_ANY_SUBJECT = ("relation", "query", "topic", "event")
+_OF_STATE = (
+    "gauges", "metric", "help", "on_duplicate", "max_series", "linger", "hold", "keep_firing_for", "repeat_interval",
+    "ignore", "initial",
+)  # fmt: skip
+_OF_EVENTS = ("dedupe_by", "dedupe_window")
+
+
+def _check_subject(alert: AlertSettings, source: SourceSettings, checker: _Checker) -> None:
+    """Whether the alert names what this kind of source has."""
+    for name in _ANY_SUBJECT:
+        if getattr(alert, name) is not None and name not in source.subjects:
+            checker.report(f"the source {alert.source} knows no {name}; give {' or '.join(source.subjects)}", name)
+    if source.subjects == ("relation", "query") and alert.relation is None and alert.query is None:
+        checker.report("give either relation or query")
+
+
+def _check_state(alert: AlertSettings, source: SourceSettings, checker: _Checker) -> None:
+    """Whether the alert asks for what rows have and events have not, or the other way round."""
+    of_events = source.delivers == "events"
+    for field in _OF_STATE if of_events else _OF_EVENTS:
+        if field in alert.model_fields_set and getattr(alert, field) is not False:
+            name = AlertSettings.model_fields[field].alias or field
+            why = "gives events, which neither fire nor resolve" if of_events else "gives rows, not events"
+            checker.report(f"the source {alert.source} {why}; remove {name}", name)
+    if of_events and not alert.notify:
+        checker.report("events have no gauge; give a channel to notify", "notify")
 
 
 def _check_columns(alert: AlertSettings, checker: _Checker) -> None:

@@ -15,13 +15,14 @@ from tocsin.dispatch.lanes import Lanes
 from tocsin.dispatch.policy import Policy
 from tocsin.errors import LedgerError, Reason
 from tocsin.exposition import ChannelMetrics
-from tocsin.ledger import Ledger, Settlement, Status
+from tocsin.ledger import MOST_MERGED, Ledger, Settlement, Status
 from tocsin.model import Notification
 
 log = structlog.get_logger(__name__)
 
-Compose = Callable[[Notification], "Message | Rejected"]
-"""Makes what the channel sends from what the ledger keeps, with today's configuration."""
+Compose = Callable[[Sequence[Notification]], "Message | Rejected"]
+"""Makes what the channel sends from what the ledger keeps, with today's configuration: one message of one notification,
+or of those that were merged."""
 
 _CLOSING = 5.0
 """Seconds that a channel is given to let go of its connections."""
@@ -68,6 +69,7 @@ class Dispatcher:
         self._missed = False
         self._rescans = 0
         self._doubted: set[int] = set()
+        self._merged: dict[int, list[Notification]] = {}  # what goes in one message, by its first, while it is sent
         self._unreadable = 0
         self._read_not_before = 0.0
         self._finished: set[int] = set()
@@ -232,7 +234,14 @@ class Dispatcher:
         settlements = [
             self._settlement(notification, result) for notification, result in zip(batch, results, strict=True)
         ]
-        await self._settle(settlements)
+        merged = [self._merged.pop(notification.seq, [notification]) for notification in batch]
+        others = [
+            self._settlement(other, result)
+            for notification, result, together in zip(batch, results, merged, strict=True)
+            for other in together
+            if other.seq != notification.seq
+        ]
+        await self._settle([*settlements, *others])
         for notification, settlement in zip(batch, settlements, strict=True):
             doubted = notification.seq in self._doubted
             self._doubted.discard(notification.seq)
@@ -244,6 +253,8 @@ class Dispatcher:
                 self._read_afresh()
             else:
                 self._lanes.again(notification, attempts=settlement.attempts, not_before=settlement.not_before)
+        if any(len(together) >= MOST_MERGED for together in merged):
+            self._read_afresh()  # the digest may hold more than went into one message
         if not self._spilled:
             self._finished.clear()
         self._wake.set()
@@ -267,9 +278,13 @@ class Dispatcher:
 
     async def _composed(self, notification: Notification) -> Message | Rejected | Retry:
         try:
-            message = self._compose(notification)
+            together = [notification]
+            if notification.digest is not None:
+                together = await self._ledger.gather(notification) or together
+                self._merged[notification.seq] = together
+            message = self._compose(together)
             if isinstance(message, Message) and message.kind in self._channel.wants_earlier:
-                message = replace(message, earlier=await self._ledger.earlier(notification))
+                message = replace(message, earlier=await self._earlier(together))
         except LedgerError as error:
             log.error("cannot read the outbox", channel=self.name, error=str(error))
             return Retry(Reason.INTERNAL, "the ledger could not be read", free=True)
@@ -277,6 +292,9 @@ class Dispatcher:
             log.exception("cannot compose a notification", channel=self.name, notification=notification.id)
             return Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}")
         return message
+
+    async def _earlier(self, together: Sequence[Notification]) -> tuple[str, ...]:
+        return tuple([id_ for notification in together for id_ in await self._ledger.earlier(notification)])
 
     async def _call(self, messages: list[Message]) -> Sequence[Result]:
         try:

@@ -1,5 +1,5 @@
-"""What waits for one channel, in memory: a lane per fingerprint, each with its notifications in order. No I/O, no
-clock.
+"""What waits for one channel, in memory: a lane per fingerprint or group, each with its notifications in order. No I/O,
+no clock.
 
 Only the head of a lane may be sent; a lane is *ready*, *waiting* for a time, or *busy* (its head is being sent or
 settled).
@@ -14,7 +14,7 @@ from tocsin.model import Notification
 
 
 class Lanes:
-    """The queue of a channel. Fingerprints are unique across alerts, so a lane belongs to one alert."""
+    """The queue of a channel. Fingerprints, and the names of lanes, are unique across alerts."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, deque[Notification]] = {}
@@ -44,7 +44,7 @@ class Lanes:
             if notification.seq in self._known:
                 continue
             self._known.add(notification.seq)
-            name = notification.transition.fingerprint
+            name = _lane(notification)
             lane = self._lanes.get(name)
             if lane is None:
                 self._lanes[name] = deque((notification,))
@@ -74,7 +74,7 @@ class Lanes:
 
     def done(self, notification: Notification) -> None:
         """The head of a busy lane is settled for good: the next one of the episode may go."""
-        name = notification.transition.fingerprint
+        name = _lane(notification)
         self._busy.discard(name)
         self._known.discard(notification.seq)
         lane = self._lanes[name]
@@ -86,7 +86,7 @@ class Lanes:
 
     def again(self, notification: Notification, *, attempts: int, not_before: float) -> None:
         """The head of a busy lane is to be sent again at `not_before`."""
-        name = notification.transition.fingerprint
+        name = _lane(notification)
         self._busy.discard(name)
         lane = self._lanes[name]
         lane[0] = replace(notification, attempts=attempts, not_before=not_before)
@@ -111,3 +111,7 @@ class Lanes:
             heapq.heappush(self._waiting, (head.not_before, self._number, name))
         else:
             self._ready.append(name)
+
+
+def _lane(notification: Notification) -> str:
+    return notification.lane or notification.transition.fingerprint

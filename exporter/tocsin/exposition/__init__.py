@@ -1,7 +1,7 @@
 """What Prometheus sees: the firing rows of every alert as gauges, and Tocsin's own metrics."""
 
 from tocsin.exposition.gauges import Gauges, GaugeSpec, OnDuplicate, Rendered
-from tocsin.exposition.metrics import AlertMetrics, AlertState, ChannelMetrics, ChannelState, Metrics
+from tocsin.exposition.metrics import AlertMetrics, AlertState, ChannelMetrics, ChannelState, Metrics, SourceMetrics
 from tocsin.exposition.page import Page, Scrape
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Page",
     "Rendered",
     "Scrape",
+    "SourceMetrics",
 ]

@@ -10,7 +10,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.metrics_core import Metric
 
-from tocsin.errors import Reason, SourceReason
+from tocsin.errors import Reason, RefusedReason, SourceReason
 from tocsin.exposition.table import TABLE, gauge_family
 from tocsin.model import Kind
 
@@ -52,6 +52,8 @@ class AlertMetrics:
         self.gaps = children.counter("tocsin_alert_gaps_total")
         self.collisions = children.counter("tocsin_alert_collisions_total")
         self.negatives = children.counter("tocsin_alert_negative_total")
+        self.repeated = children.counter("tocsin_alert_repeated_events_total")
+        self.condition_errors = children.counter("tocsin_alert_condition_errors_total")
         self.commit_seconds = children.histogram("tocsin_alert_commit_seconds")
         self._transitions = {kind: children.counter("tocsin_alert_transitions_total", kind.value) for kind in Kind}
         self._source_errors = {
@@ -64,6 +66,21 @@ class AlertMetrics:
 
     def source_failed(self, reason: SourceReason) -> None:
         self._source_errors[reason].inc()
+
+
+class SourceMetrics:
+    """The metrics of one source of events."""
+
+    def __init__(self, children: "_Children") -> None:
+        self.events = children.counter("tocsin_source_events_total")
+        self.unmatched = children.counter("tocsin_source_unmatched_events_total")
+        self._refused = {
+            reason: children.counter("tocsin_source_refused_events_total", reason.value) for reason in RefusedReason
+        }
+        self.forget = children.remove
+
+    def refused(self, reason: RefusedReason) -> None:
+        self._refused[reason].inc()
 
 
 class ChannelMetrics:
@@ -90,6 +107,7 @@ class Metrics:
         self._instruments = _Instruments(self.registry)
         self._alerts: dict[str, AlertMetrics] = {}
         self._channels: dict[str, ChannelMetrics] = {}
+        self._sources: dict[str, SourceMetrics] = {}
         self.registry.register(_Live(self._alerts, self._channels))
         self.ledger_up = self._instruments.gauges["tocsin_ledger_up"]
         self.ledger_commit_seconds = self._instruments.histograms["tocsin_ledger_commit_seconds"]
@@ -114,6 +132,12 @@ class Metrics:
             self._channels[name] = ChannelMetrics(_Children(self._instruments, name))
         return self._channels[name]
 
+    def source(self, name: str) -> SourceMetrics:
+        """The metrics of a source of events, all at zero when it is new."""
+        if name not in self._sources:
+            self._sources[name] = SourceMetrics(_Children(self._instruments, name))
+        return self._sources[name]
+
     def forget_alert(self, name: str) -> None:
         """Withdraw every series of an alert that is gone."""
         if name in self._alerts:
@@ -123,6 +147,11 @@ class Metrics:
         """Withdraw every series of a channel that is gone."""
         if name in self._channels:
             self._channels.pop(name).forget()
+
+    def forget_source(self, name: str) -> None:
+        """Withdraw every series of a source that is gone."""
+        if name in self._sources:
+            self._sources.pop(name).forget()
 
     def reloaded(self, *, successful: bool, at: float) -> None:
         """The configuration was read, or refused, at wall-clock time `at`. The start counts as a reading."""

@@ -94,12 +94,19 @@ _DEFINITIONS = (
         "alert_negative_total", "Times that a multiplicity fell below zero, which no source should cause.", "alert"
     ),
     _counter("alert_source_errors_total", "Failures of the source, by reason.", "alert", "reason"),
+    _counter("alert_repeated_events_total", "Events not told since another of the same `dedupe_by` was.", "alert"),
+    _counter(
+        "alert_condition_errors_total", "Rows for which a `when` could not be evaluated and was taken to hold.", "alert"
+    ),
     _histogram("alert_commit_seconds", "From a closed batch to its commit in the ledger.", "alert", buckets=_QUICK),
     _gauge("alert_series", "Series of the alert's gauge that a scrape serves.", "alert", live=True),
     _gauge("alert_series_dropped", "Series of the alert's gauge beyond max_series, not served.", "alert", live=True),
     _counter(
         "alert_duplicate_series_total", "Rows merged with another one that has the same labels.", "alert", live=True
     ),
+    _counter("source_events_total", "Events received from a source of events.", "source"),
+    _counter("source_unmatched_events_total", "Events that no alert takes.", "source"),
+    _counter("source_refused_events_total", "What was received and is no event, by reason.", "source", "reason"),
     _gauge("channel_up", "1 while the channel delivers, 0 while it is paused.", "channel", live=True),
     _gauge("channel_pending", "Notifications in the outbox that wait for delivery.", "channel", live=True),
     _gauge(

@@ -4,14 +4,20 @@ Behind the `Ledger` protocol stands SQLite (`tocsin.ledger.sqlite`). All times a
 source timestamp in milliseconds is named.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from tocsin.errors import LedgerError
 from tocsin.firing import Firing
-from tocsin.model import Columns, Notification, Row, Transition
+from tocsin.model import Address, Columns, Notification, Row, Transition
+
+Told: TypeAlias = tuple[Transition, Sequence[Address]]
+"""A transition and where it goes."""
+
+MOST_MERGED = 500
+"""Notifications in one message; what a digest has beyond that goes in the next one."""
 
 
 class Status(StrEnum):
@@ -37,7 +43,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """What one batch changes, to be written whole or not at all. `transitions` carry the channels each one goes to."""
+    """What one batch changes, to be written whole or not at all."""
 
     alert: str
     definition: str
@@ -45,9 +51,29 @@ class Commit:
     frontier: int | None
     saved: Sequence[Firing] = ()
     gone: Sequence[str] = ()
-    transitions: Sequence[tuple[Transition, Sequence[str]]] = ()
+    transitions: Sequence[Told] = ()
     replace: bool = False
     """The stored firings of this alert are not of this definition: delete all before writing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occurrence:
+    """An event and where it goes. `key`: what repeats are told by, if that is wanted; until `until` (source ms) others
+    of this key are repeats."""
+
+    told: Told
+    key: str | None = None
+    until: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventCommit:
+    """What one batch of an event source changes, to be written whole or not at all. `position`: see
+    `tocsin.sources.EventBatch`."""
+
+    source: str
+    occurrences: Sequence[Occurrence] = ()
+    position: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +108,37 @@ class Record:
     settled_at: float | None
     reason: str
     detail: str
+    digest: int | None
     columns: Columns
     row: Row
     previous: Row | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt that failed: when, and why."""
+
+    at: float
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """One firing from its beginning to its end, or one event, as the ledger's notifications tell it.
+
+    `ended_at`: source ms, None while it fires; an event ends where it starts. `kind` is that of the last transition
+    and `row` its row. `deliveries`: how many notifications there are by channel and status.
+    """
+
+    alert: str
+    fingerprint: str
+    started_at: int
+    ended_at: int | None
+    kind: str
+    columns: Columns
+    row: Row
+    deliveries: Mapping[tuple[str, Status], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +178,23 @@ class Ledger(Protocol):
         none."""
         ...
 
+    async def take_in(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
+        """Write a batch of events. Returns the new notifications as `commit` does, and the occurrences that were told,
+        without repeats."""
+        ...
+
+    async def position(self, source: str) -> dict[str, int]:
+        """Where an event source is to go on from, by partition; empty if it has never been written."""
+        ...
+
     async def pending(self, channel: str, after: int, limit: int) -> list[Notification]:
-        """The next pending notifications of a channel with a `seq` greater than `after`, in order."""
+        """The next pending notifications of a channel with a `seq` greater than `after`, in order; of a digest only the
+        first."""
+        ...
+
+    async def gather(self, first: Notification) -> list[Notification]:
+        """The pending notifications of the digest that `first` stands for, at most `MOST_MERGED`, in order. From now on
+        nothing joins them: however often they are sent, they are the same."""
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
@@ -142,6 +211,14 @@ class Ledger(Protocol):
 
     async def find(self, wanted: Filter) -> list[Record]:
         """Records for people."""
+        ...
+
+    async def attempts(self, id_: str) -> list[Attempt]:
+        """The latest attempts of a notification that failed, oldest first."""
+        ...
+
+    async def episodes(self, alert: str, limit: int) -> list[Episode]:
+        """The latest episodes of an alert, newest first, as far back as notifications are kept."""
         ...
 
     async def retry(self, ids: Sequence[str]) -> int:

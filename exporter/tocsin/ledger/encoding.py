@@ -10,13 +10,13 @@ from tocsin.ledger import Record, Status
 from tocsin.model import Columns, Kind, Notification, Row, Transition
 
 NOTIFICATION = """
-    SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before,
+    SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before, n.lane, n.digest,
            t.alert, t.fingerprint, t.kind, t.started_at, t.at, t.shape, t.row, t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
 """
 RECORD = """
     SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
-           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, t.shape, t.row, t.previous
+           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest, t.shape, t.row, t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
 """
 
@@ -72,8 +72,8 @@ def transition_values(number: int, transition: Transition, shape: int) -> tuple[
 
 def notification_of(row: Sequence[Any], columns: Callable[[int], Columns]) -> Notification:
     """A notification from the columns of `NOTIFICATION`. `columns` knows shapes by their number."""
-    seq, name, channel, attempts, created_at, not_before, alert, fingerprint, kind, started_at, at, *rest = row
-    shape, text, previous = rest
+    seq, name, channel, attempts, created_at, not_before, lane, digest, *rest = row
+    alert, fingerprint, kind, started_at, at, shape, text, previous = rest
     transition = Transition(
         alert=alert,
         fingerprint=fingerprint,
@@ -92,6 +92,8 @@ def notification_of(row: Sequence[Any], columns: Callable[[int], Columns]) -> No
         attempts=attempts,
         created_at=created_at,
         not_before=not_before,
+        lane=lane,
+        digest=digest,
     )
 
 

@@ -51,4 +51,38 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX notifications_parked ON notifications (channel) WHERE status = 'dead';
     CREATE INDEX notifications_by_transition ON notifications (transition);
     """,
+    """
+    ALTER TABLE notifications ADD COLUMN lane TEXT NOT NULL DEFAULT '';  -- goes in order; '': the fingerprint
+    ALTER TABLE notifications ADD COLUMN digest INTEGER;                 -- one message with others of this number
+    CREATE INDEX notifications_by_digest ON notifications (digest, seq) WHERE digest IS NOT NULL AND status = 'pending';
+    CREATE TABLE windows (
+      channel  TEXT NOT NULL,
+      lane     TEXT NOT NULL,
+      interval REAL NOT NULL,
+      due      REAL NOT NULL,                    -- from when on the next message of the lane may go
+      digest   INTEGER,                          -- what gathers until then; NULL: nothing yet
+      PRIMARY KEY (channel, lane)
+    ) WITHOUT ROWID;
+    CREATE TABLE attempts (                      -- those that failed; the notification itself tells of one that did not
+      seq    INTEGER NOT NULL,
+      at     REAL NOT NULL,
+      reason TEXT NOT NULL,
+      detail TEXT NOT NULL
+    );
+    CREATE INDEX attempts_by_notification ON attempts (seq);
+    CREATE TABLE sightings (
+      alert TEXT NOT NULL,
+      key   TEXT NOT NULL,
+      event TEXT NOT NULL,                       -- the fingerprint of the event that was told
+      until INTEGER NOT NULL,                    -- source ms; others of this key are repeats until then
+      PRIMARY KEY (alert, key)
+    ) WITHOUT ROWID;
+    CREATE TABLE positions (
+      source    TEXT NOT NULL,
+      partition TEXT NOT NULL,
+      position  INTEGER NOT NULL,                -- everything before it is in this file
+      PRIMARY KEY (source, partition)
+    ) WITHOUT ROWID;
+    CREATE INDEX transitions_by_alert ON transitions (alert, started_at);
+    """,
 )

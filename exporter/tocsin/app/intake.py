@@ -1,0 +1,229 @@
+"""One source of events, from its stream to ledger and dispatchers; and back to the start of the path after any fault.
+
+An event is acknowledged only once the ledger has it. What was not is delivered again, with the same id, and the ledger
+knows it.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from tocsin.app.watch import State
+from tocsin.backoff import Backoff
+from tocsin.config import Alert
+from tocsin.errors import LedgerError, SourceError
+from tocsin.exposition import AlertMetrics, AlertState, SourceMetrics
+from tocsin.firing import Firing
+from tocsin.ledger import EventCommit, Ledger, Occurrence
+from tocsin.model import Columns, Event, Kind, Notification, Transition, fingerprint
+from tocsin.routing import Router, values_of
+from tocsin.sources import EventBatch, EventSource, EventStream
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taker:
+    """An alert on events: what it takes, and where that goes."""
+
+    alert: Alert
+    router: Router
+    metrics: AlertMetrics
+
+    @property
+    def takes(self) -> str:
+        """The name of the events."""
+        return self.alert.subject.event or self.alert.subject.topic or self.alert.name
+
+    def occurrence(self, event: Event) -> Occurrence | None:
+        """What an event comes to; None if it goes nowhere."""
+        alert = self.alert
+        transition = Transition(
+            alert=alert.name,
+            fingerprint=fingerprint(alert.name, [event.id]),
+            kind=Kind.EVENT,
+            started_at=event.at,
+            at=event.at,
+            columns=event.columns,
+            row=event.row,
+        )
+        [told] = self.router.addressed([transition])
+        if not told[1]:
+            return None
+        if not alert.dedupe_by:
+            return Occurrence(told=told)
+        key = fingerprint(alert.name, values_of(alert.dedupe_by, event.columns, event.row))
+        return Occurrence(told=told, key=key, until=event.at + round(alert.dedupe_window * 1000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventOutlets:
+    """Where the results of an intake go. `keep`: False leaves every event with its source (a dry run)."""
+
+    ledger: Ledger
+    metrics: SourceMetrics
+    offer: Callable[[Sequence[Notification]], None]
+    publish: Callable[[Sequence[Transition]], None]
+    keep: bool = True
+
+
+class Intake:
+    """Takes in what one source delivers until it is cancelled."""
+
+    def __init__(
+        self,
+        name: str,
+        source: EventSource,
+        takers: Sequence[Taker],
+        backoff: Backoff,
+        outlets: EventOutlets,
+        *,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self.message = ""
+        self.last_batch: float | None = None
+        self._source = source
+        self._takers: dict[str, list[Taker]] = {}
+        for taker in takers:
+            self._takers.setdefault(taker.takes, []).append(taker)
+            taker.metrics.state = self.measure
+        self._backoff = backoff
+        self._out = outlets
+        self._clock = clock
+        self._chance = chance
+        self._up = False
+
+    @property
+    def state(self) -> State:
+        """Where the source stands now."""
+        if self._up:
+            return State.UP
+        return State.ERROR if self.message else State.STARTING
+
+    def measure(self) -> AlertState:
+        """What the metrics of its alerts show."""
+        return AlertState(up=self._up, last_progress=self.last_batch)
+
+    async def run(self) -> None:
+        """Follow the source until cancelled."""
+        attempt = 0
+        while True:
+            try:
+                position = await self._out.ledger.position(self.name)
+                async with self._source.open(sorted(self._takers), position=position) as stream:
+                    self._succeeded()
+                    async for batch in stream.batches():
+                        await self._absorb(batch, stream)
+                        attempt = 0
+            except SourceError as error:
+                for taker in self._everyone():
+                    taker.metrics.source_failed(error.reason)
+                self._failed(str(error), reason=error.reason)
+            except LedgerError as error:
+                self._failed(str(error))
+            await asyncio.sleep(self._backoff.delay(attempt, self._chance, at_least=0.1))
+            attempt += 1
+
+    async def _absorb(self, batch: EventBatch, stream: EventStream) -> None:
+        metrics = self._out.metrics
+        metrics.events.inc(len(batch.events))
+        for refused in batch.refused:
+            metrics.refused(refused.reason)
+            log.warning("not an event", source=self.name, at=refused.id, reason=refused.reason, detail=refused.detail)
+        occurrences, unmatched = self._sorted(batch.events)
+        if occurrences or batch.position:
+            began = self._clock()
+            commit = EventCommit(
+                source=self.name, occurrences=occurrences, position=batch.position if self._out.keep else {}
+            )
+            notifications, told = await self._out.ledger.take_in(commit)
+            self._count(occurrences, told, self._clock() - began)
+            self._out.offer(notifications)
+            self._out.publish([one.told[0] for one in told])
+        self.last_batch = self._clock()
+        self._succeeded()
+        if self._out.keep:
+            await stream.acknowledge(batch, unmatched)
+
+    def _sorted(self, events: Sequence[Event]) -> tuple[list[Occurrence], list[Event]]:
+        """What the events come to, and those that no alert takes."""
+        occurrences: list[Occurrence] = []
+        unmatched: list[Event] = []
+        for event in events:
+            takers = self._takers.get(event.name)
+            if takers is None:
+                unmatched.append(event)
+                continue
+            for taker in takers:
+                taker.metrics.updates.inc()
+                occurrence = taker.occurrence(event)
+                if occurrence is not None:
+                    occurrences.append(occurrence)
+        if unmatched:
+            self._out.metrics.unmatched.inc(len(unmatched))
+            names = sorted({event.name for event in unmatched})
+            log.warning("no alert takes these events", source=self.name, names=names[:10], events=len(unmatched))
+        return occurrences, unmatched
+
+    def _count(self, occurrences: Sequence[Occurrence], told: Sequence[Occurrence], seconds: float) -> None:
+        by_alert: dict[str, list[int]] = {}
+        for place, some in enumerate((occurrences, told)):
+            for one in some:
+                by_alert.setdefault(one.told[0].alert, [0, 0])[place] += 1
+        for taker in self._everyone():
+            came, went = by_alert.get(taker.alert.name, (0, 0))
+            if came:
+                taker.metrics.transitioned(Kind.EVENT, went)
+                taker.metrics.repeated.inc(came - went)
+                taker.metrics.commit_seconds.observe(seconds)
+
+    def _everyone(self) -> Iterator[Taker]:
+        return (taker for takers in self._takers.values() for taker in takers)
+
+    def _succeeded(self) -> None:
+        if not self._up:
+            log.info("source up", source=self.name, events=sorted(self._takers))
+        self._up, self.message = True, ""
+
+    def _failed(self, message: str, **details: str) -> None:
+        # Said once a streak: the same fault again and again is one piece of news.
+        if message != self.message:
+            log.warning("source down", source=self.name, error=message, **details)
+        self._up, self.message = False, message
+
+
+class EventWatch:
+    """An alert on events, as the status page and the metrics see it beside the watches of rows."""
+
+    gauges = None
+    frontier = None
+    gaps = 0
+    columns: Columns = ()
+
+    def __init__(self, alert: Alert, intake: Intake) -> None:
+        self.alert = alert
+        self._intake = intake
+
+    @property
+    def state(self) -> State:
+        return self._intake.state
+
+    @property
+    def message(self) -> str:
+        return self._intake.message
+
+    @property
+    def last_progress(self) -> float | None:
+        return self._intake.last_batch
+
+    def measure(self) -> AlertState:
+        return self._intake.measure()
+
+    def firings(self) -> Iterator[Firing]:
+        return iter(())

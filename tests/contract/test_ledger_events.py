@@ -1,0 +1,141 @@
+"""Events in the ledger: positions, repeats, attempts and episodes."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.clock import Clock
+from support.ledger import COLUMNS, IMPLEMENTATIONS, OpenLedger, commit, delivered, firing, settlement, transition
+from tocsin.ledger import Attempt, EventCommit, Ledger, Occurrence, Status
+from tocsin.model import Address, Kind, Transition
+
+HOOK = Address(channel="hook")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def opener(request: pytest.FixtureRequest) -> OpenLedger:
+    return IMPLEMENTATIONS[request.param]
+
+
+@pytest.fixture
+async def ledger(opener: OpenLedger, tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
+    ledger = opener(tmp_path / "ledger", clock=clock)
+    yield ledger
+    await ledger.close()
+
+
+def event(id_: str, at: int = 1000) -> Transition:
+    return transition(id_, Kind.EVENT, at=at)
+
+
+def occurrence(id_: str, *, key: str | None = None, at: int = 1000) -> Occurrence:
+    return Occurrence(told=(event(id_, at), [HOOK]), key=key, until=at + 60_000)
+
+
+async def taken(ledger: Ledger, *occurrences: Occurrence, **position: int) -> list[str | None]:
+    """Take a batch in; the ids of the events that were told."""
+    _, told = await ledger.take_in(EventCommit(source="queue", occurrences=occurrences, position=position))
+    return [one.told[0].row[0] for one in told]
+
+
+async def test_a_position_is_kept_with_its_batch_and_by_source(
+    opener: OpenLedger, tmp_path: Path, clock: Clock
+) -> None:
+    ledger = opener(tmp_path / "ledger", clock=clock)
+    assert await ledger.position("queue") == {}
+    await taken(ledger, occurrence("1"), a=5, b=7)
+    await taken(ledger, a=6)
+    await ledger.close()
+    ledger = opener(tmp_path / "ledger", clock=clock)
+    try:
+        assert await ledger.position("queue") == {"a": 6, "b": 7}
+        assert await ledger.position("other") == {}
+        assert len(await ledger.pending("hook", 0, 10)) == 1
+    finally:
+        await ledger.close()
+
+
+async def test_an_event_that_is_delivered_again_is_told_once_whatever_its_time(ledger: Ledger) -> None:
+    await taken(ledger, occurrence("1", at=1000))
+    await taken(ledger, occurrence("1", at=9000), occurrence("2", at=9000))
+    assert [one.transition.row[0] for one in await ledger.pending("hook", 0, 10)] == ["1", "2"]
+
+
+async def test_of_events_with_one_key_only_the_first_of_a_window_is_told(ledger: Ledger) -> None:
+    assert await taken(ledger, occurrence("1", key="k"), occurrence("2", key="k"), occurrence("3", key="other")) == [
+        "1",
+        "3",
+    ]
+    assert await taken(ledger, occurrence("4", key="k", at=60_999)) == []
+    assert await taken(ledger, occurrence("5", key="k", at=61_000)) == ["5"]
+    assert await taken(ledger, occurrence("6", key="k", at=62_000)) == []
+
+
+async def test_an_event_is_no_repeat_of_itself(ledger: Ledger) -> None:
+    await taken(ledger, occurrence("1", key="k"))
+    assert await taken(ledger, occurrence("1", key="k")) == ["1"]
+    assert len(await ledger.pending("hook", 0, 10)) == 1
+
+
+async def test_sightings_that_count_no_more_are_forgotten(ledger: Ledger, clock: Clock) -> None:
+    now = round(clock.now * 1000)
+    await taken(ledger, occurrence("1", key="k", at=now))
+    clock.advance(61)
+    await ledger.prune(0.0, 10)
+    assert await taken(ledger, occurrence("2", key="k", at=now + 1)) == ["2"]
+
+
+async def test_every_failed_attempt_is_remembered_with_its_time_and_reason(ledger: Ledger) -> None:
+    [one] = await ledger.commit(commit([transition()]))
+    await ledger.settle([settlement(one, Status.PENDING, at=10.0, not_before=11.0)])
+    await ledger.settle([replace(settlement(one, Status.DEAD, at=20.0), reason="exhausted", detail="2 attempts")])
+    await ledger.retry([one.id])
+    await ledger.settle([delivered(one, at=30.0)])
+    assert await ledger.attempts(one.id) == [
+        Attempt(at=10.0, reason="timeout", detail="no answer"),
+        Attempt(at=20.0, reason="exhausted", detail="2 attempts"),
+    ]
+
+
+async def test_of_very_many_attempts_the_latest_are_remembered(ledger: Ledger) -> None:
+    [one] = await ledger.commit(commit([transition()]))
+    for number in range(70):
+        await ledger.settle([settlement(one, Status.PENDING, at=float(number), not_before=1.0)])
+    kept = [attempt.at for attempt in await ledger.attempts(one.id)]
+    assert kept == [float(number) for number in range(20, 70)]
+
+
+async def test_attempts_go_with_their_notification(ledger: Ledger, clock: Clock) -> None:
+    [one] = await ledger.commit(commit([transition()]))
+    await ledger.settle([settlement(one, Status.PENDING, at=1.0)])
+    await ledger.settle([delivered(one, at=2.0)])
+    await ledger.prune(clock.now, 10)
+    assert await ledger.attempts(one.id) == []
+
+
+async def test_an_episode_has_a_start_an_end_and_deliveries(ledger: Ledger) -> None:
+    fired, resolved = transition("1", at=1000), transition("1", Kind.RESOLVED, at=5000, started_at=1000)
+    open_one = transition("2", at=2000)
+    notifications = await ledger.commit(
+        commit([fired, open_one, resolved], to=("hook", "mail"), saved=[firing("2", started_at=2000)])
+    )
+    await ledger.settle([delivered(one) for one in notifications if one.channel == "hook"])
+    newest, oldest = await ledger.episodes("late", 10)
+    assert (newest.started_at, newest.ended_at, newest.kind, newest.row) == (2000, None, "fired", ("2", "x"))
+    assert (oldest.started_at, oldest.ended_at, oldest.kind) == (1000, 5000, "resolved")
+    assert oldest.deliveries == {("hook", Status.DELIVERED): 2, ("mail", Status.PENDING): 2}
+    assert oldest.columns == COLUMNS
+
+
+async def test_each_event_is_an_episode_that_ends_where_it_starts(ledger: Ledger) -> None:
+    await taken(ledger, occurrence("1", at=1000), occurrence("2", at=3000))
+    assert [(one.started_at, one.ended_at) for one in await ledger.episodes("late", 1)] == [(3000, 3000)]
+    assert len(await ledger.episodes("late", 10)) == 2
+    assert await ledger.episodes("early", 10) == []

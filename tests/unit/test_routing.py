@@ -1,0 +1,144 @@
+"""Where transitions go: by kind, by condition, in which lane."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tocsin.envelope import View
+from tocsin.model import Address, Column, Columns, Kind, Row, Transition, fingerprint
+from tocsin.routing import Route, Router
+
+COLUMNS: Columns = (Column(name="id", oid=23), Column(name="severity", oid=25), Column(name="amount", oid=1700))
+VIEW = View(labels=(("level", "severity"),), static_labels=(("team", "shop"),), value="amount")
+PAGE: Row = ("1", "page", "10.5")
+WARN: Row = ("1", "warn", "10.5")
+
+
+def transition(kind: Kind = Kind.FIRED, row: Row = PAGE, previous: Row | None = None, at: int = 1000) -> Transition:
+    return Transition(
+        alert="late",
+        fingerprint=fingerprint("late", ["1"]),
+        kind=kind,
+        started_at=1000,
+        at=at,
+        columns=COLUMNS,
+        row=row,
+        previous=previous,
+    )
+
+
+def route(channel: str = "out", *, kinds: Sequence[Kind] = tuple(Kind), **rest: Any) -> Route:
+    return Route(channel=channel, kinds=frozenset(kinds), **rest)
+
+
+def router(*routes: Route, complaints: list[str] | None = None) -> Router:
+    def complain(message: str) -> None:
+        if complaints is None:
+            pytest.fail(message)
+        complaints.append(message)
+
+    return Router(routes, VIEW, complain)
+
+
+def kinds(made: Router, what: Transition) -> list[tuple[Kind, list[str]]]:
+    """What is told to whom, without what goes nowhere."""
+    return [
+        (one.kind, [address.channel for address in addresses]) for one, addresses in made.addressed([what]) if addresses
+    ]
+
+
+def test_a_channel_is_told_of_the_kinds_it_wants_and_no_others() -> None:
+    made = router(route("all"), route("ends", kinds=[Kind.RESOLVED]))
+    assert kinds(made, transition()) == [(Kind.FIRED, ["all"])]
+    assert kinds(made, transition(Kind.RESOLVED)) == [(Kind.RESOLVED, ["all", "ends"])]
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        'row.severity == "page"',
+        "row.severity in ['page', 'critical']",
+        "labels.level == 'page' and labels.team == 'shop'",
+        "value > 10 and row.amount > 10 and row.severity == 'page'",
+        "alert == 'late' and started_at.year == 1970 and row.severity != 'warn'",
+    ],
+)
+def test_a_condition_looks_at_typed_columns_labels_and_the_value(when: str) -> None:
+    made = router(route(when=when))
+    assert kinds(made, transition(row=PAGE)) == [(Kind.FIRED, ["out"])]
+    assert kinds(made, transition(row=WARN)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [(WARN, PAGE, Kind.FIRED), (PAGE, WARN, Kind.RESOLVED), (PAGE, ("1", "page", "11"), Kind.UPDATED)],
+)
+def test_a_row_that_begins_to_match_fires_and_one_that_ceases_to_resolves(before: Row, after: Row, told: Kind) -> None:
+    made = router(route("pager", when="row.severity == 'page'"), route("log"))
+    found = dict(kinds(made, transition(Kind.UPDATED, after, before)))
+    assert "pager" in found[told]
+    assert "log" in found[Kind.UPDATED]
+
+
+def test_what_ceased_to_match_resolves_with_the_last_row_that_matched() -> None:
+    made = router(route(when="row.severity == 'page'"))
+    told = [one for one, addresses in made.addressed([transition(Kind.UPDATED, WARN, PAGE)]) if addresses]
+    assert [(one.kind, one.row, one.previous) for one in told] == [(Kind.RESOLVED, PAGE, None)]
+
+
+def test_a_row_that_does_not_match_before_and_after_is_not_told() -> None:
+    assert kinds(router(route(when="false")), transition(Kind.UPDATED, WARN, PAGE)) == []
+
+
+def test_a_condition_that_cannot_be_evaluated_holds_and_is_complained_of() -> None:
+    complaints: list[str] = []
+    made = router(route(when="row.amount > 5"), complaints=complaints)
+    assert kinds(made, transition(row=("1", "page", None))) == [(Kind.FIRED, ["out"])]
+    assert len(complaints) == 1
+    assert complaints[0].startswith("out: when: ")
+
+
+def test_what_is_merged_has_a_lane_for_each_group_and_what_is_not_has_none() -> None:
+    made = router(route("plain"), route("mail", interval=30.0, group_by=("severity",)), route("sms", interval=5.0))
+    [(_, addresses)] = made.addressed([transition()])
+    assert addresses == (
+        Address(channel="plain"),
+        Address(channel="mail", lane=fingerprint("late", ["page"]), interval=30.0),
+        Address(channel="sms", lane=fingerprint("late", []), interval=5.0),
+    )
+
+
+def test_events_with_the_same_key_have_one_lane() -> None:
+    made = router(route(order_by=("id", "missing")))
+    [(_, [address])] = made.addressed([transition(Kind.EVENT)])
+    assert address == Address(channel="out", lane=fingerprint("late", ["1", None]))
+
+
+ROWS = st.sampled_from([PAGE, WARN, ("1", "page", "11"), ("1", "warn", "11")])
+
+
+@given(st.lists(ROWS, min_size=1))
+def test_a_route_with_a_condition_hears_what_a_view_with_that_condition_would_tell(rows: list[Row]) -> None:
+    """The row of one key changes step by step, then goes; compare with the view of the matching rows."""
+    made = router(route(when="row.severity == 'page'"))
+    story = [transition(Kind.FIRED, rows[0])]
+    story += [transition(Kind.UPDATED, new, old) for old, new in pairwise(rows) if new != old]
+    story.append(transition(Kind.RESOLVED, rows[-1]))
+    told = [(one.kind, one.row) for one, addresses in made.addressed(story) if addresses]
+
+    expected: list[tuple[Kind, Row]] = []
+    shown: Row | None = None
+    for row in [*rows, None]:
+        visible = row if row is not None and row[1] == "page" else None
+        if shown is None and visible is not None:
+            expected.append((Kind.FIRED, visible))
+        elif shown is not None and visible is None:
+            expected.append((Kind.RESOLVED, shown))
+        elif shown is not None and visible is not None and shown != visible:
+            expected.append((Kind.UPDATED, visible))
+        shown = visible
+    assert told == expected
