@@ -13,9 +13,9 @@ from support.materialize.bulk import encode
 from support.reading import check, error_of, reading
 from support.waiting import SOON
 from tocsin.errors import SourceReason
+from tocsin.postgres import relation
 from tocsin.sources import Subject
 from tocsin.sources.materialize import Materialize, _Assembler
-from tocsin.sources.wire import relation
 
 COLUMNS = (("id", "int4"), ("name", "text"))
 ANN: TextRow = ("1", "Ann")

@@ -224,7 +224,7 @@ def _recipients(variables: _Variables, columns: list[str]) -> list[Any]:
 def _query(variables: _Variables, columns: list[tuple[str, str]]) -> str:
     from psycopg import sql
 
-    from tocsin.sources.wire import relation
+    from tocsin.postgres import relation
 
     view = variables.text("MTZ_ALERT_VIEW")
     try:

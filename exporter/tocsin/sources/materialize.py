@@ -18,9 +18,10 @@ from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Row, Update
+from tocsin.postgres import relation
 from tocsin.sources import Stream, Subject
 from tocsin.sources.settings import MaterializeConfig as Config
-from tocsin.sources.wire import Wire, connect, fields, relation, translated
+from tocsin.sources.wire import Wire, connect, fields, translated
 
 log = structlog.get_logger(__name__)
 

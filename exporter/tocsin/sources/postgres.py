@@ -14,9 +14,10 @@ from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Row, Update
+from tocsin.postgres import relation
 from tocsin.sources import Stream, Subject
 from tocsin.sources.settings import PostgresConfig as Config
-from tocsin.sources.wire import Wire, connect, fields, relation, translated
+from tocsin.sources.wire import Wire, connect, fields, translated
 
 _CLOCK = sql.SQL("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
 

@@ -17,7 +17,7 @@ from psycopg.errors import error_from_result
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Column, Columns, Row
-from tocsin.sources.settings import Connection
+from tocsin.postgres import Server
 
 _SLICE = 2_000
 """Rows handed out before other tasks get a turn; at about 2 us a row this holds the loop for some milliseconds."""
@@ -144,7 +144,7 @@ _FAILED = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE})
 
 
 @asynccontextmanager
-async def connect(settings: Connection) -> AsyncIterator[Wire]:
+async def connect(settings: Server) -> AsyncIterator[Wire]:
     """A connection that is closed on the way out, whatever happened. Raises SourceError."""
     began = time.monotonic()
     try:
@@ -265,16 +265,3 @@ def _bytes_fields(line: bytes) -> Row:
         None if field == b"\\N" else _ESCAPE_BYTES.sub(unescape, field).decode("utf-8", "backslashreplace")
         for field in line.removesuffix(b"\n").split(b"\t")
     )
-
-
-def relation(name: str) -> sql.Identifier:
-    """A relation's name as SQL writes it (`schema.view`, `"Mixed Case".view`) as a quoted identifier.
-
-    Unquoted parts are folded to lower case, as PostgreSQL and Materialize do. Raises ValueError for anything that is no
-    name.
-    """
-    parts = re.findall(r'"((?:[^"]|"")+)"|([A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)', name)
-    written = ".".join(f'"{quoted}"' if quoted else plain for quoted, plain in parts)
-    if not parts or written != name or len(parts) > 3:
-        raise ValueError(f'{name!r} is no relation name; write schema.name, with double quotes where needed: "My View"')
-    return sql.Identifier(*(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts))

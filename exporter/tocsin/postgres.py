@@ -1,0 +1,197 @@
+"""What the sources and the channel for PostgreSQL share: how to reach a server, and names as SQL writes them.
+
+Connection strings are composed by psycopg, never by formatting. psycopg is imported where it is used, so that a
+configuration can be checked without it.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+
+from tocsin.settings import Duration, Secret, Settings
+
+if TYPE_CHECKING:
+    from psycopg import sql
+
+
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise ValueError("must be longer than 0")
+    return value
+
+
+def _filled(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("must not be empty" if not value else "must not contain a NUL character")
+    return value
+
+
+Positive = Annotated[Duration, AfterValidator(_positive)]
+"""A duration longer than zero."""
+
+Text = Annotated[str, AfterValidator(_filled), Field(json_schema_extra={"minLength": 1})]
+"""Text that is not empty and that libpq can take."""
+
+
+_IDENTITY = ("host", "port", "user", "database")
+_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+
+
+class Server(Settings):
+    """How to reach a server that speaks PostgreSQL's protocol. Either `dsn`, or `host` and `user` with what goes with
+    them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["host", "user"]}, {"required": ["dsn"]}, {"required": ["dsn_file"]}]}
+    )
+    secrets: ClassVar[tuple[str, ...]] = ("password", "dsn")
+
+    dsn: Secret | None = None
+    """A whole connection string (`postgresql://user:password@host:6875/database` or `host=... user=...`) instead of
+    `host`, `port`, `user` and `database`."""
+    dsn_file: Path | None = None
+    """A file that holds the `dsn`."""
+    host: Text | None = None
+    """Name or address of the server, or the directory of its socket. Required without `dsn`."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    """TCP port."""
+    user: Text | None = None
+    """Role to log in as. Required without `dsn`. Grant it what it needs here and nothing else."""
+    password: Secret | None = None
+    """Password of the role."""
+    password_file: Path | None = None
+    """A file that holds the password."""
+    database: Text = "postgres"
+    """Database to connect to."""
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    """TLS, in libpq's words. Only `verify-full` makes sure that the server is the one that is meant."""
+    sslrootcert: Text | None = None
+    """File with the certificates to trust, or `system` for those of the operating system."""
+    sslcert: Text | None = None
+    """File with the client's certificate."""
+    sslkey: Text | None = None
+    """File with the client's key."""
+    options: dict[str, Text] = Field(default_factory=dict)
+    """Further session settings by name, set when the connection starts."""
+    connect_timeout: Positive = 10.0
+    """How long one attempt to connect, or a short question to the server, may take."""
+    keepalives_idle: Positive = 15.0
+    """After how much silence TCP asks whether the other side is still there. Three unanswered questions, a third of
+    this apart, end the connection."""
+
+    @field_validator("options")
+    @classmethod
+    def _setting_names(cls, options: dict[str, str]) -> dict[str, str]:
+        for name in options:
+            if not _SETTING.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a session setting")
+        return options
+
+    @field_validator("dsn")
+    @classmethod
+    def _dsn_parses(cls, dsn: Secret | None) -> Secret | None:
+        if dsn is not None:
+            _parse(dsn.get_secret_value())
+        return dsn
+
+    @model_validator(mode="after")
+    def _one_way_to_connect(self) -> Self:
+        if self.dsn is not None:
+            both = [name for name in _IDENTITY if name in self.model_fields_set]
+            if both:
+                raise ValueError(f"give dsn, or {' and '.join(both)}, not both")
+        else:
+            missing = [name for name in ("host", "user") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"give {' and '.join(missing)}, or dsn")
+        return self
+
+    @property
+    def display(self) -> str:
+        """The server without secrets: `user@host:port/database`."""
+        target = self._target()
+        host = target.get("host") or target.get("hostaddr") or ""
+        host = f"[{host}]" if ":" in host else host
+        user = target.get("user")
+        return f"{user + '@' if user else ''}{host}:{target['port']}/{target['dbname']}"
+
+    def conninfo(self, **extra: str) -> str:
+        """The connection string for libpq, `extra` parameters laid over it. It holds the password: never to be
+        printed."""
+        from psycopg.conninfo import make_conninfo
+
+        return make_conninfo(**{**self._parameters(), **extra})
+
+    def _session(self) -> dict[str, str]:
+        """Settings that the session starts with; kinds of server add theirs."""
+        return dict(self.options)
+
+    def _target(self) -> dict[str, str]:
+        if self.dsn is not None:
+            defaults = {"port": str(self.port), "dbname": self.database}
+            return {**defaults, **_parse(self.dsn.get_secret_value())}
+        assert self.host is not None
+        assert self.user is not None
+        return {"host": self.host, "port": str(self.port), "user": self.user, "dbname": self.database}
+
+    def _parameters(self) -> dict[str, str]:
+        target = self._target()
+        idle = math.ceil(self.keepalives_idle)
+        given = self.model_fields_set if self.dsn is not None else type(self).model_fields.keys()
+        own = {name: getattr(self, name) for name in ("sslmode", "sslrootcert", "sslcert", "sslkey") if name in given}
+        if self.password is not None:
+            own["password"] = self.password.get_secret_value()
+        options = " ".join(
+            part for part in (target.get("options"), *(_option(*item) for item in self._session().items())) if part
+        )
+        return {
+            "application_name": "tocsin",
+            "sslmode": self.sslmode,
+            "connect_timeout": str(max(2, math.ceil(self.connect_timeout))),  # libpq makes 2 of 1
+            "keepalives_idle": str(idle),
+            "keepalives_interval": str(max(1, idle // 3)),
+            "keepalives_count": "3",
+            "client_encoding": "UTF8",
+            **target,
+            **{name: value for name, value in own.items() if value is not None},
+            **({"options": options} if options else {}),
+        }
+
+
+def _option(name: str, value: str) -> str:
+    """A session setting as an entry of libpq's `options`, where backslashes protect what separates entries."""
+    return f"--{name}=" + re.sub(r"([\\\s])", r"\\\1", value)
+
+
+def _parse(dsn: str) -> dict[str, str]:
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parsed: dict[str, Any] = conninfo_to_dict(dsn)
+    except ProgrammingError:
+        # libpq's own message repeats parts of the string, which may be the password.
+        raise ValueError("not a connection string; write postgresql://user:password@host:port/database") from None
+    # libpq takes any text for a port and stumbles over it when it connects. Several hosts have several, with commas.
+    for port in str(parsed.get("port") or "").split(","):
+        if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise ValueError("the port in the connection string is not a number from 1 to 65535")
+    return {name: str(value) for name, value in parsed.items() if value is not None}
+
+
+def relation(name: str) -> "sql.Identifier":
+    """A relation's name as SQL writes it (`schema.view`, `"Mixed Case".view`) as a quoted identifier.
+
+    Unquoted parts are folded to lower case, as PostgreSQL and Materialize do. Raises ValueError for anything that is no
+    name.
+    """
+    from psycopg import sql
+
+    parts = re.findall(r'"((?:[^"]|"")+)"|([A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)', name)
+    written = ".".join(f'"{quoted}"' if quoted else plain for quoted, plain in parts)
+    if not parts or written != name or len(parts) > 3:
+        raise ValueError(f'{name!r} is no relation name; write schema.name, with double quotes where needed: "My View"')
+    return sql.Identifier(*(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts))
