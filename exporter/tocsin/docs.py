@@ -6,7 +6,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,13 @@ def settings_page() -> str:
     sources = {kind: schema.source(kind) for kind in kinds.source_types()}
     parts += ["## `sources`", "", "A mapping of names to sources. Each has a `type`, and by that these keys.", ""]
     parts += _family(sources, "source")
-    channels = {kind: schema.channel(kind) for kind in kinds.channel_types()}
+    levels = kinds.level_types()
+    channels = {kind: schema.channel(kind) for kind in kinds.channel_types() if kind not in levels}
     parts += ["## `channels`", "", _CHANNELS]
     parts += _family(channels, "channel", {key for kind in channels for key in schema.options(kind)["properties"]})
+    for kind in levels:
+        # These have no outbox, and so none of the keys that every channel has.
+        parts += _member(kind, schema.channel(kind), (), schema.options(kind)["properties"])
     parts += ["## `alerts`", "", "A mapping of names to alerts.", ""]
     alert = schema.section(AlertSettings)
     parts += [alert["description"], "", *_table(alert["properties"], alert.get("required", ())), ""]
@@ -136,11 +140,16 @@ def _family(members: Mapping[str, Mapping[str, Any]], word: str, starred: Iterab
     }
     parts = [f"### Every {word}", "", *_table(common, (), starred), ""]
     for kind, member in members.items():
-        own = {key: node for key, node in member["properties"].items() if key not in common and key != "type"}
-        secrets = [key for key in own if f"{key}_file" in own and not _optional(own[key])]
-        parts += [f"### `type: {kind}`", "", member["description"], ""]
-        parts += [*_table(own, [*member.get("required", ()), *secrets], starred), ""]
+        parts += _member(kind, member, common, starred)
     return parts
+
+
+def _member(kind: str, member: Mapping[str, Any], common: Container[str], starred: Iterable[str]) -> list[str]:
+    """One type: what it has beside what all have in common."""
+    own = {key: node for key, node in member["properties"].items() if key not in common and key != "type"}
+    secrets = [key for key in own if f"{key}_file" in own and not _optional(own[key])]
+    table = _table(own, [*member.get("required", ()), *secrets], starred)
+    return [f"### `type: {kind}`", "", member["description"], "", *table, ""]
 
 
 def _optional(node: Mapping[str, Any]) -> bool:

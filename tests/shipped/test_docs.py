@@ -39,7 +39,7 @@ def test_the_example_configuration_can_be_used() -> None:
     config = load(EXAMPLE, {"NOVU_SECRET_KEY": "key"})
     assert [warning.path for warning in config.warnings] == ["alert_files[0]"]
     assert {source.kind for source in config.sources.values()} == set(source_kinds.KINDS)
-    assert {channel.kind for channel in config.channels.values()} == set(channel_kinds.KINDS)
+    assert {channel.kind for channel in config.channels.values()} == {*channel_kinds.KINDS, *channel_kinds.LEVELS}
 
 
 def test_the_example_configuration_has_every_key() -> None:

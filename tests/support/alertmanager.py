@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -27,6 +28,12 @@ class Alertmanager:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    async def alerts(self) -> dict[str, dict[str, Any]]:
+        """What fires there, by the label `alertname`."""
+        async with self.client.get(f"{self.url}/api/v2/alerts") as response:
+            assert response.status == 200, await response.text()
+            return {alert["labels"]["alertname"]: alert for alert in await response.json()}
+
     async def tell(self, labels: Mapping[str, str], *, summary: str = "", over: bool = False) -> None:
         """Report an alert as Prometheus does: it fires, or is over."""
         now = datetime.now(UTC)
@@ -42,10 +49,10 @@ class Alertmanager:
 
 
 @asynccontextmanager
-async def alertmanager(folder: Path, file: Path) -> AsyncIterator[Alertmanager]:
-    """An Alertmanager with this configuration file, its data below `folder`."""
+async def alertmanager(folder: Path, file: Path, *, port: int | None = None) -> AsyncIterator[Alertmanager]:
+    """An Alertmanager with this configuration file, its data below `folder`. `port`: one to come back to."""
     assert ALERTMANAGER is not None
-    port = free_port()
+    port = port or free_port()
     command = (
         ALERTMANAGER,
         f"--config.file={file}",

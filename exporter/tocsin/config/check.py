@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from tocsin.config import kinds
 from tocsin.config.resolved import Alert, Config
 from tocsin.config.validation import suggestion
 from tocsin.errors import Problem, SourceError, SourceReason
@@ -49,7 +50,8 @@ _ID = "0" * 32
 
 
 def check(config: Config) -> list[Problem]:
-    """What this machine can tell: directories and files that are missing, packages that are not installed."""
+    """What this machine can tell: directories and files that are missing, packages that are not installed, handlers
+    that cannot be imported."""
     problems: list[Problem] = []
     for path, file in (("ledger.path", config.ledger.path), ("log.output", config.log.output)):
         directory = Path(file).parent
@@ -63,6 +65,8 @@ def check(config: Config) -> list[Problem]:
     for name, channel in config.channels.items():
         if channel.kind == "novu" and find_spec("novu_py") is None:
             problems.append(config.problem("needs a package: pip install 'tocsin[novu]'", f"channels.{name}.type"))
+        found = kinds.channel_problems(channel.kind, name, channel.settings, channel.routes)
+        problems += [config.problem(problem.message, problem.path) for problem in found]
     return problems
 
 

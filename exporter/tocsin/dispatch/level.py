@@ -1,0 +1,360 @@
+"""The loop of one level output: looks at what fires now, and tells every receiver what it does not know yet."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from tocsin.backoff import Backoff
+from tocsin.channels import Delivered, Level, Paused, Rejected, Result, Retry, Standing
+from tocsin.dispatch.health import Condition
+from tocsin.dispatch.standing import Picture, Told
+from tocsin.envelope import Envelope
+from tocsin.errors import Reason
+from tocsin.exposition import ChannelMetrics
+from tocsin.model import Transition
+
+log = structlog.get_logger(__name__)
+
+_CLOSING = 5.0
+"""Seconds that an output is given to let go of its connections."""
+
+_MANY = 200
+"""Firings from which they are put into shape in a thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelPolicy:
+    """How a level output is treated. Times in seconds.
+
+    `resend`: after how long what stands is told again. `retention`: for how long that goes on for what has ended; 15
+    minutes in Prometheus. `limit`: the most firings that are told. `debounce`: how long to wait after a change for
+    others.
+    """
+
+    resend: float
+    backoff: Backoff
+    limit: int
+    retention: float = 900.0
+    debounce: float = 0.2
+    pause: Backoff = Backoff(initial=30.0, maximum=300.0)  # noqa: RUF009 - frozen
+
+
+Current = Callable[[], Mapping[str, Sequence[Transition] | None]]
+"""What fires now, for each alert that notifies the output, as the transition with which it began to fire (`at` is
+`started_at`). None: nothing is known of the alert now. Answers from memory."""
+
+Shape = Callable[[Transition], Envelope | None]
+"""The envelope of a firing; None where the output is not to be told of it. May be called in a thread."""
+
+
+class LevelLoop:
+    """Keeps the receivers of one level output up to date until it is cancelled."""
+
+    def __init__(
+        self,
+        name: str,
+        level: Level,
+        policy: LevelPolicy,
+        *,
+        current: Current,
+        shape: Shape,
+        metrics: ChannelMetrics,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = name
+        self._level = level
+        self._policy = policy
+        self._current = current
+        self._shape = shape
+        self._clock = clock
+        self._picture = Picture(retention=policy.retention, limit=policy.limit)
+        self._shaped: dict[tuple[str, str], tuple[Transition, Standing | None]] = {}
+        self._dropping = False
+        self._changed = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self._receivers = [
+            _Receiver(name, receiver, level, policy, self._picture, metrics, clock, chance)
+            for receiver in level.receivers
+        ]
+
+    @property
+    def condition(self) -> Condition:
+        """How the output does: paused if every receiver refuses us, failing if any does not take what it is told."""
+        conditions = {receiver.condition for receiver in self._receivers}
+        return conditions.pop() if len(conditions) == 1 else Condition.FAILING
+
+    @property
+    def message(self) -> str:
+        """What is wrong, for people; empty while nothing is."""
+        wrong = [f"{receiver.name}: {receiver.message}" for receiver in self._receivers if receiver.message]
+        if self._picture.dropped:
+            wrong.append(f"{self._picture.dropped} firings more than max_alerts are not told")
+        return "; ".join(wrong)
+
+    @property
+    def pending(self) -> int:
+        """How many firings and ends some receiver does not know of."""
+        return max(receiver.waiting for receiver in self._receivers)
+
+    @property
+    def delivered(self) -> int:
+        """How often a firing or its end was told, repeats included, since the start."""
+        return sum(receiver.delivered for receiver in self._receivers)
+
+    @property
+    def failed(self) -> int:
+        """How often telling one failed since the start."""
+        return sum(receiver.failed for receiver in self._receivers)
+
+    @property
+    def last_delivery(self) -> float | None:
+        """When a receiver last took something, in wall-clock seconds."""
+        return max((r.last_delivery for r in self._receivers if r.last_delivery is not None), default=None)
+
+    def changed(self, alert: str, *, news: bool = True) -> None:
+        """A batch of an alert has been taken in. One without news matters if nothing was known of the alert."""
+        if news or alert in self._picture.unknown:
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Look and tell until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for receiver in self._receivers:
+                    tasks.create_task(receiver.run(), name=f"{self.name}: {receiver.name}")
+                while True:
+                    self._changed.clear()
+                    await self._look()
+                    # Looking again before anything is told again finds what has become unknown meanwhile.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._policy.resend / 2):
+                            await self._changed.wait()
+                            await asyncio.sleep(self._policy.debounce)
+        finally:
+            await self._close()
+
+    async def settled(self) -> None:
+        """Look once more, and return when every receiver that can be reached knows it. To be called before the sources
+        are stopped, within a time limit."""
+        await self._look()
+        for receiver in self._receivers:
+            receiver.wake()
+        await asyncio.gather(*(receiver.idle.wait() for receiver in self._receivers))
+
+    async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await self._level.close()
+        except Exception:  # the run is over: what an output cannot let go of ends with the process
+            log.exception("the output cannot be closed", channel=self.name)
+
+    # Looking.
+
+    async def _look(self) -> None:
+        async with self._looking:
+            current = self._current()
+            now = self._clock()
+            new = sum(
+                self._known(transition) is None for transitions in current.values() for transition in transitions or ()
+            )
+            if new > _MANY:
+                await asyncio.to_thread(self._put_in_shape, current, now)
+            else:
+                self._put_in_shape(current, now)
+            seen = {
+                alert: None
+                if transitions is None
+                else [
+                    standing
+                    for transition in transitions
+                    if (standing := self._shaped[transition.alert, transition.fingerprint][1]) is not None
+                ]
+                for alert, transitions in current.items()
+            }
+            self._picture.look(seen, now)
+            self._note_dropped()
+        for receiver in self._receivers:
+            receiver.wake()
+
+    def _known(self, transition: Transition) -> tuple[Transition, Standing | None] | None:
+        known = self._shaped.get((transition.alert, transition.fingerprint))
+        return known if known is not None and known[0] == transition else None
+
+    def _put_in_shape(self, current: Mapping[str, Sequence[Transition] | None], now: float) -> None:
+        """Shape what is new or different, and forget what is gone."""
+        shaped = {}
+        for transitions in current.values():
+            for transition in transitions or ():
+                known = self._known(transition)
+                shaped[transition.alert, transition.fingerprint] = known or (
+                    transition,
+                    self._standing(transition, now),
+                )
+        self._shaped = shaped
+
+    def _standing(self, transition: Transition, now: float) -> Standing | None:
+        try:
+            envelope = self._shape(transition)
+            return None if envelope is None else self._level.standing(envelope, now)
+        except Exception:  # one bad row must not hide the others
+            log.exception("cannot put a firing into shape", channel=self.name, alert=transition.alert)
+            return None
+
+    def _note_dropped(self) -> None:
+        dropping = self._picture.dropped > 0
+        if dropping and not self._dropping:
+            log.warning(
+                "more fires than max_alerts; the rest is not told", channel=self.name, dropped=self._picture.dropped
+            )
+        self._dropping = dropping
+
+
+class _Receiver:
+    """One receiver, which may be down while others are not."""
+
+    def __init__(
+        self,
+        channel: str,
+        name: str,
+        level: Level,
+        policy: LevelPolicy,
+        picture: Picture,
+        metrics: ChannelMetrics,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.condition = Condition.UP
+        self.delivered = 0
+        self.failed = 0
+        self.last_delivery: float | None = None
+        self.idle = asyncio.Event()
+        self._channel = channel
+        self._level = level
+        self._policy = policy
+        self._picture = picture
+        self._metrics = metrics
+        self._clock = clock
+        self._chance = chance
+        self._told = Told(resend=policy.resend)
+        self._refused: dict[str, str] = {}
+        self._trouble = ""
+        self._failures = 0
+        self._opens_at = 0.0
+        self._awake = asyncio.Event()
+
+    @property
+    def message(self) -> str:
+        if self._trouble or not self._refused:
+            return self._trouble
+        return f"{len(self._refused)} alerts refused; one: {next(iter(self._refused.values()))}"
+
+    @property
+    def waiting(self) -> int:
+        return self._told.waiting(self._picture)
+
+    def wake(self) -> None:
+        """Look at the picture again."""
+        self.idle.clear()
+        self._awake.set()
+
+    async def run(self) -> None:
+        while True:
+            self._awake.clear()
+            now = self._clock()
+            due = self._told.due(self._picture, now)
+            if due and now >= self._opens_at:
+                await self._tell(due)
+                continue
+            self.idle.set()
+            until = self._opens_at if due else self._told.next_due()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if until is None else max(0.0, until - now)):
+                    await self._awake.wait()
+
+    async def _tell(self, standings: Sequence[Standing]) -> None:
+        self._metrics.attempts.inc(len(standings))
+        results = await self._pushed(standings)
+        now = self._clock()
+        trouble = None
+        for standing, result in zip(standings, results, strict=True):
+            match result:
+                case Delivered():
+                    self.delivered += 1
+                    self.last_delivery = now
+                    self._metrics.delivered.inc()
+                    self._refused.pop(standing.identity, None)
+                    self._told.tell(standing, now)
+                case Rejected(reason, detail):
+                    self._count(reason)
+                    self._refuse(standing, f"{reason}: {detail}")
+                    self._told.tell(standing, now)
+                case Retry() | Paused():
+                    self._count(result.reason)
+                    trouble = trouble or result
+        self._refused = {identity: why for identity, why in self._refused.items() if identity in self._picture}
+        if trouble is None:
+            self._recovered()
+        else:
+            self._failed(trouble, now)
+
+    async def _pushed(self, standings: Sequence[Standing]) -> Sequence[Result]:
+        try:
+            results = await self._level.push(self.name, standings, self._clock())
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            log.exception("the output failed", channel=self._channel, receiver=self.name)
+            return [Retry(Reason.INTERNAL, f"the output raised {type(error).__name__}")] * len(standings)
+        if len(results) != len(standings):
+            return [Retry(Reason.INTERNAL, "the output did not answer each firing once")] * len(standings)
+        return results
+
+    def _count(self, reason: Reason) -> None:
+        self.failed += 1
+        self._metrics.failed(reason)
+
+    def _refuse(self, standing: Standing, why: str) -> None:
+        # Told once: it is refused again each time that it is told again.
+        if self._refused.get(standing.identity) != why:
+            log.warning(
+                "a receiver refuses an alert",
+                channel=self._channel,
+                receiver=self.name,
+                alert=standing.identity,
+                error=why,
+            )
+        self._refused[standing.identity] = why
+
+    def _recovered(self) -> None:
+        if self._failures:
+            log.info("receiver takes alerts again", channel=self._channel, receiver=self.name)
+        self.condition, self._trouble, self._failures = Condition.UP, "", 0
+
+    def _failed(self, result: Retry | Paused, now: float) -> None:
+        if not self._failures:
+            log.warning(
+                "receiver cannot be told what fires, trying again",
+                channel=self._channel,
+                receiver=self.name,
+                reason=result.reason,
+                detail=result.detail,
+            )
+        self._trouble = f"{result.reason}: {result.detail}"
+        if isinstance(result, Paused):
+            self.condition = Condition.PAUSED
+            wait = self._policy.pause.ceiling(self._failures)
+        else:
+            self.condition = Condition.FAILING
+            wait = self._policy.backoff.delay(self._failures, self._chance, at_least=result.after)
+        if result.reason is Reason.CONNECTION:
+            self._told.forget()  # it may be restarting, and then knows nothing any more
+        self._failures += 1
+        self._opens_at = now + wait

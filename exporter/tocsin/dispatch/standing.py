@@ -1,0 +1,127 @@
+"""What a level output has to tell, and to whom. Pure: time is an argument, in wall-clock seconds."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from tocsin.channels import Standing
+
+
+class Picture:
+    """What stands as the last look saw it: what fires, and what has ended within `retention` seconds.
+
+    Of an alert that nothing is known of (it starts, or its source has been silent for too long), what stood stays out
+    of sight: it is told neither again nor as ended, and the receiver lets it expire.
+
+    At most `limit` firings are told; what was told before comes first. `dropped`: how many are not.
+    """
+
+    def __init__(self, *, retention: float, limit: int) -> None:
+        self.dropped = 0
+        self.unknown: frozenset[str] = frozenset()
+        self._retention = retention
+        self._limit = limit
+        self._claims: dict[str, Mapping[str, Standing]] = {}
+        self._firing: dict[str, Standing] = {}
+        self._hidden: dict[str, Standing] = {}
+        self._ended: dict[str, Standing] = {}
+
+    def look(self, seen: Mapping[str, Iterable[Standing] | None], now: float) -> None:
+        """Take in what fires now, by alert; None: nothing is known of it. An alert that is not there has ended."""
+        self.unknown = frozenset(alert for alert, standings in seen.items() if standings is None)
+        self._claims = {
+            alert: self._claims.get(alert, {}) if standings is None else _by_identity(standings)
+            for alert, standings in seen.items()
+        }
+        before = {**self._hidden, **self._firing}
+        known = (
+            claim for alert, claims in self._claims.items() if alert not in self.unknown for claim in claims.values()
+        )
+        firing = _by_identity(known)
+        self._firing = self._limited(firing, before)
+        hidden = {identity for alert in self.unknown for identity in self._claims[alert]}
+        self._hidden = {
+            identity: standing for identity, standing in before.items() if identity in hidden and identity not in firing
+        }
+        for identity, standing in before.items():
+            if identity not in firing and identity not in hidden:
+                self._ended[identity] = replace(standing, ended_at=max(now, standing.started_at))
+        self._ended = {
+            identity: standing
+            for identity, standing in self._ended.items()
+            if identity not in firing and _age(standing, now) <= self._retention
+        }
+
+    def __iter__(self) -> Iterator[Standing]:
+        """What is to be told: what has ended, then what fires."""
+        yield from self._ended.values()
+        yield from self._firing.values()
+
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._firing or identity in self._ended
+
+    def _limited(self, firing: dict[str, Standing], before: Mapping[str, Standing]) -> dict[str, Standing]:
+        self.dropped = max(0, len(firing) - self._limit)
+        if not self.dropped:
+            return firing
+        ordered = sorted(firing, key=lambda identity: identity not in before)
+        return {identity: firing[identity] for identity in ordered[: self._limit]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    standing: Standing
+    at: float
+
+
+class Told:
+    """What one receiver has been told, and when."""
+
+    def __init__(self, *, resend: float) -> None:
+        self._resend = resend
+        self._tellings: dict[str, _Telling] = {}
+
+    def due(self, picture: Picture, now: float) -> list[Standing]:
+        """What to tell now: what is new or different; and once anything is due again, whatever was not told just now,
+        so that one request takes many."""
+        self._tellings = {identity: told for identity, told in self._tellings.items() if identity in picture}
+        fresh, again, overdue = [], [], False
+        for standing in picture:
+            told = self._tellings.get(standing.identity)
+            if told is None or told.standing != standing:
+                fresh.append(standing)
+            elif now - told.at >= self._resend / 2:
+                again.append(standing)
+                overdue = overdue or now - told.at >= self._resend
+        return fresh + again if overdue else fresh
+
+    def next_due(self) -> float | None:
+        """When the next is to be told again, if nothing changes; None if nothing stands."""
+        return min((told.at + self._resend for told in self._tellings.values()), default=None)
+
+    def waiting(self, picture: Picture) -> int:
+        """How many the receiver does not know of, or not as they are now."""
+        return sum(
+            (told := self._tellings.get(standing.identity)) is None or told.standing != standing for standing in picture
+        )
+
+    def tell(self, standing: Standing, now: float) -> None:
+        """It has been told."""
+        self._tellings[standing.identity] = _Telling(standing, now)
+
+    def forget(self) -> None:
+        """Everything has to be told again: the receiver may have restarted."""
+        self._tellings.clear()
+
+
+def _by_identity(standings: Iterable[Standing]) -> dict[str, Standing]:
+    """Of several firings that are one thing at the receiver, the one that began first."""
+    found: dict[str, Standing] = {}
+    for standing in standings:
+        known = found.get(standing.identity)
+        if known is None or standing.started_at < known.started_at:
+            found[standing.identity] = standing
+    return found
+
+
+def _age(standing: Standing, now: float) -> float:
+    return 0.0 if standing.ended_at is None else now - standing.ended_at

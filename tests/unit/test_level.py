@@ -1,0 +1,326 @@
+"""The loop of a level output, between firings that change and receivers that answer as they are told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from support.clock import LoopClock
+from support.messages import VIEW, transition
+from support.waiting import until
+from tocsin.backoff import Backoff
+from tocsin.channels import Delivered, Paused, Rejected, Result, Retry, Standing
+from tocsin.dispatch import Condition
+from tocsin.dispatch.level import LevelLoop, LevelPolicy
+from tocsin.envelope import Envelope, build
+from tocsin.errors import Reason
+from tocsin.exposition import Metrics
+from tocsin.model import Transition
+
+POLICY = LevelPolicy(resend=60.0, backoff=Backoff(initial=1.0, maximum=30.0), limit=1000)
+OK = Delivered()
+DOWN = Retry(Reason.CONNECTION, "refused")
+
+
+class FakeLevel:
+    """Receivers that record what they are told. `answers`: what each says to everything."""
+
+    def __init__(self, *receivers: str) -> None:
+        self.receivers = receivers
+        self.answers: dict[str, Result | BaseException] = dict.fromkeys(receivers, OK)
+        self.gates = {receiver: asyncio.Event() for receiver in receivers}
+        for gate in self.gates.values():
+            gate.set()
+        self.pushes: list[tuple[str, list[Standing]]] = []
+        self.closed = 0
+
+    def standing(self, envelope: Envelope, now: float) -> Standing:
+        key = str(envelope["row"]["order_id"])
+        if key == "666":
+            raise ValueError("a defect")
+        return Standing(identity=key, content=envelope["row"]["customer"], started_at=now)
+
+    async def push(self, receiver: str, standings: Sequence[Standing], now: float) -> Sequence[Result]:
+        self.pushes.append((receiver, list(standings)))
+        await self.gates[receiver].wait()
+        answer = self.answers[receiver]
+        if isinstance(answer, BaseException):
+            raise answer
+        return [answer] * len(standings)
+
+    async def close(self) -> None:
+        self.closed += 1
+
+    def told(self, receiver: str) -> list[list[str]]:
+        """What was pushed to a receiver, push by push; what has ended with a minus."""
+        return [
+            [("" if one.ended_at is None else "-") + one.identity for one in standings]
+            for name, standings in self.pushes
+            if name == receiver
+        ]
+
+
+class Stage:
+    """A loop that runs on a clock that moves when told to."""
+
+    def __init__(self, level: FakeLevel) -> None:
+        self.level = level
+        self.clock = LoopClock(asyncio.get_running_loop())
+        self.metrics = Metrics("0")
+        self.firing: dict[str, Sequence[Transition] | None] = {"late": []}
+        self.loop = LevelLoop(
+            "am",
+            level,
+            POLICY,
+            current=lambda: dict(self.firing),
+            shape=lambda one: None if one.row[1] == "skip" else build(one, "0" * 32, VIEW),
+            metrics=self.metrics.channel("am"),
+            clock=self.clock,
+            chance=lambda: 0.999,
+        )
+        self.task = asyncio.create_task(self.loop.run())
+
+    def fires(self, *keys: str, alert: str = "late") -> None:
+        """From now on these fire, and the loop is told so."""
+        self.firing[alert] = [transition(key=key, alert=alert) for key in keys]
+        self.loop.changed(alert)
+
+    async def quiet(self) -> None:
+        """Let everything happen that can without time."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def advance(self, seconds: float) -> None:
+        await self.quiet()
+        self.clock.advance(seconds)
+        await self.quiet()
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, {"channel": "am", **labels})
+
+    async def close(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    made = Stage(FakeLevel("a", "b"))
+    await made.quiet()
+    yield made
+    await made.close()
+
+
+async def test_what_fires_is_told_to_all_once_changes_have_settled(stage: Stage) -> None:
+    stage.fires("1")
+    stage.fires("1", "2")
+    await stage.quiet()
+    assert stage.level.pushes == []
+    await stage.advance(0.3)
+    assert stage.level.told("a") == stage.level.told("b") == [["1", "2"]]
+    assert (stage.loop.condition, stage.loop.message, stage.loop.pending) == (Condition.UP, "", 0)
+    assert (stage.loop.delivered, stage.loop.failed) == (4, 0)
+    assert stage.loop.last_delivery == pytest.approx(stage.clock.now)
+    assert stage.metric("tocsin_channel_attempts_total") == stage.metric("tocsin_channel_delivered_total") == 4
+
+
+async def test_what_ends_is_told_and_told_again(stage: Stage) -> None:
+    stage.fires("1", "2")
+    await stage.advance(0.3)
+    stage.fires("2")
+    await stage.advance(0.3)
+    assert stage.level.told("a") == [["1", "2"], ["-1"]]
+    await stage.advance(60)
+    assert stage.level.told("a")[2:] == [["-1", "2"]]
+
+
+async def test_what_fires_is_told_again_before_it_expires(stage: Stage) -> None:
+    stage.fires("1")
+    await stage.advance(0.3)
+    for _ in range(3):
+        await stage.advance(60)
+    assert stage.level.told("a") == [["1"]] * 4
+
+
+async def test_a_receiver_that_is_down_does_not_delay_the_others_and_gets_everything_later(stage: Stage) -> None:
+    stage.level.answers["a"] = DOWN
+    with capture_logs() as logged:
+        stage.fires("1")
+        await stage.advance(0.3)
+        stage.fires("1", "2")
+        await stage.advance(0.3)
+        assert stage.level.told("b") == [["1"], ["2"]]
+        assert (stage.loop.condition, stage.loop.pending) == (Condition.FAILING, 2)
+        assert stage.loop.message == "a: connection: refused"
+        await stage.advance(5)
+        stage.level.answers["a"] = OK
+        await stage.advance(30)
+    assert stage.level.told("a")[-1] == ["1", "2"]
+    assert (stage.loop.condition, stage.loop.message, stage.loop.pending) == (Condition.UP, "", 0)
+    assert [line["event"] for line in logged] == [
+        "receiver cannot be told what fires, trying again",
+        "receiver takes alerts again",
+    ]
+    assert stage.metric("tocsin_channel_failures_total", reason="connection") == stage.loop.failed
+
+
+async def test_a_receiver_that_hangs_does_not_delay_the_others(stage: Stage) -> None:
+    stage.level.gates["a"].clear()
+    stage.fires("1")
+    await stage.advance(0.3)
+    stage.fires("2")
+    await stage.advance(0.3)
+    assert (stage.level.told("a"), stage.level.told("b")) == ([["1"]], [["1"], ["-1", "2"]])
+
+
+async def test_waits_grow_from_failure_to_failure_and_a_retry_after_is_kept(stage: Stage) -> None:
+    stage.level.answers["a"] = DOWN
+    stage.fires("1")
+    await stage.advance(0.3)
+    for passed, pushes in ((0.9, 1), (0.2, 2), (1.7, 2), (0.4, 3)):
+        await stage.advance(passed)
+        assert len(stage.level.told("a")) == pushes
+    stage.level.answers["a"] = Retry(Reason.RATE_LIMITED, "slowly", after=20.0)
+    await stage.advance(4)
+    await stage.advance(19)
+    assert len(stage.level.told("a")) == 4
+    await stage.advance(4)
+    assert len(stage.level.told("a")) == 5
+
+
+async def test_an_output_whose_receivers_all_refuse_us_is_paused(stage: Stage) -> None:
+    stage.level.answers = dict.fromkeys("ab", Paused(Reason.UNAUTHORIZED, "401"))
+    stage.fires("1")
+    await stage.advance(0.3)
+    assert (stage.loop.condition, stage.loop.message) == (
+        Condition.PAUSED,
+        "a: unauthorized: 401; b: unauthorized: 401",
+    )
+    await stage.advance(29)
+    assert len(stage.level.told("a")) == 1
+    stage.level.answers = dict.fromkeys("ab", OK)
+    await stage.advance(2)
+    assert stage.loop.condition is Condition.UP
+
+
+async def test_a_refused_alert_shows_and_is_tried_again_with_the_others(stage: Stage) -> None:
+    stage.level.answers["a"] = Rejected(Reason.REJECTED, "bad label")
+    with capture_logs() as logged:
+        stage.fires("1")
+        await stage.advance(0.3)
+        await stage.advance(61)
+    assert stage.level.told("a") == [["1"], ["1"]]
+    assert (stage.loop.condition, stage.loop.message) == (Condition.UP, "a: 1 alerts refused; one: rejected: bad label")
+    assert [line["event"] for line in logged] == ["a receiver refuses an alert"]
+    stage.level.answers["a"] = OK
+    await stage.advance(61)
+    assert stage.loop.message == ""
+
+
+@pytest.mark.parametrize("defect", [RuntimeError("x"), asyncio.CancelledError()])
+async def test_a_defect_of_the_output_is_a_failed_attempt(stage: Stage, defect: BaseException) -> None:
+    stage.level.answers["a"] = defect
+    with capture_logs():
+        stage.fires("1")
+        await stage.advance(0.3)
+    assert stage.loop.message == f"a: internal: the output raised {type(defect).__name__}"
+    stage.level.answers["a"] = OK
+    await stage.advance(2)
+    assert stage.level.told("a") == [["1"], ["1"]]
+    assert stage.loop.condition is Condition.UP
+
+
+async def test_a_row_that_cannot_be_put_into_shape_hides_no_other(stage: Stage) -> None:
+    with capture_logs() as logged:
+        stage.fires("666", "1")
+        await stage.advance(0.3)
+    assert stage.level.told("a") == [["1"]]
+    assert [line["event"] for line in logged] == ["cannot put a firing into shape"]
+
+
+async def test_what_the_output_is_not_to_be_told_of_is_left_out(stage: Stage) -> None:
+    stage.firing["late"] = [
+        transition(key="1"),
+        Transition(**{**_fields(transition(key="2")), "row": ("2", "skip", "3")}),
+    ]
+    stage.loop.changed("late")
+    await stage.advance(0.3)
+    assert stage.level.told("a") == [["1"]]
+
+
+def _fields(of: Transition) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in Transition.__slots__}
+
+
+async def test_an_alert_that_becomes_known_is_told_at_once_though_nothing_is_new(stage: Stage) -> None:
+    stage.firing["late"] = None
+    stage.loop.changed("late")
+    await stage.advance(0.3)
+    stage.firing["late"] = [transition(key="1")]
+    stage.loop.changed("late", news=False)
+    await stage.advance(0.3)
+    assert stage.level.told("a") == [["1"]]
+    stage.firing["late"] = [transition(key="1"), transition(key="2")]
+    stage.loop.changed("late", news=False)
+    await stage.advance(0.3)
+    assert stage.level.told("a") == [["1"]]
+
+
+async def test_an_alert_whose_source_is_silent_for_too_long_is_left_to_expire(stage: Stage) -> None:
+    stage.fires("1")
+    await stage.advance(0.3)
+    stage.firing["late"] = None
+    for _ in range(10):
+        await stage.advance(60)
+    assert stage.level.told("a") == [["1"]]
+
+
+async def test_many_firings_are_put_into_shape_beside_the_event_loop(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    threads = set()
+    plain = stage.level.standing
+    monkeypatch.setattr(
+        stage.level, "standing", lambda e, now: threads.add(threading.current_thread()) or plain(e, now)
+    )
+    stage.fires(*map(str, range(1000, 1300)))
+    await stage.advance(0.3)
+    await until(lambda: stage.loop.delivered == 600)
+    assert threading.main_thread() not in threads
+    threads.clear()
+    stage.fires(*map(str, range(1000, 1301)))
+    await stage.advance(0.3)
+    await until(lambda: stage.loop.delivered == 602)
+    assert threads == {threading.main_thread()}
+
+
+async def test_more_than_the_limit_is_told_to_people(stage: Stage) -> None:
+    with capture_logs() as logged:
+        stage.fires(*map(str, range(2000, 3001)))
+        await stage.advance(0.3)
+        await until(lambda: stage.loop.delivered == 2000)
+    assert stage.loop.message == "1 firings more than max_alerts are not told"
+    assert [line["event"] for line in logged] == ["more fires than max_alerts; the rest is not told"]
+
+
+async def test_at_the_end_what_is_new_is_told_and_what_fires_is_left_to_expire(stage: Stage) -> None:
+    stage.fires("1", "2")
+    await stage.advance(0.3)
+    stage.firing["late"] = [transition(key="2")]
+    await stage.loop.settled()
+    assert stage.level.told("a") == stage.level.told("b") == [["1", "2"], ["-1"]]
+    await stage.close()
+    assert (stage.level.closed, stage.level.told("a")[2:]) == (1, [])
+
+
+async def test_the_end_does_not_wait_for_a_receiver_that_is_down(stage: Stage) -> None:
+    stage.level.answers["a"] = DOWN
+    stage.fires("1")
+    await stage.advance(0.3)
+    stage.firing["late"] = []
+    await stage.loop.settled()
+    assert stage.level.told("b") == [["1"], ["-1"]]
