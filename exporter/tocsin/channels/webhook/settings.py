@@ -1,0 +1,203 @@
+"""The configuration of a webhook channel."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from tocsin.channels.base import ChannelConfig, ChannelOptions
+from tocsin.channels.webhook import request, signing
+from tocsin.settings import Secret
+from tocsin.templates import Structure, Template
+
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
+Status = Annotated[int, Field(ge=200, le=599)] | Annotated[str, Field(pattern="^[2-5]xx$")]
+
+_OWN_HEADERS = {"idempotency-key", "content-length", "host"}
+_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FILE = "_file"
+
+
+class Options(ChannelOptions):
+    """Settings of a channel or of one alert."""
+
+    body: dict[str, Any] | list[Any] | None = None
+    """The JSON to send, every string in it a template over the envelope's keys and `secrets`. Without it, the
+    envelope."""
+
+    body_text: str | None = None
+    """In place of `body`: one template whose text is the body, of any `content_type`. Where that is JSON, what is no
+    JSON is never sent."""
+
+    content_type: Annotated[str, Field(pattern=r"^[\w.+-]+/[\w.+-]+( *;[ -~]*)?$")] | None = None
+    """The Content-Type of the body. Without it `application/json`, or `application/x-ndjson` for batches of that
+    kind."""
+
+    @field_validator("body")
+    @classmethod
+    def _compiles(cls, body: Any) -> Any:
+        Structure(body, place="body", known=request.VARIABLES)
+        return body
+
+    @field_validator("body_text")
+    @classmethod
+    def _text_compiles(cls, text: str | None) -> str | None:
+        if text is not None:
+            Template(text, place="body_text", known=request.VARIABLES)
+        return text
+
+    @model_validator(mode="after")
+    def _has_one_body(self) -> "Options":
+        if self.body is not None and self.body_text is not None:
+            raise ValueError("give body or body_text, not both; for one alert, `body: null` puts aside the channel's")
+        return self
+
+
+class Config(ChannelConfig, Options):
+    """A receiver of webhooks. It gets each notification at least once and can tell repeats by the `Idempotency-Key`
+    header. `url`, `method`, `headers`, `query` and the body are templates."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("url", "signing_secret")
+
+    type: Literal["webhook"]
+    """The kind of channel."""
+
+    url: Secret
+    """Where to send, http or https. Taken for a secret: many receivers have a token in it. Values of `{{ }}` are
+    percent-encoded, but for secrets and for what begins the address."""
+
+    url_file: str | None = None
+    """A file that holds the url."""
+
+    method: str = "POST"
+    """The HTTP method: GET, POST, PUT, PATCH or DELETE. GET and DELETE have no body."""
+
+    headers: dict[HeaderName, Secret] = Field(default_factory=dict)
+    """Headers to add, for example Authorization. Their values are secrets."""
+
+    query: dict[str, Secret] = Field(default_factory=dict)
+    """Parameters to add to the url. Their values are secrets."""
+
+    secret_values: dict[str, Secret] = Field(default_factory=dict, alias="secrets")
+    """Secrets by name, for templates: `token: ...`, or `token_file:` and a file that holds it, is `{{ secrets.token }}`
+    there."""
+
+    success: Annotated[tuple[Status, ...], Field(min_length=1)] = ("2xx",)
+    """The statuses that say that the receiver has it: `200`, or `2xx` for all that begin so."""
+
+    max_redirects: Annotated[int, Field(ge=0, le=10)] = 0
+    """How many redirects are followed, of those that keep method and body (307, 308). To another origin they go
+    without `headers`; from https to http never."""
+
+    allow_private: bool | None = None
+    """Whether the receiver may have a private address (loopback, link-local and the like). Without it, yes where this
+    file alone says who the host is; no where that can come from a row or from a redirect."""
+
+    signing_secret: Secret | None = None
+    """Signs by the Standard Webhooks specification. `whsec_` and base64; several with blanks between all sign, to
+    change one for another."""
+
+    signing_secret_file: str | None = None
+    """A file that holds the signing_secret."""
+
+    batch: Literal["array", "ndjson"] | None = None
+    """Sends what waits in one request: as a JSON array, or as lines of JSON. Without it each alone."""
+
+    batch_size: Annotated[int, Field(ge=2, le=10_000)] = 100
+    """The most notifications in one request."""
+
+    batch_bytes: Annotated[int, Field(ge=1)] = 1_048_576
+    """The most bytes in the body of several notifications."""
+
+    max_body: Annotated[int, Field(ge=1)] = 4_194_304
+    """The most bytes in the body of one notification. A longer one becomes a dead letter without being sent."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: Secret) -> Secret:
+        request.check_address(url.get_secret_value())
+        return url
+
+    @field_validator("method")
+    @classmethod
+    def _is_a_method(cls, method: str) -> str:
+        if Template(method, place="method", known=request.VARIABLES).constant and method not in request.METHODS:
+            raise ValueError(f"must be {', '.join(request.METHODS)}, or a template of that")
+        return method
+
+    @field_validator("headers")
+    @classmethod
+    def _are_single_lines(cls, headers: dict[str, Secret]) -> dict[str, Secret]:
+        for name, value in headers.items():
+            text = value.get_secret_value()
+            Template(text, place=name, known=request.VARIABLES)
+            if not text.isprintable():
+                raise ValueError(f"{name}: a header value is one line of printable characters")
+            if name.lower() in _OWN_HEADERS:
+                raise ValueError(f"{name} is set by Tocsin")
+            if name.lower() == "content-type":
+                raise ValueError(f"{name} is set by content_type")
+        return headers
+
+    @field_validator("query")
+    @classmethod
+    def _query_compiles(cls, query: dict[str, Secret]) -> dict[str, Secret]:
+        for name, value in query.items():
+            Template(value.get_secret_value(), place=name, known=request.VARIABLES)
+        return query
+
+    @field_validator("secret_values", mode="before")
+    @classmethod
+    def _reads_files(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        found: dict[str, Any] = {}
+        for key, value in values.items():
+            name = str(key).removesuffix(_FILE)
+            if not _SECRET_NAME.fullmatch(name):
+                raise ValueError(f"{key}: the name of a secret is made of letters, digits and _")
+            if name in found:
+                raise ValueError(f"give {name} or {name}{_FILE}, not both")
+            found[name] = value if name == key else _read(key, value)
+        return found
+
+    @field_validator("signing_secret")
+    @classmethod
+    def _signs(cls, secret: Secret | None) -> Secret | None:
+        if secret is not None:
+            signing.Signer(secret.get_secret_value().split())
+        return secret
+
+    @model_validator(mode="after")
+    def _leaves_signatures_alone(self) -> "Config":
+        for name in self.headers if self.signing_secret else ():
+            if name.lower() in signing.HEADERS:
+                raise ValueError(f"headers: {name} is set by the signature")
+        return self
+
+    @model_validator(mode="after")
+    def _can_batch(self) -> "Config":
+        if self.batch and self.method in request.BODILESS:
+            raise ValueError(f"batch: a request of several needs a body, which {self.method} has not")
+        return self
+
+    def statuses(self) -> frozenset[int]:
+        """The statuses in `success`, one by one."""
+        found: set[int] = set()
+        for status in self.success:
+            found |= {status} if isinstance(status, int) else {*range(int(status[0]) * 100, int(status[0]) * 100 + 100)}
+        return frozenset(found)
+
+    def trial(self, options: "Options", variables: Mapping[str, object]) -> Iterator[request.Fault]:
+        """What is wrong with the request that these options make of a notification, without any secret in it."""
+        return request.trial(self, options, variables)
+
+
+def _read(key: str, path: Any) -> SecretStr:
+    try:
+        return SecretStr(Path(path).read_text(encoding="utf-8").removesuffix("\n"))
+    except (OSError, UnicodeDecodeError, TypeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(f"{key}: cannot read {path}: {why}") from None

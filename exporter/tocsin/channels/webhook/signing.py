@@ -1,0 +1,51 @@
+"""Signatures by the Standard Webhooks specification, version 1.0.0
+(https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md)."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+
+PREFIX = "whsec_"
+LENGTHS = range(24, 65)
+"""Bytes that a secret may have, by the specification."""
+
+
+class Signer:
+    """Signs with every secret it has, so that a receiver may know the old one or the new one.
+
+    `secrets`: each `whsec_` and the base64 of the key's bytes. Raises ValueError, which holds nothing of the secret.
+    """
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        if not secrets:
+            raise ValueError("is empty")
+        self._keys = [_key(secret) for secret in secrets]
+
+    def headers(self, id_: str, timestamp: int, body: bytes) -> Mapping[str, str]:
+        """The headers that sign a body. `timestamp`: of this attempt, in seconds since the epoch."""
+        signed = f"{id_}.{timestamp}.".encode() + body
+        signatures = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in self._keys]
+        return {
+            "webhook-id": id_,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
+        }
+
+
+HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
+
+
+def _key(secret: str) -> bytes:
+    text = secret.removeprefix(PREFIX)
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if text == secret or len(key) not in LENGTHS:
+        raise ValueError(
+            f"a signing secret is {PREFIX} followed by {LENGTHS.start} to {LENGTHS.stop - 1} bytes in base64; make one "
+            f"with: echo {PREFIX}$(openssl rand -base64 32)"
+        )
+    return key
