@@ -4,6 +4,7 @@ import asyncio
 import email
 import email.policy
 import ssl
+import warnings
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -37,7 +38,7 @@ class Mail:
         """The text of the part `plain` or `html`."""
         body = self.parsed.get_body((kind,))
         assert body is not None
-        return str(body.get_content())
+        return str(body.get_content()).replace("\r\n", "\n")
 
 
 class MailServer:
@@ -56,6 +57,8 @@ class MailServer:
         self.mails: list[Mail] = []
         self.connections = 0
         self.logins = 0
+        self.hello = ""
+        self.no_auth = False
         self.port = 0
         self.under_way = 0
         self.most_under_way = 0
@@ -72,6 +75,11 @@ class MailServer:
     def script(self, command: str, *answers: str) -> None:
         """Answer the next such commands so: `MAIL`, `DATA`, `AUTH`, `RCPT`, or `RCPT ann@example.com`."""
         self._script[command].extend(answers)
+
+    @property
+    def open(self) -> int:
+        """Connections that are open now."""
+        return len(self._transports)
 
     async def arrived(self, count: int) -> list[Mail]:
         """Wait until so many mails have come in, and return all."""
@@ -117,18 +125,20 @@ class MailServer:
                     owner._transports.discard(self.transport)
                 super().connection_lost(error)
 
-        secured = self._tls is not None
-        return Connection(
-            _Handler(self),
-            hostname="mail.test",
-            tls_context=self._tls if self._starttls else None,
-            require_starttls=self._starttls,
-            auth_required=self._password is not None and secured,
-            auth_require_tls=self._starttls,
-            authenticator=self._authenticate,
-            loop=asyncio.get_running_loop(),
-            **self._options,
-        )
+        with warnings.catch_warnings():
+            # aiosmtpd does not know of TLS from the first byte, and warns of logins in the clear.
+            warnings.simplefilter("ignore")
+            return Connection(
+                _Handler(self),
+                hostname="mail.test",
+                tls_context=self._tls if self._starttls else None,
+                require_starttls=self._starttls,
+                auth_required=self._password is not None,
+                auth_require_tls=self._starttls or self.no_auth,
+                authenticator=self._authenticate,
+                loop=asyncio.get_running_loop(),
+                **self._options,
+            )
 
     def _authenticate(
         self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: object
@@ -173,6 +183,12 @@ class _Handler:
 
     def __init__(self, owner: MailServer) -> None:
         self._owner = owner
+
+    async def handle_EHLO(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = self._owner.hello = hostname
+        return responses
 
     async def handle_MAIL(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]

@@ -1,13 +1,12 @@
 """What a mail says where the configuration does not say it: templates over the envelope, and `lasted` (seconds, or
 nothing where that is not known) beside it."""
 
+import functools
 from collections.abc import Mapping
 from datetime import datetime
 
 from tocsin.envelope import Envelope, scope
-from tocsin.templates import VARIABLES
-
-KNOWN = VARIABLES | {"lasted", "listed"}
+from tocsin.templates import VARIABLES, Template
 
 LISTED = 100
 """How many merged notifications a mail lists."""
@@ -18,7 +17,7 @@ _WORDS = """\
 {%- set kinds = ["fired", "event", "updated", "repeated", "resolved"] -%}
 """
 
-SUBJECT = (
+_SUBJECT = (
     _WORDS
     + """\
 {%- if merged | length > 1 -%}
@@ -35,7 +34,7 @@ SUBJECT = (
 """
 )
 
-TEXT = (
+_TEXT = (
     _WORDS
     + """\
 {%- macro moment(text) %}{{ text[:19] | replace("T", " ") }} UTC{% endmacro -%}
@@ -90,7 +89,7 @@ since {{ moment(started_at) }}
 """
 )
 
-HTML = (
+_HTML = (
     _WORDS
     + """\
 {%- set colors = {"fired": "#b42318", "updated": "#b54708", "resolved": "#067647", "repeated": "#b42318",
@@ -170,6 +169,27 @@ HTML = (
 </html>
 """
 )
+
+
+@functools.cache
+def subject() -> Template:
+    """The subject. Compiled once for all alerts: that takes a while."""
+    return Template(_SUBJECT, place="the default subject", known=_KNOWN)
+
+
+@functools.cache
+def text() -> Template:
+    """The plain text."""
+    return Template(_TEXT, place="the default text", known=_KNOWN)
+
+
+@functools.cache
+def html() -> Template:
+    """The HTML."""
+    return Template(_HTML, place="the default html", known=_KNOWN, html=True)
+
+
+_KNOWN = VARIABLES | {"lasted", "listed"}
 
 
 def variables(envelope: Envelope) -> Mapping[str, object]:

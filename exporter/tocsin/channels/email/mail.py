@@ -73,12 +73,11 @@ class Route:
                 ("reply_to", options.reply_to),
             )
         }
-        own_text = options.text is not None
-        self._subject = _template(options.subject, defaults.SUBJECT, f"{alert}: subject")
-        self._text = _template(options.text, defaults.TEXT, f"{alert}: text")
-        self._html: Template | None = None
-        if isinstance(options.html, str) or (options.html is None and not own_text):
-            self._html = _template(options.html or None, defaults.HTML, f"{alert}: html", html=True)
+        self._subject = _own(options.subject, f"{alert}: subject") or defaults.subject()
+        self._text = _own(options.text, f"{alert}: text") or defaults.text()
+        self._html = _own(options.html or None, f"{alert}: html", html=True)
+        if options.html is None and options.text is None:
+            self._html = defaults.html()
 
     def mail(self, message: Message, written_at: float) -> Mail | Rejected:
         """The mail for a message. `written_at`: its date, seconds since the epoch."""
@@ -139,10 +138,8 @@ class Route:
         return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
 
 
-def _template(own: str | None, default: str, place: str, *, html: bool = False) -> Template:
-    if own is None:
-        return Template(default, place=place, known=defaults.KNOWN, html=html)
-    return Template(own, place=place, html=html)
+def _own(source: str | None, place: str, *, html: bool = False) -> Template | None:
+    return None if source is None else Template(source, place=place, html=html)
 
 
 def _one_episode(message: Message) -> bool:
