@@ -17,9 +17,10 @@ from tocsin_demo.inbox.model import Step
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-PIZZA = ("1", "pizza", "90.50", None)
-ART = ("2", "art", "7.00", None)
+PIZZA = ("1", "pizza", "90.5", None)
+ART = ("2", "art", "7", None)
 BIKE = ("3", "bike", "110", None)
+"""Amounts without a zero at the end, which a live server would drop."""
 
 
 @pytest.fixture(params=SERVERS)
@@ -78,7 +79,7 @@ async def test_the_payload_has_exactly_the_columns_that_were_asked_for(scene: Sc
     async with scene.run_by_variables(MTZ_ALERT_PAYLOAD=" item , amount "):
         await scene.view.insert(PIZZA)
         await scene.until_messages(1)
-    assert [each.payload for each in scene.post.messages()] == [{"item": "pizza", "amount": "90.50"}]
+    assert [each.payload for each in scene.post.messages()] == [{"item": "pizza", "amount": "90.5"}]
 
 
 async def test_columns_of_every_kind_are_the_same_json_each_time(server: Server, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ async def test_columns_of_every_kind_are_the_same_json_each_time(server: Server,
         ("nothing", "text"),
     )
     code = "0f8fad5b-d9cb-469f-a165-70867728950e"
-    row = ("90.50", "2026-01-02 03:04:05.678901+00", code, '{"a":[1,null]}', '{b,"c d"}', None)
+    row = ("90.5", "2026-01-02 03:04:05.678901+00", code, '{"a":[1,null]}', '{b,"c d"}', None)
     names = ",".join(name for name, _ in columns[1:])
     async with staged(tmp_path, server, columns=columns) as scene:
         async with scene.run_by_variables(MTZ_ALERT_PAYLOAD=f"id,{names}"):
@@ -103,15 +104,14 @@ async def test_columns_of_every_kind_are_the_same_json_each_time(server: Server,
         first, second = ({**each.payload, "id": 0} for each in scene.post.messages())
     expected: dict[str, Any] = {
         "id": 0,
-        "price": "90.50",
+        "price": "90.5",
         "sold_at": "2026-01-02T03:04:05.678901Z",
         "code": code,
         "more": {"a": [1, None]},
         "tags": ["b", "c d"],
         "nothing": None,
     }
-    # A live server drops what numeric does not need.
-    assert {**first, "price": f"{float(first['price']):.2f}"} == expected
+    assert first == expected
     assert list(first.items()) == list(second.items())
 
 
