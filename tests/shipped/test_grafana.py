@@ -178,6 +178,16 @@ def test_what_only_tocsin_can_tell_is_unknown_or_red_while_it_is_away(name: str)
             assert [(each["match"], each["result"]["text"]) for each in nothing] == [("null+nan", "unknown")]
 
 
+@each_board
+def test_a_timeline_has_the_colours_of_its_states(name: str) -> None:
+    """With colours from thresholds Grafana merges by threshold, not by state, and "transparent" it paints black."""
+    for panel in (panel for panel in panels(BOARDS[name]) if panel["type"] == "state-timeline"):
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["color"]["mode"] == "fixed", panel["title"]
+        states = [state for mapping in defaults["mappings"] for state in mapping["options"].values()]
+        assert "transparent" not in {state["color"] for state in states}, panel["title"]
+
+
 def test_the_runbooks_name_panels_that_there_are() -> None:
     text = " ".join((ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8").split())
     named = set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", text))
