@@ -174,6 +174,7 @@ class Kafka:
                 "offsets.topic.num.partitions=1",
                 "group.initial.rebalance.delay.ms=0",
                 "broker.session.timeout.ms=2000",  # so long its successor is refused after a kill
+                "broker.heartbeat.interval.ms=250",  # less often, it loses its session when it is busy
                 "",
             )
         )

@@ -111,6 +111,8 @@ class EventSource(Protocol):
 
 
 KINDS: dict[str, str] = {
+    "kafka": "tocsin.sources.kafka",
+    "http": "tocsin.sources.http",
     "materialize": "tocsin.sources.materialize",
     "postgres": "tocsin.sources.postgres",
 }

@@ -15,11 +15,11 @@ from confluent_kafka.cimpl import NewTopic
 from tocsin.channels import Delivered, Message, Rejected, Result
 from tocsin.channels.base import redactor
 from tocsin.channels.kafka.outcome import judged
-from tocsin.channels.kafka.producing import Writer
-from tocsin.channels.kafka.records import Record, Route
+from tocsin.channels.kafka.records import Route
 from tocsin.channels.kafka.settings import Config, Options
 from tocsin.errors import ConfigError, Problem, Reason
 from tocsin.kafka import TOO_LARGE, TOPIC_EXISTS, Fault, Log, Trouble, cause, said
+from tocsin.kafka.producing import Record, Writer
 from tocsin.model import Kind
 
 log = structlog.get_logger(__name__)
@@ -119,15 +119,13 @@ class Kafka:
             leaving = asyncio.ensure_future(asyncio.to_thread(writer.close))
             self._left.add(leaving)
             leaving.add_done_callback(self._left.discard)
-        return Writer(self._settings(**settings), self._name, self._words)
+        return Writer(self._settings(**settings), self._words, channel=self._name)
 
     def _settings(self, **more: Any) -> dict[str, Any]:
         config = self._config
         return {
-            "linger.ms": 1,
             "topic.metadata.propagation.max.ms": round(min(_FIND_TOPIC, config.timeout / 2) * 1000),
             **config.librdkafka(),
-            "enable.idempotence": True,  # and so acks=all
             "message.timeout.ms": max(1, round(config.timeout * 1000)),
             "message.max.bytes": config.max_bytes,
             "compression.type": config.compression,

@@ -1,7 +1,6 @@
 """What is sent: notifications as records of Kafka."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from tocsin.channels import Message, Rejected
 from tocsin.channels.base import json_bytes
@@ -9,20 +8,9 @@ from tocsin.channels.kafka.settings import Options
 from tocsin.envelope import Envelope, scope
 from tocsin.errors import Reason
 from tocsin.kafka import TOPIC
+from tocsin.kafka.producing import Headers, Record
 from tocsin.model import Kind
 from tocsin.templates import Structure, Template, TemplateError
-
-Headers = list[tuple[str, str | bytes | None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One record. `value` None is a tombstone."""
-
-    topic: str
-    key: bytes
-    value: bytes | None
-    headers: Headers
 
 
 class Route:

@@ -1,6 +1,6 @@
 """What the channel and the source for Kafka share: how to reach a cluster, and what librdkafka says about it.
 
-This module does not import the library, so that a configuration can be checked without it.
+This module does not import the library, so that a configuration can be checked without it; `producing` does.
 """
 
 import logging

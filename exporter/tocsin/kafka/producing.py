@@ -9,11 +9,23 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from tocsin.channels.kafka.records import Record
 from tocsin.kafka import QUEUE_FULL, Fault, Log, Trouble, Words, cause
 
 _STEP = 0.1
 """Seconds that the thread stays in the library at most, and so the longest that closing waits for it."""
+
+
+Headers = list[tuple[str, str | bytes | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One record. `value` None is a tombstone."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
 
 
 @dataclass(slots=True)
@@ -29,13 +41,23 @@ class _Call:
 class Writer:
     """An idempotent producer as something to wait for."""
 
-    def __init__(self, settings: Mapping[str, Any], channel: str, words: Words) -> None:
+    def __init__(self, settings: Mapping[str, Any], words: Words, **about: str) -> None:
+        """`settings`: librdkafka's, but for idempotence. `words`: takes secrets out of what it says. `about`: who
+        writes, for the log."""
         self.trouble = Trouble(words)
-        log = Log(words, channel=channel)
-        self._producer = Producer({**settings, "logger": log, "error_cb": self.trouble.report})
+        log = Log(words, **about)
+        self._producer = Producer(
+            {
+                "linger.ms": 1,
+                **settings,
+                "enable.idempotence": True,  # and so acks=all
+                "logger": log,
+                "error_cb": self.trouble.report,
+            }
+        )
         self._counting = threading.Lock()
         self._closing = False
-        self._thread = threading.Thread(target=self._poll, name=f"kafka channel {channel}", daemon=True)
+        self._thread = threading.Thread(target=self._poll, name="kafka producer", daemon=True)
         self._thread.start()
 
     async def write(self, records: Sequence[Record]) -> list[Fault | None]:

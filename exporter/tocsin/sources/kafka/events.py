@@ -1,0 +1,269 @@
+"""Records as events: one consumer in one group for all the alerts of a source.
+
+Where to go on from is the ledger's to say; the group's offsets follow it, after each batch is acknowledged, for those
+who watch the lag and for other processes of the group, each of which has a ledger of its own.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from tocsin.errors import RefusedReason, SourceError, SourceReason
+from tocsin.kafka import OFFSET_RESET, TIMED_OUT, TOO_LARGE, TRANSPORT
+from tocsin.kafka.producing import Headers, Record, Writer
+from tocsin.model import Event
+from tocsin.sources import EventBatch, EventStream, Refused
+from tocsin.sources.kafka import records
+from tocsin.sources.kafka.consuming import Consuming, consuming, passing
+from tocsin.sources.kafka.records import Unreadable
+from tocsin.sources.kafka.settings import Config
+
+log = structlog.get_logger(__name__)
+
+_WRITABLE = 100_000_000
+"""Bytes that the copy of a refused record may have here; the brokers have their own limit."""
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+class KafkaEvents:
+    """See `tocsin.sources.EventSource`. The names of events are topics."""
+
+    def __init__(self, name: str, config: Config, *, now: Callable[[], float] = time.time) -> None:
+        self.name = name
+        self._config = config
+        self._now = now
+
+    @asynccontextmanager
+    async def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AsyncIterator[EventStream]:
+        config = self._config
+        if config.dead_letters in names:
+            raise SourceError(
+                f"{config.display}: {config.dead_letters} is read by an alert and takes the dead letters of it; "
+                "a refused record would come back for ever, so use two topics",
+                SourceReason.OTHER,
+            )
+        settings = {
+            "partition.assignment.strategy": "cooperative-sticky",
+            "enable.auto.commit": True,  # of the offsets that `acknowledge` stores
+            "auto.commit.interval.ms": 1000,
+            "queued.max.messages.kbytes": 16384,
+        }
+        async with consuming(self.name, config, settings) as consumer:
+            topics = [*names, *([config.dead_letters] if config.dead_letters else ())]
+            await consumer.call(consumer.partitions, topics)
+            stream = _Subscription(self.name, consumer, position, self._now)
+            try:
+                await consumer.call(stream.subscribe, list(names))
+                yield stream
+            finally:
+                await stream.close()
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What becomes of the records of one turn."""
+
+    events: list[Event] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    spoiled: list[tuple[Message, Unreadable]] = field(default_factory=list)
+    next: dict[Place, int] = field(default_factory=dict)
+
+
+class _Subscription:
+    """The partitions that are this consumer's now, and how far each has been read and acknowledged.
+
+    `subscribe`, `_gather` and what they call run in the consumer's thread, the rest on the event loop.
+    """
+
+    def __init__(self, source: str, consumer: Consuming, position: Mapping[str, int], now: Callable[[], float]) -> None:
+        self._source = source
+        self._consumer = consumer
+        self._config = consumer.config
+        self._now = now
+        self._safe = {_place(text): offset for text, offset in position.items()}
+        self._read: dict[Place, int] = {}  # of the partitions that are ours: the offset that comes next
+        self._begun: dict[Place, int] = {}  # where partitions begin that have no position in the ledger yet
+        self._lives: dict[Place, int] = {}  # how often a partition began anew, so that its offsets mean other records
+        self._copies: Writer | None = None
+
+    def subscribe(self, topics: list[str]) -> None:
+        """Join the group."""
+        self._consumer.consumer.subscribe(
+            topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+
+    async def batches(self) -> AsyncIterator[EventBatch]:
+        while True:
+            gathered = await self._consumer.call(self._gather)
+            if gathered is None:
+                continue
+            if gathered.spoiled and self._config.dead_letters is not None:
+                # Before the batch is in the ledger: after it, a crash would leave them out.
+                await self._copy(gathered.spoiled, self._config.dead_letters)
+            yield EventBatch(
+                events=gathered.events,
+                refused=gathered.refused,
+                position={f"{topic}/{partition}": offset for (topic, partition), offset in gathered.next.items()},
+                receipt={place: (self._lives.get(place, 0), offset) for place, offset in gathered.next.items()},
+            )
+
+    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:  # noqa: ARG002 - only topics of alerts are read
+        assert isinstance(batch.receipt, dict)
+        for place, (life, offset) in batch.receipt.items():
+            if life != self._lives.get(place, 0):
+                continue
+            safe = self._safe[place] = max(offset, self._safe.get(place, 0))
+            if place not in self._read:
+                continue  # it was taken from us: whoever has it now commits for it
+            try:
+                self._consumer.consumer.store_offsets(offsets=[TopicPartition(place[0], place[1], safe)])
+            except (KafkaException, RuntimeError) as error:
+                # Taken from us this moment, or closed.
+                log.debug("an offset is not committed", source=self._source, partition=place, error=str(error))
+
+    async def close(self) -> None:
+        """Let go of the producer of copies."""
+        if self._copies is not None:
+            await self._consumer.call(self._copies.close)
+
+    # Which partitions are ours. The library calls these while it is asked for records.
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        known = {topic for topic, _ in self._safe}
+        by_group: dict[Place, int] = {}
+        for one in consumer.committed(partitions, timeout=self._config.connect_timeout):
+            if one.offset >= 0:
+                by_group[one.topic, one.partition] = one.offset
+                known.add(one.topic)
+        for one in partitions:
+            place = one.topic, one.partition
+            # The group is ahead where another process, with another ledger, had the partition meanwhile.
+            told = [offset for offset in (self._safe.get(place), by_group.get(place)) if offset is not None]
+            if told:
+                one.offset = max(told)
+            else:
+                low, high = self._ends(consumer, place)
+                # A partition that was added to a topic is read whole: what is in it came after the start.
+                one.offset = low if self._config.start == "earliest" or one.topic in known else high
+            self._read[place] = one.offset
+            if self._safe.get(place) != one.offset:
+                self._begun[place] = one.offset
+        consumer.incremental_assign(partitions)
+        log.debug("partitions assigned", source=self._source, partitions=[str(one) for one in self._read])
+
+    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        for one in partitions:
+            self._read.pop((one.topic, one.partition), None)
+            self._begun.pop((one.topic, one.partition), None)
+        log.debug("partitions revoked", source=self._source, left=[str(one) for one in self._read])
+
+    def _ends(self, consumer: Consumer, place: Place) -> tuple[int, int]:
+        ends = consumer.get_watermark_offsets(TopicPartition(*place), timeout=self._config.connect_timeout)
+        if ends is None:
+            raise SourceError(f"{self._config.display}: no answer about {place[0]}", SourceReason.CONNECT)
+        return ends
+
+    # Records.
+
+    def _gather(self) -> _Gathered | None:
+        """What has come since the last time; None for nothing."""
+        found = self._consumer.records()
+        gathered = _Gathered(next=self._begun)
+        self._begun = {}
+        for message in found:
+            if (error := message.error()) is None:
+                self._take(message, gathered)
+            elif error.code() == OFFSET_RESET:
+                self._begin_anew(message, gathered)
+            elif not passing(error):
+                raise self._consumer.failed(error, message.topic() or "")
+        return gathered if gathered.next else None
+
+    def _take(self, message: Message, gathered: _Gathered) -> None:
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        assert topic is not None
+        assert partition is not None
+        assert offset is not None
+        place = topic, partition
+        if offset < self._read.get(place, offset + 1):
+            return  # of a partition that is no longer ours, or was given back to us
+        self._read[place] = gathered.next[place] = offset + 1
+        if message.value() is None and self._config.nulls == "skip":
+            return
+        try:
+            gathered.events.append(records.event(message, self._config.include, self._config.max_bytes, self._now))
+        except Unreadable as why:
+            gathered.refused.append(records.refused(message, why))
+            gathered.spoiled.append((message, why))
+
+    def _begin_anew(self, message: Message, gathered: _Gathered) -> None:
+        """The next record is not there: it was deleted before it was read, or the topic was made anew."""
+        place = message.topic() or "", message.partition() or 0
+        if (expected := self._read.get(place)) is None:
+            return
+        low, _ = self._ends(self._consumer.consumer, place)
+        self._consumer.consumer.seek(TopicPartition(*place, low))
+        self._lives[place] = self._lives.get(place, 0) + 1
+        self._safe.pop(place, None)
+        self._read[place] = gathered.next[place] = low
+        detail = f"the records up to {low - 1} were deleted before they were read"
+        if expected >= low:
+            detail = f"the topic ends before this record, so it was made anew; reading it from record {low}"
+        gathered.refused.append(Refused(id=f"{place[0]}/{place[1]}/{expected}", reason=_GONE, detail=detail))
+
+    # Copies of what was refused.
+
+    async def _copy(self, spoiled: Sequence[tuple[Message, Unreadable]], topic: str) -> None:
+        if self._copies is None or self._copies.trouble.fatal is not None:
+            await self.close()
+            limit = {"message.max.bytes": _WRITABLE, "message.timeout.ms": round(self._config.connect_timeout * 1000)}
+            settings = {**self._config.librdkafka(), **limit}
+            self._copies = Writer(settings, self._consumer.words, source=self._source)
+        copies = [_copied(message, why, topic, self._source) for message, why in spoiled]
+        faults = await self._copies.write(copies)
+        # Where a whole is too large the beginning of it is lost, but not the news of it.
+        large = [
+            Record(topic=topic, key=None, value=None, headers=_ours(copy.headers))
+            for copy, fault in zip(copies, faults, strict=True)
+            if fault is not None and fault.code() in TOO_LARGE
+        ]
+        for fault in (*faults, *await self._copies.write(large)):
+            if fault is None or fault.code() in TOO_LARGE:
+                continue
+            said = self._consumer.words(fault.str())
+            if fault.code() in (*TIMED_OUT, TRANSPORT):
+                raise SourceError(
+                    f"{self._config.display}: dead letters cannot be written to {topic}: {said}",
+                    SourceReason.DISCONNECTED,
+                )
+            log.warning("a dead letter is not written", source=self._source, topic=topic, error=said)
+
+
+_GONE = RefusedReason.MISSING
+
+
+def _place(text: str) -> Place:
+    topic, _, partition = text.rpartition("/")
+    return topic, int(partition)
+
+
+def _copied(message: Message, why: Unreadable, topic: str, source: str) -> Record:
+    told: Headers = [
+        ("tocsin-source", source),
+        ("tocsin-at", records.place(message)),
+        ("tocsin-reason", why.reason.value),
+        ("tocsin-detail", why.detail),
+    ]
+    headers = message.headers() or []
+    theirs = headers.items() if isinstance(headers, dict) else headers
+    return Record(topic=topic, key=message.key(), value=message.value(), headers=[*theirs, *told])
+
+
+def _ours(headers: Headers) -> Headers:
+    return [*headers[-4:], ("tocsin-value", "left out: too large")]

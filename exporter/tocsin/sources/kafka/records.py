@@ -1,0 +1,186 @@
+"""A record of Kafka as an event or as a row. Pure: no connection, no clock."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+
+from tocsin.errors import RefusedReason
+from tocsin.model import Column, Columns, Event, Row
+from tocsin.sources import Refused
+from tocsin.sources.documents import parsed, row_of
+from tocsin.sources.kafka.settings import About, Type
+
+Cell: TypeAlias = tuple[int, str | None]
+"""A value: its type's number, and its text."""
+
+TEXT, BYTEA, INT8, NUMERIC, FLOAT8, JSONB, TIMESTAMPTZ, BOOL = 25, 17, 20, 1700, 701, 3802, 1184, 16
+TYPES: Mapping[Type, int] = {
+    "text": TEXT,
+    "boolean": BOOL,
+    "integer": INT8,
+    "numeric": NUMERIC,
+    "float": FLOAT8,
+    "jsonb": JSONB,
+    "timestamptz": TIMESTAMPTZ,
+}
+_NUMBERS = frozenset({INT8, NUMERIC, FLOAT8})
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Unreadable(Exception):  # noqa: N818 - not an error of the program but of a record
+    """Why a record is no row; `detail` holds none of its content."""
+
+    def __init__(self, reason: RefusedReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def place(message: Message) -> str:
+    """`topic/partition/offset`: the identity of a record within a cluster."""
+    return f"{message.topic()}/{message.partition()}/{message.offset()}"
+
+
+def document(text: bytes, limit: int) -> dict[str, Any]:
+    """The JSON object in a value. Raises Unreadable."""
+    if len(text) > limit:
+        raise Unreadable(RefusedReason.TOO_LARGE, f"it has {len(text)} bytes, more than {limit}")
+    try:
+        return parsed(text)
+    except ValueError as error:
+        raise Unreadable(RefusedReason.MALFORMED, str(error)) from None
+
+
+def event(message: Message, include: Sequence[About], limit: int, now: Callable[[], float]) -> Event:
+    """A record as an event. Raises Unreadable."""
+    value = message.value()
+    if value is None:
+        raise Unreadable(RefusedReason.MISSING, "it has no value")
+    columns, row = row_of(document(value, limit))
+    if include:
+        about = cells(message, include)
+        columns += tuple(Column(name=name, oid=oid) for name, (oid, _) in about.items())
+        row += tuple(text for _, text in about.values())
+    kind, stamp = message.timestamp()
+    return Event(
+        name=message.topic() or "",
+        id=place(message),
+        at=int(now() * 1000) if kind == TIMESTAMP_NOT_AVAILABLE else stamp,
+        columns=columns,
+        row=row,
+    )
+
+
+def refused(message: Message, why: Unreadable) -> Refused:
+    """What is told of a record that is no event."""
+    return Refused(id=place(message), reason=why.reason, detail=why.detail)
+
+
+def cells(message: Message, include: Iterable[About]) -> dict[str, Cell]:
+    """What is known of a record beside its value, as columns."""
+    return {f"_{name}": _ABOUT[name](message) for name in include}
+
+
+def _text(raw: bytes | str | None) -> Cell:
+    if raw is None or isinstance(raw, str):
+        return TEXT, raw
+    try:
+        return TEXT, raw.decode()
+    except UnicodeDecodeError:
+        return BYTEA, "\\x" + raw.hex()
+
+
+def _timestamp(message: Message) -> Cell:
+    kind, stamp = message.timestamp()
+    if kind == TIMESTAMP_NOT_AVAILABLE:
+        return TIMESTAMPTZ, None
+    return TIMESTAMPTZ, (_EPOCH + timedelta(milliseconds=stamp)).isoformat(sep=" ", timespec="milliseconds")
+
+
+def _headers(message: Message) -> Cell:
+    headers = message.headers() or []
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return JSONB, json.dumps({name: _text(value)[1] for name, value in pairs}, ensure_ascii=False)
+
+
+_ABOUT: Mapping[About, Callable[[Message], Cell]] = {
+    "key": lambda message: _text(message.key()),
+    "topic": lambda message: (TEXT, message.topic()),
+    "partition": lambda message: (INT8, str(message.partition())),
+    "offset": lambda message: (INT8, str(message.offset())),
+    "timestamp": _timestamp,
+    "headers": _headers,
+}
+
+
+class Reader:
+    """Records of a compacted topic as cells by column name: the fields of key and value, where the value's win."""
+
+    def __init__(self, *, debezium: bool, include: Sequence[About], limit: int) -> None:
+        self._debezium = debezium
+        self._include = include
+        self._limit = limit
+
+    def read(self, message: Message) -> dict[str, Cell] | None:
+        """The row of a record, None for one that says that the key has none. Raises Unreadable."""
+        if message.key() is None:
+            raise Unreadable(RefusedReason.MISSING, "it has no key, so it is no state of anything")
+        value = message.value()
+        if value is None:
+            return None
+        fields: Any = document(value, self._limit)
+        if self._debezium:
+            # With a schema registry's JSON converter, the change is wrapped once more.
+            fields = fields["payload"] if "after" not in fields and "payload" in fields else fields
+            fields = fields.get("after") if isinstance(fields, dict) else fields
+            if fields is None:
+                return None
+            if not isinstance(fields, dict):
+                raise Unreadable(RefusedReason.MALFORMED, "`after` is not a JSON object")
+        columns, row = row_of({**self._key(message), **fields})
+        found = {column.name: (column.oid, text) for column, text in zip(columns, row, strict=True)}
+        return found | cells(message, self._include) if self._include else found
+
+    def _key(self, message: Message) -> dict[str, Any]:
+        key = message.key()
+        if key is None or key[:1] != b"{":
+            return {}
+        try:
+            fields = parsed(key)
+        except ValueError:
+            return {}
+        return fields["payload"] if self._debezium and fields.keys() == {"schema", "payload"} else fields
+
+
+def columns_of(rows: Iterable[Mapping[str, Cell]]) -> Columns:
+    """Columns for rows whose fields differ, in the order in which they come up. Numbers of several types are `numeric`,
+    anything else of several types is `text`."""
+    types: dict[str, int | None] = {}
+    for row in rows:
+        for name, (oid, text) in row.items():
+            known = types.get(name)
+            if text is None or known == oid:
+                types.setdefault(name, None)
+            elif known is None:
+                types[name] = oid
+            else:
+                types[name] = NUMERIC if known in _NUMBERS and oid in _NUMBERS else TEXT
+    return tuple(Column(name=name, oid=TEXT if oid is None else oid) for name, oid in types.items())
+
+
+def row(columns: Columns, found: Mapping[str, Cell]) -> Row:
+    """The row for these columns: NULL for what is missing."""
+    return tuple(_fitted(column.oid, *found.get(column.name, _NULL)) for column in columns)
+
+
+_NULL: Cell = (TEXT, None)
+
+
+def _fitted(wanted: int, oid: int, text: str | None) -> str | None:
+    # A text in a column of JSON is written as JSON; everything else is the same text under any type.
+    if wanted != JSONB or oid == JSONB or text is None:
+        return text
+    return {"t": "true", "f": "false"}[text] if oid == BOOL else text if oid in _NUMBERS else json.dumps(text)

@@ -1,0 +1,233 @@
+"""A compacted topic as a relation: the latest value of each key is a row, a tombstone takes it away.
+
+The topic is read from its beginning each time, which gives the snapshot; what comes after that are changes. Partitions
+are taken without a group: every process reads all of them.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException, Message, TopicPartition
+
+from tocsin.errors import SourceError, SourceReason
+from tocsin.kafka import END_OF_PARTITION
+from tocsin.model import Batch, Column, Columns, Row, Update
+from tocsin.sources import Stream, Subject
+from tocsin.sources.kafka.consuming import Consuming, consuming
+from tocsin.sources.kafka.records import TYPES, Cell, Reader, Unreadable, columns_of, place, row
+from tocsin.sources.kafka.settings import Config
+
+log = structlog.get_logger(__name__)
+
+_TICK = 1.0
+"""Seconds between looks at whether the brokers are there, each of which moves the frontier."""
+_LAYOUT_EVERY = 30
+"""Ticks between looks at whether the topic has more partitions."""
+_AHEAD = 1000
+"""Milliseconds that timestamps may run ahead of the clock to keep the changes of one key apart."""
+
+
+class KafkaState:
+    """See `tocsin.sources.Source`."""
+
+    def __init__(self, name: str, config: Config, *, now: Callable[[], float] = time.time) -> None:
+        self.name = name
+        self._config = config
+        self._now = now
+
+    @asynccontextmanager
+    async def open(self, subject: Subject, *, resume: int | None) -> AsyncIterator[Stream]:
+        async with self._read(subject, resume) as table:
+            yield table
+
+    async def describe(self, subject: Subject) -> Columns:
+        async with self._read(subject, None) as table:
+            return table.columns
+
+    async def sample(self, subject: Subject) -> Row | None:
+        async with self._read(subject, None) as table:
+            return table.first()
+
+    @asynccontextmanager
+    async def _read(self, subject: Subject, resume: int | None) -> AsyncIterator["_Table"]:
+        assert subject.topic is not None
+        config = self._config
+        async with consuming(
+            self.name, config, {"enable.auto.commit": False, "enable.partition.eof": True}
+        ) as consumer:
+            table = _Table(self.name, consumer, subject.topic, -1 if resume is None else resume, self._now)
+            try:
+                async with asyncio.timeout(config.snapshot_timeout):
+                    await table.read()
+            except TimeoutError:
+                raise SourceError(
+                    f"{config.display}: {subject.topic} is not read to its end within {config.snapshot_timeout:g} s",
+                    SourceReason.STALLED,
+                ) from None
+            yield table
+
+
+class _Table:
+    """What the topic holds now, by key. `_end_reached` and what it calls run in the consumer's thread."""
+
+    def __init__(self, source: str, consumer: Consuming, topic: str, frontier: int, now: Callable[[], float]) -> None:
+        config = consumer.config
+        self.columns: Columns = tuple(Column(name=name, oid=TYPES[type_]) for name, type_ in config.columns.items())
+        self._source = source
+        self._consumer = consumer
+        self._config = config
+        self._topic = topic
+        self._frontier = frontier + 1
+        self._now = now
+        self._reader = Reader(debezium=config.envelope == "debezium", include=config.include, limit=config.max_bytes)
+        self._partitions: list[int] = []
+        self._rows: dict[bytes, Row] = {}
+        self._unreadable = 0
+        self._named: set[str] = set()
+        self._known: set[str] = set()  # the columns, and the fields that are left out
+
+    def first(self) -> Row | None:
+        """A row, if there is one."""
+        return next(iter(self._rows.values()), None)
+
+    async def read(self) -> None:
+        """Read the topic to its end, which says what the columns are. Raises SourceError."""
+        cells: dict[bytes, dict[str, Cell]] = {}
+        left = await self._consumer.call(self._begin)
+        while left:
+            await self._consumer.call(self._read_on, cells, left)
+        self.columns = self.columns or columns_of(cells.values())
+        if not self.columns:
+            raise SourceError(
+                f"{self._config.display}: {self._topic} holds no row now, so its columns are not known; name them with "
+                "`columns` in the source",
+                SourceReason.SHAPE,
+            )
+        self._named = {column.name for column in self.columns}
+        self._known = self._named.copy()
+        self._rows = {key: self._row(found) for key, found in cells.items()}
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        stamp = max(self._clock(), self._frontier)
+        self._frontier = stamp + 1
+        snapshot = [(stamp, 1, row) for row in self._rows.values()]
+        yield Batch(updates=snapshot, frontier=self._frontier, snapshot=stamp, polled=True)
+        loop = asyncio.get_running_loop()
+        due, ticks = loop.time() + _TICK, 0
+        while True:
+            if updates := await self._consumer.call(self._changes):
+                yield Batch(updates=updates, frontier=self._frontier)
+            if loop.time() < due:
+                continue
+            ticks += 1
+            before = self._clock()
+            await self._consumer.call(self._look, ticks % _LAYOUT_EVERY == 0)
+            due = loop.time() + _TICK
+            self._frontier = max(self._frontier, before)
+            yield Batch(updates=(), frontier=self._frontier)
+
+    def _begin(self) -> set[int]:
+        """Begin with all partitions; returns those that there is something to read of."""
+        self._partitions = self._consumer.partitions([self._topic])[self._topic]
+        places = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in self._partitions]
+        self._consumer.consumer.assign(places)
+        return set(self._partitions)
+
+    def _read_on(self, cells: dict[bytes, dict[str, Cell]], left: set[int]) -> None:
+        for message in self._consumer.records():
+            error = message.error()
+            if error is not None and error.code() == END_OF_PARTITION:
+                left.discard(cast("int", message.partition()))
+            for key, found in self._read_one(message):
+                if found is None:
+                    cells.pop(key, None)
+                else:
+                    cells[key] = found
+
+    def _changes(self) -> list[Update]:
+        """The updates of what has come. Changes of one key have different timestamps, so that none is taken back
+        unseen."""
+        updates: list[Update] = []
+        clock = self._clock()
+        stamp = max(clock, self._frontier)
+        touched: set[bytes] = set()
+        for message in self._consumer.records():
+            for key, found in self._read_one(message):
+                old = self._rows.get(key)
+                new = None if found is None else self._row(found)
+                if old == new:
+                    continue
+                if key in touched and stamp - clock < _AHEAD:
+                    stamp += 1
+                    touched.clear()
+                touched.add(key)
+                if old is not None:
+                    updates.append((stamp, -1, old))
+                if new is None:
+                    del self._rows[key]
+                else:
+                    updates.append((stamp, 1, new))
+                    self._rows[key] = new
+        if updates:
+            self._frontier = stamp + 1
+        return updates
+
+    def _read_one(self, message: Message) -> Iterable[tuple[bytes, dict[str, Cell] | None]]:
+        """The key and what is there for it now; nothing for what is no record, or cannot be read."""
+        error = message.error()
+        if error is not None:
+            if error.code() != END_OF_PARTITION:
+                raise self._consumer.failed(error, self._topic)
+            return ()
+        try:
+            found = self._reader.read(message)
+        except Unreadable as why:
+            self._unreadable += 1
+            if str(self._unreadable).strip("0") == "1":  # the first is told at once, a flood in few lines
+                log.warning(
+                    "a record is no row; its key stays as it was",
+                    source=self._source,
+                    at=place(message),
+                    reason=why.reason,
+                    detail=why.detail,
+                    so_far=self._unreadable,
+                )
+            return ()
+        return ((cast("bytes", message.key()), found),)
+
+    def _row(self, found: dict[str, Cell]) -> Row:
+        if not self._known.issuperset(found):
+            if self._known == self._named:
+                log.warning(
+                    "fields that are no columns are left out; name them with `columns`, or restart to take them in",
+                    source=self._source,
+                    topic=self._topic,
+                    fields=sorted(found.keys() - self._known),
+                )
+            self._known |= found.keys()
+        return row(self.columns, found)
+
+    def _look(self, layout: bool) -> None:
+        """Whether the brokers answer for every partition, and the partitions are those that are read."""
+        limit = self._config.progress_timeout
+        ends = [TopicPartition(self._topic, number, OFFSET_END) for number in self._partitions]
+        try:
+            answers = self._consumer.consumer.offsets_for_times(ends, timeout=limit)
+        except KafkaException as error:
+            told = self._consumer.unreachable(error)
+            raise SourceError(f"{told} (no answer within {limit:g} s)", SourceReason.STALLED) from None
+        for one in answers:
+            if one.error is not None:
+                raise self._consumer.failed(one.error, f"partition {one.partition} of {self._topic}")
+        if layout and self._consumer.partitions([self._topic])[self._topic] != self._partitions:
+            raise SourceError(
+                f"{self._config.display}: {self._topic} has other partitions now; reading it afresh",
+                SourceReason.REPLACED,
+            )
+
+    def _clock(self) -> int:
+        return int(self._now() * 1000)
