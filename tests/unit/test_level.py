@@ -1,6 +1,7 @@
 """The loop of a level output, between firings that change and receivers that answer as they are told."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class FakeLevel:
     """Receivers that record what they are told. `answers`: what each says to everything."""
 
     def __init__(self, *receivers: str) -> None:
-        self.receivers = receivers
+        self.receivers: Sequence[str] = receivers
         self.answers: dict[str, Result | BaseException] = dict.fromkeys(receivers, OK)
         self.gates = {receiver: asyncio.Event() for receiver in receivers}
         for gate in self.gates.values():
@@ -280,13 +281,14 @@ async def test_an_alert_whose_source_is_silent_for_too_long_is_left_to_expire(st
 async def test_many_firings_are_put_into_shape_beside_the_event_loop(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import threading
-
     threads = set()
     plain = stage.level.standing
-    monkeypatch.setattr(
-        stage.level, "standing", lambda e, now: threads.add(threading.current_thread()) or plain(e, now)
-    )
+
+    def noted(envelope: Envelope, now: float) -> Standing:
+        threads.add(threading.current_thread())
+        return plain(envelope, now)
+
+    monkeypatch.setattr(stage.level, "standing", noted)
     stage.fires(*map(str, range(1000, 1300)))
     await stage.advance(0.3)
     await until(lambda: stage.loop.delivered == 600)

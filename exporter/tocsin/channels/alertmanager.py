@@ -203,7 +203,7 @@ class Alertmanager:
     """Puts firings into the shape of Alertmanager's API v2 and posts them."""
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
-        self.receivers = config.urls
+        self.receivers: Sequence[str] = config.urls
         self._name = name
         self._config = config
         self._now = now
