@@ -13,7 +13,8 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import jinja2
 from jinja2 import meta, nodes
@@ -56,22 +57,36 @@ class TemplateError(TocsinError, ValueError):
     """A template that does not compile or render; the text names the place and what is wrong with it."""
 
 
+class NothingPrintedError(TemplateError):
+    """An expression in a template of an URL that prints nothing: there is nobody to whom it could lead."""
+
+
+class _NothingError(ValueError):
+    """The same, inside of Jinja."""
+
+
 class Template:
     """A text with `{{ }}` in it, compiled once.
 
-    `place` is what errors call it (`alerts.late.annotations.summary`). `html`: what it prints is escaped for HTML, but
-    for what passes the filter `safe`. Raises TemplateError for a syntax error, and for a variable that is not in
-    `known`.
+    `place` is what errors call it (`alerts.late.annotations.summary`). `form` is what the text is part of. What a
+    template of HTML prints is escaped, but for what passes the filter `safe`; what one of an URL prints is quoted, so
+    that it stays one part of it, and must not be empty. Raises TemplateError for a syntax error, and for a variable
+    that is not in `known`.
     """
 
     def __init__(
-        self, source: str, *, place: str = "template", known: Collection[str] = VARIABLES, html: bool = False
+        self,
+        source: str,
+        *,
+        place: str = "template",
+        known: Collection[str] = VARIABLES,
+        form: Literal["text", "html", "url"] = "text",
     ) -> None:
         self.source = source
         self._place = place
         self.constant = not any(mark in source for mark in ("{{", "{%", "{#"))
         if not self.constant:
-            environment = _environment(html=html)
+            environment = _environment(form)
             self._compiled = _from(_parse(source, place, known, environment), place, environment)
 
     def __repr__(self) -> str:
@@ -150,7 +165,7 @@ def _expression(source: str, place: str, known: Collection[str]) -> _Renderer | 
     """The renderer of a leaf that is exactly one expression, None for any other leaf."""
     if not source.startswith("{{"):
         return None
-    environment = _environment()
+    environment = _environment("text")
     match _parse(source, place, known, environment).body:
         case [nodes.Output(nodes=[expression])] if not isinstance(expression, nodes.TemplateData):
             pass
@@ -215,8 +230,9 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 @functools.cache
-def _environment(*, html: bool = False) -> _Environment:
-    environment = _Environment(undefined=_Strict, autoescape=html, finalize=_printed)
+def _environment(form: Literal["text", "html", "url"]) -> _Environment:
+    finalize = _quoted if form == "url" else _printed
+    environment = _Environment(undefined=_Strict, autoescape=form == "html", finalize=finalize)
     for name in ("lipsum", "cycler", "joiner"):
         del environment.globals[name]
     for name in ("random", "pprint", "xmlattr"):  # a repeat must be byte-identical; the others are not for this
@@ -303,6 +319,8 @@ def _bounded(value: Any) -> Any:
 
 
 def _failure(compiled: jinja2.Template, place: str, error: Exception) -> TemplateError:
+    if isinstance(error, _NothingError):
+        return NothingPrintedError(f"{place}: {error}")
     if isinstance(error, RecursionError):
         why = "nested too deep"
     elif isinstance(error, jinja2.TemplateError):
@@ -330,6 +348,14 @@ def _printed(value: object) -> object:
         return value
     plain = jsonable(value)
     return plain if isinstance(plain, str) else _json(plain)
+
+
+def _quoted(value: object) -> object:
+    """How a value stands in an URL, as one part of it."""
+    text = str(_printed(value))
+    if not text:
+        raise _NothingError("an expression prints nothing")
+    return quote(text, safe="")
 
 
 def _json(value: object) -> str:
