@@ -186,7 +186,7 @@ def text() -> Template:
 @functools.cache
 def html() -> Template:
     """The HTML."""
-    return Template(_HTML, place="the default html", known=_KNOWN, html=True)
+    return Template(_HTML, place="the default html", known=_KNOWN, form="html")
 
 
 _KNOWN = VARIABLES | {"lasted", "listed"}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
+from typing import Literal
 
 from tocsin.channels import Message, Rejected
 from tocsin.channels.email import defaults
@@ -75,7 +76,7 @@ class Route:
         }
         self._subject = _own(options.subject, f"{alert}: subject") or defaults.subject()
         self._text = _own(options.text, f"{alert}: text") or defaults.text()
-        self._html = _own(options.html or None, f"{alert}: html", html=True)
+        self._html = _own(options.html or None, f"{alert}: html", form="html")
         if options.html is None and options.text is None:
             self._html = defaults.html()
 
@@ -138,8 +139,8 @@ class Route:
         return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
 
 
-def _own(source: str | None, place: str, *, html: bool = False) -> Template | None:
-    return None if source is None else Template(source, place=place, html=html)
+def _own(source: str | None, place: str, *, form: Literal["text", "html"] = "text") -> Template | None:
+    return None if source is None else Template(source, place=place, form=form)
 
 
 def _one_episode(message: Message) -> bool:

@@ -60,7 +60,7 @@ class Options(ChannelOptions):
     @classmethod
     def _compiles(cls, text: Any, info: Any) -> Any:
         if isinstance(text, str):
-            Template(text, place=info.field_name, html=info.field_name == "html")
+            Template(text, place=info.field_name, form="html" if info.field_name == "html" else "text")
         return text
 
     def missing(self) -> str | None:
