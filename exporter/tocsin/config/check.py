@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from tocsin.config import kinds
-from tocsin.config.resolved import Alert, Config
+from tocsin.config import kinds, trial
+from tocsin.config.resolved import Alert, ChannelConfig, Config
 from tocsin.config.validation import suggestion
 from tocsin.errors import Problem, SourceError, SourceReason
 from tocsin.model import Columns, Kind, Row, Transition
@@ -161,15 +161,14 @@ def _type(oid: int) -> str:
 def _template_problems(config: Config, alert: Alert, columns: Columns, row: Row | None) -> list[Problem]:
     """Render every template once for every kind of notification that is sent, on a real row or on made-up values."""
     from tocsin.envelope import View, build, variables
+    from tocsin.envelope import scope as scope_of
     from tocsin.templates import Template
 
     view = View(labels=tuple(alert.labels.items()), static_labels=tuple(alert.static_labels.items()), value=alert.value)
-    trial = _Trial(config, columns, real=row is not None)
+    tried = _Trial(config, columns, real=row is not None)
     values = row if row is not None else tuple(_EXAMPLES.get(column.oid, "text") for column in columns)
-    routes = {channel: config.channels[channel].routes[alert.name] for channel in alert.notify}
-    kinds = {channel: getattr(options, "on", tuple(Kind)) for channel, options in routes.items()}
     for kind in Kind:
-        told = [channel for channel in alert.notify if kind in kinds[channel]]
+        told = [channel for channel in alert.notify if kind in trial.kinds(config.channels[channel], alert)]
         if not told:
             continue
         transition = Transition(
@@ -185,7 +184,7 @@ def _template_problems(config: Config, alert: Alert, columns: Columns, row: Row 
         scope = variables(transition, _ID, view)
         for name, text in alert.annotations.items():
             path = f"alerts.{alert.name}.annotations.{name}"
-            trial.render(Template(text, place=path), scope, path, kind)
+            tried.render(Template(text, place=path), scope, path, kind)
         rendered = View(
             labels=view.labels,
             static_labels=view.static_labels,
@@ -194,9 +193,8 @@ def _template_problems(config: Config, alert: Alert, columns: Columns, row: Row 
         )
         envelope = build(transition, _ID, rendered)
         for channel in told:
-            at = f"alerts.{alert.name}.notify[{alert.notify.index(channel)}]"
-            trial.options(routes[channel], envelope, at, kind)
-    return trial.problems
+            tried.channel(alert, config.channels[channel], scope_of(envelope), kind)
+    return tried.problems
 
 
 class _Trial:
@@ -222,19 +220,39 @@ class _Trial:
         except TemplateError as error:
             # Of a structure, the text begins with the place of the leaf, which is below the path.
             place, _, message = str(error).partition(": ")
-            if self._sure or ("among" in message and "among nothing" not in message):
-                basis = "" if self._real else ", with made-up values since there is no row now"
+            if self._tells(message):
                 self._failed.add(path)
-                self.problems.append(self._config.problem(f"{message} (tried for {kind.value!r}{basis})", place))
+                self.problems.append(self._config.problem(f"{message} ({self._tried(kind)})", place))
 
-    def options(self, options: BaseModel, envelope: Mapping[str, Any], path: str, kind: Kind) -> None:
-        """Every field of a channel's options that has a template in it."""
+    def channel(self, alert: Alert, channel: ChannelConfig, scope: Mapping[str, Any], kind: Kind) -> None:
+        """Every template of a channel, of those that can try out what they send; else of the alert's options."""
         from tocsin.templates import Structure
 
+        options = channel.routes[alert.name]
+        make = getattr(channel.settings, "trial", None)
+        if make is not None:
+            for fault in make(options).faults(scope):
+                self._fault(alert, channel, fault, kind)
+            return
+        path = f"alerts.{alert.name}.notify[{alert.notify.index(channel.name)}]"
         for name in type(options).model_fields:
             value = getattr(options, name)
             if isinstance(value, str | list | dict) and _templated(value):
-                self.render(Structure(value, place=f"{path}.{name}"), envelope, f"{path}.{name}", kind)
+                self.render(Structure(value, place=f"{path}.{name}"), scope, f"{path}.{name}", kind)
+
+    def _fault(self, alert: Alert, channel: ChannelConfig, fault: "trial.Fault", kind: Kind) -> None:
+        path = f"{channel.name}: {fault.place}"
+        # A made-up text is no address, but it says nothing about a real one.
+        told = fault.kind == "json" or (self._real if fault.kind == "value" else self._tells(fault.message))
+        if told and path not in self._failed:
+            self._failed.add(path)
+            self.problems.append(trial.problem(self._config, alert, channel.name, fault, self._tried(kind)))
+
+    def _tells(self, message: str) -> bool:
+        return self._sure or ("among" in message and "among nothing" not in message)
+
+    def _tried(self, kind: Kind) -> str:
+        return f"tried for {kind.value!r}" + ("" if self._real else ", with made-up values since there is no row now")
 
 
 def _templated(value: object) -> bool:

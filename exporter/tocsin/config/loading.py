@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from tocsin.config import kinds
+from tocsin.config import kinds, trial
 from tocsin.config.document import Document, Path, dotted, parse
 from tocsin.config.resolved import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
@@ -133,7 +133,7 @@ class _Assembly:
         if document.problems:
             raise ConfigError(_in_order(document.problems))
         self._warn(web, settings)
-        return Config(
+        config = Config(
             ledger=ledger,
             web=web,
             log=log,
@@ -153,6 +153,9 @@ class _Assembly:
             file=document.file,
             places={dotted(path): place for path, place in document.places.items()},
         )
+        if problems := trial.problems(config):
+            raise ConfigError(problems)
+        return config
 
     def _report(self, message: str, *path: str | int) -> None:
         self._document.problems.append(self._document.problem(message, path))

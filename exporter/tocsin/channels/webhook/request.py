@@ -1,5 +1,6 @@
 """What is sent: an HTTP request made of the templates of a channel and of the notification's envelope."""
 
+import base64
 import contextlib
 import json
 import re
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-import aiohttp
 from yarl import URL
 
 from tocsin.channels.base import json_bytes, redactor
@@ -292,24 +292,33 @@ def seen(envelope: Envelope, secrets: Mapping[str, str]) -> Variables:
     return {**scope(envelope), "secrets": secrets}
 
 
-def trial(config: "Config", options: "Options", variables: Variables) -> Iterator[Fault]:
-    """What is wrong with the request that is made of `variables`, which lack `secrets`. No fault holds a secret."""
-    secrets = {name: value.get_secret_value() for name, value in config.secret_values.items()}
-    redact = redactor(confidential(config))
-    content = Content(options, config.batch)
-    recipe = Recipe(config, secrets)
-    seen = {**variables, "secrets": secrets}
-    attempts: list[Callable[[Variables], object]] = [*recipe.attempts(), lambda seen: content.render(variables, seen)]
-    for attempt in attempts:
-        try:
-            attempt(seen)
-        except TemplateError as error:
-            kind: Literal["template", "json", "value"] = "template"
-            if isinstance(error, UnfitError):
-                kind = "json" if isinstance(error, NotJsonError) else "value"
-            place, _, message = str(error).partition(": ")
-            clean = redact(message)
-            yield Fault(place, clean if "***" in clean else message, kind)
+class Trial:
+    """The request that these options make of a notification, to be tried out."""
+
+    def __init__(self, config: "Config", options: "Options") -> None:
+        self._secrets = {name: value.get_secret_value() for name, value in config.secret_values.items()}
+        self._redact = redactor(confidential(config))
+        self._content = Content(options, config.batch)
+        self._recipe = Recipe(config, self._secrets)
+
+    def faults(self, variables: Variables) -> Iterator[Fault]:
+        """Everything wrong with the request that is made of these variables, which lack `secrets`. No fault holds a
+        secret."""
+        seen = {**variables, "secrets": self._secrets}
+        attempts: list[Callable[[Variables], object]] = [
+            *self._recipe.attempts(),
+            lambda seen: self._content.render(variables, seen),
+        ]
+        for attempt in attempts:
+            try:
+                attempt(seen)
+            except TemplateError as error:
+                kind: Literal["template", "json", "value"] = "template"
+                if isinstance(error, UnfitError):
+                    kind = "json" if isinstance(error, NotJsonError) else "value"
+                place, _, message = str(error).partition(": ")
+                clean = self._redact(message)
+                yield Fault(place, clean if "***" in clean else message, kind)
 
 
 def confidential(config: "Config") -> list[str]:
@@ -332,8 +341,8 @@ def secret_parts(url: str) -> list[str]:
         return [url]
     found = [part for spelling in (url, str(sent)) for part in _tokens(spelling)]
     if sent.user or sent.password:
-        credentials = aiohttp.BasicAuth(sent.user or "", sent.password or "")
-        found += [sent.password or "", credentials.encode().partition(" ")[2]]
+        pair = f"{sent.user or ''}:{sent.password or ''}"  # as aiohttp puts it into Authorization
+        found += [sent.password or "", base64.b64encode(pair.encode("latin1", "replace")).decode()]
     return [part for part in {*found, *map(unquote, found)} if part]
 
 

@@ -1,7 +1,6 @@
 """The configuration of a webhook channel."""
 
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -190,9 +189,9 @@ class Config(ChannelConfig, Options):
             found |= {status} if isinstance(status, int) else {*range(int(status[0]) * 100, int(status[0]) * 100 + 100)}
         return frozenset(found)
 
-    def trial(self, options: "Options", variables: Mapping[str, object]) -> Iterator[request.Fault]:
-        """What is wrong with the request that these options make of a notification, without any secret in it."""
-        return request.trial(self, options, variables)
+    def trial(self, options: "Options") -> request.Trial:
+        """The request that these options make of a notification, to be tried out."""
+        return request.Trial(self, options)
 
 
 def _read(key: str, path: Any) -> SecretStr:

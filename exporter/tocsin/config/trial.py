@@ -1,0 +1,144 @@
+"""Templates of channels tried out on a notification that never was, when the configuration is read.
+
+Nothing is asked of a server, so nothing is known of the columns of a row: whatever a template does with them works.
+What fails in spite of that fails for sure: a label or an annotation that the alert does not have, a text that is no
+JSON whatever stands in it. `tocsin check --online` tries the same on a real row.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from tocsin.config.resolved import Alert, ChannelConfig, Config
+from tocsin.errors import Problem
+from tocsin.model import Kind
+
+
+class Fault(Protocol):
+    """Something wrong with what a channel would send. `place`: the setting, such as `body.text[0]`. `kind`: `template`
+    (not rendered), `json` (rendered, but no JSON though it should be), or `value` (rendered, but of no use)."""
+
+    @property
+    def place(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+
+
+class Trial(Protocol):
+    """What a channel's settings give where they have a method `trial(options)`."""
+
+    def faults(self, variables: Mapping[str, object]) -> Iterator[Fault]:
+        """Everything wrong with the request that is made of these variables. No secret is in it."""
+        ...
+
+
+def problems(config: Config) -> list[Problem]:
+    """What is wrong with the templates of all channels that can tell, each with its alert or channel."""
+    found: dict[Problem, None] = {}
+    trials: dict[str, Trial] = {}
+    for alert in config.alerts.values():
+        for name in alert.notify:
+            channel = config.channels[name]
+            trial = _trial(channel, alert, trials)
+            for kind in kinds(channel, alert) if trial is not None else ():
+                variables, told = _made_up(alert, kind), set()
+                for fault in trial.faults(variables) if trial is not None else ():
+                    if fault.place not in told and _certain(fault, variables):
+                        told.add(fault.place)
+                        found[problem(config, alert, name, fault, "")] = None
+    return list(found)
+
+
+def kinds(channel: ChannelConfig, alert: Alert) -> list[Kind]:
+    """The kinds of notifications that the alert gives this channel."""
+    on = getattr(channel.routes[alert.name], "on", tuple(Kind))
+    return [kind for kind in Kind if kind in on and (kind is Kind.EVENT) == alert.events]
+
+
+def problem(config: Config, alert: Alert, channel: str, fault: Fault, tried: str) -> Problem:
+    """A fault at its line: in the alert if that says it itself, else in the channel, with the alert's name."""
+    setting = re.match(r"\w*", fault.place)
+    own = f"alerts.{alert.name}.notify[{alert.notify.index(channel)}]"
+    if setting is not None and f"{own}.{setting[0]}" in config.places:
+        return config.problem(fault.message + (f" ({tried})" if tried else ""), f"{own}.{fault.place}")
+    words = f"{tried} of alert {alert.name}" if tried else f"for alert {alert.name}"
+    return config.problem(f"{fault.message} ({words})", f"channels.{channel}.{fault.place}")
+
+
+def _trial(channel: ChannelConfig, alert: Alert, made: dict[str, Trial]) -> Trial | None:
+    make = getattr(channel.settings, "trial", None)
+    if make is None:
+        return None
+    options = channel.routes[alert.name]
+    key = f"{channel.name} {options!r}"  # most alerts use the channel's options as they are
+    if key not in made:
+        made[key] = make(options)
+    return made[key]
+
+
+def _certain(fault: Fault, variables: Mapping[str, Any]) -> bool:
+    if fault.kind == "json":
+        return True
+    lacking = re.search(r"there is no '.*' among (.*)$", fault.message)
+    known = [variables["labels"], variables["annotations"], variables]
+    return fault.kind == "template" and lacking is not None and lacking[1] in [_list(names) for names in known]
+
+
+def _list(names: Mapping[str, object]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _made_up(alert: Alert, kind: Kind) -> dict[str, Any]:
+    one = _Anything(1)
+    moment = "2026-01-02T03:04:05.000Z"
+    envelope: dict[str, Any] = {
+        "id": "0" * 32,
+        "alert": alert.name,
+        "status": kind.value,
+        "fingerprint": "0" * 32,
+        "started_at": moment,
+        "at": moment,
+        "labels": {**dict.fromkeys(alert.labels, one), **alert.static_labels},
+        "value": None if alert.value is None else one,
+        "row": _AnyRow(),
+        "previous": _AnyRow() if kind is Kind.UPDATED else None,
+        "annotations": dict.fromkeys(alert.annotations, one),
+    }
+    return {**envelope, "merged": [envelope]}
+
+
+class _Anything(int):
+    """Stands for a value of which nothing is known: it has every attribute and every part, and prints as a number,
+    which is good JSON inside of quotes and outside."""
+
+    def __getattr__(self, name: str) -> "_Anything":
+        if name.startswith("_") or name in ("unsafe_callable", "alters_data"):
+            raise AttributeError(name)
+        return self
+
+    def __getitem__(self, key: object) -> "_Anything":
+        return self
+
+    def __call__(self, *_: object, **__: object) -> "_Anything":
+        return self
+
+    def __iter__(self) -> Iterator["_Anything"]:
+        return iter((self,))
+
+    def __len__(self) -> int:
+        return 1
+
+
+class _AnyRow(dict[str, _Anything]):
+    """A row with every column."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> _Anything:
+        return _Anything(1)
+
+    def get(self, *_: object) -> _Anything:
+        return _Anything(1)
