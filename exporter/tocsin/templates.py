@@ -242,7 +242,7 @@ def _environment(form: Literal["text", "html", "url"]) -> _Environment:
         "tojson": _json,
         "humanize": _humanize,
         "humanize_percentage": _humanize_percentage,
-        "humanize_duration": _humanize_duration,
+        "humanize_duration": duration,
         _LOOP: _counted,
         _CONCAT: _bounded,
     }
@@ -378,7 +378,7 @@ def _humanize_percentage(value: Any) -> str:
     return f"{float(value) * 100:.4g}%"
 
 
-def _humanize_duration(value: Any) -> str:
+def duration(value: Any) -> str:
     """Seconds (or a difference of times) in days, hours, minutes and seconds: `1d 2h 3m 4s`, below a second `250ms`."""
     plain = jsonable(value)
     amount = float(plain)

@@ -1,11 +1,19 @@
 """A stand-in for the running process behind the web server: a test sets what it is to say."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from tocsin.errors import LedgerError
-from tocsin.ledger import Status
-from tocsin.web import AlertStatus, ChannelStatus, FiringRow, NotificationRecord, TransitionRecord
+from tocsin.ledger import Attempt, Status
+from tocsin.web import (
+    AlertStatus,
+    ChannelStatus,
+    EpisodeRecord,
+    FiringRow,
+    NotificationRecord,
+    Receipt,
+    TransitionRecord,
+)
 
 
 class FakeOverview:
@@ -20,6 +28,10 @@ class FakeOverview:
         self.records: list[NotificationRecord] = []
         self.recent: list[TransitionRecord] = []
         self.problems: list[str] = []
+        self.failed: dict[str, list[Attempt]] = {}
+        self.history: list[EpisodeRecord] = []
+        self.received: list[tuple[str, dict[str, str], bytes]] = []
+        self.receipt = Receipt(status=202, events=1)
         self.reloads = 0
         self.readers = 0
         self.fault: LedgerError | None = None
@@ -70,6 +82,20 @@ class FakeOverview:
                 yield record_or_end
         finally:
             self.readers -= 1
+
+    async def attempts(self, id_: str) -> Sequence[Attempt]:
+        return self.failed.get(id_, [])
+
+    async def episodes(self, alert: str, limit: int) -> Sequence[EpisodeRecord]:
+        self._check()
+        return [episode for episode in self.history if episode.alert == alert][:limit]
+
+    def max_body(self, alert: str) -> int | None:
+        return 1000 if alert == "posted" else None
+
+    async def receive(self, alert: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+        self.received.append((alert, dict(headers), body))
+        return self.receipt
 
     async def reload(self) -> Sequence[str]:
         self.reloads += 1

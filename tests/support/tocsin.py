@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,8 +70,10 @@ class Tocsin:
         async with self._session.get(self.url + path) as response:
             return response.status, await response.text()
 
-    async def post(self, path: str, **headers: str) -> tuple[int, str]:
-        async with self._session.post(self.url + path, headers=headers) as response:
+    async def post(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
+        """`Content_Type="..."` becomes the header `Content-Type`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self._session.post(self.url + path, data=BytesIO(body or b""), headers=named) as response:
             return response.status, await response.text()
 
     async def json(self, path: str) -> Any:

@@ -88,7 +88,7 @@ class Intake:
         self.name = name
         self.message = ""
         self.last_batch: float | None = None
-        self._source = source
+        self.source = source
         self._takers: dict[str, list[Taker]] = {}
         for taker in takers:
             self._takers.setdefault(taker.takes, []).append(taker)
@@ -116,7 +116,7 @@ class Intake:
         while True:
             try:
                 position = await self._out.ledger.position(self.name)
-                async with self._source.open(sorted(self._takers), position=position) as stream:
+                async with self.source.open(sorted(self._takers), position=position) as stream:
                     self._succeeded()
                     async for batch in stream.batches():
                         await self._absorb(batch, stream)

@@ -1,17 +1,27 @@
 """The running process as the web server sees it."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from tocsin.app.runtime import Runtime
 from tocsin.app.watch import State
 from tocsin.config import Alert
-from tocsin.errors import LedgerError, LedgerReason
+from tocsin.errors import LedgerError, LedgerReason, SourceError
 from tocsin.firing import Firing
-from tocsin.ledger import Backlog, Filter, Ledger, Record, Status
+from tocsin.ledger import Attempt, Backlog, Episode, Filter, Ledger, Record, Status
 from tocsin.model import Columns, Row, Transition
+from tocsin.sources.http import RefusedRequest
 from tocsin.values import jsonable, number, reader
-from tocsin.web import AlertStatus, ChannelStatus, FiringRow, NotificationRecord, TransitionRecord
+from tocsin.web import (
+    AlertStatus,
+    ChannelStatus,
+    Delivery,
+    EpisodeRecord,
+    FiringRow,
+    NotificationRecord,
+    Receipt,
+    TransitionRecord,
+)
 
 
 class RunningOverview:
@@ -96,6 +106,31 @@ class RunningOverview:
         records = await self._runtime.ledger.find(Filter(id=id_, limit=1))
         return self._record(records[0]) if records else None
 
+    async def attempts(self, id_: str) -> Sequence[Attempt]:
+        return [] if self._runtime.ledger is None else await self._runtime.ledger.attempts(id_)
+
+    async def episodes(self, alert: str, limit: int) -> Sequence[EpisodeRecord]:
+        if self._runtime.ledger is None:
+            return []
+        return [self._episode(one) for one in await self._runtime.ledger.episodes(alert, limit)]
+
+    def max_body(self, alert: str) -> int | None:
+        source = self._runtime.receiver(alert)
+        return None if source is None else source.max_body
+
+    async def receive(self, alert: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+        source = self._runtime.receiver(alert)
+        configured = self._alert(alert)
+        if source is None or configured is None:
+            return Receipt(status=404, error=f"no alert {alert!r} takes events over HTTP")
+        try:
+            count = await source.receive(configured.subject.event or alert, headers, body)
+        except RefusedRequest as refused:
+            return Receipt(status=refused.status, error=str(refused))
+        except SourceError as error:
+            return Receipt(status=503, error=str(error))
+        return Receipt(status=202, events=count)
+
     async def retry(self, ids: Sequence[str]) -> int:
         count = await self._ledger().retry(ids)
         self._runtime.rescan()
@@ -155,6 +190,23 @@ class RunningOverview:
             value=shown.value(record.row),
             row=shown.row(record.row),
             previous=None if record.previous is None else shown.row(record.previous),
+        )
+
+    def _episode(self, episode: Episode) -> EpisodeRecord:
+        shown = _Shown(self._alert(episode.alert), episode.columns)
+        return EpisodeRecord(
+            alert=episode.alert,
+            fingerprint=episode.fingerprint,
+            started_at=episode.started_at,
+            ended_at=episode.ended_at,
+            kind=episode.kind,
+            labels=shown.labels(episode.row),
+            value=shown.value(episode.row),
+            row=shown.row(episode.row),
+            deliveries=[
+                Delivery(channel=channel, status=status, count=count)
+                for (channel, status), count in episode.deliveries.items()
+            ],
         )
 
     def _alert(self, name: str) -> Alert | None:

@@ -23,6 +23,7 @@ from tocsin.exposition import ChannelState, Metrics, Page
 from tocsin.ledger import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
+from tocsin.sources.http import Http
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +88,13 @@ class Runtime:
             elif alert.events and alert.source in self._intakes:
                 found[name] = EventWatch(alert, self._intakes[alert.source].intake)
         return found
+
+    def receiver(self, alert: str) -> Http | None:
+        """The source that takes events for an alert over HTTP, if there is one."""
+        configured = self.config.alerts.get(alert) if self.config else None
+        running = self._intakes.get(configured.source) if configured and configured.events else None
+        source = running.intake.source if running else None
+        return source if isinstance(source, Http) else None
 
     @property
     def dispatchers(self) -> dict[str, Dispatcher]:

@@ -12,6 +12,7 @@ examples:
   tocsin run                   run it; gauges and a status page on http://127.0.0.1:8627
   tocsin alerts                what is firing now
   tocsin outbox list --dead    notifications given up on, and why
+  tocsin history late_orders   what fired, from when to when, and who was told
 
 exit status:
   0 done   1 failed, or `check` found problems   2 wrong usage or configuration   3 the ledger cannot be used
@@ -66,6 +67,14 @@ examples:
 Works on the ledger's file, whether Tocsin runs or not.
 """
 
+_HISTORY = """\
+examples:
+  tocsin history late_orders
+  tocsin history late_orders --limit 5 --json
+
+Reads the ledger's file, whether Tocsin runs or not, as far back as it keeps notifications (ledger.history).
+"""
+
 _VERSION = """\
 example:
   tocsin version --json
@@ -86,6 +95,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add(commands, "schema", "check", "print the JSON Schema of the configuration file", _SCHEMA)
     _add_live(commands)
     _add_outbox(commands)
+    _add_history(commands)
     version = _add(commands, "version", "version", "print versions", _VERSION)
     version.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -131,6 +141,14 @@ def _add_live(commands: _Commands) -> None:
         _add_config(command)
         command.add_argument("--url", help="the running Tocsin (default: where the configuration has it listen)")
         command.add_argument("--json", action="store_true", help="print JSON, one object a line")
+
+
+def _add_history(commands: _Commands) -> None:
+    history = _add(commands, "history", "history", "show when an alert fired and who was told", _HISTORY)
+    history.add_argument("alert", help="the alert's name")
+    history.add_argument("--limit", type=int, default=50, help="at most so many, the newest first (default: 50)")
+    _add_config(history)
+    history.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
 def _add_outbox(commands: _Commands) -> None:

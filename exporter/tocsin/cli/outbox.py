@@ -5,13 +5,12 @@ import dataclasses
 import json
 from argparse import Namespace
 from collections.abc import Coroutine
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
-from tocsin.cli.tables import table
+from tocsin.cli.tables import clock_time, table
 from tocsin.errors import TocsinError
 from tocsin.ledger import Filter, Ledger, Record, Status
 from tocsin.ledger.sqlite import open_ledger
@@ -47,7 +46,7 @@ async def _list(ledger: Ledger, chosen: Namespace) -> Exit:
             record.channel,
             record.alert,
             record.kind,
-            _time(record.at / 1000),
+            clock_time(record.at / 1000),
             record.attempts,
             _why(record),
         )
@@ -62,14 +61,21 @@ async def _show(ledger: Ledger, chosen: Namespace) -> Exit:
     if not records:
         raise TocsinError(f"there is no notification {chosen.id}")
     plain = _plain(records[0])
+    attempts = [
+        {"at": clock_time(one.at), "reason": one.reason, "detail": one.detail}
+        for one in await ledger.attempts(chosen.id)
+    ]
     if chosen.json:
-        print(json.dumps(plain))
+        print(json.dumps({**plain, "failed_attempts": attempts}))
         return Exit.OK
     row, previous = plain.pop("row"), plain.pop("previous")
     table(("field", "value"), [(name, "" if value is None else value) for name, value in plain.items()], empty="")
     print()
     rows = [(name, _cell(value), *([_cell(previous.get(name))] if previous else [])) for name, value in row.items()]
     table(("column", "value", *(["before"] if previous else [])), rows, empty="the row has no columns")
+    if attempts:
+        print()
+        table(("failed attempt", "reason", "detail"), [tuple(attempt.values()) for attempt in attempts], empty="")
     return Exit.OK
 
 
@@ -90,10 +96,10 @@ def _plain(record: Record) -> dict[str, Any]:
     plain = dataclasses.asdict(record)
     plain.pop("columns")
     plain.pop("seq")
-    plain["started_at"] = _time(record.started_at / 1000)
-    plain["at"] = _time(record.at / 1000)
+    plain["started_at"] = clock_time(record.started_at / 1000)
+    plain["at"] = clock_time(record.at / 1000)
     for name in ("created_at", "not_before", "settled_at"):
-        plain[name] = _time(plain[name]) if plain[name] else None
+        plain[name] = clock_time(plain[name]) if plain[name] else None
     names = [column.name for column in record.columns]
     for part, row in (("row", record.row), ("previous", record.previous)):
         if row is not None:
@@ -108,7 +114,3 @@ def _why(record: Record) -> str:
 
 def _cell(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
@@ -30,3 +31,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
 def printable(text: str) -> str:
     """Control characters as escapes: a value in a row must not steer the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def clock_time(seconds: float) -> str:
+    """A moment as people read it, in UTC."""
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:.0f} s"  # beyond every calendar: the time of a constant view
+    return moment.isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")

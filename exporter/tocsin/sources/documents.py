@@ -12,14 +12,33 @@ _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 def parsed(document: bytes | str) -> dict[str, Any]:
     """The JSON object in a text. Raises ValueError, in words without any of the content, where it is something else."""
+    return _object(_value(document))
+
+
+def lines(document: bytes) -> list[dict[str, Any]]:
+    """The JSON objects in a text: one, a list of them, or one a line. Raises ValueError as `parsed` does."""
     try:
-        value = json.loads(document, parse_constant=_refuse)
+        value = _value(document)
+    except ValueError:
+        texts = [line for line in document.split(b"\n") if line.strip()]
+        if len(texts) < 2:
+            raise
+        return [parsed(line) for line in texts]
+    return [_object(item) for item in value] if isinstance(value, list) else [_object(value)]
+
+
+def _value(document: bytes | str) -> Any:
+    try:
+        return json.loads(document, parse_constant=_refuse)
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error.msg} at character {error.pos}") from None
+
+
+def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"it is not a JSON object but {_noun(value)}")
     return value

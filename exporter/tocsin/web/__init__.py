@@ -4,18 +4,24 @@ from tocsin.web.application import build
 from tocsin.web.overview import (
     AlertStatus,
     ChannelStatus,
+    Delivery,
+    EpisodeRecord,
     FiringRow,
     NotificationRecord,
     Overview,
+    Receipt,
     TransitionRecord,
 )
 
 __all__ = [
     "AlertStatus",
     "ChannelStatus",
+    "Delivery",
+    "EpisodeRecord",
     "FiringRow",
     "NotificationRecord",
     "Overview",
+    "Receipt",
     "TransitionRecord",
     "build",
 ]

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from tocsin.ledger import Status
+from tocsin.ledger import Attempt, Status
 from tocsin.web.encoding import answer, moment, text
-from tocsin.web.overview import Overview, TransitionRecord
+from tocsin.web.overview import EpisodeRecord, Overview, TransitionRecord
 
 _LIMIT = 100
 _MOST = 1_000
@@ -43,6 +43,8 @@ class Api:
             web.post(f"{one}/retry", self.retry),
             web.post(f"{one}/drop", self.drop),
             web.get("/api/v1/transitions", self.transitions),
+            web.get("/api/v1/history/{alert}", self.history),
+            web.post("/api/v1/events/{alert}", self.events),
         ]
 
     async def close(self, _: web.Application) -> None:
@@ -119,7 +121,33 @@ class Api:
         record = await self._overview.notification(id_)
         if record is None:
             raise web.HTTPNotFound(text=f"there is no notification {id_!r}; delivered ones are kept for a limited time")
-        return _json(answer(record))
+        attempts = [_attempt(one) for one in await self._overview.attempts(id_)]
+        return _json({**answer(record), "failed_attempts": attempts})
+
+    async def history(self, request: web.Request) -> web.Response:
+        """The episodes of an alert, newest first, as far back as the ledger remembers."""
+        query = _query(request, "limit")
+        limit = _number(query, "limit", _LIMIT, most=_MOST)
+        episodes = await self._overview.episodes(request.match_info["alert"], limit)
+        return _json({"episodes": [_episode(one) for one in episodes]})
+
+    async def events(self, request: web.Request) -> web.Response:
+        """Events for an alert that takes them over HTTP. Answered once they are safe."""
+        _query(request)
+        alert = request.match_info["alert"]
+        most = self._overview.max_body(alert)
+        if most is None:
+            raise web.HTTPNotFound(text=f"no alert {alert!r} takes events over HTTP")
+        body = await _body(request, most)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        receipt = await self._overview.receive(alert, headers, body)
+        if receipt.error:
+            waiting = {"Retry-After": "1"} if receipt.status == 503 else {}
+            value = text({"error": receipt.error})
+            return web.Response(status=receipt.status, text=value, content_type="application/json", headers=waiting)
+        return web.Response(
+            status=receipt.status, text=text({"events": receipt.events}), content_type="application/json"
+        )
 
     async def retry(self, request: web.Request) -> web.Response:
         """Only a dead or dropped notification can be tried again."""
@@ -214,6 +242,29 @@ def _number(query: Query, name: str, default: int, *, most: int = 2**63 - 1) -> 
     if not (value.isascii() and value.isdigit() and 1 <= int(value) <= most):
         raise web.HTTPBadRequest(text=f"{name} is {value!r}; it must be a whole number from 1 to {most}")
     return int(value)
+
+
+async def _body(request: web.Request, most: int) -> bytes:
+    """What was sent, read no further than a limit."""
+    body = bytearray()
+    while len(body) <= most and (chunk := await request.content.readany()):
+        body += chunk
+    if len(body) > most:
+        raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=len(body), text=f"more than {most} bytes")
+    return bytes(body)
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {"at": moment(attempt.at), "reason": attempt.reason, "detail": attempt.detail}
+
+
+def _episode(episode: EpisodeRecord) -> dict[str, Any]:
+    ended = episode.ended_at
+    return {
+        **answer(episode),
+        "seconds": None if ended is None else (ended - episode.started_at) / 1000,
+        "deliveries": [answer(one) for one in episode.deliveries],
+    }
 
 
 def _json(value: object) -> web.Response:

@@ -7,12 +7,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from tocsin.values import jsonable
-from tocsin.web.overview import AlertStatus, ChannelStatus, FiringRow, NotificationRecord, TransitionRecord
+from tocsin.web.overview import (
+    AlertStatus,
+    ChannelStatus,
+    Delivery,
+    EpisodeRecord,
+    FiringRow,
+    NotificationRecord,
+    TransitionRecord,
+)
 
-Answer: TypeAlias = AlertStatus | ChannelStatus | FiringRow | NotificationRecord | TransitionRecord
+Answer: TypeAlias = (
+    AlertStatus | ChannelStatus | Delivery | EpisodeRecord | FiringRow | NotificationRecord | TransitionRecord
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECONDS = frozenset({"started_at", "at", "frontier"})
+_MILLISECONDS = frozenset({"started_at", "ended_at", "at", "frontier"})
 _SECONDS = frozenset({"last_progress", "oldest_pending", "last_delivery", "created_at", "not_before", "settled_at"})
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from tocsin.ledger import Status
+from tocsin.ledger import Attempt, Status
 
 AlertPhase: TypeAlias = Literal["starting", "up", "error", "stale"]
 ChannelPhase: TypeAlias = Literal["up", "paused", "failing"]
@@ -101,6 +101,41 @@ class NotificationRecord:
     previous: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How many notifications of an episode stand how at a channel."""
+
+    channel: str
+    status: Status
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeRecord:
+    """One firing from beginning to end, or one event. Times are source time in ms; `ended_at` None: it still fires.
+    `deliveries`: how many notifications by channel and status."""
+
+    alert: str
+    fingerprint: str
+    started_at: int
+    ended_at: int | None
+    kind: str
+    labels: Mapping[str, str]
+    value: float | None
+    row: Mapping[str, Any]
+    deliveries: Sequence[Delivery]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The answer to a request that brought events: an HTTP status, how many are safe, and what is wrong if anything
+    is."""
+
+    status: int
+    events: int = 0
+    error: str = ""
+
+
 class Overview(Protocol):
     """The running process as the web server sees it. What is not `async` answers from memory."""
 
@@ -136,6 +171,22 @@ class Overview(Protocol):
 
     async def drop(self, ids: Sequence[str]) -> int:
         """Let dead or pending notifications go. Returns how many. Raises LedgerError."""
+        ...
+
+    def max_body(self, alert: str) -> int | None:
+        """Bytes that a request with events for an alert may have; None if the alert takes none over HTTP."""
+        ...
+
+    async def receive(self, alert: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+        """Take events in; returns once they are safe, or why they are refused. Headers have names in lower case."""
+        ...
+
+    async def attempts(self, id_: str) -> Sequence[Attempt]:
+        """The attempts of a notification that failed, oldest first. Raises LedgerError."""
+        ...
+
+    async def episodes(self, alert: str, limit: int) -> Sequence[EpisodeRecord]:
+        """The latest episodes of an alert, newest first. Raises LedgerError."""
         ...
 
     def transitions(self) -> AsyncGenerator[TransitionRecord, None]:

@@ -1,0 +1,95 @@
+"""`tocsin history`: the episodes of an alert, from the ledger."""
+
+import asyncio
+import json
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tocsin.cli import Exit
+from tocsin.cli.configuration import configuration
+from tocsin.cli.tables import clock_time, table
+from tocsin.errors import TocsinError
+from tocsin.ledger import Episode
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.templates import duration
+from tocsin.values import jsonable, typed
+
+
+def command(chosen: Namespace) -> Exit:
+    config = configuration(chosen)
+    if chosen.limit < 1:
+        raise TocsinError("--limit must be at least 1")
+    episodes = asyncio.run(_episodes(Path(config.ledger.path), chosen.alert, chosen.limit))
+    if not episodes and chosen.alert not in config.alerts:
+        raise TocsinError(f"there is no alert {chosen.alert}; there are {', '.join(config.alerts)}")
+    if chosen.json:
+        for episode in episodes:
+            print(json.dumps(_plain(episode)))
+        return Exit.OK
+    rows = [
+        (
+            clock_time(episode.started_at / 1000),
+            _end(episode),
+            "" if episode.ended_at is None else duration((episode.ended_at - episode.started_at) / 1000),
+            _what(episode),
+            _deliveries(episode),
+        )
+        for episode in episodes
+    ]
+    table(
+        ("start", "end", "duration", "row", "deliveries"),
+        rows,
+        empty=f"nothing was told of {chosen.alert} as far back as notifications are kept (ledger.history)",
+    )
+    return Exit.OK
+
+
+async def _episodes(path: Path, alert: str, limit: int) -> list[Episode]:
+    ledger = open_ledger(path, exclusive=False)
+    try:
+        return await ledger.episodes(alert, limit)
+    finally:
+        await ledger.close()
+
+
+def _end(episode: Episode) -> str:
+    return "still firing" if episode.ended_at is None else clock_time(episode.ended_at / 1000)
+
+
+def _what(episode: Episode) -> str:
+    return ", ".join(f"{name}={value}" for name, value in _row(episode).items() if value is not None)
+
+
+def _deliveries(episode: Episode) -> str:
+    by_channel: dict[str, Counter[str]] = {}
+    for (channel, status), count in episode.deliveries.items():
+        by_channel.setdefault(channel, Counter())[status] += count
+    return "; ".join(
+        f"{channel}: {', '.join(f'{count} {status}' for status, count in counts.items())}"
+        for channel, counts in by_channel.items()
+    )
+
+
+def _row(episode: Episode) -> dict[str, Any]:
+    return {
+        column.name: jsonable(typed(column, text)) for column, text in zip(episode.columns, episode.row, strict=True)
+    }
+
+
+def _plain(episode: Episode) -> dict[str, Any]:
+    ended = episode.ended_at
+    return {
+        "alert": episode.alert,
+        "fingerprint": episode.fingerprint,
+        "kind": episode.kind,
+        "started_at": clock_time(episode.started_at / 1000),
+        "ended_at": None if ended is None else clock_time(ended / 1000),
+        "seconds": None if ended is None else (ended - episode.started_at) / 1000,
+        "row": _row(episode),
+        "deliveries": [
+            {"channel": channel, "status": status, "count": count}
+            for (channel, status), count in episode.deliveries.items()
+        ],
+    }

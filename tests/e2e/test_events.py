@@ -1,0 +1,268 @@
+"""Alerts on events, end to end: posted to the port, safe before the answer, told once, by severity, merged."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.receiver import Answer, Receiver
+from support.tocsin import Tocsin, command, running, running_with, write
+from support.waiting import until, until_some
+from tocsin.channels.webhook.signing import Signer
+
+pytestmark = pytest.mark.e2e
+
+TOKEN = "a-token-of-some-length"
+AUTHORIZATION = f"Bearer {TOKEN}"
+SIGNING = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+class Scene:
+    """A receiver of webhooks, and a configuration with one alert on posted events that a test may change."""
+
+    def __init__(self, directory: Path, receiver: Receiver) -> None:
+        self.directory = directory
+        self.receiver = receiver
+        self.config: dict[str, Any] = {
+            "ledger": {"path": str(directory / "tocsin.db")},
+            "web": {"listen": "127.0.0.1:0"},
+            "sources": {"posted": {"type": "http", "token": TOKEN}},
+            "channels": {
+                "hook": {
+                    "type": "webhook",
+                    "url": f"{receiver.url}/hook",
+                    "backoff_initial": "100ms",
+                    "backoff_max": "200ms",
+                }
+            },
+            "alerts": {"orders": {"source": "posted", "labels": ["severity"], "notify": ["hook"]}},
+        }
+
+    @property
+    def alert(self) -> dict[str, Any]:
+        alert: dict[str, Any] = self.config["alerts"]["orders"]
+        return alert
+
+    def told(self, path: str = "/hook") -> list[Any]:
+        """The envelopes that a path of the receiver got, repeats of one id left out."""
+        first = {request.json["id"]: request.json for request in self.receiver.requests if request.path == path}
+        return list(first.values())
+
+    def rows(self, path: str = "/hook") -> list[list[Any]]:
+        """The numbers of the orders in each message."""
+        return [[one["row"]["id"] for one in told.get("merged", [told])] for told in self.told(path)]
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with Receiver() as receiver:
+        yield Scene(tmp_path, receiver)
+
+
+async def post(tocsin: Tocsin, *events: Any, alert: str = "orders", **headers: str) -> tuple[int, Any]:
+    body = b"\n".join(json.dumps(event).encode() for event in events)
+    headers = {"Authorization": AUTHORIZATION, **headers}
+    status, text = await tocsin.post(f"/api/v1/events/{alert}", body, **headers)
+    return status, json.loads(text)
+
+
+def order(number: int, **more: Any) -> dict[str, Any]:
+    return {"id": number, "severity": "page", **more}
+
+
+async def test_what_is_posted_is_told_with_its_row_typed(scene: Scene) -> None:
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        row = order(1, amount=1.5, paid=False, items=["pizza"], note=None)
+        assert await post(tocsin, row) == (202, {"events": 1})
+        await scene.receiver.arrived(1)
+        [told] = scene.told()
+        assert (told["status"], told["alert"], told["labels"]) == ("event", "orders", {"severity": "page"})
+        assert told["row"] == row
+        assert told["previous"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "events"),
+    [(b'{"id": 1}', 1), (b'[{"id": 1}, {"id": 2}]', 2), (b'{"id": 1}\n{"id": 2}\n\n{"id": 3}\n', 3)],
+    ids=["object", "list", "lines"],
+)
+async def test_a_request_may_hold_one_event_a_list_or_lines(scene: Scene, body: bytes, events: int) -> None:
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        status, text = await tocsin.post("/api/v1/events/orders", body, Authorization=AUTHORIZATION)
+        assert (status, json.loads(text)) == (202, {"events": events})
+        await scene.receiver.arrived(events)
+        assert sorted(scene.rows()) == [[number + 1] for number in range(events)]
+
+
+async def test_what_was_answered_with_202_survives_a_kill_at_once(scene: Scene) -> None:
+    scene.receiver.otherwise = lambda _: Answer(status=503)
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        answers = await asyncio.gather(*(post(tocsin, order(number)) for number in range(50)))
+        assert {status for status, _ in answers} == {202}
+        await tocsin.kill()
+    scene.receiver.otherwise = lambda _: Answer()
+    before = len(scene.receiver.requests)
+    async with running(scene.directory, scene.config):
+        await until(lambda: len({r.json["id"] for r in scene.receiver.requests[before:]}) == 50, "fifty deliveries")
+
+
+async def test_a_request_that_is_repeated_under_its_key_is_told_once(scene: Scene) -> None:
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        for _ in range(3):
+            assert (await post(tocsin, order(1), Idempotency_Key="k-1"))[0] == 202
+        assert (await post(tocsin, order(2)))[0] == 202
+        await until(lambda: [2] in scene.rows(), "the last one")
+        assert scene.rows() == [[1], [2]]
+        assert len(scene.receiver.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "authorization", "status", "says"),
+    [
+        ("orders", b"{}", "", 401, "the token is missing or wrong"),
+        ("orders", b"{}", "Bearer wrong-but-quite-long", 401, "the token is missing or wrong"),
+        ("orders", b"", AUTHORIZATION, 400, "it is not JSON"),
+        ("orders", b"[]", AUTHORIZATION, 400, "has no event in it"),
+        ("orders", b"[1]", AUTHORIZATION, 400, "not a JSON object but a number"),
+        ("orders", b'{"a": NaN}', AUTHORIZATION, 400, "NaN is no JSON value"),
+        ("orders", b"[" * 100_000, AUTHORIZATION, 400, "nested too deeply"),
+        ("orders", b'{"a": "' + b"x" * 2_000_000 + b'"}', AUTHORIZATION, 413, "more than 1048576 bytes"),
+        ("lost", b"{}", AUTHORIZATION, 404, "no alert 'lost' takes events over HTTP"),
+    ],
+)
+async def test_a_bad_request_is_refused_in_one_sentence(
+    scene: Scene, path: str, body: bytes, authorization: str, status: int, says: str
+) -> None:
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        found, text = await tocsin.post(f"/api/v1/events/{path}", body, Authorization=authorization)
+        assert found == status
+        assert says in json.loads(text)["error"]
+        assert TOKEN not in text + "".join(tocsin.log)
+        assert scene.receiver.requests == []
+
+
+async def test_a_signed_request_is_taken_and_a_forged_or_old_one_is_not(scene: Scene) -> None:
+    scene.config["sources"]["posted"] = {"type": "http", "signing_secret": SIGNING}
+    body, now = json.dumps(order(1)).encode(), round(time.time())
+
+    async def signed(moment: int, sent: bytes = body) -> int:
+        headers = Signer([SIGNING]).headers("msg-1", moment, body)
+        status, _ = await tocsin.post("/api/v1/events/orders", sent, **headers)
+        return status
+
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        assert await signed(now) == 202
+        assert await signed(now, body + b" ") == 401
+        assert await signed(now - 3600) == 401
+        assert await signed(now + 3600) == 401
+        assert (await tocsin.post("/api/v1/events/orders", body))[0] == 401
+        await scene.receiver.arrived(1)
+
+
+async def test_one_alert_goes_to_different_channels_by_severity(scene: Scene) -> None:
+    scene.config["channels"]["pager"] = {"type": "webhook", "url": f"{scene.receiver.url}/pager"}
+    scene.alert["notify"] = [
+        {"channel": "pager", "when": "row.severity == 'page'"},
+        {"channel": "hook", "when": "row.severity != 'page'"},
+    ]
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        await post(tocsin, order(1), order(2, severity="info"), order(3), {"id": 4})
+        await until(lambda: len(scene.receiver.requests) == 5, "five messages")
+        assert sorted(scene.rows("/hook")) == [[2], [4]]
+        # A condition on a column that an event lacks cannot be evaluated: it is told everywhere.
+        assert sorted(scene.rows("/pager")) == [[1], [3], [4]]
+        assert await tocsin.metric("tocsin_alert_condition_errors_total", alert="orders") == 2
+
+
+async def test_of_repeats_only_the_first_within_the_window_is_told(scene: Scene) -> None:
+    scene.alert.update(dedupe_by=["id"], dedupe_window="1h")
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        await post(tocsin, order(1), order(1, severity="other"), order(2))
+        await post(tocsin, order(2), order(3))
+        await until(lambda: [3] in scene.rows(), "the last one")
+        assert sorted(scene.rows()) == [[1], [2], [3]]
+        assert await tocsin.metric("tocsin_alert_repeated_events_total", alert="orders") == 2
+
+
+async def test_within_an_interval_events_are_merged_by_group_and_sent_at_its_end_across_a_restart(
+    scene: Scene,
+) -> None:
+    scene.alert["notify"] = [{"channel": "hook", "interval": "4s", "group_by": ["severity"]}]
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        began = time.monotonic()
+        await post(tocsin, order(1))
+        await post(tocsin, order(2), order(3), order(9, severity="info"))
+        await scene.receiver.arrived(2)
+        await tocsin.kill()
+    assert sorted(scene.rows()) == [[1], [9]]
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        await post(tocsin, order(4))
+        await until(lambda: len(scene.told()) == 3, "the merged message")
+        assert time.monotonic() - began >= 3.9
+        assert scene.rows()[2] == [2, 3, 4]
+        assert scene.told()[2]["merged"][0]["id"] == scene.told()[2]["id"]
+
+
+async def test_events_of_one_key_are_told_in_order_though_one_is_refused_for_a_while(scene: Scene) -> None:
+    scene.alert["key"] = ["severity"]
+    scene.receiver.script(Answer(status=503), Answer(status=503))
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        await post(tocsin, *(order(number) for number in range(10)))
+        await scene.receiver.arrived(12)
+        assert scene.rows() == [[number] for number in range(10)]
+
+
+async def test_history_tells_of_every_event_and_every_attempt(scene: Scene) -> None:
+    scene.receiver.script(Answer(status=503), Answer(status=500, body=b"later"))
+    async with running(scene.directory, scene.config) as tocsin:
+        await tocsin.until_ready()
+        await post(tocsin, order(1))
+        await scene.receiver.arrived(3)
+
+        async def delivered() -> Any:
+            found = (await tocsin.json("/api/v1/notifications?status=delivered"))["notifications"]
+            return found[0] if found else None
+
+        found = await until_some(delivered)
+        shown = await tocsin.json(f"/api/v1/notifications/{found['id']}")
+        assert [one["reason"] for one in shown["failed_attempts"]] == ["server_error"] * 2
+        assert shown["failed_attempts"][1]["detail"] == "500 later"
+        [episode] = (await tocsin.json("/api/v1/history/orders"))["episodes"]
+        assert episode["deliveries"] == [{"channel": "hook", "status": "delivered", "count": 1}]
+        assert (episode["kind"], episode["seconds"]) == ("event", 0.0)
+
+    status, output, _ = await command(scene.directory, "history", "orders", "-c", "tocsin.yaml")
+    assert status == 0
+    assert "hook: 1 delivered" in output
+    status, output, _ = await command(scene.directory, "outbox", "show", found["id"], "-c", "tocsin.yaml")
+    assert output.count("server_error") == 2
+    status, _, errors = await command(scene.directory, "history", "ordres", "-c", "tocsin.yaml")
+    assert (status, errors) == (1, "tocsin: there is no alert ordres; there are orders\n")
+
+
+async def test_a_dry_run_prints_sends_nothing_and_keeps_nothing(scene: Scene) -> None:
+    path = write(scene.directory / "tocsin.yaml", scene.config)
+    async with running_with(scene.directory, "--config", str(path), "--dry-run", file=path) as tocsin:
+        await tocsin.until_ready()
+        # It never acknowledges, so the sender gets no answer that says "safe".
+        waiting = asyncio.create_task(post(tocsin, order(1)))
+        await until(lambda: any('"id"' in line or "orders" in line for line in tocsin.output), "a printed event")
+        assert not waiting.done()
+        waiting.cancel()
+    assert scene.receiver.requests == []
+    assert not (scene.directory / "tocsin.db").exists()
