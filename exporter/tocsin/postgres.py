@@ -6,6 +6,7 @@ configuration can be checked without it.
 
 import math
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -34,6 +35,28 @@ Positive = Annotated[Duration, AfterValidator(_positive)]
 
 Text = Annotated[str, AfterValidator(_filled), Field(json_schema_extra={"minLength": 1})]
 """Text that is not empty and that libpq can take."""
+
+MAX_NAME = 63
+"""Bytes. PostgreSQL cuts longer names off in some places and refuses them in others."""
+
+
+def _short(value: str) -> str:
+    if len(value.encode("utf-8", "replace")) > MAX_NAME:
+        raise ValueError(f"must not be longer than {MAX_NAME} bytes")
+    return value
+
+
+def _relation_name(value: str) -> str:
+    for part in name_parts(value):
+        _short(part)
+    return value
+
+
+Name = Annotated[Text, AfterValidator(_short)]
+"""The name of a column, or of a channel of NOTIFY, letter for letter: it is quoted wherever it is used."""
+
+RelationName = Annotated[Text, AfterValidator(_relation_name)]
+"""A relation's name as SQL writes it; see `relation`."""
 
 
 _IDENTITY = ("host", "port", "user", "database")
@@ -118,6 +141,11 @@ class Server(Settings):
         user = target.get("user")
         return f"{user + '@' if user else ''}{host}:{target['port']}/{target['dbname']}"
 
+    @property
+    def role(self) -> str | None:
+        """The role that logs in, where it is named."""
+        return self._target().get("user")
+
     def conninfo(self, **extra: str) -> str:
         """The connection string for libpq, `extra` parameters laid over it. It holds the password: never to be
         printed."""
@@ -190,8 +218,55 @@ def relation(name: str) -> "sql.Identifier":
     """
     from psycopg import sql
 
+    return sql.Identifier(*name_parts(name))
+
+
+def name_parts(name: str) -> tuple[str, ...]:
+    """The parts of a relation's name, as they stand in the catalog. Raises ValueError as `relation` does."""
     parts = re.findall(r'"((?:[^"]|"")+)"|([A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)', name)
     written = ".".join(f'"{quoted}"' if quoted else plain for quoted, plain in parts)
     if not parts or written != name or len(parts) > 3:
         raise ValueError(f'{name!r} is no relation name; write schema.name, with double quotes where needed: "My View"')
-    return sql.Identifier(*(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts))
+    return tuple(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts)
+
+
+def script(steps: "Iterable[sql.Composable]") -> str:
+    """SQL for an administrator to read and run: the steps in one transaction."""
+    from psycopg import sql
+
+    whole = [sql.SQL("BEGIN;"), *steps, sql.SQL("COMMIT;")]
+    return sql.SQL("\n\n").join(whole).as_string(None) + "\n"
+
+
+def granted(role: str | None, rights: Mapping[str, Sequence[str]]) -> "list[sql.Composed]":
+    """Statements that give a role, made if there is none, its rights on relations and their schemas; none if nobody is
+    named."""
+    from psycopg import sql
+
+    if role is None:
+        return []
+    name, text = sql.Identifier(role), sql.Literal(role)
+    made = sql.SQL(
+        "\nBEGIN\n  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN CREATE ROLE {} LOGIN; END IF;\nEND\n"
+    )
+    schemas = sorted({parts[-2] for parts in map(name_parts, rights) if len(parts) > 1})
+    lines = [sql.SQL("DO {};").format(code(made.format(text, name)))]
+    lines += [sql.SQL("GRANT USAGE ON SCHEMA {} TO {};").format(sql.Identifier(schema), name) for schema in schemas]
+    lines += [
+        sql.SQL("GRANT {} ON {} TO {};").format(sql.SQL(", ".join(allowed)), relation(table), name)
+        for table, allowed in rights.items()
+    ]
+    return [sql.SQL("\n").join(lines)]
+
+
+def code(body: "sql.Composed") -> "sql.Composable":
+    """The text of a function as SQL quotes it: between dollars where it has none itself, so that people can read it."""
+    from psycopg import sql
+
+    text = body.as_string(None)
+    return sql.Literal(text) if "$" in text else sql.SQL("$${}$$").format(body)
+
+
+def derived_name(of: Sequence[str], suffix: str) -> str:
+    """A name for something that belongs to a relation, short enough for PostgreSQL. Without the relation's schema."""
+    return of[-1].encode()[: MAX_NAME - len(suffix)].decode(errors="ignore") + suffix

@@ -1,0 +1,75 @@
+"""For programs that publish events: one call that writes an event into the table and tells that it is there.
+
+    from tocsin.client import publish
+
+    with psycopg.connect(...) as connection:
+        connection.execute("UPDATE orders SET ...")
+        publish(connection, "order_late", {"order": 17})   # is told only if the transaction is committed
+
+Needs psycopg 3, and the table that `tocsin sql` describes. Nothing else of Tocsin has to run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from tocsin.postgres import relation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsTable:
+    """Where events go: the table as SQL writes its name, its columns, and the channel of NOTIFY. The same words as in
+    the configuration of a source `postgres_events`; `data` is the column that `publish` fills with JSON."""
+
+    table: str = "events"
+    id: str = "id"
+    name: str = "name"
+    data: str = "data"
+    channel: str = "events"
+
+
+DEFAULT = EventsTable()
+
+
+def publish(
+    to: "psycopg.Connection[Any] | str",
+    name: str,
+    data: Mapping[str, object] | None = None,
+    *,
+    columns: Mapping[str, object] | None = None,
+    into: EventsTable = DEFAULT,
+) -> str:
+    """Publish one event durably and return its id as text.
+
+    `to`: a connection of the caller's, in whose transaction the event is written (it exists, and is told, only if that
+    is committed); or a connection string, for an event of its own. `data`: what JSON can hold, for the column of that
+    name; left out, the column keeps its default. `columns`: values of further columns.
+
+    Raises psycopg.Error. The text of psycopg's errors may hold values of the event, never the password.
+    """
+    if isinstance(to, str):
+        with psycopg.connect(to) as connection:
+            return publish(connection, name, data, columns=columns, into=into)
+    values: dict[str, object] = {into.name: name, **(columns or {})}
+    if data is not None:
+        values[into.data] = Jsonb(dict(data))
+    # One statement: whole in whatever transaction there is, or in one of its own.
+    statement = sql.SQL(
+        "WITH new AS (INSERT INTO {table} ({columns}) VALUES ({values}) RETURNING {id}::text AS id)"
+        " SELECT id, pg_notify({channel}, id) FROM new"
+    ).format(
+        table=relation(into.table),
+        columns=sql.SQL(", ").join(map(sql.Identifier, values)),
+        values=sql.SQL(", ").join([sql.Placeholder()] * len(values)),
+        id=sql.Identifier(into.id),
+        channel=sql.Literal(into.channel),
+    )
+    with to.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+        row = cursor.execute(statement, list(values.values())).fetchone()
+    if row is None:
+        raise psycopg.DataError("a trigger or rule of the table kept the event out")
+    return str(row[0])

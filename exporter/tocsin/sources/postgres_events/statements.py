@@ -1,0 +1,117 @@
+"""The SQL that takes events and settles them. Pure.
+
+An event is *pending* while `handled_at` is NULL, in its own row or in its row of the companion table. Taking is locking
+pending rows (`FOR UPDATE SKIP LOCKED`) in a transaction that stays open until the ledger has the events; it ends with
+the rows marked or deleted. A process that dies, or loses the server, loses its locks, and another takes the events.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from psycopg import sql
+
+from tocsin.postgres import relation
+from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Config
+
+
+class Outcome(StrEnum):
+    """What became of an event, as it stands in `handled_as`."""
+
+    TAKEN = "taken"
+    UNMATCHED = "unmatched"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """The statements for one table. `id_type`: the type of its id, as SQL writes it."""
+
+    config: Config
+    id_type: str = ""
+
+    def events(self) -> sql.Composed:
+        """The table of events."""
+        return sql.SQL("SELECT * FROM {}").format(relation(self.config.table))
+
+    def notes(self) -> sql.Composed:
+        """Where it is written down what became of them: raises an error in a database that is not set up."""
+        return sql.SQL("SELECT {id}, {at}, {how} FROM {table}").format(table=self._notes, **self._names)
+
+    def listen(self) -> sql.Composed:
+        return sql.SQL("LISTEN {}").format(sql.Identifier(self.config.channel))
+
+    def take(self, without: Collection[str]) -> sql.Composed:
+        """Lock pending rows and give them, in the order of their ids: the id, the key if there is one, then all columns
+        of the event (NULL where the companion has an id whose event is gone). `without`: ids to leave alone.
+
+        With a key, an event stays where it is while somebody else holds an earlier one of the same key: one that is
+        pending and comes before what this process locked, but is not among it.
+        """
+        return (_TAKE_IN_ORDER if self.config.key else _TAKE).format(**self._parts(without))
+
+    def any_pending(self, without: Collection[str]) -> sql.Composed:
+        """A row if anything is pending, whoever holds it."""
+        return sql.SQL("SELECT 1 FROM {notes} n WHERE n.{at} IS NULL {without} LIMIT 1").format(**self._parts(without))
+
+    def settle(self, outcomes: Mapping[Outcome, Collection[str]]) -> sql.Composed:
+        """Write down what became of events, by their ids, and end the transaction."""
+        steps = [self._settled(outcome, ids) for outcome, ids in outcomes.items() if ids]
+        return sql.SQL("; ").join([*steps, sql.SQL("COMMIT")])
+
+    def _settled(self, outcome: Outcome, ids: Collection[str]) -> sql.Composed:
+        if outcome is Outcome.TAKEN and self.config.after == "delete":
+            statement = sql.SQL("DELETE FROM {table} WHERE {id} = ANY({ids})")
+        else:
+            statement = sql.SQL(
+                "UPDATE {table} SET {at} = clock_timestamp(), {how} = {outcome} WHERE {id} = ANY({ids})"
+            )
+        return statement.format(
+            table=self._notes, ids=self._array(ids), outcome=sql.Literal(outcome.value), **self._names
+        )
+
+    def _parts(self, without: Collection[str]) -> dict[str, sql.Composable]:
+        companion = self.config.companion is not None
+        left_alone = sql.SQL("AND n.{id} <> ALL({ids})").format(ids=self._array(without), **self._names)
+        names = {**self._names, "events": relation(self.config.table), "notes": self._notes}
+        return {
+            **names,
+            "pending": (_COMPANION if companion else _ALONE).format(**names),
+            "e": sql.SQL("e" if companion else "n"),
+            "limit": sql.Literal(self.config.batch),
+            "without": left_alone if without else sql.SQL(""),
+        }
+
+    @property
+    def _notes(self) -> sql.Identifier:
+        return relation(self.config.companion or self.config.table)
+
+    @property
+    def _names(self) -> dict[str, sql.Composable]:
+        names = {"id": self.config.id, "at": HANDLED_AT, "how": HANDLED_AS, "key": self.config.key or self.config.id}
+        return {part: sql.Identifier(name) for part, name in names.items()}
+
+    def _array(self, ids: Collection[str]) -> sql.Composed:
+        quoted = ",".join('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in ids)
+        return sql.SQL("{}::{}[]").format(sql.Literal(f"{{{quoted}}}"), sql.SQL(self.id_type))
+
+
+_ALONE = sql.SQL("{notes} n")
+_COMPANION = sql.SQL("{notes} n LEFT JOIN {events} e ON e.{id} = n.{id}")
+
+_TAKE = sql.SQL("""\
+SELECT n.{id} AS "tocsin id", {e}.* FROM {pending} WHERE n.{at} IS NULL {without}
+ORDER BY n.{id} LIMIT {limit} FOR UPDATE OF n SKIP LOCKED""")
+
+_TAKE_IN_ORDER = sql.SQL("""\
+WITH held AS MATERIALIZED (
+  SELECT n.{id} AS "tocsin id", {e}.{key} AS "tocsin key", {e}.* FROM {pending} WHERE n.{at} IS NULL {without}
+  ORDER BY n.{id} LIMIT {limit} FOR UPDATE OF n SKIP LOCKED
+), others AS MATERIALIZED (
+  SELECT n.{id} AS id, {e}.{key} AS key FROM {pending}
+  WHERE n.{at} IS NULL AND n.{id} < (SELECT "tocsin id" FROM held ORDER BY 1 DESC LIMIT 1) {without}
+  AND NOT EXISTS (SELECT FROM held WHERE "tocsin id" = n.{id})
+)
+SELECT held.* FROM held
+WHERE NOT EXISTS (SELECT FROM others WHERE others.key = "tocsin key" AND others.id < "tocsin id")
+ORDER BY 1""")

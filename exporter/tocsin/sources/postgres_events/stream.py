@@ -1,0 +1,241 @@
+"""An open subscription to a table of events."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from psycopg import sql
+
+from tocsin.errors import RefusedReason, SourceError, SourceReason
+from tocsin.model import Columns, Event, Row
+from tocsin.postgres import name_parts
+from tocsin.sources import EventBatch, EventStream, Refused, Subject
+from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Config
+from tocsin.sources.postgres_events.statements import Outcome, Statements
+from tocsin.sources.wire import Wire, connect, fields, translated
+from tocsin.values import typed
+
+_BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
+_ROLLBACK = sql.SQL("ROLLBACK")
+
+_AGAIN_FIRST, _AGAIN_MAX = 0.02, 1.0
+"""Seconds until another look for events that somebody else holds: no NOTIFY comes when he lets go of them."""
+
+_MOST_GIVEN_BACK = 10_000
+"""Events that a caller may leave unacknowledged before it gets no more."""
+
+
+class PostgresEvents:
+    """A table of events. See `tocsin.sources.EventSource`."""
+
+    def __init__(self, name: str, config: Config, clock: Callable[[], float] = time.time) -> None:
+        """`clock`: the wall clock, for events without a time of their own."""
+        self.name = name
+        self._config = config
+        self._clock = clock
+
+    @asynccontextmanager
+    async def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AsyncIterator[EventStream]:
+        """`names` and `position` say nothing here: every event is taken, so that one which no alert takes is seen; and
+        what is still to do stands in the database."""
+        del names, position
+        async with connect(self._config) as wire:
+            with self._explained():
+                async with asyncio.timeout(self._config.connect_timeout):
+                    statements = await self._prepared(wire)
+                    # Before the first reading: what comes from now on is either seen or told.
+                    await wire.query(statements.listen())
+            yield _Stream(self._config, wire, statements, self._clock)
+
+    async def describe(self, subject: Subject) -> Columns:
+        """The columns of an event. Raises SourceError where something in the database is missing."""
+        del subject
+        async with connect(self._config) as wire:
+            with self._explained():
+                async with asyncio.timeout(self._config.connect_timeout):
+                    await self._prepared(wire)
+                    columns = await wire.describe(Statements(self._config).events())
+        return tuple(columns[place] for place in _places(columns))
+
+    async def sample(self, subject: Subject) -> Row | None:
+        """One row of the table, whatever became of it."""
+        del subject
+        limited = sql.SQL("{} LIMIT 1").format(Statements(self._config).events())
+        async with connect(self._config) as wire:
+            with self._explained():
+                async with asyncio.timeout(self._config.statement_timeout):
+                    columns = await wire.describe(limited)
+                    rows = await wire.query(limited)
+        return tuple(rows[0][place] for place in _places(columns)) if rows else None
+
+    async def _prepared(self, wire: Wire) -> Statements:
+        """The statements for the table as it is. Raises SourceError if it lacks something."""
+        config, statements = self._config, Statements(self._config)
+        columns = {column.name: column for column in await wire.describe(statements.events())}
+        wanted = [config.id, config.name, config.time, config.key]
+        if config.companion is None:
+            wanted += [HANDLED_AT, HANDLED_AS]
+        missing = [name for name in dict.fromkeys(wanted) if name is not None and name not in columns]
+        if missing:
+            raise SourceError(
+                f"{config.display}: {config.table} has no column {' and no column '.join(missing)}", SourceReason.SHAPE
+            )
+        await wire.describe(statements.notes())
+        key = columns[config.id]
+        named = sql.SQL("SELECT format_type({}, {})").format(key.oid, key.typmod)
+        return Statements(config, str((await wire.query(named))[0][0]))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            with translated(self._config.display):
+                yield
+        except SourceError as error:
+            if error.reason in (SourceReason.MISSING, SourceReason.SHAPE, SourceReason.PERMISSION):
+                remedy = f"run the SQL that `tocsin sql {self.name}` prints"
+                raise SourceError(f"{error}; {remedy}", error.reason, resume=error.resume) from None
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Receipt:
+    """What a batch consists of: id of the row -> id of the event, and the ids of the rows that are no events."""
+
+    events: Mapping[str, str]
+    refused: Collection[str]
+
+
+class _Stream:
+    """Batches of one table over one connection, one at a time: each in a transaction that holds its rows and that
+    `acknowledge` ends. Who asks for the next batch instead gives this one back, for others to take."""
+
+    def __init__(self, config: Config, wire: Wire, statements: Statements, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._wire = wire
+        self._statements = statements
+        self._clock = clock
+        self._table = ".".join(name_parts(config.table))
+        self._held: EventBatch | None = None
+        self._given_back: list[str] = []
+
+    async def batches(self) -> AsyncIterator[EventBatch]:
+        pause = _AGAIN_FIRST
+        while True:
+            await self._give_back()
+            batch = await self._take()
+            if batch is not None:
+                pause = _AGAIN_FIRST
+                yield batch
+            elif await self._others_hold_some():
+                await self._wait(min(pause, self._config.poll))
+                pause = min(pause * 2, _AGAIN_MAX)
+            else:
+                pause = _AGAIN_FIRST
+                await self._wait(self._config.poll)
+
+    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
+        if batch is not self._held:
+            raise RuntimeError("acknowledged is the batch at hand, before the next one is asked for")
+        receipt = batch.receipt
+        assert isinstance(receipt, _Receipt)
+        nobodys = {event.id for event in unmatched}
+        outcomes: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
+        for row, event in receipt.events.items():
+            outcomes[Outcome.UNMATCHED if event in nobodys else Outcome.TAKEN].append(row)
+        outcomes[Outcome.REFUSED] += receipt.refused
+        await self._query(self._statements.settle(outcomes))
+        self._held = None
+
+    async def _take(self) -> EventBatch | None:
+        """The next batch, with a transaction open that holds it; None if there is nothing to be had."""
+        if len(self._given_back) >= _MOST_GIVEN_BACK:
+            return None
+        # What is notified from here on may be missed by this reading, so it calls for the next one.
+        self._wire.notified()
+        take = self._statements.take(self._given_back)
+        rows: list[Row] = []
+        async with self._answering():
+            await self._wire.query(_BEGIN)
+            copy = sql.SQL("COPY ({}) TO STDOUT").format(take)
+            async for chunk in self._wire.copy(copy, limit=self._config.statement_timeout):
+                rows += fields(chunk)
+            # In the same transaction, so of the columns that these rows have.
+            columns = await self._wire.describe(take) if rows else ()
+            if not rows:
+                await self._wire.query(_ROLLBACK)
+                return None
+        self._held = self._batch(columns, rows)
+        return self._held
+
+    async def _give_back(self) -> None:
+        batch, self._held = self._held, None
+        if batch is not None:
+            assert isinstance(batch.receipt, _Receipt)
+            self._given_back += [*batch.receipt.events, *batch.receipt.refused]
+            await self._query(_ROLLBACK)
+
+    async def _others_hold_some(self) -> bool:
+        return bool(await self._query(self._statements.any_pending(self._given_back)))
+
+    async def _wait(self, seconds: float) -> None:
+        """Until a NOTIFY comes, but not longer."""
+        with translated(self._config.display), contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wire.wait_notified()
+
+    async def _query(self, statement: sql.Composable) -> list[Row]:
+        async with self._answering():
+            return await self._wire.query(statement)
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        # The server ends a statement that takes too long; it is only waited for longer where it does not answer at all.
+        with translated(self._config.display):
+            async with asyncio.timeout(self._config.statement_timeout + self._config.connect_timeout):
+                yield
+
+    def _batch(self, columns: Columns, rows: Sequence[Row]) -> EventBatch:
+        own = 2 if self._config.key else 1
+        found = columns[own:]
+        places = _places(found)
+        shown = tuple(found[place] for place in places)
+        index = {column.name: place for place, column in enumerate(found)}
+        name, key = index[self._config.name], index[self._config.id]
+        when = index[self._config.time] if self._config.time else None
+        now = round(self._clock() * 1000)
+        events: list[Event] = []
+        refused: list[Refused] = []
+        taken: dict[str, str] = {}
+        bad: list[str] = []
+        for whole in rows:
+            row_id, row = str(whole[0]), whole[own:]
+            event_id = f"{self._table}/{row_id}"
+            label = row[name]
+            if label is None:
+                gone = row[key] is None
+                reason = RefusedReason.MISSING if gone else RefusedReason.MALFORMED
+                detail = "its row is gone" if gone else f"its {self._config.name} is NULL"
+                refused.append(Refused(id=event_id, reason=reason, detail=detail))
+                bad.append(row_id)
+                continue
+            at = now if when is None else _milliseconds(typed(found[when], row[when]), now)
+            events.append(
+                Event(name=label, id=event_id, at=at, columns=shown, row=tuple(row[place] for place in places))
+            )
+            taken[row_id] = event_id
+        return EventBatch(events=events, refused=refused, receipt=_Receipt(taken, bad))
+
+
+def _places(columns: Columns) -> list[int]:
+    """Which columns are the event's, and not our notes on it."""
+    return [place for place, column in enumerate(columns) if column.name not in (HANDLED_AT, HANDLED_AS)]
+
+
+def _milliseconds(value: object, otherwise: int) -> int:
+    if not isinstance(value, datetime):
+        return otherwise
+    return round((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1000)
