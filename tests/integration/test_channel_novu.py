@@ -417,7 +417,7 @@ class TestResolve:
     async def test_nothing_is_sent_unless_configured(self, server: FakeNovu, build: Build) -> None:
         channel = build(server.url)
         assert channel.wants_earlier == set()
-        assert await sent(channel, self.resolved()) == Delivered("nothing is sent on resolve")
+        assert await sent(channel, self.resolved()) == Delivered("nothing is sent on resolve", told=False)
         assert not server.requests()
 
     async def test_a_workflow_of_its_own_is_triggered(self, server: FakeNovu, build: Build) -> None:
@@ -436,7 +436,7 @@ class TestResolve:
         await channel.send([self.fired])
         await channel.send([update])
         await server.until(lambda: [each.state for each in server.notifications()] == ["waiting"] * 2)
-        assert await sent(channel, self.resolved(self.fired, update)) == Delivered("took back 2 of 2")
+        assert await sent(channel, self.resolved(self.fired, update)) == Delivered("took back 2 of 2", told=False)
         assert [each.state for each in server.notifications()] == ["cancelled"] * 2
 
     async def test_a_cancel_that_comes_too_early_is_repeated_until_it_is_true(
@@ -454,7 +454,7 @@ class TestResolve:
         assert pauses == [0.25, 0.25, 0.5, 1.0, 5.0, 0.25]
         server.heal()
         await server.until(lambda: [each.state for each in server.notifications()] == ["waiting"])
-        assert await sent(channel, self.resolved(self.fired, age=13.0)) == Delivered("took back 1 of 1")
+        assert await sent(channel, self.resolved(self.fired, age=13.0)) == Delivered("took back 1 of 1", told=False)
 
     async def test_what_is_cancelled_is_not_asked_for_again(self, server: FakeNovu, build: Build) -> None:
         channel = build(server.url, workflow=DELAYED_WORKFLOW, on_resolve="cancel")
@@ -470,7 +470,7 @@ class TestResolve:
         channel = build(server.url, on_resolve="cancel", cancel_within="5s")
         await sent(channel, self.fired)
         await server.until_delivered(1)
-        assert await sent(channel, self.resolved(self.fired, age=5.0)) == Delivered("took back 0 of 1")
+        assert await sent(channel, self.resolved(self.fired, age=5.0)) == Delivered("took back 0 of 1", told=False)
 
     async def test_cancel_and_delete_takes_back_what_was_delivered_in_app(self, server: FakeNovu, build: Build) -> None:
         channel = build(server.url, on_resolve="cancel_and_delete")
@@ -479,7 +479,7 @@ class TestResolve:
         assert isinstance(await sent(channel, self.resolved(self.fired)), Retry)
         server.heal()
         await server.until_delivered(1)
-        assert await sent(channel, self.resolved(self.fired, age=1.0)) == Delivered("took back 1 of 1")
+        assert await sent(channel, self.resolved(self.fired, age=1.0)) == Delivered("took back 1 of 1", told=False)
         assert [each.deleted_at is not None for each in server.messages()] == [True]
 
     async def test_a_failing_cancel_is_retried(self, server: FakeNovu, build: Build) -> None:
@@ -495,7 +495,7 @@ class TestResolve:
         await server.until(lambda: [each.state for each in server.notifications()] == ["waiting"])
         others = TestBulk.several(2)
         results = await channel.send([others[0], self.resolved(self.fired), others[1]])
-        assert results == [Delivered(), Delivered("took back 1 of 1"), Delivered()]
+        assert results == [Delivered(), Delivered("took back 1 of 1", told=False), Delivered()]
 
 
 class TestConfiguration:

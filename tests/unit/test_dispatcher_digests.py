@@ -9,7 +9,7 @@ import pytest
 from support.channels import FakeChannel, script
 from support.dispatching import Desk
 from support.ledger import commit, transition
-from tocsin.channels import Message, Rejected, Retry
+from tocsin.channels import Delivered, Message, Rejected, Retry
 from tocsin.errors import Reason
 from tocsin.ledger import MOST_MERGED, Status
 from tocsin.model import Address, Kind
@@ -117,3 +117,19 @@ async def test_a_long_digest_goes_in_several_messages_with_none_lost(desk: Desk)
     await desk.advance(31)
     await desk.until(lambda: len(channel.delivered) == 3, "three messages")
     assert [len(merged(message)) for message in channel.delivered] == [1, MOST_MERGED, 10]
+
+
+async def test_waiting_on_purpose_and_telling_nobody_are_no_slow_delivery(desk: Desk) -> None:
+    channel = FakeChannel()
+    desk.start(channel)
+    await desk.advance(2)  # the rows are of second 1
+    await tell(desk, "1", "2", "3", at=round(desk.clock() * 1000))
+    await desk.advance(31)
+    channel.answer = script(Delivered("nothing to take back", told=False))
+    await desk.tell("4")
+    await desk.quiet()
+    samples = {
+        sample.name: sample.value for family in desk.metrics.delivery_seconds.collect() for sample in family.samples
+    }
+    assert samples["tocsin_channel_delivery_seconds_count"] == 3
+    assert samples["tocsin_channel_delivery_seconds_sum"] < 5

@@ -39,9 +39,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The receiver has it."""
+    """The receiver has it. Not `told`: there was nothing to tell, so the time until now says nothing of the receiver
+    (a cancel that finds nothing may wait for it)."""
 
     note: str = ""
+    told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ class Level(Protocol):
 
 
 KINDS: dict[str, str] = {
+    "apprise": "tocsin.channels.apprise",
     "console": "tocsin.channels.console",
     "email": "tocsin.channels.email",
     "kafka": "tocsin.channels.kafka",

@@ -323,11 +323,12 @@ class Dispatcher:
             self._metrics.failed(result.reason)
         settle = Settlement(seq=notification.seq, status=Status.PENDING, attempts=notification.attempts + 1, at=now)
         match result:
-            case Delivered(note):
+            case Delivered(note, told):
                 self.last_delivery = now
                 self.delivered += 1
                 self._metrics.delivered.inc()
-                self._metrics.delivery_seconds.observe(max(0.0, now - notification.transition.at / 1000))
+                if told:
+                    self._metrics.delivery_seconds.observe(max(0.0, now - _news_since(notification)))
                 return replace(settle, status=Status.DELIVERED, detail=note)
             case Paused(reason, detail):
                 return replace(settle, attempts=notification.attempts, reason=reason, detail=detail)
@@ -367,6 +368,12 @@ class Dispatcher:
                 attempt += 1
             else:
                 return
+
+
+def _news_since(notification: Notification) -> float:
+    """From when on a notification could have been delivered: what is merged waits on purpose."""
+    changed = notification.transition.at / 1000
+    return changed if notification.digest is None else max(changed, notification.not_before)
 
 
 def _answers(results: object, count: int) -> bool:

@@ -90,7 +90,7 @@ class Kafka:
         for record, fault in zip(records, faults, strict=True):
             if fault is not None:
                 return judged(fault, record.topic, trouble, self._config.timeout, self._words(fault.str()))
-        return Delivered("" if records else "an event has no state: nothing is written")
+        return Delivered("" if records else "an event has no state: nothing is written", told=bool(records))
 
     async def _write(self, records: Sequence[Record]) -> list[Fault | None]:
         """What went wrong for each record, None where the brokers have it."""

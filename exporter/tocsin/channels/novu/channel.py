@@ -71,7 +71,7 @@ class Novu:
         for id_, message in {message.id: message for message in messages}.items():
             route = self._routes.get(message.alert, self._otherwise)
             if message.kind is Kind.RESOLVED and route.options.on_resolve == "nothing":
-                results[id_] = Delivered("nothing is sent on resolve")
+                results[id_] = Delivered("nothing is sent on resolve", told=False)
             elif message.kind is Kind.RESOLVED and route.options.on_resolve != "trigger":
                 taking_back[id_] = self._in_lane(self._take_back(message, route.options))
             else:
@@ -169,7 +169,7 @@ class Novu:
             pause = max(_SHORTEST_PAUSE, min(message.age, left, _LONGEST_PAUSE))
             return Retry(Reason.TOO_EARLY, "Novu has nothing to cancel yet, or any more", pause, free=True)
         del self._taken_back[message.id]
-        return Delivered(f"took back {len(done)} of {len(message.earlier)}")
+        return Delivered(f"took back {len(done)} of {len(message.earlier)}", told=False)
 
     async def _take_back_one(self, id_: str, *, delete: bool) -> bool | Result:
         answer = await self._api.cancel(id_)
