@@ -57,19 +57,20 @@ def publish(
     values: dict[str, object] = {into.name: name, **(columns or {})}
     if data is not None:
         values[into.data] = Jsonb(dict(data))
-    # One statement: whole in whatever transaction there is, or in one of its own.
+    # One statement: whole in whatever transaction there is, or in one of its own. No placeholders, since names may
+    # hold a %.
     statement = sql.SQL(
         "WITH new AS (INSERT INTO {table} ({columns}) VALUES ({values}) RETURNING {id}::text AS id)"
         " SELECT id, pg_notify({channel}, id) FROM new"
     ).format(
         table=relation(into.table),
         columns=sql.SQL(", ").join(map(sql.Identifier, values)),
-        values=sql.SQL(", ").join([sql.Placeholder()] * len(values)),
+        values=sql.SQL(", ").join(map(sql.Literal, values.values())),
         id=sql.Identifier(into.id),
         channel=sql.Literal(into.channel),
     )
     with to.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-        row = cursor.execute(statement, list(values.values())).fetchone()
+        row = cursor.execute(statement).fetchone()
     if row is None:
         raise psycopg.DataError("a trigger or rule of the table kept the event out")
     return str(row[0])

@@ -1,0 +1,81 @@
+"""A table of events in PostgreSQL in tests, and somebody who takes them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, cast
+
+from support.postgres import Database
+from support.waiting import SOON
+from tocsin.model import Event
+from tocsin.sources import EventBatch, EventStream
+from tocsin.sources import postgres_events as kind
+
+
+def source(database: Database, **given: Any) -> kind.PostgresEvents:
+    """A source on a test's database. It polls so seldom that what comes soon came by NOTIFY."""
+    return kind.build("shop", settings(database, **given))
+
+
+def settings(database: Database, **given: Any) -> kind.Config:
+    quick = {"poll": "1h", "connect_timeout": "5s", "statement_timeout": "15s"}
+    return kind.Config.model_validate({"dsn": database.dsn, **quick, **given})
+
+
+async def made(database: Database, **given: Any) -> None:
+    """Make the table that such a source reads, with the SQL that it prints."""
+    await database.run(kind.new_table(settings(database, **given)))
+
+
+class Taking:
+    """One open stream. `events`: those acknowledged so far; `unmatched`: names that no alert takes."""
+
+    def __init__(self, stream: EventStream, batches: AsyncIterator[EventBatch], unmatched: Iterable[str]) -> None:
+        self.stream = stream
+        self.events: list[Event] = []
+        self.batches: list[EventBatch] = []
+        self._coming = batches
+        self._unmatched = {*unmatched}
+
+    @property
+    def names(self) -> list[str]:
+        return [event.name for event in self.events]
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the rows."""
+        return [int(event.id.rpartition("/")[2]) for event in self.events]
+
+    async def next(self) -> EventBatch:
+        """The next batch, not yet acknowledged."""
+        async with asyncio.timeout(SOON):
+            return await anext(self._coming)
+
+    async def acknowledge(self, batch: EventBatch) -> None:
+        await self.stream.acknowledge(batch, [event for event in batch.events if event.name in self._unmatched])
+        self.batches.append(batch)
+        self.events += batch.events
+
+    async def take(self) -> EventBatch:
+        """The next batch, acknowledged."""
+        batch = await self.next()
+        await self.acknowledge(batch)
+        return batch
+
+    async def until(self, count: int) -> None:
+        """Take until there are so many events."""
+        while len(self.events) < count:
+            await self.take()
+
+
+@asynccontextmanager
+async def taking(of: kind.PostgresEvents, unmatched: Iterable[str] = ()) -> AsyncIterator[Taking]:
+    async with of.open([], position={}) as stream:
+        batches = cast("AsyncGenerator[EventBatch]", stream.batches())
+        async with aclosing(batches):
+            yield Taking(stream, batches, unmatched)
+
+
+def value(event: Event, column: str) -> str | None:
+    """The text in one column of an event."""
+    return {each.name: text for each, text in zip(event.columns, event.row, strict=True)}[column]
