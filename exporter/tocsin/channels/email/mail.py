@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from typing import Literal
 
-from tocsin.channels import Message, Rejected
-from tocsin.channels.email import defaults
+from tocsin.channels import Message, Rejected, defaults
 from tocsin.channels.email.addresses import Mailbox, Recipients, mailbox
 from tocsin.channels.email.settings import Options
 from tocsin.errors import Reason

@@ -1,5 +1,6 @@
-"""What a mail says where the configuration does not say it: templates over the envelope, and `lasted` (seconds, or
-nothing where that is not known) beside it."""
+"""What channels for people say where the configuration does not say it: templates over the envelope, and `lasted`
+(seconds, or nothing where that is not known) beside it.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -86,6 +87,34 @@ since {{ moment(started_at) }}
 {%- endif %}
 --{{ " " }}
 {{ alert }}, notification {{ id }}
+"""
+)
+
+_BRIEF = (
+    _WORDS
+    + """\
+{%- macro moment(text) %}{{ text[:19] | replace("T", " ") }} UTC{% endmacro -%}
+{%- macro about(one) -%}
+{%- for name, text in one.labels.items() %}{{ "" if loop.first else ", " }}{{ name }} {{ text | truncate(100, True) }}
+{%- endfor -%}
+{%- if one.value is not none %}{{ ", " if one.labels else "" }}value {{ one.value }}{% endif -%}
+{%- endmacro -%}
+{%- if merged | length > 1 -%}
+{% for one in merged[:10] -%}
+{{ words[one.status] }}: {{ one.annotations.summary if one.annotations.summary is defined else about(one) }}
+{% endfor -%}
+{%- if merged | length > 10 %}and {{ merged | length - 10 }} more
+{% endif -%}
+{%- else -%}
+{%- if annotations.description is defined %}{{ annotations.description }}
+{% endif -%}
+{%- if labels or value is not none %}{{ about(merged[0]) }}
+{% endif -%}
+{%- if status == "event" %}at {{ moment(at) }}{% else %}since {{ moment(started_at) }}
+{%- if status != "fired" and lasted is not none %}, {{ words[status] | lower }} after {{ lasted | humanize_duration }}
+{%- endif %}
+{%- endif %}
+{%- endif %}
 """
 )
 
@@ -184,6 +213,12 @@ def text() -> Template:
 
 
 @functools.cache
+def brief() -> Template:
+    """A few lines of text to stand below the subject, for a chat or a telephone."""
+    return Template(_BRIEF, place="the default body", known=_KNOWN)
+
+
+@functools.cache
 def html() -> Template:
     """The HTML."""
     return Template(_HTML, place="the default html", known=_KNOWN, form="html")
@@ -193,7 +228,7 @@ _KNOWN = VARIABLES | {"lasted", "listed"}
 
 
 def variables(envelope: Envelope) -> Mapping[str, object]:
-    """What a template of a mail sees."""
+    """What these templates see."""
     return {**scope(envelope), "lasted": _lasted(envelope), "listed": LISTED}
 
 

@@ -1,0 +1,28 @@
+"""A channel to the many services that the library Apprise speaks to.
+
+Reading order: `settings`, `services` (one URL: loading it, sending to it), `channel`.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tocsin.channels.apprise.settings import Config, Options
+from tocsin.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from tocsin.channels.apprise.channel import Apprise
+
+__all__ = ["Config", "Options", "build"]
+
+
+def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Apprise":
+    """Make the channel. Takes a second, to import the library and its services.
+
+    Raises ConfigError when the library is not installed, or when it can make nothing of an URL.
+    """
+    try:
+        from tocsin.channels.apprise.channel import Apprise
+    except ModuleNotFoundError as error:
+        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[apprise]'"
+        raise ConfigError([Problem(message=remedy, path=f"channels.{name}")]) from None
+    return Apprise(name, config, routes)
