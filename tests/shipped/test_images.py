@@ -20,7 +20,11 @@ def test_an_image_is_built_in_two_stages_and_runs_as_nobody(path: str) -> None:
     build, final = (ROOT / path).read_text().split("\nFROM ")[1:]
     assert build.startswith(f"{BASE_IMAGE} AS build\n")
     assert final.startswith(f"{BASE_IMAGE}\n")
-    assert "--require-hashes" in build
+    installs = [line for line in build.splitlines() if re.search(r"\bpip\b.* (install|wheel) ", line)]
+    assert len(installs) >= 3
+    for line in installs:
+        assert "--require-hashes" in line or "--no-index" in line, f"fetches what the lock does not know: {line}"
+    assert "wheel --no-build-isolation " in build
     assert "\nUSER 10001:10001\n" in final
     assert not re.search(r"apt|pip|gcc", final)
 
@@ -37,6 +41,15 @@ def test_the_build_context_is_an_allow_list_with_everything_that_is_copied() -> 
             for source in sources.split():
                 assert any(rule == source or rule.startswith(f"{source}/") for rule in allowed), source
                 assert (ROOT / source).exists()
+
+
+@pytest.mark.parametrize("package", ["exporter", "producer", "demo"])
+def test_what_builds_a_package_is_in_the_lock(package: str) -> None:
+    (backend,) = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["build-system"]["requires"]
+    name = re.split(r"[\[>=<]", backend)[0]
+    share = script("compose/locked.py").share((ROOT / "requirements.lock").read_text(), [name])
+    assert all(_pinned(share).values()), "each has hashes"
+    assert f"locked.py requirements.lock {name} >" in (ROOT / package / "Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("package", ["exporter", "producer"])
@@ -121,7 +134,7 @@ def test_the_health_check_wants_a_metric_above_zero(
 
 def _asked_for(package: str) -> list[str]:
     """The names for which the image asks."""
-    found = re.search(r"locked\.py requirements\.lock (.+) >", (ROOT / package / "Dockerfile").read_text())
+    found = re.search(r"locked\.py requirements\.lock (.+) > share", (ROOT / package / "Dockerfile").read_text())
     assert found is not None
     return found[1].split()
 
