@@ -5,10 +5,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 
 import pytest
-from confluent_kafka import Consumer, Message, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from tocsin_producer.errors import EventRefusedError, SinkError
 from tocsin_producer.events import Kind, Schedule
@@ -93,6 +96,29 @@ def test_a_topic_that_cannot_be_created_is_warned_about_and_no_more(
     sink.send("customer_events", b"1", b"{}")
     sink.close()
     assert metrics.delivered == {"customer_events": 1}
+
+
+def test_a_topic_that_a_broker_refuses_while_it_starts_is_asked_for_again(
+    brokers: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[list[str]] = []
+
+    def create_topics(_: AdminClient, new: list[NewTopic], **__: float) -> dict[str, Future[None]]:
+        asked.append([each.topic for each in new])
+        answers = {topic: Future[None]() for topic in asked[-1]}
+        for topic, answer in answers.items():
+            if topic == "customer_events" and len(asked) < 3:
+                answer.set_exception(KafkaException(KafkaError(KafkaError.INVALID_REPLICATION_FACTOR)))
+            else:
+                answer.set_result(None)
+        return answers
+
+    monkeypatch.setattr(AdminClient, "create_topics", create_topics)
+    sink = KafkaSink(brokers, metrics=Metrics(), monotonic=time.monotonic)
+    sink.prepare(["customer_events", "winning_bids"])
+    assert asked == [["customer_events", "winning_bids"], ["customer_events"], ["customer_events"]]
+    assert caplog.text == ""
+    sink.close()
 
 
 def test_a_broker_that_is_away_is_told_once_with_the_reason_and_awaited_until_the_stop(

@@ -30,6 +30,7 @@ REMIND_EVERY = 30.0
 
 _STEP = 0.2  # seconds; how long a call into the library may keep a stop waiting
 _METADATA_TIMEOUT = 2.0
+_REQUEST_TIMEOUT = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -94,27 +95,42 @@ class KafkaSink:
         except (KafkaException, ValueError, TypeError) as error:
             raise SinkError(f"Kafka settings are not accepted: {_reason(error)}") from None
 
-    def prepare(self, topics: Sequence[str], *, partitions: int = 1, timeout: float = 5.0) -> None:
+    def prepare(self, topics: Sequence[str], *, partitions: int = 1, timeout: float = 15.0) -> None:
         """Wait until the broker answers, and create the topics that are missing. Materialize refuses a source on a
         topic that does not exist, and not every broker makes one on first use.
 
-        A broker that does not let us create topics within `timeout` seconds is warned about and no more: it may make
-        them on first use.
+        A broker that has just started answers before it can hold a topic, so what it refuses is asked for again. One
+        that does not let us create topics for `timeout` seconds is warned about and no more: it may make them on first
+        use.
         """
         admin = AdminClient(self._connection)
         present = self._present(admin)
         missing = [topic for topic in topics if present is not None and topic not in present]
-        if not missing:
-            return
-        new = [NewTopic(topic, num_partitions=partitions, replication_factor=-1) for topic in missing]
+        deadline = self._monotonic() + timeout
+        while missing and not self._stopped():
+            refused = self._refused(admin, missing, partitions, min(timeout, _REQUEST_TIMEOUT))
+            missing = list(refused)
+            if self._monotonic() >= deadline:
+                for topic, reason in refused.items():
+                    _log.warning("cannot create the topic %s: %s; going on without", topic, reason)
+                return
+            if missing:
+                self._producer.poll(_STEP)
+
+    @staticmethod
+    def _refused(admin: AdminClient, topics: Sequence[str], partitions: int, timeout: float) -> dict[str, str]:
+        """Try to create topics. Returns those that are not there now, with the reasons."""
+        new = [NewTopic(topic, num_partitions=partitions, replication_factor=-1) for topic in topics]
+        refused = {}
         for topic, future in admin.create_topics(new, request_timeout=timeout).items():
             try:
                 future.result(timeout=2 * timeout)
             except KafkaException as error:
                 if _code(error) != KafkaError.TOPIC_ALREADY_EXISTS:
-                    _log.warning("cannot create the topic %s: %s; going on without", topic, _reason(error))
+                    refused[topic] = _reason(error)
             except TimeoutError:
-                _log.warning("cannot create the topic %s: no answer; going on without", topic)
+                refused[topic] = "no answer"
+        return refused
 
     def _present(self, admin: AdminClient) -> set[str] | None:
         """The topics there are, as soon as the broker answers; None if the run is stopped before."""
