@@ -16,6 +16,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from support.materialize.definitions import Definitions
+from support.materialize.errors import ServerError
 from support.postgres import Postgres, postgres
 
 ROOT = Path(__file__).parents[2]
@@ -31,30 +33,12 @@ from tocsin_setup.server import LostError, Patience, Server, StatementError  # n
 from tocsin_setup.trouble import Answer, Trouble, trouble  # noqa: E402
 
 DEFAULTS = {one.name: one.default for one in variables(MATERIALIZE)}
-NO_HISTORY = Answer(
-    "RETAIN HISTORY is not available",
-    "XX000",
-    "The requested feature (enable_logical_compaction_window) is in private preview.",
-)
 NO_TOPIC = Answer("Topic does not exist", "XX000")
 NO_BROKER = Answer("Failed to create and connect Kafka consumer: Broker transport failure", "58000")
 
 
 def shipped(**other: str) -> tuple[Item, ...]:
     return load(MATERIALIZE, DEFAULTS | other)
-
-
-@dataclass
-class Relation:
-    """An object of the fake server: which one it is, what it was made by and what it reads."""
-
-    number: int
-    kind: str
-    statement: str
-    reads: frozenset[str]
-    comment: str | None = None
-    rows: int = 0
-    history: bool = False
 
 
 @dataclass
@@ -66,24 +50,18 @@ class Refusal:
     times: float = float("inf")
 
 
-class Fake:
-    """The catalog of a Materialize."""
+class Fake(Definitions):
+    """The catalog of a Materialize, and what may go wrong with it."""
 
     name = "fake:6875"
 
     def __init__(self, *, history: bool = True, tells: bool = True) -> None:
-        self.history = history
+        super().__init__(history=history)
         self.tells = tells
-        self.clusters: set[str] = set()
-        self.roles: set[str] = set()
-        self.schemas: set[str] = set()
-        self.objects: dict[str, Relation] = {}
-        self.granted: set[str] = set()
         self.log: list[str] = []
         self.refusals: list[Refusal] = []
         self.before: Callable[[str], None] = lambda _: None
         self.connections = 0
-        self._numbers = itertools.count()
 
     def connect(self, within: float | None = None) -> None:
         self.connections += 1
@@ -106,60 +84,10 @@ class Fake:
             if refusal.times > 0 and re.search(refusal.pattern, statement):
                 refusal.times -= 1
                 raise StatementError(refusal.answer)
-        if "RETAIN HISTORY" in statement and not self.history:
-            raise StatementError(NO_HISTORY)
-        self._carry_out(statement)
-
-    def _carry_out(self, statement: str) -> None:
-        if found := re.match(r'CREATE (CLUSTER|ROLE) "(\w+)"', statement):
-            there = self.clusters if found[1] == "CLUSTER" else self.roles
-            if found[2] in there:
-                raise StatementError(Answer(f"{found[1].lower()} '{found[2]}' already exists", "XX000"))
-            there.add(found[2])
-        elif found := re.match(r'CREATE SCHEMA IF NOT EXISTS "(\w+)"', statement):
-            self.schemas.add(found[1])
-        elif found := re.match(r'CREATE (OR REPLACE )?([A-Z ]+?) (?:IF NOT EXISTS )?"\w+"\.(\w+) (.*)', statement):
-            self._create(found[3], found[2], found[4], statement, replaced=bool(found[1]))
-        elif found := re.match(r'DROP [A-Z ]+ IF EXISTS "\w+"\.(\w+)', statement):
-            self._drop(found[1])
-        elif found := re.match(r'COMMENT ON [A-Z ]+ "\w+"\.(\w+) IS \'(.*)\'', statement):
-            self._existing(found[1]).comment = found[2].replace("''", "'")
-        elif found := re.match(r'INSERT INTO "\w+"\.(\w+)', statement):
-            self._existing(found[1]).rows = self._existing(found[1]).rows or 1
-        elif found := re.match(r'GRANT .* TO "(\w+)"', statement):
-            if found[1] not in self.roles:
-                raise StatementError(Answer(f"unknown role '{found[1]}'", "XX000"))
-            self.granted.add(statement)
-        elif found := re.match(r'ALTER MATERIALIZED VIEW "\w+"\.(\w+)', statement):
-            self._existing(found[1]).history = True
-        else:
-            assert statement.startswith(("SET cluster", "COMMENT ON", "ALTER SYSTEM")), statement
-
-    def _create(self, name: str, kind: str, body: str, statement: str, *, replaced: bool) -> None:
-        reads = frozenset(re.findall(r'"\w+"\.(\w+)', body))
-        for one in reads:
-            self._existing(one)
-        if replaced:
-            self._drop(name)
-        if name not in self.objects:
-            self.objects[name] = Relation(
-                number=next(self._numbers),
-                kind=kind.lower().replace(" ", "-"),
-                statement=statement,
-                reads=reads,
-                history="RETAIN HISTORY" in statement,
-            )
-
-    def _drop(self, name: str) -> None:
-        readers = [other for other, one in self.objects.items() if name in one.reads]
-        if readers and name in self.objects:
-            raise StatementError(Answer(f'cannot drop "{name}": still depended upon by view "{readers[0]}"', "XX000"))
-        self.objects.pop(name, None)
-
-    def _existing(self, name: str) -> Relation:
-        if name not in self.objects:
-            raise StatementError(Answer(f"unknown catalog item '{name}'", "XX000"))
-        return self.objects[name]
+        try:
+            super().run(statement)
+        except ServerError as refused:
+            raise StatementError(Answer(refused.message, refused.code, refused.detail or "")) from None
 
 
 @dataclass

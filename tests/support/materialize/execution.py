@@ -1,7 +1,7 @@
 """Carrying statements out for one session: plain results, and streams that wait."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,12 +26,26 @@ from support.materialize.waiting import Interrupts
 _STREAMING_HINT = "streaming SUBSCRIBE rows directly requires a client that does not buffer output"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a statement is answered with: a tag, and columns of text with rows where it asks for some."""
+
+    tag: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Row] = ()
+
+
+Definer = Callable[[str], Result | None]
+"""Knows statements that define something: the text of a query -> its result, ``None`` where it does not know it."""
+
+
 class Host(Protocol):
     """What a session needs of its server."""
 
     catalog: Catalog
     statements: list[str]
     passwords: dict[str, str]
+    definer: Definer | None
 
     def now(self) -> int:
         """Source time in milliseconds."""
@@ -121,6 +135,13 @@ class Execution:
             await self._out.send(protocol.command_complete(f"SELECT {len(rows)}"))
         else:
             await self._out.send(self._command(statement))
+
+    async def tell(self, result: Result) -> None:
+        """Send a result that was found elsewhere."""
+        columns = [column(name, "text") for name in result.columns]
+        head = protocol.row_description(columns) if columns else b""
+        rows = b"".join(map(protocol.data_row, result.rows))
+        await self._out.send(head + rows + protocol.command_complete(result.tag))
 
     async def fail(self, failure: ServerError) -> None:
         """Send an error; a transaction fails with it."""

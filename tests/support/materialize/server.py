@@ -13,6 +13,7 @@ from support.materialize import columns as column_types
 from support.materialize import errors, protocol, sql
 from support.materialize.catalog import DEFAULT_RETENTION, Catalog, Clock, Cluster, Relation
 from support.materialize.columns import Column
+from support.materialize.execution import Definer
 from support.materialize.faults import ConnectionCutError, Faults, Outlet
 from support.materialize.session import Session
 from support.materialize.subscription import Subscription
@@ -35,6 +36,7 @@ class MaterializeDouble:
     Attributes:
         statements: the text of every statement that clients sent, in order.
         passwords: where not empty, clients must give the password of their role.
+        definer: knows statements that define something; none by default.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class MaterializeDouble:
         self.catalog = Catalog(clock)
         self.statements: list[str] = []
         self.passwords = dict(passwords or {})
+        self.definer: Definer | None = None
         self.progress_interval = progress_interval
         for name in clusters:
             self.catalog.clusters[name] = Cluster(name)

@@ -120,12 +120,20 @@ class Session:
 
     async def _simple(self, text: str) -> None:
         try:
-            for part in sql.split(text):
-                self._host.statements.append(part)
-                await self._run(sql.statement(part), (), headed=True)
+            result = None if self._host.definer is None else self._host.definer(text)
+            if result is not None:
+                self._host.statements.append(text)
+                await self._execution.tell(result)
+            else:
+                await self._all(text)
         except ServerError as failure:
             await self._execution.fail(failure)
         await self._out.send(protocol.ready(self._execution.status))
+
+    async def _all(self, text: str) -> None:
+        for part in sql.split(text):
+            self._host.statements.append(part)
+            await self._run(sql.statement(part), (), headed=True)
 
     async def _extended(self, kind: bytes, body: bytes) -> None:
         if kind == b"P":
