@@ -218,7 +218,8 @@ def make_topic(broker: Kafka, topic: str, *, partitions: int = 1, **settings: st
 
 def drop_topic(broker: Kafka, topic: str) -> None:
     """Delete a topic."""
-    [done] = AdminClient({"bootstrap.servers": broker.brokers, "log_level": 2}).delete_topics([topic]).values()
+    admin = AdminClient({"bootstrap.servers": broker.brokers, "log_level": 2})
+    [done] = admin.delete_topics([topic]).values()
     done.result(timeout=_SOON)
 
 

@@ -208,7 +208,9 @@ class _Subscription:
         if (expected := self._read.get(place)) is None:
             return
         low, _ = self._ends(self._consumer.consumer, place)
-        self._consumer.consumer.seek(TopicPartition(*place, low))
+        # A seek is refused in this state.
+        self._consumer.consumer.incremental_unassign([TopicPartition(*place)])
+        self._consumer.consumer.incremental_assign([TopicPartition(*place, low)])
         self._lives[place] = self._lives.get(place, 0) + 1
         self._safe.pop(place, None)
         self._read[place] = gathered.next[place] = low
