@@ -9,193 +9,71 @@ meanwhile would.
 
 import itertools
 import json
-import os
 import secrets
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from support.live_model import (
+    NEEDS_BOTH,
+    SOON,
+    Model,
+    changes,
+    delete_topic,
+    deployment,
+    ended,
+    firing,
+    made,
+    produce,
+    send,
+    sending,
+    until,
+)
 from tocsin_producer.events import CUSTOMER_EVENTS, TOPICS, WINNING_BIDS, Kind, Schedule
-from tocsin_producer.metrics import Metrics
 from tocsin_producer.plan import Plan
 from tocsin_producer.sinks.kafka import KafkaSink
 
-DSN = os.environ.get("TOCSIN_TEST_MATERIALIZE_DSN", "")
-KAFKA = os.environ.get("TOCSIN_TEST_KAFKA", "")
-INNER_KAFKA = os.environ.get("TOCSIN_TEST_KAFKA_FROM_MATERIALIZE") or KAFKA
+pytestmark = [*NEEDS_BOTH, pytest.mark.timeout(240)]
 
-pytestmark = [
-    pytest.mark.live,
-    pytest.mark.skipif(not (DSN and KAFKA), reason="needs TOCSIN_TEST_MATERIALIZE_DSN and TOCSIN_TEST_KAFKA"),
-    pytest.mark.xdist_group("materialize_model"),
-    pytest.mark.timeout(180),
-]
-
-MATERIALIZE = Path(__file__).parents[2] / "materialize"
 WINDOW = 20.0  # seconds; shipped: two minutes
-SOON = 30.0
 AT_ONCE = 2.0
 
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], what: str, within: float = SOON) -> T:
-    """Look until there is something true to see, and return it."""
-    deadline = time.monotonic() + within
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
-        time.sleep(0.02)
-    return found
-
-
-def ended(process: subprocess.Popen[str]) -> str:
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, printed
-    return printed
-
-
-class Model:
-    """The model under test."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.first = ""
-        self.connection: psycopg.Connection[Any] | None = None
-        port = int(conninfo_to_dict(DSN).get("port") or 6875)
-        self.environ = os.environ | {
-            "TOCSIN_SETUP_DSN": DSN,
-            "TOCSIN_SETUP_SYSTEM_DSN": make_conninfo(DSN, user="mz_system", port=port + 2),
-            "TOCSIN_SETUP_SCHEMA": name,
-            "TOCSIN_SETUP_CLUSTER": name,
-            "TOCSIN_SETUP_ROLE": name,
-            "TOCSIN_SETUP_BROKER": INNER_KAFKA,
-            "TOCSIN_SETUP_DEPLOYMENT_WINDOW": f"{WINDOW:g} seconds",
-            "TOCSIN_SETUP_TIMEOUT": "90s",
-        }
-
-    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(MATERIALIZE / script), *arguments]
-        return subprocess.Popen(
-            command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-        )
-
-    def setup(self, *arguments: str) -> str:
-        """Run setup.py, and return what it printed."""
-        return ended(self.start("setup.py", *arguments))
-
-    def rule(self, *arguments: str) -> str:
-        return ended(self.start("rule.py", *arguments))
-
-    def connect(self, **more: str) -> psycopg.Connection[Any]:
-        return psycopg.connect(
-            make_conninfo(DSN, options=f"--cluster={self.name}", **more), autocommit=True, prepare_threshold=None
-        )
-
-    def run(self, statement: str) -> list[Any]:
-        """Run a statement. `{}` stands for the schema."""
-        if self.connection is None:
-            self.connection = self.connect()
-        text = statement.replace("{}", sql.Identifier(self.name).as_string())
-        cursor = self.connection.execute(text.encode())
-        return cursor.fetchall() if cursor.description else []
-
-    def alert(self, organization: str) -> list[Any]:
-        columns = "alert_name, severity, owner, deployment_cnt, customer_cnt"
-        return self.run(f"SELECT {columns} FROM {{}}.organization_alert WHERE organization = '{organization}'")
-
-    def organization(self, threshold: int = 5) -> str:
-        """An organization of the test's own."""
-        name = f"org-{secrets.token_hex(4)}"
-        row = f"'{name}', 'owner-of-{name}', 'warning', {threshold}, 'x@example.com'"
-        self.run(f"INSERT INTO {{}}.organizations VALUES ({row})")
-        return name
-
-    @contextmanager
-    def subscriber(self, view: str) -> Iterator[list[str]]:
-        """Lines of a subscription as they come; the last one is "ended: ..." once it has ended."""
-        lines: list[str] = []
-        connection = self.connect()
-        relation = sql.Identifier(self.name, view).as_string()
-
-        def read() -> None:
-            try:
-                with connection.cursor().copy(
-                    f"COPY (SUBSCRIBE {relation} WITH (PROGRESS)) TO STDOUT".encode()
-                ) as copy:
-                    for data in copy:
-                        lines.extend(bytes(data).decode().splitlines())
-                lines.append("ended: in order")
-            except psycopg.Error as error:
-                lines.append(f"ended: {error}")
-
-        thread = threading.Thread(target=read, daemon=True)
-        thread.start()
-        until(lambda: len(lines) > 1, "first progress")
-        yield lines
-        connection.cancel_safe()
-        thread.join(10)
-        connection.close()
+@pytest.fixture(scope="module", autouse=True)
+def sink() -> Iterator[KafkaSink]:
+    with sending() as sink:
+        sink.prepare(TOPICS)
+        yield sink
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Model]:
-    """The model as setup.py makes it."""
-    model = Model(f"tocsin_test_{secrets.token_hex(4)}")
-    try:
-        model.first = model.setup()
-        yield model
-    finally:
-        if model.connection is not None:
-            model.connection.close()
-        with psycopg.connect(DSN, autocommit=True) as admin:
-            for statement in ("DROP SCHEMA {} CASCADE", "DROP CLUSTER {} CASCADE", "DROP ROLE {}"):
-                with suppress(psycopg.Error):
-                    admin.execute(sql.SQL(statement).format(sql.Identifier(model.name)))
+def made_model(sink: KafkaSink) -> Iterator[tuple[Model, str]]:
+    """The model as setup.py makes it, and what that printed."""
+    model = Model(f"tocsin_test_{secrets.token_hex(4)}", deployment_window=f"{WINDOW:g} seconds")
+    with made(model) as printed:
+        model.hydrated()
+        yield model, printed
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sink() -> Iterator[KafkaSink]:
-    sink = KafkaSink(KAFKA, metrics=Metrics(), monotonic=time.monotonic)
-    sink.prepare(TOPICS)
-    yield sink
-    sink.close()
+@pytest.fixture
+def model(made_model: tuple[Model, str]) -> Model:
+    return made_model[0]
 
 
-def send(sink: KafkaSink, topic: str, *messages: bytes | dict[str, Any]) -> None:
-    for message in messages:
-        sink.send(topic, b"1", message if isinstance(message, bytes) else json.dumps(message).encode())
-    sink.flush()
+@pytest.fixture
+def first(made_model: tuple[Model, str]) -> str:
+    """What the first run of setup.py printed."""
+    return made_model[1]
 
 
-def deployment(organization: str, **other: Any) -> dict[str, Any]:
-    return {
-        "customer_id": 1,
-        "customer_name": "Zoë \U0001f355",
-        "deployment_type": "cloud",
-        "organization": organization,
-        "event_type": "deployment_created",
-        "event_ts": int(time.time()),
-    } | other
-
-
-def produce(*arguments: str) -> subprocess.Popen[str]:
-    """Start the shipped producer; its schedule ends."""
-    command = [sys.executable, "-m", "tocsin_producer", "--sink", "kafka", "--brokers", KAFKA, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def test_the_first_run_makes_everything_with_comments_and_the_second_nothing(model: Model) -> None:
-    assert "replaced" not in model.first
+def test_the_first_run_makes_everything_with_comments_and_the_second_nothing(model: Model, first: str) -> None:
+    assert "replaced" not in first
     model.setup("--check")
     again = model.setup()
     words = {line.split()[0] for line in again.splitlines()[:-1]}
@@ -203,20 +81,20 @@ def test_the_first_run_makes_everything_with_comments_and_the_second_nothing(mod
     without = model.run(
         "SELECT o.name FROM mz_catalog.mz_objects AS o JOIN mz_catalog.mz_schemas AS s ON s.id = o.schema_id "
         "LEFT JOIN mz_internal.mz_comments AS c ON c.id = o.id AND c.object_type = o.type AND c.object_sub_id IS NULL "
-        f"WHERE s.name = '{model.name}' AND c.comment IS NULL AND o.name NOT LIKE '%_progress'"
+        f"WHERE s.name = '{model.schema}' AND c.comment IS NULL AND o.name NOT LIKE '%_progress'"
     )
     assert without == []
 
 
-def test_alert_views_retain_history_where_the_server_allows_it(model: Model) -> None:
+def test_alert_views_retain_history_where_the_server_allows_it(model: Model, first: str) -> None:
     kept = dict(
         model.run(
             "SELECT o.name, h.value::text FROM mz_internal.mz_history_retention_strategies AS h "
             "JOIN mz_catalog.mz_objects AS o ON o.id = h.id JOIN mz_catalog.mz_schemas AS s ON s.id = o.schema_id "
-            f"WHERE s.name = '{model.name}' AND o.type = 'materialized-view'"
+            f"WHERE s.name = '{model.schema}' AND o.type = 'materialized-view'"
         )
     )
-    refused = "keeps no history" in model.first
+    refused = "keeps no history" in first
     expected = "1000" if refused else "3600000"
     assert {kept[view] for view in ("organization_alert", "active_alerts", "rejected_events")} == {expected}
 
@@ -235,32 +113,21 @@ def test_a_spike_of_the_producer_is_a_row_within_two_seconds_and_is_gone_after_t
         producer = produce(*options, "--spike-interval", "600s", "--first-spike-after", "4s", "--limit", "20")
         until(lambda: firing(lines, spiking), "the spike")
         seen = time.time()
+        ended(producer)
+        until(lambda: [row[3] for row in model.alert(spiking)] == [expected], f"{expected} deployments", within=10)
         ((sent, spiked),) = model.run(
             "SELECT extract(epoch FROM max(received_at))::float8, extract(epoch FROM max(event_at))::float8 "
             f"FROM {{}}.customer_events_checked WHERE organization = '{spiking}'"
         )
         assert seen - sent <= AT_ONCE
-        ended(producer)
-        until(lambda: [row[3] for row in model.alert(spiking)] == [expected], f"{expected} deployments", within=5)
         types = model.run(f"SELECT max(deployment_cnt) FROM {{}}.dim_deployments WHERE organization = '{spiking}'")
         assert types[0][0] >= plan.spike_size
 
         until(lambda: not firing(lines, spiking), "the end of the spike", within=WINDOW + SOON)
-        assert -0.5 <= time.time() - (spiked + WINDOW) <= AT_ONCE
+        over = changes(lines, spiking)[-1][0]
+        assert 0 < over - (spiked + WINDOW) * 1000 <= 1000, "on the source's clock, to the second"
     others = set(organizations) - {spiking}
     assert not any(one in line for one in others for line in lines)
-
-
-def changes(lines: Sequence[str], organization: str) -> list[tuple[int, int]]:
-    """Timestamps and differences of an organization's rows, up to the last progress; of a timestamp, the retractions
-    first."""
-    rows = [line.split("\t") for line in lines]
-    closed = max(position for position, row in enumerate(rows) if row[1:2] == ["t"])
-    return sorted((int(row[0]), int(row[2])) for row in rows[:closed] if row[1] == "f" and organization in row)
-
-
-def firing(lines: Sequence[str], organization: str) -> bool:
-    return sum(diff for _, diff in changes(lines, organization)) > 0
 
 
 def test_both_types_of_deployment_are_one_row_that_stays_when_one_of_them_clears(model: Model, sink: KafkaSink) -> None:
@@ -395,8 +262,8 @@ def test_a_changed_view_is_replaced_and_the_subscriber_of_another_one_goes_on(mo
         until(lambda: auctions[-1].startswith("ended"), "the end of the replaced view's subscription")
         many = len(spikes)
         until(lambda: len(spikes) > many + 2, "more progress at the other one")
-    with model.connect(user=model.name) as reader:  # the grant is there again
-        reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.name, "active_alerts")))
+    with model.connect(user=model.role) as reader:  # the grant is there again
+        reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.schema, "active_alerts")))
     model.setup()  # and back
 
 
@@ -405,19 +272,19 @@ def test_the_role_may_read_the_alert_views_and_nothing_else(model: Model) -> Non
         checks = model.run("SHOW enable_rbac_checks")[0][0]
     except psycopg.Error:
         checks = "unknown"
-    with model.connect(user=model.name) as reader:
+    with model.connect(user=model.role) as reader:
         for view in ("organization_alert", "active_alerts", "rejected_events"):
-            reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.name, view)))
+            reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.schema, view)))
         if checks != "on":
             pytest.skip("the server does not check privileges (enable_rbac_checks)")
         for name in ("organizations", "dim_deployments", "customer_events_raw"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.name, name)))
+                reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.schema, name)))
 
 
 def test_a_topic_that_is_not_there_is_waited_for(model: Model, sink: KafkaSink) -> None:
     topic = f"tocsin_test_{secrets.token_hex(4)}"
-    other = f"{model.name}_late"
+    other = f"{model.schema}_late"
     # A connection without its topic, then the topic.
     setup = model.start("setup.py", "--schema", other, "--events-topic", topic)
     try:
@@ -432,3 +299,4 @@ def test_a_topic_that_is_not_there_is_waited_for(model: Model, sink: KafkaSink) 
             setup.kill()
             setup.wait()
         model.run(f"DROP SCHEMA IF EXISTS {other} CASCADE")
+        delete_topic(topic)

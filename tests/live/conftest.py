@@ -1,0 +1,28 @@
+"""The model as it is shipped, made once for all live tests that want it: schema `demo`, cluster `alerting`, role
+`tocsin`, windows of two and five minutes. So they want a Materialize of their own: what has these names already is used
+as it is and left there; what was not there before is dropped in the end."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.live_model import Model, made, sending
+from tocsin_producer.events import TOPICS
+from tocsin_producer.sinks.kafka import KafkaSink
+
+
+@pytest.fixture(scope="session")
+def sink() -> Iterator[KafkaSink]:
+    """Into the topics of the producer, which are there."""
+    with sending() as sink:
+        sink.prepare(TOPICS)
+        yield sink
+
+
+@pytest.fixture(scope="session")
+def shipped(sink: KafkaSink) -> Iterator[tuple[Model, bool]]:
+    """The model, with its views up, and whether they keep history."""
+    model = Model()
+    with made(model) as printed:
+        model.hydrated()
+        yield model, "keeps no history" not in printed

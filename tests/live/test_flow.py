@@ -1,0 +1,444 @@
+"""Events into a live broker, through a live Materialize, to people, gauges and Alertmanager: every promise of the first
+half of docs/acceptance.md, and those of the second that are about SQL.
+
+`materialize/` is applied unchanged (see conftest.py), so this wants a Materialize of its own. Each test has
+organizations and items of its own, so that what is in the topics already does not matter. An event that is dated back
+leaves its window the sooner. Prometheus and Alertmanager take part where they are on the PATH.
+"""
+
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support.alertmanager import ALERTMANAGER, alertmanager
+from support.live_model import (
+    NEEDS_BOTH,
+    Model,
+    bid,
+    changes,
+    deployment,
+    ended,
+    firing,
+    produce,
+    send,
+    tapped,
+    until,
+)
+from support.live_stack import Stack, shown, stacked, until_gauge
+from support.materialize.columns import column
+from support.notifications import LONG
+from support.prometheus import PROMETHEUS, prometheus
+from support.stack_files import alertmanager_file, prometheus_config
+from support.stack_views import VIEWS
+from support.tocsin import Tocsin, running
+from support.waiting import until_some
+from tocsin_demo.inbox.model import Step
+from tocsin_producer.events import CUSTOMER_EVENTS, WINNING_BIDS, Kind, Schedule
+from tocsin_producer.plan import Plan
+from tocsin_producer.sinks.kafka import KafkaSink
+
+pytestmark = [*NEEDS_BOTH, pytest.mark.timeout(420)]
+
+WINDOW = 120
+"""Seconds that a deployment counts, as shipped."""
+
+
+@pytest.fixture
+async def stack(shipped: tuple[Model, bool], tmp_path: Path) -> AsyncIterator[Stack]:
+    model, history = shipped
+    async with stacked(tmp_path, model, history=history) as made:
+        yield made
+
+
+def item() -> str:
+    return f"item-{secrets.token_hex(4)}"
+
+
+# 1. Everything starts, with nothing given but addresses.
+
+
+async def test_all_of_it_starts_without_a_key_and_nothing_fails(stack: Stack) -> None:
+    async with stack.tocsin() as tocsin:
+        for alert in stack.config["alerts"]:
+            assert await tocsin.metric("tocsin_alert_up", alert=alert) == 1
+        failed = await tocsin.gauge("tocsin_alert_source_errors_total")
+        assert set(failed.values()) <= {0.0}, failed
+        assert not tocsin.logged("level=error")
+
+
+def test_the_views_have_the_columns_that_the_doubles_of_other_tests_have(shipped: tuple[Model, bool]) -> None:
+    model, _ = shipped
+    model.run("SELECT 1")
+    assert model.connection is not None
+    for view, columns in VIEWS.items():
+        described = model.connection.execute(f"SELECT * FROM {view} LIMIT 0".encode()).description or []
+        found = [(each.name, each.type_code) for each in described]
+        assert found == [(name, column(name, kind).oid) for name, kind in columns], view
+
+
+# 2. The producer.
+
+
+def test_the_producer_fills_its_topic_as_its_seed_says(shipped: tuple[Model, bool], sink: KafkaSink) -> None:
+    model, _ = shipped
+    organizations = tuple(f"org-{secrets.token_hex(4)}" for _ in range(4))
+    plan = Plan(
+        seed=7, organizations=organizations, rate=0, bid_rate=0, limit=30, first_spike_after=1, spike_interval=3
+    )
+    options = ("--seed", "7", "--rate", "0", "--bid-rate", "0", "--limit", "30", "--first-spike-after", "1s")
+    with tapped(CUSTOMER_EVENTS) as tap:
+        ended(produce(*options, "--spike-interval", "3s", "--organizations", ",".join(organizations)))
+
+        def own() -> list[bytes]:
+            return [value for value in tap() if value and any(name.encode() in value for name in organizations)]
+
+        until(lambda: len(own()) >= 30, "thirty events")
+        values = own()
+    expected = Counter(fields(event.value or b"") for event in Schedule(plan).events(start=0))
+    assert Counter(map(fields, values)) == expected
+    assert sorted(Counter(values).values()) == [1] * 10 + [10, 10], "a spike is ten equal events"
+    listed = ", ".join(f"'{name}'" for name in organizations)
+    facts = (
+        f"SELECT count(*), count(DISTINCT customer_id) FROM {{}}.fct_customer_events WHERE organization IN ({listed})"
+    )
+    until(lambda: model.run(facts) == [(30, 10)], "thirty facts of ten customers")
+
+
+def fields(value: bytes) -> str:
+    """An event without its time, which is that of the run."""
+    event = json.loads(value)
+    assert list(event) == ["customer_id", "customer_name", "deployment_type", "organization", "event_type", "event_ts"]
+    assert isinstance(event.pop("event_ts"), int)
+    return json.dumps(event, sort_keys=True)
+
+
+# 3, 4. A spike is a row, a gauge and a message, and ends after its window.
+
+
+async def test_a_spike_of_the_producer_is_a_row_a_gauge_and_a_message_until_its_window_has_passed(stack: Stack) -> None:
+    model = stack.model
+    organizations = [await stack.organization(threshold=9) for _ in range(4)]
+    plan = Plan(organizations=tuple(organizations), rate=0, bid_rate=0, spike_interval=600, limit=20)
+    events = [json.loads(event.value or b"") for event in Schedule(plan).events(start=0)]
+    spiking = events[-1]["organization"]
+    expected = sum(event["organization"] == spiking for event in events)
+    options = ("--organizations", ",".join(organizations), "--rate", "0", "--bid-rate", "0", "--limit", "20")
+    async with stack.tocsin() as tocsin:
+        with model.subscriber("organization_alert") as lines:
+            producer = produce(*options, "--spike-interval", "600s", "--first-spike-after", "4s")
+            await stack.ask(lambda: ended(producer))
+            await stack.until_told(lambda: firing(lines, spiking), "the row")
+            dim = f"SELECT max(deployment_cnt) FROM {{}}.dim_deployments WHERE organization = '{spiking}'"
+            await stack.ask(lambda: until(lambda: (model.run(dim)[0][0] or 0) >= plan.spike_size, "its counts"))
+            await until_gauge(
+                tocsin, "organization_alert", expected, organization=spiking, alert_name="deployment_spike"
+            )
+            await until_gauge(tocsin, "spike", 1, organization=spiking, alert_name="deployment_spike")
+            await stack.until_told(lambda: stack.people(spiking) == {"deployment-spike": 1}, "the owner is told")
+
+            await stack.until_told(lambda: not firing(lines, spiking), "the end of the row", WINDOW + LONG)
+            await until_gauge(tocsin, "organization_alert", None, organization=spiking)
+            # One that lingers is 0 before it is gone, by its setting.
+            await until_gauge(tocsin, "spike", 0, organization=spiking)
+            await until_gauge(tocsin, "spike", None, organization=spiking)
+            both = {"deployment-spike": 1, "deployment-calm": 1}
+            await stack.until_told(lambda: stack.people(spiking) == both, "the owner is told of the end")
+            last = "SELECT extract(epoch FROM max(event_at))::float8 FROM {}.fct_customer_events"
+            [(spiked,)] = await stack.ask(lambda: model.run(f"{last} WHERE organization = '{spiking}'"))
+            over = changes(lines, spiking)[-1][0]
+            assert 0 < over - (spiked + WINDOW) * 1000 <= 1000, "on the source's clock, to the second"
+            told = stack.audit(spiking)
+            assert (told["fired"], told["resolved"]) == (1, 1)
+            others = set(organizations) - {spiking}
+            assert not any(one in line for one in others for line in lines)
+
+
+# 5. Two types of deployment are one row.
+
+
+async def test_the_gauge_stays_when_one_of_two_types_of_deployment_clears(stack: Stack, sink: KafkaSink) -> None:
+    organization = await stack.organization()
+    async with stack.tocsin() as tocsin:
+        now = int(time.time())
+        early = deployment(organization, event_ts=now - WINDOW + 20)
+        late = deployment(organization, event_ts=now - WINDOW + 45, deployment_type="on_prem", customer_id=2)
+        send(sink, CUSTOMER_EVENTS, *[early] * 6, *[late] * 7)
+        await until_gauge(tocsin, "organization_alert", 13, organization=organization)
+        await until_gauge(tocsin, "organization_alert", 7, organization=organization)
+        assert await shown(tocsin, "spike", organization=organization) == 1
+        assert stack.audit(organization)["resolved"] == 0
+        await until_gauge(tocsin, "organization_alert", None, organization=organization)
+        await stack.until_told(lambda: stack.audit(organization)["resolved"] == 1, "the end is told")
+        assert stack.audit(organization)["fired"] == 1
+
+
+# 6. After a crash.
+
+
+async def test_after_a_crash_the_first_page_is_the_view_and_what_was_missed_is_told(
+    stack: Stack, sink: KafkaSink
+) -> None:
+    model = stack.model
+    before, meanwhile = await stack.organization(), await stack.organization()
+    async with stack.tocsin() as tocsin:
+        send(sink, CUSTOMER_EVENTS, *[deployment(before)] * 6)
+        await stack.until_told(lambda: stack.people(before)["deployment-spike"] == 1, "the first is told")
+        await tocsin.kill()
+    send(sink, CUSTOMER_EVENTS, *[deployment(meanwhile)] * 8)
+    await stack.ask(lambda: model.rule("set-threshold", before, "20"))
+    seen = [[8], []]
+    await stack.ask(lambda: until(lambda: [_counts(model, one) for one in (meanwhile, before)] == seen, "the view"))
+    async with running(stack.folder, stack.config) as tocsin:
+        await until_some(lambda: _is_ready(tocsin), "ready", LONG)
+        page = {
+            dict(labels)["organization"]: value for labels, value in (await tocsin.gauge("organization_alert")).items()
+        }
+        assert (page.get(before), page.get(meanwhile)) == (None, 8)
+        await until_some(lambda: _is_the_view(stack, tocsin), "the page is the view", LONG)
+        await stack.until_told(lambda: stack.people(meanwhile) == {"deployment-spike": 1}, "the second is told")
+        over = {"deployment-spike": 1, "deployment-calm": 1}
+        await stack.until_told(lambda: stack.people(before) == over, "the end of the first is told")
+        if stack.history:
+            assert await tocsin.metric("tocsin_alert_gaps_total", alert="deployment_spike") == 0
+
+
+def _counts(model: Model, organization: str) -> list[int]:
+    return [row[3] for row in model.alert(organization)]
+
+
+async def _is_ready(tocsin: Tocsin) -> bool:
+    return not await tocsin.ready()
+
+
+async def _page(tocsin: Tocsin) -> dict[str, float]:
+    series = await tocsin.gauge("organization_alert")
+    return {dict(labels)["organization"]: value for labels, value in series.items()}
+
+
+async def _is_the_view(stack: Stack, tocsin: Tocsin) -> bool:
+    """Whether the page shows what the view holds. Others may send events meanwhile, so the view is read twice."""
+    query = "SELECT organization, deployment_cnt FROM {}.organization_alert"
+    view = await stack.ask(lambda: dict(stack.model.run(query)))
+    return await _page(tocsin) == view == await stack.ask(lambda: dict(stack.model.run(query)))
+
+
+# 7. Materialize is away.
+
+
+async def test_while_materialize_is_away_this_shows_and_nothing_old_is_served_as_new(
+    stack: Stack, sink: KafkaSink
+) -> None:
+    before, meanwhile = await stack.organization(), await stack.organization()
+    once = {"deployment-spike": 1}
+    stack.config["sources"]["materialize"] |= {"stale_after": "3s", "backoff_max": "1s"}
+    async with stack.tocsin() as tocsin:
+        send(sink, CUSTOMER_EVENTS, *[deployment(before)] * 6)
+        await until_gauge(tocsin, "organization_alert", 6, organization=before)
+        await stack.relay.cut()
+        await tocsin.until_not_ready("deployment_spike")
+        assert await tocsin.metric("tocsin_alert_up", alert="deployment_spike") == 0
+        await until_gauge(tocsin, "organization_alert", None, organization=before)
+        assert stack.audit(before)["resolved"] == 0, "that nobody can look is no end"
+        send(sink, CUSTOMER_EVENTS, *[deployment(meanwhile)] * 6)
+        await stack.ask(lambda: until(lambda: stack.model.alert(meanwhile), "a row that nobody sees"))
+        await stack.relay.open()
+        await until_some(lambda: _is_ready(tocsin), "ready", LONG)
+        for organization in (before, meanwhile):
+            await until_gauge(tocsin, "organization_alert", 6, organization=organization)
+            await stack.until_told(lambda name=organization: stack.people(name) == once, "told once")  # type: ignore[misc]
+        if stack.history:
+            assert await tocsin.metric("tocsin_alert_gaps_total", alert="deployment_spike") == 0
+
+
+# 7, 8. Alertmanager.
+
+
+@pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH")
+@pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
+async def test_alertmanager_tells_of_each_organization_and_of_a_materialize_that_is_away(
+    stack: Stack, sink: KafkaSink
+) -> None:
+    letters = stack.post
+    names = [await stack.organization() for _ in range(2)]
+    file = alertmanager_file(stack.folder, letters.url)
+    async with (
+        stack.tocsin() as tocsin,
+        alertmanager(stack.folder, file) as server,
+        prometheus(stack.folder, prometheus_config(stack.config["web"]["listen"], server.port)),
+    ):
+        now = int(time.time())
+        for name in names:
+            send(sink, CUSTOMER_EVENTS, *[deployment(name, event_ts=now - WINDOW + 45)] * 6)
+        for name in names:
+            await until_gauge(tocsin, "organization_alert", 6, organization=name)
+        begun = {("firing", name) for name in names}
+        await stack.until_told(lambda: begun <= letters.alerts().keys(), "both are told")
+        over = {("resolved", name) for name in names}
+        await stack.until_told(lambda: over <= letters.alerts().keys(), "the end of both is told", 2 * LONG)
+        for group in letters.groups():
+            [organization] = {alert["labels"]["organization"] for alert in group["alerts"]}
+            assert group["groupLabels"]["organization"] == organization
+        await stack.relay.cut()
+        await stack.until_told(lambda: letters.groups("TocsinSourceDown"), "that Materialize is away", 2 * LONG)
+
+
+# 10. Setting up again.
+
+
+async def test_setting_up_again_changes_nothing_and_tocsin_goes_on(stack: Stack, sink: KafkaSink) -> None:
+    organization = await stack.organization()
+    async with stack.tocsin() as tocsin:
+        for _ in range(2):
+            printed = await stack.ask(stack.model.setup)
+            assert {line.split()[0] for line in printed.splitlines()[:-1]} <= {"unchanged", "granted", "skipped"}, (
+                printed
+            )
+        send(sink, CUSTOMER_EVENTS, *[deployment(organization)] * 6)
+        await stack.until_told(lambda: stack.people(organization) == {"deployment-spike": 1}, "told")
+        failed = await tocsin.gauge("tocsin_alert_source_errors_total")
+        assert set(failed.values()) <= {0.0}, failed
+        assert len(tocsin.logged("source up")) == len(stack.config["alerts"])
+
+
+# 11. Bad events.
+
+
+async def test_bad_events_of_every_kind_are_counted_and_no_view_stops(stack: Stack, sink: KafkaSink) -> None:
+    """Malformed in every way, without a value, oversized, and dated far ahead. Each message is accounted for: it is a
+    fact, or it is rejected, or it had no value and is passed over."""
+    organizations = tuple(f"org-{secrets.token_hex(4)}" for _ in range(4))
+    plan = Plan(organizations=organizations, rate=100, bid_rate=0, spike_interval=0, limit=300, malformed=1, future=0.5)
+    events = list(Schedule(plan).events(start=0))
+    bad = [event for event in events if event.kind in {Kind.MALFORMED, Kind.FUTURE} and event.value is not None]
+    sound = sum(event.kind not in {Kind.MALFORMED, Kind.FUTURE} for event in events)
+    assert any(event.value is None for event in events)
+    assert any(len(event.value or b"") > 65_536 for event in events)
+    options = ("--malformed", "1", "--future", "0.5", "--rate", "100", "--bid-rate", "0", "--spike-interval", "0")
+
+    async def counted() -> float:
+        return await shown(tocsin, "rejected_events", topic=CUSTOMER_EVENTS) or 0.0
+
+    async with stack.tocsin() as tocsin:
+        before = await counted()
+        with tapped(CUSTOMER_EVENTS) as tap:
+            producer = produce(*options, "--limit", "300", "--organizations", ",".join(organizations))
+            await stack.ask(lambda: ended(producer))
+            await stack.ask(lambda: until(lambda: len(tap()) >= len(events), "every message is in the topic"))
+        await until_gauge(tocsin, "rejected_events", before + len(bad), topic=CUSTOMER_EVENTS)
+        listed = ", ".join(f"'{name}'" for name in organizations)
+        facts = f"SELECT count(*) FROM {{}}.fct_customer_events WHERE organization IN ({listed})"
+        assert await stack.ask(lambda: stack.model.run(facts)) == [(sound,)]
+        reasons = {dict(labels)["reason"] for labels in await tocsin.gauge("rejected_events")}
+        assert {
+            "not UTF-8",
+            "not a flat JSON object",
+            "larger than 65536 bytes",
+            "event_ts is in the future",
+        } <= reasons
+        organization = await stack.organization()
+        send(sink, CUSTOMER_EVENTS, *[deployment(organization)] * 6)
+        await stack.until_told(lambda: stack.people(organization) == {"deployment-spike": 1}, "the views go on")
+
+
+# Of the second list: rules are rows.
+
+
+async def test_a_rule_that_is_added_fires_without_a_restart_and_one_that_is_removed_resolves(
+    stack: Stack, sink: KafkaSink
+) -> None:
+    model, name = stack.model, item()
+    async with stack.tocsin() as tocsin:
+        send(sink, WINNING_BIDS, bid(name, 1, "50"), bid(name, 2, "50.01"))
+        await stack.ask(
+            lambda: until(
+                lambda: len(model.run(f"SELECT 1 FROM {{}}.winning_bids WHERE item = '{name}'")) == 2, "the bids"
+            )
+        )
+        await stack.ask(lambda: model.rule("add", name, "--item", name, "--above", "50", "--severity", "info"))
+        await until_gauge(tocsin, "active_alerts", 50.01, item=name, severity="info")
+        await stack.until_told(lambda: stack.sold(name) == {"fired": 1}, "what sold for more is told")
+        await stack.ask(lambda: model.rule("change", name, "--above", "10"))
+        await stack.until_told(lambda: stack.sold(name) == {"fired": 2}, "the other one too")
+        await stack.ask(lambda: model.rule("change", name, "--severity", "critical"))
+        await stack.until_told(lambda: stack.sold(name) == {"fired": 2, "updated": 2}, "a change is no end")
+        await stack.ask(lambda: model.rule("remove", name))
+        await stack.until_told(lambda: stack.sold(name) == {"fired": 2, "updated": 2, "resolved": 2}, "the end of both")
+        await until_gauge(tocsin, "active_alerts", None, item=name)
+        await stack.ask(lambda: model.rule("add", name, "--item", name, "--above", "50.005", "--severity", "info"))
+        await stack.until_told(lambda: stack.sold(name)["fired"] == 3, "fires again, under another id")
+
+
+async def _arrived(stack: Stack, name: str, bids: int) -> None:
+    """Wait until so many bids for an item are facts."""
+    query = f"SELECT count(*) FROM {{}}.winning_bids WHERE item = '{name}'"
+    await stack.ask(lambda: until(lambda: stack.model.run(query) == [(bids,)], "the bids"))
+
+
+async def test_equal_rows_of_three_rules_are_one_firing_until_the_last_rule_goes(stack: Stack, sink: KafkaSink) -> None:
+    """Three rules of one name catch one bid: three equal rows. The other item fires after two of them are gone."""
+    model, name, marker = stack.model, item(), item()
+    rules = ", ".join(f"('{name}', '{name}', {above}, 'info')" for above in (1, 2, 3))
+    async with stack.tocsin() as tocsin:
+        send(sink, WINNING_BIDS, bid(name), bid(marker))
+        await stack.ask(
+            lambda: until(lambda: model.run(f"SELECT 1 FROM {{}}.winning_bids WHERE item = '{marker}'"), "the bids")
+        )
+        await stack.ask(lambda: model.run(f"INSERT INTO {{}}.auction_alerts VALUES {rules}"))
+        await stack.until_told(lambda: stack.sold(name) == {"fired": 1}, "one firing")
+        await stack.ask(
+            lambda: model.run(f"DELETE FROM {{}}.auction_alerts WHERE item_name = '{name}' AND price_above > 1")
+        )
+        await stack.ask(lambda: model.rule("add", marker, "--item", marker, "--above", "1", "--severity", "info"))
+        await stack.until_told(lambda: stack.sold(marker) == {"fired": 1}, "the marker")
+        assert stack.sold(name) == {"fired": 1}
+        assert await shown(tocsin, "active_alerts", item=name) == 50
+        await stack.ask(lambda: model.rule("remove", name))
+        await stack.until_told(lambda: stack.sold(name) == {"fired": 1, "resolved": 1}, "the end")
+        await stack.ask(lambda: model.rule("remove", marker))
+
+
+async def test_a_rule_taken_back_in_time_is_cancelled_and_nobody_hears_of_it(stack: Stack, sink: KafkaSink) -> None:
+    """The workflow waits; the cancel comes before its delay is over."""
+    model, name = stack.model, item()
+    steps = (Step(type="delay", seconds=60), Step(type="in_app"))
+    stack.post.inbox.engine.add_workflow("auction-rule", now=0, steps=steps)
+
+    def states() -> list[str]:
+        sent = stack.post.inbox.engine.worker.notifications.values()
+        return [each.state for each in sent if name in json.dumps(each.payload)]
+
+    async with stack.tocsin():
+        send(sink, WINNING_BIDS, bid(name))
+        await stack.ask(
+            lambda: until(lambda: model.run(f"SELECT 1 FROM {{}}.winning_bids WHERE item = '{name}'"), "the bid")
+        )
+        await stack.ask(lambda: model.rule("add", name, "--item", name, "--above", "1", "--severity", "info"))
+        await stack.until_told(lambda: states() == ["waiting"], "the workflow waits")
+        await stack.ask(lambda: model.rule("remove", name))
+        await stack.until_told(lambda: states() == ["cancelled"], "taken back")
+
+
+async def test_a_model_under_an_odd_name_is_set_up_watched_and_told_of(stack: Stack, sink: KafkaSink) -> None:
+    """Capitals, quotes, blanks and semicolons in the name of the schema."""
+    name, odd = item(), f'Odd "Name"; {secrets.token_hex(4)}'
+    other = Model(schema=odd)
+    quoted = '"' + odd.replace('"', '""') + '"'
+    sold = stack.config["alerts"]["auction_rule"] | {"relation": f"{quoted}.active_alerts"}
+    stack.config["alerts"] = {"auction_rule": sold}
+    try:
+        await stack.ask(other.setup)
+        await stack.ask(other.hydrated)
+        async with stack.tocsin() as tocsin:
+            send(sink, WINNING_BIDS, bid(name))
+            await stack.ask(lambda: other.rule("add", name, "--item", name, "--above", "1", "--severity", "info"))
+            await until_gauge(tocsin, "active_alerts", 50, item=name)
+            await stack.until_told(lambda: stack.sold(name) == {"fired": 1}, "told")
+    finally:
+        await stack.ask(lambda: other.run("DROP SCHEMA IF EXISTS {} CASCADE"))
+        assert other.connection is not None
+        other.connection.close()
