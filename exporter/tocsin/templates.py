@@ -131,8 +131,11 @@ class Condition:
 
     def __init__(self, source: str, *, place: str = "condition", known: Collection[str] = VARIABLES) -> None:
         self.source = source
-        text = "{{ " + source + " }}"
-        render = _expression(text, place, known)
+        try:
+            render = _expression("{{ " + source + " }}", place, known)
+        except TemplateError as error:
+            # The braces are ours: whoever wrote the expression knows nothing of a "print statement".
+            raise TemplateError(str(error).replace("end of print statement", "the end")) from None
         if render is None:
             raise TemplateError(f"{place}: write one expression, such as row.severity == 'page'")
         self._render = render

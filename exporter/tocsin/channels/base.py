@@ -48,9 +48,12 @@ class ChannelOptions(Settings):
     @classmethod
     def _is_a_condition(cls, when: str | None) -> str | None:
         if when is not None:
-            from tocsin.templates import Condition
+            from tocsin.templates import Condition, TemplateError
 
-            Condition(when, place="when", known=CONDITION_VARIABLES)
+            try:
+                Condition(when, place="when", known=CONDITION_VARIABLES)
+            except TemplateError as error:
+                raise ValueError(str(error).removeprefix("when: ")) from None
         return when
 
     @model_validator(mode="after")

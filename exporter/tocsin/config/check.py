@@ -81,7 +81,9 @@ async def check_online(
         async with gate:
             return await work
 
-    alerts = [guarded(_check_alert(config, alert, describe, sample)) for alert in config.alerts.values()]
+    # Events have no columns before they come.
+    rows = [alert for alert in config.alerts.values() if not alert.events]
+    alerts = [guarded(_check_alert(config, alert, describe, sample)) for alert in rows]
     ways = [guarded(_verify(config, name, channel)) for name, channel in (channels or {}).items()]
     found = [problem for problems in await asyncio.gather(*alerts, *ways) for problem in problems]
     return list(dict.fromkeys(found))
@@ -134,8 +136,11 @@ def _named(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
     for i, column in enumerate(alert.ignore):
         yield f"ignore[{i}]", column
     for i, channel in enumerate(alert.notify):
-        for path, column in _columns_of(config.channels[channel].routes[alert.name]):
+        options = config.channels[channel].routes[alert.name]
+        for path, column in _columns_of(options):
             yield f"notify[{i}].{path}", column
+        for number, name in enumerate(getattr(options, "group_by", ())):
+            yield f"notify[{i}].group_by[{number}]", alert.labels.get(name, name)
 
 
 def _columns_of(options: BaseModel) -> Iterator[tuple[str, str]]:
@@ -160,14 +165,14 @@ def _type(oid: int) -> str:
 
 def _template_problems(config: Config, alert: Alert, columns: Columns, row: Row | None) -> list[Problem]:
     """Render every template once for every kind of notification that is sent, on a real row or on made-up values."""
-    from tocsin.envelope import View, build, variables
+    from tocsin.envelope import View, build, seen, variables
     from tocsin.envelope import scope as scope_of
     from tocsin.templates import Template
 
     view = View(labels=tuple(alert.labels.items()), static_labels=tuple(alert.static_labels.items()), value=alert.value)
     tried = _Trial(config, columns, real=row is not None)
     values = row if row is not None else tuple(_EXAMPLES.get(column.oid, "text") for column in columns)
-    for kind in Kind:
+    for kind in [kind for kind in Kind if kind is not Kind.EVENT]:
         told = [channel for channel in alert.notify if kind in trial.kinds(config.channels[channel], alert)]
         if not told:
             continue
@@ -193,6 +198,7 @@ def _template_problems(config: Config, alert: Alert, columns: Columns, row: Row 
         )
         envelope = build(transition, _ID, rendered)
         for channel in told:
+            tried.condition(alert, config.channels[channel], seen(transition, values, view), kind)
             tried.channel(alert, config.channels[channel], scope_of(envelope), kind)
     return tried.problems
 
@@ -224,6 +230,23 @@ class _Trial:
                 self._failed.add(path)
                 self.problems.append(self._config.problem(f"{message} ({self._tried(kind)})", place))
 
+    def condition(self, alert: Alert, channel: ChannelConfig, scope: Mapping[str, Any], kind: Kind) -> None:
+        """The `when` of a route. Only what it names is looked at: what it says of made-up values means nothing."""
+        from tocsin.envelope import CONDITION_VARIABLES
+        from tocsin.templates import Condition, TemplateError
+
+        when = getattr(channel.routes[alert.name], "when", None)
+        path = f"alerts.{alert.name}.notify[{alert.notify.index(channel.name)}].when"
+        if when is None or path in self._failed:
+            return
+        try:
+            Condition(when, place=path, known=CONDITION_VARIABLES).holds(scope)
+        except TemplateError as error:
+            message = str(error).partition(": ")[2]
+            if self._real or "there is no" in message:
+                self._failed.add(path)
+                self.problems.append(self._config.problem(f"{message} ({self._tried(kind)})", path))
+
     def channel(self, alert: Alert, channel: ChannelConfig, scope: Mapping[str, Any], kind: Kind) -> None:
         """Every template of a channel, of those that can try out what they send; else of the alert's options."""
         from tocsin.templates import Structure
@@ -243,7 +266,7 @@ class _Trial:
     def _fault(self, alert: Alert, channel: ChannelConfig, fault: "trial.Fault", kind: Kind) -> None:
         path = f"{channel.name}: {fault.place}"
         # A made-up text is no address, but it says nothing about a real one.
-        told = fault.kind == "json" or (self._real if fault.kind == "value" else self._tells(fault.message))
+        told = fault.kind == "certain" or (self._real if fault.kind == "value" else self._tells(fault.message))
         if told and path not in self._failed:
             self._failed.add(path)
             self.problems.append(trial.problem(self._config, alert, channel.name, fault, self._tried(kind)))
