@@ -6,6 +6,7 @@ configuration can be checked without it.
 
 import math
 import re
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 from tocsin.settings import Duration, Secret, Settings
 
 if TYPE_CHECKING:
+    import psycopg
     from psycopg import sql
 
 
@@ -208,6 +210,25 @@ def _parse(dsn: str) -> dict[str, str]:
         if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise ValueError("the port in the connection string is not a number from 1 to 65535")
     return {name: str(value) for name, value in parsed.items() if value is not None}
+
+
+async def connected(conninfo: str) -> "psycopg.AsyncConnection[tuple[Any, ...]]":
+    """A connection that commits every statement and prepares none. Raises psycopg.Error."""
+    import psycopg
+
+    try:
+        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
+    except BaseException as error:
+        # psycopg closes a half-made connection only when its frames go; an error or a cancelled task that is still held
+        # somewhere would keep the socket open.
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
+def about_login(text: str) -> bool:
+    """Whether the server's words about a connection that failed say that the role or its password is wrong. libpq gives
+    no code for it."""
+    return re.search(r"authentication|password|no pg_hba|login blocked|role .* does not exist", text) is not None
 
 
 def relation(name: str) -> "sql.Identifier":

@@ -7,7 +7,6 @@ server. Here a chunk of rows costs one wake-up, and giving up is closing the soc
 import asyncio
 import re
 import time
-import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -17,7 +16,7 @@ from psycopg.errors import error_from_result
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Column, Columns, Row
-from tocsin.postgres import Server
+from tocsin.postgres import Server, about_login, connected
 
 _SLICE = 2_000
 """Rows handed out before other tasks get a turn; at about 2 us a row this holds the loop for some milliseconds."""
@@ -149,7 +148,7 @@ async def connect(settings: Server) -> AsyncIterator[Wire]:
     began = time.monotonic()
     try:
         async with asyncio.timeout(settings.connect_timeout + 1.0):
-            connection = await _connected(settings.conninfo())
+            connection = await connected(settings.conninfo())
     except (TimeoutError, psycopg.Error, OSError) as error:
         raise connect_error(error, settings.display, time.monotonic() - began) from None
     try:
@@ -160,22 +159,12 @@ async def connect(settings: Server) -> AsyncIterator[Wire]:
         await connection.close()
 
 
-async def _connected(conninfo: str) -> "psycopg.AsyncConnection[tuple[object, ...]]":
-    try:
-        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
-    except BaseException as error:
-        # psycopg closes a half-made connection only when its frames go; an error or a cancelled task that is still held
-        # somewhere would keep the socket open.
-        traceback.clear_frames(error.__traceback__)
-        raise
-
-
 def connect_error(error: Exception, display: str, waited: float) -> SourceError:
     """Why there is no connection, in one line."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return SourceError(f"{display}: no answer within {waited:.0f} s", SourceReason.CONNECT)
     text = _one_line(error)
-    if re.search(r"authentication|password|no pg_hba|login blocked|role .* does not exist", text):
+    if about_login(text):
         return SourceError(f"{display}: {text}", SourceReason.AUTH)
     return SourceError(f"{display}: {text}", SourceReason.CONNECT)
 
