@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tocsin.errors import TocsinError
-from tocsin.templates import MAX_TEXT, Structure, Template, TemplateError
+from tocsin.templates import MAX_TEXT, NothingPrintedError, Structure, Template, TemplateError
 
 ROW = {
     "total": Decimal("12.50"),
@@ -210,3 +210,22 @@ class TestStructure:
         with pytest.raises(TemplateError) as caught:
             Structure(shape, place="body").render(VARIABLES)
         assert str(caught.value).startswith(complaint)
+
+
+class TestForms:
+    def test_what_a_template_of_html_prints_is_escaped_but_not_what_is_written_in_it(self) -> None:
+        row = {"note": "<i>\"'&", "tags": ["<"]}
+        source = "<b>{{ row.note }}</b>{{ row.tags }}{{ row.note ~ '<' }}{{ '<hr>' | safe }}"
+        text = Template(source, form="html").render({"row": row})
+        assert text == ("<b>&lt;i&gt;&#34;&#39;&amp;</b>[&#34;&lt;&#34;]&lt;i&gt;&#34;&#39;&amp;&lt;<hr>")
+
+    def test_what_a_template_of_an_url_prints_stays_one_part_of_it(self) -> None:
+        source = "x://{{ row.a }}/{{ row.b }}?c={{ row.a }}"
+        text = Template(source, form="url").render({"row": {"a": "1/2?&#@ é", "b": 3}})
+        assert text == "x://1%2F2%3F%26%23%40%20%C3%A9/3?c=1%2F2%3F%26%23%40%20%C3%A9"
+
+    @pytest.mark.parametrize("value", [None, ""])
+    def test_an_url_in_which_something_prints_nothing_is_an_error_of_its_own(self, value: str | None) -> None:
+        template = Template("x://{{ row.a }}", place="url", form="url")
+        with pytest.raises(NothingPrintedError, match="url: an expression prints nothing"):
+            template.render({"row": {"a": value}})
