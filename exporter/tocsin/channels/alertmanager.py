@@ -4,6 +4,7 @@ Alertmanager takes an alert's `endsAt` as "fires until then unless I hear of it 
 from time to time, and what nobody tells any more ends by itself.
 """
 
+import base64
 import io
 import json
 import re
@@ -157,6 +158,8 @@ class Config(Options):
     def _fit_together(self) -> Self:
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password belong together")
+        if self.username is not None and ":" in self.username:
+            raise ValueError("username: must not have a colon in it")
         if self.username is not None and self.token is not None:
             raise ValueError("give username and password, or token, not both")
         if self.tls_key is not None and self.tls_cert is None:
@@ -346,7 +349,7 @@ def _rendered(template: Template, variables: Mapping[str, object]) -> str:
 
 def _name(key: str) -> str:
     """A name that every Alertmanager takes: before 0.27 none but these characters."""
-    return re.sub(r"^(?=[0-9])|[^A-Za-z0-9_]", "_", key)
+    return re.sub(r"^(?=[0-9]|$)|[^A-Za-z0-9_]", "_", key)
 
 
 def _url(text: str) -> str | None:
@@ -386,11 +389,15 @@ def _authorization(config: Config) -> str:
     if config.token is not None:
         return f"Bearer {config.token.get_secret_value()}"
     if config.username is not None and config.password is not None:
-        return aiohttp.BasicAuth(config.username, config.password.get_secret_value(), "utf-8").encode()
+        credentials = f"{config.username}:{config.password.get_secret_value()}"
+        return f"Basic {base64.b64encode(credentials.encode()).decode()}"
     return ""
 
 
-def _ssl(config: Config) -> ssl.SSLContext:
+def _ssl(config: Config) -> ssl.SSLContext | bool:
+    """True: the system's certificates are trusted."""
+    if config.tls_ca is None and config.tls_cert is None:
+        return True
     context = ssl.create_default_context(cafile=config.tls_ca)
     if config.tls_cert is not None:
         context.load_cert_chain(config.tls_cert, config.tls_key)

@@ -1,0 +1,236 @@
+"""Handlers in the place where they work: behind a ledger and a dispatcher, and in a whole process."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import pytest
+
+from support.channels import FakeChannel
+from support.dispatching import Desk
+from support.messages import message
+from support.receiver import Answer, Receiver
+from support.tocsin import Stage, command, staged, write
+from support.waiting import until, until_some
+from tocsin.channels import Delivered, Rejected, Result, Retry, webhook
+from tocsin.channels.python import Config, build
+from tocsin.errors import Reason
+from tocsin.handlers import Envelope, Reject
+from tocsin.ledger import Status
+
+LOCAL = """
+import asyncio
+from pathlib import Path
+from tocsin.handlers import Reject
+
+FOLDER = Path(__file__).parent
+
+def _note(name, envelope):
+    with (FOLDER / name).open("a") as file:
+        file.write(f"{envelope['status']} {envelope['row']['id']}\\n")
+
+def good(envelope):
+    _note("good", envelope)
+    return f"row {envelope['row']['id']}"
+
+async def bad(envelope, log):
+    _note("bad", envelope)
+    if envelope["row"]["id"] == 2:
+        raise Reject("nobody knows 2")
+    raise ValueError("out of order")
+
+def slow(envelope):
+    _note("begun", envelope)
+    while not (FOLDER / "go").exists():
+        (FOLDER / "go").parent.stat()
+    _note("ended", envelope)
+"""
+
+
+def handler(call: Callable[..., Any], **settings: Any) -> FakeChannel:
+    """A channel for it."""
+    module = ModuleType("handlers_of_a_test")
+    module.handler = call  # type: ignore[attr-defined]
+    sys.modules[module.__name__] = module
+    config = Config.model_validate({"type": "python", "handler": f"{module.__name__}:handler", **settings})
+    return cast("FakeChannel", build("hook", config, {}))
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    made = Desk(tmp_path / "ledger.db")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with staged(tmp_path) as made:
+        (tmp_path / "own_handlers.py").write_text(LOCAL)
+        made.orders.insert(("1", "Ann", "10"))
+        yield made
+
+
+def local(stage: Stage, name: str, **more: Any) -> dict[str, Any]:
+    """A channel for a handler of the local module."""
+    timing = {"backoff_initial": "10ms", "backoff_max": "20ms", "max_attempts": 3}
+    return {"type": "python", "handler": f"own_handlers:{name}", "path": str(stage.directory), **timing, **more}
+
+
+async def test_what_fails_or_raises_is_tried_again_and_becomes_a_dead_letter_in_the_end(desk: Desk) -> None:
+    outcomes: list[Any] = [False, ValueError("no room"), None]
+
+    async def flaky(envelope: Envelope) -> object:
+        if envelope["row"]["order_id"] == 2:
+            raise KeyError("stock")
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    desk.start(handler(flaky), max_attempts=3)
+    [good, poison] = await desk.tell("1", "2")
+    for _ in range(4):
+        await desk.advance(10)
+    await desk.delivered(good)
+    record = await desk.record(poison)
+    assert (record.status, record.reason, record.attempts) == (Status.DEAD, Reason.EXHAUSTED, 3)
+    assert record.detail == "3 attempts; the last: internal: KeyError: 'stock'"
+    assert (await desk.record(good)).attempts == 3
+
+
+async def test_what_a_handler_rejects_is_a_dead_letter_at_once_and_the_rest_goes_on(desk: Desk) -> None:
+    def picky(envelope: Envelope) -> str:
+        if envelope["row"]["order_id"] == 2:
+            raise Reject("unknown order")
+        return f"ticket {envelope['row']['order_id']}"
+
+    desk.start(handler(picky))
+    [first, bad, third] = await desk.tell("1", "2", "3")
+    await desk.delivered(first, third)
+    await until(lambda: desk.dispatchers[0].failed == 1)
+    record = await desk.record(bad)
+    assert (record.status, record.reason, record.detail) == (Status.DEAD, Reason.REJECTED, "unknown order")
+    assert [one.detail for one in await desk.records(first, third)] == ["ticket 1", "ticket 3"]
+
+
+async def test_the_notifications_of_one_row_reach_a_handler_in_order(desk: Desk) -> None:
+    seen = []
+    desk.start(handler(lambda envelope: seen.append((envelope["status"], envelope["at"]))))
+    await desk.delivered(*await desk.episode(length=8))
+    assert [status for status, _ in seen] == ["fired", *["updated"] * 6, "resolved"]
+    assert seen == sorted(seen, key=lambda one: one[1])
+
+
+async def test_a_handler_that_hangs_does_not_end_the_channel(desk: Desk) -> None:
+    import threading
+
+    go, calls = threading.Event(), []
+
+    def hanging(envelope: Envelope) -> None:
+        calls.append(envelope["row"]["order_id"])
+        if envelope["row"]["order_id"] == 1:
+            go.wait(30)
+
+    dispatcher = desk.start(handler(hanging, timeout="50ms", concurrency=2))
+    [stuck] = await desk.tell("1")
+    await until(lambda: dispatcher.failed)
+    await desk.delivered(*await desk.tell("2", "3"))
+    go.set()
+    for _ in range(3):
+        await desk.advance(30)
+    await desk.delivered(stuck)
+    assert calls.count(1) == 1
+
+
+@pytest.mark.e2e
+async def test_two_handlers_of_one_alert_both_run_and_one_failing_does_not_stop_the_other(stage: Stage) -> None:
+    stage.config["channels"] = {"good": local(stage, "good"), "bad": local(stage, "bad")}
+    stage.alert["notify"] = ["good", "bad"]
+    async with stage.run() as tocsin:
+        stage.orders.insert(("2", "Bob", "20"))
+
+        async def settled() -> list[dict[str, Any]]:
+            listed = (await tocsin.json("/api/v1/notifications"))["notifications"]
+            assert [one["status"] for one in listed if one["status"] == "pending"] == []
+            assert len(listed) == 4
+            return cast("list[dict[str, Any]]", listed)
+
+        recorded = {
+            (one["channel"], one["row"]["id"]): (one["status"], one["reason"], one["detail"])
+            for one in await until_some(settled)
+        }
+        assert recorded == {
+            ("good", 1): ("delivered", "", "row 1"),
+            ("good", 2): ("delivered", "", "row 2"),
+            ("bad", 1): ("dead", "exhausted", "3 attempts; the last: internal: ValueError: out of order"),
+            ("bad", 2): ("dead", "rejected", "nobody knows 2"),
+        }
+        assert sorted((stage.directory / "bad").read_text().splitlines()) == ["fired 1"] * 3 + ["fired 2"]
+        assert len(tocsin.logged("the handler raised", "level=debug")) == 3
+
+
+@pytest.mark.e2e
+async def test_at_the_end_of_the_process_a_call_under_way_is_waited_for(stage: Stage) -> None:
+    stage.config["channels"] = {"slow": local(stage, "slow")}
+    stage.alert["notify"] = ["slow"]
+    async with stage.run() as tocsin:
+        await until((stage.directory / "begun").exists)
+        ending = asyncio.create_task(tocsin.stop())
+        await tocsin.until_logged("event=stopping")
+        (stage.directory / "go").touch()
+        assert await ending == 0
+    assert (stage.directory / "ended").read_text() == "fired 1\n"
+
+
+@pytest.mark.e2e
+async def test_a_call_that_hangs_does_not_keep_the_process_from_ending(stage: Stage) -> None:
+    stage.config["channels"] = {"slow": local(stage, "slow", timeout="100ms", max_attempts=100)}
+    stage.alert["notify"] = ["slow"]
+    async with stage.run() as tocsin:
+        await tocsin.until_logged("a handler hangs")
+        assert await tocsin.stop() == 0
+        assert tocsin.logged("handlers still run and are left behind", "calls=1")
+    (stage.directory / "go").touch()
+
+
+@pytest.mark.e2e
+async def test_check_tells_of_a_handler_that_is_none_and_where_it_stands(stage: Stage) -> None:
+    stage.config["channels"] = {"gone": local(stage, "gone"), "good": local(stage, "good", arguments={"room": 1})}
+    stage.alert["notify"] = ["gone", "good"]
+    file = write(stage.directory / "tocsin.yaml", stage.config)
+    status, _, errors = await command(stage.directory, "check", "--config", str(file))
+    assert status == 1
+    gone, good = errors.splitlines()
+    assert "tocsin.yaml:" in gone
+    assert gone.endswith("own_handlers.py) has no gone")
+    assert good.endswith("cannot be called with (envelope, room=...): got an unexpected keyword argument 'room'")
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        (Answer(status=200), Delivered()),
+        (Answer(status=200, body=b"not JSON"), Delivered()),
+        (Answer(status=201, body=b'{"id": 1}', headers={"content-type": "application/json"}), Delivered()),
+        (Answer(status=202), Delivered()),
+        (Answer(status=204), Delivered()),
+        (Answer(status=400, body=b"no such room"), Rejected(Reason.REJECTED, "400 no such room")),
+        (Answer(status=500, body=b"<html>oops"), Retry(Reason.SERVER_ERROR, "500 <html>oops")),
+    ],
+    ids=lambda value: str(value.status) if isinstance(value, Answer) else type(value).__name__,
+)
+async def test_over_http_any_2xx_is_success_and_anything_else_keeps_its_status_and_text(
+    answer: Answer, result: Result
+) -> None:
+    async with Receiver() as receiver:
+        receiver.script(answer)
+        config = webhook.Config.model_validate({"type": "webhook", "url": receiver.url})
+        channel = webhook.build("hook", config, {})
+        what = message(extra={"due": ("numeric", "12.50"), "none": ("text", None)})
+        assert await channel.send([what]) == [result]
+        assert receiver.requests[0].json["row"] == what.envelope["row"]
+        await channel.close()
