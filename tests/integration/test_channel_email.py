@@ -434,7 +434,7 @@ def _config(**settings: Any) -> Any:
         ({"html": True}, "html"),
         ({"username": "me"}, "give username and password, or neither"),
         ({"security": "ssl"}, "'none', 'starttls' or 'tls'"),
-        ({"security": "none", "verify": False}, "security: none has no certificates"),
+        ({"security": "none", "tls_verify": False}, "security: none has no certificates"),
         ({"hello": "a b"}, "hello"),
         ({"port": 0}, "port"),
         ({"password": "a\nb", "username": "me"}, "a password is one line"),

@@ -221,7 +221,7 @@ async def test_security_starttls_encrypts_before_anything_is_told(
     authority: trustme.CA, ca_file: str, build: Build
 ) -> None:
     async with MailServer(tls=certificate(authority), starttls=True, password=PASSWORD) as server:
-        channel = build(server, security="starttls", ca_file=ca_file, username="me", password=PASSWORD)
+        channel = build(server, security="starttls", tls_ca=ca_file, username="me", password=PASSWORD)
         assert await sent(channel) == Delivered()
         assert await sent(channel, message(key="18")) == Delivered()
         assert (server.mails[0].encrypted, server.mails[0].login) == (True, "me")
@@ -230,7 +230,7 @@ async def test_security_starttls_encrypts_before_anything_is_told(
 
 async def test_security_tls_encrypts_from_the_first_byte(authority: trustme.CA, ca_file: str, build: Build) -> None:
     async with MailServer(tls=certificate(authority), password=PASSWORD) as server:
-        channel = build(server, security="tls", ca_file=ca_file, username="me", password=PASSWORD)
+        channel = build(server, security="tls", tls_ca=ca_file, username="me", password=PASSWORD)
         assert await sent(channel) == Delivered()
         assert (server.mails[0].encrypted, server.mails[0].login) == (True, "me")
 
@@ -251,23 +251,23 @@ async def test_a_certificate_that_nobody_vouches_for_or_of_another_name_is_refus
         assert isinstance(unknown, Retry)
         assert unknown.reason is Reason.CONNECTION
         assert "certificate" in unknown.detail
-        assert await sent(build(server, security=security, verify=False)) == Delivered()
+        assert await sent(build(server, security=security, tls_verify=False)) == Delivered()
     other = certificate(authority, "another.example.com")
     async with MailServer(tls=other, starttls=security == "starttls") as server:
-        wrong = await sent(build(server, security=security, ca_file=ca_file))
+        wrong = await sent(build(server, security=security, tls_ca=ca_file))
         assert isinstance(wrong, Retry)
         assert "certificate" in wrong.detail
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
-def test_a_ca_file_that_cannot_be_used_is_told_at_the_start(tmp_path: Path, build: Build, content: str | None) -> None:
+def test_a_file_of_certificates_that_cannot_be_used_is_told_at_the_start(tmp_path: Path, build: Build, content: str | None) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)
     with pytest.raises(ConfigError) as caught:
-        build(MailServer(), security="tls", ca_file=str(path), port=465)
+        build(MailServer(), security="tls", tls_ca=str(path), port=465)
     [problem] = caught.value.problems
-    assert problem.path == "channels.mail.ca_file"
+    assert problem.path == "channels.mail.tls_ca"
     assert str(path) in problem.message
 
 
@@ -284,7 +284,7 @@ async def test_a_wrong_password_pauses_the_channel_and_is_not_told(
 ) -> None:
     async with MailServer(tls=certificate(authority), starttls=True, password="another") as server:
         server.script("AUTH", f"535 5.7.8 no: {PASSWORD}")
-        channel = build(server, security="starttls", ca_file=ca_file, username="me", password=PASSWORD)
+        channel = build(server, security="starttls", tls_ca=ca_file, username="me", password=PASSWORD)
         result = await sent(channel)
         assert isinstance(result, Paused)
         assert result.reason is Reason.UNAUTHORIZED
@@ -308,7 +308,7 @@ async def test_a_password_may_come_from_a_file(
     (tmp_path / "password").write_text(PASSWORD + "\n")
     async with MailServer(tls=certificate(authority), starttls=True, password=PASSWORD) as server:
         file = str(tmp_path / "password")
-        channel = build(server, security="starttls", ca_file=ca_file, username="me", password_file=file)
+        channel = build(server, security="starttls", tls_ca=ca_file, username="me", password_file=file)
         assert await channel.verify() == []
         assert await sent(channel) == Delivered()
 
@@ -318,7 +318,7 @@ async def test_a_login_that_cannot_be_checked_now_is_tried_again(
 ) -> None:
     async with MailServer(tls=certificate(authority), starttls=True, password=PASSWORD) as server:
         server.script("AUTH", *["454 4.7.0 temporary authentication failure"] * 2)
-        channel = build(server, security="starttls", ca_file=ca_file, username="me", password=PASSWORD)
+        channel = build(server, security="starttls", tls_ca=ca_file, username="me", password=PASSWORD)
         assert isinstance(await sent(channel), Retry)
         assert await sent(channel) == Delivered()
 
@@ -333,7 +333,7 @@ async def test_a_server_without_logins_pauses_and_says_why(server: MailServer, b
 
 async def test_a_server_that_wants_a_login_pauses(authority: trustme.CA, ca_file: str, build: Build) -> None:
     async with MailServer(tls=certificate(authority), password=PASSWORD) as server:
-        result = await sent(build(server, security="tls", ca_file=ca_file))
+        result = await sent(build(server, security="tls", tls_ca=ca_file))
         assert isinstance(result, Paused)
         assert result.detail.startswith("530")
 

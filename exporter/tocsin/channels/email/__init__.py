@@ -19,7 +19,7 @@ __all__ = ["Config", "Options", "build"]
 def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Callable[[], float] = time.time) -> "Email":
     """Make the channel. `now` is the wall clock, for the date of a mail.
 
-    Raises ConfigError when the library is not installed, or when `ca_file` cannot be used.
+    Raises ConfigError when the library is not installed, or when `tls_ca` cannot be used.
     """
     try:
         from tocsin.channels.email.channel import Email
@@ -29,5 +29,5 @@ def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Call
     try:
         return Email(name, config, routes, now)
     except OSError as error:  # ssl.SSLError is one
-        remedy = f"cannot read certificates from {config.ca_file}: {error.strerror or 'there are none in it'}"
-        raise ConfigError([Problem(message=remedy, path=f"channels.{name}.ca_file")]) from None
+        remedy = f"cannot read certificates from {config.tls_ca}: {error.strerror or 'there are none in it'}"
+        raise ConfigError([Problem(message=remedy, path=f"channels.{name}.tls_ca")]) from None

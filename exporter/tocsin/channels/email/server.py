@@ -252,8 +252,8 @@ def _context(config: Config) -> ssl.SSLContext | None:
     OSError."""
     if config.security == "none":
         return None
-    context = ssl.create_default_context(cafile=config.ca_file)
-    if not config.verify:
+    context = ssl.create_default_context(cafile=config.tls_ca)
+    if not config.tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

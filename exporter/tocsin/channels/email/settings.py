@@ -95,10 +95,10 @@ class Config(ChannelConfig, Options):
     password_file: str | None = None
     """A file that holds the password."""
 
-    ca_file: str | None = None
+    tls_ca: str | None = None
     """A file of certificates (PEM) to trust instead of the system's, for a server with a certificate of one's own."""
 
-    verify: bool = True
+    tls_verify: bool = True
     """Whether the server's certificate must be good and be for `host`. `false` lets anybody in between read along."""
 
     hello: Annotated[str, Field(pattern=r"^[!-~]+$")] | None = None
@@ -112,8 +112,8 @@ class Config(ChannelConfig, Options):
     def _fits(self) -> "Config":
         if (self.username is None) != (self.password is None):
             raise ValueError("give username and password, or neither")
-        if self.security == "none" and (self.ca_file is not None or not self.verify):
-            raise ValueError("security: none has no certificates; remove ca_file and verify")
+        if self.security == "none" and (self.tls_ca is not None or not self.tls_verify):
+            raise ValueError("security: none has no certificates; remove tls_ca and tls_verify")
         return self
 
     @field_validator("password")
