@@ -172,6 +172,9 @@ class Kafka:
                 "auto.create.topics.enable=false",  # the producer is to make its topics itself
                 "offsets.topic.replication.factor=1",
                 "offsets.topic.num.partitions=1",
+                "transaction.state.log.replication.factor=1",
+                "transaction.state.log.min.isr=1",
+                "transaction.state.log.num.partitions=1",
                 "group.initial.rebalance.delay.ms=0",
                 "broker.session.timeout.ms=2000",  # so long its successor is refused after a kill
                 "broker.heartbeat.interval.ms=250",  # less often, it loses its session when it is busy

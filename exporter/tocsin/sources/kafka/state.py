@@ -14,7 +14,7 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException, Message, TopicPartition
 
 from tocsin.errors import SourceError, SourceReason
-from tocsin.kafka import END_OF_PARTITION
+from tocsin.kafka import END_OF_PARTITION, UNKNOWN_TOPIC, Fault, cause
 from tocsin.model import Batch, Column, Columns, Row, Update
 from tocsin.sources import Stream, Subject
 from tocsin.sources.kafka.consuming import Consuming, consuming
@@ -117,7 +117,7 @@ class _Table:
         snapshot = [(stamp, 1, row) for row in self._rows.values()]
         yield Batch(updates=snapshot, frontier=self._frontier, snapshot=stamp, polled=True)
         loop = asyncio.get_running_loop()
-        due, ticks = loop.time() + _TICK, 0
+        answered, due, ticks = loop.time(), loop.time() + _TICK, 0
         while True:
             if updates := await self._consumer.call(self._changes):
                 yield Batch(updates=updates, frontier=self._frontier)
@@ -125,8 +125,15 @@ class _Table:
                 continue
             ticks += 1
             before = self._clock()
-            await self._consumer.call(self._look, ticks % _LAYOUT_EVERY == 0)
-            due = loop.time() + _TICK
+            try:
+                await self._consumer.call(self._look, ticks % _LAYOUT_EVERY == 0)
+            except SourceError as error:
+                # A partition is without a leader for a moment when a broker is exchanged.
+                if error.reason is not SourceReason.STALLED or loop.time() - answered > self._config.progress_timeout:
+                    raise
+                due = loop.time() + _TICK
+                continue
+            answered, due = loop.time(), loop.time() + _TICK
             self._frontier = max(self._frontier, before)
             yield Batch(updates=(), frontier=self._frontier)
 
@@ -213,20 +220,29 @@ class _Table:
 
     def _look(self, layout: bool) -> None:
         """Whether the brokers answer for every partition, and the partitions are those that are read."""
-        limit = self._config.progress_timeout
+        limit = self._config.progress_timeout / 2
         ends = [TopicPartition(self._topic, number, OFFSET_END) for number in self._partitions]
+        fault: Fault | None
         try:
             answers = self._consumer.consumer.offsets_for_times(ends, timeout=limit)
+            fault = next((one.error for one in answers if one.error is not None), None)
         except KafkaException as error:
-            told = self._consumer.unreachable(error)
-            raise SourceError(f"{told} (no answer within {limit:g} s)", SourceReason.STALLED) from None
-        for one in answers:
-            if one.error is not None:
-                raise self._consumer.failed(one.error, f"partition {one.partition} of {self._topic}")
-        if layout and self._consumer.partitions([self._topic])[self._topic] != self._partitions:
+            fault = cause(error)
+            if fault is None:
+                raise
+        if layout or (fault is not None and fault.code() in UNKNOWN_TOPIC):
+            found = self._consumer.partitions([self._topic])[self._topic]
+            if found != self._partitions:
+                raise SourceError(
+                    f"{self._config.display}: {self._topic} has other partitions now; reading it afresh",
+                    SourceReason.REPLACED,
+                )
+        if fault is not None:
+            text = self._consumer.trouble.reason or self._consumer.words(fault.str())
             raise SourceError(
-                f"{self._config.display}: {self._topic} has other partitions now; reading it afresh",
-                SourceReason.REPLACED,
+                f"{self._config.display}: no answer about all partitions of {self._topic} for "
+                f"{self._config.progress_timeout:g} s: {text}",
+                SourceReason.STALLED,
             )
 
     def _clock(self) -> int:
