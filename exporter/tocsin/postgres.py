@@ -148,6 +148,11 @@ class Server(Settings):
         """The role that logs in, where it is named."""
         return self._target().get("user")
 
+    @property
+    def dsn_password(self) -> str | None:
+        """The password in `dsn`, if there is one: what must not be said."""
+        return None if self.dsn is None else self._target().get("password")
+
     def conninfo(self, **extra: str) -> str:
         """The connection string for libpq, `extra` parameters laid over it. It holds the password: never to be
         printed."""

@@ -145,6 +145,7 @@ KINDS: dict[str, str] = {
     "email": "tocsin.channels.email",
     "kafka": "tocsin.channels.kafka",
     "novu": "tocsin.channels.novu",
+    "postgres": "tocsin.channels.postgres",
     "python": "tocsin.channels.python",
     "webhook": "tocsin.channels.webhook",
 }
