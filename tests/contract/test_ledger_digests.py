@@ -157,3 +157,13 @@ async def test_intervals_that_are_over_are_forgotten_and_those_that_gather_are_n
     assert await told(ledger, "3") == []
     _, second = await waiting(ledger)
     assert keys(await ledger.gather(second)) == ["2", "3"]
+
+
+async def test_what_waits_on_purpose_is_not_old(ledger: Ledger, clock: Clock) -> None:
+    first, second = await told(ledger, "1", "2")
+    await ledger.settle([delivered(first)])
+    clock.advance(20)
+    backlog = (await ledger.backlog())["hook"]
+    assert (backlog.pending, backlog.oldest) == (1, second.not_before)
+    await ledger.settle([settlement(second, Status.PENDING, not_before=clock.now + 500)])
+    assert (await ledger.backlog())["hook"].oldest == second.created_at

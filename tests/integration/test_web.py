@@ -16,12 +16,15 @@ from support.overview import FakeOverview
 from support.waiting import until
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page
-from tocsin.ledger import Status
+from tocsin.ledger import Attempt, Status
 from tocsin.web import (
     AlertStatus,
     ChannelStatus,
+    Delivery,
+    EpisodeRecord,
     FiringRow,
     NotificationRecord,
+    Receipt,
     TransitionRecord,
     build,
 )
@@ -431,3 +434,61 @@ async def test_text_from_outside_never_becomes_markup(start: Start) -> None:
     client = await start()
     script = await (await client.get("/static/page.js")).text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)
+
+
+# Events, history, attempts.
+
+
+async def test_events_are_handed_on_with_their_headers_and_answered_with_what_became_of_them(
+    start: Start, overview: FakeOverview
+) -> None:
+    client = await start()
+    response = await client.post("/api/v1/events/posted", data=b'{"a": 1}', headers={"Authorization": "Bearer x"})
+    assert (response.status, await response.json()) == (202, {"events": 1})
+    [(alert, headers, body)] = overview.received
+    assert (alert, headers["authorization"], body) == ("posted", "Bearer x", b'{"a": 1}')
+
+
+@pytest.mark.parametrize("status", [400, 401, 503])
+async def test_refused_events_are_told_why(start: Start, overview: FakeOverview, status: int) -> None:
+    overview.receipt = Receipt(status=status, error="the token is wrong")
+    response = await (await start()).post("/api/v1/events/posted", data=b"{}")
+    assert (response.status, await response.json()) == (status, {"error": "the token is wrong"})
+    assert ("Retry-After" in response.headers) == (status == 503)
+
+
+async def test_too_long_a_body_is_not_read_to_its_end(start: Start, overview: FakeOverview) -> None:
+    response = await (await start()).post("/api/v1/events/posted", data=b"x" * 1001)
+    assert (response.status, await response.json()) == (413, {"error": "more than 1000 bytes"})
+    assert overview.received == []
+
+
+async def test_an_alert_that_takes_no_events_is_not_found(start: Start) -> None:
+    response = await (await start()).post("/api/v1/events/late", data=b"{}")
+    assert response.status == 404
+
+
+async def test_a_notification_has_its_failed_attempts(start: Start, overview: FakeOverview) -> None:
+    overview.records = [DEAD]
+    overview.failed = {DEAD.id: [Attempt(at=1_700_000_001.5, reason="timeout", detail="no answer")]}
+    found = await (await (await start()).get(f"/api/v1/notifications/{DEAD.id}")).json()
+    assert found["failed_attempts"] == [{"at": "2023-11-14T22:13:21.500Z", "reason": "timeout", "detail": "no answer"}]
+
+
+async def test_the_history_of_an_alert_has_times_and_deliveries(start: Start, overview: FakeOverview) -> None:
+    ended = EpisodeRecord(
+        alert="late",
+        fingerprint="f" * 32,
+        started_at=1_700_000_000_000,
+        ended_at=1_700_000_002_500,
+        kind="resolved",
+        labels={"customer": "Acme"},
+        value=math.inf,
+        row={"customer": "Acme"},
+        deliveries=[Delivery(channel="people", status=Status.DELIVERED, count=2)],
+    )
+    overview.history = [replace(ended, ended_at=None, kind="fired"), ended]
+    [firing, found] = (await (await (await start()).get("/api/v1/history/late?limit=2")).json())["episodes"]
+    assert (firing["ended_at"], firing["seconds"]) == (None, None)
+    assert (found["ended_at"], found["seconds"], found["value"]) == ("2023-11-14T22:13:22.500Z", 2.5, "Infinity")
+    assert found["deliveries"] == [{"channel": "people", "status": "delivered", "count": 2}]

@@ -76,7 +76,6 @@ def test_the_schema_takes_the_example_configuration() -> None:
         ("channels: {a: {type: webhook}}", "channels.a"),
         ("channels: {a: {type: console, format: jsn}}", "channels.a"),
         ("alerts: {a: {relation: v}}", "alerts.a"),
-        ("alerts: {a: {source: s}}", "alerts.a"),
         ("alerts: {a: {source: s, relation: v, query: q}}", "alerts.a"),
         ("alerts: {a: {source: s, relation: v, on_duplicate: mean}}", "alerts.a.on_duplicate"),
         ("alerts: {a: {source: s, relation: v, notify: [{formt: x}]}}", "alerts.a.notify[0]"),

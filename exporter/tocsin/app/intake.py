@@ -7,6 +7,7 @@ knows it.
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -88,6 +89,7 @@ class Intake:
         self.name = name
         self.message = ""
         self.last_batch: float | None = None
+        self.taken: Counter[str] = Counter()
         self.source = source
         self._takers: dict[str, list[Taker]] = {}
         for taker in takers:
@@ -162,6 +164,7 @@ class Intake:
                 continue
             for taker in takers:
                 taker.metrics.updates.inc()
+                self.taken[taker.alert.name] += 1
                 occurrence = taker.occurrence(event)
                 if occurrence is not None:
                     occurrences.append(occurrence)
@@ -221,6 +224,10 @@ class EventWatch:
     @property
     def last_progress(self) -> float | None:
         return self._intake.last_batch
+
+    @property
+    def events(self) -> int:
+        return self._intake.taken[self.alert.name]
 
     def measure(self) -> AlertState:
         return self._intake.measure()

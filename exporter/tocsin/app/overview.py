@@ -62,6 +62,7 @@ class RunningOverview:
                     gaps=watch.gaps,
                     series=watch.gauges.series if watch.gauges else 0,
                     dropped=watch.gauges.dropped if watch.gauges else 0,
+                    events=watch.events,
                 )
             )
         return shown

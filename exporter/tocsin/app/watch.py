@@ -89,6 +89,7 @@ class Watch:
         self.frontier: int | None = None
         self.last_progress: float | None = None
         self.gauges: Gauges | None = None
+        self.events = None
         self._source = source
         self._timing = timing
         self._out = outlets

@@ -99,7 +99,8 @@ def earlier(db: sqlite3.Connection, notification: Notification) -> tuple[str, ..
 def backlog(db: sqlite3.Connection) -> dict[str, Backlog]:
     """See `Ledger.backlog`. Two statements, so that each finds its rows in its own small index."""
     waiting = db.execute(
-        "SELECT channel, count(*), min(created_at) FROM notifications WHERE status = 'pending' GROUP BY channel"
+        "SELECT channel, count(*), min(CASE WHEN digest IS NULL OR attempts > 0 THEN created_at"
+        " ELSE max(created_at, not_before) END) FROM notifications WHERE status = 'pending' GROUP BY channel"
     ).fetchall()
     dead = dict(db.execute("SELECT channel, count(*) FROM notifications WHERE status = 'dead' GROUP BY channel"))
     found = {name: Backlog(dead=count) for name, count in dead.items()}

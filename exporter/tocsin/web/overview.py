@@ -14,7 +14,8 @@ FiringPhase: TypeAlias = Literal["pending", "firing", "keeping"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertStatus:
     """How an alert does. `message`: why it is not up, for people. `frontier`: source time in ms; `last_progress`:
-    wall-clock seconds; None: not known yet. `series`, `dropped`: of its gauge."""
+    wall-clock seconds; None: not known yet. `series`, `dropped`: of its gauge. `events`: how many it took since the
+    process started; None for an alert on rows."""
 
     name: str
     source: str
@@ -27,6 +28,7 @@ class AlertStatus:
     gaps: int = 0
     series: int = 0
     dropped: int = 0
+    events: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

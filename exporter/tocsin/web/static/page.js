@@ -95,7 +95,8 @@ function show(id, content, build) {
 
 const ALERT_TAGS = { up: "good", starting: "warn", error: "bad", stale: "bad" };
 const CHANNEL_TAGS = { up: "good", paused: "bad", failing: "warn" };
-const KIND_TAGS = { fired: "bad", updated: "warn", resolved: "good", repeated: "" };
+const KIND_TAGS = { fired: "bad", updated: "warn", resolved: "good", repeated: "", event: "info" };
+const STATUS_TAGS = { delivered: "good", pending: "warn", dead: "bad", dropped: "" };
 
 function tag(word, kind) {
   return make("span", { class: `tag ${kind ?? ""}` }, word);
@@ -131,20 +132,29 @@ function unready(reasons) {
 
 function alertFacts(alert) {
   const facts = [make("span", {}, "source ", plain(alert.source))];
+  if (alert.events !== null) {
+    facts.push(make("span", {}, "last event ", since(alert.last_progress, " ago")), historyButton(alert.name));
+    return make("div", { class: "facts" }, ...facts);
+  }
   if (alert.pending) facts.push(make("span", {}, `${number(alert.pending)} pending`));
   if (alert.dropped) {
     facts.push(make("span", { class: "warn" }, `${number(alert.dropped)} of ${plural(alert.series + alert.dropped, "series", "series")} over max_series`));
   } else facts.push(make("span", {}, plural(alert.series, "series", "series")));
   if (alert.gaps) facts.push(make("span", { class: "warn" }, plural(alert.gaps, "gap")));
-  facts.push(make("span", {}, "progress ", since(alert.last_progress, " ago")));
+  facts.push(make("span", {}, "progress ", since(alert.last_progress, " ago")), historyButton(alert.name));
   return make("div", { class: "facts" }, ...facts);
+}
+
+function count(alert) {
+  if (alert.events !== null) return make("span", {}, plural(alert.events, "event"));
+  return alert.firing ? `${number(alert.firing)} firing` : make("span", { class: "none" }, "none firing");
 }
 
 function alertItem(alert) {
   return make("li", {},
     make("div", { class: "line" },
       make("span", { class: "name" }, plain(alert.name)), tag(alert.state, ALERT_TAGS[alert.state]),
-      make("span", { class: "push" }, alert.firing ? `${number(alert.firing)} firing` : make("span", { class: "none" }, "none firing"))),
+      make("span", { class: "push" }, count(alert))),
     alert.message ? make("div", { class: alert.state === "up" ? "why" : "why bad" }, plain(alert.message)) : null,
     alertFacts(alert));
 }
@@ -250,7 +260,8 @@ function deadItem(record) {
       make("span", { class: "push none" }, since(record.settled_at ?? record.at, " ago"))),
     labels(record.labels),
     make("div", { class: "why bad" }, `${record.reason}: `, plain(record.detail || "no details")),
-    make("div", { class: "facts" }, make("span", {}, plural(record.attempts, "attempt")), make("span", { class: "code" }, record.id)),
+    make("div", { class: "facts" },
+      link(plural(record.attempts, "attempt"), () => attemptsOf(record.id)), make("span", { class: "code" }, record.id)),
     admin ? make("div", { class: "acts" }, act("retry", "Retry"), act("drop", "Drop")) : null);
 }
 
@@ -282,6 +293,74 @@ function transitions(list) {
   if (!list.length) return empty("None since the start. They show here as they happen.");
   return card(make("ul", { class: "list" }, ...list.map(transition)));
 }
+
+// Details of one thing, asked for when somebody wants to see them.
+
+function link(text, onclick) {
+  return make("button", { type: "button", class: "link", onclick }, text);
+}
+
+const historyButton = (alert) => link("history", () => historyOf(alert));
+
+async function details(title, path, build) {
+  $("details-title").replaceChildren(...[title].flat());
+  $("details-body").replaceChildren(make("div", { class: "empty" }, "Loading"));
+  $("details").showModal();
+  try {
+    $("details-body").replaceChildren(build(await ask(path)));
+  } catch (error) {
+    $("details-body").replaceChildren(make("div", { class: "empty why bad" }, plain(error.message)));
+  }
+}
+
+function moment(text) {
+  return make("time", { datetime: text, title: text }, new Date(text).toLocaleString());
+}
+
+function span(seconds) {
+  return seconds < 60 ? `${number(Math.round(seconds * 10) / 10)} s`
+    : seconds < 3_600 ? `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`
+    : `${Math.floor(seconds / 3_600)} h ${Math.floor((seconds % 3_600) / 60)} min`;
+}
+
+function deliveries(list) {
+  if (!list.length) return make("span", { class: "none" }, "–");
+  return make("span", {}, ...list.flatMap(({ channel, status, count }) => [plain(channel), " ", tag(`${number(count)} ${status}`, STATUS_TAGS[status]), " "]));
+}
+
+const texts = (row) => Object.fromEntries(
+  Object.entries(row).slice(0, 6).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]));
+
+function episode(one) {
+  const lasted = one.kind === "event" ? tag("event", "info")
+    : one.ended_at === null ? tag("still firing", "bad") : make("span", {}, span(one.seconds));
+  return make("tr", {},
+    make("td", { "data-name": "start" }, moment(one.started_at)),
+    make("td", { "data-name": "lasted" }, lasted),
+    make("td", { "data-name": "row" }, labels(Object.keys(one.labels).length ? one.labels : texts(one.row))),
+    make("td", { "data-name": "told" }, deliveries(one.deliveries)));
+}
+
+function historyOf(alert) {
+  details(["History of ", plain(alert)], `api/v1/history/${encodeURIComponent(alert)}?limit=50`, ({ episodes }) =>
+    !episodes.length
+      ? make("div", { class: "empty" }, "Nothing was told, as far back as notifications are kept.")
+      : make("div", { class: "scroll" }, make("table", {},
+        make("thead", {}, make("tr", {}, ...["start", "lasted", "row", "told"].map((name) => make("th", {}, name)))),
+        make("tbody", {}, ...episodes.map(episode)))));
+}
+
+function attemptsOf(id) {
+  details("Attempts", `api/v1/notifications/${encodeURIComponent(id)}`, ({ failed_attempts: list }) =>
+    !list.length
+      ? make("div", { class: "empty" }, "It was never sent.")
+      : make("ul", { class: "list" }, ...list.map((attempt) => make("li", {},
+        make("div", { class: "line" }, moment(attempt.at), tag(attempt.reason, "bad")),
+        make("div", { class: "why" }, plain(attempt.detail || "no details"))))));
+}
+
+$("details-close").addEventListener("click", () => $("details").close());
+$("details").addEventListener("click", (event) => { if (event.target === $("details")) $("details").close(); });
 
 // Asking.
 
