@@ -316,7 +316,7 @@ async def test_certificates_are_checked_and_our_own_is_shown(tmp_path: Path) -> 
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     url = f"https://127.0.0.1:{runner.addresses[0][1]}"
-    ours = {"tls_cert": client, "tls_key": f"{client}.key"}
+    ours: dict[str, Any] = {"tls_cert": client, "tls_key": f"{client}.key"}
     for settings, expected in (({"tls_ca": server, **ours}, Delivered), (ours, Retry), ({"tls_ca": server}, Retry)):
         async with closing(output(url, **settings)) as made:
             [result] = await made.push(url, [standing()], NOW)
@@ -378,7 +378,7 @@ class Bell:
         ]
 
 
-KEYED = {"alertname": "Late{{ row.order_id }}"}
+KEYED: dict[str, Any] = {"alertname": "Late{{ row.order_id }}"}
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def test_what_has_ended_is_told_again_for_a_quarter_of_an_hour_and_then_forgotte
         look(shown, now, {"A": set()})
         told += [now for one in receiver.push(shown, now) if one.ended_at == 10.0]
     assert told == list(range(10, 911, 60))
-    assert (list(shown), receiver.told.next_due()) == ([], None)
+    assert (list(shown), receiver.told.next_due(shown)) == ([], None)
 
 
 def test_nothing_is_told_twice_before_its_time_unless_it_changes() -> None:
@@ -122,7 +122,7 @@ def test_what_is_due_again_takes_along_what_soon_would_be() -> None:
     assert [one.identity for one in receiver.push(shown, 20.0)] == ["y"]
     look(shown, 50.0, {"A": {"x", "y", "z"}})
     assert [one.identity for one in receiver.push(shown, 50.0)] == ["z"]
-    assert receiver.told.next_due() == 60.0
+    assert receiver.told.next_due(shown) == 60.0
     assert [one.identity for one in receiver.push(shown, 60.0)] == ["x", "y"]
 
 
@@ -137,6 +137,18 @@ def test_an_alert_of_which_nothing_is_known_neither_ends_nor_is_told_again() -> 
     look(shown, 160.0, {"A": None})
     look(shown, 170.0, {"A": set()})
     assert [(one.identity, one.ended_at) for one in receiver.push(shown, 170.0)] == [("x", 170.0)]
+
+
+def test_an_alert_that_was_out_of_sight_for_a_moment_is_not_told_all_over() -> None:
+    shown, receiver = picture(), Receiver()
+    look(shown, 0.0, {"A": {"x"}})
+    receiver.push(shown, 0.0)
+    look(shown, 1.0, {"A": None})
+    assert receiver.push(shown, 1.0) == []
+    assert receiver.told.next_due(shown) is None
+    look(shown, 2.0, {"A": {"x"}})
+    assert receiver.push(shown, 2.0) == []
+    assert receiver.told.next_due(shown) == 60.0
 
 
 def test_two_firings_that_are_one_alert_there_end_with_the_last() -> None:

@@ -273,7 +273,7 @@ class _Receiver:
                 await self._tell(due)
                 continue
             self.idle.set()
-            until = self._opens_at if due else self._told.next_due()
+            until = self._opens_at if due else self._told.next_due(self._picture)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if until is None else max(0.0, until - now)):
                     await self._awake.wait()

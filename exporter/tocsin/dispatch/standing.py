@@ -57,7 +57,8 @@ class Picture:
         yield from self._firing.values()
 
     def __contains__(self, identity: str) -> bool:
-        return identity in self._firing or identity in self._ended
+        """Whether it stands, out of sight or not."""
+        return identity in self._firing or identity in self._ended or identity in self._hidden
 
     def _limited(self, firing: dict[str, Standing], before: Mapping[str, Standing]) -> dict[str, Standing]:
         self.dropped = max(0, len(firing) - self._limit)
@@ -94,9 +95,10 @@ class Told:
                 overdue = overdue or now - told.at >= self._resend
         return fresh + again if overdue else fresh
 
-    def next_due(self) -> float | None:
-        """When the next is to be told again, if nothing changes; None if nothing stands."""
-        return min((told.at + self._resend for told in self._tellings.values()), default=None)
+    def next_due(self, picture: Picture) -> float | None:
+        """When the next is to be told again, if nothing changes; None if nothing is to be told."""
+        told = (self._tellings.get(standing.identity) for standing in picture)
+        return min((one.at + self._resend for one in told if one is not None), default=None)
 
     def waiting(self, picture: Picture) -> int:
         """How many the receiver does not know of, or not as they are now."""
