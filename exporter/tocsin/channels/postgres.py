@@ -1,7 +1,6 @@
 """A channel that writes each notification as a row of a PostgreSQL table and tells of it by NOTIFY."""
 
 import asyncio
-import contextlib
 import json
 import math
 import re
@@ -143,9 +142,7 @@ class Postgres:
         except psycopg.errors.UndefinedTable:
             if not self._config.create:
                 raise
-            # Another process may be making it at this moment: then the server finds a part of it there already.
-            with contextlib.suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
-                await connection.execute(_table(target.table))
+            await connection.execute(sql.SQL("; ").join([_ONE_AT_A_TIME, _table(target.table)]))
             await _run(_INSERT, target, rows, connection)
 
     async def _attempt(self, work: Callable[[_Connection], Awaitable[None]]) -> _Failure | None:
@@ -208,6 +205,9 @@ WITH new AS (
 )
 SELECT {told} FROM new"""
 _PLAN = "EXPLAIN " + _INSERT
+
+_ONE_AT_A_TIME = sql.SQL("SELECT pg_advisory_xact_lock(hashtext('tocsin creates a table'))")
+"""Two that create a table at once stumble over each other, `IF NOT EXISTS` or not."""
 
 
 async def _run(statement: str, target: _Target, rows: Sequence[_Row], connection: _Connection) -> None:

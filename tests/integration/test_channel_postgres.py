@@ -1,0 +1,245 @@
+"""The PostgreSQL channel against a real server: what stands in the table, what is told, and what each failure means."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.messages import message
+from support.postgres import Database, Postgres, postgres
+from support.waiting import SOON
+from tocsin.channels import Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels import postgres as kind
+from tocsin.errors import Reason
+from tocsin.model import Kind
+
+pytestmark = pytest.mark.xdist_group("postgres")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture
+async def database(server: Postgres) -> AsyncIterator[Database]:
+    async with server.database() as one:
+        yield one
+
+
+def config(database: Database, **given: Any) -> kind.Config:
+    values = {"type": "postgres", "dsn": database.dsn, "create": True, **given}
+    return kind.Config.model_validate(values)
+
+
+@asynccontextmanager
+async def channel(settings: kind.Config, **alerts: kind.Options) -> AsyncIterator[kind.Postgres]:
+    made = kind.build("audit", settings, {"late": settings, **alerts})
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def sent(settings: kind.Config, *messages: Message) -> Sequence[Result]:
+    async with channel(settings) as made:
+        return await made.send(messages or [message()])
+
+
+async def test_a_row_says_what_the_notification_says(database: Database) -> None:
+    what = message(Kind.RESOLVED, at=1_795_242_600_123)
+    assert await sent(config(database), what) == [Delivered()]
+    [row] = await database.run(
+        "SELECT id, alert, status, fingerprint, started_at, at, envelope, exact FROM notifications"
+    )
+    assert row[:4] == (what.id, "late", "resolved", what.envelope["fingerprint"])
+    assert [moment.timestamp() for moment in row[4:6]] == [1_795_242_548.0, 1_795_242_600.123]
+    assert row[6:] == (what.envelope, None)
+
+
+async def test_a_repeat_adds_nothing_and_is_told_nobody(database: Database) -> None:
+    settings = config(database, notify="New Notifications")
+    first, second = message(key="1"), message(key="2")
+    async with (
+        channel(settings) as made,
+        await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as listener,
+    ):
+        await listener.execute('LISTEN "New Notifications"')
+        assert await made.send([first, first]) == [Delivered()] * 2
+        assert await made.send([first, second]) == [Delivered()] * 2
+        told = [notify.payload async for notify in listener.notifies(timeout=SOON, stop_after=2)]
+        await listener.execute("SELECT 1")
+        assert told == [first.id, second.id]
+    assert len(await database.run("SELECT 1 FROM notifications")) == 2
+
+
+async def test_many_are_written_in_one_transaction(database: Database) -> None:
+    messages = [message(key=str(number)) for number in range(500)]
+    async with channel(config(database)) as made:
+        assert made.take(10_000) == 500
+        assert await made.send(messages) == [Delivered()] * 500
+    [[transactions]] = await database.run("SELECT count(DISTINCT xmin::text) FROM notifications")
+    assert transactions == 1
+
+
+async def test_one_row_that_spoils_the_batch_keeps_no_other_out(database: Database) -> None:
+    await database.run(kind.ddl(config(database), {}))
+    await database.run("ALTER TABLE notifications ADD CHECK (envelope->'row'->>'order_id' <> '2')")
+    results = await sent(config(database), *(message(key=key) for key in "123"))
+    assert results[0] == results[2] == Delivered()
+    assert isinstance(results[1], Rejected)
+    assert results[1].reason is Reason.REJECTED
+    assert "violates check constraint" in results[1].detail
+    assert "Failing row" not in results[1].detail
+    assert len(await database.run("SELECT 1 FROM notifications")) == 2
+
+
+async def test_what_jsonb_cannot_hold_is_kept_beside_it(database: Database) -> None:
+    hostile = message(extra={"no\0te": ("text", "a\0b"), "half": ("text", "\ud83d"), "plain": ("text", r"\u0000")})
+    harmless = message(key="2", extra={"plain": ("text", r"\u0000")})
+    assert await sent(config(database), hostile, harmless) == [Delivered()] * 2
+    rows = {row[0]: row[1:] for row in await database.run("SELECT id, envelope, exact FROM notifications")}
+    envelope, exact = rows[hostile.id]
+    assert (envelope["row"]["no\ufffdte"], envelope["row"]["half"]) == ("a\ufffdb", "\ufffd")
+    assert json.loads(exact) == hostile.envelope
+    assert rows[harmless.id] == (harmless.envelope, None)
+
+
+async def test_a_time_that_postgres_cannot_hold_is_left_out(database: Database) -> None:
+    assert await sent(config(database), message(started_at=2**63, at=2**63)) == [Delivered()]
+    assert await database.run("SELECT started_at, at FROM notifications") == [(None, None)]
+
+
+async def test_an_alert_may_have_a_table_of_its_own(database: Database) -> None:
+    own = kind.Options(table='public."Own ""%s"" {}"', notify="own %s")
+    async with channel(config(database), other=own) as made:
+        assert await made.send([message(), message(alert="other")]) == [Delivered()] * 2
+    assert await database.run('SELECT alert FROM "Own ""%s"" {}"') == [("other",)]
+    assert await database.run("SELECT alert FROM notifications") == [("late",)]
+
+
+async def test_a_missing_table_pauses_the_channel_with_what_to_do(database: Database) -> None:
+    settings = config(database, create=False)
+    [result] = await sent(settings)
+    assert isinstance(result, Paused)
+    assert result.reason is Reason.NOT_FOUND
+    assert result.detail.endswith('relation "notifications" does not exist; run the SQL that `tocsin sql audit` prints')
+    async with channel(settings) as made:
+        assert await made.verify() == [result.detail]
+        await database.run(kind.ddl(settings, {}))
+        await database.run(kind.ddl(settings, {}))
+        assert await made.verify() == []
+        assert await made.send([message()]) == [Delivered()]
+
+
+async def test_verifying_writes_nothing_and_creates_nothing(database: Database) -> None:
+    async with channel(config(database)) as made:
+        assert await made.verify() == []
+    assert await database.run("SELECT 1 FROM pg_class WHERE relname = 'notifications'") == []
+
+
+async def test_two_that_create_the_table_at_once_both_write(database: Database) -> None:
+    for number in range(5):
+        settings = config(database, table=f"n{number}")
+        results = await asyncio.gather(*(sent(settings, message(key=str(key))) for key in range(4)))
+        assert results == [[Delivered()]] * 4
+
+
+async def test_the_printed_sql_gives_the_role_all_that_it_needs_and_nothing_more(database: Database) -> None:
+    target = psycopg.conninfo.conninfo_to_dict(database.dsn)
+    settings = kind.Config.model_validate(
+        {
+            "type": "postgres",
+            "host": target["host"],
+            "user": "audit_writer",
+            "database": target["dbname"],
+            "table": "audit.told",
+            "notify": "told",
+        }
+    )
+    await database.run("CREATE SCHEMA audit; CREATE TABLE audit.closed (LIKE pg_class)")
+    await database.run(kind.ddl(settings, {}))
+    async with channel(settings) as made:
+        assert await made.verify() == []
+        assert await made.send([message()]) == [Delivered()]
+    async with channel(settings.revised({"table": "audit.closed"})) as made:
+        [result] = await made.send([message()])
+    assert isinstance(result, Paused)
+    assert result.reason in (Reason.UNAUTHORIZED, Reason.NOT_FOUND)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        async with await psycopg.AsyncConnection.connect(database.dsn, user="audit_writer") as connection:
+            await connection.execute("DELETE FROM audit.told")
+
+
+async def test_a_role_without_the_right_pauses_the_channel(database: Database) -> None:
+    await database.run(kind.ddl(config(database), {}))
+    await database.run("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN")
+    dsn = psycopg.conninfo.make_conninfo(database.dsn, user="nobody")
+    [result] = await sent(config(database, dsn=dsn))
+    assert isinstance(result, Paused)
+    assert (result.reason, "permission denied" in result.detail) == (Reason.UNAUTHORIZED, True)
+
+
+async def test_an_unknown_role_pauses_the_channel(database: Database) -> None:
+    [result] = await sent(config(database, dsn=psycopg.conninfo.make_conninfo(database.dsn, user="no_such_role")))
+    assert isinstance(result, Paused)
+    assert result.reason is Reason.UNAUTHORIZED
+
+
+async def test_a_server_that_went_away_is_tried_again_until_it_is_back(server: Postgres) -> None:
+    async with server.database() as database, channel(config(database)) as made:
+        assert await made.send([message(key="1")]) == [Delivered()]
+        await database.close()
+        await asyncio.to_thread(server.stop)
+        for _ in range(2):
+            [result] = await made.send([message(key="2")])
+            assert isinstance(result, Retry)
+            assert result.reason is Reason.CONNECTION
+        await asyncio.to_thread(server.start)
+        assert await made.send([message(key="2")]) == [Delivered()]
+        assert len(await database.run("SELECT 1 FROM notifications")) == 2
+
+
+async def test_a_table_that_is_locked_is_no_answer_in_time(database: Database) -> None:
+    settings = config(database, timeout="200ms")
+    assert await sent(settings, message(key="1")) == [Delivered()]
+    async with await psycopg.AsyncConnection.connect(database.dsn) as other, channel(settings) as made:
+        await other.execute("LOCK TABLE notifications")
+        [result] = await made.send([message(key="2")])
+        assert isinstance(result, Retry)
+        assert result.reason is Reason.TIMEOUT
+        await other.rollback()
+        assert await made.send([message(key="2")]) == [Delivered()]
+
+
+async def test_a_server_that_falls_silent_is_not_waited_for(database: Database) -> None:
+    settings = config(database, timeout="300ms")
+    async with channel(settings) as made:
+        assert await made.send([message(key="1")]) == [Delivered()]
+        [[pid]] = await database.run(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'tocsin' AND datname = current_database()"
+        )
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(SOON):
+                [result] = await made.send([message(key="2")])
+            assert isinstance(result, Retry)
+            assert result.reason is Reason.TIMEOUT
+            assert await made.send([message(key="2")]) == [Delivered()]
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_no_password_is_told(database: Database) -> None:
+    secret = "S3CR3T-and-quite-long"
+    settings = config(database, dsn=psycopg.conninfo.make_conninfo(database.dsn, user="nobody-here", password=secret))
+    made = kind.build("audit", settings, {})
+    for told in (await made.send([message()]), await made.verify(), made, settings, kind.ddl(settings, {})):
+        assert secret not in repr(told)
