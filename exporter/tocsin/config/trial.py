@@ -16,7 +16,7 @@ from tocsin.model import Kind
 
 class Fault(Protocol):
     """Something wrong with what a channel would send. `place`: the setting, such as `body.text[0]`. `kind`: `template`
-    (not rendered), `json` (rendered, but no JSON though it should be), or `value` (rendered, but of no use)."""
+    (not rendered), `value` (rendered, but of no use), or `certain` (wrong whatever the values are)."""
 
     @property
     def place(self) -> str: ...
@@ -79,7 +79,7 @@ def _trial(channel: ChannelConfig, alert: Alert, made: dict[str, Trial]) -> Tria
 
 
 def _certain(fault: Fault, variables: Mapping[str, Any]) -> bool:
-    if fault.kind == "json":
+    if fault.kind == "certain":
         return True
     lacking = re.search(r"there is no '.*' among (.*)$", fault.message)
     known = [variables["labels"], variables["annotations"], variables]

@@ -191,6 +191,8 @@ class Webhook:
             return Retry(Reason.TIMEOUT, f"no answer within {self._config.timeout:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             words = self._redactor(target)
+            if isinstance(error, aiohttp.InvalidURL):
+                return Rejected(Reason.REJECTED, words(f"the address is not valid: {error}"))
             if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddressError):
                 detail = f"{error.host} has a private address, which is refused; set allow_private if it is meant"
                 return Rejected(Reason.REJECTED, words(detail))

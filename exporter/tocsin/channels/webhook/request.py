@@ -42,13 +42,13 @@ class NotJsonError(UnfitError):
 class Fault(NamedTuple):
     """Something wrong with a request that was tried out.
 
-    `place`: the setting (`headers.X-Team`, `body.text[0]`). `kind`: whether a template could not be rendered, or
-    rendered no JSON, or something else that cannot be sent.
+    `place`: the setting (`headers.X-Team`, `body.text[0]`). `kind`: whether a template could not be rendered
+    (`template`), or gave what cannot be sent (`value`), or is wrong whatever the values are (`certain`).
     """
 
     place: str
     message: str
-    kind: Literal["template", "json", "value"]
+    kind: Literal["template", "value", "certain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +171,14 @@ _URLENCODE = re.compile(r"\|\s*urlencode\s*(\(\s*\))?\s*-?\}\}$")
 _WITH_HOST = re.compile(r"https?://[^/?#]+[/?#]", re.IGNORECASE)
 
 
+def compiled(source: str, *, place: str = "") -> Template:
+    """A template for a request. A TemplateError names the place, if there is one."""
+    try:
+        return Template(source, place=place, known=VARIABLES)
+    except TemplateError as error:
+        raise TemplateError(str(error).removeprefix(": ")) from None
+
+
 def check_address(source: str) -> None:
     """Refuse, with a ValueError that holds nothing of it, what can be no address whatever its values are."""
     if "{%" in source or "{#" in source:
@@ -178,7 +186,7 @@ def check_address(source: str) -> None:
     pieces = _split(source)
     for text, expression in pieces:
         if expression:
-            Template(text, place="url", known=VARIABLES)
+            compiled(text)
     if pieces and pieces[0][1]:
         return
     try:
@@ -304,7 +312,7 @@ class Trial:
     def faults(self, variables: Variables) -> Iterator[Fault]:
         """Everything wrong with the request that is made of these variables, which lack `secrets`. No fault holds a
         secret."""
-        seen = {**variables, "secrets": self._secrets}
+        seen = {**variables, "secrets": self._secrets} if self._secrets else variables
         attempts: list[Callable[[Variables], object]] = [
             *self._recipe.attempts(),
             lambda seen: self._content.render(variables, seen),
@@ -313,12 +321,15 @@ class Trial:
             try:
                 attempt(seen)
             except TemplateError as error:
-                kind: Literal["template", "json", "value"] = "template"
-                if isinstance(error, UnfitError):
-                    kind = "json" if isinstance(error, NotJsonError) else "value"
                 place, _, message = str(error).partition(": ")
                 clean = self._redact(message)
-                yield Fault(place, clean if "***" in clean else message, kind)
+                yield Fault(place, clean if "***" in clean else message, self._kind(error))
+
+    def _kind(self, error: TemplateError) -> Literal["template", "value", "certain"]:
+        unknown = f" among {', '.join(self._secrets)}" if self._secrets else "there is no 'secrets'"
+        if isinstance(error, NotJsonError) or str(error).endswith(unknown):
+            return "certain"
+        return "value" if isinstance(error, UnfitError) else "template"
 
 
 def confidential(config: "Config") -> list[str]:

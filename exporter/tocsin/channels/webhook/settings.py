@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from tocsin.channels.base import ChannelConfig, ChannelOptions
 from tocsin.channels.webhook import request, signing
 from tocsin.settings import Secret
-from tocsin.templates import Structure, Template
+from tocsin.templates import Structure
 
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 Status = Annotated[int, Field(ge=200, le=599)] | Annotated[str, Field(pattern="^[2-5]xx$")]
@@ -44,7 +44,7 @@ class Options(ChannelOptions):
     @classmethod
     def _text_compiles(cls, text: str | None) -> str | None:
         if text is not None:
-            Template(text, place="body_text", known=request.VARIABLES)
+            request.compiled(text)
         return text
 
     @model_validator(mode="after")
@@ -122,7 +122,7 @@ class Config(ChannelConfig, Options):
     @field_validator("method")
     @classmethod
     def _is_a_method(cls, method: str) -> str:
-        if Template(method, place="method", known=request.VARIABLES).constant and method not in request.METHODS:
+        if request.compiled(method).constant and method not in request.METHODS:
             raise ValueError(f"must be {', '.join(request.METHODS)}, or a template of that")
         return method
 
@@ -131,7 +131,7 @@ class Config(ChannelConfig, Options):
     def _are_single_lines(cls, headers: dict[str, Secret]) -> dict[str, Secret]:
         for name, value in headers.items():
             text = value.get_secret_value()
-            Template(text, place=name, known=request.VARIABLES)
+            request.compiled(text, place=name)
             if not text.isprintable():
                 raise ValueError(f"{name}: a header value is one line of printable characters")
             if name.lower() in _OWN_HEADERS:
@@ -144,7 +144,7 @@ class Config(ChannelConfig, Options):
     @classmethod
     def _query_compiles(cls, query: dict[str, Secret]) -> dict[str, Secret]:
         for name, value in query.items():
-            Template(value.get_secret_value(), place=name, known=request.VARIABLES)
+            request.compiled(value.get_secret_value(), place=name)
         return query
 
     @field_validator("secret_values", mode="before")
