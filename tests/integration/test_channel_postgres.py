@@ -90,7 +90,7 @@ async def test_many_are_written_in_one_transaction(database: Database) -> None:
 
 
 async def test_one_row_that_spoils_the_batch_keeps_no_other_out(database: Database) -> None:
-    await database.run(kind.ddl(config(database), {}))
+    await database.run(kind.ddl(config(database)))
     await database.run("ALTER TABLE notifications ADD CHECK (envelope->'row'->>'order_id' <> '2')")
     results = await sent(config(database), *(message(key=key) for key in "123"))
     assert results[0] == results[2] == Delivered()
@@ -133,8 +133,8 @@ async def test_a_missing_table_pauses_the_channel_with_what_to_do(database: Data
     assert result.detail.endswith('relation "notifications" does not exist; run the SQL that `tocsin sql audit` prints')
     async with channel(settings) as made:
         assert await made.verify() == [result.detail]
-        await database.run(kind.ddl(settings, {}))
-        await database.run(kind.ddl(settings, {}))
+        await database.run(kind.ddl(settings))
+        await database.run(kind.ddl(settings))
         assert await made.verify() == []
         assert await made.send([message()]) == [Delivered()]
 
@@ -165,7 +165,7 @@ async def test_the_printed_sql_gives_the_role_all_that_it_needs_and_nothing_more
         }
     )
     await database.run("CREATE SCHEMA audit; CREATE TABLE audit.closed (LIKE pg_class)")
-    await database.run(kind.ddl(settings, {}))
+    await database.run(kind.ddl(settings))
     async with channel(settings) as made:
         assert await made.verify() == []
         assert await made.send([message()]) == [Delivered()]
@@ -179,7 +179,7 @@ async def test_the_printed_sql_gives_the_role_all_that_it_needs_and_nothing_more
 
 
 async def test_a_role_without_the_right_pauses_the_channel(database: Database) -> None:
-    await database.run(kind.ddl(config(database), {}))
+    await database.run(kind.ddl(config(database)))
     await database.run("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN")
     dsn = psycopg.conninfo.make_conninfo(database.dsn, user="nobody")
     [result] = await sent(config(database, dsn=dsn))
@@ -241,5 +241,5 @@ async def test_no_password_is_told(database: Database) -> None:
     secret = "S3CR3T-and-quite-long"
     settings = config(database, dsn=psycopg.conninfo.make_conninfo(database.dsn, user="nobody-here", password=secret))
     made = kind.build("audit", settings, {})
-    for told in (await made.send([message()]), await made.verify(), made, settings, kind.ddl(settings, {})):
+    for told in (await made.send([message()]), await made.verify(), made, settings, kind.ddl(settings)):
         assert secret not in repr(told)

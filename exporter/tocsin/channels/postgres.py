@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -68,9 +68,10 @@ def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Postgres
     return Postgres(name, config, routes)
 
 
-def ddl(config: Config, routes: Mapping[str, Options]) -> str:
-    """SQL that makes the tables the channel writes to, for their administrator to read and run. It may be run again."""
-    tables = sorted({options.table for options in routes.values()} or {config.table})
+def ddl(config: Config, tables: Iterable[str] = ()) -> str:
+    """SQL that makes the tables the channel writes to, its own if none is named, for their administrator to read and
+    run. It may be run again."""
+    tables = sorted({*tables} or {config.table})
     rights = {table: ["INSERT", "SELECT (id)"] for table in tables}
     return script([*map(_table, tables), *granted(config.role, rights)])
 

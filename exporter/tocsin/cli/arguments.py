@@ -75,6 +75,24 @@ examples:
 Reads the ledger's file, whether Tocsin runs or not, as far back as it keeps notifications (ledger.history).
 """
 
+_SQL = """\
+examples:
+  tocsin sql                           all that the configuration needs
+  tocsin sql shop | psql               the events table of the source `shop`
+  tocsin sql shop --existing           what an events table that is there already lacks
+  tocsin sql audit                     the table that the channel `audit` writes to
+
+Connects to nothing. Read it, then run it as somebody who may create tables.
+"""
+
+_NOTIFY = """\
+examples:
+  tocsin notify shop order_late --data '{"order": 17}'
+  tocsin notify shop order_late --key 17 --set customer=Ann
+
+Prints the id of the event. It is in the table, and told by NOTIFY, whether Tocsin runs or not.
+"""
+
 _VERSION = """\
 example:
   tocsin version --json
@@ -96,6 +114,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add_live(commands)
     _add_outbox(commands)
     _add_history(commands)
+    _add_postgres(commands)
     version = _add(commands, "version", "version", "print versions", _VERSION)
     version.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -172,3 +191,18 @@ def _add_outbox(commands: _Commands) -> None:
     for action in (listing, show, retry, drop):
         _add_config(action)
         action.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_postgres(commands: _Commands) -> None:
+    sql = _add(commands, "sql", "sql", "print the SQL that PostgreSQL sources and channels need", _SQL)
+    sql.add_argument("name", nargs="?", help="a source of type postgres_events, or a channel of type postgres")
+    sql.add_argument("--existing", action="store_true", help="for an events table that is there already")
+    sql.add_argument("--backlog", action="store_true", help="the same, and its rows are events still to be told")
+    notify = _add(commands, "notify", "notify", "publish one event into a table of events", _NOTIFY)
+    notify.add_argument("source", help="a source of type postgres_events")
+    notify.add_argument("name", help="the event's name, by which alerts take it")
+    notify.add_argument("--data", metavar="JSON", help="an object for the column `data`")
+    notify.add_argument("--key", help="the value of the source's key column")
+    notify.add_argument("--set", metavar="COLUMN=TEXT", action="append", default=[], help="the value of another column")
+    for command in (sql, notify):
+        _add_config(command)

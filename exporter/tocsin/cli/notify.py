@@ -1,0 +1,52 @@
+"""`tocsin notify`: one event into a table of events."""
+
+from argparse import Namespace
+
+import psycopg
+
+from tocsin.cli import Exit
+from tocsin.cli.configuration import configuration
+from tocsin.client import EventsTable, publish
+from tocsin.errors import TocsinError
+from tocsin.sources import postgres_events
+from tocsin.sources.documents import parsed
+from tocsin.sources.wire import connect_error, translated
+
+
+def command(chosen: Namespace) -> Exit:
+    source = configuration(chosen).sources.get(chosen.source)
+    if source is None or not isinstance(source.settings, postgres_events.Config):
+        raise TocsinError(f"there is no source of type postgres_events called {chosen.source}")
+    settings = source.settings
+    data, columns = _data(chosen), _columns(chosen, settings)
+    into = EventsTable(table=settings.table, id=settings.id, name=settings.name, channel=settings.channel)
+    try:
+        connection = psycopg.connect(settings.conninfo())
+    except psycopg.Error as error:
+        raise connect_error(error, settings.display, settings.connect_timeout) from None
+    with translated(settings.display), connection:
+        print(publish(connection, chosen.name, data, columns=columns, into=into))
+    return Exit.OK
+
+
+def _data(chosen: Namespace) -> dict[str, object] | None:
+    if chosen.data is None:
+        return None
+    try:
+        return parsed(chosen.data)
+    except ValueError as error:
+        raise TocsinError(f"--data: {error}; write for example --data '{{\"order\": 17}}'") from None
+
+
+def _columns(chosen: Namespace, settings: postgres_events.Config) -> dict[str, object]:
+    columns: dict[str, object] = {}
+    for text in chosen.set:
+        column, equals, value = text.partition("=")
+        if not column or not equals:
+            raise TocsinError(f"--set: {text!r} is not COLUMN=TEXT")
+        columns[column] = value
+    if chosen.key is not None:
+        if settings.key is None:
+            raise TocsinError(f"--key: the source {chosen.source} names no column for it; set `key` there")
+        columns[settings.key] = chosen.key
+    return columns

@@ -1,0 +1,50 @@
+"""`tocsin sql`: what a database needs, as SQL for its administrator."""
+
+from argparse import Namespace
+
+from tocsin.channels import postgres
+from tocsin.cli import Exit
+from tocsin.cli.configuration import configuration
+from tocsin.config import Config
+from tocsin.errors import TocsinError
+from tocsin.sources import postgres_events
+
+
+def command(chosen: Namespace) -> Exit:
+    config = configuration(chosen)
+    scripts = _scripts(config, chosen)
+    if chosen.name is not None:
+        scripts = {place: text for place, text in scripts.items() if place[1] == chosen.name}
+    if not scripts:
+        raise TocsinError(_nothing(config, chosen.name))
+    for (kind, name), text in scripts.items():
+        print(f"-- For the {kind} {name}. It may be run again.\n{text}")
+    return Exit.OK
+
+
+def _scripts(config: Config, chosen: Namespace) -> dict[tuple[str, str], str]:
+    """(`source` or `channel`, name) -> SQL."""
+    scripts: dict[tuple[str, str], str] = {}
+    for name, source in config.sources.items():
+        if isinstance(source.settings, postgres_events.Config):
+            scripts["source", name] = (
+                postgres_events.existing_table(source.settings, backlog=chosen.backlog)
+                if chosen.existing or chosen.backlog
+                else postgres_events.new_table(source.settings)
+            )
+    for name, channel in config.channels.items():
+        if isinstance(channel.settings, postgres.Config):
+            routes = {
+                alert: options for alert, options in channel.routes.items() if isinstance(options, postgres.Options)
+            }
+            scripts["channel", name] = postgres.ddl(channel.settings, routes)
+    return scripts
+
+
+def _nothing(config: Config, name: str | None) -> str:
+    which = "there is no source of type postgres_events and no channel of type postgres"
+    if name is None:
+        return which
+    if name in config.sources or name in config.channels:
+        return f"{name} needs no SQL: only sources of type postgres_events and channels of type postgres do"
+    return f"{which} called {name}"
