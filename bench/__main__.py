@@ -9,7 +9,7 @@ from typing import cast
 
 from bench.report import Figure, table
 
-PARTS = ("startup", "exposition", "ingest", "latency", "novu")
+PARTS = ("startup", "exposition", "ingest", "latency", "novu", "email")
 
 
 def main() -> int:
