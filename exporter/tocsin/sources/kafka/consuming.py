@@ -33,6 +33,7 @@ class Consuming:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"kafka source {source}")
         settings = {
             "fetch.wait.max.ms": 100,
+            "session.timeout.ms": 10_000,  # so long the partitions of a process that was killed belong to nobody
             # A broker that has stopped answering is noticed, whatever keeps its connection open.
             "socket.timeout.ms": max(2_000, round(config.progress_timeout * 1000)),
             **config.librdkafka(),
