@@ -1,0 +1,269 @@
+"""Whole processes on a table of events: restarts, crashes, shared work, and the commands around it."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.events_table import made
+from support.postgres import Database, Postgres, postgres
+from support.tocsin import command, running, running_with, write
+from support.waiting import until_some
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("postgres")]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture
+async def database(server: Postgres) -> AsyncIterator[Database]:
+    async with server.database() as one:
+        yield one
+
+
+def config(database: Database, name: str = "one", **source: Any) -> dict[str, Any]:
+    """Events go into the table `told_<name>`, in the same database, so that a test sees both ends."""
+    quick = {"poll": "5s", "backoff_initial": "50ms", "backoff_max": "200ms"}
+    return {
+        "web": {"listen": "127.0.0.1:0"},
+        "ledger": {"path": f"ledger-{name}.db"},
+        "sources": {"shop": {"type": "postgres_events", "dsn": database.dsn, **quick, **source}},
+        "channels": {
+            "out": {
+                "type": "postgres",
+                "dsn": database.dsn,
+                "table": f"told_{name}",
+                "create": True,
+                "backoff_initial": "50ms",
+                "backoff_max": "200ms",
+            }
+        },
+        "alerts": {"order": {"source": "shop", "key": ["name"], "notify": ["out"]}},
+    }
+
+
+async def publish(database: Database, count: int, name: str = "order") -> None:
+    await database.run("INSERT INTO events (name) SELECT %s FROM generate_series(1, %s)", name, count)
+
+
+async def told(database: Database, name: str = "one") -> list[int]:
+    """The ids of the events that were told, in the order of their rows."""
+    rows = await database.run(f"SELECT envelope->'row'->>'id' FROM told_{name} ORDER BY written_at, ctid")
+    return [int(row[0]) for row in rows]
+
+
+async def until_told(database: Database, *ids: int, name: str = "one") -> None:
+    async def look() -> bool:
+        try:
+            found = await told(database, name)
+        except psycopg.errors.UndefinedTable:
+            found = []
+        assert sorted(found) == list(ids), f"told {found}"
+        return True
+
+    await until_some(look)
+
+
+async def test_events_are_told_in_order_and_what_is_none_is_counted(database: Database, tmp_path: Path) -> None:
+    await made(database)
+    await database.run("ALTER TABLE events ALTER COLUMN name DROP NOT NULL")
+    await publish(database, 300)
+    async with running(tmp_path, config(database)) as tocsin:
+        await until_told(database, *range(1, 301))
+        assert await told(database) == list(range(1, 301))
+        await database.run("INSERT INTO events (name) VALUES ('nobody takes it'), (NULL), ('order')")
+        await until_told(database, *range(1, 301), 303)
+        await tocsin.until_metric("tocsin_source_unmatched_events_total", 1, source="shop")
+        await tocsin.until_metric("tocsin_source_refused_events_total", 1, source="shop", reason="malformed")
+        await tocsin.until_logged("not an event", "events/302", "its name is NULL")
+        assert await tocsin.stop() == 0
+    kept = await database.run("SELECT id, handled_as FROM events WHERE id > 299 ORDER BY id")
+    assert kept == [(300, "taken"), (301, "unmatched"), (302, "refused"), (303, "taken")]
+
+
+async def test_after_a_disconnect_it_reconnects_and_reads_what_came_meanwhile(server: Postgres, tmp_path: Path) -> None:
+    async with server.database() as database:
+        await made(database)
+        async with running(tmp_path, config(database)) as tocsin:
+            await publish(database, 1)
+            await until_told(database, 1)
+            await database.close()
+            await asyncio.to_thread(server.stop)
+            await tocsin.until_logged("source down", "shop")
+            await tocsin.until_metric("tocsin_alert_up", 0, alert="order")
+            await asyncio.to_thread(server.start)
+            await publish(database, 2)
+            await until_told(database, 1, 2, 3)
+            await tocsin.until_metric("tocsin_alert_up", 1, alert="order")
+
+
+async def test_nothing_is_lost_or_told_under_two_ids_when_it_is_killed_again_and_again(
+    database: Database, tmp_path: Path
+) -> None:
+    await made(database, after="delete")
+    settings = config(database, after="delete", batch=50)
+    for round_ in range(1, 5):
+        await publish(database, 200)
+        async with running(tmp_path, settings) as tocsin:
+
+            async def some_are_told(round_: int = round_) -> bool:
+                try:
+                    return len(await told(database)) >= 200 * round_ - 150
+                except psycopg.errors.UndefinedTable:
+                    return False
+
+            await until_some(some_are_told)
+            await tocsin.kill()
+    async with running(tmp_path, settings):
+        await until_told(database, *range(1, 801))
+        await until_some(lambda: _none_left(database))
+
+
+async def _none_left(database: Database) -> bool:
+    return not await database.run("SELECT 1 FROM events")
+
+
+async def test_processes_share_the_work_and_a_killed_ones_share_goes_to_the_other(
+    database: Database, tmp_path: Path
+) -> None:
+    await made(database)
+    one, two = config(database, "one", batch=20), config(database, "two", batch=20)
+    async with running(tmp_path, two, file="two.yaml") as survivor:
+        async with running(tmp_path, one, file="one.yaml") as killed:
+            await asyncio.gather(survivor.until_ready(), killed.until_ready())
+            for _ in range(20):
+                await publish(database, 50)
+            await until_some(lambda: _both_have_some(database))
+            await killed.kill()
+        await until_some(lambda: _all_taken(database, 1000))
+        async with running(tmp_path, one, file="one.yaml"):
+            # What the killed one had in its ledger it tells when it is back.
+            await until_some(lambda: _every_one_told(database, 1000))
+    twice = Counter(await told(database, "one") + await told(database, "two"))
+    assert sum(twice.values()) - 1000 <= 20, "at most the batch that was not acknowledged is told by both"
+
+
+async def _both_have_some(database: Database) -> bool:
+    try:
+        return bool(await told(database, "one") and await told(database, "two"))
+    except psycopg.errors.UndefinedTable:
+        return False
+
+
+async def _all_taken(database: Database, count: int) -> bool:
+    return await database.run("SELECT count(*) FROM events WHERE handled_as = 'taken'") == [(count,)]
+
+
+async def _every_one_told(database: Database, count: int) -> bool:
+    return {*await told(database, "one"), *await told(database, "two")} == {*range(1, count + 1)}
+
+
+async def test_a_dry_run_prints_events_and_leaves_them(database: Database, tmp_path: Path) -> None:
+    await made(database)
+    await publish(database, 2)
+    path = write(tmp_path / "tocsin.yaml", config(database))
+    async with running_with(tmp_path, "--config", str(path), "--dry-run", file=path) as tocsin:
+        await until_some(lambda: _printed(tocsin, 2))
+        await publish(database, 1)
+        await until_some(lambda: _printed(tocsin, 3))
+        await tocsin.stop()
+    assert await database.run("SELECT count(*) FROM events WHERE handled_at IS NULL") == [(3,)]
+
+
+async def _printed(tocsin: Any, count: int) -> bool:
+    return len(tocsin.output) == count
+
+
+# The commands.
+
+
+async def test_the_printed_sql_is_all_that_it_takes(database: Database, tmp_path: Path) -> None:
+    write(tmp_path / "tocsin.yaml", config(database, key="customer"))
+    status, script, errors = await command(tmp_path, "sql")
+    assert (status, errors) == (0, "")
+    assert [line for line in script.splitlines() if line.startswith("-- For")] == [
+        "-- For the source shop. It may be run again.",
+        "-- For the channel out. It may be run again.",
+    ]
+    for _ in range(2):
+        await database.run(script)
+    assert (await command(tmp_path, "check", "--online"))[0] == 0
+    status, id_, errors = await command(
+        tmp_path, "notify", "shop", "order", "--data", '{"n": 1}', "--key", "Ann", "--set", "name=order"
+    )
+    assert (status, id_, errors) == (0, "1\n", "")
+    assert await database.run("SELECT name, customer, data FROM events") == [("order", "Ann", {"n": 1})]
+    async with running(tmp_path, config(database, key="customer")):
+        await until_told(database, 1)
+
+
+async def test_the_printed_sql_for_an_existing_table_leaves_its_rows_alone_unless_told(
+    database: Database, tmp_path: Path
+) -> None:
+    write(tmp_path / "tocsin.yaml", config(database))
+    await database.run(
+        "CREATE TABLE events (id serial PRIMARY KEY, name text); INSERT INTO events (name) VALUES ('old')"
+    )
+    for option, pending in (("--existing", 0), ("--backlog", 1)):
+        status, script, _ = await command(tmp_path, "sql", "shop", option)
+        assert status == 0
+        await database.run(script)
+        assert await database.run("SELECT count(*) FROM events WHERE handled_at IS NULL") == [(pending,)]
+        await database.run("ALTER TABLE events DROP COLUMN handled_at")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sql", "nope"], "called nope"),
+        (["sql", "printer"], "printer needs no SQL"),
+        (["notify", "nope", "x"], "there is no source of type postgres_events called nope"),
+        (["notify", "shop", "x", "--data", "{"], "--data: it is not JSON"),
+        (["notify", "shop", "x", "--data", "[1]"], "--data: it is not a JSON object but a list"),
+        (["notify", "shop", "x", "--set", "=1"], "is not COLUMN=TEXT"),
+        (["notify", "shop", "x", "--key", "1"], "names no column"),
+        (["notify", "shop", "x", "--set", "nope=1"], 'column "nope" of relation "events" does not exist'),
+        (["notify", "away", "x"], "Connection refused"),
+    ],
+)
+async def test_a_command_that_cannot_be_followed_says_why(
+    database: Database, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    await made(database)
+    settings = config(database)
+    settings["sources"]["away"] = {
+        "type": "postgres_events",
+        "dsn": "host=127.0.0.1 port=1 user=u password=S3CR3T-and-quite-long",
+    }
+    settings["channels"]["printer"] = {"type": "console"}
+    write(tmp_path / "tocsin.yaml", settings)
+    status, output, errors = await command(tmp_path, *arguments)
+    assert (status, output) == (1, "")
+    assert words in errors
+    assert "Traceback" not in errors
+    assert "S3CR3T" not in errors
+    assert errors.count("\n") == 1
+
+
+async def test_settings_in_the_file_win_and_the_environment_counts_where_the_file_names_it(
+    database: Database, tmp_path: Path
+) -> None:
+    await database.run("CREATE SCHEMA shop")
+    await made(database, table="shop.orders", channel="Orders")
+    given = {"table": "${EVENTS_TABLE:-events}", "channel": "Orders"}
+    write(tmp_path / "tocsin.yaml", config(database, **given))
+    assert (await command(tmp_path, "notify", "shop", "x", EVENTS_TABLE="shop.orders", EVENTS_CHANNEL="x"))[0] == 0
+    assert await database.run("SELECT name FROM shop.orders") == [("x",)]
+    status, _, errors = await command(tmp_path, "check", EVENTS_TABLE="shop.")
+    assert status == 1
+    assert "sources.shop.table: ${EVENTS_TABLE:-events} is no relation name; write schema.name" in errors
+    assert json.loads((await command(tmp_path, "check", "--json", EVENTS_TABLE="a;b"))[1])["problems"]
