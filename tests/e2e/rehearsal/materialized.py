@@ -1,4 +1,5 @@
-"""The double of Materialize as the container `materialized`: the demo's views, without rows at first.
+"""The double of Materialize as the container `materialized`: it knows the statements of the service `setup`, and views
+have the rows that a rehearsal gives them.
 
 Without an argument it serves, on every address of the container. With one, it hands a command (see
 `support.materialize.commands`) to the double that serves, and prints its answer.
@@ -7,24 +8,28 @@ Without an argument it serves, on every address of the container. With one, it h
 import asyncio
 import json
 import sys
+from pathlib import Path
 
 from support.materialize import MaterializeDouble
 from support.materialize.commands import Commands
+from support.materialize.definitions import Defined
 from support.stack_views import VIEWS
 
-SQL_PORT, DOUBLE_PORT, CONTROL_PORT = 6875, 16875, 16800
+SQL_PORTS = (6875, 6877)
+DOUBLE_PORT, CONTROL_PORT = 16875, 16800
+JOURNAL = Path("/mzdata/statements.jsonl")
+"""What was defined outlives the container, as it does with the server."""
 
 
 async def serve() -> None:
     """Serve for ever."""
     double = MaterializeDouble(progress_interval=1.0)
-    double.create_cluster("alerting")
-    for name, columns in VIEWS.items():
-        double.create(name, columns, retain=3_600_000)
+    Defined(double, VIEWS, JOURNAL)
     commands = Commands(double)
     # The double listens on the loopback address alone, as it should in tests; other containers come by this.
     await double.start(port=DOUBLE_PORT)
-    await asyncio.start_server(_forward, "0.0.0.0", SQL_PORT)
+    for port in SQL_PORTS:
+        await asyncio.start_server(_forward, "0.0.0.0", port)
 
     async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write((await commands.answer((await reader.readline()).decode()) + "\n").encode())

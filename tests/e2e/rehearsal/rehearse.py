@@ -1,373 +1,219 @@
 """Rehearse `docker compose up` where no image can be pulled.
 
-The project's own images are built and run as docker-compose.yml says, and stand-ins take the pinned names of the others
-(Dockerfile and compose.yaml beside this).
+The project's own images are built and run as docker-compose.yml says, the real `setup` among them. Stand-ins take the
+pinned names of the others: Apache Kafka for Redpanda, a double of Materialize that knows what is defined and holds the
+rows it is given, Prometheus and Alertmanager as Debian packages them (Dockerfile and compose.yaml beside this).
 
-    tests/e2e/rehearsal/run              everything: three to five minutes
-    tests/e2e/rehearsal/run --keep       leave the stack running, to look at it; a later run clears it away
+    tests/e2e/rehearsal/run                          everything once
+    tests/e2e/rehearsal/run --starts 10 --late 60    ten starts, and a broker that is a minute late
+    tests/e2e/rehearsal/run --keep                   leave the stack running, to look at it; a later run clears it away
 
 Needs a Docker engine with Compose, the base image (python:3.13-slim, or one of that name), packages for pip and apt,
-and root, to kill what runs in containers. Says "skipped" and why, with exit status 0, where that is not there. Grafana
-and the profile `novu` are left out: there is nothing to stand in for them. What it started is gone afterwards, and so
-are the names that the stand-ins borrowed.
+Java and Maven (or Kafka's jars, fetched by a test before), and root, to kill what runs in containers. Says "skipped"
+and why, with exit status 0, where that is not there. Grafana and the profile `novu` are left out: there is nothing to
+stand in for them. What it started is gone afterwards, and so are the names that the stand-ins borrowed.
 """
 
 import argparse
-import json
-import os
-import signal
-import subprocess
+import re
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[3]
-HERE = Path(__file__).resolve().parent
-BASE = "python:3.13-slim"
-PROJECT = "tocsin-rehearsal"
-LABEL = "tocsin.rehearsal"
-STAND_INS = {
-    "redpanda": "broker",
-    "materialized": "materialized",
-    "prometheus": "prometheus",
-    "alertmanager": "alertmanager",
-}
-OWN = ("exporter", "producer", "inbox")
-LASTING = ("redpanda", "producer", "materialized", "exporter", "inbox", "prometheus", "alertmanager")
-SERVICES = (*LASTING, "setup")
-PORTS = {
-    "TOCSIN": 18627,
-    "INBOX": 18925,
-    "PROMETHEUS": 19090,
-    "ALERTMANAGER": 19093,
-    "REDPANDA": 29092,
-    "MATERIALIZE": 16875,
-    "MATERIALIZE_CONSOLE": 16874,
-}
-URL = {name.lower(): f"http://127.0.0.1:{port}" for name, port in PORTS.items()}
+from e2e.rehearsal.engine import (
+    BASE,
+    LASTING,
+    OWN,
+    PROJECT,
+    FailureError,
+    SkipError,
+    Stack,
+    check,
+    clear,
+    give_back,
+    inspect,
+    prepare,
+    report,
+    run,
+    until,
+)
+from e2e.rehearsal.looking import (
+    alerts,
+    delivered,
+    gauges,
+    messages,
+    prometheus,
+    spiking,
+    stored,
+    tell,
+    webhooks,
+)
+from e2e.rehearsal.mistakes import MISTAKES
+
 OWN_LAYERS_LIMIT = 110_000_000
 """What an image of ours may add to its base, which has some 125 MB: the whole stays below 250 MB."""
 
-_COMPOSE = (
-    *("docker", "compose", "--project-name", PROJECT, "--project-directory", str(ROOT), "--env-file", os.devnull),
-    *("--file", str(ROOT / "docker-compose.yml"), "--file", str(HERE / "compose.yaml")),
-)
-_ENVIRON = {
-    **os.environ,
-    **{f"{name}_PORT": str(port) for name, port in PORTS.items()},
-    "TOCSIN_PRODUCER_BID_RATE": "5",
-    "COMPOSE_PROFILES": "",
-}
+
+def start(stack: Stack) -> None:
+    """A first start, with nothing stored and no `.env`."""
+    started = time.monotonic()
+    stack.compose("build", *OWN)
+    report(f"images built in {time.monotonic() - started:.0f} s")
+    report(f"all healthy after {stack.up():.1f} s")
+    restarts = {service: stack.state(service, ".RestartCount") for service in (*LASTING, "setup")}
+    check(restarts.pop("setup") == "1", "setup was to be tried twice")
+    check(set(restarts.values()) == {"0"}, f"restarts at the start: {restarts}")
+    check(" created" in stack.logs("setup").splitlines()[-1], stack.logs("setup"))
+    for topic in ("customer_events", "winning_bids"):
+        until(f"events in {topic}", partial(stored, stack, topic))
 
 
-class SkipError(Exception):
-    """Why there is nothing to rehearse with."""
-
-
-class FailureError(Exception):
-    """What is not as it should be."""
-
-
-# --- the parts ---
-
-
-def prepare() -> None:
-    """Stand-ins under the pinned names. Raises SkipError where that cannot be."""
-    if _quiet("docker", "info").returncode:
-        raise SkipError("no Docker engine answers")
-    if _quiet("docker", "compose", "version").returncode:
-        raise SkipError("docker compose is not installed")
-    if os.geteuid() != 0:
-        raise SkipError("only root can kill what runs in containers")
-    if _quiet("docker", "image", "inspect", BASE).returncode and _quiet("docker", "pull", "--quiet", BASE).returncode:
-        raise SkipError(f"the base image {BASE} is neither here nor can it be pulled")
-    for image in _pinned().values():
-        label = _quiet("docker", "image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image)
-        if not label.returncode and not label.stdout.strip():
-            raise SkipError(f"{image} is here, and may be the real one: docker compose up needs no rehearsal")
-    for service, target in STAND_INS.items():
-        name = f"{PROJECT}:{target}"
-        marked = ("--label", f"{LABEL}=1", "--target", target, "--tag", name)
-        _run("docker", "build", "--quiet", "--network", "host", *marked, str(HERE))
-        _run("docker", "tag", name, _pinned()[service])
-
-
-def images() -> None:
+def images(_: Stack) -> None:
     """What the project's images are."""
     base = _size(BASE)
     for service in OWN:
         image = f"tocsin-{service}:local"
         added = _size(image) - base
-        user = _inspect(image, ".Config.User")
+        user = inspect(image, ".Config.User")
         report(f"{image}: {added / 1e6:.0f} MB on top of the base, user {user}")
         check(added <= OWN_LAYERS_LIMIT, f"{image} adds {added} bytes")
         check(user == "10001:10001", f"{image} runs as {user}")
 
 
-def sealed() -> None:
+def sealed(stack: Stack) -> None:
     """What a process in the exporter may do."""
-    inside = "import os, shutil; print(os.getuid(), [t for t in ('gcc', 'cc', 'make') if shutil.which(t)])"
-    said = _compose("exec", "-T", "exporter", "python", "-c", inside).stdout.strip()
-    report(f"exporter: user and compilers: {said}")
-    check(said == "10001 []", "the exporter should run as 10001, and have no compiler")
-    tried = _quiet(*_COMPOSE, "exec", "-T", "--user", "0", "exporter", "touch", "/opt/x").stderr
+    inside = "import os, shutil; print(os.getuid(), [t for t in ('gcc', 'cc', 'make', 'pip') if shutil.which(t)])"
+    said = stack.compose("exec", "-T", "exporter", "python", "-c", inside).stdout.strip()
+    report(f"exporter: user and tools to build with: {said}")
+    check(said.startswith("10001 "), "the exporter should run as 10001")
+    check("cc" not in said and "make" not in said, "the exporter should have no compiler")
+    tried = stack.tried("exec", "-T", "--user", "0", "exporter", "touch", "/opt/x").stderr
     check("Read-only file system" in tried, f"the root is not read-only: {tried}")
-    until("Prometheus's readings", lambda: prometheus('up{job=~"tocsin|producer"}') == ["1", "1"])
+
+
+def memory(stack: Stack) -> None:
+    """What everything takes while little happens."""
+    until("Prometheus's readings", lambda: prometheus(stack, 'up{job=~"tocsin|producer"}') == ["1", "1"])
     named = ["docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}"]
-    for line in _run(*named, *map(container, OWN)).stdout.splitlines():
+    lines = run(*named, *map(stack.container, LASTING)).stdout.splitlines()
+    for line in lines:
         report(line.removeprefix(f"{PROJECT}-"))
+    used = [re.match(r"\S+ ([\d.]+)([MG])iB", line) for line in lines]
+    report(f"together: {sum(float(u[1]) * (1 if u[2] == 'M' else 1024) for u in used if u):.0f} MiB")
 
 
-def refused() -> None:
-    """What a person meets who forgot something."""
-    said = _quiet(*_COMPOSE, "--profile", "novu", "run", "--rm", "--no-deps", "novu-secrets")
-    check(said.returncode == 1 and "NOVU_JWT_SECRET" in said.stderr + said.stdout, f"no secrets: {said}")
-
-
-ROW = ["deployment_spike", "B", "warning", "bob", 11, 1]
-
-
-def spike() -> None:
+def spike(stack: Stack) -> None:
     """A row comes and goes, and both paths tell of it."""
+    row = spiking("B", "bob")
     started = time.monotonic()
-    tell("insert", "demo.organization_alert", ROW)
-    until("the gauge", lambda: 'organization="B"' in gauges())
-    until("the message of Novu", lambda: messages("deployment-spike", "bob"))
+    tell(stack, "insert", row)
+    until("the gauge", lambda: 'organization="B"' in gauges(stack))
+    until("the message of Novu", lambda: messages(stack, "deployment-spike", "bob"))
     report(f"row -> Novu's message: {time.monotonic() - started:.1f} s")
-    until("the webhook", lambda: webhooks("audit"))
-    until("Prometheus's reading", lambda: prometheus('organization_alert{organization="B"}') == ["11"])
-    until("Alertmanager's message", lambda: alerts("firing"), 60)
+    until("the webhook", lambda: webhooks(stack, "audit"))
+    until("Prometheus's reading", lambda: prometheus(stack, 'organization_alert{organization="B"}') == ["11"])
+    until("Alertmanager's message", lambda: alerts(stack, "firing", "B"), 60)
     report(f"row -> Alertmanager's message: {time.monotonic() - started:.1f} s")
     started = time.monotonic()
-    tell("delete", "demo.organization_alert", ROW)
-    until("the end of the gauge", lambda: 'organization="B"' not in gauges())
-    until("the message of the end", lambda: messages("deployment-calm", "bob"))
-    until("Alertmanager's message of the end", lambda: alerts("resolved"), 90)
+    tell(stack, "delete", row)
+    until("the end of the gauge", lambda: 'organization="B"' not in gauges(stack))
+    until("the message of the end", lambda: messages(stack, "deployment-calm", "bob"))
+    until("Alertmanager's message of the end", lambda: alerts(stack, "resolved", "B"), 90)
     report(f"row gone -> Alertmanager's message: {time.monotonic() - started:.1f} s")
 
 
-def killed_exporter() -> None:
+def killed_exporter(stack: Stack) -> None:
     """What happens while the exporter is dead is told when it is back, once."""
-    row = ["deployment_spike", "C", "warning", "cat", 12, 2]
-    tell("insert", "demo.organization_alert", row)
-    until("the message", lambda: messages("deployment-spike", "cat"))
-    kill("exporter")
-    tell("delete", "demo.organization_alert", row)
-    started = time.monotonic()
-    until("health", partial(_is_healthy, "exporter"), 60)
-    report(f"exporter killed -> healthy: {time.monotonic() - started:.1f} s")
-    until("the message of the end", lambda: messages("deployment-calm", "cat"))
-    check('organization="C"' not in gauges(), "the gauge is not the view")
+    row = spiking("C", "cat")
+    tell(stack, "insert", row)
+    until("the message", lambda: messages(stack, "deployment-spike", "cat"))
+    stack.kill("exporter")
+    tell(stack, "delete", row)
+    report(f"exporter killed -> healthy: {until('health', partial(stack.is_healthy, 'exporter'), 60):.1f} s")
+    until("the message of the end", lambda: messages(stack, "deployment-calm", "cat"))
+    check('organization="C"' not in gauges(stack), "the gauge is not the view")
     for workflow in ("deployment-spike", "deployment-calm"):
-        check(len(messages(workflow, "cat")) == 1, f"{workflow} came {len(messages(workflow, 'cat'))} times")
+        check(
+            len(messages(stack, workflow, "cat")) == 1, f"{workflow} came {len(messages(stack, workflow, 'cat'))} times"
+        )
 
 
-def killed_others() -> None:
+def killed_others(stack: Stack) -> None:
     """Any other service comes back by itself, and the stack heals."""
     for service in LASTING[::-1]:
         if service == "exporter":
             continue
         started = time.monotonic()
-        kill(service)
-        until(f"{service} to be up again", partial(_is_healthy, service), 90)
-        until("everything to be healthy", lambda: all(map(_is_healthy, LASTING)), 90)
+        stack.kill(service)
+        until(f"{service} to be up again", partial(stack.is_healthy, service), 90)
+        until("everything to be healthy", stack.all_healthy, 90)
         report(f"{service} killed -> all healthy: {time.monotonic() - started:.1f} s")
         if service == "redpanda":
             # By now Prometheus has read the producer since the broker's death, so what is more is new.
-            until("events that the broker confirms again", partial(_more, delivered, delivered()), 60)
-    row = ["deployment_spike", "D", "warning", "dan", 13, 3]
-    tell("insert", "demo.organization_alert", row)
-    until("the message", lambda: messages("deployment-spike", "dan"))
-    until("Alertmanager's message", lambda: alerts("firing", "D"), 60)
+            before = delivered(stack)
+            until("events that the broker confirms again", lambda: delivered(stack) > before, 60)  # noqa: B023
+    tell(stack, "insert", spiking("D", "dan"))
+    until("the message", lambda: messages(stack, "deployment-spike", "dan"))
+    until("Alertmanager's message", lambda: alerts(stack, "firing", "D"), 60)
 
 
-def again() -> None:
-    """A second start, and one after `down`, end as the first did."""
-    for name in ("up again", "down and up"):
-        started = time.monotonic()
-        if name == "down and up":
-            _compose("down", "--timeout", "10")
-        _compose("up", "--detach", "--wait", "--wait-timeout", "180", *SERVICES)
-        report(f"{name}: healthy after {time.monotonic() - started:.1f} s")
+def restarted(stack: Stack) -> None:
+    """Everything at once is stopped and started, in no order."""
+    started = time.monotonic()
+    stack.compose("restart", "--timeout", "10", *LASTING)
+    until("everything to be healthy", stack.all_healthy, 120)
+    report(f"everything restarted at once -> all healthy: {time.monotonic() - started:.1f} s")
 
 
-# --- what it looks at ---
-
-
-def tell(command: str, relation: str, *rows: list[Any]) -> None:
-    text = json.dumps({"do": command, "relation": relation, "args": rows})
-    _compose("exec", "-T", "materialized", "python3", "/rehearsal/materialized.py", text)
-
-
-def gauges() -> str:
-    return _get(URL["tocsin"] + "/metrics")
-
-
-def inbox() -> dict[str, Any]:
-    text = _get(URL["inbox"] + "/control/state")
-    found: dict[str, Any] = json.loads(text) if text else {"notifications": [], "webhooks": []}
-    return found
-
-
-def messages(workflow: str, person: str) -> list[Any]:
-    return [each for each in inbox()["notifications"] if (each["workflow"], each["subscriber"]) == (workflow, person)]
-
-
-def webhooks(name: str) -> list[Any]:
-    return [each for each in inbox()["webhooks"] if each["name"] == name]
-
-
-def alerts(status: str, organization: str = "B") -> list[Any]:
-    """Alertmanager's, about deployments of an organization."""
-    told = [alert for each in webhooks("alertmanager") for alert in each["body"]["alerts"]]
-    return [a for a in told if a["status"] == status and a["labels"].get("organization") == organization]
-
-
-def prometheus(query: str) -> list[str]:
-    text = _get(URL["prometheus"] + "/api/v1/query?" + urllib.parse.urlencode({"query": query}))
-    return [each["value"][1] for each in json.loads(text)["data"]["result"]] if text else []
-
-
-def delivered() -> float:
-    """Events that the broker has confirmed since the producer's start."""
-    found = prometheus("sum(tocsin_producer_events_delivered_total)")
-    return float(found[0]) if found else 0.0
-
-
-def container(service: str) -> str:
-    return _compose("ps", "--all", "--quiet", service).stdout.strip()
-
-
-def health(service: str) -> str:
-    return _inspect(container(service), ".State.Health.Status")
-
-
-def _more(what: Callable[[], float], than: float) -> bool:
-    return what() > than
-
-
-def _is_healthy(service: str) -> bool:
-    return health(service) == "healthy"
-
-
-def kill(service: str) -> None:
-    """SIGKILL from outside, as by the kernel. `docker kill` would count as stopped by hand: no restart follows."""
-    pid = int(_inspect(container(service), ".State.Pid"))
-    os.kill(pid, signal.SIGKILL)
-    until(f"the end of {service}", lambda: _inspect(container(service), ".State.Pid") != str(pid), 10)
-
-
-def until(what: str, condition: Callable[[], Any], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise FailureError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.2)
-
-
-def check(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise FailureError(otherwise)
-
-
-def report(line: str) -> None:
-    print(f"  {line}", flush=True)
-
-
-# --- with what ---
-
-
-def _pinned() -> dict[str, str]:
-    config = json.loads(_compose("config", "--format", "json").stdout)
-    return {service: config["services"][service]["image"] for service in STAND_INS}
+def again(stack: Stack, starts: int, late: float) -> None:
+    """A second `up`, and one after each `down`, end as the first did; the last with a broker that lets others wait."""
+    report(f"up again: healthy after {stack.up():.1f} s")
+    for number in range(1, starts + 1):
+        stack.down()
+        slow = late if number == starts else 0
+        took = stack.up(REHEARSAL_LATE=str(slow))
+        report(f"down and up {number}{f', broker {slow:g} s late' if slow else ''}: healthy after {took:.1f} s")
+        check(stack.state("setup", ".RestartCount") == "0", "setup was tried more than once")
+        done = stack.logs("setup").splitlines()[-1]
+        check(re.fullmatch(r"demo: \d+ granted, \d+ unchanged", done) is not None, f"setup: {done}")
 
 
 def _size(image: str) -> int:
-    return int(_inspect(image, ".Size"))
-
-
-def _inspect(what: str, field: str) -> str:
-    return _quiet("docker", "inspect", "--format", f"{{{{{field}}}}}", what).stdout.strip()
-
-
-def _get(url: str) -> str:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return str(answer.read().decode())
-    except (urllib.error.URLError, OSError):
-        return ""
-
-
-def _compose(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return _run(*_COMPOSE, *arguments)
-
-
-def _quiet(*command: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, env=_ENVIRON, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        return subprocess.CompletedProcess(command, 127, "", str(error))
-
-
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    done = _quiet(*command)
-    if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
-        shown = command[len(_COMPOSE) :] if command[: len(_COMPOSE)] == _COMPOSE else command[1:]
-        raise FailureError(f"docker {' '.join(shown)}: status {done.returncode}\n{said}")
-    return done
-
-
-def start() -> None:
-    started = time.monotonic()
-    _compose("build", *OWN)
-    report(f"images built in {time.monotonic() - started:.0f} s")
-    started = time.monotonic()
-    _compose("up", "--detach", "--wait", "--wait-timeout", "180", *SERVICES)
-    report(f"all healthy after {time.monotonic() - started:.1f} s")
-    state = {service: _inspect(container(service), ".RestartCount") for service in SERVICES}
-    check(state.pop("setup") == "1", "setup was to be tried twice")
-    check(set(state.values()) == {"0"}, f"restarts at the start: {state}")
-
-
-def clean_up() -> None:
-    _quiet(*_COMPOSE, "down", "--volumes", "--timeout", "5")
-    for image in _pinned().values():
-        _quiet("docker", "rmi", "--no-prune", image)
+    return int(inspect(image, ".Size"))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--starts", type=int, default=1, help="how often to stop and start everything (default 1)")
+    parser.add_argument("--late", type=float, default=10, help="seconds that the broker lets others wait (default 10)")
     parser.add_argument("--keep", action="store_true", help="leave the stack running")
     chosen = parser.parse_args()
     try:
-        prepare()
-        _quiet(*_COMPOSE, "down", "--volumes", "--timeout", "5")
+        stack = prepare()
     except SkipError as reason:
         print(f"rehearsal: skipped: {reason}")
         return 0
     except FailureError as failure:
         print(f"rehearsal: {failure}", file=sys.stderr)
         return 1
+    steps = (start, images, sealed, memory, spike, *MISTAKES, killed_exporter, killed_others, restarted)
+    started = time.monotonic()
     try:
-        for step in (start, images, sealed, refused, spike, killed_exporter, killed_others, again):
-            print(f"{step.__name__.replace('_', ' ')}", flush=True)
-            step()
+        for step in steps:
+            print(f"{step.__name__.replace('_', ' ')} (at {time.monotonic() - started:.0f} s)", flush=True)
+            step(stack)
+        print(f"again (at {time.monotonic() - started:.0f} s)", flush=True)
+        again(stack, chosen.starts, chosen.late)
     except FailureError as failure:
         print(f"rehearsal: {failure}\n", file=sys.stderr)
-        print(
-            _quiet(*_COMPOSE, "ps", "--all").stdout, _quiet(*_COMPOSE, "logs", "--tail", "15").stdout, file=sys.stderr
-        )
+        print(stack.tried("ps", "--all").stdout, stack.tried("logs", "--tail", "15").stdout, file=sys.stderr)
         return 1
     finally:
-        if not chosen.keep:
-            clean_up()
+        if chosen.keep:
+            print("\n".join(f"{name.lower()}: {stack.url(name)}" for name in stack.ports))
+        else:
+            clear(stack)
+            give_back(stack)
     print("rehearsal: all as it should be")
     return 0
 
