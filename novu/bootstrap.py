@@ -57,7 +57,7 @@ WORKFLOWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 """The workflows that compose/tocsin.yaml names, with their steps in order."""
 
-SUBSCRIBERS = ("ann", "bob", "cat", "dan", "auction-house")
+SUBSCRIBERS = ("team-a", "team-b", "team-c", "team-d", "auction-house")
 """The owners in the demo's data (materialize/), and who hears of auctions."""
 
 

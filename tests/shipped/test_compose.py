@@ -205,7 +205,10 @@ def test_the_workflows_of_the_configuration_are_made_for_a_real_novu() -> None:
     named = {route.get(key) for route in routes for key in ("workflow", "resolved_workflow")} - {None}
     assert named == bootstrap.WORKFLOWS.keys()
     people = {person for route in routes for person in route.get("recipients", []) if isinstance(person, str)}
-    assert people <= set(bootstrap.SUBSCRIBERS)
+    rules = (ROOT / "materialize/003_rules.sql").read_text(encoding="utf-8")
+    owners = set(re.findall(r"^ +\('[A-Z]', '([\w-]+)', ", rules, re.MULTILINE))
+    assert owners
+    assert people | owners == set(bootstrap.SUBSCRIBERS)
     for route in routes:
         if route.get("on_resolve") == "cancel":
             delays = [step for step in bootstrap.WORKFLOWS[route["workflow"]] if step["type"] == "delay"]

@@ -1,84 +1,21 @@
 """novu/bootstrap.py, against a stand-in for what Novu's REST API does at the start of a server."""
 
-import json
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from support.novu_beginning import Server, serving
 from support.scripts import script
 
 bootstrap = script("novu/bootstrap.py")
 EMAIL, PASSWORD = "admin@example.com", "abcdef-Aa1"
 
 
-@dataclass(slots=True)
-class Server:
-    """What the stand-in knows."""
-
-    url: str = ""
-    accounts: dict[str, str] = field(default_factory=dict)
-    workflows: dict[str, Any] = field(default_factory=dict)
-    subscribers: dict[str, Any] = field(default_factory=dict)
-    registration: bool = True
-    calls: list[tuple[str, str]] = field(default_factory=list)
-
-    def answer(self, method: str, path: str, body: dict[str, Any], authorization: str) -> tuple[int, Any]:
-        self.calls.append((method, path))
-        match method, path.strip("/").split("/"):
-            case "POST", ["v1", "auth", "login"]:
-                known = self.accounts.get(body["email"]) == body["password"]
-                return (201, {"token": "t"}) if known else (401, {"message": "Incorrect email or password provided."})
-            case "POST", ["v1", "auth", "register"]:
-                if not self.registration or body["email"] in self.accounts:
-                    return 400, {"message": "Account creation is disabled"}
-                assert body["organizationName"]
-                self.accounts[body["email"]] = body["password"]
-                return 201, {"token": "t"}
-            case "GET", ["v1", "environments"]:
-                assert authorization == "Bearer t"
-                keys = [("Production", "wrong"), ("Development", "the-key")]
-                return 200, [{"name": name, "apiKeys": [{"key": key}]} for name, key in keys]
-        assert authorization == "ApiKey the-key"
-        store = self.workflows if "workflows" in path else self.subscribers
-        if method == "GET":
-            found = store.get(path.rpartition("/")[2])
-            return (200, found) if found else (404, {"message": "not found"})
-        store[body.get("workflowId") or body["subscriberId"]] = body
-        return 201, body
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    model = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def handle_any(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length) or b"{}")
-            status, data = model.answer(self.command, self.path, body, self.headers.get("Authorization", ""))
-            text = json.dumps({"data": data} if status < 400 else {"statusCode": status, **data}).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        do_GET = do_POST = handle_any  # noqa: N815 - http.server's names
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        model.url = f"http://127.0.0.1:{http.server_port}"
+    with serving(0) as model:
         yield model
-        http.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -106,7 +43,7 @@ def test_the_first_start_registers_and_makes_everything(server: Server, environ:
 def test_a_later_start_changes_nothing_and_makes_what_is_missing(server: Server, environ: dict[str, str]) -> None:
     assert bootstrap.main(["run"], environ) == 0
     server.workflows["deployment-spike"] = {"changed": "by somebody"}
-    del server.subscribers["ann"]
+    del server.subscribers["team-a"]
     server.calls.clear()
     assert bootstrap.main(["run"], environ) == 0
     assert [call for call in server.calls if call[0] == "POST"] == [
@@ -114,7 +51,7 @@ def test_a_later_start_changes_nothing_and_makes_what_is_missing(server: Server,
         ("POST", "/v2/subscribers"),
     ]
     assert server.workflows["deployment-spike"] == {"changed": "by somebody"}
-    assert "ann" in server.subscribers
+    assert "team-a" in server.subscribers
 
 
 def test_the_script_says_what_to_do_when_nobody_is_let_in(
