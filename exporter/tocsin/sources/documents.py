@@ -1,5 +1,6 @@
 """JSON objects as rows, for sources whose events are documents."""
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from tocsin.model import Column, Columns, Row
 
 _TEXT, _BOOL, _INT8, _NUMERIC, _FLOAT8, _JSONB = 25, 16, 20, 1700, 701, 3802
+_SHORT = 64
+"""Characters of a name that is worth remembering; longer ones would let a stranger fill the memory."""
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -29,7 +32,9 @@ def lines(document: bytes) -> list[dict[str, Any]]:
 
 def _value(document: bytes | str) -> Any:
     try:
-        return json.loads(document, parse_constant=_refuse)
+        if isinstance(document, bytes):
+            document = document.decode(json.detect_encoding(document), "surrogatepass")
+        return _DECODER.decode(document)
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
     except RecursionError:
@@ -53,9 +58,15 @@ def row_of(document: Mapping[str, Any]) -> tuple[Columns, Row]:
     row: list[str | None] = []
     for name, value in document.items():
         oid, text = _field(value)
-        columns.append(Column(name=name, oid=oid))
+        # A column is dear to make, and one document after the other has the same.
+        columns.append(_column(name, oid) if len(name) <= _SHORT else Column(name=name, oid=oid))
         row.append(text)
     return tuple(columns), tuple(row)
+
+
+@functools.lru_cache(maxsize=4096)
+def _column(name: str, oid: int) -> Column:
+    return Column(name=name, oid=oid)
 
 
 def _field(value: Any) -> tuple[int, str | None]:
@@ -78,3 +89,6 @@ def _refuse(constant: str) -> None:
 
 def _noun(value: object) -> str:
     return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
