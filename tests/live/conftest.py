@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.live_model import Model, made, sending
+from support.live_model import MEASURED, Model, made, sending
 from tocsin_producer.events import TOPICS
 from tocsin_producer.sinks.kafka import KafkaSink
 
@@ -26,3 +26,12 @@ def shipped(sink: KafkaSink) -> Iterator[tuple[Model, bool]]:
     with made(model) as printed:
         model.hydrated()
         yield model, "keeps no history" not in printed
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of what was measured, also where a target was missed."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    rows = [row for each in reports for name, row in getattr(each, "user_properties", ()) if name == MEASURED]
+    if rows:
+        for line in ("| what | measured | target |", "| --- | --- | --- |", *dict.fromkeys(rows)):
+            terminalreporter.write_line(line)

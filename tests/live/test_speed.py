@@ -1,7 +1,7 @@
-"""How long it takes, on a live Materialize and a live broker: measured, printed as a table, and held to a generous
-multiple of the targets, since nobody knows the machine.
+"""How long it takes, on a live Materialize and a live broker: measured, printed as a table at the end, and held to a
+generous multiple of the targets, since nobody knows the machine.
 
-    pytest -m live tests/live/test_speed.py -s
+    pytest -m live tests/live/test_speed.py
 
 The targets are for a machine that has time and an optimised server. A source of Materialize's ticks once a second, so
 0.6 s of an event's way are Materialize's.
@@ -12,13 +12,13 @@ import dataclasses
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from support.alertmanager import ALERTMANAGER, alertmanager
-from support.live_model import NEEDS_BOTH, Model, delete_topic, deployment, send, sending
+from support.live_model import MEASURED, NEEDS_BOTH, Model, delete_topic, deployment, send, sending
 from support.live_stack import Stack, stacked
 from support.notifications import LONG
 from support.prometheus import PROMETHEUS, prometheus
@@ -39,6 +39,9 @@ SAMPLES = 40
 SAMPLES_ALERTMANAGER = 8
 LOAD = 200_000
 
+Measured = Callable[[str, str, str], None]
+"""Takes down what was measured: name, value and target, each as text."""
+
 
 @pytest.fixture
 async def stack(shipped: tuple[Model, bool], tmp_path: Path) -> AsyncIterator[Stack]:
@@ -47,20 +50,19 @@ async def stack(shipped: tuple[Model, bool], tmp_path: Path) -> AsyncIterator[St
         yield made
 
 
-def report(request: pytest.FixtureRequest, name: str, measured: str, target: str) -> None:
-    """One row, on the terminal whatever is captured there, and in a report of pytest's."""
-    request.node.user_properties.append((name, measured))
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    if terminal is not None:
-        terminal.ensure_newline()
-        terminal.write_line(f"| {name} | {measured} | {target} |")
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Measured:
+    def take_down(name: str, value: str, target: str) -> None:
+        request.node.user_properties.append((MEASURED, f"| {name} | {value} | {target} |"))
+
+    return take_down
 
 
 def p95(took: Sequence[float]) -> float:
     return sorted(took)[int(len(took) * 0.95)]
 
 
-async def test_from_an_event_to_the_inbox(stack: Stack, sink: KafkaSink, request: pytest.FixtureRequest) -> None:
+async def test_from_an_event_to_the_inbox(stack: Stack, sink: KafkaSink, measured: Measured) -> None:
     """One event makes one row: the threshold is 0."""
     names = [await stack.organization(threshold=0) for _ in range(SAMPLES)]
     took = []
@@ -72,15 +74,13 @@ async def test_from_an_event_to_the_inbox(stack: Stack, sink: KafkaSink, request
             took.append(time.time() - began)
             await asyncio.sleep(0.137 * (number % 7))  # each at another place of the source's tick
     name = f"event produced -> message in the inbox, p95 of {SAMPLES}"
-    report(request, name, f"{p95(took):.2f} s (median {sorted(took)[SAMPLES // 2]:.2f} s)", f"<= {INBOX_S:g} s")
+    measured(name, f"{p95(took):.2f} s (median {sorted(took)[SAMPLES // 2]:.2f} s)", f"<= {INBOX_S:g} s")
     assert p95(took) <= GENEROUS * INBOX_S
 
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH")
 @pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
-async def test_from_an_event_to_the_message_of_alertmanager(
-    stack: Stack, sink: KafkaSink, request: pytest.FixtureRequest
-) -> None:
+async def test_from_an_event_to_the_message_of_alertmanager(stack: Stack, sink: KafkaSink, measured: Measured) -> None:
     names = [await stack.organization(threshold=0) for _ in range(SAMPLES_ALERTMANAGER)]
     took = []
     file = alertmanager_file(stack.folder, stack.post.url)
@@ -95,11 +95,11 @@ async def test_from_an_event_to_the_message_of_alertmanager(
             await until(lambda name=name: ("firing", name) in stack.post.alerts(), "the alert", LONG)  # type: ignore[misc]
             took.append(time.time() - began)
     name = f"event produced -> message of Alertmanager, longest of {SAMPLES_ALERTMANAGER}"
-    report(request, name, f"{max(took):.1f} s", f"<= {ALERTMANAGER_S:g} s")
+    measured(name, f"{max(took):.1f} s", f"<= {ALERTMANAGER_S:g} s")
     assert max(took) <= GENEROUS * ALERTMANAGER_S
 
 
-def test_events_of_the_producer(request: pytest.FixtureRequest) -> None:
+def test_events_of_the_producer(measured: Measured) -> None:
     """The schedule, the pace and the sink as the command has them, into a topic that goes with the test, so that no
     view has to read them. The pace asks for more than any machine can give."""
     topic = f"tocsin_test_{secrets.token_hex(4)}"
@@ -116,7 +116,7 @@ def test_events_of_the_producer(request: pytest.FixtureRequest) -> None:
     finally:
         delete_topic(topic)
     assert metrics.delivered[topic] == LOAD
-    report(request, "events of the producer, confirmed", f"{LOAD / took:,.0f} a second", f">= {PER_SECOND:,}")
+    measured("events of the producer, confirmed", f"{LOAD / took:,.0f} a second", f">= {PER_SECOND:,}")
     assert LOAD / took >= PER_SECOND / GENEROUS
 
 

@@ -39,6 +39,9 @@ NEEDS_BOTH = [
 ]
 """Marks of a module that wants both servers."""
 
+MEASURED = "measured"
+"""The property of a test under which it leaves a row of the table of what was measured."""
+
 T = TypeVar("T")
 
 
