@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, TopicPartition
 
@@ -220,24 +222,29 @@ async def test_a_poison_record_is_refused_with_its_place_and_the_rest_goes_on(br
         ("list", b"[1]"),
         ("bytes", b"\xff\xfe"),
         ("nan", b'{"a": NaN}'),
+        ("surrogate", b'{"a": "\\ud800"}'),
+        ("surrogate in a name", b'{"\\udfff": 1}'),
+        ("raw surrogate", b'{"a": "\xed\xa0\x80"}'),
+        ("digits", b'{"a": ' + b"1" * 5000 + b"}"),
+        ("deep within", b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
         ("deep", b"[" * 100_000),
-        ("long", json.dumps({"a": "x" * 2000}).encode()),
+        ("long", json.dumps({"a": "x" * 200_000}).encode()),
         ("none", None),
     ]
     produce(broker, topic, numbered([1]))
     produce(broker, topic, poison, headers={"trace": b"t"})
     produce(broker, topic, numbered([2]))
-    settings: dict[str, Any] = {"max_bytes": 1000} | ({"dead_letters": dead} if copied else {})
+    settings: dict[str, Any] = {"max_bytes": 150_000} | ({"dead_letters": dead} if copied else {})
     at = source(broker.brokers, topic, **settings)
     async with reading(at, topic) as reader:
         await until(lambda: len(reader.events) == 2)
     refused = [one for batch in reader.batches for one in batch.refused]
-    assert [one.id for one in refused] == [f"{topic}/0/{offset}" for offset in range(1, 8)]
+    assert [one.id for one in refused] == [f"{topic}/0/{offset}" for offset in range(1, len(poison) + 1)]
     reasons = [one.reason for one in refused]
-    assert reasons[:4] == [RefusedReason.MALFORMED] * 4
-    assert reasons[4:] == [RefusedReason.TOO_LARGE, RefusedReason.TOO_LARGE, RefusedReason.MISSING]
+    assert reasons[:-2] == [RefusedReason.MALFORMED] * (len(poison) - 2)
+    assert reasons[-2:] == [RefusedReason.TOO_LARGE, RefusedReason.MISSING]
     assert not any("nothing of the kind" in one.detail for one in refused)
-    assert committed(broker, topic, topic) == [9]
+    assert committed(broker, topic, topic) == [len(poison) + 2]
     copies = stored(broker, dead)
     assert [(copy.key(), copy.value()) for copy in copies] == [(k.encode(), v) for k, v in poison if copied]
     if copied:
@@ -305,6 +312,18 @@ async def test_a_topic_that_was_made_anew_is_read_from_its_beginning_and_told(br
     assert "made anew" in gone.detail
     assert (numbers(reader.events), reader.position) == ([1], {f"{topic}/0": 1})
     assert committed(broker, topic, topic) == [1]
+
+
+async def test_a_time_that_cannot_be_meant_is_not_taken_over(broker: Kafka) -> None:
+    topic = new_topic(broker)
+    producer = Producer({"bootstrap.servers": broker.brokers, "log_level": 2})
+    producer.produce(topic, value='{"n": 1}', timestamp=2**62)
+    assert producer.flush(20) == 0
+    began = time.time()
+    async with reading(source(broker.brokers, topic, include=["timestamp"]), topic) as reader:
+        await until(lambda: reader.events)
+    assert began - 1 < reader.events[0].at / 1000 < time.time() + 1
+    assert reader.events[0].row == ("1", None)
 
 
 # Groups.

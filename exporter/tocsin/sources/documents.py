@@ -33,10 +33,15 @@ def lines(document: bytes) -> list[dict[str, Any]]:
 def _value(document: bytes | str) -> Any:
     try:
         if isinstance(document, bytes):
-            document = document.decode(json.detect_encoding(document), "surrogatepass")
-        return _DECODER.decode(document)
+            document = document.decode(json.detect_encoding(document))
+        value = _DECODER.decode(document)
+        if "\\u" in document:
+            _COMPACT.encode(value).encode()
+        return value
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
+    except UnicodeEncodeError:  # nothing could keep it or send it on
+        raise ValueError("it has half of a pair of surrogates") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:

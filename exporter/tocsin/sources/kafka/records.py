@@ -28,6 +28,7 @@ TYPES: Mapping[Type, int] = {
 }
 _NUMBERS = frozenset({INT8, NUMERIC, FLOAT8})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_YEAR_10000 = 253_402_300_800_000
 
 
 class Unreadable(Exception):  # noqa: N818 - not an error of the program but of a record
@@ -54,21 +55,28 @@ def document(text: bytes, limit: int) -> dict[str, Any]:
         raise Unreadable(RefusedReason.MALFORMED, str(error)) from None
 
 
+def _row_of(fields: Mapping[str, Any]) -> tuple[Columns, Row]:
+    try:
+        return row_of(fields)
+    except RecursionError:  # what can just be read may be too deep to be written
+        raise Unreadable(RefusedReason.MALFORMED, "it is nested too deeply") from None
+
+
 def event(message: Message, include: Sequence[About], limit: int, now: Callable[[], float]) -> Event:
     """A record as an event. Raises Unreadable."""
     value = message.value()
     if value is None:
         raise Unreadable(RefusedReason.MISSING, "it has no value")
-    columns, row = row_of(document(value, limit))
+    columns, row = _row_of(document(value, limit))
     if include:
         about = cells(message, include)
         columns += tuple(Column(name=name, oid=oid) for name, (oid, _) in about.items())
         row += tuple(text for _, text in about.values())
-    kind, stamp = message.timestamp()
+    stamp = _stamp(message)
     return Event(
         name=message.topic() or "",
         id=place(message),
-        at=int(now() * 1000) if kind == TIMESTAMP_NOT_AVAILABLE else stamp,
+        at=int(now() * 1000) if stamp is None else stamp,
         columns=columns,
         row=row,
     )
@@ -94,10 +102,16 @@ def _text(raw: bytes | str | None) -> Cell:
 
 
 def _timestamp(message: Message) -> Cell:
-    kind, stamp = message.timestamp()
-    if kind == TIMESTAMP_NOT_AVAILABLE:
+    stamp = _stamp(message)
+    if stamp is None:
         return TIMESTAMPTZ, None
     return TIMESTAMPTZ, (_EPOCH + timedelta(milliseconds=stamp)).isoformat(sep=" ", timespec="milliseconds")
+
+
+def _stamp(message: Message) -> int | None:
+    """The record's time in milliseconds; None where it has none that can be meant, for a producer may say anything."""
+    kind, stamp = message.timestamp()
+    return stamp if kind != TIMESTAMP_NOT_AVAILABLE and 0 <= stamp < _YEAR_10000 else None
 
 
 def _headers(message: Message) -> Cell:
@@ -140,7 +154,7 @@ class Reader:
                 return None
             if not isinstance(fields, dict):
                 raise Unreadable(RefusedReason.MALFORMED, "`after` is not a JSON object")
-        columns, row = row_of({**self._key(message), **fields})
+        columns, row = _row_of({**self._key(message), **fields})
         found = {column.name: (column.oid, text) for column, text in zip(columns, row, strict=True)}
         return found | cells(message, self._include) if self._include else found
 

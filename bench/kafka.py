@@ -1,0 +1,203 @@
+"""Records of a real Kafka as events, into the ledger with a notification each; and notifications out to a topic. Each
+beside a plain loop over the same library."""
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from bench.report import Figure
+from support.kafka import Kafka, kafka, make_topic, produce
+from support.messages import message
+from tocsin.app import units
+from tocsin.app.intake import EventOutlets, Intake, Taker
+from tocsin.channels import Delivered
+from tocsin.channels import kafka as channel_kind
+from tocsin.config import Config, load
+from tocsin.exposition import Metrics
+from tocsin.ledger import Ledger
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.sources import EventSource
+
+EVENTS = 100_000
+SENT = 10_000
+_AT_ONCE = 4
+_CONFIG = """
+sources:
+  broker: {{type: kafka, bootstrap_servers: ["{brokers}"], group: "{group}", start: earliest}}
+channels: {{out: {{type: console}}}}
+alerts:
+  orders: {{source: broker, labels: [customer], notify: [out]}}
+"""
+
+
+async def measure() -> list[Figure]:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        try:
+            with kafka(directory) as broker:
+                broker.start()
+                return await _figures(broker, directory)
+        except pytest.skip.Exception as reason:
+            return [Figure(name="records of Kafka", measured=f"not measured: {reason}")]
+
+
+async def _figures(broker: Kafka, directory: Path) -> list[Figure]:
+    make_topic(broker, "orders")
+    make_topic(broker, "out")
+    produce(broker, "orders", ((str(n), json.dumps(_order(n))) for n in range(EVENTS)))
+    peer = await asyncio.to_thread(_peer_reads, broker)
+    read = await _read(units.make_event_source(_config(broker, directory, "read").sources["broker"]))
+    durable = await _taken_in(_config(broker, directory, "durable"), directory)
+    writes, sent = await asyncio.to_thread(_peer_writes, broker), await _sent(broker)
+    return [
+        Figure(name="a loop that reads, parses and commits each 500", measured=f"{EVENTS / peer:,.0f} records/s"),
+        Figure(
+            name="records of Kafka read and acknowledged",
+            measured=f"{EVENTS / read:,.0f} events/s ({read / peer:.1f} x the loop's time)",
+        ),
+        Figure(
+            name="records of Kafka, ledger and outbox",
+            measured=f"{EVENTS / durable:,.0f} events/s ({durable / peer:.1f} x the loop's time)",
+            target=">= 20,000 events/s",
+            met=EVENTS / durable >= 20_000,
+        ),
+        Figure(name="a loop that writes records, acks=all", measured=f"{SENT / writes:,.0f} records/s"),
+        Figure(
+            name="notifications to a Kafka topic, acknowledged",
+            measured=f"{SENT / sent:,.0f} a second ({sent / writes:.1f} x the loop's time)",
+        ),
+    ]
+
+
+def _order(number: int) -> dict[str, object]:
+    return {
+        "order": number,
+        "customer": f"c{number % 100}",
+        "total": 12.5,
+        "paid": False,
+        "due": "2026-11-21T18:30:00Z",
+    }
+
+
+def _config(broker: Kafka, directory: Path, group: str) -> Config:
+    path = directory / f"{group}.yaml"
+    path.write_text(_CONFIG.format(brokers=broker.brokers, group=group))
+    return load(path, {})
+
+
+def _peer_reads(broker: Kafka) -> float:
+    """Seconds from the first record on."""
+    settings = {
+        "bootstrap.servers": broker.brokers,
+        "group.id": "peer",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "log_level": 2,
+    }
+    with closing(Consumer(settings)) as consumer:
+        consumer.subscribe(["orders"])
+        began, count = 0.0, 0
+        while count < EVENTS:
+            records = consumer.consume(500, 1.0)
+            began = began or (time.perf_counter() if records else 0.0)
+            for record in records:
+                json.loads(record.value() or b"")
+            count += len(records)
+            if records:
+                consumer.commit(offsets=[TopicPartition("orders", 0, count)], asynchronous=False)
+        return time.perf_counter() - began
+
+
+async def _read(source: EventSource) -> float:
+    """Seconds from the first record on."""
+    began, count = 0.0, 0
+    async with source.open(["orders"], position={}) as stream:
+        async for batch in stream.batches():
+            began = began or (time.perf_counter() if batch.events else 0.0)
+            count += len(batch.events)
+            await stream.acknowledge(batch, [])
+            if count == EVENTS:
+                return time.perf_counter() - began
+    raise AssertionError("the stream ended early")
+
+
+async def _taken_in(config: Config, directory: Path) -> float:
+    """Seconds from the first events in the ledger to the last."""
+    ledger: Ledger = open_ledger(directory / "ledger.db")
+    metrics = Metrics("0")
+    moments: list[float] = []
+    told = 0
+    enough = asyncio.Event()
+
+    def publish(transitions: Any) -> None:
+        nonlocal told
+        moments.append(time.perf_counter())
+        told += len(transitions)
+        if told == EVENTS:
+            enough.set()
+
+    alert = config.alerts["orders"]
+    outlets = EventOutlets(ledger=ledger, metrics=metrics.source("broker"), offer=_nothing, publish=publish, keep=True)
+    taker = Taker(
+        alert=alert, router=units.router(config, alert, metrics.alert("orders")), metrics=metrics.alert("orders")
+    )
+    source = config.sources["broker"]
+    intake = Intake("broker", units.make_event_source(source), [taker], units.backoff(source), outlets)
+    task = asyncio.create_task(intake.run())
+    try:
+        async with asyncio.timeout(120):
+            await enough.wait()
+        assert (await ledger.backlog())["out"].pending == EVENTS
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await ledger.close()
+    return moments[-1] - moments[0]
+
+
+_nothing: Callable[[object], None] = lambda _: None  # noqa: E731
+
+
+def _peer_writes(broker: Kafka) -> float:
+    what = message()
+    value = json.dumps(what.envelope)
+    producer = Producer(
+        {"bootstrap.servers": broker.brokers, "enable.idempotence": True, "linger.ms": 1, "log_level": 2}
+    )
+    producer.produce("out", value=b"{}")
+    producer.flush(30)
+    began = time.perf_counter()
+    for number in range(SENT):
+        producer.produce("out", value=value, key=str(number))
+        producer.poll(0)
+    assert producer.flush(30) == 0
+    return time.perf_counter() - began
+
+
+async def _sent(broker: Kafka) -> float:
+    config = channel_kind.Config.model_validate(
+        {"type": "kafka", "bootstrap_servers": [broker.brokers], "topic": "out", "timeout": "30s"}
+    )
+    channel = channel_kind.build("out", config, {"late": config})
+    messages = [message(key=str(number)) for number in range(SENT)]
+    size = channel.take(SENT)
+    batches = iter([messages[start : start + size] for start in range(0, SENT, size)])
+
+    async def lane() -> None:
+        for batch in batches:
+            assert set(await channel.send(batch)) == {Delivered()}
+
+    await channel.send(messages[:1])
+    began = time.perf_counter()
+    await asyncio.gather(*(lane() for _ in range(_AT_ONCE)))
+    took = time.perf_counter() - began
+    await channel.close()
+    return took
