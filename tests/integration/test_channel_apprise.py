@@ -16,6 +16,7 @@ from support.receiver import Answer, Received, Receiver
 from support.waiting import until
 from tocsin.channels import Delivered, Message, Rejected, Result, Retry
 from tocsin.channels import apprise as channel_apprise
+from tocsin.channels.apprise.services import Service
 from tocsin.envelope import merged
 from tocsin.errors import ConfigError, Reason
 from tocsin.model import Kind
@@ -34,6 +35,7 @@ def printed() -> Iterator[io.StringIO]:
     """What the program's log would hold at its most talkative, less what the receiver says."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     handler.addFilter(lambda record: record.name != "aiohttp.access")
     root = logging.getLogger()
     level = root.level
@@ -353,6 +355,7 @@ async def test_a_well_known_service_gets_what_it_expects_and_no_secret_is_told_w
     assert isinstance(failed, Retry)
     assert failed.detail
     secrets = [part for part in url.replace("@", "/").replace("://", "/").split("/") if len(part) > 15]
+    assert not [name for name in ("apprise", "requests", "urllib3") if name in printed.getvalue()]
     told = repr((failed, channel)) + printed.getvalue()
     assert not [part for part in secrets if part in told]
 
@@ -363,6 +366,20 @@ async def test_a_secret_that_a_service_repeats_is_not_told(build: Build, receive
     result = await sent(build(url))
     assert isinstance(result, Retry)
     assert SECRET not in repr(result)
+
+
+@pytest.mark.parametrize("url", [f"slack://TSECRET42/A1BRTD4JD/{'b' * 24}/#room", f"json://x/{SECRET}"])
+async def test_a_service_that_breaks_is_tried_again_and_what_it_says_is_redacted(build: Build, url: str) -> None:
+    def breaks(**_: Any) -> bool:
+        raise RuntimeError(f"no {url} and no {SECRET}")
+
+    channel = build("json://127.0.0.1")
+    service = Service(url, 1.0, channel._log)
+    cast("Any", service._plugin).notify = breaks
+    failed = service.send("title", "body", Kind.FIRED, "text")
+    assert failed is not None
+    assert "RuntimeError: no ***" in failed
+    assert not [part for part in url.partition("://")[2].split("/") if len(part) > 8 and part in failed]
 
 
 # The configuration.

@@ -323,6 +323,7 @@ def test_no_text_of_a_row_adds_a_header_or_breaks_one(text: str) -> None:
     assert len(parsed.keys()) == len(expected)
     assert not parsed.defects
     assert len(parsed["Subject"]) <= 200
+    assert parsed["Subject"].isprintable()
     assert max(len(line) for line in made.content(utf8=True).split(b"\r\n")) <= 998
 
 

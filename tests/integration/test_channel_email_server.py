@@ -91,6 +91,14 @@ async def test_a_connection_that_the_server_dropped_costs_no_attempt(server: Mai
     assert server.connections == 2
 
 
+async def test_after_that_the_new_connection_is_asked_what_the_server_can_do(server: MailServer, build: Build) -> None:
+    channel = build(server, to=["zo\u00eb@example.com"])
+    await sent(channel)
+    server.hang_up()
+    await until(lambda: not server.open, "the connection is closed")
+    assert await sent(channel, message(key="18")) == Delivered()
+
+
 @pytest.mark.parametrize("answer", ["421 4.4.2 idle for too long", CUT, HANG])
 @pytest.mark.parametrize("command", ["MAIL", "RCPT"])
 async def test_a_connection_that_turns_out_to_be_gone_costs_no_attempt(
@@ -260,7 +268,9 @@ async def test_a_certificate_that_nobody_vouches_for_or_of_another_name_is_refus
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
-def test_a_file_of_certificates_that_cannot_be_used_is_told_at_the_start(tmp_path: Path, build: Build, content: str | None) -> None:
+def test_a_file_of_certificates_that_cannot_be_used_is_told_at_the_start(
+    tmp_path: Path, build: Build, content: str | None
+) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)

@@ -155,7 +155,7 @@ class Server:
             options += ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
         encoding = "utf-8" if utf8 else "ascii"
         # A connection that died without a word must leave time for another one.
-        timeout = self._config.timeout / 3 if kept else self._config.timeout
+        timeout = self._config.timeout / 3 if kept else None
         accepted: list[str] = []
         refused: dict[str, Answer] = {}
         try:
@@ -185,7 +185,7 @@ class Server:
             hostname=config.host,
             port=config.port or DEFAULT_PORTS[config.security],
             local_hostname=self._hello,
-            timeout=config.timeout,
+            timeout=None,  # one timeout holds for the whole attempt
             use_tls=config.security == "tls",
             start_tls=config.security == "starttls",
             tls_context=self._context,
