@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from tocsin.app.watch import State
+from tocsin.app.watch import Stall, State
 from tocsin.backoff import Backoff
 from tocsin.config import Alert
 from tocsin.errors import LedgerError, SourceError
@@ -83,9 +83,11 @@ class Intake:
         backoff: Backoff,
         outlets: EventOutlets,
         *,
+        give_up_after: float | None = None,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        """`give_up_after`: seconds that the source may be down before `run` raises Stall; None for ever."""
         self.name = name
         self.message = ""
         self.last_batch: float | None = None
@@ -97,9 +99,11 @@ class Intake:
             taker.metrics.state = self.measure
         self._backoff = backoff
         self._out = outlets
+        self._give_up_after = give_up_after
         self._clock = clock
         self._chance = chance
         self._up = False
+        self._down_since = clock()
 
     @property
     def state(self) -> State:
@@ -113,7 +117,7 @@ class Intake:
         return AlertState(up=self._up, last_progress=self.last_batch)
 
     async def run(self) -> None:
-        """Follow the source until cancelled."""
+        """Follow the source until cancelled. Raises Stall where the configuration asks for it."""
         attempt = 0
         while True:
             try:
@@ -127,6 +131,8 @@ class Intake:
                 for taker in self._everyone():
                     taker.metrics.source_failed(error.reason)
                 self._failed(str(error), reason=error.reason)
+                if self._give_up_after is not None and self._clock() - self._down_since >= self._give_up_after:
+                    raise Stall(f"source {self.name}: {error}") from None
             except LedgerError as error:
                 self._failed(str(error))
             await asyncio.sleep(self._backoff.delay(attempt, self._chance, at_least=0.1))
@@ -198,6 +204,8 @@ class Intake:
         # Said once a streak: the same fault again and again is one piece of news.
         if message != self.message:
             log.warning("source down", source=self.name, error=message, **details)
+        if self._up:
+            self._down_since = self._clock()
         self._up, self.message = False, message
 
 

@@ -45,6 +45,9 @@ def configure(settings: LogSettings) -> None:
     # Libraries speak up only when something is wrong with them.
     for noisy in ("aiohttp.access", "httpx", "httpcore", "asyncio", "psycopg"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # What goes wrong there, the source says; these add tracebacks, and at `debug` every frame, passwords included.
+    for telling in ("aiormq", "aio_pika"):
+        logging.getLogger(telling).setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -39,7 +39,8 @@ class RunningOverview:
             if watch.state is not State.UP
         ]
         config = self._runtime.config
-        starting = config.channels.keys() - self._runtime.dispatchers.keys() if config else ()
+        started = self._runtime.dispatchers.keys() | self._runtime.levels.keys()
+        starting = config.channels.keys() - started if config else ()
         reasons += [f"channel {name}: starting" for name in sorted(starting)]
         if self._runtime.ledger_fault:
             reasons.append(f"ledger: {self._runtime.ledger_fault}")
@@ -84,6 +85,19 @@ class RunningOverview:
                     failed=dispatcher.failed,
                     dead=backlog.dead,
                     last_delivery=dispatcher.last_delivery,
+                )
+            )
+        for name, loop in self._runtime.levels.items():
+            shown.append(
+                ChannelStatus(
+                    name=name,
+                    type=config.channels[name].kind if config else "",
+                    state=loop.condition.value,
+                    message=loop.message,
+                    pending=loop.pending,
+                    delivered=loop.delivered,
+                    failed=loop.failed,
+                    last_delivery=loop.last_delivery,
                 )
             )
         return shown

@@ -15,14 +15,15 @@ from tocsin.app import units
 from tocsin.app.feed import Feed
 from tocsin.app.intake import EventOutlets, EventWatch, Intake, Taker
 from tocsin.app.watch import Outlets, Stall, Watch
-from tocsin.channels import Channel
+from tocsin.channels import Channel, Level
 from tocsin.config import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.dispatch import Condition, Dispatcher
+from tocsin.dispatch.level import LevelLoop
 from tocsin.errors import LedgerError
 from tocsin.exposition import ChannelState, Metrics, Page
 from tocsin.ledger import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
-from tocsin.model import Notification
+from tocsin.model import Notification, Transition
 from tocsin.sources.http import Http
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 _HOUSEKEEPING = 1.0
 _PRUNE_EVERY = 60.0
 _PRUNE_STEP = 500
+_SETTLE = 3.0
+"""Seconds that level outputs are given at the end to tell what has just changed."""
 _DRAIN = 10.0
 """Seconds that notifications ready to go are given at the end."""
 
@@ -57,6 +60,13 @@ class _RunningChannel:
     parts: tuple[ChannelConfig, object]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RunningLevel:
+    loop: LevelLoop
+    task: asyncio.Task[None]
+    parts: tuple[ChannelConfig, object]
+
+
 class Runtime:
     """The objects of one process. `apply` makes them those of a configuration and leaves alone what did not change."""
 
@@ -76,6 +86,7 @@ class Runtime:
         self._watches: dict[str, _RunningWatch] = {}
         self._intakes: dict[str, _RunningIntake] = {}
         self._channels: dict[str, _RunningChannel] = {}
+        self._levels: dict[str, _RunningLevel] = {}
         self._pruned_at = 0.0
 
     @property
@@ -101,9 +112,14 @@ class Runtime:
         """The dispatchers by channel."""
         return {name: running.dispatcher for name, running in self._channels.items()}
 
+    @property
+    def levels(self) -> dict[str, LevelLoop]:
+        """The level outputs by name."""
+        return {name: running.loop for name, running in self._levels.items()}
+
     async def apply(self, config: Config) -> None:
         """Run this configuration. Raises LedgerError if it needs a ledger and there is none to be had."""
-        if self.ledger is None and config.channels:
+        if self.ledger is None and any(not units.is_level(channel) for channel in config.channels.values()):
             observe = self.metrics.ledger_commit_seconds.observe
             path = Path(config.ledger.path)
             self.ledger = await asyncio.to_thread(open_ledger, path, clock=self._clock, observe=observe)
@@ -113,15 +129,17 @@ class Runtime:
             self._begin(config)
             # Channels may take a second to import; the alerts need not wait for that. What is committed meanwhile is
             # in the ledger, where a dispatcher begins.
+            self._start_levels(config, await self._made_levels(config))
             await self._start_channels(config, await self._made(config), since)
             return
         # Channels are made before anything is stopped: a defect in one leaves everything as it was.
-        channels = await self._made(config)
+        channels, levels = await self._made(config), await self._made_levels(config)
         await self._stop_watches([name for name, running in self._watches.items() if self._outdated(config, running)])
         await self._stop_intakes(
             [name for name, running in self._intakes.items() if self._ended(config, name, running)]
         )
         await self._stop_channels([name for name in self._channels if name not in config.channels or name in channels])
+        await self._stop_levels([name for name in self._levels if name not in config.channels or name in levels])
         # A watch that was stopped between its commit and its offer has left notifications in the ledger only.
         self.rescan()
         # Those that stay keep their counters.
@@ -132,6 +150,7 @@ class Runtime:
         for name in self.config.channels.keys() - config.channels.keys():
             self.metrics.forget_channel(name)
         self._begin(config)
+        self._start_levels(config, levels)
         await self._start_channels(config, channels, since)
 
     async def _made(self, config: Config) -> dict[str, Channel]:
@@ -139,7 +158,15 @@ class Runtime:
         return {
             name: await asyncio.to_thread(units.make_channel, channel)
             for name, channel in config.channels.items()
-            if self._changed_channel(config, channel)
+            if not units.is_level(channel) and self._changed(config, channel, self._channels.get(name))
+        }
+
+    async def _made_levels(self, config: Config) -> dict[str, Level]:
+        """The level outputs that are new or changed."""
+        return {
+            name: await asyncio.to_thread(units.make_level, channel)
+            for name, channel in config.channels.items()
+            if units.is_level(channel) and self._changed(config, channel, self._levels.get(name))
         }
 
     def _begin(self, config: Config) -> None:
@@ -181,15 +208,42 @@ class Runtime:
             parts = self._channel_parts(config, config.channels[name])
             self._channels[name] = _RunningChannel(dispatcher=dispatcher, task=task, parts=parts)
 
+    def _start_levels(self, config: Config, levels: Mapping[str, Level]) -> None:
+        views = {name: units.view(alert) for name, alert in config.alerts.items()}
+        for name, level in levels.items():
+            channel, metrics = config.channels[name], self.metrics.channel(name)
+            loop = LevelLoop(
+                name,
+                level,
+                units.level_policy(channel),
+                current=functools.partial(self._current, list(channel.routes)),
+                shape=units.shaper(channel, views),
+                metrics=metrics,
+                clock=self._clock,
+            )
+            metrics.state = functools.partial(_level_state, loop)
+            task = self._tasks.create_task(loop.run(), name=f"channel {name}")
+            self._levels[name] = _RunningLevel(loop=loop, task=task, parts=self._channel_parts(config, channel))
+
+    def _current(self, alerts: Sequence[str]) -> dict[str, list[Transition] | None]:
+        """What fires now of these alerts; None: not known."""
+        return {name: self._watches[name].watch.current() if name in self._watches else None for name in alerts}
+
+    def _changed_alert(self, alert: Alert, news: bool) -> None:
+        for name in alert.levels:
+            if name in self._levels:
+                self._levels[name].loop.changed(alert.name, news=news)
+
     def _start_watch(self, config: Config, alert: Alert) -> None:
         metrics = self.metrics.alert(alert.name)
         outlets = Outlets(
             page=self.page,
             metrics=metrics,
-            ledger=self.ledger if alert.notify else None,
+            ledger=self.ledger if alert.edges else None,
             router=units.router(config, alert, metrics),
             offer=self._offer,
             publish=self.feed.publish,
+            changed=functools.partial(self._changed_alert, alert),
         )
         source = config.sources[alert.source]
         watch = Watch(alert, units.make_source(source), units.timing(source), outlets, clock=self._clock)
@@ -212,21 +266,29 @@ class Runtime:
             keep=not config.dry_run,
         )
         intake = Intake(
-            name, units.make_event_source(source), takers, units.backoff(source), outlets, clock=self._clock
+            name,
+            units.make_event_source(source),
+            takers,
+            units.backoff(source),
+            outlets,
+            give_up_after=getattr(source.settings, "give_up_after", None),
+            clock=self._clock,
         )
-        task = self._tasks.create_task(intake.run(), name=f"source {name}")
+        task = self._tasks.create_task(self._until_stall(intake), name=f"source {name}")
         self._intakes[name] = _RunningIntake(intake=intake, task=task, parts=self._intake_parts(config, name))
 
-    async def _until_stall(self, watch: Watch) -> None:
+    async def _until_stall(self, follower: Watch | Intake) -> None:
         try:
-            await watch.run()
+            await follower.run()
         except Stall as stall:
-            log.error("stopping, as on_stall asks", error=str(stall))
+            log.error("stopping, as the source's settings ask", error=str(stall))
             self.stall = str(stall)
             self.ending.set()
 
     async def stop(self) -> None:
         """The end in order: take nothing in any more, send what is ready, let go of everything."""
+        # While the watches still know: what has just ended is told as ended, and need not expire.
+        await self._stop_levels(list(self._levels), settle=True)
         await self._stop_watches(list(self._watches))
         await self._stop_intakes(list(self._intakes))
         self.feed.close()
@@ -328,8 +390,7 @@ class Runtime:
         used = any(alert.events and alert.source == name for alert in config.alerts.values())
         return not used or self._intake_parts(config, name) != running.parts
 
-    def _changed_channel(self, config: Config, channel: ChannelConfig) -> bool:
-        running = self._channels.get(channel.name)
+    def _changed(self, config: Config, channel: ChannelConfig, running: _RunningChannel | _RunningLevel | None) -> bool:
         return running is None or running.parts != self._channel_parts(config, channel)
 
     async def _stop_watches(self, names: Sequence[str]) -> None:
@@ -344,12 +405,24 @@ class Runtime:
         # What is cut off between commit and acknowledgement is delivered again, and known.
         await _cancelled([self._intakes.pop(name).task for name in names])
 
+    async def _stop_levels(self, names: Sequence[str], *, settle: bool = False) -> None:
+        stopped = [self._levels.pop(name) for name in names]
+        if settle:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SETTLE):
+                    await asyncio.gather(*(running.loop.settled() for running in stopped))
+        await _cancelled([running.task for running in stopped])
+
     async def _stop_channels(self, names: Sequence[str]) -> None:
         stopped = {name: self._channels.pop(name) for name in names}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN):
                 await asyncio.gather(*(running.dispatcher.settled() for running in stopped.values()))
         await _cancelled([running.task for running in stopped.values()])
+
+
+def _level_state(loop: LevelLoop) -> ChannelState:
+    return ChannelState(up=loop.condition is not Condition.PAUSED, pending=loop.pending)
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -11,17 +11,18 @@ from tocsin import channels as channel_kinds
 from tocsin import sources as source_kinds
 from tocsin.app.watch import Timing
 from tocsin.backoff import Backoff
-from tocsin.channels import Channel, Message, Rejected
+from tocsin.channels import Channel, Level, Message, Rejected
 from tocsin.channels.base import ChannelOptions
 from tocsin.config import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.dispatch import Compose, Policy
-from tocsin.envelope import View, build, merged
+from tocsin.dispatch.level import LevelPolicy, Shape
+from tocsin.envelope import CONDITION_VARIABLES, Envelope, View, build, merged, seen
 from tocsin.errors import Reason
 from tocsin.exposition import AlertMetrics
-from tocsin.model import Kind, Notification
+from tocsin.model import Kind, Notification, Transition, notification_id
 from tocsin.routing import Route, Router
 from tocsin.sources import EventSource, Source
-from tocsin.templates import Template
+from tocsin.templates import Condition, Template, TemplateError
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,49 @@ def make_channel(config: ChannelConfig) -> Channel:
     """The channel of a configuration. Imports what it needs, which may take a moment."""
     module = import_module(channel_kinds.KINDS[config.kind])
     return cast("Channel", module.build(config.name, config.settings, dict(config.routes)))
+
+
+def is_level(config: ChannelConfig) -> bool:
+    """Whether the channel is told what fires now instead of each notification."""
+    return config.kind in channel_kinds.LEVELS
+
+
+def make_level(config: ChannelConfig) -> Level:
+    """The level output of a configuration."""
+    module = import_module(channel_kinds.LEVELS[config.kind])
+    return cast("Level", module.build(config.name, config.settings, dict(config.routes)))
+
+
+def level_policy(config: ChannelConfig) -> LevelPolicy:
+    """How the level output is treated."""
+    settings = config.settings
+    return LevelPolicy(
+        resend=settings.resend_interval,
+        backoff=Backoff(initial=settings.backoff_initial, maximum=settings.backoff_max),
+        limit=settings.max_alerts,
+    )
+
+
+def shaper(channel: ChannelConfig, views: Mapping[str, View]) -> Shape:
+    """What makes envelopes of the firings that a level output is told of."""
+    conditions = {
+        alert: Condition(options.when, place=f"{channel.name}: when", known=CONDITION_VARIABLES)
+        for alert, options in channel.routes.items()
+        if options.when
+    }
+
+    def shape(transition: Transition) -> Envelope | None:
+        alert = transition.alert
+        condition = conditions.get(alert)
+        if condition is not None:
+            try:
+                if not condition.holds(seen(transition, transition.row, views[alert])):
+                    return None
+            except TemplateError as error:
+                log.warning("a condition cannot be evaluated; taken to hold", alert=alert, error=str(error))
+        return build(transition, notification_id(transition, channel.name), views[alert])
+
+    return shape
 
 
 def timing(config: SourceConfig) -> Timing:
@@ -92,7 +136,7 @@ def view(alert: Alert) -> View:
 
 def routes(config: Config, alert: Alert) -> tuple[Route, ...]:
     """Where the alert's notifications go."""
-    return tuple(_route(name, config.channels[name].routes[alert.name], alert) for name in alert.notify)
+    return tuple(_route(name, config.channels[name].routes[alert.name], alert) for name in alert.edges)
 
 
 def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:

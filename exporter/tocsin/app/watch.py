@@ -68,6 +68,8 @@ class Outlets:
     router: Router
     offer: Callable[[Sequence[Notification]], None]
     publish: Callable[[Sequence[Transition]], None]
+    changed: Callable[[bool], None] = lambda _: None
+    """Told after each batch whether anything began or ended to fire, or changed."""
 
 
 class Watch:
@@ -143,6 +145,25 @@ class Watch:
         """What is pending, firing or kept firing now, newest first; to be read at once."""
         everything = iter(()) if self._firing is None else self._firing.firings(newest_first=True)
         return (firing for firing in everything if firing.phase is not Phase.ABSENT)
+
+    def current(self) -> list[Transition] | None:
+        """What fires now, each as the transition with which it began; None while that is not known."""
+        if self.stale or self.last_progress is None or self._firing is None:
+            return None
+        columns = self.columns
+        return [
+            Transition(
+                alert=self.alert.name,
+                fingerprint=firing.fingerprint,
+                kind=Kind.FIRED,
+                started_at=firing.started_at,
+                at=firing.started_at,
+                columns=columns,
+                row=firing.row,
+            )
+            for firing in self.firings()
+            if firing.phase is not Phase.PENDING
+        ]
 
     @property
     def columns(self) -> Columns:
@@ -264,6 +285,7 @@ class Watch:
         self._up, self.message, self._may_resume = True, "", True
         self._applied, self.last_progress = batch.frontier, self._clock()
         self._out.publish(outcome.transitions)
+        self._out.changed(bool(outcome.transitions))
 
     def _work(self, firing: FiringSet, batch: Batch) -> tuple[Outcome, Rendered | None]:
         """What takes time in proportion to the rows; touches nothing that the event loop reads."""

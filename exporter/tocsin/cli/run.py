@@ -50,9 +50,13 @@ def _dry(config: Config, directory: str) -> Config:
             channel,
             kind="console",
             settings=console.Config(type="console"),
-            routes={alert: console.Options(**options.model_dump(include=set(ChannelOptions.model_fields))) for alert, options in channel.routes.items()},
+            routes={
+                alert: console.Options(**options.model_dump(include=set(ChannelOptions.model_fields)))
+                for alert, options in channel.routes.items()
+            },
         )
         for name, channel in config.channels.items()
     }
     ledger = config.ledger.revised({"path": str(Path(directory) / "dry-run.db")})
-    return dataclasses.replace(config, channels=channels, ledger=ledger, dry_run=True)
+    alerts = {name: dataclasses.replace(alert, levels=frozenset()) for name, alert in config.alerts.items()}
+    return dataclasses.replace(config, channels=channels, alerts=alerts, ledger=ledger, dry_run=True)

@@ -2,7 +2,7 @@
 whole."""
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from tocsin.config import kinds, trial
 from tocsin.config.document import Document, Path, dotted, parse
 from tocsin.config.resolved import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
-from tocsin.config.semantics import check_alert, check_annotations, check_metrics, check_name
+from tocsin.config.semantics import check_alert, check_annotations, check_event_routes, check_metrics, check_name
 from tocsin.config.validation import noun, suggestion, validate
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Settings
@@ -127,6 +127,10 @@ class _Assembly:
         for name, alert in settings.items():
             check_alert(name, alert, document, known, self._named("channels"))
             check_annotations(name, alert, document)
+        levels = {name for name, (kind, _) in channels.items() if kind in kinds.level_types()}
+        for name, alert in settings.items():
+            if _is_of_events(alert, sources):
+                check_event_routes(name, alert, document, levels)
         states = {name: alert for name, alert in settings.items() if not _is_of_events(alert, sources)}
         check_metrics(states, document)
         routes = {name: self._routes(name, kind, raw[name], settings) for name, (kind, _) in channels.items()}
@@ -143,7 +147,7 @@ class _Assembly:
                 for name, (kind, config) in channels.items()
             },
             alerts={
-                name: _resolved(name, alert, settings, sources)
+                name: _resolved(name, alert, settings, sources, levels)
                 if name in states
                 else _resolved_events(name, alert, sources)
                 for name, alert in settings.items()
@@ -305,7 +309,7 @@ def _is_of_events(alert: AlertSettings, sources: Mapping[str, SourceConfig]) -> 
 
 def _resolved_events(name: str, alert: AlertSettings, sources: Mapping[str, SourceConfig]) -> Alert:
     return replace(
-        _resolved(name, alert, {}, sources),
+        _resolved(name, alert, {}, sources, ()),
         key=tuple(alert.key or ()),
         metric="",
         gauges=False,
@@ -324,9 +328,14 @@ def _subject(name: str, alert: AlertSettings, source: SourceConfig) -> Subject:
 
 
 def _resolved(
-    name: str, alert: AlertSettings, alerts: Mapping[str, AlertSettings], sources: Mapping[str, SourceConfig]
+    name: str,
+    alert: AlertSettings,
+    alerts: Mapping[str, AlertSettings],
+    sources: Mapping[str, SourceConfig],
+    levels: Container[str],
 ) -> Alert:
     labels = alert.label_columns
+    notify = tuple(entry if isinstance(entry, str) else entry.channel for entry in alert.notify)
     metric = (alert.metric or name) if alert.gauges else ""
     return Alert(
         name=name,
@@ -348,7 +357,8 @@ def _resolved(
         initial=alert.initial,
         annotations=alert.annotations,
         gauges=alert.gauges,
-        notify=tuple(entry if isinstance(entry, str) else entry.channel for entry in alert.notify),
+        notify=notify,
+        levels=frozenset(name for name in notify if name in levels),
     )
 
 

@@ -38,6 +38,7 @@ class Alert:
 
     `key`: the columns that identify a firing, none for the whole row. `labels`: label name -> column. `metric` is empty
     without gauges. `notify`: names of channels. `events`: the source gives events, so that there is no firing state.
+    `levels`: those of `notify` that are told what fires now, not what changed.
     """
 
     name: str
@@ -63,6 +64,12 @@ class Alert:
     events: bool = False
     dedupe_by: tuple[str, ...] = ()
     dedupe_window: float = 0.0
+    levels: frozenset[str] = frozenset()
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """The channels that are told each transition; the others in `notify` are told what fires."""
+        return tuple(name for name in self.notify if name not in self.levels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import combinations
 
 from tocsin.config.document import Document, Path
@@ -48,6 +48,15 @@ def check_alert(
     if alert.gauges and (source is None or source.delivers == "rows"):
         _check_metric(name, alert, checker)
         _check_labels(alert, checker)
+
+
+def check_event_routes(name: str, alert: AlertSettings, document: Document, levels: Container[str]) -> None:
+    """What is told what fires now cannot be told of events. `levels`: the names of such channels."""
+    checker = _Checker(("alerts", name), document)
+    for i, entry in enumerate(alert.notify):
+        channel = entry if isinstance(entry, str) else entry.channel
+        if channel in levels:
+            checker.report(f"{channel} is told what fires, and events do not fire; give another channel", "notify", i)
 
 
 def check_annotations(name: str, alert: AlertSettings, document: Document) -> None:
