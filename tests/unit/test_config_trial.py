@@ -113,7 +113,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_what_may_be_right_is_not_refused(tmp_path: Path, channel: str) -> None:
-    assert loaded(tmp_path, channel).channels["out"]
+    assert "out" in loaded(tmp_path, channel).channels
 
 
 async def test_online_the_same_is_tried_on_a_real_row(tmp_path: Path) -> None:
