@@ -2,6 +2,7 @@
 share the work, and nothing that comes in stops the reading."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from tocsin.client import EventsTable, publish
 from tocsin.errors import RefusedReason, SourceError, SourceReason
 from tocsin.sources import Subject
 from tocsin.sources import postgres_events as kind
+from tocsin.sources.postgres_events.statements import Statements
 
 pytestmark = pytest.mark.xdist_group("postgres")
 
@@ -220,10 +222,8 @@ async def test_the_events_of_a_worker_that_died_go_to_another(database: Database
     await database.run(INSERT, 5)
     async with taking(source(database)) as survivor, taking(source(database)) as dead:
         held = await dead.next()
+        [[pid]] = await database.run("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'")
         waiting = asyncio.create_task(survivor.take())
-        [[pid]] = await until_some(
-            lambda: database.run("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'")
-        )
         await database.run("SELECT pg_terminate_backend(%s)", pid)
         assert [event.id for event in (await waiting).events] == [event.id for event in held.events]
         with pytest.raises(SourceError):
@@ -258,6 +258,26 @@ async def test_who_goes_on_without_acknowledging_gets_each_event_once_and_others
             assert [event.name for event in (await third).events] == ["3"]
         with pytest.raises(RuntimeError, match="before the next one"):
             await looking.acknowledge(first)
+
+
+@pytest.mark.parametrize("companion", [None, "public.events_pending"])
+@pytest.mark.parametrize("key", [None, "key"])
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_batch_costs_the_same_however_long_the_backlog_is(
+    database: Database, companion: str | None, key: str | None, known: bool
+) -> None:
+    """It is read along the index of what is pending, whether the server has `known` how much that is or has not."""
+    given = {"companion": companion, "key": key}
+    await made(database, **given)
+    await database.run(INSERT, 20_000)
+    if known:
+        await database.run("ANALYZE")
+    take = Statements(settings(database, **given), "bigint").take([]).as_string(None)
+    async with await psycopg.AsyncConnection.connect(settings(database, **given).conninfo()) as connection:
+        plan = [row[0] async for row in await connection.execute(f"EXPLAIN ANALYZE {take}")]
+    read = [float(found) for line in plan for found in re.findall(r"actual time=\S+ rows=(\S+)", line)]
+    assert max(read) <= 1_000, "\n".join(plan)
+    assert any("Index Scan using events_pending" in line for line in plan)
 
 
 # Nothing that comes in stops the reading.

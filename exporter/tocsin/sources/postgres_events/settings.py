@@ -72,4 +72,7 @@ class Config(Server, SourceSettings):
             "statement_timeout": self.statement_timeout,
             "idle_in_transaction_session_timeout": self.lease,
         }
-        return {**{name: f"{math.ceil(limit * 1000)}ms" for name, limit in limits.items()}, **self.options}
+        # A table that fills and empties outruns its statistics: without these the planner may read and sort the whole
+        # backlog for each batch of it.
+        plan = dict.fromkeys(("enable_sort", "enable_bitmapscan", "enable_seqscan"), "off")
+        return {**plan, **{name: f"{math.ceil(limit * 1000)}ms" for name, limit in limits.items()}, **self.options}

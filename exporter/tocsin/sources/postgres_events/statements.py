@@ -71,16 +71,17 @@ class Statements:
         )
 
     def _parts(self, without: Collection[str]) -> dict[str, sql.Composable]:
-        companion = self.config.companion is not None
         left_alone = sql.SQL("AND n.{id} <> ALL({ids})").format(ids=self._array(without), **self._names)
-        names = {**self._names, "events": relation(self.config.table), "notes": self._notes}
-        return {
-            **names,
-            "pending": (_COMPANION if companion else _ALONE).format(**names),
-            "e": sql.SQL("e" if companion else "n"),
+        parts: dict[str, sql.Composable] = {
+            **self._names,
+            "notes": self._notes,
             "limit": sql.Literal(self.config.batch),
             "without": left_alone if without else sql.SQL(""),
         }
+        if self.config.companion is None:
+            return {**parts, "e": sql.SQL("n"), "event": sql.SQL("")}
+        event = _EVENT.format(events=relation(self.config.table), **self._names)
+        return {**parts, "e": sql.SQL("e"), "event": event}
 
     @property
     def _notes(self) -> sql.Identifier:
@@ -96,19 +97,19 @@ class Statements:
         return sql.SQL("{}::{}[]").format(sql.Literal(f"{{{quoted}}}"), sql.SQL(self.id_type))
 
 
-_ALONE = sql.SQL("{notes} n")
-_COMPANION = sql.SQL("{notes} n LEFT JOIN {events} e ON e.{id} = n.{id}")
+_EVENT = sql.SQL("LEFT JOIN LATERAL (SELECT * FROM {events} WHERE {id} = n.{id} OFFSET 0) AS e ON true")
+"""Of a row of the companion. OFFSET keeps the planner from any other plan than looking up each event by its id."""
 
 _TAKE = sql.SQL("""\
-SELECT n.{id} AS "tocsin id", {e}.* FROM {pending} WHERE n.{at} IS NULL {without}
+SELECT n.{id} AS "tocsin id", {e}.* FROM {notes} AS n {event} WHERE n.{at} IS NULL {without}
 ORDER BY n.{id} LIMIT {limit} FOR UPDATE OF n SKIP LOCKED""")
 
 _TAKE_IN_ORDER = sql.SQL("""\
 WITH held AS MATERIALIZED (
-  SELECT n.{id} AS "tocsin id", {e}.{key} AS "tocsin key", {e}.* FROM {pending} WHERE n.{at} IS NULL {without}
-  ORDER BY n.{id} LIMIT {limit} FOR UPDATE OF n SKIP LOCKED
+  SELECT n.{id} AS "tocsin id", {e}.{key} AS "tocsin key", {e}.* FROM {notes} AS n {event}
+  WHERE n.{at} IS NULL {without} ORDER BY n.{id} LIMIT {limit} FOR UPDATE OF n SKIP LOCKED
 ), others AS MATERIALIZED (
-  SELECT n.{id} AS id, {e}.{key} AS key FROM {pending}
+  SELECT n.{id} AS id, {e}.{key} AS key FROM {notes} AS n {event}
   WHERE n.{at} IS NULL AND n.{id} < (SELECT "tocsin id" FROM held ORDER BY 1 DESC LIMIT 1) {without}
   AND NOT EXISTS (SELECT FROM held WHERE "tocsin id" = n.{id})
 )
