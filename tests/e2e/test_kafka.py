@@ -27,7 +27,7 @@ def configured(directory: Path, broker: Kafka, orders: str, out: str) -> dict[st
                 "bootstrap_servers": [broker.brokers],
                 "group": orders,
                 "start": "earliest",
-                "properties": {"group.instance.id": "one"},  # its partitions do not wait for the one that was killed
+                "librdkafka": {"group.instance.id": "one"},  # its partitions do not wait for the one that was killed
                 "backoff_initial": "100ms",
                 "backoff_max": "500ms",
             }

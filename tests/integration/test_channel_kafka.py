@@ -312,7 +312,7 @@ def test_an_alert_without_a_topic_is_told() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"properties": {"no.such.setting": SECRET}}, {"properties": {"socket.timeout.ms": "soon"}}],
+    [{"librdkafka": {"no.such.setting": SECRET}}, {"librdkafka": {"socket.timeout.ms": "soon"}}],
     ids=["unknown", "not a number"],
 )
 def test_a_setting_that_the_library_does_not_know_is_told(settings: dict[str, Any]) -> None:
@@ -331,7 +331,7 @@ def test_a_setting_that_the_library_does_not_know_is_told(settings: dict[str, An
         ({"tls_ca": "ca.pem"}, "only with tls: true"),
         ({"tls": True, "tls_cert": "c.pem"}, "together"),
         ({"topic": "a b"}, "no name of a topic"),
-        ({"properties": {"acks": "0"}}, "acks is set by Tocsin"),
+        ({"librdkafka": {"acks": "0"}}, "acks is set by Tocsin"),
     ],
 )
 def test_settings_that_do_not_fit_are_told_with_the_remedy(settings: dict[str, Any], told: str) -> None:

@@ -50,8 +50,8 @@ def own(tmp_path: Path) -> Iterator[Kafka]:
 
 
 def source(at: str, group: str, **settings: Any) -> KafkaEvents:
-    quick = {"heartbeat.interval.ms": "200"} | settings.pop("properties", {})  # so rebalances are told at once
-    values = {"bootstrap_servers": [at], "group": group, "start": "earliest", "properties": quick, **settings}
+    quick = {"heartbeat.interval.ms": "200"} | settings.pop("librdkafka", {})  # so rebalances are told at once
+    values = {"bootstrap_servers": [at], "group": group, "start": "earliest", "librdkafka": quick, **settings}
     made = kind.build("k", kind.Config.model_validate(values))
     assert isinstance(made, KafkaEvents)
     return made
@@ -203,7 +203,7 @@ async def test_a_topic_begun_at_its_end_loses_nothing_that_comes_after_the_start
 
 async def test_a_partition_that_is_added_is_read_from_its_beginning(broker: Kafka) -> None:
     topic = new_topic(broker)
-    at = source(broker.brokers, topic, start="latest", properties={"topic.metadata.refresh.interval.ms": "200"})
+    at = source(broker.brokers, topic, start="latest", librdkafka={"topic.metadata.refresh.interval.ms": "200"})
     async with reading(at, topic) as reader:
         await until(lambda: reader.position)
         admin = AdminClient({"bootstrap.servers": broker.brokers})
@@ -417,7 +417,7 @@ async def test_a_topic_that_is_missing_or_deleted_is_told(broker: Kafka) -> None
         async with source(broker.brokers, topic).open([topic, f"{topic}-not"], position={}):
             pass
     assert caught.value.reason is SourceReason.MISSING
-    at = source(broker.brokers, topic, properties={"topic.metadata.refresh.interval.ms": "200"})
+    at = source(broker.brokers, topic, librdkafka={"topic.metadata.refresh.interval.ms": "200"})
     async with at.open([topic], position={}) as stream:
         task = asyncio.create_task(Reader(stream).run())
         await until_some(lambda: _asked(broker, topic))

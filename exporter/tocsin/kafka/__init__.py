@@ -67,7 +67,7 @@ class KafkaConnection(Settings):
     sasl_password_file: str | None = None
     """A file that holds the sasl_password."""
 
-    properties: dict[str, Secret] = Field(default_factory=dict)
+    librdkafka: dict[str, Secret] = Field(default_factory=dict)
     """Further settings of librdkafka by name, for example another way to log in. Their values are shown nowhere."""
 
     @field_validator("bootstrap_servers")
@@ -79,15 +79,15 @@ class KafkaConnection(Settings):
                 raise ValueError(f"{server!r} is not host:port; write a list, such as [kafka-1:9092, kafka-2:9092]")
         return servers
 
-    @field_validator("properties")
+    @field_validator("librdkafka")
     @classmethod
-    def _are_names(cls, properties: dict[str, Secret]) -> dict[str, Secret]:
-        for name in properties:
+    def _are_names(cls, further: dict[str, Secret]) -> dict[str, Secret]:
+        for name in further:
             if not _PROPERTY.fullmatch(name):
                 raise ValueError(f"{name!r} is not the name of a setting of librdkafka")
             if name in _OWN:
                 raise ValueError(f"{name} is set by Tocsin")
-        return properties
+        return further
 
     @model_validator(mode="after")
     def _log_in_is_whole(self) -> "KafkaConnection":
@@ -109,9 +109,9 @@ class KafkaConnection(Settings):
     def hidden(self) -> list[Secret | str]:
         """What must not be said: passwords, and those further settings that may hold one."""
         own = [secret for secret in (self.sasl_password, self.tls_key_password) if secret is not None]
-        return [*own, *(value for name, value in self.properties.items() if _HIDDEN.search(name))]
+        return [*own, *(value for name, value in self.librdkafka.items() if _HIDDEN.search(name))]
 
-    def librdkafka(self) -> dict[str, Any]:
+    def client_settings(self) -> dict[str, Any]:
         """The settings of the connection in librdkafka's words. They hold passwords: never to be printed."""
         settings: dict[str, Any] = {
             "bootstrap.servers": ",".join(self.bootstrap_servers),
@@ -127,7 +127,7 @@ class KafkaConnection(Settings):
             "sasl.username": self.sasl_username,
             "sasl.password": self.sasl_password,
         }
-        for name, value in {**optional, **self.properties}.items():
+        for name, value in {**optional, **self.librdkafka}.items():
             if value is not None:
                 settings[name] = value.get_secret_value() if isinstance(value, Secret) else str(value)
         return settings

@@ -125,7 +125,7 @@ class Kafka:
         config = self._config
         return {
             "topic.metadata.propagation.max.ms": round(min(_FIND_TOPIC, config.timeout / 2) * 1000),
-            **config.librdkafka(),
+            **config.client_settings(),
             "message.timeout.ms": max(1, round(config.timeout * 1000)),
             "message.max.bytes": config.max_bytes,
             "compression.type": config.compression,
@@ -133,7 +133,7 @@ class Kafka:
         }
 
     def _try_settings(self) -> None:
-        """Raises ConfigError where the library does not take them: names in `properties`, files of certificates."""
+        """Raises ConfigError where the library does not take them: names in `librdkafka`, files of certificates."""
         try:
             Producer({**self._settings(), "logger": Log(self._words, channel=self._name)})
         except (KafkaException, ValueError, TypeError) as error:
@@ -143,7 +143,7 @@ class Kafka:
     def _admin(self) -> AdminClient:
         # The log of this one is read by nobody: what goes wrong is in its answers.
         unread: dict[str, Any] = {"logger": Log(self._words, channel=self._name), "error_cb": lambda _: None}
-        return AdminClient({**self._config.librdkafka(), **unread})
+        return AdminClient({**self._config.client_settings(), **unread})
 
     async def _create(self, topics: set[str]) -> None:
         """Create what is missing and was not asked for yet. A refusal is told, and shows when nothing can be

@@ -36,7 +36,7 @@ class Consuming:
             "session.timeout.ms": 10_000,  # so long the partitions of a process that was killed belong to nobody
             # A broker that has stopped answering is noticed, whatever keeps its connection open.
             "socket.timeout.ms": max(2_000, round(config.progress_timeout * 1000)),
-            **config.librdkafka(),
+            **config.client_settings(),
             "group.id": config.group,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",

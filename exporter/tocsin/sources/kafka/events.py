@@ -225,7 +225,7 @@ class _Subscription:
         if self._copies is None or self._copies.trouble.fatal is not None:
             await self.close()
             limit = {"message.max.bytes": _WRITABLE, "message.timeout.ms": round(self._config.connect_timeout * 1000)}
-            settings = {**self._config.librdkafka(), **limit}
+            settings = {**self._config.client_settings(), **limit}
             self._copies = Writer(settings, self._consumer.words, source=self._source)
         copies = [_copied(message, why, topic, self._source) for message, why in spoiled]
         faults = await self._copies.write(copies)
