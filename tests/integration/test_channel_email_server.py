@@ -2,9 +2,10 @@
 
 import asyncio
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog.testing
@@ -92,7 +93,7 @@ async def test_a_connection_that_the_server_dropped_costs_no_attempt(server: Mai
 
 
 async def test_after_that_the_new_connection_is_asked_what_the_server_can_do(server: MailServer, build: Build) -> None:
-    channel = build(server, to=["zo\u00eb@example.com"])
+    channel = build(server, **{"from": "zo\u00eb@example.com"})
     await sent(channel)
     server.hang_up()
     await until(lambda: not server.open, "the connection is closed")
@@ -174,6 +175,7 @@ async def test_a_connection_given_up_in_the_middle_is_not_used_again(server: Mai
     channel = build(server, timeout="300ms")
     server.script("DATA", HANG)
     await sent(channel)
+    await until(lambda: not server.open, "the connection is closed")
     assert await sent(channel, message(key="18")) == Delivered()
     assert server.connections == 2
 
@@ -465,3 +467,11 @@ async def test_when_all_are_refused_it_is_a_dead_letter(server: MailServer, buil
     assert result.reason is Reason.REJECTED
     assert "ann@example.com: 550 5.1.1 no such user; bob@example.com: 550" in result.detail
     assert not server.mails
+
+
+def test_a_missing_library_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch, build: Build) -> None:
+    monkeypatch.setitem(sys.modules, "aiosmtplib", cast("Any", None))
+    for name in ("channel", "server"):
+        monkeypatch.delitem(sys.modules, f"tocsin.channels.email.{name}", raising=False)
+    with pytest.raises(ConfigError, match=r"install it with: pip install 'tocsin\[email\]'"):
+        build(MailServer(), port=25)
