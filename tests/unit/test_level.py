@@ -167,6 +167,20 @@ async def test_a_receiver_that_is_down_does_not_delay_the_others_and_gets_everyt
     assert stage.metric("tocsin_channel_failures_total", reason="connection") == stage.loop.failed
 
 
+async def test_a_receiver_that_could_not_be_reached_may_have_restarted_and_is_told_everything_again(
+    stage: Stage,
+) -> None:
+    stage.fires("1")
+    await stage.advance(0.3)
+    stage.level.answers["a"] = DOWN
+    stage.fires("1", "2")
+    await stage.advance(0.3)
+    stage.level.answers["a"] = OK
+    await stage.advance(2)
+    assert stage.level.told("a") == [["1"], ["2"], ["1", "2"]]
+    assert stage.level.told("b") == [["1"], ["2"]]
+
+
 async def test_a_receiver_that_hangs_does_not_delay_the_others(stage: Stage) -> None:
     stage.level.gates["a"].clear()
     stage.fires("1")

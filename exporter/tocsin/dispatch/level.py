@@ -143,8 +143,6 @@ class LevelLoop:
         """Look once more, and return when every receiver that can be reached knows it. To be called before the sources
         are stopped, within a time limit."""
         await self._look()
-        for receiver in self._receivers:
-            receiver.wake()
         await asyncio.gather(*(receiver.idle.wait() for receiver in self._receivers))
 
     async def _close(self) -> None:
