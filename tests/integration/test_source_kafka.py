@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewPartitions, TopicPartition
 
 from support.kafka import (
@@ -33,7 +35,7 @@ from tocsin.sources import kafka as kind
 from tocsin.sources.kafka.events import KafkaEvents
 from tocsin.values import typed
 
-USERS = {"admin": "S3CR3T-and-quite-long"}
+USERS = {"admin": "S3CR3T-and-quite-long", "guest": "S3CR3T-of-the-guest"}
 
 
 @pytest.fixture
@@ -431,21 +433,47 @@ async def _asked(broker: Kafka, topic: str) -> bool:
     return committed(broker, topic, topic) == [0]
 
 
-@pytest.mark.parametrize(
-    ("user", "password", "reason"),
-    [("admin", "wrong-password", SourceReason.AUTH), ("nobody", "nothing-at-all", SourceReason.AUTH)],
-)
-async def test_a_refused_login_is_told_without_the_password(
-    own: Kafka, user: str, password: str, reason: SourceReason
-) -> None:
+async def test_a_refused_login_and_a_missing_right_are_told_without_the_password(own: Kafka) -> None:
     make_topic(own, "t")
-    login = {"sasl_mechanism": "PLAIN", "sasl_username": user, "sasl_password": password}
-    at = source(own.guarded, "g", connect_timeout="1s", **login)
-    with pytest.raises(SourceError) as caught:
-        async with at.open(["t"], position={}):
-            pass
-    assert caught.value.reason is reason
-    assert password not in str(caught.value)
+
+    async def refusal(user: str, password: str) -> SourceReason:
+        login = {"sasl_mechanism": "PLAIN", "sasl_username": user, "sasl_password": password}
+        with pytest.raises(SourceError) as caught:
+            async with reading(source(own.guarded, "g", connect_timeout="1s", **login), "t") as reader:
+                await until(lambda: reader.events)
+        assert password not in str(caught.value)
+        return caught.value.reason
+
+    assert await refusal("admin", "a-wrong-password") is SourceReason.AUTH
+    assert await refusal("guest", USERS["guest"]) is SourceReason.MISSING
+    allow(own, "guest", AclOperation.DESCRIBE)
+    assert await refusal("guest", USERS["guest"]) is SourceReason.PERMISSION
+
+
+def allow(broker: Kafka, user: str, operation: AclOperation) -> None:
+    """Let a user do something with every topic."""
+    kind, pattern = ResourceType.TOPIC, ResourcePatternType.LITERAL
+    right = AclBinding(kind, "*", pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
+    admin = AdminClient({"bootstrap.servers": broker.brokers})
+    [done] = admin.create_acls([right]).values()
+    done.result(timeout=20)
+
+
+async def test_a_broker_that_falls_silent_ends_the_stream(own: Kafka) -> None:
+    make_topic(own, "t")
+    produce(own, "t", numbered([1]))
+    at = source(own.brokers, "g", progress_timeout="2s")
+    async with at.open(["t"], position={}) as stream:
+        reader = Reader(stream)
+        task = asyncio.create_task(reader.run())
+        await until(lambda: reader.events)
+        own.freeze()
+        try:
+            with pytest.raises(SourceError) as caught:
+                await asyncio.wait_for(task, 30)
+        finally:
+            own.thaw()
+    assert caught.value.reason is SourceReason.DISCONNECTED
 
 
 async def test_no_call_to_the_library_holds_the_event_loop_while_the_cluster_is_away() -> None:
