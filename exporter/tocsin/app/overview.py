@@ -39,7 +39,7 @@ class RunningOverview:
             if watch.state is not State.UP
         ]
         config = self._runtime.config
-        started = self._runtime.dispatchers.keys() | self._runtime.levels.keys()
+        started = self._runtime.outputs.dispatchers.keys() | self._runtime.outputs.levels.keys()
         starting = config.channels.keys() - started if config else ()
         reasons += [f"channel {name}: starting" for name in sorted(starting)]
         if self._runtime.ledger_fault:
@@ -71,8 +71,8 @@ class RunningOverview:
     def channels(self) -> Sequence[ChannelStatus]:
         config = self._runtime.config
         shown = []
-        for name, dispatcher in self._runtime.dispatchers.items():
-            backlog = self._runtime.backlog.get(name, Backlog())
+        for name, dispatcher in self._runtime.outputs.dispatchers.items():
+            backlog = self._runtime.outputs.backlog.get(name, Backlog())
             shown.append(
                 ChannelStatus(
                     name=name,
@@ -87,7 +87,7 @@ class RunningOverview:
                     last_delivery=dispatcher.last_delivery,
                 )
             )
-        for name, loop in self._runtime.levels.items():
+        for name, loop in self._runtime.outputs.levels.items():
             shown.append(
                 ChannelStatus(
                     name=name,
@@ -148,12 +148,12 @@ class RunningOverview:
 
     async def retry(self, ids: Sequence[str]) -> int:
         count = await self._ledger().retry(ids)
-        self._runtime.rescan()
+        self._runtime.outputs.rescan()
         return count
 
     async def drop(self, ids: Sequence[str]) -> int:
         count = await self._ledger().drop(ids)
-        self._runtime.rescan()
+        self._runtime.outputs.rescan()
         return count
 
     async def transitions(self) -> AsyncGenerator[TransitionRecord, None]:

@@ -151,6 +151,10 @@ class Watch:
         if self.stale or self.last_progress is None or self._firing is None:
             return None
         columns = self.columns
+        try:
+            firings = list(self.firings())
+        except RuntimeError:
+            return None  # a thread is working a large batch in; `changed` is told when it is done
         return [
             Transition(
                 alert=self.alert.name,
@@ -161,7 +165,7 @@ class Watch:
                 columns=columns,
                 row=firing.row,
             )
-            for firing in self.firings()
+            for firing in reversed(firings)
             if firing.phase is not Phase.PENDING
         ]
 

@@ -1,0 +1,189 @@
+"""The channels of one process: a dispatcher for each that is told every transition, a loop for each that is told what
+fires."""
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from tocsin.app import units
+from tocsin.app.running import Running, cancelled
+from tocsin.channels import Channel, Level
+from tocsin.config import Alert, ChannelConfig, Config
+from tocsin.dispatch import Condition, Dispatcher
+from tocsin.dispatch.level import LevelLoop
+from tocsin.exposition import ChannelState, Metrics
+from tocsin.ledger import Backlog, Ledger
+from tocsin.model import Notification, Transition
+
+log = structlog.get_logger(__name__)
+
+_SETTLE = 3.0
+"""Seconds that level outputs are given at the end to tell what has just changed."""
+_DRAIN = 10.0
+"""Seconds that notifications ready to go are given at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """Channels and level outputs that are new or changed, not yet running."""
+
+    channels: Mapping[str, Channel]
+    levels: Mapping[str, Level]
+
+
+class Outputs:
+    """Starts, changes and stops the ways out, and hands on what is for them."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
+        self.backlog: Mapping[str, Backlog] = {}
+        """What waits in the outbox, by channel; whoever looks after the ledger keeps it current."""
+        self._tasks = tasks
+        self._metrics = metrics
+        self._clock = clock
+        self._channels: dict[str, Running[Dispatcher]] = {}
+        self._levels: dict[str, Running[LevelLoop]] = {}
+
+    @property
+    def dispatchers(self) -> dict[str, Dispatcher]:
+        """The dispatchers by channel."""
+        return {name: running.what for name, running in self._channels.items()}
+
+    @property
+    def levels(self) -> dict[str, LevelLoop]:
+        """The level outputs by name."""
+        return {name: running.what for name, running in self._levels.items()}
+
+    async def made(self, config: Config) -> Made:
+        """Make what is new or changed, which may take a moment and changes nothing yet."""
+        changed = [channel for channel in config.channels.values() if self._differs(config, channel)]
+        return Made(
+            levels={one.name: await asyncio.to_thread(units.make_level, one) for one in changed if units.is_level(one)},
+            channels={
+                one.name: await asyncio.to_thread(units.make_channel, one) for one in changed if not units.is_level(one)
+            },
+        )
+
+    def start_levels(
+        self,
+        config: Config,
+        made: Made,
+        current: Callable[[Sequence[str]], Mapping[str, Sequence[Transition] | None]],
+    ) -> None:
+        """Run the level outputs that were made. `current` tells what fires now of some alerts."""
+        views = {name: units.view(alert) for name, alert in config.alerts.items()}
+        for name, level in made.levels.items():
+            channel, metrics = config.channels[name], self._metrics.channel(name)
+            loop = LevelLoop(
+                name,
+                level,
+                units.level_policy(channel),
+                current=functools.partial(current, list(channel.routes)),
+                shape=units.shaper(channel, views),
+                metrics=metrics,
+                clock=self._clock,
+            )
+            metrics.state = functools.partial(_level_state, loop)
+            task = self._tasks.create_task(loop.run(), name=f"channel {name}")
+            self._levels[name] = Running(what=loop, task=task, parts=_parts(config, channel))
+
+    def start_channels(self, config: Config, made: Made, ledger: Ledger, since: float) -> None:
+        """Run the channels that were made. `since`: see `Dispatcher`."""
+        views = {name: units.view(alert) for name, alert in config.alerts.items()}
+        for name, channel in made.channels.items():
+            metrics = self._metrics.channel(name)
+            dispatcher = Dispatcher(
+                name,
+                channel,
+                units.policy(config.channels[name]),
+                ledger=ledger,
+                compose=units.composer(config.channels[name], views, self._clock),
+                metrics=metrics,
+                since=since,
+                clock=self._clock,
+            )
+            metrics.state = functools.partial(self._channel_state, name)
+            task = self._tasks.create_task(dispatcher.run(), name=f"channel {name}")
+            self._channels[name] = Running(what=dispatcher, task=task, parts=_parts(config, config.channels[name]))
+
+    async def stop_outdated(self, config: Config, made: Made) -> None:
+        """Stop what is no longer configured, and what was made anew."""
+        await self._stop_channels(
+            [name for name in self._channels if name not in config.channels or name in made.channels]
+        )
+        await self._stop_levels([name for name in self._levels if name not in config.channels or name in made.levels])
+
+    def offer(self, notifications: Sequence[Notification]) -> None:
+        """Hand over what has just been committed."""
+        by_channel: dict[str, list[Notification]] = {}
+        for notification in notifications:
+            by_channel.setdefault(notification.channel, []).append(notification)
+        for name, offered in by_channel.items():
+            running = self._channels.get(name)
+            # A channel that is being exchanged reads the ledger when it starts.
+            if running is not None:
+                running.what.offer(offered)
+
+    def changed(self, alert: Alert, news: bool) -> None:
+        """A batch of an alert has been taken in; see `LevelLoop.changed`."""
+        for name in alert.levels:
+            if name in self._levels:
+                self._levels[name].what.changed(alert.name, news=news)
+
+    def rescan(self) -> None:
+        """Have every dispatcher read its outbox again."""
+        for dispatcher in self.dispatchers.values():
+            dispatcher.rescan()
+
+    async def settle_levels(self) -> None:
+        """Tell what has just changed while the watches still know, and stop telling what fires."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE):
+                await asyncio.gather(*(loop.settled() for loop in self.levels.values()))
+        await self._stop_levels(list(self._levels))
+
+    async def drain(self) -> None:
+        """Send what is ready to go, within a limit, and stop."""
+        if self._channels:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN):
+                    await asyncio.gather(*(dispatcher.drained() for dispatcher in self.dispatchers.values()))
+        await self._stop_channels(list(self._channels))
+
+    def _differs(self, config: Config, channel: ChannelConfig) -> bool:
+        running = self._levels.get(channel.name) or self._channels.get(channel.name)
+        return running is None or running.parts != _parts(config, channel)
+
+    def _channel_state(self, name: str) -> ChannelState:
+        backlog = self.backlog.get(name, Backlog())
+        running = self._channels.get(name)
+        return ChannelState(
+            up=running is not None and running.what.condition is not Condition.PAUSED,
+            pending=backlog.pending,
+            oldest_pending=backlog.oldest,
+            dead=backlog.dead,
+        )
+
+    async def _stop_levels(self, names: Sequence[str]) -> None:
+        await cancelled([self._levels.pop(name) for name in names])
+
+    async def _stop_channels(self, names: Sequence[str]) -> None:
+        stopped = [self._channels.pop(name) for name in names]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN):
+                await asyncio.gather(*(running.what.settled() for running in stopped))
+        await cancelled(stopped)
+
+
+def _parts(config: Config, channel: ChannelConfig) -> object:
+    # What a channel sends also depends on how the alerts behind it are shown.
+    alerts = [config.alerts[name] for name in channel.routes]
+    return channel, [(one.name, one.annotations, one.labels, one.static_labels, one.value) for one in alerts]
+
+
+def _level_state(loop: LevelLoop) -> ChannelState:
+    return ChannelState(up=loop.condition is not Condition.PAUSED, pending=loop.pending)
