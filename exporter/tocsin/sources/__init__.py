@@ -116,6 +116,7 @@ KINDS: dict[str, str] = {
     "materialize": "tocsin.sources.materialize",
     "postgres": "tocsin.sources.postgres",
     "postgres_events": "tocsin.sources.postgres_events",
+    "rabbitmq": "tocsin.sources.rabbitmq",
 }
 """Source type -> module. Each module has `Config` and `build(name, config) -> Source | EventSource`. A `Config` says
 with `delivers` ("rows" or "events") which of the two it is, and with `subjects` what an alert may name."""

@@ -1,0 +1,245 @@
+"""The configuration of a RabbitMQ source."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from tocsin.settings import Duration, Secret
+from tocsin.sources.settings import Positive, SourceSettings, Text
+
+_PLACE = re.compile(r"routing_key|type|body(?:\.[^.]+)+")
+
+
+def _short(name: str) -> str:
+    if len(name.encode("utf-8", "replace")) > 255:
+        raise ValueError("must not be longer than 255 bytes")
+    return name
+
+
+Name = Annotated[Text, AfterValidator(_short)]
+"""What AMQP calls a short string."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Server:
+    """Where to connect to and as whom, nothing of it escaped."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    vhost: str
+    tls: bool
+
+
+class Config(SourceSettings):
+    """A queue of RabbitMQ, whose messages are JSON objects. Several processes on one queue share its messages. Needs
+    the extra `rabbitmq`: pip install 'tocsin[rabbitmq]'."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["host", "user"]}, {"required": ["url"]}, {"required": ["url_file"]}]}
+    )
+    secrets: ClassVar[tuple[str, ...]] = ("url", "password")
+    delivers: ClassVar[Literal["rows", "events"]] = "events"
+    subjects: ClassVar[tuple[str, ...]] = ("event",)
+
+    url: Secret | None = None
+    """A whole address, `amqp://user:password@host:5672/vhost` or `amqps://...`, instead of `host`, `port`, `user`,
+    `password` and `vhost`. In it, `%40` stands for `@`, `%2F` for `/`, and so on; without a vhost it is `/`."""
+    url_file: str | None = None
+    """A file that holds the url."""
+    host: Text | None = None
+    """Name or address of the server. Required without `url`."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """TCP port. Without it 5672, or 5671 with `tls`."""
+    user: Name | None = None
+    """The user to log in as. Required without `url`."""
+    password: Secret | None = None
+    """The user's password, as it is: nothing in it is escaped. Required without `url`."""
+    password_file: str | None = None
+    """A file that holds the password."""
+    vhost: Name = "/"
+    """The virtual host, as it is."""
+    tls: bool = False
+    """Whether the connection is encrypted; with `url`, `amqps` says so."""
+    tls_ca: Path | None = None
+    """A file with the certificates to trust. Without it, those of the operating system."""
+    tls_verify: bool = True
+    """Whether the server's certificate must be good and be for `host`. `false` lets anybody in between read along."""
+
+    queue: Name
+    """The queue to take messages from."""
+    queue_type: Literal["classic", "quorum"] = "classic"
+    """`quorum`: kept by several nodes of a cluster."""
+    queue_durable: bool = True
+    """Whether the queue, and the messages in it that were sent as persistent, survive a restart of the server."""
+    queue_arguments: dict[Name, str | int | float | bool] = Field(default_factory=dict)
+    """Further arguments of the queue, such as `x-message-ttl`."""
+    exchange: Name | None = None
+    """The exchange that the queue is bound to. Without it, senders send to the queue by its name."""
+    exchange_type: Literal["topic", "direct", "fanout"] = "topic"
+    """How the exchange compares routing keys: with patterns, letter for letter, or not at all."""
+    exchange_durable: bool = True
+    """Whether the exchange survives a restart of the server."""
+    binding_keys: Name | list[Name] = Field(default_factory=list)
+    """The routing keys of the messages to take, one or a list. In those of a `topic` exchange, `*` stands for one word
+    and `#` for any number of them. Keys that are no longer named here stay bound."""
+    declare: bool = True
+    """Whether to make queue, exchange, bindings and dead letters if they are not there. `false` for a user who may not:
+    then they must be there."""
+
+    dead_letters: Name | None = None
+    """The exchange to which messages go that nothing can be made of, and the queue that keeps them. Without it,
+    `<queue>.dead`."""
+
+    name_from: Text | list[Text] = Field(default=["body.alert", "body.alerts", "body.message.alertTypes"])
+    """Where a message says which events it brings, one place or a list of places to look at in turn: `routing_key`,
+    `type` (the property), or a path into the object, `body.field` or `body.field.field`. What stands there is a name or
+    a list of names, and each is an event. What is named in `body.message.alertTypes` has its fields in
+    `body.message.message`, everything else in the body."""
+
+    defaults: dict[Text, JsonValue] = Field(default_factory=dict)
+    """Fields for events that lack them or have null there, such as `recipients` or `subject`."""
+
+    prefetch: Annotated[int, Field(ge=1, le=65535)] = 300
+    """How many messages the server hands out before the first of them is acknowledged."""
+    max_bytes: Annotated[int, Field(ge=1)] = 1_048_576
+    """A longer message is a dead letter."""
+    consumer_tag: Name | None = None
+    """What the server calls this consumer. Without it, a name that is nobody else's."""
+    heartbeat: Annotated[Duration, Field(ge=1, le=3600)] = 10.0
+    """How often both sides give a sign of life. A connection that is silent for three times as long counts as lost."""
+    connect_timeout: Positive = 10.0
+    """How long connecting and declaring may take, and an answer of the server later on."""
+    give_up_after: Positive | None = None
+    """End the process with exit code 124 once the source could not be read for so long, for a supervisor to see.
+    Without it, Tocsin tries for ever."""
+
+    @field_validator("url")
+    @classmethod
+    def _url_parses(cls, url: Secret | None) -> Secret | None:
+        if url is not None:
+            _parsed(url.get_secret_value())
+        return url
+
+    @field_validator("name_from")
+    @classmethod
+    def _are_places(cls, places: str | list[str]) -> str | list[str]:
+        for place in _listed(places):
+            if not _PLACE.fullmatch(place):
+                raise ValueError(f"{place!r} is no place in a message; write routing_key, type, or body.field")
+        if not places:
+            raise ValueError("must name a place")
+        return places
+
+    @model_validator(mode="after")
+    def _one_way_to_connect(self) -> Self:
+        own = ("host", "port", "user", "password", "vhost", "tls")
+        if self.url is not None:
+            both = [name for name in own if name in self.model_fields_set]
+            if both:
+                raise ValueError(f"give url, or {' and '.join(both)}, not both")
+        else:
+            missing = [name for name in ("host", "user", "password") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"give {' and '.join(missing)}, or url")
+        if not self.server.tls and (self.tls_ca is not None or not self.tls_verify):
+            raise ValueError("tls_ca and tls_verify are of use only with TLS: say tls: true, or amqps in the url")
+        return self
+
+    @model_validator(mode="after")
+    def _topology_fits(self) -> Self:
+        if self.queue_type == "quorum" and not self.queue_durable:
+            raise ValueError("a quorum queue is always durable; remove queue_durable")
+        if self.exchange is None and self.keys:
+            raise ValueError("binding_keys bind the queue to an exchange; give exchange too")
+        if self.declare and self.exchange is not None and self.exchange_type != "fanout" and not self.keys:
+            raise ValueError(
+                f"give binding_keys: without any, no message of a {self.exchange_type} exchange gets to the queue"
+            )
+        if self.dead_letter_name in (self.queue, self.exchange):
+            raise ValueError(
+                "dead_letters must be another name than queue and exchange: a message would come back for ever"
+            )
+        _short(self.dead_letter_name)
+        return self
+
+    @property
+    def server(self) -> Server:
+        """Where to connect to, however it was said. Holds the password: never to be printed."""
+        if self.url is not None:
+            return _parsed(self.url.get_secret_value())
+        assert self.host is not None
+        assert self.user is not None
+        assert self.password is not None
+        return Server(
+            host=self.host,
+            port=self.port or _port(self.tls),
+            user=self.user,
+            password=self.password.get_secret_value(),
+            vhost=self.vhost,
+            tls=self.tls,
+        )
+
+    @property
+    def display(self) -> str:
+        """The server, for people."""
+        server = self.server
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        return f"RabbitMQ at {host}:{server.port}"
+
+    @property
+    def keys(self) -> list[str]:
+        """The binding keys."""
+        return _listed(self.binding_keys)
+
+    @property
+    def places(self) -> list[str]:
+        """Where a message says which events it brings."""
+        return _listed(self.name_from)
+
+    @property
+    def dead_letter_name(self) -> str:
+        """The exchange and the queue for dead letters."""
+        return self.dead_letters or f"{self.queue}.dead"
+
+    def hidden(self) -> list[Secret | str]:
+        """What must not be said."""
+        return [self.server.password, *([self.url] if self.url is not None else [])]
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _port(tls: bool) -> int:
+    return 5671 if tls else 5672
+
+
+def _parsed(url: str) -> Server:
+    """The address in an URL, by https://www.rabbitmq.com/docs/uri-spec. Raises ValueError, with nothing of it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme not in ("amqp", "amqps") or not (parts.hostname and parts.username and parts.password):
+        raise ValueError(
+            "is not amqp://user:password@host:port/vhost; in user, password and vhost, write %40 for @, %2F for /, "
+            "%3A for :, %23 for #, %3F for ?, and %25 for %"
+        )
+    if parts.query or parts.fragment or "/" in parts.path[1:]:
+        raise ValueError("has something after the vhost; write %2F for / in it, %3F for ? and %23 for #")
+    tls = parts.scheme == "amqps"
+    return Server(
+        host=parts.hostname,
+        port=port or _port(tls),
+        user=unquote(parts.username),
+        password=unquote(parts.password),
+        vhost=unquote(parts.path[1:]) or "/",
+        tls=tls,
+    )

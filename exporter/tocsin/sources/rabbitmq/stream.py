@@ -1,0 +1,170 @@
+"""Messages of a queue as a source of events."""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from aiormq.abc import DeliveredMessage
+
+from tocsin.model import Event
+from tocsin.sources import EventBatch, EventStream, Refused
+from tocsin.sources.rabbitmq import messages
+from tocsin.sources.rabbitmq.broker import Broker, Copy, connected
+from tocsin.sources.rabbitmq.messages import Identities, Unreadable
+from tocsin.sources.rabbitmq.settings import Config
+
+log = structlog.get_logger(__name__)
+
+_AT_ONCE = 500
+"""Messages in one batch."""
+_LOOK = 1.0
+"""Seconds between looks at whether anything can still come. The library does not tell when the server ends a
+consumer."""
+_NAMED = 5
+"""Names that the reason of a dead letter lists."""
+
+
+class RabbitMQ:
+    """See `tocsin.sources.EventSource`."""
+
+    def __init__(self, name: str, config: Config, *, now: Callable[[], float] = time.time) -> None:
+        """`now`: the wall clock, for messages without a time of their own."""
+        self.name = name
+        self._config = config
+        self._now = now
+        self._identities = Identities()
+
+    def __repr__(self) -> str:
+        return f"RabbitMQ({self.name!r})"
+
+    @asynccontextmanager
+    async def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AsyncIterator[EventStream]:
+        """`names` and `position` say nothing here: every message is taken, so that one which no alert takes gets to the
+        dead letters; and the server remembers what was acknowledged."""
+        del names, position
+        self._identities.reconnected()
+        inbox = _Inbox()
+        async with connected(self.name, self._config, inbox.put) as broker:
+            yield _Stream(self.name, self._config, broker, inbox, self._identities, self._now)
+
+
+class _Inbox:
+    """Messages that have been delivered and not been looked at yet. The server's prefetch bounds it."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[DeliveredMessage] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, message: DeliveredMessage) -> None:
+        self._waiting.append(message)
+        self._arrived.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Until there is something, but not longer."""
+        if not self._waiting:
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._arrived.wait()
+
+    def take(self, most: int) -> list[DeliveredMessage]:
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Received:
+    """A message and what became of it: the ids of its events, or why it has none."""
+
+    message: DeliveredMessage
+    events: Sequence[Event] = ()
+    fault: Unreadable | None = None
+
+
+class _Stream:
+    """Batches of one queue over one connection. Earlier ones may still wait for `acknowledge`, up to the prefetch."""
+
+    def __init__(
+        self,
+        source: str,
+        config: Config,
+        broker: Broker,
+        inbox: _Inbox,
+        identities: Identities,
+        now: Callable[[], float],
+    ) -> None:
+        self._source = source
+        self._config = config
+        self._broker = broker
+        self._inbox = inbox
+        self._identities = identities
+        self._now = now
+
+    async def batches(self) -> AsyncIterator[EventBatch]:
+        while True:
+            await self._inbox.wait(_LOOK)
+            # Of what a lost connection left in the inbox nothing can be acknowledged: it will be delivered again.
+            self._broker.check()
+            if delivered := self._inbox.take(_AT_ONCE):
+                yield self._batch([self._read(message) for message in delivered])
+
+    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
+        assert isinstance(batch.receipt, list)
+        nobodys = {event.id for event in unmatched}
+        copies = [copy for received in batch.receipt if (copy := self._copy(received, nobodys)) is not None]
+        if copies:
+            await self._broker.bury(copies)
+        last = messages.tag(batch.receipt[-1].message)
+        # Batches come in the order of delivery and are acknowledged in it, so that all up to here is safe.
+        await self._broker.acknowledge(last)
+        self._identities.acknowledged(last)
+
+    def _read(self, message: DeliveredMessage) -> _Received:
+        id_ = self._identities.of(message)
+        try:
+            found = messages.events(message, id_, self._config, self._now)
+        except Unreadable as fault:
+            return _Received(message=message, fault=fault)
+        return _Received(message=message, events=found)
+
+    def _batch(self, received: list[_Received]) -> EventBatch:
+        return EventBatch(
+            events=[event for one in received for event in one.events],
+            refused=[
+                Refused(id=self._place(one.message), reason=one.fault.reason, detail=one.fault.detail)
+                for one in received
+                if one.fault is not None
+            ],
+            receipt=received,
+        )
+
+    def _place(self, message: DeliveredMessage) -> str:
+        """Where people find a message that was refused."""
+        own = message.header.properties.message_id
+        return f"{self._config.dead_letter_name}/{own}" if own else self._config.dead_letter_name
+
+    def _copy(self, received: _Received, nobodys: set[str]) -> Copy | None:
+        """What goes to the dead letters of a message, if anything."""
+        if received.fault is not None:
+            reason, detail = received.fault.reason.value, received.fault.detail
+        else:
+            names = [event.name for event in received.events if event.id in nobodys]
+            if not names:
+                return None
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            reason, detail = "unmatched", f"no alert takes {', '.join(name[:100] for name in names[:_NAMED])}{more}"
+        delivery = messages.delivered(received.message)
+        return Copy(
+            message=received.message,
+            headers={
+                "x-tocsin-source": self._source,
+                "x-tocsin-reason": reason,
+                "x-tocsin-detail": detail,
+                "x-tocsin-exchange": delivery.exchange or "",
+                "x-tocsin-routing-key": delivery.routing_key or "",
+            },
+        )

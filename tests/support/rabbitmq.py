@@ -1,0 +1,252 @@
+"""A real RabbitMQ for tests: one node with its own port mapper, on free ports and in a folder of its own; and what
+tests ask of it.
+
+It runs as whoever runs the tests, without plugins, and knows the users below.
+"""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+import trustme
+from aio_pika.abc import AbstractIncomingMessage
+from yarl import URL
+
+from support.prometheus import free_port
+from support.waiting import until_some
+
+USER, PASSWORD = "tocsin", "p@ss/w:rd?#%41 &\"'ü"
+"""May do everything, in `/` and in `VHOST`."""
+GUEST, GUEST_PASSWORD = "onlooker", "0nl00ker-secret"
+"""May read and write, but declare nothing."""
+VHOST = "teams/a b?c#d%e:é"
+
+_SOON = 60.0
+_PROGRAMS = "/usr/lib/rabbitmq/bin"
+"""Where Debian has the server itself; the one on its PATH only runs as the user `rabbitmq`."""
+
+
+class RabbitMQ:
+    """A broker that can be started, stopped and killed. What it was told stays in `folder`, and so do its ports."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write down its configuration. Nothing listens yet. Skips the test where RabbitMQ is not installed."""
+        path = os.pathsep.join((_PROGRAMS, os.environ.get("PATH", os.defpath)))
+        server, epmd = shutil.which("rabbitmq-server", path=path), shutil.which("epmd")
+        if server is None or epmd is None:
+            pytest.skip("rabbitmq-server is not installed")
+        self._server, self._epmd = server, epmd
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.port, self.tls_port, self._mapper = free_port(), free_port(), free_port()
+        self.ca = folder / "ca.pem"
+        self._environment = self._prepared()
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        assert not self._processes
+        self._spawn(self._epmd, "-address", "127.0.0.1", "-port", str(self._mapper))
+        self._until_open(self._mapper)
+        self._spawn(self._server)
+        self._until_open(self.port)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait for that."""
+        mapper, server = self._processes
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=_SOON)
+        mapper.kill()
+        mapper.wait(timeout=_SOON)
+        self._processes.clear()
+
+    def kill(self) -> None:
+        """End it at once, as a crash does."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the server is the child of a script
+            process.wait(timeout=_SOON)
+        self._processes.clear()
+
+    def url(self, user: str = USER, password: str = PASSWORD, vhost: str = "/") -> str:
+        return str(
+            URL.build(scheme="amqp", host="127.0.0.1", port=self.port, user=user, password=password, path=f"/{vhost}")
+        )
+
+    def said(self) -> str:
+        """The end of all that it said."""
+        return "".join(path.read_text(encoding="utf-8")[-3000:] for path in self._folder.glob("*.log"))
+
+    def _spawn(self, *command: str) -> None:
+        with (self._folder / "output.log").open("ab") as words:
+            self._processes.append(
+                subprocess.Popen(
+                    command,
+                    env=self._environment,
+                    cwd=self._folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=words,
+                    stderr=words,
+                    start_new_session=True,
+                )
+            )
+
+    def _until_open(self, port: int) -> None:
+        deadline = time.monotonic() + _SOON
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                assert self._processes[-1].poll() is None, self.said()
+                assert time.monotonic() < deadline, f"nothing listens at {port}: {self.said()}"
+                time.sleep(0.05)
+            else:
+                return
+
+    def _prepared(self) -> Mapping[str, str]:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.ca))
+        certificate = authority.issue_cert("localhost")
+        certificate.cert_chain_pems[0].write_to_path(str(self._folder / "server.pem"))
+        certificate.private_key_pem.write_to_path(str(self._folder / "key.pem"))
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        definitions = {
+            "vhosts": [{"name": "/"}, {"name": VHOST}],
+            "users": [
+                {"name": USER, "password": PASSWORD, "tags": "administrator"},
+                {"name": GUEST, "password": GUEST_PASSWORD, "tags": ""},
+            ],
+            "permissions": [
+                {"user": USER, "vhost": "/", **everything},
+                {"user": USER, "vhost": VHOST, **everything},
+                {"user": GUEST, "vhost": "/", **everything, "configure": "^$"},
+            ],
+        }
+        (self._folder / "definitions.json").write_text(json.dumps(definitions), encoding="utf-8")
+        (self._folder / "enabled_plugins").write_text("[].", encoding="utf-8")
+        (self._folder / "rabbitmq.conf").write_text(
+            "\n".join(
+                (
+                    f"listeners.tcp.local = 127.0.0.1:{self.port}",
+                    f"listeners.ssl.local = 127.0.0.1:{self.tls_port}",
+                    f"ssl_options.cacertfile = {self.ca}",
+                    f"ssl_options.certfile = {self._folder / 'server.pem'}",
+                    f"ssl_options.keyfile = {self._folder / 'key.pem'}",
+                    f"load_definitions = {self._folder / 'definitions.json'}",
+                    "disk_free_limit.absolute = 1MB",
+                    "",
+                )
+            ),
+            encoding="utf-8",
+        )
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "HOME": str(self._folder),  # where the cookie goes
+            "ERL_EPMD_PORT": str(self._mapper),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_CONF_ENV_FILE": str(self._folder / "none"),
+            "RABBITMQ_CONFIG_FILE": str(self._folder / "rabbitmq.conf"),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "enabled_plugins"),
+            "RABBITMQ_LOG_BASE": str(self._folder),
+            "RABBITMQ_MNESIA_BASE": str(self._folder / "mnesia"),
+            "RABBITMQ_NODENAME": f"tocsin-{uuid.uuid4().hex[:8]}@localhost",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            # One scheduler that does not wait actively: tests share the machine.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+        }
+
+
+@contextmanager
+def rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
+    """A broker that is not started yet; it is gone afterwards."""
+    broker = RabbitMQ(folder)
+    try:
+        yield broker
+    finally:
+        broker.kill()
+
+
+@functools.cache
+def shared_rabbitmq() -> RabbitMQ:
+    """A running broker for all tests of this process that do it no harm. Each is to use queues of its own."""
+    folder = tempfile.TemporaryDirectory(prefix="tocsin-rabbitmq-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    broker = RabbitMQ(Path(folder.name))
+    atexit.register(broker.kill)
+    broker.start()
+    return broker
+
+
+class Peer:
+    """Another application on the broker, which sends messages and looks into queues."""
+
+    def __init__(self, connection: aio_pika.abc.AbstractConnection, channel: aio_pika.abc.AbstractChannel) -> None:
+        self.channel = channel
+        self._connection = connection
+
+    async def send(self, queue: str, *bodies: Any, exchange: str = "", **properties: Any) -> None:
+        """Send messages that survive a restart, by default straight to a queue, and return when the broker has them.
+        What is not bytes is sent as JSON."""
+        properties = {"delivery_mode": 2, **properties}
+        target = await self.channel.get_exchange(exchange, ensure=False) if exchange else self.channel.default_exchange
+        for body in bodies:
+            raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+            await target.publish(aio_pika.Message(raw, **properties), routing_key=queue, mandatory=True)
+
+    async def look(self, queue: str) -> tuple[int, int]:
+        """How many messages wait in a queue, those not counted that somebody has; and how many consumers it has."""
+        async with self._connection.channel() as channel:
+            found = await channel.declare_queue(queue, passive=True)
+            result = found.declaration_result
+            return result.message_count or 0, result.consumer_count or 0
+
+    async def until_waiting(self, queue: str, count: int) -> None:
+        """Wait until so many messages wait in a queue."""
+
+        async def look() -> bool:
+            found, _ = await self.look(queue)
+            assert found == count, f"{found} messages wait in {queue}, not {count}"
+            return True
+
+        await until_some(look)
+
+    async def taken(self, queue: str, count: int) -> list[AbstractIncomingMessage]:
+        """Wait for messages in a queue, and take them out."""
+        await self.until_waiting(queue, count)
+        found = await self.channel.declare_queue(queue, passive=True)
+        messages = [await found.get() for _ in range(count)]
+        for message in messages:
+            await message.ack()
+        return messages
+
+
+@asynccontextmanager
+async def peer(broker: RabbitMQ, vhost: str = "/") -> AsyncIterator[Peer]:
+    """An application that is connected for a while."""
+    connection = await aio_pika.connect(broker.url(vhost=vhost))
+    try:
+        channel = await connection.channel(on_return_raises=True)
+        yield Peer(connection, channel)
+    finally:
+        await connection.close()
+
+
+def new_queue(name: str = "q") -> str:
+    """The name of a queue that is nobody else's."""
+    return f"{name}-{uuid.uuid4().hex[:8]}"
