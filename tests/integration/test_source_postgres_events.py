@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from support.events_table import made, settings, source, taking, value
+from support.events_table import made, settings, source, taking, until_waiting, value
 from support.postgres import Database, Postgres, postgres
-from support.waiting import until, until_some
+from support.waiting import until
 from tocsin.client import EventsTable, publish
 from tocsin.errors import RefusedReason, SourceError, SourceReason
 from tocsin.sources import Subject
@@ -90,11 +90,7 @@ async def test_a_notify_wakes_at_once(database: Database) -> None:
     async with taking(source(database)) as worker:
         for count in range(1, 4):
             taken = asyncio.create_task(worker.take())
-            await until_some(
-                lambda: database.run(
-                    "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT 1 FROM \"events\"%' AND state = 'idle'"
-                )
-            )
+            await until_waiting(database)
             await database.run(INSERT, 1)
             await taken
             assert worker.ids == list(range(1, count + 1))
@@ -105,6 +101,7 @@ async def test_without_a_notify_the_poll_finds_it(database: Database) -> None:
     await database.run("ALTER TABLE events DISABLE TRIGGER ALL")
     async with taking(source(database, poll="50ms")) as worker:
         taken = asyncio.create_task(worker.take())
+        await until_waiting(database)
         await database.run(INSERT, 1)
         await taken
 
@@ -125,6 +122,7 @@ async def test_a_notify_before_the_commit_loses_nothing(database: Database) -> N
     async with late(database) as other, taking(source(database, poll="200ms")) as worker:
         await other.execute(INSERT, [1])
         taken = asyncio.create_task(worker.take())
+        await until_waiting(database)
         await database.run("NOTIFY events, '1'")
         await other.commit()
         await taken
@@ -395,6 +393,7 @@ async def test_any_name_can_be_used(database: Database, companion: str | None) -
     table = EventsTable(**{word: str(names[word]) for word in ("table", "id", "name", "channel")})
     async with taking(source(database, **names)) as worker:
         taken = asyncio.create_task(worker.take())
+        await until_waiting(database)
         id_ = await asyncio.to_thread(publish, database.dsn, "late", {"a%s": "ö"}, columns={"Kéy": "k"}, into=table)
         await taken
     [event] = worker.events
@@ -406,6 +405,7 @@ async def test_a_channel_in_capitals_is_heard(database: Database) -> None:
     await made(database, channel="Events")
     async with taking(source(database, channel="Events")) as worker:
         taken = asyncio.create_task(worker.take())
+        await until_waiting(database)
         await database.run(INSERT, 1)
         await taken
 
@@ -532,6 +532,7 @@ async def test_what_is_published_alone_is_durable_and_told_without_a_trigger(dat
     await database.run("ALTER TABLE events DISABLE TRIGGER ALL")
     async with taking(source(database)) as worker:
         taken = asyncio.create_task(worker.take())
+        await until_waiting(database)
         id_ = await asyncio.to_thread(publish, database.dsn, "alone")
         await taken
         assert [event.id for event in worker.events] == [f"events/{id_}"]

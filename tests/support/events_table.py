@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
 from support.postgres import Database
-from support.waiting import SOON
+from support.waiting import SOON, until_some
 from tocsin.model import Event
 from tocsin.sources import EventBatch, EventStream
 from tocsin.sources import postgres_events as kind
@@ -25,6 +25,12 @@ def settings(database: Database, **given: Any) -> kind.Config:
 async def made(database: Database, **given: Any) -> None:
     """Make the table that such a source reads, with the SQL that it prints."""
     await database.run(kind.new_table(settings(database, **given)))
+
+
+async def until_waiting(database: Database) -> None:
+    """Wait until somebody has found nothing to take and waits for a NOTIFY."""
+    last = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'tocsin' AND datname = current_database()"
+    await until_some(lambda: database.run(f"{last} AND state = 'idle' AND query LIKE 'SELECT 1 FROM %'"), "waiting")
 
 
 class Taking:

@@ -292,7 +292,7 @@ _REFUSED = re.compile(r"\\u0000|[\ud800-\udfff]")
 
 async def _within(seconds: float, connection: _Connection, work: Awaitable[None]) -> None:
     """Wait for some work on a connection. When the time is up, or nobody waits any more, the connection is cut first:
-    psycopg would ask the server to stop and wait for its answer, and the server may be gone."""
+    psycopg would ask the server to stop and wait seconds for its answer, and the server may be gone."""
     task = asyncio.ensure_future(work)
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
