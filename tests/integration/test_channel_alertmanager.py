@@ -21,6 +21,7 @@ from support.channel_benches import SECRET
 from support.messages import VIEW, message, transition
 from support.prometheus import free_port
 from support.receiver import Answer, Received, Receiver
+from support.tocsin import command, write
 from support.waiting import until, until_some
 from tocsin.backoff import Backoff
 from tocsin.channels import Delivered, Paused, Rejected, Result, Retry, Standing
@@ -293,6 +294,19 @@ async def test_verify_asks_each_how_it_does(receiver: Receiver) -> None:
     async with closing(output(receiver.url, f"{receiver.url}/x")) as made:
         assert await made.verify() == [f"{receiver.url}/x does not answer as an Alertmanager: 404 nothing here"]
     assert [request.path for request in receiver.requests] == ["/api/v2/status", "/x/api/v2/status"]
+
+
+async def test_check_online_asks_alertmanager(tmp_path: Path, receiver: Receiver) -> None:
+    receiver.script(Answer(status=404, body=b"nothing here"))
+    config = {
+        "sources": {"shop": {"type": "postgres", "dsn": f"postgresql://x@127.0.0.1:{free_port()}/x"}},
+        "channels": {"am": {"type": "alertmanager", "urls": [receiver.url]}},
+        "alerts": {"late": {"source": "shop", "relation": "late", "labels": ["customer"], "notify": ["am"]}},
+    }
+    file = write(tmp_path / "tocsin.yaml", config)
+    status, _, errors = await command(tmp_path, "check", "--online", "--config", str(file))
+    assert status == 1
+    assert f"channels.am: {receiver.url} does not answer as an Alertmanager: 404 nothing here" in errors
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not on the PATH")

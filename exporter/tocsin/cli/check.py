@@ -38,7 +38,10 @@ def command(chosen: Namespace) -> Exit:
 async def _online(config: Config, *, quiet: bool) -> list[Problem]:
     """What the servers say. The objects are the ones that `tocsin run` would make."""
     sources = {name: units.make_source(source) for name, source in config.sources.items()}
-    channels = {name: units.make_channel(channel) for name, channel in config.channels.items()}
+    channels = {
+        name: units.make_level(channel) if units.is_level(channel) else units.make_channel(channel)
+        for name, channel in config.channels.items()
+    }
 
     async def describe(alert: Alert) -> Columns:
         if not quiet and sys.stderr.isatty():
