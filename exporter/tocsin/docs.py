@@ -1,4 +1,5 @@
-"""Writes docs/settings.md and docs/metrics.md from the models and tables that the program itself runs on.
+"""Writes docs/settings.md, docs/metrics.md and the tables of sources and channels in README.md from the models and
+tables that the program itself runs on.
 
 `python -m tocsin.docs` writes them, `python -m tocsin.docs --check` exits with 1 when they are not what it would write.
 """
@@ -13,7 +14,7 @@ from typing import Any
 
 from tocsin.config import kinds, schema
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
-from tocsin.errors import Reason, SourceReason
+from tocsin.errors import Reason, RefusedReason, SourceReason
 from tocsin.exposition.table import markdown
 from tocsin.model import Kind
 
@@ -90,6 +91,7 @@ def metrics_page() -> str:
     values: list[tuple[str, str, type[StrEnum]]] = [
         ("`kind`", "what happened", Kind),
         ("`reason` of a source", "why it gives no rows", SourceReason),
+        ("`reason` of what a source delivered", "why it is no event", RefusedReason),
         ("`reason` of a channel", "why a delivery failed", Reason),
     ]
     parts = [_NOTICE, "", _METRICS, markdown()]
@@ -99,6 +101,30 @@ def metrics_page() -> str:
         [(label, tells, ", ".join(f"`{member.value}`" for member in words)) for label, tells, words in values],
     )
     return "\n".join(parts).rstrip() + "\n"
+
+
+def kinds_table(readme: str, docs: Path = _DIRECTORY) -> str:
+    """README.md with today's tables of sources and channels between its marks. `docs`: where the pages on each are."""
+    families = {
+        "sources": {kind: schema.source(kind) for kind in kinds.source_types()},
+        "channels": {kind: schema.channel(kind) for kind in kinds.channel_types()},
+    }
+    for family, members in families.items():
+        rows = [_kind(kind, node["description"], docs / family / f"{kind}.md") for kind, node in members.items()]
+        table = "\n".join(_rows(("type", "what it is", "needs"), rows))
+        begin, end = f"<!-- {family}, written by `make docs` -->\n", f"<!-- end of {family} -->"
+        before, _, rest = readme.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise ValueError(f"README.md lacks the marks {begin.strip()} and {end}")
+        readme = f"{before}{begin}\n{table}\n\n{end}{after}"
+    return readme
+
+
+def _kind(kind: str, description: str, page: Path) -> tuple[str, str, str]:
+    meaning, _, extra = description.partition(" Needs the extra ")
+    name = f"[`{kind}`](docs/{page.parent.name}/{page.name})" if page.is_file() else f"`{kind}`"
+    return name, meaning, extra.partition(": ")[2].rstrip(".").replace("pip install ", "").strip("'")
 
 
 PAGES = {"settings.md": settings_page, "metrics.md": metrics_page}
@@ -112,8 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, default=_DIRECTORY, help="where the pages are")
     chosen = parser.parse_args(arguments)
     stale = []
-    for name, make in PAGES.items():
-        page, text = chosen.directory / name, make()
+    readme = chosen.directory.parent / "README.md"
+    wanted = {name: (chosen.directory / name, make()) for name, make in PAGES.items()}
+    if readme.exists():
+        wanted["README.md"] = readme, kinds_table(readme.read_text(encoding="utf-8"), chosen.directory)
+    for name, (page, text) in wanted.items():
         if page.exists() and page.read_text(encoding="utf-8") == text:
             continue
         stale.append(name)

@@ -23,7 +23,7 @@ class Options(ChannelOptions):
 
 
 class Config(ChannelConfig, Options):
-    """A console."""
+    """A line on standard output for each notification."""
 
     type: Literal["console"] = "console"
     """The kind of channel."""

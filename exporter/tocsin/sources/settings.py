@@ -55,7 +55,8 @@ class Connection(Server, SourceSettings):
 
 
 class MaterializeConfig(Connection):
-    """A Materialize server. Each alert holds one connection with one SUBSCRIBE."""
+    """A Materialize server: `SUBSCRIBE` to a view or query, heard milliseconds after the change; after a restart it asks
+    for the history since it stopped. Each alert holds one connection."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 6875
     """TCP port."""
@@ -82,7 +83,8 @@ class MaterializeConfig(Connection):
 
 
 class PostgresConfig(Connection):
-    """A PostgreSQL server, whose relation or query is read on an interval and compared with the reading before."""
+    """A PostgreSQL server, whose relation or query is read on an interval, and at once on NOTIFY, and compared with the
+    reading before."""
 
     interval: Positive = 10.0
     """Time between two readings when no NOTIFY comes."""

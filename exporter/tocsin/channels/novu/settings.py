@@ -88,7 +88,8 @@ class Options(ChannelOptions):
 
 
 class Config(ChannelConfig, Options):
-    """Novu, its cloud or one's own. Needs the extra `novu`: pip install 'tocsin[novu]'."""
+    """Novu, its cloud or one's own: a workflow is triggered, alone at once and in bulk when many wait; on resolve
+    nothing, a cancellation, or another workflow. Needs the extra `novu`: pip install 'tocsin[novu]'."""
 
     secrets: ClassVar[tuple[str, ...]] = ("api_key",)
 
