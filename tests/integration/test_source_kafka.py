@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import re
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
@@ -28,7 +30,8 @@ from support.kafka import (
     stored,
 )
 from support.waiting import until, until_some
-from tocsin.errors import RefusedReason, SourceError, SourceReason
+from tocsin.channels import kafka as channel_kind
+from tocsin.errors import ConfigError, RefusedReason, SourceError, SourceReason
 from tocsin.model import Event
 from tocsin.sources import EventBatch, EventStream
 from tocsin.sources import kafka as kind
@@ -156,6 +159,8 @@ async def test_it_goes_on_from_the_position_in_the_ledger_whatever_the_group_has
     topic = new_topic(broker, partitions=2)
     produce(broker, topic, [("k", f'{{"n": {n}}}', n % 2) for n in range(10)])
     at = source(broker.brokers, topic)
+    with contextlib.closing(Consumer({"bootstrap.servers": broker.brokers, "group.id": topic})) as group:
+        group.commit(offsets=[TopicPartition(topic, 0, 1), TopicPartition(topic, 1, 0)], asynchronous=False)
     async with reading(at, topic, position={f"{topic}/0": 3, f"{topic}/1": 1}) as reader:
         await until(lambda: len(reader.events) == 6)
     assert sorted(reader.ids) == sorted([f"{topic}/0/{n}" for n in (3, 4)] + [f"{topic}/1/{n}" for n in (1, 2, 3, 4)])
@@ -511,6 +516,19 @@ async def test_no_call_to_the_library_holds_the_event_loop_while_the_cluster_is_
 def test_settings_that_do_not_fit_together_are_told(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         kind.Config.model_validate({"bootstrap_servers": ["h:1"], **settings})
+
+
+def test_without_the_library_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    for name in [
+        name for name in sys.modules if re.match(r"tocsin\.(sources|channels)\.kafka\.(events|channel)$", name)
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match=r"sources\.k: .*pip install 'tocsin\[kafka\]'"):
+        source("h:1", "g")
+    config = channel_kind.Config.model_validate({"type": "kafka", "bootstrap_servers": ["h:1"], "topic": "t"})
+    with pytest.raises(ConfigError, match=r"channels\.k: .*pip install 'tocsin\[kafka\]'"):
+        channel_kind.build("k", config, {"late": config})
 
 
 def test_what_it_delivers_depends_on_state() -> None:
