@@ -26,8 +26,8 @@ USERS = {"admin": SECRET, "guest": SECRET + "-too"}
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """A running Kafka with users."""
-    with kafka(tmp_path_factory.mktemp("guarded"), USERS) as broker:
+    """A running Kafka with users, which is reached over TLS."""
+    with kafka(tmp_path_factory.mktemp("guarded"), USERS, tls=True) as broker:
         broker.start()
         yield broker
 
@@ -246,16 +246,33 @@ async def test_closing_while_nothing_answers_does_not_wait_for_it() -> None:
         assert isinstance(await waiting, Retry)
 
 
-def login(user: str, password: str) -> dict[str, str]:
-    return {"sasl_mechanism": "PLAIN", "sasl_username": user, "sasl_password": password}
+def login(broker: Kafka, user: str, password: str) -> dict[str, Any]:
+    return {
+        "tls": True,
+        "tls_ca": broker.certificate,
+        "sasl_mechanism": "PLAIN",
+        "sasl_username": user,
+        "sasl_password": password,
+    }
 
 
 async def test_who_logs_in_can_write(guarded: Kafka) -> None:
     topic = new_topic(guarded)
-    async with channel(guarded.guarded, topic=topic, **login("admin", SECRET)) as to:
+    async with channel(guarded.guarded, topic=topic, **login(guarded, "admin", SECRET)) as to:
         assert await to.verify() == []
         assert await sent(to, message()) == Delivered()
     assert len(stored(guarded, topic)) == 1
+
+
+async def test_a_broker_whose_certificate_is_not_trusted_is_given_nothing(guarded: Kafka) -> None:
+    topic = new_topic(guarded)
+    trusting_nobody_special = login(guarded, "admin", SECRET) | {"tls_ca": None}
+    async with channel(guarded.guarded, topic=topic, timeout="1500ms", **trusting_nobody_special) as to:
+        result = await sent(to, message())
+    assert isinstance(result, Retry)
+    assert result.reason is Reason.CONNECTION
+    assert "certificate" in result.detail
+    assert stored(guarded, topic) == []
 
 
 @pytest.mark.parametrize(
@@ -268,9 +285,9 @@ async def test_who_may_not_write_pauses_the_channel_and_no_password_is_told(
 ) -> None:
     topic = new_topic(guarded)
     with capture_logs() as lines:
-        async with channel(guarded.guarded, topic=topic, timeout="1500ms", **login(user, password)) as to:
+        async with channel(guarded.guarded, topic=topic, timeout="1500ms", **login(guarded, user, password)) as to:
             result = await sent(to, message())
-            told = [result, to, configured("h:1", **login(user, password)), lines, await to.verify()]
+            told = [result, to, configured("h:1", **login(guarded, user, password)), lines, await to.verify()]
     assert isinstance(result, Paused)
     assert result.reason is Reason.UNAUTHORIZED
     assert password not in repr(told)

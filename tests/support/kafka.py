@@ -77,11 +77,13 @@ def _fetch(folder: Path) -> None:
 class Kafka:
     """A broker that can be started, stopped and killed. What it was told stays in `folder`, and so does its port."""
 
-    def __init__(self, folder: Path, users: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False) -> None:
         """Format the storage. Nothing listens yet.
 
         `users`: name -> password of those who may log in, with PLAIN, at `guarded`; there only `admin` may do anything.
+        `tls`: connections to there are encrypted, with `certificate`.
         """
+        self.certificate = _certificate(folder) if tls else None
         self._folder = folder
         self._users = users
         self._classes = f"{jars()}{os.sep}*"
@@ -148,17 +150,20 @@ class Kafka:
 
     def _settings(self, controller: int) -> str:
         listeners = f"PLAINTEXT://{self.brokers},CONTROLLER://127.0.0.1:{controller}"
+        protocol = "SASL_SSL" if self.certificate else "SASL_PLAINTEXT"
         guarded: tuple[str, ...] = ()
         if self._users is not None:
-            listeners += f",SASL_PLAINTEXT://{self.guarded}"
+            listeners += f",GUARDED://{self.guarded}"
             users = " ".join(f'user_{name}="{password}"' for name, password in self._users.items())
             login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
             guarded = (
                 "sasl.enabled.mechanisms=PLAIN",
-                f"listener.name.sasl_plaintext.plain.sasl.jaas.config={login} {users};",
+                f"listener.name.guarded.plain.sasl.jaas.config={login} {users};",
                 "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
                 "super.users=User:admin;User:ANONYMOUS",
             )
+        if self.certificate is not None:
+            guarded += ("ssl.keystore.type=PEM", f"ssl.keystore.location={self.certificate.with_suffix('.key')}")
         return "\n".join(
             (
                 "process.roles=broker,controller",
@@ -166,7 +171,7 @@ class Kafka:
                 f"controller.quorum.voters=1@127.0.0.1:{controller}",
                 f"listeners={listeners}",
                 "controller.listener.names=CONTROLLER",
-                "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
+                f"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:{protocol}",
                 *guarded,
                 f"log.dirs={self._folder / 'data'}",
                 "auto.create.topics.enable=false",  # the producer is to make its topics itself
@@ -183,10 +188,23 @@ class Kafka:
         )
 
 
+def _certificate(folder: Path) -> Path:
+    """A certificate for this machine; its key and itself are beside it, in the one file that Kafka wants."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not on the PATH")
+    made = folder / "broker.pem"
+    arguments = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=broker")
+    files = ("-keyout", str(made.with_suffix(".key")), "-out", str(made), "-addext", "subjectAltName=IP:127.0.0.1")
+    subprocess.run(("openssl", *arguments, *files), check=True, capture_output=True)
+    with made.with_suffix(".key").open("a", encoding="ascii") as both:
+        both.write(made.read_text(encoding="ascii"))
+    return made
+
+
 @contextmanager
-def kafka(folder: Path, users: Mapping[str, str] | None = None) -> Iterator[Kafka]:
+def kafka(folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False) -> Iterator[Kafka]:
     """A Kafka that is not started yet; it is gone afterwards."""
-    broker = Kafka(folder, users)
+    broker = Kafka(folder, users, tls=tls)
     try:
         yield broker
     finally:
