@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pamqp import encode
@@ -471,8 +472,6 @@ async def test_nothing_in_a_password_or_a_vhost_has_to_be_escaped(broker: Rabbit
 
 @pytest.mark.parametrize("vhost", ["/", VHOST])
 async def test_an_url_can_be_given_instead(broker: RabbitMQ, queue: str, vhost: str) -> None:
-    from urllib.parse import quote
-
     url = f"amqp://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{broker.port}/{quote(vhost, safe='')}"
     async with reading(source(broker, queue, url=url)) as found, peer(broker, vhost) as other:
         await other.send(queue, {"alert": "a"})
