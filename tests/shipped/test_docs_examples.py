@@ -26,7 +26,7 @@ class _Environment(dict[str, str]):
     """Every variable has a value that fits wherever one is wanted."""
 
     def get(self, key: str, default: Any = None) -> Any:
-        fitting = {"PORT": "6875", "CHAT_URL": "json://127.0.0.1", "PAGER_URL": "https://example.com/hook"}
+        fitting = {"PORT": "6875", "CHAT_URL": "json://127.0.0.1", "_URL": "https://example.com/hook"}
         return next((value for end, value in fitting.items() if key.endswith(end)), "a-secret-of-some-length")
 
 
