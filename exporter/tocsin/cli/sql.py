@@ -34,10 +34,8 @@ def _scripts(config: Config, chosen: Namespace) -> dict[tuple[str, str], str]:
             )
     for name, channel in config.channels.items():
         if isinstance(channel.settings, postgres.Config):
-            routes = {
-                alert: options for alert, options in channel.routes.items() if isinstance(options, postgres.Options)
-            }
-            scripts["channel", name] = postgres.ddl(channel.settings, routes)
+            tables = [options.table for options in channel.routes.values() if isinstance(options, postgres.Options)]
+            scripts["channel", name] = postgres.ddl(channel.settings, tables)
     return scripts
 
 

@@ -1,0 +1,135 @@
+"""Events from a PostgreSQL table into the ledger, next to the pattern that reads each event by itself: one SELECT by id
+for every NOTIFY, with nothing kept."""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+
+from bench.report import Figure
+from support.events_table import made, source, taking
+from support.postgres import Database, postgres
+from tocsin.app import units
+from tocsin.app.intake import EventOutlets, Intake, Taker
+from tocsin.backoff import Backoff
+from tocsin.config import load
+from tocsin.exposition import Metrics
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.model import Notification
+
+EVENTS = 50_000
+PEER = 5_000
+ALONE = 200
+_INSERT = """INSERT INTO events (name, key, data)
+SELECT 'order', mod(n, 1000)::text, jsonb_build_object('order', n, 'customer', 'Ann', 'total', n * 1.5)
+FROM generate_series(1, %s) AS n"""
+_CONFIG = """
+sources: {{shop: {{type: postgres_events, dsn: "{dsn}", key: key}}}}
+channels: {{out: {{type: console}}}}
+alerts:
+  order: {{source: shop, key: [key], labels: [key], notify: [out]}}
+"""
+
+
+async def measure() -> list[Figure]:
+    with postgres() as server:
+        async with server.database() as database:
+            peer = await asyncio.to_thread(_peer, database.dsn)
+        async with server.database() as database:
+            await made(database, key="key")
+            await database.run(_INSERT, EVENTS)
+            read = await _read(database)
+        async with server.database() as database:
+            await made(database, key="key")
+            await database.run(_INSERT, EVENTS)
+            durable, alone = await _durable(database)
+    return [
+        Figure(name=f"peer: one SELECT for each of {PEER:,} NOTIFYs, nothing kept", measured=f"{peer:,.0f} events/s"),
+        Figure(name=f"{EVENTS:,} events of a table, locked, read and marked", measured=f"{read:,.0f} events/s"),
+        Figure(
+            name=f"{EVENTS:,} events of a table, into ledger and outbox, and marked",
+            measured=f"{durable:,.0f} events/s ({durable / peer:.1f} x the peer)",
+            target=">= 5,000 events/s",
+            met=durable >= 5_000,
+        ),
+        Figure(
+            name=f"one event alone, commit in PostgreSQL -> commit in the ledger, p50 of {ALONE}",
+            measured=f"{alone * 1000:.1f} ms",
+        ),
+    ]
+
+
+def _peer(dsn: str) -> float:
+    """Events a second: one connection that listens, and on another, for each id that it hears, a SELECT of the row."""
+    rows = psycopg.connect(dsn, autocommit=True, row_factory=psycopg.rows.dict_row)
+    with rows, psycopg.connect(dsn, autocommit=True) as listener, psycopg.connect(dsn, autocommit=True) as publisher:
+        rows.execute("CREATE TABLE events (id serial PRIMARY KEY, name text, key text, data jsonb)")
+        listener.execute("LISTEN events")
+        publisher.execute(
+            f"WITH new AS ({_INSERT} RETURNING id) SELECT count(pg_notify('events', id::text)) FROM new", [PEER]
+        )
+        began = time.perf_counter()
+        for notify in listener.notifies(stop_after=PEER):
+            assert rows.execute("SELECT * FROM events WHERE id = %s", [notify.payload]).fetchone() is not None
+        return PEER / (time.perf_counter() - began)
+
+
+async def _read(database: Database) -> float:
+    """Events a second through the source alone."""
+    async with taking(source(database, key="key")) as worker:
+        began = time.perf_counter()
+        await worker.until(EVENTS)
+        return EVENTS / (time.perf_counter() - began)
+
+
+async def _durable(database: Database) -> tuple[float, float]:
+    """Events a second into the ledger, and the seconds that one event alone takes there."""
+    async with _taken_in(database) as offered:
+        began, count = time.perf_counter(), 0
+        while count < EVENTS:
+            count += len(await offered.get())
+        rate = EVENTS / (time.perf_counter() - began)
+        waits = []
+        async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as connection:
+            for _ in range(ALONE):
+                await asyncio.sleep(0.01)
+                began = time.perf_counter()
+                await connection.execute("INSERT INTO events (name) VALUES ('order')")
+                await offered.get()
+                waits.append(time.perf_counter() - began)
+    return rate, statistics.median(waits)
+
+
+@asynccontextmanager
+async def _taken_in(database: Database) -> "AsyncIterator[asyncio.Queue[Sequence[Notification]]]":
+    """An intake that runs, and what it hands on once it is safe."""
+    offered: asyncio.Queue[Sequence[Notification]] = asyncio.Queue()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "tocsin.yaml"
+        path.write_text(_CONFIG.format(dsn=database.dsn))
+        config = load(path, {})
+        alert, metrics = config.alerts["order"], Metrics("0")
+        ledger = open_ledger(Path(directory) / "ledger.db")
+        of = metrics.alert(alert.name)
+        outlets = EventOutlets(
+            ledger=ledger, metrics=metrics.source("shop"), offer=offered.put_nowait, publish=lambda _: None
+        )
+        intake = Intake(
+            "shop",
+            units.make_event_source(config.sources["shop"]),
+            [Taker(alert=alert, router=units.router(config, alert, of), metrics=of)],
+            Backoff(initial=1.0, maximum=1.0),
+            outlets,
+        )
+        task = asyncio.create_task(intake.run())
+        try:
+            yield offered
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await ledger.close()
