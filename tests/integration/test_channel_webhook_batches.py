@@ -63,6 +63,11 @@ async def test_the_same_batch_again_has_the_same_key_and_another_has_another(hoo
     assert not {first, third} & {each.id for each in messages}
 
 
+async def test_a_batch_has_no_more_than_its_size_whatever_it_is_given(hook: Hooks) -> None:
+    assert await hook.build(batch="array", batch_size=2).send(several(5)) == [Delivered()] * 5
+    assert [len(request.json) for request in hook.receiver.requests] == [2, 2, 1]
+
+
 async def test_each_has_the_body_that_its_template_makes(hook: Hooks) -> None:
     await hook.build(batch="ndjson", body={"n": "{{ row.order_id }}"}).send(several(3))
     await hook.build(batch="array", body_text='{"n":\n {{ row.order_id }}}').send(several(3))

@@ -29,7 +29,7 @@ async def hook() -> AsyncIterator[Hooks]:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+async def desk(tmp_path: Path, hook: Hooks) -> AsyncIterator[Desk]:  # which ends before its receiver does
     made = Desk(tmp_path / "ledger.db")
     made.clock = cast("Any", time.time)  # sockets take their time
     yield made

@@ -162,9 +162,18 @@ async def test_a_redirect_does_not_lead_to_a_private_address(hook: Hooks, monkey
 
 async def test_all_redirects_together_have_the_time_of_one_attempt(hook: Hooks) -> None:
     hook.receiver.script(Answer(status=307, headers={"Location": "/b"}), Answer(hang=True))
-    result = await hook.sent(max_redirects=3, allow_private=True, timeout="200ms")
-    assert result == Retry(Reason.TIMEOUT, "no answer within 0.2 s")
-    assert len(hook.receiver.requests) == 2
+    channel = hook.build(max_redirects=3, allow_private=True, timeout="200ms")
+    session, given = channel._connected(), []
+    plain = session.request
+
+    def request(*arguments: Any, timeout: Any, **more: Any) -> Any:
+        given.append(timeout.total)
+        return plain(*arguments, timeout=timeout, **more)
+
+    session.request = request  # type: ignore[method-assign, assignment]
+    assert await sent(channel) == Retry(Reason.TIMEOUT, "no answer within 0.2 s")
+    first, second = given
+    assert second < first == 0.2
 
 
 # Signatures.

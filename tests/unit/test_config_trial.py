@@ -71,6 +71,7 @@ async def found(tmp_path: Path, channel: str, row: Row | None, route: str = "") 
         ('query: {q: "{{ labels.taem }}"}', "c.yaml:14: channels.out.query.q: line 1: there is no 'taem' among team (for alert spike)"),
         ('method: "{{ labels.taem }}"', "c.yaml:14: channels.out.method: line 1: there is no 'taem' among team (for alert spike)"),
         ('secrets: {key: HUSH-0001}\nbody: {a: "{{ secrets.kee }}"}', "c.yaml:15: channels.out.body.a: there is no 'kee' among key (for alert spike)"),
+        ("body: {a: \"{{ {'fired': 1, 'resolved': 2}[status] }}\"}", "c.yaml:14: channels.out.body.a: there is no 'updated' among fired, resolved (for alert spike)"),
         ('body: {a: "{{ secrets.key }}"}', "c.yaml:14: channels.out.body.a: line 1: there is no 'secrets' (for alert spike)"),
         ("body_text: '{\"a\": {{ id }}}'", "c.yaml:14: channels.out.body_text: the rendered text is no JSON (line 1, column 8: "),
         ("body_text: 'late: {{ row.note }}'", "c.yaml:14: channels.out.body_text: the rendered text is no JSON (line 1, column 1: "),

@@ -54,7 +54,10 @@ def problems(config: Config) -> list[Problem]:
 def kinds(channel: ChannelConfig, alert: Alert) -> list[Kind]:
     """The kinds of notifications that the alert gives this channel."""
     on = getattr(channel.routes[alert.name], "on", tuple(Kind))
-    return [kind for kind in Kind if kind in on and (kind is Kind.EVENT) == alert.events]
+    never = set(Kind) - {Kind.EVENT} if alert.events else {Kind.EVENT}
+    if not alert.repeat_interval:
+        never.add(Kind.REPEATED)
+    return [kind for kind in Kind if kind in on and kind not in never]
 
 
 def problem(config: Config, alert: Alert, channel: str, fault: Fault, tried: str) -> Problem:
@@ -81,9 +84,11 @@ def _trial(channel: ChannelConfig, alert: Alert, made: dict[str, Trial]) -> Tria
 def _certain(fault: Fault, variables: Mapping[str, Any]) -> bool:
     if fault.kind == "certain":
         return True
-    lacking = re.search(r"there is no '.*' among (.*)$", fault.message)
+    lacking = re.search(r"there is no '(.*)' among (.*)$", fault.message)
+    if fault.kind != "template" or lacking is None:
+        return False
     known = [variables["labels"], variables["annotations"], variables]
-    return fault.kind == "template" and lacking is not None and lacking[1] in [_list(names) for names in known]
+    return lacking[1] == variables["status"] or lacking[2] in [_list(names) for names in known]
 
 
 def _list(names: Mapping[str, object]) -> str:
