@@ -433,6 +433,26 @@ async def test_the_printed_sql_gives_the_role_all_that_it_needs(
             await connection.execute("UPDATE shop.events SET name = 'y'")
 
 
+@pytest.mark.parametrize("companion", [None, "shop.pending"])
+async def test_who_publishes_needs_no_right_but_to_insert(database: Database, companion: str | None) -> None:
+    given = {"table": "shop.events", "companion": companion}
+    await database.run("CREATE SCHEMA shop")
+    await made(database, **given)
+    await database.run("DROP ROLE IF EXISTS publisher; CREATE ROLE publisher LOGIN")
+    await database.run("GRANT USAGE ON SCHEMA shop TO publisher; GRANT INSERT, SELECT (id) ON shop.events TO publisher")
+    dsn = psycopg.conninfo.make_conninfo(database.dsn, user="publisher")
+    async with taking(source(database, **given)) as worker:
+        await asyncio.to_thread(publish, dsn, "x", into=EventsTable(table="shop.events"))
+        await worker.take()
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await asyncio.to_thread(_stolen, dsn, "shop.pending" if companion else "shop.events")
+
+
+def _stolen(dsn: str, table: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute(f"UPDATE {table} SET handled_at = now()")
+
+
 EXISTING = """
 CREATE TABLE events (pk uuid PRIMARY KEY, name varchar(40), payload json);
 INSERT INTO events VALUES ('00000000-0000-0000-0000-000000000001', 'old', '{}');

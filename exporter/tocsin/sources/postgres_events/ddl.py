@@ -117,7 +117,8 @@ _COMPANION_TRIGGER = (
     """\
 -- It runs with the rights of who creates it, so that those who publish need none on the companion.
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql
-  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body};"""
+  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS {body};
+REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC;"""
     + _ATTACHED
 )
 
