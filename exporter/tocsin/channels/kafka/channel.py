@@ -8,8 +8,7 @@ from typing import Any
 
 import structlog
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined] # its stubs do not export it
 from confluent_kafka.cimpl import NewTopic
 
 from tocsin.channels import Delivered, Message, Rejected, Result

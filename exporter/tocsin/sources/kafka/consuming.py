@@ -16,7 +16,7 @@ from tocsin.sources.kafka.settings import Config
 
 T = TypeVar("T")
 
-MOST = 2000
+MOST = 1000
 """Records in one batch."""
 _WAIT = 0.2
 """Seconds that one call waits for a record, and so the longest that closing waits for the thread."""
