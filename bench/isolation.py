@@ -1,0 +1,137 @@
+"""From a change on the wire to the request at the receiver, for one channel alone; and for the same channel while ten
+others are busy and two are dead: one refuses connections, one never answers."""
+
+import asyncio
+import socket
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.machine import Machine
+from bench.receiving import receiver_process
+from bench.report import Figure
+from support.materialize.process import double_process
+from support.tocsin import running
+
+CHANGES = 1_000
+PER_SECOND = 100
+BUSY = 10
+BUSY_PER_SECOND = 100
+"""Changes that each of the busy channels is told."""
+ROUNDS = 5
+LIVE = 100
+_SETTLING = 100
+"""Changes that may still stand behind the burst in the beginning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """Milliseconds from the change to the receiver. `others`: requests a second that the busy channels sent."""
+
+    p50: float
+    p99: float
+    others: float
+
+
+async def measure() -> list[Figure]:
+    alone: list[Round] = []
+    among: list[Round] = []
+    machine = Machine()
+    for _ in range(ROUNDS):
+        for rounds, busy in ((alone, 0), (among, BUSY)):
+            with tempfile.TemporaryDirectory() as name, machine.round():
+                rounds.append(await _round(Path(name), busy))
+    return [*_figures(alone, among), machine.figure("these")]
+
+
+def _figures(alone: list[Round], among: list[Round]) -> list[Figure]:
+    what = f"change -> request, {PER_SECOND}/s, median of {ROUNDS} rounds"
+    before, after = (statistics.median(one.p99 for one in rounds) for rounds in (alone, among))
+    others = statistics.median(one.others for one in among)
+    return [
+        Figure(name=f"{what}, one channel alone", measured=_told(alone)),
+        Figure(
+            name=f"{what}, among {BUSY} busy channels ({others:,.0f} requests/s together) and 2 dead ones",
+            measured=f"{_told(among)}; p99 {after / before:.1f} x alone",
+            target="p99 <= 2 x alone",
+            met=after <= 2 * before,
+        ),
+    ]
+
+
+def _told(rounds: list[Round]) -> str:
+    p50, p99 = (statistics.median(values) for values in ([one.p50 for one in rounds], [one.p99 for one in rounds]))
+    least, most = min(one.p99 for one in rounds), max(one.p99 for one in rounds)
+    return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms ({least:.2f} to {most:.2f})"
+
+
+async def _round(directory: Path, busy: int) -> Round:
+    with _dead() as (refusing, silent):
+        async with (
+            double_process("--load", "1", "--live", str(LIVE)) as double,
+            receiver_process() as receiver,
+        ):
+            await double.do("load", "busy", 1, live=LIVE)
+            config = _config(directory, double.dsn, receiver.url, busy, [refusing, silent])
+            async with running(directory, config) as tocsin:
+                paths = [f"/{channel}" for channel in config["channels"] if not channel.startswith("dead")]
+                await tocsin.until_ready()
+                for path in paths:
+                    await receiver.holds(path, LIVE + 1)
+                    await receiver.take(path)
+                if busy:
+                    await double.do("run", BUSY_PER_SECOND, relation="busy")
+                await double.do("run", PER_SECOND, relation="load")
+                async with asyncio.timeout(CHANGES / PER_SECOND * 4 + 30):
+                    await receiver.holds("/hook", _SETTLING + CHANGES)
+                for relation in ("load", "busy"):
+                    await double.do("run", 0, relation=relation)
+                arrivals = await receiver.take("/hook")
+                others = sum([len((await receiver.take(path)).requests) for path in paths if path != "/hook"])
+                assert await tocsin.stop() == 0
+    took = sorted(
+        at - envelope["row"]["changed_at"] for at, envelope in arrivals.requests[_SETTLING : _SETTLING + CHANGES]
+    )
+    p50, p99 = (took[int(len(took) * part)] * 1000 for part in (0.5, 0.99))
+    return Round(p50=p50, p99=p99, others=others / (arrivals.last - arrivals.first))
+
+
+@contextmanager
+def _dead() -> Iterator[tuple[str, str]]:
+    """The addresses of a receiver that refuses connections, and of one that takes them and never answers."""
+    with socket.socket() as refusing, socket.socket() as silent:
+        refusing.bind(("127.0.0.1", 0))
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        yield tuple(f"http://127.0.0.1:{one.getsockname()[1]}/" for one in (refusing, silent))  # type: ignore[misc]
+
+
+def _config(directory: Path, dsn: str, url: str, busy: int, dead: list[str]) -> dict[str, Any]:
+    """`busy`: how many channels there are beside the one that is measured; without any, there are no dead ones."""
+    others = {f"busy{number}": f"{url}/busy{number}" for number in range(busy)}
+    others |= {f"dead{number}": address for number, address in enumerate(dead if busy else ())}
+    alerts = {"load": ["hook", *(name for name in others if name.startswith("dead"))], "busy": list(others)}
+    return {
+        "web": {"listen": "127.0.0.1:0"},
+        "ledger": {"path": str(directory / "ledger.db")},
+        "sources": {"mz": {"type": "materialize", "dsn": dsn}},
+        "channels": {
+            name: {"type": "webhook", "url": address} for name, address in {"hook": f"{url}/hook", **others}.items()
+        },
+        "alerts": {
+            name: {
+                "source": "mz",
+                "relation": name,
+                "key": ["id"],
+                "labels": ["id", "region"],
+                "value": "value",
+                "notify": notified,
+            }
+            for name, notified in alerts.items()
+            if notified
+        },
+    }

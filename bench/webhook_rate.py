@@ -1,0 +1,174 @@
+"""Webhook deliveries a second of notifications that wait in a durable outbox, each in a request of its own, until the
+last is settled in the ledger; next to a real Alertmanager, which keeps nothing, with each alert a group of its own."""
+
+import json
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bench.machine import Machine, spread
+from bench.receiving import Arrivals, ReceiverProcess, receiver_process
+from bench.report import Figure
+from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
+from support.materialize.process import double_process
+from support.tocsin import running
+from support.waiting import until
+
+COUNT = 5_000
+ROUNDS = 5
+_AT_ONCE = 500
+"""Alerts in one request to Alertmanager: it takes them in no faster in larger ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wave:
+    """One wave of deliveries. `rate`: deliveries a second from the first request at the receiver on. `whole`: seconds
+    from before the wave was caused. `receiver`: the part of a core that the receiver needed."""
+
+    rate: float
+    whole: float
+    receiver: float
+
+
+async def measure() -> list[Figure]:
+    ours: list[Wave] = []
+    theirs: list[Wave] = []
+    machine = Machine()
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as name, machine.round():
+            ours.append(await _ours(Path(name)))
+        if ALERTMANAGER is not None:
+            with tempfile.TemporaryDirectory() as name, machine.round():
+                theirs.append(await _theirs(Path(name)))
+    return [*_figures(ours, theirs), machine.figure("these")]
+
+
+def _figures(ours: Sequence[Wave], theirs: Sequence[Wave]) -> list[Figure]:
+    what = f"{COUNT:,} webhooks, median of {ROUNDS} rounds"
+    rate = statistics.median(wave.rate for wave in ours)
+    if not theirs:
+        return [Figure(name=f"{what}, durable", measured=_told(ours))]
+    peer = statistics.median(wave.rate for wave in theirs)
+    return [
+        Figure(name=f"Alertmanager: {what}, first to last request, nothing kept", measured=_told(theirs)),
+        Figure(
+            name=f"{what}, durable, first request to last one settled",
+            measured=f"{_told(ours)}; {rate / peer:.2f} x Alertmanager",
+            target=">= Alertmanager",
+            met=rate >= peer,
+        ),
+    ]
+
+
+def _told(waves: Sequence[Wave]) -> str:
+    rates = [wave.rate for wave in waves]
+    whole = statistics.median(wave.whole for wave in waves)
+    receiver = max(wave.receiver for wave in waves)
+    return (
+        f"{statistics.median(rates):,.0f}/s ({spread(rates)}); {whole:.2f} s with what caused them; the receiver was"
+        f" busy for {receiver:.0%} at most"
+    )
+
+
+async def _ours(directory: Path) -> Wave:
+    async with (
+        double_process("--load", "1", "--live", str(COUNT)) as double,
+        receiver_process() as receiver,
+        running(directory, _config(directory, double.dsn, f"{receiver.url}/hook")) as tocsin,
+    ):
+        ledger = directory / "ledger.db"
+        await receiver.holds("/hook", COUNT + 1)
+        await until(lambda: _settled(ledger) == COUNT + 1)
+        await receiver.take("/hook")
+        began = time.time()
+        await double.do("change_load", COUNT, relation="load")
+        await receiver.holds("/hook", COUNT)
+        await until(lambda: _settled(ledger) == 2 * COUNT + 1)
+        ended = time.time()
+        arrivals = await receiver.take("/hook")
+        assert await tocsin.stop() == 0
+    assert len({body["id"] for _, body in arrivals.requests}) == COUNT
+    return _wave(arrivals, began, ended)
+
+
+def _settled(ledger: Path) -> int:
+    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
+        found: int = db.execute("SELECT count(*) FROM notifications WHERE status = 'delivered'").fetchone()[0]
+    return found
+
+
+async def _theirs(directory: Path) -> Wave:
+    file = directory / "alertmanager.yml"
+    async with receiver_process() as receiver:
+        file.write_text(json.dumps(_peer_config(f"{receiver.url}/hook")))  # JSON is YAML
+        async with alertmanager(directory, file) as peer:
+            await _fire(peer, receiver, "warm")
+            await receiver.take("/hook")
+            began = time.time()
+            await _fire(peer, receiver, "measured")
+            arrivals = await receiver.take("/hook")
+    assert len({body["groupKey"] for _, body in arrivals.requests}) == COUNT
+    return _wave(arrivals, began, arrivals.last)
+
+
+async def _fire(peer: Alertmanager, receiver: ReceiverProcess, wave: str) -> None:
+    now = datetime.now(UTC)
+    alerts = [
+        {
+            "labels": {"alertname": "load", "wave": wave, "id": str(number), "region": f"region-{number % 8}"},
+            "annotations": {"summary": f"{number} is late"},
+            "startsAt": now.isoformat(),
+            "endsAt": (now + timedelta(hours=1)).isoformat(),
+        }
+        for number in range(COUNT)
+    ]
+    for start in range(0, COUNT, _AT_ONCE):
+        async with peer.client.post(f"{peer.url}/api/v2/alerts", json=alerts[start : start + _AT_ONCE]) as response:
+            assert response.status == 200, await response.text()
+    await receiver.holds("/hook", COUNT)
+
+
+def _wave(arrivals: Arrivals, began: float, ended: float) -> Wave:
+    count = len(arrivals.requests)
+    assert count == COUNT, f"{count} requests"
+    return Wave(rate=count / (ended - arrivals.first), whole=ended - began, receiver=arrivals.load)
+
+
+def _config(directory: Path, dsn: str, url: str) -> dict[str, Any]:
+    return {
+        "web": {"listen": "127.0.0.1:0"},
+        "ledger": {"path": str(directory / "ledger.db")},
+        "sources": {"mz": {"type": "materialize", "dsn": dsn}},
+        "channels": {"hook": {"type": "webhook", "url": url, "concurrency": 16}},
+        "alerts": {
+            "load": {
+                "source": "mz",
+                "relation": "load",
+                "key": ["id"],
+                "labels": ["id", "region"],
+                "value": "value",
+                "notify": ["hook"],
+            }
+        },
+    }
+
+
+def _peer_config(url: str) -> dict[str, Any]:
+    """Each alert a group of its own, told at once."""
+    return {
+        "route": {
+            "receiver": "hook",
+            "group_by": ["..."],
+            "group_wait": "0s",
+            "group_interval": "1h",
+            "repeat_interval": "4h",
+        },
+        "receivers": [{"name": "hook", "webhook_configs": [{"url": url, "send_resolved": False}]}],
+    }
