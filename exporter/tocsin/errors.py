@@ -1,6 +1,7 @@
 """What can go wrong, as types: one for each reader (the person who configures, the operator, the dispatcher)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -30,6 +31,16 @@ class ConfigError(TocsinError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@contextmanager
+def needing(extra: str, path: str) -> Iterator[None]:
+    """Around an import: what is not installed becomes a ConfigError at `path` that names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[{extra}]'"
+        raise ConfigError([Problem(message=remedy, path=path)]) from None
 
 
 class LedgerReason(StrEnum):

@@ -58,6 +58,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
     secrets: ClassVar[tuple[str, ...]] = ()
+    package: ClassVar[str] = ""
+    """The Python package that a source or channel needs beyond those of Tocsin itself."""
 
     @model_validator(mode="before")
     @classmethod

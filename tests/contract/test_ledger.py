@@ -1,7 +1,6 @@
 """What every ledger keeps to, whatever it is made of."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from support.clock import Clock
 from support.ledger import (
     COLUMNS,
     HOSTILE,
-    IMPLEMENTATIONS,
     OpenLedger,
     commit,
     delivered,
@@ -23,23 +21,6 @@ from tocsin.errors import LedgerError
 from tocsin.firing import Phase
 from tocsin.ledger import Backlog, Filter, Ledger, Record, Settlement, Status
 from tocsin.model import Column, Kind, Notification, notification_id
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def opener(request: pytest.FixtureRequest) -> OpenLedger:
-    return IMPLEMENTATIONS[request.param]
-
-
-@pytest.fixture
-async def ledger(opener: OpenLedger, tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    ledger = opener(tmp_path / "ledger", clock=clock)
-    yield ledger
-    await ledger.close()
 
 
 async def pending(ledger: Ledger, channel: str = "hook") -> list[Notification]:

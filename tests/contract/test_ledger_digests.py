@@ -1,34 +1,15 @@
 """Notifications that are merged: what waits together, until when, and that a repeat is the same."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from support.clock import Clock
-from support.ledger import IMPLEMENTATIONS, OpenLedger, commit, delivered, settlement, transition
+from support.ledger import OpenLedger, commit, delivered, settlement, transition
 from tocsin.ledger import MOST_MERGED, Filter, Ledger, Status
 from tocsin.model import Address, Notification
 
 LANE = Address(channel="hook", lane="group", interval=30.0)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def opener(request: pytest.FixtureRequest) -> OpenLedger:
-    return IMPLEMENTATIONS[request.param]
-
-
-@pytest.fixture
-async def ledger(opener: OpenLedger, tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    ledger = opener(tmp_path / "ledger", clock=clock)
-    yield ledger
-    await ledger.close()
 
 
 async def told(ledger: Ledger, *keys: str, address: Address = LANE) -> list[Notification]:

@@ -1,34 +1,14 @@
 """Events in the ledger: positions, repeats, attempts and episodes."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from support.clock import Clock
-from support.ledger import COLUMNS, IMPLEMENTATIONS, OpenLedger, commit, delivered, firing, settlement, transition
+from support.ledger import COLUMNS, OpenLedger, commit, delivered, firing, settlement, transition
 from tocsin.ledger import Attempt, EventCommit, Ledger, Occurrence, Status
 from tocsin.model import Address, Kind, Transition
 
 HOOK = Address(channel="hook")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=IMPLEMENTATIONS)
-def opener(request: pytest.FixtureRequest) -> OpenLedger:
-    return IMPLEMENTATIONS[request.param]
-
-
-@pytest.fixture
-async def ledger(opener: OpenLedger, tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    ledger = opener(tmp_path / "ledger", clock=clock)
-    yield ledger
-    await ledger.close()
 
 
 def event(id_: str, at: int = 1000) -> Transition:

@@ -178,6 +178,24 @@ def test_files_and_directories_that_are_missing_are_told_offline(tmp_path: Path)
     ]
 
 
+def test_a_package_that_is_not_installed_is_told_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tocsin.config.check.find_spec", lambda name: None if name in ("aio_pika", "apprise") else name)
+    config = loaded(
+        tmp_path,
+        (
+            "sources: {queue: {type: rabbitmq, host: h, user: u}}\n"
+            "channels:\n  sms: {type: apprise, urls: ['json://h']}\n  out: {type: console}\n"
+            "alerts: {late: {source: queue, notify: [sms, out]}}\n"
+        ),
+    )
+    assert shown(tmp_path, check(config)) == [
+        "c.yaml:1: sources.queue.type: needs a package: pip install 'tocsin[rabbitmq]'",
+        "c.yaml:3: channels.sms.type: needs a package: pip install 'tocsin[apprise]'",
+    ]
+
+
 def test_options_that_say_what_is_missing_are_asked_when_the_file_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

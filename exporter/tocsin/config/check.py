@@ -62,9 +62,12 @@ def check(config: Config) -> list[Problem]:
             certificate = getattr(source.settings, key, None)
             if certificate not in (None, "system") and not Path(certificate).is_file():
                 problems.append(config.problem(f"there is no file {certificate}", f"sources.{name}.{key}"))
+    for section, members in (("sources", config.sources), ("channels", config.channels)):
+        for name, member in members.items():
+            if member.settings.package and find_spec(member.settings.package) is None:
+                remedy = f"needs a package: pip install 'tocsin[{member.kind}]'"
+                problems.append(config.problem(remedy, f"{section}.{name}.type"))
     for name, channel in config.channels.items():
-        if channel.kind == "novu" and find_spec("novu_py") is None:
-            problems.append(config.problem("needs a package: pip install 'tocsin[novu]'", f"channels.{name}.type"))
         found = kinds.channel_problems(channel.kind, name, channel.settings, channel.routes)
         problems += [config.problem(problem.message, problem.path) for problem in found]
     return problems

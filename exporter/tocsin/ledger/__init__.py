@@ -155,8 +155,8 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What waits for one channel. `oldest`: when the oldest pending notification was written, or becomes due if it waits
-    to be merged."""
+    """What waits for one channel. `oldest`: when the oldest pending notification was written, or becomes due if it
+    waits to be merged."""
 
     pending: int = 0
     oldest: float | None = None

@@ -206,4 +206,3 @@ def _must_be_signed(secret: Secret, headers: Mapping[str, str], body: bytes, now
     shown = headers.get("webhook-signature", "").split()
     if not any(hmac.compare_digest(one.encode(), expected.encode()) for one in shown):
         raise RefusedRequest(401, "the signature is missing or wrong")
-

@@ -55,8 +55,8 @@ class Connection(Server, SourceSettings):
 
 
 class MaterializeConfig(Connection):
-    """A Materialize server: `SUBSCRIBE` to a view or query, heard milliseconds after the change; after a restart it asks
-    for the history since it stopped. Each alert holds one connection."""
+    """A Materialize server: `SUBSCRIBE` to a view or query, heard milliseconds after the change; after a restart it
+    asks for the history since it stopped. Each alert holds one connection."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 6875
     """TCP port."""

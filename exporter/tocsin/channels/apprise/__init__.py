@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tocsin.channels.apprise.settings import Config, Options
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import needing
 
 if TYPE_CHECKING:
     from tocsin.channels.apprise.channel import Apprise
@@ -20,9 +20,6 @@ def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Apprise"
 
     Raises ConfigError when the library is not installed, or when it can make nothing of an URL.
     """
-    try:
+    with needing("apprise", f"channels.{name}"):
         from tocsin.channels.apprise.channel import Apprise
-    except ModuleNotFoundError as error:
-        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[apprise]'"
-        raise ConfigError([Problem(message=remedy, path=f"channels.{name}")]) from None
     return Apprise(name, config, routes)

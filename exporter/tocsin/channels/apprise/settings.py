@@ -72,5 +72,7 @@ class Config(ChannelConfig, Options):
     """SMS, Slack, Discord, Telegram and more than a hundred other services, through the library Apprise. Needs the
     extra `apprise`: pip install 'tocsin[apprise]'."""
 
+    package: ClassVar[str] = "apprise"
+
     type: Literal["apprise"]
     """The kind of channel."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from tocsin.channels.email.settings import Config, Options
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import ConfigError, Problem, needing
 
 if TYPE_CHECKING:
     from tocsin.channels.email.channel import Email
@@ -21,11 +21,8 @@ def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Call
 
     Raises ConfigError when the library is not installed, or when `tls_ca` cannot be used.
     """
-    try:
+    with needing("email", f"channels.{name}"):
         from tocsin.channels.email.channel import Email
-    except ModuleNotFoundError as error:
-        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[email]'"
-        raise ConfigError([Problem(message=remedy, path=f"channels.{name}")]) from None
     try:
         return Email(name, config, routes, now)
     except OSError as error:  # ssl.SSLError is one

@@ -71,6 +71,8 @@ class Options(ChannelOptions):
 class Config(ChannelConfig, Options):
     """Mail through an SMTP server. Needs the extra `email`: pip install 'tocsin[email]'."""
 
+    package: ClassVar[str] = "aiosmtplib"
+
     secrets: ClassVar[tuple[str, ...]] = ("password",)
 
     type: Literal["email"]

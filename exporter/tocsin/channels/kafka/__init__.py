@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tocsin.channels.kafka.settings import Config, Options
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import ConfigError, Problem, needing
 
 if TYPE_CHECKING:
     from tocsin.channels.kafka.channel import Kafka
@@ -27,9 +27,6 @@ def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Kafka":
     ]
     if problems:
         raise ConfigError(problems)
-    try:
+    with needing("kafka", f"channels.{name}"):
         from tocsin.channels.kafka.channel import Kafka
-    except ModuleNotFoundError as error:
-        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[kafka]'"
-        raise ConfigError([Problem(message=remedy, path=f"channels.{name}")]) from None
     return Kafka(name, config, routes)

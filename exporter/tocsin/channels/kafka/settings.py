@@ -1,6 +1,6 @@
 """The configuration of a Kafka channel."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -48,6 +48,8 @@ class Options(ChannelOptions):
 class Config(KafkaConnection, ChannelConfig, Options):
     """Kafka, or whatever speaks its protocol. Every record has the headers `tocsin-id`, `tocsin-alert` and
     `tocsin-status`. Needs the extra `kafka`: pip install 'tocsin[kafka]'."""
+
+    package: ClassVar[str] = "confluent_kafka"
 
     type: Literal["kafka"]
     """The kind of channel."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from tocsin.channels.novu.settings import Config, Options
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import ConfigError, Problem, needing
 
 if TYPE_CHECKING:
     from tocsin.channels.novu.channel import Novu
@@ -29,9 +29,6 @@ def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Call
     ]
     if problems:
         raise ConfigError(problems)
-    try:
+    with needing("novu", f"channels.{name}"):
         from tocsin.channels.novu.channel import Novu
-    except ModuleNotFoundError as error:
-        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[novu]'"
-        raise ConfigError([Problem(message=remedy, path=f"channels.{name}")]) from None
     return Novu(name, config, routes, now)

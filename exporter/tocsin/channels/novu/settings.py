@@ -91,6 +91,8 @@ class Config(ChannelConfig, Options):
     """Novu, its cloud or one's own: a workflow is triggered, alone at once and in bulk when many wait; on resolve
     nothing, a cancellation, or another workflow. Needs the extra `novu`: pip install 'tocsin[novu]'."""
 
+    package: ClassVar[str] = "novu_py"
+
     secrets: ClassVar[tuple[str, ...]] = ("api_key",)
 
     type: Literal["novu"]

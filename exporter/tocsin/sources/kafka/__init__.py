@@ -6,7 +6,7 @@ Reading order: `settings`, `records` (a record as an event or a row), `consuming
 
 from typing import TYPE_CHECKING
 
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import needing
 from tocsin.sources.kafka.settings import Config
 
 if TYPE_CHECKING:
@@ -18,10 +18,7 @@ __all__ = ["Config", "build"]
 
 def build(name: str, config: Config) -> "KafkaEvents | KafkaState":
     """A source for `config`; connects to nothing yet. Raises ConfigError when the library is not installed."""
-    try:
+    with needing("kafka", f"sources.{name}"):
         from tocsin.sources.kafka.events import KafkaEvents
         from tocsin.sources.kafka.state import KafkaState
-    except ModuleNotFoundError as error:
-        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[kafka]'"
-        raise ConfigError([Problem(message=remedy, path=f"sources.{name}")]) from None
     return KafkaState(name, config) if config.state else KafkaEvents(name, config)

@@ -18,6 +18,8 @@ class Config(KafkaConnection, SourceSettings):
     """Kafka, or whatever speaks its protocol. Values of records are JSON objects, whose fields are the columns. One
     source takes all the topics that its alerts name. Needs the extra `kafka`: pip install 'tocsin[kafka]'."""
 
+    package: ClassVar[str] = "confluent_kafka"
+
     subjects: ClassVar[tuple[str, ...]] = ("topic",)
 
     state: bool = False

@@ -6,7 +6,7 @@ declared), `stream`.
 
 from typing import TYPE_CHECKING
 
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import needing
 from tocsin.sources.rabbitmq.settings import Config
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ __all__ = ["Config", "build"]
 
 def build(name: str, config: Config) -> "RabbitMQ":
     """A source for `config`; connects to nothing yet. Raises ConfigError when the library is not installed."""
-    try:
+    with needing("rabbitmq", f"sources.{name}"):
         from tocsin.sources.rabbitmq.stream import RabbitMQ
-    except ModuleNotFoundError as error:
-        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[rabbitmq]'"
-        raise ConfigError([Problem(message=remedy, path=f"sources.{name}")]) from None
     return RabbitMQ(name, config)

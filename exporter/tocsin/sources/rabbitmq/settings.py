@@ -40,6 +40,8 @@ class Config(SourceSettings):
     """A queue of RabbitMQ, whose messages are JSON objects. Several processes on one queue share its messages. Needs
     the extra `rabbitmq`: pip install 'tocsin[rabbitmq]'."""
 
+    package: ClassVar[str] = "aio_pika"
+
     model_config = ConfigDict(
         json_schema_extra={"anyOf": [{"required": ["host", "user"]}, {"required": ["url"]}, {"required": ["url_file"]}]}
     )
