@@ -185,13 +185,13 @@ def test_a_package_that_is_not_installed_is_told_with_its_remedy(
     config = loaded(
         tmp_path,
         (
-            "sources: {queue: {type: rabbitmq, host: h, user: u}}\n"
+            "sources: {letters: {type: rabbitmq, host: h, user: u, queue: q}}\n"
             "channels:\n  sms: {type: apprise, urls: ['json://h']}\n  out: {type: console}\n"
-            "alerts: {late: {source: queue, notify: [sms, out]}}\n"
+            "alerts: {late: {source: letters, notify: [sms, out]}}\n"
         ),
     )
     assert shown(tmp_path, check(config)) == [
-        "c.yaml:1: sources.queue.type: needs a package: pip install 'tocsin[rabbitmq]'",
+        "c.yaml:1: sources.letters.type: needs a package: pip install 'tocsin[rabbitmq]'",
         "c.yaml:3: channels.sms.type: needs a package: pip install 'tocsin[apprise]'",
     ]
 
