@@ -185,7 +185,7 @@ def test_a_package_that_is_not_installed_is_told_with_its_remedy(
     config = loaded(
         tmp_path,
         (
-            "sources: {letters: {type: rabbitmq, host: h, user: u, queue: q}}\n"
+            "sources: {letters: {type: rabbitmq, host: h, user: u, password: p, queue: q}}\n"
             "channels:\n  sms: {type: apprise, urls: ['json://h']}\n  out: {type: console}\n"
             "alerts: {late: {source: letters, notify: [sms, out]}}\n"
         ),
