@@ -25,11 +25,18 @@ STAND_INS = {
     "materialized": "materialized",
     "prometheus": "prometheus",
     "alertmanager": "alertmanager",
+    "redis": "redis",
+    "mongodb": "bystander",
+    "novu-api": "novu",
+    "novu-worker": "bystander",
 }
 OWN = ("exporter", "producer", "inbox")
 LASTING = ("redpanda", "producer", "materialized", "exporter", "inbox", "prometheus", "alertmanager")
 SERVICES = (*LASTING, "setup")
-PORTS = ("TOCSIN", "INBOX", "PROMETHEUS", "ALERTMANAGER", "REDPANDA", "MATERIALIZE", "MATERIALIZE_CONSOLE")
+PORTS = (
+    *("TOCSIN", "INBOX", "PROMETHEUS", "ALERTMANAGER", "REDPANDA", "MATERIALIZE", "MATERIALIZE_CONSOLE"),
+    "NOVU_API",
+)
 PATIENCE_S = 240
 
 Done = subprocess.CompletedProcess[str]
@@ -79,8 +86,8 @@ class Stack:
         self.compose("up", "--detach", "--wait", "--wait-timeout", str(PATIENCE_S), *(services or SERVICES), **environ)
         return time.monotonic() - started
 
-    def down(self, *more: str) -> None:
-        self.compose("down", "--timeout", "10", *more)
+    def down(self) -> None:
+        self.compose("down", "--timeout", "10")
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name.upper()]}"
@@ -92,15 +99,20 @@ class Stack:
     def state(self, service: str, field: str) -> str:
         return inspect(self.container(service), field)
 
+    def healthy(self) -> set[str]:
+        """The services that run and are healthy."""
+        told = [json.loads(line) for line in self.compose("ps", "--format", "json").stdout.splitlines()]
+        return {each["Service"] for each in told if (each["State"], each["Health"]) == ("running", "healthy")}
+
     def is_healthy(self, service: str) -> bool:
-        return self.state(service, ".State.Health.Status") == "healthy"
+        return service in self.healthy()
 
     def all_healthy(self) -> bool:
-        return all(map(self.is_healthy, LASTING))
+        return self.healthy() >= {*LASTING}
 
-    def logs(self, service: str) -> str:
+    def logs(self, service: str, **environ: str) -> str:
         """All that a container has said."""
-        return self.compose("logs", "--no-log-prefix", service).stdout
+        return self.compose("logs", "--no-log-prefix", service, **environ).stdout
 
     def kill(self, service: str) -> None:
         """SIGKILL from outside, as by the kernel. `docker kill` would count as stopped by hand: no restart follows."""
@@ -110,7 +122,7 @@ class Stack:
 
     def pinned(self) -> dict[str, str]:
         """Service -> the image that a stand-in takes the name of."""
-        services = json.loads(self.compose("config", "--format", "json").stdout)["services"]
+        services = json.loads(self.compose("config", "--format", "json", COMPOSE_PROFILES="novu").stdout)["services"]
         return {service: services[service]["image"] for service in STAND_INS}
 
     def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
@@ -164,7 +176,7 @@ def prepare() -> Stack:
 
 def clear(stack: Stack) -> None:
     """Remove containers, networks and volumes."""
-    stack.tried("down", "--volumes", "--timeout", "5")
+    stack.tried("down", "--volumes", "--timeout", "5", COMPOSE_PROFILES="novu")
 
 
 def give_back(stack: Stack) -> None:

@@ -10,13 +10,16 @@ rows it is given, Prometheus and Alertmanager as Debian packages them (Dockerfil
 
 Needs a Docker engine with Compose, the base image (python:3.13-slim, or one of that name), packages for pip and apt,
 Java and Maven (or Kafka's jars, fetched by a test before), and root, to kill what runs in containers. Says "skipped"
-and why, with exit status 0, where that is not there. Grafana and the profile `novu` are left out: there is nothing to
-stand in for them. What it started is gone afterwards, and so are the names that the stand-ins borrowed.
+and why, with exit status 0, where that is not there. Grafana is left out, and so is Novu itself: of its profile, the
+order, Redis, the bootstrap and what Tocsin is handed are rehearsed. What it started is gone afterwards, and so are the
+names that the stand-ins borrowed.
 """
 
 import argparse
 import re
+import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 
@@ -25,6 +28,7 @@ from e2e.rehearsal.engine import (
     LASTING,
     OWN,
     PROJECT,
+    ROOT,
     FailureError,
     SkipError,
     Stack,
@@ -178,6 +182,20 @@ def again(stack: Stack, starts: int, late: float) -> None:
         check(re.fullmatch(r"demo: \d+ granted, \d+ unchanged", done) is not None, f"setup: {done}")
 
 
+def own_novu(stack: Stack) -> None:
+    """The profile `novu` in its order: secrets, stores, server, bootstrap, and Tocsin with the key left for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = (sys.executable, str(ROOT / "novu/bootstrap.py"), "secrets")
+        made = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    environ = dict(line.split("=", 1) for line in made.splitlines() if "=" in line and not line.startswith("#"))
+    for said in ("workflows: made deployment-spike", "workflows: all there"):
+        took = stack.up("novu-bootstrap", "exporter", **environ)
+        report(f"{said.partition(',')[0]}: healthy after {took:.1f} s")
+        check(said in stack.logs("novu-bootstrap", **environ), "novu-bootstrap did not say so")
+    tell(stack, "insert", spiking("B", "bea"))
+    until("what Novu took", lambda: "/v1/events/trigger HTTP/1.1 201" in stack.logs("novu-api", **environ))
+
+
 def _size(image: str) -> int:
     return int(inspect(image, ".Size"))
 
@@ -204,6 +222,8 @@ def main() -> int:
             step(stack)
         print(f"again (at {time.monotonic() - started:.0f} s)", flush=True)
         again(stack, chosen.starts, chosen.late)
+        print(f"own novu (at {time.monotonic() - started:.0f} s)", flush=True)
+        own_novu(stack)
     except FailureError as failure:
         print(f"rehearsal: {failure}\n", file=sys.stderr)
         print(stack.tried("ps", "--all").stdout, stack.tried("logs", "--tail", "15").stdout, file=sys.stderr)
