@@ -1,0 +1,152 @@
+"""Messages of a RabbitMQ queue into the ledger, next to the pattern that handles one at a time: prefetch 1, an
+acknowledgement for each message, and nothing kept."""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aio_pika
+import yaml
+
+from bench.report import Figure
+from support.rabbitmq import PASSWORD, USER, Peer, RabbitMQ, new_queue, peer, rabbitmq
+from tocsin.app import units
+from tocsin.app.intake import EventOutlets, Intake, Taker
+from tocsin.backoff import Backoff
+from tocsin.config import load
+from tocsin.exposition import Metrics
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.model import Notification
+
+MESSAGES = 30_000
+PEER = 5_000
+ALONE = 200
+_IN_FLIGHT = 500
+
+
+async def measure() -> list[Figure]:
+    with tempfile.TemporaryDirectory() as directory, rabbitmq(Path(directory)) as broker:
+        await asyncio.to_thread(broker.start)
+        async with peer(broker) as other:
+            by_one = await _peer(broker, other)
+            durable, alone = await _durable(broker, other)
+    return [
+        Figure(
+            name=f"peer: {PEER:,} messages with aio-pika, prefetch 1 and an ack for each, nothing kept",
+            measured=f"{by_one:,.0f} messages/s",
+        ),
+        Figure(
+            name=f"{MESSAGES:,} messages of a durable queue, into ledger and outbox, and acknowledged",
+            measured=f"{durable:,.0f} messages/s ({durable / by_one:.1f} x the peer)",
+            target=">= 3,000 messages/s",
+            met=durable >= 3_000,
+        ),
+        Figure(
+            name=f"one message alone, confirmed by RabbitMQ -> commit in the ledger, p50 of {ALONE}",
+            measured=f"{alone * 1000:.1f} ms",
+        ),
+    ]
+
+
+async def _fill(other: Peer, queue: str, count: int) -> None:
+    for start in range(0, count, _IN_FLIGHT):
+        numbers = range(start, min(start + _IN_FLIGHT, count))
+        await asyncio.gather(
+            *(
+                other.send(
+                    queue,
+                    {
+                        "message": {
+                            "alertTypes": ["order"],
+                            "message": {"order": n, "customer": "Ann", "total": n * 1.5},
+                        }
+                    },
+                    message_id=f"m-{n}",
+                )
+                for n in numbers
+            )
+        )
+
+
+async def _peer(broker: RabbitMQ, other: Peer) -> float:
+    """Messages a second, one after another."""
+    queue = new_queue()
+    await other.channel.declare_queue(queue, durable=True)
+    await _fill(other, queue, PEER)
+    connection = await aio_pika.connect_robust(broker.url())
+    async with connection:
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=1)
+        declared = await channel.declare_queue(queue, durable=True)
+        began, count = time.perf_counter(), 0
+        async with declared.iterator() as messages:
+            async for message in messages:
+                await message.ack()
+                count += 1
+                if count == PEER:
+                    return PEER / (time.perf_counter() - began)
+    raise AssertionError("the queue ended early")
+
+
+async def _durable(broker: RabbitMQ, other: Peer) -> tuple[float, float]:
+    """Messages a second into the ledger, and the seconds that one alone takes there."""
+    queue = new_queue()
+    await other.channel.declare_queue(queue, durable=True)
+    await _fill(other, queue, MESSAGES)
+    began, count = time.perf_counter(), 0
+    async with _taken_in(broker, queue) as offered:
+        while count < MESSAGES:
+            count += len(await offered.get())
+        rate = MESSAGES / (time.perf_counter() - began)
+        waits = []
+        for number in range(ALONE):
+            await asyncio.sleep(0.01)
+            began = time.perf_counter()
+            await other.send(queue, {"alert": "order"}, message_id=f"alone-{number}")
+            await offered.get()
+            waits.append(time.perf_counter() - began)
+    await other.until_waiting(queue, 0)
+    return rate, statistics.median(waits)
+
+
+@asynccontextmanager
+async def _taken_in(broker: RabbitMQ, queue: str) -> "AsyncIterator[asyncio.Queue[Sequence[Notification]]]":
+    """An intake that runs, and what it hands on once it is safe."""
+    offered: asyncio.Queue[Sequence[Notification]] = asyncio.Queue()
+    source = {"type": "rabbitmq", "host": "127.0.0.1", "port": broker.port, "user": USER, "queue": queue}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "tocsin.yaml"
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "sources": {"letters": {**source, "password": PASSWORD}},
+                    "channels": {"out": {"type": "console"}},
+                    "alerts": {"order": {"source": "letters", "labels": ["customer"], "notify": ["out"]}},
+                }
+            )
+        )
+        config = load(path, {})
+        alert, metrics = config.alerts["order"], Metrics("0")
+        ledger = open_ledger(Path(directory) / "ledger.db")
+        of = metrics.alert(alert.name)
+        outlets = EventOutlets(
+            ledger=ledger, metrics=metrics.source("letters"), offer=offered.put_nowait, publish=lambda _: None
+        )
+        intake = Intake(
+            "letters",
+            units.make_event_source(config.sources["letters"]),
+            [Taker(alert=alert, router=units.router(config, alert, of), metrics=of)],
+            Backoff(initial=1.0, maximum=1.0),
+            outlets,
+        )
+        task = asyncio.create_task(intake.run())
+        try:
+            yield offered
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await ledger.close()

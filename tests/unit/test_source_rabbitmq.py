@@ -1,0 +1,169 @@
+"""Messages of RabbitMQ as events, their identities, and what the source's settings refuse. No socket."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from aiormq.abc import DeliveredMessage
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+from pydantic import ValidationError
+
+from tocsin.sources.rabbitmq.messages import Identities, Unreadable, events
+from tocsin.sources.rabbitmq.settings import Config
+
+WHOLE = {"host": "h", "user": "u", "password": "s3cret-word", "queue": "q"}
+
+
+def message(
+    body: bytes = b"{}", *, tag: int = 1, redelivered: bool = False, id_: str | None = None
+) -> DeliveredMessage:
+    return DeliveredMessage(
+        delivery=Basic.Deliver("c", tag, redelivered, "", "q"),
+        header=ContentHeader(properties=Basic.Properties(message_id=id_)),
+        body=body,
+        channel=None,  # type: ignore[arg-type]
+    )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(["email", "sms"]) | JSON
+BODIES = st.one_of(
+    st.binary(max_size=20),
+    JSON.map(lambda value: json.dumps(value).encode()),
+    st.fixed_dictionaries({}, optional={"alert": NAMES, "alerts": st.lists(NAMES, max_size=3), "x": JSON}).map(
+        lambda value: json.dumps(value).encode()
+    ),
+    st.fixed_dictionaries(
+        {"message": st.fixed_dictionaries({}, optional={"alertTypes": st.lists(NAMES, max_size=3), "message": JSON})}
+    ).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@given(BODIES)
+def test_whatever_a_message_holds_it_brings_events_or_a_reason(body: bytes) -> None:
+    try:
+        found = events(message(body), "id", Config.model_validate(WHOLE), lambda: 1.0)
+    except Unreadable as why:
+        found, reason = [], why.detail
+    else:
+        reason = ""
+    names = [event.name for event in found]
+    assert bool(names) != bool(reason)
+    assert "\n" not in reason
+    assert len(set(names)) == len(names) == len({event.id for event in found})
+    assert all(len(event.columns) == len(event.row) for event in found)
+
+
+@given(
+    st.lists(st.sampled_from(["equal", "other"]), max_size=8),
+    st.lists(st.tuples(st.integers(0, 8), st.lists(st.sampled_from(["equal", "other"]), max_size=3)), max_size=4),
+)
+def test_over_lost_connections_no_two_messages_get_one_id_and_each_keeps_its_own(
+    first: list[str], connections: list[tuple[int, list[str]]]
+) -> None:
+    """A server with one consumer: what was not acknowledged comes back first and marked, then what is new."""
+    identities = Identities()
+    waiting = [(body, False) for body in first]
+    told: dict[str, str] = {}
+    kept: list[str] = []
+    sent = Counter(first)
+    for acknowledged, new in [*connections, (100, [])]:
+        identities.reconnected()
+        ids = []
+        for tag, (body, redelivered) in enumerate(waiting, 1):
+            ids.append(identities.of(message(body.encode(), tag=tag, redelivered=redelivered)))
+            told[ids[-1]] = body
+        assert len(set(ids)) == len(ids)
+        assert ids[: len(kept)] == kept
+        identities.acknowledged(acknowledged)
+        kept = ids[acknowledged:]
+        waiting = [(body, True) for body, _ in waiting[acknowledged:]] + [(body, False) for body in new]
+        sent.update(new)
+    for tag, (body, redelivered) in enumerate(waiting, 1):
+        told[identities.of(message(body.encode(), tag=tag + 1000, redelivered=redelivered))] = body
+    assert Counter(told.values()) == sent
+
+
+def test_a_made_up_id_is_not_given_to_a_message_that_comes_after_a_new_one() -> None:
+    """The one that it belonged to went to another consumer: an equal one, much later, is news."""
+    identities = Identities()
+    first = identities.of(message(tag=1))
+    identities.reconnected()
+    identities.of(message(b"new", tag=1))
+    assert identities.of(message(tag=2, redelivered=True)) != first
+
+
+def test_the_id_that_a_message_brings_is_its_identity() -> None:
+    assert Identities().of(message(id_="mine")) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"host": None}, "give host, or url"),
+        ({"user": None, "password": None}, "give user and password, or url"),
+        ({"url": "amqp://u:s3cret-word@h"}, "give url, or host and user and password, not both"),
+        ({"vhost": ""}, "must not be empty"),
+        ({"queue": "q" * 256}, "255 bytes"),
+        ({"tls_ca": "ca.pem"}, "say tls: true"),
+        ({"queue_type": "quorum", "queue_durable": False}, "always durable"),
+        ({"binding_keys": "k"}, "give exchange too"),
+        ({"exchange": "e"}, "give binding_keys"),
+        ({"dead_letters": "q"}, "come back for ever"),
+        ({"exchange": "q.dead", "binding_keys": "#"}, "come back for ever"),
+        ({"name_from": "alert"}, "write routing_key, type, or body.field"),
+        ({"name_from": []}, "must name a place"),
+        ({"heartbeat": "0"}, "greater than or equal to 1"),
+        ({"prefetch": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_sentence(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate({name: value for name, value in {**WHOLE, **changes}.items() if value is not None})
+    assert says in str(caught.value)
+    assert "s3cret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3cret-word",
+        "http://u:s3cret-word@h",
+        "amqp://u@h",
+        "amqp://u:s3cret-word/x@h",
+        "amqp://u:s3cret-word#x@h",
+        "amqp://u:s3cret-word@h:port",
+        "amqp://u:s3cret-word@h/a/b",
+        "amqp://u:s3cret-word@h/?heartbeat=5",
+        "amqp://u:s3cret-word@[h",
+    ],
+)
+def test_an_url_that_is_none_is_refused_without_a_word_of_it(url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate({"url": url, "queue": "q"})
+    assert "s3cret" not in str(caught.value)
+    assert "%2F for /" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("amqp://u:p@h", ("h", 5672, "u", "p", "/", False)),
+        ("amqp://u:p@h/", ("h", 5672, "u", "p", "/", False)),
+        ("amqp://u:p@h/%2F", ("h", 5672, "u", "p", "/", False)),
+        ("amqp://u:p@h/a%2Fb%20c", ("h", 5672, "u", "p", "a/b c", False)),
+        ("amqps://u%3A:p%40%25%2F@[::1]/v", ("::1", 5671, "u:", "p@%/", "v", True)),
+        ("amqps://u:p@h:1/v", ("h", 1, "u", "p", "v", True)),
+    ],
+)
+def test_the_parts_of_an_url(url: str, expected: tuple[object, ...]) -> None:
+    server = Config.model_validate({"url": url, "queue": "q"}).server
+    assert (server.host, server.port, server.user, server.password, server.vhost, server.tls) == expected
