@@ -7,9 +7,11 @@ import pytest
 
 from tocsin.config import load
 from tocsin.errors import ConfigError
+from tocsin.sources import KINDS
 
 SOURCE = "sources: {db: {type: postgres, host: h, user: u}}\n"
 CHANNEL = "channels: {out: {type: console}}\n"
+SOURCES = ", ".join(KINDS)
 BEGIN = SOURCE + CHANNEL + "alerts:\n  late:\n    source: db\n    relation: v\n    notify: [out]\n"
 """Seven good lines; what a case adds begins in line 8, inside the alert `late`."""
 
@@ -52,7 +54,7 @@ EXPANSION = [
     # What came from the environment is not repeated: it may be a secret at the wrong place.
     (BEGIN + "    for: ${WORD}\n", "c.yaml:8: alerts.late.for: ${WORD} is not a duration; write for example 500ms, 30s, 5m or 1h30m"),
     (BEGIN + "log: {level: '${WORD}'}\n", "c.yaml:8: log.level: must be debug, info, warning or error, not ${WORD}"),
-    (BEGIN.replace("postgres", '"${WORD}"'), "c.yaml:1: sources.db.type: there is no type ${WORD}; known: materialize, postgres"),
+    (BEGIN.replace("postgres", '"${WORD}"'), f"c.yaml:1: sources.db.type: there is no type ${{WORD}}; known: {', '.join(sorted(KINDS))}"),
 ]  # fmt: skip
 
 SECTIONS = [
@@ -77,8 +79,8 @@ SECTIONS = [
 
 SOURCES = [
     ("type: postgrs, host: h", "sources.db.type: there is no type 'postgrs'; did you mean postgres?"),
-    ("host: h, user: u", "sources.db.type: is required: one of materialize, postgres"),
-    ("type: 5", "sources.db.type: must be one of materialize, postgres, not a number"),
+    ("host: h, user: u", f"sources.db.type: is required: one of {SOURCES}"),
+    ("type: 5", f"sources.db.type: must be one of {SOURCES}, not a number"),
     ("type: postgres, user: u", "sources.db: give host, or dsn"),
     ("type: postgres", "sources.db: give host and user, or dsn"),
     ("type: postgres, dsn: 'host=h', host: h", "sources.db: give dsn, or host, not both"),

@@ -140,14 +140,14 @@ class Level(Protocol):
 
 
 KINDS: dict[str, str] = {
-    "apprise": "tocsin.channels.apprise",
-    "console": "tocsin.channels.console",
-    "email": "tocsin.channels.email",
-    "kafka": "tocsin.channels.kafka",
     "novu": "tocsin.channels.novu",
+    "webhook": "tocsin.channels.webhook",
+    "email": "tocsin.channels.email",
+    "apprise": "tocsin.channels.apprise",
+    "kafka": "tocsin.channels.kafka",
     "postgres": "tocsin.channels.postgres",
     "python": "tocsin.channels.python",
-    "webhook": "tocsin.channels.webhook",
+    "console": "tocsin.channels.console",
 }
 """Channel type -> module. Each module has `Config`, `Options` and `build(name, config, routes) -> Channel`, where
 `routes` maps the name of each alert that notifies this channel to its `Options` (those of the channel, with the alert's

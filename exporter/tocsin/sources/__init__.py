@@ -85,8 +85,8 @@ class EventStream(Protocol):
     def batches(self) -> AsyncIterator[EventBatch]:
         """Batches, each as soon as there is something: never delayed to grow. Raises SourceError.
 
-        Goes on while earlier batches are not acknowledged yet, up to a bound of its own. A batch may be empty of
-        events.
+        Asked for the next one before the last is acknowledged, it may go on, up to a bound of its own, or take the last
+        one back: then that is delivered again. A batch may be empty of events.
         """
         ...
 
@@ -111,12 +111,12 @@ class EventSource(Protocol):
 
 
 KINDS: dict[str, str] = {
-    "kafka": "tocsin.sources.kafka",
-    "http": "tocsin.sources.http",
     "materialize": "tocsin.sources.materialize",
     "postgres": "tocsin.sources.postgres",
     "postgres_events": "tocsin.sources.postgres_events",
+    "kafka": "tocsin.sources.kafka",
     "rabbitmq": "tocsin.sources.rabbitmq",
+    "http": "tocsin.sources.http",
 }
 """Source type -> module. Each module has `Config` and `build(name, config) -> Source | EventSource`. A `Config` says
 with `delivers` ("rows" or "events") which of the two it is, and with `subjects` what an alert may name."""
