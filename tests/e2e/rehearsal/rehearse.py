@@ -127,10 +127,12 @@ def spike(stack: Stack) -> None:
 
 
 def killed_exporter(stack: Stack) -> None:
-    """What happens while the exporter is dead is told when it is back, once."""
+    """What happens while the exporter is dead is told when it is back, once; a reload before does not change that."""
     row = spiking("C", "cat")
     tell(stack, "insert", row)
     until("the message", lambda: messages(stack, "deployment-spike", "cat"))
+    stack.compose("exec", "-T", "exporter", "sh", "-c", "kill -HUP 1")
+    until("the reload", lambda: "configuration applied" in stack.logs("exporter"))
     stack.kill("exporter")
     tell(stack, "delete", row)
     report(f"exporter killed -> healthy: {until('health', partial(stack.is_healthy, 'exporter'), 60):.1f} s")
