@@ -62,6 +62,8 @@ def settle(db: sqlite3.Connection, settlements: Sequence[Settlement]) -> None:
         values,
     )
     failed = [one for one in settlements if one.reason]
+    if not failed:
+        return
     db.executemany(
         "INSERT INTO attempts VALUES (?, ?, ?, ?)",
         ((one.seq, one.at, one.reason, _storable(one.detail)) for one in failed),

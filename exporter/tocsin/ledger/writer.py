@@ -7,7 +7,10 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -35,7 +38,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._jobs.put(_Job(job, future, loop))
-        return await asyncio.shield(future)
+        return await future
 
     def close(self) -> None:
         """Finish the queue and end the thread."""
@@ -61,14 +64,14 @@ class Writer:
             results = self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever a job raises belongs to who queued it
             if len(group) == 1:
-                group[0].fail(error)
+                _post(group[0].loop, [partial(group[0].fail, error)])
                 return
             # One of them spoiled the transaction for all: each again on its own.
             for job in group:
                 self._run_group([job])
             return
-        for job, result in zip(group, results, strict=True):
-            job.succeed(result)
+        for loop, done in groupby(zip(group, results, strict=True), key=lambda one: one[0].loop):
+            _post(loop, [partial(job.succeed, result) for job, result in done])
 
     def _transaction(self, group: "list[_Job[Any]]") -> list[Any]:
         connection = self._connection
@@ -85,27 +88,30 @@ class Writer:
         return results
 
 
+@dataclass(slots=True)
 class _Job(Generic[T]):
-    """A function and who waits for it."""
+    """A function and who waits for it, and where."""
 
-    def __init__(
-        self, function: Callable[[sqlite3.Connection], T], future: asyncio.Future[T], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self.function = function
-        self._future = future
-        self._loop = loop
+    function: Callable[[sqlite3.Connection], T]
+    future: asyncio.Future[T]
+    loop: asyncio.AbstractEventLoop
 
     def succeed(self, result: T) -> None:
-        self._post(lambda: self._future.set_result(result))
+        if not self.future.done():
+            self.future.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        self._post(lambda: self._future.set_exception(error))
+        if not self.future.done():
+            self.future.set_exception(error)
 
-    def _post(self, settle: Callable[[], None]) -> None:
-        def unless_done() -> None:
-            if not self._future.done():
-                settle()
 
-        # The loop may have gone at shutdown: then nobody waits.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(unless_done)
+def _post(loop: asyncio.AbstractEventLoop, calls: Sequence[Callable[[], None]]) -> None:
+    """Call in the loop, all at once: each call from outside wakes it through a socket."""
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    # The loop may have gone at shutdown: then nobody waits.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(run)
