@@ -135,6 +135,13 @@ def test_what_is_mounted_exists(name: str, service: Mapping[str, Any]) -> None:
             assert source in VOLUMES
 
 
+def test_what_people_edit_is_mounted_with_its_folder(name: str, service: Mapping[str, Any]) -> None:
+    """A file that is mounted alone stays the old one when an editor puts a new one in its place."""
+    for source, _ in _mounts(service):
+        if source.startswith("."):
+            assert (ROOT / source).is_dir() or source == "./compose/inbox-key", source
+
+
 def test_every_volume_is_used() -> None:
     assert {source for service in SERVICES.values() for source, _ in _mounts(service)} >= VOLUMES.keys()
 
