@@ -9,7 +9,19 @@ from typing import cast
 
 from bench.report import Figure, table
 
-PARTS = ("startup", "exposition", "ingest", "latency", "novu", "email", "kafka", "postgres_events", "rabbitmq", "webhook_rate", "isolation")
+PARTS = (
+    "startup",
+    "exposition",
+    "ingest",
+    "latency",
+    "novu",
+    "email",
+    "kafka",
+    "postgres_events",
+    "rabbitmq",
+    "webhook_rate",
+    "isolation",
+)
 
 
 def main() -> int:
