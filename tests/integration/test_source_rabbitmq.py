@@ -253,7 +253,7 @@ async def test_a_dead_letter_keeps_the_properties_of_the_message_as_far_as_they_
     write = encode.encode_table_value
     async with reading(source(broker, queue)):
         wire = await other.channel.get_underlay_channel()
-        headers = {"latin": "\xff", "list": [1]}
+        headers: dict[str, Any] = {"latin": "\xff", "list": [1]}
         with monkeypatch.context() as patched:
             # A text that is not UTF-8, as other libraries send it.
             latin = b"S\x00\x00\x00\x01\xff"
