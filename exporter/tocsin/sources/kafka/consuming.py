@@ -1,18 +1,22 @@
 """A consumer of the library with its one thread: every call goes through it, so that none holds the event loop."""
 
 import asyncio
-import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import structlog
 from confluent_kafka import Consumer, KafkaException, Message
 
 from tocsin.channels.base import redactor
 from tocsin.errors import SourceError, SourceReason
 from tocsin.kafka import FORBIDDEN, MAX_POLL_EXCEEDED, OFFSET_RESET, UNKNOWN_TOPIC, Fault, Log, Trouble, cause, said
 from tocsin.sources.kafka.settings import Config
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -30,7 +34,6 @@ class Consuming:
         self.config = config
         self.words = redactor(config.hidden())
         self.trouble = Trouble(self.words)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"kafka source {source}")
         settings = {
             "fetch.wait.max.ms": 100,
             "session.timeout.ms": 10_000,  # so long the partitions of a process that was killed belong to nobody
@@ -47,22 +50,33 @@ class Consuming:
         try:
             self.consumer = Consumer(settings)
         except (KafkaException, ValueError, TypeError) as error:
-            self._thread.shutdown(wait=False)
             raise SourceError(
                 f"librdkafka does not take the settings: {self.words(said(error))}", SourceReason.OTHER
             ) from None
 
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        # Not one of an executor's: the end of the process would wait for it, and so for a broker that is silent.
+        threading.Thread(target=self._run, name=f"kafka source {source}", daemon=True).start()
+
     async def call(self, work: Callable[..., T], *arguments: object) -> T:
         """Do this in the thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._translated, work, *arguments)
+        done: Future[T] = Future()
+
+        def job() -> None:
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(self._translated(work, *arguments))
+                except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+                    done.set_exception(error)
+
+        self._work.put(job)
+        return await asyncio.wrap_future(done)
 
     async def close(self) -> None:
-        """Leave the group, and wait for the thread, though not for ever."""
-        closing = asyncio.get_running_loop().run_in_executor(self._thread, self.consumer.close)
-        self._thread.shutdown(wait=False)
-        with contextlib.suppress(TimeoutError, RuntimeError, KafkaException):
-            async with asyncio.timeout(_CLOSING):
-                await asyncio.shield(closing)
+        """Leave the group, and wait for that, though not for ever."""
+        closing = asyncio.ensure_future(self.call(self.consumer.close))
+        closing.add_done_callback(self._end)
+        await asyncio.wait({closing}, timeout=_CLOSING)
 
     def partitions(self, topics: Sequence[str]) -> dict[str, list[int]]:
         """The partitions of the topics. Raises SourceError where one is not there. To be called in the thread."""
@@ -130,6 +144,15 @@ class Consuming:
         if self.trouble.down:
             why = self.trouble.reason or "no broker can be reached"
             raise SourceError(f"{self.config.display}: {why}", SourceReason.DISCONNECTED)
+
+    def _end(self, closing: asyncio.Future[None]) -> None:
+        self._work.put(None)
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            log.debug("the consumer is not closed", error=str(error))
+
+    def _run(self) -> None:
+        while (job := self._work.get()) is not None:
+            job()
 
     def _translated(self, work: Callable[..., T], *arguments: object) -> T:
         try:
