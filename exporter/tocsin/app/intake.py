@@ -40,25 +40,29 @@ class Taker:
         """The name of the events."""
         return self.alert.subject.event or self.alert.subject.topic or self.alert.name
 
-    def occurrence(self, event: Event) -> Occurrence | None:
-        """What an event comes to; None if it goes nowhere."""
+    def occurrences(self, events: Sequence[Event]) -> list[Occurrence]:
+        """What events come to; those that go nowhere come to nothing."""
         alert = self.alert
-        transition = Transition(
-            alert=alert.name,
-            fingerprint=fingerprint(alert.name, [event.id]),
-            kind=Kind.EVENT,
-            started_at=event.at,
-            at=event.at,
-            columns=event.columns,
-            row=event.row,
-        )
-        [told] = self.router.addressed([transition])
-        if not told[1]:
-            return None
+        transitions = [
+            Transition(
+                alert=alert.name,
+                fingerprint=fingerprint(alert.name, (event.id,)),
+                kind=Kind.EVENT,
+                started_at=event.at,
+                at=event.at,
+                columns=event.columns,
+                row=event.row,
+            )
+            for event in events
+        ]
+        told = [one for one in self.router.addressed(transitions) if one[1]]
         if not alert.dedupe_by:
-            return Occurrence(told=told)
-        key = fingerprint(alert.name, values_of(alert.dedupe_by, event.columns, event.row))
-        return Occurrence(told=told, key=key, until=event.at + round(alert.dedupe_window * 1000))
+            return [Occurrence(one) for one in told]
+        window = round(alert.dedupe_window * 1000)
+        return [Occurrence(one, self._sighting(one[0]), one[0].at + window) for one in told]
+
+    def _sighting(self, event: Transition) -> str:
+        return fingerprint(self.alert.name, values_of(self.alert.dedupe_by, event.columns, event.row))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,17 +167,18 @@ class Intake:
         """What the events come to, and those that no alert takes."""
         occurrences: list[Occurrence] = []
         unmatched: list[Event] = []
+        by_name: dict[str, list[Event]] = {}
         for event in events:
-            takers = self._takers.get(event.name)
+            by_name.setdefault(event.name, []).append(event)
+        for name, named in by_name.items():
+            takers = self._takers.get(name)
             if takers is None:
-                unmatched.append(event)
+                unmatched += named
                 continue
             for taker in takers:
-                taker.metrics.updates.inc()
-                self.taken[taker.alert.name] += 1
-                occurrence = taker.occurrence(event)
-                if occurrence is not None:
-                    occurrences.append(occurrence)
+                taker.metrics.updates.inc(len(named))
+                self.taken[taker.alert.name] += len(named)
+                occurrences += taker.occurrences(named)
         if unmatched:
             self._out.metrics.unmatched.inc(len(unmatched))
             names = sorted({event.name for event in unmatched})

@@ -7,7 +7,7 @@ source timestamp in milliseconds is named.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from tocsin.errors import LedgerError
 from tocsin.firing import Firing
@@ -56,8 +56,7 @@ class Commit:
     """The stored firings of this alert are not of this definition: delete all before writing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Occurrence:
+class Occurrence(NamedTuple):
     """An event and where it goes. `key`: what repeats are told by, if that is wanted; until `until` (source ms) others
     of this key are repeats."""
 
