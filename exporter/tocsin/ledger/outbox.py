@@ -4,6 +4,7 @@ change something on the writer's, within a transaction."""
 import json
 import sqlite3
 from collections.abc import Sequence
+from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.ledger import MOST_MERGED, Attempt, Backlog, Episode, Filter, Record, Settlement, Status
@@ -137,20 +138,34 @@ def attempts(db: sqlite3.Connection, id_: str) -> list[Attempt]:
 
 
 def episodes(db: sqlite3.Connection, shapes: Shapes, alert: str, limit: int) -> list[Episode]:
-    """See `Ledger.episodes`."""
-    found = db.execute(
-        "SELECT fingerprint, started_at, max(id), max(CASE kind WHEN ? THEN at WHEN ? THEN at END)"
-        " FROM transitions WHERE alert = ? GROUP BY started_at, fingerprint ORDER BY started_at DESC, max(id) DESC"
-        " LIMIT ?",
-        (Kind.RESOLVED, Kind.EVENT, alert, limit),
-    ).fetchall()
-    return [_episode(db, shapes, alert, *row) for row in found]
+    """See `Ledger.episodes`. Passed backwards, since an index for this alone would make every batch dearer."""
+    latest: dict[tuple[str, int], tuple[int, str, int]] = {}
+    rows = db.execute(
+        "SELECT fingerprint, started_at, id, kind, at FROM transitions WHERE alert = ? ORDER BY id DESC", (alert,)
+    )
+    for fingerprint, started_at, *last in rows:
+        if (fingerprint, started_at) not in latest:
+            if len(latest) == limit:
+                break
+            latest[fingerprint, started_at] = (last[0], last[1], last[2])
+    found = [
+        _episode(db, shapes, alert, fingerprint, started_at, number, kind, at)
+        for (fingerprint, started_at), (number, kind, at) in latest.items()
+    ]
+    return sorted(found, key=attrgetter("started_at"), reverse=True)
 
 
 def _episode(
-    db: sqlite3.Connection, shapes: Shapes, alert: str, fingerprint: str, started_at: int, last: int, ended: int | None
+    db: sqlite3.Connection,
+    shapes: Shapes,
+    alert: str,
+    fingerprint: str,
+    started_at: int,
+    last: int,
+    kind: str,
+    at: int,
 ) -> Episode:
-    kind, shape, row = db.execute("SELECT kind, shape, row FROM transitions WHERE id = ?", (last,)).fetchone()
+    shape, row = db.execute("SELECT shape, row FROM transitions WHERE id = ?", (last,)).fetchone()
     counts = db.execute(
         "SELECT n.channel, n.status, count(*) FROM transitions AS t JOIN notifications AS n ON n.transition = t.id"
         " WHERE t.fingerprint = ? AND t.started_at = ? AND t.alert = ? GROUP BY n.channel, n.status"
@@ -161,8 +176,7 @@ def _episode(
         alert=alert,
         fingerprint=fingerprint,
         started_at=started_at,
-        # Told again after its end (a route that left it and came back): it still fires.
-        ended_at=ended if kind in (Kind.RESOLVED, Kind.EVENT) else None,
+        ended_at=at if kind in (Kind.RESOLVED, Kind.EVENT) else None,
         kind=kind,
         columns=shapes.columns(db, shape),
         row=tuple(json.loads(row)),

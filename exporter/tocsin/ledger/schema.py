@@ -83,6 +83,5 @@ MIGRATIONS: tuple[str, ...] = (
       position  INTEGER NOT NULL,                -- everything before it is in this file
       PRIMARY KEY (source, partition)
     ) WITHOUT ROWID;
-    CREATE INDEX transitions_by_alert ON transitions (alert, started_at);
     """,
 )
