@@ -41,21 +41,14 @@ class KafkaEvents:
 
     @asynccontextmanager
     async def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AsyncIterator[EventStream]:
-        config = self._config
-        if config.dead_letters in names:
-            raise SourceError(
-                f"{config.display}: {config.dead_letters} is read by an alert and takes the dead letters of it; "
-                "a refused record would come back for ever, so use two topics",
-                SourceReason.OTHER,
-            )
+        topics = self._topics(names)
         settings = {
             "partition.assignment.strategy": "cooperative-sticky",
             "enable.auto.commit": True,  # of the offsets that `acknowledge` stores
             "auto.commit.interval.ms": 1000,
             "queued.max.messages.kbytes": 16384,
         }
-        async with consuming(self.name, config, settings) as consumer:
-            topics = [*names, *([config.dead_letters] if config.dead_letters else ())]
+        async with consuming(self.name, self._config, settings) as consumer:
             await consumer.call(consumer.partitions, topics)
             stream = _Subscription(self.name, consumer, position, self._now)
             try:
@@ -63,6 +56,34 @@ class KafkaEvents:
                 yield stream
             finally:
                 await stream.close()
+
+    async def verify(self, names: Sequence[str]) -> list[str]:
+        """See `tocsin.sources.EventSource`. A right to read shows only in use."""
+        found = []
+        try:
+            topics = self._topics(names)
+            async with consuming(self.name, self._config, {}) as consumer:
+                for asked in [[topic] for topic in topics] or [[]]:
+                    try:
+                        await consumer.call(consumer.partitions, asked)
+                    except SourceError as error:
+                        if error.reason not in (SourceReason.MISSING, SourceReason.PERMISSION):
+                            raise
+                        found.append(str(error))
+        except SourceError as error:
+            found.append(str(error))
+        return found
+
+    def _topics(self, names: Sequence[str]) -> list[str]:
+        """The topics that have to be there."""
+        config = self._config
+        if config.dead_letters in names:
+            raise SourceError(
+                f"{config.display}: {config.dead_letters} is read by an alert and takes the dead letters of it; "
+                "a refused record would come back for ever, so use two topics",
+                SourceReason.OTHER,
+            )
+        return [*names, *([config.dead_letters] if config.dead_letters else ())]
 
 
 @dataclass(slots=True)
