@@ -1,6 +1,7 @@
 """What `tocsin check` finds once a file reads well: offline on this machine, online at sources and channels."""
 # ruff: noqa: E501, ISC004 - a case of a table is one line, whatever it says
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -137,12 +138,14 @@ async def test_made_up_json_is_not_held_against_a_template(tmp_path: Path) -> No
 
 
 async def test_a_source_that_does_not_answer_is_told_once_for_all_its_alerts(tmp_path: Path) -> None:
+    seconds = iter((3, 4))
+
     async def describe(alert: Alert) -> Columns:
-        raise SourceError("u@h:5432/postgres: connection refused", SourceReason.CONNECT)
+        raise SourceError(f"u@h:5432/postgres: no answer within {next(seconds)} s", SourceReason.CONNECT)
 
     config = loaded(tmp_path, BEGIN + "  other: {source: db, relation: w}\n")
     assert shown(tmp_path, await check_online(config, describe)) == [
-        "c.yaml:1: sources.db: u@h:5432/postgres: connection refused"
+        "c.yaml:1: sources.db: u@h:5432/postgres: no answer within 3 s"
     ]
 
 
@@ -166,6 +169,63 @@ async def test_what_a_channel_says_of_itself_is_told(tmp_path: Path) -> None:
     config = loaded(tmp_path, BEGIN)
     assert shown(tmp_path, await check_online(config, describe, channels={"out": Strict(), "bare": object()})) == [
         "c.yaml:3: channels.out: there is no workflow 'w'"
+    ]
+
+
+class Events:
+    """A source of events that was asked about `names`."""
+
+    def __init__(self, *problems: str) -> None:
+        self.names: Sequence[str] = ()
+        self._problems = list(problems)
+
+    async def verify(self, names: Sequence[str]) -> list[str]:
+        self.names = names
+        return self._problems
+
+
+EVENTS = """\
+sources:
+  broker: {type: kafka, bootstrap_servers: ['h:1']}
+  posted: {type: http, token: 0123456789abcdef}
+channels: {out: {type: console}}
+alerts:
+  late: {source: broker, notify: [out]}
+  paid: {source: broker, topic: shop.payments, notify: [out]}
+  again: {source: broker, topic: shop.payments, notify: [out]}
+  backup: {source: posted, event: backup_failed, notify: [out]}
+"""
+
+
+async def never(alert: Alert) -> Columns:
+    raise AssertionError(f"{alert.name} has no columns before its events come")
+
+
+async def test_a_source_of_events_is_asked_once_for_the_names_that_its_alerts_take(tmp_path: Path) -> None:
+    broker, posted = Events(), Events()
+    config = loaded(tmp_path, EVENTS)
+    assert await check_online(config, never, sources={"broker": broker, "posted": posted}) == []
+    assert broker.names == ["late", "shop.payments"]
+    assert posted.names == ["backup_failed"]
+
+
+async def test_whatever_a_source_of_events_says_is_told_at_the_source(tmp_path: Path) -> None:
+    broker = Events("there is no topic late", "there is no topic shop.payments")
+    config = loaded(tmp_path, EVENTS)
+    assert shown(tmp_path, await check_online(config, never, sources={"broker": broker, "posted": object()})) == [
+        "c.yaml:2: sources.broker: there is no topic late",
+        "c.yaml:2: sources.broker: there is no topic shop.payments",
+    ]
+
+
+async def test_a_missing_topic_of_rows_is_told_at_the_alert(tmp_path: Path) -> None:
+    async def describe(alert: Alert) -> Columns:
+        raise SourceError(f"there is no topic {alert.subject.topic}", SourceReason.MISSING)
+
+    rows = EVENTS.replace("['h:1']}", "['h:1'], state: true}").replace("  late: {source: broker, notify: [out]}\n", "")
+    assert shown(tmp_path, await check_online(loaded(tmp_path, rows), describe)) == [
+        "c.yaml:6: alerts.paid.topic: there is no topic shop.payments",
+        "c.yaml:7: alerts.again.topic: there is no topic shop.payments",
     ]
 
 

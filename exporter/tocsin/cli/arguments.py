@@ -33,7 +33,8 @@ SIGHUP reads the configuration again; SIGTERM and Ctrl-C end it in order.
 _CHECK = """\
 examples:
   tocsin check
-  tocsin check --online        also ask the sources for columns and Novu for workflows
+  tocsin check --online        also ask the servers: for columns of views, for queues, topics and
+                               tables of events, and for what channels need, such as workflows
   tocsin check --show          print what is in effect, secrets hidden
 """
 
@@ -146,7 +147,9 @@ def _add_run(commands: _Commands) -> None:
 def _add_check(commands: _Commands) -> None:
     check = _add(commands, "check", "check", "check the configuration, all of it at once", _CHECK)
     _add_config(check)
-    check.add_argument("--online", action="store_true", help="connect, compare columns, try templates on a real row")
+    check.add_argument(
+        "--online", action="store_true", help="connect, look for what is named, try templates on a real row"
+    )
     check.add_argument("--show", action="store_true", help="print the configuration with all defaults filled in")
     check.add_argument("--json", action="store_true", help="print problems as JSON")
 

@@ -8,11 +8,12 @@ from argparse import Namespace
 
 import yaml
 
-from tocsin.app import units
+from tocsin.app import logs, units
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
 from tocsin.config import Alert, Config
 from tocsin.config.check import check, check_online
+from tocsin.config.sections import LogSettings
 from tocsin.errors import ConfigError, Problem
 from tocsin.model import Columns, Row
 
@@ -31,6 +32,8 @@ def command(chosen: Namespace) -> Exit:
         print(yaml.safe_dump(config.redacted(), sort_keys=False, allow_unicode=True), end="")
     problems = check(config)
     if chosen.online:
+        # Problems say it; and the output may be for a machine.
+        logs.configure(LogSettings(level="error"))
         problems += asyncio.run(_online(config, quiet=chosen.json))
     return _report(problems, config.warnings, chosen, config)
 
@@ -52,7 +55,7 @@ async def _online(config: Config, *, quiet: bool) -> list[Problem]:
         return await sources[alert.source].sample(alert.subject)
 
     try:
-        return await check_online(config, describe, sample, channels)
+        return await check_online(config, describe, sample, channels, sources)
     finally:
         await asyncio.gather(*(channel.close() for channel in channels.values()))
 

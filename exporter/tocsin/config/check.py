@@ -4,8 +4,9 @@ Nothing is constructed here. Who calls brings sources and channels as functions 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,10 +75,15 @@ def check(config: Config) -> list[Problem]:
 
 
 async def check_online(
-    config: Config, describe: Describe, sample: Sample | None = None, channels: Mapping[str, object] | None = None
+    config: Config,
+    describe: Describe,
+    sample: Sample | None = None,
+    channels: Mapping[str, object] | None = None,
+    sources: Mapping[str, object] | None = None,
 ) -> list[Problem]:
     """What the servers can tell: whether relations and columns exist, whether templates render, whether channels
-    would take a notification (those of `channels` that have a `verify`)."""
+    would take a notification and sources of events would give some (those of `channels` and `sources` that have a
+    `verify`)."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def guarded(work: Awaitable[list[Problem]]) -> list[Problem]:
@@ -87,16 +93,38 @@ async def check_online(
     # Events have no columns before they come.
     rows = [alert for alert in config.alerts.values() if not alert.events]
     alerts = [guarded(_check_alert(config, alert, describe, sample)) for alert in rows]
-    ways = [guarded(_verify(config, name, channel)) for name, channel in (channels or {}).items()]
-    found = [problem for problems in await asyncio.gather(*alerts, *ways) for problem in problems]
-    return list(dict.fromkeys(found))
+    ways = [guarded(_verify(config, f"channels.{name}", channel)) for name, channel in (channels or {}).items()]
+    ways += [
+        guarded(_verify(config, f"sources.{name}", source, _taken(config, name)))
+        for name, source in (sources or {}).items()
+    ]
+    found = await asyncio.gather(*alerts, *ways)
+    of_alerts = _told_once(chain.from_iterable(found[: len(alerts)]))
+    return list(dict.fromkeys([*of_alerts, *chain.from_iterable(found[len(alerts) :])]))
 
 
-async def _verify(config: Config, name: str, channel: Any) -> list[Problem]:
-    verify = getattr(channel, "verify", None)
+def _taken(config: Config, source: str) -> list[str]:
+    """The names of the events that alerts take from a source."""
+    alerts = [alert for alert in config.alerts.values() if alert.source == source and alert.events]
+    return sorted({alert.subject.event or alert.subject.topic or alert.name for alert in alerts})
+
+
+async def _verify(config: Config, path: str, asked: Any, *about: Sequence[str]) -> list[Problem]:
+    verify = getattr(asked, "verify", None)
     if verify is None:
         return []
-    return [config.problem(sentence, f"channels.{name}") for sentence in await verify()]
+    return [config.problem(sentence, path) for sentence in await verify(*about)]
+
+
+def _told_once(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Problems of alerts, those of a source once: each alert may have met the same one in other words."""
+    told = set()
+    for problem in problems:
+        if problem.path.startswith("sources."):
+            if problem.path in told:
+                continue
+            told.add(problem.path)
+        yield problem
 
 
 async def _check_alert(config: Config, alert: Alert, describe: Describe, sample: Sample | None) -> list[Problem]:
@@ -104,7 +132,7 @@ async def _check_alert(config: Config, alert: Alert, describe: Describe, sample:
         columns = await describe(alert)
         row = await sample(alert) if sample is not None else None
     except SourceError as error:
-        where = "relation" if alert.subject.relation is not None else "query"
+        where = next(name for name in ("relation", "query", "topic") if getattr(alert.subject, name) is not None)
         at_server = error.reason in _OF_THE_SERVER
         path = f"sources.{alert.source}" if at_server else f"alerts.{alert.name}.{where}"
         return [config.problem(str(error), path)]

@@ -99,7 +99,12 @@ class EventStream(Protocol):
 
 
 class EventSource(Protocol):
-    """A source of events, bound to one server's settings. One stream serves all its alerts."""
+    """A source of events, bound to one server's settings. One stream serves all its alerts.
+
+    It may have a method `async def verify(self, names: Sequence[str]) -> list[str]`: what would keep the events of
+    these names from coming, as sentences without a secret. It asks the server within `connect_timeout`, and takes and
+    changes nothing there.
+    """
 
     def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AbstractAsyncContextManager[EventStream]:
         """Subscribe to the events that alerts take, by name, from `position` (of the last batch in the ledger; empty

@@ -54,6 +54,18 @@ class Statements:
         """A row if anything is pending, whoever holds it."""
         return sql.SQL("SELECT 1 FROM {notes} n WHERE n.{at} IS NULL {without} LIMIT 1").format(**self._parts(without))
 
+    def all_that_run(self) -> list[sql.Composed]:
+        """The statements that read and write the tables, for the server to explain: that takes the same rights."""
+        return [self.take([]), *(self._settled(outcome, []) for outcome in Outcome)]
+
+    def insert_trigger(self) -> sql.Composed:
+        """A row if the table of events has a trigger for new rows."""
+        table = sql.Literal(relation(self.config.table).as_string(None))
+        return sql.SQL(
+            "SELECT 1 FROM pg_trigger WHERE tgrelid = {}::regclass AND NOT tgisinternal AND tgenabled <> 'D'"
+            " AND tgtype & 4 <> 0 LIMIT 1"
+        ).format(table)
+
     def settle(self, outcomes: Mapping[Outcome, Collection[str]]) -> sql.Composed:
         """Write down what became of events, by their ids, and end the transaction."""
         steps = [self._settled(outcome, ids) for outcome, ids in outcomes.items() if ids]

@@ -72,6 +72,30 @@ class PostgresEvents:
                     rows = await wire.query(limited)
         return tuple(rows[0][place] for place in _places(columns)) if rows else None
 
+    async def verify(self, names: Sequence[str]) -> list[str]:
+        """See `tocsin.sources.EventSource`. The table may hold events of any name."""
+        del names
+        try:
+            async with connect(self._config) as wire:
+                with self._explained():
+                    async with asyncio.timeout(self._config.connect_timeout):
+                        await self._try(wire)
+        except SourceError as error:
+            return [str(error)]
+        return []
+
+    async def _try(self, wire: Wire) -> None:
+        """All that is done with the tables, without doing it. Raises SourceError."""
+        config, statements = self._config, await self._prepared(wire)
+        await wire.query(statements.listen())
+        for statement in statements.all_that_run():
+            await wire.query(sql.SQL("EXPLAIN {}").format(statement))
+        if config.companion is not None and not await wire.query(statements.insert_trigger()):
+            raise SourceError(
+                f"{config.display}: {config.table} has no trigger that writes its new rows down in {config.companion}",
+                SourceReason.MISSING,
+            )
+
     async def _prepared(self, wire: Wire) -> Statements:
         """The statements for the table as it is. Raises SourceError if it lacks something."""
         config, statements = self._config, Statements(self._config)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.connection import make_url
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError, PublishError
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelNotFoundEntity, DeliveryError, PublishError
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel as Wire
 from aiormq.connection import TransportFactory
@@ -166,23 +166,7 @@ async def connected(source: str, config: Config, take: Take) -> AsyncIterator[Br
     words = redactor(config.hidden())
     async with contextlib.AsyncExitStack() as stack:
         async with answering(config, words, SourceReason.CONNECT):
-            server = config.server
-            url = make_url(
-                host=server.host,
-                port=server.port,
-                login=server.user,
-                password=server.password,
-                virtualhost=server.vhost,
-                ssl=server.tls,
-                heartbeat=round(config.heartbeat),
-                name=f"tocsin {source}",
-            )
-            door = _Door(server, _context(config) if server.tls else None)
-            stack.callback(door.close)
-            connection = aio_pika.Connection(url)
-            connection.kwargs["transport_factory"] = door
-            stack.push_async_callback(_close, connection)
-            await connection.connect()
+            connection = await _connect(stack, source, config)
             taking = await connection.channel(publisher_confirms=False)
             publishing = await connection.channel(on_return_raises=True)
             if config.declare:
@@ -198,6 +182,76 @@ async def connected(source: str, config: Config, take: Take) -> AsyncIterator[Br
         yield broker
 
 
+async def problems(source: str, config: Config) -> list[str]:
+    """What would keep messages from coming, as far as the server tells without making or taking anything: a right shows
+    only in use."""
+    words = redactor(config.hidden())
+    found: list[str] = []
+    try:
+        async with contextlib.AsyncExitStack() as stack, answering(config, words, SourceReason.CONNECT):
+            connection = await _connect(stack, source, config)
+            for kind, name, given in _parts(config):
+                try:
+                    with _translating(config, words, SourceReason.DISCONNECTED):
+                        await _compare(connection, config, kind, name, given)
+                except SourceError as error:
+                    if error.reason not in _BY_CODE.values():
+                        raise
+                    found.append(str(error))
+    except SourceError as error:
+        found.append(str(error))
+    return found
+
+
+def _parts(config: Config) -> list[tuple[str, str, dict[str, Any]]]:
+    """What is made, or else what has to be there: its kind, its name, and with what it is declared."""
+    if not config.declare:
+        return [("queue", config.queue, {}), ("exchange", config.dead_letter_name, {})]
+    exchanges = [("exchange", *each) for each in _exchanges(config).items()]
+    return [*exchanges, *(("queue", *each) for each in _queues(config).items())]
+
+
+async def _compare(connection: AbstractConnection, config: Config, kind: str, name: str, given: dict[str, Any]) -> None:
+    """Raises what the server says where something is missing that will not be made, or is there and differs."""
+
+    async def declare(**how: Any) -> None:
+        # A channel of its own, which the server closes with its refusal.
+        async with connection.channel(publisher_confirms=False) as channel:
+            await (channel.declare_queue if kind == "queue" else channel.declare_exchange)(name, **how)
+
+    try:
+        await declare(passive=True)
+    except ChannelNotFoundEntity:
+        if config.declare:
+            return
+        raise
+    if config.declare:
+        # It is there, so nothing is made; only a declaration that is not passive has its arguments compared.
+        await declare(**given)
+
+
+async def _connect(stack: contextlib.AsyncExitStack, source: str, config: Config) -> AbstractConnection:
+    """A connection for as long as the stack lasts."""
+    server = config.server
+    url = make_url(
+        host=server.host,
+        port=server.port,
+        login=server.user,
+        password=server.password,
+        virtualhost=server.vhost,
+        ssl=server.tls,
+        heartbeat=round(config.heartbeat),
+        name=f"tocsin {source}",
+    )
+    door = _Door(server, _context(config) if server.tls else None)
+    stack.callback(door.close)
+    connection = aio_pika.Connection(url)
+    connection.kwargs["transport_factory"] = door
+    stack.push_async_callback(_close, connection)
+    await connection.connect()
+    return connection
+
+
 async def _wire(channel: AbstractChannel) -> Wire:
     wire = await channel.get_underlay_channel()
     assert isinstance(wire, Wire)
@@ -211,7 +265,7 @@ def _taking(take: Take) -> Callable[[DeliveredMessage], Coroutine[None, None, No
     return taken
 
 
-async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
+async def _close(connection: AbstractConnection) -> None:
     # A server that has stopped answering must not keep us.
     with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
         async with asyncio.timeout(_CLOSING):
@@ -232,20 +286,30 @@ def _context(config: Config) -> ssl.SSLContext:
 
 async def _declare(channel: AbstractChannel, config: Config) -> None:
     """Make what is not there yet. What is there stays as it is."""
-    kind = {"x-queue-type": "quorum"} if config.queue_type == "quorum" else {}
     dead = config.dead_letter_name
-    exchange = await channel.declare_exchange(dead, "fanout", durable=True)
-    keeping = await channel.declare_queue(dead, durable=True, arguments={**kind})
-    await keeping.bind(exchange, routing_key="")
-    queue = await channel.declare_queue(
-        config.queue, durable=config.queue_durable, arguments={**kind, **config.queue_arguments}
-    )
+    exchanges = {name: await channel.declare_exchange(name, **given) for name, given in _exchanges(config).items()}
+    queues = {name: await channel.declare_queue(name, **given) for name, given in _queues(config).items()}
+    await queues[dead].bind(exchanges[dead], routing_key="")
     if config.exchange is not None:
-        exchange = await channel.declare_exchange(
-            config.exchange, config.exchange_type, durable=config.exchange_durable
-        )
         for key in config.keys or [""]:
-            await queue.bind(exchange, routing_key=key)
+            await queues[config.queue].bind(exchanges[config.exchange], routing_key=key)
+
+
+def _exchanges(config: Config) -> dict[str, dict[str, Any]]:
+    """Name -> with what it is declared."""
+    found: dict[str, dict[str, Any]] = {config.dead_letter_name: {"type": "fanout", "durable": True}}
+    if config.exchange is not None:
+        found[config.exchange] = {"type": config.exchange_type, "durable": config.exchange_durable}
+    return found
+
+
+def _queues(config: Config) -> dict[str, dict[str, Any]]:
+    """Name -> with what it is declared."""
+    kind = {"x-queue-type": "quorum"} if config.queue_type == "quorum" else {}
+    return {
+        config.dead_letter_name: {"durable": True, "arguments": {**kind}},
+        config.queue: {"durable": config.queue_durable, "arguments": {**kind, **config.queue_arguments}},
+    }
 
 
 async def _look(channel: AbstractChannel, config: Config) -> None:

@@ -14,7 +14,7 @@ from aiormq.abc import DeliveredMessage
 from tocsin.model import Event
 from tocsin.sources import EventBatch, EventStream, Refused
 from tocsin.sources.rabbitmq import messages
-from tocsin.sources.rabbitmq.broker import Broker, Copy, connected
+from tocsin.sources.rabbitmq.broker import Broker, Copy, connected, problems
 from tocsin.sources.rabbitmq.messages import Identities, Unreadable
 from tocsin.sources.rabbitmq.settings import Config
 
@@ -51,6 +51,11 @@ class RabbitMQ:
         inbox = _Inbox()
         async with connected(self.name, self._config, inbox.put) as broker:
             yield _Stream(self.name, self._config, broker, inbox, self._identities, self._now)
+
+    async def verify(self, names: Sequence[str]) -> list[str]:
+        """See `tocsin.sources.EventSource`. A queue may bring events of any name."""
+        del names
+        return await problems(self.name, self._config)
 
 
 class _Inbox:

@@ -1,0 +1,282 @@
+"""What `tocsin check --online` says of sources of events, against real servers: nothing where all is right, else one
+sentence that says what is wrong, and nothing there is taken or made."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from support import events_table
+from support.kafka import Kafka, committed, kafka, make_topic, new_topic, produce, shared_kafka
+from support.postgres import Database, Postgres, postgres
+from support.prometheus import free_port
+from support.rabbitmq import (
+    GUEST,
+    GUEST_PASSWORD,
+    PASSWORD,
+    USER,
+    Peer,
+    RabbitMQ,
+    new_queue,
+    peer,
+    rabbitmq,
+    shared_rabbitmq,
+)
+from support.tocsin import command, write
+from tocsin.sources import kafka as kafka_kind
+from tocsin.sources import postgres_events
+from tocsin.sources import rabbitmq as rabbitmq_kind
+from tocsin.sources.kafka.events import KafkaEvents
+
+pytestmark = pytest.mark.xdist_group("postgres")
+
+WRONG = "wr0ng-and-quite-long"
+RIGHT = "S3CR3T-and-quite-long"
+
+
+def one(problems: list[str], *words: str) -> str:
+    """The only problem, a sentence of one line with these words and without a secret."""
+    [problem] = problems
+    assert all(word in problem for word in words), problem
+    assert "\n" not in problem
+    assert not any(secret in problem for secret in (WRONG, RIGHT, PASSWORD, GUEST_PASSWORD))
+    return problem
+
+
+# RabbitMQ.
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Peer]:
+    async with peer(shared_rabbitmq()) as connected:
+        yield connected
+
+
+async def asked(broker: RabbitMQ, queue: str, **settings: Any) -> list[str]:
+    given = {"host": "127.0.0.1", "port": broker.port, "user": USER, "password": PASSWORD, "connect_timeout": "5s"}
+    config = rabbitmq_kind.Config.model_validate({**given, "queue": queue, **settings})
+    return await rabbitmq_kind.build("letters", config).verify(["late"])
+
+
+async def exists(other: Peer, queue: str) -> bool:
+    """Whether there is such a queue."""
+    try:
+        await other.look(queue)
+    except aio_pika.exceptions.ChannelNotFoundEntity:
+        return False
+    return True
+
+
+async def test_a_queue_that_will_be_made_is_no_problem_and_is_not_made(other: Peer) -> None:
+    queue = new_queue()
+    settings = {"exchange": f"{queue}.e", "binding_keys": "#"}
+    assert await asked(shared_rabbitmq(), queue, **settings) == []
+    assert not await exists(other, queue)
+    assert not await exists(other, f"{queue}.dead")
+    with pytest.raises(aio_pika.exceptions.ChannelNotFoundEntity):
+        await other.channel.get_exchange(f"{queue}.e")
+
+
+async def test_a_queue_and_an_exchange_for_dead_letters_that_are_not_made_have_to_be_there(other: Peer) -> None:
+    queue = new_queue()
+    guest = {"user": GUEST, "password": GUEST_PASSWORD, "declare": False}
+    of_queue, of_exchange = await asked(shared_rabbitmq(), queue, **guest)
+    one([of_queue], f"no queue '{queue}'")
+    one([of_exchange], f"no exchange '{queue}.dead'")
+    await other.channel.declare_queue(queue)
+    await other.channel.declare_exchange(f"{queue}.dead", "fanout")
+    await other.send(queue, {"alert": "late"})
+    assert await asked(shared_rabbitmq(), queue, **guest) == []
+    assert await other.look(queue) == (1, 0), "the message is still there, and nobody takes any"
+
+
+async def test_what_is_there_with_other_arguments_is_told_all_of_it(other: Peer) -> None:
+    queue = new_queue()
+    await other.channel.declare_queue(queue, durable=True, arguments={"x-max-length": 5})
+    await other.channel.declare_exchange(f"{queue}.e", "fanout", durable=True)
+    settings = {"exchange": f"{queue}.e", "binding_keys": "#"}
+    of_exchange, of_queue = await asked(shared_rabbitmq(), queue, **settings)
+    one([of_exchange], f"the exchange {queue}.e is there already with another type")
+    one([of_queue], f"the queue {queue} is there already with another x-max-length", "change queue_arguments")
+    fitting = {**settings, "exchange_type": "fanout", "queue_arguments": {"x-max-length": 5}}
+    assert await asked(shared_rabbitmq(), queue, **fitting) == []
+
+
+async def test_a_login_that_rabbitmq_refuses_is_told() -> None:
+    queue = new_queue()
+    one(await asked(shared_rabbitmq(), queue, password=WRONG), "ACCESS_REFUSED")
+    one(await asked(shared_rabbitmq(), queue, vhost="nowhere"), "vhost nowhere not found")
+
+
+async def test_a_rabbitmq_that_is_stopped_is_told(tmp_path: Path) -> None:
+    with rabbitmq(tmp_path) as broker:
+        one(await asked(broker, "q"), f"RabbitMQ at 127.0.0.1:{broker.port}")
+
+
+# Kafka.
+
+
+async def asked_of_kafka(at: str, *names: str, **settings: Any) -> list[str]:
+    given = {"bootstrap_servers": [at], "group": "asking", "connect_timeout": "3s", **settings}
+    made = kafka_kind.build("broker", kafka_kind.Config.model_validate(given))
+    assert isinstance(made, KafkaEvents)
+    return await made.verify(names)
+
+
+async def test_topics_have_to_be_there_and_each_that_is_not_is_told() -> None:
+    broker = shared_kafka()
+    topic, dead = new_topic(broker), new_topic(broker, "dead")
+    produce(broker, topic, [("k", json.dumps({"n": 1}))])
+    assert await asked_of_kafka(broker.brokers, topic, dead_letters=dead) == []
+    assert committed(broker, "asking", topic)[0] < 0, "the group is where it was"
+    first, second = await asked_of_kafka(broker.brokers, f"{topic}-x", topic, dead_letters=f"{dead}-x")
+    one([first], f"there is no topic {topic}-x")
+    one([second], f"there is no topic {dead}-x")
+    one(await asked_of_kafka(broker.brokers, topic, dead_letters=topic), "use two topics")
+
+
+async def test_a_kafka_that_is_stopped_is_told_once_for_all_topics() -> None:
+    port = free_port()
+    one(await asked_of_kafka(f"127.0.0.1:{port}", "a", "b"), f"Kafka at 127.0.0.1:{port}")
+    one(await asked_of_kafka(f"127.0.0.1:{port}"), f"Kafka at 127.0.0.1:{port}")
+
+
+@pytest.fixture
+def guarded_kafka(tmp_path: Path) -> Iterator[Kafka]:
+    with kafka(tmp_path, {"admin": RIGHT}) as made:
+        made.start()
+        yield made
+
+
+async def test_a_login_that_kafka_refuses_is_told(guarded_kafka: Kafka) -> None:
+    make_topic(guarded_kafka, "t")
+    login = {"sasl_mechanism": "PLAIN", "sasl_username": "admin"}
+    assert await asked_of_kafka(guarded_kafka.guarded, "t", **login, sasl_password=RIGHT) == []
+    one(await asked_of_kafka(guarded_kafka.guarded, "t", **login, sasl_password=WRONG), "uthentication")
+
+
+# A table of events.
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A server that asks the role `guarded` for its password."""
+    with postgres() as running:
+        with psycopg.connect(running.dsn(), autocommit=True) as admin:
+            [[rules]] = admin.execute("SHOW hba_file").fetchall()
+            Path(rules).write_text("local all guarded scram-sha-256\nlocal all all trust\n", encoding="ascii")
+            admin.execute(sql.SQL("CREATE ROLE guarded LOGIN PASSWORD {}").format(RIGHT))
+        running.stop()
+        running.start()
+        yield running
+
+
+@pytest.fixture
+async def database(server: Postgres) -> AsyncIterator[Database]:
+    async with server.database() as made:
+        yield made
+
+
+def as_guarded(database: Database, password: str = RIGHT) -> dict[str, str]:
+    return {"dsn": make_conninfo(database.dsn, user="guarded", password=password)}
+
+
+async def asked_of_table(database: Database, **given: Any) -> list[str]:
+    return await events_table.source(database, **given).verify(["late"])
+
+
+REMEDY = "; run the SQL that `tocsin sql shop` prints"
+GIVEN: list[dict[str, Any]] = [
+    {"key": "customer", "time": "at"},
+    {"after": "delete"},
+    {"companion": "public.pending"},
+    {"companion": "public.pending", "after": "delete", "key": "customer"},
+]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+async def test_the_printed_sql_leaves_no_problem_and_each_thing_it_makes_is_needed(
+    database: Database, given: dict[str, Any]
+) -> None:
+    guarded = {**given, **as_guarded(database)}
+    notes = "pending" if "companion" in given else "events"
+    assert one(await asked_of_table(database, **guarded), 'relation "events" does not exist').endswith(REMEDY)
+    await database.run(postgres_events.new_table(events_table.settings(database, **guarded)))
+    await database.run("INSERT INTO events (name) VALUES ('late')")
+    assert await asked_of_table(database, **guarded) == []
+    assert await database.run(f"SELECT handled_at, handled_as FROM {notes}") == [(None, None)]
+
+    right = "DELETE" if given.get("after") == "delete" else "UPDATE (handled_as)"
+    needed = [(right, notes), ("SELECT", notes), ("UPDATE (handled_at)", notes), ("SELECT", "events")]
+    for right, table in needed:
+        await database.run(f"REVOKE {right} ON {table} FROM guarded")
+        told = one(await asked_of_table(database, **guarded), f"permission denied for table {table}")
+        assert told.endswith(REMEDY)
+        await database.run(f"GRANT {right} ON {table} TO guarded")
+    assert await asked_of_table(database, **guarded) == []
+
+
+async def test_columns_marks_and_a_companion_without_its_trigger_are_told(database: Database) -> None:
+    await database.run("CREATE TABLE events (id serial PRIMARY KEY, name text)")
+    one(await asked_of_table(database, key="customer"), "no column customer and no column handled_at", REMEDY)
+    given = {"companion": "public.pending"}
+    one(await asked_of_table(database, **given), 'relation "public.pending" does not exist', REMEDY)
+    await database.run(postgres_events.existing_table(events_table.settings(database, **given)))
+    assert await asked_of_table(database, **given) == []
+    await database.run("ALTER TABLE events DISABLE TRIGGER USER")
+    one(await asked_of_table(database, **given), "no trigger that writes its new rows down in public.pending", REMEDY)
+
+
+async def test_a_wrong_password_is_told(database: Database) -> None:
+    await events_table.made(database)
+    one(await asked_of_table(database, **as_guarded(database, WRONG)), "password authentication failed")
+
+
+async def test_a_postgresql_that_is_stopped_is_told(server: Postgres, database: Database) -> None:
+    server.stop()
+    try:
+        one(await asked_of_table(database), "connection to server")
+    finally:
+        server.start()
+
+
+# The command.
+
+
+async def test_the_command_says_it_once_for_each_source_with_its_line(tmp_path: Path) -> None:
+    away = {"postgres": free_port(), "rabbitmq": free_port(), "kafka": free_port()}
+    at = {"host": "127.0.0.1", "user": "u", "password": RIGHT, "connect_timeout": "2s"}
+    brokers = {"type": "kafka", "bootstrap_servers": [f"127.0.0.1:{away['kafka']}"], "connect_timeout": "2s"}
+    sources = {
+        "table": {"type": "postgres_events", "port": away["postgres"], **at},
+        "letters": {"type": "rabbitmq", "port": away["rabbitmq"], "queue": "q", **at},
+        "records": brokers,
+        "rows": {**brokers, "state": True, "columns": {"n": "text"}},
+        "posted": {"type": "http", "token": RIGHT},
+    }
+    told = {"notify": ["out"]}
+    alerts = {f"{name}_{number}": {"source": name, **told} for name in sources for number in (1, 2)}
+    for name in ("rows_1", "rows_2"):
+        alerts[name]["topic"] = name
+    file = write(
+        tmp_path / "tocsin.yaml", {"sources": sources, "channels": {"out": {"type": "console"}}, "alerts": alerts}
+    )
+    status, output, errors = await command(tmp_path, "check", "--online", "--json", "--config", str(file))
+    assert (status, errors) == (1, "")
+    assert RIGHT not in output
+    found = json.loads(output)["problems"]
+    assert sorted(problem["path"] for problem in found) == [
+        "sources.letters",
+        "sources.records",
+        "sources.rows",
+        "sources.table",
+    ]
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for problem in found:
+        assert problem["path"].removeprefix("sources.") in lines[problem["line"] - 1]
