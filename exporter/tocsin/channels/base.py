@@ -139,13 +139,10 @@ def retry_after(header: str | None, now: float) -> float | None:
     return min(max(wait, 0.0), MAX_RETRY_AFTER)
 
 
-_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
 def json_bytes(value: object) -> bytes:
     """The one JSON text of a value: compact, keys in the order given, UTF-8. The same value gives the same bytes."""
     try:
-        return _COMPACT.encode(value).encode()
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
         return json.dumps(value, separators=(",", ":")).encode()
 
