@@ -127,7 +127,7 @@ def fingerprint(alert: str, key: Sequence[str | None]) -> str:
 
     It is the hash of a JSON array. The parts are quoted one by one, since this runs for every row that fires.
     """
-    parts = ",".join("null" if text is None else _quoted(text) for text in key)
+    parts = ",".join(["null" if text is None else _quoted(text) for text in key])
     return _hash(f"[{_quoted(alert)},{parts}]")
 
 

@@ -8,7 +8,7 @@ from tocsin.ledger import Told
 from tocsin.ledger.encoding import transition_values
 from tocsin.ledger.opening import one
 from tocsin.ledger.shapes import Shapes
-from tocsin.model import Address, Columns, Notification, notification_id
+from tocsin.model import Address, Notification, notification_id
 
 
 class Appender:
@@ -24,15 +24,14 @@ class Appender:
         transitions: list[tuple[object, ...]] = []
         notifications: list[Notification] = []
         values: list[tuple[object, ...]] = []
-        columns: Columns | None = None
-        shape = 0
+        shapes: dict[int, int] = {}  # by identity: documents take turns with a few lists of columns
         merging = _Merging(db, now)
         for transition, addresses in told:
             if not addresses:
                 continue
-            if transition.columns is not columns:
-                columns = transition.columns
-                shape = Shapes.number(db, columns)
+            shape = shapes.get(id(transition.columns))
+            if shape is None:
+                shape = shapes[id(transition.columns)] = Shapes.number(db, transition.columns)
             transitions.append(transition_values(transition_id, transition, shape))
             for address in addresses:
                 name = notification_id(transition, address.channel)

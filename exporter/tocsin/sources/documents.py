@@ -8,8 +8,9 @@ from typing import Any
 from tocsin.model import Column, Columns, Row
 
 _TEXT, _BOOL, _INT8, _NUMERIC, _FLOAT8, _JSONB = 25, 16, 20, 1700, 701, 3802
-_SHORT = 64
-"""Characters of a name that is worth remembering; longer ones would let a stranger fill the memory."""
+_SHORT, _FEW = 64, 64
+"""Characters of a name, and columns of a document, that are worth remembering; more would let a stranger fill the
+memory."""
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -59,19 +60,22 @@ def row_of(document: Mapping[str, Any]) -> tuple[Columns, Row]:
 
     Integers beyond 64 bits become `numeric`, lists and objects `jsonb`; null is a NULL of type `text`.
     """
-    columns: list[Column] = []
+    oids: list[int] = []
     row: list[str | None] = []
-    for name, value in document.items():
+    for value in document.values():
         oid, text = _field(value)
-        # A column is dear to make, and one document after the other has the same.
-        columns.append(_column(name, oid) if len(name) <= _SHORT else Column(name=name, oid=oid))
+        oids.append(oid)
         row.append(text)
-    return tuple(columns), tuple(row)
+    names = tuple(document)
+    # Columns are dear to make and to write down, and one document after the other has the same.
+    ordinary = len(names) <= _FEW and all(len(name) <= _SHORT for name in names)
+    make = _columns if ordinary else _columns.__wrapped__
+    return make(names, tuple(oids)), tuple(row)
 
 
-@functools.lru_cache(maxsize=4096)
-def _column(name: str, oid: int) -> Column:
-    return Column(name=name, oid=oid)
+@functools.lru_cache(maxsize=1024)
+def _columns(names: tuple[str, ...], oids: tuple[int, ...]) -> Columns:
+    return tuple(Column(name=name, oid=oid) for name, oid in zip(names, oids, strict=True))
 
 
 def _field(value: Any) -> tuple[int, str | None]:
