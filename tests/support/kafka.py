@@ -94,7 +94,7 @@ class Kafka:
         self._properties.write_text(self._settings(controller=free_port()), encoding="utf-8")
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         done = subprocess.run(
-            self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)),
+            self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(self._properties)),
             capture_output=True,
             text=True,
             timeout=_SOON,
