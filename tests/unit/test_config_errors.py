@@ -11,7 +11,7 @@ from tocsin.sources import KINDS
 
 SOURCE = "sources: {db: {type: postgres, host: h, user: u}}\n"
 CHANNEL = "channels: {out: {type: console}}\n"
-SOURCES = ", ".join(KINDS)
+KNOWN = ", ".join(KINDS)
 BEGIN = SOURCE + CHANNEL + "alerts:\n  late:\n    source: db\n    relation: v\n    notify: [out]\n"
 """Seven good lines; what a case adds begins in line 8, inside the alert `late`."""
 
@@ -79,8 +79,8 @@ SECTIONS = [
 
 SOURCES = [
     ("type: postgrs, host: h", "sources.db.type: there is no type 'postgrs'; did you mean postgres?"),
-    ("host: h, user: u", f"sources.db.type: is required: one of {SOURCES}"),
-    ("type: 5", f"sources.db.type: must be one of {SOURCES}, not a number"),
+    ("host: h, user: u", f"sources.db.type: is required: one of {KNOWN}"),
+    ("type: 5", f"sources.db.type: must be one of {KNOWN}, not a number"),
     ("type: postgres, user: u", "sources.db: give host, or dsn"),
     ("type: postgres", "sources.db: give host and user, or dsn"),
     ("type: postgres, dsn: 'host=h', host: h", "sources.db: give dsn, or host, not both"),
