@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,7 +104,14 @@ class Writer:
 
     def _poll(self) -> None:
         while not self._closing:
-            self._producer.poll(_STEP)
+            try:
+                self._producer.poll(_STEP)
+            except KafkaException as error:
+                # What nothing can be sent after is raised here as well as reported, again and again.
+                fault = cause(error)
+                if fault is not None:
+                    self.trouble.report(fault)
+                time.sleep(_STEP)
 
 
 def _resolve(done: asyncio.Future[None]) -> None:
