@@ -25,8 +25,7 @@ class Router:
     """Addresses the transitions of one alert.
 
     To a route with `when`, the alert is the view with only the rows for which it holds: a row that changes so that it
-    begins to hold fires there, one that ceases to hold resolves. A condition that cannot be evaluated holds: better a
-    notification too many than one too few.
+    begins to hold fires there, one that ceases to hold resolves.
     """
 
     def __init__(self, routes: Sequence[Route], view: View, complain: Callable[[str], None]) -> None:
@@ -72,11 +71,17 @@ class Router:
         return Kind.FIRED if holds else None
 
     def _holds(self, condition: Condition, transition: Transition, row: Row) -> bool:
-        try:
-            return condition.holds(seen(transition, row, self._view))
-        except TemplateError as error:
-            self._complain(str(error))
-            return True
+        return holds(condition, transition, row, self._view, self._complain)
+
+
+def holds(condition: Condition, transition: Transition, row: Row, view: View, complain: Callable[[str], None]) -> bool:
+    """Whether a condition holds for a row. One that cannot be evaluated does, and `complain` is told why: better a
+    notification too many than one too few."""
+    try:
+        return condition.holds(seen(transition, row, view))
+    except TemplateError as error:
+        complain(str(error))
+        return True
 
 
 def _is_plain(route: Route) -> bool:

@@ -83,7 +83,7 @@ class Outputs:
                 level,
                 units.level_policy(channel),
                 current=functools.partial(current, list(channel.routes)),
-                shape=units.shaper(channel, views),
+                shape=units.shaper(channel, views, self._metrics),
                 metrics=metrics,
                 clock=self._clock,
             )

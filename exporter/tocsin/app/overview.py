@@ -6,6 +6,8 @@ from itertools import islice
 from tocsin.app.runtime import Runtime
 from tocsin.app.watch import State
 from tocsin.config import Alert
+from tocsin.dispatch import Dispatcher
+from tocsin.dispatch.level import LevelLoop
 from tocsin.errors import LedgerError, LedgerReason, SourceError
 from tocsin.firing import Firing
 from tocsin.ledger import Attempt, Backlog, Episode, Filter, Ledger, Record, Status
@@ -69,38 +71,26 @@ class RunningOverview:
         return shown
 
     def channels(self) -> Sequence[ChannelStatus]:
+        outputs = self._runtime.outputs
+        return [
+            *(self._channel(one, outputs.backlog.get(one.name, Backlog())) for one in outputs.dispatchers.values()),
+            *(self._channel(one, Backlog(pending=one.pending)) for one in outputs.levels.values()),
+        ]
+
+    def _channel(self, running: Dispatcher | LevelLoop, backlog: Backlog) -> ChannelStatus:
         config = self._runtime.config
-        shown = []
-        for name, dispatcher in self._runtime.outputs.dispatchers.items():
-            backlog = self._runtime.outputs.backlog.get(name, Backlog())
-            shown.append(
-                ChannelStatus(
-                    name=name,
-                    type=config.channels[name].kind if config else "",
-                    state=dispatcher.condition.value,
-                    message=dispatcher.message,
-                    pending=backlog.pending,
-                    oldest_pending=backlog.oldest,
-                    delivered=dispatcher.delivered,
-                    failed=dispatcher.failed,
-                    dead=backlog.dead,
-                    last_delivery=dispatcher.last_delivery,
-                )
-            )
-        for name, loop in self._runtime.outputs.levels.items():
-            shown.append(
-                ChannelStatus(
-                    name=name,
-                    type=config.channels[name].kind if config else "",
-                    state=loop.condition.value,
-                    message=loop.message,
-                    pending=loop.pending,
-                    delivered=loop.delivered,
-                    failed=loop.failed,
-                    last_delivery=loop.last_delivery,
-                )
-            )
-        return shown
+        return ChannelStatus(
+            name=running.name,
+            type=config.channels[running.name].kind if config else "",
+            state=running.condition.value,
+            message=running.message,
+            pending=backlog.pending,
+            oldest_pending=backlog.oldest,
+            delivered=running.delivered,
+            failed=running.failed,
+            dead=backlog.dead,
+            last_delivery=running.last_delivery,
+        )
 
     def firing(self, alert: str, limit: int) -> Iterable[FiringRow]:
         watch = self._runtime.watches[alert]

@@ -16,13 +16,13 @@ from tocsin.channels.base import ChannelOptions
 from tocsin.config import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.dispatch import Compose, Policy
 from tocsin.dispatch.level import LevelPolicy, Shape
-from tocsin.envelope import CONDITION_VARIABLES, Envelope, View, build, merged, seen
+from tocsin.envelope import CONDITION_VARIABLES, Envelope, View, build, merged
 from tocsin.errors import Reason
-from tocsin.exposition import AlertMetrics
+from tocsin.exposition import AlertMetrics, Metrics
 from tocsin.model import Kind, Notification, Transition, notification_id
-from tocsin.routing import Route, Router
+from tocsin.routing import Route, Router, holds
 from tocsin.sources import EventSource, Source
-from tocsin.templates import Condition, Template, TemplateError
+from tocsin.templates import Condition, Template
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,7 @@ def level_policy(config: ChannelConfig) -> LevelPolicy:
     )
 
 
-def shaper(channel: ChannelConfig, views: Mapping[str, View]) -> Shape:
+def shaper(channel: ChannelConfig, views: Mapping[str, View], metrics: Metrics) -> Shape:
     """What makes envelopes of the firings that a level output is told of."""
     conditions = {
         alert: Condition(options.when, place=f"{channel.name}: when", known=CONDITION_VARIABLES)
@@ -79,12 +79,9 @@ def shaper(channel: ChannelConfig, views: Mapping[str, View]) -> Shape:
     def shape(transition: Transition) -> Envelope | None:
         alert = transition.alert
         condition = conditions.get(alert)
-        if condition is not None:
-            try:
-                if not condition.holds(seen(transition, transition.row, views[alert])):
-                    return None
-            except TemplateError as error:
-                log.warning("a condition cannot be evaluated; taken to hold", alert=alert, error=str(error))
+        complain = _complaint(alert, metrics.alert(alert))
+        if condition is not None and not holds(condition, transition, transition.row, views[alert], complain):
+            return None
         return build(transition, notification_id(transition, channel.name), views[alert])
 
     return shape
@@ -141,12 +138,17 @@ def routes(config: Config, alert: Alert) -> tuple[Route, ...]:
 
 def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
     """What addresses the alert's transitions."""
+    return Router(routes(config, alert), view(alert), _complaint(alert.name, metrics))
+
+
+def _complaint(alert: str, metrics: AlertMetrics) -> Callable[[str], None]:
+    """Says and counts that a condition could not be evaluated."""
 
     def complain(message: str) -> None:
         metrics.condition_errors.inc()
-        log.warning("a condition cannot be evaluated; taken to hold", alert=alert.name, error=message)
+        log.warning("a condition cannot be evaluated; taken to hold", alert=alert, error=message)
 
-    return Router(routes(config, alert), view(alert), complain)
+    return complain
 
 
 def _route(channel: str, options: ChannelOptions, alert: Alert) -> Route:
