@@ -154,19 +154,23 @@ async def test_a_signed_request_is_taken_and_a_forged_or_old_one_is_not(scene: S
     scene.config["sources"]["posted"] = {"type": "http", "signing_secret": SIGNING}
     body, now = json.dumps(order(1)).encode(), round(time.time())
 
-    async def signed(moment: int, sent: bytes = body) -> int:
-        headers = Signer([SIGNING]).headers("msg-1", moment, body)
-        status, _ = await tocsin.post("/api/v1/events/orders", sent, **headers)
+    async def signed(moment: int, sent: bytes = body, key: str = "") -> int:
+        headers = dict(Signer([SIGNING]).headers("msg-1", moment, body))
+        status, _ = await tocsin.post("/api/v1/events/orders", sent, **headers, Idempotency_Key=key)
         return status
 
     async with running(scene.directory, scene.config) as tocsin:
         await tocsin.until_ready()
         assert await signed(now) == 202
+        assert await signed(now, key="another") == 202  # the same request, sent again by whoever heard it
         assert await signed(now, body + b" ") == 401
         assert await signed(now - 3600) == 401
         assert await signed(now + 3600) == 401
         assert (await tocsin.post("/api/v1/events/orders", body))[0] == 401
-        await scene.receiver.arrived(1)
+        absurd = {"webhook-id": "msg-2", "webhook-timestamp": "9" * 5000, "webhook-signature": "v1,x"}
+        assert (await tocsin.post("/api/v1/events/orders", body, **absurd))[0] == 401
+        await until(scene.told, "the event")
+        assert (await tocsin.json("/api/v1/history/orders"))["episodes"][1:] == []
 
 
 async def test_one_alert_goes_to_different_channels_by_severity(scene: Scene) -> None:

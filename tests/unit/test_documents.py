@@ -69,6 +69,8 @@ def test_a_text_holds_one_document_a_list_or_one_a_line(text: bytes, events: int
         (b"\xff\xfe\x00", "it is not UTF-8 text"),
         (b'{"a": "\\ud800"}', "half of a pair of surrogates"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": {"b": 1e999}}', "a number that is too large"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number that is too long"),
         (b'{"a": 1}\n{"secret"\n', "it is not JSON"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,8 @@ def _value(document: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError:  # Python's own limit of digits, in words for programmers
+        raise ValueError("it has a number that is too long") from None
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -96,8 +99,15 @@ def _refuse(constant: str) -> None:
     raise json.JSONDecodeError(f"{constant} is no JSON value", "", 0)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise json.JSONDecodeError("a number that is too large", "", 0)
+    return number
+
+
 def _noun(value: object) -> str:
     return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)

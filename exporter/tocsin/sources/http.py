@@ -24,6 +24,9 @@ _MOST_WAITING = 10_000
 _AT_ONCE = 1_000
 """Requests that are written to the ledger in one transaction."""
 
+_DIGITS = 12
+"""Of a time in seconds; more are no time."""
+
 _TOLERANCE = 300.0
 """Seconds by which a signed request's time may differ from this machine's. Rule of the Standard Webhooks
 specification."""
@@ -144,7 +147,9 @@ class Http:
         if not documents:
             raise RefusedRequest(400, "the body has no event in it")
         # A sender that repeats a request names it; another's request is another event, whatever it says.
-        id_ = headers.get("idempotency-key") or headers.get("webhook-id") or secrets.token_hex(16)
+        # Of a signed one only the id that is signed counts: with another header it could be sent again as a new one.
+        named = headers.get("webhook-id") if self._config.token is None else headers.get("idempotency-key")
+        id_ = named or secrets.token_hex(16)
         at = round(self._clock() * 1000)
         events = []
         for number, document in enumerate(documents):
@@ -198,7 +203,7 @@ class _Stream:
 def _must_be_signed(secret: Secret, headers: Mapping[str, str], body: bytes, now: float) -> None:
     """The Standard Webhooks specification, version 1: https://www.standardwebhooks.com"""
     id_, moment = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-    if not id_ or not (moment.isascii() and moment.isdigit()):
+    if not id_ or not (moment.isascii() and moment.isdigit() and len(moment) <= _DIGITS):
         raise RefusedRequest(401, "the request is not signed: webhook-id and webhook-timestamp are missing or wrong")
     if abs(now - int(moment)) > _TOLERANCE:
         raise RefusedRequest(401, "the request is too old or too new; mend the clock of the sender or of this machine")

@@ -75,7 +75,8 @@ def event(message: Message, include: Sequence[About], limit: int, now: Callable[
     stamp = _stamp(message)
     return Event(
         name=message.topic() or "",
-        id=place(message),
+        # With its time: a topic that was made anew gives its offsets again.
+        id=place(message) if stamp is None else f"{place(message)}@{stamp}",
         at=int(now() * 1000) if stamp is None else stamp,
         columns=columns,
         row=row,

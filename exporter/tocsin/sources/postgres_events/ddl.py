@@ -13,7 +13,7 @@ def new_table(config: Config) -> str:
     parts = _parts(config)
     columns = ["{id} bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "{name} text NOT NULL"]
     comments = []
-    if config.key:
+    if config.key and config.key not in (config.id, config.name, config.time):
         columns.append("{key} text")
         comments.append("COMMENT ON COLUMN {table}.{key} IS 'Events with the same key are taken in order.';")
     if config.time:

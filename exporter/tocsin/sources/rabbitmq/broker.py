@@ -360,7 +360,7 @@ def translated(error: BaseException, config: Config, words: Words, otherwise: So
         )
     if isinstance(error, AuthenticationError | ProbableAuthenticationError):
         return SourceError(f"{config.display}: {words(text)}", SourceReason.AUTH)
-    if isinstance(error, ValueError | OverflowError):
+    if isinstance(error, ValueError | OverflowError) and not isinstance(error, OSError):  # a bad certificate is both
         return SourceError(
             f"{config.display}: a message in the queue {config.queue} has a property that cannot be read: "
             f"{words(text)}; take it out of the queue",
