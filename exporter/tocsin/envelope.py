@@ -144,7 +144,7 @@ def variables(transition: Transition, id_: str, view: View) -> dict[str, object]
     return {**scope, "annotations": _annotations(scope, view)}
 
 
-CONDITION_VARIABLES = frozenset({"alert", "fingerprint", "started_at", "at", "labels", "value", "row"})
+CONDITION_VARIABLES = frozenset({"alert", "fingerprint", "started_at", "labels", "value", "row"})
 """What a condition may name: what does not depend on what happened to the row."""
 
 
@@ -156,7 +156,6 @@ def seen(transition: Transition, row: Row, view: View) -> dict[str, object]:
         "alert": transition.alert,
         "fingerprint": transition.fingerprint,
         "started_at": _time(transition.started_at),
-        "at": _time(transition.at),
         "labels": _typed_labels(typed_row, view),
         "value": _value(texts, view),
         "row": typed_row,

@@ -129,6 +129,7 @@ async def test_a_request_that_is_repeated_under_its_key_is_told_once(scene: Scen
     [
         ("orders", b"{}", "", 401, "the token is missing or wrong"),
         ("orders", b"{}", "Bearer wrong-but-quite-long", 401, "the token is missing or wrong"),
+        ("orders", b"{}", "Bearer \u00ff\u00fe", 401, "the token is missing or wrong"),
         ("orders", b"", AUTHORIZATION, 400, "it is not JSON"),
         ("orders", b"[]", AUTHORIZATION, 400, "has no event in it"),
         ("orders", b"[1]", AUTHORIZATION, 400, "not a JSON object but a number"),

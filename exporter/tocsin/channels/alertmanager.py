@@ -21,11 +21,11 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from yarl import URL
 
 from tocsin.channels import Delivered, Paused, Rejected, Result, Retry, Standing
-from tocsin.channels.base import classify, json_bytes, redactor, retry_after
-from tocsin.envelope import CONDITION_VARIABLES, Envelope, scope
+from tocsin.channels.base import classify, condition, json_bytes, redactor, retry_after
+from tocsin.envelope import Envelope, scope
 from tocsin.errors import ConfigError, Problem, Reason
 from tocsin.settings import Duration, Secret, Settings
-from tocsin.templates import Condition, Template, TemplateError
+from tocsin.templates import Template, TemplateError
 
 MAX_BATCH = 64
 """Alerts in one request, as many as Prometheus long sent."""
@@ -78,9 +78,7 @@ class Options(Settings):
     @field_validator("when")
     @classmethod
     def _is_a_condition(cls, when: str | None) -> str | None:
-        if when is not None:
-            Condition(when, place="when", known=CONDITION_VARIABLES)
-        return when
+        return condition(when)
 
 
 class Config(Options):

@@ -26,6 +26,18 @@ MAX_RETRY_AFTER = 86400.0
 """Seconds. A receiver that asks for more is asked again after a day."""
 
 
+def condition(when: str | None) -> str | None:
+    """A `when` as it stands in a configuration. Raises ValueError where it is no condition."""
+    if when is not None:
+        from tocsin.templates import Condition, TemplateError
+
+        try:
+            Condition(when, place="when", known=CONDITION_VARIABLES)
+        except TemplateError as error:
+            raise ValueError(str(error).removeprefix("when: ")) from None
+    return when
+
+
 class ChannelOptions(Settings):
     """What can be set for a channel and, over that, for each alert that notifies it."""
 
@@ -47,14 +59,7 @@ class ChannelOptions(Settings):
     @field_validator("when")
     @classmethod
     def _is_a_condition(cls, when: str | None) -> str | None:
-        if when is not None:
-            from tocsin.templates import Condition, TemplateError
-
-            try:
-                Condition(when, place="when", known=CONDITION_VARIABLES)
-            except TemplateError as error:
-                raise ValueError(str(error).removeprefix("when: ")) from None
-        return when
+        return condition(when)
 
     @model_validator(mode="after")
     def _groups_are_merged(self) -> "ChannelOptions":

@@ -133,8 +133,12 @@ class Postgres:
         if failure is None:
             return [Delivered()] * len(rows)
         if isinstance(failure, Rejected) and len(messages) > 1:
-            # One row spoils the statement: each alone, so that the others arrive.
-            return [result for message in messages for result in await self._written(target, [message])]
+            # One row spoils the statement: halved until it is clear which, so that the others arrive.
+            half = len(messages) // 2
+            first = await self._written(target, messages[:half])
+            if isinstance(first[-1], Retry | Paused):
+                return [*first, *[first[-1]] * (len(messages) - half)]
+            return [*first, *await self._written(target, messages[half:])]
         return [failure] * len(rows)
 
     async def _insert(self, target: _Target, rows: "Sequence[_Row]", connection: _Connection) -> None:
@@ -193,8 +197,6 @@ class _Row(NamedTuple):
     envelope: str
     exact: str | None
 
-
-_REMEDY = "; run the SQL that `tocsin sql {}` prints"
 
 _INSERT = """\
 WITH new AS (

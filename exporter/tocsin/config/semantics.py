@@ -145,6 +145,10 @@ def _check_state(alert: AlertSettings, source: SourceSettings, checker: _Checker
             name = AlertSettings.model_fields[field].alias or field
             why = "gives events, which neither fire nor resolve" if of_events else "gives rows, not events"
             checker.report(f"the source {alert.source} {why}; remove {name}", name)
+    if of_events and "dedupe_window" in alert.model_fields_set and not alert.dedupe_by:
+        checker.report(
+            "is the time for which repeats are held back; dedupe_by must say what a repeat is", "dedupe_window"
+        )
     if of_events and not alert.notify:
         checker.report("events have no gauge; give a channel to notify", "notify")
 

@@ -41,6 +41,12 @@ def problems(config: Config) -> list[Problem]:
     for alert in config.alerts.values():
         for name in alert.notify:
             channel = config.channels[name]
+            if not kinds(channel, alert):
+                place = f"alerts.{alert.name}.notify[{alert.notify.index(name)}]"
+                found[config.problem(f"{name} would never be told: `on` has no kind that this alert gives", place)] = (
+                    None
+                )
+                continue
             trial = _trial(channel, alert, trials)
             for kind in kinds(channel, alert) if trial is not None else ():
                 variables, told = _made_up(alert, kind), set()

@@ -132,7 +132,7 @@ class Http:
         if self._config.token is not None:
             shown = headers.get("authorization", "")
             expected = f"Bearer {self._config.token.get_secret_value()}"
-            if not hmac.compare_digest(shown.encode(), expected.encode()):
+            if not hmac.compare_digest(shown.encode(errors="surrogateescape"), expected.encode()):
                 raise RefusedRequest(401, "the token is missing or wrong; send `Authorization: Bearer <token>`")
         elif self._config.signing_secret is not None:
             _must_be_signed(self._config.signing_secret, headers, body, self._clock())
@@ -203,11 +203,11 @@ class _Stream:
 def _must_be_signed(secret: Secret, headers: Mapping[str, str], body: bytes, now: float) -> None:
     """The Standard Webhooks specification, version 1: https://www.standardwebhooks.com"""
     id_, moment = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-    if not id_ or not (moment.isascii() and moment.isdigit() and len(moment) <= _DIGITS):
+    if not id_.isascii() or not id_ or not (moment.isascii() and moment.isdigit() and len(moment) <= _DIGITS):
         raise RefusedRequest(401, "the request is not signed: webhook-id and webhook-timestamp are missing or wrong")
     if abs(now - int(moment)) > _TOLERANCE:
         raise RefusedRequest(401, "the request is too old or too new; mend the clock of the sender or of this machine")
     expected = Signer([secret.get_secret_value()]).headers(id_, int(moment), body)["webhook-signature"]
     shown = headers.get("webhook-signature", "").split()
-    if not any(hmac.compare_digest(one.encode(), expected.encode()) for one in shown):
+    if not any(hmac.compare_digest(one.encode(errors="surrogateescape"), expected.encode()) for one in shown):
         raise RefusedRequest(401, "the signature is missing or wrong")

@@ -44,17 +44,17 @@ class _Route:
     """What one alert sends, with its templates compiled."""
 
     def __init__(self, alert: str, options: Options) -> None:
-        self.format = options.format
+        # The default text is plain, whatever a text of one's own is written in.
+        self.format = "text" if options.body is None else options.format
         self.urls = [
             Template(url.get_secret_value(), place=f"{alert}: urls[{number}]", form="url")
             for number, url in enumerate(options.urls)
         ]
-        form = "html" if options.format == "html" else "text"
         self._title = defaults.subject() if options.title is None else Template(options.title, place=f"{alert}: title")
         self._body = (
             defaults.brief()
             if options.body is None
-            else Template(options.body, place=f"{alert}: body", form="html" if form == "html" else "text")
+            else Template(options.body, place=f"{alert}: body", form="html" if options.format == "html" else "text")
         )
 
     def text(self, message: Message) -> _Text:

@@ -168,7 +168,7 @@ class Server:
                     await smtp.rcpt(address, encoding=encoding, timeout=timeout)
                     accepted.append(address)
                 except SMTPRecipientRefused as error:
-                    if error.code == _UNAVAILABLE:
+                    if error.code == _UNAVAILABLE or error.code in _LOGIN:
                         raise
                     refused[address] = Answer(error.code, self._redact(error.message))
         except (SMTPServerDisconnected, SMTPTimeoutError, SMTPResponseException) as error:

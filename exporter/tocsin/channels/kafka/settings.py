@@ -19,7 +19,7 @@ class Options(ChannelOptions):
     here or for the alert."""
 
     key: list[Name] = Field(default_factory=list)
-    """Columns whose values, as a JSON object, are the record's key. Without it, the fingerprint. Records of one key
+    """Columns whose values, as a JSON object, are the record's key. Without it, the fingerprint. Records of one row
     keep their order."""
 
     body: dict[str, Any] | list[Any] | None = None

@@ -302,14 +302,18 @@ function link(text, onclick) {
 
 const historyButton = (alert) => link("history", () => historyOf(alert));
 
+let wanted = 0;                // which answer the open dialog waits for
+
 async function details(title, path, build) {
+  const mine = ++wanted;
   $("details-title").replaceChildren(...[title].flat());
   $("details-body").replaceChildren(make("div", { class: "empty" }, "Loading"));
   $("details").showModal();
   try {
-    $("details-body").replaceChildren(build(await ask(path)));
+    const found = await ask(path);
+    if (mine === wanted) $("details-body").replaceChildren(build(found));
   } catch (error) {
-    $("details-body").replaceChildren(make("div", { class: "empty why bad" }, plain(error.message)));
+    if (mine === wanted) $("details-body").replaceChildren(make("div", { class: "empty why bad" }, plain(error.message)));
   }
 }
 
@@ -351,9 +355,9 @@ function historyOf(alert) {
 }
 
 function attemptsOf(id) {
-  details("Attempts", `api/v1/notifications/${encodeURIComponent(id)}`, ({ failed_attempts: list }) =>
+  details("Attempts", `api/v1/notifications/${encodeURIComponent(id)}`, ({ attempts, failed_attempts: list }) =>
     !list.length
-      ? make("div", { class: "empty" }, "It was never sent.")
+      ? make("div", { class: "empty" }, attempts ? "The attempts were not kept." : "It was never sent.")
       : make("ul", { class: "list" }, ...list.map((attempt) => make("li", {},
         make("div", { class: "line" }, moment(attempt.at), tag(attempt.reason, "bad")),
         make("div", { class: "why" }, plain(attempt.detail || "no details"))))));
