@@ -57,6 +57,8 @@ function ago(text) {
   return seconds < -2 ? `in ${words}` : words;
 }
 
+const later = (text) => Date.parse(text) > Date.now() + skew + 2_000;   // what is merged waits on purpose
+
 function since(text, suffix = "") {
   if (text === null) return make("span", { class: "none" }, "–");
   return make("time", { datetime: text, title: new Date(text).toString(), "data-suffix": suffix }, ago(text) + suffix);
@@ -172,7 +174,7 @@ function channelItem(channel) {
   if (channel.dead) facts.push(make("span", { class: "bad" }, plural(channel.dead, "dead letter")));
   if (channel.last_delivery) facts.push(make("span", {}, "last ", since(channel.last_delivery, " ago")));
   const waiting = channel.pending
-    ? make("span", {}, `${number(channel.pending)} waiting, oldest `, since(channel.oldest_pending))
+    ? make("span", {}, `${number(channel.pending)} waiting, ${later(channel.oldest_pending) ? "due" : "oldest"} `, since(channel.oldest_pending))
     : make("span", { class: "none" }, "none waiting");
   return make("li", {},
     make("div", { class: "line" },
