@@ -57,7 +57,7 @@ class Router:
             for route, condition in self._particular:
                 kind = transition.kind if condition is None else self._kind(transition, condition)
                 if kind is not None and kind in route.kinds:
-                    by_kind[kind] = (*by_kind.get(kind, ()), _address(route, transition))
+                    by_kind[kind] = (*by_kind.get(kind, ()), _address(route, _as(transition, kind)))
             told += [(_as(transition, kind), addresses) for kind, addresses in by_kind.items()]
         return told
 
@@ -97,6 +97,7 @@ def _as(transition: Transition, kind: Kind) -> Transition:
 
 
 def _address(route: Route, transition: Transition) -> Address:
+    """Where a transition goes, by the row that it tells: an end is merged where its beginning was."""
     if not route.interval and not route.order_by:
         return Address(channel=route.channel)
     names = route.group_by if route.interval else route.order_by

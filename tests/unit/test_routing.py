@@ -112,6 +112,21 @@ def test_what_is_merged_has_a_lane_for_each_group_and_what_is_not_has_none() -> 
     )
 
 
+def test_what_ceased_to_match_is_merged_in_the_group_in_which_it_fired() -> None:
+    made = router(route(when="row.severity == 'page'", interval=30.0, group_by=("severity",)))
+    story = [transition(), transition(Kind.UPDATED, WARN, PAGE)]
+    told = [(one.kind, addresses) for one, addresses in made.addressed(story) if addresses]
+    page = (Address(channel="out", lane=fingerprint("late", ["page"]), interval=30.0),)
+    assert told == [(Kind.FIRED, page), (Kind.RESOLVED, page)]
+
+
+def test_a_row_that_changes_the_column_it_is_grouped_by_is_told_in_another_group() -> None:
+    made = router(route(interval=30.0, group_by=("severity",)))
+    story = [transition(), transition(Kind.UPDATED, WARN, PAGE), transition(Kind.RESOLVED, WARN)]
+    lanes = [addresses[0].lane for _, addresses in made.addressed(story)]
+    assert lanes == [fingerprint("late", ["page"]), *[fingerprint("late", ["warn"])] * 2]
+
+
 def test_events_with_the_same_key_have_one_lane() -> None:
     made = router(route(order_by=("id", "missing")))
     [(_, [address])] = made.addressed([transition(Kind.EVENT)])

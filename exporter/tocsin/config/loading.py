@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from tocsin.config import kinds, trial
+from tocsin.config import ignored, kinds, trial
 from tocsin.config.document import Document, Path, dotted, parse
 from tocsin.config.resolved import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
@@ -157,7 +157,7 @@ class _Assembly:
             file=document.file,
             places={dotted(path): place for path, place in document.places.items()},
         )
-        if problems := trial.problems(config):
+        if problems := [*ignored.problems(config), *trial.problems(config)]:
             raise ConfigError(problems)
         return config
 

@@ -169,7 +169,7 @@ class AlertSettings(Settings):
     repeat_interval: Duration = 0.0
     """After how long a firing that goes on is told again; `0` never."""
     ignore: list[Text] = Field(default_factory=list)
-    """Columns whose change is no update."""
+    """Columns whose change is no update. So no route of the alert may go by one, with `when` or `group_by`."""
     initial: Initial = "notify"
     """Whether rows that are there at the very first start are told."""
     dedupe_by: list[Text] = Field(default_factory=list)
