@@ -35,11 +35,6 @@ class Taker:
     router: Router
     metrics: AlertMetrics
 
-    @property
-    def takes(self) -> str:
-        """The name of the events."""
-        return self.alert.subject.event or self.alert.subject.topic or self.alert.name
-
     def occurrences(self, events: Sequence[Event]) -> list[Occurrence]:
         """What events come to; those that go nowhere come to nothing."""
         alert = self.alert
@@ -99,7 +94,7 @@ class Intake:
         self.source = source
         self._takers: dict[str, list[Taker]] = {}
         for taker in takers:
-            self._takers.setdefault(taker.takes, []).append(taker)
+            self._takers.setdefault(taker.alert.takes, []).append(taker)
             taker.metrics.state = self.measure
         self._backoff = backoff
         self._out = outlets

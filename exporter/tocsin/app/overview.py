@@ -129,7 +129,7 @@ class RunningOverview:
         if source is None or configured is None:
             return Receipt(status=404, error=f"no alert {alert!r} takes events over HTTP")
         try:
-            count = await source.receive(configured.subject.event or alert, headers, body)
+            count = await source.receive(configured.takes, headers, body)
         except RefusedRequest as refused:
             return Receipt(status=refused.status, error=str(refused))
         except SourceError as error:

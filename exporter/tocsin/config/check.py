@@ -105,8 +105,7 @@ async def check_online(
 
 def _taken(config: Config, source: str) -> list[str]:
     """The names of the events that alerts take from a source."""
-    alerts = [alert for alert in config.alerts.values() if alert.source == source]
-    return sorted({alert.subject.event or alert.subject.topic or alert.name for alert in alerts})
+    return sorted({alert.takes for alert in config.alerts.values() if alert.source == source})
 
 
 async def _verify(config: Config, path: str, asked: Any, *about: Sequence[str]) -> list[Problem]:

@@ -67,6 +67,11 @@ class Alert:
     levels: frozenset[str] = frozenset()
 
     @property
+    def takes(self) -> str:
+        """Of an alert on events: the name of those that it takes from its source."""
+        return self.subject.event or self.subject.topic or self.name
+
+    @property
     def edges(self) -> tuple[str, ...]:
         """The channels that are told each transition; the others in `notify` are told what fires."""
         return tuple(name for name in self.notify if name not in self.levels)
