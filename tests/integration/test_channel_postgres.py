@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from support.messages import message
-from support.postgres import Database, Postgres, postgres
+from support.postgres import Database, Postgres
 from support.waiting import SOON
 from tocsin.channels import Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.channels import postgres as kind
@@ -20,18 +20,6 @@ from tocsin.errors import Reason
 from tocsin.model import Kind
 
 pytestmark = pytest.mark.xdist_group("postgres")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture
-async def database(server: Postgres) -> AsyncIterator[Database]:
-    async with server.database() as one:
-        yield one
 
 
 def config(database: Database, **given: Any) -> kind.Config:

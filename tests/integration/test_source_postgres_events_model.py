@@ -3,14 +3,13 @@ acknowledge and die at any moment."""
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 
 import psycopg
 import pytest
 
 from support.events_table import Taking, made, source, taking
-from support.postgres import Database, Postgres, postgres
+from support.postgres import Database
 from support.waiting import until_some
 from tocsin.sources import EventBatch
 
@@ -18,18 +17,6 @@ pytestmark = pytest.mark.xdist_group("postgres")
 
 BATCH = 4
 STEPS = 120
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture
-async def database(server: Postgres) -> AsyncIterator[Database]:
-    async with server.database() as one:
-        yield one
 
 
 class Worker:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,11 @@ import psycopg
 import pytest
 
 from support.events_table import made
-from support.postgres import Database, Postgres, postgres
+from support.postgres import Database, Postgres
 from support.tocsin import command, running, running_with, write
 from support.waiting import until_some
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("postgres")]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture
-async def database(server: Postgres) -> AsyncIterator[Database]:
-    async with server.database() as one:
-        yield one
 
 
 def config(database: Database, name: str = "one", **source: Any) -> dict[str, Any]:

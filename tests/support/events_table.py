@@ -11,6 +11,9 @@ from tocsin.model import Event
 from tocsin.sources import EventBatch, EventStream
 from tocsin.sources import postgres_events as kind
 
+INSERT = "INSERT INTO events (name, data) SELECT 'order', jsonb_build_object('n', n) FROM generate_series(1, %s) AS n"
+"""So many events, as a statement."""
+
 
 def source(database: Database, **given: Any) -> kind.PostgresEvents:
     """A source on a test's database. It polls so seldom that what comes soon came by NOTIFY."""
@@ -25,6 +28,11 @@ def settings(database: Database, **given: Any) -> kind.Config:
 async def made(database: Database, **given: Any) -> None:
     """Make the table that such a source reads, with the SQL that it prints."""
     await database.run(kind.new_table(settings(database, **given)))
+
+
+async def handled(database: Database, table: str = "events") -> dict[int, str | None]:
+    """Row id -> what became of it."""
+    return dict(await database.run(f"SELECT id, handled_as FROM {table} ORDER BY id"))
 
 
 async def until_waiting(database: Database) -> None:

@@ -1,0 +1,91 @@
+"""What comes into a table of events: nothing of it stops the reading, and what is no event is set aside and told."""
+
+import pytest
+
+from support.events_table import INSERT, handled, made, settings, source, taking, value
+from support.postgres import Database
+from tocsin.errors import RefusedReason
+from tocsin.sources import postgres_events as kind
+
+pytestmark = pytest.mark.xdist_group("postgres")
+
+
+async def test_a_notify_that_says_anything_is_only_a_hint(database: Database) -> None:
+    await made(database)
+    async with taking(source(database)) as worker:
+        for payload in ("", "no id", "99999999999999999999", "1; DROP TABLE events", "x" * 7000, "💥"):
+            await database.run("SELECT pg_notify('events', %s)", payload)
+        await database.run(INSERT, 1)
+        await worker.until(1)
+        await database.run("NOTIFY events, '12345'")
+        await database.run(INSERT, 1)
+        await worker.until(2)
+    assert worker.ids == [1, 2]
+
+
+async def test_a_row_that_is_no_event_is_recorded_and_the_others_go_on(database: Database) -> None:
+    await made(database)
+    await database.run("ALTER TABLE events ALTER COLUMN name DROP NOT NULL")
+    await database.run("INSERT INTO events (name) VALUES ('a'), (NULL), ('b')")
+    async with taking(source(database)) as worker:
+        batch = await worker.take()
+        assert worker.names == ["a", "b"]
+        [refused] = batch.refused
+        assert (refused.id, refused.reason, refused.detail) == (
+            "events/2",
+            RefusedReason.MALFORMED,
+            "its name is NULL",
+        )
+        await database.run("INSERT INTO events (name) VALUES ('c')")
+        await worker.until(3)
+    assert await handled(database) == {1: "taken", 2: "refused", 3: "taken", 4: "taken"}
+
+
+@pytest.mark.parametrize("after", ["mark", "delete"])
+async def test_an_event_that_no_alert_takes_is_marked_and_not_looped_over(database: Database, after: str) -> None:
+    await made(database, after=after)
+    await database.run("INSERT INTO events (name) VALUES ('known'), ('unknown')")
+    async with taking(source(database, after=after), unmatched=["unknown"]) as worker:
+        await worker.take()
+        await database.run("INSERT INTO events (name) VALUES ('known')")
+        await worker.take()
+    assert worker.names == ["known", "unknown", "known"]
+    kept = await handled(database)
+    assert kept == ({2: "unmatched"} if after == "delete" else {1: "taken", 2: "unmatched", 3: "taken"})
+    assert await database.run("SELECT 1 FROM events WHERE handled_at IS NULL") == []
+
+
+async def test_the_time_of_an_event_is_its_own_or_that_of_its_reading(database: Database) -> None:
+    await made(database, time="at")
+    await database.run("ALTER TABLE events ALTER COLUMN at DROP NOT NULL")
+    await database.run(
+        "INSERT INTO events (name, at) VALUES ('x', '2026-01-02 03:04:05.678+02'), ('x', NULL), ('x', 'infinity')"
+    )
+    timed = kind.PostgresEvents("shop", settings(database, time="at"), clock=lambda: 5.0)
+    async with taking(timed) as worker:
+        await worker.take()
+    assert [event.at for event in worker.events] == [1_767_315_845_678, 5_000, 5_000]
+
+
+async def test_columns_that_change_while_it_runs_are_read_as_they_are(database: Database) -> None:
+    await made(database)
+    async with taking(source(database)) as worker:
+        await database.run(INSERT, 1)
+        await worker.take()
+        await database.run("ALTER TABLE events ADD COLUMN amount numeric; ALTER TABLE events DROP COLUMN data")
+        await database.run("INSERT INTO events (name, amount) VALUES ('x', 1.50)")
+        await worker.take()
+    assert [column.name for column in worker.events[0].columns] == ["id", "name", "data"]
+    assert [(column.name, column.oid) for column in worker.events[1].columns][2] == ("amount", 1700)
+    assert value(worker.events[1], "amount") == "1.50"
+
+
+async def test_an_event_that_went_before_it_was_taken_is_recorded(database: Database) -> None:
+    given = {"companion": "public.events_pending"}
+    await made(database, **given)
+    await database.run("INSERT INTO events (name) VALUES ('gone'), ('here'); DELETE FROM events WHERE name = 'gone'")
+    async with taking(source(database, **given)) as worker:
+        batch = await worker.take()
+        assert worker.names == ["here"]
+        assert [(each.id, each.reason) for each in batch.refused] == [("events/1", RefusedReason.MISSING)]
+    assert await handled(database, "events_pending") == {1: "refused", 2: "taken"}

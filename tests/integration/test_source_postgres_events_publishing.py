@@ -1,0 +1,64 @@
+"""Publishing events: with the data that they are about or not at all, and with no more rights than that takes."""
+
+import asyncio
+
+import psycopg
+import pytest
+
+from support.events_table import made, source, taking, until_waiting, value
+from support.postgres import Database
+from tocsin.client import EventsTable, publish
+
+pytestmark = pytest.mark.xdist_group("postgres")
+
+
+async def test_an_event_is_published_with_the_data_it_is_about_or_not_at_all(database: Database) -> None:
+    await made(database)
+    await database.run("CREATE TABLE orders (id int)")
+
+    def order(number: int, *, fail: bool) -> None:
+        with psycopg.connect(database.dsn) as connection:
+            connection.execute("INSERT INTO orders VALUES (%s)", [number])
+            publish(connection, "order_placed", {"order": number})
+            if fail:
+                raise ZeroDivisionError
+
+    async with taking(source(database)) as worker:
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(order, 1, fail=True)
+        await asyncio.to_thread(order, 2, fail=False)
+        await worker.take()
+    assert await database.run("SELECT id FROM orders") == [(2,)]
+    assert [value(event, "data") for event in worker.events] == ['{"order": 2}']
+
+
+async def test_what_is_published_alone_is_durable_and_told_without_a_trigger(database: Database) -> None:
+    await made(database)
+    await database.run("ALTER TABLE events DISABLE TRIGGER ALL")
+    async with taking(source(database)) as worker:
+        taken = asyncio.create_task(worker.take())
+        await until_waiting(database)
+        id_ = await asyncio.to_thread(publish, database.dsn, "alone")
+        await taken
+        assert [event.id for event in worker.events] == [f"events/{id_}"]
+    assert value(worker.events[0], "data") == "{}"
+
+
+@pytest.mark.parametrize("companion", [None, "shop.pending"])
+async def test_who_publishes_needs_no_right_but_to_insert(database: Database, companion: str | None) -> None:
+    given = {"table": "shop.events", "companion": companion}
+    await database.run("CREATE SCHEMA shop")
+    await made(database, **given)
+    await database.run("DROP ROLE IF EXISTS publisher; CREATE ROLE publisher LOGIN")
+    await database.run("GRANT USAGE ON SCHEMA shop TO publisher; GRANT INSERT, SELECT (id) ON shop.events TO publisher")
+    dsn = psycopg.conninfo.make_conninfo(database.dsn, user="publisher")
+    async with taking(source(database, **given)) as worker:
+        await asyncio.to_thread(publish, dsn, "x", into=EventsTable(table="shop.events"))
+        await worker.take()
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await asyncio.to_thread(_stolen, dsn, "shop.pending" if companion else "shop.events")
+
+
+def _stolen(dsn: str, table: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute(f"UPDATE {table} SET handled_at = now()")

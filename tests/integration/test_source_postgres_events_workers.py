@@ -1,0 +1,145 @@
+"""Several workers on one table of events: each event is one worker's, in the order of its key, and a worker that dies
+leaves its events to the others."""
+
+import asyncio
+import re
+
+import psycopg
+import pytest
+
+from support.events_table import INSERT, made, settings, source, taking, value
+from support.postgres import Database
+from support.waiting import until
+from tocsin.errors import SourceError, SourceReason
+from tocsin.sources.postgres_events.statements import Statements
+
+pytestmark = pytest.mark.xdist_group("postgres")
+
+
+async def test_each_event_is_handled_by_one_of_several_workers(database: Database) -> None:
+    await made(database)
+    await database.run(INSERT, 600)
+    small = source(database, batch=20)
+    async with taking(small) as a, taking(small) as b, taking(small) as c:
+        workers = [a, b, c]
+        for _ in range(10):
+            batches = [await worker.next() for worker in workers]
+            held = [event.id for batch in batches for event in batch.events]
+            assert len(held) == len({*held}) == 60, "two workers hold the same event at once"
+            for worker, batch in zip(workers, batches, strict=True):
+                await worker.acknowledge(batch)
+    assert sorted(number for worker in workers for number in worker.ids) == list(range(1, 601))
+
+
+async def test_workers_at_full_speed_share_the_work_and_keep_the_order_of_each_key(database: Database) -> None:
+    await made(database, key="key")
+    await database.run(
+        "INSERT INTO events (name, key) SELECT 'n', CASE WHEN i % 5 > 0 THEN (i % 7)::text END"
+        " FROM generate_series(1, 2000) AS i"
+    )
+    told: list[tuple[int, str | None]] = []
+    holding: set[str | None] = set()
+    shares = {11: 0, 13: 0, 17: 0}
+
+    async def work(size: int) -> None:
+        async with taking(source(database, batch=size, key="key")) as worker:
+            while True:
+                batch = await worker.next()
+                keys = {value(event, "key") for event in batch.events} - {None}
+                assert not keys & holding, "two workers hold events of one key"
+                holding.update(keys)
+                told.extend((int(event.id.rpartition("/")[2]), value(event, "key")) for event in batch.events)
+                shares[size] += len(batch.events)
+                await asyncio.sleep(0)
+                holding.difference_update(keys)
+                await worker.acknowledge(batch)
+
+    workers = [asyncio.create_task(work(size)) for size in shares]
+    await until(lambda: len(told) >= 2000 or any(worker.done() for worker in workers), "all are told")
+    for worker in workers:
+        worker.cancel()
+    ended = await asyncio.gather(*workers, return_exceptions=True)
+    assert {type(one) for one in ended} == {asyncio.CancelledError}, ended
+    assert sorted(number for number, _ in told) == list(range(1, 2001))
+    assert all(shares.values()), shares
+    for key in {key for _, key in told} - {None}:
+        numbers = [number for number, of in told if of == key]
+        assert numbers == sorted(numbers)
+
+
+async def test_a_later_event_of_a_key_waits_for_the_worker_that_holds_an_earlier_one(database: Database) -> None:
+    await made(database, key="key")
+    await database.run(
+        "INSERT INTO events (name, key) VALUES ('1', 'a'), ('2', 'a'), ('3', 'b'), ('4', 'a'), ('5', NULL)"
+    )
+    ordered = source(database, key="key", batch=1)
+    async with taking(ordered) as first, taking(source(database, key="key")) as second:
+        batch = await first.next()
+        assert [event.name for event in batch.events] == ["1"]
+        assert [event.name for event in (await second.take()).events] == ["3", "5"]
+        waiting = asyncio.create_task(second.take())
+        await first.acknowledge(batch)
+        assert [event.name for event in (await waiting).events] == ["2", "4"]
+
+
+async def test_the_events_of_a_worker_that_died_go_to_another(database: Database) -> None:
+    await made(database)
+    await database.run(INSERT, 5)
+    async with taking(source(database)) as survivor, taking(source(database)) as dead:
+        held = await dead.next()
+        [[pid]] = await database.run("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'")
+        waiting = asyncio.create_task(survivor.take())
+        await database.run("SELECT pg_terminate_backend(%s)", pid)
+        assert [event.id for event in (await waiting).events] == [event.id for event in held.events]
+        with pytest.raises(SourceError):
+            await dead.acknowledge(held)
+
+
+async def test_the_events_of_a_worker_that_fell_silent_go_to_another_when_its_lease_ends(database: Database) -> None:
+    await made(database)
+    await database.run(INSERT, 5)
+    async with taking(source(database, lease="300ms")) as silent, taking(source(database)) as other:
+        held = await silent.next()
+        assert len((await other.take()).events) == 5
+        with pytest.raises(SourceError) as raised:
+            await silent.acknowledge(held)
+        assert raised.value.reason in (SourceReason.DISCONNECTED, SourceReason.OTHER)
+
+
+async def test_who_goes_on_without_acknowledging_gets_each_event_once_and_others_may_have_them(
+    database: Database,
+) -> None:
+    """A dry run looks at everything and takes nothing."""
+    await made(database, key="key")
+    await database.run("INSERT INTO events (name, key) VALUES ('1', 'a'), ('2', 'a')")
+    async with taking(source(database, batch=1, key="key")) as looking:
+        first, second = await looking.next(), await looking.next()
+        assert [event.name for batch in (first, second) for event in batch.events] == ["1", "2"]
+        third = asyncio.create_task(looking.next())
+        async with taking(source(database)) as worker:
+            await worker.take()
+            assert worker.names == ["1", "2"]
+            await database.run("INSERT INTO events (name) VALUES ('3')")
+            assert [event.name for event in (await third).events] == ["3"]
+        with pytest.raises(RuntimeError, match="before the next one"):
+            await looking.acknowledge(first)
+
+
+@pytest.mark.parametrize("companion", [None, "public.events_pending"])
+@pytest.mark.parametrize("key", [None, "key"])
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_batch_costs_the_same_however_long_the_backlog_is(
+    database: Database, companion: str | None, key: str | None, known: bool
+) -> None:
+    """It is read along the index of what is pending, whether the server has `known` how much that is or has not."""
+    given = {"companion": companion, "key": key}
+    await made(database, **given)
+    await database.run(INSERT, 20_000)
+    if known:
+        await database.run("ANALYZE")
+    take = Statements(settings(database, **given), "bigint").take([]).as_string(None)
+    async with await psycopg.AsyncConnection.connect(settings(database, **given).conninfo()) as connection:
+        plan = [row[0] async for row in await connection.execute(f"EXPLAIN ANALYZE {take}")]
+    read = [float(found) for line in plan for found in re.findall(r"actual time=\S+ rows=(\S+)", line)]
+    assert max(read) <= 1_000, "\n".join(plan)
+    assert any("Index Scan using events_pending" in line for line in plan)
