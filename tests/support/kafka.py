@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from support.prometheus import free_port
@@ -241,6 +243,17 @@ def drop_topic(broker: Kafka, topic: str) -> None:
     """Delete a topic."""
     admin = AdminClient({"bootstrap.servers": broker.brokers, "log_level": 2})
     [done] = admin.delete_topics([topic]).values()
+    done.result(timeout=_SOON)
+
+
+def allow(broker: Kafka, user: str, operation: str, name: str = "*", *, of: str = "TOPIC") -> None:
+    """Let a user do something (`READ`) with every topic, or with what else there is (`of`: `GROUP`)."""
+    operation_, kind = AclOperation[operation], ResourceType[of]
+    right = AclBinding(
+        kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", operation_, AclPermissionType.ALLOW
+    )
+    admin = AdminClient({"bootstrap.servers": broker.brokers, "log_level": 2})
+    [done] = admin.create_acls([right]).values()
     done.result(timeout=_SOON)
 
 

@@ -1,0 +1,154 @@
+"""What of a record becomes an event, and what becomes of a record that is none, against a real Kafka."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from support.kafka import (
+    Kafka,
+    committed,
+    new_topic,
+    produce,
+    shared_kafka,
+    stored,
+)
+from support.kafka_events import numbered, reading, source
+from support.waiting import until
+from tocsin.errors import RefusedReason, SourceError, SourceReason
+from tocsin.values import typed
+
+
+@pytest.fixture
+def broker() -> Kafka:
+    return shared_kafka()
+
+
+async def test_a_record_is_an_event_whose_columns_are_the_fields_of_its_value(broker: Kafka) -> None:
+    topic = new_topic(broker)
+    document = {"id": 7, "name": "Ann", "total": 12.5, "paid": False, "tags": ["a"], "note": None}
+    produce(broker, topic, [("k", json.dumps(document))])
+    [record] = stored(broker, topic)
+    async with reading(source(broker.brokers, topic), topic) as reader:
+        await until(lambda: reader.events)
+    [event] = reader.events
+    moment = record.timestamp()[1]
+    assert (event.name, event.id, event.at) == (topic, f"{topic}/0/0@{moment}", moment)
+    found = {column.name: typed(column, text) for column, text in zip(event.columns, event.row, strict=True)}
+    assert found == document
+
+
+async def test_what_else_a_record_has_becomes_columns_where_that_is_asked_for(broker: Kafka) -> None:
+    topic = new_topic(broker)
+    produce(
+        broker,
+        topic,
+        [("k\N{EURO SIGN}", '{"a": 1}'), (b"\xff", '{"a": 2}')],
+        headers={"trace": b"t-1", "raw": b"\xfe"},
+    )
+    include = ["key", "topic", "partition", "offset", "timestamp", "headers"]
+    async with reading(source(broker.brokers, topic, include=include), topic) as reader:
+        await until(lambda: len(reader.events) == 2)
+    first, second = (
+        {column.name: typed(column, text) for column, text in zip(event.columns, event.row, strict=True)}
+        for event in reader.events
+    )
+    stamp = first.pop("_timestamp")
+    assert round(stamp.timestamp() * 1000) == reader.events[0].at  # type: ignore[attr-defined]
+    assert first == {
+        "a": 1,
+        "_key": "k\N{EURO SIGN}",
+        "_topic": topic,
+        "_partition": 0,
+        "_offset": 0,
+        "_headers": {"trace": "t-1", "raw": "\\xfe"},
+    }
+    assert second["_key"] == b"\xff"
+
+
+async def test_a_time_that_cannot_be_meant_is_not_taken_over(broker: Kafka) -> None:
+    topic = new_topic(broker)
+    producer = Producer({"bootstrap.servers": broker.brokers, "log_level": 2})
+    producer.produce(topic, value='{"n": 1}', timestamp=2**62)
+    assert producer.flush(20) == 0
+    began = time.time()
+    async with reading(source(broker.brokers, topic, include=["timestamp"]), topic) as reader:
+        await until(lambda: reader.events)
+    assert began - 1 < reader.events[0].at / 1000 < time.time() + 1
+    assert reader.events[0].row == ("1", None)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["told", "told and copied"])
+async def test_a_poison_record_is_refused_with_its_place_and_the_rest_goes_on(broker: Kafka, copied: bool) -> None:
+    topic, dead = new_topic(broker), new_topic(broker, "dead")
+    poison: list[tuple[str, bytes | None]] = [
+        ("text", b"nothing of the kind"),
+        ("list", b"[1]"),
+        ("bytes", b"\xff\xfe"),
+        ("nan", b'{"a": NaN}'),
+        ("surrogate", b'{"a": "\\ud800"}'),
+        ("surrogate in a name", b'{"\\udfff": 1}'),
+        ("raw surrogate", b'{"a": "\xed\xa0\x80"}'),
+        ("digits", b'{"a": ' + b"1" * 5000 + b"}"),
+        ("deep within", b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
+        ("deep", b"[" * 100_000),
+        ("long", json.dumps({"a": "x" * 200_000}).encode()),
+        ("none", None),
+    ]
+    produce(broker, topic, numbered([1]))
+    produce(broker, topic, poison, headers={"trace": b"t"})
+    produce(broker, topic, numbered([2]))
+    settings: dict[str, Any] = {"max_bytes": 150_000} | ({"dead_letters": dead} if copied else {})
+    at = source(broker.brokers, topic, **settings)
+    async with reading(at, topic) as reader:
+        await until(lambda: len(reader.events) == 2)
+    refused = [one for batch in reader.batches for one in batch.refused]
+    assert [one.id for one in refused] == [f"{topic}/0/{offset}" for offset in range(1, len(poison) + 1)]
+    reasons = [one.reason for one in refused]
+    assert reasons[:-2] == [RefusedReason.MALFORMED] * (len(poison) - 2)
+    assert reasons[-2:] == [RefusedReason.TOO_LARGE, RefusedReason.MISSING]
+    assert not any("nothing of the kind" in one.detail for one in refused)
+    assert committed(broker, topic, topic) == [len(poison) + 2]
+    copies = stored(broker, dead)
+    assert [(copy.key(), copy.value()) for copy in copies] == [(k.encode(), v) for k, v in poison if copied]
+    if copied:
+        assert copies[0].headers() == [
+            ("trace", b"t"),
+            ("tocsin-source", b"k"),
+            ("tocsin-at", f"{topic}/0/1".encode()),
+            ("tocsin-reason", b"malformed"),
+            ("tocsin-detail", b"it is not JSON: Expecting value at character 0"),
+        ]
+
+
+async def test_a_dead_letter_too_large_for_its_topic_leaves_its_headers_there_and_holds_nothing_up(
+    broker: Kafka,
+) -> None:
+    topic, dead = new_topic(broker), new_topic(broker, "dead", max_message_bytes="2000")
+    produce(broker, topic, [("k", "x" * 5000), ("k", "no"), *numbered([1])])
+    async with reading(source(broker.brokers, topic, dead_letters=dead), topic) as reader:
+        await until(lambda: reader.events)
+    headers = [dict(copy.headers() or []) for copy in stored(broker, dead)]
+    assert {f"{topic}/0/0".encode(), f"{topic}/0/1".encode()} == {each["tocsin-at"] for each in headers}
+    assert b"left out: too large" in {each.get("tocsin-value") for each in headers}
+
+
+async def test_dead_letters_that_cannot_be_written_stop_the_source_rather_than_lose_them(broker: Kafka) -> None:
+    topic = new_topic(broker)
+    with pytest.raises(SourceError, match="no topic nowhere") as caught:
+        async with reading(source(broker.brokers, topic, dead_letters="nowhere"), topic):
+            pass
+    assert caught.value.reason is SourceReason.MISSING
+    with pytest.raises(SourceError, match="use two topics"):
+        async with reading(source(broker.brokers, topic, dead_letters=topic), topic):
+            pass
+
+
+async def test_records_without_a_value_are_passed_over_where_that_is_wanted(broker: Kafka) -> None:
+    topic = new_topic(broker)
+    produce(broker, topic, [("k", None), *numbered([1])])
+    async with reading(source(broker.brokers, topic, nulls="skip"), topic) as reader:
+        await until(lambda: reader.events)
+    assert [one for batch in reader.batches for one in batch.refused] == []
