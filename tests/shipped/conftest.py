@@ -1,0 +1,32 @@
+"""A real PostgreSQL, and the SQL for Materialize in it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.materialize.on_postgres import SCHEMA, Model
+from support.materialize.setup import shipped
+from support.postgres import Postgres, postgres
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def connection(server: Postgres) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(server.dsn(options="-c timezone=UTC")) as connection:
+        Model(connection).build(shipped(schema=SCHEMA))
+        connection.commit()
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
+def model(connection: psycopg.Connection[Any]) -> Iterator[Model]:
+    yield Model(connection)
+    connection.rollback()

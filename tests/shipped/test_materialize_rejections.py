@@ -1,0 +1,156 @@
+"""Events that must not break a view: what is wrong with each, and that the others are read."""
+
+import itertools
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from support.materialize.on_postgres import BID, EVENT, NOW, Model
+from tocsin_producer.events import CUSTOMER_EVENTS, WINNING_BIDS
+from tocsin_producer.faults import malformed
+from tocsin_producer.plan import Flaw
+
+
+@pytest.mark.parametrize("flaw", [flaw for flaw in Flaw if flaw is not Flaw.NULL])
+@pytest.mark.parametrize(("topic", "fields"), [(CUSTOMER_EVENTS, EVENT), (WINNING_BIDS, BID)])
+def test_a_malformed_event_is_rejected_and_the_views_go_on(
+    model: Model, flaw: Flaw, topic: str, fields: dict[str, Any]
+) -> None:
+    found = {malformed(flaw, fields, draw=itertools.repeat(n / 60).__next__, size=70_000) for n in range(60)}
+    messages = [message for message in found if message is not None]
+    model.receive(*messages, topic=topic)
+    model.receive(fields, topic=topic)
+    assert len(model.rows("rejected_events", 'topic, partition, "offset", left(sample, 10)')) == len(messages)
+    assert {row[0] for row in model.rows("rejected_events")} == {topic}
+    assert len(model.rows("dim_deployments")) + len(model.rows("active_alerts")) == 1
+
+
+def event_with(name: str) -> bytes:
+    return b'{"customer_id":7,"customer_name":"%s","deployment_type":"cloud","organization":"A","event_ts":%d}' % (
+        name.encode("latin-1"),
+        NOW.timestamp(),
+    )
+
+
+SOUND = event_with("Ann")
+HOSTILE = {
+    "not UTF-8": [
+        b"\xff\xfe",
+        SOUND + b"\0",
+        event_with("a\x00b"),
+        event_with("\xc3"),  # cut off
+        event_with("\xc0\xaf"),  # longer than it need be
+        event_with("\xe0\x80\xaf"),
+        event_with("\xed\xa0\x80"),  # half a surrogate pair
+        event_with("\xf0\x82\x82\xac"),
+        event_with("\xf4\x90\x80\x80"),  # past the last character
+        event_with("\xf8\x88\x80\x80\x80"),
+        event_with("\x80"),
+    ],
+    "not a flat JSON object": [
+        b"",
+        b" ",
+        b"null",
+        b"7",
+        b'"x"',
+        b"[1,2]",
+        b"{",
+        b'{"broken',
+        b"{,}",
+        b'{"a":1,}',
+        b'{"a" 1}',
+        b"{'a':1}",
+        b"{a:1}",
+        b'{"a":1}{"b":2}',
+        b'{"a":01}',
+        b'{"a":1.}',
+        b'{"a":.5}',
+        b'{"a":+1}',
+        b'{"a":NaN}',
+        b'{"a":1e999999}',
+        b'{"a":' + b"9" * 5000 + b"}",
+        b'{"a":{"nested":true}}',
+        b'{"a":[]}',
+        b'{"a":' * 2000 + b"1" + b"}" * 2000,
+        b'{"a":True}',
+        b'{"a":"\n"}',
+        b'{"a":"\\x"}',
+        b'{"a":"\\u00"}',
+        b'{"a":"\\u0000"}',
+        b'{"a":"\\ud83d"}',
+        b'{"a":"\\udc00\\ud800"}',
+        b"\xef\xbb\xbf" + SOUND,  # a byte order mark
+        b"\xc2\xa0" + SOUND,  # a blank that is none in JSON
+        SOUND + b"\xe2\x80\xa8",
+        SOUND + b"\x0b",
+        b"\x0c" + SOUND,
+        b"\xc2\x85" + SOUND,
+    ],
+}
+
+
+@pytest.mark.parametrize(("reason", "message"), [(reason, one) for reason, many in HOSTILE.items() for one in many])
+def test_a_hostile_message_is_rejected_with_its_reason(model: Model, reason: str, message: bytes) -> None:
+    model.receive(message, message, SOUND)
+    model.receive(message, topic=WINNING_BIDS)
+    assert [row[3] for row in model.rows("rejected_events")] == [reason] * 3
+    assert [row[2] for row in model.rows("dim_deployments")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"customer_id": "seven"}, "customer_id is missing or not as agreed"),
+        ({"customer_id": 10**9}, "customer_id is missing or not as agreed"),
+        ({"customer_id": -1}, "customer_id is missing or not as agreed"),
+        ({"customer_id": 1.5}, "customer_id is missing or not as agreed"),
+        ({"customer_id": True}, "customer_id is missing or not as agreed"),
+        ({"customer_id": None}, "customer_id is missing or not as agreed"),
+        ({"deployment_type": None}, "deployment_type is missing"),
+        ({"organization": None}, "organization is missing"),
+        ({"event_ts": None}, "event_ts is missing or not as agreed"),
+        ({"event_ts": "tomorrow"}, "event_ts is missing or not as agreed"),
+        ({"event_ts": 99_999_999_999}, "event_ts is missing or not as agreed"),  # the year 5138
+        ({"event_ts": int(NOW.timestamp()) * 1000}, "event_ts is missing or not as agreed"),  # milliseconds
+        ({"event_ts": int(NOW.timestamp()) + 601}, "event_ts is in the future"),
+        ({"event_ts": 9_999_999_999}, "event_ts is in the future"),
+    ],
+)
+def test_a_field_that_is_not_as_agreed_is_named(model: Model, changed: dict[str, Any], reason: str) -> None:
+    model.receive(EVENT | changed)
+    assert [row[3] for row in model.rows("rejected_events")] == [reason]
+    assert model.rows("fct_customer_events") == []
+
+
+@pytest.mark.parametrize("amount", ["", "90,5", "-1", "1e3", "1" * 13, "0.1234567890", "Infinity", "NaN", None, True])
+def test_an_amount_that_is_none_is_rejected(model: Model, amount: object) -> None:
+    model.receive(BID | {"amount": amount}, topic=WINNING_BIDS)
+    assert [row[3] for row in model.rows("rejected_events")] == ["amount is missing or not as agreed"]
+
+
+def test_an_event_of_64_kib_is_read_and_a_larger_one_is_rejected_with_a_short_sample(model: Model) -> None:
+    room = 65_536 - len(event_with(""))
+    model.receive(event_with("x" * room), event_with("x" * (room + 1)))
+    ((_, _, offset, reason, sample, received_at),) = model.rows("rejected_events")
+    assert (offset, reason, len(sample)) == (2, "larger than 65536 bytes", 200)
+    assert received_at == NOW.replace(tzinfo=None)
+    assert len(model.rows("fct_customer_events")) == 1
+
+
+def test_a_rejected_event_is_shown_for_an_hour(model: Model) -> None:
+    model.receive(b"?", at=NOW)
+    model.at(NOW + timedelta(hours=1))
+    assert len(model.rows("rejected_events")) == 1
+    model.at(NOW + timedelta(hours=1, milliseconds=1))
+    assert model.rows("rejected_events") == []
+
+
+def test_white_space_escapes_and_every_character_are_read(model: Model) -> None:
+    text = '\u007f\u00a0\u2028\U0001f355"\\/\b\f\n\r\t\x01'
+    fields = EVENT | {"customer_name": text}
+    model.receive(json.dumps(fields, indent="\t").encode())  # a pair of surrogates in escapes
+    model.receive(json.dumps(fields, ensure_ascii=False).encode())
+    assert [row[1] for row in model.rows("fct_customer_events")] == [text, text]
+    assert model.rows("rejected_events") == []
