@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from support.materialize.setup import DEFAULTS, MATERIALIZE, Clock, shipped
-from support.postgres import Postgres, postgres
+from support.postgres import Postgres
 from tocsin_setup import rules
 from tocsin_setup.errors import SetupError
 from tocsin_setup.plan import Catalog, Found
@@ -18,12 +18,6 @@ from tocsin_setup.server import LostError, Patience, Server, StatementError
 from tocsin_setup.trouble import Answer
 
 # A session.
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
 
 
 @pytest.fixture
