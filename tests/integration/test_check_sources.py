@@ -191,7 +191,7 @@ async def asked_of_table(database: Database, **given: Any) -> list[str]:
     return await events_table.source(database, **given).verify(["late"])
 
 
-REMEDY = "; run the SQL that `tocsin sql shop` prints"
+REMEDY = "; run the SQL that `tocsin sql shop --existing` prints"
 GIVEN: list[dict[str, Any]] = [
     {"key": "customer", "time": "at"},
     {"after": "delete"},
@@ -206,7 +206,8 @@ async def test_the_printed_sql_leaves_no_problem_and_each_thing_it_makes_is_need
 ) -> None:
     guarded = {**given, **as_guarded(database)}
     notes = "pending" if "companion" in given else "events"
-    assert one(await asked_of_table(database, **guarded), 'relation "events" does not exist').endswith(REMEDY)
+    anew = REMEDY.replace(" --existing", "")
+    assert one(await asked_of_table(database, **guarded), 'relation "events" does not exist').endswith(anew)
     await database.run(postgres_events.new_table(events_table.settings(database, **guarded)))
     await database.run("INSERT INTO events (name) VALUES ('late')")
     assert await asked_of_table(database, **guarded) == []
@@ -224,7 +225,8 @@ async def test_the_printed_sql_leaves_no_problem_and_each_thing_it_makes_is_need
 
 async def test_columns_marks_and_a_companion_without_its_trigger_are_told(database: Database) -> None:
     await database.run("CREATE TABLE events (id serial PRIMARY KEY, name text)")
-    one(await asked_of_table(database, key="customer"), "no column customer and no column handled_at", REMEDY)
+    one(await asked_of_table(database, key="customer"), "no column customer; add it, or name another one with `key`")
+    one(await asked_of_table(database), "no column handled_at and no column handled_as", REMEDY)
     given = {"companion": "public.pending"}
     one(await asked_of_table(database, **given), 'relation "public.pending" does not exist', REMEDY)
     await database.run(postgres_events.existing_table(events_table.settings(database, **given)))

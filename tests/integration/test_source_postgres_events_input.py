@@ -1,8 +1,10 @@
 """What comes into a table of events: nothing of it stops the reading, and what is no event is set aside and told."""
 
+import asyncio
+
 import pytest
 
-from support.events_table import INSERT, handled, made, settings, source, taking, value
+from support.events_table import INSERT, handled, made, settings, source, taking, until_waiting, value
 from support.postgres import Database
 from tocsin.errors import RefusedReason
 from tocsin.sources import postgres_events as kind
@@ -39,6 +41,48 @@ async def test_a_row_that_is_no_event_is_recorded_and_the_others_go_on(database:
         await database.run("INSERT INTO events (name) VALUES ('c')")
         await worker.until(3)
     assert await handled(database) == {1: "taken", 2: "refused", 3: "taken", 4: "taken"}
+
+
+@pytest.mark.parametrize("companion", [None, "public.events_pending"])
+@pytest.mark.parametrize("key", [None, "name"])
+async def test_rows_without_an_id_are_refused_and_hold_up_nobody(
+    database: Database, companion: str | None, key: str | None
+) -> None:
+    given = {"companion": companion, "key": key, "batch": 2}
+    await database.run("CREATE TABLE events (id int UNIQUE, name text)")
+    await database.run(kind.existing_table(settings(database, **given)))
+    await database.run("INSERT INTO events VALUES (NULL, 'x'), (1, 'x'), (NULL, NULL), (2, 'x'), (NULL, 'x'), (3, 'x')")
+    notes = companion or "events"
+    async with taking(source(database, **given)) as worker, taking(source(database, **given)) as other:
+        batches = [await worker.take() for _ in range(3)]
+        assert worker.ids == [1, 2, 3]
+        held = await other.next()
+        refused = [one for batch in [*batches, held] for one in batch.refused]
+        assert [(one.id, one.reason, one.detail) for one in refused] == [
+            ("events/NULL", RefusedReason.MALFORMED, "its id is NULL")
+        ] * 3
+        await other.acknowledge(held)
+        await database.run("INSERT INTO events VALUES (4, 'x')")
+        await worker.until(4)
+    marked = await database.run(f"SELECT id, handled_as FROM {notes} ORDER BY id NULLS LAST")
+    assert marked == [(1, "taken"), (2, "taken"), (3, "taken"), (4, "taken"), *[(None, "refused")] * 3]
+
+
+async def test_rows_without_an_id_are_left_to_others_by_who_does_not_acknowledge(database: Database) -> None:
+    await database.run("CREATE TABLE events (id int UNIQUE, name text)")
+    await database.run(kind.existing_table(settings(database)))
+    await database.run("INSERT INTO events VALUES (NULL, 'x')")
+    async with taking(source(database)) as looking:
+        assert len((await looking.next()).refused) == 1
+        second = asyncio.create_task(looking.next())
+        await until_waiting(database)
+        await database.run("INSERT INTO events VALUES (1, 'x')")
+        batch = await second
+        assert ([event.id for event in batch.events], batch.refused) == (["events/1"], [])
+    async with taking(source(database)) as worker:
+        await worker.take()
+        assert len((await worker.take()).refused) == 1
+    assert await database.run("SELECT handled_as FROM events WHERE id IS NULL") == [("refused",)]
 
 
 @pytest.mark.parametrize("after", ["mark", "delete"])

@@ -2,6 +2,7 @@
 something."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -103,26 +104,135 @@ async def test_a_table_of_somebody_elses_gets_what_it_lacks(
         assert columns == 3, "the table itself is as it was"
 
 
+ANEW = "; run the SQL that `tocsin sql shop` prints"
+EXTENDED = "; run the SQL that `tocsin sql shop --existing` prints"
+
+
 @pytest.mark.parametrize(
     ("setup", "given", "reason", "words"),
     [
-        ("", {}, SourceReason.MISSING, 'relation "events" does not exist'),
-        (EXISTING, {"id": "pk"}, SourceReason.SHAPE, "events has no column handled_at and no column handled_as"),
-        (EXISTING, {"companion": "public.p"}, SourceReason.SHAPE, "events has no column id"),
-        (EXISTING, {"id": "pk", "companion": "public.p"}, SourceReason.MISSING, 'relation "public.p" does not exist'),
+        ("SELECT", {}, SourceReason.MISSING, f'relation "events" does not exist{ANEW}'),
+        (EXISTING, {"id": "pk"}, SourceReason.SHAPE, f"no column handled_at and no column handled_as{EXTENDED}"),
+        (
+            f"{EXISTING} ALTER TABLE events ADD handled_at timestamptz",
+            {"id": "pk"},
+            SourceReason.SHAPE,
+            f"events has no column handled_as{EXTENDED}",
+        ),
+        (EXISTING, {"id": "pk", "companion": "public.p"}, SourceReason.MISSING, f"does not exist{EXTENDED}"),
+        (EXISTING, {}, SourceReason.SHAPE, "events has no column id; add it, or name another one with `id`"),
+        (
+            EXISTING,
+            {"id": "pk", "time": "at"},
+            SourceReason.SHAPE,
+            "no column at; add it, or name another one with `time`",
+        ),
     ],
 )
 async def test_a_database_that_is_not_set_up_is_told_with_what_to_do(
     database: Database, setup: str, given: dict[str, str], reason: SourceReason, words: str
 ) -> None:
-    if setup:
-        await database.run(setup)
-    for attempt in (source(database, **given).open([], position={}).__aenter__, source(database, **given).describe):
+    await database.run(setup)
+    asked = source(database, **given)
+    for attempt in (asked.open([], position={}).__aenter__, partial(asked.describe, Subject(event="x"))):
         with pytest.raises(SourceError) as raised:
-            await (attempt(Subject(event="x")) if attempt.__name__ == "describe" else attempt())  # type: ignore[call-arg]
+            await attempt()
         assert raised.value.reason is reason
-        assert words in str(raised.value)
-        assert str(raised.value).endswith("; run the SQL that `tocsin sql shop` prints")
+        assert str(raised.value).endswith(words)
+    [told] = await asked.verify([])
+    assert told == str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("companion", "change", "reason", "remedy"),
+    [
+        (None, "REVOKE SELECT ON events FROM events_reader", SourceReason.PERMISSION, EXTENDED),
+        (None, "DROP TABLE events", SourceReason.MISSING, ANEW),
+        ("public.events_pending", "DROP TABLE events_pending", SourceReason.MISSING, EXTENDED),
+    ],
+)
+async def test_what_goes_missing_while_it_runs_is_told_with_what_to_do(
+    database: Database, companion: str | None, change: str, reason: SourceReason, remedy: str
+) -> None:
+    given = {"companion": companion, "dsn": psycopg.conninfo.make_conninfo(database.dsn, user="events_reader")}
+    await made(database, **given)
+    async with taking(source(database, **given)) as worker:
+        await database.run(INSERT, 1)
+        await worker.take()
+        await database.run(change)
+        await database.run("NOTIFY events")
+        with pytest.raises(SourceError) as raised:
+            await worker.take()
+    assert raised.value.reason is reason
+    assert str(raised.value).endswith(remedy)
+
+
+@pytest.mark.parametrize("after", ["mark", "delete"])
+async def test_the_sql_for_a_new_table_leaves_one_that_is_there_as_it_is(database: Database, after: str) -> None:
+    """Run by mistake on a table of somebody else's, it must not make events of all rows that are there."""
+    await database.run(EXISTING)
+    given = {"id": "pk", "after": after}
+    with pytest.raises(psycopg.errors.UndefinedColumn, match="handled_at"):
+        await database.run(kind.new_table(settings(database, **given)))
+    await database.run("ROLLBACK")
+    await database.run(kind.existing_table(settings(database, **given)))
+    assert await database.run("SELECT 1 FROM events WHERE handled_at IS NULL") == []
+
+
+@pytest.mark.parametrize("companion", [None, "public.events_pending"])
+async def test_what_a_table_has_lost_is_put_back_and_what_was_pending_stays_pending(
+    database: Database, companion: str | None
+) -> None:
+    """What the remedy prints, on a table that was in use."""
+    given = {"companion": companion}
+    await made(database, **given)
+    await database.run(INSERT, 2)
+    lost = "events_pending DROP COLUMN handled_as" if companion else "events DROP COLUMN handled_as"
+    await database.run(f"ALTER TABLE {lost}")
+    await database.run(
+        "DROP FUNCTION events_notify CASCADE" if not companion else "DROP FUNCTION events_pending_notify CASCADE"
+    )
+    await database.run(kind.existing_table(settings(database, **given)))
+    async with taking(source(database, **given)) as worker:
+        await worker.take()
+        await database.run(INSERT, 1)
+        await worker.until(3)
+    assert worker.ids == [1, 2, 3]
+
+
+KEYED = "INSERT INTO events (name) SELECT 'order' FROM generate_series(1, 4)"
+
+
+@pytest.mark.parametrize("companion", [None, "public.events_pending"])
+@pytest.mark.parametrize("key", ["name", "id", "at", "data"])
+async def test_the_key_may_be_another_column_of_the_table(database: Database, key: str, companion: str | None) -> None:
+    given = {"key": key, "time": "at", "companion": companion}
+    for _ in range(2):
+        await made(database, **given)
+    [[columns]] = await database.run(
+        "SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute"
+        " WHERE attrelid = 'events'::regclass AND attnum > 0 AND attname NOT LIKE 'handled%%'"
+    )
+    assert columns == ["at", "data", "id", "name"]
+    async with taking(source(database, **given, batch=1)) as worker, taking(source(database, **given)) as other:
+        await database.run(KEYED)
+        held = await worker.next()
+        assert [event.name for event in held.events] == ["order"]
+        if key != "name":  # whose values are all the same here
+            assert [int(event.id.rpartition("/")[2]) for event in (await other.take()).events] == [2, 3, 4]
+        await worker.acknowledge(held)
+        if key == "name":
+            await other.until(3)
+    assert worker.ids + other.ids == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("word", ["id", "name", "time", "key"])
+async def test_the_columns_of_a_new_table_may_have_the_name_of_the_one_for_the_rest(
+    database: Database, word: str
+) -> None:
+    given = {"time": "at", "key": "of", word: "data"}
+    await made(database, **given)
+    assert await source(database, **given).verify([]) == []
 
 
 async def test_what_an_event_looks_like_can_be_asked(database: Database) -> None:

@@ -9,22 +9,27 @@ from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Conf
 
 
 def new_table(config: Config) -> str:
-    """SQL that makes a table of events from nothing."""
+    """SQL that makes a table of events from nothing. A table that is there and was not made by it is left as it is, and
+    the SQL ends with an error."""
     parts = _parts(config)
     columns = ["{id} bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "{name} text NOT NULL"]
-    comments = []
-    if config.key and config.key not in (config.id, config.name, config.time):
+    comments = [] if config.companion else [_COMMENTS]
+    taken = {config.id, config.name}
+    if config.key and config.key not in {*taken, config.time}:
         columns.append("{key} text")
         comments.append("COMMENT ON COLUMN {table}.{key} IS 'Events with the same key are taken in order.';")
-    if config.time:
+    if config.time and config.time not in taken:
         columns.append("{time} timestamptz NOT NULL DEFAULT clock_timestamp()")
         comments.append("COMMENT ON COLUMN {table}.{time} IS 'When it happened.';")
-    columns.append("data jsonb NOT NULL DEFAULT '{{}}'")
-    comments.append("COMMENT ON COLUMN {table}.data IS 'What there is to tell of it.';")
+    if "data" not in {*taken, config.key, config.time}:
+        columns.append("data jsonb NOT NULL DEFAULT '{{}}'")
+        comments.append("COMMENT ON COLUMN {table}.data IS 'What there is to tell of it.';")
+    if not config.companion:
+        # Here and not by ALTER TABLE: in a table that was there before, all rows would be events still to be told.
+        columns += [f"{HANDLED_AT} timestamptz", f"{HANDLED_AS} text"]
     made = "CREATE TABLE IF NOT EXISTS {table} (\n  " + ",\n  ".join(columns) + "\n);\n"
     made += "COMMENT ON TABLE {table} IS 'Events, one a row, for Tocsin to tell.';\n" + "\n".join(comments)
-    notes = [_COMPANION] if config.companion else [_COLUMNS_OF_PENDING]
-    return _written(config, [made, *notes], parts)
+    return _written(config, [made, *([_COMPANION] if config.companion else [])], parts)
 
 
 def existing_table(config: Config, *, backlog: bool = False) -> str:
@@ -60,12 +65,18 @@ def _parts(config: Config) -> dict[str, sql.Composable]:
     return {**parts, "body": code(sql.SQL(body).format(**parts))}
 
 
-_COLUMNS_OF_PENDING = """\
+_COMMENTS = """\
+COMMENT ON COLUMN {table}.handled_at IS 'When Tocsin was done with it; NULL: it is still to be told.';
+COMMENT ON COLUMN {table}.handled_as IS 'What became of it: taken, unmatched (no alert takes it) or refused.';"""
+
+_COLUMNS_OF_PENDING = (
+    """\
 ALTER TABLE {table}
   ADD COLUMN IF NOT EXISTS handled_at timestamptz,
   ADD COLUMN IF NOT EXISTS handled_as text;
-COMMENT ON COLUMN {table}.handled_at IS 'When Tocsin was done with it; NULL: it is still to be told.';
-COMMENT ON COLUMN {table}.handled_as IS 'What became of it: taken, unmatched (no alert takes it) or refused.';"""
+"""
+    + _COMMENTS
+)
 
 _COLUMNS_OF_HANDLED = (
     """\

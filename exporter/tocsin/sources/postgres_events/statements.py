@@ -43,20 +43,34 @@ class Statements:
 
     def take(self, without: Collection[str]) -> sql.Composed:
         """Lock pending rows and give them, in the order of their ids: the id, the key if there is one, then all columns
-        of the event (NULL where the companion has an id whose event is gone). `without`: ids to leave alone.
+        of the event (NULL where the companion has an id whose event is gone). `without`: ids to leave alone. Rows
+        whose id is NULL have no place in that order; see `take_nameless`.
 
         With a key, an event stays where it is while somebody else holds an earlier one of the same key: one that is
         pending and comes before what this process locked, but is not among it.
         """
         return (_TAKE_IN_ORDER if self.config.key else _TAKE).format(**self._parts(without))
 
+    def take_nameless(self, without: Collection[str]) -> sql.Composed:
+        """Lock pending rows whose id is NULL, and give their places, by which they are settled in the same transaction.
+        `without`: places to leave alone."""
+        left_alone = sql.SQL("AND {place} <> ALL({places})").format(place=_PLACE, places=_array(without))
+        return _TAKE_NAMELESS.format(
+            place=_PLACE, left_alone=left_alone if without else sql.SQL(""), **self._parts(without=())
+        )
+
     def any_pending(self, without: Collection[str]) -> sql.Composed:
-        """A row if anything is pending, whoever holds it."""
-        return sql.SQL("SELECT 1 FROM {notes} n WHERE n.{at} IS NULL {without} LIMIT 1").format(**self._parts(without))
+        """A row if any event is pending, whoever holds it."""
+        return _ANY_PENDING.format(**self._parts(without))
 
     def all_that_run(self) -> list[sql.Composed]:
         """The statements that read and write the tables, for the server to explain: that takes the same rights."""
-        return [self.take([]), *(self._settled(outcome, []) for outcome in Outcome)]
+        return [
+            self.take([]),
+            self.take_nameless([]),
+            *(self._settled(outcome, []) for outcome in Outcome),
+            self._nameless_settled([]),
+        ]
 
     def insert_trigger(self) -> sql.Composed:
         """A row if the table of events has a trigger for new rows."""
@@ -66,24 +80,33 @@ class Statements:
             " AND tgtype & 4 <> 0 LIMIT 1"
         ).format(table)
 
-    def settle(self, outcomes: Mapping[Outcome, Collection[str]]) -> sql.Composed:
-        """Write down what became of events, by their ids, and end the transaction."""
+    def settle(self, outcomes: Mapping[Outcome, Collection[str]], nameless: Collection[str] = ()) -> sql.Composed:
+        """Write down what became of events, by their ids, refuse those without an id, by their places, and end the
+        transaction."""
         steps = [self._settled(outcome, ids) for outcome, ids in outcomes.items() if ids]
+        if nameless:
+            steps.append(self._nameless_settled(nameless))
         return sql.SQL("; ").join([*steps, sql.SQL("COMMIT")])
 
     def _settled(self, outcome: Outcome, ids: Collection[str]) -> sql.Composed:
+        which = sql.SQL("{id} = ANY({ids})").format(ids=_array(ids, self.id_type), **self._names)
         if outcome is Outcome.TAKEN and self.config.after == "delete":
-            statement = sql.SQL("DELETE FROM {table} WHERE {id} = ANY({ids})")
-        else:
-            statement = sql.SQL(
-                "UPDATE {table} SET {at} = clock_timestamp(), {how} = {outcome} WHERE {id} = ANY({ids})"
-            )
-        return statement.format(
-            table=self._notes, ids=self._array(ids), outcome=sql.Literal(outcome.value), **self._names
+            return sql.SQL("DELETE FROM {table} WHERE {which}").format(table=self._notes, which=which)
+        return self._marked(outcome, which)
+
+    def _nameless_settled(self, places: Collection[str]) -> sql.Composed:
+        which = sql.SQL("{at} IS NULL AND {id} IS NULL AND {place} = ANY({places})").format(
+            place=_PLACE, places=_array(places), **self._names
+        )
+        return self._marked(Outcome.REFUSED, which)
+
+    def _marked(self, outcome: Outcome, which: sql.Composable) -> sql.Composed:
+        return sql.SQL("UPDATE {table} SET {at} = clock_timestamp(), {how} = {outcome} WHERE {which}").format(
+            table=self._notes, outcome=sql.Literal(outcome.value), which=which, **self._names
         )
 
     def _parts(self, without: Collection[str]) -> dict[str, sql.Composable]:
-        left_alone = sql.SQL("AND n.{id} <> ALL({ids})").format(ids=self._array(without), **self._names)
+        left_alone = sql.SQL("AND n.{id} <> ALL({ids})").format(ids=_array(without, self.id_type), **self._names)
         parts: dict[str, sql.Composable] = {
             **self._names,
             "notes": self._notes,
@@ -104,22 +127,26 @@ class Statements:
         names = {"id": self.config.id, "at": HANDLED_AT, "how": HANDLED_AS, "key": self.config.key or self.config.id}
         return {part: sql.Identifier(name) for part, name in names.items()}
 
-    def _array(self, ids: Collection[str]) -> sql.Composed:
-        quoted = ",".join('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in ids)
-        return sql.SQL("{}::{}[]").format(sql.Literal(f"{{{quoted}}}"), sql.SQL(self.id_type))
 
+def _array(texts: Collection[str], element: str = "text") -> sql.Composed:
+    quoted = ",".join('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
+    return sql.SQL("{}::{}[]").format(sql.Literal(f"{{{quoted}}}"), sql.SQL(element))
+
+
+_PLACE = sql.SQL("concat(tableoid, ctid)")
+"""Where a row lies, which stays the same while it is locked: what there is to know a row without an id by."""
 
 _EVENT = sql.SQL("LEFT JOIN LATERAL (SELECT * FROM {events} WHERE {id} = n.{id} OFFSET 0) AS e ON true")
 """Of a row of the companion. OFFSET keeps the planner from any other plan than looking up each event by its id."""
 
 _TAKE = sql.SQL("""\
-SELECT n.{id} AS "tocsin id", {e}.* FROM {notes} AS n {event} WHERE n.{at} IS NULL {without}
+SELECT n.{id} AS "tocsin id", {e}.* FROM {notes} AS n {event} WHERE n.{at} IS NULL AND n.{id} IS NOT NULL {without}
 ORDER BY n.{id} LIMIT {limit} FOR UPDATE OF n SKIP LOCKED""")
 
 _TAKE_IN_ORDER = sql.SQL("""\
 WITH held AS MATERIALIZED (
   SELECT n.{id} AS "tocsin id", {e}.{key} AS "tocsin key", {e}.* FROM {notes} AS n {event}
-  WHERE n.{at} IS NULL {without} ORDER BY n.{id} LIMIT {limit} FOR UPDATE OF n SKIP LOCKED
+  WHERE n.{at} IS NULL AND n.{id} IS NOT NULL {without} ORDER BY n.{id} LIMIT {limit} FOR UPDATE OF n SKIP LOCKED
 ), others AS MATERIALIZED (
   SELECT n.{id} AS id, {e}.{key} AS key FROM {notes} AS n {event}
   WHERE n.{at} IS NULL AND n.{id} < (SELECT "tocsin id" FROM held ORDER BY 1 DESC LIMIT 1) {without}
@@ -128,3 +155,8 @@ WITH held AS MATERIALIZED (
 SELECT held.* FROM held
 WHERE NOT EXISTS (SELECT FROM others WHERE others.key = "tocsin key" AND others.id < "tocsin id")
 ORDER BY 1""")
+
+_TAKE_NAMELESS = sql.SQL("""\
+SELECT {place} FROM {notes} WHERE {at} IS NULL AND {id} IS NULL {left_alone} LIMIT {limit} FOR UPDATE SKIP LOCKED""")
+
+_ANY_PENDING = sql.SQL("SELECT 1 FROM {notes} AS n WHERE n.{at} IS NULL AND n.{id} IS NOT NULL {without} LIMIT 1")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -44,42 +44,36 @@ class PostgresEvents:
         what is still to do stands in the database."""
         del names, position
         async with connect(self._config) as wire:
-            with self._explained():
-                async with asyncio.timeout(self._config.connect_timeout):
-                    statements = await self._prepared(wire)
-                    # Before the first reading: what comes from now on is either seen or told.
-                    await wire.query(statements.listen())
-            yield _Stream(self._config, wire, statements, self._clock)
+            async with self._within(self._config.connect_timeout):
+                statements = await self._prepared(wire)
+                # Before the first reading: what comes from now on is either seen or told.
+                await wire.query(statements.listen())
+            yield _Stream(self.name, self._config, wire, statements, self._clock)
 
     async def describe(self, subject: Subject) -> Columns:
         """The columns of an event. Raises SourceError where something in the database is missing."""
         del subject
-        async with connect(self._config) as wire:
-            with self._explained():
-                async with asyncio.timeout(self._config.connect_timeout):
-                    await self._prepared(wire)
-                    columns = await wire.describe(Statements(self._config).events())
+        async with connect(self._config) as wire, self._within(self._config.connect_timeout):
+            await self._prepared(wire)
+            columns = await wire.describe(Statements(self._config).events())
         return tuple(columns[place] for place in _places(columns))
 
     async def sample(self, subject: Subject) -> Row | None:
         """One row of the table, whatever became of it."""
         del subject
         limited = sql.SQL("{} LIMIT 1").format(Statements(self._config).events())
-        async with connect(self._config) as wire:
-            with self._explained():
-                async with asyncio.timeout(self._config.statement_timeout):
-                    columns = await wire.describe(limited)
-                    rows = await wire.query(limited)
+        async with connect(self._config) as wire, self._within(self._config.statement_timeout):
+            with self._explained(there=False):
+                columns = await wire.describe(limited)
+                rows = await wire.query(limited)
         return tuple(rows[0][place] for place in _places(columns)) if rows else None
 
     async def verify(self, names: Sequence[str]) -> list[str]:
         """See `tocsin.sources.EventSource`. The table may hold events of any name."""
         del names
         try:
-            async with connect(self._config) as wire:
-                with self._explained():
-                    async with asyncio.timeout(self._config.connect_timeout):
-                        await self._try(wire)
+            async with connect(self._config) as wire, self._within(self._config.connect_timeout):
+                await self._try(wire)
         except SourceError as error:
             return [str(error)]
         return []
@@ -88,56 +82,81 @@ class PostgresEvents:
         """All that is done with the tables, without doing it. Raises SourceError."""
         config, statements = self._config, await self._prepared(wire)
         await wire.query(statements.listen())
-        for statement in statements.all_that_run():
-            await wire.query(sql.SQL("EXPLAIN {}").format(statement))
-        if config.companion is not None and not await wire.query(statements.insert_trigger()):
-            raise SourceError(
-                f"{config.display}: {config.table} has no trigger that writes its new rows down in {config.companion}",
-                SourceReason.MISSING,
-            )
+        with self._explained():
+            for statement in statements.all_that_run():
+                await wire.query(sql.SQL("EXPLAIN {}").format(statement))
+            if config.companion is not None and not await wire.query(statements.insert_trigger()):
+                raise self._lacks(
+                    f"has no trigger that writes its new rows down in {config.companion}", SourceReason.MISSING
+                )
 
     async def _prepared(self, wire: Wire) -> Statements:
         """The statements for the table as it is. Raises SourceError if it lacks something."""
         config, statements = self._config, Statements(self._config)
-        columns = {column.name: column for column in await wire.describe(statements.events())}
-        wanted = [config.id, config.name, config.time, config.key]
-        if config.companion is None:
-            wanted += [HANDLED_AT, HANDLED_AS]
-        missing = [name for name in dict.fromkeys(wanted) if name is not None and name not in columns]
-        if missing:
-            raise SourceError(
-                f"{config.display}: {config.table} has no column {' and no column '.join(missing)}", SourceReason.SHAPE
-            )
-        await wire.describe(statements.notes())
+        with self._explained(there=False):
+            columns = {column.name: column for column in await wire.describe(statements.events())}
+        for setting in ("id", "name", "time", "key"):
+            name = getattr(config, setting)
+            if name is not None and name not in columns:
+                # Of the owner's columns no SQL of ours is the remedy.
+                raise self._lacks(f"has no column {name}; add it, or name another one with `{setting}`")
+        with self._explained():
+            marks = [name for name in (HANDLED_AT, HANDLED_AS) if config.companion is None and name not in columns]
+            if marks:
+                raise self._lacks(f"has no column {' and no column '.join(marks)}")
+            await wire.describe(statements.notes())
         key = columns[config.id]
         named = sql.SQL("SELECT format_type({}, {})").format(key.oid, key.typmod)
         return Statements(config, str((await wire.query(named))[0][0]))
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            with translated(self._config.display):
+    def _lacks(self, what: str, reason: SourceReason = SourceReason.SHAPE) -> SourceError:
+        return SourceError(f"{self._config.display}: {self._config.table} {what}", reason)
+
+    @asynccontextmanager
+    async def _within(self, seconds: float) -> AsyncIterator[None]:
+        with translated(self._config.display):
+            async with asyncio.timeout(seconds):
                 yield
-        except SourceError as error:
-            if error.reason in (SourceReason.MISSING, SourceReason.SHAPE, SourceReason.PERMISSION):
-                remedy = f"run the SQL that `tocsin sql {self.name}` prints"
-                raise SourceError(f"{error}; {remedy}", error.reason, resume=error.resume) from None
-            raise
+
+    def _explained(self, *, there: bool = True) -> AbstractContextManager[None]:
+        return _explained(self.name, self._config, there=there)
+
+
+@contextmanager
+def _explained(source: str, config: Config, *, there: bool) -> Iterator[None]:
+    """What is missing, with the SQL that adds it. `there`: whether the table of events is, as far as is known: one that
+    is missing is made, one that is there gets what it lacks, and its rows are left alone."""
+    try:
+        with translated(config.display):
+            yield
+    except SourceError as error:
+        if error.reason in (SourceReason.MISSING, SourceReason.SHAPE, SourceReason.PERMISSION):
+            anew = error.reason is SourceReason.MISSING and not there
+            command = f"tocsin sql {source}" + ("" if anew else " --existing")
+            raise SourceError(
+                f"{error}; run the SQL that `{command}` prints", error.reason, resume=error.resume
+            ) from None
+        raise
 
 
 @dataclass(frozen=True, slots=True)
 class _Receipt:
-    """What a batch consists of: id of the row -> id of the event, and the ids of the rows that are no events."""
+    """What a batch consists of: id of the row -> id of the event, the ids of the rows that are no events, and the
+    places of those that have no id."""
 
     events: Mapping[str, str]
     refused: Collection[str]
+    nameless: Collection[str] = ()
 
 
 class _Stream:
     """Batches of one table over one connection, one at a time: each in a transaction that holds its rows and that
     `acknowledge` ends. Who asks for the next batch instead gives this one back, for others to take."""
 
-    def __init__(self, config: Config, wire: Wire, statements: Statements, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, source: str, config: Config, wire: Wire, statements: Statements, clock: Callable[[], float]
+    ) -> None:
+        self._source = source
         self._config = config
         self._wire = wire
         self._statements = statements
@@ -145,6 +164,7 @@ class _Stream:
         self._table = ".".join(name_parts(config.table))
         self._held: EventBatch | None = None
         self._given_back: list[str] = []
+        self._nameless_given_back: list[str] = []
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         pause = _AGAIN_FIRST
@@ -171,17 +191,18 @@ class _Stream:
         for row, event in receipt.events.items():
             outcomes[Outcome.UNMATCHED if event in nobodys else Outcome.TAKEN].append(row)
         outcomes[Outcome.REFUSED] += receipt.refused
-        await self._query(self._statements.settle(outcomes))
+        await self._query(self._statements.settle(outcomes, receipt.nameless))
         self._held = None
 
     async def _take(self) -> EventBatch | None:
         """The next batch, with a transaction open that holds it; None if there is nothing to be had."""
-        if len(self._given_back) >= _MOST_GIVEN_BACK:
+        if len(self._given_back) + len(self._nameless_given_back) >= _MOST_GIVEN_BACK:
             return None
         # What is notified from here on may be missed by this reading, so it calls for the next one.
         self._wire.notified()
         take = self._statements.take(self._given_back)
         rows: list[Row] = []
+        nameless: list[Row] = []
         async with self._answering():
             await self._wire.query(_BEGIN)
             copy = sql.SQL("COPY ({}) TO STDOUT").format(take)
@@ -190,9 +211,12 @@ class _Stream:
             # In the same transaction, so of the columns that these rows have.
             columns = await self._wire.describe(take) if rows else ()
             if not rows:
-                await self._wire.query(_ROLLBACK)
-                return None
-        self._held = self._batch(columns, rows)
+                # Last, since they have no place in the order of ids.
+                nameless = await self._wire.query(self._statements.take_nameless(self._nameless_given_back))
+                if not nameless:
+                    await self._wire.query(_ROLLBACK)
+                    return None
+        self._held = self._batch(columns, rows) if rows else self._refused([str(place) for (place,) in nameless])
         return self._held
 
     async def _give_back(self) -> None:
@@ -200,6 +224,7 @@ class _Stream:
         if batch is not None:
             assert isinstance(batch.receipt, _Receipt)
             self._given_back += [*batch.receipt.events, *batch.receipt.refused]
+            self._nameless_given_back += batch.receipt.nameless
             await self._query(_ROLLBACK)
 
     async def _others_hold_some(self) -> bool:
@@ -218,9 +243,13 @@ class _Stream:
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
         # The server ends a statement that takes too long; it is only waited for longer where it does not answer at all.
-        with translated(self._config.display):
+        with _explained(self._source, self._config, there=self._config.companion is not None):
             async with asyncio.timeout(self._config.statement_timeout + self._config.connect_timeout):
                 yield
+
+    def _refused(self, nameless: Sequence[str]) -> EventBatch:
+        one = Refused(id=f"{self._table}/NULL", reason=RefusedReason.MALFORMED, detail=f"its {self._config.id} is NULL")
+        return EventBatch(events=[], refused=[one] * len(nameless), receipt=_Receipt({}, [], nameless))
 
     def _batch(self, columns: Columns, rows: Sequence[Row]) -> EventBatch:
         own = 2 if self._config.key else 1
