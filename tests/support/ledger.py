@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tocsin.firing import Firing, Phase
-from tocsin.ledger import Commit, Ledger, Settlement, Status
+from tocsin.ledger import Commit, Filter, Ledger, Record, Settlement, Status
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Address, Column, Columns, Kind, Notification, Row, Transition, fingerprint
 
@@ -115,3 +115,19 @@ def settlement(notification: Notification, status: Status, *, at: float = 0.0, n
         detail=detail,
         at=at,
     )
+
+
+async def pending(ledger: Ledger, channel: str = "hook") -> list[Notification]:
+    """All that waits for a channel."""
+    return await ledger.pending(channel, 0, 1000)
+
+
+async def record(ledger: Ledger, notification: Notification) -> Record:
+    """What the ledger has of a notification now."""
+    (found,) = await ledger.find(Filter(id=notification.id))
+    return found
+
+
+async def told(ledger: Ledger, *keys: str, to: Sequence[str] = ("hook",)) -> list[Notification]:
+    """One fired notification for each key and channel."""
+    return await ledger.commit(commit([transition(key) for key in keys], to=to))

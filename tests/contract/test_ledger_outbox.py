@@ -1,0 +1,187 @@
+"""What every ledger keeps to with notifications that wait, are settled, are looked up and are forgotten."""
+
+from dataclasses import replace
+
+import pytest
+
+from support.clock import Clock
+from support.ledger import commit, delivered, firing, pending, record, settlement, told, transition
+from tocsin.ledger import Backlog, Filter, Ledger, Settlement, Status
+from tocsin.model import Kind, Notification
+
+
+async def test_pending_notifications_come_in_pages_and_in_order(ledger: Ledger) -> None:
+    notifications = await told(ledger, *(str(number) for number in range(7)))
+    await told(ledger, "other", to=("mail",))
+    found: list[Notification] = []
+    while page := await ledger.pending("hook", found[-1].seq if found else 0, 3):
+        assert len(page) <= 3
+        found += page
+    assert found == notifications
+
+
+async def test_what_is_to_be_tried_again_stays_pending_with_its_attempts(ledger: Ledger, clock: Clock) -> None:
+    (notification,) = await told(ledger, "1")
+    await ledger.settle([settlement(notification, Status.PENDING, at=clock.now, not_before=clock.now + 60)])
+    assert await pending(ledger) == [replace(notification, attempts=1, not_before=clock.now + 60)]
+    found = await record(ledger, notification)
+    assert (found.status, found.reason, found.detail, found.settled_at) == (
+        Status.PENDING,
+        "timeout",
+        "no answer",
+        None,
+    )
+
+
+@pytest.mark.parametrize("status", [Status.DELIVERED, Status.DEAD])
+async def test_what_is_settled_is_no_longer_pending(ledger: Ledger, clock: Clock, status: Status) -> None:
+    notification, other = await told(ledger, "1", "2")
+    await ledger.settle([settlement(notification, status, at=clock.now)])
+    assert await pending(ledger) == [other]
+    found = await record(ledger, notification)
+    assert (found.status, found.attempts, found.settled_at) == (status, 1, clock.now)
+
+
+async def test_a_settlement_of_what_is_no_longer_pending_changes_nothing(ledger: Ledger) -> None:
+    (notification,) = await told(ledger, "1")
+    assert await ledger.drop([notification.id]) == 1
+    before = await record(ledger, notification)
+    await ledger.settle([delivered(notification), Settlement(seq=4711, status=Status.DEAD, attempts=1)])
+    assert await record(ledger, notification) == before
+
+
+async def test_many_settlements_are_written_together(ledger: Ledger) -> None:
+    notifications = await told(ledger, *(str(number) for number in range(100)))
+    await ledger.settle([delivered(one) for one in notifications[::2]])
+    assert await pending(ledger) == notifications[1::2]
+
+
+async def test_a_retry_makes_the_dead_pending_again_with_a_fresh_budget(ledger: Ledger, clock: Clock) -> None:
+    dead, dropped, sent, waiting = await told(ledger, "1", "2", "3", "4")
+    await ledger.settle([settlement(dead, Status.DEAD, at=clock.now), delivered(sent)])
+    await ledger.drop([dropped.id])
+    clock.advance(1000)
+    assert await ledger.retry([dead.id, dropped.id, sent.id, waiting.id, "unknown"]) == 2
+    fresh = [replace(one, created_at=clock.now) for one in (dead, dropped)]
+    assert await pending(ledger) == [*fresh, waiting]
+    assert (await record(ledger, dead)).settled_at is None
+
+
+async def test_dead_and_pending_notifications_can_be_dropped_and_others_not(ledger: Ledger, clock: Clock) -> None:
+    dead, sent, waiting = await told(ledger, "1", "2", "3")
+    await ledger.settle([settlement(dead, Status.DEAD), delivered(sent)])
+    clock.advance(5)
+    assert await ledger.drop([dead.id, sent.id, waiting.id, "unknown"]) == 2
+    assert await pending(ledger) == []
+    found = {one.id: one for one in await ledger.find(Filter(status=Status.DROPPED))}
+    assert found.keys() == {dead.id, waiting.id}
+    assert {one.settled_at for one in found.values()} == {clock.now}
+
+
+async def test_notifications_for_channels_that_are_gone_are_parked(ledger: Ledger) -> None:
+    await told(ledger, "1", to=("hook", "mail"))
+    await told(ledger, "2", to=('it\'s "gone"',))
+    assert await ledger.park_unrouted(["hook"]) == 2
+    assert await ledger.park_unrouted(["hook"]) == 0
+    assert len(await pending(ledger)) == 1
+    parked = await ledger.find(Filter(status=Status.DEAD))
+    assert {(one.channel, one.reason) for one in parked} == {("mail", "unrouted"), ('it\'s "gone"', "unrouted")}
+    assert all(one.detail for one in parked)
+
+
+async def test_without_any_channel_everything_is_parked(ledger: Ledger) -> None:
+    await told(ledger, "1")
+    assert await ledger.park_unrouted([]) == 1
+
+
+async def test_the_earlier_ids_are_those_of_the_episode_that_this_channel_delivered(ledger: Ledger) -> None:
+    both = ("hook", "mail")
+    fired = await ledger.commit(commit([transition(), transition("2")], to=both))
+    updated = await ledger.commit(commit([transition(kind=Kind.UPDATED, at=1005, started_at=1000)], to=both))
+    skipped = await ledger.commit(commit([transition(kind=Kind.UPDATED, at=1006, started_at=1000)]))
+    (resolved,) = await ledger.commit(commit([transition(kind=Kind.RESOLVED, at=1007, started_at=1000)]))
+    await ledger.settle([delivered(one) for one in [*fired, *updated]])
+    await ledger.settle([settlement(skipped[0], Status.DEAD)])
+    (again,) = await ledger.commit(commit([transition(at=2000)]))
+    assert await ledger.earlier(resolved) == (fired[0].id, updated[0].id)
+    assert await ledger.earlier(again) == ()
+
+
+async def test_the_backlog_counts_what_waits_and_what_is_dead(ledger: Ledger, clock: Clock) -> None:
+    assert await ledger.backlog() == {}
+    first = clock.now
+    one, two, three = await told(ledger, "1", "2", "3")
+    clock.advance(10)
+    await told(ledger, "4", to=("hook", "mail"))
+    assert await ledger.backlog() == {
+        "hook": Backlog(pending=4, oldest=first),
+        "mail": Backlog(pending=1, oldest=first + 10),
+    }
+    await ledger.settle([delivered(one), delivered(two), settlement(three, Status.DEAD)])
+    await ledger.drop([record.id for record in await ledger.find(Filter(channel="mail"))])
+    assert await ledger.backlog() == {"hook": Backlog(pending=1, oldest=first + 10, dead=1)}
+
+
+async def test_a_retry_does_not_make_the_backlog_look_younger(ledger: Ledger, clock: Clock) -> None:
+    first = clock.now
+    dead, _ = await told(ledger, "1", "2")
+    await ledger.settle([settlement(dead, Status.DEAD)])
+    clock.advance(100)
+    await ledger.retry([dead.id])
+    assert await ledger.backlog() == {"hook": Backlog(pending=2, oldest=first)}
+
+
+async def test_records_are_found_by_any_choice_newest_first(ledger: Ledger) -> None:
+    notifications = await told(ledger, *"1234", to=("hook", "mail"))
+    await ledger.commit(commit([transition("9", alert="early")], alert="early"))
+    await ledger.settle([settlement(notifications[0], Status.DEAD)])
+    seqs = [one.seq for one in await ledger.find(Filter())]
+    assert seqs == sorted(seqs, reverse=True)
+    assert len(seqs) == 9
+    assert len(await ledger.find(Filter(channel="mail"))) == 4
+    assert len(await ledger.find(Filter(alert="early"))) == 1
+    assert [one.id for one in await ledger.find(Filter(status=Status.DEAD))] == [notifications[0].id]
+    assert [one.id for one in await ledger.find(Filter(id=notifications[3].id))] == [notifications[3].id]
+    assert [one.seq for one in await ledger.find(Filter(before=seqs[3], limit=2))] == seqs[4:6]
+    assert await ledger.find(Filter(channel="mail", alert="early")) == []
+
+
+# Pruning.
+
+
+async def test_only_settled_notifications_that_are_old_enough_are_pruned(ledger: Ledger, clock: Clock) -> None:
+    sent, dead, dropped, waiting, recent = await told(ledger, *"12345")
+    await ledger.settle([delivered(sent, at=clock.now), settlement(dead, Status.DEAD, at=clock.now)])
+    await ledger.drop([dropped.id])
+    clock.advance(100)
+    await ledger.settle([delivered(recent, at=clock.now)])
+    assert await ledger.prune(clock.now - 50, 100) == 2
+    assert {one.id for one in await ledger.find(Filter())} == {dead.id, waiting.id, recent.id}
+    assert await ledger.prune(clock.now - 50, 100) == 0
+
+
+async def test_what_belongs_to_an_episode_that_still_fires_is_kept(ledger: Ledger, clock: Clock) -> None:
+    first = await ledger.commit(commit([transition()], saved=[firing()]))
+    old = await ledger.commit(commit([transition(at=500)]))
+    await ledger.settle([delivered(one, at=clock.now) for one in [*first, *old]])
+    assert await ledger.prune(clock.now + 1, 100) == 1
+    assert [one.id for one in await ledger.find(Filter())] == [first[0].id]
+    await ledger.commit(commit(gone=[firing().fingerprint]))
+    assert await ledger.prune(clock.now + 1, 100) == 1
+
+
+async def test_pruning_goes_in_steps_and_skips_what_must_stay(ledger: Ledger, clock: Clock) -> None:
+    keys = [str(number) for number in range(10)]
+    notifications = await ledger.commit(
+        commit([transition(key) for key in keys], to=("hook", "mail"), saved=[firing(key) for key in keys[:5]])
+    )
+    await ledger.settle([delivered(one, at=clock.now) for one in notifications])
+    assert [await ledger.prune(clock.now + 1, 4) for _ in range(4)] == [4, 4, 2, 0]
+    assert len(await ledger.find(Filter())) == 10
+
+
+async def test_a_transition_stays_as_long_as_one_of_its_notifications(ledger: Ledger, clock: Clock) -> None:
+    hook, mail = await told(ledger, "1", to=("hook", "mail"))
+    await ledger.settle([delivered(hook, at=clock.now)])
+    assert await ledger.prune(clock.now + 1, 100) == 1
+    assert await pending(ledger, "mail") == [mail]
