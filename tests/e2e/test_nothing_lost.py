@@ -2,20 +2,23 @@
 channel."""
 
 import asyncio
-import json
 import os
 import random
 import signal
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from support.materialize import MaterializeDouble, Relation
 from support.receiver import Answer, Received, Receiver
+from support.waiting import until, until_some
+from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind, Row, Transition, fingerprint, notification_id
 
 KILLS = int(os.environ.get("TOCSIN_TEST_KILLS", "50"))
@@ -92,7 +95,7 @@ class Driver:
     async def run(self) -> None:
         while True:
             self.step()
-            await asyncio.sleep(self._chance.uniform(0.001, 0.02))
+            await asyncio.sleep(self._chance.uniform(0.001, 0.02))  # how busy the view is; nobody waits for this
 
     def step(self) -> None:
         """A few keys at one timestamp; sometimes a row that is there for one timestamp only."""
@@ -124,6 +127,13 @@ class Process:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tocsin", "run", "-c", str(self._config), stderr=asyncio.subprocess.DEVNULL
         )
+
+    @property
+    def worked(self) -> float:
+        """Seconds of processor time since it was started: where it stands in its start, however busy the machine is."""
+        assert self.process is not None
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
 
     async def end(self, number: signal.Signals) -> int:
         assert self.process is not None
@@ -169,43 +179,50 @@ async def test_every_transition_arrives_however_often_the_process_is_killed(tmp_
         await double.subscribed(relation)
         # The very first snapshot is empty; what is in the view from now on has happened since the first start.
         await double.caught_up(relation)
-        await _ledger_knows("orders", tmp_path / "ledger.db")
+        await until_some(lambda: _ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
+        starting = process.worked
         driving = asyncio.create_task(driver.run())
         for _ in range(KILLS):
-            await asyncio.sleep(chance.uniform(0.0, 1.4))
+            await _some_instant(process, receiver, starting, chance)
             await process.end(signal.SIGKILL)
             await process.start()
         driving.cancel()
-        await _all_arrived(driver.model, accepted)
+        expected = {channel: driver.model.ids(channel) for channel in ("first", "second")}
+        await until_some(lambda: _all_arrived(expected, accepted), within=60)
         assert await process.end(signal.SIGTERM) == 0
 
     for channel in ("first", "second"):
-        assert set(accepted[channel]) == driver.model.ids(channel)
+        assert set(accepted[channel]) == expected[channel]
         _assert_in_order(driver.model, channel, accepted[channel])
     assert all(len(texts) == 1 for texts in bodies.values()), "a repeat differed from what it repeats"
     assert len(driver.model.expected) > KILLS
 
 
-async def _ledger_knows(alert: str, path: Path) -> None:
-    from tocsin.ledger.sqlite import open_ledger
-
-    while True:
-        if path.exists():
-            ledger = open_ledger(path, exclusive=False)
-            stored = await ledger.load(alert)
-            await ledger.close()
-            if stored is not None:
-                return
-        await asyncio.sleep(0.02)
+async def _some_instant(process: Process, receiver: Receiver, starting: float, chance: random.Random) -> None:
+    """Wait until the process is somewhere in its start, or has sent something since. `starting`: the processor time
+    that a start takes."""
+    if chance.random() < 0.4:
+        place = chance.uniform(0.0, starting)
+        await until(lambda: process.worked >= place, "a place in its start")
+    else:
+        count = len(receiver.requests) + chance.randint(1, 200)
+        await until(lambda: len(receiver.requests) >= count, f"request {count}", within=60)
 
 
-async def _all_arrived(model: Model, accepted: dict[str, list[str]]) -> None:
-    deadline = time.monotonic() + 60
-    while any(model.ids(channel) - set(accepted[channel]) for channel in ("first", "second")):
-        if time.monotonic() > deadline:
-            missing = {channel: len(model.ids(channel) - set(accepted[channel])) for channel in ("first", "second")}
-            pytest.fail(f"never arrived: {json.dumps(missing)} of {len(model.expected)}")
-        await asyncio.sleep(0.05)
+async def _ledger_knows(alert: str, path: Path) -> bool:
+    if not path.exists():
+        return False
+    ledger = open_ledger(path, exclusive=False)
+    try:
+        return await ledger.load(alert) is not None
+    finally:
+        await ledger.close()
+
+
+async def _all_arrived(expected: Mapping[str, set[str]], accepted: Mapping[str, list[str]]) -> bool:
+    missing = {channel: len(ids.difference(accepted[channel])) for channel, ids in expected.items()}
+    assert not any(missing.values()), f"never arrived: {missing}"
+    return True
 
 
 def _assert_in_order(model: Model, channel: str, arrived: list[str]) -> None:
