@@ -23,6 +23,7 @@ from tocsin.model import Transition
 POLICY = LevelPolicy(resend=60.0, backoff=Backoff(initial=1.0, maximum=30.0), limit=1000)
 OK = Delivered()
 DOWN = Retry(Reason.CONNECTION, "refused")
+DAY = 86400.0
 
 
 class FakeLevel:
@@ -71,17 +72,24 @@ class Stage:
         self.clock = LoopClock(asyncio.get_running_loop())
         self.metrics = Metrics("0")
         self.firing: dict[str, Sequence[Transition] | None] = {"late": []}
+        self.loop = self.start()
+
+    def start(self, predecessor: LevelLoop | None = None) -> LevelLoop:
+        """Run a loop, the first one or one after another."""
         self.loop = LevelLoop(
             "am",
-            level,
+            self.level,
             POLICY,
             current=lambda: dict(self.firing),
             shape=lambda one: None if one.row[1] == "skip" else build(one, "0" * 32, VIEW),
             metrics=self.metrics.channel("am"),
+            predecessor=predecessor,
             clock=self.clock,
+            monotonic=asyncio.get_running_loop().time,
             chance=lambda: 0.999,
         )
         self.task = asyncio.create_task(self.loop.run())
+        return self.loop
 
     def fires(self, *keys: str, alert: str = "late") -> None:
         """From now on these fire, and the loop is told so."""
@@ -203,6 +211,27 @@ async def test_waits_grow_from_failure_to_failure_and_a_retry_after_is_kept(stag
     assert len(stage.level.told("a")) == 4
     await stage.advance(4)
     assert len(stage.level.told("a")) == 5
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+async def test_a_wall_clock_that_is_set_neither_floods_nor_silences(stage: Stage, jump: float) -> None:
+    stage.level.answers["b"] = Retry(Reason.RATE_LIMITED, "slowly", after=20.0)
+    stage.fires("1", "2")
+    await stage.advance(0.3)
+    stage.fires("2")
+    await stage.advance(0.3)
+    stage.clock.now += jump
+    await stage.advance(1)
+    stage.fires("2", "3")
+    await stage.advance(0.3)
+    assert stage.level.told("a") == [["1", "2"], ["-1"], ["3"]]
+    assert stage.level.told("b") == [["1", "2"]]
+    assert stage.loop.last_delivery == pytest.approx(stage.clock.now, abs=5)
+    stage.level.answers["b"] = OK
+    await stage.advance(22)
+    assert stage.level.told("b") == [["1", "2"], ["-1", "2", "3"]]
+    await stage.advance(40)
+    assert stage.level.told("a")[3:] == [["-1", "2", "3"]]
 
 
 async def test_an_output_whose_receivers_all_refuse_us_is_paused(stage: Stage) -> None:
@@ -339,4 +368,70 @@ async def test_the_end_does_not_wait_for_a_receiver_that_is_down(stage: Stage) -
     await stage.advance(0.3)
     stage.firing["late"] = []
     await stage.loop.settled()
+    assert stage.level.told("b") == [["1"], ["-1"]]
+
+
+# One loop after another, as the configuration changes.
+
+
+async def test_what_went_while_nobody_looked_is_told_as_ended_by_the_next_loop(stage: Stage) -> None:
+    stage.fires("1", "2")
+    await stage.advance(0.3)
+    await stage.close()
+    stage.firing["late"] = [transition(key="2")]
+    stage.start(stage.loop)
+    await stage.quiet()
+    assert stage.level.told("a") == stage.level.told("b") == [["1", "2"], ["-1", "2"]]
+    assert stage.level.closed == 1
+
+
+async def test_what_had_just_ended_is_told_by_the_next_loop(stage: Stage) -> None:
+    stage.level.answers["a"] = DOWN
+    stage.fires("1")
+    await stage.advance(0.3)
+    stage.fires()
+    await stage.advance(0.3)
+    await stage.close()
+    stage.level.answers["a"] = OK
+    stage.start(stage.loop)
+    await stage.quiet()
+    assert stage.level.told("a")[-1] == stage.level.told("b")[-1] == ["-1"]
+
+
+async def test_an_alert_that_no_longer_notifies_the_output_ends_and_another_waits_until_it_is_known(
+    stage: Stage,
+) -> None:
+    stage.fires("1")
+    stage.fires("2", "3", alert="early")
+    await stage.advance(0.3)
+    await stage.close()
+    stage.firing = {"early": None}
+    stage.start(stage.loop)
+    await stage.advance(0.3)
+    assert stage.level.told("a") == [["1", "2", "3"], ["-1"]]
+    stage.firing["early"] = [transition(key="3", alert="early")]
+    stage.loop.changed("early", news=False)
+    await stage.advance(0.3)
+    assert stage.level.told("a")[2:] == [["-2", "3"]]
+
+
+async def test_an_output_that_is_no_longer_configured_tells_that_all_is_over(stage: Stage) -> None:
+    stage.fires("1")
+    stage.fires("2", alert="early")
+    await stage.advance(0.3)
+    stage.firing["early"] = None
+    stage.loop.changed("early")
+    await stage.advance(0.3)
+    await stage.loop.retired()
+    assert stage.level.told("a") == stage.level.told("b") == [["1", "2"], ["-2", "-1"]]
+    stage.fires("1", "4")
+    await stage.advance(0.3)
+    assert stage.level.told("a")[2:] == []
+
+
+async def test_a_receiver_that_is_down_does_not_hold_up_an_output_that_is_no_longer_configured(stage: Stage) -> None:
+    stage.level.answers["a"] = DOWN
+    stage.fires("1")
+    await stage.advance(0.3)
+    await stage.loop.retired()
     assert stage.level.told("b") == [["1"], ["-1"]]

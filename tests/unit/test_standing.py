@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from tocsin.channels import Standing
 from tocsin.dispatch.standing import Picture, Told
 
 RESEND, EXPIRY, RETENTION = 60.0, 240.0, 900.0
+DAY = 86400.0
 
 
 def standing(identity: str, *, content: str = "", started_at: float = 0.0) -> Standing:
@@ -37,13 +39,15 @@ class Receiver:
         return {identity for identity, until in self.until.items() if until > now}
 
 
-def look(picture: Picture, now: float, seen: Mapping[str, set[str] | None]) -> None:
+def look(picture: Picture, now: float, seen: Mapping[str, set[str] | None], *, wall: float | None = None) -> None:
+    """`wall`: where it is not what the monotonic clock is."""
     picture.look(
         {
             alert: None if identities is None else [standing(identity) for identity in sorted(identities)]
             for alert, identities in seen.items()
         },
         now,
+        now if wall is None else wall,
     )
 
 
@@ -105,12 +109,24 @@ def test_what_has_ended_is_told_again_for_a_quarter_of_an_hour_and_then_forgotte
     assert (list(shown), receiver.told.next_due(shown)) == ([], None)
 
 
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+def test_a_wall_clock_that_is_set_neither_forgets_what_has_ended_nor_keeps_it(jump: float) -> None:
+    shown, receiver = picture(), Receiver()
+    look(shown, 0.0, {"A": {"x"}}, wall=DAY)
+    receiver.push(shown, 0.0)
+    look(shown, 10.0, {"A": set()}, wall=DAY + 10)
+    look(shown, 800.0, {"A": set()}, wall=DAY + 800 + jump)
+    assert [one.ended_at for one in receiver.push(shown, 800.0)] == [DAY + 10]
+    look(shown, 911.0, {"A": set()}, wall=DAY + 911 + jump)
+    assert list(shown) == []
+
+
 def test_nothing_is_told_twice_before_its_time_unless_it_changes() -> None:
     shown, receiver = picture(), Receiver()
-    shown.look({"A": [standing("x", content="1")]}, 0.0)
+    shown.look({"A": [standing("x", content="1")]}, 0.0, 0.0)
     assert receiver.push(shown, 0.0) == [standing("x", content="1")]
     assert receiver.push(shown, 59.0) == []
-    shown.look({"A": [standing("x", content="2")]}, 59.5)
+    shown.look({"A": [standing("x", content="2")]}, 59.5, 59.5)
     assert receiver.push(shown, 59.5) == [standing("x", content="2")]
 
 
@@ -153,9 +169,9 @@ def test_an_alert_that_was_out_of_sight_for_a_moment_is_not_told_all_over() -> N
 
 def test_two_firings_that_are_one_alert_there_end_with_the_last() -> None:
     shown = picture()
-    shown.look({"A": [standing("x", content="late", started_at=5.0), standing("x", content="early")]}, 9.0)
+    shown.look({"A": [standing("x", content="late", started_at=5.0), standing("x", content="early")]}, 9.0, 9.0)
     assert list(shown) == [standing("x", content="early")]
-    shown.look({"A": [standing("x", content="late", started_at=5.0)]}, 10.0)
+    shown.look({"A": [standing("x", content="late", started_at=5.0)]}, 10.0, 10.0)
     assert list(shown) == [standing("x", content="late", started_at=5.0)]
     look(shown, 11.0, {"A": set(), "B": {"x"}})
     assert [one.ended_at for one in shown] == [None]
@@ -178,10 +194,19 @@ def test_beyond_the_limit_what_was_told_before_stays_and_nothing_is_called_ended
     assert {one.identity for one in shown if one.ended_at is not None} == {"x"}
 
 
+def test_a_limit_that_is_lowered_ends_nothing_that_fires() -> None:
+    shown, receiver = picture(limit=2), Receiver()
+    look(shown, 0.0, {"A": {"x", "y"}})
+    receiver.push(shown, 0.0)
+    shown.limit = 1
+    look(shown, 70.0, {"A": {"x", "y"}})
+    assert [(one.identity, one.ended_at) for one in receiver.push(shown, 70.0)] == [("x", None)]
+
+
 def test_a_firing_that_ends_before_it_began_by_our_clock_ends_when_it_began() -> None:
     shown = picture()
-    shown.look({"A": [standing("x", started_at=10.0)]}, 9.0)
-    shown.look({}, 9.5)
+    shown.look({"A": [standing("x", started_at=10.0)]}, 9.0, 9.0)
+    shown.look({}, 9.5, 9.5)
     assert [one.ended_at for one in shown] == [10.0]
 
 

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -23,7 +23,7 @@ from tocsin.model import Notification, Transition
 log = structlog.get_logger(__name__)
 
 _SETTLE = 3.0
-"""Seconds that level outputs are given at the end to tell what has just changed."""
+"""Seconds that level outputs are given at their end to tell what has just changed."""
 _DRAIN = 10.0
 """Seconds that notifications ready to go are given at the end."""
 
@@ -47,6 +47,7 @@ class Outputs:
         self._clock = clock
         self._channels: dict[str, Running[Dispatcher]] = {}
         self._levels: dict[str, Running[LevelLoop]] = {}
+        self._replaced: dict[str, LevelLoop] = {}  # level outputs that ended to be made anew
 
     @property
     def dispatchers(self) -> dict[str, Dispatcher]:
@@ -74,7 +75,11 @@ class Outputs:
         made: Made,
         current: Callable[[Sequence[str]], Mapping[str, Sequence[Transition] | None]],
     ) -> None:
-        """Run the level outputs that were made. `current` tells what fires now of some alerts."""
+        """Run the level outputs that were made. `current` tells what fires now of some alerts.
+
+        One that was made anew goes on with what stood before: what is gone since, or belongs to an alert that no longer
+        notifies it, is told as ended.
+        """
         views = {name: units.view(alert) for name, alert in config.alerts.items()}
         for name, level in made.levels.items():
             channel, metrics = config.channels[name], self._metrics.channel(name)
@@ -85,6 +90,7 @@ class Outputs:
                 current=functools.partial(current, list(channel.routes)),
                 shape=units.shaper(channel, views, self._metrics),
                 metrics=metrics,
+                predecessor=self._replaced.pop(name, None),
                 clock=self._clock,
             )
             metrics.state = functools.partial(_level_state, loop)
@@ -111,11 +117,14 @@ class Outputs:
             self._channels[name] = Running(what=dispatcher, task=task, parts=_parts(config, config.channels[name]))
 
     async def stop_outdated(self, config: Config, made: Made) -> None:
-        """Stop what is no longer configured, and what was made anew."""
-        await self._stop_channels(
-            [name for name in self._channels if name not in config.channels or name in made.channels]
-        )
-        await self._stop_levels([name for name in self._levels if name not in config.channels or name in made.levels])
+        """Stop what is no longer configured, and what was made anew. What a level output told of that is no longer
+        configured is told as ended, within a limit: nobody will tell of it any more."""
+        stay = config.channels.keys() - made.channels.keys() - made.levels.keys()
+        levels = {name: running.what for name, running in self._levels.items() if name not in stay}
+        self._replaced = {name: loop for name, loop in levels.items() if name in made.levels}
+        await _within(_SETTLE, (loop.retired() for name, loop in levels.items() if name not in self._replaced))
+        await self._stop_levels(list(levels))
+        await self._stop_channels([name for name in self._channels if name not in stay])
 
     def offer(self, notifications: Sequence[Notification]) -> None:
         """Hand over what has just been committed."""
@@ -141,17 +150,12 @@ class Outputs:
 
     async def settle_levels(self) -> None:
         """Tell what has just changed while the watches still know, and stop telling what fires."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLE):
-                await asyncio.gather(*(loop.settled() for loop in self.levels.values()))
+        await _within(_SETTLE, (loop.settled() for loop in self.levels.values()))
         await self._stop_levels(list(self._levels))
 
     async def drain(self) -> None:
         """Send what is ready to go, within a limit, and stop."""
-        if self._channels:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DRAIN):
-                    await asyncio.gather(*(dispatcher.drained() for dispatcher in self.dispatchers.values()))
+        await _within(_DRAIN, (dispatcher.drained() for dispatcher in self.dispatchers.values()))
         await self._stop_channels(list(self._channels))
 
     def _differs(self, config: Config, channel: ChannelConfig) -> bool:
@@ -173,10 +177,15 @@ class Outputs:
 
     async def _stop_channels(self, names: Sequence[str]) -> None:
         stopped = [self._channels.pop(name) for name in names]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN):
-                await asyncio.gather(*(running.what.settled() for running in stopped))
+        await _within(_DRAIN, (running.what.settled() for running in stopped))
         await cancelled(stopped)
+
+
+async def _within(seconds: float, ends: Iterable[Awaitable[None]]) -> None:
+    """Wait for all, and no longer than that."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*ends)
 
 
 def _parts(config: Config, channel: ChannelConfig) -> object:

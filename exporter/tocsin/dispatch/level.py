@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,9 +52,17 @@ Current = Callable[[], Mapping[str, Sequence[Transition] | None]]
 Shape = Callable[[Transition], Envelope | None]
 """The envelope of a firing; None where the output is not to be told of it. May be called in a thread."""
 
+_Shaped = dict[str, dict[str, tuple[Transition, Standing | None]]]
+"""Firings in shape, by alert and fingerprint, with what they were made of. None: the output is not told of it."""
+
 
 class LevelLoop:
-    """Keeps the receivers of one level output up to date until it is cancelled."""
+    """Keeps the receivers of one level output up to date until it is cancelled.
+
+    `predecessor`: the loop, now over, that ran the output under the configuration before. What it told of and what no
+    longer fires is told as ended. `clock`: the wall clock, in seconds, for what receivers and people are told;
+    `monotonic`: a clock that does not jump, in seconds, for all waiting.
+    """
 
     def __init__(
         self,
@@ -64,7 +73,9 @@ class LevelLoop:
         current: Current,
         shape: Shape,
         metrics: ChannelMetrics,
+        predecessor: "LevelLoop | None" = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
@@ -73,13 +84,16 @@ class LevelLoop:
         self._current = current
         self._shape = shape
         self._clock = clock
-        self._picture = Picture(retention=policy.retention, limit=policy.limit)
-        self._shaped: dict[tuple[str, str], tuple[Transition, Standing | None]] = {}
+        self._monotonic = monotonic
+        self.picture = Picture(retention=policy.retention, limit=policy.limit)
+        if predecessor is not None:
+            self.picture, self.picture.limit = predecessor.picture, policy.limit
+        self._shaped: _Shaped = {}
         self._dropping = False
         self._changed = asyncio.Event()
         self._looking = asyncio.Lock()
         self._receivers = [
-            _Receiver(name, receiver, level, policy, self._picture, metrics, clock, chance)
+            _Receiver(name, receiver, level, policy, self.picture, metrics, clock, monotonic, chance)
             for receiver in level.receivers
         ]
 
@@ -93,8 +107,8 @@ class LevelLoop:
     def message(self) -> str:
         """What is wrong, for people; empty while nothing is."""
         wrong = [f"{receiver.name}: {receiver.message}" for receiver in self._receivers if receiver.message]
-        if self._picture.dropped:
-            wrong.append(f"{self._picture.dropped} firings more than max_alerts are not told")
+        if self.picture.dropped:
+            wrong.append(f"{self.picture.dropped} firings more than max_alerts are not told")
         return "; ".join(wrong)
 
     @property
@@ -119,7 +133,7 @@ class LevelLoop:
 
     def changed(self, alert: str, *, news: bool = True) -> None:
         """A batch of an alert has been taken in. One without news matters if nothing was known of the alert."""
-        if news or alert in self._picture.unknown:
+        if news or alert in self.picture.unknown:
             self._changed.set()
 
     async def run(self) -> None:
@@ -145,6 +159,12 @@ class LevelLoop:
         await self._look()
         await asyncio.gather(*(receiver.idle.wait() for receiver in self._receivers))
 
+    async def retired(self) -> None:
+        """As `settled`, for an output that is no longer configured: all that stands is told as ended, since nobody will
+        tell of it any more."""
+        self._current = dict
+        await self.settled()
+
     async def _close(self) -> None:
         try:
             async with asyncio.timeout(_CLOSING):
@@ -156,59 +176,56 @@ class LevelLoop:
 
     async def _look(self) -> None:
         async with self._looking:
-            current = self._current()
-            now = self._clock()
-            new = sum(
-                self._known(transition) is None for transitions in current.values() for transition in transitions or ()
-            )
-            if new > _MANY:
-                await asyncio.to_thread(self._put_in_shape, current, now)
+            current, wall = self._current(), self._clock()
+            shaped, new = self._in_shape(current)
+            if len(new) > _MANY:
+                await asyncio.to_thread(self._put_in_shape, new, shaped, wall)
             else:
-                self._put_in_shape(current, now)
+                self._put_in_shape(new, shaped, wall)
+            self._shaped = shaped
             seen = {
                 alert: None
                 if transitions is None
-                else [
-                    standing
-                    for transition in transitions
-                    if (standing := self._shaped[transition.alert, transition.fingerprint][1]) is not None
-                ]
+                else [standing for _, standing in shaped[alert].values() if standing is not None]
                 for alert, transitions in current.items()
             }
-            self._picture.look(seen, now)
+            self.picture.look(seen, self._monotonic(), wall)
             self._note_dropped()
         for receiver in self._receivers:
             receiver.wake()
 
-    def _known(self, transition: Transition) -> tuple[Transition, Standing | None] | None:
-        known = self._shaped.get((transition.alert, transition.fingerprint))
-        return known if known is not None and known[0] == transition else None
-
-    def _put_in_shape(self, current: Mapping[str, Sequence[Transition] | None], now: float) -> None:
-        """Shape what is new or different, and forget what is gone."""
-        shaped = {}
-        for transitions in current.values():
+    def _in_shape(self, current: Mapping[str, Sequence[Transition] | None]) -> tuple[_Shaped, list[Transition]]:
+        """What fires now, in its order, with what is known of it already; and what is to be put into shape."""
+        shaped: _Shaped = {}
+        new = []
+        for alert, transitions in current.items():
+            before, now = self._shaped.get(alert, {}), {}
             for transition in transitions or ():
-                known = self._known(transition)
-                shaped[transition.alert, transition.fingerprint] = known or (
-                    transition,
-                    self._standing(transition, now),
-                )
-        self._shaped = shaped
+                known = before.get(transition.fingerprint)
+                if known is None or known[0] != transition:
+                    new.append(transition)
+                    known = transition, None
+                now[transition.fingerprint] = known
+            shaped[alert] = now
+        return shaped, new
 
-    def _standing(self, transition: Transition, now: float) -> Standing | None:
+    def _put_in_shape(self, new: Sequence[Transition], shaped: _Shaped, wall: float) -> None:
+        for transition in new:
+            shaped[transition.alert][transition.fingerprint] = transition, self._standing(transition, wall)
+
+    def _standing(self, transition: Transition, wall: float) -> Standing | None:
         try:
             envelope = self._shape(transition)
-            return None if envelope is None else self._level.standing(envelope, now)
+            return None if envelope is None else self._level.standing(envelope, wall)
         except Exception:  # one bad row must not hide the others
             log.exception("cannot put a firing into shape", channel=self.name, alert=transition.alert)
             return None
 
     def _note_dropped(self) -> None:
-        dropping = self._picture.dropped > 0
+        dropping = self.picture.dropped > 0
         if dropping and not self._dropping:
             log.warning(
-                "more fires than max_alerts; the rest is not told", channel=self.name, dropped=self._picture.dropped
+                "more fires than max_alerts; the rest is not told", channel=self.name, dropped=self.picture.dropped
             )
         self._dropping = dropping
 
@@ -225,6 +242,7 @@ class _Receiver:
         picture: Picture,
         metrics: ChannelMetrics,
         clock: Callable[[], float],
+        monotonic: Callable[[], float],
         chance: Callable[[], float],
     ) -> None:
         self.name = name
@@ -239,12 +257,13 @@ class _Receiver:
         self._picture = picture
         self._metrics = metrics
         self._clock = clock
+        self._monotonic = monotonic
         self._chance = chance
         self._told = Told(resend=policy.resend)
         self._refused: dict[str, str] = {}
         self._trouble = ""
         self._failures = 0
-        self._opens_at = 0.0
+        self._opens_at = -math.inf
         self._awake = asyncio.Event()
 
     @property
@@ -265,7 +284,7 @@ class _Receiver:
     async def run(self) -> None:
         while True:
             self._awake.clear()
-            now = self._clock()
+            now = self._monotonic()
             due = self._told.due(self._picture, now)
             if due and now >= self._opens_at:
                 await self._tell(due)
@@ -279,13 +298,13 @@ class _Receiver:
     async def _tell(self, standings: Sequence[Standing]) -> None:
         self._metrics.attempts.inc(len(standings))
         results = await self._pushed(standings)
-        now = self._clock()
+        now = self._monotonic()
         trouble = None
         for standing, result in zip(standings, results, strict=True):
             match result:
                 case Delivered():
                     self.delivered += 1
-                    self.last_delivery = now
+                    self.last_delivery = self._clock()
                     self._metrics.delivered.inc()
                     self._refused.pop(standing.identity, None)
                     self._told.tell(standing, now)

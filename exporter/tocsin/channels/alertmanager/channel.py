@@ -1,0 +1,138 @@
+"""Alerts posted to Alertmanager's API v2, and what its answers mean."""
+
+import base64
+import io
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+
+import aiohttp
+
+from tocsin.channels import Delivered, Paused, Rejected, Result, Retry, Standing
+from tocsin.channels.alertmanager.alerts import Shape, batches, written
+from tocsin.channels.alertmanager.settings import Config, Options
+from tocsin.channels.base import classify, redactor, retry_after
+from tocsin.envelope import Envelope
+from tocsin.errors import Reason
+
+MAX_ANSWER = 16384
+"""Bytes of an answer that are read."""
+
+_LARGE = 65536
+
+_BAD_ALERTS = (400, 413, 422)
+"""Answers that are about what was sent. Seen on 0.25: 400 for a bad label, when it takes the other alerts of the
+request; 400 and 422 for what is malformed, when it takes none."""
+
+
+class Alertmanager:
+    """Puts firings into the shape of Alertmanager's API v2 and posts them."""
+
+    def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
+        self.receivers: Sequence[str] = config.urls
+        self._name = name
+        self._config = config
+        self._now = now
+        self._shapes = {alert: Shape(alert, options) for alert, options in routes.items()}
+        self._otherwise = Shape(name, config)
+        self._ssl = tls(config)
+        self._session: aiohttp.ClientSession | None = None
+        authorization = _authorization(config)
+        self._headers = {"Content-Type": "application/json"}
+        self._headers |= {"Authorization": authorization} if authorization else {}
+        secrets = [secret for secret in (config.password, config.token) if secret is not None]
+        self._redact = redactor([*secrets, authorization])
+
+    def __repr__(self) -> str:
+        return f"Alertmanager({self._name!r})"
+
+    def standing(self, envelope: Envelope, now: float) -> Standing:
+        return self._shapes.get(envelope["alert"], self._otherwise).standing(envelope, now)
+
+    async def push(self, receiver: str, standings: Sequence[Standing], now: float) -> Sequence[Result]:
+        results: list[Result] = []
+        for batch in batches(written(standing, self._config.lasting, now) for standing in standings):
+            results += await self._post(receiver, batch)
+            if isinstance(results[-1], Retry | Paused):
+                # It is about the receiver: the rest would fare no better.
+                results += [results[-1]] * (len(standings) - len(results))
+                break
+        return results
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def verify(self) -> list[str]:
+        """Problems found by asking each Alertmanager how it does."""
+        found = []
+        for url in self.receivers:
+            result = await self._request("GET", f"{url}/api/v2/status", None)
+            if not isinstance(result, Delivered):
+                found.append(f"{url} does not answer as an Alertmanager: {result.detail}")
+        return found
+
+    async def _post(self, url: str, alerts: Sequence[bytes]) -> list[Result]:
+        result = await self._request("POST", f"{url}/api/v2/alerts", b"[" + b",".join(alerts) + b"]")
+        if len(alerts) > 1 and isinstance(result, Rejected):
+            # One bad alert can keep the others out: find it.
+            half = len(alerts) // 2
+            first = await self._post(url, alerts[:half])
+            if isinstance(first[-1], Retry | Paused):
+                return [*first, *[first[-1]] * (len(alerts) - half)]
+            return [*first, *await self._post(url, alerts[half:])]
+        return [result] * len(alerts)
+
+    async def _request(self, method: str, url: str, body: bytes | None) -> Result:
+        try:
+            # aiohttp sends bytes in one piece, which holds the loop when they are many; a file it sends in parts.
+            data = io.BytesIO(body) if body is not None and len(body) > _LARGE else body
+            async with self._connected().request(
+                method, url, data=data, headers=self._headers, allow_redirects=False
+            ) as response:
+                if 200 <= response.status < 300:
+                    return Delivered()
+                text = (await response.content.read(MAX_ANSWER)).decode("utf-8", "replace")
+                after = retry_after(response.headers.get("Retry-After"), self._now())
+                return self._failure(response.status, self._redact(f"{response.status} {text}"), after)
+        except TimeoutError:
+            return Retry(Reason.TIMEOUT, f"no answer within {self._config.timeout:g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return Retry(Reason.CONNECTION, self._redact(str(error) or type(error).__name__))
+
+    @staticmethod
+    def _failure(status: int, detail: str, after: float | None) -> Result:
+        if 300 <= status < 400:
+            return Paused(Reason.REJECTED, f"{status}: a redirect, which is not followed; set the final address")
+        result = classify(status, detail, after)
+        if isinstance(result, Rejected) and status not in _BAD_ALERTS:
+            return Paused(result.reason, result.detail)  # whatever answers there is no Alertmanager
+        return result
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self._config.timeout),
+                connector=aiohttp.TCPConnector(ssl=self._ssl),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+def _authorization(config: Config) -> str:
+    if config.token is not None:
+        return f"Bearer {config.token.get_secret_value()}"
+    if config.username is not None and config.password is not None:
+        credentials = f"{config.username}:{config.password.get_secret_value()}"
+        return f"Basic {base64.b64encode(credentials.encode()).decode()}"
+    return ""
+
+
+def tls(config: Config) -> ssl.SSLContext | bool:
+    """True: the system's certificates are trusted."""
+    if config.tls_ca is None and config.tls_cert is None:
+        return True
+    context = ssl.create_default_context(cafile=config.tls_ca)
+    if config.tls_cert is not None:
+        context.load_cert_chain(config.tls_cert, config.tls_key)
+    return context

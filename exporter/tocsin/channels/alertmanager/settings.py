@@ -1,0 +1,142 @@
+"""The settings of an output to Alertmanager."""
+
+from typing import Annotated, ClassVar, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from tocsin.channels.base import condition
+from tocsin.settings import Duration, Secret, Settings
+from tocsin.templates import Template, TemplateError
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def _compiles(text: str) -> str:
+    try:
+        Template(text, place="")
+    except TemplateError as error:
+        raise ValueError(str(error).removeprefix(": ")) from None
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_compiles)]
+
+
+class Options(Settings):
+    """Settings of an output or of one alert. Texts are templates over the envelope's keys."""
+
+    alertname: _Text | None = None
+    """The label `alertname`. Without it, the label of that name, or else the alert's name."""
+
+    labels: dict[_Name, _Text] = Field(default_factory=dict)
+    """Labels beside those of the alert. They too decide which firings are one alert in Alertmanager: leave out what
+    changes while a row fires."""
+
+    annotations: dict[_Name, _Text] = Field(default_factory=dict)
+    """Annotations beside those of the alert."""
+
+    generator_url: _Text | None = None
+    """Where a person can look at what caused the alert; Alertmanager links to it as its source."""
+
+    when: str | None = None
+    """An expression on the row, such as `row.severity == "page"`: only rows for which it holds are told."""
+
+    @field_validator("when")
+    @classmethod
+    def _is_a_condition(cls, when: str | None) -> str | None:
+        return condition(when)
+
+
+class Config(Options):
+    """One Alertmanager, or several that know of each other. Each is told what fires now, and told again before it would
+    forget."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("password", "token")
+
+    type: Literal["alertmanager"]
+    """The kind of output."""
+
+    urls: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Addresses such as `http://alertmanager:9093`. Of a cluster every one: they do not pass alerts on to each
+    other."""
+
+    username: Annotated[str, Field(min_length=1)] | None = None
+    """For basic authentication."""
+
+    password: Secret | None = None
+    """For basic authentication."""
+
+    password_file: str | None = None
+    """A file that holds the password."""
+
+    token: Secret | None = None
+    """A bearer token."""
+
+    token_file: str | None = None
+    """A file that holds the token."""
+
+    tls_ca: str | None = None
+    """A file of certificates to trust instead of the system's."""
+
+    tls_cert: str | None = None
+    """Our own certificate, where the server asks for one."""
+
+    tls_key: str | None = None
+    """The key of our certificate, if it is in a file of its own."""
+
+    resend_interval: Annotated[Duration, Field(gt=0)] = 60.0
+    """How often what fires is told again. An Alertmanager that restarts has forgotten everything, and knows it again
+    after this time."""
+
+    expiry: Duration | None = None
+    """How long Alertmanager takes an alert to fire of which it hears nothing more. Without it, four times
+    `resend_interval`."""
+
+    max_alerts: Annotated[int, Field(ge=1)] = 10_000
+    """The most firings that are told, so that a mistake in a view does not flood Alertmanager."""
+
+    timeout: Annotated[Duration, Field(gt=0)] = 10.0
+    """How long one request may take."""
+
+    backoff_initial: Annotated[Duration, Field(gt=0)] = 1.0
+    """The wait after the first failed attempt; it doubles from one to the next."""
+
+    backoff_max: Annotated[Duration, Field(gt=0)] = 30.0
+    """The longest wait between two attempts."""
+
+    @field_validator("urls")
+    @classmethod
+    def _are_http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError("write whole addresses, such as http://alertmanager:9093")
+            if parts.username or parts.password:
+                raise ValueError("write user and password as username and password, not in the address")
+        plain = tuple(url.rstrip("/") for url in urls)
+        if len({*plain}) < len(plain):
+            raise ValueError("an address is given twice")
+        return plain
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password belong together")
+        if self.username is not None and ":" in self.username:
+            raise ValueError("username: must not have a colon in it")
+        if self.username is not None and self.token is not None:
+            raise ValueError("give username and password, or token, not both")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("tls_key is the key of tls_cert; give that too")
+        if self.backoff_max < self.backoff_initial:
+            raise ValueError("backoff_max must not be less than backoff_initial")
+        if self.expiry is not None and self.expiry < 2 * self.resend_interval:
+            # One request that fails must not end an alert.
+            raise ValueError("expiry: must be at least twice resend_interval")
+        return self
+
+    @property
+    def lasting(self) -> float:
+        """`expiry` with its default, in seconds."""
+        return 4 * self.resend_interval if self.expiry is None else self.expiry
