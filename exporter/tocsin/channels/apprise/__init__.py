@@ -1,6 +1,7 @@
 """A channel to the many services that the library Apprise speaks to.
 
-Reading order: `settings`, `services` (one URL: loading it, sending to it), `channel`.
+Reading order: `settings`, `services` (one URL: loading it, sending to it), `quiet` (what the library says), `sends` (in
+threads, and in turn), `channel`.
 """
 
 from collections.abc import Mapping

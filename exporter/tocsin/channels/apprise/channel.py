@@ -1,16 +1,16 @@
 """The apprise channel: one message to each of its URLs, and which of them have it."""
 
 import asyncio
+import functools
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from tocsin.channels import Delivered, Message, Rejected, Result, Retry, defaults
-from tocsin.channels.apprise.services import Log, Service, check_schema, load, secrets_of
+from tocsin.channels.apprise.sends import Failure, Outcome, Sends
+from tocsin.channels.apprise.services import Service, check_schema, load, secrets_of
 from tocsin.channels.apprise.settings import Config, Options
 from tocsin.channels.base import redactor
 from tocsin.errors import ConfigError, Problem, Reason
@@ -24,20 +24,17 @@ _REMEMBERED = 10_000
 _TITLE = 250
 """Characters of a title; a longer one is cut."""
 
+_STILL_RUNNING = 5.0
+"""Seconds until it is looked again whether a send that hangs has ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Text:
+    """A title in plain text, and a body written in `form`."""
+
     title: str
     body: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """What became of one URL. `final`: nothing will change that."""
-
-    reason: Reason
-    detail: str
-    final: bool = False
+    form: str
 
 
 class _Route:
@@ -45,7 +42,7 @@ class _Route:
 
     def __init__(self, alert: str, options: Options) -> None:
         # The default text is plain, whatever a text of one's own is written in.
-        self.format = "text" if options.body is None else options.format
+        self._form = "text" if options.body is None else options.format
         self.urls = [
             Template(url.get_secret_value(), place=f"{alert}: urls[{number}]", form="url")
             for number, url in enumerate(options.urls)
@@ -63,7 +60,7 @@ class _Route:
         title = " ".join("".join(c if c.isprintable() else " " for c in self._title.render(variables)).split())
         body = self._body.render(variables)
         # Apprise sends no empty text.
-        return _Text(title[:_TITLE], body) if body.strip() else _Text("", title)
+        return _Text(title[:_TITLE], body, self._form) if body.strip() else _Text("", title, "text")
 
 
 class Apprise:
@@ -75,25 +72,19 @@ class Apprise:
         self._name = name
         self._timeout = config.timeout
         load()
-        self._log = Log()
         self._services: dict[str, Service] = {}
         problems = self._load(f"channels.{name}", config.urls)
         for alert, options in routes.items():
             problems += self._load(f"alerts.{alert}.notify", options.urls)
         if problems:
-            self._log.close()
             raise ConfigError(list(dict.fromkeys(problems)))
         self._routes = {alert: _Route(alert, options) for alert, options in routes.items()}
         self._otherwise = _Route(name, config)
         urls = {url.get_secret_value() for options in (config, *routes.values()) for url in options.urls}
         self._redact = redactor([part for url in urls for part in secrets_of(url, host=False)])
-        # Each URL has one send at a time, so that messages to it keep their order; none waits for another's thread.
-        self._locks = {url: asyncio.Lock() for url in self._services}
-        self._pool = ThreadPoolExecutor(config.concurrency + len(self._services), thread_name_prefix="apprise")
-        # A thread cannot be stopped: the next attempt asks how the one before ended, and does not send twice.
-        self._running: dict[tuple[str, str], Future[str | None]] = {}
+        self._sends = Sends(f"tocsin-{name}", config.timeout, made=config.concurrency)
         # Of messages that some URLs have to wait for: what became of the others. A restart forgets this.
-        self._settled: dict[str, dict[str, _Failure | None]] = {}
+        self._settled: dict[str, dict[str, Outcome]] = {}
 
     def __repr__(self) -> str:
         return f"Apprise({self._name!r})"
@@ -105,8 +96,7 @@ class Apprise:
         return await asyncio.gather(*(self._send(message) for message in messages))
 
     async def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._log.close()
+        await self._sends.close()
 
     async def verify(self) -> list[str]:
         """Problems found by asking the services: there is no harmless question."""
@@ -121,7 +111,7 @@ class Apprise:
                 if not Template(url, form="url").constant:
                     check_schema(url)
                 elif url not in self._services:
-                    self._services[url] = Service(url, self._timeout, self._log)
+                    self._services[url] = Service(url, self._timeout)
             except ValueError as error:
                 problems.append(Problem(message=f"urls[{number}]: {error}", path=path))
         return problems
@@ -137,60 +127,55 @@ class Apprise:
             return Rejected(Reason.NO_RECIPIENTS, self._redact(nobody or "no urls are configured"))
         settled = self._settled.get(message.id, {})
         waiting = [url for url in urls if url not in settled]
-        outcomes = await asyncio.gather(*(self._tell(url, message, text, route.format) for url in waiting))
-        return self._result(message.id, settled | dict(zip(waiting, outcomes, strict=True)))
+        outcomes = await asyncio.gather(*(self._tell(url, message, text) for url in waiting))
+        settled = settled | dict(zip(waiting, outcomes, strict=True))
+        # What was settled meanwhile, by a send of an attempt before, has the last word.
+        return self._result(message.id, settled | self._settled.pop(message.id, {}))
 
-    async def _tell(self, url: str, message: Message, text: _Text, form: str) -> _Failure | None:
-        """Send to one URL; None if that went well."""
+    async def _tell(self, url: str, message: Message, text: _Text) -> Outcome:
+        return await self._sends.run(
+            url,
+            functools.partial(self._told, url, text, message.kind),
+            functools.partial(self._late, message.id, url),
+            made=url not in self._services,
+        )
+
+    def _told(self, url: str, text: _Text, kind: Kind) -> Outcome:
+        """Send to one URL, in this thread."""
         try:
-            async with asyncio.timeout(self._timeout):
-                late = self._running.get((message.id, url))
-                if late is not None and await self._end_of(late, message, url) is None:
-                    return None
-                if url in self._locks:
-                    async with self._locks[url]:
-                        failed = await self._start(self._services[url], url, message, text, form)
-                else:
-                    service = await asyncio.to_thread(Service, url, self._timeout, self._log)
-                    failed = await self._start(service, url, message, text, form)
-        except TimeoutError:
-            return _Failure(Reason.TIMEOUT, f"no answer within {self._timeout:g} s")
+            service = self._services.get(url) or Service(url, self._timeout)
         except ValueError as error:
-            return _Failure(Reason.REJECTED, str(error), final=True)
-        return None if failed is None else _Failure(Reason.SERVER_ERROR, failed)
+            return Failure(Reason.REJECTED, str(error), final=True)
+        failed = service.send(text.title, text.body, kind, text.form)
+        return None if failed is None else Failure(Reason.SERVER_ERROR, failed)
 
-    async def _start(self, service: Service, url: str, message: Message, text: _Text, form: str) -> str | None:
-        future = self._pool.submit(service.send, text.title, text.body, message.kind, form)
-        self._running[message.id, url] = future
-        _bound(self._running)
-        return await self._end_of(future, message, url)
+    def _late(self, id_: str, url: str, outcome: Outcome) -> None:
+        """Remember for the next attempt what an attempt before did not wait for."""
+        if outcome is None or outcome.final:
+            self._remember(id_, self._settled.pop(id_, {}) | {url: outcome})
 
-    async def _end_of(self, future: Future[str | None], message: Message, url: str) -> str | None:
-        failed = await asyncio.shield(asyncio.wrap_future(future))
-        self._running.pop((message.id, url), None)
-        return failed
+    def _remember(self, id_: str, settled: dict[str, Outcome]) -> None:
+        self._settled[id_] = settled
+        while len(self._settled) > _REMEMBERED:
+            del self._settled[next(iter(self._settled))]
 
-    def _result(self, id_: str, outcomes: dict[str, _Failure | None]) -> Result:
+    def _result(self, id_: str, outcomes: dict[str, Outcome]) -> Result:
         failures = [failure for failure in outcomes.values() if failure is not None]
-        self._settled.pop(id_, None)
         again = [failure for failure in failures if not failure.final]
         have = len(outcomes) - len(failures)
         if again:
-            self._settled[id_] = {url: failure for url, failure in outcomes.items() if failure not in again}
-            _bound(self._settled)
-            detail = again[0].detail if len(outcomes) == 1 else f"{have} of {len(outcomes)} have it; {again[0].detail}"
-            return Retry(again[0].reason, self._redact(detail))
+            self._remember(id_, {url: failure for url, failure in outcomes.items() if failure is None or failure.final})
+            told = next((failure for failure in again if failure.begun), again[0])
+            detail = told.detail if len(outcomes) == 1 else f"{have} of {len(outcomes)} have it; {told.detail}"
+            # An attempt in which nothing could be begun is none.
+            after = None if told.begun else _STILL_RUNNING
+            return Retry(told.reason, self._redact(detail), after, free=not told.begun)
         refused = self._redact("; ".join(failure.detail for failure in failures))
         if not have:
             return Rejected(Reason.REJECTED, refused)
         if refused:
             log.warning("recipient refused", channel=self._name, id=id_, answer=refused)
         return Delivered(refused and f"refused: {refused}")
-
-
-def _bound(memory: dict[Any, Any]) -> None:
-    while len(memory) > _REMEMBERED:
-        del memory[next(iter(memory))]
 
 
 def _urls(route: _Route, message: Message) -> tuple[list[str], str]:

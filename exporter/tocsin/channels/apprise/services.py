@@ -4,18 +4,17 @@ Of the library only its services are used, one at a time: no files of configurat
 one's own, nothing kept on disk, no retries, no pauses, no redirects.
 """
 
-import contextlib
 import difflib
-import logging
-import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
 import apprise
+from apprise.conversion import convert_between
 from apprise.manager_plugins import NotificationManager
 
+from tocsin.channels.apprise.quiet import said
 from tocsin.channels.base import redactor
 from tocsin.model import Kind
 
@@ -23,8 +22,6 @@ _LOCAL = frozenset(
     {"blink1", "dbus", "exec", "file", "gio", "glib", "gnome", "kde", "macosx", "qt", "script", "syslog", "windows"}
 )
 """Services that do something on this machine instead of telling somebody."""
-
-_LOGGERS = ("apprise", "oauthlib", "requests", "requests_oauthlib", "urllib3")
 
 _TYPES: Mapping[str, apprise.NotifyType] = {
     Kind.FIRED: apprise.NotifyType.FAILURE,
@@ -35,46 +32,9 @@ _TYPES: Mapping[str, apprise.NotifyType] = {
 }
 
 
-class Log(logging.Handler):
-    """Keeps what the libraries say instead of printing it: it may hold tokens, and why a service failed is nowhere
-    else."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._local = threading.local()
-        for name in _LOGGERS:
-            logger = logging.getLogger(name)
-            logger.propagate = False
-            logger.setLevel(logging.WARNING)
-            logger.addHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        lines: list[str] | None = getattr(self._local, "lines", None)
-        if lines is not None:
-            lines.append(record.getMessage())
-
-    @contextlib.contextmanager
-    def said(self) -> Iterator[list[str]]:
-        """What is said in this thread meanwhile."""
-        lines: list[str] = []
-        self._local.lines = lines
-        try:
-            yield lines
-        finally:
-            self._local.lines = None
-
-    def close(self) -> None:
-        for name in _LOGGERS:
-            logger = logging.getLogger(name)
-            logger.removeHandler(self)
-            if not logger.handlers:
-                logger.addHandler(logging.NullHandler())  # a thread may be behind
-        super().close()
-
-
 def load() -> None:
     """Import all services, which takes a second."""
-    with warnings.catch_warnings():
+    with said(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some use what later Pythons will not have
         NotificationManager().load_modules()  # type: ignore[no-untyped-call]
 
@@ -82,9 +42,8 @@ def load() -> None:
 class Service:
     """Somebody to tell. `name`: the service's, such as Slack."""
 
-    def __init__(self, url: str, timeout: float, log: Log) -> None:
+    def __init__(self, url: str, timeout: float) -> None:
         """Raises ValueError, with a text that does not hold the URL, if Apprise makes nothing of it."""
-        self._log = log
         check_schema(url)
         asset = apprise.AppriseAsset(
             app_id="Tocsin",
@@ -99,7 +58,7 @@ class Service:
             interpret_escapes=False,
         )
         redact = redactor(secrets_of(url))
-        with log.said() as lines:
+        with said() as lines:
             try:
                 plugin = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=False)
             except Exception as error:  # noqa: BLE001 - a plugin can raise anything
@@ -116,18 +75,29 @@ class Service:
         self._redact = redactor(secrets_of(url, host="host" not in plugin.template_tokens))
 
     def send(self, title: str, body: str, kind: Kind, form: str) -> str | None:
-        """Tell it, in this thread, for as long as that takes. None if that went well, else why not, without secrets."""
-        with self._log.said() as lines:
+        """Tell it, in this thread, for as long as that takes. None if that went well, else why not, without secrets.
+
+        `form`: what the body is written in. The title is plain text.
+        """
+        with said() as lines:
             try:
-                good = self._plugin.notify(
-                    title=title, body=body, notify_type=_TYPES[kind], body_format=apprise.NotifyFormat(form)
-                )
-            except Exception as error:  # noqa: BLE001 - a plugin can raise anything
+                good = self._plugin.notify(notify_type=_TYPES[kind], **self._translated(title, body, form))
+            except BaseException as error:  # noqa: BLE001 - a plugin can raise anything; it must not end the thread
                 lines.append(f"{type(error).__name__}: {error}")
                 good = False
         if good:
             return None
         return self._redact(f"{self.name}: {lines[-1] if lines else 'not delivered, and no reason is given'}")
+
+    def _translated(self, title: str, body: str, form: str) -> dict[str, Any]:
+        """Title and body as the service takes them. The library does this before it calls a plugin; not all of these do
+        it again."""
+        written = apprise.NotifyFormat(form)
+        taken = self._plugin.resolve_format(written)
+        if self._plugin.title_maxlen <= 0:  # it becomes a part of the body
+            title = convert_between(apprise.NotifyFormat.TEXT, taken, title)  # type: ignore[no-untyped-call]
+        body = convert_between(written, taken, body)  # type: ignore[no-untyped-call]
+        return {"title": title, "body": body, "body_format": taken, "body_passthrough": False}
 
 
 def check_schema(url: str) -> None:

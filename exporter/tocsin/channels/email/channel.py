@@ -51,12 +51,8 @@ class Email:
 
     async def verify(self) -> list[str]:
         """Problems found by connecting and logging in, as sentences."""
-        result = await self._server.greet()
-        return (
-            []
-            if result is None or isinstance(result, Delivered)
-            else [f"the server does not let us in: {result.detail}"]
-        )
+        failure = await self._server.greet()
+        return [] if failure is None else [f"the server does not let us in: {failure.detail}"]
 
     async def _send(self, message: Message) -> Result:
         route = self._routes.get(message.alert, self._otherwise)
@@ -82,8 +78,7 @@ class Email:
         if left:
             self._remember(message.id, settled)
             address, answer = next(iter(left.items()))
-            verdict = self._server.verdict(answer)
-            reason = verdict.reason if isinstance(verdict, Retry) else Reason.SERVER_ERROR
+            reason = self._server.verdict(answer).reason
             return Retry(reason, self._redact(f"{have} of {len(mail.recipients)} have it; {address}: {answer}"))
         never = [*mail.refused, *(f"{address}: {answer}" for address, answer in settled.items() if answer)]
         note = self._redact("refused: " + "; ".join(never)) if never else ""

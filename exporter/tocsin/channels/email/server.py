@@ -6,7 +6,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import aiosmtplib
 from aiosmtplib import (
@@ -20,12 +20,13 @@ from aiosmtplib import (
     SMTPTimeoutError,
 )
 
-from tocsin.channels import Paused, Rejected, Result, Retry
+from tocsin.channels import Paused, Rejected, Retry
 from tocsin.channels.email.mail import Mail
 from tocsin.channels.email.settings import DEFAULT_PORTS, Config
 from tocsin.errors import Reason
 
 T = TypeVar("T")
+Failure: TypeAlias = Paused | Rejected | Retry
 
 _UNAVAILABLE = 421
 _PARTING = 2.0
@@ -71,11 +72,11 @@ class Server:
         self._idle: dict[aiosmtplib.SMTP, asyncio.TimerHandle] = {}
         self._parting: set[asyncio.Task[None]] = set()
 
-    async def send(self, mail: Mail, recipients: Sequence[str]) -> Outcome | Result:
-        """Send a mail to so many of its recipients; the result where that failed as a whole."""
+    async def send(self, mail: Mail, recipients: Sequence[str]) -> Outcome | Failure:
+        """Send a mail to so many of its recipients. A Failure where that failed as a whole."""
         return await self._attempt(self._send(mail, recipients))
 
-    async def greet(self) -> Result | None:
+    async def greet(self) -> Failure | None:
         """Connect and log in. What is wrong with that, None if nothing is."""
         opened = await self._attempt(self._open())
         if not isinstance(opened, aiosmtplib.SMTP):
@@ -90,7 +91,7 @@ class Server:
         while self._parting:
             await asyncio.gather(*self._parting)
 
-    async def _attempt(self, work: Awaitable[T]) -> T | Result:
+    async def _attempt(self, work: Awaitable[T]) -> T | Failure:
         timeout = self._config.timeout
         try:
             async with asyncio.timeout(timeout):
@@ -106,7 +107,7 @@ class Server:
         except SMTPException as error:  # the server offers no TLS, or no login
             return Paused(Reason.UNAUTHORIZED, self._redact(_words(error)))
 
-    async def _send(self, mail: Mail, recipients: Sequence[str]) -> Outcome | Result:
+    async def _send(self, mail: Mail, recipients: Sequence[str]) -> Outcome | Failure:
         while (smtp := self._kept()) is not None:
             with contextlib.suppress(_StaleError):
                 return await self._transaction(smtp, mail, recipients, kept=True)
@@ -114,7 +115,7 @@ class Server:
 
     async def _transaction(
         self, smtp: aiosmtplib.SMTP, mail: Mail, recipients: Sequence[str], *, kept: bool
-    ) -> Outcome | Result:
+    ) -> Outcome | Failure:
         """One mail on one connection, which is kept afterwards unless an answer may still be under way on it: that
         would be taken for the answer to the next command."""
         clean = False
@@ -151,8 +152,8 @@ class Server:
         sender = mail.sender.spec
         if not utf8 and not sender.isascii():
             raise SMTPResponseException(553, _NO_UTF8)
-        if not all((content.isascii(), sender.isascii(), *map(str.isascii, recipients))):
-            options += ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
+        if utf8 and not all((content.isascii(), sender.isascii(), *map(str.isascii, recipients))):
+            options += ["SMTPUTF8", "BODY=8BITMIME"]
         encoding = "utf-8" if utf8 else "ascii"
         # A connection that died without a word must leave time for another one.
         timeout = self._config.timeout / 3 if kept else None
@@ -225,7 +226,7 @@ class Server:
 
     # Answers.
 
-    def verdict(self, answer: Answer, *, ours: bool = False) -> Result:
+    def verdict(self, answer: Answer, *, ours: bool = False) -> Failure:
         """What an answer means for a mail, or with `ours` for all mails. By RFC 5321 a code from 400 passes, one from
         500 stays."""
         detail = self._redact(str(answer))

@@ -1,6 +1,6 @@
 """A channel that calls Python: a function, method, partial or callable object of the user's own.
 
-Reading order: `settings`, `loading` (from a name to something that can be called), `threads`, `channel`.
+Reading order: `settings`, `loading` (from a name to something that can be called), `channel`.
 """
 
 from collections.abc import Mapping

@@ -5,9 +5,9 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -17,14 +17,14 @@ from tocsin.channels import Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.base import MAX_RETRY_AFTER, redactor
 from tocsin.channels.python.loading import Handler, arguments, told
 from tocsin.channels.python.settings import Config, Options
-from tocsin.channels.python.threads import Threads
+from tocsin.channels.threads import Threads
 from tocsin.errors import Reason
 from tocsin.model import Kind
 
 log = structlog.get_logger(__name__)
 
 _CANCELLED = 1.0
-"""Seconds that an `async` handler has to end once it has been cancelled."""
+"""Seconds that what is awaited has to end once it has been cancelled."""
 
 _DRAIN = 3.0
 """Seconds that calls under way have at the end; less than a dispatcher gives a channel to close."""
@@ -37,10 +37,12 @@ _REMEMBERED = 1_000
 
 @dataclass(slots=True)
 class _Call:
-    """A call that has begun and not ended. `overdue`: nobody waits for it any more."""
+    """A call that has begun and not ended. `awaited`: it is in no thread, so it can be cancelled. `overdue`: nobody
+    waits for it any more."""
 
-    task: asyncio.Task[Result]
+    awaited: bool
     overdue: bool = False
+    task: asyncio.Task[Result] = field(init=False)
 
 
 class Python:
@@ -100,11 +102,12 @@ class Python:
         refusal = await self._room(message.id)
         if refusal is not None:
             return refusal
-        call = self._running[message.id] = _Call(asyncio.create_task(self._call(message)))
+        call = self._running[message.id] = _Call(awaited=self._handler.is_async)
+        call.task = asyncio.create_task(self._call(message, call))
         call.task.add_done_callback(functools.partial(self._ended, message.id))
         try:
             await asyncio.wait({call.task}, timeout=self._config.timeout)
-            if not call.task.done() and self._handler.is_async:
+            if not call.task.done() and call.awaited:
                 call.task.cancel()
                 await asyncio.wait({call.task}, timeout=_CANCELLED)
         finally:
@@ -154,32 +157,35 @@ class Python:
 
     # One call.
 
-    async def _call(self, message: Message) -> Result:
+    async def _call(self, message: Message, call: _Call) -> Result:
         # Each call has everything to itself: a handler may change what it is given.
         message = replace(message, envelope=copy.deepcopy(message.envelope))
         logger = log.bind(channel=self._name, notification=message.id)
         given = {"message": message, "log": logger}
         keywords = {name: given[name] for name in self._handler.given}
         keywords |= copy.deepcopy(self._arguments.get(message.alert, self._otherwise))
-        call = functools.partial(self._handler.call, message.envelope, **keywords)
-        if self._handler.is_async:
-            return await self._awaited(call, logger)
-        outcome = await self._threads.run(functools.partial(self._called, call, logger))
+        handler = functools.partial(self._handler.call, message.envelope, **keywords)
+        if call.awaited:
+            return await self._awaited(handler, logger)
+        outcome = await self._threads.run(functools.partial(self._called, handler, logger))
         if isinstance(outcome, Delivered | Retry | Rejected):
             return outcome
+        if call.overdue:
+            return _too_late(outcome)
+        call.awaited = True
         return await self._awaited(lambda: outcome, logger)
 
-    def _called(self, call: "functools.partial[Any]", logger: structlog.stdlib.BoundLogger) -> Any:
+    def _called(self, handler: Callable[[], Any], logger: structlog.stdlib.BoundLogger) -> Any:
         """The result of a call in a thread; or what it returned, if that is to be awaited."""
         try:
-            value = call()
+            value = handler()
         except BaseException as error:  # noqa: BLE001 - SystemExit too is only a failed call
             return self._failure(error, logger)
         return value if inspect.isawaitable(value) else self._result(value)
 
-    async def _awaited(self, call: "functools.partial[Any] | Any", logger: structlog.stdlib.BoundLogger) -> Result:
+    async def _awaited(self, handler: Callable[[], Any], logger: structlog.stdlib.BoundLogger) -> Result:
         try:
-            value = call()
+            value = handler()
             return self._result(await value if isinstance(value, Awaitable) else value)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -203,6 +209,15 @@ class Python:
             return Retry(Reason.NOT_PROCESSED, why, after=after, free=after is not None)
         logger.debug("the handler raised", exc_info=error)
         return Retry(_reason(error), told(error, self._redact))
+
+
+def _too_late(returned: object) -> Retry:
+    """The result of a call that returned something to be awaited when its time was up: nothing awaits that."""
+    if isinstance(returned, asyncio.Future):
+        returned.cancel()
+    elif inspect.iscoroutine(returned):
+        returned.close()
+    return Retry(Reason.TIMEOUT, "the handler returned something to be awaited when its time was up")
 
 
 def _seconds(after: object) -> float | None:

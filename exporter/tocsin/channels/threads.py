@@ -1,4 +1,4 @@
-"""Threads for handlers that are not `async`."""
+"""Threads for what blocks and cannot be ended: handlers that are not `async`, services of a library."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,6 @@ class Threads:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._busy += 1
-        future.add_done_callback(self._free)
         if self._busy > self._started:
             self._started += 1
             threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
@@ -41,18 +40,15 @@ class Threads:
             self._queue.put(None)
         self._started = 0
 
-    def _free(self, _future: "asyncio.Future[Any]") -> None:
-        self._busy -= 1
-
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             loop, future, work = item
             result = work()
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(_settle, future, result)
+                loop.call_soon_threadsafe(self._settle, future, result)
             del item, loop, future, work, result  # an idle thread holds on to nothing
 
-
-def _settle(future: "asyncio.Future[Any]", result: object) -> None:
-    if not future.done():
-        future.set_result(result)
+    def _settle(self, future: "asyncio.Future[Any]", result: object) -> None:
+        self._busy -= 1
+        if not future.done():
+            future.set_result(result)

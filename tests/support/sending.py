@@ -1,0 +1,41 @@
+"""Channels of their own for a test, each closed in the end, and what comes of one message."""
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from support.messages import message
+from tocsin.channels import Message, Result
+
+Build = Callable[..., Any]
+"""Makes a channel."""
+
+
+@asynccontextmanager
+async def closing(make: Build) -> AsyncIterator[Build]:
+    """`make`, whose channels are closed in the end."""
+    made: list[Any] = []
+
+    def build(*args: Any, **settings: Any) -> Any:
+        made.append(make(*args, **settings))
+        return made[-1]
+
+    yield build
+    for channel in made:
+        await channel.close()
+
+
+async def sent(channel: Any, what: Message | None = None) -> Result:
+    """The result of one message."""
+    [result] = await channel.send([what or message()])
+    return cast("Result", result)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, library: str, *users: str) -> None:
+    """As if a library were not installed; `users`: the modules that import it."""
+    monkeypatch.setitem(sys.modules, library, cast("Any", None))
+    for name in users:
+        monkeypatch.delitem(sys.modules, name, raising=False)
