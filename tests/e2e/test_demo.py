@@ -16,15 +16,16 @@ import termios
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import psutil
 import pytest
 
+from support.waiting import seen
 from tocsin_demo.stack import ports
 from tocsin_demo.stack.errors import DemoError
 
@@ -61,7 +62,7 @@ class Demo:
 
     def until(self, pattern: str, within: float = SOON) -> re.Match[str]:
         """Wait for a line, and return what was found."""
-        return until(lambda: re.search(pattern, self.text), f"{pattern!r} in:\n{self.text}", within)
+        return seen(lambda: re.search(pattern, self.text), f"{pattern!r} in:\n{self.text}", within)
 
     def shown(self) -> Self:
         """Wait for the whole first screen."""
@@ -108,17 +109,6 @@ class Demo:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line.rstrip("\n"))
-
-
-T = TypeVar("T")
-
-
-def until(look: Callable[[], T | None], what: str, within: float = SOON) -> T:
-    deadline = time.monotonic() + within
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
-        time.sleep(0.02)
-    return found
 
 
 def gone(family: list[psutil.Process]) -> bool:
@@ -182,7 +172,7 @@ def test_what_the_first_screen_names_is_there(demo: Demo) -> None:
     assert "event=running" in Path(demo.where("Log")).read_text(encoding="utf-8")
     for program, name in (("prometheus", "Prometheus"), ("prometheus-alertmanager", "Alertmanager")):
         if shutil.which(program):
-            until(partial(_answers, f"{demo.where(name)}-/ready"), f"{name} is ready")
+            seen(partial(_answers, f"{demo.where(name)}-/ready"), f"{name} is ready")
 
 
 def _answers(url: str) -> bool:
@@ -242,9 +232,9 @@ def test_a_rule_changed_in_the_database_fires_at_once(demo: Demo) -> None:
             [demo.where("Database"), "-qc", "UPDATE demo.organizations SET threshold = 0"], check=True
         ).returncode
 
-    seen = len(demo.lines)
+    known = len(demo.lines)
     change()
-    until(lambda: re.search(r"fired +deployment_spike", "\n".join(demo.lines[seen:])), "fired after the change")
+    seen(lambda: re.search(r"fired +deployment_spike", "\n".join(demo.lines[known:])), "fired after the change")
 
 
 def test_what_nobody_takes_waits_and_arrives_later(demo: Demo) -> None:
@@ -285,7 +275,7 @@ def test_alertmanager_tells_the_inbox_as_well(demo: Demo) -> None:
         cards = [card for column in page["columns"] if column["name"] == "alertmanager" for card in column["cards"]]
         return [card["body"] for card in cards if card["title"] == "DeploymentSpike"]
 
-    assert re.search(r"Organization [ABCD] has \d+ deployments", until(look, "a card of Alertmanager's")[-1])
+    assert re.search(r"Organization [ABCD] has \d+ deployments", seen(look, "a card of Alertmanager's")[-1])
 
 
 def test_it_tells_all_this_without_a_trace_of_colour_in_a_pipe(demo: Demo) -> None:
@@ -312,19 +302,19 @@ def test_killed_it_leaves_nothing_running_and_no_file() -> None:
     with running() as demo:
         family = demo.shown().family()
         demo.signal(signal.SIGKILL)
-        until(lambda: gone(family), "every process has ended", END)
-        until(lambda: not list(demo.place.iterdir()), "every file has gone", END)
+        seen(lambda: gone(family), "every process has ended", END)
+        seen(lambda: not list(demo.place.iterdir()), "every file has gone", END)
 
 
 def test_interrupted_while_it_starts_it_leaves_nothing() -> None:
     with running("--no-prometheus") as demo:
-        until(lambda: list(demo.place.iterdir()), "the first file")
+        seen(lambda: list(demo.place.iterdir()), "the first file")
         family = demo.family()
         demo.signal(signal.SIGINT)
         assert demo.ended() in (0, 130)
         assert "Traceback" not in demo.text
-        until(lambda: gone(family), "every process has ended", END)
-        until(lambda: not list(demo.place.iterdir()), "every file has gone", END)
+        seen(lambda: gone(family), "every process has ended", END)
+        seen(lambda: not list(demo.place.iterdir()), "every file has gone", END)
 
 
 def test_it_ends_by_itself_after_the_time_that_was_asked_for() -> None:

@@ -17,6 +17,7 @@ import psutil
 import psycopg
 import pytest
 
+from support.waiting import seen
 from tocsin_demo.database import schema, server
 from tocsin_demo.database.decoding import RejectedError, decode
 from tocsin_demo.database.scenario import BID_WINDOW, DEPLOYMENT_WINDOW, PLAN
@@ -51,13 +52,6 @@ def database(postgres: Server) -> Iterator[psycopg.Connection]:
 def writer(postgres: Server, database: psycopg.Connection) -> Iterator[DatabaseWriter]:
     with DatabaseWriter(postgres.conninfo()) as sink:
         yield sink
-
-
-def until(met: Callable[[], object], *, within: float = 20.0) -> None:
-    deadline = time.monotonic() + within
-    while not met():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 def rows(connection: psycopg.Connection, query: str) -> list[tuple[Any, ...]]:
@@ -130,7 +124,7 @@ def test_without_further_events_the_row_goes_away(
     schema.apply(postgres.conninfo(), deployment_window=timedelta(seconds=2))
     send(writer, CUSTOMER_EVENTS, spike("B"))
     assert len(rows(database, "SELECT * FROM demo.organization_alert")) == 1
-    until(lambda: not rows(database, "SELECT * FROM demo.organization_alert"))
+    seen(lambda: not rows(database, "SELECT * FROM demo.organization_alert"), "the end of the alert")
     assert rows(database, "SELECT count(*) FROM demo.customer_events") == [(10,)]
 
 
@@ -290,7 +284,7 @@ def test_the_producer_runs_into_the_database(
     assert run(events, writer, metrics=metrics, monotonic=time.monotonic, wait=_slept)
     assert metrics.sent.total() == 20
     assert len(rows(database, "SELECT * FROM demo.organization_alert")) == 1
-    until(lambda: not rows(database, "SELECT * FROM demo.organization_alert"))
+    seen(lambda: not rows(database, "SELECT * FROM demo.organization_alert"), "the end of the alert")
 
 
 def _slept(seconds: float) -> bool:
@@ -415,7 +409,10 @@ def test_nothing_is_left_when_the_parent_is_killed(number: signal.Signals) -> No
         assert processes
         os.kill(parent.pid, number)
         parent.wait(timeout=20)
-    until(lambda: not Path(directory).exists() and not any(process.is_running() for process in processes))
+    seen(
+        lambda: not Path(directory).exists() and not any(process.is_running() for process in processes),
+        "nothing is left",
+    )
 
 
 def test_two_servers_live_side_by_side(postgres: Server) -> None:

@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from support.kafka import Kafka, kafka
+from support.waiting import seen
 from tocsin_producer.events import CUSTOMER_EVENTS, TOPICS, WINNING_BIDS, Kind, Schedule
 from tocsin_producer.plan import Plan
 
@@ -55,11 +56,11 @@ class Producer:
         self._reader.start()
 
     def until_logged(self, text: str) -> None:
-        deadline = time.monotonic() + SOON
-        while not any(text in line for line in self.log):
-            assert time.monotonic() < deadline, f"{text!r} was not logged, but {self.log}"
+        def logged() -> bool:
             assert self.process.poll() is None, self.log
-            time.sleep(0.02)
+            return any(text in line for line in self.log)
+
+        seen(logged, f"{text!r} in the log", SOON)
 
     def ended(self) -> str:
         """Wait for its end, which must be a good one, and return its last line."""
@@ -113,13 +114,13 @@ def until_stored(brokers: str, topic: str, count: int) -> None:
     """Wait until a topic holds so many messages."""
     settings = {"bootstrap.servers": brokers, "group.id": "test", "log_level": 2}
     with closing(Consumer(settings)) as consumer:
-        deadline = time.monotonic() + SOON
-        stored_now = 0
-        while stored_now < count:
-            assert time.monotonic() < deadline, f"{topic} does not grow to {count}"
+
+        def grown() -> bool:
             with suppress(KafkaException):  # the topic is still to be made
-                _, stored_now = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=SOON)
-            time.sleep(0.02)
+                return consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=SOON)[1] >= count
+            return False
+
+        seen(grown, f"{count} messages in {topic}", SOON)
 
 
 def planned(plan: Plan) -> dict[str, list[Message]]:

@@ -20,17 +20,26 @@ async def double() -> AsyncIterator[MaterializeDouble]:
         yield made
 
 
-async def setup(double: MaterializeDouble, *more: str) -> tuple[int, list[str]]:
-    """Exit code and lines of a run."""
-    process = await asyncio.create_subprocess_exec(
+async def started(double: MaterializeDouble, *more: str) -> asyncio.subprocess.Process:
+    """A run that goes on."""
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, str(ROOT / "materialize/setup.py")),
         *("--dsn", double.dsn, "--system-dsn", double.dsn, *more),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+
+
+async def outcome(process: asyncio.subprocess.Process) -> tuple[int, list[str]]:
+    """Exit code and lines of a run, but for those already read."""
     output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode().splitlines()
+
+
+async def setup(double: MaterializeDouble, *more: str) -> tuple[int, list[str]]:
+    """Exit code and lines of a run."""
+    return await outcome(await started(double, *more))
 
 
 def summary(lines: list[str]) -> set[str]:
@@ -69,8 +78,9 @@ async def test_two_runs_at_once_that_change_the_same_view_both_succeed(double: M
 
 async def test_a_server_that_is_late_is_waited_for(double: MaterializeDouble) -> None:
     await double.kill()
-    running = asyncio.create_task(setup(double))
-    await asyncio.sleep(0)
+    process = await started(double)
+    assert process.stdout is not None
+    assert b"waiting for Materialize" in await process.stdout.readline()
     await double.start()
-    code, lines = await running
+    code, lines = await outcome(process)
     assert code == 0, lines

@@ -1,6 +1,7 @@
 """The pages about PostgreSQL as a source of events and as a channel: their configurations can be used, their SQL runs,
 and the example of the migration does what it says."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import yaml
 from support.postgres import Postgres, postgres
 from support.receiver import Receiver
 from support.tocsin import command, running, write
-from support.waiting import until_some
+from support.waiting import SOON, until_some
 from tocsin.config import load
 
 pytestmark = pytest.mark.xdist_group("postgres")
@@ -91,6 +92,11 @@ async def test_the_query_on_the_page_reads_the_table_that_is_printed(server: Pos
         assert await database.run(query) == []
 
 
+def heard(listener: psycopg.Connection) -> Iterator[str]:
+    """What a connection that listens hears."""
+    return (notify.payload for notify in listener.notifies(timeout=SOON))
+
+
 async def test_what_notified_did_goes_on_with_the_same_table_and_handlers(server: Postgres, tmp_path: Path) -> None:
     page = "migrate-from-notified.md"
     (tmp_path / "handlers").mkdir()
@@ -107,7 +113,8 @@ async def test_what_notified_did_goes_on_with_the_same_table_and_handlers(server
             listener.execute("LISTEN events")
             insert = "INSERT INTO events (name, order_id) VALUES ('order_placed', 17), ('order_failed', 18)"
             await database.run(insert)
-            told = [notify.payload for notify in listener.notifies(timeout=1.0)]
+            await database.run("NOTIFY events, 'the end'")
+            told = list(itertools.takewhile(lambda payload: payload != "the end", heard(listener)))
             assert told == ["2", "3"], "a Notified that still listens hears of each event once"
         async with running(tmp_path, config, **environment) as tocsin:
 

@@ -23,6 +23,7 @@ from confluent_kafka.admin import AdminClient
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from support.waiting import seen
 from tocsin_producer.metrics import Metrics
 from tocsin_producer.sinks.kafka import KafkaSink
 
@@ -45,13 +46,9 @@ MEASURED = "measured"
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], what: str, within: float = SOON) -> T:
-    """Look until there is something true to see, and return it."""
-    deadline = time.monotonic() + within
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
-        time.sleep(0.02)
-    return found
+def until(look: Callable[[], T | None], what: str, within: float = SOON) -> T:
+    """As `support.waiting.seen`, with the patience that live servers want."""
+    return seen(look, what, within)
 
 
 def ended(process: subprocess.Popen[str]) -> str:

@@ -1,6 +1,7 @@
 """Waiting for what is outside this event loop's reach, by looking again and again."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -35,6 +36,15 @@ async def until_some(look: Callable[[], Awaitable[_T]], what: str = "", within: 
         if last is not None:
             raise last from None
         raise TimeoutError(f"not within {within:g} s: {what}") from None
+
+
+def seen(look: Callable[[], _T | None], what: str, within: float = SOON) -> _T:
+    """Look until there is something true to see, and return it, where no event loop runs."""
+    deadline = time.monotonic() + within
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        time.sleep(0.02)
+    return found
 
 
 async def _answered(value: object) -> object:

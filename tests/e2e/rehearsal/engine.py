@@ -14,6 +14,7 @@ import pytest
 
 from support import kafka
 from support.prometheus import free_port
+from support.waiting import seen
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
@@ -212,10 +213,10 @@ def until(what: str, condition: Callable[[], Any], seconds: float = 30) -> float
         FailureError: it did not come in time.
     """
     started = time.monotonic()
-    while not condition():
-        if time.monotonic() - started > seconds:
-            raise FailureError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.2)
+    try:
+        seen(condition, what, seconds)
+    except AssertionError as error:
+        raise FailureError(str(error)) from None
     return time.monotonic() - started
 
 
