@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from aiohttp import ClientResponse
 
 from support.overview import FakeOverview
-from support.waiting import until
-from support.web import DEAD, FIRED, ROW, Start, error, filled, starting
+from support.waiting import SOON, until
+from support.web import DEAD, FIRED, ROW, Client, Start, error, filled, starting
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger import Attempt, Status
 from tocsin.web import AlertStatus, Delivery, EpisodeRecord, Receipt
@@ -202,6 +203,22 @@ async def test_open_streams_do_not_hold_up_the_end_of_the_process(start: Start, 
 # Events, history, attempts.
 
 
+@asynccontextmanager
+async def posting(client: Client, **headers: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection on which the server wants the body of a request with events."""
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    given = {"Host": "tocsin", "Connection": "close", "Expect": "100-continue", **headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+    writer.write(f"POST /api/v1/events/posted HTTP/1.1\r\n{lines}\r\n".encode())
+    try:
+        async with asyncio.timeout(SOON):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_events_are_handed_on_with_their_headers_and_answered_with_what_became_of_them(
     start: Start, overview: FakeOverview
 ) -> None:
@@ -220,15 +237,43 @@ async def test_refused_events_are_told_why(start: Start, overview: FakeOverview,
     assert ("Retry-After" in response.headers) == (status == 503)
 
 
-async def test_too_long_a_body_is_not_read_to_its_end(start: Start, overview: FakeOverview) -> None:
-    response = await (await start()).post("/api/v1/events/posted", data=b"x" * 1001)
-    assert (response.status, await response.json()) == (413, {"error": "more than 1000 bytes"})
-    assert overview.received == []
+async def test_who_waits_with_the_body_until_it_is_wanted_is_asked_for_it_or_refused(
+    start: Start, overview: FakeOverview
+) -> None:
+    client = await start()
+    response = await client.post("/api/v1/events/posted", data=b"{}", expect100=True)
+    assert (response.status, overview.received[0][2]) == (202, b"{}")
+    overview.receipt = Receipt(status=401, error="the token is wrong")
+    response = await client.post("/api/v1/events/posted", data=b"{}", expect100=True)
+    assert (response.status, await error(response)) == (401, "the token is wrong")
+
+
+async def test_a_body_that_is_not_what_its_headers_say_is_refused_in_one_sentence(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with posting(await start(), **{"Content-Encoding": "gzip", "Content-Length": "8"}) as (reader, writer):
+        writer.write(b"nonsense")
+        answer = (await reader.read()).decode()
+    assert answer.startswith("HTTP/1.1 400 ")
+    assert answer.endswith('{"error":"the body cannot be read as its headers say it was sent"}')
+    assert caplog.text == ""
+
+
+async def test_who_hangs_up_in_the_middle_of_a_body_is_no_fault(
+    start: Start, overview: FakeOverview, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await start()
+    async with posting(client, **{"Content-Length": "8"}) as (_, writer):
+        writer.write(b"{")
+    assert (await client.post("/api/v1/events/posted", data=b"{}")).status == 202
+    await until(lambda: overview.reading == 0, "the other one is given up")
+    assert [body for _, _, body in overview.received] == [b"{}"]
+    assert caplog.text == ""
 
 
 async def test_an_alert_that_takes_no_events_is_not_found(start: Start) -> None:
     response = await (await start()).post("/api/v1/events/late", data=b"{}")
-    assert response.status == 404
+    assert (response.status, await error(response)) == (404, "no alert 'late' takes events over HTTP")
 
 
 async def test_a_notification_has_its_failed_attempts(start: Start, overview: FakeOverview) -> None:

@@ -1,7 +1,7 @@
 """A stand-in for the running process behind the web server: a test sets what it is to say."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 
 from tocsin.errors import LedgerError
 from tocsin.ledger import Attempt, Status
@@ -18,7 +18,7 @@ from tocsin.web import (
 
 class FakeOverview:
     """Answers from plain lists. `fault` makes everything that needs the ledger raise it; `readers` counts open
-    streams."""
+    streams, `reading` requests whose body is being read."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -32,6 +32,7 @@ class FakeOverview:
         self.history: list[EpisodeRecord] = []
         self.received: list[tuple[str, dict[str, str], bytes]] = []
         self.receipt = Receipt(status=202, events=1)
+        self.reading = 0
         self.reloads = 0
         self.readers = 0
         self.fault: LedgerError | None = None
@@ -90,11 +91,15 @@ class FakeOverview:
         self._check()
         return [episode for episode in self.history if episode.alert == alert][:limit]
 
-    def max_body(self, alert: str) -> int | None:
-        return 1000 if alert == "posted" else None
-
-    async def receive(self, alert: str, headers: Mapping[str, str], body: bytes) -> Receipt:
-        self.received.append((alert, dict(headers), body))
+    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Receipt:
+        if alert != "posted":
+            return Receipt(status=404, error=f"no alert {alert!r} takes events over HTTP")
+        self.reading += 1
+        try:
+            read = b"".join([piece async for piece in body]) if self.receipt.status == 202 else b""
+        finally:
+            self.reading -= 1
+        self.received.append((alert, dict(headers), read))
         return self.receipt
 
     async def reload(self) -> Sequence[str]:

@@ -1,6 +1,6 @@
 """The running process as the web server sees it."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from tocsin.app.runtime import Runtime
@@ -119,11 +119,7 @@ class RunningOverview:
             return []
         return [self._episode(one) for one in await self._runtime.ledger.episodes(alert, limit)]
 
-    def max_body(self, alert: str) -> int | None:
-        source = self._runtime.receiver(alert)
-        return None if source is None else source.max_body
-
-    async def receive(self, alert: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Receipt:
         source = self._runtime.receiver(alert)
         configured = self._alert(alert)
         if source is None or configured is None:

@@ -5,8 +5,8 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -18,14 +18,19 @@ from tocsin.model import Event
 from tocsin.settings import Secret
 from tocsin.sources import EventBatch, EventStream
 from tocsin.sources.documents import lines, row_of
-from tocsin.sources.settings import SourceSettings
+from tocsin.sources.settings import Positive, SourceSettings
 
 _MOST_WAITING = 10_000
+"""Requests that may be under way at once."""
+
 _AT_ONCE = 1_000
 """Requests that are written to the ledger in one transaction."""
 
 _DIGITS = 12
 """Of a time in seconds; more are no time."""
+
+_SMALL = 64 * 1024
+"""Bytes of a body that is read as JSON in less time than another thread costs."""
 
 _TOLERANCE = 300.0
 """Seconds by which a signed request's time may differ from this machine's. Rule of the Standard Webhooks
@@ -49,12 +54,22 @@ class Config(SourceSettings):
     """A file that holds the signing secret."""
     max_body: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] = 1024 * 1024
     """Bytes that one request may have."""
+    max_waiting: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Bytes that all requests together may have which are being read, or wait for the ledger. What is more is answered
+    with 503."""
+    read_timeout: Positive = 10.0
+    """How long the body of a request may take to arrive."""
 
     @field_validator("token")
     @classmethod
-    def _is_long(cls, token: Secret | None) -> Secret | None:
-        if token is not None and len(token.get_secret_value()) < 16:
+    def _can_be_shown(cls, token: Secret | None) -> Secret | None:
+        if token is None:
+            return None
+        text = token.get_secret_value()
+        if len(text) < 16:
             raise ValueError("has fewer than 16 characters, which can be guessed")
+        if not (text.isascii() and text.isprintable()) or text != text.strip():
+            raise ValueError("must be printable ASCII without blanks around it: a header can carry nothing else")
         return token
 
     @field_validator("signing_secret")
@@ -70,6 +85,12 @@ class Config(SourceSettings):
             raise ValueError(
                 "give either token or signing_secret: whoever reaches the port could send events otherwise"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_fits(self) -> Self:
+        if self.max_waiting < self.max_body:
+            raise ValueError("max_waiting is less than max_body, which one request may have")
         return self
 
 
@@ -98,11 +119,11 @@ class Http:
     """See `tocsin.sources.EventSource`; `receive` is for the web server."""
 
     def __init__(self, name: str, config: Config, clock: Callable[[], float]) -> None:
-        self.max_body = config.max_body
         self._name = name
         self._config = config
         self._clock = clock
         self._stream: _Stream | None = None
+        self._room = _Room(config.max_waiting)
 
     def __repr__(self) -> str:
         return f"Http({self._name!r})"
@@ -116,28 +137,60 @@ class Http:
             self._stream = None
             stream.close()
 
-    async def receive(self, name: str, headers: Mapping[str, str], body: bytes) -> int:
+    async def receive(self, name: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
         """Take one request in, and return the number of its events once they are safe. `headers`: names in lower case.
+        `body`: as it arrives; of a request that its headers tell to be refused nothing is read.
 
         Raises RefusedRequest, and SourceError while the ledger cannot take events.
         """
-        self._must_be_allowed(headers, body)
-        events = self._events(name, headers, body)
-        if self._stream is None:
-            raise SourceError("Tocsin cannot take events now; try again", SourceReason.DISCONNECTED)
-        await self._stream.post(events)
+        self._must_be_allowed(headers)
+        self._opened()
+        with self._room.request() as hold:
+            whole = await self._read(headers, body, hold)
+            if len(whole) > _SMALL:
+                events = await asyncio.to_thread(self._events, name, headers, whole)
+            else:
+                events = self._events(name, headers, whole)
+            await self._opened().post(events)
         return len(events)
 
-    def _must_be_allowed(self, headers: Mapping[str, str], body: bytes) -> None:
-        if self._config.token is not None:
-            shown = headers.get("authorization", "")
-            expected = f"Bearer {self._config.token.get_secret_value()}"
-            if not hmac.compare_digest(shown.encode(errors="surrogateescape"), expected.encode()):
-                raise RefusedRequest(401, "the token is missing or wrong; send `Authorization: Bearer <token>`")
-        elif self._config.signing_secret is not None:
-            _must_be_signed(self._config.signing_secret, headers, body, self._clock())
+    def _opened(self) -> "_Stream":
+        if self._stream is None:
+            raise _not_now()
+        return self._stream
+
+    def _must_be_allowed(self, headers: Mapping[str, str]) -> None:
+        if self._config.token is None:
+            _must_look_signed(headers, self._clock())
+            return
+        shown = headers.get("authorization", "")
+        expected = f"Bearer {self._config.token.get_secret_value()}"
+        if not hmac.compare_digest(shown.encode(errors="surrogateescape"), expected.encode()):
+            raise RefusedRequest(401, "the token is missing or wrong; send `Authorization: Bearer <token>`")
+
+    async def _read(self, headers: Mapping[str, str], body: AsyncIterable[bytes], hold: Callable[[int], None]) -> bytes:
+        """The whole body. `hold` is told of each piece that is kept."""
+        most, limit = self._config.max_body, self._config.read_timeout
+        announced = headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:_DIGITS]) > most:
+            raise RefusedRequest(413, f"more than {most} bytes")
+        pieces: list[bytes] = []
+        length = 0
+        try:
+            async with asyncio.timeout(limit):
+                async for piece in body:
+                    length += len(piece)
+                    if length > most:
+                        raise RefusedRequest(413, f"more than {most} bytes")
+                    hold(len(piece))
+                    pieces.append(piece)
+        except TimeoutError:
+            raise RefusedRequest(408, f"the request did not arrive within {limit:g} s") from None
+        return b"".join(pieces)
 
     def _events(self, name: str, headers: Mapping[str, str], body: bytes) -> list[Event]:
+        if self._config.signing_secret is not None:
+            _must_be_signed(self._config.signing_secret, headers, body)
         try:
             documents = lines(body)
         except ValueError as error:
@@ -159,19 +212,57 @@ class Http:
         return events
 
 
+class _Room:
+    """What all requests under way hold, from their first byte until they are answered."""
+
+    def __init__(self, most: int) -> None:
+        """`most`: bytes."""
+        self._most = most
+        self._requests = 0
+        self._bytes = 0
+
+    @contextmanager
+    def request(self) -> Iterator[Callable[[int], None]]:
+        """One more request. It says with the function how many more bytes it holds. Raises SourceError where there is
+        no room."""
+        if self._requests >= _MOST_WAITING:
+            raise _too_many()
+        held = 0
+
+        def hold(more: int) -> None:
+            nonlocal held
+            if self._bytes + more > self._most:
+                raise _too_many()
+            self._bytes += more
+            held += more
+
+        self._requests += 1
+        try:
+            yield hold
+        finally:
+            self._requests -= 1
+            self._bytes -= held
+
+
+def _too_many() -> SourceError:
+    return SourceError("too many requests wait; try again", SourceReason.OTHER)
+
+
+def _not_now() -> SourceError:
+    return SourceError("Tocsin cannot take events now; try again", SourceReason.DISCONNECTED)
+
+
 class _Stream:
     """What has been posted and is not in the ledger yet."""
 
     def __init__(self) -> None:
-        self._waiting: asyncio.Queue[_Posted] = asyncio.Queue(_MOST_WAITING)
+        self._waiting: asyncio.Queue[_Posted] = asyncio.Queue()
         self._taken: set[_Posted] = set()
 
     async def post(self, events: Sequence[Event]) -> None:
+        """Returns once they are safe."""
         posted = _Posted(events=events, safe=asyncio.get_running_loop().create_future())
-        try:
-            self._waiting.put_nowait(posted)
-        except asyncio.QueueFull:
-            raise SourceError("too many requests wait; try again", SourceReason.OTHER) from None
+        self._waiting.put_nowait(posted)
         await posted.safe
 
     async def batches(self) -> AsyncIterator[EventBatch]:
@@ -195,19 +286,25 @@ class _Stream:
             self._taken.add(self._waiting.get_nowait())
         for posted in self._taken:
             if not posted.safe.done():
-                posted.safe.set_exception(
-                    SourceError("Tocsin cannot take events now; try again", SourceReason.DISCONNECTED)
-                )
+                posted.safe.set_exception(_not_now())
 
 
-def _must_be_signed(secret: Secret, headers: Mapping[str, str], body: bytes, now: float) -> None:
-    """The Standard Webhooks specification, version 1: https://www.standardwebhooks.com"""
+def _must_look_signed(headers: Mapping[str, str], now: float) -> None:
+    """What the headers alone tell of a signature by the Standard Webhooks specification, version 1:
+    https://www.standardwebhooks.com"""
     id_, moment = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not id_.isascii() or not id_ or not (moment.isascii() and moment.isdigit() and len(moment) <= _DIGITS):
         raise RefusedRequest(401, "the request is not signed: webhook-id and webhook-timestamp are missing or wrong")
     if abs(now - int(moment)) > _TOLERANCE:
         raise RefusedRequest(401, "the request is too old or too new; mend the clock of the sender or of this machine")
-    expected = Signer([secret.get_secret_value()]).headers(id_, int(moment), body)["webhook-signature"]
-    shown = headers.get("webhook-signature", "").split()
+    if not any(one.startswith("v1,") for one in headers.get("webhook-signature", "").split()):
+        raise RefusedRequest(401, "the signature is missing or wrong")
+
+
+def _must_be_signed(secret: Secret, headers: Mapping[str, str], body: bytes) -> None:
+    """The signature itself, of headers that look signed."""
+    id_, moment = headers["webhook-id"], int(headers["webhook-timestamp"])
+    expected = Signer([secret.get_secret_value()]).headers(id_, moment, body)["webhook-signature"]
+    shown = headers["webhook-signature"].split()
     if not any(hmac.compare_digest(one.encode(errors="surrogateescape"), expected.encode()) for one in shown):
         raise RefusedRequest(401, "the signature is missing or wrong")

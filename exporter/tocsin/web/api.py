@@ -6,7 +6,7 @@ from contextlib import aclosing, suppress
 from itertools import islice
 from typing import Any, TypeAlias
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from tocsin.ledger import Attempt, Status
 from tocsin.web.encoding import answer, moment, text
@@ -44,7 +44,7 @@ class Api:
             web.post(f"{one}/drop", self.drop),
             web.get("/api/v1/transitions", self.transitions),
             web.get("/api/v1/history/{alert}", self.history),
-            web.post("/api/v1/events/{alert}", self.events),
+            web.post("/api/v1/events/{alert}", self.events, expect_handler=_when_read),
         ]
 
     async def close(self, _: web.Application) -> None:
@@ -134,13 +134,9 @@ class Api:
     async def events(self, request: web.Request) -> web.Response:
         """Events for an alert that takes them over HTTP. Answered once they are safe."""
         _query(request)
-        alert = request.match_info["alert"]
-        most = self._overview.max_body(alert)
-        if most is None:
-            raise web.HTTPNotFound(text=f"no alert {alert!r} takes events over HTTP")
-        body = await _body(request, most)
         headers = {name.lower(): value for name, value in request.headers.items()}
-        receipt = await self._overview.receive(alert, headers, body)
+        async with aclosing(_body(request)) as body:
+            receipt = await self._overview.receive(request.match_info["alert"], headers, body)
         if receipt.error:
             waiting = {"Retry-After": "1"} if receipt.status == 503 else {}
             value = text({"error": receipt.error})
@@ -244,14 +240,23 @@ def _number(query: Query, name: str, default: int, *, most: int = 2**63 - 1) -> 
     return int(value)
 
 
-async def _body(request: web.Request, most: int) -> bytes:
-    """What was sent, read no further than a limit."""
-    body = bytearray()
-    while len(body) <= most and (chunk := await request.content.readany()):
-        body += chunk
-    if len(body) > most:
-        raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=len(body), text=f"more than {most} bytes")
-    return bytes(body)
+async def _when_read(_: web.Request) -> None:
+    """Whoever sends `Expect: 100-continue` is answered by `_body`, once the body is wanted."""
+
+
+async def _body(request: web.Request) -> AsyncGenerator[bytes, None]:
+    """What is sent, as it arrives."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer itself, nothing is written yet
+    try:
+        while piece := await request.content.readany():
+            yield piece
+    except web.RequestPayloadError as error:
+        # Nothing that follows on this connection can be made out. aiohttp would look for the rest of the body there.
+        request.content.feed_eof()
+        request.protocol.close()
+        raise web.HTTPBadRequest(text="the body cannot be read as its headers say it was sent") from error
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the web server asks of the running process, and the answers as types."""
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -175,12 +175,9 @@ class Overview(Protocol):
         """Let dead or pending notifications go. Returns how many. Raises LedgerError."""
         ...
 
-    def max_body(self, alert: str) -> int | None:
-        """Bytes that a request with events for an alert may have; None if the alert takes none over HTTP."""
-        ...
-
-    async def receive(self, alert: str, headers: Mapping[str, str], body: bytes) -> Receipt:
-        """Take events in; returns once they are safe, or why they are refused. Headers have names in lower case."""
+    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Receipt:
+        """Take events in; returns once they are safe, or why they are refused. Headers have names in lower case; the
+        body is read only where they allow it, and no further than its source does."""
         ...
 
     async def attempts(self, id_: str) -> Sequence[Attempt]:

@@ -1,0 +1,243 @@
+"""Events posted to Tocsin's own port, below the server: what is read of a request, what is kept of it, and for how
+long."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from support.waiting import until
+from tocsin.channels.webhook.signing import Signer
+from tocsin.errors import SourceError
+from tocsin.sources import http as kind
+from tocsin.sources.http import Http, RefusedRequest
+
+TOKEN = "a-token-of-some-length"
+SIGNING = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OTHER = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+NOW = 1_795_242_548
+SHOWN = {"authorization": f"Bearer {TOKEN}"}
+
+
+class Body:
+    """A body that comes in pieces. `read`: how many of them were asked for; with `stays`, the last one never comes."""
+
+    def __init__(self, *pieces: bytes, stays: bool = False) -> None:
+        self.read = 0
+        self._pieces = pieces
+        self._stays = stays
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            self.read += 1
+            yield piece
+        if self._stays:
+            self.read += 1
+            await asyncio.Event().wait()
+
+
+def settings(**given: Any) -> kind.Config:
+    return kind.Config.model_validate({"token": TOKEN, **given})
+
+
+def signed(body: bytes, *, moment: int = NOW, secret: str = SIGNING, **instead: str) -> dict[str, str]:
+    return {**Signer([secret]).headers("msg-1", moment, body), **instead}
+
+
+@asynccontextmanager
+async def opened(**given: Any) -> AsyncIterator[Http]:
+    """A source whose events nobody takes from it yet."""
+    source = kind.build("posted", settings(**given), clock=lambda: float(NOW))
+    async with source.open([], position={}):
+        yield source
+
+
+@asynccontextmanager
+async def taking(**given: Any) -> AsyncIterator[Http]:
+    """A source whose events are safe at once."""
+    source = kind.build("posted", settings(**given), clock=lambda: float(NOW))
+    async with source.open([], position={}) as stream:
+
+        async def take() -> None:
+            async for batch in stream.batches():
+                await stream.acknowledge(batch, [])
+
+        taker = asyncio.create_task(take())
+        try:
+            yield source
+        finally:
+            taker.cancel()
+            await asyncio.gather(taker, return_exceptions=True)
+
+
+async def refused(source: Http, headers: Mapping[str, str], body: Body) -> int:
+    with pytest.raises(RefusedRequest) as raised:
+        await source.receive("orders", headers, body)
+    return raised.value.status
+
+
+async def underway(source: Http, body: Body, pieces: int) -> "asyncio.Task[int]":
+    """A request of which so many pieces have been asked for."""
+    request = asyncio.create_task(source.receive("orders", SHOWN, body))
+    await until(lambda: body.read >= pieces, "pieces asked for")
+    return request
+
+
+@pytest.mark.parametrize(
+    ("given", "headers"),
+    [
+        ({}, {}),
+        ({}, {"authorization": "Bearer another-of-some-length"}),
+        ({}, {"authorization": "Bearer \udcff"}),
+        ({"token": None, "signing_secret": SIGNING}, {}),
+        ({"token": None, "signing_secret": SIGNING}, signed(b"{}", moment=NOW - 301)),
+        ({"token": None, "signing_secret": SIGNING}, signed(b"{}", moment=NOW + 301)),
+        ({"token": None, "signing_secret": SIGNING}, {**signed(b"{}"), "webhook-id": ""}),
+        ({"token": None, "signing_secret": SIGNING}, {**signed(b"{}"), "webhook-timestamp": "9" * 5000}),
+        ({"token": None, "signing_secret": SIGNING}, {**signed(b"{}"), "webhook-signature": ""}),
+        ({"token": None, "signing_secret": SIGNING}, {**signed(b"{}"), "webhook-signature": "v2,x"}),
+    ],
+)
+async def test_of_a_request_whose_headers_are_wrong_nothing_is_read(
+    given: dict[str, Any], headers: Mapping[str, str]
+) -> None:
+    body = Body(b"{}")
+    async with opened(**given) as source:
+        assert await refused(source, headers, body) == 401
+    assert body.read == 0
+
+
+async def test_a_signature_that_only_looks_right_is_refused_and_a_right_one_is_taken() -> None:
+    async with taking(token=None, signing_secret=SIGNING) as source:
+        assert await refused(source, signed(b"{}", secret=OTHER), Body(b"{}")) == 401
+        assert await refused(source, signed(b"{}"), Body(b"[{}]")) == 401
+        assert await source.receive("orders", signed(b"{}"), Body(b"{", b"}")) == 1
+
+
+async def test_nothing_is_read_while_nobody_can_take_it() -> None:
+    source, body = kind.build("posted", settings()), Body(b"{}")
+    with pytest.raises(SourceError, match="cannot take events now"):
+        await source.receive("orders", SHOWN, body)
+    assert body.read == 0
+
+
+async def test_what_is_being_read_when_the_source_closes_is_told_to_come_again() -> None:
+    async with opened() as source:
+        body = Body(b"{}", stays=True)
+        waiting = await underway(source, Body(b"{}"), 1)
+        reading = await underway(source, body, 2)
+    with pytest.raises(SourceError, match="cannot take events now"):
+        await waiting
+    reading.cancel()
+
+
+async def test_a_body_is_read_no_further_than_its_limit() -> None:
+    async with taking(max_body=10) as source:
+        body = Body(b"[{", b" " * 6, b"}]")
+        assert await source.receive("orders", SHOWN, body) == 1
+        long = Body(b"[{", b" " * 9, b"}]", b"never asked for")
+        assert await refused(source, SHOWN, long) == 413
+        assert long.read == 2
+
+
+@pytest.mark.parametrize(("announced", "status"), [("11", 413), ("9" * 5000, 413), ("10", None), ("nonsense", None)])
+async def test_a_body_that_announces_itself_as_too_long_is_not_read(announced: str, status: int | None) -> None:
+    body = Body(b"[{}]")
+    async with taking(max_body=10) as source:
+        headers = {**SHOWN, "content-length": announced}
+        if status is None:
+            assert await source.receive("orders", headers, body) == 1
+        else:
+            assert await refused(source, headers, body) == status
+    assert body.read == (0 if status else 1)
+
+
+async def test_a_body_that_does_not_come_to_an_end_is_given_up() -> None:
+    body = Body(b"{", stays=True)
+    async with opened(read_timeout="1ms") as source:
+        assert await refused(source, SHOWN, body) == 408
+    assert body.read == 2
+
+
+async def test_what_waits_in_all_is_bounded_and_there_is_room_again_once_it_is_answered() -> None:
+    async with opened(max_body=10, max_waiting=20) as source:
+        reading = [await underway(source, Body(b" " * 8, stays=True), 2) for _ in range(2)]
+        fits = await underway(source, Body(b"{}"), 1)
+        with pytest.raises(SourceError, match="too many requests wait"):
+            await source.receive("orders", SHOWN, Body(b"[{}]", b" "))
+        assert not fits.done()
+        for request in reading:
+            request.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        again = await underway(source, Body(b"[{}]", b" "), 2)
+        assert not again.done()
+    with pytest.raises(SourceError, match="cannot take events now"):
+        await again
+    with pytest.raises(SourceError, match="cannot take events now"):
+        await fits
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [(SHOWN, b"[1]", 400), (SHOWN, b" " * 11, 413), ({}, b"{}", 401)],
+)
+async def test_a_refused_request_takes_no_room(headers: Mapping[str, str], body: bytes, status: int) -> None:
+    async with taking(max_body=10, max_waiting=10) as source:
+        for _ in range(5):
+            assert await refused(source, headers, Body(body)) == status
+        assert await source.receive("orders", SHOWN, Body(b'{"a": 100}')) == 1
+
+
+async def test_the_number_of_requests_under_way_is_bounded() -> None:
+    async with opened() as source:
+        waiting = [asyncio.create_task(source.receive("orders", SHOWN, Body(b"{}"))) for _ in range(10_000)]
+        await asyncio.sleep(0)
+        with pytest.raises(SourceError, match="too many requests wait"):
+            await source.receive("orders", SHOWN, Body(b"{}"))
+    assert {type(each) for each in await asyncio.gather(*waiting, return_exceptions=True)} == {SourceError}
+
+
+@pytest.mark.parametrize(("length", "same"), [(1_000, True), (1_000_000, False)])
+async def test_a_long_body_is_understood_in_another_thread(length: int, same: bool) -> None:
+    threads: list[int] = []
+
+    class Headers(dict[str, str]):
+        """Tells in which thread the key of a repeat is looked up, which is done where the events are made."""
+
+        def get(self, name: str, default: Any = None, /) -> Any:
+            if name == "idempotency-key":
+                threads.append(threading.get_ident())
+            return super().get(name, default)
+
+    whole = json.dumps({"text": "x" * length}).encode()
+    async with taking() as source:
+        assert await source.receive("orders", Headers(SHOWN), Body(whole)) == 1
+    [thread] = threads
+    assert (thread == threading.get_ident()) is same
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"token": "short"}, "fewer than 16 characters"),
+        ({"token": "a-töken-of-some-length"}, "must be printable ASCII without blanks around it: a header can"),
+        ({"token": "a-token-of-some\u2013length"}, "must be printable ASCII"),
+        ({"token": "a-token-of-some-length\r"}, "must be printable ASCII"),
+        ({"token": "a-token-of\nsome-length"}, "must be printable ASCII"),
+        ({"token": " a-token-of-some-length"}, "without blanks around it"),
+        ({"token": None}, "give either token or signing_secret"),
+        ({"signing_secret": SIGNING}, "give either token or signing_secret"),
+        ({"max_waiting": 1000}, "max_waiting is less than max_body"),
+        ({"max_body": 0}, "greater than or equal to 1"),
+        ({"read_timeout": "0"}, "longer than 0"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_its_reason(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as raised:
+        settings(**given)
+    shown: Sequence[object] = [given.get("token"), SIGNING]
+    assert not any(str(secret) in str(raised.value) for secret in shown if secret)
