@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import structlog
 
-from tocsin.channels import Channel, Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels import Channel, Delivered, Message, Rejected, Result, Retry
 from tocsin.dispatch.health import Condition, Health
 from tocsin.dispatch.lanes import Lanes
 from tocsin.dispatch.policy import Policy
+from tocsin.dispatch.verdict import verdict
 from tocsin.errors import LedgerError, Reason
 from tocsin.exposition import ChannelMetrics
 from tocsin.ledger import MOST_MERGED, Ledger, Settlement, Status
@@ -59,8 +61,10 @@ class Dispatcher:
         self._chance = chance
         self._lanes = Lanes()
         self._health = Health(name, policy, chance)
-        self._sending: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
         self._slots = 0
+        self._concluded: list[_Concluded] = []
+        self._recording = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         # Everything pending is in the ledger; memory holds it up to a number. Spilled: more may be there than is held.
@@ -98,7 +102,9 @@ class Dispatcher:
             self._spilled = self._missed = True
         else:
             self._lanes.add(fresh)
-        self._wake.set()
+            self._launch()
+        if self._spilled or self._lanes.waits:
+            self._wake.set()
 
     def rescan(self) -> None:
         """Read the ledger again from the start: another process has changed it."""
@@ -127,12 +133,16 @@ class Dispatcher:
                     async with asyncio.timeout(self._pause_length()):
                         await self._wake.wait()
         finally:
-            for task in self._sending:
+            for task in self._working:
                 task.cancel()
-            await asyncio.gather(*self._sending, return_exceptions=True)
-            await self._close()
+            await asyncio.gather(*self._working, return_exceptions=True)
+            await self._leave()
 
-    async def _close(self) -> None:
+    async def _leave(self) -> None:
+        self._closing = True
+        if self._concluded:
+            with contextlib.suppress(LedgerError):  # then it is sent again
+                await self._ledger.settle([settlement for one in self._concluded for settlement in one.settlements])
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._channel.close()
@@ -147,8 +157,8 @@ class Dispatcher:
     async def settled(self) -> None:
         """Launch nothing any more, and return once all that is on its way has been answered and written down."""
         self._closing = True
-        while self._sending:
-            await asyncio.wait(self._sending)
+        while self._working:
+            await asyncio.wait(self._working)
 
     def _note_idle(self) -> None:
         if self._lanes.busy or self._spilled or (self._lanes.ready and not self._health.held(self._clock())):
@@ -191,22 +201,30 @@ class Dispatcher:
         return replace(notification, not_before=max(notification.not_before, self._recover_until))
 
     def _launch(self) -> None:
-        if self._closing:
-            return
-        now = self._clock()
-        self._lanes.promote(now)
-        health = self._health
-        while self._lanes.ready and self._slots < health.slots and now >= health.opens_at:
-            probing = health.condition is Condition.PAUSED
-            batch = self._lanes.take(1 if probing else max(1, self._channel.take(self._lanes.ready)))
-            health.launched(len(batch), now)
-            self._slots += 1
-            task = asyncio.create_task(self._deliver(batch), name=f"deliver to {self.name}")
-            self._sending.add(task)
-            task.add_done_callback(self._sent)
+        while batch := self._claim():
+            self._begin(self._work(batch), f"deliver to {self.name}")
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._sending.discard(task)
+    def _claim(self) -> list[Notification]:
+        """What is to be sent next, and a slot to do it in; nothing, if nothing is ready or may go."""
+        if self._closing:
+            return []
+        now, health = self._clock(), self._health
+        self._lanes.promote(now)
+        if not self._lanes.ready or self._slots >= health.slots or now < health.opens_at:
+            return []
+        probing = health.condition is Condition.PAUSED
+        batch = self._lanes.take(1 if probing else max(1, self._channel.take(self._lanes.ready)))
+        health.launched(len(batch), now)
+        self._slots += 1
+        return batch
+
+    def _begin(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._working.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._defect = task.exception()
             self._wake.set()
@@ -224,39 +242,17 @@ class Dispatcher:
 
     # Sending.
 
-    async def _deliver(self, batch: list[Notification]) -> None:
-        try:
-            results = await self._send(batch)
-        finally:
-            self._slots -= 1
-        self._health.judge(results, self._clock())
-        self._wake.set()
-        settlements = [
-            self._settlement(notification, result) for notification, result in zip(batch, results, strict=True)
-        ]
-        merged = [self._merged.pop(notification.seq, [notification]) for notification in batch]
-        others = [
-            self._settlement(other, result)
-            for notification, result, together in zip(batch, results, merged, strict=True)
-            for other in together
-            if other.seq != notification.seq
-        ]
-        await self._settle([*settlements, *others])
-        for notification, settlement in zip(batch, settlements, strict=True):
-            doubted = notification.seq in self._doubted
-            self._doubted.discard(notification.seq)
-            if settlement.status is not Status.PENDING:
-                self._finished.add(notification.seq)
-                self._lanes.done(notification)
-            elif doubted:
-                self._lanes.done(notification)
-                self._read_afresh()
-            else:
-                self._lanes.again(notification, attempts=settlement.attempts, not_before=settlement.not_before)
-        if any(len(together) >= MOST_MERGED for together in merged):
-            self._read_afresh()  # the digest may hold more than went into one message
-        if not self._spilled:
-            self._finished.clear()
+    async def _work(self, batch: list[Notification]) -> None:
+        """Send, and go on with what is ready next for as long as there is something: a task for each costs more."""
+        while batch:
+            try:
+                results = await self._send(batch)
+            finally:
+                self._slots -= 1
+            self._health.judge(results, self._clock())
+            self._conclude(batch, results)
+            await asyncio.sleep(0)  # a channel that never waits must not hold the loop
+            batch = self._claim()
         self._wake.set()
 
     async def _send(self, batch: list[Notification]) -> list[Result]:
@@ -316,45 +312,74 @@ class Dispatcher:
             return [Retry(Reason.INTERNAL, "the channel did not answer each message once")] * len(messages)
         return results
 
-    def _settlement(self, notification: Notification, result: Result) -> Settlement:
-        now = self._clock()
-        if not isinstance(result, Delivered):
-            self.failed += 1
-            self._metrics.failed(result.reason)
-        settle = Settlement(seq=notification.seq, status=Status.PENDING, attempts=notification.attempts + 1, at=now)
-        match result:
-            case Delivered(note, told):
-                self.last_delivery = now
-                self.delivered += 1
-                self._metrics.delivered.inc()
-                if told:
-                    self._metrics.delivery_seconds.observe(max(0.0, now - _news_since(notification)))
-                return replace(settle, status=Status.DELIVERED, detail=note)
-            case Paused(reason, detail):
-                return replace(settle, attempts=notification.attempts, reason=reason, detail=detail)
-            case Rejected(reason, detail):
-                return self._park(notification, settle, reason, detail)
-            case Retry(reason, detail, after, free):
-                attempts = notification.attempts + (0 if free else 1)
-                why = f"{reason}: {detail}"
-                if self._policy.max_attempts is not None and attempts >= self._policy.max_attempts:
-                    return self._park(notification, settle, Reason.EXHAUSTED, f"{attempts} attempts; the last: {why}")
-                if now - notification.created_at > self._policy.max_age:
-                    return self._park(notification, settle, Reason.EXPIRED, f"too old to be news; the last: {why}")
-                wait = self._policy.backoff.delay(notification.attempts, self._chance, at_least=after)
-                return replace(settle, attempts=attempts, not_before=now + wait, reason=reason, detail=detail)
+    # Writing down.
 
-    def _park(self, notification: Notification, settle: Settlement, reason: Reason, detail: str) -> Settlement:
-        log.warning(
-            "notification parked",
-            channel=self.name,
-            alert=notification.transition.alert,
-            notification=notification.id,
-            reason=reason,
-            detail=detail,
-        )
-        self._metrics.dead_lettered.inc()
-        return replace(settle, status=Status.DEAD, reason=reason, detail=detail)
+    def _conclude(self, batch: list[Notification], results: Sequence[Result]) -> None:
+        """Say what each result means, and have it written down."""
+        now = self._clock()
+        for notification, result in zip(batch, results, strict=True):
+            others = [one for one in self._merged.pop(notification.seq, ()) if one.seq != notification.seq]
+            together = [notification, *others]
+            settlements = [verdict(one, result, self._policy, now, self._chance) for one in together]
+            for one, settlement in zip(together, settlements, strict=True):
+                self._note(one, result, settlement)
+            self._concluded.append(_Concluded(notification, settlements))
+        if not self._recording:
+            self._recording = True
+            self._begin(self._record(), f"record deliveries of {self.name}")
+
+    def _note(self, notification: Notification, result: Result, settlement: Settlement) -> None:
+        """Count a result, and log that a notification is given up."""
+        if isinstance(result, Delivered):
+            self.last_delivery = settlement.at
+            self.delivered += 1
+            self._metrics.delivered.inc()
+            if result.told:
+                self._metrics.delivery_seconds.observe(max(0.0, settlement.at - _news_since(notification)))
+            return
+        self.failed += 1
+        self._metrics.failed(result.reason)
+        if settlement.status is Status.DEAD:
+            self._metrics.dead_lettered.inc()
+            log.warning(
+                "notification parked",
+                channel=self.name,
+                alert=notification.transition.alert,
+                notification=notification.id,
+                reason=settlement.reason,
+                detail=settlement.detail,
+            )
+
+    async def _record(self) -> None:
+        """Write down what has been concluded, together with what is concluded while the writing before lasts."""
+        try:
+            while self._concluded:
+                concluded, self._concluded = self._concluded, []
+                await self._settle([settlement for one in concluded for settlement in one.settlements])
+                for one in concluded:
+                    self._settled(one)
+                if not self._spilled:
+                    self._finished.clear()
+                self._launch()
+                self._wake.set()
+        finally:
+            self._recording = False
+
+    def _settled(self, concluded: "_Concluded") -> None:
+        """What is written down is sent no more, or again at its time."""
+        notification, settlement = concluded.head, concluded.settlements[0]
+        doubted = notification.seq in self._doubted
+        self._doubted.discard(notification.seq)
+        if settlement.status is not Status.PENDING:
+            self._finished.add(notification.seq)
+            self._lanes.done(notification)
+        elif doubted:
+            self._lanes.done(notification)
+            self._read_afresh()
+        else:
+            self._lanes.again(notification, attempts=settlement.attempts, not_before=settlement.not_before)
+        if len(concluded.settlements) >= MOST_MERGED:
+            self._read_afresh()  # the digest may hold more than went into one message
 
     async def _settle(self, settlements: Sequence[Settlement]) -> None:
         """Write the outcome down, however long the ledger cannot: until then these count as being sent."""
@@ -368,6 +393,14 @@ class Dispatcher:
                 attempt += 1
             else:
                 return
+
+
+class _Concluded(NamedTuple):
+    """What was sent in one message, and what is to be written down of it: of `head`, which stands for it in its lane,
+    first."""
+
+    head: Notification
+    settlements: Sequence[Settlement]
 
 
 def _news_since(notification: Notification) -> float:

@@ -38,6 +38,11 @@ class Lanes:
         """Lanes whose head is on its way."""
         return len(self._busy)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the head of any lane is neither on its way nor settled."""
+        return bool(self._ready or self._waiting)
+
     def add(self, notifications: Iterable[Notification]) -> None:
         """Append in order; what is already here is passed over."""
         for notification in notifications:

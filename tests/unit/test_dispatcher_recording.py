@@ -1,0 +1,99 @@
+"""How a dispatcher writes down what has been answered: together, while it goes on sending, and to the last."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.channels import FakeChannel
+from support.dispatching import Desk
+from tocsin.channels import Delivered, Message, Result
+from tocsin.ledger import Ledger, Settlement, Status
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    desk = Desk(tmp_path / "ledger")
+    yield desk
+    await desk.close()
+
+
+class Slow:
+    """A ledger that writes outcomes down when it is let. `writings`: how many each writing was told of."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.let_write = asyncio.Event()
+        self.writings: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        self.writings.append(len(settlements))
+        await self.let_write.wait()
+        await self._ledger.settle(settlements)
+
+
+async def test_sending_goes_on_while_outcomes_are_written_down_and_those_that_gather_are_written_together(
+    desk: Desk,
+) -> None:
+    channel, slow = FakeChannel(), Slow(desk.ledger)
+    desk.start(channel, ledger=slow, concurrency=1)
+    ids = await desk.tell(*map(str, range(50)))
+    await desk.until(lambda: len(channel.delivered) == 50)
+    first = slow.writings[0]
+    assert len(slow.writings) == 1, "one writing at a time"
+    slow.let_write.set()
+    await desk.delivered(*ids)
+    assert slow.writings == [first, 50 - first]
+
+
+async def test_the_next_of_an_episode_waits_until_the_one_before_is_written_down(desk: Desk) -> None:
+    channel, slow = FakeChannel(), Slow(desk.ledger)
+    desk.start(channel, ledger=slow)
+    ids = await desk.episode("1")
+    others = await desk.tell("2")
+    await desk.until(lambda: slow.writings and len(channel.delivered) == 2)
+    assert channel.ids == [ids[0], *others]
+    slow.let_write.set()
+    await desk.delivered(*ids)
+    assert channel.ids == [ids[0], *others, *ids[1:]]
+
+
+async def test_what_was_answered_is_written_down_even_if_the_run_ends_before_its_turn(desk: Desk) -> None:
+    channel, slow = FakeChannel(), Slow(desk.ledger)
+    desk.start(channel, ledger=slow, concurrency=1)
+    ids = await desk.tell("1", "2", "3")
+    await desk.until(lambda: len(channel.delivered) == 3)
+    begun = slow.writings[0]
+    desk.task.cancel()
+    await desk.until(lambda: len(slow.writings) == 2)
+    slow.let_write.set()
+    await asyncio.wait([desk.task])
+    assert [record.status for record in await desk.records(*ids[begun:])] == [Status.DELIVERED] * (3 - begun)
+
+
+async def test_a_channel_that_never_waits_leaves_the_event_loop_to_others(desk: Desk) -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    sent_in: list[int] = []
+
+    def answer(_message: Message) -> Result:
+        sent_in.append(turns)
+        return Delivered()
+
+    counting = asyncio.create_task(count_turns())
+    desk.start(FakeChannel(answer), concurrency=1)
+    await desk.tell(*map(str, range(100)))
+    await desk.until(lambda: len(sent_in) == 100)
+    counting.cancel()
+    assert len({*sent_in}) == 100
