@@ -1,10 +1,6 @@
 """What the dispatcher does with notifications that are merged: one message, one outcome for all of it."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from support.channels import FakeChannel, script
 from support.dispatching import Desk
@@ -15,13 +11,6 @@ from tocsin.ledger import MOST_MERGED, Status
 from tocsin.model import Address, Kind
 
 LANE = Address(channel="hook", lane="group", interval=30.0)
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    desk = Desk(tmp_path / "ledger")
-    yield desk
-    await desk.close()
 
 
 async def tell(desk: Desk, *keys: str, kind: Kind = Kind.FIRED, at: int = 1000) -> None:

@@ -2,29 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from support.channels import FakeChannel
-from support.dispatching import Desk
+from support.dispatching import BUSY, Desk
 from support.ledger import commit, transition
-from tocsin.channels import Delivered, Message, Result, Retry
-from tocsin.errors import LedgerError, LedgerReason, Reason
+from tocsin.channels import Delivered, Message, Result
+from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger import Ledger, Settlement, Status
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind, Notification
-
-BUSY = Retry(Reason.IN_PROGRESS, "later")
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    desk = Desk(tmp_path / "ledger")
-    yield desk
-    await desk.close()
 
 
 class Between:
