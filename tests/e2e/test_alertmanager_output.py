@@ -9,7 +9,7 @@ import pytest
 
 from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
 from support.prometheus import free_port
-from support.tocsin import Stage, staged
+from support.tocsin import COLUMNS, Stage, staged
 from support.waiting import until_some
 
 pytestmark = [
@@ -114,6 +114,35 @@ async def test_after_a_crash_what_still_fires_is_told_again_and_what_went_expire
     async with stage.run() as tocsin:
         await until_fires(manager, "order-1")
         assert tocsin.running
+
+
+async def test_a_reload_ends_what_is_no_longer_there_or_no_longer_configured(
+    stage: Stage, manager: Alertmanager
+) -> None:
+    stage.config["web"]["admin"] = True
+    stage.config["channels"]["am"]["expiry"] = "1h"
+    stage.double.create("public.parcels", COLUMNS, retain=None, rows=[("7", "Box", "70")])
+    stage.config["alerts"]["parcels"] = {**stage.alert, "relation": "public.parcels"}
+    stage.orders.insert(("2", "Bob", "20"))
+    async with stage.run() as tocsin:
+
+        async def reload() -> None:
+            tocsin.write(stage.config)
+            assert (await tocsin.post("/-/reload"))[0] == 200
+
+        await until_fires(manager, "order-1", "order-2", "order-7")
+        # Another view, and other annotations: neither the watch nor the output stays.
+        stage.double.create("public.more_orders", COLUMNS, retain=None, rows=[("2", "Bob", "20"), ("3", "Cyd", "30")])
+        stage.alert.update(relation="public.more_orders", annotations={"summary": "Late"})
+        await reload()
+        await until_fires(manager, "order-2", "order-3", "order-7")
+        del stage.config["alerts"]["parcels"]
+        await reload()
+        await until_fires(manager, "order-2", "order-3")
+        del stage.config["channels"]["am"]
+        stage.alert["notify"] = ["hook"]
+        await reload()
+        assert await manager.alerts() == {}
 
 
 async def test_events_cannot_be_told_to_alertmanager(stage: Stage, manager: Alertmanager) -> None:
