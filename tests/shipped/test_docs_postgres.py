@@ -1,5 +1,5 @@
-"""The pages about PostgreSQL as a source of events and as a channel: their configurations can be used, their SQL runs,
-and the example of the migration does what it says."""
+"""The pages about PostgreSQL as a source of events and as a channel: their SQL runs, and the first steps and the
+example of the migration do what they say."""
 
 import itertools
 import json
@@ -12,24 +12,15 @@ import psycopg
 import pytest
 import yaml
 
-from support.postgres import Postgres, postgres
+from support.postgres import Postgres
 from support.receiver import Receiver
 from support.tocsin import command, running, write
 from support.waiting import SOON, until_some
-from tocsin.config import load
 
 pytestmark = pytest.mark.xdist_group("postgres")
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("sources/postgres_events.md", "channels/postgres.md", "migrate-from-notified.md")
 SHOP = {"type": "postgres", "host": "db", "user": "tocsin"}
-ENVIRONMENT = {"DATABASE": "dbname=shop user=tocsin", "HOOK": "https://example.com/hook"}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -46,16 +37,6 @@ def completed(text: str) -> dict[str, Any]:
     subject = {} if written["sources"]["shop"]["type"] == "postgres_events" else {"relation": "late", "labels": ["id"]}
     written.setdefault("alerts", {"late": {"source": "shop", **subject, "notify": list(written["channels"])}})
     return written
-
-
-@pytest.mark.parametrize(
-    "text",
-    [pytest.param(text, id=f"{page}-{place}") for page in PAGES for place, text in enumerate(blocks(page, "yaml"))],
-)
-def test_a_configuration_on_the_page_can_be_used(text: str, tmp_path: Path) -> None:
-    (tmp_path / "postgres").write_text("secret")
-    file = write(tmp_path / "tocsin.yaml", completed(text.replace("/run/secrets", str(tmp_path))))
-    assert load(file, ENVIRONMENT).warnings == ()
 
 
 async def test_the_first_steps_of_the_page_do_what_they_say(server: Postgres, tmp_path: Path) -> None:
