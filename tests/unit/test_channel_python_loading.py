@@ -1,0 +1,187 @@
+"""Handlers written in Python: what is taken for one, and why something else is not."""
+
+import functools
+import importlib.metadata
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from support.messages import message
+from support.python_channels import channel
+from support.sending import sent
+from tocsin.channels import Delivered
+from tocsin.channels.python import Config, build, problems
+from tocsin.errors import ConfigError
+from tocsin.handlers import Envelope
+
+CALLS: list[Any] = []
+
+
+class Kept:
+    """Handlers in the shapes that Python has."""
+
+    def method(self, envelope: Envelope) -> None:
+        CALLS.append(envelope)
+
+    async def coroutine(self, envelope: Envelope) -> None:
+        CALLS.append(envelope)
+
+    def __call__(self, envelope: Envelope) -> None:
+        CALLS.append(envelope)
+
+    @staticmethod
+    def static(envelope: Envelope) -> None:
+        CALLS.append(envelope)
+
+
+class Awaited:
+    async def __call__(self, envelope: Envelope) -> None:
+        CALLS.append(envelope)
+
+
+def function(envelope: Envelope) -> None:
+    CALLS.append(envelope)
+
+
+async def coroutine(envelope: Envelope) -> None:
+    CALLS.append(envelope)
+
+
+def hidden_coroutine(envelope: Envelope) -> Any:
+    return coroutine(envelope)
+
+
+def two(first: str, envelope: Envelope) -> None:
+    CALLS.append(envelope)
+
+
+def generator(envelope: Envelope) -> Iterator[None]:
+    yield
+
+
+async def async_generator(envelope: Envelope) -> AsyncIterator[None]:
+    yield
+
+
+def nothing() -> None: ...
+
+
+def keyword_only(*, envelope: Envelope) -> None: ...
+
+
+kept = Kept()
+awaited = Awaited()
+partial = functools.partial(two, "first")
+partial_coroutine = functools.partial(coroutine)
+value = 5
+
+
+def refused(**settings: Any) -> str:
+    """Why a channel cannot be built."""
+    with pytest.raises(ConfigError) as found:
+        build("own", Config.model_validate({"type": "python", **settings}), {})
+    return str(found.value)
+
+
+@pytest.fixture(autouse=True)
+def no_calls() -> None:
+    CALLS.clear()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "function",
+        "coroutine",
+        "hidden_coroutine",
+        "kept",
+        "kept.method",
+        "kept.coroutine",
+        "Kept.static",
+        "awaited",
+        "partial",
+        "partial_coroutine",
+    ],
+)
+async def test_whatever_can_be_called_with_one_argument_is_a_handler(name: str) -> None:
+    what = message()
+    made = channel(f"{__name__}:{name}")
+    assert await sent(made, what) == Delivered()
+    assert [what.envelope] == CALLS
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("handler", "why"),
+    [
+        ("no_such_module:f", "cannot import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("json:nothing_there", "/json/__init__.py) has no nothing_there"),
+        ("sys:nothing_there", "the module sys (built into Python) has no nothing_there"),
+        (f"{__name__}:value", "is no function but int, which cannot be called"),
+        (f"{__name__}:Kept", "is a class; name a function, or an object made of it"),
+        (f"{__name__}:generator", "is a generator, whose call does nothing by itself; return instead of yield"),
+        (f"{__name__}:async_generator", "is a generator"),
+        (f"{__name__}:nothing", "nothing() -> None cannot be called with (envelope): too many positional arguments"),
+        (f"{__name__}:keyword_only", "cannot be called with (envelope): too many positional arguments"),
+        (f"{__name__}:two", "cannot be called with (envelope): missing a required argument: 'envelope'"),
+        ("unknown", "no installed package has an entry point 'unknown' in the group tocsin.handlers (there: none)"),
+    ],
+)
+def test_what_is_no_handler_is_refused_with_the_reason(handler: str, why: str) -> None:
+    text = refused(handler=handler)
+    assert text.startswith("channels.own.handler: ")
+    assert why in text
+    assert [str(one) for one in problems("own", Config(type="python", handler=handler), {})] == [text]
+
+
+@pytest.mark.parametrize("handler", ["", "a b", "a:", ":f", "a:b:c", "../a:f", "a:f()", "a:1"])
+def test_a_name_that_can_be_none_is_refused_without_importing_anything(handler: str) -> None:
+    with pytest.raises(ValueError, match="handler"):
+        Config(type="python", handler=handler)
+
+
+def test_reading_the_configuration_imports_nothing() -> None:
+    assert Config(type="python", handler="no_such_module:f").handler == "no_such_module:f"
+
+
+def test_a_module_that_fails_is_told_in_one_line_and_its_traceback_to_the_debug_log(tmp_path: Path) -> None:
+    (tmp_path / "failing_handlers.py").write_text("import sys\nsys.exit('not\\ntoday')\n")
+    with capture_logs() as logged:
+        text = refused(handler="failing_handlers:f", path=str(tmp_path))
+    assert text == "channels.own.handler: cannot import failing_handlers: SystemExit: not today"
+    assert [(line["log_level"], line["exc_info"]) for line in logged] == [("debug", True)]
+
+
+def test_a_local_module_is_found_in_its_directory_and_takes_no_other_ones_place(tmp_path: Path) -> None:
+    (tmp_path / "local_handlers.py").write_text("def f(envelope): ...\n")
+    (tmp_path / "antigravity.py").write_text("def f(envelope): ...\n")
+    assert repr(channel("local_handlers:f", path=str(tmp_path))) == "Python('own')"
+    assert refused(handler="this:f", path=f"{tmp_path}/none").endswith(f"path: there is no directory {tmp_path}/none")
+    assert sys.path[-1] == str(tmp_path)
+    channel("local_handlers:f", path=str(tmp_path))
+    assert sys.path.count(str(tmp_path)) == 1
+    sys.path.remove(str(tmp_path))
+
+
+async def test_an_entry_point_of_a_package_is_a_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "pager-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: pager\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(
+        f"[tocsin.handlers]\npage = {__name__}:function\nsame = {__name__}:function\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert await sent(channel("page")) == Delivered()
+    assert len(CALLS) == 1
+    assert "(there: page, same)" in refused(handler="other")
+    assert importlib.metadata.entry_points(group="tocsin.handlers").names == {"page", "same"}
+
+
+def test_a_handler_without_a_name_is_no_trouble() -> None:
+    for name in ("kept", "partial", "awaited"):
+        assert not hasattr(globals()[name], "__name__")
+        channel(f"{__name__}:{name}")

@@ -1,0 +1,223 @@
+"""Handlers written in Python that take their time, hang, or still run at the end."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from support.messages import message
+from support.python_channels import channel
+from support.sending import sent
+from support.waiting import until
+from tocsin.channels import Delivered, Retry
+from tocsin.errors import Reason
+from tocsin.handlers import Envelope
+
+# Time.
+
+
+class Stuck:
+    """A handler that ends when it is let."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.calls: list[int] = []
+        self.at_once = 0
+        self.most_at_once = 0
+        self.answer: object = None
+        self._lock = threading.Lock()
+
+    def __call__(self, envelope: Envelope) -> object:
+        with self._lock:
+            self.calls.append(envelope["row"]["order_id"])
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        self.go.wait(30)
+        with self._lock:
+            self.at_once -= 1
+        return self.answer
+
+
+@pytest.fixture
+def stuck() -> Iterator[Stuck]:
+    made = Stuck()
+    yield made
+    made.go.set()
+
+
+async def test_a_handler_that_hangs_is_timed_out_and_its_thread_counted_as_occupied(stuck: Stuck) -> None:
+    made = channel(stuck, timeout="20ms", concurrency=2)
+    with capture_logs() as logged:
+        assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
+    assert [(line["event"], line["hanging"], line["concurrency"]) for line in logged] == [
+        ("a handler hangs; its call keeps its place until it ends", 1, 2)
+    ]
+    stuck.go.set()
+    await made.close()
+
+
+async def test_one_notification_is_never_in_two_calls_at_once(stuck: Stuck) -> None:
+    made = channel(stuck, timeout="20ms")
+    await sent(made)
+    again = await sent(made)
+    assert again == Retry(
+        Reason.TIMEOUT, "the call before, for the same notification, has not ended", after=5.0, free=True
+    )
+    assert len(stuck.calls) == 1
+    stuck.go.set()
+    await made.close()
+
+
+async def test_when_all_threads_hang_the_channel_says_so_and_begins_no_more(stuck: Stuck) -> None:
+    made = channel(stuck, timeout="20ms", concurrency=2)
+    await made.send([message(key="1"), message(key="2")])
+    before = threading.active_count()
+    [result] = await made.send([message(key="3")])
+    assert result == Retry(Reason.TIMEOUT, "2 of 2 calls hang in the handler; no more are begun", after=5.0, free=True)
+    assert (threading.active_count(), sorted(stuck.calls)) == (before, [1, 2])
+    stuck.go.set()
+    await until(lambda: not made._running)
+    assert await sent(made, message(key="3")) == Delivered()
+    await made.close()
+
+
+async def test_what_a_late_call_said_is_the_answer_to_the_next_attempt(stuck: Stuck) -> None:
+    made = channel(stuck, timeout="20ms")
+    stuck.answer = "ticket 17"
+    await sent(made)
+    stuck.go.set()
+    await until(lambda: not made._running)
+    assert await sent(made) == Delivered("ticket 17")
+    assert len(stuck.calls) == 1
+    stuck.answer = False
+    assert await sent(made) == Retry(Reason.NOT_PROCESSED, "the handler returned False")
+    await made.close()
+
+
+async def test_there_are_never_more_threads_than_concurrency() -> None:
+    stuck = Stuck()
+    made = channel(stuck, concurrency=3)
+    sending = asyncio.create_task(made.send([message(key=str(number)) for number in range(9)]))
+    await until(lambda: stuck.at_once == 3)
+    stuck.go.set()
+    assert list(await sending) == [Delivered()] * 9
+    assert (stuck.most_at_once, len(stuck.calls)) == (3, 9)
+    await made.close()
+
+
+async def test_an_async_handler_that_exceeds_its_time_is_cancelled() -> None:
+    ended = []
+
+    async def slow(envelope: Envelope) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    made = channel(slow, timeout="20ms")
+    assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
+    assert ended == ["cancelled"]
+    assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
+
+
+class Awaited:
+    """What a handler returns to be awaited; it does not end by itself."""
+
+    def __init__(self) -> None:
+        self.future = asyncio.get_running_loop().create_future()
+        self.said: list[str] = []
+
+    async def coroutine(self) -> None:
+        self.said.append("begun")
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.said.append("ended")
+
+
+async def test_a_coroutine_that_a_handler_returns_is_cancelled_when_its_time_is_up() -> None:
+    awaited = Awaited()
+    made = channel(lambda _: awaited.coroutine(), timeout="300ms")
+    for _ in range(2):
+        assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.3 s")
+        assert not made._running
+    assert awaited.said == ["begun", "ended"] * 2
+
+
+async def test_a_future_that_a_handler_returns_is_cancelled_when_its_time_is_up() -> None:
+    awaited = Awaited()
+    made = channel(lambda _: awaited.future, timeout="300ms")
+    assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.3 s")
+    assert awaited.future.cancelled()
+
+
+@pytest.mark.parametrize("what", ["coroutine", "future"])
+async def test_what_a_handler_returns_when_its_time_is_up_is_not_awaited(stuck: Stuck, what: str) -> None:
+    awaited = Awaited()
+    stuck.answer = awaited.coroutine() if what == "coroutine" else awaited.future
+    made = channel(stuck, timeout="20ms")
+    await sent(made)
+    stuck.go.set()
+    await until(lambda: not made._running)
+    assert awaited.said == []
+    assert awaited.future.cancelled() == (what == "future")
+    stuck.answer = "ticket 17"
+    assert await sent(made) == Delivered("ticket 17")
+
+
+async def test_an_async_handler_that_will_not_be_cancelled_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.channels.python.channel._CANCELLED", 0.01)
+    go = asyncio.Event()
+
+    async def stubborn(envelope: Envelope) -> None:
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    made = channel(stubborn, timeout="20ms", concurrency=1)
+    assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
+    again = await sent(made, message(key="2"))
+    assert isinstance(again, Retry)
+    assert again.detail == "1 of 1 calls hang in the handler; no more are begun"
+    go.set()
+    await made.close()
+
+
+# The end.
+
+
+async def test_the_end_waits_for_calls_under_way(stuck: Stuck) -> None:
+    made = channel(stuck)
+    sending = asyncio.create_task(made.send([message()]))
+    await until(lambda: stuck.at_once)
+    closing = asyncio.create_task(made.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    stuck.go.set()
+    await closing
+    assert await sending == [Delivered()]
+
+
+async def test_what_is_awaited_is_cancelled_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.channels.python.channel._DRAIN", 0.02)
+    awaited = Awaited()
+    made = channel(lambda _: awaited.coroutine())
+    sending = asyncio.create_task(made.send([message()]))
+    await until(lambda: awaited.said == ["begun"])
+    await made.close()
+    assert awaited.said == ["begun", "ended"]
+    assert isinstance((await sending)[0], Retry)
+
+
+async def test_the_end_does_not_wait_for_ever(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.channels.python.channel._DRAIN", 0.02)
+    made = channel(stuck, timeout="20ms")
+    with capture_logs() as logged:
+        await sent(made)
+        await made.close()
+    assert (logged[-1]["event"], logged[-1]["calls"]) == ("handlers still run and are left behind", 1)
+    assert {thread.daemon for thread in threading.enumerate() if thread.name.startswith("tocsin-own")} == {True}
