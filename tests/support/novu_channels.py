@@ -1,0 +1,29 @@
+"""Novu channels of the alert `late`, and what they sent."""
+
+import json
+from typing import Any
+
+from support.messages import message
+from support.novu import API_KEY, WORKFLOW, FakeNovu
+from tocsin.channels import Message, novu
+
+TRIGGER = "/v1/events/trigger"
+BULK = "/v1/events/trigger/bulk"
+
+
+def novu_channel(url: str, *, now: float = 0.0, **settings: Any) -> Any:
+    """A channel to a Novu."""
+    fields = {"type": "novu", "url": url, "api_key": API_KEY, "workflow": WORKFLOW, "recipients": ["sub-1"], **settings}
+    config = novu.Config.model_validate(fields)
+    options = {name: value for name, value in fields.items() if name in novu.Options.model_fields}
+    return novu.build("novu", config, {"late": novu.Options.model_validate(options)}, now=lambda: now)
+
+
+def several(count: int, **rest: Any) -> list[Message]:
+    """Messages about so many rows."""
+    return [message(key=str(number), **rest) for number in range(count)]
+
+
+def bodies(server: FakeNovu, path: str = TRIGGER) -> list[Any]:
+    """What requests to a path had in them, in order."""
+    return [json.loads(each.body) for each in server.requests() if each.path == path]
