@@ -2,26 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from support.kafka import Kafka, kafka, make_topic, new_topic, shared_kafka, stored
+from support.kafka import Kafka, allow, kafka, make_topic, new_topic, shared_kafka, stored
+from support.kafka_channel import SECRET, USERS, channel, configured, delivered, login, sent
 from support.messages import message
 from support.waiting import until_some
-from tocsin.channels import Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels import Delivered, Message, Paused, Rejected, Retry
 from tocsin.channels import kafka as kind
-from tocsin.channels.kafka.channel import Kafka as Channel
 from tocsin.envelope import merged
 from tocsin.errors import ConfigError, Reason
 from tocsin.model import Kind, fingerprint
-
-SECRET = "S3CR3T-and-quite-long"
-USERS = {"admin": SECRET, "guest": SECRET + "-too"}
 
 
 @pytest.fixture(scope="module")
@@ -37,25 +33,6 @@ def own(tmp_path: Path) -> Iterator[Kafka]:
     """A Kafka to be ill-treated, which does not run yet."""
     with kafka(tmp_path) as broker:
         yield broker
-
-
-def configured(at: str, **settings: Any) -> kind.Config:
-    return kind.Config.model_validate({"type": "kafka", "bootstrap_servers": [at], **settings})
-
-
-@asynccontextmanager
-async def channel(at: str, **settings: Any) -> AsyncIterator[Channel]:
-    config = configured(at, **settings)
-    made = kind.build("k", config, {"late": config})
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-async def sent(to: Channel, what: Message) -> Result:
-    [result] = await to.send([what])
-    return result
 
 
 def values(broker: Kafka, topic: str) -> list[Any]:
@@ -196,11 +173,7 @@ async def test_a_topic_that_is_not_there_is_waited_for_with_the_remedy() -> None
         assert name in result.detail
         assert "create: true" in result.detail
         make_topic(broker, name)
-        assert await until_some(lambda: _delivered(to))
-
-
-async def _delivered(to: Channel, *keys: str) -> bool:
-    return set(await to.send([message(key=key) for key in keys or ("17",)])) == {Delivered()}
+        assert await until_some(lambda: delivered(to))
 
 
 async def test_a_cluster_that_is_not_there_is_retried_with_the_reason() -> None:
@@ -215,11 +188,11 @@ async def test_a_broker_that_dies_and_comes_back_has_every_notification(own: Kaf
     own.start()
     make_topic(own, "t")
     async with channel(own.brokers, topic="t", timeout="1s") as to:
-        assert await until_some(lambda: _delivered(to, "before"))  # a broker that has just started takes a while
+        assert await until_some(lambda: delivered(to, "before"))  # a broker that has just started takes a while
         own.kill()
         assert isinstance(await sent(to, message(key="while")), Retry)
         own.start()
-        assert await until_some(lambda: _delivered(to, "while", "after"))
+        assert await until_some(lambda: delivered(to, "while", "after"))
     assert {"before", "while", "after"} <= {value["row"]["order_id"] for value in values(own, "t")}
 
 
@@ -227,15 +200,39 @@ async def test_a_broker_that_does_not_answer_is_retried_and_a_repeat_has_the_sam
     own.start()
     make_topic(own, "t")
     async with channel(own.brokers, topic="t", timeout="1s") as to:
-        assert await until_some(lambda: _delivered(to, "first"))
+        assert await until_some(lambda: delivered(to, "first"))
         own.freeze()
         result = await sent(to, message())
         assert isinstance(result, Retry)
         assert result.reason in (Reason.TIMEOUT, Reason.CONNECTION)
         own.thaw()
-        assert await until_some(lambda: _delivered(to))
+        assert await until_some(lambda: delivered(to))
     ids = {dict(record.headers() or [])["tocsin-id"] for record in stored(own, "t")}
     assert ids == {message(key="first").id.encode(), message().id.encode()}
+
+
+async def test_the_error_of_a_connection_is_told_while_it_lasts_and_never_for_what_fails_after_it(own: Kafka) -> None:
+    own.start()
+    make_topic(own, "t", max_message_bytes="100")  # so that nothing is delivered, and yet the broker answers
+    nobody = [f"127.0.0.1:{port}" for port in range(1, 4)]
+
+    async def told(reason: Reason) -> bool:
+        result = await sent(to, message())
+        assert isinstance(result, Retry | Rejected)
+        assert result.reason is reason, result
+        assert ("refused" in result.detail) == (reason is Reason.CONNECTION), result
+        return True
+
+    async with channel(own.brokers, bootstrap_servers=[*nobody, own.brokers], topic="t", timeout="2s") as to:
+        assert await until_some(lambda: told(Reason.TOO_LARGE))
+        own.kill()
+        assert await until_some(lambda: told(Reason.CONNECTION))
+        assert await told(Reason.CONNECTION), "again, though the library reports it once"
+        own.start()
+        assert await until_some(lambda: told(Reason.TOO_LARGE))
+        own.freeze()
+        assert await told(Reason.TIMEOUT)
+        own.thaw()
 
 
 async def test_closing_while_nothing_answers_does_not_wait_for_it() -> None:
@@ -244,16 +241,6 @@ async def test_closing_while_nothing_answers_does_not_wait_for_it() -> None:
         await asyncio.sleep(0)
         await to.close()
         assert isinstance(await waiting, Retry)
-
-
-def login(broker: Kafka, user: str, password: str) -> dict[str, Any]:
-    return {
-        "tls": True,
-        "tls_ca": broker.certificate,
-        "sasl_mechanism": "PLAIN",
-        "sasl_username": user,
-        "sasl_password": password,
-    }
 
 
 async def test_who_logs_in_can_write(guarded: Kafka) -> None:
@@ -293,32 +280,20 @@ async def test_who_may_not_write_pauses_the_channel_and_no_password_is_told(
     assert password not in repr(told)
 
 
-# Topics, and what is wrong with the configuration.
+async def test_who_may_write_nowhere_is_told_which_right_is_missing(guarded: Kafka) -> None:
+    """Then the cluster gives an idempotent producer no number, and every record ends with the producer."""
+    topic = new_topic(guarded)
+    allow(guarded, "guest", "DESCRIBE", topic)
+    async with channel(guarded.guarded, topic=topic, **login(guarded, "guest", USERS["guest"])) as to:
+        results = [await sent(to, message()) for _ in range(2)]
+    for result in results:
+        assert isinstance(result, Paused)
+        assert result.reason is Reason.UNAUTHORIZED
+        assert "Cluster authorization failed" in result.detail
+        assert "WRITE on the topic" in result.detail
 
 
-async def test_a_missing_topic_is_created_and_compacted_for_state() -> None:
-    broker = shared_kafka()
-    name = new_topic(broker) + "-made"
-    async with channel(broker.brokers, topic=name, create=True, state=True) as to:
-        assert await sent(to, message()) == Delivered()
-        assert await to.verify() == []
-    assert len(stored(broker, name)) == 1
-
-
-async def test_verify_finds_topics_that_are_missing_or_not_compacted_and_a_cluster_that_is_away() -> None:
-    broker = shared_kafka()
-    topic = new_topic(broker)
-    async with channel(broker.brokers, topic=topic) as to:
-        assert await to.verify() == []
-    async with channel(broker.brokers, topic=topic, state=True) as to:
-        [problem] = await to.verify()
-        assert f"{topic} is not compacted" in problem
-    async with channel(broker.brokers, topic=topic + "-not") as to:
-        [problem] = await to.verify()
-        assert f"no topic {topic}-not" in problem
-    async with channel("127.0.0.1:1", topic=topic, timeout="300ms") as to:
-        [problem] = await to.verify()
-        assert "does not answer" in problem
+# What is wrong with the configuration.
 
 
 def test_an_alert_without_a_topic_is_told() -> None:

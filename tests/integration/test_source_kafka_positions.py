@@ -33,7 +33,7 @@ async def test_it_goes_on_from_the_position_in_the_ledger_whatever_the_group_has
     async with reading(at, topic, position={f"{topic}/0": 3, f"{topic}/1": 1}) as reader:
         await until(lambda: len(reader.events) == 6)
     assert sorted(reader.ids) == sorted([f"{topic}/0/{n}" for n in (3, 4)] + [f"{topic}/1/{n}" for n in (1, 2, 3, 4)])
-    assert reader.position == {f"{topic}/0": 5, f"{topic}/1": 5}
+    assert reader.offsets == {f"{topic}/0": 5, f"{topic}/1": 5}
     assert committed(broker, topic, topic, 2) == [5, 5]
 
 
@@ -70,7 +70,7 @@ async def test_a_topic_begun_at_its_end_loses_nothing_that_comes_after_the_start
     produce(broker, topic, numbered([1]))
     at = source(broker.brokers, topic, start="latest")
     async with reading(at, topic) as reader:
-        await until(lambda: reader.position == {f"{topic}/0": 1}, "the start is told, to be kept")
+        await until(lambda: reader.offsets == {f"{topic}/0": 1}, "the start is told, to be kept")
     produce(broker, topic, numbered([2]))
     async with reading(at, topic, position=reader.position) as reader:
         await until(lambda: reader.events)
@@ -102,7 +102,7 @@ async def test_records_that_were_deleted_before_they_were_read_are_told(broker: 
     assert (gone.id, gone.reason) == (f"{topic}/0/2", RefusedReason.MISSING)
     assert "up to 5 were deleted" in gone.detail
     assert numbers(reader.events) == [6, 7, 8, 9]
-    assert reader.position == {f"{topic}/0": 10}
+    assert reader.offsets == {f"{topic}/0": 10}
 
 
 async def test_a_topic_that_was_made_anew_is_read_from_its_beginning_and_told(broker: Kafka) -> None:
@@ -112,5 +112,5 @@ async def test_a_topic_that_was_made_anew_is_read_from_its_beginning_and_told(br
         await until(lambda: reader.events)
     [gone] = [one for batch in reader.batches for one in batch.refused]
     assert "made anew" in gone.detail
-    assert (numbers(reader.events), reader.position) == ([1], {f"{topic}/0": 1})
+    assert (numbers(reader.events), reader.offsets) == ([1], {f"{topic}/0": 1})
     assert committed(broker, topic, topic) == [1]

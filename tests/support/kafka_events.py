@@ -39,6 +39,11 @@ class Reader:
     def ids(self) -> list[str]:
         return [event.id.partition("@")[0] for event in self.events]
 
+    @property
+    def offsets(self) -> dict[str, int]:
+        """The ledger's position, without what tells a topic from one of the same name before it."""
+        return {place.partition("@")[0]: offset for place, offset in self.position.items()}
+
     async def run(self) -> None:
         async for batch in self.stream.batches():
             self.batches.append(batch)

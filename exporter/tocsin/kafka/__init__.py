@@ -3,6 +3,7 @@
 This module does not import the library, so that a configuration can be checked without it; `producing` does.
 """
 
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -148,6 +149,7 @@ _OWN = {
     "enable.partition.eof",
     "auto.offset.reset",
     "partition.assignment.strategy",
+    "statistics.interval.ms",
     "plugin.library.paths",
 }
 
@@ -172,8 +174,18 @@ UNKNOWN_TOPIC = frozenset({3, -188, -190})
 """By a broker, by the library; and a partition that the library does not know."""
 TOPIC_EXISTS, OFFSET_RESET, END_OF_PARTITION, MAX_POLL_EXCEEDED = 36, -140, -191, -147
 TOO_LARGE = frozenset({4, 10, 18})
-FORBIDDEN = frozenset({-169, 29, 30, 31, 53, 58})
-"""Authentication, and authorization for a topic, a group, the cluster, a transaction; SASL authentication."""
+LOGIN_REFUSED = frozenset({-169, 58})
+"""By the library's words; by SASL."""
+TOPIC_FORBIDDEN, GROUP_FORBIDDEN, CLUSTER_FORBIDDEN = 29, 30, 31
+FORBIDDEN = LOGIN_REFUSED | {TOPIC_FORBIDDEN, GROUP_FORBIDDEN, CLUSTER_FORBIDDEN, 53}
+"""53: a transaction."""
+FINAL = frozenset({-186, 17, 21, 32, 43, 44, 76, 87})
+"""Of a record that is refused for what it or the topic is: an argument, the topic's name, acks, a timestamp, an old
+format, a policy of the cluster, compression, a rule of the topic."""
+NOT_THERE = frozenset({-165, 35})
+"""A feature that the library, or the broker, does not have."""
+ENDED = frozenset({-150, -151, -152})
+"""Of a record whose producer has failed for good or was closed: refused, given up on its way, given up before."""
 
 
 def cause(error: Exception) -> Fault | None:
@@ -190,32 +202,45 @@ def said(error: Exception) -> str:
 
 class Trouble:
     """What librdkafka reports about its connections, in its own threads of calls; the last of it says why nothing
-    moves."""
+    moves, until a broker is reached again.
+
+    The library tells a fault that lasts only once, so there is no telling by its time whether it still holds.
+    """
+
+    LOOK = 1000
+    """Milliseconds between looks at the connections: what `statistics.interval.ms` has to be."""
 
     def __init__(self, words: Words) -> None:
         self._words = words
         self._why: Fault | None = None
         self.down = False
-        self.fatal: str | None = None
+        self.fatal: Fault | None = None
 
     def report(self, error: Fault) -> None:
         """The library's `error_cb`."""
         if error.fatal():
-            self.fatal = self._words(error.str())
+            self.fatal = error
         elif error.code() == ALL_BROKERS_DOWN:
             self.down = True
         elif self._why is None or self._why.code() not in FORBIDDEN or error.code() in FORBIDDEN:
             # A refused login is followed by a closed connection, which is not the reason.
             self._why = error
 
+    def look(self, statistics: str) -> None:
+        """The library's `stats_cb`."""
+        if self._why is None and not self.down:
+            return
+        if any(broker["state"] == "UP" for broker in json.loads(statistics)["brokers"].values()):
+            self.over()
+
     def over(self) -> None:
-        """A broker has answered."""
+        """A broker is reached, or has answered."""
         self._why, self.down = None, False
 
     @property
-    def forbidden(self) -> bool:
-        """Whether a broker refuses who we are."""
-        return self._why is not None and self._why.code() in FORBIDDEN
+    def forbidden(self) -> Fault | None:
+        """What a broker refuses us: the login, or a right."""
+        return self._why if self._why is not None and self._why.code() in FORBIDDEN else None
 
     @property
     def reason(self) -> str:

@@ -54,6 +54,8 @@ class Writer:
                 "enable.idempotence": True,  # and so acks=all
                 "logger": log,
                 "error_cb": self.trouble.report,
+                "stats_cb": self.trouble.look,
+                "statistics.interval.ms": Trouble.LOOK,
             }
         )
         self._counting = threading.Lock()

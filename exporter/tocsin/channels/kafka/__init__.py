@@ -1,6 +1,7 @@
 """A channel to Kafka: each notification a record, or the firing set as a compacted topic.
 
-Reading order: `settings`, `records` (what is sent), `outcome` (what the brokers' answers mean), `channel`.
+Reading order: `settings`, `records` (what is sent), `outcome` (what the brokers' answers mean), `topics` (what the
+cluster must have), `channel`.
 """
 
 from collections.abc import Mapping

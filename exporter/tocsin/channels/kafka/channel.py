@@ -1,23 +1,23 @@
-"""The Kafka channel: which producer writes what, and what the cluster must have for it."""
+"""The Kafka channel: which producer writes what, and what has become of it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any
 
 import structlog
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined] # its stubs do not export it
-from confluent_kafka.cimpl import NewTopic
 
-from tocsin.channels import Delivered, Message, Rejected, Result
+from tocsin.channels import Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.base import redactor
 from tocsin.channels.kafka.outcome import judged
 from tocsin.channels.kafka.records import Route
 from tocsin.channels.kafka.settings import Config, Options
+from tocsin.channels.kafka.topics import Topics
 from tocsin.errors import ConfigError, Problem, Reason
-from tocsin.kafka import TOO_LARGE, TOPIC_EXISTS, Fault, Log, Trouble, cause, said
+from tocsin.kafka import UNKNOWN_TOPIC, Fault, Log, said
 from tocsin.kafka.producing import Record, Writer
 from tocsin.model import Kind
 
@@ -35,7 +35,9 @@ class Kafka:
 
     wants_earlier: AbstractSet[Kind] = frozenset()
 
-    def __init__(self, name: str, config: Config, routes: Mapping[str, Options]) -> None:
+    def __init__(
+        self, name: str, config: Config, routes: Mapping[str, Options], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._name = name
         self._config = config
         self._routes = {alert: Route(alert, options, state=config.state) for alert, options in routes.items()}
@@ -44,7 +46,7 @@ class Kafka:
         self._writer: Writer | None = None
         self._lone: Writer | None = None
         self._left: set[asyncio.Future[None]] = set()
-        self._created: set[str] = set()
+        self._topics = Topics(name, config, self._words, clock)
         self._try_settings()
 
     def __repr__(self) -> str:
@@ -60,10 +62,8 @@ class Kafka:
                 await asyncio.sleep(0)
             made.append(self._made(message))
         records = [record for some in made if not isinstance(some, Rejected) for record in some]
-        faults = iter(await self._write(records))
-        return [
-            some if isinstance(some, Rejected) else self._result(some, list(islice(faults, len(some)))) for some in made
-        ]
+        results = iter(await self._write(records))
+        return [some if isinstance(some, Rejected) else _whole(list(islice(results, len(some)))) for some in made]
 
     async def close(self) -> None:
         for writer in (self._writer, self._lone):
@@ -75,7 +75,7 @@ class Kafka:
     async def verify(self) -> list[str]:
         """Problems found by asking the cluster whether the topics are there and are what they have to be."""
         routes = (*self._routes.values(), *((self._otherwise,) if self._otherwise else ()))
-        return await asyncio.to_thread(self._verify, sorted({route.topic for route in routes if route.topic}))
+        return await asyncio.to_thread(self._topics.verify, sorted({route.topic for route in routes if route.topic}))
 
     def _made(self, message: Message) -> list[Record] | Rejected:
         route = self._routes.get(message.alert, self._otherwise)
@@ -84,29 +84,32 @@ class Kafka:
         made = route.records(message)
         return Rejected(made.reason, self._words(made.detail)) if isinstance(made, Rejected) else made
 
-    def _result(self, records: Sequence[Record], faults: Sequence[Fault | None]) -> Result:
-        trouble = self._writer.trouble if self._writer is not None else Trouble(self._words)
-        for record, fault in zip(records, faults, strict=True):
-            if fault is not None:
-                return judged(fault, record.topic, trouble, self._config.timeout, self._words(fault.str()))
-        return Delivered("" if records else "an event has no state: nothing is written", told=bool(records))
-
-    async def _write(self, records: Sequence[Record]) -> list[Fault | None]:
-        """What went wrong for each record, None where the brokers have it."""
+    async def _write(self, records: Sequence[Record]) -> list[Result]:
+        """What has become of each record."""
         if not records:
             return []
-        if self._config.create:
-            await self._create({record.topic for record in records})
+        await self._topics.make({record.topic for record in records})
         self._writer = self._working(self._writer)
-        faults = await self._writer.write(records)
+        results = await self._written(self._writer, records)
         # A broker refuses a whole batch for its size: the records of it go again, each on its own.
-        large = [number for number, fault in enumerate(faults) if fault is not None and fault.code() in TOO_LARGE]
+        large = [number for number, result in enumerate(results) if _too_large(result)]
         if large:
             self._lone = self._working(self._lone, **{"batch.num.messages": 1})
-            again = await self._lone.write([records[number] for number in large])
-            for number, fault in zip(large, again, strict=True):
-                faults[number] = fault
-        return faults
+            again = await self._written(self._lone, [records[number] for number in large])
+            for number, result in zip(large, again, strict=True):
+                results[number] = result
+        return results
+
+    async def _written(self, writer: Writer, records: Sequence[Record]) -> list[Result]:
+        faults = await writer.write(records)
+        return [self._result(record, fault, writer) for record, fault in zip(records, faults, strict=True)]
+
+    def _result(self, record: Record, fault: Fault | None, writer: Writer) -> Result:
+        if fault is None:
+            return Delivered()
+        if fault.code() in UNKNOWN_TOPIC:
+            return Retry(Reason.NOT_FOUND, self._topics.missing(record.topic))
+        return judged(fault, record.topic, writer.trouble, self._config.timeout, self._words)
 
     def _working(self, writer: Writer | None, **settings: Any) -> Writer:
         """The writer, or a new one where it is the first or the old one has ended: an idempotent producer that has
@@ -114,7 +117,8 @@ class Kafka:
         if writer is not None:
             if writer.trouble.fatal is None:
                 return writer
-            log.warning("the producer has to begin anew", channel=self._name, error=writer.trouble.fatal)
+            why = self._words(writer.trouble.fatal.str())
+            log.warning("the producer has to begin anew", channel=self._name, error=why)
             leaving = asyncio.ensure_future(asyncio.to_thread(writer.close))
             self._left.add(leaving)
             leaving.add_done_callback(self._left.discard)
@@ -139,53 +143,13 @@ class Kafka:
             message = f"librdkafka does not take the settings: {self._words(said(error))}"
             raise ConfigError([Problem(message=message, path=f"channels.{self._name}")]) from None
 
-    def _admin(self) -> AdminClient:
-        # The log of this one is read by nobody: what goes wrong is in its answers.
-        unread: dict[str, Any] = {"logger": Log(self._words, channel=self._name), "error_cb": lambda _: None}
-        return AdminClient({**self._config.client_settings(), **unread})
 
-    async def _create(self, topics: set[str]) -> None:
-        """Create what is missing and was not asked for yet. A refusal is told, and shows when nothing can be
-        written."""
-        wanted = sorted(topics - self._created)
-        if not wanted:
-            return
-        settings = {"cleanup.policy": "compact"} if self._config.state else {}
-        new = [NewTopic(topic, self._config.partitions, -1, config=settings) for topic in wanted]
-        limit = max(1.0, self._config.timeout / 2)
-        admin = self._admin()  # kept while it is asked: without it the answers are lost
-        for topic, future in admin.create_topics(new, request_timeout=limit).items():
-            try:
-                async with asyncio.timeout(limit + 1):
-                    await asyncio.wrap_future(future)
-            except (KafkaException, TimeoutError) as error:
-                fault = cause(error)
-                if fault is None or fault.code() != TOPIC_EXISTS:
-                    log.warning(
-                        "cannot create the topic", channel=self._name, topic=topic, error=self._words(said(error))
-                    )
-                    continue
-            self._created.add(topic)
+def _whole(results: Sequence[Result]) -> Result:
+    """What has become of a notification whose records came to this."""
+    if not results:
+        return Delivered("an event has no state: nothing is written", told=False)
+    return next((result for result in results if not isinstance(result, Delivered)), results[0])
 
-    def _verify(self, topics: Sequence[str]) -> list[str]:
-        admin, limit = self._admin(), self._config.timeout
-        try:
-            present = admin.list_topics(timeout=limit).topics
-        except KafkaException as error:
-            return [f"{self._config.display} does not answer: {self._words(said(error))}"]
-        missing = [] if self._config.create else [topic for topic in topics if topic not in present]
-        problems = [f"there is no topic {topic}; create it, or set `create: true`" for topic in missing]
-        if self._config.state:
-            problems += [
-                f"the topic {topic} is not compacted (cleanup.policy={policy}), as `state` wants it"
-                for topic in topics
-                if topic in present and "compact" not in (policy := self._policy(admin, topic))
-            ]
-        return problems
 
-    def _policy(self, admin: AdminClient, topic: str) -> str:
-        [future] = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]).values()
-        try:
-            return str(future.result(timeout=self._config.timeout)["cleanup.policy"].value)
-        except (KafkaException, TimeoutError):
-            return "compact"  # who may write need not be allowed to look: no verdict is no problem
+def _too_large(result: Result) -> bool:
+    return isinstance(result, Rejected) and result.reason is Reason.TOO_LARGE

@@ -1,7 +1,7 @@
 """Kafka: the records of topics as events, or a compacted topic as rows that come and go.
 
 Reading order: `settings`, `records` (a record as an event or a row), `consuming` (the library and its thread),
-`events`, `state`.
+`positions` (how far topics are read, in the ledger), `events`, `state`.
 """
 
 from typing import TYPE_CHECKING

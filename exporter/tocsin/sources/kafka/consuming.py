@@ -9,11 +9,25 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Message
+from confluent_kafka import Consumer, KafkaException, Message, TopicCollection
+from confluent_kafka.admin import AdminClient
 
 from tocsin.channels.base import redactor
 from tocsin.errors import SourceError, SourceReason
-from tocsin.kafka import FORBIDDEN, MAX_POLL_EXCEEDED, OFFSET_RESET, UNKNOWN_TOPIC, Fault, Log, Trouble, cause, said
+from tocsin.kafka import (
+    FORBIDDEN,
+    GROUP_FORBIDDEN,
+    LOGIN_REFUSED,
+    MAX_POLL_EXCEEDED,
+    NOT_THERE,
+    OFFSET_RESET,
+    UNKNOWN_TOPIC,
+    Fault,
+    Log,
+    Trouble,
+    cause,
+    said,
+)
 from tocsin.sources.kafka.settings import Config
 
 log = structlog.get_logger(__name__)
@@ -54,6 +68,8 @@ class Consuming:
                 f"librdkafka does not take the settings: {self.words(said(error))}", SourceReason.OTHER
             ) from None
 
+        self._source = source
+        self._admin: AdminClient | None = None
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         # Not one of an executor's: the end of the process would wait for it, and so for a broker that is silent.
         threading.Thread(target=self._run, name=f"kafka source {source}", daemon=True).start()
@@ -74,26 +90,48 @@ class Consuming:
 
     async def close(self) -> None:
         """Leave the group, and wait for that, though not for ever."""
-        closing = asyncio.ensure_future(self.call(self.consumer.close))
+        closing = asyncio.ensure_future(self.call(self._leave))
         closing.add_done_callback(self._end)
         await asyncio.wait({closing}, timeout=_CLOSING)
 
     def partitions(self, topics: Sequence[str]) -> dict[str, list[int]]:
         """The partitions of the topics. Raises SourceError where one is not there. To be called in the thread."""
-        try:
-            found = self.consumer.list_topics(timeout=self.config.connect_timeout).topics
-        except KafkaException as error:
-            raise self.unreachable(error) from None
+        found = self._found()
         for topic in topics:
-            self.check_topic(topic, found.get(topic))
+            if (lacking := self._lacking(topic, found)) is not None:
+                raise lacking
         return {topic: sorted(found[topic].partitions) for topic in topics}
 
-    def check_topic(self, topic: str, metadata: Any) -> None:
-        """Raises SourceError for a topic that is not there, or that may not be read."""
-        if metadata is None:
-            raise self.missing(topic)
-        if metadata.error is not None:
-            raise self.failed(metadata.error)
+    def lacking(self, topics: Sequence[str]) -> list[SourceError]:
+        """What is told of the topics that are not there, or may not be read. Raises SourceError where nobody answers.
+        To be called in the thread."""
+        found = self._found()
+        return [told for topic in topics if (told := self._lacking(topic, found)) is not None]
+
+    async def identities(self, topics: Sequence[str]) -> dict[str, str]:
+        """What tells each topic from one of the same name that was there before it: Kafka's id of the topic, empty
+        where the brokers have none. Raises SourceError. To be called on the event loop."""
+        if not topics:
+            return {}
+        if self._admin is None:
+            # What goes wrong is in its answers.
+            unread: dict[str, Any] = {"logger": Log(self.words, source=self._source), "error_cb": lambda _: None}
+            self._admin = AdminClient({**self.config.client_settings(), **unread})
+        found = {}
+        limit = self.config.connect_timeout
+        asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=limit)
+        for topic, answer in asked.items():
+            try:
+                async with asyncio.timeout(limit + 1):
+                    id_ = (await asyncio.wrap_future(answer)).topic_id
+                known = id_.get_most_significant_bits() or id_.get_least_significant_bits()
+                found[topic] = str(id_) if known else ""
+            except (KafkaException, TimeoutError) as error:
+                fault = cause(error)
+                if fault is None or fault.code() not in NOT_THERE:
+                    raise self._undescribed(topic, fault) from None
+                found[topic] = ""
+        return found
 
     def records(self, wait: float = _WAIT) -> list[Message]:
         """What has come, at once, or the first that comes within `wait`. To be called in the thread."""
@@ -104,21 +142,19 @@ class Consuming:
         self.trouble.over()
         return [first, *self.consumer.consume(MOST - 1, 0)]
 
-    def missing(self, topic: str) -> SourceError:
-        """The topic is not there."""
-        return SourceError(
-            f"{self.config.display}: there is no topic {topic}, or the user may not see it", SourceReason.MISSING
-        )
-
-    def failed(self, error: Fault, about: str = "") -> SourceError:
-        """The error that came in place of a record, or in an answer."""
-        text = self.words(error.str())
-        where = f"{self.config.display}: {about}{': ' if about else ''}{text}"
+    def failed(self, error: Fault, topic: str = "", right: str = "READ and DESCRIBE") -> SourceError:
+        """The error that came in place of a record, or in an answer. `right`: what was wanted of the topic."""
+        text = self.words(error.str().partition(" (after ")[0])
+        where = f"{self.config.display}: {topic}{': ' if topic else ''}{text}"
         if error.code() in UNKNOWN_TOPIC:
             return SourceError(where, SourceReason.MISSING)
+        if error.code() in LOGIN_REFUSED:
+            return SourceError(where, SourceReason.AUTH)
         if error.code() in FORBIDDEN:
-            login = error.code() in (-169, 58)
-            return SourceError(where, SourceReason.AUTH if login else SourceReason.PERMISSION)
+            what = f"{right} on {f'the topic {topic}' if topic else 'its topics'}"
+            if error.code() == GROUP_FORBIDDEN:
+                what = f"READ on the group {self.config.group}"
+            return SourceError(f"{where.rstrip('.')}; give the user the right to {what}", SourceReason.PERMISSION)
         if error.code() == OFFSET_RESET:
             return SourceError(f"{where}; reading the topic afresh", SourceReason.REPLACED)
         return SourceError(where, SourceReason.DISCONNECTED)
@@ -126,24 +162,50 @@ class Consuming:
     def unreachable(self, error: Exception) -> SourceError:
         """No broker gave an answer. To be called in the thread."""
         self.consumer.poll(0)  # which is when the library says why
-        if self.trouble.forbidden:
-            return SourceError(f"{self.config.display}: {self.trouble.reason}", SourceReason.AUTH)
-        fault = cause(error)
+        fault = self.trouble.forbidden or cause(error)
         if fault is not None and fault.code() in FORBIDDEN:
             return self.failed(fault)
         return SourceError(
             f"{self.config.display}: {self.trouble.reason or self.words(said(error))}", SourceReason.CONNECT
         )
 
+    def _found(self) -> Mapping[str, Any]:
+        """All topics that the user may see, asked for at once."""
+        try:
+            found: Mapping[str, Any] = self.consumer.list_topics(timeout=self.config.connect_timeout).topics
+        except KafkaException as error:
+            raise self.unreachable(error) from None
+        return found
+
+    def _lacking(self, topic: str, found: Mapping[str, Any]) -> SourceError | None:
+        if topic not in found:
+            return self._missing(topic)
+        error = found[topic].error
+        return None if error is None else self.failed(error, topic)
+
+    def _missing(self, topic: str) -> SourceError:
+        return SourceError(
+            f"{self.config.display}: there is no topic {topic}, or the user may not see it", SourceReason.MISSING
+        )
+
+    def _undescribed(self, topic: str, fault: Fault | None) -> SourceError:
+        if fault is None:
+            return SourceError(f"{self.config.display}: no answer about {topic}", SourceReason.CONNECT)
+        return self._missing(topic) if fault.code() in UNKNOWN_TOPIC else self.failed(fault, topic)
+
     def _check(self) -> None:
         """Raises SourceError once no broker can be reached, or the library has given up."""
         if self.trouble.fatal is not None:
-            raise SourceError(f"{self.config.display}: {self.trouble.fatal}", SourceReason.OTHER)
-        if self.trouble.forbidden:
-            raise SourceError(f"{self.config.display}: {self.trouble.reason}", SourceReason.AUTH)
+            raise SourceError(f"{self.config.display}: {self.words(self.trouble.fatal.str())}", SourceReason.OTHER)
+        if self.trouble.forbidden is not None:
+            raise self.failed(self.trouble.forbidden)
         if self.trouble.down:
             why = self.trouble.reason or "no broker can be reached"
             raise SourceError(f"{self.config.display}: {why}", SourceReason.DISCONNECTED)
+
+    def _leave(self) -> None:
+        self._admin = None
+        self.consumer.close()
 
     def _end(self, closing: asyncio.Future[None]) -> None:
         self._work.put(None)

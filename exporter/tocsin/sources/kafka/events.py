@@ -4,21 +4,23 @@ Where to go on from is the ledger's to say; the group's offsets follow it, after
 who watch the lag and for other processes of the group, each of which has a ledger of its own.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from tocsin.errors import RefusedReason, SourceError, SourceReason
-from tocsin.kafka import OFFSET_RESET, TIMED_OUT, TOO_LARGE, TRANSPORT
+from tocsin.kafka import ENDED, FINAL, OFFSET_RESET, TOO_LARGE, Fault
 from tocsin.kafka.producing import Headers, Record, Writer
 from tocsin.model import Event
 from tocsin.sources import EventBatch, EventStream, Refused
 from tocsin.sources.kafka import records
 from tocsin.sources.kafka.consuming import Consuming, consuming, passing
+from tocsin.sources.kafka.positions import Place, positions, written
 from tocsin.sources.kafka.records import Unreadable
 from tocsin.sources.kafka.settings import Config
 
@@ -27,8 +29,9 @@ log = structlog.get_logger(__name__)
 _WRITABLE = 100_000_000
 """Bytes that the copy of a refused record may have here; the brokers have their own limit."""
 
-Place = tuple[str, int]
-"""Topic and partition."""
+_SAME_EVERY = 10.0
+"""Seconds between looks at whether the topics are still the same ones. What was read of a topic as if it were the one
+before it is read again and known by its ids, so this is no matter of loss."""
 
 
 class KafkaEvents:
@@ -50,29 +53,25 @@ class KafkaEvents:
         }
         async with consuming(self.name, self._config, settings) as consumer:
             await consumer.call(consumer.partitions, topics)
-            stream = _Subscription(self.name, consumer, position, self._now)
+            identities = await consumer.identities(names)
+            stream = _Subscription(self.name, consumer, identities, position, self._now)
+            watching = asyncio.create_task(stream.watch())
             try:
                 await consumer.call(stream.subscribe, list(names))
                 yield stream
             finally:
+                watching.cancel()
+                await asyncio.wait({watching})
                 await stream.close()
 
     async def verify(self, names: Sequence[str]) -> list[str]:
         """See `tocsin.sources.EventSource`. A right to read shows only in use."""
-        found = []
         try:
             topics = self._topics(names)
             async with consuming(self.name, self._config, {}) as consumer:
-                for asked in [[topic] for topic in topics] or [[]]:
-                    try:
-                        await consumer.call(consumer.partitions, asked)
-                    except SourceError as error:
-                        if error.reason not in (SourceReason.MISSING, SourceReason.PERMISSION):
-                            raise
-                        found.append(str(error))
+                return [str(told) for told in await consumer.call(consumer.lacking, topics)]
         except SourceError as error:
-            found.append(str(error))
-        return found
+            return [str(error)]
 
     def _topics(self, names: Sequence[str]) -> list[str]:
         """The topics that have to be there."""
@@ -102,16 +101,40 @@ class _Subscription:
     `subscribe`, `_gather` and what they call run in the consumer's thread, the rest on the event loop.
     """
 
-    def __init__(self, source: str, consumer: Consuming, position: Mapping[str, int], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        source: str,
+        consumer: Consuming,
+        identities: Mapping[str, str],
+        position: Mapping[str, int],
+        now: Callable[[], float],
+    ) -> None:
         self._source = source
         self._consumer = consumer
         self._config = consumer.config
         self._now = now
-        self._safe = {_place(text): offset for text, offset in position.items()}
+        self._identities = identities
+        known = positions(position, identities)
+        self._topics, self._anew = known.topics, known.anew
+        self._safe, self._former = known.safe, known.former
         self._read: dict[Place, int] = {}  # of the partitions that are ours: the offset that comes next
-        self._begun: dict[Place, int] = {}  # where partitions begin that have no position in the ledger yet
+        self._begun = _Gathered()  # what the next turn has to tell of partitions that became ours
         self._lives: dict[Place, int] = {}  # how often a partition began anew, so that its offsets mean other records
         self._copies: Writer | None = None
+        self._replaced: SourceError | None = None
+
+    async def watch(self) -> None:
+        """Look from time to time whether a topic was made anew: the library goes on in it as if it were the one
+        before."""
+        while True:
+            await asyncio.sleep(_SAME_EVERY)
+            with suppress(SourceError):  # whoever reads has something to tell about that
+                now = await self._consumer.identities(list(self._identities))
+                for topic in (topic for topic, before in self._identities.items() if now[topic] != before):
+                    self._replaced = SourceError(
+                        f"{self._config.display}: the topic {topic} was made anew; reading it from its beginning",
+                        SourceReason.REPLACED,
+                    )
 
     def subscribe(self, topics: list[str]) -> None:
         """Join the group."""
@@ -121,6 +144,8 @@ class _Subscription:
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
+            if self._replaced is not None:
+                raise self._replaced
             gathered = await self._consumer.call(self._gather)
             if gathered is None:
                 continue
@@ -130,7 +155,7 @@ class _Subscription:
             yield EventBatch(
                 events=gathered.events,
                 refused=gathered.refused,
-                position={f"{topic}/{partition}": offset for (topic, partition), offset in gathered.next.items()},
+                position={written(place, self._identities): offset for place, offset in gathered.next.items()},
                 receipt={place: (self._lives.get(place, 0), offset) for place, offset in gathered.next.items()},
             )
 
@@ -156,10 +181,11 @@ class _Subscription:
     # Which partitions are ours. The library calls these while it is asked for records.
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        known = {topic for topic, _ in self._safe}
+        known = self._topics | {topic for topic, _ in self._safe}
         by_group: dict[Place, int] = {}
         for one in consumer.committed(partitions, timeout=self._config.connect_timeout):
-            if one.offset >= 0:
+            # What the group has of a topic that was made anew may be of the one before.
+            if one.offset >= 0 and (one.topic not in self._anew or (one.topic, one.partition) in self._safe):
                 by_group[one.topic, one.partition] = one.offset
                 known.add(one.topic)
         for one in partitions:
@@ -174,14 +200,16 @@ class _Subscription:
                 one.offset = low if self._config.start == "earliest" or one.topic in known else high
             self._read[place] = one.offset
             if self._safe.get(place) != one.offset:
-                self._begun[place] = one.offset
+                self._begun.next[place] = one.offset
+            if (before := self._former.pop(place, None)) is not None:
+                self._begun.refused.append(_gone(place, before, _ANEW.format(one.offset)))
         consumer.incremental_assign(partitions)
         log.debug("partitions assigned", source=self._source, partitions=[str(one) for one in self._read])
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         for one in partitions:
             self._read.pop((one.topic, one.partition), None)
-            self._begun.pop((one.topic, one.partition), None)
+            self._begun.next.pop((one.topic, one.partition), None)
         log.debug("partitions revoked", source=self._source, left=[str(one) for one in self._read])
 
     def _ends(self, consumer: Consumer, place: Place) -> tuple[int, int]:
@@ -195,8 +223,7 @@ class _Subscription:
     def _gather(self) -> _Gathered | None:
         """What has come since the last time; None for nothing."""
         found = self._consumer.records()
-        gathered = _Gathered(next=self._begun)
-        self._begun = {}
+        gathered, self._begun = self._begun, _Gathered()
         for message in found:
             if (error := message.error()) is None:
                 self._take(message, gathered)
@@ -237,14 +264,13 @@ class _Subscription:
         self._read[place] = gathered.next[place] = low
         detail = f"the records up to {low - 1} were deleted before they were read"
         if expected >= low:
-            detail = f"the topic ends before this record, so it was made anew; reading it from record {low}"
-        gathered.refused.append(Refused(id=f"{place[0]}/{place[1]}/{expected}", reason=_GONE, detail=detail))
+            detail = _ANEW.format(low)
+        gathered.refused.append(_gone(place, expected, detail))
 
     # Copies of what was refused.
 
     async def _copy(self, spoiled: Sequence[tuple[Message, Unreadable]], topic: str) -> None:
-        if self._copies is None or self._copies.trouble.fatal is not None:
-            await self.close()
+        if self._copies is None:
             limit = {"message.max.bytes": _WRITABLE, "message.timeout.ms": round(self._config.connect_timeout * 1000)}
             settings = {**self._config.client_settings(), **limit}
             self._copies = Writer(settings, self._consumer.words, source=self._source)
@@ -259,21 +285,24 @@ class _Subscription:
         for fault in (*faults, *await self._copies.write(large)):
             if fault is None or fault.code() in TOO_LARGE:
                 continue
+            if fault.code() not in FINAL:
+                raise self._uncopied(fault, topic)
             said = self._consumer.words(fault.str())
-            if fault.code() in (*TIMED_OUT, TRANSPORT):
-                raise SourceError(
-                    f"{self._config.display}: dead letters cannot be written to {topic}: {said}",
-                    SourceReason.DISCONNECTED,
-                )
             log.warning("a dead letter is not written", source=self._source, topic=topic, error=said)
 
+    def _uncopied(self, fault: Fault, topic: str) -> SourceError:
+        fatal = self._copies.trouble.fatal if self._copies is not None else None
+        error = self._consumer.failed(
+            fatal if fatal is not None and fault.code() in ENDED else fault, topic, right="WRITE"
+        )
+        return SourceError(f"dead letters cannot be written: {error}", error.reason)
 
-_GONE = RefusedReason.MISSING
+
+_ANEW = "the topic was made anew after the record before this one was read; reading it from record {}"
 
 
-def _place(text: str) -> Place:
-    topic, _, partition = text.rpartition("/")
-    return topic, int(partition)
+def _gone(place: Place, offset: int, detail: str) -> Refused:
+    return Refused(id=f"{place[0]}/{place[1]}/{offset}", reason=RefusedReason.MISSING, detail=detail)
 
 
 def _copied(message: Message, why: Unreadable, topic: str, source: str) -> Record:

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 _TICK = 1.0
 """Seconds between looks at whether the brokers are there, each of which moves the frontier."""
 _LAYOUT_EVERY = 30
-"""Ticks between looks at whether the topic has more partitions."""
+"""Ticks between looks at whether the topic is the same one, with the same partitions."""
 _AHEAD = 1000
 """Milliseconds that timestamps may run ahead of the clock to keep the changes of one key apart."""
 
@@ -85,6 +85,7 @@ class _Table:
         self._now = now
         self._reader = Reader(debezium=config.envelope == "debezium", include=config.include, limit=config.max_bytes)
         self._partitions: list[int] = []
+        self._identity: dict[str, str] = {}
         self._rows: dict[bytes, Row] = {}
         self._unreadable = 0
         self._named: set[str] = set()
@@ -97,6 +98,7 @@ class _Table:
     async def read(self) -> None:
         """Read the topic to its end, which says what the columns are. Raises SourceError."""
         cells: dict[bytes, dict[str, Cell]] = {}
+        self._identity = await self._consumer.identities([self._topic])
         left = await self._consumer.call(self._begin)
         while left:
             await self._consumer.call(self._read_on, cells, left)
@@ -125,8 +127,11 @@ class _Table:
                 continue
             ticks += 1
             before = self._clock()
+            layout = ticks % _LAYOUT_EVERY == 0
             try:
-                await self._consumer.call(self._look, ticks % _LAYOUT_EVERY == 0)
+                await self._consumer.call(self._look, layout)
+                if layout:
+                    await self._compare()
             except SourceError as error:
                 # A partition is without a leader for a moment when a broker is exchanged.
                 if error.reason is not SourceReason.STALLED or loop.time() - answered > self._config.progress_timeout:
@@ -233,10 +238,7 @@ class _Table:
         if layout or (fault is not None and fault.code() in UNKNOWN_TOPIC):
             found = self._consumer.partitions([self._topic])[self._topic]
             if found != self._partitions:
-                raise SourceError(
-                    f"{self._config.display}: {self._topic} has other partitions now; reading it afresh",
-                    SourceReason.REPLACED,
-                )
+                raise self._replaced("has other partitions now")
         if fault is not None:
             text = self._consumer.trouble.reason or self._consumer.words(fault.str())
             raise SourceError(
@@ -244,6 +246,18 @@ class _Table:
                 f"{self._config.progress_timeout:g} s: {text}",
                 SourceReason.STALLED,
             )
+
+    async def _compare(self) -> None:
+        """Whether the topic is the one that was read: the library goes on in another one as if it were."""
+        try:
+            now = await self._consumer.identities([self._topic])
+        except SourceError:
+            return  # the next look tells what there is to tell about that
+        if now != self._identity:
+            raise self._replaced("was made anew")
+
+    def _replaced(self, what: str) -> SourceError:
+        return SourceError(f"{self._config.display}: {self._topic} {what}; reading it afresh", SourceReason.REPLACED)
 
     def _clock(self) -> int:
         return int(self._now() * 1000)

@@ -1,0 +1,125 @@
+"""The topics of the Kafka channel against a real Kafka: made, made again, refused, and looked at."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from structlog.testing import capture_logs
+
+from support.clock import Clock
+from support.kafka import Kafka, allow, drop_topic, kafka, new_topic, shared_kafka, stored
+from support.kafka_channel import USERS, channel, delivered, login, sent
+from support.messages import message
+from support.waiting import until_some
+from tocsin.channels import Delivered, Retry
+from tocsin.errors import Reason
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A running Kafka with users; the guest may write to every topic, but make none."""
+    with kafka(tmp_path_factory.mktemp("guarded"), USERS) as broker:
+        broker.start()
+        allow(broker, "guest", "WRITE")
+        allow(broker, "guest", "DESCRIBE")
+        yield broker
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The topics of each request to make some."""
+    requests: list[list[str]] = []
+    create = AdminClient.create_topics
+
+    def counted(self: AdminClient, new: list[NewTopic], **rest: Any) -> dict[str, Future[None]]:
+        requests.append([one.topic for one in new])
+        return create(self, new, **rest)
+
+    monkeypatch.setattr(AdminClient, "create_topics", counted)
+    return requests
+
+
+async def test_a_missing_topic_is_created_and_compacted_for_state() -> None:
+    broker = shared_kafka()
+    name = new_topic(broker) + "-made"
+    async with channel(broker.brokers, topic=name, create=True, state=True) as to:
+        assert await sent(to, message()) == Delivered()
+        assert await to.verify() == []
+    assert len(stored(broker, name)) == 1
+
+
+async def test_a_topic_that_is_deleted_while_the_channel_runs_is_made_again() -> None:
+    broker = shared_kafka()
+    name = new_topic(broker) + "-made"
+    async with channel(broker.brokers, topic=name, create=True, timeout="2s") as to:
+        assert await sent(to, message(key="before")) == Delivered()
+        drop_topic(broker, name)
+        assert await until_some(lambda: delivered(to, "after"))
+        assert await sent(to, message(key="later")) == Delivered()
+    found = [json.loads(record.value() or b"")["row"]["order_id"] for record in stored(broker, name)]
+    assert found == ["after", "later"]
+
+
+async def test_a_topic_that_may_not_be_made_is_asked_for_once_a_minute_and_told_in_one_sentence(
+    guarded: Kafka, asked: list[list[str]]
+) -> None:
+    clock = Clock()
+    guest = login(guarded, "guest", USERS["guest"])
+    with capture_logs() as lines:
+        async with channel(guarded.guarded, clock=clock, topic="mine", create=True, timeout="2s", **guest) as to:
+            results = [await sent(to, message()) for _ in range(3)]
+            assert asked == [["mine"]]
+            clock.advance(61)
+            assert await sent(to, message()) == results[0]
+            assert asked == [["mine"]] * 2
+            allow(guarded, "guest", "CREATE", "mine")
+            clock.advance(61)
+            assert await until_some(lambda: delivered(to))
+    told = (
+        "there is no topic mine, and it cannot be made: Authorization failed; create it, or give the user the right to "
+        "(CREATE on the topic or the cluster)"
+    )
+    assert results == [Retry(Reason.NOT_FOUND, told)] * 3
+    assert [line["event"] for line in lines if "topic" in line["event"]] == [told]
+
+
+async def test_a_topic_that_is_there_needs_no_right_to_make_it_and_nothing_is_told(
+    guarded: Kafka, asked: list[list[str]]
+) -> None:
+    topic = new_topic(guarded)
+    asked.clear()
+    guest = login(guarded, "guest", USERS["guest"])
+    with capture_logs() as lines:
+        async with channel(guarded.guarded, topic=topic, create=True, **guest) as to:
+            assert [await sent(to, message(key=key)) for key in "abc"] == [Delivered()] * 3
+    assert asked == [[topic]]
+    assert [line for line in lines if line["log_level"] != "debug"] == []
+
+
+async def test_a_topic_that_a_cluster_cannot_make_now_is_asked_for_again_with_the_next_attempt(
+    asked: list[list[str]],
+) -> None:
+    async with channel("127.0.0.1:1", topic="t", create=True, timeout="500ms") as to:
+        results = [await sent(to, message()) for _ in range(2)]
+    assert asked == [["t"]] * 2
+    assert all(isinstance(result, Retry) and result.reason is Reason.CONNECTION for result in results)
+
+
+async def test_verify_finds_topics_that_are_missing_or_not_compacted_and_a_cluster_that_is_away() -> None:
+    broker = shared_kafka()
+    topic = new_topic(broker)
+    async with channel(broker.brokers, topic=topic) as to:
+        assert await to.verify() == []
+    async with channel(broker.brokers, topic=topic, state=True) as to:
+        [problem] = await to.verify()
+        assert f"{topic} is not compacted" in problem
+    async with channel(broker.brokers, topic=topic + "-not") as to:
+        [problem] = await to.verify()
+        assert f"no topic {topic}-not" in problem
+    async with channel("127.0.0.1:1", topic=topic, timeout="300ms") as to:
+        [problem] = await to.verify()
+        assert "does not answer" in problem

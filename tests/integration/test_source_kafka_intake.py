@@ -1,0 +1,138 @@
+"""Records of Kafka through the intake into a ledger: what is told when a topic is deleted and made anew."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer
+from confluent_kafka.cimpl import TopicPartition
+
+from support.kafka import Kafka, drop_topic, make_topic, new_topic, produce, shared_kafka
+from support.tocsin import write
+from support.waiting import until
+from tocsin.app import units
+from tocsin.app.intake import EventOutlets, Intake, Taker
+from tocsin.config import load
+from tocsin.exposition import Metrics
+from tocsin.ledger import EventCommit
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.model import Notification
+
+
+class Scene:
+    """A topic and an alert on it. `told`: the numbers of its records that the ledger took as news, in order."""
+
+    def __init__(self, directory: Path, broker: Kafka, topic: str) -> None:
+        self.topic = topic
+        self.told: list[int] = []
+        self.metrics = Metrics("test")
+        self._broker = broker
+        self._ledger = directory / "tocsin.db"
+        source = {
+            "type": "kafka",
+            "bootstrap_servers": [broker.brokers],
+            "group": topic,
+            "start": "earliest",
+            "backoff_initial": "100ms",
+            "backoff_max": "200ms",
+        }
+        alert = {"source": "broker", "topic": topic, "notify": ["out"]}
+        whole = {"sources": {"broker": source}, "channels": {"out": {"type": "console"}}, "alerts": {"orders": alert}}
+        self._config = load(write(directory / "tocsin.yaml", whole), {})
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Intake]:
+        """The intake, with the ledger of the last time."""
+        alert, source = self._config.alerts["orders"], self._config.sources["broker"]
+        metrics = self.metrics.alert("orders")
+        taker = Taker(alert=alert, router=units.router(self._config, alert, metrics), metrics=metrics)
+        ledger = open_ledger(self._ledger)
+        outlets = EventOutlets(
+            ledger=ledger, metrics=self.metrics.source("broker"), offer=self._offer, publish=lambda _: None
+        )
+        intake = Intake("broker", units.make_event_source(source), [taker], units.backoff(source), outlets)
+        task = asyncio.create_task(intake.run())
+        try:
+            yield intake
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await ledger.close()
+
+    def write(self, *numbers: int) -> None:
+        produce(self._broker, self.topic, [("k", json.dumps({"number": number})) for number in numbers])
+
+    def make_anew(self) -> None:
+        drop_topic(self._broker, self.topic)
+        make_topic(self._broker, self.topic)
+
+    async def forget_what_was_read(self) -> None:
+        """Set every position back to the beginning, in the ledger and in the group; what was told stays known."""
+        ledger = open_ledger(self._ledger)
+        try:
+            kept = await ledger.position("broker")
+            await ledger.take_in(EventCommit(source="broker", position=dict.fromkeys(kept, 0)))
+        finally:
+            await ledger.close()
+        settings = {"bootstrap.servers": self._broker.brokers, "group.id": self.topic, "log_level": 2}
+        with contextlib.closing(Consumer(settings)) as group:
+            group.commit(offsets=[TopicPartition(self.topic, 0, 0)], asynchronous=False)
+
+    def _offer(self, notifications: Sequence[Notification]) -> None:
+        self.told += [int(one.transition.row[0] or "") for one in notifications]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    broker = shared_kafka()
+    return Scene(tmp_path, broker, new_topic(broker))
+
+
+async def test_a_record_that_is_read_again_is_not_told_again(scene: Scene) -> None:
+    scene.write(0, 1, 2)
+    async with scene.running():
+        await until(lambda: len(scene.told) == 3)
+    await scene.forget_what_was_read()
+    scene.write(3)
+    async with scene.running() as intake:
+        await until(lambda: 3 in scene.told)
+        assert intake.taken["orders"] == 4, "all were read"
+    assert scene.told == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("new", [1, 3, 8], ids=["shorter", "as long", "longer"])
+async def test_all_of_a_topic_that_was_made_anew_while_nobody_read_it_is_told_once(scene: Scene, new: int) -> None:
+    scene.write(0, 1, 2)
+    async with scene.running():
+        await until(lambda: len(scene.told) == 3)
+    scene.make_anew()
+    again = [*range(100, 100 + new)]
+    scene.write(*again)
+    async with scene.running():
+        await until(lambda: scene.told == [0, 1, 2, *again])
+    scene.write(200)
+    async with scene.running() as intake:
+        await until(lambda: scene.told == [0, 1, 2, *again, 200])
+        assert intake.taken["orders"] == 1, "it goes on in the new one"
+
+
+@pytest.mark.parametrize("new", [1, 3, 8], ids=["shorter", "as long", "longer"])
+async def test_all_of_a_topic_that_is_made_anew_while_it_is_read_is_told_once(
+    scene: Scene, new: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tocsin.sources.kafka.events._SAME_EVERY", 0.5)
+    again = [*range(100, 100 + new)]
+    async with scene.running():
+        scene.write(0, 1, 2)
+        await until(lambda: len(scene.told) == 3)
+        scene.make_anew()
+        scene.write(*again)
+        await until(lambda: {*again} <= {*scene.told})
+        scene.write(200)
+        await until(lambda: 200 in scene.told)
+    assert sorted(scene.told) == [0, 1, 2, *again, 200]
