@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -16,6 +18,7 @@ from support.postgres import Database, Postgres
 from support.waiting import SOON
 from tocsin.channels import Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.channels import postgres as kind
+from tocsin.envelope import Envelope
 from tocsin.errors import Reason
 from tocsin.model import Kind
 
@@ -87,6 +90,51 @@ async def test_one_row_that_spoils_the_batch_keeps_no_other_out(database: Databa
     assert "violates check constraint" in results[1].detail
     assert "Failing row" not in results[1].detail
     assert len(await database.run("SELECT 1 FROM notifications")) == 2
+
+
+async def test_of_many_rows_only_those_that_spoil_the_batch_are_kept_out_and_the_order_stays(
+    database: Database,
+) -> None:
+    await database.run(kind.ddl(config(database)))
+    await database.run("ALTER TABLE notifications ADD CHECK (envelope->'row'->>'order_id' NOT IN ('41', '222'))")
+    messages = [message(key=str(number)) for number in range(300)]
+    results = await sent(config(database), *messages)
+    spoiled = [place for place, result in enumerate(results) if isinstance(result, Rejected)]
+    assert spoiled == [41, 222]
+    assert results.count(Delivered()) == 298
+    written = await database.run("SELECT id FROM notifications ORDER BY written_at, ctid")
+    assert [id_ for (id_,) in written] == [one.id for place, one in enumerate(messages) if place not in spoiled]
+
+
+async def test_each_row_is_made_once_and_holds_up_nobody_else(database: Database) -> None:
+    """In a thread, also where a batch has to be halved again and again."""
+    made: list[int] = []
+
+    class Watched(dict[str, Any]):
+        """An envelope that tells in which thread it is written down."""
+
+        def __getitem__(self, name: str) -> Any:
+            if name == "fingerprint":
+                made.append(threading.get_ident())
+            return super().__getitem__(name)
+
+    await database.run(kind.ddl(config(database)))
+    await database.run("ALTER TABLE notifications ADD CHECK (envelope->'row'->>'order_id' <> '3')")
+    messages = [message(key=str(number)) for number in range(8)]
+    watched = [replace(one, envelope=cast("Envelope", Watched(one.envelope))) for one in messages]
+    results = await sent(config(database), *watched)
+    assert [type(result) for result in results] == [Rejected if place == 3 else Delivered for place in range(8)]
+    assert len(made) == len(messages)
+    assert threading.get_ident() not in made
+
+
+async def test_a_table_of_another_shape_pauses_the_channel_with_what_does_not_fit(database: Database) -> None:
+    await database.run("CREATE TABLE notifications (id text PRIMARY KEY, note text)")
+    [result] = await sent(config(database))
+    assert isinstance(result, Paused)
+    assert result.reason is Reason.NOT_FOUND
+    assert 'column "alert" of relation "notifications" does not exist' in result.detail
+    assert result.detail.endswith("; compare the table with the SQL that `tocsin sql audit` prints")
 
 
 async def test_what_jsonb_cannot_hold_is_kept_beside_it(database: Database) -> None:

@@ -102,13 +102,14 @@ class Postgres:
         return min(pending, self._config.batch)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        rows = await asyncio.to_thread(lambda: [_row(message) for message in messages])
         results: list[Result] = [Delivered()] * len(messages)
         places: dict[_Target, list[int]] = {}
         own = _Target(self._config.table, self._config.notify)
         for place, message in enumerate(messages):
             places.setdefault(self._targets.get(message.alert, own), []).append(place)
         for target, some in places.items():
-            written = await self._written(target, [messages[place] for place in some])
+            written = await self._written(target, [rows[place] for place in some])
             for place, result in zip(some, written, strict=True):
                 results[place] = result
         return results
@@ -127,21 +128,20 @@ class Postgres:
             if failure is not None and not (failure.reason is Reason.NOT_FOUND and self._config.create)
         ]
 
-    async def _written(self, target: _Target, messages: Sequence[Message]) -> list[Result]:
-        rows = [_row(message) for message in messages]
+    async def _written(self, target: _Target, rows: Sequence[str]) -> list[Result]:
         failure = await self._attempt(partial(self._insert, target, rows))
         if failure is None:
             return [Delivered()] * len(rows)
-        if isinstance(failure, Rejected) and len(messages) > 1:
+        if isinstance(failure, Rejected) and len(rows) > 1:
             # One row spoils the statement: halved until it is clear which, so that the others arrive.
-            half = len(messages) // 2
-            first = await self._written(target, messages[:half])
+            half = len(rows) // 2
+            first = await self._written(target, rows[:half])
             if isinstance(first[-1], Retry | Paused):
-                return [*first, *[first[-1]] * (len(messages) - half)]
-            return [*first, *await self._written(target, messages[half:])]
+                return [*first, *[first[-1]] * (len(rows) - half)]
+            return [*first, *await self._written(target, rows[half:])]
         return [failure] * len(rows)
 
-    async def _insert(self, target: _Target, rows: "Sequence[_Row]", connection: _Connection) -> None:
+    async def _insert(self, target: _Target, rows: Sequence[str], connection: _Connection) -> None:
         try:
             await _run(_INSERT, target, rows, connection)
         except psycopg.errors.UndefinedTable:
@@ -160,9 +160,12 @@ class Postgres:
             return Retry(Reason.TIMEOUT, f"{config.display}: no answer in time")
         except (psycopg.Error, OSError) as error:
             failure = _failure(error)
-            remedy = (
-                f"; run the SQL that `tocsin sql {self._name}` prints" if failure.reason is Reason.NOT_FOUND else ""
-            )
+            printed = f"the SQL that `tocsin sql {self._name}` prints"
+            remedy = ""
+            if isinstance(error, psycopg.errors.UndefinedTable):
+                remedy = f"; run {printed}"
+            elif failure.reason is Reason.NOT_FOUND:
+                remedy = f"; compare the table with {printed}"  # which leaves one that is there as it is
             # What the server says beside its message may quote the row.
             words = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
             return replace(failure, detail=self._redact(f"{config.display}: {words}") + remedy)
@@ -185,25 +188,13 @@ class Postgres:
                 await _dropped(connection)
 
 
-class _Row(NamedTuple):
-    """A row of the table, as text. `exact`: see `_table`."""
-
-    id: str
-    alert: str
-    status: str
-    fingerprint: str
-    started_at: str | None
-    at: str | None
-    envelope: str
-    exact: str | None
-
-
 _INSERT = """\
 WITH new AS (
   INSERT INTO {table} (id, alert, status, fingerprint, started_at, at, envelope, exact)
-  SELECT id, alert, status, fingerprint, started_at::timestamptz, at::timestamptz, envelope::jsonb, exact
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-    AS rows (id, alert, status, fingerprint, started_at, at, envelope, exact)
+  SELECT id, alert, status, fingerprint, started_at, at, envelope, exact FROM json_to_recordset($1::json) AS rows (
+    id text, alert text, status text, fingerprint text,
+    started_at timestamptz, at timestamptz, envelope jsonb, exact text
+  )
   ON CONFLICT (id) DO NOTHING RETURNING id
 )
 SELECT {told} FROM new"""
@@ -213,17 +204,17 @@ _ONE_AT_A_TIME = sql.SQL("SELECT pg_advisory_xact_lock(hashtext('tocsin creates 
 """Two that create a table at once stumble over each other, `IF NOT EXISTS` or not."""
 
 
-async def _run(statement: str, target: _Target, rows: Sequence[_Row], connection: _Connection) -> None:
+async def _run(statement: str, target: _Target, rows: Sequence[str], connection: _Connection) -> None:
     told = (
         sql.SQL("count(*)")
         if target.notify is None
         else sql.SQL("pg_notify({}, id)").format(sql.Literal(target.notify))
     )
     composed = sql.SQL(statement).format(table=relation(target.table), told=told)
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[]] * len(_Row._fields)
-    # A raw cursor: the only one whose placeholders are no % that a name may hold.
+    # A raw cursor: the only one whose placeholders are no % that a name may hold. One text: psycopg would take longer
+    # over an array than it takes to make all rows, and hold the event loop meanwhile.
     async with AsyncRawCursor(connection) as cursor:
-        await cursor.execute(composed, columns)
+        await cursor.execute(composed, [f"[{','.join(rows)}]"])
 
 
 def _table(name: str) -> sql.Composed:
@@ -250,21 +241,23 @@ COMMENT ON COLUMN {table}.exact IS
   'The envelope as JSON text, where jsonb cannot hold all of it: U+FFFD stands in envelope for what it cannot.';""")
 
 
-def _row(message: Message) -> _Row:
+def _row(message: Message) -> str:
+    """A row of the table as a JSON object. `exact`: see `_TABLE`."""
     envelope = message.envelope
-    text, exact = _json(envelope), None
+    row = {
+        "id": message.id,
+        "alert": message.alert,
+        "status": message.kind.value,
+        "fingerprint": envelope["fingerprint"],
+        "started_at": _moment(envelope["started_at"]),
+        "at": _moment(envelope["at"]),
+        "envelope": envelope,
+    }
+    text = _json(row)
     if _REFUSED.search(text) and (storable := _storable(envelope)) != envelope:
-        text, exact = _json(storable), json.dumps(envelope, separators=(",", ":"))
-    return _Row(
-        id=message.id,
-        alert=message.alert,
-        status=message.kind.value,
-        fingerprint=envelope["fingerprint"],
-        started_at=_moment(envelope["started_at"]),
-        at=_moment(envelope["at"]),
-        envelope=text,
-        exact=exact,
-    )
+        exact = json.dumps(envelope, separators=(",", ":"))
+        text = _json({**row, "envelope": storable, "exact": exact})
+    return text
 
 
 def _moment(text: str) -> str | None:
