@@ -3,8 +3,11 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, KafkaError
+from confluent_kafka.admin import ClusterMetadata
 
 from support.kafka import (
     Kafka,
@@ -16,10 +19,14 @@ from support.kafka import (
     new_topic,
     produce,
     shared_kafka,
+    stored,
 )
 from support.kafka_events import Reader, numbered, numbers, reading, source
 from support.waiting import until, until_some
 from tocsin.errors import SourceError, SourceReason
+from tocsin.sources import kafka as kind
+from tocsin.sources.kafka.consuming import consuming
+from tocsin.sources.kafka.events import KafkaEvents
 
 USERS = {"admin": "S3CR3T-and-quite-long", "guest": "S3CR3T-of-the-guest"}
 
@@ -80,21 +87,93 @@ async def _asked(broker: Kafka, topic: str) -> bool:
     return committed(broker, topic, topic) == [0]
 
 
-async def test_a_refused_login_and_a_missing_right_are_told_without_the_password(own: Kafka) -> None:
+def as_guest(own: Kafka, password: str = USERS["guest"], **settings: Any) -> KafkaEvents:
+    login = {"sasl_mechanism": "PLAIN", "sasl_username": "guest", "sasl_password": password}
+    return source(own.guarded, "g", connect_timeout="2s", **login, **settings)
+
+
+async def refusal(of: KafkaEvents) -> SourceError:
+    """What ends the reading of the topic `t`."""
+    with pytest.raises(SourceError) as caught:
+        async with of.open(["t"], position={}) as stream:
+            await asyncio.wait_for(Reader(stream).run(), 20)
+    assert USERS["guest"] not in str(caught.value)
+    return caught.value
+
+
+async def test_what_a_user_may_not_do_is_told_with_the_right_to_give_and_without_the_password(own: Kafka) -> None:
     make_topic(own, "t")
+    produce(own, "t", [("k", "no JSON")])
 
-    async def refusal(user: str, password: str) -> SourceReason:
-        login = {"sasl_mechanism": "PLAIN", "sasl_username": user, "sasl_password": password}
-        with pytest.raises(SourceError) as caught:
-            async with reading(source(own.guarded, "g", connect_timeout="1s", **login), "t") as reader:
-                await until(lambda: reader.events)
-        assert password not in str(caught.value)
-        return caught.value.reason
+    login = await refusal(as_guest(own, "a-wrong-password"))
+    assert login.reason is SourceReason.AUTH
+    assert "a-wrong-password" not in str(login)
 
-    assert await refusal("admin", "a-wrong-password") is SourceReason.AUTH
-    assert await refusal("guest", USERS["guest"]) is SourceReason.MISSING
+    assert (await refusal(as_guest(own))).reason is SourceReason.MISSING
+
     allow(own, "guest", "DESCRIBE")
-    assert await refusal("guest", USERS["guest"]) is SourceReason.PERMISSION
+    group = await refusal(as_guest(own))
+    assert group.reason is SourceReason.PERMISSION
+    assert str(group).endswith("Group authorization failed; give the user the right to READ on the group g")
+
+    allow(own, "guest", "READ", "g", of="GROUP")
+    topic = await refusal(as_guest(own))
+    assert topic.reason is SourceReason.PERMISSION
+    assert "Topic authorization failed; give the user the right to READ and DESCRIBE on the topic t" in str(topic)
+
+    allow(own, "guest", "READ")
+    make_topic(own, "dead")
+    letters = await refusal(as_guest(own, dead_letters="dead"))
+    assert letters.reason is SourceReason.PERMISSION
+    assert "dead letters cannot be written" in str(letters)
+    assert str(letters).endswith("give the user the right to WRITE on the topic dead")
+
+    allow(own, "guest", "WRITE", "dead")
+    async with reading(as_guest(own, dead_letters="dead"), "t") as reader:
+        await until(lambda: reader.batches and reader.offsets == {"t/0": 1})
+    assert len(stored(own, "dead")) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "told"),
+    [
+        (29, SourceReason.PERMISSION, "give the user the right to READ and DESCRIBE on its topics"),
+        (30, SourceReason.PERMISSION, "give the user the right to READ on the group g"),
+        (58, SourceReason.AUTH, ""),
+    ],
+    ids=["topic", "group", "login"],
+)
+async def test_a_refusal_that_the_library_reports_beside_the_records_is_told_as_what_it_is(
+    broker: Kafka, code: int, reason: SourceReason, told: str
+) -> None:
+    topic = new_topic(broker)
+    async with consuming("k", kind.Config(bootstrap_servers=[broker.brokers], group="g"), {}) as consumer:
+        await consumer.call(consumer.partitions, [topic])
+        consumer.trouble.report(KafkaError(code, "so the broker says"))
+        with pytest.raises(SourceError, match="so the broker says") as caught:
+            await consumer.call(consumer.records)
+    assert caught.value.reason is reason
+    assert str(caught.value).endswith(told)
+
+
+async def test_what_is_lacking_is_asked_for_once_however_many_topics_there_are(
+    broker: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    class Counting(Consumer):
+        def list_topics(self, *rest: Any, **named: Any) -> ClusterMetadata:
+            asked.append(rest)
+            return super().list_topics(*rest, **named)
+
+    monkeypatch.setattr("tocsin.sources.kafka.consuming.Consumer", Counting)
+    topics = [new_topic(broker) for _ in range(3)]
+    told = await source(broker.brokers, "g", dead_letters="nowhere").verify([*topics, f"{topics[0]}-not"])
+    at = f"Kafka at {broker.brokers}"
+    assert told == [
+        f"{at}: there is no topic {name}, or the user may not see it" for name in (f"{topics[0]}-not", "nowhere")
+    ]
+    assert len(asked) == 1
 
 
 async def test_a_broker_that_falls_silent_ends_the_stream(own: Kafka) -> None:

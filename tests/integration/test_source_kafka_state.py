@@ -369,6 +369,27 @@ async def test_a_topic_with_more_partitions_than_before_is_read_afresh(
     assert caught.value.reason is SourceReason.REPLACED
 
 
+async def test_a_topic_that_was_made_anew_and_has_as_much_in_it_again_is_read_afresh(
+    broker: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tocsin.sources.kafka.state._LAYOUT_EVERY", 1)
+    topic = new_topic(broker)
+    produce(broker, topic, [record({"id": 1}, {"id": 1})])
+    at = source(broker.brokers)
+    async with at.open(Subject(topic=topic), resume=None) as stream:
+        view = View(stream)
+        await view.next()
+        drop_topic(broker, topic)
+        make_topic(broker, topic)
+        produce(broker, topic, [record({"id": 2}, {"id": 2}), record({"id": 3}, {"id": 3})])
+        with pytest.raises(SourceError, match=topic):
+            await view.until({"id": "never"})
+    async with at.open(Subject(topic=topic), resume=None) as stream:
+        view = View(stream)
+        await view.next()
+        assert view.found == [{"id": 2}, {"id": 3}]
+
+
 async def test_a_topic_too_long_for_the_snapshot_timeout_is_a_stall(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])

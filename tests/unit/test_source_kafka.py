@@ -1,15 +1,19 @@
-"""What the settings of a Kafka source refuse, and what a source says where the library is missing. No socket."""
+"""What the settings of a Kafka source refuse, what it says where the library is missing, and which position holds for
+which topic. No socket."""
 
 import re
 import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from support.kafka_events import source
 from tocsin.channels import kafka as channel_kind
 from tocsin.errors import ConfigError
 from tocsin.sources import kafka as kind
+from tocsin.sources.kafka.positions import Place, positions, written
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,30 @@ def test_what_it_delivers_depends_on_state() -> None:
     rows = kind.Config(bootstrap_servers=["h:1"], state=True)
     assert (events.delivers, rows.delivers) == ("events", "rows")
     assert events.subjects == rows.subjects == ("topic",)
+
+
+# How far a topic is read.
+
+
+def test_a_position_holds_for_the_topic_that_it_was_reached_in_and_for_no_other_of_its_name() -> None:
+    kept = {"t/0@one": 7, "t/1@one": 8, "t/0@two": 3, "u/0@three": 1}
+    found = positions(kept, {"t": "two", "u": "four"})
+    assert (found.safe, found.former) == ({("t", 0): 3}, {("t", 1): 8, ("u", 0): 1})
+    assert (found.topics, found.anew) == ({"t", "u"}, {"u"})
+    assert written(("t", 0), {"t": "two"}) == "t/0@two"
+
+
+def test_a_position_from_before_topics_had_an_identity_holds_until_there_was_another_topic_of_its_name() -> None:
+    assert positions({"t/0": 7, "t/1": 8, "t/0@one": 9}, {"t": "one"}).safe == {("t", 0): 9, ("t", 1): 8}
+    assert positions({"t/0": 7, "t/0@one": 9}, {"t": "two"}).safe == {}
+    assert positions({"t/0": 7}, {"t": ""}).safe == {("t", 0): 7}
+    assert written(("t", 0), {"t": ""}) == "t/0"
+
+
+@given(
+    st.dictionaries(st.tuples(st.sampled_from("tu"), st.integers(0, 3)), st.integers(0, 9)), st.sampled_from(["", "a"])
+)
+def test_what_was_written_is_read_again_as_it_was(read: dict[Place, int], identity: str) -> None:
+    identities = {"t": identity, "u": "b"}
+    found = positions({written(place, identities): offset for place, offset in read.items()}, identities)
+    assert (found.safe, found.former) == (read, {})
