@@ -1,0 +1,216 @@
+"""RabbitMQ as a source of events, against a real broker: nothing is lost, nothing comes back for ever, and several may
+read one queue."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.rabbitmq import Peer, RabbitMQ, peer, rabbitmq
+from support.rabbitmq_reading import ENVELOPE, Reader, fault, reading, rows, source
+from support.relay import Relay
+from support.waiting import until
+from tocsin.errors import RefusedReason, SourceError, SourceReason
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[RabbitMQ]:
+    """A broker to be ill-treated."""
+    with rabbitmq(tmp_path) as made:
+        made.start()
+        yield made
+
+
+async def test_a_message_stays_with_the_server_until_it_is_acknowledged_and_keeps_its_id(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    taken = source(broker, queue)
+    async with reading(taken, acknowledging=False) as found:
+        await other.send(queue, {"alert": "a"}, message_id="mine")
+        await found.until(1)
+    await other.until_waiting(queue, 1)
+    # Another process, which knows nothing of the first.
+    async with reading(source(broker, queue)) as again:
+        assert [event.id for event in await again.until(1)] == ["mine/a"]
+    assert await other.look(queue) == (0, 0)
+
+
+async def test_without_a_message_id_what_a_lost_connection_gave_back_keeps_its_ids(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    taken = source(broker, queue)
+    async with reading(taken, acknowledging=False) as found:
+        await other.send(queue, {"alert": "a"}, {"alert": "a"}, {"alert": "b"})
+        first = [event.id for event in await found.until(3)]
+        await found.acknowledge(found.batches[0])
+    await other.until_waiting(queue, 3 - len(found.batches[0].events))
+    await other.send(queue, {"alert": "a"})
+    kept = first[len(found.batches[0].events) :]
+    async with reading(taken) as again:
+        ids = [event.id for event in await again.until(len(kept) + 1)]
+    assert ids[:-1] == kept
+    assert ids[-1] not in first
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "detail"),
+    [
+        (b"", "malformed", "it is not JSON"),
+        (b"\xff\xfe{", "malformed", "it is not"),
+        (b"[1]", "malformed", "it is not a JSON object but a list"),
+        (b'{"alert": NaN}', "malformed", "NaN is no JSON value"),
+        (b"[" * 100_000, "malformed", "nested too deeply"),
+        ({}, "missing", "there is none at body.alert or body.alerts or body.message.alertTypes"),
+        ({"alert": None, "alerts": []}, "missing", "it names no event"),
+        ({"message": {"alertTypes": [], "message": "x"}}, "missing", "it names no event"),
+        ({"message": {"alertTypes": ["a"]}}, "missing", "body.message.message is missing"),
+        ({"message": "text"}, "missing", "it names no event"),
+        ({"alert": 5}, "malformed", "body.alert is neither a name nor a list of names"),
+        ({"alerts": ["a", {}]}, "malformed", "body.alerts is neither a name nor a list of names"),
+        ({"alerts": [str(n) for n in range(101)]}, "malformed", "101 names, more than 100"),
+        ({"alert": "a", "x": "y" * 300_000}, "too_large", "more than 200000"),
+    ],
+)
+async def test_a_message_that_is_no_event_goes_to_the_dead_letters_with_the_reason(
+    broker: RabbitMQ, other: Peer, queue: str, body: Any, reason: str, detail: str
+) -> None:
+    async with reading(source(broker, queue, max_bytes=200_000)) as found:
+        await other.send(queue, body, {"alert": "fine"}, message_id="m-1", headers={"theirs": "kept"})
+        assert [event.name for event in await found.until(1)] == ["fine"]
+        [dead] = await other.taken(f"{queue}.dead", 1)
+    assert dead.body == (body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert (dead.headers["x-tocsin-reason"], dead.headers["theirs"]) == (reason, "kept")
+    assert detail in str(dead.headers["x-tocsin-detail"])
+    assert (dead.headers["x-tocsin-source"], dead.headers["x-tocsin-routing-key"]) == ("q", queue)
+    assert (dead.message_id, dead.routing_key, dead.delivery_mode) == ("m-1", queue, 2)
+    [refused] = [refused for batch in found.batches for refused in batch.refused]
+    assert (refused.id, refused.reason) == (f"{queue}.dead/m-1", RefusedReason(reason))
+    assert await other.look(queue) == (0, 0)
+    assert await other.look(f"{queue}.dead") == (0, 0)
+
+
+async def test_a_message_is_copied_to_the_dead_letters_for_those_of_its_types_that_nobody_takes(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    async with reading(source(broker, queue), takes={"email"}) as found:
+        await other.send(queue, ENVELOPE, {"alert": "email"}, {"alerts": [f"t{n}" for n in range(7)]})
+        assert [event.name for event in await found.until(10)][:3] == ["email", "sms", "email"]
+        partly, wholly = await other.taken(f"{queue}.dead", 2)
+    assert json.loads(partly.body) == ENVELOPE
+    assert (partly.headers["x-tocsin-reason"], partly.headers["x-tocsin-detail"]) == (
+        "unmatched", "no alert takes sms",
+    )  # fmt: skip
+    assert wholly.headers["x-tocsin-detail"] == "no alert takes t0, t1, t2, t3, t4 and 2 more"
+    assert await other.look(queue) == (0, 0)
+
+
+async def test_a_message_stays_in_the_queue_while_its_dead_letter_gets_nowhere(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    async with reading(source(broker, queue)):
+        pass
+    dead = await other.channel.declare_queue(f"{queue}.dead", passive=True)
+    await dead.unbind(f"{queue}.dead", "")
+    await other.send(queue, b"not JSON")
+    error = await fault(source(broker, queue, declare=False))
+    assert error.reason is SourceReason.MISSING
+    assert f"gets to no queue from the exchange {queue}.dead; bind one" in str(error)
+    await other.until_waiting(queue, 1)
+    await dead.bind(f"{queue}.dead", "")
+    async with reading(source(broker, queue, declare=False)):
+        assert [dead.body for dead in await other.taken(f"{queue}.dead", 1)] == [b"not JSON"]
+
+
+async def test_what_a_broker_that_was_killed_had_promised_to_keep_is_delivered_after_its_restart(
+    own: RabbitMQ, queue: str
+) -> None:
+    taken = source(own, queue)
+    async with peer(own) as other, taken.open([], position={}) as stream:
+        first = Reader(stream)
+        first.acknowledging = False
+        running = asyncio.create_task(first.run())
+        await other.send(queue, *({"alert": "a", "n": n} for n in range(20)))
+        await first.until(20)
+        await asyncio.to_thread(own.kill)
+        with pytest.raises(SourceError) as caught:
+            await running
+        assert caught.value.reason is SourceReason.DISCONNECTED
+    refused = await fault(taken)
+    assert refused.reason is SourceReason.CONNECT
+    assert str(refused).startswith(f"RabbitMQ at 127.0.0.1:{own.port}: ")
+    await asyncio.to_thread(own.start)
+    async with reading(taken) as again, peer(own) as other:
+        assert [row["n"] for _, row in rows(await again.until(20))] == list(range(20))
+        await other.until_waiting(queue, 0)
+
+
+async def test_a_silent_connection_is_noticed_by_its_heartbeats(broker: RabbitMQ, other: Peer, queue: str) -> None:
+    async with Relay("127.0.0.1", broker.port) as relay:
+        taken = source(broker, queue, port=relay.port, heartbeat="1s")
+        async with taken.open([], position={}) as stream:
+            running = asyncio.create_task(Reader(stream).run())
+            relay.hold()
+            with pytest.raises(SourceError) as caught:
+                await running
+            assert caught.value.reason is SourceReason.DISCONNECTED
+            await relay.cut()
+
+
+async def test_a_server_that_does_not_answer_is_not_waited_for_longer_than_allowed(
+    broker: RabbitMQ, queue: str
+) -> None:
+    async with Relay("127.0.0.1", broker.port) as relay:
+        relay.hold()
+        error = await fault(source(broker, queue, port=relay.port, connect_timeout="300ms"))
+        assert error.reason is SourceReason.CONNECT
+        assert "no answer within 0.3 s" in str(error)
+        await relay.cut()
+
+
+async def test_a_queue_that_is_deleted_ends_the_stream_and_is_made_again(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    taken = source(broker, queue)
+    async with taken.open([], position={}) as stream:
+        running = asyncio.create_task(Reader(stream).run())
+        await other.channel.queue_delete(queue)
+        with pytest.raises(SourceError, match="no longer delivers from the queue") as caught:
+            await running
+        assert caught.value.reason is SourceReason.DROPPED
+    async with reading(taken) as found:
+        await other.send(queue, {"alert": "a"})
+        await found.until(1)
+
+
+# Sharing.
+
+
+async def test_the_server_hands_out_no_more_than_the_prefetch_before_something_is_acknowledged(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    async with reading(source(broker, queue, prefetch=5), acknowledging=False) as found:
+        await other.send(queue, *({"alert": "a", "n": n} for n in range(20)))
+        await found.until(5)
+        await other.until_waiting(queue, 15)
+        assert len(found.events) == 5
+        for batch in list(found.batches):
+            await found.acknowledge(batch)
+        await found.until(10)
+        await other.until_waiting(queue, 10)
+
+
+async def test_of_ten_messages_each_is_handled_by_one_of_five_workers(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(reading(source(broker, queue, prefetch=1))) for _ in range(5)]
+        await other.send(queue, *({"alert": "a", "n": n} for n in range(10)))
+        await until(lambda: sum(len(worker.events) for worker in workers) >= 10, "ten events")
+        await other.until_waiting(queue, 0)
+        assert sorted(row["n"] for worker in workers for _, row in rows(worker.events)) == list(range(10))  # type: ignore[type-var]
+        assert all(worker.events for worker in workers)
+        assert (await other.look(queue))[1] == 5

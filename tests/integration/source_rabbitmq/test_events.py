@@ -1,0 +1,127 @@
+"""RabbitMQ as a source of events, against a real broker: what a message becomes."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pamqp import encode
+from pamqp.commands import Basic
+
+from support.rabbitmq import USER, Peer, RabbitMQ
+from support.rabbitmq_reading import ENVELOPE, fault, reading, rows, source
+from tocsin.errors import SourceReason
+
+
+async def test_each_type_of_a_message_in_an_envelope_is_an_event_with_the_fields_inside(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    async with reading(source(broker, queue)) as found:
+        at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        await other.send(queue, ENVELOPE, message_id="m-1", timestamp=at)
+        events = await found.until(2)
+    assert rows(events) == [(name, {"order": 7, "paid": False}) for name in ("email", "sms")]
+    assert [event.id for event in events] == ["m-1/email", "m-1/sms"]
+    assert {event.at for event in events} == {round(at.timestamp() * 1000)}
+
+
+@pytest.mark.parametrize(
+    ("body", "settings", "expected"),
+    [
+        ({"message": {"alertTypes": ["a", "a"], "message": "hello"}}, {}, [("a", {"message": "hello"})]),
+        ({"message": {"alertTypes": ["a"], "message": [1, 2]}}, {}, [("a", {"message": [1, 2]})]),
+        ({"message": {"alertTypes": ["a"], "message": 0}}, {}, [("a", {"message": 0})]),
+        ({"alert": "a", "n": 1}, {}, [("a", {"alert": "a", "n": 1})]),
+        ({"alerts": ["a", "b"]}, {}, [("a", {"alerts": ["a", "b"]}), ("b", {"alerts": ["a", "b"]})]),
+        ({"n": 1}, {"name_from": "type"}, [("of-type", {"n": 1})]),
+        ({"n": 1}, {"name_from": ["body.n.m", "body.kind", "type"]}, [("of-type", {"n": 1})]),
+        ({"about": {"kind": "x"}}, {"name_from": "body.about.kind"}, [("x", {"about": {"kind": "x"}})]),
+        ({"alert": "a", "to": None}, {"defaults": {"to": ["b"], "x": 1, "alert": "z"}},
+         [("a", {"alert": "a", "to": ["b"], "x": 1})]),
+    ],
+    ids=["text", "list", "number", "alert", "alerts", "type", "in turn", "path", "defaults"],
+)  # fmt: skip
+async def test_the_settings_say_where_the_name_is_and_every_field_is_a_column(
+    broker: RabbitMQ,
+    other: Peer,
+    queue: str,
+    body: Any,
+    settings: dict[str, Any],
+    expected: list[tuple[str, dict[str, object]]],
+) -> None:
+    async with reading(source(broker, queue, **settings)) as found:
+        await other.send(queue, body, type="of-type")
+        assert rows(await found.until(len(expected))) == expected
+
+
+async def test_the_routing_key_may_be_the_name_and_bindings_say_what_is_taken(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    settings = {"exchange": queue + ".x", "binding_keys": ["orders.*", "fraud.#"], "name_from": "routing_key"}
+    async with reading(source(broker, queue, **settings)) as found:
+        for key in ("orders.late", "fraud", "fraud.card.lost"):
+            await other.send(key, {"n": 1}, exchange=queue + ".x")
+        names = [event.name for event in await found.until(3)]
+    assert names == ["orders.late", "fraud", "fraud.card.lost"]
+    with pytest.raises(Exception, match="NO_ROUTE"):
+        await other.send("orders.late.again", {"n": 1}, exchange=queue + ".x")
+
+
+@pytest.mark.parametrize(("type_", "keys"), [("direct", "one"), ("direct", ["one", "two"]), ("fanout", [])])
+async def test_several_exchanges_of_any_type_can_be_declared_and_declared_again(
+    broker: RabbitMQ, other: Peer, queue: str, type_: str, keys: str | list[str]
+) -> None:
+    for exchange in (f"{queue}.1", f"{queue}.2", f"{queue}.1"):
+        made = source(broker, queue, exchange=exchange, exchange_type=type_, binding_keys=keys, exchange_durable=False)
+        async with reading(made) as found:
+            await other.send("one", {"alert": exchange}, exchange=exchange)
+            assert [event.name for event in await found.until(1)] == [exchange]
+
+
+async def test_two_equal_messages_are_two_events(broker: RabbitMQ, other: Peer, queue: str) -> None:
+    async with reading(source(broker, queue)) as found:
+        await other.send(queue, {"alert": "a"}, {"alert": "a"})
+        assert len({event.id for event in await found.until(2)}) == 2
+
+
+async def test_a_time_in_milliseconds_where_seconds_belong_is_understood(
+    broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with reading(source(broker, queue)) as found:
+        with monkeypatch.context() as patched:
+            patched.setitem(encode.METHODS, "timestamp", lambda value: int(value.timestamp() * 1000).to_bytes(8, "big"))
+            await other.send(queue, {"alert": "a"}, timestamp=datetime(2026, 1, 2, tzinfo=UTC))
+        [event] = await found.until(1)
+    assert event.at == 1_767_312_000_000
+
+
+async def test_a_property_that_cannot_be_read_is_told_with_what_to_do(
+    broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await other.channel.declare_queue(queue, durable=True)
+    with monkeypatch.context() as patched:
+        patched.setitem(encode.METHODS, "timestamp", lambda _: (2**63).to_bytes(8, "big"))
+        await other.send(queue, {"alert": "a"}, timestamp=datetime(2026, 1, 2, tzinfo=UTC))
+    error = await fault(source(broker, queue))
+    assert error.reason is SourceReason.SHAPE
+    assert f"a message in the queue {queue} has a property that cannot be read" in str(error)
+    await other.until_waiting(queue, 1)
+
+
+async def test_a_dead_letter_keeps_the_properties_of_the_message_as_far_as_they_can_be_written(
+    broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = encode.encode_table_value
+    async with reading(source(broker, queue)):
+        wire = await other.channel.get_underlay_channel()
+        headers: dict[str, Any] = {"latin": "\xff", "list": [1]}
+        with monkeypatch.context() as patched:
+            # A text that is not UTF-8, as other libraries send it.
+            latin = b"S\x00\x00\x00\x01\xff"
+            patched.setattr(encode, "encode_table_value", lambda value: latin if value == "\xff" else write(value))
+            properties = Basic.Properties(
+                priority=9, headers=headers, expiration="60000", user_id=USER, message_type="t"
+            )
+            await wire.basic_publish(b"not JSON", routing_key=queue, properties=properties)
+        [dead] = await other.taken(f"{queue}.dead", 1)
+    assert (dead.headers["latin"], dead.headers["list"]) == (r"b'\xff'", [1])
+    assert (dead.priority, dead.type, dead.expiration, dead.user_id) == (9, "t", None, None)

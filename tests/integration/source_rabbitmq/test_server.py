@@ -1,0 +1,120 @@
+"""RabbitMQ as a source of events, against a real broker: logging in, and what is declared."""
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from support.rabbitmq import GUEST, GUEST_PASSWORD, PASSWORD, USER, VHOST, Peer, RabbitMQ, peer
+from support.rabbitmq_reading import fault, reading, source
+from tocsin.errors import SourceReason
+
+
+async def test_nothing_in_a_password_or_a_vhost_has_to_be_escaped(broker: RabbitMQ, queue: str) -> None:
+    async with reading(source(broker, queue, vhost=VHOST)) as found, peer(broker, VHOST) as other:
+        await other.send(queue, {"alert": "a"})
+        await found.until(1)
+
+
+@pytest.mark.parametrize("vhost", ["/", VHOST])
+async def test_an_url_can_be_given_instead(broker: RabbitMQ, queue: str, vhost: str) -> None:
+    url = f"amqp://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{broker.port}/{quote(vhost, safe='')}"
+    async with reading(source(broker, queue, url=url)) as found, peer(broker, vhost) as other:
+        await other.send(queue, {"alert": "a"})
+        await found.until(1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason", "says"),
+    [
+        ({"password": "wrong-and-l0ng"}, SourceReason.AUTH, "ACCESS_REFUSED"),
+        ({"vhost": "nowhere"}, SourceReason.MISSING, "vhost nowhere not found"),
+        ({"user": GUEST, "password": GUEST_PASSWORD, "vhost": VHOST}, SourceReason.PERMISSION, "access to vhost"),
+        ({"user": GUEST, "password": GUEST_PASSWORD}, SourceReason.PERMISSION, "access to exchange"),
+        ({"declare": False}, SourceReason.MISSING, "no queue"),
+        ({"host": "nowhere.invalid"}, SourceReason.CONNECT, "RabbitMQ at nowhere.invalid"),
+    ],
+)
+async def test_whatever_keeps_it_from_the_queue_is_one_sentence_without_a_secret(
+    broker: RabbitMQ, queue: str, settings: dict[str, Any], reason: SourceReason, says: str
+) -> None:
+    error = await fault(source(broker, queue, **settings))
+    assert error.reason is reason, error
+    assert says in str(error)
+    assert "wrong-and-l0ng" not in str(error)
+    assert "\n" not in str(error)
+
+
+async def test_who_may_declare_nothing_takes_from_what_is_there(broker: RabbitMQ, other: Peer, queue: str) -> None:
+    async with reading(source(broker, queue)):
+        pass
+    guest = source(broker, queue, user=GUEST, password=GUEST_PASSWORD, declare=False)
+    async with reading(guest) as found:
+        await other.send(queue, {"alert": "a"}, b"not JSON")
+        await found.until(1)
+        await other.taken(f"{queue}.dead", 1)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "says"),
+    [
+        ({"queue_durable": False}, {}, "the queue {q} is there already with another durable: 'false' there, 'true'"),
+        ({"queue_durable": False}, {}, "change queue_durable to what is there, or delete the queue"),
+        ({}, {"queue_type": "quorum", "dead_letters": "{q}.x"}, "x-queue-type"),
+        ({"queue_arguments": {"x-max-length": 5}}, {}, "change queue_arguments"),
+        ({"exchange": "{q}.e", "exchange_type": "fanout"}, {"exchange": "{q}.e", "binding_keys": "#"},
+         "the exchange {q}.e is there already with another type"),
+        ({"exchange": "{q}.e", "exchange_type": "fanout"},
+         {"exchange": "{q}.e", "exchange_type": "fanout", "exchange_durable": False}, "change exchange_durable"),
+        ({"dead_letters": "{q}.e"}, {"exchange": "{q}.d", "binding_keys": "#", "dead_letters": "{q}.t"},
+         "give dead_letters another name"),
+    ],
+)  # fmt: skip
+async def test_what_is_there_already_and_differs_is_told_with_what_to_do(
+    broker: RabbitMQ, other: Peer, queue: str, there: dict[str, Any], here: dict[str, Any], says: str
+) -> None:
+    def named(settings: dict[str, Any]) -> dict[str, Any]:
+        return {k: v.format(q=queue) if isinstance(v, str) else v for k, v in settings.items()}
+
+    await other.channel.declare_exchange(f"{queue}.t", "topic")
+    async with reading(source(broker, queue, **named(there))):
+        pass
+    error = await fault(source(broker, queue, **named(here)))
+    assert error.reason is SourceReason.SHAPE
+    assert says.format(q=queue) in str(error)
+    # It is refused, and not broken: as it was declared, it is taken.
+    async with reading(source(broker, queue, **named(there))) as found:
+        await other.send(queue, {"alert": "a"})
+        await found.until(1)
+
+
+async def test_a_quorum_queue_is_taken_from_as_well(broker: RabbitMQ, other: Peer, queue: str) -> None:
+    async with reading(source(broker, queue, queue_type="quorum")) as found:
+        await other.send(queue, {"alert": "a"}, b"bad")
+        await found.until(1)
+        await other.taken(f"{queue}.dead", 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tls_ca": True}, ""),
+        ({"tls_verify": False}, ""),
+        ({}, "certificate"),
+        ({"tls_ca": "/nowhere.pem"}, "cannot read"),
+    ],
+)
+async def test_with_tls_the_server_must_show_a_good_certificate(
+    broker: RabbitMQ, queue: str, settings: dict[str, Any], says: str
+) -> None:
+    if settings.get("tls_ca") is True:
+        settings = {"tls_ca": str(broker.ca)}
+    made = source(broker, queue, host="localhost", port=broker.tls_port, tls=True, **settings)
+    if says:
+        told = str(await fault(made))
+        assert says in told
+        assert "message" not in told
+        return
+    async with reading(made) as found, peer(broker) as other:
+        await other.send(queue, {"alert": "a"})
+        await found.until(1)
