@@ -2,37 +2,19 @@
 process, before the double of Materialize and, where there is one, a live server; docs/acceptance.md has the list."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.live import SERVERS, Server, serving
-from support.notifications import LONG, Scene, staged, until_settled
+from support.live import Server
+from support.notifications import ART, BIKE, LONG, PIZZA, Scene, staged, until_settled
 from support.receiver import Answer, Receiver, of_json
 from support.tocsin import quick_channel
 from support.waiting import until, until_some
 from tocsin_demo.inbox.model import Step
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-
-PIZZA = ("1", "pizza", "90.5", None)
-ART = ("2", "art", "7", None)
-BIKE = ("3", "bike", "110", None)
-"""Amounts without a zero at the end, which a live server would drop."""
-
-
-@pytest.fixture(params=SERVERS)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    async with serving(request.param) as running_server:
-        yield running_server
-
-
-@pytest.fixture
-async def scene(server: Server, tmp_path: Path) -> AsyncIterator[Scene]:
-    async with staged(tmp_path, server) as made:
-        yield made
 
 
 # To whom.

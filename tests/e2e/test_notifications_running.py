@@ -4,38 +4,22 @@ list."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from support.live import SERVERS, Server, serving
-from support.notifications import KEY, LONG, Scene, staged
+from support.live import Server
+from support.notifications import ART, BIKE, KEY, LONG, PIZZA, Scene, staged
 from support.relay import Relay
 from support.tocsin import command, running_with, start, write
 from support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-PIZZA = ("1", "pizza", "90.5", None)
-ART = ("2", "art", "7", None)
-BIKE = ("3", "bike", "110", None)
 KEPT_S = 15
 """History of a view, shorter than it stays quiet, and longer than a frontier may wait to be written plus a restart."""
-
-
-@pytest.fixture(params=SERVERS)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    async with serving(request.param) as running_server:
-        yield running_server
-
-
-@pytest.fixture
-async def scene(server: Server, tmp_path: Path) -> AsyncIterator[Scene]:
-    async with staged(tmp_path, server) as made:
-        yield made
 
 
 # The start.

@@ -18,6 +18,10 @@ KEY = "key-of-the-inbox"
 LONG = 60.0
 """Seconds for what a live server may take its time for: a view's first snapshot, and what follows from it."""
 COLUMNS: ColumnSpec = (("id", "int4"), ("item", "text"), ("amount", "numeric"), ("people", "text"))
+PIZZA: TextRow = ("1", "pizza", "90.5", None)
+ART: TextRow = ("2", "art", "7", None)
+BIKE: TextRow = ("3", "bike", "110", None)
+"""Rows. Their amounts have no zero at the end, which a live server would drop."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,0 +1,21 @@
+"""What the tests of notifications share: the double of Materialize and, where there is one, a live server."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support.live import SERVERS, Server, serving
+from support.notifications import Scene, staged
+
+
+@pytest.fixture(params=SERVERS)
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with serving(request.param) as running_server:
+        yield running_server
+
+
+@pytest.fixture
+async def scene(server: Server, tmp_path: Path) -> AsyncIterator[Scene]:
+    async with staged(tmp_path, server) as made:
+        yield made
