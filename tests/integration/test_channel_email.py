@@ -1,8 +1,7 @@
-"""What the email channel sends, against a mail server on this machine: recipients, headers, content, threads."""
+"""Whom the email channel writes to, against a mail server on this machine, and its configuration."""
 
-import email
-import email.policy
-from collections.abc import AsyncIterator, Callable
+import functools
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from support.messages import VIEW, message
-from support.smtp import Mail, MailServer
-from tocsin.channels import Delivered, Message, Rejected, Result
+from support.email_channels import email_channel
+from support.messages import message
+from support.sending import Build, closing, sent
+from support.smtp import MailServer
+from tocsin.channels import Delivered, Rejected
 from tocsin.channels import email as channel_email
 from tocsin.channels.email.addresses import Mailbox, mailbox
-from tocsin.channels.email.mail import Route
-from tocsin.envelope import View, merged
+from tocsin.envelope import merged
 from tocsin.errors import Reason
-from tocsin.model import Kind
-from tocsin.templates import Template
 
 
 @pytest.fixture
@@ -29,31 +27,10 @@ async def server() -> AsyncIterator[MailServer]:
         yield made
 
 
-Build = Callable[..., Any]
-
-
 @pytest.fixture
 async def build(server: MailServer) -> AsyncIterator[Build]:
-    made: list[Any] = []
-
-    def make(**settings: Any) -> Any:
-        own = settings.pop("own", {})
-        base = {"from": "Tocsin <alerts@example.com>", "to": ["ann@example.com"], **settings}
-        config = channel_email.Config.model_validate(
-            {"type": "email", "host": "127.0.0.1", "port": server.port, "security": "none", **base}
-        )
-        options = channel_email.Options.model_validate({**base, **own})
-        made.append(channel_email.build("mail", config, {"late": options}, now=lambda: 1_795_242_600.0))
-        return made[-1]
-
-    yield make
-    for channel in made:
-        await channel.close()
-
-
-async def sent(channel: Any, what: Message | None = None) -> Result:
-    [result] = await channel.send([what or message()])
-    return result  # type: ignore[no-any-return]
+    async with closing(functools.partial(email_channel, server)) as build:
+        yield build
 
 
 def person(*people: str) -> dict[str, tuple[str, str | None]]:
@@ -165,166 +142,36 @@ async def test_a_digest_goes_to_everybody_whom_one_of_its_notifications_names(bu
     assert server.mails[0].recipients == ("bob@example.com", "cy@example.com")
 
 
-# What it says.
-
-
-async def test_the_headers_say_what_kind_of_mail_it_is(build: Build, server: MailServer) -> None:
-    what = message(age=600.0)
-    await sent(build(), what)
-    parsed = server.mails[0].parsed
-    assert parsed["Message-ID"] == f"<{what.id}@example.com>"
-    assert parsed["Auto-Submitted"] == "auto-generated"
-    assert parsed["Date"].datetime.timestamp() == 1_795_242_000.0
-    assert parsed["In-Reply-To"] is None
-
-
-@pytest.mark.parametrize("kind", [Kind.UPDATED, Kind.REPEATED, Kind.RESOLVED])
-async def test_a_second_mail_of_the_same_episode_is_threaded_under_the_first(
-    build: Build, server: MailServer, kind: Kind
-) -> None:
-    channel = build()
-    first = message()
-    assert kind in channel.wants_earlier
-    await sent(channel, first)
-    await sent(channel, message(kind, earlier=(first.id, "another")))
-    parent = server.mails[0].parsed["Message-ID"]
-    assert server.mails[1].parsed["In-Reply-To"] == server.mails[1].parsed["References"] == parent
-
-
-async def test_a_digest_of_several_episodes_answers_none_of_them(build: Build, server: MailServer) -> None:
-    envelopes = [message(Kind.RESOLVED, key=key).envelope for key in "ab"]
-    await sent(build(), replace(message(Kind.RESOLVED, earlier=("x",)), envelope=merged(envelopes)))
-    assert server.mails[0].parsed["In-Reply-To"] is None
-
-
-async def test_a_repeat_is_byte_identical(build: Build, server: MailServer) -> None:
-    channel = build()
-    for _ in range(2):
-        await sent(channel)
-    first, second = server.mails
-    assert first.content == second.content
-
-
-async def test_text_and_html_are_both_there_and_what_comes_from_a_row_is_escaped(
-    build: Build, server: MailServer
-) -> None:
-    view = View(annotations={"summary": Template("{{ row.note }}"), "link": Template("https://example.com/?a=1&b=2")})
-    await sent(build(), message(view=view, extra={"note": ("text", "<script>alert(1)</script> & more")}))
+async def test_addresses_in_any_script_go_to_a_server_that_takes_them(build: Build, server: MailServer) -> None:
+    assert await sent(build(to=["zo\u00eb@example.com", "ann@example.com"])) == Delivered()
     [mail] = server.mails
-    assert mail.parsed.get_content_type() == "multipart/alternative"
-    assert "note: <script>alert(1)</script> & more" in mail.part("plain")
-    html = mail.part("html")
-    assert "<script>" not in html
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in html
-    assert '<a href="https://example.com/?a=1&amp;b=2">' in html
+    assert mail.recipients == ("zo\u00eb@example.com", "ann@example.com")
+    assert "SMTPUTF8" in mail.options
+    assert "zo\u00eb@example.com" in mail.content.decode()
 
 
-async def test_own_templates_are_used_and_own_html_is_escaped(build: Build, server: MailServer) -> None:
-    channel = build(text="plain {{ row.note }}", html="<b>{{ row.note }}</b>{{ '<i>' | safe }}")
-    await sent(channel, message(extra={"note": ("text", "a < b")}))
-    [mail] = server.mails
-    assert mail.part("plain").strip() == "plain a < b"
-    assert mail.part("html").strip() == "<b>a &lt; b</b><i>"
+async def test_a_server_that_takes_ascii_only_gets_the_others_and_the_refusal_says_what_to_do() -> None:
+    async with MailServer(utf8=False) as server:
+        base = {"from": "a@example.com", "to": ["zo\u00eb@example.com", "ann@example.com"]}
+        config = channel_email.Config.model_validate(
+            {"type": "email", "host": "127.0.0.1", "port": server.port, "security": "none", **base}
+        )
+        only = channel_email.Options.model_validate({**base, "to": ["zo\u00eb@example.com"]})
+        channel = channel_email.build("mail", config, {"late": channel_email.Options(**base), "only": only})
+        try:
+            result = await sent(channel)
+            assert isinstance(result, Delivered)
+            assert "zo\u00eb@example.com: 553 the server takes no addresses that are not ASCII" in result.note
+            assert server.mails[0].recipients == ("ann@example.com",)
+            assert server.mails[0].content.isascii()
+            refused = await sent(channel, message(alert="only"))
+            assert isinstance(refused, Rejected)
+            assert "xn--" in refused.detail
+        finally:
+            await channel.close()
 
 
-@pytest.mark.parametrize("settings", [{"html": False}, {"text": "only this"}])
-async def test_a_mail_can_be_plain_text_only(build: Build, server: MailServer, settings: dict[str, Any]) -> None:
-    await sent(build(**settings))
-    assert server.mails[0].parsed.get_content_type() == "text/plain"
-
-
-@pytest.mark.parametrize(
-    ("kind", "subject", "says"),
-    [
-        (Kind.FIRED, "Fired: Order 17 of Ann is late", "since 2026-11-21 06:29:08 UTC\n\n"),
-        (Kind.UPDATED, "Changed: Order 17 of Ann is late", "changed at 2026-11-21 06:41:42 UTC, after 12m 34s"),
-        (Kind.RESOLVED, "Resolved: Order 17 of Ann is late", "resolved at 2026-11-21 06:41:42 UTC, after 12m 34s"),
-        (Kind.REPEATED, "Still firing: Order 17 of Ann is late", "still firing at 2026-11-21 06:41:42 UTC"),
-        (Kind.EVENT, "Event: Order 17 of Ann is late", "at 2026-11-21 06:41:42 UTC"),
-    ],
-)
-async def test_the_default_mail_says_what_happened(
-    build: Build, server: MailServer, kind: Kind, subject: str, says: str
-) -> None:
-    later = 1_795_242_548_000 + (0 if kind is Kind.FIRED else 754_000)
-    await sent(build(), message(kind, at=later))
-    [mail] = server.mails
-    assert mail.parsed["Subject"] == subject
-    for text in (mail.part("plain"), mail.part("html")):
-        assert "Order 17 of Ann is late" in text
-    assert says in mail.part("plain")
-    assert "order_id: 17\ncustomer: Ann\n" in mail.part("plain")
-
-
-async def test_the_default_mail_of_a_change_says_what_it_was_before(build: Build, server: MailServer) -> None:
-    what = message(Kind.UPDATED)
-    what.envelope["previous"] = {**what.envelope["row"], "late_by": 2.0}
-    await sent(build(), what)
-    assert "late_by: 3.0 (was 2.0)" in server.mails[0].part("plain")
-
-
-async def test_without_a_summary_the_labels_tell_what_it_is_about(build: Build, server: MailServer) -> None:
-    view = View(labels=(("customer", "customer"), ("order", "order_id")))
-    await sent(build(), message(view=view))
-    assert server.mails[0].parsed["Subject"] == "Fired: late (customer Ann, order 17)"
-
-
-async def test_a_digest_counts_and_lists_its_notifications(build: Build, server: MailServer) -> None:
-    kinds = [Kind.FIRED, Kind.RESOLVED, Kind.FIRED]
-    envelopes = [message(kind, key=str(number)).envelope for number, kind in enumerate(kinds)]
-    await sent(build(), replace(message(), envelope=merged(envelopes)))
-    [mail] = server.mails
-    assert mail.parsed["Subject"] == "late: 3 notifications (2 fired, 1 resolved)"
-    for text in (mail.part("plain"), mail.part("html")):
-        assert all(f"Order {number} of Ann is late" in text for number in range(3))
-
-
-async def test_a_digest_of_very_many_lists_the_first_and_says_how_many_more(build: Build, server: MailServer) -> None:
-    envelopes = [message(key=str(number)).envelope for number in range(5_000)]
-    assert await sent(build(), replace(message(), envelope=merged(envelopes))) == Delivered()
-    assert "and 4900 more" in server.mails[0].part("plain")
-
-
-async def test_a_template_that_misses_a_column_rejects_and_names_it(build: Build, server: MailServer) -> None:
-    result = await sent(build(html="{{ row.custmer }}"))
-    assert isinstance(result, Rejected)
-    assert result.reason is Reason.TEMPLATE
-    assert "late: html: line 1: there is no 'custmer'" in result.detail
-    assert not server.mails
-
-
-async def test_a_subject_is_one_line_however_the_row_looks(build: Build, server: MailServer) -> None:
-    channel = build(subject="{{ row.note }}")
-    note = "a\r\nBcc: eve@evil.example\r\n\r\n<body> " + "x" * 5_000
-    await sent(channel, message(extra={"note": ("text", note)}))
-    [mail] = server.mails
-    assert mail.parsed["Bcc"] is None
-    assert mail.parsed["Subject"].startswith("a Bcc: eve@evil.example <body> xxx")
-    assert len(mail.parsed["Subject"]) == 200
-
-
-def _parsed(mail: Any) -> Any:
-    return email.message_from_bytes(mail.content(utf8=True), policy=email.policy.default)
-
-
-@given(text=st.text(st.characters(codec="utf-8"), max_size=300))
-def test_no_text_of_a_row_adds_a_header_or_breaks_one(text: str) -> None:
-    route = Route(
-        "late",
-        channel_email.Options.model_validate(
-            {"from": "a@example.com", "to": ["b@example.com", {"column": "note"}], "subject": "S {{ row.note }}"}
-        ),
-    )
-    made = route.mail(message(extra={"note": ("text", text)}), 0.0)
-    assert not isinstance(made, Rejected)
-    parsed = _parsed(made)
-    expected = {"From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type"}
-    assert set(parsed.keys()) == expected
-    assert len(parsed.keys()) == len(expected)
-    assert not parsed.defects
-    assert len(parsed["Subject"]) <= 200
-    assert parsed["Subject"].isprintable()
-    assert max(len(line) for line in made.content(utf8=True).split(b"\r\n")) <= 998
+# Addresses.
 
 
 @given(st.text(max_size=60) | st.from_regex(r"[a-z.]{1,9}@[a-z.-]{1,9}(, [a-z]@[a-z])?"))
@@ -374,49 +221,6 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         mailbox(text)
 
 
-async def test_subjects_and_names_may_be_in_any_script(build: Build, server: MailServer) -> None:
-    channel = build(
-        **{"from": "Zo\u00eb \u9234\u6728 <alerts@example.com>"}, to=['"B\u00f6b, Jr." <bob@example.com>'],
-        subject="\u26a0 {{ row.note }}",
-    )  # fmt: skip
-    note = "Bestellung \u00fcberf\u00e4llig " * 6
-    await sent(channel, message(extra={"note": ("text", note)}))
-    [mail] = server.mails
-    assert mail.content.isascii()
-    assert mail.parsed["Subject"] == "\u26a0 " + note.strip()
-    assert mail.parsed["From"].addresses[0].display_name == "Zo\u00eb \u9234\u6728"
-    assert mail.parsed["To"].addresses[0].display_name == "B\u00f6b, Jr."
-
-
-async def test_addresses_in_any_script_go_to_a_server_that_takes_them(build: Build, server: MailServer) -> None:
-    assert await sent(build(to=["zo\u00eb@example.com", "ann@example.com"])) == Delivered()
-    [mail] = server.mails
-    assert mail.recipients == ("zo\u00eb@example.com", "ann@example.com")
-    assert "SMTPUTF8" in mail.options
-    assert "zo\u00eb@example.com" in mail.content.decode()
-
-
-async def test_a_server_that_takes_ascii_only_gets_the_others_and_the_refusal_says_what_to_do() -> None:
-    async with MailServer(utf8=False) as server:
-        base = {"from": "a@example.com", "to": ["zo\u00eb@example.com", "ann@example.com"]}
-        config = channel_email.Config.model_validate(
-            {"type": "email", "host": "127.0.0.1", "port": server.port, "security": "none", **base}
-        )
-        only = channel_email.Options.model_validate({**base, "to": ["zo\u00eb@example.com"]})
-        channel = channel_email.build("mail", config, {"late": channel_email.Options(**base), "only": only})
-        try:
-            result = await sent(channel)
-            assert isinstance(result, Delivered)
-            assert "zo\u00eb@example.com: 553 the server takes no addresses that are not ASCII" in result.note
-            assert server.mails[0].recipients == ("ann@example.com",)
-            assert server.mails[0].content.isascii()
-            refused = await sent(channel, message(alert="only"))
-            assert isinstance(refused, Rejected)
-            assert "xn--" in refused.detail
-        finally:
-            await channel.close()
-
-
 # The configuration.
 
 
@@ -451,13 +255,3 @@ def test_a_wrong_setting_is_refused_and_named(settings: dict[str, Any], complain
 def test_a_channel_that_names_nobody_says_so_before_anything_is_sent() -> None:
     assert _config(to=[]).missing() == "nobody is named in to, cc or bcc"
     assert _config(to=[], bcc=["a@example.com"]).missing() is None
-
-
-def test_the_bodies_of_a_mail_are_what_the_row_says_but_for_control_characters() -> None:
-    route = Route(
-        "late", channel_email.Options.model_validate({"from": "a@x.y", "to": ["b@x.y"], "text": "{{ row.n }}"})
-    )
-    made = route.mail(message(view=VIEW, extra={"n": ("text", "a\x00b\x1bc\td\r\ne \N{GRINNING FACE}")}), 0.0)
-    assert not isinstance(made, Rejected)
-    mail = Mail(sender="", recipients=(), options=(), content=made.content(utf8=False), encrypted=False, login=None)
-    assert mail.part("plain").strip() == "a\ufffdb\ufffdc\td\ne \N{GRINNING FACE}"
