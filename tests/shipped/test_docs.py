@@ -1,12 +1,13 @@
 """What is written down is what runs: generated pages, the example configuration, and the schema that editors get."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.json_schema import refused
 from tocsin import channels as channel_kinds
 from tocsin import docs
 from tocsin import sources as source_kinds
@@ -79,6 +80,11 @@ def test_the_schema_takes_the_example_configuration() -> None:
         ("alerts: {a: {source: s, relation: v, query: q}}", "alerts.a"),
         ("alerts: {a: {source: s, relation: v, on_duplicate: mean}}", "alerts.a.on_duplicate"),
         ("alerts: {a: {source: s, relation: v, notify: [{formt: x}]}}", "alerts.a.notify[0]"),
+        ("alerts: {a: {source: '', relation: v}}", "alerts.a.source"),
+        ("alerts: {a: {source: s, relation: v, max_series: 0}}", "alerts.a.max_series"),
+        ("channels: {a: {type: console, on: []}}", "channels.a"),
+        ("channels: {a: {type: console, rate_limit: 0}}", "channels.a"),
+        ("channels: {a: {type: console, concurrency: 1001}}", "channels.a"),
     ],
 )
 def test_the_schema_refuses_what_loading_refuses(text: str, place: str) -> None:
@@ -121,95 +127,4 @@ def _faults(text: str) -> list[str]:
     """The places in a file that the schema refuses."""
     root = schema()
     data = parse(text, "", _NotExpanded()).data
-    return sorted({place.lstrip(".") for place in _refused(root, data, "", root["$defs"])})
-
-
-_TYPES: Mapping[str, type | tuple[type, ...]] = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "null": type(None),
-    "number": (int, float),
-    "integer": int,
-    "boolean": bool,
-}
-_ABOUT = {"description", "title", "default", "format", "$schema", "$defs", "properties", "patternProperties"}
-
-
-def _refused(  # noqa: C901 - one keyword after the other
-    node: Mapping[str, Any] | bool, data: Any, place: str, definitions: Mapping[str, Any]
-) -> Iterator[str]:
-    """As much of JSON Schema as the schema uses: the places that do not fit. An unknown keyword is an error."""
-    if isinstance(node, bool):
-        yield from () if node else (place,)
-        return
-
-    def fits(inner: Mapping[str, Any], value: Any = data) -> bool:
-        return not any(_refused(inner, value, place, definitions))
-
-    inner: list[tuple[Any, Any, str]] = []
-    properties, patterns = node.get("properties", {}), node.get("patternProperties", {})
-    if isinstance(data, dict):
-        inner += [(properties[name], data[name], f"{place}.{name}") for name in data if name in properties]
-    for keyword, wanted in node.items():
-        good = True
-        match keyword:
-            case "type":
-                names = wanted if isinstance(wanted, list) else [wanted]
-                good = any(
-                    isinstance(data, _TYPES[n]) and (n == "boolean" or not isinstance(data, bool)) for n in names
-                )
-            case "$ref":
-                inner.append((definitions[wanted.rpartition("/")[2]], data, place))
-            case "additionalProperties" if isinstance(data, dict):
-                others = [n for n in data if n not in properties and not any(re.search(p, n) for p in patterns)]
-                inner += [(wanted, data[name], f"{place}.{name}") for name in others]
-            case "items" if isinstance(data, list):
-                inner += [(wanted, item, f"{place}[{i}]") for i, item in enumerate(data)]
-            case "propertyNames" if isinstance(data, dict):
-                good = all(fits(wanted, name) for name in data)
-            case "required" if isinstance(data, dict):
-                good = all(name in data for name in wanted)
-            case "anyOf":
-                good = any(map(fits, wanted))
-            case "oneOf":
-                good = sum(map(fits, wanted)) == 1
-            case "allOf":
-                good = all(map(fits, wanted))
-            case "not":
-                good = not fits(wanted)
-            case "const":
-                good = data == wanted and type(data) is type(wanted)
-            case "enum":
-                good = data in wanted
-            case "pattern" if isinstance(data, str):
-                good = re.search(wanted, data) is not None
-            case "minLength" | "minItems" if isinstance(data, str | list):
-                good = len(data) >= wanted
-            case "minimum" if isinstance(data, int | float):
-                good = data >= wanted
-            case "exclusiveMinimum" if isinstance(data, int | float):
-                good = data > wanted
-            case "maximum" if isinstance(data, int | float):
-                good = data <= wanted
-            case _:
-                assert keyword in _ABOUT | _CONDITIONAL, keyword
-        if not good:
-            yield place
-    for schema_of_inner, value, where in inner:
-        yield from _refused(schema_of_inner, value, where, definitions)
-
-
-_CONDITIONAL = {
-    "additionalProperties",
-    "items",
-    "propertyNames",
-    "required",
-    "pattern",
-    "minLength",
-    "minItems",
-    "minimum",
-    "exclusiveMinimum",
-    "maximum",
-}
-"""Keywords that say nothing about data of another type."""
+    return sorted({place.lstrip(".") for place in refused(root, data, root["$defs"])})
