@@ -343,6 +343,27 @@ async def test_many_firings_are_put_into_shape_beside_the_event_loop(
     assert threads == {threading.main_thread()}
 
 
+async def test_a_firing_is_put_into_shape_when_it_is_new_or_different_and_not_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shaped = []
+    plain = stage.level.standing
+
+    def noted(envelope: Envelope, now: float) -> Standing:
+        shaped.append(envelope["row"]["order_id"])
+        return plain(envelope, now)
+
+    monkeypatch.setattr(stage.level, "standing", noted)
+    stage.fires("1", "2")
+    await stage.advance(0.3)
+    changed = Transition(**{**_fields(transition(key="2")), "row": ("2", "Bob", "3")})
+    for firing in ([transition(key="1"), changed, transition(key="3")], None, [transition(key="1"), changed]):
+        stage.firing["late"] = firing
+        stage.loop.changed("late")
+        await stage.advance(0.3)
+    assert shaped == [1, 2, 2, 3]
+
+
 async def test_more_than_the_limit_is_told_to_people(stage: Stage) -> None:
     with capture_logs() as logged:
         stage.fires(*map(str, range(2000, 3001)))

@@ -195,18 +195,22 @@ class LevelLoop:
             receiver.wake()
 
     def _in_shape(self, current: Mapping[str, Sequence[Transition] | None]) -> tuple[_Shaped, list[Transition]]:
-        """What fires now, in its order, with what is known of it already; and what is to be put into shape."""
+        """What fires now, in its order, with what is in shape already; and what is to be put into shape. What is not
+        known now is kept as it was: it mostly comes back as it was, after a moment."""
         shaped: _Shaped = {}
         new = []
         for alert, transitions in current.items():
-            before, now = self._shaped.get(alert, {}), {}
-            for transition in transitions or ():
+            before = self._shaped.get(alert, {})
+            if transitions is None:
+                shaped[alert] = before
+                continue
+            now = shaped[alert] = {}
+            for transition in transitions:
                 known = before.get(transition.fingerprint)
                 if known is None or known[0] != transition:
                     new.append(transition)
                     known = transition, None
                 now[transition.fingerprint] = known
-            shaped[alert] = now
         return shaped, new
 
     def _put_in_shape(self, new: Sequence[Transition], shaped: _Shaped, wall: float) -> None:
