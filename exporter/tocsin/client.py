@@ -49,7 +49,8 @@ def publish(
     is committed); or a connection string, for an event of its own. `data`: what JSON can hold, for the column of that
     name; left out, the column keeps its default. `columns`: values of further columns.
 
-    Raises psycopg.Error. The text of psycopg's errors may hold values of the event, never the password.
+    Raises psycopg.Error; psycopg.DataError where a trigger or rule of the table kept the event out, or the table gave
+    it no id. The text of psycopg's errors may hold values of the event, never the password.
     """
     if isinstance(to, str):
         with psycopg.connect(to) as connection:
@@ -72,5 +73,11 @@ def publish(
     with to.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
         row = cursor.execute(statement).fetchone()
     if row is None:
-        raise psycopg.DataError("a trigger or rule of the table kept the event out")
+        raise psycopg.DataError(
+            f"no event was written: a trigger or rule of {into.table} kept it out; look at its BEFORE INSERT triggers"
+        )
+    if row[0] is None:
+        raise psycopg.DataError(
+            f"{into.table} gave the event no {into.id}, without which nobody takes it; give that column a default"
+        )
     return str(row[0])

@@ -44,6 +44,26 @@ async def test_what_is_published_alone_is_durable_and_told_without_a_trigger(dat
     assert value(worker.events[0], "data") == "{}"
 
 
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("RETURN NULL", "no event was written: a trigger or rule of events kept it out; look at its BEFORE INSERT"),
+        ("NEW.id := NULL; RETURN NEW", "events gave the event no id, without which nobody takes it"),
+    ],
+)
+async def test_an_event_that_a_trigger_spoils_is_told_to_who_publishes_it(
+    database: Database, what: str, words: str
+) -> None:
+    await database.run(f"""
+        CREATE TABLE events (id int DEFAULT 1, name text, data jsonb);
+        CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {what}; END $$;
+        CREATE TRIGGER spoil BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION spoil();
+    """)
+    with pytest.raises(psycopg.DataError, match=words):
+        await asyncio.to_thread(publish, database.dsn, "x")
+    assert await database.run("SELECT 1 FROM events") == []
+
+
 @pytest.mark.parametrize("companion", [None, "shop.pending"])
 async def test_who_publishes_needs_no_right_but_to_insert(database: Database, companion: str | None) -> None:
     given = {"table": "shop.events", "companion": companion}

@@ -221,6 +221,8 @@ async def test_the_printed_sql_for_an_existing_table_leaves_its_rows_alone_unles
         (["notify", "shop", "x", "--set", "=1"], "is not COLUMN=TEXT"),
         (["notify", "shop", "x", "--key", "1"], "names no column"),
         (["notify", "shop", "x", "--set", "nope=1"], 'column "nope" of relation "events" does not exist'),
+        (["notify", "shop", "x", "--set", "name=\udcff"], "--set: it is not UTF-8 text"),
+        (["notify", "shop", "\udcff"], "NAME: it is not UTF-8 text"),
         (["notify", "away", "x"], "Connection refused"),
     ],
 )
@@ -241,6 +243,48 @@ async def test_a_command_that_cannot_be_followed_says_why(
     assert "Traceback" not in errors
     assert "S3CR3T" not in errors
     assert errors.count("\n") == 1
+
+
+KEEPS_OUT = """
+CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER keep_out BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION keep_out()
+"""
+REFUSES_THE_COMMIT = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''not today''; END';
+CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            KEEPS_OUT,
+            ": no event was written: a trigger or rule of events kept it out; look at its BEFORE INSERT triggers",
+        ),
+        (REFUSES_THE_COMMIT, ": not today"),
+        ("DROP TABLE events", 'relation "events" does not exist; `tocsin check --online` says what the database lacks'),
+        (
+            "REVOKE INSERT ON events FROM publisher",
+            "permission denied for table events; who publishes needs INSERT on the table, and SELECT on its id",
+        ),
+    ],
+)
+async def test_an_event_that_could_not_be_published_is_told_as_what_it_is(
+    database: Database, tmp_path: Path, change: str, words: str
+) -> None:
+    await made(database)
+    await database.run("DROP ROLE IF EXISTS publisher; CREATE ROLE publisher LOGIN")
+    await database.run("GRANT INSERT, SELECT (id) ON events TO publisher")
+    dsn = psycopg.conninfo.make_conninfo(database.dsn, user="publisher")
+    write(tmp_path / "tocsin.yaml", config(database, dsn=dsn))
+    assert (await command(tmp_path, "notify", "shop", "order")) == (0, "1\n", "")
+    await database.run(change)
+    status, output, errors = await command(tmp_path, "notify", "shop", "order")
+    assert (status, output) == (1, "")
+    assert errors.endswith(f"{words}\n")
+    assert "connection lost" not in errors
 
 
 async def test_settings_in_the_file_win_and_the_environment_counts_where_the_file_names_it(

@@ -7,7 +7,7 @@ import psycopg
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
 from tocsin.client import EventsTable, publish
-from tocsin.errors import TocsinError
+from tocsin.errors import SourceError, SourceReason, TocsinError
 from tocsin.sources import postgres_events
 from tocsin.sources.documents import parsed
 from tocsin.sources.wire import connect_error, translated
@@ -24,9 +24,28 @@ def command(chosen: Namespace) -> Exit:
         connection = psycopg.connect(settings.conninfo())
     except psycopg.Error as error:
         raise connect_error(error, settings.display, settings.connect_timeout) from None
-    with translated(settings.display), connection:
-        print(publish(connection, chosen.name, data, columns=columns, into=into))
+    try:
+        with translated(settings.display), connection:
+            id_ = publish(connection, _text("NAME", chosen.name), data, columns=columns, into=into)
+    except SourceError as error:
+        remedy = _REMEDIES.get(error.reason)
+        raise TocsinError(f"{error}; {remedy}" if remedy else str(error)) from None
+    print(id_)
     return Exit.OK
+
+
+_REMEDIES = {
+    SourceReason.MISSING: "`tocsin check --online` says what the database lacks",
+    SourceReason.PERMISSION: "who publishes needs INSERT on the table, and SELECT on its id",
+}
+
+
+def _text(argument: str, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise TocsinError(f"{argument}: it is not UTF-8 text") from None
+    return value
 
 
 def _data(chosen: Namespace) -> dict[str, object] | None:
@@ -41,12 +60,12 @@ def _data(chosen: Namespace) -> dict[str, object] | None:
 def _columns(chosen: Namespace, settings: postgres_events.Config) -> dict[str, object]:
     columns: dict[str, object] = {}
     for text in chosen.set:
-        column, equals, value = text.partition("=")
+        column, equals, value = _text("--set", text).partition("=")
         if not column or not equals:
             raise TocsinError(f"--set: {text!r} is not COLUMN=TEXT")
         columns[column] = value
     if chosen.key is not None:
         if settings.key is None:
             raise TocsinError(f"--key: the source {chosen.source} names no column for it; set `key` there")
-        columns[settings.key] = chosen.key
+        columns[settings.key] = _text("--key", chosen.key)
     return columns

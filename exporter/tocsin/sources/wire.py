@@ -201,9 +201,15 @@ _MESSAGES = (
 )
 
 
+_BY_THE_CLIENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+"""Errors that, without a code of the server, were raised on this side, over a connection that stands."""
+
+
 def statement_error(error: psycopg.Error, display: str) -> SourceError:
     """What a failed statement or a broken stream means, and whether the history may be asked for again."""
     if error.sqlstate is None:
+        if isinstance(error, _BY_THE_CLIENT):
+            return SourceError(f"{display}: {_one_line(error)}", SourceReason.OTHER)
         return SourceError(f"{display}: connection lost: {_one_line(error)}", SourceReason.DISCONNECTED)
     primary = error.diag.message_primary or _one_line(error)
     extra = " ".join(part for part in (error.diag.message_detail, error.diag.message_hint) if part)
