@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.load import configuration
 from bench.machine import Machine
 from bench.receiving import receiver_process
 from bench.report import Figure
@@ -76,7 +77,7 @@ async def _round(directory: Path, busy: int) -> Round:
             receiver_process() as receiver,
         ):
             await double.do("load", "busy", 1, live=LIVE)
-            config = _config(directory, double.dsn, receiver.url, busy, [refusing, silent])
+            config = _configuration(directory, double.dsn, receiver.url, busy, [refusing, silent])
             async with running(directory, config) as tocsin:
                 paths = [f"/{channel}" for channel in config["channels"] if not channel.startswith("dead")]
                 await tocsin.until_ready()
@@ -110,28 +111,10 @@ def _dead() -> Iterator[tuple[str, str]]:
         yield tuple(f"http://127.0.0.1:{one.getsockname()[1]}/" for one in (refusing, silent))  # type: ignore[misc]
 
 
-def _config(directory: Path, dsn: str, url: str, busy: int, dead: list[str]) -> dict[str, Any]:
+def _configuration(directory: Path, dsn: str, url: str, busy: int, dead: list[str]) -> dict[str, Any]:
     """`busy`: how many channels there are beside the one that is measured; without any, there are no dead ones."""
     others = {f"busy{number}": f"{url}/busy{number}" for number in range(busy)}
     others |= {f"dead{number}": address for number, address in enumerate(dead if busy else ())}
-    alerts = {"load": ["hook", *(name for name in others if name.startswith("dead"))], "busy": list(others)}
-    return {
-        "web": {"listen": "127.0.0.1:0"},
-        "ledger": {"path": str(directory / "ledger.db")},
-        "sources": {"mz": {"type": "materialize", "dsn": dsn}},
-        "channels": {
-            name: {"type": "webhook", "url": address} for name, address in {"hook": f"{url}/hook", **others}.items()
-        },
-        "alerts": {
-            name: {
-                "source": "mz",
-                "relation": name,
-                "key": ["id"],
-                "labels": ["id", "region"],
-                "value": "value",
-                "notify": notified,
-            }
-            for name, notified in alerts.items()
-            if notified
-        },
-    }
+    channels = {name: {"url": address} for name, address in {"hook": f"{url}/hook", **others}.items()}
+    load = ["hook", *(name for name in others if name.startswith("dead"))]
+    return configuration(directory, dsn, channels, {"load": load, "busy": list(others)} if others else {"load": load})

@@ -5,7 +5,7 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,17 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench.report import Figure
+from bench.taking import take, taken_in
 from support.kafka import Kafka, kafka, make_topic, produce
 from support.messages import message
-from tocsin.app import units
-from tocsin.app.intake import EventOutlets, Intake, Taker
 from tocsin.channels import Delivered
 from tocsin.channels import kafka as channel_kind
-from tocsin.config import Config, load
-from tocsin.exposition import Metrics
-from tocsin.ledger import Ledger
-from tocsin.ledger.sqlite import open_ledger
-from tocsin.sources import EventSource
+from tocsin.sources.kafka import Config
+from tocsin.sources.kafka.events import KafkaEvents
 
 EVENTS = 100_000
 SENT = 10_000
 _AT_ONCE = 4
-_CONFIG = """
-sources:
-  broker: {{type: kafka, bootstrap_servers: ["{brokers}"], group: "{group}", start: earliest}}
-channels: {{out: {{type: console}}}}
-alerts:
-  orders: {{source: broker, labels: [customer], notify: [out]}}
-"""
 
 
 async def measure() -> list[Figure]:
@@ -44,18 +33,19 @@ async def measure() -> list[Figure]:
         try:
             with kafka(directory) as broker:
                 broker.start()
-                return await _figures(broker, directory)
+                return await _figures(broker)
         except pytest.skip.Exception as reason:
             return [Figure(name="records of Kafka", measured=f"not measured: {reason}")]
 
 
-async def _figures(broker: Kafka, directory: Path) -> list[Figure]:
+async def _figures(broker: Kafka) -> list[Figure]:
     make_topic(broker, "orders")
     make_topic(broker, "out")
     produce(broker, "orders", ((str(n), json.dumps(_order(n))) for n in range(EVENTS)))
     peer = await asyncio.to_thread(_peer_reads, broker)
-    read = await _read(units.make_event_source(_config(broker, directory, "read").sources["broker"]))
-    durable = await _taken_in(_config(broker, directory, "durable"), directory)
+    settings = {"bootstrap_servers": [broker.brokers], "start": "earliest"}
+    read = await _read(KafkaEvents("broker", Config.model_validate({**settings, "group": "read"})))
+    durable = await _durable({"type": "kafka", **settings, "group": "durable"})
     writes, sent = await asyncio.to_thread(_peer_writes, broker), await _sent(broker)
     return [
         Figure(name="a loop that reads, parses and commits each 500", measured=f"{EVENTS / peer:,.0f} records/s"),
@@ -87,12 +77,6 @@ def _order(number: int) -> dict[str, object]:
     }
 
 
-def _config(broker: Kafka, directory: Path, group: str) -> Config:
-    path = directory / f"{group}.yaml"
-    path.write_text(_CONFIG.format(brokers=broker.brokers, group=group))
-    return load(path, {})
-
-
 def _peer_reads(broker: Kafka) -> float:
     """Seconds from the first record on."""
     settings = {
@@ -116,7 +100,7 @@ def _peer_reads(broker: Kafka) -> float:
         return time.perf_counter() - began
 
 
-async def _read(source: EventSource) -> float:
+async def _read(source: KafkaEvents) -> float:
     """Seconds from the first record on."""
     began, count = 0.0, 0
     async with source.open(["orders"], position={}) as stream:
@@ -129,41 +113,13 @@ async def _read(source: EventSource) -> float:
     raise AssertionError("the stream ended early")
 
 
-async def _taken_in(config: Config, directory: Path) -> float:
+async def _durable(source: Mapping[str, Any]) -> float:
     """Seconds from the first events in the ledger to the last."""
-    ledger: Ledger = open_ledger(directory / "ledger.db")
-    metrics = Metrics("0")
-    moments: list[float] = []
-    told = 0
-    enough = asyncio.Event()
-
-    def publish(transitions: Any) -> None:
-        nonlocal told
-        moments.append(time.perf_counter())
-        told += len(transitions)
-        if told == EVENTS:
-            enough.set()
-
-    alert = config.alerts["orders"]
-    outlets = EventOutlets(ledger=ledger, metrics=metrics.source("broker"), offer=_nothing, publish=publish, keep=True)
-    taker = Taker(
-        alert=alert, router=units.router(config, alert, metrics.alert("orders")), metrics=metrics.alert("orders")
-    )
-    source = config.sources["broker"]
-    intake = Intake("broker", units.make_event_source(source), [taker], units.backoff(source), outlets)
-    task = asyncio.create_task(intake.run())
-    try:
-        async with asyncio.timeout(120):
-            await enough.wait()
-        assert (await ledger.backlog())["out"].pending == EVENTS
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await ledger.close()
-    return moments[-1] - moments[0]
-
-
-_nothing: Callable[[object], None] = lambda _: None  # noqa: E731
+    async with taken_in(source, "orders", labels=["customer"]) as offered, asyncio.timeout(120):
+        first = len(await offered.get())
+        began = time.perf_counter()
+        await take(offered, EVENTS - first)
+        return time.perf_counter() - began
 
 
 def _peer_writes(broker: Kafka) -> float:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.load import configuration
 from bench.report import Figure
 from support.materialize.process import double_process
 from support.receiver import Answer, Received, Receiver
@@ -76,7 +77,7 @@ async def _latencies(directory: Path) -> list[float]:
     async with (
         double_process("--load", "1", "--live", str(LIVE)) as double,
         Receiver(receive) as receiver,
-        running(directory, _config(directory, double.dsn, receiver.url)) as tocsin,
+        running(directory, _configuration(directory, double.dsn, receiver.url)) as tocsin,
     ):
         await tocsin.until_ready()
         await double.do("run", PER_SECOND, relation="load")
@@ -87,20 +88,5 @@ async def _latencies(directory: Path) -> list[float]:
     return took[_SETTLING:][:CHANGES]
 
 
-def _config(directory: Path, dsn: str, url: str) -> dict[str, Any]:
-    return {
-        "web": {"listen": "127.0.0.1:0"},
-        "ledger": {"path": str(directory / "ledger.db")},
-        "sources": {"mz": {"type": "materialize", "dsn": dsn}},
-        "channels": {"hook": {"type": "webhook", "url": url, "concurrency": 16}},
-        "alerts": {
-            "load": {
-                "source": "mz",
-                "relation": "load",
-                "key": ["id"],
-                "labels": ["id", "region"],
-                "value": "value",
-                "notify": ["hook"],
-            }
-        },
-    }
+def _configuration(directory: Path, dsn: str, url: str) -> dict[str, Any]:
+    return configuration(directory, dsn, {"hook": {"url": url, "concurrency": 16}}, {"load": ["hook"]})

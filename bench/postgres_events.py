@@ -3,24 +3,14 @@ for every NOTIFY, with nothing kept."""
 
 import asyncio
 import statistics
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import psycopg
 
 from bench.report import Figure
+from bench.taking import take, taken_in
 from support.events_table import made, source, taking
 from support.postgres import Database, postgres
-from tocsin.app import units
-from tocsin.app.intake import EventOutlets, Intake, Taker
-from tocsin.backoff import Backoff
-from tocsin.config import load
-from tocsin.exposition import Metrics
-from tocsin.ledger.sqlite import open_ledger
-from tocsin.model import Notification
 
 EVENTS = 50_000
 PEER = 5_000
@@ -28,12 +18,6 @@ ALONE = 200
 _INSERT = """INSERT INTO events (name, key, data)
 SELECT 'order', mod(n, 1000)::text, jsonb_build_object('order', n, 'customer', 'Ann', 'total', n * 1.5)
 FROM generate_series(1, %s) AS n"""
-_CONFIG = """
-sources: {{shop: {{type: postgres_events, dsn: "{dsn}", key: key}}}}
-channels: {{out: {{type: console}}}}
-alerts:
-  order: {{source: shop, key: [key], labels: [key], notify: [out]}}
-"""
 
 
 async def measure() -> list[Figure]:
@@ -89,10 +73,10 @@ async def _read(database: Database) -> float:
 
 async def _durable(database: Database) -> tuple[float, float]:
     """Events a second into the ledger, and the seconds that one event alone takes there."""
-    async with _taken_in(database) as offered:
-        began, count = time.perf_counter(), 0
-        while count < EVENTS:
-            count += len(await offered.get())
+    shop = {"type": "postgres_events", "dsn": database.dsn, "key": "key"}
+    async with taken_in(shop, key=["key"], labels=["key"]) as offered:
+        began = time.perf_counter()
+        await take(offered, EVENTS)
         rate = EVENTS / (time.perf_counter() - began)
         waits = []
         async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as connection:
@@ -103,33 +87,3 @@ async def _durable(database: Database) -> tuple[float, float]:
                 await offered.get()
                 waits.append(time.perf_counter() - began)
     return rate, statistics.median(waits)
-
-
-@asynccontextmanager
-async def _taken_in(database: Database) -> "AsyncIterator[asyncio.Queue[Sequence[Notification]]]":
-    """An intake that runs, and what it hands on once it is safe."""
-    offered: asyncio.Queue[Sequence[Notification]] = asyncio.Queue()
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "tocsin.yaml"
-        path.write_text(_CONFIG.format(dsn=database.dsn))
-        config = load(path, {})
-        alert, metrics = config.alerts["order"], Metrics("0")
-        ledger = open_ledger(Path(directory) / "ledger.db")
-        of = metrics.alert(alert.name)
-        outlets = EventOutlets(
-            ledger=ledger, metrics=metrics.source("shop"), offer=offered.put_nowait, publish=lambda _: None
-        )
-        intake = Intake(
-            "shop",
-            units.make_event_source(config.sources["shop"]),
-            [Taker(alert=alert, router=units.router(config, alert, of), metrics=of)],
-            Backoff(initial=1.0, maximum=1.0),
-            outlets,
-        )
-        task = asyncio.create_task(intake.run())
-        try:
-            yield offered
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await ledger.close()

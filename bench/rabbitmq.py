@@ -5,22 +5,13 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aio_pika
-import yaml
 
 from bench.report import Figure
+from bench.taking import take, taken_in
 from support.rabbitmq import PASSWORD, USER, Peer, RabbitMQ, new_queue, peer, rabbitmq
-from tocsin.app import units
-from tocsin.app.intake import EventOutlets, Intake, Taker
-from tocsin.backoff import Backoff
-from tocsin.config import load
-from tocsin.exposition import Metrics
-from tocsin.ledger.sqlite import open_ledger
-from tocsin.model import Notification
 
 MESSAGES = 30_000
 PEER = 5_000
@@ -97,10 +88,10 @@ async def _durable(broker: RabbitMQ, other: Peer) -> tuple[float, float]:
     queue = new_queue()
     await other.channel.declare_queue(queue, durable=True)
     await _fill(other, queue, MESSAGES)
-    began, count = time.perf_counter(), 0
-    async with _taken_in(broker, queue) as offered:
-        while count < MESSAGES:
-            count += len(await offered.get())
+    letters = {"type": "rabbitmq", "host": "127.0.0.1", "port": broker.port, "user": USER, "password": PASSWORD}
+    began = time.perf_counter()
+    async with taken_in({**letters, "queue": queue}, labels=["customer"]) as offered:
+        await take(offered, MESSAGES)
         rate = MESSAGES / (time.perf_counter() - began)
         waits = []
         for number in range(ALONE):
@@ -111,42 +102,3 @@ async def _durable(broker: RabbitMQ, other: Peer) -> tuple[float, float]:
             waits.append(time.perf_counter() - began)
     await other.until_waiting(queue, 0)
     return rate, statistics.median(waits)
-
-
-@asynccontextmanager
-async def _taken_in(broker: RabbitMQ, queue: str) -> "AsyncIterator[asyncio.Queue[Sequence[Notification]]]":
-    """An intake that runs, and what it hands on once it is safe."""
-    offered: asyncio.Queue[Sequence[Notification]] = asyncio.Queue()
-    source = {"type": "rabbitmq", "host": "127.0.0.1", "port": broker.port, "user": USER, "queue": queue}
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "tocsin.yaml"
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "sources": {"letters": {**source, "password": PASSWORD}},
-                    "channels": {"out": {"type": "console"}},
-                    "alerts": {"order": {"source": "letters", "labels": ["customer"], "notify": ["out"]}},
-                }
-            )
-        )
-        config = load(path, {})
-        alert, metrics = config.alerts["order"], Metrics("0")
-        ledger = open_ledger(Path(directory) / "ledger.db")
-        of = metrics.alert(alert.name)
-        outlets = EventOutlets(
-            ledger=ledger, metrics=metrics.source("letters"), offer=offered.put_nowait, publish=lambda _: None
-        )
-        intake = Intake(
-            "letters",
-            units.make_event_source(config.sources["letters"]),
-            [Taker(alert=alert, router=units.router(config, alert, of), metrics=of)],
-            Backoff(initial=1.0, maximum=1.0),
-            outlets,
-        )
-        task = asyncio.create_task(intake.run())
-        try:
-            yield offered
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await ledger.close()

@@ -1,19 +1,23 @@
 """Webhook deliveries a second of notifications that wait in a durable outbox, each in a request of its own, until the
 last is settled in the ledger, and the same in batches; next to a real Alertmanager, which keeps nothing, with each
-alert a group of its own."""
+alert a group of its own, and to a loop over the HTTP client alone."""
 
+import asyncio
 import json
 import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
+from bench.load import configuration
 from bench.machine import Machine, spread
 from bench.receiving import Arrivals, ReceiverProcess, receiver_process
 from bench.report import Figure
@@ -25,6 +29,8 @@ from support.waiting import until
 COUNT = 5_000
 ROUNDS = 5
 CONCURRENCY = 16
+_BODY = 450
+"""Bytes of an envelope of the load."""
 _AT_ONCE = 500
 """Alerts in one request to Alertmanager: it takes them in no faster in larger ones."""
 
@@ -43,29 +49,33 @@ async def measure() -> list[Figure]:
     ours: list[Wave] = []
     batched: list[Wave] = []
     theirs: list[Wave] = []
+    client: list[float] = []
     machine = Machine()
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as name, machine.round():
             ours.append(await _ours(Path(name)))
         with tempfile.TemporaryDirectory() as name, machine.round():
             batched.append(await _ours(Path(name), batch="array"))
+        with machine.round():
+            client.append(await _client())
         if ALERTMANAGER is not None:
             with tempfile.TemporaryDirectory() as name, machine.round():
                 theirs.append(await _theirs(Path(name)))
-    return [*_figures(ours, batched, theirs), machine.figure("these")]
+    return [*_figures(ours, batched, theirs, statistics.median(client)), machine.figure("these")]
 
 
-def _figures(ours: Sequence[Wave], batched: Sequence[Wave], theirs: Sequence[Wave]) -> list[Figure]:
+def _figures(ours: Sequence[Wave], batched: Sequence[Wave], theirs: Sequence[Wave], client: float) -> list[Figure]:
     what = f"{COUNT:,} webhooks, median of {ROUNDS} rounds"
     rate, together = (statistics.median(wave.rate for wave in waves) for waves in (ours, batched))
     if not theirs:
-        return [Figure(name=f"{what}, durable", measured=_told(ours))]
+        return [Figure(name=f"{what}, durable", measured=f"{_told(ours)}; {rate / client:.2f} x the client alone")]
     peer = statistics.median(wave.rate for wave in theirs)
     return [
+        Figure(name=f"aiohttp alone: {what}, {CONCURRENCY} at once, nothing kept", measured=f"{client:,.0f}/s"),
         Figure(name=f"Alertmanager: {what}, first to last request, nothing kept", measured=_told(theirs)),
         Figure(
             name=f"{what}, durable, {CONCURRENCY} at once, first request to last one settled",
-            measured=f"{_told(ours)}; {rate / peer:.2f} x Alertmanager",
+            measured=f"{_told(ours)}; {rate / peer:.2f} x Alertmanager, {rate / client:.2f} x the client alone",
             target=">= Alertmanager",
             met=rate >= peer,
         ),
@@ -92,7 +102,7 @@ async def _ours(directory: Path, **settings: Any) -> Wave:
     async with (
         double_process("--load", "1", "--live", str(COUNT)) as double,
         receiver_process() as receiver,
-        running(directory, _config(directory, double.dsn, f"{receiver.url}/hook", **settings)) as tocsin,
+        running(directory, _configuration(directory, double.dsn, receiver.url, settings)) as tocsin,
     ):
         ledger = directory / "ledger.db"
         await until(lambda: _settled(ledger) == COUNT + 1)
@@ -112,6 +122,23 @@ def _settled(ledger: Path) -> int:
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
         found: int = db.execute("SELECT count(*) FROM notifications WHERE status = 'delivered'").fetchone()[0]
     return found
+
+
+async def _client() -> float:
+    """Requests a second of the HTTP client alone: what can be reached before anything is composed or kept."""
+    payload = b"x" * _BODY
+    async with receiver_process() as receiver, aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        numbers = iter(range(COUNT))
+
+        async def send() -> None:
+            for number in numbers:
+                headers = {"Idempotency-Key": str(number), "Content-Type": "text/plain"}
+                async with session.post(f"{receiver.url}/hook", data=payload, headers=headers) as response:
+                    assert response.status == 200
+
+        began = time.perf_counter()
+        await asyncio.gather(*(send() for _ in range(CONCURRENCY)))
+        return COUNT / (time.perf_counter() - began)
 
 
 async def _theirs(directory: Path) -> Wave:
@@ -149,23 +176,9 @@ def _wave(arrivals: Arrivals, began: float, ended: float) -> Wave:
     return Wave(rate=COUNT / (ended - arrivals.first), whole=ended - began, receiver=arrivals.load)
 
 
-def _config(directory: Path, dsn: str, url: str, **settings: Any) -> dict[str, Any]:
-    return {
-        "web": {"listen": "127.0.0.1:0"},
-        "ledger": {"path": str(directory / "ledger.db")},
-        "sources": {"mz": {"type": "materialize", "dsn": dsn}},
-        "channels": {"hook": {"type": "webhook", "url": url, "concurrency": CONCURRENCY, **settings}},
-        "alerts": {
-            "load": {
-                "source": "mz",
-                "relation": "load",
-                "key": ["id"],
-                "labels": ["id", "region"],
-                "value": "value",
-                "notify": ["hook"],
-            }
-        },
-    }
+def _configuration(directory: Path, dsn: str, url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    hook = {"url": f"{url}/hook", "concurrency": CONCURRENCY, **settings}
+    return configuration(directory, dsn, {"hook": hook}, {"load": ["hook"]})
 
 
 def _peer_config(url: str) -> dict[str, Any]:
