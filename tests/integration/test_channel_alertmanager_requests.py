@@ -19,7 +19,7 @@ from support.prometheus import free_port
 from support.receiver import Answer, Received, Receiver
 from support.tocsin import command, write
 from tocsin.channels import Delivered, Paused, Rejected, Result, Retry, Standing
-from tocsin.errors import Reason
+from tocsin.errors import ConfigError, Reason
 
 
 @pytest.fixture
@@ -160,16 +160,24 @@ async def test_check_online_asks_alertmanager(tmp_path: Path, receiver: Receiver
     assert f"channels.am: {receiver.url} does not answer as an Alertmanager: 404 nothing here" in errors
 
 
+def certificate(made: Path, key: tuple[str, ...] = ("-nodes",)) -> str:
+    """A certificate of its own authority, with its key beside it."""
+    arguments = ("req", "-x509", "-newkey", "rsa:2048", *key, "-days", "1", "-subj", f"/CN={made.stem}")
+    files = ("-keyout", f"{made}.key", "-out", str(made), "-addext", "subjectAltName=IP:127.0.0.1")
+    subprocess.run(("openssl", *arguments, *files), check=True, capture_output=True)
+    return str(made)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not on the PATH")
+async def test_a_key_that_is_protected_by_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    file = await asyncio.to_thread(certificate, tmp_path / "client.pem", ("-passout", f"pass:{SECRET}"))
+    with pytest.raises(ConfigError, match="not protected by a password"):
+        output("https://127.0.0.1", tls_cert=file, tls_key=f"{file}.key")
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not on the PATH")
 async def test_certificates_are_checked_and_our_own_is_shown(tmp_path: Path) -> None:
-    def certificate(name: str) -> str:
-        made = tmp_path / f"{name}.pem"
-        arguments = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", f"/CN={name}")
-        files = ("-keyout", f"{made}.key", "-out", str(made), "-addext", "subjectAltName=IP:127.0.0.1")
-        subprocess.run(("openssl", *arguments, *files), check=True, capture_output=True)
-        return str(made)
-
-    server, client = await asyncio.to_thread(certificate, "server"), await asyncio.to_thread(certificate, "client")
+    server, client = [await asyncio.to_thread(certificate, tmp_path / name) for name in ("server.pem", "client.pem")]
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client)
     context.load_cert_chain(server, f"{server}.key")
     context.verify_mode = ssl.CERT_REQUIRED

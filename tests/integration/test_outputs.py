@@ -104,7 +104,7 @@ async def test_what_an_output_told_of_has_ended_once_the_output_is_stopped(desk:
     await desk.until_known("1", "2")
     await desk.apply(desk.config(quick_channel(desk.receiver.url)))
     assert desk.known() == set()
-    assert (desk.outputs.levels.keys(), desk.outputs.dispatchers.keys()) == (set(), {"am"})
+    assert ({*desk.outputs.levels}, {*desk.outputs.dispatchers}) == (set(), {"am"})
 
 
 async def test_a_channel_that_becomes_an_output_is_no_channel_any_more(desk: Desk) -> None:
@@ -112,7 +112,7 @@ async def test_a_channel_that_becomes_an_output_is_no_channel_any_more(desk: Des
     desk.fires(late=["1"])
     await desk.apply(desk.config())
     await desk.until_known("1")
-    assert (desk.outputs.levels.keys(), desk.outputs.dispatchers.keys()) == ({"am"}, set())
+    assert ({*desk.outputs.levels}, {*desk.outputs.dispatchers}) == ({"am"}, set())
 
 
 async def test_a_receiver_that_hangs_holds_up_a_change_of_the_configuration_for_a_moment_only(desk: Desk) -> None:

@@ -26,6 +26,8 @@ from tocsin.errors import ConfigError
         ({"username": "me", "password": SECRET, "token": SECRET}, "not both"),
         ({"tls_key": "x"}, "tls_key is the key of tls_cert"),
         ({"expiry": "90s"}, "at least twice resend_interval"),
+        ({"expiry": "9000y"}, "must be at most a year"),
+        ({"resend_interval": "100d"}, "must be at most a year"),
         ({"labels": {"a-b": "x"}}, "pattern"),
         ({"labels": {"a": "{{ nothing }}"}}, "there is no variable 'nothing'"),
         ({"when": "nothing > 1"}, "nothing"),

@@ -17,6 +17,8 @@ from tocsin.errors import ConfigError, Problem
 
 __all__ = ["Alertmanager", "Config", "Options", "build", "problems"]
 
+_UNUSABLE = "they must be PEM, the key that of the certificate, and not protected by a password"
+
 
 def build(
     name: str, config: Config, routes: Mapping[str, Options], *, now: Callable[[], float] = time.time
@@ -37,7 +39,7 @@ def problems(name: str, config: Config, _routes: Mapping[str, Options]) -> list[
             return [Problem(message=f"there is no file {path}", path=f"channels.{name}.{key}")]
     try:
         tls(config)
-    except (OSError, ssl.SSLError) as error:
-        why = error.strerror or "it is not in PEM format"
+    except OSError as error:
+        why = _UNUSABLE if isinstance(error, ssl.SSLError) else error.strerror
         return [Problem(message=f"the certificates cannot be used: {why}", path=f"channels.{name}")]
     return []

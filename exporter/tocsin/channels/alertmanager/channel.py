@@ -129,10 +129,12 @@ def _authorization(config: Config) -> str:
 
 
 def tls(config: Config) -> ssl.SSLContext | bool:
-    """True: the system's certificates are trusted."""
+    """What connections are made with; True: the system's certificates are trusted. Raises OSError (ssl.SSLError is one)
+    for certificates that cannot be used."""
     if config.tls_ca is None and config.tls_cert is None:
         return True
     context = ssl.create_default_context(cafile=config.tls_ca)
     if config.tls_cert is not None:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
+        # Without a password OpenSSL asks for that of a protected key at the terminal, if there is one.
+        context.load_cert_chain(config.tls_cert, config.tls_key, password="")
     return context

@@ -11,6 +11,9 @@ from tocsin.templates import Template, TemplateError
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
+_LONGEST = 365 * 86400.0
+"""Seconds. Far beyond it there is no date that could be told."""
+
 
 def _compiles(text: str) -> str:
     try:
@@ -134,6 +137,8 @@ class Config(Options):
         if self.expiry is not None and self.expiry < 2 * self.resend_interval:
             # One request that fails must not end an alert.
             raise ValueError("expiry: must be at least twice resend_interval")
+        if self.lasting > _LONGEST:
+            raise ValueError("expiry, or four times resend_interval, must be at most a year")
         return self
 
     @property
