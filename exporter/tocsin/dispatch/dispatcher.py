@@ -103,8 +103,7 @@ class Dispatcher:
         else:
             self._lanes.add(fresh)
             self._launch()
-        if self._spilled or self._lanes.waits:
-            self._wake.set()
+        self._stir()
 
     def rescan(self) -> None:
         """Read the ledger again from the start: another process has changed it."""
@@ -159,6 +158,12 @@ class Dispatcher:
         self._closing = True
         while self._working:
             await asyncio.wait(self._working)
+
+    def _stir(self) -> None:
+        """Wake the loop if there is anything for it: to read the ledger, or to wait for a time."""
+        if self._spilled or self._lanes.waits:
+            self._wake.set()
+        self._note_idle()
 
     def _note_idle(self) -> None:
         if self._lanes.busy or self._spilled or (self._lanes.ready and not self._health.held(self._clock())):
@@ -253,7 +258,7 @@ class Dispatcher:
             self._conclude(batch, results)
             await asyncio.sleep(0)  # a channel that never waits must not hold the loop
             batch = self._claim()
-        self._wake.set()
+        self._stir()
 
     async def _send(self, batch: list[Notification]) -> list[Result]:
         results: dict[int, Result] = {}
@@ -361,7 +366,7 @@ class Dispatcher:
                 if not self._spilled:
                     self._finished.clear()
                 self._launch()
-                self._wake.set()
+                self._stir()
         finally:
             self._recording = False
 
