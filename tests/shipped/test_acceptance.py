@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "acceptance.md").read_text(encoding="utf-8")
-SECTIONS = {"Alerts from a stream": 11, "Notifications from a stream": 18}
+SECTIONS = {
+    "Alerts from a stream": 11,
+    "Notifications from a stream": 18,
+    "Handlers of events in PostgreSQL": 12,
+    "Alerts from a queue": 12,
+    "Webhooks of a stream": 11,
+}
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
@@ -28,6 +34,10 @@ def test_a_test_that_is_named_is_there(file: str, name: str) -> None:
 
 def test_nothing_on_the_page_looks_like_a_test_and_is_none() -> None:
     assert len(NAMED.findall(PAGE)) == PAGE.count("::")
+
+
+def test_the_page_has_these_sections() -> None:
+    assert re.findall(r"^## (.*)$", PAGE, re.MULTILINE) == [*SECTIONS]
 
 
 @pytest.mark.parametrize(("title", "promises"), SECTIONS.items())
