@@ -104,9 +104,9 @@ async def test_of_several_only_the_one_that_failed_is_tried_again(build: Build, 
 
 async def test_a_service_that_does_not_answer_delays_no_other(build: Build, receiver: Receiver) -> None:
     receiver.otherwise = lambda request: Answer(hang=request.path == "/slow")
-    channel = build(at(receiver, "slow"), at(receiver, "fast"), timeout="400ms")
+    channel = build(at(receiver, "slow"), at(receiver, "fast"), timeout="1s")
     result = await sent(channel)
-    assert result == Retry(Reason.TIMEOUT, "1 of 2 have it; no answer within 0.4 s")
+    assert result == Retry(Reason.TIMEOUT, "1 of 2 have it; no answer within 1 s")
     assert paths(receiver).count("/fast") == 1
 
 
@@ -184,12 +184,12 @@ async def test_an_attempt_that_is_given_up_leaves_the_url_to_its_send(build: Bui
 async def test_to_urls_that_rows_make_no_more_sends_hang_than_concurrency_and_the_others_are_told(
     build: Build, slow: Slow, receiver: Receiver
 ) -> None:
-    channel = build(slow.at("{{ row.who }}"), at(receiver), timeout="300ms", concurrency=2)
+    channel = build(slow.at("{{ row.who }}"), at(receiver), timeout="1s", concurrency=2)
 
     def to(who: str) -> Message:
         return message(key=who, extra={"who": ("text", who)})
 
-    no_answer = Retry(Reason.TIMEOUT, "1 of 2 have it; no answer within 0.3 s")
+    no_answer = Retry(Reason.TIMEOUT, "1 of 2 have it; no answer within 1 s")
     assert await channel.send([to("ann"), to("bob")]) == [no_answer] * 2
     threads = threading.active_count()
     full = Retry(Reason.TIMEOUT, "1 of 2 have it; 2 sends hang; no more are begun", 5.0, free=True)

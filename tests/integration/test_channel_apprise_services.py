@@ -139,9 +139,9 @@ async def test_a_well_known_service_gets_what_it_expects_and_no_secret_is_told_w
 @pytest.mark.parametrize(
     ("form", "text"),
     [
-        ("html", "<b>5 &lt; 6 &amp; *7*</b>\r\n<i>8</i>"),
-        ("markdown", "*5 \\< 6 & \\*7\\**\n\\<i\\>8\\</i\\>"),
-        ("text", "<b>5 &lt; 6 &amp; *7*</b>\r\n&lt;i&gt;8&lt;/i&gt;"),
+        ("html", "<b>5 &lt;u&gt;6&lt;/u&gt; &amp; *7*</b>\r\n<i>8</i>"),
+        ("markdown", "*5 \\<u\\>6\\</u\\> & \\*7\\**\n\\<i\\>8\\</i\\>"),
+        ("text", "<b>5 &lt;u&gt;6&lt;/u&gt; &amp; *7*</b>\r\n&lt;i&gt;8&lt;/i&gt;"),
     ],
 )
 async def test_a_title_that_becomes_a_part_of_the_text_says_there_what_it_says(
@@ -149,7 +149,7 @@ async def test_a_title_that_becomes_a_part_of_the_text_says_there_what_it_says(
 ) -> None:
     receiver.script(Answer(body=b'{"ok": true}'))
     body = "<i>8</i>"
-    channel = build(f"tgram://123456789:{'a' * 35}/12345?mdv=v2", title="5 < 6 & *7*", body=body, format=form)
+    channel = build(f"tgram://123456789:{'a' * 35}/12345?mdv=v2", title="5 <u>6</u> & *7*", body=body, format=form)
     await _telegram(channel, receiver)
     assert await sent(channel) == Delivered()
     assert receiver.requests[0].json["text"] == text
@@ -159,10 +159,10 @@ async def test_a_title_that_becomes_a_part_of_the_text_says_there_what_it_says(
 async def test_in_plain_text_a_title_stands_as_it_is(build: Build, receiver: Receiver, form: str) -> None:
     receiver.script(Answer(status=201, body=b"{}"))
     url = f"twilio://AC{'a' * 32}:{'b' * 32}@15551230000/15551231111"
-    channel = build(url, title="5 < 6 & *7*", body="8", format=form)
+    channel = build(url, title="5 <u>6</u> & *7*", body="8", format=form)
     await _twilio(channel, receiver)
     assert await sent(channel) == Delivered()
-    assert parse_qs(_says(receiver.requests[0]))["Body"] == ["5 < 6 & *7*\r\n8"]
+    assert parse_qs(_says(receiver.requests[0]))["Body"] == ["5 <u>6</u> & *7*\r\n8"]
 
 
 async def test_a_title_in_the_place_of_an_empty_body_is_escaped(build: Build, receiver: Receiver) -> None:

@@ -139,17 +139,17 @@ class Awaited:
 
 async def test_a_coroutine_that_a_handler_returns_is_cancelled_when_its_time_is_up() -> None:
     awaited = Awaited()
-    made = channel(lambda _: awaited.coroutine(), timeout="300ms")
+    made = channel(lambda _: awaited.coroutine(), timeout="1s")
     for _ in range(2):
-        assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.3 s")
+        assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 1 s")
         assert not made._running
     assert awaited.said == ["begun", "ended"] * 2
 
 
 async def test_a_future_that_a_handler_returns_is_cancelled_when_its_time_is_up() -> None:
     awaited = Awaited()
-    made = channel(lambda _: awaited.future, timeout="300ms")
-    assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.3 s")
+    made = channel(lambda _: awaited.future, timeout="1s")
+    assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 1 s")
     assert awaited.future.cancelled()
 
 

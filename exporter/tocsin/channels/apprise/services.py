@@ -23,6 +23,9 @@ _LOCAL = frozenset(
 )
 """Services that do something on this machine instead of telling somebody."""
 
+_LONGER = 0.5
+"""Seconds that a service waits longer than an attempt, so that no answer is told as such and not as a failure."""
+
 _TYPES: Mapping[str, apprise.NotifyType] = {
     Kind.FIRED: apprise.NotifyType.FAILURE,
     Kind.REPEATED: apprise.NotifyType.FAILURE,
@@ -43,7 +46,8 @@ class Service:
     """Somebody to tell. `name`: the service's, such as Slack."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        """Raises ValueError, with a text that does not hold the URL, if Apprise makes nothing of it."""
+        """`timeout`: seconds that an attempt may take. Raises ValueError, with a text that does not hold the URL, if
+        Apprise makes nothing of it."""
         check_schema(url)
         asset = apprise.AppriseAsset(
             app_id="Tocsin",
@@ -68,7 +72,7 @@ class Service:
             why = redact(lines[-1]) if lines else "no reason is given"
             raise ValueError(f"Apprise cannot use this {_schema(url)} URL: {why}")
         plugin.request_rate_per_sec = 0  # the dispatcher's rate_limit is for this
-        plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout
+        plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout + _LONGER
         self.name = str(plugin.service_name)
         self._plugin = plugin
         # Where the address of a server stands for some services, others have a token.
