@@ -105,6 +105,22 @@ async def test_records_that_were_deleted_before_they_were_read_are_told(broker: 
     assert reader.offsets == {f"{topic}/0": 10}
 
 
+async def test_what_a_group_has_of_a_topic_that_was_made_anew_is_set_back_and_then_counts_again(broker: Kafka) -> None:
+    topic = new_topic(broker)
+    produce(broker, topic, numbered(range(5)))
+    with contextlib.closing(Consumer({"bootstrap.servers": broker.brokers, "group.id": topic})) as group:
+        group.commit(offsets=[TopicPartition(topic, 0, 3)], asynchronous=False)
+    at = source(broker.brokers, topic)
+    async with reading(at, topic, position={f"{topic}/0@of-another": 7}) as reader:
+        reader.acknowledging = False
+        await until(lambda: len(reader.events) == 5)
+    assert committed(broker, topic, topic) == [0]
+    [gone] = [one for batch in reader.batches for one in batch.refused]
+    assert (gone.id, gone.reason) == (f"{topic}/0/7", RefusedReason.MISSING)
+    async with reading(at, topic, position=dict(reader.held[0].position)) as reader:
+        await until(lambda: reader.offsets == {f"{topic}/0": 5})
+
+
 async def test_a_topic_that_was_made_anew_is_read_from_its_beginning_and_told(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, numbered([1]))

@@ -133,6 +133,16 @@ class Consuming:
                 found[topic] = ""
         return found
 
+    async def anew(self, before: Mapping[str, str]) -> list[str]:
+        """The topics that are not those any more whose identities these are: the library goes on in one that was made
+        anew as if it were. None where nobody answers, for whoever reads has that to tell. To be called on the event
+        loop."""
+        try:
+            now = await self.identities(list(before))
+        except SourceError:
+            return []
+        return [topic for topic, identity in before.items() if identity and now[topic] and now[topic] != identity]
+
     def records(self, wait: float = _WAIT) -> list[Message]:
         """What has come, at once, or the first that comes within `wait`. To be called in the thread."""
         first = self.consumer.poll(wait)

@@ -7,7 +7,7 @@ who watch the lag and for other processes of the group, each of which has a ledg
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -124,17 +124,14 @@ class _Subscription:
         self._replaced: SourceError | None = None
 
     async def watch(self) -> None:
-        """Look from time to time whether a topic was made anew: the library goes on in it as if it were the one
-        before."""
+        """Look from time to time whether a topic was made anew, and let `batches` end then."""
         while True:
             await asyncio.sleep(_SAME_EVERY)
-            with suppress(SourceError):  # whoever reads has something to tell about that
-                now = await self._consumer.identities(list(self._identities))
-                for topic in (topic for topic, before in self._identities.items() if now[topic] != before):
-                    self._replaced = SourceError(
-                        f"{self._config.display}: the topic {topic} was made anew; reading it from its beginning",
-                        SourceReason.REPLACED,
-                    )
+            for topic in await self._consumer.anew(self._identities):
+                self._replaced = SourceError(
+                    f"{self._config.display}: the topic {topic} was made anew; reading it from its beginning",
+                    SourceReason.REPLACED,
+                )
 
     def subscribe(self, topics: list[str]) -> None:
         """Join the group."""
@@ -183,11 +180,16 @@ class _Subscription:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         known = self._topics | {topic for topic, _ in self._safe}
         by_group: dict[Place, int] = {}
+        stale: set[Place] = set()
         for one in consumer.committed(partitions, timeout=self._config.connect_timeout):
-            # What the group has of a topic that was made anew may be of the one before.
-            if one.offset >= 0 and (one.topic not in self._anew or (one.topic, one.partition) in self._safe):
-                by_group[one.topic, one.partition] = one.offset
-                known.add(one.topic)
+            place = one.topic, one.partition
+            if one.offset < 0:
+                continue
+            if one.topic in self._anew and place not in self._safe:
+                stale.add(place)  # it may be of the topic before
+                continue
+            by_group[place] = one.offset
+            known.add(one.topic)
         for one in partitions:
             place = one.topic, one.partition
             # The group is ahead where another process, with another ledger, had the partition meanwhile.
@@ -203,6 +205,10 @@ class _Subscription:
                 self._begun.next[place] = one.offset
             if (before := self._former.pop(place, None)) is not None:
                 self._begun.refused.append(_gone(place, before, _ANEW.format(one.offset)))
+        if stale:
+            # Before the ledger knows the new topic: from then on, what the group has counts again.
+            back = [one for one in partitions if (one.topic, one.partition) in stale]
+            consumer.commit(offsets=back, asynchronous=False)
         consumer.incremental_assign(partitions)
         log.debug("partitions assigned", source=self._source, partitions=[str(one) for one in self._read])
 

@@ -130,8 +130,8 @@ class _Table:
             layout = ticks % _LAYOUT_EVERY == 0
             try:
                 await self._consumer.call(self._look, layout)
-                if layout:
-                    await self._compare()
+                if layout and await self._consumer.anew(self._identity):
+                    raise self._replaced("was made anew")
             except SourceError as error:
                 # A partition is without a leader for a moment when a broker is exchanged.
                 if error.reason is not SourceReason.STALLED or loop.time() - answered > self._config.progress_timeout:
@@ -246,15 +246,6 @@ class _Table:
                 f"{self._config.progress_timeout:g} s: {text}",
                 SourceReason.STALLED,
             )
-
-    async def _compare(self) -> None:
-        """Whether the topic is the one that was read: the library goes on in another one as if it were."""
-        try:
-            now = await self._consumer.identities([self._topic])
-        except SourceError:
-            return  # the next look tells what there is to tell about that
-        if now != self._identity:
-            raise self._replaced("was made anew")
 
     def _replaced(self, what: str) -> SourceError:
         return SourceError(f"{self._config.display}: {self._topic} {what}; reading it afresh", SourceReason.REPLACED)
