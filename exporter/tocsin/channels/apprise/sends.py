@@ -56,7 +56,7 @@ class Sends:
         rooms = [one, self._made] if made else [one]
         if one.hung:
             return _waits("the send before, to the same URL, has not ended")
-        if any(room.hung == room.size for room in rooms):
+        if made and self._made.hung == self._made.size:
             return _waits(f"{self._made.hung} sends hang; no more are begun")
         begun = asyncio.Event()
         task = asyncio.create_task(self._in_turn(rooms, begun, work))

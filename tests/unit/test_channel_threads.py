@@ -1,0 +1,41 @@
+"""Threads for what blocks and cannot be ended."""
+
+import asyncio
+import threading
+
+from support.waiting import until
+from tocsin.channels.threads import Threads
+
+
+async def test_work_goes_to_an_idle_thread_and_only_else_to_a_new_one() -> None:
+    threads = Threads("test")
+    assert len({await threads.run(threading.get_ident) for _ in range(5)}) == 1
+    both = threading.Barrier(2)
+    assert len(set(await asyncio.gather(*(threads.run(lambda: both.wait(20)) for _ in range(2))))) == 2
+    threads.close()
+
+
+async def test_nothing_waits_behind_work_that_hangs_and_that_nobody_waits_for_any_more() -> None:
+    threads = Threads("test")
+    begun, go = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        go.wait(20)
+
+    hanging = asyncio.create_task(threads.run(hang))
+    await until(begun.is_set)
+    hanging.cancel()
+    await asyncio.wait({hanging})
+    async with asyncio.timeout(20):
+        assert await threads.run(lambda: "done") == "done"
+    assert not go.is_set()
+    go.set()
+    threads.close()
+
+
+async def test_a_thread_ends_when_it_is_closed_and_its_work_is_done() -> None:
+    threads = Threads("test-ending")
+    await threads.run(lambda: None)
+    threads.close()
+    await until(lambda: not [each for each in threading.enumerate() if each.name.startswith("test-ending")])
