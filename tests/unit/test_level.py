@@ -364,6 +364,30 @@ async def test_a_firing_is_put_into_shape_when_it_is_new_or_different_and_not_ag
     assert shaped == [1, 2, 2, 3]
 
 
+async def test_a_firing_is_compared_once_in_a_look(stage: Stage) -> None:
+    class Counted(Transition):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counted.compared += 1
+            return super().__eq__(other)
+
+        __hash__ = Transition.__hash__
+
+    def look() -> list[Transition]:
+        return [Counted(**_fields(transition(key=key))) for key in "123"]
+
+    stage.firing["late"] = look()
+    stage.loop.changed("late")
+    await stage.advance(0.3)
+    assert Counted.compared == 0
+    stage.firing["late"] = look()
+    stage.loop.changed("late")
+    await stage.advance(0.3)
+    assert Counted.compared == 3
+    assert stage.level.told("a") == [["1", "2", "3"]]
+
+
 async def test_more_than_the_limit_is_told_to_people(stage: Stage) -> None:
     with capture_logs() as logged:
         stage.fires(*map(str, range(2000, 3001)))
