@@ -21,7 +21,7 @@ async def test_nothing_waits_behind_work_that_hangs_and_that_nobody_waits_for_an
 
     def hang() -> None:
         begun.set()
-        go.wait(20)
+        go.wait()
 
     hanging = asyncio.create_task(threads.run(hang))
     await until(begun.is_set)
@@ -29,7 +29,6 @@ async def test_nothing_waits_behind_work_that_hangs_and_that_nobody_waits_for_an
     await asyncio.wait({hanging})
     async with asyncio.timeout(20):
         assert await threads.run(lambda: "done") == "done"
-    assert not go.is_set()
     go.set()
     threads.close()
 
