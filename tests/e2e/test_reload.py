@@ -318,3 +318,35 @@ async def test_what_only_a_restart_can_change_is_said(stage: Stage) -> None:
         await tocsin.until_logged("level=warning", "web.listen")
         await tocsin.until_logged("level=warning", "ledger.path")
         assert not (stage.directory / "other.db").exists()
+
+
+async def test_a_stop_in_the_middle_of_a_reload_ends_the_process(stage: Stage) -> None:
+    async with Receiver() as alertmanager:
+        stage.config["channels"]["am"] = {"type": "alertmanager", "urls": [alertmanager.url], "timeout": "60s"}
+        stage.alert["notify"] = ["hook", "am"]
+        async with stage.run() as tocsin:
+            await tocsin.until_ready()
+            await alertmanager.arrived(1)
+            # The reload waits for the last words to the Alertmanager, which does not answer.
+            alertmanager.otherwise = lambda _: Answer(hang=True)
+            config = changed(stage)
+            del config["channels"]["am"]
+            config["alerts"]["orders"]["notify"] = ["hook"]
+            tocsin.write(config)
+            tocsin.signal(signal.SIGHUP)
+            await alertmanager.arrived(2)
+            tocsin.signal(signal.SIGTERM)
+            assert await tocsin.exited() == 0, tocsin.log[-5:]
+
+
+async def test_what_waits_for_a_channel_that_became_a_level_output_is_parked(stage: Stage) -> None:
+    stage.receiver.otherwise = lambda _: Answer(status=503)
+    async with Receiver() as alertmanager, stage.run() as tocsin:
+        await tocsin.until_ready()
+        await stage.receiver.arrived(1)
+        config = changed(stage)
+        config["channels"]["hook"] = {"type": "alertmanager", "urls": [alertmanager.url]}
+        await reloaded(tocsin, config)
+        await tocsin.until_logged("no longer configured were parked", "notifications=1", "level=warning")
+        [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
+        assert (dead["channel"], dead["reason"]) == ("hook", "unrouted")

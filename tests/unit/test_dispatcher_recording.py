@@ -1,23 +1,13 @@
 """How a dispatcher writes down what has been answered: together, while it goes on sending, and to the last."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
-
-import pytest
 
 from support.channels import FakeChannel
 from support.dispatching import Desk
 from tocsin.channels import Delivered, Message, Result
 from tocsin.ledger import Ledger, Settlement, Status
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    desk = Desk(tmp_path / "ledger")
-    yield desk
-    await desk.close()
 
 
 class Slow:

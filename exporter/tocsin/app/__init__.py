@@ -62,8 +62,9 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             log.info("running", listen=address, alerts=len(config.alerts), channels=len(config.channels))
             await runtime.ending.wait()
             log.info("stopping")
-            house.cancel()
-            await runtime.stop()
+            async with reloading.over():
+                house.cancel()
+                await runtime.stop()
     except BaseExceptionGroup as group:
         raise _first(group) from None
     if runtime.stall:
@@ -86,8 +87,14 @@ class _Reloading:
             await self._runtime.apply(self._first)
             self._metrics.reloaded(successful=True, at=time.time())
 
+    def over(self) -> asyncio.Lock:
+        """To be held from the end on: a reload under way comes first, or it would start things that nobody stops."""
+        return self._lock
+
     async def __call__(self) -> Sequence[str]:
         async with self._lock:
+            if self._runtime.ending.is_set():
+                return ["the process is stopping"]
             try:
                 config = await asyncio.to_thread(self._read)
                 await self._runtime.apply(config)

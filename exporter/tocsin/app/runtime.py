@@ -100,7 +100,9 @@ class Runtime:
 
     async def _park_unrouted(self, ledger: Ledger, config: Config) -> None:
         try:
-            parked = await ledger.park_unrouted(list(config.channels))
+            # A level output has no outbox: what waits under its name is of a channel that it took the place of.
+            edges = [name for name, channel in config.channels.items() if not units.is_level(channel)]
+            parked = await ledger.park_unrouted(edges)
         except LedgerError as error:
             # It can wait for the next start; the channels cannot.
             self._ledger_failed(error)
