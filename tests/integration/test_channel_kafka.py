@@ -223,7 +223,11 @@ async def test_the_error_of_a_connection_is_told_while_it_lasts_and_never_for_wh
         assert ("refused" in result.detail) == (reason is Reason.CONNECTION), result
         return True
 
-    async with channel(own.brokers, bootstrap_servers=[*nobody, own.brokers], topic="t", timeout="2s") as to:
+    at: dict[str, Any] = {
+        "bootstrap_servers": [*nobody, own.brokers],
+        "librdkafka": {"reconnect.backoff.max.ms": "500"},
+    }
+    async with channel(own.brokers, topic="t", timeout="2s", **at) as to:
         assert await until_some(lambda: told(Reason.TOO_LARGE))
         own.kill()
         assert await until_some(lambda: told(Reason.CONNECTION))
