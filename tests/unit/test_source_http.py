@@ -198,6 +198,9 @@ async def test_the_number_of_requests_under_way_is_bounded() -> None:
         await asyncio.sleep(0)
         with pytest.raises(SourceError, match="too many requests wait"):
             await source.receive("orders", SHOWN, Body(b"{}"))
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        waiting[0] = await underway(source, Body(b"{}"), 1)
     assert {type(each) for each in await asyncio.gather(*waiting, return_exceptions=True)} == {SourceError}
 
 
