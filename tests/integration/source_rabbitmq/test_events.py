@@ -8,8 +8,7 @@ from pamqp import encode
 from pamqp.commands import Basic
 
 from support.rabbitmq import USER, Peer, RabbitMQ
-from support.rabbitmq_reading import ENVELOPE, fault, reading, rows, source
-from tocsin.errors import SourceReason
+from support.rabbitmq_reading import ENVELOPE, reading, rows, source
 
 
 async def test_each_type_of_a_message_in_an_envelope_is_an_event_with_the_fields_inside(
@@ -94,17 +93,59 @@ async def test_a_time_in_milliseconds_where_seconds_belong_is_understood(
     assert event.at == 1_767_312_000_000
 
 
-async def test_a_property_that_cannot_be_read_is_told_with_what_to_do(
+MICROSECONDS = (1_767_312_000_000_000).to_bytes(8, "big")
+
+
+@pytest.mark.parametrize(
+    ("properties", "lost"),
+    [
+        ({"timestamp": datetime(2026, 1, 2, tzinfo=UTC)}, "timestamp"),
+        ({"headers": {"sent": datetime(2026, 1, 2, tzinfo=UTC), "note": "n"}}, "headers"),
+        ({"type": "\xff"}, "type"),
+        ({"message_id": "\xff", "timestamp": datetime(2026, 1, 2, tzinfo=UTC)}, "message_id and timestamp"),
+    ],
+    ids=["timestamp", "headers", "type", "two"],
+)
+async def test_a_message_with_a_property_that_cannot_be_read_is_a_dead_letter_and_the_queue_goes_on(
+    broker: RabbitMQ,
+    other: Peer,
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    properties: dict[str, Any],
+    lost: str,
+) -> None:
+    body = b'{"alert": "bad", "x": "' + b"y" * 150_000 + b'"}'  # more than one frame
+    async with reading(source(broker, queue)) as found:
+        await other.send(queue, {"alert": "before"})
+        with monkeypatch.context() as patched:
+            patched.setitem(encode.METHODS, "timestamp", lambda _: MICROSECONDS)
+            patched.setattr(encode, "timestamp", lambda _: MICROSECONDS)
+            write = encode.METHODS["shortstr"]
+            patched.setitem(encode.METHODS, "shortstr", lambda value: b"\x01\xff" if value == "\xff" else write(value))
+            await other.send(queue, body, app_id="shop", **properties)
+        await other.send(queue, {"alert": "after"})
+        assert [event.name for event in await found.until(2)] == ["before", "after"]
+        [dead] = await other.taken(f"{queue}.dead", 1)
+    assert dead.body == body
+    assert dead.app_id == "shop"
+    assert dead.headers["x-tocsin-reason"] == "malformed"
+    assert dead.headers["x-tocsin-detail"] == f"its {lost} cannot be read"
+    assert "note" not in dead.headers
+    assert await other.look(queue) == (0, 0)
+
+
+async def test_a_routing_key_that_is_not_utf8_is_read_with_question_marks(
     broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await other.channel.declare_queue(queue, durable=True)
-    with monkeypatch.context() as patched:
-        patched.setitem(encode.METHODS, "timestamp", lambda _: (2**63).to_bytes(8, "big"))
-        await other.send(queue, {"alert": "a"}, timestamp=datetime(2026, 1, 2, tzinfo=UTC))
-    error = await fault(source(broker, queue))
-    assert error.reason is SourceReason.SHAPE
-    assert f"a message in the queue {queue} has a property that cannot be read" in str(error)
-    await other.until_waiting(queue, 1)
+    settings = {"exchange": queue + ".x", "binding_keys": "#", "name_from": ["body.alert", "routing_key"]}
+    async with reading(source(broker, queue, **settings)) as found:
+        with monkeypatch.context() as patched:
+            write = encode.METHODS["shortstr"]
+            patched.setitem(
+                encode.METHODS, "shortstr", lambda value: b"\x05caf\xe9s" if value == "cafes" else write(value)
+            )
+            await other.send("cafes", {"alert": "a"}, {"n": 1}, exchange=queue + ".x")
+        assert [event.name for event in await found.until(2)] == ["a", "caf?s"]
 
 
 async def test_a_dead_letter_keeps_the_properties_of_the_message_as_far_as_they_can_be_written(

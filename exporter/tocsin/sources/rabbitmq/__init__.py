@@ -1,7 +1,7 @@
 """RabbitMQ: the messages of a queue as events.
 
-Reading order: `settings`, `messages` (a message as events, and its identity), `broker` (the connection and what is
-declared), `stream`.
+Reading order: `settings`, `frames` (what the library could not decode), `messages` (a message as events, and its
+identity), `broker` (the connection and what is declared), `stream`.
 """
 
 from typing import TYPE_CHECKING

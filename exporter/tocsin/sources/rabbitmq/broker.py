@@ -24,6 +24,7 @@ from yarl import URL
 
 from tocsin.channels.base import redactor
 from tocsin.errors import SourceError, SourceReason
+from tocsin.sources.rabbitmq.frames import ReadableFrames
 from tocsin.sources.rabbitmq.messages import delivered
 from tocsin.sources.rabbitmq.settings import Config, Server
 
@@ -142,7 +143,8 @@ def _writable(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Door(TransportFactory):
-    """Opens the transport, and closes it for certain: the library drops one over which a server did not answer."""
+    """Opens the transport, with frames that can all be read, and closes it for certain: the library drops one over
+    which a server did not answer."""
 
     def __init__(self, server: Server, context: ssl.SSLContext | None) -> None:
         self._server = server
@@ -151,8 +153,11 @@ class _Door(TransportFactory):
 
     async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         del url
-        server = self._server
-        reader, self._writer = await asyncio.open_connection(server.host, server.port, ssl=self._context)
+        server, loop = self._server, asyncio.get_running_loop()
+        reader = ReadableFrames(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.create_connection(lambda: protocol, server.host, server.port, ssl=self._context)
+        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         return reader, self._writer
 
     def close(self) -> None:
@@ -360,12 +365,6 @@ def translated(error: BaseException, config: Config, words: Words, otherwise: So
         )
     if isinstance(error, AuthenticationError | ProbableAuthenticationError):
         return SourceError(f"{config.display}: {words(text)}", SourceReason.AUTH)
-    if isinstance(error, ValueError | OverflowError) and not isinstance(error, OSError):  # a bad certificate is both
-        return SourceError(
-            f"{config.display}: a message in the queue {config.queue} has a property that cannot be read: "
-            f"{words(text)}; take it out of the queue",
-            SourceReason.SHAPE,
-        )
     if (differs := _DIFFERS.search(text)) is not None:
         return SourceError(f"{config.display}: {words(_difference(config, differs))}", SourceReason.SHAPE)
     code = _CODES.get(match[1]) if (match := _CODE.search(text)) else None

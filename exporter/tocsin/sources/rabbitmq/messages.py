@@ -11,6 +11,7 @@ from pamqp.commands import Basic
 from tocsin.errors import RefusedReason
 from tocsin.model import Event
 from tocsin.sources.documents import parsed, row_of
+from tocsin.sources.rabbitmq.frames import unreadable
 from tocsin.sources.rabbitmq.settings import Config
 
 MOST_NAMES = 100
@@ -41,6 +42,8 @@ def tag(message: DeliveredMessage) -> int:
 
 def events(message: DeliveredMessage, id_: str, config: Config, now: Callable[[], float]) -> list[Event]:
     """The events that a message brings, one for each name. Raises Unreadable."""
+    if lost := unreadable(message.header):
+        raise Unreadable(RefusedReason.MALFORMED, f"its {' and '.join(lost)} cannot be read")
     if len(message.body) > config.max_bytes:
         raise Unreadable(RefusedReason.TOO_LARGE, f"it has {len(message.body)} bytes, more than {config.max_bytes}")
     try:

@@ -1,0 +1,100 @@
+"""Frames of AMQP that the library cannot decode. It would end the connection over one, and get the same one again after
+the next; so what is unreadable is taken out before the library sees it.
+
+Layout of frames: AMQP 0-9-1, sections 2.3.5 and 4.2. RabbitMQ has parsed each message when it was published, so that
+only what a value means can be unreadable here, and never where it ends.
+"""
+
+import asyncio
+import struct
+
+import pamqp.frame
+from pamqp import constants, decode
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+_HEAD = constants.FRAME_HEADER_SIZE
+_CONTENT = struct.Struct(">HHQH")
+"""A content header up to the values: class, weight, size of the body, which properties there are."""
+_FIXED = {"octet": 1, "timestamp": 8}
+_DELIVER = Basic.Deliver.index.to_bytes(4, "big")
+
+
+class ReadableFrames(asyncio.StreamReader):
+    """A connection's bytes, as `readable` frames. They are to be read as the library does: never over a frame's end."""
+
+    _frame = b""
+
+    async def readexactly(self, n: int) -> bytes:
+        if not self._frame:
+            self._frame = await self._following()
+        part, self._frame = self._frame[:n], self._frame[n:]
+        return part
+
+    async def _following(self) -> bytes:
+        head = await super().readexactly(_HEAD)
+        if head.startswith(constants.AMQP):  # no frame: the server speaks another version
+            return head
+        _, _, size = pamqp.frame.frame_parts(head)
+        return readable(head + await super().readexactly((size or 0) + 1))
+
+
+def readable(frame: bytes) -> bytes:
+    """The frame, if the library can decode it. If not: a content header without the properties that it cannot decode,
+    which `unreadable` names; a delivery with a question mark for each byte that is not UTF-8."""
+    if frame[0] == constants.FRAME_BODY:
+        return frame
+    try:
+        pamqp.frame.unmarshal(frame)
+    except Exception:  # noqa: BLE001 - what a stranger wrote may make it raise anything
+        if frame[0] == constants.FRAME_HEADER:
+            return _lessened(frame)
+        if frame[_HEAD : _HEAD + 4] == _DELIVER:
+            return _in_utf8(frame)
+    return frame
+
+
+def unreadable(header: ContentHeader) -> list[str]:
+    """The properties that were taken out of a message, by the names that AMQP has for them."""
+    taken = (name for name, flag in Basic.Properties.flags.items() if header.weight & flag)
+    return ["type" if name == "message_type" else name for name in taken]
+
+
+def _lessened(frame: bytes) -> bytes:
+    class_id, _, size, flags = _CONTENT.unpack_from(frame, _HEAD)
+    at, lost, kept = _HEAD + _CONTENT.size, 0, []
+    for name, flag in Basic.Properties.flags.items():
+        if not flags & flag:
+            continue
+        kind = Basic.Properties.amqp_type(name)
+        end = at + _length(kind, frame, at)
+        try:
+            decode.by_type(frame[at:end], kind)
+        except Exception:  # noqa: BLE001 - as above
+            lost |= flag
+        else:
+            kept.append(frame[at:end])
+        at = end
+    # The weight is always 0 in what a server sends, so that nobody else can mark a message so.
+    payload = b"".join((_CONTENT.pack(class_id, lost, size, flags & ~lost), *kept))
+    return b"".join((frame[:3], len(payload).to_bytes(4, "big"), payload, constants.FRAME_END_CHAR))
+
+
+def _length(kind: str, frame: bytes, at: int) -> int:
+    if kind == "shortstr":
+        return 1 + frame[at]
+    if kind == "table":
+        return 4 + int.from_bytes(frame[at : at + 4], "big")
+    return _FIXED[kind]
+
+
+def _in_utf8(frame: bytes) -> bytes:
+    at = _HEAD + len(_DELIVER)
+    at += 1 + frame[at] + 9  # the consumer's tag, the message's number, and whether it was delivered before
+    parts = [frame[:at]]
+    while at < len(frame) - 1:  # exchange and routing key
+        end = at + 1 + frame[at]
+        text = frame[at + 1 : end].decode(errors="surrogateescape")
+        parts += frame[at : at + 1], text.encode(errors="replace")
+        at = end
+    return b"".join((*parts, frame[at:]))

@@ -1,0 +1,137 @@
+"""Frames of RabbitMQ that the library cannot decode, made readable. No socket."""
+
+import pamqp.frame
+import pytest
+from aiormq.connection import FrameReceiver
+from aiormq.exceptions import AMQPConnectionError
+from hypothesis import given
+from hypothesis import strategies as st
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.exceptions import AMQPSyntaxError
+from pamqp.header import ContentHeader, ProtocolHeader
+
+from tocsin.sources.rabbitmq.frames import ReadableFrames, readable, unreadable
+
+
+def short(text: bytes) -> bytes:
+    return bytes([len(text)]) + text
+
+
+def table(*values: bytes) -> bytes:
+    inner = b"".join(short(b"k%d" % number) + value for number, value in enumerate(values))
+    return len(inner).to_bytes(4, "big") + inner
+
+
+FLAT = st.one_of(
+    st.binary(max_size=9).map(lambda text: b"S" + len(text).to_bytes(4, "big") + text),
+    st.integers(0, 2**64 - 1).map(lambda value: b"T" + value.to_bytes(8, "big")),
+    st.just(b"V"),
+)
+VALUES = FLAT | st.lists(FLAT, max_size=3).map(lambda values: b"F" + table(*values))
+TYPES = {
+    "shortstr": st.binary(max_size=255).map(short),
+    "octet": st.integers(0, 255).map(lambda value: bytes([value])),
+    "timestamp": st.integers(0, 2**64 - 1).map(lambda value: value.to_bytes(8, "big")),
+    "table": st.lists(VALUES, max_size=3).map(lambda values: table(*values)),
+}
+KINDS = {name: Basic.Properties.amqp_type(name) for name in Basic.Properties.attributes()}
+NAMES = {"message_type": "type"}
+PROPERTIES = st.fixed_dictionaries({}, optional={name: TYPES[kind] for name, kind in KINDS.items()})
+
+
+def content(properties: dict[str, bytes], size: int = 0) -> bytes:
+    """A content header with these values, as a server sends it."""
+    flags = sum(Basic.Properties.flags[name] for name in properties)
+    ordered = [properties[name] for name in Basic.Properties.flags if name in properties]
+    return framed(2, b"\x00\x3c\x00\x00" + size.to_bytes(8, "big") + flags.to_bytes(2, "big") + b"".join(ordered))
+
+
+def framed(kind: int, payload: bytes) -> bytes:
+    return bytes([kind, 0, 1]) + len(payload).to_bytes(4, "big") + payload + b"\xce"
+
+
+def deliver(exchange: bytes, key: bytes) -> bytes:
+    return framed(
+        1, b"\x00\x3c\x00\x3c" + short(b"tag") + (258).to_bytes(8, "big") + b"\x01" + short(exchange) + short(key)
+    )
+
+
+def by_the_library(frame: bytes) -> ContentHeader | None:
+    """What the library makes of a content header; None where it raises."""
+    try:
+        _, _, header = pamqp.frame.unmarshal(frame)
+    except Exception:  # noqa: BLE001 - whatever it raises
+        return None
+    assert isinstance(header, ContentHeader)
+    return header
+
+
+@given(PROPERTIES, st.integers(0, 2**64 - 1))
+def test_of_any_properties_those_that_can_be_read_are_kept_and_the_others_named(
+    properties: dict[str, bytes], size: int
+) -> None:
+    frame = content(properties, size)
+    made = readable(frame)
+    header = by_the_library(made)
+    assert header is not None
+    assert header.body_size == size
+    alone = {name: by_the_library(content({name: raw})) for name, raw in properties.items()}
+    assert {*unreadable(header)} == {NAMES.get(name, name) for name, one in alone.items() if one is None}
+    for name in KINDS:
+        one = alone.get(name)
+        assert getattr(header.properties, name) == getattr((one or ContentHeader()).properties, name)
+    assert (made == frame) == (None not in alone.values())
+
+
+def test_headers_too_deep_to_be_read_are_taken_out() -> None:
+    nested = b""
+    for _ in range(3000):
+        nested = table(b"F" + (nested or table()))
+    header = by_the_library(readable(content({"headers": nested, "app_id": short(b"shop")})))
+    assert header is not None
+    assert unreadable(header) == ["headers"]
+    assert header.properties.app_id == "shop"
+
+
+@given(st.binary(max_size=255), st.binary(max_size=255))
+def test_a_delivery_has_a_question_mark_for_each_byte_that_is_not_utf8(exchange: bytes, key: bytes) -> None:
+    _, _, found = pamqp.frame.unmarshal(readable(deliver(exchange, key)))
+    assert isinstance(found, Basic.Deliver)
+    assert (found.consumer_tag, found.delivery_tag, found.redelivered) == ("tag", 258, True)
+    for given_, got in ((exchange, found.exchange), (key, found.routing_key)):
+        assert got == given_.decode(errors="surrogateescape").encode(errors="replace").decode()
+
+
+async def test_the_library_gets_every_frame_however_the_bytes_come_in() -> None:
+    bad = content({"timestamp": b"\xff" * 8}, 5)
+    frames = [deliver(b"", b"q"), bad, framed(3, b"hello"), content({}, 0), b"\x08\x00\x00\x00\x00\x00\x00\xce"]
+    for step in (1, 3, 7, 8, 1000):
+        reader = ReadableFrames()
+        stream = b"".join(frames)
+        for at in range(0, len(stream), step):
+            reader.feed_data(stream[at : at + step])
+        reader.feed_eof()
+        got = [frame async for _, _, frame in FrameReceiver(reader)]
+        assert [type(frame).__name__ for frame in got] == [
+            "Deliver",
+            "ContentHeader",
+            "ContentBody",
+            "ContentHeader",
+            "Heartbeat",
+        ]
+        body = got[2]
+        assert isinstance(body, ContentBody)
+        assert body.value == b"hello"
+
+
+async def test_a_server_of_another_version_and_a_lost_connection_are_told_as_before() -> None:
+    for data, error in (
+        (ProtocolHeader(0, 9, 0).marshal(), AMQPSyntaxError),
+        (deliver(b"", b"q")[:-3], AMQPConnectionError),
+    ):
+        reader = ReadableFrames()
+        reader.feed_data(data)
+        reader.feed_eof()
+        with pytest.raises(error):
+            await FrameReceiver(reader).get_frame()
