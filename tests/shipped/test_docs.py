@@ -1,5 +1,6 @@
 """What is written down is what runs: generated pages, the example configuration, and the schema that editors get."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from support.json_schema import refused
+from support.tocsin import command
 from tocsin import channels as channel_kinds
 from tocsin import docs
 from tocsin import sources as source_kinds
@@ -57,6 +59,16 @@ def test_the_schema_describes_every_key() -> None:
         if "description" not in inner and inner.keys() != {"const"}
     ]
     assert undescribed == []
+
+
+async def test_the_schema_is_what_the_command_prints(tmp_path: Path) -> None:
+    status, printed, _ = await command(tmp_path, "schema")
+    assert status == 0
+    root = json.loads(printed)
+    assert root == schema()
+    example = parse(EXAMPLE.read_text(encoding="utf-8"), "", _NotExpanded()).data
+    assert list(refused(root, example, root["$defs"])) == []
+    assert [*refused(root, {"web": {"listen": 5}}, root["$defs"])] == [".web.listen"]
 
 
 def test_the_schema_takes_the_example_configuration() -> None:

@@ -4,6 +4,7 @@ example of the migration do what they say."""
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from psycopg.conninfo import make_conninfo
 
 from support.postgres import Postgres
 from support.receiver import Receiver
@@ -62,6 +64,23 @@ async def test_the_first_steps_of_the_page_do_what_they_say(server: Postgres, tm
         ("order_delete", {"id": 17, "state": "new"}),
         ("order_failed", {"order": 17}),
     ]
+
+
+async def test_the_role_of_the_page_publishes_once_it_was_granted_that(server: Postgres, tmp_path: Path) -> None:
+    page = "sources/postgres_events.md"
+    [grant] = re.findall(r"^psql shop -c '(.*?)'", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+    [publish] = re.findall(r"^tocsin (notify .*?) +#", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+    async with server.database() as database:
+        written = completed(blocks(page, "yaml")[0])
+        role = written["sources"]["shop"]["user"]
+        written["sources"]["shop"] = {"type": "postgres_events", "dsn": make_conninfo(database.dsn, user=role)}
+        write(tmp_path / "tocsin.yaml", written)
+        await database.run((await command(tmp_path, "sql", "shop"))[1])
+        status, _, errors = await command(tmp_path, *shlex.split(publish))
+        assert status != 0
+        assert "permission denied" in errors
+        await database.run(grant)
+        assert (await command(tmp_path, *shlex.split(publish)))[:2] == (0, "1\n")
 
 
 async def test_the_query_on_the_page_reads_the_table_that_is_printed(server: Postgres, tmp_path: Path) -> None:
