@@ -1,10 +1,13 @@
 """A channel whose receiver is down or refuses us, with a real ledger and a scripted channel."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from support.channels import FakeChannel, deliver, script
 from support.dispatching import DOWN, REFUSED, Desk, compose
+from tocsin.app.units import policy
 from tocsin.channels import Delivered, Message, Rejected
+from tocsin.config import load
 from tocsin.dispatch import Condition
 from tocsin.errors import Reason
 from tocsin.ledger import Status
@@ -121,3 +124,28 @@ async def test_what_a_channel_rejects_without_asking_says_nothing_of_the_receive
     await desk.advance(31)
     assert dispatcher.condition is Condition.PAUSED
     assert len(channel.sends) == 4
+
+
+async def test_by_default_an_outage_of_many_hours_costs_nothing_and_one_of_more_than_a_day_ends_in_dead_letters(
+    desk: Desk, tmp_path: Path
+) -> None:
+    file = tmp_path / "tocsin.yaml"
+    file.write_text("channels: {hook: {type: console}}")
+    settings = policy(load(file, {}).channels["hook"])
+    desk.chance = 0.5
+    channel = FakeChannel(lambda _message: DOWN)
+    desk.start(channel, **{field: getattr(settings, field) for field in type(settings).__slots__})
+    (first,) = await desk.tell("1")
+    for _ in range(23 * 6):
+        await desk.advance(600)
+    assert (await desk.record(first)).status is Status.PENDING
+    assert channel.attempts(first) > 100
+    channel.answer = deliver
+    await desk.advance(600)
+    await desk.delivered(first)
+    channel.answer = lambda _message: DOWN
+    (second,) = await desk.tell("2")
+    for _ in range(25 * 6):
+        await desk.advance(600)
+    record = await desk.record(second)
+    assert (record.status, record.reason) == (Status.DEAD, "expired")

@@ -80,8 +80,9 @@ class ChannelConfig(Settings):
     timeout: Annotated[Duration, Field(gt=0)] = 10.0
     """How long one attempt may take."""
 
-    max_attempts: Annotated[int, Field(ge=1)] = 20
-    """After so many attempts a notification becomes a dead letter. Waits that the receiver asked for do not count."""
+    max_attempts: Annotated[int, Field(ge=1)] | None = None
+    """After so many attempts a notification becomes a dead letter. Waits that the receiver asked for do not count.
+    Without, only `max_age` ends the attempts, so that a receiver may be away for hours."""
 
     max_age: Annotated[Duration, Field(gt=0)] = 86400.0
     """A notification that could not be delivered for so long becomes a dead letter."""
