@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from support.clock import Clock
+from support.following import Pauses, at_work
 from support.waiting import until
-from tocsin.app.watch import Outlets, Timing, Watch
+from tocsin.app.watch import Outlets, State, Timing, Watch
 from tocsin.backoff import Backoff
 from tocsin.config import Alert, load
 from tocsin.envelope import View
@@ -82,7 +84,8 @@ class Held:
         return notifications
 
 
-def watch_of(alert: Alert, source: Scripted, ledger: Held) -> Watch:
+def watch_of(alert: Alert, source: Scripted, ledger: Held | None, **more: Any) -> Watch:
+    """`more`: clocks, chance and sleep; `backoff`."""
     metrics = Metrics("0")
     outlets = Outlets(
         page=Page(metrics),
@@ -92,8 +95,9 @@ def watch_of(alert: Alert, source: Scripted, ledger: Held) -> Watch:
         offer=lambda _: None,
         publish=lambda _: None,
     )
-    timing = Timing(backoff=Backoff(initial=0.01, maximum=0.01), stale_after=300.0, exit_on_stall=False)
-    return Watch(alert, source, timing, outlets)
+    backoff = more.pop("backoff", Backoff(initial=0.01, maximum=0.01))
+    timing = Timing(backoff=backoff, stale_after=300.0, exit_on_stall=False)
+    return Watch(alert, source, timing, outlets, **more)
 
 
 async def test_a_watch_that_is_cut_off_in_a_commit_does_not_turn_the_kept_frontier_back(tmp_path: Path) -> None:
@@ -180,3 +184,53 @@ async def test_a_watch_that_is_cut_off_under_new_columns_keeps_no_row_that_nobod
 
 def cut_off(*_: object, **__: object) -> Any:
     raise asyncio.CancelledError
+
+
+@pytest.fixture
+def alert(tmp_path: Path) -> Alert:
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(CONFIG)
+    return load(file, {}).alerts["late"]
+
+
+async def test_the_pauses_before_a_source_is_tried_again_grow_and_begin_small_after_a_success(alert: Alert) -> None:
+    source, pauses = Scripted(), Pauses()
+    backoff = Backoff(initial=1.0, maximum=10.0)
+    watch = watch_of(alert, source, None, backoff=backoff, chance=lambda: 0.5, sleep=pauses.sleep)
+    fault = SourceError("gone", SourceReason.DISCONNECTED)
+    script: list[Batch | SourceError] = [*[fault] * 6, Batch(updates=[], frontier=11, snapshot=10), *[fault] * 3]
+    for following in script:
+        source.batches.put_nowait(following)
+    async with at_work(watch):
+        await until(lambda: len(pauses.seconds) == 9, "each fault is followed by a pause")
+    assert pauses.seconds == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 0.5, 1.0, 2.0]
+
+
+async def test_only_silence_makes_an_alert_stale_and_no_jump_of_the_wall_clock(alert: Alert) -> None:
+    day = 86_400.0
+    source, wall, lasting = Scripted(), Clock(), Clock(50.0)
+    watch = watch_of(alert, source, None, clock=wall, monotonic=lasting)
+
+    def withheld() -> bool:
+        state = watch.measure()
+        assert watch.gauges is not None
+        assert watch.gauges.withdrawn == watch.stale == (watch.state is State.STALE) == (not state.up)
+        assert (watch.current() is None) == watch.stale
+        return watch.stale
+
+    async with at_work(watch):
+        source.batches.put_nowait(Batch(updates=[], frontier=11, snapshot=10))
+        await until(lambda: watch.last_progress is not None, "the first batch is taken in")
+        shown = wall.now
+        for jump in (day, -2 * day, day):
+            wall.advance(jump)
+            assert not withheld()
+            assert watch.last_progress == shown, "what is shown is the wall clock's time of the progress"
+        # Dead, and the wall clock is turned back so that it seems to be the same moment.
+        lasting.advance(300.1)
+        wall.advance(-day)
+        assert withheld()
+        source.batches.put_nowait(Batch(updates=[], frontier=12))
+        await until(lambda: watch.frontier == 12 and not watch.stale, "it speaks again")
+        assert not withheld()
+        assert watch.last_progress == shown - day

@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -84,9 +84,12 @@ class Intake:
         *,
         give_up_after: float | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`give_up_after`: seconds that the source may be down before `run` raises Stall; None for ever."""
+        """`give_up_after`: seconds that the source may be down before `run` raises Stall; None for ever. `clock`: the
+        wall clock, for what is shown; it may jump. `monotonic`: for how long something takes or lasts."""
         self.name = name
         self.message = ""
         self.last_batch: float | None = None
@@ -100,9 +103,11 @@ class Intake:
         self._out = outlets
         self._give_up_after = give_up_after
         self._clock = clock
+        self._monotonic = monotonic
         self._chance = chance
+        self._sleep = sleep
         self._up = False
-        self._down_since = clock()
+        self._down_since = monotonic()
 
     @property
     def state(self) -> State:
@@ -130,11 +135,11 @@ class Intake:
                 for taker in self._everyone():
                     taker.metrics.source_failed(error.reason)
                 self._failed(str(error), reason=error.reason)
-                if self._give_up_after is not None and self._clock() - self._down_since >= self._give_up_after:
+                if self._give_up_after is not None and self._monotonic() - self._down_since >= self._give_up_after:
                     raise Stall(f"source {self.name}: {error}") from None
             except LedgerError as error:
                 self._failed(str(error))
-            await asyncio.sleep(self._backoff.delay(attempt, self._chance, at_least=0.1))
+            await self._sleep(self._backoff.delay(attempt, self._chance, at_least=0.1))
             attempt += 1
 
     async def _absorb(self, batch: EventBatch, stream: EventStream) -> None:
@@ -145,12 +150,12 @@ class Intake:
             log.warning("not an event", source=self.name, at=refused.id, reason=refused.reason, detail=refused.detail)
         occurrences, unmatched = self._sorted(batch.events)
         if occurrences or batch.position:
-            began = self._clock()
+            began = self._monotonic()
             commit = EventCommit(
                 source=self.name, occurrences=occurrences, position=batch.position if self._out.keep else {}
             )
             notifications, told = await self._out.ledger.take_in(commit)
-            self._count(occurrences, told, self._clock() - began)
+            self._count(occurrences, told, self._monotonic() - began)
             self._out.offer(notifications)
             self._out.publish([one.told[0] for one in told])
         self.last_batch = self._clock()
@@ -205,7 +210,7 @@ class Intake:
         if message != self.message:
             log.warning("source down", source=self.name, error=message, **details)
         if self._up:
-            self._down_since = self._clock()
+            self._down_since = self._monotonic()
         self._up, self.message = False, message
 
 

@@ -8,7 +8,7 @@ that comes as the state at its as-of, compare it with the firing set, go on.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -83,8 +83,12 @@ class Watch:
         outlets: Outlets,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`clock`: the wall clock, for what is shown; it may jump. `monotonic`: for how long something takes or
+        lasts."""
         self.alert = alert
         self.message = ""
         self.gaps = 0
@@ -96,7 +100,9 @@ class Watch:
         self._timing = timing
         self._out = outlets
         self._clock = clock
+        self._monotonic = monotonic
         self._chance = chance
+        self._sleep = sleep
         self._definition = binding.definition(alert)
         self._firing: FiringSet | None = None
         self._stored: Stored | None = None
@@ -107,6 +113,7 @@ class Watch:
         self._shown = False  # the gauges hold what the firing set holds
         self._up = False
         self._may_resume = True
+        self._progress_at: float | None = None
         self._committed_at = 0.0
         self._committed_frontier: int | None = None
         self._committing = False
@@ -125,7 +132,7 @@ class Watch:
     @property
     def stale(self) -> bool:
         """Whether the source has been silent for so long that its rows may no longer be served as current."""
-        return self.last_progress is not None and self._clock() - self.last_progress > self._timing.stale_after
+        return self._progress_at is not None and self._monotonic() - self._progress_at > self._timing.stale_after
 
     def measure(self) -> AlertState:
         """What the alert's own metrics show; called at each scrape, before the series are taken. Those of a source that
@@ -190,7 +197,7 @@ class Watch:
                 # What is in memory may be ahead of the file: begin again from the file.
                 self._firing = None
                 wait = self._timing.backoff.delay(attempt, self._chance, at_least=0.5)
-            await asyncio.sleep(self._timing.backoff.delay(attempt, self._chance) if wait is None else wait)
+            await self._sleep(self._timing.backoff.delay(attempt, self._chance) if wait is None else wait)
             attempt += 1
 
     async def finish(self) -> None:
@@ -269,9 +276,8 @@ class Watch:
             outcome, rendered = await asyncio.to_thread(self._work, firing, batch)
         else:
             outcome, rendered = self._work(firing, batch)
-        now = self._clock()
         if self.gauges is not None and rendered is not None:
-            self.gauges.install(rendered, now)
+            self.gauges.install(rendered, self._clock())
             self._shown = True
         # With the gauges, not after the commit: a page names the frontier of the rows that it shows.
         self.frontier = batch.frontier
@@ -281,13 +287,13 @@ class Watch:
         metrics.negatives.inc(firing.negatives - oddities[1])
         if batch.snapshot is not None:
             self._compare(batch, batch.snapshot, outcome)
-        await self._keep(batch, outcome, firing, now)
+        await self._keep(batch, outcome, firing)
         for transition in outcome.transitions:
             metrics.transitioned(transition.kind)
         if not self._up:
             log.info("source up", alert=self.alert.name, firing=firing.firing)
         self._up, self.message, self._may_resume = True, "", True
-        self._applied, self.last_progress = batch.frontier, self._clock()
+        self._applied, self.last_progress, self._progress_at = batch.frontier, self._clock(), self._monotonic()
         self._out.publish(outcome.transitions)
         self._out.changed(bool(outcome.transitions))
 
@@ -341,18 +347,19 @@ class Watch:
                 differences=differences,
             )
 
-    async def _keep(self, batch: Batch, outcome: Outcome, firing: FiringSet, began: float) -> None:
+    async def _keep(self, batch: Batch, outcome: Outcome, firing: FiringSet) -> None:
         """Write a batch to the ledger and hand over its notifications. Mere progress is written now and then."""
         ledger = self._out.ledger
         if ledger is None:
             return
+        began = self._monotonic()
         news = outcome.transitions or outcome.saved or outcome.gone or not self._known or self._redefined
         if not news and began - self._committed_at < _FRONTIER_EVERY:
             return
         self._committing = True
         notifications = await ledger.commit(self._commit(outcome, firing, batch.frontier))
         self._committing = False
-        self._out.metrics.commit_seconds.observe(self._clock() - began)
+        self._out.metrics.commit_seconds.observe(self._monotonic() - began)
         self._known, self._redefined, self._ended = True, False, []
         self._committed_at, self._committed_frontier = began, batch.frontier
         self._out.offer(notifications)
