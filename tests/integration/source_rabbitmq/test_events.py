@@ -120,7 +120,7 @@ async def test_a_message_with_a_property_that_cannot_be_read_is_a_dead_letter_an
         with monkeypatch.context() as patched:
             patched.setitem(encode.METHODS, "timestamp", lambda _: MICROSECONDS)
             patched.setattr(encode, "timestamp", lambda _: MICROSECONDS)
-            write = encode.METHODS["shortstr"]
+            write = encode.short_string
             patched.setitem(encode.METHODS, "shortstr", lambda value: b"\x01\xff" if value == "\xff" else write(value))
             await other.send(queue, body, app_id="shop", **properties)
         await other.send(queue, {"alert": "after"})
@@ -140,7 +140,7 @@ async def test_a_routing_key_that_is_not_utf8_is_read_with_question_marks(
     settings = {"exchange": queue + ".x", "binding_keys": "#", "name_from": ["body.alert", "routing_key"]}
     async with reading(source(broker, queue, **settings)) as found:
         with monkeypatch.context() as patched:
-            write = encode.METHODS["shortstr"]
+            write = encode.short_string
             patched.setitem(
                 encode.METHODS, "shortstr", lambda value: b"\x05caf\xe9s" if value == "cafes" else write(value)
             )

@@ -151,8 +151,8 @@ class _Door(TransportFactory):
         self._context = context
         self._writer: asyncio.StreamWriter | None = None
 
-    async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        del url
+    async def create(self, url: URL, **others: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        del url, others
         server, loop = self._server, asyncio.get_running_loop()
         reader = ReadableFrames(loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
