@@ -3,9 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from support.clock import Clock
 from support.ledger import COLUMNS, OpenLedger, commit, delivered, firing, settlement, transition
-from tocsin.ledger import Attempt, EventCommit, Ledger, Occurrence, Status
+from tocsin.firing import Phase
+from tocsin.ledger import Attempt, Episode, EventCommit, Ledger, Occurrence, Status
 from tocsin.model import Address, Kind, Transition
 
 HOOK = Address(channel="hook")
@@ -109,9 +112,71 @@ async def test_an_episode_has_a_start_an_end_and_deliveries(ledger: Ledger) -> N
     await ledger.settle([delivered(one) for one in notifications if one.channel == "hook"])
     newest, oldest = await ledger.episodes("late", 10)
     assert (newest.started_at, newest.ended_at, newest.kind, newest.row) == (2000, None, "fired", ("2", "x"))
-    assert (oldest.started_at, oldest.ended_at, oldest.kind) == (1000, 5000, "resolved")
+    assert newest.firing
+    assert (oldest.started_at, oldest.ended_at, oldest.firing, oldest.kind) == (1000, 5000, False, "resolved")
     assert oldest.deliveries == {("hook", Status.DELIVERED): 2, ("mail", Status.PENDING): 2}
     assert oldest.columns == COLUMNS
+
+
+async def only_episode(ledger: Ledger) -> Episode:
+    [episode] = await ledger.episodes("late", 10)
+    return episode
+
+
+async def test_an_episode_whose_end_was_not_told_has_ended_at_an_unknown_time(ledger: Ledger) -> None:
+    """As with `on: [fired]`."""
+    await ledger.commit(commit([transition("1", at=1000)], saved=[firing("1", started_at=1000)]))
+    assert (await only_episode(ledger)).firing
+    await ledger.commit(commit(gone=[firing("1").fingerprint]))
+    episode = await only_episode(ledger)
+    assert (episode.firing, episode.ended_at, episode.kind, episode.row) == (False, None, "fired", ("1", "x"))
+
+
+@pytest.mark.parametrize("resolved_first", [True, False])
+async def test_a_row_that_moved_to_another_route_still_fires_with_its_new_row(
+    ledger: Ledger, resolved_first: bool
+) -> None:
+    """It resolves on the one and fires on the other at one time."""
+    await ledger.commit(commit([transition("1", at=1000, note="warning")], to=["mail"]))
+    moved = [
+        (transition("1", Kind.RESOLVED, at=5000, started_at=1000, note="warning"), [Address(channel="mail")]),
+        (transition("1", at=5000, started_at=1000, note="page"), [Address(channel="pager")]),
+    ]
+    still = firing("1", started_at=1000, note="page")
+    await ledger.commit(replace(commit(saved=[still]), transitions=moved if resolved_first else moved[::-1]))
+    episode = await only_episode(ledger)
+    assert (episode.firing, episode.ended_at, episode.row) == (True, None, ("1", "page"))
+    # What was an end for one channel is none of the row, also when nobody is told of its end.
+    await ledger.commit(commit(gone=[still.fingerprint]))
+    episode = await only_episode(ledger)
+    assert (episode.firing, episode.ended_at, episode.row) == (False, None, ("1", "page"))
+
+
+async def test_a_row_that_left_the_only_route_still_fires(ledger: Ledger) -> None:
+    resolved = transition("1", Kind.RESOLVED, at=5000, started_at=1000)
+    await ledger.commit(commit([transition("1", at=1000), resolved], saved=[firing("1", started_at=1000)]))
+    episode = await only_episode(ledger)
+    assert (episode.firing, episode.ended_at) == (True, None)
+
+
+@pytest.mark.parametrize("phase", Phase)
+async def test_what_is_kept_firing_fires_and_what_is_pending_or_absent_does_not(ledger: Ledger, phase: Phase) -> None:
+    told = [transition("1", at=1000), transition("1", Kind.RESOLVED, at=5000, started_at=1000)]
+    await ledger.commit(commit(told, saved=[firing("1", phase=phase, started_at=1000)]))
+    episode = await only_episode(ledger)
+    expected = (True, None) if phase in (Phase.FIRING, Phase.KEEPING) else (False, 5000)
+    assert (episode.firing, episode.ended_at) == expected
+
+
+async def test_a_new_episode_of_a_row_leaves_the_end_of_the_one_before(ledger: Ledger) -> None:
+    told = [
+        transition("1", at=1000),
+        transition("1", Kind.RESOLVED, at=5000, started_at=1000),
+        transition("1", at=6000),
+    ]
+    await ledger.commit(commit(told, saved=[firing("1", started_at=6000)]))
+    found = [(one.started_at, one.ended_at, one.firing) for one in await ledger.episodes("late", 10)]
+    assert found == [(6000, None, True), (1000, 5000, False)]
 
 
 async def test_each_event_is_an_episode_that_ends_where_it_starts(ledger: Ledger) -> None:

@@ -285,11 +285,50 @@ async def test_a_channel_that_is_removed_parks_what_it_still_had(stage: Stage) -
         await tocsin.until_logged("no longer configured were parked", "notifications=1", "level=warning")
         [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert (dead["channel"], dead["reason"]) == ("hook", "unrouted")
-        assert 'channel="hook"' not in (await tocsin.get("/metrics"))[1]
+        # It can be seen everywhere until nothing of it is left; what it has counted is gone.
+        await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
+        for gone in ("up", "delivered_total", "attempts_total"):
+            assert await tocsin.metric(f"tocsin_channel_{gone}", channel="hook") is None
+        pager, hook = (await tocsin.json("/api/v1/status"))["channels"]
+        assert (pager["name"], pager["state"], pager["dead"]) == ("pager", "up", 0)
+        assert (hook["name"], hook["state"], hook["dead"], hook["pending"]) == ("hook", "removed", 1, 0)
+        assert "no longer configured" in hook["message"]
         await tocsin.until_ready()
         stage.orders.insert(("2", "Bob", "20"))
         await other.arrived(1)
         assert other.requests[0].json["row"]["id"] == 2
+        assert (await tocsin.post(f"/api/v1/notifications/{dead['id']}/drop"))[0] == 200
+        await tocsin.until_metric("tocsin_channel_dead_letters", None, channel="hook")
+        assert 'channel="hook"' not in (await tocsin.get("/metrics"))[1]
+        assert [one["name"] for one in (await tocsin.json("/api/v1/status"))["channels"]] == ["pager"]
+
+
+async def test_what_a_removed_channel_left_can_be_sent_once_it_is_back_also_after_a_restart(stage: Stage) -> None:
+    stage.receiver.otherwise = lambda _: Answer(status=503)
+    async with stage.run() as tocsin:
+        await tocsin.until_ready()
+        await stage.receiver.arrived(1)
+        await tocsin.kill()
+    config, without = stage.config, changed(stage)
+    without["channels"] = {"pager": {"type": "console"}}
+    without["alerts"]["orders"]["notify"] = ["pager"]
+    stage.config = without
+    async with stage.run() as tocsin:
+        await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
+        [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
+        assert (await tocsin.post(f"/api/v1/notifications/{dead['id']}/retry"))[0] == 200
+        # Nobody sends it as long as the channel is away, and it shows that it waits.
+        await tocsin.until_metric("tocsin_channel_pending", 1, channel="hook")
+        assert await tocsin.metric("tocsin_channel_dead_letters", channel="hook") == 0
+        stage.receiver.otherwise = lambda _: Answer()
+        before = len(stage.receiver.requests)
+        await reloaded(tocsin, config)
+        await stage.receiver.arrived(before + 1)
+        assert stage.receiver.requests[-1].json["id"] == dead["id"]
+        await tocsin.until_metric("tocsin_channel_pending", 0, channel="hook")
+        assert {one["name"]: one["state"] for one in (await tocsin.json("/api/v1/channels"))["channels"]} == {
+            "hook": "up"
+        }
 
 
 async def test_a_source_that_moves_is_asked_anew_and_counts_no_gap_for_the_same_view(stage: Stage) -> None:
@@ -350,3 +389,6 @@ async def test_what_waits_for_a_channel_that_became_a_level_output_is_parked(sta
         await tocsin.until_logged("no longer configured were parked", "notifications=1", "level=warning")
         [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert (dead["channel"], dead["reason"]) == ("hook", "unrouted")
+        await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
+        [shown] = (await tocsin.json("/api/v1/channels"))["channels"]
+        assert (shown["type"], shown["dead"]) == ("alertmanager", 1)

@@ -295,14 +295,18 @@ async def test_the_history_of_an_alert_has_times_and_deliveries(start: Start, ov
         fingerprint="f" * 32,
         started_at=1_700_000_000_000,
         ended_at=1_700_000_002_500,
+        firing=False,
         kind="resolved",
         labels={"customer": "Acme"},
         value=math.inf,
         row={"customer": "Acme"},
         deliveries=[Delivery(channel="people", status=Status.DELIVERED, count=2)],
     )
-    overview.history = [replace(ended, ended_at=None, kind="fired"), ended]
-    [firing, found] = (await (await (await start()).get("/api/v1/history/late?limit=2")).json())["episodes"]
-    assert (firing["ended_at"], firing["seconds"]) == (None, None)
+    fired = replace(ended, ended_at=None, kind="fired")
+    overview.history = [replace(fired, firing=True), fired, ended]
+    answer = await (await start()).get("/api/v1/history/late?limit=3")
+    [firing, untold, found] = (await answer.json())["episodes"]
+    assert (firing["ended_at"], firing["seconds"], firing["firing"]) == (None, None, True)
+    assert (untold["ended_at"], untold["seconds"], untold["firing"]) == (None, None, False)
     assert (found["ended_at"], found["seconds"], found["value"]) == ("2023-11-14T22:13:22.500Z", 2.5, "Infinity")
     assert found["deliveries"] == [{"channel": "people", "status": "delivered", "count": 2}]

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -59,6 +59,13 @@ class Outputs:
         """The level outputs by name."""
         return {name: running.what for name, running in self._levels.items()}
 
+    def waiting(self, name: str) -> Backlog:
+        """What waits for a channel in the outbox, and to be told by a level output: one that took the place of a
+        channel has both."""
+        backlog = self.backlog.get(name, Backlog())
+        level = self._levels.get(name)
+        return replace(backlog, pending=backlog.pending + level.what.pending) if level else backlog
+
     async def made(self, config: Config) -> Made:
         """Make what is new or changed, which may take a moment and changes nothing yet."""
         changed = [channel for channel in config.channels.values() if self._differs(config, channel)]
@@ -93,7 +100,7 @@ class Outputs:
                 predecessor=self._replaced.pop(name, None),
                 clock=self._clock,
             )
-            metrics.state = functools.partial(_level_state, loop)
+            metrics.state = functools.partial(self._state, name)
             task = self._tasks.create_task(loop.run(), name=f"channel {name}")
             self._levels[name] = Running(what=loop, task=task, parts=_parts(config, channel))
 
@@ -112,7 +119,7 @@ class Outputs:
                 since=since,
                 clock=self._clock,
             )
-            metrics.state = functools.partial(self._channel_state, name)
+            metrics.state = functools.partial(self._state, name)
             task = self._tasks.create_task(dispatcher.run(), name=f"channel {name}")
             self._channels[name] = Running(what=dispatcher, task=task, parts=_parts(config, config.channels[name]))
 
@@ -162,15 +169,10 @@ class Outputs:
         running = self._levels.get(channel.name) or self._channels.get(channel.name)
         return running is None or running.parts != _parts(config, channel)
 
-    def _channel_state(self, name: str) -> ChannelState:
-        backlog = self.backlog.get(name, Backlog())
-        running = self._channels.get(name)
-        return ChannelState(
-            up=running is not None and running.what.condition is not Condition.PAUSED,
-            pending=backlog.pending,
-            oldest_pending=backlog.oldest,
-            dead=backlog.dead,
-        )
+    def _state(self, name: str) -> ChannelState:
+        running = self._channels.get(name) or self._levels.get(name)
+        up = running is not None and running.what.condition is not Condition.PAUSED
+        return channel_state(up, self.waiting(name))
 
     async def _stop_levels(self, names: Sequence[str]) -> None:
         await cancelled([self._levels.pop(name) for name in names])
@@ -194,5 +196,6 @@ def _parts(config: Config, channel: ChannelConfig) -> object:
     return channel, [(one.name, one.annotations, one.labels, one.static_labels, one.value) for one in alerts]
 
 
-def _level_state(loop: LevelLoop) -> ChannelState:
-    return ChannelState(up=loop.condition is not Condition.PAUSED, pending=loop.pending)
+def channel_state(up: bool | None, backlog: Backlog) -> ChannelState:
+    """What the gauges of a channel show."""
+    return ChannelState(up=up, pending=backlog.pending, oldest_pending=backlog.oldest, dead=backlog.dead)

@@ -10,7 +10,7 @@ from tocsin.dispatch import Dispatcher
 from tocsin.dispatch.level import LevelLoop
 from tocsin.errors import LedgerError, LedgerReason, SourceError
 from tocsin.firing import Firing
-from tocsin.ledger import Attempt, Backlog, Episode, Filter, Ledger, Record, Status
+from tocsin.ledger import Attempt, Episode, Filter, Ledger, Record, Status
 from tocsin.model import Columns, Row, Transition
 from tocsin.sources.http import RefusedRequest
 from tocsin.values import jsonable, number, reader
@@ -23,6 +23,10 @@ from tocsin.web import (
     NotificationRecord,
     Receipt,
     TransitionRecord,
+)
+
+_REMOVED = (
+    "no longer configured; what is left of it can be dropped, or sent once a channel of this name is configured again"
 )
 
 
@@ -72,13 +76,26 @@ class RunningOverview:
 
     def channels(self) -> Sequence[ChannelStatus]:
         outputs = self._runtime.outputs
+        removed = [
+            ChannelStatus(
+                name=name,
+                type="",
+                state="removed",
+                message=_REMOVED,
+                pending=left.pending,
+                oldest_pending=left.oldest,
+                dead=left.dead,
+            )
+            for name, left in self._runtime.removed.items()
+        ]
         return [
-            *(self._channel(one, outputs.backlog.get(one.name, Backlog())) for one in outputs.dispatchers.values()),
-            *(self._channel(one, Backlog(pending=one.pending)) for one in outputs.levels.values()),
+            *(self._channel(one) for one in outputs.dispatchers.values()),
+            *(self._channel(one) for one in outputs.levels.values()),
+            *removed,
         ]
 
-    def _channel(self, running: Dispatcher | LevelLoop, backlog: Backlog) -> ChannelStatus:
-        config = self._runtime.config
+    def _channel(self, running: Dispatcher | LevelLoop) -> ChannelStatus:
+        config, backlog = self._runtime.config, self._runtime.outputs.waiting(running.name)
         return ChannelStatus(
             name=running.name,
             type=config.channels[running.name].kind if config else "",
@@ -200,6 +217,7 @@ class RunningOverview:
             fingerprint=episode.fingerprint,
             started_at=episode.started_at,
             ended_at=episode.ended_at,
+            firing=episode.firing,
             kind=episode.kind,
             labels=shown.labels(episode.row),
             value=shown.value(episode.row),

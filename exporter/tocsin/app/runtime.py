@@ -3,7 +3,7 @@ whole."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -12,12 +12,12 @@ from tocsin.app import units
 from tocsin.app.feed import Feed
 from tocsin.app.inputs import Inputs
 from tocsin.app.intake import EventWatch
-from tocsin.app.outputs import Outputs
+from tocsin.app.outputs import Outputs, channel_state
 from tocsin.app.watch import Watch
 from tocsin.config import Config
 from tocsin.errors import LedgerError
-from tocsin.exposition import Metrics, Page
-from tocsin.ledger import Ledger
+from tocsin.exposition import ChannelState, Metrics, Page
+from tocsin.ledger import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.sources.http import Http
 
@@ -45,6 +45,7 @@ class Runtime:
         self._inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
         self._clock = clock
         self._pruned_at = 0.0
+        metrics.show_removed_channels(self._removed_states)
 
     @property
     def watches(self) -> dict[str, Watch | EventWatch]:
@@ -52,6 +53,12 @@ class Runtime:
         alerts = self.config.alerts if self.config else {}
         found = {name: self._inputs.watch(alert) for name, alert in alerts.items()}
         return {name: watch for name, watch in found.items() if watch is not None}
+
+    @property
+    def removed(self) -> dict[str, Backlog]:
+        """What the outbox still holds for channels that are no longer configured, by name."""
+        configured = self.config.channels if self.config else self.outputs.backlog
+        return {name: left for name, left in sorted(self.outputs.backlog.items()) if name not in configured}
 
     def receiver(self, alert: str) -> Http | None:
         """The source that takes events for an alert over HTTP, if there is one."""
@@ -97,6 +104,9 @@ class Runtime:
             self.metrics.forget_source(name)
         for name in before.channels.keys() - now.channels.keys():
             self.metrics.forget_channel(name)
+
+    def _removed_states(self) -> Mapping[str, ChannelState]:
+        return {name: channel_state(None, left) for name, left in self.removed.items()}
 
     async def _park_unrouted(self, ledger: Ledger, config: Config) -> None:
         try:

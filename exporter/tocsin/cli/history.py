@@ -55,7 +55,9 @@ async def _episodes(path: Path, alert: str, limit: int) -> list[Episode]:
 
 
 def _end(episode: Episode) -> str:
-    return "still firing" if episode.ended_at is None else clock_time(episode.ended_at / 1000)
+    if episode.ended_at is not None:
+        return clock_time(episode.ended_at / 1000)
+    return "still firing" if episode.firing else "ended, time not kept"
 
 
 def _what(episode: Episode) -> str:
@@ -86,6 +88,7 @@ def _plain(episode: Episode) -> dict[str, Any]:
         "kind": episode.kind,
         "started_at": clock_time(episode.started_at / 1000),
         "ended_at": None if ended is None else clock_time(ended / 1000),
+        "firing": episode.firing,
         "seconds": None if ended is None else (ended - episode.started_at) / 1000,
         "row": _row(episode),
         "deliveries": [

@@ -31,10 +31,10 @@ class AlertState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelState:
-    """A channel as its gauges show it. `oldest_pending`: wall-clock seconds, None if nothing waits; `dead`: parked
-    now."""
+    """A channel as its gauges show it. `up` None: it is no longer configured. `oldest_pending`: wall-clock seconds,
+    None if nothing waits; `dead`: parked now."""
 
-    up: bool = True
+    up: bool | None = True
     pending: int = 0
     oldest_pending: float | None = None
     dead: int = 0
@@ -108,7 +108,8 @@ class Metrics:
         self._alerts: dict[str, AlertMetrics] = {}
         self._channels: dict[str, ChannelMetrics] = {}
         self._sources: dict[str, SourceMetrics] = {}
-        self.registry.register(_Live(self._alerts, self._channels))
+        self._live = _Live(self._alerts, self._channels)
+        self.registry.register(self._live)
         self.ledger_up = self._instruments.gauges["tocsin_ledger_up"]
         self.ledger_commit_seconds = self._instruments.histograms["tocsin_ledger_commit_seconds"]
         self.exposition_seconds = self._instruments.gauges["tocsin_exposition_seconds"]
@@ -152,6 +153,11 @@ class Metrics:
         """Withdraw every series of a source that is gone."""
         if name in self._sources:
             self._sources.pop(name).forget()
+
+    def show_removed_channels(self, removed: Callable[[], Mapping[str, ChannelState]]) -> None:
+        """Show channels that are no longer configured, too. `removed` is called at each scrape for those of which
+        something is left."""
+        self._live.removed = removed
 
     def reloaded(self, *, successful: bool, at: float) -> None:
         """The configuration was read, or refused, at wall-clock time `at`. The start counts as a reading."""
@@ -222,12 +228,14 @@ class _Live:
     goes."""
 
     def __init__(self, alerts: Mapping[str, AlertMetrics], channels: Mapping[str, ChannelMetrics]) -> None:
+        self.removed: Callable[[], Mapping[str, ChannelState]] = dict
         self._alerts = alerts
         self._channels = channels
 
     def collect(self) -> Iterator[Metric]:
         yield from _families(_ALERT_GAUGES, [(name, alert.state()) for name, alert in self._alerts.items()])
-        yield from _families(_CHANNEL_GAUGES, [(name, channel.state()) for name, channel in self._channels.items()])
+        channels = {name: channel.state() for name, channel in self._channels.items()}
+        yield from _families(_CHANNEL_GAUGES, [*channels.items(), *self.removed().items()])
 
 
 def _families(

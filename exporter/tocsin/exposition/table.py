@@ -107,8 +107,18 @@ _DEFINITIONS = (
     _counter("source_events_total", "Events received from a source of events.", "source"),
     _counter("source_unmatched_events_total", "Events that no alert takes.", "source"),
     _counter("source_refused_events_total", "What was received and is no event, by reason.", "source", "reason"),
-    _gauge("channel_up", "1 while the channel delivers, 0 while it is paused.", "channel", live=True),
-    _gauge("channel_pending", "Notifications in the outbox that wait for delivery.", "channel", live=True),
+    _gauge(
+        "channel_up",
+        "1 while the channel delivers, 0 while it is paused; absent once it is removed.",
+        "channel",
+        live=True,
+    ),
+    _gauge(
+        "channel_pending",
+        "Notifications in the outbox that wait for delivery, also for a channel that was removed.",
+        "channel",
+        live=True,
+    ),
     _gauge(
         "channel_oldest_pending_timestamp_seconds",
         "When the oldest waiting notification was made; absent while none waits.",
@@ -118,7 +128,12 @@ _DEFINITIONS = (
     _counter("channel_attempts_total", "Attempts to deliver a notification, successful or not.", "channel"),
     _counter("channel_failures_total", "Attempts that failed, by reason.", "channel", "reason"),
     _counter("channel_delivered_total", "Notifications that the receiver accepted.", "channel"),
-    _gauge("channel_dead_letters", "Notifications given up on that are parked now.", "channel", live=True),
+    _gauge(
+        "channel_dead_letters",
+        "Notifications given up on that are parked now, also of a channel that was removed.",
+        "channel",
+        live=True,
+    ),
     _counter("channel_dead_lettered_total", "Notifications given up on.", "channel"),
     _histogram(
         "channel_delivery_seconds",

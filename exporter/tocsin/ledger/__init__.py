@@ -126,14 +126,16 @@ class Attempt:
 class Episode:
     """One firing from its beginning to its end, or one event, as the ledger's notifications tell it.
 
-    `ended_at`: source ms, None while it fires; an event ends where it starts. `kind` is that of the last transition
-    and `row` its row. `deliveries`: how many notifications there are by channel and status.
+    `firing`: whether it fires now, as the firing set has it. `ended_at`: source ms; None while it fires, and for an end
+    of which nothing was told or kept; an event ends where it starts. `kind` and `row` are those of the newest
+    transition that was told. `deliveries`: how many notifications there are by channel and status.
     """
 
     alert: str
     fingerprint: str
     started_at: int
     ended_at: int | None
+    firing: bool
     kind: str
     columns: Columns
     row: Row

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from tocsin.errors import Reason
+from tocsin.firing import Phase
 from tocsin.ledger import MOST_MERGED, Attempt, Backlog, Episode, Filter, Record, Settlement, Status
 from tocsin.ledger.encoding import NOTIFICATION, RECORD, notification_of, record_of
 from tocsin.ledger.shapes import Shapes
@@ -139,33 +140,31 @@ def attempts(db: sqlite3.Connection, id_: str) -> list[Attempt]:
 
 def episodes(db: sqlite3.Connection, shapes: Shapes, alert: str, limit: int) -> list[Episode]:
     """See `Ledger.episodes`. Passed backwards, since an index for this alone would make every batch dearer."""
-    latest: dict[tuple[str, int], tuple[int, str, int]] = {}
-    rows = db.execute(
-        "SELECT fingerprint, started_at, id, kind, at FROM transitions WHERE alert = ? ORDER BY id DESC", (alert,)
-    )
-    for fingerprint, started_at, *last in rows:
-        if (fingerprint, started_at) not in latest:
-            if len(latest) == limit:
-                break
-            latest[fingerprint, started_at] = (last[0], last[1], last[2])
-    found = [
-        _episode(db, shapes, alert, fingerprint, started_at, number, kind, at)
-        for (fingerprint, started_at), (number, kind, at) in latest.items()
-    ]
+    latest: dict[tuple[str, int], None] = {}
+    rows = db.execute("SELECT fingerprint, started_at FROM transitions WHERE alert = ? ORDER BY id DESC", (alert,))
+    for episode in rows:
+        latest[episode] = None
+        if len(latest) == limit:
+            break
+    found = [_episode(db, shapes, alert, fingerprint, started_at) for fingerprint, started_at in latest]
     return sorted(found, key=attrgetter("started_at"), reverse=True)
 
 
-def _episode(
-    db: sqlite3.Connection,
-    shapes: Shapes,
-    alert: str,
-    fingerprint: str,
-    started_at: int,
-    last: int,
-    kind: str,
-    at: int,
-) -> Episode:
-    shape, row = db.execute("SELECT shape, row FROM transitions WHERE id = ?", (last,)).fetchone()
+_NEWEST = """
+    SELECT kind, at, shape, row FROM transitions WHERE fingerprint = ? AND started_at = ? AND alert = ?
+    ORDER BY at DESC, CASE kind WHEN 'resolved' THEN 1 WHEN 'repeated' THEN 2 ELSE 0 END, id DESC LIMIT 1
+"""
+"""The newest transition of an episode. A row that goes from one route to another resolves on the first and fires on the
+second at one time: then it goes on."""
+
+
+def _episode(db: sqlite3.Connection, shapes: Shapes, alert: str, fingerprint: str, started_at: int) -> Episode:
+    kind, at, shape, row = db.execute(_NEWEST, (fingerprint, started_at, alert)).fetchone()
+    # What was told may lack the end, by `on`, or be an end for one channel alone, by `when`.
+    fires = db.execute(
+        "SELECT 1 FROM firings WHERE alert = ? AND fingerprint = ? AND started_at = ? AND phase IN (?, ?)",
+        (alert, fingerprint, started_at, Phase.FIRING, Phase.KEEPING),
+    ).fetchone()
     counts = db.execute(
         "SELECT n.channel, n.status, count(*) FROM transitions AS t JOIN notifications AS n ON n.transition = t.id"
         " WHERE t.fingerprint = ? AND t.started_at = ? AND t.alert = ? GROUP BY n.channel, n.status"
@@ -176,7 +175,8 @@ def _episode(
         alert=alert,
         fingerprint=fingerprint,
         started_at=started_at,
-        ended_at=at if kind in (Kind.RESOLVED, Kind.EVENT) else None,
+        ended_at=at if kind in (Kind.RESOLVED, Kind.EVENT) and not fires else None,
+        firing=fires is not None,
         kind=kind,
         columns=shapes.columns(db, shape),
         row=tuple(json.loads(row)),

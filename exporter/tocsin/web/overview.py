@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from tocsin.ledger import Attempt, Status
 
 AlertPhase: TypeAlias = Literal["starting", "up", "error", "stale"]
-ChannelPhase: TypeAlias = Literal["up", "paused", "failing"]
+ChannelPhase: TypeAlias = Literal["up", "paused", "failing", "removed"]
 FiringPhase: TypeAlias = Literal["pending", "firing", "keeping"]
 
 
@@ -48,7 +48,8 @@ class FiringRow:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelStatus:
     """How a channel does. `oldest_pending`, `last_delivery`: wall-clock seconds. `delivered`, `failed` (attempts):
-    since the process started; `dead`: parked now."""
+    since the process started; `dead`: parked now. `state` "removed": no longer configured, and something of it is left
+    in the outbox; its type is not known any more."""
 
     name: str
     type: str
@@ -114,13 +115,14 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeRecord:
-    """One firing from beginning to end, or one event. Times are source time in ms; `ended_at` None: it still fires.
-    `deliveries`: how many notifications by channel and status."""
+    """One firing from beginning to end, or one event. Times are source time in ms. `ended_at` None: it still fires or,
+    without `firing`, it ended and nothing tells when. `deliveries`: how many notifications by channel and status."""
 
     alert: str
     fingerprint: str
     started_at: int
     ended_at: int | None
+    firing: bool
     kind: str
     labels: Mapping[str, str]
     value: float | None
@@ -150,7 +152,8 @@ class Overview(Protocol):
         ...
 
     def channels(self) -> Sequence[ChannelStatus]:
-        """Every channel, in the order of the configuration."""
+        """Every channel, in the order of the configuration, and then those no longer in it of which something is
+        left."""
         ...
 
     def firing(self, alert: str, limit: int) -> Iterable[FiringRow]:

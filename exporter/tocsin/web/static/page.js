@@ -96,7 +96,7 @@ function show(id, content, build) {
 // The parts of the page.
 
 const ALERT_TAGS = { up: "good", starting: "warn", error: "bad", stale: "bad" };
-const CHANNEL_TAGS = { up: "good", paused: "bad", failing: "warn" };
+const CHANNEL_TAGS = { up: "good", paused: "bad", failing: "warn", removed: "warn" };
 const KIND_TAGS = { fired: "bad", updated: "warn", resolved: "good", repeated: "", event: "info" };
 const STATUS_TAGS = { delivered: "good", pending: "warn", dead: "bad", dropped: "" };
 
@@ -118,7 +118,7 @@ function verdict(status) {
 }
 
 function trouble(status) {
-  const halted = status.channels.filter((channel) => channel.state !== "up").length;
+  const halted = status.channels.filter((channel) => channel.state !== "up" && channel.state !== "removed").length;
   const parked = status.channels.reduce((sum, channel) => sum + channel.dead, 0);
   const parts = [halted ? `${plural(halted, "channel")} not delivering` : "", parked ? plural(parked, "dead letter") : ""];
   $("trouble").textContent = parts.filter(Boolean).join(", ");
@@ -169,7 +169,7 @@ function alerts(list) {
 }
 
 function channelItem(channel) {
-  const facts = [make("span", {}, `${number(channel.delivered)} delivered`)];
+  const facts = channel.state === "removed" ? [] : [make("span", {}, `${number(channel.delivered)} delivered`)];
   if (channel.failed) facts.push(make("span", {}, plural(channel.failed, "failed attempt")));
   if (channel.dead) facts.push(make("span", { class: "bad" }, plural(channel.dead, "dead letter")));
   if (channel.last_delivery) facts.push(make("span", {}, "last ", since(channel.last_delivery, " ago")));
@@ -179,7 +179,7 @@ function channelItem(channel) {
   return make("li", {},
     make("div", { class: "line" },
       make("span", { class: "name" }, plain(channel.name)),
-      channel.type === channel.name ? null : make("span", { class: "none" }, plain(channel.type)),
+      !channel.type || channel.type === channel.name ? null : make("span", { class: "none" }, plain(channel.type)),
       tag(channel.state, CHANNEL_TAGS[channel.state]),
       make("span", { class: "push" }, waiting)),
     channel.message ? make("div", { class: channel.state === "paused" ? "why bad" : "why" }, plain(channel.message)) : null,
@@ -339,7 +339,8 @@ const texts = (row) => Object.fromEntries(
 
 function episode(one) {
   const lasted = one.kind === "event" ? tag("event", "info")
-    : one.ended_at === null ? tag("still firing", "bad") : make("span", {}, span(one.seconds));
+    : one.firing ? tag("still firing", "bad")
+    : one.ended_at === null ? make("span", { class: "none" }, "ended, time not kept") : make("span", {}, span(one.seconds));
   return make("tr", {},
     make("td", { "data-name": "start" }, moment(one.started_at)),
     make("td", { "data-name": "lasted" }, lasted),
