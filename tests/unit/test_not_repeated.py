@@ -1,0 +1,83 @@
+"""Faults that programs of this kind have had, in what is decided before anything runs."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tocsin.config import Config, load
+from tocsin.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "exporter" / "tocsin"
+MAIL = {"type": "email", "host": "mail.example.com", "from": "a@example.com", "recipients": ["b@example.com"]}
+
+
+def loaded(directory: Path, channel: dict[str, Any], **more: Any) -> Config:
+    """A configuration with this channel. Words that YAML would understand are quoted, as variables bring them."""
+    alert = {"source": "shop", "relation": "late", "labels": ["id"], "notify": ["one"]}
+    config = {
+        "sources": {"shop": {"type": "postgres", "host": "db", "user": "tocsin"}},
+        "channels": {"one": channel},
+        "alerts": {"late": alert},
+        **more,
+    }
+    file = directory / "tocsin.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return load(file, {})
+
+
+@pytest.mark.parametrize("word", ["False", "false", "FALSE", "no", "off", "0"])
+def test_a_word_that_means_no_is_never_taken_for_yes(word: str, tmp_path: Path) -> None:
+    assert loaded(tmp_path, {"type": "console"}, web={"admin": word}).web.admin is False
+
+
+@pytest.mark.parametrize("word", ["", "perhaps", "None"])
+def test_a_word_that_means_neither_yes_nor_no_is_refused(word: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"web\.admin"):
+        loaded(tmp_path, {"type": "console"}, web={"admin": word})
+
+
+@pytest.mark.parametrize("word", ["False", "no", "", "ssl"])
+def test_how_mail_is_secured_is_one_of_three_words(word: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"channels\.one\.security"):
+        loaded(tmp_path, {**MAIL, "security": word})
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_attempt_at_all_is_refused_instead_of_read_as_one(number: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"channels\.one\.max_attempts"):
+        loaded(tmp_path, {"type": "console", "max_attempts": number})
+    assert loaded(tmp_path, {"type": "console", "max_attempts": 1}).channels["one"].settings.max_attempts == 1
+
+
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """What is evaluated when a module is imported: all but the bodies of functions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            defaults = [*child.args.defaults, *child.args.kw_defaults]
+            yield from (found for default in defaults if default for found in [default, *at_import(default)])
+        else:
+            yield child
+            yield from at_import(child)
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_no_module_reads_the_environment_when_it_is_imported(file: Path) -> None:
+    read = {
+        each.attr for each in at_import(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(each, ast.Attribute)
+    }
+    assert read & {"environ", "getenv"} == set()
+
+
+def test_the_oldest_python_that_is_promised_is_the_one_that_is_checked() -> None:
+    project = tomllib.loads((ROOT / "exporter" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    oldest = project["requires-python"].removeprefix(">=")
+    assert f"Programming Language :: Python :: {oldest}" in project["classifiers"]
+    assert tools["mypy"]["python_version"] == oldest
+    assert tools["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
