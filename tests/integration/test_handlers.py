@@ -11,9 +11,11 @@ import pytest
 
 from support.channels import FakeChannel
 from support.dispatching import Desk
+from support.events_table import INSERT, handled, made
 from support.messages import message
+from support.postgres import Database
 from support.receiver import Answer, Receiver
-from support.tocsin import Stage, command, staged, write
+from support.tocsin import Stage, command, running, staged, write
 from support.waiting import until, until_some
 from tocsin.channels import Delivered, Rejected, Result, Retry, webhook
 from tocsin.channels.python import Config, build
@@ -41,6 +43,12 @@ async def bad(envelope, log):
     if envelope["row"]["id"] == 2:
         raise Reject("nobody knows 2")
     raise ValueError("out of order")
+
+def flaky(envelope):
+    _note("flaky", envelope)
+    if not (FOLDER / "mended").exists():
+        raise ValueError("out of order")
+    return "mended"
 
 def slow(envelope):
     _note("begun", envelope)
@@ -171,6 +179,55 @@ async def test_two_handlers_of_one_alert_both_run_and_one_failing_does_not_stop_
         }
         assert sorted((stage.directory / "bad").read_text().splitlines()) == ["fired 1"] * 3 + ["fired 2"]
         assert len(tocsin.logged("the handler raised", "level=debug")) == 3
+
+
+@pytest.mark.e2e
+@pytest.mark.xdist_group("postgres")
+async def test_of_two_handlers_of_an_event_in_postgresql_one_fails_and_is_called_again_and_the_other_has_it_once(
+    database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "own_handlers.py").write_text(LOCAL)
+    await made(database)
+    timing = {"backoff_initial": "10ms", "backoff_max": "20ms", "max_attempts": 100_000}
+    config = {
+        "web": {"listen": "127.0.0.1:0"},
+        "ledger": {"path": str(tmp_path / "ledger.db")},
+        "sources": {"shop": {"type": "postgres_events", "dsn": database.dsn}},
+        "channels": {
+            name: {"type": "python", "handler": f"own_handlers:{name}", "path": str(tmp_path), **timing}
+            for name in ("flaky", "good")
+        },
+        "alerts": {"order": {"source": "shop", "notify": ["flaky", "good"]}},
+    }
+
+    def calls(name: str) -> list[str]:
+        file = tmp_path / name
+        return file.read_text().splitlines() if file.exists() else []
+
+    async with running(tmp_path, config) as tocsin:
+
+        async def recorded() -> dict[str, tuple[str, str]]:
+            listed = (await tocsin.json("/api/v1/notifications"))["notifications"]
+            return {one["channel"]: (one["status"], one["detail"]) for one in listed}
+
+        async def settled() -> bool:
+            assert await recorded() == {"flaky": ("delivered", "mended"), "good": ("delivered", "row 1")}
+            return True
+
+        await tocsin.until_ready()
+        await database.run(INSERT, 1)
+        await until(lambda: calls("good") and len(calls("flaky")) >= 3, "one has it, the other is called again")
+        # The event is safe here, whoever of the two still fails.
+        await until_some(lambda: _taken(database))
+        assert (await recorded())["flaky"][0] == "pending"
+        (tmp_path / "mended").touch()
+        await until_some(settled)
+    assert calls("good") == ["event 1"]
+    assert set(calls("flaky")) == {"event 1"}
+
+
+async def _taken(database: Database) -> bool:
+    return await handled(database) == {1: "taken"}
 
 
 @pytest.mark.e2e
