@@ -15,6 +15,7 @@ SECTIONS = {
     "Handlers of events in PostgreSQL": 12,
     "Alerts from a queue": 12,
     "Webhooks of a stream": 11,
+    "Faults not repeated": 37,
 }
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
