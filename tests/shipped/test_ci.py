@@ -20,6 +20,7 @@ NEEDS = {
     "java": "default-jre-headless",
     "mvn": "maven",
     "openssl": "openssl",
+    "chromium": "chromium",
 }
 """Program -> the package of Debian that has it."""
 TESTS = """
