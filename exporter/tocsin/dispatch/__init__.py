@@ -3,8 +3,9 @@
 A channel sees each episode's notifications in order and one at a time; different episodes go side by side.
 """
 
-from tocsin.dispatch.dispatcher import Compose, Dispatcher
+from tocsin.dispatch.dispatcher import Dispatcher
 from tocsin.dispatch.health import Condition
 from tocsin.dispatch.policy import Policy
+from tocsin.dispatch.sending import Compose
 
 __all__ = ["Compose", "Condition", "Dispatcher", "Policy"]

@@ -10,21 +10,18 @@ from typing import NamedTuple
 
 import structlog
 
-from tocsin.channels import Channel, Delivered, Message, Rejected, Result, Retry
+from tocsin.channels import Channel, Delivered, Result
 from tocsin.dispatch.health import Condition, Health
 from tocsin.dispatch.lanes import Lanes
 from tocsin.dispatch.policy import Policy
+from tocsin.dispatch.sending import Compose, Sender, Sent
 from tocsin.dispatch.verdict import verdict
-from tocsin.errors import LedgerError, Reason
+from tocsin.errors import LedgerError
 from tocsin.exposition import ChannelMetrics
 from tocsin.ledger import MOST_MERGED, Ledger, Settlement, Status
 from tocsin.model import Notification
 
 log = structlog.get_logger(__name__)
-
-Compose = Callable[[Sequence[Notification]], "Message | Rejected"]
-"""Makes what the channel sends from what the ledger keeps, with today's configuration: one message of one notification,
-or of those that were merged."""
 
 _CLOSING = 5.0
 """Seconds that a channel is given to let go of its connections."""
@@ -55,7 +52,7 @@ class Dispatcher:
         self._channel = channel
         self._policy = policy
         self._ledger = ledger
-        self._compose = compose
+        self._sender = Sender(name, channel, ledger, compose, policy.timeout)
         self._metrics = metrics
         self._clock = clock
         self._chance = chance
@@ -73,7 +70,6 @@ class Dispatcher:
         self._missed = False
         self._rescans = 0
         self._doubted: set[int] = set()
-        self._merged: dict[int, list[Notification]] = {}  # what goes in one message, by its first, while it is sent
         self._unreadable = 0
         self._read_not_before = 0.0
         self._finished: set[int] = set()
@@ -251,84 +247,25 @@ class Dispatcher:
         """Send, and go on with what is ready next for as long as there is something: a task for each costs more."""
         while batch:
             try:
-                results = await self._send(batch)
+                sent = await self._sender.send(batch, self._metrics.attempts.inc)
             finally:
                 self._slots -= 1
-            self._health.judge(results, self._clock())
-            self._conclude(batch, results)
+            self._health.judge([one.result for one in sent], self._clock())
+            self._conclude(sent)
             await asyncio.sleep(0)  # a channel that never waits must not hold the loop
             batch = self._claim()
         self._stir()
 
-    async def _send(self, batch: list[Notification]) -> list[Result]:
-        results: dict[int, Result] = {}
-        messages: list[Message] = []
-        for notification in batch:
-            composed = await self._composed(notification)
-            if isinstance(composed, Message):
-                messages.append(composed)
-            else:
-                results[notification.seq] = composed
-        if messages:
-            self._metrics.attempts.inc(len(messages))
-            sent = iter(await self._call(messages))
-            for notification in batch:
-                if notification.seq not in results:
-                    results[notification.seq] = next(sent)
-        return [results[notification.seq] for notification in batch]
-
-    async def _composed(self, notification: Notification) -> Message | Rejected | Retry:
-        try:
-            together = [notification]
-            if notification.digest is not None:
-                together = await self._ledger.gather(notification) or together
-                self._merged[notification.seq] = together
-            message = self._compose(together)
-            if isinstance(message, Message) and message.kind in self._channel.wants_earlier:
-                message = replace(message, earlier=await self._earlier(together))
-        except LedgerError as error:
-            log.error("cannot read the outbox", channel=self.name, error=str(error))
-            return Retry(Reason.INTERNAL, "the ledger could not be read", free=True)
-        except Exception as error:  # one bad notification must not stop the channel
-            log.exception("cannot compose a notification", channel=self.name, notification=notification.id)
-            return Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}")
-        return message
-
-    async def _earlier(self, together: Sequence[Notification]) -> tuple[str, ...]:
-        return tuple([id_ for notification in together for id_ in await self._ledger.earlier(notification)])
-
-    async def _call(self, messages: list[Message]) -> Sequence[Result]:
-        try:
-            # The channel keeps to its own timeout; this one is for a channel that does not.
-            async with asyncio.timeout(self._policy.timeout + 5.0):
-                results = await self._channel.send(messages)
-        except TimeoutError:
-            return [Retry(Reason.TIMEOUT, f"no answer within {self._policy.timeout:g} s")] * len(messages)
-        except (Exception, asyncio.CancelledError) as error:
-            # A defect of a channel is a failed attempt, not the end of the process; a cancellation that nobody asked
-            # for is one too.
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            log.exception("the channel failed", channel=self.name)
-            return [Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")] * len(messages)
-        if not _answers(results, len(messages)):
-            log.error("the channel did not answer each message once", channel=self.name)
-            return [Retry(Reason.INTERNAL, "the channel did not answer each message once")] * len(messages)
-        return results
-
     # Writing down.
 
-    def _conclude(self, batch: list[Notification], results: Sequence[Result]) -> None:
+    def _conclude(self, sent: Sequence[Sent]) -> None:
         """Say what each result means, and have it written down."""
         now = self._clock()
-        for notification, result in zip(batch, results, strict=True):
-            others = [one for one in self._merged.pop(notification.seq, ()) if one.seq != notification.seq]
-            together = [notification, *others]
+        for together, result in sent:
             settlements = [verdict(one, result, self._policy, now, self._chance) for one in together]
             for one, settlement in zip(together, settlements, strict=True):
                 self._note(one, result, settlement)
-            self._concluded.append(_Concluded(notification, settlements))
+            self._concluded.append(_Concluded(together[0], settlements))
         if not self._recording:
             self._recording = True
             self._begin(self._record(), f"record deliveries of {self.name}")
@@ -412,8 +349,3 @@ def _news_since(notification: Notification) -> float:
     """From when on a notification could have been delivered: what is merged waits on purpose."""
     changed = notification.transition.at / 1000
     return changed if notification.digest is None else max(changed, notification.not_before)
-
-
-def _answers(results: object, count: int) -> bool:
-    """Whether a channel kept to its contract. Types say so too, but a channel may come from elsewhere."""
-    return isinstance(results, Sequence) and len(results) == count and all(isinstance(one, Result) for one in results)
