@@ -2,124 +2,19 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from support.clock import LoopClock
-from support.messages import VIEW, transition
+from support.levels import DAY, DOWN, OK, Stage
+from support.messages import transition
 from support.waiting import until
-from tocsin.backoff import Backoff
-from tocsin.channels import Delivered, Paused, Rejected, Result, Retry, Standing
+from tocsin.channels import Paused, Rejected, Retry, Standing
 from tocsin.dispatch import Condition
-from tocsin.dispatch.level import LevelLoop, LevelPolicy
-from tocsin.envelope import Envelope, build
+from tocsin.envelope import Envelope
 from tocsin.errors import Reason
-from tocsin.exposition import Metrics
 from tocsin.model import Transition
-
-POLICY = LevelPolicy(resend=60.0, backoff=Backoff(initial=1.0, maximum=30.0), limit=1000)
-OK = Delivered()
-DOWN = Retry(Reason.CONNECTION, "refused")
-DAY = 86400.0
-
-
-class FakeLevel:
-    """Receivers that record what they are told. `answers`: what each says to everything."""
-
-    def __init__(self, *receivers: str) -> None:
-        self.receivers: Sequence[str] = receivers
-        self.answers: dict[str, Result | BaseException] = dict.fromkeys(receivers, OK)
-        self.gates = {receiver: asyncio.Event() for receiver in receivers}
-        for gate in self.gates.values():
-            gate.set()
-        self.pushes: list[tuple[str, list[Standing]]] = []
-        self.closed = 0
-
-    def standing(self, envelope: Envelope, now: float) -> Standing:
-        key = str(envelope["row"]["order_id"])
-        if key == "666":
-            raise ValueError("a defect")
-        return Standing(identity=key, content=envelope["row"]["customer"], started_at=now)
-
-    async def push(self, receiver: str, standings: Sequence[Standing], now: float) -> Sequence[Result]:
-        self.pushes.append((receiver, list(standings)))
-        await self.gates[receiver].wait()
-        answer = self.answers[receiver]
-        if isinstance(answer, BaseException):
-            raise answer
-        return [answer] * len(standings)
-
-    async def close(self) -> None:
-        self.closed += 1
-
-    def told(self, receiver: str) -> list[list[str]]:
-        """What was pushed to a receiver, push by push; what has ended with a minus."""
-        return [
-            [("" if one.ended_at is None else "-") + one.identity for one in standings]
-            for name, standings in self.pushes
-            if name == receiver
-        ]
-
-
-class Stage:
-    """A loop that runs on a clock that moves when told to."""
-
-    def __init__(self, level: FakeLevel) -> None:
-        self.level = level
-        self.clock = LoopClock(asyncio.get_running_loop())
-        self.metrics = Metrics("0")
-        self.firing: dict[str, Sequence[Transition] | None] = {"late": []}
-        self.loop = self.start()
-
-    def start(self, predecessor: LevelLoop | None = None) -> LevelLoop:
-        """Run a loop, the first one or one after another."""
-        self.loop = LevelLoop(
-            "am",
-            self.level,
-            POLICY,
-            current=lambda: dict(self.firing),
-            shape=lambda one: None if one.row[1] == "skip" else build(one, "0" * 32, VIEW),
-            metrics=self.metrics.channel("am"),
-            predecessor=predecessor,
-            clock=self.clock,
-            monotonic=asyncio.get_running_loop().time,
-            chance=lambda: 0.999,
-        )
-        self.task = asyncio.create_task(self.loop.run())
-        return self.loop
-
-    def fires(self, *keys: str, alert: str = "late") -> None:
-        """From now on these fire, and the loop is told so."""
-        self.firing[alert] = [transition(key=key, alert=alert) for key in keys]
-        self.loop.changed(alert)
-
-    async def quiet(self) -> None:
-        """Let everything happen that can without time."""
-        for _ in range(20):
-            await asyncio.sleep(0)
-
-    async def advance(self, seconds: float) -> None:
-        await self.quiet()
-        self.clock.advance(seconds)
-        await self.quiet()
-
-    def metric(self, name: str, **labels: str) -> float | None:
-        return self.metrics.registry.get_sample_value(name, {"channel": "am", **labels})
-
-    async def close(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    made = Stage(FakeLevel("a", "b"))
-    await made.quiet()
-    yield made
-    await made.close()
 
 
 async def test_what_fires_is_told_to_all_once_changes_have_settled(stage: Stage) -> None:
@@ -413,70 +308,4 @@ async def test_the_end_does_not_wait_for_a_receiver_that_is_down(stage: Stage) -
     await stage.advance(0.3)
     stage.firing["late"] = []
     await stage.loop.settled()
-    assert stage.level.told("b") == [["1"], ["-1"]]
-
-
-# One loop after another, as the configuration changes.
-
-
-async def test_what_went_while_nobody_looked_is_told_as_ended_by_the_next_loop(stage: Stage) -> None:
-    stage.fires("1", "2")
-    await stage.advance(0.3)
-    await stage.close()
-    stage.firing["late"] = [transition(key="2")]
-    stage.start(stage.loop)
-    await stage.quiet()
-    assert stage.level.told("a") == stage.level.told("b") == [["1", "2"], ["-1", "2"]]
-    assert stage.level.closed == 1
-
-
-async def test_what_had_just_ended_is_told_by_the_next_loop(stage: Stage) -> None:
-    stage.level.answers["a"] = DOWN
-    stage.fires("1")
-    await stage.advance(0.3)
-    stage.fires()
-    await stage.advance(0.3)
-    await stage.close()
-    stage.level.answers["a"] = OK
-    stage.start(stage.loop)
-    await stage.quiet()
-    assert stage.level.told("a")[-1] == stage.level.told("b")[-1] == ["-1"]
-
-
-async def test_an_alert_that_no_longer_notifies_the_output_ends_and_another_waits_until_it_is_known(
-    stage: Stage,
-) -> None:
-    stage.fires("1")
-    stage.fires("2", "3", alert="early")
-    await stage.advance(0.3)
-    await stage.close()
-    stage.firing = {"early": None}
-    stage.start(stage.loop)
-    await stage.advance(0.3)
-    assert stage.level.told("a") == [["1", "2", "3"], ["-1"]]
-    stage.firing["early"] = [transition(key="3", alert="early")]
-    stage.loop.changed("early", news=False)
-    await stage.advance(0.3)
-    assert stage.level.told("a")[2:] == [["-2", "3"]]
-
-
-async def test_an_output_that_is_no_longer_configured_tells_that_all_is_over(stage: Stage) -> None:
-    stage.fires("1")
-    stage.fires("2", alert="early")
-    await stage.advance(0.3)
-    stage.firing["early"] = None
-    stage.loop.changed("early")
-    await stage.advance(0.3)
-    await stage.loop.retired()
-    assert stage.level.told("a") == stage.level.told("b") == [["1", "2"], ["-2", "-1"]]
-    stage.fires("1", "4")
-    await stage.advance(0.3)
-    assert stage.level.told("a")[2:] == []
-
-
-async def test_a_receiver_that_is_down_does_not_hold_up_an_output_that_is_no_longer_configured(stage: Stage) -> None:
-    stage.level.answers["a"] = DOWN
-    stage.fires("1")
-    await stage.advance(0.3)
-    await stage.loop.retired()
     assert stage.level.told("b") == [["1"], ["-1"]]
