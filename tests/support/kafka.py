@@ -30,7 +30,7 @@ from support.prometheus import free_port
 
 VERSION = "3.9.1"
 
-_FETCH_S = 90.0
+_FETCH_S = 300.0
 _SOON = 30.0
 _POM = f"""\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
