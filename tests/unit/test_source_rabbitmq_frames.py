@@ -84,9 +84,10 @@ def test_of_any_properties_those_that_can_be_read_are_kept_and_the_others_named(
     assert (made == frame) == (None not in alone.values())
 
 
-def test_headers_too_deep_to_be_read_are_taken_out() -> None:
+@pytest.mark.parametrize("depth", [200, 3000])
+def test_headers_too_deep_to_be_read_or_written_are_taken_out(depth: int) -> None:
     nested = b""
-    for _ in range(3000):
+    for _ in range(depth):
         nested = table(b"F" + (nested or table()))
     header = by_the_library(readable(content({"headers": nested, "app_id": short(b"shop")})))
     assert header is not None

@@ -134,6 +134,21 @@ async def test_a_message_with_a_property_that_cannot_be_read_is_a_dead_letter_an
     assert await other.look(queue) == (0, 0)
 
 
+async def test_a_dead_letter_has_room_for_its_reason_though_the_headers_of_the_message_fill_a_frame(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    """A frame has 131072 bytes; with more, RabbitMQ closes the connection, and delivers the message again."""
+    async with reading(source(broker, queue)) as found:
+        await other.send(queue, b"not JSON", headers={"x": "y" * 130_900}, app_id="shop")
+        await other.send(queue, b"not JSON", headers={"x": "y" * 100_000})
+        await other.send(queue, {"alert": "after"})
+        await found.until(1)
+        full, other_one = await other.taken(f"{queue}.dead", 2)
+    assert "x" not in full.headers
+    assert (full.body, full.app_id, full.headers["x-tocsin-reason"]) == (b"not JSON", "shop", "malformed")
+    assert len(str(other_one.headers["x"])) == 100_000
+
+
 async def test_a_routing_key_that_is_not_utf8_is_read_with_question_marks(
     broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from aiormq.channel import Channel as Wire
 from aiormq.connection import TransportFactory
 from aiormq.exceptions import AuthenticationError, ProbableAuthenticationError
 from pamqp.commands import Basic, Channel, Connection
-from pamqp.encode import encode_table_value
+from pamqp.encode import encode_table_value, field_table
 from yarl import URL
 
 from tocsin.channels.base import redactor
@@ -34,6 +34,8 @@ Words = Callable[[str], str]
 Take = Callable[[DeliveredMessage], None]
 
 _CLOSING = 5.0
+_OTHERS = 4096
+"""Bytes that the other properties of a message and its frame take at most: a dozen short texts."""
 _DIFFERS = re.compile(
     r"inequivalent arg '([^']+)' for (queue|exchange) '(.*?)' in vhost .*?: received (.*) but current is (.*)"
 )
@@ -108,7 +110,7 @@ class Broker:
     async def _publish(self, copy: Copy) -> None:
         message, old = copy.message, copy.message.header.properties
         properties = Basic.Properties(
-            headers={**_writable(old.headers or {}), **copy.headers},
+            headers=self._headers(copy),
             content_type=old.content_type,
             content_encoding=old.content_encoding,
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
@@ -128,6 +130,13 @@ class Broker:
             properties=properties,
             mandatory=True,
         )
+
+    def _headers(self, copy: Copy) -> dict[str, Any]:
+        """Those of the message and of the copy, or only the latter where all would not fit into one frame."""
+        headers = {**_writable(copy.message.header.properties.headers or {}), **copy.headers}
+        most = self._publishing.connection.connection_tune.frame_max  # 0: no limit
+        fit = not most or len(field_table(headers)) + _OTHERS <= most
+        return headers if fit else {**copy.headers}
 
 
 def _writable(headers: Mapping[str, Any]) -> dict[str, Any]:

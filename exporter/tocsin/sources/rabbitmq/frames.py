@@ -17,6 +17,7 @@ _HEAD = constants.FRAME_HEADER_SIZE
 _CONTENT = struct.Struct(">HHQH")
 """A content header up to the values: class, weight, size of the body, which properties there are."""
 _FIXED = {"octet": 1, "timestamp": 8}
+_DEEPEST = 100
 _DELIVER = Basic.Deliver.index.to_bytes(4, "big")
 
 
@@ -45,12 +46,15 @@ def readable(frame: bytes) -> bytes:
     if frame[0] == constants.FRAME_BODY:
         return frame
     try:
-        pamqp.frame.unmarshal(frame)
-    except Exception:  # noqa: BLE001 - what a stranger wrote may make it raise anything
-        if frame[0] == constants.FRAME_HEADER:
-            return _lessened(frame)
-        if frame[_HEAD : _HEAD + 4] == _DELIVER:
-            return _in_utf8(frame)
+        _, _, found = pamqp.frame.unmarshal(frame)
+        if not (isinstance(found, ContentHeader) and found.properties and _deep(found.properties.headers)):
+            return frame
+    except Exception:  # noqa: BLE001, S110 - what a stranger wrote may make it raise anything
+        pass
+    if frame[0] == constants.FRAME_HEADER:
+        return _lessened(frame)
+    if frame[_HEAD : _HEAD + 4] == _DELIVER:
+        return _in_utf8(frame)
     return frame
 
 
@@ -68,16 +72,29 @@ def _lessened(frame: bytes) -> bytes:
             continue
         kind = Basic.Properties.amqp_type(name)
         end = at + _length(kind, frame, at)
-        try:
-            decode.by_type(frame[at:end], kind)
-        except Exception:  # noqa: BLE001 - as above
-            lost |= flag
-        else:
+        if _decodes(frame[at:end], kind):
             kept.append(frame[at:end])
+        else:
+            lost |= flag
         at = end
     # The weight is always 0 in what a server sends, so that nobody else can mark a message so.
     payload = b"".join((_CONTENT.pack(class_id, lost, size, flags & ~lost), *kept))
     return b"".join((frame[:3], len(payload).to_bytes(4, "big"), payload, constants.FRAME_END_CHAR))
+
+
+def _decodes(raw: bytes, kind: str) -> bool:
+    try:
+        _, value = decode.by_type(raw, kind)
+    except Exception:  # noqa: BLE001 - as above
+        return False
+    return not _deep(value)
+
+
+def _deep(value: object, left: int = _DEEPEST) -> bool:
+    """Whether tables and lists are so deep in one another that the library may fail to write them into a dead letter,
+    though it could read them."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not left or any(_deep(one, left - 1) for one in inner)
 
 
 def _length(kind: str, frame: bytes, at: int) -> int:
