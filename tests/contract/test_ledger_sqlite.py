@@ -16,7 +16,7 @@ import pytest
 
 from support.ledger import commit, delivered, firing, transition
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import Filter, Status
+from tocsin.ledger import Filter
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import fingerprint
 
@@ -344,39 +344,3 @@ def test_a_command_does_not_bring_an_older_file_up_to_date_under_a_process_that_
     with pytest.raises(LedgerError, match="older version") as raised:
         open_ledger(path, exclusive=False)
     assert raised.value.reason is LedgerReason.OLDER
-
-
-# Transactions.
-
-
-async def test_outcomes_wait_for_company_and_go_with_the_next_batch_in_one_transaction(path: Path) -> None:
-    transactions: list[float] = []
-    ledger = open_ledger(path, observe=transactions.append)
-    told = await ledger.commit(commit([transition("1"), transition("2")]))
-    transactions.clear()
-    settling = [asyncio.create_task(ledger.settle([delivered(one)])) for one in told]
-    await asyncio.sleep(0)  # both have asked
-    await ledger.commit(commit([transition("3")]))
-    assert all(task.done() for task in settling)
-    assert len(transactions) == 1
-    await ledger.close()
-
-
-async def test_outcomes_that_find_no_company_are_written_soon(path: Path) -> None:
-    ledger = open_ledger(path)
-    told = await ledger.commit(commit([transition("1")]))
-    async with asyncio.timeout(5):
-        await ledger.settle([delivered(told[0])])
-    await ledger.close()
-
-
-async def test_outcomes_that_wait_for_company_are_written_when_the_ledger_closes(path: Path) -> None:
-    ledger = open_ledger(path)
-    told = await ledger.commit(commit([transition("1")]))
-    settling = asyncio.create_task(ledger.settle([delivered(told[0])]))
-    await asyncio.sleep(0)  # it has asked
-    await ledger.close()
-    await settling
-    again = open_ledger(path)
-    assert [record.status for record in await again.find(Filter())] == [Status.DELIVERED]
-    await again.close()

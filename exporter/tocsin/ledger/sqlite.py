@@ -129,7 +129,7 @@ class SqliteLedger:
         return await self._kept(lambda db: outbox.gather(db, self._shapes, first, now))
 
     async def settle(self, settlements: Sequence[Settlement]) -> None:
-        await self._kept(lambda db: outbox.settle(db, settlements), patient=True)
+        await self._kept(lambda db: outbox.settle(db, settlements))
 
     async def earlier(self, notification: Notification) -> tuple[str, ...]:
         return await self._read(lambda db: outbox.earlier(db, notification))
@@ -200,20 +200,20 @@ class SqliteLedger:
         if self._closed:
             raise LedgerError(f"{self._path}: the ledger is closed", LedgerReason.FAILED)
 
-    async def _kept(self, job: Callable[[sqlite3.Connection], T], *, patient: bool = False) -> T:
-        """Write what must not be lost, and remember whether that was possible. `patient`: see `Writer.run`."""
+    async def _kept(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Write what must not be lost, and remember whether that was possible."""
         try:
-            result = await self._write(job, patient=patient)
+            result = await self._write(job)
         except LedgerError as error:
             self.fault = error
             raise
         self.fault = None
         return result
 
-    async def _write(self, job: Callable[[sqlite3.Connection], T], *, patient: bool = False) -> T:
+    async def _write(self, job: Callable[[sqlite3.Connection], T]) -> T:
         self._must_be_open()
         try:
-            return await self._writer.run(job, patient=patient)
+            return await self._writer.run(job)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise ledger_error(error, self._path) from None
 

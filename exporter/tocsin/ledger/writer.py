@@ -1,6 +1,5 @@
 """One thread that owns the writing connection. Jobs that are queued together share one transaction, and so one
-fsync. Those that are in no hurry wait a moment for company: a transaction of their own, and waking the thread for it,
-would cost more than what is written."""
+fsync."""
 
 import asyncio
 import contextlib
@@ -17,8 +16,6 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 _GROUP = 64
 """Jobs in one transaction at most: bounds how long the first of them waits for the last."""
-_PATIENCE = 0.005
-"""Seconds that a job in no hurry waits for others."""
 
 
 class Writer:
@@ -28,46 +25,36 @@ class Writer:
         """`observe` is told, in the writer's thread, how many seconds each transaction took."""
         self._connection = connection
         self._observe = observe
-        self._jobs: queue.SimpleQueue[list[_Job[Any]] | None] = queue.SimpleQueue()
-        self._patient: list[_Job[Any]] = []
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="ledger writer", daemon=True)
         self._thread.start()
 
-    async def run(self, job: Callable[[sqlite3.Connection], T], *, patient: bool = False) -> T:
+    async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run `job` in a transaction; its result comes once the transaction is on disk. Raises what it raised, rolled
-        back. One that is `patient` waits a few milliseconds for others to share the transaction with.
+        back.
 
         A cancelled caller does not undo its job: whoever asked to write has written.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._patient.append(_Job(job, future, loop))
-        if not patient:
-            self._release()
-        elif len(self._patient) == 1:
-            loop.call_later(_PATIENCE, self._release)
+        self._jobs.put(_Job(job, future, loop))
         return await future
 
     def close(self) -> None:
         """Finish the queue and end the thread."""
-        self._release()
         self._jobs.put(None)
         self._thread.join()
 
-    def _release(self) -> None:
-        jobs, self._patient = self._patient, []
-        if jobs:
-            self._jobs.put(jobs)
-
     def _work(self) -> None:
-        while (jobs := self._jobs.get()) is not None:
-            group = [*jobs]
+        while (job := self._jobs.get()) is not None:
+            group = [job]
             ending = False
             with contextlib.suppress(queue.Empty):
                 while len(group) < _GROUP and not ending:
                     following = self._jobs.get_nowait()
                     ending = following is None
-                    group += following or ()
+                    if following is not None:
+                        group.append(following)
             self._run_group(group)
             if ending:
                 return
