@@ -101,7 +101,7 @@ async def test_promise_2_a_restart_during_an_episode_does_not_begin_another(stag
         await stage.until_shown(tocsin)
         stage.orders.delete(ANN)
         await stage.until_told(FIRST, ("resolved", "1"))
-    fired, resolved = stage.envelopes()
+    fired, *_, resolved = stage.envelopes()  # the kill may have come before the first was written down as delivered
     assert fired["started_at"] == resolved["started_at"] < resolved["at"]
 
 
