@@ -48,12 +48,14 @@ def compose(together: Sequence[Notification]) -> Message | Rejected:
 
 
 class Desk:
-    """One ledger file, and the dispatcher that works on it now. `chance` is what every throw of the dice gives."""
+    """One ledger file, and the dispatcher that works on it now. `chance`: what every throw of the dice gives; `set_by`:
+    the seconds by which somebody has set the wall clock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.chance = 0.999
         self.clock = LoopClock(asyncio.get_running_loop())
+        self.set_by = 0.0
         self.metrics = Metrics("0").channel("hook")
         self.ledger: Ledger = open_ledger(path, clock=self.clock)
         self.dispatchers: list[Dispatcher] = []
@@ -78,11 +80,21 @@ class Desk:
             compose=compose,
             metrics=self.metrics,
             clock=self.clock,
+            monotonic=self.monotonic,
             chance=lambda: self.chance,
         )
         self.dispatchers.append(dispatcher)
         self._tasks.append(asyncio.create_task(dispatcher.run()))
         return dispatcher
+
+    def monotonic(self) -> float:
+        """The clock that goes on when the other one is set."""
+        return self.clock() - self.set_by
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the wall clock, so that no time passes."""
+        self.clock.now += seconds
+        self.set_by += seconds
 
     @property
     def task(self) -> asyncio.Task[None]:

@@ -1,6 +1,8 @@
 """Which of one channel's notifications are sent when: order, concurrency, bulks and rate limits; with a real ledger and
 a scripted channel."""
 
+import pytest
+
 from support.channels import FakeChannel
 from support.dispatching import BUSY, Desk
 from tocsin.channels import Delivered, Rejected, Result
@@ -98,6 +100,19 @@ async def test_a_rate_limit_spreads_notifications_over_time(desk: Desk) -> None:
     assert len(channel.ids) == 2
     await desk.advance(0.51)
     assert len(channel.ids) == 3
+
+
+@pytest.mark.parametrize("seconds", [-86400.0, 86400.0])
+async def test_a_wall_clock_that_is_set_neither_silences_a_channel_nor_hurries_it(desk: Desk, seconds: float) -> None:
+    channel = FakeChannel()
+    desk.start(channel, rate_limit=2.0)
+    await desk.tell("1", "2")
+    await desk.quiet()
+    desk.set_clock(seconds)
+    await desk.advance(0.4)
+    assert len(channel.ids) == 1
+    await desk.advance(0.11)
+    assert len(channel.ids) == 2
 
 
 async def test_earlier_ids_come_with_the_end_of_an_episode_for_channels_that_want_them(desk: Desk) -> None:

@@ -7,16 +7,19 @@ from typing import Any
 from support.channels import FakeChannel
 from support.dispatching import Desk
 from tocsin.channels import Delivered, Message, Result
+from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger import Ledger, Settlement, Status
 
 
 class Slow:
-    """A ledger that writes outcomes down when it is let. `writings`: how many each writing was told of."""
+    """A ledger that writes outcomes down when it is let. `writings`: how many each writing was told of; `failures`: how
+    many of the next ones fail."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.let_write = asyncio.Event()
         self.writings: list[int] = []
+        self.failures = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
@@ -24,6 +27,9 @@ class Slow:
     async def settle(self, settlements: Sequence[Settlement]) -> None:
         self.writings.append(len(settlements))
         await self.let_write.wait()
+        if self.failures:
+            self.failures -= 1
+            raise LedgerError("the disk is full", LedgerReason.FULL)
         await self._ledger.settle(settlements)
 
 
@@ -87,3 +93,27 @@ async def test_a_channel_that_never_waits_leaves_the_event_loop_to_others(desk: 
     await desk.until(lambda: len(sent_in) == 100)
     counting.cancel()
     assert len({*sent_in}) == 100
+
+
+async def test_what_a_failing_ledger_could_not_take_is_written_down_if_it_can_at_the_end(desk: Desk) -> None:
+    channel, slow = FakeChannel(), Slow(desk.ledger)
+    slow.let_write.set()
+    slow.failures = 1
+    desk.start(channel, ledger=slow)
+    ids = await desk.tell("1")
+    await desk.until(lambda: slow.writings and not slow.failures)
+    desk.task.cancel()
+    await asyncio.wait([desk.task])
+    assert [record.status for record in await desk.records(*ids)] == [Status.DELIVERED]
+
+
+async def test_what_gathers_while_the_ledger_fails_is_written_down_with_the_rest(desk: Desk) -> None:
+    channel, slow = FakeChannel(), Slow(desk.ledger)
+    slow.let_write.set()
+    slow.failures = 1
+    desk.start(channel, ledger=slow, concurrency=1)
+    ids = await desk.tell("1", "2", "3")
+    await desk.until(lambda: len(channel.delivered) == 3 and not slow.failures)
+    desk.clock.advance(60)
+    await desk.delivered(*ids)
+    assert slow.writings == [slow.writings[0], 3]

@@ -57,8 +57,9 @@ class Runtime:
     @property
     def removed(self) -> dict[str, Backlog]:
         """What the outbox still holds for channels that are no longer configured, by name."""
-        configured = self.config.channels if self.config else self.outputs.backlog
-        return {name: left for name, left in sorted(self.outputs.backlog.items()) if name not in configured}
+        if self.config is None:
+            return {}
+        return {name: left for name, left in sorted(self.outputs.backlog.items()) if name not in self.config.channels}
 
     def receiver(self, alert: str) -> Http | None:
         """The source that takes events for an alert over HTTP, if there is one."""

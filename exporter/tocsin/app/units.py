@@ -76,11 +76,12 @@ def shaper(channel: ChannelConfig, views: Mapping[str, View], metrics: Metrics) 
         if options.when
     }
 
+    complaints = {alert: _complaint(alert, metrics.alert(alert)) for alert in conditions}
+
     def shape(transition: Transition) -> Envelope | None:
         alert = transition.alert
         condition = conditions.get(alert)
-        complain = _complaint(alert, metrics.alert(alert))
-        if condition is not None and not holds(condition, transition, transition.row, views[alert], complain):
+        if condition and not holds(condition, transition, transition.row, views[alert], complaints[alert]):
             return None
         return build(transition, notification_id(transition, channel.name), views[alert])
 

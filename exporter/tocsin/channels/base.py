@@ -85,7 +85,8 @@ class ChannelConfig(Settings):
     Without, only `max_age` ends the attempts, so that a receiver may be away for hours."""
 
     max_age: Annotated[Duration, Field(gt=0)] = 86400.0
-    """A notification that could not be delivered for so long becomes a dead letter."""
+    """A notification whose attempt fails after so long becomes a dead letter. One that was not attempted meanwhile, as
+    while a channel is paused, is still sent."""
 
     backoff_initial: Annotated[Duration, Field(gt=0)] = 1.0
     """The wait after the first failed attempt; it doubles from one to the next."""

@@ -52,7 +52,7 @@ def _data(chosen: Namespace) -> dict[str, object] | None:
     if chosen.data is None:
         return None
     try:
-        return parsed(chosen.data)
+        return parsed(_text("--data", chosen.data))
     except ValueError as error:
         raise TocsinError(f"--data: {error}; write for example --data '{{\"order\": 17}}'") from None
 

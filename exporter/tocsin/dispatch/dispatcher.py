@@ -41,10 +41,12 @@ class Dispatcher:
         metrics: ChannelMetrics,
         since: float | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         """`since`: when this process, or this way of sending, began; what was written before may have been sent by
-        another one. Without it, now."""
+        another one. Without it, now. `clock` tells the times that the ledger keeps, `monotonic` those of waits that end
+        with the process: it must not jump."""
         self.name = name
         self.last_delivery: float | None = None
         self.delivered = 0
@@ -55,6 +57,7 @@ class Dispatcher:
         self._sender = Sender(name, channel, ledger, compose, policy.timeout)
         self._metrics = metrics
         self._clock = clock
+        self._monotonic = monotonic
         self._chance = chance
         self._lanes = Lanes()
         self._health = Health(name, policy, chance)
@@ -128,16 +131,16 @@ class Dispatcher:
                     async with asyncio.timeout(self._pause_length()):
                         await self._wake.wait()
         finally:
+            self._closing = True
             for task in self._working:
                 task.cancel()
             await asyncio.gather(*self._working, return_exceptions=True)
             await self._leave()
 
     async def _leave(self) -> None:
-        self._closing = True
         if self._concluded:
             with contextlib.suppress(LedgerError):  # then it is sent again
-                await self._ledger.settle([settlement for one in self._concluded for settlement in one.settlements])
+                await self._ledger.settle(_settlements(self._concluded))
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._channel.close()
@@ -162,7 +165,7 @@ class Dispatcher:
         self._note_idle()
 
     def _note_idle(self) -> None:
-        if self._lanes.busy or self._spilled or (self._lanes.ready and not self._health.held(self._clock())):
+        if self._lanes.busy or self._spilled or (self._lanes.ready and not self._health.held(self._monotonic())):
             self._idle.clear()
         else:
             self._idle.set()
@@ -170,7 +173,7 @@ class Dispatcher:
     # Claiming.
 
     async def _refill(self) -> None:
-        while self._spilled and self._wants_more() and self._clock() >= self._read_not_before:
+        while self._spilled and self._wants_more() and self._monotonic() >= self._read_not_before:
             self._missed = False
             self._finished.clear()
             room, rescans = self._policy.limit - len(self._lanes), self._rescans
@@ -179,7 +182,7 @@ class Dispatcher:
             except LedgerError as error:
                 log.error("cannot read the outbox", channel=self.name, error=str(error))
                 wait = self._policy.backoff.delay(self._unreadable, self._chance, at_least=0.5)
-                self._unreadable, self._read_not_before = self._unreadable + 1, self._clock() + wait
+                self._unreadable, self._read_not_before = self._unreadable + 1, self._monotonic() + wait
                 return
             self._unreadable = 0
             if rescans != self._rescans:
@@ -209,8 +212,8 @@ class Dispatcher:
         """What is to be sent next, and a slot to do it in; nothing, if nothing is ready or may go."""
         if self._closing:
             return []
-        now, health = self._clock(), self._health
-        self._lanes.promote(now)
+        now, health = self._monotonic(), self._health
+        self._lanes.promote(self._clock())
         if not self._lanes.ready or self._slots >= health.slots or now < health.opens_at:
             return []
         probing = health.condition is Condition.PAUSED
@@ -234,12 +237,13 @@ class Dispatcher:
         """Seconds until there may be something to do without being woken; None for "not before"."""
         if self._closing:
             return None
-        times = [self._lanes.next_due()]
-        if self._lanes.ready or self._spilled:
-            gates = (self._health.opens_at, self._read_not_before)
-            times += [moment for moment in gates if moment > self._clock()]
-        known = [moment for moment in times if moment is not None]
-        return max(0.0, min(known) - self._clock()) if known else None
+        now = self._monotonic()
+        gates = (self._health.opens_at, self._read_not_before) if self._lanes.ready or self._spilled else ()
+        waits = [gate - now for gate in gates if gate > now]
+        due = self._lanes.next_due()
+        if due is not None:
+            waits.append(max(0.0, due - self._clock()))
+        return min(waits, default=None)
 
     # Sending.
 
@@ -250,7 +254,7 @@ class Dispatcher:
                 sent = await self._sender.send(batch, self._metrics.attempts.inc)
             finally:
                 self._slots -= 1
-            self._health.judge([one.result for one in sent], self._clock())
+            self._health.judge([one.result for one in sent], self._monotonic())
             self._conclude(sent)
             await asyncio.sleep(0)  # a channel that never waits must not hold the loop
             batch = self._claim()
@@ -293,11 +297,21 @@ class Dispatcher:
             )
 
     async def _record(self) -> None:
-        """Write down what has been concluded, together with what is concluded while the writing before lasts."""
+        """Write down what has been concluded, together with what is concluded meanwhile, and again while the ledger
+        cannot: until then it counts as being sent."""
+        attempt = 0
         try:
             while self._concluded:
                 concluded, self._concluded = self._concluded, []
-                await self._settle([settlement for one in concluded for settlement in one.settlements])
+                try:
+                    await self._ledger.settle(_settlements(concluded))
+                except LedgerError as error:
+                    log.error("cannot record deliveries", channel=self.name, error=str(error))
+                    self._concluded[:0] = concluded
+                    await asyncio.sleep(self._policy.backoff.delay(attempt, self._chance, at_least=0.5))
+                    attempt += 1
+                    continue
+                attempt = 0
                 for one in concluded:
                     self._settled(one)
                 if not self._spilled:
@@ -323,19 +337,6 @@ class Dispatcher:
         if len(concluded.settlements) >= MOST_MERGED:
             self._read_afresh()  # the digest may hold more than went into one message
 
-    async def _settle(self, settlements: Sequence[Settlement]) -> None:
-        """Write the outcome down, however long the ledger cannot: until then these count as being sent."""
-        attempt = 0
-        while True:
-            try:
-                await self._ledger.settle(settlements)
-            except LedgerError as error:
-                log.error("cannot record deliveries", channel=self.name, error=str(error))
-                await asyncio.sleep(self._policy.backoff.delay(attempt, self._chance, at_least=0.5))
-                attempt += 1
-            else:
-                return
-
 
 class _Concluded(NamedTuple):
     """What was sent in one message, and what is to be written down of it: of `head`, which stands for it in its lane,
@@ -349,3 +350,7 @@ def _news_since(notification: Notification) -> float:
     """From when on a notification could have been delivered: what is merged waits on purpose."""
     changed = notification.transition.at / 1000
     return changed if notification.digest is None else max(changed, notification.not_before)
+
+
+def _settlements(concluded: Sequence[_Concluded]) -> list[Settlement]:
+    return [settlement for one in concluded for settlement in one.settlements]

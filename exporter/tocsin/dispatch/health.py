@@ -27,7 +27,7 @@ class Condition(StrEnum):
 
 
 class Health:
-    """What the answers of a channel say of it as a whole. Times are wall-clock seconds.
+    """What the answers of a channel say of it as a whole. Times are seconds of a clock that does not jump.
 
     `message`: what is wrong, for people; empty while nothing is.
     """
