@@ -50,7 +50,8 @@ def publish(
     name; left out, the column keeps its default. `columns`: values of further columns.
 
     Raises psycopg.Error; psycopg.DataError where a trigger or rule of the table kept the event out, or the table gave
-    it no id (then the row is there unless the transaction is rolled back). The text of psycopg's errors may hold values of the event, never the password.
+    it no id (then the row is there unless the transaction is rolled back). The text of psycopg's errors may hold values
+    of the event, never the password.
     """
     if isinstance(to, str):
         with psycopg.connect(to) as connection:

@@ -127,8 +127,9 @@ class Episode:
     """One firing from its beginning to its end, or one event, as the ledger's notifications tell it.
 
     `firing`: whether it fires now, as the firing set has it. `ended_at`: source ms; None while it fires, and where no
-    `resolved` was told or kept, else the time of the last one that was told; an event ends where it starts. `kind` and `row` are those of the newest
-    transition that was told. `deliveries`: how many notifications there are by channel and status.
+    `resolved` was told or kept, else the time of the last one that was told; an event ends where it starts. `kind` and
+    `row` are those of the newest transition that was told. `deliveries`: how many notifications there are by channel and
+    status.
     """
 
     alert: str
