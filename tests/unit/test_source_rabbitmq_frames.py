@@ -1,5 +1,7 @@
 """Frames of RabbitMQ that the library cannot decode, made readable. No socket."""
 
+import runpy
+
 import pamqp.frame
 import pytest
 from aiormq.connection import FrameReceiver
@@ -11,6 +13,7 @@ from pamqp.commands import Basic
 from pamqp.exceptions import AMQPSyntaxError
 from pamqp.header import ContentHeader, ProtocolHeader
 
+from tocsin.sources.rabbitmq import frames
 from tocsin.sources.rabbitmq.frames import ReadableFrames, readable, unreadable
 
 
@@ -136,3 +139,57 @@ async def test_a_server_of_another_version_and_a_lost_connection_are_told_as_bef
         reader.feed_eof()
         with pytest.raises(error):
             await FrameReceiver(reader).get_frame()
+
+
+@pytest.mark.parametrize("method", ["read", "readline", "readuntil"])
+async def test_a_library_that_reads_in_another_way_is_told_so_and_gets_no_byte(method: str) -> None:
+    reader = ReadableFrames()
+    reader.feed_data(deliver(b"", b"q"))
+    with pytest.raises(NotImplementedError):
+        await getattr(reader, method)()
+
+
+@pytest.mark.parametrize("first", [0, 1, 7])
+async def test_a_library_that_reads_over_the_end_of_a_frame_is_told_so(first: int) -> None:
+    frame = deliver(b"", b"q")
+    reader = ReadableFrames()
+    reader.feed_data(frame * 2)
+    await reader.readexactly(len(frame))
+    if first:
+        await reader.readexactly(first)
+    with pytest.raises(RuntimeError, match="over the end of a frame"):
+        await reader.readexactly(len(frame) - first + 1)
+
+
+@pytest.mark.parametrize("name", ["pamqp.frame.unmarshal", "pamqp.frame.frame_parts", "pamqp.decode.by_type"])
+def test_a_library_in_which_a_name_is_missing_is_noticed_at_the_start(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(name)
+    with pytest.raises(ImportError):
+        runpy.run_path(frames.__file__)
+
+
+def test_a_library_that_has_its_properties_elsewhere_makes_no_message_unreadable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    header = ContentHeader()
+    del header.properties
+    monkeypatch.setattr(frames, "unmarshal", lambda _: (0, 1, header))
+    with pytest.raises(AttributeError):
+        readable(content({"app_id": short(b"shop")}))
+
+
+def test_only_content_headers_are_decoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+
+    def recorded(frame: bytes) -> object:
+        decoded.append(frame)
+        return pamqp.frame.unmarshal(frame)
+
+    monkeypatch.setattr(frames, "unmarshal", recorded)
+    header, ack = content({"app_id": short(b"shop")}), pamqp.frame.marshal(Basic.Ack(7), 1)
+    # The last is a body that begins as a delivery does.
+    for frame in (header, ack, deliver(b"", b"q"), framed(3, deliver(b"", b"\xff")[7:-1])):
+        assert readable(frame) == frame
+    assert decoded == [header]

@@ -7,10 +7,12 @@ only what a value means can be unreadable here, and never where it ends.
 
 import asyncio
 import struct
+from typing import NoReturn
 
-import pamqp.frame
-from pamqp import constants, decode
+from pamqp import constants
 from pamqp.commands import Basic
+from pamqp.decode import by_type
+from pamqp.frame import frame_parts, unmarshal
 from pamqp.header import ContentHeader
 
 _HEAD = constants.FRAME_HEADER_SIZE
@@ -22,38 +24,46 @@ _DELIVER = Basic.Deliver.index.to_bytes(4, "big")
 
 
 class ReadableFrames(asyncio.StreamReader):
-    """A connection's bytes, as `readable` frames. They are to be read as the library does: never over a frame's end."""
+    """A connection's bytes, as `readable` frames. They are to be read as the library does: with `readexactly` alone,
+    and never over a frame's end. Anything else raises RuntimeError, since it would get what is unreadable."""
 
     _frame = b""
+    _at = 0
 
     async def readexactly(self, n: int) -> bytes:
-        if not self._frame:
-            self._frame = await self._following()
-        part, self._frame = self._frame[:n], self._frame[n:]
+        if self._at == len(self._frame):
+            self._frame, self._at = await self._following(), 0
+        part = self._frame[self._at : self._at + n]
+        if len(part) != n:
+            raise RuntimeError("the AMQP library reads over the end of a frame")
+        self._at += n
         return part
+
+    async def read(self, n: int = -1) -> NoReturn:
+        del n
+        raise NotImplementedError("the AMQP library is to read with readexactly")
+
+    async def readline(self) -> NoReturn:
+        await self.read()
+
+    async def readuntil(self, separator: object = b"\n") -> NoReturn:
+        del separator
+        await self.read()
 
     async def _following(self) -> bytes:
         head = await super().readexactly(_HEAD)
         if head.startswith(constants.AMQP):  # no frame: the server speaks another version
             return head
-        _, _, size = pamqp.frame.frame_parts(head)
+        _, _, size = frame_parts(head)
         return readable(head + await super().readexactly((size or 0) + 1))
 
 
 def readable(frame: bytes) -> bytes:
     """The frame, if the library can decode it. If not: a content header without the properties that it cannot decode,
     which `unreadable` names; a delivery with a question mark for each byte that is not UTF-8."""
-    if frame[0] == constants.FRAME_BODY:
-        return frame
-    try:
-        _, _, found = pamqp.frame.unmarshal(frame)
-        if not (isinstance(found, ContentHeader) and found.properties and _deep(found.properties.headers)):
-            return frame
-    except Exception:  # noqa: BLE001, S110 - what a stranger wrote may make it raise anything
-        pass
     if frame[0] == constants.FRAME_HEADER:
-        return _lessened(frame)
-    if frame[_HEAD : _HEAD + 4] == _DELIVER:
+        return frame if _whole(frame) else _lessened(frame)
+    if frame[0] == constants.FRAME_METHOD and frame.startswith(_DELIVER, _HEAD):
         return _in_utf8(frame)
     return frame
 
@@ -62,6 +72,17 @@ def unreadable(header: ContentHeader) -> list[str]:
     """The properties that were taken out of a message, by the names that AMQP has for them."""
     taken = (name for name, flag in Basic.Properties.flags.items() if header.weight & flag)
     return ["type" if name == "message_type" else name for name in taken]
+
+
+def _whole(frame: bytes) -> bool:
+    """Whether the library can decode a content header."""
+    try:
+        _, _, found = unmarshal(frame)
+    except Exception:  # noqa: BLE001 - what a stranger wrote may make it raise anything
+        return False
+    assert isinstance(found, ContentHeader)
+    assert found.properties is not None
+    return not _deep(found.properties.headers)
 
 
 def _lessened(frame: bytes) -> bytes:
@@ -84,7 +105,7 @@ def _lessened(frame: bytes) -> bytes:
 
 def _decodes(raw: bytes, kind: str) -> bool:
     try:
-        _, value = decode.by_type(raw, kind)
+        _, value = by_type(raw, kind)
     except Exception:  # noqa: BLE001 - as above
         return False
     return not _deep(value)
