@@ -128,8 +128,8 @@ class Episode:
 
     `firing`: whether it fires now, as the firing set has it. `ended_at`: source ms; None while it fires, and where no
     `resolved` was told or kept, else the time of the last one that was told; an event ends where it starts. `kind` and
-    `row` are those of the newest transition that was told. `deliveries`: how many notifications there are by channel and
-    status.
+    `row` are those of the newest transition that was told. `deliveries`: how many notifications there are by channel
+    and status.
     """
 
     alert: str
