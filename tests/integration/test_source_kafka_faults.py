@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError
+from confluent_kafka.admin import AdminClient
 
 from support.kafka import (
     Kafka,
@@ -80,6 +81,26 @@ async def test_a_topic_that_is_missing_or_deleted_is_told(broker: Kafka) -> None
         with pytest.raises(SourceError, match=topic) as caught:
             await asyncio.wait_for(task, 20)
         assert caught.value.reason is SourceReason.MISSING
+
+
+async def test_it_ends_when_whether_its_topics_are_the_same_cannot_be_known_any_more(
+    broker: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = new_topic(broker)
+    monkeypatch.setattr("tocsin.sources.kafka.events._SAME_EVERY", 0.1)
+    for error in (ValueError("odd words"), LookupError("odd words")):
+
+        def odd(*_: object, _error: Exception = error, **__: object) -> None:
+            raise _error
+
+        async with source(broker.brokers, topic).open([topic], position={}) as stream:
+            task = asyncio.create_task(Reader(stream).run())
+            await until_some(lambda: _asked(broker, topic))
+            with monkeypatch.context() as broken:
+                broken.setattr(AdminClient, "describe_topics", odd)
+                with pytest.raises(SourceError, match="odd words") as caught:
+                    await asyncio.wait_for(task, 20)
+        assert caught.value.reason is SourceReason.OTHER
 
 
 async def _asked(broker: Kafka, topic: str) -> bool:

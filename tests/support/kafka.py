@@ -79,15 +79,18 @@ def _fetch(folder: Path) -> None:
 class Kafka:
     """A broker that can be started, stopped and killed. What it was told stays in `folder`, and so does its port."""
 
-    def __init__(self, folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False) -> None:
+    def __init__(
+        self, folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False, **settings: str
+    ) -> None:
         """Format the storage. Nothing listens yet.
 
         `users`: name -> password of those who may log in, with PLAIN, at `guarded`; there only `admin` may do anything.
-        `tls`: connections to there are encrypted, with `certificate`.
+        `tls`: connections to there are encrypted, with `certificate`. `settings`: of the broker, with `_` for a dot.
         """
         self.certificate = _certificate(folder) if tls else None
         self._folder = folder
         self._users = users
+        self._further = [f"{name.replace('_', '.')}={value}" for name, value in settings.items()]
         self._classes = f"{jars()}{os.sep}*"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
@@ -185,6 +188,7 @@ class Kafka:
                 "group.initial.rebalance.delay.ms=0",
                 "broker.session.timeout.ms=2000",  # so long its successor is refused after a kill
                 "broker.heartbeat.interval.ms=250",  # less often, it loses its session when it is busy
+                *self._further,
                 "",
             )
         )
@@ -204,9 +208,11 @@ def _certificate(folder: Path) -> Path:
 
 
 @contextmanager
-def kafka(folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False) -> Iterator[Kafka]:
+def kafka(
+    folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False, **settings: str
+) -> Iterator[Kafka]:
     """A Kafka that is not started yet; it is gone afterwards."""
-    broker = Kafka(folder, users, tls=tls)
+    broker = Kafka(folder, users, tls=tls, **settings)
     try:
         yield broker
     finally:
@@ -310,9 +316,17 @@ def stored(broker: Kafka, topic: str) -> list[Message]:
     return [message for partition in sorted(found) for message in found[partition]]
 
 
+def labels(broker: Kafka, group: str, topic: str, partitions: int = 1) -> list[str]:
+    """What a group has written down beside its positions, by partition; empty for nothing."""
+    return [place.metadata or "" for place in _committed(broker, group, topic, partitions)]
+
+
 def committed(broker: Kafka, group: str, topic: str, partitions: int = 1) -> list[int]:
     """The positions of a group that the broker knows, by partition; negative for none."""
+    return [place.offset for place in _committed(broker, group, topic, partitions)]
+
+
+def _committed(broker: Kafka, group: str, topic: str, partitions: int) -> list[TopicPartition]:
     settings = {"bootstrap.servers": broker.brokers, "group.id": group, "log_level": 2}
     with closing(Consumer(settings)) as consumer:
-        asked = [TopicPartition(topic, number) for number in range(partitions)]
-        return [place.offset for place in consumer.committed(asked, timeout=_SOON)]
+        return consumer.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=_SOON)

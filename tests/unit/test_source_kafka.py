@@ -68,6 +68,26 @@ def test_a_position_from_before_topics_had_an_identity_holds_until_there_was_ano
     assert written(("t", 0), {"t": ""}) == "t/0"
 
 
+def test_a_position_holds_while_the_brokers_give_no_identity_any_more_and_when_they_give_it_again() -> None:
+    before = {"t/0@one": 7, "t/1@one": 8}
+    without = positions(before, {"t": ""})
+    assert (without.safe, without.former, without.anew) == ({("t", 0): 7, ("t", 1): 8}, {}, set())
+    after = {**before, written(("t", 0), without.identities): 9}
+    assert positions(after, {"t": "one"}).safe == {("t", 0): 9, ("t", 1): 8}
+    assert positions(after, {"t": "two"}).anew == {"t"}
+
+
+def test_of_two_positions_that_hold_the_one_with_an_identity_which_came_later_counts() -> None:
+    for now in ("one", ""):
+        assert positions({"t/0@one": 2, "t/0": 7}, {"t": now}).safe == {("t", 0): 2}
+
+
+def test_which_of_two_topics_it_is_that_the_brokers_give_no_identity_of_is_not_guessed() -> None:
+    found = positions({"t/0@one": 7, "t/0@two": 3, "t/1": 5}, {"t": ""})
+    assert (found.safe, set(found.former)) == ({("t", 1): 5}, {("t", 0)})
+    assert found.identities == {"t": ""}
+
+
 @given(
     st.dictionaries(st.tuples(st.sampled_from("tu"), st.integers(0, 3)), st.integers(0, 9)), st.sampled_from(["", "a"])
 )

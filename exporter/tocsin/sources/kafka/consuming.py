@@ -113,13 +113,20 @@ class Consuming:
         where the brokers have none. Raises SourceError. To be called on the event loop."""
         if not topics:
             return {}
-        if self._admin is None:
-            # What goes wrong is in its answers.
-            unread: dict[str, Any] = {"logger": Log(self.words, source=self._source), "error_cb": lambda _: None}
-            self._admin = AdminClient({**self.config.client_settings(), **unread})
-        found = {}
         limit = self.config.connect_timeout
-        asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=limit)
+        try:
+            if self._admin is None:
+                # What goes wrong is in its answers.
+                unread: dict[str, Any] = {"logger": Log(self.words, source=self._source), "error_cb": lambda _: None}
+                self._admin = AdminClient({**self.config.client_settings(), **unread})
+            self._admin.poll(0)  # or what it has to say would gather
+            asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=limit)
+        except (KafkaException, ValueError, TypeError, RuntimeError) as error:
+            text = self.words(said(error))
+            raise SourceError(
+                f"{self.config.display}: its topics cannot be asked for: {text}", SourceReason.OTHER
+            ) from None
+        found = {}
         for topic, answer in asked.items():
             try:
                 async with asyncio.timeout(limit + 1):
@@ -135,11 +142,13 @@ class Consuming:
 
     async def anew(self, before: Mapping[str, str]) -> list[str]:
         """The topics that are not those any more whose identities these are: the library goes on in one that was made
-        anew as if it were. None where nobody answers, for whoever reads has that to tell. To be called on the event
-        loop."""
+        anew as if it were. None where nobody answers, for whoever reads has that to tell. Raises SourceError where it
+        is not the brokers that fail. To be called on the event loop."""
         try:
             now = await self.identities(list(before))
-        except SourceError:
+        except SourceError as error:
+            if error.reason is SourceReason.OTHER:
+                raise
             return []
         return [topic for topic, identity in before.items() if identity and now[topic] and now[topic] != identity]
 

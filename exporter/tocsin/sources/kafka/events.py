@@ -1,7 +1,8 @@
 """Records as events: one consumer in one group for all the alerts of a source.
 
 Where to go on from is the ledger's to say; the group's offsets follow it, after each batch is acknowledged, for those
-who watch the lag and for other processes of the group, each of which has a ledger of its own.
+who watch the lag and for other processes of the group, each of which has a ledger of its own. With each offset goes the
+id of the topic, as its metadata: an offset alone does not tell of which topic of that name it is.
 """
 
 import asyncio
@@ -113,22 +114,34 @@ class _Subscription:
         self._consumer = consumer
         self._config = consumer.config
         self._now = now
-        self._identities = identities
         known = positions(position, identities)
-        self._topics, self._anew = known.topics, known.anew
+        self._identities, self._topics, self._anew = known.identities, known.topics, known.anew
         self._safe, self._former = known.safe, known.former
         self._read: dict[Place, int] = {}  # of the partitions that are ours: the offset that comes next
         self._begun = _Gathered()  # what the next turn has to tell of partitions that became ours
         self._lives: dict[Place, int] = {}  # how often a partition began anew, so that its offsets mean other records
         self._copies: Writer | None = None
-        self._replaced: SourceError | None = None
+        self._ended: SourceError | None = None
 
     async def watch(self) -> None:
-        """Look from time to time whether a topic was made anew, and let `batches` end then."""
+        """Look from time to time whether a topic was made anew, and let `batches` end then, or when that cannot be
+        known any more."""
+        try:
+            await self._watch()
+        except SourceError as error:
+            self._ended = error
+        except Exception as error:  # noqa: BLE001 - nobody else would hear of it
+            text = self._consumer.words(f"{type(error).__name__}: {error}")
+            self._ended = SourceError(
+                f"{self._config.display}: whether its topics are still the same cannot be known: {text}",
+                SourceReason.OTHER,
+            )
+
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_SAME_EVERY)
             for topic in await self._consumer.anew(self._identities):
-                self._replaced = SourceError(
+                raise SourceError(
                     f"{self._config.display}: the topic {topic} was made anew; reading it from its beginning",
                     SourceReason.REPLACED,
                 )
@@ -141,8 +154,8 @@ class _Subscription:
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
-            if self._replaced is not None:
-                raise self._replaced
+            if self._ended is not None:
+                raise self._ended
             gathered = await self._consumer.call(self._gather)
             if gathered is None:
                 continue
@@ -162,10 +175,11 @@ class _Subscription:
             if life != self._lives.get(place, 0):
                 continue
             safe = self._safe[place] = max(offset, self._safe.get(place, 0))
+            self._anew.discard(place[0])
             if place not in self._read:
                 continue  # it was taken from us: whoever has it now commits for it
             try:
-                self._consumer.consumer.store_offsets(offsets=[TopicPartition(place[0], place[1], safe)])
+                self._consumer.consumer.store_offsets(offsets=[self._labelled(place, safe)])
             except (KafkaException, RuntimeError) as error:
                 # Taken from us this moment, or closed.
                 log.debug("an offset is not committed", source=self._source, partition=place, error=str(error))
@@ -185,7 +199,12 @@ class _Subscription:
             place = one.topic, one.partition
             if one.offset < 0:
                 continue
-            if one.topic in self._anew and place not in self._safe:
+            identity = self._identities.get(one.topic, "")
+            ours = identity != "" and one.metadata == identity
+            if identity and one.metadata and not ours:
+                known.add(one.topic)  # the one before it: whoever committed for that has yet to learn of the new one
+                continue
+            if not ours and one.topic in self._anew and place not in self._safe:
                 stale.add(place)  # it may be of the topic before
                 continue
             by_group[place] = one.offset
@@ -207,10 +226,13 @@ class _Subscription:
                 self._begun.refused.append(_gone(place, before, _ANEW.format(one.offset)))
         if stale:
             # Before the ledger knows the new topic: from then on, what the group has counts again.
-            back = [one for one in partitions if (one.topic, one.partition) in stale]
+            back = [self._labelled(place, self._read[place]) for place in stale]
             consumer.commit(offsets=back, asynchronous=False)
         consumer.incremental_assign(partitions)
         log.debug("partitions assigned", source=self._source, partitions=[str(one) for one in self._read])
+
+    def _labelled(self, place: Place, offset: int) -> TopicPartition:
+        return TopicPartition(*place, offset, self._identities.get(place[0], ""))
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         for one in partitions:

@@ -2,7 +2,8 @@
 
 A topic that is deleted and made anew gives its offsets again, so a position holds for one topic and not for another of
 the same name: `topic/partition@identity`. Where the brokers give topics no identity, and in ledgers that were written
-before, it is `topic/partition`.
+before, it is `topic/partition`. Where they cease to give one, as brokers of an older version do, the topic is taken for
+the one that the ledger knows.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ Place = tuple[str, int]
 class Positions:
     """What a ledger says of the topics that are there now."""
 
+    identities: dict[str, str]
+    """Of the topics that are there: what the brokers say, or else the only one that the ledger knows; empty for
+    unknown."""
     safe: dict[Place, int] = field(default_factory=dict)
     """The offset to go on from."""
     former: dict[Place, int] = field(default_factory=dict)
@@ -39,14 +43,20 @@ def positions(kept: Mapping[str, int], identities: Mapping[str, str]) -> Positio
     for (topic, _), identity, _ in entries:
         if identity:
             known.setdefault(topic, set()).add(identity)
+    by_name = {topic: now or _only(known.get(topic, set())) for topic, now in identities.items()}
     safe: dict[Place, int] = {}
     former: dict[Place, int] = {}
-    for place, identity, offset in sorted(entries):  # so that an identity overrules none
-        now = identities.get(place[0], "")
+    for place, identity, offset in sorted(entries):  # so that an identity, which came later, overrules none
+        now = by_name.get(place[0], "")
         # Written before topics had an identity here, and the topic has had no other one since.
         same = identity == now or (not identity and known.get(place[0], set()) <= {now})
         (safe if same else former)[place] = offset
-    return Positions(safe=safe, former={place: offset for place, offset in former.items() if place not in safe})
+    former = {place: offset for place, offset in former.items() if place not in safe}
+    return Positions(identities=by_name, safe=safe, former=former)
+
+
+def _only(identities: set[str]) -> str:
+    return next(iter(identities)) if len(identities) == 1 else ""
 
 
 def written(place: Place, identities: Mapping[str, str]) -> str:
