@@ -1,8 +1,10 @@
 """The topics of the Kafka channel against a real Kafka: made, made again, refused, and looked at."""
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from support.clock import Clock
 from support.kafka import Kafka, allow, drop_topic, kafka, new_topic, shared_kafka, stored
 from support.kafka_channel import USERS, channel, delivered, login, sent
 from support.messages import message
-from support.waiting import until_some
+from support.waiting import until, until_some
 from tocsin.channels import Delivered, Retry
 from tocsin.errors import Reason
 
@@ -107,6 +109,46 @@ async def test_a_topic_that_a_cluster_cannot_make_now_is_asked_for_again_with_th
         results = [await sent(to, message()) for _ in range(2)]
     assert asked == [["t"]] * 2
     assert all(isinstance(result, Retry) and result.reason is Reason.CONNECTION for result in results)
+
+
+async def test_a_topic_with_more_copies_than_there_are_brokers_is_asked_for_once_a_minute(
+    tmp_path: Path, asked: list[list[str]]
+) -> None:
+    clock = Clock()
+    with kafka(tmp_path, default_replication_factor="3") as broker:
+        broker.start()
+        async with channel(broker.brokers, clock=clock, topic="t", create=True, timeout="2s") as to:
+            results = [await sent(to, message()) for _ in range(2)]
+            assert asked == [["t"]]
+            clock.advance(61)
+            await sent(to, message())
+            assert asked == [["t"]] * 2
+    assert all(isinstance(result, Retry) and "cannot be made: " in result.detail for result in results)
+
+
+async def test_one_client_asks_for_topics_and_it_ends_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    gone: list[str] = []
+
+    class Seen(AdminClient):
+        def __init__(self, settings: dict[str, Any]) -> None:
+            made.append(threading.current_thread().name)
+            super().__init__(settings)
+
+        def __del__(self) -> None:
+            gone.append(threading.current_thread().name)
+
+    monkeypatch.setattr("tocsin.channels.kafka.topics.AdminClient", Seen)
+    async with channel("127.0.0.1:1", topic="t", create=True, timeout="500ms") as to:
+        for _ in range(2):
+            await sent(to, message())
+        assert (len(made), gone) == (1, [])
+    assert len(gone) == 1, "no answer: it is kept until the channel closes"
+    broker = shared_kafka()
+    async with channel(broker.brokers, topic=new_topic(broker), create=True) as to:
+        assert await sent(to, message()) == Delivered()
+        await until(lambda: len(gone) == 2, "all topics are there: it is of no use any more")
+    assert threading.current_thread().name not in gone
 
 
 async def test_verify_finds_topics_that_are_missing_or_not_compacted_and_a_cluster_that_is_away() -> None:

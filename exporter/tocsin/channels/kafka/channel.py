@@ -70,7 +70,7 @@ class Kafka:
             if writer is not None:
                 await asyncio.to_thread(writer.close)
         self._writer = self._lone = None
-        await asyncio.gather(*self._left)
+        await asyncio.gather(*self._left, self._topics.close())
 
     async def verify(self) -> list[str]:
         """Problems found by asking the cluster whether the topics are there and are what they have to be."""

@@ -22,9 +22,9 @@ _ASK_AGAIN = 60.0
 _MAKING = 3.0
 """Seconds that making topics may take, since writing to them may take the whole `timeout` after it and the dispatcher
 waits for hardly longer than that."""
-_REFUSED = FORBIDDEN | NOT_THERE | {17, 37, 40, 42, 44}
-"""Answers that asking again at once does not change: also the name, the partitions, the settings, the request, a policy
-of the cluster."""
+_REFUSED = FORBIDDEN | NOT_THERE | {17, 37, 38, 40, 42, 44}
+"""Answers that asking again at once does not change: also the name, the partitions, the copies (fewer brokers than the
+cluster's own number of them), the settings, the request, a policy of the cluster."""
 
 
 @dataclass(slots=True)
@@ -47,6 +47,8 @@ class Topics:
         self._clock = clock
         self._there: set[str] = set()
         self._failures: dict[str, _Failure] = {}
+        self._admin: AdminClient | None = None
+        self._leaving: set[asyncio.Future[None]] = set()
 
     async def make(self, topics: AbstractSet[str]) -> None:
         """With `create`, make those that are not known to be there. One that is refused may be there all the same, so
@@ -64,8 +66,9 @@ class Topics:
         settings = {"cleanup.policy": "compact"} if self._config.state else {}
         new = [NewTopic(topic, self._config.partitions, -1, config=settings) for topic in wanted]
         limit = max(1.0, min(self._config.timeout / 2, _MAKING))
-        admin = self._admin()  # kept while it is asked: without it the answers are lost
-        for topic, future in admin.create_topics(new, request_timeout=limit).items():
+        self._admin = self._admin or self._asking()
+        self._admin.poll(0)  # or what it has to say would gather
+        for topic, future in self._admin.create_topics(new, request_timeout=limit).items():
             try:
                 async with asyncio.timeout(limit + 1):
                     await asyncio.wrap_future(future)
@@ -73,6 +76,13 @@ class Topics:
                 self._failed(topic, error)
             else:
                 self._found(topic)
+        if not self._failures:
+            self._let_go()  # nobody is asked for long
+
+    async def close(self) -> None:
+        """Let go of what has asked, and wait for that."""
+        self._let_go()
+        await asyncio.gather(*self._leaving)
 
     def missing(self, topic: str) -> str:
         """A broker says that the topic is not there: it is to be made again. Returns what to do about it, for people,
@@ -92,7 +102,7 @@ class Topics:
 
     def verify(self, topics: Sequence[str]) -> list[str]:
         """What is wrong with the topics of these names, as sentences. Blocks."""
-        admin = self._admin()
+        admin = self._asking()
         try:
             present = admin.list_topics(timeout=self._config.timeout).topics
         except KafkaException as error:
@@ -130,7 +140,14 @@ class Topics:
         except (KafkaException, TimeoutError):
             return "compact"  # who may write need not be allowed to look: no verdict is no problem
 
-    def _admin(self) -> AdminClient:
+    def _let_go(self) -> None:
+        """In a thread: its end waits for those of its own, which may be looking up a name."""
+        held, self._admin = [self._admin], None
+        leaving = asyncio.ensure_future(asyncio.to_thread(held.clear))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    def _asking(self) -> AdminClient:
         # The log of this one is read by nobody: what goes wrong is in its answers.
         unread: dict[str, Any] = {"logger": Log(self._words, channel=self._name), "error_cb": lambda _: None}
         return AdminClient({**self._config.client_settings(), **unread})
