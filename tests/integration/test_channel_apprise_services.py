@@ -191,6 +191,20 @@ async def test_a_service_that_breaks_is_tried_again_and_what_it_says_is_redacted
     assert not [part for part in url.partition("://")[2].split("/") if len(part) > 8 and part in failed]
 
 
+async def test_a_service_that_ends_the_program_when_it_is_made_costs_only_its_notification(
+    build: Build, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: Any, **__: Any) -> None:
+        raise SystemExit(f"no {SECRET}")
+
+    channel = build("json://{{ row.who }}/" + SECRET, at(receiver), concurrency=1)
+    monkeypatch.setattr("apprise.Apprise.instantiate", ends)
+    for who in ("ann", "bob"):
+        refused = "refused: Apprise cannot use this json URL: no ***"
+        assert await sent(channel, message(key=who, extra={"who": ("text", who)})) == Delivered(refused)
+    assert len(receiver.requests) == 2
+
+
 # What the libraries say.
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import threading
 
+import pytest
+
 from support.waiting import until
 from tocsin.channels.threads import Threads
 
@@ -38,3 +40,17 @@ async def test_a_thread_ends_when_it_is_closed_and_its_work_is_done() -> None:
     await threads.run(lambda: None)
     threads.close()
     await until(lambda: not [each for each in threading.enumerate() if each.name.startswith("test-ending")])
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, StopIteration, asyncio.CancelledError])
+async def test_work_that_raises_costs_no_thread_and_is_told_as_a_runtime_error(error: type[BaseException]) -> None:
+    threads = Threads("test")
+    thread = await threads.run(threading.get_ident)
+
+    def break_() -> None:
+        raise error("secret")
+
+    with pytest.raises(RuntimeError, match=f"^the work of a thread raised {error.__name__}$"):
+        await asyncio.wait_for(threads.run(break_), 20)
+    assert await asyncio.wait_for(threads.run(threading.get_ident), 20) == thread
+    threads.close()

@@ -24,7 +24,7 @@ class Threads:
         self._busy = 0
 
     async def run(self, work: Callable[[], Any]) -> Any:
-        """What the work returns; it must not raise."""
+        """What the work returns. It should not raise: RuntimeError, which names what it raised."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._busy += 1
@@ -43,12 +43,20 @@ class Threads:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             loop, future, work = item
-            result = work()
+            result, error = None, None
+            try:
+                result = work()
+            except BaseException as raised:  # noqa: BLE001 - SystemExit too; the thread and its place must not be lost
+                error = RuntimeError(f"the work of a thread raised {type(raised).__name__}")
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(self._settle, future, result)
-            del item, loop, future, work, result  # an idle thread holds on to nothing
+                loop.call_soon_threadsafe(self._settle, future, result, error)
+            del item, loop, future, work, result, error  # an idle thread holds on to nothing
 
-    def _settle(self, future: "asyncio.Future[Any]", result: object) -> None:
+    def _settle(self, future: "asyncio.Future[Any]", result: object, error: RuntimeError | None) -> None:
         self._busy -= 1
-        if not future.done():
+        if future.done():
+            return
+        if error is None:
             future.set_result(result)
+        else:
+            future.set_exception(error)

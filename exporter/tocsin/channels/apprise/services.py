@@ -65,7 +65,7 @@ class Service:
         with said() as lines:
             try:
                 plugin = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=False)
-            except Exception as error:  # noqa: BLE001 - a plugin can raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin can raise anything
                 lines.append(str(error))
                 plugin = None
         if plugin is None:
