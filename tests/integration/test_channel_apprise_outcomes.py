@@ -181,6 +181,21 @@ async def test_an_attempt_that_is_given_up_leaves_the_url_to_its_send(build: Bui
     assert slow.paths == ["/"]
 
 
+async def test_of_an_attempt_that_is_given_up_what_has_arrived_is_not_sent_again(
+    build: Build, slow: Slow, receiver: Receiver
+) -> None:
+    channel = build(at(receiver), slow.at())
+    attempt = asyncio.create_task(sent(channel))
+    await until(lambda: slow.paths and channel._settled, "one has answered, the other has the request")
+    assert attempt.cancel()
+    await asyncio.wait({attempt})
+    assert await sent(channel) == Retry(HUNG.reason, f"1 of 2 have it; {HUNG.detail}", 5.0, free=True)
+    slow.go.set()
+    await until(lambda: not channel._sends._tasks, "the thread ends")
+    assert await sent(channel) == Delivered()
+    assert (paths(receiver), slow.paths, channel._settled) == (["/"], ["/"], {})
+
+
 async def test_to_urls_that_rows_make_no_more_sends_hang_than_concurrency_and_the_others_are_told(
     build: Build, slow: Slow, receiver: Receiver
 ) -> None:

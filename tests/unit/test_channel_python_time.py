@@ -12,6 +12,8 @@ from support.python_channels import channel
 from support.sending import sent
 from support.waiting import until
 from tocsin.channels import Delivered, Retry
+from tocsin.channels.python import channel as python_channel
+from tocsin.dispatch import sending
 from tocsin.errors import Reason
 from tocsin.handlers import Envelope
 
@@ -120,6 +122,43 @@ async def test_an_async_handler_that_exceeds_its_time_is_cancelled() -> None:
     assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
     assert ended == ["cancelled"]
     assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
+
+
+async def test_an_async_handler_whose_attempt_is_given_up_is_cancelled_once() -> None:
+    said = []
+
+    async def slow(envelope: Envelope) -> None:
+        said.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            said.append("ended")
+
+    made = channel(slow, timeout="20s")
+    attempt = asyncio.create_task(sent(made))
+    await until(lambda: said)
+    attempt.cancel()
+    await asyncio.wait({attempt})
+    await until(lambda: not made._running)
+    assert said == ["begun", "ended"]
+
+
+async def test_a_call_waits_for_room_for_a_part_of_its_time_only(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.channels.python.channel._ROOM", 0.02)
+    made = channel(stuck, timeout="20s", concurrency=1)
+    first = asyncio.create_task(sent(made))
+    await until(lambda: stuck.at_once)
+    second = await sent(made, message(key="2"))
+    assert isinstance(second, Retry)
+    assert (second.free, first.done(), len(stuck.calls)) == (True, False, 1)
+    stuck.go.set()
+    assert await first == Delivered()
+    await made.close()
+
+
+def test_the_dispatcher_gives_a_call_all_of_the_time_that_it_may_take() -> None:
+    assert python_channel._ROOM + python_channel._CANCELLED < sending._GRACE
 
 
 class Awaited:

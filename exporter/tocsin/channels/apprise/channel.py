@@ -83,7 +83,7 @@ class Apprise:
         urls = {url.get_secret_value() for options in (config, *routes.values()) for url in options.urls}
         self._redact = redactor([part for url in urls for part in secrets_of(url, host=False)])
         self._sends = Sends(f"tocsin-{name}", config.timeout, made=config.concurrency)
-        # Of messages that some URLs have to wait for: what became of the others. A restart forgets this.
+        # Of messages that are not done with: which URLs are, and how. A restart forgets this.
         self._settled: dict[str, dict[str, Outcome]] = {}
 
     def __repr__(self) -> str:
@@ -129,14 +129,14 @@ class Apprise:
         waiting = [url for url in urls if url not in settled]
         outcomes = await asyncio.gather(*(self._tell(url, message, text) for url in waiting))
         settled = settled | dict(zip(waiting, outcomes, strict=True))
-        # What was settled meanwhile, by a send of an attempt before, has the last word.
+        # What was settled meanwhile, perhaps by a send of an attempt before, has the last word.
         return self._result(message.id, settled | self._settled.pop(message.id, {}))
 
     async def _tell(self, url: str, message: Message, text: _Text) -> Outcome:
         return await self._sends.run(
             url,
             functools.partial(self._told, url, text, message.kind),
-            functools.partial(self._late, message.id, url),
+            functools.partial(self._settle, message.id, url),
             made=url not in self._services,
         )
 
@@ -149,8 +149,8 @@ class Apprise:
         failed = service.send(text.title, text.body, kind, text.form)
         return None if failed is None else Failure(Reason.SERVER_ERROR, failed)
 
-    def _late(self, id_: str, url: str, outcome: Outcome) -> None:
-        """Remember for the next attempt what an attempt before did not wait for."""
+    def _settle(self, id_: str, url: str, outcome: Outcome) -> None:
+        """Remember for the next attempt what will not change, at once: this one may be given up before it ends."""
         if outcome is None or outcome.final:
             self._remember(id_, self._settled.pop(id_, {}) | {url: outcome})
 

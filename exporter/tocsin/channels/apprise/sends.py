@@ -39,7 +39,10 @@ class _Room:
 
 class Sends:
     """A thread cannot be ended. So a send that outlasts its time keeps its URL to itself until it ends: two to one URL
-    never overlap, and as many threads hang at most as there are URLs, of those that rows make `made` together."""
+    never overlap, and as many threads hang at most as there are URLs, of those that rows make `made` together.
+
+    This holds for one of these objects. One that is made anew, as a reload does, knows nothing of what still hangs in
+    the one before."""
 
     def __init__(self, name: str, timeout: float, made: int) -> None:
         """`timeout`: seconds that a send waits for its turn, and then may take."""
@@ -49,9 +52,9 @@ class Sends:
         self._made = _Room(made)
         self._tasks: set[asyncio.Task[Outcome]] = set()
 
-    async def run(self, url: str, work: Work, late: Callable[[Outcome], None], *, made: bool) -> Outcome:
-        """Send when its turn has come. `made`: the URL is made of a row. `late` is told the outcome of a send whose
-        time was up before it ended."""
+    async def run(self, url: str, work: Work, settle: Callable[[Outcome], None], *, made: bool) -> Outcome:
+        """Send when its turn has come. `made`: the URL is made of a row. `settle` is told the outcome at once when the
+        send ends, before its URL is free again, and also if nobody waits for it any more."""
         one = self._urls.setdefault(url, _Room(1))
         rooms = [one, self._made] if made else [one]
         if one.hung:
@@ -59,7 +62,7 @@ class Sends:
         if made and self._made.hung == self._made.size:
             return _waits(f"{self._made.hung} sends hang; no more are begun")
         begun = asyncio.Event()
-        task = asyncio.create_task(self._in_turn(rooms, begun, work))
+        task = asyncio.create_task(self._in_turn(rooms, begun, work, settle))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -74,7 +77,7 @@ class Sends:
             elif not task.done():
                 for room in rooms:
                     room.hung += 1
-                task.add_done_callback(functools.partial(_ended, rooms, late))
+                task.add_done_callback(functools.partial(_ended, rooms))
         if not begun.is_set():
             return _waits(f"its turn did not come within {self._timeout:g} s")
         if not task.done():
@@ -88,12 +91,15 @@ class Sends:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _in_turn(self, rooms: Sequence[_Room], begun: asyncio.Event, work: Work) -> Outcome:
+    async def _in_turn(
+        self, rooms: Sequence[_Room], begun: asyncio.Event, work: Work, settle: Callable[[Outcome], None]
+    ) -> Outcome:
         async with contextlib.AsyncExitStack() as stack:
             for room in rooms:
                 await stack.enter_async_context(room.places)
             begun.set()
             outcome: Outcome = await self._threads.run(work)
+            settle(outcome)
             return outcome
 
 
@@ -101,8 +107,6 @@ def _waits(why: str) -> Failure:
     return Failure(Reason.TIMEOUT, why, begun=False)
 
 
-def _ended(rooms: Sequence[_Room], late: Callable[[Outcome], None], task: asyncio.Task[Outcome]) -> None:
+def _ended(rooms: Sequence[_Room], _: asyncio.Task[Outcome]) -> None:
     for room in rooms:
         room.hung -= 1
-    if not task.cancelled():
-        late(task.result())

@@ -26,6 +26,10 @@ log = structlog.get_logger(__name__)
 _CANCELLED = 1.0
 """Seconds that what is awaited has to end once it has been cancelled."""
 
+_ROOM = 3.0
+"""Seconds that a call waits for room at most: with `_CANCELLED`, less than a dispatcher gives a channel beyond its
+timeout."""
+
 _DRAIN = 3.0
 """Seconds that calls under way have at the end; less than a dispatcher gives a channel to close."""
 
@@ -112,6 +116,8 @@ class Python:
                 await asyncio.wait({call.task}, timeout=_CANCELLED)
         finally:
             call.overdue = not call.task.done()
+            if call.overdue and call.awaited and not call.task.cancelling():  # the attempt itself is given up
+                call.task.cancel()
         if call.overdue:
             self._warn(message)
         if call.overdue or call.task.cancelled():
@@ -121,7 +127,7 @@ class Python:
     async def _room(self, id_: str) -> Retry | None:
         """Wait until one more call may begin, or say why it may not."""
         loop = asyncio.get_running_loop()
-        limit = loop.time() + self._config.timeout
+        limit = loop.time() + min(self._config.timeout, _ROOM)
         while True:
             if id_ in self._running:
                 why = "the call before, for the same notification, has not ended"
