@@ -145,6 +145,7 @@ async def test_a_server_of_another_version_and_a_lost_connection_are_told_as_bef
 async def test_a_library_that_reads_in_another_way_is_told_so_and_gets_no_byte(method: str) -> None:
     reader = ReadableFrames()
     reader.feed_data(deliver(b"", b"q"))
+    reader.feed_eof()
     with pytest.raises(NotImplementedError):
         await getattr(reader, method)()
 
@@ -154,6 +155,7 @@ async def test_a_library_that_reads_over_the_end_of_a_frame_is_told_so(first: in
     frame = deliver(b"", b"q")
     reader = ReadableFrames()
     reader.feed_data(frame * 2)
+    reader.feed_eof()
     await reader.readexactly(len(frame))
     if first:
         await reader.readexactly(first)
