@@ -179,6 +179,20 @@ async def test_the_sql_for_a_new_table_leaves_one_that_is_there_as_it_is(databas
     assert await database.run("SELECT 1 FROM events WHERE handled_at IS NULL") == []
 
 
+async def test_with_a_companion_the_sql_for_a_new_table_adds_to_one_that_is_there_what_that_for_an_existing_one_does(
+    database: Database,
+) -> None:
+    await database.run(f"{EXISTING} ALTER TABLE events ADD at timestamptz; COMMENT ON TABLE events IS 'Of the shop.'")
+    await database.run("COMMENT ON COLUMN events.at IS 'Local time.'")
+    given = {"id": "pk", "time": "at", "companion": "public.events_pending"}
+    new, existing = (sql(settings(database, **given)) for sql in (kind.new_table, kind.existing_table))
+    assert new.endswith(existing.removeprefix("BEGIN;"))
+    await database.run(new)
+    comments = "SELECT description FROM pg_description WHERE objoid = 'events'::regclass ORDER BY objsubid"
+    assert await database.run(comments) == [("Of the shop.",), ("Local time.",)]
+    assert await database.run("SELECT 1 FROM events_pending") == []
+
+
 @pytest.mark.parametrize("companion", [None, "public.events_pending"])
 async def test_what_a_table_has_lost_is_put_back_and_what_was_pending_stays_pending(
     database: Database, companion: str | None

@@ -9,11 +9,12 @@ from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Conf
 
 
 def new_table(config: Config) -> str:
-    """SQL that makes a table of events from nothing. A table that is there and was not made by it is left as it is, and
-    the SQL ends with an error."""
+    """SQL that makes a table of events from nothing. Where a table is there that was not made by it, the SQL ends with
+    an error and changes nothing; with a companion, it adds the same as that of `existing_table` and says nothing about
+    the table itself."""
     parts = _parts(config)
     columns = ["{id} bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "{name} text NOT NULL"]
-    comments = [] if config.companion else [_COMMENTS]
+    comments = ["COMMENT ON TABLE {table} IS 'Events, one a row, for Tocsin to tell.';", _COMMENTS]
     taken = {config.id, config.name}
     if config.key and config.key not in {*taken, config.time}:
         columns.append("{key} text")
@@ -27,9 +28,10 @@ def new_table(config: Config) -> str:
     if not config.companion:
         # Here and not by ALTER TABLE: in a table that was there before, all rows would be events still to be told.
         columns += [f"{HANDLED_AT} timestamptz", f"{HANDLED_AS} text"]
-    made = "CREATE TABLE IF NOT EXISTS {table} (\n  " + ",\n  ".join(columns) + "\n);\n"
-    made += "COMMENT ON TABLE {table} IS 'Events, one a row, for Tocsin to tell.';\n" + "\n".join(comments)
-    return _written(config, [made, *([_COMPANION] if config.companion else [])], parts)
+    made = "CREATE TABLE IF NOT EXISTS {table} (\n  " + ",\n  ".join(columns) + "\n);"
+    # With a companion the table may be somebody else's, and so are the comments on it.
+    steps = [made, _COMPANION] if config.companion else ["\n".join((made, *comments))]
+    return _written(config, steps, parts)
 
 
 def existing_table(config: Config, *, backlog: bool = False) -> str:
