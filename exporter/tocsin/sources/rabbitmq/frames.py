@@ -35,13 +35,13 @@ class ReadableFrames(asyncio.StreamReader):
             self._frame, self._at = await self._following(), 0
         part = self._frame[self._at : self._at + n]
         if len(part) != n:
-            raise RuntimeError("the AMQP library reads over the end of a frame")
+            raise RuntimeError("the library aiormq reads over the end of a frame; install an earlier version of it")
         self._at += n
         return part
 
     async def read(self, n: int = -1) -> NoReturn:
         del n
-        raise NotImplementedError("the AMQP library is to read with readexactly")
+        raise NotImplementedError("the library aiormq does not read frame by frame; install an earlier version of it")
 
     async def readline(self) -> NoReturn:
         await self.read()
