@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from aiormq.connection import FrameReceiver
 
 from support.rabbitmq import GUEST, GUEST_PASSWORD, PASSWORD, USER, VHOST, Peer, RabbitMQ, peer
 from support.rabbitmq_reading import fault, reading, source
@@ -43,6 +44,17 @@ async def test_whatever_keeps_it_from_the_queue_is_one_sentence_without_a_secret
     assert says in str(error)
     assert "wrong-and-l0ng" not in str(error)
     assert "\n" not in str(error)
+
+
+async def test_a_library_that_reads_over_the_end_of_a_frame_is_told_with_what_to_do(
+    broker: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def greedy(receiver: FrameReceiver) -> None:
+        await receiver.reader.readexactly(65_536)
+
+    monkeypatch.setattr(FrameReceiver, "get_frame", greedy)
+    error = await fault(source(broker, queue))
+    assert str(error).endswith("aiormq reads over the end of a frame; install an earlier version of it")
 
 
 async def test_who_may_declare_nothing_takes_from_what_is_there(broker: RabbitMQ, other: Peer, queue: str) -> None:
