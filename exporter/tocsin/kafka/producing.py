@@ -78,7 +78,10 @@ class Writer:
         self._closing = True
         self._thread.join()
         self._producer.purge()
-        self._producer.flush(_STEP)
+        with contextlib.suppress(
+            KafkaException
+        ):  # what nothing can be sent after may come just now; nobody waits for it
+            self._producer.flush(_STEP)
 
     def _produce(self, record: Record, call: _Call, number: int) -> None:
         def settled(fault: Fault | None, _: object = None) -> None:

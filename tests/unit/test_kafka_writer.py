@@ -1,0 +1,33 @@
+"""The end of a producer, whatever its library still has to say."""
+
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from tocsin.kafka import producing
+
+
+class Refused:
+    """A producer that hears only while it is closed that it may write nowhere."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.flushed = 0
+
+    def poll(self, timeout: float) -> int:
+        return 0
+
+    def purge(self) -> None:
+        pass
+
+    def flush(self, timeout: float) -> int:
+        self.flushed += 1
+        raise KafkaException(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED, "refused", True))
+
+
+def test_a_producer_that_is_refused_while_it_is_closed_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producing, "Producer", Refused)
+    writer = producing.Writer({}, str, channel="out")
+    writer.close()
+    producer: Any = writer._producer
+    assert producer.flushed == 1
