@@ -78,9 +78,8 @@ class Writer:
         self._closing = True
         self._thread.join()
         self._producer.purge()
-        with contextlib.suppress(
-            KafkaException
-        ):  # what nothing can be sent after may come just now; nobody waits for it
+        # What nothing can be sent after may come just now, when nobody waits for it any more.
+        with contextlib.suppress(KafkaException):
             self._producer.flush(_STEP)
 
     def _produce(self, record: Record, call: _Call, number: int) -> None:
