@@ -121,6 +121,14 @@ async def refusal(of: KafkaEvents) -> SourceError:
     return caught.value
 
 
+async def test_it_ends_when_the_offsets_of_its_group_are_not_told_in_time(broker: Kafka) -> None:
+    topic = new_topic(broker)
+    async with source(broker.brokers, topic).open([topic], position={}) as stream:
+        stream._config = stream._config.model_copy(update={"connect_timeout": 0.0})  # type: ignore[attr-defined]
+        with pytest.raises(SourceError, match=r"(?i)timed out"):
+            await asyncio.wait_for(Reader(stream).run(), 20)
+
+
 async def test_what_a_user_may_not_do_is_told_with_the_right_to_give_and_without_the_password(own: Kafka) -> None:
     make_topic(own, "t")
     produce(own, "t", [("k", "no JSON")])

@@ -81,7 +81,7 @@ class Consuming:
         def job() -> None:
             if done.set_running_or_notify_cancel():
                 try:
-                    done.set_result(self._translated(work, *arguments))
+                    done.set_result(self.translated(work, *arguments))
                 except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
                     done.set_exception(error)
 
@@ -235,7 +235,10 @@ class Consuming:
         while (job := self._work.get()) is not None:
             job()
 
-    def _translated(self, work: Callable[..., T], *arguments: object) -> T:
+    def translated(self, work: Callable[..., T], *arguments: object) -> T:
+        """Do this, with the library's exceptions as SourceErrors. In what the library calls it has to be done there:
+        its own exceptions come out of a callback as something that is not even a BaseException, which ends the
+        thread. To be called in the thread."""
         try:
             return work(*arguments)
         except KafkaException as error:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -149,7 +150,10 @@ class _Subscription:
     def subscribe(self, topics: list[str]) -> None:
         """Join the group."""
         self._consumer.consumer.subscribe(
-            topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+            topics,
+            on_assign=partial(self._consumer.translated, self._assigned),
+            on_revoke=self._revoked,
+            on_lost=self._revoked,
         )
 
     async def batches(self) -> AsyncIterator[EventBatch]:
