@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from support.postgres import Database, Postgres, postgres
+from support.postgres import Database, Postgres
 from support.reading import check, error_of, reading
 from support.waiting import SOON, until_some
 from tocsin.errors import SourceReason
@@ -28,12 +28,6 @@ INSERT INTO orders VALUES (1, 'Ann'), (2, NULL);
 """
 ANN = ("1", "Ann")
 NOBODY = ("2", None)
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
 
 
 @pytest.fixture
