@@ -142,6 +142,8 @@ class Topics:
 
     def _let_go(self) -> None:
         """In a thread: its end waits for those of its own, which may be looking up a name."""
+        if self._admin is None:
+            return
         held, self._admin = [self._admin], None
         leaving = asyncio.ensure_future(asyncio.to_thread(held.clear))
         self._leaving.add(leaving)
