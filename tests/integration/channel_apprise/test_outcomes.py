@@ -8,10 +8,10 @@ from typing import Self
 
 import pytest
 
-from support.apprise import at, chat, paths
+from support.apprise import at, paths
 from support.messages import message
 from support.receiver import Answer, Receiver
-from support.sending import Build, closing, sent
+from support.sending import Build, sent
 from support.waiting import until
 from tocsin.channels import Delivered, Message, Retry
 from tocsin.channels.apprise.services import Service
@@ -62,18 +62,6 @@ async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slow]:
     monkeypatch.setattr("tocsin.channels.apprise.channel.Service", lambda url, _: Service(url, 20.0))
     async with Slow() as server:
         yield server
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with Receiver() as server:
-        yield server
-
-
-@pytest.fixture
-async def build() -> AsyncIterator[Build]:
-    async with closing(chat) as build:
-        yield build
 
 
 async def test_a_service_that_fails_is_tried_again_and_the_detail_says_why(build: Build, receiver: Receiver) -> None:

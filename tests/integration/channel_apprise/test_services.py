@@ -2,35 +2,23 @@
 
 import io
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 from urllib.parse import parse_qs
 
 import pytest
 from pydantic import ValidationError
 
-from support.apprise import SECRET, at, chat
+from support.apprise import SECRET, at
 from support.messages import message
 from support.receiver import Answer, Received, Receiver
-from support.sending import Build, closing, sent, without
+from support.sending import Build, sent, without
 from support.waiting import until
 from tocsin.channels import Delivered, Retry
 from tocsin.channels import apprise as channel_apprise
 from tocsin.channels.apprise.services import Service
 from tocsin.errors import ConfigError, Reason
 from tocsin.model import Kind
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with Receiver() as server:
-        yield server
-
-
-@pytest.fixture
-async def build() -> AsyncIterator[Build]:
-    async with closing(chat) as build:
-        yield build
 
 
 @pytest.fixture

@@ -1,31 +1,17 @@
 """The apprise channel: what it sends to whom. Real services of the library, pointed at a receiver on this machine."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
-from support.apprise import at, chat, paths
+from support.apprise import at, paths
 from support.messages import message
 from support.receiver import Receiver
-from support.sending import Build, closing, sent
+from support.sending import Build, sent
 from tocsin.channels import Delivered, Rejected
 from tocsin.envelope import merged
 from tocsin.errors import Reason
 from tocsin.model import Kind
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with Receiver() as server:
-        yield server
-
-
-@pytest.fixture
-async def build() -> AsyncIterator[Build]:
-    async with closing(chat) as build:
-        yield build
-
 
 # What is sent.
 
