@@ -2,8 +2,6 @@
 
 import email
 import email.policy
-import functools
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.email_channels import email_channel
 from support.messages import VIEW, message
-from support.sending import Build, closing, sent
+from support.sending import Build, sent
 from support.smtp import Mail, MailServer
 from tocsin.channels import Delivered, Rejected
 from tocsin.channels import email as channel_email
@@ -22,18 +19,6 @@ from tocsin.envelope import View, merged
 from tocsin.errors import Reason
 from tocsin.model import Kind
 from tocsin.templates import Template
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[MailServer]:
-    async with MailServer() as made:
-        yield made
-
-
-@pytest.fixture
-async def build(server: MailServer) -> AsyncIterator[Build]:
-    async with closing(functools.partial(email_channel, server)) as build:
-        yield build
 
 
 async def test_the_headers_say_what_kind_of_mail_it_is(build: Build, server: MailServer) -> None:

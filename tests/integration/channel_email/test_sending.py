@@ -1,7 +1,5 @@
 """Whom the email channel writes to, against a mail server on this machine, and its configuration."""
 
-import functools
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,27 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from support.email_channels import email_channel
 from support.messages import message
-from support.sending import Build, closing, sent
+from support.sending import Build, sent
 from support.smtp import MailServer
 from tocsin.channels import Delivered, Rejected
 from tocsin.channels import email as channel_email
 from tocsin.channels.email.addresses import Mailbox, mailbox
 from tocsin.envelope import merged
 from tocsin.errors import Reason
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[MailServer]:
-    async with MailServer() as made:
-        yield made
-
-
-@pytest.fixture
-async def build(server: MailServer) -> AsyncIterator[Build]:
-    async with closing(functools.partial(email_channel, server)) as build:
-        yield build
 
 
 def person(*people: str) -> dict[str, tuple[str, str | None]]:

@@ -15,12 +15,6 @@ from tocsin.errors import ConfigError, Reason
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[MailServer]:
-    async with MailServer() as made:
-        yield made
-
-
-@pytest.fixture
 async def build() -> AsyncIterator[Build]:
     async with closing(email_channel) as build:
         yield build

@@ -18,12 +18,6 @@ PASSWORD = "S3CR3T-and-quite-long"
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[MailServer]:
-    async with MailServer() as made:
-        yield made
-
-
-@pytest.fixture
 async def build() -> AsyncIterator[Build]:
     async with closing(email_channel) as build:
         yield build
