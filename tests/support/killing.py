@@ -1,0 +1,156 @@
+"""What the tests share that kill the process again and again: the process, a view that changes at random with a model
+of what must arrive, and a receiver with moods."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from support.materialize import Relation
+from support.receiver import Answer, Receiver
+from support.waiting import until
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.model import Kind, Row, Transition, fingerprint, notification_id
+
+
+def kills(default: int) -> int:
+    """How often to kill the process; TOCSIN_TEST_KILLS asks for another number."""
+    return int(os.environ.get("TOCSIN_TEST_KILLS", str(default)))
+
+
+def seeded() -> random.Random:
+    """Chance for one test. The seed is printed; TOCSIN_TEST_SEED repeats a run."""
+    seed = int(os.environ.get("TOCSIN_TEST_SEED", str(time.time_ns() % 10**9)))
+    print(f"TOCSIN_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
+@dataclass
+class Model:
+    """What must arrive: worked out from the changes made, one timestamp at a time, with no code of the firing set."""
+
+    shown: dict[str, Row] = field(default_factory=dict)
+    started: dict[str, int] = field(default_factory=dict)
+    expected: list[Transition] = field(default_factory=list)
+
+    def change(self, at: int, key: str, row: Row | None) -> None:
+        old = self.shown.get(key)
+        if row is None:
+            del self.shown[key]
+            kind, row = Kind.RESOLVED, old
+        else:
+            self.shown[key] = row
+            kind = Kind.UPDATED if old else Kind.FIRED
+            if old is None:
+                self.started[key] = at
+        assert row is not None
+        transition = Transition(
+            alert="orders",
+            fingerprint=fingerprint("orders", [key]),
+            kind=kind,
+            started_at=self.started[key],
+            at=at,
+            columns=(),
+            row=row,
+            previous=old if kind is Kind.UPDATED else None,
+        )
+        self.expected.append(transition)
+
+    def ids(self, channel: str) -> set[str]:
+        return {notification_id(transition, channel) for transition in self.expected}
+
+
+class Driver:
+    """Changes the view at random until told to stop."""
+
+    def __init__(self, relation: Relation, chance: random.Random) -> None:
+        self.model = Model()
+        self._relation = relation
+        self._chance = chance
+
+    async def run(self) -> None:
+        while True:
+            self.step()
+            await asyncio.sleep(self._chance.uniform(0.001, 0.02))  # how busy the view is; nobody waits for this
+
+    def step(self) -> None:
+        """A few keys at one timestamp; sometimes a row that is there for one timestamp only."""
+        chance = self._chance
+        changes: list[tuple[int, Row]] = []
+        decided: dict[str, Row | None] = {}
+        for key in {str(chance.randrange(12)) for _ in range(chance.randint(1, 3))}:
+            old = self.model.shown.get(key)
+            gone = old is not None and chance.random() < 0.4
+            row: Row | None = None if gone else (key, chance.choice("abc"), str(chance.randrange(10**9)))
+            if old is not None:
+                changes.append((-1, old))
+            if row is not None:
+                changes.append((1, row))
+            decided[key] = row
+        at = self._relation.change(changes)
+        for key, row in decided.items():
+            self.model.change(at, key, row)
+
+
+class Process:
+    """`tocsin run`, to be killed."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tocsin", "run", "-c", str(self._config), stderr=asyncio.subprocess.DEVNULL
+        )
+
+    @property
+    def worked(self) -> float:
+        """Seconds of processor time since it was started: where it stands in its start, however busy the machine is."""
+        assert self.process is not None
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
+
+    async def end(self, number: signal.Signals) -> int:
+        assert self.process is not None
+        assert self.process.returncode is None, "the process had ended by itself"
+        self.process.send_signal(number)
+        return await self.process.wait()
+
+
+def moody(chance: random.Random) -> Answer:
+    """A receiver that mostly takes what comes."""
+    roll = chance.random()
+    if roll < 0.05:
+        return Answer(status=500)
+    if roll < 0.08:
+        return Answer(cut=True)
+    return Answer()
+
+
+async def some_instant(process: Process, receiver: Receiver, starting: float, chance: random.Random) -> None:
+    """Wait until the process is somewhere in its start, or has sent something since. `starting`: the processor time
+    that a start takes."""
+    if chance.random() < 0.4:
+        place = chance.uniform(0.0, starting)
+        await until(lambda: process.worked >= place, "a place in its start")
+    else:
+        count = len(receiver.requests) + chance.randint(1, 200)
+        await until(lambda: len(receiver.requests) >= count, f"request {count}", within=60)
+
+
+async def ledger_knows(alert: str, path: Path) -> bool:
+    """Whether the ledger at a path has stored the alert's first snapshot."""
+    if not path.exists():
+        return False
+    ledger = open_ledger(path, exclusive=False)
+    try:
+        return await ledger.load(alert) is not None
+    finally:
+        await ledger.close()
