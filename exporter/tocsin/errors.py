@@ -77,6 +77,7 @@ class SourceReason(StrEnum):
     FUTURE = "future"
     DISCONNECTED = "disconnected"
     SHAPE = "shape"
+    INTERNAL = "internal"
     OTHER = "other"
 
 
@@ -93,12 +94,19 @@ class SourceError(TocsinError):
 
     `resume`: whether the next attempt may ask for the history since the frontier. After a row error it may not: an `AS
     OF` whose span touches the error fails for ever, though the view is healthy again (seen on a live Materialize).
+    `wait`: seconds to wait at least before the next attempt, where the server counts reconnections against us.
     """
 
-    def __init__(self, message: str, reason: SourceReason, *, resume: bool = True) -> None:
+    def __init__(self, message: str, reason: SourceReason, *, resume: bool = True, wait: float = 0.0) -> None:
         super().__init__(message)
         self.reason = reason
         self.resume = resume
+        self.wait = wait
+
+
+class DeadLetterError(SourceError):
+    """A dead letter cannot be kept. The subscription itself works: the caller keeps it open and repeats the step that
+    failed."""
 
 
 class Reason(StrEnum):

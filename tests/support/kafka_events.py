@@ -46,6 +46,7 @@ class Reader:
 
     async def run(self) -> None:
         async for batch in self.stream.batches():
+            await self.stream.prepare(batch)
             self.batches.append(batch)
             if self.acknowledging:
                 await self.acknowledge(batch)

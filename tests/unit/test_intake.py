@@ -1,4 +1,4 @@
-"""An intake with a scripted source: how long it waits before it tries again, and when it gives up."""
+"""An intake with a scripted source: when it keeps the subscription open, how long it waits, and when it gives up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,16 +11,19 @@ import pytest
 from support.clock import Clock
 from support.following import Pauses, at_work
 from support.waiting import until
-from tocsin.app.intake import EventOutlets, Intake
-from tocsin.app.watch import Stall
+from tocsin.app.intake import HOLD_EVERY, EventOutlets, Intake
+from tocsin.app.watch import Stall, State
 from tocsin.backoff import Backoff
-from tocsin.errors import SourceError, SourceReason
+from tocsin.errors import DeadLetterError, LedgerError, LedgerReason, SourceError, SourceReason
 from tocsin.exposition import Metrics
+from tocsin.ledger import EventCommit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Event
 from tocsin.sources import EventBatch, EventStream
 
 GONE = SourceError("gone", SourceReason.DISCONNECTED)
+FULL = DeadLetterError("no room for dead letters", SourceReason.OTHER)
+BACKOFF = Backoff(initial=1.0, maximum=16.0)
 
 
 class Scripted:
@@ -30,12 +33,23 @@ class Scripted:
         self.following: asyncio.Queue[EventBatch | SourceError] = asyncio.Queue()
         self.acknowledged: list[EventBatch] = []
         self.away = away
+        self.opened = 0
+        self.held = 0
+        self.keeps = True
+        """What `hold` returns."""
+        self.lost = False
+        """Whether `hold` finds the connection lost."""
+        self.unkept = 0
+        """How often `prepare` fails over a dead letter."""
+        self.unacknowledged = 0
+        """How often `acknowledge` fails over a dead letter."""
 
     @asynccontextmanager
     async def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AsyncIterator[EventStream]:
         if self.away:
             self.away -= 1
             raise GONE
+        self.opened += 1
         yield self
 
     async def batches(self) -> AsyncIterator[EventBatch]:
@@ -45,7 +59,21 @@ class Scripted:
                 raise following
             yield following
 
+    async def prepare(self, batch: EventBatch) -> None:
+        if self.unkept:
+            self.unkept -= 1
+            raise FULL
+
+    async def hold(self) -> bool:
+        self.held += 1
+        if self.lost:
+            raise GONE
+        return self.keeps
+
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
+        if self.unacknowledged:
+            self.unacknowledged -= 1
+            raise FULL
         self.acknowledged.append(batch)
 
 
@@ -56,10 +84,135 @@ async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
     await made.close()
 
 
-def intake_of(source: Scripted, ledger: SqliteLedger, backoff: Backoff, **more: Any) -> Intake:
+class Locked:
+    """A ledger that cannot be written for a number of times, in front of a real one."""
+
+    def __init__(self, ledger: SqliteLedger, times: int) -> None:
+        self.times = times
+        self.tries = 0
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def take_in(self, commit: EventCommit) -> Any:
+        self.tries += 1
+        if self.times:
+            self.times -= 1
+            raise LedgerError("the ledger is locked", LedgerReason.LOCKED)
+        return await self._ledger.take_in(commit)
+
+
+def batch_of(*ids: str, **more: Any) -> EventBatch:
+    events = [Event(name="order", id=id_, at=1, columns=(), row=()) for id_ in ids]
+    return EventBatch(events=events, position={"p": len(ids)}, **more)
+
+
+def intake_of(source: Scripted, ledger: Any, backoff: Backoff = BACKOFF, **more: Any) -> Intake:
     metrics = Metrics("0").source("posted")
     outlets = EventOutlets(ledger=ledger, metrics=metrics, offer=lambda _: None, publish=lambda _: None)
     return Intake("posted", source, [], backoff, outlets, **more)
+
+
+async def test_stream_stays_open_while_ledger_is_locked(ledger: SqliteLedger) -> None:
+    """The same batch is committed once the ledger can be written, over the same subscription."""
+    source, locked, go = Scripted(), Locked(ledger, 30), asyncio.Semaphore(0)
+
+    async def sleep(_: float) -> None:
+        await go.acquire()
+
+    intake = intake_of(source, locked, sleep=sleep)
+    source.following.put_nowait(batch_of("1"))
+    async with at_work(intake):
+        await until(lambda: intake.state is State.ERROR)
+        assert intake.message == "the ledger is locked"
+        for _ in range(1000):
+            go.release()
+        await until(lambda: source.acknowledged, "the batch is safe")
+        assert (intake.state, intake.message) == (State.UP, "")
+    assert (source.opened, locked.tries) == (1, 31)
+    assert await ledger.position("posted") == {"p": 1}
+
+
+async def test_pauses_grow_while_ledger_is_locked(ledger: SqliteLedger) -> None:
+    """During a long pause the source is called often enough to keep its subscription alive."""
+    source, pauses = Scripted(), Pauses()
+    intake = intake_of(source, Locked(ledger, 5), chance=lambda: 1.0, sleep=pauses.sleep)
+    source.following.put_nowait(batch_of("1"))
+    async with at_work(intake):
+        await until(lambda: source.acknowledged)
+    assert pauses.seconds == [1.0, 2.0, 4.0, HOLD_EVERY, 3.0, *[HOLD_EVERY] * 3, 1.0]
+    assert source.held == len(pauses.seconds)
+
+
+@pytest.mark.parametrize("step", ["unkept", "unacknowledged"])
+async def test_stream_stays_open_while_dead_letters_fail(ledger: SqliteLedger, step: str) -> None:
+    """The batch is committed once, and the source is down until its dead letters are kept."""
+    source, locked, pauses = Scripted(), Locked(ledger, 0), Pauses()
+    setattr(source, step, 30)
+    states: list[tuple[State, str]] = []
+
+    async def sleep(seconds: float) -> None:
+        states.append((intake.state, intake.message))
+        await pauses.sleep(seconds)
+
+    intake = intake_of(source, locked, sleep=sleep)
+    source.following.put_nowait(batch_of("1"))
+    async with at_work(intake):
+        await until(lambda: source.acknowledged)
+        assert intake.state is State.UP
+    assert set(states) == {(State.ERROR, "no room for dead letters")}
+    assert (source.opened, locked.tries) == (1, 1)
+
+
+async def test_lost_connection_during_hold_is_opened_again(ledger: SqliteLedger) -> None:
+    """A subscription that is over cannot be kept, and the batch is delivered again over the next one."""
+    source, pauses = Scripted(), Pauses()
+    source.lost = True
+    intake = intake_of(source, Locked(ledger, 1), sleep=pauses.sleep)
+    source.following.put_nowait(batch_of("1"))
+    async with at_work(intake):
+        await until(lambda: source.opened == 2)
+        source.following.put_nowait(batch_of("1"))
+        await until(lambda: source.acknowledged)
+
+
+async def test_batch_given_back_waits_for_the_ledger(ledger: SqliteLedger) -> None:
+    """A source that takes its batch back is asked for the next one once the ledger can be written."""
+    source, locked, pauses = Scripted(), Locked(ledger, 3), Pauses()
+    source.keeps = False
+    intake = intake_of(source, locked, sleep=pauses.sleep)
+    source.following.put_nowait(batch_of("1"))
+    async with at_work(intake):
+        await until(lambda: intake.state is State.UP and locked.times == 0)
+        assert source.acknowledged == []
+        source.following.put_nowait(batch_of("1"))
+        await until(lambda: source.acknowledged)
+    assert source.opened == 1
+
+
+async def test_pause_before_reconnection_lasts_as_long_as_asked(ledger: SqliteLedger) -> None:
+    """A source whose server counts reconnections asks for a longer pause than the backoff."""
+    source, pauses = Scripted(), Pauses()
+    intake = intake_of(source, ledger, chance=lambda: 0.0, sleep=pauses.sleep)
+    source.following.put_nowait(SourceError("gone", SourceReason.DISCONNECTED, wait=60.0))
+    async with at_work(intake):
+        await until(lambda: pauses.seconds)
+    assert pauses.seconds == [60.0]
+
+
+async def test_source_is_given_up_while_dead_letters_fail(ledger: SqliteLedger) -> None:
+    """`give_up_after` counts the time in which dead letters cannot be kept."""
+    source, lasting = Scripted(), Clock(50.0)
+    source.unacknowledged = 1000
+
+    async def sleep(_: float) -> None:
+        lasting.advance(10.0)
+
+    intake = intake_of(source, ledger, monotonic=lasting, sleep=sleep, give_up_after=60.0)
+    source.following.put_nowait(batch_of("1"))
+    with pytest.raises(Stall, match="source posted: no room for dead letters"):
+        await asyncio.wait_for(intake.run(), 20)
 
 
 async def test_the_pauses_before_a_source_is_tried_again_grow_and_begin_small_after_a_success(

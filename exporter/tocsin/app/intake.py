@@ -2,6 +2,10 @@
 
 An event is acknowledged only once the ledger has it. What was not is delivered again, with the same id, and the ledger
 knows it.
+
+A fault of the connection ends the stream, and another one is opened. A fault on this side of it does not: while the
+ledger or the place for dead letters fails, the stream stays open and the same batch is tried again. Servers count
+reconnections against a client: a quorum queue of RabbitMQ 4 drops a message that was returned to it too often.
 """
 
 import asyncio
@@ -10,13 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
 from tocsin.app.watch import Stall, State
 from tocsin.backoff import Backoff
 from tocsin.config import Alert
-from tocsin.errors import LedgerError, SourceError
+from tocsin.errors import DeadLetterError, LedgerError, SourceError
 from tocsin.exposition import AlertMetrics, AlertState, SourceMetrics
 from tocsin.firing import Firing
 from tocsin.ledger import EventCommit, Ledger, Occurrence
@@ -25,6 +31,19 @@ from tocsin.routing import Router, values_of
 from tocsin.sources import EventBatch, EventSource, EventStream
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+HOLD_EVERY = 5.0
+"""Seconds at most between two calls of `EventStream.hold` while a batch cannot be made safe."""
+
+
+_SHORTEST = 0.1
+"""Seconds of the shortest pause after a fault."""
+
+
+class _GivenBack(Exception):  # noqa: N818 - not an error: the source delivers the batch again
+    """The source took a batch back that could not be made safe, and it can be now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +143,7 @@ class Intake:
         """Follow the source until cancelled. Raises Stall where the configuration asks for it."""
         attempt = 0
         while True:
+            wait = _SHORTEST
             try:
                 position = await self._out.ledger.position(self.name)
                 async with self.source.open(sorted(self._takers), position=position) as stream:
@@ -132,14 +152,11 @@ class Intake:
                         await self._absorb(batch, stream)
                         attempt = 0
             except SourceError as error:
-                for taker in self._everyone():
-                    taker.metrics.source_failed(error.reason)
-                self._failed(str(error), reason=error.reason)
-                if self._give_up_after is not None and self._monotonic() - self._down_since >= self._give_up_after:
-                    raise Stall(f"source {self.name}: {error}") from None
+                self._source_failed(error)
+                wait = max(wait, error.wait)
             except LedgerError as error:
                 self._failed(str(error))
-            await self._sleep(self._backoff.delay(attempt, self._chance, at_least=0.1))
+            await self._sleep(self._backoff.delay(attempt, self._chance, at_least=wait))
             attempt += 1
 
     async def _absorb(self, batch: EventBatch, stream: EventStream) -> None:
@@ -149,19 +166,64 @@ class Intake:
             metrics.refused(refused.reason)
             log.warning("not an event", source=self.name, at=refused.id, reason=refused.reason, detail=refused.detail)
         occurrences, unmatched = self._sorted(batch.events)
-        if occurrences or batch.position:
-            began = self._monotonic()
-            commit = EventCommit(
-                source=self.name, occurrences=occurrences, position=batch.position if self._out.keep else {}
-            )
-            notifications, told = await self._out.ledger.take_in(commit)
-            self._count(occurrences, told, self._monotonic() - began)
-            self._out.offer(notifications)
-            self._out.publish([one.told[0] for one in told])
+        try:
+            if self._out.keep:
+                await self._repeated(partial(stream.prepare, batch), stream)
+            if occurrences or batch.position:
+                await self._commit(occurrences, batch, stream)
+        except _GivenBack:
+            return
         self.last_batch = self._clock()
         self._succeeded()
         if self._out.keep:
-            await stream.acknowledge(batch, unmatched)
+            await self._repeated(partial(stream.acknowledge, batch, unmatched), stream)
+            self._succeeded()
+
+    async def _commit(self, occurrences: Sequence[Occurrence], batch: EventBatch, stream: EventStream) -> None:
+        commit = EventCommit(
+            source=self.name, occurrences=occurrences, position=batch.position if self._out.keep else {}
+        )
+
+        async def take_in() -> tuple[list[Notification], list[Occurrence], float]:
+            began = self._monotonic()
+            return *await self._out.ledger.take_in(commit), self._monotonic() - began
+
+        notifications, told, seconds = await self._repeated(take_in, stream)
+        self._count(occurrences, told, seconds)
+        self._out.offer(notifications)
+        self._out.publish([one.told[0] for one in told])
+
+    async def _repeated(self, step: Callable[[], Awaitable[T]], stream: EventStream) -> T:
+        """Do one step of a batch, again and again while the ledger or the place for dead letters fails.
+
+        Raises _GivenBack if the source took the batch back meanwhile and the ledger can be written again, and
+        SourceError if the subscription is over.
+        """
+        held, attempt = True, 0
+        while True:
+            try:
+                if held:
+                    return await step()
+                # Whether the ledger works does not show before the next event otherwise, which may take days.
+                await self._out.ledger.take_in(EventCommit(source=self.name, occurrences=[]))
+                self._succeeded()
+                raise _GivenBack
+            except DeadLetterError as error:
+                self._source_failed(error)
+            except LedgerError as error:
+                self._failed(str(error), reason=error.reason)
+            held = await self._held(stream, self._backoff.delay(attempt, self._chance, at_least=_SHORTEST))
+            attempt += 1
+
+    async def _held(self, stream: EventStream, seconds: float) -> bool:
+        """Pause, with the subscription kept alive. Returns whether the source still holds the batch."""
+        while True:
+            held = await stream.hold()
+            part = min(seconds, HOLD_EVERY)
+            await self._sleep(part)
+            seconds -= part
+            if seconds <= 0:
+                return held
 
     def _sorted(self, events: Sequence[Event]) -> tuple[list[Occurrence], list[Event]]:
         """What the events come to, and those that no alert takes."""
@@ -204,6 +266,13 @@ class Intake:
         if not self._up:
             log.info("source up", source=self.name, events=sorted(self._takers))
         self._up, self.message = True, ""
+
+    def _source_failed(self, error: SourceError) -> None:
+        for taker in self._everyone():
+            taker.metrics.source_failed(error.reason)
+        self._failed(str(error), reason=error.reason)
+        if self._give_up_after is not None and self._monotonic() - self._down_since >= self._give_up_after:
+            raise Stall(f"source {self.name}: {error}") from None
 
     def _failed(self, message: str, **details: str) -> None:
         # Said once a streak: the same fault again and again is one piece of news.

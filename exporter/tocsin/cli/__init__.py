@@ -50,19 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("TOCSIN_DEBUG"):
             raise
-        print(f"tocsin: {_defect(error)}", file=sys.stderr)
+        from tocsin.faults import unexpected
+
+        print(
+            f"tocsin: a defect of Tocsin: {unexpected(error)}. Please report it; with TOCSIN_DEBUG=1 it is shown whole",
+            file=sys.stderr,
+        )
         return Exit.FAILED
-
-
-def _defect(error: BaseException) -> str:
-    """A sentence for a fault of the program's own. Without the error's text, which may hold anything."""
-    where = "an unknown place"
-    trace = error.__traceback__
-    while trace is not None:
-        if "tocsin" in trace.tb_frame.f_globals.get("__name__", ""):
-            where = f"{trace.tb_frame.f_globals['__name__']}, line {trace.tb_lineno}"
-        trace = trace.tb_next
-    return (
-        f"a defect of Tocsin: {type(error).__name__} in {where}. "
-        "Please report it; with TOCSIN_DEBUG=1 it is shown whole"
-    )

@@ -90,10 +90,29 @@ class EventStream(Protocol):
         """
         ...
 
-    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
-        """The batch is safe in the ledger: the source need not deliver it again. In order, each batch once.
+    async def prepare(self, batch: EventBatch) -> None:
+        """Called before the batch is written to the ledger, and again if that or this failed.
 
-        `unmatched`: events of the batch that no alert takes. Raises SourceError.
+        A source whose position is in the ledger writes its dead letters here: after the commit, a crash would leave
+        them out. Raises DeadLetterError, and SourceError if the subscription is over.
+        """
+        ...
+
+    async def hold(self) -> bool:
+        """The last batch cannot be made safe now. Keep the subscription alive until it is tried again.
+
+        Called at the beginning of the pause before each new try, and every few seconds (`tocsin.app.intake.HOLD_EVERY`)
+        during the pause. Returns whether the batch is still held: it is then tried again as it is. False: the source
+        took it back, and delivers it again through `batches`. Raises SourceError if the subscription is over.
+        """
+        ...
+
+    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
+        """The batch is safe in the ledger: the source need not deliver it again. In order, each batch once; after
+        DeadLetterError the same batch again.
+
+        `unmatched`: events of the batch that no alert takes. Raises DeadLetterError, and SourceError if the
+        subscription is over.
         """
         ...
 

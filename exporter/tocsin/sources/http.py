@@ -258,20 +258,33 @@ class _Stream:
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[_Posted] = asyncio.Queue()
         self._taken: set[_Posted] = set()
+        self._refusing = False
 
     async def post(self, events: Sequence[Event]) -> None:
-        """Returns once they are safe."""
+        """Returns once they are safe. Raises SourceError while the ledger cannot take events."""
+        if self._refusing:
+            raise _not_now()
         posted = _Posted(events=events, safe=asyncio.get_running_loop().create_future())
         self._waiting.put_nowait(posted)
         await posted.safe
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
+            self._refusing = False
             taken = [await self._waiting.get()]
             while len(taken) < _AT_ONCE and not self._waiting.empty():
                 taken.append(self._waiting.get_nowait())
             self._taken.update(taken)
             yield EventBatch(events=[event for posted in taken for event in posted.events], receipt=taken)
+
+    async def prepare(self, batch: EventBatch) -> None:
+        """Nothing to do: what is refused is answered at once."""
+
+    async def hold(self) -> bool:
+        # The caller repeats a request that is answered with 503. One that is not answered keeps it waiting.
+        self._refusing = True
+        self.close()
+        return False
 
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:  # noqa: ARG002
         assert isinstance(batch.receipt, list)
@@ -281,12 +294,13 @@ class _Stream:
                 posted.safe.set_result(None)
 
     def close(self) -> None:
-        """Tell everybody who waits to come again."""
+        """Answer every waiting request with an error that says to try again."""
         while not self._waiting.empty():
             self._taken.add(self._waiting.get_nowait())
         for posted in self._taken:
             if not posted.safe.done():
                 posted.safe.set_exception(_not_now())
+        self._taken.clear()
 
 
 def _must_look_signed(headers: Mapping[str, str], now: float) -> None:

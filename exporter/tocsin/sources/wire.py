@@ -98,6 +98,15 @@ class Wire:
             found = True
         return found
 
+    def read_notifications(self) -> None:
+        """Read what the server has sent, without waiting, and forget the notifications in it.
+
+        A server whose client reads nothing keeps the notifications of all its clients. Raises psycopg.OperationalError
+        if the connection is lost.
+        """
+        self._pgconn.consume_input()
+        self.notified()
+
     async def wait_notified(self) -> None:
         """Return once a NOTIFY has arrived."""
         while not self.notified():

@@ -15,7 +15,7 @@ from functools import partial
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from tocsin.errors import RefusedReason, SourceError, SourceReason
+from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
 from tocsin.kafka import ENDED, FINAL, OFFSET_RESET, TOO_LARGE, Fault
 from tocsin.kafka.producing import Headers, Record, Writer
 from tocsin.model import Event
@@ -97,6 +97,15 @@ class _Gathered:
     next: dict[Place, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Receipt:
+    """Where a batch ends: the offset that comes next, by partition, with the life of the partition; and the records
+    whose copies are not written yet."""
+
+    next: Mapping[Place, tuple[int, int]]
+    spoiled: list[tuple[Message, Unreadable]]
+
+
 class _Subscription:
     """The partitions that are this consumer's now, and how far each has been read and acknowledged.
 
@@ -119,6 +128,8 @@ class _Subscription:
         self._identities, self._topics, self._anew = known.identities, known.topics, known.anew
         self._safe, self._former = known.safe, known.former
         self._read: dict[Place, int] = {}  # of the partitions that are ours: the offset that comes next
+        self._holding = False  # the partitions are paused
+        self._paused: list[Message] = []  # what came while nothing more was asked for
         self._begun = _Gathered()  # what the next turn has to tell of partitions that became ours
         self._lives: dict[Place, int] = {}  # how often a partition began anew, so that its offsets mean other records
         self._copies: Writer | None = None
@@ -163,19 +174,30 @@ class _Subscription:
             gathered = await self._consumer.call(self._gather)
             if gathered is None:
                 continue
-            if gathered.spoiled and self._config.dead_letters is not None:
-                # Before the batch is in the ledger: after it, a crash would leave them out.
-                await self._copy(gathered.spoiled, self._config.dead_letters)
             yield EventBatch(
                 events=gathered.events,
                 refused=gathered.refused,
                 position={written(place, self._identities): offset for place, offset in gathered.next.items()},
-                receipt={place: (self._lives.get(place, 0), offset) for place, offset in gathered.next.items()},
+                receipt=_Receipt(
+                    next={place: (self._lives.get(place, 0), offset) for place, offset in gathered.next.items()},
+                    spoiled=gathered.spoiled,
+                ),
             )
 
+    async def prepare(self, batch: EventBatch) -> None:
+        assert isinstance(batch.receipt, _Receipt)
+        if batch.receipt.spoiled and self._config.dead_letters is not None:
+            await self._copy(batch.receipt.spoiled, self._config.dead_letters)
+
+    async def hold(self) -> bool:
+        if self._ended is not None:
+            raise self._ended
+        await self._consumer.call(self._pause)
+        return True
+
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:  # noqa: ARG002 - only topics of alerts are read
-        assert isinstance(batch.receipt, dict)
-        for place, (life, offset) in batch.receipt.items():
+        assert isinstance(batch.receipt, _Receipt)
+        for place, (life, offset) in batch.receipt.next.items():
             if life != self._lives.get(place, 0):
                 continue
             safe = self._safe[place] = max(offset, self._safe.get(place, 0))
@@ -252,9 +274,19 @@ class _Subscription:
 
     # Records.
 
+    def _pause(self) -> None:
+        """Stay in the group without taking more records: a member that does not poll loses its partitions."""
+        self._holding = True
+        self._consumer.consumer.pause(self._consumer.consumer.assignment())
+        # A partition that comes to us in this call is not paused yet.
+        self._paused += self._consumer.records(0)
+
     def _gather(self) -> _Gathered | None:
         """What has come since the last time; None for nothing."""
-        found = self._consumer.records()
+        if self._holding:
+            self._holding = False
+            self._consumer.consumer.resume(self._consumer.consumer.assignment())
+        found, self._paused = [*self._paused, *self._consumer.records()], []
         gathered, self._begun = self._begun, _Gathered()
         for message in found:
             if (error := message.error()) is None:
@@ -301,7 +333,8 @@ class _Subscription:
 
     # Copies of what was refused.
 
-    async def _copy(self, spoiled: Sequence[tuple[Message, Unreadable]], topic: str) -> None:
+    async def _copy(self, spoiled: list[tuple[Message, Unreadable]], topic: str) -> None:
+        """Write copies of records, and take those that are written out of the list. Raises DeadLetterError."""
         if self._copies is None:
             limit = {"message.max.bytes": _WRITABLE, "message.timeout.ms": round(self._config.connect_timeout * 1000)}
             settings = {**self._config.client_settings(), **limit}
@@ -309,25 +342,37 @@ class _Subscription:
         copies = [_copied(message, why, topic, self._source) for message, why in spoiled]
         faults = await self._copies.write(copies)
         # Where a whole is too large the beginning of it is lost, but not the news of it.
-        large = [
-            Record(topic=topic, key=None, value=None, headers=_ours(copy.headers))
-            for copy, fault in zip(copies, faults, strict=True)
-            if fault is not None and fault.code() in TOO_LARGE
-        ]
-        for fault in (*faults, *await self._copies.write(large)):
-            if fault is None or fault.code() in TOO_LARGE:
+        large = [number for number, fault in enumerate(faults) if fault is not None and fault.code() in TOO_LARGE]
+        cut = [Record(topic=topic, key=None, value=None, headers=_ours(copies[number].headers)) for number in large]
+        for number, fault in zip(large, await self._copies.write(cut), strict=True):
+            faults[number] = fault
+        failed = None
+        left = []
+        for one, fault in zip(spoiled, faults, strict=True):
+            if fault is None:
                 continue
-            if fault.code() not in FINAL:
-                raise self._uncopied(fault, topic)
+            if fault.code() not in FINAL and fault.code() not in TOO_LARGE:
+                left.append(one)
+                failed = failed or fault
+                continue
             said = self._consumer.words(fault.str())
             log.warning("a dead letter is not written", source=self._source, topic=topic, error=said)
+        # The next try writes only those.
+        spoiled[:] = left
+        if failed is not None:
+            raise await self._uncopied(failed, topic)
 
-    def _uncopied(self, fault: Fault, topic: str) -> SourceError:
-        fatal = self._copies.trouble.fatal if self._copies is not None else None
+    async def _uncopied(self, fault: Fault, topic: str) -> DeadLetterError:
+        copies = self._copies
+        fatal = copies.trouble.fatal if copies is not None else None
+        if copies is not None and fatal is not None:
+            # The library sends nothing with this producer any more.
+            self._copies = None
+            await self._consumer.call(copies.close)
         error = self._consumer.failed(
             fatal if fatal is not None and fault.code() in ENDED else fault, topic, right="WRITE"
         )
-        return SourceError(f"dead letters cannot be written: {error}", error.reason)
+        return DeadLetterError(f"dead letters cannot be written: {error}", error.reason)
 
 
 _ANEW = "the topic was made anew after the record before this one was read; reading it from record {}"

@@ -181,6 +181,19 @@ class _Stream:
                 pause = _AGAIN_FIRST
                 await self._wait(self._config.poll)
 
+    async def prepare(self, batch: EventBatch) -> None:
+        """Nothing to do: what is refused is marked in the table."""
+
+    async def hold(self) -> bool:
+        # An open transaction keeps the rows from other processes, the notifications of all clients from being removed
+        # by the server, and dead rows from VACUUM.
+        if self._held is not None:
+            self._held = None
+            await self._query(_ROLLBACK)
+        with translated(self._config.display):
+            self._wire.read_notifications()
+        return False
+
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
         if batch is not self._held:
             raise RuntimeError("acknowledged is the batch at hand, before the next one is asked for")

@@ -117,6 +117,14 @@ class _Stream:
             if delivered := self._inbox.take(_AT_ONCE):
                 yield self._batch([self._read(message) for message in delivered])
 
+    async def prepare(self, batch: EventBatch) -> None:
+        """Nothing to do: RabbitMQ delivers again what is not acknowledged."""
+
+    async def hold(self) -> bool:
+        # The library answers heartbeats by itself, and RabbitMQ waits for the acknowledgement.
+        self._broker.check()
+        return True
+
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
         assert isinstance(batch.receipt, list)
         nobodys = {event.id for event in unmatched}

@@ -1,0 +1,27 @@
+"""Exceptions that no code expected: how they are described to people, and which cancellations are meant for us."""
+
+import asyncio
+
+
+def unexpected(error: BaseException) -> str:
+    """Describe an exception by its type and by the last place in Tocsin that it passed.
+
+    Without the text of the exception, which may hold anything, a password too.
+    """
+    where = "an unknown place"
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if name.partition(".")[0] == "tocsin":
+            where = f"{name}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"unexpected {type(error).__name__} in {where}"
+
+
+def must_end(error: BaseException) -> bool:
+    """Whether `error` cancels the current task because its owner asked for that.
+
+    A library may cancel what waits on a lost connection. Such a cancellation is a fault like any other.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
