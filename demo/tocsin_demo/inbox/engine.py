@@ -17,6 +17,7 @@ from tocsin_demo.inbox.model import CHANNELS, Delivery, Event, Message, Notifica
 from tocsin_demo.inbox.worker import Ids, Worker
 
 WORKER_DELAY_S = 0.03
+RECIPIENT_DELAY_S = 0.002
 DEFAULT_STEPS = (Step(type="in_app"),)
 
 
@@ -24,8 +25,9 @@ class Engine:
     """Workflows, people, events, jobs and messages.
 
     `auto_workflows`: a workflow is made when it is first named, with one in-app step. `worker_delay`: seconds from the
-    acceptance of an event to its jobs; a repeat of its transaction id within them is delivered as well. `keep`: how
-    many notifications are remembered in full; ids stay used beyond it.
+    acceptance of an event to its first jobs; a repeat of its transaction id within them is delivered as well.
+    `recipient_delay`: seconds from the jobs of one recipient to those of the next. `keep`: how many notifications are
+    remembered in full; ids stay used beyond it.
     """
 
     def __init__(
@@ -33,11 +35,12 @@ class Engine:
         *,
         rng: random.Random,
         worker_delay: float = WORKER_DELAY_S,
+        recipient_delay: float = RECIPIENT_DELAY_S,
         auto_workflows: bool = False,
         keep: int = 100_000,
     ) -> None:
         self.ids = Ids()
-        self.worker = Worker(ids=self.ids, delay=worker_delay, keep=keep)
+        self.worker = Worker(ids=self.ids, delay=worker_delay, recipient_delay=recipient_delay, keep=keep)
         self.counters = self.worker.counters
         self.workflows: dict[str, Workflow] = {}
         self.deliveries: dict[int, Delivery] = {}

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tocsin_demo.inbox.engine import WORKER_DELAY_S, Engine
+from tocsin_demo.inbox.engine import RECIPIENT_DELAY_S, WORKER_DELAY_S, Engine
 from tocsin_demo.inbox.faults import Faults, Orders
 from tocsin_demo.inbox.idempotency import IdempotencyKeys
 from tocsin_demo.inbox.ratelimit import RateLimits
@@ -23,8 +23,8 @@ class Settings:
 
     `api_key`: the only one that is let in; none lets every key in. `idempotency`: whether `Idempotency-Key` is heeded
     (a Novu of one's own does not by default). `rate_limited`: the free plan's rate limits. `payload_limit`: bytes of
-    one event's payload from which a 413 is answered, as the cloud does. `auto_workflows`, `worker_delay`: see
-    `Engine`.
+    one event's payload from which a 413 is answered, as the cloud does. `auto_workflows`, `worker_delay`,
+    `recipient_delay`: see `Engine`.
     """
 
     api_key: str | None = None
@@ -33,6 +33,7 @@ class Settings:
     payload_limit: int | None = None
     auto_workflows: bool = False
     worker_delay: float = WORKER_DELAY_S
+    recipient_delay: float = RECIPIENT_DELAY_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,12 @@ class Inbox:
         self.settings = settings
         self.clock = clock
         self.rng = rng or random.Random()
-        self.engine = Engine(rng=self.rng, worker_delay=settings.worker_delay, auto_workflows=settings.auto_workflows)
+        self.engine = Engine(
+            rng=self.rng,
+            worker_delay=settings.worker_delay,
+            recipient_delay=settings.recipient_delay,
+            auto_workflows=settings.auto_workflows,
+        )
         self.keys = IdempotencyKeys()
         self.rate_limits = RateLimits() if settings.rate_limited else None
         self.faults = Faults()

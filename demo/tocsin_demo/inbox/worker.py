@@ -4,6 +4,7 @@ Pure: every call takes the time. What it imitates was seen on a running Novu, od
 where it happens.
 """
 
+import functools
 import heapq
 import itertools
 import json
@@ -58,17 +59,19 @@ def render(template: str, payload: Any, subscriber: Subscriber) -> str:
 class Worker:
     """Events in, messages out.
 
-    `delay`: seconds from the acceptance of an event to its jobs; a repeat of its transaction id within them is
-    delivered as well. `keep`: how many notifications are remembered in full; ids stay used beyond it.
+    `delay`: seconds from the acceptance of an event to its first jobs; a repeat of its transaction id within them is
+    delivered as well. `recipient_delay`: seconds from the jobs of one recipient to those of the next. `keep`: how many
+    notifications are remembered in full; ids stay used beyond it.
     """
 
-    def __init__(self, *, ids: Ids, delay: float, keep: int) -> None:
+    def __init__(self, *, ids: Ids, delay: float, recipient_delay: float, keep: int) -> None:
         self.subscribers: dict[str, Subscriber] = {}
         self.notifications: dict[int, Notification] = {}
         self.counters = Counters()
         self.up = True
         self._ids = ids
         self._delay = delay
+        self._recipient_delay = recipient_delay
         self._keep = keep
         self._topics: dict[str, tuple[str, ...]] = {}
         self._used: set[str] = set()
@@ -170,26 +173,33 @@ class Worker:
             self.counters.undeliverable += 1
             return
         self._used.add(event.transaction_id)
+        # One recipient after another. A cancel or a delete reaches only those whose jobs exist by then: the others get
+        # the message.
+        self._make_jobs_of(event, people[0], now)
+        for number, subscriber_id in enumerate(people[1:], start=1):
+            due = now + number * self._recipient_delay
+            self._at(due, functools.partial(self._make_jobs_of, event, subscriber_id))
+
+    def _make_jobs_of(self, event: Event, subscriber_id: str, now: float) -> None:
         earlier = Counter(each.subscriber_id for each in self._by_transaction[event.transaction_id])
-        for subscriber_id in people:
-            kinds = ["trigger", *(step.type for step in event.workflow.steps)]
-            notification = Notification(
-                id=self._ids.object_id(now),
-                seq=self._ids.number(),
-                transaction_id=event.transaction_id,
-                workflow=event.workflow,
-                subscriber_id=subscriber_id,
-                payload=event.payload,
-                created_at=now,
-                changed_at=now,
-                copy=earlier[subscriber_id],
-                jobs=[Job(id=self._ids.object_id(now), type=kind) for kind in kinds],
-            )
-            self.counters.doubles += notification.copy > 0
-            self.notifications[notification.seq] = notification
-            self._by_transaction[event.transaction_id].append(notification)
-            notification.jobs[0].status = "completed"
-            self._run(notification, 1, now)
+        kinds = ["trigger", *(step.type for step in event.workflow.steps)]
+        notification = Notification(
+            id=self._ids.object_id(now),
+            seq=self._ids.number(),
+            transaction_id=event.transaction_id,
+            workflow=event.workflow,
+            subscriber_id=subscriber_id,
+            payload=event.payload,
+            created_at=now,
+            changed_at=now,
+            copy=earlier[subscriber_id],
+            jobs=[Job(id=self._ids.object_id(now), type=kind) for kind in kinds],
+        )
+        self.counters.doubles += notification.copy > 0
+        self.notifications[notification.seq] = notification
+        self._by_transaction[event.transaction_id].append(notification)
+        notification.jobs[0].status = "completed"
+        self._run(notification, 1, now)
         self._forget_old()
 
     def _recipients(self, event: Event, now: float) -> list[str]:
