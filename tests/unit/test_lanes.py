@@ -50,6 +50,26 @@ def test_a_head_to_be_sent_again_holds_its_lane_back_until_its_time_and_others_n
     assert lanes.next_due() is None
 
 
+def test_a_head_set_aside_holds_nothing_back() -> None:
+    """What followed it, and what comes later, goes on in its own order; the head keeps its time."""
+    lanes = Lanes()
+    lanes.add([note(1), note(2)])
+    (head,) = lanes.take(1)
+    lanes.again(head, attempts=0, not_before=50.0, aside=True)
+    lanes.add([note(1), note(3)])
+    (second,) = lanes.take(5)
+    lanes.done(second)
+    assert (second.seq, seqs(lanes.take(5)), len(lanes)) == (2, [3], 2)
+    lanes.promote(50.0)
+    (again,) = lanes.take(5)
+    assert (again.seq, lanes.under_way()) == (1, {1, 3})
+    lanes.again(again, attempts=0, not_before=60.0, aside=True)
+    lanes.promote(60.0)
+    (last,) = lanes.take(5)
+    lanes.done(last)
+    assert (last.seq, len(lanes)) == (1, 1)
+
+
 def test_what_is_not_due_yet_waits_from_the_start() -> None:
     lanes = Lanes()
     lanes.add([note(1, not_before=50.0)])

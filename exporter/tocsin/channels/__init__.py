@@ -60,6 +60,12 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class AskAgain(Retry):
+    """Nothing failed, but the notification is not finished: send it again exactly `after` seconds from now, without
+    backoff. Notifications of later episodes do not wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The receiver, or the channel itself, will never take this one: it becomes a dead letter."""
 

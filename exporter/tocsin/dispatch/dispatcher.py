@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import structlog
 
-from tocsin.channels import Channel, Delivered, Result
+from tocsin.channels import AskAgain, Channel, Delivered, Result
 from tocsin.dispatch.health import Condition, Health
 from tocsin.dispatch.lanes import Lanes
 from tocsin.dispatch.policy import Policy
@@ -269,7 +269,7 @@ class Dispatcher:
             settlements = [verdict(one, result, self._policy, now, self._chance) for one in together]
             for one, settlement in zip(together, settlements, strict=True):
                 self._note(one, result, settlement)
-            self._concluded.append(_Concluded(together[0], settlements))
+            self._concluded.append(_Concluded(together[0], settlements, aside=isinstance(result, AskAgain)))
         if not self._recording:
             self._recording = True
             self._begin(self._record(), f"record deliveries of {self.name}")
@@ -333,17 +333,23 @@ class Dispatcher:
             self._lanes.done(notification)
             self._read_afresh()
         else:
-            self._lanes.again(notification, attempts=settlement.attempts, not_before=settlement.not_before)
+            self._lanes.again(
+                notification,
+                attempts=settlement.attempts,
+                not_before=settlement.not_before,
+                aside=concluded.aside,
+            )
         if len(concluded.settlements) >= MOST_MERGED:
             self._read_afresh()  # the digest may hold more than went into one message
 
 
 class _Concluded(NamedTuple):
     """What was sent in one message, and what is to be written down of it: of `head`, which stands for it in its lane,
-    first."""
+    first. `aside`: what follows `head` in its lane need not wait for it."""
 
     head: Notification
     settlements: Sequence[Settlement]
+    aside: bool
 
 
 def _news_since(notification: Notification) -> float:

@@ -12,6 +12,9 @@ from dataclasses import replace
 
 from tocsin.model import Notification
 
+_ASIDE = "aside "
+"""What the name of a lane of one notification begins with: neither a fingerprint nor a group does."""
+
 
 class Lanes:
     """The queue of a channel. Fingerprints, and the names of lanes, are unique across alerts."""
@@ -89,13 +92,21 @@ class Lanes:
         else:
             del self._lanes[name]
 
-    def again(self, notification: Notification, *, attempts: int, not_before: float) -> None:
-        """The head of a busy lane is to be sent again at `not_before`."""
+    def again(self, notification: Notification, *, attempts: int, not_before: float, aside: bool = False) -> None:
+        """The head of a busy lane is to be sent again at `not_before`. `aside`: what follows it in the lane need not
+        wait."""
         name = _lane(notification)
-        self._busy.discard(name)
-        lane = self._lanes[name]
-        lane[0] = replace(notification, attempts=attempts, not_before=not_before)
-        self._queue(name, lane[0])
+        head = replace(notification, attempts=attempts, not_before=not_before)
+        if aside and head.digest is None:  # a digest finds its notifications by the lane
+            self.done(notification)
+            head = replace(head, lane=f"{_ASIDE}{head.seq}")
+            name = _lane(head)
+            self._known.add(head.seq)
+            self._lanes[name] = deque((head,))
+        else:
+            self._busy.discard(name)
+            self._lanes[name][0] = head
+        self._queue(name, head)
 
     def under_way(self) -> set[int]:
         """The numbers of the heads of busy lanes."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from tocsin.channels import Delivered, Paused, Rejected, Result, Retry
+from tocsin.channels import AskAgain, Delivered, Paused, Rejected, Result, Retry
 from tocsin.dispatch.policy import Policy
 from tocsin.errors import Reason
 from tocsin.ledger import Settlement, Status
@@ -31,5 +31,8 @@ def verdict(
             if now - notification.created_at > policy.max_age:
                 detail = f"too old to be news; the last: {why}"
                 return replace(settle, status=Status.DEAD, reason=Reason.EXPIRED, detail=detail)
-            wait = policy.backoff.delay(notification.attempts, chance, at_least=after)
+            if isinstance(result, AskAgain):
+                wait = after or 0.0
+            else:
+                wait = policy.backoff.delay(notification.attempts, chance, at_least=after)
             return replace(settle, attempts=attempts, not_before=now + wait, reason=reason, detail=detail)
