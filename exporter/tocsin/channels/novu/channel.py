@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tocsin.channels import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels import Delivered, Message, Rejected, Result
 from tocsin.channels.novu.api import PROCESSED, Answer, Api, Entry
+from tocsin.channels.novu.cancelling import Cancelling
 from tocsin.channels.novu.events import Draft, Route
 from tocsin.channels.novu.settings import Config, Options
 from tocsin.errors import Reason
@@ -21,9 +22,8 @@ MAX_BULK = 100
 MAX_BULK_BYTES = 4 * 1024 * 1024
 """Large events go in smaller bulks: Novu answers a request beyond 20 MB with 500."""
 
-_SHORTEST_PAUSE = 0.25
-_LONGEST_PAUSE = 5.0
-_REMEMBERED = 10_000
+_CANCELLING = 2.0
+"""Seconds of one call after which no further cancel is begun: triggers of the same call wait for its end."""
 
 _REMEDIES = {
     "trigger_not_active": "activate the workflow in Novu",
@@ -48,7 +48,7 @@ class Novu:
         self._otherwise = Route(name, config, config.max_payload)
         self._api = Api(config, now)
         self._lanes = asyncio.Semaphore(config.concurrency)
-        self._taken_back: dict[str, set[str]] = {}
+        self._cancelling = Cancelling(self._api)
         cancels = any(
             route.options.on_resolve.startswith("cancel") for route in (*self._routes.values(), self._otherwise)
         )
@@ -67,13 +67,14 @@ class Novu:
         results: dict[str, Result] = {}
         pending: list[_Pending] = []
         taking_back: dict[str, Awaitable[Result]] = {}
+        deadline = asyncio.get_running_loop().time() + _CANCELLING
         # One id twice at the same time would be delivered twice.
         for id_, message in {message.id: message for message in messages}.items():
             route = self._routes.get(message.alert, self._otherwise)
             if message.kind is Kind.RESOLVED and route.options.on_resolve == "nothing":
                 results[id_] = Delivered("nothing is sent on resolve", told=False)
             elif message.kind is Kind.RESOLVED and route.options.on_resolve != "trigger":
-                taking_back[id_] = self._in_lane(self._take_back(message, route.options))
+                taking_back[id_] = self._in_lane(self._cancelling.take_back(message, route.options, deadline))
             else:
                 draft = route.draft(message)
                 if isinstance(draft, Rejected):
@@ -82,6 +83,11 @@ class Novu:
                     pending.append(_Pending(message, draft))
         triggered, taken_back = await asyncio.gather(self._trigger(pending), asyncio.gather(*taking_back.values()))
         results |= triggered
+        self._cancelling.triggered(
+            one.message.id
+            for one in pending
+            if isinstance(triggered[one.message.id], Delivered) and one.draft.single_recipient
+        )
         results |= zip(taking_back, taken_back, strict=True)
         return [results[message.id] for message in messages]
 
@@ -145,51 +151,6 @@ class Novu:
             return Delivered()
         said = "; ".join(part for part in (f"{status}: {errors}" if errors else status, _REMEDIES.get(status)) if part)
         return Rejected(Reason.NOT_PROCESSED, self._api.redact(said))
-
-    async def _take_back(self, message: Message, options: Options) -> Result:
-        """Cancel what the episode has sent and still waits, and delete what was delivered if that is wanted.
-
-        Novu's `false` means too late or too early alike, so it is asked again while the message is younger than
-        `cancel_within`.
-        """
-        done = self._taken_back.setdefault(message.id, set())
-        for id_ in message.earlier:
-            if id_ in done:
-                continue
-            outcome = await self._take_back_one(id_, delete=options.on_resolve == "cancel_and_delete")
-            if not isinstance(outcome, bool):
-                self._remember()
-                return outcome
-            if outcome:
-                done.add(id_)
-        left = options.cancel_within - message.age
-        if len(done) < len(message.earlier) and left > 0:
-            self._remember()
-            # Each wait is as long as all before it: soon at first, then seldom.
-            pause = max(_SHORTEST_PAUSE, min(message.age, left, _LONGEST_PAUSE))
-            return Retry(Reason.TOO_EARLY, "Novu has nothing to cancel yet, or any more", pause, free=True)
-        del self._taken_back[message.id]
-        return Delivered(f"took back {len(done)} of {len(message.earlier)}", told=False)
-
-    async def _take_back_one(self, id_: str, *, delete: bool) -> bool | Result:
-        answer = await self._api.cancel(id_)
-        if not isinstance(answer, Answer):
-            return answer
-        if not answer.ok:
-            return self._api.failure(answer)
-        cancelled = answer.content is True
-        if not delete:
-            return cancelled
-        answer = await self._api.delete_in_app(id_)
-        if not isinstance(answer, Answer):
-            return answer
-        if answer.ok:
-            return True
-        return cancelled if answer.status == 404 else self._api.failure(answer)
-
-    def _remember(self) -> None:
-        while len(self._taken_back) > _REMEMBERED:
-            del self._taken_back[next(iter(self._taken_back))]
 
     async def _in_lane(self, work: Awaitable[T]) -> T:
         async with self._lanes:

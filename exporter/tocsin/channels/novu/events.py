@@ -36,6 +36,12 @@ class Draft:
     event: Event
     size: int
 
+    @property
+    def single_recipient(self) -> bool:
+        """Whether it is for one subscriber: Novu makes jobs for each recipient, and a topic may have many."""
+        to = self.event["to"]
+        return len(to) == 1 and isinstance(to[0], str)
+
 
 class Route:
     """What one alert sends to Novu, with its templates compiled."""

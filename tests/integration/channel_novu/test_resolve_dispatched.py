@@ -1,0 +1,89 @@
+"""A row that fires and stops firing at once, from the ledger through the dispatcher to Novu."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.dispatching import Desk, compose
+from support.ledger import transition
+from support.novu import API_KEY, DELAYED_WORKFLOW, FakeNovu, fake_novu
+from support.novu_channels import novu_channel
+from tocsin.channels import Message, Rejected
+from tocsin.ledger import Status
+from tocsin.model import Notification
+from tocsin_demo.inbox.inbox import Settings
+
+TEN = [f"person-{number}" for number in range(10)]
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    desk = Desk(tmp_path / "ledger")
+    yield desk
+    await desk.close()
+
+
+@pytest.fixture
+async def server(desk: Desk) -> AsyncIterator[FakeNovu]:
+    settings = Settings(api_key=API_KEY, recipient_delay=0.2)
+    async with fake_novu(settings, clock=desk.clock, delay_s=5.0) as running:
+        yield running
+
+
+def start(desk: Desk, server: FakeNovu) -> None:
+    def aged(together: Sequence[Notification]) -> Message | Rejected:
+        made = compose(together)
+        assert isinstance(made, Message)
+        return replace(made, age=desk.clock() - together[0].created_at)
+
+    channel = novu_channel(
+        server.url, workflow=DELAYED_WORKFLOW, on_resolve="cancel", cancel_within="5s", recipients=TEN
+    )
+    desk.start(channel, compose=aged)
+
+
+async def pass_time(desk: Desk, until: Callable[[], bool]) -> None:
+    """Let time pass in small steps, so that requests take little of it."""
+    for _ in range(2000):
+        if until():
+            return
+        await desk.advance(0.02)
+    raise TimeoutError
+
+
+async def test_ten_recipients_of_a_short_firing_get_nothing(desk: Desk, server: FakeNovu) -> None:
+    """Another row's notification, and the next firing of the same row, go out meanwhile."""
+    start(desk, server)
+    fired, resolved = await desk.episode(length=2)
+    await pass_time(desk, lambda: len(server.requests(method="DELETE")) >= 3)
+    later = await desk.tell_of(
+        [transition("1", at=3000), transition("2", at=3000)],
+    )
+    asked = len(server.requests(method="DELETE"))
+    await desk.delivered(*later)
+    assert len(server.requests(method="DELETE")) <= asked + 1
+    began = desk.clock()
+    await pass_time(desk, lambda: desk.clock() - began > 6.0)
+    await desk.delivered(fired, resolved)
+    await pass_time(desk, lambda: len(server.messages()) == 20)
+    assert {each.state for each in server.notifications(fired)} == {"cancelled"}
+    record = await desk.record(resolved)
+    assert record.detail.startswith("took back 1 of 1 at least in part; asked ")
+
+
+async def test_a_restart_while_asking_leaves_nobody_a_message(desk: Desk, server: FakeNovu) -> None:
+    """Stopped after the first yes, as a killed process is."""
+    start(desk, server)
+    fired, resolved = await desk.episode(length=2)
+    await pass_time(desk, lambda: any(each.state == "cancelled" for each in server.notifications(fired)))
+    await desk.quiet()
+    await desk.stop()
+    assert (await desk.record(resolved)).status is Status.PENDING
+    start(desk, server)
+    began = desk.clock()
+    await pass_time(desk, lambda: desk.clock() - began > 7.0)
+    await desk.delivered(resolved)
+    assert len(server.notifications(fired)) == 10
+    assert server.messages() == []
