@@ -2,26 +2,34 @@
 
 Templates are written by whoever writes the configuration, their variables come from rows. So the sandbox is there
 against accidents: a template reaches no Python internals, changes nothing it is given, and cannot run away (see
-`MAX_STEPS`, `MAX_TEXT`). An unknown variable is an error, never an empty string.
+`MAXSTEPS`, `MAX_TEXT`). An unknown variable is an error, never an empty string.
 
-Values print as they stand in the envelope: NULL as nothing, `true` and `false`, times in ISO 8601, lists and objects
-as JSON. Filters beyond Jinja's own: `json`, `humanize`, `humanize_percentage`, `humanize_duration`.
+`environment.py` holds the sandbox and the meaning of names and operators, `filters.py` what values print and what the
+filters do.
 """
 
-import functools
-import json
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
-from urllib.parse import quote
 
 import jinja2
 from jinja2 import meta, nodes
 from jinja2.runtime import Context, Undefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tocsin.errors import TocsinError
+from tocsin.templates.environment import (
+    CONCAT,
+    LOOP,
+    MAX_TEXT,
+    METHOD,
+    ORDERED,
+    PRINTED,
+    STEPS,
+    Environment,
+    bounded,
+    environment_of,
+)
+from tocsin.templates.filters import NothingError
 from tocsin.values import jsonable
 
 VARIABLES = frozenset(
@@ -42,16 +50,6 @@ VARIABLES = frozenset(
 )
 """What a template may name: the keys of the envelope; `merged` is a list of at least the one."""
 
-MAX_STEPS = 20_000
-"""Turns of loops plus calls of functions and macros in one rendering. Jinja's own limit bounds one `range`, not loops
-in loops."""
-
-MAX_TEXT = 4 * 1024 * 1024
-"""Characters that one rendering, or one string on the way to it, may have."""
-
-MAX_POWER = 300
-"""The largest exponent of `**`, and the number of digits its base may have."""
-
 
 class TemplateError(TocsinError, ValueError):
     """A template that does not compile or render; the text names the place and what is wrong with it."""
@@ -59,10 +57,6 @@ class TemplateError(TocsinError, ValueError):
 
 class NothingPrintedError(TemplateError):
     """An expression in a template of an URL that prints nothing: there is nobody to whom it could lead."""
-
-
-class _NothingError(ValueError):
-    """The same, inside of Jinja."""
 
 
 class Template:
@@ -86,7 +80,7 @@ class Template:
         self._place = place
         self.constant = not any(mark in source for mark in ("{{", "{%", "{#"))
         if not self.constant:
-            environment = _environment(form)
+            environment = environment_of(form)
             self._compiled = _from(_parse(source, place, known, environment), place, environment)
 
     def __repr__(self) -> str:
@@ -132,7 +126,7 @@ class Condition:
     def __init__(self, source: str, *, place: str = "condition", known: Collection[str] = VARIABLES) -> None:
         self.source = source
         try:
-            render = _expression("{{ " + source + " }}", place, known)
+            render = _expression("{{ " + source + " }}", place, known, "condition")
         except TemplateError as error:
             # The braces are ours: whoever wrote the expression knows nothing of a "print statement".
             raise TemplateError(str(error).replace("end of print statement", "the end")) from None
@@ -164,11 +158,13 @@ def _structure(shape: object, place: str, known: Collection[str]) -> _Renderer:
     return _expression(shape, place, known) or Template(shape, place=place, known=known).render
 
 
-def _expression(source: str, place: str, known: Collection[str]) -> _Renderer | None:
+def _expression(
+    source: str, place: str, known: Collection[str], form: Literal["text", "condition"] = "text"
+) -> _Renderer | None:
     """The renderer of a leaf that is exactly one expression, None for any other leaf."""
     if not source.startswith("{{"):
         return None
-    environment = _environment("text")
+    environment = environment_of(form)
     match _parse(source, place, known, environment).body:
         case [nodes.Output(nodes=[expression])] if not isinstance(expression, nodes.TemplateData):
             pass
@@ -185,81 +181,16 @@ def _expression(source: str, place: str, known: Collection[str]) -> _Renderer | 
             value = context.vars["result"]
             if isinstance(value, Undefined):
                 str(value)  # a strict undefined raises over any use
-            return _bounded(jsonable(list(value) if isinstance(value, Iterator) else value))
+            return bounded(jsonable(list(value) if isinstance(value, Iterator) else value))
         except Exception as error:  # noqa: BLE001 - a template can raise anything
             raise _failure(compiled, place, error) from None
 
     return render
 
 
-class _Strict(jinja2.StrictUndefined):
-    """Names what is missing and what there is instead."""
-
-    @property
-    def _undefined_message(self) -> str:
-        if self._undefined_hint:
-            return self._undefined_hint
-        if isinstance(self._undefined_obj, Mapping):
-            present = ", ".join(map(str, self._undefined_obj)) or "nothing"
-            return f"there is no {self._undefined_name!r} among {present}"
-        if self._undefined_obj is None:
-            return f"{self._undefined_name!r} of something that is NULL"
-        return f"there is no {self._undefined_name!r}"
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    # `+` and `~` can double a text in every turn of a loop, `*` and `**` fill the memory at once.
-    intercepted_binops = frozenset({"+", "*", "**"})
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        """A key before a method of the same name: `row.values` is the column `values`."""
-        if isinstance(obj, Mapping) and attribute in obj:
-            return obj[attribute]
-        return super().getattr(obj, attribute)
-
-    # No keyword argument of a call in a template can have the names of these parameters, as in the method this extends.
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, PYI063
-        _step(__context)
-        return super().call(__context, __obj, *args, **kwargs)
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and (abs(right) > MAX_POWER or abs(left) > 10**MAX_POWER):
-            raise OverflowError(f"an exponent above {MAX_POWER}, or a base of more than {MAX_POWER} digits")
-        if operator == "*":
-            for sequence, times in ((left, right), (right, left)):
-                if isinstance(sequence, str | bytes | list | tuple) and len(sequence) * times > MAX_TEXT:
-                    raise OverflowError(f"a repetition of more than {MAX_TEXT}")
-        return _bounded(super().call_binop(context, operator, left, right))
-
-
-@functools.cache
-def _environment(form: Literal["text", "html", "url"]) -> _Environment:
-    finalize = _quoted if form == "url" else _printed
-    environment = _Environment(undefined=_Strict, autoescape=form == "html", finalize=finalize)
-    for name in ("lipsum", "cycler", "joiner"):
-        del environment.globals[name]
-    for name in ("random", "pprint", "xmlattr"):  # a repeat must be byte-identical; the others are not for this
-        del environment.filters[name]
-    environment.filters |= {
-        "json": _json,
-        "tojson": _json,
-        "humanize": _humanize,
-        "humanize_percentage": _humanize_percentage,
-        "humanize_duration": duration,
-        _LOOP: _counted,
-        _CONCAT: _bounded,
-    }
-    return environment
-
-
-# Names that no template can write.
-_LOOP = "turns of a loop"
-_CONCAT = "joined text"
-_STEPS = "steps so far"
-
-
-def _parse(source: str, place: str, known: Collection[str], environment: _Environment) -> nodes.Template:
-    """The syntax tree with loops counted and joins bounded. Raises TemplateError."""
+def _parse(source: str, place: str, known: Collection[str], environment: Environment) -> nodes.Template:
+    """The syntax tree with loops counted, joins bounded, and NULL and methods as `environment.py` defines them. Raises
+    TemplateError."""
     try:
         tree = environment.parse(source)
         unknown = sorted(meta.find_undeclared_variables(tree) - {*known, *environment.globals})
@@ -270,25 +201,45 @@ def _parse(source: str, place: str, known: Collection[str], environment: _Enviro
     if unknown:
         raise TemplateError(f"{place}: there is no variable {unknown[0]!r}; known are {', '.join(sorted(known))}")
     for loop in tree.find_all(nodes.For):
-        loop.iter = _filtered(loop.iter, _LOOP)
+        loop.iter = _filtered(loop.iter, LOOP)
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Getattr):
+            call.node = _filtered(call.node.node, METHOD, call.node.attr)
+    for joined in tree.find_all(nodes.Concat):
+        joined.nodes = [_filtered(part, PRINTED) for part in joined.nodes]
+    if not environment.strict:
+        _compare_null(tree)
     return _wrap_joins(tree)
+
+
+_ORDERING = frozenset({"gt", "gteq", "lt", "lteq"})
+
+
+def _compare_null(tree: nodes.Template) -> None:
+    """Make `<`, `<=`, `>` and `>=` false where one side is NULL."""
+    for comparison in tree.find_all(nodes.Compare):
+        if all(operand.op in _ORDERING for operand in comparison.ops):
+            comparison.expr = _filtered(comparison.expr, ORDERED)
+            for operand in comparison.ops:
+                operand.expr = _filtered(operand.expr, ORDERED)
 
 
 def _wrap_joins(node: nodes.Template) -> nodes.Template:
     for parent in [node, *node.find_all(nodes.Node)]:
         for name, value in list(parent.iter_fields()):
             if isinstance(value, nodes.Concat):
-                setattr(parent, name, _filtered(value, _CONCAT))
+                setattr(parent, name, _filtered(value, CONCAT))
             elif isinstance(value, list):
-                value[:] = [_filtered(item, _CONCAT) if isinstance(item, nodes.Concat) else item for item in value]
+                value[:] = [_filtered(item, CONCAT) if isinstance(item, nodes.Concat) else item for item in value]
     return node
 
 
-def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno, environment=node.environment)
+def _filtered(node: nodes.Node, name: str, *arguments: str) -> nodes.Filter:
+    constants = [nodes.Const(one, lineno=node.lineno, environment=node.environment) for one in arguments]
+    return nodes.Filter(node, name, constants, [], None, None, lineno=node.lineno, environment=node.environment)
 
 
-def _from(tree: nodes.Template, place: str, environment: _Environment) -> jinja2.Template:
+def _from(tree: nodes.Template, place: str, environment: Environment) -> jinja2.Template:
     try:
         return environment.from_string(tree)
     except jinja2.TemplateSyntaxError as error:
@@ -298,31 +249,11 @@ def _from(tree: nodes.Template, place: str, environment: _Environment) -> jinja2
 
 
 def _context(compiled: jinja2.Template, variables: Mapping[str, object]) -> Context:
-    return compiled.new_context({**variables, _STEPS: [0]})
-
-
-def _step(context: Context) -> None:
-    steps = context.parent[_STEPS]
-    steps[0] += 1
-    if steps[0] > MAX_STEPS:
-        raise OverflowError(f"more than {MAX_STEPS} turns of loops and calls")
-
-
-@jinja2.pass_context
-def _counted(context: Context, items: Iterable[object]) -> Iterator[object]:
-    for item in items:
-        _step(context)
-        yield item
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str | bytes | list | tuple) and len(value) > MAX_TEXT:
-        raise OverflowError(f"longer than {MAX_TEXT}")
-    return value
+    return compiled.new_context({**variables, STEPS: [0]})
 
 
 def _failure(compiled: jinja2.Template, place: str, error: Exception) -> TemplateError:
-    if isinstance(error, _NothingError):
+    if isinstance(error, NothingError):
         return NothingPrintedError(f"{place}: {error}")
     if isinstance(error, RecursionError):
         why = "nested too deep"
@@ -341,57 +272,3 @@ def _line(compiled: jinja2.Template, trace: TracebackType | None) -> int:
             line = compiled.get_corresponding_lineno(trace.tb_lineno)
         trace = trace.tb_next
     return line
-
-
-def _printed(value: object) -> object:
-    """How a value stands in a text: as in the envelope."""
-    if value is None:
-        return ""
-    if isinstance(value, str | int | float | Undefined) and not isinstance(value, bool):
-        return value
-    plain = jsonable(value)
-    return plain if isinstance(plain, str) else _json(plain)
-
-
-def _quoted(value: object) -> object:
-    """How a value stands in an URL, as one part of it."""
-    text = str(_printed(value))
-    if not text:
-        raise _NothingError("an expression prints nothing")
-    return quote(text, safe="")
-
-
-def _json(value: object) -> str:
-    if isinstance(value, Undefined):
-        str(value)
-    return json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False)
-
-
-def _humanize(value: Any) -> str:
-    """Four significant digits and an SI prefix: `12.35k`, `1.5m`."""
-    amount = float(value)
-    if not math.isfinite(amount) or amount == 0:
-        return f"{amount:.4g}"
-    power = min(max(math.floor(math.log10(abs(amount)) / 3), -8), 8)
-    return f"{amount / 1000.0**power:.4g}{'yzafpnum kMGTPEZY'[power + 8].strip()}"
-
-
-def _humanize_percentage(value: Any) -> str:
-    """A ratio as per cent, four significant digits: `12.5%`."""
-    return f"{float(value) * 100:.4g}%"
-
-
-def duration(value: Any) -> str:
-    """Seconds (or a difference of times) in days, hours, minutes and seconds: `1d 2h 3m 4s`, below a second `250ms`."""
-    plain = jsonable(value)
-    amount = float(plain)
-    if not math.isfinite(amount):
-        return f"{amount:g}"
-    sign, amount = "-" if amount < 0 else "", abs(amount)
-    if amount < 1:
-        return f"{sign}{amount * 1000:.4g}ms" if amount else "0s"
-    minutes, seconds = divmod(round(amount), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
-    return sign + " ".join(f"{count}{unit}" for count, unit in parts if count)

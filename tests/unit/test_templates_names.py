@@ -1,0 +1,163 @@
+"""Names of columns, labels and annotations in templates: every name works, whatever else is called so."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tocsin.channels import Message, Rejected, defaults
+from tocsin.channels.alertmanager.alerts import Shape
+from tocsin.channels.alertmanager.settings import Options as AlertmanagerOptions
+from tocsin.channels.apprise import Options as AppriseOptions
+from tocsin.channels.apprise.channel import _Route as AppriseRoute
+from tocsin.channels.console import _text as console_line
+from tocsin.channels.email.mail import Route as MailRoute
+from tocsin.channels.email.settings import Options as MailOptions
+from tocsin.channels.kafka.records import Route as KafkaRoute
+from tocsin.channels.kafka.settings import Options as KafkaOptions
+from tocsin.channels.novu.events import Route as NovuRoute
+from tocsin.channels.novu.settings import Options as NovuOptions
+from tocsin.envelope import Envelope, View, build, merged
+from tocsin.model import Column, Kind, Transition
+from tocsin.templates import Condition, Structure, Template, TemplateError
+
+METHODS = [name for name in dir({}) if not name.startswith("__")]
+ODD = [
+    *("count", "index", "loop", "self", "super", "caller", "varargs", "range", "dict", "namespace", "true", "True"),
+    *("none", "None", "not", "and", "or", "in", "is", "if", "else", "for", "set", "macro", "filter", "length", "first"),
+    *("merged", "labels", "row", "value", "values of", "summary", "description", "alert", "id", "status", "lasted"),
+    *(
+        "__class__",
+        "__getitem__",
+        "__html__",
+        "__init__",
+        "_",
+        "a.b",
+        "a b",
+        "it's",
+        'a"b',
+        "{{ x }}",
+        "{%",
+        "#}",
+        "%s",
+    ),
+    *("Größe", "名前", "🍕", "1st", "-", " ", "a\nb"),
+]
+NAMES = st.one_of(
+    st.sampled_from([*METHODS, *ODD]), st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
+)
+
+
+NOVU = NovuOptions(workflow="w", resolved_workflow="w", recipients=["ann"])
+
+
+def envelope(name: str, where: str = "all", kind: Kind = Kind.FIRED, text: str | None = "pizza") -> Envelope:
+    """An envelope with a column, a label or an annotation of this name, or all three."""
+    columns = (Column(name="id", oid=23), Column(name=name, oid=25))
+    labels = [("id", "id")] if where not in ("label", "all") else [("id", "id"), (name, name)]
+    view = View(
+        labels=tuple(dict(labels).items()),
+        annotations={name: Template("three")} if where in ("annotation", "all") else {},
+    )
+    what = Transition(
+        alert="late",
+        fingerprint="0" * 32,
+        kind=kind,
+        started_at=1_795_242_548_000,
+        at=1_795_242_549_000,
+        columns=columns,
+        row=("17", text),
+        previous=("17", "pasta") if kind is Kind.UPDATED else None,
+    )
+    return build(what, "1" * 32, view)
+
+
+def message(one: Envelope) -> Message:
+    return Message(id=one["id"], alert=one["alert"], kind=Kind(one["status"]), envelope=one)
+
+
+def sent(one: Envelope) -> dict[str, Any]:
+    """What each channel makes of an envelope without templates of the user's own."""
+    mail = MailRoute("late", MailOptions(**{"from": "a@example.com", "to": ["b@example.com"]})).mail(message(one), 0.0)
+    chat = AppriseRoute("late", AppriseOptions(urls=["json://localhost"])).text(message(one))
+    shape = Shape("late", AlertmanagerOptions())
+    return {
+        "email": mail,
+        "apprise": chat,
+        "console": console_line(one),
+        "novu": NovuRoute("late", NOVU, 500_000).draft(message(one)),
+        "kafka": KafkaRoute("late", KafkaOptions(topic="t"), state=False).records(message(one)),
+        "alertmanager": shape.standing(one, 0.0),
+    }
+
+
+@given(
+    name=NAMES,
+    where=st.sampled_from(["column", "label", "annotation", "all"]),
+    kind=st.sampled_from(Kind),
+    text=st.none() | st.just("pizza"),
+)
+def test_every_channel_sends_a_row_with_any_name(name: str, where: str, kind: Kind, text: str | None) -> None:
+    """None makes a dead letter of it, neither alone nor in a digest."""
+    one = envelope(name, where, kind, text)
+    for envelopes in (one, merged([one, {**one, "id": "2" * 32}])):
+        for channel, result in sent(envelopes).items():
+            assert not isinstance(result, Rejected), (channel, result)
+
+
+@pytest.mark.parametrize("where", ["column", "label", "annotation", "all"])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_text_for_people_shows_what_has_the_name_of_a_method(name: str, where: str) -> None:
+    """The value is in the mail, and in the chat where it is a label."""
+    variables = defaults.variables(envelope(name, where))
+    expected = "three" if where == "annotation" else "pizza"
+    assert f"{name}: {expected}" in defaults.text().render(variables)
+    assert expected in defaults.html().render(variables)
+    if where == "label":
+        assert f"{name} pizza" in defaults.subject().render(variables)
+        assert f"{name} pizza" in defaults.brief().render(variables)
+
+
+@given(name=NAMES, text=st.none() | st.just("pizza"))
+def test_a_users_loop_shows_any_name(name: str, text: str | None) -> None:
+    """`row.items()` gives the pairs, also where a column is called `items`."""
+    variables: Any = {"row": {"id": 17, name: text}}
+    shown = "" if text is None else text
+    for pairs in ("row.items()", "row | items"):
+        source = "{% for name, text in PAIRS %}{{ name }}={{ text }};{% endfor %}".replace("PAIRS", pairs)
+        expected = f"id={shown};" if name == "id" else f"id=17;{name}={shown};"
+        assert Template(source).render(variables) == expected
+    assert Template("{{ row[name] }}{{ row.get(name) }}", known={"row", "name"}).render(
+        {**variables, "name": name}
+    ) == (shown * 2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_name_after_a_dot_is_the_column(name: str) -> None:
+    """In text, in JSON and in a condition, and for filters that are given the name."""
+    variables: Any = {"row": {name: 3}, "merged": [{"labels": {name: "b"}}, {"labels": {name: "a"}}], "name": name}
+    assert Template(f"{{{{ row.{name} }}}}").render(variables) == "3"
+    assert Structure({"n": f"{{{{ row.{name} }}}}"}).render(variables) == {"n": 3}
+    assert Condition(f"row.{name} == 3").holds(variables)
+    source = f"{{{{ merged | map(attribute='labels.{name}') | sort | join }}}}"
+    assert Template(source).render(variables) == "ab"
+
+
+@pytest.mark.parametrize("name", ["items", "values", "keys", "get", "copy"])
+def test_a_missing_column_is_no_method(name: str) -> None:
+    """A name that the row lacks is an error also where a mapping has a method of it, and can be given a default."""
+    for source in (f"{{{{ row.{name} }}}}", f"{{{{ row['{name}'] }}}}"):
+        with pytest.raises(TemplateError, match=f"there is no '{name}' among id"):
+            Template(source).render({"row": {"id": 17}})
+    assert Template(f"{{{{ row.{name} | default('-') }}}}").render({"row": {"id": 17}}) == "-"
+
+
+@pytest.mark.parametrize("call", ["row.pop('id')", "row.clear()", "row.update(id=3)", "row.setdefault('x', 1)"])
+def test_a_template_changes_no_row(call: str) -> None:
+    """Also where a column has the name of the method."""
+    row = {"id": 17, "pop": 1, "clear": 1, "update": 1, "setdefault": 1}
+    with pytest.raises(TemplateError, match="unsafe"):
+        Template(f"{{{{ {call} }}}}").render({"row": row})
+    assert json.dumps(row) == '{"id": 17, "pop": 1, "clear": 1, "update": 1, "setdefault": 1}'
