@@ -55,6 +55,10 @@ class FakeNovu:
         """Accept events and deliver nothing until `heal`."""
         self.inbox.order(Orders(worker="down"))
 
+    def add_empty_workflow(self, workflow_id: str) -> None:
+        """Make a workflow without steps."""
+        self.inbox.engine.add_workflow(workflow_id, now=self.inbox.clock(), steps=())
+
     def add_workflow(self, workflow_id: str, *steps: Step, active: bool = True, required: Sequence[str] = ()) -> None:
         """Make a workflow; without steps it has one in-app step."""
         self.inbox.engine.add_workflow(

@@ -95,18 +95,18 @@ def create_workflow(inbox: Inbox, call: Call) -> Outcome:
         active=fields.get("active") is not False,
         required=[str(each) for each in required] if isinstance(required, list) else [],
     )
-    return Answer(status=201, body={"data": documents.workflow(workflow)})
+    return Answer(status=201, body={"data": documents.workflow(workflow, inbox.settings.providers)})
 
 
 def get_workflow(inbox: Inbox, call: Call) -> Outcome:
     workflow = inbox.engine.find_workflow(call.request.match_info["id"])
     if workflow is None:
         raise not_found("Workflow cannot be found")
-    return Answer(body={"data": documents.workflow(workflow)})
+    return Answer(body={"data": documents.workflow(workflow, inbox.settings.providers)})
 
 
 def list_workflows(inbox: Inbox, call: Call) -> Outcome:  # noqa: ARG001
-    found = [documents.workflow(each) for each in inbox.engine.workflows.values()]
+    found = [documents.workflow(each, inbox.settings.providers) for each in inbox.engine.workflows.values()]
     return Answer(body={"data": {"workflows": found, "totalCount": len(found)}})
 
 

@@ -2,6 +2,7 @@
 them."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from tocsin_demo.inbox.answers import iso
@@ -93,8 +94,8 @@ def subscriber(person: Subscriber) -> dict[str, Any]:
     }
 
 
-def workflow(each: Workflow) -> dict[str, Any]:
-    """A workflow of the v2 API."""
+def workflow(each: Workflow, providers: AbstractSet[str] = frozenset(CHANNELS)) -> dict[str, Any]:
+    """A workflow of the v2 API. `providers`: the channels that have one; steps of the others have an issue."""
     created = iso(each.created_at)
     return {
         "_id": each.id,
@@ -108,7 +109,7 @@ def workflow(each: Workflow) -> dict[str, Any]:
         "active": each.active,
         "severity": "none",
         "tags": [],
-        "steps": [_step(each, number, step) for number, step in enumerate(each.steps)],
+        "steps": [_step(each, number, step, providers) for number, step in enumerate(each.steps)],
         "stepTypeOverviews": [step.type for step in each.steps],
         "preferences": {
             "user": None,
@@ -122,7 +123,7 @@ def workflow(each: Workflow) -> dict[str, Any]:
     }
 
 
-def _step(each: Workflow, number: int, step: Step) -> dict[str, Any]:
+def _step(each: Workflow, number: int, step: Step, providers: AbstractSet[str]) -> dict[str, Any]:
     if step.type in {"delay", "digest"}:
         controls: dict[str, Any] = {"type": "regular", "amount": step.seconds, "unit": "seconds"}
     else:
@@ -140,7 +141,13 @@ def _step(each: Workflow, number: int, step: Step) -> dict[str, Any]:
         "controls": {"values": controls},
         "controlValues": controls,
         "variables": {},
+        **({} if step.type in providers or step.type not in CHANNELS else {"issues": _missing_provider(step.type)}),
     }
+
+
+def _missing_provider(channel: str) -> dict[str, Any]:
+    message = f"Missing active {channel} integration provider"
+    return {"integration": {channel: [{"issueType": "MISSING_INTEGRATION", "message": message}]}}
 
 
 def steps_of(raw: Any) -> tuple[Step, ...]:

@@ -201,8 +201,6 @@ class Engine:
             raise RejectedError(Problem(status=422, message="workflow_not_found"))
         if not workflow.active:
             return {"acknowledged": True, "status": "trigger_not_active"}
-        if not workflow.steps:
-            return {"acknowledged": True, "status": "no_workflow_steps_defined"}
         tenant = fields.get("tenant")
         identifier = tenant.get("identifier") if isinstance(tenant, dict) else tenant
         if tenant is not None and not (isinstance(identifier, str) and identifier in self._tenants):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tocsin_demo.inbox.engine import RECIPIENT_DELAY_S, WORKER_DELAY_S, Engine
 from tocsin_demo.inbox.faults import Faults, Orders
 from tocsin_demo.inbox.idempotency import IdempotencyKeys
+from tocsin_demo.inbox.model import CHANNELS
 from tocsin_demo.inbox.ratelimit import RateLimits
 
 LOGGED_BODY = 256 * 1024
@@ -24,7 +25,7 @@ class Settings:
     `api_key`: the only one that is let in; none lets every key in. `idempotency`: whether `Idempotency-Key` is heeded
     (a Novu of one's own does not by default). `rate_limited`: the free plan's rate limits. `payload_limit`: bytes of
     one event's payload from which a 413 is answered, as the cloud does. `auto_workflows`, `worker_delay`,
-    `recipient_delay`: see `Engine`.
+    `recipient_delay`: see `Engine`. `providers`: the channels that have a provider.
     """
 
     api_key: str | None = None
@@ -34,6 +35,7 @@ class Settings:
     auto_workflows: bool = False
     worker_delay: float = WORKER_DELAY_S
     recipient_delay: float = RECIPIENT_DELAY_S
+    providers: frozenset[str] = frozenset(CHANNELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

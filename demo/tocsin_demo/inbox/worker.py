@@ -169,7 +169,7 @@ class Worker:
 
     def _make_jobs(self, event: Event, now: float) -> None:
         people = self._recipients(event, now)
-        if not people:
+        if not people or not event.workflow.steps:  # the API has answered `processed` to both
             self.counters.undeliverable += 1
             return
         self._used.add(event.transaction_id)

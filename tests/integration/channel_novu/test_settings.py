@@ -5,11 +5,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from support.novu import INACTIVE_WORKFLOW, FakeNovu
+from support.novu import API_KEY, INACTIVE_WORKFLOW, FakeNovu, fake_novu
 from support.receiver import Answer, Receiver, of_json
-from support.sending import Build, without
-from tocsin.channels import novu
+from support.sending import Build, sent, without
+from tocsin.channels import Delivered, novu
 from tocsin.errors import ConfigError
+from tocsin_demo.inbox.inbox import Settings
+from tocsin_demo.inbox.model import Step
+
+NOT_CONNECTED = {"issueType": "INBOX_NOT_CONNECTED", "message": "Connect an inbox"}
+MISSING = {"issueType": "MISSING_VALUE", "message": "Body is required"}
 
 
 def settings(**changed: Any) -> dict[str, Any]:
@@ -69,6 +74,62 @@ async def test_workflows_that_are_missing_or_inactive_are_named(server: FakeNovu
         "the workflow 'inactive-one' is not active in Novu",
         "Novu has no workflow 'no-such'",
     ]
+
+
+async def test_names_a_workflow_without_steps(server: FakeNovu, build: Build) -> None:
+    """Novu accepts its triggers and delivers nothing; so does the stand-in."""
+    server.add_empty_workflow("empty")
+    channel = build(server.url, workflow="empty")
+    assert await sent(channel) == Delivered()
+    await server.until(lambda: server.inbox.engine.counters.undeliverable == 1)
+    assert server.notifications() == ()
+    assert await channel.verify() == [
+        "the workflow 'empty' has no steps, so Novu would accept notifications and deliver none; add a step in Novu"
+    ]
+
+
+async def test_names_a_workflow_that_only_waits(server: FakeNovu, build: Build) -> None:
+    """A delay without a step after it delivers nothing either."""
+    server.add_workflow("waits", Step(type="delay", seconds=1.0), Step(type="digest", seconds=1.0))
+    [problem] = await build(server.url, workflow="waits").verify()
+    assert problem.startswith("the workflow 'waits' has only delay and digest steps, so Novu would deliver nothing")
+
+
+async def test_names_issues_of_steps(build: Build) -> None:
+    """An e-mail step where no e-mail provider is set up."""
+    async with fake_novu(Settings(api_key=API_KEY, providers=frozenset({"in_app"}))) as server:
+        server.add_workflow("mails", Step(type="in_app"), Step(type="email", name="To the owner"))
+        assert await build(server.url, workflow="mails").verify() == [
+            "step 'To the owner' of the workflow 'mails': MISSING_INTEGRATION: Missing active email integration provider"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "problems"),
+    [
+        ({}, []),
+        ({"status": "INACTIVE"}, ["the workflow 'w' is not active in Novu"]),
+        ({"status": "ERROR"}, ["the workflow 'w' has the status ERROR in Novu; open it there to see why"]),
+        ({"steps": [{"type": "in_app", "issues": {"integration": {"in_app": [NOT_CONNECTED]}}}]}, []),
+        (
+            {"status": "ERROR", "steps": [{"type": "sms", "stepId": "s", "issues": {"controls": {"body": [MISSING]}}}]},
+            ["step 's' of the workflow 'w': MISSING_VALUE: Body is required"],
+        ),
+        ({"steps": [{"type": "of-a-later-version", "issues": {"integration": None, "controls": {"x": "?"}}}]}, []),
+        ({"steps": None, "status": 7}, []),
+    ],
+)
+async def test_a_document_the_sdk_cannot_read_is_judged(
+    build: Build, changed: dict[str, Any], problems: list[str]
+) -> None:
+    """Only the fields that say something are there."""
+    document = {"workflowId": "w", "active": True, "status": "ACTIVE", "steps": [{"type": "in_app"}], **changed}
+
+    def answer(request: Any) -> Answer:
+        return of_json(200, {"data": False if request.method == "DELETE" else document})
+
+    async with Receiver(answer) as receiver:
+        assert await build(receiver.url, workflow="w").verify() == problems
 
 
 async def test_a_wrong_key_is_named_as_such(server: FakeNovu, build: Build) -> None:

@@ -15,9 +15,11 @@ import httpx
 import novu_py
 from novu_py import models
 from novu_py.utils import RetryConfig
+from pydantic import BaseModel
 
 from tocsin.channels import Rejected, Result, Retry
 from tocsin.channels.base import classify, redactor, retry_after
+from tocsin.channels.novu import workflows
 from tocsin.channels.novu.events import Event
 from tocsin.channels.novu.settings import Config
 from tocsin.errors import Reason
@@ -150,14 +152,16 @@ class Api:
         """An answer that is not 2xx in one line, without secrets."""
         return self.redact(f"{answer.status} {_message(answer.content)}")
 
-    def workflow_problem(self, identifier: str, answer: Answer) -> str | None:
-        """What is wrong with a workflow by the answer about it; None too where the server does not say (an old one,
-        another key)."""
+    def workflow_problems(self, identifier: str, answer: Answer) -> list[str]:
+        """What is wrong with a workflow by the answer about it, as sentences; none too where the server does not say
+        (an old one, another key)."""
         if answer.ok:
-            active = getattr(answer.content, "active", None)
-            return f"the workflow {identifier!r} is not active in Novu" if active is False else None
+            content = answer.content
+            if isinstance(content, BaseModel):
+                content = content.model_dump(mode="json", by_alias=True)
+            return [self.redact(problem) for problem in workflows.problems(identifier, content)]
         unknown = answer.status == 404 and not _message(answer.content).startswith("Cannot GET")
-        return f"Novu has no workflow {identifier!r}" if unknown else None
+        return [f"Novu has no workflow {identifier!r}"] if unknown else []
 
     async def _send(
         self, make: Callable[[], Body], call: Callable[[Body, str], Awaitable[Any]], key: str, attempts: int

@@ -107,14 +107,13 @@ class Novu:
             for name in (route.options.workflow, route.options.resolved_workflow)
             if name is not None
         }
-        found = [await self._problem(name) for name in sorted(names)]
-        return [problem for problem in found if problem is not None]
+        return [problem for name in sorted(names) for problem in await self._problems(name)]
 
-    async def _problem(self, workflow: str) -> str | None:
+    async def _problems(self, workflow: str) -> list[str]:
         answer = await self._api.workflow(workflow)
         if not isinstance(answer, Answer):
-            return f"Novu does not answer about the workflow {workflow!r}: {answer.detail}"
-        return self._api.workflow_problem(workflow, answer)
+            return [f"Novu does not answer about the workflow {workflow!r}: {answer.detail}"]
+        return self._api.workflow_problems(workflow, answer)
 
     async def _trigger(self, pending: Sequence[_Pending]) -> dict[str, Result]:
         results: dict[str, Result] = {}
