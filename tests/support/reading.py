@@ -11,14 +11,16 @@ import pytest
 from support.waiting import SOON
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Row, Update
-from tocsin.sources import Source, Subject
+from tocsin.sources import Source, Stream, Subject
 
 
 class Reading:
-    """An open stream. `state`: what all batches so far add up to, a snapshot replacing what was before."""
+    """An open stream. `stream`: the source's own. `state`: what all batches so far add up to, a snapshot replacing what
+    was before."""
 
-    def __init__(self, columns: Columns, batches: AsyncIterator[Batch]) -> None:
-        self.columns = columns
+    def __init__(self, stream: Stream, batches: AsyncIterator[Batch]) -> None:
+        self.stream = stream
+        self.columns: Columns = stream.columns
         self.batches: list[Batch] = []
         self.state: Counter[Row] = Counter()
         self._coming = batches
@@ -77,7 +79,7 @@ async def reading(source: Source, what: Subject | str, resume: int | None = None
         source.open(subject, resume=resume) as stream,
         aclosing(cast("AsyncGenerator[Batch, None]", stream.batches())) as batches,
     ):
-        yield Reading(stream.columns, batches)
+        yield Reading(stream, batches)
 
 
 async def error_of(source: Source, what: Subject | str, resume: int | None = None) -> SourceError:

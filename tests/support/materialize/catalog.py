@@ -9,6 +9,7 @@ from support.materialize.bulk import Bulk
 from support.materialize.columns import Column
 from support.materialize.errors import ServerError
 from support.materialize.history import END_OF_TIME, History, Row
+from support.materialize.releases import Release
 from support.materialize.sql import Name
 
 Clock = Callable[[], int]
@@ -50,9 +51,10 @@ class Watched:
 class Cluster(Watched):
     """A cluster. ``silent`` stands for replicas that are lost or not yet hydrated: no error, only no news."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, number: int) -> None:
         super().__init__()
         self.name = name
+        self.number = number
         self.replicas = 1
         self.gone: ServerError | None = None
 
@@ -66,6 +68,7 @@ class Relation(Watched):
         kind: as error messages call it.
         retain: milliseconds that stay readable behind the write frontier; ``None`` keeps all of it.
         gone: why running subscriptions end, once the relation was dropped.
+        oversized: what a subscription has to send is larger than the server's ``max_result_size``.
         bulk: rows that are always there and never change, encoded once.
     """
 
@@ -88,6 +91,7 @@ class Relation(Watched):
         self.columns = columns
         self.retain = retain
         self.gone: ServerError | None = None
+        self.oversized = False
         self.bulk: Bulk | None = None
         self.history = History(since=clock())
         self.history.advance(self.history.since + 1)
@@ -177,10 +181,12 @@ class Catalog:
     """All names. Relations belong to a database and a schema; a short name is looked for in schema ``public``."""
 
     clock: Clock
+    release: Release
     relations: dict[Name, Relation] = field(default_factory=dict)
     clusters: dict[str, Cluster] = field(default_factory=dict)
     denied: set[tuple[str, str]] = field(default_factory=set)
     made: int = 0
+    made_clusters: int = 0
 
     def full(self, name: Name, database: str = "materialize") -> Name:
         return (database, "public", *name)[-3:] if len(name) == 1 else ((database, *name) if len(name) == 2 else name)
@@ -204,7 +210,7 @@ class Catalog:
 
     def drop(self, relation: Relation) -> None:
         del self.relations[relation.name]
-        relation.gone = errors.relation_dropped(relation.full_name)
+        relation.gone = self.release.relation_dropped(relation.full_name)
         relation.wake()
 
     def rename(self, relation: Relation, name: Name) -> None:
@@ -214,6 +220,44 @@ class Catalog:
         del self.relations[relation.name]
         self.relations[full] = relation
         relation.name = full
+
+    def swap_schemas(self, one: str, other: str) -> None:
+        """``ALTER SCHEMA one SWAP WITH other``: every relation changes its name at once."""
+        swapped = {one: other, other: one}
+        relations = list(self.relations.values())
+        self.relations.clear()
+        for relation in relations:
+            database, schema, name = relation.name
+            relation.name = (database, swapped.get(schema, schema), name)
+            self.relations[relation.name] = relation
+
+    def create_cluster(self, name: str) -> Cluster:
+        self.made_clusters += 1
+        self.clusters[name] = Cluster(name, self.made_clusters)
+        return self.clusters[name]
+
+    def swap_clusters(self, one: str, other: str) -> None:
+        """``ALTER CLUSTER one SWAP WITH other``."""
+        self.clusters[one], self.clusters[other] = self.clusters[other], self.clusters[one]
+        self.clusters[one].name, self.clusters[other].name = one, other
+
+    def apply_replacement(self, relation: Relation) -> None:
+        """What ``APPLY REPLACEMENT`` does to the identity of a view: the replacement's id, the view's own oid."""
+        self.made += 1
+        renewed = f"u{self.made}"
+        self.denied = {(role, renewed if one == relation.id else one) for role, one in self.denied}
+        relation.id = renewed
+
+    def of_id(self, object_id: str) -> Relation:
+        """The relation that has an id.
+
+        Raises:
+            ServerError: there is none.
+        """
+        for relation in self.relations.values():
+            if relation.id == object_id:
+                return relation
+        raise errors.invalid_id(object_id)
 
     def find(self, name: Name, database: str) -> Relation:
         """The relation behind a name.

@@ -23,10 +23,13 @@ ABOUT_RELATION = frozenset(
     {
         "allow",
         "alter_columns",
+        "apply_replacement",
         "caught_up",
         "compact",
         "deny",
         "drop",
+        "fall_behind",
+        "oversize",
         "rename",
         "replace",
         "subscribed",
@@ -51,6 +54,8 @@ OF_DOUBLE = frozenset(
         "scale",
         "slow",
         "start",
+        "swap_clusters",
+        "swap_schemas",
         "tick",
     }
 )

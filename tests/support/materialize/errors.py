@@ -44,22 +44,36 @@ def permission_denied(role: str, kind: str, name: str) -> ServerError:
     )
 
 
-def as_of_too_old(timestamp: int) -> ServerError:
-    return ServerError("XX000", f"Timestamp ({timestamp}) is not valid for all inputs: []")
-
-
-def relation_dropped(name: str) -> ServerError:
-    return ServerError("XX000", f'subscribe has been terminated because underlying relation "{name}" was dropped')
-
-
-def cluster_dropped(name: str) -> ServerError:
-    return ServerError("XX000", f'subscribe has been terminated because underlying cluster "{name}" was dropped')
-
-
 def evaluation(reason: str) -> ServerError:
     """A row error. A reason with its own kind in front (``Decode error: ...``) keeps it."""
     text = reason if " error: " in reason else f"Evaluation error: {reason}"
     return ServerError("XX000", text)
+
+
+def fell_behind() -> ServerError:
+    return ServerError(
+        "XX000",
+        "SUBSCRIBE fell behind: the client did not read results fast enough, so its backlog reached 2.0 MiB, exceeding "
+        "the 976.6 KiB budget",
+    )
+
+
+def result_too_large() -> ServerError:
+    return ServerError("XX000", "result exceeds max size of 1.0 MiB")
+
+
+def too_many_connections(limit: int) -> ServerError:
+    return ServerError(
+        "53000",
+        "creating connection would violate max_connections limit "
+        f"(desired: {limit + 1}, limit: {limit}, current: {limit})",
+        hint="Drop an existing connection or contact support to request a limit increase.",
+        severity="FATAL",
+    )
+
+
+def invalid_id(object_id: str) -> ServerError:
+    return ServerError("XX000", f"invalid id {object_id}")
 
 
 def cancelled() -> ServerError:

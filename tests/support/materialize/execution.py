@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from support.materialize import errors, protocol, settings, sql
+from support.materialize import errors, explain, protocol, settings, sql
 from support.materialize.catalog import Catalog, Relation
 from support.materialize.columns import Column, column
 from support.materialize.errors import ServerError
@@ -46,6 +46,8 @@ class Host(Protocol):
     statements: list[str]
     passwords: dict[str, str]
     definer: Definer | None
+    connection_limit: int | None
+    catalog_delay: float
 
     def now(self) -> int:
         """Source time in milliseconds."""
@@ -57,6 +59,10 @@ class Host(Protocol):
 
     def streams_changed(self) -> None:
         """A subscription began, moved on or ended."""
+        ...
+
+    def full(self) -> bool:
+        """There are as many connections as may be."""
         ...
 
 
@@ -105,6 +111,8 @@ class Execution:
             return tuple(column(name, "int4" if value.isdecimal() else "text") for name, value in statement.items)
         if isinstance(statement, sql.ObjectId):
             return (column("id", "text"),)
+        if isinstance(statement, sql.Explain | sql.Insights):
+            return (column("Raw Plan" if isinstance(statement, sql.Explain) else "Plan Insights", "text"),)
         return None
 
     async def run(self, statement: sql.Statement, parameters: Sequence[str | None], *, headed: bool) -> None:
@@ -129,6 +137,8 @@ class Execution:
         elif isinstance(statement, sql.Empty):
             await self._out.send(protocol.EMPTY_QUERY)
         elif columns is not None:
+            if isinstance(statement, sql.ObjectId):
+                await self._catalog_replica()
             rows = self._read(statement, parameters)
             head = protocol.row_description(columns) if headed else b""
             await self._out.send(head + b"".join(map(protocol.data_row, rows)))
@@ -173,6 +183,10 @@ class Execution:
             return [tuple(self._value(value) for _, value in statement.items)]
         if isinstance(statement, sql.ObjectId):
             return self._object_id(parameters[0] if statement.name is None else statement.name)
+        if isinstance(statement, sql.Explain):
+            return [(explain.raw_plan(self._host.catalog, statement, self.values["database"]),)]
+        if isinstance(statement, sql.Insights):
+            return [(explain.insights(self._host.catalog, self.values["cluster"]),)]
         if isinstance(statement, sql.Select):
             return self._rows(statement)
         raise TypeError(f"{statement} gives no rows")
@@ -186,6 +200,14 @@ class Execution:
             raise errors.missing_object(name) from None
         return [(relation.id,)]
 
+    async def _catalog_replica(self) -> None:
+        """Wait as long as the replica that answers questions about the catalog takes."""
+        loop = asyncio.get_running_loop()
+        ready = loop.time() + self._host.catalog_delay
+        while loop.time() < ready:
+            self._interrupts.check()
+            await self._interrupts.wait(ready - loop.time())
+
     def _rows(self, statement: sql.Select) -> list[Row]:
         relation = self._relation(statement.relation)
         cluster = self._host.catalog.cluster(self.values["cluster"])
@@ -197,9 +219,10 @@ class Execution:
         return [tuple(row[at] for at in places) for row in relation.rows()[: statement.limit]]
 
     def _value(self, value: str) -> str:
+        release = self._host.catalog.release
         functions = {
-            "mz_version()": settings.MZ_VERSION,
-            "version()": f"PostgreSQL 9.5 on x86_64-unknown-linux-gnu (Materialize {settings.VERSION})",
+            "mz_version()": release.mz_version,
+            "version()": f"PostgreSQL 9.5 on x86_64-unknown-linux-gnu (Materialize {release.version})",
             "current_user()": self._user,
             "current_database()": self.values["database"],
             "mz_now()": str(self._host.now()),
@@ -255,7 +278,8 @@ class Execution:
     def _subscribe(self, statement: sql.Subscribe) -> Subscription:
         relation = self._relation(statement.relation)
         cluster = self._host.catalog.cluster(self.values["cluster"])
-        as_of = choose_as_of(statement, relation, cluster, now=self._host.now(), ahead=self._host.ahead())
+        host = self._host
+        as_of = choose_as_of(statement, relation, cluster, host.catalog.release, now=host.now(), ahead=host.ahead())
         return Subscription(statement, relation, cluster, as_of)
 
     @contextmanager

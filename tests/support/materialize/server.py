@@ -5,16 +5,18 @@ import contextlib
 import secrets
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Self
 
 from support.materialize import columns as column_types
 from support.materialize import errors, protocol, sql
-from support.materialize.catalog import DEFAULT_RETENTION, Catalog, Clock, Cluster, Relation
+from support.materialize.catalog import DEFAULT_RETENTION, Catalog, Clock, Cluster, Relation, text_row
 from support.materialize.columns import Column
 from support.materialize.execution import Definer
 from support.materialize.faults import ConnectionCutError, Faults, Outlet
+from support.materialize.releases import RELEASES
 from support.materialize.session import Session
 from support.materialize.subscription import Subscription
 
@@ -37,6 +39,8 @@ class MaterializeDouble:
         statements: the text of every statement that clients sent, in order.
         passwords: where not empty, clients must give the password of their role.
         definer: knows statements that define something; none by default.
+        catalog_delay: seconds that a query on the catalog (`mz_objects`) takes, as where its cluster has no replica.
+        connection_limit: how many connections there may be; more are refused.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class MaterializeDouble:
         progress_interval: float = 1.0,
         passwords: dict[str, str] | None = None,
         clusters: Iterable[str] = ("quickstart",),
+        release: str = "v26.8",
     ) -> None:
         """Make a server that does not listen yet.
 
@@ -53,14 +58,17 @@ class MaterializeDouble:
             clock: source time in milliseconds. The write frontiers follow it.
             progress_interval: seconds between two progress rows of a quiet relation.
             passwords: role to password; none asks nobody for one.
+            release: whose messages it sends, a key of `RELEASES`.
         """
-        self.catalog = Catalog(clock)
+        self.catalog = Catalog(clock, RELEASES[release])
         self.statements: list[str] = []
         self.passwords = dict(passwords or {})
         self.definer: Definer | None = None
         self.progress_interval = progress_interval
+        self.catalog_delay = 0.0
+        self.connection_limit: int | None = None
         for name in clusters:
-            self.catalog.clusters[name] = Cluster(name)
+            self.catalog.create_cluster(name)
         self._clock = clock
         self._port = 0
         self._server: asyncio.Server | None = None
@@ -173,6 +181,17 @@ class MaterializeDouble:
         """Give a relation another name. Its streams go on, silently."""
         self.catalog.rename(relation, sql.relation_name(name))
 
+    def swap_schemas(self, one: str, other: str) -> None:
+        """Swap two schemas by name. The streams of their relations go on, silently."""
+        self.catalog.swap_schemas(one, other)
+
+    def apply_replacement(self, relation: Relation, rows: Iterable[Sequence[str | int | float | bool | None]]) -> int:
+        """Apply a replacement that holds these rows. Streams go on with the difference, at the timestamp returned."""
+        self.catalog.apply_replacement(relation)
+        wanted, held = Counter(map(text_row, rows)), Counter(relation.rows())
+        changes = [(wanted[row] - held[row], row) for row in wanted | held if wanted[row] != held[row]]
+        return relation.change(changes)
+
     def deny(self, role: str, relation: Relation) -> None:
         """Take SELECT away from a role."""
         self.catalog.denied.add((role, relation.id))
@@ -195,9 +214,8 @@ class MaterializeDouble:
 
     def create_cluster(self, name: str, *, replicas: int = 1) -> Cluster:
         """Create a cluster."""
-        made = Cluster(name)
+        made = self.catalog.create_cluster(name)
         made.replicas = replicas
-        self.catalog.clusters[name] = made
         return made
 
     def scale(self, cluster: str, replicas: int) -> None:
@@ -215,8 +233,12 @@ class MaterializeDouble:
     def drop_cluster(self, name: str) -> None:
         """Drop a cluster: the streams on it end with an error."""
         cluster = self.catalog.clusters.pop(name)
-        cluster.gone = errors.cluster_dropped(name)
+        cluster.gone = self.catalog.release.cluster_dropped(name)
         cluster.wake()
+
+    def swap_clusters(self, one: str, other: str) -> None:
+        """Swap two clusters by name. Streams go on where they are, silently."""
+        self.catalog.swap_clusters(one, other)
 
     def silence(self, what: Relation | str = "quickstart") -> None:
         """Let a relation, or a cluster by its name, fall silent: no error and no progress.
@@ -264,6 +286,16 @@ class MaterializeDouble:
         """Let fresh subscriptions start so far in the future, as a restored or different server would. 0 ends it."""
         self._faults.ahead = milliseconds
 
+    def fall_behind(self, relation: Relation) -> None:
+        """End the running streams of a relation as those of a client that does not read. What was not sent is lost."""
+        for stream in _streams(relation):
+            stream.break_off(errors.fell_behind())
+
+    def oversize(self, relation: Relation, on: bool = True) -> None:
+        """Let whatever there is to send of a relation be larger than the server's ``max_result_size``."""
+        relation.oversized = on
+        relation.wake()
+
     def disconnect(self) -> None:
         """Break every open connection and go on listening."""
         for writer in self._writers:
@@ -307,6 +339,10 @@ class MaterializeDouble:
 
     def streams_changed(self) -> None:
         self._streams.set()
+
+    def full(self) -> bool:
+        # The connection that asks is one of them.
+        return self.connection_limit is not None and len(self._writers) > self.connection_limit
 
     def _announce(self, cluster: str, text: str) -> None:
         for session in self._sessions.values():

@@ -35,7 +35,7 @@ class Session:
         self._out = outlet
         self._key = key
         self._user = parameters.get("user", "")
-        self._values = settings.initial(parameters)
+        self._values = settings.initial(parameters, host.catalog.release)
         self._interrupts = Interrupts()
         self._inbox = Inbox(reader, self._interrupts)
         self._execution = Execution(host, outlet, self._interrupts, self._user, self._values)
@@ -67,6 +67,10 @@ class Session:
         try:
             if not await self._authenticated():
                 return
+            if self._host.full():
+                limit = self._host.connection_limit or 0
+                await self._out.send(protocol.error(errors.too_many_connections(limit)))
+                return
             await self._greet()
             while (message := await self._inbox.next()) is not None and message[0] != b"X":
                 await self._answer(*message)
@@ -95,7 +99,8 @@ class Session:
         shown = f"{self.cluster} (does not exist)" if missing else self.cluster
         parts = [protocol.parameter_status(name, self._values[name.lower()]) for name in settings.REPORTED]
         parts.append(protocol.backend_key(self._key))
-        parts.append(protocol.notice("00000", settings.welcome(self._user, shown, self._values)))
+        greeting = settings.welcome(self._host.catalog.release, self._user, shown, self._values)
+        parts.append(protocol.notice("00000", greeting))
         if missing:
             text = f'session default cluster "{self.cluster}" does not exist'
             hint = "Pick an extant cluster with SET CLUSTER = name. Run SHOW CLUSTERS to see available clusters."

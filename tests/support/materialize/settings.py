@@ -3,10 +3,8 @@
 import re
 import uuid
 
-VERSION = "v26.8.0-dev.0"
-MZ_VERSION = f"{VERSION} (398408c42)"
-_ORGANIZATION = "541266c2-5165-4015-a2d3-43e201c51ae4"
-_REGION = "docker/container"
+from support.materialize.releases import Release
+
 _COMMAND_OPTION = re.compile(r"(?:--|-c\s*)([A-Za-z_]+)=(\S*)")
 
 REPORTED = {
@@ -23,7 +21,7 @@ REPORTED = {
     "default_cluster_replication_factor": "1",
     "database": "materialize",
     "search_path": "public",
-    "mz_version": MZ_VERSION,
+    "mz_version": "",
 }
 """The variables that the server reports at the start, in its order, with their values unless others are asked for."""
 
@@ -36,9 +34,10 @@ _UNREPORTED = {
 }
 
 
-def initial(parameters: dict[str, str]) -> dict[str, str]:
+def initial(parameters: dict[str, str], release: Release) -> dict[str, str]:
     """Variables by lower-case name, from a start-up packet and its ``options`` (``--n=value``, ``-c n=value``)."""
     values = {name.lower(): value for name, value in (REPORTED | _UNREPORTED).items()}
+    values["mz_version"] = release.mz_version
     asked = {name: value for name, value in parameters.items() if name not in ("user", "options", "replication")}
     asked |= dict(_COMMAND_OPTION.findall(parameters.get("options", "")))
     values |= {name.lower(): value for name, value in asked.items()}
@@ -51,12 +50,11 @@ def reported_name(name: str) -> str | None:
     return next((reported for reported in REPORTED if reported.lower() == name), None)
 
 
-def welcome(user: str, cluster: str, values: dict[str, str]) -> str:
+def welcome(release: Release, user: str, cluster: str, values: dict[str, str]) -> str:
     """The notice that greets a client."""
     lines = [
-        f"connected to Materialize {VERSION}",
-        f"  Org ID: {_ORGANIZATION}",
-        f"  Region: {_REGION}",
+        f"connected to Materialize {release.version}",
+        *(f"  {line}" for line in release.place),
         f"  User: {user}",
         f"  Cluster: {cluster}",
         f"  Database: {values['database']}",

@@ -9,6 +9,7 @@ from support.materialize.catalog import Cluster, Relation
 from support.materialize.columns import DIFF_COLUMN, PROGRESS_COLUMN, TIMESTAMP_COLUMN, Column
 from support.materialize.errors import ServerError
 from support.materialize.history import END_OF_TIME, Row, Update
+from support.materialize.releases import Release
 from support.materialize.sql import Subscribe
 
 _CHUNK = 2000
@@ -53,7 +54,9 @@ def chosen(names: tuple[str, ...] | None, relation: Relation) -> tuple[int, ...]
     return tuple(places[name] for name in names)
 
 
-def choose_as_of(statement: Subscribe, relation: Relation, cluster: Cluster, *, now: int, ahead: int) -> int:
+def choose_as_of(
+    statement: Subscribe, relation: Relation, cluster: Cluster, release: Release, *, now: int, ahead: int
+) -> int:
     """The timestamp a subscription starts at.
 
     Without ``AS OF`` it is the last closed time. ``AS OF AT LEAST t`` is the oldest readable time from t
@@ -71,7 +74,7 @@ def choose_as_of(statement: Subscribe, relation: Relation, cluster: Cluster, *, 
         if statement.at_least:
             return max(history.since, statement.as_of)
         if statement.as_of < history.since:
-            raise errors.as_of_too_old(history.since)
+            raise release.as_of_too_old(relation.id, history.since, statement.as_of)
         return statement.as_of
     if relation.constant:
         return END_OF_TIME
@@ -113,6 +116,11 @@ class Subscription:
         self.relation.history.release(self)
         self.relation.subscriptions.discard(self)
 
+    def break_off(self, failure: ServerError) -> None:
+        """End with an error, without what was not yet sent."""
+        self._failure = failure
+        self.relation.wake()
+
     @property
     def started(self) -> bool:
         """Was the first row sent? The snapshot may still be to come."""
@@ -153,6 +161,9 @@ class Subscription:
             self.ended = True
             return []
         if history.upper <= self.as_of:
+            return []
+        if self.relation.oversized:
+            self._failure = errors.result_too_large()
             return []
         items: list[Item] = []
         if not self._read:

@@ -15,7 +15,9 @@ from support.materialize.sql.statements import (
     Deallocate,
     Declare,
     Empty,
+    Explain,
     Fetch,
+    Insights,
     Name,
     ObjectId,
     Select,
@@ -241,6 +243,27 @@ def _fetch(reader: Reader) -> Fetch:
     return Fetch(cursor=cursor, count=count, seconds=seconds)
 
 
+def _explain(reader: Reader) -> Explain | Insights:
+    if reader.take("plan", "insights", "as", "json", "for", "select"):
+        reader.number()
+        return Insights()
+    reader.need("raw", "plan", "as", "json", "for", "select", "*", "from")
+    if reader.take("("):
+        reader.need("select")
+        columns = _column_list(reader)
+        reader.need("from")
+        found = Explain(relation=reader.name(), columns=columns)
+        reader.need(")")
+        return found
+    if reader.take("["):
+        object_id = reader.identifier()
+        reader.need("as")
+        reader.name()
+        reader.need("]")
+        return Explain(relation=(object_id,), by_id=True)
+    return Explain(relation=reader.name())
+
+
 def _set(reader: Reader) -> SetVariable:
     _ = reader.take("session") or reader.take("local")
     name = reader.identifier()
@@ -265,6 +288,7 @@ _PATHS: dict[str, Callable[[Reader], Statement]] = {
     "copy": _copy,
     "deallocate": _deallocate,
     "declare": _declare,
+    "explain": _explain,
     "fetch": _fetch,
     "select": _select,
     "set": _set,

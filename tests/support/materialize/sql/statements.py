@@ -93,6 +93,25 @@ class ObjectId:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Explain:
+    """``EXPLAIN RAW PLAN AS JSON FOR SELECT * FROM name``, or from ``(SELECT columns FROM name)``, or from ``[id AS
+    name]``.
+
+    Attributes:
+        relation: the name, or the id where ``by_id``.
+    """
+
+    relation: Name
+    columns: tuple[str, ...] | None = None
+    by_id: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insights:
+    """``EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deallocate:
     """``DEALLOCATE name``; ``name`` is ``None`` for ALL."""
 
@@ -116,6 +135,8 @@ Statement = (
     | Show
     | Constant
     | ObjectId
+    | Explain
+    | Insights
     | Deallocate
     | Empty
 )

@@ -13,7 +13,7 @@ _TOKEN = re.compile(
     | (?P<word>[A-Za-z_][A-Za-z0-9_$]*)
     | (?P<number>\d+)
     | (?P<parameter>\$\d+)
-    | (?P<sign>::|[(),.*=;<>+-])
+    | (?P<sign>::|[(),.*=;<>+\[\]-])
     """,
     re.VERBOSE | re.DOTALL,
 )
