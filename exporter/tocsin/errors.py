@@ -73,6 +73,8 @@ class SourceReason(StrEnum):
     DROPPED = "dropped"
     REPLACED = "replaced"
     ROW_ERROR = "row_error"
+    FELL_BEHIND = "fell_behind"
+    TOO_LARGE = "too_large"
     STALLED = "stalled"
     FUTURE = "future"
     DISCONNECTED = "disconnected"
@@ -92,8 +94,9 @@ class RefusedReason(StrEnum):
 class SourceError(TocsinError):
     """A source cannot be read any further. Every one is retried with backoff.
 
-    `resume`: whether the next attempt may ask for the history since the frontier. After a row error it may not: an `AS
-    OF` whose span touches the error fails for ever, though the view is healthy again (seen on a live Materialize).
+    `resume`: whether the next attempt may ask for the history since the frontier. Without it, rows that came and went
+    in between are lost, so it is false only where a resume is known to fail again: after a row error, an `AS OF` whose
+    span touches the error fails though the view is healthy (seen on a live Materialize).
     `wait`: seconds to wait at least before the next attempt, where the server counts reconnections against us.
     """
 

@@ -11,6 +11,8 @@ import pytest
 from support.live import SERVERS, DoubleServer, Server, TextRow, serving, settings
 from support.materialize import MaterializeDouble
 from support.materialize.bulk import encode
+from support.materialize.errors import ServerError
+from support.materialize.releases import RELEASES
 from support.reading import check, error_of, reading
 from support.waiting import SOON, until
 from tocsin.errors import SourceError, SourceReason
@@ -98,27 +100,6 @@ async def test_a_replaced_view_ends_the_stream_and_the_next_one_has_its_columns(
         assert [column.name for column in stream.columns] == ["id", "name", "town"]
 
 
-async def test_a_view_renamed_away_is_noticed_by_the_identity_of_the_object(server: Server) -> None:
-    view = await server.view("orders", COLUMNS, ANN)
-    watching = source(server, identity_check="100ms")
-    async with reading(watching, view.name) as stream:
-        await stream.next()
-        await view.swap(BOB)
-        check(await stream.error(), SourceReason.REPLACED, "another object")
-        assert stream.state == {ANN: 1}, "nothing of the new object may come on the old stream"
-    async with reading(watching, view.name) as stream:
-        await stream.until_state(BOB)
-
-
-async def test_the_identity_check_leaves_a_healthy_stream_alone(double: MaterializeDouble) -> None:
-    view = double.create(ORDERS, COLUMNS, rows=[ANN])
-    async with reading(source(double, identity_check="20ms"), ORDERS) as stream:
-        lookups = len(double.statements)
-        await stream.until(lambda: sum("mz_objects" in text for text in double.statements[lookups:]) >= 3)
-        view.insert(BOB)
-        await stream.until_state(ANN, BOB)
-
-
 async def test_a_row_error_ends_the_stream_and_forbids_a_resume(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     asked = source(server)
@@ -136,6 +117,62 @@ async def test_a_row_error_ends_the_stream_and_forbids_a_resume(server: Server) 
     check(error, SourceReason.ROW_ERROR, resume=False)
     async with reading(asked, view.name) as stream:
         await stream.until_state(ANN, BOB)
+
+
+async def test_fell_behind_is_named_and_allows_resume(double: MaterializeDouble) -> None:
+    """A client that does not read is cut off, and the history is still there."""
+    view = double.create(ORDERS, COLUMNS, retain=None, rows=[ANN])
+    async with reading(source(double), ORDERS) as stream:
+        await stream.next()
+        frontier = stream.frontier
+        double.silence(view)
+        view.insert(BOB)
+        view.delete(BOB)
+        double.fall_behind(view)
+        check(await stream.error(), SourceReason.FELL_BEHIND, "SUBSCRIBE fell behind")
+    double.resume(view)
+    async with reading(source(double), ORDERS, resume=frontier - 1) as stream:
+        assert (await stream.next()).snapshot == frontier - 1
+        await stream.until(lambda: any(diff < 0 for _, diff, _ in stream.updates))
+        assert [(diff, row) for at, diff, row in stream.updates if at >= frontier] == [(1, BOB), (-1, BOB)]
+
+
+async def test_oversized_result_is_named_and_allows_resume(double: MaterializeDouble) -> None:
+    """`max_result_size` bounds the snapshot of a new subscription and the batches of a running one."""
+    view = double.create(ORDERS, COLUMNS, rows=[ANN])
+    async with reading(source(double), ORDERS) as stream:
+        await stream.next()
+        double.oversize(view)
+        check(await stream.error(), SourceReason.TOO_LARGE, "result exceeds max size of 1.0 MiB")
+    check(await error_of(source(double), ORDERS, resume=1), SourceReason.TOO_LARGE, "result exceeds max size")
+
+
+async def test_unknown_error_of_server_allows_resume(double: MaterializeDouble) -> None:
+    """Only errors that are known to make a resume fail again give the history up."""
+    view = double.create(ORDERS, COLUMNS, rows=[ANN])
+    async with reading(source(double), ORDERS) as stream:
+        await stream.next()
+        view.gone = ServerError("XX000", "something that no one has seen before")
+        view.wake()
+        check(await stream.error(), SourceReason.OTHER, "no one has seen")
+
+
+@pytest.mark.parametrize("release", sorted(RELEASES))
+async def test_dropped_objects_end_streams_as_dropped(release: str) -> None:
+    """Also where the server gives the code of an object that never was there (42704)."""
+    async with MaterializeDouble(progress_interval=0.1, release=release) as double:
+        view = double.create(ORDERS, COLUMNS, rows=[ANN])
+        async with reading(source(double), ORDERS) as stream:
+            await stream.next()
+            double.drop(view)
+            check(await stream.error(), SourceReason.DROPPED, "was dropped", "public.orders")
+        check(await error_of(source(double), ORDERS), SourceReason.MISSING)
+        double.create(ORDERS, COLUMNS, rows=[ANN])
+        async with reading(source(double), ORDERS) as stream:
+            await stream.next()
+            double.drop_cluster("quickstart")
+            check(await stream.error(), SourceReason.DROPPED, "was dropped", "quickstart")
+        check(await error_of(source(double), ORDERS), SourceReason.MISSING)
 
 
 async def test_without_a_replica_the_source_counts_as_stalled(double: MaterializeDouble) -> None:

@@ -7,7 +7,7 @@ server. Here a chunk of rows costs one wake-up, and giving up is closing the soc
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
@@ -179,12 +179,12 @@ def connect_error(error: Exception, display: str, waited: float) -> SourceError:
 
 
 @contextmanager
-def translated(display: str) -> Iterator[None]:
-    """psycopg's errors, and a server that does not answer in time, as SourceError."""
+def translated(display: str, running: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """psycopg's errors, and a server that does not answer in time, as SourceError. `running`: see `statement_error`."""
     try:
         yield
     except psycopg.Error as error:
-        raise statement_error(error, display) from None
+        raise statement_error(error, display, running=running()) from None
     except TimeoutError:
         raise SourceError(f"{display}: the server does not answer", SourceReason.STALLED) from None
 
@@ -193,20 +193,23 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+_UNDEFINED_OBJECT = "42704"
 _SQLSTATES = {
     "28000": SourceReason.AUTH,
     "28P01": SourceReason.AUTH,
     "42501": SourceReason.PERMISSION,
     "42P01": SourceReason.MISSING,
-    "42704": SourceReason.MISSING,
+    _UNDEFINED_OBJECT: SourceReason.MISSING,
     "3F000": SourceReason.MISSING,
 }
 # Materialize reports most things as XX000; the text tells them apart (every pattern from a live server's messages).
 _MESSAGES = (
-    (re.compile(r"unknown (catalog item|cluster|schema|database)"), SourceReason.MISSING, True),
-    (re.compile(r"has been terminated because underlying .* was dropped"), SourceReason.DROPPED, True),
-    (re.compile(r"has no replicas available"), SourceReason.STALLED, True),
-    (re.compile(r"^(Evaluation|Decode|Source) error"), SourceReason.ROW_ERROR, False),
+    (re.compile(r"unknown (catalog item|cluster|schema|database)"), SourceReason.MISSING),
+    (re.compile(r"has been terminated because underlying .* was dropped"), SourceReason.DROPPED),
+    (re.compile(r"has no replicas available"), SourceReason.STALLED),
+    (re.compile(r"^SUBSCRIBE fell behind"), SourceReason.FELL_BEHIND),
+    (re.compile(r"^result exceeds max size"), SourceReason.TOO_LARGE),
+    (re.compile(r"^(Evaluation|Decode|Source) error"), SourceReason.ROW_ERROR),
 )
 
 
@@ -214,8 +217,14 @@ _BY_THE_CLIENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSuppor
 """Errors that, without a code of the server, were raised on this side, over a connection that stands."""
 
 
-def statement_error(error: psycopg.Error, display: str) -> SourceError:
-    """What a failed statement or a broken stream means, and whether the history may be asked for again."""
+def statement_error(error: psycopg.Error, display: str, *, running: bool = False) -> SourceError:
+    """What a failed statement or a broken stream means, and whether the history may be asked for again.
+
+    Only a row error forbids that: a resume whose span touches it fails again, though the view is healthy. Any other
+    error, known or not, is like a lost connection: without the history, rows that came and went are lost.
+
+    `running`: the statement had begun to answer, so an object that the server no longer knows was dropped meanwhile.
+    """
     if error.sqlstate is None:
         if isinstance(error, _BY_THE_CLIENT):
             return SourceError(f"{display}: {_one_line(error)}", SourceReason.OTHER)
@@ -223,12 +232,16 @@ def statement_error(error: psycopg.Error, display: str) -> SourceError:
     primary = error.diag.message_primary or _one_line(error)
     extra = " ".join(part for part in (error.diag.message_detail, error.diag.message_hint) if part)
     text = f"{display}: {primary}" + (f" ({' '.join(extra.split())})" if extra else "")
-    if error.sqlstate in _SQLSTATES:
-        return SourceError(text, _SQLSTATES[error.sqlstate])
-    for pattern, reason, resume in _MESSAGES:
-        if pattern.search(primary):
-            return SourceError(text, reason, resume=resume)
-    return SourceError(text, SourceReason.OTHER, resume=False)
+    reason = _reason(error.sqlstate, primary, running=running)
+    return SourceError(text, reason, resume=reason is not SourceReason.ROW_ERROR)
+
+
+def _reason(sqlstate: str, primary: str, *, running: bool) -> SourceReason:
+    if running and sqlstate == _UNDEFINED_OBJECT:
+        return SourceReason.DROPPED
+    if sqlstate in _SQLSTATES:
+        return _SQLSTATES[sqlstate]
+    return next((reason for pattern, reason in _MESSAGES if pattern.search(primary)), SourceReason.OTHER)
 
 
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
