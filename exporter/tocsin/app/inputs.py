@@ -14,11 +14,12 @@ from tocsin.app.intake import EventOutlets, EventWatch, Intake, Taker
 from tocsin.app.outputs import Outputs
 from tocsin.app.running import Running, cancelled
 from tocsin.app.watch import Outlets, Stall, Watch
-from tocsin.config import Alert, Config
+from tocsin.config import Alert, Config, SourceConfig
 from tocsin.errors import LedgerError
 from tocsin.exposition import Metrics, Page
 from tocsin.ledger import Ledger
 from tocsin.model import Transition
+from tocsin.sources import Source
 from tocsin.sources.http import Http
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ class Inputs:
         self._outputs = outputs
         self._stalled = stalled
         self._clock = clock
+        self._sources: dict[str, tuple[SourceConfig, Source]] = {}
         self._watches: dict[str, Running[Watch]] = {}
         self._intakes: dict[str, Running[Intake]] = {}
 
@@ -106,9 +108,16 @@ class Inputs:
             changed=functools.partial(self._outputs.changed, alert),
         )
         source = config.sources[alert.source]
-        watch = Watch(alert, units.make_source(source), units.timing(source), outlets, clock=self._clock)
+        watch = Watch(alert, self._source(source), units.timing(source), outlets, clock=self._clock)
         task = self._tasks.create_task(self._until_stall(watch), name=f"alert {alert.name}")
         self._watches[alert.name] = Running(what=watch, task=task, parts=_watch_parts(config, alert))
+
+    def _source(self, config: SourceConfig) -> Source:
+        """The source of rows of a configuration; all its alerts share it."""
+        there = self._sources.get(config.name)
+        if there is None or there[0] != config:
+            there = self._sources[config.name] = config, units.make_source(config)
+        return there[1]
 
     def _start_intake(self, config: Config, name: str, ledger: Ledger) -> None:
         source = config.sources[name]

@@ -289,6 +289,7 @@ class EventWatch:
     gauges = None
     frontier = None
     gaps = 0
+    doubt = ""
     columns: Columns = ()
 
     def __init__(self, alert: Alert, intake: Intake) -> None:

@@ -44,6 +44,9 @@ class RunningOverview:
             for name, watch in watches.items()
             if watch.state is not State.UP
         ]
+        reasons += [
+            f"alert {name}: {watch.doubt}" for name, watch in watches.items() if watch.state is State.UP and watch.doubt
+        ]
         config = self._runtime.config
         started = self._runtime.outputs.dispatchers.keys() | self._runtime.outputs.levels.keys()
         starting = config.channels.keys() - started if config else ()
@@ -61,7 +64,7 @@ class RunningOverview:
                     name=name,
                     source=watch.alert.source,
                     state=watch.state.value,
-                    message=watch.message,
+                    message=watch.message or watch.doubt,
                     firing=measured.firing,
                     pending=measured.pending,
                     frontier=watch.frontier,

@@ -23,7 +23,7 @@ from tocsin.firing import Firing, FiringSet, Outcome, Phase
 from tocsin.ledger import Commit, Ledger, Stored
 from tocsin.model import Batch, Columns, Kind, Notification, Transition
 from tocsin.routing import Router
-from tocsin.sources import Source
+from tocsin.sources import Checked, Source
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +32,8 @@ _LARGE = 1_000
 _LARGE_CHANGE = 10_000
 _FRONTIER_EVERY = 5.0
 """Seconds between writes of a frontier that nothing else moved."""
+_DOUBT_AFTER = 3
+"""Failed checks in a row after which the alert counts as not ready."""
 _CONSTANT_EVERY = 30.0
 """Seconds between looks at a view that cannot change by itself; it can still be replaced."""
 
@@ -91,6 +93,8 @@ class Watch:
         lasts."""
         self.alert = alert
         self.message = ""
+        self.doubt = ""
+        """Why it is not known whether the rows are those of the configured relation; empty: it is known."""
         self.gaps = 0
         self.frontier: int | None = None
         self.last_progress: float | None = None
@@ -114,6 +118,7 @@ class Watch:
         self._up = False
         self._may_resume = True
         self._progress_at: float | None = None
+        self._failed_checks = 0  # in a row
         self._committed_at = 0.0
         self._committed_frontier: int | None = None
         self._committing = False
@@ -191,7 +196,8 @@ class Watch:
                     attempt, wait = 0, _CONSTANT_EVERY
             except SourceError as error:
                 self._source_failed(error)
-                wait = None
+                # The source is well and has another object for the same name: nothing is gained by a pause.
+                wait = 0.0 if error.reason is SourceReason.REPLACED and attempt == 0 else None
             except LedgerError as error:
                 self._failed(str(error))
                 # What is in memory may be ahead of the file: begin again from the file.
@@ -226,6 +232,8 @@ class Watch:
             resume = self._applied - 1
         async with self._source.open(self.alert.subject, resume=resume) as stream:
             self._bind(stream.columns)
+            if isinstance(stream, Checked):
+                stream.report_checks(self._checked)
             async for batch in stream.batches():
                 await self._absorb(batch)
                 yield batch
@@ -384,6 +392,16 @@ class Watch:
         self._failed(str(error), reason=error.reason)
         if error.reason is SourceReason.STALLED and self._timing.exit_on_stall:
             raise Stall(f"alert {self.alert.name}: {error}")
+
+    def _checked(self, problem: str) -> None:
+        """A check of what the stream reads was made; `problem`: why it failed, if it did."""
+        self._failed_checks = self._failed_checks + 1 if problem else 0
+        if problem:
+            self._out.metrics.identity_check_failures.inc()
+        if self._failed_checks >= _DOUBT_AFTER:
+            self.doubt = f"cannot check whether the name still refers to the same object: {problem}"
+        elif not problem:
+            self.doubt = ""
 
     def _failed(self, message: str, **details: str) -> None:
         # Said once a streak: the same fault again and again is one piece of news.

@@ -54,6 +54,7 @@ class AlertMetrics:
         self.negatives = children.counter("tocsin_alert_negative_total")
         self.repeated = children.counter("tocsin_alert_repeated_events_total")
         self.condition_errors = children.counter("tocsin_alert_condition_errors_total")
+        self.identity_check_failures = children.counter("tocsin_alert_identity_check_failures_total")
         self.commit_seconds = children.histogram("tocsin_alert_commit_seconds")
         self._transitions = {kind: children.counter("tocsin_alert_transitions_total", kind.value) for kind in Kind}
         self._source_errors = {

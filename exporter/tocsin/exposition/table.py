@@ -94,6 +94,11 @@ _DEFINITIONS = (
         "alert_negative_total", "Times that a multiplicity fell below zero, which no source should cause.", "alert"
     ),
     _counter("alert_source_errors_total", "Failures of the source, by reason.", "alert", "reason"),
+    _counter(
+        "alert_identity_check_failures_total",
+        "Failed checks whether the alert's names still refer to the same objects in Materialize.",
+        "alert",
+    ),
     _counter("alert_repeated_events_total", "Events not told since another of the same `dedupe_by` was.", "alert"),
     _counter(
         "alert_condition_errors_total", "Rows for which a `when` could not be evaluated and was taken to hold.", "alert"

@@ -5,10 +5,10 @@ Reconnecting, backoff and what a gap means are not a source's business (see `toc
 `tocsin.app.intake`): it opens a stream, and the stream gives batches until it ends or raises.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tocsin.errors import RefusedReason
 from tocsin.model import Batch, Columns, Event, Row
@@ -36,8 +36,19 @@ class Stream(Protocol):
         ...
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """A stream that checks, while it runs, whether it still reads what the configuration names."""
+
+    def report_checks(self, report: Callable[[str], None]) -> None:
+        """Pass the outcome of each check to `report`: why the check failed, or an empty text. A check that finds a
+        difference ends the stream with SourceError instead."""
+        ...
+
+
 class Source(Protocol):
-    """A kind of source, bound to one server's settings. One connection per subscription."""
+    """A kind of source, bound to one server's settings. One connection per subscription. All alerts of a source share
+    one object."""
 
     def open(self, subject: Subject, *, resume: int | None) -> AbstractAsyncContextManager[Stream]:
         """Subscribe, asking for the history from the as-of `resume` if given. Raises SourceError.

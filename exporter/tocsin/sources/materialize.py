@@ -4,26 +4,25 @@ What this rests on was seen on a live server: the first progress row stands at t
 updates are complete once a later progress row has come; a constant view stands at the largest timestamp and ends
 without one; a lost replica is only silence; a view renamed away keeps streaming; an `AS OF AT LEAST` never fails for
 age.
+
+Its parts: `identity` notices that names refer to other objects now.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import psycopg
-import structlog
 from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Row, Update
 from tocsin.postgres import relation
 from tocsin.sources import Stream, Subject
+from tocsin.sources.identity import Answers, Identity, IdentityCheck, Watched
 from tocsin.sources.settings import MaterializeConfig as Config
 from tocsin.sources.wire import Wire, connect, fields, translated
-
-log = structlog.get_logger(__name__)
 
 _FOREVER = 2**64 - 1
 """The timestamp of a constant view."""
@@ -42,6 +41,7 @@ class Materialize:
         self.name = name
         self._config = config
         self._now = now
+        self._identities = IdentityCheck(name, config)
 
     @asynccontextmanager
     async def open(self, subject: Subject, *, resume: int | None) -> AsyncIterator[Stream]:
@@ -50,15 +50,11 @@ class Materialize:
             with translated(config.display):
                 async with asyncio.timeout(config.snapshot_timeout):
                     columns = _relation_columns(await wire.describe(_subscribe(subject)))
-                    identity = await self._identity(wire, subject)
+                    known = await self._identity(wire, subject)
             stream = _Subscription(config, wire, _subscribe(subject, resume), columns, self._now)
-            watch = asyncio.create_task(self._watch_identity(subject, identity, stream), name=f"identity of {subject}")
-            try:
+            watched = Watched(target=_what(subject), known=known, interrupt=stream.interrupt, report=stream.checked)
+            async with self._identities.watching(watched):
                 yield stream
-            finally:
-                watch.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await watch
 
     async def describe(self, subject: Subject) -> Columns:
         async with connect(self._config) as wire:
@@ -73,37 +69,17 @@ class Materialize:
                     rows = await wire.query(sql.SQL("SELECT * FROM {} LIMIT 1").format(_what(subject)))
         return rows[0] if rows else None
 
-    async def _identity(self, wire: Wire, subject: Subject) -> str | None:
-        """The id of the object that the relation's name stands for now; None where it cannot be told (a query, no such
-        function)."""
-        if subject.relation is None:
+    async def _identity(self, wire: Wire, subject: Subject) -> Identity | None:
+        """What the names refer to before the subscription begins: if they change while it begins, the next check finds
+        that, at the price of one subscription too many. None if the server refuses to say."""
+        if not self._config.identity_check:
             return None
-        name = relation(subject.relation).as_string(None)
-        lookup = sql.SQL("SELECT id FROM mz_catalog.mz_objects WHERE oid = {}::regclass::oid")
         try:
-            rows = await wire.query(lookup.format(sql.Literal(name)))
-        except psycopg.errors.DatabaseError as error:
-            if error.sqlstate is None:
+            return await Answers(wire).identity(_what(subject))
+        except (psycopg.Error, ValueError, LookupError, TypeError) as error:
+            if isinstance(error, psycopg.Error) and error.sqlstate is None:
                 raise
-            log.info("the object behind the name cannot be looked up", relation=subject.relation, error=str(error))
-            return None
-        return rows[0][0] if rows else None
-
-    async def _watch_identity(self, subject: Subject, identity: str | None, stream: "_Subscription") -> None:
-        if identity is None or not self._config.identity_check:
-            return
-        while True:
-            await asyncio.sleep(self._config.identity_check)
-            try:
-                async with connect(self._config) as wire, asyncio.timeout(self._config.connect_timeout):
-                    current = await self._identity(wire, subject)
-            except (SourceError, psycopg.Error, TimeoutError) as error:
-                # No verdict is no reason to stop a stream that flows.
-                log.debug("identity check failed", relation=subject.relation, error=str(error))
-                continue
-            if current not in (None, identity):
-                stream.replaced = True
-                return
+            return None  # the first check fails for the same reason, and reports it
 
 
 class _Subscription:
@@ -113,41 +89,64 @@ class _Subscription:
         self, config: Config, wire: Wire, statement: sql.Composed, columns: Columns, now: Callable[[], float]
     ) -> None:
         self.columns = columns
-        self.replaced = False
         self._config = config
         self._wire = wire
         self._statement = statement
         self._now = now
+        self._report: Callable[[str], None] = lambda _: None
+        self._interruption: SourceError | None = None
+        self._waiting: asyncio.Timeout | None = None
+
+    def report_checks(self, report: Callable[[str], None]) -> None:
+        """See `tocsin.sources.Checked`."""
+        self._report = report
+
+    def checked(self, problem: str) -> None:
+        """A check of the names was made; `problem` says why it failed, if it did."""
+        self._report(problem)
+
+    def interrupt(self, error: SourceError) -> None:
+        """End the stream with this error, at once. The first one counts."""
+        if self._interruption is not None:
+            return
+        self._interruption = error
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def batches(self) -> AsyncIterator[Batch]:
         config = self._config
         copy = sql.SQL("COPY ({}) TO STDOUT").format(self._statement)
         chunks = self._wire.copy(copy, limit=config.snapshot_timeout)
         assembler = _Assembler(self._check_as_of)
-        closed = False
-        with translated(config.display):
-            while True:
-                # Until the first batch the server may be reading the view in; after it, it speaks every second.
-                patience = config.progress_timeout if closed else config.snapshot_timeout
-                try:
-                    async with asyncio.timeout(patience):
-                        chunk = await anext(chunks, None)
-                except TimeoutError:
-                    what = "no progress row" if closed else "no complete snapshot"
-                    raise SourceError(f"{config.display}: {what} for {patience:g} s", SourceReason.STALLED) from None
-                if self.replaced:
-                    raise SourceError(
-                        f"{config.display}: the name now stands for another object; subscribing afresh",
-                        SourceReason.REPLACED,
-                    )
-                if chunk is None:
-                    break
+        began = closed = False
+        with translated(config.display, lambda: began):
+            while (chunk := await self._chunk(chunks, closed=closed)) is not None:
+                began = True
                 for batch in assembler.take(chunk):
                     closed = True
                     yield batch
         last = assembler.end(self._now())
         if last is not None:
             yield last
+
+    async def _chunk(self, chunks: AsyncIterator[list[bytes]], *, closed: bool) -> list[bytes] | None:
+        """The next rows; None at the end. Raises SourceError when they do not come, or the stream was interrupted."""
+        config = self._config
+        # Until the first batch the server may be reading the view in; after it, it speaks every second.
+        patience = config.progress_timeout if closed else config.snapshot_timeout
+        try:
+            async with asyncio.timeout(patience) as self._waiting:
+                # It may have been interrupted while the last rows were processed.
+                chunk = None if self._interruption is not None else await anext(chunks, None)
+        except TimeoutError:
+            if self._interruption is None:
+                what = "no progress row" if closed else "no complete snapshot"
+                raise SourceError(f"{config.display}: {what} for {patience:g} s", SourceReason.STALLED) from None
+        finally:
+            self._waiting = None
+        if self._interruption is not None:
+            raise self._interruption
+        return chunk
 
     def _check_as_of(self, as_of: int) -> None:
         ahead = as_of / 1000 - self._now()

@@ -56,7 +56,7 @@ class Connection(Server, SourceSettings):
 
 class MaterializeConfig(Connection):
     """A Materialize server: `SUBSCRIBE` to a view or query, heard milliseconds after the change; after a restart it
-    asks for the history since it stopped. Each alert holds one connection."""
+    asks for the history since it stopped. Each alert holds one connection, and the source one more."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 6875
     """TCP port."""
@@ -70,9 +70,10 @@ class MaterializeConfig(Connection):
     progress_timeout: Positive = 30.0
     """How long the stream may stay silent before it counts as stalled. A healthy one speaks every second; a server that
     gives answers late for some seconds should not be burdened with new subscriptions, so this leaves it thirty."""
-    identity_check: Duration = 60.0
-    """How often to look whether the view's name still stands for the same object; `0` never. A view that is renamed
-    away keeps streaming under its old definition, and nothing in the stream tells."""
+    identity_check: Duration = 1.0
+    """The longest time between two checks whether the names in a relation, a query or `cluster` still refer to the same
+    objects; `0`: never. A subscription goes on with the old objects after a rename or swap, and nothing in the stream
+    says so. The checks of all alerts share one connection."""
     max_ahead: Positive = 60.0
     """How far the first progress row may be ahead of this machine's clock. A server restored from elsewhere may accept
     a time in the future and stay silent until it comes."""

@@ -1,0 +1,99 @@
+"""How the ids in a plan are read, and which changes of them mean that a subscription reads something else."""
+
+from collections.abc import Sequence
+
+import pytest
+from psycopg import sql
+
+from tocsin.errors import SourceError, SourceReason
+from tocsin.sources.identity import Answers, Identity, Watched, object_ids
+
+HOME = '{"name": "quickstart"}'
+
+
+class Told(Answers):
+    """Answers that a test decides. `there`: the ids of objects that exist, beside those that names refer to."""
+
+    def __init__(self, *objects: str, there: Sequence[str] = (), cluster: str = HOME) -> None:
+        self._identity = Identity(objects=objects, cluster=cluster)
+        self._there = {*objects, *there}
+
+    async def identity(self, target: sql.Composable) -> Identity:
+        return self._identity
+
+    async def exists(self, object_id: str) -> bool:
+        return object_id in self._there
+
+
+async def verdicts(known: Identity | None, *rounds: Told) -> list[str]:
+    """What the checks of so many rounds say: empty, or why the subscription ends."""
+    ended: list[SourceError] = []
+    watched = Watched(target=sql.SQL("v"), known=known, interrupt=ended.append)
+    said = []
+    for answers in rounds:
+        ended.clear()
+        await watched.check(answers, "mz")
+        assert all(error.reason is SourceReason.REPLACED and error.resume for error in ended)
+        said.append(str(ended[0]) if ended else "")
+    return said
+
+
+def test_plan_names_objects_in_order() -> None:
+    """A join of two views, one of them twice; numbers elsewhere in a plan are no ids."""
+
+    def get(kind: str, number: int) -> object:
+        return {"Get": {"id": {"Global": {kind: number}}, "typ": {"column_types": [], "keys": [[0]]}}}
+
+    plan = {
+        "Join": {
+            "left": {"Filter": {"input": get("User", 7), "predicates": [{"Literal": [{"data": [44]}, None]}]}},
+            "right": {"Union": {"base": get("User", 5), "inputs": [get("System", 3), get("User", 7)]}},
+        }
+    }
+    assert list(object_ids(plan)) == ["u7", "u5", "s3", "u7"]
+    assert list(object_ids({"Get": {"id": {"Local": 1}}})) == []
+
+
+async def test_same_objects_mean_nothing_happened() -> None:
+    """However often they are asked for."""
+    assert await verdicts(Identity(("u1", "u2"), HOME), Told("u1", "u2"), Told("u1", "u2")) == ["", ""]
+
+
+async def test_exchanged_names_of_one_query_are_noticed() -> None:
+    """A query on two views whose names are swapped reads the same two objects, in the other order."""
+    before = Identity(("u1", "u2"), HOME)
+    assert "another object" in (await verdicts(before, Told("u1", "u2"), Told("u2", "u1")))[-1]
+
+
+async def test_one_name_of_many_is_enough() -> None:
+    """The other object of the query got a replacement meanwhile."""
+    before = Identity(("u1", "u2"), HOME)
+    told = Told("u8", "u9", there=["u2"])
+    assert "another object" in (await verdicts(before, Told("u1", "u2"), told))[-1]
+
+
+async def test_id_that_is_gone_is_an_applied_replacement() -> None:
+    """Also the second one, and a swap after both is noticed."""
+    rounds = Told("u1"), Told("u3"), Told("u5"), Told("u6", there=["u5"])
+    *quiet, last = await verdicts(Identity(("u1",), HOME), *rounds)
+    assert quiet == ["", "", ""]
+    assert "another object" in last
+
+
+async def test_id_that_never_was_an_object_proves_nothing() -> None:
+    """A plan may name a version of a table, which has no object of its id: then a change is taken for a swap."""
+    table = Told("u7")
+    table._there.clear()
+    assert (await verdicts(Identity(("u7",), HOME), table, Told("u8")))[0] == ""
+    assert "another object" in (await verdicts(Identity(("u7",), HOME), table, Told("u8")))[1]
+
+
+@pytest.mark.parametrize("cluster", ['{"name": "other"}', "null"])
+async def test_another_cluster_is_noticed(cluster: str) -> None:
+    """Though the objects are the same."""
+    assert "another cluster" in (await verdicts(Identity(("u1",), HOME), Told("u1", cluster=cluster)))[0]
+
+
+async def test_unknown_beginning_counts_as_changed() -> None:
+    """Nothing can say what the subscription reads."""
+    assert "not known" in (await verdicts(None, Told("u1")))[0]
