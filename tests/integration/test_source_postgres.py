@@ -198,8 +198,8 @@ async def test_a_query_that_fails_says_why_and_works_once_it_can(database: Datab
     async with reading(source(database), "risky") as stream:
         await stream.next()
         await database.run("INSERT INTO orders VALUES (3, 'trouble')")
-        check(await stream.error(), SourceReason.OTHER, "division by zero", resume=False)
-    check(await error_of(source(database), "risky"), SourceReason.OTHER, "division by zero", resume=False)
+        check(await stream.error(), SourceReason.OTHER, "division by zero")
+    check(await error_of(source(database), "risky"), SourceReason.OTHER, "division by zero")
     await database.run("DELETE FROM orders WHERE id = 3")
     async with reading(source(database), "risky") as stream:
         await stream.next()
