@@ -10,6 +10,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote
 
 import httpx
 import novu_py
@@ -34,6 +35,9 @@ NoAnswer: TypeAlias = Retry | Rejected
 
 PROCESSED = "processed"
 
+NO_ENTRY = "no_answer"
+"""Stands for the status of an event for which a bulk's answer has no entry."""
+
 _WAITS = frozenset({409, 429})
 _LOOKS = 4
 
@@ -54,10 +58,19 @@ class Answer:
         """What became of the one event."""
         return _entry(self.content)
 
-    def entries(self, count: int) -> list[Entry]:
-        """What became of each of so many events. All were accepted if the content does not say so much."""
-        found = self.content if isinstance(self.content, list) else []
-        return [_entry(item) for item in found] if len(found) == count else [_entry(None)] * count
+    def entries(self, ids: Sequence[str]) -> list[Entry]:
+        """What became of each event of a bulk, in the order of their ids.
+
+        All were accepted if the content is no list or an empty one. In a list of another length only the entries that
+        name an id count.
+        """
+        if not isinstance(self.content, list) or not self.content:
+            return [_entry(None)] * len(ids)
+        if len(self.content) == len(ids):
+            return [_entry(item) for item in self.content]
+        named = {_id_of(item): _entry(item) for item in self.content}
+        unnamed = NO_ENTRY, f"Novu answered {len(self.content)} of {len(ids)} events, and not for this one"
+        return [named.get(id_, unnamed) for id_ in ids]
 
     @property
     def stale(self) -> bool:
@@ -125,7 +138,7 @@ class Api:
 
     async def cancel(self, transaction_id: str) -> Answer | NoAnswer:
         """Cancel what still waits of a trigger; the content is whether there was anything."""
-        call = self._sdk.cancel_async(transaction_id=transaction_id, idempotency_key=transaction_id)
+        call = self._sdk.cancel_async(transaction_id=_in_path(transaction_id), idempotency_key=transaction_id)
         return self._seen(await self._ask(call))
 
     async def delete_in_app(self, transaction_id: str) -> Answer | NoAnswer:
@@ -133,13 +146,13 @@ class Api:
         channel = models.MessagesControllerDeleteMessagesByTransactionIDQueryParamChannel.IN_APP
         return await self._ask(
             self._messages.delete_by_transaction_id_async(
-                transaction_id=transaction_id, channel=channel, idempotency_key=transaction_id
+                transaction_id=_in_path(transaction_id), channel=channel, idempotency_key=transaction_id
             )
         )
 
     async def workflow(self, identifier: str) -> Answer | NoAnswer:
         """A workflow's document."""
-        return await self._ask(self._workflows.get_async(workflow_id=identifier))
+        return await self._ask(self._workflows.get_async(workflow_id=_in_path(identifier)))
 
     def failure(self, answer: Answer) -> Result:
         """What an answer that is not 2xx means for the notification."""
@@ -212,6 +225,11 @@ class _Silent:
         """Say nothing."""
 
 
+def _in_path(id_: str) -> str:
+    """An id as a part of an address. The SDK quotes neither `#`, `?` nor `/`: `order-7#2` would cancel `order-7`."""
+    return quote(id_, safe="")
+
+
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -227,6 +245,14 @@ def _entry(item: Any) -> Entry:
         return PROCESSED, ""
     errors = item.get("error")
     return item["status"], "; ".join(map(str, errors)) if isinstance(errors, list) else str(errors or "")
+
+
+def _id_of(item: Any) -> str | None:
+    """The transaction id that an entry names."""
+    if isinstance(item, models.TriggerEventResponseDto):
+        return item.transaction_id
+    found = item.get("transactionId") if isinstance(item, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _message(content: Any) -> str:

@@ -135,7 +135,7 @@ class Novu:
         if not isinstance(answer, Answer):
             return dict.fromkeys(ids, answer)
         if answer.ok:
-            entries = answer.entries(len(ids))
+            entries = answer.entries(ids)
             return {id_: self._verdict(entry) for id_, entry in zip(ids, entries, strict=True)}
         result = self._api.failure(answer)
         if not isinstance(result, Rejected):

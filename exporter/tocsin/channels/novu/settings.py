@@ -1,5 +1,6 @@
 """The configuration of a Novu channel."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -13,6 +14,21 @@ Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 MAX_RECIPIENTS = 100
 """Novu's documented limit for one trigger; a server that takes more may drop them."""
+
+
+KNOWN_OVERRIDES: Mapping[str, Any] = {
+    "steps": {"*": {"providers": None, "layoutId": None, "layout_id": None}},
+    "channels": {"email": {"layoutId": None, "layout_id": None}},
+    "providers": None,
+    "severity": None,
+    "email": None,
+    "push": None,
+    "sms": None,
+    "chat": None,
+    "layoutIdentifier": None,
+    "layout_identifier": None,
+}
+"""The keys of overrides that the SDK sends; it drops every other one in silence. `*`: any key; None: anything."""
 
 
 class FromColumn(Settings):
@@ -45,7 +61,8 @@ class Options(ChannelOptions):
     """The tenant's identifier; a template."""
 
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Novu's overrides (`steps`, `channels`, `providers`, `severity`); every string in it is a template."""
+    """Novu's overrides (`steps`, `channels`, `providers`, `severity`); every string in it is a template. A key that
+    would not be sent is refused: settings of one provider go below `providers`."""
 
     on_resolve: Literal["nothing", "cancel", "cancel_and_delete", "trigger"] = "nothing"
     """What happens when a row stops firing. `cancel` stops what still waits in a delay or digest step;
@@ -65,6 +82,12 @@ class Options(ChannelOptions):
         if isinstance(shape, dict):
             Structure(shape, place=info.field_name)
         return shape
+
+    @field_validator("overrides")
+    @classmethod
+    def _is_sent(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        _must_be_known(overrides, KNOWN_OVERRIDES, "overrides")
+        return overrides
 
     @field_validator("actor", "tenant")
     @classmethod
@@ -86,6 +109,17 @@ class Options(ChannelOptions):
         if not self.recipients and not self.topics:
             return "neither recipients nor topics are given, so Novu would deliver to nobody"
         return None
+
+
+def _must_be_known(given: Mapping[str, Any], known: Mapping[str, Any], place: str) -> None:
+    """Raise ValueError for a key that the SDK would drop."""
+    for key, value in given.items():
+        if key not in known and "*" not in known:
+            names = ", ".join(name for name in known if "_" not in name)
+            raise ValueError(f"{place}.{key} would not be sent: Novu's SDK knows only {names}")
+        below = known.get(key, known.get("*"))
+        if isinstance(value, dict) and below is not None:
+            _must_be_known(value, below, f"{place}.{key}")
 
 
 class Config(ChannelConfig, Options):
