@@ -17,6 +17,10 @@ CUT = "cut"
 """An answer: close the connection instead of answering."""
 HANG = "hang"
 """An answer: none, until the server closes."""
+LATE = "late: "
+"""Before an answer: it comes after half a second."""
+TAKEN = "taken, then "
+"""Before an answer to `DATA`: the mail is taken first, whatever the answer is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,10 @@ class MailServer:
         self.port = 0
         self.under_way = 0
         self.most_under_way = 0
+        self.hanging = 0
+        self.late = 0
+        self.pause = 0.0
+        """Seconds before each answer to `MAIL`, `RCPT`, `DATA` and `QUIT`."""
         self._transports: set[asyncio.BaseTransport] = set()
         self._script: dict[str, deque[str]] = defaultdict(deque)
         self._tls = tls
@@ -73,7 +81,7 @@ class MailServer:
         self._closing = asyncio.Event()
 
     def script(self, command: str, *answers: str) -> None:
-        """Answer the next such commands so: `MAIL`, `DATA`, `AUTH`, `RCPT`, or `RCPT ann@example.com`."""
+        """Answer the next such commands so: `MAIL`, `DATA`, `AUTH`, `QUIT`, `RCPT`, or `RCPT ann@example.com`."""
         self._script[command].extend(answers)
 
     @property
@@ -152,15 +160,25 @@ class MailServer:
 
     async def answer(self, server: SMTP, command: str, otherwise: str, about: str = "") -> str:
         """The scripted answer to a command, or the usual one."""
+        return await self.say(server, self.next(command, about) or otherwise)
+
+    def next(self, command: str, about: str = "") -> str:
+        """The scripted answer to a command, empty if there is none."""
         script = self._script[f"{command} {about}"] or self._script[command]
-        said = script.popleft() if script else otherwise
+        return script.popleft() if script else ""
+
+    async def say(self, server: SMTP, said: str) -> str:
+        """An answer as it goes out."""
         if said == CUT:
             assert server.transport is not None
             server.transport.close()
         if said in (CUT, HANG):
+            self.hanging += said == HANG
             await self._closing.wait()
             return "421 closing"
-        return said
+        await asyncio.sleep(0.5 if said.startswith(LATE) else self.pause)
+        self.late += said.startswith(LATE)
+        return said.removeprefix(LATE)
 
     async def take(self, session: Session, envelope: Envelope) -> None:
         """Remember a mail."""
@@ -207,12 +225,18 @@ class _Handler:
             envelope.rcpt_tos.append(address)
         return said
 
+    async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        return await self._owner.answer(server, "QUIT", "221 Bye")
+
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         owner = self._owner
         owner.under_way += 1
         owner.most_under_way = max(owner.most_under_way, owner.under_way)
         try:
-            said = await owner.answer(server, "DATA", "250 OK")
+            said = owner.next("DATA") or "250 OK"
+            if said.startswith(TAKEN):
+                await owner.take(session, envelope)
+            said = await owner.say(server, said.removeprefix(TAKEN))
         finally:
             owner.under_way -= 1
         if said.startswith("250"):
