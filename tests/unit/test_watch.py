@@ -234,3 +234,41 @@ async def test_only_silence_makes_an_alert_stale_and_no_jump_of_the_wall_clock(a
         await until(lambda: watch.frontier == 12 and not watch.stale, "it speaks again")
         assert not withheld()
         assert watch.last_progress == shown - day
+
+
+def failed(reason: SourceReason, *, resume: bool = True) -> SourceError:
+    return SourceError(f"mz: {reason}", reason, resume=resume)
+
+
+@pytest.mark.parametrize(
+    ("errors", "resumes"),
+    [
+        ([failed(SourceReason.OTHER)] * 3, [10, 10, 10]),
+        ([failed(SourceReason.FELL_BEHIND), failed(SourceReason.TOO_LARGE)], [10, 10]),
+        ([failed(SourceReason.ROW_ERROR, resume=False), failed(SourceReason.CONNECT)], [None, None]),
+        # The resume is in the future, but so is the server's own time: a clock was wrong for a while.
+        ([failed(SourceReason.FUTURE, resume=False), failed(SourceReason.FUTURE)], [None, 10]),
+    ],
+    ids=["unknown errors", "known errors", "row error", "wrong clock"],
+)
+async def test_history_is_asked_for_unless_it_is_at_fault(
+    tmp_path: Path, errors: list[SourceError], resumes: list[int | None]
+) -> None:
+    """After each error, the as-of that the next subscription asks for."""
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(CONFIG)
+    alert = load(file, {}).alerts["late"]
+    store = open_ledger(tmp_path / "ledger.db")
+    source = Scripted()
+    watch = watch_of(alert, source, Held(store))
+    source.batches.put_nowait(Batch(updates=[], frontier=11, snapshot=10))
+    for error in errors:
+        source.batches.put_nowait(error)
+    task = asyncio.create_task(watch.run())
+    await until(lambda: len(source.resumes) == len(errors) + 1, "one subscription after each error")
+    assert source.resumes == [None, *resumes]
+    assert watch.state is State.ERROR
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await store.close()

@@ -388,7 +388,10 @@ class Watch:
 
     def _source_failed(self, error: SourceError) -> None:
         self._out.metrics.source_failed(error.reason)
-        self._may_resume = self._may_resume and error.resume
+        if error.reason is SourceReason.FUTURE and error.resume:
+            self._may_resume = not self._redefined  # the attempt without history was no better: a clock is wrong
+        else:
+            self._may_resume = self._may_resume and error.resume
         self._failed(str(error), reason=error.reason)
         if error.reason is SourceReason.STALLED and self._timing.exit_on_stall:
             raise Stall(f"alert {self.alert.name}: {error}")

@@ -51,7 +51,9 @@ class Materialize:
                 async with asyncio.timeout(config.snapshot_timeout):
                     columns = _relation_columns(await wire.describe(_subscribe(subject)))
                     known = await self._identity(wire, subject)
-            stream = _Subscription(config, wire, _subscribe(subject, resume), columns, self._now)
+            stream = _Subscription(
+                config, wire, _subscribe(subject, resume), columns, self._now, resumed=resume is not None
+            )
             watched = Watched(target=_what(subject), known=known, interrupt=stream.interrupt, report=stream.checked)
             async with self._identities.watching(watched):
                 yield stream
@@ -86,9 +88,17 @@ class _Subscription:
     """One running SUBSCRIBE."""
 
     def __init__(
-        self, config: Config, wire: Wire, statement: sql.Composed, columns: Columns, now: Callable[[], float]
+        self,
+        config: Config,
+        wire: Wire,
+        statement: sql.Composed,
+        columns: Columns,
+        now: Callable[[], float],
+        *,
+        resumed: bool,
     ) -> None:
         self.columns = columns
+        self._resumed = resumed
         self._config = config
         self._wire = wire
         self._statement = statement
@@ -155,7 +165,8 @@ class _Subscription:
                 f"{self._config.display}: the first progress row is {ahead:.0f} s ahead of this machine's clock; "
                 "the server was restored or replaced, or a clock is wrong",
                 SourceReason.FUTURE,
-                resume=False,
+                # Without a time in the statement it is the server's own time: then a clock is wrong, not the history.
+                resume=not self._resumed,
             )
 
 
