@@ -1,6 +1,8 @@
 """The double of Materialize as an ordinary client sees it, in this process and in one of its own."""
 
 import asyncio
+import json
+from typing import Any
 
 import psycopg
 import pytest
@@ -9,6 +11,7 @@ from support.clock import Clock
 from support.materialize import MaterializeDouble, Relation
 from support.materialize.client import COLUMNS, SUBSCRIBE, Stream, connected, described, fetched, streaming
 from support.materialize.process import RefusedError, double_process
+from tocsin.sources.identity import object_ids
 
 
 async def test_a_client_reads_the_snapshot_and_then_each_change(double: MaterializeDouble, orders: Relation) -> None:
@@ -148,3 +151,47 @@ async def test_a_load_serves_still_rows_and_changes_others() -> None:
     snapshot = [row for at, diff, row in stream.rows if diff is not None and at == stream.as_of]
     assert len(snapshot) == 5010
     assert len({row[0] for row in snapshot}) == 5010
+
+
+async def test_plan_names_the_object_behind_a_name(double: MaterializeDouble, orders: Relation) -> None:
+    """Without a privilege. A replacement keeps the oid, and its old id is gone; a swap leaves both objects."""
+    double.deny("materialize", orders)
+    other = double.create("green.orders", COLUMNS)
+    async with connected(double) as connection:
+        assert await planned(connection, "orders") == orders.id
+        assert await planned(connection, "(SELECT name FROM orders)") == orders.id
+
+        before = orders.id
+        double.apply_replacement(orders, [(7, "g")])
+        assert await planned(connection, "orders") == orders.id != before
+        with pytest.raises(psycopg.errors.InternalError, match=f"invalid id {before}"):
+            await planned(connection, f"[{before} AS x]")
+
+        double.swap_schemas("public", "green")
+        assert await planned(connection, "orders") == other.id
+        assert await planned(connection, f"[{orders.id} AS x]") == orders.id
+
+
+async def test_insights_name_the_cluster(double: MaterializeDouble) -> None:
+    double.create_cluster("other")
+    async with connected(double) as connection:
+        before = await cluster(connection)
+        assert before["name"] == "quickstart"
+        double.swap_clusters("quickstart", "other")
+        assert (await cluster(connection))["id"] != before["id"]
+        await connection.execute("SET cluster = nonesuch")
+        with pytest.raises(psycopg.errors.InternalError, match="unknown cluster 'nonesuch'"):
+            await cluster(connection)
+
+
+async def planned(connection: psycopg.AsyncConnection[Any], target: str) -> str:
+    """The id of the object that a SELECT from the target reads."""
+    [(plan,)] = await fetched(connection, f"EXPLAIN RAW PLAN AS JSON FOR SELECT * FROM {target}")
+    [found] = object_ids(json.loads(str(plan)))
+    return found
+
+
+async def cluster(connection: psycopg.AsyncConnection[Any]) -> dict[str, object]:
+    [(plan,)] = await fetched(connection, "EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1")
+    found: dict[str, object] = json.loads(str(plan))["cluster"]
+    return found

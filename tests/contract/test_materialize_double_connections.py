@@ -1,13 +1,17 @@
 """What a test can do to the connections of the double of Materialize, seen with a real client."""
 
 import asyncio
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from support.materialize import MaterializeDouble, Relation, protocol
 from support.materialize.client import COLUMNS, SUBSCRIBE, connected, fetched, streaming
+from support.materialize.recordings import load
 from support.waiting import until
+
+RECORDING = Path(__file__).parents[1] / "recordings" / "materialize-26.39" / "too_many_connections.jsonl"
 
 
 @pytest.mark.parametrize("size", [0, 1, 19, 20, 21, 60, 100, 101, 130])
@@ -128,3 +132,17 @@ async def test_a_client_that_does_not_read_misses_nothing(double: MaterializeDou
         while seen < 20_000:
             seen += (await reader.readuntil(b"\n")).count(b"x" * 400)
     writer.close()
+
+
+async def test_one_connection_too_many_is_refused(double: MaterializeDouble) -> None:
+    """In the words that a server with six connections, two of them reserved, was recorded with."""
+    double.connection_limit, double.reserved, double.taken = 6, 2, 4
+    with pytest.raises(psycopg.OperationalError) as refused:
+        await psycopg.AsyncConnection.connect(double.dsn)
+    recorded = load(RECORDING)[-2]
+    message, hint = (recorded.body.decode().split("\0")[at][1:] for at in (2, 3))
+    assert message in str(refused.value)
+    assert hint in str(refused.value)
+    double.taken = 3
+    async with connected(double) as connection:
+        assert await fetched(connection, "SELECT 1") == [(1,)]

@@ -92,6 +92,7 @@ class Relation(Watched):
         self.retain = retain
         self.gone: ServerError | None = None
         self.oversized = False
+        self.frozen_at = END_OF_TIME
         self.bulk: Bulk | None = None
         self.history = History(since=clock())
         self.history.advance(self.history.since + 1)
@@ -151,8 +152,13 @@ class Relation(Watched):
         self.settle()
         return timestamp
 
-    def freeze(self) -> None:
-        """Make the relation constant: nothing can change any more, and streams end after the snapshot."""
+    def freeze(self, at: int | None = None) -> None:
+        """Make the relation constant: nothing can change any more, and streams end after the snapshot.
+
+        Args:
+            at: where the snapshot is, as that of a materialized view in v26.39; by default at the end of time.
+        """
+        self.frozen_at = END_OF_TIME if at is None else at
         self.history.advance(END_OF_TIME + 1)
         self.wake()
 

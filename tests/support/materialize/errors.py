@@ -62,11 +62,11 @@ def result_too_large() -> ServerError:
     return ServerError("XX000", "result exceeds max size of 1.0 MiB")
 
 
-def too_many_connections(limit: int) -> ServerError:
+def too_many_connections(limit: int, current: int) -> ServerError:
     return ServerError(
         "53000",
         "creating connection would violate max_connections limit "
-        f"(desired: {limit + 1}, limit: {limit}, current: {limit})",
+        f"(desired: {current + 1}, limit: {limit}, current: {current})",
         hint="Drop an existing connection or contact support to request a limit increase.",
         severity="FATAL",
     )

@@ -46,7 +46,6 @@ class Host(Protocol):
     statements: list[str]
     passwords: dict[str, str]
     definer: Definer | None
-    connection_limit: int | None
     catalog_delay: float
 
     def now(self) -> int:
@@ -61,8 +60,8 @@ class Host(Protocol):
         """A subscription began, moved on or ended."""
         ...
 
-    def full(self) -> bool:
-        """There are as many connections as may be."""
+    def over_limit(self) -> ServerError | None:
+        """Why the newest connection is one too many."""
         ...
 
 

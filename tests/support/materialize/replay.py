@@ -43,6 +43,7 @@ class Script:
         snapshot: the rows at the as-of.
         changes: what came after, by timestamp.
         frontier: the first progress after the as-of, ``None`` where there was none.
+        width: how many columns it has.
     """
 
     relation: str
@@ -50,6 +51,7 @@ class Script:
     snapshot: list[tuple[int, Row]]
     changes: list[Change]
     frontier: int | None
+    width: int
 
 
 def script(events: Sequence[Event]) -> Script:
@@ -67,6 +69,7 @@ def script(events: Sequence[Event]) -> Script:
             (at, [(row.diff or 0, row.row) for row in group])
             for at, group in groupby(later, key=lambda row: row.timestamp)
         ],
+        width=len(rows[0].row) if rows else 1,
         frontier=next((row.timestamp for row in rows if row.progress and row.timestamp > (as_of or 0)), None),
     )
 

@@ -14,6 +14,7 @@ from support.materialize import columns as column_types
 from support.materialize import errors, protocol, sql
 from support.materialize.catalog import DEFAULT_RETENTION, Catalog, Clock, Cluster, Relation, text_row
 from support.materialize.columns import Column
+from support.materialize.errors import ServerError
 from support.materialize.execution import Definer
 from support.materialize.faults import ConnectionCutError, Faults, Outlet
 from support.materialize.releases import RELEASES
@@ -41,6 +42,8 @@ class MaterializeDouble:
         definer: knows statements that define something; none by default.
         catalog_delay: seconds that a query on the catalog (`mz_objects`) takes, as where its cluster has no replica.
         connection_limit: how many connections there may be; more are refused.
+        reserved: how many of them are kept for administrators.
+        taken: how many of them other clients have.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class MaterializeDouble:
         self.progress_interval = progress_interval
         self.catalog_delay = 0.0
         self.connection_limit: int | None = None
+        self.reserved = self.taken = 0
         for name in clusters:
             self.catalog.create_cluster(name)
         self._clock = clock
@@ -340,9 +344,11 @@ class MaterializeDouble:
     def streams_changed(self) -> None:
         self._streams.set()
 
-    def full(self) -> bool:
-        # The connection that asks is one of them.
-        return self.connection_limit is not None and len(self._writers) > self.connection_limit
+    def over_limit(self) -> ServerError | None:
+        current = self.taken + len(self._writers) - 1  # without the one that asks
+        if self.connection_limit is None or current < self.connection_limit - self.reserved:
+            return None
+        return errors.too_many_connections(self.connection_limit, current)
 
     def _announce(self, cluster: str, text: str) -> None:
         for session in self._sessions.values():

@@ -65,11 +65,11 @@ class Session:
         """
         pump = asyncio.create_task(self._inbox.pump())
         try:
-            if not await self._authenticated():
+            refusal = self._host.over_limit()
+            if refusal is not None:
+                await self._out.send(protocol.error(refusal))
                 return
-            if self._host.full():
-                limit = self._host.connection_limit or 0
-                await self._out.send(protocol.error(errors.too_many_connections(limit)))
+            if not await self._authenticated():
                 return
             await self._greet()
             while (message := await self._inbox.next()) is not None and message[0] != b"X":

@@ -77,7 +77,7 @@ def choose_as_of(
             raise release.as_of_too_old(relation.id, history.since, statement.as_of)
         return statement.as_of
     if relation.constant:
-        return END_OF_TIME
+        return relation.frozen_at
     if ahead:
         return now + ahead
     latest = max(history.since, history.upper - 1)
