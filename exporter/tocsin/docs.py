@@ -15,7 +15,7 @@ from typing import Any
 from tocsin.config import kinds, schema
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
 from tocsin.errors import Reason, RefusedReason, SourceReason
-from tocsin.exposition.table import markdown
+from tocsin.exposition.table import CHANNEL_STATES, REFUSED_STATUSES, markdown
 from tocsin.model import Kind
 
 _DIRECTORY = Path(__file__).parents[2] / "docs"
@@ -64,6 +64,33 @@ Every label value is there from the start. Names without a unit count things; mo
 """
 
 
+_STATES = """
+## States
+
+A channel has one of four states, in `tocsin_channel_state`, on the page and in the API:
+
+| state | meaning | `tocsin_channel_up` |
+| --- | --- | --- |
+| `up` | What is sent is delivered, or nothing was sent yet. | 1 |
+| `failing` | At least the last five attempts failed and are tried again. | 1 |
+| `refusing` | At least the last three notifications became dead letters, for whatever reason. | 0 |
+| `paused` | The receiver refuses credentials or plan. Everything waits. | 0 |
+
+`failing` and `refusing` end with the first delivery. A channel that is refusing and whose receiver goes down then is
+`failing`, and still not up. An output to Alertmanager has the same states: it is `refusing` if every Alertmanager
+refuses every alert. An alert on events is `refusing` if at least the last three messages that its source delivered are
+not valid events; `tocsin_alert_up` is then 0. Requests that an `http` source refuses do not change the state, since
+anyone can send them; they are counted, and shown with the alert.
+
+Readiness (`/readyz`) is 503 while Tocsin does not see the rows of an alert, cannot write its ledger or is starting.
+What others refuse is no reason to restart Tocsin: with a channel that is not `up`, or an alert that is `refusing`,
+readiness is 200, and the answer has a line for each. `/api/v1/status` has the same in `warnings`.
+
+Log lines that would repeat (`notification parked`, `not an event`, `recipient refused`, ...) are logged in full once,
+and then at most once a minute with the number of those that followed in `repeats`.
+"""
+
+
 def settings_page() -> str:
     """docs/settings.md."""
     parts = [_NOTICE, "", _SETTINGS]
@@ -98,8 +125,13 @@ def metrics_page() -> str:
     parts += ["## Values of labels", ""]
     parts += _rows(
         ("label", "tells", "values"),
-        [(label, tells, ", ".join(f"`{member.value}`" for member in words)) for label, tells, words in values],
+        [
+            *((label, tells, ", ".join(f"`{member.value}`" for member in words)) for label, tells, words in values),
+            ("`state`", "the state of a channel", ", ".join(f"`{state}`" for state in CHANNEL_STATES)),
+            ("`code`", "the status of an answer", ", ".join(f"`{code}`" for code in (*REFUSED_STATUSES, "other"))),
+        ],
     )
+    parts += [_STATES]
     return "\n".join(parts).rstrip() + "\n"
 
 

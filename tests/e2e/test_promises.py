@@ -372,6 +372,27 @@ async def test_promise_6_a_channel_in_trouble_shows_in_metrics_and_api(stage: St
         assert await tocsin.metric("tocsin_channel_oldest_pending_timestamp_seconds", channel="hook")
 
 
+async def test_promise_6_a_channel_that_is_refused_everything_is_not_up(stage: Stage) -> None:
+    """A webhook that was revoked: the state says so everywhere, and the log says it once."""
+    stage.orders.change([(1, (str(number), "Ann", "3")) for number in range(100, 200)])
+    stage.receiver.otherwise = lambda _: Answer(status=404, body=b"no such hook")
+    async with stage.run() as tocsin:
+        await tocsin.until_metric("tocsin_channel_state", 1, channel="hook", state="refusing")
+        assert await tocsin.metric("tocsin_channel_up", channel="hook") == 0
+        await tocsin.until_metric("tocsin_channel_dead_letters", 101, channel="hook")
+        status, text = await tocsin.get("/readyz")
+        assert status == 200
+        assert "channel hook: refusing: the last 101 notifications were given up on" in text
+        assert "not_found: 404" in text
+        [channel] = (await tocsin.json("/api/v1/channels"))["channels"]
+        assert (channel["state"], channel["delivered"]) == ("refusing", 0)
+        assert len(tocsin.logged("notification parked")) == 1
+        stage.receiver.otherwise = lambda _: Answer()
+        stage.orders.change([(1, ("300", "Ann", "3"))])
+        await tocsin.until_metric("tocsin_channel_state", 1, channel="hook", state="up")
+        await tocsin.until_logged("notification parked", "repeats=100")
+
+
 async def test_a_dead_letter_names_its_reason_and_can_be_sent_again(stage: Stage) -> None:
     """Parked is not lost: it is listed with its reason, and goes out under its old id once it can."""
     stage.config["web"]["admin"] = True

@@ -133,3 +133,19 @@ async def test_a_token_that_no_header_can_carry_is_refused_when_the_file_is_read
     said = output + errors
     assert "sources.posted.token: must be printable ASCII without blanks around it" in said
     assert "töken" not in said
+
+
+async def test_a_sender_with_a_wrong_token_is_seen(tmp_path: Path) -> None:
+    """It is counted and logged once, and the alert says that every request is refused."""
+    async with running(tmp_path, config()) as tocsin:
+        await tocsin.until_ready()
+        for _ in range(20):
+            assert (await tocsin.post("/api/v1/events/orders", b"{}", Authorization="Bearer wrong"))[0] == 401
+        assert await tocsin.metric("tocsin_source_refused_requests_total", source="posted", code="401") == 20
+        [alert] = (await tocsin.json("/api/v1/alerts"))["alerts"]
+        assert alert["state"] == "up"
+        assert alert["message"].startswith("the last 20 requests were refused, the latest: 401: the token is missing")
+        assert len(tocsin.logged("request refused")) == 1
+        assert (await tocsin.post("/api/v1/events/orders", b"{}", Authorization=AUTHORIZATION))[0] == 202
+        [alert] = (await tocsin.json("/api/v1/alerts"))["alerts"]
+        assert alert["message"] == ""

@@ -70,6 +70,14 @@ async def test_it_is_ready_or_says_line_by_line_why_not(start: Start, overview: 
     assert await response.text() == "alert lost: the view is gone\nledger: the disk is full\n"
 
 
+async def test_it_is_ready_and_says_what_does_not_work(start: Start, overview: FakeOverview) -> None:
+    """A receiver that refuses everything is no reason to restart Tocsin, and must be seen."""
+    overview.notes = ["channel hook: refusing: not_found: 404"]
+    response = await (await start()).get("/readyz")
+    assert response.status == 200
+    assert await response.text() == "Tocsin is ready.\nchannel hook: refusing: not_found: 404\n"
+
+
 # The page.
 
 

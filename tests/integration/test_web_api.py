@@ -36,11 +36,13 @@ async def start(overview: FakeOverview) -> AsyncIterator[Start]:
 
 async def test_the_status_has_everything_but_rows(start: Start, overview: FakeOverview) -> None:
     overview.reasons = ["alert lost: the view is gone"]
+    overview.notes = ["channel hook: paused: unauthorized: 401"]
     client = await start()
     status = await (await client.get("/api/v1/status")).json()
     assert (status["version"], status["admin"], status["ready"]) == ("1.2.3", False, False)
     assert status["time"] == "2023-11-14T22:13:23.000Z"
     assert status["reasons"] == ["alert lost: the view is gone"]
+    assert status["warnings"] == ["channel hook: paused: unauthorized: 401"]
     assert [alert["name"] for alert in status["alerts"]] == ["late", "lost"]
     assert status["alerts"][0]["frontier"] == "2023-11-14T22:13:20.123Z"
     assert status["alerts"][0]["last_progress"] == "1970-01-01T00:00:05.500Z"

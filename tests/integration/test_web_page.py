@@ -129,6 +129,22 @@ async def test_a_ledger_that_cannot_be_read_says_so_in_the_dialog(tab: Tab, over
     await until_shows(tab, "#details[open] #details-body", "tocsin.db: the disk is full; make room")
 
 
+async def test_a_channel_that_refuses_everything_stands_out(tab: Tab, overview: FakeOverview) -> None:
+    """In red, with the reason, and at the top of the page."""
+    why = "the last 400 notifications were given up on, the latest for: not_found: 404"
+    overview.channel_list = [replace(overview.channel_list[0], state="refusing", message=why, dead=400)]
+    await until_shows(tab, "#channels .tag.bad", "refusing")
+    await until_shows(tab, "#channels .why.bad", why)
+    await until_shows(tab, "#trouble", "1 channel not delivering, 400 dead letters")
+
+
+async def test_an_alert_whose_source_refuses_everything_stands_out(tab: Tab, overview: FakeOverview) -> None:
+    """As one whose source is in error."""
+    overview.alert_list = [replace(LATE, state="refusing", message="the last 3 messages are not valid events")]
+    await until_shows(tab, "#alerts .tag.bad", "refusing")
+    await until_shows(tab, "#alerts .why.bad", "the last 3 messages are not valid events")
+
+
 async def test_what_a_removed_channel_left_can_be_seen_and_dropped(tab: Tab, overview: FakeOverview) -> None:
     removed = ChannelStatus(name="old pager", type="", state="removed", message="no longer configured", dead=1)
     overview.channel_list = [replace(overview.channel_list[0], dead=0), removed]

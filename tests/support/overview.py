@@ -22,6 +22,7 @@ class FakeOverview:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
+        self.notes: list[str] = []
         self.alert_list: list[AlertStatus] = []
         self.channel_list: list[ChannelStatus] = []
         self.rows: list[FiringRow] = []
@@ -40,6 +41,9 @@ class FakeOverview:
 
     def ready(self) -> Sequence[str]:
         return self.reasons
+
+    def warnings(self) -> Sequence[str]:
+        return self.notes
 
     def alerts(self) -> Sequence[AlertStatus]:
         return self.alert_list

@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from support.clock import Clock
 from support.following import Pauses, at_work
 from support.waiting import until
+from tocsin import repeats
 from tocsin.app.intake import HOLD_EVERY, EventOutlets, Intake
 from tocsin.app.watch import Stall, State
 from tocsin.backoff import Backoff
-from tocsin.errors import DeadLetterError, LedgerError, LedgerReason, SourceError, SourceReason
+from tocsin.errors import DeadLetterError, LedgerError, LedgerReason, RefusedReason, SourceError, SourceReason
 from tocsin.exposition import Metrics
 from tocsin.ledger import EventCommit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Event
-from tocsin.sources import EventBatch, EventStream
+from tocsin.sources import EventBatch, EventStream, Refused
 
 GONE = SourceError("gone", SourceReason.DISCONNECTED)
 FULL = DeadLetterError("no room for dead letters", SourceReason.OTHER)
@@ -258,3 +260,65 @@ async def test_a_source_is_given_up_for_the_time_that_passed_and_not_for_a_jump_
     go.release()
     with pytest.raises(Stall, match="source posted: gone"):
         await asyncio.wait_for(running, 20)
+
+
+def refused_batch(*ids: str) -> EventBatch:
+    refused = [Refused(id=id_, reason=RefusedReason.MALFORMED, detail="no JSON") for id_ in ids]
+    return EventBatch(events=[], refused=refused, position={"p": 1})
+
+
+async def test_source_of_which_all_is_refused_is_not_up(ledger: SqliteLedger) -> None:
+    """A topic of which no record is a valid event: refusing, until one is."""
+    source = Scripted()
+    intake = intake_of(source, ledger)
+    async with at_work(intake):
+        source.following.put_nowait(refused_batch("1", "2"))
+        await until(lambda: len(source.acknowledged) == 1)
+        assert (intake.state, intake.measure().up) == (State.UP, True)
+        source.following.put_nowait(refused_batch("3"))
+        await until(lambda: len(source.acknowledged) == 2)
+        assert (intake.state, intake.measure().up) == (State.REFUSING, False)
+        assert intake.complaint == "the last 3 messages are not valid events, the latest: malformed: no JSON"
+        source.following.put_nowait(batch_of("4"))
+        await until(lambda: len(source.acknowledged) == 3)
+        assert (intake.state, intake.measure().up, intake.complaint) == (State.UP, True, "")
+
+
+async def test_thousand_refused_events_are_two_lines(ledger: SqliteLedger) -> None:
+    """The first in full and a count at the end; events that no alert takes likewise."""
+    source = Scripted()
+    repeats.flush()  # what other tests left
+    with capture_logs() as logged:
+        intake = intake_of(source, ledger)
+        async with at_work(intake):
+            for number in range(100):
+                source.following.put_nowait(refused_batch(*[f"{number}/{one}" for one in range(10)]))
+                source.following.put_nowait(batch_of(str(number)))
+            await until(lambda: len(source.acknowledged) == 200)
+        repeats.flush()
+    for event, first, count in (("not an event", "0/0", 999), ("no alert takes these events", None, 99)):
+        lines = [line for line in logged if line["event"] == event]
+        assert [line.get("repeats") for line in lines] == [None, count]
+        assert lines[0].get("at") == first
+
+
+async def test_refused_requests_show_and_change_no_state(ledger: SqliteLedger) -> None:
+    """Anyone can send a request with a wrong token, so that the source stays up and says so."""
+    source = Scripted()
+    repeats.flush()  # what other tests left
+    with capture_logs() as logged:
+        intake = intake_of(source, ledger)
+        async with at_work(intake):
+            await until(lambda: intake.state is State.UP)
+            for _ in range(500):
+                intake.refused_request(401, "the token is missing or wrong")
+            assert intake.state is State.UP
+            assert (
+                intake.complaint == "the last 500 requests were refused, the latest: 401: the token is missing or wrong"
+            )
+            source.following.put_nowait(batch_of("1"))
+            await until(lambda: source.acknowledged)
+            assert intake.complaint == ""
+        repeats.flush()
+    lines = [line for line in logged if line["event"] == "request refused"]
+    assert [(line["status"], line.get("repeats")) for line in lines] == [(401, None), (401, 499)]

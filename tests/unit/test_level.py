@@ -309,3 +309,26 @@ async def test_the_end_does_not_wait_for_a_receiver_that_is_down(stage: Stage) -
     stage.firing["late"] = []
     await stage.loop.settled()
     assert stage.level.told("b") == [["1"], ["-1"]]
+
+
+async def test_an_output_that_is_refused_every_alert_is_refusing(stage: Stage) -> None:
+    """Alertmanager answers 400 for every alert: reachable, and no one hears of anything."""
+    stage.level.answers = dict.fromkeys("ab", Rejected(Reason.REJECTED, "bad label"))
+    with capture_logs() as logged:
+        stage.fires(*map(str, range(50)))
+        await stage.advance(0.3)
+        assert (stage.loop.condition, stage.loop.delivers) == (Condition.REFUSING, False)
+        assert "50 alerts refused; one: rejected: bad label" in stage.loop.message
+        stage.level.answers = dict.fromkeys("ab", OK)
+        await stage.advance(61)
+    assert (stage.loop.condition, stage.loop.delivers, stage.loop.message) == (Condition.UP, True, "")
+    refused = [line for line in logged if line["event"] == "a receiver refuses an alert"]
+    assert sorted(line.get("repeats", 0) for line in refused) == [0, 0, 49, 49]
+
+
+async def test_a_refusal_by_one_of_two_receivers_leaves_the_other_delivering(stage: Stage) -> None:
+    """What one Alertmanager refuses the other has: failing, as one is not told."""
+    stage.level.answers["a"] = Rejected(Reason.REJECTED, "bad label")
+    stage.fires("1", "2", "3")
+    await stage.advance(0.3)
+    assert (stage.loop.condition, stage.loop.delivers) == (Condition.FAILING, True)

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from prometheus_client import generate_latest
 
+from tocsin.dispatch import Condition
 from tocsin.errors import Reason, RefusedReason, SourceReason
 from tocsin.exposition import AlertState, ChannelState, Gauges, GaugeSpec, Metrics, Page
 from tocsin.exposition.table import TABLE, Definition, markdown
@@ -25,7 +26,9 @@ def running() -> Metrics:
     metrics = Metrics("1.2.3")
     for name in ("late", "lost"):
         metrics.alert(name).state = lambda: AlertState(up=True, firing=2, frontier=1_700_000_000_500, last_progress=5.0)
-        metrics.channel(f"{name} people").state = lambda: ChannelState(pending=1, oldest_pending=7.0, dead=3)
+        metrics.channel(f"{name} people").state = lambda: ChannelState(
+            state="up", pending=1, oldest_pending=7.0, dead=3
+        )
     metrics.source("queue").refused(RefusedReason.MALFORMED)
     return metrics
 
@@ -152,3 +155,38 @@ async def test_an_alert_that_comes_back_starts_from_zero() -> None:
     metrics.forget_alert("late")
     metrics.alert("late")
     assert samples(await page_of(metrics))['tocsin_alert_updates_total{alert="late"}'] == 0
+
+
+async def test_the_state_of_a_channel_is_one_of_the_states() -> None:
+    """1 for the state it is in and 0 for the others; none for a channel that is removed."""
+    metrics = Metrics("1.2.3")
+    metrics.channel("people").state = lambda: ChannelState(up=False, state="refusing")
+    metrics.show_removed_channels(lambda: {"pager": ChannelState(up=None, dead=3)})
+    found = samples(await page_of(metrics))
+    states = {name: value for name, value in found.items() if name.startswith("tocsin_channel_state")}
+    assert states == {
+        f'tocsin_channel_state{{channel="people",state="{state}"}}': float(state == "refusing") for state in Condition
+    }
+    assert found['tocsin_channel_up{channel="people"}'] == 0
+    assert found['tocsin_channel_dead_letters{channel="pager"}'] == 3
+
+
+async def test_refused_requests_are_counted_by_status() -> None:
+    """Every status is there from the start; one that is not expected is `other`."""
+    metrics = Metrics("1.2.3")
+    source = metrics.source("posted")
+    for status in (401, 401, 413, 418):
+        source.refused_request(status)
+    found = samples(await page_of(metrics))
+    assert {
+        code: found[f'tocsin_source_refused_requests_total{{code="{code}",source="posted"}}'] for code in CODES
+    } == {
+        "400": 0,
+        "401": 2,
+        "408": 0,
+        "413": 1,
+        "other": 1,
+    }
+
+
+CODES = ("400", "401", "408", "413", "other")

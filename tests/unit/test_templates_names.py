@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tocsin.channels import Message, Rejected, defaults
@@ -93,6 +93,7 @@ def sent(one: Envelope) -> dict[str, Any]:
     }
 
 
+@settings(deadline=None)
 @given(
     name=NAMES,
     where=st.sampled_from(["column", "label", "annotation", "all"]),
@@ -120,6 +121,7 @@ def test_the_text_for_people_shows_what_has_the_name_of_a_method(name: str, wher
         assert f"{name} pizza" in defaults.brief().render(variables)
 
 
+@settings(deadline=None)
 @given(name=NAMES, text=st.none() | st.just("pizza"))
 def test_a_users_loop_shows_any_name(name: str, text: str | None) -> None:
     """`row.items()` gives the pairs, also where a column is called `items`."""

@@ -64,6 +64,12 @@ class Inputs:
         source = running.what.source if running else None
         return source if isinstance(source, Http) else None
 
+    def refused_request(self, alert: Alert, status: int, why: str) -> None:
+        """A request to the source of an alert was answered with an error."""
+        running = self._intakes.get(alert.source)
+        if running is not None:
+            running.what.refused_request(status, why)
+
     def current(self, alerts: Sequence[str]) -> dict[str, list[Transition] | None]:
         """What fires now of some alerts; None: not known."""
         return {name: self._watches[name].what.current() if name in self._watches else None for name in alerts}

@@ -22,11 +22,13 @@ import structlog
 from tocsin.app.watch import Stall, State
 from tocsin.backoff import Backoff
 from tocsin.config import Alert
+from tocsin.dispatch.health import REFUSED_IN_A_ROW
 from tocsin.errors import DeadLetterError, LedgerError, SourceError
 from tocsin.exposition import AlertMetrics, AlertState, SourceMetrics
 from tocsin.firing import Firing
 from tocsin.ledger import EventCommit, Ledger, Occurrence
 from tocsin.model import Columns, Event, Kind, Notification, Transition, fingerprint
+from tocsin.repeats import Repeats
 from tocsin.routing import Router, values_of
 from tocsin.sources import EventBatch, EventSource, EventStream
 
@@ -90,6 +92,28 @@ class EventOutlets:
     keep: bool = True
 
 
+class Refusals:
+    """What a source refused since it last took something. `latest`: why, for people."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.latest = ""
+
+    @property
+    def all_refused(self) -> bool:
+        """Whether so many were refused in a row that it is not a matter of single ones."""
+        return self.count >= REFUSED_IN_A_ROW
+
+    def refused(self, why: str) -> None:
+        """One was refused."""
+        self.count += 1
+        self.latest = why
+
+    def took(self) -> None:
+        """One was taken."""
+        self.count = 0
+
+
 class Intake:
     """Takes in what one source delivers until it is cancelled."""
 
@@ -127,17 +151,37 @@ class Intake:
         self._sleep = sleep
         self._up = False
         self._down_since = monotonic()
+        self._events = Refusals()
+        self._requests = Refusals()
+        self._refused_lines = Repeats(log, "not an event", monotonic=monotonic)
+        self._unmatched_lines = Repeats(log, "no alert takes these events", monotonic=monotonic)
+        self._request_lines = Repeats(log, "request refused", monotonic=monotonic)
 
     @property
     def state(self) -> State:
         """Where the source stands now."""
         if self._up:
-            return State.UP
+            return State.REFUSING if self._events.all_refused else State.UP
         return State.ERROR if self.message else State.STARTING
 
     def measure(self) -> AlertState:
         """What the metrics of its alerts show."""
-        return AlertState(up=self._up, last_progress=self.last_batch)
+        return AlertState(up=self.state is State.UP, last_progress=self.last_batch)
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with what is delivered, for people, while the source itself works; empty while nothing is."""
+        if self._events.all_refused:
+            return f"the last {self._events.count} messages are not valid events, the latest: {self._events.latest}"
+        if self._requests.all_refused:
+            return f"the last {self._requests.count} requests were refused, the latest: {self._requests.latest}"
+        return ""
+
+    def refused_request(self, status: int, why: str) -> None:
+        """A request over HTTP was answered with an error. Anyone can send one, so it does not change the state."""
+        self._out.metrics.refused_request(status)
+        self._requests.refused(f"{status}: {why}")
+        self._request_lines.add(str(status), source=self.name, status=status, error=why)
 
     async def run(self) -> None:
         """Follow the source until cancelled. Raises Stall where the configuration asks for it."""
@@ -164,7 +208,13 @@ class Intake:
         metrics.events.inc(len(batch.events))
         for refused in batch.refused:
             metrics.refused(refused.reason)
-            log.warning("not an event", source=self.name, at=refused.id, reason=refused.reason, detail=refused.detail)
+            self._events.refused(f"{refused.reason}: {refused.detail}")
+            self._refused_lines.add(
+                refused.reason, source=self.name, at=refused.id, reason=refused.reason, detail=refused.detail
+            )
+        if batch.events:
+            self._events.took()
+            self._requests.took()
         occurrences, unmatched = self._sorted(batch.events)
         try:
             if self._out.keep:
@@ -244,7 +294,7 @@ class Intake:
         if unmatched:
             self._out.metrics.unmatched.inc(len(unmatched))
             names = sorted({event.name for event in unmatched})
-            log.warning("no alert takes these events", source=self.name, names=names[:10], events=len(unmatched))
+            self._unmatched_lines.add(source=self.name, names=names[:10], events=len(unmatched))
         return occurrences, unmatched
 
     def _count(self, occurrences: Sequence[Occurrence], told: Sequence[Occurrence], seconds: float) -> None:
@@ -302,7 +352,7 @@ class EventWatch:
 
     @property
     def message(self) -> str:
-        return self._intake.message
+        return self._intake.message or self._intake.complaint
 
     @property
     def last_progress(self) -> float | None:

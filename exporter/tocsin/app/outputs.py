@@ -14,7 +14,7 @@ from tocsin.app import units
 from tocsin.app.running import Running, cancelled
 from tocsin.channels import Channel, Level
 from tocsin.config import Alert, ChannelConfig, Config
-from tocsin.dispatch import Condition, Dispatcher
+from tocsin.dispatch import Dispatcher
 from tocsin.dispatch.level import LevelLoop
 from tocsin.exposition import ChannelState, Metrics
 from tocsin.ledger import Backlog, Ledger
@@ -171,8 +171,10 @@ class Outputs:
 
     def _state(self, name: str) -> ChannelState:
         running = self._channels.get(name) or self._levels.get(name)
-        up = running is not None and running.what.condition is not Condition.PAUSED
-        return channel_state(up, self.waiting(name))
+        backlog = self.waiting(name)
+        if running is None:
+            return replace(channel_state(backlog), up=False)
+        return replace(channel_state(backlog), up=running.what.delivers, state=running.what.condition.value)
 
     async def _stop_levels(self, names: Sequence[str]) -> None:
         await cancelled([self._levels.pop(name) for name in names])
@@ -196,6 +198,6 @@ def _parts(config: Config, channel: ChannelConfig) -> object:
     return channel, [(one.name, one.annotations, one.labels, one.static_labels, one.value) for one in alerts]
 
 
-def channel_state(up: bool | None, backlog: Backlog) -> ChannelState:
-    """What the gauges of a channel show."""
-    return ChannelState(up=up, pending=backlog.pending, oldest_pending=backlog.oldest, dead=backlog.dead)
+def channel_state(backlog: Backlog) -> ChannelState:
+    """What the gauges of a channel show of its outbox, as of a channel that does not run."""
+    return ChannelState(up=None, pending=backlog.pending, oldest_pending=backlog.oldest, dead=backlog.dead)

@@ -6,7 +6,7 @@ from itertools import islice
 from tocsin.app.runtime import Runtime
 from tocsin.app.watch import State
 from tocsin.config import Alert
-from tocsin.dispatch import Dispatcher
+from tocsin.dispatch import Condition, Dispatcher
 from tocsin.dispatch.level import LevelLoop
 from tocsin.errors import LedgerError, LedgerReason, SourceError
 from tocsin.firing import Firing
@@ -37,12 +37,28 @@ class RunningOverview:
         self._runtime = runtime
         self._reload = reload
 
+    def warnings(self) -> Sequence[str]:
+        outputs = self._runtime.outputs
+        running: list[Dispatcher | LevelLoop] = [*outputs.dispatchers.values(), *outputs.levels.values()]
+        return [
+            *(
+                f"alert {name}: {watch.state}: {watch.message}"
+                for name, watch in self._runtime.watches.items()
+                if watch.state is State.REFUSING
+            ),
+            *(
+                f"channel {one.name}: {one.condition}: {one.message}"
+                for one in running
+                if one.condition is not Condition.UP
+            ),
+        ]
+
     def ready(self) -> Sequence[str]:
         watches = self._runtime.watches
         reasons = [
             f"alert {name}: {watch.message or 'no complete snapshot yet'}"
             for name, watch in watches.items()
-            if watch.state is not State.UP
+            if watch.state not in (State.UP, State.REFUSING)
         ]
         reasons += [
             f"alert {name}: {watch.doubt}" for name, watch in watches.items() if watch.state is State.UP and watch.doubt
@@ -147,6 +163,7 @@ class RunningOverview:
         try:
             count = await source.receive(configured.takes, headers, body)
         except RefusedRequest as refused:
+            self._runtime.refused_request(alert, refused.status, str(refused))
             return Receipt(status=refused.status, error=str(refused))
         except SourceError as error:
             return Receipt(status=503, error=str(error))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from tocsin import repeats
 from tocsin.app import units
 from tocsin.app.feed import Feed
 from tocsin.app.inputs import Inputs
@@ -66,6 +67,12 @@ class Runtime:
         configured = self.config.alerts.get(alert) if self.config else None
         return self._inputs.receiver(configured) if configured else None
 
+    def refused_request(self, alert: str, status: int, why: str) -> None:
+        """A request for an alert over HTTP was answered with an error."""
+        configured = self.config.alerts.get(alert) if self.config else None
+        if configured is not None:
+            self._inputs.refused_request(configured, status, why)
+
     async def apply(self, config: Config) -> None:
         """Run this configuration. Raises LedgerError if it needs a ledger and there is none to be had."""
         if self.ledger is None and any(not units.is_level(channel) for channel in config.channels.values()):
@@ -107,7 +114,7 @@ class Runtime:
             self.metrics.forget_channel(name)
 
     def _removed_states(self) -> Mapping[str, ChannelState]:
-        return {name: channel_state(None, left) for name, left in self.removed.items()}
+        return {name: channel_state(left) for name, left in self.removed.items()}
 
     async def _park_unrouted(self, ledger: Ledger, config: Config) -> None:
         try:
@@ -133,6 +140,7 @@ class Runtime:
         await self.outputs.drain()
         if self.ledger is not None:
             await self.ledger.close()
+        repeats.flush()
 
     async def keep_house(self) -> None:
         """Until cancelled: what has to be looked at every second."""
@@ -144,6 +152,7 @@ class Runtime:
                     self._ledger_failed(error)
                 else:
                     self._ledger_works()
+            repeats.report()
             await asyncio.sleep(_HOUSEKEEPING)
 
     async def _look_after(self, ledger: Ledger) -> None:

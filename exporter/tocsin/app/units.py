@@ -20,6 +20,7 @@ from tocsin.envelope import CONDITION_VARIABLES, Envelope, View, build, merged
 from tocsin.errors import Reason
 from tocsin.exposition import AlertMetrics, Metrics
 from tocsin.model import Kind, Notification, Transition, notification_id
+from tocsin.repeats import Repeats
 from tocsin.routing import Route, Router, holds
 from tocsin.sources import EventSource, Source
 from tocsin.templates import Condition, Template
@@ -145,9 +146,11 @@ def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
 def _complaint(alert: str, metrics: AlertMetrics) -> Callable[[str], None]:
     """Says and counts that a condition could not be evaluated."""
 
+    lines = Repeats(log, "a condition cannot be evaluated; taken to hold")
+
     def complain(message: str) -> None:
         metrics.condition_errors.inc()
-        log.warning("a condition cannot be evaluated; taken to hold", alert=alert, error=message)
+        lines.add(message, alert=alert, error=message)
 
     return complain
 

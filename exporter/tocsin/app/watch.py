@@ -39,12 +39,14 @@ _CONSTANT_EVERY = 30.0
 
 
 class State(StrEnum):
-    """How an alert does. `stale`: so long without progress that its series are withdrawn."""
+    """The state of an alert. `stale`: so long without progress that its series are withdrawn. `refusing`: its source
+    delivers, but nothing that is a valid event."""
 
     STARTING = "starting"
     UP = "up"
     ERROR = "error"
     STALE = "stale"
+    REFUSING = "refusing"
 
 
 class Stall(Exception):  # noqa: N818 - not an error of the program but a reason to end it

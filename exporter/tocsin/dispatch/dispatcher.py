@@ -20,6 +20,7 @@ from tocsin.errors import LedgerError
 from tocsin.exposition import ChannelMetrics
 from tocsin.ledger import MOST_MERGED, Ledger, Settlement, Status
 from tocsin.model import Notification
+from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class Dispatcher:
         self._chance = chance
         self._lanes = Lanes()
         self._health = Health(name, policy, chance)
+        self._parked = Repeats(log, "notification parked", monotonic=monotonic)
         self._working: set[asyncio.Task[None]] = set()
         self._slots = 0
         self._concluded: list[_Concluded] = []
@@ -83,8 +85,13 @@ class Dispatcher:
 
     @property
     def condition(self) -> Condition:
-        """How the channel does."""
+        """The state of the channel."""
         return self._health.condition
+
+    @property
+    def delivers(self) -> bool:
+        """False while the channel is paused, or gives up on one notification after another."""
+        return self._health.delivers
 
     @property
     def message(self) -> str:
@@ -135,6 +142,7 @@ class Dispatcher:
             for task in self._working:
                 task.cancel()
             await asyncio.gather(*self._working, return_exceptions=True)
+            self._parked.flush()
             await self._leave()
 
     async def _leave(self) -> None:
@@ -276,6 +284,8 @@ class Dispatcher:
 
     def _note(self, notification: Notification, result: Result, settlement: Settlement) -> None:
         """Count a result, and log that a notification is given up."""
+        if self._health.concluded(result, dead=settlement.status is Status.DEAD):
+            self._parked.flush()
         if isinstance(result, Delivered):
             self.last_delivery = settlement.at
             self.delivered += 1
@@ -287,8 +297,9 @@ class Dispatcher:
         self._metrics.failed(result.reason)
         if settlement.status is Status.DEAD:
             self._metrics.dead_lettered.inc()
-            log.warning(
-                "notification parked",
+            self._parked.add(
+                settlement.reason,
+                notification.transition.alert,
                 channel=self.name,
                 alert=notification.transition.alert,
                 notification=notification.id,

@@ -1,4 +1,4 @@
-"""How a receiver does, as its answers tell, and when it may be tried next. No I/O, no clock."""
+"""The state of a channel, as the answers of its receiver show it, and when it may be tried next. No I/O, no clock."""
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -18,22 +18,74 @@ _OWN = frozenset({Reason.INTERNAL, Reason.TEMPLATE, Reason.NO_RECIPIENTS, Reason
 """Failures on this side of the wire: they say nothing of the receiver."""
 
 
+REFUSED_IN_A_ROW = 3
+"""Notifications given up on, with no delivery in between, after which a channel is refusing. One or two may be bad rows
+of a channel that is well."""
+
+
 class Condition(StrEnum):
-    """How a channel does."""
+    """The state of a channel."""
 
     UP = "up"
+    """What is sent is delivered, or nothing was sent yet."""
+
     FAILING = "failing"
+    """Attempts fail, and are tried again."""
+
+    REFUSING = "refusing"
+    """What is sent is given up on, one notification after another: no one gets anything."""
+
     PAUSED = "paused"
+    """The receiver refuses credentials or plan. Everything waits."""
+
+
+class Streak:
+    """What has happened since the last delivery. `count` notifications were given up on, `failures` attempts failed and
+    are tried again; `latest` says why, for people."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.failures = 0
+        self.latest = ""
+
+    @property
+    def refusing(self) -> bool:
+        """Whether so many were given up on that it is not a matter of single notifications."""
+        return self.count >= REFUSED_IN_A_ROW
+
+    @property
+    def failing(self) -> bool:
+        """Whether so many attempts failed that it is not a matter of single attempts."""
+        return self.failures >= _BREAK_AFTER
+
+    @property
+    def message(self) -> str:
+        """What is wrong, for people; empty while nothing is."""
+        if self.refusing:
+            return f"the last {self.count} notifications were given up on, the latest for: {self.latest}"
+        return f"the last {self.failures} attempts failed, the latest for: {self.latest}" if self.failing else ""
+
+    def delivered(self) -> None:
+        """Something was delivered: the streak is over."""
+        self.count = self.failures = 0
+
+    def given_up(self, why: str) -> None:
+        """One notification will never be delivered."""
+        self.count += 1
+        self.latest = why
+
+    def failed(self, why: str) -> None:
+        """One attempt failed."""
+        self.failures += 1
+        self.latest = why
 
 
 class Health:
-    """What the answers of a channel say of it as a whole. Times are seconds of a clock that does not jump.
-
-    `message`: what is wrong, for people; empty while nothing is.
-    """
+    """What the answers of a channel say of it as a whole. Times are seconds of a clock that does not jump."""
 
     def __init__(self, name: str, policy: Policy, chance: Callable[[], float]) -> None:
-        self.message = ""
+        self._trouble = ""
+        self._streak = Streak()
         self._name = name
         self._policy = policy
         self._chance = chance
@@ -44,15 +96,35 @@ class Health:
 
     @property
     def condition(self) -> Condition:
-        """Paused (credentials or plan refused), failing (an outage of the receiver) or up."""
+        """The state. What holds everything back comes before what became of the notifications."""
         if self._pauses:
             return Condition.PAUSED
-        return Condition.FAILING if self._failures >= _BREAK_AFTER else Condition.UP
+        if self._broken:
+            return Condition.FAILING
+        if self._streak.refusing:
+            return Condition.REFUSING
+        return Condition.FAILING if self._streak.failing else Condition.UP
+
+    @property
+    def delivers(self) -> bool:
+        """False while the channel is paused, or gives up on one notification after another."""
+        return not self._pauses and not self._streak.refusing
+
+    @property
+    def message(self) -> str:
+        """What is wrong, for people; empty while nothing is."""
+        own = self._streak.message if self.condition is Condition.REFUSING else self._trouble
+        return own or self._streak.message
+
+    @property
+    def _broken(self) -> bool:
+        """Whether the receiver is taken to be down."""
+        return self._failures >= _BREAK_AFTER
 
     @property
     def slots(self) -> int:
         """Sends that may be under way. While the receiver is down or refuses us, one finds out when it is back."""
-        return self._policy.concurrency if self.condition is Condition.UP else 1
+        return 1 if self._pauses or self._broken else self._policy.concurrency
 
     @property
     def opens_at(self) -> float:
@@ -84,8 +156,26 @@ class Health:
             if self._failures or self._pauses:
                 log.info("channel delivers again", channel=self._name)
             self._failures = self._pauses = 0
-            self.message = ""
+            self._trouble = ""
             self._hold_until = now
+
+    def concluded(self, result: Result, *, dead: bool) -> bool:
+        """Take in what became of one notification, and return whether the channel ceased to be refusing. `dead`: the
+        notification was given up on."""
+        refusing = self._streak.refusing
+        if isinstance(result, Delivered):
+            if result.told:
+                self._streak.delivered()
+                if refusing:
+                    log.info("channel delivers again", channel=self._name)
+                    return True
+        elif dead:
+            self._streak.given_up(f"{result.reason}: {result.detail}")
+            if self._streak.refusing and not refusing:
+                log.error("channel refusing", channel=self._name, error=self.message)
+        elif result.reason is not Reason.TOO_EARLY:  # a cancel is asked for again by design
+            self._streak.failed(f"{result.reason}: {result.detail}")
+        return False
 
     def _heed(self, results: Sequence[Result], now: float) -> None:
         # A limit on the rate is one of the channel: nothing else goes before the time that the receiver named.
@@ -96,7 +186,7 @@ class Health:
     # What was under way together fails together: that is one step of the waits, and not many.
 
     def _refused(self, paused: Paused, now: float) -> None:
-        self.message = f"{paused.reason}: {paused.detail}"
+        self._trouble = f"{paused.reason}: {paused.detail}"
         if not self._pauses:
             log.error("channel paused", channel=self._name, reason=paused.reason, detail=paused.detail)
         if not self._pauses or now >= self._hold_until:
@@ -104,7 +194,7 @@ class Health:
             self._pauses += 1
 
     def _failed(self, outage: Retry, now: float) -> None:
-        self.message = f"{outage.reason}: {outage.detail}"
+        self._trouble = f"{outage.reason}: {outage.detail}"
         if self._failures >= _BREAK_AFTER and now < self._hold_until:
             return
         # Told once a streak: the same outage again and again is one piece of news.

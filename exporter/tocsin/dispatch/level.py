@@ -12,12 +12,13 @@ import structlog
 
 from tocsin.backoff import Backoff
 from tocsin.channels import Delivered, Level, Paused, Rejected, Result, Retry, Standing
-from tocsin.dispatch.health import Condition
+from tocsin.dispatch.health import Condition, Streak
 from tocsin.dispatch.standing import Picture, Told
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
 from tocsin.exposition import ChannelMetrics
 from tocsin.model import Transition
+from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +89,7 @@ class LevelLoop:
         self.picture = Picture(retention=policy.retention, limit=policy.limit)
         if predecessor is not None:
             self.picture, self.picture.limit = predecessor.picture, policy.limit
+        self._shapeless = Repeats(log, "cannot put a firing into shape", level="error")
         self._shaped: _Shaped = {}
         self._dropping = False
         self._changed = asyncio.Event()
@@ -99,9 +101,14 @@ class LevelLoop:
 
     @property
     def condition(self) -> Condition:
-        """How the output does: paused if every receiver refuses us, failing if any does not take what it is told."""
+        """The state: that of the receivers where all have the same, else failing."""
         conditions = {receiver.condition for receiver in self._receivers}
         return conditions.pop() if len(conditions) == 1 else Condition.FAILING
+
+    @property
+    def delivers(self) -> bool:
+        """False while every receiver refuses us, or all that it is sent."""
+        return any(one.condition not in (Condition.PAUSED, Condition.REFUSING) for one in self._receivers)
 
     @property
     def message(self) -> str:
@@ -221,8 +228,8 @@ class LevelLoop:
         try:
             envelope = self._shape(transition)
             return None if envelope is None else self._level.standing(envelope, wall)
-        except Exception:  # one bad row must not hide the others
-            log.exception("cannot put a firing into shape", channel=self.name, alert=transition.alert)
+        except Exception:  # noqa: BLE001 - one bad row must not hide the others
+            self._shapeless.add(transition.alert, channel=self.name, alert=transition.alert, exc_info=True)
             return None
 
     def _note_dropped(self) -> None:
@@ -265,6 +272,9 @@ class _Receiver:
         self._chance = chance
         self._told = Told(resend=policy.resend)
         self._refused: dict[str, str] = {}
+        self._streak = Streak()
+        self._refusals = Repeats(log, "a receiver refuses an alert", monotonic=monotonic)
+        self._defects = Repeats(log, "the output failed", level="error", monotonic=monotonic)
         self._trouble = ""
         self._failures = 0
         self._opens_at = -math.inf
@@ -303,6 +313,7 @@ class _Receiver:
         self._metrics.attempts.inc(len(standings))
         results = await self._pushed(standings)
         now = self._monotonic()
+        accepted = any(isinstance(result, Delivered) for result in results)
         trouble = None
         for standing, result in zip(standings, results, strict=True):
             match result:
@@ -314,12 +325,14 @@ class _Receiver:
                     self._told.tell(standing, now)
                 case Rejected(reason, detail):
                     self._count(reason)
-                    self._refuse(standing, f"{reason}: {detail}")
+                    self._refuse(standing, reason, detail)
                     self._told.tell(standing, now)
                 case Retry() | Paused():
                     self._count(result.reason)
                     trouble = trouble or result
         self._refused = {identity: why for identity, why in self._refused.items() if identity in self._picture}
+        if accepted:
+            self._streak.delivered()
         if trouble is None:
             self._recovered()
         else:
@@ -332,7 +345,7 @@ class _Receiver:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            log.exception("the output failed", channel=self._channel, receiver=self.name)
+            self._defects.add(type(error).__name__, channel=self._channel, receiver=self.name, exc_info=True)
             return [Retry(Reason.INTERNAL, f"the output raised {type(error).__name__}")] * len(standings)
         if len(results) != len(standings):
             return [Retry(Reason.INTERNAL, "the output did not answer each firing once")] * len(standings)
@@ -342,11 +355,13 @@ class _Receiver:
         self.failed += 1
         self._metrics.failed(reason)
 
-    def _refuse(self, standing: Standing, why: str) -> None:
-        # Told once: it is refused again each time that it is told again.
+    def _refuse(self, standing: Standing, reason: Reason, detail: str) -> None:
+        why = f"{reason}: {detail}"
+        self._streak.given_up(why)
+        # Logged once for an alert, which is refused again each time that it is sent again.
         if self._refused.get(standing.identity) != why:
-            log.warning(
-                "a receiver refuses an alert",
+            self._refusals.add(
+                reason,
                 channel=self._channel,
                 receiver=self.name,
                 alert=standing.identity,
@@ -357,7 +372,14 @@ class _Receiver:
     def _recovered(self) -> None:
         if self._failures:
             log.info("receiver takes alerts again", channel=self._channel, receiver=self.name)
-        self.condition, self._trouble, self._failures = Condition.UP, "", 0
+        before = self.condition
+        self.condition = Condition.REFUSING if self._streak.refusing else Condition.UP
+        self._trouble, self._failures = "", 0
+        if self.condition is Condition.REFUSING is not before:
+            log.error("receiver refusing", channel=self._channel, receiver=self.name, error=self.message)
+        elif before is Condition.REFUSING is not self.condition:
+            self._refusals.flush()
+            log.info("receiver takes alerts again", channel=self._channel, receiver=self.name)
 
     def _failed(self, result: Retry | Paused, now: float) -> None:
         if not self._failures:

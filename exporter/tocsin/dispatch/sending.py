@@ -11,6 +11,7 @@ from tocsin.channels import Channel, Message, Rejected, Result, Retry
 from tocsin.errors import LedgerError, Reason
 from tocsin.ledger import Ledger
 from tocsin.model import Notification
+from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,10 @@ class Sender:
         self._ledger = ledger
         self._compose = compose
         self._timeout = timeout
+        self._unreadable = Repeats(log, "cannot read the outbox", level="error")
+        self._uncomposed = Repeats(log, "cannot compose a notification", level="error")
+        self._raised = Repeats(log, "the channel failed", level="error")
+        self._unanswered = Repeats(log, "the channel did not answer each message once", level="error")
 
     async def send(self, batch: Sequence[Notification], attempting: Callable[[int], None]) -> list[Sent]:
         """Send the messages of these notifications in one call, in order. `attempting` is told how many messages there
@@ -65,10 +70,10 @@ class Sender:
             if isinstance(message, Message) and message.kind in self._channel.wants_earlier:
                 message = replace(message, earlier=await self._earlier(gathered))
         except LedgerError as error:
-            log.error("cannot read the outbox", channel=self._name, error=str(error))
+            self._unreadable.add(channel=self._name, error=str(error))
             return together, Retry(Reason.INTERNAL, "the ledger could not be read", free=True)
-        except Exception as error:  # one bad notification must not stop the channel
-            log.exception("cannot compose a notification", channel=self._name, notification=head.id)
+        except Exception as error:  # noqa: BLE001 - one bad notification must not stop the channel
+            self._uncomposed.add(type(error).__name__, channel=self._name, notification=head.id, exc_info=True)
             return together, Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}")
         return together, message
 
@@ -88,10 +93,10 @@ class Sender:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            log.exception("the channel failed", channel=self._name)
+            self._raised.add(type(error).__name__, channel=self._name, exc_info=True)
             return [Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")] * len(messages)
         if not _answers(results, len(messages)):
-            log.error("the channel did not answer each message once", channel=self._name)
+            self._unanswered.add(channel=self._name)
             return [Retry(Reason.INTERNAL, "the channel did not answer each message once")] * len(messages)
         return results
 

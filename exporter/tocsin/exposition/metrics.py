@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.metrics_core import Metric
 
 from tocsin.errors import Reason, RefusedReason, SourceReason
-from tocsin.exposition.table import TABLE, gauge_family
+from tocsin.exposition.table import CHANNEL_STATES, REFUSED_STATUSES, TABLE, gauge_family
 from tocsin.model import Kind
 
 _State = TypeVar("_State")
@@ -31,10 +31,12 @@ class AlertState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelState:
-    """A channel as its gauges show it. `up` None: it is no longer configured. `oldest_pending`: wall-clock seconds,
+    """A channel as its gauges show it. `up` None: it is no longer configured. `state`: one of `CHANNEL_STATES`, None if
+    it does not run. `oldest_pending`: wall-clock seconds,
     None if nothing waits; `dead`: parked now."""
 
     up: bool | None = True
+    state: str | None = None
     pending: int = 0
     oldest_pending: float | None = None
     dead: int = 0
@@ -78,7 +80,15 @@ class SourceMetrics:
         self._refused = {
             reason: children.counter("tocsin_source_refused_events_total", reason.value) for reason in RefusedReason
         }
+        self._refused_requests = {
+            status: children.counter("tocsin_source_refused_requests_total", status)
+            for status in (*REFUSED_STATUSES, "other")
+        }
         self.forget = children.remove
+
+    def refused_request(self, status: int) -> None:
+        """A request over HTTP was answered with this status."""
+        self._refused_requests.get(str(status), self._refused_requests["other"]).inc()
 
     def refused(self, reason: RefusedReason) -> None:
         self._refused[reason].inc()
@@ -237,6 +247,12 @@ class _Live:
         yield from _families(_ALERT_GAUGES, [(name, alert.state()) for name, alert in self._alerts.items()])
         channels = {name: channel.state() for name, channel in self._channels.items()}
         yield from _families(_CHANNEL_GAUGES, [*channels.items(), *self.removed().items()])
+        states = gauge_family("tocsin_channel_state")
+        for name, channel in channels.items():
+            if channel.state is not None:
+                for state in CHANNEL_STATES:
+                    states.add_metric([name, state], float(channel.state == state))
+        yield states
 
 
 def _families(

@@ -35,6 +35,13 @@ _PATIENT = (
 )
 
 
+CHANNEL_STATES = ("up", "failing", "refusing", "paused")
+"""The states of a channel, the values of the label `state`."""
+
+REFUSED_STATUSES = ("400", "401", "408", "413")
+"""HTTP statuses with which an `http` source refuses requests; any other is counted as `other`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """One metric: its name as a sample shows it, without the suffixes of a histogram.
@@ -66,7 +73,7 @@ def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -
 _DEFINITIONS = (
     _gauge(
         "alert_up",
-        "1 while the alert's source gives rows, 0 while it is starting, in error or stale.",
+        "1 while the alert's source gives rows, 0 while it is starting, in error, stale or refusing.",
         "alert",
         live=True,
     ),
@@ -112,10 +119,20 @@ _DEFINITIONS = (
     _counter("source_events_total", "Events received from a source of events.", "source"),
     _counter("source_unmatched_events_total", "Events that no alert takes.", "source"),
     _counter("source_refused_events_total", "What was received and is no event, by reason.", "source", "reason"),
+    _counter(
+        "source_refused_requests_total", "Requests to an `http` source that were refused, by status.", "source", "code"
+    ),
     _gauge(
         "channel_up",
-        "1 while the channel delivers, 0 while it is paused; absent once it is removed.",
+        "1 while the channel delivers, 0 while it is paused or refusing; absent once it is removed.",
         "channel",
+        live=True,
+    ),
+    _gauge(
+        "channel_state",
+        "1 for the state that the channel is in, 0 for the others; absent once it is removed.",
+        "channel",
+        "state",
         live=True,
     ),
     _gauge(

@@ -62,6 +62,7 @@ class Api:
                 "admin": self._admin,
                 "ready": not reasons,
                 "reasons": reasons,
+                "warnings": list(self._overview.warnings()),
                 "alerts": [answer(alert) for alert in self._overview.alerts()],
                 "channels": [answer(channel) for channel in self._overview.channels()],
             }

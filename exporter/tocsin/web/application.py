@@ -10,6 +10,7 @@ from aiohttp import web
 
 from tocsin.errors import LedgerError
 from tocsin.exposition import Page
+from tocsin.repeats import Repeats
 from tocsin.web.api import Api, demand_admin
 from tocsin.web.encoding import text
 from tocsin.web.overview import Overview
@@ -17,6 +18,8 @@ from tocsin.web.overview import Overview
 log = structlog.get_logger(__name__)
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_FAILED = Repeats(log, "request failed", level="error")
 
 _STATIC = {
     "index.html": "text/html",
@@ -94,7 +97,7 @@ class _Operations:
         reasons = self._overview.ready()
         if reasons:
             return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
-        return web.Response(text="Tocsin is ready.\n")
+        return web.Response(text="".join(f"{line}\n" for line in ("Tocsin is ready.", *self._overview.warnings())))
 
     async def reload(self, request: web.Request) -> web.Response:
         demand_admin(request, admin=self._admin)
@@ -130,8 +133,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         status, message, headers = 503, str(error), {}
     except ConnectionResetError:
         raise  # the other side hung up: nobody to tell
-    except Exception:
-        log.exception("request failed", method=request.method, path=request.path)
+    except Exception as error:  # noqa: BLE001 - a defect is logged, and costs one request
+        _FAILED.add(type(error).__name__, method=request.method, path=request.path, exc_info=True)
         status, message, headers = 500, "the request failed inside Tocsin; its log says why", {}
     if request.path.startswith("/api/"):
         body = text({"error": message})

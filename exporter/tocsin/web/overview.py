@@ -6,8 +6,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from tocsin.ledger import Attempt, Status
 
-AlertPhase: TypeAlias = Literal["starting", "up", "error", "stale"]
-ChannelPhase: TypeAlias = Literal["up", "paused", "failing", "removed"]
+AlertPhase: TypeAlias = Literal["starting", "up", "error", "stale", "refusing"]
+ChannelPhase: TypeAlias = Literal["up", "failing", "refusing", "paused", "removed"]
 FiringPhase: TypeAlias = Literal["pending", "firing", "keeping"]
 
 
@@ -145,6 +145,11 @@ class Overview(Protocol):
 
     def ready(self) -> Sequence[str]:
         """Why the process is not ready, one sentence each; empty when it is."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """What does not work although the process is ready, one sentence each: channels that do not deliver, sources
+        that deliver nothing that is a valid event."""
         ...
 
     def alerts(self) -> Sequence[AlertStatus]:

@@ -15,6 +15,7 @@ from tocsin.channels.apprise.settings import Config, Options
 from tocsin.channels.base import redactor
 from tocsin.errors import ConfigError, Problem, Reason
 from tocsin.model import Kind
+from tocsin.repeats import Repeats
 from tocsin.settings import Secret
 from tocsin.templates import NothingPrintedError, Template, TemplateError
 
@@ -85,6 +86,7 @@ class Apprise:
         self._sends = Sends(f"tocsin-{name}", config.timeout, made=config.concurrency)
         # Of messages that are not done with: which URLs are, and how. A restart forgets this.
         self._settled: dict[str, dict[str, Outcome]] = {}
+        self._refusals = Repeats(log, "recipient refused")
 
     def __repr__(self) -> str:
         return f"Apprise({self._name!r})"
@@ -174,7 +176,7 @@ class Apprise:
         if not have:
             return Rejected(Reason.REJECTED, refused)
         if refused:
-            log.warning("recipient refused", channel=self._name, id=id_, answer=refused)
+            self._refusals.add(refused, channel=self._name, id=id_, answer=refused)
         return Delivered(refused and f"refused: {refused}")
 
 

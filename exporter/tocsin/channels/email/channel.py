@@ -14,6 +14,7 @@ from tocsin.channels.email.server import Answer, Outcome, Server
 from tocsin.channels.email.settings import Config, Options
 from tocsin.errors import Reason
 from tocsin.model import Kind
+from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class Email:
         # Of mails that some recipients have to wait for: address -> what the server refused it with, None if it has
         # the mail. A restart forgets this, and a repeat then reaches everybody again under the same Message-ID.
         self._settled: dict[str, dict[str, Answer | None]] = {}
+        self._refusals = Repeats(log, "recipient refused")
 
     def __repr__(self) -> str:
         return f"Email({self._name!r})"
@@ -72,7 +74,7 @@ class Email:
         refused = {address: answer for address, answer in outcome.refused.items() if answer.for_good}
         settled = {**self._settled.pop(message.id, {}), **dict.fromkeys(outcome.accepted), **refused}
         for address, answer in refused.items():
-            log.warning("recipient refused", channel=self._name, id=message.id, recipient=address, answer=str(answer))
+            self._refusals.add(address, channel=self._name, id=message.id, recipient=address, answer=str(answer))
         have = sum(answer is None for answer in settled.values())
         left = {address: answer for address, answer in outcome.refused.items() if not answer.for_good}
         if left:

@@ -20,6 +20,7 @@ from tocsin.channels.python.settings import Config, Options
 from tocsin.channels.threads import Threads
 from tocsin.errors import Reason
 from tocsin.model import Kind
+from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +70,7 @@ class Python:
         )
         self._threads = Threads(f"tocsin-{name}")
         self._running: dict[str, _Call] = {}
+        self._hanging = Repeats(log, "a handler hangs; its call keeps its place until it ends")
         self._late: dict[str, Result] = {}
 
     def __repr__(self) -> str:
@@ -142,8 +144,7 @@ class Python:
             await asyncio.wait(lively, timeout=limit - loop.time(), return_when=asyncio.FIRST_COMPLETED)
 
     def _warn(self, message: Message) -> None:
-        log.warning(
-            "a handler hangs; its call keeps its place until it ends",
+        self._hanging.add(
             channel=self._name,
             notification=message.id,
             hanging=sum(call.overdue for call in self._running.values()),

@@ -19,6 +19,7 @@ from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceRea
 from tocsin.kafka import ENDED, FINAL, OFFSET_RESET, TOO_LARGE, Fault
 from tocsin.kafka.producing import Headers, Record, Writer
 from tocsin.model import Event
+from tocsin.repeats import Repeats
 from tocsin.sources import EventBatch, EventStream, Refused
 from tocsin.sources.kafka import records
 from tocsin.sources.kafka.consuming import Consuming, consuming, passing
@@ -133,6 +134,7 @@ class _Subscription:
         self._begun = _Gathered()  # what the next turn has to tell of partitions that became ours
         self._lives: dict[Place, int] = {}  # how often a partition began anew, so that its offsets mean other records
         self._copies: Writer | None = None
+        self._unwritten = Repeats(log, "a dead letter is not written")
         self._ended: SourceError | None = None
 
     async def watch(self) -> None:
@@ -356,7 +358,7 @@ class _Subscription:
                 failed = failed or fault
                 continue
             said = self._consumer.words(fault.str())
-            log.warning("a dead letter is not written", source=self._source, topic=topic, error=said)
+            self._unwritten.add(topic, source=self._source, topic=topic, error=said)
         # The next try writes only those.
         spoiled[:] = left
         if failed is not None:

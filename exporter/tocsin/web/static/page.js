@@ -95,8 +95,8 @@ function show(id, content, build) {
 
 // The parts of the page.
 
-const ALERT_TAGS = { up: "good", starting: "warn", error: "bad", stale: "bad" };
-const CHANNEL_TAGS = { up: "good", paused: "bad", failing: "warn", removed: "warn" };
+const ALERT_TAGS = { up: "good", starting: "warn", error: "bad", stale: "bad", refusing: "bad" };
+const CHANNEL_TAGS = { up: "good", paused: "bad", refusing: "bad", failing: "warn", removed: "warn" };
 const KIND_TAGS = { fired: "bad", updated: "warn", resolved: "good", repeated: "", event: "info" };
 const STATUS_TAGS = { delivered: "good", pending: "warn", dead: "bad", dropped: "" };
 
@@ -182,7 +182,7 @@ function channelItem(channel) {
       !channel.type || channel.type === channel.name ? null : make("span", { class: "none" }, plain(channel.type)),
       tag(channel.state, CHANNEL_TAGS[channel.state]),
       make("span", { class: "push" }, waiting)),
-    channel.message ? make("div", { class: channel.state === "paused" ? "why bad" : "why" }, plain(channel.message)) : null,
+    channel.message ? make("div", { class: CHANNEL_TAGS[channel.state] === "bad" ? "why bad" : "why" }, plain(channel.message)) : null,
     make("div", { class: "facts" }, ...facts));
 }
 

@@ -1,0 +1,106 @@
+"""Log lines that come in floods: the first of a kind in full, then how many more there were.
+
+5,000 notifications refused for one reason are two lines, not 5,000. What has not been reported yet is reported by
+`report`, which the running process calls now and then, and by `flush` at the end.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from weakref import WeakSet
+
+EVERY = 60.0
+"""Seconds between two lines of one kind."""
+
+_MOST_KINDS = 100
+"""Kinds that are kept apart; what comes beyond them is one kind."""
+
+
+@dataclass(slots=True)
+class _Kind:
+    """`since`: when the last line was logged. `count`: how many came since, of which `fields` is the latest."""
+
+    since: float
+    count: int = 0
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Repeats:
+    """One log line that may repeat. May be used from several threads."""
+
+    def __init__(
+        self,
+        log: Any,
+        event: str,
+        *,
+        level: Literal["info", "warning", "error"] = "warning",
+        every: float = EVERY,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`log`: a structlog logger. `every`: seconds. `monotonic`: a clock in seconds that does not jump."""
+        self._write: Callable[..., Any] = getattr(log, level)
+        self._event = event
+        self._every = every
+        self._monotonic = monotonic
+        self._kinds: dict[tuple[str, ...], _Kind] = {}
+        self._lock = threading.Lock()
+        _ALL.add(self)
+
+    def add(self, *kind: str, **fields: Any) -> None:
+        """Log the line, or count it where one of this kind was logged a short while ago. A line that stands for several
+        says so in `repeats`, and has the other fields of the latest."""
+        now = self._monotonic()
+        with self._lock:
+            if kind not in self._kinds and len(self._kinds) >= _MOST_KINDS:
+                kind = ()
+            known = self._kinds.get(kind)
+            if known is None:
+                self._kinds[kind] = _Kind(since=now)
+                self._write(self._event, **fields)
+                return
+            known.count += 1
+            # One traceback is enough.
+            known.fields = {name: value for name, value in fields.items() if name != "exc_info"}
+            if now - known.since >= self._every:
+                self._repeat(known, now)
+
+    def report(self) -> None:
+        """Log what has been counted for long enough. A kind of which nothing came meanwhile begins again."""
+        now = self._monotonic()
+        with self._lock:
+            for name, kind in list(self._kinds.items()):
+                if now - kind.since < self._every:
+                    continue
+                if kind.count:
+                    self._repeat(kind, now)
+                else:
+                    del self._kinds[name]
+
+    def flush(self) -> None:
+        """Log what has been counted, now. What comes next is the first of its kind."""
+        with self._lock:
+            for kind in self._kinds.values():
+                if kind.count:
+                    self._repeat(kind, kind.since)
+            self._kinds.clear()
+
+    def _repeat(self, kind: _Kind, now: float) -> None:
+        self._write(self._event, **kind.fields, repeats=kind.count)
+        kind.since, kind.count = now, 0
+
+
+_ALL: WeakSet[Repeats] = WeakSet()
+
+
+def report() -> None:
+    """`Repeats.report` of every line."""
+    for one in list(_ALL):
+        one.report()
+
+
+def flush() -> None:
+    """`Repeats.flush` of every line: the process ends."""
+    for one in list(_ALL):
+        one.flush()
