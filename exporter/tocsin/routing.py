@@ -97,15 +97,24 @@ def _as(transition: Transition, kind: Kind) -> Transition:
 
 
 def _address(route: Route, transition: Transition) -> Address:
-    """Where a transition goes, by the row that it tells: an end is merged where its beginning was."""
+    """Where a transition goes, by its own row: a `resolved` is merged where its `fired` was.
+
+    Without a column of the group or the order, the transition goes on its own: nothing says that it belongs with
+    others, and a digest may be addressed by what its rows have in common.
+    """
     if not route.interval and not route.order_by:
         return Address(channel=route.channel)
     names = route.group_by if route.interval else route.order_by
-    lane = fingerprint(transition.alert, values_of(names, transition.columns, transition.row))
-    return Address(channel=route.channel, lane=lane, interval=route.interval)
+    values = values_of(names, transition.columns, transition.row)
+    if values is None:
+        return Address(channel=route.channel)
+    return Address(channel=route.channel, lane=fingerprint(transition.alert, values), interval=route.interval)
 
 
-def values_of(names: Sequence[str], columns: Columns, row: Row) -> list[str | None]:
-    """The texts of some columns of a row; NULL for one that it does not have (a document may lack a field)."""
+def values_of(names: Sequence[str], columns: Columns, row: Row) -> list[str | None] | None:
+    """The texts of some columns of a row, None in place of NULL. None where the row lacks one of the columns: a missing
+    column is not NULL (a document may lack a field)."""
     places = {column.name: place for place, column in enumerate(columns)}
-    return [row[places[name]] if name in places else None for name in names]
+    if any(name not in places for name in names):
+        return None
+    return [row[places[name]] for name in names]

@@ -254,7 +254,8 @@ async def test_what_an_event_looks_like_can_be_asked(database: Database) -> None
     assert [column.name for column in await source(database).describe(Subject(event="x"))] == ["id", "name", "data"]
     assert await source(database).sample(Subject(event="x")) is None
     await database.run(INSERT, 1)
-    assert await source(database).sample(Subject(event="x")) == ("1", "order", '{"n": 1}')
+    assert await source(database).sample(Subject(event="order")) == ("1", "order", '{"n": 1}')
+    assert await source(database).sample(Subject(event="x")) is None
 
 
 @pytest.mark.parametrize(

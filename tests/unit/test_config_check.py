@@ -10,6 +10,7 @@ from tocsin.config import Alert, Config, load
 from tocsin.config.check import check, check_online
 from tocsin.errors import Problem, SourceError, SourceReason
 from tocsin.model import Column, Columns, Row
+from tocsin.sources import Subject
 
 TEXT, INT8, JSONB, TIMESTAMPTZ = 25, 20, 3802, 1184
 COLUMNS = (
@@ -216,6 +217,110 @@ async def test_whatever_a_source_of_events_says_is_told_at_the_source(tmp_path: 
         "c.yaml:2: sources.broker: there is no topic late",
         "c.yaml:2: sources.broker: there is no topic shop.payments",
     ]
+
+
+class Described(Events):
+    """A source of events that knows their columns, and one event where `row` is given."""
+
+    def __init__(self, columns: Columns | None, row: Row | None = None) -> None:
+        super().__init__()
+        self.columns = columns
+        self.row = row
+
+    async def describe(self, subject: Subject) -> Columns | None:
+        return self.columns
+
+    async def sample(self, subject: Subject) -> Row | None:
+        return self.row
+
+
+OF_EVENTS = (Column(name="id", oid=INT8), Column(name="severity", oid=TEXT), Column(name="data", oid=JSONB))
+AN_EVENT = ("7", "page", '{"customer": "c1"}')
+POSTGRES_EVENTS = """\
+sources: {shop: {type: postgres_events, host: h, user: u}}
+channels:
+  line: {type: console}
+  people: {type: novu, api_key: k, workflow: w, recipients: [{column: owner}], payload: [id, cnt], interval: 5m, group_by: [tem]}
+  hook: {type: webhook, url: 'http://127.0.0.1/', body: {t: '{{ row.nope }}'}}
+alerts:
+  late:
+    source: shop
+"""
+
+
+async def found_of_events(tmp_path: Path, added: str, source: Described) -> list[str]:
+    config = loaded(tmp_path, POSTGRES_EVENTS + added)
+
+    async def describe(alert: Alert) -> Columns | None:
+        return await source.describe(alert.subject)
+
+    async def sample(alert: Alert) -> Row | None:
+        return await source.sample(alert.subject)
+
+    return shown(tmp_path, await check_online(config, describe, sample, sources={"shop": source}))
+
+
+@pytest.mark.parametrize("row", [AN_EVENT, None], ids=["event", "no event"])
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        ("    labels: [severty]\n    notify: [line]\n", "alerts.late.labels.severty: there is no column 'severty'; did you mean severity?"),
+        ("    key: [cust]\n    notify: [line]\n", "alerts.late.key[0]: there is no column 'cust'"),
+        ("    dedupe_by: [id, customer]\n    notify: [line]\n", "alerts.late.dedupe_by[1]: there is no column 'customer'"),
+        ("    value: total\n    notify: [line]\n", "alerts.late.value: there is no column 'total'"),
+        ("    notify: [people]\n", "alerts.late.notify[0].recipients[0].column: there is no column 'owner'"),
+        ("    notify: [people]\n", "alerts.late.notify[0].payload[1]: there is no column 'cnt'"),
+        ("    notify: [people]\n", "alerts.late.notify[0].group_by[0]: there is no column 'tem'"),
+        ("    notify: [{channel: line, when: 'row.severty == 1'}]\n", "alerts.late.notify[0].when: line 1: there is no 'severty' among id, severity, data (tried for 'event'"),
+        ("    notify: [line]\n    annotations: {summary: '{{ row.nope }}'}\n", "alerts.late.annotations.summary: line 1: there is no 'nope' among id, severity, data (tried for 'event'"),
+        ("    notify: [hook]\n", "channels.hook.body.t: there is no 'nope' among id, severity, data (tried for 'event'"),
+    ],
+)  # fmt: skip
+async def test_columns_of_events_are_checked_where_known(
+    tmp_path: Path, added: str, expected: str, row: Row | None
+) -> None:
+    """Wherever an alert on events names a column, as for rows."""
+    assert any(expected in problem for problem in await found_of_events(tmp_path, added, Described(OF_EVENTS, row)))
+
+
+async def test_events_of_unknown_columns_are_not_checked(tmp_path: Path) -> None:
+    """A topic that is still empty says nothing about its records."""
+    assert await found_of_events(tmp_path, "    key: [cust]\n    notify: [line]\n", Described(None)) == []
+
+
+async def test_nested_names_of_events_are_checked(tmp_path: Path) -> None:
+    """A field of a JSON column is looked for in an event where there is one."""
+    right = "    labels: {who: data.customer}\n    dedupe_by: [data.customer]\n    notify: [line]\n"
+    wrong = right.replace("[data.customer]", "[data.custmer]")
+    assert await found_of_events(tmp_path, right, Described(OF_EVENTS, AN_EVENT)) == []
+    assert await found_of_events(tmp_path, wrong, Described(OF_EVENTS)) == []
+    assert await found_of_events(tmp_path, wrong, Described(OF_EVENTS, AN_EVENT)) == [
+        "c.yaml:10: alerts.late.dedupe_by[0]: there is no field 'custmer' in data of the event that was looked at;"
+        " did you mean customer?"
+    ]
+    assert "no column 'severity.x'" in (
+        await found_of_events(tmp_path, "    key: [severity.x]\n    notify: [line]\n", Described(OF_EVENTS, AN_EVENT))
+    )[0]  # fmt: skip
+
+
+async def test_nested_names_of_rows_are_refused_with_the_fix(tmp_path: Path) -> None:
+    """The query can select the field; a column whose own name has a dot is a column."""
+    columns = (*COLUMNS, Column(name="data", oid=JSONB), Column(name="a.b", oid=TEXT))
+    assert await found(tmp_path, "    labels: {x: a.b}\n", columns, row=None) == []
+    assert await found(tmp_path, "    key: [data.customer]\n", columns, row=None) == [
+        "c.yaml:8: alerts.spike.key[0]: there is no column 'data.customer'; a field of data needs a column of its own:"
+        " select it in the view or query, as in data->>'customer'"
+    ]
+
+
+@pytest.mark.parametrize(("group", "warned"), [("[tem]", True), ("[tem, owner]", False), ("[who]", False)])
+def test_digest_of_several_recipients_is_warned_of(tmp_path: Path, group: str, warned: bool) -> None:
+    """The message goes to the recipients of one of its rows, so rows of others belong in another message."""
+    begin = POSTGRES_EVENTS.replace("group_by: [tem]", f"group_by: {group}")
+    config = loaded(tmp_path, begin + "    labels: {who: owner}\n    notify: [people]\n")
+    shown_ = shown(tmp_path, list(config.warnings))
+    expected = "c.yaml:10: alerts.late.notify[0].recipients[0].column: with interval, rows of every owner are merged"
+    assert [line.startswith(expected) for line in shown_ if "interval" in line] == [True] * warned
 
 
 async def test_a_missing_topic_of_rows_is_told_at_the_alert(tmp_path: Path) -> None:

@@ -128,9 +128,20 @@ def test_a_row_that_changes_the_column_it_is_grouped_by_is_told_in_another_group
 
 
 def test_events_with_the_same_key_have_one_lane() -> None:
-    made = router(route(order_by=("id", "missing")))
-    [(_, [address])] = made.addressed([transition(Kind.EVENT)])
+    """NULL is a value like others."""
+    made = router(route(order_by=("id", "severity")))
+    [(_, [address])] = made.addressed([transition(Kind.EVENT, ("1", None, "2"))])
     assert address == Address(channel="out", lane=fingerprint("late", ["1", None]))
+
+
+@pytest.mark.parametrize(
+    "rest", [{"order_by": ("id", "missing")}, {"interval": 30.0, "group_by": ("severity", "missing")}]
+)
+@pytest.mark.parametrize("kind", [Kind.EVENT, Kind.FIRED, Kind.RESOLVED])
+def test_row_without_a_named_column_goes_alone(rest: dict[str, Any], kind: Kind) -> None:
+    """Nothing says that it belongs with others: it is neither merged with them nor kept in order with them."""
+    [(_, [address])] = router(route(**rest)).addressed([transition(kind)])
+    assert address == Address(channel="out")
 
 
 ROWS = st.sampled_from([PAGE, WARN, ("1", "page", "11"), ("1", "warn", "11")])

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tocsin.app import units
+from tocsin.app import columns, units
 from tocsin.app.feed import Feed
-from tocsin.app.intake import EventOutlets, EventWatch, Intake, Taker
+from tocsin.app.intake import EventOutlets, EventWatch, Intake
 from tocsin.app.outputs import Outputs
 from tocsin.app.running import Running, cancelled
 from tocsin.app.watch import Outlets, Stall, Watch
@@ -112,6 +112,7 @@ class Inputs:
             offer=self._outputs.offer,
             publish=self._feed.publish,
             changed=functools.partial(self._outputs.changed, alert),
+            columns=columns.of_routes(config, alert, metrics),
         )
         source = config.sources[alert.source]
         watch = Watch(alert, self._source(source), units.timing(source), outlets, clock=self._clock)
@@ -131,7 +132,7 @@ class Inputs:
         for alert in config.alerts.values():
             if alert.source == name:
                 metrics = self._metrics.alert(alert.name)
-                takers.append(Taker(alert=alert, router=units.router(config, alert, metrics), metrics=metrics))
+                takers.append(units.taker(config, alert, metrics))
         outlets = EventOutlets(
             ledger=ledger,
             metrics=self._metrics.source(name),

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import structlog
 
+from tocsin.app.columns import NamedColumns
 from tocsin.app.watch import Stall, State
 from tocsin.backoff import Backoff
 from tocsin.config import Alert
@@ -27,7 +28,7 @@ from tocsin.errors import DeadLetterError, LedgerError, SourceError
 from tocsin.exposition import AlertMetrics, AlertState, SourceMetrics
 from tocsin.firing import Firing
 from tocsin.ledger import EventCommit, Ledger, Occurrence
-from tocsin.model import Columns, Event, Kind, Notification, Transition, fingerprint
+from tocsin.model import Address, Columns, Event, Kind, Notification, Transition, fingerprint
 from tocsin.repeats import Repeats
 from tocsin.routing import Router, values_of
 from tocsin.sources import EventBatch, EventSource, EventStream
@@ -55,10 +56,14 @@ class Taker:
     alert: Alert
     router: Router
     metrics: AlertMetrics
+    columns: NamedColumns | None = None
+    """What the alert names of an event; None where no one asks for what is missing."""
 
     def occurrences(self, events: Sequence[Event]) -> list[Occurrence]:
         """What events come to; those that go nowhere come to nothing."""
         alert = self.alert
+        if self.columns is not None:
+            events = self.columns.whole(events)
         transitions = [
             Transition(
                 alert=alert.name,
@@ -75,10 +80,16 @@ class Taker:
         if not alert.dedupe_by:
             return [Occurrence(one) for one in told]
         window = round(alert.dedupe_window * 1000)
-        return [Occurrence(one, self._sighting(one[0]), one[0].at + window) for one in told]
+        return [self._compared(one, window) for one in told]
 
-    def _sighting(self, event: Transition) -> str:
-        return fingerprint(self.alert.name, values_of(self.alert.dedupe_by, event.columns, event.row))
+    def _compared(self, told: tuple[Transition, tuple[Address, ...]], window: int) -> Occurrence:
+        """An event that is compared with others for `window` milliseconds. One that lacks a column of `dedupe_by` is
+        compared with none: nothing says that it is a repeat."""
+        event = told[0]
+        values = values_of(self.alert.dedupe_by, event.columns, event.row)
+        if values is None:
+            return Occurrence(told)
+        return Occurrence(told, fingerprint(self.alert.name, values), event.at + window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

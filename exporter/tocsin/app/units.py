@@ -9,6 +9,8 @@ import structlog
 
 from tocsin import channels as channel_kinds
 from tocsin import sources as source_kinds
+from tocsin.app import columns
+from tocsin.app.intake import Taker
 from tocsin.app.watch import Timing
 from tocsin.backoff import Backoff
 from tocsin.channels import Channel, Level, Message, Rejected
@@ -141,6 +143,12 @@ def routes(config: Config, alert: Alert) -> tuple[Route, ...]:
 def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
     """What addresses the alert's transitions."""
     return Router(routes(config, alert), view(alert), _complaint(alert.name, metrics))
+
+
+def taker(config: Config, alert: Alert, metrics: AlertMetrics) -> Taker:
+    """What takes the events of an alert."""
+    named = columns.of_events(config, alert, metrics)
+    return Taker(alert=alert, router=router(config, alert, metrics), metrics=metrics, columns=named)
 
 
 def _complaint(alert: str, metrics: AlertMetrics) -> Callable[[str], None]:

@@ -15,6 +15,7 @@ from enum import StrEnum
 import structlog
 
 from tocsin.app import binding
+from tocsin.app.columns import NamedColumns
 from tocsin.backoff import Backoff
 from tocsin.config import Alert
 from tocsin.errors import LedgerError, SourceError, SourceReason
@@ -72,6 +73,8 @@ class Outlets:
     router: Router
     offer: Callable[[Sequence[Notification]], None]
     publish: Callable[[Sequence[Transition]], None]
+    columns: NamedColumns | None = None
+    """What the channels' options name of a row; None where no one asks for what is missing."""
     changed: Callable[[bool], None] = lambda _: None
     """Told after each batch whether anything began or ended to fire, or changed."""
 
@@ -254,6 +257,8 @@ class Watch:
     def _bind(self, columns: Columns) -> None:
         """Make the firing set and the gauges fit the relation's columns. Raises SourceError if a column is missing."""
         rule = binding.rule(self.alert, columns)
+        if self._out.columns is not None and columns != self.columns:
+            self._out.columns.report(columns)
         stored, self._stored = self._stored, None
         if self._firing is not None:
             old = self._firing.rule.columns

@@ -54,7 +54,7 @@ class ChannelOptions(Settings):
 
     group_by: tuple[str, ...] = ()
     """With `interval`: columns or labels whose values are merged apart from each other. Without, the whole alert is one
-    group."""
+    group. A row without one of the columns is sent on its own."""
 
     @field_validator("when")
     @classmethod

@@ -46,10 +46,11 @@ async def _online(config: Config, *, quiet: bool) -> list[Problem]:
         for name, channel in config.channels.items()
     }
 
-    async def describe(alert: Alert) -> Columns:
+    async def describe(alert: Alert) -> Columns | None:
         if not quiet and sys.stderr.isatty():
             print(f"asking for {alert.name} ...", file=sys.stderr)
-        return await sources[alert.source].describe(alert.subject)
+        columns: Columns | None = await sources[alert.source].describe(alert.subject)
+        return columns
 
     async def sample(alert: Alert) -> Row | None:
         return await sources[alert.source].sample(alert.subject)

@@ -10,19 +10,21 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from tocsin.config import kinds, trial
+from tocsin.config.columns import named_columns
 from tocsin.config.resolved import Alert, ChannelConfig, Config
 from tocsin.config.validation import suggestion
 from tocsin.errors import Problem, SourceError, SourceReason
-from tocsin.model import Columns, Kind, Row, Transition
+from tocsin.model import Columns, Event, Kind, Row, Transition
+from tocsin.sources.documents import with_nested
+from tocsin.values import typed
 
 if TYPE_CHECKING:
     from tocsin.templates import Structure, Template
 
-Describe = Callable[[Alert], Awaitable[Columns]]
-"""The columns of an alert's relation, as `Source.describe`; raises SourceError."""
+Describe = Callable[[Alert], Awaitable[Columns | None]]
+"""The columns of an alert's relation or events, as `Source.describe`; None where the source cannot know them. Raises
+SourceError."""
 
 Sample = Callable[[Alert], Awaitable[Row | None]]
 """A row of it, if there is one now, as `Source.sample`; raises SourceError."""
@@ -81,18 +83,22 @@ async def check_online(
     channels: Mapping[str, object] | None = None,
     sources: Mapping[str, object] | None = None,
 ) -> list[Problem]:
-    """What the servers can tell: whether relations and columns exist, whether templates render, whether channels
-    would take a notification and sources of events would give some (those of `channels` and `sources` that have a
-    `verify`)."""
+    """What the servers can tell: whether relations and columns exist (of events, where a source has `describe`),
+    whether templates render, whether channels would take a notification and sources would give rows or events (those
+    of `channels` and `sources` that have a `verify`)."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def guarded(work: Awaitable[list[Problem]]) -> list[Problem]:
         async with gate:
             return await work
 
-    # Events have no columns before they come.
-    rows = [alert for alert in config.alerts.values() if not alert.events]
-    alerts = [guarded(_check_alert(config, alert, describe, sample)) for alert in rows]
+    # Only some sources know the columns of events before they take any.
+    known = [
+        alert
+        for alert in config.alerts.values()
+        if not alert.events or hasattr((sources or {}).get(alert.source), "describe")
+    ]
+    alerts = [guarded(_check_alert(config, alert, describe, sample)) for alert in known]
     ways = [guarded(_verify(config, f"channels.{name}", channel)) for name, channel in (channels or {}).items()]
     ways += [
         guarded(_verify(config, f"sources.{name}", source, _taken(config, name)))
@@ -129,23 +135,44 @@ def _told_once(problems: Iterable[Problem]) -> Iterator[Problem]:
 async def _check_alert(config: Config, alert: Alert, describe: Describe, sample: Sample | None) -> list[Problem]:
     try:
         columns = await describe(alert)
+        if columns is None:
+            return []
         row = await sample(alert) if sample is not None else None
     except SourceError as error:
+        if alert.events:
+            return []  # the source's own `verify` says it, once for all its alerts
         where = next(name for name in ("relation", "query", "topic") if getattr(alert.subject, name) is not None)
         at_server = error.reason in _OF_THE_SERVER
         path = f"sources.{alert.source}" if at_server else f"alerts.{alert.name}.{where}"
         return [config.problem(str(error), path)]
-    return [*_column_problems(config, alert, columns), *_template_problems(config, alert, columns, row)]
+    problems = list(_column_problems(config, alert, columns, row))
+    if alert.events and row is not None:
+        columns, row = _with_nested(config, alert, columns, row)
+    return [*problems, *_template_problems(config, alert, columns, row)]
 
 
-def _column_problems(config: Config, alert: Alert, columns: Columns) -> Iterator[Problem]:
+def _with_nested(config: Config, alert: Alert, columns: Columns, row: Row) -> tuple[Columns, Row]:
+    """An event's columns and row with those of the nested names that the alert uses."""
+    event = Event(name="", id="", at=0, columns=columns, row=row)
+    whole = with_nested(event, [name for _, name in named_columns(config, alert) if "." in name])
+    return whole.columns, whole.row
+
+
+def _column_problems(config: Config, alert: Alert, columns: Columns, row: Row | None) -> Iterator[Problem]:
     names = [column.name for column in columns]
     base = f"alerts.{alert.name}"
-    for path, name in _named(config, alert):
-        if name not in names:
+    for path, name in named_columns(config, alert):
+        if name in names:
+            continue
+        head = name.partition(".")[0]
+        if name != head and any(column.name == head and column.oid in _JSON for column in columns):
+            message = _nested_problem(config, alert, name, columns, row)
+        else:
             near = suggestion(name, names) if len(names) > 1 else ""
             near = near if near.startswith("; did") else ""
-            yield config.problem(f"there is no column {name!r}{near}; there are {', '.join(names)}", f"{base}.{path}")
+            message = f"there is no column {name!r}{near}; there are {', '.join(names)}"
+        if message:
+            yield config.problem(message, f"{base}.{path}")
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield config.problem(f"there are several columns {name!r}; give each its own name", base)
     for column in columns:
@@ -154,36 +181,21 @@ def _column_problems(config: Config, alert: Alert, columns: Columns) -> Iterator
             yield config.problem(message, f"{base}.value")
 
 
-def _named(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
-    """Every column that the alert or its channels' options name, with the path below the alert."""
-    for label, column in alert.labels.items():
-        yield f"labels.{label}", column
-    for i, column in enumerate(alert.key):
-        if column not in alert.labels.values():
-            yield f"key[{i}]", column
-    if alert.value is not None:
-        yield "value", alert.value
-    for i, column in enumerate(alert.ignore):
-        yield f"ignore[{i}]", column
-    for i, channel in enumerate(alert.notify):
-        options = config.channels[channel].routes[alert.name]
-        for path, column in _columns_of(options):
-            yield f"notify[{i}].{path}", column
-        for number, name in enumerate(getattr(options, "group_by", ())):
-            yield f"notify[{i}].group_by[{number}]", alert.labels.get(name, name)
-
-
-def _columns_of(options: BaseModel) -> Iterator[tuple[str, str]]:
-    """Columns in a channel's options: the entries of a list `payload`, and whatever stands under a key `column`."""
-    payload = getattr(options, "payload", None)
-    if isinstance(payload, list):
-        yield from ((f"payload[{i}]", column) for i, column in enumerate(payload))
-    for name in type(options).model_fields:
-        value = getattr(options, name)
-        for i, entry in enumerate(value if isinstance(value, list | tuple) else ()):
-            column = getattr(entry, "column", None)
-            if isinstance(column, str):
-                yield f"{name}[{i}].column", column
+def _nested_problem(config: Config, alert: Alert, name: str, columns: Columns, row: Row | None) -> str:
+    """What is wrong with the name of a field inside of a JSON column; empty for nothing, or where no one can know."""
+    head, _, field = name.partition(".")
+    if not alert.events:
+        return (
+            f"there is no column {name!r}; a field of {head} needs a column of its own: select it in the view or query,"
+            f" as in {head}->>'{field}'"
+        )
+    if row is None or any(column.name == name for column in _with_nested(config, alert, columns, row)[0]):
+        return ""
+    held = next(typed(column, text) for column, text in zip(columns, row, strict=True) if column.name == head)
+    if not isinstance(held, dict):
+        return ""
+    near = suggestion(field, [str(key) for key in held])
+    return f"there is no field {field!r} in {head} of the event that was looked at{near}"
 
 
 def _type(oid: int) -> str:
@@ -202,7 +214,7 @@ def _template_problems(config: Config, alert: Alert, columns: Columns, row: Row 
     view = View(labels=tuple(alert.labels.items()), static_labels=tuple(alert.static_labels.items()), value=alert.value)
     tried = _Trial(config, columns, real=row is not None)
     values = row if row is not None else tuple(_EXAMPLES.get(column.oid, "text") for column in columns)
-    for kind in [kind for kind in Kind if kind is not Kind.EVENT]:
+    for kind in Kind:
         told = [channel for channel in alert.notify if kind in trial.kinds(config.channels[channel], alert)]
         if not told:
             continue

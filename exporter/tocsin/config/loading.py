@@ -8,6 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from tocsin.config import ignored, kinds, trial
+from tocsin.config.columns import mixed_digests
 from tocsin.config.document import Document, Path, dotted, parse
 from tocsin.config.resolved import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
@@ -159,7 +160,7 @@ class _Assembly:
         )
         if problems := [*ignored.problems(config), *trial.problems(config)]:
             raise ConfigError(problems)
-        return config
+        return replace(config, warnings=(*config.warnings, *mixed_digests(config)))
 
     def _report(self, message: str, *path: str | int) -> None:
         self._document.problems.append(self._document.problem(message, path))

@@ -173,8 +173,8 @@ class AlertSettings(Settings):
     initial: Initial = "notify"
     """Whether rows that are there at the very first start are told."""
     dedupe_by: list[Text] = Field(default_factory=list)
-    """Of events: columns that tell repeats. Of events with the same values in them, only the first within
-    `dedupe_window` is told."""
+    """Of events: the columns that make two events equal. Of equal events only the first within `dedupe_window` is sent.
+    An event without one of the columns is always sent."""
     dedupe_window: Duration = 3600.0
     """How long after an event others are repeats of it."""
     annotations: dict[str, str] = Field(default_factory=dict)

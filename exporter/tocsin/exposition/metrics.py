@@ -62,7 +62,15 @@ class AlertMetrics:
         self._source_errors = {
             reason: children.counter("tocsin_alert_source_errors_total", reason.value) for reason in SourceReason
         }
+        self._children = children
+        self._missing: dict[str, Counter] = {}
         self.forget = children.remove
+
+    def missing_column(self, column: str) -> Counter:
+        """Events that lack a column that the alert names; at zero when it is asked for the first time."""
+        if column not in self._missing:
+            self._missing[column] = self._children.counter("tocsin_alert_missing_columns_total", column)
+        return self._missing[column]
 
     def transitioned(self, kind: Kind, count: int = 1) -> None:
         self._transitions[kind].inc(count)

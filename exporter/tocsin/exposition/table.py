@@ -106,7 +106,13 @@ _DEFINITIONS = (
         "Failed checks whether the alert's names still refer to the same objects in Materialize.",
         "alert",
     ),
-    _counter("alert_repeated_events_total", "Events not told since another of the same `dedupe_by` was.", "alert"),
+    _counter("alert_repeated_events_total", "Events suppressed as duplicates (`dedupe_by`).", "alert"),
+    _counter(
+        "alert_missing_columns_total",
+        "Events that lack a column that the alert names; for rows, subscriptions that lack one that a channel names.",
+        "alert",
+        "column",
+    ),
     _counter(
         "alert_condition_errors_total", "Rows for which a `when` could not be evaluated and was taken to hold.", "alert"
     ),

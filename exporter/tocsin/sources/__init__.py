@@ -133,7 +133,8 @@ class EventSource(Protocol):
 
     It may have a method `async def verify(self, names: Sequence[str]) -> list[str]`: what would keep the events of
     these names from coming, as sentences without a secret. It asks the server within `connect_timeout`, and takes and
-    changes nothing there.
+    changes nothing there. Where it can know the columns of events before it takes any, it has `describe` and `sample`
+    as `Source` has, where `describe` may return None while there is no event.
     """
 
     def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AbstractAsyncContextManager[EventStream]:

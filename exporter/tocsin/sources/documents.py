@@ -3,12 +3,13 @@
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tocsin.model import Column, Columns, Row
+from tocsin.model import Column, Columns, Event, Row
 
-_TEXT, _BOOL, _INT8, _NUMERIC, _FLOAT8, _JSONB = 25, 16, 20, 1700, 701, 3802
+_TEXT, _BOOL, _INT8, _NUMERIC, _FLOAT8, _JSON, _JSONB = 25, 16, 20, 1700, 701, 114, 3802
 _SHORT, _FEW = 64, 64
 """Characters of a name, and columns of a document, that are worth remembering; more would let a stranger fill the
 memory."""
@@ -74,6 +75,39 @@ def row_of(document: Mapping[str, Any]) -> tuple[Columns, Row]:
     ordinary = len(names) <= _FEW and all(len(name) <= _SHORT for name in names)
     make = _columns if ordinary else _columns.__wrapped__
     return make(names, tuple(oids)), tuple(row)
+
+
+def with_nested(event: Event, names: Sequence[str]) -> Event:
+    """The event with a column for each of these names (`data.customer`) that is the path to a field inside of one of
+    its JSON columns. A column of that very name wins; a path that leads nowhere adds nothing."""
+    places = {column.name: place for place, column in enumerate(event.columns)}
+    columns: list[Column] = []
+    row: list[str | None] = []
+    for name in names:
+        head, _, rest = name.partition(".")
+        place = places.get(head)
+        if name in places or place is None or event.columns[place].oid not in (_JSON, _JSONB):
+            continue
+        found = _inside(event.row[place], rest.split("."))
+        if found is not None:
+            columns.append(Column(name=name, oid=found[0]))
+            row.append(found[1])
+    if not columns:
+        return event
+    return replace(event, columns=(*event.columns, *columns), row=(*event.row, *row))
+
+
+def _inside(text: str | None, path: Sequence[str]) -> tuple[int, str | None] | None:
+    """The type and text of what stands at a path of keys in a JSON text; None where nothing does."""
+    try:
+        value = None if text is None else _value(text)
+    except ValueError:
+        return None
+    for key in path:
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    return _field(value)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -34,6 +34,12 @@ class Statements:
         """The table of events."""
         return sql.SQL("SELECT * FROM {}").format(relation(self.config.table))
 
+    def one_event(self, name: str) -> sql.Composed:
+        """One event of this name."""
+        return sql.SQL("{} WHERE {}::text = {} LIMIT 1").format(
+            self.events(), sql.Identifier(self.config.name), sql.Literal(name)
+        )
+
     def notes(self) -> sql.Composed:
         """Where it is written down what became of them: raises an error in a database that is not set up."""
         return sql.SQL("SELECT {id}, {at}, {how} FROM {table}").format(table=self._notes, **self._names)

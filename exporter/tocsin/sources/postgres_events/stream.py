@@ -59,9 +59,8 @@ class PostgresEvents:
         return tuple(columns[place] for place in _places(columns))
 
     async def sample(self, subject: Subject) -> Row | None:
-        """One row of the table, whatever became of it."""
-        del subject
-        limited = sql.SQL("{} LIMIT 1").format(Statements(self._config).events())
+        """One row of the table with an event of this name, whatever became of it."""
+        limited = Statements(self._config).one_event(subject.event or "")
         async with connect(self._config) as wire, self._within(self._config.statement_timeout):
             with self._explained(there=False):
                 columns = await wire.describe(limited)

@@ -1,0 +1,115 @@
+"""The columns that an alert names, against those that its events or rows have.
+
+A document may lack a field that another one has. A field that is there with the value null is a value: NULL. A field
+that is not there is missing: what needs it treats the event as one of its own kind, never as equal to others.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import structlog
+
+from tocsin.config import Alert, Config
+from tocsin.config.columns import named_columns, route_columns
+from tocsin.exposition import AlertMetrics
+from tocsin.model import Columns, Event
+from tocsin.sources.documents import with_nested
+
+log = structlog.get_logger(__name__)
+
+_SHOWN = 30
+"""Names of columns in one line of the log."""
+
+_EFFECTS = {
+    "dedupe_by": "it is sent, and not compared with others",
+    "group_by": "it is sent on its own, and merged with no other",
+    "key": "it is sent in no order with others",
+    "labels": "it has no such label",
+    "value": "it has no value",
+    "recipients": "it becomes a dead letter unless others are named",
+    "to": "it becomes a dead letter unless others are named",
+    "the channel's key": "it becomes a dead letter",
+    "payload": "its payload is sent without it",
+}
+"""What becomes of an event or row without the column, by the setting that names the column."""
+
+What: TypeAlias = Literal["event", "row"]
+
+
+class NamedColumns:
+    """Counts and logs the columns that an alert names and that its events or rows lack."""
+
+    def __init__(self, alert: str, what: What, named: Mapping[str, str], metrics: AlertMetrics) -> None:
+        """`named`: column -> the setting that names it, a path below the alert."""
+        self._alert = alert
+        self._what = what
+        self._named = named
+        self._nested = tuple(name for name in named if "." in name)
+        self._metrics = metrics
+        self._counts: Counter[str] = Counter()
+        for column in named:
+            metrics.missing_column(column)  # so that it is there at zero
+
+    def whole(self, events: Sequence[Event]) -> Sequence[Event]:
+        """The events with a column for each nested name (`data.customer`) whose field they have. What they lack is
+        counted and logged."""
+        if self._nested:
+            events = [with_nested(event, self._nested) for event in events]
+        if self._named:
+            # Most events of a batch have the very same columns.
+            kinds = {id(event.columns): event.columns for event in events}
+            for columns, count in Counter(id(event.columns) for event in events).items():
+                self.report(kinds[columns], count)
+        return events
+
+    def report(self, columns: Columns, count: int = 1) -> None:
+        """Count and log the named columns that are not among these, the columns of `count` events. Logs the first
+        event without a column, the tenth, the hundredth and so on."""
+        present = {column.name for column in columns}
+        for column in self._named.keys() - present:
+            self._metrics.missing_column(column).inc(count)
+            before = self._counts[column]
+            self._counts[column] += count
+            if not before or len(str(self._counts[column])) > len(str(before)):
+                self._log(column, columns)
+
+    def _log(self, column: str, columns: Columns) -> None:
+        setting = self._named[column]
+        log.warning(
+            f"the {self._what} lacks a column that the alert names",
+            alert=self._alert,
+            column=column,
+            named_in=setting,
+            effect=_EFFECTS.get(_kind(setting), "what needs it is left out"),
+            columns=[one.name for one in columns[:_SHOWN]],
+            so_far=self._counts[column],
+        )
+
+
+def of_events(config: Config, alert: Alert, metrics: AlertMetrics) -> NamedColumns:
+    """All columns that an alert on events names."""
+    return NamedColumns(alert.name, "event", _by_column(dict(named_columns(config, alert))), metrics)
+
+
+def of_routes(config: Config, alert: Alert, metrics: AlertMetrics) -> NamedColumns:
+    """The columns that the channels' options name of an alert on rows. Without its own columns such an alert does not
+    start at all."""
+    return NamedColumns(alert.name, "row", _by_column(dict(route_columns(config, alert))), metrics)
+
+
+def _by_column(named: Mapping[str, str]) -> dict[str, str]:
+    """Column -> the setting to report it with: of several, the one whose effect comes first in `_EFFECTS`."""
+    order = {setting: place for place, setting in enumerate(_EFFECTS)}
+    ranked = sorted(named, key=lambda path: order.get(_kind(path), len(order)))
+    return {named[path]: path for path in reversed(ranked)}
+
+
+def _kind(path: str) -> str:
+    """The setting's own name, such as `group_by` of `notify[0].group_by[1]`. The `key` of a channel is not the alert's
+    key."""
+    of_route = re.match(r"notify\[\d+\]\.(\w+)", path)
+    if of_route is None:
+        return path.partition("[")[0].partition(".")[0]
+    return "the channel's key" if of_route[1] == "key" else of_route[1]

@@ -1,0 +1,71 @@
+"""The columns that an alert and the options of its channels name. Pure."""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from tocsin.config.resolved import Alert, Config
+from tocsin.errors import Problem
+
+
+def named_columns(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
+    """Every column that the alert or its channels' options name, each behind the setting that names it: a path below
+    the alert, such as `notify[0].group_by[1]`."""
+    for label, column in alert.labels.items():
+        yield f"labels.{label}", column
+    for i, column in enumerate(alert.key):
+        if alert.events or column not in alert.labels.values():
+            yield f"key[{i}]", column
+    for i, column in enumerate(alert.dedupe_by):
+        yield f"dedupe_by[{i}]", column
+    if alert.value is not None:
+        yield "value", alert.value
+    for i, column in enumerate(alert.ignore):
+        yield f"ignore[{i}]", column
+    for path, column in route_columns(config, alert):
+        yield path, column
+
+
+def route_columns(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
+    """The columns that the options of its channels name."""
+    for i, channel in enumerate(alert.notify):
+        options = config.channels[channel].routes[alert.name]
+        for path, column in _columns_of(options):
+            yield f"notify[{i}].{path}", column
+        for number, name in enumerate(getattr(options, "group_by", ())):
+            # A label may be named, too: it stands for its column.
+            yield f"notify[{i}].group_by[{number}]", alert.labels.get(name, name)
+
+
+def mixed_digests(config: Config) -> list[Problem]:
+    """Routes that merge rows of different recipients into one message, which goes to the recipients of one row. (A mail
+    goes to those of all its rows.)"""
+    found = []
+    for alert in config.alerts.values():
+        for i, channel in enumerate(alert.notify):
+            options = config.channels[channel].routes[alert.name]
+            if not getattr(options, "interval", 0):
+                continue
+            grouped = {alert.labels.get(name, name) for name in options.group_by}
+            for path, column in _columns_of(options):
+                if path.startswith("recipients[") and column not in grouped:
+                    message = (
+                        f"with interval, rows of every {column} are merged into one message, which goes to the {column}"
+                        f" of the newest row alone; add {column} to group_by"
+                    )
+                    found.append(config.problem(message, f"alerts.{alert.name}.notify[{i}].{path}"))
+    return found
+
+
+def _columns_of(options: BaseModel) -> Iterator[tuple[str, str]]:
+    """The entries of a list `payload` or `key`, and the value of every field `column`."""
+    for setting in ("payload", "key"):
+        names = getattr(options, setting, None)
+        if isinstance(names, list):
+            yield from ((f"{setting}[{i}]", column) for i, column in enumerate(names))
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        for i, entry in enumerate(value if isinstance(value, list | tuple) else ()):
+            column = getattr(entry, "column", None)
+            if isinstance(column, str):
+                yield f"{name}[{i}].column", column

@@ -1,0 +1,73 @@
+"""What `tocsin check --online` says of the columns that alerts on events name, against real servers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import events_table
+from support.postgres import Database
+from support.tocsin import command, running, write
+from support.waiting import until
+
+pytestmark = pytest.mark.xdist_group("postgres")
+
+
+def config(database: Database, **alert: Any) -> dict[str, Any]:
+    return {
+        "web": {"listen": "127.0.0.1:0"},
+        "ledger": {"path": "ledger.db"},
+        "sources": {"shop": {"type": "postgres_events", "dsn": database.dsn}},
+        "channels": {
+            "line": {"type": "console", "format": "json"},
+            "hook": {"type": "webhook", "url": "http://127.0.0.1:9/x", "body": {"t": "{{ row.nope }}"}},
+        },
+        "alerts": {"order_failed": {"source": "shop", "notify": ["line"], **alert}},
+    }
+
+
+async def checked(directory: Path, whole: dict[str, Any]) -> dict[str, str]:
+    """What `check --online` finds: path -> message."""
+    file = write(directory / "tocsin.yaml", whole)
+    status, output, errors = await command(directory, "check", "--online", "--json", "--config", str(file))
+    found = {problem["path"]: problem["message"] for problem in json.loads(output)["problems"]}
+    assert (status, errors) == (1 if found else 0, "")
+    return found
+
+
+async def test_columns_that_the_events_table_lacks_are_named(database: Database, tmp_path: Path) -> None:
+    """Every place of an alert on events that names a column, before there is any event and with one."""
+    wrong = {
+        "labels": ["custmer"],
+        "key": ["cust"],
+        "dedupe_by": ["customer"],
+        "annotations": {"summary": "{{ row.nope }}"},
+        "notify": [{"channel": "line", "when": 'row.severty == "page"'}, "hook"],
+    }
+    await events_table.made(database)
+    empty = await checked(tmp_path, config(database, **wrong))
+    insert = "INSERT INTO events (name, data) VALUES ('order_failed', '{\"customer\": \"c1\"}'), ('other', '{}')"
+    await database.run(insert)
+    held = await checked(tmp_path, config(database, **wrong))
+    at = "alerts.order_failed"
+    places = [f"{at}.labels.custmer", f"{at}.key[0]", f"{at}.dedupe_by[0]", f"{at}.annotations.summary"]
+    assert sorted(held) == sorted(empty) == sorted([*places, f"{at}.notify[0].when", "channels.hook.body.t"])
+    assert held[f"{at}.dedupe_by[0]"] == "there is no column 'customer'; there are id, name, data"
+    right = {"labels": {"customer": "data.customer"}, "dedupe_by": ["data.customer"], "key": ["name"]}
+    assert await checked(tmp_path, config(database, **right)) == {}
+
+
+async def test_events_that_lack_the_dedupe_column_are_all_sent(database: Database, tmp_path: Path) -> None:
+    """The events of three customers, where the customer is a field of `data` and no column."""
+    await events_table.made(database)
+    async with running(tmp_path, config(database, dedupe_by=["customer"])) as tocsin:
+        await tocsin.until_ready()
+        for number in (1, 2, 3):
+            data = json.dumps({"customer": f"c{number}"})
+            await database.run("INSERT INTO events (name, data) VALUES ('order_failed', %s)", data)
+        await database.run("NOTIFY events")
+        await until(lambda: len(tocsin.output) == 3)
+        await tocsin.until_metric("tocsin_alert_missing_columns_total", 3, alert="order_failed", column="customer")
+        assert len(tocsin.logged("lacks a column", "column=customer")) == 1
+    assert [json.loads(line)["row"]["data"]["customer"] for line in tocsin.output] == ["c1", "c2", "c3"]
