@@ -46,7 +46,8 @@ def mixed_digests(config: Config) -> list[Problem]:
             options = config.channels[channel].routes[alert.name]
             if not getattr(options, "interval", 0):
                 continue
-            grouped = {alert.labels.get(name, name) for name in options.group_by}
+            # No group_by may name an ignored column: its recipients have to follow from other columns.
+            grouped = {*alert.ignore, *(alert.labels.get(name, name) for name in options.group_by)}
             for path, column in _columns_of(options):
                 if path.startswith("recipients[") and column not in grouped:
                     message = (
