@@ -165,6 +165,8 @@ class Fault(Protocol):
 
     def fatal(self) -> bool: ...
 
+    def retriable(self) -> bool: ...
+
 
 # The numbers of Kafka's protocol, and the negative ones of librdkafka's own errors. Both are fixed for good.
 ALL_BROKERS_DOWN, TRANSPORT, RESOLVE, QUEUE_FULL = -187, -195, -193, -184
@@ -186,6 +188,17 @@ NOT_THERE = frozenset({-165, 35})
 """A feature that the library, or the broker, does not have."""
 ENDED = frozenset({-150, -151, -152})
 """Of a record whose producer has failed for good or was closed: refused, given up on its way, given up before."""
+
+
+_RETRIABLE = frozenset({2, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 27, 41, 51, 56, 74, 75, 78, 80, 84, 88, 89, 100, 103})
+"""The errors of the protocol that are over soon by themselves: a partition without a leader or with another one, a
+coordinator that loads or moved, a broker that is slow, throttled or starts. KafkaError.retriable() is true only of some
+errors of transactions and administration. An unknown topic (3) is not among them: it can be unknown for good."""
+
+
+def retriable(error: Fault) -> bool:
+    """Whether the same request may succeed a moment later."""
+    return error.retriable() or error.code() in _RETRIABLE
 
 
 def cause(error: Exception) -> Fault | None:

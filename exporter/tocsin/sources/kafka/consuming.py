@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from tocsin.kafka import (
     Log,
     Trouble,
     cause,
+    retriable,
     said,
 )
 from tocsin.sources.kafka.settings import Config
@@ -39,6 +41,8 @@ MOST = 1000
 _WAIT = 0.2
 """Seconds that one call waits for a record, and so the longest that closing waits for the thread."""
 _CLOSING = 5.0
+_AGAIN = 0.1
+"""Seconds before a question is repeated that the brokers could not answer just then."""
 
 
 class Consuming:
@@ -94,9 +98,21 @@ class Consuming:
         closing.add_done_callback(self._end)
         await asyncio.wait({closing}, timeout=_CLOSING)
 
+    def asked(self, question: Callable[[], T]) -> T:
+        """The answer to a question. The question is repeated while the brokers cannot answer it just now, at most for
+        `connect_timeout`. Raises KafkaException. To be called in the thread."""
+        patience = Patience(self.config.connect_timeout)
+        while True:
+            try:
+                return question()
+            except KafkaException as error:
+                if not patience.lasts(cause(error)):
+                    raise
+            time.sleep(_AGAIN)
+
     def partitions(self, topics: Sequence[str]) -> dict[str, list[int]]:
         """The partitions of the topics. Raises SourceError where one is not there. To be called in the thread."""
-        found = self._found()
+        found = self._found(topics)
         for topic in topics:
             if (lacking := self._lacking(topic, found)) is not None:
                 raise lacking
@@ -105,40 +121,48 @@ class Consuming:
     def lacking(self, topics: Sequence[str]) -> list[SourceError]:
         """What is told of the topics that are not there, or may not be read. Raises SourceError where nobody answers.
         To be called in the thread."""
-        found = self._found()
+        found = self._found(topics)
         return [told for topic in topics if (told := self._lacking(topic, found)) is not None]
 
     async def identities(self, topics: Sequence[str]) -> dict[str, str]:
         """What tells each topic from one of the same name that was there before it: Kafka's id of the topic, empty
         where the brokers have none. Raises SourceError. To be called on the event loop."""
-        if not topics:
-            return {}
-        limit = self.config.connect_timeout
+        limit, patience = self.config.connect_timeout, Patience(self.config.connect_timeout)
+        found: dict[str, str] = {}
+        while left := [topic for topic in topics if topic not in found]:
+            for topic, answer in self._descriptions(left).items():
+                try:
+                    async with asyncio.timeout(limit + 1):
+                        id_ = (await asyncio.wrap_future(answer)).topic_id
+                    known = id_.get_most_significant_bits() or id_.get_least_significant_bits()
+                    found[topic] = str(id_) if known else ""
+                except (KafkaException, TimeoutError) as error:
+                    fault = cause(error)
+                    if patience.lasts(fault):
+                        await asyncio.sleep(_AGAIN)
+                        continue
+                    if fault is None or fault.code() not in NOT_THERE:
+                        raise self._undescribed(topic, fault) from None
+                    found[topic] = ""
+        return found
+
+    def _descriptions(self, topics: Sequence[str]) -> dict[str, "Future[Any]"]:
+        """Ask for the descriptions of topics. Raises SourceError."""
         try:
             if self._admin is None:
                 # What goes wrong is in its answers.
                 unread: dict[str, Any] = {"logger": Log(self.words, source=self._source), "error_cb": lambda _: None}
                 self._admin = AdminClient({**self.config.client_settings(), **unread})
             self._admin.poll(0)  # or what it has to say would gather
-            asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=limit)
+            described = self._admin.describe_topics(
+                TopicCollection(list(topics)), request_timeout=self.config.connect_timeout
+            )
         except (KafkaException, ValueError, TypeError, RuntimeError) as error:
             text = self.words(said(error))
             raise SourceError(
                 f"{self.config.display}: its topics cannot be asked for: {text}", SourceReason.OTHER
             ) from None
-        found = {}
-        for topic, answer in asked.items():
-            try:
-                async with asyncio.timeout(limit + 1):
-                    id_ = (await asyncio.wrap_future(answer)).topic_id
-                known = id_.get_most_significant_bits() or id_.get_least_significant_bits()
-                found[topic] = str(id_) if known else ""
-            except (KafkaException, TimeoutError) as error:
-                fault = cause(error)
-                if fault is None or fault.code() not in NOT_THERE:
-                    raise self._undescribed(topic, fault) from None
-                found[topic] = ""
-        return found
+        return described
 
     async def anew(self, before: Mapping[str, str]) -> list[str]:
         """The topics that are not those any more whose identities these are: the library goes on in one that was made
@@ -188,13 +212,22 @@ class Consuming:
             f"{self.config.display}: {self.trouble.reason or self.words(said(error))}", SourceReason.CONNECT
         )
 
-    def _found(self) -> Mapping[str, Any]:
-        """All topics that the user may see, asked for at once."""
-        try:
-            found: Mapping[str, Any] = self.consumer.list_topics(timeout=self.config.connect_timeout).topics
-        except KafkaException as error:
-            raise self.unreachable(error) from None
-        return found
+    def _found(self, wanted: Sequence[str]) -> Mapping[str, Any]:
+        """All topics that the user may see, asked for at once. A topic that was just created may have no leader yet:
+        for those that are wanted it waits, as `asked` does."""
+        patience = Patience(self.config.connect_timeout)
+        while True:
+            try:
+                found: Mapping[str, Any] = self.consumer.list_topics(timeout=self.config.connect_timeout).topics
+            except KafkaException as error:
+                fault = cause(error)
+                if not patience.lasts(fault):
+                    raise self.unreachable(error) from None
+            else:
+                errors = [found[topic].error for topic in wanted if topic in found]
+                if not any(patience.lasts(error) for error in errors):
+                    return found
+            time.sleep(_AGAIN)
 
     def _lacking(self, topic: str, found: Mapping[str, Any]) -> SourceError | None:
         if topic not in found:
@@ -248,9 +281,21 @@ class Consuming:
             raise SourceError(f"{self.config.display}: {self.words(said(error))}", SourceReason.OTHER) from None
 
 
+class Patience:
+    """How long a question is repeated. `seconds`: from now on."""
+
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._until = now() + seconds
+
+    def lasts(self, error: Fault | None) -> bool:
+        """Whether to ask again after this error."""
+        return error is not None and retriable(error) and self._now() < self._until
+
+
 def passing(error: Fault) -> bool:
     """Whether an error that came in place of a record is no reason to stop: the library goes on by itself."""
-    return error.code() == MAX_POLL_EXCEEDED
+    return error.code() == MAX_POLL_EXCEEDED or retriable(error)
 
 
 @asynccontextmanager

@@ -32,6 +32,11 @@ log = structlog.get_logger(__name__)
 _WRITABLE = 100_000_000
 """Bytes that the copy of a refused record may have here; the brokers have their own limit."""
 
+_MAX_POLL = 300_000.0
+"""The library's own `max.poll.interval.ms`."""
+_WAIT = 0.3
+"""Seconds; more than a consumer waits for records, so that one which is asked all the time is left alone."""
+
 _SAME_EVERY = 10.0
 """Seconds between looks at whether the topics are still the same ones. What was read of a topic as if it were the one
 before it is read again and known by its ids, so this is no matter of loss."""
@@ -58,13 +63,14 @@ class KafkaEvents:
             await consumer.call(consumer.partitions, topics)
             identities = await consumer.identities(names)
             stream = _Subscription(self.name, consumer, identities, position, self._now)
-            watching = asyncio.create_task(stream.watch())
+            watching = [asyncio.create_task(stream.watch()), asyncio.create_task(stream.stay())]
             try:
                 await consumer.call(stream.subscribe, list(names))
                 yield stream
             finally:
-                watching.cancel()
-                await asyncio.wait({watching})
+                for task in watching:
+                    task.cancel()
+                await asyncio.wait(watching)
                 await stream.close()
 
     async def verify(self, names: Sequence[str]) -> list[str]:
@@ -130,6 +136,7 @@ class _Subscription:
         self._safe, self._former = known.safe, known.former
         self._read: dict[Place, int] = {}  # of the partitions that are ours: the offset that comes next
         self._holding = False  # the partitions are paused
+        self._asked_at = time.monotonic()  # when records were asked for
         self._paused: list[Message] = []  # what came while nothing more was asked for
         self._begun = _Gathered()  # what the next turn has to tell of partitions that became ours
         self._lives: dict[Place, int] = {}  # how often a partition began anew, so that its offsets mean other records
@@ -150,6 +157,18 @@ class _Subscription:
                 f"{self._config.display}: whether its topics are still the same cannot be known: {text}",
                 SourceReason.OTHER,
             )
+
+    async def stay(self) -> None:
+        """Stay in the group while no batch is asked for: a member that does not poll for `max.poll.interval.ms` loses
+        its partitions, and has to join again."""
+        part = float(self._config.client_settings().get("max.poll.interval.ms", _MAX_POLL)) / 1000 / 5
+        try:
+            while True:
+                await asyncio.sleep(max(0.0, self._asked_at + part - time.monotonic()) + _WAIT)
+                if time.monotonic() - self._asked_at >= part:
+                    await self._consumer.call(self._pause)
+        except SourceError as error:
+            self._ended = error
 
     async def _watch(self) -> None:
         while True:
@@ -223,7 +242,7 @@ class _Subscription:
         known = self._topics | {topic for topic, _ in self._safe}
         by_group: dict[Place, int] = {}
         stale: set[Place] = set()
-        for one in consumer.committed(partitions, timeout=self._config.connect_timeout):
+        for one in self._consumer.asked(partial(self._committed, consumer, partitions)):
             place = one.topic, one.partition
             if one.offset < 0:
                 continue
@@ -255,9 +274,18 @@ class _Subscription:
         if stale:
             # Before the ledger knows the new topic: from then on, what the group has counts again.
             back = [self._labelled(place, self._read[place]) for place in stale]
-            consumer.commit(offsets=back, asynchronous=False)
+            self._consumer.asked(partial(consumer.commit, offsets=back, asynchronous=False))
         consumer.incremental_assign(partitions)
         log.debug("partitions assigned", source=self._source, partitions=[str(one) for one in self._read])
+
+    def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """The offsets of the group. Raises KafkaException: a partition with an error has an offset that is not known,
+        which is not the same as none."""
+        found = consumer.committed(partitions, timeout=self._config.connect_timeout)
+        for one in found:
+            if one.error is not None:
+                raise KafkaException(one.error)
+        return found
 
     def _labelled(self, place: Place, offset: int) -> TopicPartition:
         return TopicPartition(*place, offset, self._identities.get(place[0], ""))
@@ -269,7 +297,9 @@ class _Subscription:
         log.debug("partitions revoked", source=self._source, left=[str(one) for one in self._read])
 
     def _ends(self, consumer: Consumer, place: Place) -> tuple[int, int]:
-        ends = consumer.get_watermark_offsets(TopicPartition(*place), timeout=self._config.connect_timeout)
+        ends = self._consumer.asked(
+            partial(consumer.get_watermark_offsets, TopicPartition(*place), timeout=self._config.connect_timeout)
+        )
         if ends is None:
             raise SourceError(f"{self._config.display}: no answer about {place[0]}", SourceReason.CONNECT)
         return ends
@@ -278,13 +308,14 @@ class _Subscription:
 
     def _pause(self) -> None:
         """Stay in the group without taking more records: a member that does not poll loses its partitions."""
-        self._holding = True
+        self._holding, self._asked_at = True, time.monotonic()
         self._consumer.consumer.pause(self._consumer.consumer.assignment())
         # A partition that comes to us in this call is not paused yet.
         self._paused += self._consumer.records(0)
 
     def _gather(self) -> _Gathered | None:
         """What has come since the last time; None for nothing."""
+        self._asked_at = time.monotonic()
         if self._holding:
             self._holding = False
             self._consumer.consumer.resume(self._consumer.consumer.assignment())

@@ -17,7 +17,7 @@ from tocsin.errors import SourceError, SourceReason
 from tocsin.kafka import END_OF_PARTITION, UNKNOWN_TOPIC, Fault, cause
 from tocsin.model import Batch, Column, Columns, Row, Update
 from tocsin.sources import Stream, Subject
-from tocsin.sources.kafka.consuming import Consuming, consuming
+from tocsin.sources.kafka.consuming import Consuming, consuming, passing
 from tocsin.sources.kafka.records import TYPES, Cell, Reader, Unreadable, columns_of, place, row
 from tocsin.sources.kafka.settings import Config
 
@@ -192,7 +192,7 @@ class _Table:
         """The key and what is there for it now; nothing for what is no record, or cannot be read."""
         error = message.error()
         if error is not None:
-            if error.code() != END_OF_PARTITION:
+            if error.code() != END_OF_PARTITION and not passing(error):
                 raise self._consumer.failed(error, self._topic)
             return ()
         try:
