@@ -87,6 +87,8 @@ class Apprise:
         # Of messages that are not done with: which URLs are, and how. A restart forgets this.
         self._settled: dict[str, dict[str, Outcome]] = {}
         self._refusals = Repeats(log, "recipient refused")
+        # Of those that are split into pieces: which pieces an URL has. Message id and URL -> numbers.
+        self._pieces: dict[tuple[str, str], set[int]] = {}
 
     def __repr__(self) -> str:
         return f"Apprise({self._name!r})"
@@ -137,23 +139,30 @@ class Apprise:
     async def _tell(self, url: str, message: Message, text: _Text) -> Outcome:
         return await self._sends.run(
             url,
-            functools.partial(self._told, url, text, message.kind),
+            functools.partial(self._told, url, text, message.kind, self._accepted(message.id, url)),
             functools.partial(self._settle, message.id, url),
             made=url not in self._services,
         )
 
-    def _told(self, url: str, text: _Text, kind: Kind) -> Outcome:
+    def _accepted(self, id_: str, url: str) -> set[int]:
+        accepted = self._pieces.setdefault((id_, url), set())
+        while len(self._pieces) > _REMEMBERED:
+            del self._pieces[next(iter(self._pieces))]
+        return accepted
+
+    def _told(self, url: str, text: _Text, kind: Kind, accepted: set[int]) -> Outcome:
         """Send to one URL, in this thread."""
         try:
             service = self._services.get(url) or Service(url, self._timeout)
         except ValueError as error:
             return Failure(Reason.REJECTED, str(error), final=True)
-        failed = service.send(text.title, text.body, kind, text.form)
+        failed = service.send(text.title, text.body, kind, text.form, accepted)
         return None if failed is None else Failure(Reason.SERVER_ERROR, failed)
 
     def _settle(self, id_: str, url: str, outcome: Outcome) -> None:
         """Remember for the next attempt what will not change, at once: this one may be given up before it ends."""
         if outcome is None or outcome.final:
+            self._pieces.pop((id_, url), None)
             self._remember(id_, self._settled.pop(id_, {}) | {url: outcome})
 
     def _remember(self, id_: str, settled: dict[str, Outcome]) -> None:

@@ -5,10 +5,11 @@ one's own, nothing kept on disk, no retries, no pauses, no redirects.
 """
 
 import difflib
+import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import apprise
 from apprise.conversion import convert_between
@@ -71,18 +72,37 @@ class Service:
         if plugin is None:
             why = redact(lines[-1]) if lines else "no reason is given"
             raise ValueError(f"Apprise cannot use this {_schema(url)} URL: {why}")
+        if getattr(plugin, "secure_protocol", None) == "mailtos" and plugin.password and not plugin.secure:
+            raise ValueError(
+                "mailto:// would send the password in clear text, also where the server offers TLS; write mailtos://,"
+                " or use a channel of the type email"
+            )
+        plugin.redirects = False  # `?redirect=yes` would count a sign-in page as success
+        if "overflow" not in parse_qs(url.partition("?")[2]):
+            # The library would send a text of any length, and the service refuse it each time.
+            plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
         plugin.request_rate_per_sec = 0  # the dispatcher's rate_limit is for this
         plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout + _LONGER
         self.name = str(plugin.service_name)
         self._plugin = plugin
         # Where the address of a server stands for some services, others have a token.
         self._redact = redactor(secrets_of(url, host="host" not in plugin.template_tokens))
+        self._pieces = _Pieces(set())
+        for name in ("send", *(f"send_{form.value}" for form in apprise.NotifyFormat)):
+            if callable(send := getattr(plugin, name, None)):
+                setattr(plugin, name, functools.partial(self._send_piece, send))
 
-    def send(self, title: str, body: str, kind: Kind, form: str) -> str | None:
-        """Tell it, in this thread, for as long as that takes. None if that went well, else why not, without secrets.
+    def _send_piece(self, send: Callable[..., bool], **about: Any) -> bool:
+        return self._pieces.send(functools.partial(send, **about), about.get("index", 0))
 
-        `form`: what the body is written in. The title is plain text.
+    def send(self, title: str, body: str, kind: Kind, form: str, accepted: set[int] | None = None) -> str | None:
+        """Send a message in this thread, for as long as that takes. None if that went well, else why not, without
+        secrets.
+
+        `form`: what the body is written in. The title is plain text. `accepted`: the pieces of a message that is split
+        (`?overflow=split`) which an attempt before has delivered; those of this one are added.
         """
+        self._pieces = _Pieces(set() if accepted is None else accepted)
         with said() as lines:
             try:
                 good = self._plugin.notify(notify_type=_TYPES[kind], **self._translated(title, body, form))
@@ -102,6 +122,27 @@ class Service:
             title = convert_between(apprise.NotifyFormat.TEXT, taken, title)  # type: ignore[no-untyped-call]
         body = convert_between(written, taken, body)  # type: ignore[no-untyped-call]
         return {"title": title, "body": body, "body_format": taken, "body_passthrough": False}
+
+
+class _Pieces:
+    """The pieces of one message, in order. The library sends all of them even where one fails, and all of them again
+    in the next attempt, so that people would read a, c, a, b, c."""
+
+    def __init__(self, accepted: set[int]) -> None:
+        self._accepted = accepted
+        self._failed = False
+
+    def send(self, send: Callable[[], bool], index: int) -> bool:
+        """Send a piece, unless it was accepted before or one before it has failed."""
+        if index in self._accepted:
+            return True
+        if self._failed:
+            return False
+        self._failed = True  # also when it raises
+        if send():
+            self._failed = False
+            self._accepted.add(index)
+        return not self._failed
 
 
 def check_schema(url: str) -> None:
