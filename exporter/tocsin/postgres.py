@@ -4,13 +4,16 @@ Connection strings are composed by psycopg, never by formatting. psycopg is impo
 configuration can be checked without it.
 """
 
+import asyncio
+import functools
 import math
 import re
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
+import structlog
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from tocsin.settings import Duration, Secret, Settings
@@ -18,6 +21,9 @@ from tocsin.settings import Duration, Secret, Settings
 if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 def _positive(value: float) -> float:
@@ -63,6 +69,19 @@ RelationName = Annotated[Text, AfterValidator(_relation_name)]
 
 _IDENTITY = ("host", "port", "user", "database")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_STARTUP_OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=")
+
+OUTPUT: Mapping[str, str] = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",  # without an order of day and month: how the session reads dates stays as it is
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "xmlbinary": "base64",
+    "quote_all_identifiers": "off",
+}
+"""Session settings that decide how PostgreSQL writes a value as text, at their defaults. A row is known by its text, so
+a source sets them for itself: the defaults of a role, a database or a server do not change what a row is."""
 
 
 class Server(Settings):
@@ -73,6 +92,9 @@ class Server(Settings):
         json_schema_extra={"anyOf": [{"required": ["host", "user"]}, {"required": ["dsn"]}, {"required": ["dsn_file"]}]}
     )
     secrets: ClassVar[tuple[str, ...]] = ("password", "dsn")
+    output: ClassVar[Mapping[str, str]] = {}
+    """Settings of the session that this kind of server needs beside the configured ones, which override them. A server
+    that does not know one of them is used without it."""
 
     dsn: Secret | None = None
     """A whole connection string (`postgresql://user:password@host:6875/database` or `host=... user=...`) instead of
@@ -100,7 +122,9 @@ class Server(Settings):
     sslkey: Text | None = None
     """File with the client's key."""
     options: dict[str, Text] = Field(default_factory=dict)
-    """Further session settings by name, set when the connection starts."""
+    """Further session settings by name, set at the login. Sources read values with `TimeZone: UTC`, `DateStyle: ISO`,
+    `IntervalStyle: postgres`, `bytea_output: hex` and `extra_float_digits: 1`, whatever the defaults of the role, the
+    database or the server are: set another one here only."""
     connect_timeout: Positive = 10.0
     """How long one attempt to connect, or a short question to the server, may take."""
     keepalives_idle: Positive = 15.0
@@ -160,9 +184,32 @@ class Server(Settings):
 
         return make_conninfo(**{**self._parameters(), **extra})
 
+    def settings(self, reported: Callable[[str], str | None]) -> "list[sql.Composed]":
+        """Statements that set up a session which reads rows, to be run after the login: the configured settings, and
+        `output`. A pooler would refuse them in the startup packet.
+
+        `reported`: the value of a setting as the server reported it at the login, None if it did not.
+        """
+        del reported
+        return _set_config(self._session(), self.asked_output())
+
+    def configured(self) -> "list[sql.Composed]":
+        """The same for a session which only writes: how the server reads times is as its role's defaults say."""
+        return _set_config(self._session(), {})
+
+    def asked_output(self) -> dict[str, str]:
+        """Those of `output` that the configuration does not set itself."""
+        named = {*self._session(), *self._startup(), *_STARTUP_OPTION.findall(self._target().get("options", ""))}
+        configured = {name.replace("-", "_").casefold() for name in named}
+        return {name: value for name, value in self.output.items() if name.casefold() not in configured}
+
     def _session(self) -> dict[str, str]:
-        """Settings that the session starts with; kinds of server add theirs."""
+        """Settings to set after the login; kinds of server add theirs."""
         return dict(self.options)
+
+    def _startup(self) -> dict[str, str]:
+        """Settings to send in the startup packet."""
+        return {}
 
     def _target(self) -> dict[str, str]:
         if self.dsn is not None:
@@ -180,7 +227,7 @@ class Server(Settings):
         if self.password is not None:
             own["password"] = self.password.get_secret_value()
         options = " ".join(
-            part for part in (target.get("options"), *(_option(*item) for item in self._session().items())) if part
+            part for part in (target.get("options"), *(_option(*item) for item in self._startup().items())) if part
         )
         return {
             "application_name": "tocsin",
@@ -189,11 +236,27 @@ class Server(Settings):
             "keepalives_idle": str(idle),
             "keepalives_interval": str(max(1, idle // 3)),
             "keepalives_count": "3",
-            "client_encoding": "UTF8",
             **target,
+            "client_encoding": "UTF8",  # also over a dsn that names another: rows are read as UTF-8
             **{name: value for name, value in own.items() if value is not None},
             **({"options": options} if options else {}),
         }
+
+
+def _set_config(required: Mapping[str, str], known: Mapping[str, str]) -> "list[sql.Composed]":
+    """One statement that sets session settings, or none. The server refuses a name in `required` that it does not know,
+    and passes over one in `known`."""
+    from psycopg import sql
+
+    if not required and not known:
+        return []
+    set_ = sql.SQL("pg_catalog.set_config({}, {}, false)")
+    if_known = sql.SQL("CASE WHEN pg_catalog.current_setting({}, true) IS NOT NULL THEN {} END")
+    calls = [set_.format(sql.Literal(name), sql.Literal(value)) for name, value in required.items()]
+    for name, value in known.items():
+        call = set_.format(sql.Literal(name), sql.Literal(value))
+        calls.append(if_known.format(sql.Literal(name), call))
+    return [sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))]
 
 
 def _option(name: str, value: str) -> str:
@@ -217,17 +280,76 @@ def _parse(dsn: str) -> dict[str, str]:
     return {name: str(value) for name, value in parsed.items() if value is not None}
 
 
-async def connected(conninfo: str) -> "psycopg.AsyncConnection[tuple[Any, ...]]":
-    """A connection that commits every statement and prepares none. Raises psycopg.Error."""
+async def connected(server: Server) -> "psycopg.AsyncConnection[tuple[Any, ...]]":
+    """A connection that commits every statement, prepares none, and has the settings of `server`. Raises psycopg.Error
+    without an SQLSTATE, and TimeoutError where the server does not answer within `connect_timeout`."""
     import psycopg
 
     try:
-        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
+        connection = await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True, prepare_threshold=None)
     except BaseException as error:
         # psycopg closes a half-made connection only when its frames go; an error or a cancelled task that is still held
         # somewhere would keep the socket open.
         traceback.clear_frames(error.__traceback__)
         raise
+    try:
+        await within(server.connect_timeout, connection, _set_up(connection, server))
+    except BaseException:
+        connection.pgconn.finish()
+        await connection.close()
+        raise
+    return connection
+
+
+async def _set_up(connection: "psycopg.AsyncConnection[tuple[Any, ...]]", server: Server) -> None:
+    import psycopg
+
+    reported = connection.info.parameter_status
+    zone = reported("TimeZone")
+    if "TimeZone" in server.asked_output() and zone not in (None, *_UTC):
+        _inform_of_zone(server.display, zone)
+    try:
+        for statement in server.settings(reported):
+            await connection.execute(statement)
+    except psycopg.Error as error:
+        # As a refused login, not as a failed statement: what was to be done with the connection is not at fault.
+        raise psycopg.OperationalError(f"the session settings are refused: {error}") from None
+    for name, value in server.asked_output().items():
+        now = reported(name)
+        if now is not None and now.split(",")[0] != value:
+            log.warning("the server does not take a setting", server=server.display, setting=name, value=now)
+
+
+_UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Universal", "UCT")
+
+
+@functools.cache
+def _inform_of_zone(server: str, zone: str | None) -> None:
+    """Once for each server, since every alert has its own connection."""
+    log.info(
+        "queries run in UTC, not in the time zone of the role; set `options: {TimeZone: ...}` for another",
+        server=server,
+        role=zone,
+    )
+
+
+async def within(seconds: float, connection: "psycopg.AsyncConnection[tuple[Any, ...]]", work: Awaitable[T]) -> T:
+    """Wait for some work on a connection. Raises TimeoutError.
+
+    When the time is up, or the caller is cancelled, the connection is cut first: psycopg would ask the server to cancel
+    and wait seconds for its answer, and the server may be gone.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            raise TimeoutError
+        return task.result()
+    finally:
+        if not task.done():
+            connection.pgconn.finish()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def about_login(text: str) -> bool:

@@ -19,7 +19,7 @@ was, and NULL is `None`, never ''. What the types become:
 | maps | dict | object |
 | interval, text, anything else | str | string |
 
-An interval stays text (`1 month 2 days 03:04:05.5`) because that is its only exact form: a month has no length.
+An interval stays text (`1 mon 2 days 03:04:05.5`) because that is its only exact form: a month has no length.
 Numbers inside JSON are floats where that loses nothing, else Decimal.
 """
 

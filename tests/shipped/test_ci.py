@@ -17,6 +17,7 @@ NEEDS = {
     "promtool": "prometheus",
     "amtool": "prometheus-alertmanager",
     "rabbitmq-server": "rabbitmq-server",
+    "pgbouncer": "pgbouncer",
     "java": "default-jre-headless",
     "mvn": "maven",
     "openssl": "openssl",

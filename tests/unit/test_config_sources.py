@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import ValidationError
 
+from tocsin.postgres import Server
 from tocsin.sources.settings import Connection, MaterializeConfig, PostgresConfig
 
 
@@ -54,9 +55,47 @@ def test_session_settings_are_escaped_and_the_given_ones_come_last() -> None:
     assert parameters(settings)["options"] == r"--transaction_isolation=strict\ serializable --search_path=a\ b\\c"
 
 
-def test_a_reading_of_postgres_is_limited_by_the_server() -> None:
-    settings = PostgresConfig.model_validate({"host": "h", "user": "u", "statement_timeout": "1500ms"})
-    assert parameters(settings)["options"] == "--statement_timeout=1500ms"
+def statements(settings: Server, **reported: str) -> str:
+    return "; ".join(one.as_string(None) for one in settings.settings(reported.get))
+
+
+def test_startup_packet_has_no_settings_of_postgres() -> None:
+    """A pooler refuses them there."""
+    settings = PostgresConfig.model_validate(
+        {"host": "h", "user": "u", "statement_timeout": "1500ms", "options": {"search_path": "a, b"}}
+    )
+    assert "options" not in parameters(settings)
+    assert "set_config('statement_timeout', '1500ms', false)" in statements(settings)
+    assert "set_config('search_path', 'a, b', false)" in statements(settings)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"host": "h", "user": "u", "options": {"timezone": "Europe/Berlin"}},
+        {"dsn": "host=h user=u options='-c timezone=Europe/Berlin'"},
+        {"dsn": "host=h user=u options=--timezone=Europe/Berlin"},
+    ],
+)
+def test_configured_setting_overrides_its_default(given: dict[str, Any]) -> None:
+    """The others stay as they are."""
+    set_ = statements(PostgresConfig.model_validate(given))
+    assert "'UTC'" not in set_
+    assert "set_config('IntervalStyle', 'postgres', false)" in set_
+
+
+def test_materialize_sets_only_what_is_reported_otherwise() -> None:
+    """Usually nothing, so that a subscription begins without another round trip."""
+    settings = MaterializeConfig.model_validate({"host": "h", "user": "u"})
+    usual = {"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres"}
+    assert statements(settings, **usual) == ""
+    assert statements(settings) == ""
+    assert statements(settings, **{**usual, "TimeZone": "+02:00"}) == """SET "TimeZone" = 'UTC'"""
+
+
+def test_encoding_is_utf8_whatever_the_dsn_says() -> None:
+    settings = PostgresConfig.model_validate({"dsn": "host=h user=u client_encoding=LATIN1"})
+    assert parameters(settings)["client_encoding"] == "UTF8"
 
 
 def test_a_dsn_keeps_what_it_says_and_gets_what_it_does_not_say() -> None:

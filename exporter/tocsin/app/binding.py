@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from tocsin.canonical import Respelling
 from tocsin.config import Alert
 from tocsin.errors import SourceError, SourceReason
 from tocsin.exposition import GaugeSpec
-from tocsin.firing import Firing, Rule
+from tocsin.firing import Firing, Phase, Rule
 from tocsin.model import Columns, Row
 
 
@@ -81,6 +83,31 @@ def rebound(firings: Sequence[Firing], old: Columns, new: Columns) -> list[Firin
         )
         for firing in firings
     ]
+
+
+def respelled(firings: Sequence[Firing], columns: Columns, rule: Rule) -> tuple[list[Firing], list[Firing]]:
+    """Stored firings with the one text of each value, and those that end by it: two keys that differed in nothing but
+    how the server wrote them are one key. Of these the one that is in the view stays, else the last one."""
+    respelling = Respelling(columns)
+    if not respelling:
+        return list(firings), []
+    kept: dict[Row, Firing] = {}
+    ended: list[Firing] = []
+    for firing in firings:
+        row = respelling.row(firing.row)
+        counts = tuple((count, respelling.row(other)) for count, other in firing.counts)
+        key = tuple(row[place] for place in rule.key) or row
+        new = replace(firing, row=row, counts=counts)
+        old = kept.pop(key, None)
+        if old is not None and old.phase in _IN_VIEW and new.phase not in _IN_VIEW:
+            old, new = new, old
+        if old is not None:
+            ended.append(old)
+        kept[key] = new
+    return list(kept.values()), ended
+
+
+_IN_VIEW = (Phase.FIRING, Phase.PENDING)
 
 
 def _index(alert: Alert, columns: Columns) -> Mapping[str, int]:

@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import structlog
@@ -17,6 +17,7 @@ import structlog
 from tocsin.app import binding
 from tocsin.app.columns import NamedColumns
 from tocsin.backoff import Backoff
+from tocsin.canonical import Respelling
 from tocsin.config import Alert
 from tocsin.errors import LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertState, Gauges, Page, Rendered
@@ -119,6 +120,7 @@ class Watch:
         self._redefined = False  # what the ledger has was stored under another definition or other columns
         self._ended: list[Firing] = []  # firings of another key, which end where the new snapshot begins
         self._ended_columns: Columns = ()
+        self._respelling = Respelling(())
         self._shown = False  # the gauges hold what the firing set holds
         self._up = False
         self._may_resume = True
@@ -259,6 +261,7 @@ class Watch:
         rule = binding.rule(self.alert, columns)
         if self._out.columns is not None and columns != self.columns:
             self._out.columns.report(columns)
+        self._respelling = Respelling(columns)
         stored, self._stored = self._stored, None
         if self._firing is not None:
             old = self._firing.rule.columns
@@ -270,8 +273,11 @@ class Watch:
             if stored is None:
                 self._firing = FiringSet(rule)
             elif binding.same_key(stored.definition, self._definition):
-                self._firing = FiringSet(rule, binding.rebound(stored.firings, stored.columns, columns))
-                self._redefined = self._redefined or stored.columns != columns
+                firings = binding.rebound(stored.firings, stored.columns, columns)
+                firings, self._ended = binding.respelled(firings, columns, rule)
+                self._ended_columns = columns
+                self._firing = FiringSet(rule, firings)
+                self._redefined = self._redefined or stored.columns != columns or bool(self._ended)
             else:
                 self._firing = FiringSet(rule)
                 self._ended = list(stored.firings)
@@ -314,6 +320,8 @@ class Watch:
 
     def _work(self, firing: FiringSet, batch: Batch) -> tuple[Outcome, Rendered | None]:
         """What takes time in proportion to the rows; touches nothing that the event loop reads."""
+        if self._respelling:
+            batch = replace(batch, updates=self._respelling.updates(batch.updates))
         outcome = firing.apply(batch, silent=not self._known and self.alert.initial == "silent")
         if self._ended:
             outcome.transitions[:0] = self._endings(batch.snapshot or 0)

@@ -30,6 +30,7 @@ from tocsin.postgres import (
     name_parts,
     relation,
     script,
+    within,
 )
 
 _Connection: TypeAlias = "psycopg.AsyncConnection[tuple[Any, ...]]"
@@ -155,7 +156,7 @@ class Postgres:
         config = self._config
         try:
             async with self._connection() as connection:
-                await _within(config.timeout, connection, work(connection))
+                await within(config.timeout, connection, work(connection))
         except TimeoutError:
             return Retry(Reason.TIMEOUT, f"{config.display}: no answer in time")
         except (psycopg.Error, OSError) as error:
@@ -178,7 +179,7 @@ class Postgres:
             connection = self._idle.pop()
         else:
             async with asyncio.timeout(self._config.connect_timeout):
-                connection = await connected(self._config.conninfo())
+                connection = await connected(self._config)
         try:
             yield connection
         finally:
@@ -283,22 +284,6 @@ def _storable(value: Any) -> Any:
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _REFUSED = re.compile(r"\\u0000|[\ud800-\udfff]")
 """The same in JSON text, where a NUL is an escape. It may find the text of an escape, too."""
-
-
-async def _within(seconds: float, connection: _Connection, work: Awaitable[None]) -> None:
-    """Wait for some work on a connection. When the time is up, or nobody waits any more, the connection is cut first:
-    psycopg would ask the server to stop and wait seconds for its answer, and the server may be gone."""
-    task = asyncio.ensure_future(work)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-        if not done:
-            raise TimeoutError
-        task.result()
-    finally:
-        if not task.done():
-            connection.pgconn.finish()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 async def _dropped(connection: _Connection) -> None:

@@ -22,6 +22,8 @@ def command(chosen: Namespace) -> Exit:
     into = EventsTable(table=settings.table, id=settings.id, name=settings.name, channel=settings.channel)
     try:
         connection = psycopg.connect(settings.conninfo())
+        for statement in settings.configured():
+            connection.execute(statement)
     except psycopg.Error as error:
         raise connect_error(error, settings.display, settings.connect_timeout) from None
     try:

@@ -1,12 +1,16 @@
 """Configuration of the sources that speak PostgreSQL's protocol."""
 
 import math
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tocsin.postgres import Positive, Server, Text
+from tocsin.postgres import OUTPUT, Positive, Server, Text
 from tocsin.settings import Duration, Settings
+
+if TYPE_CHECKING:
+    from psycopg import sql
 
 __all__ = ["Connection", "MaterializeConfig", "Positive", "PostgresConfig", "SourceSettings", "Text"]
 
@@ -58,6 +62,8 @@ class MaterializeConfig(Connection):
     """A Materialize server: `SUBSCRIBE` to a view or query, heard milliseconds after the change; after a restart it
     asks for the history since it stopped. Each alert holds one connection, and the source one more."""
 
+    output: ClassVar[Mapping[str, str]] = {name: OUTPUT[name] for name in ("TimeZone", "DateStyle", "IntervalStyle")}
+
     port: Annotated[int, Field(ge=1, le=65535)] = 6875
     """TCP port."""
     database: Text = "materialize"
@@ -78,7 +84,20 @@ class MaterializeConfig(Connection):
     """How far the first progress row may be ahead of this machine's clock. A server restored from elsewhere may accept
     a time in the future and stay silent until it comes."""
 
+    def settings(self, reported: Callable[[str], str | None]) -> "list[sql.Composed]":
+        """See `Server.settings`. Only what the server reports to be otherwise is set: usually nothing."""
+        from psycopg import sql
+
+        return [
+            sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
+            for name, value in self.asked_output().items()
+            if (now := reported(name)) is not None and now.split(",")[0].casefold() != value.casefold()
+        ]
+
     def _session(self) -> dict[str, str]:
+        return {}
+
+    def _startup(self) -> dict[str, str]:
         own: dict[str, str | None] = {"cluster": self.cluster, "transaction_isolation": self.isolation}
         return {**{name: value for name, value in own.items() if value}, **self.options}
 
@@ -86,6 +105,8 @@ class MaterializeConfig(Connection):
 class PostgresConfig(Connection):
     """A PostgreSQL server, whose relation or query is read on an interval, and at once on NOTIFY, and compared with the
     reading before."""
+
+    output: ClassVar[Mapping[str, str]] = OUTPUT
 
     interval: Positive = 10.0
     """Time between two readings when no NOTIFY comes."""

@@ -157,7 +157,7 @@ async def connect(settings: Server) -> AsyncIterator[Wire]:
     began = time.monotonic()
     try:
         async with asyncio.timeout(settings.connect_timeout + 1.0):
-            connection = await connected(settings.conninfo())
+            connection = await connected(settings)
     except (TimeoutError, psycopg.Error, OSError) as error:
         raise connect_error(error, settings.display, time.monotonic() - began) from None
     try:

@@ -46,6 +46,7 @@ _TYPES: dict[str, tuple[int, int]] = {
     "float4[]": (1021, -1),
     "float8[]": (1022, -1),
     "timestamptz[]": (1185, -1),
+    "interval[]": (1187, -1),
     "numeric[]": (1231, -1),
     "uuid[]": (2951, -1),
     "jsonb[]": (3807, -1),

@@ -1,11 +1,12 @@
 """The configuration of an events table."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tocsin.postgres import Name, Positive, RelationName, Server, name_parts
+from tocsin.postgres import OUTPUT, Name, Positive, RelationName, Server, name_parts
 from tocsin.sources.settings import SourceSettings
 
 HANDLED_AT, HANDLED_AS = "handled_at", "handled_as"
@@ -27,6 +28,7 @@ class Config(Server, SourceSettings):
 
     delivers: ClassVar[Literal["rows", "events"]] = "events"
     subjects: ClassVar[tuple[str, ...]] = ("event",)
+    output: ClassVar[Mapping[str, str]] = OUTPUT
 
     table: RelationName = "events"
     """The table, as SQL would write it: `schema.events`, `"My Events"`."""

@@ -1,0 +1,69 @@
+"""A real PgBouncer in front of a real PostgreSQL, on a free port and in a folder of its own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from support.postgres import Postgres
+from support.prometheus import free_port
+from support.waiting import seen
+
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
+
+
+@contextmanager
+def pgbouncer(server: Postgres, *, pool_mode: str = "session") -> Iterator["Pooled"]:
+    """Run it as the user of the server, which it needs for the server's socket. Skips where it is not installed."""
+    program = shutil.which("pgbouncer", path=_PATH)
+    if program is None:
+        pytest.skip("pgbouncer is not installed")
+    target = conninfo_to_dict(server.dsn())
+    folder = Path(tempfile.mkdtemp(prefix="tocsin-pgbouncer-"))
+    folder.chmod(0o755)
+    port = free_port()
+    file = folder / "pgbouncer.ini"
+    file.write_text(f"""
+[databases]
+* = host={target["host"]} user={target["user"]}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = {pool_mode}
+""")
+    as_user = ["-u", Path(str(target["host"])).owner()] if os.getuid() == 0 else []
+    process = subprocess.Popen([program, *as_user, str(file)], stderr=subprocess.DEVNULL)
+    try:
+        seen(lambda: _open(port), "PgBouncer listens")
+        yield Pooled(port, str(target["user"]))
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def _open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Pooled:
+    """Where the pooler listens."""
+
+    def __init__(self, port: int, user: str) -> None:
+        self._port = port
+        self._user = user
+
+    def dsn(self, database: str) -> str:
+        """A connection string for a database of the server, given by its own connection string."""
+        name = conninfo_to_dict(database)["dbname"]
+        return make_conninfo(host="127.0.0.1", port=str(self._port), user=self._user, dbname=name)
