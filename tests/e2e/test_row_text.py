@@ -34,7 +34,6 @@ SETTINGS = {
     "bytea_output": "escape",
     "extra_float_digits": "0",
     "quote_all_identifiers": "on",
-    "client_encoding": "LATIN1",
 }
 """Each writes a column of the view otherwise."""
 

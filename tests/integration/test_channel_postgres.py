@@ -214,6 +214,24 @@ async def test_the_printed_sql_gives_the_role_all_that_it_needs_and_nothing_more
             await connection.execute("DELETE FROM audit.told")
 
 
+async def test_refused_setting_is_no_fault_of_rows(database: Database) -> None:
+    """They wait until the configuration is right, and are no dead letters."""
+    [result] = await sent(config(database, options={"work_mem": "plenty"}))
+    assert isinstance(result, Retry)
+    assert "the session settings are refused" in result.detail
+    assert 'invalid value for parameter "work_mem"' in result.detail
+
+
+async def test_times_are_written_alike_under_all_settings(database: Database) -> None:
+    """What a row says does not depend on how the session reads and writes dates."""
+    odd = {"TimeZone": "Asia/Kathmandu", "DateStyle": "SQL, DMY", "standard_conforming_strings": "off"}
+    what = message(Kind.RESOLVED, key=r"a\b 'c'", at=1_795_242_600_123)
+    assert await sent(config(database, options=odd), what) == [Delivered()]
+    [row] = await database.run("SELECT started_at, at, envelope FROM notifications")
+    assert [moment.timestamp() for moment in row[:2]] == [1_795_242_548.0, 1_795_242_600.123]
+    assert row[2] == what.envelope
+
+
 async def test_a_role_without_the_right_pauses_the_channel(database: Database) -> None:
     await database.run(kind.ddl(config(database)))
     await database.run("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN")

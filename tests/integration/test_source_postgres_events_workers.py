@@ -4,13 +4,13 @@ leaves its events to the others."""
 import asyncio
 import re
 
-import psycopg
 import pytest
 
 from support.events_table import INSERT, made, settings, source, taking, value
 from support.postgres import Database
 from support.waiting import until
 from tocsin.errors import SourceError, SourceReason
+from tocsin.postgres import connected
 from tocsin.sources.postgres_events.statements import Statements
 
 pytestmark = pytest.mark.xdist_group("postgres")
@@ -138,7 +138,7 @@ async def test_a_batch_costs_the_same_however_long_the_backlog_is(
     if known:
         await database.run("ANALYZE")
     take = Statements(settings(database, **given), "bigint").take([]).as_string(None)
-    async with await psycopg.AsyncConnection.connect(settings(database, **given).conninfo()) as connection:
+    async with await connected(settings(database, **given)) as connection:
         plan = [row[0] async for row in await connection.execute(f"EXPLAIN ANALYZE {take}")]
     read = [float(found) for line in plan for found in re.findall(r"actual time=\S+ rows=(\S+)", line)]
     assert max(read) <= 1_000, "\n".join(plan)
