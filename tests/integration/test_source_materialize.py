@@ -155,6 +155,18 @@ async def test_a_constant_view_ends_normally_with_all_its_rows(server: Server) -
             await stream.next()
 
 
+async def test_a_constant_materialized_view_ends_at_its_time(double: MaterializeDouble) -> None:
+    """As in v26.39: the snapshot has a real timestamp, and no progress row follows."""
+    view = double.create("public.always", COLUMNS, rows=[ANN, BOB])
+    at = view.history.upper
+    view.freeze(at=at)
+    async with reading(source(double), "public.always") as stream:
+        await stream.until_state(ANN, BOB)
+        assert (stream.last.snapshot, stream.last.frontier) == (at, at + 1)
+        with pytest.raises(StopAsyncIteration):
+            await stream.next()
+
+
 # Coming back.
 
 
