@@ -14,7 +14,7 @@ the old id still exists.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import psycopg
@@ -169,29 +169,36 @@ class IdentityCheck:
             if not self._watched and self._task is not None:
                 task, self._task = self._task, None
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
+            worked = False
             try:
                 async with connect(self._config) as wire:
-                    await self._check_all_again_and_again(wire)
+                    while True:
+                        pause = await self._round(wire)
+                        worked = True
+                        await asyncio.sleep(pause)
             except (SourceError, psycopg.Error, TimeoutError, OSError) as error:
-                self._failed(list(self._watched), str(error) or "the server does not answer")
+                # A connection that worked and is lost is made again first: only if that fails, a check has failed.
+                if not (worked and isinstance(error, psycopg.Error)):
+                    self._all_failed(str(error) or f"{self._config.display}: the server does not answer")
+            except Exception as error:  # a defect must not end the checks in silence
+                log.exception("defect in the check of names", source=self._source)
+                self._all_failed(repr(error))
             await asyncio.sleep(self._config.identity_check)
 
-    async def _check_all_again_and_again(self, wire: Wire) -> None:
-        """Raises an error only when the connection is of no use any more."""
+    async def _round(self, wire: Wire) -> float:
+        """Check all once, and return how long to pause. Raises an error only if the connection is of no use."""
         clock = asyncio.get_running_loop().time
-        while True:
-            began = clock()
-            answers = Answers(wire)
-            failures = [await self._check(answers, watched) for watched in list(self._watched)]
-            if not any(failures):
-                self._works()
-            # A slow server is left alone for as long as it took to answer.
-            await asyncio.sleep(max(self._config.identity_check, clock() - began))
+        began = clock()
+        answers = Answers(wire)
+        failures = [await self._check(answers, watched) for watched in list(self._watched)]
+        if not any(failures):
+            self._works()
+        # A slow server is left alone for as long as it took to answer.
+        return max(self._config.identity_check, clock() - began)
 
     async def _check(self, answers: Answers, watched: Watched) -> bool:
         """Check one subscription; says whether the check failed."""
@@ -213,6 +220,9 @@ class IdentityCheck:
             return True
         watched.report("")
         return False
+
+    def _all_failed(self, why: str) -> None:
+        self._failed(list(self._watched), why)
 
     def _failed(self, affected: list[Watched], why: str) -> None:
         for watched in affected:
