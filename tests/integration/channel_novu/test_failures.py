@@ -73,14 +73,6 @@ async def test_a_cut_connection_is_retried_after_a_wait_and_delivered_once(serve
     assert len(server.messages()) == 1
 
 
-async def test_a_redirect_is_not_followed(build: Build) -> None:
-    async with Receiver(lambda _: Answer(status=307, headers={"location": "/elsewhere"})) as receiver:
-        result = await sent(build(receiver.url))
-        assert isinstance(result, Rejected)
-        assert result.detail.startswith("307")
-        assert len(receiver.requests) == 1
-
-
 async def test_an_error_that_novu_has_stored_does_not_stick(server: FakeNovu, build: Build) -> None:
     channel = build(server.url)
     server.fault("status", status=500, times=1, stored=True)

@@ -18,7 +18,7 @@ from novu_py import models
 from novu_py.utils import RetryConfig
 from pydantic import BaseModel
 
-from tocsin.channels import Rejected, Result, Retry
+from tocsin.channels import Paused, Rejected, Result, Retry
 from tocsin.channels.base import classify, redactor, retry_after
 from tocsin.channels.novu import workflows
 from tocsin.channels.novu.events import Event
@@ -156,6 +156,9 @@ class Api:
 
     def failure(self, answer: Answer) -> Result:
         """What an answer that is not 2xx means for the notification."""
+        if 300 <= answer.status < 400:
+            # It says nothing of the notification: whatever answers at this address is not Novu's API.
+            return Paused(Reason.REJECTED, f"{answer.status}: a redirect, which is not followed; correct the url")
         after = retry_after(answer.headers.get("retry-after"), self._now())
         if answer.status >= 500 or answer.status == 408:  # a gateway says this too, while Novu works on
             after = max(after or 0.0, self._unknown_wait)
