@@ -1,7 +1,7 @@
 """One text for one value, whatever wrote it. Pure; nothing here ever raises over a value.
 
 A row is known by its text, and the text of some types depends on the session or the version that writes it. Tocsin's
-own sessions are set up alike (`tocsin.postgres.OUTPUT`). Two things are left, and `respelled` is for them: Materialize
+own sessions are set up alike (`tocsin.postgres_session.OUTPUT`). Two differences are left for `Respelling`: Materialize
 writes `1 month` in one version and `1 mon` in another, and a ledger may hold rows that were written in a session with
 other settings. The one text of each type is what PostgreSQL writes with its default settings, in UTC:
 

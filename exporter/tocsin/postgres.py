@@ -4,26 +4,19 @@ Connection strings are composed by psycopg, never by formatting. psycopg is impo
 configuration can be checked without it.
 """
 
-import asyncio
-import functools
 import math
 import re
-import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-import structlog
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from tocsin.postgres_session import set_config
 from tocsin.settings import Duration, Secret, Settings
 
 if TYPE_CHECKING:
-    import psycopg
     from psycopg import sql
-
-T = TypeVar("T")
-log = structlog.get_logger(__name__)
 
 
 def _positive(value: float) -> float:
@@ -70,18 +63,6 @@ RelationName = Annotated[Text, AfterValidator(_relation_name)]
 _IDENTITY = ("host", "port", "user", "database")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _STARTUP_OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=")
-
-OUTPUT: Mapping[str, str] = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO",  # without an order of day and month: how the session reads dates stays as it is
-    "IntervalStyle": "postgres",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-    "xmlbinary": "base64",
-    "quote_all_identifiers": "off",
-}
-"""Session settings that decide how PostgreSQL writes a value as text, at their defaults. A row is known by its text, so
-a source sets them for itself: the defaults of a role, a database or a server do not change what a row is."""
 
 
 class Server(Settings):
@@ -191,11 +172,11 @@ class Server(Settings):
         `reported`: the value of a setting as the server reported it at the login, None if it did not.
         """
         del reported
-        return _set_config(self._session(), self.asked_output())
+        return set_config(self._session(), self.asked_output())
 
     def configured(self) -> "list[sql.Composed]":
         """The same for a session which only writes: how the server reads times is as its role's defaults say."""
-        return _set_config(self._session(), {})
+        return set_config(self._session(), {})
 
     def asked_output(self) -> dict[str, str]:
         """Those of `output` that the configuration does not set itself."""
@@ -243,22 +224,6 @@ class Server(Settings):
         }
 
 
-def _set_config(required: Mapping[str, str], known: Mapping[str, str]) -> "list[sql.Composed]":
-    """One statement that sets session settings, or none. The server refuses a name in `required` that it does not know,
-    and passes over one in `known`."""
-    from psycopg import sql
-
-    if not required and not known:
-        return []
-    set_ = sql.SQL("pg_catalog.set_config({}, {}, false)")
-    if_known = sql.SQL("CASE WHEN pg_catalog.current_setting({}, true) IS NOT NULL THEN {} END")
-    calls = [set_.format(sql.Literal(name), sql.Literal(value)) for name, value in required.items()]
-    for name, value in known.items():
-        call = set_.format(sql.Literal(name), sql.Literal(value))
-        calls.append(if_known.format(sql.Literal(name), call))
-    return [sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))]
-
-
 def _option(name: str, value: str) -> str:
     """A session setting as an entry of libpq's `options`, where backslashes protect what separates entries."""
     return f"--{name}=" + re.sub(r"([\\\s])", r"\\\1", value)
@@ -278,78 +243,6 @@ def _parse(dsn: str) -> dict[str, str]:
         if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise ValueError("the port in the connection string is not a number from 1 to 65535")
     return {name: str(value) for name, value in parsed.items() if value is not None}
-
-
-async def connected(server: Server) -> "psycopg.AsyncConnection[tuple[Any, ...]]":
-    """A connection that commits every statement, prepares none, and has the settings of `server`. Raises psycopg.Error
-    without an SQLSTATE, and TimeoutError where the server does not answer within `connect_timeout`."""
-    import psycopg
-
-    try:
-        connection = await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True, prepare_threshold=None)
-    except BaseException as error:
-        # psycopg closes a half-made connection only when its frames go; an error or a cancelled task that is still held
-        # somewhere would keep the socket open.
-        traceback.clear_frames(error.__traceback__)
-        raise
-    try:
-        await within(server.connect_timeout, connection, _set_up(connection, server))
-    except BaseException:
-        connection.pgconn.finish()
-        await connection.close()
-        raise
-    return connection
-
-
-async def _set_up(connection: "psycopg.AsyncConnection[tuple[Any, ...]]", server: Server) -> None:
-    import psycopg
-
-    reported = connection.info.parameter_status
-    zone = reported("TimeZone")
-    if "TimeZone" in server.asked_output() and zone not in (None, *_UTC):
-        _inform_of_zone(server.display, zone)
-    try:
-        for statement in server.settings(reported):
-            await connection.execute(statement)
-    except psycopg.Error as error:
-        # As a refused login, not as a failed statement: what was to be done with the connection is not at fault.
-        raise psycopg.OperationalError(f"the session settings are refused: {error}") from None
-    for name, value in server.asked_output().items():
-        now = reported(name)
-        if now is not None and now.split(",")[0] != value:
-            log.warning("the server does not take a setting", server=server.display, setting=name, value=now)
-
-
-_UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Universal", "UCT")
-
-
-@functools.cache
-def _inform_of_zone(server: str, zone: str | None) -> None:
-    """Once for each server, since every alert has its own connection."""
-    log.info(
-        "queries run in UTC, not in the time zone of the role; set `options: {TimeZone: ...}` for another",
-        server=server,
-        role=zone,
-    )
-
-
-async def within(seconds: float, connection: "psycopg.AsyncConnection[tuple[Any, ...]]", work: Awaitable[T]) -> T:
-    """Wait for some work on a connection. Raises TimeoutError.
-
-    When the time is up, or the caller is cancelled, the connection is cut first: psycopg would ask the server to cancel
-    and wait seconds for its answer, and the server may be gone.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-        if not done:
-            raise TimeoutError
-        return task.result()
-    finally:
-        if not task.done():
-            connection.pgconn.finish()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 def about_login(text: str) -> bool:

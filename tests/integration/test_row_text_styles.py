@@ -7,7 +7,7 @@ import pytest
 from support.postgres import Database
 from tocsin.canonical import Respelling
 from tocsin.model import Column
-from tocsin.postgres import OUTPUT
+from tocsin.postgres_session import OUTPUT
 
 pytestmark = pytest.mark.xdist_group("postgres")
 

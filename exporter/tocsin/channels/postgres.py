@@ -24,14 +24,13 @@ from tocsin.postgres import (
     RelationName,
     Server,
     about_login,
-    connected,
     derived_name,
     granted,
     name_parts,
     relation,
     script,
-    within,
 )
+from tocsin.postgres_session import connected, within
 
 _Connection: TypeAlias = "psycopg.AsyncConnection[tuple[Any, ...]]"
 _Failure: TypeAlias = Retry | Rejected | Paused

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tocsin.postgres import OUTPUT, Positive, Server, Text
+from tocsin.postgres import Positive, Server, Text
+from tocsin.postgres_session import OUTPUT
 from tocsin.settings import Duration, Settings
 
 if TYPE_CHECKING:

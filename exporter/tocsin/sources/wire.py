@@ -16,7 +16,8 @@ from psycopg.errors import error_from_result
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Column, Columns, Row
-from tocsin.postgres import Server, about_login, connected
+from tocsin.postgres import Server, about_login
+from tocsin.postgres_session import connected
 
 _SLICE = 2_000
 """Rows handed out before other tasks get a turn; at about 2 us a row this holds the loop for some milliseconds."""
