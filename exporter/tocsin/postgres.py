@@ -165,14 +165,18 @@ class Server(Settings):
 
         return make_conninfo(**{**self._parameters(), **extra})
 
-    def settings(self, reported: Callable[[str], str | None]) -> "list[sql.Composed]":
+    def settings(self) -> "list[sql.Composed]":
         """Statements that set up a session which reads rows, to be run after the login: the configured settings, and
-        `output`. A pooler would refuse them in the startup packet.
+        `output`. A pooler would refuse them in the startup packet."""
+        return set_config(self._session(), self.asked_output())
+
+    def preferred(self, reported: Callable[[str], str | None]) -> "list[sql.Composed]":
+        """Further such statements, each of which the server may refuse.
 
         `reported`: the value of a setting as the server reported it at the login, None if it did not.
         """
         del reported
-        return set_config(self._session(), self.asked_output())
+        return []
 
     def configured(self) -> "list[sql.Composed]":
         """The same for a session which only writes: how the server reads times is as its role's defaults say."""

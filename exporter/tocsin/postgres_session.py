@@ -1,6 +1,7 @@
 """Connections to servers that speak PostgreSQL's protocol, and the settings of a session after the login."""
 
 import asyncio
+import contextlib
 import functools
 import traceback
 from collections.abc import Awaitable, Mapping
@@ -75,11 +76,14 @@ async def _set_up(connection: "psycopg.AsyncConnection[tuple[Any, ...]]", server
     if "TimeZone" in server.asked_output() and zone not in (None, *_UTC):
         _inform_of_zone(server.display, zone)
     try:
-        for statement in server.settings(reported):
+        for statement in server.settings():
             await connection.execute(statement)
     except psycopg.Error as error:
         # As a refused login, not as a failed statement: what was to be done with the connection is not at fault.
         raise psycopg.OperationalError(f"the session settings are refused: {error}") from None
+    for statement in server.preferred(reported):
+        with contextlib.suppress(psycopg.DatabaseError):
+            await connection.execute(statement)
     for name, value in server.asked_output().items():
         now = reported(name)
         if now is not None and now.split(",")[0] != value:

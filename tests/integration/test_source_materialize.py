@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from support.live import SERVERS, DoubleServer, Server, TextRow, serving
-from support.materialize import MaterializeDouble
+from support.materialize import MaterializeDouble, ServerError
 from support.materialize.bulk import encode
 from support.reading import check, error_of, reading
 from support.waiting import SOON
@@ -335,6 +335,24 @@ async def test_columns_and_a_sample_can_be_had_without_subscribing(server: Serve
     assert await asked.sample(Subject(relation=view.name)) == ANN
     await view.delete(ANN)
     assert await asked.sample(Subject(relation=view.name)) is None
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_other_time_zone_of_session_is_set_back(
+    double: MaterializeDouble, monkeypatch: pytest.MonkeyPatch, *, refused: bool
+) -> None:
+    """Where the server refuses that, the view is read nevertheless."""
+
+    def refuse(text: str) -> None:
+        if refused and text.startswith("SET"):
+            raise ServerError(code="55P02", message="parameter cannot be set")
+
+    double.create("public.orders", COLUMNS, rows=[ANN])
+    double.definer = refuse
+    monkeypatch.setenv("PGTZ", "+02")
+    async with reading(Materialize("mz", DoubleServer(double).config()), "public.orders") as stream:
+        await stream.until_state(ANN)
+    assert refused or """SET "TimeZone" = 'UTC'""" in double.statements
 
 
 async def test_the_cluster_and_further_settings_reach_the_session(double: MaterializeDouble) -> None:

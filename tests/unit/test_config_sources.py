@@ -56,7 +56,7 @@ def test_session_settings_are_escaped_and_the_given_ones_come_last() -> None:
 
 
 def statements(settings: Server, **reported: str) -> str:
-    return "; ".join(one.as_string(None) for one in settings.settings(reported.get))
+    return "; ".join(one.as_string(None) for one in [*settings.settings(), *settings.preferred(reported.get)])
 
 
 def test_startup_packet_has_no_settings_of_postgres() -> None:

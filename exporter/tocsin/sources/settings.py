@@ -85,8 +85,11 @@ class MaterializeConfig(Connection):
     """How far the first progress row may be ahead of this machine's clock. A server restored from elsewhere may accept
     a time in the future and stay silent until it comes."""
 
-    def settings(self, reported: Callable[[str], str | None]) -> "list[sql.Composed]":
-        """See `Server.settings`. Only what the server reports to be otherwise is set: usually nothing."""
+    def settings(self) -> "list[sql.Composed]":
+        return []
+
+    def preferred(self, reported: Callable[[str], str | None]) -> "list[sql.Composed]":
+        """See `Server.preferred`. Only what the server reports to be otherwise is set: usually nothing."""
         from psycopg import sql
 
         return [
