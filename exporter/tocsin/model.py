@@ -108,7 +108,8 @@ class Notification:
 
     `seq` is the ledger's number, rising in the order of commits; `attempts` those already made; `not_before` and
     `created_at` are wall-clock seconds. `lane`: see `Address`. `digest`: the number of the digest that it waits in, if
-    it is to be sent in one message with others.
+    it is to be sent in one message with others. `generation`: how often its idempotency key had to be replaced, since
+    a receiver may have stored a final error under the one before.
     """
 
     seq: int
@@ -120,6 +121,7 @@ class Notification:
     attempts: int = 0
     created_at: float = 0.0
     not_before: float = 0.0
+    generation: int = 0
 
 
 def fingerprint(alert: str, key: Sequence[str | None]) -> str:

@@ -148,3 +148,55 @@ async def test_what_waits_on_purpose_is_not_old(ledger: Ledger, clock: Clock) ->
     assert (backlog.pending, backlog.oldest) == (1, second.not_before)
     await ledger.settle([settlement(second, Status.PENDING, not_before=clock.now + 500)])
     assert (await ledger.backlog())["hook"].oldest == second.created_at
+
+
+async def test_digest_is_cut_in_two_for_good(ledger: Ledger) -> None:
+    """Each part is a digest of its own, known by its oldest member."""
+    _, first = await told(ledger, "alone", "1", "2", "3", "4")
+    members = await ledger.gather(first)
+    rest = await ledger.cut(first, members[2].seq, refused=False)
+    assert rest is not None
+    assert keys(await ledger.gather(first)) == ["1", "2"]
+    assert keys(await ledger.gather(rest)) == ["3", "4"]
+    assert keys(await waiting(ledger)) == ["alone", "1", "3"]
+
+
+async def test_refused_digest_gets_another_key_and_its_rest_does_not(ledger: Ledger) -> None:
+    """The receiver may have stored the refusal under the id of the oldest member, which stays the id of the first
+    part."""
+    _, first = await told(ledger, "alone", "1", "2", "3", "4")
+    members = await ledger.gather(first)
+    await ledger.cut(first, members[2].seq, refused=True)
+    assert [one.generation for one in await waiting(ledger)] == [0, 1, 0]
+
+
+async def test_cut_takes_along_what_did_not_fit_in_a_message(ledger: Ledger) -> None:
+    """A digest longer than a message stays in order: its end comes after the second part."""
+    names = [str(number) for number in range(MOST_MERGED + 3)]
+    _, first = await told(ledger, "alone", *names)
+    members = await ledger.gather(first)
+    rest = await ledger.cut(first, members[MOST_MERGED // 2].seq, refused=False)
+    assert rest is not None
+    assert keys(await ledger.gather(first)) == names[: MOST_MERGED // 2]
+    assert keys(await ledger.gather(rest)) == names[MOST_MERGED // 2 :]
+
+
+async def test_cut_after_all_of_the_rest_was_dropped(ledger: Ledger) -> None:
+    """There is nothing to send after the first part."""
+    _, first = await told(ledger, "alone", "1", "2")
+    _, second = await ledger.gather(first)
+    await ledger.drop([second.id])
+    assert await ledger.cut(first, second.seq, refused=True) is None
+    assert keys(await ledger.gather(first)) == ["1"]
+
+
+async def test_part_does_not_take_another_part_along_when_tried_again(ledger: Ledger) -> None:
+    """Dead letters of a digest that was cut do not become the digest that was too large."""
+    _, first = await told(ledger, "alone", "1", "2", "3", "4")
+    members = await ledger.gather(first)
+    await ledger.cut(first, members[2].seq, refused=True)
+    await ledger.settle([settlement(one, Status.DEAD) for one in members])
+    assert await ledger.retry([one.id for one in members]) == 4
+    _, one, three = await waiting(ledger)
+    assert keys(await ledger.gather(one)) == ["1", "2"]
+    assert keys(await ledger.gather(three)) == ["3", "4"]

@@ -89,6 +89,20 @@ class Settlement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bulks:
+    """What changes among the requests of a channel whose outcome is not known. A request is known by the `seq` of its
+    first member.
+
+    `made`: the members of each new one, in the order of the request. `ended`: those that are not repeated any more, by
+    the `seq` of their first member; they are deleted before the new ones are written.
+    """
+
+    channel: str
+    made: Sequence[Sequence[int]] = ()
+    ended: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """A notification with all that is known of it, for people."""
 
@@ -200,8 +214,24 @@ class Ledger(Protocol):
         nothing joins them: however often they are sent, they are the same."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Write how attempts ended. What is no longer pending (a person dropped it meanwhile) stays as it is."""
+    async def cut(self, first: Notification, at: int, *, refused: bool) -> Notification | None:
+        """Cut the digest that `first` stands for in two: the pending notifications with a `seq` of `at` or more become
+        a digest of their own. Returns the first of these; None if a person dropped them all meanwhile. `refused`: the
+        receiver had the digest and refused it, so that what is left needs another idempotency key."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement], bulks: Bulks | None = None) -> None:
+        """Write how attempts ended, and what that changes among the bulks. What is no longer pending (a person dropped
+        it meanwhile) stays as it is."""
+        ...
+
+    async def bind(self, bulks: Bulks) -> None:
+        """Write which notifications go in one request, before it is sent."""
+        ...
+
+    async def bound(self, channel: str) -> list[list[Notification]]:
+        """The requests of a channel whose outcome is not known: of each its pending members, in the order of the
+        request."""
         ...
 
     async def earlier(self, notification: Notification) -> tuple[str, ...]:
@@ -225,7 +255,8 @@ class Ledger(Protocol):
         ...
 
     async def retry(self, ids: Sequence[str]) -> int:
-        """Make dead or dropped notifications pending again, with a fresh budget of attempts. Returns how many."""
+        """Make dead or dropped notifications pending again, with a fresh budget of attempts, and with another
+        idempotency key where the receiver rejected them. Returns how many."""
         ...
 
     async def drop(self, ids: Sequence[str]) -> int:

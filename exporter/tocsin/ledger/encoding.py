@@ -11,7 +11,7 @@ from tocsin.model import Columns, Kind, Notification, Row, Transition
 
 NOTIFICATION = """
     SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before, n.lane, n.digest,
-           t.alert, t.fingerprint, t.kind, t.started_at, t.at, t.shape, t.row, t.previous
+           n.generation, t.alert, t.fingerprint, t.kind, t.started_at, t.at, t.shape, t.row, t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
 """
 RECORD = """
@@ -72,7 +72,7 @@ def transition_values(number: int, transition: Transition, shape: int) -> tuple[
 
 def notification_of(row: Sequence[Any], columns: Callable[[int], Columns]) -> Notification:
     """A notification from the columns of `NOTIFICATION`. `columns` knows shapes by their number."""
-    seq, name, channel, attempts, created_at, not_before, lane, digest, *rest = row
+    seq, name, channel, attempts, created_at, not_before, lane, digest, generation, *rest = row
     alert, fingerprint, kind, started_at, at, shape, text, previous = rest
     transition = Transition(
         alert=alert,
@@ -94,6 +94,7 @@ def notification_of(row: Sequence[Any], columns: Callable[[int], Columns]) -> No
         not_before=not_before,
         lane=lane,
         digest=digest,
+        generation=generation,
     )
 
 

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
-from tocsin.ledger import MOST_MERGED, Attempt, Backlog, Episode, Filter, Record, Settlement, Status
+from tocsin.ledger import MOST_MERGED, Attempt, Backlog, Episode, Filter, Record, Settlement, Status, bulks
 from tocsin.ledger.encoding import NOTIFICATION, RECORD, notification_of, record_of
 from tocsin.ledger.shapes import Shapes
 from tocsin.model import Kind, Notification
@@ -38,6 +38,18 @@ def gather(db: sqlite3.Connection, shapes: Shapes, first: Notification, now: flo
     )
     statement = NOTIFICATION + "WHERE n.digest = ? AND n.status = 'pending' ORDER BY n.seq LIMIT ?"
     return _notifications(db, shapes, statement, first.digest, MOST_MERGED)
+
+
+def cut(db: sqlite3.Connection, shapes: Shapes, first: Notification, at: int, *, refused: bool) -> Notification | None:
+    """See `Ledger.cut`. A digest is known by the number of its first notification, so the new one's is not taken."""
+    db.execute(
+        "UPDATE notifications SET digest = ? WHERE digest = ? AND seq >= ? AND status = 'pending'",
+        (at, first.digest, at),
+    )
+    if refused:
+        db.execute("UPDATE notifications SET generation = generation + 1 WHERE seq = ?", (first.seq,))
+    statement = NOTIFICATION + "WHERE n.digest = ? AND n.status = 'pending' ORDER BY n.seq LIMIT 1"
+    return next(iter(_notifications(db, shapes, statement, at)), None)
 
 
 def _notifications(db: sqlite3.Connection, shapes: Shapes, statement: str, *arguments: object) -> list[Notification]:
@@ -186,23 +198,31 @@ def _episode(db: sqlite3.Connection, shapes: Shapes, alert: str, fingerprint: st
 
 def retry(db: sqlite3.Connection, ids: Sequence[str], now: float) -> int:
     """See `Ledger.retry`."""
+    final = ", ".join(f"'{reason}'" for reason in _FINAL)
     return _restate(
         db,
         ids,
         now,
-        "UPDATE notifications SET status = 'pending', attempts = 0, not_before = 0, created_at = ?, settled_at = NULL"
-        " WHERE id = ? AND status IN ('dead', 'dropped')",
+        "UPDATE notifications SET status = 'pending', attempts = 0, not_before = 0, created_at = ?, settled_at = NULL,"  # noqa: S608 - made of constants
+        f" generation = generation + (reason IN ({final})) WHERE id = ? AND status IN ('dead', 'dropped')",
     )
+
+
+_FINAL = (Reason.REJECTED, Reason.NOT_FOUND, Reason.TOO_LARGE, Reason.NOT_PROCESSED)
+"""What a receiver says for good. One that keeps answers under idempotency keys says it again under the same key, though
+its cause may be gone. Other dead letters keep their key: the receiver may have them."""
 
 
 def drop(db: sqlite3.Connection, ids: Sequence[str], now: float) -> int:
     """See `Ledger.drop`."""
-    return _restate(
+    dropped = _restate(
         db,
         ids,
         now,
         "UPDATE notifications SET status = 'dropped', settled_at = ? WHERE id = ? AND status IN ('dead', 'pending')",
     )
+    bulks.leave_out_settled(db)
+    return dropped
 
 
 def _restate(db: sqlite3.Connection, ids: Sequence[str], now: float, statement: str) -> int:
@@ -249,6 +269,7 @@ def forget(db: sqlite3.Connection, found: Sequence[tuple[int, int]]) -> None:
 
 
 def forget_past(db: sqlite3.Connection, now: float) -> None:
-    """Delete windows that are over and sightings that count no more."""
+    """Delete windows that are over, sightings that count no more, and bulks of which nothing is left."""
+    bulks.leave_out_settled(db)
     db.execute("DELETE FROM windows WHERE digest IS NULL AND due < ?", (now,))
     db.execute("DELETE FROM sightings WHERE until < ?", (int(now * 1000),))

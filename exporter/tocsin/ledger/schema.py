@@ -84,4 +84,12 @@ MIGRATIONS: tuple[str, ...] = (
       PRIMARY KEY (source, partition)
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE notifications ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;  -- of the idempotency key
+    CREATE TABLE bulks (                         -- requests whose outcome is not known
+      first   INTEGER PRIMARY KEY,               -- seq of the first member
+      channel TEXT NOT NULL,
+      members TEXT NOT NULL                      -- JSON: [seq, ...], in the order of the request
+    );
+    """,
 )

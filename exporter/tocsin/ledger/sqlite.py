@@ -12,6 +12,7 @@ from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger import (
     Attempt,
     Backlog,
+    Bulks,
     Commit,
     Episode,
     EventCommit,
@@ -23,6 +24,8 @@ from tocsin.ledger import (
     outbox,
 )
 from tocsin.ledger.appending import Appender
+from tocsin.ledger.bulks import bound
+from tocsin.ledger.bulks import change as change_bulks
 from tocsin.ledger.encoding import firing_of, firing_values
 from tocsin.ledger.opening import connect, ledger_error, lock_file, migrate, one
 from tocsin.ledger.shapes import Shapes
@@ -128,8 +131,22 @@ class SqliteLedger:
         now = self._clock()
         return await self._kept(lambda db: outbox.gather(db, self._shapes, first, now))
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        await self._kept(lambda db: outbox.settle(db, settlements))
+    async def cut(self, first: Notification, at: int, *, refused: bool) -> Notification | None:
+        return await self._kept(lambda db: outbox.cut(db, self._shapes, first, at, refused=refused))
+
+    async def settle(self, settlements: Sequence[Settlement], bulks: Bulks | None = None) -> None:
+        def write(db: sqlite3.Connection) -> None:
+            outbox.settle(db, settlements)
+            if bulks is not None:
+                change_bulks(db, bulks)
+
+        await self._kept(write)
+
+    async def bind(self, bulks: Bulks) -> None:
+        await self._kept(lambda db: change_bulks(db, bulks))
+
+    async def bound(self, channel: str) -> list[list[Notification]]:
+        return await self._read(lambda db: bound(db, self._shapes, channel))
 
     async def earlier(self, notification: Notification) -> tuple[str, ...]:
         return await self._read(lambda db: outbox.earlier(db, notification))
