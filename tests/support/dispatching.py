@@ -44,6 +44,7 @@ def compose(together: Sequence[Notification]) -> Message | Rejected:
         kind=Kind(envelope["status"]),
         envelope=envelope,
         attempts=first.attempts,
+        generation=first.generation,
     )
 
 

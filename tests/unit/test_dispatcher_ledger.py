@@ -12,7 +12,7 @@ from support.dispatching import BUSY, Desk
 from support.ledger import commit, transition
 from tocsin.channels import Delivered, Message, Result
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import Ledger, Settlement, Status
+from tocsin.ledger import Bulks, Ledger, Settlement, Status
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind, Notification
 
@@ -42,11 +42,11 @@ class Between:
         await self.let_read.wait()
         return found
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
+    async def settle(self, settlements: Sequence[Settlement], bulks: Bulks | None = None) -> None:
         if self.unwritable:
             self.unwritable -= 1
             raise LedgerError("the disk is full", LedgerReason.FULL)
-        await self._ledger.settle(settlements)
+        await self._ledger.settle(settlements, bulks)
 
     async def earlier(self, notification: Notification) -> tuple[str, ...]:
         if self.unreadable:

@@ -8,7 +8,7 @@ from support.channels import FakeChannel
 from support.dispatching import Desk
 from tocsin.channels import Delivered, Message, Result
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import Ledger, Settlement, Status
+from tocsin.ledger import Bulks, Ledger, Settlement, Status
 
 
 class Slow:
@@ -24,13 +24,13 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
+    async def settle(self, settlements: Sequence[Settlement], bulks: Bulks | None = None) -> None:
         self.writings.append(len(settlements))
         await self.let_write.wait()
         if self.failures:
             self.failures -= 1
             raise LedgerError("the disk is full", LedgerReason.FULL)
-        await self._ledger.settle(settlements)
+        await self._ledger.settle(settlements, bulks)
 
 
 async def test_sending_goes_on_while_outcomes_are_written_down_and_those_that_gather_are_written_together(

@@ -193,6 +193,7 @@ def composer(channel: ChannelConfig, views: Mapping[str, View], now: Callable[[]
             envelope=envelope,
             age=max(0.0, now() - first.created_at),
             attempts=first.attempts,
+            generation=first.generation,
         )
 
     return compose

@@ -4,10 +4,10 @@
 Retries, order, rate limits, dead letters and metrics are the dispatcher's; a channel only sends and says how it went.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
@@ -18,10 +18,10 @@ from tocsin.model import Kind
 class Message:
     """What a channel is given to send.
 
-    `id` is the notification's id and must reach the receiver as its idempotency key. `earlier` holds the ids of the
+    `id` is the notification's id, and `key` its idempotency key at the receiver. `earlier` holds the ids of the
     notifications of the same episode that this channel has already delivered, oldest first, for the kinds in the
     channel's `wants_earlier`. `age` is the time in seconds since the transition was committed. `attempts` counts the
-    attempts before this one.
+    attempts before this one. `generation`: see `Notification`.
 
     Where several notifications were merged (`interval`), `kind` and `envelope` are those of the newest of the most
     urgent (anything that fired before anything that resolved), `id` is that of the oldest, and the envelope's key
@@ -35,6 +35,12 @@ class Message:
     earlier: tuple[str, ...] = ()
     age: float = 0.0
     attempts: int = 0
+    generation: int = 0
+
+    @property
+    def key(self) -> str:
+        """The idempotency key: the id, until a final error may be stored under that."""
+        return f"{self.id}_{self.generation}" if self.generation else self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,11 @@ class Retry:
     after: float | None = None
     free: bool = False
 
+    @property
+    def unknown(self) -> bool:
+        """Whether the receiver may have accepted the request all the same. Then the repeat must be the same request."""
+        return self.reason not in (Reason.RATE_LIMITED, Reason.TOO_EARLY)
+
 
 @dataclass(frozen=True, slots=True)
 class AskAgain(Retry):
@@ -67,10 +78,14 @@ class AskAgain(Retry):
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The receiver, or the channel itself, will never take this one: it becomes a dead letter."""
+    """The receiver, or the channel itself, will never take this one: it becomes a dead letter, or is cut in parts if it
+    is a digest that is too large.
+
+    `unsent`: the channel saw it before it sent anything, so the receiver knows nothing of it."""
 
     reason: Reason
     detail: str = ""
+    unsent: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +119,45 @@ class Channel(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
+        ...
+
+
+class Request(Protocol):
+    """One request to a receiver, made and not sent yet. Its idempotency key is that of its message; of several
+    messages, one that is derived from their keys, in order."""
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """What is in it, in order: at least one message."""
+        ...
+
+    async def send(self) -> Sequence[Result]:
+        """Send it, and return the result of each message, in order. The same contract as `Channel.send`."""
+        ...
+
+    def smaller(self) -> Sequence[Sequence[Message]]:
+        """The requests to send instead, where the receiver rejected this one of several messages as a whole."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How messages go to a receiver. `decided`: by id, the results of those that no request is made for."""
+
+    requests: Sequence[Request]
+    decided: Mapping[str, Result]
+
+
+@runtime_checkable
+class Bulking(Protocol):
+    """A channel that sends several messages in one request with one idempotency key.
+
+    The dispatcher writes to the ledger which messages are in a request before it is sent, and repeats it as it is until
+    its outcome is known."""
+
+    def plan(self, messages: Sequence[Message]) -> Plan:
+        """Make the requests, and send nothing. The same messages in the same order always give the same requests, byte
+        by byte: neither time nor attempts are in them."""
         ...
 
 

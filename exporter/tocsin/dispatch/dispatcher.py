@@ -6,16 +6,15 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import structlog
 
 from tocsin.channels import AskAgain, Channel, Delivered, Result
+from tocsin.dispatch.concluding import Concluded, bulks_of, conclude
 from tocsin.dispatch.health import Condition, Health
-from tocsin.dispatch.lanes import Lanes
+from tocsin.dispatch.lanes import Bulk, Lanes
 from tocsin.dispatch.policy import Policy
-from tocsin.dispatch.sending import Compose, Sender, Sent
-from tocsin.dispatch.verdict import verdict
+from tocsin.dispatch.sending import Compose, Sender, Sending
 from tocsin.errors import LedgerError
 from tocsin.exposition import ChannelMetrics
 from tocsin.ledger import MOST_MERGED, Ledger, Settlement, Status
@@ -65,7 +64,7 @@ class Dispatcher:
         self._parked = Repeats(log, "notification parked", monotonic=monotonic)
         self._working: set[asyncio.Task[None]] = set()
         self._slots = 0
-        self._concluded: list[_Concluded] = []
+        self._concluded: list[Concluded] = []
         self._recording = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -148,7 +147,7 @@ class Dispatcher:
     async def _leave(self) -> None:
         if self._concluded:
             with contextlib.suppress(LedgerError):  # then it is sent again
-                await self._ledger.settle(_settlements(self._concluded))
+                await self._write(self._concluded)
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._channel.close()
@@ -186,6 +185,8 @@ class Dispatcher:
             self._finished.clear()
             room, rescans = self._policy.limit - len(self._lanes), self._rescans
             try:
+                from_the_start = not self._read_through and self._sender.bulking
+                bulks = await self._ledger.bound(self.name) if from_the_start else []
                 found = await self._ledger.pending(self.name, self._read_through, room)
             except LedgerError as error:
                 log.error("cannot read the outbox", channel=self.name, error=str(error))
@@ -195,12 +196,20 @@ class Dispatcher:
             self._unreadable = 0
             if rescans != self._rescans:
                 continue  # this page follows on what has just been forgotten
+            self._add_bulks(bulks)
             if found:
                 self._read_through = found[-1].seq
                 # What was settled while the ledger was being read may still look pending in what was read.
                 self._lanes.add(self._recovered(one) for one in found if one.seq not in self._finished)
             elif not self._missed:
                 self._spilled = False
+
+    def _add_bulks(self, bulks: Sequence[Sequence[Notification]]) -> None:
+        """Requests whose outcome is not known go before anything else of their lanes."""
+        for members in bulks:
+            left = tuple(self._recovered(one) for one in members if one.seq not in self._finished)
+            if left:
+                self._lanes.add_bulk(Bulk(left, stored=True, sent=True))
 
     def _wants_more(self) -> bool:
         """Whether memory is half empty; or all of it waits for a time, while others could go."""
@@ -213,22 +222,23 @@ class Dispatcher:
         return replace(notification, not_before=max(notification.not_before, self._recover_until))
 
     def _launch(self) -> None:
-        while batch := self._claim():
-            self._begin(self._work(batch), f"deliver to {self.name}")
+        while claim := self._claim():
+            self._begin(self._work(claim), f"deliver to {self.name}")
 
-    def _claim(self) -> list[Notification]:
-        """What is to be sent next, and a slot to do it in; nothing, if nothing is ready or may go."""
+    def _claim(self) -> list[Notification] | Bulk | None:
+        """What is to be sent next, and a slot to do it in; None, if nothing is ready or may go."""
         if self._closing:
-            return []
+            return None
         now, health = self._monotonic(), self._health
         self._lanes.promote(self._clock())
         if not self._lanes.ready or self._slots >= health.slots or now < health.opens_at:
-            return []
+            return None
+        bulk = self._lanes.take_bulk()
         probing = health.condition is Condition.PAUSED
-        batch = self._lanes.take(1 if probing else max(1, self._channel.take(self._lanes.ready)))
-        health.launched(len(batch), now)
+        claim = bulk or self._lanes.take(1 if probing else max(1, self._channel.take(self._lanes.free)))
+        health.launched(len(claim.members if isinstance(claim, Bulk) else claim), now)
         self._slots += 1
-        return batch
+        return claim
 
     def _begin(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -255,30 +265,40 @@ class Dispatcher:
 
     # Sending.
 
-    async def _work(self, batch: list[Notification]) -> None:
+    async def _work(self, claim: list[Notification] | Bulk | None) -> None:
         """Send, and go on with what is ready next for as long as there is something: a task for each costs more."""
-        while batch:
+        while claim:
             try:
-                sent = await self._sender.send(batch, self._metrics.attempts.inc)
+                sending = await self._sender.send(claim, self._metrics.attempts.inc)
             finally:
                 self._slots -= 1
-            self._health.judge([one.result for one in sent], self._monotonic())
-            self._conclude(sent)
+            self._health.judge(sending.answers, self._monotonic())
+            self._put_back(sending)
+            self._conclude(sending, claim)
             await asyncio.sleep(0)  # a channel that never waits must not hold the loop
-            batch = self._claim()
+            claim = self._claim()
         self._stir()
+
+    def _put_back(self, sending: Sending) -> None:
+        """What is to be sent in other requests than the one that was made for it goes at once."""
+        for bulk in sending.later:
+            self._lanes.again_together(bulk)
+        for head, rest in sending.cut:
+            self._lanes.cut(head, rest)
+        if sending.later:
+            self._launch()
 
     # Writing down.
 
-    def _conclude(self, sent: Sequence[Sent]) -> None:
-        """Say what each result means, and have it written down."""
-        now = self._clock()
-        for together, result in sent:
-            settlements = [verdict(one, result, self._policy, now, self._chance) for one in together]
-            for one, settlement in zip(together, settlements, strict=True):
-                self._note(one, result, settlement)
-            self._concluded.append(_Concluded(together[0], settlements, aside=isinstance(result, AskAgain)))
-        if not self._recording:
+    def _conclude(self, sending: Sending, claim: Sequence[Notification] | Bulk) -> None:
+        """Say what each result means, and have it written."""
+        concluded = conclude(sending, claim, self._policy, self._clock(), self._chance)
+        for one in concluded:
+            for sent, settlements in zip(one.sent, one.settlements, strict=True):
+                for notification, settlement in zip(sent.together, settlements, strict=True):
+                    self._note(notification, sent.result, settlement)
+        self._concluded += concluded
+        if self._concluded and not self._recording:
             self._recording = True
             self._begin(self._record(), f"record deliveries of {self.name}")
 
@@ -315,7 +335,7 @@ class Dispatcher:
             while self._concluded:
                 concluded, self._concluded = self._concluded, []
                 try:
-                    await self._ledger.settle(_settlements(concluded))
+                    await self._write(concluded)
                 except LedgerError as error:
                     log.error("cannot record deliveries", channel=self.name, error=str(error))
                     self._concluded[:0] = concluded
@@ -332,42 +352,41 @@ class Dispatcher:
         finally:
             self._recording = False
 
-    def _settled(self, concluded: "_Concluded") -> None:
-        """What is written down is sent no more, or again at its time."""
-        notification, settlement = concluded.head, concluded.settlements[0]
-        doubted = notification.seq in self._doubted
-        self._doubted.discard(notification.seq)
-        if settlement.status is not Status.PENDING:
-            self._finished.add(notification.seq)
-            self._lanes.done(notification)
-        elif doubted:
-            self._lanes.done(notification)
-            self._read_afresh()
+    async def _write(self, concluded: Sequence[Concluded]) -> None:
+        settlements = [one for each in concluded for part in each.settlements for one in part]
+        bulks = bulks_of(self.name, concluded)
+        if bulks is None:
+            await self._ledger.settle(settlements)
         else:
-            self._lanes.again(
-                notification,
-                attempts=settlement.attempts,
-                not_before=settlement.not_before,
-                aside=concluded.aside,
-            )
-        if len(concluded.settlements) >= MOST_MERGED:
-            self._read_afresh()  # the digest may hold more than went into one message
+            await self._ledger.settle(settlements, bulks)
 
-
-class _Concluded(NamedTuple):
-    """What was sent in one message, and what is to be written down of it: of `head`, which stands for it in its lane,
-    first. `aside`: what follows `head` in its lane need not wait for it."""
-
-    head: Notification
-    settlements: Sequence[Settlement]
-    aside: bool
+    def _settled(self, concluded: Concluded) -> None:
+        """What is written is sent no more, or again at its time."""
+        heads = [
+            (sent.head, settlements[0]) for sent, settlements in zip(concluded.sent, concluded.settlements, strict=True)
+        ]
+        doubted = self._doubted.intersection(head.seq for head, _ in heads)
+        self._doubted -= doubted
+        pending = [head for head, settlement in heads if settlement.status is Status.PENDING]
+        if concluded.again is not None and pending and not doubted:
+            self._lanes.again_together(concluded.again)
+            heads = []
+        aside = any(isinstance(sent.result, AskAgain) for sent in concluded.sent)
+        for head, settlement in heads:
+            if settlement.status is not Status.PENDING:
+                self._finished.add(head.seq)
+                self._lanes.done(head)
+            elif doubted:
+                self._lanes.done(head)
+            else:
+                self._lanes.again(head, attempts=settlement.attempts, not_before=settlement.not_before, aside=aside)
+        # A person may have dropped some of them; a digest may hold more than went into one message.
+        long = any(len(settlements) >= MOST_MERGED for settlements in concluded.settlements)
+        if long or (doubted and pending):
+            self._read_afresh()
 
 
 def _news_since(notification: Notification) -> float:
     """From when on a notification could have been delivered: what is merged waits on purpose."""
     changed = notification.transition.at / 1000
     return changed if notification.digest is None else max(changed, notification.not_before)
-
-
-def _settlements(concluded: Sequence[_Concluded]) -> list[Settlement]:
-    return [settlement for one in concluded for settlement in one.settlements]

@@ -1,15 +1,17 @@
-"""From notifications to the channel and back with how it went: whatever goes wrong on the way is a result, too."""
+"""Send notifications to the channel. Whatever goes wrong on the way is a result, too."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import structlog
 
-from tocsin.channels import Channel, Message, Rejected, Result, Retry
+from tocsin.channels import Bulking, Channel, Message, Plan, Rejected, Result, Retry
+from tocsin.dispatch.lanes import Bulk
 from tocsin.errors import LedgerError, Reason
-from tocsin.ledger import Ledger
+from tocsin.ledger import Bulks, Ledger
 from tocsin.model import Notification
 from tocsin.repeats import Repeats
 
@@ -22,16 +24,58 @@ or of those that were merged."""
 _GRACE = 5.0
 """Seconds that a channel is given beyond its own timeout."""
 
+_LATE = 0.25
+"""Seconds without an answer after which the ledger is told that a message went alone."""
+
+_UNREAD = Retry(Reason.INTERNAL, "the ledger could not be read", free=True)
+_UNWRITTEN = Retry(Reason.INTERNAL, "the ledger could not be written", free=True)
+
 
 class Sent(NamedTuple):
-    """What went in one message, and how: `head`, which stands for it in its lane, first."""
+    """What went in one message, and its result: `head`, which stands for it in its lane, first."""
 
     together: Sequence[Notification]
     result: Result
 
+    @property
+    def head(self) -> Notification:
+        """The notification that stands for all of them in its lane."""
+        return self.together[0]
+
+
+class Cut(NamedTuple):
+    """A digest that was too large, and was cut in two: `head` stands for the first part, `rest` for the second."""
+
+    head: Notification
+    rest: Notification | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """What became of one claim.
+
+    `apart`: results of messages that share no request with others. `together`: those of `bulk`, which went in one
+    request. `later`: bulks that are to be sent next. `cut`: digests that are to be sent in parts. `answers`: all that
+    the channel said.
+    """
+
+    apart: Sequence[Sent] = ()
+    together: Sequence[Sent] = ()
+    bulk: Bulk | None = None
+    later: Sequence[Bulk] = ()
+    cut: Sequence[Cut] = ()
+    answers: Sequence[Result] = ()
+
+
+class _Composed(NamedTuple):
+    """What goes in one message, its head first, and the message or why there is none."""
+
+    together: Sequence[Notification]
+    message: Message | Rejected | Retry
+
 
 class Sender:
-    """Composes and sends. Raises nothing of its own, and is cancelled only by who asks for it."""
+    """Composes and sends. Raises nothing of its own, and is cancelled only by its caller."""
 
     def __init__(self, name: str, channel: Channel, ledger: Ledger, compose: Compose, timeout: float) -> None:
         """`timeout`: seconds, the channel's own."""
@@ -41,24 +85,166 @@ class Sender:
         self._compose = compose
         self._timeout = timeout
         self._unreadable = Repeats(log, "cannot read the outbox", level="error")
+        self._unwritable = Repeats(log, "cannot write the outbox", level="error")
         self._uncomposed = Repeats(log, "cannot compose a notification", level="error")
         self._raised = Repeats(log, "the channel failed", level="error")
         self._unanswered = Repeats(log, "the channel did not answer each message once", level="error")
+        self._cuts = Repeats(log, "digest cut in two: it is too large", level="info")
+        # Asked once: a protocol takes its time to answer.
+        self._bulking = channel if isinstance(channel, Bulking) else None
+        self._writing: set[asyncio.Task[None]] = set()
 
-    async def send(self, batch: Sequence[Notification], attempting: Callable[[int], None]) -> list[Sent]:
-        """Send the messages of these notifications in one call, in order. `attempting` is told how many messages there
-        are: those that can be composed."""
-        composed = [await self._composed(notification) for notification in batch]
-        messages = [message for _, message in composed if isinstance(message, Message)]
+    @property
+    def bulking(self) -> bool:
+        """Whether what goes in one request has one idempotency key."""
+        return self._bulking is not None
+
+    async def send(self, claim: Sequence[Notification] | Bulk, attempting: Callable[[int], None]) -> Sending:
+        """Send the messages of these notifications, in order. Of a channel that sends several in one request, the first
+        request; the others are in `later`. `attempting` is called with the number of messages that are sent."""
+        members = claim.members if isinstance(claim, Bulk) else claim
+        composed = [await self._composed(notification) for notification in members]
+        if isinstance(claim, Bulk) and any(isinstance(one.message, Retry) for one in composed):
+            # Part of a bulk is another request, so it waits until all of it can be composed.
+            return Sending(together=[Sent(one.together, _UNREAD) for one in composed], bulk=claim)
+        if self._bulking is not None and len(members) > 1:
+            sending = await self._send_planned(self._bulking, claim, composed, attempting)
+        else:
+            sending = await self._send_each(claim, composed, attempting)
+        return await self._with_cuts(sending)
+
+    async def _send_each(
+        self, claim: Sequence[Notification] | Bulk, composed: Sequence[_Composed], attempting: Callable[[int], None]
+    ) -> Sending:
+        """Send messages that have idempotency keys of their own, in one call."""
+        messages = [one.message for one in composed if isinstance(one.message, Message)]
+        alone = self._alone(claim) if messages and self.bulking else None
         if messages:
             attempting(len(messages))
-        answers = iter(await self._call(messages) if messages else ())
-        return [
-            Sent(together, next(answers) if isinstance(message, Message) else message) for together, message in composed
+        results = await self._call(lambda: self._channel.send(messages), len(messages)) if messages else ()
+        answers = iter(results)
+        sent = [
+            Sent(one.together, next(answers) if isinstance(one.message, Message) else one.message) for one in composed
         ]
+        told = [one.result for one in sent]
+        if alone is not None:
+            return Sending(together=sent, bulk=alone.ended(), answers=told)
+        return Sending(apart=sent, answers=told)
 
-    async def _composed(self, head: Notification) -> tuple[Sequence[Notification], Message | Rejected | Retry]:
-        """What goes in one message, `head` first, and the message."""
+    def _alone(self, claim: Sequence[Notification] | Bulk) -> "_Alone":
+        return _Alone(claim if isinstance(claim, Bulk) else Bulk(tuple(claim)), self._store)
+
+    def _store(self, bulk: Bulk) -> None:
+        """Write what is in a request that is under way, and do not wait for that."""
+        task = asyncio.create_task(self._stored(bulk), name=f"note what {self._name} sends")
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _stored(self, bulk: Bulk) -> None:
+        # Without it, a process that starts after a kill may send the message together with others.
+        with contextlib.suppress(LedgerError):
+            await self._ledger.bind(Bulks(channel=self._name, made=[bulk.seqs]))
+
+    # Several messages in one request.
+
+    async def _send_planned(
+        self,
+        channel: Bulking,
+        claim: Sequence[Notification] | Bulk,
+        composed: Sequence[_Composed],
+        attempting: Callable[[int], None],
+    ) -> Sending:
+        plan = self._planned(channel, [one.message for one in composed if isinstance(one.message, Message)])
+        by_id = {one.message.id: one for one in composed if isinstance(one.message, Message)}
+        apart = [Sent(one.together, one.message) for one in composed if not isinstance(one.message, Message)]
+        apart += [Sent(by_id[id_].together, result) for id_, result in plan.decided.items()]
+        known = [one.result for one in apart]
+        if not plan.requests:
+            return Sending(apart=apart, answers=known)
+        bulks = [_bulk(request.messages, by_id) for request in plan.requests]
+        if isinstance(claim, Bulk) and [bulk.seqs for bulk in bulks] == [claim.seqs]:
+            bulks = [claim]
+        try:
+            bulks = await self._bind(bulks, instead_of=claim)
+        except LedgerError:
+            return self._unwritten(claim, composed)
+        request, (bulk, *later) = plan.requests[0], bulks
+        attempting(len(request.messages))
+        results = await self._call(request.send, len(request.messages))
+        answers = [*known, *results]
+        if len(results) > 1 and all(isinstance(result, Rejected) for result in results):
+            parts = [_bulk(messages, by_id) for messages in request.smaller()]
+            try:
+                parts = await self._bind(parts, instead_of=bulk)
+            except LedgerError:
+                results = [_UNWRITTEN] * len(results)
+            else:
+                return Sending(apart=apart, later=[*parts, *later], answers=answers)
+        together = [
+            Sent(by_id[message.id].together, result) for message, result in zip(request.messages, results, strict=True)
+        ]
+        return Sending(apart=apart, together=together, bulk=bulk, later=later, answers=answers)
+
+    def _planned(self, channel: Bulking, messages: Sequence[Message]) -> Plan:
+        try:
+            return channel.plan(messages)
+        except Exception as error:  # noqa: BLE001 - a defect of a channel is a failed attempt, not the end of the process
+            self._raised.add(type(error).__name__, channel=self._name, exc_info=True)
+            failed = Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")
+            return Plan((), {message.id: failed for message in messages})
+
+    async def _bind(self, bulks: Sequence[Bulk], instead_of: Sequence[Notification] | Bulk) -> list[Bulk]:
+        """Write what goes in one request, before it is sent. A message alone needs no writing: its key is its own."""
+        made = [bulk.seqs for bulk in bulks if len(bulk.members) > 1 and not bulk.stored]
+        old = instead_of if isinstance(instead_of, Bulk) and instead_of.stored else None
+        ended = [old.seqs[0]] if old is not None and old not in bulks else []
+        if made or ended:
+            try:
+                await self._ledger.bind(Bulks(channel=self._name, made=made, ended=ended))
+            except LedgerError as error:
+                self._unwritable.add(channel=self._name, error=str(error))
+                raise
+        return [replace(bulk, stored=len(bulk.members) > 1 or bulk.stored) for bulk in bulks]
+
+    def _unwritten(self, claim: Sequence[Notification] | Bulk, composed: Sequence[_Composed]) -> Sending:
+        """Nothing was sent."""
+        sent = [Sent(one.together, _UNWRITTEN) for one in composed]
+        return Sending(together=sent, bulk=claim) if isinstance(claim, Bulk) else Sending(apart=sent)
+
+    # Digests that are too large.
+
+    async def _with_cuts(self, sending: Sending) -> Sending:
+        """The same, with digests that are too large cut in two."""
+        if not any(_to_cut(one) for one in (*sending.apart, *sending.together)):
+            return sending
+        apart = [await self._cut(one) for one in sending.apart]
+        together = [await self._cut(one) for one in sending.together]
+        return replace(
+            sending,
+            apart=[one for one in apart if isinstance(one, Sent)],
+            together=[one for one in together if isinstance(one, Sent)],
+            cut=[one for one in (*apart, *together) if isinstance(one, Cut)],
+        )
+
+    async def _cut(self, sent: Sent) -> Sent | Cut:
+        """Cut a digest that is too large; anything else stays as it is."""
+        if not _to_cut(sent) or not isinstance(sent.result, Rejected):
+            return sent
+        head, result = sent.head, sent.result
+        ordered = sorted(one.seq for one in sent.together)
+        refused = not result.unsent
+        try:
+            rest = await self._ledger.cut(head, ordered[len(ordered) // 2], refused=refused)
+        except LedgerError as error:
+            self._unwritable.add(channel=self._name, error=str(error))
+            return Sent(sent.together, _UNWRITTEN)
+        self._cuts.add(channel=self._name, notification=head.id, merged=len(ordered), detail=result.detail)
+        return Cut(replace(head, generation=head.generation + refused, not_before=0.0), rest)
+
+    # Composing and calling.
+
+    async def _composed(self, head: Notification) -> _Composed:
+        """Make the message that `head` stands for."""
         together: Sequence[Notification] = (head,)
         try:
             if head.digest is not None:
@@ -71,34 +257,64 @@ class Sender:
                 message = replace(message, earlier=await self._earlier(gathered))
         except LedgerError as error:
             self._unreadable.add(channel=self._name, error=str(error))
-            return together, Retry(Reason.INTERNAL, "the ledger could not be read", free=True)
+            return _Composed(together, _UNREAD)
         except Exception as error:  # noqa: BLE001 - one bad notification must not stop the channel
             self._uncomposed.add(type(error).__name__, channel=self._name, notification=head.id, exc_info=True)
-            return together, Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}")
-        return together, message
+            return _Composed(together, Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}"))
+        return _Composed(together, message)
 
     async def _earlier(self, together: Sequence[Notification]) -> tuple[str, ...]:
         return tuple([id_ for notification in together for id_ in await self._ledger.earlier(notification)])
 
-    async def _call(self, messages: Sequence[Message]) -> Sequence[Result]:
+    async def _call(self, send: Callable[[], Awaitable[Sequence[Result]]], count: int) -> Sequence[Result]:
+        """The results of a call that sends so many messages."""
         try:
             # The channel keeps to its own timeout; this one is for a channel that does not.
             async with asyncio.timeout(self._timeout + _GRACE):
-                results = await self._channel.send(messages)
+                results = await send()
         except TimeoutError:
-            return [Retry(Reason.TIMEOUT, f"no answer within {self._timeout:g} s")] * len(messages)
+            return [Retry(Reason.TIMEOUT, f"no answer within {self._timeout:g} s")] * count
         except (Exception, asyncio.CancelledError) as error:
-            # A defect of a channel is a failed attempt, not the end of the process; a cancellation that nobody asked
-            # for is one too.
+            # A defect of a channel is a failed attempt, not the end of the process; so is a cancellation that nobody
+            # asked for.
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
             self._raised.add(type(error).__name__, channel=self._name, exc_info=True)
-            return [Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")] * len(messages)
-        if not _answers(results, len(messages)):
+            return [Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")] * count
+        if not _answers(results, count):
             self._unanswered.add(channel=self._name)
-            return [Retry(Reason.INTERNAL, "the channel did not answer each message once")] * len(messages)
+            return [Retry(Reason.INTERNAL, "the channel did not answer each message once")] * count
         return results
+
+
+class _Alone:
+    """A message that goes alone. It has its own key, so nothing is written before it is sent; only where the answer is
+    late, so that it goes alone again if the process is killed before the answer."""
+
+    def __init__(self, bulk: Bulk, store: Callable[[Bulk], None]) -> None:
+        self._bulk = bulk
+        self._store = store
+        self._timer = None if bulk.stored else asyncio.get_running_loop().call_later(_LATE, self._late)
+
+    def _late(self) -> None:
+        self._store(self._bulk)
+        self._bulk = replace(self._bulk, stored=True)
+
+    def ended(self) -> Bulk:
+        """The bulk, once there is an answer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        return self._bulk
+
+
+def _bulk(messages: Sequence[Message], by_id: dict[str, _Composed]) -> Bulk:
+    return Bulk(tuple(by_id[message.id].together[0] for message in messages))
+
+
+def _to_cut(sent: Sent) -> bool:
+    result = sent.result
+    return isinstance(result, Rejected) and result.reason is Reason.TOO_LARGE and len(sent.together) > 1
 
 
 def _answers(results: object, count: int) -> bool:

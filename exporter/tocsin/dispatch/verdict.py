@@ -1,6 +1,6 @@
-"""What an answer of the channel means for a notification. No I/O, no clock."""
+"""What an answer of the channel means for notifications. No I/O, no clock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tocsin.channels import AskAgain, Delivered, Paused, Rejected, Result, Retry
@@ -10,10 +10,28 @@ from tocsin.ledger import Settlement, Status
 from tocsin.model import Notification
 
 
-def verdict(
+def verdicts(
+    together: Sequence[Notification], result: Result, policy: Policy, now: float, chance: Callable[[], float]
+) -> list[Settlement]:
+    """What is to be written of one attempt with notifications that go together: delivered, pending until one time, or
+    dead.
+
+    They are given up together, when the youngest of them has reached `max_attempts` or `max_age`: if the oldest were
+    given up alone, the others would be another message or another request, which the receiver might take as new.
+    """
+    youngest = replace(
+        together[0],
+        attempts=min(one.attempts for one in together),
+        created_at=max(one.created_at for one in together),
+    )
+    fate = _verdict(youngest, result, policy, now, chance)
+    made = fate.attempts - youngest.attempts
+    return [replace(fate, seq=one.seq, attempts=one.attempts + made) for one in together]
+
+
+def _verdict(
     notification: Notification, result: Result, policy: Policy, now: float, chance: Callable[[], float]
 ) -> Settlement:
-    """What is to be written down of one attempt: delivered, pending until a time, or dead."""
     settle = Settlement(seq=notification.seq, status=Status.PENDING, attempts=notification.attempts + 1, at=now)
     match result:
         case Delivered(note):

@@ -39,7 +39,9 @@ NO_ENTRY = "no_answer"
 """Stands for the status of an event for which a bulk's answer has no entry."""
 
 _WAITS = frozenset({409, 429})
-_LOOKS = 4
+_LOOKS = 5
+"""Idempotency keys that one attempt tries."""
+_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,28 +114,27 @@ class Api:
         self._messages = self._sdk.messages
         self._workflows = self._sdk.workflows
         self.trigger_limit: int | None = None
+        # Idempotency key -> how many keys made of it hold an old error. After a restart they are tried again.
+        self._used: dict[str, int] = {}
 
     async def close(self) -> None:
         await self._async.aclose()
         self._sync.close()
 
-    async def trigger(self, event: Event, key: str, attempts: int) -> Answer | NoAnswer:
-        """Trigger one event. `key`: its idempotency key; `attempts`: those made before, to find a fresh key if that
-        one is spent."""
+    async def trigger(self, event: Event, key: str) -> Answer | NoAnswer:
+        """Trigger one event. `key`: its idempotency key."""
         return await self._send(
             lambda: models.TriggerEventRequestDto.model_validate(event),
             lambda body, fresh: self._sdk.trigger_async(trigger_event_request_dto=body, idempotency_key=fresh),
             key,
-            attempts,
         )
 
-    async def trigger_bulk(self, events: Sequence[Event], key: str, attempts: int) -> Answer | NoAnswer:
+    async def trigger_bulk(self, events: Sequence[Event], key: str) -> Answer | NoAnswer:
         """Trigger up to 100 events. The answer has an entry for each, in order."""
         return await self._send(
             lambda: models.BulkTriggerEventDto.model_validate({"events": events}),
             lambda body, fresh: self._sdk.trigger_bulk_async(bulk_trigger_event_dto=body, idempotency_key=fresh),
             key,
-            attempts,
         )
 
     async def cancel(self, transaction_id: str) -> Answer | NoAnswer:
@@ -180,21 +181,30 @@ class Api:
         return [f"Novu has no workflow {identifier!r}"] if unknown else []
 
     async def _send(
-        self, make: Callable[[], Body], call: Callable[[Body, str], Awaitable[Any]], key: str, attempts: int
+        self, make: Callable[[], Body], call: Callable[[Body, str], Awaitable[Any]], key: str
     ) -> Answer | NoAnswer:
         """Make the SDK's model of a body and post it. Left to the SDK, which looks for models in all the data first,
-        making it costs three times as much."""
+        making it costs three times as much.
+
+        Where Novu has stored an error under the key, the body goes under the next key: `key-1`, `key-2` and so on. A
+        repeat comes to the same key as the attempt before, whose outcome may be unknown."""
         try:
             body = make()
         except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
             return Rejected(Reason.REJECTED, self.redact(f"the SDK does not take this event: {error}"))
-        answer = self._seen(await self._ask(call(body, key)))
-        for look in range(_LOOKS):
-            if not isinstance(answer, Answer) or not answer.stale:
-                break
+        for _ in range(_LOOKS):
+            used = self._used.get(key, 0)
             # The event's transactionId still keeps Novu from delivering it twice.
-            answer = self._seen(await self._ask(call(body, f"{key}-{attempts + look}")))
-        return answer
+            answer = self._seen(await self._ask(call(body, f"{key}-{used}" if used else key)))
+            if not isinstance(answer, Answer) or not answer.stale:
+                return answer
+            self._remember(key, used + 1)
+        return Retry(Reason.SERVER_ERROR, "Novu repeats old errors under used idempotency keys", self._unknown_wait)
+
+    def _remember(self, key: str, used: int) -> None:
+        self._used[key] = used
+        while len(self._used) > _REMEMBERED:
+            del self._used[next(iter(self._used))]
 
     async def _ask(self, call: Awaitable[Any]) -> Answer | NoAnswer:
         try:

@@ -70,7 +70,7 @@ class Route:
                 return Rejected(Reason.NO_RECIPIENTS, self._nobody())
             if len(recipients) + len(self._topics) > MAX_RECIPIENTS:
                 detail = f"{len(recipients)} recipients, and Novu takes {MAX_RECIPIENTS} in one trigger; use a topic"
-                return Rejected(Reason.TOO_LARGE, detail)
+                return Rejected(Reason.TOO_LARGE, detail, unsent=True)
             event = self._written(message, workflow, [*recipients, *self._topics])
         except TemplateError as error:
             return Rejected(Reason.TEMPLATE, str(error))
@@ -78,7 +78,8 @@ class Route:
             return Rejected(Reason.NO_RECIPIENTS, str(error))
         size = len(json_bytes(event["payload"]))
         if size > self._max_payload:
-            return Rejected(Reason.TOO_LARGE, f"the payload has {size} bytes, max_payload is {self._max_payload}")
+            detail = f"the payload has {size} bytes, max_payload is {self._max_payload}"
+            return Rejected(Reason.TOO_LARGE, detail, unsent=True)
         return Draft(event, size)
 
     def _written(self, message: Message, workflow: str, to: list[Any]) -> Event:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
-from tocsin.channels import Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels import Delivered, Message, Paused, Plan, Rejected, Result, Retry
 from tocsin.channels.base import classify, redactor, retry_after
 from tocsin.channels.webhook.addresses import PrivateAddressError, public_socket
 from tocsin.channels.webhook.request import (
@@ -41,9 +41,11 @@ _KEPT = (307, 308)
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A notification as it will be sent. `kind`: the Content-Type."""
+    """A notification as it will be sent. `id`: of the message; `key`: the idempotency key; `kind`: the
+    Content-Type."""
 
     id: str
+    key: str
     target: Target
     kind: str
     body: bytes
@@ -107,8 +109,8 @@ class Webhook:
             return Rejected(Reason.TEMPLATE, self._redact(f"{message.alert}: {error}"))
         if len(body) > self._config.max_body:
             detail = f"the body has {len(body)} bytes, more than max_body allows ({self._config.max_body})"
-            return Rejected(Reason.TOO_LARGE, detail)
-        return _Draft(message.id, target, content.kind, body)
+            return Rejected(Reason.TOO_LARGE, detail, unsent=True)
+        return _Draft(message.id, message.key, target, content.kind, body)
 
     async def _send_alone(self, message: Message) -> Result:
         draft = self._drafted(message)
@@ -116,7 +118,13 @@ class Webhook:
 
     # Several in one request.
 
-    async def _send_together(self, messages: Sequence[Message]) -> Sequence[Result]:
+    def plan(self, messages: Sequence[Message]) -> Plan:
+        decided, chunks = self._divided(messages)
+        by_id = {message.id: message for message in messages}
+        return Plan([_Batch(self, chunk, [by_id[draft.id] for draft in chunk]) for chunk in chunks], decided)
+
+    def _divided(self, messages: Sequence[Message]) -> tuple[dict[str, Result], list[list[_Draft]]]:
+        """The results of what cannot be sent, and what goes in each request."""
         results: dict[str, Result] = {}
         groups: dict[tuple[Target, str], list[_Draft]] = {}
         for message in messages:
@@ -125,16 +133,21 @@ class Webhook:
                 results[message.id] = draft
             else:
                 groups.setdefault((draft.target, draft.kind), []).append(draft)
+        if self._config.batch is None:
+            return results, [[draft] for drafts in groups.values() for draft in drafts]
+        return results, [chunk for drafts in groups.values() for chunk in self._chunks(drafts)]
+
+    async def _send_together(self, messages: Sequence[Message]) -> Sequence[Result]:
+        results, chunks = self._divided(messages)
         until = asyncio.get_running_loop().time() + _FURTHER
         late = Retry(Reason.TIMEOUT, "not sent yet: what went before it took too long", 0.0, free=True)
         first = True
-        for drafts in groups.values():
-            for chunk in self._chunks(drafts):
-                if first or asyncio.get_running_loop().time() < until:
-                    results |= await self._post_together(chunk, until)
-                else:
-                    results |= dict.fromkeys((draft.id for draft in chunk), late)
-                first = False
+        for chunk in chunks:
+            if first or asyncio.get_running_loop().time() < until:
+                results |= await self._post_together(chunk, until)
+            else:
+                results |= dict.fromkeys((draft.id for draft in chunk), late)
+            first = False
         return [results[message.id] for message in messages]
 
     def _chunks(self, drafts: Sequence[_Draft]) -> list[list[_Draft]]:
@@ -152,7 +165,7 @@ class Webhook:
     async def _post_together(self, drafts: Sequence[_Draft], until: float) -> dict[str, Result]:
         """One request, whose answer counts for all. What is rejected together is halved until it is clear which ones
         are: a receiver cannot say which of them it does not like."""
-        result = await self._post(self._joined(drafts))
+        result = await self.post(drafts)
         if not isinstance(result, Rejected) or len(drafts) == 1:
             return dict.fromkeys((draft.id for draft in drafts), result)
         results: dict[str, Result] = {}
@@ -165,14 +178,18 @@ class Webhook:
                 results |= dict.fromkeys((draft.id for draft in half), again)
         return results
 
+    async def post(self, drafts: Sequence[_Draft]) -> Result:
+        """Send one request: one notification, or a batch of them."""
+        return await self._post(drafts[0] if self._config.batch is None else self._joined(drafts))
+
     def _joined(self, drafts: Sequence[_Draft]) -> _Draft:
         bodies = [draft.body for draft in drafts]
         body = b"[" + b",".join(bodies) + b"]" if self._config.batch == "array" else b"\n".join(bodies) + b"\n"
         if len(drafts) == 1:
-            id_ = drafts[0].id
+            id_, key = drafts[0].id, drafts[0].key
         else:  # the same ones together are the same request
-            id_ = hashlib.sha256(" ".join(draft.id for draft in drafts).encode()).hexdigest()[:32]
-        return _Draft(id_, drafts[0].target, drafts[0].kind, body)
+            id_ = key = hashlib.sha256(" ".join(draft.key for draft in drafts).encode()).hexdigest()[:32]
+        return _Draft(id_, key, drafts[0].target, drafts[0].kind, body)
 
     # Sending.
 
@@ -180,7 +197,7 @@ class Webhook:
         """One attempt, with the redirects that are followed. Never raises."""
         target = draft.target
         body = None if target.method in BODILESS else draft.body
-        headers = {**dict(target.headers), "Idempotency-Key": draft.id}
+        headers = {**dict(target.headers), "Idempotency-Key": draft.key}
         if body is not None:
             headers["Content-Type"] = draft.kind
         if self._signer is not None:
@@ -256,6 +273,23 @@ class Webhook:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One request of one notification or several."""
+
+    channel: Webhook
+    drafts: Sequence[_Draft]
+    messages: Sequence[Message]
+
+    async def send(self) -> Sequence[Result]:
+        return [await self.channel.post(self.drafts)] * len(self.drafts)
+
+    def smaller(self) -> Sequence[Sequence[Message]]:
+        # The receiver cannot say which of them it does not take: halved until that is clear.
+        middle = len(self.messages) // 2
+        return [self.messages[:middle], self.messages[middle:]]
 
 
 def _refused(status: int, why: str) -> Rejected:

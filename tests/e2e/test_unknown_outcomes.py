@@ -1,0 +1,161 @@
+"""Requests of several notifications whose outcome is unknown, with real processes: each id is accepted once."""
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.inbox_process import InboxProcess, inbox_process
+from support.materialize import MaterializeDouble, Relation
+from support.receiver import Answer, Received, Receiver, of_json
+from support.tocsin import Tocsin, running
+from support.waiting import until, until_some
+
+pytestmark = pytest.mark.e2e
+
+ROWS = 300
+
+
+@asynccontextmanager
+async def orders() -> AsyncIterator[tuple[MaterializeDouble, Relation]]:
+    async with MaterializeDouble(progress_interval=0.1) as double:
+        yield double, double.create("public.orders", [("id", "int4")], retain=3_600_000)
+
+
+def config(directory: Path, dsn: str, channel: Mapping[str, Any]) -> dict[str, Any]:
+    waits = {"timeout": "1s", "backoff_initial": "100ms", "backoff_max": "1s"}
+    alert = {"source": "mz", "relation": "public.orders", "key": ["id"], "labels": ["id"], "notify": ["people"]}
+    return {
+        "web": {"listen": "127.0.0.1:0"},
+        "ledger": {"path": str(directory / "ledger.db")},
+        "sources": {"mz": {"type": "materialize", "dsn": dsn}},
+        "channels": {"people": {**waits, **channel}},
+        "alerts": {"orders": alert},
+    }
+
+
+def novu(inbox: InboxProcess) -> dict[str, Any]:
+    return {
+        "type": "novu",
+        "api_key": "demo",
+        "url": inbox.url,
+        "workflow": "w",
+        "recipients": ["ann"],
+        "unknown_outcome_wait": "1s",
+    }
+
+
+async def nothing_pending(tocsin: Tocsin) -> None:
+    """Wait until every notification is delivered."""
+
+    async def settled() -> bool:
+        assert await tocsin.metric("tocsin_channel_pending", channel="people") == 0
+        assert await tocsin.metric("tocsin_channel_dead_letters", channel="people") == 0
+        return True
+
+    await until_some(settled, "no pending notification", within=40)
+
+
+async def timed_out(tocsin: Tocsin, count: int) -> None:
+    """Wait until so many notifications got no answer."""
+
+    async def failed() -> bool:
+        found = await tocsin.metric("tocsin_channel_failures_total", channel="people", reason="timeout")
+        return (found or 0) >= count
+
+    await until_some(failed, f"{count} timeouts", within=40)
+
+
+async def test_novu_that_hangs_accepts_each_id_once(tmp_path: Path) -> None:
+    """Frozen for longer than the timeout, it then finds the first requests and their repeats in its sockets."""
+    async with orders() as (double, relation), inbox_process() as inbox:
+        async with running(tmp_path, config(tmp_path, double.dsn, novu(inbox))) as tocsin:
+            await tocsin.until_ready()
+            inbox.freeze()
+            relation.insert(*((number,) for number in range(ROWS)))
+            await timed_out(tocsin, 2 * ROWS)
+            inbox.thaw()
+            await nothing_pending(tocsin)
+            await tocsin.stop()
+        counters = await inbox.counters()
+    assert (counters["events"], counters["doubles"], counters["messages"]) == (ROWS, 0, ROWS)
+    assert counters["replays"] > 0
+
+
+async def test_answers_later_than_the_timeout_are_one_acceptance(tmp_path: Path) -> None:
+    """A repeat is told that the first is in progress, then gets its answer."""
+    async with orders() as (double, relation), inbox_process() as inbox:
+        await inbox.order({"kind": "delay", "seconds": 3.0, "path": "/v1/events", "times": 6})
+        async with running(tmp_path, config(tmp_path, double.dsn, novu(inbox))) as tocsin:
+            await tocsin.until_ready()
+            relation.insert(*((number,) for number in range(ROWS)))
+            await timed_out(tocsin, ROWS)
+            await nothing_pending(tocsin)
+            await tocsin.stop()
+        counters = await inbox.counters()
+    assert (counters["events"], counters["doubles"]) == (ROWS, 0)
+
+
+class Forgetful:
+    """A receiver that accepts everything at once, answers nothing while `silent`, and keeps what it had under each
+    key."""
+
+    def __init__(self) -> None:
+        self.silent = True
+        self.bodies: dict[str, list[bytes]] = {}
+
+    def __call__(self, request: Received) -> Answer:
+        self.bodies.setdefault(request.headers["idempotency-key"], []).append(request.body)
+        return Answer(hang=True) if self.silent else self.accepts(len(_entries(request.body)))
+
+    def accepts(self, count: int) -> Answer:
+        entry = {"acknowledged": True, "status": "processed", "transactionId": "x"}
+        return of_json(201, {"data": [entry] * count if count > 1 else entry})
+
+    def accepted(self) -> Counter[int]:
+        """How often each order was accepted: a repeat under a known key is none."""
+        found: Counter[int] = Counter()
+        for bodies in self.bodies.values():
+            found.update(entry.get("payload", entry)["row"]["id"] for entry in _entries(bodies[0]))
+        return found
+
+
+def _entries(body: bytes) -> list[Any]:
+    value = json.loads(body)
+    entries: list[Any] = value.get("events", [value]) if isinstance(value, dict) else value
+    return entries
+
+
+CHANNELS: Mapping[str, Mapping[str, Any]] = {
+    "novu": {"type": "novu", "api_key": "demo", "workflow": "w", "recipients": ["ann"], "unknown_outcome_wait": "1s"},
+    "webhook": {"type": "webhook", "batch": "array"},
+}
+
+
+@pytest.mark.parametrize("kind", CHANNELS)
+async def test_killed_before_the_answer_repeats_the_same_requests(tmp_path: Path, kind: str) -> None:
+    """A process that starts after the kill sends what the one before had sent as it was, byte by byte, though more is
+    pending by then and would fit in."""
+    receive = Forgetful()
+    async with orders() as (double, relation), Receiver(receive) as receiver:
+        channel = {**CHANNELS[kind], "url": receiver.url, "timeout": "30s", "concurrency": 2}
+        settings = config(tmp_path, double.dsn, channel)
+        async with running(tmp_path, settings) as tocsin:
+            await tocsin.until_ready()
+            relation.insert(*((number,) for number in range(30)))
+            await until(lambda: len(receive.bodies) == 1, "a small request")
+            relation.insert(*((number,) for number in range(30, ROWS)))
+            await until(lambda: len(receive.bodies) == 2, "a large request")
+            await tocsin.kill()
+        before = {key: bodies[0] for key, bodies in receive.bodies.items()}
+        receive.silent = False
+        async with running(tmp_path, settings) as tocsin:
+            await tocsin.until_ready()
+            await nothing_pending(tocsin)
+            await tocsin.stop()
+    assert all(receive.bodies[key] == [body, body] for key, body in before.items())
+    assert receive.accepted() == dict.fromkeys(range(ROWS), 1)

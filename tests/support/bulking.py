@@ -1,0 +1,121 @@
+"""A channel that sends several messages in one request, to a receiver that keeps answers under idempotency keys."""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from tocsin.channels import Delivered, Message, Plan, Rejected, Result, Retry
+from tocsin.errors import Reason
+from tocsin.model import Kind
+
+LOST = Retry(Reason.TIMEOUT, "no answer")
+LIMITED = Retry(Reason.RATE_LIMITED, "slow down", free=True)
+LARGE = Rejected(Reason.TOO_LARGE, "413")
+
+
+@dataclass
+class KeyedReceiver:
+    """Accepts what it is sent once under each key, and answers a repeat from memory, as Novu does.
+
+    `refuses`: what it says of a request instead of accepting it; such an answer is kept under the key too. `broken`:
+    what no client may do: another body under a used key, or a used key after a final error.
+    """
+
+    refuses: Callable[[Sequence[str]], Rejected | None] = lambda _ids: None
+    accepted: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    _answers: dict[str, tuple[str, Result]] = field(default_factory=dict)
+
+    def take(self, key: str, ids: Sequence[str], body: str) -> Result:
+        """One request."""
+        if key in self._answers:
+            known, answer = self._answers[key]
+            if known != body:
+                self.broken.append(f"another body under {key}")
+            if isinstance(answer, Rejected):
+                self.broken.append(f"a final error repeated under {key}")
+            return answer
+        answer = self.refuses(ids) or Delivered()
+        self._answers[key] = (body, answer)
+        if isinstance(answer, Delivered):
+            self.accepted.update(ids)
+        return answer
+
+
+class KeyedChannel:
+    """Sends up to `most` messages in one request. `line`: what happens to a request on its way: None lets it through,
+    a result is what comes of it instead; with `arrives`, after the receiver has it."""
+
+    wants_earlier: AbstractSet[Kind] = frozenset()
+
+    def __init__(self, receiver: KeyedReceiver, *, most: int = 100) -> None:
+        self.receiver = receiver
+        self.most = most
+        self.line: Callable[[], Result | None] = lambda: None
+        self.arrives = True
+        self.each: Callable[[str], Result | None] = lambda _id: None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.sent: list[tuple[str, list[str]]] = []
+        """The key and the ids of every request, repeats included."""
+
+    @property
+    def requests(self) -> list[list[str]]:
+        """The ids of every request, repeats included."""
+        return [ids for _, ids in self.sent]
+
+    @property
+    def keys(self) -> list[str]:
+        """The idempotency key of every request, repeats included."""
+        return [key for key, _ in self.sent]
+
+    def take(self, pending: int) -> int:
+        return min(pending, self.most)
+
+    def plan(self, messages: Sequence[Message]) -> Plan:
+        chunks = [messages[start : start + self.most] for start in range(0, len(messages), self.most)]
+        return Plan([KeyedRequest(self, chunk) for chunk in chunks], {})
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        return [result for message in messages for result in await KeyedRequest(self, [message]).send()]
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass
+class KeyedRequest:
+    """One request of a `KeyedChannel`."""
+
+    channel: KeyedChannel
+    messages: Sequence[Message]
+
+    async def send(self) -> Sequence[Result]:
+        channel, ids = self.channel, [message.id for message in self.messages]
+        keys = " ".join(message.key for message in self.messages)
+        key = keys if len(ids) == 1 else hashlib.sha256(keys.encode()).hexdigest()[:16]
+        channel.sent.append((key, ids))
+        on_the_way = channel.line()
+        answer: Result | None = None
+        if on_the_way is None or (channel.arrives and on_the_way != LIMITED):
+            body = repr([message.envelope for message in self.messages])
+            answer = channel.receiver.take(key, ids, body)
+        await channel.gate.wait()
+        result = on_the_way or answer
+        assert result is not None
+        if isinstance(result, Delivered):
+            return [channel.each(id_) or result for id_ in ids]
+        return [result] * len(ids)
+
+    def smaller(self) -> Sequence[Sequence[Message]]:
+        middle = len(self.messages) // 2
+        return [self.messages[:middle], self.messages[middle:]]
+
+
+def lines(*results: Result | None) -> Callable[[], Result | None]:
+    """What happens to one request after another, then nothing any more."""
+    left = list(results)
+    return lambda: left.pop(0) if left else None

@@ -1,0 +1,58 @@
+"""The stand-in for Novu as a process of its own, which can be frozen as a server that hangs."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aiohttp
+
+
+class InboxProcess:
+    """A running `tocsin-inbox`. `url`: its address."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.url = url
+        self._process = process
+
+    def freeze(self) -> None:
+        """Stop it in the middle of what it does: connections stay open, nothing is answered."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on where it was."""
+        self._process.send_signal(signal.SIGCONT)
+
+    async def counters(self) -> dict[str, int]:
+        """What it has counted: `events` accepted, `doubles` delivered twice, `replays` answered from memory, ..."""
+        counters: dict[str, int] = (await self._state())["counters"]
+        return counters
+
+    async def order(self, *faults: dict[str, Any]) -> None:
+        """Put these faults in force, and call off all others."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self.url}/control/faults", json={"faults": list(faults)}) as response,
+        ):
+            assert response.status == 200, await response.text()
+
+    async def _state(self) -> Any:
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/control/state") as response:
+            return await response.json()
+
+
+@contextlib.asynccontextmanager
+async def inbox_process(*arguments: str) -> AsyncIterator[InboxProcess]:
+    """Start one on a free port; `arguments`: those of the command."""
+    command: Sequence[str] = (sys.executable, "-m", "tocsin_demo.inbox", "--port", "0", *arguments)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+        yield InboxProcess(process, line.removeprefix("inbox: ").strip().rstrip("/"))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
