@@ -48,6 +48,12 @@ async def until_sent(stage: Stage, *expected: tuple[str, str]) -> None:
     await until_some(look)
 
 
+async def checks(stage: Stage, count: int) -> None:
+    """Wait until all names were checked so many more times."""
+    before = len(stage.double.statements)
+    await until(lambda: sum("INSIGHTS" in text for text in stage.double.statements[before:]) >= count)
+
+
 FIRST = (("fired", "1"), ("fired", "2"))
 
 
@@ -74,10 +80,10 @@ async def test_applied_replacement_is_no_fault_and_no_gap(stage: Stage) -> None:
     """The stream has the difference; the view is the same object, whatever its id."""
     async with stage.run() as tocsin:
         await started(stage, tocsin)
-        checks = len(stage.double.statements)
+        await checks(stage, 2)
         stage.double.apply_replacement(stage.orders, [BOB, CYD])
         await until_sent(stage, *FIRST, ("resolved", "1"), ("fired", "3"))
-        await until(lambda: sum("INSIGHTS" in text for text in stage.double.statements[checks:]) >= 3, "three checks")
+        await checks(stage, 3)
         assert not await tocsin.ready()
         assert not tocsin.logged("source down")
         for alert in ("orders", "asked"):

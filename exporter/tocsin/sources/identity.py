@@ -150,6 +150,7 @@ class IdentityCheck:
         self._source = source
         self._config = config
         self._watched: set[Watched] = set()
+        self._new: asyncio.Queue[Watched] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._failure = ""
 
@@ -160,6 +161,7 @@ class IdentityCheck:
             yield
             return
         self._watched.add(watched)
+        self._new.put_nowait(watched)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"identity check of {self._source}")
         try:
@@ -179,7 +181,7 @@ class IdentityCheck:
                     while True:
                         pause = await self._round(wire)
                         worked = True
-                        await asyncio.sleep(pause)
+                        await self._check_new(wire, pause)
             except (SourceError, psycopg.Error, TimeoutError, OSError) as error:
                 # A connection that worked and is lost is made again first: only if that fails, a check has failed.
                 if not (worked and isinstance(error, psycopg.Error)):
@@ -194,11 +196,25 @@ class IdentityCheck:
         clock = asyncio.get_running_loop().time
         began = clock()
         answers = Answers(wire)
+        while not self._new.empty():
+            self._new.get_nowait()
         failures = [await self._check(answers, watched) for watched in list(self._watched)]
         if not any(failures):
             self._works()
         # A slow server is left alone for as long as it took to answer.
         return max(self._config.identity_check, clock() - began)
+
+    async def _check_new(self, wire: Wire, seconds: float) -> None:
+        """For so long, check new subscriptions at once: what their ids are has to be known before they change."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
+        while (left := end - clock()) > 0:
+            try:
+                watched = await asyncio.wait_for(self._new.get(), left)
+            except TimeoutError:
+                return
+            if watched in self._watched:
+                await self._check(Answers(wire), watched)
 
     async def _check(self, answers: Answers, watched: Watched) -> bool:
         """Check one subscription; says whether the check failed."""
