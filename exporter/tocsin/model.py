@@ -47,13 +47,15 @@ class Batch:
     `frontier`: everything strictly before it is in this batch or was in an earlier one; `None` where the source has no
     time of its own to resume from (a constant view). `snapshot`: the as-of, if the updates at that timestamp are the
     whole content of the relation at it and not a change of what went before. `polled`: the snapshot is an ordinary
-    reading of a source that keeps no history, so that a distance to the last frontier is no loss.
+    reading of a source that keeps no history, so that a distance to the last frontier is no loss. `note`: what does not
+    work although the rows come, as a sentence; empty for nothing.
     """
 
     updates: Sequence[Update]
     frontier: int | None
     snapshot: int | None = None
     polled: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -181,6 +181,34 @@ async def test_verifying_writes_nothing_and_creates_nothing(database: Database) 
     assert await database.run("SELECT 1 FROM pg_class WHERE relname = 'notifications'") == []
 
 
+async def test_verifying_tries_to_create_the_table(database: Database) -> None:
+    """A role that may not, and a schema that is not there: `run` would meet both."""
+    await database.run("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
+    await database.run("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    dsn = psycopg.conninfo.make_conninfo(database.dsn, user="reader")
+    async with channel(config(database, dsn=dsn)) as made:
+        [problem] = await made.verify()
+        assert "permission denied for schema public" in problem
+    async with channel(config(database, table="nowhere.notifications")) as made:
+        [problem] = await made.verify()
+        assert 'schema "nowhere" does not exist' in problem
+
+
+async def test_read_only_connection_is_not_kept(database: Database) -> None:
+    """The next one may be to another server, or find that the setting was taken back."""
+    await database.run(kind.ddl(config(database)))
+    [[name]] = await database.run("SELECT quote_ident(current_database())")
+    await database.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    async with channel(config(database)) as made:
+        [result] = await made.send([message()])
+        assert isinstance(result, Retry)
+        assert "connect to the primary" in result.detail
+        async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as admin:
+            await admin.execute("SET default_transaction_read_only = off")
+            await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        assert await made.send([message()]) == [Delivered()]
+
+
 async def test_two_that_create_the_table_at_once_both_write(database: Database) -> None:
     for number in range(5):
         settings = config(database, table=f"n{number}")

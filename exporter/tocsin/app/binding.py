@@ -112,6 +112,12 @@ _IN_VIEW = (Phase.FIRING, Phase.PENDING)
 
 def _index(alert: Alert, columns: Columns) -> Mapping[str, int]:
     index = {column.name: number for number, column in enumerate(columns)}
+    if len(index) < len(columns):
+        names = [column.name for column in columns]
+        doubled = ", ".join(dict.fromkeys(name for name in names if names.count(name) > 1))
+        raise SourceError(
+            f"alert {alert.name}: there are several columns {doubled}; give each its own name", SourceReason.SHAPE
+        )
     named = [*alert.key, *alert.ignore, *alert.labels.values(), *([alert.value] if alert.value else [])]
     missing = [name for name in dict.fromkeys(named) if name not in index]
     if missing:

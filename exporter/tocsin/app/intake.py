@@ -351,6 +351,7 @@ class EventWatch:
     frontier = None
     gaps = 0
     doubt = ""
+    note = ""
     columns: Columns = ()
 
     def __init__(self, alert: Alert, intake: Intake) -> None:

@@ -47,6 +47,11 @@ class RunningOverview:
                 if watch.state is State.REFUSING
             ),
             *(
+                f"alert {name}: {watch.note}"
+                for name, watch in self._runtime.watches.items()
+                if watch.state is State.UP and watch.note
+            ),
+            *(
                 f"channel {one.name}: {one.condition}: {one.message}"
                 for one in running
                 if one.condition is not Condition.UP
@@ -80,7 +85,7 @@ class RunningOverview:
                     name=name,
                     source=watch.alert.source,
                     state=watch.state.value,
-                    message=watch.message or watch.doubt,
+                    message=watch.message or watch.doubt or watch.note,
                     firing=measured.firing,
                     pending=measured.pending,
                     frontier=watch.frontier,

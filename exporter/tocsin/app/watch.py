@@ -100,6 +100,7 @@ class Watch:
         self.alert = alert
         self.message = ""
         self.doubt = ""
+        self.note = ""
         """Why it is not known whether the rows are those of the configured relation; empty: it is known."""
         self.gaps = 0
         self.frontier: int | None = None
@@ -313,6 +314,13 @@ class Watch:
             metrics.transitioned(transition.kind)
         if not self._up:
             log.info("source up", alert=self.alert.name, firing=firing.firing)
+        if batch.note != self.note:
+            self.note = batch.note
+            log.warning(
+                "the source gives rows, and not all of it works" if batch.note else "all of the source works again",
+                alert=self.alert.name,
+                **({"what": batch.note} if batch.note else {}),
+            )
         self._up, self.message, self._may_resume = True, "", True
         self._applied, self.last_progress, self._progress_at = batch.frontier, self._clock(), self._monotonic()
         self._out.publish(outcome.transitions)

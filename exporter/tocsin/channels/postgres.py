@@ -121,12 +121,16 @@ class Postgres:
 
     async def verify(self) -> list[str]:
         """Problems found by asking the server, without writing anything."""
-        failures = [await self._attempt(partial(_run, _PLAN, target, [])) for target in {*self._targets.values()}]
-        return [
-            failure.detail
-            for failure in failures
-            if failure is not None and not (failure.reason is Reason.NOT_FOUND and self._config.create)
-        ]
+        if self._targets and (failure := await self._attempt(_writable)):
+            return [failure.detail]
+        found = []
+        for target in {*self._targets.values()}:
+            failure = await self._attempt(partial(_run, _PLAN, target, []))
+            if failure is not None and failure.reason is Reason.NOT_FOUND and self._config.create:
+                failure = await self._attempt(partial(_try_create, target.table))
+            if failure is not None:
+                found.append(failure.detail)
+        return found
 
     async def _written(self, target: _Target, rows: Sequence[str]) -> list[Result]:
         failure = await self._attempt(partial(self._insert, target, rows))
@@ -155,14 +159,21 @@ class Postgres:
         config = self._config
         try:
             async with self._connection() as connection:
-                await within(config.timeout, connection, work(connection))
+                try:
+                    await within(config.timeout, connection, work(connection))
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    # The next connection may be to another server, which has become the primary meanwhile.
+                    connection.pgconn.finish()
+                    raise
         except TimeoutError:
             return Retry(Reason.TIMEOUT, f"{config.display}: no answer in time")
         except (psycopg.Error, OSError) as error:
             failure = _failure(error)
             printed = f"the SQL that `tocsin sql {self._name}` prints"
             remedy = ""
-            if isinstance(error, psycopg.errors.UndefinedTable):
+            if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                remedy = f"; {_READ_ONLY}"
+            elif isinstance(error, psycopg.errors.UndefinedTable):
                 remedy = f"; run {printed}"
             elif failure.reason is Reason.NOT_FOUND:
                 remedy = f"; compare the table with {printed}"  # which leaves one that is there as it is
@@ -199,6 +210,28 @@ WITH new AS (
 )
 SELECT {told} FROM new"""
 _PLAN = "EXPLAIN " + _INSERT
+
+_READ_ONLY = (
+    "the server is a standby, or the session is read-only; connect to the primary (in a dsn of several hosts,"
+    " target_session_attrs=read-write), and leave default_transaction_read_only off for the role"
+)
+
+
+async def _writable(connection: _Connection) -> None:
+    """Raises ReadOnlySqlTransaction where nothing can be written. EXPLAIN does not notice that."""
+    cursor = await connection.execute("SELECT pg_is_in_recovery(), current_setting('transaction_read_only')")
+    match await cursor.fetchone():
+        case (True, _):
+            raise psycopg.errors.ReadOnlySqlTransaction("cannot write on a standby")
+        case (_, "on"):
+            raise psycopg.errors.ReadOnlySqlTransaction("cannot write in a read-only session")
+
+
+async def _try_create(table: str, connection: _Connection) -> None:
+    """Create the table, and take that back."""
+    async with connection.transaction(force_rollback=True):
+        await connection.execute(_table(table))
+
 
 _ONE_AT_A_TIME = sql.SQL("SELECT pg_advisory_xact_lock(hashtext('tocsin creates a table'))")
 """Two that create a table at once stumble over each other, `IF NOT EXISTS` or not."""

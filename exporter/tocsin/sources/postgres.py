@@ -7,9 +7,10 @@ statement.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import psycopg
 from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
@@ -19,6 +20,8 @@ from tocsin.sources import Stream, Subject
 from tocsin.sources.settings import PostgresConfig as Config
 from tocsin.sources.wire import Wire, connect, fields, translated
 
+_PROMOTED = sql.SQL("SELECT pg_is_in_recovery()")
+"""Gives `f` once a standby has become a primary. LISTEN itself would leave an error in the log of a standby."""
 _CLOCK = sql.SQL("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
 
 
@@ -39,9 +42,8 @@ class Postgres:
         async with connect(self._config) as wire:
             columns = await self._described(wire, subject)
             with translated(self._config.display):
-                for channel in self._config.notify:
-                    await wire.query(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-            yield _Readings(self._config, wire, _select(subject), columns, resume)
+                listening = await _listen(wire, self._config.notify)
+            yield _Readings(self._config, wire, _select(subject), columns, resume, listening=listening)
 
     async def describe(self, subject: Subject) -> Columns:
         async with connect(self._config) as wire:
@@ -55,17 +57,57 @@ class Postgres:
                     rows = await wire.query(limited)
         return rows[0] if rows else None
 
+    async def verify(self, names: Sequence[str]) -> list[str]:
+        """Whether the server takes LISTEN, as sentences: empty if it does. `names`: of events, which this source has
+        not. That no server answers is known from `describe`."""
+        del names
+        if not self._config.notify:
+            return []
+        try:
+            async with connect(self._config) as wire:
+                with translated(self._config.display):
+                    async with asyncio.timeout(self._config.connect_timeout):
+                        listening = await _listen(wire, self._config.notify)
+        except SourceError as error:
+            unknown = (SourceReason.CONNECT, SourceReason.AUTH, SourceReason.DISCONNECTED)
+            return [] if error.reason in unknown else [str(error)]
+        return [] if listening else [_deaf(self._config)]
+
     async def _described(self, wire: Wire, subject: Subject) -> Columns:
         with translated(self._config.display):
             async with asyncio.timeout(self._config.connect_timeout):
                 return await wire.describe(_select(subject))
 
 
+async def _listen(wire: Wire, channels: Sequence[str]) -> bool:
+    """Listen to the channels. False on a standby, which gives no notifications. Raises psycopg.Error."""
+    try:
+        for channel in channels:
+            await wire.query(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+    except psycopg.errors.ReadOnlySqlTransaction:
+        return False
+    return True
+
+
+def _deaf(config: Config) -> str:
+    return (
+        f"{config.display} is a standby, which takes no LISTEN: no NOTIFY on {', '.join(config.notify)} calls for a"
+        f" reading, and rows are read every {config.interval:g} s; connect to the primary, or remove notify"
+    )
+
+
 class _Readings:
     """The readings of one query over one connection."""
 
     def __init__(
-        self, config: Config, wire: Wire, select: sql.Composable, columns: Columns, resume: int | None
+        self,
+        config: Config,
+        wire: Wire,
+        select: sql.Composable,
+        columns: Columns,
+        resume: int | None,
+        *,
+        listening: bool,
     ) -> None:
         self.columns = columns
         self._config = config
@@ -73,6 +115,7 @@ class _Readings:
         self._select = select
         self._copy = sql.SQL("COPY ({}) TO STDOUT").format(select)
         self._last = resume if resume is not None else 0
+        self._listening = listening
 
     async def batches(self) -> AsyncIterator[Batch]:
         polled = False
@@ -94,6 +137,8 @@ class _Readings:
                     await self._wire.wait_notified()
 
     async def _read(self, *, polled: bool) -> Batch:
+        if not self._listening and await self._wire.query(_PROMOTED) == [("f",)]:
+            self._listening = await _listen(self._wire, self._config.notify)
         # What is notified from here on may be missed by this reading, so it calls for the next one.
         self._wire.notified()
         # The clock is read first: what the query sees is at least as new as its timestamp. Never backwards, whatever it
@@ -108,7 +153,8 @@ class _Readings:
                 f"{self._config.display}: the columns changed; reading it afresh with the new ones", SourceReason.SHAPE
             )
         self._last = stamp
-        return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled)
+        note = "" if self._listening else _deaf(self._config)
+        return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled, note=note)
 
 
 def _select(subject: Subject) -> sql.Composable:

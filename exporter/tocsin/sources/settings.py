@@ -115,7 +115,8 @@ class PostgresConfig(Connection):
     interval: Positive = 10.0
     """Time between two readings when no NOTIFY comes."""
     notify: list[Text] = Field(default_factory=list)
-    """Channels to LISTEN on: a NOTIFY on any of them calls for a reading at once."""
+    """Channels to LISTEN on: a NOTIFY on any of them calls for a reading at once. A standby takes no LISTEN: its rows
+    are read every `interval` until it is promoted."""
     statement_timeout: Positive = 30.0
     """How long one reading may take, after which the server ends it."""
     progress_timeout: Positive = 60.0

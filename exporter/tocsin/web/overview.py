@@ -149,7 +149,7 @@ class Overview(Protocol):
 
     def warnings(self) -> Sequence[str]:
         """What does not work although the process is ready, one sentence each: channels that do not deliver, sources
-        that deliver nothing that is a valid event."""
+        that deliver nothing that is a valid event, sources that no NOTIFY can wake."""
         ...
 
     def alerts(self) -> Sequence[AlertStatus]:
