@@ -20,9 +20,15 @@ import aiohttp
 from yarl import URL
 
 from support.novu import API_KEY, Clock, FakeNovu, fake_novu
+from tocsin_demo.inbox.inbox import Settings
 from tocsin_demo.inbox.ratelimit import RateLimits
+from tocsin_demo.inbox.release import Release
 
-FILE = Path(__file__).parents[1] / "recordings" / "novu" / "events-api.jsonl"
+_FOLDER = Path(__file__).parents[1] / "recordings"
+FILES: Mapping[Release, Path] = {
+    "2.0.0": _FOLDER / "novu" / "events-api.jsonl",
+    "3.15.0": _FOLDER / "novu-3.15.0" / "events-api.jsonl",
+}
 HEADERS = (
     "idempotency-key",
     "idempotency-replay",
@@ -79,6 +85,7 @@ LATER: Mapping[str, float] = {"after_delay_digest_second_later": 20.0, "ratelimi
 class Recording:
     """One request to the real Novu, what it answered, and what was seen to come of it."""
 
+    release: Release
     name: str
     method: str
     path: str
@@ -101,14 +108,15 @@ class Reply:
 
 
 @cache
-def recordings() -> Sequence[Recording]:
-    """All recordings, in order."""
-    return tuple(_recording(json.loads(line)) for line in FILE.read_text("utf-8").splitlines())
+def recordings(release: Release = "2.0.0") -> Sequence[Recording]:
+    """All recordings of a release, in order."""
+    return tuple(_recording(json.loads(line), release) for line in FILES[release].read_text("utf-8").splitlines())
 
 
-def _recording(raw: dict[str, Any]) -> Recording:
+def _recording(raw: dict[str, Any], release: Release) -> Recording:
     request, response = raw["request"], raw["response"]
     return Recording(
+        release=release,
         name=raw["name"],
         method=request["method"],
         path=request["path"],
@@ -195,7 +203,7 @@ class Replay:
             self.clock.now += STEP_S
             return {name: self._outcome(_transaction(recording, reply)) for name in observed}
         if isinstance(observed, list):
-            ids = [event["transactionId"] for event in recording.request_body["events"]]
+            ids = [event.get("transactionId", "") for event in recording.request_body["events"]]
             return [self._outcome(each) for each in ids]
         if isinstance(observed, dict) and "notifications" in observed:
             # A request that names no transaction speaks of the one before.
@@ -208,7 +216,9 @@ class Replay:
         jobs = [f"{job.type}:{job.status}" for each in found for job in each.jobs]
         if len(jobs) > MOST_JOBS:
             jobs = [*jobs[:MOST_JOBS], f"... {len(jobs)} in all"]
-        messages = sum(len(each.messages) for each in found)
+        # What 3.15.0 deletes is gone.
+        newer = self.novu.inbox.settings.release != "2.0.0"
+        messages = sum(not (newer and message.deleted_at) for each in found for message in each.messages)
         return {"notifications": len(found), "messages": messages, "jobs": jobs}
 
     def _path(self, recording: Recording) -> str:
@@ -249,7 +259,7 @@ def request_body(recording: Recording) -> Any:
     if recording.name == "size_bulk_100_of_30k":
         return {"events": [_event(f"tx-{number:012x}", "x" * 30 * 1024) for number in range(1000, 1100)]}
     if recording.name == "txn_long_5000":
-        return _event(unquote(_named("txn_long_5000_delete_messages").path.rsplit("/", 1)[1]))
+        return _event(unquote(_named("txn_long_5000_delete_messages", recording).path.rsplit("/", 1)[1]))
     if recording.name == "txn_long_100k":
         return _event("N" * 100_000)
     if not isinstance(body, dict):
@@ -262,8 +272,8 @@ def _event(transaction_id: str, message: str = "m") -> dict[str, Any]:
     return {"name": "inapp-alert", "to": "sub-1", "payload": {"msg": message}, "transactionId": transaction_id}
 
 
-def _named(name: str) -> Recording:
-    return next(each for each in recordings() if each.name == name)
+def _named(name: str, beside: Recording) -> Recording:
+    return next(each for each in recordings(beside.release) if each.name == name)
 
 
 async def _twice(
@@ -331,7 +341,7 @@ async def _until_limited(replay: Replay, recording: Recording) -> Reply:
 
 async def _digest_cancel(replay: Replay, recording: Recording) -> Reply:
     reply = await replay.send(recording.method, recording.path, None, recording)
-    first, second = _named("digest_trigger_first"), _named("digest_trigger_second")
+    first, second = _named("digest_trigger_first", recording), _named("digest_trigger_second", recording)
     seen = {
         name: replay._outcome(each.request_body["transactionId"])
         for name, each in (("first", first), ("second", second))
@@ -406,14 +416,17 @@ SPECIAL: Mapping[str, Special] = {
 """Recordings that stand for more than one request, or whose outcome is told in another way."""
 
 
-async def replay_all() -> Mapping[str, Reply]:
-    """Send all recordings but those left out; what the inbox answered, by name."""
-    kept = [each for each in recordings() if each.name not in LEFT_OUT]
-    split = next(index for index, each in enumerate(kept) if each.name == FRESH_STORE)
+async def replay_all(release: Release = "2.0.0") -> Mapping[str, Reply]:
+    """Send all recordings of a release but those left out; what the inbox answered, by name."""
+    kept = [each for each in recordings(release) if each.name not in LEFT_OUT]
+    split = next((index for index, each in enumerate(kept) if each.name == FRESH_STORE), len(kept))
     replies: dict[str, Reply] = {}
-    for part in (kept[:split], kept[split:]):
+    for part in filter(None, (kept[:split], kept[split:])):
         clock = Clock()
-        async with fake_novu(clock=clock) as novu, aiohttp.ClientSession() as session:
+        async with (
+            fake_novu(Settings(api_key=API_KEY, release=release), clock=clock) as novu,
+            aiohttp.ClientSession() as session,
+        ):
             replay = Replay(novu, clock, session)
             unseen: list[tuple[Recording, Reply]] = []
             for index, recording in enumerate(part):

@@ -15,8 +15,8 @@ from tocsin_demo.inbox.answers import Answer, Outcome, Problem, bad_request, int
 from tocsin_demo.inbox.faults import Orders
 from tocsin_demo.inbox.gate import Call, Handler, guarded
 from tocsin_demo.inbox.inbox import Inbox
+from tocsin_demo.inbox.release import newer
 
-VERSION = "2.0.0"
 LARGEST_BODY = 64 * 1024 * 1024
 MAX_LIMIT = 1000
 _PUSH_EVERY_S = 0.25
@@ -160,7 +160,7 @@ def application(inbox: Inbox) -> web.Application:
     app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_unknown_paths(inbox)])
     for method, path, handler, category in API:
         app.router.add_route(method, path, guarded(inbox, handler, category=category))
-    app.router.add_get("/v1/health-check", _health)
+    app.router.add_get("/v1/health-check", _health(inbox))
     app.router.add_get("/control/state", _told(lambda: view.state(inbox)))
     app.router.add_get("/control/faults", _told(lambda: _in_force(inbox)))
     app.router.add_post("/control/faults", _order(inbox))
@@ -201,18 +201,19 @@ def _unknown_paths(inbox: Inbox) -> Callable[..., Awaitable[web.StreamResponse]]
             return await handler(request)
         except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
             problem = Problem(status=404, message=f"Cannot {request.method} {request.raw_path}")
-            return web.json_response(problem.render(request.raw_path, inbox.clock()), status=404)
+            answer = problem if inbox.settings.release == "2.0.0" else newer(problem)
+            return web.json_response(answer.render(request.raw_path, inbox.clock()), status=404)
 
     return middleware
 
 
-async def _health(_: web.Request) -> web.Response:
+def _health(inbox: Inbox) -> Callable[[web.Request], Awaitable[web.Response]]:
     parts = {
         "db": {"status": "up"},
         "workflowQueue": {"status": "up"},
-        "apiVersion": {"version": VERSION, "status": "up"},
+        "apiVersion": {"version": inbox.settings.release, "status": "up"},
     }
-    return web.json_response({"data": {"status": "ok", "info": parts, "error": {}, "details": parts}})
+    return _told(lambda: {"data": {"status": "ok", "info": parts, "error": {}, "details": parts}})
 
 
 def _told(what: Callable[[], Any]) -> Callable[[web.Request], Awaitable[web.Response]]:

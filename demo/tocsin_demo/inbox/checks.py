@@ -98,9 +98,17 @@ def bulk_event(event: Any) -> Mapping[str, Any]:
     return fields
 
 
-def required_fields(payload: Any, required: Sequence[str]) -> None:
-    """Raises `RejectedError` if the payload lacks a field that the workflow requires."""
+def required_fields(payload: Any, required: Sequence[str], *, newer: bool = False) -> None:
+    """Raises `RejectedError` if the payload lacks a field that the workflow requires. `newer`: as 3.15.0 says it, which
+    also wants an object."""
     given = fields_of(payload)
+    if newer:
+        lacks = [f"root.{name}: must have required property '{name}'" for name in required if given.get(name) is None]
+        if not isinstance(payload, dict | None):
+            lacks = ["root: must be object"]
+        if lacks:
+            raise bad_request(f"Payload validation failed: {', '.join(lacks)}")
+        return
     missing = [f"{name} (Value)" for name in required if given.get(name) is None]
     if missing:
         raise bad_request(f"payload is missing required key(s) and type(s): {', '.join(missing)}")

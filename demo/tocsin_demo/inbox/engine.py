@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tocsin_demo.inbox import checks
-from tocsin_demo.inbox.answers import Answer, Problem, RejectedError, bad_request, not_found
+from tocsin_demo.inbox.answers import Answer, Problem, RejectedError, bad_request, internal_error, not_found
 from tocsin_demo.inbox.model import CHANNELS, Delivery, Event, Message, Notification, Step, Workflow
+from tocsin_demo.inbox.release import Release, event_error, named
 from tocsin_demo.inbox.worker import Ids, Worker
 
 WORKER_DELAY_S = 0.03
@@ -37,6 +38,7 @@ class Engine:
         worker_delay: float = WORKER_DELAY_S,
         recipient_delay: float = RECIPIENT_DELAY_S,
         auto_workflows: bool = False,
+        release: Release = "2.0.0",
         keep: int = 100_000,
     ) -> None:
         self.ids = Ids()
@@ -47,6 +49,7 @@ class Engine:
         self._rng = rng
         self._auto_workflows = auto_workflows
         self._keep = keep
+        self._newer = release != "2.0.0"
         self._tenants: set[str] = set()
         self._webhook_ids: Counter[tuple[str, str]] = Counter()
 
@@ -100,6 +103,8 @@ class Engine:
         self.worker.advance(now)
         entries: list[dict[str, Any]] = []
         for index, event in enumerate(checks.bulk(body)):
+            if event is None and self._newer:
+                raise RejectedError(internal_error(str(uuid.UUID(int=self._rng.getrandbits(128), version=4))))
             try:
                 fields = checks.bulk_event(event)
                 if index == bad_event:
@@ -108,7 +113,11 @@ class Engine:
             except RejectedError as rejected:
                 message = rejected.problem.message
                 error = [message] if isinstance(message, str) else list(message)
-                entries.append({"acknowledged": True, "status": "error", "error": error})
+                entry = {"acknowledged": True, "status": "error", "error": error}
+                if self._newer:
+                    given = checks.fields_of(event).get("transactionId")
+                    entry = named({**entry, "error": [event_error(error)]}, given, "")
+                entries.append(entry)
         return Answer(status=201, body={"data": entries})
 
     def cancel(self, transaction_id: str, now: float) -> Answer:
@@ -193,6 +202,13 @@ class Engine:
 
     def _accept(self, fields: Mapping[str, Any], to: Any, now: float, size: int) -> dict[str, Any]:
         """The entry of one event in an answer. Raises `RejectedError`."""
+        entry = self._judged(fields, to, now, size)
+        if not self._newer:
+            return entry
+        link = f"http://localhost:4000/activity/requests?selectedLogId={self.ids.object_id(now)}"
+        return named(entry, entry.get("transactionId") or fields.get("transactionId"), link)
+
+    def _judged(self, fields: Mapping[str, Any], to: Any, now: float, size: int) -> dict[str, Any]:
         name = fields["name"]
         workflow = self.workflows.get(name)
         if workflow is None and self._auto_workflows and name:
@@ -206,7 +222,7 @@ class Engine:
         if tenant is not None and not (isinstance(identifier, str) and identifier in self._tenants):
             return {"acknowledged": True, "status": "no_tenant_found"}
         payload = fields.get("payload")
-        checks.required_fields(payload, workflow.required)
+        checks.required_fields(payload, workflow.required, newer=self._newer)
         transaction_id = fields.get("transactionId") or str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
         self.counters.events += 1
         event = Event(

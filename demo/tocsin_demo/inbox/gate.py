@@ -17,6 +17,7 @@ from tocsin_demo.inbox import checks
 from tocsin_demo.inbox.answers import Answer, Outcome, Problem, RejectedError, internal_error
 from tocsin_demo.inbox.faults import Fault, event_answer
 from tocsin_demo.inbox.inbox import LOGGED_BODY, Inbox, Logged
+from tocsin_demo.inbox.release import UNAVAILABLE, newer
 
 EVENTS_LIMIT = 20 * 1024 * 1024
 OTHER_LIMIT = 100 * 1024
@@ -77,6 +78,7 @@ class _Passage:
         self._fault = fault
         self._category = category
         self._headers: dict[str, str] = {}
+        self._newer = inbox.settings.release != "2.0.0"
 
     async def answer(self, handler: Handler) -> tuple[web.Response, int | None]:
         """The response, and its status or none if it will not arrive."""
@@ -128,6 +130,8 @@ class _Passage:
             if self.replayed:
                 self._headers |= {"idempotency-key": key, "idempotency-replay": "true"}
                 self._inbox.engine.counters.replays += 1
+                if isinstance(known, Problem) and self._newer:
+                    return UNAVAILABLE
             return known
         outcome = await self._run(handler, body)
         self._inbox.keys.finish(key, outcome, self._inbox.clock())
@@ -204,6 +208,8 @@ class _Passage:
             await self._inbox.next_change(_POLL_S)
 
     def _response(self, outcome: Outcome) -> tuple[web.Response, int]:
+        if self._newer:
+            outcome = newer(outcome)
         headers: Mapping[str, str] = {**self._headers, **outcome.headers}
         if isinstance(outcome, Answer) and outcome.body is None:
             return web.Response(status=outcome.status, headers=headers), outcome.status

@@ -13,6 +13,7 @@ from tocsin_demo.inbox.faults import Faults, Orders
 from tocsin_demo.inbox.idempotency import IdempotencyKeys
 from tocsin_demo.inbox.model import CHANNELS
 from tocsin_demo.inbox.ratelimit import RateLimits
+from tocsin_demo.inbox.release import Release
 
 LOGGED_BODY = 256 * 1024
 CLOUD_PAYLOAD_LIMIT = 512 * 1024
@@ -26,6 +27,7 @@ class Settings:
     (a Novu of one's own does not by default). `rate_limited`: the free plan's rate limits. `payload_limit`: bytes of
     one event's payload from which a 413 is answered, as the cloud does. `auto_workflows`, `worker_delay`,
     `recipient_delay`: see `Engine`. `providers`: the channels that have a provider.
+    `release`: the Novu whose answers are given.
     """
 
     api_key: str | None = None
@@ -35,6 +37,7 @@ class Settings:
     auto_workflows: bool = False
     worker_delay: float = WORKER_DELAY_S
     recipient_delay: float = RECIPIENT_DELAY_S
+    release: Release = "2.0.0"
     providers: frozenset[str] = frozenset(CHANNELS)
 
 
@@ -66,6 +69,7 @@ class Inbox:
             worker_delay=settings.worker_delay,
             recipient_delay=settings.recipient_delay,
             auto_workflows=settings.auto_workflows,
+            release=settings.release,
         )
         self.keys = IdempotencyKeys()
         self.rate_limits = RateLimits() if settings.rate_limited else None
