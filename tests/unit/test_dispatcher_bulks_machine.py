@@ -1,0 +1,83 @@
+"""Any sequence of answers, losses, kills, drops and commits, against a receiver that keeps answers under idempotency
+keys: each notification is accepted once, however often a request has to be repeated."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from support.bulking import LIMITED, LOST, KeyedChannel, KeyedReceiver
+from support.dispatching import Desk
+from tocsin.channels import Rejected, Result
+from tocsin.errors import Reason
+from tocsin.ledger import Status
+
+STEPS = 25
+
+
+class Weather:
+    """What happens to requests, by chance."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.fair = False
+
+    def line(self) -> Result | None:
+        """Half of the requests get through with their answer."""
+        if self.fair:
+            return None
+        return self.chance.choice([None, None, None, LOST, LOST, LIMITED])
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_each_is_accepted_once_whatever_happens(tmp_path: Path, seed: int) -> None:
+    """A request keeps its members, their order and its key until its outcome is known."""
+    weather = Weather(seed)
+    chance = weather.chance
+    desk = Desk(tmp_path / "ledger")
+    receiver = KeyedReceiver()
+    odd: set[str] = set()
+    receiver.refuses = lambda ids: Rejected(Reason.REJECTED, "400") if odd.intersection(ids) else None
+    channels: list[KeyedChannel] = []
+
+    def start() -> None:
+        channel = KeyedChannel(receiver, most=chance.choice([3, 7]))
+        channel.line = weather.line
+        channel.arrives = chance.random() < 0.7
+        channels.append(channel)
+        desk.start(channel, max_attempts=None, max_age=1e9, concurrency=3)  # type: ignore[arg-type]
+
+    try:
+        start()
+        number = 0
+        for _ in range(STEPS):
+            count = chance.choice([0, 1, 2, 5, 12])
+            ids = await desk.tell(*(str(number + more) for more in range(count)))
+            number += count
+            odd.update(id_ for id_ in ids if chance.random() < 0.05)
+            match chance.choice(["wait", "wait", "kill", "turn"]):
+                case "wait":
+                    await desk.advance(chance.choice([0.5, 3, 20]))
+                case "kill":
+                    await asyncio.sleep(0)
+                    await desk.stop()
+                    # Other sizes of requests would make other requests: that is a change of the configuration.
+                    most = channels[-1].most
+                    start()
+                    channels[-1].most = most
+                case "turn":
+                    for _ in range(chance.randrange(20)):
+                        await asyncio.sleep(0)
+        weather.fair = True
+
+        for _ in range(12):
+            await desk.advance(70)
+        records = await desk.records()
+        assert Status.PENDING not in {record.status for record in records}
+        delivered = {record.id for record in records if record.status is Status.DELIVERED}
+        assert {record.id for record in records if record.status is Status.DEAD} == odd
+        assert receiver.accepted == dict.fromkeys(delivered, 1)
+        assert not [complaint for complaint in receiver.broken if complaint.startswith("another body")]
+    finally:
+        await desk.close()
