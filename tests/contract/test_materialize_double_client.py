@@ -165,11 +165,11 @@ async def test_plan_names_the_object_behind_a_name(double: MaterializeDouble, or
         double.apply_replacement(orders, [(7, "g")])
         assert await planned(connection, "orders") == orders.id != before
         with pytest.raises(psycopg.errors.InternalError, match=f"invalid id {before}"):
-            await planned(connection, f"[{before} AS x]")
+            await planned(connection, f"[{before} AS any.name]")
 
         double.swap_schemas("public", "green")
         assert await planned(connection, "orders") == other.id
-        assert await planned(connection, f"[{orders.id} AS x]") == orders.id
+        assert await planned(connection, f"[{orders.id} AS any.name]") == orders.id
 
 
 async def test_insights_name_the_cluster(double: MaterializeDouble) -> None:

@@ -82,6 +82,23 @@ async def test_renamed_view_is_noticed_by_its_object(server: Server, query: bool
         await stream.until_state(BOB)
 
 
+async def test_old_object_in_closed_schema_still_exists(double: MaterializeDouble) -> None:
+    """The role may have no USAGE on the schema that has the old view now."""
+    swapped = False
+
+    def refuse(statement: str) -> Result | None:
+        if swapped and "FROM [" in statement:
+            raise ServerError("42501", 'permission denied for SCHEMA "materialize.green"')
+        return None
+
+    double.definer = refuse
+    async with reading(source(double), ORDERS) as stream:
+        await checks(double, stream, 2)
+        swapped = True
+        double.swap_schemas("blue", "green")
+        await replaced(stream, "another object")
+
+
 @pytest.mark.parametrize("subject", [ORDERS, QUERY], ids=["relation", "query"])
 async def test_stream_goes_on_when_replacement_is_applied(double: MaterializeDouble, subject: Subject) -> None:
     """The view keeps its oid and gets another id; the stream has the difference already. A later swap is noticed."""

@@ -103,7 +103,7 @@ async def test_applied_replacement_ends_no_stream(names: Names, kind: int) -> No
         await names.run(f"ALTER MATERIALIZED VIEW {names.blue}.v APPLY REPLACEMENT {names.blue}.r")
         assert await names.planned(f"{names.blue}.v") != [before]
         with pytest.raises(psycopg.Error, match=f"invalid id {before}"):
-            await names.planned(f"[{before} AS x]")
+            await names.planned(f"[{before} AS any.name]")
         await stream.until_state(("5",), ("11",))
         applied = time.monotonic()
         await stream.until(lambda: time.monotonic() - applied > 5)
@@ -114,7 +114,7 @@ async def test_applied_replacement_ends_no_stream(names: Names, kind: int) -> No
 async def test_old_object_exists_after_rename(names: Names) -> None:
     [before] = await names.planned(f"{names.blue}.v")
     await names.run(f"ALTER MATERIALIZED VIEW {names.blue}.v RENAME TO old")
-    assert await names.planned(f"[{before} AS x]") == [before]
+    assert await names.planned(f"[{before} AS any.name]") == [before]
     with pytest.raises(psycopg.Error, match="unknown catalog item"):
         await names.planned(f"{names.blue}.v")
 

@@ -73,7 +73,13 @@ def too_many_connections(limit: int, current: int) -> ServerError:
 
 
 def invalid_id(object_id: str) -> ServerError:
+    """Not recorded: the text is the one in the server's source."""
     return ServerError("XX000", f"invalid id {object_id}")
+
+
+def unqualified(name: str) -> ServerError:
+    """Not recorded: the text is the one in the server's source."""
+    return ServerError("XX000", f"unresolved name {name} not fully qualified")
 
 
 def cancelled() -> ServerError:

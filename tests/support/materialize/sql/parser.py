@@ -258,8 +258,10 @@ def _explain(reader: Reader) -> Explain | Insights:
     if reader.take("["):
         object_id = reader.identifier()
         reader.need("as")
-        reader.name()
+        name = reader.name()
         reader.need("]")
+        if len(name) < 2:
+            raise errors.unqualified(".".join(name))
         return Explain(relation=(object_id,), by_id=True)
     return Explain(relation=reader.name())
 
