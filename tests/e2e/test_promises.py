@@ -393,6 +393,16 @@ async def test_promise_6_a_channel_that_is_refused_everything_is_not_up(stage: S
         await tocsin.until_logged("notification parked", "repeats=100")
 
 
+async def test_promise_6_no_ledger_is_down_where_none_is_needed(stage: Stage) -> None:
+    """With gauges alone there is no ledger, so that no rule may say that it is down."""
+    stage.config["channels"] = {}
+    stage.alert["notify"] = []
+    async with stage.run() as tocsin:
+        await tocsin.until_ready()
+        await tocsin.until_metric("tocsin_ledger_up", 1)
+    assert not stage.ledger.exists()
+
+
 async def test_a_dead_letter_names_its_reason_and_can_be_sent_again(stage: Stage) -> None:
     """Parked is not lost: it is listed with its reason, and goes out under its old id once it can."""
     stage.config["web"]["admin"] = True

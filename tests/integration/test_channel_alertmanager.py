@@ -22,7 +22,8 @@ from tocsin.channels import Delivered
 from tocsin.channels.alertmanager import Config
 from tocsin.channels.alertmanager import build as build_output
 from tocsin.dispatch import Condition
-from tocsin.dispatch.level import LevelLoop, LevelPolicy
+from tocsin.dispatch.level import LevelLoop
+from tocsin.dispatch.policy import LevelPolicy
 from tocsin.envelope import build
 from tocsin.exposition import Metrics
 from tocsin.model import Transition

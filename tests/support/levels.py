@@ -7,7 +7,8 @@ from support.clock import LoopClock
 from support.messages import VIEW, transition
 from tocsin.backoff import Backoff
 from tocsin.channels import Delivered, Result, Retry, Standing
-from tocsin.dispatch.level import LevelLoop, LevelPolicy
+from tocsin.dispatch.level import LevelLoop
+from tocsin.dispatch.policy import LevelPolicy
 from tocsin.envelope import Envelope, build
 from tocsin.errors import Reason
 from tocsin.exposition import Metrics

@@ -322,6 +322,10 @@ async def test_an_output_that_is_refused_every_alert_is_refusing(stage: Stage) -
         stage.level.answers = dict.fromkeys("ab", OK)
         await stage.advance(61)
     assert (stage.loop.condition, stage.loop.delivers, stage.loop.message) == (Condition.UP, True, "")
+    assert [line["event"] for line in logged if line["log_level"] != "warning"] == [
+        *["receiver refusing"] * 2,
+        *["receiver takes alerts again"] * 2,
+    ]
     refused = [line for line in logged if line["event"] == "a receiver refuses an alert"]
     assert sorted(line.get("repeats", 0) for line in refused) == [0, 0, 49, 49]
 
@@ -332,3 +336,15 @@ async def test_a_refusal_by_one_of_two_receivers_leaves_the_other_delivering(sta
     stage.fires("1", "2", "3")
     await stage.advance(0.3)
     assert (stage.loop.condition, stage.loop.delivers) == (Condition.FAILING, True)
+
+
+async def test_a_receiver_that_is_back_and_refuses_takes_nothing(stage: Stage) -> None:
+    """After an outage it answers, with a refusal of every alert: the log does not say that it takes alerts."""
+    stage.level.answers = dict.fromkeys("ab", DOWN)
+    with capture_logs() as logged:
+        stage.fires("1", "2", "3")
+        await stage.advance(0.3)
+        stage.level.answers = dict.fromkeys("ab", Rejected(Reason.REJECTED, "bad label"))
+        await stage.advance(2)
+    assert stage.loop.condition is Condition.REFUSING
+    assert not [line for line in logged if line["event"] == "receiver takes alerts again"]

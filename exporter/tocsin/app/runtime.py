@@ -145,7 +145,9 @@ class Runtime:
     async def keep_house(self) -> None:
         """Until cancelled: what has to be looked at every second."""
         while True:
-            if self.ledger is not None:
+            if self.ledger is None:
+                self.metrics.ledger_up.set(1)  # none is needed, so none is down
+            else:
                 try:
                     await self._look_after(self.ledger)
                 except LedgerError as error:

@@ -17,7 +17,8 @@ from tocsin.channels import Channel, Level, Message, Rejected
 from tocsin.channels.base import ChannelOptions
 from tocsin.config import Alert, ChannelConfig, Config, SourceConfig
 from tocsin.dispatch import Compose, Policy
-from tocsin.dispatch.level import LevelPolicy, Shape
+from tocsin.dispatch.level import Shape
+from tocsin.dispatch.policy import LevelPolicy
 from tocsin.envelope import CONDITION_VARIABLES, Envelope, View, build, merged
 from tocsin.errors import Reason
 from tocsin.exposition import AlertMetrics, Metrics

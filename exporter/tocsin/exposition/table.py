@@ -169,7 +169,7 @@ _DEFINITIONS = (
         "channel",
         buckets=_PATIENT,
     ),
-    _gauge("ledger_up", "1 while the ledger can be written, 0 while it cannot."),
+    _gauge("ledger_up", "1 while the ledger can be written or none is needed, 0 while it cannot be written."),
     _histogram("ledger_commit_seconds", "Duration of a transaction of the ledger.", buckets=_QUICK),
     _gauge(
         "config_last_reload_successful", "1 if the last reading of the configuration succeeded, 0 if it was refused."
