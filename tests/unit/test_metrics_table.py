@@ -29,6 +29,7 @@ def running() -> Metrics:
         metrics.channel(f"{name} people").state = lambda: ChannelState(
             state="up", pending=1, oldest_pending=7.0, dead=3
         )
+    metrics.alert("late").missing_column("customer")
     metrics.source("queue").refused(RefusedReason.MALFORMED)
     return metrics
 
