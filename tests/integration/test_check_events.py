@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from support import events_table
+from support.kafka import committed, new_topic, produce, shared_kafka
 from support.postgres import Database
 from support.tocsin import command, running, write
 from support.waiting import until
@@ -71,3 +72,36 @@ async def test_events_that_lack_the_dedupe_column_are_all_sent(database: Databas
         await tocsin.until_metric("tocsin_alert_missing_columns_total", 3, alert="order_failed", column="customer")
         assert len(tocsin.logged("lacks a column", "column=customer")) == 1
     assert [json.loads(line)["row"]["data"]["customer"] for line in tocsin.output] == ["c1", "c2", "c3"]
+
+
+def of_topic(topic: str, **alert: Any) -> dict[str, Any]:
+    kafka = {"type": "kafka", "bootstrap_servers": [shared_kafka().brokers], "group": f"{topic}-group"}
+    return {
+        "sources": {"broker": kafka},
+        "channels": {"line": {"type": "console"}},
+        "alerts": {"paid": {"source": "broker", "topic": topic, "notify": ["line"], **alert}},
+    }
+
+
+async def test_columns_that_the_latest_records_lack_are_named(tmp_path: Path) -> None:
+    """A field that any of the latest records has is a column; the group and its offsets stay as they are."""
+    topic = new_topic(shared_kafka(), partitions=3)
+    wrong = {"dedupe_by": ["custmer"], "key": ["note"], "labels": ["total"], "value": "data.size"}
+    assert await checked(tmp_path, of_topic(topic, **wrong)) == {}, "nothing is known of an empty topic"
+    records: list[dict[str, Any]] = [{"customer": f"c{n}", "data": {"n": n}} for n in range(250)]
+    records[200]["note"] = "only here"
+    produce(shared_kafka(), topic, [("k", json.dumps(one), n % 3) for n, one in enumerate(records)])
+    produce(shared_kafka(), topic, [("k", "no JSON", 0)])
+    at = "alerts.paid"
+    found = await checked(tmp_path, of_topic(topic, **wrong))
+    assert sorted(found) == [f"{at}.dedupe_by[0]", f"{at}.labels.total", f"{at}.value"]
+    assert found[f"{at}.dedupe_by[0]"] == (
+        "there is no column 'custmer' in the latest records (up to 100) of the topic; did you mean customer?;"
+        " there are customer, data, note"
+    )
+    assert found[f"{at}.value"].startswith("there is no field 'size' in data")
+    templates = {"annotations": {"summary": "{{ row.nope }}"}}
+    assert sorted(await checked(tmp_path, of_topic(topic, **templates))) == [f"{at}.annotations.summary"]
+    right = {"dedupe_by": ["customer", "data.n"], "key": ["note"], "annotations": {"summary": "{{ row.note }}"}}
+    assert await checked(tmp_path, of_topic(topic, **right)) == {}
+    assert committed(shared_kafka(), f"{topic}-group", topic, 3) == [-1001] * 3

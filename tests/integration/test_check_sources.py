@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from support import events_table
-from support.kafka import Kafka, committed, kafka, make_topic, new_topic, produce, shared_kafka
+from support.kafka import Kafka, allow, committed, kafka, make_topic, new_topic, produce, shared_kafka
 from support.postgres import Database, Postgres, postgres
 from support.prometheus import free_port
 from support.rabbitmq import (
@@ -29,6 +29,7 @@ from support.rabbitmq import (
     shared_rabbitmq,
 )
 from support.tocsin import command, write
+from tocsin.channels import kafka as kafka_channel
 from tocsin.sources import kafka as kafka_kind
 from tocsin.sources import postgres_events
 from tocsin.sources import rabbitmq as rabbitmq_kind
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.xdist_group("postgres")
 
 WRONG = "wr0ng-and-quite-long"
 RIGHT = "S3CR3T-and-quite-long"
+GUESTS = "S3CR3T-of-the-guest"
 
 
 def one(problems: list[str], *words: str) -> str:
@@ -149,7 +151,7 @@ async def test_a_kafka_that_is_stopped_is_told_once_for_all_topics() -> None:
 
 @pytest.fixture
 def guarded_kafka(tmp_path: Path) -> Iterator[Kafka]:
-    with kafka(tmp_path, {"admin": RIGHT}) as made:
+    with kafka(tmp_path, {"admin": RIGHT, "guest": GUESTS}) as made:
         made.start()
         yield made
 
@@ -159,6 +161,45 @@ async def test_a_login_that_kafka_refuses_is_told(guarded_kafka: Kafka) -> None:
     login = {"sasl_mechanism": "PLAIN", "sasl_username": "admin"}
     assert await asked_of_kafka(guarded_kafka.guarded, "t", **login, sasl_password=RIGHT) == []
     one(await asked_of_kafka(guarded_kafka.guarded, "t", **login, sasl_password=WRONG), "uthentication")
+
+
+async def test_each_right_that_kafka_refuses_is_named(guarded_kafka: Kafka) -> None:
+    """The rights that reading a topic takes, one after the other; nothing is read to find that out."""
+    for topic in ("t", "dead"):
+        make_topic(guarded_kafka, topic)
+    login = {"sasl_mechanism": "PLAIN", "sasl_username": "guest", "sasl_password": GUESTS}
+
+    async def asked() -> list[str]:
+        return await asked_of_kafka(guarded_kafka.guarded, "t", dead_letters="dead", **login)
+
+    allow(guarded_kafka, "guest", "DESCRIBE")
+    read, write, group = await asked()
+    one([read], "the right to READ on the topic t")
+    one([write], "the right to WRITE on the topic dead")
+    one([group], "the right to READ on the group asking")
+    allow(guarded_kafka, "guest", "READ")
+    allow(guarded_kafka, "guest", "WRITE", "dead")
+    one(await asked(), "the right to READ on the group asking")
+    allow(guarded_kafka, "guest", "DESCRIBE", "asking", of="GROUP")
+    one(await asked(), "the right to READ on the group asking")
+    allow(guarded_kafka, "guest", "READ", "asking", of="GROUP")
+    assert await asked() == []
+
+
+async def test_channel_without_right_to_write_is_named(guarded_kafka: Kafka) -> None:
+    """The topic of a `kafka` channel is there, and the user may only look at it."""
+    make_topic(guarded_kafka, "out")
+    login = {"sasl_mechanism": "PLAIN", "sasl_username": "guest", "sasl_password": GUESTS}
+    given = {"type": "kafka", "bootstrap_servers": [guarded_kafka.guarded], "topic": "out", "timeout": "5s", **login}
+    config = kafka_channel.Config.model_validate(given)
+    made = kafka_channel.build("records", config, {"late": kafka_channel.Options(topic="out")})
+    allow(guarded_kafka, "guest", "DESCRIBE", "out")
+    try:
+        one(await made.verify(), "may not write to the topic out; give the user the right to WRITE")
+        allow(guarded_kafka, "guest", "WRITE", "out")
+        assert await made.verify() == []
+    finally:
+        await made.close()
 
 
 # A table of events.

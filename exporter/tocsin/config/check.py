@@ -98,7 +98,8 @@ async def check_online(
         for alert in config.alerts.values()
         if not alert.events or hasattr((sources or {}).get(alert.source), "describe")
     ]
-    alerts = [guarded(_check_alert(config, alert, describe, sample)) for alert in known]
+    basis = {name: getattr(source, "described_by", "") for name, source in (sources or {}).items()}
+    alerts = [guarded(_check_alert(config, alert, describe, sample, basis.get(alert.source, ""))) for alert in known]
     ways = [guarded(_verify(config, f"channels.{name}", channel)) for name, channel in (channels or {}).items()]
     ways += [
         guarded(_verify(config, f"sources.{name}", source, _taken(config, name)))
@@ -132,7 +133,10 @@ def _told_once(problems: Iterable[Problem]) -> Iterator[Problem]:
         yield problem
 
 
-async def _check_alert(config: Config, alert: Alert, describe: Describe, sample: Sample | None) -> list[Problem]:
+async def _check_alert(
+    config: Config, alert: Alert, describe: Describe, sample: Sample | None, basis: str
+) -> list[Problem]:
+    """`basis`: what the columns are known from, where they are not those of a relation."""
     try:
         columns = await describe(alert)
         if columns is None:
@@ -145,7 +149,7 @@ async def _check_alert(config: Config, alert: Alert, describe: Describe, sample:
         at_server = error.reason in _OF_THE_SERVER
         path = f"sources.{alert.source}" if at_server else f"alerts.{alert.name}.{where}"
         return [config.problem(str(error), path)]
-    problems = list(_column_problems(config, alert, columns, row))
+    problems = list(_column_problems(config, alert, columns, row, basis))
     if alert.events and row is not None:
         columns, row = _with_nested(config, alert, columns, row)
     return [*problems, *_template_problems(config, alert, columns, row)]
@@ -158,7 +162,7 @@ def _with_nested(config: Config, alert: Alert, columns: Columns, row: Row) -> tu
     return whole.columns, whole.row
 
 
-def _column_problems(config: Config, alert: Alert, columns: Columns, row: Row | None) -> Iterator[Problem]:
+def _column_problems(config: Config, alert: Alert, columns: Columns, row: Row | None, basis: str) -> Iterator[Problem]:
     names = [column.name for column in columns]
     base = f"alerts.{alert.name}"
     for path, name in named_columns(config, alert):
@@ -170,7 +174,8 @@ def _column_problems(config: Config, alert: Alert, columns: Columns, row: Row | 
         else:
             near = suggestion(name, names) if len(names) > 1 else ""
             near = near if near.startswith("; did") else ""
-            message = f"there is no column {name!r}{near}; there are {', '.join(names)}"
+            where = f" in {basis}" if basis else ""
+            message = f"there is no column {name!r}{where}{near}; there are {', '.join(names)}"
         if message:
             yield config.problem(message, f"{base}.{path}")
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):

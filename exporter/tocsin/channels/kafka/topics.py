@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined] # its stubs do not export it
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stubs do not export them
+    AclOperation,
+    AdminClient,
+    ConfigResource,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from tocsin.channels.kafka.settings import Config
@@ -109,6 +113,11 @@ class Topics:
             return [f"{self._config.display} does not answer: {self._words(said(error))}"]
         missing = [] if self._config.create else [topic for topic in topics if topic not in present]
         problems = [f"there is no topic {topic}; create it, or set `create: true`" for topic in missing]
+        problems += [
+            f"the user may not write to the topic {topic}; give the user the right to WRITE on it"
+            for topic in topics
+            if topic in present and self._refused(admin, topic)
+        ]
         if self._config.state:
             problems += [
                 f"the topic {topic} is not compacted (cleanup.policy={policy}), as `state` wants it"
@@ -132,6 +141,17 @@ class Topics:
         wait = _ASK_AGAIN if code in _REFUSED else 0.0
         told = before is not None and before.told and before.why == why
         self._failures[topic] = _Failure(why, code in FORBIDDEN, self._clock() + wait, told)
+
+    def _refused(self, admin: AdminClient, topic: str) -> bool:
+        """Whether the user is known to have no right to write there."""
+        asked = admin.describe_topics(
+            TopicCollection([topic]), include_authorized_operations=True, request_timeout=self._config.timeout
+        )
+        try:
+            allowed = asked[topic].result(timeout=self._config.timeout).authorized_operations
+        except (KafkaException, TimeoutError):
+            return False  # brokers of an older version do not say it
+        return allowed is not None and AclOperation.WRITE not in allowed
 
     def _policy(self, admin: AdminClient, topic: str) -> str:
         [future] = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]).values()

@@ -6,11 +6,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Message, TopicCollection
+from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tocsin.channels.base import redactor
@@ -41,7 +42,7 @@ MOST = 1000
 _WAIT = 0.2
 """Seconds that one call waits for a record, and so the longest that closing waits for the thread."""
 _CLOSING = 5.0
-_AGAIN = 0.1
+AGAIN = 0.1
 """Seconds before a question is repeated that the brokers could not answer just then."""
 
 
@@ -108,7 +109,17 @@ class Consuming:
             except KafkaException as error:
                 if not patience.lasts(cause(error)):
                     raise
-            time.sleep(_AGAIN)
+            time.sleep(AGAIN)
+
+    def ends(self, topic: str, partition: int) -> tuple[int, int]:
+        """The offsets of the first record of a partition and of the one that comes next. Raises KafkaException, and
+        SourceError where no one answers. To be called in the thread."""
+        limit = self.config.connect_timeout
+        place = TopicPartition(topic, partition)
+        ends = self.asked(partial(self.consumer.get_watermark_offsets, place, timeout=limit))
+        if ends is None:
+            raise SourceError(f"{self.config.display}: no answer about {topic}", SourceReason.CONNECT)
+        return ends
 
     def partitions(self, topics: Sequence[str]) -> dict[str, list[int]]:
         """The partitions of the topics. Raises SourceError where one is not there. To be called in the thread."""
@@ -139,7 +150,7 @@ class Consuming:
                 except (KafkaException, TimeoutError) as error:
                     fault = cause(error)
                     if patience.lasts(fault):
-                        await asyncio.sleep(_AGAIN)
+                        await asyncio.sleep(AGAIN)
                         continue
                     if fault is None or fault.code() not in NOT_THERE:
                         raise self._undescribed(topic, fault) from None
@@ -149,12 +160,7 @@ class Consuming:
     def _descriptions(self, topics: Sequence[str]) -> dict[str, "Future[Any]"]:
         """Ask for the descriptions of topics. Raises SourceError."""
         try:
-            if self._admin is None:
-                # What goes wrong is in its answers.
-                unread: dict[str, Any] = {"logger": Log(self.words, source=self._source), "error_cb": lambda _: None}
-                self._admin = AdminClient({**self.config.client_settings(), **unread})
-            self._admin.poll(0)  # or what it has to say would gather
-            described = self._admin.describe_topics(
+            described = self.admin().describe_topics(
                 TopicCollection(list(topics)), request_timeout=self.config.connect_timeout
             )
         except (KafkaException, ValueError, TypeError, RuntimeError) as error:
@@ -163,6 +169,16 @@ class Consuming:
                 f"{self.config.display}: its topics cannot be asked for: {text}", SourceReason.OTHER
             ) from None
         return described
+
+    def admin(self) -> AdminClient:
+        """What asks for more than a consumer can. Raises KafkaException, ValueError, TypeError, RuntimeError for its
+        settings. To be called on the event loop."""
+        if self._admin is None:
+            # What goes wrong is in its answers.
+            unread: dict[str, Any] = {"logger": Log(self.words, source=self._source), "error_cb": lambda _: None}
+            self._admin = AdminClient({**self.config.client_settings(), **unread})
+        self._admin.poll(0)  # or what it has to say would gather
+        return self._admin
 
     async def anew(self, before: Mapping[str, str]) -> list[str]:
         """The topics that are not those any more whose identities these are: the library goes on in one that was made
@@ -227,7 +243,7 @@ class Consuming:
                 errors = [found[topic].error for topic in wanted if topic in found]
                 if not any(patience.lasts(error) for error in errors):
                     return found
-            time.sleep(_AGAIN)
+            time.sleep(AGAIN)
 
     def _lacking(self, topic: str, found: Mapping[str, Any]) -> SourceError | None:
         if topic not in found:

@@ -6,6 +6,7 @@ id of the topic, as its metadata: an offset alone does not tell of which topic o
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,13 +19,14 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
 from tocsin.kafka import ENDED, FINAL, OFFSET_RESET, TOO_LARGE, Fault
 from tocsin.kafka.producing import Headers, Record, Writer
-from tocsin.model import Event
+from tocsin.model import Columns, Event, Row
 from tocsin.repeats import Repeats
-from tocsin.sources import EventBatch, EventStream, Refused
+from tocsin.sources import EventBatch, EventStream, Refused, Subject
 from tocsin.sources.kafka import records
+from tocsin.sources.kafka.asking import RECORDS, latest, rights_missing
 from tocsin.sources.kafka.consuming import Consuming, consuming, passing
 from tocsin.sources.kafka.positions import Place, positions, written
-from tocsin.sources.kafka.records import Unreadable
+from tocsin.sources.kafka.records import Cell, Unreadable, columns_of, row
 from tocsin.sources.kafka.settings import Config
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,9 @@ before it is read again and known by its ids, so this is no matter of loss."""
 
 class KafkaEvents:
     """See `tocsin.sources.EventSource`. The names of events are topics."""
+
+    described_by = f"the latest records (up to {RECORDS}) of the topic"
+    """What `describe` knows columns from."""
 
     def __init__(self, name: str, config: Config, *, now: Callable[[], float] = time.time) -> None:
         self.name = name
@@ -74,13 +79,42 @@ class KafkaEvents:
                 await stream.close()
 
     async def verify(self, names: Sequence[str]) -> list[str]:
-        """See `tocsin.sources.EventSource`. A right to read shows only in use."""
+        """See `tocsin.sources.EventSource`."""
         try:
             topics = self._topics(names)
             async with consuming(self.name, self._config, {}) as consumer:
-                return [str(told) for told in await consumer.call(consumer.lacking, topics)]
+                problems = await consumer.call(consumer.lacking, topics)
+                if not any(error.reason is not SourceReason.MISSING for error in problems):
+                    rights = dict.fromkeys(names, "READ")
+                    if self._config.dead_letters:
+                        rights[self._config.dead_letters] = "WRITE"
+                    problems += await rights_missing(consumer, rights)
+                return [str(error) for error in problems]
         except SourceError as error:
             return [str(error)]
+
+    async def describe(self, subject: Subject) -> Columns | None:
+        """The columns of the latest records of a topic; None while there is none. Raises SourceError."""
+        return columns_of(await self._latest(subject)) or None
+
+    async def sample(self, subject: Subject) -> Row | None:
+        """The latest record, with NULL for what only others of the latest ones have. Raises SourceError."""
+        found = await self._latest(subject)
+        return row(columns_of(found), found[-1]) if found else None
+
+    async def _latest(self, subject: Subject) -> list[dict[str, Cell]]:
+        """The latest records of a topic as cells, the newest last, without those that are no events."""
+        assert subject.topic is not None
+        config, found = self._config, []
+        async with consuming(
+            self.name, config, {"enable.auto.commit": False, "enable.partition.eof": True}
+        ) as consumer:
+            for message in await latest(consumer, subject.topic):
+                with contextlib.suppress(Unreadable):
+                    event = records.event(message, config.include, config.max_bytes, self._now)
+                    cells = zip(event.columns, event.row, strict=True)
+                    found.append({column.name: (column.oid, text) for column, text in cells})
+        return found
 
     def _topics(self, names: Sequence[str]) -> list[str]:
         """The topics that have to be there."""
@@ -263,7 +297,7 @@ class _Subscription:
             if told:
                 one.offset = max(told)
             else:
-                low, high = self._ends(consumer, place)
+                low, high = self._consumer.ends(*place)
                 # A partition that was added to a topic is read whole: what is in it came after the start.
                 one.offset = low if self._config.start == "earliest" or one.topic in known else high
             self._read[place] = one.offset
@@ -295,14 +329,6 @@ class _Subscription:
             self._read.pop((one.topic, one.partition), None)
             self._begun.next.pop((one.topic, one.partition), None)
         log.debug("partitions revoked", source=self._source, left=[str(one) for one in self._read])
-
-    def _ends(self, consumer: Consumer, place: Place) -> tuple[int, int]:
-        ends = self._consumer.asked(
-            partial(consumer.get_watermark_offsets, TopicPartition(*place), timeout=self._config.connect_timeout)
-        )
-        if ends is None:
-            raise SourceError(f"{self._config.display}: no answer about {place[0]}", SourceReason.CONNECT)
-        return ends
 
     # Records.
 
@@ -352,7 +378,7 @@ class _Subscription:
         place = message.topic() or "", message.partition() or 0
         if (expected := self._read.get(place)) is None:
             return
-        low, _ = self._ends(self._consumer.consumer, place)
+        low, _ = self._consumer.ends(*place)
         # A seek is refused in this state.
         self._consumer.consumer.incremental_unassign([TopicPartition(*place)])
         self._consumer.consumer.incremental_assign([TopicPartition(*place, low)])
