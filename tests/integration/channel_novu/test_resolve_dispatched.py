@@ -73,7 +73,7 @@ async def test_ten_recipients_of_a_short_firing_get_nothing(desk: Desk, server: 
     assert record.detail.startswith("took back 1 of 1 at least in part; asked ")
 
 
-async def test_a_restart_while_asking_leaves_nobody_a_message(desk: Desk, server: FakeNovu) -> None:
+async def test_a_restart_while_asking_leaves_no_message(desk: Desk, server: FakeNovu) -> None:
     """Stopped after the first yes, as a killed process is."""
     start(desk, server)
     fired, resolved = await desk.episode(length=2)

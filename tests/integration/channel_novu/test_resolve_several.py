@@ -144,8 +144,8 @@ async def test_slow_cancels_do_not_hold_up_triggers(server: FakeNovu, build: Bui
     await channel.send(earlier)
     clock.now += 0.05
     server.fault("delay", method="DELETE", seconds=1.5, times=2)
-    slow, told = await channel.send([resolved(*earlier), message(key="other")])
-    assert told == Delivered()
+    slow, sent_beside = await channel.send([resolved(*earlier), message(key="other")])
+    assert sent_beside == Delivered()
     assert isinstance(slow, AskAgain)
     assert len(server.requests(method="DELETE")) == 2
     assert await sent(channel, resolved(*earlier, age=3.0)) == Delivered("took back 4 of 4", told=False)
