@@ -160,11 +160,12 @@ async def test_each_organization_is_a_message_of_its_own_and_so_is_its_end(tmp_p
 
 
 @needs_alertmanager
-async def test_what_follows_from_something_worse_is_held_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worse", ["TocsinChannelPaused", "TocsinChannelRefusing"])
+async def test_what_follows_from_something_worse_is_held_back(tmp_path: Path, worse: str) -> None:
     async with telling(tmp_path, PLAIN) as told:
         await told.server.tell(spike("A", "critical"), summary="A critical")
         await told.server.tell(own("TocsinSourceDown", "critical", alert="late"), summary="late down")
-        await told.server.tell(own("TocsinChannelPaused", "critical", channel="people"), summary="people paused")
+        await told.server.tell(own(worse, "critical", channel="people"), summary="people paused")
         await told.until(
             ("on-call", "firing", ["A critical"]),
             ("operators-on-call", "firing", ["late down"]),

@@ -16,6 +16,10 @@ from tocsin.exposition import AlertState, Gauges, GaugeSpec, Metrics, Page, Scra
 from tocsin.model import Row
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
+PROMETHEUS_NEXT = (
+    "application/openmetrics-text;version=2.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=1.0.0;"
+    "escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.3"
+)
 PROMETHEUS_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,*/*;q=0.1"
 PROMETHEUS_3 = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,"
@@ -63,6 +67,11 @@ def read(scrape: Scrape) -> dict[str, Metric]:
         (PROMETHEUS_2, "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"),
         (PROMETHEUS_3, "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=allow-utf-8"),
         ("application/openmetrics-text; version=latest", TEXT),
+        (PROMETHEUS_NEXT, "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=allow-utf-8"),
+        (
+            "application/openmetrics-text;version=9.9",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
+        ),
     ],
 )
 async def test_the_format_is_the_one_asked_for(accept: str, content_type: str) -> None:

@@ -1,6 +1,7 @@
 """The page that Prometheus scrapes: the gauges of all alerts, then Tocsin's own metrics."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,13 @@ def _render(blocks: Iterable[Block], own: Collector, encode: Encoder, *, gzip: b
     return [*(block.plain() for block in blocks), last]
 
 
+_OPENMETRICS_VERSION = re.compile(r"openmetrics-text([^,]*?)version=[1-9][0-9.]*")
+
+
 def _encoder(accept: str) -> tuple[Encoder, str]:
+    # The library repeats the version that it is asked for, 2.0.0 too, over a text of 1.0.0. A Prometheus that is
+    # offered 2.0.0 then reads it by other rules and drops the whole page.
+    accept = _OPENMETRICS_VERSION.sub("openmetrics-text\\1version=1.0.0", accept)
     try:
         return choose_encoder(accept)
     except TypeError:
