@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
-import pytest
 import trustme
 from aio_pika.abc import AbstractIncomingMessage
 from yarl import URL
 
 from support.prometheus import free_port
+from support.rabbitmq_packages import programs
 from support.waiting import until_some
 
 USER, PASSWORD = "tocsin", "p@ss/w:rd?#%41 &\"'ü"
@@ -37,20 +36,17 @@ GUEST, GUEST_PASSWORD = "onlooker", "0nl00ker-secret"
 VHOST = "teams/a b?c#d%e:é"
 
 _SOON = 60.0
-_PROGRAMS = "/usr/lib/rabbitmq/bin"
-"""Where Debian has the server itself; the one on its PATH only runs as the user `rabbitmq`."""
 
 
 class RabbitMQ:
     """A broker that can be started, stopped and killed. What it was told stays in `folder`, and so do its ports."""
 
-    def __init__(self, folder: Path) -> None:
-        """Write down its configuration. Nothing listens yet. Skips the test where RabbitMQ is not installed."""
-        path = os.pathsep.join((_PROGRAMS, os.environ.get("PATH", os.defpath)))
-        server, epmd = shutil.which("rabbitmq-server", path=path), shutil.which("epmd")
-        if server is None or epmd is None:
-            pytest.skip("rabbitmq-server is not installed")
-        self._server, self._epmd = server, epmd
+    def __init__(self, folder: Path, version: str | None = None) -> None:
+        """Write down its configuration. Nothing listens yet. Skips the test where RabbitMQ cannot be had.
+
+        `version`: see `support.rabbitmq_packages.programs`.
+        """
+        self._programs = programs(version)
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         self.port, self.tls_port, self._mapper = free_port(), free_port(), free_port()
@@ -60,9 +56,9 @@ class RabbitMQ:
     def start(self) -> None:
         """Start, and wait until it answers."""
         assert not self._processes
-        self._spawn(self._epmd, "-address", "127.0.0.1", "-port", str(self._mapper))
+        self._spawn(self._programs.epmd, "-address", "127.0.0.1", "-port", str(self._mapper))
         self._until_open(self._mapper)
-        self._spawn(self._server)
+        self._spawn(self._programs.server)
         self._until_open(self.port)
 
     def stop(self) -> None:
@@ -86,6 +82,20 @@ class RabbitMQ:
         return str(
             URL.build(scheme="amqp", host="127.0.0.1", port=self.port, user=user, password=password, path=f"/{vhost}")
         )
+
+    def control(self, *command: str) -> str:
+        """Run `rabbitmqctl`, and return what it prints."""
+        done = subprocess.run(
+            (self._programs.control, "-q", *command),
+            env=self._environment,
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            timeout=_SOON,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def said(self) -> str:
         """The end of all that it said."""
@@ -154,7 +164,7 @@ class RabbitMQ:
             encoding="utf-8",
         )
         return {
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": self._programs.path,
             "LANG": "C.UTF-8",
             "HOME": str(self._folder),  # where the cookie goes
             "ERL_EPMD_PORT": str(self._mapper),
@@ -173,9 +183,9 @@ class RabbitMQ:
 
 
 @contextmanager
-def rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
+def rabbitmq(folder: Path, version: str | None = None) -> Iterator[RabbitMQ]:
     """A broker that is not started yet; it is gone afterwards."""
-    broker = RabbitMQ(folder)
+    broker = RabbitMQ(folder, version)
     try:
         yield broker
     finally:
@@ -183,11 +193,11 @@ def rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
 
 
 @functools.cache
-def shared_rabbitmq() -> RabbitMQ:
+def shared_rabbitmq(version: str | None = None) -> RabbitMQ:
     """A running broker for all tests of this process that do it no harm. Each is to use queues of its own."""
     folder = tempfile.TemporaryDirectory(prefix="tocsin-rabbitmq-", ignore_cleanup_errors=True)
     atexit.register(folder.cleanup)
-    broker = RabbitMQ(Path(folder.name))
+    broker = RabbitMQ(Path(folder.name), version)
     atexit.register(broker.kill)
     broker.start()
     return broker
