@@ -8,6 +8,8 @@ def unexpected(error: BaseException) -> str:
 
     Without the text of the exception, which may hold anything, a password too.
     """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     where = "an unknown place"
     trace = error.__traceback__
     while trace is not None:

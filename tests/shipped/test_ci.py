@@ -92,7 +92,7 @@ def test_ci_installs_what_has_a_program_that_is_not_there(program: str, package:
 
 
 def test_no_test_asks_for_a_program_that_ci_does_not_install() -> None:
-    # `prometheus` and `alertmanager` come with their tools, `epmd` and `rabbitmqctl` with RabbitMQ. Debian has the rest.
+    # `prometheus` and `alertmanager` come with their tools, `epmd` and `rabbitmqctl` with RabbitMQ; Debian has more.
     companions = {"prometheus", "prometheus-alertmanager", "alertmanager", "epmd", "rabbitmqctl", "docker"}
     companions |= {"apt-get", "dpkg-deb"}
     asked = {

@@ -183,6 +183,9 @@ async def test_a_watch_that_is_cut_off_under_new_columns_keeps_no_row_that_nobod
 
 
 def cut_off(*_: object, **__: object) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
     raise asyncio.CancelledError
 
 

@@ -16,6 +16,7 @@ from tocsin.app.runtime import Runtime
 from tocsin.config import Config
 from tocsin.errors import ConfigError, LedgerError, TocsinError
 from tocsin.exposition import Metrics
+from tocsin.faults import unexpected
 from tocsin.web import build
 
 log = structlog.get_logger(__name__)
@@ -98,9 +99,9 @@ class _Reloading:
             try:
                 config = await asyncio.to_thread(self._read)
                 await self._runtime.apply(config)
-            except (ConfigError, LedgerError) as error:
+            except Exception as error:  # noqa: BLE001 - no value of a configuration may end the process
                 self._metrics.reloaded(successful=False, at=time.time())
-                problems = [str(one) for one in error.problems] if isinstance(error, ConfigError) else [str(error)]
+                problems = _problems(error)
                 for problem in problems:
                     log.error("configuration refused; the last good one stays", problem=problem)
                 return problems
@@ -119,6 +120,16 @@ class _Reloading:
             for name in type(after).model_fields:
                 if getattr(before, name) != getattr(after, name):
                     yield f"{section}.{name}"
+
+
+def _problems(error: Exception) -> list[str]:
+    """Why a configuration was not applied, one sentence each."""
+    if isinstance(error, ConfigError):
+        return [str(one) for one in error.problems]
+    if isinstance(error, LedgerError):
+        return [str(error)]
+    log.debug("unexpected exception", exc_info=error)
+    return [unexpected(error)]
 
 
 def _on_signals(

@@ -58,6 +58,11 @@ class Inputs:
         running = self._watches.get(alert.name)
         return None if running is None else running.what
 
+    @property
+    def warnings(self) -> dict[str, str]:
+        """The sources whose events may soon be lost, each with what to say of it."""
+        return {name: running.what.warning for name, running in self._intakes.items() if running.what.warning}
+
     def receiver(self, alert: Alert) -> Http | None:
         """The source that takes events for an alert over HTTP, if it does and runs."""
         running = self._intakes.get(alert.source) if alert.events else None

@@ -24,8 +24,9 @@ from tocsin.app.watch import Stall, State
 from tocsin.backoff import Backoff
 from tocsin.config import Alert
 from tocsin.dispatch.health import REFUSED_IN_A_ROW
-from tocsin.errors import DeadLetterError, LedgerError, SourceError
+from tocsin.errors import DeadLetterError, LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertState, SourceMetrics
+from tocsin.faults import must_end, unexpected
 from tocsin.firing import Firing
 from tocsin.ledger import EventCommit, Ledger, Occurrence
 from tocsin.model import Address, Columns, Event, Kind, Notification, Transition, fingerprint
@@ -146,6 +147,8 @@ class Intake:
         wall clock, for what is shown; it may jump. `monotonic`: for how long something takes or lasts."""
         self.name = name
         self.message = ""
+        self.warning = ""
+        """What may soon be lost, for people; empty while nothing is in danger."""
         self.last_batch: float | None = None
         self.taken: Counter[str] = Counter()
         self.source = source
@@ -210,13 +213,20 @@ class Intake:
                 self._source_failed(error)
                 wait = max(wait, error.wait)
             except LedgerError as error:
-                self._failed(str(error))
+                self._failed(str(error), reason=error.reason)
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, Stall) or must_end(error):
+                    raise
+                log.debug("unexpected exception", source=self.name, exc_info=error)
+                self._source_failed(SourceError(unexpected(error), SourceReason.INTERNAL))
             await self._sleep(self._backoff.delay(attempt, self._chance, at_least=wait))
             attempt += 1
 
     async def _absorb(self, batch: EventBatch, stream: EventStream) -> None:
         metrics = self._out.metrics
         metrics.events.inc(len(batch.events))
+        metrics.near_limit.inc(batch.near_limit)
+        self._endangered(batch.returns, batch.warning)
         for refused in batch.refused:
             metrics.refused(refused.reason)
             self._events.refused(f"{refused.reason}: {refused.detail}")
@@ -238,6 +248,7 @@ class Intake:
         self._succeeded()
         if self._out.keep:
             await self._repeated(partial(stream.acknowledge, batch, unmatched), stream)
+            self._endangered(0, "")
             self._succeeded()
 
     async def _commit(self, occurrences: Sequence[Occurrence], batch: EventBatch, stream: EventStream) -> None:
@@ -327,6 +338,13 @@ class Intake:
         if not self._up:
             log.info("source up", source=self.name, events=sorted(self._takers))
         self._up, self.message = True, ""
+
+    def _endangered(self, returns: int, warning: str) -> None:
+        self._out.metrics.returns.set(returns)
+        # Logged once a streak, however the numbers in it change.
+        if warning and not self.warning:
+            log.warning("messages may be dropped by the server", source=self.name, warning=warning)
+        self.warning = warning
 
     def _source_failed(self, error: SourceError) -> None:
         for taker in self._everyone():

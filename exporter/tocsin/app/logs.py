@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 from tocsin.config.sections import LogSettings
@@ -25,12 +26,23 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     renderers: dict[str, list[Processor]] = {
-        "text": [structlog.dev.ConsoleRenderer(colors=terminal, timestamp_key="ts", pad_event_to=0)],
+        # Tracebacks without local variables, which hold passwords.
+        "text": [
+            structlog.dev.ConsoleRenderer(
+                colors=terminal,
+                timestamp_key="ts",
+                pad_event_to=0,
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ],
         "logfmt": [
             structlog.processors.format_exc_info,
             structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], bool_as_flag=False),
         ],
-        "json": [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()],
+        "json": [
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ],
     }
     handler = logging.StreamHandler(stream)
     handler.setFormatter(

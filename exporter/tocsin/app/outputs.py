@@ -59,6 +59,12 @@ class Outputs:
         """The level outputs by name."""
         return {name: running.what for name, running in self._levels.items()}
 
+    @property
+    def faults(self) -> dict[str, str]:
+        """The channels that an unexpected exception has stopped, each with what it was; they are started again."""
+        running: dict[str, Dispatcher | LevelLoop] = {**self.dispatchers, **self.levels}
+        return {name: one.fault for name, one in running.items() if one.fault}
+
     def waiting(self, name: str) -> Backlog:
         """What waits for a channel in the outbox, and to be told by a level output: one that took the place of a
         channel has both."""

@@ -72,6 +72,8 @@ class RunningOverview:
         started = self._runtime.outputs.dispatchers.keys() | self._runtime.outputs.levels.keys()
         starting = config.channels.keys() - started if config else ()
         reasons += [f"channel {name}: starting" for name in sorted(starting)]
+        reasons += [f"channel {name}: {fault}" for name, fault in sorted(self._runtime.outputs.faults.items())]
+        reasons += [f"source {name}: {warning}" for name, warning in sorted(self._runtime.warnings.items())]
         if self._runtime.ledger_fault:
             reasons.append(f"ledger: {self._runtime.ledger_fault}")
         return reasons or ([] if self._runtime.config is not None else ["starting"])

@@ -16,8 +16,9 @@ from tocsin.app.intake import EventWatch
 from tocsin.app.outputs import Outputs, channel_state
 from tocsin.app.watch import Watch
 from tocsin.config import Config
-from tocsin.errors import LedgerError
+from tocsin.errors import LedgerError, LedgerReason
 from tocsin.exposition import ChannelState, Metrics, Page
+from tocsin.faults import unexpected
 from tocsin.ledger import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.sources.http import Http
@@ -61,6 +62,11 @@ class Runtime:
         if self.config is None:
             return {}
         return {name: left for name, left in sorted(self.outputs.backlog.items()) if name not in self.config.channels}
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """See `Inputs.warnings`."""
+        return self._inputs.warnings
 
     def receiver(self, alert: str) -> Http | None:
         """The source that takes events for an alert over HTTP, if there is one."""
@@ -152,6 +158,9 @@ class Runtime:
                     await self._look_after(self.ledger)
                 except LedgerError as error:
                     self._ledger_failed(error)
+                except Exception as error:
+                    log.debug("unexpected exception", exc_info=error)
+                    self._ledger_failed(LedgerError(unexpected(error), LedgerReason.FAILED))
                 else:
                     self._ledger_works()
             repeats.report()

@@ -1,7 +1,8 @@
 """Objects made of configuration: sources, watches, channels and their dispatchers. Nothing else in Tocsin constructs
 them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import cast
 
@@ -20,8 +21,9 @@ from tocsin.dispatch import Compose, Policy
 from tocsin.dispatch.level import Shape
 from tocsin.dispatch.policy import LevelPolicy
 from tocsin.envelope import CONDITION_VARIABLES, Envelope, View, build, merged
-from tocsin.errors import Reason
+from tocsin.errors import ConfigError, Problem, Reason, TocsinError
 from tocsin.exposition import AlertMetrics, Metrics
+from tocsin.faults import unexpected
 from tocsin.model import Kind, Notification, Transition, notification_id
 from tocsin.repeats import Repeats
 from tocsin.routing import Route, Router, holds
@@ -42,13 +44,27 @@ def make_event_source(config: SourceConfig) -> EventSource:
 
 
 def _built(config: SourceConfig) -> object:
-    return import_module(source_kinds.KINDS[config.kind]).build(config.name, config.settings)
+    with _refusing(f"sources.{config.name}"):
+        return import_module(source_kinds.KINDS[config.kind]).build(config.name, config.settings)
 
 
 def make_channel(config: ChannelConfig) -> Channel:
     """The channel of a configuration. Imports what it needs, which may take a moment."""
-    module = import_module(channel_kinds.KINDS[config.kind])
-    return cast("Channel", module.build(config.name, config.settings, dict(config.routes)))
+    with _refusing(f"channels.{config.name}"):
+        module = import_module(channel_kinds.KINDS[config.kind])
+        return cast("Channel", module.build(config.name, config.settings, dict(config.routes)))
+
+
+@contextmanager
+def _refusing(path: str) -> Iterator[None]:
+    """An exception that no code expected, raised over a value of the configuration, as a problem at its place."""
+    try:
+        yield
+    except TocsinError:
+        raise
+    except Exception as error:
+        log.debug("unexpected exception", path=path, exc_info=error)
+        raise ConfigError([Problem(path=path, message=f"cannot be used: {unexpected(error)}")]) from None
 
 
 def is_level(config: ChannelConfig) -> bool:
@@ -58,8 +74,9 @@ def is_level(config: ChannelConfig) -> bool:
 
 def make_level(config: ChannelConfig) -> Level:
     """The level output of a configuration."""
-    module = import_module(channel_kinds.LEVELS[config.kind])
-    return cast("Level", module.build(config.name, config.settings, dict(config.routes)))
+    with _refusing(f"channels.{config.name}"):
+        module = import_module(channel_kinds.LEVELS[config.kind])
+        return cast("Level", module.build(config.name, config.settings, dict(config.routes)))
 
 
 def level_policy(config: ChannelConfig) -> LevelPolicy:

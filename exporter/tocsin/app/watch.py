@@ -21,6 +21,7 @@ from tocsin.canonical import Respelling
 from tocsin.config import Alert
 from tocsin.errors import LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertState, Gauges, Page, Rendered
+from tocsin.faults import must_end, unexpected
 from tocsin.firing import Firing, FiringSet, Outcome, Phase
 from tocsin.ledger import Commit, Ledger, Stored
 from tocsin.model import Batch, Columns, Kind, Notification, Transition
@@ -206,10 +207,10 @@ class Watch:
                 self._source_failed(error)
                 # The source is well and has another object for the same name: nothing is gained by a pause.
                 wait = 0.0 if error.reason is SourceReason.REPLACED and attempt == 0 else None
-            except LedgerError as error:
-                self._failed(str(error))
-                # What is in memory may be ahead of the file: begin again from the file.
-                self._firing = None
+            except (Exception, asyncio.CancelledError) as error:
+                if must_end(error):
+                    raise
+                self._broken(error)
                 wait = self._timing.backoff.delay(attempt, self._chance, at_least=0.5)
             await self._sleep(self._timing.backoff.delay(attempt, self._chance) if wait is None else wait)
             attempt += 1
@@ -428,6 +429,15 @@ class Watch:
             self.doubt = f"cannot check whether the name still refers to the same object: {problem}"
         elif not problem:
             self.doubt = ""
+
+    def _broken(self, error: BaseException) -> None:
+        if isinstance(error, LedgerError):
+            self._failed(str(error))
+        else:
+            log.debug("unexpected exception", alert=self.alert.name, exc_info=error)
+            self._source_failed(SourceError(unexpected(error), SourceReason.INTERNAL))
+        # What is in memory may be ahead of the file, or the half of a batch: begin again from the file.
+        self._firing = None
 
     def _failed(self, message: str, **details: str) -> None:
         # Said once a streak: the same fault again and again is one piece of news.

@@ -58,7 +58,7 @@ async def _online(config: Config, *, quiet: bool) -> list[Problem]:
     try:
         return await check_online(config, describe, sample, channels, sources)
     finally:
-        await asyncio.gather(*(channel.close() for channel in channels.values()))
+        await asyncio.gather(*(channel.close() for channel in channels.values()), return_exceptions=True)
 
 
 def _report(

@@ -15,6 +15,7 @@ from tocsin.config.columns import named_columns
 from tocsin.config.resolved import Alert, ChannelConfig, Config
 from tocsin.config.validation import suggestion
 from tocsin.errors import Problem, SourceError, SourceReason
+from tocsin.faults import unexpected
 from tocsin.model import Columns, Event, Kind, Row, Transition
 from tocsin.sources.documents import with_nested
 from tocsin.values import typed
@@ -88,9 +89,12 @@ async def check_online(
     of `channels` and `sources` that have a `verify`)."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def guarded(work: Awaitable[list[Problem]]) -> list[Problem]:
+    async def guarded(path: str, work: Awaitable[list[Problem]]) -> list[Problem]:
         async with gate:
-            return await work
+            try:
+                return await work
+            except Exception as error:  # noqa: BLE001 - one that cannot be checked must not hide the others
+                return [config.problem(f"cannot be checked: {unexpected(error)}", path)]
 
     # Only some sources know the columns of events before they take any.
     known = [
@@ -99,11 +103,17 @@ async def check_online(
         if not alert.events or hasattr((sources or {}).get(alert.source), "describe")
     ]
     basis = {name: getattr(source, "described_by", "") for name, source in (sources or {}).items()}
-    alerts = [guarded(_check_alert(config, alert, describe, sample, basis.get(alert.source, ""))) for alert in known]
-    ways = [guarded(_verify(config, f"channels.{name}", channel)) for name, channel in (channels or {}).items()]
+    alerts = [
+        guarded(f"alerts.{alert.name}", _check_alert(config, alert, describe, sample, basis.get(alert.source, "")))
+        for alert in known
+    ]
+    ways = [
+        guarded(path, _verify(config, path, channel))
+        for path, channel in ((f"channels.{name}", channel) for name, channel in (channels or {}).items())
+    ]
     ways += [
-        guarded(_verify(config, f"sources.{name}", source, _taken(config, name)))
-        for name, source in (sources or {}).items()
+        guarded(path, _verify(config, path, source, _taken(config, name)))
+        for path, name, source in ((f"sources.{name}", name, source) for name, source in (sources or {}).items())
     ]
     found = await asyncio.gather(*alerts, *ways)
     of_alerts = _told_once(chain.from_iterable(found[: len(alerts)]))

@@ -15,6 +15,7 @@ from tocsin.dispatch.health import Condition, Health
 from tocsin.dispatch.lanes import Bulk, Lanes
 from tocsin.dispatch.policy import Policy
 from tocsin.dispatch.sending import Compose, Sender, Sending
+from tocsin.dispatch.supervision import Supervisor
 from tocsin.errors import LedgerError
 from tocsin.exposition import ChannelMetrics
 from tocsin.ledger import MOST_MERGED, Ledger, Settlement, Status
@@ -62,6 +63,7 @@ class Dispatcher:
         self._lanes = Lanes()
         self._health = Health(name, policy, chance)
         self._parked = Repeats(log, "notification parked", monotonic=monotonic)
+        self._supervisor = Supervisor(name, metrics, policy.backoff, chance)
         self._working: set[asyncio.Task[None]] = set()
         self._slots = 0
         self._concluded: list[Concluded] = []
@@ -83,19 +85,24 @@ class Dispatcher:
         self._recover_until = 0.0
 
     @property
+    def fault(self) -> str:
+        """The unexpected exception that stopped the loop a moment ago; empty while it works."""
+        return self._supervisor.message
+
+    @property
     def condition(self) -> Condition:
         """The state of the channel."""
-        return self._health.condition
+        return Condition.FAILING if self.fault else self._health.condition
 
     @property
     def delivers(self) -> bool:
         """False while the channel is paused, or gives up on one notification after another."""
-        return self._health.delivers
+        return self._health.delivers and not self.fault
 
     @property
     def message(self) -> str:
         """What is wrong with the channel, for people; empty while nothing is."""
-        return self._health.message
+        return self.fault or self._health.message
 
     def offer(self, notifications: Sequence[Notification]) -> None:
         """Hand over what has just been committed. Never waits: what memory does not hold is read from the ledger
@@ -107,7 +114,11 @@ class Dispatcher:
             self._spilled = self._missed = True
         else:
             self._lanes.add(fresh)
-            self._launch()
+            try:
+                self._launch()
+            except Exception as error:  # noqa: BLE001 - of this channel, and not of the source that offers
+                self._defect = error
+                self._wake.set()
         self._stir()
 
     def rescan(self) -> None:
@@ -123,30 +134,50 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Send until cancelled. An exception that no code expected makes it start over from the ledger."""
         self._recover_until = self._clock() + self._policy.recovery_delay
         try:
-            while True:
-                self._wake.clear()
-                if self._defect is not None:
-                    raise self._defect
-                await self._refill()
-                self._launch()
-                self._note_idle()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._pause_length()):
-                        await self._wake.wait()
+            await self._supervisor.run(self._serve, self._forget)
         finally:
             self._closing = True
-            for task in self._working:
-                task.cancel()
-            await asyncio.gather(*self._working, return_exceptions=True)
+            await self._abandon()
             self._parked.flush()
             await self._leave()
 
+    async def _serve(self) -> None:
+        while True:
+            self._wake.clear()
+            if self._defect is not None:
+                raise self._defect
+            await self._refill()
+            self._launch()
+            self._note_idle()
+            if not self._spilled and not self._lanes.busy:
+                self._supervisor.works()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause_length()):
+                    await self._wake.wait()
+
+    async def _forget(self) -> None:
+        """Drop all that is in memory: the ledger has everything that is not delivered."""
+        await self._abandon()
+        if self._concluded:
+            with contextlib.suppress(Exception):  # what cannot be written down is sent again
+                await self._write(self._concluded)
+            self._concluded.clear()
+        self._lanes, self._slots, self._defect = Lanes(), 0, None
+        self._doubted.clear()
+        self._read_afresh()
+
+    async def _abandon(self) -> None:
+        """End all that is under way."""
+        for task in self._working:
+            task.cancel()
+        await asyncio.gather(*self._working, return_exceptions=True)
+
     async def _leave(self) -> None:
         if self._concluded:
-            with contextlib.suppress(LedgerError):  # then it is sent again
+            with contextlib.suppress(Exception):  # what cannot be written down is sent again
                 await self._write(self._concluded)
         try:
             async with asyncio.timeout(_CLOSING):
@@ -343,6 +374,7 @@ class Dispatcher:
                     attempt += 1
                     continue
                 attempt = 0
+                self._supervisor.works()
                 for one in concluded:
                     self._settled(one)
                 if not self._spilled:

@@ -13,6 +13,7 @@ from tocsin.dispatch.health import Condition
 from tocsin.dispatch.policy import LevelPolicy
 from tocsin.dispatch.receiver import Receiver
 from tocsin.dispatch.standing import Picture
+from tocsin.dispatch.supervision import Supervisor
 from tocsin.envelope import Envelope
 from tocsin.exposition import ChannelMetrics
 from tocsin.model import Transition
@@ -61,6 +62,7 @@ class LevelLoop:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
+        self._supervisor = Supervisor(name, metrics, policy.backoff, chance)
         self._level = level
         self._policy = policy
         self._current = current
@@ -81,19 +83,29 @@ class LevelLoop:
         ]
 
     @property
+    def fault(self) -> str:
+        """The unexpected exception that stopped the loop a moment ago; empty while it works."""
+        return self._supervisor.message
+
+    @property
     def condition(self) -> Condition:
         """The state: that of the receivers where all have the same, else failing."""
+        if self.fault:
+            return Condition.FAILING
         conditions = {receiver.condition for receiver in self._receivers}
         return conditions.pop() if len(conditions) == 1 else Condition.FAILING
 
     @property
     def delivers(self) -> bool:
         """False while every receiver refuses us, or all that it is sent."""
-        return any(one.condition not in (Condition.PAUSED, Condition.REFUSING) for one in self._receivers)
+        takes = (one.condition not in (Condition.PAUSED, Condition.REFUSING) for one in self._receivers)
+        return not self.fault and any(takes)
 
     @property
     def message(self) -> str:
         """What is wrong, for people; empty while nothing is."""
+        if self.fault:
+            return self.fault
         wrong = [f"{receiver.name}: {receiver.message}" for receiver in self._receivers if receiver.message]
         if self.picture.dropped:
             wrong.append(f"{self.picture.dropped} firings more than max_alerts are not told")
@@ -125,21 +137,25 @@ class LevelLoop:
             self._changed.set()
 
     async def run(self) -> None:
-        """Look and tell until cancelled."""
+        """Look and tell until cancelled. An exception that no code expected makes it look again after a pause."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for receiver in self._receivers:
-                    tasks.create_task(receiver.run(), name=f"{self.name}: {receiver.name}")
-                while True:
-                    self._changed.clear()
-                    await self._look()
-                    # Looking again before anything is told again finds what has become unknown meanwhile.
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self._policy.resend / 2):
-                            await self._changed.wait()
-                            await asyncio.sleep(self._policy.debounce)
+            await self._supervisor.run(self._follow, _nothing)
         finally:
             await self._close()
+
+    async def _follow(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for receiver in self._receivers:
+                tasks.create_task(receiver.run(), name=f"{self.name}: {receiver.name}")
+            while True:
+                self._changed.clear()
+                await self._look()
+                # Looking again before anything is told again finds what has become unknown meanwhile.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._policy.resend / 2):
+                        await self._changed.wait()
+                        await asyncio.sleep(self._policy.debounce)
+                self._supervisor.works()
 
     async def settled(self) -> None:
         """Look once more, and return when every receiver that can be reached knows it. To be called before the sources
@@ -220,3 +236,7 @@ class LevelLoop:
                 "more fires than max_alerts; the rest is not told", channel=self.name, dropped=self.picture.dropped
             )
         self._dropping = dropping
+
+
+async def _nothing() -> None:
+    """What there is to forget before the loop starts again: the picture stays true."""

@@ -85,6 +85,8 @@ class SourceMetrics:
     def __init__(self, children: "_Children") -> None:
         self.events = children.counter("tocsin_source_events_total")
         self.unmatched = children.counter("tocsin_source_unmatched_events_total")
+        self.returns = children.gauge("tocsin_source_redeliveries")
+        self.near_limit = children.counter("tocsin_source_near_delivery_limit_total")
         self._refused = {
             reason: children.counter("tocsin_source_refused_events_total", reason.value) for reason in RefusedReason
         }
@@ -225,12 +227,17 @@ class _Children:
     def __init__(self, instruments: _Instruments, owner: str) -> None:
         self._instruments = instruments
         self._owner = owner
-        self._made: list[tuple[Counter | Histogram, tuple[str, ...]]] = []
+        self._made: list[tuple[Counter | Gauge | Histogram, tuple[str, ...]]] = []
 
     def counter(self, name: str, *labels: str) -> Counter:
         counter = self._instruments.counters[name]
         self._made.append((counter, (self._owner, *labels)))
         return counter.labels(self._owner, *labels)
+
+    def gauge(self, name: str) -> Gauge:
+        gauge = self._instruments.gauges[name]
+        self._made.append((gauge, (self._owner,)))
+        return gauge.labels(self._owner)
 
     def histogram(self, name: str) -> Histogram:
         histogram = self._instruments.histograms[name]

@@ -129,6 +129,17 @@ _DEFINITIONS = (
         "source_refused_requests_total", "Requests to an `http` source that were refused, by status.", "source", "code"
     ),
     _gauge(
+        "source_redeliveries",
+        "Highest number of returns of an unacknowledged message that is near the delivery limit of its quorum queue; "
+        "0 if none is.",
+        "source",
+    ),
+    _counter(
+        "source_near_delivery_limit_total",
+        "Messages received that their quorum queue may drop after some more returns.",
+        "source",
+    ),
+    _gauge(
         "channel_up",
         "1 while the channel delivers, 0 while it is paused or refusing; absent once it is removed.",
         "channel",

@@ -82,12 +82,18 @@ class EventBatch:
 
     `position`: partition -> the position to go on from, kept in the ledger together with the batch, for a source whose
     server does not remember it. `receipt` is the source's own: what it needs to acknowledge the batch.
+
+    `returns`, `near_limit`, `warning`: for a server that drops what was returned to it too often. Highest number of
+    returns of a message, how many messages are near the limit, and what to say of them; 0 and empty if none is.
     """
 
     events: Sequence[Event]
     refused: Sequence[Refused] = ()
     position: Mapping[str, int] = field(default_factory=dict)
     receipt: object = None
+    returns: int = 0
+    near_limit: int = 0
+    warning: str = ""
 
 
 class EventStream(Protocol):

@@ -79,7 +79,7 @@ async def test_who_may_declare_nothing_takes_from_what_is_there(broker: RabbitMQ
         ({"exchange": "{q}.e", "exchange_type": "fanout"},
          {"exchange": "{q}.e", "exchange_type": "fanout", "exchange_durable": False}, "change exchange_durable"),
         ({"dead_letters": "{q}.e"}, {"exchange": "{q}.d", "binding_keys": "#", "dead_letters": "{q}.t"},
-         "give dead_letters another name"),
+         "set dead_letters to another name"),
     ],
 )  # fmt: skip
 async def test_what_is_there_already_and_differs_is_told_with_what_to_do(

@@ -1,7 +1,8 @@
 """RabbitMQ: the messages of a queue as events.
 
 Reading order: `settings`, `frames` (what the library could not decode), `messages` (a message as events, and its
-identity), `broker` (the connection and what is declared), `stream`.
+identity), `faults` (what errors mean), `connection`, `topology` (what is declared), `dead_letters`, `broker` (the
+consumer), `limit` (what a quorum queue counts against it), `stream`.
 """
 
 from typing import TYPE_CHECKING

@@ -10,7 +10,7 @@ import struct
 from typing import NoReturn
 
 from pamqp import constants
-from pamqp.commands import Basic
+from pamqp.commands import Basic, Connection
 from pamqp.decode import by_type
 from pamqp.frame import frame_parts, unmarshal
 from pamqp.header import ContentHeader
@@ -21,11 +21,16 @@ _CONTENT = struct.Struct(">HHQH")
 _FIXED = {"octet": 1, "timestamp": 8}
 _DEEPEST = 100
 _DELIVER = Basic.Deliver.index.to_bytes(4, "big")
+_BLOCKED = Connection.Blocked.index.to_bytes(4, "big")
+_UNBLOCKED = Connection.Unblocked.index.to_bytes(4, "big")
 
 
 class ReadableFrames(asyncio.StreamReader):
     """A connection's bytes, as `readable` frames. They are to be read as the library does: with `readexactly` alone,
     and never over a frame's end. Anything else raises RuntimeError, since it would get what is unreadable."""
+
+    blocked = ""
+    """Why the server takes no messages over this connection at the moment; empty if it does."""
 
     _frame = b""
     _at = 0
@@ -55,7 +60,16 @@ class ReadableFrames(asyncio.StreamReader):
         if head.startswith(constants.AMQP):  # no frame: the server speaks another version
             return head
         _, _, size = frame_parts(head)
-        return readable(head + await super().readexactly((size or 0) + 1))
+        frame = head + await super().readexactly((size or 0) + 1)
+        if frame.startswith((_BLOCKED, _UNBLOCKED), _HEAD):
+            self.blocked = _reason(frame) if frame.startswith(_BLOCKED, _HEAD) else ""
+        return readable(frame)
+
+
+def _reason(frame: bytes) -> str:
+    """The reason in a `connection.blocked`, which the library only logs."""
+    at = _HEAD + len(_BLOCKED)
+    return frame[at + 1 : at + 1 + frame[at]].decode(errors="replace") or "no reason given"
 
 
 def readable(frame: bytes) -> bytes:

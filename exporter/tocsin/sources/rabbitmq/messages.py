@@ -40,6 +40,16 @@ def tag(message: DeliveredMessage) -> int:
     return delivered(message).delivery_tag or 0
 
 
+def returns(message: DeliveredMessage) -> int:
+    """How often a quorum queue has got the message back, as the queue counts; 0 where it does not count.
+
+    The count of a message that is delivered for the first time is of the queue in which it was before.
+    """
+    count = (message.header.properties.headers or {}).get("x-delivery-count")
+    counts = isinstance(count, int) and not isinstance(count, bool) and count > 0
+    return int(count) if counts and delivered(message).redelivered else 0  # type: ignore[arg-type]
+
+
 def events(message: DeliveredMessage, id_: str, config: Config, now: Callable[[], float]) -> list[Event]:
     """The events that a message brings, one for each name. Raises Unreadable."""
     if lost := unreadable(message.header):

@@ -11,6 +11,11 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validat
 from tocsin.settings import Duration, Secret
 from tocsin.sources.settings import Positive, SourceSettings, Text
 
+_LONGEST_KEY = 128
+"""Characters in the name of an argument: AMQP 0-9-1, section 4.2.5.5. The library cuts off what is more."""
+_LARGEST_FLOAT = 3.4028234663852886e38
+"""The library sends numbers with a fraction in single precision."""
+
 _PLACE = re.compile(r"routing_key|type|body(?:\.[^.]+)+")
 
 
@@ -76,11 +81,13 @@ class Config(SourceSettings):
     queue: Name
     """The queue to take messages from."""
     queue_type: Literal["classic", "quorum"] = "classic"
-    """`quorum`: kept by several nodes of a cluster."""
+    """`quorum`: kept by several nodes of a cluster. RabbitMQ 4 drops what is returned to such a queue too often: see
+    the page of this source."""
     queue_durable: bool = True
     """Whether the queue, and the messages in it that were sent as persistent, survive a restart of the server."""
     queue_arguments: dict[Name, str | int | float | bool] = Field(default_factory=dict)
-    """Further arguments of the queue, such as `x-message-ttl`."""
+    """Further arguments of the queue, such as `x-message-ttl`. For a new quorum queue of RabbitMQ 4, `x-delivery-limit:
+    -1` keeps messages that are returned more than 20 times."""
     exchange: Name | None = None
     """The exchange that the queue is bound to. Without it, senders send to the queue by its name."""
     exchange_type: Literal["topic", "direct", "fanout"] = "topic"
@@ -127,6 +134,20 @@ class Config(SourceSettings):
         if url is not None:
             _parsed(url.get_secret_value())
         return url
+
+    @field_validator("queue_arguments")
+    @classmethod
+    def _can_be_sent(cls, arguments: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+        for name, value in arguments.items():
+            if len(name) > _LONGEST_KEY:
+                raise ValueError(f"the name {name[:20]!r}... is longer than {_LONGEST_KEY} characters")
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name} is {value}, which does not fit in 64 bits")
+            if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
+                raise ValueError(f"{name} is {value}, which is no number of single precision")
+        if arguments.get("x-queue-type") == "stream":
+            raise ValueError("x-queue-type: stream is not supported; use queue_type: classic or quorum")
+        return arguments
 
     @field_validator("name_from")
     @classmethod

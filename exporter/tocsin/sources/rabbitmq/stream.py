@@ -11,12 +11,16 @@ from dataclasses import dataclass
 import structlog
 from aiormq.abc import DeliveredMessage
 
+from tocsin.errors import DeadLetterError, SourceError
 from tocsin.model import Event
 from tocsin.sources import EventBatch, EventStream, Refused
 from tocsin.sources.rabbitmq import messages
-from tocsin.sources.rabbitmq.broker import Broker, Copy, connected, problems
+from tocsin.sources.rabbitmq.broker import Broker, connected
+from tocsin.sources.rabbitmq.dead_letters import Copy
+from tocsin.sources.rabbitmq.limit import Returns
 from tocsin.sources.rabbitmq.messages import Identities, Unreadable
 from tocsin.sources.rabbitmq.settings import Config
+from tocsin.sources.rabbitmq.topology import problems
 
 log = structlog.get_logger(__name__)
 
@@ -32,11 +36,20 @@ _NAMED = 5
 class RabbitMQ:
     """See `tocsin.sources.EventSource`."""
 
-    def __init__(self, name: str, config: Config, *, now: Callable[[], float] = time.time) -> None:
-        """`now`: the wall clock, for messages without a time of their own."""
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        *,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`now`: the wall clock, for messages without a time of their own. `monotonic`: for the time between two
+        connections."""
         self.name = name
         self._config = config
         self._now = now
+        self._returns = Returns(config, monotonic)
         self._identities = Identities()
 
     def __repr__(self) -> str:
@@ -49,8 +62,13 @@ class RabbitMQ:
         del names, position
         self._identities.reconnected()
         inbox = _Inbox()
-        async with connected(self.name, self._config, inbox.put) as broker:
-            yield _Stream(self.name, self._config, broker, inbox, self._identities, self._now)
+        try:
+            async with connected(self.name, self._config, inbox.put) as broker:
+                self._returns.connected()
+                yield _Stream(self.name, self._config, broker, inbox, self._identities, self._returns, self._now)
+        except SourceError as error:
+            error.wait = max(error.wait, self._returns.wait())
+            raise
 
     async def verify(self, names: Sequence[str]) -> list[str]:
         """See `tocsin.sources.EventSource`. A queue may bring events of any name."""
@@ -100,6 +118,7 @@ class _Stream:
         broker: Broker,
         inbox: _Inbox,
         identities: Identities,
+        returns: Returns,
         now: Callable[[], float],
     ) -> None:
         self._source = source
@@ -107,7 +126,9 @@ class _Stream:
         self._broker = broker
         self._inbox = inbox
         self._identities = identities
+        self._returns = returns
         self._now = now
+        self._acknowledged = 0
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
@@ -128,16 +149,39 @@ class _Stream:
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
         assert isinstance(batch.receipt, list)
         nobodys = {event.id for event in unmatched}
-        copies = [copy for received in batch.receipt if (copy := self._copy(received, nobodys)) is not None]
-        if copies:
-            await self._broker.bury(copies)
-        last = messages.tag(batch.receipt[-1].message)
+        copies = {
+            messages.tag(received.message): copy
+            for received in batch.receipt
+            if (copy := self._copy(received, nobodys)) is not None
+        }
+        try:
+            await self._broker.bury(list(copies.values()))
+        except DeadLetterError:
+            await self._acknowledge_before(batch.receipt, copies)
+            raise
+        await self._acknowledge(messages.tag(batch.receipt[-1].message))
+
+    async def _acknowledge_before(self, received: Sequence["_Received"], copies: Mapping[int, Copy]) -> None:
+        """Acknowledge the messages before the first one whose copy is not safe."""
+        last = 0
+        for one in received:
+            number = messages.tag(one.message)
+            if number in copies and not self._broker.buried(number):
+                break
+            last = number
+        if last > self._acknowledged:
+            await self._acknowledge(last)
+
+    async def _acknowledge(self, last: int) -> None:
         # Batches come in the order of delivery and are acknowledged in it, so that all up to here is safe.
         await self._broker.acknowledge(last)
+        self._acknowledged = last
         self._identities.acknowledged(last)
+        self._returns.acknowledged(last)
 
     def _read(self, message: DeliveredMessage) -> _Received:
         id_ = self._identities.of(message)
+        self._returns.delivered(message)
         try:
             found = messages.events(message, id_, self._config, self._now)
         except Unreadable as fault:
@@ -153,6 +197,9 @@ class _Stream:
                 if one.fault is not None
             ],
             receipt=received,
+            returns=self._returns.highest,
+            near_limit=self._returns.near,
+            warning=self._returns.warning,
         )
 
     def _place(self, message: DeliveredMessage) -> str:

@@ -1,0 +1,114 @@
+"""Connections to RabbitMQ: opened and closed for certain."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.connection import make_url
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aiormq.channel import Channel as Wire
+from aiormq.connection import TransportFactory
+from yarl import URL
+
+from tocsin.errors import SourceError, SourceReason
+from tocsin.sources.rabbitmq.frames import ReadableFrames
+from tocsin.sources.rabbitmq.settings import Config, Server
+
+_CLOSING = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A connection, and what the library does not tell of it."""
+
+    connection: AbstractConnection
+    blocked: Callable[[], str]
+    """Why the server takes no messages over this connection at the moment; empty if it does."""
+
+    @property
+    def version(self) -> str:
+        """The version of the server, as it says; empty if it does not."""
+        transport = self.connection.transport
+        told = transport.connection.server_properties.get("version") if transport is not None else None
+        return told if isinstance(told, str) else ""
+
+
+class _Transports(TransportFactory):
+    """Opens the transport, with frames that can all be read, and closes it for certain: the library drops one over
+    which a server did not answer."""
+
+    def __init__(self, server: Server, context: ssl.SSLContext | None) -> None:
+        self._server = server
+        self._context = context
+        self._reader: ReadableFrames | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def blocked(self) -> str:
+        return self._reader.blocked if self._reader is not None else ""
+
+    async def create(self, url: URL, **others: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        del url, others
+        server, loop = self._server, asyncio.get_running_loop()
+        reader = self._reader = ReadableFrames(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.create_connection(lambda: protocol, server.host, server.port, ssl=self._context)
+        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        return reader, self._writer
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+
+async def connect(stack: contextlib.AsyncExitStack, name: str, config: Config) -> Link:
+    """A connection for as long as the stack lasts. `name`: what the server's own tools show for it."""
+    server = config.server
+    url = make_url(
+        host=server.host,
+        port=server.port,
+        login=server.user,
+        password=server.password,
+        virtualhost=server.vhost,
+        ssl=server.tls,
+        heartbeat=round(config.heartbeat),
+        name=name,
+    )
+    transports = _Transports(server, _context(config) if server.tls else None)
+    stack.callback(transports.close)
+    connection = aio_pika.Connection(url)
+    connection.kwargs["transport_factory"] = transports
+    stack.push_async_callback(_close, connection)
+    await connection.connect()
+    return Link(connection=connection, blocked=lambda: transports.blocked)
+
+
+async def wire_of(channel: AbstractChannel) -> Wire:
+    """The layer below aio-pika, since only that tells whether the server has ended a consumer."""
+    wire = await channel.get_underlay_channel()
+    assert isinstance(wire, Wire)
+    return wire
+
+
+async def _close(connection: AbstractConnection) -> None:
+    # A server that has stopped answering must not keep us.
+    with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
+        async with asyncio.timeout(_CLOSING):
+            await connection.close()
+
+
+def _context(config: Config) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=config.tls_ca)
+    except OSError as error:
+        why = error.strerror or "there are none in it"
+        raise SourceError(f"cannot read certificates from {config.tls_ca}: {why}", SourceReason.OTHER) from None
+    if not config.tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

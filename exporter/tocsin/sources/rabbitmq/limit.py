@@ -1,0 +1,80 @@
+"""How near messages are to the delivery limit of a quorum queue, and how long to wait before the next connection.
+
+From RabbitMQ 4.0 on a quorum queue drops a message at its 21st return, or moves it to a dead-letter exchange. The end
+of a connection returns every message that the connection holds, read or not. The only sign is the header
+`x-delivery-count`.
+"""
+
+from collections.abc import Callable
+
+from aiormq.abc import DeliveredMessage
+
+from tocsin.sources.rabbitmq.messages import returns, tag
+from tocsin.sources.rabbitmq.settings import Config
+
+LIMIT = 20
+"""Returns that RabbitMQ 4 allows unless told otherwise."""
+_NEAR = 10
+"""Returns from which on a message counts as near the limit, if that is not set lower."""
+_FIRST_WAIT, _LONGEST_WAIT = 60.0, 900.0
+"""Seconds between two connections while a message is near the limit; they double with each further return."""
+
+
+class Returns:
+    """The messages that are not acknowledged and have been returned often."""
+
+    def __init__(self, config: Config, monotonic: Callable[[], float]) -> None:
+        """`monotonic`: seconds of a clock that does not jump."""
+        self._config = config
+        self._monotonic = monotonic
+        self._connected_at = float("-inf")
+        self._counts: dict[int, int] = {}
+        limit = config.queue_arguments.get("x-delivery-limit")
+        known = isinstance(limit, int) and not isinstance(limit, bool)
+        self._limit = int(limit) if known else LIMIT  # type: ignore[arg-type]
+        # None: the queue has no limit.
+        self._near = None if self._limit < 0 else max(1, min(_NEAR, self._limit // 2))
+
+    @property
+    def highest(self) -> int:
+        """Most returns of a message that is not acknowledged and near the limit; 0 if there is none."""
+        return max(self._counts.values(), default=0)
+
+    @property
+    def near(self) -> int:
+        """How many messages that are not acknowledged are near the limit."""
+        return len(self._counts)
+
+    @property
+    def warning(self) -> str:
+        """What to say of them; empty if there are none."""
+        if not self._counts:
+            return ""
+        return (
+            f"{self._config.display}: {self.near} messages of the queue {self._config.queue} were returned to it "
+            f"{self._near} times or more, one of them {self.highest} times. From RabbitMQ 4.0 on a quorum queue drops "
+            f"a message that is returned more than {self._limit} times, without a word in any log. Find out why "
+            "connections end, and set the policy delivery-limit of the queue to -1"
+        )
+
+    def connected(self) -> None:
+        """A new connection: what was not acknowledged is delivered again."""
+        self._connected_at = self._monotonic()
+        self._counts.clear()
+
+    def delivered(self, message: DeliveredMessage) -> None:
+        """A message came."""
+        count = returns(message)
+        if self._near is not None and count >= self._near:
+            self._counts[tag(message)] = count
+
+    def acknowledged(self, last: int) -> None:
+        """Messages up to this delivery tag will not be returned any more."""
+        self._counts = {number: count for number, count in self._counts.items() if number > last}
+
+    def wait(self) -> float:
+        """Seconds to wait before the next connection, at least."""
+        if self._near is None or not self._counts:
+            return 0.0
+        pause = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (self.highest - self._near))
+        return max(0.0, self._connected_at + pause - self._monotonic())

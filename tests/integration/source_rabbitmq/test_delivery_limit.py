@@ -1,0 +1,247 @@
+"""What RabbitMQ counts against a consumer: returned messages. Each fault here lasts longer than 21 tries, and a quorum
+queue of RabbitMQ 4 drops a message at its 21st return."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.following import Pauses, at_work
+from support.intakes import Locked, Offered, intake_of_orders
+from support.rabbitmq import Peer, RabbitMQ, new_queue, peer, rabbitmq, shared_rabbitmq
+from support.rabbitmq_packages import VERSION
+from support.rabbitmq_reading import reading, source
+from support.waiting import until
+from tocsin.app.watch import State
+from tocsin.errors import SourceReason
+from tocsin.exposition import Metrics
+from tocsin.ledger.sqlite import SqliteLedger, open_ledger
+from tocsin.sources.rabbitmq.stream import RabbitMQ as Source
+
+TRIES = 30
+"""More than the 21 returns after which a message is dropped."""
+
+SERVERS = pytest.mark.parametrize("version", [None, VERSION], ids=["installed", VERSION])
+TYPES = pytest.mark.parametrize("kind", ["classic", "quorum"])
+
+
+@pytest.fixture
+def version() -> str | None:
+    return VERSION
+
+
+@pytest.fixture
+def broker(version: str | None) -> RabbitMQ:
+    return shared_rabbitmq(version)
+
+
+@pytest.fixture
+async def other(broker: RabbitMQ) -> AsyncIterator[Peer]:
+    async with peer(broker) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
+    made = open_ledger(tmp_path / "ledger.db")
+    yield made
+    await made.close()
+
+
+async def declared(of: Source) -> None:
+    """Have the queue and the dead letters made."""
+    async with reading(of):
+        pass
+
+
+def orders(count: int) -> list[dict[str, Any]]:
+    return [{"alert": "order", "n": n} for n in range(count)]
+
+
+def numbers(count: int) -> set[str | None]:
+    return {str(n) for n in range(count)}
+
+
+@SERVERS
+@TYPES
+async def test_no_message_is_lost_while_ledger_is_locked(
+    tmp_path: Path, broker: RabbitMQ, other: Peer, queue: str, ledger: SqliteLedger, kind: str
+) -> None:
+    """The ledger cannot be written for 30 tries with 400 messages in the queue."""
+    made, locked, offered, pauses = source(broker, queue, queue_type=kind), Locked(ledger, TRIES), Offered(), Pauses()
+    await declared(made)
+    await other.send(queue, *orders(400))
+    intake = intake_of_orders(tmp_path, made, locked, offered, sleep=pauses.sleep)
+    async with at_work(intake):
+        await until(lambda: locked.times == 0, "the ledger can be written again")
+        await until(lambda: set(offered.values("n")) == numbers(400), "every message", within=30)
+        await other.until_waiting(queue, 0)
+
+
+@SERVERS
+@TYPES
+async def test_no_message_is_lost_while_dead_letters_fail(
+    tmp_path: Path, broker: RabbitMQ, other: Peer, queue: str, ledger: SqliteLedger, kind: str
+) -> None:
+    """One message is not JSON and its dead letter gets to no queue for 30 tries; 400 good ones follow it."""
+    made, offered, pauses = source(broker, queue, queue_type=kind), Offered(), Pauses()
+    await declared(made)
+    dead = await other.channel.get_queue(f"{queue}.dead", ensure=False)
+    made = source(broker, queue, queue_type=kind, declare=False)
+    await dead.unbind(f"{queue}.dead", "")
+    await other.send(queue, b"not JSON", *orders(400))
+    async with at_work(intake_of_orders(tmp_path, made, ledger, offered, sleep=pauses.sleep)):
+        await until(lambda: len(pauses.seconds) >= TRIES, "many tries")
+        await dead.bind(f"{queue}.dead", "")
+        await until(lambda: set(offered.values("n")) == numbers(400), "every good message", within=30)
+        [letter] = await other.taken(f"{queue}.dead", 1)
+        await other.until_waiting(queue, 0)
+    assert letter.body == b"not JSON"
+
+
+async def test_messages_before_a_failing_dead_letter_are_acknowledged(
+    tmp_path: Path, broker: RabbitMQ, other: Peer, queue: str, ledger: SqliteLedger
+) -> None:
+    """Only the message whose dead letter cannot be kept, and those after it, stay in the queue."""
+    made, offered, pauses = source(broker, queue, queue_type="quorum"), Offered(), Pauses()
+    await declared(made)
+    dead = await other.channel.get_queue(f"{queue}.dead", ensure=False)
+    await dead.unbind(f"{queue}.dead", "")
+    await other.send(queue, *orders(5), b"not JSON", *orders(3))
+    made = source(broker, queue, queue_type="quorum", declare=False)
+    async with at_work(intake_of_orders(tmp_path, made, ledger, offered, sleep=pauses.sleep)):
+        await until(lambda: len(pauses.seconds) > 3, "some tries")
+    assert set(offered.values("n")) == numbers(5)
+    await other.until_waiting(queue, 4)
+
+
+async def test_no_message_is_lost_during_a_memory_alarm(tmp_path: Path, queue: str, ledger: SqliteLedger) -> None:
+    """RabbitMQ stops reading what publishes: the dead letter waits, and the good messages are acknowledged."""
+    (tmp_path / "broker").mkdir()
+    offered = Offered()
+    with rabbitmq(tmp_path / "broker", VERSION) as own:
+        await asyncio.to_thread(own.start)
+        made = source(own, queue, queue_type="quorum", connect_timeout=0.5)
+        await declared(made)
+        async with peer(own) as other:
+            await other.send(queue, *orders(300), b"not JSON")
+        own.control("set_vm_memory_high_watermark", "absolute", "1MB")
+        intake = intake_of_orders(tmp_path, made, ledger, offered)
+        async with at_work(intake):
+            await until(lambda: set(offered.values("n")) == numbers(300), "every good message")
+            await until(lambda: "takes no messages at the moment: low on memory" in intake.message, "the reason")
+            waiting = own.control("list_queues", "name", "messages").split()
+            assert waiting[waiting.index(queue) + 1] == "1"
+            own.control("set_vm_memory_high_watermark", "0.4")
+            await until(lambda: intake.state is State.UP, "it goes on by itself")
+        async with peer(own) as other:
+            [letter] = await other.taken(f"{queue}.dead", 1)
+            assert letter.body == b"not JSON"
+            await other.until_waiting(queue, 0)
+
+
+async def test_messages_near_the_limit_are_reported(
+    tmp_path: Path, broker: RabbitMQ, other: Peer, queue: str, ledger: SqliteLedger
+) -> None:
+    """After ten returns the source says so, and waits a minute before it connects again."""
+    made, offered, pauses, metrics = source(broker, queue, queue_type="quorum"), Offered(), Pauses(), Metrics("0")
+    await declared(made)
+    await other.send(queue, *orders(3))
+    for _ in range(10):
+        async with reading(made, acknowledging=False) as found:
+            await found.until(3)
+    locked = Locked(ledger, 1)
+    told: list[tuple[str, float | None]] = []
+
+    async def sleep(seconds: float) -> None:
+        gauge = metrics.registry.get_sample_value("tocsin_source_redeliveries", {"source": "q"})
+        told.append((intake.warning, gauge))
+        await pauses.sleep(seconds)
+
+    intake = intake_of_orders(tmp_path, made, locked, offered, metrics, sleep=sleep)
+    async with at_work(intake):
+        await until(lambda: set(offered.values("n")) == numbers(3), "every message")
+        await until(lambda: not intake.warning, "they are acknowledged")
+    [(warning, gauge), *_] = told
+    assert f"3 messages of the queue {queue} were returned to it 10 times or more, one of them 10 times" in warning
+    assert gauge == 10
+    assert metrics.registry.get_sample_value("tocsin_source_redeliveries", {"source": "q"}) == 0
+    near = metrics.registry.get_sample_value("tocsin_source_near_delivery_limit_total", {"source": "q"})
+    assert near == 3
+
+
+async def test_reconnection_is_slow_near_the_limit(
+    tmp_path: Path, broker: RabbitMQ, queue: str, ledger: SqliteLedger
+) -> None:
+    """A connection that is lost while a message is near the limit is opened again after a minute or more."""
+    made, offered, pauses = source(broker, queue, queue_type="quorum"), Offered(), Pauses()
+    await declared(made)
+    async with peer(broker) as other:
+        await other.send(queue, *orders(3))
+    for _ in range(11):
+        async with reading(made, acknowledging=False) as found:
+            await found.until(3)
+    async with at_work(intake_of_orders(tmp_path, made, Locked(ledger, 10**6), offered, sleep=pauses.sleep)):
+        await until(lambda: len(pauses.seconds) > 3, "it holds the messages")
+        await asyncio.to_thread(broker.control, "close_all_connections", "in a test")
+        await until(lambda: max(pauses.seconds) > 60, "a long pause")
+    assert 110 < max(pauses.seconds) <= 133
+
+
+@SERVERS
+@pytest.mark.parametrize("limit", [-1, -128, -129])
+async def test_negative_delivery_limit_is_sent_or_refused(
+    broker: RabbitMQ, other: Peer, queue: str, version: str | None, limit: int
+) -> None:
+    """RabbitMQ 4 takes it for no limit. Older versions would drop messages, so there it is refused."""
+    made = source(broker, queue, queue_type="quorum", queue_arguments={"x-delivery-limit": limit})
+    if version is None:
+        with pytest.raises(Exception, match="drops a message at its first return") as caught:
+            await declared(made)
+        assert caught.value.reason is SourceReason.SHAPE  # type: ignore[attr-defined]
+        assert [str(caught.value)] == await made.verify([])
+        return
+    await declared(made)
+    await other.send(queue, *orders(1))
+    for _ in range(TRIES):
+        async with reading(made, acknowledging=False) as found:
+            await found.until(1)
+    assert await made.verify([]) == []
+    await other.until_waiting(queue, 1)
+
+
+@SERVERS
+async def test_stream_is_refused(broker: RabbitMQ, other: Peer, queue: str) -> None:
+    """A stream delivers only what comes from now on: it is refused at the start and in the check, empty or not."""
+    await other.channel.declare_queue(queue, durable=True, arguments={"x-queue-type": "stream"})
+    await other.channel.declare_exchange(f"{queue}.dead", "fanout", durable=True)
+    for settings in ({"declare": False}, {"declare": False, "queue_type": "quorum"}, {}):
+        made = source(broker, queue, **settings)
+        with pytest.raises(Exception, match=f"the queue {queue} is a stream") as caught:
+            await declared(made)
+        assert caught.value.reason is SourceReason.SHAPE  # type: ignore[attr-defined]
+        [problem] = await made.verify([])
+        assert f"the queue {queue} is a stream" in problem
+
+
+@pytest.mark.parametrize("default", ["quorum", "stream"])
+async def test_changed_default_queue_type_locks_nothing_out(broker: RabbitMQ, queue: str, default: str) -> None:
+    """A queue is classic because Tocsin says so, not because it is the default of the virtual host."""
+    vhost = new_queue("vhost")
+    for command in (("add_vhost", vhost), ("set_permissions", "-p", vhost, "tocsin", ".*", ".*", ".*")):
+        await asyncio.to_thread(broker.control, *command)
+    made = source(broker, queue, vhost=vhost)
+    await declared(made)
+    await asyncio.to_thread(broker.control, "update_vhost_metadata", vhost, "--default-queue-type", default)
+    await declared(made)
+    other_queue = source(broker, new_queue(), vhost=vhost)
+    await declared(other_queue)
+    async with peer(broker, vhost) as there:
+        assert await made.verify([]) == []
+        async with reading(other_queue) as found:
+            await there.send(other_queue._config.queue, *orders(2))
+            await found.until(2)
+    types = await asyncio.to_thread(broker.control, "list_queues", "-p", vhost, "type")
+    assert set(types.split()) - {"type"} == {"classic"}
