@@ -144,7 +144,7 @@ class Config(ChannelConfig, Options):
 
     max_payload: Annotated[int, Field(ge=1)] = 524_288
     """Bytes of JSON that a payload may have. The cloud refuses more than the default, other servers may accept and
-    lose it."""
+    lose it. A larger digest is sent in parts."""
 
     unknown_outcome_wait: Annotated[Duration, Field(ge=1)] = 2.0
     """The least wait before a repeat when it is not known whether Novu has the first. At least `1s`: Novu delivers an

@@ -111,7 +111,8 @@ class Config(ChannelConfig, Options):
     """The most bytes in the body of several notifications."""
 
     max_body: Annotated[int, Field(ge=1)] = 4_194_304
-    """The most bytes in the body of one notification. A longer one becomes a dead letter without being sent."""
+    """The most bytes in the body of one message. A larger digest is sent in parts; a larger notification becomes a dead
+    letter without being sent."""
 
     @field_validator("url")
     @classmethod

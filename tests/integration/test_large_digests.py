@@ -1,0 +1,96 @@
+"""Digests larger than a mail server or a Kafka topic takes, through a real ledger and dispatcher."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from support.channel_benches.kafka import Bench as KafkaBench
+from support.dispatching import Desk
+from support.ledger import commit, transition
+from support.smtp import MailServer
+from support.waiting import until_some
+from tocsin.channels import Channel, email, kafka
+from tocsin.ledger import Status
+from tocsin.model import Address
+
+LANE = Address(channel="hook", lane="group", interval=0.2)
+ROWS = 30
+LARGE = 17
+"""The row that is too large alone."""
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    made = Desk(tmp_path / "ledger.db")
+    made.clock = cast("Any", time.time)  # sockets take their time
+    yield made
+    await made.close()
+
+
+async def sent_through(desk: Desk, channel: Channel) -> None:
+    """Send a digest, and wait until all of it is delivered but the one row that is too large."""
+    desk.start(cast("Any", channel), max_age=1e12)
+    notes = ["n" * (30_000 if number == LARGE else 1_000) for number in range(ROWS)]
+    transitions = [transition(str(number), note=note) for number, note in enumerate(notes)]
+    offered = await desk.ledger.commit(replace(commit(), transitions=[(one, [LANE]) for one in transitions]))
+    desk.dispatchers[0].offer(offered)
+
+    async def settled() -> bool:
+        return all(record.status is not Status.PENDING for record in await desk.records())
+
+    await until_some(settled, "nothing pending")
+    found = {record.row[0]: (record.status, record.reason) for record in await desk.records()}
+    assert found.pop(str(LARGE)) == (Status.DEAD, "too_large")
+    assert {status for status, _ in found.values()} == {Status.DELIVERED}
+
+
+def whole(parts: list[list[int]]) -> None:
+    """All rows arrived once, in order, in several parts."""
+    assert [row for part in parts for row in part] == [row for row in range(ROWS) if row != LARGE]
+    assert len(parts) > 2
+
+
+def mail_channel(server: MailServer) -> Channel:
+    config = email.Config.model_validate(
+        {
+            "type": "email",
+            "host": "127.0.0.1",
+            "port": server.port,
+            "security": "none",
+            "from": "tocsin@example.com",
+            "to": ["ann@example.com"],
+            "text": "{{ merged | map(attribute='row.order_id') | list | json }}\n{{ merged | json }}",
+        }
+    )
+    return cast("Channel", email.build("hook", config, {"late": config}))
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["SIZE", "552"])
+async def test_mail_over_the_limit_is_sent_in_parts(desk: Desk, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the server says its limit before or refuses the mail."""
+    if not known:
+        from tocsin.channels.email import server as module
+
+        limit: Callable[..., None] = lambda *_: None  # noqa: E731
+        monkeypatch.setattr(module, "_too_large", limit)
+    async with MailServer(size=20_000) as server:
+        await sent_through(desk, mail_channel(server))
+        parts = [json.loads(mail.part("plain").splitlines()[0]) for mail in server.mails]
+    whole(parts)
+    ids = [mail.parsed["Message-ID"] for mail in server.mails]
+    assert len(set(ids)) == len(ids)
+
+
+async def test_record_over_the_limit_is_written_in_parts(desk: Desk) -> None:
+    """The limit is that of `max_bytes`."""
+    async with KafkaBench() as bench:
+        fields = {**bench.settings(""), "max_bytes": 20_000, "compression": "none"}
+        config = kafka.Config.model_validate({"type": "kafka", **fields})
+        await sent_through(desk, cast("Channel", kafka.build("hook", config, {"late": config})))
+        parts = [[one["row"]["order_id"] for one in record.get("merged", [record])] for record in bench.arrived()]
+    whole(parts)
