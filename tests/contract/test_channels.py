@@ -136,7 +136,6 @@ async def test_a_repeat_is_byte_identical(http: Subject) -> None:
         (Answer(status=404), (Rejected, Reason.NOT_FOUND)),
         (Answer(status=413), (Rejected, Reason.TOO_LARGE)),
         (Answer(status=422, body=b"[]", headers={"content-type": "application/json"}), (Rejected, Reason.REJECTED)),
-        (Answer(status=302, headers={"location": "/"}), (Rejected, Reason.REJECTED)),
     ],
     ids=lambda value: str(getattr(value, "status", "")) if isinstance(value, Answer) else value[1].value,
 )
@@ -145,6 +144,15 @@ async def test_a_failure_is_told_rightly(http: Subject, answer: Answer, expected
     result = await sent(http.build(timeout="300ms" if answer.hang else "20s"))
     assert not isinstance(result, Delivered)
     assert (type(result), result.reason) == expected
+
+
+async def test_a_redirect_is_neither_followed_nor_a_delivery(http: Subject) -> None:
+    """Where a row can say the address, only its notification is refused; else the channel pauses."""
+    http.receiver.script(Answer(status=302, headers={"location": "/"}))
+    result = await sent(http.build())
+    assert isinstance(result, Rejected | Paused)
+    assert result.reason is Reason.REJECTED
+    assert len(http.receiver.requests) == 1
 
 
 async def test_a_retry_after_is_honoured(http: Subject) -> None:

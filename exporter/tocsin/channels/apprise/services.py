@@ -78,8 +78,9 @@ class Service:
                 " or use a channel of the type email"
             )
         plugin.redirects = False  # `?redirect=yes` would count a sign-in page as success
-        if "overflow" not in parse_qs(url.partition("?")[2]):
-            # The library would send a text of any length, and the service refuse it each time.
+        limited = plugin.body_maxlen != apprise.NotifyBase.body_maxlen
+        if limited and "overflow" not in parse_qs(url.partition("?")[2]):
+            # The library would send a text of any length, and a service with a limit refuse it each time.
             plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
         plugin.request_rate_per_sec = 0  # the dispatcher's rate_limit is for this
         plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout + _LONGER
