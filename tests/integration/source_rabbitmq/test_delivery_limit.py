@@ -123,7 +123,7 @@ async def test_no_message_is_lost_during_a_memory_alarm(tmp_path: Path, queue: s
     offered = Offered()
     with rabbitmq(tmp_path / "broker", VERSION) as own:
         await asyncio.to_thread(own.start)
-        made = source(own, queue, queue_type="quorum", connect_timeout=0.5)
+        made = source(own, queue, queue_type="quorum", connect_timeout=2.0)
         await declared(made)
         async with peer(own) as other:
             await other.send(queue, *orders(300), b"not JSON")

@@ -1,0 +1,309 @@
+"""An exception that no code expected stops one source or one channel, visibly, and is retried. The process goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from support.channels import FakeChannel
+from support.dispatching import Desk
+from support.following import Pauses, at_work
+from support.intakes import Offered, intake_of_orders
+from support.levels import FakeLevel, Stage
+from support.waiting import until
+from tocsin.app import _Reloading, units
+from tocsin.app.runtime import Runtime
+from tocsin.app.watch import Outlets, State, Timing, Watch
+from tocsin.backoff import Backoff
+from tocsin.config import load
+from tocsin.config.check import check_online
+from tocsin.dispatch import Condition
+from tocsin.envelope import View
+from tocsin.errors import ConfigError
+from tocsin.exposition import Metrics, Page
+from tocsin.faults import must_end, unexpected
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.model import Batch, Column, Columns, Event, Kind
+from tocsin.routing import Route, Router
+from tocsin.sources import EventBatch, Subject
+
+CONFIG = """
+sources: {mz: {type: materialize, dsn: "postgresql://tocsin@127.0.0.1:1/materialize"}}
+channels: {out: {type: console}}
+alerts: {late: {source: mz, relation: late, labels: [id], notify: [out]}}
+"""
+DEFECTS = pytest.mark.parametrize("defect", [KeyError, asyncio.CancelledError])
+
+
+class Defective:
+    """A source of events and of rows that raises `defect` in the middle of its stream a number of times."""
+
+    columns: Columns = (Column(name="id", oid=23),)
+
+    def __init__(self, defect: type[BaseException], times: int) -> None:
+        self.opened = 0
+        self._defect = defect
+        self._times = times
+
+    @asynccontextmanager
+    async def open(self, *_: object, **__: object) -> AsyncIterator[Any]:
+        self.opened += 1
+        yield self
+
+    async def batches(self) -> AsyncIterator[Any]:
+        if self.opened <= self._times:
+            raise self._defect("p4ssword")
+        yield self.batch
+        await asyncio.Event().wait()
+
+    batch: Any = EventBatch(events=[Event(name="order", id="1", at=1, columns=(), row=())])
+
+    async def prepare(self, batch: EventBatch) -> None: ...
+
+    async def hold(self) -> bool:
+        return True
+
+    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None: ...
+
+    async def describe(self, subject: Subject) -> Columns:
+        return self.columns
+
+    async def sample(self, subject: Subject) -> None:
+        return None
+
+
+class Broken:
+    """A ledger of which one method raises an exception that no code expects, a number of times."""
+
+    def __init__(self, ledger: Any, method: str, times: int) -> None:
+        self._ledger = ledger
+        self._method = method
+        self.times = times
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._method and self.times:
+            self.times -= 1
+            raise ZeroDivisionError("p4ssword")
+        return getattr(self._ledger, name)
+
+
+@DEFECTS
+async def test_unexpected_exception_in_event_source_is_retried(tmp_path: Path, defect: type[BaseException]) -> None:
+    """The source is down with the type of the exception, in one log line, until it works."""
+    source, offered, pauses, metrics = Defective(defect, 5), Offered(), Pauses(), Metrics("0")
+    seen: list[tuple[State, str]] = []
+
+    async def sleep(seconds: float) -> None:
+        seen.append((intake.state, intake.message))
+        await pauses.sleep(seconds)
+
+    ledger = open_ledger(tmp_path / "ledger.db")
+    intake = intake_of_orders(tmp_path, source, ledger, offered, metrics, sleep=sleep)
+    with capture_logs() as logged:
+        async with at_work(intake):
+            await until(lambda: offered.notifications, "it goes on")
+            assert intake.state is State.UP
+    await ledger.close()
+    name = defect.__name__
+    assert {state for state, _ in seen} == {State.ERROR}
+    assert all(message.startswith(f"unexpected {name} in tocsin.app.intake, line ") for _, message in seen)
+    errors = metrics.registry.get_sample_value(
+        "tocsin_alert_source_errors_total", {"alert": "order", "reason": "internal"}
+    )
+    assert errors == 5
+    shown = [line for line in logged if line["log_level"] != "debug"]
+    assert "p4ssword" not in str(shown)
+    assert [line["event"] for line in shown].count("source down") in (1, 5)  # "source up" stands between them
+
+
+@DEFECTS
+async def test_unexpected_exception_in_row_source_is_retried(tmp_path: Path, defect: type[BaseException]) -> None:
+    """The alert is in error with the type of the exception until its source works."""
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(CONFIG)
+    alert = load(file, {}).alerts["late"]
+    source, metrics, pauses = Defective(defect, 5), Metrics("0"), Pauses()
+    source.batch = Batch(updates=[], frontier=11, snapshot=10)
+    ledger = open_ledger(tmp_path / "ledger.db")
+    outlets = Outlets(
+        page=Page(metrics),
+        metrics=metrics.alert("late"),
+        ledger=ledger,
+        router=Router([Route(channel="out", kinds=frozenset(Kind))], View(), complain=pytest.fail),
+        offer=lambda _: None,
+        publish=lambda _: None,
+    )
+    seen: list[str] = []
+
+    async def sleep(seconds: float) -> None:
+        seen.append(watch.message)
+        await pauses.sleep(seconds)
+
+    timing = Timing(backoff=Backoff(initial=0.01, maximum=0.01), stale_after=300.0, exit_on_stall=False)
+    watch = Watch(alert, source, timing, outlets, sleep=sleep)
+    async with at_work(watch):
+        await until(lambda: watch.state is State.UP, "it goes on")
+    await ledger.close()
+    assert len(seen) == 5
+    assert all(message.startswith(f"unexpected {defect.__name__} in tocsin.app.watch") for message in seen)
+
+
+async def test_unexpected_exception_in_dispatcher_is_retried(desk: Desk) -> None:
+    """The channel starts over from the ledger: what it had not delivered is delivered once."""
+    channel = FakeChannel()
+    dispatcher = desk.start(channel, ledger=Broken(desk.ledger, "settle", 2))
+    [one] = await desk.tell("1")
+    await desk.until(lambda: dispatcher.fault)
+    assert dispatcher.message.startswith("unexpected ZeroDivisionError in tocsin.dispatch")
+    assert (dispatcher.condition, dispatcher.delivers) == (Condition.FAILING, False)
+    await desk.advance(5)
+    await desk.delivered(one)
+    await desk.until(lambda: not dispatcher.fault)
+    assert dispatcher.condition is Condition.UP
+
+
+async def test_unexpected_exception_in_outbox_reading_is_retried(desk: Desk) -> None:
+    """A page of the outbox that cannot be read stops the channel until it can."""
+    dispatcher = desk.start(FakeChannel(), ledger=Broken(desk.ledger, "pending", 1))
+    [one] = await desk.tell("1")
+    await desk.until(lambda: dispatcher.fault)
+    desk.clock.advance(5)
+    await desk.delivered(one)
+
+
+async def test_channel_that_raises_when_asked_stops_no_source(desk: Desk) -> None:
+    """`take` of a channel is called while a source offers its notifications."""
+
+    class Odd(FakeChannel):
+        times = 1
+
+        def take(self, pending: int) -> int:
+            if self.times:
+                self.times -= 1
+                raise ZeroDivisionError
+            return 1
+
+    dispatcher = desk.start(Odd())
+    await desk.quiet()
+    [one] = await desk.tell("1")  # raises nothing
+    await desk.until(lambda: dispatcher.fault)
+    desk.clock.advance(5)
+    await desk.delivered(one)
+
+
+async def test_unexpected_exception_in_level_output_is_retried() -> None:
+    """The output says so and tells what fires once it can be read again."""
+    stage = Stage(FakeLevel("a", "b"))
+    try:
+        await stage.quiet()
+        good, stage.firing = stage.firing, 7  # type: ignore[assignment]
+        stage.loop.changed("late")
+        await stage.advance(0.3)
+        assert stage.loop.message.startswith("unexpected TypeError in")
+        assert (stage.loop.condition, stage.loop.delivers) == (Condition.FAILING, False)
+        stage.firing = good
+        stage.fires("1")
+        for _ in range(10):
+            await stage.advance(3)
+        assert stage.level.told("a") == [["1"]]
+        for _ in range(10):
+            await stage.advance(10)
+        assert stage.loop.condition is Condition.UP
+        assert not stage.task.done()
+    finally:
+        await stage.close()
+
+
+async def test_unexpected_exception_in_housekeeping_is_retried(tmp_path: Path) -> None:
+    """The ledger is shown as unusable until the look after it succeeds."""
+    async with asyncio.TaskGroup() as tasks:
+        runtime = Runtime(tasks, Metrics("0"))
+        ledger = open_ledger(tmp_path / "ledger.db")
+        runtime.ledger = Broken(ledger, "backlog", 1)
+        house = tasks.create_task(runtime.keep_house())
+        await until(lambda: runtime.ledger_fault.startswith("unexpected ZeroDivisionError in"), "the fault is shown")
+        await until(lambda: not runtime.ledger_fault, "it works again")
+        house.cancel()
+    await ledger.close()
+
+
+async def test_unexpected_exception_in_reload_changes_nothing(tmp_path: Path) -> None:
+    """The answer to the reload names the type and the place; the process goes on."""
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(CONFIG)
+
+    def read() -> Any:
+        raise ZeroDivisionError("p4ssword")
+
+    async with asyncio.TaskGroup() as tasks:
+        metrics = Metrics("0")
+        reloading = _Reloading(Runtime(tasks, metrics), metrics, load(file, {}), read)
+        [problem] = await reloading()
+    assert problem.startswith("unexpected ZeroDivisionError in tocsin.app, line")
+    assert metrics.registry.get_sample_value("tocsin_config_last_reload_successful") == 0
+
+
+def test_value_that_a_channel_cannot_use_is_a_problem_at_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value over which a channel or a source cannot be made refuses the configuration."""
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(CONFIG)
+    config = load(file, {})
+
+    def build(*_: object) -> None:
+        raise OverflowError("p4ssword")
+
+    monkeypatch.setattr("tocsin.channels.console.build", build)
+    with pytest.raises(ConfigError, match=r"^channels.out: cannot be used: unexpected OverflowError in tocsin"):
+        units.make_channel(config.channels["out"])
+
+
+async def test_unexpected_exception_in_check_hides_no_other_problem(tmp_path: Path) -> None:
+    """Each channel and source that cannot be checked is a problem, and the others are still checked."""
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(CONFIG)
+
+    class Odd:
+        async def verify(self, *_: object) -> list[str]:
+            raise ZeroDivisionError("p4ssword")
+
+    async def describe(_: object) -> Columns:
+        raise KeyError("p4ssword")
+
+    found = await check_online(load(file, {}), describe, channels={"out": Odd()})
+    texts = [problem.message for problem in found]
+    assert len(texts) == 2
+    assert texts[0].startswith("cannot be checked: unexpected KeyError in tocsin.config.check")
+    assert texts[1].startswith("cannot be checked: unexpected ZeroDivisionError in tocsin.config.check")
+
+
+async def test_only_a_cancellation_by_the_owner_ends_a_task() -> None:
+    """A library that cancels what waits on a lost connection ends nothing."""
+
+    async def cancelled_by(owner: bool) -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        if owner:
+            task.cancel()
+        try:
+            if owner:
+                await asyncio.sleep(0)
+            raise asyncio.CancelledError
+        except asyncio.CancelledError as error:
+            ends = must_end(error)
+            task.uncancel()
+            return ends
+
+    assert await asyncio.create_task(cancelled_by(owner=True))
+    assert not await asyncio.create_task(cancelled_by(owner=False))
+
+
+def test_text_of_an_exception_is_not_shown() -> None:
+    """It may hold anything, a password too; of a group the first exception counts."""
+    group = ExceptionGroup("p4ssword", [ValueError("p4ssword")])
+    assert unexpected(group) == "unexpected ValueError in an unknown place"
