@@ -29,6 +29,7 @@ from support.rabbitmq import (
     shared_rabbitmq,
 )
 from support.tocsin import command, write
+from support.waiting import until_some
 from tocsin.channels import kafka as kafka_channel
 from tocsin.sources import kafka as kafka_kind
 from tocsin.sources import postgres_events
@@ -172,18 +173,28 @@ async def test_each_right_that_kafka_refuses_is_named(guarded_kafka: Kafka) -> N
     async def asked() -> list[str]:
         return await asked_of_kafka(guarded_kafka.guarded, "t", dead_letters="dead", **login)
 
+    async def until_asked(*rights: str) -> None:
+        """Wait until these are missing: a broker takes a moment to know of a right that was given."""
+
+        async def look() -> bool:
+            problems = await asked()
+            assert len(problems) == len(rights), problems
+            for problem, right in zip(problems, rights, strict=True):
+                one([problem], right)
+            return True
+
+        await until_some(look)
+
+    read, write, group = "READ on the topic t", "WRITE on the topic dead", "READ on the group asking"
     allow(guarded_kafka, "guest", "DESCRIBE")
-    read, write, group = await asked()
-    one([read], "the right to READ on the topic t")
-    one([write], "the right to WRITE on the topic dead")
-    one([group], "the right to READ on the group asking")
+    await until_asked(read, write, group)
     allow(guarded_kafka, "guest", "READ")
     allow(guarded_kafka, "guest", "WRITE", "dead")
-    one(await asked(), "the right to READ on the group asking")
+    await until_asked(group)
     allow(guarded_kafka, "guest", "DESCRIBE", "asking", of="GROUP")
-    one(await asked(), "the right to READ on the group asking")
+    assert (await asked())[0].endswith(f"the right to {group}")
     allow(guarded_kafka, "guest", "READ", "asking", of="GROUP")
-    assert await asked() == []
+    await until_asked()
 
 
 async def test_channel_without_right_to_write_is_named(guarded_kafka: Kafka) -> None:
@@ -195,9 +206,18 @@ async def test_channel_without_right_to_write_is_named(guarded_kafka: Kafka) -> 
     made = kafka_channel.build("records", config, {"late": kafka_channel.Options(topic="out")})
     allow(guarded_kafka, "guest", "DESCRIBE", "out")
     try:
-        one(await made.verify(), "may not write to the topic out; give the user the right to WRITE")
+
+        async def refused() -> bool:
+            """A broker takes a moment to know of a right that was given."""
+            one(await made.verify(), "may not write to the topic out; give the user the right to WRITE")
+            return True
+
+        async def allowed() -> bool:
+            return await made.verify() == []
+
+        await until_some(refused)
         allow(guarded_kafka, "guest", "WRITE", "out")
-        assert await made.verify() == []
+        await until_some(allowed)
     finally:
         await made.close()
 
