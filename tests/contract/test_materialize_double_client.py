@@ -192,6 +192,6 @@ async def planned(connection: psycopg.AsyncConnection[Any], target: str) -> str:
 
 
 async def cluster(connection: psycopg.AsyncConnection[Any]) -> dict[str, object]:
-    [(plan,)] = await fetched(connection, "EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1")
+    [(plan,)] = await fetched(connection, "EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 + 1")
     found: dict[str, object] = json.loads(str(plan))["cluster"]
     return found

@@ -185,7 +185,7 @@ class Execution:
         if isinstance(statement, sql.Explain):
             return [(explain.raw_plan(self._host.catalog, statement, self.values["database"]),)]
         if isinstance(statement, sql.Insights):
-            return [(explain.insights(self._host.catalog, self.values["cluster"]),)]
+            return [(explain.insights(self._host.catalog, statement, self.values["cluster"]),)]
         if isinstance(statement, sql.Select):
             return self._rows(statement)
         raise TypeError(f"{statement} gives no rows")

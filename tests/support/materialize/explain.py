@@ -25,12 +25,14 @@ def raw_plan(catalog: Catalog, statement: sql.Explain, database: str) -> str:
     return json.dumps(plan, indent=2)
 
 
-def insights(catalog: Catalog, cluster: str) -> str:
-    """The insights about a plan that reads nothing, as JSON.
+def insights(catalog: Catalog, statement: sql.Insights, cluster: str) -> str:
+    """The insights about a plan that reads nothing, as JSON: which cluster would run it.
 
     Raises:
         ServerError: there is no such cluster.
     """
+    if not statement.computes:
+        return json.dumps({"cluster": {"name": "mz_catalog_server", "id": {"System": 2}}}, indent=2)
     found: Cluster | None = catalog.clusters.get(cluster)
     if found is None:
         raise unknown_cluster(cluster)

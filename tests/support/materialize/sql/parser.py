@@ -246,7 +246,10 @@ def _fetch(reader: Reader) -> Fetch:
 def _explain(reader: Reader) -> Explain | Insights:
     if reader.take("plan", "insights", "as", "json", "for", "select"):
         reader.number()
-        return Insights()
+        computes = reader.take("+")
+        if computes:
+            reader.number()
+        return Insights(computes=computes)
     reader.need("raw", "plan", "as", "json", "for", "select", "*", "from")
     if reader.take("("):
         reader.need("select")

@@ -108,7 +108,13 @@ class Explain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Insights:
-    """``EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1``."""
+    """``EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1`` or ``SELECT 1 + 1``.
+
+    Attributes:
+        computes: it calls a function, so it runs on the cluster of the session.
+    """
+
+    computes: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
