@@ -60,7 +60,12 @@ class Offered:
 
 
 def intake_of_orders(
-    folder: Path, source: EventSource, ledger: Any, offered: Offered, metrics: Metrics | None = None, **more: Any
+    folder: Path,
+    source: EventSource,
+    ledger: Any,
+    offered: Offered,
+    metrics: Metrics | None = None,
+    **more: Any,
 ) -> Intake:
     """An intake whose events `order` go to one channel. Its pauses last some milliseconds."""
     file = folder / "tocsin.yaml"
