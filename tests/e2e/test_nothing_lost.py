@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.killing import Driver, Model, Process, kills, ledger_knows, moody, seeded, some_instant
+from support.killing import Driver, Model, kills, ledger_knows, moody, seeded, some_instant, started
 from support.materialize import MaterializeDouble
 from support.receiver import Answer, Received, Receiver
 from support.waiting import until_some
@@ -63,22 +63,21 @@ async def test_every_transition_arrives_however_often_the_process_is_killed(tmp_
         relation = double.create("public.orders", COLUMNS, retain=3_600_000)
         config = tmp_path / "tocsin.yaml"
         config.write_text(CONFIG.format(ledger=tmp_path / "ledger.db", dsn=double.dsn, url=receiver.url))
-        process, driver = Process(config), Driver(relation, chance)
-        await process.start()
-        await double.subscribed(relation)
-        # The very first snapshot is empty; what is in the view from now on has happened since the first start.
-        await double.caught_up(relation)
-        await until_some(lambda: ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
-        starting = process.worked
-        driving = asyncio.create_task(driver.run())
-        for _ in range(KILLS):
-            await some_instant(process, receiver, starting, chance)
-            await process.end(signal.SIGKILL)
-            await process.start()
-        driving.cancel()
-        expected = {channel: driver.model.ids(channel) for channel in ("first", "second")}
-        await until_some(lambda: _all_arrived(expected, accepted), within=60)
-        assert await process.end(signal.SIGTERM) == 0
+        driver = Driver(relation, chance)
+        async with started(config) as process:
+            await double.subscribed(relation)
+            # The very first snapshot is empty; what is in the view from now on has happened since the first start.
+            await double.caught_up(relation)
+            await until_some(lambda: ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
+            starting = process.worked
+            driving = asyncio.create_task(driver.run())
+            for _ in range(KILLS):
+                await some_instant(process, receiver, starting, chance)
+                await process.kill_and_start()
+            driving.cancel()
+            expected = {channel: driver.model.ids(channel) for channel in ("first", "second")}
+            await until_some(lambda: _all_arrived(expected, accepted), within=60)
+            assert await process.end(signal.SIGTERM) == 0
 
     for channel in ("first", "second"):
         assert set(accepted[channel]) == expected[channel]

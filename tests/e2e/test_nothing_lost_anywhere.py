@@ -1,5 +1,5 @@
-"""Promise 1 for several sources at once: one process follows a view, a quorum queue and a Kafka topic, and is killed
-again and again."""
+"""Promise 1 for several sources at once: one process follows a view, a quorum queue of RabbitMQ 4 and a Kafka topic,
+and is killed again and again."""
 
 import asyncio
 import json
@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from support.kafka import new_topic, produce, shared_kafka
-from support.killing import Driver, Process, kills, ledger_knows, moody, seeded, some_instant
+from support.killing import Driver, kills, ledger_knows, moody, seeded, some_instant, started
 from support.materialize import MaterializeDouble
 from support.rabbitmq import PASSWORD, USER, Peer, RabbitMQ, new_queue, peer, shared_rabbitmq
+from support.rabbitmq_packages import VERSION
 from support.receiver import Answer, Received, Receiver
 from support.waiting import until_some
 
@@ -126,7 +127,7 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
             told.take(request)
         return answer
 
-    rabbit, kafka = shared_rabbitmq(), shared_kafka()
+    rabbit, kafka = shared_rabbitmq(VERSION), shared_kafka()
     queue, topic = new_queue(), new_topic(kafka, "records", partitions=3)
 
     async with (
@@ -147,39 +148,38 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
         async def records(numbers: range) -> None:
             await asyncio.to_thread(produce, kafka, topic, [(str(n), json.dumps({"n": n})) for n in numbers])
 
-        process, driver = Process(config), Driver(orders, chance)
+        driver = Driver(orders, chance)
         senders = {"letter": Sender(letters, chance), "record": Sender(records, chance)}
-        await process.start()
-        # Whatever changes from the first complete snapshot on has happened since the first start; and the queue exists.
-        await double.subscribed(orders)
-        await double.caught_up(orders)
-        await until_some(lambda: ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
-        await until_some(lambda: _consumed(application, queue), "a consumer of the queue")
-        starting = process.worked
-        async with asyncio.TaskGroup() as tasks:
-            driving = tasks.create_task(driver.run())
-            for sender in senders.values():
-                tasks.create_task(sender.run())
-            for _ in range(KILLS):
-                await some_instant(process, receiver, starting, chance)
-                await process.end(signal.SIGKILL)
-                await process.start()
-            driving.cancel()
-            for sender in senders.values():
-                sender.stop()
+        async with started(config) as process:
+            # What changes after the first complete snapshot has happened since the first start.
+            await double.subscribed(orders)
+            await double.caught_up(orders)
+            await until_some(lambda: ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
+            await until_some(lambda: _consumed(application, queue), "a consumer of the queue")
+            starting = process.worked
+            async with asyncio.TaskGroup() as tasks:
+                driving = tasks.create_task(driver.run())
+                for sender in senders.values():
+                    tasks.create_task(sender.run())
+                for _ in range(KILLS):
+                    await some_instant(process, receiver, starting, chance)
+                    await process.kill_and_start()
+                driving.cancel()
+                for sender in senders.values():
+                    sender.stop()
 
-        expected = driver.model.ids("hook")
+            expected = driver.model.ids("hook")
 
-        def missing() -> dict[str, int]:
-            found = {name: sender.sent - len(told.events[name]) for name, sender in senders.items()}
-            return {name: count for name, count in {"orders": len(expected - told.rows), **found}.items() if count}
+            def missing() -> dict[str, int]:
+                found = {name: sender.sent - len(told.events[name]) for name, sender in senders.items()}
+                return {name: count for name, count in {"orders": len(expected - told.rows), **found}.items() if count}
 
-        async def arrived() -> bool:
-            assert not missing(), f"never arrived: {missing()}"
-            return True
+            async def arrived() -> bool:
+                assert not missing(), f"never arrived: {missing()}"
+                return True
 
-        await until_some(arrived, within=120)
-        assert await process.end(signal.SIGTERM) == 0
+            await until_some(arrived, within=120)
+            assert await process.end(signal.SIGTERM) == 0
         left, _ = await application.look(queue)
 
     assert left == 0

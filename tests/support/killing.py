@@ -7,6 +7,8 @@ import random
 import signal
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,6 +124,24 @@ class Process:
         assert self.process.returncode is None, "the process had ended by itself"
         self.process.send_signal(number)
         return await self.process.wait()
+
+    async def kill_and_start(self) -> None:
+        await self.end(signal.SIGKILL)
+        await self.start()
+
+
+@asynccontextmanager
+async def started(config: Path) -> AsyncIterator[Process]:
+    """A process that runs; whatever happens, it is gone afterwards."""
+    process = Process(config)
+    await process.start()
+    try:
+        yield process
+    finally:
+        assert process.process is not None
+        if process.process.returncode is None:
+            process.process.kill()
+            await process.process.wait()
 
 
 def moody(chance: random.Random) -> Answer:
