@@ -18,7 +18,7 @@ from tocsin.dispatch.sending import Compose, Sender, Sending
 from tocsin.dispatch.supervision import Supervisor
 from tocsin.errors import LedgerError
 from tocsin.exposition import ChannelMetrics
-from tocsin.ledger import MOST_MERGED, Ledger, Settlement, Status
+from tocsin.ledger import MOST_MERGED, Bulks, Ledger, Settlement, Status
 from tocsin.model import Notification
 from tocsin.repeats import Repeats
 
@@ -179,6 +179,10 @@ class Dispatcher:
         if self._concluded:
             with contextlib.suppress(Exception):  # what cannot be written down is sent again
                 await self._write(self._concluded)
+        if self._sender.bulking:
+            with contextlib.suppress(Exception):
+                # What was being written when a task was cancelled is on disk before another dispatcher reads.
+                await self._ledger.bind(Bulks(channel=self.name))
         try:
             async with asyncio.timeout(_CLOSING):
                 await self._channel.close()
