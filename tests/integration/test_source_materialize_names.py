@@ -76,7 +76,10 @@ async def test_renamed_view_is_noticed_by_its_object(server: Server, query: bool
     async with reading(asked, subject) as stream:
         await stream.next()
         await view.swap(BOB)
-        check(await stream.error(), SourceReason.REPLACED, "another object")
+        error = await stream.error()
+        # On a real server the name refers to nothing for a moment.
+        assert error.reason in (SourceReason.REPLACED, SourceReason.MISSING), str(error)
+        assert error.resume
         assert stream.state == {ANN: 1}
     async with reading(asked, subject) as stream:
         await stream.until_state(BOB)
