@@ -5,7 +5,6 @@ import pytest
 from support.bulking import LARGE, LIMITED, LOST, KeyedChannel, KeyedReceiver, lines
 from support.dispatching import REFUSED, Desk
 from support.ledger import commit, transition
-from support.waiting import until_some
 from tocsin.channels import Rejected, Result, Retry
 from tocsin.errors import LedgerError, LedgerReason, Reason
 from tocsin.ledger import Bulks, Ledger, Status
@@ -115,16 +114,12 @@ async def test_single_without_answer_is_repeated_alone(desk: Desk, channel: Keye
     once(channel, [alone, *others])
 
 
-async def test_late_single_goes_alone_after_a_kill(desk: Desk, channel: KeyedChannel) -> None:
-    """The ledger learns of a message whose answer does not come."""
+async def test_single_goes_alone_after_a_kill(desk: Desk, channel: KeyedChannel) -> None:
+    """The ledger has it before it is sent: among others it would have another key."""
     channel.gate.clear()
     begin(desk, channel)
     [alone] = await desk.tell("alone")
-
-    async def noted() -> bool:
-        return bool(await desk.ledger.bound("hook"))
-
-    await until_some(noted, "a note of what is under way")
+    await desk.until(lambda: channel.sent)
     await desk.stop()
     channel.gate.set()
     others = await desk.tell("1", "2", "3")
@@ -132,24 +127,6 @@ async def test_late_single_goes_alone_after_a_kill(desk: Desk, channel: KeyedCha
     await settle_down(desk)
     await desk.delivered(alone, *others)
     once(channel, [alone, *others])
-
-
-async def test_single_that_is_answered_is_not_written_first(desk: Desk, channel: KeyedChannel) -> None:
-    """One alone costs no more than its outcome."""
-    writes = []
-
-    class Watched:
-        def __getattr__(self, name: str) -> object:
-            return getattr(desk.ledger, name)
-
-        async def bind(self, bulks: Bulks) -> None:
-            writes.append(bulks)
-
-    ledger: Ledger = Watched()  # type: ignore[assignment]
-    begin(desk, channel, ledger=ledger)
-    await desk.delivered(*await desk.tell("1"))
-    assert writes == []
-    assert await desk.ledger.bound("hook") == []
 
 
 async def test_rate_limit_frees_what_was_never_accepted(desk: Desk, channel: KeyedChannel) -> None:

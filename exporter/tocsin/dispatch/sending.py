@@ -1,7 +1,6 @@
 """Send notifications to the channel. Whatever goes wrong on the way is a result, too."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -23,9 +22,6 @@ or of those that were merged."""
 
 _GRACE = 5.0
 """Seconds that a channel is given beyond its own timeout."""
-
-_LATE = 0.25
-"""Seconds without an answer after which the ledger is told that a message went alone."""
 
 _UNREAD = Retry(Reason.INTERNAL, "the ledger could not be read", free=True)
 _UNWRITTEN = Retry(Reason.INTERNAL, "the ledger could not be written", free=True)
@@ -92,7 +88,6 @@ class Sender:
         self._cuts = Repeats(log, "digest cut in two: it is too large", level="info")
         # Asked once: a protocol takes its time to answer.
         self._bulking = channel if isinstance(channel, Bulking) else None
-        self._writing: set[asyncio.Task[None]] = set()
 
     @property
     def bulking(self) -> bool:
@@ -107,18 +102,15 @@ class Sender:
         if isinstance(claim, Bulk) and any(isinstance(one.message, Retry) for one in composed):
             # Part of a bulk is another request, so it waits until all of it can be composed.
             return Sending(together=[Sent(one.together, _UNREAD) for one in composed], bulk=claim)
-        if self._bulking is not None and len(members) > 1:
+        if self._bulking is not None:
             sending = await self._send_planned(self._bulking, claim, composed, attempting)
         else:
-            sending = await self._send_each(claim, composed, attempting)
+            sending = await self._send_each(composed, attempting)
         return await self._with_cuts(sending)
 
-    async def _send_each(
-        self, claim: Sequence[Notification] | Bulk, composed: Sequence[_Composed], attempting: Callable[[int], None]
-    ) -> Sending:
+    async def _send_each(self, composed: Sequence[_Composed], attempting: Callable[[int], None]) -> Sending:
         """Send messages that have idempotency keys of their own, in one call."""
         messages = [one.message for one in composed if isinstance(one.message, Message)]
-        alone = self._alone(claim) if messages and self.bulking else None
         if messages:
             attempting(len(messages))
         results = await self._call(lambda: self._channel.send(messages), len(messages)) if messages else ()
@@ -126,24 +118,7 @@ class Sender:
         sent = [
             Sent(one.together, next(answers) if isinstance(one.message, Message) else one.message) for one in composed
         ]
-        told = [one.result for one in sent]
-        if alone is not None:
-            return Sending(together=sent, bulk=alone.ended(), answers=told)
-        return Sending(apart=sent, answers=told)
-
-    def _alone(self, claim: Sequence[Notification] | Bulk) -> "_Alone":
-        return _Alone(claim if isinstance(claim, Bulk) else Bulk(tuple(claim)), self._store)
-
-    def _store(self, bulk: Bulk) -> None:
-        """Write what is in a request that is under way, and do not wait for that."""
-        task = asyncio.create_task(self._stored(bulk), name=f"note what {self._name} sends")
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
-
-    async def _stored(self, bulk: Bulk) -> None:
-        # Without it, a process that starts after a kill may send the message together with others.
-        with contextlib.suppress(LedgerError):
-            await self._ledger.bind(Bulks(channel=self._name, made=[bulk.seqs]))
+        return Sending(apart=sent, answers=[one.result for one in sent])
 
     # Several messages in one request.
 
@@ -194,8 +169,9 @@ class Sender:
             return Plan((), {message.id: failed for message in messages})
 
     async def _bind(self, bulks: Sequence[Bulk], instead_of: Sequence[Notification] | Bulk) -> list[Bulk]:
-        """Write what goes in one request, before it is sent. A message alone needs no writing: its key is its own."""
-        made = [bulk.seqs for bulk in bulks if len(bulk.members) > 1 and not bulk.stored]
+        """Write what goes in one request, before it is sent: a message alone too, or a process that starts after a kill
+        might send it together with others, under another key."""
+        made = [bulk.seqs for bulk in bulks if not bulk.stored]
         old = instead_of if isinstance(instead_of, Bulk) and instead_of.stored else None
         ended = [old.seqs[0]] if old is not None and old not in bulks else []
         if made or ended:
@@ -204,7 +180,7 @@ class Sender:
             except LedgerError as error:
                 self._unwritable.add(channel=self._name, error=str(error))
                 raise
-        return [replace(bulk, stored=len(bulk.members) > 1 or bulk.stored) for bulk in bulks]
+        return [replace(bulk, stored=True) for bulk in bulks]
 
     def _unwritten(self, claim: Sequence[Notification] | Bulk, composed: Sequence[_Composed]) -> Sending:
         """Nothing was sent."""
@@ -286,26 +262,6 @@ class Sender:
             self._unanswered.add(channel=self._name)
             return [Retry(Reason.INTERNAL, "the channel did not answer each message once")] * count
         return results
-
-
-class _Alone:
-    """A message that goes alone. It has its own key, so nothing is written before it is sent; only where the answer is
-    late, so that it goes alone again if the process is killed before the answer."""
-
-    def __init__(self, bulk: Bulk, store: Callable[[Bulk], None]) -> None:
-        self._bulk = bulk
-        self._store = store
-        self._timer = None if bulk.stored else asyncio.get_running_loop().call_later(_LATE, self._late)
-
-    def _late(self) -> None:
-        self._store(self._bulk)
-        self._bulk = replace(self._bulk, stored=True)
-
-    def ended(self) -> Bulk:
-        """The bulk, once there is an answer."""
-        if self._timer is not None:
-            self._timer.cancel()
-        return self._bulk
 
 
 def _bulk(messages: Sequence[Message], by_id: dict[str, _Composed]) -> Bulk:
