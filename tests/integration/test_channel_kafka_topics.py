@@ -135,8 +135,9 @@ async def test_one_client_asks_for_topics_and_it_ends_beside_the_event_loop(monk
             made.append(threading.current_thread().name)
             super().__init__(settings)
 
-        def __del__(self) -> None:
+        def __exit__(self, *error: object) -> None:
             gone.append(threading.current_thread().name)
+            super().__exit__(*error)
 
     monkeypatch.setattr("tocsin.channels.kafka.topics.AdminClient", Seen)
     async with channel("127.0.0.1:1", topic="t", create=True, timeout="500ms") as to:

@@ -13,6 +13,7 @@ class Refused:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.flushed = 0
+        self.closed = False
 
     def poll(self, timeout: float) -> int:
         return 0
@@ -24,6 +25,9 @@ class Refused:
         self.flushed += 1
         raise KafkaException(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED, "refused", True))
 
+    def close(self) -> None:
+        self.closed = True
+
 
 def test_a_producer_that_is_refused_while_it_is_closed_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(producing, "Producer", Refused)
@@ -31,3 +35,4 @@ def test_a_producer_that_is_refused_while_it_is_closed_is_closed_all_the_same(mo
     writer.close()
     producer: Any = writer._producer
     assert producer.flushed == 1
+    assert producer.closed

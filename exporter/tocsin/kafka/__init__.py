@@ -186,7 +186,8 @@ FINAL = frozenset({-186, 17, 21, 32, 43, 44, 76, 87})
 format, a policy of the cluster, compression, a rule of the topic."""
 NOT_THERE = frozenset({-165, 35})
 """A feature that the library, or the broker, does not have."""
-ENDED = frozenset({-150, -151, -152})
+FATAL, PURGED_IN_FLIGHT, PURGED = -150, -151, -152
+ENDED = frozenset({FATAL, PURGED_IN_FLIGHT, PURGED})
 """Of a record whose producer has failed for good or was closed: refused, given up on its way, given up before."""
 
 

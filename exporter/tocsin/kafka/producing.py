@@ -10,7 +10,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from tocsin.kafka import QUEUE_FULL, Fault, Log, Trouble, Words, cause
+from tocsin.kafka import PURGED, QUEUE_FULL, Fault, Log, Trouble, Words, cause
 
 _STEP = 0.1
 """Seconds that the thread stays in the library at most, and so the longest that closing waits for it."""
@@ -81,6 +81,9 @@ class Writer:
         # What nothing can be sent after may come just now, when nobody waits for it any more.
         with contextlib.suppress(KafkaException):
             self._producer.flush(_STEP)
+        # Left to the garbage collector, it could end in a thread of the library, and the process with it.
+        with contextlib.suppress(KafkaException):
+            self._producer.close()
 
     def _produce(self, record: Record, call: _Call, number: int) -> None:
         def settled(fault: Fault | None, _: object = None) -> None:
@@ -97,6 +100,8 @@ class Writer:
             settled(KafkaError(QUEUE_FULL))
         except KafkaException as error:
             settled(cause(error))
+        except RuntimeError:  # the producer is closed
+            settled(KafkaError(PURGED))
 
     def _count(self, call: _Call) -> None:
         with self._counting:

@@ -103,7 +103,10 @@ class KafkaSink:
         that does not let us create topics for `timeout` seconds is warned about and no more: it may make them on first
         use.
         """
-        admin = AdminClient(self._connection)
+        with AdminClient(self._connection) as admin:
+            self._create(admin, topics, partitions, timeout)
+
+    def _create(self, admin: AdminClient, topics: Sequence[str], partitions: int, timeout: float) -> None:
         present = self._present(admin)
         missing = [topic for topic in topics if present is not None and topic not in present]
         deadline = self._monotonic() + timeout

@@ -4,6 +4,7 @@ be."""
 import asyncio
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,10 @@ class Topics:
 
     def verify(self, topics: Sequence[str]) -> list[str]:
         """What is wrong with the topics of these names, as sentences. Blocks."""
-        admin = self._asking()
+        with self._asking() as admin:
+            return self._problems(admin, topics)
+
+    def _problems(self, admin: AdminClient, topics: Sequence[str]) -> list[str]:
         try:
             present = admin.list_topics(timeout=self._config.timeout).topics
         except KafkaException as error:
@@ -161,11 +165,14 @@ class Topics:
             return "compact"  # who may write need not be allowed to look: no verdict is no problem
 
     def _let_go(self) -> None:
-        """In a thread: its end waits for those of its own, which may be looking up a name."""
+        """In a thread: its end waits for those of its own, which may be looking up a name. Left to the garbage
+        collector, it could end in one of these, and the process with it."""
         if self._admin is None:
             return
-        held, self._admin = [self._admin], None
-        leaving = asyncio.ensure_future(asyncio.to_thread(held.clear))
+        clients = ExitStack()
+        clients.enter_context(self._admin)
+        self._admin = None
+        leaving = asyncio.ensure_future(asyncio.to_thread(clients.close))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -75,6 +75,7 @@ class Consuming:
 
         self._source = source
         self._admin: AdminClient | None = None
+        self._clients = ExitStack()
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         # Not one of an executor's: the end of the process would wait for it, and so for a broker that is silent.
         threading.Thread(target=self._run, name=f"kafka source {source}", daemon=True).start()
@@ -176,7 +177,8 @@ class Consuming:
         if self._admin is None:
             # What goes wrong is in its answers.
             unread: dict[str, Any] = {"logger": Log(self.words, source=self._source), "error_cb": lambda _: None}
-            self._admin = AdminClient({**self.config.client_settings(), **unread})
+            # Left to the garbage collector, it could end in a thread of the library, and the process with it.
+            self._admin = self._clients.enter_context(AdminClient({**self.config.client_settings(), **unread}))
         self._admin.poll(0)  # or what it has to say would gather
         return self._admin
 
@@ -273,6 +275,7 @@ class Consuming:
 
     def _leave(self) -> None:
         self._admin = None
+        self._clients.close()
         self.consumer.close()
 
     def _end(self, closing: asyncio.Future[None]) -> None:
