@@ -49,7 +49,7 @@ class Repeats:
         _ALL.add(self)
 
     def add(self, *kind: str, **fields: Any) -> None:
-        """Log the line, or count it where one of this kind was logged a short while ago. A line that stands for several
+        """Log the line, or count it where one of this kind was logged a short while ago. A line that is for several
         says so in `repeats`, and has the other fields of the latest."""
         now = self._monotonic()
         with self._lock:

@@ -6,7 +6,9 @@ import json
 import random
 import signal
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +29,39 @@ COLUMNS = [("id", "int4"), ("owner", "text"), ("amount", "numeric")]
 QUICK = {"backoff_initial": "20ms", "backoff_max": "100ms"}
 
 
-class Told:
-    """What the receiver took: number -> ids of its notifications, by alert; and the ids of the view's notifications."""
+class Arrivals:
+    """A receiver with moods. `events`: number -> ids of its notifications, by alert; `rows`: the ids of those of the
+    view."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: random.Random) -> None:
         self.events: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self.rows: set[str] = set()
+        self._chance = chance
 
-    def take(self, request: Received) -> None:
-        envelope = request.json
-        if envelope["alert"] == "orders":
-            self.rows.add(envelope["id"])
-        else:
-            self.events[envelope["alert"]][envelope["row"]["n"]].add(envelope["id"])
+    def receive(self, request: Received) -> Answer:
+        answer = moody(self._chance)
+        if answer.status == 200 and not answer.cut:
+            envelope = request.json
+            if envelope["alert"] == "orders":
+                self.rows.add(envelope["id"])
+            else:
+                self.events[envelope["alert"]][envelope["row"]["n"]].add(envelope["id"])
+        return answer
+
+    async def complete(self, rows: AbstractSet[str], sent: Mapping[str, int]) -> bool:
+        """Whether everything is there. `rows`: the ids that belong to the view; `sent`: the number of events by
+        alert."""
+        missing = {alert: count - len(self.events[alert]) for alert, count in sent.items()}
+        missing["orders"] = len(rows - self.rows)
+        assert not any(missing.values()), f"never arrived: {missing}"
+        return True
+
+    def assert_no_other(self, rows: AbstractSet[str], sent: Mapping[str, int]) -> None:
+        """Nothing arrived that was not sent, and no event under several ids."""
+        assert self.rows == rows
+        for alert, count in sent.items():
+            assert self.events[alert].keys() == set(range(count))
+            assert all(len(ids) == 1 for ids in self.events[alert].values()), f"{alert}: several ids for one event"
 
 
 def configured(directory: Path, dsn: str, broker: RabbitMQ, queue: str, kafka: str, topic: str, url: str) -> Any:
@@ -119,27 +141,18 @@ class Sender:
 async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> None:
     """Fails, for example, when an event is acknowledged before the ledger has it, or has a new id in each delivery."""
     chance = seeded()
-    told = Told()
-
-    def receive(request: Received) -> Answer:
-        answer = moody(chance)
-        if answer.status == 200 and not answer.cut:
-            told.take(request)
-        return answer
-
+    arrivals = Arrivals(chance)
     rabbit, kafka = shared_rabbitmq(VERSION), shared_kafka()
     queue, topic = new_queue(), new_topic(kafka, "records", partitions=3)
-
     async with (
         MaterializeDouble(progress_interval=0.05) as double,
-        Receiver(receive) as receiver,
+        Receiver(arrivals.receive) as receiver,
         peer(rabbit) as application,
     ):
         orders = double.create("public.orders", COLUMNS, retain=3_600_000)
         config = tmp_path / "tocsin.yaml"
-        config.write_text(
-            yaml.safe_dump(configured(tmp_path, double.dsn, rabbit, queue, kafka.brokers, topic, receiver.url))
-        )
+        given = configured(tmp_path, double.dsn, rabbit, queue, kafka.brokers, topic, receiver.url)
+        config.write_text(yaml.safe_dump(given))
 
         async def letters(numbers: range) -> None:
             for n in numbers:
@@ -156,39 +169,32 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
             await double.caught_up(orders)
             await until_some(lambda: ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
             await until_some(lambda: _consumed(application, queue), "a consumer of the queue")
-            starting = process.worked
-            async with asyncio.TaskGroup() as tasks:
-                driving = tasks.create_task(driver.run())
-                for sender in senders.values():
-                    tasks.create_task(sender.run())
+            async with changing(driver, *senders.values()):
+                starting = process.worked
                 for _ in range(KILLS):
                     await some_instant(process, receiver, starting, chance)
                     await process.kill_and_start()
-                driving.cancel()
-                for sender in senders.values():
-                    sender.stop()
-
-            expected = driver.model.ids("hook")
-
-            def missing() -> dict[str, int]:
-                found = {name: sender.sent - len(told.events[name]) for name, sender in senders.items()}
-                return {name: count for name, count in {"orders": len(expected - told.rows), **found}.items() if count}
-
-            async def arrived() -> bool:
-                assert not missing(), f"never arrived: {missing()}"
-                return True
-
-            await until_some(arrived, within=120)
+            rows, sent = driver.model.ids("hook"), {alert: sender.sent for alert, sender in senders.items()}
+            await until_some(lambda: arrivals.complete(rows, sent), within=120)
             assert await process.end(signal.SIGTERM) == 0
         left, _ = await application.look(queue)
 
     assert left == 0
-    assert told.rows == expected
-    for name, sender in senders.items():
-        events = told.events[name]
-        assert events.keys() == set(range(sender.sent))
-        assert all(len(ids) == 1 for ids in events.values()), f"{name}: an event arrived under several ids"
-        assert sender.sent > KILLS
+    assert min(sent.values()) > KILLS
+    arrivals.assert_no_other(rows, sent)
+
+
+@asynccontextmanager
+async def changing(driver: Driver, *senders: Sender) -> AsyncIterator[None]:
+    """The view changes and the applications send."""
+    async with asyncio.TaskGroup() as tasks:
+        driving = tasks.create_task(driver.run())
+        for sender in senders:
+            tasks.create_task(sender.run())
+        yield
+        driving.cancel()
+        for sender in senders:
+            sender.stop()
 
 
 async def _consumed(application: Peer, queue: str) -> bool:

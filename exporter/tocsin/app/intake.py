@@ -77,20 +77,20 @@ class Taker:
             )
             for event in events
         ]
-        told = [one for one in self.router.addressed(transitions) if one[1]]
+        addressed = [one for one in self.router.addressed(transitions) if one[1]]
         if not alert.dedupe_by:
-            return [Occurrence(one) for one in told]
+            return [Occurrence(one) for one in addressed]
         window = round(alert.dedupe_window * 1000)
-        return [self._compared(one, window) for one in told]
+        return [self._compared(one, window) for one in addressed]
 
-    def _compared(self, told: tuple[Transition, tuple[Address, ...]], window: int) -> Occurrence:
+    def _compared(self, addressed: tuple[Transition, tuple[Address, ...]], window: int) -> Occurrence:
         """An event that is compared with others for `window` milliseconds. One that lacks a column of `dedupe_by` is
         compared with none: nothing says that it is a repeat."""
-        event = told[0]
+        event = addressed[0]
         values = values_of(self.alert.dedupe_by, event.columns, event.row)
         if values is None:
-            return Occurrence(told)
-        return Occurrence(told, fingerprint(self.alert.name, values), event.at + window)
+            return Occurrence(addressed)
+        return Occurrence(addressed, fingerprint(self.alert.name, values), event.at + window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,10 +260,10 @@ class Intake:
             began = self._monotonic()
             return *await self._out.ledger.take_in(commit), self._monotonic() - began
 
-        notifications, told, seconds = await self._repeated(take_in, stream)
-        self._count(occurrences, told, seconds)
+        notifications, new, seconds = await self._repeated(take_in, stream)
+        self._count(occurrences, new, seconds)
         self._out.offer(notifications)
-        self._out.publish([one.told[0] for one in told])
+        self._out.publish([one.told[0] for one in new])
 
     async def _repeated(self, step: Callable[[], Awaitable[T]], stream: EventStream) -> T:
         """Do one step of a batch, again and again while the ledger or the place for dead letters fails.

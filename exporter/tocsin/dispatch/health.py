@@ -160,7 +160,7 @@ class Health:
             self._hold_until = now
 
     def concluded(self, result: Result, *, dead: bool) -> bool:
-        """Take in what became of one notification, and return whether the channel ceased to be refusing. `dead`: the
+        """Record the outcome of one notification, and return whether the channel stopped refusing. `dead`: the
         notification was given up on."""
         refusing = self._streak.refusing
         if isinstance(result, Delivered):

@@ -34,8 +34,8 @@ class Link:
     def version(self) -> str:
         """The version of the server, as it says; empty if it does not."""
         transport = self.connection.transport
-        told = transport.connection.server_properties.get("version") if transport is not None else None
-        return told if isinstance(told, str) else ""
+        version = transport.connection.server_properties.get("version") if transport is not None else None
+        return version if isinstance(version, str) else ""
 
 
 class _Transports(TransportFactory):
@@ -89,7 +89,7 @@ async def connect(stack: contextlib.AsyncExitStack, name: str, config: Config) -
 
 
 async def wire_of(channel: AbstractChannel) -> Wire:
-    """The layer below aio-pika, since only that tells whether the server has ended a consumer."""
+    """The layer below aio-pika, which alone knows whether the server has ended a consumer."""
     wire = await channel.get_underlay_channel()
     assert isinstance(wire, Wire)
     return wire

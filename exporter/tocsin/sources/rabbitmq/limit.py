@@ -13,7 +13,7 @@ from tocsin.sources.rabbitmq.messages import returns, tag
 from tocsin.sources.rabbitmq.settings import Config
 
 LIMIT = 20
-"""Returns that RabbitMQ 4 allows unless told otherwise."""
+"""Returns that RabbitMQ 4 allows by default."""
 _NEAR = 10
 """Returns from which on a message counts as near the limit, if that is not set lower."""
 _FIRST_WAIT, _LONGEST_WAIT = 60.0, 900.0

@@ -33,7 +33,7 @@ def writable(value: Any) -> Any:
 
 
 async def problems(source: str, config: Config) -> list[str]:
-    """What would keep messages from coming, as far as the server tells without making or taking anything: a right shows
+    """What would keep messages from coming, as far as the server shows it while nothing is made or taken: a right shows
     only in use."""
     words = redactor(config.hidden())
     found: list[str] = []
