@@ -323,6 +323,22 @@ def test_digest_of_several_recipients_is_warned_of(tmp_path: Path, group: str, w
     assert [line.startswith(expected) for line in shown_ if "interval" in line] == [True] * warned
 
 
+@pytest.mark.parametrize("setting", ["to", "cc", "bcc"])
+def test_mail_that_shows_rows_to_others_is_warned_of(tmp_path: Path, setting: str) -> None:
+    """A mail for several rows goes to the addresses of all of them."""
+    text = f"""
+sources: {{db: {{type: postgres, host: h, user: u, database: d}}}}
+channels: {{mail: {{type: email, host: h, from: a@example.com, to: [ops@example.com], interval: 10m}}}}
+alerts:
+  late: {{source: db, relation: late, key: [id], notify: [{{channel: mail, {setting}: [{{column: owner}}]}}]}}
+  fine: {{source: db, relation: late, key: [id], notify: [{{channel: mail, {setting}: [{{column: owner}}], group_by: [owner]}}]}}
+"""
+    assert shown(tmp_path, list(loaded(tmp_path, text).warnings)) == [
+        f"c.yaml:5: alerts.late.notify[0].{setting}[0].column: with interval, rows of every owner are merged into one"
+        " message, which shows all of them to each owner; add owner to group_by"
+    ]
+
+
 async def test_a_missing_topic_of_rows_is_told_at_the_alert(tmp_path: Path) -> None:
     async def describe(alert: Alert) -> Columns:
         raise SourceError(f"there is no topic {alert.subject.topic}", SourceReason.MISSING)

@@ -37,9 +37,16 @@ def route_columns(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
             yield f"notify[{i}].group_by[{number}]", alert.labels.get(name, name)
 
 
+_END_OF_MIXED = {
+    "recipients": "goes to the {} of the newest row alone",
+    **dict.fromkeys(("to", "cc", "bcc"), "shows all of them to each {}"),
+}
+"""What becomes of a message that merges the rows of several recipients, by the setting that names a column of them."""
+
+
 def mixed_digests(config: Config) -> list[Problem]:
-    """Routes that merge rows of different recipients into one message, which goes to the recipients of one row. (A mail
-    goes to those of all its rows.)"""
+    """Routes that merge rows of different recipients into one message. It goes to the recipients of one row only, or,
+    as a mail does, to those of all its rows, with everyone's rows in it."""
     found = []
     for alert in config.alerts.values():
         for i, channel in enumerate(alert.notify):
@@ -49,10 +56,11 @@ def mixed_digests(config: Config) -> list[Problem]:
             # No group_by may name an ignored column: its recipients have to follow from other columns.
             grouped = {*alert.ignore, *(alert.labels.get(name, name) for name in options.group_by)}
             for path, column in _columns_of(options):
-                if path.startswith("recipients[") and column not in grouped:
+                end = _END_OF_MIXED.get(path.partition("[")[0])
+                if end is not None and column not in grouped:
                     message = (
-                        f"with interval, rows of every {column} are merged into one message, which goes to the {column}"
-                        f" of the newest row alone; add {column} to group_by"
+                        f"with interval, rows of every {column} are merged into one message, which "
+                        f"{end.format(column)}; add {column} to group_by"
                     )
                     found.append(config.problem(message, f"alerts.{alert.name}.notify[{i}].{path}"))
     return found
