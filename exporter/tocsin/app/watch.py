@@ -101,8 +101,9 @@ class Watch:
         self.alert = alert
         self.message = ""
         self.doubt = ""
-        self.note = ""
         """Why it is not known whether the rows are those of the configured relation; empty: it is known."""
+        self.note = ""
+        """What of the source does not work although it gives rows; see `Batch.note`."""
         self.gaps = 0
         self.frontier: int | None = None
         self.last_progress: float | None = None
