@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from support.receiver import Answer, Received, Receiver
 from support.waiting import until_some
 
 KILLS = kills(20)
+BACKLOG = 300
+"""Notifications of one alert that may be on their way before its sender waits."""
 COLUMNS = [("id", "int4"), ("owner", "text"), ("amount", "numeric")]
 QUICK = {"backoff_initial": "20ms", "backoff_max": "100ms"}
 
@@ -116,24 +119,18 @@ def configured(directory: Path, dsn: str, broker: RabbitMQ, queue: str, kafka: s
 
 
 class Sender:
-    """An application that sends numbered events at a changing pace until it is stopped."""
+    """An application that sends numbered events at a changing pace, and waits while too many have not arrived."""
 
-    def __init__(self, send: Callable[[range], Awaitable[None]], chance: random.Random) -> None:
+    def __init__(self, send: Callable[[range], Awaitable[None]], arrived: Callable[[], int]) -> None:
         self.sent = 0
         self._send = send
-        self._chance = chance
-        self._stopping = asyncio.Event()
+        self._arrived = arrived
 
-    async def run(self) -> None:
-        while not self._stopping.is_set():
-            numbers = range(self.sent, self.sent + self._chance.randint(1, 8))
+    async def step(self, chance: random.Random) -> None:
+        if self.sent - self._arrived() < BACKLOG:
+            numbers = range(self.sent, self.sent + chance.randint(1, 8))
             await self._send(numbers)
             self.sent = numbers.stop
-            await asyncio.sleep(self._chance.uniform(0.01, 0.1))  # how busy the sender is; the test waits for no time
-
-    def stop(self) -> None:
-        """Send what has been begun, and no more."""
-        self._stopping.set()
 
 
 @pytest.mark.e2e
@@ -162,14 +159,22 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
             await asyncio.to_thread(produce, kafka, topic, [(str(n), json.dumps({"n": n})) for n in numbers])
 
         driver = Driver(orders, chance)
-        senders = {"letter": Sender(letters, chance), "record": Sender(records, chance)}
+        senders = {
+            "letter": Sender(letters, lambda: len(arrivals.events["letter"])),
+            "record": Sender(records, lambda: len(arrivals.events["record"])),
+        }
+
+        async def change() -> None:
+            if len(driver.model.expected) - len(arrivals.rows) < BACKLOG:
+                driver.step()
+
         async with started(config) as process:
             # What changes after the first complete snapshot has happened since the first start.
             await double.subscribed(orders)
             await double.caught_up(orders)
             await until_some(lambda: ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
             await until_some(lambda: _consumed(application, queue), "a consumer of the queue")
-            async with changing(driver, *senders.values()):
+            async with repeated(chance, change, *(partial(sender.step, chance) for sender in senders.values())):
                 starting = process.worked
                 for _ in range(KILLS):
                     await some_instant(process, receiver, starting, chance)
@@ -185,16 +190,20 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
 
 
 @asynccontextmanager
-async def changing(driver: Driver, *senders: Sender) -> AsyncIterator[None]:
-    """The view changes and the applications send."""
+async def repeated(chance: random.Random, *steps: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Each step is taken again and again meanwhile; one that is under way is finished."""
+    over = asyncio.Event()
+
+    async def repeat(step: Callable[[], Awaitable[None]]) -> None:
+        while not over.is_set():
+            await step()
+            await asyncio.sleep(chance.uniform(0.001, 0.05))  # how busy the sender is; the test waits for no time
+
     async with asyncio.TaskGroup() as tasks:
-        driving = tasks.create_task(driver.run())
-        for sender in senders:
-            tasks.create_task(sender.run())
+        for step in steps:
+            tasks.create_task(repeat(step))
         yield
-        driving.cancel()
-        for sender in senders:
-            sender.stop()
+        over.set()
 
 
 async def _consumed(application: Peer, queue: str) -> bool:
