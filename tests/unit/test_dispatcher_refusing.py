@@ -98,6 +98,37 @@ async def test_an_outage_that_ends_in_dead_letters_delivers_nothing(desk: Desk) 
     assert (dispatcher.condition, dispatcher.delivers) == (Condition.FAILING, False)
 
 
+async def test_an_outage_does_not_replace_why_it_refuses(desk: Desk) -> None:
+    """An attempt that failed and is tried again is not given up on."""
+    dispatcher = desk.start(FakeChannel(script(GONE, GONE, GONE, DOWN)), concurrency=1)
+    for number in range(4):
+        await desk.tell(str(number))
+        await desk.quiet()
+    assert dispatcher.condition is Condition.REFUSING
+    assert dispatcher.message == (
+        "the last 3 notifications were given up on, the latest for: not_found: 404 no such hook"
+    )
+
+
+@pytest.mark.parametrize("trouble", [DOWN, REFUSED])
+async def test_a_refusal_after_an_outage_is_no_delivery(desk: Desk, trouble: Result) -> None:
+    """The log says that the channel delivers again at the first delivery, once."""
+    channel = FakeChannel(script(trouble, GONE, GONE, GONE, GONE))
+    with capture_logs() as logged:
+        desk.start(channel, concurrency=1)
+        for number in range(4):
+            await desk.tell(str(number))
+            await desk.advance(31)
+        assert len(channel.sends) >= 5
+        before = [line["event"] for line in logged]
+        channel.answer = deliver
+        (last,) = await desk.tell("again")
+        await desk.delivered(last)
+    assert "channel refusing" in before
+    assert "channel delivers again" not in before
+    assert [line["event"] for line in logged].count("channel delivers again") == 1
+
+
 @pytest.mark.parametrize("reason", [Reason.INTERNAL, Reason.IN_PROGRESS, Reason.RATE_LIMITED, Reason.NOT_PROCESSED])
 async def test_a_channel_whose_attempts_all_fail_is_failing(desk: Desk, reason: Reason) -> None:
     """Also where the failures are no outage of the receiver, such as a defect of a handler."""

@@ -41,12 +41,13 @@ class Condition(StrEnum):
 
 class Streak:
     """What has happened since the last delivery. `count` notifications were given up on, `failures` attempts failed and
-    are tried again; `latest` says why, for people."""
+    are tried again."""
 
     def __init__(self) -> None:
         self.count = 0
         self.failures = 0
-        self.latest = ""
+        self._given_up_for = ""
+        self._failed_for = ""
 
     @property
     def refusing(self) -> bool:
@@ -62,8 +63,8 @@ class Streak:
     def message(self) -> str:
         """What is wrong, for people; empty while nothing is."""
         if self.refusing:
-            return f"the last {self.count} notifications were given up on, the latest for: {self.latest}"
-        return f"the last {self.failures} attempts failed, the latest for: {self.latest}" if self.failing else ""
+            return f"the last {self.count} notifications were given up on, the latest for: {self._given_up_for}"
+        return f"the last {self.failures} attempts failed, the latest for: {self._failed_for}" if self.failing else ""
 
     def delivered(self) -> None:
         """Something was delivered: the streak is over."""
@@ -72,12 +73,12 @@ class Streak:
     def given_up(self, why: str) -> None:
         """One notification will never be delivered."""
         self.count += 1
-        self.latest = why
+        self._given_up_for = why
 
     def failed(self, why: str) -> None:
         """One attempt failed."""
         self.failures += 1
-        self.latest = why
+        self._failed_for = why
 
 
 class Health:
@@ -91,6 +92,7 @@ class Health:
         self._chance = chance
         self._failures = 0
         self._pauses = 0
+        self._reported = False  # the log says that the channel does not deliver, and not yet that it does again
         self._hold_until = 0.0
         self._next_send = 0.0
 
@@ -153,8 +155,6 @@ class Health:
         elif len(outages) == len(telling):
             self._failed(outages[0], now)
         else:
-            if self._failures or self._pauses:
-                log.info("channel delivers again", channel=self._name)
             self._failures = self._pauses = 0
             self._trouble = ""
             self._hold_until = now
@@ -166,13 +166,15 @@ class Health:
         if isinstance(result, Delivered):
             if result.told:
                 self._streak.delivered()
-                if refusing:
+                if self._reported:
+                    self._reported = False
                     log.info("channel delivers again", channel=self._name)
-                    return True
+                return refusing
         elif dead:
             self._streak.given_up(f"{result.reason}: {result.detail}")
             if self._streak.refusing and not refusing:
-                log.error("channel refusing", channel=self._name, error=self.message)
+                self._reported = True
+                log.error("channel refusing", channel=self._name, error=self._streak.message)
         elif result.reason is not Reason.TOO_EARLY:  # a cancel is asked for again by design
             self._streak.failed(f"{result.reason}: {result.detail}")
         return False
@@ -188,6 +190,7 @@ class Health:
     def _refused(self, paused: Paused, now: float) -> None:
         self._trouble = f"{paused.reason}: {paused.detail}"
         if not self._pauses:
+            self._reported = True
             log.error("channel paused", channel=self._name, reason=paused.reason, detail=paused.detail)
         if not self._pauses or now >= self._hold_until:
             self._hold_until = now + self._policy.pause.ceiling(self._pauses)
@@ -199,6 +202,7 @@ class Health:
             return
         # Told once a streak: the same outage again and again is one piece of news.
         if not self._failures:
+            self._reported = True
             log.warning("channel fails, trying again", channel=self._name, reason=outage.reason, detail=outage.detail)
         self._failures += 1
         if self._failures >= _BREAK_AFTER:
