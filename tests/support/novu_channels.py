@@ -1,6 +1,8 @@
 """Novu channels of the alert `late`, and what they sent."""
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 from support.messages import message
@@ -11,12 +13,16 @@ TRIGGER = "/v1/events/trigger"
 BULK = "/v1/events/trigger/bulk"
 
 
-def novu_channel(url: str, *, now: float = 0.0, **settings: Any) -> Any:
+def novu_channel(
+    url: str, *, now: float = 0.0, monotonic: Callable[[], float] = time.monotonic, **settings: Any
+) -> Any:
     """A channel to a Novu."""
     fields = {"type": "novu", "url": url, "api_key": API_KEY, "workflow": WORKFLOW, "recipients": ["sub-1"], **settings}
     config = novu.Config.model_validate(fields)
     options = {name: value for name, value in fields.items() if name in novu.Options.model_fields}
-    return novu.build("novu", config, {"late": novu.Options.model_validate(options)}, now=lambda: now)
+    return novu.build(
+        "novu", config, {"late": novu.Options.model_validate(options)}, now=lambda: now, monotonic=monotonic
+    )
 
 
 def several(count: int, **rest: Any) -> list[Message]:

@@ -1,7 +1,7 @@
 """What the Novu channel does when something resolves."""
 
 from support.messages import message
-from support.novu import DELAYED_WORKFLOW, FakeNovu
+from support.novu import DELAYED_WORKFLOW, Clock, FakeNovu
 from support.novu_channels import bodies, several
 from support.sending import Build, sent
 from tocsin.channels import Delivered, Message, Retry
@@ -42,11 +42,14 @@ async def test_cancel_stops_every_message_of_the_episode_that_still_waits(server
 
 
 async def test_a_cancel_that_comes_too_early_is_repeated_until_it_is_true(server: FakeNovu, build: Build) -> None:
-    channel = build(server.url, workflow=DELAYED_WORKFLOW, on_resolve="cancel", cancel_within="20s")
+    clock = Clock()
+    channel = build(server.url, workflow=DELAYED_WORKFLOW, on_resolve="cancel", cancel_within="20s", monotonic=clock)
     server.stop_worker()
     await sent(channel, FIRED)
+    accepted = clock.now
     pauses = []
     for age in (0.0, 0.25, 0.5, 1.0, 12.0, 19.9):
+        clock.now = accepted + age
         result = await sent(channel, resolved(FIRED, age=age))
         assert isinstance(result, Retry)
         assert (result.reason, result.free) == (Reason.TOO_EARLY, True)
@@ -69,9 +72,11 @@ async def test_what_is_cancelled_is_not_asked_for_again(server: FakeNovu, build:
 
 
 async def test_past_the_delay_false_is_taken_for_an_answer(server: FakeNovu, build: Build) -> None:
-    channel = build(server.url, on_resolve="cancel", cancel_within="5s")
+    clock = Clock()
+    channel = build(server.url, on_resolve="cancel", cancel_within="5s", monotonic=clock)
     await sent(channel, FIRED)
     await server.until_delivered(1)
+    clock.now += 5
     note = "took back 0 of 1; asked once, 5.0 s after the row stopped firing"
     assert await sent(channel, resolved(FIRED, age=5.0)) == Delivered(note, told=False)
 

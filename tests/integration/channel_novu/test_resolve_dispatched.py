@@ -39,7 +39,12 @@ def start(desk: Desk, server: FakeNovu) -> None:
         return replace(made, age=desk.clock() - together[0].created_at)
 
     channel = novu_channel(
-        server.url, workflow=DELAYED_WORKFLOW, on_resolve="cancel", cancel_within="5s", recipients=TEN
+        server.url,
+        monotonic=desk.clock,
+        workflow=DELAYED_WORKFLOW,
+        on_resolve="cancel",
+        cancel_within="5s",
+        recipients=TEN,
     )
     desk.start(channel, compose=aged)
 

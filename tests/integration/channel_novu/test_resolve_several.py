@@ -36,16 +36,22 @@ async def server(clock: Clock) -> AsyncIterator[FakeNovu]:
         yield running
 
 
-def cancelling(build: Build, server: FakeNovu, **settings: Any) -> Any:
+def cancelling(build: Build, server: FakeNovu, clock: Clock, **settings: Any) -> Any:
     return build(
         server.url,
+        monotonic=clock,
         **{"workflow": DELAYED_WORKFLOW, "on_resolve": "cancel", "cancel_within": f"{WITHIN:g}s", **settings},
     )
 
 
-async def asked_until_the_end(channel: Any, clock: Clock, *earlier: Message) -> tuple[Delivered, Sequence[str]]:
-    """Resolve, and come again when the channel asks for it: the final result, and the notes on the way."""
-    began = clock.now
+async def asked_until_the_end(
+    channel: Any, clock: Clock, *earlier: Message, age: float = 0.0
+) -> tuple[Delivered, Sequence[str]]:
+    """Resolve, and come again when the channel asks for it: the final result, and the notes on the way.
+
+    `age`: seconds since the row stopped firing.
+    """
+    began = clock.now - age
     notes: list[str] = []
     while True:
         result = await sent(channel, resolved(*earlier, age=clock.now - began))
@@ -67,7 +73,7 @@ async def test_cancel_leaves_no_recipient_a_message(
     server: FakeNovu, build: Build, clock: Clock, whom: dict[str, Any]
 ) -> None:
     """The first yes comes when one of ten has its jobs."""
-    channel = cancelling(build, server, **whom)
+    channel = cancelling(build, server, clock, **whom)
     await sent(channel, FIRED)
     clock.now += 0.05
     result, notes = await asked_until_the_end(channel, clock, FIRED)
@@ -82,7 +88,7 @@ async def test_cancel_leaves_no_recipient_a_message(
 
 async def test_recipients_of_a_column_are_counted_per_row(server: FakeNovu, build: Build, clock: Clock) -> None:
     """One person in the column: the first yes is final. Ten: it is not."""
-    channel = cancelling(build, server, recipients=[{"column": "who"}])
+    channel = cancelling(build, server, clock, recipients=[{"column": "who"}])
     one = message(extra={"who": ("text", "ann")})
     ten = message(key="18", extra={"who": ("text", ",".join(TEN))})
     await channel.send([one, ten])
@@ -96,7 +102,7 @@ async def test_recipients_of_a_column_are_counted_per_row(server: FakeNovu, buil
 async def test_cancel_and_delete_leaves_no_recipient_a_message(server: FakeNovu, build: Build, clock: Clock) -> None:
     """Without a delay step: each message appears after the one before was deleted."""
     server.add_workflow("at-once")
-    channel = cancelling(build, server, workflow="at-once", recipients=TEN, on_resolve="cancel_and_delete")
+    channel = cancelling(build, server, clock, workflow="at-once", recipients=TEN, on_resolve="cancel_and_delete")
     await sent(channel, FIRED)
     clock.now += 0.05
     await asked_until_the_end(channel, clock, FIRED)
@@ -105,9 +111,21 @@ async def test_cancel_and_delete_leaves_no_recipient_a_message(server: FakeNovu,
     assert all(each.deleted_at is not None for each in server.messages())
 
 
+@pytest.mark.parametrize("whom", [["ann"], TEN], ids=["one", "ten"])
+async def test_asks_long_enough_after_an_outage(server: FakeNovu, build: Build, clock: Clock, whom: list[str]) -> None:
+    """The row stopped firing while Novu was down: what is triggered afterwards is delayed from then on."""
+    channel = cancelling(build, server, clock, recipients=whom)
+    await sent(channel, FIRED)
+    result, _ = await asked_until_the_end(channel, clock, FIRED, age=60.0)
+    clock.now += 60
+    assert {each.state for each in server.notifications()} == {"cancelled"}
+    assert server.messages() == []
+    assert "took back 1 of 1" in result.note
+
+
 async def test_every_trigger_of_the_episode_is_asked_for(server: FakeNovu, build: Build, clock: Clock) -> None:
     """Fired and updated, ten recipients each."""
-    channel = cancelling(build, server, recipients=TEN)
+    channel = cancelling(build, server, clock, recipients=TEN)
     await sent(channel, FIRED)
     await sent(channel, UPDATED)
     clock.now += 0.05
@@ -120,11 +138,11 @@ async def test_every_trigger_of_the_episode_is_asked_for(server: FakeNovu, build
 
 async def test_asking_goes_on_after_a_restart(server: FakeNovu, build: Build, clock: Clock) -> None:
     """The new process knows of no recipients, so it asks until the delay has passed, and says since when it did."""
-    before = cancelling(build, server, recipients=TEN)
+    before = cancelling(build, server, clock, recipients=TEN)
     await sent(before, FIRED)
     clock.now += 0.05
     assert isinstance(await sent(before, resolved(FIRED)), AskAgain)
-    after = cancelling(build, server, recipients=TEN)
+    after = cancelling(build, server, clock, recipients=TEN)
     clock.now += 2
     result = await sent(after, resolved(FIRED, age=2.0))
     assert isinstance(result, AskAgain)
@@ -139,7 +157,7 @@ async def test_asking_goes_on_after_a_restart(server: FakeNovu, build: Build, cl
 
 async def test_slow_cancels_do_not_hold_up_triggers(server: FakeNovu, build: Build, clock: Clock) -> None:
     """One call begins no cancel after two seconds; the next call goes on with what was not asked for yet."""
-    channel = cancelling(build, server, concurrency=1)
+    channel = cancelling(build, server, clock, concurrency=1)
     earlier = several(4)
     await channel.send(earlier)
     clock.now += 0.05

@@ -16,8 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["Config", "Options", "build"]
 
 
-def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Callable[[], float] = time.time) -> "Novu":
-    """Make the channel. `now` is the wall clock, for dates in `Retry-After`.
+def build(
+    name: str,
+    config: Config,
+    routes: Mapping[str, Options],
+    *,
+    now: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> "Novu":
+    """Make the channel. `now` is the wall clock, for dates in `Retry-After`. `monotonic` does not jump. Both in
+    seconds.
 
     Takes a second, most of it to import the SDK, so call it before the event loop has other work. Raises ConfigError
     when the SDK is not installed, or when an alert's options say neither here nor there what to trigger and for whom.
@@ -31,4 +39,4 @@ def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Call
         raise ConfigError(problems)
     with needing("novu", f"channels.{name}"):
         from tocsin.channels.novu.channel import Novu
-    return Novu(name, config, routes, now)
+    return Novu(name, config, routes, now, monotonic)

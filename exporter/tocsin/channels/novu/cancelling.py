@@ -3,11 +3,12 @@
 Novu makes the jobs of a trigger one recipient after another. It answers a cancel with `true`, and a deletion with 204,
 as soon as there was something for *one* recipient; the others still get the message. It answers `false` and 404 when
 it is too early as when it is too late (seen on live servers). So only one answer is final: a yes for a trigger with a
-single recipient. Everything else is asked again until `cancel_within` has passed.
+single recipient. Everything else is asked again until `cancel_within` has passed, since the row stopped firing and
+since Novu accepted the trigger: what waited for an outage of Novu is triggered long after its row stopped firing.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -31,6 +32,8 @@ class _Progress:
     """Age of the resolve in seconds when this process first asked."""
     began: float = 0.0
     """Age of the resolve when the present round began."""
+    waited: float = 0.0
+    """Seconds of `cancel_within` that had passed then."""
     rounds: int = 0
     """How often every trigger was asked for."""
     to_ask: list[str] = field(default_factory=list)
@@ -42,15 +45,18 @@ class _Progress:
 class Cancelling:
     """Asks Novu, and remembers what it answered until an episode is finished."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, monotonic: Callable[[], float]) -> None:
         self._api = api
+        self._monotonic = monotonic
         # Ordered by age; of what is forgotten too soon more is asked than needed.
+        self._accepted: dict[str, float] = {}
         self._single: dict[str, None] = {}
         self._progress: dict[str, _Progress] = {}
 
-    def triggered(self, ids: Iterable[str]) -> None:
-        """Note triggers that Novu has accepted and that have a single recipient."""
-        for id_ in ids:
+    def triggered(self, id_: str, *, single_recipient: bool) -> None:
+        """Note a trigger that Novu has just accepted."""
+        _remember(self._accepted, id_, self._monotonic())
+        if single_recipient:
             _remember(self._single, id_, None)
 
     async def take_back(self, message: Message, options: Options, deadline: float) -> Result:
@@ -62,6 +68,7 @@ class Cancelling:
         _remember(self._progress, message.id, progress)
         if not progress.to_ask:
             progress.began, progress.to_ask = message.age, self._open(message, progress)
+            progress.waited = self._waited(message)
         while progress.to_ask:
             if asyncio.get_running_loop().time() >= deadline:
                 return _again("Novu answers slowly, not everything was asked for yet", _SHORTEST_PAUSE)
@@ -73,16 +80,21 @@ class Cancelling:
                 progress.hit.add(id_)
             del progress.to_ask[0]
         progress.rounds += 1
-        left = options.cancel_within - progress.began
+        left = options.cancel_within - progress.waited
         still_open = self._open(message, progress)
         if still_open and left > 0:
             # Each wait is as long as all before it: soon at first, then seldom.
-            pause = max(_SHORTEST_PAUSE, min(progress.began, left, _LONGEST_PAUSE))
+            pause = max(_SHORTEST_PAUSE, min(progress.waited, left, _LONGEST_PAUSE))
             return _again(self._known(message, progress), pause)
         self._progress.pop(message.id, None)
         if still_open:
             return Delivered(self._known(message, progress), told=False)
         return Delivered(f"took back {len(progress.hit)} of {len(message.earlier)}", told=False)
+
+    def _waited(self, message: Message) -> float:
+        """Seconds since the row stopped firing and Novu accepted all triggers. A restart forgets the second."""
+        now = self._monotonic()
+        return min([message.age, *(now - self._accepted[id_] for id_ in message.earlier if id_ in self._accepted)])
 
     def _open(self, message: Message, progress: _Progress) -> list[str]:
         """The triggers for which Novu has not given its final answer."""

@@ -42,13 +42,20 @@ class _Pending:
 class Novu:
     """Triggers workflows: alone when one message is pending, in bulk when more have gathered."""
 
-    def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        routes: Mapping[str, Options],
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
         self._name = name
         self._routes = {alert: Route(alert, options, config.max_payload) for alert, options in routes.items()}
         self._otherwise = Route(name, config, config.max_payload)
         self._api = Api(config, now)
         self._lanes = asyncio.Semaphore(config.concurrency)
-        self._cancelling = Cancelling(self._api)
+        self._cancelling = Cancelling(self._api, monotonic)
         cancels = any(
             route.options.on_resolve.startswith("cancel") for route in (*self._routes.values(), self._otherwise)
         )
@@ -140,11 +147,9 @@ class Novu:
         return results
 
     def _note(self, group: Sequence[_Pending], results: Mapping[str, Result]) -> None:
-        self._cancelling.triggered(
-            one.message.id
-            for one in group
-            if isinstance(results[one.message.id], Delivered) and one.draft.single_recipient
-        )
+        for one in group:
+            if isinstance(results[one.message.id], Delivered):
+                self._cancelling.triggered(one.message.id, single_recipient=one.draft.single_recipient)
 
     def deadline(self) -> float:
         """When a call that begins now begins no further cancel."""

@@ -74,7 +74,8 @@ class Options(ChannelOptions):
     cancel_within: Duration = 10.0
     """The length of the workflow's delay. Novu answers a cancel that comes too early like one that comes too late, and
     says yes as soon as it reached one of several recipients. So the cancel is repeated for so long after the row
-    stopped firing; with a single recipient, until the first yes."""
+    stopped firing, or after Novu accepted the trigger if that was later; with a single recipient, until the first
+    yes."""
 
     @field_validator("payload", "overrides")
     @classmethod
