@@ -104,8 +104,9 @@ class Server(Settings):
     """File with the client's key."""
     options: dict[str, Text] = Field(default_factory=dict)
     """Further session settings by name, set at the login. Sources read values with `TimeZone: UTC`, `DateStyle: ISO`,
-    `IntervalStyle: postgres`, `bytea_output: hex` and `extra_float_digits: 1`, whatever the defaults of the role, the
-    database or the server are: set another one here only."""
+    `IntervalStyle: postgres`, `bytea_output: hex`, `extra_float_digits: 1`, `xmlbinary: base64` and
+    `quote_all_identifiers: off`, whatever the defaults of the role, the database or the server are: set another one
+    here only."""
     connect_timeout: Positive = 10.0
     """How long one attempt to connect, or a short question to the server, may take."""
     keepalives_idle: Positive = 15.0
