@@ -3,7 +3,8 @@ double, and against a real Materialize where one is given (see support/live.py).
 
 import random
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 
 import pytest
 
@@ -12,7 +13,9 @@ from support.materialize import MaterializeDouble, ServerError
 from support.materialize.bulk import encode
 from support.reading import check, error_of, reading
 from support.waiting import SOON
+from tocsin.canonical import Respelling
 from tocsin.errors import SourceReason
+from tocsin.model import Row
 from tocsin.postgres import relation
 from tocsin.sources import Subject
 from tocsin.sources.materialize import Materialize, _Assembler
@@ -283,7 +286,12 @@ async def test_every_type_comes_as_the_text_that_the_server_sent(server: Server)
     nulls = (None,) * len(row)
     view = await server.view("types", columns, row, nulls)
     async with reading(source(server), view.name) as stream:
-        await stream.until_state(row, nulls)
+
+        def alike(rows: Iterable[Row]) -> Counter[Row]:
+            """Versions differ in the text of intervals."""
+            return Counter(map(Respelling(stream.columns).row, rows))
+
+        await stream.until(lambda: bool(stream.batches) and alike(stream.state.elements()) == alike((row, nulls)))
         assert [column.name for column in stream.columns] == [name for name, _ in columns]
         known = {"int4": 23, "numeric": 1700, "jsonb": 3802, "timestamptz": 1184, "uint4": 16462, "mz_timestamp": 16552}
         kinds = [kind for kind, _ in TYPES]

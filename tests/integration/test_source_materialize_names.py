@@ -78,7 +78,7 @@ async def test_renamed_view_is_noticed_by_its_object(server: Server, query: bool
         await view.swap(BOB)
         error = await stream.error()
         # On a real server the name refers to nothing for a moment.
-        assert error.reason in (SourceReason.REPLACED, SourceReason.MISSING), str(error)
+        assert error.reason in (SourceReason.REPLACED, SourceReason.DROPPED), str(error)
         assert error.resume
         assert stream.state == {ANN: 1}
     async with reading(asked, subject) as stream:
@@ -148,7 +148,7 @@ async def test_name_that_refers_to_nothing_ends_stream(double: MaterializeDouble
     async with reading(asked, ORDERS) as stream:
         await stream.next()
         double.rename(double.relation("blue.orders"), "blue.away")
-        check(await stream.error(), SourceReason.MISSING, "blue.orders")
+        check(await stream.error(), SourceReason.DROPPED, "blue.orders")
     check(await error_of(asked, ORDERS), SourceReason.MISSING, "blue.orders")
 
 

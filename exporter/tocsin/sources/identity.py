@@ -231,7 +231,8 @@ class IdentityCheck:
                 raise
             found = statement_error(error, display)
             if found.reason is SourceReason.MISSING:
-                watched.interrupt(found)
+                # The stream's own end, which says the same of a dropped object, may come a moment later.
+                watched.interrupt(SourceError(f"{found}: it was dropped or renamed", SourceReason.DROPPED))
             else:
                 self._failed([watched], str(found))
                 return True
