@@ -123,6 +123,14 @@ def test_the_id_that_a_message_brings_is_its_identity() -> None:
         ({"name_from": []}, "must name a place"),
         ({"heartbeat": "0"}, "greater than or equal to 1"),
         ({"prefetch": 0}, "greater than or equal to 1"),
+        ({"queue_arguments": {"x" * 129: 1}}, "is longer than 128 characters"),
+        ({"queue_arguments": {"x-max-length": 2**63}}, "does not fit in 64 bits"),
+        ({"queue_arguments": {"x-ratio": 1e39}}, "no number of single precision"),
+        ({"queue_arguments": {"x-queue-type": "stream"}}, "use queue_type: classic or quorum"),
+        ({"queue_type": "quorum", "queue_arguments": {"x-delivery-limit": "-1"}}, "set a whole number, or -1"),
+        ({"queue_type": "quorum", "queue_arguments": {"x-delivery-limit": 5.5}}, "set a whole number, or -1"),
+        ({"queue_type": "quorum", "queue_arguments": {"x-delivery-limit": True}}, "set a whole number, or -1"),
+        ({"queue_arguments": {"x-delivery-limit": -1}}, "set queue_type: quorum"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_sentence(changes: dict[str, Any], says: str) -> None:

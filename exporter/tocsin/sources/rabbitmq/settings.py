@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from tocsin.settings import Duration, Secret
 from tocsin.sources.settings import Positive, SourceSettings, Text
@@ -137,7 +137,9 @@ class Config(SourceSettings):
 
     @field_validator("queue_arguments")
     @classmethod
-    def _can_be_sent(cls, arguments: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+    def _can_be_sent(
+        cls, arguments: dict[str, str | int | float | bool], settings: ValidationInfo
+    ) -> dict[str, str | int | float | bool]:
         for name, value in arguments.items():
             if len(name) > _LONGEST_KEY:
                 raise ValueError(f"the name {name[:20]!r}... is longer than {_LONGEST_KEY} characters")
@@ -147,6 +149,11 @@ class Config(SourceSettings):
                 raise ValueError(f"{name} is {value}, which is no number of single precision")
         if arguments.get("x-queue-type") == "stream":
             raise ValueError("x-queue-type: stream is not supported; use queue_type: classic or quorum")
+        limit = arguments.get("x-delivery-limit")
+        if limit is not None and type(limit) is not int:
+            raise ValueError(f"x-delivery-limit is {limit!r}; set a whole number, or -1 for no limit")
+        if limit is not None and arguments.get("x-queue-type", settings.data.get("queue_type")) == "classic":
+            raise ValueError("x-delivery-limit is for quorum queues; set queue_type: quorum, or leave it out")
         return arguments
 
     @field_validator("name_from")
