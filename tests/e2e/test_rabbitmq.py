@@ -220,9 +220,7 @@ async def test_a_mail_that_is_refused_or_slow_is_seen_and_holds_up_neither_the_q
     scene: Scene, other: Peer
 ) -> None:
     scene.mail.script("DATA", *[HANG] * 4)
-    scene.config["channels"]["mail"]["timeout"] = (
-        "8s"  # the fourth hangs before the first is given up
-    )
+    scene.config["channels"]["mail"]["timeout"] = "8s"  # the fourth hangs before the first is given up
     async with run(scene) as tocsin:
         await tocsin.until_ready()
         await other.send(scene.queue, *(message("email", "sms", n=n) for n in range(100)))

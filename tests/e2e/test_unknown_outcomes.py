@@ -154,7 +154,7 @@ async def test_killed_before_the_answer_repeats_the_same_requests(tmp_path: Path
         before = {key: bodies[0] for key, bodies in receive.bodies.items()}
         receive.silent = False
         async with running(tmp_path, settings) as tocsin:
-            await tocsin.until_ready()
+            await until(lambda: len(receive.accepted()) == ROWS, "every row")
             await nothing_pending(tocsin)
             await tocsin.stop()
     assert all(receive.bodies[key] == [body, body] for key, body in before.items())

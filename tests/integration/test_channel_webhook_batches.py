@@ -155,7 +155,7 @@ async def test_one_that_is_too_long_or_cannot_be_rendered_spoils_nothing(hook: H
 
 async def test_a_slow_receiver_does_not_make_a_call_endless(hook: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dispatcher waits for a call as long as for one request and a little more."""
-    from tocsin.channels.webhook import channel as module
+    from tocsin.channels.webhook import batches as module
 
     monkeypatch.setattr(module, "_FURTHER", 0.0)
     channel = hook.build(batch="array", batch_bytes=1)
