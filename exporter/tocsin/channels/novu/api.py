@@ -36,7 +36,7 @@ NoAnswer: TypeAlias = Retry | Rejected
 PROCESSED = "processed"
 
 NO_ENTRY = "no_answer"
-"""Stands for the status of an event for which a bulk's answer has no entry."""
+"""The status of an event for which the answer to a bulk has no entry."""
 
 _WAITS = frozenset({409, 429})
 _LOOKS = 5
