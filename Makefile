@@ -34,7 +34,7 @@ test-live: $(READY)  ## run the live tests (TOCSIN_TEST_MATERIALIZE_DSN; some al
 check: $(READY)  ## lint, formatting, types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo materialize/tocsin_setup compose novu tests bench
+	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo materialize/tocsin_setup compose novu tests bench docs
 	@$(BIN)/lint-imports --no-cache
 
 format: $(READY)  ## format the code and mend what can be mended
@@ -45,7 +45,7 @@ bench: $(READY)  ## measure, and print one table
 	@$(BIN)/python -m bench
 
 docs: $(READY)  ## write the generated tables in docs/
-	@$(BIN)/python -m tocsin.docs
+	@$(BIN)/python docs/generate.py
 
 rehearse: $(READY)  ## start the stack in containers, with stand-ins, where a Docker engine runs
 	@tests/e2e/rehearsal/run

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from bench.report import Figure
 from support.materialize.process import double_process
-from tocsin.app.watch import Outlets, Timing, Watch
+from tocsin.alert import Alert
 from tocsin.backoff import Backoff
-from tocsin.config import Alert, load
+from tocsin.config import load
 from tocsin.envelope import View
 from tocsin.exposition import Metrics, Page
-from tocsin.ledger import Ledger
+from tocsin.ledger.base import Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind
-from tocsin.routing import Route, Router
+from tocsin.pipeline.routing import Route, Router
+from tocsin.pipeline.rows import Outlets, Timing, Watch
 from tocsin.sources.materialize import Materialize
 
 ROWS = 200_000

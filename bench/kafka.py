@@ -17,8 +17,8 @@ from bench.report import Figure
 from bench.taking import take, taken_in
 from support.kafka import Kafka, kafka, make_topic, produce
 from support.messages import message
-from tocsin.channels import Delivered
 from tocsin.channels import kafka as channel_kind
+from tocsin.channels.base import Delivered
 from tocsin.sources.kafka import Config
 from tocsin.sources.kafka.events import KafkaEvents
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from tocsin.app import units
-from tocsin.app.intake import EventOutlets, Intake, Taker
+from tocsin.app import build as units
 from tocsin.config import load
 from tocsin.exposition import Metrics
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
+from tocsin.pipeline.events import EventOutlets, EventRoute, Intake
 
 Offered = asyncio.Queue[Sequence[Notification]]
 """What is handed on: the notifications of each batch, once they are safe."""
@@ -37,7 +37,7 @@ async def taken_in(source: Mapping[str, Any], name: str = "order", **alert: Any)
         )
         config = load(path, {})
         metrics, ledger = Metrics("0"), open_ledger(Path(directory) / "ledger.db")
-        taker = Taker(
+        taker = EventRoute(
             alert=config.alerts[name],
             router=units.router(config, config.alerts[name], metrics.alert(name)),
             metrics=metrics.alert(name),

@@ -6,7 +6,7 @@ False to be called again. Raising anything means to be called again too; what is
 Two handlers need no code: printing is the channel type `console`, an HTTP request `webhook`.
 """
 
-from tocsin.channels import Message
+from tocsin.channels.base import Message
 from tocsin.envelope import Envelope
 
 __all__ = ["Envelope", "Message", "Reject", "Retry"]

@@ -2,7 +2,7 @@
 
 
 class SetupError(Exception):
-    """Told as it is, without a traceback; the command ends with 1."""
+    """Routed as it is, without a traceback; the command ends with 1."""
 
 
 class ScriptError(SetupError):

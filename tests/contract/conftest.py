@@ -9,7 +9,7 @@ from support.clock import Clock
 from support.ledger import IMPLEMENTATIONS, OpenLedger
 from support.materialize import MaterializeDouble, Relation
 from support.materialize.client import COLUMNS
-from tocsin.ledger import Ledger
+from tocsin.ledger.base import Ledger
 
 
 @pytest.fixture

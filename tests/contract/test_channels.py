@@ -12,11 +12,12 @@ import pytest
 from support.channel_benches import SECRET, Bench, bench
 from support.messages import message
 from support.receiver import Answer, Received, Receiver
-from tocsin.channels import KINDS, Channel, Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels.base import Channel, Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
 from tocsin.model import Kind
+from tocsin.registry import CHANNELS
 
-HTTP = [kind for kind in sorted(KINDS) if bench(kind).http]
+HTTP = [kind for kind in sorted(CHANNELS) if bench(kind).http]
 
 
 class Subject:
@@ -25,7 +26,7 @@ class Subject:
     def __init__(self, kind: str, made: Bench) -> None:
         self.kind = kind
         self.bench = made
-        self.module = importlib.import_module(KINDS[kind])
+        self.module = importlib.import_module(CHANNELS[kind])
         self._made: list[Channel] = []
 
     @property
@@ -61,7 +62,7 @@ async def benched(kind: str) -> AsyncIterator[Subject]:
             await subject.close()
 
 
-@pytest.fixture(params=sorted(KINDS))
+@pytest.fixture(params=sorted(CHANNELS))
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     async with benched(request.param) as made:
         yield made
@@ -214,7 +215,7 @@ async def test_a_hostile_label_breaks_no_line_of_the_console() -> None:
 async def test_the_console_writes_to_standard_output_whatever_the_text(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
-    module = importlib.import_module(KINDS["console"])
+    module = importlib.import_module(CHANNELS["console"])
     config = module.Config()
     what = message()
     what.envelope["labels"]["customer"] = "Zo\u00eb"
@@ -261,9 +262,9 @@ async def test_it_closes_before_use_after_use_and_twice(subject: Subject) -> Non
     await channel.close()
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(CHANNELS))
 def test_every_setting_is_documented_and_every_option_can_be_set_for_the_whole_channel(kind: str) -> None:
-    module = importlib.import_module(KINDS[kind])
+    module = importlib.import_module(CHANNELS[kind])
     for model in (module.Config, module.Options):
         properties = model.model_json_schema()["properties"]
         assert not [name for name, schema in properties.items() if not schema.get("description")]

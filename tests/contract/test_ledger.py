@@ -20,7 +20,7 @@ from support.ledger import (
     transition,
 )
 from tocsin.firing import Phase
-from tocsin.ledger import Filter, Ledger, Status
+from tocsin.ledger.base import Filter, Ledger, Status
 from tocsin.model import Column, notification_id
 
 

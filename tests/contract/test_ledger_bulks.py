@@ -5,7 +5,7 @@ from pathlib import Path
 
 from support.clock import Clock
 from support.ledger import OpenLedger, delivered, settlement, told
-from tocsin.ledger import Bulks, Ledger, Settlement, Status
+from tocsin.ledger.base import Bulks, Ledger, Settlement, Status
 from tocsin.model import Notification
 
 

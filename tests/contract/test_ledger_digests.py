@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.clock import Clock
 from support.ledger import OpenLedger, commit, delivered, settlement, transition
-from tocsin.ledger import MOST_MERGED, Filter, Ledger, Status
+from tocsin.ledger.base import MOST_MERGED, Filter, Ledger, Status
 from tocsin.model import Address, Notification
 
 LANE = Address(channel="hook", lane="group", interval=30.0)

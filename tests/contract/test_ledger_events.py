@@ -8,7 +8,7 @@ import pytest
 from support.clock import Clock
 from support.ledger import COLUMNS, OpenLedger, commit, delivered, firing, settlement, transition
 from tocsin.firing import Phase
-from tocsin.ledger import Attempt, Episode, EventCommit, Ledger, Occurrence, Status
+from tocsin.ledger.base import Attempt, Episode, EventCommit, Ledger, Occurrence, Status
 from tocsin.model import Address, Kind, Transition
 
 HOOK = Address(channel="hook")
@@ -24,7 +24,7 @@ def occurrence(id_: str, *, key: str | None = None, at: int = 1000) -> Occurrenc
 
 async def taken(ledger: Ledger, *occurrences: Occurrence, **position: int) -> list[str | None]:
     """Take a batch in; the ids of the events that were told."""
-    _, told = await ledger.take_in(EventCommit(source="queue", occurrences=occurrences, position=position))
+    _, told = await ledger.commit_events(EventCommit(source="queue", occurrences=occurrences, position=position))
     return [one.told[0].row[0] for one in told]
 
 

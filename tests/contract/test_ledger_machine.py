@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from support.clock import Clock
 from support.ledger import IMPLEMENTATIONS, commit, firing, settlement, transition
 from tocsin.firing import Firing
-from tocsin.ledger import Backlog, Filter, Ledger, Status
+from tocsin.ledger.base import Backlog, Filter, Ledger, Status
 from tocsin.model import Kind, Notification, Transition, notification_id
 
 T = TypeVar("T")
@@ -152,7 +152,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(channels=st.sets(st.sampled_from(("hook", "mail", "new"))))
     def park(self, channels: set[str]) -> None:
         parked = [one for one in self._pending() if one.notification.channel not in channels]
-        assert self.do(self.ledger.park_unrouted(sorted(channels))) == len(parked)
+        assert self.do(self.ledger.dead_letter_unrouted(sorted(channels))) == len(parked)
         for one in parked:
             one.status, one.settled_at = Status.DEAD, self.clock.now
 

@@ -6,7 +6,7 @@ import pytest
 
 from support.clock import Clock
 from support.ledger import commit, delivered, firing, pending, record, settlement, told, transition
-from tocsin.ledger import Backlog, Filter, Ledger, Settlement, Status
+from tocsin.ledger.base import Backlog, Filter, Ledger, Settlement, Status
 from tocsin.model import Kind, Notification
 
 
@@ -81,8 +81,8 @@ async def test_dead_and_pending_notifications_can_be_dropped_and_others_not(ledg
 async def test_notifications_for_channels_that_are_gone_are_parked(ledger: Ledger) -> None:
     await told(ledger, "1", to=("hook", "mail"))
     await told(ledger, "2", to=('it\'s "gone"',))
-    assert await ledger.park_unrouted(["hook"]) == 2
-    assert await ledger.park_unrouted(["hook"]) == 0
+    assert await ledger.dead_letter_unrouted(["hook"]) == 2
+    assert await ledger.dead_letter_unrouted(["hook"]) == 0
     assert len(await pending(ledger)) == 1
     parked = await ledger.find(Filter(status=Status.DEAD))
     assert {(one.channel, one.reason) for one in parked} == {("mail", "unrouted"), ('it\'s "gone"', "unrouted")}
@@ -91,7 +91,7 @@ async def test_notifications_for_channels_that_are_gone_are_parked(ledger: Ledge
 
 async def test_without_any_channel_everything_is_parked(ledger: Ledger) -> None:
     await told(ledger, "1")
-    assert await ledger.park_unrouted([]) == 1
+    assert await ledger.dead_letter_unrouted([]) == 1
 
 
 async def test_the_earlier_ids_are_those_of_the_episode_that_this_channel_delivered(ledger: Ledger) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from support.ledger import commit, delivered, firing, transition
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import Filter
+from tocsin.ledger.base import Filter
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import fingerprint
 

@@ -7,7 +7,7 @@ import pytest
 
 from support.ledger import COLUMNS, OpenLedger, commit, delivered, firing, pending, record, settlement, told, transition
 from tocsin.errors import LedgerError
-from tocsin.ledger import Filter, Ledger, Status
+from tocsin.ledger.base import Filter, Ledger, Status
 from tocsin.model import Column
 
 # Whole or not at all; together or alone.

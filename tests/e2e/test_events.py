@@ -13,7 +13,7 @@ import pytest
 from support.receiver import Answer, Receiver
 from support.tocsin import Tocsin, command, running, running_with, write
 from support.waiting import until, until_some
-from tocsin.channels.webhook.signing import Signer
+from tocsin.signing import Signer
 
 pytestmark = pytest.mark.e2e
 

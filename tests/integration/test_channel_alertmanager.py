@@ -18,9 +18,9 @@ from support.prometheus import free_port
 from support.receiver import Receiver
 from support.waiting import until, until_some
 from tocsin.backoff import Backoff
-from tocsin.channels import Delivered
 from tocsin.channels.alertmanager import Config
 from tocsin.channels.alertmanager import build as build_output
+from tocsin.channels.base import Delivered
 from tocsin.dispatch import Condition
 from tocsin.dispatch.level import LevelLoop
 from tocsin.dispatch.policy import LevelPolicy

@@ -18,7 +18,7 @@ from support.channel_benches import SECRET
 from support.prometheus import free_port
 from support.receiver import Answer, Received, Receiver
 from support.tocsin import command, write
-from tocsin.channels import Delivered, Paused, Rejected, Result, Retry, Standing
+from tocsin.channels.base import Delivered, Paused, Rejected, Result, Retry, Standing
 from tocsin.errors import ConfigError, Reason
 
 

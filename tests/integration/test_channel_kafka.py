@@ -13,8 +13,8 @@ from support.kafka import Kafka, allow, kafka, make_topic, new_topic, shared_kaf
 from support.kafka_channel import SECRET, USERS, channel, configured, delivered, login, sent
 from support.messages import message
 from support.waiting import until_some
-from tocsin.channels import Delivered, Message, Paused, Rejected, Retry
 from tocsin.channels import kafka as kind
+from tocsin.channels.base import Delivered, Message, Paused, Rejected, Retry
 from tocsin.envelope import merged
 from tocsin.errors import ConfigError, Reason
 from tocsin.model import Kind, fingerprint

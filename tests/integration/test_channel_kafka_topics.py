@@ -17,7 +17,7 @@ from support.kafka import Kafka, allow, drop_topic, kafka, new_topic, shared_kaf
 from support.kafka_channel import USERS, channel, delivered, login, sent
 from support.messages import message
 from support.waiting import until, until_some
-from tocsin.channels import Delivered, Retry
+from tocsin.channels.base import Delivered, Retry
 from tocsin.errors import Reason
 
 

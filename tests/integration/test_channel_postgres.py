@@ -16,8 +16,8 @@ import pytest
 from support.messages import message
 from support.postgres import Database, Postgres
 from support.waiting import SOON
-from tocsin.channels import Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.channels import postgres as kind
+from tocsin.channels.base import Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
 from tocsin.model import Kind

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from support.messages import message
 from support.receiver import Answer, Receiver
-from tocsin.channels import Delivered, Message, Paused, Rejected, Result, Retry, webhook
+from tocsin.channels import webhook
+from tocsin.channels.base import Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
 
 TOKEN = 'T0K3N/with-"quote"-and%20more'

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.messages import message
 from support.receiver import Answer, Received
 from support.webhooks import Hooks, hooks, ids
-from tocsin.channels import Delivered, Message, Paused, Rejected, Retry
+from tocsin.channels.base import Delivered, Message, Paused, Rejected, Retry
 from tocsin.errors import Reason
 
 

@@ -16,7 +16,7 @@ from support.waiting import until_some
 from support.webhooks import Hooks, hooks
 from tocsin.backoff import Backoff
 from tocsin.channels.webhook import Webhook
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 from tocsin.model import Kind
 
 SOON = Backoff(initial=0.001, maximum=0.002)

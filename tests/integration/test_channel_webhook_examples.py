@@ -13,7 +13,8 @@ import yaml
 
 from support.messages import TEXT
 from support.receiver import Answer, Received, Receiver
-from tocsin.channels import Delivered, Message, webhook
+from tocsin.channels import webhook
+from tocsin.channels.base import Delivered, Message
 from tocsin.config import Config, load
 from tocsin.config.trial import problems
 from tocsin.envelope import View, build, merged

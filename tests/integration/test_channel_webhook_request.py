@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from support.messages import message
 from support.receiver import Answer
 from support.webhooks import Hooks, hooks, sent
-from tocsin.channels import Delivered, Rejected, webhook
+from tocsin.channels import webhook
+from tocsin.channels.base import Delivered, Rejected
 from tocsin.channels.webhook.request import Content, Recipe
 from tocsin.envelope import merged, scope
 from tocsin.errors import Reason

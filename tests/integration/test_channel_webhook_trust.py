@@ -12,7 +12,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from support.messages import message
 from support.receiver import Answer, Receiver
 from support.webhooks import Hooks, hooks, sent
-from tocsin.channels import Delivered, Rejected, Retry
+from tocsin.channels.base import Delivered, Rejected, Retry
 from tocsin.channels.webhook import addresses
 from tocsin.errors import Reason
 

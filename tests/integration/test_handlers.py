@@ -17,11 +17,12 @@ from support.postgres import Database
 from support.receiver import Answer, Receiver
 from support.tocsin import Stage, command, running, staged, write
 from support.waiting import until, until_some
-from tocsin.channels import Delivered, Rejected, Result, Retry, webhook
+from tocsin.channels import webhook
+from tocsin.channels.base import Delivered, Rejected, Result, Retry
 from tocsin.channels.python import Config, build
 from tocsin.errors import Reason
 from tocsin.handlers import Envelope, Reject
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 
 LOCAL = """
 import asyncio

@@ -14,8 +14,9 @@ from support.dispatching import Desk
 from support.ledger import commit, transition
 from support.smtp import MailServer
 from support.waiting import until_some
-from tocsin.channels import Channel, email, kafka
-from tocsin.ledger import Status
+from tocsin.channels import email, kafka
+from tocsin.channels.base import Channel
+from tocsin.ledger.base import Status
 from tocsin.model import Address
 
 LANE = Address(channel="hook", lane="group", interval=0.2)

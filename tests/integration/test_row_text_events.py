@@ -7,8 +7,8 @@ from support.events_table import made, settings, source, taking
 from support.pgbouncer import pgbouncer
 from support.postgres import Database, Postgres
 from support.reading import error_of
-from tocsin.sources import Subject
 from tocsin.sources import postgres as rows
+from tocsin.sources.base import Subject
 from tocsin.sources.postgres_events import existing_table
 from tocsin.sources.settings import PostgresConfig
 

@@ -14,13 +14,13 @@ from confluent_kafka.cimpl import TopicPartition
 from support.kafka import Kafka, drop_topic, make_topic, new_topic, produce, shared_kafka
 from support.tocsin import write
 from support.waiting import until
-from tocsin.app import units
-from tocsin.app.intake import EventOutlets, Intake, Taker
+from tocsin.app import build as units
 from tocsin.config import load
 from tocsin.exposition import Metrics
-from tocsin.ledger import EventCommit
+from tocsin.ledger.base import EventCommit
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
+from tocsin.pipeline.events import EventOutlets, EventRoute, Intake
 
 
 class Scene:
@@ -49,7 +49,7 @@ class Scene:
         """The intake, with the ledger of the last time."""
         alert, source = self._config.alerts["orders"], self._config.sources["broker"]
         metrics = self.metrics.alert("orders")
-        taker = Taker(alert=alert, router=units.router(self._config, alert, metrics), metrics=metrics)
+        taker = EventRoute(alert=alert, router=units.router(self._config, alert, metrics), metrics=metrics)
         ledger = open_ledger(self._ledger)
         outlets = EventOutlets(
             ledger=ledger, metrics=self.metrics.source("broker"), offer=self._offer, publish=lambda _: None
@@ -76,7 +76,7 @@ class Scene:
         ledger = open_ledger(self._ledger)
         try:
             kept = await ledger.position("broker")
-            await ledger.take_in(EventCommit(source="broker", position=dict.fromkeys(kept, 0)))
+            await ledger.commit_events(EventCommit(source="broker", position=dict.fromkeys(kept, 0)))
         finally:
             await ledger.close()
         settings = {"bootstrap.servers": self._broker.brokers, "group.id": self.topic, "log_level": 2}

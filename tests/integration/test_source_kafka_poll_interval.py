@@ -17,13 +17,13 @@ from support.kafka import Kafka, committed, new_topic, produce, shared_kafka
 from support.kafka_events import Reader, numbered, numbers, reading, source
 from support.tocsin import write
 from support.waiting import until, until_some
-from tocsin.app import units
-from tocsin.app.intake import EventOutlets, Intake
-from tocsin.app.watch import State
+from tocsin.app import build as units
 from tocsin.config import load
 from tocsin.exposition import Metrics
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
+from tocsin.pipeline.events import EventOutlets, Intake
+from tocsin.pipeline.rows import State
 
 LIMIT_S = 6.0
 SHORT = {"max.poll.interval.ms": "6000", "session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}

@@ -15,8 +15,8 @@ from support.kafka import Kafka, new_topic, produce, shared_kafka
 from support.kafka_events import numbered, numbers, reading, source
 from support.waiting import until
 from tocsin.errors import SourceError, SourceReason
-from tocsin.sources import Subject
 from tocsin.sources import kafka as kind
+from tocsin.sources.base import Subject
 from tocsin.sources.kafka.state import KafkaState
 
 RETRIABLE = [5, 6, 7, 14, 15, 16]

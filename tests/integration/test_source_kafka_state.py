@@ -19,12 +19,12 @@ from structlog.testing import capture_logs
 
 from support.kafka import Kafka, drop_topic, kafka, make_topic, new_topic, produce, shared_kafka
 from support.messages import message
-from tocsin.channels import Delivered
 from tocsin.channels import kafka as channel_kind
+from tocsin.channels.base import Delivered
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Kind, Row
-from tocsin.sources import Stream, Subject
 from tocsin.sources import kafka as kind
+from tocsin.sources.base import Stream, Subject
 from tocsin.sources.kafka.state import KafkaState
 from tocsin.values import typed
 

@@ -11,9 +11,9 @@ from support.following import at_work
 from support.intakes import Locked, Offered, intake_of_orders
 from support.postgres import Database
 from support.waiting import until, until_some
-from tocsin.app.watch import State
 from tocsin.errors import SourceError
 from tocsin.ledger.sqlite import open_ledger
+from tocsin.pipeline.rows import State
 from tocsin.sources import http
 
 pytestmark = pytest.mark.xdist_group("postgres")

@@ -17,7 +17,7 @@ from tocsin.canonical import Respelling
 from tocsin.errors import SourceReason
 from tocsin.model import Row
 from tocsin.postgres import relation
-from tocsin.sources import Subject
+from tocsin.sources.base import Subject
 from tocsin.sources.materialize import Materialize, _Assembler
 
 COLUMNS = (("id", "int4"), ("name", "text"))

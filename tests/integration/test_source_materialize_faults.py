@@ -16,7 +16,7 @@ from support.materialize.releases import RELEASES
 from support.reading import check, error_of, reading
 from support.waiting import SOON, until
 from tocsin.errors import SourceError, SourceReason
-from tocsin.sources import Subject
+from tocsin.sources.base import Subject
 from tocsin.sources.materialize import Materialize
 
 COLUMNS = (("id", "int4"), ("name", "text"))

@@ -15,7 +15,7 @@ from support.materialize.execution import Result
 from support.reading import Reading, check, error_of, reading
 from support.waiting import SOON, until
 from tocsin.errors import SourceReason
-from tocsin.sources import Checked, Subject
+from tocsin.sources.base import Checked, Subject
 from tocsin.sources.materialize import Materialize
 
 COLUMNS = (("id", "int4"), ("name", "text"))

@@ -15,8 +15,8 @@ from support.waiting import SOON, until_some
 from tocsin.errors import SourceReason
 from tocsin.firing import FiringSet, Rule
 from tocsin.model import Kind
-from tocsin.sources import Subject
 from tocsin.sources import postgres as source_kind
+from tocsin.sources.base import Subject
 from tocsin.sources.settings import PostgresConfig
 
 pytestmark = pytest.mark.xdist_group("postgres")

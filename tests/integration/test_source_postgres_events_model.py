@@ -11,7 +11,7 @@ import pytest
 from support.events_table import Taking, made, source, taking
 from support.postgres import Database
 from support.waiting import until_some
-from tocsin.sources import EventBatch
+from tocsin.sources.base import EventBatch
 
 pytestmark = pytest.mark.xdist_group("postgres")
 

@@ -12,8 +12,8 @@ from support.events_table import INSERT, made, settings, source, taking, until_w
 from support.postgres import Database, Postgres
 from tocsin.client import EventsTable, publish
 from tocsin.errors import SourceError, SourceReason
-from tocsin.sources import Subject
 from tocsin.sources import postgres_events as kind
+from tocsin.sources.base import Subject
 
 pytestmark = pytest.mark.xdist_group("postgres")
 

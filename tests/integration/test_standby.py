@@ -15,8 +15,8 @@ from support.postgres import Database, Postgres, postgres, standby
 from support.tocsin import command, running, write
 from support.waiting import until_some
 from tocsin.channels import postgres as channel_kind
-from tocsin.sources import Subject
 from tocsin.sources import postgres as source_kind
+from tocsin.sources.base import Subject
 from tocsin.sources.settings import PostgresConfig
 
 pytestmark = pytest.mark.xdist_group("standby")

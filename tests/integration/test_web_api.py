@@ -16,7 +16,7 @@ from support.overview import FakeOverview
 from support.waiting import SOON, until
 from support.web import DEAD, FIRED, ROW, Client, Start, error, filled, starting
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import Attempt, Status
+from tocsin.ledger.base import Attempt, Status
 from tocsin.web import AlertStatus, Delivery, EpisodeRecord, Receipt
 
 

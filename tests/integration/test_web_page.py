@@ -11,7 +11,7 @@ from support.overview import FakeOverview
 from support.waiting import until_some
 from support.web import DEAD, LATE, Start, filled, starting
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import Attempt, Status
+from tocsin.ledger.base import Attempt, Status
 from tocsin.web import ChannelStatus, Delivery, EpisodeRecord
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH")

@@ -16,7 +16,7 @@ from support.reading import error_of, reading
 from support.tocsin import quick_source, running
 from support.waiting import until_some
 from tocsin.errors import SourceReason
-from tocsin.sources import Subject
+from tocsin.sources.base import Subject
 from tocsin.sources.materialize import Materialize
 
 pytestmark = [

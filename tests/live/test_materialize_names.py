@@ -13,7 +13,7 @@ import pytest
 from support.live import VARIABLE, settings
 from support.reading import Reading, check, reading
 from tocsin.errors import SourceReason
-from tocsin.sources import Subject
+from tocsin.sources.base import Subject
 from tocsin.sources.identity import object_ids
 from tocsin.sources.materialize import Materialize
 

@@ -6,43 +6,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import generate
 import pytest
 
 from support.json_schema import refused
 from support.tocsin import command
-from tocsin import channels as channel_kinds
-from tocsin import docs
-from tocsin import sources as source_kinds
 from tocsin.config import load
 from tocsin.config.document import parse
 from tocsin.config.schema import schema
+from tocsin.registry import CHANNELS, LEVELS, SOURCES
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "exporter" / "tocsin.example.yaml"
 
 
-@pytest.mark.parametrize("name", docs.PAGES)
+@pytest.mark.parametrize("name", generate.PAGES)
 def test_a_generated_page_is_current(name: str) -> None:
     written = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    assert written == docs.PAGES[name](), "run: make docs"
+    assert written == generate.PAGES[name](), "run: make docs"
 
 
 def test_a_page_that_is_out_of_date_is_told_and_then_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "settings.md").write_text("old")
-    assert docs.main(["--check", "--directory", str(tmp_path)]) == 1
+    assert generate.main(["--check", "--directory", str(tmp_path)]) == 1
     assert "out of date: settings.md, metrics.md" in capsys.readouterr().err
     assert (tmp_path / "settings.md").read_text() == "old"
-    assert docs.main(["--directory", str(tmp_path)]) == 0
-    assert docs.main(["--check", "--directory", str(tmp_path)]) == 0
+    assert generate.main(["--directory", str(tmp_path)]) == 0
+    assert generate.main(["--check", "--directory", str(tmp_path)]) == 0
 
 
 def test_the_example_configuration_can_be_used() -> None:
     config = load(EXAMPLE, {"NOVU_SECRET_KEY": "key"})
     assert [warning.path for warning in config.warnings] == ["alert_files[0]"]
-    assert {source.kind for source in config.sources.values()} == set(source_kinds.KINDS)
-    assert {channel.kind for channel in config.channels.values()} == {*channel_kinds.KINDS, *channel_kinds.LEVELS}
+    assert {source.kind for source in config.sources.values()} == set(SOURCES)
+    assert {channel.kind for channel in config.channels.values()} == {*CHANNELS, *LEVELS}
 
 
 def test_the_example_configuration_has_every_key() -> None:

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from support.messages import message
 from support.sending import Build, closing, sent
-from tocsin.app.units import make_channel
-from tocsin.channels import Delivered, Message, Rejected, Result, Retry
+from tocsin.app.build import make_channel
+from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
 from tocsin.config import load
 from tocsin.errors import Reason
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import generate
 import pytest
 import yaml
 
@@ -12,14 +13,14 @@ from support.dispatching import compose
 from support.ledger import commit, transition
 from support.pigeon import Pigeon
 from support.waiting import until_some
-from tocsin import channels, docs, sources
-from tocsin.app.units import make_channel, policy
+from tocsin import registry
+from tocsin.app.build import make_channel, policy
 from tocsin.config import Config, load
 from tocsin.config.schema import schema
 from tocsin.dispatch import Dispatcher
 from tocsin.errors import ConfigError
 from tocsin.exposition import Metrics
-from tocsin.ledger import Filter, Status
+from tocsin.ledger.base import Filter, Status
 from tocsin.ledger.sqlite import open_ledger
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -28,7 +29,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 @pytest.fixture
 def pigeons(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one line."""
-    monkeypatch.setitem(channels.KINDS, "pigeon", "support.pigeon")
+    monkeypatch.setitem(registry.CHANNELS, "pigeon", "support.pigeon")
 
 
 def loaded(directory: Path, channel: Mapping[str, Any], **route: Any) -> Config:
@@ -44,21 +45,21 @@ def loaded(directory: Path, channel: Mapping[str, Any], **route: Any) -> Config:
 
 
 def test_the_tables_in_the_readme_are_those_of_the_registry() -> None:
-    assert docs.kinds_table(README) == README, "run: make docs"
+    assert generate.kinds_table(README) == README, "run: make docs"
 
 
 @pytest.mark.usefixtures("pigeons")
 def test_a_kind_that_is_added_shows_in_the_readme_the_settings_and_the_schema() -> None:
     row = "| `pigeon` | A pigeon with a note. | tocsin[pigeon] |\n"
     assert row not in README
-    assert row in docs.kinds_table(README).partition("<!-- channels,")[2].partition("<!-- end of channels -->")[0]
-    assert "### `type: pigeon`" in docs.settings_page()
+    assert row in generate.kinds_table(README).partition("<!-- channels,")[2].partition("<!-- end of channels -->")[0]
+    assert "### `type: pigeon`" in generate.settings_page()
     assert schema()["$defs"]["pigeon_channel"]["required"] == ["type", "loft"]
 
 
 def test_a_source_that_is_added_shows_in_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sources.KINDS, "second_http", sources.KINDS["http"])
-    table = docs.kinds_table(README).partition("<!-- sources,")[2].partition("<!-- end of sources -->")[0]
+    monkeypatch.setitem(registry.SOURCES, "second_http", registry.SOURCES["http"])
+    table = generate.kinds_table(README).partition("<!-- sources,")[2].partition("<!-- end of sources -->")[0]
     assert "\n| `second_http` | Events that others send to Tocsin's own port." in table
 
 
@@ -67,11 +68,11 @@ def test_a_readme_that_is_out_of_date_is_told_and_then_written(
 ) -> None:
     pages = tmp_path / "docs"
     pages.mkdir()
-    assert docs.main(["--directory", str(pages)]) == 0
+    assert generate.main(["--directory", str(pages)]) == 0
     (tmp_path / "README.md").write_text(README.replace("| `console` |", "| `terminal` |"))
-    assert docs.main(["--check", "--directory", str(pages)]) == 1
+    assert generate.main(["--check", "--directory", str(pages)]) == 1
     assert "out of date: README.md; run: make docs" in capsys.readouterr().err
-    assert docs.main(["--directory", str(pages)]) == 0
+    assert generate.main(["--directory", str(pages)]) == 0
     assert "\n| `console` | A line on standard output" in (tmp_path / "README.md").read_text()
 
 

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from support.messages import message
-from tocsin.channels import Standing
 from tocsin.channels.alertmanager import Alertmanager, Config, Options, build
+from tocsin.channels.base import Standing
 
 NOW = 1_795_242_600.0
 """What the outputs take for the time: 52 seconds after the firings of `support.messages` began."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 
-from tocsin.channels import Delivered, Message, Result
+from tocsin.channels.base import Delivered, Message, Result
 from tocsin.model import Kind
 
 Answer = Callable[[Message], Result | Awaitable[Result]]
@@ -24,9 +24,9 @@ class FakeChannel:
     """
 
     def __init__(
-        self, answer: Answer = deliver, *, bulk: int = 1, wants_earlier: AbstractSet[Kind] = frozenset()
+        self, answer: Answer = deliver, *, bulk: int = 1, needs_previous_ids: AbstractSet[Kind] = frozenset()
     ) -> None:
-        self.wants_earlier = wants_earlier
+        self.needs_previous_ids = needs_previous_ids
         self.answer = answer
         self.bulk = bulk
         self.gate = asyncio.Event()

@@ -10,12 +10,12 @@ from support.clock import LoopClock
 from support.ledger import commit, transition
 from support.waiting import until, until_some
 from tocsin.backoff import Backoff
-from tocsin.channels import Message, Paused, Rejected, Retry
+from tocsin.channels.base import Message, Paused, Rejected, Retry
 from tocsin.dispatch import Compose, Dispatcher, Policy
 from tocsin.envelope import View, build, merged
 from tocsin.errors import Reason
 from tocsin.exposition import Metrics
-from tocsin.ledger import Filter, Ledger, Record, Status
+from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind, Notification, Transition
 

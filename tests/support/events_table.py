@@ -8,8 +8,8 @@ from typing import Any, cast
 from support.postgres import Database
 from support.waiting import SOON, until_some
 from tocsin.model import Event
-from tocsin.sources import EventBatch, EventStream
 from tocsin.sources import postgres_events as kind
+from tocsin.sources.base import EventBatch, EventStream
 
 INSERT = "INSERT INTO events (name, data) SELECT 'order', jsonb_build_object('n', n) FROM generate_series(1, %s) AS n"
 """So many events, as a statement."""

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tocsin.app.intake import EventOutlets, Intake, Taker
-from tocsin.app.units import router
+from tocsin.app.build import router
 from tocsin.backoff import Backoff
 from tocsin.config.loading import load
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.exposition import Metrics
-from tocsin.ledger import EventCommit
+from tocsin.ledger.base import EventCommit
 from tocsin.ledger.sqlite import SqliteLedger
 from tocsin.model import Notification
-from tocsin.sources import EventSource
+from tocsin.pipeline.events import EventOutlets, EventRoute, Intake
+from tocsin.sources.base import EventSource
 
 CONFIG = """
 sources: {q: {type: rabbitmq, host: localhost, user: u, password: p, queue: q}}
@@ -33,12 +33,12 @@ class Locked:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    async def take_in(self, commit: EventCommit) -> Any:
+    async def commit_events(self, commit: EventCommit) -> Any:
         self.tries += 1
         if self.times:
             self.times -= 1
             raise LedgerError("the ledger is locked", LedgerReason.LOCKED)
-        return await self._ledger.take_in(commit)
+        return await self._ledger.commit_events(commit)
 
 
 class Offered:
@@ -74,6 +74,6 @@ def intake_of_orders(
     metrics = metrics or Metrics("0")
     alert = config.alerts["order"]
     own = metrics.alert("order")
-    taker = Taker(alert=alert, router=router(config, alert, own), metrics=own)
+    taker = EventRoute(alert=alert, router=router(config, alert, own), metrics=own)
     outlets = EventOutlets(ledger=ledger, metrics=metrics.source("q"), offer=offered, publish=lambda _: None)
     return Intake("q", source, [taker], Backoff(initial=0.01, maximum=0.05), outlets, **more)

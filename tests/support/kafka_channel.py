@@ -7,8 +7,8 @@ from typing import Any
 
 from support.kafka import Kafka
 from support.messages import message
-from tocsin.channels import Delivered, Message, Result
 from tocsin.channels import kafka as kind
+from tocsin.channels.base import Delivered, Message, Result
 from tocsin.channels.kafka.channel import Kafka as Channel
 
 SECRET = "S3CR3T-and-quite-long"

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tocsin.model import Event
-from tocsin.sources import EventBatch, EventStream
 from tocsin.sources import kafka as kind
+from tocsin.sources.base import EventBatch, EventStream
 from tocsin.sources.kafka.events import KafkaEvents
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tocsin.firing import Firing, Phase
-from tocsin.ledger import Commit, Filter, Ledger, Record, Settlement, Status
+from tocsin.ledger.base import Commit, Filter, Ledger, Record, Settlement, Status
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Address, Column, Columns, Kind, Notification, Row, Transition, fingerprint
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from support.clock import LoopClock
 from support.messages import VIEW, transition
 from tocsin.backoff import Backoff
-from tocsin.channels import Delivered, Result, Retry, Standing
+from tocsin.channels.base import Delivered, Result, Retry, Standing
 from tocsin.dispatch.level import LevelLoop
 from tocsin.dispatch.policy import LevelPolicy
 from tocsin.envelope import Envelope, build

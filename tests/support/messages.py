@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tocsin.channels import Message
+from tocsin.channels.base import Message
 from tocsin.envelope import View, build
 from tocsin.model import Column, Kind, Transition, fingerprint, notification_id
 from tocsin.templates import Template

@@ -7,7 +7,8 @@ from typing import Any
 
 from support.messages import message
 from support.novu import API_KEY, WORKFLOW, FakeNovu
-from tocsin.channels import Message, novu
+from tocsin.channels import novu
+from tocsin.channels.base import Message
 
 TRIGGER = "/v1/events/trigger"
 BULK = "/v1/events/trigger/bulk"

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 
 from tocsin.errors import LedgerError
-from tocsin.ledger import Attempt, Status
+from tocsin.ledger.base import Attempt, Status
 from tocsin.web import (
     AlertStatus,
     ChannelStatus,

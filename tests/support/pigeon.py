@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Literal
 
-from tocsin.channels import Delivered, Message, Result
-from tocsin.channels.base import ChannelConfig, ChannelOptions
+from tocsin.channels.base import Delivered, Message, Result
+from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.model import Kind
 
 
@@ -31,7 +31,7 @@ def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Pigeon":
 class Pigeon:
     """`arrived`: loft and id of each message."""
 
-    wants_earlier: AbstractSet[Kind] = frozenset()
+    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, routes: Mapping[str, Options]) -> None:
         self._routes = routes

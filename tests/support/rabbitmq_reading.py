@@ -12,8 +12,8 @@ from support.rabbitmq import GUEST_PASSWORD, PASSWORD, USER, RabbitMQ
 from support.waiting import until
 from tocsin.errors import SourceError
 from tocsin.model import Event
-from tocsin.sources import EventBatch, EventStream
 from tocsin.sources import rabbitmq as kind
+from tocsin.sources.base import EventBatch, EventStream
 from tocsin.sources.rabbitmq.stream import RabbitMQ as Source
 from tocsin.values import reader
 

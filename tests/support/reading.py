@@ -11,7 +11,7 @@ import pytest
 from support.waiting import SOON
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Row, Update
-from tocsin.sources import Source, Stream, Subject
+from tocsin.sources.base import Source, Stream, Subject
 
 
 class Reading:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from support.messages import message
-from tocsin.channels import Message, Result
+from tocsin.channels.base import Message, Result
 
 Build = Callable[..., Any]
 """Makes a channel."""

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from support.overview import FakeOverview
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 from tocsin.web import AlertStatus, ChannelStatus, FiringRow, NotificationRecord, TransitionRecord, build
 
 Client: TypeAlias = TestClient[web.Request, web.Application]

@@ -6,7 +6,8 @@ from typing import Any
 
 from support.messages import message
 from support.receiver import Receiver
-from tocsin.channels import Message, Result, webhook
+from tocsin.channels import webhook
+from tocsin.channels.base import Message, Result
 
 
 class Hooks:

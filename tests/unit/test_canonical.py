@@ -2,10 +2,10 @@
 
 import pytest
 
-from tocsin.app.binding import respelled
 from tocsin.canonical import Respelling
 from tocsin.firing import Firing, Phase, Rule
 from tocsin.model import Column, Columns
+from tocsin.pipeline.binding import respelled
 
 TEXT, BYTEA, TIMESTAMPTZ, INTERVAL = 25, 17, 1184, 1186
 

@@ -7,7 +7,7 @@ import pytest
 
 from support.alertmanager_output import NOW, output, standing
 from support.messages import message
-from tocsin.channels import Standing
+from tocsin.channels.base import Standing
 
 
 def shown(one: Standing) -> dict[str, Any]:

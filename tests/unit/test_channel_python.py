@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from support.messages import message
 from support.python_channels import channel
 from support.sending import sent
-from tocsin.channels import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.python import Config
 from tocsin.errors import ConfigError, Reason
 from tocsin.handlers import Envelope, Reject

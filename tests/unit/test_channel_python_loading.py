@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from support.messages import message
 from support.python_channels import channel
 from support.sending import sent
-from tocsin.channels import Delivered
+from tocsin.channels.base import Delivered
 from tocsin.channels.python import Config, build, problems
 from tocsin.errors import ConfigError
 from tocsin.handlers import Envelope

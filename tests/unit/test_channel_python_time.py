@@ -11,7 +11,7 @@ from support.messages import message
 from support.python_channels import channel
 from support.sending import sent
 from support.waiting import until
-from tocsin.channels import Delivered, Retry
+from tocsin.channels.base import Delivered, Retry
 from tocsin.channels.python import channel as python_channel
 from tocsin.dispatch import sending
 from tocsin.errors import Reason

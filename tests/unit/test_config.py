@@ -15,7 +15,7 @@ from tocsin.config.document import parse
 from tocsin.config.redaction import duration
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import seconds
-from tocsin.sources import Subject
+from tocsin.sources.base import Subject
 
 SECRETS = ("hunter2", "s3cret-token", "file-secret", "user:pass")
 WHOLE = """

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.config import Alert, Config, load
+from tocsin.alert import Alert
+from tocsin.config import Config, load
 from tocsin.config.check import check, check_online
 from tocsin.errors import Problem, SourceError, SourceReason
 from tocsin.model import Column, Columns, Row
-from tocsin.sources import Subject
+from tocsin.sources.base import Subject
 
 TEXT, INT8, JSONB, TIMESTAMPTZ = 25, 20, 3802, 1184
 COLUMNS = (

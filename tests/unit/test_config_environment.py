@@ -9,7 +9,7 @@ import pytest
 from tocsin.config import Config
 from tocsin.config.environment import ADDED, OPTIONAL, REQUIRED, from_environment, speaks
 from tocsin.errors import ConfigError
-from tocsin.sources import Subject
+from tocsin.sources.base import Subject
 
 PAGE = Path(__file__).parents[2] / "docs" / "from-the-environment.md"
 NEEDED = {

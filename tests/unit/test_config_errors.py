@@ -7,11 +7,11 @@ import pytest
 
 from tocsin.config import load
 from tocsin.errors import ConfigError
-from tocsin.sources import KINDS
+from tocsin.registry import SOURCES
 
 SOURCE = "sources: {db: {type: postgres, host: h, user: u}}\n"
 CHANNEL = "channels: {out: {type: console}}\n"
-KNOWN = ", ".join(KINDS)
+KNOWN = ", ".join(SOURCES)
 BEGIN = SOURCE + CHANNEL + "alerts:\n  late:\n    source: db\n    relation: v\n    notify: [out]\n"
 """Seven good lines; what a case adds begins in line 8, inside the alert `late`."""
 
@@ -54,7 +54,7 @@ EXPANSION = [
     # What came from the environment is not repeated: it may be a secret at the wrong place.
     (BEGIN + "    for: ${WORD}\n", "c.yaml:8: alerts.late.for: ${WORD} is not a duration; write for example 500ms, 30s, 5m or 1h30m"),
     (BEGIN + "log: {level: '${WORD}'}\n", "c.yaml:8: log.level: must be debug, info, warning or error, not ${WORD}"),
-    (BEGIN.replace("postgres", '"${WORD}"'), f"c.yaml:1: sources.db.type: there is no type ${{WORD}}; known: {', '.join(sorted(KINDS))}"),
+    (BEGIN.replace("postgres", '"${WORD}"'), f"c.yaml:1: sources.db.type: there is no type ${{WORD}}; known: {', '.join(sorted(SOURCES))}"),
 ]  # fmt: skip
 
 SECTIONS = [
@@ -77,7 +77,7 @@ SECTIONS = [
     (BEGIN + "ledger: {paht: x}\n", "c.yaml:8: ledger.paht: is not a known key; did you mean path?"),
 ]
 
-SOURCES = [
+BAD_SOURCES = [
     ("type: postgrs, host: h", "sources.db.type: there is no type 'postgrs'; did you mean postgres?"),
     ("host: h, user: u", f"sources.db.type: is required: one of {KNOWN}"),
     ("type: 5", f"sources.db.type: must be one of {KNOWN}, not a number"),
@@ -226,7 +226,7 @@ def test_a_mistake_is_told_with_its_place(tmp_path: Path, text: str, expected: s
     assert problems(tmp_path, text) == [expected]
 
 
-@pytest.mark.parametrize(("source", "expected"), SOURCES)
+@pytest.mark.parametrize(("source", "expected"), BAD_SOURCES)
 def test_a_mistake_in_a_source_is_told_with_its_place(tmp_path: Path, source: str, expected: str) -> None:
     text = BEGIN.replace(SOURCE, f"sources:\n  db: {{{source}}}\n")
     assert problems(tmp_path, text) == [f"c.yaml:2: {expected}"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.config import Alert, Config, load
+from tocsin.alert import Alert
+from tocsin.config import Config, load
 from tocsin.config.check import check_online
 from tocsin.config.schema import schema
 from tocsin.errors import ConfigError

@@ -7,9 +7,9 @@ from support.channels import FakeChannel
 from support.dispatching import Desk
 from support.ledger import transition
 from tocsin.backoff import Backoff
-from tocsin.channels import AskAgain, Delivered, Message, Result
+from tocsin.channels.base import AskAgain, Delivered, Message, Result
 from tocsin.errors import Reason
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 from tocsin.model import Kind
 
 UNFINISHED = AskAgain(Reason.TOO_EARLY, "asked once", 2.0, free=True)

@@ -5,9 +5,9 @@ import pytest
 from support.bulking import LARGE, LIMITED, LOST, KeyedChannel, KeyedReceiver, lines
 from support.dispatching import REFUSED, Desk
 from support.ledger import commit, transition
-from tocsin.channels import Rejected, Result, Retry
+from tocsin.channels.base import Rejected, Result, Retry
 from tocsin.errors import LedgerError, LedgerReason, Reason
-from tocsin.ledger import Bulks, Ledger, Status
+from tocsin.ledger.base import Bulks, Ledger, Status
 from tocsin.model import Kind
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from support.bulking import LIMITED, LOST, KeyedChannel, KeyedReceiver
 from support.dispatching import Desk
-from tocsin.channels import Rejected, Result
+from tocsin.channels.base import Rejected, Result
 from tocsin.errors import Reason
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 
 STEPS = 25
 

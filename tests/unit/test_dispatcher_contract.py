@@ -7,9 +7,9 @@ import pytest
 
 from support.channels import FakeChannel
 from support.dispatching import REFUSED, Desk
-from tocsin.channels import Delivered, Message, Result
+from tocsin.channels.base import Delivered, Message, Result
 from tocsin.dispatch import Condition
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 
 
 class _Raising(FakeChannel):

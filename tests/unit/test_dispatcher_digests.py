@@ -10,9 +10,9 @@ from support.channels import FakeChannel, script
 from support.dispatching import Desk
 from support.ledger import commit, transition
 from support.waiting import until_some
-from tocsin.channels import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
 from tocsin.errors import LedgerError, LedgerReason, Reason
-from tocsin.ledger import MOST_MERGED, Status
+from tocsin.ledger.base import MOST_MERGED, Status
 from tocsin.model import Address, Kind, Notification
 
 LANE = Address(channel="hook", lane="group", interval=30.0)

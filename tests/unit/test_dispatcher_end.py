@@ -6,9 +6,9 @@ import pytest
 
 from support.channels import FakeChannel
 from support.dispatching import BUSY, REFUSED, Desk
-from tocsin.channels import Delivered
+from tocsin.channels.base import Delivered
 from tocsin.dispatch import Condition
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 
 
 async def test_cancelling_closes_the_channel_once_and_ends_what_is_under_way(desk: Desk) -> None:

@@ -10,9 +10,9 @@ import pytest
 from support.channels import FakeChannel
 from support.dispatching import BUSY, Desk
 from support.ledger import commit, transition
-from tocsin.channels import Delivered, Message, Result
+from tocsin.channels.base import Delivered, Message, Result
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import Bulks, Ledger, Settlement, Status
+from tocsin.ledger.base import Bulks, Ledger, Settlement, Status
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind, Notification
 
@@ -320,7 +320,7 @@ async def test_an_outbox_that_cannot_be_read_is_not_read_at_each_offer(desk: Des
 
 async def test_a_ledger_that_cannot_name_the_earlier_ids_makes_no_dead_letter(desk: Desk) -> None:
     between = Between(desk.ledger)
-    channel = FakeChannel(wants_earlier={Kind.RESOLVED})
+    channel = FakeChannel(needs_previous_ids={Kind.RESOLVED})
     desk.start(channel, ledger=between, max_attempts=1)
     fired, resolved = await desk.episode("a", 2)
     await desk.delivered(fired, resolved)

@@ -5,9 +5,9 @@ import pytest
 
 from support.channels import FakeChannel
 from support.dispatching import BUSY, Desk
-from tocsin.channels import Delivered, Rejected, Result
+from tocsin.channels.base import Delivered, Rejected, Result
 from tocsin.errors import Reason
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 from tocsin.model import Kind
 
 
@@ -116,7 +116,7 @@ async def test_a_wall_clock_that_is_set_neither_silences_a_channel_nor_hurries_i
 
 
 async def test_earlier_ids_come_with_the_end_of_an_episode_for_channels_that_want_them(desk: Desk) -> None:
-    channel = FakeChannel(wants_earlier={Kind.RESOLVED})
+    channel = FakeChannel(needs_previous_ids={Kind.RESOLVED})
     desk.start(channel)
     ids = await desk.episode("a", 3)
     await desk.delivered(*ids)

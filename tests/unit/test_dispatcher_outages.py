@@ -5,12 +5,12 @@ from pathlib import Path
 
 from support.channels import FakeChannel, deliver, script
 from support.dispatching import DOWN, REFUSED, Desk, compose
-from tocsin.app.units import policy
-from tocsin.channels import Delivered, Message, Rejected
+from tocsin.app.build import policy
+from tocsin.channels.base import Delivered, Message, Rejected
 from tocsin.config import load
 from tocsin.dispatch import Condition
 from tocsin.errors import Reason
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 from tocsin.model import Notification
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from support.channels import FakeChannel
 from support.dispatching import Desk
-from tocsin.channels import Delivered, Message, Result
+from tocsin.channels.base import Delivered, Message, Result
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import Bulks, Ledger, Settlement, Status
+from tocsin.ledger.base import Bulks, Ledger, Settlement, Status
 
 
 class Slow:

@@ -7,10 +7,10 @@ from structlog.testing import capture_logs
 
 from support.channels import FakeChannel, deliver, script
 from support.dispatching import DOWN, REFUSED, Desk, compose
-from tocsin.channels import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
 from tocsin.dispatch import Condition
 from tocsin.errors import Reason
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 from tocsin.model import Notification
 
 GONE = Rejected(Reason.NOT_FOUND, "404 no such hook")

@@ -7,10 +7,10 @@ import pytest
 
 from support.channels import FakeChannel, script
 from support.dispatching import BUSY, Desk, compose
-from tocsin.channels import Message, Rejected, Retry
+from tocsin.channels.base import Message, Rejected, Retry
 from tocsin.dispatch import Condition
 from tocsin.errors import Reason
-from tocsin.ledger import Status
+from tocsin.ledger.base import Status
 from tocsin.model import Kind, Notification
 
 

@@ -13,15 +13,15 @@ from support.clock import Clock
 from support.following import Pauses, at_work
 from support.waiting import until
 from tocsin import repeats
-from tocsin.app.intake import HOLD_EVERY, EventOutlets, Intake
-from tocsin.app.watch import Stall, State
 from tocsin.backoff import Backoff
 from tocsin.errors import DeadLetterError, LedgerError, LedgerReason, RefusedReason, SourceError, SourceReason
 from tocsin.exposition import Metrics
-from tocsin.ledger import EventCommit
+from tocsin.ledger.base import EventCommit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Event
-from tocsin.sources import EventBatch, EventStream, Refused
+from tocsin.pipeline.events import HOLD_EVERY, EventOutlets, Intake
+from tocsin.pipeline.rows import Stall, State
+from tocsin.sources.base import EventBatch, EventStream, Refused
 
 GONE = SourceError("gone", SourceReason.DISCONNECTED)
 FULL = DeadLetterError("no room for dead letters", SourceReason.OTHER)
@@ -97,12 +97,12 @@ class Locked:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    async def take_in(self, commit: EventCommit) -> Any:
+    async def commit_events(self, commit: EventCommit) -> Any:
         self.tries += 1
         if self.times:
             self.times -= 1
             raise LedgerError("the ledger is locked", LedgerReason.LOCKED)
-        return await self._ledger.take_in(commit)
+        return await self._ledger.commit_events(commit)
 
 
 def batch_of(*ids: str, **more: Any) -> EventBatch:

@@ -15,9 +15,9 @@ from support.following import Pauses, at_work
 from support.intakes import Offered, intake_of_orders
 from support.levels import FakeLevel, Stage
 from support.waiting import until
-from tocsin.app import _Reloading, units
+from tocsin.app import _Reloading
+from tocsin.app import build as units
 from tocsin.app.runtime import Runtime
-from tocsin.app.watch import Outlets, State, Timing, Watch
 from tocsin.backoff import Backoff
 from tocsin.config import load
 from tocsin.config.check import check_online
@@ -28,8 +28,9 @@ from tocsin.exposition import Metrics, Page
 from tocsin.faults import must_end, unexpected
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Columns, Event, Kind
-from tocsin.routing import Route, Router
-from tocsin.sources import EventBatch, Subject
+from tocsin.pipeline.routing import Route, Router
+from tocsin.pipeline.rows import Outlets, State, Timing, Watch
+from tocsin.sources.base import EventBatch, Subject
 
 CONFIG = """
 sources: {mz: {type: materialize, dsn: "postgresql://tocsin@127.0.0.1:1/materialize"}}
@@ -110,7 +111,7 @@ async def test_unexpected_exception_in_event_source_is_retried(tmp_path: Path, d
     await ledger.close()
     name = defect.__name__
     assert {state for state, _ in seen} == {State.ERROR}
-    assert all(message.startswith(f"unexpected {name} in tocsin.app.intake, line ") for _, message in seen)
+    assert all(message.startswith(f"unexpected {name} in tocsin.pipeline.events, line ") for _, message in seen)
     errors = metrics.registry.get_sample_value(
         "tocsin_alert_source_errors_total", {"alert": "order", "reason": "internal"}
     )
@@ -149,7 +150,7 @@ async def test_unexpected_exception_in_row_source_is_retried(tmp_path: Path, def
         await until(lambda: watch.state is State.UP, "it goes on")
     await ledger.close()
     assert len(seen) == 5
-    assert all(message.startswith(f"unexpected {defect.__name__} in tocsin.app.watch") for message in seen)
+    assert all(message.startswith(f"unexpected {defect.__name__} in tocsin.pipeline.rows") for message in seen)
 
 
 async def test_unexpected_exception_in_dispatcher_is_retried(desk: Desk) -> None:
@@ -224,7 +225,7 @@ async def test_unexpected_exception_in_housekeeping_is_retried(tmp_path: Path) -
         runtime = Runtime(tasks, Metrics("0"))
         ledger = open_ledger(tmp_path / "ledger.db")
         runtime.ledger = Broken(ledger, "backlog", 1)
-        house = tasks.create_task(runtime.keep_house())
+        house = tasks.create_task(runtime.run_maintenance())
         await until(lambda: runtime.ledger_fault.startswith("unexpected ZeroDivisionError in"), "the fault is shown")
         await until(lambda: not runtime.ledger_fault, "it works again")
         house.cancel()

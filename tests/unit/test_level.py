@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from support.levels import DAY, DOWN, OK, Stage
 from support.messages import transition
 from support.waiting import until
-from tocsin.channels import Paused, Rejected, Retry, Standing
+from tocsin.channels.base import Paused, Rejected, Retry, Standing
 from tocsin.dispatch import Condition
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tocsin.envelope import View
 from tocsin.model import Address, Column, Columns, Kind, Row, Transition, fingerprint
-from tocsin.routing import Route, Router
+from tocsin.pipeline.routing import Route, Router
 
 COLUMNS: Columns = (Column(name="id", oid=23), Column(name="severity", oid=25), Column(name="amount", oid=1700))
 VIEW = View(labels=(("level", "severity"),), static_labels=(("team", "shop"),), value="amount")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from support.waiting import until
-from tocsin.channels.webhook.signing import Signer
 from tocsin.errors import SourceError
+from tocsin.signing import Signer
 from tocsin.sources import http as kind
 from tocsin.sources.http import Http, RefusedRequest
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 from standardwebhooks.webhooks import Webhook
 
-from tocsin.channels.webhook.signing import Signer
 from tocsin.model import Event
+from tocsin.signing import Signer
 from tocsin.sources import http as kind
 from tocsin.sources.http import Http, RefusedRequest
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.channels import Standing
+from tocsin.channels.base import Standing
 from tocsin.dispatch.standing import Picture, Told
 
 RESEND, EXPIRY, RETENTION = 60.0, 240.0, 900.0

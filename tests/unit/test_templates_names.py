@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.channels import Message, Rejected, defaults
+from tocsin.channels import defaults
 from tocsin.channels.alertmanager.alerts import Shape
 from tocsin.channels.alertmanager.settings import Options as AlertmanagerOptions
 from tocsin.channels.apprise import Options as AppriseOptions
 from tocsin.channels.apprise.channel import _Route as AppriseRoute
+from tocsin.channels.base import Message, Rejected
 from tocsin.channels.console import _text as console_line
 from tocsin.channels.email.mail import Route as MailRoute
 from tocsin.channels.email.settings import Options as MailOptions

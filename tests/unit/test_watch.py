@@ -12,17 +12,18 @@ import pytest
 from support.clock import Clock
 from support.following import Pauses, at_work
 from support.waiting import until
-from tocsin.app.watch import Outlets, State, Timing, Watch
+from tocsin.alert import Alert
 from tocsin.backoff import Backoff
-from tocsin.config import Alert, load
+from tocsin.config import load
 from tocsin.envelope import View
 from tocsin.errors import SourceError, SourceReason
 from tocsin.exposition import Metrics, Page
-from tocsin.ledger import Commit
+from tocsin.ledger.base import Commit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Batch, Column, Columns, Kind, Notification
-from tocsin.routing import Route, Router
-from tocsin.sources import Subject
+from tocsin.pipeline.routing import Route, Router
+from tocsin.pipeline.rows import Outlets, State, Timing, Watch
+from tocsin.sources.base import Subject
 
 COLUMNS = (Column(name="id", oid=23),)
 CONFIG = """

@@ -17,7 +17,7 @@ from tocsin.config import Config
 from tocsin.errors import ConfigError, LedgerError, TocsinError
 from tocsin.exposition import Metrics
 from tocsin.faults import unexpected
-from tocsin.web import build
+from tocsin.web import build as build_web
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             reloading = _Reloading(runtime, metrics, config, read)
             _on_signals(tasks, runtime.ending, reloading)
             runner = web.AppRunner(
-                build(
+                build_web(
                     RunningOverview(runtime, reloading), runtime.page, admin=config.web.admin, version=version("tocsin")
                 ),
                 access_log=None,
@@ -56,7 +56,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             address = await _listen(runner, config)
-            house = tasks.create_task(runtime.keep_house(), name="housekeeping")
+            house = tasks.create_task(runtime.run_maintenance(), name="housekeeping")
             await reloading.begin()
             # What is there now stays. Looking through it again and again held the loop for 50 ms at a time.
             gc.freeze()

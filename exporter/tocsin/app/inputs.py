@@ -8,18 +8,19 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tocsin.app import columns, units
-from tocsin.app.feed import Feed
-from tocsin.app.intake import EventOutlets, EventWatch, Intake
+from tocsin.alert import Alert
+from tocsin.app import build
 from tocsin.app.outputs import Outputs
 from tocsin.app.running import Running, cancelled
-from tocsin.app.watch import Outlets, Stall, Watch
-from tocsin.config import Alert, Config, SourceConfig
+from tocsin.config import Config, SourceConfig
 from tocsin.errors import LedgerError
 from tocsin.exposition import Metrics, Page
-from tocsin.ledger import Ledger
+from tocsin.ledger.base import Ledger
 from tocsin.model import Transition
-from tocsin.sources import Source
+from tocsin.pipeline.events import EventOutlets, EventWatch, Intake
+from tocsin.pipeline.feed import Feed
+from tocsin.pipeline.rows import Outlets, Stall, Watch
+from tocsin.sources.base import Source
 from tocsin.sources.http import Http
 
 log = structlog.get_logger(__name__)
@@ -113,14 +114,14 @@ class Inputs:
             page=self._page,
             metrics=metrics,
             ledger=ledger if alert.edges else None,
-            router=units.router(config, alert, metrics),
+            router=build.router(config, alert, metrics),
             offer=self._outputs.offer,
             publish=self._feed.publish,
             changed=functools.partial(self._outputs.changed, alert),
-            columns=columns.of_routes(config, alert, metrics),
+            columns=build.row_columns(config, alert, metrics),
         )
         source = config.sources[alert.source]
-        watch = Watch(alert, self._source(source), units.timing(source), outlets, clock=self._clock)
+        watch = Watch(alert, self._source(source), build.timing(source), outlets, clock=self._clock)
         task = self._tasks.create_task(self._until_stall(watch), name=f"alert {alert.name}")
         self._watches[alert.name] = Running(what=watch, task=task, parts=_watch_parts(config, alert))
 
@@ -128,7 +129,7 @@ class Inputs:
         """The source of rows of a configuration; all its alerts share it."""
         there = self._sources.get(config.name)
         if there is None or there[0] != config:
-            there = self._sources[config.name] = config, units.make_source(config)
+            there = self._sources[config.name] = config, build.make_source(config)
         return there[1]
 
     def _start_intake(self, config: Config, name: str, ledger: Ledger) -> None:
@@ -137,7 +138,7 @@ class Inputs:
         for alert in config.alerts.values():
             if alert.source == name:
                 metrics = self._metrics.alert(alert.name)
-                takers.append(units.taker(config, alert, metrics))
+                takers.append(build.taker(config, alert, metrics))
         outlets = EventOutlets(
             ledger=ledger,
             metrics=self._metrics.source(name),
@@ -147,9 +148,9 @@ class Inputs:
         )
         intake = Intake(
             name,
-            units.make_event_source(source),
+            build.make_event_source(source),
             takers,
-            units.backoff(source),
+            build.backoff(source),
             outlets,
             give_up_after=getattr(source.settings, "give_up_after", None),
             clock=self._clock,
@@ -178,9 +179,9 @@ class Inputs:
 
 
 def _watch_parts(config: Config, alert: Alert) -> object:
-    return alert, config.sources[alert.source], units.routes(config, alert)
+    return alert, config.sources[alert.source], build.routes(config, alert)
 
 
 def _intake_parts(config: Config, name: str) -> object:
     alerts = [alert for alert in config.alerts.values() if alert.source == name and alert.events]
-    return config.sources.get(name), [(alert, units.routes(config, alert)) for alert in alerts]
+    return config.sources.get(name), [(alert, build.routes(config, alert)) for alert in alerts]

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from tocsin.app import units
+from tocsin.alert import Alert
+from tocsin.app import build
 from tocsin.app.running import Running, cancelled
-from tocsin.channels import Channel, Level
-from tocsin.config import Alert, ChannelConfig, Config
+from tocsin.channels.base import Channel, Level
+from tocsin.config import ChannelConfig, Config
 from tocsin.dispatch import Dispatcher
 from tocsin.dispatch.level import LevelLoop
 from tocsin.exposition import ChannelState, Metrics
-from tocsin.ledger import Backlog, Ledger
+from tocsin.ledger.base import Backlog, Ledger
 from tocsin.model import Notification, Transition
 
 log = structlog.get_logger(__name__)
@@ -76,9 +77,9 @@ class Outputs:
         """Make what is new or changed, which may take a moment and changes nothing yet."""
         changed = [channel for channel in config.channels.values() if self._differs(config, channel)]
         return Made(
-            levels={one.name: await asyncio.to_thread(units.make_level, one) for one in changed if units.is_level(one)},
+            levels={one.name: await asyncio.to_thread(build.make_level, one) for one in changed if build.is_level(one)},
             channels={
-                one.name: await asyncio.to_thread(units.make_channel, one) for one in changed if not units.is_level(one)
+                one.name: await asyncio.to_thread(build.make_channel, one) for one in changed if not build.is_level(one)
             },
         )
 
@@ -93,15 +94,15 @@ class Outputs:
         One that was made anew goes on with what stood before: what is gone since, or belongs to an alert that no longer
         notifies it, is told as ended.
         """
-        views = {name: units.view(alert) for name, alert in config.alerts.items()}
+        views = {name: build.view(alert) for name, alert in config.alerts.items()}
         for name, level in made.levels.items():
             channel, metrics = config.channels[name], self._metrics.channel(name)
             loop = LevelLoop(
                 name,
                 level,
-                units.level_policy(channel),
+                build.level_policy(channel),
                 current=functools.partial(current, list(channel.routes)),
-                shape=units.shaper(channel, views, self._metrics),
+                shape=build.shaper(channel, views, self._metrics),
                 metrics=metrics,
                 predecessor=self._replaced.pop(name, None),
                 clock=self._clock,
@@ -112,15 +113,15 @@ class Outputs:
 
     def start_channels(self, config: Config, made: Made, ledger: Ledger, since: float) -> None:
         """Run the channels that were made. `since`: see `Dispatcher`."""
-        views = {name: units.view(alert) for name, alert in config.alerts.items()}
+        views = {name: build.view(alert) for name, alert in config.alerts.items()}
         for name, channel in made.channels.items():
             metrics = self._metrics.channel(name)
             dispatcher = Dispatcher(
                 name,
                 channel,
-                units.policy(config.channels[name]),
+                build.policy(config.channels[name]),
                 ledger=ledger,
-                compose=units.composer(config.channels[name], views, self._clock),
+                compose=build.composer(config.channels[name], views, self._clock),
                 metrics=metrics,
                 since=since,
                 clock=self._clock,

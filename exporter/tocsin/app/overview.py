@@ -3,15 +3,15 @@
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
+from tocsin.alert import Alert
 from tocsin.app.runtime import Runtime
-from tocsin.app.watch import State
-from tocsin.config import Alert
 from tocsin.dispatch import Condition, Dispatcher
 from tocsin.dispatch.level import LevelLoop
 from tocsin.errors import LedgerError, LedgerReason, SourceError
 from tocsin.firing import Firing
-from tocsin.ledger import Attempt, Episode, Filter, Ledger, Record, Status
+from tocsin.ledger.base import Attempt, Episode, Filter, Ledger, Record, Status
 from tocsin.model import Columns, Row, Transition
+from tocsin.pipeline.rows import State
 from tocsin.sources.http import RefusedRequest
 from tocsin.values import jsonable, number, reader
 from tocsin.web import (

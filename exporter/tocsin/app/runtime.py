@@ -9,18 +9,18 @@ from pathlib import Path
 import structlog
 
 from tocsin import repeats
-from tocsin.app import units
-from tocsin.app.feed import Feed
+from tocsin.app import build
 from tocsin.app.inputs import Inputs
-from tocsin.app.intake import EventWatch
 from tocsin.app.outputs import Outputs, channel_state
-from tocsin.app.watch import Watch
 from tocsin.config import Config
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.exposition import ChannelState, Metrics, Page
 from tocsin.faults import unexpected
-from tocsin.ledger import Backlog, Ledger
+from tocsin.ledger.base import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
+from tocsin.pipeline.events import EventWatch
+from tocsin.pipeline.feed import Feed
+from tocsin.pipeline.rows import Watch
 from tocsin.sources.http import Http
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,7 @@ class Runtime:
 
     async def apply(self, config: Config) -> None:
         """Run this configuration. Raises LedgerError if it needs a ledger and there is none to be had."""
-        if self.ledger is None and any(not units.is_level(channel) for channel in config.channels.values()):
+        if self.ledger is None and any(not build.is_level(channel) for channel in config.channels.values()):
             observe = self.metrics.ledger_commit_seconds.observe
             path = Path(config.ledger.path)
             self.ledger = await asyncio.to_thread(open_ledger, path, clock=self._clock, observe=observe)
@@ -125,8 +125,8 @@ class Runtime:
     async def _park_unrouted(self, ledger: Ledger, config: Config) -> None:
         try:
             # A level output has no outbox: what waits under its name is of a channel that it took the place of.
-            edges = [name for name, channel in config.channels.items() if not units.is_level(channel)]
-            parked = await ledger.park_unrouted(edges)
+            edges = [name for name, channel in config.channels.items() if not build.is_level(channel)]
+            parked = await ledger.dead_letter_unrouted(edges)
         except LedgerError as error:
             # It can wait for the next start; the channels cannot.
             self._ledger_failed(error)
@@ -148,7 +148,7 @@ class Runtime:
             await self.ledger.close()
         repeats.flush()
 
-    async def keep_house(self) -> None:
+    async def run_maintenance(self) -> None:
         """Until cancelled: what has to be looked at every second."""
         while True:
             if self.ledger is None:

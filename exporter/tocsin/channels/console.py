@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Literal, TextIO
 
-from tocsin.channels import Delivered, Message, Result, Retry
-from tocsin.channels.base import ChannelConfig, ChannelOptions
+from tocsin.channels.base import Delivered, Message, Result, Retry
+from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
 from tocsin.model import Kind
@@ -37,7 +37,7 @@ def build(name: str, config: Config, routes: Mapping[str, Options], *, stream: T
 class Console:
     """Prints. What it is given in one call goes out in one write."""
 
-    wants_earlier: AbstractSet[Kind] = frozenset()
+    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], stream: TextIO | None) -> None:
         self._name = name

@@ -15,8 +15,8 @@ import psycopg
 from psycopg import AsyncRawCursor, pq, sql
 from pydantic import Field
 
-from tocsin.channels import Delivered, Message, Paused, Rejected, Result, Retry
-from tocsin.channels.base import ChannelConfig, ChannelOptions, redactor
+from tocsin.channels.base import Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.errors import Reason
 from tocsin.model import Kind
 from tocsin.postgres import (
@@ -31,6 +31,7 @@ from tocsin.postgres import (
     script,
 )
 from tocsin.postgres_session import connected, within
+from tocsin.redaction import redactor
 
 _Connection: TypeAlias = "psycopg.AsyncConnection[tuple[Any, ...]]"
 _Failure: TypeAlias = Retry | Rejected | Paused
@@ -86,7 +87,7 @@ class _Target(NamedTuple):
 class Postgres:
     """Writes what it is given in one call with one statement for each table, on kept connections."""
 
-    wants_earlier: AbstractSet[Kind] = frozenset()
+    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options]) -> None:
         self._name = name

@@ -8,10 +8,11 @@ from argparse import Namespace
 
 import yaml
 
-from tocsin.app import logs, units
+from tocsin.alert import Alert
+from tocsin.app import build, logs
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
-from tocsin.config import Alert, Config
+from tocsin.config import Config
 from tocsin.config.check import check, check_online
 from tocsin.config.sections import LogSettings
 from tocsin.errors import ConfigError, Problem
@@ -40,9 +41,9 @@ def command(chosen: Namespace) -> Exit:
 
 async def _online(config: Config, *, quiet: bool) -> list[Problem]:
     """What the servers say. The objects are the ones that `tocsin run` would make."""
-    sources = {name: units.make_source(source) for name, source in config.sources.items()}
+    sources = {name: build.make_source(source) for name, source in config.sources.items()}
     channels = {
-        name: units.make_level(channel) if units.is_level(channel) else units.make_channel(channel)
+        name: build.make_level(channel) if build.is_level(channel) else build.make_channel(channel)
         for name, channel in config.channels.items()
     }
 

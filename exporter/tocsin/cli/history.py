@@ -11,7 +11,7 @@ from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
 from tocsin.cli.tables import clock_time, table
 from tocsin.errors import TocsinError
-from tocsin.ledger import Episode
+from tocsin.ledger.base import Episode
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.templates import duration
 from tocsin.values import jsonable, typed

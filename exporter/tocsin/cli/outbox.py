@@ -12,7 +12,7 @@ from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
 from tocsin.cli.tables import clock_time, table
 from tocsin.errors import TocsinError
-from tocsin.ledger import Filter, Ledger, Record, Status
+from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.values import jsonable, typed
 

@@ -43,7 +43,7 @@ def _dry(config: Config, directory: str) -> Config:
     """The same alerts with every channel printing, and a ledger that goes with the process: nothing is sent, nothing
     kept."""
     from tocsin.channels import console
-    from tocsin.channels.base import ChannelOptions
+    from tocsin.channels.settings import ChannelOptions
 
     channels = {
         name: dataclasses.replace(

@@ -10,9 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tocsin.config import kinds, trial
+from tocsin import registry
+from tocsin.alert import Alert
+from tocsin.config import trial
 from tocsin.config.columns import named_columns
-from tocsin.config.resolved import Alert, ChannelConfig, Config
+from tocsin.config.resolved import ChannelConfig, Config
 from tocsin.config.validation import suggestion
 from tocsin.errors import Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
@@ -72,7 +74,7 @@ def check(config: Config) -> list[Problem]:
                 remedy = f"needs a package: pip install 'tocsin[{member.kind}]'"
                 problems.append(config.problem(remedy, f"{section}.{name}.type"))
     for name, channel in config.channels.items():
-        found = kinds.channel_problems(channel.kind, name, channel.settings, channel.routes)
+        found = registry.channel_problems(channel.kind, name, channel.settings, channel.routes)
         problems += [config.problem(problem.message, problem.path) for problem in found]
     return problems
 

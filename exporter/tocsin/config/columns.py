@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from tocsin.config.resolved import Alert, Config
+from tocsin.alert import Alert
+from tocsin.config.resolved import Config
 from tocsin.errors import Problem
 
 

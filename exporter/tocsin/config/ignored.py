@@ -7,7 +7,8 @@ a `group_by` that names one would look for a row's end in another group than its
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tocsin.config.resolved import Alert, Config
+from tocsin.alert import Alert
+from tocsin.config.resolved import Config
 from tocsin.errors import Problem
 
 if TYPE_CHECKING:

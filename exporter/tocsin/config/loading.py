@@ -7,16 +7,18 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from tocsin.config import ignored, kinds, trial
+from tocsin import registry
+from tocsin.alert import Alert
+from tocsin.config import ignored, trial
 from tocsin.config.columns import mixed_digests
 from tocsin.config.document import Document, Path, dotted, parse
-from tocsin.config.resolved import Alert, ChannelConfig, Config, SourceConfig
+from tocsin.config.resolved import ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
 from tocsin.config.semantics import check_alert, check_annotations, check_event_routes, check_metrics, check_name
 from tocsin.config.validation import noun, suggestion, validate
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Settings
-from tocsin.sources import Subject
+from tocsin.sources.base import Subject
 
 _ROOT = ("ledger", "web", "log", "sources", "channels", "alerts", "alert_files")
 _OWN_KEY = "x-"
@@ -128,7 +130,7 @@ class _Assembly:
         for name, alert in settings.items():
             check_alert(name, alert, document, known, self._named("channels"))
             check_annotations(name, alert, document)
-        levels = {name for name, (kind, _) in channels.items() if kind in kinds.level_types()}
+        levels = {name for name, (kind, _) in channels.items() if kind in registry.LEVELS}
         for name, alert in settings.items():
             if _is_of_events(alert, sources):
                 check_event_routes(name, alert, document, levels)
@@ -212,10 +214,10 @@ class _Assembly:
         sources: dict[str, SourceConfig] = {}
         for name, entry in self._mapping("sources").items():
             path = ("sources", name)
-            found = self._kind(entry, path, kinds.source_types())
+            found = self._kind(entry, path, list(registry.SOURCES))
             if found is not None:
                 kind, data = found
-                settings = validate(kinds.source_model(kind), data, path, self._document)
+                settings = validate(registry.source_model(kind), data, path, self._document)
                 sources[name] = SourceConfig(name=name, kind=kind, settings=settings)
         return sources
 
@@ -224,11 +226,11 @@ class _Assembly:
         raw: dict[str, dict[str, Any]] = {}
         for name, entry in self._mapping("channels").items():
             path = ("channels", name)
-            found = self._kind(entry, path, kinds.channel_types())
+            found = self._kind(entry, path, registry.channel_types())
             if found is not None:
                 kind, raw[name] = found
                 data = {"type": kind, **raw[name]}
-                channels[name] = kind, validate(kinds.channel_models(kind)[0], data, path, self._document)
+                channels[name] = kind, validate(registry.channel_models(kind)[0], data, path, self._document)
         return channels, raw
 
     def _alerts(self) -> dict[str, AlertSettings]:
@@ -243,7 +245,7 @@ class _Assembly:
         self, channel: str, kind: str, base: dict[str, Any], alerts: Mapping[str, AlertSettings]
     ) -> dict[str, Settings]:
         """For each alert that notifies the channel, the options that hold for it."""
-        model = kinds.channel_models(kind)[1]
+        model = registry.channel_models(kind)[1]
         fields = {field.alias or name for name, field in model.model_fields.items()}
         common = {key: value for key, value in base.items() if key in fields}
         routes: dict[str, Settings] = {}

@@ -7,7 +7,7 @@ It is built from the models that read the file. What JSON Schema cannot say, suc
 from collections.abc import Mapping
 from typing import Any
 
-from tocsin.config import kinds
+from tocsin import registry
 from tocsin.config.redaction import duration
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
 from tocsin.config.semantics import NAME
@@ -30,8 +30,8 @@ ALERT_FILES_MEANING = (
 
 def schema() -> Node:
     """The schema of a whole file, with `${NAME}` allowed wherever a number, a choice or a duration is wanted."""
-    sources = {kind: source(kind) for kind in kinds.source_types()}
-    channels = {kind: channel(kind) for kind in kinds.channel_types()}
+    sources = {kind: source(kind) for kind in registry.SOURCES}
+    channels = {kind: channel(kind) for kind in registry.channel_types()}
     alert = section(AlertSettings)
     alert["properties"]["notify"]["items"] = {
         "anyOf": [{"type": "string", "minLength": 1}, *(_route(kind) for kind in channels)]
@@ -80,17 +80,17 @@ def schema() -> Node:
 
 def source(kind: str) -> Node:
     """The schema of a source of this type."""
-    return _typed(kind, section(kinds.source_model(kind)))
+    return _typed(kind, section(registry.source_model(kind)))
 
 
 def channel(kind: str) -> Node:
     """The schema of a channel of this type."""
-    return _typed(kind, section(kinds.channel_models(kind)[0]))
+    return _typed(kind, section(registry.channel_models(kind)[0]))
 
 
 def options(kind: str) -> Node:
     """The schema of what an alert can say differently for a channel of this type."""
-    return section(kinds.channel_models(kind)[1])
+    return section(registry.channel_models(kind)[1])
 
 
 def section(model: type[Settings]) -> Node:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from tocsin.alert import Initial, OnDuplicate
 from tocsin.settings import Duration, Settings
 
 _RELATION = re.compile(r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)(?:\.(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)){0,2}')
@@ -22,8 +23,6 @@ def _filled(value: str) -> str:
 Text = Annotated[str, AfterValidator(_filled), Field(json_schema_extra={"minLength": 1})]
 """Text that is not empty."""
 
-OnDuplicate = Literal["max", "sum", "min", "first"]
-Initial = Literal["notify", "silent"]
 Level = Literal["debug", "info", "warning", "error"]
 
 

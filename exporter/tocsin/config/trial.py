@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from tocsin.config.resolved import Alert, ChannelConfig, Config
+from tocsin.alert import Alert
+from tocsin.config.resolved import ChannelConfig, Config
 from tocsin.errors import Problem
 from tocsin.model import Kind
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from tocsin.channels import AskAgain, Paused, Result, Retry
+from tocsin.channels.base import AskAgain, Paused, Result, Retry
 from tocsin.dispatch.lanes import Bulk
 from tocsin.dispatch.policy import Policy
 from tocsin.dispatch.sending import Sending, Sent
 from tocsin.dispatch.verdict import verdicts
-from tocsin.ledger import Bulks, Settlement
+from tocsin.ledger.base import Bulks, Settlement
 from tocsin.model import Notification
 
 

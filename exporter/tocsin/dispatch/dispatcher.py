@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from tocsin.channels import AskAgain, Channel, Delivered, Result
+from tocsin.channels.base import AskAgain, Channel, Delivered, Result
 from tocsin.dispatch.concluding import Concluded, bulks_of, conclude
 from tocsin.dispatch.health import Condition, Health
 from tocsin.dispatch.lanes import Bulk, Lanes
@@ -18,7 +18,7 @@ from tocsin.dispatch.sending import Compose, Sender, Sending
 from tocsin.dispatch.supervision import Supervisor
 from tocsin.errors import LedgerError
 from tocsin.exposition import ChannelMetrics
-from tocsin.ledger import MOST_MERGED, Bulks, Ledger, Settlement, Status
+from tocsin.ledger.base import MOST_MERGED, Bulks, Ledger, Settlement, Status
 from tocsin.model import Notification
 from tocsin.repeats import Repeats
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import structlog
 
-from tocsin.channels import Delivered, Paused, Result, Retry
+from tocsin.channels.base import Delivered, Paused, Result, Retry
 from tocsin.dispatch.policy import Policy
 from tocsin.errors import Reason
 
@@ -200,7 +200,7 @@ class Health:
         self._trouble = f"{outage.reason}: {outage.detail}"
         if self._failures >= _BREAK_AFTER and now < self._hold_until:
             return
-        # Told once a streak: the same outage again and again is one piece of news.
+        # Logged once per outage: the same outage again and again is one piece of news.
         if not self._failures:
             self._reported = True
             log.warning("channel fails, trying again", channel=self._name, reason=outage.reason, detail=outage.detail)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from tocsin.channels import Level, Standing
+from tocsin.channels.base import Level, Standing
 from tocsin.dispatch.health import Condition
 from tocsin.dispatch.policy import LevelPolicy
 from tocsin.dispatch.receiver import Receiver

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tocsin.channels import Delivered, Level, Paused, Rejected, Result, Retry, Standing
+from tocsin.channels.base import Delivered, Level, Paused, Rejected, Result, Retry, Standing
 from tocsin.dispatch.health import Condition, Streak
 from tocsin.dispatch.policy import LevelPolicy
 from tocsin.dispatch.standing import Picture, Told

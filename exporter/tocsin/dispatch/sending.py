@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import structlog
 
-from tocsin.channels import Bulking, Channel, Message, Plan, Rejected, Result, Retry
+from tocsin.channels.base import Bulking, Channel, Message, Plan, Rejected, Result, Retry
 from tocsin.dispatch.lanes import Bulk
 from tocsin.errors import LedgerError, Reason
-from tocsin.ledger import Bulks, Ledger
+from tocsin.ledger.base import Bulks, Ledger
 from tocsin.model import Notification
 from tocsin.repeats import Repeats
 
@@ -229,7 +229,7 @@ class Sender:
             else:
                 gathered = together
             message = self._compose(gathered)
-            if isinstance(message, Message) and message.kind in self._channel.wants_earlier:
+            if isinstance(message, Message) and message.kind in self._channel.needs_previous_ids:
                 message = replace(message, earlier=await self._earlier(gathered))
         except LedgerError as error:
             self._unreadable.add(channel=self._name, error=str(error))

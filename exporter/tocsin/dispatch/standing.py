@@ -7,7 +7,7 @@ in seconds, which may jump and is only told.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from tocsin.channels import Standing
+from tocsin.channels.base import Standing
 
 
 @dataclass(frozen=True, slots=True)

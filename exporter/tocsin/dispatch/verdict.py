@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tocsin.channels import AskAgain, Delivered, Paused, Rejected, Result, Retry
+from tocsin.channels.base import AskAgain, Delivered, Paused, Rejected, Result, Retry
 from tocsin.dispatch.policy import Policy
 from tocsin.errors import Reason
-from tocsin.ledger import Settlement, Status
+from tocsin.ledger.base import Settlement, Status
 from tocsin.model import Notification
 
 

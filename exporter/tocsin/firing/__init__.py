@@ -8,6 +8,6 @@ transitions, however it is cut into batches.
 """
 
 from tocsin.firing.firing_set import FiringSet
-from tocsin.firing.words import Firing, Key, Outcome, Phase, Rule
+from tocsin.firing.types import Firing, Key, Outcome, Phase, Rule
 
 __all__ = ["Firing", "FiringSet", "Key", "Outcome", "Phase", "Rule"]

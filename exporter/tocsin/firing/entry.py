@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tocsin.firing.words import Phase
+from tocsin.firing.types import Phase
 from tocsin.model import Row
 
 

@@ -6,7 +6,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from tocsin.firing.entry import Entry
-from tocsin.firing.words import Firing, Key, Outcome, Phase, Rule
+from tocsin.firing.types import Firing, Key, Outcome, Phase, Rule
 from tocsin.model import Batch, Kind, Row, Transition, Update, fingerprint
 
 

@@ -4,7 +4,7 @@ thread, within its transaction."""
 import sqlite3
 from collections.abc import Iterable
 
-from tocsin.ledger import Told
+from tocsin.ledger.base import Routed
 from tocsin.ledger.encoding import transition_values
 from tocsin.ledger.opening import one
 from tocsin.ledger.shapes import Shapes
@@ -18,7 +18,7 @@ class Appender:
         self._next_transition = one(connection, "SELECT coalesce(max(id), 0) + 1 FROM transitions")
         self._next_seq = one(connection, "SELECT coalesce(max(seq), 0) + 1 FROM notifications")
 
-    def append(self, db: sqlite3.Connection, told: Iterable[Told], now: float) -> list[Notification]:
+    def append(self, db: sqlite3.Connection, told: Iterable[Routed], now: float) -> list[Notification]:
         """Write transitions and their notifications. Returns those to hand on: new ones, of a digest the first."""
         transition_id, seq = self._next_transition, self._next_seq
         transitions: list[tuple[object, ...]] = []

@@ -7,7 +7,7 @@ pending or dead: a dead one that is tried again may be in a request that the rec
 import json
 import sqlite3
 
-from tocsin.ledger import Bulks
+from tocsin.ledger.base import Bulks
 from tocsin.ledger.encoding import NOTIFICATION, notification_of
 from tocsin.ledger.shapes import Shapes
 from tocsin.model import Notification

@@ -6,7 +6,7 @@ from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 from tocsin.firing import Firing, Phase
-from tocsin.ledger import Record, Status
+from tocsin.ledger.base import Record, Status
 from tocsin.model import Columns, Kind, Notification, Row, Transition
 
 NOTIFICATION = """

@@ -8,7 +8,8 @@ from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
-from tocsin.ledger import MOST_MERGED, Attempt, Backlog, Episode, Filter, Record, Settlement, Status, bulks
+from tocsin.ledger import bulks
+from tocsin.ledger.base import MOST_MERGED, Attempt, Backlog, Episode, Filter, Record, Settlement, Status
 from tocsin.ledger.encoding import NOTIFICATION, RECORD, notification_of, record_of
 from tocsin.ledger.shapes import Shapes
 from tocsin.model import Kind, Notification
@@ -229,8 +230,8 @@ def _restate(db: sqlite3.Connection, ids: Sequence[str], now: float, statement: 
     return sum(db.execute(statement, (now, name)).rowcount for name in ids)
 
 
-def park_unrouted(db: sqlite3.Connection, channels: Sequence[str], now: float) -> int:
-    """See `Ledger.park_unrouted`. The list travels as JSON, so that the statement is the same for any number of
+def dead_letter_unrouted(db: sqlite3.Connection, channels: Sequence[str], now: float) -> int:
+    """See `Ledger.dead_letter_unrouted`. The list travels as JSON, so that the statement is the same for any number of
     channels."""
     return db.execute(
         "UPDATE notifications SET status = 'dead', settled_at = ?, reason = ?, detail = ?"

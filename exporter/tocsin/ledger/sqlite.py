@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import (
+from tocsin.ledger import outbox
+from tocsin.ledger.appending import Appender
+from tocsin.ledger.base import (
     Attempt,
     Backlog,
     Bulks,
@@ -21,9 +23,7 @@ from tocsin.ledger import (
     Record,
     Settlement,
     Stored,
-    outbox,
 )
-from tocsin.ledger.appending import Appender
 from tocsin.ledger.bulks import bound
 from tocsin.ledger.bulks import change as change_bulks
 from tocsin.ledger.encoding import firing_of, firing_values
@@ -104,7 +104,7 @@ class SqliteLedger:
 
         return await self._kept(write)
 
-    async def take_in(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
+    async def commit_events(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
         now = self._clock()
 
         def write(db: sqlite3.Connection) -> tuple[list[Notification], list[Occurrence]]:
@@ -171,9 +171,9 @@ class SqliteLedger:
         now = self._clock()
         return await self._write(lambda db: outbox.drop(db, ids, now))
 
-    async def park_unrouted(self, channels: Sequence[str]) -> int:
+    async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         now = self._clock()
-        return await self._write(lambda db: outbox.park_unrouted(db, channels, now))
+        return await self._write(lambda db: outbox.dead_letter_unrouted(db, channels, now))
 
     async def prune(self, before: float, limit: int) -> int:
         # Looked for by the reader: where nothing is old enough the whole table is passed, and no batch should wait.

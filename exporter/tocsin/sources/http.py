@@ -12,11 +12,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tocsin.channels.webhook.signing import Signer
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Event
 from tocsin.settings import Secret
-from tocsin.sources import EventBatch, EventStream
+from tocsin.signing import Signer
+from tocsin.sources.base import EventBatch, EventStream
 from tocsin.sources.documents import lines, row_of
 from tocsin.sources.settings import Positive, SourceSettings
 

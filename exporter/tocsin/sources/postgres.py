@@ -16,7 +16,7 @@ from psycopg import sql
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Row, Update
 from tocsin.postgres import relation
-from tocsin.sources import Stream, Subject
+from tocsin.sources.base import Stream, Subject
 from tocsin.sources.settings import PostgresConfig as Config
 from tocsin.sources.wire import Wire, connect, fields, translated
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from aiohttp import HttpVersion11, web
 
-from tocsin.ledger import Attempt, Status
+from tocsin.ledger.base import Attempt, Status
 from tocsin.web.encoding import answer, moment, text
 from tocsin.web.overview import EpisodeRecord, Overview, TransitionRecord
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Se
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from tocsin.ledger import Attempt, Status
+from tocsin.ledger.base import Attempt, Status
 
 AlertPhase: TypeAlias = Literal["starting", "up", "error", "stale", "refusing"]
 ChannelPhase: TypeAlias = Literal["up", "failing", "refusing", "paused", "removed"]

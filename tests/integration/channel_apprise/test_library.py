@@ -8,7 +8,7 @@ from support.apprise import SECRET, at, paths
 from support.messages import message
 from support.receiver import Answer, Received, Receiver
 from support.sending import Build, sent
-from tocsin.channels import Delivered, Rejected, Retry
+from tocsin.channels.base import Delivered, Rejected, Retry
 from tocsin.errors import ConfigError, Reason
 
 

@@ -8,7 +8,7 @@ from support.apprise import at, paths
 from support.messages import message
 from support.receiver import Receiver
 from support.sending import Build, sent
-from tocsin.channels import Delivered, Rejected
+from tocsin.channels.base import Delivered, Rejected
 from tocsin.envelope import merged
 from tocsin.errors import Reason
 from tocsin.model import Kind

@@ -13,8 +13,8 @@ from support.messages import message
 from support.receiver import Answer, Receiver
 from support.sending import Build, sent
 from support.waiting import until
-from tocsin.channels import Delivered, Message, Retry
 from tocsin.channels.apprise.services import Service
+from tocsin.channels.base import Delivered, Message, Retry
 from tocsin.errors import Reason
 
 NO_ANSWER = Retry(Reason.TIMEOUT, "no answer within 0.3 s")

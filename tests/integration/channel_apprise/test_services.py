@@ -14,9 +14,9 @@ from support.messages import message
 from support.receiver import Answer, Received, Receiver
 from support.sending import Build, sent, without
 from support.waiting import until
-from tocsin.channels import Delivered, Retry
 from tocsin.channels import apprise as channel_apprise
 from tocsin.channels.apprise.services import Service
+from tocsin.channels.base import Delivered, Retry
 from tocsin.errors import ConfigError, Reason
 from tocsin.model import Kind
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.messages import VIEW, message
 from support.sending import Build, sent
 from support.smtp import Mail, MailServer
-from tocsin.channels import Delivered, Rejected
 from tocsin.channels import email as channel_email
+from tocsin.channels.base import Delivered, Rejected
 from tocsin.channels.email.mail import Route
 from tocsin.envelope import View, merged
 from tocsin.errors import Reason
@@ -37,7 +37,7 @@ async def test_a_second_mail_of_the_same_episode_is_threaded_under_the_first(
 ) -> None:
     channel = build()
     first = message()
-    assert kind in channel.wants_earlier
+    assert kind in channel.needs_previous_ids
     await sent(channel, first)
     await sent(channel, message(kind, earlier=(first.id, "another")))
     parent = server.mails[0].parsed["Message-ID"]

@@ -9,7 +9,7 @@ from support.messages import message
 from support.sending import Build, sent
 from support.smtp import CUT, HANG, LATE, TAKEN, MailServer
 from support.waiting import until
-from tocsin.channels import Delivered, Retry
+from tocsin.channels.base import Delivered, Retry
 from tocsin.errors import Reason
 
 THREE = ["ann@example.com", "bob@example.com", "cy@example.com"]

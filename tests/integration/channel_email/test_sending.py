@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from support.messages import message
 from support.sending import Build, sent
 from support.smtp import MailServer
-from tocsin.channels import Delivered, Rejected
 from tocsin.channels import email as channel_email
+from tocsin.channels.base import Delivered, Rejected
 from tocsin.channels.email.addresses import Mailbox, mailbox
 from tocsin.envelope import merged
 from tocsin.errors import Reason

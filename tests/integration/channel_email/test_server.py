@@ -10,7 +10,7 @@ from support.messages import message
 from support.sending import Build, closing, sent, without
 from support.smtp import CUT, HANG, MailServer
 from support.waiting import until
-from tocsin.channels import Delivered, Paused, Rejected, Retry
+from tocsin.channels.base import Delivered, Paused, Rejected, Retry
 from tocsin.errors import ConfigError, Reason
 
 

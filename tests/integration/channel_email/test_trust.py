@@ -11,7 +11,7 @@ from support.email_channels import email_channel, speaking
 from support.messages import message
 from support.sending import Build, closing, sent
 from support.smtp import MailServer
-from tocsin.channels import Delivered, Paused, Retry
+from tocsin.channels.base import Delivered, Paused, Retry
 from tocsin.errors import ConfigError, Reason
 
 PASSWORD = "S3CR3T-and-quite-long"

@@ -13,7 +13,8 @@ from support.novu import API_KEY, WORKFLOW, FakeNovu
 from support.novu_channels import BULK, TRIGGER, bodies, several
 from support.receiver import Answer, Received, Receiver, of_json
 from support.sending import Build, sent
-from tocsin.channels import Delivered, Paused, Rejected, Retry, novu
+from tocsin.channels import novu
+from tocsin.channels.base import Delivered, Paused, Rejected, Retry
 from tocsin.channels.novu.settings import KNOWN_OVERRIDES
 from tocsin.errors import Reason
 from tocsin.model import Kind

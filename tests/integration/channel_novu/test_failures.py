@@ -10,7 +10,7 @@ from support.novu import API_KEY, FakeNovu
 from support.novu_channels import TRIGGER
 from support.receiver import Answer, Receiver
 from support.sending import Build, sent
-from tocsin.channels import Delivered, Paused, Rejected, Result, Retry
+from tocsin.channels.base import Delivered, Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
 
 

@@ -9,7 +9,7 @@ from support.novu import API_KEY, REQUIRED_WORKFLOW, FakeNovu, fake_novu
 from support.novu_channels import BULK, TRIGGER, several
 from support.receiver import Receiver, of_json
 from support.sending import Build, sent
-from tocsin.channels import Delivered, Rejected
+from tocsin.channels.base import Delivered, Rejected
 from tocsin.errors import Reason
 from tocsin_demo.inbox.inbox import Settings
 

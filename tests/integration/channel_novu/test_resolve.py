@@ -4,7 +4,7 @@ from support.messages import message
 from support.novu import DELAYED_WORKFLOW, Clock, FakeNovu
 from support.novu_channels import bodies, several
 from support.sending import Build, sent
-from tocsin.channels import Delivered, Message, Retry
+from tocsin.channels.base import Delivered, Message, Retry
 from tocsin.errors import Reason
 from tocsin.model import Kind
 
@@ -17,7 +17,7 @@ def resolved(*earlier: Message, age: float = 0.0) -> Message:
 
 async def test_nothing_is_sent_unless_configured(server: FakeNovu, build: Build) -> None:
     channel = build(server.url)
-    assert channel.wants_earlier == set()
+    assert channel.needs_previous_ids == set()
     assert await sent(channel, resolved()) == Delivered("nothing is sent on resolve", told=False)
     assert not server.requests()
 
@@ -32,7 +32,7 @@ async def test_a_workflow_of_its_own_is_triggered(server: FakeNovu, build: Build
 
 async def test_cancel_stops_every_message_of_the_episode_that_still_waits(server: FakeNovu, build: Build) -> None:
     channel = build(server.url, workflow=DELAYED_WORKFLOW, on_resolve="cancel")
-    assert channel.wants_earlier == {Kind.RESOLVED}
+    assert channel.needs_previous_ids == {Kind.RESOLVED}
     update = message(Kind.UPDATED, at=1_795_242_549_000)
     await channel.send([FIRED])
     await channel.send([update])

@@ -10,8 +10,8 @@ from support.dispatching import Desk, compose
 from support.ledger import transition
 from support.novu import API_KEY, DELAYED_WORKFLOW, FakeNovu, fake_novu
 from support.novu_channels import novu_channel
-from tocsin.channels import Message, Rejected
-from tocsin.ledger import Status
+from tocsin.channels.base import Message, Rejected
+from tocsin.ledger.base import Status
 from tocsin.model import Notification
 from tocsin_demo.inbox.inbox import Settings
 

@@ -9,7 +9,7 @@ from support.messages import message
 from support.novu import API_KEY, DELAYED_WORKFLOW, Clock, FakeNovu, fake_novu
 from support.novu_channels import several
 from support.sending import Build, sent
-from tocsin.channels import AskAgain, Delivered, Message
+from tocsin.channels.base import AskAgain, Delivered, Message
 from tocsin.model import Kind
 from tocsin_demo.inbox.inbox import Settings
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from support.novu import API_KEY, INACTIVE_WORKFLOW, FakeNovu, fake_novu
 from support.receiver import Answer, Receiver, of_json
 from support.sending import Build, sent, without
-from tocsin.channels import Delivered, novu
+from tocsin.channels import novu
+from tocsin.channels.base import Delivered
 from tocsin.errors import ConfigError
 from tocsin_demo.inbox.inbox import Settings
 from tocsin_demo.inbox.model import Step

@@ -9,7 +9,7 @@ from support.novu import INACTIVE_WORKFLOW, REQUIRED_WORKFLOW, WORKFLOW, FakeNov
 from support.novu_channels import TRIGGER, bodies, several
 from support.receiver import Answer, Receiver
 from support.sending import Build, sent
-from tocsin.channels import Delivered, Rejected
+from tocsin.channels.base import Delivered, Rejected
 from tocsin.errors import Reason
 from tocsin.model import Kind
 

@@ -14,10 +14,10 @@ from support.rabbitmq import Peer, RabbitMQ, new_queue, peer, rabbitmq, shared_r
 from support.rabbitmq_packages import VERSION
 from support.rabbitmq_reading import reading, source
 from support.waiting import until
-from tocsin.app.watch import State
 from tocsin.errors import SourceReason
 from tocsin.exposition import Metrics
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
+from tocsin.pipeline.rows import State
 from tocsin.sources.rabbitmq.stream import RabbitMQ as Source
 
 TRIES = 30

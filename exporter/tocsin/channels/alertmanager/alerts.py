@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from yarl import URL
 
-from tocsin.channels import Standing
 from tocsin.channels.alertmanager.settings import Options
-from tocsin.channels.base import json_bytes
+from tocsin.channels.base import Standing
+from tocsin.channels.http import json_bytes
 from tocsin.envelope import Envelope, scope
 from tocsin.templates import Template, TemplateError
 

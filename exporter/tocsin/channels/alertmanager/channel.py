@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import aiohttp
 
-from tocsin.channels import Delivered, Paused, Rejected, Result, Retry, Standing
 from tocsin.channels.alertmanager.alerts import Shape, batches, written
 from tocsin.channels.alertmanager.settings import Config, Options
-from tocsin.channels.base import classify, redactor, retry_after
+from tocsin.channels.base import Delivered, Paused, Rejected, Result, Retry, Standing
+from tocsin.channels.http import classify, retry_after
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
+from tocsin.redaction import redactor
 
 MAX_ANSWER = 16384
 """Bytes of an answer that are read."""

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from tocsin.channels.base import condition
+from tocsin.channels.settings import condition
 from tocsin.settings import Duration, Secret, Settings
 from tocsin.templates import Template, TemplateError
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from tocsin.channels import Delivered, Message, Rejected, Result, Retry, defaults
+from tocsin.channels import defaults
 from tocsin.channels.apprise.sends import Failure, Outcome, Sends
 from tocsin.channels.apprise.services import Service, check_schema, load, secrets_of
 from tocsin.channels.apprise.settings import Config, Options
-from tocsin.channels.base import redactor
+from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
 from tocsin.errors import ConfigError, Problem, Reason
 from tocsin.model import Kind
+from tocsin.redaction import redactor
 from tocsin.repeats import Repeats
 from tocsin.settings import Secret
 from tocsin.templates import NothingPrintedError, Template, TemplateError
@@ -67,7 +68,7 @@ class _Route:
 class Apprise:
     """One message to each URL, in threads: the library blocks."""
 
-    wants_earlier: AbstractSet[Kind] = frozenset()
+    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options]) -> None:
         self._name = name

@@ -16,8 +16,8 @@ from apprise.conversion import convert_between
 from apprise.manager_plugins import NotificationManager
 
 from tocsin.channels.apprise.quiet import said
-from tocsin.channels.base import redactor
 from tocsin.model import Kind
+from tocsin.redaction import redactor
 
 _LOCAL = frozenset(
     {"blink1", "dbus", "exec", "file", "gio", "glib", "gnome", "kde", "macosx", "qt", "script", "syslog", "windows"}

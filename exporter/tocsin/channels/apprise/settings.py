@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from tocsin.channels.base import ChannelConfig, ChannelOptions
+from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.settings import Secret
 from tocsin.templates import Template
 

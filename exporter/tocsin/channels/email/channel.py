@@ -7,13 +7,13 @@ from collections.abc import Set as AbstractSet
 
 import structlog
 
-from tocsin.channels import Delivered, Message, Rejected, Result, Retry
-from tocsin.channels.base import redactor
+from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.email.mail import Mail, Route
 from tocsin.channels.email.server import Answer, Outcome, Server
 from tocsin.channels.email.settings import Config, Options
 from tocsin.errors import Reason
 from tocsin.model import Kind
+from tocsin.redaction import redactor
 from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ _REMEMBERED = 10_000
 class Email:
     """One mail per message, to all its recipients in one go."""
 
-    wants_earlier: AbstractSet[Kind] = frozenset({Kind.UPDATED, Kind.REPEATED, Kind.RESOLVED})
+    needs_previous_ids: AbstractSet[Kind] = frozenset({Kind.UPDATED, Kind.REPEATED, Kind.RESOLVED})
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
         self._name = name

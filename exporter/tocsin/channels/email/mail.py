@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from tocsin.channels import Message, Rejected, defaults
+from tocsin.channels import defaults
+from tocsin.channels.base import Message, Rejected
 from tocsin.channels.email.addresses import Mailbox, Recipients, mailbox
 from tocsin.channels.email.settings import Options
 from tocsin.errors import Reason

@@ -20,7 +20,7 @@ from aiosmtplib import (
     SMTPTimeoutError,
 )
 
-from tocsin.channels import Paused, Rejected, Retry
+from tocsin.channels.base import Paused, Rejected, Retry
 from tocsin.channels.email.mail import Mail
 from tocsin.channels.email.settings import DEFAULT_PORTS, Config
 from tocsin.errors import Reason

@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tocsin.channels.base import ChannelConfig, ChannelOptions
 from tocsin.channels.email.addresses import FromColumn, Name, Recipients, mailbox
+from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.settings import Duration, Secret
 from tocsin.templates import Template
 

@@ -10,8 +10,7 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaException, Producer
 
-from tocsin.channels import Delivered, Message, Rejected, Result, Retry
-from tocsin.channels.base import redactor
+from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.kafka.outcome import judged
 from tocsin.channels.kafka.records import Route
 from tocsin.channels.kafka.settings import Config, Options
@@ -20,6 +19,7 @@ from tocsin.errors import ConfigError, Problem, Reason
 from tocsin.kafka import UNKNOWN_TOPIC, Fault, Log, said
 from tocsin.kafka.producing import Record, Writer
 from tocsin.model import Kind
+from tocsin.redaction import redactor
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ _FIND_TOPIC = 5.0
 class Kafka:
     """Writes records, and answers for each when the brokers have acknowledged it."""
 
-    wants_earlier: AbstractSet[Kind] = frozenset()
+    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(
         self, name: str, config: Config, routes: Mapping[str, Options], *, clock: Callable[[], float] = time.monotonic

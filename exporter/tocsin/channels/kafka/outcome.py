@@ -1,6 +1,6 @@
 """What an error of librdkafka or of a broker means for a notification."""
 
-from tocsin.channels import Paused, Rejected, Result, Retry
+from tocsin.channels.base import Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
 from tocsin.kafka import (
     ENDED,

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from tocsin.channels import Message, Rejected
-from tocsin.channels.base import json_bytes
+from tocsin.channels.base import Message, Rejected
+from tocsin.channels.http import json_bytes
 from tocsin.channels.kafka.settings import Options
 from tocsin.envelope import Envelope, scope
 from tocsin.errors import Reason

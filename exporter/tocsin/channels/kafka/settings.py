@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from tocsin.channels.base import ChannelConfig, ChannelOptions
+from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.kafka import TOPIC, KafkaConnection
 from tocsin.templates import Structure, Template
 

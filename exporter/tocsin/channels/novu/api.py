@@ -18,12 +18,13 @@ from novu_py import models
 from novu_py.utils import RetryConfig
 from pydantic import BaseModel
 
-from tocsin.channels import Paused, Rejected, Result, Retry
-from tocsin.channels.base import classify, redactor, retry_after
+from tocsin.channels.base import Paused, Rejected, Result, Retry
+from tocsin.channels.http import classify, retry_after
 from tocsin.channels.novu import workflows
 from tocsin.channels.novu.events import Event
 from tocsin.channels.novu.settings import Config
 from tocsin.errors import Reason
+from tocsin.redaction import redactor
 
 Body = TypeVar("Body")
 

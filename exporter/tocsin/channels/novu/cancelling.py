@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tocsin.channels import AskAgain, Delivered, Message, Result
+from tocsin.channels.base import AskAgain, Delivered, Message, Result
 from tocsin.channels.novu.api import Answer, Api
 from tocsin.channels.novu.settings import Options
 from tocsin.errors import Reason

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tocsin.channels import Delivered, Message, Plan, Rejected, Request, Result, Retry
+from tocsin.channels.base import Delivered, Message, Plan, Rejected, Request, Result, Retry
 from tocsin.channels.novu.api import PROCESSED, Answer, Api, Entry
 from tocsin.channels.novu.cancelling import Cancelling
 from tocsin.channels.novu.events import Draft, Route
@@ -59,7 +59,7 @@ class Novu:
         cancels = any(
             route.options.on_resolve.startswith("cancel") for route in (*self._routes.values(), self._otherwise)
         )
-        self.wants_earlier = frozenset({Kind.RESOLVED}) if cancels else frozenset()
+        self.needs_previous_ids = frozenset({Kind.RESOLVED}) if cancels else frozenset()
 
     def __repr__(self) -> str:
         return f"Novu({self._name!r})"

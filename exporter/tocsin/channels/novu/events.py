@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
-from tocsin.channels import Message, Rejected
-from tocsin.channels.base import json_bytes
+from tocsin.channels.base import Message, Rejected
+from tocsin.channels.http import json_bytes
 from tocsin.channels.novu.settings import MAX_RECIPIENTS, FromColumn, Options
 from tocsin.envelope import scope
 from tocsin.errors import Reason

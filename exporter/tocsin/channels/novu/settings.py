@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from tocsin.channels.base import ChannelConfig, ChannelOptions
+from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.settings import Duration, Secret, Settings
 from tocsin.templates import Structure, Template
 

@@ -13,13 +13,14 @@ from typing import Any
 import structlog
 
 from tocsin import handlers
-from tocsin.channels import Delivered, Message, Rejected, Result, Retry
-from tocsin.channels.base import MAX_RETRY_AFTER, redactor
+from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels.http import MAX_RETRY_AFTER
 from tocsin.channels.python.loading import Handler, arguments, told
 from tocsin.channels.python.settings import Config, Options
 from tocsin.channels.threads import Threads
 from tocsin.errors import Reason
 from tocsin.model import Kind
+from tocsin.redaction import redactor
 from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,7 @@ class Python:
     to count among those that run. What such a call says in the end is remembered as the answer to the next attempt.
     """
 
-    wants_earlier: AbstractSet[Kind] = frozenset()
+    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, handler: Handler, routes: Mapping[str, Options]) -> None:
         self._name = name

@@ -12,9 +12,9 @@ from typing import Any
 
 import structlog
 
-from tocsin.channels.base import redactor
 from tocsin.channels.python.settings import Config, Options
 from tocsin.errors import ConfigError, Problem
+from tocsin.redaction import redactor
 
 log = structlog.get_logger(__name__)
 

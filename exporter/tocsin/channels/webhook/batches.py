@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tocsin.channels import Message, Plan, Rejected, Result, Retry
+from tocsin.channels.base import Message, Plan, Rejected, Result, Retry
 from tocsin.channels.webhook.channel import Draft, Webhook
 from tocsin.channels.webhook.request import Target
 from tocsin.errors import Reason

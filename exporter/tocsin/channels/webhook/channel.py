@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import aiohttp
 from yarl import URL
 
-from tocsin.channels import Delivered, Message, Paused, Rejected, Result, Retry
-from tocsin.channels.base import classify, redactor, retry_after
+from tocsin.channels.base import Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels.http import classify, retry_after
 from tocsin.channels.webhook.addresses import PrivateAddressError, public_socket
 from tocsin.channels.webhook.request import (
     BODILESS,
@@ -21,9 +21,10 @@ from tocsin.channels.webhook.request import (
     seen,
 )
 from tocsin.channels.webhook.settings import Config, Options
-from tocsin.channels.webhook.signing import Signer
 from tocsin.errors import Reason
 from tocsin.model import Kind
+from tocsin.redaction import redactor
+from tocsin.signing import Signer
 from tocsin.templates import TemplateError
 
 MAX_ANSWER = 16384
@@ -49,7 +50,7 @@ class Draft:
 class Webhook:
     """Requests on kept connections."""
 
-    wants_earlier: AbstractSet[Kind] = frozenset()
+    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
         self._name = name

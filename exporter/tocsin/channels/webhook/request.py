@@ -11,8 +11,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 from yarl import URL
 
-from tocsin.channels.base import json_bytes, redactor
+from tocsin.channels.http import json_bytes
 from tocsin.envelope import Envelope, scope
+from tocsin.redaction import redactor
 from tocsin.templates import VARIABLES as ENVELOPE_VARIABLES
 from tocsin.templates import Structure, Template, TemplateError
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from tocsin.channels.base import ChannelConfig, ChannelOptions
-from tocsin.channels.webhook import request, signing
+from tocsin import signing
+from tocsin.channels.settings import ChannelConfig, ChannelOptions
+from tocsin.channels.webhook import request
 from tocsin.settings import Secret
 from tocsin.templates import Structure
 

@@ -14,7 +14,6 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tocsin.channels.base import redactor
 from tocsin.errors import SourceError, SourceReason
 from tocsin.kafka import (
     FORBIDDEN,
@@ -31,6 +30,7 @@ from tocsin.kafka import (
     retriable,
     said,
 )
+from tocsin.redaction import redactor
 from tocsin.sources.kafka.settings import Config
 
 log = structlog.get_logger(__name__)

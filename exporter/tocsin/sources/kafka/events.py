@@ -21,7 +21,7 @@ from tocsin.kafka import ENDED, FINAL, OFFSET_RESET, TOO_LARGE, Fault
 from tocsin.kafka.producing import Headers, Record, Writer
 from tocsin.model import Columns, Event, Row
 from tocsin.repeats import Repeats
-from tocsin.sources import EventBatch, EventStream, Refused, Subject
+from tocsin.sources.base import EventBatch, EventStream, Refused, Subject
 from tocsin.sources.kafka import records
 from tocsin.sources.kafka.asking import RECORDS, latest, rights_missing
 from tocsin.sources.kafka.consuming import Consuming, consuming, passing

@@ -9,7 +9,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from tocsin.errors import RefusedReason
 from tocsin.model import Column, Columns, Event, Row
-from tocsin.sources import Refused
+from tocsin.sources.base import Refused
 from tocsin.sources.documents import parsed, row_of
 from tocsin.sources.kafka.settings import About, Type
 

@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException, Messag
 from tocsin.errors import SourceError, SourceReason
 from tocsin.kafka import END_OF_PARTITION, UNKNOWN_TOPIC, Fault, cause
 from tocsin.model import Batch, Column, Columns, Row, Update
-from tocsin.sources import Stream, Subject
+from tocsin.sources.base import Stream, Subject
 from tocsin.sources.kafka.consuming import Consuming, consuming, passing
 from tocsin.sources.kafka.records import TYPES, Cell, Reader, Unreadable, columns_of, place, row
 from tocsin.sources.kafka.settings import Config

@@ -13,7 +13,7 @@ from psycopg import sql
 from tocsin.errors import RefusedReason, SourceError, SourceReason
 from tocsin.model import Columns, Event, Row
 from tocsin.postgres import name_parts
-from tocsin.sources import EventBatch, EventStream, Refused, Subject
+from tocsin.sources.base import EventBatch, EventStream, Refused, Subject
 from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Config
 from tocsin.sources.postgres_events.statements import Outcome, Statements
 from tocsin.sources.wire import Wire, connect, fields, translated

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel as Wire
 
-from tocsin.channels.base import redactor
 from tocsin.errors import SourceError, SourceReason
+from tocsin.redaction import redactor
 from tocsin.sources.rabbitmq import topology
 from tocsin.sources.rabbitmq.connection import connect, wire_of
 from tocsin.sources.rabbitmq.dead_letters import Copy, DeadLetters

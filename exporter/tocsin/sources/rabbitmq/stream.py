@@ -13,7 +13,7 @@ from aiormq.abc import DeliveredMessage
 
 from tocsin.errors import DeadLetterError, SourceError
 from tocsin.model import Event
-from tocsin.sources import EventBatch, EventStream, Refused
+from tocsin.sources.base import EventBatch, EventStream, Refused
 from tocsin.sources.rabbitmq import messages
 from tocsin.sources.rabbitmq.broker import Broker, connected
 from tocsin.sources.rabbitmq.dead_letters import Copy

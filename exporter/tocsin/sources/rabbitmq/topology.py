@@ -6,8 +6,8 @@ from typing import Any
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
 
-from tocsin.channels.base import redactor
 from tocsin.errors import SourceError, SourceReason
+from tocsin.redaction import redactor
 from tocsin.sources.rabbitmq.connection import connect, wire_of
 from tocsin.sources.rabbitmq.faults import BY_CODE, a_stream, answering, translating
 from tocsin.sources.rabbitmq.settings import Config

@@ -11,8 +11,6 @@ from typing import Literal, TypeAlias
 
 import structlog
 
-from tocsin.config import Alert, Config
-from tocsin.config.columns import named_columns, route_columns
 from tocsin.exposition import AlertMetrics
 from tocsin.model import Columns, Event
 from tocsin.sources.documents import with_nested
@@ -42,14 +40,14 @@ class NamedColumns:
     """Counts and logs the columns that an alert names and that its events or rows lack."""
 
     def __init__(self, alert: str, what: What, named: Mapping[str, str], metrics: AlertMetrics) -> None:
-        """`named`: column -> the setting that names it, a path below the alert."""
+        """`named`: the setting that names it, as a path below the alert -> column."""
         self._alert = alert
         self._what = what
-        self._named = named
-        self._nested = tuple(name for name in named if "." in name)
+        self._named = _by_column(named)
+        self._nested = tuple(name for name in self._named if "." in name)
         self._metrics = metrics
         self._counts: Counter[str] = Counter()
-        for column in named:
+        for column in self._named:
             metrics.missing_column(column)  # so that it is there at zero
 
     def whole(self, events: Sequence[Event]) -> Sequence[Event]:
@@ -86,17 +84,6 @@ class NamedColumns:
             columns=[one.name for one in columns[:_SHOWN]],
             so_far=self._counts[column],
         )
-
-
-def of_events(config: Config, alert: Alert, metrics: AlertMetrics) -> NamedColumns:
-    """All columns that an alert on events names."""
-    return NamedColumns(alert.name, "event", _by_column(dict(named_columns(config, alert))), metrics)
-
-
-def of_routes(config: Config, alert: Alert, metrics: AlertMetrics) -> NamedColumns:
-    """The columns that the channels' options name of an alert on rows. Without its own columns such an alert does not
-    start at all."""
-    return NamedColumns(alert.name, "row", _by_column(dict(route_columns(config, alert))), metrics)
 
 
 def _by_column(named: Mapping[str, str]) -> dict[str, str]:

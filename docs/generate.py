@@ -1,7 +1,7 @@
 """Writes docs/settings.md, docs/metrics.md and the tables of sources and channels in README.md from the models and
 tables that the program itself runs on.
 
-`python -m tocsin.docs` writes them, `python -m tocsin.docs --check` exits with 1 when they are not what it would write.
+`python docs/generate.py` writes them. With `--check` it writes nothing and exits with 1 when one is out of date.
 """
 
 import argparse
@@ -12,14 +12,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from tocsin.config import kinds, schema
+from tocsin import registry
+from tocsin.config import schema
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
 from tocsin.errors import Reason, RefusedReason, SourceReason
 from tocsin.exposition.table import CHANNEL_STATES, REFUSED_STATUSES, markdown
 from tocsin.model import Kind
 
-_DIRECTORY = Path(__file__).parents[2] / "docs"
-_NOTICE = "<!-- Written by `python -m tocsin.docs`; change the models and tables it is made of, not this file. -->"
+_DIRECTORY = Path(__file__).parent
+_NOTICE = "<!-- Written by `python docs/generate.py`; change the models and tables it is made of, not this file. -->"
 
 _SETTINGS = """\
 # Settings
@@ -96,11 +97,11 @@ def settings_page() -> str:
     parts = [_NOTICE, "", _SETTINGS]
     for name, model in (("ledger", LedgerSettings), ("web", WebSettings), ("log", LogSettings)):
         parts += _section(f"## `{name}`", schema.section(model))
-    sources = {kind: schema.source(kind) for kind in kinds.source_types()}
+    sources = {kind: schema.source(kind) for kind in registry.SOURCES}
     parts += ["## `sources`", "", "A mapping of names to sources. Each has a `type`, and by that these keys.", ""]
     parts += _family(sources, "source")
-    levels = kinds.level_types()
-    channels = {kind: schema.channel(kind) for kind in kinds.channel_types() if kind not in levels}
+    levels = registry.LEVELS
+    channels = {kind: schema.channel(kind) for kind in registry.channel_types() if kind not in levels}
     parts += ["## `channels`", "", _CHANNELS]
     parts += _family(channels, "channel", {key for kind in channels for key in schema.options(kind)["properties"]})
     for kind in levels:
@@ -138,8 +139,8 @@ def metrics_page() -> str:
 def kinds_table(readme: str, docs: Path = _DIRECTORY) -> str:
     """README.md with today's tables of sources and channels between its marks. `docs`: where the pages on each are."""
     families = {
-        "sources": {kind: schema.source(kind) for kind in kinds.source_types()},
-        "channels": {kind: schema.channel(kind) for kind in kinds.channel_types()},
+        "sources": {kind: schema.source(kind) for kind in registry.SOURCES},
+        "channels": {kind: schema.channel(kind) for kind in registry.channel_types()},
     }
     for family, members in families.items():
         rows = [_kind(kind, node["description"], docs / family / f"{kind}.md") for kind, node in members.items()]
@@ -165,7 +166,7 @@ PAGES = {"settings.md": settings_page, "metrics.md": metrics_page}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pages, or with `--check` tell which of them are out of date. The exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tocsin.docs", description="Write the generated pages of docs/.")
+    parser = argparse.ArgumentParser(prog="python docs/generate.py", description="Write the generated pages of docs/.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
     parser.add_argument("--directory", type=Path, default=_DIRECTORY, help="where the pages are")
     chosen = parser.parse_args(arguments)

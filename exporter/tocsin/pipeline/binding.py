@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from tocsin.alert import Alert
 from tocsin.canonical import Respelling
-from tocsin.config import Alert
 from tocsin.errors import SourceError, SourceReason
 from tocsin.exposition import GaugeSpec
 from tocsin.firing import Firing, Phase, Rule

@@ -14,19 +14,19 @@ from enum import StrEnum
 
 import structlog
 
-from tocsin.app import binding
-from tocsin.app.columns import NamedColumns
+from tocsin.alert import Alert
 from tocsin.backoff import Backoff
 from tocsin.canonical import Respelling
-from tocsin.config import Alert
 from tocsin.errors import LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertState, Gauges, Page, Rendered
 from tocsin.faults import must_end, unexpected
 from tocsin.firing import Firing, FiringSet, Outcome, Phase
-from tocsin.ledger import Commit, Ledger, Stored
+from tocsin.ledger.base import Commit, Ledger, Stored
 from tocsin.model import Batch, Columns, Kind, Notification, Transition
-from tocsin.routing import Router
-from tocsin.sources import Checked, Source
+from tocsin.pipeline import binding
+from tocsin.pipeline.columns import NamedColumns
+from tocsin.pipeline.routing import Router
+from tocsin.sources.base import Checked, Source
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ class Outlets:
     columns: NamedColumns | None = None
     """What the channels' options name of a row; None where no one asks for what is missing."""
     changed: Callable[[bool], None] = lambda _: None
-    """Told after each batch whether anything began or ended to fire, or changed."""
+    """Called after each batch whether anything began or ended to fire, or changed."""
 
 
 class Watch:

@@ -3,20 +3,16 @@ them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import cast
 
 import structlog
 
-from tocsin import channels as channel_kinds
-from tocsin import sources as source_kinds
-from tocsin.app import columns
-from tocsin.app.intake import Taker
-from tocsin.app.watch import Timing
+from tocsin.alert import Alert
 from tocsin.backoff import Backoff
-from tocsin.channels import Channel, Level, Message, Rejected
-from tocsin.channels.base import ChannelOptions
-from tocsin.config import Alert, ChannelConfig, Config, SourceConfig
+from tocsin.channels.base import Channel, Level, Message, Rejected
+from tocsin.channels.settings import ChannelOptions
+from tocsin.config import ChannelConfig, Config, SourceConfig
+from tocsin.config.columns import named_columns, route_columns
 from tocsin.dispatch import Compose, Policy
 from tocsin.dispatch.level import Shape
 from tocsin.dispatch.policy import LevelPolicy
@@ -25,9 +21,13 @@ from tocsin.errors import ConfigError, Problem, Reason, TocsinError
 from tocsin.exposition import AlertMetrics, Metrics
 from tocsin.faults import unexpected
 from tocsin.model import Kind, Notification, Transition, notification_id
+from tocsin.pipeline.columns import NamedColumns
+from tocsin.pipeline.events import EventRoute
+from tocsin.pipeline.routing import Route, Router, holds
+from tocsin.pipeline.rows import Timing
+from tocsin.registry import LEVELS, channel_module, source_module
 from tocsin.repeats import Repeats
-from tocsin.routing import Route, Router, holds
-from tocsin.sources import EventSource, Source
+from tocsin.sources.base import EventSource, Source
 from tocsin.templates import Condition, Template
 
 log = structlog.get_logger(__name__)
@@ -45,13 +45,13 @@ def make_event_source(config: SourceConfig) -> EventSource:
 
 def _built(config: SourceConfig) -> object:
     with _refusing(f"sources.{config.name}"):
-        return import_module(source_kinds.KINDS[config.kind]).build(config.name, config.settings)
+        return source_module(config.kind).build(config.name, config.settings)
 
 
 def make_channel(config: ChannelConfig) -> Channel:
     """The channel of a configuration. Imports what it needs, which may take a moment."""
     with _refusing(f"channels.{config.name}"):
-        module = import_module(channel_kinds.KINDS[config.kind])
+        module = channel_module(config.kind)
         return cast("Channel", module.build(config.name, config.settings, dict(config.routes)))
 
 
@@ -69,13 +69,13 @@ def _refusing(path: str) -> Iterator[None]:
 
 def is_level(config: ChannelConfig) -> bool:
     """Whether the channel is told what fires now instead of each notification."""
-    return config.kind in channel_kinds.LEVELS
+    return config.kind in LEVELS
 
 
 def make_level(config: ChannelConfig) -> Level:
     """The level output of a configuration."""
     with _refusing(f"channels.{config.name}"):
-        module = import_module(channel_kinds.LEVELS[config.kind])
+        module = channel_module(config.kind)
         return cast("Level", module.build(config.name, config.settings, dict(config.routes)))
 
 
@@ -163,10 +163,10 @@ def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
     return Router(routes(config, alert), view(alert), _complaint(alert.name, metrics))
 
 
-def taker(config: Config, alert: Alert, metrics: AlertMetrics) -> Taker:
+def taker(config: Config, alert: Alert, metrics: AlertMetrics) -> EventRoute:
     """What takes the events of an alert."""
-    named = columns.of_events(config, alert, metrics)
-    return Taker(alert=alert, router=router(config, alert, metrics), metrics=metrics, columns=named)
+    named = NamedColumns(alert.name, "event", dict(named_columns(config, alert)), metrics)
+    return EventRoute(alert=alert, router=router(config, alert, metrics), metrics=metrics, columns=named)
 
 
 def _complaint(alert: str, metrics: AlertMetrics) -> Callable[[str], None]:
@@ -215,3 +215,8 @@ def composer(channel: ChannelConfig, views: Mapping[str, View], now: Callable[[]
         )
 
     return compose
+
+
+def row_columns(config: Config, alert: Alert, metrics: AlertMetrics) -> NamedColumns:
+    """The columns of a row that the channels' options name. An alert on rows does not start without its own columns."""
+    return NamedColumns(alert.name, "row", dict(route_columns(config, alert)), metrics)

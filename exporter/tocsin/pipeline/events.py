@@ -19,20 +19,19 @@ from typing import TypeVar
 
 import structlog
 
-from tocsin.app.columns import NamedColumns
-from tocsin.app.watch import Stall, State
+from tocsin.alert import Alert
 from tocsin.backoff import Backoff
-from tocsin.config import Alert
-from tocsin.dispatch.health import REFUSED_IN_A_ROW
 from tocsin.errors import DeadLetterError, LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertState, SourceMetrics
 from tocsin.faults import must_end, unexpected
 from tocsin.firing import Firing
-from tocsin.ledger import EventCommit, Ledger, Occurrence
+from tocsin.ledger.base import EventCommit, Ledger, Occurrence
 from tocsin.model import Address, Columns, Event, Kind, Notification, Transition, fingerprint
+from tocsin.pipeline.columns import NamedColumns
+from tocsin.pipeline.routing import Router, values_of
+from tocsin.pipeline.rows import Stall, State
 from tocsin.repeats import Repeats
-from tocsin.routing import Router, values_of
-from tocsin.sources import EventBatch, EventSource, EventStream
+from tocsin.sources.base import EventBatch, EventSource, EventStream
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +40,9 @@ T = TypeVar("T")
 HOLD_EVERY = 5.0
 """Seconds at most between two calls of `EventStream.hold` while a batch cannot be made safe."""
 
+
+REFUSED_IN_A_ROW = 3
+"""Refusals in a row after which the source counts as refusing."""
 
 _SHORTEST = 0.1
 """Seconds of the shortest pause after a fault."""
@@ -51,7 +53,7 @@ class _GivenBack(Exception):  # noqa: N818 - not an error: the source delivers t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taker:
+class EventRoute:
     """An alert on events: what it takes, and where that goes."""
 
     alert: Alert
@@ -133,7 +135,7 @@ class Intake:
         self,
         name: str,
         source: EventSource,
-        takers: Sequence[Taker],
+        takers: Sequence[EventRoute],
         backoff: Backoff,
         outlets: EventOutlets,
         *,
@@ -152,7 +154,7 @@ class Intake:
         self.last_batch: float | None = None
         self.taken: Counter[str] = Counter()
         self.source = source
-        self._takers: dict[str, list[Taker]] = {}
+        self._takers: dict[str, list[EventRoute]] = {}
         for taker in takers:
             self._takers.setdefault(taker.alert.takes, []).append(taker)
             taker.metrics.state = self.measure
@@ -256,11 +258,11 @@ class Intake:
             source=self.name, occurrences=occurrences, position=batch.position if self._out.keep else {}
         )
 
-        async def take_in() -> tuple[list[Notification], list[Occurrence], float]:
+        async def commit_events() -> tuple[list[Notification], list[Occurrence], float]:
             began = self._monotonic()
-            return *await self._out.ledger.take_in(commit), self._monotonic() - began
+            return *await self._out.ledger.commit_events(commit), self._monotonic() - began
 
-        notifications, new, seconds = await self._repeated(take_in, stream)
+        notifications, new, seconds = await self._repeated(commit_events, stream)
         self._count(occurrences, new, seconds)
         self._out.offer(notifications)
         self._out.publish([one.told[0] for one in new])
@@ -277,7 +279,7 @@ class Intake:
                 if held:
                     return await step()
                 # Whether the ledger works does not show before the next event otherwise, which may take days.
-                await self._out.ledger.take_in(EventCommit(source=self.name, occurrences=[]))
+                await self._out.ledger.commit_events(EventCommit(source=self.name, occurrences=[]))
                 self._succeeded()
                 raise _GivenBack
             except DeadLetterError as error:
@@ -331,7 +333,7 @@ class Intake:
                 taker.metrics.repeated.inc(came - went)
                 taker.metrics.commit_seconds.observe(seconds)
 
-    def _everyone(self) -> Iterator[Taker]:
+    def _everyone(self) -> Iterator[EventRoute]:
         return (taker for takers in self._takers.values() for taker in takers)
 
     def _succeeded(self) -> None:
