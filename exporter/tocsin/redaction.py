@@ -1,38 +1,90 @@
-"""Remove secrets from the text of other programs before it is shown or stored."""
+"""Replace secrets in text and in configuration before they are shown, logged or stored."""
 
 import html
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 from urllib.parse import quote
 
-from pydantic import SecretStr
+from pydantic import SecretBytes, SecretStr
+
+SECRET = "<secret>"  # noqa: S105 - the mark, not a secret
+"""The mark in place of a secret."""
 
 MAX_DETAIL = 200
-"""Characters of another program's text that may be quoted."""
+"""The most characters of another program's text that are quoted."""
+
+_SHORTEST = 4
+"""Characters. Shorter secrets are not searched for inside other text: they would be found everywhere."""
+
+_WORD = 8
+"""Characters from which a word of a secret of several words (`Bearer abc...`) is replaced on its own."""
+
+_USER_INFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s]*@")
 
 
 def redactor(secrets: Iterable[SecretStr | str]) -> Callable[[str], str]:
-    """What takes secrets out of a receiver's words, makes them one line and shortens them.
+    """Return a function that makes another program's text fit to be shown: one line, shortened, without secrets.
 
-    Each secret goes whole and, if it has blanks in it (`Bearer abc...`), its longer words too, as they are and as a
-    receiver may escape them.
+    A secret of several words (`Bearer abc...`) is also replaced word by word.
     """
     words: set[str] = set()
     for secret in secrets:
         text = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
-        words |= {text, *(word for word in text.split() if len(word) >= 8)}
-    words |= {spelling for word in words for spelling in _spellings(word)}
-    ordered = sorted((word for word in words if len(word) > 3), key=len, reverse=True)  # `1` is no secret
+        words |= {text, *(word for word in text.split() if len(word) >= _WORD)}
+    masked = masker(words)
 
     def redact(text: str) -> str:
-        for word in ordered:
-            text = text.replace(word, "***")
-        line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+        line = " ".join("".join(char if char.isprintable() else " " for char in masked(text)).split())
         return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"
 
     return redact
 
 
-def _spellings(word: str) -> tuple[str, ...]:
-    """A word in JSON, in the log of a Python program, in an address, and on a web page."""
+def masker(words: Iterable[str]) -> Callable[[str], str]:
+    """Return a function that replaces each of the words in a text by the mark, also where it is escaped for JSON, Python,
+    URLs or HTML."""
+    spellings = {spelling for word in words for spelling in (word, *_escaped(word)) if len(spelling) >= _SHORTEST}
+    ordered = sorted(spellings, key=len, reverse=True)
+    if not ordered:
+        return lambda text: text
+    pattern = re.compile("|".join(map(re.escape, ordered)))
+    return lambda text: pattern.sub(SECRET, text)
+
+
+def redacted(tree: Any) -> Any:
+    """Return plain nested data with the mark for every secret, for user-info in URLs, and for the text of a secret
+    inside other text."""
+    return _masked(tree, masker(_secrets(tree)))
+
+
+def _escaped(word: str) -> tuple[str, ...]:
     return json.dumps(word)[1:-1], repr(word)[1:-1], quote(word, safe=""), html.escape(word)
+
+
+def _secrets(tree: Any) -> Iterator[str]:
+    match tree:
+        case SecretStr():
+            yield tree.get_secret_value()
+        case SecretBytes():
+            yield tree.get_secret_value().decode(errors="replace")
+        case dict():
+            for item in tree.values():
+                yield from _secrets(item)
+        case list():
+            for item in tree:
+                yield from _secrets(item)
+
+
+def _masked(tree: Any, mask: Callable[[str], str]) -> Any:
+    match tree:
+        case SecretStr() | SecretBytes():
+            return SECRET
+        case dict():
+            return {key: _masked(item, mask) for key, item in tree.items()}
+        case list():
+            return [_masked(item, mask) for item in tree]
+        case str():
+            return mask(_USER_INFO.sub(rf"\1{SECRET}@", tree))
+    return tree

@@ -144,7 +144,7 @@ async def test_online_without_a_row_a_made_up_address_is_not_held_against_the_te
 async def test_a_secret_that_a_template_would_show_in_an_error_is_not_shown(tmp_path: Path) -> None:
     channel = 'secrets: {key: HUSH-0001}\nbody: {a: "{{ row[secrets.key] }}"}'
     [problem] = await found(tmp_path, channel, ("a", "3", "x"))
-    assert "there is no '***' among team" in problem
+    assert "there is no '<secret>' among team" in problem
 
 
 def test_nothing_of_a_secret_is_in_the_configuration_that_is_shown(tmp_path: Path) -> None:

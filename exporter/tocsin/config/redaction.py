@@ -1,7 +1,6 @@
-"""Configuration to look at: plain data in which no secret is left."""
+"""Configuration as plain data."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -10,18 +9,7 @@ from pydantic.fields import FieldInfo
 
 from tocsin.settings import Settings
 
-SECRET = "<secret>"  # noqa: S105 - what is shown in place of one
-_USER_INFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s]*@")
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
-_SHORT = 4
-"""Secrets shorter than this are not looked for inside other texts: they would be found everywhere."""
-
-
-def redact(tree: Any) -> Any:
-    """The tree with `<secret>` for every secret, for user-info in URLs, and wherever a secret's text stands in other
-    text."""
-    texts = sorted({text for text in _secrets(tree) if len(text) >= _SHORT}, key=len, reverse=True)
-    return _redacted(tree, re.compile("|".join(map(re.escape, texts))) if texts else None)
 
 
 def plain(model: BaseModel) -> dict[str, Any]:
@@ -71,31 +59,3 @@ def _plain(value: Any) -> Any:
         case None | bool() | int() | float() | str() | SecretStr() | SecretBytes():
             return value
     return str(value)
-
-
-def _secrets(tree: Any) -> Iterator[str]:
-    match tree:
-        case SecretStr():
-            yield tree.get_secret_value()
-        case SecretBytes():
-            yield tree.get_secret_value().decode(errors="replace")
-        case dict():
-            for item in tree.values():
-                yield from _secrets(item)
-        case list():
-            for item in tree:
-                yield from _secrets(item)
-
-
-def _redacted(tree: Any, texts: re.Pattern[str] | None) -> Any:
-    match tree:
-        case SecretStr() | SecretBytes():
-            return SECRET
-        case dict():
-            return {key: _redacted(item, texts) for key, item in tree.items()}
-        case list():
-            return [_redacted(item, texts) for item in tree]
-        case str():
-            tree = _USER_INFO.sub(rf"\1{SECRET}@", tree)
-            return texts.sub(SECRET, tree) if texts else tree
-    return tree

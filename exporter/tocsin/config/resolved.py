@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tocsin.alert import Alert
-from tocsin.config.redaction import duration, plain, redact
+from tocsin.config.redaction import duration, plain
 from tocsin.config.sections import LedgerSettings, LogSettings, WebSettings
 from tocsin.errors import ConfigError, Problem
+from tocsin.redaction import redacted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ class Config:
 
     def redacted(self) -> dict[str, Any]:
         """Everything in effect, as plain data in the shape of the file, with `<secret>` for every secret."""
-        tree: dict[str, Any] = redact(
+        tree: dict[str, Any] = redacted(
             {
                 "ledger": plain(self.ledger),
                 "web": plain(self.web),

@@ -175,7 +175,7 @@ async def test_a_service_that_breaks_is_tried_again_and_what_it_says_is_redacted
     cast("Any", service._plugin).notify = breaks
     failed = service.send("title", "body", Kind.FIRED, "text")
     assert failed is not None
-    assert "RuntimeError: no ***" in failed
+    assert "RuntimeError: no <secret>" in failed
     assert not [part for part in url.partition("://")[2].split("/") if len(part) > 8 and part in failed]
 
 
@@ -188,7 +188,7 @@ async def test_a_service_that_ends_the_program_when_it_is_made_costs_only_its_no
     channel = build("json://{{ row.who }}/" + SECRET, at(receiver), concurrency=1)
     monkeypatch.setattr("apprise.Apprise.instantiate", ends)
     for who in ("ann", "bob"):
-        refused = "refused: Apprise cannot use this json URL: no ***"
+        refused = "refused: Apprise cannot use this json URL: no <secret>"
         assert await sent(channel, message(key=who, extra={"who": ("text", who)})) == Delivered(refused)
     assert len(receiver.requests) == 2
 

@@ -13,7 +13,7 @@ from yarl import URL
 
 from tocsin.channels.http import json_bytes
 from tocsin.envelope import Envelope, scope
-from tocsin.redaction import redactor
+from tocsin.redaction import masker
 from tocsin.templates import VARIABLES as ENVELOPE_VARIABLES
 from tocsin.templates import Structure, Template, TemplateError
 
@@ -306,7 +306,7 @@ class Trial:
 
     def __init__(self, config: "Config", options: "Options") -> None:
         self._secrets = {name: value.get_secret_value() for name, value in config.secret_values.items()}
-        self._redact = redactor(confidential(config))
+        self._mask = masker(confidential(config))
         self._content = Content(options, config.batch)
         self._recipe = Recipe(config, self._secrets)
 
@@ -323,8 +323,7 @@ class Trial:
                 attempt(seen)
             except TemplateError as error:
                 place, _, message = str(error).partition(": ")
-                clean = self._redact(message)
-                yield Fault(place, clean if "***" in clean else message, self._kind(error))
+                yield Fault(place, self._mask(message), self._kind(error))
 
     def _kind(self, error: TemplateError) -> Literal["template", "value", "certain"]:
         unknown = f" among {', '.join(self._secrets)}" if self._secrets else "there is no 'secrets'"
