@@ -43,8 +43,8 @@ def redactor(secrets: Iterable[SecretStr | str]) -> Callable[[str], str]:
 
 
 def masker(words: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that replaces each of the words in a text by the mark, also where it is escaped for JSON, Python,
-    URLs or HTML."""
+    """Return a function that replaces each of the words in a text by the mark, also where it is escaped for JSON,
+    Python, URLs or HTML."""
     spellings = {spelling for word in words for spelling in (word, *_escaped(word)) if len(spelling) >= _SHORTEST}
     ordered = sorted(spellings, key=len, reverse=True)
     if not ordered:
