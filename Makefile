@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# Files that are checked for the words in tools/words.
+PLAIN  := SECURITY.md alertmanager grafana prometheus docs/runbooks.md
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-live check format bench rehearse lock docs clean
 
@@ -36,6 +39,8 @@ check: $(READY)  ## lint, formatting, types, layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo materialize/tocsin_setup compose novu tests bench docs
 	@$(BIN)/lint-imports --no-cache
+	@! git grep --line-number --word-regexp --ignore-case --extended-regexp --file=tools/words -- $(PLAIN) || \
+	  { echo "tools/words lists words to replace by plain ones"; exit 1; }
 
 format: $(READY)  ## format the code and mend what can be mended
 	@$(BIN)/ruff format .

@@ -107,7 +107,7 @@ def test_a_rule_leads_to_its_runbook(alert: str) -> None:
     assert ROOT / page == RUNBOOKS
     assert anchor == alert.lower()
     text = sections()[alert]
-    assert re.search(r"\*\*Means\.\*\*.*\*\*Look.*\bdo\b", text, re.DOTALL | re.IGNORECASE)
+    assert re.search(r"\*\*Meaning\.\*\*.*\*\*Check.*\bfix\b", text, re.DOTALL | re.IGNORECASE)
 
 
 def test_every_runbook_is_of_a_rule() -> None:
