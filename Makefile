@@ -39,8 +39,8 @@ check: $(READY)  ## lint, formatting, types, layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo materialize/tocsin_setup compose novu tests bench docs
 	@$(BIN)/lint-imports --no-cache
-	@! git grep --line-number --word-regexp --ignore-case --extended-regexp --file=tools/words -- $(PLAIN) || \
-	  { echo "tools/words lists words to replace by plain ones"; exit 1; }
+	@git grep --line-number --word-regexp --ignore-case --extended-regexp -f tools/words -- $(PLAIN); \
+	  test $$? -eq 1 || { echo "replace these words by plain ones: tools/words"; exit 1; }
 
 format: $(READY)  ## format the code and mend what can be mended
 	@$(BIN)/ruff format .
