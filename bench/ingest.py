@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.report import Figure
 from support.materialize.process import double_process
-from tocsin.alert import Alert
+from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.config import load
 from tocsin.envelope import View
@@ -107,7 +107,7 @@ async def _watch(dsn: str, *, ledger: bool) -> AsyncIterator[tuple[Watch, Page]]
         path = Path(directory) / "tocsin.yaml"
         path.write_text(_CONFIG.format(dsn=dsn, notify="out" if ledger else ""))
         config = load(path, {})
-        alert, source = config.alerts["load"], config.sources["mz"]
+        alert, source = config.row_alerts["load"], config.sources["mz"]
         store = open_ledger(Path(directory) / "ledger.db") if ledger else None
         metrics = Metrics("0")
         page = Page(metrics)
@@ -118,7 +118,7 @@ async def _watch(dsn: str, *, ledger: bool) -> AsyncIterator[tuple[Watch, Page]]
                 await store.close()
 
 
-def _made(alert: Alert, source: Materialize, page: Page, metrics: Metrics, store: Ledger | None) -> Watch:
+def _made(alert: RowAlert, source: Materialize, page: Page, metrics: Metrics, store: Ledger | None) -> Watch:
     outlets = Outlets(
         page=page,
         metrics=metrics.alert(alert.name),

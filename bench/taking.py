@@ -38,7 +38,7 @@ async def taken_in(source: Mapping[str, Any], name: str = "order", **alert: Any)
         config = load(path, {})
         metrics, ledger = Metrics("0"), open_ledger(Path(directory) / "ledger.db")
         taker = EventRoute(
-            alert=config.alerts[name],
+            alert=config.event_alerts[name],
             router=units.router(config, config.alerts[name], metrics.alert(name)),
             metrics=metrics.alert(name),
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii as _quoted
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Row: TypeAlias = tuple[str | None, ...]
 Update: TypeAlias = tuple[int, int, Row]
@@ -27,6 +27,9 @@ class Column:
 
 
 Columns: TypeAlias = tuple[Column, ...]
+
+OnDuplicate: TypeAlias = Literal["max", "sum", "min", "first"]
+"""How the values of several rows with the same labels become one sample of a gauge."""
 
 
 class Kind(StrEnum):

@@ -93,7 +93,7 @@ async def test_a_row_that_goes_while_the_configuration_changes_ends(desk: Desk) 
     desk.firing = {}  # the watch is being made anew
     await desk.apply(desk.config(alerts=["late", "early"]))
     desk.fires(late=["2"], early=["3"])
-    for alert in desk.config(alerts=["late", "early"]).alerts.values():
+    for alert in desk.config(alerts=["late", "early"]).row_alerts.values():
         desk.outputs.changed(alert, False)
     await desk.until_known("2", "3")
 

@@ -47,7 +47,7 @@ class Scene:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Intake]:
         """The intake, with the ledger of the last time."""
-        alert, source = self._config.alerts["orders"], self._config.sources["broker"]
+        alert, source = self._config.event_alerts["orders"], self._config.sources["broker"]
         metrics = self.metrics.alert("orders")
         taker = EventRoute(alert=alert, router=units.router(self._config, alert, metrics), metrics=metrics)
         ledger = open_ledger(self._ledger)

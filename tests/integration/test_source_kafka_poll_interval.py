@@ -23,7 +23,7 @@ from tocsin.exposition import Metrics
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
 from tocsin.pipeline.events import EventOutlets, Intake
-from tocsin.pipeline.rows import State
+from tocsin.pipeline.status import State
 
 LIMIT_S = 6.0
 SHORT = {"max.poll.interval.ms": "6000", "session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}
@@ -60,7 +60,7 @@ class Scene:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Intake]:
         metrics, ledger = Metrics("test"), open_ledger(self.ledger)
-        alert, at = self._config.alerts["orders"], self._config.sources["broker"]
+        alert, at = self._config.event_alerts["orders"], self._config.sources["broker"]
         outlets = EventOutlets(
             ledger=ledger, metrics=metrics.source("broker"), offer=self._offer, publish=lambda _: None
         )

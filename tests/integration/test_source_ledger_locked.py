@@ -13,7 +13,7 @@ from support.postgres import Database
 from support.waiting import until, until_some
 from tocsin.errors import SourceError
 from tocsin.ledger.sqlite import open_ledger
-from tocsin.pipeline.rows import State
+from tocsin.pipeline.status import State
 from tocsin.sources import http
 
 pytestmark = pytest.mark.xdist_group("postgres")

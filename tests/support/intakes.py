@@ -72,7 +72,7 @@ def intake_of_orders(
     file.write_text(CONFIG)
     config = load(file, {})
     metrics = metrics or Metrics("0")
-    alert = config.alerts["order"]
+    alert = config.event_alerts["order"]
     own = metrics.alert("order")
     taker = EventRoute(alert=alert, router=router(config, alert, own), metrics=own)
     outlets = EventOutlets(ledger=ledger, metrics=metrics.source("q"), offer=offered, publish=lambda _: None)

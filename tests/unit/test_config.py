@@ -72,7 +72,7 @@ def test_sections_are_read_and_have_defaults(tmp_path: Path, whole: Config) -> N
 
 
 def test_an_alert_gets_its_defaults_from_its_labels_and_its_name(whole: Config) -> None:
-    spike = whole.alerts["spike"]
+    spike = whole.row_alerts["spike"]
     assert spike.subject == Subject(relation="demo.organization_alert")
     assert spike.key == ("organization", "severity")
     assert spike.labels == {"organization": "organization", "severity": "severity"}
@@ -81,13 +81,13 @@ def test_an_alert_gets_its_defaults_from_its_labels_and_its_name(whole: Config) 
 
 
 def test_an_alert_without_labels_is_keyed_by_the_whole_row(whole: Config) -> None:
-    bare = whole.alerts["bare"]
+    bare = whole.row_alerts["bare"]
     assert bare.subject == Subject(query="SELECT 1 AS a")
     assert (bare.key, bare.labels, bare.metric, bare.gauges) == ((), {}, "bare", True)
 
 
 def test_an_alert_without_gauges_has_no_metric(whole: Config) -> None:
-    silent = whole.alerts["silent"]
+    silent = whole.row_alerts["silent"]
     assert (silent.key, silent.labels, silent.metric) == (("organization",), {"org": "organization"}, "")
 
 

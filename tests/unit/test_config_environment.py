@@ -60,7 +60,7 @@ def test_the_required_variables_are_enough() -> None:
 
 
 def test_the_view_becomes_an_alert_that_notifies_and_has_no_gauges() -> None:
-    (alert,) = config().alerts.values()
+    (alert,) = config().row_alerts.values()
     query = 'SELECT "item", "amount" FROM "materialize"."auction"."expensive_pizza"'
     assert alert.subject == Subject(query=query)
     assert (alert.name, alert.key, alert.initial, alert.gauges) == ("expensive_pizza", (), "silent", False)

@@ -38,10 +38,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
 
 def test_an_alert_on_events_takes_those_of_its_name_or_of_another(tmp_path: Path) -> None:
     config = loaded(tmp_path, EVENTS + "  other: {source: posted, event: order.created, notify: [out]}\n")
-    assert [(alert.events, alert.subject.event, alert.gauges) for alert in config.alerts.values()] == [
-        (True, "orders", False),
-        (True, "order.created", False),
-    ]
+    assert [alert.subject.event for alert in config.event_alerts.values()] == ["orders", "order.created"]
 
 
 def test_an_alert_on_events_may_have_a_name_that_no_metric_can_have(tmp_path: Path) -> None:

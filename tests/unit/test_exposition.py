@@ -12,9 +12,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tocsin.exposition import Gauges, GaugeSpec, OnDuplicate, lines
+from tocsin.exposition import Gauges, GaugeSpec, lines
 from tocsin.exposition.text import header, value
-from tocsin.model import Row
+from tocsin.model import OnDuplicate, Row
 
 Labels = tuple[tuple[str, str], ...]
 

@@ -20,7 +20,7 @@ from tocsin.ledger.base import EventCommit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Event
 from tocsin.pipeline.events import HOLD_EVERY, EventOutlets, Intake
-from tocsin.pipeline.rows import Stall, State
+from tocsin.pipeline.status import Stall, State
 from tocsin.sources.base import EventBatch, EventStream, Refused
 
 GONE = SourceError("gone", SourceReason.DISCONNECTED)

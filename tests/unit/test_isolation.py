@@ -29,7 +29,8 @@ from tocsin.faults import must_end, unexpected
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Columns, Event, Kind
 from tocsin.pipeline.routing import Route, Router
-from tocsin.pipeline.rows import Outlets, State, Timing, Watch
+from tocsin.pipeline.rows import Outlets, Timing, Watch
+from tocsin.pipeline.status import State
 from tocsin.sources.base import EventBatch, Subject
 
 CONFIG = """
@@ -126,7 +127,7 @@ async def test_unexpected_exception_in_row_source_is_retried(tmp_path: Path, def
     """The alert is in error with the type of the exception until its source works."""
     file = tmp_path / "tocsin.yaml"
     file.write_text(CONFIG)
-    alert = load(file, {}).alerts["late"]
+    alert = load(file, {}).row_alerts["late"]
     source, metrics, pauses = Defective(defect, 5), Metrics("0"), Pauses()
     source.batch = Batch(updates=[], frontier=11, snapshot=10)
     ledger = open_ledger(tmp_path / "ledger.db")

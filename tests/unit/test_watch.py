@@ -12,7 +12,7 @@ import pytest
 from support.clock import Clock
 from support.following import Pauses, at_work
 from support.waiting import until
-from tocsin.alert import Alert
+from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.config import load
 from tocsin.envelope import View
@@ -22,7 +22,8 @@ from tocsin.ledger.base import Commit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Batch, Column, Columns, Kind, Notification
 from tocsin.pipeline.routing import Route, Router
-from tocsin.pipeline.rows import Outlets, State, Timing, Watch
+from tocsin.pipeline.rows import Outlets, Timing, Watch
+from tocsin.pipeline.status import State
 from tocsin.sources.base import Subject
 
 COLUMNS = (Column(name="id", oid=23),)
@@ -85,7 +86,7 @@ class Held:
         return notifications
 
 
-def watch_of(alert: Alert, source: Scripted, ledger: Held | None, **more: Any) -> Watch:
+def watch_of(alert: RowAlert, source: Scripted, ledger: Held | None, **more: Any) -> Watch:
     """`more`: clocks, chance and sleep; `backoff`."""
     metrics = Metrics("0")
     outlets = Outlets(
@@ -105,7 +106,7 @@ async def test_a_watch_that_is_cut_off_in_a_commit_does_not_turn_the_kept_fronti
     """Otherwise the next run would take a snapshot older than the rows it has kept, and tell that they had gone."""
     file = tmp_path / "tocsin.yaml"
     file.write_text(CONFIG)
-    alert = load(file, {}).alerts["late"]
+    alert = load(file, {}).row_alerts["late"]
     store = open_ledger(tmp_path / "ledger.db")
     source, ledger = Scripted(), Held(store)
     watch = watch_of(alert, source, ledger)
@@ -131,7 +132,7 @@ async def test_a_watch_that_is_cut_off_in_a_commit_does_not_turn_the_kept_fronti
 async def test_mere_progress_is_kept_at_the_end_so_that_the_next_run_starts_there(tmp_path: Path) -> None:
     file = tmp_path / "tocsin.yaml"
     file.write_text(CONFIG)
-    alert = load(file, {}).alerts["late"]
+    alert = load(file, {}).row_alerts["late"]
     store = open_ledger(tmp_path / "ledger.db")
     source, ledger = Scripted(), Held(store)
     watch = watch_of(alert, source, ledger)
@@ -160,7 +161,7 @@ async def test_a_watch_that_is_cut_off_under_new_columns_keeps_no_row_that_nobod
     """A set under new columns is written whole; written at the end of a run it would hold the half-taken batch."""
     file = tmp_path / "tocsin.yaml"
     file.write_text(CONFIG)
-    alert = load(file, {}).alerts["late"]
+    alert = load(file, {}).row_alerts["late"]
     store = open_ledger(tmp_path / "ledger.db")
     source, ledger = Scripted(), Held(store)
     watch = watch_of(alert, source, ledger)
@@ -191,13 +192,13 @@ def cut_off(*_: object, **__: object) -> Any:
 
 
 @pytest.fixture
-def alert(tmp_path: Path) -> Alert:
+def alert(tmp_path: Path) -> RowAlert:
     file = tmp_path / "tocsin.yaml"
     file.write_text(CONFIG)
-    return load(file, {}).alerts["late"]
+    return load(file, {}).row_alerts["late"]
 
 
-async def test_the_pauses_before_a_source_is_tried_again_grow_and_begin_small_after_a_success(alert: Alert) -> None:
+async def test_the_pauses_before_a_source_is_tried_again_grow_and_begin_small_after_a_success(alert: RowAlert) -> None:
     source, pauses = Scripted(), Pauses()
     backoff = Backoff(initial=1.0, maximum=10.0)
     watch = watch_of(alert, source, None, backoff=backoff, chance=lambda: 0.5, sleep=pauses.sleep)
@@ -210,7 +211,7 @@ async def test_the_pauses_before_a_source_is_tried_again_grow_and_begin_small_af
     assert pauses.seconds == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 0.5, 1.0, 2.0]
 
 
-async def test_only_silence_makes_an_alert_stale_and_no_jump_of_the_wall_clock(alert: Alert) -> None:
+async def test_only_silence_makes_an_alert_stale_and_no_jump_of_the_wall_clock(alert: RowAlert) -> None:
     day = 86_400.0
     source, wall, lasting = Scripted(), Clock(), Clock(50.0)
     watch = watch_of(alert, source, None, clock=wall, monotonic=lasting)
@@ -261,7 +262,7 @@ async def test_history_is_asked_for_unless_it_is_at_fault(
     """After each error, the as-of that the next subscription asks for."""
     file = tmp_path / "tocsin.yaml"
     file.write_text(CONFIG)
-    alert = load(file, {}).alerts["late"]
+    alert = load(file, {}).row_alerts["late"]
     store = open_ledger(tmp_path / "ledger.db")
     source = Scripted()
     watch = watch_of(alert, source, Held(store))

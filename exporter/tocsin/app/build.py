@@ -7,7 +7,7 @@ from typing import cast
 
 import structlog
 
-from tocsin.alert import Alert
+from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.backoff import Backoff
 from tocsin.channels.base import Channel, Level, Message, Rejected
 from tocsin.channels.settings import ChannelOptions
@@ -163,7 +163,7 @@ def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
     return Router(routes(config, alert), view(alert), _complaint(alert.name, metrics))
 
 
-def taker(config: Config, alert: Alert, metrics: AlertMetrics) -> EventRoute:
+def taker(config: Config, alert: EventAlert, metrics: AlertMetrics) -> EventRoute:
     """What takes the events of an alert."""
     named = NamedColumns(alert.name, "event", dict(named_columns(config, alert)), metrics)
     return EventRoute(alert=alert, router=router(config, alert, metrics), metrics=metrics, columns=named)
@@ -189,7 +189,7 @@ def _route(channel: str, options: ChannelOptions, alert: Alert) -> Route:
         interval=options.interval,
         # A label may be named, too: it stands for its column.
         group_by=tuple(alert.labels.get(name, name) for name in options.group_by),
-        order_by=alert.key if alert.events else (),
+        order_by=alert.key if isinstance(alert, EventAlert) else (),
     )
 
 
@@ -217,6 +217,6 @@ def composer(channel: ChannelConfig, views: Mapping[str, View], now: Callable[[]
     return compose
 
 
-def row_columns(config: Config, alert: Alert, metrics: AlertMetrics) -> NamedColumns:
+def row_columns(config: Config, alert: RowAlert, metrics: AlertMetrics) -> NamedColumns:
     """The columns of a row that the channels' options name. An alert on rows does not start without its own columns."""
     return NamedColumns(alert.name, "row", dict(route_columns(config, alert)), metrics)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tocsin.alert import Alert
+from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.app import build
 from tocsin.app.outputs import Outputs
 from tocsin.app.running import Running, cancelled
@@ -17,9 +17,10 @@ from tocsin.errors import LedgerError
 from tocsin.exposition import Metrics, Page
 from tocsin.ledger.base import Ledger
 from tocsin.model import Transition
-from tocsin.pipeline.events import EventOutlets, EventWatch, Intake
+from tocsin.pipeline.events import EventOutlets, Intake
 from tocsin.pipeline.feed import Feed
-from tocsin.pipeline.rows import Outlets, Stall, Watch
+from tocsin.pipeline.rows import Outlets, Watch
+from tocsin.pipeline.status import AlertStatus, Stall
 from tocsin.sources.base import Source
 from tocsin.sources.http import Http
 
@@ -51,13 +52,18 @@ class Inputs:
         self._watches: dict[str, Running[Watch]] = {}
         self._intakes: dict[str, Running[Intake]] = {}
 
-    def watch(self, alert: Alert) -> Watch | EventWatch | None:
-        """The watch of an alert, if it runs."""
-        if alert.events:
-            intake = self._intakes.get(alert.source)
-            return None if intake is None else EventWatch(alert, intake.what)
-        running = self._watches.get(alert.name)
+    def watch(self, alert: str) -> Watch | None:
+        """The watch of an alert on rows, if it runs."""
+        running = self._watches.get(alert)
         return None if running is None else running.what
+
+    def status(self, alert: Alert) -> AlertStatus | None:
+        """The status of an alert, if it runs."""
+        if isinstance(alert, EventAlert):
+            intake = self._intakes.get(alert.source)
+            return None if intake is None else intake.what.status(alert)
+        watch = self.watch(alert.name)
+        return None if watch is None else watch.status()
 
     @property
     def warnings(self) -> dict[str, str]:
@@ -66,7 +72,7 @@ class Inputs:
 
     def receiver(self, alert: Alert) -> Http | None:
         """The source that takes events for an alert over HTTP, if it does and runs."""
-        running = self._intakes.get(alert.source) if alert.events else None
+        running = self._intakes.get(alert.source) if isinstance(alert, EventAlert) else None
         source = running.what.source if running else None
         return source if isinstance(source, Http) else None
 
@@ -82,11 +88,11 @@ class Inputs:
 
     def start(self, config: Config, ledger: Ledger | None) -> None:
         """Run what does not run yet."""
-        for name, alert in config.alerts.items():
-            if not alert.events:
-                if name not in self._watches:
-                    self._start_watch(config, alert, ledger)
-            elif alert.source not in self._intakes:
+        for name, row_alert in config.row_alerts.items():
+            if name not in self._watches:
+                self._start_watch(config, row_alert, ledger)
+        for alert in config.event_alerts.values():
+            if alert.source not in self._intakes:
                 assert ledger is not None  # such an alert has a channel, and where there are channels there is a ledger
                 self._start_intake(config, alert.source, ledger)
 
@@ -96,7 +102,7 @@ class Inputs:
             [
                 name
                 for name, running in self._watches.items()
-                if name not in config.alerts or running.parts != _watch_parts(config, config.alerts[name])
+                if name not in config.row_alerts or running.parts != _watch_parts(config, config.row_alerts[name])
             ]
         )
         await self._stop_intakes(
@@ -108,7 +114,7 @@ class Inputs:
         await self._stop_watches(list(self._watches))
         await self._stop_intakes(list(self._intakes))
 
-    def _start_watch(self, config: Config, alert: Alert, ledger: Ledger | None) -> None:
+    def _start_watch(self, config: Config, alert: RowAlert, ledger: Ledger | None) -> None:
         metrics = self._metrics.alert(alert.name)
         outlets = Outlets(
             page=self._page,
@@ -135,7 +141,7 @@ class Inputs:
     def _start_intake(self, config: Config, name: str, ledger: Ledger) -> None:
         source = config.sources[name]
         takers = []
-        for alert in config.alerts.values():
+        for alert in config.event_alerts.values():
             if alert.source == name:
                 metrics = self._metrics.alert(alert.name)
                 takers.append(build.taker(config, alert, metrics))
@@ -183,5 +189,5 @@ def _watch_parts(config: Config, alert: Alert) -> object:
 
 
 def _intake_parts(config: Config, name: str) -> object:
-    alerts = [alert for alert in config.alerts.values() if alert.source == name and alert.events]
+    alerts = [alert for alert in config.event_alerts.values() if alert.source == name]
     return config.sources.get(name), [(alert, build.routes(config, alert)) for alert in alerts]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from tocsin.alert import Alert
+from tocsin.alert import RowAlert
 from tocsin.app import build
 from tocsin.app.running import Running, cancelled
 from tocsin.channels.base import Channel, Level
@@ -151,7 +151,7 @@ class Outputs:
             if running is not None:
                 running.what.offer(offered)
 
-    def changed(self, alert: Alert, news: bool) -> None:
+    def changed(self, alert: RowAlert, news: bool) -> None:
         """A batch of an alert has been taken in; see `LevelLoop.changed`."""
         for name in alert.levels:
             if name in self._levels:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
-from tocsin.alert import Alert
+from tocsin.alert import Alert, EventAlert
 from tocsin.app.runtime import Runtime
 from tocsin.dispatch import Condition, Dispatcher
 from tocsin.dispatch.level import LevelLoop
@@ -11,7 +11,7 @@ from tocsin.errors import LedgerError, LedgerReason, SourceError
 from tocsin.firing import Firing
 from tocsin.ledger.base import Attempt, Episode, Filter, Ledger, Record, Status
 from tocsin.model import Columns, Row, Transition
-from tocsin.pipeline.rows import State
+from tocsin.pipeline.status import State
 from tocsin.sources.http import RefusedRequest
 from tocsin.values import jsonable, number, reader
 from tocsin.web import (
@@ -42,14 +42,14 @@ class RunningOverview:
         running: list[Dispatcher | LevelLoop] = [*outputs.dispatchers.values(), *outputs.levels.values()]
         return [
             *(
-                f"alert {name}: {watch.state}: {watch.message}"
-                for name, watch in self._runtime.watches.items()
-                if watch.state is State.REFUSING
+                f"alert {alert.name}: {alert.state}: {alert.message}"
+                for alert in self._runtime.alerts
+                if alert.state is State.REFUSING
             ),
             *(
-                f"alert {name}: {watch.note}"
-                for name, watch in self._runtime.watches.items()
-                if watch.state is State.UP and watch.note
+                f"alert {alert.name}: {alert.note}"
+                for alert in self._runtime.alerts
+                if alert.state is State.UP and alert.note
             ),
             *(
                 f"channel {one.name}: {one.condition}: {one.message}"
@@ -59,15 +59,13 @@ class RunningOverview:
         ]
 
     def ready(self) -> Sequence[str]:
-        watches = self._runtime.watches
+        alerts = self._runtime.alerts
         reasons = [
-            f"alert {name}: {watch.message or 'no complete snapshot yet'}"
-            for name, watch in watches.items()
-            if watch.state not in (State.UP, State.REFUSING)
+            f"alert {alert.name}: {alert.message or 'no complete snapshot yet'}"
+            for alert in alerts
+            if alert.state not in (State.UP, State.REFUSING)
         ]
-        reasons += [
-            f"alert {name}: {watch.doubt}" for name, watch in watches.items() if watch.state is State.UP and watch.doubt
-        ]
+        reasons += [f"alert {alert.name}: {alert.doubt}" for alert in alerts if alert.state is State.UP and alert.doubt]
         config = self._runtime.config
         started = self._runtime.outputs.dispatchers.keys() | self._runtime.outputs.levels.keys()
         starting = config.channels.keys() - started if config else ()
@@ -79,26 +77,23 @@ class RunningOverview:
         return reasons or ([] if self._runtime.config is not None else ["starting"])
 
     def alerts(self) -> Sequence[AlertStatus]:
-        shown = []
-        for name, watch in self._runtime.watches.items():
-            measured = watch.measure()
-            shown.append(
-                AlertStatus(
-                    name=name,
-                    source=watch.alert.source,
-                    state=watch.state.value,
-                    message=watch.message or watch.doubt or watch.note,
-                    firing=measured.firing,
-                    pending=measured.pending,
-                    frontier=watch.frontier,
-                    last_progress=watch.last_progress,
-                    gaps=watch.gaps,
-                    series=watch.gauges.series if watch.gauges else 0,
-                    dropped=watch.gauges.dropped if watch.gauges else 0,
-                    events=watch.events,
-                )
+        return [
+            AlertStatus(
+                name=alert.name,
+                source=alert.source,
+                state=alert.state.value,
+                message=alert.message or alert.doubt or alert.note,
+                firing=alert.firing,
+                pending=alert.pending,
+                frontier=alert.frontier,
+                last_progress=alert.last_progress,
+                gaps=alert.gaps,
+                series=alert.series,
+                dropped=alert.dropped,
+                events=alert.events,
             )
-        return shown
+            for alert in self._runtime.alerts
+        ]
 
     def channels(self) -> Sequence[ChannelStatus]:
         outputs = self._runtime.outputs
@@ -136,7 +131,9 @@ class RunningOverview:
         )
 
     def firing(self, alert: str, limit: int) -> Iterable[FiringRow]:
-        watch = self._runtime.watches[alert]
+        watch = self._runtime.watch(alert)
+        if watch is None:
+            return []
         shown = _Shown(watch.alert, watch.columns)
         return [shown.firing(firing) for firing in islice(watch.firings(), limit)]
 
@@ -165,10 +162,10 @@ class RunningOverview:
     async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Receipt:
         source = self._runtime.receiver(alert)
         configured = self._alert(alert)
-        if source is None or configured is None:
+        if source is None or not isinstance(configured, EventAlert):
             return Receipt(status=404, error=f"no alert {alert!r} takes events over HTTP")
         try:
-            count = await source.receive(configured.takes, headers, body)
+            count = await source.receive(configured.event_name, headers, body)
         except RefusedRequest as refused:
             self._runtime.refused_request(alert, refused.status, str(refused))
             return Receipt(status=refused.status, error=str(refused))

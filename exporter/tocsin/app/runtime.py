@@ -18,9 +18,9 @@ from tocsin.exposition import ChannelState, Metrics, Page
 from tocsin.faults import unexpected
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
-from tocsin.pipeline.events import EventWatch
 from tocsin.pipeline.feed import Feed
 from tocsin.pipeline.rows import Watch
+from tocsin.pipeline.status import AlertStatus
 from tocsin.sources.http import Http
 
 log = structlog.get_logger(__name__)
@@ -50,11 +50,14 @@ class Runtime:
         metrics.show_removed_channels(self._removed_states)
 
     @property
-    def watches(self) -> dict[str, Watch | EventWatch]:
-        """The watches by alert, in the order of the configuration."""
-        alerts = self.config.alerts if self.config else {}
-        found = {name: self._inputs.watch(alert) for name, alert in alerts.items()}
-        return {name: watch for name, watch in found.items() if watch is not None}
+    def alerts(self) -> list[AlertStatus]:
+        """The status of every running alert, in the order of the configuration."""
+        alerts = self.config.alerts.values() if self.config else ()
+        return [status for alert in alerts if (status := self._inputs.status(alert)) is not None]
+
+    def watch(self, alert: str) -> Watch | None:
+        """The watch of an alert on rows, if it runs."""
+        return self._inputs.watch(alert)
 
     @property
     def removed(self) -> dict[str, Backlog]:

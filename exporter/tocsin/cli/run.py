@@ -58,5 +58,6 @@ def _dry(config: Config, directory: str) -> Config:
         for name, channel in config.channels.items()
     }
     ledger = config.ledger.revised({"path": str(Path(directory) / "dry-run.db")})
-    alerts = {name: dataclasses.replace(alert, levels=frozenset()) for name, alert in config.alerts.items()}
+    levelled = {name: dataclasses.replace(alert, levels=frozenset()) for name, alert in config.row_alerts.items()}
+    alerts = {**config.alerts, **levelled}
     return dataclasses.replace(config, channels=channels, alerts=alerts, ledger=ledger, dry_run=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tocsin import registry
-from tocsin.alert import Alert
+from tocsin.alert import Alert, EventAlert
 from tocsin.config import trial
 from tocsin.config.columns import named_columns
 from tocsin.config.resolved import ChannelConfig, Config
@@ -102,7 +102,7 @@ async def check_online(
     known = [
         alert
         for alert in config.alerts.values()
-        if not alert.events or hasattr((sources or {}).get(alert.source), "describe")
+        if not isinstance(alert, EventAlert) or hasattr((sources or {}).get(alert.source), "describe")
     ]
     basis = {name: getattr(source, "described_by", "") for name, source in (sources or {}).items()}
     alerts = [
@@ -124,7 +124,7 @@ async def check_online(
 
 def _taken(config: Config, source: str) -> list[str]:
     """The names of the events that alerts take from a source."""
-    return sorted({alert.takes for alert in config.alerts.values() if alert.source == source})
+    return sorted({alert.event_name for alert in config.event_alerts.values() if alert.source == source})
 
 
 async def _verify(config: Config, path: str, asked: Any, *about: Sequence[str]) -> list[Problem]:
@@ -155,14 +155,14 @@ async def _check_alert(
             return []
         row = await sample(alert) if sample is not None else None
     except SourceError as error:
-        if alert.events:
+        if isinstance(alert, EventAlert):
             return []  # the source's own `verify` says it, once for all its alerts
         where = next(name for name in ("relation", "query", "topic") if getattr(alert.subject, name) is not None)
         at_server = error.reason in _OF_THE_SERVER
         path = f"sources.{alert.source}" if at_server else f"alerts.{alert.name}.{where}"
         return [config.problem(str(error), path)]
     problems = list(_column_problems(config, alert, columns, row, basis))
-    if alert.events and row is not None:
+    if isinstance(alert, EventAlert) and row is not None:
         columns, row = _with_nested(config, alert, columns, row)
     return [*problems, *_template_problems(config, alert, columns, row)]
 
@@ -201,7 +201,7 @@ def _column_problems(config: Config, alert: Alert, columns: Columns, row: Row | 
 def _nested_problem(config: Config, alert: Alert, name: str, columns: Columns, row: Row | None) -> str:
     """What is wrong with the name of a field inside of a JSON column; empty for nothing, or where no one can know."""
     head, _, field = name.partition(".")
-    if not alert.events:
+    if not isinstance(alert, EventAlert):
         return (
             f"there is no column {name!r}; a field of {head} needs a column of its own: select it in the view or query,"
             f" as in {head}->>'{field}'"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from tocsin.alert import Alert
+from tocsin.alert import Alert, EventAlert
 from tocsin.config.resolved import Config
 from tocsin.errors import Problem
 
@@ -15,16 +15,20 @@ def named_columns(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
     for label, column in alert.labels.items():
         yield f"labels.{label}", column
     for i, column in enumerate(alert.key):
-        if alert.events or column not in alert.labels.values():
+        if isinstance(alert, EventAlert) or column not in alert.labels.values():
             yield f"key[{i}]", column
-    for i, column in enumerate(alert.dedupe_by):
+    for i, column in enumerate(alert.dedupe_by if isinstance(alert, EventAlert) else ()):
         yield f"dedupe_by[{i}]", column
     if alert.value is not None:
         yield "value", alert.value
-    for i, column in enumerate(alert.ignore):
+    for i, column in enumerate(_ignored(alert)):
         yield f"ignore[{i}]", column
     for path, column in route_columns(config, alert):
         yield path, column
+
+
+def _ignored(alert: Alert) -> tuple[str, ...]:
+    return () if isinstance(alert, EventAlert) else alert.ignore
 
 
 def route_columns(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
@@ -55,7 +59,7 @@ def mixed_digests(config: Config) -> list[Problem]:
             if not getattr(options, "interval", 0):
                 continue
             # No group_by may name an ignored column: its recipients have to follow from other columns.
-            grouped = {*alert.ignore, *(alert.labels.get(name, name) for name in options.group_by)}
+            grouped = {*_ignored(alert), *(alert.labels.get(name, name) for name in options.group_by)}
             for path, column in _columns_of(options):
                 end = _END_OF_MIXED.get(path.partition("[")[0])
                 if end is not None and column not in grouped:

@@ -7,7 +7,7 @@ a `group_by` that names one would look for a row's end in another group than its
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tocsin.alert import Alert
+from tocsin.alert import RowAlert
 from tocsin.config.resolved import Config
 from tocsin.errors import Problem
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def problems(config: Config) -> list[Problem]:
     """One for each place of a route and column in question."""
     found = []
-    for alert in config.alerts.values():
+    for alert in config.row_alerts.values():
         for i, channel in enumerate(alert.notify if alert.ignore else ()):
             route = f"alerts.{alert.name}.notify[{i}]"
             options = config.channels[channel].routes[alert.name]
@@ -33,7 +33,7 @@ def problems(config: Config) -> list[Problem]:
     return found
 
 
-def _gone_by(alert: Alert, when: str | None, group_by: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+def _gone_by(alert: RowAlert, when: str | None, group_by: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
     """The ignored columns that a route goes by, each behind the setting that names it and the place in that."""
     if when is not None:
         read = {column for variable, key in _read(when) for column in _columns(alert, variable, key)}
@@ -44,7 +44,7 @@ def _gone_by(alert: Alert, when: str | None, group_by: tuple[str, ...]) -> Itera
             yield "group_by", f"group_by[{number}]", column
 
 
-def _columns(alert: Alert, variable: str, key: str | None) -> tuple[str | None, ...]:
+def _columns(alert: RowAlert, variable: str, key: str | None) -> tuple[str | None, ...]:
     """The columns that a condition reads with a variable. `key`: what of it, None for all of it."""
     match variable:
         case "row":

@@ -8,7 +8,7 @@ from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from tocsin import registry
-from tocsin.alert import Alert
+from tocsin.alert import EventAlert, RowAlert
 from tocsin.config import ignored, trial
 from tocsin.config.columns import mixed_digests
 from tocsin.config.document import Document, Path, dotted, parse
@@ -310,16 +310,24 @@ def _is_of_events(alert: AlertSettings, sources: Mapping[str, SourceConfig]) -> 
     return source is not None and source.settings is not None and source.settings.delivers == "events"
 
 
-def _resolved_events(name: str, alert: AlertSettings, sources: Mapping[str, SourceConfig]) -> Alert:
-    return replace(
-        _resolved(name, alert, {}, sources, ()),
+def _resolved_events(name: str, alert: AlertSettings, sources: Mapping[str, SourceConfig]) -> EventAlert:
+    return EventAlert(
+        name=name,
+        source=alert.source,
+        subject=_subject(name, alert, sources[alert.source]),
         key=tuple(alert.key or ()),
-        metric="",
-        gauges=False,
-        events=True,
+        labels=alert.label_columns,
+        static_labels=alert.static_labels,
+        value=alert.value,
+        annotations=alert.annotations,
+        notify=_channels_of(alert),
         dedupe_by=tuple(alert.dedupe_by),
         dedupe_window=alert.dedupe_window,
     )
+
+
+def _channels_of(alert: AlertSettings) -> tuple[str, ...]:
+    return tuple(entry if isinstance(entry, str) else entry.channel for entry in alert.notify)
 
 
 def _subject(name: str, alert: AlertSettings, source: SourceConfig) -> Subject:
@@ -336,11 +344,11 @@ def _resolved(
     alerts: Mapping[str, AlertSettings],
     sources: Mapping[str, SourceConfig],
     levels: Container[str],
-) -> Alert:
+) -> RowAlert:
     labels = alert.label_columns
-    notify = tuple(entry if isinstance(entry, str) else entry.channel for entry in alert.notify)
+    notify = _channels_of(alert)
     metric = (alert.metric or name) if alert.gauges else ""
-    return Alert(
+    return RowAlert(
         name=name,
         source=alert.source,
         subject=_subject(name, alert, sources[alert.source]),

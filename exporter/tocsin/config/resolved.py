@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tocsin.alert import Alert
+from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.config.redaction import duration, plain
 from tocsin.config.sections import LedgerSettings, LogSettings, WebSettings
 from tocsin.errors import ConfigError, Problem
@@ -52,6 +52,16 @@ class Config:
     file: str = field(default="", compare=False)
     places: Mapping[str, tuple[str, int]] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def row_alerts(self) -> dict[str, RowAlert]:
+        """The alerts on rows."""
+        return {name: alert for name, alert in self.alerts.items() if isinstance(alert, RowAlert)}
+
+    @property
+    def event_alerts(self) -> dict[str, EventAlert]:
+        """The alerts on events."""
+        return {name: alert for name, alert in self.alerts.items() if isinstance(alert, EventAlert)}
+
     def routes(self, channel: str) -> dict[str, Any]:
         """For each alert that notifies the channel, that channel's `Options` as they hold for it."""
         return dict(self.channels[channel].routes)
@@ -86,24 +96,23 @@ class Config:
         subject = dataclasses.asdict(alert.subject)
         named = {"source": alert.source, **{name: value for name, value in subject.items() if value is not None}}
         notify = [{"channel": c, **plain(self.channels[c].routes[alert.name])} for c in alert.notify]
-        if alert.events:
+        common = {
+            **named,
+            "key": list(alert.key),
+            "labels": dict(alert.labels),
+            "static_labels": dict(alert.static_labels),
+            "value": alert.value,
+        }
+        if isinstance(alert, EventAlert):
             return {
-                **named,
-                "key": list(alert.key),
-                "labels": dict(alert.labels),
-                "static_labels": dict(alert.static_labels),
-                "value": alert.value,
+                **common,
                 "dedupe_by": list(alert.dedupe_by),
                 "dedupe_window": duration(alert.dedupe_window),
                 "annotations": dict(alert.annotations),
                 "notify": notify,
             }
         return {
-            **named,
-            "key": list(alert.key),
-            "labels": dict(alert.labels),
-            "static_labels": dict(alert.static_labels),
-            "value": alert.value,
+            **common,
             "metric": alert.metric,
             "help": alert.help,
             "on_duplicate": alert.on_duplicate,

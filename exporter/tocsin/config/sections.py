@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from tocsin.alert import Initial, OnDuplicate
+from tocsin.alert import Initial
+from tocsin.model import OnDuplicate
 from tocsin.settings import Duration, Settings
 
 _RELATION = re.compile(r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)(?:\.(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)){0,2}')

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from tocsin.alert import Alert
+from tocsin.alert import Alert, EventAlert
 from tocsin.config.resolved import ChannelConfig, Config
 from tocsin.errors import Problem
 from tocsin.model import Kind
@@ -61,9 +61,10 @@ def problems(config: Config) -> list[Problem]:
 def kinds(channel: ChannelConfig, alert: Alert) -> list[Kind]:
     """The kinds of notifications that the alert gives this channel."""
     on = getattr(channel.routes[alert.name], "on", tuple(Kind))
-    never = set(Kind) - {Kind.EVENT} if alert.events else {Kind.EVENT}
-    if not alert.repeat_interval:
-        never.add(Kind.REPEATED)
+    if isinstance(alert, EventAlert):
+        never = set(Kind) - {Kind.EVENT}
+    else:
+        never = {Kind.EVENT} if alert.repeat_interval else {Kind.EVENT, Kind.REPEATED}
     return [kind for kind in Kind if kind in on and kind not in never]
 
 

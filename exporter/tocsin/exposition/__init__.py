@@ -1,6 +1,6 @@
 """What Prometheus sees: the firing rows of every alert as gauges, and Tocsin's own metrics."""
 
-from tocsin.exposition.gauges import Gauges, GaugeSpec, OnDuplicate, Rendered
+from tocsin.exposition.gauges import Gauges, GaugeSpec, Rendered
 from tocsin.exposition.metrics import AlertMetrics, AlertState, ChannelMetrics, ChannelState, Metrics, SourceMetrics
 from tocsin.exposition.page import Page, Scrape
 
@@ -12,7 +12,6 @@ __all__ = [
     "GaugeSpec",
     "Gauges",
     "Metrics",
-    "OnDuplicate",
     "Page",
     "Rendered",
     "Scrape",

@@ -8,15 +8,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Literal, TypeAlias
 
 from tocsin.exposition import text
 from tocsin.exposition.lines import Block, Lines
 from tocsin.firing import Key
-from tocsin.model import Row
+from tocsin.model import OnDuplicate, Row
 from tocsin.values import number
-
-OnDuplicate: TypeAlias = Literal["sum", "max", "min", "first"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

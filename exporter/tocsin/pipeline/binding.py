@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tocsin.alert import Alert
+from tocsin.alert import RowAlert
 from tocsin.canonical import Respelling
 from tocsin.errors import SourceError, SourceReason
 from tocsin.exposition import GaugeSpec
@@ -12,7 +12,7 @@ from tocsin.firing import Firing, Phase, Rule
 from tocsin.model import Columns, Row
 
 
-def definition(alert: Alert) -> str:
+def definition(alert: RowAlert) -> str:
     """What makes stored rows comparable with those of the source, as text: where they come from and what identifies
     one."""
     parts = {
@@ -31,7 +31,7 @@ def same_key(stored: str, current: str) -> bool:
     return bool(json.loads(stored)["key"] == json.loads(current)["key"])
 
 
-def rule(alert: Alert, columns: Columns) -> Rule:
+def rule(alert: RowAlert, columns: Columns) -> Rule:
     """The firing set's rule. Raises SourceError when the relation lacks a column that the alert names."""
     index = _index(alert, columns)
     return Rule(
@@ -46,7 +46,7 @@ def rule(alert: Alert, columns: Columns) -> Rule:
     )
 
 
-def gauge_spec(alert: Alert, columns: Columns) -> GaugeSpec:
+def gauge_spec(alert: RowAlert, columns: Columns) -> GaugeSpec:
     """The gauge's specification. Raises SourceError as `rule` does."""
     index = _index(alert, columns)
     return GaugeSpec(
@@ -110,7 +110,7 @@ def respelled(firings: Sequence[Firing], columns: Columns, rule: Rule) -> tuple[
 _IN_VIEW = (Phase.FIRING, Phase.PENDING)
 
 
-def _index(alert: Alert, columns: Columns) -> Mapping[str, int]:
+def _index(alert: RowAlert, columns: Columns) -> Mapping[str, int]:
     index = {column.name: number for number, column in enumerate(columns)}
     if len(index) < len(columns):
         names = [column.name for column in columns]

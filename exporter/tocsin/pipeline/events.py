@@ -19,17 +19,16 @@ from typing import TypeVar
 
 import structlog
 
-from tocsin.alert import Alert
+from tocsin.alert import EventAlert
 from tocsin.backoff import Backoff
 from tocsin.errors import DeadLetterError, LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertState, SourceMetrics
 from tocsin.faults import must_end, unexpected
-from tocsin.firing import Firing
 from tocsin.ledger.base import EventCommit, Ledger, Occurrence
-from tocsin.model import Address, Columns, Event, Kind, Notification, Transition, fingerprint
+from tocsin.model import Address, Event, Kind, Notification, Transition, fingerprint
 from tocsin.pipeline.columns import NamedColumns
 from tocsin.pipeline.routing import Router, values_of
-from tocsin.pipeline.rows import Stall, State
+from tocsin.pipeline.status import AlertStatus, Stall, State
 from tocsin.repeats import Repeats
 from tocsin.sources.base import EventBatch, EventSource, EventStream
 
@@ -56,7 +55,7 @@ class _GivenBack(Exception):  # noqa: N818 - not an error: the source delivers t
 class EventRoute:
     """An alert on events: what it takes, and where that goes."""
 
-    alert: Alert
+    alert: EventAlert
     router: Router
     metrics: AlertMetrics
     columns: NamedColumns | None = None
@@ -156,7 +155,7 @@ class Intake:
         self.source = source
         self._takers: dict[str, list[EventRoute]] = {}
         for taker in takers:
-            self._takers.setdefault(taker.alert.takes, []).append(taker)
+            self._takers.setdefault(taker.alert.event_name, []).append(taker)
             taker.metrics.state = self.measure
         self._backoff = backoff
         self._out = outlets
@@ -183,6 +182,17 @@ class Intake:
     def measure(self) -> AlertState:
         """What the metrics of its alerts show."""
         return AlertState(up=self.state is State.UP, last_progress=self.last_batch)
+
+    def status(self, alert: EventAlert) -> AlertStatus:
+        """The status of one of its alerts now."""
+        return AlertStatus(
+            name=alert.name,
+            source=self.name,
+            state=self.state,
+            message=self.message or self.complaint,
+            last_progress=self.last_batch,
+            events=self.taken[alert.name],
+        )
 
     @property
     def complaint(self) -> str:
@@ -362,40 +372,3 @@ class Intake:
         if self._up:
             self._down_since = self._monotonic()
         self._up, self.message = False, message
-
-
-class EventWatch:
-    """An alert on events, as the status page and the metrics see it beside the watches of rows."""
-
-    gauges = None
-    frontier = None
-    gaps = 0
-    doubt = ""
-    note = ""
-    columns: Columns = ()
-
-    def __init__(self, alert: Alert, intake: Intake) -> None:
-        self.alert = alert
-        self._intake = intake
-
-    @property
-    def state(self) -> State:
-        return self._intake.state
-
-    @property
-    def message(self) -> str:
-        return self._intake.message or self._intake.complaint
-
-    @property
-    def last_progress(self) -> float | None:
-        return self._intake.last_batch
-
-    @property
-    def events(self) -> int:
-        return self._intake.taken[self.alert.name]
-
-    def measure(self) -> AlertState:
-        return self._intake.measure()
-
-    def firings(self) -> Iterator[Firing]:
-        return iter(())

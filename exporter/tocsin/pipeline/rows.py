@@ -10,11 +10,10 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import structlog
 
-from tocsin.alert import Alert
+from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.canonical import Respelling
 from tocsin.errors import LedgerError, SourceError, SourceReason
@@ -26,6 +25,7 @@ from tocsin.model import Batch, Columns, Kind, Notification, Transition
 from tocsin.pipeline import binding
 from tocsin.pipeline.columns import NamedColumns
 from tocsin.pipeline.routing import Router
+from tocsin.pipeline.status import AlertStatus, Stall, State
 from tocsin.sources.base import Checked, Source
 
 log = structlog.get_logger(__name__)
@@ -39,21 +39,6 @@ _DOUBT_AFTER = 3
 """Failed checks in a row after which the alert counts as not ready."""
 _CONSTANT_EVERY = 30.0
 """Seconds between looks at a view that cannot change by itself; it can still be replaced."""
-
-
-class State(StrEnum):
-    """The state of an alert. `stale`: so long without progress that its series are withdrawn. `refusing`: its source
-    delivers, but nothing that is a valid event."""
-
-    STARTING = "starting"
-    UP = "up"
-    ERROR = "error"
-    STALE = "stale"
-    REFUSING = "refusing"
-
-
-class Stall(Exception):  # noqa: N818 - not an error of the program but a reason to end it
-    """A source stalled and its configuration says to end the process then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +71,7 @@ class Watch:
 
     def __init__(
         self,
-        alert: Alert,
+        alert: RowAlert,
         source: Source,
         timing: Timing,
         outlets: Outlets,
@@ -108,7 +93,6 @@ class Watch:
         self.frontier: int | None = None
         self.last_progress: float | None = None
         self.gauges: Gauges | None = None
-        self.events = None
         self._source = source
         self._timing = timing
         self._out = outlets
@@ -161,6 +145,25 @@ class Watch:
             pending=0 if firing is None else firing.pending,
             frontier=self.frontier,
             last_progress=self.last_progress,
+        )
+
+    def status(self) -> AlertStatus:
+        """The status of the alert now."""
+        measured = self.measure()
+        return AlertStatus(
+            name=self.alert.name,
+            source=self.alert.source,
+            state=self.state,
+            message=self.message,
+            doubt=self.doubt,
+            note=self.note,
+            firing=measured.firing,
+            pending=measured.pending,
+            frontier=self.frontier,
+            last_progress=self.last_progress,
+            gaps=self.gaps,
+            series=self.gauges.series if self.gauges else 0,
+            dropped=self.gauges.dropped if self.gauges else 0,
         )
 
     def firings(self) -> Iterator[Firing]:

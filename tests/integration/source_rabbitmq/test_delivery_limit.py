@@ -17,7 +17,7 @@ from support.waiting import until
 from tocsin.errors import SourceReason
 from tocsin.exposition import Metrics
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
-from tocsin.pipeline.rows import State
+from tocsin.pipeline.status import State
 from tocsin.sources.rabbitmq.stream import RabbitMQ as Source
 
 TRIES = 30
