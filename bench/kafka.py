@@ -144,7 +144,7 @@ async def _sent(broker: Kafka) -> float:
     )
     channel = channel_kind.build("out", config, {"late": config})
     messages = [message(key=str(number)) for number in range(SENT)]
-    size = channel.take(SENT)
+    size = channel.batch_size(SENT)
     batches = iter([messages[start : start + size] for start in range(0, SENT, size)])
 
     async def lane() -> None:

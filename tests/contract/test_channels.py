@@ -101,7 +101,7 @@ async def test_it_tells_of_each_message_in_order(subject: Subject) -> None:
 async def test_it_takes_at_least_one_and_never_more_than_there_are(subject: Subject) -> None:
     channel = subject.build()
     for pending in (1, 2, 99, 100, 101, 10_000):
-        assert 1 <= channel.take(pending) <= pending
+        assert 1 <= channel.batch_size(pending) <= pending
 
 
 async def test_the_id_reaches_the_receiver_as_idempotency_key(http: Subject) -> None:

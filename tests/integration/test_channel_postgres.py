@@ -74,7 +74,7 @@ async def test_a_repeat_adds_nothing_and_is_told_nobody(database: Database) -> N
 async def test_many_are_written_in_one_transaction(database: Database) -> None:
     messages = [message(key=str(number)) for number in range(500)]
     async with channel(config(database)) as made:
-        assert made.take(10_000) == 500
+        assert made.batch_size(10_000) == 500
         assert await made.send(messages) == [Delivered()] * 500
     [[transactions]] = await database.run("SELECT count(DISTINCT xmin::text) FROM notifications")
     assert transactions == 1

@@ -28,7 +28,7 @@ def several(count: int, note: str = "") -> list[Message]:
 async def test_an_array_has_all_of_them_in_order(hook: Hooks) -> None:
     messages = several(5)
     channel = hook.build(batch="array")
-    assert channel.take(1000) == 100
+    assert channel.batch_size(1000) == 100
     assert await channel.send(messages) == [Delivered()] * 5
     [request] = hook.receiver.requests
     assert request.json == [each.envelope for each in messages]

@@ -72,7 +72,7 @@ class KeyedChannel:
         """The idempotency key of every request, repeats included."""
         return [key for key, _ in self.sent]
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return min(pending, self.most)
 
     def plan(self, messages: Sequence[Message]) -> Plan:
@@ -110,7 +110,7 @@ class KeyedRequest:
             return [channel.each(id_) or result for id_ in ids]
         return [result] * len(ids)
 
-    def smaller(self) -> Sequence[Sequence[Message]]:
+    def split(self) -> Sequence[Sequence[Message]]:
         middle = len(self.messages) // 2
         return [self.messages[:middle], self.messages[middle:]]
 

@@ -48,7 +48,7 @@ class FakeChannel:
         """How often a message was sent."""
         return self.ids.count(id_)
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return min(pending, self.bulk)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:

@@ -45,8 +45,8 @@ def transition(
 
 
 def message(kind: Kind = Kind.FIRED, *, channel: str = "hook", view: View = VIEW, **rest: Any) -> Message:
-    """A message about one transition. Besides what `transition` takes: `earlier`, `age`, `attempts`."""
-    beside = {name: rest.pop(name) for name in ("earlier", "age", "attempts") if name in rest}
+    """A message about one transition. Besides what `transition` takes: `previous_ids`, `age`, `attempts`."""
+    beside = {name: rest.pop(name) for name in ("previous_ids", "age", "attempts") if name in rest}
     what = transition(kind, **rest)
     id_ = notification_id(what, channel)
     return Message(id=id_, alert=what.alert, kind=kind, envelope=build(what, id_, view), **beside)

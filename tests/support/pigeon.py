@@ -37,7 +37,7 @@ class Pigeon:
         self._routes = routes
         self.arrived: list[tuple[str, str]] = []
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return 1
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:

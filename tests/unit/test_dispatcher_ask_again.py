@@ -7,12 +7,12 @@ from support.channels import FakeChannel
 from support.dispatching import Desk
 from support.ledger import transition
 from tocsin.backoff import Backoff
-from tocsin.channels.base import AskAgain, Delivered, Message, Result
+from tocsin.channels.base import Delivered, Message, Reschedule, Result
 from tocsin.errors import Reason
 from tocsin.ledger.base import Status
 from tocsin.model import Kind
 
-UNFINISHED = AskAgain(Reason.TOO_EARLY, "asked once", 2.0, free=True)
+UNFINISHED = Reschedule(Reason.TOO_EARLY, "asked once", 2.0, free=True)
 
 
 def unfinished(*ids: str) -> FakeChannel:

@@ -119,7 +119,7 @@ async def test_waiting_on_purpose_and_telling_nobody_are_no_slow_delivery(desk: 
     await desk.advance(2)  # the rows are of second 1
     await tell(desk, "1", "2", "3", at=round(desk.clock() * 1000))
     await desk.advance(31)
-    channel.answer = script(Delivered("nothing to take back", told=False))
+    channel.answer = script(Delivered("nothing to take back", sent=False))
     await desk.tell("4")
     await desk.quiet()
     samples = {

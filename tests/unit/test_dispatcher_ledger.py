@@ -332,7 +332,7 @@ async def test_a_ledger_that_cannot_name_the_earlier_ids_makes_no_dead_letter(de
     assert channel.attempts(ids[1]) == 0
     await desk.advance(10)
     await desk.delivered(ids[1])
-    assert channel.delivered[-1].earlier == (ids[0],)
+    assert channel.delivered[-1].previous_ids == (ids[0],)
 
 
 async def test_a_notification_settled_while_the_ledger_is_being_read_is_not_sent_again(desk: Desk) -> None:

@@ -120,7 +120,7 @@ async def test_earlier_ids_come_with_the_end_of_an_episode_for_channels_that_wan
     desk.start(channel)
     ids = await desk.episode("a", 3)
     await desk.delivered(*ids)
-    assert [message.earlier for message in channel.delivered] == [(), (), tuple(ids[:2])]
+    assert [message.previous_ids for message in channel.delivered] == [(), (), tuple(ids[:2])]
 
 
 async def test_a_channel_that_hangs_delays_neither_another_one_nor_the_offers(desk: Desk) -> None:

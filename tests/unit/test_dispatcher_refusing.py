@@ -70,7 +70,7 @@ async def test_a_digest_that_is_refused_counts_each_notification(desk: Desk) -> 
 
 async def test_a_delivery_of_nothing_does_not_end_it(desk: Desk) -> None:
     """A resolve for which nothing is sent reached no one."""
-    silent = Delivered("nothing is sent on resolve", told=False)
+    silent = Delivered("nothing is sent on resolve", sent=False)
     dispatcher = desk.start(FakeChannel(script(GONE, GONE, GONE, silent)), concurrency=1)
     for number in range(4):
         await desk.tell(str(number))

@@ -183,7 +183,7 @@ async def test_channel_that_raises_when_asked_stops_no_source(desk: Desk) -> Non
     class Odd(FakeChannel):
         times = 1
 
-        def take(self, pending: int) -> int:
+        def batch_size(self, pending: int) -> int:
             if self.times:
                 self.times -= 1
                 raise ZeroDivisionError

@@ -16,26 +16,31 @@ from tocsin.model import Kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What a channel is given to send.
+    """What a channel sends.
 
-    `id` is the notification's id, and `key` its idempotency key at the receiver. `earlier` holds the ids of the
-    notifications of the same episode that this channel has already delivered, oldest first, for the kinds in the
-    channel's `needs_previous_ids`. `age`: seconds since the transition was committed. `attempts`: the attempts before
-    this one. `generation`: see `Notification`.
-
-    Where several notifications were merged (`interval`), `kind` and `envelope` are those of the newest of the most
-    urgent (anything that fired before anything that resolved), `id` is that of the oldest, and the envelope's key
-    `merged` lists the envelopes of all, oldest first.
+    Merged notifications (`interval`) are one message: `id` is that of the oldest; `kind` and `envelope` are those of
+    the newest of the most urgent (fired before resolved); the envelope lists all of them under `merged`, oldest first.
     """
 
     id: str
+    """The notification's id."""
+
     alert: str
     kind: Kind
     envelope: Envelope
-    earlier: tuple[str, ...] = ()
+
+    previous_ids: tuple[str, ...] = ()
+    """The ids of this episode that the channel has delivered before, oldest first. Only for the kinds in the channel's
+    `needs_previous_ids`."""
+
     age: float = 0.0
+    """Seconds since the transition was committed."""
+
     attempts: int = 0
+    """The attempts before this one."""
+
     generation: int = 0
+    """See `Notification`."""
 
     @property
     def key(self) -> str:
@@ -45,52 +50,54 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The receiver has it. Not `told`: there was nothing to tell, so the time until now says nothing of the receiver
-    (a cancel that finds nothing may wait for it)."""
+    """The receiver has accepted the message."""
 
     note: str = ""
-    told: bool = True
+
+    sent: bool = True
+    """False where there was nothing to send: then the time until now does not count as a delivery time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Not delivered, or not known to be: try again, not before `after` seconds if given (a Retry-After).
-
-    `free`: the attempt does not count against `max_attempts` (the receiver asked to wait).
-    """
+    """Not delivered, or not known to be: to be sent again."""
 
     reason: Reason
     detail: str = ""
+
     after: float | None = None
+    """Seconds to wait at least (Retry-After)."""
+
     free: bool = False
+    """Whether the attempt does not count against `max_attempts`: the receiver asked to wait."""
 
     @property
     def unknown(self) -> bool:
-        """Whether the receiver may have accepted the request all the same. Then the repeat must be the same request."""
+        """Whether the receiver may have accepted the request all the same. Then the same request is repeated."""
         return self.reason not in (Reason.RATE_LIMITED, Reason.TOO_EARLY)
 
 
 @dataclass(frozen=True, slots=True)
-class AskAgain(Retry):
-    """Nothing failed, but the notification is not finished: send it again exactly `after` seconds from now, without
-    backoff. Notifications of later episodes do not wait for it."""
+class Reschedule(Retry):
+    """Nothing failed, but there is more to do: send it again exactly `after` seconds from now, without backoff. Later
+    notifications of the same ordering key do not wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The receiver, or the channel itself, will never take this one: it becomes a dead letter, or is cut in parts if it
-    is a digest that is too large.
-
-    `unsent`: the channel saw it before it sent anything, so the receiver knows nothing of it."""
+    """The receiver, or the channel itself, will never accept the message. It becomes a dead letter; a digest that is
+    too large is sent in parts."""
 
     reason: Reason
     detail: str = ""
+
     unsent: bool = field(default=False, compare=False)
+    """Whether the channel rejected it before it sent anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """The channel as a whole cannot deliver (credentials, plan): everything waits, and it shows."""
+    """The channel as a whole cannot deliver (credentials, plan): everything waits, and the status shows it."""
 
     reason: Reason
     detail: str = ""
@@ -103,28 +110,30 @@ class Channel(Protocol):
     """The contract that every channel keeps (`tests/contract/test_channels.py` runs one suite over all of them)."""
 
     needs_previous_ids: AbstractSet[Kind]
-    """For which kinds of notification the ids in `Message.earlier` are wanted; looking them up costs a query."""
+    """The kinds of notification that need `Message.previous_ids`; each costs a query."""
 
-    def take(self, pending: int) -> int:
-        """How many of `pending` messages of different episodes to send in the next call: at least one."""
+    def batch_size(self, pending: int) -> int:
+        """How many of `pending` messages to send in the next call, at least one."""
         ...
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
-        """Send, and tell for each message, in order, how it went.
+        """Send messages of different ordering keys, and return the result of each, in order.
 
-        An exception is a defect of the channel: the dispatcher counts it as `Retry(Reason.INTERNAL)` for every message.
-        Never holds the event loop; never sends one id twice at the same time.
+        An exception is a defect of the channel and counts as `Retry(Reason.INTERNAL)` for every message. Never blocks
+        the event loop, and never sends one id twice at the same time.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...
 
 
 class Request(Protocol):
-    """One request to a receiver, made and not sent yet. Its idempotency key is that of its message; of several
-    messages, one that is derived from their keys, in order."""
+    """One request to a receiver, built and not sent yet.
+
+    Its idempotency key is that of its message; of several messages, one derived from their keys, in order.
+    """
 
     @property
     def messages(self) -> Sequence[Message]:
@@ -132,32 +141,38 @@ class Request(Protocol):
         ...
 
     async def send(self) -> Sequence[Result]:
-        """Send it, and return the result of each message, in order. The same contract as `Channel.send`."""
+        """Send it, and return the result of each message, in order, as `Channel.send` does."""
         ...
 
-    def smaller(self) -> Sequence[Sequence[Message]]:
+    def split(self) -> Sequence[Sequence[Message]]:
         """The requests to send instead, where the receiver rejected this one of several messages as a whole."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How messages go to a receiver. `decided`: by id, the results of those that no request is made for."""
+    """How messages go to a receiver."""
 
     requests: Sequence[Request]
+
     decided: Mapping[str, Result]
+    """By id, the results of messages that are in no request."""
 
 
 @runtime_checkable
-class Bulking(Protocol):
+class BatchingChannel(Protocol):
     """A channel that sends several messages in one request with one idempotency key.
 
-    The dispatcher writes to the ledger which messages are in a request before it is sent, and repeats it as it is until
-    its outcome is known."""
+    The dispatcher writes to the ledger which notifications are in a request before it is sent, and repeats the same
+    request until its outcome is known.
+    """
 
     def plan(self, messages: Sequence[Message]) -> Plan:
-        """Make the requests, and send nothing. The same messages in the same order always give the same requests, byte
-        by byte: neither time nor attempts are in them."""
+        """Build the requests without sending anything.
+
+        The same messages in the same order give the same requests, byte by byte, at any time and for any number of
+        attempts.
+        """
         ...
 
 

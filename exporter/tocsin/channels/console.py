@@ -48,7 +48,7 @@ class Console:
     def __repr__(self) -> str:
         return f"Console({self._name!r})"
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return min(pending, 100)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:

@@ -99,7 +99,7 @@ class Postgres:
     def __repr__(self) -> str:
         return f"Postgres({self._name!r})"
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return min(pending, self._config.batch)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:

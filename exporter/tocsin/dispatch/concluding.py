@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from tocsin.channels.base import AskAgain, Paused, Result, Retry
+from tocsin.channels.base import Paused, Reschedule, Result, Retry
 from tocsin.dispatch.lanes import Bulk
 from tocsin.dispatch.policy import Policy
 from tocsin.dispatch.sending import Sending, Sent
@@ -77,7 +77,7 @@ def _together(
 
 def _is_unknown(result: Result, bulk: Bulk) -> bool:
     """Whether the receiver may have accepted a message: by this attempt, or by one before that was not answered."""
-    if isinstance(result, AskAgain):
+    if isinstance(result, Reschedule):
         return False
     if isinstance(result, Retry) and result.unknown:
         return True

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from tocsin.channels.base import AskAgain, Channel, Delivered, Result
+from tocsin.channels.base import Channel, Delivered, Reschedule, Result
 from tocsin.dispatch.concluding import Concluded, bulks_of, conclude
 from tocsin.dispatch.health import Condition, Health
 from tocsin.dispatch.lanes import Bulk, Lanes
@@ -270,7 +270,7 @@ class Dispatcher:
             return None
         bulk = self._lanes.take_bulk()
         probing = health.condition is Condition.PAUSED
-        claim = bulk or self._lanes.take(1 if probing else max(1, self._channel.take(self._lanes.free)))
+        claim = bulk or self._lanes.take(1 if probing else max(1, self._channel.batch_size(self._lanes.free)))
         health.launched(len(claim.members if isinstance(claim, Bulk) else claim), now)
         self._slots += 1
         return claim
@@ -345,7 +345,7 @@ class Dispatcher:
             self.last_delivery = settlement.at
             self.delivered += 1
             self._metrics.delivered.inc()
-            if result.told:
+            if result.sent:
                 self._metrics.delivery_seconds.observe(max(0.0, settlement.at - _news_since(notification)))
             return
         self.failed += 1
@@ -407,7 +407,7 @@ class Dispatcher:
         if concluded.again is not None and pending and not doubted:
             self._lanes.again_together(concluded.again)
             heads = []
-        aside = any(isinstance(sent.result, AskAgain) for sent in concluded.sent)
+        aside = any(isinstance(sent.result, Reschedule) for sent in concluded.sent)
         for head, settlement in heads:
             if settlement.status is not Status.PENDING:
                 self._finished.add(head.seq)

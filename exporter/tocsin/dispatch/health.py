@@ -164,7 +164,7 @@ class Health:
         notification was given up on."""
         refusing = self._streak.refusing
         if isinstance(result, Delivered):
-            if result.told:
+            if result.sent:
                 self._streak.delivered()
                 if self._reported:
                     self._reported = False

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
-from tocsin.channels.base import Bulking, Channel, Message, Plan, Rejected, Result, Retry
+from tocsin.channels.base import BatchingChannel, Channel, Message, Plan, Rejected, Result, Retry
 from tocsin.dispatch.lanes import Bulk
 from tocsin.errors import LedgerError, Reason
 from tocsin.ledger.base import Bulks, Ledger
@@ -87,7 +87,7 @@ class Sender:
         self._unanswered = Repeats(log, "the channel did not answer each message once", level="error")
         self._cuts = Repeats(log, "digest cut in two: it is too large", level="info")
         # Asked once: a protocol takes its time to answer.
-        self._bulking = channel if isinstance(channel, Bulking) else None
+        self._bulking = channel if isinstance(channel, BatchingChannel) else None
 
     @property
     def bulking(self) -> bool:
@@ -124,7 +124,7 @@ class Sender:
 
     async def _send_planned(
         self,
-        channel: Bulking,
+        channel: BatchingChannel,
         claim: Sequence[Notification] | Bulk,
         composed: Sequence[_Composed],
         attempting: Callable[[int], None],
@@ -148,7 +148,7 @@ class Sender:
         results = await self._call(request.send, len(request.messages))
         answers = [*known, *results]
         if len(results) > 1 and all(isinstance(result, Rejected) for result in results):
-            parts = [_bulk(messages, by_id) for messages in request.smaller()]
+            parts = [_bulk(messages, by_id) for messages in request.split()]
             try:
                 parts = await self._bind(parts, instead_of=bulk)
             except LedgerError:
@@ -160,7 +160,7 @@ class Sender:
         ]
         return Sending(apart=apart, together=together, bulk=bulk, later=later, answers=answers)
 
-    def _planned(self, channel: Bulking, messages: Sequence[Message]) -> Plan:
+    def _planned(self, channel: BatchingChannel, messages: Sequence[Message]) -> Plan:
         try:
             return channel.plan(messages)
         except Exception as error:  # noqa: BLE001 - a defect of a channel is a failed attempt, not the end of the process
@@ -230,7 +230,7 @@ class Sender:
                 gathered = together
             message = self._compose(gathered)
             if isinstance(message, Message) and message.kind in self._channel.needs_previous_ids:
-                message = replace(message, earlier=await self._earlier(gathered))
+                message = replace(message, previous_ids=await self._earlier(gathered))
         except LedgerError as error:
             self._unreadable.add(channel=self._name, error=str(error))
             return _Composed(together, _UNREAD)

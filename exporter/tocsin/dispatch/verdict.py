@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tocsin.channels.base import AskAgain, Delivered, Paused, Rejected, Result, Retry
+from tocsin.channels.base import Delivered, Paused, Rejected, Reschedule, Result, Retry
 from tocsin.dispatch.policy import Policy
 from tocsin.errors import Reason
 from tocsin.ledger.base import Settlement, Status
@@ -49,7 +49,7 @@ def _verdict(
             if now - notification.created_at > policy.max_age:
                 detail = f"too old to be news; the last: {why}"
                 return replace(settle, status=Status.DEAD, reason=Reason.EXPIRED, detail=detail)
-            if isinstance(result, AskAgain):
+            if isinstance(result, Reschedule):
                 wait = after or 0.0
             else:
                 wait = policy.backoff.delay(notification.attempts, chance, at_least=after)

@@ -39,14 +39,14 @@ async def test_a_second_mail_of_the_same_episode_is_threaded_under_the_first(
     first = message()
     assert kind in channel.needs_previous_ids
     await sent(channel, first)
-    await sent(channel, message(kind, earlier=(first.id, "another")))
+    await sent(channel, message(kind, previous_ids=(first.id, "another")))
     parent = server.mails[0].parsed["Message-ID"]
     assert server.mails[1].parsed["In-Reply-To"] == server.mails[1].parsed["References"] == parent
 
 
 async def test_a_digest_of_several_episodes_answers_none_of_them(build: Build, server: MailServer) -> None:
     envelopes = [message(Kind.RESOLVED, key=key).envelope for key in "ab"]
-    await sent(build(), replace(message(Kind.RESOLVED, earlier=("x",)), envelope=merged(envelopes)))
+    await sent(build(), replace(message(Kind.RESOLVED, previous_ids=("x",)), envelope=merged(envelopes)))
     assert server.mails[0].parsed["In-Reply-To"] is None
 
 

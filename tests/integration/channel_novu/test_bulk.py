@@ -16,9 +16,9 @@ from tocsin_demo.inbox.inbox import Settings
 
 async def test_several_go_out_in_one_request(server: FakeNovu, build: Build) -> None:
     channel = build(server.url)
-    assert channel.take(1) == 1
-    assert channel.take(37) == 37
-    assert channel.take(1000) == 100
+    assert channel.batch_size(1) == 1
+    assert channel.batch_size(37) == 37
+    assert channel.batch_size(1000) == 100
     assert await channel.send(several(100)) == [Delivered()] * 100
     await server.until_delivered(100)
     assert [each.path for each in server.requests()] == [BULK]
@@ -114,6 +114,11 @@ async def test_entries_the_sdk_cannot_read_are_still_told_apart(build: Build) ->
 async def test_where_a_bulk_costs_more_of_the_rate_limit_singles_are_chosen(build: Build) -> None:
     async with fake_novu(Settings(api_key=API_KEY, rate_limited=True)) as server:
         channel = build(server.url)
-        assert channel.take(50) == 50
+        assert channel.batch_size(50) == 50
         await sent(channel)
-        assert (channel.take(50), channel.take(99), channel.take(100), channel.take(500)) == (1, 1, 100, 100)
+        assert (channel.batch_size(50), channel.batch_size(99), channel.batch_size(100), channel.batch_size(500)) == (
+            1,
+            1,
+            100,
+            100,
+        )

@@ -34,7 +34,7 @@ async def test_a_failed_attempt_is_one_request(server: FakeNovu, build: Build, s
 async def test_every_request_of_a_resolve_has_a_key(server: FakeNovu, build: Build) -> None:
     """The SDK would make one up by chance."""
     channel = build(server.url, on_resolve="cancel_and_delete", cancel_within="1ms")
-    await sent(channel, message(Kind.RESOLVED, at=1_795_242_600_000, earlier=("e" * 32,), age=1.0))
+    await sent(channel, message(Kind.RESOLVED, at=1_795_242_600_000, previous_ids=("e" * 32,), age=1.0))
     assert [each.idempotency_key for each in server.requests(method="DELETE")] == ["e" * 32] * 2
 
 
@@ -107,7 +107,7 @@ async def test_a_workflow_is_looked_up_by_its_whole_name(server: FakeNovu, build
 async def test_an_id_is_cancelled_as_a_whole(server: FakeNovu, build: Build) -> None:
     """Tocsin's own ids need no quoting; another one must not cancel what is not meant."""
     channel = build(server.url, on_resolve="cancel_and_delete", cancel_within="1ms")
-    await sent(channel, message(Kind.RESOLVED, at=1_795_242_600_000, earlier=("order-7#2",), age=1.0))
+    await sent(channel, message(Kind.RESOLVED, at=1_795_242_600_000, previous_ids=("order-7#2",), age=1.0))
     assert [each.path for each in server.requests(method="DELETE")] == [
         "/v1/events/trigger/order-7%232",
         "/v1/messages/transaction/order-7%232?channel=in_app",

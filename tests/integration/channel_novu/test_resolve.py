@@ -12,13 +12,13 @@ FIRED = message()
 
 
 def resolved(*earlier: Message, age: float = 0.0) -> Message:
-    return message(Kind.RESOLVED, at=1_795_242_600_000, earlier=tuple(each.id for each in earlier), age=age)
+    return message(Kind.RESOLVED, at=1_795_242_600_000, previous_ids=tuple(each.id for each in earlier), age=age)
 
 
 async def test_nothing_is_sent_unless_configured(server: FakeNovu, build: Build) -> None:
     channel = build(server.url)
     assert channel.needs_previous_ids == set()
-    assert await sent(channel, resolved()) == Delivered("nothing is sent on resolve", told=False)
+    assert await sent(channel, resolved()) == Delivered("nothing is sent on resolve", sent=False)
     assert not server.requests()
 
 
@@ -37,7 +37,7 @@ async def test_cancel_stops_every_message_of_the_episode_that_still_waits(server
     await channel.send([FIRED])
     await channel.send([update])
     await server.until(lambda: [each.state for each in server.notifications()] == ["waiting"] * 2)
-    assert await sent(channel, resolved(FIRED, update)) == Delivered("took back 2 of 2", told=False)
+    assert await sent(channel, resolved(FIRED, update)) == Delivered("took back 2 of 2", sent=False)
     assert [each.state for each in server.notifications()] == ["cancelled"] * 2
 
 
@@ -57,7 +57,7 @@ async def test_a_cancel_that_comes_too_early_is_repeated_until_it_is_true(server
     assert pauses == [0.25, 0.25, 0.5, 1.0, 5.0, 0.25]
     server.heal()
     await server.until(lambda: [each.state for each in server.notifications()] == ["waiting"])
-    assert await sent(channel, resolved(FIRED, age=13.0)) == Delivered("took back 1 of 1", told=False)
+    assert await sent(channel, resolved(FIRED, age=13.0)) == Delivered("took back 1 of 1", sent=False)
 
 
 async def test_what_is_cancelled_is_not_asked_for_again(server: FakeNovu, build: Build) -> None:
@@ -78,7 +78,7 @@ async def test_past_the_delay_false_is_taken_for_an_answer(server: FakeNovu, bui
     await server.until_delivered(1)
     clock.now += 5
     note = "took back 0 of 1; asked once, 5.0 s after the row stopped firing"
-    assert await sent(channel, resolved(FIRED, age=5.0)) == Delivered(note, told=False)
+    assert await sent(channel, resolved(FIRED, age=5.0)) == Delivered(note, sent=False)
 
 
 async def test_cancel_and_delete_takes_back_what_was_delivered_in_app(server: FakeNovu, build: Build) -> None:
@@ -88,7 +88,7 @@ async def test_cancel_and_delete_takes_back_what_was_delivered_in_app(server: Fa
     assert isinstance(await sent(channel, resolved(FIRED)), Retry)
     server.heal()
     await server.until_delivered(1)
-    assert await sent(channel, resolved(FIRED, age=1.0)) == Delivered("took back 1 of 1", told=False)
+    assert await sent(channel, resolved(FIRED, age=1.0)) == Delivered("took back 1 of 1", sent=False)
     assert [each.deleted_at is not None for each in server.messages()] == [True]
 
 
@@ -106,4 +106,4 @@ async def test_triggers_and_cancels_share_a_call(server: FakeNovu, build: Build)
     await server.until(lambda: [each.state for each in server.notifications()] == ["waiting"])
     others = several(2)
     results = await channel.send([others[0], resolved(FIRED), others[1]])
-    assert results == [Delivered(), Delivered("took back 1 of 1", told=False), Delivered()]
+    assert results == [Delivered(), Delivered("took back 1 of 1", sent=False), Delivered()]

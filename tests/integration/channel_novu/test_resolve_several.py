@@ -9,7 +9,7 @@ from support.messages import message
 from support.novu import API_KEY, DELAYED_WORKFLOW, Clock, FakeNovu, fake_novu
 from support.novu_channels import several
 from support.sending import Build, sent
-from tocsin.channels.base import AskAgain, Delivered, Message
+from tocsin.channels.base import Delivered, Message, Reschedule
 from tocsin.model import Kind
 from tocsin_demo.inbox.inbox import Settings
 
@@ -20,7 +20,7 @@ UPDATED = message(Kind.UPDATED, at=1_795_242_549_000)
 
 
 def resolved(*earlier: Message, age: float = 0.0) -> Message:
-    return message(Kind.RESOLVED, at=1_795_242_600_000, earlier=tuple(each.id for each in earlier), age=age)
+    return message(Kind.RESOLVED, at=1_795_242_600_000, previous_ids=tuple(each.id for each in earlier), age=age)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ async def asked_until_the_end(
         result = await sent(channel, resolved(*earlier, age=clock.now - began))
         if isinstance(result, Delivered):
             return result, notes
-        assert isinstance(result, AskAgain)
+        assert isinstance(result, Reschedule)
         assert result.after is not None
         assert result.free
         notes.append(result.detail)
@@ -93,7 +93,7 @@ async def test_recipients_of_a_column_are_counted_per_row(server: FakeNovu, buil
     ten = message(key="18", extra={"who": ("text", ",".join(TEN))})
     await channel.send([one, ten])
     clock.now += 0.05
-    assert await sent(channel, resolved(one)) == Delivered("took back 1 of 1", told=False)
+    assert await sent(channel, resolved(one)) == Delivered("took back 1 of 1", sent=False)
     await asked_until_the_end(channel, clock, ten)
     clock.now += 60
     assert server.messages() == []
@@ -141,15 +141,15 @@ async def test_asking_goes_on_after_a_restart(server: FakeNovu, build: Build, cl
     before = cancelling(build, server, clock, recipients=TEN)
     await sent(before, FIRED)
     clock.now += 0.05
-    assert isinstance(await sent(before, resolved(FIRED)), AskAgain)
+    assert isinstance(await sent(before, resolved(FIRED)), Reschedule)
     after = cancelling(build, server, clock, recipients=TEN)
     clock.now += 2
     result = await sent(after, resolved(FIRED, age=2.0))
-    assert isinstance(result, AskAgain)
+    assert isinstance(result, Reschedule)
     clock.now += 3
     result = await sent(after, resolved(FIRED, age=5.0))
     assert result == Delivered(
-        "took back 1 of 1 at least in part; asked 2 times, 2.0 to 5.0 s after the row stopped firing", told=False
+        "took back 1 of 1 at least in part; asked 2 times, 2.0 to 5.0 s after the row stopped firing", sent=False
     )
     clock.now += 60
     assert server.messages() == []
@@ -164,7 +164,7 @@ async def test_slow_cancels_do_not_hold_up_triggers(server: FakeNovu, build: Bui
     server.fault("delay", method="DELETE", seconds=1.5, times=2)
     slow, sent_beside = await channel.send([resolved(*earlier), message(key="other")])
     assert sent_beside == Delivered()
-    assert isinstance(slow, AskAgain)
+    assert isinstance(slow, Reschedule)
     assert len(server.requests(method="DELETE")) == 2
-    assert await sent(channel, resolved(*earlier, age=3.0)) == Delivered("took back 4 of 4", told=False)
+    assert await sent(channel, resolved(*earlier, age=3.0)) == Delivered("took back 4 of 4", sent=False)
     assert len(server.requests(method="DELETE")) == 4

@@ -42,7 +42,7 @@ class Email:
     def __repr__(self) -> str:
         return f"Email({self._name!r})"
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return min(pending, 1)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:

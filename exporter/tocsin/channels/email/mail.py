@@ -133,9 +133,9 @@ class Route:
             "Message-ID": f"<{message.id}@{domain}>",
             "Auto-Submitted": "auto-generated",
         }
-        if message.earlier and _one_episode(message):
+        if message.previous_ids and _one_episode(message):
             # All mails of an episode answer the first, so that they stand together also where one got lost.
-            headers["In-Reply-To"] = headers["References"] = f"<{message.earlier[0]}@{domain}>"
+            headers["In-Reply-To"] = headers["References"] = f"<{message.previous_ids[0]}@{domain}>"
         return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
 
 

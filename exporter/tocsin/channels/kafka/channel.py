@@ -52,7 +52,7 @@ class Kafka:
     def __repr__(self) -> str:
         return f"Kafka({self._name!r})"
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return min(pending, _TAKE)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
@@ -147,7 +147,7 @@ class Kafka:
 def _whole(results: Sequence[Result]) -> Result:
     """What has become of a notification whose records came to this."""
     if not results:
-        return Delivered("an event has no state: nothing is written", told=False)
+        return Delivered("an event has no state: nothing is written", sent=False)
     return next((result for result in results if not isinstance(result, Delivered)), results[0])
 
 

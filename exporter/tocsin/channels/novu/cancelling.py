@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from tocsin.channels.base import AskAgain, Delivered, Message, Result
+from tocsin.channels.base import Delivered, Message, Reschedule, Result
 from tocsin.channels.novu.api import Answer, Api
 from tocsin.channels.novu.settings import Options
 from tocsin.errors import Reason
@@ -60,7 +60,7 @@ class Cancelling:
             _remember(self._single, id_, None)
 
     async def take_back(self, message: Message, options: Options, deadline: float) -> Result:
-        """Ask once for everything that the episode has sent. AskAgain while there may be more to take back.
+        """Ask once for everything that the episode has sent. Reschedule while there may be more to take back.
 
         `deadline`: loop time after which no further question is begun; the next call goes on from there.
         """
@@ -88,17 +88,17 @@ class Cancelling:
             return _again(self._known(message, progress), pause)
         self._progress.pop(message.id, None)
         if still_open:
-            return Delivered(self._known(message, progress), told=False)
-        return Delivered(f"took back {len(progress.hit)} of {len(message.earlier)}", told=False)
+            return Delivered(self._known(message, progress), sent=False)
+        return Delivered(f"took back {len(progress.hit)} of {len(message.previous_ids)}", sent=False)
 
     def _waited(self, message: Message) -> float:
         """Seconds since the row stopped firing and Novu accepted all triggers. A restart forgets the second."""
         now = self._monotonic()
-        return min([message.age, *(now - self._accepted[id_] for id_ in message.earlier if id_ in self._accepted)])
+        return min([message.age, *(now - self._accepted[id_] for id_ in message.previous_ids if id_ in self._accepted)])
 
     def _open(self, message: Message, progress: _Progress) -> list[str]:
         """The triggers for which Novu has not given its final answer."""
-        return [id_ for id_ in message.earlier if not (id_ in progress.hit and id_ in self._single)]
+        return [id_ for id_ in message.previous_ids if not (id_ in progress.hit and id_ in self._single)]
 
     def _known(self, message: Message, progress: _Progress) -> str:
         """What is known so far, for the ledger. A yes says nothing of the other recipients."""
@@ -107,7 +107,7 @@ class Cancelling:
         asked = (
             f"once, {until}" if progress.rounds == 1 else f"{progress.rounds} times, {progress.since:.1f} to {until}"
         )
-        return f"took back {len(progress.hit)} of {len(message.earlier)}{partly}; asked {asked}"
+        return f"took back {len(progress.hit)} of {len(message.previous_ids)}{partly}; asked {asked}"
 
     async def _take_back_one(self, id_: str, *, delete: bool) -> bool | Result:
         """Whether Novu had something to cancel or to delete."""
@@ -127,8 +127,8 @@ class Cancelling:
         return cancelled if answer.status == 404 else self._api.failure(answer)
 
 
-def _again(detail: str, after: float) -> AskAgain:
-    return AskAgain(Reason.TOO_EARLY, detail, after, free=True)
+def _again(detail: str, after: float) -> Reschedule:
+    return Reschedule(Reason.TOO_EARLY, detail, after, free=True)
 
 
 def _remember(memory: dict[str, V], id_: str, value: V) -> None:

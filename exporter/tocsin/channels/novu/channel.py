@@ -64,7 +64,7 @@ class Novu:
     def __repr__(self) -> str:
         return f"Novu({self._name!r})"
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         limit = self._api.trigger_limit
         if limit is not None and (pending < MAX_BULK or limit < MAX_BULK):
             return min(pending, 1)  # a bulk of any length costs as much of the limit as 100 single triggers
@@ -95,7 +95,7 @@ class Novu:
         for id_, message in {message.id: message for message in messages}.items():
             route = self._routes.get(message.alert, self._otherwise)
             if message.kind is Kind.RESOLVED and route.options.on_resolve == "nothing":
-                results[id_] = Delivered("nothing is sent on resolve", told=False)
+                results[id_] = Delivered("nothing is sent on resolve", sent=False)
             elif message.kind is Kind.RESOLVED and route.options.on_resolve != "trigger":
                 taking_back.append(message)
             else:
@@ -210,7 +210,7 @@ class _Bulk:
         results = await self.channel.trigger(self.group)
         return [results[one.message.id] for one in self.group]
 
-    def smaller(self) -> Sequence[Sequence[Message]]:
+    def split(self) -> Sequence[Sequence[Message]]:
         # Each alone costs one of the rate limit, and a bulk of any length 100.
         return [[one.message] for one in self.group]
 
@@ -229,7 +229,7 @@ class _TakeBack:
     async def send(self) -> Sequence[Result]:
         return [await self.channel.take_back(self.message, self.channel.deadline())]
 
-    def smaller(self) -> Sequence[Sequence[Message]]:
+    def split(self) -> Sequence[Sequence[Message]]:
         return [[self.message]]
 
 

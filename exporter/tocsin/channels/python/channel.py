@@ -77,7 +77,7 @@ class Python:
     def __repr__(self) -> str:
         return f"Python({self._name!r})"
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return min(pending, 1)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:

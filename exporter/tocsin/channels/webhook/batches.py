@@ -18,7 +18,7 @@ seconds longer than for one."""
 class Batches(Webhook):
     """Requests of several notifications each, on kept connections."""
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return min(pending, self.config.batch_size)
 
     def plan(self, messages: Sequence[Message]) -> Plan:
@@ -101,7 +101,7 @@ class _Batch:
     async def send(self) -> Sequence[Result]:
         return [await self.channel.post(self.channel.joined(self.drafts))] * len(self.drafts)
 
-    def smaller(self) -> Sequence[Sequence[Message]]:
+    def split(self) -> Sequence[Sequence[Message]]:
         # The receiver cannot say which of them it does not take: halved until that is clear.
         middle = len(self.messages) // 2
         return [self.messages[:middle], self.messages[middle:]]

@@ -70,7 +70,7 @@ class Webhook:
     def __repr__(self) -> str:
         return f"Webhook({self._name!r})"
 
-    def take(self, pending: int) -> int:
+    def batch_size(self, pending: int) -> int:
         return min(pending, 1)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
