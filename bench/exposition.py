@@ -16,10 +16,10 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from bench.report import Figure
-from support.overview import FakeOverview
+from support.web import FakeProcess
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page
 from tocsin.firing import Key
-from tocsin.web import build
+from tocsin.web.application import build
 
 SERIES = 100_000
 _SPEC = GaugeSpec(
@@ -188,7 +188,7 @@ async def _own_metrics() -> list[Figure]:
 
 @contextlib.asynccontextmanager
 async def _serving(page: Page) -> AsyncIterator[str]:
-    runner = web.AppRunner(build(FakeOverview(), page, admin=False))
+    runner = web.AppRunner(build(FakeProcess(), page, admin=False))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

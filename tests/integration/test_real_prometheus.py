@@ -15,10 +15,10 @@ import pytest
 import yaml
 from aiohttp import web
 
-from support.overview import FakeOverview
 from support.waiting import until_some
+from support.web import FakeProcess
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page, Scrape
-from tocsin.web import build
+from tocsin.web.application import build
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not on the PATH")
 
@@ -59,7 +59,7 @@ def late_orders(extra: Mapping[Any, tuple[str | None, ...]]) -> Gauges:
 
 @contextlib.asynccontextmanager
 async def serving(page: Page) -> AsyncIterator[int]:
-    runner = web.AppRunner(build(FakeOverview(), page, admin=False))
+    runner = web.AppRunner(build(FakeProcess(), page, admin=False))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

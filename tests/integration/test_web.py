@@ -6,25 +6,24 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import ClientSession
 
-from support.overview import FakeOverview
-from support.web import Start, filled, starting
+from support.web import FakeProcess, Start, starting
 
 
 @pytest.fixture
-def overview() -> FakeOverview:
-    return filled()
+def process() -> FakeProcess:
+    return FakeProcess()
 
 
 @pytest.fixture
-async def start(overview: FakeOverview) -> AsyncIterator[Start]:
-    async with starting(overview) as begin:
+async def start(process: FakeProcess) -> AsyncIterator[Start]:
+    async with starting(process) as begin:
         yield begin
 
 
 # Prometheus and probes.
 
 
-async def test_metrics_are_served_in_the_format_that_prometheus_asks_for(start: Start) -> None:
+async def test_metrics_use_the_requested_format(start: Start) -> None:
     client = await start()
     response = await client.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
     text = await response.text()
@@ -34,7 +33,7 @@ async def test_metrics_are_served_in_the_format_that_prometheus_asks_for(start: 
     assert text.endswith("# EOF\n")
 
 
-async def test_metrics_are_compressed_and_have_a_length(start: Start) -> None:
+async def test_compressed_metrics_have_a_length(start: Start) -> None:
     client = await start()
     async with ClientSession(auto_decompress=False) as session:
         response = await session.get(client.make_url("/metrics"), headers={"Accept-Encoding": "gzip"})
@@ -52,27 +51,25 @@ async def test_head_answers_without_a_body(start: Start, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/-/healthy"])
-async def test_it_is_healthy_while_it_runs_though_it_is_not_ready(
-    start: Start, overview: FakeOverview, path: str
-) -> None:
-    overview.reasons = ["alert lost: the view is gone"]
+async def test_healthy_although_not_ready(start: Start, process: FakeProcess, path: str) -> None:
+    process.reasons = ["alert lost: the view is gone"]
     client = await start()
     assert (await client.get(path)).status == 200
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/-/ready"])
-async def test_it_is_ready_or_says_line_by_line_why_not(start: Start, overview: FakeOverview, path: str) -> None:
+async def test_readyz_lists_the_reasons(start: Start, process: FakeProcess, path: str) -> None:
     client = await start()
     assert (await client.get(path)).status == 200
-    overview.reasons = ["alert lost: the view is gone", "ledger: the disk is full"]
+    process.reasons = ["alert lost: the view is gone", "ledger: the disk is full"]
     response = await client.get(path)
     assert response.status == 503
     assert await response.text() == "alert lost: the view is gone\nledger: the disk is full\n"
 
 
-async def test_it_is_ready_and_says_what_does_not_work(start: Start, overview: FakeOverview) -> None:
+async def test_readyz_lists_warnings_when_ready(start: Start, process: FakeProcess) -> None:
     """A receiver that refuses everything is no reason to restart Tocsin, and must be seen."""
-    overview.notes = ["channel hook: refusing: not_found: 404"]
+    process.notes = ["channel hook: refusing: not_found: 404"]
     response = await (await start()).get("/readyz")
     assert response.status == 200
     assert await response.text() == "Tocsin is ready.\nchannel hook: refusing: not_found: 404\n"
@@ -81,7 +78,7 @@ async def test_it_is_ready_and_says_what_does_not_work(start: Start, overview: F
 # The page.
 
 
-async def test_every_answer_carries_the_headers_that_keep_browsers_safe(start: Start) -> None:
+async def test_every_response_has_security_headers(start: Start) -> None:
     client = await start()
     for path in ("/", "/static/page.js", "/api/v1/status", "/metrics", "/nothing", "/api/v1/nothing"):
         headers = (await client.get(path)).headers
@@ -90,7 +87,7 @@ async def test_every_answer_carries_the_headers_that_keep_browsers_safe(start: S
         assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_the_page_needs_nothing_from_elsewhere(start: Start) -> None:
+async def test_page_loads_nothing_from_other_hosts(start: Start) -> None:
     client = await start()
     page = await (await client.get("/")).text()
     own = re.findall(r'(?:src|href)="([^"]+)"', page)
@@ -104,14 +101,14 @@ async def test_the_page_needs_nothing_from_elsewhere(start: Start) -> None:
             )
 
 
-async def test_the_page_holds_no_script_or_style_of_its_own(start: Start) -> None:
+async def test_page_has_no_inline_script_or_style(start: Start) -> None:
     """The content security policy would refuse them."""
     client = await start()
     page = await (await client.get("/")).text()
     assert not re.search(r"<style|style=|<script(?![^>]*src=)|\son\w+=", page)
 
 
-async def test_text_from_outside_never_becomes_markup(start: Start) -> None:
+async def test_script_never_creates_markup_from_text(start: Start) -> None:
     client = await start()
     script = await (await client.get("/static/page.js")).text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)

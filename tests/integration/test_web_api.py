@@ -1,9 +1,8 @@
-"""The JSON interface of the port: what stands, what was told, what happens, and events that come in."""
+"""The JSON API: status, rows, notifications, transitions, and events over HTTP."""
 
 import asyncio
 import json
 import logging
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,31 +11,31 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 
-from support.overview import FakeOverview
 from support.waiting import SOON, until
-from support.web import DEAD, FIRED, ROW, Client, Start, error, filled, starting
+from support.web import ACME, DEAD, ENDED, FIRED, Client, FakeProcess, Start, error, firing, starting
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger.base import Attempt, Status
-from tocsin.web import AlertStatus, Delivery, EpisodeRecord, Receipt
+from tocsin.ledger.base import Attempt
+from tocsin.model import Kind
+from tocsin.sources.http import RefusedRequest
 
 
 @pytest.fixture
-def overview() -> FakeOverview:
-    return filled()
+def process() -> FakeProcess:
+    return FakeProcess()
 
 
 @pytest.fixture
-async def start(overview: FakeOverview) -> AsyncIterator[Start]:
-    async with starting(overview) as begin:
+async def start(process: FakeProcess) -> AsyncIterator[Start]:
+    async with starting(process) as begin:
         yield begin
 
 
-# What stands, and what was told.
+# Status, rows, notifications.
 
 
-async def test_the_status_has_everything_but_rows(start: Start, overview: FakeOverview) -> None:
-    overview.reasons = ["alert lost: the view is gone"]
-    overview.notes = ["channel hook: paused: unauthorized: 401"]
+async def test_status_has_everything_except_rows(start: Start, process: FakeProcess) -> None:
+    process.reasons = ["alert lost: the view is gone"]
+    process.notes = ["channel hook: paused: unauthorized: 401"]
     client = await start()
     status = await (await client.get("/api/v1/status")).json()
     assert (status["version"], status["admin"], status["ready"]) == ("1.2.3", False, False)
@@ -51,32 +50,32 @@ async def test_the_status_has_everything_but_rows(start: Start, overview: FakeOv
     assert (await (await client.get("/api/v1/channels")).json())["channels"] == status["channels"]
 
 
-async def test_firing_rows_come_with_their_row_and_with_numbers_that_json_lacks_as_text(start: Start) -> None:
+async def test_firing_rows_have_columns_and_special_numbers(start: Start) -> None:
     client = await start()
     answer = await (await client.get("/api/v1/firing?alert=late")).json()
     assert answer["truncated"] == []
     assert answer["firing"][0] == {
         "alert": "late",
-        "fingerprint": "f" * 32,
+        "fingerprint": "1" * 32,
         "phase": "firing",
         "started_at": "2023-11-14T22:13:20.000Z",
         "labels": {"customer": "<b>Acme</b>"},
         "value": 1.5,
-        "row": {"customer": "<b>Acme</b>", "iban": "DE89"},
+        "row": {"customer": "<b>Acme</b>", "iban": "DE89", "total": 1.5},
     }
     assert answer["firing"][1]["value"] == "Infinity"
 
 
-async def test_firing_rows_are_limited_for_each_alert_and_the_cut_is_told(start: Start, overview: FakeOverview) -> None:
-    overview.rows = [replace(ROW, fingerprint=str(place)) for place in range(5)] + [replace(ROW, alert="lost")]
+async def test_firing_rows_are_limited_per_alert(start: Start, process: FakeProcess) -> None:
+    process.rows = {"late": [firing(place) for place in range(5)], "lost": [firing(1)]}
     client = await start()
     answer = await (await client.get("/api/v1/firing?limit=3")).json()
     assert [row["alert"] for row in answer["firing"]] == ["late", "late", "late", "lost"]
     assert answer["truncated"] == ["late"]
 
 
-async def test_notifications_are_filtered_and_paged(start: Start, overview: FakeOverview) -> None:
-    overview.records += [replace(DEAD, seq=seq, id=str(seq), channel="pager") for seq in range(20, 25)]
+async def test_notifications_are_filtered_and_paged(start: Start, process: FakeProcess) -> None:
+    process.outbox.records += [replace(DEAD, seq=seq, id=str(seq), channel="pager") for seq in range(20, 25)]
     client = await start()
 
     async def listed(query: str) -> tuple[list[int], int | None]:
@@ -91,7 +90,7 @@ async def test_notifications_are_filtered_and_paged(start: Start, overview: Fake
     assert await listed("dead-letters?channel=people") == ([7], None)
 
 
-async def test_one_notification_is_shown_with_all_that_is_known(start: Start) -> None:
+async def test_one_notification_has_all_fields(start: Start) -> None:
     client = await start()
     record = await (await client.get(f"/api/v1/notifications/{DEAD.id}")).json()
     assert (record["status"], record["reason"], record["detail"], record["attempts"]) == ("dead", "rejected", "422", 3)
@@ -102,14 +101,14 @@ async def test_one_notification_is_shown_with_all_that_is_known(start: Start) ->
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "told"),
+    ("path", "status", "expected"),
     [
-        ("firing?alrt=late", 400, "unknown query parameter alrt; the known ones are alert, limit"),
-        ("alerts?limit=3", 400, "unknown query parameter limit; there are none here"),
+        ("firing?alrt=late", 400, "unknown query parameter alrt; known: alert, limit"),
+        ("alerts?limit=3", 400, "unknown query parameter limit; this path has none"),
         ("firing?limit=0", 400, "limit is '0'; it must be a whole number from 1 to 1000"),
         ("firing?limit=1001", 400, "a whole number from 1 to 1000"),
         ("firing?limit=²", 400, "a whole number from 1 to 1000"),
-        ("firing?limit=1&limit=2", 400, "query parameter limit is given more than once"),
+        ("firing?limit=1&limit=2", 400, "query parameter limit is repeated"),
         ("notifications?before=-1", 400, "before is '-1'"),
         ("notifications?before=99999999999999999999", 400, "before is"),
         ("notifications?status=done", 400, "status is 'done'; it must be one of pending, delivered, dead, dropped"),
@@ -117,15 +116,15 @@ async def test_one_notification_is_shown_with_all_that_is_known(start: Start) ->
         ("nothing", 404, "Not Found"),
     ],
 )
-async def test_a_mistaken_request_is_told_what_would_be_right(start: Start, path: str, status: int, told: str) -> None:
+async def test_bad_requests_get_a_reason(start: Start, path: str, status: int, expected: str) -> None:
     client = await start()
     response = await client.get(f"/api/v1/{path}")
     assert response.status == status
-    assert told in await error(response)
+    assert expected in await error(response)
 
 
-async def test_a_ledger_that_cannot_be_read_costs_only_what_needs_it(start: Start, overview: FakeOverview) -> None:
-    overview.fault = LedgerError("tocsin.db: the disk is full; make room", LedgerReason.FULL)
+async def test_unreadable_ledger_fails_only_what_needs_it(start: Start, process: FakeProcess) -> None:
+    process.outbox.fault = LedgerError("tocsin.db: the disk is full; make room", LedgerReason.FULL)
     client = await start()
     response = await client.get("/api/v1/dead-letters")
     assert (response.status, await error(response)) == (503, "tocsin.db: the disk is full; make room")
@@ -133,17 +132,17 @@ async def test_a_ledger_that_cannot_be_read_costs_only_what_needs_it(start: Star
         assert (await client.get(path)).status == 200
 
 
-async def test_a_fault_nobody_foresaw_shows_neither_traceback_nor_secret(
-    start: Start, overview: FakeOverview, monkeypatch: pytest.MonkeyPatch
+async def test_defect_shows_neither_traceback_nor_secret(
+    start: Start, process: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> list[AlertStatus]:
+    def fail() -> list[dict[str, Any]]:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr(overview, "alerts", fail)
+    monkeypatch.setattr(process, "alerts", fail)
     client = await start()
     response = await client.get("/api/v1/alerts")
     assert response.status == 500
-    assert await error(response) == "the request failed inside Tocsin; its log says why"
+    assert await error(response) == "the request failed inside Tocsin; see its log"
 
 
 # Transitions as they happen.
@@ -158,48 +157,45 @@ async def event(response: ClientResponse) -> Any:
     return None
 
 
-async def test_the_stream_tells_recent_transitions_and_then_each_as_it_happens(
-    start: Start, overview: FakeOverview
-) -> None:
-    overview.recent = [FIRED]
-    client = await start()
-    response = await client.get("/api/v1/transitions")
+async def test_stream_sends_recent_transitions_then_new_ones(start: Start, process: FakeProcess) -> None:
+    process.feed.publish([replace(FIRED, row=("Acme", None, "NaN"))])
+    response = await (await start()).get("/api/v1/transitions")
     assert response.content_type == "text/event-stream"
     first = await event(response)
     assert (first["kind"], first["at"], first["value"]) == ("fired", "2023-11-14T22:13:20.000Z", "NaN")
-    overview.coming.put_nowait(replace(FIRED, kind="resolved", labels={"customer": "line\nbreak\n\ndata: x"}))
+    hostile = "line\nbreak\n\ndata: x"
+    process.feed.publish([replace(FIRED, kind=Kind.RESOLVED, row=(hostile, None, "1"))])
     second = await event(response)
-    assert (second["kind"], second["labels"]) == ("resolved", {"customer": "line\nbreak\n\ndata: x"})
+    assert (second["kind"], second["labels"]) == ("resolved", {"customer": hostile})
 
 
-async def test_the_stream_ends_when_its_source_does(start: Start, overview: FakeOverview) -> None:
-    client = await start()
-    response = await client.get("/api/v1/transitions")
-    overview.coming.put_nowait(None)
+async def test_stream_ends_with_the_feed(start: Start, process: FakeProcess) -> None:
+    response = await (await start()).get("/api/v1/transitions")
+    await until(lambda: process.feed.readers == 1)
+    process.feed.close()
     assert await event(response) is None
-    await until(lambda: overview.readers == 0)
+    await until(lambda: process.feed.readers == 0)
 
 
-async def test_a_reader_that_goes_away_is_let_go(start: Start, overview: FakeOverview) -> None:
-    client = await start()
-    response = await client.get("/api/v1/transitions")
-    await until(lambda: overview.readers == 1)
+async def test_stream_is_closed_when_its_reader_leaves(start: Start, process: FakeProcess) -> None:
+    response = await (await start()).get("/api/v1/transitions")
+    await until(lambda: process.feed.readers == 1)
     response.close()
 
     def gone() -> bool:
-        overview.coming.put_nowait(FIRED)
-        return overview.readers == 0
+        process.feed.publish([FIRED])
+        return process.feed.readers == 0
 
     await until(gone)
 
 
-async def test_open_streams_do_not_hold_up_the_end_of_the_process(start: Start, overview: FakeOverview) -> None:
+async def test_open_streams_do_not_delay_shutdown(start: Start, process: FakeProcess) -> None:
     client = await start()
     response = await client.get("/api/v1/transitions")
-    await until(lambda: overview.readers == 1)
+    await until(lambda: process.feed.readers == 1)
     async with asyncio.timeout(5.0):
         await client.server.close()
-    assert overview.readers == 0
+    assert process.feed.readers == 0
     response.close()
 
 
@@ -222,93 +218,78 @@ async def posting(client: Client, **headers: str) -> AsyncIterator[tuple[asyncio
         await writer.wait_closed()
 
 
-async def test_events_are_handed_on_with_their_headers_and_answered_with_what_became_of_them(
-    start: Start, overview: FakeOverview
-) -> None:
+async def test_events_pass_with_their_headers(start: Start, process: FakeProcess) -> None:
     client = await start()
     response = await client.post("/api/v1/events/posted", data=b'{"a": 1}', headers={"Authorization": "Bearer x"})
     assert (response.status, await response.json()) == (202, {"events": 1})
-    [(alert, headers, body)] = overview.received
+    [(alert, headers, body)] = process.received
     assert (alert, headers["authorization"], body) == ("posted", "Bearer x", b'{"a": 1}')
 
 
 @pytest.mark.parametrize("status", [400, 401, 503])
-async def test_refused_events_are_told_why(start: Start, overview: FakeOverview, status: int) -> None:
-    overview.receipt = Receipt(status=status, error="the token is wrong")
+async def test_refused_events_get_a_reason(start: Start, process: FakeProcess, status: int) -> None:
+    process.refusal = RefusedRequest(status, "the token is wrong")
     response = await (await start()).post("/api/v1/events/posted", data=b"{}")
     assert (response.status, await response.json()) == (status, {"error": "the token is wrong"})
     assert ("Retry-After" in response.headers) == (status == 503)
 
 
-async def test_who_waits_with_the_body_until_it_is_wanted_is_asked_for_it_or_refused(
-    start: Start, overview: FakeOverview
-) -> None:
+async def test_expect_continue_is_answered_or_refused(start: Start, process: FakeProcess) -> None:
     client = await start()
     response = await client.post("/api/v1/events/posted", data=b"{}", expect100=True)
-    assert (response.status, overview.received[0][2]) == (202, b"{}")
-    overview.receipt = Receipt(status=401, error="the token is wrong")
+    assert (response.status, process.received[0][2]) == (202, b"{}")
+    process.refusal = RefusedRequest(401, "the token is wrong")
     response = await client.post("/api/v1/events/posted", data=b"{}", expect100=True)
     assert (response.status, await error(response)) == (401, "the token is wrong")
 
 
-def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was logged as a warning or worse; whether less is logged at all is up to the tests before this one."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_a_body_that_is_not_what_its_headers_say_is_refused_in_one_sentence(
-    start: Start, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_body_that_contradicts_its_headers_is_refused(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     async with posting(await start(), **{"Content-Encoding": "gzip", "Content-Length": "8"}) as (reader, writer):
         writer.write(b"nonsense")
         answer = (await reader.read()).decode()
     assert answer.startswith("HTTP/1.1 400 ")
     assert answer.endswith('{"error":"the body cannot be read as its headers say it was sent"}')
-    assert complaints(caplog) == []
+    assert warnings_in(caplog) == []
 
 
-async def test_who_hangs_up_in_the_middle_of_a_body_is_no_fault(
-    start: Start, overview: FakeOverview, caplog: pytest.LogCaptureFixture
+async def test_client_that_hangs_up_causes_no_warning(
+    start: Start, process: FakeProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await start()
     async with posting(client, **{"Content-Length": "8"}) as (_, writer):
         writer.write(b"{")
     assert (await client.post("/api/v1/events/posted", data=b"{}")).status == 202
-    await until(lambda: overview.reading == 0, "the other one is given up")
-    assert [body for _, _, body in overview.received] == [b"{}"]
-    assert complaints(caplog) == []
+    await until(lambda: process.reading == 0, "the other one is given up")
+    assert [body for _, _, body in process.received] == [b"{}"]
+    assert warnings_in(caplog) == []
 
 
-async def test_an_alert_that_takes_no_events_is_not_found(start: Start) -> None:
+async def test_events_for_another_alert_are_not_found(start: Start) -> None:
     response = await (await start()).post("/api/v1/events/late", data=b"{}")
     assert (response.status, await error(response)) == (404, "no alert 'late' takes events over HTTP")
 
 
-async def test_a_notification_has_its_failed_attempts(start: Start, overview: FakeOverview) -> None:
-    overview.records = [DEAD]
-    overview.failed = {DEAD.id: [Attempt(at=1_700_000_001.5, reason="timeout", detail="no answer")]}
+async def test_notification_has_its_failed_attempts(start: Start, process: FakeProcess) -> None:
+    process.outbox.records = [DEAD]
+    process.outbox.failed = {DEAD.id: [Attempt(at=1_700_000_001.5, reason="timeout", detail="no answer")]}
     found = await (await (await start()).get(f"/api/v1/notifications/{DEAD.id}")).json()
     assert found["failed_attempts"] == [{"at": "2023-11-14T22:13:21.500Z", "reason": "timeout", "detail": "no answer"}]
 
 
-async def test_the_history_of_an_alert_has_times_and_deliveries(start: Start, overview: FakeOverview) -> None:
-    ended = EpisodeRecord(
-        alert="late",
-        fingerprint="f" * 32,
-        started_at=1_700_000_000_000,
-        ended_at=1_700_000_002_500,
-        firing=False,
-        kind="resolved",
-        labels={"customer": "Acme"},
-        value=math.inf,
-        row={"customer": "Acme"},
-        deliveries=[Delivery(channel="people", status=Status.DELIVERED, count=2)],
-    )
-    fired = replace(ended, ended_at=None, kind="fired")
-    overview.history = [replace(fired, firing=True), fired, ended]
+async def test_history_has_times_and_deliveries(start: Start, process: FakeProcess) -> None:
+    fired = replace(ENDED, ended_at=None, kind="fired")
+    process.outbox.history = [replace(fired, firing=True), fired, replace(ENDED, row=(*ACME[:2], "Infinity"))]
     answer = await (await start()).get("/api/v1/history/late?limit=3")
-    [firing, untold, found] = (await answer.json())["episodes"]
+    [firing, unexpected, found] = (await answer.json())["episodes"]
     assert (firing["ended_at"], firing["seconds"], firing["firing"]) == (None, None, True)
-    assert (untold["ended_at"], untold["seconds"], untold["firing"]) == (None, None, False)
+    assert (unexpected["ended_at"], unexpected["seconds"], unexpected["firing"]) == (None, None, False)
     assert (found["ended_at"], found["seconds"], found["value"]) == ("2023-11-14T22:13:22.500Z", 2.5, "Infinity")
-    assert found["deliveries"] == [{"channel": "people", "status": "delivered", "count": 2}]
+    assert found["deliveries"] == [
+        {"channel": "people", "status": "delivered", "count": 2},
+        {"channel": "pager", "status": "dead", "count": 1},
+    ]

@@ -1,36 +1,62 @@
-"""The port with a stand-in behind it, over real connections, and what that stand-in has to show."""
+"""The web server over real connections, in front of a process that a test scripts."""
 
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TypeAlias
+from types import SimpleNamespace
+from typing import Any, TypeAlias, cast
 
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from support.overview import FakeOverview
+from tocsin.alert import Alert
+from tocsin.errors import LedgerError
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page
-from tocsin.ledger.base import Status
-from tocsin.web import AlertStatus, ChannelStatus, FiringRow, NotificationRecord, TransitionRecord, build
+from tocsin.firing import Firing, Phase
+from tocsin.ledger.base import Attempt, Episode, Filter, Ledger, Record, Status
+from tocsin.model import Column, Columns, Kind, Row, Transition
+from tocsin.pipeline.feed import Feed
+from tocsin.sources.http import RefusedRequest
+from tocsin.web import views
+from tocsin.web.application import build
 
 Client: TypeAlias = TestClient[web.Request, web.Application]
 Start: TypeAlias = Callable[..., Awaitable[Client]]
-"""Starts the port, with `admin=True` one that takes orders."""
+"""Starts a server; with `admin=True` one that takes changes."""
 
-LATE = AlertStatus(
-    name="late", source="materialize", state="up", firing=2, frontier=1_700_000_000_123, last_progress=5.5
+COLUMNS: Columns = (Column(name="customer", oid=25), Column(name="iban", oid=25), Column(name="total", oid=701))
+ACME: Row = ("<b>Acme</b>", "DE89", "1.5")
+START = 1_700_000_000_000
+LATE = {
+    "name": "late",
+    "source": "materialize",
+    "state": "up",
+    "message": "",
+    "firing": 2,
+    "pending": 0,
+    "frontier": views.source_time(START + 123),
+    "last_progress": views.wall_time(5.5),
+    "gaps": 0,
+    "series": 0,
+    "dropped": 0,
+    "events": None,
+}
+PEOPLE = {
+    "name": "people",
+    "type": "novu",
+    "state": "up",
+    "message": "",
+    "pending": 0,
+    "oldest_pending": views.wall_time(12.0),
+    "delivered": 0,
+    "failed": 0,
+    "dead": 0,
+    "last_delivery": None,
+}
+FIRED = Transition(
+    alert="late", fingerprint="f" * 32, kind=Kind.FIRED, started_at=START, at=START, columns=COLUMNS, row=ACME
 )
-ROW = FiringRow(
-    alert="late",
-    fingerprint="f" * 32,
-    phase="firing",
-    started_at=1_700_000_000_000,
-    labels={"customer": "<b>Acme</b>"},
-    value=1.5,
-    row={"customer": "<b>Acme</b>", "iban": "DE89"},
-)
-DEAD = NotificationRecord(
+DEAD = Record(
     seq=7,
     id="d" * 32,
     alert="late",
@@ -38,42 +64,161 @@ DEAD = NotificationRecord(
     kind="fired",
     status=Status.DEAD,
     fingerprint="f" * 32,
-    started_at=1_700_000_000_000,
-    at=1_700_000_000_000,
+    started_at=START,
+    at=START,
     attempts=3,
     created_at=1_700_000_001.0,
     not_before=0.0,
     settled_at=1_700_000_002.0,
     reason="rejected",
     detail="422",
-    labels={"customer": "Acme"},
-    row={"customer": "Acme"},
+    digest=None,
+    columns=COLUMNS,
+    row=ACME,
+    previous=None,
 )
-FIRED = TransitionRecord(
+PENDING = replace(DEAD, seq=8, id="p" * 32, status=Status.PENDING, settled_at=None)
+ENDED = Episode(
     alert="late",
     fingerprint="f" * 32,
-    kind="fired",
-    started_at=1_700_000_000_000,
-    at=1_700_000_000_000,
-    labels={"customer": "Acme"},
-    value=math.nan,
-    row={"customer": "Acme"},
+    started_at=START,
+    ended_at=START + 2_500,
+    firing=False,
+    kind="resolved",
+    columns=COLUMNS,
+    row=ACME,
+    deliveries={("people", Status.DELIVERED): 2, ("pager", Status.DEAD): 1},
 )
 
 
-def filled() -> FakeOverview:
-    """A stand-in with two alerts, a channel, two firing rows and two notifications."""
-    overview = FakeOverview()
-    overview.alert_list = [LATE, replace(LATE, name="lost", state="error", message="the view is gone", firing=0)]
-    overview.channel_list = [ChannelStatus(name="people", type="novu", state="up", oldest_pending=12.0)]
-    overview.rows = [ROW, replace(ROW, fingerprint="e" * 32, value=math.inf)]
-    overview.records = [DEAD, replace(DEAD, seq=8, id="p" * 32, status=Status.PENDING, settled_at=None)]
-    return overview
+def firing(number: int, total: str = "1.5") -> Firing:
+    """A firing row of its own fingerprint."""
+    row = ("<b>Acme</b>", "DE89", total)
+    return Firing(
+        fingerprint=str(number) * 32,
+        phase=Phase.FIRING,
+        started_at=START,
+        marked_at=START,
+        row=row,
+        counts=((1, row),),
+    )
+
+
+class FakeLedger:
+    """Answers from lists. With `fault`, everything raises it."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = [DEAD, PENDING]
+        self.failed: dict[str, list[Attempt]] = {}
+        self.history: list[Episode] = []
+        self.fault: LedgerError | None = None
+
+    async def find(self, wanted: Filter) -> list[Record]:
+        self._check()
+        found = [
+            record
+            for record in sorted(self.records, key=lambda record: -record.seq)
+            if wanted.status in {None, record.status}
+            and wanted.channel in {None, record.channel}
+            and wanted.alert in {None, record.alert}
+            and wanted.id in {None, record.id}
+            and (wanted.before is None or record.seq < wanted.before)
+        ]
+        return found[: wanted.limit]
+
+    async def attempts(self, id_: str) -> list[Attempt]:
+        return self.failed.get(id_, [])
+
+    async def episodes(self, alert: str, limit: int) -> list[Episode]:
+        self._check()
+        return [episode for episode in self.history if episode.alert == alert][:limit]
+
+    async def retry(self, ids: Sequence[str]) -> int:
+        return self._remove(ids, {Status.DEAD, Status.DROPPED})
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        return self._remove(ids, {Status.DEAD, Status.PENDING})
+
+    def _remove(self, ids: Sequence[str], statuses: set[Status]) -> int:
+        self._check()
+        removed = [record for record in self.records if record.id in ids and record.status in statuses]
+        self.records = [record for record in self.records if record not in removed]
+        return len(removed)
+
+    def _check(self) -> None:
+        if self.fault:
+            raise self.fault
+
+
+class FakeProcess:
+    """Answers from lists. `received`: the requests that brought events; `refusal`: why the next ones are refused;
+    `reading`: requests whose body is being read."""
+
+    def __init__(self) -> None:
+        self.feed = Feed()
+        self.outbox = FakeLedger()
+        self.reasons: list[str] = []
+        self.notes: list[str] = []
+        self.alert_list: list[dict[str, Any]] = [
+            LATE,
+            {**LATE, "name": "lost", "state": "error", "message": "the view is gone", "firing": 0},
+        ]
+        self.channel_list: list[dict[str, Any]] = [PEOPLE]
+        self.rows: dict[str, list[Firing]] = {"late": [firing(1), firing(2, "Infinity")]}
+        self.problems: list[str] = []
+        self.received: list[tuple[str, dict[str, str], bytes]] = []
+        self.refusal: Exception | None = None
+        self.reading = 0
+        self.reloads = 0
+        self.rescans = 0
+
+    @property
+    def ledger(self) -> Ledger:
+        return cast("Ledger", self.outbox)
+
+    def alert(self, name: str) -> Alert | None:
+        found = SimpleNamespace(name=name, labels={"customer": "customer"}, static_labels={}, value="total")
+        return cast("Alert", found)
+
+    def ready(self) -> Sequence[str]:
+        return self.reasons
+
+    def warnings(self) -> Sequence[str]:
+        return self.notes
+
+    def alerts(self) -> Sequence[dict[str, Any]]:
+        return self.alert_list
+
+    def channels(self) -> Sequence[dict[str, Any]]:
+        return self.channel_list
+
+    def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:
+        return views.firings(self.rows.get(alert, [])[:limit], cast("Alert", self.alert(alert)), COLUMNS)
+
+    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
+        if alert != "posted":
+            raise RefusedRequest(404, f"no alert {alert!r} takes events over HTTP")
+        if self.refusal is not None:
+            raise self.refusal
+        self.reading += 1
+        try:
+            read = b"".join([piece async for piece in body])
+        finally:
+            self.reading -= 1
+        self.received.append((alert, dict(headers), read))
+        return 1
+
+    def rescan(self) -> None:
+        self.rescans += 1
+
+    async def reload(self) -> Sequence[str]:
+        self.reloads += 1
+        return self.problems
 
 
 @asynccontextmanager
-async def starting(overview: FakeOverview) -> AsyncIterator[Start]:
-    """What starts ports over a stand-in, which are closed in the end."""
+async def starting(process: FakeProcess) -> AsyncIterator[Start]:
+    """Yield what starts servers in front of a process; they are closed at the end."""
     clients: list[Client] = []
 
     async def begin(*, admin: bool = False) -> Client:
@@ -81,7 +226,7 @@ async def starting(overview: FakeOverview) -> AsyncIterator[Start]:
         gauges = Gauges(GaugeSpec(alert="late", metric="late_orders", labels=(("customer", 0),)))
         gauges.install(gauges.render({"1": ("Acme",)}), 0.0)
         page.add(gauges)
-        application = build(overview, page, admin=admin, version="1.2.3", clock=lambda: 1_700_000_003.0)
+        application = build(process, page, admin=admin, version="1.2.3", clock=lambda: 1_700_000_003.0)
         client = TestClient(TestServer(application))
         await client.start_server()
         clients.append(client)
@@ -93,6 +238,6 @@ async def starting(overview: FakeOverview) -> AsyncIterator[Start]:
 
 
 async def error(response: ClientResponse) -> str:
-    """What an answer of the JSON interface says is wrong."""
+    """Return what an answer of the API says is wrong."""
     assert response.content_type == "application/json"
     return str((await response.json())["error"])

@@ -11,13 +11,13 @@ from importlib.metadata import version
 import structlog
 from aiohttp import web
 
-from tocsin.app.overview import RunningOverview
 from tocsin.app.runtime import Runtime
+from tocsin.app.status import RunningProcess
 from tocsin.config import Config
 from tocsin.errors import ConfigError, LedgerError, TocsinError
 from tocsin.exposition import Metrics
 from tocsin.faults import unexpected
-from tocsin.web import build as build_web
+from tocsin.web.application import build as build_web
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             _on_signals(tasks, runtime.ending, reloading)
             runner = web.AppRunner(
                 build_web(
-                    RunningOverview(runtime, reloading), runtime.page, admin=config.web.admin, version=version("tocsin")
+                    RunningProcess(runtime, reloading), runtime.page, admin=config.web.admin, version=version("tocsin")
                 ),
                 access_log=None,
                 handle_signals=False,

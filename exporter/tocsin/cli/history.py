@@ -1,11 +1,9 @@
 """`tocsin history`: the episodes of an alert, from the ledger."""
 
 import asyncio
-import json
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
@@ -14,7 +12,7 @@ from tocsin.errors import TocsinError
 from tocsin.ledger.base import Episode
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.templates import duration
-from tocsin.values import jsonable, typed
+from tocsin.web import views
 
 
 def command(chosen: Namespace) -> Exit:
@@ -22,18 +20,19 @@ def command(chosen: Namespace) -> Exit:
     if chosen.limit < 1:
         raise TocsinError("--limit must be at least 1")
     episodes = asyncio.run(_episodes(Path(config.ledger.path), chosen.alert, chosen.limit))
-    if not episodes and chosen.alert not in config.alerts:
+    alert = config.alerts.get(chosen.alert)
+    if not episodes and alert is None:
         raise TocsinError(f"there is no alert {chosen.alert}; there are {', '.join(config.alerts)}")
     if chosen.json:
         for episode in episodes:
-            print(json.dumps(_plain(episode)))
+            print(views.text(views.episode(episode, alert)))
         return Exit.OK
     rows = [
         (
             clock_time(episode.started_at / 1000),
             _end(episode),
             "" if episode.ended_at is None else duration((episode.ended_at - episode.started_at) / 1000),
-            _what(episode),
+            _row(episode),
             _deliveries(episode),
         )
         for episode in episodes
@@ -41,7 +40,7 @@ def command(chosen: Namespace) -> Exit:
     table(
         ("start", "end", "duration", "row", "deliveries"),
         rows,
-        empty=f"nothing was told of {chosen.alert} as far back as notifications are kept (ledger.history)",
+        empty=f"no notifications of {chosen.alert} are kept (see ledger.history)",
     )
     return Exit.OK
 
@@ -60,8 +59,9 @@ def _end(episode: Episode) -> str:
     return "still firing" if episode.firing else "ended, time not kept"
 
 
-def _what(episode: Episode) -> str:
-    return ", ".join(f"{name}={value}" for name, value in _row(episode).items() if value is not None)
+def _row(episode: Episode) -> str:
+    row = views.RowView(None, episode.columns).row(episode.row)
+    return ", ".join(f"{name}={value}" for name, value in row.items() if value is not None)
 
 
 def _deliveries(episode: Episode) -> str:
@@ -72,27 +72,3 @@ def _deliveries(episode: Episode) -> str:
         f"{channel}: {', '.join(f'{count} {status}' for status, count in counts.items())}"
         for channel, counts in by_channel.items()
     )
-
-
-def _row(episode: Episode) -> dict[str, Any]:
-    return {
-        column.name: jsonable(typed(column, text)) for column, text in zip(episode.columns, episode.row, strict=True)
-    }
-
-
-def _plain(episode: Episode) -> dict[str, Any]:
-    ended = episode.ended_at
-    return {
-        "alert": episode.alert,
-        "fingerprint": episode.fingerprint,
-        "kind": episode.kind,
-        "started_at": clock_time(episode.started_at / 1000),
-        "ended_at": None if ended is None else clock_time(ended / 1000),
-        "firing": episode.firing,
-        "seconds": None if ended is None else (ended - episode.started_at) / 1000,
-        "row": _row(episode),
-        "deliveries": [
-            {"channel": channel, "status": status, "count": count}
-            for (channel, status), count in episode.deliveries.items()
-        ],
-    }

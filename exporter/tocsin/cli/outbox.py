@@ -1,27 +1,32 @@
 """`tocsin outbox`: the ledger's notifications."""
 
 import asyncio
-import dataclasses
-import json
 from argparse import Namespace
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from tocsin.alert import Alert
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
 from tocsin.cli.tables import clock_time, table
 from tocsin.errors import TocsinError
 from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.ledger.sqlite import open_ledger
-from tocsin.values import jsonable, typed
+from tocsin.web import views
 
 
 def command(chosen: Namespace) -> Exit:
     config = configuration(chosen)
     ledger = open_ledger(Path(config.ledger.path), exclusive=False)
-    actions = {"list": _list, "show": _show, "retry": _restate, "drop": _restate}
-    return asyncio.run(_closing(ledger, actions[chosen.action](ledger, chosen)))
+    match chosen.action:
+        case "list":
+            work = _list(ledger, config.alerts, chosen)
+        case "show":
+            work = _show(ledger, config.alerts, chosen)
+        case _:
+            work = _change(ledger, chosen)
+    return asyncio.run(_closing(ledger, work))
 
 
 async def _closing(ledger: Ledger, work: Coroutine[Any, Any, Exit]) -> Exit:
@@ -31,13 +36,13 @@ async def _closing(ledger: Ledger, work: Coroutine[Any, Any, Exit]) -> Exit:
         await ledger.close()
 
 
-async def _list(ledger: Ledger, chosen: Namespace) -> Exit:
+async def _list(ledger: Ledger, alerts: Mapping[str, Alert], chosen: Namespace) -> Exit:
     status = Status(chosen.status) if chosen.status else None
     wanted = Filter(status=status, channel=chosen.channel, alert=chosen.alert, limit=chosen.limit)
     records = await ledger.find(wanted)
     if chosen.json:
         for record in records:
-            print(json.dumps(_plain(record)))
+            print(views.text(views.notification(record, alerts.get(record.alert))))
         return Exit.OK
     rows = [
         (
@@ -56,20 +61,17 @@ async def _list(ledger: Ledger, chosen: Namespace) -> Exit:
     return Exit.OK
 
 
-async def _show(ledger: Ledger, chosen: Namespace) -> Exit:
+async def _show(ledger: Ledger, alerts: Mapping[str, Alert], chosen: Namespace) -> Exit:
     records = await ledger.find(Filter(id=chosen.id, limit=1))
     if not records:
         raise TocsinError(f"there is no notification {chosen.id}")
-    plain = _plain(records[0])
-    attempts = [
-        {"at": clock_time(one.at), "reason": one.reason, "detail": one.detail}
-        for one in await ledger.attempts(chosen.id)
-    ]
+    shown = views.notification(records[0], alerts.get(records[0].alert))
+    attempts = [views.attempt(one) for one in await ledger.attempts(chosen.id)]
     if chosen.json:
-        print(json.dumps({**plain, "failed_attempts": attempts}))
+        print(views.text({**shown, "failed_attempts": attempts}))
         return Exit.OK
-    row, previous = plain.pop("row"), plain.pop("previous")
-    table(("field", "value"), [(name, "" if value is None else value) for name, value in plain.items()], empty="")
+    row, previous = shown.pop("row"), shown.pop("previous")
+    table(("field", "value"), [(name, _cell(value)) for name, value in shown.items()], empty="")
     print()
     rows = [(name, _cell(value), *([_cell(previous.get(name))] if previous else [])) for name, value in row.items()]
     table(("column", "value", *(["before"] if previous else [])), rows, empty="the row has no columns")
@@ -79,33 +81,18 @@ async def _show(ledger: Ledger, chosen: Namespace) -> Exit:
     return Exit.OK
 
 
-async def _restate(ledger: Ledger, chosen: Namespace) -> Exit:
+async def _change(ledger: Ledger, chosen: Namespace) -> Exit:
+    """Retry or drop."""
     if bool(chosen.id) == chosen.all:
-        raise TocsinError("name notifications by id, or say --all")
+        raise TocsinError("name notifications by id, or use --all")
     ids = list(chosen.id)
     if chosen.all:
         wanted = Filter(status=Status.DEAD, channel=chosen.channel, limit=1_000_000)
         ids = [record.id for record in await ledger.find(wanted)]
     count = await (ledger.retry(ids) if chosen.action == "retry" else ledger.drop(ids))
     done = "pending again" if chosen.action == "retry" else "dropped"
-    print(json.dumps({"count": count}) if chosen.json else f"{count} {done}")
+    print(views.text({"count": count}) if chosen.json else f"{count} {done}")
     return Exit.OK if count or chosen.all else Exit.FAILED
-
-
-def _plain(record: Record) -> dict[str, Any]:
-    plain = dataclasses.asdict(record)
-    plain.pop("columns")
-    plain.pop("seq")
-    plain["started_at"] = clock_time(record.started_at / 1000)
-    plain["at"] = clock_time(record.at / 1000)
-    for name in ("created_at", "not_before", "settled_at"):
-        plain[name] = clock_time(plain[name]) if plain[name] else None
-    names = [column.name for column in record.columns]
-    for part, row in (("row", record.row), ("previous", record.previous)):
-        if row is not None:
-            values = (jsonable(typed(column, text)) for column, text in zip(record.columns, row, strict=True))
-            plain[part] = dict(zip(names, values, strict=True))
-    return plain
 
 
 def _why(record: Record) -> str:
@@ -113,4 +100,6 @@ def _why(record: Record) -> str:
 
 
 def _cell(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else views.text(value)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from tocsin.model import Transition
 
@@ -18,6 +18,11 @@ class Feed:
         self._recent: deque[Transition] = deque(maxlen=_RECENT)
         self._readers: set[asyncio.Queue[Transition | None]] = set()
 
+    @property
+    def readers(self) -> int:
+        """How many read the feed now."""
+        return len(self._readers)
+
     def publish(self, transitions: Sequence[Transition]) -> None:
         """Hand on what has just been committed."""
         self._recent.extend(transitions)
@@ -29,7 +34,7 @@ class Feed:
             for transition in transitions:
                 reader.put_nowait(transition)
 
-    async def follow(self) -> AsyncIterator[Transition]:
+    async def follow(self) -> AsyncGenerator[Transition, None]:
         """The recent transitions, then each new one; ends for a reader that falls too far behind, and at the end."""
         reader: asyncio.Queue[Transition | None] = asyncio.Queue()
         recent = list(self._recent)

@@ -12,8 +12,8 @@ from tocsin.errors import LedgerError
 from tocsin.exposition import Page
 from tocsin.repeats import Repeats
 from tocsin.web.api import Api, demand_admin
-from tocsin.web.encoding import text
-from tocsin.web.overview import Overview
+from tocsin.web.base import Process
+from tocsin.web.views import text
 
 log = structlog.get_logger(__name__)
 
@@ -40,13 +40,13 @@ _HEADERS = {
 
 
 def build(
-    overview: Overview, page: Page, *, admin: bool, version: str = "", clock: Callable[[], float] = time.time
+    process: Process, page: Page, *, admin: bool, version: str = "", clock: Callable[[], float] = time.time
 ) -> web.Application:
-    """The application, for an AppRunner. `admin`: whether it takes orders (reload, retry, drop). `clock`: the one that
-    `Gauges.install` is given."""
+    """Build the application. `admin`: whether requests may change something (reload, retry, drop). `clock`: the same
+    one that `Gauges.install` gets."""
     application = web.Application(middlewares=[_errors])
-    api = Api(overview, admin=admin, version=version, clock=clock)
-    operations = _Operations(overview, page, admin=admin, clock=clock)
+    api = Api(process, admin=admin, version=version, clock=clock)
+    operations = _Operations(process, page, admin=admin, clock=clock)
     application.add_routes([*operations.routes(), *api.routes(), *_static()])
     application.on_response_prepare.append(_secure)
     application.on_shutdown.append(api.close)
@@ -54,10 +54,10 @@ def build(
 
 
 class _Operations:
-    """What machines ask: Prometheus, and whatever keeps the process running."""
+    """The paths for Prometheus and for probes."""
 
-    def __init__(self, overview: Overview, page: Page, *, admin: bool, clock: Callable[[], float]) -> None:
-        self._overview = overview
+    def __init__(self, process: Process, page: Page, *, admin: bool, clock: Callable[[], float]) -> None:
+        self._process = process
         self._page = page
         self._admin = admin
         self._clock = clock
@@ -90,20 +90,20 @@ class _Operations:
         return response
 
     async def healthy(self, _: web.Request) -> web.Response:
-        """That there is an answer is the answer."""
+        """Answer; that is all a liveness probe needs."""
         return web.Response(text="Tocsin is running.\n")
 
     async def ready(self, _: web.Request) -> web.Response:
-        reasons = self._overview.ready()
+        reasons = self._process.ready()
         if reasons:
             return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
-        return web.Response(text="".join(f"{line}\n" for line in ("Tocsin is ready.", *self._overview.warnings())))
+        return web.Response(text="".join(f"{line}\n" for line in ("Tocsin is ready.", *self._process.warnings())))
 
     async def reload(self, request: web.Request) -> web.Response:
         demand_admin(request, admin=self._admin)
-        problems = await self._overview.reload()
+        problems = await self._process.reload()
         if problems:
-            lines = ["The configuration was refused; the former one stays in force.", *problems]
+            lines = ["The configuration was refused; the last good one stays in use.", *problems]
             return web.Response(status=500, text="".join(f"{line}\n" for line in lines))
         return web.Response(text="The configuration was reloaded.\n")
 
@@ -123,7 +123,7 @@ def _static() -> list[web.RouteDef]:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error as one sentence: JSON below /api, plain text elsewhere. What nobody foresaw is logged, not shown."""
+    """Answer every error with one sentence: JSON below /api, plain text elsewhere. Defects are logged, not shown."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -132,10 +132,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except LedgerError as error:
         status, message, headers = 503, str(error), {}
     except ConnectionResetError:
-        raise  # the other side hung up: nobody to tell
+        raise  # the client hung up: there is no one to answer
     except Exception as error:  # noqa: BLE001 - a defect is logged, and costs one request
         _FAILED.add(type(error).__name__, method=request.method, path=request.path, exc_info=True)
-        status, message, headers = 500, "the request failed inside Tocsin; its log says why", {}
+        status, message, headers = 500, "the request failed inside Tocsin; see its log", {}
     if request.path.startswith("/api/"):
         body = text({"error": message})
         return web.Response(status=status, text=body, content_type="application/json", headers=headers)

@@ -1,8 +1,8 @@
-// The status page. It asks the JSON interface every two seconds and listens for transitions; text from outside is only
-// ever put on the page as text nodes.
+// The status page. It polls the API every two seconds and listens for transitions. Text from outside becomes text nodes
+// only, never markup.
 
 const POLL = 2_000;
-const PATIENCE = 8_000;
+const TIMEOUT = 8_000;
 const ROWS = 50;
 const FOLDED = 10;
 const RECENT = 40;
@@ -15,7 +15,7 @@ let skew = 0;                  // server's clock minus this one's, in ms
 let lastAnswer = null;         // when the server last answered, by this clock
 let admin = false;
 let recent = [];
-let unfolded = [];             // names of alerts whose rows are all to be seen
+let unfolded = [];             // names of alerts that show all their rows
 let dead = { counted: "", at: 0, list: [], error: "" };
 
 // Making elements.
@@ -31,8 +31,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 function plain(text) {
-  // In isolation, so that text of the other direction cannot rearrange what stands around it; and what cannot be seen
-  // but changes how the rest looks is shown by its number.
+  // <bdi> keeps right-to-left text from rearranging its surroundings. Invisible characters are shown by their code.
   const whole = String(text).replace(UNSEEN, (one) => "\\u" + one.charCodeAt(0).toString(16).padStart(4, "0"));
   const characters = Array.from(whole.slice(0, 2 * LONGEST));
   const cut = characters.length > LONGEST || whole.length > 2 * LONGEST;
@@ -57,7 +56,7 @@ function ago(text) {
   return seconds < -2 ? `in ${words}` : words;
 }
 
-const later = (text) => Date.parse(text) > Date.now() + skew + 2_000;   // what is merged waits on purpose
+const later = (text) => Date.parse(text) > Date.now() + skew + 2_000;   // a merged message waits on purpose
 
 function since(text, suffix = "") {
   if (text === null) return make("span", { class: "none" }, "–");
@@ -83,7 +82,7 @@ function empty(...children) {
   return card(make("div", { class: "empty" }, ...children));
 }
 
-// Replace a part of the page if it is to show something else, but not under the hands of somebody who is copying from it.
+// Replace a part of the page if its content changed, but not while the user has text selected in it.
 function show(id, content, build) {
   const key = JSON.stringify(content);
   const selection = document.getSelection();
@@ -174,8 +173,8 @@ function channelItem(channel) {
   if (channel.dead) facts.push(make("span", { class: "bad" }, plural(channel.dead, "dead letter")));
   if (channel.last_delivery) facts.push(make("span", {}, "last ", since(channel.last_delivery, " ago")));
   const waiting = channel.pending
-    ? make("span", {}, `${number(channel.pending)} waiting, ${later(channel.oldest_pending) ? "due" : "oldest"} `, since(channel.oldest_pending))
-    : make("span", { class: "none" }, "none waiting");
+    ? make("span", {}, `${number(channel.pending)} pending, ${later(channel.oldest_pending) ? "due" : "oldest"} `, since(channel.oldest_pending))
+    : make("span", { class: "none" }, "none pending");
   return make("li", {},
     make("div", { class: "line" },
       make("span", { class: "name" }, plain(channel.name)),
@@ -188,7 +187,7 @@ function channelItem(channel) {
 
 function channels(list) {
   if (!list.length) {
-    return empty("No channels: rows show as gauges only. To notify somebody, add one under ",
+    return empty("No channels: rows show as gauges only. To send notifications, add one under ",
       make("code", {}, "channels:"), " and name it in an alert's ", make("code", {}, "notify:"), ".");
   }
   return card(make("ul", { class: "list" }, ...list.map(channelItem)));
@@ -229,22 +228,22 @@ function firingCard({ alert, rows, folded }) {
 
 function unfold(name) {
   unfolded = [...unfolded, name];
-  keepAsking();
+  refresh();
 }
 
 function firing({ groups, blind, configured }) {
   if (groups.length) return groups.map(firingCard);
   if (!configured) return empty("Nothing can fire before an alert is configured.");
-  if (blind) return empty(`Nothing is known to fire, but ${plural(blind, "alert")} of ${configured} cannot tell. The reason stands beside it under Alerts.`);
-  return empty("Nothing fires. A row shows here as soon as it is in one of the views.");
+  if (blind) return empty(`No known row fires, but ${blind} of ${plural(configured, "alert")} without current rows. See the reason under Alerts.`);
+  return empty("Nothing fires. Rows show here as soon as they are in one of the views.");
 }
 
-async function order(button, id, action) {
-  if (action === "drop" && !window.confirm("Let this notification go? It will not be delivered.")) return;
+async function change(button, id, action) {
+  if (action === "drop" && !window.confirm("Drop this notification? It will not be delivered.")) return;
   const item = button.closest("li");
   for (const each of item.querySelectorAll("button")) each.disabled = true;
   try {
-    await ask(`api/v1/notifications/${encodeURIComponent(id)}/${action}`, { method: "POST" });
+    await fetchJson(`api/v1/notifications/${encodeURIComponent(id)}/${action}`, { method: "POST" });
     dead.counted = "";
     await poll();
   } catch (error) {
@@ -254,7 +253,7 @@ async function order(button, id, action) {
 }
 
 function deadItem(record) {
-  const act = (action, text) => make("button", { type: "button", onclick: (event) => order(event.target, record.id, action) }, text);
+  const act = (action, text) => make("button", { type: "button", onclick: (event) => change(event.target, record.id, action) }, text);
   return make("li", {},
     make("div", { class: "line" },
       make("span", { class: "name" }, plain(record.alert)), tag(record.kind, KIND_TAGS[record.kind]),
@@ -269,15 +268,15 @@ function deadItem(record) {
 
 function deadLetters({ list, error, total }) {
   if (error) return empty(make("span", { class: "why bad" }, plain(error)));
-  if (!list.length) return empty("None. A notification that cannot be delivered is parked here with the reason.");
+  if (!list.length) return empty("None. Notifications that cannot be delivered are kept here with the reason.");
   const parts = [make("ul", { class: "list" }, ...list.map(deadItem))];
   if (total > list.length) {
     parts.push(make("div", { class: "more" }, `The latest ${number(list.length)} of ${number(total)}; `,
       make("a", { href: "api/v1/dead-letters?limit=1000" }, "more as JSON")));
   }
   if (!admin) {
-    parts.push(make("div", { class: "more" }, "Once the cause is mended: ", make("code", {}, "tocsin outbox retry ID"), " tries again, ",
-      make("code", {}, "tocsin outbox drop ID"), " lets go."));
+    parts.push(make("div", { class: "more" }, "After fixing the cause, run ", make("code", {}, "tocsin outbox retry ID"), " to send again or ",
+      make("code", {}, "tocsin outbox drop ID"), " to drop."));
   }
   return card(...parts);
 }
@@ -296,7 +295,7 @@ function transitions(list) {
   return card(make("ul", { class: "list" }, ...list.map(transition)));
 }
 
-// Details of one thing, asked for when somebody wants to see them.
+// Details in a dialog, fetched when it opens.
 
 function link(text, onclick) {
   return make("button", { type: "button", class: "link", onclick }, text);
@@ -304,7 +303,7 @@ function link(text, onclick) {
 
 const historyButton = (alert) => link("history", () => historyOf(alert));
 
-let wanted = 0;                // which answer the open dialog waits for
+let wanted = 0;                // number of the request that the open dialog shows
 
 async function details(title, path, build) {
   const mine = ++wanted;
@@ -312,7 +311,7 @@ async function details(title, path, build) {
   $("details-body").replaceChildren(make("div", { class: "empty" }, "Loading"));
   $("details").showModal();
   try {
-    const found = await ask(path);
+    const found = await fetchJson(path);
     if (mine === wanted) $("details-body").replaceChildren(build(found));
   } catch (error) {
     if (mine === wanted) $("details-body").replaceChildren(make("div", { class: "empty why bad" }, plain(error.message)));
@@ -338,29 +337,29 @@ const texts = (row) => Object.fromEntries(
   Object.entries(row).slice(0, 6).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]));
 
 function episode(one) {
-  const lasted = one.kind === "event" ? tag("event", "info")
+  const duration = one.kind === "event" ? tag("event", "info")
     : one.firing ? tag("still firing", "bad")
     : one.ended_at === null ? make("span", { class: "none" }, "ended, time not kept") : make("span", {}, span(one.seconds));
   return make("tr", {},
     make("td", { "data-name": "start" }, moment(one.started_at)),
-    make("td", { "data-name": "lasted" }, lasted),
+    make("td", { "data-name": "duration" }, duration),
     make("td", { "data-name": "row" }, labels(Object.keys(one.labels).length ? one.labels : texts(one.row))),
-    make("td", { "data-name": "told" }, deliveries(one.deliveries)));
+    make("td", { "data-name": "deliveries" }, deliveries(one.deliveries)));
 }
 
 function historyOf(alert) {
   details(["History of ", plain(alert)], `api/v1/history/${encodeURIComponent(alert)}?limit=50`, ({ episodes }) =>
     !episodes.length
-      ? make("div", { class: "empty" }, "Nothing was told, as far back as notifications are kept.")
+      ? make("div", { class: "empty" }, "No notifications of this alert are kept.")
       : make("div", { class: "scroll" }, make("table", {},
-        make("thead", {}, make("tr", {}, ...["start", "lasted", "row", "told"].map((name) => make("th", {}, name)))),
+        make("thead", {}, make("tr", {}, ...["start", "duration", "row", "deliveries"].map((name) => make("th", {}, name)))),
         make("tbody", {}, ...episodes.map(episode)))));
 }
 
 function attemptsOf(id) {
   details("Attempts", `api/v1/notifications/${encodeURIComponent(id)}`, ({ attempts, failed_attempts: list }) =>
     !list.length
-      ? make("div", { class: "empty" }, attempts ? "The attempts were not kept." : "It was never sent.")
+      ? make("div", { class: "empty" }, attempts ? "The attempts are no longer kept." : "No attempt was made.")
       : make("ul", { class: "list" }, ...list.map((attempt) => make("li", {},
         make("div", { class: "line" }, moment(attempt.at), tag(attempt.reason, "bad")),
         make("div", { class: "why" }, plain(attempt.detail || "no details"))))));
@@ -369,32 +368,32 @@ function attemptsOf(id) {
 $("details-close").addEventListener("click", () => $("details").close());
 $("details").addEventListener("click", (event) => { if (event.target === $("details")) $("details").close(); });
 
-// Asking.
+// Polling.
 
-async function ask(path, options = {}) {
-  const response = await fetch(path, { ...options, signal: AbortSignal.timeout(PATIENCE) });
+async function fetchJson(path, options = {}) {
+  const response = await fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT) });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error ?? `the server answered ${response.status}`);
   return body;
 }
 
-async function askForDead(total, counted) {
-  // The list needs a look into the ledger, so it is asked for when a count has changed, and now and then.
+async function fetchDead(total, counted) {
+  // The list needs a query in the ledger, so fetch it when a count changed, and every 15 s.
   if (counted === dead.counted && Date.now() - dead.at < 15_000) return;
   dead = { counted, at: Date.now(), list: [], error: "" };
   if (!total) return;
   try {
-    dead.list = (await ask("api/v1/dead-letters?limit=20")).notifications;
+    dead.list = (await fetchJson("api/v1/dead-letters?limit=20")).notifications;
   } catch (error) {
     dead.error = `The dead letters cannot be read: ${error.message}`;
   }
 }
 
 async function poll() {
-  const [status, rows] = await Promise.all([ask("api/v1/status"), ask(`api/v1/firing?limit=${ROWS}`)]);
+  const [status, rows] = await Promise.all([fetchJson("api/v1/status"), fetchJson(`api/v1/firing?limit=${ROWS}`)]);
   const counts = status.channels.map((channel) => [channel.name, channel.dead]);
   const total = counts.reduce((sum, [, count]) => sum + count, 0);
-  await askForDead(total, JSON.stringify([counts, status.admin]));
+  await fetchDead(total, JSON.stringify([counts, status.admin]));
   skew = Date.parse(status.time) - Date.now();
   lastAnswer = Date.now();
   admin = status.admin;
@@ -412,41 +411,41 @@ async function poll() {
   $("version").textContent = status.version ? `Tocsin ${status.version}` : "";
 }
 
-// Only what a card shows, so that it is not made anew because the clock went on.
+// Only what a card shows, so that it is not rebuilt because the clock went on.
 const pick = ({ name, state, firing, pending, last_progress }) =>
   ({ name, state, firing, pending, last_progress: state === "up" ? null : last_progress });
 const lean = ({ labels, value, phase, started_at }) => ({ labels, value, phase, started_at });
 
 function freshness() {
-  const late = lastAnswer === null || Date.now() - lastAnswer > POLL + PATIENCE;
+  const late = lastAnswer === null || Date.now() - lastAnswer > POLL + TIMEOUT;
   $("fresh").textContent = lastAnswer === null ? "" : `as of ${new Date(lastAnswer).toLocaleTimeString()}`;
   return late;
 }
 
 let failed = "";
-let asked = false;
+let refreshing = false;
 
-async function keepAsking() {
-  if (asked || document.hidden) return;
-  asked = true;
+async function refresh() {
+  if (refreshing || document.hidden) return;
+  refreshing = true;
   try {
     await poll();
     failed = "";
   } catch (error) {
     failed = error.message;
   }
-  asked = false;
+  refreshing = false;
   $("lost").hidden = !failed;
-  $("lost").textContent = failed && `Tocsin does not answer (${failed}). ${lastAnswer ? `What is shown is from ${new Date(lastAnswer).toLocaleTimeString()}.` : ""}`;
+  $("lost").textContent = failed && `Tocsin does not answer (${failed}). ${lastAnswer ? `The page shows the state of ${new Date(lastAnswer).toLocaleTimeString()}.` : ""}`;
   document.querySelector("main").classList.toggle("old", Boolean(failed));
   freshness();
 }
 
 let soon = 0;
 
-function askSoon() {
+function refreshSoon() {
   clearTimeout(soon);
-  soon = setTimeout(keepAsking, 150);
+  soon = setTimeout(refresh, 150);
 }
 
 let drawing = false;
@@ -456,23 +455,23 @@ function listen() {
   events.addEventListener("open", () => { recent = []; });
   events.addEventListener("transition", (event) => {
     recent = [JSON.parse(event.data), ...recent].slice(0, RECENT);
-    askSoon();
+    refreshSoon();
     if (!drawing) requestAnimationFrame(() => { drawing = false; show("recent", recent, transitions); });
     drawing = true;
   });
   events.addEventListener("error", () => {
-    // The browser comes back by itself after a lost connection, but not after an answer that is no stream.
+    // The browser reconnects after a lost connection, but not after an answer that is not a stream.
     if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5_000);
   });
 }
 
 show("recent", recent, transitions);
-setInterval(keepAsking, POLL);
+setInterval(refresh, POLL);
 setInterval(() => {
   for (const element of document.querySelectorAll("time[data-suffix]")) {
     element.textContent = ago(element.dateTime) + element.dataset.suffix;
   }
 }, 1_000);
-document.addEventListener("visibilitychange", askSoon);
-keepAsking();
+document.addEventListener("visibilitychange", refreshSoon);
+refresh();
 listen();

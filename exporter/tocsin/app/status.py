@@ -1,0 +1,147 @@
+"""The running process as the web server sees it."""
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from tocsin.alert import Alert, EventAlert
+from tocsin.app.runtime import Runtime
+from tocsin.dispatch import Condition, Dispatcher
+from tocsin.dispatch.level import LevelLoop
+from tocsin.ledger.base import Backlog, Ledger
+from tocsin.pipeline.feed import Feed
+from tocsin.pipeline.status import State
+from tocsin.sources.http import RefusedRequest
+from tocsin.web import views
+
+_REMOVED = "no longer configured; drop what is left of it, or configure a channel of this name again to send it"
+
+
+class RunningProcess:
+    """See `tocsin.web.base.Process`."""
+
+    def __init__(self, runtime: Runtime, reload: Callable[[], Awaitable[Sequence[str]]]) -> None:
+        self._runtime = runtime
+        self._reload = reload
+
+    @property
+    def feed(self) -> Feed:
+        return self._runtime.feed
+
+    @property
+    def ledger(self) -> Ledger | None:
+        return self._runtime.ledger
+
+    def alert(self, name: str) -> Alert | None:
+        config = self._runtime.config
+        return config.alerts.get(name) if config else None
+
+    def ready(self) -> Sequence[str]:
+        runtime, outputs = self._runtime, self._runtime.outputs
+        reasons = [
+            f"alert {alert.name}: {alert.message or 'no complete snapshot yet'}"
+            for alert in runtime.alerts
+            if alert.state not in (State.UP, State.REFUSING)
+        ]
+        up = [alert for alert in runtime.alerts if alert.state is State.UP]
+        reasons += [f"alert {alert.name}: {alert.doubt}" for alert in up if alert.doubt]
+        configured = runtime.config.channels.keys() if runtime.config else set()
+        starting = configured - outputs.dispatchers.keys() - outputs.levels.keys()
+        reasons += [f"channel {name}: starting" for name in sorted(starting)]
+        reasons += [f"channel {name}: {fault}" for name, fault in sorted(outputs.faults.items())]
+        reasons += [f"source {name}: {warning}" for name, warning in sorted(runtime.warnings.items())]
+        if runtime.ledger_fault:
+            reasons.append(f"ledger: {runtime.ledger_fault}")
+        return reasons or ([] if runtime.config is not None else ["starting"])
+
+    def warnings(self) -> Sequence[str]:
+        alerts = self._runtime.alerts
+        refusing = [f"alert {one.name}: {one.state}: {one.message}" for one in alerts if one.state is State.REFUSING]
+        notes = [f"alert {one.name}: {one.note}" for one in alerts if one.state is State.UP and one.note]
+        failing = [one for one in self._running() if one.condition is not Condition.UP]
+        return [*refusing, *notes, *(f"channel {one.name}: {one.condition}: {one.message}" for one in failing)]
+
+    def alerts(self) -> Sequence[dict[str, Any]]:
+        return [
+            {
+                "name": alert.name,
+                "source": alert.source,
+                "state": alert.state.value,
+                "message": alert.message or alert.doubt or alert.note,
+                "firing": alert.firing,
+                "pending": alert.pending,
+                "frontier": views.source_time(alert.frontier),
+                "last_progress": views.wall_time(alert.last_progress),
+                "gaps": alert.gaps,
+                "series": alert.series,
+                "dropped": alert.dropped,
+                "events": alert.events,
+            }
+            for alert in self._runtime.alerts
+        ]
+
+    def channels(self) -> Sequence[dict[str, Any]]:
+        config, outputs = self._runtime.config, self._runtime.outputs
+        running = [
+            _channel(one, config.channels[one.name].kind if config else "", outputs.waiting(one.name))
+            for one in self._running()
+        ]
+        return [*running, *(_removed(name, left) for name, left in self._runtime.removed.items())]
+
+    def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:
+        watch = self._runtime.watch(alert)
+        if watch is None:
+            return []
+        return views.firings(islice(watch.firings(), limit), watch.alert, watch.columns)
+
+    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
+        source, configured = self._runtime.receiver(alert), self.alert(alert)
+        if source is None or not isinstance(configured, EventAlert):
+            raise RefusedRequest(404, f"no alert {alert!r} takes events over HTTP")
+        try:
+            return await source.receive(configured.event_name, headers, body)
+        except RefusedRequest as refused:
+            self._runtime.refused_request(alert, refused.status, str(refused))
+            raise
+
+    def rescan(self) -> None:
+        self._runtime.outputs.rescan()
+
+    async def reload(self) -> Sequence[str]:
+        return await self._reload()
+
+    def _running(self) -> list[Dispatcher | LevelLoop]:
+        outputs = self._runtime.outputs
+        return [*outputs.dispatchers.values(), *outputs.levels.values()]
+
+
+def _channel(running: Dispatcher | LevelLoop, kind: str, backlog: Backlog) -> dict[str, Any]:
+    """`delivered`, `failed` (attempts): since the process started. `dead`: dead letters now."""
+    return {
+        "name": running.name,
+        "type": kind,
+        "state": running.condition.value,
+        "message": running.message,
+        "pending": backlog.pending,
+        "oldest_pending": views.wall_time(backlog.oldest),
+        "delivered": running.delivered,
+        "failed": running.failed,
+        "dead": backlog.dead,
+        "last_delivery": views.wall_time(running.last_delivery),
+    }
+
+
+def _removed(name: str, left: Backlog) -> dict[str, Any]:
+    """A channel that is no longer configured, and of which the outbox holds something; its type is unknown."""
+    return {
+        "name": name,
+        "type": "",
+        "state": "removed",
+        "message": _REMOVED,
+        "pending": left.pending,
+        "oldest_pending": views.wall_time(left.oldest),
+        "delivered": 0,
+        "failed": 0,
+        "dead": left.dead,
+        "last_delivery": None,
+    }

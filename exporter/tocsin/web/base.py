@@ -1,0 +1,64 @@
+"""What the web server asks of the running process."""
+
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from tocsin.alert import Alert
+from tocsin.ledger.base import Ledger
+from tocsin.pipeline.feed import Feed
+
+
+class Process(Protocol):
+    """The running process. What is not `async` answers from memory, as JSON made by `tocsin.web.views`."""
+
+    @property
+    def feed(self) -> Feed:
+        """The transitions as they happen."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger; None where nothing has to be stored."""
+        ...
+
+    def alert(self, name: str) -> Alert | None:
+        """Return an alert of the configuration."""
+        ...
+
+    def ready(self) -> Sequence[str]:
+        """Return why the process is not ready, one sentence each; empty when it is."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """Return what does not work although the process is ready, one sentence each: channels that do not deliver,
+        sources whose messages are not valid events, sources that NOTIFY cannot wake."""
+        ...
+
+    def alerts(self) -> Sequence[dict[str, Any]]:
+        """Return the status of every alert, in the order of the configuration."""
+        ...
+
+    def channels(self) -> Sequence[dict[str, Any]]:
+        """Return the status of every channel, in the order of the configuration, then of removed channels that still
+        have notifications."""
+        ...
+
+    def firing(self, alert: str, limit: int) -> Iterable[dict[str, Any]]:
+        """Return at most `limit` rows of an alert that exists, newest first."""
+        ...
+
+    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
+        """Ingest events; returns how many once they are in the ledger.
+
+        Header names are in lower case. The body is read only where the headers allow it, and up to the source's limit.
+        Raises RefusedRequest, and SourceError while the events cannot be stored.
+        """
+        ...
+
+    def rescan(self) -> None:
+        """Have the dispatchers read their outboxes again: notifications were retried or dropped."""
+        ...
+
+    async def reload(self) -> Sequence[str]:
+        """Read the configuration again and apply it whole, or not at all. Returns what is wrong with it."""
+        ...
