@@ -1,6 +1,10 @@
 \ir variables.psql
--- Rules are rows: changed by rule.py, or by any INSERT, UPDATE or DELETE, while everything runs, and felt at once. The
--- first rows are put in when a table is made. After that setup.py leaves them alone, also when all were removed.
+-- Rules are rows: INSERT, UPDATE or DELETE them while everything runs, and the alerts follow at once. setup.py inserts the
+-- first rows when it creates a table, and never again, even if someone deletes them all.
+--
+--   UPDATE demo.organizations SET threshold = 20 WHERE organization = 'B';
+--   INSERT INTO demo.auction_alerts VALUES ('cheap art', 'Custom Art', 5, 'info');
+--   DELETE FROM demo.auction_alerts WHERE alert_name = 'all art';
 
 CREATE TABLE IF NOT EXISTS :"schema".organizations
     (organization text, owner text, severity text, threshold int, email text);
@@ -13,7 +17,7 @@ FROM (VALUES
     ('D', 'team-d', 'critical', 5, 'team-d@example.com')
 ) AS seed (organization, owner, severity, threshold, email)
 WHERE NOT EXISTS (SELECT 1 FROM :"schema".organizations);
-COMMENT ON TABLE :"schema".organizations IS 'Per organization: how many deployments are a spike, how bad that is, and whom to tell';
+COMMENT ON TABLE :"schema".organizations IS 'Per organization: more deployments than the threshold are a spike; its severity, and who is notified';
 
 CREATE TABLE IF NOT EXISTS :"schema".auction_alerts
     (alert_name text, item_name text, price_above numeric, severity text);

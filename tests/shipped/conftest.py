@@ -6,18 +6,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from support.materialize.on_postgres import SCHEMA, Model
-from support.materialize.setup import shipped
+from support.model_on_postgres import SCHEMA, Model
 from support.postgres import Postgres, postgres
+from support.setup_server import shipped
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[Postgres]:
     with postgres() as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def connection(server: Postgres) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(server.dsn(options="-c timezone=UTC")) as connection:
         Model(connection).build(shipped(schema=SCHEMA))

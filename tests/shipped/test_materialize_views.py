@@ -1,11 +1,11 @@
-"""What the views of the SQL for Materialize show, and that the embedded demo shows the same."""
+"""The rows of the views in materialize/, and that the views of the embedded demo have the same."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from support.materialize.on_postgres import BID, EVENT, NOW, SCHEMA, Model
+from support.model_on_postgres import BID, EVENT, NOW, SCHEMA, Model
 from support.postgres import Postgres
 from tocsin_demo.database import schema as demo_schema
 from tocsin_demo.database.decoding import COLUMNS, RejectedError, decode
@@ -13,14 +13,14 @@ from tocsin_producer.events import WINNING_BIDS, Event, Kind, Schedule
 from tocsin_producer.plan import Plan
 
 
-def test_a_spike_is_one_row_per_organization_whatever_the_types_of_deployment(model: Model) -> None:
+def test_spike_is_one_row_per_organization(model: Model) -> None:
     cloud, on_prem = EVENT, EVENT | {"deployment_type": "on_prem", "customer_id": 8}
     model.receive(*[cloud] * 6, *[on_prem] * 7)
     assert [row[:4] for row in model.rows("dim_deployments")] == [("A", "cloud", 6, 1), ("A", "on_prem", 7, 1)]
     assert model.rows("organization_alert") == [("deployment_spike", "A", "critical", "team-a", 13, 2)]
 
 
-def test_a_spike_is_more_than_the_threshold_of_its_organization_which_may_change(model: Model) -> None:
+def test_spike_exceeds_the_current_threshold(model: Model) -> None:
     model.receive(*[EVENT] * 5)
     assert model.rows("organization_alert") == []
     model.receive(EVENT)
@@ -29,7 +29,7 @@ def test_a_spike_is_more_than_the_threshold_of_its_organization_which_may_change
     assert model.rows("organization_alert") == []
 
 
-def test_an_organization_with_several_rules_is_one_row_and_the_lower_threshold_wins(model: Model) -> None:
+def test_lowest_of_several_thresholds_wins(model: Model) -> None:
     model.run(
         f"INSERT INTO {model.name('organizations')} VALUES ('A', 'other', 'info', 3, 'x'), ('A', 'a', 'info', 4, '')"
     )
@@ -37,12 +37,12 @@ def test_an_organization_with_several_rules_is_one_row_and_the_lower_threshold_w
     assert model.rows("organization_alert") == [("deployment_spike", "A", "info", "other", 6, 1)]
 
 
-def test_an_organization_without_a_rule_never_alerts(model: Model) -> None:
+def test_organization_without_rule_never_alerts(model: Model) -> None:
     model.receive(*[EVENT | {"organization": "Z"}] * 50)
     assert model.rows("organization_alert") == []
 
 
-def test_a_deployment_counts_from_its_time_until_two_minutes_later(model: Model) -> None:
+def test_deployment_counts_for_two_minutes(model: Model) -> None:
     model.receive(*[EVENT | {"event_ts": int(NOW.timestamp()) + 300}] * 6)
     counted = {}
     for seconds in (0, 299, 300, 420, 421):
@@ -52,14 +52,14 @@ def test_a_deployment_counts_from_its_time_until_two_minutes_later(model: Model)
     assert model.rows("rejected_events") == []
 
 
-def test_facts_are_forgotten_after_an_hour(model: Model) -> None:
+def test_facts_are_dropped_after_an_hour(model: Model) -> None:
     model.receive(EVENT)
     model.receive(BID, topic=WINNING_BIDS)
     model.at(NOW + timedelta(hours=1, seconds=1))
     assert model.rows("fct_customer_events") == model.rows("winning_bids") == []
 
 
-def test_a_rule_catches_what_sells_for_more_and_not_for_the_same(model: Model) -> None:
+def test_rule_matches_only_higher_prices(model: Model) -> None:
     bids = [BID | {"auction_id": number, "amount": amount} for number, amount in enumerate(("90", "90.00", 90, 90.01))]
     model.receive(*bids, topic=WINNING_BIDS)
     model.receive(BID | {"auction_id": 9, "item": "Custom Art", "amount": "0.00"}, topic=WINNING_BIDS)
@@ -67,7 +67,7 @@ def test_a_rule_catches_what_sells_for_more_and_not_for_the_same(model: Model) -
     assert model.rows("active_alerts") == [caught]
 
 
-def test_rules_are_rows(model: Model) -> None:
+def test_changed_rules_take_effect_at_once(model: Model) -> None:
     model.receive(BID, BID | {"auction_id": 2, "item": "City Bike"}, topic=WINNING_BIDS)
     rules = model.name("auction_alerts")
 
@@ -84,7 +84,7 @@ def test_rules_are_rows(model: Model) -> None:
     assert caught() == [("bikes", 2, "info")]
 
 
-def test_a_bid_alerts_for_five_minutes(model: Model) -> None:
+def test_bid_alerts_for_five_minutes(model: Model) -> None:
     model.receive(BID, topic=WINNING_BIDS)
     model.at(NOW + timedelta(minutes=5))
     assert len(model.rows("active_alerts")) == 1
@@ -92,10 +92,7 @@ def test_a_bid_alerts_for_five_minutes(model: Model) -> None:
     assert model.rows("active_alerts") == []
 
 
-# The embedded demo shows the same model.
-
-
-def test_the_embedded_demo_shows_the_same_rows(server: Postgres, model: Model) -> None:
+def test_embedded_demo_shows_the_same_rows(server: Postgres, model: Model) -> None:
     demo_schema.apply(server.dsn())
     (now,) = model.run("SELECT now()")[0]
     plan = Plan(rate=1, bid_rate=1, spike_interval=40, late=0.2, duplicate=0.2, future=0.1, malformed=0.3)

@@ -89,19 +89,29 @@ class Model:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("TOCSIN_SETUP_")}
         self._environ = inherited | {f"TOCSIN_SETUP_{key}": value for key, value in given.items()}
 
-    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(MATERIALIZE / script), *arguments]
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start setup.py."""
+        command = [sys.executable, str(MATERIALIZE / "setup.py"), *arguments]
         return subprocess.Popen(
             command, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
         )
 
     def setup(self, *arguments: str) -> str:
         """Run setup.py, and return what it printed."""
-        return ended(self.start("setup.py", *arguments))
+        return ended(self.start(*arguments))
 
-    def rule(self, *arguments: str) -> str:
-        """Run rule.py, and return what it printed."""
-        return ended(self.start("rule.py", *arguments))
+    def add_rule(self, item: str, above: str) -> None:
+        """Alert when an item sells for more. The rule has the name of the item."""
+        self.run(f"INSERT INTO {{}}.auction_alerts VALUES ('{item}', '{item}', {above}, 'info')")
+
+    def change_rule(self, item: str, change: str) -> None:
+        self.run(f"UPDATE {{}}.auction_alerts SET {change} WHERE alert_name = '{item}'")
+
+    def remove_rule(self, item: str) -> None:
+        self.run(f"DELETE FROM {{}}.auction_alerts WHERE alert_name = '{item}'")
+
+    def set_threshold(self, organization: str, threshold: int) -> None:
+        self.run(f"UPDATE {{}}.organizations SET threshold = {threshold} WHERE organization = '{organization}'")
 
     def connect(self, **more: str) -> psycopg.Connection[Any]:
         options = "--cluster=" + self.cluster.replace("\\", r"\\").replace(" ", r"\ ")

@@ -1,217 +1,251 @@
-"""The runner that brings the SQL into Materialize: what it plans and does, on a server that has nothing, everything or
-something else.
+"""`materialize/setup.py` on a server that has nothing, everything, something else, or refuses."""
 
-`Fake` answers as a live server was seen to.
-"""
-
-import itertools
+from collections.abc import Callable
 
 import pytest
 
-from support.materialize.setup import Fake, Run, content, numbers, prepared, set_up, shipped
-from tocsin_setup.errors import PlanError, SetupError
-from tocsin_setup.plan import Catalog, Found, Outcome, plan
-from tocsin_setup.script import Kind, items
+from sql_plan import OBJECTS, SetupError, statements
+from support.setup_server import Catalog, Clock, Created, clock, refused, set_up, shipped, would_set_up
 
-# A server that has nothing, and one that has everything.
+__all__ = ["clock"]
+pytestmark = pytest.mark.usefixtures("clock")
 
-
-def test_the_first_run_makes_everything() -> None:
-    fake = Fake()
-    run = set_up(fake)
-    wanted = {item.name for item in shipped() if item.kind.in_schema}
-    assert set(fake.objects) == wanted
-    assert run.of(Outcome.CREATED) == {*wanted, "alerting", "demo", "tocsin"}
-    assert all(one.comment for one in fake.objects.values())
-    assert {name for name, one in fake.objects.items() if one.rows} == {"organizations", "auction_alerts"}
+ALERTS = {"organization_alert", "active_alerts", "rejected_events"}
+REPEATED = ("SET", "CREATE SCHEMA", "GRANT", "ALTER")
+"""Statements that change nothing when repeated, so every run executes them."""
 
 
-def test_the_second_run_touches_nothing() -> None:
-    fake = Fake()
-    set_up(fake)
-    before, fake.log = numbers(fake), []
-    run = set_up(fake)
-    assert numbers(fake) == before
-    assert {statement.split()[0] for statement in fake.log} == {"SET", "GRANT"}
-    assert run.of(Outcome.CREATED, Outcome.REPLACED, Outcome.CHANGED, Outcome.SKIPPED) == set()
+def named(outcomes: dict[str, str], *outcome: str) -> set[str]:
+    return {what.split()[-1] for what, became in outcomes.items() if became in outcome}
 
 
-def test_a_plan_has_no_statement_where_all_is_as_it_should_be() -> None:
-    fake = Fake()
-    set_up(fake)
-    steps = plan(shipped(), fake.catalog("demo"), history=True)
-    assert [step.item.kind for step in steps if step.statements] == [Kind.SESSION, *[Kind.GRANT] * 3]
-    assert not any(step.marks for step in steps)
+def refusing(pattern: str, sqlstate: str, message: str, times: int = 1000) -> Callable[[str], None]:
+    left = [times]
+
+    def before(statement: str) -> None:
+        if pattern in statement and left[0]:
+            left[0] -= 1
+            raise refused(sqlstate, message)
+
+    return before
 
 
+def test_creates_everything_then_nothing() -> None:
+    server = Catalog()
+    objects = {each.name for each in shipped() if each.action in OBJECTS}
+    outcomes = set_up(server)
+    assert set(server.objects) == objects
+    assert named(outcomes, "created") == {*objects, "alerting", "tocsin"}
+    assert all(one.comment for one in server.objects.values())
+    assert {name for name, one in server.objects.items() if one.rows} == {"organizations", "auction_alerts"}
+    assert {name for name, one in server.objects.items() if one.history} == ALERTS
+    before, server.log = server.numbers(), []
+    assert set(set_up(server).values()) == {"unchanged"}
+    assert server.numbers() == before
+    assert [each for each in server.log if not each.startswith(REPEATED)] == []
+
+
+@pytest.mark.parametrize("trouble", ["killed", "connection lost", "second setup", "second setup with changes"])
 @pytest.mark.parametrize("history", [True, False])
-def test_a_crash_after_any_statement_is_made_up_for_by_the_next_run(history: bool) -> None:
-    whole = Fake(history=history)
-    set_up(whole)
+def test_disturbance_at_any_statement_is_repaired(trouble: str, history: bool) -> None:
+    """Whatever happens before whichever statement, this run or the next leaves what an undisturbed run leaves."""
+    changed = {"deployment_window": "5 minutes"} if "changes" in trouble else {}
+    whole = Catalog(history=history)
+    if changed:
+        set_up(whole)
+    whole.log.clear()
+    set_up(whole, **changed)
     for position in range(len(whole.log)):
-        fake = Fake(history=history)
-        fake.before = lambda _, fake=fake, position=position: interrupt(len(fake.log) == position)  # type: ignore[misc]
-        with pytest.raises(KeyboardInterrupt):
-            set_up(fake)
-        fake.before = lambda _: None
-        set_up(fake)
-        assert content(fake) == content(whole), whole.log[position]
-        settled = numbers(fake)
-        set_up(fake)
-        assert numbers(fake) == settled
+        server = Catalog(history=history)
+        if changed:
+            set_up(server)
+        server.log.clear()
+
+        def before(_: str, server: Catalog = server, position: int = position) -> None:
+            if len(server.log) != position:
+                return
+            server.before = lambda _: None
+            if trouble == "killed":
+                raise KeyboardInterrupt
+            if trouble == "connection lost":
+                raise ConnectionError("server closed the connection unexpectedly")
+            set_up(server, **changed)
+
+        server.before = before
+        try:
+            set_up(server, **changed)
+        except KeyboardInterrupt:
+            set_up(server, **changed)
+        assert server.content() == whole.content(), position
+        settled = server.numbers()
+        set_up(server, **changed)
+        assert server.numbers() == settled
 
 
-def interrupt(now: bool) -> None:
-    if now:
-        raise KeyboardInterrupt
+def test_waits_for_view_another_setup_creates(clock: Clock) -> None:
+    server = Catalog()
+    set_up(server)
+    view = server.objects["organization_alert"]
+    comment, view.comment = view.comment, None
+
+    def finish() -> None:
+        view.comment = comment
+
+    clock.slept = finish
+    assert set(set_up(server).values()) == {"unchanged"}
 
 
-def test_two_at_once_come_to_the_same_wherever_they_meet() -> None:
-    whole = Fake()
-    set_up(whole)
-    for position in range(len(whole.log)):
-        fake = Fake()
-
-        def second(_: str, fake: Fake = fake, position: int = position) -> None:
-            if len(fake.log) == position:
-                fake.before = lambda _: None
-                set_up(fake)
-
-        fake.before = second
-        set_up(fake)
-        assert content(fake) == content(whole), whole.log[position]
-        settled = numbers(fake)
-        set_up(fake)
-        assert numbers(fake) == settled
-
-
-def test_a_view_that_somebody_is_just_making_is_waited_for() -> None:
-    fake = Fake()
-    set_up(fake)
-    made = fake.objects["organization_alert"]
-    comment, made.comment = made.comment, None
-    looks = itertools.count()
-    look = fake.catalog
-
-    def catalog(schema: str) -> Catalog:
-        if next(looks) == 3:
-            made.comment = comment
-        return look(schema)
-
-    fake.catalog = catalog  # type: ignore[method-assign]
-    run = set_up(fake)
-    assert run.of(Outcome.REPLACED) == set()
+@pytest.mark.parametrize(
+    ("changed", "recreated"),
+    [
+        ({"deployment_window": "5 minutes"}, {"dim_deployments", "organization_alert"}),
+        ({"bid_window": "9 minutes"}, {"active_alerts"}),
+        (
+            {"future_limit": "1 minute"},
+            {"customer_events_checked", "fct_customer_events", "dim_deployments", "winning_bids_checked"}
+            | {"winning_bids"}
+            | ALERTS,
+        ),
+    ],
+)
+def test_changed_view_is_recreated_with_its_readers(changed: dict[str, str], recreated: set[str]) -> None:
+    server = Catalog()
+    set_up(server)
+    before, server.log = server.numbers(), []
+    predicted = would_set_up(server, **changed)
+    assert server.log == []
+    outcomes = set_up(server, **changed)
+    assert outcomes == predicted
+    assert named(outcomes, "recreated") == recreated
+    assert {name for name, number in server.numbers().items() if number != before[name]} == recreated
+    assert sum(each.startswith("GRANT SELECT") for each in server.log) == 1  # recreated views have lost their grants
+    assert set(would_set_up(server, **changed).values()) == {"unchanged"}
 
 
-# Changes.
-
-
-def test_a_changed_window_replaces_the_view_and_those_that_read_it_and_nothing_else() -> None:
-    fake = Fake()
-    set_up(fake)
-    before, fake.log = numbers(fake), []
-    run = set_up(fake, deployment_window="5 minutes")
-    changed = {name for name, number in numbers(fake).items() if number != before[name]}
-    assert changed == run.of(Outcome.REPLACED) == {"dim_deployments", "organization_alert"}
-    assert run.outcomes["organization_alert"].why == "reads dim_deployments, which is made anew"
-    assert [statement for statement in fake.log if statement.startswith("DROP")] == [
-        'DROP MATERIALIZED VIEW IF EXISTS "demo".organization_alert',
-        'DROP MATERIALIZED VIEW IF EXISTS "demo".dim_deployments',
-    ]
-
-
-def test_a_view_that_nobody_reads_is_replaced_in_one_step_and_granted_again() -> None:
-    fake = Fake()
-    set_up(fake)
-    fake.log = []
-    run = set_up(fake, bid_window="9 minutes")
-    assert run.of(Outcome.REPLACED) == {"active_alerts"}
-    assert [one for one in fake.log if one.startswith(("CREATE", "DROP"))] == [
-        next(item.replaced(history=True) for item in shipped(bid_window="9 minutes") if item.name == "active_alerts")
-    ]
-    assert fake.log.index(fake.log[-1]) > 0
-    assert fake.log[-1].startswith("GRANT SELECT")
-
-
-def test_a_change_at_the_bottom_replaces_all_above_in_an_order_that_the_server_accepts() -> None:
-    fake = Fake()
-    set_up(fake)
-    run = set_up(fake, future_limit="1 minute")
-    above = {"fct_customer_events", "dim_deployments", "organization_alert", "winning_bids", "active_alerts"}
-    assert run.of(Outcome.REPLACED) == above | {"customer_events_checked", "winning_bids_checked", "rejected_events"}
-
-
-def test_layout_and_comments_are_no_change_and_a_new_comment_is_only_set() -> None:
-    before = 'CREATE VIEW IF NOT EXISTS :"schema".v AS SELECT 1; COMMENT ON VIEW :"schema".v IS \'one\';'
-    after = (
-        '-- new\nCREATE VIEW IF NOT EXISTS :"schema".v /* x */ AS\n  SELECT 1;\nCOMMENT ON VIEW :"schema".v IS \'two\';'
+def test_layout_and_comments_do_not_count_as_changes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    texts = (
+        "CREATE VIEW IF NOT EXISTS :\"schema\".v AS SELECT 'a;  b';",
+        "-- new\nCREATE VIEW  IF NOT EXISTS :\"schema\".v -- more\nAS\n  SELECT 'a;  b';",
     )
-    (old,), (new,) = (items([("1.sql", text)], {"schema": "demo"}) for text in (before, after))
-    assert old.definition == new.definition
-    there = Catalog(objects={"v": Found(kind="view", comment=f"one [definition {old.definition}]")})
-    (step,) = plan([new], there, history=True)
-    assert (step.outcome, step.statements) == (Outcome.CHANGED, ())
-    assert step.marks == f"COMMENT ON VIEW \"demo\".v IS 'two [definition {new.definition}]'"
+    hashes = set()
+    for text in texts:
+        directory = tmp_path_factory.mktemp("sql")
+        (directory / "1.sql").write_text(text)
+        (statement,) = statements({"schema": "demo"}, directory)
+        hashes.add(statement.hash)
+    assert len(hashes) == 1
 
 
-def test_a_source_that_changed_is_kept_and_told_with_what_to_do() -> None:
-    fake = Fake()
-    set_up(fake)
-    before = numbers(fake)
-    run = set_up(fake, broker="elsewhere:9092")
-    assert numbers(fake) == before
-    assert run.of(Outcome.SKIPPED) == {"broker"}
-    assert "DROP it ... CASCADE first" in run.outcomes["broker"].why
+def test_source_with_another_definition_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    server = Catalog()
+    set_up(server)
+    before = server.numbers()
+    assert named(set_up(server, broker="elsewhere:9092"), "kept") == {"broker"}
+    assert server.numbers() == before
+    assert "kept       connection broker: its definition differs" in capsys.readouterr().out
 
 
-def test_rules_that_were_all_removed_do_not_come_back() -> None:
-    fake = Fake()
-    set_up(fake)
-    fake.objects["auction_alerts"].rows = 0
-    set_up(fake)
-    assert fake.objects["auction_alerts"].rows == 0
+def test_deleted_rules_do_not_come_back() -> None:
+    server = Catalog()
+    set_up(server)
+    server.objects["auction_alerts"].rows = 0
+    set_up(server)
+    assert server.objects["auction_alerts"].rows == 0
 
 
-def test_what_psql_made_is_taken_over() -> None:
-    fake = Fake()
-    for item in shipped():
-        for statement in (item.create, *item.seeds, *([item.commented(item.comment)] if item.comment else [])):
-            fake.run(statement)
-    before = numbers(fake)
-    run = set_up(fake)
-    kept = {item.name for item in shipped() if item.kind.in_schema and not item.kind.replaceable}
-    assert {name for name, number in numbers(fake).items() if number == before[name]} == kept
-    assert run.of(Outcome.CHANGED) == kept
-    settled = numbers(fake)
-    set_up(fake)
-    assert numbers(fake) == settled
+def test_objects_created_by_psql_are_taken_over() -> None:
+    server, whole = Catalog(), Catalog()
+    for each in shipped():
+        server.run(each.text)
+    data = {name: one.number for name, one in server.objects.items() if "view" not in one.kind}
+    set_up(server)
+    set_up(whole)
+    assert server.content() == whole.content()
+    assert server.numbers().items() >= data.items()
+    assert set(would_set_up(server).values()) == {"unchanged"}
 
 
-def test_something_else_with_the_name_of_a_view_is_an_error_that_says_so() -> None:
-    there = Catalog(objects={"winning_bids": Found(kind="table")})
-    with pytest.raises(PlanError, match=r"view demo.winning_bids cannot be made: a table has its name.*--schema"):
-        plan(shipped(), there, history=True)
+def test_name_taken_by_another_type_is_an_error() -> None:
+    server = Catalog()
+    server.objects["winning_bids"] = Created(1, "table", frozenset())
+    with pytest.raises(SetupError, match=r"004_events.sql:\d+: CREATE VIEW winning_bids: a table has this name"):
+        set_up(server)
 
 
-def test_a_view_of_somebody_else_is_not_dropped_along() -> None:
-    fake = Fake()
-    set_up(fake)
-    fake.run('CREATE VIEW "demo".mine AS SELECT * FROM "demo".dim_deployments')
-    with pytest.raises(SetupError, match=r"006_alerts.sql:\d+: .*dim_deployments.*\"mine\". Drop what reads it"):
-        set_up(fake, deployment_window="5 minutes")
-    assert "mine" in fake.objects
+def test_view_of_someone_else_is_never_dropped() -> None:
+    server = Catalog()
+    set_up(server)
+    server.run('CREATE VIEW IF NOT EXISTS "demo".mine AS SELECT * FROM "demo".dim_deployments')
+    with pytest.raises(SetupError, match=r"005_alerts.sql:\d+: .*dim_deployments: .*\"mine\""):
+        set_up(server, deployment_window="5 minutes")
+    assert "mine" in server.objects
 
 
-# --check.
+def test_history_allowed_later_needs_no_new_view(capsys: pytest.CaptureFixture[str]) -> None:
+    server = Catalog(history=False)
+    assert named(set_up(server), "skipped") == ALERTS
+    assert "organization_alert: RETAIN HISTORY is not available" in capsys.readouterr().out
+    server.history, before = True, server.numbers()
+    set_up(server)
+    assert server.numbers() == before
+    assert all(server.objects[name].history for name in ALERTS)
 
 
-def test_check_tells_what_a_run_would_do_and_does_nothing() -> None:
-    fake, run = Fake(), Run()
-    assert prepared(fake, run).check()
-    assert fake.log == []
-    done = set_up(fake)
-    assert run.of(Outcome.CREATED) == done.of(Outcome.CREATED)
-    assert not prepared(fake, Run()).check()
-    again = Run()
-    assert prepared(fake, again, bid_window="9 minutes").check()
-    assert again.of(Outcome.REPLACED) == {"active_alerts"}
+def test_waits_for_broker_and_topics_with_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    refusals = [
+        refusing("CREATE CONNECTION", "58000", "Broker transport failure", 5),
+        refusing('CREATE SOURCE IF NOT EXISTS "demo".customer_events_raw', "XX000", "Topic does not exist", 4),
+        refusing('CREATE SOURCE IF NOT EXISTS "demo".winning_bids_raw', "XX000", "Topic does not exist", 3),
+    ]
+    server = Catalog()
+
+    def before(statement: str) -> None:
+        for refusal in refusals:
+            refusal(statement)
+
+    server.before = before
+    set_up(server)
+    waited = [line for line in capsys.readouterr().out.splitlines() if line.startswith("waiting")]
+    assert [line.rpartition(" of ")[2] for line in waited] == [
+        "broker: Broker transport failure",
+        "customer_events_raw: Topic does not exist",
+        "winning_bids_raw: Topic does not exist",
+    ]
+
+
+def test_gives_up_waiting_after_the_timeout() -> None:
+    server = Catalog()
+    server.before = refusing("customer_events_raw", "XX000", "Topic does not exist")
+    with pytest.raises(SetupError, match=r"gave up waiting for .* customer_events_raw: Topic does not exist"):
+        set_up(server)
+
+
+@pytest.mark.parametrize("refusal", ["CREATE ROLE", "GRANT"])
+def test_refused_role_or_grant_leaves_the_rest(refusal: str) -> None:
+    server = Catalog()
+    server.before = refusing(refusal, "42501", "permission denied for SYSTEM")
+    outcomes = set_up(server)
+    assert {what.split()[0] for what, became in outcomes.items() if became == "skipped"} <= {"role", "grant"}
+    assert server.objects.keys() == {each.name for each in shipped() if each.action in OBJECTS}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sqlstate", "message", "place"),
+    [
+        ("CREATE CLUSTER", "42501", "permission denied", r"001_cluster.sql:5: CREATE CLUSTER alerting"),
+        ("CREATE CONNECTION", "42501", "permission denied", r"002_sources.sql:5: CREATE CONNECTION broker"),
+        ("dim_deployments", "22007", "invalid input", r"005_alerts.sql:8: CREATE MATERIALIZED VIEW dim_deployments"),
+        ("COMMENT ON VIEW", "42501", "must be owner", r"004_events.sql:\d+: COMMENT ON VIEW events_raw"),
+    ],
+)
+def test_refused_statement_is_an_error_with_its_place(pattern: str, sqlstate: str, message: str, place: str) -> None:
+    server = Catalog()
+    server.before = refusing(pattern, sqlstate, message)
+    with pytest.raises(SetupError, match=f"{place}: {message}"):
+        set_up(server)
+
+
+def test_existing_cluster_is_left_as_it_is() -> None:
+    server = Catalog()
+    server.named = {"quickstart"}
+    assert set_up(server, cluster="quickstart")["cluster quickstart"] == "unchanged"

@@ -93,7 +93,7 @@ def _matching(fields: dict[str, Any], name: str, pattern: re.Pattern[str]) -> st
     value = fields.get(name)
     text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
     if not pattern.fullmatch(text):
-        raise RejectedError(f"{name} is missing or not as agreed")
+        raise RejectedError(f"{name} is missing or invalid")
     return text
 
 

@@ -1,7 +1,7 @@
 """The SQL for Materialize on a real PostgreSQL.
 
-PostgreSQL has no sources and no `mz_now()`: a table stands for a source, and a function that returns a clock of the
-test's own for `mz_now()`. Beyond that every view runs as it is shipped.
+PostgreSQL has no sources and no `mz_now()`: a table replaces a source, and a function that returns the test's clock
+replaces `mz_now()`. Otherwise every view runs as it is shipped.
 """
 
 import json
@@ -13,9 +13,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from sql_plan import Statement
 from tocsin_producer.events import CUSTOMER_EVENTS
-from tocsin_setup.script import Item
-from tocsin_setup.script import Kind as Thing
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SCHEMA = 'Odd "name"; x'
@@ -36,24 +35,22 @@ BID = {
 }
 
 
-def for_postgres(item: Item) -> Sequence[str]:
-    """What stands for an item in PostgreSQL."""
-    match item.kind:
-        case Thing.SCHEMA:
-            return [item.create]
-        case Thing.TABLE:
-            return [item.create, *item.seeds]
-        case Thing.SOURCE:
+def for_postgres(statement: Statement) -> str:
+    """What replaces a statement in PostgreSQL; nothing for what it does not know."""
+    match statement.action:
+        case "CREATE SCHEMA" | "CREATE TABLE" | "INSERT":
+            return statement.text
+        case "CREATE SOURCE":
             columns = 'key bytea, data bytea NOT NULL, partition int, "offset" bigint, received_at timestamp NOT NULL'
-            return [f"CREATE TABLE {item.qualified} ({columns})"]
-        case Thing.VIEW | Thing.MATERIALIZED_VIEW:
+            return f"CREATE TABLE {sql.Identifier(SCHEMA, statement.name).as_string()} ({columns})"
+        case "CREATE VIEW" | "CREATE MATERIALIZED VIEW":
             head = r"^CREATE (?:MATERIALIZED )?VIEW IF NOT EXISTS (.+?)(?: IN CLUSTER \"\w+\")? AS SELECT"
-            return [re.sub(head, r"CREATE VIEW \1 AS SELECT", item.created(history=False), count=1)]
-    return []
+            return re.sub(head, r"CREATE VIEW \1 AS SELECT", statement.text, count=1)
+    return ""
 
 
 class Model:
-    """The model in a transaction of its own."""
+    """The shipped model, in the transaction of a connection."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
@@ -63,16 +60,15 @@ class Model:
         cursor = self._connection.execute(statement.encode(), parameters or None)
         return cursor.fetchall() if cursor.description else []
 
-    def build(self, items: Sequence[Item]) -> None:
+    def build(self, script: Sequence[Statement]) -> None:
         self.run("CREATE TABLE clock (now timestamptz)")
         self.run("INSERT INTO clock VALUES (%s)", NOW)
         self.run("CREATE FUNCTION mz_now() RETURNS timestamptz STABLE LANGUAGE sql AS 'SELECT now FROM clock'")
-        for item in items:
-            for statement in for_postgres(item):
-                self.run(statement)
+        for statement in filter(None, map(for_postgres, script)):
+            self.run(statement)
 
     def receive(self, *messages: bytes | dict[str, Any], topic: str = CUSTOMER_EVENTS, at: datetime = NOW) -> None:
-        """Messages reach a source."""
+        """Let messages reach a source."""
         name = self.name(f"{topic}_raw")
         for message in messages:
             data = message if isinstance(message, bytes) else json.dumps(message).encode()
@@ -81,7 +77,7 @@ class Model:
             self.run(f'INSERT INTO {name} (data, partition, "offset", received_at) VALUES (%s, 0, %s, %s)', *row)
 
     def at(self, moment: datetime) -> None:
-        """It is now this late."""
+        """Set the clock."""
         self.run("UPDATE clock SET now = %s", moment)
 
     def rows(self, view: str, columns: str = "*") -> list[tuple[Any, ...]]:

@@ -1,5 +1,5 @@
 \ir variables.psql
--- What Tocsin may do. A view that is made anew has lost its grants, so these are given in every run.
+-- What Tocsin may do. A recreated view has lost its grants, so every run grants them again.
 
 GRANT USAGE ON CLUSTER :"cluster" TO :"role";
 GRANT USAGE ON SCHEMA :"schema" TO :"role";
