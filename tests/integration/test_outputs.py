@@ -1,4 +1,4 @@
-"""The ways out as the configuration changes, with a receiver in Alertmanager's place."""
+"""Channels and level outputs as the configuration changes, with a receiver in place of Alertmanager."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Transition
 
 
-class Desk:
+class OutputsHarness:
     """Outputs whose firings a test sets, by alert; None: not known."""
 
     def __init__(self, folder: Path, tasks: asyncio.TaskGroup, receiver: Receiver) -> None:
@@ -32,7 +32,7 @@ class Desk:
         self._ledger = open_ledger(folder / "ledger.db")
 
     def config(self, channel: dict[str, Any] | None = None, *, alerts: Sequence[str] = ("late",)) -> Config:
-        """One channel `am`, to Alertmanager if nothing else is said, and alerts that notify it."""
+        """One channel `am`, by default an output to Alertmanager, and alerts that notify it."""
         output = {"type": "alertmanager", "urls": [self.receiver.url], "alertname": "order-{{ row.order_id }}"}
         source = {"type": "postgres", "dsn": f"postgresql://x@127.0.0.1:{free_port()}/x"}
         alert = {"source": "shop", "relation": "late", "key": ["order_id"], "labels": ["customer"], "notify": ["am"]}
@@ -44,14 +44,14 @@ class Desk:
         return load(write(self._folder / "tocsin.yaml", config), {})
 
     async def apply(self, config: Config) -> None:
-        """What a reload does with the ways out."""
+        """Do what a reload does with channels."""
         made = await self.outputs.made(config)
         await self.outputs.stop_outdated(config, made)
         self.outputs.start_levels(config, made, lambda names: {name: self.firing.get(name) for name in names})
         self.outputs.start_channels(config, made, self._ledger, 0.0)
 
     def fires(self, **keys: Sequence[str]) -> None:
-        """From now on these fire, by alert. Nobody is told of it."""
+        """From now on these fire, by alert."""
         self.firing = {alert: [transition(key=key, alert=alert) for key in some] for alert, some in keys.items()}
 
     def known(self) -> set[str]:
@@ -71,61 +71,44 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+async def harness(tmp_path: Path) -> AsyncIterator[OutputsHarness]:
     async with Receiver() as receiver, asyncio.TaskGroup() as tasks:
-        made = Desk(tmp_path, tasks, receiver)
+        made = OutputsHarness(tmp_path, tasks, receiver)
         yield made
         await made.close()
 
 
-async def test_what_an_alert_told_of_ends_when_the_alert_is_taken_out(desk: Desk) -> None:
-    desk.fires(late=["1"], early=["2", "3"])
-    await desk.apply(desk.config(alerts=["late", "early"]))
-    await desk.until_known("1", "2", "3")
-    await desk.apply(desk.config(alerts=["late"]))
-    await desk.until_known("1")
+async def test_row_that_ends_during_a_reload_is_resolved(harness: OutputsHarness) -> None:
+    harness.fires(late=["1", "2"])
+    await harness.apply(harness.config())
+    await harness.until_known("1", "2")
+    harness.firing = {}  # the watch is being recreated
+    await harness.apply(harness.config(alerts=["late", "early"]))
+    harness.fires(late=["2"], early=["3"])
+    for alert in harness.config(alerts=["late", "early"]).row_alerts.values():
+        harness.outputs.changed(alert, False)
+    await harness.until_known("2", "3")
 
 
-async def test_a_row_that_goes_while_the_configuration_changes_ends(desk: Desk) -> None:
-    desk.fires(late=["1", "2"])
-    await desk.apply(desk.config())
-    await desk.until_known("1", "2")
-    desk.firing = {}  # the watch is being made anew
-    await desk.apply(desk.config(alerts=["late", "early"]))
-    desk.fires(late=["2"], early=["3"])
-    for alert in desk.config(alerts=["late", "early"]).row_alerts.values():
-        desk.outputs.changed(alert, False)
-    await desk.until_known("2", "3")
+async def test_channel_becomes_a_level_output(harness: OutputsHarness) -> None:
+    await harness.apply(harness.config(quick_channel(harness.receiver.url)))
+    harness.fires(late=["1"])
+    await harness.apply(harness.config())
+    await harness.until_known("1")
+    assert ({*harness.outputs.levels}, {*harness.outputs.dispatchers}) == ({"am"}, set())
 
 
-async def test_what_an_output_told_of_has_ended_once_the_output_is_stopped(desk: Desk) -> None:
-    desk.fires(late=["1", "2"])
-    await desk.apply(desk.config())
-    await desk.until_known("1", "2")
-    await desk.apply(desk.config(quick_channel(desk.receiver.url)))
-    assert desk.known() == set()
-    assert ({*desk.outputs.levels}, {*desk.outputs.dispatchers}) == (set(), {"am"})
-
-
-async def test_a_channel_that_becomes_an_output_is_no_channel_any_more(desk: Desk) -> None:
-    await desk.apply(desk.config(quick_channel(desk.receiver.url)))
-    desk.fires(late=["1"])
-    await desk.apply(desk.config())
-    await desk.until_known("1")
-    assert ({*desk.outputs.levels}, {*desk.outputs.dispatchers}) == ({"am"}, set())
-
-
-async def test_a_receiver_that_hangs_holds_up_a_change_of_the_configuration_for_a_moment_only(desk: Desk) -> None:
+async def test_hanging_receiver_delays_a_reload_by_three_seconds(harness: OutputsHarness) -> None:
     clock = LoopClock(asyncio.get_running_loop())
-    patient = {"type": "alertmanager", "urls": [desk.receiver.url], "timeout": "10m"}
-    desk.fires(late=["1"])
-    await desk.apply(desk.config(patient))
-    await desk.receiver.arrived(1)
-    desk.receiver.otherwise = lambda _: Answer(hang=True)
-    changing = asyncio.create_task(desk.apply(desk.config(quick_channel(desk.receiver.url))))
-    await desk.receiver.arrived(2)
+    patient = {"type": "alertmanager", "urls": [harness.receiver.url], "timeout": "10m"}
+    harness.fires(late=["1"])
+    await harness.apply(harness.config(patient))
+    await harness.receiver.arrived(1)
+    harness.receiver.otherwise = lambda _: Answer(hang=True)
+    changing = asyncio.create_task(harness.apply(harness.config(quick_channel(harness.receiver.url))))
+    await harness.receiver.arrived(2)
     assert not changing.done()
     clock.advance(3)
     async with asyncio.timeout(SOON):
         await changing
-    assert desk.outputs.levels == {}
+    assert harness.outputs.levels == {}

@@ -1,4 +1,4 @@
-"""A level output's loop between firings and receivers that a test makes up, on a clock that moves when told to."""
+"""The loop of a level output between firings and receivers that a test controls, on a clock that a test advances."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from support.clock import LoopClock
 from support.messages import VIEW, transition
 from tocsin.backoff import Backoff
-from tocsin.channels.base import Delivered, Result, Retry, Standing
-from tocsin.dispatch.level import LevelLoop
-from tocsin.dispatch.policy import LevelPolicy
+from tocsin.channels.base import ActiveAlert, Delivered, Result, Retry
+from tocsin.dispatch.level import ActiveAlerts, LevelLoop
+from tocsin.dispatch.receiver import LevelPolicy
 from tocsin.envelope import Envelope, build
 from tocsin.errors import Reason
 from tocsin.exposition import Metrics
@@ -17,59 +17,60 @@ from tocsin.model import Transition
 POLICY = LevelPolicy(resend=60.0, backoff=Backoff(initial=1.0, maximum=30.0), limit=1000)
 OK = Delivered()
 DOWN = Retry(Reason.CONNECTION, "refused")
-DAY = 86400.0
 
 
 class FakeLevel:
-    """Receivers that record what they are told. `answers`: what each says to everything."""
+    """Receivers that record what they are sent. `answers`: the answer of each to everything."""
 
     def __init__(self, *receivers: str) -> None:
         self.receivers: Sequence[str] = receivers
         self.answers: dict[str, Result | BaseException] = dict.fromkeys(receivers, OK)
-        self.gates = {receiver: asyncio.Event() for receiver in receivers}
-        for gate in self.gates.values():
-            gate.set()
-        self.pushes: list[tuple[str, list[Standing]]] = []
+        self.hanging: set[str] = set()
+        self.rendered: list[str] = []
+        self.pushes: list[tuple[str, Sequence[ActiveAlert]]] = []
         self.closed = 0
 
-    def standing(self, envelope: Envelope, now: float) -> Standing:
+    def active(self, envelope: Envelope, now: float) -> ActiveAlert:
         key = str(envelope["row"]["order_id"])
+        self.rendered.append(key)
         if key == "666":
             raise ValueError("a defect")
-        return Standing(identity=key, content=envelope["row"]["customer"], started_at=now)
+        return ActiveAlert(identity=key, content=envelope["row"]["customer"].encode(), started_at=now)
 
-    async def push(self, receiver: str, standings: Sequence[Standing], now: float) -> Sequence[Result]:
-        self.pushes.append((receiver, list(standings)))
-        await self.gates[receiver].wait()
+    async def push(self, receiver: str, alerts: Sequence[ActiveAlert], now: float) -> Sequence[Result]:
+        self.pushes.append((receiver, alerts))
+        if receiver in self.hanging:
+            await asyncio.Event().wait()
         answer = self.answers[receiver]
         if isinstance(answer, BaseException):
             raise answer
-        return [answer] * len(standings)
+        return [answer] * len(alerts)
 
     async def close(self) -> None:
         self.closed += 1
 
-    def told(self, receiver: str) -> list[list[str]]:
-        """What was pushed to a receiver, push by push; what has ended with a minus."""
+    def sent(self, receiver: str) -> list[list[str]]:
+        """What a receiver was sent, push by push; ends with a minus."""
         return [
-            [("" if one.ended_at is None else "-") + one.identity for one in standings]
-            for name, standings in self.pushes
+            [("" if one.ended_at is None else "-") + one.identity for one in alerts]
+            for name, alerts in self.pushes
             if name == receiver
         ]
 
 
-class Stage:
-    """A loop that runs on a clock that moves when told to."""
+class LevelHarness:
+    """A loop and its surroundings. `firing`: what fires, by alert; None: not known."""
 
-    def __init__(self, level: FakeLevel) -> None:
-        self.level = level
+    def __init__(self, *receivers: str) -> None:
+        self.level = FakeLevel(*receivers)
         self.clock = LoopClock(asyncio.get_running_loop())
         self.metrics = Metrics("0")
+        self.active = ActiveAlerts()
         self.firing: dict[str, Sequence[Transition] | None] = {"late": []}
-        self.loop = self.start()
+        self.start()
 
-    def start(self, predecessor: LevelLoop | None = None) -> LevelLoop:
-        """Run a loop, the first one or one after another."""
+    def start(self) -> None:
+        """Run a loop: the first one, or one after another."""
         self.loop = LevelLoop(
             "am",
             self.level,
@@ -77,28 +78,29 @@ class Stage:
             current=lambda: dict(self.firing),
             shape=lambda one: None if one.row[1] == "skip" else build(one, "0" * 32, VIEW),
             metrics=self.metrics.channel("am"),
-            predecessor=predecessor,
+            active=self.active,
             clock=self.clock,
             monotonic=asyncio.get_running_loop().time,
             chance=lambda: 0.999,
         )
         self.task = asyncio.create_task(self.loop.run())
-        return self.loop
 
-    def fires(self, *keys: str, alert: str = "late") -> None:
-        """From now on these fire, and the loop is told so."""
+    async def fires(self, *keys: str, alert: str = "late", wait: float = 0.3) -> None:
+        """From now on these fire; `wait`: until the change was sent."""
         self.firing[alert] = [transition(key=key, alert=alert) for key in keys]
         self.loop.changed(alert)
-
-    async def quiet(self) -> None:
-        """Let everything happen that can without time."""
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await self.advance(wait)
 
     async def advance(self, seconds: float) -> None:
+        """Let the time pass, and everything happen that then can."""
         await self.quiet()
         self.clock.advance(seconds)
         await self.quiet()
+
+    async def quiet(self) -> None:
+        """Let everything happen that needs no time."""
+        for _ in range(20):
+            await asyncio.sleep(0)
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, {"channel": "am", **labels})

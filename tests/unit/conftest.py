@@ -1,4 +1,4 @@
-"""What the tests of dispatchers and of level outputs share."""
+"""What the tests of dispatchers share."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from support.dispatching import Desk
-from support.levels import FakeLevel, Stage
 
 
 @pytest.fixture
@@ -14,11 +13,3 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     desk = Desk(tmp_path / "ledger")
     yield desk
     await desk.close()
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    made = Stage(FakeLevel("a", "b"))
-    await made.quiet()
-    yield made
-    await made.close()

@@ -1,4 +1,4 @@
-"""The settings of an output to Alertmanager: mistakes are told, and secrets are not."""
+"""The settings of an output to Alertmanager: mistakes are reported without secrets."""
 
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,14 @@ from tocsin.errors import ConfigError
         ({"backoff_initial": "1m"}, "must not be less than backoff_initial"),
     ],
 )
-def test_a_mistake_is_told_without_the_secret(settings: dict[str, Any], why: str) -> None:
+def test_mistake_is_reported_without_the_secret(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError) as found:
         Config.model_validate({"type": "alertmanager", "urls": ["http://a"], **settings})
     assert why in str(found.value)
     assert SECRET not in str(found.value)
 
 
-def test_certificates_that_cannot_be_used_are_told(tmp_path: Path) -> None:
+def test_unusable_certificate_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"channels\.am\.tls_ca: there is no file none\.pem"):
         output("https://a", tls_ca="none.pem")
     (tmp_path / "bad.pem").write_text("x")

@@ -13,7 +13,7 @@ from support.channels import FakeChannel
 from support.dispatching import Desk
 from support.following import Pauses, at_work
 from support.intakes import Offered, intake_of_orders
-from support.levels import FakeLevel, Stage
+from support.levels import LevelHarness
 from support.waiting import until
 from tocsin.app import _Reloading
 from tocsin.app import build as units
@@ -198,26 +198,26 @@ async def test_channel_that_raises_when_asked_stops_no_source(desk: Desk) -> Non
 
 
 async def test_unexpected_exception_in_level_output_is_retried() -> None:
-    """The output says so and tells what fires once it can be read again."""
-    stage = Stage(FakeLevel("a", "b"))
+    """The output shows it, and sends what fires once that can be read again."""
+    levels = LevelHarness("a", "b")
     try:
-        await stage.quiet()
-        good, stage.firing = stage.firing, 7  # type: ignore[assignment]
-        stage.loop.changed("late")
-        await stage.advance(0.3)
-        assert stage.loop.message.startswith("unexpected TypeError in")
-        assert (stage.loop.condition, stage.loop.delivers) == (Condition.FAILING, False)
-        stage.firing = good
-        stage.fires("1")
+        await levels.quiet()
+        good, levels.firing = levels.firing, 7  # type: ignore[assignment]
+        levels.loop.changed("late")
+        await levels.advance(0.3)
+        assert levels.loop.message.startswith("unexpected TypeError in")
+        assert (levels.loop.condition, levels.loop.delivers) == (Condition.FAILING, False)
+        levels.firing = good
+        await levels.fires("1")
         for _ in range(10):
-            await stage.advance(3)
-        assert stage.level.told("a") == [["1"]]
+            await levels.advance(3)
+        assert levels.level.sent("a") == [["1"]]
         for _ in range(10):
-            await stage.advance(10)
-        assert stage.loop.condition is Condition.UP
-        assert not stage.task.done()
+            await levels.advance(10)
+        assert levels.loop.condition is Condition.UP
+        assert not levels.task.done()
     finally:
-        await stage.close()
+        await levels.close()
 
 
 async def test_unexpected_exception_in_housekeeping_is_retried(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def sent(one: Envelope) -> dict[str, Any]:
         "console": console_line(one),
         "novu": NovuRoute("late", NOVU, 500_000).draft(message(one)),
         "kafka": KafkaRoute("late", KafkaOptions(topic="t"), state=False).records(message(one)),
-        "alertmanager": shape.standing(one, 0.0),
+        "alertmanager": shape.active(one, 0.0),
     }
 
 

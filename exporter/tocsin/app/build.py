@@ -15,7 +15,7 @@ from tocsin.config import ChannelConfig, Config, SourceConfig
 from tocsin.config.columns import named_columns, route_columns
 from tocsin.dispatch import Compose, Policy
 from tocsin.dispatch.level import Shape
-from tocsin.dispatch.policy import LevelPolicy
+from tocsin.dispatch.receiver import LevelPolicy
 from tocsin.envelope import CONDITION_VARIABLES, Envelope, View, build, merged
 from tocsin.errors import ConfigError, Problem, Reason, TocsinError
 from tocsin.exposition import AlertMetrics, Metrics

@@ -16,7 +16,7 @@ from tocsin.app.running import Running, cancelled
 from tocsin.channels.base import Channel, Level
 from tocsin.config import ChannelConfig, Config
 from tocsin.dispatch import Dispatcher
-from tocsin.dispatch.level import LevelLoop
+from tocsin.dispatch.level import ActiveAlerts, LevelLoop
 from tocsin.exposition import ChannelState, Metrics
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.model import Notification, Transition
@@ -24,7 +24,7 @@ from tocsin.model import Notification, Transition
 log = structlog.get_logger(__name__)
 
 _SETTLE = 3.0
-"""Seconds that level outputs are given at their end to tell what has just changed."""
+"""Seconds that level outputs have at their end to send what has just changed."""
 _DRAIN = 10.0
 """Seconds that notifications ready to go are given at the end."""
 
@@ -48,7 +48,7 @@ class Outputs:
         self._clock = clock
         self._channels: dict[str, Running[Dispatcher]] = {}
         self._levels: dict[str, Running[LevelLoop]] = {}
-        self._replaced: dict[str, LevelLoop] = {}  # level outputs that ended to be made anew
+        self._active: dict[str, ActiveAlerts] = {}  # what each level output has reported
 
     @property
     def dispatchers(self) -> dict[str, Dispatcher]:
@@ -89,10 +89,10 @@ class Outputs:
         made: Made,
         current: Callable[[Sequence[str]], Mapping[str, Sequence[Transition] | None]],
     ) -> None:
-        """Run the level outputs that were made. `current` tells what fires now of some alerts.
+        """Run the level outputs that were made. `current` returns what fires now of some alerts.
 
-        One that was made anew goes on with what stood before: what is gone since, or belongs to an alert that no longer
-        notifies it, is told as ended.
+        A recreated output continues with what it has reported: what no longer fires, or belongs to an alert that no
+        longer notifies it, is sent as ended.
         """
         views = {name: build.view(alert) for name, alert in config.alerts.items()}
         for name, level in made.levels.items():
@@ -104,7 +104,7 @@ class Outputs:
                 current=functools.partial(current, list(channel.routes)),
                 shape=build.shaper(channel, views, self._metrics),
                 metrics=metrics,
-                predecessor=self._replaced.pop(name, None),
+                active=self._active.setdefault(name, ActiveAlerts()),
                 clock=self._clock,
             )
             metrics.state = functools.partial(self._state, name)
@@ -131,13 +131,15 @@ class Outputs:
             self._channels[name] = Running(what=dispatcher, task=task, parts=_parts(config, config.channels[name]))
 
     async def stop_outdated(self, config: Config, made: Made) -> None:
-        """Stop what is no longer configured, and what was made anew. What a level output told of that is no longer
-        configured is told as ended, within a limit: nobody will tell of it any more."""
+        """Stop what is no longer configured, and what was recreated. A level output that is no longer configured sends
+        everything as ended first, within a limit."""
         stay = config.channels.keys() - made.channels.keys() - made.levels.keys()
-        levels = {name: running.what for name, running in self._levels.items() if name not in stay}
-        self._replaced = {name: loop for name, loop in levels.items() if name in made.levels}
-        await _within(_SETTLE, (loop.retired() for name, loop in levels.items() if name not in self._replaced))
-        await self._stop_levels(list(levels))
+        outdated = {name: running.what for name, running in self._levels.items() if name not in stay}
+        removed = outdated.keys() - made.levels.keys()
+        await _within(_SETTLE, (outdated[name].retired() for name in removed))
+        await self._stop_levels(list(outdated))
+        for name in removed:
+            del self._active[name]
         await self._stop_channels([name for name in self._channels if name not in stay])
 
     def offer(self, notifications: Sequence[Notification]) -> None:
@@ -163,7 +165,7 @@ class Outputs:
             dispatcher.rescan()
 
     async def settle_levels(self) -> None:
-        """Tell what has just changed while the watches still know, and stop telling what fires."""
+        """Send what has just changed while the watches still know it, and stop."""
         await _within(_SETTLE, (loop.settled() for loop in self.levels.values()))
         await self._stop_levels(list(self._levels))
 

@@ -177,38 +177,37 @@ class BatchingChannel(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """Something that stands and that a level output tells of: it fires, or it has ended a short while ago.
-
-    `identity` is what the receiver knows it by: firings with the same one are one thing there. `content` is what the
-    receiver is told of it, in whatever form the output likes; what is equal need not be told again before its time.
-    `started_at` and `ended_at` are wall-clock seconds, the latter None while it fires.
-    """
+class ActiveAlert:
+    """An alert as a level output sends it: it fires, or it ended a short while ago."""
 
     identity: str
-    content: object
+    """What the receiver knows it by: firings with the same identity are one alert there."""
+    content: bytes
+    """What is sent besides the times."""
     started_at: float
+    """Wall-clock seconds."""
     ended_at: float | None = None
+    """Wall-clock seconds; None while it fires."""
 
 
 class Level(Protocol):
-    """An output that is told what fires now rather than each notification: it has no outbox, since whatever was lost is
-    told again soon."""
+    """An output that is sent what fires now rather than each notification. It has no outbox: whatever is lost is sent
+    again soon."""
 
     receivers: Sequence[str]
-    """By name, all of which are told everything. A name is shown, so it holds no secret."""
+    """The names of the receivers, each of which gets everything. A name is shown, so it holds no secret."""
 
-    def standing(self, envelope: Envelope, now: float) -> Standing:
-        """How a firing is told. Pure, since it may be called in a thread; never raises for what a row holds."""
+    def active(self, envelope: Envelope, now: float) -> ActiveAlert:
+        """Render a firing. Pure, since it may be called in a thread; never raises for what a row holds."""
         ...
 
-    async def push(self, receiver: str, standings: Sequence[Standing], now: float) -> Sequence[Result]:
-        """Tell one receiver, and say for each, in order, how it went. Never holds the event loop.
+    async def push(self, receiver: str, alerts: Sequence[ActiveAlert], now: float) -> Sequence[Result]:
+        """Send to one receiver, and return the result of each alert, in order. Never blocks the event loop.
 
-        An exception is a defect of the output: it counts as `Retry(Reason.INTERNAL)` for everything.
+        An exception is a defect of the output: it counts as `Retry(Reason.INTERNAL)` for every alert.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...

@@ -1,4 +1,4 @@
-"""How a channel or a level output is treated."""
+"""How a channel is treated."""
 
 from dataclasses import dataclass
 
@@ -23,20 +23,3 @@ class Policy:
     recovery_delay: float = 0.0
     pause: Backoff = Backoff(initial=30.0, maximum=300.0)  # noqa: RUF009 - frozen
     limit: int = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LevelPolicy:
-    """How a level output is treated. Times in seconds.
-
-    `resend`: after how long what stands is told again. `retention`: for how long that goes on for what has ended; 15
-    minutes in Prometheus. `limit`: the most firings that are told. `debounce`: how long to wait after a change for
-    others.
-    """
-
-    resend: float
-    backoff: Backoff
-    limit: int
-    retention: float = 900.0
-    debounce: float = 0.2
-    pause: Backoff = Backoff(initial=30.0, maximum=300.0)  # noqa: RUF009 - frozen

@@ -1,180 +1,140 @@
-"""One receiver of a level output: what it has been told, what it refuses, and when it is tried next."""
+"""One receiver of a level output: what it has, what it refuses, and when it is sent something next. No I/O."""
 
 import asyncio
-import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 
-from tocsin.channels.base import Delivered, Level, Paused, Rejected, Result, Retry, Standing
-from tocsin.dispatch.health import Condition, Streak
-from tocsin.dispatch.policy import LevelPolicy
-from tocsin.dispatch.standing import Picture, Told
+from tocsin.backoff import Backoff
+from tocsin.channels.base import ActiveAlert, Delivered, Paused, Rejected, Result, Retry
+from tocsin.dispatch.health import REFUSED_IN_A_ROW, Condition
 from tocsin.errors import Reason
-from tocsin.exposition import ChannelMetrics
 from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
 
-class Receiver:
-    """One receiver, which may be down while others are not."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelPolicy:
+    """How a level output is treated. Times in seconds."""
 
-    def __init__(
-        self,
-        channel: str,
-        name: str,
-        level: Level,
-        policy: LevelPolicy,
-        picture: Picture,
-        metrics: ChannelMetrics,
-        clock: Callable[[], float],
-        monotonic: Callable[[], float],
-        chance: Callable[[], float],
-    ) -> None:
+    resend: float
+    """How often everything is sent again."""
+    backoff: Backoff
+    limit: int
+    """The most firing alerts that are sent."""
+    retention: float = 900.0
+    """How long the end of an alert is sent again; 15 minutes, as in Prometheus."""
+    debounce: float = 0.2
+    """How long changes are gathered before they are sent."""
+    pause: Backoff = Backoff(initial=30.0, maximum=300.0)  # noqa: RUF009 - frozen
+
+
+@dataclass(frozen=True, slots=True)
+class _Outage:
+    """Failed requests in a row."""
+
+    condition: Condition
+    message: str
+    failures: int
+    retry_at: float
+
+
+class Receiver:
+    """Decides what one receiver is sent: changes at once, and everything every `resend` seconds.
+
+    `alerts` are always all that it should have, by identity. Times are seconds of a clock that does not jump.
+    """
+
+    def __init__(self, channel: str, name: str, policy: LevelPolicy, chance: Callable[[], float]) -> None:
         self.name = name
-        self.condition = Condition.UP
-        self.delivered = 0
-        self.failed = 0
-        self.last_delivery: float | None = None
+        self.changed = asyncio.Event()
+        """Set when it should check again what is due."""
         self.idle = asyncio.Event()
-        self._channel = channel
-        self._level = level
+        """Set while nothing is due."""
         self._policy = policy
-        self._picture = picture
-        self._metrics = metrics
-        self._clock = clock
-        self._monotonic = monotonic
         self._chance = chance
-        self._told = Told(resend=policy.resend)
-        self._refused: dict[str, str] = {}
-        self._streak = Streak()
-        self._refusals = Repeats(log, "a receiver refuses an alert", monotonic=monotonic)
-        self._defects = Repeats(log, "the output failed", level="error", monotonic=monotonic)
-        self._trouble = ""
-        self._failures = 0
-        self._opens_at = -math.inf
-        self._awake = asyncio.Event()
+        self._log = log.bind(channel=channel, receiver=name)
+        self._refusals = Repeats(self._log, "receiver refuses an alert")
+        self._has: Mapping[str, ActiveAlert] = {}
+        self._refused: dict[str, str] = {}  # why, by identity
+        self._resend_at = -math.inf
+        self._outage: _Outage | None = None
+
+    @property
+    def condition(self) -> Condition:
+        """The state. Refusing: it answers and refuses everything."""
+        if self._outage is not None:
+            return self._outage.condition
+        refusing = len(self._refused) >= REFUSED_IN_A_ROW and self._refused.keys() >= self._has.keys()
+        return Condition.REFUSING if refusing else Condition.UP
 
     @property
     def message(self) -> str:
-        if self._trouble or not self._refused:
-            return self._trouble
-        return f"{len(self._refused)} alerts refused; one: {next(iter(self._refused.values()))}"
+        """What is wrong, for people; empty while nothing is."""
+        if self._outage is not None:
+            return self._outage.message
+        examples = [*self._refused.values()][:1]
+        return f"{len(self._refused)} alerts refused, for example: {examples[0]}" if examples else ""
 
-    @property
-    def waiting(self) -> int:
-        return self._told.waiting(self._picture)
+    def pending(self, alerts: Mapping[str, ActiveAlert]) -> list[ActiveAlert]:
+        """The alerts that the receiver does not have as they are now."""
+        return [alert for identity, alert in alerts.items() if self._has.get(identity) != alert]
 
-    def wake(self) -> None:
-        """Look at the picture again."""
-        self.idle.clear()
-        self._awake.set()
+    def due(self, alerts: Mapping[str, ActiveAlert], now: float) -> list[ActiveAlert]:
+        """What to send now."""
+        if self._outage is not None and now < self._outage.retry_at:
+            return []
+        return [*alerts.values()] if now >= self._resend_at else self.pending(alerts)
 
-    async def run(self) -> None:
-        while True:
-            self._awake.clear()
-            now = self._monotonic()
-            due = self._told.due(self._picture, now)
-            if due and now >= self._opens_at:
-                await self._tell(due)
-                continue
-            self.idle.set()
-            until = self._opens_at if due else self._told.next_due(self._picture)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if until is None else max(0.0, until - now)):
-                    await self._awake.wait()
+    def next_at(self, alerts: Mapping[str, ActiveAlert]) -> float | None:
+        """When something is due if nothing changes; None: never."""
+        if self._outage is not None:
+            return self._outage.retry_at
+        return self._resend_at if alerts else None
 
-    async def _tell(self, standings: Sequence[Standing]) -> None:
-        self._metrics.attempts.inc(len(standings))
-        results = await self._pushed(standings)
-        now = self._monotonic()
-        accepted = any(isinstance(result, Delivered) for result in results)
-        trouble = None
-        for standing, result in zip(standings, results, strict=True):
-            match result:
-                case Delivered():
-                    self.delivered += 1
-                    self.last_delivery = self._clock()
-                    self._metrics.delivered.inc()
-                    self._refused.pop(standing.identity, None)
-                    self._told.tell(standing, now)
-                case Rejected(reason, detail):
-                    self._count(reason)
-                    self._refuse(standing, reason, detail)
-                    self._told.tell(standing, now)
-                case Retry() | Paused():
-                    self._count(result.reason)
-                    trouble = trouble or result
-        self._refused = {identity: why for identity, why in self._refused.items() if identity in self._picture}
-        if accepted:
-            self._streak.delivered()
-        if trouble is None:
-            self._answered()
-        else:
-            self._failed(trouble, now)
-
-    async def _pushed(self, standings: Sequence[Standing]) -> Sequence[Result]:
-        try:
-            results = await self._level.push(self.name, standings, self._clock())
-        except (Exception, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            self._defects.add(type(error).__name__, channel=self._channel, receiver=self.name, exc_info=True)
-            return [Retry(Reason.INTERNAL, f"the output raised {type(error).__name__}")] * len(standings)
-        if len(results) != len(standings):
-            return [Retry(Reason.INTERNAL, "the output did not answer each firing once")] * len(standings)
-        return results
-
-    def _count(self, reason: Reason) -> None:
-        self.failed += 1
-        self._metrics.failed(reason)
-
-    def _refuse(self, standing: Standing, reason: Reason, detail: str) -> None:
-        why = f"{reason}: {detail}"
-        self._streak.given_up(why)
-        # Logged once for an alert, which is refused again each time that it is sent again.
-        if self._refused.get(standing.identity) != why:
-            self._refusals.add(
-                reason,
-                channel=self._channel,
-                receiver=self.name,
-                alert=standing.identity,
-                error=why,
-            )
-        self._refused[standing.identity] = why
-
-    def _answered(self) -> None:
-        """The receiver answered, whatever it says of the alerts."""
-        before, failed = self.condition, self._failures > 0
-        self.condition = Condition.REFUSING if self._streak.refusing else Condition.UP
-        self._trouble, self._failures = "", 0
-        if self.condition is Condition.REFUSING:
-            if before is not Condition.REFUSING:
-                log.error("receiver refusing", channel=self._channel, receiver=self.name, error=self.message)
-        elif failed or before is Condition.REFUSING:
+    def sent(
+        self, due: Sequence[ActiveAlert], results: Sequence[Result], alerts: Mapping[str, ActiveAlert], now: float
+    ) -> None:
+        """Record the results of what was due; `alerts`: what the receiver should have had then."""
+        before = self.condition
+        for alert, result in zip(due, results, strict=True):
+            if isinstance(result, Rejected):
+                self._refuse(alert.identity, result)
+            elif isinstance(result, Delivered):
+                self._refused.pop(alert.identity, None)
+        self._refused = {identity: why for identity, why in self._refused.items() if identity in alerts}
+        trouble = next((result for result in results if isinstance(result, Retry | Paused)), None)
+        if trouble is not None:
+            self._fail(trouble, now)
+            return
+        self._has, self._outage = alerts, None
+        if now >= self._resend_at:
+            self._resend_at = now + self._policy.resend
+        if self.condition is Condition.REFUSING and before is not Condition.REFUSING:
+            self._log.error("receiver refusing", error=self.message)
+        elif self.condition is not before:
             self._refusals.flush()
-            log.info("receiver takes alerts again", channel=self._channel, receiver=self.name)
+            self._log.info("receiver accepts alerts again")
 
-    def _failed(self, result: Retry | Paused, now: float) -> None:
-        if not self._failures:
-            log.warning(
-                "receiver cannot be told what fires, trying again",
-                channel=self._channel,
-                receiver=self.name,
-                reason=result.reason,
-                detail=result.detail,
-            )
-        self._trouble = f"{result.reason}: {result.detail}"
+    def _refuse(self, identity: str, result: Rejected) -> None:
+        why = f"{result.reason}: {result.detail}"
+        # Logged once for an alert, which is refused again at every resend.
+        if self._refused.get(identity) != why:
+            self._refusals.add(result.reason, alert=identity, error=why)
+        self._refused[identity] = why
+
+    def _fail(self, result: Retry | Paused, now: float) -> None:
+        failures = self._outage.failures if self._outage else 0
+        if not failures:
+            self._log.warning("receiver failing, trying again", reason=result.reason, detail=result.detail)
         if isinstance(result, Paused):
-            self.condition = Condition.PAUSED
-            wait = self._policy.pause.ceiling(self._failures)
+            condition, wait = Condition.PAUSED, self._policy.pause.ceiling(failures)
         else:
-            self.condition = Condition.FAILING
-            wait = self._policy.backoff.delay(self._failures, self._chance, at_least=result.after)
+            condition = Condition.FAILING
+            wait = self._policy.backoff.delay(failures, self._chance, at_least=result.after)
         if result.reason is Reason.CONNECTION:
-            self._told.forget()  # it may be restarting, and then knows nothing any more
-        self._failures += 1
-        self._opens_at = now + wait
+            self._has, self._resend_at = {}, -math.inf  # it may be restarting with an empty memory
+        self._outage = _Outage(condition, f"{result.reason}: {result.detail}", failures + 1, now + wait)

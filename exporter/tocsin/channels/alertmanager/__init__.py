@@ -1,9 +1,9 @@
-"""An output to Alertmanager: what fires now, told as Prometheus tells it.
+"""An output to Alertmanager: sends what fires now, again and again, as Prometheus does.
 
-Alertmanager takes an alert's `endsAt` as "fires until then unless I hear of it again", so each firing is told again
-from time to time, and what nobody tells any more ends by itself.
+Alertmanager takes the `endsAt` of an alert as "fires until then unless it is sent again", so what is no longer sent
+ends by itself.
 
-Reading order: `settings`, `alerts` (what is told), `channel` (requests and answers).
+Reading order: `settings`, `alerts` (what is sent), `channel` (requests and answers).
 """
 
 import ssl
@@ -17,13 +17,13 @@ from tocsin.errors import ConfigError, Problem
 
 __all__ = ["Alertmanager", "Config", "Options", "build", "problems"]
 
-_UNUSABLE = "they must be PEM, the key that of the certificate, and not protected by a password"
+_UNUSABLE = "use PEM files, and the key of the certificate without a password"
 
 
 def build(
     name: str, config: Config, routes: Mapping[str, Options], *, now: Callable[[], float] = time.time
 ) -> Alertmanager:
-    """Make the output. `now` is the wall clock, for dates in `Retry-After`. Raises ConfigError for certificates that
+    """Make the output. `now`: wall-clock seconds, for dates in `Retry-After`. Raises ConfigError for certificates that
     cannot be used."""
     found = problems(name, config, routes)
     if found:

@@ -1,6 +1,5 @@
-"""What Alertmanager is told of a firing."""
+"""From a firing to an alert of Alertmanager's API v2."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -8,7 +7,7 @@ from datetime import UTC, datetime
 from yarl import URL
 
 from tocsin.channels.alertmanager.settings import Options
-from tocsin.channels.base import Standing
+from tocsin.channels.base import ActiveAlert
 from tocsin.channels.http import json_bytes
 from tocsin.envelope import Envelope, scope
 from tocsin.templates import Template, TemplateError
@@ -17,62 +16,87 @@ MAX_BATCH = 64
 """Alerts in one request, as many as Prometheus long sent."""
 
 MAX_BATCH_BYTES = 1024 * 1024
-"""Bytes of alerts in one request; one alert that is larger goes alone."""
+"""Bytes of alerts in one request; one alert that is larger is sent alone."""
 
 
 class Shape:
     """How the firings of one alert look."""
 
     def __init__(self, alert: str, options: Options) -> None:
-        def compiled(text: str | None, place: str) -> Template | None:
-            return None if text is None else Template(text, place=f"{alert}: {place}")
+        def compiled(texts: Mapping[str, str], place: str) -> dict[str, Template]:
+            return {name: Template(text, place=f"{alert}: {place}{name}") for name, text in texts.items()}
 
-        self._alertname = compiled(options.alertname, "alertname")
-        self._generator_url = compiled(options.generator_url, "generator_url")
-        self._labels = {key: Template(text, place=f"{alert}: labels.{key}") for key, text in options.labels.items()}
-        self._annotations = {
-            key: Template(text, place=f"{alert}: annotations.{key}") for key, text in options.annotations.items()
-        }
+        fields = {"alertname": options.alertname, "generator_url": options.generator_url}
+        self._fields = compiled({name: text for name, text in fields.items() if text is not None}, "")
+        self._labels = compiled(options.labels, "labels.")
+        self._annotations = compiled(options.annotations, "annotations.")
 
-    def standing(self, envelope: Envelope, now: float) -> Standing:
-        """The firing by its labels, and all that is told of it but the times."""
+    def active(self, envelope: Envelope, now: float) -> ActiveAlert:
+        """The firing, identified by its labels."""
         variables = scope(envelope)
+        fields = _rendered(self._fields, variables)
         labels = {_name(key): text for key, text in envelope["labels"].items()}
-        if self._alertname is not None:
-            labels["alertname"] = _rendered(self._alertname, variables)
-        labels |= {key: _rendered(template, variables) for key, template in self._labels.items()}
-        # An empty label is none, and an alert without a name is hard to route.
+        if "alertname" in fields:
+            labels["alertname"] = fields["alertname"]
+        labels |= _rendered(self._labels, variables)
+        # For Alertmanager an empty label is none, and an alert without a name is hard to route.
         labels = {key: text for key, text in labels.items() if text}
         labels.setdefault("alertname", envelope["alert"])
         labels = dict(sorted(labels.items()))
         annotations = {_name(key): text for key, text in envelope["annotations"].items()}
-        annotations |= {key: _rendered(template, variables) for key, template in self._annotations.items()}
-        shown: dict[str, object] = {"labels": labels, "annotations": annotations}
-        url = None if self._generator_url is None else _url(_rendered(self._generator_url, variables))
-        if url is not None:
-            shown["generatorURL"] = url
-        return Standing(
-            identity=json.dumps(labels, separators=(",", ":")),
-            content=json_bytes(shown)[:-1],
-            # What began in the future, by our clock, or at no time that can be written, begins now.
+        content: dict[str, object] = {
+            "labels": labels,
+            "annotations": annotations | _rendered(self._annotations, variables),
+        }
+        if (url := _url(fields.get("generator_url", ""))) is not None:
+            content["generatorURL"] = url
+        return ActiveAlert(
+            identity=json_bytes(labels).decode(),
+            content=json_bytes(content)[:-1],
+            # A start in the future by this clock, or one that is no date, becomes now.
             started_at=min(_seconds(envelope["started_at"], now), now),
         )
 
 
-def _rendered(template: Template, variables: Mapping[str, object]) -> str:
-    try:
-        return template.render(variables)
-    except TemplateError as error:
-        return f"<error: {error}>"  # as the annotations in an envelope say it: it costs its own text, not the alert
+def encoded(alert: ActiveAlert, expiry: float, now: float) -> bytes:
+    """An alert as the API takes it. It ends `expiry` seconds from now if it is not sent again, or has ended."""
+    # After the clock was set back, start or end may be in the future: refused, or taken for an alert that fires.
+    ends = now + expiry if alert.ended_at is None else min(alert.ended_at, now)
+    starts = min(alert.started_at, ends, now)
+    return alert.content + f',"startsAt":"{_moment(starts)}","endsAt":"{_moment(ends)}"}}'.encode()
+
+
+def batches(alerts: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
+    """The alerts of one request after the other."""
+    batch: list[bytes] = []
+    size = 0
+    for alert in alerts:
+        if batch and (len(batch) == MAX_BATCH or size + len(alert) > MAX_BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(alert)
+        size += len(alert)
+    if batch:
+        yield batch
+
+
+def _rendered(templates: Mapping[str, Template], variables: Mapping[str, object]) -> dict[str, str]:
+    found = {}
+    for name, template in templates.items():
+        try:
+            found[name] = template.render(variables)
+        except TemplateError as error:
+            found[name] = f"<error: {error}>"  # as in annotations: an error costs one text, not the alert
+    return found
 
 
 def _name(key: str) -> str:
-    """A name that every Alertmanager takes: before 0.27 none but these characters."""
+    """A name that every Alertmanager takes: before 0.27 only these characters."""
     return re.sub(r"^(?=[0-9]|$)|[^A-Za-z0-9_]", "_", key)
 
 
 def _url(text: str) -> str | None:
-    """The address as Alertmanager takes it, which rejects whole requests for one that is not; None for none."""
+    """A valid address, or None: Alertmanager rejects a whole request for an invalid one."""
     try:
         url = URL(text.strip())
     except ValueError:
@@ -89,26 +113,3 @@ def _seconds(moment: str, otherwise: float) -> float:
 
 def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def written(standing: Standing, lasting: float, now: float) -> bytes:
-    """A firing as the API takes it, which goes on for `lasting` seconds if nothing more is heard of it; or its end."""
-    assert isinstance(standing.content, bytes)
-    # By a clock that was set back, it may have begun or ended in the future, which would be refused, or go on firing.
-    ends = now + lasting if standing.ended_at is None else min(standing.ended_at, now)
-    starts = min(standing.started_at, ends, now)
-    return standing.content + f',"startsAt":"{_moment(starts)}","endsAt":"{_moment(ends)}"}}'.encode()
-
-
-def batches(alerts: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
-    """The alerts of one request after the other."""
-    batch: list[bytes] = []
-    size = 0
-    for alert in alerts:
-        if batch and (len(batch) == MAX_BATCH or size + len(alert) > MAX_BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(alert)
-        size += len(alert)
-    if batch:
-        yield batch

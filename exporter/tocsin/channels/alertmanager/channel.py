@@ -1,4 +1,4 @@
-"""Alerts posted to Alertmanager's API v2, and what its answers mean."""
+"""Requests to Alertmanager's API v2, and what the answers mean."""
 
 import base64
 import io
@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import aiohttp
 
-from tocsin.channels.alertmanager.alerts import Shape, batches, written
+from tocsin.channels.alertmanager.alerts import Shape, batches, encoded
 from tocsin.channels.alertmanager.settings import Config, Options
-from tocsin.channels.base import Delivered, Paused, Rejected, Result, Retry, Standing
+from tocsin.channels.base import ActiveAlert, Delivered, Paused, Rejected, Result, Retry
+from tocsin.channels.batching import isolate
 from tocsin.channels.http import classify, retry_after
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
@@ -21,12 +22,12 @@ MAX_ANSWER = 16384
 _LARGE = 65536
 
 _BAD_ALERTS = (400, 413, 422)
-"""Answers that are about what was sent. Seen on 0.25: 400 for a bad label, when it takes the other alerts of the
-request; 400 and 422 for what is malformed, when it takes none."""
+"""Statuses about the alerts. Seen on 0.25: 400 for a bad label, where it takes the other alerts of the request; 400 and
+422 for a malformed alert, where it takes none."""
 
 
 class Alertmanager:
-    """Puts firings into the shape of Alertmanager's API v2 and posts them."""
+    """Renders alerts and posts them."""
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
         self.receivers: Sequence[str] = config.urls
@@ -34,7 +35,7 @@ class Alertmanager:
         self._config = config
         self._now = now
         self._shapes = {alert: Shape(alert, options) for alert, options in routes.items()}
-        self._otherwise = Shape(name, config)
+        self._default = Shape(name, config)
         self._ssl = tls(config)
         self._session: aiohttp.ClientSession | None = None
         authorization = _authorization(config)
@@ -46,17 +47,19 @@ class Alertmanager:
     def __repr__(self) -> str:
         return f"Alertmanager({self._name!r})"
 
-    def standing(self, envelope: Envelope, now: float) -> Standing:
-        return self._shapes.get(envelope["alert"], self._otherwise).standing(envelope, now)
+    def active(self, envelope: Envelope, now: float) -> ActiveAlert:
+        return self._shapes.get(envelope["alert"], self._default).active(envelope, now)
 
-    async def push(self, receiver: str, standings: Sequence[Standing], now: float) -> Sequence[Result]:
+    async def push(self, receiver: str, alerts: Sequence[ActiveAlert], now: float) -> Sequence[Result]:
+        async def post(batch: Sequence[bytes]) -> Result:
+            return await self._request("POST", f"{receiver}/api/v2/alerts", b"[" + b",".join(batch) + b"]")
+
         results: list[Result] = []
-        for batch in batches(written(standing, self._config.lasting, now) for standing in standings):
-            results += await self._post(receiver, batch)
+        for batch in batches(encoded(alert, self._config.lasting, now) for alert in alerts):
+            results += await isolate(batch, post)
             if isinstance(results[-1], Retry | Paused):
-                # It is about the receiver: the rest would fare no better.
-                results += [results[-1]] * (len(standings) - len(results))
-                break
+                # The receiver fails: the rest would fail too.
+                return [*results, *[results[-1]] * (len(alerts) - len(results))]
         return results
 
     async def close(self) -> None:
@@ -65,7 +68,7 @@ class Alertmanager:
             self._session = None
 
     async def verify(self) -> list[str]:
-        """Problems found by asking each Alertmanager how it does."""
+        """Ask each Alertmanager for its status; a sentence for each that does not answer as one."""
         found = []
         for url in self.receivers:
             result = await self._request("GET", f"{url}/api/v2/status", None)
@@ -73,20 +76,9 @@ class Alertmanager:
                 found.append(f"{url} does not answer as an Alertmanager: {result.detail}")
         return found
 
-    async def _post(self, url: str, alerts: Sequence[bytes]) -> list[Result]:
-        result = await self._request("POST", f"{url}/api/v2/alerts", b"[" + b",".join(alerts) + b"]")
-        if len(alerts) > 1 and isinstance(result, Rejected):
-            # One bad alert can keep the others out: find it.
-            half = len(alerts) // 2
-            first = await self._post(url, alerts[:half])
-            if isinstance(first[-1], Retry | Paused):
-                return [*first, *[first[-1]] * (len(alerts) - half)]
-            return [*first, *await self._post(url, alerts[half:])]
-        return [result] * len(alerts)
-
     async def _request(self, method: str, url: str, body: bytes | None) -> Result:
         try:
-            # aiohttp sends bytes in one piece, which holds the loop when they are many; a file it sends in parts.
+            # aiohttp writes bytes in one piece, which blocks the loop when they are many, and a file in parts.
             data = io.BytesIO(body) if body is not None and len(body) > _LARGE else body
             async with self._connected().request(
                 method, url, data=data, headers=self._headers, allow_redirects=False
@@ -107,7 +99,7 @@ class Alertmanager:
             return Paused(Reason.REJECTED, f"{status}: a redirect, which is not followed; set the final address")
         result = classify(status, detail, after)
         if isinstance(result, Rejected) and status not in _BAD_ALERTS:
-            return Paused(result.reason, result.detail)  # whatever answers there is no Alertmanager
+            return Paused(result.reason, result.detail)  # what answers is not an Alertmanager
         return result
 
     def _connected(self) -> aiohttp.ClientSession:
@@ -130,8 +122,8 @@ def _authorization(config: Config) -> str:
 
 
 def tls(config: Config) -> ssl.SSLContext | bool:
-    """What connections are made with; True: the system's certificates are trusted. Raises OSError (ssl.SSLError is one)
-    for certificates that cannot be used."""
+    """The TLS context; True: the system's certificates are trusted. Raises OSError (ssl.SSLError is one) for
+    certificates that cannot be used."""
     if config.tls_ca is None and config.tls_cert is None:
         return True
     context = ssl.create_default_context(cafile=config.tls_ca)

@@ -12,7 +12,7 @@ from tocsin.templates import Template, TemplateError
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 _LONGEST = 365 * 86400.0
-"""Seconds. Far beyond it there is no date that could be told."""
+"""Seconds. Far beyond it, `endsAt` would not be a date."""
 
 
 def _compiles(text: str) -> str:
@@ -30,20 +30,20 @@ class Options(Settings):
     """Settings of an output or of one alert. Texts are templates over the envelope's keys."""
 
     alertname: _Text | None = None
-    """The label `alertname`. Without it, the label of that name, or else the alert's name."""
+    """The label `alertname`. Default: the label of that name, or the alert's name."""
 
     labels: dict[_Name, _Text] = Field(default_factory=dict)
-    """Labels beside those of the alert. They too decide which firings are one alert in Alertmanager: leave out what
-    changes while a row fires."""
+    """Labels in addition to those of the alert. Alertmanager identifies an alert by all its labels, so leave out values
+    that change while a row fires."""
 
     annotations: dict[_Name, _Text] = Field(default_factory=dict)
-    """Annotations beside those of the alert."""
+    """Annotations in addition to those of the alert."""
 
     generator_url: _Text | None = None
-    """Where a person can look at what caused the alert; Alertmanager links to it as its source."""
+    """The address that Alertmanager links to as the source of the alert."""
 
     when: str | None = None
-    """An expression on the row, such as `row.severity == "page"`: only rows for which it holds are told."""
+    """An expression on the row, such as `row.severity == "page"`: only rows for which it is true are sent."""
 
     @field_validator("when")
     @classmethod
@@ -52,8 +52,7 @@ class Options(Settings):
 
 
 class Config(Options):
-    """One Alertmanager, or several that know of each other. Each is told what fires now, and told again before it would
-    forget."""
+    """One Alertmanager or a cluster. Each member is sent what fires now, again and again before it expires."""
 
     secrets: ClassVar[tuple[str, ...]] = ("password", "token")
 
@@ -61,8 +60,7 @@ class Config(Options):
     """The kind of output."""
 
     urls: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Addresses such as `http://alertmanager:9093`. Of a cluster every one: they do not pass alerts on to each
-    other."""
+    """Addresses such as `http://alertmanager:9093`. List every member of a cluster: members do not forward alerts."""
 
     username: Annotated[str, Field(min_length=1)] | None = None
     """For basic authentication."""
@@ -83,27 +81,26 @@ class Config(Options):
     """A file of certificates to trust instead of the system's."""
 
     tls_cert: str | None = None
-    """Our own certificate, where the server asks for one."""
+    """The client certificate, for servers that require one."""
 
     tls_key: str | None = None
-    """The key of our certificate, if it is in a file of its own."""
+    """The key of `tls_cert`, if it is in a separate file."""
 
     resend_interval: Annotated[Duration, Field(gt=0)] = 60.0
-    """How often what fires is told again. An Alertmanager that restarts has forgotten everything, and knows it again
-    after this time."""
+    """How often everything is sent again. An Alertmanager that restarts with an empty memory has every alert after
+    this time."""
 
     expiry: Duration | None = None
-    """How long Alertmanager takes an alert to fire of which it hears nothing more. Without it, four times
-    `resend_interval`."""
+    """How long an alert fires in Alertmanager if it is not sent again. Default: four times `resend_interval`."""
 
     max_alerts: Annotated[int, Field(ge=1)] = 10_000
-    """The most firings that are told, so that a mistake in a view does not flood Alertmanager."""
+    """The most firing alerts that are sent, so that a mistake in a view does not flood Alertmanager."""
 
     timeout: Annotated[Duration, Field(gt=0)] = 10.0
     """How long one request may take."""
 
     backoff_initial: Annotated[Duration, Field(gt=0)] = 1.0
-    """The wait after the first failed attempt; it doubles from one to the next."""
+    """The wait after the first failed attempt. It doubles with each attempt."""
 
     backoff_max: Annotated[Duration, Field(gt=0)] = 30.0
     """The longest wait between two attempts."""

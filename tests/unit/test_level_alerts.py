@@ -1,0 +1,154 @@
+"""What a level output sends to whom, and when. Times are seconds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.levels import POLICY
+from tocsin.channels.base import ActiveAlert, Delivered
+from tocsin.dispatch.level import ActiveAlerts
+from tocsin.dispatch.receiver import Receiver
+
+EXPIRY = 4 * POLICY.resend
+SEEN = st.dictionaries(st.sampled_from("AB"), st.none() | st.sets(st.sampled_from("vwxyz")), max_size=2)
+
+
+def alert(identity: str, *, content: bytes = b"", started_at: float = 0.0) -> ActiveAlert:
+    return ActiveAlert(identity=identity, content=content, started_at=started_at)
+
+
+class Server:
+    """An Alertmanager as far as it matters here: until when each alert fires. `active`: what it should have."""
+
+    def __init__(self, *, limit: int = 1000) -> None:
+        self.active = ActiveAlerts()
+        self.until: dict[str, float] = {}
+        self.limit = limit
+        self._receiver = Receiver("am", "a", POLICY, lambda: 0.0)
+
+    def update(
+        self, now: float, seen: Mapping[str, Sequence[ActiveAlert] | None], *, wall: float | None = None
+    ) -> None:
+        self.active.update(seen, now, now if wall is None else wall, replace(POLICY, limit=self.limit))
+
+    def send(self, now: float) -> list[tuple[str, float | None]]:
+        """Identity and end of what is sent now."""
+        due = self._receiver.due(self.active.alerts, now)
+        for one in due:
+            self.until[one.identity] = now + EXPIRY if one.ended_at is None else one.ended_at
+        if due:
+            self._receiver.sent(due, [Delivered()] * len(due), self.active.alerts, now)
+        assert self._receiver.pending(self.active.alerts) == []
+        return [(one.identity, one.ended_at) for one in due]
+
+    def firing(self, now: float) -> set[str]:
+        return {identity for identity, until in self.until.items() if until > now}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(SEEN, st.integers(1, 400), st.booleans()), max_size=25))
+def test_receiver_has_what_fires_and_what_ended(steps: list[tuple[dict[str, set[str] | None], int, bool]]) -> None:
+    """Whenever it can be reached, whatever changed while it could not."""
+    server, now = Server(), 0.0
+    claims: dict[str, set[str]] = {}
+    for seen, passes, reachable in steps:
+        now += passes
+        server.update(now, {name: None if ids is None else [alert(id_) for id_ in ids] for name, ids in seen.items()})
+        claims = {name: claims.get(name, set()) if ids is None else ids for name, ids in seen.items()}
+        fires = {id_ for name in claims if seen[name] is not None for id_ in claims[name]}
+        hidden = {id_ for name in claims if seen[name] is None for id_ in claims[name]} - fires
+        if reachable:
+            sent = server.send(now)
+            assert fires <= server.firing(now) <= fires | hidden
+            assert not {identity for identity, _ in sent} & hidden
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.1, POLICY.resend), st.booleans()), max_size=40))
+def test_alert_never_expires_while_one_request_of_three_succeeds(steps: list[tuple[float, bool]]) -> None:
+    server, now, failed = Server(), 0.0, 0
+    server.update(now, {"A": [alert("x")]})
+    server.send(now)
+    for passes, fails in steps:
+        now += passes
+        assert server.firing(now) == {"x"}
+        failed = failed + 1 if fails and failed < 2 else 0
+        if not failed:
+            server.send(now)
+
+
+@pytest.mark.parametrize("jump", [0.0, 86400.0, -86400.0])
+def test_end_is_sent_again_for_fifteen_minutes(jump: float) -> None:
+    """However the wall clock is set meanwhile."""
+    server = Server()
+    server.update(0.0, {"A": [alert("x")]}, wall=0.0)
+    server.send(0.0)
+    server.update(10.0, {"A": []}, wall=10.0)
+    sent = []
+    for now in range(10, 1200, 10):
+        server.update(now, {"A": []}, wall=now + jump)
+        sent += [now for one in server.send(now) if one == ("x", 10.0)]
+    assert sent == [10, *range(60, 911, 60)]
+    assert server.active.alerts == {}
+
+
+def test_changed_content_is_sent_at_once() -> None:
+    server = Server()
+    server.update(0.0, {"A": [alert("x"), alert("y")]})
+    server.send(0.0)
+    server.update(1.0, {"A": [alert("x", content=b"2"), alert("y")]})
+    assert server.send(1.0) == [("x", None)]
+    assert server.send(59.0) == []
+
+
+def test_unknown_alert_neither_ends_nor_is_sent_again() -> None:
+    server = Server()
+    server.update(0.0, {"A": [alert("x")]})
+    server.send(0.0)
+    server.update(100.0, {"A": None})
+    assert server.send(100.0) == []
+    server.update(150.0, {"A": [alert("x")]})
+    assert server.send(150.0) == [("x", None)]
+    server.update(160.0, {"A": None})
+    server.update(170.0, {"A": []})
+    assert server.send(170.0) == [("x", 170.0)]
+
+
+def test_firings_of_one_identity_are_one_alert_and_end_with_the_last() -> None:
+    server = Server()
+    server.update(9.0, {"A": [alert("x", content=b"late", started_at=5.0), alert("x", content=b"early")]})
+    assert [*server.active.alerts.values()] == [alert("x", content=b"early")]
+    server.update(10.0, {"A": [alert("x", content=b"late", started_at=5.0)]})
+    assert [*server.active.alerts.values()] == [alert("x", content=b"late", started_at=5.0)]
+    server.update(11.0, {"A": [], "B": [alert("x")]})
+    assert server.active.alerts["x"].ended_at is None
+    server.update(12.0, {"A": [], "B": []})
+    assert server.active.alerts["x"].ended_at == 12.0
+
+
+def test_limit_keeps_what_was_sent_and_ends_nothing_that_fires() -> None:
+    server = Server(limit=2)
+    server.update(0.0, {"A": [alert("x"), alert("y")]})
+    server.send(0.0)
+    server.update(1.0, {"A": [alert(identity) for identity in "abxy"]})
+    assert (server.active.dropped, server.send(1.0)) == (2, [])
+    server.update(2.0, {"A": [alert(identity) for identity in "aby"]})
+    assert server.send(2.0) == [("x", 2.0), ("a", None)]
+    # An alert that is known again next to one that took its place: one is not sent, none has ended.
+    server.update(3.0, {"A": None, "B": [alert("m"), alert("n")]})
+    server.send(3.0)
+    server.update(4.0, {"A": [alert("a"), alert("y")], "B": [alert("m"), alert("n")]})
+    assert {identity for identity, one in server.active.alerts.items() if one.ended_at is not None} == {"x"}
+    server.limit = 1
+    server.update(70.0, {"A": [alert("a"), alert("y")], "B": [alert("m"), alert("n")]})
+    assert [ended for identity, ended in server.send(70.0) if identity != "x"] == [None]
+
+
+def test_end_before_the_start_by_this_clock_is_the_start() -> None:
+    server = Server()
+    server.update(9.0, {"A": [alert("x", started_at=10.0)]})
+    server.update(9.5, {})
+    assert server.active.alerts["x"].ended_at == 10.0
