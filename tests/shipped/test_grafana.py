@@ -275,7 +275,7 @@ def _tocsin_config(folder: Path, double: MaterializeDouble, receiver: Receiver, 
 def _prometheus_config(tocsin: Tocsin, server: Alertmanager) -> dict[str, Any]:
     """The stack's own, every second, and with the addresses of this test."""
     config: dict[str, Any] = _yaml(ROOT / "prometheus" / "prometheus.yml")
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
     config["rule_files"] = [str(ROOT / "prometheus" / "rules" / "*.yml")]
     config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]}]
     there = {"tocsin": tocsin.url.removeprefix("http://"), "alertmanager": f"127.0.0.1:{server.port}"}

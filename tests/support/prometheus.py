@@ -100,6 +100,7 @@ async def prometheus(folder: Path, config: Mapping[str, Any]) -> AsyncIterator[P
         f"--config.file={file}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
+        "--scrape.discovery-reload-interval=100ms",  # or it scrapes nothing for up to five seconds
     )
     async with aiohttp.ClientSession() as client, daemon(f"{url}/-/ready", folder / "prometheus.log", *command):
         yield Prometheus(url=url, client=client)
