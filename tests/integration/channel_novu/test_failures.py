@@ -1,4 +1,4 @@
-"""What the Novu channel makes of failures, and of what it sends again."""
+"""How the Novu channel classifies failures, and what it sends again."""
 
 import logging
 from typing import Any
@@ -6,63 +6,74 @@ from typing import Any
 import pytest
 
 from support.messages import message
-from support.novu import API_KEY, FakeNovu
-from support.novu_channels import TRIGGER
-from support.receiver import Answer, Receiver
+from support.novu import API_KEY, FakeNovu, fake_novu
+from support.novu_channels import TRIGGER, several
+from support.receiver import Answer, Received, Receiver, of_json
 from support.sending import Build, sent
 from tocsin.channels.base import Delivered, Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
+from tocsin.model import Kind
+from tocsin_demo.inbox.inbox import Settings
 
 
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        ({"status": 400}, Rejected(Reason.REJECTED, "400 Bad Request")),
-        ({"status": 402}, Paused(Reason.UNAUTHORIZED, "402 Payment Required")),
-        ({"status": 403}, Paused(Reason.UNAUTHORIZED, "403 Forbidden")),
         ({"status": 404, "message": "gone"}, Rejected(Reason.NOT_FOUND, "404 gone")),
         ({"status": 408, "message": "slow"}, Retry(Reason.TIMEOUT, "408 slow", 2.0)),
         ({"status": 409, "message": "wait"}, Retry(Reason.IN_PROGRESS, "409 wait", None, free=True)),
-        (
-            {"status": 409, "message": "wait", "retry_after": 1},
-            Retry(Reason.IN_PROGRESS, "409 wait", 1.0, free=True),
-        ),
-        ({"status": 413}, Rejected(Reason.TOO_LARGE, "413 Payload Too Large")),
+        ({"status": 409, "message": "wait", "retry_after": 1}, Retry(Reason.IN_PROGRESS, "409 wait", 1.0, free=True)),
         ({"status": 425, "message": "early"}, Retry(Reason.TOO_EARLY, "425 early")),
-        ({"status": 429}, Retry(Reason.RATE_LIMITED, "429 API rate limit exceeded", None, free=True)),
-        (
-            {"status": 429, "retry_after": 2},
-            Retry(Reason.RATE_LIMITED, "429 API rate limit exceeded", 2.0, free=True),
-        ),
+        ({"status": 429, "retry_after": 2}, Retry(Reason.RATE_LIMITED, "429 API rate limit exceeded", 2.0, free=True)),
         ({"status": 500}, Retry(Reason.SERVER_ERROR, "500 Internal server error", 2.0)),
         ({"status": 503, "retry_after": 30}, Retry(Reason.SERVER_ERROR, "503 Internal server error", 30.0)),
     ],
 )
-async def test_a_status_is_told_rightly(
-    server: FakeNovu, build: Build, fault: dict[str, Any], expected: Result
-) -> None:
+async def test_status_is_classified(server: FakeNovu, build: Build, fault: dict[str, Any], expected: Result) -> None:
+    """One request each: the SDK itself would repeat it for an hour, under other idempotency keys."""
     server.fault("status", **fault)
     assert await sent(build(server.url)) == expected
+    assert [each.idempotency_key for each in server.requests()] == [message().id]
 
 
-async def test_a_wrong_key_pauses_the_channel(server: FakeNovu, build: Build) -> None:
+async def test_wrong_key_pauses_the_channel(server: FakeNovu, build: Build) -> None:
     result = await sent(build(server.url, api_key="wrong-S3CR3T"))
     assert result == Paused(Reason.UNAUTHORIZED, "401 API Key not found")
 
 
-async def test_a_hanging_server_is_a_timeout_and_the_repeat_waits(server: FakeNovu, build: Build) -> None:
-    server.fault("hang")
-    result = await sent(build(server.url, timeout="200ms", unknown_outcome_wait="3s"))
+async def test_redirect_pauses_the_channel_and_is_not_followed(build: Build) -> None:
+    """Followed to a login page, it would end in 200."""
+
+    def answer(request: Received) -> Answer:
+        return Answer() if request.path == "/login" else Answer(status=302, headers={"location": "/login"})
+
+    async with Receiver(answer) as receiver:
+        channel = build(receiver.url)
+        paused = Paused(Reason.REJECTED, "302: a redirect, which is not followed; correct the url")
+        assert [await sent(channel), *await channel.send(several(2))] == [paused] * 3
+        assert {request.path for request in receiver.requests}.isdisjoint({"/login"})
+
+
+async def test_error_page_is_an_error(build: Build) -> None:
+    """Neither a proxy's page nor JSON of another shape fits the SDK."""
+    async with Receiver() as receiver:
+        channel = build(receiver.url)
+        receiver.script(Answer(status=400, body=b"<html>no</html>", headers={"content-type": "text/html"}))
+        assert await sent(channel) == Rejected(Reason.REJECTED, "400 <html>no</html>")
+        receiver.script(of_json(401, {"message": "bad"}))
+        assert await sent(channel) == Paused(Reason.UNAUTHORIZED, "401 bad")
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
+async def test_repeat_after_a_timeout_waits(build: Build, unfinished: bool) -> None:
+    """Also after an answer that never ends."""
+    answer = Answer(status=201, unfinished=True) if unfinished else Answer(hang=True)
+    async with Receiver(lambda _: answer) as receiver:
+        result = await sent(build(receiver.url, timeout="200ms", unknown_outcome_wait="3s"))
     assert result == Retry(Reason.TIMEOUT, "no answer within 0.2 s", 3.0)
 
 
-async def test_an_answer_in_drips_is_a_timeout_too(build: Build) -> None:
-    async with Receiver(lambda _: Answer(status=201, unfinished=True)) as receiver:
-        result = await sent(build(receiver.url, timeout="200ms"))
-    assert result == Retry(Reason.TIMEOUT, "no answer within 0.2 s", 2.0)
-
-
-async def test_a_cut_connection_is_retried_after_a_wait_and_delivered_once(server: FakeNovu, build: Build) -> None:
+async def test_cut_connection_is_retried_and_delivered_once(server: FakeNovu, build: Build) -> None:
     channel = build(server.url)
     server.fault("cut", times=1, processed=True)
     result = await sent(channel)
@@ -73,7 +84,7 @@ async def test_a_cut_connection_is_retried_after_a_wait_and_delivered_once(serve
     assert len(server.messages()) == 1
 
 
-async def test_an_error_that_novu_has_stored_does_not_stick(server: FakeNovu, build: Build) -> None:
+async def test_stored_error_is_tried_under_another_key(server: FakeNovu, build: Build) -> None:
     channel = build(server.url)
     server.fault("status", status=500, times=1, stored=True)
     assert isinstance(await sent(channel), Retry)
@@ -83,26 +94,40 @@ async def test_an_error_that_novu_has_stored_does_not_stick(server: FakeNovu, bu
     assert keys == [message().id, message().id, f"{message().id}-1"]
 
 
-async def test_a_rejected_one_can_be_sent_again_when_the_workflow_is_there(server: FakeNovu, build: Build) -> None:
-    channel = build(server.url, workflow="later")
-    for _ in range(3):
-        assert isinstance(await sent(channel), Rejected)
-    server.add_workflow("later")
-    assert await sent(channel) == Delivered()
-    await server.until_delivered(1)
+@pytest.mark.parametrize("release", ["2.0.0", "3.15.0"])
+async def test_rejected_message_succeeds_once_the_workflow_exists(build: Build, release: Any) -> None:
+    """3.15.0 repeats a stored rejection as 503."""
+    async with fake_novu(Settings(api_key=API_KEY, release=release)) as server:
+        channel = build(server.url, workflow="later")
+        for _ in range(2):
+            assert isinstance(await sent(channel), Rejected)
+        server.add_workflow("later")
+        assert await sent(channel) == Delivered()
+        await server.until_delivered(1)
 
 
-async def test_a_repeat_with_another_body_is_accepted_and_not_delivered_twice(server: FakeNovu, build: Build) -> None:
+async def test_repeat_with_another_body_is_not_delivered_twice(server: FakeNovu, build: Build) -> None:
     assert await sent(build(server.url)) == Delivered()
     await server.until_delivered(1)
     assert await sent(build(server.url, payload=["customer"]), message(attempts=1)) == Delivered()
-    repeat = server.requests(TRIGGER)[-1]
     await server.until(lambda: server.inbox.engine.counters.repeats_dropped == 1)
-    assert repeat.idempotency_key == f"{message().id}-1"
+    assert server.requests(TRIGGER)[-1].idempotency_key == f"{message().id}-1"
     assert len(server.messages()) == 1
 
 
-async def test_the_sdk_logs_nothing_even_when_told_to_debug(
+@pytest.mark.parametrize("id_", ["e" * 32, "order-7#2"])
+async def test_cancel_and_delete_name_the_whole_id_and_a_key(server: FakeNovu, build: Build, id_: str) -> None:
+    """The SDK cuts an id at `#`, and makes up a random key."""
+    channel = build(server.url, on_resolve="cancel_and_delete", cancel_within="1ms")
+    await sent(channel, message(Kind.RESOLVED, at=1_795_242_600_000, previous_ids=(id_,), age=1.0))
+    quoted = id_.replace("#", "%23")
+    assert [(each.path, each.idempotency_key) for each in server.requests(method="DELETE")] == [
+        (f"/v1/events/trigger/{quoted}", id_),
+        (f"/v1/messages/transaction/{quoted}?channel=in_app", id_),
+    ]
+
+
+async def test_sdk_logs_nothing_with_its_debug_variable(
     server: FakeNovu, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("NOVU_DEBUG", "true")

@@ -58,27 +58,25 @@ async def pass_time(desk: Desk, until: Callable[[], bool]) -> None:
     raise TimeoutError
 
 
-async def test_ten_recipients_of_a_short_firing_get_nothing(desk: Desk, server: FakeNovu) -> None:
+async def test_short_firing_reaches_none_of_ten_recipients(desk: Desk, server: FakeNovu) -> None:
     """Another row's notification, and the next firing of the same row, go out meanwhile."""
     start(desk, server)
     fired, resolved = await desk.episode(length=2)
     await pass_time(desk, lambda: len(server.requests(method="DELETE")) >= 3)
-    later = await desk.tell_of(
-        [transition("1", at=3000), transition("2", at=3000)],
-    )
-    asked = len(server.requests(method="DELETE"))
+    later = await desk.tell_of([transition("1", at=3000), transition("2", at=3000)])
+    cancels = len(server.requests(method="DELETE"))
     await desk.delivered(*later)
-    assert len(server.requests(method="DELETE")) <= asked + 1
+    assert len(server.requests(method="DELETE")) <= cancels + 1
     began = desk.clock()
     await pass_time(desk, lambda: desk.clock() - began > 6.0)
     await desk.delivered(fired, resolved)
     await pass_time(desk, lambda: len(server.messages()) == 20)
     assert {each.state for each in server.notifications(fired)} == {"cancelled"}
     record = await desk.record(resolved)
-    assert record.detail.startswith("took back 1 of 1 at least in part; asked ")
+    assert record.detail.startswith("cancelled 1 of 1 at least in part; tried ")
 
 
-async def test_a_restart_while_asking_leaves_no_message(desk: Desk, server: FakeNovu) -> None:
+async def test_restart_while_cancelling_leaves_no_message(desk: Desk, server: FakeNovu) -> None:
     """Stopped after the first yes, as a killed process is."""
     start(desk, server)
     fired, resolved = await desk.episode(length=2)

@@ -1,15 +1,21 @@
 """The settings of a Novu channel, and how they are verified."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from novu_py.models import EmailChannelOverrides, StepsOverrides
+from novu_py.models.triggereventrequestdto import Channels, Overrides
 from pydantic import ValidationError
 
-from support.novu import API_KEY, INACTIVE_WORKFLOW, FakeNovu, fake_novu
+from support.novu import API_KEY, INACTIVE_WORKFLOW, WORKFLOW, FakeNovu, fake_novu
+from support.prometheus import free_port
 from support.receiver import Answer, Receiver, of_json
 from support.sending import Build, sent, without
+from support.tocsin import command, write
 from tocsin.channels import novu
 from tocsin.channels.base import Delivered
+from tocsin.channels.novu.settings import KNOWN_OVERRIDES
 from tocsin.errors import ConfigError
 from tocsin_demo.inbox.inbox import Settings
 from tocsin_demo.inbox.model import Step
@@ -29,25 +35,39 @@ def settings(**changed: Any) -> dict[str, Any]:
         ({"api_key": "  "}, "an API key is one line"),
         ({"url": "api.novu.co"}, "write the address of the API alone"),
         ({"url": "https://u:S3CR3T@api.novu.co"}, "write the address of the API alone"),
-        ({"recipients": [""]}, "at least 1 character"),
         ({"recipients": ["  "]}, "match pattern"),
         ({"recipients": [{"colum": "x"}]}, "colum"),
-        ({"payload": {"a": "{{ nope }}"}}, "payload.a: there is no variable 'nope'"),
-        ({"actor": "{{ nope }}"}, "actor: there is no variable 'nope'"),
-        ({"overrides": {"email": {"x": "{% if %}"}}}, "overrides.email.x: line 1"),
+        ({"payload": {"a": "{{ nope }}"}}, "there is no variable 'nope'"),
+        ({"actor": "{{ nope }}"}, "there is no variable 'nope'"),
         ({"on_resolve": "trigger"}, "needs resolved_workflow"),
         ({"unknown_outcome_wait": "500ms"}, "greater than or equal to 1"),
+        ({"overrides": {"fcm": {"tag": "x"}}}, "would not be sent: Novu's SDK knows only steps, channels, providers"),
+        ({"overrides": {"steps": {"mail": {"layout": "x"}}}}, "would not be sent"),
+        ({"overrides": {"channels": {"sms": {"x": 1}}}}, "would not be sent: Novu's SDK knows only email"),
+        ({"overrides": {"channels": {"email": {"x": 1}}}}, "would not be sent"),
     ],
 )
-def test_a_wrong_setting_is_refused_without_repeating_secrets(changed: dict[str, Any], complaint: str) -> None:
+def test_wrong_setting_is_refused_without_its_secret(changed: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError) as caught:
         novu.Config.model_validate(settings(**changed))
     assert complaint in str(caught.value)
     assert "S3CR3T" not in str(caught.value)
 
 
+def test_known_overrides_are_those_of_the_sdk() -> None:
+    """A newer SDK may send more."""
+
+    def names(model: Any) -> set[str]:
+        return {name for key, field in model.model_fields.items() for name in (key, field.alias) if name}
+
+    assert names(Overrides) == set(KNOWN_OVERRIDES)
+    assert names(StepsOverrides) == set(KNOWN_OVERRIDES["steps"]["*"])
+    assert names(Channels) == set(KNOWN_OVERRIDES["channels"])
+    assert names(EmailChannelOverrides) == set(KNOWN_OVERRIDES["channels"]["email"])
+
+
 @pytest.mark.parametrize("missing", ["workflow", "recipients"])
-def test_an_alert_that_says_too_little_is_refused_by_name(missing: str) -> None:
+def test_alert_without_workflow_or_recipients_is_refused(missing: str) -> None:
     fields = settings()
     del fields[missing]
     config = novu.Config.model_validate(fields)
@@ -55,7 +75,7 @@ def test_an_alert_that_says_too_little_is_refused_by_name(missing: str) -> None:
         novu.build("n", config, {"late": config})
 
 
-def test_without_the_sdk_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_sdk_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "novu_py", "tocsin.channels.novu.api", "tocsin.channels.novu.channel")
     config = novu.Config.model_validate(settings())
     with pytest.raises(ConfigError, match=r"pip install 'tocsin\[novu\]'"):
@@ -65,44 +85,27 @@ def test_without_the_sdk_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) ->
 # Verified by asking the server.
 
 
-async def test_nothing_to_complain_about(server: FakeNovu, build: Build) -> None:
+async def test_missing_and_inactive_workflows_are_named(server: FakeNovu, build: Build) -> None:
+    """The SDK cuts a name at `#`, so it would find another workflow."""
     assert await build(server.url).verify() == []
-
-
-async def test_workflows_that_are_missing_or_inactive_are_named(server: FakeNovu, build: Build) -> None:
-    channel = build(server.url, workflow=INACTIVE_WORKFLOW, on_resolve="trigger", resolved_workflow="no-such")
-    assert await channel.verify() == [
+    other = f"{WORKFLOW}#2"
+    channel = build(server.url, workflow=INACTIVE_WORKFLOW, on_resolve="trigger", resolved_workflow=other)
+    assert sorted(await channel.verify()) == [
+        f"Novu has no workflow {other!r}",
         "the workflow 'inactive-one' is not active in Novu",
-        "Novu has no workflow 'no-such'",
     ]
 
 
-async def test_names_a_workflow_without_steps(server: FakeNovu, build: Build) -> None:
-    """Novu accepts its triggers and delivers nothing; so does the stand-in."""
+async def test_workflow_that_delivers_nothing_is_named(server: FakeNovu, build: Build) -> None:
+    """Novu accepts its triggers."""
     server.add_empty_workflow("empty")
-    channel = build(server.url, workflow="empty")
+    server.add_workflow("waits", Step(type="delay", seconds=1.0), Step(type="digest", seconds=1.0))
+    channel = build(server.url, workflow="empty", on_resolve="trigger", resolved_workflow="waits")
     assert await sent(channel) == Delivered()
     await server.until(lambda: server.inbox.engine.counters.undeliverable == 1)
-    assert server.notifications() == ()
-    assert await channel.verify() == [
-        "the workflow 'empty' has no steps, so Novu would accept notifications and deliver none; add a step in Novu"
-    ]
-
-
-async def test_names_a_workflow_that_only_waits(server: FakeNovu, build: Build) -> None:
-    """A delay without a step after it delivers nothing either."""
-    server.add_workflow("waits", Step(type="delay", seconds=1.0), Step(type="digest", seconds=1.0))
-    [problem] = await build(server.url, workflow="waits").verify()
-    assert problem.startswith("the workflow 'waits' has only delay and digest steps, so Novu would deliver nothing")
-
-
-async def test_names_issues_of_steps(build: Build) -> None:
-    """An e-mail step where no e-mail provider is set up."""
-    async with fake_novu(Settings(api_key=API_KEY, providers=frozenset({"in_app"}))) as server:
-        server.add_workflow("mails", Step(type="in_app"), Step(type="email", name="To the owner"))
-        [problem] = await build(server.url, workflow="mails").verify()
-    issue = "MISSING_INTEGRATION: Missing active email integration provider"
-    assert problem == f"step 'To the owner' of the workflow 'mails': {issue}"
+    empty, waits = await channel.verify()
+    assert empty.startswith("the workflow 'empty' has no steps")
+    assert waits.startswith("the workflow 'waits' has only delay and digest steps")
 
 
 @pytest.mark.parametrize(
@@ -120,10 +123,7 @@ async def test_names_issues_of_steps(build: Build) -> None:
         ({"steps": None, "status": 7}, []),
     ],
 )
-async def test_a_document_the_sdk_cannot_read_is_judged(
-    build: Build, changed: dict[str, Any], problems: list[str]
-) -> None:
-    """Only the fields that say something are there."""
+async def test_document_unknown_to_the_sdk_is_read(build: Build, changed: dict[str, Any], problems: list[str]) -> None:
     document = {"workflowId": "w", "active": True, "status": "ACTIVE", "steps": [{"type": "in_app"}], **changed}
 
     def answer(request: Any) -> Answer:
@@ -133,20 +133,16 @@ async def test_a_document_the_sdk_cannot_read_is_judged(
         assert await build(receiver.url, workflow="w").verify() == problems
 
 
-async def test_a_wrong_key_is_named_as_such(server: FakeNovu, build: Build) -> None:
-    assert await build(server.url, api_key="wrong").verify() == [
-        "Novu does not take the api_key or the url: 401 API Key not found"
-    ]
-
-
-async def test_an_unreachable_server_is_told(build: Build) -> None:
-    async with Receiver() as receiver:
-        url = receiver.url
-    [problem] = await build(url).verify()
+@pytest.mark.parametrize("status", [401, 302])
+async def test_wrong_key_or_url_is_named(build: Build, status: int) -> None:
+    async with Receiver(lambda _: Answer(status=status)) as receiver:
+        [problem] = await build(receiver.url).verify()
+    assert problem.startswith(f"Novu does not accept the api_key or the url: {status}")
+    [problem] = await build(receiver.url).verify()
     assert problem.startswith("Novu does not answer: cannot connect")
 
 
-async def test_a_server_that_is_too_old_to_ask_is_no_problem(build: Build) -> None:
+async def test_server_too_old_to_ask_is_not_a_problem(build: Build) -> None:
     def old(request: Any) -> Answer:
         if request.method == "DELETE":
             return of_json(200, {"data": False})
@@ -154,3 +150,20 @@ async def test_a_server_that_is_too_old_to_ask_is_no_problem(build: Build) -> No
 
     async with Receiver(old) as receiver:
         assert await build(receiver.url).verify() == []
+
+
+async def test_check_online_names_steps_without_a_provider(tmp_path: Path) -> None:
+    async with fake_novu(Settings(api_key=API_KEY, providers=frozenset({"in_app"}))) as server:
+        server.add_workflow("mails", Step(type="in_app"), Step(type="email", name="Mail"))
+        novu = {"type": "novu", "url": server.url, "api_key": API_KEY, "recipients": ["ann"], "workflow": WORKFLOW}
+        notify = [{"channel": "people", "workflow": "mails"}]
+        config = {
+            "sources": {"shop": {"type": "postgres", "dsn": f"postgresql://x@127.0.0.1:{free_port()}/x"}},
+            "channels": {"people": novu},
+            "alerts": {"late": {"source": "shop", "relation": "late", "labels": ["customer"], "notify": notify}},
+        }
+        file = write(tmp_path / "tocsin.yaml", config)
+        status, _, errors = await command(tmp_path, "check", "--online", "--config", str(file))
+    assert status == 1
+    assert "channels.people: step 'Mail' of the workflow 'mails': MISSING_INTEGRATION" in errors
+    assert f"'{WORKFLOW}'" not in errors

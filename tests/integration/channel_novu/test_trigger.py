@@ -1,108 +1,91 @@
-"""One trigger of the Novu channel against the inbox, which answers as a real Novu did: what is in it, and for whom."""
+"""One trigger against the inbox, which answers as a real Novu did: what is in it, for whom, and how it is answered."""
 
 import json
+from typing import Any
 
 import pytest
 
 from support.messages import message
-from support.novu import INACTIVE_WORKFLOW, REQUIRED_WORKFLOW, WORKFLOW, FakeNovu
-from support.novu_channels import TRIGGER, bodies, several
-from support.receiver import Answer, Receiver
+from support.novu import API_KEY, INACTIVE_WORKFLOW, REQUIRED_WORKFLOW, WORKFLOW, FakeNovu, fake_novu
+from support.novu_channels import BULK, TRIGGER, bodies, several
+from support.receiver import Answer, Receiver, of_json
 from support.sending import Build, sent
 from tocsin.channels.base import Delivered, Rejected
 from tocsin.errors import Reason
 from tocsin.model import Kind
+from tocsin_demo.inbox.inbox import Settings
+
+REFUSED = {"acknowledged": True, "status": "error", "error": ["why"]}
 
 
-async def test_the_id_is_transaction_id_and_idempotency_key_and_the_payload_the_envelope(
-    server: FakeNovu, build: Build
-) -> None:
-    what = message()
-    assert await sent(build(server.url), what) == Delivered()
-    await server.until_delivered(1)
-    [request] = server.requests(TRIGGER)
-    assert request.idempotency_key == what.id
-    [body] = bodies(server)
-    assert body == {"name": WORKFLOW, "to": ["sub-1"], "payload": what.envelope, "transactionId": what.id}
+async def test_id_is_transaction_id_and_idempotency_key(server: FakeNovu, build: Build) -> None:
+    """An update is a trigger of its own. The payload is the envelope, also for an alert that is no longer routed."""
+    channel = build(server.url)
+    first, second, third = message(), message(Kind.UPDATED, at=1_795_242_549_000), message(alert="removed")
+    assert [await sent(channel, each) for each in (first, second, third)] == [Delivered()] * 3
+    await server.until_delivered(3)
+    assert [request.idempotency_key for request in server.requests(TRIGGER)] == [first.id, second.id, third.id]
+    assert bodies(server) == [
+        {"name": WORKFLOW, "to": ["sub-1"], "payload": each.envelope, "transactionId": each.id}
+        for each in (first, second, third)
+    ]
 
 
-async def test_a_payload_of_columns_holds_those_of_them_that_the_row_has(server: FakeNovu, build: Build) -> None:
-    channel = build(server.url, payload=["order_id", "customer", "gone"])
-    assert await sent(channel) == Delivered()
-    assert bodies(server)[0]["payload"] == {"order_id": 17, "customer": "Ann"}
-
-
-async def test_a_payload_template_actor_and_overrides_are_rendered(server: FakeNovu, build: Build) -> None:
+async def test_options_are_rendered_from_the_envelope(server: FakeNovu, build: Build) -> None:
     channel = build(
         server.url,
         payload={"msg": "{{ annotations.summary }}", "late_by": "{{ value }}", "row": "{{ row }}", "none": None},
         actor="{{ labels.customer }}",
         tenant="{{ '' }}",
+        topics=["ops"],
         overrides={"providers": {"fcm": {"tag": "{{ fingerprint }}"}}},
     )
     what = message()
     assert await sent(channel, what) == Delivered()
-    [body] = bodies(server)
     row = {"order_id": 17, "customer": "Ann", "late_by": 3.0}
-    assert body["payload"] == {"msg": "Order 17 of Ann is late", "late_by": 3, "row": row, "none": None}
-    assert body["actor"] == "Ann"
-    assert "tenant" not in body
-    assert body["overrides"] == {"providers": {"fcm": {"tag": what.envelope["fingerprint"]}}}
+    assert bodies(server) == [
+        {
+            "name": WORKFLOW,
+            "to": ["sub-1", {"type": "Topic", "topicKey": "ops"}],
+            "payload": {"msg": "Order 17 of Ann is late", "late_by": 3, "row": row, "none": None},
+            "transactionId": what.id,
+            "actor": "Ann",
+            "overrides": {"providers": {"fcm": {"tag": what.envelope["fingerprint"]}}},
+        }
+    ]
 
 
-async def test_topics_go_beside_recipients(server: FakeNovu, build: Build) -> None:
-    await sent(build(server.url, topics=["ops"]))
-    assert bodies(server)[0]["to"] == ["sub-1", {"type": "Topic", "topicKey": "ops"}]
+async def test_payload_of_columns_has_those_of_the_row(server: FakeNovu, build: Build) -> None:
+    assert await sent(build(server.url, payload=["order_id", "customer", "gone"])) == Delivered()
+    assert bodies(server)[0]["payload"] == {"order_id": 17, "customer": "Ann"}
 
 
-async def test_an_update_is_a_trigger_of_its_own(server: FakeNovu, build: Build) -> None:
-    channel = build(server.url)
-    first, second = message(), message(Kind.UPDATED, at=1_795_242_549_000)
-    assert [await sent(channel, first), await sent(channel, second)] == [Delivered(), Delivered()]
-    await server.until_delivered(2)
-    assert [each["transactionId"] for each in bodies(server)] == [first.id, second.id]
+async def test_numbers_that_json_lacks_are_sent_as_text(server: FakeNovu, build: Build) -> None:
+    """The SDK makes null of NaN."""
+    columns = {"ratio": ("numeric", "NaN"), "total": ("numeric", "1.10")}
+    for messages in ([message(extra=columns)], several(2, extra=columns)):
+        await build(server.url).send(messages)
+    rows = [each["payload"]["row"] for each in (bodies(server, TRIGGER)[0], *bodies(server, BULK)[0]["events"])]
+    assert [(row["ratio"], row["total"]) for row in rows] == [
+        ("NaN", message(extra=columns).envelope["row"]["total"])
+    ] * 3
 
 
-async def test_a_status_other_than_processed_is_a_rejection_with_its_name(server: FakeNovu, build: Build) -> None:
-    result = await sent(build(server.url, workflow=INACTIVE_WORKFLOW))
-    assert result == Rejected(Reason.NOT_PROCESSED, "trigger_not_active; activate the workflow in Novu")
-
-
-async def test_a_status_that_the_sdk_does_not_know_is_a_rejection_too(server: FakeNovu, build: Build) -> None:
-    server.fault("event_status", event_status="subscriber_id_missing")
-    assert await sent(build(server.url)) == Rejected(Reason.NOT_PROCESSED, "subscriber_id_missing")
-
-
-async def test_a_201_that_cannot_be_read_is_a_delivery(server: FakeNovu, build: Build) -> None:
-    server.fault("garbage")
-    assert await sent(build(server.url)) == Delivered()
-    await server.until_delivered(1)
-
-
-@pytest.mark.parametrize("body", [b"[]", b"null", b"5", b'{"data": []}', b'{"data": {"status": 7}}', b"", b"\xff"])
-async def test_so_is_one_that_says_something_else(build: Build, body: bytes) -> None:
-    async with Receiver(
-        lambda _: Answer(status=201, body=body, headers={"content-type": "application/json"})
-    ) as receiver:
-        channel = build(receiver.url)
-        assert await channel.send([message()]) == [Delivered()]
-        assert await channel.send(several(2)) == [Delivered()] * 2
-
-
-async def test_an_unknown_workflow_is_final(server: FakeNovu, build: Build) -> None:
-    assert await sent(build(server.url, workflow="nope")) == Rejected(Reason.REJECTED, "422 workflow_not_found")
-
-
-async def test_a_missing_variable_is_final_and_named(server: FakeNovu, build: Build) -> None:
-    result = await sent(build(server.url, workflow=REQUIRED_WORKFLOW))
-    assert isinstance(result, Rejected)
-    assert "reqd" in result.detail
-
-
-async def test_an_alert_that_is_no_longer_routed_uses_the_settings_of_the_channel(
-    server: FakeNovu, build: Build
-) -> None:
-    assert await sent(build(server.url), message(alert="removed")) == Delivered()
+async def test_accepted_overrides_reach_novu(server: FakeNovu, build: Build) -> None:
+    """Every key that a configuration may have."""
+    overrides = {
+        "steps": {"mail": {"providers": {"sendgrid": {"templateId": "t"}}, "layoutId": "a"}},
+        "channels": {"email": {"layoutId": "b"}},
+        "providers": {"fcm": {"tag": "c"}},
+        "severity": "high",
+        "email": {"from": "d"},
+        "push": {"e": 1},
+        "sms": {"f": [2]},
+        "chat": {"g": {"h": 3}},
+        "layoutIdentifier": "i",
+    }
+    await sent(build(server.url, overrides=overrides))
+    assert bodies(server)[0]["overrides"] == overrides
 
 
 # Recipients.
@@ -111,7 +94,6 @@ async def test_an_alert_that_is_no_longer_routed_uses_the_settings_of_the_channe
 @pytest.mark.parametrize(
     ("type_name", "text", "expected"),
     [
-        ("text", "sub-1", ["sub-1"]),
         ("text", " sub-1, sub-2,,sub-1 ", ["sub-1", "sub-2"]),
         ("texts", '{sub-2,"a,b",NULL}', ["sub-2", "a,b"]),
         ("list", "{sub-2,NULL}", ["sub-2"]),
@@ -120,7 +102,7 @@ async def test_an_alert_that_is_no_longer_routed_uses_the_settings_of_the_channe
         ("numeric", "42", ["42"]),
     ],
 )
-async def test_a_column_names_them(
+async def test_recipients_come_from_a_column(
     server: FakeNovu, build: Build, type_name: str, text: str, expected: list[str]
 ) -> None:
     channel = build(server.url, recipients=[{"column": "who"}])
@@ -128,44 +110,100 @@ async def test_a_column_names_them(
     assert bodies(server)[0]["to"] == expected
 
 
-async def test_named_twice_means_one_message(server: FakeNovu, build: Build) -> None:
+async def test_recipient_named_twice_gets_one_message(server: FakeNovu, build: Build) -> None:
     channel = build(server.url, recipients=["sub-2", {"column": "who"}, "sub-1"])
     assert await sent(channel, message(extra={"who": ("text", "sub-1,sub-2")})) == Delivered()
     assert bodies(server)[0]["to"] == ["sub-2", "sub-1"]
 
 
 @pytest.mark.parametrize(
-    ("extra", "complaint"),
+    "who",
     [
-        ({"who": ("text", "")}, "the row names nobody in who"),
-        ({"who": ("text", " , ")}, "the row names nobody in who"),
-        ({"who": ("text", None)}, "the row names nobody in who"),
-        ({"who": ("texts", "{}")}, "the row names nobody in who"),
-        ({"who": ("jsonb", "[null]")}, "the row names nobody in who"),
-        ({"who": ("jsonb", '[{"id": 1}]')}, "column 'who' holds dict, which is no subscriber id"),
-        ({"who": ("jsonb", "true")}, "column 'who' holds bool, which is no subscriber id"),
-        ({}, "the row has no column 'who'"),
+        ("text", " , "),
+        ("text", None),
+        ("texts", "{}"),
+        ("jsonb", "[null]"),
+        ("jsonb", '[{"id": 1}]'),
+        ("jsonb", "true"),
     ],
 )
-async def test_what_novu_would_accept_and_deliver_to_nobody_is_rejected_unsent(
-    server: FakeNovu, build: Build, extra: dict[str, tuple[str, str | None]], complaint: str
+async def test_message_without_recipients_is_rejected_unsent(
+    server: FakeNovu, build: Build, who: tuple[str, str | None]
 ) -> None:
-    result = await sent(build(server.url, recipients=[{"column": "who"}]), message(extra=extra))
-    assert result == Rejected(Reason.NO_RECIPIENTS, f"recipients: {complaint}")
+    """Novu would accept it and deliver nothing."""
+    channel = build(server.url, recipients=[{"column": "who"}])
+    for what in (message(extra={"who": who}), message()):
+        result = await sent(channel, what)
+        assert isinstance(result, Rejected)
+        assert result.reason is Reason.NO_RECIPIENTS
     assert not server.requests()
 
 
-async def test_more_than_a_hundred_are_rejected_unsent(server: FakeNovu, build: Build) -> None:
-    ids = ",".join(f"s{n}" for n in range(101))
-    result = await sent(build(server.url, recipients=[{"column": "who"}]), message(extra={"who": ("text", ids)}))
+async def test_too_many_recipients_or_bytes_are_rejected_unsent(server: FakeNovu, build: Build) -> None:
+    who = ("text", ",".join(f"s{n}" for n in range(101)))
+    result = await sent(build(server.url, recipients=[{"column": "who"}]), message(extra={"who": who}))
     assert result == Rejected(Reason.TOO_LARGE, "101 recipients, and Novu takes 100 in one trigger; use a topic")
-    assert not server.requests()
-
-
-async def test_a_payload_beyond_the_limit_is_rejected_unsent(server: FakeNovu, build: Build) -> None:
     what = message(extra={"note": ("text", "é" * 3000)})
     size = len(json.dumps(what.envelope, ensure_ascii=False, separators=(",", ":")).encode())
-    assert await sent(build(server.url, max_payload=size), what) == Delivered()
     result = await sent(build(server.url, max_payload=size - 1), what)
     assert result == Rejected(Reason.TOO_LARGE, f"the payload has {size} bytes, max_payload is {size - 1}")
-    assert len(server.requests()) == 1
+    assert not server.requests()
+    assert await sent(build(server.url, max_payload=size), what) == Delivered()
+
+
+# Answers.
+
+
+async def test_status_other_than_processed_is_a_rejection(server: FakeNovu, build: Build) -> None:
+    result = await sent(build(server.url, workflow=INACTIVE_WORKFLOW))
+    assert result == Rejected(Reason.NOT_PROCESSED, "trigger_not_active; activate the workflow in Novu")
+    server.fault("event_status", event_status="not_known_to_the_sdk")
+    assert await sent(build(server.url)) == Rejected(Reason.NOT_PROCESSED, "not_known_to_the_sdk")
+
+
+@pytest.mark.parametrize("release", ["2.0.0", "3.15.0"])
+async def test_unknown_workflow_and_missing_variable_are_final(build: Build, release: Any) -> None:
+    async with fake_novu(Settings(api_key=API_KEY, release=release)) as server:
+        assert await sent(build(server.url, workflow="nope")) == Rejected(Reason.REJECTED, "422 workflow_not_found")
+        result = await sent(build(server.url, workflow=REQUIRED_WORKFLOW))
+    assert isinstance(result, Rejected)
+    assert "reqd" in result.detail
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"5", b'{"data": []}', b'{"data": {"status": 7}}', b"", b"\xff"])
+async def test_unreadable_201_is_a_delivery(build: Build, body: bytes) -> None:
+    """Of one event, and of each event of a bulk."""
+    headers = {"content-type": "application/json"}
+    async with Receiver(lambda _: Answer(status=201, body=body, headers=headers)) as receiver:
+        channel = build(receiver.url)
+        assert await channel.send([message()]) == [Delivered()]
+        assert await channel.send(several(2)) == [Delivered()] * 2
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type"),
+    [(200, "application/json"), (202, "application/json"), (201, "text/plain"), (201, None)],
+)
+async def test_unusual_acceptance_is_read(build: Build, status: int, content_type: str | None) -> None:
+    """The SDK raises for each of these."""
+    headers = {"content-type": content_type} if content_type else {}
+
+    def answer(entry: dict[str, Any]) -> Answer:
+        return Answer(status=status, body=json.dumps({"data": entry}).encode(), headers=headers)
+
+    async with Receiver(lambda _: answer({"acknowledged": True, "status": "processed"})) as receiver:
+        channel = build(receiver.url)
+        assert await sent(channel) == Delivered()
+        receiver.otherwise = lambda _: answer(REFUSED)
+        assert await sent(channel) == Rejected(Reason.NOT_PROCESSED, "error: why")
+
+
+async def test_validation_errors_name_the_fault(build: Build) -> None:
+    """The message of Novu's answer says nothing; the faults are in `errors`."""
+    errors = {"general": {"messages": ["to should not be null or undefined"], "value": "No Value Recorded"}}
+    body = {"statusCode": 422, "path": TRIGGER, "message": "Validation Error", "ctx": {}, "errors": errors}
+    async with Receiver(lambda _: of_json(422, body)) as receiver:
+        result = await sent(build(receiver.url))
+    assert isinstance(result, Rejected)
+    assert result.detail.startswith("422 Validation Error; ")
+    assert "to should not be null or undefined" in result.detail

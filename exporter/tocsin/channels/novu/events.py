@@ -1,4 +1,4 @@
-"""From a message to a trigger event of Novu, or to the reason why there is none. Pure.
+"""From a message to a trigger event of Novu, or to the reason why it cannot be sent. Pure.
 
 Novu answers `processed` to much that it cannot deliver: no recipients, an empty or unknown id, a payload beyond its
 limit (seen on a live server). So recipients and size are checked here, before anything is sent.
@@ -31,14 +31,15 @@ class Event(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event and the bytes of its payload."""
+    """The event that is triggered for a message. `size`: bytes of its payload."""
 
+    message: Message
     event: Event
     size: int
 
     @property
     def single_recipient(self) -> bool:
-        """Whether it is for one subscriber: Novu makes jobs for each recipient, and a topic may have many."""
+        """Whether it is for one subscriber: Novu creates jobs for each recipient, and a topic may have many."""
         to = self.event["to"]
         return len(to) == 1 and isinstance(to[0], str)
 
@@ -58,7 +59,7 @@ class Route:
         self._tenant = _template(options.tenant, f"{alert}: tenant")
 
     def draft(self, message: Message) -> Draft | Rejected:
-        """The event to trigger for a message, or why there can be none."""
+        """The event to trigger for a message, or why it cannot be triggered."""
         options = self.options
         resolved = message.kind is Kind.RESOLVED
         workflow = options.resolved_workflow if resolved else options.workflow
@@ -67,11 +68,11 @@ class Route:
         try:
             recipients = list(dict.fromkeys(self._recipients(message.envelope["row"])))
             if not recipients and not self._topics:
-                return Rejected(Reason.NO_RECIPIENTS, self._nobody())
+                return Rejected(Reason.NO_RECIPIENTS, self._no_recipients())
             if len(recipients) + len(self._topics) > MAX_RECIPIENTS:
                 detail = f"{len(recipients)} recipients, and Novu takes {MAX_RECIPIENTS} in one trigger; use a topic"
                 return Rejected(Reason.TOO_LARGE, detail, unsent=True)
-            event = self._written(message, workflow, [*recipients, *self._topics])
+            event = self._event(message, workflow, [*recipients, *self._topics])
         except TemplateError as error:
             return Rejected(Reason.TEMPLATE, str(error))
         except ValueError as error:
@@ -80,9 +81,9 @@ class Route:
         if size > self._max_payload:
             detail = f"the payload has {size} bytes, max_payload is {self._max_payload}"
             return Rejected(Reason.TOO_LARGE, detail, unsent=True)
-        return Draft(event, size)
+        return Draft(message, event, size)
 
-    def _written(self, message: Message, workflow: str, to: list[Any]) -> Event:
+    def _event(self, message: Message, workflow: str, to: list[Any]) -> Event:
         envelope = scope(message.envelope)
         event: Event = {
             "workflow_id": workflow,
@@ -116,9 +117,9 @@ class Route:
             else:
                 raise ValueError(f"recipients: the row has no column {recipient.column!r}")
 
-    def _nobody(self) -> str:
+    def _no_recipients(self) -> str:
         columns = [recipient.column for recipient in self.options.recipients if isinstance(recipient, FromColumn)]
-        return f"recipients: the row names nobody in {', '.join(columns) or 'any column'}"
+        return f"recipients: the row has none in {', '.join(columns) or 'any column'}"
 
 
 def _template(source: str | None, place: str) -> Template | None:
@@ -126,14 +127,14 @@ def _template(source: str | None, place: str) -> Template | None:
 
 
 def _ids(column: str, value: Any) -> Iterator[str]:
-    """The subscriber ids in a column's JSON value. Raises ValueError for what is no id."""
+    """The subscriber ids in a column's JSON value. Raises ValueError for anything else."""
     if value is None:
         return
     for item in value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]:
         if isinstance(item, int) and not isinstance(item, bool):
-            yield str(item)  # Novu takes a bare number and delivers to nobody
+            yield str(item)  # Novu accepts a bare number and delivers nothing
         elif isinstance(item, str):
             if stripped := item.strip():
                 yield stripped
         elif item is not None:
-            raise ValueError(f"recipients: column {column!r} holds {type(item).__name__}, which is no subscriber id")
+            raise ValueError(f"recipients: column {column!r} holds {type(item).__name__}, not subscriber ids")

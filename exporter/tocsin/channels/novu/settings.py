@@ -103,6 +103,11 @@ class Options(ChannelOptions):
             raise ValueError("on_resolve: trigger needs resolved_workflow, the workflow to trigger then")
         return self
 
+    @property
+    def cancels(self) -> bool:
+        """Whether a resolve cancels what was triggered."""
+        return self.on_resolve in ("cancel", "cancel_and_delete")
+
     def missing(self) -> str | None:
         """What has to be said, for the channel or for the alert, before anything can be sent, as a sentence."""
         if self.workflow is None:

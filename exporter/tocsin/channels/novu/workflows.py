@@ -1,7 +1,7 @@
-"""What is wrong with a workflow by Novu's own description of it. Pure.
+"""What is wrong with a workflow according to its document in Novu. Pure.
 
 Novu accepts a trigger of a workflow that cannot deliver: without steps, or with an e-mail step and no e-mail provider,
-it answers `processed` and nothing arrives (seen on a live server). The document says so beforehand.
+it answers `processed` and nothing arrives (seen on a live server). The document shows it beforehand.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,15 @@ _DELIVERS_NOTHING = frozenset({"delay", "digest", "throttle"})
 """Types of steps that only decide when the next one runs."""
 
 _NOT_CONNECTED = "INBOX_NOT_CONNECTED"
-"""No inbox has asked for messages yet. They are kept until one does."""
+"""No inbox was opened yet. Messages are kept until one is."""
 
 
 def problems(identifier: str, document: Any) -> list[str]:
-    """Each problem as a sentence. `document`: the workflow as JSON, with the names of Novu's API.
-
-    A field that is missing or of another type is no problem: servers differ.
+    """Each problem as a sentence. `document`: the workflow as JSON, with the names of Novu's API; None if it does not
+    exist. A field that is missing or of another type is not a problem: servers differ.
     """
+    if document is None:
+        return [f"Novu has no workflow {identifier!r}"]
     if not isinstance(document, dict):
         return []
     name = f"the workflow {identifier!r}"
