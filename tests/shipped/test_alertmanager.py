@@ -1,4 +1,4 @@
-"""Alertmanager's configuration: who gets what, with and without Slack, and what a real one then sends."""
+"""Alertmanager's configuration: routes, inhibition, Slack, and the messages that a real one sends."""
 
 import json
 import re
@@ -18,10 +18,10 @@ from support.waiting import until
 
 FOLDER = Path(__file__).parents[2] / "alertmanager"
 PLAIN, SLACK = FOLDER / "alertmanager.yml", FOLDER / "alertmanager.slack.yml"
-FILES = pytest.mark.parametrize("file", [PLAIN, SLACK], ids=lambda file: file.stem)
 INBOX = "http://inbox:8925/webhook/alertmanager"
 KEY_FILE = "/run/secrets/slack-webhook-url"
 
+each_file = pytest.mark.parametrize("file", [PLAIN, SLACK], ids=lambda file: file.stem)
 needs_amtool = pytest.mark.skipif(AMTOOL is None, reason="amtool is not on the PATH")
 needs_alertmanager = pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
 
@@ -40,40 +40,35 @@ ROUTES = [
 ]
 
 
-@needs_amtool
-@FILES
-async def test_the_configuration_is_valid(file: Path) -> None:
-    status, said = await run(AMTOOL or "", "check-config", file)
-    assert status == 0, said
-    assert "SUCCESS" in said, said
+def read(file: Path) -> Any:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 @needs_amtool
-@FILES
-@pytest.mark.parametrize(("labels", "receiver"), ROUTES)
-async def test_an_alert_goes_to_one_receiver(file: Path, labels: str, receiver: str) -> None:
-    arguments = ("config", "routes", "test", f"--config.file={file}", f"--verify.receivers={receiver}")
-    status, said = await run(AMTOOL or "", *arguments, *labels.split())
-    assert status == 0, said
+@each_file
+async def test_configuration_is_valid(file: Path) -> None:
+    status, output = await run(AMTOOL or "", "check-config", file)
+    assert status == 0, output
+    assert "SUCCESS" in output, output
 
 
-def test_every_receiver_is_used() -> None:
-    assert {receiver["name"] for receiver in read(PLAIN)["receivers"]} == {receiver for _, receiver in ROUTES}
+@needs_amtool
+@each_file
+async def test_alerts_are_routed_by_labels(file: Path) -> None:
+    for labels, receiver in ROUTES:
+        arguments = ("config", "routes", "test", f"--config.file={file}", f"--verify.receivers={receiver}")
+        status, output = await run(AMTOOL or "", *arguments, *labels.split())
+        assert status == 0, f"{labels}: {output}"
 
 
-@FILES
-def test_the_inbox_gets_everything_and_the_end_of_it(file: Path) -> None:
-    for receiver in read(file)["receivers"]:
-        assert receiver["webhook_configs"] == [{"url": INBOX, "send_resolved": True}], receiver["name"]
+def test_every_receiver_sends_firing_and_resolved_to_the_inbox() -> None:
+    receivers = read(PLAIN)["receivers"]
+    assert {receiver["name"] for receiver in receivers} == {receiver for _, receiver in ROUTES}
+    for receiver in receivers:
+        assert receiver == {"name": receiver["name"], "webhook_configs": [{"url": INBOX, "send_resolved": True}]}
 
 
-def test_without_slack_nothing_is_needed_from_outside() -> None:
-    text = PLAIN.read_text(encoding="utf-8")
-    assert "slack_configs" not in text
-    assert "_file:" not in text
-
-
-def test_the_two_files_differ_in_slack_alone() -> None:
+def test_the_slack_file_differs_in_slack_alone() -> None:
     slack = read(SLACK)
     assert slack.pop("templates") == ["templates/*.tmpl"]
     for receiver in slack["receivers"]:
@@ -83,62 +78,57 @@ def test_the_two_files_differ_in_slack_alone() -> None:
     assert slack == read(PLAIN)
 
 
-def test_no_key_is_written_down() -> None:
+def test_no_secret_is_in_the_files() -> None:
+    assert "_file:" not in PLAIN.read_text(encoding="utf-8")
     for path in FOLDER.rglob("*.*"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"hooks\.slack\.com|api_url:|password|token", text), path
 
 
-def read(file: Path) -> Any:
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-class Told:
-    """What the inbox and Slack got."""
+class Messages:
+    """A running Alertmanager, and the messages that its receivers got."""
 
     def __init__(self, receiver: Receiver, server: Alertmanager) -> None:
-        self.receiver = receiver
-        self.server = server
+        self._receiver = receiver
+        self._server = server
+
+    async def report(self, summary: str, *, over: bool = False, **labels: str) -> None:
+        """Report an alert as Prometheus does."""
+        await self._server.tell(labels, summary=summary, over=over)
 
     def at(self, path: str) -> list[Any]:
-        return [request.json for request in self.receiver.requests if request.path == path]
+        return [request.json for request in self._receiver.requests if request.path == path]
 
-    def messages(self) -> list[tuple[str, str, list[str]]]:
-        """Those of the inbox: receiver, status, and the summaries of the alerts inside."""
-        return [
-            (each["receiver"], each["status"], sorted(alert["annotations"]["summary"] for alert in each["alerts"]))
-            for each in self.at("/webhook/alertmanager")
-        ]
+    def sent(self) -> set[tuple[str, str, str]]:
+        """Receiver, status and summary of each alert that the inbox got."""
+        return {
+            (message["receiver"], message["status"], alert["annotations"]["summary"])
+            for message in self.at("/webhook/alertmanager")
+            for alert in message["alerts"]
+        }
 
-    async def until(self, *messages: tuple[str, str, list[str]]) -> None:
-        await until(lambda: all(each in self.messages() for each in messages), f"{messages}; {self.messages()}")
-
-    def summaries(self) -> set[str]:
-        return {summary for _, _, summaries in self.messages() for summary in summaries}
+    async def until(self, *expected: tuple[str, str, str]) -> None:
+        await until(lambda: {*expected} <= self.sent(), f"{expected}; sent {self.sent()}")
 
 
 @asynccontextmanager
-async def telling(folder: Path, file: Path) -> AsyncIterator[Told]:
-    """An Alertmanager with a shipped file, whose receivers are one on this machine."""
+async def running(folder: Path, file: Path) -> AsyncIterator[Messages]:
+    """An Alertmanager with a shipped file, whose receivers are on this machine."""
     async with Receiver() as receiver:
-        key = folder / "key"
-        key.write_text(f"{receiver.url}/slack")
+        (folder / "key").write_text(f"{receiver.url}/slack")
         text = file.read_text(encoding="utf-8").replace(INBOX, f"{receiver.url}/webhook/alertmanager")
-        text = text.replace(KEY_FILE, str(key)).replace("group_interval: 5s", "group_interval: 1s")
+        text = text.replace(KEY_FILE, str(folder / "key")).replace("group_interval: 5s", "group_interval: 500ms")
+        text = text.replace("group_wait: 1s", "group_wait: 300ms")
         shutil.copytree(FOLDER / "templates", folder / "templates")
         (folder / file.name).write_text(text, encoding="utf-8")
         async with alertmanager(folder, folder / file.name) as server:
-            yield Told(receiver, server)
+            yield Messages(receiver, server)
 
 
 def spike(organization: str, severity: str) -> Mapping[str, str]:
-    return {
-        "alertname": "DeploymentSpike",
-        "organization": organization,
-        "owner": f"team-{organization.lower()}",
-        "service": "demo",
-        "severity": severity,
-    }
+    owner = f"team-{organization.lower()}"
+    labels = {"organization": organization, "owner": owner, "severity": severity}
+    return {"alertname": "DeploymentSpike", "service": "demo", **labels}
 
 
 def own(alertname: str, severity: str, **labels: str) -> Mapping[str, str]:
@@ -146,76 +136,75 @@ def own(alertname: str, severity: str, **labels: str) -> Mapping[str, str]:
 
 
 @needs_alertmanager
-async def test_each_organization_is_a_message_of_its_own_and_so_is_its_end(tmp_path: Path) -> None:
-    async with telling(tmp_path, PLAIN) as told:
-        await told.server.tell(spike("A", "critical"), summary="spike in A")
-        await told.until(("on-call", "firing", ["spike in A"]))
-        await told.server.tell(spike("B", "warning"), summary="spike in B")
-        await told.server.tell(spike("C", "warning"), summary="spike in C")
-        await told.until(("owners", "firing", ["spike in B"]), ("owners", "firing", ["spike in C"]))
-        await told.server.tell(spike("B", "warning"), summary="spike in B", over=True)
-        await told.until(("owners", "resolved", ["spike in B"]))
-        assert len(told.messages()) == 4
-        assert told.at("/slack") == []
+async def test_each_organization_fires_and_resolves_on_its_own(tmp_path: Path) -> None:
+    async with running(tmp_path, PLAIN) as messages:
+        await messages.report("A", **spike("A", "critical"))
+        await messages.report("B", **spike("B", "warning"))
+        await messages.report("C", **spike("C", "warning"))
+        firing = {("on-call", "firing", "A"), ("owners", "firing", "B"), ("owners", "firing", "C")}
+        await messages.until(*firing)
+        await messages.report("B", over=True, **spike("B", "warning"))
+        await messages.until(("owners", "resolved", "B"))
+        assert messages.sent() == {*firing, ("owners", "resolved", "B")}
+        assert [len(message["alerts"]) for message in messages.at("/webhook/alertmanager")] == [1] * 4
+        assert messages.at("/slack") == []
 
 
 @needs_alertmanager
 @pytest.mark.parametrize("worse", ["TocsinChannelPaused", "TocsinChannelRefusing"])
-async def test_what_follows_from_something_worse_is_held_back(tmp_path: Path, worse: str) -> None:
-    async with telling(tmp_path, PLAIN) as told:
-        await told.server.tell(spike("A", "critical"), summary="A critical")
-        await told.server.tell(own("TocsinSourceDown", "critical", alert="late"), summary="late down")
-        await told.server.tell(own(worse, "critical", channel="people"), summary="people paused")
-        await told.until(
-            ("on-call", "firing", ["A critical"]),
-            ("operators-on-call", "firing", ["late down"]),
-            ("operators-on-call", "firing", ["people paused"]),
+async def test_consequences_of_a_worse_alert_are_muted(tmp_path: Path, worse: str) -> None:
+    async with running(tmp_path, PLAIN) as messages:
+        await messages.report("A critical", **spike("A", "critical"))
+        await messages.report("late down", **own("TocsinSourceDown", "critical", alert="late"))
+        await messages.report("people down", **own(worse, "critical", channel="people"))
+        await messages.until(
+            ("on-call", "firing", "A critical"),
+            ("operators-on-call", "firing", "late down"),
+            ("operators-on-call", "firing", "people down"),
         )
-        await told.server.tell(spike("A", "warning"), summary="A warning")
-        await told.server.tell(own("TocsinSourceStalled", "warning", alert="late"), summary="late stalled")
-        await told.server.tell(own("TocsinOutboxOld", "warning", channel="people"), summary="people old")
-        # The same of others is told, and after it what is held back would have been.
-        await told.server.tell(spike("B", "warning"), summary="B warning")
-        await told.server.tell(own("TocsinSourceStalled", "warning", alert="early"), summary="early stalled")
-        await told.server.tell(own("TocsinOutboxOld", "warning", channel="audit"), summary="audit old")
-        await told.server.tell({"alertname": "AuctionAlert", "severity": "warning"}, summary="no organization")
-        await until(
-            lambda: {"B warning", "early stalled", "audit old", "no organization"} <= told.summaries(),
-            "the alerts of others",
-        )
-        assert not {"A warning", "late stalled", "people old"} & told.summaries()
+        await messages.report("A warning", **spike("A", "warning"))
+        await messages.report("late stalled", **own("TocsinSourceStalled", "warning", alert="late"))
+        await messages.report("people old", **own("TocsinOutboxOld", "warning", channel="people"))
+        # The same of others is sent, and by then the muted ones would have been.
+        await messages.report("B warning", **spike("B", "warning"))
+        await messages.report("early stalled", **own("TocsinSourceStalled", "warning", alert="early"))
+        await messages.report("audit old", **own("TocsinOutboxOld", "warning", channel="audit"))
+        await messages.report("no organization", alertname="AuctionAlert", severity="warning")
+        others = {"B warning", "early stalled", "audit old", "no organization"}
+        await until(lambda: others <= {summary for *_, summary in messages.sent()}, "the alerts of others")
+        assert not {"A warning", "late stalled", "people old"} & {summary for *_, summary in messages.sent()}
 
 
 @needs_alertmanager
-async def test_of_a_tocsin_that_is_down_nothing_else_is_told(tmp_path: Path) -> None:
-    async with telling(tmp_path, PLAIN) as told:
-        await told.server.tell(own("TocsinDown", "critical"), summary="down")
-        await told.until(("operators-on-call", "firing", ["down"]))
-        await told.server.tell(own("TocsinLedgerDown", "critical"), summary="ledger")
-        await told.server.tell(own("TocsinDeadLetters", "warning", channel="people"), summary="dead")
-        await told.server.tell({"alertname": "TargetDown", "service": "stack", "severity": "warning"}, summary="target")
-        await told.until(("operators", "firing", ["target"]))
-        assert told.summaries() == {"down", "target"}
-        await told.server.tell(own("TocsinDown", "critical"), summary="down", over=True)
-        await told.until(
-            ("operators-on-call", "resolved", ["down"]),
-            ("operators-on-call", "firing", ["ledger"]),
-            ("operators", "firing", ["dead"]),
+async def test_tocsin_down_mutes_its_other_alerts_until_it_ends(tmp_path: Path) -> None:
+    async with running(tmp_path, PLAIN) as messages:
+        await messages.report("down", **own("TocsinDown", "critical"))
+        await messages.until(("operators-on-call", "firing", "down"))
+        await messages.report("ledger", **own("TocsinLedgerDown", "critical"))
+        await messages.report("dead", **own("TocsinDeadLetters", "warning", channel="people"))
+        await messages.report("target", alertname="TargetDown", service="stack", severity="warning")
+        await messages.until(("operators", "firing", "target"))
+        assert {summary for *_, summary in messages.sent()} == {"down", "target"}
+        await messages.report("down", over=True, **own("TocsinDown", "critical"))
+        await messages.until(
+            ("operators-on-call", "resolved", "down"),
+            ("operators-on-call", "firing", "ledger"),
+            ("operators", "firing", "dead"),
         )
 
 
 @needs_alertmanager
-async def test_slack_is_told_beside_the_inbox_and_the_inbox_without_slack(tmp_path: Path) -> None:
-    async with telling(tmp_path, SLACK) as told:
-        await told.server.tell(spike("A", "critical"), summary="spike in A")
-        await told.until(("on-call", "firing", ["spike in A"]))
-        await until(lambda: told.at("/slack"), "a message at Slack")
-        (message,) = told.at("/slack")[0]["attachments"]
+async def test_slack_gets_messages_and_its_failure_does_not_affect_the_inbox(tmp_path: Path) -> None:
+    async with running(tmp_path, SLACK) as messages:
+        await messages.report("spike in A", **spike("A", "critical"))
+        await messages.until(("on-call", "firing", "spike in A"))
+        await until(lambda: messages.at("/slack"), "a message at Slack")
+        (message,) = messages.at("/slack")[0]["attachments"]
         assert message["title"] == "Critical: spike in A"
         assert "What it is." in message["text"]
         assert "Owner: team-a. Since" in message["text"]
         assert "<no value>" not in json.dumps(message)
         assert message["color"] == "danger"
         (tmp_path / "key").unlink()
-        await told.server.tell(spike("B", "warning"), summary="spike in B")
-        await told.until(("owners", "firing", ["spike in B"]))
+        await messages.report("spike in B", **spike("B", "warning"))
+        await messages.until(("owners", "firing", "spike in B"))
