@@ -1,4 +1,4 @@
-"""`tocsin-demo`: the whole thing on one machine, in one command."""
+"""`tocsin-demo`: all of Tocsin on one machine, in one command."""
 
 import argparse
 import os
@@ -13,12 +13,12 @@ examples:
   tocsin-demo --seed 7                        other customers, spikes and bids
   tocsin-demo --no-prometheus                 without Prometheus and Alertmanager, even if they are installed
 
-Starts an embedded PostgreSQL, a producer of made-up events, Tocsin, and an inbox that stands in for Novu; Prometheus
-and Alertmanager too where they are installed. Everything listens on 127.0.0.1, on the usual port or the next free one,
-and is gone without a trace afterwards.
+Starts an embedded PostgreSQL, a producer of made-up events, Tocsin, and an inbox that stands in for Novu; also
+Prometheus and Alertmanager, where they are installed. Everything listens on 127.0.0.1, on the usual port or the next
+free one, and leaves nothing behind.
 
-exit status: 0 ended by Ctrl-C, by SIGTERM, with its terminal or after --seconds; 1 something went wrong; 2 wrong usage;
-130 interrupted while starting, or a second time while ending
+exit status: 0 ended by Ctrl-C, by SIGTERM, with its terminal or after --seconds; 1 failed; 2 wrong usage;
+130 interrupted a second time while ending
 """
 
 _INTERRUPTED = 130
@@ -34,10 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    # Only now, for --help to be quick.
+    # Imported late, so that --help is quick.
     import asyncio
 
-    from tocsin_demo.database.server import EmbeddedServerError, embedded
     from tocsin_demo.stack.demo import Options, run
     from tocsin_demo.stack.errors import DemoError
     from tocsin_demo.stack.screen import OutputGoneError, Screen
@@ -47,17 +46,15 @@ def _run(chosen: argparse.Namespace) -> int:
     screen = Screen(sys.stdout)
     options = Options(seed=chosen.seed, prometheus=chosen.prometheus, seconds=chosen.seconds)
     try:
-        screen.progress("starting PostgreSQL")
-        with embedded() as database:
-            asyncio.run(run(database, screen, options))
+        asyncio.run(run(screen, options))
         screen.say("Everything has ended, and nothing is left behind.")
-    except (DemoError, EmbeddedServerError) as error:
+    except DemoError as error:
         with suppress(OutputGoneError):
             screen.clear()
         print(f"tocsin-demo: {error}", file=sys.stderr)
         return 1
     except OutputGoneError:
-        # What Python still holds for the closed output would fail again at exit.
+        # The output that Python still buffers would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -65,7 +62,7 @@ def _run(chosen: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tocsin-demo",
-        description="Run the whole of Tocsin's demo on this machine.",
+        description="Run Tocsin and everything around it on this machine.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

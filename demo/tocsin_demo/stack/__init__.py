@@ -1,8 +1,6 @@
-"""What `make demo` runs: a database, made-up events, Tocsin, an inbox and, where they are installed, Prometheus and
-Alertmanager, on one machine and gone without a trace afterwards.
+"""What `make demo` runs: PostgreSQL, made-up events, Tocsin, an inbox and, where they are installed, Prometheus and
+Alertmanager.
 
-Reading order: `ports`, `warden` (a process of its own that starts the others and outlives nobody), `processes` (how to
-talk to it), `workspace` (the files in the temporary directory), `monitoring` (Prometheus and Alertmanager), `watchdog`
-(Tocsin's process), `producing` (the events), `telling` (from notifications to what is worth a line), `screen`, `demo`
-(all of it together).
+Reading order: `demo` (all of it together), `processes` and `reaper` (start other processes, and end them whatever
+happens), `tocsin` (Tocsin's process), `activity` (notifications to lines), `screen`.
 """

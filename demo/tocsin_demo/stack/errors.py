@@ -1,5 +1,5 @@
-"""What ends the demo with a message."""
+"""The error that ends the demo with a message."""
 
 
 class DemoError(Exception):
-    """The demo cannot start or go on. The text says what happened and what to do about it, for people."""
+    """The demo cannot start or go on. The text is for people: what happened and what to do."""

@@ -10,7 +10,7 @@ ATTEMPTS = 20
 
 
 def candidates(usual: int) -> Iterator[int]:
-    """The usual port and those after it, as far as we go.
+    """The usual port and those after it.
 
     Raises:
         DemoError: all have been tried.
@@ -19,11 +19,11 @@ def candidates(usual: int) -> Iterator[int]:
     raise DemoError(f"no port is free from {usual} to {usual + ATTEMPTS - 1}; end what listens there and start again")
 
 
-def free(usual: int, *, taken: int | None = None) -> int:
-    """The first port that nobody listens on. Somebody may take it before it is used.
+def free(usual: int, *, taken: int = 0) -> int:
+    """The first port that is free. Another program may take it before it is used.
 
     Args:
-        taken: one that turned out to be taken after all.
+        taken: one that turned out to be taken.
     """
     return next(port for port in candidates(usual) if port != taken and _is_free(port))
 

@@ -1,14 +1,14 @@
-"""The demo's other processes, by way of the warden."""
+"""The demo's other processes and their directory. None of them outlives the demo, even if it is killed: reaper.py."""
 
 import asyncio
-import contextlib
-import json
 import os
+import pwd
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,141 +16,147 @@ from tocsin_demo.stack.errors import DemoError
 
 _TAIL = 12
 _END_TIMEOUT = 10.0
+_LONGEST_PATH = 80
+"""Of the directory: macOS allows 103 characters for the path of a socket, and PostgreSQL has one in there."""
+_REGISTERED = 'echo "$$ $0" >&0; exec "$@" </dev/null'
+"""A process tells the reaper its pid before it becomes the program. Its standard input is the pipe to the reaper."""
 
 
 class Process:
-    """One process. `log`: the file with all that it says."""
+    """One process. `log`: the file with its output; `stop`: the signal that ends it."""
 
-    def __init__(self, name: str, pid: int, log: Path) -> None:
+    def __init__(self, name: str, child: asyncio.subprocess.Process, log: Path, stop: signal.Signals) -> None:
         self.name = name
-        self.pid = pid
+        self.pid = child.pid
         self.log = log
-        self.status: int | None = None
-        """How it ended: the exit code, or the negative number of a signal. None while it runs."""
-        self._ended = asyncio.Event()
+        self.stop = stop
+        self._child = child
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, or the negative number of a signal. None while it runs."""
+        return self._child.returncode
 
     async def ended(self) -> int:
         """Wait for its end; returns the status."""
-        await self._ended.wait()
-        assert self.status is not None
-        return self.status
+        return await self._child.wait()
 
-    def end(self, status: int) -> None:
-        """Note that it ended."""
-        self.status = status
-        self._ended.set()
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        status = self.status or 0
+        if status >= 0:
+            return f"ended with status {status}"
+        with suppress(ValueError):
+            return f"was ended by {signal.Signals(-status).name}"
+        return f"was ended by signal {-status}"
 
-    def last_words(self) -> str:
-        """The end of its log, indented."""
+    def last_words(self, indent: str = "  ") -> str:
+        """The end of its output."""
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return ""
-        return "\n".join(f"  {line}" for line in lines[-_TAIL:])
-
-
-def told(status: int) -> str:
-    """A status in words: `ended with status 4`, `was ended by SIGKILL`."""
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        return f"was ended by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was ended by signal {-status}"
+        return "\n".join(indent + line for line in lines[-_TAIL:])
 
 
 class Processes:
-    """Starts and stops processes. `directory`: a temporary one for their files, removed after all have ended."""
+    """Starts processes. `directory`: for their files, removed after all have ended."""
 
-    def __init__(self, warden: asyncio.subprocess.Process, directory: Path) -> None:
+    def __init__(self, directory: Path, reaper: asyncio.subprocess.Process, registry: int) -> None:
         self.directory = directory
-        self.lost = asyncio.Event()
-        """Set when the warden has gone, and nobody looks after the processes."""
-        self._warden = warden
-        self._running: dict[str, Process] = {}
-        self._starting: dict[str, asyncio.Future[Any]] = {}
+        self._reaper = reaper
+        self._registry = registry
+        self._running: dict[Process, asyncio.Task[None]] = {}
 
-    async def start(self, name: str, *command: str | Path, **environment: str) -> Process:
-        """Start a program.
+    async def start(
+        self, name: str, *command: str | Path, stop: signal.Signals = signal.SIGTERM, **options: Any
+    ) -> Process:
+        """Start a program. What goes wrong shows in how it ends.
 
-        Raises:
-            DemoError: it cannot be started at all. What goes wrong later shows in how it ends.
+        Args:
+            options: of `subprocess.Popen`.
         """
         log = self.directory / f"{name}.log"
-        answer = self._starting[name] = asyncio.get_running_loop().create_future()
-        texts = [str(part) for part in command]
-        self._say(start=name, command=texts, log=str(log), environment=environment)
-        said = await answer
-        if "error" in said:
-            raise DemoError(f"{texts[0]} does not start: {said['error']}")
-        return self._running[name]
+        with log.open("ab") as output:
+            child = await asyncio.create_subprocess_exec(
+                *("sh", "-c", _REGISTERED, str(int(stop)), *command),
+                stdin=self._registry,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C in a terminal reaches the demo only
+                **options,
+            )
+        process = Process(name, child, log, stop)
+        self._running[process] = asyncio.create_task(self._forget(process))
+        return process
 
-    async def stop(self, process: Process) -> None:
-        """Ask it to end, wait until it has, and insist after some seconds."""
-        if process.status is None and not self.lost.is_set():
-            self._say(stop=process.name)
-            await process.ended()
+    async def unattended(self) -> None:
+        """Wait until the reaper is gone, which it should not be."""
+        await self._reaper.wait()
 
-    def _say(self, **message: object) -> None:
-        assert self._warden.stdin is not None
-        self._warden.stdin.write(json.dumps(message).encode() + b"\n")
+    async def end(self) -> None:
+        """End all processes."""
+        os.close(self._registry)
+        self._registry = -1
+        try:
+            async with asyncio.timeout(_END_TIMEOUT):
+                await self._reaper.wait()
+        except TimeoutError:
+            self._reaper.kill()
+        for process in self._running:
+            if process.status is None:  # the reaper was killed before
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, process.stop)
+        await asyncio.wait(self._running.values(), timeout=1.0)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
-    async def listen(self) -> None:
-        """Take in what the warden says, until it ends."""
-        assert self._warden.stdout is not None
-        async for line in self._warden.stdout:
-            self._take(json.loads(line))
-        self.lost.set()
-        for answer in self._starting.values():
-            if not answer.done():
-                answer.set_result({"error": "the demo's warden has ended"})
-        for process in self._running.values():
-            if process.status is None:
-                with contextlib.suppress(OSError):
-                    os.kill(process.pid, signal.SIGTERM)
+    async def _forget(self, process: Process) -> None:
+        await process.ended()
+        with suppress(OSError):
+            os.write(self._registry, b"%d 0\n" % process.pid)
 
-    def _take(self, said: Mapping[str, Any]) -> None:
-        if "ended" in said:
-            self._running[said["ended"]].end(said["status"])
-            return
-        name = said.get("started") or said["refused"]
-        if "pid" in said:
-            self._running[name] = Process(name, said["pid"], self.directory / f"{name}.log")
-        self._starting[name].set_result(said)
+
+def account() -> dict[str, Any]:
+    """Options to start PostgreSQL with, which refuses to run as root: it runs as `nobody` then."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": ()}
 
 
 @asynccontextmanager
 async def processes() -> AsyncIterator[Processes]:
-    """The demo's processes, and their directory. All is gone at the end of the block, and soon after when this process
-    ends in whatever way, SIGKILL included.
+    """Processes that end with the block, or with this process.
 
     Raises:
         DemoError: there is no place for temporary files.
     """
-    # In a session of its own: Ctrl-C and the end of a terminal go to whole groups of processes.
-    warden = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", str(Path(__file__).with_name("warden.py"))),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+    directory = _temporary_directory()
+    reads, writes = os.pipe()
+    reaper = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", str(Path(__file__).with_name("reaper.py")), str(directory)),
+        stdin=reads,
+        stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
-    assert warden.stdin is not None
-    assert warden.stdout is not None
-    first = await warden.stdout.readline()
-    if not first:
-        raise DemoError("no temporary directory can be made; set TMPDIR to one that can be written")
-    running = Processes(warden, Path(json.loads(first)["directory"]))
-    listening = asyncio.create_task(running.listen())
+    os.close(reads)
+    running = Processes(directory, reaper, writes)
     try:
         yield running
     finally:
-        warden.stdin.close()
-        try:
-            async with asyncio.timeout(_END_TIMEOUT):
-                await listening
-                await warden.wait()
-        except TimeoutError:
-            warden.kill()
-        # The warden's task, if it was not killed.
-        shutil.rmtree(running.directory, ignore_errors=True)
+        await running.end()
+
+
+def _temporary_directory() -> Path:
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="tocsin-demo-"))
+        if len(str(directory)) > _LONGEST_PATH:
+            directory.rmdir()
+            directory = Path(tempfile.mkdtemp(prefix="tocsin-demo-", dir="/tmp"))
+    except OSError:
+        raise DemoError("no temporary directory can be made; set TMPDIR to one that can be written") from None
+    if owner := account():
+        os.chown(directory, owner["user"], owner["group"])
+    return directory

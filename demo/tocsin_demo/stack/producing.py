@@ -17,14 +17,12 @@ from tocsin_producer.run import run
 
 @asynccontextmanager
 async def producing(database: Server, *, seed: int) -> AsyncIterator["asyncio.Task[None]"]:
-    """Send events until the end of the block. The task ends before that only with an error: `SinkError`, when the
-    database has gone."""
+    """Send events until the end of the block. The task ends earlier only with a `SinkError`: the database is gone."""
     stop = threading.Event()
 
     def produce() -> None:
-        schedule = Schedule(replace(PLAN, seed=seed))
         with DatabaseWriter(database.conninfo()) as sink:
-            events = schedule.events(start=time.time())
+            events = Schedule(replace(PLAN, seed=seed)).events(start=time.time())
             run(events, sink, metrics=Metrics(), monotonic=time.monotonic, wait=stop.wait)
 
     task = asyncio.create_task(asyncio.to_thread(produce))

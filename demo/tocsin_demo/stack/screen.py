@@ -1,6 +1,6 @@
-"""What a person sees in the terminal: where everything is and what to try, then a line for each thing that happens.
+"""The demo's output: where everything is and what to try, then a line for each thing that happens.
 
-Colour and the line of progress are for terminals only; a pipe gets plain lines.
+Only a terminal gets colour and progress; a pipe gets plain lines.
 """
 
 import time
@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tocsin_demo.stack.telling import Arrived, GivenUp, Happened, Line
+from tocsin_demo.stack.activity import Delivered, GivenUp, Line, Transition
 
 PIPE_WIDTH = 100
 NARROW = 84
@@ -22,21 +22,21 @@ _KINDS = {"fired": "bold red", "updated": "yellow", "resolved": "bold green", "r
 
 
 class OutputGoneError(Exception):
-    """Nobody reads any more: the terminal was closed, or the pipe's other end."""
+    """The terminal was closed, or the other end of the pipe."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Place:
-    """Something to look at. `where`: an address or a file."""
+    """Something to open. `where`: an address or a file."""
 
     name: str
     where: str
     what: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
-    """Something to try. `command`: for a shell, if it takes one."""
+    """Something to try. `command`: for a shell, if any."""
 
     what: str
     command: str = ""
@@ -44,7 +44,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The first screen. `story`: what goes on; `hints`: what else there could be."""
+    """The first screen. `story`: what happens here; `hints`: remarks."""
 
     story: str
     places: Sequence[Place]
@@ -57,7 +57,7 @@ class Screen:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        # rich knows how to ask a terminal and the environment (COLUMNS, NO_COLOR) for the rest.
+        # rich takes the rest from the terminal and the environment (COLUMNS, NO_COLOR).
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
         if not self._console.is_terminal:
             self._console = Console(file=stream, highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
@@ -67,14 +67,14 @@ class Screen:
         """One line that the next one replaces; on a terminal only.
 
         Raises:
-            OutputGoneError: see there. So do the other methods.
+            OutputGoneError: as do the other methods.
         """
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._write(f"\r\x1b[K  {text} ...")
             self._progress = True
 
     def clear(self) -> None:
-        """Take the line of progress away."""
+        """Remove the progress line."""
         if self._progress:
             self._write("\r\x1b[K")
             self._progress = False
@@ -85,13 +85,13 @@ class Screen:
         self._print(_indented(Text.assemble(("Tocsin", "bold"), "  rings the bell on rows of a live view")))
         self._print(Text())
         self._print(_indented(Text(overview.story)))
-        self._heading("Look at")
+        self._heading("Open")
         self._places(overview.places)
         self._heading("Try")
         for trial in overview.trials:
             self._print(_indented(Text(trial.what)))
             if trial.command:
-                # Not broken into lines: it is there to be copied.
+                # Not wrapped: it is there to be copied.
                 self._print(Text(f"    {trial.command}", style="cyan"), soft_wrap=True)
         self._print(Text())
         for hint in overview.hints:
@@ -99,25 +99,25 @@ class Screen:
         self._print(Text())
 
     def line(self, line: Line) -> None:
-        """Tell what happened."""
-        if isinstance(line, Happened):
-            self._line(line.at, Text(f"{line.kind:<8}", style=_KINDS.get(line.kind, "bold")), _happened(line))
-        elif isinstance(line, Arrived):
+        """Print what happened."""
+        if isinstance(line, Transition):
+            self._line(line.at, Text(f"{line.kind:<8}", style=_KINDS.get(line.kind, "bold")), _transition(line))
+        elif isinstance(line, Delivered):
             oldest = "the oldest for" if line.count > 1 else "for"
             body = Text(f"{line.channel}: {_count(line.count)} that had to wait, {oldest} {line.seconds:.0f} s")
-            if line.told and line.told != (line.channel,):
-                body.append(f"  → {_plain(', '.join(line.told))}", style="green")
+            if line.recipients and line.recipients != (line.channel,):
+                body.append(f"  → {_plain(', '.join(line.recipients))}", style="green")
             self._line(time.time(), Text("arrived ", style="bold blue"), body)
         elif isinstance(line, GivenUp):
             body = Text(f"{line.channel}: {_count(line.count)}, kept as dead letters: {_plain(line.reason)}")
             self._line(time.time(), Text("given up", style="bold red"), body)
 
     def note(self, text: str) -> None:
-        """Tell something about the demo itself."""
+        """Print something about the demo itself."""
         self._line(time.time(), Text("demo    ", style="bold cyan"), Text(text))
 
     def say(self, text: str) -> None:
-        """A line of its own, as it is."""
+        """Print a line as it is."""
         self._print(_indented(Text(text)))
 
     def _heading(self, text: str) -> None:
@@ -143,7 +143,7 @@ class Screen:
         clock = time.strftime("%H:%M:%S", time.localtime(at))
         start = Text.assemble("  ", (clock, "dim"), "  ", kind, "  ")
         if not self._console.is_terminal:
-            # Whole, for whatever reads lines.
+            # One line each, for programs that read lines.
             self._print(Text.assemble(start, body), soft_wrap=True)
             return
         if self._console.width < NARROW:
@@ -159,7 +159,7 @@ class Screen:
     def _print(self, what: RenderableType, *, soft_wrap: bool = False) -> None:
         with self._console.capture() as captured:
             self._console.print(what, soft_wrap=soft_wrap)
-        # Tables are filled up with spaces to the right, which nobody wants in a pipe.
+        # Tables are padded with spaces, which have no use in a pipe.
         lines = [line.rstrip(" ") for line in captured.get().split("\n")]
         start = "\r\x1b[K" if self._progress else ""
         self._progress = False
@@ -178,7 +178,7 @@ def _indented(what: RenderableType) -> Padding:
     return Padding(what, (0, 2, 0, 2))
 
 
-def _happened(line: Happened) -> Text:
+def _transition(line: Transition) -> Text:
     body = Text(_plain(line.alert), style="bold")
     for name, value in line.labels:
         body.append_text(
@@ -187,11 +187,11 @@ def _happened(line: Happened) -> Text:
     if line.value:
         was = f" (was {_plain(line.previous)})" if line.previous not in ("", line.value) else ""
         body.append(f"  = {_plain(line.value)}{was}", style="cyan not bold")
-    if line.told:
-        body.append(f"  → {_plain(', '.join(line.told))}", style="green not bold")
-    if line.waiting:
-        channels = ", ".join(channel for channel, _ in line.waiting)
-        reasons = ", ".join(dict.fromkeys(reason for _, reason in line.waiting if reason)) or "on the way"
+    if line.recipients:
+        body.append(f"  → {_plain(', '.join(line.recipients))}", style="green not bold")
+    if line.pending:
+        channels = ", ".join(channel for channel, _ in line.pending)
+        reasons = ", ".join(dict.fromkeys(reason for _, reason in line.pending if reason)) or "on the way"
         body.append(f"  waits: {_plain(channels)} ({_plain(reasons)})", style="red not bold")
     return body
 
@@ -201,5 +201,5 @@ def _count(number: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Values come from rows: none of them may steer the terminal."""
+    """Values come from rows, which must not control the terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
