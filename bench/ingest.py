@@ -42,7 +42,7 @@ alerts:
 
 
 async def measure() -> list[Figure]:
-    async with double_process("--load", str(ROWS), "--live", "0") as double:
+    async with double_process(ROWS, live=0) as double:
         floor = await _floor(double.dsn)
         gauges = await _snapshot_seconds(double.dsn, ledger=False)
         durable = await _snapshot_seconds(double.dsn, ledger=True)
@@ -134,7 +134,7 @@ def _made(alert: RowAlert, source: Materialize, page: Page, metrics: Metrics, st
 async def _memory() -> float:
     """Bytes per row of firing set and gauge, without the row's tuple and texts, at 50,000 rows."""
     rows = 50_000
-    async with double_process("--load", str(rows), "--live", "0") as double, _watch(double.dsn, ledger=False) as made:
+    async with double_process(rows, live=0) as double, _watch(double.dsn, ledger=False) as made:
         watch, _ = made
         gc.collect()
         tracemalloc.start()

@@ -73,10 +73,10 @@ def _told(rounds: list[Round]) -> str:
 async def _round(directory: Path, busy: int) -> Round:
     with _dead() as (refusing, silent):
         async with (
-            double_process("--load", "1", "--live", str(LIVE)) as double,
+            double_process(1, live=LIVE) as double,
             receiver_process() as receiver,
         ):
-            await double.do("load", "busy", 1, live=LIVE)
+            await double.do("load", "busy", 1, LIVE)
             config = _configuration(directory, double.dsn, receiver.url, busy, [refusing, silent])
             async with running(directory, config) as tocsin:
                 paths = [f"/{channel}" for channel in config["channels"] if not channel.startswith("dead")]

@@ -75,7 +75,7 @@ async def _latencies(directory: Path) -> list[float]:
         return Answer()
 
     async with (
-        double_process("--load", "1", "--live", str(LIVE)) as double,
+        double_process(1, live=LIVE) as double,
         Receiver(receive) as receiver,
         running(directory, _configuration(directory, double.dsn, receiver.url)) as tocsin,
     ):

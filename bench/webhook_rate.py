@@ -100,7 +100,7 @@ def _told(waves: Sequence[Wave]) -> str:
 
 async def _ours(directory: Path, **settings: Any) -> Wave:
     async with (
-        double_process("--load", "1", "--live", str(COUNT)) as double,
+        double_process(1, live=COUNT) as double,
         receiver_process() as receiver,
         running(directory, _configuration(directory, double.dsn, receiver.url, settings)) as tocsin,
     ):
@@ -108,7 +108,7 @@ async def _ours(directory: Path, **settings: Any) -> Wave:
         await until(lambda: _settled(ledger) == COUNT + 1)
         await receiver.take("/hook")
         began = time.time()
-        await double.do("change_load", COUNT, relation="load")
+        await double.do("change", COUNT, relation="load")
         await until(lambda: _settled(ledger) == 2 * COUNT + 1)
         ended = time.time()
         arrivals = await receiver.take("/hook")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from support.materialize import protocol
-from support.materialize.bulk import Bulk, encode
+from support.materialize import encode, messages
+from support.materialize.relation import TIMESTAMP
 from support.tocsin import Stage, Tocsin, staged
 from support.waiting import until_some
 
@@ -121,10 +121,9 @@ async def test_a_megabyte_of_text_in_a_row(stage: Stage) -> None:
         await quiet(stage, tocsin)
 
 
-def raw(*lines: bytes) -> Bulk:
+def raw(*lines: bytes) -> tuple[bytes, ...]:
     """Rows as the server would send them, byte for byte; `@` stands for the timestamp."""
-    messages = b"".join(protocol.copy_data(line.replace(b"@", b"\xff" * 13)) for line in lines)
-    return Bulk(count=len(lines), chunks=(messages,))
+    return tuple(messages.message(b"d", line.replace(b"@", TIMESTAMP)) for line in lines)
 
 
 async def test_bytes_that_are_no_utf8_are_shown_by_their_codes(stage: Stage) -> None:

@@ -47,7 +47,7 @@ async def healed(stage: Stage, tocsin: Tocsin, *told: tuple[str, str]) -> None:
     await tocsin.until_ready()
     await stage.until_shown(tocsin)
     await stage.until_told(*FIRST, *told)
-    assert await tocsin.metric("tocsin_alert_up", alert="orders") == 1
+    await tocsin.until_metric("tocsin_alert_up", 1, alert="orders")
     assert await tocsin.stop() == 0
 
 

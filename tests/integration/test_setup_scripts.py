@@ -129,7 +129,7 @@ async def test_rehearsal_server_understands_the_setup(double: MaterializeDouble)
     assert code == 0, last
     created = {name: double.relation(name) for name in VIEWS}
     assert {relation.retain for relation in created.values()} == {RETENTION}
-    assert "alerting" in double.catalog.clusters
+    assert "alerting" in double.clusters
     assert await run(double, "--check") == (0, last.replace("created", "unchanged"))
     changed = ("--deployment-window", "3 minutes")
     assert (await run(double, "--check", *changed))[0] == 3

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 
 from support.live import SERVERS, DoubleServer, Server, TextRow, serving
-from support.materialize import MaterializeDouble, ServerError
-from support.materialize.bulk import encode
+from support.materialize import MaterializeDouble, ServerError, encode
 from support.reading import check, error_of, reading
 from support.waiting import SOON
 from tocsin.canonical import Respelling
@@ -162,7 +161,7 @@ async def test_a_constant_materialized_view_ends_at_its_time(double: Materialize
     """As in v26.39: the snapshot has a real timestamp, and no progress row follows."""
     view = double.create("public.always", COLUMNS, rows=[ANN, BOB])
     at = view.history.upper
-    view.freeze(at=at)
+    view.freeze(at)
     async with reading(source(double), "public.always") as stream:
         await stream.until_state(ANN, BOB)
         assert (stream.last.snapshot, stream.last.frontier) == (at, at + 1)
@@ -245,9 +244,8 @@ async def test_every_character_arrives_as_it_was(server: Server) -> None:
 
 async def test_bytes_that_are_no_utf8_become_text_that_tells_them_apart(double: MaterializeDouble) -> None:
     view = double.create("public.orders", COLUMNS)
-    bulk = encode([("1", "<AA>"), ("2", "<BB>"), ("3", "ü\t\\")])
-    [chunk] = bulk.chunks
-    view.bulk = type(bulk)(count=3, chunks=(chunk.replace(b"AA", b"\xff\xfe").replace(b"BB", b"\xff\x41"),))
+    [chunk] = encode([("1", "<AA>"), ("2", "<BB>"), ("3", "ü\t\\")])
+    view.bulk = (chunk.replace(b"AA", b"\xff\xfe").replace(b"BB", b"\xff\x41"),)
     async with reading(source(double), "public.orders") as stream:
         await stream.until_state(("1", "<\\xff\\xfe>"), ("2", "<\\xffA>"), ("3", "ü\t\\"))
 
@@ -356,7 +354,7 @@ async def test_other_time_zone_of_session_is_set_back(
             raise ServerError(code="55P02", message="parameter cannot be set")
 
     double.create("public.orders", COLUMNS, rows=[ANN])
-    double.definer = refuse
+    double.answer = refuse
     monkeypatch.setenv("PGTZ", "+02")
     async with reading(Materialize("mz", DoubleServer(double).config()), "public.orders") as stream:
         await stream.until_state(ANN)

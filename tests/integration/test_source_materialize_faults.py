@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 
 from support.live import SERVERS, DoubleServer, Server, TextRow, serving, settings
-from support.materialize import MaterializeDouble
-from support.materialize.bulk import encode
-from support.materialize.errors import ServerError
-from support.materialize.releases import RELEASES
+from support.materialize import RELEASES, MaterializeDouble, ServerError, encode
 from support.reading import check, error_of, reading
 from support.waiting import SOON, until
 from tocsin.errors import SourceError, SourceReason
@@ -69,7 +66,8 @@ async def test_a_missing_right_names_role_and_view(server: Server) -> None:
 
 
 async def test_a_wrong_password_is_told_and_not_shown() -> None:
-    async with MaterializeDouble(passwords={"ann": "right"}) as double:
+    async with MaterializeDouble() as double:
+        double.passwords["ann"] = "right"
         double.create(ORDERS, COLUMNS, rows=[ANN])
         dsn = double.dsn.replace("materialize@", "ann@")
         wrong = Materialize("mz", settings(dsn, password="SECRET-pass/word?"))

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from support.live import SERVERS, DoubleServer, Server, TextRow, serving
-from support.materialize import MaterializeDouble
-from support.materialize.errors import ServerError
-from support.materialize.execution import Result
+from support.materialize import MaterializeDouble, Result, ServerError
 from support.reading import Reading, check, error_of, reading
 from support.waiting import SOON, until
 from tocsin.errors import SourceReason
@@ -94,7 +92,7 @@ async def test_old_object_in_closed_schema_still_exists(double: MaterializeDoubl
             raise ServerError("42501", 'permission denied for SCHEMA "materialize.green"')
         return None
 
-    double.definer = refuse
+    double.answer = refuse
     async with reading(source(double), ORDERS) as stream:
         await checks(double, stream, 2)
         swapped = True
@@ -163,7 +161,7 @@ async def test_change_while_subscription_begins_is_noticed(double: MaterializeDo
             double.swap_schemas("blue", "green")
         return None
 
-    double.definer = swap_before_copy
+    double.answer = swap_before_copy
     async with reading(source(double), ORDERS) as stream:
         await stream.until_state(BOB)
         await replaced(stream, "another object")
@@ -178,7 +176,7 @@ async def test_unknown_beginning_is_subscribed_again_once_known(double: Material
             raise ServerError("XX000", "not today")
         return None
 
-    double.definer = refuse
+    double.answer = refuse
     asked = source(double, identity_check="50ms")
     problems: list[str] = []
     async with reading(asked, ORDERS) as stream:

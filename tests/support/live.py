@@ -18,8 +18,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from support.materialize import MaterializeDouble, Relation
-from support.materialize.catalog import DEFAULT_RETENTION
-from support.materialize.sql import relation_name
+from support.materialize.relation import DEFAULT_RETENTION
+from support.materialize.statements import relation_name
 from tocsin.sources.settings import MaterializeConfig
 
 VARIABLE = "TOCSIN_TEST_MATERIALIZE_DSN"
@@ -122,15 +122,16 @@ class DoubleServer:
         relation = self.double.create(f"public.{name}", columns, retain=kept, rows=rows)
         if constant:
             relation.freeze()
-        return _DoubleView(self.double, relation, f"public.{name}")
+        return _DoubleView(self.double, relation, f"public.{name}", columns)
 
     async def role(self) -> str:
         return "nobody"
 
 
 class _DoubleView:
-    def __init__(self, double: MaterializeDouble, relation: Relation, name: str) -> None:
+    def __init__(self, double: MaterializeDouble, relation: Relation, name: str, columns: ColumnSpec) -> None:
         self.name = name
+        self._columns = columns
         self._double = double
         self._relation = relation
 
@@ -155,16 +156,13 @@ class _DoubleView:
         self._double.drop(self._relation)
 
     async def replace(self, columns: ColumnSpec, *rows: TextRow) -> None:
-        self._relation = self._double.alter_columns(self._relation, columns)
+        self._relation = self._double.replace(self._relation, columns)
         self._relation.insert(*rows)
 
     async def swap(self, *rows: TextRow) -> None:
         old = self._relation
         self._double.rename(old, "public.renamed_away")
-        self._relation = self._double.catalog.create(
-            relation_name(self.name), kind=old.kind, columns=old.columns, retain=old.retain
-        )
-        self._relation.insert(*rows)
+        self._relation = self._double.create(self.name, self._columns, retain=old.retain, rows=rows)
 
     async def forget(self, time: int) -> None:
         kept = 0 if self._relation.retain in {None, DEFAULT_RETENTION} else self._relation.retain or 0

@@ -2,7 +2,7 @@
 have the rows that a rehearsal gives them.
 
 Without an argument it serves, on every address of the container. With one, it hands a command (see
-`support.materialize.commands`) to the double that serves, and prints its answer.
+`support.materialize.process`) to the double that serves, and prints its answer.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from support.materialize import MaterializeDouble
-from support.materialize.commands import Commands
 from support.materialize.definitions import Defined
+from support.materialize.process import Commands
 from support.stack_views import VIEWS
 
 SQL_PORTS = (6875, 6877)

@@ -1,12 +1,14 @@
 """A wire-level double of Materialize for tests and benchmarks.
 
-It answers as the recorded server did, byte for byte where that matters, and lets a test do to it what happens to a real
-one: rows change, views break, are dropped, replaced and renamed, replicas go, history is lost, connections are cut at
-any byte.
+It keeps a table of rows for each relation, answers the statements that Tocsin sends as the recorded servers did, and
+lets a test do to it what happens to a real one: rows change, views break, are dropped, replaced and renamed, replicas
+go, history is lost, connections are cut at any byte.
 """
 
-from support.materialize.catalog import Cluster, Relation
 from support.materialize.errors import ServerError
-from support.materialize.server import MaterializeDouble, wall_clock
+from support.materialize.model import Result
+from support.materialize.relation import Relation, encode
+from support.materialize.releases import RELEASES
+from support.materialize.server import MaterializeDouble
 
-__all__ = ["Cluster", "MaterializeDouble", "Relation", "ServerError", "wall_clock"]
+__all__ = ["RELEASES", "MaterializeDouble", "Relation", "Result", "ServerError", "encode"]

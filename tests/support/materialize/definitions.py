@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.materialize.catalog import DEFAULT_RETENTION, Relation
-from support.materialize.errors import ServerError, unsupported
-from support.materialize.execution import Result
+from support.materialize.columns import column
+from support.materialize.errors import ServerError, unknown_statement
 from support.materialize.history import Row
-from support.materialize.server import ColumnSpec, MaterializeDouble
+from support.materialize.model import ColumnSpec, Result
+from support.materialize.relation import DEFAULT_RETENTION, Relation
+from support.materialize.server import MaterializeDouble
 
 RETENTION = 3_600_000
 """Milliseconds that ``RETAIN HISTORY`` keeps, whatever it asks for."""
@@ -77,7 +78,7 @@ class Definitions:
         elif statement.startswith("ALTER SYSTEM SET enable_logical_compaction_window = true"):
             self.history = True
         elif not statement.startswith(("SET cluster", "COMMENT ON")):
-            raise unsupported(statement)
+            raise unknown_statement(statement)
 
     def _make(self, statement: str) -> None:
         if found := re.match(r'CREATE (CLUSTER|ROLE) "(\w+)"', statement):
@@ -90,7 +91,7 @@ class Definitions:
         elif found := re.match(r'CREATE (OR REPLACE )?([A-Z ]+?) (?:IF NOT EXISTS )?"\w+"\.(\w+) (.*)', statement):
             self._create(found[3], found[2], found[4], statement, replaced=bool(found[1]))
         else:
-            raise unsupported(statement)
+            raise unknown_statement(statement)
 
     def _create(self, name: str, kind: str, body: str, statement: str, *, replaced: bool) -> None:
         reads = frozenset(re.findall(r'"\w+"\.(\w+)', body))
@@ -141,7 +142,7 @@ class Defined:
             for line in journal.read_text(encoding="utf-8").splitlines():
                 self.definitions.run(json.loads(line))
         self._follow()
-        double.definer = self.answer
+        double.answer = self.answer
 
     def answer(self, statement: str) -> Result | None:
         """The answer to a statement; None where it defines nothing and asks for nothing that is defined.
@@ -165,7 +166,7 @@ class Defined:
         columns: Sequence[str]
         found: Sequence[Row]
         if query == "SHOW enable_logical_compaction_window":
-            return Result(tag="SHOW", columns=(query[5:],), rows=[("on" if known.history else "off",)])
+            return Result(tag="SHOW", columns=(column(query[5:], "text"),), rows=[("on" if known.history else "off",)])
         if query == "SELECT name FROM mz_catalog.mz_clusters":
             columns, found = ("name",), [(name,) for name in known.clusters]
         elif query == "SELECT name FROM mz_catalog.mz_roles":
@@ -177,10 +178,10 @@ class Defined:
             found = [(name, one.kind, one.comment) for name, one in known.objects.items()]
         else:
             return None
-        return Result(tag=f"SELECT {len(found)}", columns=columns, rows=found)
+        return Result(tag=f"SELECT {len(found)}", columns=[column(name, "text") for name in columns], rows=found)
 
     def _follow(self) -> None:
-        for cluster in self.definitions.clusters - self._double.catalog.clusters.keys():
+        for cluster in self.definitions.clusters - self._double.clusters.keys():
             self._double.create_cluster(cluster)
         for name, columns in self._shapes.items():
             there = self.definitions.objects.get(name.partition(".")[2])

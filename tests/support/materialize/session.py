@@ -1,201 +1,293 @@
-"""One connection: its start-up, and the messages of the simple and the extended protocol."""
+"""One connection: the login, and the messages of the simple protocol and of Parse and Describe."""
 
 import asyncio
-from dataclasses import dataclass
+import json
+import re
+import uuid
 
-from support.materialize import errors, protocol, settings, sql
-from support.materialize.columns import Column
+from support.materialize import errors, messages
+from support.materialize.columns import PREFIX, Column, column
 from support.materialize.errors import ServerError
-from support.materialize.execution import Execution, Host
-from support.materialize.faults import Outlet
-from support.materialize.waiting import DisconnectedError, Inbox, Interrupts
+from support.materialize.history import Row
+from support.materialize.model import Model, Result
+from support.materialize.relation import Relation
+from support.materialize.statements import Copy, Insights, Plan, Sample, SetVariable, Subscribe, Target, statement
+from support.materialize.subscription import Subscription, choose_as_of
+
+_OPTION = re.compile(r"(?:--|-c\s*)([A-Za-z_]+)=((?:\\.|\S)*)")
+
+_REPORTED = {
+    "application_name": "",
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "integer_datetimes": "on",
+    "server_version": "9.5.0",
+    "standard_conforming_strings": "on",
+    "TimeZone": "UTC",
+    "IntervalStyle": "postgres",
+    "cluster": "quickstart",
+    "cluster_replica": "",
+    "default_cluster_replication_factor": "1",
+    "database": "materialize",
+    "search_path": "public",
+    "mz_version": "",
+}
+"""The session variables that the server reports, in its order, with their defaults."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A prepared statement, with the columns that its client was told of."""
-
-    statement: sql.Statement
-    columns: tuple[Column, ...] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Portal:
-    prepared: Prepared
-    parameters: tuple[str | None, ...]
+class DisconnectedError(Exception):
+    """The client went away, or a fault closed its connection."""
 
 
 class Session:
-    """A connection after its start-up packet. `run` serves it to its end."""
+    """A connection after its startup packet."""
 
     def __init__(
-        self, host: Host, reader: asyncio.StreamReader, outlet: Outlet, key: bytes, parameters: dict[str, str]
+        self,
+        model: Model,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        key: bytes,
+        parameters: dict[str, str],
     ) -> None:
-        self._host = host
-        self._out = outlet
+        self._model = model
+        self._reader = reader
+        self._writer = writer
         self._key = key
         self._user = parameters.get("user", "")
-        self._values = settings.initial(parameters, host.catalog.release)
-        self._interrupts = Interrupts()
-        self._inbox = Inbox(reader, self._interrupts)
-        self._execution = Execution(host, outlet, self._interrupts, self._user, self._values)
-        self._skipping = False
-        self._prepared: dict[str, Prepared] = {}
-        self._portals: dict[str, Portal] = {}
-
-    @property
-    def cluster(self) -> str:
-        """The cluster that statements run on."""
-        return self._values["cluster"]
+        self._values = _variables(parameters) | {"mz_version": f"{model.release.version} ({model.release.build})"}
+        self._prepared: dict[str, tuple[Column, ...] | None] = {}
+        self._received: asyncio.Queue[tuple[bytes, bytes] | None] = asyncio.Queue()
+        self._news = asyncio.Event()
+        self._cancelled = False
+        self._left = False
+        self._bytes_left: int | None = None
 
     def cancel(self) -> None:
-        """End the running statement with 57014. Where none runs, nothing happens."""
-        self._interrupts.cancel()
-
-    def notify(self, text: str) -> None:
-        """Send a notice in the middle of the running stream. Where none runs, it is lost."""
-        self._interrupts.notify(protocol.notice("00000", text))
+        """End the running stream with 57014. If none runs, nothing happens."""
+        self._cancelled = True
+        self._news.set()
 
     async def run(self) -> None:
-        """Greet the client and serve it until it leaves.
-
-        Raises:
-            ConnectionCutError: a fault closed the connection.
-            OSError: the connection broke.
-        """
-        pump = asyncio.create_task(self._inbox.pump())
+        """Serve the client until it leaves. Raises DisconnectedError and OSError."""
+        reading = asyncio.create_task(self._read_ahead())
         try:
-            refusal = self._host.over_limit()
-            if refusal is not None:
-                await self._out.send(protocol.error(refusal))
-                return
-            if not await self._authenticated():
-                return
-            await self._greet()
-            while (message := await self._inbox.next()) is not None and message[0] != b"X":
-                await self._answer(*message)
-        except DisconnectedError:
-            return
+            if await self._login():
+                await self._greet()
+                await self._serve()
         finally:
-            pump.cancel()
-            self._execution.end_transaction()
+            reading.cancel()
 
-    # --- start-up
+    async def _read_ahead(self) -> None:
+        """Queue the client's messages, so that its end is noticed while a statement runs."""
+        try:
+            while True:
+                kind = await self._reader.readexactly(1)
+                length = int.from_bytes(await self._reader.readexactly(4), "big")
+                self._received.put_nowait((kind, await self._reader.readexactly(length - 4)))
+        except (asyncio.IncompleteReadError, OSError):
+            self._received.put_nowait(None)
+            self._left = True
+            self._news.set()
 
-    async def _authenticated(self) -> bool:
-        if self._host.passwords:
-            await self._out.send(protocol.authentication_cleartext())
-            message = await self._inbox.next()
-            if message is None:
+    async def _login(self) -> bool:
+        if self._model.passwords:
+            await self._send(messages.authentication(3))
+            received = await self._received.get()
+            if received is None:
                 return False
-            if message[0] != b"p" or self._host.passwords.get(self._user) != protocol.query(message[1]):
-                await self._out.send(protocol.error(errors.invalid_password()))
+            if received[0] != b"p" or messages.strings(received[1]) != [self._model.passwords.get(self._user)]:
+                await self._send(messages.error(errors.invalid_password()))
                 return False
-        await self._out.send(protocol.authentication_ok())
+        await self._send(messages.authentication(0))
         return True
 
     async def _greet(self) -> None:
-        missing = self.cluster not in self._host.catalog.clusters
-        shown = f"{self.cluster} (does not exist)" if missing else self.cluster
-        parts = [protocol.parameter_status(name, self._values[name.lower()]) for name in settings.REPORTED]
-        parts.append(protocol.backend_key(self._key))
-        greeting = settings.welcome(self._host.catalog.release, self._user, shown, self._values)
-        parts.append(protocol.notice("00000", greeting))
+        cluster, release = self._values["cluster"], self._model.release
+        missing = cluster not in self._model.clusters
+        lines = [
+            f"connected to Materialize {release.version}",
+            *(f"  {line}" for line in release.place),
+            f"  User: {self._user}",
+            f"  Cluster: {cluster}{' (does not exist)' if missing else ''}",
+            f"  Database: {self._values['database']}",
+            f"  Schema: {self._values['search_path']}",
+            f"  Session UUID: {uuid.uuid4()}",
+            "",
+            "Issue a SQL query to get started. Need help?",
+            "  View documentation: https://materialize.com/s/docs",
+            "  Join our Slack community: https://materialize.com/s/chat",
+            "    ",
+        ]
+        parts = [messages.parameter_status(name, self._values[name.lower()]) for name in _REPORTED]
+        parts += [messages.message(b"K", self._key), messages.notice("00000", "\n".join(lines))]
         if missing:
-            text = f'session default cluster "{self.cluster}" does not exist'
             hint = "Pick an extant cluster with SET CLUSTER = name. Run SHOW CLUSTERS to see available clusters."
-            parts.append(protocol.notice("MZ005", text, hint))
-        parts.append(protocol.ready(self._execution.status))
-        await self._out.send(b"".join(parts))
+            parts.append(messages.notice("MZ005", f'session default cluster "{cluster}" does not exist', hint))
+        await self._send(b"".join(parts) + messages.READY)
 
-    # --- messages
-
-    async def _answer(self, kind: bytes, body: bytes) -> None:
-        if kind == b"Q":
-            await self._simple(protocol.query(body))
-        elif kind == b"S":
-            self._skipping = False
-            await self._out.send(protocol.ready(self._execution.status))
-        elif kind != b"H" and not self._skipping:
+    async def _serve(self) -> None:
+        skipping = False  # after an error, everything up to the next Sync
+        while (received := await self._received.get()) is not None and received[0] != b"X":
+            kind, body = received
             try:
-                await self._extended(kind, body)
+                if kind == b"Q":
+                    await self._query(messages.strings(body)[0])
+                elif kind == b"S":
+                    skipping = False
+                elif not skipping:
+                    await self._send(self._prepare(kind, messages.strings(body)))
             except ServerError as failure:
-                self._skipping = True
-                await self._execution.fail(failure)
+                skipping = kind != b"Q"
+                await self._send(messages.error(failure))
+            if kind in b"QS":
+                await self._send(messages.READY)
 
-    async def _simple(self, text: str) -> None:
-        try:
-            result = None if self._host.definer is None else self._host.definer(text)
-            if result is not None:
-                self._host.statements.append(text)
-                await self._execution.tell(result)
-            else:
-                await self._all(text)
-        except ServerError as failure:
-            await self._execution.fail(failure)
-        await self._out.send(protocol.ready(self._execution.status))
-
-    async def _all(self, text: str) -> None:
-        for part in sql.split(text):
-            self._host.statements.append(part)
-            await self._run(sql.statement(part), (), headed=True)
-
-    async def _extended(self, kind: bytes, body: bytes) -> None:
+    def _prepare(self, kind: bytes, parts: list[str]) -> bytes:
+        """The answer to a Parse or Describe. Raises ServerError."""
+        name, *rest = parts
         if kind == b"P":
-            parse = protocol.parse(body)
-            self._host.statements.append(parse.sql)
-            statement = sql.statement(parse.sql)
-            columns = self._execution.describe(statement)
-            self._prepared[parse.name] = Prepared(statement=statement, columns=columns)
-            await self._out.send(protocol.PARSE_COMPLETE)
-        elif kind == b"B":
-            bound = protocol.bind(body)
-            if any(bound.result_formats):
-                raise errors.binary_refused()
-            prepared = self._find_prepared(bound.statement)
-            self._portals[bound.portal] = Portal(prepared=prepared, parameters=bound.parameters)
-            await self._out.send(protocol.BIND_COMPLETE)
-        elif kind == b"D":
-            await self._describe(protocol.target(body))
-        elif kind == b"E":
-            portal = self._find_portal(protocol.execute(body)[0])
-            if self._execution.describe(portal.prepared.statement) != portal.prepared.columns:
-                raise errors.shape_changed()
-            await self._run(portal.prepared.statement, portal.parameters, headed=False)
-        elif kind == b"C":
-            closing = protocol.target(body)
-            kept: dict[str, Prepared] | dict[str, Portal] = self._prepared if closing.kind == "S" else self._portals
-            kept.pop(closing.name, None)
-            await self._out.send(protocol.CLOSE_COMPLETE)
+            self._model.statements.append(rest[0])
+            found = statement(rest[0])
+            self._prepared[name] = self._columns(found.target) if isinstance(found, Subscribe) else None
+            return messages.PARSE_COMPLETE
+        if kind == b"D" and name[0] == "S":
+            columns = self._prepared[name[1:]]
+            return messages.NO_PARAMETERS + (
+                messages.NO_DATA if columns is None else messages.row_description(PREFIX + columns)
+            )
+        raise errors.unknown_statement(f"a message {kind!r} with {parts}")
+
+    async def _query(self, text: str) -> None:
+        self._model.statements.append(text)
+        result = self._model.answer(text)
+        if result is None and "mz_catalog." in text:
+            await asyncio.sleep(self._model.catalog_delay)
+        if result is None:
+            found = statement(text)
+            if isinstance(found, Copy):
+                await self._copy(found.subscribe)
+                return
+            if isinstance(found, SetVariable):
+                await self._set(found)
+                return
+            result = self._result(found)
+        head = messages.row_description(result.columns) if result.columns else b""
+        rows = b"".join(map(messages.data_row, result.rows))
+        await self._send(head + rows + messages.command_complete(result.tag))
+
+    def _result(self, asked: Subscribe | Sample | Plan | Insights) -> Result:
+        if isinstance(asked, Sample):
+            relation = self._relation(asked.target)
+            self._model.cluster(self._values["cluster"])
+            if (failed := relation.history.error_at()) is not None:
+                raise errors.row_error(failed.message)
+            places = _places(asked.target, relation)
+            rows = [tuple(row[at] for at in places) for row in relation.rows()[:1]]
+            return Result(tag=f"SELECT {len(rows)}", columns=self._columns(asked.target), rows=rows)
+        if isinstance(asked, Plan):
+            return _document("Raw Plan", self._plan(asked.target))
+        if isinstance(asked, Insights):
+            name = self._values["cluster"]
+            cluster = self._model.clusters.get(name)
+            if cluster is None:
+                raise errors.unknown_cluster(name)
+            return _document("Plan Insights", {"cluster": {"name": name, "id": {"User": cluster.number}}})
+        raise errors.unknown_statement("SUBSCRIBE without COPY")
+
+    def _plan(self, target: Target) -> dict[str, object]:
+        """Which object a SELECT would read. No privilege is needed."""
+        if target.id is not None:
+            found = next((one for one in self._model.relations.values() if one.id == target.id), None)
+            if found is None:
+                raise errors.invalid_id(target.id)
         else:
-            raise protocol.ProtocolError(f"a client does not send {kind!r}")
+            found = self._model.find(target.relation)
+        number = int(found.id.removeprefix("u"))
+        plan: dict[str, object] = {"Get": {"id": {"Global": {"User": number}}, "typ": {"column_types": []}}}
+        if target.columns is None:
+            return plan
+        return {"Project": {"input": plan, "outputs": list(_places(target, found))}}
 
-    async def _run(self, statement: sql.Statement, parameters: tuple[str | None, ...], *, headed: bool) -> None:
-        if isinstance(statement, sql.Deallocate):
-            if statement.name is None:
-                self._prepared.clear()
-            else:
-                self._prepared.pop(statement.name, None)
-            await self._out.send(protocol.command_complete("DEALLOCATE"))
-            return
-        await self._execution.run(statement, parameters, headed=headed)
+    async def _set(self, asked: SetVariable) -> None:
+        reported = next((name for name in _REPORTED if name.lower() == asked.name.lower()), None)
+        status = b"" if reported is None else messages.parameter_status(reported, asked.value)
+        await self._send(status + messages.command_complete("SET"))
 
-    async def _describe(self, wanted: protocol.Target) -> None:
-        if wanted.kind == "S":
-            prepared = self._find_prepared(wanted.name)
-            oids = [25] if isinstance(prepared.statement, sql.ObjectId) and prepared.statement.name is None else []
-            await self._out.send(protocol.parameter_description(oids))
-        else:
-            prepared = self._find_portal(wanted.name).prepared
-        silent = prepared.columns is None or isinstance(prepared.statement, sql.Copy)
-        await self._out.send(protocol.NO_DATA if silent else protocol.row_description(prepared.columns or ()))
+    async def _copy(self, asked: Subscribe) -> None:
+        relation = self._relation(asked.target)
+        cluster = self._model.cluster(self._values["cluster"])
+        places = _places(asked.target, relation)
+        as_of = choose_as_of(asked, relation, cluster, self._model)
+        stream = Subscription(relation, cluster, places, as_of, snapshot=asked.snapshot)
+        self._cancelled = False
+        self._model.listeners.add(self._news)
+        relation.streams.add(stream)
+        self._bytes_left = self._model.cuts.popleft() if self._model.cuts else None
+        try:
+            await self._send(messages.copy_out(len(PREFIX) + len(places)))
+            while not stream.ended:
+                self._news.clear()
+                if self._left:
+                    raise DisconnectedError
+                if self._cancelled:
+                    raise errors.cancelled()
+                if found := stream.poll():
+                    await self._send(found)
+                    self._model.moved.set()
+                else:
+                    await self._news.wait()
+            await self._send(messages.COPY_DONE + messages.command_complete(f"COPY {stream.sent}"))
+        except ServerError as failure:
+            await self._send(messages.error(failure))  # here, so that a cut may fall into this message too
+        finally:
+            self._bytes_left = None
+            relation.streams.discard(stream)
+            self._model.listeners.discard(self._news)
+            self._model.moved.set()
 
-    def _find_prepared(self, name: str) -> Prepared:
-        if name not in self._prepared:
-            raise errors.unknown_prepared(name)
-        return self._prepared[name]
+    def _relation(self, target: Target) -> Relation:
+        return self._model.find(target.relation, self._user)
 
-    def _find_portal(self, name: str) -> Portal:
-        if name not in self._portals:
-            raise errors.unknown_portal(name)
-        return self._portals[name]
+    def _columns(self, target: Target) -> tuple[Column, ...]:
+        relation = self._relation(target)
+        return tuple(relation.columns[at] for at in _places(target, relation))
+
+    async def _send(self, data: bytes) -> None:
+        """Send bytes, with the faults that a test has asked for. Raises DisconnectedError, OSError."""
+        cut = self._bytes_left is not None and len(data) >= self._bytes_left
+        if self._bytes_left is not None:
+            data = data[: self._bytes_left]
+            self._bytes_left -= len(data)
+        speed = self._model.bytes_per_second
+        step = len(data) if speed is None else max(1, int(speed / 50))
+        for at in range(0, len(data), step or 1):
+            self._writer.write(data[at : at + step])
+            await self._writer.drain()
+            if speed is not None:
+                await asyncio.sleep(step / speed)
+        if cut:
+            self._writer.close()
+            raise DisconnectedError
+
+
+def _variables(parameters: dict[str, str]) -> dict[str, str]:
+    """Session variables by lower-case name, from a startup packet and its `options`."""
+    asked = {name: value for name, value in parameters.items() if name not in ("user", "options", "client_encoding")}
+    options = _OPTION.findall(parameters.get("options", ""))
+    asked |= {name: re.sub(r"\\(.)", r"\1", value) for name, value in options}
+    return {name.lower(): value for name, value in (_REPORTED | asked).items()}
+
+
+def _places(target: Target, relation: Relation) -> tuple[int, ...]:
+    """Positions of the columns that a target selects. Raises ServerError if the relation does not have one."""
+    names = [column.name for column in relation.columns]
+    for name in target.columns or ():
+        if name not in names:
+            raise errors.unknown_column(name)
+    return tuple(names.index(name) for name in (names if target.columns is None else target.columns))
+
+
+def _document(name: str, value: object) -> Result:
+    rows: list[Row] = [(json.dumps(value, indent=2),)]
+    return Result(tag="SELECT 1", columns=[column(name, "text")], rows=rows)
