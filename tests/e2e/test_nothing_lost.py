@@ -63,7 +63,7 @@ async def test_every_transition_arrives_however_often_the_process_is_killed(tmp_
         relation = double.create("public.orders", COLUMNS, retain=3_600_000)
         config = tmp_path / "tocsin.yaml"
         config.write_text(CONFIG.format(ledger=tmp_path / "ledger.db", dsn=double.dsn, url=receiver.url))
-        driver = Driver(relation, chance)
+        driver = Driver(relation, chance, lambda: len(bodies) // 2)
         async with started(config) as process:
             await double.subscribed(relation)
             # The very first snapshot is empty; what is in the view from now on has happened since the first start.
