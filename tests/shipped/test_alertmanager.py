@@ -92,7 +92,7 @@ class Messages:
         self._receiver = receiver
         self._server = server
 
-    async def report(self, summary: str, *, over: bool = False, **labels: str) -> None:
+    async def report(self, summary: str, labels: Mapping[str, str], *, over: bool = False) -> None:
         """Report an alert as Prometheus does."""
         await self._server.tell(labels, summary=summary, over=over)
 
@@ -138,12 +138,12 @@ def own(alertname: str, severity: str, **labels: str) -> Mapping[str, str]:
 @needs_alertmanager
 async def test_each_organization_fires_and_resolves_on_its_own(tmp_path: Path) -> None:
     async with running(tmp_path, PLAIN) as messages:
-        await messages.report("A", **spike("A", "critical"))
-        await messages.report("B", **spike("B", "warning"))
-        await messages.report("C", **spike("C", "warning"))
+        await messages.report("A", spike("A", "critical"))
+        await messages.report("B", spike("B", "warning"))
+        await messages.report("C", spike("C", "warning"))
         firing = {("on-call", "firing", "A"), ("owners", "firing", "B"), ("owners", "firing", "C")}
         await messages.until(*firing)
-        await messages.report("B", over=True, **spike("B", "warning"))
+        await messages.report("B", spike("B", "warning"), over=True)
         await messages.until(("owners", "resolved", "B"))
         assert messages.sent() == {*firing, ("owners", "resolved", "B")}
         assert [len(message["alerts"]) for message in messages.at("/webhook/alertmanager")] == [1] * 4
@@ -154,22 +154,22 @@ async def test_each_organization_fires_and_resolves_on_its_own(tmp_path: Path) -
 @pytest.mark.parametrize("worse", ["TocsinChannelPaused", "TocsinChannelRefusing"])
 async def test_consequences_of_a_worse_alert_are_muted(tmp_path: Path, worse: str) -> None:
     async with running(tmp_path, PLAIN) as messages:
-        await messages.report("A critical", **spike("A", "critical"))
-        await messages.report("late down", **own("TocsinSourceDown", "critical", alert="late"))
-        await messages.report("people down", **own(worse, "critical", channel="people"))
+        await messages.report("A critical", spike("A", "critical"))
+        await messages.report("late down", own("TocsinSourceDown", "critical", alert="late"))
+        await messages.report("people down", own(worse, "critical", channel="people"))
         await messages.until(
             ("on-call", "firing", "A critical"),
             ("operators-on-call", "firing", "late down"),
             ("operators-on-call", "firing", "people down"),
         )
-        await messages.report("A warning", **spike("A", "warning"))
-        await messages.report("late stalled", **own("TocsinSourceStalled", "warning", alert="late"))
-        await messages.report("people old", **own("TocsinOutboxOld", "warning", channel="people"))
+        await messages.report("A warning", spike("A", "warning"))
+        await messages.report("late stalled", own("TocsinSourceStalled", "warning", alert="late"))
+        await messages.report("people old", own("TocsinOutboxOld", "warning", channel="people"))
         # The same of others is sent, and by then the muted ones would have been.
-        await messages.report("B warning", **spike("B", "warning"))
-        await messages.report("early stalled", **own("TocsinSourceStalled", "warning", alert="early"))
-        await messages.report("audit old", **own("TocsinOutboxOld", "warning", channel="audit"))
-        await messages.report("no organization", alertname="AuctionAlert", severity="warning")
+        await messages.report("B warning", spike("B", "warning"))
+        await messages.report("early stalled", own("TocsinSourceStalled", "warning", alert="early"))
+        await messages.report("audit old", own("TocsinOutboxOld", "warning", channel="audit"))
+        await messages.report("no organization", {"alertname": "AuctionAlert", "severity": "warning"})
         others = {"B warning", "early stalled", "audit old", "no organization"}
         await until(lambda: others <= {summary for *_, summary in messages.sent()}, "the alerts of others")
         assert not {"A warning", "late stalled", "people old"} & {summary for *_, summary in messages.sent()}
@@ -178,14 +178,14 @@ async def test_consequences_of_a_worse_alert_are_muted(tmp_path: Path, worse: st
 @needs_alertmanager
 async def test_tocsin_down_mutes_its_other_alerts_until_it_ends(tmp_path: Path) -> None:
     async with running(tmp_path, PLAIN) as messages:
-        await messages.report("down", **own("TocsinDown", "critical"))
+        await messages.report("down", own("TocsinDown", "critical"))
         await messages.until(("operators-on-call", "firing", "down"))
-        await messages.report("ledger", **own("TocsinLedgerDown", "critical"))
-        await messages.report("dead", **own("TocsinDeadLetters", "warning", channel="people"))
-        await messages.report("target", alertname="TargetDown", service="stack", severity="warning")
+        await messages.report("ledger", own("TocsinLedgerDown", "critical"))
+        await messages.report("dead", own("TocsinDeadLetters", "warning", channel="people"))
+        await messages.report("target", {"alertname": "TargetDown", "service": "stack", "severity": "warning"})
         await messages.until(("operators", "firing", "target"))
         assert {summary for *_, summary in messages.sent()} == {"down", "target"}
-        await messages.report("down", over=True, **own("TocsinDown", "critical"))
+        await messages.report("down", own("TocsinDown", "critical"), over=True)
         await messages.until(
             ("operators-on-call", "resolved", "down"),
             ("operators-on-call", "firing", "ledger"),
@@ -196,7 +196,7 @@ async def test_tocsin_down_mutes_its_other_alerts_until_it_ends(tmp_path: Path) 
 @needs_alertmanager
 async def test_slack_gets_messages_and_its_failure_does_not_affect_the_inbox(tmp_path: Path) -> None:
     async with running(tmp_path, SLACK) as messages:
-        await messages.report("spike in A", **spike("A", "critical"))
+        await messages.report("spike in A", spike("A", "critical"))
         await messages.until(("on-call", "firing", "spike in A"))
         await until(lambda: messages.at("/slack"), "a message at Slack")
         (message,) = messages.at("/slack")[0]["attachments"]
@@ -206,5 +206,5 @@ async def test_slack_gets_messages_and_its_failure_does_not_affect_the_inbox(tmp
         assert "<no value>" not in json.dumps(message)
         assert message["color"] == "danger"
         (tmp_path / "key").unlink()
-        await messages.report("spike in B", **spike("B", "warning"))
+        await messages.report("spike in B", spike("B", "warning"))
         await messages.until(("owners", "firing", "spike in B"))
