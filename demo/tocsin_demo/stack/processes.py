@@ -108,7 +108,9 @@ class Processes:
             if process.status is None:  # the reaper was killed before
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, process.stop)
-        await asyncio.wait(self._running.values(), timeout=1.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await asyncio.gather(*self._running.values())
         shutil.rmtree(self.directory, ignore_errors=True)
 
     async def _forget(self, process: Process) -> None:
