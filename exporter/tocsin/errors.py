@@ -13,12 +13,21 @@ class TocsinError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing wrong with a configuration. `path` is dotted (`alerts.late.key[0]`); `line` counts from 1."""
+    """One thing wrong with a configuration."""
 
     message: str
+    """What is wrong and what to do, in one line without a secret."""
+    code: str = "other"
+    """The kind of problem. Each has one text."""
     path: str = ""
+    """Dotted, as in `alerts.late.key[0]`."""
+    name: str = ""
+    """The name that is wrong, where there is one."""
+    available: tuple[str, ...] = ()
+    """The names that exist instead."""
     file: str = ""
     line: int | None = None
+    """Counts from 1."""
 
     def __str__(self) -> str:
         place = self.file + (f":{self.line}" if self.file and self.line else "")

@@ -3,12 +3,28 @@ these."""
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, LiteralString, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
 _DURATION = re.compile("".join(rf"(?:([0-9]+){unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms")))
+
+
+def invalid(code: LiteralString, text: LiteralString, *at: str | int, **fields: str | int) -> PydanticCustomError:
+    """Make the error that a validator raises. `text` names `fields` in braces. `at` is the place below the value that
+    the validator is for: keys and indexes."""
+    return PydanticCustomError(code, text, {**fields, "at": at})
+
+
+def secret_file(path: Any, *at: str) -> str:
+    """Read a secret from a file, without one trailing newline. Raises the error of a validator at `at`."""
+    try:
+        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError, TypeError) as error:
+        why = error.strerror or "" if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise invalid("unreadable_file", "cannot read {name}: {why}", *at, name=str(path), why=why) from None
 
 
 def seconds(value: object) -> float:
@@ -25,7 +41,7 @@ def seconds(value: object) -> float:
             return sum(int(n) * _UNITS[unit] for n, unit in zip(match.groups(), units, strict=True) if n)
     elif value == 0 and not isinstance(value, bool):
         return 0.0
-    raise ValueError(f"{value!r} is not a duration; write for example 500ms, 30s, 5m or 1h30m")
+    raise invalid("duration", "{value} is not a duration; write for example 500ms, 30s, 5m or 1h30m", value=repr(value))
 
 
 def _duration(value: object) -> object:
@@ -72,12 +88,8 @@ class Settings(BaseModel):
             if path is None:
                 continue
             if data.get(field) is not None:
-                raise ValueError(f"give {field} or {field}_file, not both")
-            try:
-                data[field] = Path(path).read_text(encoding="utf-8").removesuffix("\n")
-            except (OSError, UnicodeDecodeError, TypeError) as error:
-                why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-                raise ValueError(f"{field}_file: cannot read {path}: {why}") from None
+                raise invalid("not_both", "set {name} or {name}_file, not both", name=field)
+            data[field] = secret_file(path, f"{field}_file")
         return data
 
     def revised(self, changes: dict[str, Any]) -> Self:

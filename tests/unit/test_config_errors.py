@@ -105,7 +105,7 @@ BAD_SOURCES = [
     ),
     (
         "type: postgres, host: h, user: u, password: x, password_file: y",
-        "sources.db: give password or password_file, not both",
+        "sources.db: set password or password_file, not both",
     ),
     ("type: postgres, host: h, user: u, options: {a b: c}", "sources.db.options: 'a b' is not the name of a session setting"),
     ("type: postgres, host: h, user: u, connect_timeout: 0", "sources.db.connect_timeout: must be longer than 0"),
@@ -163,7 +163,7 @@ ALERTS = [
     ("    max_series: 0\n", "c.yaml:8: alerts.late.max_series: must be at least 1"),
     ("    for: soon\n", "c.yaml:8: alerts.late.for: 'soon' is not a duration; write for example 500ms, 30s, 5m or 1h30m"),
     ("    initial: loud\n", "c.yaml:8: alerts.late.initial: must be notify or silent, not 'loud'"),
-    ("    annotations:\n      a: '{{ row.x'\n", "c.yaml:9: alerts.late.annotations.a: line 1: unexpected end of template, expected 'end of print statement'."),
+    ("    annotations:\n      a: '{{ row.x'\n", "c.yaml:9: alerts.late.annotations.a: line 1: unexpected end of template, expected 'the end'."),
     ("    annotations: {a: '{{ rwo }}'}\n", "c.yaml:8: alerts.late.annotations.a: there is no variable 'rwo'; known are alert, at, fingerprint, id, labels, previous, row, started_at, status, value"),
     ("    annotations: [a]\n", "c.yaml:8: alerts.late.annotations: must be a mapping, not a list"),
     ("  a-b: {source: db, relation: v}\n", "c.yaml:8: alerts.a-b: 'a-b' is no metric name (letters, digits and _); give metric, or gauges: false"),

@@ -59,10 +59,10 @@ async def found(tmp_path: Path, channel: str, row: Row | None, route: str = "") 
 @pytest.mark.parametrize(
     ("channel", "expected"),
     [
-        ('body: {text: ["{{ vlaue }}"]}', "c.yaml:14: channels.out.body: body.text[0]: there is no variable 'vlaue'; known are "),
+        ('body: {text: ["{{ vlaue }}"]}', "c.yaml:14: channels.out.body.text[0]: there is no variable 'vlaue'; known are "),
         ('body_text: "{{ vlaue }}"', "c.yaml:14: channels.out.body_text: there is no variable 'vlaue'; known are "),
         ('url: "http://h/{{ vlaue }}"', "c.yaml:13: channels.out.url: there is no variable 'vlaue'; known are "),
-        ('headers: {X-A: "{{ vlaue }}"}', "c.yaml:14: channels.out.headers: X-A: there is no variable 'vlaue'; known are "),
+        ('headers: {X-A: "{{ vlaue }}"}', "c.yaml:14: channels.out.headers.X-A: there is no variable 'vlaue'; known are "),
         ('query: {q: "{{ vlaue }}"}', "c.yaml:14: channels.out.query.q: there is no variable 'vlaue'; known are "),
         ('method: "{{ vlaue }}"', "c.yaml:14: channels.out.method: there is no variable 'vlaue'; known are "),
         ('body: {text: ["{{ labels.taem }}"]}', "c.yaml:14: channels.out.body.text[0]: there is no 'taem' among team (for alert spike)"),

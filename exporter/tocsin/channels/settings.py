@@ -1,23 +1,48 @@
 """Settings that every channel has."""
 
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from tocsin.envelope import CONDITION_VARIABLES
 from tocsin.model import Kind
 from tocsin.settings import Duration, Settings
+from tocsin.templates import Condition, Structure, TemplateError
+
+Trial: TypeAlias = Callable[[Mapping[str, object]], Iterator[TemplateError]]
+"""Finds what is wrong with the message that is made of a notification with these variables. The place of an error
+begins with the name of an option. No error holds a secret."""
+
+
+def trial(options: Settings) -> Trial:
+    """Return the check of all options that are templates."""
+    structures = [
+        Structure(value, place=name)
+        for name in type(options).model_fields
+        if isinstance(value := getattr(options, name), str | list | dict) and _templated(value)
+    ]
+
+    def faults(variables: Mapping[str, object]) -> Iterator[TemplateError]:
+        for structure in structures:
+            try:
+                structure.render(variables)
+            except TemplateError as error:
+                yield error
+
+    return faults
+
+
+def _templated(value: object) -> bool:
+    if isinstance(value, dict | list):
+        return any(_templated(item) for item in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
 def condition(when: str | None) -> str | None:
     """A `when` as it stands in a configuration. Raises ValueError where it is no condition."""
     if when is not None:
-        from tocsin.templates import Condition, TemplateError
-
-        try:
-            Condition(when, place="when", known=CONDITION_VARIABLES)
-        except TemplateError as error:
-            raise ValueError(str(error).removeprefix("when: ")) from None
+        Condition(when, place="", known=CONDITION_VARIABLES)
     return when
 
 
@@ -79,6 +104,10 @@ class ChannelConfig(Settings):
 
     rate_limit: Annotated[float, Field(gt=0)] | None = None
     """At most so many notifications a second; without, as many as the receiver takes."""
+
+    def trial(self, options: Any) -> Trial:
+        """Return the check of the messages that these options make."""
+        return trial(options)
 
     @model_validator(mode="after")
     def _backoff_in_order(self) -> "ChannelConfig":

@@ -15,7 +15,7 @@ from tocsin.alert import Alert, EventAlert
 from tocsin.config import trial
 from tocsin.config.columns import named_columns
 from tocsin.config.resolved import ChannelConfig, Config
-from tocsin.config.validation import suggestion
+from tocsin.config.validation import nearest, suggestion
 from tocsin.errors import Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
 from tocsin.model import Columns, Event, Kind, Row, Transition
@@ -23,7 +23,7 @@ from tocsin.sources.documents import with_nested
 from tocsin.values import typed
 
 if TYPE_CHECKING:
-    from tocsin.templates import Structure, Template
+    from tocsin.templates import Structure, Template, TemplateError
 
 Describe = Callable[[Alert], Awaitable[Columns | None]]
 """The columns of an alert's relation or events, as `Source.describe`; None where the source cannot know them. Raises
@@ -184,8 +184,7 @@ def _column_problems(config: Config, alert: Alert, columns: Columns, row: Row | 
         if name != head and any(column.name == head and column.oid in _JSON for column in columns):
             message = _nested_problem(config, alert, name, columns, row)
         else:
-            near = suggestion(name, names) if len(names) > 1 else ""
-            near = near if near.startswith("; did") else ""
+            near = nearest(name, names)
             where = f" in {basis}" if basis else ""
             message = f"there is no column {name!r}{where}{near}; there are {', '.join(names)}"
         if message:
@@ -283,16 +282,15 @@ class _Trial:
         try:
             template.render(scope)
         except TemplateError as error:
-            # Of a structure, the text begins with the place of the leaf, which is below the path.
-            place, _, message = str(error).partition(": ")
-            if self._tells(message):
+            if self._tells(error):
                 self._failed.add(path)
-                self.problems.append(self._config.problem(f"{message} ({self._tried(kind)})", place))
+                # Of a structure, the place is that of the leaf, which is below the path.
+                self.problems.append(self._config.problem(f"{error.message} ({self._tried(kind)})", error.place))
 
     def condition(self, alert: Alert, channel: ChannelConfig, scope: Mapping[str, Any], kind: Kind) -> None:
         """The `when` of a route. Only what it names is looked at: what it says of made-up values means nothing."""
         from tocsin.envelope import CONDITION_VARIABLES
-        from tocsin.templates import Condition, TemplateError
+        from tocsin.templates import Condition, TemplateCode, TemplateError
 
         when = getattr(channel.routes[alert.name], "when", None)
         path = f"alerts.{alert.name}.notify[{alert.notify.index(channel.name)}].when"
@@ -301,45 +299,27 @@ class _Trial:
         try:
             Condition(when, place=path, known=CONDITION_VARIABLES).holds(scope)
         except TemplateError as error:
-            message = str(error).partition(": ")[2]
-            if self._real or "there is no" in message:
+            if self._real or error.code is TemplateCode.UNKNOWN_KEY:
                 self._failed.add(path)
-                self.problems.append(self._config.problem(f"{message} ({self._tried(kind)})", path))
+                self.problems.append(self._config.problem(f"{error.message} ({self._tried(kind)})", path))
 
     def channel(self, alert: Alert, channel: ChannelConfig, scope: Mapping[str, Any], kind: Kind) -> None:
         """Every template of a channel, of those that can try out what they send; else of the alert's options."""
-        from tocsin.templates import Structure
+        for fault in channel.settings.trial(channel.routes[alert.name])(scope):
+            self._fault(alert, channel, fault, kind)
 
-        options = channel.routes[alert.name]
-        make = getattr(channel.settings, "trial", None)
-        if make is not None:
-            for fault in make(options).faults(scope):
-                self._fault(alert, channel, fault, kind)
-            return
-        path = f"alerts.{alert.name}.notify[{alert.notify.index(channel.name)}]"
-        for name in type(options).model_fields:
-            value = getattr(options, name)
-            if isinstance(value, str | list | dict) and _templated(value):
-                self.render(Structure(value, place=f"{path}.{name}"), scope, f"{path}.{name}", kind)
+    def _fault(self, alert: Alert, channel: ChannelConfig, fault: "TemplateError", kind: Kind) -> None:
+        from tocsin.templates import TemplateCode
 
-    def _fault(self, alert: Alert, channel: ChannelConfig, fault: "trial.Fault", kind: Kind) -> None:
         path = f"{channel.name}: {fault.place}"
         # A made-up text is no address, but it says nothing about a real one.
-        told = fault.kind == "certain" or (self._real if fault.kind == "value" else self._tells(fault.message))
+        told = trial.certain(fault, kind) or (self._real if fault.code is TemplateCode.UNFIT else self._tells(fault))
         if told and path not in self._failed:
             self._failed.add(path)
             self.problems.append(trial.problem(self._config, alert, channel.name, fault, self._tried(kind)))
 
-    def _tells(self, message: str) -> bool:
-        return self._sure or ("among" in message and "among nothing" not in message)
+    def _tells(self, error: "TemplateError") -> bool:
+        return self._sure or bool(error.available)
 
     def _tried(self, kind: Kind) -> str:
         return f"tried for {kind.value!r}" + ("" if self._real else ", with made-up values since there is no row now")
-
-
-def _templated(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(_templated(item) for item in value.values())
-    if isinstance(value, list):
-        return any(_templated(item) for item in value)
-    return isinstance(value, str) and ("{{" in value or "{%" in value)

@@ -70,7 +70,7 @@ def check_annotations(name: str, alert: AlertSettings, document: Document) -> No
         try:
             Template(text, place="", known=VARIABLES - {"annotations", "merged"})
         except TemplateError as error:
-            document.problems.append(document.problem(str(error).removeprefix(": "), path))
+            document.problems.append(document.problem(error.message, path))
 
 
 def check_metrics(alerts: Mapping[str, AlertSettings], document: Document) -> None:

@@ -6,33 +6,15 @@ JSON whatever stands in it. `tocsin check --online` tries the same on a real row
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 from tocsin.alert import Alert, EventAlert
+from tocsin.channels.settings import Trial
 from tocsin.config.resolved import ChannelConfig, Config
 from tocsin.errors import Problem
 from tocsin.model import Kind
-
-
-class Fault(Protocol):
-    """Something wrong with what a channel would send. `place`: the setting, such as `body.text[0]`. `kind`: `template`
-    (not rendered), `value` (rendered, but of no use), or `certain` (wrong whatever the values are)."""
-
-    @property
-    def place(self) -> str: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-
-
-class Trial(Protocol):
-    """What a channel's settings give where they have a method `trial(options)`."""
-
-    def faults(self, variables: Mapping[str, object]) -> Iterator[Fault]:
-        """Everything wrong with the request that is made of these variables. No secret is in it."""
-        ...
+from tocsin.templates import FixedNames, TemplateCode, TemplateError
 
 
 def problems(config: Config) -> list[Problem]:
@@ -49,10 +31,10 @@ def problems(config: Config) -> list[Problem]:
                 )
                 continue
             trial = _trial(channel, alert, trials)
-            for kind in kinds(channel, alert) if trial is not None else ():
+            for kind in kinds(channel, alert):
                 variables, told = _made_up(alert, kind), set()
-                for fault in trial.faults(variables) if trial is not None else ():
-                    if fault.place not in told and _certain(fault, variables):
+                for fault in trial(variables):
+                    if fault.place not in told and certain(fault, kind):
                         told.add(fault.place)
                         found[problem(config, alert, name, fault, "")] = None
     return list(found)
@@ -68,7 +50,7 @@ def kinds(channel: ChannelConfig, alert: Alert) -> list[Kind]:
     return [kind for kind in Kind if kind in on and kind not in never]
 
 
-def problem(config: Config, alert: Alert, channel: str, fault: Fault, tried: str) -> Problem:
+def problem(config: Config, alert: Alert, channel: str, fault: TemplateError, tried: str) -> Problem:
     """A fault at its line: in the alert if that says it itself, else in the channel, with the alert's name."""
     setting = re.match(r"\w*", fault.place)
     own = f"alerts.{alert.name}.notify[{alert.notify.index(channel)}]"
@@ -78,29 +60,19 @@ def problem(config: Config, alert: Alert, channel: str, fault: Fault, tried: str
     return config.problem(f"{fault.message} ({words})", f"channels.{channel}.{fault.place}")
 
 
-def _trial(channel: ChannelConfig, alert: Alert, made: dict[str, Trial]) -> Trial | None:
-    make = getattr(channel.settings, "trial", None)
-    if make is None:
-        return None
+def _trial(channel: ChannelConfig, alert: Alert, made: dict[str, Trial]) -> Trial:
     options = channel.routes[alert.name]
     key = f"{channel.name} {options!r}"  # most alerts use the channel's options as they are
     if key not in made:
-        made[key] = make(options)
+        made[key] = channel.settings.trial(options)
     return made[key]
 
 
-def _certain(fault: Fault, variables: Mapping[str, Any]) -> bool:
-    if fault.kind == "certain":
-        return True
-    lacking = re.search(r"there is no '(.*)' among (.*)$", fault.message)
-    if fault.kind != "template" or lacking is None:
-        return False
-    known = [variables["labels"], variables["annotations"], variables]
-    return lacking[1] == variables["status"] or lacking[2] in [_list(names) for names in known]
-
-
-def _list(names: Mapping[str, object]) -> str:
-    return ", ".join(names) or "nothing"
+def certain(fault: TemplateError, kind: Kind) -> bool:
+    """Whether a template fails whatever is in the row."""
+    if fault.code is TemplateCode.UNKNOWN_KEY:
+        return fault.name == kind.value  # a mapping by `status` that lacks one
+    return fault.code in (TemplateCode.UNKNOWN_NAME, TemplateCode.UNSET_VARIABLE, TemplateCode.NOT_JSON)
 
 
 def _made_up(alert: Alert, kind: Kind) -> dict[str, Any]:
@@ -113,13 +85,13 @@ def _made_up(alert: Alert, kind: Kind) -> dict[str, Any]:
         "fingerprint": "0" * 32,
         "started_at": moment,
         "at": moment,
-        "labels": {**dict.fromkeys(alert.labels, one), **alert.static_labels},
+        "labels": FixedNames({**dict.fromkeys(alert.labels, one), **alert.static_labels}),
         "value": None if alert.value is None else one,
         "row": _AnyRow(),
         "previous": _AnyRow() if kind is Kind.UPDATED else None,
-        "annotations": dict.fromkeys(alert.annotations, one),
+        "annotations": FixedNames(dict.fromkeys(alert.annotations, one)),
     }
-    return {**envelope, "merged": [envelope]}
+    return {**envelope, "merged": [FixedNames(envelope)]}
 
 
 class _Anything(int):

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from tocsin.config.document import Document, Path
 from tocsin.config.redaction import is_duration
 from tocsin.settings import Settings
+from tocsin.templates import TemplateError
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -41,8 +42,6 @@ _LIMITS = {
     "less_than_equal": ("at most", "le"),
     "less_than": ("less than", "lt"),
 }
-_AT_FIELD = re.compile(r"(\w+): (.+)", re.DOTALL)
-_NOT_BOTH = re.compile(r"give (\w+) or \1_file, not both")
 
 
 def validate(model: type[Model], data: object, path: Path, document: Document) -> Model | None:
@@ -65,13 +64,16 @@ def validate(model: type[Model], data: object, path: Path, document: Document) -
     return value
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean x?` for the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known word, or what is known if that is short, or nothing."""
+    """Return `; did you mean x?` for the nearest known word, or the known words if they are few, or nothing."""
     words = sorted(set(known))
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known: {', '.join(words)}" if 0 < len(words) <= 8 else ""
+    return nearest(word, words) or (f"; known: {', '.join(words)}" if 0 < len(words) <= 8 else "")
 
 
 def noun(value: object) -> str:
@@ -128,10 +130,9 @@ def _without_bare_seconds(
 def _secret_at_fault(errors: list[ErrorDetails], secrets: tuple[str, ...]) -> str | None:
     if len(errors) != 1 or errors[0]["loc"]:
         return None
-    text = _own_words(errors[0])
-    match = _AT_FIELD.match(text) or _NOT_BOTH.match(text)
-    name = match[1].removesuffix("_file") if match else None
-    return name if name in secrets else None
+    context = errors[0].get("ctx", {})
+    name = str(context.get("name", "") if errors[0]["type"] == "not_both" else (*context.get("at", ()), "")[0])
+    return name.removesuffix("_file") if name.removesuffix("_file") in secrets else None
 
 
 def _as_text(data: dict[str, Any], path: Path, errors: list[ErrorDetails], document: Document) -> dict[str, Any]:
@@ -201,19 +202,19 @@ def _message(model: type[BaseModel], data: dict[str, Any], where: Path, error: E
             "min_length"
         ] == 1 else f"must have {context['min_length']} characters"
     if kind in ("value_error", "assertion_error"):
-        text = _own_words(error)
-        match = _AT_FIELD.match(text)
-        here = _at(data, where)
-        if match and isinstance(here, dict) and match[1] in here:
-            return (*where, match[1]), match[2]
-        return where, text
+        cause = context.get("error")
+        if isinstance(cause, TemplateError):
+            return (*where, *_parts(cause.place)), cause.message
+        return where, str(cause or error["msg"])
     if kind.startswith("url_"):
         return where, "must be a URL, as in https://example.com/path"
+    if "at" in context:
+        return (*where, *context["at"]), error["msg"]
     return where, error["msg"].replace("Input should be", "must be").replace("Input should", "must")
 
 
-def _own_words(error: ErrorDetails) -> str:
-    return str(error.get("ctx", {}).get("error", error["msg"]))
+def _parts(place: str) -> Path:
+    return tuple(int(index) if index else key for key, index in re.findall(r"\.?([^.\[\]]+)|\[(\d+)\]", place))
 
 
 def _where(data: object, error: ErrorDetails) -> Path:

@@ -1,23 +1,18 @@
 """Text, JSON and conditions made from a notification, in Jinja2."""
 
-from tocsin.templates.environment import MAX_TEXT
+from tocsin.templates.environment import FixedNames
+from tocsin.templates.errors import TemplateCode, TemplateError
 from tocsin.templates.filters import duration
-from tocsin.templates.template import (
-    VARIABLES,
-    Condition,
-    NothingPrintedError,
-    Structure,
-    Template,
-    TemplateError,
-)
+from tocsin.templates.template import MAX_TEXT, VARIABLES, Condition, Structure, Template
 
 __all__ = [
     "MAX_TEXT",
     "VARIABLES",
     "Condition",
-    "NothingPrintedError",
+    "FixedNames",
     "Structure",
     "Template",
+    "TemplateCode",
     "TemplateError",
     "duration",
 ]

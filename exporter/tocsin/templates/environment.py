@@ -1,4 +1,4 @@
-"""The sandbox that templates run in: what names, calls and operators mean, and how far one rendering may go.
+"""The sandbox that templates run in: what names, calls and operators mean.
 
 A name after a dot is a key: `row.items` is the column `items`, whatever methods a mapping has. A name that is called is
 a method: `row.items()` gives the pairs, whatever columns there are.
@@ -9,56 +9,60 @@ the caller reports.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import jinja2
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
+from jinja2.utils import missing
 
 from tocsin.templates import filters
+from tocsin.templates.errors import TemplateCode
 
-MAX_STEPS = 20_000
-"""Turns of loops plus calls of functions and macros in one rendering. Jinja's own limit bounds one `range`, not loops
-in loops."""
-
-MAX_TEXT = 4 * 1024 * 1024
-"""Characters that one rendering, or one string on the way to it, may have."""
-
-MAX_POWER = 300
-"""The largest exponent of `**`, and the number of digits its base may have."""
-
-LOOP = "turns of a loop"
-CONCAT = "joined text"
+EACH = "turns of a loop"
 PRINTED = "as printed"
 METHOD = "method of"
 ORDERED = "side of a comparison"
 """Filters that `template.py` puts into the syntax tree. No template can write these names, which have blanks."""
 
-STEPS = "steps so far"
-"""The variable that counts the steps of a rendering."""
+
+class FixedNames(dict[str, Any]):
+    """A mapping whose keys are the same for all rows, as those of labels: a key that is not there never will be."""
+
+
+class MissingError(jinja2.UndefinedError):
+    """A name was looked up in vain in `obj`."""
+
+    def __init__(self, obj: object, name: object) -> None:
+        super().__init__()
+        self.name = str(name)
+        self.available = tuple(map(str, obj)) if isinstance(obj, Mapping) else ()
+        if isinstance(obj, Mapping):
+            fixed = isinstance(obj, FixedNames) and isinstance(name, str)
+            self.code = TemplateCode.UNKNOWN_NAME if fixed else TemplateCode.UNKNOWN_KEY
+        elif obj is missing:
+            self.code = TemplateCode.UNSET_VARIABLE
+        else:
+            self.code = TemplateCode.NULL if obj is None else TemplateCode.UNKNOWN_ATTRIBUTE
 
 
 class _Strict(jinja2.StrictUndefined):
-    """Names what is missing and what there is instead."""
+    """Raises `MissingError` over any use, unless Jinja itself says why there is nothing."""
 
-    @property
-    def _undefined_message(self) -> str:
-        if self._undefined_hint:
-            return self._undefined_hint
-        if isinstance(self._undefined_obj, Mapping):
-            present = ", ".join(map(str, self._undefined_obj)) or "nothing"
-            return f"there is no {self._undefined_name!r} among {present}"
-        if self._undefined_obj is None:
-            return f"{self._undefined_name!r} of something that is NULL"
-        return f"there is no {self._undefined_name!r}"
+    def __init__(
+        self, hint: str | None = None, obj: Any = missing, name: str | None = None, exc: Any = jinja2.UndefinedError
+    ) -> None:
+        def missing_error(_: str | None) -> MissingError:
+            return MissingError(obj, name)
+
+        super().__init__(hint, obj, name, exc if hint else missing_error)  # type: ignore[arg-type]
 
 
 class Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with the rules above. `strict`: for conditions."""
 
-    # `+` and `~` can double a text in every turn of a loop, `*` and `**` fill the memory at once; the others for NULL.
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
     intercepted_unops = frozenset({"+", "-"})
     strict = False
@@ -82,26 +86,15 @@ class Environment(ImmutableSandboxedEnvironment):
         found = super().getattr(obj, name)
         return filters.text_method(name, found) if isinstance(obj, str) else found
 
-    # No keyword argument of a call in a template can have the names of these parameters, as in the method this extends.
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, PYI063
-        _step(__context)
-        return super().call(__context, __obj, *args, **kwargs)
-
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if not self.strict and not isinstance(left, Undefined) and not isinstance(right, Undefined):
             if operator == "+" and isinstance(left, str) != isinstance(right, str):
                 left, right = filters.word(left), filters.word(right)
             elif operator == "%" and isinstance(left, str):
-                return bounded(filters.percent(left, right))
+                return filters.percent(left, right)
             if left is None or right is None:
                 return None
-        if operator == "**" and (abs(right) > MAX_POWER or abs(left) > 10**MAX_POWER):
-            raise OverflowError(f"an exponent above {MAX_POWER}, or a base of more than {MAX_POWER} digits")
-        if operator == "*":
-            for sequence, times in ((left, right), (right, left)):
-                if isinstance(sequence, str | bytes | list | tuple) and len(sequence) * times > MAX_TEXT:
-                    raise OverflowError(f"a repetition of more than {MAX_TEXT}")
-        return bounded(super().call_binop(context, operator, left, right))
+        return super().call_binop(context, operator, left, right)
 
     def call_unop(self, context: Context, operator: str, arg: Any) -> Any:
         return None if arg is None and not self.strict else super().call_unop(context, operator, arg)
@@ -116,8 +109,7 @@ def environment_of(form: Literal["text", "html", "url", "condition"]) -> Environ
     for name in ("lipsum", "cycler", "joiner"):
         del environment.globals[name]
     environment.filters = filters.by_name() | {
-        LOOP: _counted,
-        CONCAT: bounded,
+        EACH: _each,
         PRINTED: filters.printed,
         METHOD: _method,
         ORDERED: _ordered,
@@ -169,22 +161,5 @@ def _method(environment: Environment, obj: object, name: str) -> Any:
     return environment.method(obj, name)
 
 
-def _step(context: Context) -> None:
-    steps = context.parent[STEPS]
-    steps[0] += 1
-    if steps[0] > MAX_STEPS:
-        raise OverflowError(f"more than {MAX_STEPS} turns of loops and calls")
-
-
-@jinja2.pass_context
-def _counted(context: Context, items: Iterable[object] | None) -> Iterator[object]:
-    for item in () if items is None else items:
-        _step(context)
-        yield item
-
-
-def bounded(value: Any) -> Any:
-    """The value. Raises OverflowError where it is too long."""
-    if isinstance(value, str | bytes | list | tuple) and len(value) > MAX_TEXT:
-        raise OverflowError(f"longer than {MAX_TEXT}")
-    return value
+def _each(items: Iterable[object] | None) -> Iterable[object]:
+    return () if items is None else items

@@ -1,8 +1,9 @@
-"""Text and JSON made from a notification, in Jinja2.
+"""Text, JSON and conditions made from a notification, in Jinja2.
 
-Templates are written by whoever writes the configuration, their variables come from rows. So the sandbox is there
-against accidents: a template reaches no Python internals, changes nothing it is given, and cannot run away (see
-`MAXSTEPS`, `MAX_TEXT`). An unknown variable is an error, never an empty string.
+The author of the configuration writes the templates; their variables come from rows. So the sandbox is there against
+accidents: a template reaches no Python internals and changes nothing it is given, and what it prints is limited
+(`MAX_TEXT`). Loops run over the values of a row, or over a `range` of at most 100,000 (Jinja's own limit). An unknown
+variable is an error, never an empty string.
 
 `environment.py` holds the sandbox and the meaning of names and operators, `filters.py` what values print and what the
 filters do.
@@ -14,56 +15,33 @@ from typing import Any, Literal, TypeAlias
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.runtime import Context, Undefined
+from jinja2.runtime import Undefined
 
-from tocsin.errors import TocsinError
-from tocsin.templates.environment import (
-    CONCAT,
-    LOOP,
-    MAX_TEXT,
-    METHOD,
-    ORDERED,
-    PRINTED,
-    STEPS,
-    Environment,
-    bounded,
-    environment_of,
-)
+from tocsin.templates.environment import EACH, METHOD, ORDERED, PRINTED, Environment, MissingError, environment_of
+from tocsin.templates.errors import TemplateCode, TemplateError
 from tocsin.templates.filters import NothingError
 from tocsin.values import jsonable
 
+MAX_TEXT = 4 * 1024 * 1024
+"""Characters that one rendering may have."""
+
 VARIABLES = frozenset(
     {
-        "id",
-        "alert",
-        "status",
-        "fingerprint",
-        "started_at",
-        "at",
-        "labels",
-        "value",
-        "row",
-        "previous",
-        "annotations",
-        "merged",
+        *("id", "alert", "status", "fingerprint", "started_at", "at", "labels", "value", "row", "previous"),
+        *("annotations", "merged"),
     }
 )
 """What a template may name: the keys of the envelope; `merged` is a list of at least the one."""
 
-
-class TemplateError(TocsinError, ValueError):
-    """A template that does not compile or render; the text names the place and what is wrong with it."""
-
-
-class NothingPrintedError(TemplateError):
-    """An expression in a template of an URL that prints nothing: there is nobody to whom it could lead."""
+Form: TypeAlias = Literal["text", "html", "url", "condition"]
+_Renderer: TypeAlias = Callable[[Mapping[str, object]], Any]
 
 
 class Template:
     """A text with `{{ }}` in it, compiled once.
 
-    `place` is what errors call it (`alerts.late.annotations.summary`). `form` is what the text is part of. What a
-    template of HTML prints is escaped, but for what passes the filter `safe`; what one of an URL prints is quoted, so
+    `place` is its name in errors (`alerts.late.annotations.summary`). `form` is what the text is part of: what a
+    template of HTML prints is escaped, but for what passes the filter `safe`; what one of a URL prints is quoted, so
     that it stays one part of it, and must not be empty. Raises TemplateError for a syntax error, and for a variable
     that is not in `known`.
     """
@@ -80,8 +58,7 @@ class Template:
         self._place = place
         self.constant = not any(mark in source for mark in ("{{", "{%", "{#"))
         if not self.constant:
-            environment = environment_of(form)
-            self._compiled = _from(_parse(source, place, known, environment), place, environment)
+            self._compiled = _compiled(_parsed(source, place, known, environment_of(form)), place, environment_of(form))
 
     def __repr__(self) -> str:
         return f"Template({self.source!r})"
@@ -93,10 +70,10 @@ class Template:
         chunks: list[str] = []
         room = MAX_TEXT
         try:
-            for chunk in self._compiled.root_render_func(_context(self._compiled, variables)):
+            for chunk in self._compiled.root_render_func(self._compiled.new_context({**variables})):
                 room -= len(chunk)
                 if room < 0:
-                    raise OverflowError(f"the text is longer than {MAX_TEXT} characters")
+                    raise TemplateError(TemplateCode.TOO_LONG, place=self._place, detail=f"{MAX_TEXT:,}")
                 chunks.append(chunk)
         except Exception as error:  # noqa: BLE001 - a template can raise anything
             raise _failure(self._compiled, self._place, error) from None
@@ -104,8 +81,8 @@ class Template:
 
 
 class Structure:
-    """Nested mappings and lists whose strings are templates, for JSON bodies. Keys are literal, other values are as
-    they stand.
+    """Nested mappings and lists whose strings are templates, for JSON bodies. Keys are literal, other values stay as
+    they are.
 
     A string that is exactly one `{{ expression }}` becomes the expression's value and not its text: `"{{ value }}"`
     is a number in the JSON, `"{{ row }}"` an object. A numeric column is a string there as in the envelope; `{{
@@ -125,13 +102,9 @@ class Condition:
 
     def __init__(self, source: str, *, place: str = "condition", known: Collection[str] = VARIABLES) -> None:
         self.source = source
-        try:
-            render = _expression("{{ " + source + " }}", place, known, "condition")
-        except TemplateError as error:
-            # The braces are ours: whoever wrote the expression knows nothing of a "print statement".
-            raise TemplateError(str(error).replace("end of print statement", "the end")) from None
+        render = _expression("{{ " + source + " }}", place, known, "condition")
         if render is None:
-            raise TemplateError(f"{place}: write one expression, such as row.severity == 'page'")
+            raise TemplateError(TemplateCode.NOT_ONE_EXPRESSION, place=place)
         self._render = render
 
     def __repr__(self) -> str:
@@ -140,9 +113,6 @@ class Condition:
     def holds(self, variables: Mapping[str, object]) -> bool:
         """Whether it is true, as Jinja and Python understand it. Raises TemplateError, whatever went wrong."""
         return bool(self._render(variables))
-
-
-_Renderer: TypeAlias = Callable[[Mapping[str, object]], Any]
 
 
 def _structure(shape: object, place: str, known: Collection[str]) -> _Renderer:
@@ -158,50 +128,49 @@ def _structure(shape: object, place: str, known: Collection[str]) -> _Renderer:
     return _expression(shape, place, known) or Template(shape, place=place, known=known).render
 
 
-def _expression(
-    source: str, place: str, known: Collection[str], form: Literal["text", "condition"] = "text"
-) -> _Renderer | None:
+def _expression(source: str, place: str, known: Collection[str], form: Form = "text") -> _Renderer | None:
     """The renderer of a leaf that is exactly one expression, None for any other leaf."""
     if not source.startswith("{{"):
         return None
     environment = environment_of(form)
-    match _parse(source, place, known, environment).body:
+    match _parsed(source, place, known, environment).body:
         case [nodes.Output(nodes=[expression])] if not isinstance(expression, nodes.TemplateData):
             pass
         case _:
             return None
     assignment = nodes.Assign(nodes.Name("result", "store", lineno=1), expression, lineno=1)
-    compiled = _from(nodes.Template([assignment], lineno=1), place, environment)
+    compiled = _compiled(nodes.Template([assignment], lineno=1), place, environment)
 
     def render(variables: Mapping[str, object]) -> Any:
-        context = _context(compiled, variables)
+        context = compiled.new_context({**variables})
         try:
             for _ in compiled.root_render_func(context):
                 pass
             value = context.vars["result"]
             if isinstance(value, Undefined):
                 str(value)  # a strict undefined raises over any use
-            return bounded(jsonable(list(value) if isinstance(value, Iterator) else value))
+            return jsonable(list(value) if isinstance(value, Iterator) else value)
         except Exception as error:  # noqa: BLE001 - a template can raise anything
             raise _failure(compiled, place, error) from None
 
     return render
 
 
-def _parse(source: str, place: str, known: Collection[str], environment: Environment) -> nodes.Template:
-    """The syntax tree with loops counted, joins bounded, and NULL and methods as `environment.py` defines them. Raises
-    TemplateError."""
+def _parsed(source: str, place: str, known: Collection[str], environment: Environment) -> nodes.Template:
+    """The syntax tree with NULL and methods as `environment.py` defines them. Raises TemplateError."""
     try:
         tree = environment.parse(source)
         unknown = sorted(meta.find_undeclared_variables(tree) - {*known, *environment.globals})
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(f"{place}: line {error.lineno}: {error.message}") from None
+        # In a condition the braces are ours: its author does not know of a "print statement".
+        detail = (error.message or "").replace("end of print statement", "the end")
+        raise TemplateError(TemplateCode.SYNTAX, place=place, line=error.lineno, detail=detail) from None
     except RecursionError:
-        raise TemplateError(f"{place}: nested too deep") from None
+        raise TemplateError(TemplateCode.TOO_DEEP, place=place) from None
     if unknown:
-        raise TemplateError(f"{place}: there is no variable {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        raise TemplateError(TemplateCode.UNKNOWN_VARIABLE, place=place, name=unknown[0], available=sorted(known))
     for loop in tree.find_all(nodes.For):
-        loop.iter = _filtered(loop.iter, LOOP)
+        loop.iter = _filtered(loop.iter, EACH)
     for call in tree.find_all(nodes.Call):
         if isinstance(call.node, nodes.Getattr):
             call.node = _filtered(call.node.node, METHOD, call.node.attr)
@@ -209,7 +178,7 @@ def _parse(source: str, place: str, known: Collection[str], environment: Environ
         joined.nodes = [_filtered(part, PRINTED) for part in joined.nodes]
     if not environment.strict:
         _compare_null(tree)
-    return _wrap_joins(tree)
+    return tree
 
 
 _ORDERING = frozenset({"gt", "gteq", "lt", "lteq"})
@@ -224,45 +193,35 @@ def _compare_null(tree: nodes.Template) -> None:
                 operand.expr = _filtered(operand.expr, ORDERED)
 
 
-def _wrap_joins(node: nodes.Template) -> nodes.Template:
-    for parent in [node, *node.find_all(nodes.Node)]:
-        for name, value in list(parent.iter_fields()):
-            if isinstance(value, nodes.Concat):
-                setattr(parent, name, _filtered(value, CONCAT))
-            elif isinstance(value, list):
-                value[:] = [_filtered(item, CONCAT) if isinstance(item, nodes.Concat) else item for item in value]
-    return node
-
-
 def _filtered(node: nodes.Node, name: str, *arguments: str) -> nodes.Filter:
     constants = [nodes.Const(one, lineno=node.lineno, environment=node.environment) for one in arguments]
     return nodes.Filter(node, name, constants, [], None, None, lineno=node.lineno, environment=node.environment)
 
 
-def _from(tree: nodes.Template, place: str, environment: Environment) -> jinja2.Template:
+def _compiled(tree: nodes.Template, place: str, environment: Environment) -> jinja2.Template:
     try:
         return environment.from_string(tree)
     except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(f"{place}: line {error.lineno}: {error.message}") from None
+        detail = error.message or ""
+        raise TemplateError(TemplateCode.SYNTAX, place=place, line=error.lineno, detail=detail) from None
     except (RecursionError, MemoryError, SyntaxError):  # Python's own limits of nesting
-        raise TemplateError(f"{place}: nested too deep") from None
-
-
-def _context(compiled: jinja2.Template, variables: Mapping[str, object]) -> Context:
-    return compiled.new_context({**variables, STEPS: [0]})
+        raise TemplateError(TemplateCode.TOO_DEEP, place=place) from None
 
 
 def _failure(compiled: jinja2.Template, place: str, error: Exception) -> TemplateError:
-    if isinstance(error, NothingError):
-        return NothingPrintedError(f"{place}: {error}")
-    if isinstance(error, RecursionError):
-        why = "nested too deep"
-    elif isinstance(error, jinja2.TemplateError):
-        why = error.message or type(error).__name__
-    else:
-        why = f"{type(error).__name__}: {error}"
     line = _line(compiled, error.__traceback__)
-    return TemplateError(f"{place}: line {line}: {why}" if line else f"{place}: {why}")
+    match error:
+        case TemplateError():
+            return error
+        case MissingError():
+            return TemplateError(error.code, place=place, line=line, name=error.name, available=error.available)
+        case NothingError():
+            return TemplateError(TemplateCode.EMPTY, place=place)
+        case RecursionError():
+            return TemplateError(TemplateCode.TOO_DEEP, place=place, line=line)
+        case jinja2.TemplateError(message=str(message)):
+            return TemplateError(TemplateCode.FAILED, place=place, line=line, detail=message)
+    return TemplateError(TemplateCode.FAILED, place=place, line=line, detail=f"{type(error).__name__}: {error}")
 
 
 def _line(compiled: jinja2.Template, trace: TracebackType | None) -> int:

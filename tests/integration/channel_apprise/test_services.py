@@ -262,7 +262,7 @@ def test_the_address_that_a_service_shows_for_its_webhook_will_do(build: Build) 
 def test_what_is_no_url_is_refused_with_its_place(urls: list[str]) -> None:
     with pytest.raises(ValidationError) as caught:
         channel_apprise.Config.model_validate({"type": "apprise", "urls": ["json://x", *urls]})
-    assert "urls[1]" in str(caught.value)
+    assert "[1]" in str(caught.value)
 
 
 def test_urls_may_come_from_a_file(tmp_path: Any) -> None:

@@ -1,13 +1,13 @@
 """The settings of an output to Alertmanager."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from tocsin.channels.settings import condition
-from tocsin.settings import Duration, Secret, Settings
-from tocsin.templates import Template, TemplateError
+from tocsin.channels.settings import Trial, condition, trial
+from tocsin.settings import Duration, Secret, Settings, invalid
+from tocsin.templates import Template
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -16,10 +16,7 @@ _LONGEST = 365 * 86400.0
 
 
 def _compiles(text: str) -> str:
-    try:
-        Template(text, place="")
-    except TemplateError as error:
-        raise ValueError(str(error).removeprefix(": ")) from None
+    Template(text, place="")
     return text
 
 
@@ -124,7 +121,7 @@ class Config(Options):
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password belong together")
         if self.username is not None and ":" in self.username:
-            raise ValueError("username: must not have a colon in it")
+            raise invalid("colon", "must not have a colon in it", "username")
         if self.username is not None and self.token is not None:
             raise ValueError("give username and password, or token, not both")
         if self.tls_key is not None and self.tls_cert is None:
@@ -133,10 +130,14 @@ class Config(Options):
             raise ValueError("backoff_max must not be less than backoff_initial")
         if self.expiry is not None and self.expiry < 2 * self.resend_interval:
             # One request that fails must not end an alert.
-            raise ValueError("expiry: must be at least twice resend_interval")
+            raise invalid("too_short", "must be at least twice resend_interval", "expiry")
         if self.lasting > _LONGEST:
             raise ValueError("expiry, or four times resend_interval, must be at most a year")
         return self
+
+    def trial(self, options: Any) -> Trial:
+        """Return the check of the alerts that these options make."""
+        return trial(options)
 
     @property
     def lasting(self) -> float:

@@ -18,7 +18,7 @@ from tocsin.model import Kind
 from tocsin.redaction import redactor
 from tocsin.repeats import Repeats
 from tocsin.settings import Secret
-from tocsin.templates import NothingPrintedError, Template, TemplateError
+from tocsin.templates import Template, TemplateCode, TemplateError
 
 log = structlog.get_logger(__name__)
 
@@ -199,6 +199,8 @@ def _urls(route: _Route, message: Message) -> tuple[list[str], str]:
         for template in route.urls:
             try:
                 urls[template.render({**envelope, "merged": [envelope]})] = None
-            except NothingPrintedError as error:
+            except TemplateError as error:
+                if error.code is not TemplateCode.EMPTY:
+                    raise
                 nobody = str(error)
     return list(urls), nobody

@@ -53,14 +53,14 @@ class Options(ChannelOptions):
             text = url.get_secret_value()
             if not _SCHEMA.match(text) or not text.isprintable():
                 raise ValueError(f"urls[{number}] is no URL; write the service first, as in slack://")
-            Template(text, place=f"urls[{number}]", form="url")
+            Template(text, place=f"[{number}]", form="url")
         return urls
 
     @field_validator("title", "body")
     @classmethod
-    def _compiles(cls, text: str | None, info: Any) -> str | None:
+    def _compiles(cls, text: str | None) -> str | None:
         if text is not None:
-            Template(text, place=info.field_name)
+            Template(text, place="")
         return text
 
     def missing(self) -> str | None:

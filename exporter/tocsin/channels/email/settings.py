@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tocsin.channels.email.addresses import FromColumn, Name, Recipients, mailbox
 from tocsin.channels.settings import ChannelConfig, ChannelOptions
-from tocsin.settings import Duration, Secret
+from tocsin.settings import Duration, Secret, invalid
 from tocsin.templates import Template
 
 Security = Literal["none", "starttls", "tls"]
@@ -52,15 +52,15 @@ class Options(ChannelOptions):
 
     @field_validator("to", "cc", "bcc", "reply_to")
     @classmethod
-    def _are_addresses(cls, entries: list[str | FromColumn], info: Any) -> list[str | FromColumn]:
-        Recipients(entries, info.field_name)
+    def _are_addresses(cls, entries: list[str | FromColumn]) -> list[str | FromColumn]:
+        Recipients(entries, "")
         return entries
 
     @field_validator("subject", "text", "html")
     @classmethod
     def _compiles(cls, text: Any, info: Any) -> Any:
         if isinstance(text, str):
-            Template(text, place=info.field_name, form="html" if info.field_name == "html" else "text")
+            Template(text, place="", form="html" if info.field_name == "html" else "text")
         return text
 
     def missing(self) -> str | None:
@@ -115,7 +115,7 @@ class Config(ChannelConfig, Options):
         if (self.username is None) != (self.password is None):
             raise ValueError("give username and password, or neither")
         if self.security == "none" and (self.tls_ca is not None or not self.tls_verify):
-            raise ValueError("security: none has no certificates; remove tls_ca and tls_verify")
+            raise invalid("no_tls", "none has no certificates; remove tls_ca and tls_verify", "security")
         return self
 
     @field_validator("password")

@@ -10,7 +10,7 @@ from tocsin.errors import Reason
 from tocsin.kafka import TOPIC
 from tocsin.kafka.producing import Headers, Record
 from tocsin.model import Kind
-from tocsin.templates import Structure, Template, TemplateError
+from tocsin.templates import Structure, Template, TemplateCode, TemplateError
 
 
 class Route:
@@ -44,7 +44,7 @@ class Route:
         variables = scope(envelope)
         topic = self._topic.render(variables)
         if not TOPIC.fullmatch(topic):
-            raise TemplateError(f"topic: {topic[:80]!r} is no name of a topic")
+            raise TemplateError(TemplateCode.UNFIT, place="topic", detail=f"{topic[:80]!r} is not a valid topic name")
         headers: Headers = [
             ("tocsin-id", envelope["id"]),
             ("tocsin-alert", envelope["alert"]),
@@ -61,5 +61,6 @@ class Route:
         row = envelope["row"]
         missing = [name for name in self._key if name not in row]
         if missing:
-            raise TemplateError(f"key: the row has no column {', '.join(missing)}; it has {', '.join(row)}")
+            detail = f"the row has no column {', '.join(missing)}; it has {', '.join(row)}"
+            raise TemplateError(TemplateCode.UNFIT, place="key", detail=detail)
         return json_bytes({name: row[name] for name in self._key})

@@ -29,7 +29,7 @@ class Options(ChannelOptions):
     @classmethod
     def _is_topic(cls, topic: str | None) -> str | None:
         if topic is not None:
-            Template(topic, place="topic")
+            Template(topic, place="")
             if "{" not in topic and not TOPIC.fullmatch(topic):
                 raise ValueError(f"{topic!r} is no name of a topic: up to 249 letters, digits, dots, _ and -")
         return topic
@@ -37,7 +37,7 @@ class Options(ChannelOptions):
     @field_validator("body")
     @classmethod
     def _compiles(cls, body: Any) -> Any:
-        Structure(body, place="body")
+        Structure(body, place="")
         return body
 
     def missing(self) -> str | None:

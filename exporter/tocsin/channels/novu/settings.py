@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from tocsin.channels.settings import ChannelConfig, ChannelOptions
-from tocsin.settings import Duration, Secret, Settings
+from tocsin.settings import Duration, Secret, Settings, invalid
 from tocsin.templates import Structure, Template
 
 Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
@@ -79,28 +79,28 @@ class Options(ChannelOptions):
 
     @field_validator("payload", "overrides")
     @classmethod
-    def _compiles(cls, shape: Any, info: Any) -> Any:
+    def _compiles(cls, shape: Any) -> Any:
         if isinstance(shape, dict):
-            Structure(shape, place=info.field_name)
+            Structure(shape, place="")
         return shape
 
     @field_validator("overrides")
     @classmethod
     def _is_sent(cls, overrides: dict[str, Any]) -> dict[str, Any]:
-        _must_be_known(overrides, KNOWN_OVERRIDES, "overrides")
+        _must_be_known(overrides, KNOWN_OVERRIDES)
         return overrides
 
     @field_validator("actor", "tenant")
     @classmethod
-    def _is_template(cls, text: str | None, info: Any) -> str | None:
+    def _is_template(cls, text: str | None) -> str | None:
         if text is not None:
-            Template(text, place=info.field_name)
+            Template(text, place="")
         return text
 
     @model_validator(mode="after")
     def _resolves(self) -> "Options":
         if self.on_resolve == "trigger" and self.resolved_workflow is None:
-            raise ValueError("on_resolve: trigger needs resolved_workflow, the workflow to trigger then")
+            raise invalid("needs", "trigger needs resolved_workflow, the workflow to trigger then", "on_resolve")
         return self
 
     @property
@@ -117,15 +117,17 @@ class Options(ChannelOptions):
         return None
 
 
-def _must_be_known(given: Mapping[str, Any], known: Mapping[str, Any], place: str) -> None:
-    """Raise ValueError for a key that the SDK would drop."""
+def _must_be_known(given: Mapping[str, Any], known: Mapping[str, Any], *at: str) -> None:
+    """Raise the error of a validator for a key that the SDK would drop."""
     for key, value in given.items():
         if key not in known and "*" not in known:
             names = ", ".join(name for name in known if "_" not in name)
-            raise ValueError(f"{place}.{key} would not be sent: Novu's SDK knows only {names}")
+            raise invalid(
+                "unknown_override", "would not be sent: Novu's SDK knows only {available}", *at, key, available=names
+            )
         below = known.get(key, known.get("*"))
         if isinstance(value, dict) and below is not None:
-            _must_be_known(value, below, f"{place}.{key}")
+            _must_be_known(value, below, *at, key)
 
 
 class Config(ChannelConfig, Options):

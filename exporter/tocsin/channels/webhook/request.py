@@ -6,16 +6,18 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from yarl import URL
 
 from tocsin.channels.http import json_bytes
+from tocsin.channels.settings import Trial
 from tocsin.envelope import Envelope, scope
 from tocsin.redaction import masker
 from tocsin.templates import VARIABLES as ENVELOPE_VARIABLES
-from tocsin.templates import Structure, Template, TemplateError
+from tocsin.templates import FixedNames, Structure, Template, TemplateCode, TemplateError
 
 if TYPE_CHECKING:
     from tocsin.channels.webhook.settings import Config, Options
@@ -32,24 +34,9 @@ NDJSON = "application/x-ndjson"
 Variables = Mapping[str, object]
 
 
-class UnfitError(TemplateError):
+def _unfit(place: str, detail: str) -> TemplateError:
     """What was rendered cannot be sent, as an address without a host."""
-
-
-class NotJsonError(UnfitError):
-    """What was rendered is said to be JSON and is not."""
-
-
-class Fault(NamedTuple):
-    """Something wrong with a request that was tried out.
-
-    `place`: the setting (`headers.X-Team`, `body.text[0]`). `kind`: whether a template could not be rendered
-    (`template`), or gave what cannot be sent (`value`), or is wrong whatever the values are (`certain`).
-    """
-
-    place: str
-    message: str
-    kind: Literal["template", "value", "certain"]
+    return TemplateError(TemplateCode.UNFIT, place=place, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +104,7 @@ class Recipe:
     def _rendered_method(self, variables: Variables) -> str:
         method = _render(self._method, variables).strip()
         if method not in METHODS:
-            raise UnfitError(f"method: the rendered method is none of {', '.join(METHODS)}")
+            raise _unfit("method", f"the rendered method is none of {', '.join(METHODS)}")
         return method
 
     def _rendered_query(self, variables: Variables) -> list[tuple[str, str]]:
@@ -129,7 +116,7 @@ class Recipe:
     def _header(self, name: str, variables: Variables) -> str:
         text = _render(self._headers[name], variables)
         if not text.isprintable():
-            raise UnfitError(f"headers.{name}: the rendered value is not one line of printable characters")
+            raise _unfit(f"headers.{name}", "the rendered value is not one line of printable characters")
         return text
 
 
@@ -163,7 +150,7 @@ class Address:
         if as_it_is:
             return text
         if text in (".", ".."):
-            raise UnfitError("url: a value of . or .. would change the path")
+            raise _unfit("url", "a value of . or .. would change the path")
         return quote(_encodable(text, "url"), safe="")
 
 
@@ -173,11 +160,8 @@ _WITH_HOST = re.compile(r"https?://[^/?#]+[/?#]", re.IGNORECASE)
 
 
 def compiled(source: str, *, place: str = "") -> Template:
-    """A template for a request. A TemplateError names the place, if there is one."""
-    try:
-        return Template(source, place=place, known=VARIABLES)
-    except TemplateError as error:
-        raise TemplateError(str(error).removeprefix(": ")) from None
+    """A template for a request."""
+    return Template(source, place=place, known=VARIABLES)
 
 
 def check_address(source: str) -> None:
@@ -192,7 +176,7 @@ def check_address(source: str) -> None:
         return
     try:
         _parsed("".join("x" if expression else text for text, expression in pieces))
-    except UnfitError:
+    except TemplateError:
         raise ValueError("write a whole address, such as https://example.com/hook") from None
 
 
@@ -216,7 +200,7 @@ def _parsed(text: str) -> URL:
             return url
     except ValueError:
         pass
-    raise UnfitError("url: the rendered url is no whole http or https address")
+    raise _unfit("url", "the rendered url is no whole http or https address")
 
 
 class Content:
@@ -264,9 +248,8 @@ def _loaded(text: str) -> object:
         where = "nested too deep"
     except ValueError as error:  # NaN and the like
         where = str(error)
-    raise NotJsonError(
-        f"body_text: the rendered text is no JSON ({where}); put values in with the filter json, or use body"
-    )
+    detail = f"the rendered text is no JSON ({where}); put values in with the filter json, or use body"
+    raise TemplateError(TemplateCode.NOT_JSON, place="body_text", detail=detail)
 
 
 def _no_constant(name: str) -> object:
@@ -277,7 +260,7 @@ def _encodable(text: str, place: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UnfitError(f"{place}: half of a surrogate pair cannot be sent as text") from None
+        raise _unfit(place, "half of a surrogate pair cannot be sent as text") from None
     return text
 
 
@@ -301,35 +284,22 @@ def seen(envelope: Envelope, secrets: Mapping[str, str]) -> Variables:
     return {**scope(envelope), "secrets": secrets}
 
 
-class Trial:
-    """The request that these options make of a notification, to be tried out."""
+def trial(config: "Config", options: "Options") -> Trial:
+    """Return the check of the request that these options make of a notification. No error holds a secret."""
+    secrets = FixedNames({name: value.get_secret_value() for name, value in config.secret_values.items()})
+    mask = masker(confidential(config))
+    content, recipe = Content(options, config.batch), Recipe(config, secrets)
 
-    def __init__(self, config: "Config", options: "Options") -> None:
-        self._secrets = {name: value.get_secret_value() for name, value in config.secret_values.items()}
-        self._mask = masker(confidential(config))
-        self._content = Content(options, config.batch)
-        self._recipe = Recipe(config, self._secrets)
-
-    def faults(self, variables: Variables) -> Iterator[Fault]:
-        """Everything wrong with the request that is made of these variables, which lack `secrets`. No fault holds a
-        secret."""
-        seen = {**variables, "secrets": self._secrets} if self._secrets else variables
-        attempts: list[Callable[[Variables], object]] = [
-            *self._recipe.attempts(),
-            lambda seen: self._content.render(variables, seen),
-        ]
+    def faults(variables: Variables) -> Iterator[TemplateError]:
+        seen = {**variables, "secrets": secrets} if secrets else variables
+        attempts: list[Callable[[Variables], object]] = [*recipe.attempts(), partial(content.render, variables)]
         for attempt in attempts:
             try:
                 attempt(seen)
             except TemplateError as error:
-                place, _, message = str(error).partition(": ")
-                yield Fault(place, self._mask(message), self._kind(error))
+                yield error.masked(mask)
 
-    def _kind(self, error: TemplateError) -> Literal["template", "value", "certain"]:
-        unknown = f" among {', '.join(self._secrets)}" if self._secrets else "there is no 'secrets'"
-        if isinstance(error, NotJsonError) or str(error).endswith(unknown):
-            return "certain"
-        return "value" if isinstance(error, UnfitError) else "template"
+    return faults
 
 
 def confidential(config: "Config") -> list[str]:

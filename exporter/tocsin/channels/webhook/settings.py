@@ -1,15 +1,14 @@
 """The configuration of a webhook channel."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from tocsin import signing
-from tocsin.channels.settings import ChannelConfig, ChannelOptions
+from tocsin.channels.settings import ChannelConfig, ChannelOptions, Trial
 from tocsin.channels.webhook import request
-from tocsin.settings import Secret
+from tocsin.settings import Secret, invalid, secret_file
 from tocsin.templates import Structure
 
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
@@ -38,7 +37,7 @@ class Options(ChannelOptions):
     @field_validator("body")
     @classmethod
     def _compiles(cls, body: Any) -> Any:
-        Structure(body, place="body", known=request.VARIABLES)
+        Structure(body, place="", known=request.VARIABLES)
         return body
 
     @field_validator("body_text")
@@ -133,20 +132,20 @@ class Config(ChannelConfig, Options):
     def _are_single_lines(cls, headers: dict[str, Secret]) -> dict[str, Secret]:
         for name, value in headers.items():
             text = value.get_secret_value()
-            request.compiled(text, place=name)
+            request.compiled(text, place=f".{name}")
             if not text.isprintable():
-                raise ValueError(f"{name}: a header value is one line of printable characters")
+                raise invalid("header_value", "a header value is one line of printable characters", name)
             if name.lower() in _OWN_HEADERS:
-                raise ValueError(f"{name} is set by Tocsin")
+                raise invalid("own_header", "{name} is set by Tocsin", name, name=name)
             if name.lower() == "content-type":
-                raise ValueError(f"{name} is set by content_type")
+                raise invalid("own_header", "{name} is set by content_type", name, name=name)
         return headers
 
     @field_validator("query")
     @classmethod
     def _query_compiles(cls, query: dict[str, Secret]) -> dict[str, Secret]:
         for name, value in query.items():
-            request.compiled(value.get_secret_value(), place=name)
+            request.compiled(value.get_secret_value(), place=f".{name}")
         return query
 
     @field_validator("secret_values", mode="before")
@@ -158,10 +157,10 @@ class Config(ChannelConfig, Options):
         for key, value in values.items():
             name = str(key).removesuffix(_FILE)
             if not _SECRET_NAME.fullmatch(name):
-                raise ValueError(f"{key}: the name of a secret is made of letters, digits and _")
+                raise invalid("secret_name", "the name of a secret is made of letters, digits and _", str(key))
             if name in found:
-                raise ValueError(f"give {name} or {name}{_FILE}, not both")
-            found[name] = value if name == key else _read(key, value)
+                raise invalid("not_both", "set {name} or {name}_file, not both", name=name)
+            found[name] = value if name == key else SecretStr(secret_file(value, key))
         return found
 
     @field_validator("signing_secret")
@@ -175,13 +174,15 @@ class Config(ChannelConfig, Options):
     def _leaves_signatures_alone(self) -> "Config":
         for name in self.headers if self.signing_secret else ():
             if name.lower() in signing.HEADERS:
-                raise ValueError(f"headers: {name} is set by the signature")
+                raise invalid("own_header", "{name} is set by the signature", "headers", name, name=name)
         return self
 
     @model_validator(mode="after")
     def _can_batch(self) -> "Config":
         if self.batch and self.method in request.BODILESS:
-            raise ValueError(f"batch: a request of several needs a body, which {self.method} has not")
+            raise invalid(
+                "bodiless", "a request of several needs a body, which {name} has not", "batch", name=self.method
+            )
         return self
 
     def statuses(self) -> frozenset[int]:
@@ -191,14 +192,5 @@ class Config(ChannelConfig, Options):
             found |= {status} if isinstance(status, int) else {*range(int(status[0]) * 100, int(status[0]) * 100 + 100)}
         return frozenset(found)
 
-    def trial(self, options: "Options") -> request.Trial:
-        """The request that these options make of a notification, to be tried out."""
-        return request.Trial(self, options)
-
-
-def _read(key: str, path: Any) -> SecretStr:
-    try:
-        return SecretStr(Path(path).read_text(encoding="utf-8").removesuffix("\n"))
-    except (OSError, UnicodeDecodeError, TypeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ValueError(f"{key}: cannot read {path}: {why}") from None
+    def trial(self, options: Any) -> Trial:
+        return request.trial(self, options)

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from tocsin.settings import Duration, Secret
+from tocsin.settings import Duration, Secret, invalid
 from tocsin.sources.settings import Positive, SourceSettings, Text
 
 _LONGEST_KEY = 128
@@ -148,7 +148,7 @@ class Config(SourceSettings):
             if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
                 raise ValueError(f"{name} is {value}, which is no number of single precision")
         if arguments.get("x-queue-type") == "stream":
-            raise ValueError("x-queue-type: stream is not supported; use queue_type: classic or quorum")
+            raise invalid("queue_type", "stream is not supported; use queue_type: classic or quorum", "x-queue-type")
         limit = arguments.get("x-delivery-limit")
         if limit is not None and type(limit) is not int:
             raise ValueError(f"x-delivery-limit is {limit!r}; set a whole number, or -1 for no limit")
