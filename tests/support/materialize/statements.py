@@ -86,7 +86,7 @@ def statement(text: str) -> Statement:
         return Plan(target=_target(found))
     if text == "EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 + 1":
         return Insights()
-    if found := re.fullmatch(rf"SET ({_PART}) = '([^']*)'", text):
+    if found := re.fullmatch(rf"SET ({_PART}) = ['\"]?([^'\"]*)['\"]?", text):
         return SetVariable(name=relation_name(found[1])[0], value=found[2])
     raise unknown_statement(text)
 
