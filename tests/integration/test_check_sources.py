@@ -256,8 +256,6 @@ REMEDY = "; run the SQL that `tocsin sql shop --existing` prints"
 GIVEN: list[dict[str, Any]] = [
     {"key": "customer", "time": "at"},
     {"after": "delete"},
-    {"companion": "public.pending"},
-    {"companion": "public.pending", "after": "delete", "key": "customer"},
 ]
 
 
@@ -266,16 +264,15 @@ async def test_the_printed_sql_leaves_no_problem_and_each_thing_it_makes_is_need
     database: Database, given: dict[str, Any]
 ) -> None:
     guarded = {**given, **as_guarded(database)}
-    notes = "pending" if "companion" in given else "events"
     anew = REMEDY.replace(" --existing", "")
     assert one(await asked_of_table(database, **guarded), 'relation "events" does not exist').endswith(anew)
     await database.run(postgres_events.new_table(events_table.settings(database, **guarded)))
     await database.run("INSERT INTO events (name) VALUES ('late')")
     assert await asked_of_table(database, **guarded) == []
-    assert await database.run(f"SELECT handled_at, handled_as FROM {notes}") == [(None, None)]
+    assert await database.run("SELECT handled_at, handled_as FROM events") == [(None, None)]
 
     right = "DELETE" if given.get("after") == "delete" else "UPDATE (handled_as)"
-    needed = [(right, notes), ("SELECT", notes), ("UPDATE (handled_at)", notes), ("SELECT", "events")]
+    needed = [(right, "events"), ("UPDATE (handled_at)", "events"), ("SELECT", "events")]
     for right, table in needed:
         await database.run(f"REVOKE {right} ON {table} FROM guarded")
         told = one(await asked_of_table(database, **guarded), f"permission denied for table {table}")
@@ -284,16 +281,10 @@ async def test_the_printed_sql_leaves_no_problem_and_each_thing_it_makes_is_need
     assert await asked_of_table(database, **guarded) == []
 
 
-async def test_columns_marks_and_a_companion_without_its_trigger_are_told(database: Database) -> None:
+async def test_missing_columns_and_marks_are_reported(database: Database) -> None:
     await database.run("CREATE TABLE events (id serial PRIMARY KEY, name text)")
     one(await asked_of_table(database, key="customer"), "no column customer; add it, or name another one with `key`")
     one(await asked_of_table(database), "no column handled_at and no column handled_as", REMEDY)
-    given = {"companion": "public.pending"}
-    one(await asked_of_table(database, **given), 'relation "public.pending" does not exist', REMEDY)
-    await database.run(postgres_events.existing_table(events_table.settings(database, **given)))
-    assert await asked_of_table(database, **given) == []
-    await database.run("ALTER TABLE events DISABLE TRIGGER USER")
-    one(await asked_of_table(database, **given), "no trigger that writes its new rows down in public.pending", REMEDY)
 
 
 async def test_a_wrong_password_is_told(database: Database) -> None:

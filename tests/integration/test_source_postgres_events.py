@@ -1,4 +1,4 @@
-"""A table of events as a queue, against a real server: nothing is lost while nobody listens; NOTIFY only wakes."""
+"""A table of events as a queue: nothing is lost while no process listens; NOTIFY only wakes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ async def late(database: Database) -> AsyncIterator["psycopg.AsyncConnection[Any
         yield connection
 
 
-async def test_a_stored_event_is_handled_by_a_worker_that_starts_later(database: Database) -> None:
+async def test_stored_events_are_read_by_a_later_worker(database: Database) -> None:
     await made(database)
     await database.run(INSERT, 3)
     async with taking(source(database)) as worker:
@@ -33,7 +33,7 @@ async def test_a_stored_event_is_handled_by_a_worker_that_starts_later(database:
     assert await handled(database) == {1: "taken", 2: "taken", 3: "taken"}
 
 
-async def test_a_worker_that_comes_back_gets_what_it_had_not_acknowledged_with_the_same_ids(database: Database) -> None:
+async def test_unacknowledged_events_come_again_with_same_ids(database: Database) -> None:
     await made(database)
     await database.run(INSERT, 3)
     async with taking(source(database)) as worker:
@@ -46,7 +46,7 @@ async def test_a_worker_that_comes_back_gets_what_it_had_not_acknowledged_with_t
         assert [event.id for event in (await worker.take()).events] == ["events/4"]
 
 
-async def test_a_burst_is_handled_in_the_order_in_which_it_came(database: Database) -> None:
+async def test_burst_is_read_in_order(database: Database) -> None:
     await made(database)
     async with taking(source(database, batch=7)) as worker:
         for _ in range(50):
@@ -55,7 +55,7 @@ async def test_a_burst_is_handled_in_the_order_in_which_it_came(database: Databa
     assert worker.ids == list(range(1, 51))
 
 
-async def test_a_notify_wakes_at_once(database: Database) -> None:
+async def test_notify_wakes_the_reader(database: Database) -> None:
     """It polls once an hour, so whatever comes came by NOTIFY."""
     await made(database)
     async with taking(source(database)) as worker:
@@ -67,7 +67,7 @@ async def test_a_notify_wakes_at_once(database: Database) -> None:
             assert worker.ids == list(range(1, count + 1))
 
 
-async def test_without_a_notify_the_poll_finds_it(database: Database) -> None:
+async def test_poll_finds_events_without_notify(database: Database) -> None:
     await made(database)
     await database.run("ALTER TABLE events DISABLE TRIGGER ALL")
     async with taking(source(database, poll="50ms")) as worker:
@@ -77,7 +77,7 @@ async def test_without_a_notify_the_poll_finds_it(database: Database) -> None:
         await taken
 
 
-async def test_a_smaller_id_that_is_committed_late_is_not_skipped(database: Database) -> None:
+async def test_late_commit_of_smaller_id_is_not_skipped(database: Database) -> None:
     await made(database)
     async with late(database) as other, taking(source(database)) as worker:
         await other.execute(INSERT, [1])
@@ -87,7 +87,7 @@ async def test_a_smaller_id_that_is_committed_late_is_not_skipped(database: Data
         assert [event.id for event in (await worker.take()).events] == ["events/1"]
 
 
-async def test_a_notify_before_the_commit_loses_nothing(database: Database) -> None:
+async def test_notify_before_the_commit_loses_nothing(database: Database) -> None:
     await made(database)
     await database.run("ALTER TABLE events DISABLE TRIGGER ALL")
     async with late(database) as other, taking(source(database, poll="200ms")) as worker:
@@ -100,16 +100,16 @@ async def test_a_notify_before_the_commit_loses_nothing(database: Database) -> N
     assert worker.ids == [1]
 
 
-async def test_changes_and_deletions_become_events_through_a_trigger(database: Database) -> None:
-    """What a row-level trigger on any table writes is part of the change: both are committed, or neither."""
+async def test_trigger_turns_changes_and_deletions_into_events(database: Database) -> None:
+    """The event and the change it is about are committed together."""
     await made(database)
     await database.run("""
         CREATE TABLE orders (id int PRIMARY KEY, state text);
-        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        CREATE FUNCTION publish() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
           INSERT INTO events (name, data) VALUES ('order_' || lower(TG_OP), to_jsonb(coalesce(NEW, OLD)));
           RETURN NULL;
         END $$;
-        CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON orders FOR EACH ROW EXECUTE FUNCTION tell();
+        CREATE TRIGGER publish AFTER INSERT OR UPDATE OR DELETE ON orders FOR EACH ROW EXECUTE FUNCTION publish();
     """)
     async with taking(source(database)) as worker:
         await database.run("INSERT INTO orders VALUES (1, 'new'); UPDATE orders SET state = 'paid'; DELETE FROM orders")
@@ -117,7 +117,7 @@ async def test_changes_and_deletions_become_events_through_a_trigger(database: D
     assert worker.names == ["order_insert", "order_update", "order_delete"]
 
 
-async def test_a_disconnect_is_a_source_error_and_the_backlog_is_read_afterwards(server: Postgres) -> None:
+async def test_backlog_is_read_after_a_disconnect(server: Postgres) -> None:
     async with server.database() as database:
         await made(database)
         async with taking(source(database)) as worker:

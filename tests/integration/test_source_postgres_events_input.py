@@ -1,4 +1,4 @@
-"""What comes into a table of events: nothing of it stops the reading, and what is no event is set aside and told."""
+"""What a table of events may hold: nothing stops the reading, and invalid events are refused."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from tocsin.sources import postgres_events as kind
 pytestmark = pytest.mark.xdist_group("postgres")
 
 
-async def test_a_notify_that_says_anything_is_only_a_hint(database: Database) -> None:
+async def test_payload_of_notify_is_ignored(database: Database) -> None:
     await made(database)
     async with taking(source(database)) as worker:
         for payload in ("", "no id", "99999999999999999999", "1; DROP TABLE events", "x" * 7000, "💥"):
@@ -25,7 +25,7 @@ async def test_a_notify_that_says_anything_is_only_a_hint(database: Database) ->
     assert worker.ids == [1, 2]
 
 
-async def test_a_row_that_is_no_event_is_recorded_and_the_others_go_on(database: Database) -> None:
+async def test_row_without_a_name_is_refused(database: Database) -> None:
     await made(database)
     await database.run("ALTER TABLE events ALTER COLUMN name DROP NOT NULL")
     await database.run("INSERT INTO events (name) VALUES ('a'), (NULL), ('b')")
@@ -43,16 +43,12 @@ async def test_a_row_that_is_no_event_is_recorded_and_the_others_go_on(database:
     assert await handled(database) == {1: "taken", 2: "refused", 3: "taken", 4: "taken"}
 
 
-@pytest.mark.parametrize("companion", [None, "public.events_pending"])
 @pytest.mark.parametrize("key", [None, "name"])
-async def test_rows_without_an_id_are_refused_and_hold_up_nobody(
-    database: Database, companion: str | None, key: str | None
-) -> None:
-    given = {"companion": companion, "key": key, "batch": 2}
+async def test_rows_without_an_id_are_refused(database: Database, key: str | None) -> None:
+    given = {"key": key, "batch": 2}
     await database.run("CREATE TABLE events (id int UNIQUE, name text)")
     await database.run(kind.existing_table(settings(database, **given)))
     await database.run("INSERT INTO events VALUES (NULL, 'x'), (1, 'x'), (NULL, NULL), (2, 'x'), (NULL, 'x'), (3, 'x')")
-    notes = companion or "events"
     async with taking(source(database, **given)) as worker, taking(source(database, **given)) as other:
         batches = [await worker.take() for _ in range(3)]
         assert worker.ids == [1, 2, 3]
@@ -64,11 +60,11 @@ async def test_rows_without_an_id_are_refused_and_hold_up_nobody(
         await other.acknowledge(held)
         await database.run("INSERT INTO events VALUES (4, 'x')")
         await worker.until(4)
-    marked = await database.run(f"SELECT id, handled_as FROM {notes} ORDER BY id NULLS LAST")
+    marked = await database.run("SELECT id, handled_as FROM events ORDER BY id NULLS LAST")
     assert marked == [(1, "taken"), (2, "taken"), (3, "taken"), (4, "taken"), *[(None, "refused")] * 3]
 
 
-async def test_rows_without_an_id_are_left_to_others_by_who_does_not_acknowledge(database: Database) -> None:
+async def test_unacknowledged_rows_without_an_id_are_released(database: Database) -> None:
     await database.run("CREATE TABLE events (id int UNIQUE, name text)")
     await database.run(kind.existing_table(settings(database)))
     await database.run("INSERT INTO events VALUES (NULL, 'x')")
@@ -86,7 +82,7 @@ async def test_rows_without_an_id_are_left_to_others_by_who_does_not_acknowledge
 
 
 @pytest.mark.parametrize("after", ["mark", "delete"])
-async def test_an_event_that_no_alert_takes_is_marked_and_not_looped_over(database: Database, after: str) -> None:
+async def test_unmatched_event_is_marked_and_read_once(database: Database, after: str) -> None:
     await made(database, after=after)
     await database.run("INSERT INTO events (name) VALUES ('known'), ('unknown')")
     async with taking(source(database, after=after), unmatched=["unknown"]) as worker:
@@ -99,7 +95,7 @@ async def test_an_event_that_no_alert_takes_is_marked_and_not_looped_over(databa
     assert await database.run("SELECT 1 FROM events WHERE handled_at IS NULL") == []
 
 
-async def test_the_time_of_an_event_is_its_own_or_that_of_its_reading(database: Database) -> None:
+async def test_event_time_is_its_own_or_the_time_of_reading(database: Database) -> None:
     await made(database, time="at")
     await database.run("ALTER TABLE events ALTER COLUMN at DROP NOT NULL")
     await database.run(
@@ -111,7 +107,7 @@ async def test_the_time_of_an_event_is_its_own_or_that_of_its_reading(database: 
     assert [event.at for event in worker.events] == [1_767_315_845_678, 5_000, 5_000]
 
 
-async def test_columns_that_change_while_it_runs_are_read_as_they_are(database: Database) -> None:
+async def test_changed_columns_are_read_as_they_are(database: Database) -> None:
     await made(database)
     async with taking(source(database)) as worker:
         await database.run(INSERT, 1)
@@ -122,14 +118,3 @@ async def test_columns_that_change_while_it_runs_are_read_as_they_are(database: 
     assert [column.name for column in worker.events[0].columns] == ["id", "name", "data"]
     assert [(column.name, column.oid) for column in worker.events[1].columns][2] == ("amount", 1700)
     assert value(worker.events[1], "amount") == "1.50"
-
-
-async def test_an_event_that_went_before_it_was_taken_is_recorded(database: Database) -> None:
-    given = {"companion": "public.events_pending"}
-    await made(database, **given)
-    await database.run("INSERT INTO events (name) VALUES ('gone'), ('here'); DELETE FROM events WHERE name = 'gone'")
-    async with taking(source(database, **given)) as worker:
-        batch = await worker.take()
-        assert worker.names == ["here"]
-        assert [(each.id, each.reason) for each in batch.refused] == [("events/1", RefusedReason.MISSING)]
-    assert await handled(database, "events_pending") == {1: "refused", 2: "taken"}

@@ -42,33 +42,33 @@ async def publish(database: Database, count: int, name: str = "order") -> None:
     await database.run("INSERT INTO events (name) SELECT %s FROM generate_series(1, %s)", name, count)
 
 
-async def told(database: Database, name: str = "one") -> list[int]:
+async def sent(database: Database, name: str = "one") -> list[int]:
     """The ids of the events that were told, in the order of their rows."""
     rows = await database.run(f"SELECT envelope->'row'->>'id' FROM told_{name} ORDER BY written_at, ctid")
     return [int(row[0]) for row in rows]
 
 
-async def until_told(database: Database, *ids: int, name: str = "one") -> None:
+async def until_sent(database: Database, *ids: int, name: str = "one") -> None:
     async def look() -> bool:
         try:
-            found = await told(database, name)
+            found = await sent(database, name)
         except psycopg.errors.UndefinedTable:
             found = []
-        assert sorted(found) == list(ids), f"told {found}"
+        assert sorted(found) == list(ids), f"sent {found}"
         return True
 
     await until_some(look)
 
 
-async def test_events_are_told_in_order_and_what_is_none_is_counted(database: Database, tmp_path: Path) -> None:
+async def test_events_are_sent_in_order_and_invalid_ones_counted(database: Database, tmp_path: Path) -> None:
     await made(database)
     await database.run("ALTER TABLE events ALTER COLUMN name DROP NOT NULL")
     await publish(database, 300)
     async with running(tmp_path, config(database)) as tocsin:
-        await until_told(database, *range(1, 301))
-        assert await told(database) == list(range(1, 301))
-        await database.run("INSERT INTO events (name) VALUES ('nobody takes it'), (NULL), ('order')")
-        await until_told(database, *range(1, 301), 303)
+        await until_sent(database, *range(1, 301))
+        assert await sent(database) == list(range(1, 301))
+        await database.run("INSERT INTO events (name) VALUES ('unknown'), (NULL), ('order')")
+        await until_sent(database, *range(1, 301), 303)
         await tocsin.until_metric("tocsin_source_unmatched_events_total", 1, source="shop")
         await tocsin.until_metric("tocsin_source_refused_events_total", 1, source="shop", reason="malformed")
         await tocsin.until_logged("not an event", "events/302", "its name is NULL")
@@ -77,41 +77,39 @@ async def test_events_are_told_in_order_and_what_is_none_is_counted(database: Da
     assert kept == [(300, "taken"), (301, "unmatched"), (302, "refused"), (303, "taken")]
 
 
-async def test_after_a_disconnect_it_reconnects_and_reads_what_came_meanwhile(server: Postgres, tmp_path: Path) -> None:
+async def test_reconnects_and_reads_the_backlog(server: Postgres, tmp_path: Path) -> None:
     async with server.database() as database:
         await made(database)
         async with running(tmp_path, config(database)) as tocsin:
             await publish(database, 1)
-            await until_told(database, 1)
+            await until_sent(database, 1)
             await database.close()
             await asyncio.to_thread(server.stop)
             await tocsin.until_logged("source down", "shop")
             await tocsin.until_metric("tocsin_alert_up", 0, alert="order")
             await asyncio.to_thread(server.start)
             await publish(database, 2)
-            await until_told(database, 1, 2, 3)
+            await until_sent(database, 1, 2, 3)
             await tocsin.until_metric("tocsin_alert_up", 1, alert="order")
 
 
-async def test_nothing_is_lost_or_told_under_two_ids_when_it_is_killed_again_and_again(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_repeated_kills_lose_and_rename_nothing(database: Database, tmp_path: Path) -> None:
     await made(database, after="delete")
     settings = config(database, after="delete", batch=50)
     for round_ in range(1, 5):
         await publish(database, 200)
         async with running(tmp_path, settings) as tocsin:
 
-            async def some_are_told(round_: int = round_) -> bool:
+            async def some_are_sent(round_: int = round_) -> bool:
                 try:
-                    return len(await told(database)) >= 200 * round_ - 150
+                    return len(await sent(database)) >= 200 * round_ - 150
                 except psycopg.errors.UndefinedTable:
                     return False
 
-            await until_some(some_are_told)
+            await until_some(some_are_sent)
             await tocsin.kill()
     async with running(tmp_path, settings):
-        await until_told(database, *range(1, 801))
+        await until_sent(database, *range(1, 801))
         await until_some(lambda: _none_left(database))
 
 
@@ -119,9 +117,7 @@ async def _none_left(database: Database) -> bool:
     return not await database.run("SELECT 1 FROM events")
 
 
-async def test_processes_share_the_work_and_a_killed_ones_share_goes_to_the_other(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_survivor_takes_over_from_a_killed_process(database: Database, tmp_path: Path) -> None:
     await made(database)
     one, two = config(database, "one", batch=20), config(database, "two", batch=20)
     async with running(tmp_path, two, file="two.yaml") as survivor:
@@ -133,15 +129,15 @@ async def test_processes_share_the_work_and_a_killed_ones_share_goes_to_the_othe
             await killed.kill()
         await until_some(lambda: _all_taken(database, 1000))
         async with running(tmp_path, one, file="one.yaml"):
-            # What the killed one had in its ledger it tells when it is back.
-            await until_some(lambda: _every_one_told(database, 1000))
-    twice = Counter(await told(database, "one") + await told(database, "two"))
-    assert sum(twice.values()) - 1000 <= 20, "at most the batch that was not acknowledged is told by both"
+            # The killed process sends what is in its ledger when it is back.
+            await until_some(lambda: _all_sent(database, 1000))
+    twice = Counter(await sent(database, "one") + await sent(database, "two"))
+    assert sum(twice.values()) - 1000 <= 20, "both send at most the unacknowledged batch"
 
 
 async def _both_have_some(database: Database) -> bool:
     try:
-        return bool(await told(database, "one") and await told(database, "two"))
+        return bool(await sent(database, "one") and await sent(database, "two"))
     except psycopg.errors.UndefinedTable:
         return False
 
@@ -150,11 +146,11 @@ async def _all_taken(database: Database, count: int) -> bool:
     return await database.run("SELECT count(*) FROM events WHERE handled_as = 'taken'") == [(count,)]
 
 
-async def _every_one_told(database: Database, count: int) -> bool:
-    return {*await told(database, "one"), *await told(database, "two")} == {*range(1, count + 1)}
+async def _all_sent(database: Database, count: int) -> bool:
+    return {*await sent(database, "one"), *await sent(database, "two")} == {*range(1, count + 1)}
 
 
-async def test_a_dry_run_prints_events_and_leaves_them(database: Database, tmp_path: Path) -> None:
+async def test_dry_run_prints_events_and_leaves_them(database: Database, tmp_path: Path) -> None:
     await made(database)
     await publish(database, 2)
     path = write(tmp_path / "tocsin.yaml", config(database))
@@ -173,7 +169,7 @@ async def _printed(tocsin: Any, count: int) -> bool:
 # The commands.
 
 
-async def test_the_printed_sql_is_all_that_it_takes(database: Database, tmp_path: Path) -> None:
+async def test_printed_sql_is_sufficient(database: Database, tmp_path: Path) -> None:
     settings = config(database, key="customer")
     settings["channels"]["out"]["create"] = False
     write(tmp_path / "tocsin.yaml", settings)
@@ -192,12 +188,10 @@ async def test_the_printed_sql_is_all_that_it_takes(database: Database, tmp_path
     assert (status, id_, errors) == (0, "1\n", "")
     assert await database.run("SELECT name, customer, data FROM events") == [("order", "Ann", {"n": 1})]
     async with running(tmp_path, settings):
-        await until_told(database, 1)
+        await until_sent(database, 1)
 
 
-async def test_the_printed_sql_for_an_existing_table_leaves_its_rows_alone_unless_told(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_printed_sql_for_existing_table_keeps_its_rows(database: Database, tmp_path: Path) -> None:
     write(tmp_path / "tocsin.yaml", config(database))
     await database.run(
         "CREATE TABLE events (id serial PRIMARY KEY, name text); INSERT INTO events (name) VALUES ('old')"
@@ -226,7 +220,7 @@ async def test_the_printed_sql_for_an_existing_table_leaves_its_rows_alone_unles
         (["notify", "away", "x"], "Connection refused"),
     ],
 )
-async def test_a_command_that_cannot_be_followed_says_why(
+async def test_impossible_commands_say_why(
     database: Database, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     await made(database)
@@ -271,9 +265,7 @@ FOR EACH ROW EXECUTE FUNCTION refuse()
         ),
     ],
 )
-async def test_an_event_that_could_not_be_published_is_told_as_what_it_is(
-    database: Database, tmp_path: Path, change: str, words: str
-) -> None:
+async def test_publish_errors_are_specific(database: Database, tmp_path: Path, change: str, words: str) -> None:
     await made(database)
     await database.run("DROP ROLE IF EXISTS publisher; CREATE ROLE publisher LOGIN")
     await database.run("GRANT INSERT, SELECT (id) ON events TO publisher")
@@ -287,9 +279,7 @@ async def test_an_event_that_could_not_be_published_is_told_as_what_it_is(
     assert "connection lost" not in errors
 
 
-async def test_settings_in_the_file_win_and_the_environment_counts_where_the_file_names_it(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_environment_counts_only_where_the_file_names_it(database: Database, tmp_path: Path) -> None:
     await database.run("CREATE SCHEMA shop")
     await made(database, table="shop.orders", channel="Orders")
     given = {"table": "${EVENTS_TABLE:-events}", "channel": "Orders"}

@@ -1,5 +1,4 @@
-"""A database made ready for events: names, rights, the SQL that is printed for it, and what is told where it lacks
-something."""
+"""Preparing a database for events: names, rights, printed SQL, and errors about what is missing."""
 
 import asyncio
 from functools import partial
@@ -18,8 +17,7 @@ from tocsin.sources.base import Subject
 pytestmark = pytest.mark.xdist_group("postgres")
 
 
-@pytest.mark.parametrize("companion", [None, '"The Shop"."what\'s %s pending"'])
-async def test_any_name_can_be_used(database: Database, companion: str | None) -> None:
+async def test_any_name_can_be_used(database: Database) -> None:
     names = {
         "table": '"The Shop"."My ""events"" %s {}"',
         "id": 'I"d %s',
@@ -27,7 +25,6 @@ async def test_any_name_can_be_used(database: Database, companion: str | None) -
         "key": "Kéy",
         "time": "At $$ $x$",
         "channel": 'Orders "changed" $$; it\'s %s',
-        "companion": companion,
     }
     await database.run('CREATE SCHEMA "The Shop"')
     await made(database, **names)
@@ -42,7 +39,7 @@ async def test_any_name_can_be_used(database: Database, companion: str | None) -
     assert (value(event, "Kéy"), value(event, "data")) == ("k", '{"a%s": "ö"}')
 
 
-async def test_a_channel_in_capitals_is_heard(database: Database) -> None:
+async def test_channel_name_keeps_its_case(database: Database) -> None:
     await made(database, channel="Events")
     async with taking(source(database, channel="Events")) as worker:
         taken = asyncio.create_task(worker.take())
@@ -52,14 +49,11 @@ async def test_a_channel_in_capitals_is_heard(database: Database) -> None:
 
 
 @pytest.mark.parametrize("after", ["mark", "delete"])
-@pytest.mark.parametrize("companion", [None, "shop.pending"])
-async def test_the_printed_sql_gives_the_role_all_that_it_needs(
-    server: Postgres, database: Database, after: str, companion: str | None
-) -> None:
+async def test_printed_sql_grants_all_that_the_role_needs(server: Postgres, database: Database, after: str) -> None:
     role = {"user": "events_reader", "host": psycopg.conninfo.conninfo_to_dict(database.dsn)["host"]}
     name = psycopg.conninfo.conninfo_to_dict(database.dsn)["dbname"]
     config = kind.Config.model_validate(
-        {**role, "database": name, "table": "shop.events", "companion": companion, "after": after, "poll": "1h"}
+        {**role, "database": name, "table": "shop.events", "after": after, "poll": "1h"}
     )
     await database.run("CREATE SCHEMA shop")
     for _ in range(2):
@@ -81,14 +75,11 @@ INSERT INTO events VALUES ('00000000-0000-0000-0000-000000000001', 'old', '{}');
 ADD = "INSERT INTO events VALUES ('00000000-0000-0000-0000-000000000002', 'new', '{\"a\": 1}')"
 
 
-@pytest.mark.parametrize("companion", [None, "public.events_pending"])
 @pytest.mark.parametrize("backlog", [False, True])
 @pytest.mark.parametrize("after", ["mark", "delete"])
-async def test_a_table_of_somebody_elses_gets_what_it_lacks(
-    database: Database, companion: str | None, backlog: bool, after: str
-) -> None:
+async def test_existing_table_gets_what_it_lacks(database: Database, backlog: bool, after: str) -> None:
     await database.run(EXISTING)
-    given = {"id": "pk", "companion": companion, "after": after}
+    given = {"id": "pk", "after": after}
     for again in (backlog, False):
         await database.run(kind.existing_table(settings(database, **given), backlog=again))
     async with taking(source(database, **given)) as worker:
@@ -97,29 +88,24 @@ async def test_a_table_of_somebody_elses_gets_what_it_lacks(
         assert worker.names == (["old", "new"] if backlog else ["new"])
         assert [column.name for column in worker.events[0].columns] == ["pk", "name", "payload"]
     names = [row[0] for row in await database.run("SELECT name FROM events")]
-    assert names == (["old", "new"] if companion or after == "mark" else [] if backlog else ["old"])
-    if companion:
-        shape = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'events'::regclass AND attnum > 0"
-        [[columns]] = await database.run(shape)
-        assert columns == 3, "the table itself is as it was"
+    assert names == (["old", "new"] if after == "mark" else [] if backlog else ["old"])
 
 
-ANEW = "; run the SQL that `tocsin sql shop` prints"
-EXTENDED = "; run the SQL that `tocsin sql shop --existing` prints"
+NEW_FIX = "; run the SQL that `tocsin sql shop` prints"
+EXISTING_FIX = "; run the SQL that `tocsin sql shop --existing` prints"
 
 
 @pytest.mark.parametrize(
     ("setup", "given", "reason", "words"),
     [
-        ("SELECT", {}, SourceReason.MISSING, f'relation "events" does not exist{ANEW}'),
-        (EXISTING, {"id": "pk"}, SourceReason.SHAPE, f"no column handled_at and no column handled_as{EXTENDED}"),
+        ("SELECT", {}, SourceReason.MISSING, f'relation "events" does not exist{NEW_FIX}'),
+        (EXISTING, {"id": "pk"}, SourceReason.SHAPE, f"no column handled_at and no column handled_as{EXISTING_FIX}"),
         (
             f"{EXISTING} ALTER TABLE events ADD handled_at timestamptz",
             {"id": "pk"},
             SourceReason.SHAPE,
-            f"events has no column handled_as{EXTENDED}",
+            f"events has no column handled_as{EXISTING_FIX}",
         ),
-        (EXISTING, {"id": "pk", "companion": "public.p"}, SourceReason.MISSING, f"does not exist{EXTENDED}"),
         (EXISTING, {}, SourceReason.SHAPE, "events has no column id; add it, or name another one with `id`"),
         (
             EXISTING,
@@ -129,7 +115,7 @@ EXTENDED = "; run the SQL that `tocsin sql shop --existing` prints"
         ),
     ],
 )
-async def test_a_database_that_is_not_set_up_is_told_with_what_to_do(
+async def test_unprepared_database_is_refused_with_a_fix(
     database: Database, setup: str, given: dict[str, str], reason: SourceReason, words: str
 ) -> None:
     await database.run(setup)
@@ -144,17 +130,16 @@ async def test_a_database_that_is_not_set_up_is_told_with_what_to_do(
 
 
 @pytest.mark.parametrize(
-    ("companion", "change", "reason", "remedy"),
+    ("change", "reason", "fix"),
     [
-        (None, "REVOKE SELECT ON events FROM events_reader", SourceReason.PERMISSION, EXTENDED),
-        (None, "DROP TABLE events", SourceReason.MISSING, ANEW),
-        ("public.events_pending", "DROP TABLE events_pending", SourceReason.MISSING, EXTENDED),
+        ("REVOKE SELECT ON events FROM events_reader", SourceReason.PERMISSION, EXISTING_FIX),
+        ("DROP TABLE events", SourceReason.MISSING, NEW_FIX),
     ],
 )
-async def test_what_goes_missing_while_it_runs_is_told_with_what_to_do(
-    database: Database, companion: str | None, change: str, reason: SourceReason, remedy: str
+async def test_change_of_a_running_table_is_reported_with_a_fix(
+    database: Database, change: str, reason: SourceReason, fix: str
 ) -> None:
-    given = {"companion": companion, "dsn": psycopg.conninfo.make_conninfo(database.dsn, user="events_reader")}
+    given = {"dsn": psycopg.conninfo.make_conninfo(database.dsn, user="events_reader")}
     await made(database, **given)
     async with taking(source(database, **given)) as worker:
         await database.run(INSERT, 1)
@@ -164,12 +149,12 @@ async def test_what_goes_missing_while_it_runs_is_told_with_what_to_do(
         with pytest.raises(SourceError) as raised:
             await worker.take()
     assert raised.value.reason is reason
-    assert str(raised.value).endswith(remedy)
+    assert str(raised.value).endswith(fix)
 
 
 @pytest.mark.parametrize("after", ["mark", "delete"])
-async def test_the_sql_for_a_new_table_leaves_one_that_is_there_as_it_is(database: Database, after: str) -> None:
-    """Run by mistake on a table of somebody else's, it must not make events of all rows that are there."""
+async def test_sql_for_a_new_table_fails_on_an_existing_one(database: Database, after: str) -> None:
+    """Run by mistake, it must not turn all existing rows into pending events."""
     await database.run(EXISTING)
     given = {"id": "pk", "after": after}
     with pytest.raises(psycopg.errors.UndefinedColumn, match="handled_at"):
@@ -179,35 +164,12 @@ async def test_the_sql_for_a_new_table_leaves_one_that_is_there_as_it_is(databas
     assert await database.run("SELECT 1 FROM events WHERE handled_at IS NULL") == []
 
 
-async def test_with_a_companion_the_sql_for_a_new_table_adds_to_one_that_is_there_what_that_for_an_existing_one_does(
-    database: Database,
-) -> None:
-    await database.run(f"{EXISTING} ALTER TABLE events ADD at timestamptz; COMMENT ON TABLE events IS 'Of the shop.'")
-    await database.run("COMMENT ON COLUMN events.at IS 'Local time.'")
-    given = {"id": "pk", "time": "at", "companion": "public.events_pending"}
-    new, existing = (sql(settings(database, **given)) for sql in (kind.new_table, kind.existing_table))
-    assert new.endswith(existing.removeprefix("BEGIN;"))
-    await database.run(new)
-    comments = "SELECT description FROM pg_description WHERE objoid = 'events'::regclass ORDER BY objsubid"
-    assert await database.run(comments) == [("Of the shop.",), ("Local time.",)]
-    assert await database.run("SELECT 1 FROM events_pending") == []
-
-
-@pytest.mark.parametrize("companion", [None, "public.events_pending"])
-async def test_what_a_table_has_lost_is_put_back_and_what_was_pending_stays_pending(
-    database: Database, companion: str | None
-) -> None:
-    """What the remedy prints, on a table that was in use."""
-    given = {"companion": companion}
-    await made(database, **given)
+async def test_suggested_sql_repairs_a_table_and_keeps_pending_rows(database: Database) -> None:
+    await made(database)
     await database.run(INSERT, 2)
-    lost = "events_pending DROP COLUMN handled_as" if companion else "events DROP COLUMN handled_as"
-    await database.run(f"ALTER TABLE {lost}")
-    await database.run(
-        "DROP FUNCTION events_notify CASCADE" if not companion else "DROP FUNCTION events_pending_notify CASCADE"
-    )
-    await database.run(kind.existing_table(settings(database, **given)))
-    async with taking(source(database, **given)) as worker:
+    await database.run("ALTER TABLE events DROP COLUMN handled_as; DROP FUNCTION events_notify CASCADE")
+    await database.run(kind.existing_table(settings(database)))
+    async with taking(source(database)) as worker:
         await worker.take()
         await database.run(INSERT, 1)
         await worker.until(3)
@@ -217,10 +179,9 @@ async def test_what_a_table_has_lost_is_put_back_and_what_was_pending_stays_pend
 KEYED = "INSERT INTO events (name) SELECT 'order' FROM generate_series(1, 4)"
 
 
-@pytest.mark.parametrize("companion", [None, "public.events_pending"])
 @pytest.mark.parametrize("key", ["name", "id", "at", "data"])
-async def test_the_key_may_be_another_column_of_the_table(database: Database, key: str, companion: str | None) -> None:
-    given = {"key": key, "time": "at", "companion": companion}
+async def test_key_may_be_any_column(database: Database, key: str) -> None:
+    given = {"key": key, "time": "at"}
     for _ in range(2):
         await made(database, **given)
     [[columns]] = await database.run(
@@ -241,15 +202,13 @@ async def test_the_key_may_be_another_column_of_the_table(database: Database, ke
 
 
 @pytest.mark.parametrize("word", ["id", "name", "time", "key"])
-async def test_the_columns_of_a_new_table_may_have_the_name_of_the_one_for_the_rest(
-    database: Database, word: str
-) -> None:
+async def test_a_column_may_be_called_data(database: Database, word: str) -> None:
     given = {"time": "at", "key": "of", word: "data"}
     await made(database, **given)
     assert await source(database, **given).verify([]) == []
 
 
-async def test_what_an_event_looks_like_can_be_asked(database: Database) -> None:
+async def test_describe_and_sample_of_an_event(database: Database) -> None:
     await made(database)
     assert [column.name for column in await source(database).describe(Subject(event="x"))] == ["id", "name", "data"]
     assert await source(database).sample(Subject(event="x")) is None
@@ -267,14 +226,12 @@ async def test_what_an_event_looks_like_can_be_asked(database: Database) -> None
         ({"channel": "é" * 32}, "longer than 63 bytes"),
         ({"channel": ""}, "must not be empty"),
         ({"id": "name"}, "two columns"),
-        ({"name": "handled_at"}, "writes down"),
-        ({"companion": "events"}, "another table"),
-        ({"companion": "pending"}, "with its schema"),
+        ({"name": "handled_at"}, "is reserved"),
         ({"batch": 0}, "greater than or equal to 1"),
         ({"poll": 5}, "is not a duration"),
         ({"poll": "0"}, "longer than 0"),
     ],
 )
-def test_a_bad_setting_is_refused_with_its_reason(given: dict[str, Any], words: str) -> None:
+def test_bad_settings_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         kind.Config.model_validate({"host": "h", "user": "u", **given})

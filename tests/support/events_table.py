@@ -1,4 +1,4 @@
-"""A table of events in PostgreSQL in tests, and somebody who takes them."""
+"""A table of events in PostgreSQL, and a worker that takes them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
@@ -12,11 +12,11 @@ from tocsin.sources import postgres_events as kind
 from tocsin.sources.base import EventBatch, EventStream
 
 INSERT = "INSERT INTO events (name, data) SELECT 'order', jsonb_build_object('n', n) FROM generate_series(1, %s) AS n"
-"""So many events, as a statement."""
+"""Insert N events."""
 
 
 def source(database: Database, **given: Any) -> kind.PostgresEvents:
-    """A source on a test's database. It polls so seldom that what comes soon came by NOTIFY."""
+    """A source on a test's database. It polls once an hour: what comes sooner came by NOTIFY."""
     return kind.build("shop", settings(database, **given))
 
 
@@ -30,13 +30,13 @@ async def made(database: Database, **given: Any) -> None:
     await database.run(kind.new_table(settings(database, **given)))
 
 
-async def handled(database: Database, table: str = "events") -> dict[int, str | None]:
-    """Row id -> what became of it."""
-    return dict(await database.run(f"SELECT id, handled_as FROM {table} ORDER BY id"))
+async def handled(database: Database) -> dict[int, str | None]:
+    """Row id -> result."""
+    return dict(await database.run("SELECT id, handled_as FROM events ORDER BY id"))
 
 
 async def until_waiting(database: Database) -> None:
-    """Wait until somebody has found nothing to take and waits for a NOTIFY."""
+    """Wait until a worker found nothing and waits for a NOTIFY."""
     last = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'tocsin' AND datname = current_database()"
     await until_some(lambda: database.run(f"{last} AND state = 'idle' AND query LIKE 'SELECT 1 FROM %'"), "waiting")
 

@@ -6,17 +6,17 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tocsin.postgres import Name, Positive, RelationName, Server, name_parts
+from tocsin.postgres import Name, Positive, RelationName, Server
 from tocsin.postgres_session import OUTPUT
 from tocsin.sources.settings import SourceSettings
 
 HANDLED_AT, HANDLED_AS = "handled_at", "handled_as"
-"""The columns in which the source writes down what became of an event."""
+"""The columns in which the source stores the result for an event."""
 
 
 def _not_its_own(column: str) -> str:
     if column in (HANDLED_AT, HANDLED_AS):
-        raise ValueError(f"{column} is the column in which Tocsin writes down what became of an event")
+        raise ValueError(f"{column} is reserved for the result of an event; use another column")
     return column
 
 
@@ -24,8 +24,8 @@ OwnersColumn = Annotated[Name, AfterValidator(_not_its_own)]
 
 
 class Config(Server, SourceSettings):
-    """A table of events in PostgreSQL, one row for each, woken by NOTIFY. Several processes may share the work.
-    `tocsin sql` prints the SQL that makes the table or adds to it what is missing."""
+    """A table of events in PostgreSQL, one row per event, with NOTIFY as the wake-up. Several processes may share the
+    work. `tocsin sql` prints the SQL that creates the table or adds what it lacks."""
 
     delivers: ClassVar[Literal["rows", "events"]] = "events"
     subjects: ClassVar[tuple[str, ...]] = ("event",)
@@ -34,40 +34,32 @@ class Config(Server, SourceSettings):
     table: RelationName = "events"
     """The table, as SQL would write it: `schema.events`, `"My Events"`."""
     id: OwnersColumn = "id"
-    """The column that identifies an event, unique and rising."""
+    """The column that identifies an event: unique and increasing."""
     name: OwnersColumn = "name"
-    """The column whose value alerts take events by."""
+    """The column with the name of the event, which alerts select by."""
     time: OwnersColumn | None = None
-    """The column that says when it happened, a timestamp. Without it the moment at which it is read."""
+    """The column with the time of the event, a timestamp. Default: the time of reading."""
     key: OwnersColumn | None = None
-    """Events with the same value in this column are taken in the order of their ids, also when several processes share
-    the work. Without it only each process by itself keeps the order."""
+    """Events with the same value in this column are read in the order of their ids, also when several processes share
+    the work. Without it, only each process on its own keeps the order."""
     channel: Name = "events"
-    """The channel of NOTIFY that says that there is something new. What it says is not read."""
-    companion: RelationName | None = None
-    """A table of Tocsin's own in which it writes down what is still to do, for an events table that must not get the
-    columns `handled_at` and `handled_as`."""
+    """The channel of NOTIFY that announces new events. The payload is not used."""
     after: Literal["mark", "delete"] = "mark"
-    """What becomes of an event that was taken: its row keeps the time in `handled_at`, or it is deleted; with a
-    `companion`, its row there. Events that no alert takes are always kept, marked."""
+    """What to do with the row of an event that was taken: mark it in `handled_at`, or delete it. Events that no alert
+    takes are always marked and kept."""
     batch: Annotated[int, Field(ge=1, le=10_000)] = 1_000
-    """How many events are taken at once."""
+    """Events per batch."""
     poll: Positive = 30.0
-    """How often to look when no NOTIFY comes: for events whose NOTIFY got lost, or that another process gave back."""
+    """How often to read the table when no NOTIFY comes: its NOTIFY may be lost, or another process released events."""
     lease: Positive = 60.0
-    """How long a process may keep events to itself without a word to the server, before others get them."""
+    """How long a process may hold events without sending anything to the server. Then others get them."""
     statement_timeout: Positive = 30.0
-    """How long one statement may take, after which the server ends it."""
+    """How long one statement may take before the server cancels it."""
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:
         if self.id == self.name:
             raise ValueError("id and name must be two columns")
-        if self.companion is not None and name_parts(self.companion) == name_parts(self.table):
-            raise ValueError("companion must be another table than table")
-        if self.companion is not None and len(name_parts(self.companion)) < 2:
-            # The function that fills it runs with its owner's rights: it must not look for a table by name alone.
-            raise ValueError("write companion with its schema, as in public.events_pending")
         return self
 
     def _session(self) -> dict[str, str]:
@@ -75,7 +67,7 @@ class Config(Server, SourceSettings):
             "statement_timeout": self.statement_timeout,
             "idle_in_transaction_session_timeout": self.lease,
         }
-        # A table that fills and empties outruns its statistics: without these the planner may read and sort the whole
-        # backlog for each batch of it.
+        # Statistics of a table that fills and empties are always old. With these settings the planner uses the index
+        # of pending rows instead of sorting the whole backlog for each batch.
         plan = dict.fromkeys(("enable_sort", "enable_bitmapscan", "enable_seqscan"), "off")
         return {**plan, **{name: f"{math.ceil(limit * 1000)}ms" for name, limit in limits.items()}, **self.options}

@@ -23,35 +23,34 @@ _BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
 _ROLLBACK = sql.SQL("ROLLBACK")
 
 _AGAIN_FIRST, _AGAIN_MAX = 0.02, 1.0
-"""Seconds until another look for events that somebody else holds: no NOTIFY comes when he lets go of them."""
+"""Seconds before reading again while another process holds events: no NOTIFY comes when it releases them."""
 
 _MOST_GIVEN_BACK = 10_000
-"""Events that a caller may leave unacknowledged before it gets no more."""
+"""Unacknowledged events after which a caller gets no more."""
 
 
 class PostgresEvents:
-    """A table of events. See `tocsin.sources.EventSource`."""
+    """See `tocsin.sources.base.EventSource`."""
 
     def __init__(self, name: str, config: Config, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: the wall clock, for events without a time of their own."""
+        """`clock`: the wall clock in seconds, for events without a time of their own."""
         self.name = name
         self._config = config
         self._clock = clock
 
     @asynccontextmanager
     async def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AsyncIterator[EventStream]:
-        """`names` and `position` say nothing here: every event is taken, so that one which no alert takes is seen; and
-        what is still to do stands in the database."""
+        # Every event is read, so that unmatched ones are counted, and the database knows what is pending.
         del names, position
         async with connect(self._config) as wire:
             async with self._within(self._config.connect_timeout):
                 statements = await self._prepared(wire)
-                # Before the first reading: what comes from now on is either seen or told.
+                # Before the first reading: later events are either in it or notified.
                 await wire.query(statements.listen())
             yield _Stream(self.name, self._config, wire, statements, self._clock)
 
     async def describe(self, subject: Subject) -> Columns:
-        """The columns of an event. Raises SourceError where something in the database is missing."""
+        """Return the columns of an event. Raises SourceError where the database lacks something."""
         del subject
         async with connect(self._config) as wire, self._within(self._config.connect_timeout):
             await self._prepared(wire)
@@ -59,7 +58,7 @@ class PostgresEvents:
         return tuple(columns[place] for place in _places(columns))
 
     async def sample(self, subject: Subject) -> Row | None:
-        """One row of the table with an event of this name, whatever became of it."""
+        """Return one event of this name, handled or not."""
         limited = Statements(self._config).one_event(subject.event or "")
         async with connect(self._config) as wire, self._within(self._config.statement_timeout):
             with self._explained(there=False):
@@ -68,7 +67,7 @@ class PostgresEvents:
         return tuple(rows[0][place] for place in _places(columns)) if rows else None
 
     async def verify(self, names: Sequence[str]) -> list[str]:
-        """See `tocsin.sources.EventSource`. The table may hold events of any name."""
+        """See `tocsin.sources.base.EventSource`. The table may hold events of any name."""
         del names
         try:
             async with connect(self._config) as wire, self._within(self._config.connect_timeout):
@@ -78,38 +77,33 @@ class PostgresEvents:
         return []
 
     async def _try(self, wire: Wire) -> None:
-        """All that is done with the tables, without doing it. Raises SourceError."""
-        config, statements = self._config, await self._prepared(wire)
+        """Plan every statement without running it. Raises SourceError."""
+        statements = await self._prepared(wire)
         await wire.query(statements.listen())
         with self._explained():
             for statement in statements.all_that_run():
                 await wire.query(sql.SQL("EXPLAIN {}").format(statement))
-            if config.companion is not None and not await wire.query(statements.insert_trigger()):
-                raise self._lacks(
-                    f"has no trigger that writes its new rows down in {config.companion}", SourceReason.MISSING
-                )
 
     async def _prepared(self, wire: Wire) -> Statements:
-        """The statements for the table as it is. Raises SourceError if it lacks something."""
+        """Return the statements for the table as it is. Raises SourceError if it lacks something."""
         config, statements = self._config, Statements(self._config)
         with self._explained(there=False):
             columns = {column.name: column for column in await wire.describe(statements.events())}
         for setting in ("id", "name", "time", "key"):
             name = getattr(config, setting)
             if name is not None and name not in columns:
-                # Of the owner's columns no SQL of ours is the remedy.
+                # The owner's columns are not added by the SQL of `tocsin sql`.
                 raise self._lacks(f"has no column {name}; add it, or name another one with `{setting}`")
         with self._explained():
-            marks = [name for name in (HANDLED_AT, HANDLED_AS) if config.companion is None and name not in columns]
+            marks = [name for name in (HANDLED_AT, HANDLED_AS) if name not in columns]
             if marks:
                 raise self._lacks(f"has no column {' and no column '.join(marks)}")
-            await wire.describe(statements.notes())
         key = columns[config.id]
         named = sql.SQL("SELECT format_type({}, {})").format(key.oid, key.typmod)
         return Statements(config, str((await wire.query(named))[0][0]))
 
-    def _lacks(self, what: str, reason: SourceReason = SourceReason.SHAPE) -> SourceError:
-        return SourceError(f"{self._config.display}: {self._config.table} {what}", reason)
+    def _lacks(self, what: str) -> SourceError:
+        return SourceError(f"{self._config.display}: {self._config.table} {what}", SourceReason.SHAPE)
 
     @asynccontextmanager
     async def _within(self, seconds: float) -> AsyncIterator[None]:
@@ -123,15 +117,15 @@ class PostgresEvents:
 
 @contextmanager
 def _explained(source: str, config: Config, *, there: bool) -> Iterator[None]:
-    """What is missing, with the SQL that adds it. `there`: whether the table of events is, as far as is known: one that
-    is missing is made, one that is there gets what it lacks, and its rows are left alone."""
+    """Add to an error about the table which SQL to run. `there`: whether the table is known to exist; then that SQL
+    adds what it lacks and leaves its rows alone."""
     try:
         with translated(config.display):
             yield
     except SourceError as error:
         if error.reason in (SourceReason.MISSING, SourceReason.SHAPE, SourceReason.PERMISSION):
-            anew = error.reason is SourceReason.MISSING and not there
-            command = f"tocsin sql {source}" + ("" if anew else " --existing")
+            create = error.reason is SourceReason.MISSING and not there
+            command = f"tocsin sql {source}" + ("" if create else " --existing")
             raise SourceError(
                 f"{error}; run the SQL that `{command}` prints", error.reason, resume=error.resume
             ) from None
@@ -140,8 +134,8 @@ def _explained(source: str, config: Config, *, there: bool) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Receipt:
-    """What a batch consists of: id of the row -> id of the event, the ids of the rows that are no events, and the
-    places of those that have no id."""
+    """The rows of a batch: id of the row -> id of the event, the ids of refused rows, and the places of rows without an
+    id."""
 
     events: Mapping[str, str]
     refused: Collection[str]
@@ -149,8 +143,8 @@ class _Receipt:
 
 
 class _Stream:
-    """Batches of one table over one connection, one at a time: each in a transaction that holds its rows and that
-    `acknowledge` ends. Who asks for the next batch instead gives this one back, for others to take."""
+    """Batches of one table over one connection. Each has a transaction that locks its rows, which `acknowledge` ends.
+    A caller that asks for the next batch instead releases the rows for other processes."""
 
     def __init__(
         self, source: str, config: Config, wire: Wire, statements: Statements, clock: Callable[[], float]
@@ -181,11 +175,11 @@ class _Stream:
                 await self._wait(self._config.poll)
 
     async def prepare(self, batch: EventBatch) -> None:
-        """Nothing to do: what is refused is marked in the table."""
+        """Do nothing: refused events are marked in the table."""
 
     async def hold(self) -> bool:
-        # An open transaction keeps the rows from other processes, the notifications of all clients from being removed
-        # by the server, and dead rows from VACUUM.
+        # An open transaction would keep the rows from other processes, the NOTIFY queue of the server from shrinking,
+        # and dead rows from VACUUM.
         if self._held is not None:
             self._held = None
             await self._query(_ROLLBACK)
@@ -195,22 +189,22 @@ class _Stream:
 
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
         if batch is not self._held:
-            raise RuntimeError("acknowledged is the batch at hand, before the next one is asked for")
+            raise RuntimeError("a batch must be acknowledged before the next one is requested")
         receipt = batch.receipt
         assert isinstance(receipt, _Receipt)
-        nobodys = {event.id for event in unmatched}
+        unmatched_ids = {event.id for event in unmatched}
         outcomes: dict[Outcome, list[str]] = {outcome: [] for outcome in Outcome}
         for row, event in receipt.events.items():
-            outcomes[Outcome.UNMATCHED if event in nobodys else Outcome.TAKEN].append(row)
+            outcomes[Outcome.UNMATCHED if event in unmatched_ids else Outcome.TAKEN].append(row)
         outcomes[Outcome.REFUSED] += receipt.refused
         await self._query(self._statements.settle(outcomes, receipt.nameless))
         self._held = None
 
     async def _take(self) -> EventBatch | None:
-        """The next batch, with a transaction open that holds it; None if there is nothing to be had."""
+        """Return the next batch, with its transaction open; None if there is none."""
         if len(self._given_back) + len(self._nameless_given_back) >= _MOST_GIVEN_BACK:
             return None
-        # What is notified from here on may be missed by this reading, so it calls for the next one.
+        # A NOTIFY from here on may be about events that this reading misses, so it triggers the next one.
         self._wire.notified()
         take = self._statements.take(self._given_back)
         rows: list[Row] = []
@@ -220,10 +214,10 @@ class _Stream:
             copy = sql.SQL("COPY ({}) TO STDOUT").format(take)
             async for chunk in self._wire.copy(copy, limit=self._config.statement_timeout):
                 rows += fields(chunk)
-            # In the same transaction, so of the columns that these rows have.
+            # In the same transaction, so these are the columns of these rows.
             columns = await self._wire.describe(take) if rows else ()
             if not rows:
-                # Last, since they have no place in the order of ids.
+                # Last, since they are not in the order of ids.
                 nameless = await self._wire.query(self._statements.take_nameless(self._nameless_given_back))
                 if not nameless:
                     await self._wire.query(_ROLLBACK)
@@ -243,7 +237,7 @@ class _Stream:
         return bool(await self._query(self._statements.any_pending(self._given_back)))
 
     async def _wait(self, seconds: float) -> None:
-        """Until a NOTIFY comes, but not longer."""
+        """Wait for a NOTIFY, at most this long."""
         with translated(self._config.display), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wire.wait_notified()
@@ -254,8 +248,8 @@ class _Stream:
 
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
-        # The server ends a statement that takes too long; it is only waited for longer where it does not answer at all.
-        with _explained(self._source, self._config, there=self._config.companion is not None):
+        # The server cancels a slow statement. The longer timeout here is for a server that does not answer at all.
+        with _explained(self._source, self._config, there=False):
             async with asyncio.timeout(self._config.statement_timeout + self._config.connect_timeout):
                 yield
 
@@ -269,7 +263,7 @@ class _Stream:
         places = _places(found)
         shown = tuple(found[place] for place in places)
         index = {column.name: place for place, column in enumerate(found)}
-        name, key = index[self._config.name], index[self._config.id]
+        name = index[self._config.name]
         when = index[self._config.time] if self._config.time else None
         now = round(self._clock() * 1000)
         events: list[Event] = []
@@ -281,10 +275,8 @@ class _Stream:
             event_id = f"{self._table}/{row_id}"
             label = row[name]
             if label is None:
-                gone = row[key] is None
-                reason = RefusedReason.MISSING if gone else RefusedReason.MALFORMED
-                detail = "its row is gone" if gone else f"its {self._config.name} is NULL"
-                refused.append(Refused(id=event_id, reason=reason, detail=detail))
+                detail = f"its {self._config.name} is NULL"
+                refused.append(Refused(id=event_id, reason=RefusedReason.MALFORMED, detail=detail))
                 bad.append(row_id)
                 continue
             at = now if when is None else _milliseconds(typed(found[when], row[when]), now)
@@ -296,7 +288,7 @@ class _Stream:
 
 
 def _places(columns: Columns) -> list[int]:
-    """Which columns are the event's, and not our notes on it."""
+    """Return the places of the columns other than Tocsin's own two."""
     return [place for place, column in enumerate(columns) if column.name not in (HANDLED_AT, HANDLED_AS)]
 
 
