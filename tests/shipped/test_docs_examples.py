@@ -14,7 +14,7 @@ from tocsin.config.document import parse
 ROOT = Path(__file__).parents[2]
 MOVING_OVER = {
     "migrate-from-alertman.md": "e2e/test_rabbitmq.py",
-    "migrate-from-estuary-triggers.md": "integration/test_channel_webhook_examples.py",
+    "migrate-from-estuary-triggers.md": "integration/channel_webhook/test_examples.py",
     "migrate-from-notified.md": "shipped/test_docs_postgres.py",
 }
 """Pages whose examples have variables and settings of the other system, and what runs them from end to end."""

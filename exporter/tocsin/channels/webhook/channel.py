@@ -1,25 +1,19 @@
-"""The webhook channel: one request for each notification."""
+"""The webhook channels: one request for each notification, or one for several."""
 
 import asyncio
+import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import aiohttp
-from yarl import URL
 
-from tocsin.channels.base import Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels.base import Delivered, Message, Paused, Plan, Rejected, Request, Result, Retry
+from tocsin.channels.batching import halves, send_planned
 from tocsin.channels.http import classify, retry_after
 from tocsin.channels.webhook.addresses import PrivateAddressError, public_socket
-from tocsin.channels.webhook.request import (
-    BODILESS,
-    Content,
-    Recipe,
-    Target,
-    confidential,
-    seen,
-)
+from tocsin.channels.webhook.request import BODILESS, Content, Recipe, Target, confidential, seen
 from tocsin.channels.webhook.settings import Config, Options
 from tocsin.errors import Reason
 from tocsin.model import Kind
@@ -31,14 +25,11 @@ MAX_ANSWER = 16384
 """Bytes of an answer that are read."""
 
 _LARGE = 65536
-_KEPT = (307, 308)
-"""Redirects that keep method and body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A notification as it will be sent. `id`: of the message; `key`: the idempotency key; `kind`: the
-    Content-Type."""
+    """A request, or one notification's part of it. `id`, `key`: of the message; `kind`: the Content-Type."""
 
     id: str
     key: str
@@ -48,7 +39,7 @@ class Draft:
 
 
 class Webhook:
-    """Requests on kept connections."""
+    """One request for each notification, on kept connections."""
 
     needs_previous_ids: AbstractSet[Kind] = frozenset()
 
@@ -60,7 +51,7 @@ class Webhook:
         self._secrets = {key: value.get_secret_value() for key, value in config.secret_values.items()}
         self._recipe = Recipe(config, self._secrets)
         self._contents = {alert: Content(options, config.batch) for alert, options in routes.items()}
-        self._otherwise = Content(config, config.batch)
+        self._default = Content(config, config.batch)
         self._success = config.statuses()
         signing = config.signing_secret
         self._signer = Signer(signing.get_secret_value().split()) if signing is not None else None
@@ -74,9 +65,9 @@ class Webhook:
         return min(pending, 1)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
-        if len(messages) == 1:  # as the dispatcher does it; a task more would cost a tenth of a request
-            return [await self._send_alone(messages[0])]
-        return await asyncio.gather(*(self._send_alone(message) for message in messages))
+        if len(messages) == 1:  # as the dispatcher does it; another task would cost a tenth of a request
+            return [await self._send_one(messages[0])]
+        return await asyncio.gather(*(self._send_one(message) for message in messages))
 
     async def close(self) -> None:
         if self._session is not None:
@@ -84,13 +75,12 @@ class Webhook:
             self._session = None
 
     async def verify(self) -> list[str]:
-        """Problems found by asking the receiver: a webhook has no harmless question."""
+        """A webhook has no harmless request to check it with."""
         return []
 
-    # Making requests.
-
-    def drafted(self, message: Message) -> Draft | Rejected:
-        content = self._contents.get(message.alert, self._otherwise)
+    def draft(self, message: Message) -> Draft | Rejected:
+        """Make the request of a notification; nothing is sent."""
+        content = self._contents.get(message.alert, self._default)
         target = self._recipe.constant
         try:
             if target is not None and content.plain:
@@ -106,14 +96,12 @@ class Webhook:
             return Rejected(Reason.TOO_LARGE, detail, unsent=True)
         return Draft(message.id, message.key, target, content.kind, body)
 
-    async def _send_alone(self, message: Message) -> Result:
-        draft = self.drafted(message)
+    async def _send_one(self, message: Message) -> Result:
+        draft = self.draft(message)
         return draft if isinstance(draft, Rejected) else await self.post(draft)
 
-    # Sending.
-
     async def post(self, draft: Draft) -> Result:
-        """One attempt, with the redirects that are followed. Never raises."""
+        """Send one request. Never raises."""
         target = draft.target
         body = None if target.method in BODILESS else draft.body
         headers = {**dict(target.headers), "Idempotency-Key": draft.key}
@@ -121,69 +109,46 @@ class Webhook:
             headers["Content-Type"] = draft.kind
         if self._signer is not None:
             headers |= self._signer.headers(draft.id, int(self._now()), body or b"")
+        # aiohttp writes bytes in one piece, which blocks the loop when they are many, and a file in parts.
+        data = body if body is None or len(body) < _LARGE else io.BytesIO(body)
         try:
-            result = await self._follow(target, headers, body)
+            async with self._connected().request(
+                target.method, target.url, data=data, headers=headers, allow_redirects=False
+            ) as response:
+                return Delivered() if response.status in self._success else await self._failure(response, target)
         except TimeoutError:
             return Retry(Reason.TIMEOUT, f"no answer within {self.config.timeout:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            words = self._redactor(target)
+            redact = self._redactor(target)
             if isinstance(error, aiohttp.InvalidURL):
-                return Rejected(Reason.REJECTED, words(f"the address is not valid: {error}"))
+                return Rejected(Reason.REJECTED, redact(f"the address is not valid: {error}"))
             if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddressError):
                 detail = f"{error.host} has a private address, which is refused; set allow_private if it is meant"
-                return Rejected(Reason.REJECTED, words(detail))
-            return Retry(Reason.CONNECTION, words(str(error) or type(error).__name__))
+                return Rejected(Reason.REJECTED, redact(detail))
+            return Retry(Reason.CONNECTION, redact(str(error) or type(error).__name__))
+
+    async def _failure(self, response: aiohttp.ClientResponse, target: Target) -> Result:
+        status = response.status
+        if 300 <= status < 400:
+            detail = f"{status}: the receiver redirects, which is not followed; set the final address as url"
+            return Rejected(Reason.REJECTED, detail)
+        text = self._redactor(target)(f"{status} {await _beginning(response)}")
+        if status < 300:
+            return Rejected(Reason.REJECTED, f"not among the statuses in success: {text}")
+        result = classify(status, text, retry_after(response.headers.get("Retry-After"), self._now()))
         if isinstance(result, Paused) and not self._recipe.fixed_host:
             return Rejected(result.reason, result.detail)  # one receiver of many says nothing of the others
         return result
 
-    async def _follow(self, target: Target, headers: dict[str, str], body: bytes | None) -> Result:
-        loop = asyncio.get_running_loop()
-        session = self._connected()
-        until = loop.time() + self.config.timeout
-        url, timeout = target.url, session.timeout
-        for _ in range(self.config.max_redirects + 1):
-            # aiohttp sends bytes in one piece, which holds the loop when they are many; a file it sends in parts.
-            data = body if body is None or len(body) < _LARGE else io.BytesIO(body)
-            async with session.request(
-                target.method, url, data=data, headers=headers, allow_redirects=False, timeout=timeout
-            ) as response:
-                if response.status in self._success:
-                    return Delivered()
-                if not 300 <= response.status < 400:
-                    return await self._failure(response, target)
-                status, location = response.status, response.headers.get("Location", "")
-            if self.config.max_redirects == 0:
-                return _refused(status, "and redirects are not followed; set the final address as url")
-            if status not in _KEPT:
-                return _refused(status, "which does not keep method and body, so it is not followed")
-            following = _following(url, location)
-            if following is None:
-                return _refused(status, "to something that is no safe address")
-            if following.origin() != url.origin():
-                headers = {name: text for name, text in headers.items() if (name, text) not in target.headers}
-            url, timeout = following, aiohttp.ClientTimeout(total=max(until - loop.time(), 0.001))
-        return _refused(status, "further than max_redirects allows")
-
-    async def _failure(self, response: aiohttp.ClientResponse, target: Target) -> Result:
-        words = self._redactor(target)
-        status = response.status
-        text = words(f"{status} {await _beginning(response)}")
-        if status < 300:
-            return Rejected(Reason.REJECTED, f"not among the statuses in success: {text}")
-        return classify(status, text, retry_after(response.headers.get("Retry-After"), self._now()))
-
     def _redactor(self, target: Target) -> Callable[[str], str]:
-        """What takes secrets out of words about a request to this target."""
+        """The redactor for text about a request to this target."""
         if target is self._recipe.constant:
             return self._redact
-        return redactor([*self._confidential, *target.words()])
+        return redactor([*self._confidential, *target.confidential_parts()])
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            allowed = self.config.allow_private
-            if allowed is None:
-                allowed = self._recipe.fixed_host and not self.config.max_redirects
+            allowed = self._recipe.fixed_host if self.config.allow_private is None else self.config.allow_private
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=self.config.timeout),
                 connector=aiohttp.TCPConnector(
@@ -194,22 +159,71 @@ class Webhook:
         return self._session
 
 
-def _refused(status: int, why: str) -> Rejected:
-    return Rejected(Reason.REJECTED, f"{status}: the receiver redirects, {why}")
+class BatchWebhook(Webhook):
+    """One request for several notifications (`batch`)."""
+
+    def batch_size(self, pending: int) -> int:
+        return min(pending, self.config.batch_size)
+
+    def plan(self, messages: Sequence[Message]) -> Plan:
+        decided: dict[str, Result] = {}
+        groups: dict[tuple[Target, str], list[tuple[Message, Draft]]] = {}
+        for message in messages:
+            draft = self.draft(message)
+            if isinstance(draft, Rejected):
+                decided[message.id] = draft
+            else:
+                groups.setdefault((draft.target, draft.kind), []).append((message, draft))
+        requests: list[Request] = [_Batch(self, batch) for drafts in groups.values() for batch in self._batches(drafts)]
+        return Plan(requests, decided)
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        return await send_planned(self, messages)
+
+    def joined(self, drafts: Sequence[Draft]) -> Draft:
+        """One request of several notifications. The same ones in the same order have the same key."""
+        bodies = [draft.body for draft in drafts]
+        body = b"[" + b",".join(bodies) + b"]" if self.config.batch == "array" else b"\n".join(bodies) + b"\n"
+        id_, key = drafts[0].id, drafts[0].key
+        if len(drafts) > 1:
+            id_ = key = hashlib.sha256(" ".join(draft.key for draft in drafts).encode()).hexdigest()[:32]
+        return Draft(id_, key, drafts[0].target, drafts[0].kind, body)
+
+    def _batches(self, drafts: Sequence[tuple[Message, Draft]]) -> list[list[tuple[Message, Draft]]]:
+        batches: list[list[tuple[Message, Draft]]] = []
+        room = 0
+        for message, draft in drafts:
+            length = len(draft.body) + 1
+            if not batches or length > room or len(batches[-1]) >= self.config.batch_size:
+                batches.append([])
+                room = self.config.batch_bytes - 1
+            batches[-1].append((message, draft))
+            room -= length
+        return batches
 
 
-def _following(url: URL, location: str) -> URL | None:
-    """Where a redirect leads; None for nowhere, for another scheme, and for https that leads to http."""
-    try:
-        following = url.join(URL(location))
-        safe = following.scheme == "https" or following.scheme == url.scheme == "http"
-        return following if location and safe and following.host else None
-    except ValueError:
-        return None
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One request of one notification or of several."""
+
+    channel: BatchWebhook
+    drafts: Sequence[tuple[Message, Draft]]
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        return [message for message, _ in self.drafts]
+
+    async def send(self) -> Sequence[Result]:
+        joined = self.channel.joined([draft for _, draft in self.drafts])
+        return [await self.channel.post(joined)] * len(self.drafts)
+
+    def split(self) -> Sequence[Sequence[Message]]:
+        # The receiver does not say which notification it refuses.
+        return halves(self.messages)
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> str:
-    """The first bytes of an answer whose status is known already: what goes wrong now changes nothing."""
+    """The first bytes of an answer. Its status is known, so a failure while reading changes nothing."""
     content = bytearray()
     try:
         while len(content) < MAX_ANSWER and (chunk := await response.content.read(MAX_ANSWER - len(content))):

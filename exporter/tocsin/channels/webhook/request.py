@@ -48,7 +48,7 @@ class Target:
     headers: tuple[tuple[str, str], ...]
     confidential: tuple[str, ...]
 
-    def words(self) -> list[str]:
+    def confidential_parts(self) -> list[str]:
         """What must not be repeated of it."""
         return [*secret_parts(str(self.url)), *self.confidential]
 
@@ -91,7 +91,7 @@ class Recipe:
 
     def confidential(self) -> list[str]:
         """What must not be repeated of every request."""
-        return [] if self.constant is None else self.constant.words()
+        return [] if self.constant is None else self.constant.confidential_parts()
 
     def attempts(self) -> Iterator[Callable[[Variables], object]]:
         """Each part for itself, to find what is wrong with every one of them."""

@@ -87,12 +87,11 @@ class Config(ChannelConfig, Options):
     """The statuses that say that the receiver has it: `200`, or `2xx` for all that begin so."""
 
     max_redirects: Annotated[int, Field(ge=0, le=10)] = 0
-    """How many redirects are followed, of those that keep method and body (307, 308). To another origin they go
-    without `headers`; from https to http never."""
+    """Has no effect: redirects are not followed. Set the final address as `url`."""
 
     allow_private: bool | None = None
-    """Whether the receiver may have a private address (loopback, link-local and the like). Without it, yes where this
-    file alone says who the host is; no where that can come from a row or from a redirect."""
+    """Whether the receiver may have a private address (loopback, link-local and the like). Default: yes, unless rows
+    can name the host."""
 
     signing_secret: Secret | None = None
     """Signs by the Standard Webhooks specification. `whsec_` and base64; several with blanks between all sign, to

@@ -21,7 +21,7 @@ from tocsin.envelope import View, build, merged
 from tocsin.model import Column, Kind, Transition, fingerprint, notification_id
 from tocsin.templates import Template
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "channels" / "webhook.md").read_text(encoding="utf-8")
 MIGRATION = (DOCS / "migrate-from-estuary-triggers.md").read_text(encoding="utf-8")
 ENVIRONMENT = {

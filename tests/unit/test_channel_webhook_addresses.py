@@ -27,7 +27,7 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_an_address_that_not_everybody_reaches_is_private(address: str) -> None:
+def test_private_address_is_refused(address: str) -> None:
     assert not public(address)
     family = 10 if ":" in address else 2
     with pytest.raises(PrivateAddressError):
@@ -35,12 +35,12 @@ def test_an_address_that_not_everybody_reaches_is_private(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_an_address_of_the_open_internet_is_public(address: str) -> None:
+def test_address_of_the_internet_is_public(address: str) -> None:
     assert public(address)
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv6_address_that_stands_for_an_ipv4_address_is_as_public_as_that(inner: ipaddress.IPv4Address) -> None:
+def test_ipv6_form_is_as_public_as_its_ipv4_address(inner: ipaddress.IPv4Address) -> None:
     number = int(inner)
     expected = public(str(inner))
     assert expected == (inner.is_global and not inner.is_multicast and not inner.is_reserved)

@@ -1,0 +1,13 @@
+"""What the tests of the webhook channel share."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from support.webhooks import Hooks, hooks
+
+
+@pytest.fixture
+async def hook() -> AsyncIterator[Hooks]:
+    async with hooks() as made:
+        yield made

@@ -1,0 +1,77 @@
+"""Webhook requests and answers, beyond what every channel keeps (tests/contract/test_channels.py)."""
+
+import json
+from typing import Any
+
+import pytest
+
+from support.receiver import Answer
+from support.webhooks import Hooks, sent
+from tocsin.channels.base import Delivered, Rejected, Result, Retry
+from tocsin.errors import Reason
+
+TOKEN = 'T0K3N/with-"quote"-and%20more'
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Answer(status=204), Delivered()),
+        (Answer(status=200, body=b"not { json"), Delivered()),
+        (Answer(status=200, unfinished=True), Delivered()),
+        (Answer(status=500, body=b"boom", unfinished=True), Retry(Reason.SERVER_ERROR, "500 boom")),
+        (Answer(status=429, headers={"Retry-After": "7"}), Retry(Reason.RATE_LIMITED, "429", 7.0, free=True)),
+        (Answer(status=503, headers={"Retry-After": "-5"}), Retry(Reason.SERVER_ERROR, "503", 0.0)),
+        (Answer(status=503, headers={"Retry-After": "soon"}), Retry(Reason.SERVER_ERROR, "503")),
+        (Answer(status=503, headers={"Retry-After": "inf"}), Retry(Reason.SERVER_ERROR, "503")),
+        (Answer(status=503, headers={"Retry-After": "9" * 30}), Retry(Reason.SERVER_ERROR, "503", 86400.0)),
+        (
+            Answer(status=503, headers={"Retry-After": "Thu, 01 Jan 1970 00:02:00 GMT"}),
+            Retry(Reason.SERVER_ERROR, "503", 20.0),
+        ),
+        (Answer(status=410, body=b"gone\r\nfor good"), Rejected(Reason.NOT_FOUND, "410 gone for good")),
+        (Answer(status=422, body=b"\xff\x00bad"), Rejected(Reason.REJECTED, "422 \N{REPLACEMENT CHARACTER} bad")),
+    ],
+)
+async def test_answer_is_classified(hook: Hooks, answer: Answer, expected: Result) -> None:
+    hook.receiver.script(answer)
+    assert await hook.sent(now=100.0, timeout="1s") == expected
+
+
+@pytest.mark.parametrize(
+    ("success", "status", "delivered"),
+    [(["2xx"], 299, True), ([200, 202], 204, False), (["2xx", 409], 409, True), (["2xx", "3xx"], 303, True)],
+)
+async def test_statuses_of_success_can_be_set(hook: Hooks, success: Any, status: int, delivered: bool) -> None:
+    hook.receiver.script(Answer(status=status))
+    rejected = Rejected(Reason.REJECTED, f"not among the statuses in success: {status}")
+    assert await hook.sent(success=success) == (Delivered() if delivered else rejected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_redirects": 3}])
+async def test_redirect_is_refused(hook: Hooks, settings: dict[str, Any]) -> None:
+    """Also with `max_redirects`, which has no effect."""
+    hook.receiver.script(Answer(status=307, headers={"Location": f"{hook.receiver.url}/elsewhere?{TOKEN[:5]}"}))
+    detail = "307: the receiver redirects, which is not followed; set the final address as url"
+    assert await hook.sent(**settings) == Rejected(Reason.REJECTED, detail)
+    assert len(hook.receiver.requests) == 1
+
+
+async def test_connections_are_kept(hook: Hooks) -> None:
+    channel = hook.build()
+    for _ in range(3):
+        await sent(channel)
+    assert len(hook.receiver.connections) == 1
+
+
+async def test_echoed_secrets_are_not_repeated(hook: Hooks) -> None:
+    channel = hook.build(
+        url="/services/S3CR3TPATH?key=S3CR3TQUERY", headers={"X-Key": TOKEN, "Authorization": "Bearer S3CR3THEADER"}
+    )
+    echo = f"bad: {TOKEN} / {json.dumps(TOKEN)} / S3CR3TPATH S3CR3TQUERY S3CR3THEADER"
+    hook.receiver.script(Answer(status=400, body=echo.encode()))
+    result = await sent(channel)
+    assert isinstance(result, Rejected)
+    assert "S3CR3T" not in result.detail
+    assert "T0K3N" not in result.detail
+    assert result.detail.startswith("400 bad: <secret> /")
