@@ -65,8 +65,8 @@ async def test_change_is_one_request_and_an_empty_batch_none(desk: Desk, hook: H
 @pytest.mark.parametrize(
     ("answer", "settings", "outcome", "calls"),
     [
-        (Answer(status=500), {}, "exhausted: 3 attempts; the last: server_error: 500", 3),
-        (Answer(hang=True), {"timeout": "50ms"}, "exhausted: 3 attempts; the last: timeout: no answer within 0.05 s", 3),
+        (Answer(status=500), {}, "the last: server_error: 500", 3),
+        (Answer(hang=True), {"timeout": "90ms"}, "the last: timeout: no answer within 0.09 s", 3),
         (Answer(status=400, body=b"no such field"), {}, "rejected: 400 no such field", 1),
     ],
     ids=["500", "timeout", "400"],
@@ -78,7 +78,7 @@ async def test_attempts_end_in_a_dead_letter(
     hook.receiver.otherwise = lambda _: answer
     start(desk, hook.build(**settings), max_attempts=3)
     [id_] = await desk.tell("1")
-    assert await parked(desk, id_) == outcome
+    assert (await parked(desk, id_)).endswith(outcome)
     assert len(hook.receiver.requests) == calls
 
 

@@ -114,7 +114,7 @@ async def test_both_secrets_sign_during_a_rotation(hook: Hooks, tmp_path: Any) -
     """Batches and requests without a body too."""
     file = tmp_path / "secrets"
     file.write_text(f"{NEW}\n{OLD}\n")
-    settings = {"now": time.time(), "signing_secret_file": str(file)}
+    settings: dict[str, Any] = {"now": time.time(), "signing_secret_file": str(file)}
     await hook.build(**settings, batch="ndjson").send([message(key="1"), message(key="2")])
     await hook.sent(**settings, method="GET")
     for request in hook.receiver.requests:
