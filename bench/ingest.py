@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench.report import Figure
-from support.materialize.process import double_process
+from support.double_process import double_process
 from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.config import load

@@ -15,7 +15,7 @@ from bench.load import configuration
 from bench.machine import Machine
 from bench.receiving import receiver_process
 from bench.report import Figure
-from support.materialize.process import double_process
+from support.double_process import double_process
 from support.tocsin import running
 
 CHANGES = 1_000
@@ -76,7 +76,7 @@ async def _round(directory: Path, busy: int) -> Round:
             double_process(1, live=LIVE) as double,
             receiver_process() as receiver,
         ):
-            await double.do("load", "busy", 1, LIVE)
+            await double.load("busy", 1, live=LIVE)
             config = _configuration(directory, double.dsn, receiver.url, busy, [refusing, silent])
             async with running(directory, config) as tocsin:
                 paths = [f"/{channel}" for channel in config["channels"] if not channel.startswith("dead")]
@@ -85,12 +85,12 @@ async def _round(directory: Path, busy: int) -> Round:
                     await receiver.holds(path, LIVE + 1)
                     await receiver.take(path)
                 if busy:
-                    await double.do("run", BUSY_PER_SECOND, relation="busy")
-                await double.do("run", PER_SECOND, relation="load")
+                    await double.run("busy", BUSY_PER_SECOND)
+                await double.run("load", PER_SECOND)
                 async with asyncio.timeout(CHANGES / PER_SECOND * 4 + 30):
                     await receiver.holds("/hook", _SETTLING + CHANGES)
                 for relation in ("load", "busy"):
-                    await double.do("run", 0, relation=relation)
+                    await double.run(relation, 0)
                 arrivals = await receiver.take("/hook")
                 others = sum([len((await receiver.take(path)).requests) for path in paths if path != "/hook"])
                 assert await tocsin.stop() == 0

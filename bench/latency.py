@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.load import configuration
 from bench.report import Figure
-from support.materialize.process import double_process
+from support.double_process import double_process
 from support.receiver import Answer, Received, Receiver
 from support.tocsin import running
 
@@ -80,10 +80,10 @@ async def _latencies(directory: Path) -> list[float]:
         running(directory, _configuration(directory, double.dsn, receiver.url)) as tocsin,
     ):
         await tocsin.until_ready()
-        await double.do("run", PER_SECOND, relation="load")
+        await double.run("load", PER_SECOND)
         async with asyncio.timeout(CHANGES / PER_SECOND * 4 + 30):
             await enough.wait()
-        await double.do("run", 0, relation="load")
+        await double.run("load", 0)
         assert await tocsin.stop() == 0
     return took[_SETTLING:][:CHANGES]
 

@@ -22,7 +22,7 @@ from bench.machine import Machine, spread
 from bench.receiving import Arrivals, ReceiverProcess, receiver_process
 from bench.report import Figure
 from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
-from support.materialize.process import double_process
+from support.double_process import double_process
 from support.tocsin import running
 from support.waiting import until
 
@@ -108,7 +108,7 @@ async def _ours(directory: Path, **settings: Any) -> Wave:
         await until(lambda: _settled(ledger) == COUNT + 1)
         await receiver.take("/hook")
         began = time.time()
-        await double.do("change", COUNT, relation="load")
+        await double.change("load", COUNT)
         await until(lambda: _settled(ledger) == 2 * COUNT + 1)
         ended = time.time()
         arrivals = await receiver.take("/hook")

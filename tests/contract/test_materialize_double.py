@@ -122,7 +122,7 @@ def drop_cluster(name: str) -> Direction:
 
 
 def deny(role: str) -> Direction:
-    return lambda stage: stage.double.deny(role, stage.relation)
+    return lambda stage: stage.relation.denied.add(role)
 
 
 def constant(stage: Stage) -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.double_process import double_process
 from support.live import DoubleServer, settings
 from support.materialize import MaterializeDouble, messages
 from support.materialize.history import History, Row
-from support.materialize.process import double_process
 from support.reading import reading
 from tocsin.sources.materialize import Materialize
 
@@ -23,7 +23,7 @@ ROWS: tuple[Row, ...] = (("a", "1"), ("a", "2"), ("b", None))
 async def test_cut_falls_after_exactly_so_many_bytes(size: int) -> None:
     async with MaterializeDouble() as double:
         double.create("orders", COLUMNS, rows=[(1, "a"), (2, None)])
-        double.cut(after_bytes=size)
+        double.cuts.append(size)
         reader, writer = await asyncio.open_connection("127.0.0.1", double.port)
         startup = messages.PROTOCOL_3.to_bytes(4, "big") + b"user\0materialize\0\0"
         writer.write((len(startup) + 4).to_bytes(4, "big") + startup)
@@ -37,7 +37,7 @@ async def test_cut_falls_after_exactly_so_many_bytes(size: int) -> None:
 async def test_slow_connection_takes_its_time() -> None:
     async with MaterializeDouble(progress_interval=0.01) as double:
         double.create("orders", COLUMNS, rows=[(at, "x" * 80) for at in range(100)])
-        double.slow(100_000)
+        double.bytes_per_second = 100_000
         began = asyncio.get_running_loop().time()
         async with reading(Materialize("mz", DoubleServer(double).config()), "orders") as stream:
             assert len((await stream.next()).updates) == 100
@@ -55,14 +55,14 @@ async def test_unknown_statement_is_quoted_in_the_error() -> None:
 
 async def test_process_serves_still_rows_and_changes_others() -> None:
     """As the benchmarks use it."""
-    async with double_process(5000, live=10) as double:
-        async with reading(Materialize("mz", settings(double.dsn)), "load") as stream:
-            assert len({row[0] for _, _, row in (await stream.next()).updates}) == 5010
-            await double.do("run", 500, relation="load")
-            await stream.until(lambda: len(stream.updates) > 5100)
-            assert len(stream.state) == 5010
-        with pytest.raises(AssertionError, match="explode"):
-            await double.do("explode")
+    async with (
+        double_process(5000, live=10) as double,
+        reading(Materialize("mz", settings(double.dsn)), "load") as stream,
+    ):
+        assert len({row[0] for _, _, row in (await stream.next()).updates}) == 5010
+        await double.run("load", 500)
+        await stream.until(lambda: len(stream.updates) > 5100)
+        assert len(stream.state) == 5010
 
 
 @given(

@@ -122,7 +122,7 @@ async def test_a_channel_that_hangs_does_not_keep_the_process_from_ending(stage:
 
 async def test_a_source_that_never_answers_does_not_keep_the_process_from_ending(stage: Stage) -> None:
     stage.source["connect_timeout"] = "60s"
-    stage.double.deaf()
+    stage.double.deaf = True
     async with stage.run() as tocsin:
         await until(lambda: stage.double.connections, "it tries to connect")
         began = time.monotonic()

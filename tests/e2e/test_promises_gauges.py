@@ -161,7 +161,7 @@ async def test_promise_3_nothing_is_shown_and_not_ready_before_the_snapshot_is_c
     async with stage.run() as tocsin:  # the ledger has them, and they were told
         await tocsin.until_ready()
         await tocsin.kill()
-    stage.double.slow(20_000)  # the snapshot takes about a second
+    stage.double.bytes_per_second = 20_000  # the snapshot takes about a second
     ready, counts = False, set()
     async with stage.run() as tocsin:
         while not ready:

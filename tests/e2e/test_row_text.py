@@ -139,7 +139,7 @@ async def test_upgraded_materialize_fires_nothing_in_running_process(tmp_path: P
         async with running(tmp_path, configured) as tocsin:
             await tocsin.until_ready()
             newer = replaced(double, older, "interval", "1 mon")
-            await until(lambda: double.subscribers(newer), "subscribed again")
+            await until(lambda: newer.streams, "subscribed again")
             newer.insert(("2 mons",))
             await until(lambda: len(tocsin.output) >= 2, "the second row is printed")
             assert await tocsin.stop() == 0

@@ -109,11 +109,12 @@ async def test_rows_sent_after_size_limit_is_lifted(stage: Stage) -> None:
     """The resume is refused again and again; the history stays worth asking for."""
     async with stage.run() as tocsin:
         await started(stage, tocsin)
-        stage.double.oversize(stage.orders)
+        stage.orders.oversized = True
+        stage.orders.wake()
         await tocsin.until_not_ready("alert orders: ", "result exceeds max size")
         stage.orders.insert(CYD)
         stage.orders.delete(CYD)
-        stage.double.oversize(stage.orders, on=False)
+        stage.orders.oversized = False
         await until_sent(stage, *FIRST, ("fired", "3"), ("resolved", "3"))
         await tocsin.until_ready()
         assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0

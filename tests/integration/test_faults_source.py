@@ -63,10 +63,10 @@ async def test_a_source_that_is_down_at_the_start(stage: Stage) -> None:
 
 async def test_a_server_that_accepts_and_never_answers(stage: Stage) -> None:
     stage.source["connect_timeout"] = "200ms"
-    stage.double.deaf()
+    stage.double.deaf = True
     async with stage.run() as tocsin:
         await broken(tocsin, "connect", "127.0.0.1")
-        stage.double.deaf(False)
+        stage.double.deaf = False
         stage.double.disconnect()
         await healed(stage, tocsin)
 
@@ -82,10 +82,10 @@ async def test_a_wrong_password(stage: Stage) -> None:
 
 
 async def test_a_missing_privilege(stage: Stage) -> None:
-    stage.double.deny("materialize", stage.orders)
+    stage.orders.denied.add("materialize")
     async with stage.run() as tocsin:
         await broken(tocsin, "permission", "permission denied", "needs SELECT privileges")
-        stage.double.allow("materialize", stage.orders)
+        stage.orders.denied.clear()
         await healed(stage, tocsin)
 
 
@@ -217,7 +217,7 @@ async def test_a_stall_ends_the_process_where_the_configuration_says_so(stage: S
 
 async def test_a_stream_cut_in_the_middle_of_a_row(stage: Stage) -> None:
     for after in (150, 90, 30):
-        stage.double.cut(after)
+        stage.double.cuts.append(after)
     async with stage.run() as tocsin:
         await tocsin.until_logged("source down", "reason=disconnected", "connection lost")
         stage.orders.insert(("3", "Cyd", "30"))
@@ -237,10 +237,10 @@ async def test_a_server_that_is_killed_and_comes_back_with_its_history(stage: St
 
 
 async def test_a_first_progress_row_in_the_future(stage: Stage) -> None:
-    stage.double.future(3_600_000)
+    stage.double.ahead = 3_600_000
     async with stage.run() as tocsin:
         await broken(tocsin, "future", "ahead of this machine's clock")
-        stage.double.future(0)
+        stage.double.ahead = 0
         await healed(stage, tocsin)
 
 

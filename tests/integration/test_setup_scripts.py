@@ -12,7 +12,7 @@ import pytest
 from setup import PREFIX, Setup, Waiting, connect
 from sql_plan import DIRECTORY
 from support.materialize import MaterializeDouble
-from support.materialize.definitions import RETENTION, Defined
+from support.materialize.definitions import RETENTION, Definitions
 from support.postgres import Postgres
 from support.setup_server import DEFAULTS
 from support.stack_views import VIEWS
@@ -108,7 +108,7 @@ def test_server_that_is_not_materialize_is_an_error(database: str) -> None:
 async def double() -> AsyncIterator[MaterializeDouble]:
     """The server of `make rehearse`, with nothing in it."""
     async with MaterializeDouble() as made:
-        Defined(made, VIEWS)
+        Definitions(made, VIEWS)
         yield made
 
 

@@ -125,7 +125,7 @@ async def test_the_first_progress_row_closes_nothing(double: MaterializeDouble) 
     view = double.create("public.orders", COLUMNS, rows=[ANN])
     double.silence(view)
     async with reading(source(double), "public.orders") as stream:
-        double.slow(2_000)  # the first progress row and the snapshot arrive apart
+        double.bytes_per_second = 2_000  # the first progress row and the snapshot arrive apart
         double.resume(view)
         first = await stream.next()
         assert [row for _, _, row in first.updates] == [ANN]

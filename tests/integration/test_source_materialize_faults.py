@@ -140,7 +140,8 @@ async def test_oversized_result_is_named_and_allows_resume(double: MaterializeDo
     view = double.create(ORDERS, COLUMNS, rows=[ANN])
     async with reading(source(double), ORDERS) as stream:
         await stream.next()
-        double.oversize(view)
+        view.oversized = True
+        view.wake()
         check(await stream.error(), SourceReason.TOO_LARGE, "result exceeds max size of 1.0 MiB")
     check(await error_of(source(double), ORDERS, resume=1), SourceReason.TOO_LARGE, "result exceeds max size")
 
@@ -213,7 +214,7 @@ async def test_a_slow_trickle_is_no_stall(double: MaterializeDouble) -> None:
     rows: list[TextRow] = [(str(number), "x" * 40) for number in range(60)]
     double.create(ORDERS, COLUMNS, rows=rows)
     slow = source(double, snapshot_timeout="1s", progress_timeout="1s", stale_after="1s")
-    double.slow(2_500)  # the snapshot takes about two seconds, and never a second between two rows
+    double.bytes_per_second = 2_500  # the snapshot takes about two seconds, and never a second between two rows
     began = time.monotonic()
     async with reading(slow, ORDERS) as stream:
         await stream.until_state(*rows)
@@ -222,10 +223,10 @@ async def test_a_slow_trickle_is_no_stall(double: MaterializeDouble) -> None:
 
 async def test_a_first_progress_row_in_the_future_is_a_fault(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
-    double.future(3_600_000)
+    double.ahead = 3_600_000
     error = await error_of(source(double), ORDERS)
     check(error, SourceReason.FUTURE, "ahead of this machine's clock")
-    double.future(0)
+    double.ahead = 0
     async with reading(source(double), ORDERS) as stream:
         await stream.until_state(ANN)
     # The server accepts a time that it has not reached, and would be silent until then.
@@ -236,7 +237,7 @@ async def test_a_first_progress_row_in_the_future_is_a_fault(double: Materialize
 
 async def test_a_clock_that_is_a_little_ahead_is_no_fault(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
-    double.future(300)
+    double.ahead = 300
     async with reading(source(double, max_ahead="5s"), ORDERS) as stream:
         await stream.until_state(ANN)
 
@@ -262,7 +263,7 @@ async def test_a_killed_server_is_a_lost_connection_and_comes_back(double: Mater
 
 async def test_a_server_that_accepts_and_never_answers_is_given_up(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
-    double.deaf()
+    double.deaf = True
     began = time.monotonic()
     check(await error_of(source(double, connect_timeout="500ms"), ORDERS), SourceReason.CONNECT, "127.0.0.1")
     assert time.monotonic() - began < SOON / 2
@@ -286,7 +287,7 @@ async def test_a_stream_cut_at_any_byte_gives_no_wrong_row_and_no_hang(double: M
     outcomes = set()
 
     async def cut(after: int) -> None:
-        double.cut(after)
+        double.cuts.append(after)
         async with reading(asked, ORDERS) as stream:
             error = await stream.error()
             check(error, SourceReason.DISCONNECTED, "connection lost")
@@ -306,7 +307,7 @@ async def test_a_stream_cut_within_a_change_gives_the_whole_change_or_nothing(do
     asked = source(double)
     seen = []
     for after in range(60, 260, 3):
-        double.cut(after)
+        double.cuts.append(after)
         async with reading(asked, ORDERS) as stream:
             with contextlib.suppress(SourceError):
                 await stream.next()
@@ -332,7 +333,7 @@ async def test_giving_up_a_stream_closes_its_connection_at_the_server(double: Ma
 
     task = asyncio.create_task(consume())
     await asyncio.wait_for(reached.wait(), SOON)
-    assert double.subscribers(view) == 1
+    assert len(view.streams) == 1
     task.cancel()
     await asyncio.wait({task}, timeout=SOON)
     assert task.cancelled()
@@ -342,7 +343,7 @@ async def test_giving_up_a_stream_closes_its_connection_at_the_server(double: Ma
 
 async def test_giving_up_in_the_middle_of_connecting_leaves_no_connection(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
-    double.deaf()
+    double.deaf = True
     task = asyncio.create_task(error_of(source(double), ORDERS))
     await until(lambda: double.connections)
     task.cancel()

@@ -222,7 +222,7 @@ async def test_alerts_share_one_connection_for_checks(double: MaterializeDouble)
             await checks(double, stream, 20)
 
     following = [asyncio.create_task(follow()) for _ in range(10)]
-    await until(lambda: double.subscribers(double.relation("blue.orders")) == 10)
+    await until(lambda: len(double.relation("blue.orders").streams) == 10)
     await until(lambda: double.connections == 11)
     await asyncio.gather(*following)
     await until(lambda: not double.connections)

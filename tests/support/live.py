@@ -171,7 +171,7 @@ class _DoubleView:
             self._double.tick()
 
     async def deny(self, role: str) -> None:
-        self._double.deny(role, self._relation)
+        self._relation.denied.add(role)
 
 
 class _LiveServer:

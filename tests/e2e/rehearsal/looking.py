@@ -13,10 +13,10 @@ from e2e.rehearsal.engine import Stack
 VIEW = "demo.organization_alert"
 
 
-def tell(stack: Stack, command: str, *rows: list[Any]) -> None:
-    """Put rows into the view of deployments, or take them out."""
-    text = json.dumps({"do": command, "relation": VIEW, "args": rows})
-    stack.compose("exec", "-T", "materialized", "python3", "/rehearsal/materialized.py", text)
+def change(stack: Stack, command: str, row: list[Any]) -> None:
+    """`insert` a row into the view of deployments, or `delete` it."""
+    script = ("python3", "/rehearsal/materialized.py")
+    stack.compose("exec", "-T", "materialized", *script, command, VIEW, json.dumps(row))
 
 
 def spiking(organization: str, owner: str, count: int = 11) -> list[Any]:

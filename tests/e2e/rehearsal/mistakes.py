@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from e2e.rehearsal.engine import FailureError, Stack, check, report, until
-from e2e.rehearsal.looking import alerts, gauges, messages, spiking, tell
+from e2e.rehearsal.looking import alerts, change, gauges, messages, spiking
 
 WINDOW = "TOCSIN_SETUP_DEPLOYMENT_WINDOW"
 
@@ -37,7 +37,7 @@ def wrong_slack_key(stack: Stack) -> None:
         Path(file.name).chmod(0o644)
         environ = {"ALERTMANAGER_CONFIG": "alertmanager.slack.yml", "SLACK_WEBHOOK_URL_FILE": file.name}
         stack.up("alertmanager", **environ)
-        tell(stack, "insert", spiking("A", "ann"))
+        change(stack, "insert", spiking("A", "ann"))
         until("Alertmanager's message", lambda: alerts(stack, "firing", "A"), 60)
         until("a line about Slack", lambda: _about_slack(stack))
         report(f"wrong Slack key: {_about_slack(stack)[:250]}...")
@@ -59,7 +59,7 @@ def taken_port(stack: Stack) -> None:
 def setup_twice(stack: Stack) -> None:
     """Two at once, both with something to replace, under a Tocsin that reads it; then the same back again."""
     row = spiking("A", "amy")
-    tell(stack, "insert", row)
+    change(stack, "insert", row)
     until("the message", lambda: messages(stack, "deployment-spike", "amy"))
     restarts = stack.state("exporter", ".RestartCount")
     for window in ("3 minutes", "2 minutes"):

@@ -43,13 +43,13 @@ from e2e.rehearsal.engine import (
 )
 from e2e.rehearsal.looking import (
     alerts,
+    change,
     delivered,
     gauges,
     messages,
     prometheus,
     spiking,
     stored,
-    tell,
     webhooks,
 )
 from e2e.rehearsal.mistakes import MISTAKES
@@ -110,7 +110,7 @@ def spike(stack: Stack) -> None:
     """A row comes and goes, and both paths tell of it."""
     row = spiking("B", "bob")
     started = time.monotonic()
-    tell(stack, "insert", row)
+    change(stack, "insert", row)
     until("the gauge", lambda: 'organization="B"' in gauges(stack))
     until("the message of Novu", lambda: messages(stack, "deployment-spike", "bob"))
     report(f"row -> Novu's message: {time.monotonic() - started:.1f} s")
@@ -119,7 +119,7 @@ def spike(stack: Stack) -> None:
     until("Alertmanager's message", lambda: alerts(stack, "firing", "B"), 60)
     report(f"row -> Alertmanager's message: {time.monotonic() - started:.1f} s")
     started = time.monotonic()
-    tell(stack, "delete", row)
+    change(stack, "delete", row)
     until("the end of the gauge", lambda: 'organization="B"' not in gauges(stack))
     until("the message of the end", lambda: messages(stack, "deployment-calm", "bob"))
     until("Alertmanager's message of the end", lambda: alerts(stack, "resolved", "B"), 90)
@@ -129,12 +129,12 @@ def spike(stack: Stack) -> None:
 def killed_exporter(stack: Stack) -> None:
     """What happens while the exporter is dead is told when it is back, once; a reload before does not change that."""
     row = spiking("C", "cat")
-    tell(stack, "insert", row)
+    change(stack, "insert", row)
     until("the message", lambda: messages(stack, "deployment-spike", "cat"))
     stack.compose("exec", "-T", "exporter", "sh", "-c", "kill -HUP 1")
     until("the reload", lambda: "configuration applied" in stack.logs("exporter"))
     stack.kill("exporter")
-    tell(stack, "delete", row)
+    change(stack, "delete", row)
     report(f"exporter killed -> healthy: {until('health', partial(stack.is_healthy, 'exporter'), 60):.1f} s")
     until("the message of the end", lambda: messages(stack, "deployment-calm", "cat"))
     check('organization="C"' not in gauges(stack), "the gauge is not the view")
@@ -158,7 +158,7 @@ def killed_others(stack: Stack) -> None:
             # By now Prometheus has read the producer since the broker's death, so what is more is new.
             before = delivered(stack)
             until("events that the broker confirms again", lambda: delivered(stack) > before, 60)  # noqa: B023
-    tell(stack, "insert", spiking("D", "dan"))
+    change(stack, "insert", spiking("D", "dan"))
     until("the message", lambda: messages(stack, "deployment-spike", "dan"))
     until("Alertmanager's message", lambda: alerts(stack, "firing", "D"), 60)
 
@@ -194,7 +194,7 @@ def own_novu(stack: Stack) -> None:
         took = stack.up("novu-bootstrap", "exporter", **environ)
         report(f"{said.partition(',')[0]}: healthy after {took:.1f} s")
         check(said in stack.logs("novu-bootstrap", **environ), "novu-bootstrap did not say so")
-    tell(stack, "insert", spiking("B", "bea"))
+    change(stack, "insert", spiking("B", "bea"))
     until("what Novu took", lambda: "/v1/events/trigger HTTP/1.1 201" in stack.logs("novu-api", **environ))
 
 

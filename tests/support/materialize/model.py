@@ -11,9 +11,9 @@ from support.materialize import errors, messages
 from support.materialize.columns import Column, columns
 from support.materialize.errors import ServerError
 from support.materialize.history import Row
-from support.materialize.relation import DEFAULT_RETENTION, Field, Name, Relation, text_row
+from support.materialize.relation import DEFAULT_RETENTION, Field, Relation, text_row
 from support.materialize.releases import RELEASES
-from support.materialize.statements import relation_name
+from support.materialize.statements import Name, relation_name
 
 ColumnSpec = Sequence[tuple[str, str]]
 """Pairs of name and type."""
@@ -59,6 +59,7 @@ class Model:
         cuts: for each of the next COPY streams, the number of bytes from its CopyOutResponse on after which the
             connection is closed.
         bytes_per_second: speed of every connection; None: no limit.
+        deaf: new connections are accepted and never answered.
         ahead: milliseconds that a new subscription starts in the future, as on a server restored from elsewhere.
         moved: set when a stream began, moved on or ended.
     """
@@ -75,10 +76,10 @@ class Model:
         self.connection_limit: int | None = None
         self.cuts: deque[int] = deque()
         self.bytes_per_second: float | None = None
+        self.deaf = False
         self.ahead = 0
         self.moved = asyncio.Event()
         self.listeners: set[asyncio.Event] = set()
-        self._denied: set[tuple[str, int]] = set()
         self._numbers = itertools.count(1)
         for name in clusters:
             self.create_cluster(name)
@@ -118,13 +119,13 @@ class Model:
         """The relation behind a name as in SQL. Raises KeyError."""
         return self.relations[_full(relation_name(name))]
 
-    def find(self, name: Name, role: str | None = None) -> Relation:
+    def find(self, name: Name, role: str = "") -> Relation:
         """The relation behind the name in a statement. Raises ServerError, also if the role may not read it."""
         found = self.relations.get(_full(name))
         if found is None:
             raise errors.unknown_item(".".join(name))
-        if (role, found.oid) in self._denied:
-            raise errors.permission_denied(role or "", found.full_name)
+        if role in found.denied:
+            raise errors.permission_denied(role, found.full_name)
         return found
 
     def drop(self, relation: Relation) -> None:
@@ -158,14 +159,6 @@ class Model:
         relation.id = f"u{next(self._numbers)}"
         wanted, held = Counter(map(text_row, rows)), Counter(relation.rows())
         relation.change([(wanted[row] - held[row], row) for row in wanted | held])
-
-    def deny(self, role: str, relation: Relation) -> None:
-        """Take SELECT away from a role."""
-        self._denied.add((role, relation.oid))
-
-    def allow(self, role: str, relation: Relation) -> None:
-        """Give SELECT back to a role."""
-        self._denied.discard((role, relation.oid))
 
     def compact(self, relation: Relation, since: int | None = None) -> int:
         """Forget the history before a time, by default before the present. Returns the oldest readable time."""
@@ -227,11 +220,6 @@ class Model:
     def resume(self, what: Relation | str = "quickstart") -> None:
         """End a silence. What was missed arrives with its true timestamps."""
         (what if isinstance(what, Relation) else self.clusters[what]).silent = False
-        self.wake()
-
-    def oversize(self, relation: Relation, on: bool = True) -> None:
-        """Let whatever there is to send of a relation be larger than the server's `max_result_size`."""
-        relation.oversized = on
         self.wake()
 
 

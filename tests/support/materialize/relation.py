@@ -1,15 +1,16 @@
 """A relation: its rows over time, and what a test may do to it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from support.materialize import messages
 from support.materialize.columns import Column
 from support.materialize.errors import ServerError
 from support.materialize.history import END_OF_TIME, History, Row
+from support.materialize.statements import Name
 
-Name = tuple[str, ...]
-"""Database, schema and name; or only the last parts of that."""
+if TYPE_CHECKING:
+    from support.materialize.subscription import Subscription
 
 Field = str | int | float | None
 """A value that a test may give for a field. It travels as text."""
@@ -24,22 +25,6 @@ TIMESTAMP = b"\x7f" * 13
 """Placeholder in encoded rows, as long as a timestamp in milliseconds is until the year 2286."""
 
 _CHUNK = 4000
-
-
-class Stream(Protocol):
-    """A running subscription, as a test sees it."""
-
-    failure: ServerError | None
-
-    @property
-    def started(self) -> bool:
-        """Whether the first progress row was sent. The snapshot may be still to come."""
-        ...
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether everything was sent that is known."""
-        ...
 
 
 def text_row(values: Iterable[Field]) -> Row:
@@ -71,6 +56,7 @@ class Relation:
         as_of: the timestamp of the snapshot of a constant relation.
         silent: no error and no progress, as without a replica.
         oversized: what a subscription has to send is larger than the server's `max_result_size`.
+        denied: roles that may not read it.
         gone: the error that ends its streams.
         streams: running subscriptions.
     """
@@ -94,8 +80,9 @@ class Relation:
         self.as_of = END_OF_TIME
         self.silent = False
         self.oversized = False
+        self.denied: set[str] = set()
         self.gone: ServerError | None = None
-        self.streams: set[Stream] = set()
+        self.streams: set[Subscription] = set()
         self.history = History(since=clock())
         self.history.advance(self.history.since + 1)
         self.wake = wake

@@ -47,7 +47,6 @@ class MaterializeDouble(Model):
         self.port = 0
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
-        self._deaf = False
         self._sessions: dict[bytes, Session] = {}
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
@@ -63,13 +62,11 @@ class MaterializeDouble(Model):
         """Where it listens, for role `materialize` and without a password."""
         return f"postgresql://materialize@{_HOST}:{self.port}/materialize?sslmode=disable"
 
-    async def start(self, *, port: int | None = None) -> int:
-        """Listen, and return the port: the given one, else that of the last time, else a free one."""
+    async def start(self) -> int:
+        """Listen, and return the port: that of the last time, at first a free one."""
         assert self._server is None, "it listens already"
         self.tick()
-        self._server = await asyncio.start_server(
-            self._accept, _HOST, self.port if port is None else port, limit=1 << 20
-        )
+        self._server = await asyncio.start_server(self.accept, _HOST, self.port, limit=1 << 20)
         self.port = self._server.sockets[0].getsockname()[1]
         self._ticker = asyncio.create_task(self._tick())
         return self.port
@@ -90,40 +87,16 @@ class MaterializeDouble(Model):
         for writer in self._connections.values():
             writer.transport.abort()
 
-    # Faults.
-
-    def cut(self, after_bytes: int) -> None:
-        """Close the connection of the next COPY stream after so many bytes. Called again: of the stream after that."""
-        self.cuts.append(after_bytes)
-
-    def deaf(self, on: bool = True) -> None:
-        """Accept new connections and never answer them."""
-        self._deaf = on
-
-    def slow(self, bytes_per_second: float | None) -> None:
-        """Limit the speed of every connection; None lifts the limit."""
-        self.bytes_per_second = bytes_per_second
-
-    def future(self, milliseconds: int) -> None:
-        """Let new subscriptions start so far in the future. 0 ends it."""
-        self.ahead = milliseconds
-
     def fall_behind(self, relation: Relation) -> None:
         """End the running streams of a relation as those of a client that does not read. What was not sent is lost."""
         for stream in relation.streams:
             stream.failure = errors.fell_behind()
         self.wake()
 
-    # What there is to see.
-
     @property
     def connections(self) -> int:
         """Open connections."""
         return len(self._connections)
-
-    def subscribers(self, relation: Relation) -> int:
-        """Open streams of a relation."""
-        return len(relation.streams)
 
     async def subscribed(self, relation: Relation, n: int = 1) -> None:
         """Wait until so many streams of a relation were sent their first row."""
@@ -142,14 +115,13 @@ class MaterializeDouble(Model):
             self.moved.clear()
             await self.moved.wait()
 
-    # Connections.
-
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self.progress_interval)
             self.tick()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection to its end."""
         task = asyncio.current_task()
         assert task is not None
         self._connections[task] = writer
@@ -164,7 +136,7 @@ class MaterializeDouble(Model):
                 await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._deaf:
+        if self.deaf:
             await reader.read()
             return
         code, body = await _startup(reader)

@@ -11,7 +11,7 @@ from support.materialize.errors import ServerError
 from support.materialize.history import Row
 from support.materialize.model import Model, Result
 from support.materialize.relation import Relation
-from support.materialize.statements import Copy, Insights, Plan, Sample, SetVariable, Subscribe, Target, statement
+from support.materialize.statements import Statement, statement
 from support.materialize.subscription import Subscription, choose_as_of
 
 _OPTION = re.compile(r"(?:--|-c\s*)([A-Za-z_]+)=((?:\\.|\S)*)")
@@ -149,75 +149,70 @@ class Session:
         if kind == b"P":
             self._model.statements.append(rest[0])
             found = statement(rest[0])
-            self._prepared[name] = self._columns(found.target) if isinstance(found, Subscribe) else None
+            self._prepared[name] = PREFIX + self._columns(found) if found.kind == "subscribe" else None
             return messages.PARSE_COMPLETE
         if kind == b"D" and name[0] == "S":
             columns = self._prepared[name[1:]]
-            return messages.NO_PARAMETERS + (
-                messages.NO_DATA if columns is None else messages.row_description(PREFIX + columns)
-            )
+            described = messages.NO_DATA if columns is None else messages.row_description(columns)
+            return messages.NO_PARAMETERS + described
         raise errors.unknown_statement(f"a message {kind!r} with {parts}")
 
     async def _query(self, text: str) -> None:
+        """Answer a statement. Raises ServerError."""
         self._model.statements.append(text)
         result = self._model.answer(text)
         if result is None and "mz_catalog." in text:
             await asyncio.sleep(self._model.catalog_delay)
         if result is None:
             found = statement(text)
-            if isinstance(found, Copy):
-                await self._copy(found.subscribe)
+            if found.kind == "copy":
+                await self._copy(found)
                 return
-            if isinstance(found, SetVariable):
-                await self._set(found)
-                return
+            if found.kind == "set":
+                await self._send(messages.parameter_status(*found.variable))
             result = self._result(found)
         head = messages.row_description(result.columns) if result.columns else b""
         rows = b"".join(map(messages.data_row, result.rows))
         await self._send(head + rows + messages.command_complete(result.tag))
 
-    def _result(self, asked: Subscribe | Sample | Plan | Insights) -> Result:
-        if isinstance(asked, Sample):
-            relation = self._relation(asked.target)
-            self._model.cluster(self._values["cluster"])
-            if (failed := relation.history.error_at()) is not None:
-                raise errors.row_error(failed.message)
-            places = _places(asked.target, relation)
-            rows = [tuple(row[at] for at in places) for row in relation.rows()[:1]]
-            return Result(tag=f"SELECT {len(rows)}", columns=self._columns(asked.target), rows=rows)
-        if isinstance(asked, Plan):
-            return _document("Raw Plan", self._plan(asked.target))
-        if isinstance(asked, Insights):
-            name = self._values["cluster"]
-            cluster = self._model.clusters.get(name)
-            if cluster is None:
-                raise errors.unknown_cluster(name)
-            return _document("Plan Insights", {"cluster": {"name": name, "id": {"User": cluster.number}}})
-        raise errors.unknown_statement("SUBSCRIBE without COPY")
+    def _result(self, asked: Statement) -> Result:
+        if asked.kind == "set":
+            return Result(tag="SET")
+        if asked.kind == "plan":
+            return _document("Raw Plan", self._plan(asked))
+        cluster = self._values["cluster"]
+        if asked.kind == "insights":
+            if cluster not in self._model.clusters:
+                raise errors.unknown_cluster(cluster)
+            number = self._model.clusters[cluster].number
+            return _document("Plan Insights", {"cluster": {"name": cluster, "id": {"User": number}}})
+        relation = self._relation(asked)
+        self._model.cluster(cluster)
+        if (failed := relation.history.error_at()) is not None:
+            raise errors.row_error(failed.message)
+        places = _places(asked, relation)
+        rows = [tuple(row[at] for at in places) for row in relation.rows()[:1]]
+        return Result(tag=f"SELECT {len(rows)}", columns=self._columns(asked), rows=rows)
 
-    def _plan(self, target: Target) -> dict[str, object]:
+    def _plan(self, asked: Statement) -> dict[str, object]:
         """Which object a SELECT would read. No privilege is needed."""
-        if target.id is not None:
-            found = next((one for one in self._model.relations.values() if one.id == target.id), None)
-            if found is None:
-                raise errors.invalid_id(target.id)
+        if asked.id is None:
+            found = self._model.find(asked.relation)
         else:
-            found = self._model.find(target.relation)
+            same = [one for one in self._model.relations.values() if one.id == asked.id]
+            if not same:
+                raise errors.invalid_id(asked.id)
+            found = same[0]
         number = int(found.id.removeprefix("u"))
         plan: dict[str, object] = {"Get": {"id": {"Global": {"User": number}}, "typ": {"column_types": []}}}
-        if target.columns is None:
+        if asked.columns is None:
             return plan
-        return {"Project": {"input": plan, "outputs": list(_places(target, found))}}
+        return {"Project": {"input": plan, "outputs": list(_places(asked, found))}}
 
-    async def _set(self, asked: SetVariable) -> None:
-        reported = next((name for name in _REPORTED if name.lower() == asked.name.lower()), None)
-        status = b"" if reported is None else messages.parameter_status(reported, asked.value)
-        await self._send(status + messages.command_complete("SET"))
-
-    async def _copy(self, asked: Subscribe) -> None:
-        relation = self._relation(asked.target)
+    async def _copy(self, asked: Statement) -> None:
+        relation = self._relation(asked)
         cluster = self._model.cluster(self._values["cluster"])
-        places = _places(asked.target, relation)
+        places = _places(asked, relation)
         as_of = choose_as_of(asked, relation, cluster, self._model)
         stream = Subscription(relation, cluster, places, as_of, snapshot=asked.snapshot)
         self._cancelled = False
@@ -246,12 +241,12 @@ class Session:
             self._model.listeners.discard(self._news)
             self._model.moved.set()
 
-    def _relation(self, target: Target) -> Relation:
-        return self._model.find(target.relation, self._user)
+    def _relation(self, asked: Statement) -> Relation:
+        return self._model.find(asked.relation, self._user)
 
-    def _columns(self, target: Target) -> tuple[Column, ...]:
-        relation = self._relation(target)
-        return tuple(relation.columns[at] for at in _places(target, relation))
+    def _columns(self, asked: Statement) -> tuple[Column, ...]:
+        relation = self._relation(asked)
+        return tuple(relation.columns[at] for at in _places(asked, relation))
 
     async def _send(self, data: bytes) -> None:
         """Send bytes, with the faults that a test has asked for. Raises DisconnectedError, OSError."""
@@ -279,13 +274,13 @@ def _variables(parameters: dict[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in (_REPORTED | asked).items()}
 
 
-def _places(target: Target, relation: Relation) -> tuple[int, ...]:
-    """Positions of the columns that a target selects. Raises ServerError if the relation does not have one."""
+def _places(asked: Statement, relation: Relation) -> tuple[int, ...]:
+    """Positions of the columns that a statement selects. Raises ServerError if the relation does not have one."""
     names = [column.name for column in relation.columns]
-    for name in target.columns or ():
+    for name in asked.columns or ():
         if name not in names:
             raise errors.unknown_column(name)
-    return tuple(names.index(name) for name in (names if target.columns is None else target.columns))
+    return tuple(names.index(name) for name in (names if asked.columns is None else asked.columns))
 
 
 def _document(name: str, value: object) -> Result:

@@ -2,92 +2,76 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from support.materialize.errors import unknown_statement
-from support.materialize.relation import Name
+
+Name = tuple[str, ...]
+"""Database, schema and name; or only the last parts of that."""
 
 _PART = r'(?:"(?:[^"]|"")*"|[A-Za-z_][\w$]*)'
 _NAME = rf"{_PART}(?:\.{_PART})*"
 _TARGET = (
-    rf"(?:(?P<relation>{_NAME})|\((?P<query>SELECT (?P<columns>\*|{_PART}(?:, ?{_PART})*) FROM (?P<inner>{_NAME}))\s*\)"
+    rf"(?:(?P<relation>{_NAME})|\(SELECT (?P<columns>\*|{_PART}(?:, ?{_PART})*) FROM (?P<queried>{_NAME})\s*\)"
     rf"|\[(?P<id>u\d+) AS {_NAME}\])"
 )
 _SUBSCRIBE = (
-    rf"SUBSCRIBE (?:TO )?{_TARGET} WITH \(PROGRESS(?P<changes>, SNAPSHOT = false)?\)"
+    rf"SUBSCRIBE {_TARGET} WITH \(PROGRESS(?P<changes>, SNAPSHOT = false)?\)"
     r"(?: AS OF (?P<at_least>AT LEAST )?(?P<as_of>\d+))?"
 )
 
+Kind = Literal["subscribe", "copy", "sample", "plan", "insights", "set"]
+
+_PATTERNS: dict[Kind, str] = {
+    "subscribe": _SUBSCRIBE,
+    "copy": rf"COPY \({_SUBSCRIBE}\) TO STDOUT",
+    "sample": rf"SELECT \* FROM {_TARGET} LIMIT 1",
+    "plan": rf"EXPLAIN RAW PLAN AS JSON FOR SELECT \* FROM {_TARGET}",
+    "insights": r"EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 \+ 1",
+    "set": rf"""SET (?P<variable>{_PART}) = ['"]?(?P<value>[^'"]*)['"]?""",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A relation, or a query over one. `columns`: those the query selects, None for all. `id`: an object by its id."""
+class Statement:
+    """A statement.
 
+    Attributes:
+        kind: `plan` asks which objects names refer to, `insights` which cluster runs statements.
+        relation: that it reads.
+        columns: those that its query selects; None: all.
+        id: of the object that it reads, instead of a relation's name.
+        snapshot: whether a subscription begins with one.
+        as_of: of a subscription; a lower bound if `at_least`.
+        variable: name and value of a session variable to set.
+    """
+
+    kind: Kind
     relation: Name = ()
     columns: tuple[str, ...] | None = None
     id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscribe:
-    """`SUBSCRIBE target WITH (PROGRESS)`. `at_least`: `as_of` is a lower bound."""
-
-    target: Target
-    snapshot: bool
-    as_of: int | None
-    at_least: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
-    """`COPY (SUBSCRIBE ...) TO STDOUT`."""
-
-    subscribe: Subscribe
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """`SELECT * FROM target LIMIT 1`."""
-
-    target: Target
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """`EXPLAIN RAW PLAN AS JSON FOR SELECT * FROM target`: which objects names refer to."""
-
-    target: Target
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Insights:
-    """`EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 + 1`: which cluster would run it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetVariable:
-    """`SET name = 'value'`."""
-
-    name: str
-    value: str
-
-
-Statement = Subscribe | Copy | Sample | Plan | Insights | SetVariable
+    snapshot: bool = True
+    as_of: int | None = None
+    at_least: bool = False
+    variable: tuple[str, str] = ("", "")
 
 
 def statement(text: str) -> Statement:
     """Recognise a statement. Raises ServerError, which quotes one that is unknown."""
-    if found := re.fullmatch(_SUBSCRIBE, text):
-        return _subscribe(found)
-    if found := re.fullmatch(rf"COPY \({_SUBSCRIBE}\) TO STDOUT", text):
-        return Copy(subscribe=_subscribe(found))
-    if found := re.fullmatch(rf"SELECT \* FROM {_TARGET} LIMIT 1", text):
-        return Sample(target=_target(found))
-    if found := re.fullmatch(rf"EXPLAIN RAW PLAN AS JSON FOR SELECT \* FROM {_TARGET}", text):
-        return Plan(target=_target(found))
-    if text == "EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 + 1":
-        return Insights()
-    if found := re.fullmatch(rf"SET ({_PART}) = ['\"]?([^'\"]*)['\"]?", text):
-        return SetVariable(name=relation_name(found[1])[0], value=found[2])
+    for kind, pattern in _PATTERNS.items():
+        if match := re.fullmatch(pattern, text):
+            found = {"relation": None, "columns": None, "queried": None, **match.groupdict()}
+            columns, as_of, variable = found["columns"], found.get("as_of"), found.get("variable")
+            return Statement(
+                kind=kind,
+                relation=relation_name(found["queried"] or found["relation"] or ""),
+                columns=None if columns in (None, "*") else relation_name(columns),
+                id=found.get("id"),
+                snapshot=not found.get("changes"),
+                as_of=None if as_of is None else int(as_of),
+                at_least=bool(found.get("at_least")),
+                variable=("", "") if variable is None else (relation_name(variable)[0], found["value"] or ""),
+            )
     raise unknown_statement(text)
 
 
@@ -95,21 +79,3 @@ def relation_name(text: str) -> Name:
     """The parts of a name as SQL writes it, for example `public."Orders"`."""
     parts = re.findall(_PART, text)
     return tuple(part[1:-1].replace('""', '"') if part[0] == '"' else part.lower() for part in parts)
-
-
-def _subscribe(found: re.Match[str]) -> Subscribe:
-    return Subscribe(
-        target=_target(found),
-        snapshot=found["changes"] is None,
-        as_of=None if found["as_of"] is None else int(found["as_of"]),
-        at_least=found["at_least"] is not None,
-    )
-
-
-def _target(found: re.Match[str]) -> Target:
-    if found["id"]:
-        return Target(id=found["id"])
-    if found["query"] is None:
-        return Target(relation=relation_name(found["relation"]))
-    selected = None if found["columns"] == "*" else relation_name(found["columns"])
-    return Target(relation=relation_name(found["inner"]), columns=selected)

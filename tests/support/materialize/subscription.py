@@ -7,10 +7,10 @@ from support.materialize.errors import ServerError
 from support.materialize.history import Row, Update
 from support.materialize.model import Cluster, Model
 from support.materialize.relation import Relation
-from support.materialize.statements import Subscribe
+from support.materialize.statements import Statement
 
 
-def choose_as_of(statement: Subscribe, relation: Relation, cluster: Cluster, model: Model) -> int:
+def choose_as_of(statement: Statement, relation: Relation, cluster: Cluster, model: Model) -> int:
     """The timestamp at which a subscription starts.
 
     Without `AS OF` it is the last closed time. `AS OF AT LEAST t` is the oldest readable time from t on, never "now".
@@ -31,7 +31,7 @@ def choose_as_of(statement: Subscribe, relation: Relation, cluster: Cluster, mod
 
 
 class Subscription:
-    """A running SUBSCRIBE with progress. See `Stream`. `places`: positions of the columns that it selects.
+    """A running SUBSCRIBE with progress. `places`: positions of the columns that it selects.
 
     Attributes:
         sent: rows sent so far, progress rows included.
@@ -56,10 +56,12 @@ class Subscription:
 
     @property
     def started(self) -> bool:
+        """Whether the first progress row was sent. The snapshot may be still to come."""
         return self._progress is not None
 
     @property
     def caught_up(self) -> bool:
+        """Whether everything was sent that is known."""
         upper = self.relation.history.upper
         return self.ended or (not self._snapshot_due and self._progress is not None and self._progress >= upper)
 
