@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 MOVING_OVER = {
     "migrate-from-alertman.md": "e2e/test_rabbitmq.py",
     "migrate-from-estuary-triggers.md": "integration/channel_webhook/test_examples.py",
-    "migrate-from-notified.md": "shipped/test_docs_postgres.py",
+    "migrate-from-notified.md": "shipped/test_docs_pages.py",
 }
 """Pages whose examples have variables and settings of the other system, and what runs them from end to end."""
 PAGES = [
