@@ -22,7 +22,7 @@ from tocsin.ledger.base import Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind
 from tocsin.pipeline.routing import Route, Router
-from tocsin.pipeline.rows import Outlets, Timing, Watch
+from tocsin.pipeline.rows import RowOutputs, RowPipeline, Timing
 from tocsin.sources.materialize import Materialize
 
 ROWS = 200_000
@@ -102,7 +102,7 @@ async def _snapshot_seconds(dsn: str, *, ledger: bool) -> float:
 
 
 @asynccontextmanager
-async def _watch(dsn: str, *, ledger: bool) -> AsyncIterator[tuple[Watch, Page]]:
+async def _watch(dsn: str, *, ledger: bool) -> AsyncIterator[tuple[RowPipeline, Page]]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "tocsin.yaml"
         path.write_text(_CONFIG.format(dsn=dsn, notify="out" if ledger else ""))
@@ -118,8 +118,8 @@ async def _watch(dsn: str, *, ledger: bool) -> AsyncIterator[tuple[Watch, Page]]
                 await store.close()
 
 
-def _made(alert: RowAlert, source: Materialize, page: Page, metrics: Metrics, store: Ledger | None) -> Watch:
-    outlets = Outlets(
+def _made(alert: RowAlert, source: Materialize, page: Page, metrics: Metrics, store: Ledger | None) -> RowPipeline:
+    outlets = RowOutputs(
         page=page,
         metrics=metrics.alert(alert.name),
         ledger=store,
@@ -128,7 +128,7 @@ def _made(alert: RowAlert, source: Materialize, page: Page, metrics: Metrics, st
         publish=lambda _: None,
     )
     timing = Timing(backoff=Backoff(initial=1.0, maximum=1.0), stale_after=300.0, exit_on_stall=False)
-    return Watch(alert, source, timing, outlets)
+    return RowPipeline(alert, source, timing, outlets)
 
 
 async def _memory() -> float:

@@ -14,7 +14,7 @@ from tocsin.config import load
 from tocsin.exposition import Metrics
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
-from tocsin.pipeline.events import EventOutlets, EventRoute, Intake
+from tocsin.pipeline.events import EventOutputs, EventPipeline, EventRoute
 
 Offered = asyncio.Queue[Sequence[Notification]]
 """What is handed on: the notifications of each batch, once they are safe."""
@@ -42,11 +42,11 @@ async def taken_in(source: Mapping[str, Any], name: str = "order", **alert: Any)
             router=units.router(config, config.alerts[name], metrics.alert(name)),
             metrics=metrics.alert(name),
         )
-        outlets = EventOutlets(
+        outlets = EventOutputs(
             ledger=ledger, metrics=metrics.source("measured"), offer=offered.put_nowait, publish=lambda _: None
         )
         measured = config.sources["measured"]
-        intake = Intake("measured", units.make_event_source(measured), [taker], units.backoff(measured), outlets)
+        intake = EventPipeline("measured", units.make_event_source(measured), [taker], units.backoff(measured), outlets)
         task = asyncio.create_task(intake.run())
         try:
             yield offered

@@ -1,6 +1,10 @@
-"""Exceptions that no code expected: how they are described to people, and which cancellations are meant for us."""
+"""Exceptions that no code expected, and cancellations: how they are described, and which of them end a task."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def unexpected(error: BaseException) -> str:
@@ -27,3 +31,15 @@ def must_end(error: BaseException) -> bool:
     """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+
+
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Do some work to its end, even when the caller is cancelled meanwhile; the cancellation is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # the cancellation counts
+        raise

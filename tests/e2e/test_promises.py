@@ -208,7 +208,7 @@ async def test_promise_4_a_ledger_that_does_not_fit_the_view_is_warned_about(sta
     stage.orders = other
     async with stage.run() as tocsin:
         await stage.until_told(FIRST, ("resolved", "1"))
-        await tocsin.until_logged("not what it was at the frontier", "differences=1", "level=warning")
+        await tocsin.until_logged("snapshot differs from the ledger", "differences=1", "level=warning")
 
 
 # 5. Isolation.

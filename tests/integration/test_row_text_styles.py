@@ -5,7 +5,7 @@ import random
 import pytest
 
 from support.postgres import Database
-from tocsin.canonical import Respelling
+from tocsin.firing.canonical import Respelling
 from tocsin.model import Column
 from tocsin.postgres_session import OUTPUT
 

@@ -20,7 +20,7 @@ from tocsin.exposition import Metrics
 from tocsin.ledger.base import EventCommit
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
-from tocsin.pipeline.events import EventOutlets, EventRoute, Intake
+from tocsin.pipeline.events import EventOutputs, EventPipeline, EventRoute
 
 
 class Scene:
@@ -45,16 +45,16 @@ class Scene:
         self._config = load(write(directory / "tocsin.yaml", whole), {})
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Intake]:
+    async def running(self) -> AsyncIterator[EventPipeline]:
         """The intake, with the ledger of the last time."""
         alert, source = self._config.event_alerts["orders"], self._config.sources["broker"]
         metrics = self.metrics.alert("orders")
         taker = EventRoute(alert=alert, router=units.router(self._config, alert, metrics), metrics=metrics)
         ledger = open_ledger(self._ledger)
-        outlets = EventOutlets(
+        outlets = EventOutputs(
             ledger=ledger, metrics=self.metrics.source("broker"), offer=self._offer, publish=lambda _: None
         )
-        intake = Intake("broker", units.make_event_source(source), [taker], units.backoff(source), outlets)
+        intake = EventPipeline("broker", units.make_event_source(source), [taker], units.backoff(source), outlets)
         task = asyncio.create_task(intake.run())
         try:
             yield intake

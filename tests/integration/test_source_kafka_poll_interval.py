@@ -22,7 +22,7 @@ from tocsin.config import load
 from tocsin.exposition import Metrics
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
-from tocsin.pipeline.events import EventOutlets, Intake
+from tocsin.pipeline.events import EventOutputs, EventPipeline
 from tocsin.pipeline.status import State
 
 LIMIT_S = 6.0
@@ -58,14 +58,14 @@ class Scene:
         self._config = load(write(directory / "tocsin.yaml", whole), {})
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Intake]:
+    async def running(self) -> AsyncIterator[EventPipeline]:
         metrics, ledger = Metrics("test"), open_ledger(self.ledger)
         alert, at = self._config.event_alerts["orders"], self._config.sources["broker"]
-        outlets = EventOutlets(
+        outlets = EventOutputs(
             ledger=ledger, metrics=metrics.source("broker"), offer=self._offer, publish=lambda _: None
         )
         taker = units.taker(self._config, alert, metrics.alert("orders"))
-        intake = Intake("broker", units.make_event_source(at), [taker], units.backoff(at), outlets)
+        intake = EventPipeline("broker", units.make_event_source(at), [taker], units.backoff(at), outlets)
         task = asyncio.create_task(intake.run())
         try:
             yield intake

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from support.events_table import INSERT, handled, made, source, taking
-from support.following import at_work
 from support.intakes import Locked, Offered, intake_of_orders
+from support.pipelines import at_work
 from support.postgres import Database
 from support.waiting import until, until_some
 from tocsin.errors import SourceError

@@ -12,8 +12,8 @@ from support.live import SERVERS, DoubleServer, Server, TextRow, serving
 from support.materialize import MaterializeDouble, ServerError, encode
 from support.reading import check, error_of, reading
 from support.waiting import SOON
-from tocsin.canonical import Respelling
 from tocsin.errors import SourceReason
+from tocsin.firing.canonical import Respelling
 from tocsin.model import Row
 from tocsin.postgres import relation
 from tocsin.sources.base import Subject

@@ -13,7 +13,7 @@ from support.materialize import MaterializeDouble, Result, ServerError
 from support.reading import Reading, check, error_of, reading
 from support.waiting import SOON, until
 from tocsin.errors import SourceReason
-from tocsin.sources.base import Checked, Subject
+from tocsin.sources.base import Subject
 from tocsin.sources.materialize import Materialize
 
 COLUMNS = (("id", "int4"), ("name", "text"))
@@ -179,9 +179,8 @@ async def test_unknown_beginning_is_subscribed_again_once_known(double: Material
     double.answer = refuse
     asked = source(double, identity_check="50ms")
     problems: list[str] = []
-    async with reading(asked, ORDERS) as stream:
+    async with reading(asked, ORDERS, checked=problems.append) as stream:
         await stream.next()
-        listen(stream, problems)
         await stream.until(lambda: len(problems) >= 2)
         assert "not today" in problems[0]
         refusing = False
@@ -194,8 +193,7 @@ async def test_failed_checks_are_reported_until_they_succeed(double: Materialize
     """The check needs a connection of its own, which a limit may refuse. The stream goes on."""
     double.connection_limit = 1
     problems: list[str] = []
-    async with reading(source(double, identity_check="50ms"), ORDERS) as stream:
-        listen(stream, problems)
+    async with reading(source(double, identity_check="50ms"), ORDERS, checked=problems.append) as stream:
         await stream.until(lambda: len(problems) >= 2)
         assert "max_connections" in problems[0]
         double.connection_limit = None
@@ -243,9 +241,3 @@ async def checks(double: MaterializeDouble, stream: Reading, count: int) -> None
     """Read on until the names were asked for so many more times."""
     before = len(double.statements)
     await stream.until(lambda: sum("INSIGHTS" in text for text in double.statements[before:]) >= count)
-
-
-def listen(stream: Reading, problems: list[str]) -> None:
-    """Keep what the stream's checks report."""
-    assert isinstance(stream.stream, Checked)
-    stream.stream.report_checks(problems.append)

@@ -12,7 +12,7 @@ from tocsin.exposition import Metrics
 from tocsin.ledger.base import EventCommit
 from tocsin.ledger.sqlite import SqliteLedger
 from tocsin.model import Notification
-from tocsin.pipeline.events import EventOutlets, EventRoute, Intake
+from tocsin.pipeline.events import EventOutputs, EventPipeline, EventRoute
 from tocsin.sources.base import EventSource
 
 CONFIG = """
@@ -66,7 +66,7 @@ def intake_of_orders(
     offered: Offered,
     metrics: Metrics | None = None,
     **more: Any,
-) -> Intake:
+) -> EventPipeline:
     """An intake whose events `order` go to one channel. Its pauses last some milliseconds."""
     file = folder / "tocsin.yaml"
     file.write_text(CONFIG)
@@ -75,5 +75,5 @@ def intake_of_orders(
     alert = config.event_alerts["order"]
     own = metrics.alert("order")
     taker = EventRoute(alert=alert, router=router(config, alert, own), metrics=own)
-    outlets = EventOutlets(ledger=ledger, metrics=metrics.source("q"), offer=offered, publish=lambda _: None)
-    return Intake("q", source, [taker], Backoff(initial=0.01, maximum=0.05), outlets, **more)
+    outlets = EventOutputs(ledger=ledger, metrics=metrics.source("q"), offer=offered, publish=lambda _: None)
+    return EventPipeline("q", source, [taker], Backoff(initial=0.01, maximum=0.05), outlets, **more)

@@ -72,11 +72,17 @@ class Reading:
 
 
 @asynccontextmanager
-async def reading(source: Source, what: Subject | str, resume: int | None = None) -> AsyncIterator[Reading]:
+async def reading(
+    source: Source,
+    what: Subject | str,
+    resume: int | None = None,
+    *,
+    checked: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[Reading]:
     """Open a stream of a relation, given by name, or of a subject."""
     subject = Subject(relation=what) if isinstance(what, str) else what
     async with (
-        source.open(subject, resume=resume) as stream,
+        source.open(subject, resume=resume, checked=checked) as stream,
         aclosing(cast("AsyncGenerator[Batch, None]", stream.batches())) as batches,
     ):
         yield Reading(stream, batches)

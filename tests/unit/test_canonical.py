@@ -2,8 +2,8 @@
 
 import pytest
 
-from tocsin.canonical import Respelling
 from tocsin.firing import Firing, Phase, Rule
+from tocsin.firing.canonical import Respelling
 from tocsin.model import Column, Columns
 from tocsin.pipeline.binding import respelled
 
@@ -92,6 +92,6 @@ def test_two_stored_keys_of_one_value_become_one(*, kept_first: bool) -> None:
         )
     ]
     rule = Rule(alert="late", columns=one(INTERVAL), key=(0,))
-    kept, ended = respelled(firings if kept_first else firings[::-1], one(INTERVAL), rule)
+    kept, ended = respelled(firings if kept_first else firings[::-1], rule)
     assert [(firing.fingerprint, firing.row) for firing in kept] == [("1 mon", ("1 mon",))]
     assert [(firing.fingerprint, firing.row) for firing in ended] == [("1 month", ("1 mon",))]

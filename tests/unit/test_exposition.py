@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from tocsin.exposition import Gauges, GaugeSpec, lines
 from tocsin.exposition.text import header, value
-from tocsin.model import OnDuplicate, Row
+from tocsin.firing import FiringSet, Rule
+from tocsin.model import Batch, Column, OnDuplicate, Row
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -175,19 +176,26 @@ def test_what_lingers_over_a_fresh_snapshot_goes_when_its_own_time_has_come() ->
 
 
 def test_withdrawn_series_are_not_served_and_come_back() -> None:
-    gauges = Gauges(SPEC)
+    stale = False
+    gauges = Gauges(SPEC, fresh=lambda: not stale)
     put(gauges, {"1": ("Acme", None, "5")})
-    gauges.withdrawn = True
-    assert served(gauges) == {}
-    assert gauges.series == 0
-    gauges.withdrawn = False
+    stale = True
+    assert (served(gauges), gauges.series) == ({}, 0)
+    stale = False
     assert served(gauges) == {(("customer", "Acme"),): 5.0}
 
 
-def test_cleared_series_do_not_linger() -> None:
-    gauges = Gauges(replace(SPEC, linger=30.0))
-    put(gauges, {"1": ("Acme", None, "5")})
-    gauges.clear()
+def test_all_rows_are_rendered_for_another_firing_set() -> None:
+    """After a restart from the ledger the changes of a batch are not all that differs."""
+    gauges = Gauges(SPEC)
+    for rows in ([("Acme", None, "5"), ("Globex", None, "1")], [("Initech", None, "2")]):
+        columns = tuple(Column(name=name, oid=25) for name in ("customer", "city", "value"))
+        firing = FiringSet(Rule(alert="late", columns=columns))
+        firing.apply(Batch(updates=[(1, 1, row) for row in rows], frontier=2))
+        gauges.install(gauges.update(firing, {}), 0.0)
+        assert {labels[0][1] for labels in served(gauges)} == {row[0] for row in rows}
+    outcome = firing.apply(Batch(updates=[(3, -1, rows[0])], frontier=4))
+    gauges.install(gauges.update(firing, outcome.changes), 0.0)
     assert served(gauges) == {}
 
 

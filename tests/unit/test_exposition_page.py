@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tocsin.exposition import AlertState, Gauges, GaugeSpec, Metrics, Page, Scrape
+from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page, Scrape
 from tocsin.model import Row
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -128,20 +128,6 @@ async def test_an_alert_that_was_removed_is_gone_from_the_page() -> None:
     text = await text_of(page)
     assert "late_orders" not in text
     assert 'alert="late"' not in text
-
-
-async def test_a_gauge_withdrawn_while_the_state_is_read_is_not_on_that_very_page() -> None:
-    gauges = gauges_of(SPEC, {"1": ("Acme", "3")})
-    page = page_of(gauges)
-
-    def stale() -> AlertState:
-        gauges.withdrawn = True
-        return AlertState()
-
-    page.metrics.alert("late").state = stale
-    text = await text_of(page)
-    assert "late_orders{" not in text
-    assert 'tocsin_alert_series{alert="late"} 0.0' in text
 
 
 async def test_a_series_that_has_lingered_is_not_counted_on_the_page_that_no_longer_shows_it() -> None:

@@ -66,7 +66,7 @@ def test_of_two_rows_of_a_key_the_smaller_stands_for_it_whichever_came_first(row
     firing = FiringSet(rule())
     outcome = firing.apply(batch(*((5, 1, row) for row in rows)))
     assert told(outcome) == [(Kind.FIRED, 5, OLD, None)]
-    assert firing.collisions == 1
+    assert outcome.collisions == 1
     assert told(firing.apply(batch((101, -1, OLD), frontier=102))) == [(Kind.UPDATED, 101, NEW, OLD)]
 
 
@@ -78,8 +78,8 @@ def test_null_stands_before_all_text() -> None:
 
 def test_a_multiplicity_below_zero_is_counted_and_does_not_fire() -> None:
     firing = FiringSet(rule())
-    assert told(firing.apply(batch((5, -1, OLD), frontier=6))) == []
-    assert (firing.negatives, firing.firing, firing.rows()) == (1, 0, {})
+    outcome = firing.apply(batch((5, -1, OLD), frontier=6))
+    assert (told(outcome), outcome.negatives, firing.firing, firing.rows()) == ([], 1, 0, {})
     assert told(firing.apply(batch((6, 1, OLD), frontier=7))) == []
     assert len(firing) == 0
     assert told(firing.apply(batch((7, 1, OLD), frontier=8))) == [(Kind.FIRED, 7, OLD, None)]
@@ -96,7 +96,7 @@ def test_null_and_the_empty_text_are_two_keys() -> None:
     outcome = firing.apply(batch((5, 1, (None, "1", "x")), (5, 1, ("", "1", "x"))))
     assert [one.kind for one in outcome.transitions] == [Kind.FIRED, Kind.FIRED]
     assert len({one.fingerprint for one in outcome.transitions}) == 2
-    assert firing.collisions == 0
+    assert outcome.collisions == 0
 
 
 def test_without_key_columns_the_whole_row_is_the_key() -> None:

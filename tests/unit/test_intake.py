@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.clock import Clock
-from support.following import Pauses, at_work
+from support.pipelines import Pauses, at_work
 from support.waiting import until
 from tocsin import repeats
 from tocsin.backoff import Backoff
@@ -19,7 +19,7 @@ from tocsin.exposition import Metrics
 from tocsin.ledger.base import EventCommit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Event
-from tocsin.pipeline.events import HOLD_EVERY, EventOutlets, Intake
+from tocsin.pipeline.events import HOLD_EVERY, EventOutputs, EventPipeline
 from tocsin.pipeline.status import Stall, State
 from tocsin.sources.base import EventBatch, EventStream, Refused
 
@@ -110,10 +110,10 @@ def batch_of(*ids: str, **more: Any) -> EventBatch:
     return EventBatch(events=events, position={"p": len(ids)}, **more)
 
 
-def intake_of(source: Scripted, ledger: Any, backoff: Backoff = BACKOFF, **more: Any) -> Intake:
+def intake_of(source: Scripted, ledger: Any, backoff: Backoff = BACKOFF, **more: Any) -> EventPipeline:
     metrics = Metrics("0").source("posted")
-    outlets = EventOutlets(ledger=ledger, metrics=metrics, offer=lambda _: None, publish=lambda _: None)
-    return Intake("posted", source, [], backoff, outlets, **more)
+    outlets = EventOutputs(ledger=ledger, metrics=metrics, offer=lambda _: None, publish=lambda _: None)
+    return EventPipeline("posted", source, [], backoff, outlets, **more)
 
 
 async def test_stream_stays_open_while_ledger_is_locked(ledger: SqliteLedger) -> None:

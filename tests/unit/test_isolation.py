@@ -11,25 +11,21 @@ from structlog.testing import capture_logs
 
 from support.channels import FakeChannel
 from support.dispatching import Desk
-from support.following import Pauses, at_work
 from support.intakes import Offered, intake_of_orders
 from support.levels import LevelHarness
+from support.pipelines import Pauses, alert_in, at_work, row_pipeline
 from support.waiting import until
 from tocsin.app import _Reloading
 from tocsin.app import build as units
 from tocsin.app.runtime import Runtime
-from tocsin.backoff import Backoff
 from tocsin.config import load
 from tocsin.config.check import check_online
 from tocsin.dispatch import Condition
-from tocsin.envelope import View
 from tocsin.errors import ConfigError
-from tocsin.exposition import Metrics, Page
+from tocsin.exposition import Metrics
 from tocsin.faults import must_end, unexpected
 from tocsin.ledger.sqlite import open_ledger
-from tocsin.model import Batch, Column, Columns, Event, Kind
-from tocsin.pipeline.routing import Route, Router
-from tocsin.pipeline.rows import Outlets, Timing, Watch
+from tocsin.model import Batch, Column, Columns, Event
 from tocsin.pipeline.status import State
 from tocsin.sources.base import EventBatch, Subject
 
@@ -125,30 +121,18 @@ async def test_unexpected_exception_in_event_source_is_retried(tmp_path: Path, d
 @DEFECTS
 async def test_unexpected_exception_in_row_source_is_retried(tmp_path: Path, defect: type[BaseException]) -> None:
     """The alert is in error with the type of the exception until its source works."""
-    file = tmp_path / "tocsin.yaml"
-    file.write_text(CONFIG)
-    alert = load(file, {}).row_alerts["late"]
-    source, metrics, pauses = Defective(defect, 5), Metrics("0"), Pauses()
+    source, pauses = Defective(defect, 5), Pauses()
     source.batch = Batch(updates=[], frontier=11, snapshot=10)
     ledger = open_ledger(tmp_path / "ledger.db")
-    outlets = Outlets(
-        page=Page(metrics),
-        metrics=metrics.alert("late"),
-        ledger=ledger,
-        router=Router([Route(channel="out", kinds=frozenset(Kind))], View(), complain=pytest.fail),
-        offer=lambda _: None,
-        publish=lambda _: None,
-    )
     seen: list[str] = []
 
     async def sleep(seconds: float) -> None:
-        seen.append(watch.message)
+        seen.append(pipeline.message)
         await pauses.sleep(seconds)
 
-    timing = Timing(backoff=Backoff(initial=0.01, maximum=0.01), stale_after=300.0, exit_on_stall=False)
-    watch = Watch(alert, source, timing, outlets, sleep=sleep)
-    async with at_work(watch):
-        await until(lambda: watch.state is State.UP, "it goes on")
+    pipeline = row_pipeline(alert_in(tmp_path), source, ledger, sleep=sleep)
+    async with at_work(pipeline):
+        await until(lambda: pipeline.state is State.UP, "it goes on")
     await ledger.close()
     assert len(seen) == 5
     assert all(message.startswith(f"unexpected {defect.__name__} in tocsin.pipeline.rows") for message in seen)

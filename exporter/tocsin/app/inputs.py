@@ -17,9 +17,9 @@ from tocsin.errors import LedgerError
 from tocsin.exposition import Metrics, Page
 from tocsin.ledger.base import Ledger
 from tocsin.model import Transition
-from tocsin.pipeline.events import EventOutlets, Intake
+from tocsin.pipeline.events import EventOutputs, EventPipeline
 from tocsin.pipeline.feed import Feed
-from tocsin.pipeline.rows import Outlets, Watch
+from tocsin.pipeline.rows import RowOutputs, RowPipeline
 from tocsin.pipeline.status import AlertStatus, Stall
 from tocsin.sources.base import Source
 from tocsin.sources.http import Http
@@ -49,10 +49,10 @@ class Inputs:
         self._stalled = stalled
         self._clock = clock
         self._sources: dict[str, tuple[SourceConfig, Source]] = {}
-        self._watches: dict[str, Running[Watch]] = {}
-        self._intakes: dict[str, Running[Intake]] = {}
+        self._watches: dict[str, Running[RowPipeline]] = {}
+        self._intakes: dict[str, Running[EventPipeline]] = {}
 
-    def watch(self, alert: str) -> Watch | None:
+    def watch(self, alert: str) -> RowPipeline | None:
         """The watch of an alert on rows, if it runs."""
         running = self._watches.get(alert)
         return None if running is None else running.what
@@ -116,7 +116,7 @@ class Inputs:
 
     def _start_watch(self, config: Config, alert: RowAlert, ledger: Ledger | None) -> None:
         metrics = self._metrics.alert(alert.name)
-        outlets = Outlets(
+        outlets = RowOutputs(
             page=self._page,
             metrics=metrics,
             ledger=ledger if alert.edges else None,
@@ -127,7 +127,7 @@ class Inputs:
             columns=build.row_columns(config, alert, metrics),
         )
         source = config.sources[alert.source]
-        watch = Watch(alert, self._source(source), build.timing(source), outlets, clock=self._clock)
+        watch = RowPipeline(alert, self._source(source), build.timing(source), outlets, clock=self._clock)
         task = self._tasks.create_task(self._until_stall(watch), name=f"alert {alert.name}")
         self._watches[alert.name] = Running(what=watch, task=task, parts=_watch_parts(config, alert))
 
@@ -145,14 +145,14 @@ class Inputs:
             if alert.source == name:
                 metrics = self._metrics.alert(alert.name)
                 takers.append(build.taker(config, alert, metrics))
-        outlets = EventOutlets(
+        outlets = EventOutputs(
             ledger=ledger,
             metrics=self._metrics.source(name),
             offer=self._outputs.offer,
             publish=self._feed.publish,
             keep=not config.dry_run,
         )
-        intake = Intake(
+        intake = EventPipeline(
             name,
             build.make_event_source(source),
             takers,
@@ -164,7 +164,7 @@ class Inputs:
         task = self._tasks.create_task(self._until_stall(intake), name=f"source {name}")
         self._intakes[name] = Running(what=intake, task=task, parts=_intake_parts(config, name))
 
-    async def _until_stall(self, follower: Watch | Intake) -> None:
+    async def _until_stall(self, follower: RowPipeline | EventPipeline) -> None:
         try:
             await follower.run()
         except Stall as stall:

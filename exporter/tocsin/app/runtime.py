@@ -19,7 +19,7 @@ from tocsin.faults import unexpected
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.pipeline.feed import Feed
-from tocsin.pipeline.rows import Watch
+from tocsin.pipeline.rows import RowPipeline
 from tocsin.pipeline.status import AlertStatus
 from tocsin.sources.http import Http
 
@@ -55,7 +55,7 @@ class Runtime:
         alerts = self.config.alerts.values() if self.config else ()
         return [status for alert in alerts if (status := self._inputs.status(alert)) is not None]
 
-    def watch(self, alert: str) -> Watch | None:
+    def watch(self, alert: str) -> RowPipeline | None:
         """The watch of an alert on rows, if it runs."""
         return self._inputs.watch(alert)
 

@@ -1,7 +1,7 @@
 """The firing rows of one alert as the series of a gauge.
 
-The work is split by where it may run: `render` makes text of rows and is pure, so a worker thread can do it;
-`install` puts the text in place on the event loop, about a microsecond a row. A scrape then finds finished bytes.
+The work is split by where it may run: rendering makes text of rows and is pure, so a worker thread can do it;
+installing puts the text in place on the event loop, about a microsecond a row. A scrape then finds finished bytes.
 """
 
 import math
@@ -11,54 +11,56 @@ from operator import itemgetter
 
 from tocsin.exposition import text
 from tocsin.exposition.lines import Block, Lines
-from tocsin.firing import Key
+from tocsin.firing import FiringSet, Key
 from tocsin.model import OnDuplicate, Row
 from tocsin.values import number
+
+_LARGE_CHANGE = 10_000
+"""Changed rows from which all rows are rendered: installing them line by line would hold the event loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaugeSpec:
-    """How the rows of one alert become series.
-
-    `labels`: (label name, column index). `static_labels`: (label name, value), the same on every series. `value`: the
-    index of the value column; None: every row is worth 1. `on_duplicate`: what the value is when several rows have
-    the same labels; `first` is the row that was there first. `max_series`: at most so many are served, namely those
-    whose labels sort first (by the bytes of the label text), so that the same rows always give the same page.
-    `linger`: for so many seconds after its last row went, a series is served as 0; with 0 it is withdrawn at once.
-    """
+    """How the rows of one alert become series."""
 
     alert: str
     metric: str
     help: str = "Rows that fire now."
     labels: tuple[tuple[str, int], ...] = ()
+    """(label name, column index)."""
     static_labels: tuple[tuple[str, str], ...] = ()
+    """(label name, value), the same on every series."""
     value: int | None = None
+    """Index of the value column; None: every row has the value 1."""
     on_duplicate: OnDuplicate = "sum"
+    """The value when several rows have the same labels; `first` is the row that was there first."""
     max_series: int = 10_000
+    """Only the first so many series are served, sorted by label text, so that the same rows give the same page."""
     linger: float = 0.0
+    """Seconds for which a series is served as 0 after its last row has left; 0: it is removed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """What `Gauges.render` made of some rows: text per key (None: the row went), or everything there is, ready to
-    take over."""
+    """The text of some rows: changes per key (None: the row left), or all series of the gauge."""
 
     changes: Sequence[tuple[Key, tuple[bytes, bytes] | None]] = ()
     everything: "_Series | None" = None
+    shows: FiringSet | None = None
+    """The firing set that the gauge shows once this is installed."""
 
 
 class Gauges:
-    """The series of one alert.
+    """The series of one alert."""
 
-    `withdrawn`: the source is stale, so nothing is served until it is set back; the state is kept. `duplicates`
-    counts the rows that joined a label set which another row already had.
-    """
-
-    def __init__(self, spec: GaugeSpec) -> None:
+    def __init__(self, spec: GaugeSpec, *, fresh: Callable[[], bool] = lambda: True) -> None:
+        """`fresh`: whether the rows are current; while they are not, no series is served."""
         self.spec = spec
-        self.withdrawn = False
         self.duplicates = 0
+        """Rows that joined a label set which another row already had."""
+        self._fresh = fresh
         self._series = _Series(spec)
+        self._shows: FiringSet | None = None
         self._static = text.labels(spec.static_labels)
         self._values = _picker([index for _, index in spec.labels])
         places = [*(label.replace("%", "%%") for label in self._static), *(f'{name}="%s"' for name, _ in spec.labels)]
@@ -67,48 +69,53 @@ class Gauges:
     @property
     def series(self) -> int:
         """How many series a scrape serves now."""
-        return 0 if self.withdrawn else min(len(self._series.lines), self.spec.max_series)
+        return min(len(self._series.lines), self.spec.max_series) if self._fresh() else 0
 
     @property
     def dropped(self) -> int:
         """How many series there are beyond `max_series`."""
         return max(0, len(self._series.lines) - self.spec.max_series)
 
-    def render(self, changes: Mapping[Key, Row | None], *, replace: bool = False) -> Rendered:
-        """Make text of rows. Touches nothing that is shared, so any thread may call it.
+    def update(self, firing: FiringSet, changes: Mapping[Key, Row | None]) -> Rendered:
+        """Render what changed in a firing set; all of it when the gauge shows another one, or when much changed.
 
-        With `replace`, `changes` is all there is: what is installed afterwards is these rows and no others.
+        Touches nothing that is shared, so any thread may call it.
         """
+        if self._shows is firing and len(changes) < _LARGE_CHANGE:
+            return self.render(changes, shows=firing)
+        return self.render(firing.rows(), replace=True, shows=firing)
+
+    def render(
+        self, changes: Mapping[Key, Row | None], *, replace: bool = False, shows: FiringSet | None = None
+    ) -> Rendered:
+        """Make text of rows. With `replace`, these are all rows that there are."""
         rendered = (
             (key, None if row is None else (self._prefix(row), self._value(row))) for key, row in changes.items()
         )
         if not replace:
-            return Rendered(changes=list(rendered))
+            return Rendered(changes=list(rendered), shows=shows)
         everything = _Series(self.spec)
         everything.apply(rendered, now=0.0)
-        return Rendered(everything=everything)
+        return Rendered(everything=everything, shows=shows)
 
     def install(self, rendered: Rendered, now: float) -> None:
-        """Put rendered rows in place. `now`: seconds, by the clock that `settle` is given."""
+        """Put rendered rows in place. `now`: seconds, by the clock that `settle` is called with."""
         if rendered.everything is None:
             self._series.apply(rendered.changes, now)
         else:
             rendered.everything.inherit(self._series, now)
             self._series = rendered.everything
+        self._shows = rendered.shows
         self.duplicates += self._series.joined
         self._series.joined = 0
 
-    def clear(self) -> None:
-        """Forget all series at once, without lingering."""
-        self._series = _Series(self.spec)
-
     def settle(self, now: float) -> None:
-        """Bring the series up to `now`: merge what shares its labels, withdraw what has lingered long enough."""
+        """Bring the series up to `now`: merge those that share their labels, remove those that lingered long enough."""
         self._series.settle(now)
 
     def blocks(self) -> list[Block]:
-        """What is to be served, as it was settled last: one consistent state, whatever is installed afterwards."""
-        return [] if self.withdrawn else self._series.lines.take(self.spec.max_series)
+        """The lines to serve, as of the last `settle`: one consistent state, whatever is installed afterwards."""
+        return self._series.lines.take(self.spec.max_series) if self._fresh() else []
 
     def _prefix(self, row: Row) -> bytes:
         values = self._values(row)
@@ -117,7 +124,7 @@ class Gauges:
         return text.encode(self._plain % values)
 
     def _careful_prefix(self, values: tuple[str | None, ...]) -> bytes:
-        """For rows with labels that are absent or need escaping; the others take a template."""
+        """For rows with labels that are absent or need escaping; the others use a template."""
         names = (name for name, _ in self.spec.labels)
         labels = self._static + text.labels(zip(names, values, strict=True))
         return text.encode(f"{self.spec.metric}{{{','.join(labels)}}} " if labels else f"{self.spec.metric} ")
@@ -127,7 +134,7 @@ class Gauges:
 
 
 def _picker(indexes: Sequence[int]) -> Callable[[Row], tuple[str | None, ...]]:
-    """What takes these fields out of a row, always as a tuple."""
+    """A function that picks these fields of a row, always as a tuple."""
     if len(indexes) > 1:
         return itemgetter(*indexes)
     if indexes:
@@ -137,8 +144,8 @@ def _picker(indexes: Sequence[int]) -> Callable[[Row], tuple[str | None, ...]]:
 
 
 _EARLIER = object()
-"""Stands for the key that had a label set alone before a second one joined: it is not worth the memory to remember it
-until then."""
+"""Stands for the key that had a label set alone before a second one joined, since keys of single rows are not
+remembered per label set, to save memory."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,10 +162,10 @@ class _Group:
 
 
 class _Series:
-    """Which key has which label set, and the lines that come of it.
+    """The label set of each key, and the resulting lines.
 
-    Values of shared label sets are merged when they are asked for (`settle`), so that a label set with very many rows
-    costs nothing per change.
+    Values of a shared label set are merged when a scrape asks for them (`settle`), so that a label set with very many
+    rows costs nothing per change.
     """
 
     __slots__ = ("_groups", "_keys", "_linger", "_merge", "_unmerged", "joined", "lines", "lingering")
@@ -166,12 +173,13 @@ class _Series:
     def __init__(self, spec: GaugeSpec) -> None:
         self.lines = Lines()
         self.joined = 0
+        self.lingering: dict[bytes, float] = {}
+        """Prefix -> when it is removed, soonest first."""
         self._keys: dict[Key, bytes] = {}
         self._groups: dict[bytes, _Group] = {}
         self._unmerged: set[bytes] = set()
         self._merge = _MERGES[spec.on_duplicate]
         self._linger = spec.linger
-        self.lingering: dict[bytes, float] = {}
 
     def apply(self, changes: Iterable[tuple[Key, tuple[bytes, bytes] | None]], now: float) -> None:
         keys, groups, lines = self._keys, self._groups, self.lines
@@ -197,7 +205,7 @@ class _Series:
                 lines.set(old, value)
 
     def inherit(self, former: "_Series", now: float) -> None:
-        """Take over what still lingers, and let linger what was served before and is no more."""
+        """Keep what lingers in the series before these, and let linger what was served there and is not here."""
         if not self._linger:
             return
         for prefix in set(former.lines.prefixes()).difference(self.lines.prefixes()):
@@ -206,7 +214,7 @@ class _Series:
         self.lingering = dict(sorted(self.lingering.items(), key=lambda item: item[1]))
 
     def settle(self, now: float) -> None:
-        """Bring the lines up to date: merge shared label sets, and withdraw what has lingered long enough."""
+        """Merge shared label sets, and remove what lingered long enough."""
         for prefix in self._unmerged:
             self.lines.set(prefix, text.value(self._merge(list(self._groups[prefix].values.values()))))
         self._unmerged.clear()

@@ -58,7 +58,6 @@ class Page:
         gzip = _takes_gzip(accept_encoding)
         for gauges in self._gauges.values():
             gauges.settle(now)
-        # Own metrics first: reading the live state is also when a stale source's gauges are withdrawn.
         own = _Collected(self.metrics.collect())
         blocks = list(self._blocks())
         body = await asyncio.to_thread(_render, blocks, own, encode, gzip=gzip)

@@ -1,4 +1,4 @@
-"""One key of a firing set and its multiset of rows."""
+"""One key of a firing set: the multiset of its rows, and its phase."""
 
 from collections.abc import Iterator
 
@@ -7,24 +7,30 @@ from tocsin.model import Row
 
 
 class Entry:
-    """One key: almost always one row with multiplicity one, so that case takes no dictionary."""
+    """The rows of one key. Almost always one row with multiplicity one, so that case takes no dictionary."""
 
     __slots__ = ("count", "fingerprint", "marked_at", "others", "phase", "row", "started_at")
 
     def __init__(self, row: Row, count: int) -> None:
         self.row = row
+        """The row that represents the key."""
         self.count = count
+        """The multiplicity of `row`."""
         self.others: dict[Row, int] | None = None
+        """The multiplicities of other rows of this key, which a well-defined view does not have."""
         self.phase = Phase.ABSENT
         self.started_at = 0
         self.marked_at = 0
         self.fingerprint = ""
+        """Computed when it is needed first."""
 
     @property
-    def in_view(self) -> bool:
-        return self.phase is Phase.FIRING or self.phase is Phase.PENDING
+    def empty(self) -> bool:
+        """Whether every multiplicity is zero."""
+        return not self.count and self.others is None
 
     def add(self, row: Row, diff: int) -> None:
+        """Change the multiplicity of one row."""
         if row == self.row:
             self.count += diff
             return
@@ -32,6 +38,7 @@ class Entry:
         others[row] = others.get(row, 0) + diff
 
     def counts(self) -> Iterator[tuple[int, Row]]:
+        """(multiplicity, row) of every row."""
         if self.count:
             yield self.count, self.row
         if self.others:
@@ -39,8 +46,10 @@ class Entry:
                 yield count, row
 
     def settle(self) -> bool:
-        """Make `row` the row that stands for the key, and tell whether there is one. Of several rows the smallest text
-        wins (NULL before all), so that every process picks the same."""
+        """Choose the row that represents the key. Returns whether there is one, that is, a positive multiplicity.
+
+        Of several rows the one with the smallest text is chosen (NULL first), so that every process chooses the same.
+        """
         if self.others is None:
             return self.count > 0
         counts = {row: count for count, row in self.counts() if count}

@@ -1,89 +1,81 @@
-"""The set itself: updates in, transitions and changes out."""
+"""The firing set of one alert: a multiset of rows per key. Updates in, transitions and changed rows out."""
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
+from tocsin.firing.canonical import Respelling
 from tocsin.firing.entry import Entry
 from tocsin.firing.types import Firing, Key, Outcome, Phase, Rule
 from tocsin.model import Batch, Kind, Row, Transition, Update, fingerprint
 
 
 class FiringSet:
-    """The keys of one alert that are pending, firing or kept firing, and their multisets.
-
-    `collisions` counts how often two different rows of one key stood at one timestamp; `negatives` how often a key's
-    multiplicity went below zero.
-    """
+    """The keys of one alert that are pending, firing or kept firing, with their rows."""
 
     def __init__(self, rule: Rule, restored: Iterable[Firing] = ()) -> None:
         self.rule = rule
-        self.collisions = 0
-        self.negatives = 0
+        self.firing = 0
+        """Keys that fire, including those kept firing."""
+        self.pending = 0
+        """Keys in the view that do not fire yet."""
         self._entries: dict[Key, Entry] = {}
-        self._pending = 0
-        self._absent = 0
+        self._key_of: Callable[[Row], Key] = itemgetter(*rule.key) if rule.key else _whole
+        self._respelling = Respelling(rule.columns)
+        self._touched: set[Key] = set()
+        """Keys to write to the ledger after the batch."""
         self._timed = bool(rule.hold or rule.keep or (rule.repeat and rule.edges))
+        # A heap of (due, number, key). A timer that no longer applies is recognised when it comes up.
         self._timers: list[tuple[int, int, Key]] = []
         self._timer_count = 0
-        self._key_of: Callable[[Row], Key] = itemgetter(*rule.key) if rule.key else _whole
         for firing in restored:
             self._restore(firing)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    @property
-    def pending(self) -> int:
-        """Keys in the view that have not been there long enough to fire."""
-        return self._pending
-
-    @property
-    def firing(self) -> int:
-        """Keys that fire, those kept firing included."""
-        return len(self._entries) - self._pending - self._absent
-
     def firings(self, *, newest_first: bool = False) -> Iterator[Firing]:
-        """Everything in the set, what is `absent` too, in order of appearance."""
+        """Every key in order of appearance, also those with phase ABSENT."""
         items = self._entries.items()
         for key, entry in reversed(items) if newest_first else items:
             yield self._firing(key, entry)
 
     def rows(self) -> dict[Key, Row]:
-        """The rows that are in the view now."""
-        return {key: entry.row for key, entry in self._entries.items() if entry.in_view}
+        """The rows in the view."""
+        return {key: entry.row for key, entry in self._entries.items() if _in_view(entry)}
 
     def apply(self, batch: Batch, *, silent: bool = False) -> Outcome:
-        """Take a batch in: each timestamp on its own, timers in between, so that a firing that lasted a moment is not
-        missed.
+        """Apply a batch, one timestamp after another, so that a firing that lasted only a moment is not missed.
 
-        With a snapshot, the updates at the as-of replace the set instead of adding to it. `silent` tells nothing of
-        what the snapshot brings (rows already there at the very first start).
+        The updates at the as-of of a snapshot replace the set. `silent`: the snapshot causes no transitions (rows
+        already there at the very first start).
         """
         outcome = Outcome()
-        dirty: set[Key] = set()
-        updates = self._against_snapshot(batch) if batch.snapshot is not None else batch.updates
+        updates = self._respelling.updates(batch.updates) if self._respelling else batch.updates
+        if batch.snapshot is not None:
+            updates = self._difference(updates, batch.snapshot)
         for at, group in groupby(updates, key=_time):
-            self._run_timers(at, outcome, dirty)
+            self._run_timers(at, outcome)
             quiet = silent and at == batch.snapshot
-            self._apply_at(at, group, outcome, dirty, quiet=quiet)
-        # A snapshot is complete at its as-of: for a view without a frontier that is all that is known of time.
-        known = batch.frontier if batch.frontier is not None or batch.snapshot is None else batch.snapshot + 1
-        if known is not None:
-            self._run_timers(known, outcome, dirty)
-        if self.rule.edges:
-            self._collect(dirty, outcome)
+            for key, before in self._add(group).items():
+                self._settle(key, before, at, outcome, quiet=quiet)
+        # A snapshot is complete at its as-of. Of a view without a frontier, nothing more is known of time.
+        complete = batch.frontier if batch.frontier is not None or batch.snapshot is None else batch.snapshot + 1
+        if complete is not None:
+            self._run_timers(complete, outcome)
+        self._collect(outcome)
         return outcome
 
-    def _against_snapshot(self, batch: Batch) -> Sequence[Update]:
+    # The multiset.
+
+    def _difference(self, updates: Sequence[Update], as_of: int) -> Sequence[Update]:
+        """Updates with the snapshot in them as a difference to what is in the set."""
         if not self._entries:
-            return batch.updates
-        as_of = batch.snapshot
-        assert as_of is not None
+            return updates
         net: dict[Row, int] = {}
         later: list[Update] = []
-        for update in batch.updates:
+        for update in updates:
             at, diff, row = update
             if at == as_of:
                 net[row] = net.get(row, 0) + diff
@@ -94,98 +86,90 @@ class FiringSet:
                 net[row] = net.get(row, 0) - count
         return [*((as_of, diff, row) for row, diff in net.items() if diff), *later]
 
-    def _apply_at(self, at: int, group: Iterable[Update], outcome: Outcome, dirty: set[Key], *, quiet: bool) -> None:
+    def _add(self, updates: Iterable[Update]) -> dict[Key, Row | None]:
+        """Add the updates of one timestamp. Returns the keys with the row that represented them before, None: new."""
         entries, key_of = self._entries, self._key_of
         before: dict[Key, Row | None] = {}
-        for _, diff, row in group:
+        for _, diff, row in updates:
             key = key_of(row)
             entry = entries.get(key)
             if entry is None:
                 entries[key] = Entry(row, diff)
-                self._absent += 1
                 before[key] = None
-                continue
-            if key not in before:
-                before[key] = entry.row
-            entry.add(row, diff)
-        if self.rule.edges:
-            dirty.update(before)
-        for key, old in before.items():
-            entry = entries[key]
-            if old is None and entry.count > 0 and entry.others is None:
-                # A new key with one row, which is most of what a snapshot brings.
-                self._appeared(key, entry, old, at, outcome, quiet=quiet)
-                outcome.changes[key] = entry.row
             else:
-                self._settle(key, entry, old, at, outcome, quiet=quiet)
+                if key not in before:
+                    before[key] = entry.row
+                entry.add(row, diff)
+        if self.rule.edges:
+            self._touched.update(before)
+        return before
 
-    def _settle(self, key: Key, entry: Entry, old: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
-        """What the updates of one timestamp come to for a key. `old`: the row that stood for it before."""
+    # Phases: what happened to a key at one timestamp.
+
+    def _settle(self, key: Key, before: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
+        """Decide what the updates of one timestamp did to a key."""
+        entry = self._entries[key]
+        was_in_view = _in_view(entry)
         present = entry.settle()
         if entry.others is not None or entry.count < 0:
-            self._count_oddities(entry)
-        was_in_view = entry.in_view
-        if present:
-            if not was_in_view:
-                self._appeared(key, entry, old, at, outcome, quiet=quiet)
-            elif old is not None and old != entry.row:
-                self._changed(key, entry, old, at, outcome)
-            if old != entry.row or not was_in_view:
-                outcome.changes[key] = entry.row
-            return
-        if was_in_view:
+            _count_oddities(entry, outcome)
+        kind: Kind | None = None
+        if present and not was_in_view:
+            outcome.changes[key] = entry.row
+            kind = self._appear(entry, before, at, quiet=quiet)
+        elif present:
+            if before == entry.row:
+                return
+            outcome.changes[key] = entry.row
+            kind = self._change(entry, before, at)
+            if kind is None:
+                return  # the timer of its phase goes on
+        elif was_in_view:
             outcome.changes[key] = None
-            self._vanished(key, entry, at, outcome)
-        if entry.phase is not Phase.KEEPING and not entry.count and entry.others is None:
+            kind = self._vanish(entry, at)
+        if kind is not None:
+            self._notify(kind, key, entry, at, outcome, previous=before if kind is Kind.UPDATED else None)
+        self._set_timer(key, entry)
+        if entry.phase is Phase.ABSENT and entry.empty:
             self._forget(key, entry, outcome)
 
-    def _count_oddities(self, entry: Entry) -> None:
-        counts = [count for count, _ in entry.counts()]
-        if sum(count > 0 for count in counts) > 1:
-            self.collisions += 1
-        if any(count < 0 for count in counts):
-            self.negatives += 1
-
-    def _appeared(self, key: Key, entry: Entry, old: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
+    def _appear(self, entry: Entry, before: Row | None, at: int, *, quiet: bool) -> Kind | None:
         if entry.phase is Phase.KEEPING:
-            # It came back in time: the episode goes on, and only a different row is news.
+            # Back in time: the episode goes on, and only another row is an update.
             self._enter(entry, Phase.FIRING, at)
-            if old is not None and self._differ(old, entry.row):
-                self._tell(Kind.UPDATED, key, entry, at, outcome, previous=old)
-        else:
-            entry.started_at = at
-            # What is quiet has no hold either: it would be told when that has passed.
-            self._enter(entry, Phase.PENDING if self.rule.hold and not quiet else Phase.FIRING, at)
-            if entry.phase is Phase.FIRING and not quiet:
-                self._tell(Kind.FIRED, key, entry, at, outcome)
-        self._set_timer(key, entry)
+            return Kind.UPDATED if before is not None and self._differ(before, entry.row) else None
+        entry.started_at = at
+        # A quiet key is not held either: it would be notified at the end of the hold.
+        if self.rule.hold and not quiet:
+            self._enter(entry, Phase.PENDING, at)
+            return None
+        self._enter(entry, Phase.FIRING, at)
+        return None if quiet else Kind.FIRED
 
-    def _changed(self, key: Key, entry: Entry, old: Row, at: int, outcome: Outcome) -> None:
-        if entry.phase is Phase.FIRING and self._differ(old, entry.row):
-            entry.marked_at = at
-            self._tell(Kind.UPDATED, key, entry, at, outcome, previous=old)
-            self._set_timer(key, entry)
+    def _change(self, entry: Entry, before: Row | None, at: int) -> Kind | None:
+        if entry.phase is not Phase.FIRING or before is None or not self._differ(before, entry.row):
+            return None
+        entry.marked_at = at
+        return Kind.UPDATED
 
-    def _vanished(self, key: Key, entry: Entry, at: int, outcome: Outcome) -> None:
-        if entry.phase is Phase.FIRING and self.rule.keep:
+    def _vanish(self, entry: Entry, at: int) -> Kind | None:
+        was_firing = entry.phase is Phase.FIRING
+        if was_firing and self.rule.keep:
             self._enter(entry, Phase.KEEPING, at)
-            self._set_timer(key, entry)
-            return
-        if entry.phase is Phase.FIRING:
-            self._tell(Kind.RESOLVED, key, entry, at, outcome)
+            return None
         self._enter(entry, Phase.ABSENT, at)
+        return Kind.RESOLVED if was_firing else None
 
     def _enter(self, entry: Entry, phase: Phase, at: int) -> None:
-        # By identity: an enum's hash is a call into Python, too dear for every row.
-        was = entry.phase
-        if was is Phase.ABSENT:
-            self._absent -= 1
-        elif was is Phase.PENDING:
-            self._pending -= 1
-        if phase is Phase.ABSENT:
-            self._absent += 1
-        elif phase is Phase.PENDING:
-            self._pending += 1
+        # By identity: hashing an enum is a call into Python, too slow for every row.
+        if entry.phase is Phase.PENDING:
+            self.pending -= 1
+        elif entry.phase is not Phase.ABSENT:
+            self.firing -= 1
+        if phase is Phase.PENDING:
+            self.pending += 1
+        elif phase is not Phase.ABSENT:
+            self.firing += 1
         entry.phase, entry.marked_at = phase, at
 
     def _differ(self, old: Row, new: Row) -> bool:
@@ -194,7 +178,7 @@ class FiringSet:
             return old != new
         return any(a != b for i, (a, b) in enumerate(zip(old, new, strict=True)) if i not in ignored)
 
-    def _tell(
+    def _notify(
         self, kind: Kind, key: Key, entry: Entry, at: int, outcome: Outcome, *, previous: Row | None = None
     ) -> None:
         if not self.rule.edges:
@@ -212,9 +196,10 @@ class FiringSet:
             )
         )
 
-    # Timers: a heap of (due, number, key) in which entries that no longer apply are recognised when they come up.
+    # Timers.
 
     def _due(self, entry: Entry) -> int | None:
+        """When the timer of the key's phase ends."""
         rule = self.rule
         match entry.phase:
             case Phase.PENDING:
@@ -233,7 +218,7 @@ class FiringSet:
             self._timer_count += 1
             heapq.heappush(self._timers, (due, self._timer_count, key))
 
-    def _run_timers(self, limit: int, outcome: Outcome, dirty: set[Key]) -> None:
+    def _run_timers(self, limit: int, outcome: Outcome) -> None:
         """Decide every timer due before `limit`."""
         timers = self._timers
         while timers and timers[0][0] < limit:
@@ -241,37 +226,37 @@ class FiringSet:
             entry = self._entries.get(key)
             if entry is None or self._due(entry) != due:
                 continue
-            dirty.add(key)
+            if self.rule.edges:
+                self._touched.add(key)
             match entry.phase:
                 case Phase.PENDING:
                     self._enter(entry, Phase.FIRING, due)
-                    self._tell(Kind.FIRED, key, entry, due, outcome)
+                    self._notify(Kind.FIRED, key, entry, due, outcome)
                 case Phase.FIRING:
-                    # After a long silence one repeat is enough: the last that is due, not all that were missed.
+                    # After a long silence one repeat is enough: the last one due, not all that were missed.
                     entry.marked_at = due + (limit - 1 - due) // self.rule.repeat * self.rule.repeat
-                    self._tell(Kind.REPEATED, key, entry, entry.marked_at, outcome)
+                    self._notify(Kind.REPEATED, key, entry, entry.marked_at, outcome)
                 case Phase.KEEPING:
-                    self._tell(Kind.RESOLVED, key, entry, due, outcome)
                     self._enter(entry, Phase.ABSENT, due)
-                    if not entry.count and entry.others is None:
+                    self._notify(Kind.RESOLVED, key, entry, due, outcome)
+                    if entry.empty:
                         self._forget(key, entry, outcome)
                         continue
             self._set_timer(key, entry)
 
-    # Towards the ledger.
+    # What to write to the ledger.
 
-    def _collect(self, dirty: set[Key], outcome: Outcome) -> None:
-        for key in dirty:
+    def _collect(self, outcome: Outcome) -> None:
+        for key in self._touched:
             entry = self._entries.get(key)
             if entry is not None:
                 outcome.saved.append(self._firing(key, entry))
-        kept = {firing.fingerprint for firing in outcome.saved}
-        outcome.gone = [gone for gone in outcome.gone if gone not in kept]
+        self._touched.clear()
+        saved = {firing.fingerprint for firing in outcome.saved}
+        outcome.gone = [gone for gone in outcome.gone if gone not in saved]
 
     def _forget(self, key: Key, entry: Entry, outcome: Outcome) -> None:
         del self._entries[key]
-        if entry.phase is Phase.ABSENT:
-            self._absent -= 1
         if self.rule.edges:
             outcome.gone.append(self._fingerprint(key, entry))
 
@@ -295,14 +280,23 @@ class FiringSet:
         for count, row in firing.counts:
             entry.add(row, count)
         entry.settle()
-        self._absent += 1
         self._enter(entry, firing.phase, firing.marked_at)
-        # Under the rule of the run before, it may be waiting for something that today's rule has no timer for.
-        self._timed = self._timed or firing.phase in (Phase.PENDING, Phase.KEEPING)
         entry.started_at, entry.fingerprint = firing.started_at, firing.fingerprint
         key = self._key_of(firing.row)
         self._entries[key] = entry
+        # Under the rule of the run before, it may wait for something that today's rule has no timer for.
+        self._timed = self._timed or firing.phase in (Phase.PENDING, Phase.KEEPING)
         self._set_timer(key, entry)
+
+
+def _in_view(entry: Entry) -> bool:
+    return entry.phase is Phase.FIRING or entry.phase is Phase.PENDING
+
+
+def _count_oddities(entry: Entry, outcome: Outcome) -> None:
+    counts = [count for count, _ in entry.counts()]
+    outcome.collisions += sum(count > 0 for count in counts) > 1
+    outcome.negatives += any(count < 0 for count in counts)
 
 
 _time: Callable[[Update], int] = itemgetter(0)

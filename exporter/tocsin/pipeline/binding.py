@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tocsin.alert import RowAlert
-from tocsin.canonical import Respelling
 from tocsin.errors import SourceError, SourceReason
 from tocsin.exposition import GaugeSpec
 from tocsin.firing import Firing, Phase, Rule
+from tocsin.firing.canonical import Respelling
 from tocsin.model import Columns, Row
 
 
@@ -85,10 +85,10 @@ def rebound(firings: Sequence[Firing], old: Columns, new: Columns) -> list[Firin
     ]
 
 
-def respelled(firings: Sequence[Firing], columns: Columns, rule: Rule) -> tuple[list[Firing], list[Firing]]:
+def respelled(firings: Sequence[Firing], rule: Rule) -> tuple[list[Firing], list[Firing]]:
     """Stored firings with the one text of each value, and those that end by it: two keys that differed in nothing but
     how the server wrote them are one key. Of these the one that is in the view stays, else the last one."""
-    respelling = Respelling(columns)
+    respelling = Respelling(rule.columns)
     if not respelling:
         return list(firings), []
     kept: dict[Row, Firing] = {}

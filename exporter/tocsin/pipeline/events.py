@@ -95,7 +95,7 @@ class EventRoute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventOutlets:
+class EventOutputs:
     """Where the results of an intake go. `keep`: False leaves every event with its source (a dry run)."""
 
     ledger: Ledger
@@ -127,7 +127,7 @@ class Refusals:
         self.count = 0
 
 
-class Intake:
+class EventPipeline:
     """Takes in what one source delivers until it is cancelled."""
 
     def __init__(
@@ -136,7 +136,7 @@ class Intake:
         source: EventSource,
         takers: Sequence[EventRoute],
         backoff: Backoff,
-        outlets: EventOutlets,
+        outlets: EventOutputs,
         *,
         give_up_after: float | None = None,
         clock: Callable[[], float] = time.time,

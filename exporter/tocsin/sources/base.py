@@ -9,7 +9,7 @@ Reconnecting, backoff and what a gap means are not a source's business (see `toc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from tocsin.errors import RefusedReason
 from tocsin.model import Batch, Columns, Event, Row
@@ -37,22 +37,18 @@ class Stream(Protocol):
         ...
 
 
-@runtime_checkable
-class Checked(Protocol):
-    """A stream that checks, while it runs, whether it still reads what the configuration names."""
-
-    def report_checks(self, report: Callable[[str], None]) -> None:
-        """Pass the outcome of each check to `report`: why the check failed, or an empty text. A check that finds a
-        difference ends the stream with SourceError instead."""
-        ...
-
-
 class Source(Protocol):
     """A kind of source, bound to one server's settings. One connection per subscription. All alerts of a source share
     one object."""
 
-    def open(self, subject: Subject, *, resume: int | None) -> AbstractAsyncContextManager[Stream]:
+    def open(
+        self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = ...
+    ) -> AbstractAsyncContextManager[Stream]:
         """Subscribe, asking for the history from the as-of `resume` if given. Raises SourceError.
+
+        `checked` is called after each check whether the stream still reads what the configuration names, for a source
+        that makes such checks: with the reason why the check failed, or an empty text. A check that finds a difference
+        ends the stream with SourceError.
 
         Never holds the event loop for long and never waits without a limit.
         """

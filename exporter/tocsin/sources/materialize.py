@@ -44,7 +44,9 @@ class Materialize:
         self._identities = IdentityCheck(name, config)
 
     @asynccontextmanager
-    async def open(self, subject: Subject, *, resume: int | None) -> AsyncIterator[Stream]:
+    async def open(
+        self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator[Stream]:
         config = self._config
         async with connect(config) as wire:
             with translated(config.display):
@@ -54,7 +56,7 @@ class Materialize:
             stream = _Subscription(
                 config, wire, _subscribe(subject, resume), columns, self._now, resumed=resume is not None
             )
-            watched = Watched(target=_what(subject), known=known, interrupt=stream.interrupt, report=stream.checked)
+            watched = Watched(target=_what(subject), known=known, interrupt=stream.interrupt, report=checked)
             async with self._identities.watching(watched):
                 yield stream
 
@@ -103,17 +105,8 @@ class _Subscription:
         self._wire = wire
         self._statement = statement
         self._now = now
-        self._report: Callable[[str], None] = lambda _: None
         self._interruption: SourceError | None = None
         self._waiting: asyncio.Timeout | None = None
-
-    def report_checks(self, report: Callable[[str], None]) -> None:
-        """See `tocsin.sources.Checked`."""
-        self._report = report
-
-    def checked(self, problem: str) -> None:
-        """A check of the names was made; `problem` says why it failed, if it did."""
-        self._report(problem)
 
     def interrupt(self, error: SourceError) -> None:
         """End the stream with this error, at once. The first one counts."""

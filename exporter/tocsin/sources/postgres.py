@@ -7,7 +7,7 @@ statement.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -38,7 +38,10 @@ class Postgres:
         self._config = config
 
     @asynccontextmanager
-    async def open(self, subject: Subject, *, resume: int | None) -> AsyncIterator[Stream]:
+    async def open(
+        self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator[Stream]:
+        del checked  # the query names the relation at each reading
         async with connect(self._config) as wire:
             columns = await self._described(wire, subject)
             with translated(self._config.display):

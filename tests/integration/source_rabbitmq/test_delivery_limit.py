@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from support.following import Pauses, at_work
 from support.intakes import Locked, Offered, intake_of_orders
+from support.pipelines import Pauses, at_work
 from support.rabbitmq import Peer, RabbitMQ, new_queue, peer, rabbitmq, shared_rabbitmq
 from support.rabbitmq_packages import VERSION
 from support.rabbitmq_reading import reading, source

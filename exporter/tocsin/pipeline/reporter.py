@@ -1,0 +1,61 @@
+"""Up or down, logged once per outage."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from tocsin.pipeline.status import State
+
+
+class Reporter:
+    """The state of something that can fail.
+
+    `failed` logs only when the message differs from the one before: the same fault over and over is one piece of news.
+    """
+
+    def __init__(
+        self,
+        log: Any,
+        *,
+        down: str,
+        up: str,
+        state: State = State.STARTING,
+        level: Literal["warning", "error"] = "warning",
+        monotonic: Callable[[], float] = time.monotonic,
+        **context: Any,
+    ) -> None:
+        """`log`: a structlog logger. `down`, `up`: the events that it logs, with `context`. `state`: the initial one;
+        with UP, the first success is not logged."""
+        self.state = state
+        self.message = ""
+        """Why it is down; empty while it is not."""
+        self._log = log.bind(**context)
+        self._level = level
+        self._down = down
+        self._up = up
+        self._monotonic = monotonic
+        self._down_since = monotonic()
+
+    @property
+    def up(self) -> bool:
+        """Whether it works."""
+        return self.state is State.UP
+
+    @property
+    def down_for(self) -> float:
+        """Seconds since it last worked, or since the start; 0 while it works."""
+        return 0.0 if self.up else self._monotonic() - self._down_since
+
+    def failed(self, message: str, **details: Any) -> None:
+        """It does not work. `details` go into the log."""
+        if message != self.message:
+            getattr(self._log, self._level)(self._down, error=message, **details)
+        if self.up:
+            self._down_since = self._monotonic()
+        self.state, self.message = State.ERROR, message
+
+    def recovered(self, **details: Any) -> None:
+        """It works. May be called again and again."""
+        if not self.up:
+            self._log.info(self._up, **details)
+        self.state, self.message = State.UP, ""

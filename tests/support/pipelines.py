@@ -1,0 +1,149 @@
+"""A row pipeline over a scripted source and a ledger that can be held back; pipelines at work; their pauses."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tocsin.alert import RowAlert
+from tocsin.backoff import Backoff
+from tocsin.config import load
+from tocsin.envelope import View
+from tocsin.errors import LedgerError, LedgerReason, SourceError
+from tocsin.exposition import Metrics, Page
+from tocsin.ledger.base import Commit
+from tocsin.ledger.sqlite import SqliteLedger
+from tocsin.model import Batch, Column, Columns, Kind, Notification
+from tocsin.pipeline.routing import Route, Router
+from tocsin.pipeline.rows import RowOutputs, RowPipeline, Timing
+from tocsin.sources.base import Source, Subject
+
+COLUMNS = (Column(name="id", oid=23),)
+CONFIG = """
+sources: {mz: {type: materialize, dsn: "postgresql://tocsin@127.0.0.1:1/materialize"}}
+channels: {out: {type: console}}
+alerts: {late: {source: mz, relation: late, labels: [id], notify: [out]}}
+"""
+
+
+class Runs(Protocol):
+    async def run(self) -> None: ...
+
+
+class Pauses:
+    """The argument `sleep` of a pipeline: records how long it was to be, and takes no time."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def at_work(pipeline: Runs) -> AsyncIterator["asyncio.Task[None]"]:
+    """The pipeline runs during the block, and is cancelled at its end."""
+    task = asyncio.create_task(pipeline.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+class ScriptedSource:
+    """A source of rows that gives the batches and raises the errors that are put in."""
+
+    def __init__(self) -> None:
+        self.columns: Columns = COLUMNS
+        self.script: asyncio.Queue[Batch | SourceError] = asyncio.Queue()
+        self.resumes: list[int | None] = []
+        """The as-of that each subscription asked for."""
+
+    def put(self, *script: Batch | SourceError) -> None:
+        for one in script:
+            self.script.put_nowait(one)
+
+    @asynccontextmanager
+    async def open(
+        self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator[Any]:
+        self.resumes.append(resume)
+        yield _Stream(self.columns, self.script)
+
+    async def describe(self, subject: Subject) -> Columns:
+        return COLUMNS
+
+    async def sample(self, subject: Subject) -> None:
+        return None
+
+
+class _Stream:
+    def __init__(self, columns: Columns, script: "asyncio.Queue[Batch | SourceError]") -> None:
+        self.columns = columns
+        self._script = script
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        while True:
+            following = await self._script.get()
+            if isinstance(following, SourceError):
+                raise following
+            yield following
+
+
+class SlowLedger:
+    """A ledger whose commits, while `released` is not set, are written but do not return."""
+
+    def __init__(self, ledger: SqliteLedger) -> None:
+        self._ledger = ledger
+        self.released = asyncio.Event()
+        self.released.set()
+        self.written = 0
+        self._faults = 0
+
+    def fault_once(self) -> None:
+        """The next commit fails."""
+        self._faults = 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def commit(self, commit: Commit) -> Sequence[Notification]:
+        if self._faults:
+            self._faults = 0
+            raise LedgerError("the disk is full", LedgerReason.FULL)
+        notifications = await self._ledger.commit(commit)
+        self.written += 1
+        await self.released.wait()
+        return notifications
+
+
+def alert_in(folder: Path) -> RowAlert:
+    """The alert `late` of CONFIG."""
+    file = folder / "tocsin.yaml"
+    file.write_text(CONFIG)
+    return load(file, {}).row_alerts["late"]
+
+
+def row_pipeline(
+    alert: RowAlert, source: Source, ledger: Any, metrics: Metrics | None = None, **more: Any
+) -> RowPipeline:
+    """`more`: clocks, chance and sleep; `backoff`."""
+    metrics = metrics or Metrics("0")
+    outputs = RowOutputs(
+        page=Page(metrics),
+        metrics=metrics.alert(alert.name),
+        ledger=ledger,
+        router=Router([Route(channel="out", kinds=frozenset(Kind))], View(), complain=pytest.fail),
+        offer=lambda _: None,
+        publish=lambda _: None,
+    )
+    backoff = more.pop("backoff", Backoff(initial=0.01, maximum=0.01))
+    timing = Timing(backoff=backoff, stale_after=300.0, exit_on_stall=False)
+    return RowPipeline(alert, source, timing, outputs, **more)

@@ -1,0 +1,125 @@
+"""What a subscription starts from, and what its first snapshot means."""
+
+from dataclasses import replace
+
+import pytest
+
+from tocsin.errors import SourceError, SourceReason
+from tocsin.firing import Firing, Phase, Rule
+from tocsin.ledger.base import Stored
+from tocsin.model import Batch, Column, Kind
+from tocsin.pipeline import resume
+from tocsin.pipeline.resume import Baseline, FirstStart, Redefined, Resumed
+
+HERE = '{"key": ["id"], "query": null, "relation": "late", "source": "mz"}'
+ELSEWHERE = HERE.replace("late", "early")
+OTHER_KEY = HERE.replace('["id"]', '["name"]')
+COLUMNS = (Column(name="id", oid=23), Column(name="age", oid=1186))
+RULE = Rule(alert="late", columns=COLUMNS, key=(0,))
+ROW = ("1", "00:01:00")
+FIRING = Firing(fingerprint="f", phase=Phase.FIRING, started_at=5, marked_at=5, row=ROW, counts=((1, ROW),))
+STORED = Stored(definition=HERE, columns=COLUMNS, frontier=11, firings=[FIRING])
+
+
+@pytest.mark.parametrize(
+    ("stored", "rows", "baseline"),
+    [
+        (STORED, [ROW], Resumed(11)),
+        (replace(STORED, frontier=None), [ROW], Resumed(None)),
+        # Another relation: its rows are compared, its frontier is of no use.
+        (replace(STORED, definition=ELSEWHERE), [ROW], Redefined(columns=COLUMNS, ended=[])),
+        # Other columns: the rows by name, and the history is still that of this relation.
+        (
+            replace(STORED, columns=(COLUMNS[0], Column(name="old", oid=25))),
+            [("1", None)],
+            Redefined(11, columns=COLUMNS, ended=[]),
+        ),
+        # Another key: no row can be continued.
+        (replace(STORED, definition=OTHER_KEY), [], Redefined(ended=[FIRING], columns=COLUMNS)),
+    ],
+    ids=["same", "no time", "other relation", "other columns", "other key"],
+)
+def test_stored_state_becomes_a_baseline(stored: Stored, rows: list[object], baseline: Baseline) -> None:
+    firings, found = resume.restored(stored, HERE, RULE)
+    assert [firing.row for firing in firings] == rows
+    assert found == baseline
+
+
+@pytest.mark.parametrize(
+    ("stored", "baseline"),
+    [(None, FirstStart()), (STORED, Resumed(11)), (replace(STORED, definition=ELSEWHERE), Redefined())],
+)
+def test_baseline_before_columns_are_known(stored: Stored | None, baseline: Baseline) -> None:
+    assert resume.loaded(stored, HERE) == baseline
+
+
+@pytest.mark.parametrize(
+    ("baseline", "at"),
+    [
+        (FirstStart(), None),
+        (Resumed(11), 10),
+        (Resumed(None), None),
+        (Resumed(11, history=False), None),
+        (Redefined(), None),
+        (Redefined(11), 10),
+    ],
+)
+def test_history_is_asked_for_since_the_frontier(baseline: Baseline, at: int | None) -> None:
+    assert resume.resume_at(baseline) == at
+
+
+OTHER, ROW_ERROR = SourceError("x", SourceReason.OTHER), SourceError("x", SourceReason.ROW_ERROR, resume=False)
+FUTURE = SourceError("x", SourceReason.FUTURE, resume=False)
+WRONG_CLOCK = SourceError("x", SourceReason.FUTURE)
+
+
+@pytest.mark.parametrize(
+    ("errors", "at"),
+    [
+        ([OTHER, OTHER], 10),
+        ([ROW_ERROR], None),
+        ([ROW_ERROR, OTHER], None),
+        ([FUTURE], None),
+        ([FUTURE, WRONG_CLOCK], 10),
+    ],
+    ids=["any error", "row error", "row error, then another", "resume in the future", "wrong clock"],
+)
+def test_history_is_asked_for_unless_it_is_at_fault(errors: list[SourceError], at: int | None) -> None:
+    """Without history, rows that came and went are lost."""
+    baseline: Baseline = Resumed(11)
+    for error in errors:
+        baseline = resume.failed(baseline, error)
+    assert resume.resume_at(baseline) == at
+    assert resume.failed(FirstStart(), errors[0]) == FirstStart()
+
+
+@pytest.mark.parametrize(
+    ("baseline", "as_of", "missing"),
+    [
+        (Resumed(11), 10, None),
+        (Resumed(11), 15, 5),
+        (Resumed(None), 15, None),
+        (FirstStart(), 15, None),
+        (Redefined(11), 15, None),
+    ],
+)
+def test_gap_is_the_distance_to_the_frontier(baseline: Baseline, as_of: int, missing: int | None) -> None:
+    batch = Batch(updates=[], frontier=as_of + 1, snapshot=as_of)
+    assert resume.gap(baseline, batch) == missing
+    assert resume.gap(baseline, replace(batch, polled=True)) is None
+    assert resume.gap(baseline, replace(batch, snapshot=None)) is None
+
+
+def test_other_columns_in_memory_keep_the_frontier() -> None:
+    assert resume.rebound(Resumed(11, history=False)) == Redefined(11, history=False)
+    assert resume.rebound(FirstStart()) == FirstStart()
+
+
+def test_what_no_key_continues_ends_at_the_snapshot() -> None:
+    """Pending keys were never notified, so they end in silence."""
+    ended = [replace(FIRING, phase=phase) for phase in Phase]
+    endings = resume.endings(Redefined(ended=ended, columns=COLUMNS), "late", 15)
+    assert [(one.kind, one.at, one.row, one.columns) for one in endings] == [
+        (Kind.RESOLVED, 15, FIRING.row, COLUMNS)
+    ] * 2
+    assert resume.endings(Resumed(11), "late", 15) == []

@@ -1,0 +1,160 @@
+"""A row pipeline that is stopped, or loses its source, at the worst moment."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.clock import Clock
+from support.pipelines import COLUMNS, Pauses, ScriptedSource, SlowLedger, alert_in, at_work, row_pipeline
+from support.waiting import until
+from tocsin.alert import RowAlert
+from tocsin.backoff import Backoff
+from tocsin.errors import SourceError, SourceReason
+from tocsin.ledger.base import Stored
+from tocsin.ledger.sqlite import open_ledger
+from tocsin.model import Batch, Column
+from tocsin.pipeline.status import State
+
+SNAPSHOT = Batch(updates=[], frontier=11, snapshot=10)
+PROGRESS = Batch(updates=[], frontier=20)
+
+
+@pytest.fixture
+def alert(tmp_path: Path) -> RowAlert:
+    return alert_in(tmp_path)
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[SlowLedger]:
+    store = open_ledger(tmp_path / "ledger.db")
+    yield SlowLedger(store)
+    await store.close()
+
+
+async def stored(ledger: SlowLedger) -> Stored:
+    found: Stored | None = await ledger.load("late")
+    assert found is not None
+    return found
+
+
+async def test_cancelled_commit_is_finished_and_remembered(alert: RowAlert, ledger: SlowLedger) -> None:
+    """Otherwise the next run would begin before the rows it has stored, and resolve them."""
+    source = ScriptedSource()
+    pipeline = row_pipeline(alert, source, ledger)
+    async with at_work(pipeline) as task:
+        source.put(SNAPSHOT)
+        await until(lambda: ledger.written == 1)
+        source.put(PROGRESS)  # not written at once
+        await until(lambda: pipeline.frontier == 20)
+        ledger.released.clear()
+        source.put(Batch(updates=[(25, 1, ("1",))], frontier=30))
+        await until(lambda: ledger.written == 2)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        ledger.released.set()
+    await pipeline.finish()
+    assert (ledger.written, (await stored(ledger)).frontier) == (2, 30)
+
+
+async def test_progress_is_stored_at_the_end_of_a_run(alert: RowAlert, ledger: SlowLedger) -> None:
+    """So the next run resumes as late as it can."""
+    source = ScriptedSource()
+    pipeline = row_pipeline(alert, source, ledger)
+    async with at_work(pipeline):
+        source.put(SNAPSHOT, PROGRESS)
+        await until(lambda: pipeline.frontier == 20)
+    await pipeline.finish()
+    assert (await stored(ledger)).frontier == 20
+    async with at_work(row_pipeline(alert, source, ledger)):
+        await until(lambda: source.resumes == [None, 19])
+
+
+async def test_half_a_batch_under_new_columns_is_not_stored(
+    alert: RowAlert, ledger: SlowLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set under new columns is stored whole; stored at the end of a run it would hold rows never notified."""
+    source = ScriptedSource()
+    pipeline = row_pipeline(alert, source, ledger)
+    async with at_work(pipeline) as task:
+        source.put(SNAPSHOT, PROGRESS)
+        await until(lambda: pipeline.frontier == 20)
+        source.columns = (*COLUMNS, Column(name="note", oid=25))
+        source.put(SourceError("gone", SourceReason.SHAPE))
+        await until(lambda: pipeline.columns == source.columns)
+        assert pipeline.gauges is not None
+        monkeypatch.setattr(pipeline.gauges, "install", cancel_task)  # after the firing set, before the commit
+        source.put(Batch(updates=[(25, 1, ("1", "new"))], frontier=30, snapshot=25))
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    await pipeline.finish()
+    assert list((await stored(ledger)).firings) == []
+
+
+def cancel_task(*_: object) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    raise asyncio.CancelledError
+
+
+async def test_pauses_grow_and_start_over_after_a_batch(alert: RowAlert) -> None:
+    source, pauses = ScriptedSource(), Pauses()
+    backoff = Backoff(initial=1.0, maximum=10.0)
+    pipeline = row_pipeline(alert, source, None, backoff=backoff, chance=lambda: 0.5, sleep=pauses.sleep)
+    fault = SourceError("gone", SourceReason.DISCONNECTED)
+    source.put(*[fault] * 6, SNAPSHOT, *[fault] * 3)
+    async with at_work(pipeline):
+        await until(lambda: len(pauses.seconds) == 9)
+    assert pauses.seconds == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 0.5, 1.0, 2.0]
+
+
+async def test_only_silence_makes_an_alert_stale(alert: RowAlert) -> None:
+    """Not a jump of the wall clock. Asking for the status changes nothing."""
+    day = 86_400.0
+    source, wall, lasting = ScriptedSource(), Clock(), Clock(50.0)
+    pipeline = row_pipeline(alert, source, None, clock=wall, monotonic=lasting)
+
+    def served() -> int:
+        assert pipeline.gauges is not None
+        blocks = pipeline.gauges.blocks()
+        assert pipeline.measure().up == (pipeline.state is not State.STALE) == (pipeline.current() is not None)
+        assert pipeline.status().series == len(blocks)
+        return len(blocks)
+
+    async with at_work(pipeline):
+        source.put(Batch(updates=[(10, 1, ("1",))], frontier=11, snapshot=10))
+        await until(lambda: pipeline.last_progress is not None)
+        shown = wall.now
+        for jump in (day, -2 * day, day):
+            wall.advance(jump)
+            assert served() == 1
+            assert pipeline.last_progress == shown
+        lasting.advance(300.1)
+        wall.advance(-day)  # as if no time had passed
+        assert served() == 0
+        source.put(Batch(updates=[], frontier=12))
+        await until(lambda: pipeline.frontier == 12 and not pipeline.stale)
+        assert served() == 1
+        assert pipeline.last_progress == shown - day
+
+
+async def test_ledger_fault_restarts_from_the_ledger(alert: RowAlert, ledger: SlowLedger) -> None:
+    """What is in memory may be ahead of the ledger: the row is notified once, by the commit that succeeds."""
+    source = ScriptedSource()
+    pipeline = row_pipeline(alert, source, ledger)
+    async with at_work(pipeline):
+        source.put(SNAPSHOT)
+        await until(lambda: ledger.written == 1)
+        ledger.fault_once()
+        source.put(Batch(updates=[(25, 1, ("1",))], frontier=30))
+        await until(lambda: source.resumes == [None, 10])
+        assert pipeline.state is State.ERROR
+        source.put(Batch(updates=[(10, 0, ("1",)), (25, 1, ("1",))], frontier=30, snapshot=10))
+        await until(lambda: pipeline.state is State.UP)
+    assert [one.row for one in (await stored(ledger)).firings] == [("1",)]
+    assert len(await ledger.pending("out", 0, 10)) == 1
