@@ -8,7 +8,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from tocsin.errors import Problem
+from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Settings
 
 SOURCES: dict[str, str] = {
@@ -61,9 +61,13 @@ def channel_models(kind: str) -> tuple[type[Settings], type[Settings]]:
 
 
 def channel_problems(kind: str, name: str, settings: Any, routes: Mapping[str, Any]) -> Sequence[Problem]:
-    """Return why a channel could not be built on this machine, where its type can tell beforehand."""
-    find = getattr(channel_module(kind), "problems", None)
-    return () if find is None else find(name, settings, routes)
+    """Return why a channel cannot be built on this machine, for the types whose building finds that."""
+    if settings.checked_by_building:
+        try:
+            channel_module(kind).build(name, settings, routes)
+        except ConfigError as error:
+            return error.problems
+    return ()
 
 
 def source_module(kind: str) -> ModuleType:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from tocsin.channels.base import Delivered, Message, Plan, Rejected, Result, Retry
+from tocsin.channels.base import Channel, Delivered, Message, Plan, Rejected, Result, Retry
 from tocsin.errors import Reason
 from tocsin.model import Kind
 
@@ -45,7 +45,7 @@ class KeyedReceiver:
         return answer
 
 
-class KeyedChannel:
+class KeyedChannel(Channel):
     """Sends up to `most` messages in one request. `line`: what happens to a request on its way: None lets it through,
     a result is what comes of it instead; with `arrives`, after the receiver has it."""
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 
-from tocsin.channels.base import Delivered, Message, Result
+from tocsin.channels.base import Channel, Delivered, Message, Result
 from tocsin.model import Kind
 
 Answer = Callable[[Message], Result | Awaitable[Result]]
@@ -16,7 +16,7 @@ def deliver(_message: Message) -> Result:
     return Delivered()
 
 
-class FakeChannel:
+class FakeChannel(Channel):
     """Records each send, and notes in `broken` whatever the channel contract forbids.
 
     `answer` gives the result of a message, at once or later; `bulk` is the most that `take` asks for. `gate` holds

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from support.clock import LoopClock
 from support.messages import VIEW, transition
 from tocsin.backoff import Backoff
-from tocsin.channels.base import ActiveAlert, Delivered, Result, Retry
+from tocsin.channels.base import ActiveAlert, Delivered, Level, Result, Retry
 from tocsin.dispatch.level import ActiveAlerts, LevelLoop
 from tocsin.dispatch.receiver import LevelPolicy
 from tocsin.envelope import Envelope, build
@@ -19,7 +19,7 @@ OK = Delivered()
 DOWN = Retry(Reason.CONNECTION, "refused")
 
 
-class FakeLevel:
+class FakeLevel(Level):
     """Receivers that record what they are sent. `answers`: the answer of each to everything."""
 
     def __init__(self, *receivers: str) -> None:

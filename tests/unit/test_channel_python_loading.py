@@ -14,9 +14,10 @@ from support.messages import message
 from support.python_channels import channel
 from support.sending import sent
 from tocsin.channels.base import Delivered
-from tocsin.channels.python import Config, build, problems
+from tocsin.channels.python import Config, build
 from tocsin.errors import ConfigError
 from tocsin.handlers import Envelope
+from tocsin.registry import channel_problems
 
 CALLS: list[Any] = []
 
@@ -135,7 +136,8 @@ def test_what_is_no_handler_is_refused_with_the_reason(handler: str, why: str) -
     text = refused(handler=handler)
     assert text.startswith("channels.own.handler: ")
     assert why in text
-    assert [str(one) for one in problems("own", Config(type="python", handler=handler), {})] == [text]
+    found = channel_problems("python", "own", Config(type="python", handler=handler), {})
+    assert [str(one) for one in found] == [text]
 
 
 @pytest.mark.parametrize("handler", ["", "a b", "a:", ":f", "a:b:c", "../a:f", "a:f()", "a:1"])

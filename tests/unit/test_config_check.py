@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.channels import FakeChannel
 from tocsin.alert import Alert
 from tocsin.config import Config, load
 from tocsin.config.check import check, check_online
@@ -161,7 +162,7 @@ async def test_a_missing_relation_is_told_at_the_alert(tmp_path: Path) -> None:
 
 
 async def test_what_a_channel_says_of_itself_is_told(tmp_path: Path) -> None:
-    class Strict:
+    class Strict(FakeChannel):
         async def verify(self) -> list[str]:
             return ["there is no workflow 'w'"]
 
@@ -169,7 +170,7 @@ async def test_what_a_channel_says_of_itself_is_told(tmp_path: Path) -> None:
         return COLUMNS
 
     config = loaded(tmp_path, BEGIN)
-    assert shown(tmp_path, await check_online(config, describe, channels={"out": Strict(), "bare": object()})) == [
+    assert shown(tmp_path, await check_online(config, describe, channels={"out": Strict(), "bare": FakeChannel()})) == [
         "c.yaml:3: channels.out: there is no workflow 'w'"
     ]
 

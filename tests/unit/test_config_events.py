@@ -67,7 +67,7 @@ def test_what_is_in_effect_is_shown_in_words_that_can_be_read_again(tmp_path: Pa
         (EVENTS.replace("[out]", "[{channel: out, when: 'row.a ='}]"), "c.yaml:9: alerts.orders.notify[0].when: line 1: expected token 'the end', got '='"),
         (EVENTS.replace("[out]", "[{channel: out, when: 'status == 1'}]"), "c.yaml:9: alerts.orders.notify[0].when: there is no variable 'status'; known are alert, fingerprint, labels, row, started_at, value"),
         (EVENTS.replace("[out]", "[{channel: out, when: 'row }}{{ row'}]"), "c.yaml:9: alerts.orders.notify[0].when: write one expression, such as row.severity == 'page'"),
-        (EVENTS.replace("[out]", "[{channel: out, group_by: [team]}]"), "c.yaml:9: alerts.orders.notify[0]: group_by says what `interval` merges; give interval too"),
+        (EVENTS.replace("[out]", "[{channel: out, group_by: [team]}]"), "c.yaml:9: alerts.orders.notify[0]: group_by needs interval"),
         (EVENTS.replace("[out]", "[{channel: out, interval: 5}]"), "c.yaml:9: alerts.orders.notify[0].interval: 5 is not a duration; write for example 500ms, 30s, 5m or 1h30m"),
     ],
 )  # fmt: skip

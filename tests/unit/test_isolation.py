@@ -254,8 +254,8 @@ async def test_unexpected_exception_in_check_hides_no_other_problem(tmp_path: Pa
     file = tmp_path / "tocsin.yaml"
     file.write_text(CONFIG)
 
-    class Odd:
-        async def verify(self, *_: object) -> list[str]:
+    class Odd(FakeChannel):
+        async def verify(self) -> list[str]:
             raise ZeroDivisionError("p4ssword")
 
     async def describe(_: object) -> Columns:

@@ -134,9 +134,7 @@ def policy(config: ChannelConfig) -> Policy:
         max_attempts=settings.max_attempts,
         max_age=settings.max_age,
         rate_limit=settings.rate_limit,
-        # The process before may have sent a notification a moment ago and died: receivers that need time to notice a
-        # repeat (Novu) name it.
-        recovery_delay=getattr(settings, "unknown_outcome_wait", 0.0),
+        recovery_delay=settings.recovery_delay,
     )
 
 

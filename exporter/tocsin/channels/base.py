@@ -107,14 +107,15 @@ Result = Delivered | Retry | Rejected | Paused
 
 
 class Channel(Protocol):
-    """The contract that every channel keeps (`tests/contract/test_channels.py` runs one suite over all of them)."""
+    """The contract that every channel keeps, with defaults (`tests/contract/test_channels.py` runs one suite over all
+    of them)."""
 
-    needs_previous_ids: AbstractSet[Kind]
+    needs_previous_ids: AbstractSet[Kind] = frozenset()
     """The kinds of notification that need `Message.previous_ids`; each costs a query."""
 
     def batch_size(self, pending: int) -> int:
         """How many of `pending` messages to send in the next call, at least one."""
-        ...
+        return min(pending, 1)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
         """Send messages of different ordering keys, and return the result of each, in order.
@@ -124,9 +125,14 @@ class Channel(Protocol):
         """
         ...
 
+    async def verify(self) -> Sequence[str]:
+        """Ask the receiver, without sending a notification, whether it would accept one; a sentence for each problem,
+        without a secret."""
+        return ()
+
     async def close(self) -> None:
-        """Close connections."""
-        ...
+        """Close connections. May be called twice."""
+        return
 
 
 class Request(Protocol):
@@ -208,6 +214,10 @@ class Level(Protocol):
         """
         ...
 
+    async def verify(self) -> Sequence[str]:
+        """As `Channel.verify`."""
+        return ()
+
     async def close(self) -> None:
-        """Close connections."""
-        ...
+        """Close connections. May be called twice."""
+        return

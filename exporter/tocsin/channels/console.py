@@ -1,18 +1,16 @@
-"""A channel that prints: one line per notification to standard output. For dry runs and for a look at what happens."""
+"""A channel that prints one line per notification to standard output."""
 
 import asyncio
 import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Literal, TextIO
 
-from tocsin.channels.base import Delivered, Message, Result, Retry
+from tocsin.channels.base import Channel, Delivered, Message, Result, Retry
 from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
-from tocsin.model import Kind
 
 
 class Options(ChannelOptions):
@@ -30,14 +28,12 @@ class Config(ChannelConfig, Options):
 
 
 def build(name: str, config: Config, routes: Mapping[str, Options], *, stream: TextIO | None = None) -> "Console":
-    """Make the channel. `stream` is where it prints, standard output unless given."""
+    """Make the channel. `stream`: where it prints, by default standard output."""
     return Console(name, config, routes, stream)
 
 
-class Console:
-    """Prints. What it is given in one call goes out in one write."""
-
-    needs_previous_ids: AbstractSet[Kind] = frozenset()
+class Console(Channel):
+    """Prints the messages of one call in one write."""
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], stream: TextIO | None) -> None:
         self._name = name
@@ -54,20 +50,13 @@ class Console:
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
         lines = [self._line(message) for message in messages]
         try:
-            # A pipe that nobody reads blocks the writer.
+            # In a thread, since a pipe that is not read blocks the writer.
             await asyncio.to_thread(self._write, "".join(line + "\n" for line in lines))
         except (OSError, ValueError) as error:
             # Writing to a closed stream is a ValueError.
             why = error.strerror if isinstance(error, OSError) else "the output is closed"
             return [Retry(Reason.CONNECTION, f"cannot write: {why}")] * len(messages)
         return [Delivered()] * len(messages)
-
-    async def close(self) -> None:
-        """Nothing to let go of: the stream is not ours."""
-
-    async def verify(self) -> list[str]:
-        """Problems found by asking the receiver: there is none to ask."""
-        return []
 
     def _line(self, message: Message) -> str:
         options = self._routes.get(message.alert, self._config)
@@ -79,7 +68,7 @@ class Console:
         stream = self._stream or sys.stdout
         binary = getattr(stream, "buffer", None)
         if isinstance(binary, io.BufferedIOBase):
-            # Whatever the locale: a name with an accent must not stop a notification.
+            # UTF-8 in any locale: a name with an accent must not stop a notification.
             stream.flush()
             binary.write(text.encode("utf-8", "backslashreplace"))
             binary.flush()
@@ -98,6 +87,6 @@ def _text(envelope: Envelope) -> str:
 
 
 def _quoted(text: str) -> str:
-    """The text where it is plain, else as JSON writes it: hostile values break no line and steer no terminal."""
+    """The text as it is, or as JSON if it could break the line or control the terminal."""
     plain = text and text.isprintable() and not any(char in text for char in ' "=\\')
     return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())

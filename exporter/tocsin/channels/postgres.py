@@ -5,7 +5,6 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,10 +14,9 @@ import psycopg
 from psycopg import AsyncRawCursor, pq, sql
 from pydantic import Field
 
-from tocsin.channels.base import Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels.base import Channel, Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.errors import Reason
-from tocsin.model import Kind
 from tocsin.postgres import (
     Name,
     RelationName,
@@ -84,10 +82,8 @@ class _Target(NamedTuple):
     notify: str | None
 
 
-class Postgres:
+class Postgres(Channel):
     """Writes what it is given in one call with one statement for each table, on kept connections."""
-
-    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options]) -> None:
         self._name = name

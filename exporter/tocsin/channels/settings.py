@@ -1,7 +1,7 @@
 """Settings that every channel has."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -46,71 +46,95 @@ def condition(when: str | None) -> str | None:
     return when
 
 
-class ChannelOptions(Settings):
-    """What can be set for a channel and, over that, for each alert that notifies it."""
-
-    on: Annotated[tuple[Kind, ...], Field(min_length=1)] = tuple(Kind)
-    """Which notifications are sent: `fired`, `updated`, `resolved`, `repeated`, `event`."""
+class RouteOptions(Settings):
+    """The options of a channel or level output that an alert may override."""
 
     when: str | None = None
-    """An expression on the row, such as `row.severity == "page"`: only rows for which it holds are told. A row that
-    changes so that it begins to hold fires on this channel, one that ceases to hold resolves."""
+    """An expression on the row, such as `row.severity == "page"`: only rows for which it is true are sent."""
 
-    interval: Duration = 0.0
-    """The first notification goes at once; those that follow within this time are merged into one message, sent at its
-    end, which opens the next interval. `0`: each goes on its own."""
-
-    group_by: tuple[str, ...] = ()
-    """With `interval`: columns or labels whose values are merged apart from each other. Without, the whole alert is one
-    group. A row without one of the columns is sent on its own."""
+    def missing(self) -> str | None:
+        """Return what must be set, for the channel or for the alert, before anything can be sent."""
+        return None
 
     @field_validator("when")
     @classmethod
     def _is_a_condition(cls, when: str | None) -> str | None:
         return condition(when)
 
+
+class ChannelOptions(RouteOptions):
+    """The options of a channel that an alert may override."""
+
+    on: Annotated[tuple[Kind, ...], Field(min_length=1)] = tuple(Kind)
+    """Which notifications are sent: `fired`, `updated`, `resolved`, `repeated`, `event`."""
+
+    when: str | None = None
+    """An expression on the row, such as `row.severity == "page"`: only rows for which it is true are sent. A row that
+    changes so that it becomes true fires on this channel; if it becomes false, the row resolves."""
+
+    interval: Duration = 0.0
+    """The first notification is sent at once. Those that follow within this time are merged into one message at its
+    end, which starts the next interval. `0`: each notification is sent on its own."""
+
+    group_by: tuple[str, ...] = ()
+    """With `interval`: the columns or labels that divide an alert into groups, each merged on its own. Default: one
+    group. A row without one of the columns is sent on its own."""
+
     @model_validator(mode="after")
     def _groups_are_merged(self) -> "ChannelOptions":
         if self.group_by and not self.interval:
-            raise ValueError("group_by says what `interval` merges; give interval too")
+            raise ValueError("group_by needs interval")
         return self
 
 
-class ChannelConfig(Settings):
-    """What the dispatcher must know of every channel."""
+class OutputConfig(Settings):
+    """The settings of every channel and level output."""
+
+    checked_by_building: ClassVar[bool] = False
+    """Whether building the channel finds problems of this machine, such as a missing file. Building connects to
+    nothing."""
 
     type: str
     """The kind of channel."""
 
-    concurrency: Annotated[int, Field(ge=1, le=1000)] = 4
-    """How many requests are under way at once."""
-
     timeout: Annotated[Duration, Field(gt=0)] = 10.0
-    """How long one attempt may take."""
-
-    max_attempts: Annotated[int, Field(ge=1)] | None = None
-    """After so many attempts a notification becomes a dead letter. Waits that the receiver asked for do not count.
-    Without, only `max_age` ends the attempts, so that a receiver may be away for hours."""
-
-    max_age: Annotated[Duration, Field(gt=0)] = 86400.0
-    """A notification whose attempt fails after so long becomes a dead letter. One that was not attempted meanwhile, as
-    while a channel is paused, is still sent."""
+    """The time limit of one attempt."""
 
     backoff_initial: Annotated[Duration, Field(gt=0)] = 1.0
-    """The wait after the first failed attempt; it doubles from one to the next."""
+    """The wait after the first failed attempt. It doubles with each attempt."""
 
     backoff_max: Annotated[Duration, Field(gt=0)] = 300.0
     """The longest wait between two attempts."""
-
-    rate_limit: Annotated[float, Field(gt=0)] | None = None
-    """At most so many notifications a second; without, as many as the receiver takes."""
 
     def trial(self, options: Any) -> Trial:
         """Return the check of the messages that these options make."""
         return trial(options)
 
     @model_validator(mode="after")
-    def _backoff_in_order(self) -> "ChannelConfig":
+    def _backoff_in_order(self) -> Self:
         if self.backoff_max < self.backoff_initial:
             raise ValueError("backoff_max must not be less than backoff_initial")
         return self
+
+
+class ChannelConfig(OutputConfig):
+    """The settings of every channel."""
+
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 4
+    """The most requests at once."""
+
+    max_attempts: Annotated[int, Field(ge=1)] | None = None
+    """The attempts after which a notification becomes a dead letter. Waits that the receiver asked for do not count.
+    Default: no limit but `max_age`, so that a receiver may be down for hours."""
+
+    max_age: Annotated[Duration, Field(gt=0)] = 86400.0
+    """A notification whose attempt fails at this age or later becomes a dead letter. One that was not attempted
+    meanwhile, as while a channel is paused, is still sent."""
+
+    rate_limit: Annotated[float, Field(gt=0)] | None = None
+    """The most notifications per second. Default: no limit."""
+
+    @property
+    def recovery_delay(self) -> float:
+        """Seconds that pending notifications wait at the start, since the process before may just have sent them."""
+        return 0.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tocsin import registry
 from tocsin.alert import Alert, EventAlert
+from tocsin.channels.base import Channel, Level
 from tocsin.config import trial
 from tocsin.config.columns import named_columns
 from tocsin.config.resolved import ChannelConfig, Config
@@ -19,6 +20,7 @@ from tocsin.config.validation import nearest, suggestion
 from tocsin.errors import Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
 from tocsin.model import Columns, Event, Kind, Row, Transition
+from tocsin.sources.base import Verifiable
 from tocsin.sources.documents import with_nested
 from tocsin.values import typed
 
@@ -83,12 +85,12 @@ async def check_online(
     config: Config,
     describe: Describe,
     sample: Sample | None = None,
-    channels: Mapping[str, object] | None = None,
+    channels: Mapping[str, Channel | Level] | None = None,
     sources: Mapping[str, object] | None = None,
 ) -> list[Problem]:
     """What the servers can tell: whether relations and columns exist (of events, where a source has `describe`),
-    whether templates render, whether channels would take a notification and sources would give rows or events (those
-    of `channels` and `sources` that have a `verify`)."""
+    whether templates render, whether channels would accept a notification and sources would deliver rows or events
+    (their `verify`)."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def guarded(path: str, work: Awaitable[list[Problem]]) -> list[Problem]:
@@ -110,12 +112,13 @@ async def check_online(
         for alert in known
     ]
     ways = [
-        guarded(path, _verify(config, path, channel))
+        guarded(path, _verify(config, path, channel.verify()))
         for path, channel in ((f"channels.{name}", channel) for name, channel in (channels or {}).items())
     ]
     ways += [
-        guarded(path, _verify(config, path, source, _taken(config, name)))
+        guarded(path, _verify(config, path, source.verify(_taken(config, name))))
         for path, name, source in ((f"sources.{name}", name, source) for name, source in (sources or {}).items())
+        if isinstance(source, Verifiable)
     ]
     found = await asyncio.gather(*alerts, *ways)
     of_alerts = _told_once(chain.from_iterable(found[: len(alerts)]))
@@ -127,11 +130,8 @@ def _taken(config: Config, source: str) -> list[str]:
     return sorted({alert.event_name for alert in config.event_alerts.values() if alert.source == source})
 
 
-async def _verify(config: Config, path: str, asked: Any, *about: Sequence[str]) -> list[Problem]:
-    verify = getattr(asked, "verify", None)
-    if verify is None:
-        return []
-    return [config.problem(sentence, path) for sentence in await verify(*about)]
+async def _verify(config: Config, path: str, sentences: Awaitable[Sequence[str]]) -> list[Problem]:
+    return [config.problem(sentence, path) for sentence in await sentences]
 
 
 def _told_once(problems: Iterable[Problem]) -> Iterator[Problem]:
@@ -292,7 +292,7 @@ class _Trial:
         from tocsin.envelope import CONDITION_VARIABLES
         from tocsin.templates import Condition, TemplateCode, TemplateError
 
-        when = getattr(channel.routes[alert.name], "when", None)
+        when = channel.routes[alert.name].when
         path = f"alerts.{alert.name}.notify[{alert.notify.index(channel.name)}].when"
         if when is None or path in self._failed:
             return

@@ -37,7 +37,7 @@ def route_columns(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
         options = config.channels[channel].routes[alert.name]
         for path, column in _columns_of(options):
             yield f"notify[{i}].{path}", column
-        for number, name in enumerate(getattr(options, "group_by", ())):
+        for number, name in enumerate(options.group_by):
             # A label may be named, too: it stands for its column.
             yield f"notify[{i}].group_by[{number}]", alert.labels.get(name, name)
 
@@ -56,7 +56,7 @@ def mixed_digests(config: Config) -> list[Problem]:
     for alert in config.alerts.values():
         for i, channel in enumerate(alert.notify):
             options = config.channels[channel].routes[alert.name]
-            if not getattr(options, "interval", 0):
+            if not options.interval:
                 continue
             # No group_by may name an ignored column: its recipients have to follow from other columns.
             grouped = {*_ignored(alert), *(alert.labels.get(name, name) for name in options.group_by)}

@@ -22,8 +22,7 @@ def problems(config: Config) -> list[Problem]:
         for i, channel in enumerate(alert.notify if alert.ignore else ()):
             route = f"alerts.{alert.name}.notify[{i}]"
             options = config.channels[channel].routes[alert.name]
-            # Of a channel that is told what fires, routes have no groups.
-            for setting, place, column in _gone_by(alert, options.when, getattr(options, "group_by", ())):
+            for setting, place, column in _gone_by(alert, options.when, options.group_by):
                 written = setting if f"{route}.{setting}" in config.places else f"channels.{channel}.{setting}"
                 message = (
                     f"{channel} would go by the column {column}, whose changes this alert ignores;"

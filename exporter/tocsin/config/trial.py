@@ -42,7 +42,7 @@ def problems(config: Config) -> list[Problem]:
 
 def kinds(channel: ChannelConfig, alert: Alert) -> list[Kind]:
     """The kinds of notifications that the alert gives this channel."""
-    on = getattr(channel.routes[alert.name], "on", tuple(Kind))
+    on = channel.routes[alert.name].on
     if isinstance(alert, EventAlert):
         never = set(Kind) - {Kind.EVENT}
     else:

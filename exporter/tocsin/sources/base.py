@@ -131,12 +131,20 @@ class EventStream(Protocol):
         ...
 
 
+@runtime_checkable
+class Verifiable(Protocol):
+    """A source that can be asked whether it would deliver events."""
+
+    async def verify(self, names: Sequence[str]) -> list[str]:
+        """What would keep the events of these names from coming, as sentences without a secret. Asks the server within
+        `connect_timeout`, and takes and changes nothing there."""
+        ...
+
+
 class EventSource(Protocol):
     """A source of events, bound to one server's settings. One stream serves all its alerts.
 
-    It may have a method `async def verify(self, names: Sequence[str]) -> list[str]`: what would keep the events of
-    these names from coming, as sentences without a secret. It asks the server within `connect_timeout`, and takes and
-    changes nothing there. Where it can know the columns of events before it takes any, it has `describe` and `sample`
+    It may be `Verifiable`. Where it can know the columns of events before it takes any, it has `describe` and `sample`
     as `Source` has, where `describe` may return None while there is no event.
     """
 

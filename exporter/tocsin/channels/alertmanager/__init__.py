@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tocsin.channels.alertmanager.channel import Alertmanager, tls
+from tocsin.channels.alertmanager.channel import Alertmanager
 from tocsin.channels.alertmanager.settings import Config, Options
 from tocsin.errors import ConfigError, Problem
 
-__all__ = ["Alertmanager", "Config", "Options", "build", "problems"]
+__all__ = ["Alertmanager", "Config", "Options", "build"]
 
 _UNUSABLE = "use PEM files, and the key of the certificate without a password"
 
@@ -25,21 +25,13 @@ def build(
 ) -> Alertmanager:
     """Make the output. `now`: wall-clock seconds, for dates in `Retry-After`. Raises ConfigError for certificates that
     cannot be used."""
-    found = problems(name, config, routes)
-    if found:
-        raise ConfigError(found)
-    return Alertmanager(name, config, routes, now)
-
-
-def problems(name: str, config: Config, _routes: Mapping[str, Options]) -> list[Problem]:
-    """What is wrong with the certificates."""
-    for key in ("tls_ca", "tls_cert", "tls_key"):
-        path = getattr(config, key)
+    for key, path in (("tls_ca", config.tls_ca), ("tls_cert", config.tls_cert), ("tls_key", config.tls_key)):
         if path is not None and not Path(path).is_file():
-            return [Problem(message=f"there is no file {path}", path=f"channels.{name}.{key}")]
+            raise ConfigError([Problem(message=f"there is no file {path}", path=f"channels.{name}.{key}")])
     try:
-        tls(config)
+        return Alertmanager(name, config, routes, now)
     except OSError as error:
         why = _UNUSABLE if isinstance(error, ssl.SSLError) else error.strerror
-        return [Problem(message=f"the certificates cannot be used: {why}", path=f"channels.{name}")]
-    return []
+        raise ConfigError(
+            [Problem(message=f"the certificates cannot be used: {why}", path=f"channels.{name}")]
+        ) from None

@@ -9,7 +9,7 @@ import aiohttp
 
 from tocsin.channels.alertmanager.alerts import Shape, batches, encoded
 from tocsin.channels.alertmanager.settings import Config, Options
-from tocsin.channels.base import ActiveAlert, Delivered, Paused, Rejected, Result, Retry
+from tocsin.channels.base import ActiveAlert, Delivered, Level, Paused, Rejected, Result, Retry
 from tocsin.channels.batching import isolate
 from tocsin.channels.http import classify, retry_after
 from tocsin.envelope import Envelope
@@ -26,7 +26,7 @@ _BAD_ALERTS = (400, 413, 422)
 422 for a malformed alert, where it takes none."""
 
 
-class Alertmanager:
+class Alertmanager(Level):
     """Renders alerts and posts them."""
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
@@ -36,7 +36,7 @@ class Alertmanager:
         self._now = now
         self._shapes = {alert: Shape(alert, options) for alert, options in routes.items()}
         self._default = Shape(name, config)
-        self._ssl = tls(config)
+        self._ssl = _tls(config)
         self._session: aiohttp.ClientSession | None = None
         authorization = _authorization(config)
         self._headers = {"Content-Type": "application/json"}
@@ -121,7 +121,7 @@ def _authorization(config: Config) -> str:
     return ""
 
 
-def tls(config: Config) -> ssl.SSLContext | bool:
+def _tls(config: Config) -> ssl.SSLContext | bool:
     """The TLS context; True: the system's certificates are trusted. Raises OSError (ssl.SSLError is one) for
     certificates that cannot be used."""
     if config.tls_ca is None and config.tls_cert is None:

@@ -1,12 +1,13 @@
 """The settings of an output to Alertmanager."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from tocsin.channels.settings import Trial, condition, trial
-from tocsin.settings import Duration, Secret, Settings, invalid
+from tocsin.channels.settings import OutputConfig, RouteOptions
+from tocsin.model import Kind
+from tocsin.settings import Duration, Secret, invalid
 from tocsin.templates import Template
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -23,8 +24,12 @@ def _compiles(text: str) -> str:
 _Text = Annotated[str, AfterValidator(_compiles)]
 
 
-class Options(Settings):
-    """Settings of an output or of one alert. Texts are templates over the envelope's keys."""
+class Options(RouteOptions):
+    """The options of an output that an alert may override. Texts are templates over the envelope's keys."""
+
+    on: ClassVar[tuple[Kind, ...]] = tuple(Kind)
+    interval: ClassVar[float] = 0.0
+    group_by: ClassVar[tuple[str, ...]] = ()
 
     alertname: _Text | None = None
     """The label `alertname`. Default: the label of that name, or the alert's name."""
@@ -39,19 +44,12 @@ class Options(Settings):
     generator_url: _Text | None = None
     """The address that Alertmanager links to as the source of the alert."""
 
-    when: str | None = None
-    """An expression on the row, such as `row.severity == "page"`: only rows for which it is true are sent."""
 
-    @field_validator("when")
-    @classmethod
-    def _is_a_condition(cls, when: str | None) -> str | None:
-        return condition(when)
-
-
-class Config(Options):
+class Config(OutputConfig, Options):
     """One Alertmanager or a cluster. Each member is sent what fires now, again and again before it expires."""
 
     secrets: ClassVar[tuple[str, ...]] = ("password", "token")
+    checked_by_building: ClassVar[bool] = True
 
     type: Literal["alertmanager"]
     """The kind of output."""
@@ -93,12 +91,6 @@ class Config(Options):
     max_alerts: Annotated[int, Field(ge=1)] = 10_000
     """The most firing alerts that are sent, so that a mistake in a view does not flood Alertmanager."""
 
-    timeout: Annotated[Duration, Field(gt=0)] = 10.0
-    """How long one request may take."""
-
-    backoff_initial: Annotated[Duration, Field(gt=0)] = 1.0
-    """The wait after the first failed attempt. It doubles with each attempt."""
-
     backoff_max: Annotated[Duration, Field(gt=0)] = 30.0
     """The longest wait between two attempts."""
 
@@ -113,7 +105,7 @@ class Config(Options):
                 raise ValueError("write user and password as username and password, not in the address")
         plain = tuple(url.rstrip("/") for url in urls)
         if len({*plain}) < len(plain):
-            raise ValueError("an address is given twice")
+            raise ValueError("an address is listed twice")
         return plain
 
     @model_validator(mode="after")
@@ -123,21 +115,15 @@ class Config(Options):
         if self.username is not None and ":" in self.username:
             raise invalid("colon", "must not have a colon in it", "username")
         if self.username is not None and self.token is not None:
-            raise ValueError("give username and password, or token, not both")
+            raise ValueError("set username and password, or token, not both")
         if self.tls_key is not None and self.tls_cert is None:
-            raise ValueError("tls_key is the key of tls_cert; give that too")
-        if self.backoff_max < self.backoff_initial:
-            raise ValueError("backoff_max must not be less than backoff_initial")
+            raise ValueError("tls_key needs tls_cert")
         if self.expiry is not None and self.expiry < 2 * self.resend_interval:
             # One request that fails must not end an alert.
             raise invalid("too_short", "must be at least twice resend_interval", "expiry")
         if self.lasting > _LONGEST:
             raise ValueError("expiry, or four times resend_interval, must be at most a year")
         return self
-
-    def trial(self, options: Any) -> Trial:
-        """Return the check of the alerts that these options make."""
-        return trial(options)
 
     @property
     def lasting(self) -> float:

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import structlog
@@ -12,7 +11,7 @@ from tocsin.channels import defaults
 from tocsin.channels.apprise.sends import Failure, Outcome, Sends
 from tocsin.channels.apprise.services import Service, check_schema, load, secrets_of
 from tocsin.channels.apprise.settings import Config, Options
-from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels.base import Channel, Delivered, Message, Rejected, Result, Retry
 from tocsin.errors import ConfigError, Problem, Reason
 from tocsin.model import Kind
 from tocsin.redaction import redactor
@@ -65,10 +64,8 @@ class _Route:
         return _Text(title[:_TITLE], body, self._form) if body.strip() else _Text("", title, "text")
 
 
-class Apprise:
+class Apprise(Channel):
     """One message to each URL, in threads: the library blocks."""
-
-    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options]) -> None:
         self._name = name
@@ -94,18 +91,11 @@ class Apprise:
     def __repr__(self) -> str:
         return f"Apprise({self._name!r})"
 
-    def batch_size(self, pending: int) -> int:
-        return min(pending, 1)
-
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
         return await asyncio.gather(*(self._send(message) for message in messages))
 
     async def close(self) -> None:
         await self._sends.close()
-
-    async def verify(self) -> list[str]:
-        """Problems found by asking the services: there is no harmless question."""
-        return []
 
     def _load(self, path: str, urls: Sequence[Secret]) -> list[Problem]:
         """Load the URLs that are no templates, each once."""

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 import structlog
 
-from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels.base import Channel, Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.email.mail import Mail, Route
 from tocsin.channels.email.server import Answer, Outcome, Server
 from tocsin.channels.email.settings import Config, Options
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 _REMEMBERED = 10_000
 
 
-class Email:
+class Email(Channel):
     """One mail per message, to all its recipients in one go."""
 
     needs_previous_ids: AbstractSet[Kind] = frozenset({Kind.UPDATED, Kind.REPEATED, Kind.RESOLVED})
@@ -41,9 +41,6 @@ class Email:
 
     def __repr__(self) -> str:
         return f"Email({self._name!r})"
-
-    def batch_size(self, pending: int) -> int:
-        return min(pending, 1)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
         return await asyncio.gather(*(self._send(message) for message in messages))

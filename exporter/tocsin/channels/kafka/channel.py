@@ -3,14 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any
 
 import structlog
 from confluent_kafka import KafkaException, Producer
 
-from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels.base import Channel, Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.kafka.outcome import judged
 from tocsin.channels.kafka.records import Route
 from tocsin.channels.kafka.settings import Config, Options
@@ -18,7 +17,6 @@ from tocsin.channels.kafka.topics import Topics
 from tocsin.errors import ConfigError, Problem, Reason
 from tocsin.kafka import UNKNOWN_TOPIC, Fault, Log, said
 from tocsin.kafka.producing import Record, Writer
-from tocsin.model import Kind
 from tocsin.redaction import redactor
 
 log = structlog.get_logger(__name__)
@@ -30,10 +28,8 @@ _FIND_TOPIC = 5.0
 """Seconds after which a topic that no broker knows counts as missing."""
 
 
-class Kafka:
+class Kafka(Channel):
     """Writes records, and answers for each when the brokers have acknowledged it."""
-
-    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(
         self, name: str, config: Config, routes: Mapping[str, Options], *, clock: Callable[[], float] = time.monotonic

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tocsin.channels.base import Delivered, Message, Plan, Rejected, Request, Result
+from tocsin.channels.base import Channel, Delivered, Message, Plan, Rejected, Request, Result
 from tocsin.channels.batching import send_planned
 from tocsin.channels.novu import workflows
 from tocsin.channels.novu.api import PROCESSED, Api, CallError, Entry
@@ -32,7 +32,7 @@ _FIXES = {
 }
 
 
-class Novu:
+class Novu(Channel):
     """Triggers workflows: alone when one message is pending, else in bulk."""
 
     def __init__(

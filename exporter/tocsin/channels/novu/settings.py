@@ -158,6 +158,10 @@ class Config(ChannelConfig, Options):
     """The least wait before a repeat when it is not known whether Novu has the first. At least `1s`: Novu delivers an
     id twice that comes again within milliseconds, and drops the second when it comes later."""
 
+    @property
+    def recovery_delay(self) -> float:
+        return self.unknown_outcome_wait
+
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:

@@ -8,21 +8,11 @@ from collections.abc import Mapping
 from tocsin.channels.python.channel import Python
 from tocsin.channels.python.loading import loaded
 from tocsin.channels.python.settings import Config, Options
-from tocsin.errors import ConfigError, Problem
 
-__all__ = ["Config", "Options", "build", "problems"]
+__all__ = ["Config", "Options", "build"]
 
 
 def build(name: str, config: Config, routes: Mapping[str, Options]) -> Python:
     """Make the channel. Imports the handler, which runs the user's code. Raises ConfigError when it cannot be imported
     or cannot be called with a notification and the arguments."""
     return Python(name, config, loaded(name, config, routes), routes)
-
-
-def problems(name: str, config: Config, routes: Mapping[str, Options]) -> list[Problem]:
-    """Why the channel could not be made, without making it. Imports the handler."""
-    try:
-        loaded(name, config, routes)
-    except ConfigError as error:
-        return list(error.problems)
-    return []

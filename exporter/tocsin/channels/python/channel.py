@@ -6,20 +6,18 @@ import functools
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
 from tocsin import handlers
-from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
+from tocsin.channels.base import Channel, Delivered, Message, Rejected, Result, Retry
 from tocsin.channels.http import MAX_RETRY_AFTER
 from tocsin.channels.python.loading import Handler, arguments, told
 from tocsin.channels.python.settings import Config, Options
 from tocsin.channels.threads import Threads
 from tocsin.errors import Reason
-from tocsin.model import Kind
 from tocsin.redaction import redactor
 from tocsin.repeats import Repeats
 
@@ -51,14 +49,12 @@ class _Call:
     task: asyncio.Task[Result] = field(init=False)
 
 
-class Python:
+class Python(Channel):
     """Calls the handler, at most `concurrency` times at once and never twice at once for one notification.
 
     A call that exceeds the timeout counts as failed for its notification. One in a thread cannot be ended: it goes on
     to count among those that run. What such a call says in the end is remembered as the answer to the next attempt.
     """
-
-    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, handler: Handler, routes: Mapping[str, Options]) -> None:
         self._name = name
@@ -77,9 +73,6 @@ class Python:
     def __repr__(self) -> str:
         return f"Python({self._name!r})"
 
-    def batch_size(self, pending: int) -> int:
-        return min(pending, 1)
-
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
         return await asyncio.gather(*(self._send(message) for message in messages))
 
@@ -96,10 +89,6 @@ class Python:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=_CANCELLED)
-
-    async def verify(self) -> list[str]:
-        """Problems found by asking the receiver: a handler has no harmless question."""
-        return []
 
     # Calls and their time.
 

@@ -1,7 +1,7 @@
 """What can be set for a Python channel."""
 
 import keyword
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -29,6 +29,8 @@ class Options(ChannelOptions):
 class Config(ChannelConfig, Options):
     """A handler written in Python, called in this process. A function runs in a thread, an `async` one in the event
     loop. It gets each notification at least once."""
+
+    checked_by_building: ClassVar[bool] = True
 
     type: Literal["python"]
     """The kind of channel."""

@@ -4,19 +4,17 @@ import asyncio
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import aiohttp
 
-from tocsin.channels.base import Delivered, Message, Paused, Plan, Rejected, Request, Result, Retry
+from tocsin.channels.base import Channel, Delivered, Message, Paused, Plan, Rejected, Request, Result, Retry
 from tocsin.channels.batching import halves, send_planned
 from tocsin.channels.http import classify, retry_after
 from tocsin.channels.webhook.addresses import PrivateAddressError, public_socket
 from tocsin.channels.webhook.request import BODILESS, Content, Recipe, Target, confidential, seen
 from tocsin.channels.webhook.settings import Config, Options
 from tocsin.errors import Reason
-from tocsin.model import Kind
 from tocsin.redaction import redactor
 from tocsin.signing import Signer
 from tocsin.templates import TemplateError
@@ -38,10 +36,8 @@ class Draft:
     body: bytes
 
 
-class Webhook:
+class Webhook(Channel):
     """One request for each notification, on kept connections."""
-
-    needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
         self._name = name
@@ -61,9 +57,6 @@ class Webhook:
     def __repr__(self) -> str:
         return f"Webhook({self._name!r})"
 
-    def batch_size(self, pending: int) -> int:
-        return min(pending, 1)
-
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
         if len(messages) == 1:  # as the dispatcher does it; another task would cost a tenth of a request
             return [await self._send_one(messages[0])]
@@ -73,10 +66,6 @@ class Webhook:
         if self._session is not None:
             await self._session.close()
             self._session = None
-
-    async def verify(self) -> list[str]:
-        """A webhook has no harmless request to check it with."""
-        return []
 
     def draft(self, message: Message) -> Draft | Rejected:
         """Make the request of a notification; nothing is sent."""
