@@ -158,7 +158,7 @@ class Inputs:
             takers,
             build.backoff(source),
             outlets,
-            give_up_after=getattr(source.settings, "give_up_after", None),
+            give_up_after=source.settings.exit_after,
             clock=self._clock,
         )
         task = self._tasks.create_task(self._until_stall(intake), name=f"source {name}")

@@ -9,7 +9,7 @@ Reconnecting, backoff and what a gap means are not a source's business (see `toc
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tocsin.errors import RefusedReason
 from tocsin.model import Batch, Columns, Event, Row

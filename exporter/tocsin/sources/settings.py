@@ -29,6 +29,11 @@ class SourceSettings(Settings):
     backoff_max: Positive = 30.0
     """The longest such pause."""
 
+    @property
+    def exit_after(self) -> float | None:
+        """Seconds without success after which the process ends; None: never."""
+        return None
+
     @model_validator(mode="after")
     def _backoff_in_order(self) -> Self:
         if self.backoff_initial > self.backoff_max:

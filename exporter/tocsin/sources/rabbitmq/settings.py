@@ -128,6 +128,10 @@ class Config(SourceSettings):
     """End the process with exit code 124 once the source could not be read for so long, for a supervisor to see.
     Without it, Tocsin tries for ever."""
 
+    @property
+    def exit_after(self) -> float | None:
+        return self.give_up_after
+
     @field_validator("url")
     @classmethod
     def _url_parses(cls, url: Secret | None) -> Secret | None:
