@@ -19,13 +19,13 @@ def event(id_: str, at: int = 1000) -> Transition:
 
 
 def occurrence(id_: str, *, key: str | None = None, at: int = 1000) -> Occurrence:
-    return Occurrence(told=(event(id_, at), [HOOK]), key=key, until=at + 60_000)
+    return Occurrence(routed=(event(id_, at), [HOOK]), key=key, until=at + 60_000)
 
 
 async def taken(ledger: Ledger, *occurrences: Occurrence, **position: int) -> list[str | None]:
     """Take a batch in; the ids of the events that were told."""
     _, told = await ledger.commit_events(EventCommit(source="queue", occurrences=occurrences, position=position))
-    return [one.told[0].row[0] for one in told]
+    return [one.routed[0].row[0] for one in told]
 
 
 async def test_a_position_is_kept_with_its_batch_and_by_source(

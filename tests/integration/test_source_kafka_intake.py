@@ -101,7 +101,7 @@ async def test_a_record_that_is_read_again_is_not_told_again(scene: Scene) -> No
     scene.write(3)
     async with scene.running() as intake:
         await until(lambda: 3 in scene.told)
-        assert intake.taken["orders"] == 4, "all were read"
+        assert intake.received["orders"] == 4, "all were read"
     assert scene.told == [0, 1, 2, 3]
 
 
@@ -118,7 +118,7 @@ async def test_all_of_a_topic_that_was_made_anew_while_nobody_read_it_is_told_on
     scene.write(200)
     async with scene.running() as intake:
         await until(lambda: scene.told == [0, 1, 2, *again, 200])
-        assert intake.taken["orders"] == 1, "it goes on in the new one"
+        assert intake.received["orders"] == 1, "it goes on in the new one"
 
 
 @pytest.mark.parametrize("new", [1, 3, 8], ids=["shorter", "as long", "longer"])

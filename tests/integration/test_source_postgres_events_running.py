@@ -71,7 +71,7 @@ async def test_events_are_sent_in_order_and_invalid_ones_counted(database: Datab
         await until_sent(database, *range(1, 301), 303)
         await tocsin.until_metric("tocsin_source_unmatched_events_total", 1, source="shop")
         await tocsin.until_metric("tocsin_source_refused_events_total", 1, source="shop", reason="malformed")
-        await tocsin.until_logged("not an event", "events/302", "its name is NULL")
+        await tocsin.until_logged("not a valid event", "events/302", "its name is NULL")
         assert await tocsin.stop() == 0
     kept = await database.run("SELECT id, handled_as FROM events WHERE id > 299 ORDER BY id")
     assert kept == [(300, "taken"), (301, "unmatched"), (302, "refused"), (303, "taken")]

@@ -57,12 +57,13 @@ class Commit:
 
 
 class Occurrence(NamedTuple):
-    """An event and where it goes. `key`: what repeats are told by, if that is wanted; until `until` (source ms) others
-    of this key are repeats."""
+    """An event and where it goes."""
 
-    told: Routed
+    routed: Routed
     key: str | None = None
+    """Equal for duplicates; None: it is never a duplicate."""
     until: int = 0
+    """Source ms until which other occurrences with this key are duplicates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

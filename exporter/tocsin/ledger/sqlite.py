@@ -113,7 +113,7 @@ class SqliteLedger:
                 ((commit.source, partition, position) for partition, position in commit.position.items()),
             )
             first = [one for one in commit.occurrences if one.key is None or _first_seen(db, one)]
-            return self._appender.append(db, (one.told for one in first), now), first
+            return self._appender.append(db, (one.routed for one in first), now), first
 
         return await self._kept(write)
 
@@ -252,7 +252,7 @@ class SqliteLedger:
 def _first_seen(db: sqlite3.Connection, occurrence: Occurrence) -> bool:
     """Whether an event is no repeat of another one, and remember it. Delivered again, an event is no repeat of
     itself."""
-    event = occurrence.told[0]
+    event = occurrence.routed[0]
     return bool(
         db.execute(
             "INSERT INTO sightings VALUES (?, ?, ?, ?) ON CONFLICT (alert, key) DO UPDATE"

@@ -1,18 +1,18 @@
-"""One source of events, from its stream to ledger and dispatchers; and back to the start of the path after any fault.
+"""One source of events: each batch goes to the ledger, to the dispatchers and back as an acknowledgement, in `process`.
 
-An event is acknowledged only once the ledger has it. What was not is delivered again, with the same id, and the ledger
-knows it.
+An event is acknowledged once the ledger has it. An event that was not acknowledged is delivered again, with the same
+id, and the ledger recognises it.
 
-A fault of the connection ends the stream, and another one is opened. A fault on this side of it does not: while the
-ledger or the place for dead letters fails, the stream stays open and the same batch is tried again. Servers count
-reconnections against a client: a quorum queue of RabbitMQ 4 drops a message that was returned to it too often.
+A fault of the connection ends the stream, and another one is opened. While the ledger or the place for dead letters
+fails, the stream stays open and the same batch is tried again: servers count reconnections, and a quorum queue of
+RabbitMQ 4 drops a message that was returned to it too often.
 """
 
 import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -25,8 +25,9 @@ from tocsin.errors import DeadLetterError, LedgerError, SourceError, SourceReaso
 from tocsin.exposition import AlertMetrics, AlertState, SourceMetrics
 from tocsin.faults import must_end, unexpected
 from tocsin.ledger.base import EventCommit, Ledger, Occurrence
-from tocsin.model import Address, Event, Kind, Notification, Transition, fingerprint
+from tocsin.model import Event, Kind, Notification, Transition, fingerprint
 from tocsin.pipeline.columns import NamedColumns
+from tocsin.pipeline.reporter import Reporter
 from tocsin.pipeline.routing import Router, values_of
 from tocsin.pipeline.status import AlertStatus, Stall, State
 from tocsin.repeats import Repeats
@@ -37,32 +38,29 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 HOLD_EVERY = 5.0
-"""Seconds at most between two calls of `EventStream.hold` while a batch cannot be made safe."""
-
-
+"""Seconds at most between two calls of `EventStream.hold` while a batch cannot be stored."""
 REFUSED_IN_A_ROW = 3
-"""Refusals in a row after which the source counts as refusing."""
-
+"""Refusals in a row from which on the source counts as refusing."""
 _SHORTEST = 0.1
 """Seconds of the shortest pause after a fault."""
 
 
-class _GivenBack(Exception):  # noqa: N818 - not an error: the source delivers the batch again
-    """The source took a batch back that could not be made safe, and it can be now."""
+class _Returned(Exception):  # noqa: N818 - not an error: the source delivers the batch again
+    """The source took back a batch that could not be stored, and the ledger works again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRoute:
-    """An alert on events: what it takes, and where that goes."""
+    """An alert on events, and where its notifications go."""
 
     alert: EventAlert
     router: Router
     metrics: AlertMetrics
     columns: NamedColumns | None = None
-    """What the alert names of an event; None where no one asks for what is missing."""
+    """The columns that the alert names."""
 
     def occurrences(self, events: Sequence[Event]) -> list[Occurrence]:
-        """What events come to; those that go nowhere come to nothing."""
+        """The occurrences of the events that go to any channel."""
         alert = self.alert
         if self.columns is not None:
             events = self.columns.whole(events)
@@ -78,65 +76,66 @@ class EventRoute:
             )
             for event in events
         ]
-        addressed = [one for one in self.router.addressed(transitions) if one[1]]
-        if not alert.dedupe_by:
-            return [Occurrence(one) for one in addressed]
-        window = round(alert.dedupe_window * 1000)
-        return [self._compared(one, window) for one in addressed]
+        occurrences = [Occurrence(routed) for routed in self.router.addressed(transitions) if routed[1]]
+        return [self._deduplicated(one) for one in occurrences] if alert.dedupe_by else occurrences
 
-    def _compared(self, addressed: tuple[Transition, tuple[Address, ...]], window: int) -> Occurrence:
-        """An event that is compared with others for `window` milliseconds. One that lacks a column of `dedupe_by` is
-        compared with none: nothing says that it is a repeat."""
-        event = addressed[0]
-        values = values_of(self.alert.dedupe_by, event.columns, event.row)
+    def _deduplicated(self, occurrence: Occurrence) -> Occurrence:
+        """The occurrence with what makes it a duplicate. An event that lacks a column of `dedupe_by` is never one."""
+        event, alert = occurrence.routed[0], self.alert
+        values = values_of(alert.dedupe_by, event.columns, event.row)
         if values is None:
-            return Occurrence(addressed)
-        return Occurrence(addressed, fingerprint(self.alert.name, values), event.at + window)
+            return occurrence
+        until = event.at + round(alert.dedupe_window * 1000)
+        return Occurrence(occurrence.routed, fingerprint(alert.name, values), until)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventOutputs:
-    """Where the results of an intake go. `keep`: False leaves every event with its source (a dry run)."""
+    """Where the results of a batch go."""
 
     ledger: Ledger
     metrics: SourceMetrics
     offer: Callable[[Sequence[Notification]], None]
+    """Passes committed notifications to the dispatchers."""
     publish: Callable[[Sequence[Transition]], None]
+    """Passes committed events to the page's feed."""
     keep: bool = True
+    """False: every event stays with its source (a dry run)."""
 
 
-class Refusals:
-    """What a source refused since it last took something. `latest`: why, for people."""
+class _Refusals:
+    """What was refused since something was last accepted."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.latest = ""
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._count = 0
+        self._latest = ""
+
+    def add(self, why: str) -> None:
+        self._count += 1
+        self._latest = why
+
+    def clear(self) -> None:
+        self._count = 0
 
     @property
-    def all_refused(self) -> bool:
-        """Whether so many were refused in a row that it is not a matter of single ones."""
-        return self.count >= REFUSED_IN_A_ROW
-
-    def refused(self, why: str) -> None:
-        """One was refused."""
-        self.count += 1
-        self.latest = why
-
-    def took(self) -> None:
-        """One was taken."""
-        self.count = 0
+    def complaint(self) -> str:
+        """What is wrong, once so many were refused in a row that it is not a matter of single ones."""
+        if self._count < REFUSED_IN_A_ROW:
+            return ""
+        return f"the last {self._count} {self._what}, the latest: {self._latest}"
 
 
 class EventPipeline:
-    """Takes in what one source delivers until it is cancelled."""
+    """Ingests the events of one source until it is cancelled."""
 
     def __init__(
         self,
         name: str,
         source: EventSource,
-        takers: Sequence[EventRoute],
+        routes: Sequence[EventRoute],
         backoff: Backoff,
-        outlets: EventOutputs,
+        outputs: EventOutputs,
         *,
         give_up_after: float | None = None,
         clock: Callable[[], float] = time.time,
@@ -144,43 +143,209 @@ class EventPipeline:
         chance: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`give_up_after`: seconds that the source may be down before `run` raises Stall; None for ever. `clock`: the
-        wall clock, for what is shown; it may jump. `monotonic`: for how long something takes or lasts."""
+        """`give_up_after`: seconds that the source may be down before `run` raises Stall; None: forever. `clock`: the
+        wall clock, for what is shown. `monotonic`: for durations."""
         self.name = name
-        self.message = ""
-        self.warning = ""
-        """What may soon be lost, for people; empty while nothing is in danger."""
-        self.last_batch: float | None = None
-        self.taken: Counter[str] = Counter()
         self.source = source
-        self._takers: dict[str, list[EventRoute]] = {}
-        for taker in takers:
-            self._takers.setdefault(taker.alert.event_name, []).append(taker)
-            taker.metrics.state = self.measure
+        self.warning = ""
+        """Which messages the server may drop soon; empty while none are in danger."""
+        self.last_batch: float | None = None
+        """Wall-clock seconds; None before the first batch."""
+        self.received: Counter[str] = Counter()
+        """Events per alert since the start."""
+        self._routes: dict[str, list[EventRoute]] = {}
+        for route in routes:
+            self._routes.setdefault(route.alert.event_name, []).append(route)
+            route.metrics.state = self.measure
+        self._by_alert = {route.alert.name: route for route in routes}
         self._backoff = backoff
-        self._out = outlets
+        self._out = outputs
         self._give_up_after = give_up_after
         self._clock = clock
         self._monotonic = monotonic
         self._chance = chance
         self._sleep = sleep
-        self._up = False
-        self._down_since = monotonic()
-        self._events = Refusals()
-        self._requests = Refusals()
-        self._refused_lines = Repeats(log, "not an event", monotonic=monotonic)
+        self._reporter = Reporter(log, down="source down", up="source up", monotonic=monotonic, source=name)
+        self._events = _Refusals("messages are not valid events")
+        self._requests = _Refusals("requests were refused")
+        self._refused_lines = Repeats(log, "not a valid event", monotonic=monotonic)
         self._unmatched_lines = Repeats(log, "no alert takes these events", monotonic=monotonic)
         self._request_lines = Repeats(log, "request refused", monotonic=monotonic)
 
+    # The path of an event.
+
+    async def run(self) -> None:
+        """Follow the source until cancelled. Raises Stall where the configuration asks for it."""
+        attempt = 0
+        while True:
+            wait = _SHORTEST
+            try:
+                position = await self._out.ledger.position(self.name)
+                async with self.source.open(sorted(self._routes), position=position) as stream:
+                    self._recovered()
+                    async for batch in stream.batches():
+                        await self.process(batch, stream)
+                        attempt = 0
+            except SourceError as error:
+                self._source_failed(error)
+                wait = max(wait, error.wait)
+            except LedgerError as error:
+                self._reporter.failed(str(error), reason=error.reason)
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, Stall) or must_end(error):
+                    raise
+                log.debug("unexpected exception", source=self.name, exc_info=error)
+                self._source_failed(SourceError(unexpected(error), SourceReason.INTERNAL))
+            await self._sleep(self._backoff.delay(attempt, self._chance, at_least=wait))
+            attempt += 1
+
+    async def process(self, batch: EventBatch, stream: EventStream) -> None:
+        """Bring a batch to the ledger and the dispatchers, and acknowledge it."""
+        self._count(batch)
+        occurrences, unmatched = self._match(batch.events)
+        try:
+            if self._out.keep:
+                await self._until_done(partial(stream.prepare, batch), stream)
+            if occurrences or batch.position:
+                await self._commit(occurrences, batch, stream)
+        except _Returned:
+            return
+        self.last_batch = self._clock()
+        self._recovered()
+        if self._out.keep:
+            await self._until_done(partial(stream.acknowledge, batch, unmatched), stream)
+            self._warn(0, "")
+            self._recovered()
+
+    def _match(self, events: Sequence[Event]) -> tuple[list[Occurrence], list[Event]]:
+        """The occurrences that the events are for the alerts, and the events that no alert takes."""
+        occurrences: list[Occurrence] = []
+        unmatched: list[Event] = []
+        by_name: dict[str, list[Event]] = {}
+        for event in events:
+            by_name.setdefault(event.name, []).append(event)
+        for name, named in by_name.items():
+            if name not in self._routes:
+                unmatched += named
+            for route in self._routes.get(name, ()):
+                route.metrics.updates.inc(len(named))
+                self.received[route.alert.name] += len(named)
+                occurrences += route.occurrences(named)
+        if unmatched:
+            self._out.metrics.unmatched.inc(len(unmatched))
+            names = sorted({event.name for event in unmatched})
+            self._unmatched_lines.add(source=self.name, names=names[:10], events=len(unmatched))
+        return occurrences, unmatched
+
+    async def _commit(self, occurrences: Sequence[Occurrence], batch: EventBatch, stream: EventStream) -> None:
+        position = batch.position if self._out.keep else {}
+        commit = EventCommit(source=self.name, occurrences=occurrences, position=position)
+
+        async def timed() -> tuple[list[Notification], list[Occurrence], float]:
+            began = self._monotonic()
+            return *await self._out.ledger.commit_events(commit), self._monotonic() - began
+
+        notifications, new, seconds = await self._until_done(timed, stream)
+        received, notified = (Counter(one.routed[0].alert for one in some) for some in (occurrences, new))
+        for alert, count in received.items():
+            metrics = self._by_alert[alert].metrics
+            metrics.transitioned(Kind.EVENT, notified[alert])
+            metrics.repeated.inc(count - notified[alert])
+            metrics.commit_seconds.observe(seconds)
+        self._out.offer(notifications)
+        self._out.publish([one.routed[0] for one in new])
+
+    async def _until_done(self, step: Callable[[], Awaitable[T]], stream: EventStream) -> T:
+        """Do one step of a batch, again and again while the ledger or the place for dead letters fails.
+
+        Raises _Returned if the source took the batch back meanwhile and the ledger works again, and SourceError if the
+        subscription is over.
+        """
+        held, attempt = True, 0
+        while True:
+            try:
+                if held:
+                    return await step()
+                # An empty commit: otherwise only the next event, maybe in days, would show whether the ledger works.
+                await self._out.ledger.commit_events(EventCommit(source=self.name, occurrences=[]))
+                self._recovered()
+                raise _Returned
+            except DeadLetterError as error:
+                self._source_failed(error)
+            except LedgerError as error:
+                self._reporter.failed(str(error), reason=error.reason)
+            held = await self._hold(stream, self._backoff.delay(attempt, self._chance, at_least=_SHORTEST))
+            attempt += 1
+
+    async def _hold(self, stream: EventStream, seconds: float) -> bool:
+        """Pause, with the subscription kept alive. Returns whether the source still holds the batch."""
+        while True:
+            held = await stream.hold()
+            part = min(seconds, HOLD_EVERY)
+            await self._sleep(part)
+            seconds -= part
+            if seconds <= 0:
+                return held
+
+    # Counting and reporting.
+
+    def _count(self, batch: EventBatch) -> None:
+        metrics = self._out.metrics
+        metrics.events.inc(len(batch.events))
+        metrics.near_limit.inc(batch.near_limit)
+        self._warn(batch.returns, batch.warning)
+        for refused in batch.refused:
+            metrics.refused(refused.reason)
+            self._events.add(f"{refused.reason}: {refused.detail}")
+            self._refused_lines.add(
+                refused.reason, source=self.name, at=refused.id, reason=refused.reason, detail=refused.detail
+            )
+        if batch.events:
+            self._events.clear()
+            self._requests.clear()
+
+    def refused_request(self, status: int, why: str) -> None:
+        """A request over HTTP was answered with an error. Anyone can send one, so it does not change the state."""
+        self._out.metrics.refused_request(status)
+        self._requests.add(f"{status}: {why}")
+        self._request_lines.add(str(status), source=self.name, status=status, error=why)
+
+    def _recovered(self) -> None:
+        self._reporter.recovered(events=sorted(self._routes))
+
+    def _warn(self, returns: int, warning: str) -> None:
+        self._out.metrics.returns.set(returns)
+        # Logged once until it is over, however the numbers in it change.
+        if warning and not self.warning:
+            log.warning("messages may be dropped by the server", source=self.name, warning=warning)
+        self.warning = warning
+
+    def _source_failed(self, error: SourceError) -> None:
+        for route in self._by_alert.values():
+            route.metrics.source_failed(error.reason)
+        self._reporter.failed(str(error), reason=error.reason)
+        if self._give_up_after is not None and self._reporter.down_for >= self._give_up_after:
+            raise Stall(f"source {self.name}: {error}") from None
+
+    # What others read.
+
     @property
     def state(self) -> State:
-        """Where the source stands now."""
-        if self._up:
-            return State.REFUSING if self._events.all_refused else State.UP
-        return State.ERROR if self.message else State.STARTING
+        """The state of the source now."""
+        return State.REFUSING if self._reporter.up and self._events.complaint else self._reporter.state
+
+    @property
+    def message(self) -> str:
+        """Why the source is down; empty while it is not."""
+        return self._reporter.message
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong with what is delivered, while the source itself works; empty while nothing is."""
+        return self._events.complaint or self._requests.complaint
 
     def measure(self) -> AlertState:
-        """What the metrics of its alerts show."""
+        """The metrics of its alerts; called at each scrape."""
         return AlertState(up=self.state is State.UP, last_progress=self.last_batch)
 
     def status(self, alert: EventAlert) -> AlertStatus:
@@ -191,184 +356,5 @@ class EventPipeline:
             state=self.state,
             message=self.message or self.complaint,
             last_progress=self.last_batch,
-            events=self.taken[alert.name],
+            events=self.received[alert.name],
         )
-
-    @property
-    def complaint(self) -> str:
-        """What is wrong with what is delivered, for people, while the source itself works; empty while nothing is."""
-        if self._events.all_refused:
-            return f"the last {self._events.count} messages are not valid events, the latest: {self._events.latest}"
-        if self._requests.all_refused:
-            return f"the last {self._requests.count} requests were refused, the latest: {self._requests.latest}"
-        return ""
-
-    def refused_request(self, status: int, why: str) -> None:
-        """A request over HTTP was answered with an error. Anyone can send one, so it does not change the state."""
-        self._out.metrics.refused_request(status)
-        self._requests.refused(f"{status}: {why}")
-        self._request_lines.add(str(status), source=self.name, status=status, error=why)
-
-    async def run(self) -> None:
-        """Follow the source until cancelled. Raises Stall where the configuration asks for it."""
-        attempt = 0
-        while True:
-            wait = _SHORTEST
-            try:
-                position = await self._out.ledger.position(self.name)
-                async with self.source.open(sorted(self._takers), position=position) as stream:
-                    self._succeeded()
-                    async for batch in stream.batches():
-                        await self._absorb(batch, stream)
-                        attempt = 0
-            except SourceError as error:
-                self._source_failed(error)
-                wait = max(wait, error.wait)
-            except LedgerError as error:
-                self._failed(str(error), reason=error.reason)
-            except (Exception, asyncio.CancelledError) as error:
-                if isinstance(error, Stall) or must_end(error):
-                    raise
-                log.debug("unexpected exception", source=self.name, exc_info=error)
-                self._source_failed(SourceError(unexpected(error), SourceReason.INTERNAL))
-            await self._sleep(self._backoff.delay(attempt, self._chance, at_least=wait))
-            attempt += 1
-
-    async def _absorb(self, batch: EventBatch, stream: EventStream) -> None:
-        metrics = self._out.metrics
-        metrics.events.inc(len(batch.events))
-        metrics.near_limit.inc(batch.near_limit)
-        self._endangered(batch.returns, batch.warning)
-        for refused in batch.refused:
-            metrics.refused(refused.reason)
-            self._events.refused(f"{refused.reason}: {refused.detail}")
-            self._refused_lines.add(
-                refused.reason, source=self.name, at=refused.id, reason=refused.reason, detail=refused.detail
-            )
-        if batch.events:
-            self._events.took()
-            self._requests.took()
-        occurrences, unmatched = self._sorted(batch.events)
-        try:
-            if self._out.keep:
-                await self._repeated(partial(stream.prepare, batch), stream)
-            if occurrences or batch.position:
-                await self._commit(occurrences, batch, stream)
-        except _GivenBack:
-            return
-        self.last_batch = self._clock()
-        self._succeeded()
-        if self._out.keep:
-            await self._repeated(partial(stream.acknowledge, batch, unmatched), stream)
-            self._endangered(0, "")
-            self._succeeded()
-
-    async def _commit(self, occurrences: Sequence[Occurrence], batch: EventBatch, stream: EventStream) -> None:
-        commit = EventCommit(
-            source=self.name, occurrences=occurrences, position=batch.position if self._out.keep else {}
-        )
-
-        async def commit_events() -> tuple[list[Notification], list[Occurrence], float]:
-            began = self._monotonic()
-            return *await self._out.ledger.commit_events(commit), self._monotonic() - began
-
-        notifications, new, seconds = await self._repeated(commit_events, stream)
-        self._count(occurrences, new, seconds)
-        self._out.offer(notifications)
-        self._out.publish([one.told[0] for one in new])
-
-    async def _repeated(self, step: Callable[[], Awaitable[T]], stream: EventStream) -> T:
-        """Do one step of a batch, again and again while the ledger or the place for dead letters fails.
-
-        Raises _GivenBack if the source took the batch back meanwhile and the ledger can be written again, and
-        SourceError if the subscription is over.
-        """
-        held, attempt = True, 0
-        while True:
-            try:
-                if held:
-                    return await step()
-                # Whether the ledger works does not show before the next event otherwise, which may take days.
-                await self._out.ledger.commit_events(EventCommit(source=self.name, occurrences=[]))
-                self._succeeded()
-                raise _GivenBack
-            except DeadLetterError as error:
-                self._source_failed(error)
-            except LedgerError as error:
-                self._failed(str(error), reason=error.reason)
-            held = await self._held(stream, self._backoff.delay(attempt, self._chance, at_least=_SHORTEST))
-            attempt += 1
-
-    async def _held(self, stream: EventStream, seconds: float) -> bool:
-        """Pause, with the subscription kept alive. Returns whether the source still holds the batch."""
-        while True:
-            held = await stream.hold()
-            part = min(seconds, HOLD_EVERY)
-            await self._sleep(part)
-            seconds -= part
-            if seconds <= 0:
-                return held
-
-    def _sorted(self, events: Sequence[Event]) -> tuple[list[Occurrence], list[Event]]:
-        """What the events come to, and those that no alert takes."""
-        occurrences: list[Occurrence] = []
-        unmatched: list[Event] = []
-        by_name: dict[str, list[Event]] = {}
-        for event in events:
-            by_name.setdefault(event.name, []).append(event)
-        for name, named in by_name.items():
-            takers = self._takers.get(name)
-            if takers is None:
-                unmatched += named
-                continue
-            for taker in takers:
-                taker.metrics.updates.inc(len(named))
-                self.taken[taker.alert.name] += len(named)
-                occurrences += taker.occurrences(named)
-        if unmatched:
-            self._out.metrics.unmatched.inc(len(unmatched))
-            names = sorted({event.name for event in unmatched})
-            self._unmatched_lines.add(source=self.name, names=names[:10], events=len(unmatched))
-        return occurrences, unmatched
-
-    def _count(self, occurrences: Sequence[Occurrence], told: Sequence[Occurrence], seconds: float) -> None:
-        by_alert: dict[str, list[int]] = {}
-        for place, some in enumerate((occurrences, told)):
-            for one in some:
-                by_alert.setdefault(one.told[0].alert, [0, 0])[place] += 1
-        for taker in self._everyone():
-            came, went = by_alert.get(taker.alert.name, (0, 0))
-            if came:
-                taker.metrics.transitioned(Kind.EVENT, went)
-                taker.metrics.repeated.inc(came - went)
-                taker.metrics.commit_seconds.observe(seconds)
-
-    def _everyone(self) -> Iterator[EventRoute]:
-        return (taker for takers in self._takers.values() for taker in takers)
-
-    def _succeeded(self) -> None:
-        if not self._up:
-            log.info("source up", source=self.name, events=sorted(self._takers))
-        self._up, self.message = True, ""
-
-    def _endangered(self, returns: int, warning: str) -> None:
-        self._out.metrics.returns.set(returns)
-        # Logged once a streak, however the numbers in it change.
-        if warning and not self.warning:
-            log.warning("messages may be dropped by the server", source=self.name, warning=warning)
-        self.warning = warning
-
-    def _source_failed(self, error: SourceError) -> None:
-        for taker in self._everyone():
-            taker.metrics.source_failed(error.reason)
-        self._failed(str(error), reason=error.reason)
-        if self._give_up_after is not None and self._monotonic() - self._down_since >= self._give_up_after:
-            raise Stall(f"source {self.name}: {error}") from None
-
-    def _failed(self, message: str, **details: str) -> None:
-        # Said once a streak: the same fault again and again is one piece of news.
-        if message != self.message:
-            log.warning("source down", source=self.name, error=message, **details)
-        if self._up:
-            self._down_since = self._monotonic()
-        self._up, self.message = False, message

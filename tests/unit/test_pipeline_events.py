@@ -296,7 +296,7 @@ async def test_thousand_refused_events_are_two_lines(ledger: SqliteLedger) -> No
                 source.following.put_nowait(batch_of(str(number)))
             await until(lambda: len(source.acknowledged) == 200)
         repeats.flush()
-    for event, first, count in (("not an event", "0/0", 999), ("no alert takes these events", None, 99)):
+    for event, first, count in (("not a valid event", "0/0", 999), ("no alert takes these events", None, 99)):
         lines = [line for line in logged if line["event"] == event]
         assert [line.get("repeats") for line in lines] == [None, count]
         assert lines[0].get("at") == first
