@@ -1,4 +1,4 @@
-"""A kind of channel that Tocsin does not have: the least that one module can be, for tests that add a kind."""
+"""A type of channel that Tocsin does not have, as short as a module can be, for tests that add a type."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -12,37 +12,37 @@ from tocsin.model import Kind
 class Options(ChannelOptions):
     """Settings of a channel or of one alert."""
 
-    loft: str
-    """Where the pigeon flies to."""
+    target: str
+    """Where messages go."""
 
 
 class Config(ChannelConfig, Options):
-    """A pigeon with a note. Needs the extra `pigeon`: pip install 'tocsin[pigeon]'."""
+    """A sample. Needs the extra `sample`: pip install 'tocsin[sample]'."""
 
-    type: Literal["pigeon"] = "pigeon"
-    """The kind of channel."""
-
-
-def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Pigeon":
-    """Make the channel."""
-    return Pigeon(routes)
+    type: Literal["sample"] = "sample"
+    """The type of channel."""
 
 
-class Pigeon:
-    """`arrived`: loft and id of each message."""
+class SampleChannel:
+    """`sent`: target and id of each message."""
 
     needs_previous_ids: AbstractSet[Kind] = frozenset()
 
     def __init__(self, routes: Mapping[str, Options]) -> None:
         self._routes = routes
-        self.arrived: list[tuple[str, str]] = []
+        self.sent: list[tuple[str, str]] = []
 
     def batch_size(self, pending: int) -> int:
         return 1
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
-        self.arrived += [(self._routes[message.alert].loft, message.id) for message in messages]
+        self.sent += [(self._routes[message.alert].target, message.id) for message in messages]
         return [Delivered()] * len(messages)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
+
+
+def build(name: str, config: Config, routes: Mapping[str, Options]) -> SampleChannel:
+    """Make the channel."""
+    return SampleChannel(routes)
