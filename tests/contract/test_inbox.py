@@ -1,4 +1,4 @@
-"""The official SDK takes the inbox for a real Novu."""
+"""The official SDK takes the inbox for a real Novu, and faults can be ordered. The recordings check the rest."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,9 @@ import pytest
 from novu_py import Novu, models
 from novu_py.utils import BackoffStrategy, RetryConfig
 
-from support.novu import DELAYED_WORKFLOW, REQUIRED_WORKFLOW, WORKFLOW, Clock, FakeNovu, fake_novu
+from support.novu import DELAYED_WORKFLOW, WORKFLOW, Clock, FakeNovu, fake_novu
 from tocsin_demo.inbox.inbox import Settings
+from tocsin_demo.inbox.model import Step
 
 
 @contextlib.asynccontextmanager
@@ -29,78 +30,68 @@ def event(transaction_id: str, workflow: str = WORKFLOW, **payload: Any) -> mode
     )
 
 
-async def test_the_sdk_triggers_one_event() -> None:
+def bulk(*events: models.TriggerEventRequestDto) -> models.BulkTriggerEventDto:
+    return models.BulkTriggerEventDto(events=list(events))
+
+
+async def test_sdk_triggers_events_alone_and_in_bulk() -> None:
     async with fake_novu() as novu, sdk(novu) as client:
-        answer = await client.trigger_async(trigger_event_request_dto=event("one"), idempotency_key="one")
-        await novu.until_delivered(1)
-    assert answer.result.status == "processed"
-    assert answer.result.transaction_id == "one"
-    assert answer.headers["idempotency-key"] == ["one"]
+        one = await client.trigger_async(trigger_event_request_dto=event("one"), idempotency_key="one")
+        many = await client.trigger_bulk_async(
+            bulk_trigger_event_dto=bulk(event("good"), event("bad", "no-such-workflow")), idempotency_key="bulk"
+        )
+        await novu.until_delivered(2)
+    assert (one.result.status, one.result.transaction_id) == ("processed", "one")
+    assert one.headers["idempotency-key"] == ["one"]
+    assert [(each.status, each.transaction_id, each.error) for each in many.result] == [
+        ("processed", "good", None),
+        ("error", None, ["workflow_not_found"]),
+    ]
     assert [each.content for each in novu.messages("one")] == ["Hello m"]
 
 
-async def test_the_sdk_reads_the_answer_for_each_event_of_a_bulk() -> None:
-    events = [event("good"), event("bad", "no-such-workflow"), event("also-good")]
-    async with fake_novu() as novu, sdk(novu) as client:
-        answer = await client.trigger_bulk_async(
-            bulk_trigger_event_dto=models.BulkTriggerEventDto(events=events), idempotency_key="bulk"
-        )
-        await novu.until_delivered(2)
-    assert [(each.status, each.transaction_id, each.error) for each in answer.result] == [
-        ("processed", "good", None),
-        ("error", None, ["workflow_not_found"]),
-        ("processed", "also-good", None),
-    ]
-
-
-async def test_the_sdk_cancels_what_waits_and_only_once() -> None:
+async def test_sdk_cancels_and_deletes() -> None:
     clock = Clock()
+    in_app = models.MessagesControllerDeleteMessagesByTransactionIDQueryParamChannel.IN_APP
     async with fake_novu(clock=clock) as novu, sdk(novu) as client:
         await client.trigger_async(trigger_event_request_dto=event("later", DELAYED_WORKFLOW))
+        await client.trigger_async(trigger_event_request_dto=event("gone"))
         too_early = await client.cancel_async(transaction_id="later")
+        with pytest.raises(models.ErrorDto) as not_delivered:
+            await client.messages.delete_by_transaction_id_async(transaction_id="gone")
         clock.now += 1
         cancelled = await client.cancel_async(transaction_id="later")
         again = await client.cancel_async(transaction_id="later")
+        await client.messages.delete_by_transaction_id_async(transaction_id="gone", channel=in_app)
     assert (too_early.result, cancelled.result, again.result) == (False, True, False)
-    assert [each.state for each in novu.notifications("later")] == ["cancelled"]
+    assert not_delivered.value.status_code == 404
+    assert [each.state for each in (*novu.notifications("later"), *novu.notifications("gone"))] == [
+        "cancelled",
+        "deleted",
+    ]
 
 
-async def test_the_sdk_deletes_a_message_once_it_is_delivered() -> None:
-    clock = Clock()
-    async with fake_novu(clock=clock) as novu, sdk(novu) as client:
-        await client.trigger_async(trigger_event_request_dto=event("gone"))
-        with pytest.raises(models.ErrorDto) as too_early:
-            await client.messages.delete_by_transaction_id_async(transaction_id="gone")
-        clock.now += 1
-        await client.messages.delete_by_transaction_id_async(
-            transaction_id="gone",
-            channel=models.MessagesControllerDeleteMessagesByTransactionIDQueryParamChannel.IN_APP,
-        )
-    assert too_early.value.status_code == 404
-    assert [each.state for each in novu.notifications("gone")] == ["deleted"]
-
-
-async def test_a_hasty_repeat_is_delivered_twice() -> None:
+async def test_sdk_reads_a_workflow() -> None:
     async with fake_novu() as novu, sdk(novu) as client:
-        both = [client.trigger_async(trigger_event_request_dto=event("hasty")) for _ in range(2)]
-        answers = await asyncio.gather(*both)
-        await novu.until_delivered(2)
-    assert [each.result.status for each in answers] == ["processed", "processed"]
-    assert novu.inbox.engine.counters.doubles == 1
+        known = await client.workflows.get_async(workflow_id=DELAYED_WORKFLOW)
+        with pytest.raises(models.ErrorDto) as unknown:
+            await client.workflows.get_async(workflow_id="no-such-workflow")
+    assert known.result.workflow_id == DELAYED_WORKFLOW
+    assert [each.type for each in known.result.steps] == ["delay", "in_app"]
+    assert unknown.value.status_code == 404
 
 
-async def test_a_repeat_after_a_second_is_dropped() -> None:
+async def test_step_templates_read_payload_and_subscriber() -> None:
     clock = Clock()
     async with fake_novu(clock=clock) as novu, sdk(novu) as client:
-        await client.trigger_async(trigger_event_request_dto=event("calm"))
+        step = Step(type="in_app", subject="{{payload.title}}", body="{{subscriber.firstName}}: {{x.y}}{{missing}}")
+        novu.add_workflow("queue-lag", step)
+        await client.trigger_async(trigger_event_request_dto=event("lag", "queue-lag", title="Late", x={"y": 7}))
         clock.now += 1
-        answer = await client.trigger_async(trigger_event_request_dto=event("calm"))
-        clock.now += 1
-        assert len(novu.messages("calm")) == 1
-    assert answer.result.status == "processed"
+        assert [(each.subject, each.content) for each in novu.messages("lag")] == [("Late", "Ann: 7")]
 
 
-async def test_a_repeat_under_the_same_key_runs_once_unless_idempotency_is_off() -> None:
+async def test_same_key_runs_once_unless_idempotency_is_off() -> None:
     async def delivered(settings: Settings) -> int:
         clock = Clock()
         async with fake_novu(settings, clock=clock) as novu, sdk(novu) as client:
@@ -113,63 +104,29 @@ async def test_a_repeat_under_the_same_key_runs_once_unless_idempotency_is_off()
     assert await delivered(Settings(idempotency=False)) == 2
 
 
-async def test_the_sdk_learns_whether_a_workflow_exists() -> None:
-    async with fake_novu() as novu, sdk(novu) as client:
-        known = await client.workflows.get_async(workflow_id=DELAYED_WORKFLOW)
-        with pytest.raises(models.ErrorDto) as unknown:
-            await client.workflows.get_async(workflow_id="no-such-workflow")
-        listed = await client.workflows.list_async()
-    assert known.result.workflow_id == DELAYED_WORKFLOW
-    assert [each.type for each in known.result.steps] == ["delay", "in_app"]
-    assert unknown.value.status_code == 404
-    assert {each.workflow_id for each in listed.result.workflows} >= {WORKFLOW, REQUIRED_WORKFLOW}
-
-
-async def test_the_sdk_makes_workflows_and_subscribers() -> None:
-    workflow = {
-        "name": "Queue lag",
-        "workflow_id": "queue-lag",
-        "active": True,  # the SDK says false where nothing is said
-        "steps": [
-            {"type": "delay", "name": "wait", "control_values": {"type": "regular", "amount": 2, "unit": "minutes"}},
-            {"type": "in_app", "name": "tell", "control_values": {"subject": "{{payload.title}}", "body": "{{x.y}}"}},
-        ],
-    }
-    async with fake_novu(clock=(clock := Clock())) as novu, sdk(novu) as client:
-        await client.workflows.create_async(create_workflow_dto=models.CreateWorkflowDto.model_validate(workflow))
-        await client.subscribers.create_async(
-            create_subscriber_request_dto={"subscriber_id": "sub-1", "first_name": "Bea"}
-        )
-        person = await client.subscribers.retrieve_async(subscriber_id="sub-1")
-        await client.trigger_async(trigger_event_request_dto=event("lag", "queue-lag", title="Late", x={"y": 7}))
-        clock.now += 119
-        assert [each.state for each in novu.notifications("lag")] == ["waiting"]
-        clock.now += 2
-        assert [(each.subject, each.content) for each in novu.messages("lag")] == [("Late", "7")]
-    assert person.result.first_name == "Bea"
-
-
-async def test_an_unknown_workflow_is_made_in_the_demo() -> None:
+async def test_demo_creates_unknown_workflows() -> None:
     async with fake_novu(Settings(auto_workflows=True)) as novu, sdk(novu) as client:
         await client.trigger_async(trigger_event_request_dto=event("first", "never-seen"))
         await novu.until_delivered(1)
     assert "never-seen" in novu.inbox.engine.workflows
 
 
-@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 413, 429, 500, 503])
-async def test_a_status_can_be_ordered_for_some_requests(status: int) -> None:
+# Faults
+
+
+async def test_status_is_answered_for_some_requests() -> None:
     async with fake_novu() as novu, sdk(novu) as client:
-        novu.fault("status", status=status, retry_after=7, times=2)
+        novu.fault("status", status=429, retry_after=7, times=2)
         for _ in range(2):
             with pytest.raises(models.NovuError) as refused:
                 await client.trigger_async(trigger_event_request_dto=event("x"), idempotency_key="x")
-            assert (refused.value.status_code, refused.value.headers["retry-after"]) == (status, "7")
+            assert (refused.value.status_code, refused.value.headers["retry-after"]) == (429, "7")
         await client.trigger_async(trigger_event_request_dto=event("x"), idempotency_key="x")
         await novu.until_delivered(1)
     assert len(novu.messages("x")) == 1
 
 
-async def test_a_stored_error_is_replayed_under_its_key() -> None:
+async def test_stored_error_is_replayed_under_its_key() -> None:
     async with fake_novu() as novu, sdk(novu) as client:
         novu.fault("status", status=500, stored=True, times=1)
         for _ in range(2):
@@ -180,7 +137,7 @@ async def test_a_stored_error_is_replayed_under_its_key() -> None:
 
 
 @pytest.mark.parametrize(("processed", "messages"), [(False, 0), (True, 1)])
-async def test_a_connection_is_cut_before_or_after_the_work(processed: bool, messages: int) -> None:
+async def test_connection_is_cut_before_or_after_the_work(processed: bool, messages: int) -> None:
     clock = Clock()
     async with fake_novu(clock=clock) as novu, sdk(novu) as client:
         novu.fault("cut", processed=processed, times=1)
@@ -194,7 +151,7 @@ async def test_a_connection_is_cut_before_or_after_the_work(processed: bool, mes
         assert [each.status for each in novu.requests()] == [None, 201]
 
 
-async def test_a_request_that_hangs_takes_effect_and_ends_when_it_is_called_off() -> None:
+async def test_hanging_request_takes_effect_and_ends_when_cleared() -> None:
     async with fake_novu() as novu, sdk(novu) as client:
         novu.fault("hang")
         waiting = asyncio.create_task(client.trigger_async(trigger_event_request_dto=event("hang")))
@@ -205,7 +162,7 @@ async def test_a_request_that_hangs_takes_effect_and_ends_when_it_is_called_off(
             await waiting
 
 
-async def test_a_key_is_in_progress_while_the_server_is_slow() -> None:
+async def test_key_is_in_progress_while_the_server_is_slow() -> None:
     async with fake_novu() as novu, sdk(novu) as client:
         novu.fault("delay", seconds=0.3, times=1)
         slow = asyncio.create_task(client.trigger_async(trigger_event_request_dto=event("x"), idempotency_key="x"))
@@ -216,7 +173,7 @@ async def test_a_key_is_in_progress_while_the_server_is_slow() -> None:
         assert (await slow).result.status == "processed"
 
 
-async def test_a_body_that_is_no_json_comes_with_a_201() -> None:
+async def test_garbage_comes_with_a_201() -> None:
     async with fake_novu() as novu, sdk(novu) as client:
         novu.fault("garbage", times=1)
         with pytest.raises(models.NovuError) as unread:
@@ -225,62 +182,40 @@ async def test_a_body_that_is_no_json_comes_with_a_201() -> None:
     assert unread.value.status_code == 201
 
 
-async def test_a_201_may_say_that_nothing_was_done() -> None:
-    bulk = models.BulkTriggerEventDto(events=[event("a"), event("b")])
+async def test_events_are_refused_inside_a_201() -> None:
     clock = Clock()
     async with fake_novu(clock=clock) as novu, sdk(novu) as client:
         novu.fault("event_status", event_status="no_workflow_active_steps_defined", times=2)
         one = await client.trigger_async(trigger_event_request_dto=event("c"))
-        many = await client.trigger_bulk_async(bulk_trigger_event_dto=bulk)
+        many = await client.trigger_bulk_async(bulk_trigger_event_dto=bulk(event("a"), event("b")))
         clock.now += 1
         assert novu.notifications() == ()
-    assert {each.status for each in (one.result, *many.result)} == {"no_workflow_active_steps_defined"}
-
-
-async def test_one_event_of_a_bulk_fails_and_the_others_run() -> None:
-    bulk = models.BulkTriggerEventDto(events=[event("a"), event("b"), event("c")])
-    async with fake_novu() as novu, sdk(novu) as client:
         novu.fault("bad_event", index=1, times=1)
-        answer = await client.trigger_bulk_async(bulk_trigger_event_dto=bulk)
-        await novu.until_delivered(2)
-    assert [each.status for each in answer.result] == ["processed", "error", "processed"]
+        some = await client.trigger_bulk_async(bulk_trigger_event_dto=bulk(event("d"), event("e"), event("f")))
+    assert {each.status for each in (one.result, *many.result)} == {"no_workflow_active_steps_defined"}
+    assert [each.status for each in some.result] == ["processed", "error", "processed"]
 
 
-async def test_a_fault_is_for_the_requests_it_names() -> None:
-    async with fake_novu() as novu, sdk(novu) as client:
-        novu.fault("status", status=500, path="/v1/events/trigger/bulk", method="POST")
-        await client.trigger_async(trigger_event_request_dto=event("single"))
-        with pytest.raises(models.NovuError):
-            await client.trigger_bulk_async(bulk_trigger_event_dto=models.BulkTriggerEventDto(events=[event("bulk")]))
-
-
-async def test_the_cloud_refuses_a_payload_above_its_limit() -> None:
-    async with fake_novu(Settings(payload_limit=512 * 1024)) as novu, sdk(novu) as client:
-        await client.trigger_async(trigger_event_request_dto=event("small", blob="x" * 500_000))
-        with pytest.raises(models.NovuError) as refused:
-            await client.trigger_async(trigger_event_request_dto=event("large", blob="x" * 525_000))
-        await novu.until_delivered(1)
-    assert refused.value.status_code == 413
-
-
-async def test_faults_are_ordered_over_http_and_called_off() -> None:
+async def test_faults_are_ordered_and_cleared_over_http() -> None:
+    bulks = {"kind": "status", "status": 503, "path": "/v1/events/trigger/bulk", "method": "POST"}
     async with fake_novu() as novu, sdk(novu) as client, aiohttp.ClientSession(novu.url) as http:
-        async with http.post("/control/faults", json={"faults": [{"kind": "status", "status": 503}]}) as answer:
+        async with http.post("/control/faults", json={"faults": [bulks]}) as answer:
             assert (await answer.json())["faults"][0]["status"] == 503
+        await client.trigger_async(trigger_event_request_dto=event("x"))
         with pytest.raises(models.NovuError):
-            await client.trigger_async(trigger_event_request_dto=event("x"))
+            await client.trigger_bulk_async(bulk_trigger_event_dto=bulk(event("y")))
         async with http.post("/control/faults", json={"faults": []}) as answer:
             assert await answer.json() == {"faults": [], "worker": "up"}
-        await client.trigger_async(trigger_event_request_dto=event("x"))
+        await client.trigger_bulk_async(bulk_trigger_event_dto=bulk(event("y")))
         async with http.get("/control/state") as answer:
-            assert [each["status"] for each in (await answer.json())["requests"]] == [503, 201]
+            assert [each["status"] for each in (await answer.json())["requests"]] == [201, 503, 201]
 
 
 @pytest.mark.parametrize(
     ("body", "content_type", "status"),
     [('{"faults": []}', "text/plain", 415), ('{"faults": [{"kind": "flood"}]}', "application/json", 400)],
 )
-async def test_an_order_that_is_not_understood_is_refused(body: str, content_type: str, status: int) -> None:
+async def test_invalid_order_is_refused(body: str, content_type: str, status: int) -> None:
     headers = {"Content-Type": content_type}
     async with (
         fake_novu() as novu,
@@ -290,7 +225,10 @@ async def test_an_order_that_is_not_understood_is_refused(body: str, content_typ
         assert answer.status == status
 
 
-async def test_a_plain_webhook_takes_any_json_and_counts_repeats() -> None:
+# Webhooks
+
+
+async def test_webhook_accepts_any_json_and_counts_repeats() -> None:
     async with fake_novu() as novu, aiohttp.ClientSession(novu.url) as http:
         for text in ('{"id": "n-1"}', '{"id": "n-1"}', '["a"]', '"text"', "null"):
             async with http.post("/webhook/ops/night", data=text) as answer:
@@ -306,23 +244,12 @@ async def test_a_plain_webhook_takes_any_json_and_counts_repeats() -> None:
     ]
 
 
-async def test_a_message_that_nobody_can_make_sense_of_does_no_harm() -> None:
-    """Deep nesting, numbers beyond every range, lone surrogates: a sentence for an answer, and the page goes on."""
-    hostile = [
-        "[" * 100_000,
-        '{"n": 1e999}',
-        '{"n": ' + "9" * 5000 + "}",
-        '"\\ud800"',
-        '{"n": NaN}',
-        '{"tenant": [[]]}',
-    ]
+async def test_hostile_bodies_do_no_harm() -> None:
+    """Deep nesting, numbers beyond every range, lone surrogates: an answer comes, and the page works."""
+    hostile = ["[" * 100_000, '{"n": 1e999}', '{"n": ' + "9" * 5000 + "}", '"\\ud800"', '{"n": NaN}']
     async with fake_novu() as novu, aiohttp.ClientSession(novu.url) as http:
         for text in hostile:
             async with http.post("/webhook/x", data=text.encode()) as answer:
                 assert answer.status in {200, 400}
-        trigger = {"name": WORKFLOW, "to": "sub-1", "payload": {}, "tenant": ["x"]}
-        headers = {"Authorization": f"ApiKey {novu.api_key}"}
-        async with http.post("/v1/events/trigger", json=trigger, headers=headers) as answer:
-            assert (await answer.json())["data"]["status"] == "no_tenant_found"
         async with http.get("/page/stream") as stream:
             assert (await stream.content.readuntil(b"\n\n")).startswith(b"data: {")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.novu_recordings import LEFT_OUT, Recording, Reply, normal, recordings, replay_all, start_of
+from support.novu_recordings import LEFT_OUT, Recording, Reply, compared, normal, recordings, replay_all, start_of
 
 UNEQUAL: Mapping[str, tuple[str, ...]] = {
     # The worker of the real server had not yet caught up with the bulk before.
@@ -23,9 +23,7 @@ def replies() -> Mapping[str, Reply]:
 
 
 @pytest.mark.xdist_group("novu-recordings")  # replayed once, in one process
-@pytest.mark.parametrize(
-    "recording", [each for each in recordings() if each.name not in LEFT_OUT], ids=lambda each: each.name
-)
+@pytest.mark.parametrize("recording", compared(), ids=lambda each: each.name)
 def test_the_inbox_answers_as_novu_did(recording: Recording, replies: Mapping[str, Reply]) -> None:
     reply = replies[recording.name]
     assert reply.status == recording.status
@@ -92,7 +90,7 @@ def _entry(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 @pytest.mark.xdist_group("novu-recordings-3.15")
 @pytest.mark.parametrize(
     "recording",
-    [each for each in recordings("3.15.0") if each.name not in {*LEFT_OUT, *UNEQUAL_3_15}],
+    [each for each in compared("3.15.0") if each.name not in UNEQUAL_3_15],
     ids=lambda each: each.name,
 )
 def test_the_inbox_answers_as_novu_3_15(recording: Recording, newer_replies: Mapping[str, Reply]) -> None:

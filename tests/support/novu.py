@@ -1,5 +1,4 @@
-"""A Novu for tests: the inbox in this process, on a free port, strict, with faults to order and conditions to wait
-on."""
+"""A Novu for tests: the inbox in this process, on a free port, with faults and conditions to wait for."""
 
 import contextlib
 import random
@@ -26,7 +25,7 @@ _DIGEST = Step(type="in_app", body="Digest {{msg}}")
 
 
 class Clock:
-    """A clock that the test turns. What falls due by itself is done at the next request, or when a test looks."""
+    """A clock that the test sets. What is due is done at the next request, or when the test asks."""
 
     def __init__(self, now: float = 1_795_000_000.0) -> None:
         self.now = now
@@ -37,18 +36,18 @@ class Clock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeNovu:
-    """A running inbox. `url`: what the SDK takes as `server_url`; `api_key`: the only key that is let in."""
+    """A running inbox. `url`: the `server_url` of the SDK; `api_key`: the only accepted key."""
 
     inbox: Inbox
     url: str
     api_key: str = API_KEY
 
     def fault(self, kind: str, **details: Any) -> None:
-        """Order a fault behind those in force, for example `fault("status", status=429, retry_after=1, times=2)`."""
+        """Add a fault after the active ones, for example `fault("status", status=429, retry_after=1, times=2)`."""
         self.inbox.faults.add(Fault.model_validate({"kind": kind, **details}))
 
     def heal(self) -> None:
-        """Call all faults off, and start the worker."""
+        """Clear all faults, and start the worker."""
         self.inbox.order(Orders(faults=(), worker="up"))
 
     def stop_worker(self) -> None:
@@ -56,17 +55,17 @@ class FakeNovu:
         self.inbox.order(Orders(worker="down"))
 
     def add_empty_workflow(self, workflow_id: str) -> None:
-        """Make a workflow without steps."""
+        """Create a workflow without steps."""
         self.inbox.engine.add_workflow(workflow_id, now=self.inbox.clock(), steps=())
 
     def add_workflow(self, workflow_id: str, *steps: Step, active: bool = True, required: Sequence[str] = ()) -> None:
-        """Make a workflow; without steps it has one in-app step."""
+        """Create a workflow; by default it has one in-app step."""
         self.inbox.engine.add_workflow(
             workflow_id, now=self.inbox.clock(), steps=steps or (_HELLO,), active=active, required=required
         )
 
     def notifications(self, transaction_id: str | None = None) -> Sequence[Notification]:
-        """What was made of the events, in order: those of one transaction id, or all."""
+        """The notifications in order: those of one transaction id, or all."""
         worker = self.inbox.engine.worker
         worker.advance(self.inbox.clock())
         return (
@@ -82,11 +81,11 @@ class FakeNovu:
         return [each.payload for each in self.notifications() for _ in each.messages]
 
     def requests(self, path: str = "", method: str = "") -> list[Logged]:
-        """The requests so far whose path begins so."""
+        """The requests so far whose path starts like this."""
         return [each for each in self.inbox.requests if each.path.startswith(path) and method in {"", each.method}]
 
     async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109
-        """Wait until something is so. Raises `TimeoutError`."""
+        """Wait for a condition. Raises `TimeoutError`."""
         await self.inbox.until(condition, timeout)
 
     async def until_delivered(self, count: int, timeout: float = 10.0) -> None:  # noqa: ASYNC109
@@ -103,9 +102,9 @@ async def fake_novu(
     delay_s: float = LONG_S,
     port: int = 0,
 ) -> AsyncIterator[FakeNovu]:
-    """Start a Novu with the workflows that were there when the real one was recorded, and two subscribers.
+    """Start a Novu with the workflows of the recorded one, and two subscribers.
 
-    `delay_s`: how long the waits of the delayed and the digest workflow are. `port`: to come back where one was before.
+    `delay_s`: how long the delayed and the digest workflow wait. `port`: to come back at the same address.
     """
     inbox = Inbox(settings or Settings(api_key=API_KEY), clock=clock, rng=random.Random(seed))
     now, engine = clock(), inbox.engine
@@ -114,7 +113,7 @@ async def fake_novu(
     engine.add_workflow(DIGEST_WORKFLOW, now=now, steps=(Step(type="digest", seconds=delay_s), _DIGEST))
     engine.add_workflow(INACTIVE_WORKFLOW, now=now, steps=(_HELLO,), active=False)
     engine.add_workflow(REQUIRED_WORKFLOW, now=now, steps=(_HELLO,), required=("reqd",))
-    engine.worker.add_subscriber("sub-1", {"firstName": "Ann"}, now)
-    engine.worker.add_subscriber("sub-2", {}, now)
+    engine.worker.add_subscriber("sub-1", {"firstName": "Ann"})
+    engine.worker.add_subscriber("sub-2", {})
     async with serving(inbox, port=port) as url:
         yield FakeNovu(inbox=inbox, url=url, api_key=inbox.settings.api_key or API_KEY)

@@ -1,10 +1,8 @@
-"""The inbox: a server that answers as Novu's events API does and shows each message as its person would get it.
+"""The inbox: a server that answers as Novu's events API does and shows each message as its recipient would get it.
 
-It stands in for Novu in the demo and in the tests. What it answers was seen on a running Novu 2.0.0 (the recordings
-under `tests/recordings/novu/`); what it cannot know from there (a 413, the v2 documents) follows Novu's documents and
-its Python SDK.
+It replaces Novu in the demo and in the tests. Its answers are those of a running Novu 2.0.0 and 3.15.0, as recorded in
+`tests/recordings/`, for the calls that Tocsin makes.
 
-Reading order: `model` and `answers` (words), `checks` (what a request must look like), `engine` (what happens to an
-event), `idempotency`, `ratelimit` and `faults` (what stands before the engine), `documents` (JSON), `app` (HTTP),
-`view` (the page).
+Reading order: `model` and `answers` (types), `checks` (of a request), `engine` and `worker` (what happens to an event),
+`idempotency`, `ratelimit` and `faults` (before the engine), `gate` (a request's way), `app` (HTTP), `view` (the page).
 """

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from tocsin_demo.inbox.app import serving
-from tocsin_demo.inbox.inbox import CLOUD_PAYLOAD_LIMIT, Inbox, Settings
+from tocsin_demo.inbox.inbox import Inbox, Settings
 
 EXAMPLE = """\
 example:
@@ -31,18 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8925, help="port, 0 for a free one (default: %(default)s)")
-    parser.add_argument("--strict", action="store_true", help="refuse unknown workflows instead of making them")
+    parser.add_argument("--strict", action="store_true", help="refuse unknown workflows instead of creating them")
     parser.add_argument(
-        "--no-idempotency", action="store_true", help="ignore Idempotency-Key, as a Novu of one's own does"
+        "--no-idempotency", action="store_true", help="ignore Idempotency-Key, as a self-hosted Novu does"
     )
     parser.add_argument("--rate-limit", action="store_true", help="limit the rate as Novu's free plan does")
-    parser.add_argument("--payload-limit", action="store_true", help="answer 413 above 512 kB, as Novu's cloud does")
     arguments = parser.parse_args(argv)
     settings = Settings(
         api_key=os.environ.get("TOCSIN_INBOX_API_KEY") or None,
         idempotency=not arguments.no_idempotency,
         rate_limited=arguments.rate_limit,
-        payload_limit=CLOUD_PAYLOAD_LIMIT if arguments.payload_limit else None,
         auto_workflows=not arguments.strict,
     )
     try:
@@ -68,7 +66,7 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
 def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port (0 to 65535)")
+        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to 65535)")
     return number
 
 

@@ -1,7 +1,4 @@
-"""What the server answers, before it becomes HTTP.
-
-An answer is kept apart from its rendering because Novu replays a stored error under a new timestamp and path.
-"""
+"""Answers of the server, before they become HTTP: Novu replays a stored error with a new timestamp and path."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
-"""Faults to order: what goes wrong with the next requests, until it has gone wrong often enough or is called off.
+"""Faults on request: what goes wrong with the next requests, for some of them or until it is cleared.
 
-The models are the body of `POST /control/faults` as well.
+The models are the body of `POST /control/faults`, too.
 """
 
 from collections.abc import Sequence
@@ -24,22 +24,18 @@ _MESSAGES = {
 
 
 class Fault(BaseModel):
-    """One fault.
-
-    `kind`: `status` answers with `status` (and `retry_after` seconds); `delay` answers after `seconds`; `hang` never
-    answers; `cut` ends the connection without an answer; `garbage` answers 201 with a body that is no JSON;
-    `event_status` answers 201 in which every event has the status `event_status`; `bad_event` makes the event number
-    `index` of a bulk fail. `times`: for how many requests, none for until called off. `path`: only requests whose path
-    starts with it. `method`: only such requests. `processed`: whether the request takes effect all the same; by default
-    so for delay, hang and garbage. `stored`: a status is kept under the idempotency key, as Novu keeps its own errors;
-    otherwise it is as if a proxy had said it.
-    """
+    """One fault."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: FaultKind
+    """`status`: answer with a status. `delay`: answer after some seconds. `hang`: never answer. `cut`: close the
+    connection without an answer. `garbage`: answer 201 with a body that is not JSON. `event_status`: answer 201 with a
+    status for every event. `bad_event`: let one event of a bulk fail."""
     times: int | None = Field(default=None, ge=1)
+    """For how many requests; None until it is cleared."""
     path: str = ""
+    """Only for requests whose path starts like this."""
     method: str = ""
     status: int = Field(default=500, ge=300, le=599)
     retry_after: int | None = Field(default=None, ge=0)
@@ -47,16 +43,19 @@ class Fault(BaseModel):
     seconds: float = Field(default=0.0, ge=0.0, le=3600.0)
     event_status: str = "trigger_not_active"
     index: int = Field(default=0, ge=0)
+    """Of the bad event."""
     processed: bool | None = None
+    """Whether the request takes effect all the same; by default for delay, hang and garbage."""
     stored: bool = False
+    """Whether a status is kept under the idempotency key, like Novu's own errors; otherwise it is a proxy's."""
 
     @property
     def takes_effect(self) -> bool:
-        """Whether the request is processed though its answer goes wrong."""
+        """Whether the request is processed although its answer goes wrong."""
         return self.kind in _PROCESSED_BY_DEFAULT if self.processed is None else self.processed
 
     def matches(self, method: str, path: str) -> bool:
-        """Whether the fault is meant for such a request."""
+        """Whether the fault is for such a request."""
         return path.startswith(self.path) and (not self.method or method == self.method.upper())
 
     def problem(self) -> Problem:
@@ -70,9 +69,7 @@ class Fault(BaseModel):
 
 class Orders(BaseModel):
     """The body of `POST /control/faults`: the faults from now on (an empty list: none), and whether the worker runs.
-
-    Without a worker a trigger is answered and nothing is delivered until it is up again.
-    """
+    While it is down, triggers are answered and nothing is delivered."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,7 +78,7 @@ class Orders(BaseModel):
 
 
 class Faults:
-    """The faults in force. The first that matches a request is used. `round` counts how often they were called off."""
+    """The active faults. The first that matches a request is used. `round`: how often they were cleared."""
 
     def __init__(self) -> None:
         self.round = 0
@@ -89,25 +86,25 @@ class Faults:
 
     @property
     def active(self) -> Sequence[Fault]:
-        """The faults with the number of requests that they still mean."""
+        """The faults with the number of requests that they are still for."""
         return [fault.model_copy(update={"times": left}) for fault, left in self._left]
 
     def add(self, *faults: Fault) -> None:
-        """Put faults behind those in force."""
+        """Add faults after the active ones."""
         self._left += [(fault, fault.times) for fault in faults]
 
     def clear(self) -> None:
-        """Call all faults off."""
+        """Clear all faults."""
         self._left.clear()
         self.round += 1
 
     def replace(self, faults: Sequence[Fault]) -> None:
-        """Call all faults off and put these in force."""
+        """Clear all faults and add these."""
         self.clear()
         self.add(*faults)
 
     def next(self, method: str, path: str) -> Fault | None:
-        """The fault of this request, which counts as used."""
+        """The fault for this request. It counts as used."""
         for index, (fault, left) in enumerate(self._left):
             if fault.matches(method, path):
                 if left == 1:

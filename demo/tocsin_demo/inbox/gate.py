@@ -1,14 +1,14 @@
 """What a request to Novu's API passes before it reaches the engine, in Novu's order: size, JSON, key, rate limit,
 idempotency.
 
-The faults that were ordered stand before it all, as a proxy or a bad network would, or behind it, as a slow or dying
+Ordered faults come before all that, like those of a proxy or a bad network, or after it, like those of a slow or dying
 server.
 """
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from aiohttp import web
@@ -40,8 +40,7 @@ Handler: TypeAlias = Callable[[Inbox, Call], Outcome]
 
 
 def guarded(inbox: Inbox, handler: Handler, *, category: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """The handler behind the gate, as aiohttp wants it. `category`: of the rate limit; empty for what is no part of
-    Novu."""
+    """The handler behind the gate, for aiohttp. `category`: of the rate limit; empty for what is not part of Novu."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         raw = await request.read()
@@ -81,90 +80,82 @@ class _Passage:
         self._newer = inbox.settings.release != "2.0.0"
 
     async def answer(self, handler: Handler) -> tuple[web.Response, int | None]:
-        """The response, and its status or none if it will not arrive."""
+        """The response, and its status; None if the response will not arrive."""
         fault = self._fault
-        if fault is not None and fault.kind == "status" and not (fault.stored or fault.takes_effect):
-            return self._response(fault.problem())
-        gone = fault is not None and fault.kind in {"hang", "cut"}
+        if fault is None:
+            return self._response(await self._pass(handler))
         outcome: Outcome = Answer()
-        if fault is None or not gone or fault.takes_effect:
+        if fault.takes_effect or fault.stored or fault.kind not in {"status", "hang", "cut"}:
             outcome = await self._pass(handler)
-        if fault is not None and fault.kind == "hang":
+        if fault.kind == "hang":
             await self._hang()
-        if gone:
+        if fault.kind in {"hang", "cut"}:
             if self._request.transport is not None:
                 self._request.transport.abort()
             return web.Response(), None
-        if fault is not None and fault.kind == "garbage":
+        if fault.kind == "garbage":
             return web.Response(status=201, body=GARBAGE, content_type="application/json"), 201
-        if fault is not None and fault.kind == "status":
-            outcome = fault.problem()  # the client is told so even where the server did its work and knows better
-        return self._response(outcome)
+        return self._response(fault.problem() if fault.kind == "status" else outcome)
 
     async def _pass(self, handler: Handler) -> Outcome:
         try:
             body = self._admitted()
         except RejectedError as rejected:
             return rejected.problem
-        if not self._category:
+        key = self._request.headers.get("Idempotency-Key", "")
+        if not (self._category and self._inbox.settings.idempotency and self._request.method == "POST" and key):
             return await self._run(handler, body)
-        key = self._request.headers.get("Idempotency-Key", "") if self._inbox.settings.idempotency else ""
-        if self._request.method != "POST" or not key:
-            return await self._run(handler, body)
-        return await self._run_once(handler, body, key)
-
-    def _admitted(self) -> Any:
-        """The body, if the request may pass. Raises `RejectedError`."""
-        if not self._category:
-            return checks.parse(self._raw, "application/json")
-        self._check_size()
-        body = checks.parse(self._raw, self._request.content_type)
-        self._check_key()
-        self._check_rate()
-        self._check_payload(body)
-        return body
-
-    async def _run_once(self, handler: Handler, body: Any, key: str) -> Outcome:
         known, self.replayed = self._inbox.keys.begin(key, body, self._inbox.clock())
         if known is not None:
             if self.replayed:
                 self._headers |= {"idempotency-key": key, "idempotency-replay": "true"}
                 self._inbox.engine.counters.replays += 1
-                if isinstance(known, Problem) and self._newer:
-                    return UNAVAILABLE
-            return known
+            return UNAVAILABLE if self.replayed and isinstance(known, Problem) and self._newer else known
         outcome = await self._run(handler, body)
         self._inbox.keys.finish(key, outcome, self._inbox.clock())
         self._headers["idempotency-key"] = key
         return outcome
 
+    def _admitted(self) -> Any:
+        """The body, if the request may pass. Raises `RejectedError`."""
+        if not self._category:
+            return checks.parse(self._raw, "application/json")
+        limit = EVENTS_LIMIT if self._request.path.startswith("/v1/events") else OTHER_LIMIT
+        if len(self._raw) > limit:
+            raise RejectedError(internal_error(self._inbox.error_id()))
+        body = checks.parse(self._raw, self._request.content_type)
+        self._check_key()
+        self._check_rate()
+        return body
+
     async def _run(self, handler: Handler, body: Any) -> Outcome:
         fault = self._fault
-        call = Call(request=self._request, body=body, size=len(self._raw), now=self._inbox.clock(), fault=fault)
         if fault is None:
-            return self._call(handler, call)
+            return self._call(handler, body)
         if fault.kind == "event_status":
             return event_answer(fault, body)
-        if fault.kind == "delay" and not fault.takes_effect:
+        if fault.kind == "status":
+            if fault.takes_effect:
+                self._call(handler, body)
+            return fault.problem()
+        if fault.kind != "delay":
+            return self._call(handler, body)
+        if not fault.takes_effect:
             await asyncio.sleep(fault.seconds)
-            call = replace(call, now=self._inbox.clock())
-        outcome = fault.problem() if fault.kind == "status" and not fault.takes_effect else self._call(handler, call)
-        if fault.kind == "delay" and fault.takes_effect:
-            await asyncio.sleep(fault.seconds)
-        return fault.problem() if fault.kind == "status" and fault.stored else outcome
+            return self._call(handler, body)
+        outcome = self._call(handler, body)
+        await asyncio.sleep(fault.seconds)
+        return outcome
 
-    def _call(self, handler: Handler, call: Call) -> Outcome:
+    def _call(self, handler: Handler, body: Any) -> Outcome:
+        now = self._inbox.clock()
         try:
+            call = Call(request=self._request, body=body, size=len(self._raw), now=now, fault=self._fault)
             return handler(self._inbox, call)
         except RejectedError as rejected:
             return rejected.problem
         finally:
             self._inbox.changed()
-
-    def _check_size(self) -> None:
-        limit = EVENTS_LIMIT if self._request.path.startswith("/v1/events") else OTHER_LIMIT
-        if len(self._raw) > limit:
-            raise RejectedError(internal_error(self._inbox.error_id()))
 
     def _check_key(self) -> None:
         header = self._request.headers.get("Authorization", "")
@@ -188,17 +179,8 @@ class _Passage:
             self._inbox.engine.counters.rate_limited += 1
             raise RejectedError(Problem(status=429, message="API rate limit exceeded", named=False))
 
-    def _check_payload(self, body: Any) -> None:
-        limit = self._inbox.settings.payload_limit
-        if limit is None or len(self._raw) <= limit or not isinstance(body, dict):
-            return
-        events = body.get("events")
-        for event in events if isinstance(events, list) else [body]:
-            if isinstance(event, dict) and len(json.dumps(event.get("payload")).encode()) > limit:
-                raise RejectedError(Problem(status=413, message=f"payload is larger than {limit} bytes"))
-
     async def _hang(self) -> None:
-        """Wait until the client has gone, the faults are called off or the server stops."""
+        """Wait until the client is gone, the faults are cleared or the server stops."""
         faults = self._inbox.faults
         round_ = faults.round
         while not self._inbox.closing and faults.round == round_:

@@ -1,4 +1,4 @@
-"""The inbox as one object: the engine, what stands before it, the log of requests, and who waits for a change."""
+"""The inbox as one object: the engine, what a request passes before it, the log of requests, and changes."""
 
 import asyncio
 import random
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tocsin_demo.inbox.engine import RECIPIENT_DELAY_S, WORKER_DELAY_S, Engine
+from tocsin_demo.inbox.engine import RECIPIENT_DELAY_S, Engine
 from tocsin_demo.inbox.faults import Faults, Orders
 from tocsin_demo.inbox.idempotency import IdempotencyKeys
 from tocsin_demo.inbox.model import CHANNELS
@@ -16,34 +16,31 @@ from tocsin_demo.inbox.ratelimit import RateLimits
 from tocsin_demo.inbox.release import Release
 
 LOGGED_BODY = 256 * 1024
-CLOUD_PAYLOAD_LIMIT = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the inbox is to behave.
-
-    `api_key`: the only one that is let in; none lets every key in. `idempotency`: whether `Idempotency-Key` is heeded
-    (a Novu of one's own does not by default). `rate_limited`: the free plan's rate limits. `payload_limit`: bytes of
-    one event's payload from which a 413 is answered, as the cloud does. `auto_workflows`, `worker_delay`,
-    `recipient_delay`: see `Engine`. `providers`: the channels that have a provider.
-    `release`: the Novu whose answers are given.
-    """
+    """How the inbox behaves."""
 
     api_key: str | None = None
+    """The only accepted key; None accepts any."""
     idempotency: bool = True
+    """Whether `Idempotency-Key` has an effect. By default it has none in a self-hosted Novu."""
     rate_limited: bool = False
-    payload_limit: int | None = None
+    """Whether the free plan's rate limits apply."""
     auto_workflows: bool = False
-    worker_delay: float = WORKER_DELAY_S
+    """Whether a workflow is created when it is first named."""
     recipient_delay: float = RECIPIENT_DELAY_S
+    """Seconds from the jobs of one recipient to those of the next."""
     release: Release = "2.0.0"
+    """The Novu whose answers are given."""
     providers: frozenset[str] = frozenset(CHANNELS)
+    """The channels that have a provider."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged:
-    """A request that came. `status` is none where no answer went out; `body` is empty if it was very long."""
+    """A received request. `status`: None if no answer was sent; `body`: empty if it was very long."""
 
     at: float
     method: str
@@ -66,7 +63,6 @@ class Inbox:
         self.rng = rng or random.Random()
         self.engine = Engine(
             rng=self.rng,
-            worker_delay=settings.worker_delay,
             recipient_delay=settings.recipient_delay,
             auto_workflows=settings.auto_workflows,
             release=settings.release,
@@ -80,11 +76,11 @@ class Inbox:
         self._change = asyncio.Event()
 
     def error_id(self) -> str:
-        """The id that Novu gives an internal error."""
+        """The id of an internal error."""
         return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
 
     def order(self, orders: Orders) -> None:
-        """Put faults in force, and stop or start the worker."""
+        """Replace the faults, and stop or start the worker."""
         if orders.faults is not None:
             self.faults.replace(orders.faults)
         if orders.worker == "down":
@@ -94,22 +90,22 @@ class Inbox:
         self.changed()
 
     def log(self, request: Logged) -> None:
-        """Note a request and its answer."""
+        """Log a request and its answer."""
         self.requests.append(request)
         self.changed()
 
     def changed(self) -> None:
-        """Wake who waits for a change. `version` counts them."""
+        """Wake everyone who waits for a change. `version` counts the changes."""
         self.version += 1
         self._change.set()
         self._change = asyncio.Event()
 
     def close(self) -> None:
-        """Let go of everyone who waits."""
+        """End all waits."""
         self.closing = True
         self.changed()
 
-    async def next_change(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  (an idle stream sends a sign of life)
+    async def next_change(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """Wait for a change; false if none came in `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
@@ -119,13 +115,13 @@ class Inbox:
         return True
 
     async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109
-        """Wait until something is so. Raises `TimeoutError`."""
+        """Wait for a condition. Raises `TimeoutError`."""
         async with asyncio.timeout(timeout):
             while not condition():
                 await self._change.wait()
 
     async def run(self) -> None:
-        """Do what falls due by itself, for ever: the worker's jobs, the ends of delays."""
+        """Do what is due, for ever: the worker's jobs, the ends of delays."""
         while True:
             due = self.engine.worker.next_due()
             if due is None:

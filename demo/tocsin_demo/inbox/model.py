@@ -1,4 +1,4 @@
-"""The words of Novu's events API as types. Times are seconds since the epoch."""
+"""Novu's terms as types. Times are seconds since the epoch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ class Step:
     """One step of a workflow. `type`: a channel, `delay` or `digest`; `seconds`: how long the latter two wait.
 
     `subject` and `body` are templates: `{{msg}}` and `{{payload.msg}}` are fields of the payload, `{{subscriber.x}}` of
-    the subscriber. Empty ones leave it to the page to make the best of the payload.
+    the subscriber. Where they are empty, the page chooses from the payload.
     """
 
     type: str
@@ -24,25 +24,25 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
-    """A workflow as triggers name it. `required`: payload fields without which a trigger is refused."""
+    """A workflow. `required`: payload fields without which a trigger is refused."""
 
     id: str
-    name: str
     workflow_id: str
     created_at: float
     steps: tuple[Step, ...]
     active: bool = True
     required: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        return self.workflow_id.replace("-", " ")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscriber:
     """A person. `fields`: firstName, lastName, email, ... as they were given."""
 
-    id: str
     subscriber_id: str
-    created_at: float
-    updated_at: float
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -54,23 +54,19 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """An accepted trigger on its way to the worker. `to=None` is a broadcast. `size`: bytes of its JSON, 0 if not
-    counted.
-    """
+    """An accepted trigger on its way to the worker. `size`: bytes of its JSON, 0 if not counted."""
 
     workflow: Workflow
     transaction_id: str
     to: Any
     payload: Any
-    accepted_at: float
     size: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
 class Job:
-    """One step of one notification: pending, delayed, merged, completed or canceled. `due`: when a wait ends."""
+    """One step of one notification: pending, delayed, completed or canceled. `due`: when a wait ends."""
 
-    id: str
     type: str
     status: str = "pending"
     due: float = 0.0
@@ -80,8 +76,6 @@ class Job:
 class Message:
     """What a person got on one channel. A deleted message is kept: Novu's deletes are soft."""
 
-    id: str
-    job_id: str
     channel: str
     subject: str
     content: str
@@ -97,7 +91,6 @@ class Notification:
     delivery.
     """
 
-    id: str
     seq: int
     transaction_id: str
     workflow: Workflow
@@ -111,16 +104,11 @@ class Notification:
 
     @property
     def state(self) -> str:
-        """`deleted`, `cancelled`, `delivered`, `waiting` (a delay or a digest), `merged` (into another's digest) or
-        `done`.
-        """
+        """`deleted`, `cancelled`, `delivered`, `waiting` (for the end of a delay) or `done`."""
         if self.messages:
             return "deleted" if all(message.deleted_at is not None for message in self.messages) else "delivered"
         statuses = {job.status for job in self.jobs}
-        for status, state in (("canceled", "cancelled"), ("merged", "merged"), ("delayed", "waiting")):
-            if status in statuses:
-                return state
-        return "done"
+        return "cancelled" if "canceled" in statuses else "waiting" if "delayed" in statuses else "done"
 
     @property
     def due(self) -> float | None:

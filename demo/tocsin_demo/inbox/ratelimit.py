@@ -42,7 +42,7 @@ class RateLimits:
         if bucket is None:
             bucket = self._buckets[category] = _Bucket(burst, now)
         else:
-            # Seen on the live server: a bucket that was once used fills up to one token less than a new one has.
+            # As on the live server, a used bucket fills up to one token less than a new one has.
             bucket.tokens = min(burst - 1, bucket.tokens + (now - bucket.at) * rate)
             bucket.at = now
         cost = BULK_COST if bulk else 1

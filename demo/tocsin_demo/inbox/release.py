@@ -1,7 +1,7 @@
-"""What a newer Novu answers differently. Pure.
+"""The answers of Novu 3.15.0 where they differ from those of 2.0.0. Pure.
 
-The inbox is a Novu 2.0.0; 3.15.0 differs as recorded from one: validation errors are 422, an error that was stored
-under an idempotency key comes back as 503, and every entry of an answer names its transaction id.
+Validation errors are 422, an error that is stored under an idempotency key comes back as 503, and every entry of an
+answer names its transaction id.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from tocsin_demo.inbox.answers import Outcome, Problem
 Release: TypeAlias = Literal["2.0.0", "3.15.0"]
 
 UNAVAILABLE = Problem(status=503, message="Service Unavailable", named=False)
-"""What a stored error becomes for as long as its key is kept."""
+"""The replay of a stored error."""
 
 _BULK = "Validation failed for ProcessBulkTriggerCommand: events: "
 _EVENT = "Validation failed for ParseEventRequestMulticastCommand: "
@@ -40,7 +40,7 @@ def _invalid(messages: Sequence[str]) -> Problem:
 
 
 def event_error(messages: Sequence[str]) -> str:
-    """The one text of an event's error in a bulk, of the faults that 2.0.0 lists: `to: to should ...; payload: ...`."""
+    """The text of an event's error in a bulk, from the list of 2.0.0: `to: to should ...; payload: ...`."""
     if not all(message.split()[1:2] in (["should"], ["must"]) for message in messages):
         return "; ".join(messages)
     fields: dict[str, list[str]] = {}

@@ -1,5 +1,4 @@
-"""What is shown: the cards of the page, and the state for tests. Values stay values; only the page turns them into
-text on a screen."""
+"""What the page shows, and the state for tests. Values stay values; only the page turns them into text."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 from tocsin_demo.inbox.inbox import Inbox
 from tocsin_demo.inbox.model import Delivery, Notification
 
-LOOKED_AT = 3000
+RECENT = 3000
 CARDS = 25
 PEOPLE = 24
 FIELDS = 24
@@ -37,7 +36,7 @@ _UNSHOWN = frozenset(
 
 
 def page(inbox: Inbox) -> dict[str, Any]:
-    """Everything that the page shows, newest messages first, at most `CARDS` a person and `PEOPLE` people."""
+    """The content of the page: newest messages first, at most `CARDS` a person and `PEOPLE` people."""
     engine = inbox.engine
     columns: dict[str, dict[str, Any]] = {}
     resolved: set[tuple[str, str]] = set()
@@ -58,31 +57,35 @@ def page(inbox: Inbox) -> dict[str, Any]:
         "now": inbox.clock(),
         "counters": asdict(engine.counters),
         "waiting": sum(card["state"] == "waiting" for column in columns.values() for card in column["cards"]),
-        "faults": [fault.model_dump(exclude_none=True) for fault in inbox.faults.active],
-        "worker": "up" if engine.worker.up else "down",
+        **orders(inbox),
         "columns": sorted(columns.values(), key=lambda each: (first_seen.get(each["key"], 1 << 30), each["key"])),
         "people": len(engine.worker.subscribers),
     }
 
 
+def orders(inbox: Inbox) -> dict[str, Any]:
+    """The active faults, and whether the worker runs."""
+    faults = [fault.model_dump(exclude_none=True) for fault in inbox.faults.active]
+    return {"faults": faults, "worker": "up" if inbox.engine.worker.up else "down"}
+
+
 def state(inbox: Inbox) -> dict[str, Any]:
-    """Everything that a test may want to know, in the order in which it happened."""
+    """Everything that a test may check, in the order in which it happened."""
     engine = inbox.engine
     engine.worker.advance(inbox.clock())
     return {
         "now": inbox.clock(),
         "counters": asdict(engine.counters),
-        "faults": [fault.model_dump(exclude_none=True) for fault in inbox.faults.active],
-        "worker": "up" if engine.worker.up else "down",
+        **orders(inbox),
         "workflows": sorted(engine.workflows),
         "subscribers": list(engine.worker.subscribers),
-        "notifications": [_told(each) for each in engine.worker.notifications.values()],
+        "notifications": [_notification(each) for each in engine.worker.notifications.values()],
         "webhooks": [asdict(each) for each in engine.deliveries.values()],
         "requests": [asdict(each) | {"body": each.body.decode(errors="replace")} for each in inbox.requests],
     }
 
 
-def _told(notification: Notification) -> dict[str, Any]:
+def _notification(notification: Notification) -> dict[str, Any]:
     return {
         "transaction_id": notification.transaction_id,
         "workflow": notification.workflow.workflow_id,
@@ -101,8 +104,8 @@ def _newest(
     notifications: dict[int, Notification], deliveries: dict[int, Delivery]
 ) -> Iterable[Notification | Delivery]:
     recent: list[Notification | Delivery] = [
-        *islice(reversed(notifications.values()), LOOKED_AT),
-        *islice(reversed(deliveries.values()), LOOKED_AT),
+        *islice(reversed(notifications.values()), RECENT),
+        *islice(reversed(deliveries.values()), RECENT),
     ]
     return sorted(recent, key=lambda item: item.seq, reverse=True)
 
@@ -115,7 +118,7 @@ def _owner(inbox: Inbox, item: Notification | Delivery) -> dict[str, Any]:
 
 
 def _episode(payload: Any) -> str | None:
-    """What tells one firing from another, in an envelope of Tocsin's."""
+    """The identity of one firing, in an envelope of Tocsin."""
     if not isinstance(payload, dict) or not isinstance(payload.get("fingerprint"), str):
         return None
     return f"{payload['fingerprint']} {payload.get('started_at')}"
@@ -125,10 +128,10 @@ def _card(item: Notification | Delivery, payload: Any, *, over: bool) -> dict[st
     content = _content(payload)
     status = content["status"]
     if isinstance(item, Delivery):
-        told = {"state": "delivered", "at": item.at, "workflow": "", "transaction": "", "channels": [], "due": None}
+        card = {"state": "delivered", "at": item.at, "workflow": "", "transaction": "", "channels": [], "due": None}
         fallback, copies = item.name, item.repeat
     else:
-        told = {
+        card = {
             "state": item.state,
             "at": item.changed_at,
             "workflow": item.workflow.workflow_id,
@@ -140,14 +143,13 @@ def _card(item: Notification | Delivery, payload: Any, *, over: bool) -> dict[st
         for message in item.messages[:1]:
             content["title"] = _short(message.subject) or content["title"]
             content["body"] = _short(message.content) or content["body"]
-    if told["state"] == "delivered" and (over or status == "resolved"):
-        told["state"] = "resolved"
-    return {"key": item.seq, **told, **content, "title": content["title"] or _short(fallback), "copies": copies}
+    if card["state"] == "delivered" and (over or status == "resolved"):
+        card["state"] = "resolved"
+    return {"key": item.seq, **card, **content, "title": content["title"] or _short(fallback), "copies": copies}
 
 
 def _content(payload: Any) -> dict[str, Any]:
-    """Title, body and the rest of a payload, whatever its shape: what a message usually calls these, else a list of
-    fields."""
+    """Title, body and the rest of a payload, whatever its shape: fields with the usual names, else a list of fields."""
     if not isinstance(payload, dict):
         body = "" if payload is None else payload if isinstance(payload, str) else _plain(payload)
         return {"title": "", "body": _short(body), "severity": "", "status": "", "labels": [], "fields": [], "more": 0}
@@ -184,7 +186,7 @@ def _content(payload: Any) -> dict[str, Any]:
 
 
 def _group(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """A group of Alertmanager's in the shape of a notification: what its alerts have in common, and their number."""
+    """A group of Alertmanager as a notification: what its alerts have in common, and their number."""
     labels, notes = _object(payload, "commonLabels"), _object(payload, "commonAnnotations")
     alerts = payload.get("alerts")
     return {

@@ -1,7 +1,6 @@
-"""The worker: makes jobs of accepted events and messages of jobs, and is the store of both.
+"""The worker: turns accepted events into jobs and jobs into messages, and stores both.
 
-Pure: every call takes the time. What it imitates was seen on a running Novu, oddities included; each has a sentence
-where it happens.
+Pure: every call takes the time. It behaves as a running Novu did, oddities included; comments name them.
 """
 
 import functools
@@ -11,11 +10,13 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 from tocsin_demo.inbox.model import CHANNELS, Counters, Event, Job, Message, Notification, Step, Subscriber
 
+DELAY_S = 0.03
+"""Seconds from the acceptance of an event to its first jobs. A repeat of its transaction id within them is delivered as
+well."""
 LOST_ABOVE = 16 * 1024 * 1024
 PERSON_FIELDS = ("firstName", "lastName", "email", "phone", "avatar", "locale", "timezone", "data")
 
@@ -23,7 +24,7 @@ Task: TypeAlias = Callable[[float], None]
 
 
 class Ids:
-    """Numbers that rise, and ids that begin with the time as those of Novu's store do."""
+    """Rising numbers, and ids that begin with the time, as in Novu's database."""
 
     def __init__(self) -> None:
         self._seq = itertools.count(1)
@@ -38,7 +39,7 @@ class Ids:
 
 
 def render(template: str, payload: Any, subscriber: Subscriber) -> str:
-    """A step's template with its `{{...}}` filled in; what is not there is left empty."""
+    """A step's template with its `{{...}}` filled in; missing values are left empty."""
 
     def value(match: re.Match[str]) -> str:
         path = match.group(1).split(".")
@@ -59,18 +60,17 @@ def render(template: str, payload: Any, subscriber: Subscriber) -> str:
 class Worker:
     """Events in, messages out.
 
-    `delay`: seconds from the acceptance of an event to its first jobs; a repeat of its transaction id within them is
-    delivered as well. `recipient_delay`: seconds from the jobs of one recipient to those of the next. `keep`: how many
-    notifications are remembered in full; ids stay used beyond it.
+    Args:
+        recipient_delay: seconds from the jobs of one recipient to those of the next.
+        keep: how many notifications are remembered in full. Ids stay used beyond it.
     """
 
-    def __init__(self, *, ids: Ids, delay: float, recipient_delay: float, keep: int) -> None:
+    def __init__(self, *, ids: Ids, recipient_delay: float, keep: int) -> None:
         self.subscribers: dict[str, Subscriber] = {}
         self.notifications: dict[int, Notification] = {}
         self.counters = Counters()
         self.up = True
         self._ids = ids
-        self._delay = delay
         self._recipient_delay = recipient_delay
         self._keep = keep
         self._topics: dict[str, tuple[str, ...]] = {}
@@ -78,34 +78,22 @@ class Worker:
         self._queued: list[Event] = []
         self._tasks: list[tuple[float, int, Task]] = []
         self._by_transaction: defaultdict[str, list[Notification]] = defaultdict(list)
-        self._messages: dict[str, tuple[Notification, Message]] = {}
-        self._digests: dict[tuple[str, str], list[Notification]] = {}
-        self._now = 0.0
 
-    def add_subscriber(self, subscriber_id: str, fields: Mapping[str, Any], now: float) -> Subscriber:
-        """Make a subscriber, or bring what is known of one up to date."""
-        told = {name: fields[name] for name in PERSON_FIELDS if fields.get(name) is not None}
+    def add_subscriber(self, subscriber_id: str, fields: Mapping[str, Any]) -> Subscriber:
+        """Create a subscriber, or update the fields of one."""
+        given = {name: fields[name] for name in PERSON_FIELDS if fields.get(name) is not None}
         known = self.subscribers.get(subscriber_id)
-        if known is None:
-            known = Subscriber(
-                id=self._ids.object_id(now), subscriber_id=subscriber_id, created_at=now, updated_at=now, fields=told
-            )
-        elif told:
-            known = replace(known, updated_at=now, fields={**known.fields, **told})
-        self.subscribers[subscriber_id] = known
-        return known
+        fields = {**(known.fields if known else {}), **given}
+        person = self.subscribers[subscriber_id] = Subscriber(subscriber_id=subscriber_id, fields=fields)
+        return person
 
     def add_topic(self, key: str, members: Iterable[str]) -> None:
-        """Make a topic of subscribers."""
+        """Create a topic of subscribers."""
         self._topics[key] = tuple(members)
 
     def notifications_of(self, transaction_id: str) -> Sequence[Notification]:
-        """What became of a transaction id: one notification per subscriber and delivery."""
+        """The notifications of a transaction id: one per subscriber and delivery."""
         return tuple(self._by_transaction.get(transaction_id, ()))
-
-    def find_message(self, message_id: str) -> tuple[Notification, Message] | None:
-        """A message by its id, deleted or not."""
-        return self._messages.get(message_id)
 
     def accept(self, event: Event, now: float) -> None:
         """Take an event that the API has accepted."""
@@ -115,17 +103,14 @@ class Worker:
             self._queued.append(event)
 
     def cancel(self, notification: Notification, now: float) -> bool:
-        """Stop what waits of a notification; whether anything did."""
-        waiting = next((i for i, job in enumerate(notification.jobs) if job.status in {"delayed", "merged"}), None)
+        """Cancel the delayed step of a notification and those after it; whether there was one."""
+        waiting = next((i for i, job in enumerate(notification.jobs) if job.status == "delayed"), None)
         if waiting is None:
             return False
-        led = notification.jobs[waiting].status == "delayed"
         for job in notification.jobs[waiting:]:
             job.status = "canceled"
         notification.changed_at = now
         self.counters.cancelled += 1
-        if notification.jobs[waiting].type == "digest":
-            self._leave_digest(notification, waiting, now, led=led)
         return True
 
     def delete(self, message: Message, notification: Notification, now: float) -> None:
@@ -134,13 +119,12 @@ class Worker:
         self.counters.deleted += 1
 
     def next_due(self) -> float | None:
-        """When something happens by itself, if nothing else comes."""
+        """When the next task is due, if there is one."""
         return self._tasks[0][0] if self._tasks else None
 
     def advance(self, now: float) -> None:
         """Do what is due by `now`."""
-        self._now = max(self._now, now)
-        while self._tasks and self._tasks[0][0] <= self._now:
+        while self._tasks and self._tasks[0][0] <= now:
             at, _, task = heapq.heappop(self._tasks)
             task(at)
 
@@ -150,7 +134,7 @@ class Worker:
         self.up = False
 
     def start(self, now: float) -> None:
-        """Take up the queue, all at once: two events with one id are both delivered."""
+        """Work off the queue, all at once: two events with one id are both delivered."""
         self.advance(now)
         self.up = True
         queued, self._queued = self._queued, []
@@ -158,17 +142,17 @@ class Worker:
             self._pick_up(event, now)
 
     def _pick_up(self, event: Event, now: float) -> None:
-        # The check is a look for jobs of the same id, whatever the workflow or the subscriber, and jobs come later: so
-        # an id sent twice in haste is delivered twice, and an id once used stays used, also after a cancel or a delete.
+        # Novu checks for jobs of the same id, whatever the workflow or the subscriber, and jobs come later: so an id
+        # sent twice in quick succession is delivered twice, and a used id stays used, also after a cancel or a delete.
         if event.transaction_id in self._used:
             self.counters.repeats_dropped += 1
         elif event.size > LOST_ABOVE:
-            self.counters.undeliverable += 1  # too large for the store; the API has answered 201
+            self.counters.undeliverable += 1  # too large for the database; the API has answered 201
         else:
-            self._at(now + self._delay, lambda at: self._make_jobs(event, at))
+            self._at(now + DELAY_S, lambda at: self._make_jobs(event, at))
 
     def _make_jobs(self, event: Event, now: float) -> None:
-        people = self._recipients(event, now)
+        people = self._recipients(event)
         if not people or not event.workflow.steps:  # the API has answered `processed` to both
             self.counters.undeliverable += 1
             return
@@ -184,7 +168,6 @@ class Worker:
         earlier = Counter(each.subscriber_id for each in self._by_transaction[event.transaction_id])
         kinds = ["trigger", *(step.type for step in event.workflow.steps)]
         notification = Notification(
-            id=self._ids.object_id(now),
             seq=self._ids.number(),
             transaction_id=event.transaction_id,
             workflow=event.workflow,
@@ -193,86 +176,52 @@ class Worker:
             created_at=now,
             changed_at=now,
             copy=earlier[subscriber_id],
-            jobs=[Job(id=self._ids.object_id(now), type=kind) for kind in kinds],
+            jobs=[Job(type=kind) for kind in kinds],
         )
         self.counters.doubles += notification.copy > 0
         self.notifications[notification.seq] = notification
         self._by_transaction[event.transaction_id].append(notification)
         notification.jobs[0].status = "completed"
         self._run(notification, 1, now)
-        self._forget_old()
+        while len(self.notifications) > self._keep:
+            old = self.notifications.pop(next(iter(self.notifications)))
+            self._by_transaction[old.transaction_id].remove(old)
 
-    def _recipients(self, event: Event, now: float) -> list[str]:
-        """The subscribers an event is for, each once. Novu accepts much of which it makes nobody: "", [], 5, {}."""
-        if event.to is None:
-            return list(self.subscribers)
+    def _recipients(self, event: Event) -> list[str]:
+        """The subscribers of an event, each once. Novu accepts much that names none: "", [], 5, {}."""
         found: dict[str, None] = {}
         for each in event.to if isinstance(event.to, list) else [event.to]:
             fields = each if isinstance(each, dict) else {"subscriberId": each}
             subscriber_id = fields.get("subscriberId")
             if fields.get("type") == "Topic":
                 members = self._topics.get(str(fields.get("topicKey")), ())
-                found |= dict.fromkeys(self.add_subscriber(member, {}, now).subscriber_id for member in members)
+                found |= dict.fromkeys(self.add_subscriber(member, {}).subscriber_id for member in members)
             elif isinstance(subscriber_id, str) and subscriber_id:
-                found[self.add_subscriber(subscriber_id, fields, now).subscriber_id] = None
+                found[self.add_subscriber(subscriber_id, fields).subscriber_id] = None
         return list(found)
 
     def _run(self, notification: Notification, index: int, now: float) -> None:
         """Do the jobs from `index` on, up to the first that waits."""
         for number, job in enumerate(notification.jobs[index:], start=index):
             step = notification.workflow.steps[number - 1]
-            waits = step.type in {"delay", "digest"} and step.seconds > 0
-            if waits and step.type == "digest" and self._merged(notification, number):
-                return
-            if waits:
-                self._wait(notification, number, now, now + step.seconds)
+            if step.seconds > 0:
+                job.status, job.due = "delayed", now + step.seconds
+                notification.changed_at = now
+                self._at(job.due, functools.partial(self._wake, notification, number))
                 return
             if step.type in CHANNELS:
-                self._deliver(notification, job, step, now)
+                self._deliver(notification, step, now)
             job.status = "completed"
-
-    def _wait(self, notification: Notification, number: int, now: float, due: float) -> None:
-        job = notification.jobs[number]
-        job.status, job.due = "delayed", due
-        notification.changed_at = now
-        self._at(due, lambda at: self._wake(notification, number, at))
 
     def _wake(self, notification: Notification, number: int, now: float) -> None:
         job = notification.jobs[number]
-        if job.status != "delayed":
-            return
-        job.status = "completed"
-        if job.type == "digest":
-            self._digests.pop((notification.workflow.workflow_id, notification.subscriber_id), None)
-        self._run(notification, number + 1, now)
+        if job.status == "delayed":
+            job.status = "completed"
+            self._run(notification, number + 1, now)
 
-    def _merged(self, notification: Notification, number: int) -> bool:
-        """Whether a digest for this person is open, which then takes the notification in."""
-        digest = self._digests.setdefault((notification.workflow.workflow_id, notification.subscriber_id), [])
-        digest.append(notification)
-        if len(digest) == 1:
-            return False
-        for job in notification.jobs[number:]:
-            job.status = "merged"
-        return True
-
-    def _leave_digest(self, notification: Notification, number: int, now: float, *, led: bool) -> None:
-        """The next one in the digest takes over from a leader that was cancelled, and is delivered in its own time."""
-        digest = self._digests[notification.workflow.workflow_id, notification.subscriber_id]
-        digest.remove(notification)
-        if not digest:
-            del self._digests[notification.workflow.workflow_id, notification.subscriber_id]
-        elif led:
-            heir = digest[0]
-            for job in heir.jobs[number:]:
-                job.status = "pending"
-            self._wait(heir, number, now, max(now, heir.created_at + heir.workflow.steps[number - 1].seconds))
-
-    def _deliver(self, notification: Notification, job: Job, step: Step, now: float) -> None:
+    def _deliver(self, notification: Notification, step: Step, now: float) -> None:
         subscriber = self.subscribers[notification.subscriber_id]
         message = Message(
-            id=self._ids.object_id(now),
-            job_id=job.id,
             channel=step.type,
             subject=render(step.subject, notification.payload, subscriber),
             content=render(step.body, notification.payload, subscriber),
@@ -280,17 +229,7 @@ class Worker:
         )
         notification.messages.append(message)
         notification.changed_at = now
-        self._messages[message.id] = (notification, message)
         self.counters.messages += 1
-
-    def _forget_old(self) -> None:
-        while len(self.notifications) > self._keep:
-            old = self.notifications.pop(next(iter(self.notifications)))
-            self._by_transaction[old.transaction_id].remove(old)
-            if not self._by_transaction[old.transaction_id]:
-                del self._by_transaction[old.transaction_id]
-            for message in old.messages:
-                del self._messages[message.id]
 
     def _at(self, due: float, task: Task) -> None:
         heapq.heappush(self._tasks, (due, self._ids.number(), task))

@@ -145,7 +145,7 @@ async def _inbox() -> AsyncIterator[tuple[Inbox, str]]:
             # A new one each time: an inbox is closed when its server fails to listen.
             inbox = Inbox(Settings(auto_workflows=True))
             for person in _PEOPLE:
-                inbox.engine.worker.add_subscriber(person, {}, inbox.clock())
+                inbox.engine.worker.add_subscriber(person, {})
             try:
                 url = await stack.enter_async_context(serving(inbox, host=HOST, port=port))
             except OSError:
