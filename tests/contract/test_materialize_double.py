@@ -77,7 +77,7 @@ def _constant(message: Message) -> bytes:
 
 
 @dataclass(slots=True)
-class Stage:
+class Replay:
     """The double in the state of the recorded server. `as_of`: the timestamp of the recorded first progress row."""
 
     double: MaterializeDouble
@@ -95,55 +95,55 @@ class Stage:
         self.double.tick()
 
 
-Direction = Callable[[Stage], object]
+Direction = Callable[[Replay], object]
 
 
-def nothing(_: Stage) -> None: ...
+def nothing(_: Replay) -> None: ...
 
 
-def division_by_zero(stage: Stage) -> None:
-    stage.relation.fail("division by zero")
+def division_by_zero(replay: Replay) -> None:
+    replay.relation.fail("division by zero")
 
 
-def drop(stage: Stage) -> None:
-    stage.double.drop(stage.relation)
+def drop(replay: Replay) -> None:
+    replay.double.drop(replay.relation)
 
 
-def replace(stage: Stage) -> None:
-    stage.double.replace(stage.relation, [("c", "text")])
+def replace(replay: Replay) -> None:
+    replay.double.replace(replay.relation, [("c", "text")])
 
 
 def cluster(name: str, replicas: int = 1) -> Direction:
-    return lambda stage: stage.double.create_cluster(name, replicas=replicas)
+    return lambda replay: replay.double.create_cluster(name, replicas=replicas)
 
 
 def drop_cluster(name: str) -> Direction:
-    return lambda stage: stage.double.drop_cluster(name)
+    return lambda replay: replay.double.drop_cluster(name)
 
 
 def deny(role: str) -> Direction:
-    return lambda stage: stage.relation.denied.add(role)
+    return lambda replay: replay.relation.denied.add(role)
 
 
-def constant(stage: Stage) -> None:
-    stage.relation.freeze()
+def constant(replay: Replay) -> None:
+    replay.relation.freeze()
 
 
-def constant_at_its_time(stage: Stage) -> None:
-    stage.relation.freeze(stage.as_of)
+def constant_at_its_time(replay: Replay) -> None:
+    replay.relation.freeze(replay.as_of)
 
 
-def password(stage: Stage) -> None:
-    stage.double.passwords["g_pw"] = "made-up-1"
+def password(replay: Replay) -> None:
+    replay.double.passwords["g_pw"] = "made-up-1"
 
 
 def failed(lower: int, start: int, end: int) -> Direction:
     """A row error came and went. `lower`: the write frontier before it."""
 
-    def direct(stage: Stage) -> None:
-        stage.reach(lower)
-        stage.relation.fail("division by zero", at=start)
-        stage.relation.heal(at=end)
+    def direct(replay: Replay) -> None:
+        replay.reach(lower)
+        replay.relation.fail("division by zero", at=start)
+        replay.relation.heal(at=end)
 
     return direct
 
@@ -151,28 +151,28 @@ def failed(lower: int, start: int, end: int) -> Direction:
 def forgotten(since: int, object_id: str = "u1") -> Direction:
     """The history before a time is not readable."""
 
-    def direct(stage: Stage) -> None:
-        stage.relation.id = object_id
-        stage.reach(since + 1)
-        stage.double.compact(stage.relation, since)
+    def direct(replay: Replay) -> None:
+        replay.relation.id = object_id
+        replay.reach(since + 1)
+        replay.double.compact(replay.relation, since)
 
     return direct
 
 
-def swap_and_drop(stage: Stage) -> None:
-    stage.double.create("g_rec_green.v", [("k", "text"), ("n", "int4")])
-    stage.double.swap_schemas("g_rec_blue", "g_rec_green")
-    drop(stage)
+def swap_and_drop(replay: Replay) -> None:
+    replay.double.create("g_rec_green.v", [("k", "text"), ("n", "int4")])
+    replay.double.swap_schemas("g_rec_blue", "g_rec_green")
+    drop(replay)
 
 
-def fall_behind(stage: Stage) -> None:
-    stage.double.fall_behind(stage.relation)
+def fall_behind(replay: Replay) -> None:
+    replay.double.fall_behind(replay.relation)
 
 
-def replica_returns(stage: Stage) -> None:
-    (name,) = stage.double.clusters.keys() - {"quickstart"}
-    stage.double.scale(name, 0)
-    stage.double.scale(name, 1)
+def replica_returns(replay: Replay) -> None:
+    (name,) = replay.double.clusters.keys() - {"quickstart"}
+    replay.double.scale(name, 0)
+    replay.double.scale(name, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,27 +250,27 @@ SCENARIOS: dict[str, dict[str, Scenario]] = {
 }
 
 
-def staged(scenario: Scenario, recorded: Sequence[Message], release: str) -> Stage:
+def prepared(scenario: Scenario, recorded: Sequence[Message], release: str) -> Replay:
     """A double in the state that the recorded server was in when the client came."""
     lines = [line for message in recorded if (line := message.line) is not None]
     as_of = lines[0][0] if lines else 0
     time = as_of if 0 < as_of < END_OF_TIME else HOUR
     statements = b"".join(message.body for message in recorded if message.client)
     name = re.search(rb"SUBSCRIBE ([a-z_.]+)", statements)
-    double = MaterializeDouble(clock=lambda: stage.now, progress_interval=3600, release=release)
+    double = MaterializeDouble(clock=lambda: replay.now, progress_interval=3600, release=release)
     columns = [(f"c{at}", "text") for at in range(len(lines[0][2]))] if lines else [("org", "text"), ("n", "int8")]
-    stage = Stage(double, None, as_of, time - HOUR)  # type: ignore[arg-type]
-    stage.relation = double.create(name[1].decode() if name else "nothing", columns, retain=None)
-    stage.pending += [(stage.now + 1, diff, row) for at, diff, row in lines if at == as_of and diff is not None]
-    stage.reach(stage.now + 2)
-    scenario.before(stage)
-    stage.reach(time + 1)
-    stage.now = time
+    replay = Replay(double, None, as_of, time - HOUR)  # type: ignore[arg-type]
+    replay.relation = double.create(name[1].decode() if name else "nothing", columns, retain=None)
+    replay.pending += [(replay.now + 1, diff, row) for at, diff, row in lines if at == as_of and diff is not None]
+    replay.reach(replay.now + 2)
+    scenario.before(replay)
+    replay.reach(time + 1)
+    replay.now = time
     if lines:
-        double.compact(stage.relation, time)
+        double.compact(replay.relation, time)
     if any(at > as_of for at, _, _ in lines):
-        double.silence(stage.relation)  # until the recorded server has something to say
-    return stage
+        double.silence(replay.relation)  # until the recorded server has something to say
+    return replay
 
 
 @dataclass(slots=True)
@@ -309,7 +309,7 @@ async def connected(port: int) -> Client:
     return Client(writer, asyncio.create_task(listen()), received, arrived)
 
 
-async def replayed(stage: Stage, scenario: Scenario, recorded: Sequence[Message]) -> list[Message]:
+async def replayed(replay: Replay, scenario: Scenario, recorded: Sequence[Message]) -> list[Message]:
     """Send what the recorded client sent, let happen what the recorded server reported, and return what the double said
     on the first connection."""
     clients: dict[int, Client] = {}
@@ -317,15 +317,15 @@ async def replayed(stage: Stage, scenario: Scenario, recorded: Sequence[Message]
     try:
         for message in recorded:
             if message.client:
-                await spoken(message, clients, stage)
+                await spoken(message, clients, replay)
                 continue
             said[message.conn] += 1
             line = message.line
             if line is not None and line[1] is not None:
-                if line[0] > stage.as_of:
-                    stage.pending.append((line[0], line[1], line[2]))
+                if line[0] > replay.as_of:
+                    replay.pending.append((line[0], line[1], line[2]))
                 continue  # arrives with the progress row after it
-            happened(message, stage, scenario)
+            happened(message, replay, scenario)
             await clients[message.conn].until(said[message.conn])
         return clients[1].received
     finally:
@@ -334,10 +334,10 @@ async def replayed(stage: Stage, scenario: Scenario, recorded: Sequence[Message]
             client.reading.cancel()
 
 
-async def spoken(message: Message, clients: dict[int, Client], stage: Stage) -> None:
+async def spoken(message: Message, clients: dict[int, Client], replay: Replay) -> None:
     """Send a message of the recorded client byte for byte, but for the key of a cancel request."""
     if message.kind == "startup":
-        clients[message.conn] = await connected(stage.double.port)
+        clients[message.conn] = await connected(replay.double.port)
         body = message.body
         if int.from_bytes(body[:4], "big") == messages.CANCEL_REQUEST:
             body = body[:4] + next(one.body for one in clients[1].received if one.kind == "K")
@@ -348,17 +348,17 @@ async def spoken(message: Message, clients: dict[int, Client], stage: Stage) -> 
         clients[message.conn].writer.write(messages.message(message.kind.encode(), message.body))
 
 
-def happened(message: Message, stage: Stage, scenario: Scenario) -> None:
+def happened(message: Message, replay: Replay, scenario: Scenario) -> None:
     """Make happen what the recorded server reported."""
-    if message.line is not None and message.line[0] > stage.as_of:
-        stage.reach(message.line[0])
-        stage.double.resume(stage.relation)
+    if message.line is not None and message.line[0] > replay.as_of:
+        replay.reach(message.line[0])
+        replay.double.resume(replay.relation)
     elif message.kind == "E" and b"57014" not in message.body:
-        scenario.at_failure(stage)
+        scenario.at_failure(replay)
     elif message.kind == "N" and b"changed status" in message.body:
-        scenario.at_notice(stage)
+        scenario.at_notice(replay)
     elif message.kind == "eof" and message.conn == 1:
-        stage.double.disconnect()
+        replay.double.disconnect()
 
 
 @pytest.mark.parametrize(("release", "name"), [(release, name) for release in SCENARIOS for name in SCENARIOS[release]])
@@ -366,10 +366,10 @@ async def test_double_says_what_recorded_server_said(release: str, name: str) ->
     """Byte for byte, but for keys, session ids and the order of rows between two progress rows."""
     scenario = SCENARIOS[release][name]
     recorded = load(FOLDERS[release] / f"{name}.jsonl")
-    stage = staged(scenario, recorded, release)
+    replay = prepared(scenario, recorded, release)
 
-    async with stage.double:
-        said = await replayed(stage, scenario, recorded)
+    async with replay.double:
+        said = await replayed(replay, scenario, recorded)
 
     expected = comparable(message for message in recorded if message.conn == 1 and not message.client)
     assert comparable(said)[: len(expected)] == expected

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.live import SERVERS, Server, serving
-from support.notifications import Scene, staged
+from support.notifications import Scenario, new_scenario
 
 
 @pytest.fixture(params=SERVERS)
@@ -16,6 +16,6 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def scene(server: Server, tmp_path: Path) -> AsyncIterator[Scene]:
-    async with staged(tmp_path, server) as made:
+async def scenario(server: Server, tmp_path: Path) -> AsyncIterator[Scenario]:
+    async with new_scenario(tmp_path, server) as made:
         yield made

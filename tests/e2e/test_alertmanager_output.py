@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
-from support.tocsin import COLUMNS, Stage, staged
+from support.tocsin import COLUMNS, Harness, new_harness
 from support.waiting import until_some
 
 pytestmark = [
@@ -18,21 +18,21 @@ QUIET = "route: {receiver: none}\nreceivers: [{name: none}]\n"
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(tmp_path) as made:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
         made.orders.insert(("1", "Ann", "10"))
         made.alert["annotations"] = {"summary": "Order {{ row.id }} of {{ labels.name }}"}
         yield made
 
 
 @pytest.fixture
-async def manager(tmp_path: Path, stage: Stage) -> AsyncIterator[Alertmanager]:
+async def manager(tmp_path: Path, harness: Harness) -> AsyncIterator[Alertmanager]:
     (tmp_path / "am.yml").write_text(QUIET)
     async with alertmanager(tmp_path, tmp_path / "am.yml") as made:
         output = {"type": "alertmanager", "urls": [made.url], "resend_interval": "1s", "backoff_initial": "200ms"}
-        stage.config["channels"]["am"] = output
+        harness.config["channels"]["am"] = output
         options = {"alertname": "order-{{ row.id }}", "when": "row.amount < 100"}
-        stage.alert["notify"] = ["hook", {"channel": "am", **options}]
+        harness.alert["notify"] = ["hook", {"channel": "am", **options}]
         yield made
 
 
@@ -45,73 +45,73 @@ async def until_fires(manager: Alertmanager, *names: str) -> dict[str, dict[str,
     return await until_some(found)
 
 
-async def test_alertmanager_and_webhook_get_the_same_alerts(stage: Stage, manager: Alertmanager) -> None:
-    async with stage.run() as tocsin:
+async def test_alertmanager_and_webhook_get_the_same_alerts(harness: Harness, manager: Alertmanager) -> None:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
         found = await until_fires(manager, "order-1")
         assert found["order-1"]["labels"] == {"alertname": "order-1", "id": "1", "name": "Ann"}
         assert found["order-1"]["annotations"] == {"summary": "Order 1 of Ann"}
-        stage.orders.insert(("2", "Bob", "20"))
-        stage.orders.insert(("3", "Cyd", "300"))  # excluded by `when`
+        harness.orders.insert(("2", "Bob", "20"))
+        harness.orders.insert(("3", "Cyd", "300"))  # excluded by `when`
         await until_fires(manager, "order-1", "order-2")
-        stage.orders.delete(("1", "Ann", "10"))
+        harness.orders.delete(("1", "Ann", "10"))
         await until_fires(manager, "order-2")
-        await stage.until_told(("fired", "1"), ("fired", "2"), ("fired", "3"), ("resolved", "1"))
+        await harness.until_notified(("fired", "1"), ("fired", "2"), ("fired", "3"), ("resolved", "1"))
         [shown] = [one for one in (await tocsin.json("/api/v1/channels"))["channels"] if one["name"] == "am"]
         assert (shown["type"], shown["state"], shown["dead"]) == ("alertmanager", "up", 0)
 
 
-async def test_output_without_channels_needs_no_ledger(stage: Stage, manager: Alertmanager, tmp_path: Path) -> None:
-    stage.alert["notify"] = stage.alert["notify"][1:]
-    del stage.config["channels"]["hook"]
-    async with stage.run() as tocsin:
+async def test_output_without_channels_needs_no_ledger(harness: Harness, manager: Alertmanager, tmp_path: Path) -> None:
+    harness.alert["notify"] = harness.alert["notify"][1:]
+    del harness.config["channels"]["hook"]
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
         await until_fires(manager, "order-1")
     assert not (tmp_path / "ledger.db").exists()
 
 
-async def test_crash_resends_what_fires_and_expires_the_rest(stage: Stage, manager: Alertmanager) -> None:
-    stage.config["channels"]["am"]["expiry"] = "4s"
-    stage.orders.insert(("2", "Bob", "20"))
-    async with stage.run() as tocsin:
+async def test_crash_resends_what_fires_and_expires_the_rest(harness: Harness, manager: Alertmanager) -> None:
+    harness.config["channels"]["am"]["expiry"] = "4s"
+    harness.orders.insert(("2", "Bob", "20"))
+    async with harness.run() as tocsin:
         await until_fires(manager, "order-1", "order-2")
         await tocsin.kill()
-    stage.orders.delete(("2", "Bob", "20"))
-    async with stage.run() as tocsin:
+    harness.orders.delete(("2", "Bob", "20"))
+    async with harness.run() as tocsin:
         await until_fires(manager, "order-1")
         assert tocsin.running
 
 
-async def test_reload_ends_what_is_gone_or_removed(stage: Stage, manager: Alertmanager) -> None:
-    stage.config["web"]["admin"] = True
-    stage.config["channels"]["am"]["expiry"] = "1h"
-    stage.double.create("public.parcels", COLUMNS, retain=None, rows=[("7", "Box", "70")])
-    stage.config["alerts"]["parcels"] = {**stage.alert, "relation": "public.parcels"}
-    stage.orders.insert(("2", "Bob", "20"))
-    async with stage.run() as tocsin:
+async def test_reload_ends_what_is_gone_or_removed(harness: Harness, manager: Alertmanager) -> None:
+    harness.config["web"]["admin"] = True
+    harness.config["channels"]["am"]["expiry"] = "1h"
+    harness.double.create("public.parcels", COLUMNS, retain=None, rows=[("7", "Box", "70")])
+    harness.config["alerts"]["parcels"] = {**harness.alert, "relation": "public.parcels"}
+    harness.orders.insert(("2", "Bob", "20"))
+    async with harness.run() as tocsin:
 
         async def reload() -> None:
-            tocsin.write(stage.config)
+            tocsin.write(harness.config)
             assert (await tocsin.post("/-/reload"))[0] == 200
 
         await until_fires(manager, "order-1", "order-2", "order-7")
         # Another view, and other annotations: neither the watch nor the output stays.
-        stage.double.create("public.more_orders", COLUMNS, retain=None, rows=[("2", "Bob", "20"), ("3", "Cyd", "30")])
-        stage.alert.update(relation="public.more_orders", annotations={"summary": "Late"})
+        harness.double.create("public.more_orders", COLUMNS, retain=None, rows=[("2", "Bob", "20"), ("3", "Cyd", "30")])
+        harness.alert.update(relation="public.more_orders", annotations={"summary": "Late"})
         await reload()
         await until_fires(manager, "order-2", "order-3", "order-7")
-        del stage.config["alerts"]["parcels"]
+        del harness.config["alerts"]["parcels"]
         await reload()
         await until_fires(manager, "order-2", "order-3")
-        del stage.config["channels"]["am"]
-        stage.alert["notify"] = ["hook"]
+        del harness.config["channels"]["am"]
+        harness.alert["notify"] = ["hook"]
         await reload()
         assert await manager.alerts() == {}
 
 
-async def test_events_cannot_be_sent_to_alertmanager(stage: Stage, manager: Alertmanager) -> None:
-    stage.config["sources"]["posted"] = {"type": "http", "token": "a-token-of-some-length"}
-    stage.config["alerts"]["posted"] = {"source": "posted", "notify": ["am"]}
-    async with stage.run() as tocsin:
+async def test_events_cannot_be_sent_to_alertmanager(harness: Harness, manager: Alertmanager) -> None:
+    harness.config["sources"]["posted"] = {"type": "http", "token": "a-token-of-some-length"}
+    harness.config["alerts"]["posted"] = {"source": "posted", "notify": ["am"]}
+    async with harness.run() as tocsin:
         assert await tocsin.exited() == 2
         assert "am is told what fires, and events do not fire; give another channel" in "\n".join(tocsin.log)

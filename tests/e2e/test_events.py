@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from support.receiver import Answer, Receiver
-from support.tocsin import Tocsin, command, running, running_with, write
+from support.tocsin import TocsinProcess, command, running, running_with, write
 from support.waiting import until, until_some
 from tocsin.signing import Signer
 
@@ -22,7 +22,7 @@ AUTHORIZATION = f"Bearer {TOKEN}"
 SIGNING = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-class Scene:
+class Scenario:
     """A receiver of webhooks, and a configuration with one alert on posted events that a test may change."""
 
     def __init__(self, directory: Path, receiver: Receiver) -> None:
@@ -48,23 +48,23 @@ class Scene:
         alert: dict[str, Any] = self.config["alerts"]["orders"]
         return alert
 
-    def told(self, path: str = "/hook") -> list[Any]:
+    def notified(self, path: str = "/hook") -> list[Any]:
         """The envelopes that a path of the receiver got, repeats of one id left out."""
         first = {request.json["id"]: request.json for request in self.receiver.requests if request.path == path}
         return list(first.values())
 
     def rows(self, path: str = "/hook") -> list[list[Any]]:
         """The numbers of the orders in each message."""
-        return [[one["row"]["id"] for one in told.get("merged", [told])] for told in self.told(path)]
+        return [[one["row"]["id"] for one in told.get("merged", [told])] for told in self.notified(path)]
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def scenario(tmp_path: Path) -> AsyncIterator[Scenario]:
     async with Receiver() as receiver:
-        yield Scene(tmp_path, receiver)
+        yield Scenario(tmp_path, receiver)
 
 
-async def post(tocsin: Tocsin, *events: Any, alert: str = "orders", **headers: str) -> tuple[int, Any]:
+async def post(tocsin: TocsinProcess, *events: Any, alert: str = "orders", **headers: str) -> tuple[int, Any]:
     body = b"\n".join(json.dumps(event).encode() for event in events)
     headers = {"Authorization": AUTHORIZATION, **headers}
     status, text = await tocsin.post(f"/api/v1/events/{alert}", body, **headers)
@@ -75,13 +75,13 @@ def order(number: int, **more: Any) -> dict[str, Any]:
     return {"id": number, "severity": "page", **more}
 
 
-async def test_what_is_posted_is_told_with_its_row_typed(scene: Scene) -> None:
-    async with running(scene.directory, scene.config) as tocsin:
+async def test_what_is_posted_is_told_with_its_row_typed(scenario: Scenario) -> None:
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         row = order(1, amount=1.5, paid=False, items=["pizza"], note=None)
         assert await post(tocsin, row) == (202, {"events": 1})
-        await scene.receiver.arrived(1)
-        [told] = scene.told()
+        await scenario.receiver.arrived(1)
+        [told] = scenario.notified()
         assert (told["status"], told["alert"], told["labels"]) == ("event", "orders", {"severity": "page"})
         assert told["row"] == row
         assert told["previous"] is None
@@ -92,37 +92,37 @@ async def test_what_is_posted_is_told_with_its_row_typed(scene: Scene) -> None:
     [(b'{"id": 1}', 1), (b'[{"id": 1}, {"id": 2}]', 2), (b'{"id": 1}\n{"id": 2}\n\n{"id": 3}\n', 3)],
     ids=["object", "list", "lines"],
 )
-async def test_a_request_may_hold_one_event_a_list_or_lines(scene: Scene, body: bytes, events: int) -> None:
-    async with running(scene.directory, scene.config) as tocsin:
+async def test_a_request_may_hold_one_event_a_list_or_lines(scenario: Scenario, body: bytes, events: int) -> None:
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         status, text = await tocsin.post("/api/v1/events/orders", body, Authorization=AUTHORIZATION)
         assert (status, json.loads(text)) == (202, {"events": events})
-        await scene.receiver.arrived(events)
-        assert sorted(scene.rows()) == [[number + 1] for number in range(events)]
+        await scenario.receiver.arrived(events)
+        assert sorted(scenario.rows()) == [[number + 1] for number in range(events)]
 
 
-async def test_what_was_answered_with_202_survives_a_kill_at_once(scene: Scene) -> None:
-    scene.receiver.otherwise = lambda _: Answer(status=503)
-    async with running(scene.directory, scene.config) as tocsin:
+async def test_what_was_answered_with_202_survives_a_kill_at_once(scenario: Scenario) -> None:
+    scenario.receiver.otherwise = lambda _: Answer(status=503)
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         answers = await asyncio.gather(*(post(tocsin, order(number)) for number in range(50)))
         assert {status for status, _ in answers} == {202}
         await tocsin.kill()
-    scene.receiver.otherwise = lambda _: Answer()
-    before = len(scene.receiver.requests)
-    async with running(scene.directory, scene.config):
-        await until(lambda: len({r.json["id"] for r in scene.receiver.requests[before:]}) == 50, "fifty deliveries")
+    scenario.receiver.otherwise = lambda _: Answer()
+    before = len(scenario.receiver.requests)
+    async with running(scenario.directory, scenario.config):
+        await until(lambda: len({r.json["id"] for r in scenario.receiver.requests[before:]}) == 50, "fifty deliveries")
 
 
-async def test_a_request_that_is_repeated_under_its_key_is_told_once(scene: Scene) -> None:
-    async with running(scene.directory, scene.config) as tocsin:
+async def test_a_request_that_is_repeated_under_its_key_is_told_once(scenario: Scenario) -> None:
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         for _ in range(3):
             assert (await post(tocsin, order(1), Idempotency_Key="k-1"))[0] == 202
         assert (await post(tocsin, order(2)))[0] == 202
-        await until(lambda: [2] in scene.rows(), "the last one")
-        assert scene.rows() == [[1], [2]]
-        assert len(scene.receiver.requests) == 2
+        await until(lambda: [2] in scenario.rows(), "the last one")
+        assert scenario.rows() == [[1], [2]]
+        assert len(scenario.receiver.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -141,19 +141,19 @@ async def test_a_request_that_is_repeated_under_its_key_is_told_once(scene: Scen
     ],
 )
 async def test_a_bad_request_is_refused_in_one_sentence(
-    scene: Scene, path: str, body: bytes, authorization: str, status: int, says: str
+    scenario: Scenario, path: str, body: bytes, authorization: str, status: int, says: str
 ) -> None:
-    async with running(scene.directory, scene.config) as tocsin:
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         found, text = await tocsin.post(f"/api/v1/events/{path}", body, Authorization=authorization)
         assert found == status
         assert says in json.loads(text)["error"]
         assert TOKEN not in text + "".join(tocsin.log)
-        assert scene.receiver.requests == []
+        assert scenario.receiver.requests == []
 
 
-async def test_a_signed_request_is_taken_and_a_forged_or_old_one_is_not(scene: Scene) -> None:
-    scene.config["sources"]["posted"] = {"type": "http", "signing_secret": SIGNING}
+async def test_a_signed_request_is_taken_and_a_forged_or_old_one_is_not(scenario: Scenario) -> None:
+    scenario.config["sources"]["posted"] = {"type": "http", "signing_secret": SIGNING}
     body, now = json.dumps(order(1)).encode(), round(time.time())
 
     async def signed(moment: int, sent: bytes = body, key: str = "") -> int:
@@ -161,7 +161,7 @@ async def test_a_signed_request_is_taken_and_a_forged_or_old_one_is_not(scene: S
         status, _ = await tocsin.post("/api/v1/events/orders", sent, **headers, Idempotency_Key=key)
         return status
 
-    async with running(scene.directory, scene.config) as tocsin:
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         assert await signed(now) == 202
         assert await signed(now, key="another") == 202  # the same request, sent again by whoever heard it
@@ -171,34 +171,34 @@ async def test_a_signed_request_is_taken_and_a_forged_or_old_one_is_not(scene: S
         assert (await tocsin.post("/api/v1/events/orders", body))[0] == 401
         absurd = {"webhook-id": "msg-2", "webhook-timestamp": "9" * 5000, "webhook-signature": "v1,x"}
         assert (await tocsin.post("/api/v1/events/orders", body, **absurd))[0] == 401
-        await until(scene.told, "the event")
+        await until(scenario.notified, "the event")
         assert (await tocsin.json("/api/v1/history/orders"))["episodes"][1:] == []
 
 
-async def test_one_alert_goes_to_different_channels_by_severity(scene: Scene) -> None:
-    scene.config["channels"]["pager"] = {"type": "webhook", "url": f"{scene.receiver.url}/pager"}
-    scene.alert["notify"] = [
+async def test_one_alert_goes_to_different_channels_by_severity(scenario: Scenario) -> None:
+    scenario.config["channels"]["pager"] = {"type": "webhook", "url": f"{scenario.receiver.url}/pager"}
+    scenario.alert["notify"] = [
         {"channel": "pager", "when": "row.severity == 'page'"},
         {"channel": "hook", "when": "row.severity != 'page'"},
     ]
-    async with running(scene.directory, scene.config) as tocsin:
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         await post(tocsin, order(1), order(2, severity="info"), order(3), {"id": 4})
-        await until(lambda: len(scene.receiver.requests) == 5, "five messages")
-        assert sorted(scene.rows("/hook")) == [[2], [4]]
+        await until(lambda: len(scenario.receiver.requests) == 5, "five messages")
+        assert sorted(scenario.rows("/hook")) == [[2], [4]]
         # A condition on a column that an event lacks cannot be evaluated: it is told everywhere.
-        assert sorted(scene.rows("/pager")) == [[1], [3], [4]]
+        assert sorted(scenario.rows("/pager")) == [[1], [3], [4]]
         assert await tocsin.metric("tocsin_alert_condition_errors_total", alert="orders") == 2
 
 
-async def test_of_repeats_only_the_first_within_the_window_is_told(scene: Scene) -> None:
-    scene.alert.update(dedupe_by=["id"], dedupe_window="1h")
-    async with running(scene.directory, scene.config) as tocsin:
+async def test_of_repeats_only_the_first_within_the_window_is_told(scenario: Scenario) -> None:
+    scenario.alert.update(dedupe_by=["id"], dedupe_window="1h")
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         await post(tocsin, order(1), order(1, severity="other"), order(2))
         await post(tocsin, order(2), order(3))
-        await until(lambda: [3] in scene.rows(), "the last one")
-        assert sorted(scene.rows()) == [[1], [2], [3]]
+        await until(lambda: [3] in scenario.rows(), "the last one")
+        assert sorted(scenario.rows()) == [[1], [2], [3]]
         assert await tocsin.metric("tocsin_alert_repeated_events_total", alert="orders") == 2
 
 
@@ -212,50 +212,50 @@ time.time = lambda: real() + float(os.environ["AHEAD"])
 
 
 async def test_within_an_interval_events_are_merged_by_group_and_sent_at_its_end_across_a_restart(
-    scene: Scene,
+    scenario: Scenario,
 ) -> None:
-    (scene.directory / "sitecustomize.py").write_text(AHEAD)
-    scene.alert["notify"] = [{"channel": "hook", "interval": "24h", "group_by": ["severity"]}]
+    (scenario.directory / "sitecustomize.py").write_text(AHEAD)
+    scenario.alert["notify"] = [{"channel": "hook", "interval": "24h", "group_by": ["severity"]}]
 
-    def after(hours: float) -> AbstractAsyncContextManager[Tocsin]:
+    def after(hours: float) -> AbstractAsyncContextManager[TocsinProcess]:
         """The process, so long after the first start."""
-        return running(scene.directory, scene.config, PYTHONPATH=str(scene.directory), AHEAD=str(hours * 3600))
+        return running(scenario.directory, scenario.config, PYTHONPATH=str(scenario.directory), AHEAD=str(hours * 3600))
 
     async with after(0) as tocsin:
         await tocsin.until_ready()
         await post(tocsin, order(1))
         await post(tocsin, order(2), order(3), order(9, severity="info"))
-        await scene.receiver.arrived(2)
+        await scenario.receiver.arrived(2)
         await tocsin.kill()
-    assert sorted(scene.rows()) == [[1], [9]]
+    assert sorted(scenario.rows()) == [[1], [9]]
     async with after(20) as tocsin:
         await tocsin.until_ready()
         await post(tocsin, order(4), order(10, severity="other"))
-        await until(lambda: [10] in scene.rows(), "what belongs to another group")
+        await until(lambda: [10] in scenario.rows(), "what belongs to another group")
         await tocsin.kill()
-    assert sorted(scene.rows()) == [[1], [9], [10]]
+    assert sorted(scenario.rows()) == [[1], [9], [10]]
     async with after(25):
-        await until(lambda: len(scene.told()) == 4, "the merged message")
-        assert scene.rows()[3] == [2, 3, 4]
-        assert scene.told()[3]["merged"][0]["id"] == scene.told()[3]["id"]
+        await until(lambda: len(scenario.notified()) == 4, "the merged message")
+        assert scenario.rows()[3] == [2, 3, 4]
+        assert scenario.notified()[3]["merged"][0]["id"] == scenario.notified()[3]["id"]
 
 
-async def test_events_of_one_key_are_told_in_order_though_one_is_refused_for_a_while(scene: Scene) -> None:
-    scene.alert["key"] = ["severity"]
-    scene.receiver.script(Answer(status=503), Answer(status=503))
-    async with running(scene.directory, scene.config) as tocsin:
+async def test_events_of_one_key_are_told_in_order_though_one_is_refused_for_a_while(scenario: Scenario) -> None:
+    scenario.alert["key"] = ["severity"]
+    scenario.receiver.script(Answer(status=503), Answer(status=503))
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         await post(tocsin, *(order(number) for number in range(10)))
-        await scene.receiver.arrived(12)
-        assert scene.rows() == [[number] for number in range(10)]
+        await scenario.receiver.arrived(12)
+        assert scenario.rows() == [[number] for number in range(10)]
 
 
-async def test_history_tells_of_every_event_and_every_attempt(scene: Scene) -> None:
-    scene.receiver.script(Answer(status=503), Answer(status=500, body=b"later"))
-    async with running(scene.directory, scene.config) as tocsin:
+async def test_history_tells_of_every_event_and_every_attempt(scenario: Scenario) -> None:
+    scenario.receiver.script(Answer(status=503), Answer(status=500, body=b"later"))
+    async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         await post(tocsin, order(1))
-        await scene.receiver.arrived(3)
+        await scenario.receiver.arrived(3)
 
         async def delivered() -> Any:
             found = (await tocsin.json("/api/v1/notifications?status=delivered"))["notifications"]
@@ -269,23 +269,23 @@ async def test_history_tells_of_every_event_and_every_attempt(scene: Scene) -> N
         assert episode["deliveries"] == [{"channel": "hook", "status": "delivered", "count": 1}]
         assert (episode["kind"], episode["seconds"]) == ("event", 0.0)
 
-    status, output, _ = await command(scene.directory, "history", "orders", "-c", "tocsin.yaml")
+    status, output, _ = await command(scenario.directory, "history", "orders", "-c", "tocsin.yaml")
     assert status == 0
     assert "hook: 1 delivered" in output
-    status, output, _ = await command(scene.directory, "outbox", "show", found["id"], "-c", "tocsin.yaml")
+    status, output, _ = await command(scenario.directory, "outbox", "show", found["id"], "-c", "tocsin.yaml")
     assert output.count("server_error") == 2
-    status, _, errors = await command(scene.directory, "history", "ordres", "-c", "tocsin.yaml")
+    status, _, errors = await command(scenario.directory, "history", "ordres", "-c", "tocsin.yaml")
     assert (status, errors) == (1, "tocsin: there is no alert ordres; there are orders\n")
 
 
-async def test_a_dry_run_prints_sends_nothing_and_keeps_nothing(scene: Scene) -> None:
-    path = write(scene.directory / "tocsin.yaml", scene.config)
-    async with running_with(scene.directory, "--config", str(path), "--dry-run", file=path) as tocsin:
+async def test_a_dry_run_prints_sends_nothing_and_keeps_nothing(scenario: Scenario) -> None:
+    path = write(scenario.directory / "tocsin.yaml", scenario.config)
+    async with running_with(scenario.directory, "--config", str(path), "--dry-run", file=path) as tocsin:
         await tocsin.until_ready()
         # It never acknowledges, so the sender gets no answer that says "safe".
         waiting = asyncio.create_task(post(tocsin, order(1)))
         await until(lambda: any('"id"' in line or "orders" in line for line in tocsin.output), "a printed event")
         assert not waiting.done()
         waiting.cancel()
-    assert scene.receiver.requests == []
-    assert not (scene.directory / "tocsin.db").exists()
+    assert scenario.receiver.requests == []
+    assert not (scenario.directory / "tocsin.db").exists()

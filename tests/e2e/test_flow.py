@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
+from support.inbox_server import InboxServer, inbox_server
 from support.materialize import MaterializeDouble, Relation
-from support.post import Post, post
 from support.prometheus import PROMETHEUS, Prometheus, prometheus
 from support.stack_files import KEY_FILE, alertmanager_file, prometheus_config, tocsin_config
 from support.stack_views import VIEWS
-from support.tocsin import Tocsin, running, series
+from support.tocsin import TocsinProcess, running, series
 from support.waiting import until, until_some
 
 pytestmark = [
@@ -55,7 +55,7 @@ class Flow:
 
     folder: Path
     spikes: Relation
-    post: Post
+    inbox: InboxServer
     alertmanager: Alertmanager
     prometheus: Prometheus
     config: dict[str, Any]
@@ -63,7 +63,7 @@ class Flow:
     _began: float = field(default_factory=time.monotonic)
 
     @asynccontextmanager
-    async def tocsin(self) -> AsyncIterator[Tocsin]:
+    async def tocsin(self) -> AsyncIterator[TocsinProcess]:
         """Start Tocsin and wait until it is ready."""
         async with running(self.folder, self.config) as process:
             await process.until_ready()
@@ -103,20 +103,18 @@ async def flow(tmp_path: Path) -> AsyncIterator[Flow]:
         enter = stack.enter_async_context
         double = await enter(MaterializeDouble(clusters=("quickstart", "alerting")))
         spikes, *_ = [double.create(view, columns, retain=60_000) for view, columns in VIEWS.items()]
-        letters = await enter(post(KEY_FILE.read_text(encoding="utf-8").strip()))
-        config = tocsin_config(tmp_path, letters.url, {"host": "127.0.0.1", "port": double.port})
-        server = await enter(alertmanager(tmp_path, alertmanager_file(tmp_path, letters.url)))
+        inbox = await enter(inbox_server(KEY_FILE.read_text(encoding="utf-8").strip()))
+        config = tocsin_config(tmp_path, inbox.url, {"host": "127.0.0.1", "port": double.port})
+        server = await enter(alertmanager(tmp_path, alertmanager_file(tmp_path, inbox.url)))
         watching = await enter(prometheus(tmp_path, prometheus_config(config["web"]["listen"], server.port)))
-        yield Flow(
-            folder=tmp_path, spikes=spikes, post=letters, alertmanager=server, prometheus=watching, config=config
-        )
+        yield Flow(folder=tmp_path, spikes=spikes, inbox=inbox, alertmanager=server, prometheus=watching, config=config)
 
 
 async def test_rows_reach_people_and_alertmanager_through_an_outage_and_a_crash(flow: Flow) -> None:
     async with flow.tocsin() as tocsin:
         flow.note("ready")
         await two_organizations_fire_at_once(flow, tocsin)
-        await flow.post.close()
+        await flow.inbox.close()
         flow.note("the inbox is down")
         await one_recovers_and_another_fires(flow, tocsin)
         await tocsin.kill()
@@ -128,7 +126,7 @@ async def test_rows_reach_people_and_alertmanager_through_an_outage_and_a_crash(
         flow.note("Tocsin is back")
         await until_some(lambda: shown(tocsin, B=25, C=10, D=10), "the gauge")
         await until_some(flow.failed_at_alertmanager, "Alertmanager fails too", within=SCRAPED)
-        await flow.post.open()
+        await flow.inbox.open()
         flow.note("the inbox is back")
         await everybody_is_told_what_they_missed(flow)
         await nothing_is_left_to_tell(tocsin)
@@ -137,20 +135,20 @@ async def test_rows_reach_people_and_alertmanager_through_an_outage_and_a_crash(
     print(*flow.timeline, sep="\n")  # shown where it fails, or with -s: how long each step took
 
 
-async def two_organizations_fire_at_once(flow: Flow, tocsin: Tocsin) -> None:
+async def two_organizations_fire_at_once(flow: Flow, tocsin: TocsinProcess) -> None:
     """One batch of the view, two people, and two messages of Alertmanager's."""
-    post = flow.post
+    inbox = flow.inbox
     flow.spikes.insert(spike("A"), spike("B"))
     flow.note("A and B fire")
     await until_some(lambda: shown(tocsin, A=10, B=10), "the gauge", PROMPT)
     flow.note("the gauge shows them")
     expected = {("ann", "deployment-spike", "A"): 1, ("bob", "deployment-spike", "B"): 1}
-    await flow.see("their owners are told", lambda: post.people() == expected, PROMPT)
+    await flow.see("their owners are told", lambda: inbox.people() == expected, PROMPT)
     both = {("firing", "A"), ("firing", "B")}
-    await flow.see("Alertmanager has told of both", lambda: both <= post.alerts().keys(), SCRAPED)
+    await flow.see("Alertmanager has told of both", lambda: both <= inbox.alerts().keys(), SCRAPED)
 
 
-async def one_recovers_and_another_fires(flow: Flow, tocsin: Tocsin) -> None:
+async def one_recovers_and_another_fires(flow: Flow, tocsin: TocsinProcess) -> None:
     """While the inbox is down: what is to be told waits in the outbox."""
     flow.spikes.change([(-1, spike("A")), (1, spike("C"))])
     flow.note("A recovers, C fires")
@@ -168,7 +166,7 @@ def much_happens_meanwhile(flow: Flow) -> None:
 
 
 async def everybody_is_told_what_they_missed(flow: Flow) -> None:
-    post = flow.post
+    inbox = flow.inbox
     missed = {
         ("ann", "deployment-calm", "A"),
         ("cat", "deployment-spike", "C"),
@@ -176,13 +174,13 @@ async def everybody_is_told_what_they_missed(flow: Flow) -> None:
     }
     begun, over = {("firing", "C"), ("firing", "D")}, ("resolved", "A")
     await asyncio.gather(
-        flow.see("the owners are told what they missed", lambda: missed <= post.people().keys(), SCRAPED),
-        flow.see("Alertmanager has told of C and D", lambda: begun <= post.alerts().keys(), SCRAPED),
-        flow.see("Alertmanager has told that A is over", lambda: over in post.alerts(), ENDED),
+        flow.see("the owners are told what they missed", lambda: missed <= inbox.people().keys(), SCRAPED),
+        flow.see("Alertmanager has told of C and D", lambda: begun <= inbox.alerts().keys(), SCRAPED),
+        flow.see("Alertmanager has told that A is over", lambda: over in inbox.alerts(), ENDED),
     )
 
 
-async def nothing_is_left_to_tell(tocsin: Tocsin) -> None:
+async def nothing_is_left_to_tell(tocsin: TocsinProcess) -> None:
     for channel in ("people", "audit"):
         await tocsin.until_metric("tocsin_channel_pending", 0.0, channel=channel)
     for alert in ("deployment_spike", "auction_rule", "rejected_event"):
@@ -193,16 +191,16 @@ async def nothing_is_left_to_tell(tocsin: Tocsin) -> None:
 def told_once(flow: Flow) -> None:
     """Each event was told under one id, by every way that tells of it. A's second episode was too short to be seen by
     Prometheus; Tocsin tells of it."""
-    post = flow.post
-    assert post.people() == {
+    inbox = flow.inbox
+    assert inbox.people() == {
         ("ann", "deployment-spike", "A"): 2,
         ("ann", "deployment-calm", "A"): 2,
         ("bob", "deployment-spike", "B"): 1,
         ("cat", "deployment-spike", "C"): 1,
         ("dan", "deployment-spike", "D"): 1,
     }
-    assert post.inbox.engine.counters.doubles == 0
-    assert post.audit() == {
+    assert inbox.core.engine.counters.doubles == 0
+    assert inbox.audit() == {
         ("fired", "A"): 2,
         ("resolved", "A"): 2,
         ("fired", "B"): 1,
@@ -211,21 +209,21 @@ def told_once(flow: Flow) -> None:
         ("fired", "D"): 1,
     }
     # B fired all the time: neither the crash nor its new count ended it, or made it another alert.
-    assert post.alerts() == {
+    assert inbox.alerts() == {
         ("firing", "A"): 1,
         ("resolved", "A"): 1,
         ("firing", "B"): 1,
         ("firing", "C"): 1,
         ("firing", "D"): 1,
     }
-    for group in post.groups():
+    for group in inbox.groups():
         assert {alert["labels"]["organization"] for alert in group["alerts"]} == {
             group["groupLabels"].get("organization")
         }
         assert not group["truncatedAlerts"]
 
 
-async def shown(tocsin: Tocsin, **counts: int) -> bool:
+async def shown(tocsin: TocsinProcess, **counts: int) -> bool:
     """Whether the gauge shows these organizations with these counts, and no other."""
     found = {
         dict(labels)["organization"]: value for labels, value in (await tocsin.gauge("organization_alert")).items()

@@ -9,7 +9,7 @@ import pytest
 from support.inbox_process import inbox_process
 from support.materialize import MaterializeDouble
 from support.receiver import Answer, Received, Receiver
-from support.tocsin import Tocsin, command, running
+from support.tocsin import TocsinProcess, command, running
 from support.waiting import until_some
 
 pytestmark = pytest.mark.e2e
@@ -29,7 +29,7 @@ def told(requests: list[Received], path: str) -> list[int]:
     return found
 
 
-async def all_delivered(tocsin: Tocsin, *channels: str) -> None:
+async def all_delivered(tocsin: TocsinProcess, *channels: str) -> None:
     async def look() -> bool:
         for channel in channels:
             delivered = await tocsin.metric("tocsin_channel_delivered_total", channel=channel)

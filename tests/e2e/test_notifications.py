@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.live import Server
-from support.notifications import ART, BIKE, LONG, PIZZA, Scene, staged, until_settled
+from support.notifications import ART, BIKE, LONG, PIZZA, Scenario, new_scenario, until_settled
 from support.receiver import Answer, Receiver, of_json
 from support.tocsin import quick_channel
 from support.waiting import until, until_some
@@ -20,11 +20,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 # To whom.
 
 
-async def test_the_novu_that_the_settings_name_gets_the_alert_with_its_key(scene: Scene) -> None:
-    async with scene.run_by_variables():
-        await scene.view.insert(PIZZA)
-        await scene.until_messages(1)
-    assert [each.status for each in scene.post.triggers()] == [201]  # it lets no other key in
+async def test_the_novu_that_the_settings_name_gets_the_alert_with_its_key(scenario: Scenario) -> None:
+    async with scenario.run_by_variables():
+        await scenario.view.insert(PIZZA)
+        await scenario.until_messages(1)
+    assert [each.status for each in scenario.inbox.triggers()] == [201]  # it lets no other key in
 
 
 @pytest.mark.parametrize(("kind", "people"), [("text", " b, c,b "), ("text[]", "{b,c}")])
@@ -32,36 +32,38 @@ async def test_people_named_in_settings_and_in_the_row_are_told_once_each(
     server: Server, tmp_path: Path, kind: str, people: str
 ) -> None:
     columns = (("id", "int4"), ("item", "text"), ("people", kind))
-    async with staged(tmp_path, server, columns=columns) as scene:
+    async with new_scenario(tmp_path, server, columns=columns) as scenario:
         named = {"NOVU_RECIPIENTS": " a, b ", "RECIPIENTS_IN_PAYLOAD": "people", "MTZ_ALERT_PAYLOAD": "item, people"}
-        async with scene.run_by_variables(**named):
-            await scene.view.insert(("1", "pizza", people))
-            await scene.until_messages(3)
-        assert sorted(each.subscriber_id for each in scene.post.messages()) == ["a", "b", "c"]
+        async with scenario.run_by_variables(**named):
+            await scenario.view.insert(("1", "pizza", people))
+            await scenario.until_messages(3)
+        assert sorted(each.subscriber_id for each in scenario.inbox.messages()) == ["a", "b", "c"]
 
 
-async def test_an_alert_for_nobody_is_a_dead_letter_with_its_reason_and_the_next_one_is_sent(scene: Scene) -> None:
-    scene.novu["recipients"] = [{"column": "people"}]
-    scene.alert["notify"] = ["novu"]
-    async with scene.run() as tocsin:
-        await scene.view.insert(PIZZA)
+async def test_alert_without_recipient_becomes_dead_letter(
+    scenario: Scenario,
+) -> None:
+    scenario.novu["recipients"] = [{"column": "people"}]
+    scenario.alert["notify"] = ["novu"]
+    async with scenario.run() as tocsin:
+        await scenario.view.insert(PIZZA)
         await until_some(lambda: tocsin.metric("tocsin_channel_dead_letters", channel="novu"), within=LONG)
         [letter] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert letter["reason"] == "no_recipients"
         assert letter["detail"]
-        await scene.view.insert(("2", "art", "7", "cyd"))
-        await scene.until_messages(1)
-    assert [each.subscriber_id for each in scene.post.messages()] == ["cyd"]
+        await scenario.view.insert(("2", "art", "7", "cyd"))
+        await scenario.until_messages(1)
+    assert [each.subscriber_id for each in scenario.inbox.messages()] == ["cyd"]
 
 
 # What.
 
 
-async def test_the_payload_has_exactly_the_columns_that_were_asked_for(scene: Scene) -> None:
-    async with scene.run_by_variables(MTZ_ALERT_PAYLOAD=" item , amount "):
-        await scene.view.insert(PIZZA)
-        await scene.until_messages(1)
-    assert [each.payload for each in scene.post.messages()] == [{"item": "pizza", "amount": "90.5"}]
+async def test_the_payload_has_exactly_the_columns_that_were_asked_for(scenario: Scenario) -> None:
+    async with scenario.run_by_variables(MTZ_ALERT_PAYLOAD=" item , amount "):
+        await scenario.view.insert(PIZZA)
+        await scenario.until_messages(1)
+    assert [each.payload for each in scenario.inbox.messages()] == [{"item": "pizza", "amount": "90.5"}]
 
 
 async def test_columns_of_every_kind_are_the_same_json_each_time(server: Server, tmp_path: Path) -> None:
@@ -77,13 +79,13 @@ async def test_columns_of_every_kind_are_the_same_json_each_time(server: Server,
     code = "0f8fad5b-d9cb-469f-a165-70867728950e"
     row = ("90.5", "2026-01-02 03:04:05.678901+00", code, '{"a":[1,null]}', '{b,"c d"}', None)
     names = ",".join(name for name, _ in columns[1:])
-    async with staged(tmp_path, server, columns=columns) as scene:
-        async with scene.run_by_variables(MTZ_ALERT_PAYLOAD=f"id,{names}"):
-            await scene.view.insert(("1", *row))
-            await scene.until_messages(1)
-            await scene.view.insert(("2", *row))
-            await scene.until_messages(2)
-        first, second = ({**each.payload, "id": 0} for each in scene.post.messages())
+    async with new_scenario(tmp_path, server, columns=columns) as scenario:
+        async with scenario.run_by_variables(MTZ_ALERT_PAYLOAD=f"id,{names}"):
+            await scenario.view.insert(("1", *row))
+            await scenario.until_messages(1)
+            await scenario.view.insert(("2", *row))
+            await scenario.until_messages(2)
+        first, second = ({**each.payload, "id": 0} for each in scenario.inbox.messages())
     expected: dict[str, Any] = {
         "id": 0,
         "price": "90.5",
@@ -102,99 +104,99 @@ async def test_columns_of_every_kind_are_the_same_json_each_time(server: Server,
 
 @pytest.mark.parametrize("retractions", [True, False])
 async def test_a_row_that_goes_is_taken_back_once_where_that_is_wanted_and_else_nothing_is_sent(
-    scene: Scene, retractions: bool
+    scenario: Scenario, retractions: bool
 ) -> None:
     waiting = (Step(type="delay", seconds=60), Step(type="in_app"))
-    scene.post.inbox.engine.add_workflow("sold", now=0, steps=waiting)
-    sent = scene.post.inbox.engine.worker.notifications
+    scenario.inbox.core.engine.add_workflow("sold", now=0, steps=waiting)
+    sent = scenario.inbox.core.engine.worker.notifications
 
     def state() -> list[str]:
         return [each.state for each in sent.values()]
 
-    async with scene.run_by_variables(SEND_RETRACTIONS=str(retractions)) as tocsin:
-        await scene.view.insert(PIZZA)
+    async with scenario.run_by_variables(SEND_RETRACTIONS=str(retractions)) as tocsin:
+        await scenario.view.insert(PIZZA)
         await until(lambda: state() == ["waiting"], "the delay of the workflow", LONG)
-        await scene.view.delete(PIZZA)
+        await scenario.view.delete(PIZZA)
         await until_settled(tocsin, "novu", transitions=2)
         if retractions:
             await until(lambda: state() == ["cancelled"], "taken back", LONG)
         assert await tocsin.stop() == 0
     assert state() == (["cancelled"] if retractions else ["waiting"])
-    assert len(scene.post.triggers()) == 1
+    assert len(scenario.inbox.triggers()) == 1
     [transaction] = [each.transaction_id for each in sent.values()]
-    cancelled = [each.path.rpartition("/")[2] for each in scene.post.cancels()]
+    cancelled = [each.path.rpartition("/")[2] for each in scenario.inbox.cancels()]
     assert cancelled == ([transaction] if retractions else [])
 
 
 # Copies and changes.
 
 
-async def test_three_equal_rows_are_one_firing_until_the_last_of_them_goes(scene: Scene) -> None:
+async def test_three_equal_rows_are_one_firing_until_the_last_of_them_goes(scenario: Scenario) -> None:
     """The alert sees one column, in which the three are equal: +3, -2, -1. The bike comes after the -2, so when it is
     told of, the -2 has been seen."""
-    del scene.alert["relation"]
-    scene.alert.update(query=f"SELECT item FROM {scene.view.name}", key=["item"], labels=["item"])
+    del scenario.alert["relation"]
+    scenario.alert.update(query=f"SELECT item FROM {scenario.view.name}", key=["item"], labels=["item"])
     same = [(str(number), "pizza", "1", None) for number in (11, 12, 13)]
-    async with scene.run() as tocsin:
-        await scene.view.insert(*same)
-        await scene.until_told(("fired", "pizza"))
-        await scene.view.delete(*same[:2])
-        await scene.view.insert(BIKE)
-        await scene.until_told(("fired", "pizza"), ("fired", "bike"))
+    async with scenario.run() as tocsin:
+        await scenario.view.insert(*same)
+        await scenario.until_notified(("fired", "pizza"))
+        await scenario.view.delete(*same[:2])
+        await scenario.view.insert(BIKE)
+        await scenario.until_notified(("fired", "pizza"), ("fired", "bike"))
         assert await tocsin.metric("sold", item="pizza") == 1
-        await scene.view.delete(same[2])
-        await scene.until_told(("fired", "pizza"), ("fired", "bike"), ("resolved", "pizza"))
+        await scenario.view.delete(same[2])
+        await scenario.until_notified(("fired", "pizza"), ("fired", "bike"), ("resolved", "pizza"))
 
 
-async def test_a_row_that_changes_under_its_key_is_one_update_and_no_end(scene: Scene) -> None:
-    async with scene.run():
-        await scene.view.insert(PIZZA)
-        await scene.until_told(("fired", "pizza"))
-        await scene.view.update(PIZZA, ("1", "pizza", "95", None))
-        await scene.view.insert(BIKE)
-        await scene.until_told(("fired", "pizza"), ("updated", "pizza"), ("fired", "bike"))
+async def test_a_row_that_changes_under_its_key_is_one_update_and_no_end(scenario: Scenario) -> None:
+    async with scenario.run():
+        await scenario.view.insert(PIZZA)
+        await scenario.until_notified(("fired", "pizza"))
+        await scenario.view.update(PIZZA, ("1", "pizza", "95", None))
+        await scenario.view.insert(BIKE)
+        await scenario.until_notified(("fired", "pizza"), ("updated", "pizza"), ("fired", "bike"))
 
 
 # Under which id.
 
 
-async def test_a_row_that_fires_again_has_another_id(scene: Scene) -> None:
-    async with scene.run():
-        await scene.view.insert(PIZZA)
-        await scene.until_told(("fired", "pizza"))
-        await scene.view.delete(PIZZA)
-        await scene.until_told(("fired", "pizza"), ("resolved", "pizza"))
-        await scene.view.insert(PIZZA)
-        await scene.until_told(*[("fired", "pizza"), ("resolved", "pizza")], ("fired", "pizza"))
-    bodies = list(scene.post.delivered("hook"))
+async def test_a_row_that_fires_again_has_another_id(scenario: Scenario) -> None:
+    async with scenario.run():
+        await scenario.view.insert(PIZZA)
+        await scenario.until_notified(("fired", "pizza"))
+        await scenario.view.delete(PIZZA)
+        await scenario.until_notified(("fired", "pizza"), ("resolved", "pizza"))
+        await scenario.view.insert(PIZZA)
+        await scenario.until_notified(*[("fired", "pizza"), ("resolved", "pizza")], ("fired", "pizza"))
+    bodies = list(scenario.inbox.delivered("hook"))
     assert len({body["fingerprint"] for body in bodies}) == 1
 
 
-async def test_what_is_delivered_after_a_crash_has_the_id_from_before(scene: Scene) -> None:
-    async with scene.run() as tocsin:
-        await scene.post.close()
-        await scene.view.insert(PIZZA)
+async def test_what_is_delivered_after_a_crash_has_the_id_from_before(scenario: Scenario) -> None:
+    async with scenario.run() as tocsin:
+        await scenario.inbox.close()
+        await scenario.view.insert(PIZZA)
         await until_some(lambda: tocsin.metric("tocsin_channel_pending", channel="hook"), "pending", LONG)
         [before] = (await tocsin.json("/api/v1/notifications?status=pending"))["notifications"]
         await tocsin.kill()
-    await scene.post.open()
-    async with scene.run():
-        await scene.until_told(("fired", "pizza"))
-    assert [body["id"] for body in scene.post.delivered("hook")] == [before["id"]]
+    await scenario.inbox.open()
+    async with scenario.run():
+        await scenario.until_notified(("fired", "pizza"))
+    assert [body["id"] for body in scenario.inbox.delivered("hook")] == [before["id"]]
 
 
-async def test_three_rows_of_one_moment_arrive_though_it_is_killed_after_the_first(scene: Scene) -> None:
+async def test_three_rows_of_one_moment_arrive_though_it_is_killed_after_the_first(scenario: Scenario) -> None:
     """One at a time: the first is taken, the second hangs when the process is killed, the third was never tried."""
     async with Receiver(lambda _: Answer(hang=True)) as receiver:
         receiver.script(Answer())
-        scene.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1, timeout="60s")
-        async with scene.run() as tocsin:
-            await scene.view.insert(PIZZA, ART, BIKE)
+        scenario.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1, timeout="60s")
+        async with scenario.run() as tocsin:
+            await scenario.view.insert(PIZZA, ART, BIKE)
             async with asyncio.timeout(LONG):
                 await receiver.arrived(2)
             await tocsin.kill()
         receiver.otherwise = lambda _: Answer()
-        async with scene.run():
+        async with scenario.run():
             await until(lambda: len({each.json["id"] for each in receiver.requests}) == 3, "three ids", LONG)
     assert len({each.json["at"] for each in receiver.requests}) == 1
     assert sorted({each.json["row"]["item"] for each in receiver.requests}) == ["art", "bike", "pizza"]
@@ -203,19 +205,19 @@ async def test_three_rows_of_one_moment_arrive_though_it_is_killed_after_the_fir
 # What the receiver answers.
 
 
-async def test_what_a_receiver_puts_off_is_sent_again_and_what_it_refuses_is_parked(scene: Scene) -> None:
+async def test_what_a_receiver_puts_off_is_sent_again_and_what_it_refuses_is_parked(scenario: Scenario) -> None:
     """Of three rows one after the other: refused for good, put off twice, taken."""
     async with Receiver() as receiver:
-        scene.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1)
-        async with scene.run() as tocsin:
+        scenario.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1)
+        async with scenario.run() as tocsin:
             receiver.script(of_json(400, {"message": "no such thing"}))
-            await scene.view.insert(PIZZA)
+            await scenario.view.insert(PIZZA)
             await until_some(lambda: tocsin.metric("tocsin_channel_dead_letters", channel="hook"), "parked", LONG)
             receiver.script(Answer(status=429, headers={"retry-after": "1"}), Answer(status=503))
-            await scene.view.insert(ART)
+            await scenario.view.insert(ART)
             async with asyncio.timeout(LONG):
                 await receiver.arrived(4)
-            await scene.view.insert(BIKE)
+            await scenario.view.insert(BIKE)
             async with asyncio.timeout(LONG):
                 await receiver.arrived(5)
             await until_settled(tocsin, "hook", transitions=3)

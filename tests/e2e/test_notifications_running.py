@@ -11,8 +11,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from support.live import Server
-from support.notifications import ART, BIKE, KEY, LONG, PIZZA, Scene, staged
-from support.relay import Relay
+from support.notifications import ART, BIKE, KEY, LONG, PIZZA, Scenario, new_scenario
+from support.tcp_proxy import TcpProxy
 from support.tocsin import command, running_with, start, write
 from support.waiting import until
 
@@ -25,8 +25,8 @@ KEPT_S = 15
 # The start.
 
 
-async def test_with_every_setting_it_subscribes_and_is_ready(scene: Scene) -> None:
-    async with scene.run_by_variables() as tocsin:
+async def test_with_every_setting_it_subscribes_and_is_ready(scenario: Scenario) -> None:
+    async with scenario.run_by_variables() as tocsin:
         assert (await tocsin.get("/healthz"))[0] == 200
         [alert] = (await tocsin.json("/api/v1/alerts"))["alerts"]
         assert alert["state"] == "up"
@@ -43,27 +43,27 @@ async def test_every_setting_that_is_missing_or_bad_is_named_at_once(tmp_path: P
 
 
 @pytest.mark.parametrize("initial", ["notify", "silent"])
-async def test_what_is_there_at_the_first_start_is_told_or_not_as_asked(scene: Scene, initial: str) -> None:
-    scene.alert["initial"] = initial
-    await scene.view.insert(PIZZA)
-    async with scene.run() as tocsin:
+async def test_what_is_there_at_the_first_start_is_told_or_not_as_asked(scenario: Scenario, initial: str) -> None:
+    scenario.alert["initial"] = initial
+    await scenario.view.insert(PIZZA)
+    async with scenario.run() as tocsin:
         assert await tocsin.metric("sold", id="1", item="pizza") == 1
-        await scene.view.insert(BIKE)
-        await scene.until_told(*([("fired", "pizza")] if initial == "notify" else []), ("fired", "bike"))
+        await scenario.view.insert(BIKE)
+        await scenario.until_notified(*([("fired", "pizza")] if initial == "notify" else []), ("fired", "bike"))
 
 
-async def test_a_dry_run_prints_sends_nothing_and_leaves_all_to_the_real_one(scene: Scene) -> None:
-    scene.alert["notify"] = ["hook", "novu"]
-    await scene.view.insert(PIZZA)
-    file = write(scene.folder / "tocsin.yaml", scene.config)
-    async with running_with(scene.folder, "--dry-run", "--config", str(file)) as tocsin:
+async def test_a_dry_run_prints_sends_nothing_and_leaves_all_to_the_real_one(scenario: Scenario) -> None:
+    scenario.alert["notify"] = ["hook", "novu"]
+    await scenario.view.insert(PIZZA)
+    file = write(scenario.folder / "tocsin.yaml", scenario.config)
+    async with running_with(scenario.folder, "--dry-run", "--config", str(file)) as tocsin:
         await until(lambda: sum("pizza" in line for line in tocsin.output) == 2, "printed for both channels", LONG)
         assert await tocsin.stop() == 0
-    assert not scene.post.inbox.requests
-    assert not scene.folder.joinpath("ledger.db").exists()
-    async with scene.run():
-        await scene.until_told(("fired", "pizza"))
-        await scene.until_messages(1)
+    assert not scenario.inbox.core.requests
+    assert not scenario.folder.joinpath("ledger.db").exists()
+    async with scenario.run():
+        await scenario.until_notified(("fired", "pizza"))
+        await scenario.until_messages(1)
 
 
 # What it goes on with.
@@ -73,34 +73,34 @@ async def test_after_a_quiet_time_longer_than_the_history_a_restart_misses_nothi
     server: Server, tmp_path: Path
 ) -> None:
     """Catches a resume point that moves only when something is told."""
-    async with staged(tmp_path, server, retain=KEPT_S) as scene:
-        await scene.view.insert(PIZZA)
-        async with scene.run() as tocsin:
-            await scene.until_told(("fired", "pizza"))
+    async with new_scenario(tmp_path, server, retain=KEPT_S) as scenario:
+        await scenario.view.insert(PIZZA)
+        async with scenario.run() as tocsin:
+            await scenario.until_notified(("fired", "pizza"))
             [firing] = (await tocsin.json("/api/v1/firing"))["firing"]
-            await scene.view.forget(milliseconds(firing["started_at"]))
+            await scenario.view.forget(milliseconds(firing["started_at"]))
             await tocsin.kill()
-        await scene.view.insert(ART)
-        await scene.view.delete(ART)
-        async with scene.run() as tocsin:
-            await scene.until_told(("fired", "pizza"), ("fired", "art"), ("resolved", "art"))
+        await scenario.view.insert(ART)
+        await scenario.view.delete(ART)
+        async with scenario.run() as tocsin:
+            await scenario.until_notified(("fired", "pizza"), ("fired", "art"), ("resolved", "art"))
             assert await tocsin.metric("tocsin_alert_gaps_total", alert="sold") == 0
 
 
 async def test_history_that_is_gone_is_a_gap_that_is_counted_warned_of_and_compared(
     server: Server, tmp_path: Path
 ) -> None:
-    async with staged(tmp_path, server, PIZZA, retain=False) as scene:
-        async with scene.run() as tocsin:
-            await scene.until_told(("fired", "pizza"))
+    async with new_scenario(tmp_path, server, PIZZA, retain=False) as scenario:
+        async with scenario.run() as tocsin:
+            await scenario.until_notified(("fired", "pizza"))
             frontier = await tocsin.metric("tocsin_alert_frontier_timestamp_seconds", alert="sold")
             assert frontier is not None
             await tocsin.kill()
-        await scene.view.delete(PIZZA)
-        await scene.view.insert(BIKE)
-        await scene.view.forget(int(frontier * 1000) + 2_000)
-        async with scene.run() as tocsin:
-            await scene.until_told(("fired", "pizza"), ("resolved", "pizza"), ("fired", "bike"))
+        await scenario.view.delete(PIZZA)
+        await scenario.view.insert(BIKE)
+        await scenario.view.forget(int(frontier * 1000) + 2_000)
+        async with scenario.run() as tocsin:
+            await scenario.until_notified(("fired", "pizza"), ("resolved", "pizza"), ("fired", "bike"))
             assert await tocsin.metric("tocsin_alert_gaps_total", alert="sold") == 1
             assert tocsin.logged("level=warning", "history does not reach back", "alert=sold")
 
@@ -113,27 +113,27 @@ def milliseconds(text: str) -> int:
 # Silence.
 
 
-async def test_a_server_that_falls_silent_is_noticed_and_the_process_ends_with_124(scene: Scene) -> None:
+async def test_a_server_that_falls_silent_is_noticed_and_the_process_ends_with_124(scenario: Scenario) -> None:
     """The connection stays, and nothing comes any more: no error tells of it."""
-    parts = conninfo_to_dict(scene.server.dsn)
-    async with Relay(str(parts["host"]), int(parts.get("port") or 6875)) as relay:
-        dsn = make_conninfo(scene.server.dsn, host="127.0.0.1", port=relay.port)
-        source = scene.config["sources"]["mz"]
+    parts = conninfo_to_dict(scenario.server.dsn)
+    async with TcpProxy(str(parts["host"]), int(parts.get("port") or 6875)) as proxy:
+        dsn = make_conninfo(scenario.server.dsn, host="127.0.0.1", port=proxy.port)
+        source = scenario.config["sources"]["mz"]
         source.update(dsn=dsn, progress_timeout="4s", snapshot_timeout="60s")
-        async with scene.run() as tocsin:
-            relay.hold()
+        async with scenario.run() as tocsin:
+            proxy.hold()
             await tocsin.until_not_ready("alert sold", "no progress row for 4 s")
-        relay.release()
+        proxy.release()
         source["on_stall"] = "exit"
-        async with scene.run() as tocsin:
-            relay.hold()
+        async with scenario.run() as tocsin:
+            proxy.hold()
             async with asyncio.timeout(LONG):
                 assert await tocsin.exited() == 124
-        relay.release()
+        proxy.release()
         source.update(progress_timeout="10s", on_stall="reconnect")
-        async with scene.run():
-            await scene.view.insert(PIZZA)
-            await scene.until_told(("fired", "pizza"))
+        async with scenario.run():
+            await scenario.view.insert(PIZZA)
+            await scenario.until_notified(("fired", "pizza"))
 
 
 # Names, addresses and words.
@@ -144,12 +144,12 @@ async def test_names_with_capitals_quotes_and_semicolons_are_names_and_nothing_e
 ) -> None:
     columns = (("Item; Name", "text"), ('an"ount', "text"))
     view = await server.view('"Odd ""View""; DROP"', columns)
-    async with staged(tmp_path, server) as scene:
+    async with new_scenario(tmp_path, server) as scenario:
         payload = {"MTZ_ALERT_VIEW": view.name, "MTZ_ALERT_PAYLOAD": '"Item; Name","an""ount"'}
-        async with scene.run_by_variables(**payload):
+        async with scenario.run_by_variables(**payload):
             await view.insert(("pizza", "1"))
-            await scene.until_messages(1)
-        assert [each.payload for each in scene.post.messages()] == [{"Item; Name": "pizza", 'an"ount': "1"}]
+            await scenario.until_messages(1)
+        assert [each.payload for each in scenario.inbox.messages()] == [{"Item; Name": "pizza", 'an"ount': "1"}]
 
 
 @pytest.mark.parametrize("name", ["sold; DROP TABLE x", "sold where true", 'so"ld', "a.b.c.d"])
@@ -161,32 +161,32 @@ async def test_what_is_no_name_is_refused_before_anything_runs(tmp_path: Path, n
     assert "MTZ_ALERT_VIEW" in errors
 
 
-async def test_a_server_without_tls_on_a_port_of_its_own_is_reached_by_settings(scene: Scene) -> None:
-    parts = conninfo_to_dict(scene.server.dsn)
+async def test_a_server_without_tls_on_a_port_of_its_own_is_reached_by_settings(scenario: Scenario) -> None:
+    parts = conninfo_to_dict(scenario.server.dsn)
     if parts.get("sslmode") not in {None, "disable", "prefer"}:
         pytest.skip("the server wants TLS")
-    async with Relay(str(parts["host"]), int(parts.get("port") or 6875)) as relay:
-        elsewhere = {"MTZ_HOST": "127.0.0.1", "MTZ_PORT": str(relay.port), "MTZ_SSLMODE": "disable"}
-        async with scene.run_by_variables(**elsewhere):
-            await scene.view.insert(PIZZA)
-            await scene.until_messages(1)
+    async with TcpProxy(str(parts["host"]), int(parts.get("port") or 6875)) as proxy:
+        elsewhere = {"MTZ_HOST": "127.0.0.1", "MTZ_PORT": str(proxy.port), "MTZ_SSLMODE": "disable"}
+        async with scenario.run_by_variables(**elsewhere):
+            await scenario.view.insert(PIZZA)
+            await scenario.until_messages(1)
 
 
-async def test_the_log_goes_where_it_is_asked_to_at_the_level_asked_for_and_without_rows(scene: Scene) -> None:
-    async with scene.run_by_variables(LOG_LEVEL="INFO", LOG_OUTPUT="stdout") as tocsin:
-        await scene.view.insert(("1", "a-row-of-somebody", "4711.25", None))
-        await scene.until_messages(1)
+async def test_the_log_goes_where_it_is_asked_to_at_the_level_asked_for_and_without_rows(scenario: Scenario) -> None:
+    async with scenario.run_by_variables(LOG_LEVEL="INFO", LOG_OUTPUT="stdout") as tocsin:
+        await scenario.view.insert(("1", "a-row-of-somebody", "4711.25", None))
+        await scenario.until_messages(1)
         assert await tocsin.stop() == 0
     text = "\n".join(tocsin.output)
     assert tocsin.log == []
     assert "level=info event=running" in text
     for never in ("a-row-of-somebody", "4711.25", KEY, "not-asked-for"):
         assert never not in text, never
-    file = scene.folder / "quiet.log"
-    quiet = scene.variables(LOG_LEVEL="ERROR", LOG_OUTPUT=str(file), MTZ_PERSIST_TABLE="another")
-    process = await start(scene.folder, "run", **quiet)
+    file = scenario.folder / "quiet.log"
+    quiet = scenario.variables(LOG_LEVEL="ERROR", LOG_OUTPUT=str(file), MTZ_PERSIST_TABLE="another")
+    process = await start(scenario.folder, "run", **quiet)
     try:
-        await until(scene.folder.joinpath("another.db").exists, "a ledger", LONG)
+        await until(scenario.folder.joinpath("another.db").exists, "a ledger", LONG)
         process.terminate()
         async with asyncio.timeout(LONG):
             output, errors = await process.communicate()

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from support.tocsin import Stage, command, quick_channel, running, staged, start, write
+from support.tocsin import Harness, command, new_harness, quick_channel, running, start, write
 from support.waiting import SOON, until, until_some
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(tmp_path) as made:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
         made.orders.insert(("1", "Ann", "10"))
         yield made
 
@@ -65,24 +65,24 @@ def stored(path: Path, query: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_ends_in_order_on_a_signal(stage: Stage, number: signal.Signals) -> None:
-    async with stage.run() as tocsin:
-        await stage.until_told(("fired", "1"))
+async def test_it_ends_in_order_on_a_signal(harness: Harness, number: signal.Signals) -> None:
+    async with harness.run() as tocsin:
+        await harness.until_notified(("fired", "1"))
         await tocsin.until_ready()
         tocsin.signal(number)
         assert await tocsin.exited() == 0
         assert tocsin.logged("event=stopping")
         assert not tocsin.logged("Traceback")
         assert not tocsin.logged("level=error")
-    assert not stage.double.connections
-    assert not Path(f"{stage.ledger}-wal").exists(), "the ledger was closed, not left behind"
+    assert not harness.double.connections
+    assert not Path(f"{harness.ledger}-wal").exists(), "the ledger was closed, not left behind"
 
 
-async def test_the_frontier_is_written_at_the_end(stage: Stage) -> None:
+async def test_the_frontier_is_written_at_the_end(harness: Harness) -> None:
     """Otherwise the next start would ask for history from seconds earlier than it needs."""
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        [(first,)] = stored(stage.ledger, "SELECT frontier FROM alerts")
+        [(first,)] = stored(harness.ledger, "SELECT frontier FROM alerts")
 
         async def moved_on() -> float:
             frontier = await tocsin.metric("tocsin_alert_frontier_timestamp_seconds", alert="orders") or 0.0
@@ -90,48 +90,48 @@ async def test_the_frontier_is_written_at_the_end(stage: Stage) -> None:
 
         frontier = await until_some(moved_on)
         assert await tocsin.stop() == 0
-    [(last,)] = stored(stage.ledger, "SELECT frontier FROM alerts")
+    [(last,)] = stored(harness.ledger, "SELECT frontier FROM alerts")
     assert last >= round(frontier * 1000)
 
 
-async def test_what_is_on_its_way_is_finished_and_not_sent_again(stage: Stage, hesitant: Hesitant) -> None:
-    stage.config["channels"]["hook"] = quick_channel(hesitant.url, timeout="15s")
-    async with stage.run() as tocsin:
+async def test_what_is_on_its_way_is_finished_and_not_sent_again(harness: Harness, hesitant: Hesitant) -> None:
+    harness.config["channels"]["hook"] = quick_channel(hesitant.url, timeout="15s")
+    async with harness.run() as tocsin:
         await until(lambda: hesitant.arrived, "the request arrived")
         tocsin.signal(signal.SIGTERM)
         await tocsin.until_logged("event=stopping")
         hesitant.answer.set()
         assert await tocsin.exited() == 0
-    assert stored(stage.ledger, "SELECT status FROM notifications") == [("delivered",)]
-    async with stage.run() as tocsin:
+    assert stored(harness.ledger, "SELECT status FROM notifications") == [("delivered",)]
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        stage.orders.insert(("2", "Bob", "20"))
+        harness.orders.insert(("2", "Bob", "20"))
         await until(lambda: len(hesitant.arrived) == 2, "the next one arrived")
         assert hesitant.arrived[1]["row"]["id"] == 2
 
 
-async def test_a_channel_that_hangs_does_not_keep_the_process_from_ending(stage: Stage, hesitant: Hesitant) -> None:
-    stage.config["channels"]["hook"] = quick_channel(hesitant.url, timeout="500ms", backoff_max="60s")
-    async with stage.run() as tocsin:
+async def test_a_channel_that_hangs_does_not_keep_the_process_from_ending(harness: Harness, hesitant: Hesitant) -> None:
+    harness.config["channels"]["hook"] = quick_channel(hesitant.url, timeout="500ms", backoff_max="60s")
+    async with harness.run() as tocsin:
         await until(lambda: hesitant.arrived, "the request arrived")
         began = time.monotonic()
         assert await tocsin.stop() == 0
         assert time.monotonic() - began < SOON * 0.75
-    assert stored(stage.ledger, "SELECT status FROM notifications") == [("pending",)], "it stays for the next start"
+    assert stored(harness.ledger, "SELECT status FROM notifications") == [("pending",)], "it stays for the next start"
 
 
-async def test_a_source_that_never_answers_does_not_keep_the_process_from_ending(stage: Stage) -> None:
-    stage.source["connect_timeout"] = "60s"
-    stage.double.deaf = True
-    async with stage.run() as tocsin:
-        await until(lambda: stage.double.connections, "it tries to connect")
+async def test_a_source_that_never_answers_does_not_keep_the_process_from_ending(harness: Harness) -> None:
+    harness.source["connect_timeout"] = "60s"
+    harness.double.deaf = True
+    async with harness.run() as tocsin:
+        await until(lambda: harness.double.connections, "it tries to connect")
         began = time.monotonic()
         assert await tocsin.stop() == 0
         assert time.monotonic() - began < SOON / 2
 
 
-async def test_a_page_that_follows_transitions_does_not_keep_the_process_from_ending(stage: Stage) -> None:
-    async with stage.run() as tocsin:
+async def test_a_page_that_follows_transitions_does_not_keep_the_process_from_ending(harness: Harness) -> None:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
         host, _, port = tocsin.url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -153,8 +153,8 @@ def plain(text: str) -> str:
     return text
 
 
-async def refused(stage: Stage, status: int, *parts: str) -> None:
-    async with stage.run() as tocsin:
+async def refused(harness: Harness, status: int, *parts: str) -> None:
+    async with harness.run() as tocsin:
         assert await tocsin.exited() == status, tocsin.log
         text = plain("\n".join(tocsin.log))
         for part in parts:
@@ -162,66 +162,66 @@ async def refused(stage: Stage, status: int, *parts: str) -> None:
         assert len(tocsin.logged("tocsin: ")) <= 1
 
 
-async def test_a_second_process_on_the_ledger_is_refused_and_the_first_goes_on(stage: Stage) -> None:
-    async with stage.run() as first:
+async def test_a_second_process_on_the_ledger_is_refused_and_the_first_goes_on(harness: Harness) -> None:
+    async with harness.run() as first:
         await first.until_ready()
-        async with running(stage.directory, stage.config, file="second.yaml") as second:
+        async with running(harness.directory, harness.config, file="second.yaml") as second:
             assert await second.exited() == 3
             assert f"in use by another tocsin (process {first.pid})" in plain("\n".join(second.log))
-        stage.orders.insert(("2", "Bob", "20"))
-        await stage.until_told(("fired", "1"), ("fired", "2"))
+        harness.orders.insert(("2", "Bob", "20"))
+        await harness.until_notified(("fired", "1"), ("fired", "2"))
         assert await first.ready() == ""
 
 
-async def test_a_ledger_of_a_killed_process_is_free_at_once(stage: Stage) -> None:
-    async with stage.run() as tocsin:
+async def test_a_ledger_of_a_killed_process_is_free_at_once(harness: Harness) -> None:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
         await tocsin.kill()
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
 
 
-async def test_a_ledger_from_a_newer_version_is_left_alone(stage: Stage) -> None:
-    with contextlib.closing(sqlite3.connect(stage.ledger)) as ledger:
+async def test_a_ledger_from_a_newer_version_is_left_alone(harness: Harness) -> None:
+    with contextlib.closing(sqlite3.connect(harness.ledger)) as ledger:
         ledger.execute("PRAGMA journal_mode = WAL")
         ledger.execute("CREATE TABLE future (n int)")
         ledger.execute("PRAGMA user_version = 99")
-    before = stage.ledger.read_bytes()
-    await refused(stage, 3, "newer version of Tocsin")
-    assert stage.ledger.read_bytes() == before
+    before = harness.ledger.read_bytes()
+    await refused(harness, 3, "newer version of Tocsin")
+    assert harness.ledger.read_bytes() == before
 
 
-async def test_a_ledger_that_is_no_database_is_left_alone(stage: Stage) -> None:
-    stage.ledger.write_text("my diary\n" * 1000)
-    await refused(stage, 3, str(stage.ledger), "no ledger")
-    assert stage.ledger.read_text().startswith("my diary")
+async def test_a_ledger_that_is_no_database_is_left_alone(harness: Harness) -> None:
+    harness.ledger.write_text("my diary\n" * 1000)
+    await refused(harness, 3, str(harness.ledger), "no ledger")
+    assert harness.ledger.read_text().startswith("my diary")
 
 
-async def test_a_ledger_in_a_directory_that_is_not_there(stage: Stage) -> None:
-    stage.config["ledger"]["path"] = str(stage.directory / "nonesuch" / "ledger.db")
-    await refused(stage, 3, "nonesuch", "ledger.path")
+async def test_a_ledger_in_a_directory_that_is_not_there(harness: Harness) -> None:
+    harness.config["ledger"]["path"] = str(harness.directory / "nonesuch" / "ledger.db")
+    await refused(harness, 3, "nonesuch", "ledger.path")
 
 
-async def test_a_port_that_is_taken(stage: Stage) -> None:
+async def test_a_port_that_is_taken(harness: Harness) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        stage.config["web"]["listen"] = address
-        await refused(stage, 4, f"tocsin: cannot listen on {address}", "web.listen")
-    assert not stage.ledger.exists() or not stored(stage.ledger, "SELECT 1 FROM sqlite_schema"), "nothing was begun"
+        harness.config["web"]["listen"] = address
+        await refused(harness, 4, f"tocsin: cannot listen on {address}", "web.listen")
+    assert not harness.ledger.exists() or not stored(harness.ledger, "SELECT 1 FROM sqlite_schema"), "nothing was begun"
 
 
-async def test_a_configuration_with_mistakes_names_all_of_them(stage: Stage) -> None:
-    stage.alert["sorce"] = "mz"
-    stage.config["web"]["listen"] = "nowhere"
-    stage.source["progress_timeout"] = "soon"
-    await refused(stage, 2, "tocsin.yaml:", "alerts.orders.sorce", "web.listen", "sources.mz.progress_timeout")
+async def test_a_configuration_with_mistakes_names_all_of_them(harness: Harness) -> None:
+    harness.alert["sorce"] = "mz"
+    harness.config["web"]["listen"] = "nowhere"
+    harness.source["progress_timeout"] = "soon"
+    await refused(harness, 2, "tocsin.yaml:", "alerts.orders.sorce", "web.listen", "sources.mz.progress_timeout")
 
 
-async def test_a_channel_that_is_not_there(stage: Stage) -> None:
-    stage.alert["notify"] = ["nobody"]
-    await refused(stage, 2, "tocsin.yaml:", "alerts.orders.notify", "nobody")
+async def test_a_channel_that_is_not_there(harness: Harness) -> None:
+    harness.alert["notify"] = ["nobody"]
+    await refused(harness, 2, "tocsin.yaml:", "alerts.orders.notify", "nobody")
 
 
 async def test_no_configuration_at_all(tmp_path: Path) -> None:
@@ -230,9 +230,9 @@ async def test_no_configuration_at_all(tmp_path: Path) -> None:
     assert "tocsin.yaml" in plain(errors)
 
 
-async def test_a_log_that_cannot_be_written(stage: Stage) -> None:
-    stage.config["log"]["output"] = str(stage.directory / "nonesuch" / "log")
-    await refused(stage, 2, "log.output", "nonesuch")
+async def test_a_log_that_cannot_be_written(harness: Harness) -> None:
+    harness.config["log"]["output"] = str(harness.directory / "nonesuch" / "log")
+    await refused(harness, 2, "log.output", "nonesuch")
 
 
 async def ended(process: asyncio.subprocess.Process) -> str:
@@ -244,29 +244,29 @@ async def ended(process: asyncio.subprocess.Process) -> str:
     return output.decode()
 
 
-async def test_a_log_in_a_file_as_json(stage: Stage) -> None:
-    path = stage.directory / "log.json"
-    stage.config["log"] = {"output": str(path), "format": "json", "level": "info"}
-    process = await start(stage.directory, "run", "-c", str(write(stage.directory / "t.yaml", stage.config)))
-    await stage.until_told(("fired", "1"))
+async def test_a_log_in_a_file_as_json(harness: Harness) -> None:
+    path = harness.directory / "log.json"
+    harness.config["log"] = {"output": str(path), "format": "json", "level": "info"}
+    process = await start(harness.directory, "run", "-c", str(write(harness.directory / "t.yaml", harness.config)))
+    await harness.until_notified(("fired", "1"))
     await ended(process)
     events = [json.loads(line)["event"] for line in path.read_text().splitlines()]
     assert "running" in events
     assert events[-1] == "stopping"
 
 
-async def test_a_dry_run_prints_and_neither_sends_nor_keeps(stage: Stage) -> None:
-    stage.orders.insert(("2", "Bob", "20"))
-    file = write(stage.directory / "t.yaml", stage.config)
-    process = await start(stage.directory, "run", "--dry-run", "-c", str(file))
+async def test_a_dry_run_prints_and_neither_sends_nor_keeps(harness: Harness) -> None:
+    harness.orders.insert(("2", "Bob", "20"))
+    file = write(harness.directory / "t.yaml", harness.config)
+    process = await start(harness.directory, "run", "--dry-run", "-c", str(file))
     assert process.stdout is not None
     async with asyncio.timeout(SOON):
         text = (await process.stdout.readline() + await process.stdout.readline()).decode()
     text += await ended(process)
     assert "Ann" in text
     assert "Bob" in text
-    assert not stage.receiver.requests
-    assert not stage.ledger.exists()
+    assert not harness.receiver.requests
+    assert not harness.ledger.exists()
 
 
 # The disk.
@@ -288,27 +288,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-async def test_a_full_disk_is_told_and_nothing_is_lost(stage: Stage, small_disk: Path) -> None:
-    stage.config["ledger"]["path"] = str(small_disk / "ledger.db")
+async def test_a_full_disk_is_told_and_nothing_is_lost(harness: Harness, small_disk: Path) -> None:
+    harness.config["ledger"]["path"] = str(small_disk / "ledger.db")
     ballast = small_disk / "ballast"
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await stage.until_told(("fired", "1"))
+        await harness.until_notified(("fired", "1"))
         with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
         rows = [(str(number), "x" * 5000, "1") for number in range(2, 20)]
-        stage.orders.insert(*rows)
+        harness.orders.insert(*rows)
         await tocsin.until_not_ready("the disk is full")
         assert tocsin.logged("the disk is full")
         assert await tocsin.metric("tocsin_alert_up", alert="orders") == 0
         await tocsin.until_metric("tocsin_ledger_up", 0)
-        stage.orders.delete(rows[0])
+        harness.orders.delete(rows[0])
         ballast.unlink()
         expected = [("fired", "1"), *(("fired", row[0]) for row in rows), ("resolved", "2")]
-        await stage.until_told(*expected)
+        await harness.until_notified(*expected)
         await tocsin.until_ready()
         await tocsin.until_metric("tocsin_ledger_up", 1)
-        await stage.until_shown(tocsin)
+        await harness.until_shown(tocsin)
         assert not tocsin.logged("Traceback")
         assert await tocsin.stop() == 0

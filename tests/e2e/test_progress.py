@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from support.tocsin import Tocsin, staged
+from support.tocsin import TocsinProcess, new_harness
 from support.waiting import until_some
 
 pytestmark = pytest.mark.e2e
 
 
-async def later(tocsin: Tocsin, than: float) -> float:
+async def later(tocsin: TocsinProcess, than: float) -> float:
     """Wait until the alert has gone on, and return how far it is."""
 
     async def look() -> float:
@@ -22,19 +22,19 @@ async def later(tocsin: Tocsin, than: float) -> float:
 
 
 async def test_a_batch_without_a_change_is_no_request(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        stage.orders.insert(("1", "Ann", "10"))
-        async with stage.run() as tocsin:
-            await stage.until_told(("fired", "1"))
+    async with new_harness(tmp_path) as harness:
+        harness.orders.insert(("1", "Ann", "10"))
+        async with harness.run() as tocsin:
+            await harness.until_notified(("fired", "1"))
             at = 0.0
             for _ in range(5):
                 at = await later(tocsin, at)
             # A row that comes and goes at one moment was never there.
-            stage.orders.change([(1, ("9", "Eve", "90")), (-1, ("9", "Eve", "90"))])
+            harness.orders.change([(1, ("9", "Eve", "90")), (-1, ("9", "Eve", "90"))])
             await later(tocsin, at)
             # What comes after it all is told, and whatever was to come before has come.
-            stage.orders.insert(("2", "Bob", "20"))
-            await stage.until_told(("fired", "1"), ("fired", "2"))
-            assert len(stage.receiver.requests) == 2
+            harness.orders.insert(("2", "Bob", "20"))
+            await harness.until_notified(("fired", "1"), ("fired", "2"))
+            assert len(harness.receiver.requests) == 2
             counted = await tocsin.metric("tocsin_alert_transitions_total", alert="orders", kind="fired")
             assert counted == 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.receiver import Answer, Received, Receiver
-from support.tocsin import Stage, Tocsin, quick_channel, staged
+from support.tocsin import Harness, TocsinProcess, new_harness, quick_channel
 from support.waiting import SOON, until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -20,108 +20,108 @@ FIRST = ("fired", "1")
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(tmp_path) as made:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
         made.orders.insert(ANN)
         yield made
 
 
-def ids(stage: Stage) -> list[str]:
+def ids(harness: Harness) -> list[str]:
     """The ids that the receiver saw, repeats included."""
-    return [envelope["id"] for envelope in stage.envelopes()]
+    return [envelope["id"] for envelope in harness.envelopes()]
 
 
 # 2. Same transition, same id; a new episode, a new one.
 
 
-async def test_promise_2_an_undelivered_notification_keeps_its_id_across_a_crash(stage: Stage) -> None:
+async def test_promise_2_an_undelivered_notification_keeps_its_id_across_a_crash(harness: Harness) -> None:
     """Catches an id that depends on the process, on a number or on the clock."""
-    stage.receiver.script(Answer(hang=True))
-    async with stage.run() as tocsin:
-        await stage.receiver.arrived(1)
+    harness.receiver.script(Answer(hang=True))
+    async with harness.run() as tocsin:
+        await harness.receiver.arrived(1)
         await tocsin.kill()
-    async with stage.run():
-        await stage.receiver.arrived(2)
-    first, second = stage.receiver.requests
-    assert first.headers["idempotency-key"] == second.headers["idempotency-key"] == ids(stage)[0]
+    async with harness.run():
+        await harness.receiver.arrived(2)
+    first, second = harness.receiver.requests
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"] == ids(harness)[0]
     assert first.body == second.body, "what is sent again is the same, byte for byte"
 
 
-async def test_promise_2_a_transition_derived_anew_has_the_id_that_it_had(stage: Stage) -> None:
+async def test_promise_2_a_transition_derived_anew_has_the_id_that_it_had(harness: Harness) -> None:
     """The ledger is set back to an earlier copy, as from a backup: what happened since is derived from the source's
     history again. Catches an id made of anything but what the notification tells."""
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST)
         assert await tocsin.stop() == 0
-    copy = stage.directory / "backup.db"
-    shutil.copy(stage.ledger, copy)
-    async with stage.run() as tocsin:
+    copy = harness.directory / "backup.db"
+    shutil.copy(harness.ledger, copy)
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        stage.orders.insert(BOB)
-        stage.orders.update(ANN, ("1", "Ann", "11"))
-        stage.orders.delete(BOB)
+        harness.orders.insert(BOB)
+        harness.orders.update(ANN, ("1", "Ann", "11"))
+        harness.orders.delete(BOB)
         told = [FIRST, ("fired", "2"), ("updated", "1"), ("resolved", "2")]
-        await stage.until_told(*told)
+        await harness.until_notified(*told)
         await tocsin.kill()
-    before = ids(stage)
-    for rest in stage.directory.glob("ledger.db*"):
+    before = ids(harness)
+    for rest in harness.directory.glob("ledger.db*"):
         rest.unlink()
-    shutil.copy(copy, stage.ledger)
-    async with stage.run():
-        await stage.receiver.arrived(7)
-    assert sorted(ids(stage)) == sorted([before[0], *before[1:] * 2])
-    await stage.until_told(*told)
+    shutil.copy(copy, harness.ledger)
+    async with harness.run():
+        await harness.receiver.arrived(7)
+    assert sorted(ids(harness)) == sorted([before[0], *before[1:] * 2])
+    await harness.until_notified(*told)
 
 
-async def test_promise_2_a_new_episode_of_the_same_row_has_a_new_id(stage: Stage) -> None:
+async def test_promise_2_a_new_episode_of_the_same_row_has_a_new_id(harness: Harness) -> None:
     """Catches an id made of the row alone, with which a receiver would drop the second episode as a repeat."""
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST)
         for number in range(3):
-            stage.orders.delete(ANN)
-            stage.orders.insert(ANN)
-            await stage.receiver.arrived(3 + 2 * number)
-        stage.orders.delete(ANN)
-        await stage.receiver.arrived(8)
+            harness.orders.delete(ANN)
+            harness.orders.insert(ANN)
+            await harness.receiver.arrived(3 + 2 * number)
+        harness.orders.delete(ANN)
+        await harness.receiver.arrived(8)
         await tocsin.kill()
-    stage.orders.insert(ANN)
-    async with stage.run():
-        await until(lambda: len(set(ids(stage))) >= 9, "nine different ids")
-    assert len({envelope["fingerprint"] for envelope in stage.envelopes()}) == 1, "it is the same row every time"
-    assert len({envelope["started_at"] for envelope in stage.envelopes()}) == 5
+    harness.orders.insert(ANN)
+    async with harness.run():
+        await until(lambda: len(set(ids(harness))) >= 9, "nine different ids")
+    assert len({envelope["fingerprint"] for envelope in harness.envelopes()}) == 1, "it is the same row every time"
+    assert len({envelope["started_at"] for envelope in harness.envelopes()}) == 5
 
 
-async def test_promise_2_a_restart_during_an_episode_does_not_begin_another(stage: Stage) -> None:
+async def test_promise_2_a_restart_during_an_episode_does_not_begin_another(harness: Harness) -> None:
     """Catches a start that takes what is there for new, and one that forgets when it began."""
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST)
         await tocsin.kill()
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await stage.until_shown(tocsin)
-        stage.orders.delete(ANN)
-        await stage.until_told(FIRST, ("resolved", "1"))
-    fired, *_, resolved = stage.envelopes()  # the kill may have come before the first was written down as delivered
+        await harness.until_shown(tocsin)
+        harness.orders.delete(ANN)
+        await harness.until_notified(FIRST, ("resolved", "1"))
+    fired, *_, resolved = harness.envelopes()  # the kill may have come before the first was written down as delivered
     assert fired["started_at"] == resolved["started_at"] < resolved["at"]
 
 
 # 4. A gap is never silent.
 
 
-def lose_history(stage: Stage) -> None:
+def lose_history(harness: Harness) -> None:
     """What happens to a row while nobody can see it: gone, new, changed, and there and gone again."""
-    stage.orders.delete(ANN)
-    stage.orders.insert(CYD)
-    stage.orders.update(BOB, ("2", "Bob", "21"))
-    stage.orders.insert(("4", "Dan", "40"))
-    stage.orders.delete(("4", "Dan", "40"))
-    stage.double.compact(stage.orders)
+    harness.orders.delete(ANN)
+    harness.orders.insert(CYD)
+    harness.orders.update(BOB, ("2", "Bob", "21"))
+    harness.orders.insert(("4", "Dan", "40"))
+    harness.orders.delete(("4", "Dan", "40"))
+    harness.double.compact(harness.orders)
 
 
 DIFFERENCE = (("resolved", "1"), ("fired", "3"), ("updated", "2"))
 
 
-async def gap(stage: Stage, tocsin: Tocsin, differences: int) -> None:
+async def gap(harness: Harness, tocsin: TocsinProcess, differences: int) -> None:
     """The gap was counted once and logged with its length."""
     await tocsin.until_metric("tocsin_alert_gaps_total", 1, alert="orders")
     line = await tocsin.until_logged("history does not reach back", f"differences={differences}", "alert=orders")
@@ -132,82 +132,84 @@ async def gap(stage: Stage, tocsin: Tocsin, differences: int) -> None:
 
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])
-async def test_promise_4_history_lost_while_down_is_told_as_a_difference(stage: Stage, ending: str) -> None:
+async def test_promise_4_history_lost_while_down_is_told_as_a_difference(harness: Harness, ending: str) -> None:
     """Catches a resume that takes the snapshot for granted, one that tells everything anew, and a silent gap."""
-    stage.orders.insert(BOB)
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST, ("fired", "2"))
+    harness.orders.insert(BOB)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST, ("fired", "2"))
         await (tocsin.stop() if ending == "stop" else tocsin.kill())
-    lose_history(stage)
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST, ("fired", "2"), *DIFFERENCE)
-        await gap(stage, tocsin, 3)
+    lose_history(harness)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST, ("fired", "2"), *DIFFERENCE)
+        await gap(harness, tocsin, 3)
         await tocsin.until_ready()
-        await stage.until_shown(tocsin)
-        assert not any(envelope["row"]["id"] == 4 for envelope in stage.envelopes()), "nothing is invented"
-        updated = next(envelope for envelope in stage.envelopes() if envelope["status"] == "updated")
+        await harness.until_shown(tocsin)
+        assert not any(envelope["row"]["id"] == 4 for envelope in harness.envelopes()), "nothing is invented"
+        updated = next(envelope for envelope in harness.envelopes() if envelope["status"] == "updated")
         assert (updated["previous"]["amount"], updated["row"]["amount"]) == ("20", "21")
-        stage.orders.delete(CYD)
-        await stage.until_told(FIRST, ("fired", "2"), *DIFFERENCE, ("resolved", "3"))
+        harness.orders.delete(CYD)
+        await harness.until_notified(FIRST, ("fired", "2"), *DIFFERENCE, ("resolved", "3"))
 
 
-async def test_promise_4_history_lost_while_the_server_was_away(stage: Stage) -> None:
+async def test_promise_4_history_lost_while_the_server_was_away(harness: Harness) -> None:
     """The same within one process: the difference is against what is in memory."""
-    stage.orders.insert(BOB)
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST, ("fired", "2"))
+    harness.orders.insert(BOB)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST, ("fired", "2"))
         await tocsin.until_ready()
-        await stage.double.kill()
+        await harness.double.kill()
         await tocsin.until_not_ready("refused")
-        lose_history(stage)
-        await stage.double.start()
-        await stage.until_told(FIRST, ("fired", "2"), *DIFFERENCE)
-        await gap(stage, tocsin, 3)
+        lose_history(harness)
+        await harness.double.start()
+        await harness.until_notified(FIRST, ("fired", "2"), *DIFFERENCE)
+        await gap(harness, tocsin, 3)
         await tocsin.until_ready()
-        await stage.until_shown(tocsin)
+        await harness.until_shown(tocsin)
 
 
-async def test_promise_4_a_gap_without_a_difference_is_counted_too(stage: Stage) -> None:
+async def test_promise_4_a_gap_without_a_difference_is_counted_too(harness: Harness) -> None:
     """Rows may have come and gone in it."""
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST)
         await tocsin.kill()
-    stage.orders.insert(BOB)
-    stage.orders.delete(BOB)
-    stage.double.compact(stage.orders)
-    async with stage.run() as tocsin:
+    harness.orders.insert(BOB)
+    harness.orders.delete(BOB)
+    harness.double.compact(harness.orders)
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await gap(stage, tocsin, 0)
-        assert stage.told() == [FIRST]
+        await gap(harness, tocsin, 0)
+        assert harness.notified() == [FIRST]
 
 
-async def test_promise_4_no_gap_is_reported_where_nothing_was_missed(stage: Stage) -> None:
+async def test_promise_4_no_gap_is_reported_where_nothing_was_missed(harness: Harness) -> None:
     """Catches a warning that cries wolf: with the history there, what came and went is told, and no gap."""
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST)
         await tocsin.kill()
-    stage.orders.insert(BOB)
-    stage.orders.delete(BOB)
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST, ("fired", "2"), ("resolved", "2"))
+    harness.orders.insert(BOB)
+    harness.orders.delete(BOB)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST, ("fired", "2"), ("resolved", "2"))
         await tocsin.until_ready()
         assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0
         assert not tocsin.logged("level=warning")
 
 
-async def test_promise_4_a_ledger_that_does_not_fit_the_view_is_warned_about(stage: Stage) -> None:
+async def test_promise_4_a_ledger_that_does_not_fit_the_view_is_warned_about(harness: Harness) -> None:
     """The view was put in place of another one whose history reaches back further: no time is missing, yet the rows
     differ. The difference is told, and said to be odd."""
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST)
         assert await tocsin.stop() == 0
-    other = stage.double.create("public.other", [("id", "int4"), ("name", "text"), ("amount", "numeric")], retain=None)
+    other = harness.double.create(
+        "public.other", [("id", "int4"), ("name", "text"), ("amount", "numeric")], retain=None
+    )
     other.history.since = 0
-    stage.double.drop(stage.orders)
-    stage.double.rename(other, "public.orders")
-    stage.orders = other
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST, ("resolved", "1"))
+    harness.double.drop(harness.orders)
+    harness.double.rename(other, "public.orders")
+    harness.orders = other
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST, ("resolved", "1"))
         await tocsin.until_logged("snapshot differs from the ledger", "differences=1", "level=warning")
 
 
@@ -231,23 +233,23 @@ def broken(_: Received) -> Answer:
 
 
 @pytest.mark.parametrize("trouble", [never, busy, forbidden, broken])
-async def test_promise_5_a_channel_in_trouble_disturbs_nobody_else(stage: Stage, trouble: Any) -> None:
+async def test_promise_5_a_channel_in_trouble_disturbs_nobody_else(harness: Harness, trouble: Any) -> None:
     """Catches channels that share a queue, a lock or a worker, and a stream that waits for deliveries. A request to the
     hanging channel may take a minute: whoever waits for one is found out."""
     async with Receiver(trouble) as bad:
-        stage.config["channels"]["bad"] = quick_channel(f"{bad.url}/bad", timeout="60s", concurrency=2)
-        stage.alert["notify"] = ["bad", "hook"]
-        async with stage.run() as tocsin:
-            await stage.until_told(FIRST)
+        harness.config["channels"]["bad"] = quick_channel(f"{bad.url}/bad", timeout="60s", concurrency=2)
+        harness.alert["notify"] = ["bad", "hook"]
+        async with harness.run() as tocsin:
+            await harness.until_notified(FIRST)
             await bad.arrived(1)
             told = [FIRST]
             for number in range(2, 22):
                 began = time.monotonic()
-                stage.orders.insert((str(number), "more", "1"))
+                harness.orders.insert((str(number), "more", "1"))
                 told.append(("fired", str(number)))
-                await stage.until_told(*told)
+                await harness.until_notified(*told)
                 assert time.monotonic() - began < SOON / 4
-            await stage.until_shown(tocsin)
+            await harness.until_shown(tocsin)
             frontier = await tocsin.metric("tocsin_alert_frontier_timestamp_seconds", alert="orders") or 0.0
 
             async def moving() -> bool:
@@ -261,18 +263,18 @@ async def test_promise_5_a_channel_in_trouble_disturbs_nobody_else(stage: Stage,
             await tocsin.kill()
 
 
-async def test_promise_5_a_channel_that_recovers_gets_everything_in_order(stage: Stage) -> None:
+async def test_promise_5_a_channel_that_recovers_gets_everything_in_order(harness: Harness) -> None:
     """Trouble delays a channel's own notifications and loses none; those of one row stay in order."""
     async with Receiver(lambda _: Answer(status=503)) as bad:
-        stage.config["channels"]["bad"] = quick_channel(f"{bad.url}/bad")
-        stage.alert["notify"] = ["bad", "hook"]
-        async with stage.run() as tocsin:
-            await stage.until_told(FIRST)
+        harness.config["channels"]["bad"] = quick_channel(f"{bad.url}/bad")
+        harness.alert["notify"] = ["bad", "hook"]
+        async with harness.run() as tocsin:
+            await harness.until_notified(FIRST)
             for amount in range(11, 16):
-                stage.orders.update(("1", "Ann", str(amount - 1)), ("1", "Ann", str(amount)))
-                await stage.receiver.arrived(amount - 9)
-            stage.orders.delete(("1", "Ann", "15"))
-            await stage.receiver.arrived(7)
+                harness.orders.update(("1", "Ann", str(amount - 1)), ("1", "Ann", str(amount)))
+                await harness.receiver.arrived(amount - 9)
+            harness.orders.delete(("1", "Ann", "15"))
+            await harness.receiver.arrived(7)
             turn = len(bad.requests)
             bad.otherwise = lambda _: Answer()
             await bad.arrived(turn + 7)
@@ -282,16 +284,21 @@ async def test_promise_5_a_channel_that_recovers_gets_everything_in_order(stage:
             await tocsin.until_metric("tocsin_channel_pending", 0, channel="bad")
 
 
-async def test_promise_5_an_alert_in_error_leaves_the_others_alone(stage: Stage) -> None:
-    other = stage.double.create("public.parcels", [("id", "int4")], retain=None, rows=[("7",)])
-    stage.config["alerts"]["parcels"] = {"source": "mz", "relation": "public.parcels", "key": ["id"], "labels": ["id"]}
-    async with stage.run() as tocsin:
+async def test_promise_5_an_alert_in_error_leaves_the_others_alone(harness: Harness) -> None:
+    other = harness.double.create("public.parcels", [("id", "int4")], retain=None, rows=[("7",)])
+    harness.config["alerts"]["parcels"] = {
+        "source": "mz",
+        "relation": "public.parcels",
+        "key": ["id"],
+        "labels": ["id"],
+    }
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
         other.fail("division by zero")
         assert "alert orders" not in await tocsin.until_not_ready("alert parcels", "division by zero")
-        stage.orders.insert(BOB)
-        await stage.until_told(FIRST, ("fired", "2"))
-        await stage.until_shown(tocsin)
+        harness.orders.insert(BOB)
+        await harness.until_notified(FIRST, ("fired", "2"))
+        await harness.until_shown(tocsin)
         assert await tocsin.metric("tocsin_alert_up", alert="orders") == 1
         assert await tocsin.metric("tocsin_alert_up", alert="parcels") == 0
 
@@ -299,13 +306,13 @@ async def test_promise_5_an_alert_in_error_leaves_the_others_alone(stage: Stage)
 # 6. Visible failure.
 
 
-async def test_promise_6_a_stall_shows_in_time_and_its_series_are_withdrawn(stage: Stage) -> None:
+async def test_promise_6_a_stall_shows_in_time_and_its_series_are_withdrawn(harness: Harness) -> None:
     """Catches a watchdog that is missing or late, and gauges that go on telling of a world nobody looks at."""
-    stage.source.update({"progress_timeout": "500ms", "snapshot_timeout": "500ms", "stale_after": "3s"})
-    async with stage.run() as tocsin:
+    harness.source.update({"progress_timeout": "500ms", "snapshot_timeout": "500ms", "stale_after": "3s"})
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await stage.until_shown(tocsin)
-        stage.double.silence()
+        await harness.until_shown(tocsin)
+        harness.double.silence()
         began = time.monotonic()
         await tocsin.until_not_ready("no progress row for 0.5 s")
         assert time.monotonic() - began < SOON / 4
@@ -323,46 +330,46 @@ async def test_promise_6_a_stall_shows_in_time_and_its_series_are_withdrawn(stag
         assert alert["state"] == "stale"
         assert alert["series"] == 0
         assert await tocsin.metric("tocsin_alert_firing", alert="orders") == 1, "it is not known to have ended"
-        assert stage.told() == [FIRST], "that nobody can look is no end of a firing"
-        stage.double.resume()
+        assert harness.notified() == [FIRST], "that nobody can look is no end of a firing"
+        harness.double.resume()
         await tocsin.until_ready()
-        await stage.until_shown(tocsin)
+        await harness.until_shown(tocsin)
 
 
-async def test_promise_6_a_dead_server_shows_at_once_and_its_series_go_in_time(stage: Stage) -> None:
-    stage.source.update({"progress_timeout": "500ms", "stale_after": "1s"})
-    async with stage.run() as tocsin:
+async def test_promise_6_a_dead_server_shows_at_once_and_its_series_go_in_time(harness: Harness) -> None:
+    harness.source.update({"progress_timeout": "500ms", "stale_after": "1s"})
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await stage.double.kill()
+        await harness.double.kill()
         await tocsin.until_not_ready("refused")
 
         async def withdrawn() -> bool:
             return not await tocsin.gauge("orders")
 
         await until_some(withdrawn, "the series are withdrawn")
-        stage.orders.update(ANN, ("1", "Ann", "11"))
-        await stage.double.start()
+        harness.orders.update(ANN, ("1", "Ann", "11"))
+        await harness.double.start()
         await tocsin.until_ready()
-        await stage.until_shown(tocsin)
+        await harness.until_shown(tocsin)
 
 
-async def test_promise_6_nothing_is_shown_from_the_ledger_while_the_source_is_down(stage: Stage) -> None:
+async def test_promise_6_nothing_is_shown_from_the_ledger_while_the_source_is_down(harness: Harness) -> None:
     """Catches a start that shows yesterday's rows as today's."""
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST)
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST)
         await tocsin.kill()
-    await stage.double.kill()
-    async with stage.run() as tocsin:
+    await harness.double.kill()
+    async with harness.run() as tocsin:
         await tocsin.until_not_ready("refused")
         assert await tocsin.gauge("orders") == {}
-        await stage.double.start()
+        await harness.double.start()
         await tocsin.until_ready()
-        await stage.until_shown(tocsin)
+        await harness.until_shown(tocsin)
 
 
-async def test_promise_6_a_channel_in_trouble_shows_in_metrics_and_api(stage: Stage) -> None:
-    stage.receiver.otherwise = forbidden
-    async with stage.run() as tocsin:
+async def test_promise_6_a_channel_in_trouble_shows_in_metrics_and_api(harness: Harness) -> None:
+    harness.receiver.otherwise = forbidden
+    async with harness.run() as tocsin:
         await tocsin.until_metric("tocsin_channel_up", 0, channel="hook")
         await tocsin.until_logged("channel paused", "reason=unauthorized", "channel=hook", "level=error")
         [channel] = (await tocsin.json("/api/v1/channels"))["channels"]
@@ -372,11 +379,11 @@ async def test_promise_6_a_channel_in_trouble_shows_in_metrics_and_api(stage: St
         assert await tocsin.metric("tocsin_channel_oldest_pending_timestamp_seconds", channel="hook")
 
 
-async def test_promise_6_a_channel_that_is_refused_everything_is_not_up(stage: Stage) -> None:
+async def test_promise_6_a_channel_that_is_refused_everything_is_not_up(harness: Harness) -> None:
     """A webhook that was revoked: the state says so everywhere, and the log says it once."""
-    stage.orders.change([(1, (str(number), "Ann", "3")) for number in range(100, 200)])
-    stage.receiver.otherwise = lambda _: Answer(status=404, body=b"no such hook")
-    async with stage.run() as tocsin:
+    harness.orders.change([(1, (str(number), "Ann", "3")) for number in range(100, 200)])
+    harness.receiver.otherwise = lambda _: Answer(status=404, body=b"no such hook")
+    async with harness.run() as tocsin:
         await tocsin.until_metric("tocsin_channel_state", 1, channel="hook", state="refusing")
         assert await tocsin.metric("tocsin_channel_up", channel="hook") == 0
         await tocsin.until_metric("tocsin_channel_dead_letters", 101, channel="hook")
@@ -387,33 +394,33 @@ async def test_promise_6_a_channel_that_is_refused_everything_is_not_up(stage: S
         [channel] = (await tocsin.json("/api/v1/channels"))["channels"]
         assert (channel["state"], channel["delivered"]) == ("refusing", 0)
         assert len(tocsin.logged("notification parked")) == 1
-        stage.receiver.otherwise = lambda _: Answer()
-        stage.orders.change([(1, ("300", "Ann", "3"))])
+        harness.receiver.otherwise = lambda _: Answer()
+        harness.orders.change([(1, ("300", "Ann", "3"))])
         await tocsin.until_metric("tocsin_channel_state", 1, channel="hook", state="up")
         await tocsin.until_logged("notification parked", "repeats=100")
 
 
-async def test_promise_6_no_ledger_is_down_where_none_is_needed(stage: Stage) -> None:
+async def test_promise_6_no_ledger_is_down_where_none_is_needed(harness: Harness) -> None:
     """With gauges alone there is no ledger, so that no rule may say that it is down."""
-    stage.config["channels"] = {}
-    stage.alert["notify"] = []
-    async with stage.run() as tocsin:
+    harness.config["channels"] = {}
+    harness.alert["notify"] = []
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
         await tocsin.until_metric("tocsin_ledger_up", 1)
-    assert not stage.ledger.exists()
+    assert not harness.ledger.exists()
 
 
-async def test_a_dead_letter_names_its_reason_and_can_be_sent_again(stage: Stage) -> None:
+async def test_a_dead_letter_names_its_reason_and_can_be_sent_again(harness: Harness) -> None:
     """Parked is not lost: it is listed with its reason, and goes out under its old id once it can."""
-    stage.config["web"]["admin"] = True
-    stage.receiver.otherwise = lambda _: Answer(status=404, body=b"no such hook")
-    async with stage.run() as tocsin:
+    harness.config["web"]["admin"] = True
+    harness.receiver.otherwise = lambda _: Answer(status=404, body=b"no such hook")
+    async with harness.run() as tocsin:
         await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
         [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert dead["reason"] == "not_found"
         assert "no such hook" in dead["detail"]
-        stage.receiver.otherwise = lambda _: Answer()
+        harness.receiver.otherwise = lambda _: Answer()
         assert (await tocsin.post(f"/api/v1/notifications/{dead['id']}/retry"))[0] == 200
-        await until(lambda: len(stage.receiver.requests) == 2, "sent again")
-        assert set(ids(stage)) == {dead["id"]}
+        await until(lambda: len(harness.receiver.requests) == 2, "sent again")
+        assert set(ids(harness)) == {dead["id"]}
         await tocsin.until_metric("tocsin_channel_dead_letters", 0, channel="hook")

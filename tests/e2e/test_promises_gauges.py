@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.materialize import Relation
-from support.tocsin import Series, Stage, Tocsin, staged
+from support.tocsin import Harness, Series, TocsinProcess, new_harness
 from support.waiting import until_some
 
 pytestmark = pytest.mark.e2e
@@ -21,9 +21,9 @@ ALERTS = ("orders", "by_name")
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     """Beside `orders`, an alert `by_name` whose rows share labels: their values are added up."""
-    async with staged(tmp_path) as made:
+    async with new_harness(tmp_path) as made:
         made.config["alerts"]["by_name"] = {**made.alert, "labels": ["name"], "on_duplicate": "sum", "notify": []}
         yield made
 
@@ -86,7 +86,7 @@ def own(page: Series, metric: str, alert: str) -> float | None:
     return page.get((metric, frozenset({("alert", alert)})))
 
 
-async def consistent(tocsin: Tocsin, model: Model) -> None:
+async def consistent(tocsin: TocsinProcess, model: Model) -> None:
     """One page: what it shows is a state of the view, not older than the frontier that it names."""
     page = await tocsin.metrics()
     for alert in ALERTS:
@@ -97,12 +97,12 @@ async def consistent(tocsin: Tocsin, model: Model) -> None:
         assert shown in possible, f"{alert} shows {shown} at {frontier}; possible are {possible[:3]}"
 
 
-async def exact(stage: Stage, tocsin: Tocsin) -> None:
+async def exact(harness: Harness, tocsin: TocsinProcess) -> None:
     """At rest the page is the view, exactly."""
 
     async def look() -> bool:
         page = await tocsin.metrics()
-        contents = Counter(stage.orders.rows())
+        contents = Counter(harness.orders.rows())
         for alert in ALERTS:
             expected = SHOWN[alert](contents)
             assert gauge(page, alert) == expected
@@ -114,13 +114,13 @@ async def exact(stage: Stage, tocsin: Tocsin) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_promise_3_every_page_is_the_view_at_the_frontier(stage: Stage, seed: int) -> None:
+async def test_promise_3_every_page_is_the_view_at_the_frontier(harness: Harness, seed: int) -> None:
     """Catches series that stay when a row goes or changes its labels, rows that are missed, and half a batch."""
-    model = Model(stage.orders, seed)
+    model = Model(harness.orders, seed)
     chance = random.Random(seed + 100)
     for _ in range(8):
         model.step()
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
         for _ in range(12):
             for _ in range(chance.randrange(1, 12)):
@@ -129,41 +129,41 @@ async def test_promise_3_every_page_is_the_view_at_the_frontier(stage: Stage, se
                     await consistent(tocsin, model)
             await consistent(tocsin, model)
             if chance.random() < 0.3:
-                await exact(stage, tocsin)
-        await exact(stage, tocsin)
+                await exact(harness, tocsin)
+        await exact(harness, tocsin)
 
 
 @pytest.mark.parametrize("seed", [7])
-async def test_promise_3_the_page_stays_right_through_restarts_and_broken_streams(stage: Stage, seed: int) -> None:
+async def test_promise_3_the_page_stays_right_through_restarts_and_broken_streams(harness: Harness, seed: int) -> None:
     """Catches what is carried over wrongly: from the ledger, or from before a stream broke."""
-    model = Model(stage.orders, seed)
+    model = Model(harness.orders, seed)
     model.step()
     for ending in ("kill", "stop", "kill"):
-        async with stage.run() as tocsin:
+        async with harness.run() as tocsin:
             await tocsin.until_ready()
-            await exact(stage, tocsin)
-            for trouble in (stage.double.disconnect, lambda: stage.double.compact(stage.orders), lambda: None):
+            await exact(harness, tocsin)
+            for trouble in (harness.double.disconnect, lambda: harness.double.compact(harness.orders), lambda: None):
                 for _ in range(4):
                     model.step()
                 trouble()
                 model.step()
-            await exact(stage, tocsin)
+            await exact(harness, tocsin)
             model.step()
             await (tocsin.kill() if ending == "kill" else tocsin.stop())
         for _ in range(4):
             model.step()
 
 
-async def test_promise_3_nothing_is_shown_and_not_ready_before_the_snapshot_is_complete(stage: Stage) -> None:
+async def test_promise_3_nothing_is_shown_and_not_ready_before_the_snapshot_is_complete(harness: Harness) -> None:
     """Catches a page of half a snapshot, which would look like resolved alerts, and readiness that comes too early."""
     rows = [(str(number), "x" * 50, "1") for number in range(300)]
-    stage.orders.insert(*rows)
-    async with stage.run() as tocsin:  # the ledger has them, and they were told
+    harness.orders.insert(*rows)
+    async with harness.run() as tocsin:  # the ledger has them, and they were told
         await tocsin.until_ready()
         await tocsin.kill()
-    stage.double.bytes_per_second = 20_000  # the snapshot takes about a second
+    harness.double.bytes_per_second = 20_000  # the snapshot takes about a second
     ready, counts = False, set()
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         while not ready:
             ready = await tocsin.ready() == ""
             counts.add(len(await tocsin.gauge("orders")))
@@ -172,24 +172,24 @@ async def test_promise_3_nothing_is_shown_and_not_ready_before_the_snapshot_is_c
         assert len(await tocsin.gauge("orders")) == 300
 
 
-async def test_promise_3_a_server_that_is_silent_at_the_start_leaves_it_not_ready(stage: Stage) -> None:
-    stage.orders.insert(("1", "Ann", "1"))
-    stage.double.silence()
-    async with stage.run() as tocsin:
-        await stage.double.subscribed(stage.orders)
+async def test_promise_3_a_server_that_is_silent_at_the_start_leaves_it_not_ready(harness: Harness) -> None:
+    harness.orders.insert(("1", "Ann", "1"))
+    harness.double.silence()
+    async with harness.run() as tocsin:
+        await harness.double.subscribed(harness.orders)
         assert "alert orders: no complete snapshot yet" in await tocsin.until_not_ready("alert orders")
         assert await tocsin.gauge("orders") == {}
-        stage.double.resume()
+        harness.double.resume()
         await tocsin.until_ready()
-        assert await tocsin.gauge("orders") == orders(Counter(stage.orders.rows())), "ready means complete"
+        assert await tocsin.gauge("orders") == orders(Counter(harness.orders.rows())), "ready means complete"
 
 
-async def test_promise_3_a_series_lingers_only_as_long_as_asked(stage: Stage) -> None:
-    stage.alert["linger"] = "1s"
-    stage.orders.insert(("1", "Ann", "5"), ("2", "Bob", "6"))
-    async with stage.run() as tocsin:
+async def test_promise_3_a_series_lingers_only_as_long_as_asked(harness: Harness) -> None:
+    harness.alert["linger"] = "1s"
+    harness.orders.insert(("1", "Ann", "5"), ("2", "Bob", "6"))
+    async with harness.run() as tocsin:
         await tocsin.until_metric("orders", 5.0, id="1", name="Ann")
-        stage.orders.delete(("1", "Ann", "5"))
+        harness.orders.delete(("1", "Ann", "5"))
         await tocsin.until_metric("orders", 0.0, id="1", name="Ann")
         await tocsin.until_metric("orders", None, id="1", name="Ann")
         assert await tocsin.gauge("orders") == {_labels(id="2", name="Bob"): 6.0}

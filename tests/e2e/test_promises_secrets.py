@@ -15,7 +15,7 @@ from aiohttp import web
 
 from support.novu import fake_novu
 from support.receiver import Answer, Received, Receiver
-from support.tocsin import Stage, Tocsin, command, quick_channel, quick_source, staged, write
+from support.tocsin import Harness, TocsinProcess, command, new_harness, quick_channel, quick_source, write
 from support.waiting import until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -44,8 +44,8 @@ COMMANDS = ("check --show", "check --online", "outbox list", "outbox list --json
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(tmp_path) as made:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
         made.orders.insert(("1", "Ann", "10"))
         made.config["web"]["admin"] = True
         yield made
@@ -69,7 +69,7 @@ def clean(text: str, where: str) -> None:
     assert not traces(text), f"{where}: {traces(text)[:3]}"
 
 
-async def everything(stage: Stage, tocsin: Tocsin, *commands: str) -> None:
+async def everything(harness: Harness, tocsin: TocsinProcess, *commands: str) -> None:
     """Search all that the process says and keeps, and what these commands print about it."""
     for path in PAGES:
         status, text = await tocsin.get(path)
@@ -77,9 +77,9 @@ async def everything(stage: Stage, tocsin: Tocsin, *commands: str) -> None:
         clean(text, path)
     clean("\n".join(tocsin.log), "log")
     clean("\n".join(tocsin.output), "standard output")
-    for file in stage.directory.glob("ledger.db*"):
+    for file in harness.directory.glob("ledger.db*"):
         clean(file.read_bytes().decode("latin-1"), file.name)
-    ran = (command(stage.directory, *line.split(), "-c", str(tocsin.file)) for line in commands)
+    ran = (command(harness.directory, *line.split(), "-c", str(tocsin.file)) for line in commands)
     for line, (_, output, errors) in zip(commands, await asyncio.gather(*ran), strict=True):
         assert "Traceback" not in errors, errors
         clean(output + errors, line)
@@ -111,12 +111,12 @@ def secret_hook(receiver: Receiver, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("address", [False, True])
 @pytest.mark.parametrize("status", [400, 401, 500, 302])
-async def test_promise_7_a_receiver_that_repeats_what_it_was_sent(stage: Stage, status: int, address: bool) -> None:
+async def test_promise_7_a_receiver_that_repeats_what_it_was_sent(harness: Harness, status: int, address: bool) -> None:
     """Catches an answer, an address or a header that goes into a log, the ledger or the API as it came."""
-    stage.receiver.otherwise = repeating(status, address=address)
-    stage.config["channels"]["hook"] = secret_hook(stage.receiver, max_attempts=2)
-    async with stage.run() as tocsin:
-        await stage.receiver.arrived(1)
+    harness.receiver.otherwise = repeating(status, address=address)
+    harness.config["channels"]["hook"] = secret_hook(harness.receiver, max_attempts=2)
+    async with harness.run() as tocsin:
+        await harness.receiver.arrived(1)
         await tocsin.until_ready()
 
         async def noted() -> bool:
@@ -124,31 +124,31 @@ async def test_promise_7_a_receiver_that_repeats_what_it_was_sent(stage: Stage, 
             return bool(one["reason"])
 
         await until_some(noted, "the failure is in the ledger")
-        await everything(stage, tocsin, *(COMMANDS if status == 400 else ()))
+        await everything(harness, tocsin, *(COMMANDS if status == 400 else ()))
         assert await tocsin.stop() == 0
         clean("\n".join(tocsin.log), "log")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid", "127.0.0.1:{port}"])
-async def test_promise_7_a_receiver_that_cannot_be_reached(stage: Stage, address: str) -> None:
+async def test_promise_7_a_receiver_that_cannot_be_reached(harness: Harness, address: str) -> None:
     """Refused, not to be resolved, and one that cuts the connection."""
-    stage.receiver.otherwise = lambda _: Answer(cut=True)
-    host = address.format(port=stage.receiver.port)
+    harness.receiver.otherwise = lambda _: Answer(cut=True)
+    host = address.format(port=harness.receiver.port)
     url = f"http://hushhush-user:hushhush-pass@{host}/services/HUSHHUSH-token-0001?key=hushhush%2Fkey-0001"
-    stage.config["channels"]["hook"] = quick_channel(url, max_attempts=3)
-    async with stage.run() as tocsin:
+    harness.config["channels"]["hook"] = quick_channel(url, max_attempts=3)
+    async with harness.run() as tocsin:
         await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
         [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert dead["reason"] == "exhausted"
-        await everything(stage, tocsin)
+        await everything(harness, tocsin)
 
 
-async def test_promise_7_a_server_that_speaks_no_tls(stage: Stage) -> None:
-    url = f"https://hushhush-user:hushhush-pass@127.0.0.1:{stage.receiver.port}/services/HUSHHUSH-token-0001"
-    stage.config["channels"]["hook"] = quick_channel(url, max_attempts=2)
-    async with stage.run() as tocsin:
+async def test_promise_7_a_server_that_speaks_no_tls(harness: Harness) -> None:
+    url = f"https://hushhush-user:hushhush-pass@127.0.0.1:{harness.receiver.port}/services/HUSHHUSH-token-0001"
+    harness.config["channels"]["hook"] = quick_channel(url, max_attempts=2)
+    async with harness.run() as tocsin:
         await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
-        await everything(stage, tocsin)
+        await everything(harness, tocsin)
 
 
 SOURCES = {
@@ -159,47 +159,47 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-async def test_promise_7_a_source_with_its_password(stage: Stage, kind: str) -> None:
+async def test_promise_7_a_source_with_its_password(harness: Harness, kind: str) -> None:
     """The password is wrong, then right; the server goes away, and the view fails."""
-    stage.double.passwords["materialize"] = "another"
-    stage.config["sources"]["mz"] = quick_source(SOURCES[kind].format(port=stage.double.port))
+    harness.double.passwords["materialize"] = "another"
+    harness.config["sources"]["mz"] = quick_source(SOURCES[kind].format(port=harness.double.port))
     if kind == "with a passfile":
-        stage.source["password"] = "hushhush-separately"
-    async with stage.run() as tocsin:
+        harness.source["password"] = "hushhush-separately"
+    async with harness.run() as tocsin:
         await tocsin.until_not_ready("invalid password")
-        await everything(stage, tocsin)
-        stage.double.passwords.clear()
+        await everything(harness, tocsin)
+        harness.double.passwords.clear()
         await tocsin.until_ready()
-        stage.orders.fail("division by zero")
+        harness.orders.fail("division by zero")
         await tocsin.until_not_ready("division by zero")
-        stage.orders.heal()
+        harness.orders.heal()
         await tocsin.until_ready()
-        await stage.double.kill()
+        await harness.double.kill()
         await tocsin.until_not_ready("refused")
-        await everything(stage, tocsin)
+        await everything(harness, tocsin)
 
 
-async def test_promise_7_secrets_from_files_and_from_the_environment(stage: Stage) -> None:
-    (stage.directory / "password").write_text("hushhush-in-a-file\n")
-    stage.double.passwords["materialize"] = "another"
-    stage.source["dsn"] = "host=127.0.0.1 port=${PORT} user=${MZ_USER:-materialize} sslmode=disable"
-    stage.source["password_file"] = str(stage.directory / "password")
-    stage.config["channels"]["hook"] = quick_channel("${HOOK}", headers={"Authorization": "Bearer ${TOKEN}"})
-    stage.receiver.otherwise = repeating(401)
-    hook = f"{stage.receiver.url}/services/HUSHHUSH-token-0001"
-    environment = {"PORT": str(stage.double.port), "HOOK": hook, "TOKEN": "hushhush-token-in-the-environment"}
-    async with stage.run(**environment) as tocsin:
+async def test_promise_7_secrets_from_files_and_from_the_environment(harness: Harness) -> None:
+    (harness.directory / "password").write_text("hushhush-in-a-file\n")
+    harness.double.passwords["materialize"] = "another"
+    harness.source["dsn"] = "host=127.0.0.1 port=${PORT} user=${MZ_USER:-materialize} sslmode=disable"
+    harness.source["password_file"] = str(harness.directory / "password")
+    harness.config["channels"]["hook"] = quick_channel("${HOOK}", headers={"Authorization": "Bearer ${TOKEN}"})
+    harness.receiver.otherwise = repeating(401)
+    hook = f"{harness.receiver.url}/services/HUSHHUSH-token-0001"
+    environment = {"PORT": str(harness.double.port), "HOOK": hook, "TOKEN": "hushhush-token-in-the-environment"}
+    async with harness.run(**environment) as tocsin:
         await tocsin.until_not_ready("invalid password")
         for path in PAGES:
             clean((await tocsin.get(path))[1], path)
-        stage.double.passwords.clear()
+        harness.double.passwords.clear()
         await tocsin.until_metric("tocsin_channel_up", 0, channel="hook")
         file = str(tocsin.file)
-        _, output, errors = await command(stage.directory, "check", "--show", "-c", file, **environment)
+        _, output, errors = await command(harness.directory, "check", "--show", "-c", file, **environment)
         clean(output + errors, "check --show")
         # Without them the configuration is wrong, and so are these.
         wrong = {"TOKEN": "hushhush\nhushhush", "PORT": "hushhush", "HOOK": "hushhush://hushhush:hushhush@"}
-        ran = (command(stage.directory, "check", "-c", file, **{**environment, name: wrong[name]}) for name in wrong)
+        ran = (command(harness.directory, "check", "-c", file, **{**environment, name: wrong[name]}) for name in wrong)
         for name, (status, output, errors) in zip(wrong, await asyncio.gather(*ran), strict=True):
             assert status != 0, name
             clean(output + errors, name)
@@ -221,11 +221,11 @@ BAD: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("number", range(len(BAD)))
-async def test_promise_7_a_mistake_in_the_configuration(stage: Stage, number: int) -> None:
+async def test_promise_7_a_mistake_in_the_configuration(harness: Harness, number: int) -> None:
     """A message that repeats the value it is about would show the secret; checked at a start and at a reload."""
-    wrong = stage.config | BAD[number]
+    wrong = harness.config | BAD[number]
     status, output, errors = await command(
-        stage.directory, "check", "-c", str(write(stage.directory / "wrong.yaml", wrong))
+        harness.directory, "check", "-c", str(write(harness.directory / "wrong.yaml", wrong))
     )
     assert status != 0, output
     assert "Traceback" not in errors
@@ -233,11 +233,11 @@ async def test_promise_7_a_mistake_in_the_configuration(stage: Stage, number: in
     clean(shown.replace("passwort", ""), "check")
 
 
-async def test_promise_7_a_reload_with_mistakes(stage: Stage) -> None:
-    async with stage.run() as tocsin:
+async def test_promise_7_a_reload_with_mistakes(harness: Harness) -> None:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
         for count, change in enumerate((BAD[0], BAD[3], BAD[6]), 1):
-            tocsin.write(stage.config | change)
+            tocsin.write(harness.config | change)
             status, text = await tocsin.post("/-/reload")
             assert status == 500
             clean(text, "answer to a reload")
@@ -246,10 +246,10 @@ async def test_promise_7_a_reload_with_mistakes(stage: Stage) -> None:
         clean("\n".join(tocsin.log), "log")
 
 
-async def test_promise_7_a_key_for_novu(stage: Stage) -> None:
+async def test_promise_7_a_key_for_novu(harness: Harness) -> None:
     """With the real kind of channel: refused, then with a server that fails."""
     async with fake_novu() as novu:
-        stage.config["channels"]["hook"] = {
+        harness.config["channels"]["hook"] = {
             "type": "novu",
             "api_key": "hushhush-api-key-0001",
             "url": novu.url,
@@ -258,13 +258,13 @@ async def test_promise_7_a_key_for_novu(stage: Stage) -> None:
             "backoff_initial": "20ms",
             "backoff_max": "100ms",
         }
-        async with stage.run() as tocsin:
+        async with harness.run() as tocsin:
             await tocsin.until_metric("tocsin_channel_up", 0, channel="hook")
             assert tocsin.logged("channel paused")
-            await everything(stage, tocsin)
+            await everything(harness, tocsin)
 
 
-async def test_promise_7_a_novu_that_repeats_the_key(stage: Stage) -> None:
+async def test_promise_7_a_novu_that_repeats_the_key(harness: Harness) -> None:
     async def handle(request: web.BaseRequest) -> web.Response:
         return web.json_response({"message": str(dict(request.headers)), "statusCode": 400}, status=400)
 
@@ -272,16 +272,16 @@ async def test_promise_7_a_novu_that_repeats_the_key(stage: Stage) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        stage.config["channels"]["hook"] = {
+        harness.config["channels"]["hook"] = {
             "type": "novu",
             "api_key": "hushhush-api-key-0001",
             "url": f"http://127.0.0.1:{runner.addresses[0][1]}",
             "workflow": "inapp-alert",
             "recipients": ["sub-1"],
         }
-        async with stage.run() as tocsin:
+        async with harness.run() as tocsin:
             await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
-            await everything(stage, tocsin)
+            await everything(harness, tocsin)
     finally:
         await runner.cleanup()
 

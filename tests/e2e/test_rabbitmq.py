@@ -14,7 +14,7 @@ import pytest
 from support.rabbitmq import PASSWORD, USER, Peer, RabbitMQ, new_queue, peer, rabbitmq, shared_rabbitmq
 from support.receiver import Answer, Receiver
 from support.smtp import HANG, MailServer
-from support.tocsin import Tocsin, command, running, running_with
+from support.tocsin import TocsinProcess, command, running, running_with
 from support.waiting import until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -23,7 +23,7 @@ QUICK = {"timeout": "2s", "backoff_initial": "20ms", "backoff_max": "100ms", "ma
 MIGRATION = Path(__file__).parents[2] / "docs" / "migrate-from-alertman.md"
 
 
-class Scene:
+class Scenario:
     """A queue, a mail server, a receiver of webhooks, and a configuration with the alerts `email` and `sms`."""
 
     def __init__(self, directory: Path, broker: RabbitMQ, receiver: Receiver, mail: MailServer) -> None:
@@ -85,131 +85,131 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def scenario(tmp_path: Path) -> AsyncIterator[Scenario]:
     async with Receiver() as receiver, MailServer() as mail:
-        yield Scene(tmp_path, shared_rabbitmq(), receiver, mail)
+        yield Scenario(tmp_path, shared_rabbitmq(), receiver, mail)
 
 
 @pytest.fixture
-async def other(scene: Scene) -> AsyncIterator[Peer]:
+async def other(scenario: Scenario) -> AsyncIterator[Peer]:
     async with peer(shared_rabbitmq()) as connected:
         yield connected
 
 
-def run(scene: Scene) -> Any:
-    return running(scene.directory, scene.config)
+def run(scenario: Scenario) -> Any:
+    return running(scenario.directory, scenario.config)
 
 
 def message(*types: str, **content: Any) -> dict[str, Any]:
     return {"message": {"alertTypes": list(types), "message": content}}
 
 
-def discreet(tocsin: Tocsin) -> bool:
+def discreet(tocsin: TocsinProcess) -> bool:
     """Whether all that it said is without tracebacks and passwords, in any spelling."""
     said = "\n".join(tocsin.log)
     return not any(part in said for part in ("Traceback", PASSWORD[:6], "p%40ss", "never retrieved"))
 
 
 async def test_each_type_of_a_message_is_delivered_on_its_own_and_one_that_fails_is_tried_again_alone(
-    scene: Scene, other: Peer
+    scenario: Scenario, other: Peer
 ) -> None:
-    scene.receiver.script(*[Answer(status=503)] * 3)
-    async with run(scene) as tocsin:
+    scenario.receiver.script(*[Answer(status=503)] * 3)
+    async with run(scenario) as tocsin:
         await tocsin.until_ready()
-        await other.send(scene.queue, message("email", "sms", n=1))
-        await scene.receiver.arrived(4)
+        await other.send(scenario.queue, message("email", "sms", n=1))
+        await scenario.receiver.arrived(4)
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="hook")
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="mail")
-        assert await other.look(scene.queue) == (0, 1)
+        assert await other.look(scenario.queue) == (0, 1)
         assert await tocsin.stop() == 0
         assert discreet(tocsin)
-    assert scene.mails == [("ops@example.com", "by default")]
-    assert len({request.json["id"] for request in scene.receiver.requests}) == 1
+    assert scenario.mails == [("ops@example.com", "by default")]
+    assert len({request.json["id"] for request in scenario.receiver.requests}) == 1
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["with message_id", "without"])
 async def test_after_a_kill_every_message_is_told_and_with_a_message_id_exactly_once(
-    scene: Scene, other: Peer, named: bool
+    scenario: Scenario, other: Peer, named: bool
 ) -> None:
-    async with run(scene) as tocsin:
+    async with run(scenario) as tocsin:
         await tocsin.until_ready()
         sending = asyncio.gather(
             *(
-                other.send(scene.queue, message("sms", n=n), **({"message_id": f"m-{n}"} if named else {}))
+                other.send(scenario.queue, message("sms", n=n), **({"message_id": f"m-{n}"} if named else {}))
                 for n in range(300)
             )
         )
-        await scene.receiver.arrived(20)
+        await scenario.receiver.arrived(20)
         await tocsin.kill()
         await sending
-    async with run(scene) as tocsin:
-        await other.until_waiting(scene.queue, 0)
-        await until(lambda: set(scene.numbers) == set(range(300)), "every message")
+    async with run(scenario) as tocsin:
+        await other.until_waiting(scenario.queue, 0)
+        await until(lambda: set(scenario.numbers) == set(range(300)), "every message")
         await tocsin.until_metric("tocsin_channel_pending", 0, channel="hook")
         if named:
-            assert scene.numbers == list(range(300))
+            assert scenario.numbers == list(range(300))
         else:
-            assert len(scene.numbers) >= 300
+            assert len(scenario.numbers) >= 300
 
 
 async def test_what_is_in_the_ledger_and_not_acknowledged_when_it_is_killed_is_told_once(
-    scene: Scene, other: Peer
+    scenario: Scenario, other: Peer
 ) -> None:
-    async with run(scene) as tocsin:
+    async with run(scenario) as tocsin:
         await tocsin.until_ready()
         assert await tocsin.stop() == 0
-    dead = await other.channel.declare_queue(f"{scene.queue}.dead", passive=True)
-    await dead.unbind(f"{scene.queue}.dead", "")
-    await other.send(scene.queue, b"not JSON")
-    await other.send(scene.queue, message("sms", n=1), message_id="m-1")
-    scene.source["declare"] = False
+    dead = await other.channel.declare_queue(f"{scenario.queue}.dead", passive=True)
+    await dead.unbind(f"{scenario.queue}.dead", "")
+    await other.send(scenario.queue, b"not JSON")
+    await other.send(scenario.queue, message("sms", n=1), message_id="m-1")
+    scenario.source["declare"] = False
     # The dead letter cannot be kept, so neither is acknowledged, again and again.
-    async with run(scene) as tocsin:
-        await scene.receiver.arrived(1)
+    async with run(scenario) as tocsin:
+        await scenario.receiver.arrived(1)
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="hook")
         await tocsin.until_not_ready("a dead letter gets to no queue")
         await tocsin.kill()
-    await other.until_waiting(scene.queue, 2)
-    await dead.bind(f"{scene.queue}.dead", "")
-    async with run(scene) as tocsin:
-        [letter] = await other.taken(f"{scene.queue}.dead", 1)
-        await other.until_waiting(scene.queue, 0)
+    await other.until_waiting(scenario.queue, 2)
+    await dead.bind(f"{scenario.queue}.dead", "")
+    async with run(scenario) as tocsin:
+        [letter] = await other.taken(f"{scenario.queue}.dead", 1)
+        await other.until_waiting(scenario.queue, 0)
         await tocsin.until_ready()
         assert await tocsin.stop() == 0
     assert letter.body == b"not JSON"
-    assert len(scene.receiver.requests) == 1
+    assert len(scenario.receiver.requests) == 1
 
 
 async def test_what_cannot_be_used_is_a_dead_letter_with_its_reason_and_holds_up_nothing(
-    scene: Scene, other: Peer
+    scenario: Scenario, other: Peer
 ) -> None:
-    async with run(scene) as tocsin:
+    async with run(scenario) as tocsin:
         await tocsin.until_ready()
         bad = [b"not JSON", {"message": {"alertTypes": ["sms"]}}, message("sms", "fax", n=1), {"n": 2}, b""]
-        await other.send(scene.queue, *bad, message("sms", n=3))
-        letters = await other.taken(f"{scene.queue}.dead", 5)
-        await until(lambda: scene.numbers == [1, 3], "the good ones")
+        await other.send(scenario.queue, *bad, message("sms", n=3))
+        letters = await other.taken(f"{scenario.queue}.dead", 5)
+        await until(lambda: scenario.numbers == [1, 3], "the good ones")
         reasons = [letter.headers["x-tocsin-reason"] for letter in letters]
         assert reasons == ["malformed", "missing", "unmatched", "missing", "malformed"]
         assert letters[2].headers["x-tocsin-detail"] == "no alert takes fax"
         assert await tocsin.metric("tocsin_source_refused_events_total", source="letters", reason="malformed") == 2
         assert await tocsin.metric("tocsin_source_refused_events_total", source="letters", reason="missing") == 2
         assert await tocsin.metric("tocsin_source_unmatched_events_total", source="letters") == 1
-        assert await other.look(scene.queue) == (0, 1)
+        assert await other.look(scenario.queue) == (0, 1)
         assert await tocsin.ready() == ""
 
 
-async def test_a_message_may_say_to_whom_and_under_which_subject_it_goes(scene: Scene, other: Peer) -> None:
-    async with run(scene) as tocsin:
+async def test_a_message_may_say_to_whom_and_under_which_subject_it_goes(scenario: Scenario, other: Peer) -> None:
+    async with run(scenario) as tocsin:
         await tocsin.until_ready()
         await other.send(
-            scene.queue,
+            scenario.queue,
             {"alert": "email", "recipients": ["ann@example.com", "ben@example.com"], "subject": "Card 1234"},
             message("email", recipients="cho@example.com"),
             {"alert": "email", "recipients": None},
         )
-        await scene.mail.arrived(3)
-    assert sorted(scene.mails) == [
+        await scenario.mail.arrived(3)
+    assert sorted(scenario.mails) == [
         ("ann@example.com,ben@example.com", "Card 1234"),
         ("cho@example.com", "by default"),
         ("ops@example.com", "by default"),
@@ -217,107 +217,107 @@ async def test_a_message_may_say_to_whom_and_under_which_subject_it_goes(scene: 
 
 
 async def test_a_mail_that_is_refused_or_slow_is_seen_and_holds_up_neither_the_queue_nor_other_channels(
-    scene: Scene, other: Peer
+    scenario: Scenario, other: Peer
 ) -> None:
-    scene.mail.script("DATA", *[HANG] * 4)
-    scene.config["channels"]["mail"]["timeout"] = "8s"  # the fourth hangs before the first is given up
-    async with run(scene) as tocsin:
+    scenario.mail.script("DATA", *[HANG] * 4)
+    scenario.config["channels"]["mail"]["timeout"] = "8s"  # the fourth hangs before the first is given up
+    async with run(scenario) as tocsin:
         await tocsin.until_ready()
-        await other.send(scene.queue, *(message("email", "sms", n=n) for n in range(100)))
-        await until(lambda: scene.mail.under_way == 4, "mails under way")
-        await until(lambda: len(scene.numbers) == 100, "the other channel")
-        await other.until_waiting(scene.queue, 0)
+        await other.send(scenario.queue, *(message("email", "sms", n=n) for n in range(100)))
+        await until(lambda: scenario.mail.under_way == 4, "mails under way")
+        await until(lambda: len(scenario.numbers) == 100, "the other channel")
+        await other.until_waiting(scenario.queue, 0)
         await until_some(lambda: tocsin.metric("tocsin_channel_pending", channel="mail"), "mails that wait")
-        scene.mail.script("MAIL", *["550 5.7.1 not from you"] * 100)
+        scenario.mail.script("MAIL", *["550 5.7.1 not from you"] * 100)
         await until_some(lambda: tocsin.metric("tocsin_channel_dead_letters", channel="mail"), "dead letters")
 
 
 async def test_without_a_broker_it_tries_again_says_so_and_begins_when_there_is_one(
-    tmp_path: Path, scene: Scene
+    tmp_path: Path, scenario: Scenario
 ) -> None:
     (tmp_path / "broker").mkdir()
     with rabbitmq(tmp_path / "broker") as own:
-        scene.source["port"] = own.port
-        async with run(scene) as tocsin:
+        scenario.source["port"] = own.port
+        async with run(scenario) as tocsin:
             reasons = await tocsin.until_not_ready("email", f"RabbitMQ at 127.0.0.1:{own.port}")
             assert "Connect call failed" in reasons
             await asyncio.to_thread(own.start)
             await tocsin.until_ready()
             async with peer(own) as other:
-                await other.send(scene.queue, message("sms", n=1), message_id="m-1")
-                await scene.receiver.arrived(1)
+                await other.send(scenario.queue, message("sms", n=1), message_id="m-1")
+                await scenario.receiver.arrived(1)
             # And in the middle of everything.
             await asyncio.to_thread(own.stop)
             await tocsin.until_not_ready("RabbitMQ")
             await asyncio.to_thread(own.start)
             await tocsin.until_ready()
             async with peer(own) as other:
-                await other.send(scene.queue, message("sms", n=2))
-                await until(lambda: scene.numbers == [1, 2], "the second one")
+                await other.send(scenario.queue, message("sms", n=2))
+                await until(lambda: scenario.numbers == [1, 2], "the second one")
             assert discreet(tocsin)
 
 
-async def test_after_the_limit_without_a_broker_the_process_ends_with_a_status(tmp_path: Path, scene: Scene) -> None:
-    scene.source.update(port=1, give_up_after="500ms")
-    async with run(scene) as tocsin:
+async def test_process_ends_with_status_after_give_up_after(tmp_path: Path, scenario: Scenario) -> None:
+    scenario.source.update(port=1, give_up_after="500ms")
+    async with run(scenario) as tocsin:
         assert await tocsin.exited() == 124
         assert tocsin.logged("source down", "RabbitMQ at 127.0.0.1:1")
         assert tocsin.logged("tocsin: source letters: RabbitMQ at 127.0.0.1:1")
         assert discreet(tocsin)
 
 
-async def test_no_password_is_said_at_any_level_whatever_fails(scene: Scene, other: Peer) -> None:
+async def test_no_password_is_said_at_any_level_whatever_fails(scenario: Scenario, other: Peer) -> None:
     wrong = quote(f"{PASSWORD}-wrong", safe="")
     for name in ("host", "port", "user", "password"):
-        del scene.source[name]
-    scene.source["url"] = f"amqp://{USER}:{wrong}@127.0.0.1:{shared_rabbitmq().port}"
-    async with run(scene) as tocsin:
+        del scenario.source[name]
+    scenario.source["url"] = f"amqp://{USER}:{wrong}@127.0.0.1:{shared_rabbitmq().port}"
+    async with run(scenario) as tocsin:
         reasons = await tocsin.until_not_ready("ACCESS_REFUSED")
         assert PASSWORD[:6] not in reasons
-        scene.source["url"] = scene.source["url"].replace(wrong, quote(PASSWORD, safe=""))
-        tocsin.write(scene.config)
+        scenario.source["url"] = scenario.source["url"].replace(wrong, quote(PASSWORD, safe=""))
+        tocsin.write(scenario.config)
         tocsin.signal(signal.SIGHUP)
         await tocsin.until_logged("configuration applied")
         await tocsin.until_ready()
-        await other.send(scene.queue, message("sms", n=1))
-        await scene.receiver.arrived(1)
+        await other.send(scenario.queue, message("sms", n=1))
+        await scenario.receiver.arrived(1)
         shown = str(await tocsin.json("/api/v1/status")) + (await tocsin.get("/metrics"))[1]
         assert PASSWORD[:6] not in shown
         assert discreet(tocsin)
 
 
-async def test_what_differs_in_the_broker_is_told_until_it_is_mended(scene: Scene, other: Peer) -> None:
-    await other.channel.declare_queue(scene.queue, durable=False)
-    async with run(scene) as tocsin:
-        await tocsin.until_not_ready(f"the queue {scene.queue} is there already with another durable")
-        await other.channel.queue_delete(scene.queue)
+async def test_what_differs_in_the_broker_is_told_until_it_is_mended(scenario: Scenario, other: Peer) -> None:
+    await other.channel.declare_queue(scenario.queue, durable=False)
+    async with run(scenario) as tocsin:
+        await tocsin.until_not_ready(f"the queue {scenario.queue} is there already with another durable")
+        await other.channel.queue_delete(scenario.queue)
         await tocsin.until_ready()
 
 
-async def test_the_history_of_a_message_can_be_asked_for(scene: Scene, other: Peer) -> None:
-    scene.receiver.script(Answer(status=500, body=b"later"))
-    async with run(scene) as tocsin:
+async def test_the_history_of_a_message_can_be_asked_for(scenario: Scenario, other: Peer) -> None:
+    scenario.receiver.script(Answer(status=500, body=b"later"))
+    async with run(scenario) as tocsin:
         await tocsin.until_ready()
-        await other.send(scene.queue, message("sms", n=1))
+        await other.send(scenario.queue, message("sms", n=1))
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="hook")
         [found] = (await tocsin.json("/api/v1/notifications?status=delivered"))["notifications"]
         shown = await tocsin.json(f"/api/v1/notifications/{found['id']}")
         assert [one["detail"] for one in shown["failed_attempts"]] == ["500 later"]
-    status, output, _ = await command(scene.directory, "history", "sms", "-c", "tocsin.yaml")
+    status, output, _ = await command(scenario.directory, "history", "sms", "-c", "tocsin.yaml")
     assert status == 0
     assert "hook: 1 delivered" in output
 
 
 async def test_the_example_for_those_who_come_from_alertman_runs_on_its_environment_and_queue(
-    scene: Scene, other: Peer
+    scenario: Scenario, other: Peer
 ) -> None:
     # As it declares them: a topic exchange that is not durable, and a durable queue without arguments.
     exchange = await other.channel.declare_exchange("dummy-exchange", "topic")
     queue = await other.channel.declare_queue("dummy_alerts_queue", durable=True)
     await queue.bind(exchange, "dummy-alerts")
     [example] = re.findall(r"^```yaml\n(.*?)^```", MIGRATION.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    (scene.directory / "tocsin.yaml").write_text(
-        f'{example}\nweb: {{listen: "127.0.0.1:0"}}\nledger: {{path: "{scene.directory}/tocsin.db"}}\n'
+    (scenario.directory / "tocsin.yaml").write_text(
+        f'{example}\nweb: {{listen: "127.0.0.1:0"}}\nledger: {{path: "{scenario.directory}/tocsin.db"}}\n'
     )
     environment = {
         "LOG_LEVEL": "DEBUG",
@@ -326,24 +326,24 @@ async def test_the_example_for_those_who_come_from_alertman_runs_on_its_environm
         "MESSAGE_BROKER_SERVICE_USERNAME": USER,
         "MESSAGE_BROKER_SERVICE_PASSWORD": PASSWORD,
         "SMTP_HOSTNAME": "127.0.0.1",
-        "SMTP_PORT": str(scene.mail.port),
+        "SMTP_PORT": str(scenario.mail.port),
         "SMTP_USERNAME": "u",
         "SMTP_PASSWORD": "p",
         "SMTP_SECURITY": "none",
         "TRANSACTION_FRAUD_EMAIL_ALERT_FROM": "fraud@example.com",
         "TRANSACTION_FRAUD_EMAIL_ALERT_TO": "ops@example.com",
-        "SMS_URL": f"json://127.0.0.1:{scene.receiver.port}",
+        "SMS_URL": f"json://127.0.0.1:{scenario.receiver.port}",
         "SMS_TO": "4917000000",
     }
-    async with running_with(scene.directory, file=None, **environment) as tocsin:
+    async with running_with(scenario.directory, file=None, **environment) as tocsin:
         await tocsin.until_ready()
         text = {"message": {"alertTypes": ["email", "sms"], "message": "Order 7 looks like fraud"}}
         await other.send("dummy-alerts", text, message("email", order=8), exchange="dummy-exchange")
-        await scene.mail.arrived(2)
-        [sms] = await scene.receiver.arrived(1)
+        await scenario.mail.arrived(2)
+        [sms] = await scenario.receiver.arrived(1)
         assert discreet(tocsin)
-    assert scene.mails == [("ops@example.com", "Email Subject")] * 2
-    bodies = [mail.part("plain") for mail in scene.mail.mails]
+    assert scenario.mails == [("ops@example.com", "Email Subject")] * 2
+    bodies = [mail.part("plain") for mail in scenario.mail.mails]
     assert any("Order 7 looks like fraud" in body for body in bodies)
     assert any('"order":8' in body.replace(" ", "") for body in bodies)
     assert sms.path == "/4917000000"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.receiver import Answer, Receiver
-from support.tocsin import COLUMNS, Stage, Tocsin, quick_channel, staged
+from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness, quick_channel
 from support.waiting import until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -20,46 +20,46 @@ FIRST = ("fired", "1")
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(tmp_path) as made:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
         made.orders.insert(("1", "Ann", "10"))
         made.config["web"]["admin"] = True
         yield made
 
 
 @asynccontextmanager
-async def started(stage: Stage) -> AsyncIterator[Tocsin]:
+async def started(harness: Harness) -> AsyncIterator[TocsinProcess]:
     """The process, once it runs and has told the first row."""
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await stage.until_told(FIRST)
+        await harness.until_notified(FIRST)
         yield tocsin
         assert tocsin.running, tocsin.log[-5:]
         assert not tocsin.logged("Traceback")
 
 
-async def reloaded(tocsin: Tocsin, config: dict[str, Any]) -> None:
+async def reloaded(tocsin: TocsinProcess, config: dict[str, Any]) -> None:
     """Reload with this configuration, which is good."""
     tocsin.write(config)
     status, text = await tocsin.post("/-/reload")
     assert (status, text) == (200, "The configuration was reloaded.\n")
 
 
-def changed(stage: Stage) -> dict[str, Any]:
+def changed(harness: Harness) -> dict[str, Any]:
     """A copy of the configuration to change."""
-    return copy.deepcopy(stage.config)
+    return copy.deepcopy(harness.config)
 
 
-def second_alert(stage: Stage, config: dict[str, Any], **more: Any) -> None:
+def second_alert(harness: Harness, config: dict[str, Any], **more: Any) -> None:
     """Another view and an alert `parcels` on it."""
-    stage.double.create("public.parcels", COLUMNS, retain=None, rows=[("7", "Box", "70")])
-    config["alerts"]["parcels"] = {**stage.alert, "relation": "public.parcels", **more}
+    harness.double.create("public.parcels", COLUMNS, retain=None, rows=[("7", "Box", "70")])
+    config["alerts"]["parcels"] = {**harness.alert, "relation": "public.parcels", **more}
 
 
 @asynccontextmanager
-async def without_a_gap(stage: Stage, tocsin: Tocsin) -> AsyncIterator[None]:
+async def without_a_gap(harness: Harness, tocsin: TocsinProcess) -> AsyncIterator[None]:
     """See to it that the alert `orders` neither loses a series nor its stream while the body runs."""
-    before, connects = await tocsin.gauge("orders"), subscriptions(stage)
+    before, connects = await tocsin.gauge("orders"), subscriptions(harness)
     done = False
 
     async def look() -> int:
@@ -77,25 +77,25 @@ async def without_a_gap(stage: Stage, tocsin: Tocsin) -> AsyncIterator[None]:
     finally:
         done = True
         assert await looking > 0
-    assert subscriptions(stage) == connects, "the stream of an alert that did not change was opened again"
+    assert subscriptions(harness) == connects, "the stream of an alert that did not change was opened again"
 
 
-def subscriptions(stage: Stage, relation: str = "orders") -> int:
+def subscriptions(harness: Harness, relation: str = "orders") -> int:
     """How often a view was subscribed to."""
-    return sum(text.startswith("COPY (SUBSCRIBE") and f'"{relation}"' in text for text in stage.double.statements)
+    return sum(text.startswith("COPY (SUBSCRIBE") and f'"{relation}"' in text for text in harness.double.statements)
 
 
 # Asking for it.
 
 
-async def test_sighup_reads_the_file_again(stage: Stage) -> None:
-    async with started(stage) as tocsin:
-        config = changed(stage)
-        second_alert(stage, config)
+async def test_sighup_reads_the_file_again(harness: Harness) -> None:
+    async with started(harness) as tocsin:
+        config = changed(harness)
+        second_alert(harness, config)
         tocsin.write(config)
         tocsin.signal(signal.SIGHUP)
         await tocsin.until_logged("configuration applied", "alerts=2")
-        await stage.until_told(FIRST, ("fired", "7"))
+        await harness.until_notified(FIRST, ("fired", "7"))
         assert await tocsin.metric("tocsin_config_last_reload_successful") == 1
 
 
@@ -108,12 +108,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-async def test_a_bad_file_changes_nothing_and_shows(stage: Stage, kind: str) -> None:
-    async with started(stage) as tocsin:
+async def test_a_bad_file_changes_nothing_and_shows(harness: Harness, kind: str) -> None:
+    async with started(harness) as tocsin:
         good = await tocsin.metric("tocsin_config_last_reload_success_timestamp_seconds")
         assert await tocsin.metric("tocsin_config_last_reload_successful") == 1
         text = BAD[kind]
-        async with without_a_gap(stage, tocsin):
+        async with without_a_gap(harness, tocsin):
             if text is None:
                 tocsin.file.unlink()
             else:
@@ -124,29 +124,29 @@ async def test_a_bad_file_changes_nothing_and_shows(stage: Stage, kind: str) -> 
             await tocsin.until_metric("tocsin_config_last_reload_successful", 0)
             assert await tocsin.metric("tocsin_config_last_reload_success_timestamp_seconds") == good
             assert await tocsin.ready() == "", "the last good configuration works on"
-        stage.orders.insert(("2", "Bob", "20"))
-        await stage.until_told(FIRST, ("fired", "2"))
-        tocsin.write(stage.config)
+        harness.orders.insert(("2", "Bob", "20"))
+        await harness.until_notified(FIRST, ("fired", "2"))
+        tocsin.write(harness.config)
         tocsin.signal(signal.SIGHUP)
         await tocsin.until_metric("tocsin_config_last_reload_successful", 1)
         assert (await tocsin.metric("tocsin_config_last_reload_success_timestamp_seconds") or 0) > (good or 0)
 
 
-async def test_a_request_to_reload_answers_with_what_is_wrong(stage: Stage) -> None:
-    async with started(stage) as tocsin:
+async def test_a_request_to_reload_answers_with_what_is_wrong(harness: Harness) -> None:
+    async with started(harness) as tocsin:
         tocsin.write("alerts: {orders: {sorce: mz}}")
         status, text = await tocsin.post("/-/reload")
         assert status == 500
         assert "the former one stays in force" in text
         assert "alerts.orders.sorce" in text
-        await reloaded(tocsin, stage.config)
+        await reloaded(tocsin, harness.config)
 
 
-async def test_without_admin_a_request_to_reload_is_refused(stage: Stage) -> None:
-    stage.config["web"]["admin"] = False
-    async with started(stage) as tocsin:
-        config = changed(stage)
-        second_alert(stage, config)
+async def test_without_admin_a_request_to_reload_is_refused(harness: Harness) -> None:
+    harness.config["web"]["admin"] = False
+    async with started(harness) as tocsin:
+        config = changed(harness)
+        second_alert(harness, config)
         tocsin.write(config)
         status, text = await tocsin.post("/-/reload")
         assert status == 403
@@ -155,130 +155,130 @@ async def test_without_admin_a_request_to_reload_is_refused(stage: Stage) -> Non
         assert len((await tocsin.json("/api/v1/alerts"))["alerts"]) == 1
 
 
-async def test_a_page_of_another_site_cannot_reload(stage: Stage) -> None:
-    async with started(stage) as tocsin:
+async def test_a_page_of_another_site_cannot_reload(harness: Harness) -> None:
+    async with started(harness) as tocsin:
         assert (await tocsin.post("/-/reload", Origin="http://evil.example"))[0] == 403
 
 
-async def test_many_reloads_at_once_are_done_one_after_the_other(stage: Stage) -> None:
-    async with started(stage) as tocsin, without_a_gap(stage, tocsin):
-        config = changed(stage)
-        second_alert(stage, config)
+async def test_many_reloads_at_once_are_done_one_after_the_other(harness: Harness) -> None:
+    async with started(harness) as tocsin, without_a_gap(harness, tocsin):
+        config = changed(harness)
+        second_alert(harness, config)
         tocsin.write(config)
         for _ in range(5):
             tocsin.signal(signal.SIGHUP)
         answers = await asyncio.gather(*(tocsin.post("/-/reload") for _ in range(5)))
         assert {status for status, _ in answers} == {200}
         await tocsin.until_ready()
-        assert subscriptions(stage, "parcels") == 1
-    await stage.until_told(FIRST, ("fired", "7"))
+        assert subscriptions(harness, "parcels") == 1
+    await harness.until_notified(FIRST, ("fired", "7"))
 
 
 # What changes, and what does not.
 
 
-async def test_the_same_file_again_changes_nothing(stage: Stage) -> None:
-    async with started(stage) as tocsin, without_a_gap(stage, tocsin):
-        await reloaded(tocsin, stage.config)
+async def test_the_same_file_again_changes_nothing(harness: Harness) -> None:
+    async with started(harness) as tocsin, without_a_gap(harness, tocsin):
+        await reloaded(tocsin, harness.config)
 
 
-async def test_an_alert_is_added_and_removed_while_another_goes_on(stage: Stage) -> None:
-    async with started(stage) as tocsin:
-        config = changed(stage)
-        second_alert(stage, config)
-        async with without_a_gap(stage, tocsin):
+async def test_an_alert_is_added_and_removed_while_another_goes_on(harness: Harness) -> None:
+    async with started(harness) as tocsin:
+        config = changed(harness)
+        second_alert(harness, config)
+        async with without_a_gap(harness, tocsin):
             await reloaded(tocsin, config)
             await tocsin.until_metric("parcels", 70, id="7", name="Box")
-            await stage.until_told(FIRST, ("fired", "7"))
-            await reloaded(tocsin, stage.config)
+            await harness.until_notified(FIRST, ("fired", "7"))
+            await reloaded(tocsin, harness.config)
             # Taken off the page at once, with every metric of its own.
             page = (await tocsin.get("/metrics"))[1]
             assert "parcels" not in page
             assert [alert["name"] for alert in (await tocsin.json("/api/v1/alerts"))["alerts"]] == ["orders"]
-            await stage.double.unsubscribed(stage.double.relation("public.parcels"))
-        stage.orders.insert(("2", "Bob", "20"))
-        await stage.until_told(FIRST, ("fired", "7"), ("fired", "2"))
+            await harness.double.unsubscribed(harness.double.relation("public.parcels"))
+        harness.orders.insert(("2", "Bob", "20"))
+        await harness.until_notified(FIRST, ("fired", "7"), ("fired", "2"))
 
 
-async def test_an_alert_that_comes_back_goes_on_where_it_was(stage: Stage) -> None:
+async def test_an_alert_that_comes_back_goes_on_where_it_was(harness: Harness) -> None:
     """Its firings and its frontier stay in the ledger: nothing is told twice, and what it missed is told."""
-    async with started(stage) as tocsin:
-        config = changed(stage)
-        second_alert(stage, config)
+    async with started(harness) as tocsin:
+        config = changed(harness)
+        second_alert(harness, config)
         await reloaded(tocsin, config)
-        await stage.until_told(FIRST, ("fired", "7"))
-        await reloaded(tocsin, stage.config)
-        stage.double.relation("public.parcels").insert(("8", "Bag", "80"))
+        await harness.until_notified(FIRST, ("fired", "7"))
+        await reloaded(tocsin, harness.config)
+        harness.double.relation("public.parcels").insert(("8", "Bag", "80"))
         await reloaded(tocsin, config)
-        await stage.until_told(FIRST, ("fired", "7"), ("fired", "8"))
+        await harness.until_notified(FIRST, ("fired", "7"), ("fired", "8"))
 
 
-async def test_a_changed_alert_shows_its_new_labels_and_tells_nothing_twice(stage: Stage) -> None:
-    config = changed(stage)
-    second_alert(stage, config)
-    stage.config, original = config, stage.config
-    async with stage.run() as tocsin:
-        await stage.until_told(FIRST, ("fired", "7"))
+async def test_a_changed_alert_shows_its_new_labels_and_tells_nothing_twice(harness: Harness) -> None:
+    config = changed(harness)
+    second_alert(harness, config)
+    harness.config, original = config, harness.config
+    async with harness.run() as tocsin:
+        await harness.until_notified(FIRST, ("fired", "7"))
         await tocsin.until_ready()
-        config = changed(stage)
+        config = changed(harness)
         config["alerts"]["parcels"] |= {"labels": {"parcel": "id"}, "static_labels": {"team": "mail"}, "value": None}
-        async with without_a_gap(stage, tocsin):
+        async with without_a_gap(harness, tocsin):
             await reloaded(tocsin, config)
             await tocsin.until_metric("parcels", 1, parcel="7", team="mail")
             assert len(await tocsin.gauge("parcels")) == 1, "the series under the old labels are gone"
-        stage.orders.insert(("2", "Bob", "20"))
-        await stage.until_told(FIRST, ("fired", "7"), ("fired", "2"))
+        harness.orders.insert(("2", "Bob", "20"))
+        await harness.until_notified(FIRST, ("fired", "7"), ("fired", "2"))
         assert original["alerts"].keys() == {"orders"}
 
 
-async def test_a_changed_key_ends_the_firings_of_the_old_one(stage: Stage) -> None:
-    async with started(stage) as tocsin:
-        config = changed(stage)
+async def test_a_changed_key_ends_the_firings_of_the_old_one(harness: Harness) -> None:
+    async with started(harness) as tocsin:
+        config = changed(harness)
         config["alerts"]["orders"]["key"] = ["id", "name"]
         await reloaded(tocsin, config)
-        await until(lambda: len(stage.told()) >= 3, "the old firing resolved and the new one fired")
-        told = [(envelope["status"], envelope["row"]["id"]) for envelope in stage.envelopes()]
+        await until(lambda: len(harness.notified()) >= 3, "the old firing resolved and the new one fired")
+        told = [(envelope["status"], envelope["row"]["id"]) for envelope in harness.envelopes()]
         assert told == [("fired", 1), ("resolved", 1), ("fired", 1)]
-        prints = [envelope["fingerprint"] for envelope in stage.envelopes()]
+        prints = [envelope["fingerprint"] for envelope in harness.envelopes()]
         assert prints[0] == prints[1] != prints[2]
 
 
-async def test_a_channel_is_added_and_gets_only_what_comes_after(stage: Stage) -> None:
-    async with started(stage) as tocsin, Receiver() as other:
-        config = changed(stage)
+async def test_a_channel_is_added_and_gets_only_what_comes_after(harness: Harness) -> None:
+    async with started(harness) as tocsin, Receiver() as other:
+        config = changed(harness)
         config["channels"]["pager"] = quick_channel(f"{other.url}/page")
         config["alerts"]["orders"]["notify"] = ["hook", "pager"]
         await reloaded(tocsin, config)
         await tocsin.until_ready()
-        stage.orders.insert(("2", "Bob", "20"))
-        await stage.until_told(FIRST, ("fired", "2"))
+        harness.orders.insert(("2", "Bob", "20"))
+        await harness.until_notified(FIRST, ("fired", "2"))
         await until(lambda: other.requests, "the pager was told")
         assert [request.json["row"]["id"] for request in other.requests] == [2]
-        ids = {request.json["id"] for request in (*other.requests, *stage.receiver.requests)}
+        ids = {request.json["id"] for request in (*other.requests, *harness.receiver.requests)}
         assert len(ids) == 3, "each channel has ids of its own"
 
 
-async def test_a_channel_that_moves_takes_what_is_pending_along(stage: Stage) -> None:
+async def test_a_channel_that_moves_takes_what_is_pending_along(harness: Harness) -> None:
     """The receiver is down and its address changes: what waited goes to the new address, under the same id."""
-    stage.receiver.otherwise = lambda _: Answer(status=503)
-    async with stage.run() as tocsin, Receiver() as other:
+    harness.receiver.otherwise = lambda _: Answer(status=503)
+    async with harness.run() as tocsin, Receiver() as other:
         await tocsin.until_ready()
-        await stage.receiver.arrived(1)
-        config = changed(stage)
+        await harness.receiver.arrived(1)
+        config = changed(harness)
         config["channels"]["hook"] = quick_channel(f"{other.url}/new")
-        async with without_a_gap(stage, tocsin):
+        async with without_a_gap(harness, tocsin):
             await reloaded(tocsin, config)
             await other.arrived(1)
-        assert other.requests[0].json["id"] == stage.receiver.requests[0].json["id"]
+        assert other.requests[0].json["id"] == harness.receiver.requests[0].json["id"]
         await tocsin.until_metric("tocsin_channel_pending", 0, channel="hook")
 
 
-async def test_a_channel_that_is_removed_parks_what_it_still_had(stage: Stage) -> None:
-    stage.receiver.otherwise = lambda _: Answer(status=503)
-    async with stage.run() as tocsin, Receiver() as other:
+async def test_a_channel_that_is_removed_parks_what_it_still_had(harness: Harness) -> None:
+    harness.receiver.otherwise = lambda _: Answer(status=503)
+    async with harness.run() as tocsin, Receiver() as other:
         await tocsin.until_ready()
-        await stage.receiver.arrived(1)
-        config = changed(stage)
+        await harness.receiver.arrived(1)
+        config = changed(harness)
         config["channels"] = {"pager": quick_channel(f"{other.url}/page")}
         config["alerts"]["orders"]["notify"] = ["pager"]
         await reloaded(tocsin, config)
@@ -294,7 +294,7 @@ async def test_a_channel_that_is_removed_parks_what_it_still_had(stage: Stage) -
         assert (hook["name"], hook["state"], hook["dead"], hook["pending"]) == ("hook", "removed", 1, 0)
         assert "no longer configured" in hook["message"]
         await tocsin.until_ready()
-        stage.orders.insert(("2", "Bob", "20"))
+        harness.orders.insert(("2", "Bob", "20"))
         await other.arrived(1)
         assert other.requests[0].json["row"]["id"] == 2
         assert (await tocsin.post(f"/api/v1/notifications/{dead['id']}/drop"))[0] == 200
@@ -303,72 +303,72 @@ async def test_a_channel_that_is_removed_parks_what_it_still_had(stage: Stage) -
         assert [one["name"] for one in (await tocsin.json("/api/v1/status"))["channels"]] == ["pager"]
 
 
-async def test_what_a_removed_channel_left_can_be_sent_once_it_is_back_also_after_a_restart(stage: Stage) -> None:
-    stage.receiver.otherwise = lambda _: Answer(status=503)
-    async with stage.run() as tocsin:
+async def test_what_a_removed_channel_left_can_be_sent_once_it_is_back_also_after_a_restart(harness: Harness) -> None:
+    harness.receiver.otherwise = lambda _: Answer(status=503)
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await stage.receiver.arrived(1)
+        await harness.receiver.arrived(1)
         await tocsin.kill()
-    config, without = stage.config, changed(stage)
+    config, without = harness.config, changed(harness)
     without["channels"] = {"pager": {"type": "console"}}
     without["alerts"]["orders"]["notify"] = ["pager"]
-    stage.config = without
-    async with stage.run() as tocsin:
+    harness.config = without
+    async with harness.run() as tocsin:
         await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
         [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert (await tocsin.post(f"/api/v1/notifications/{dead['id']}/retry"))[0] == 200
         # Nobody sends it as long as the channel is away, and it shows that it waits.
         await tocsin.until_metric("tocsin_channel_pending", 1, channel="hook")
         assert await tocsin.metric("tocsin_channel_dead_letters", channel="hook") == 0
-        stage.receiver.otherwise = lambda _: Answer()
-        before = len(stage.receiver.requests)
+        harness.receiver.otherwise = lambda _: Answer()
+        before = len(harness.receiver.requests)
         await reloaded(tocsin, config)
-        await stage.receiver.arrived(before + 1)
-        assert stage.receiver.requests[-1].json["id"] == dead["id"]
+        await harness.receiver.arrived(before + 1)
+        assert harness.receiver.requests[-1].json["id"] == dead["id"]
         await tocsin.until_metric("tocsin_channel_pending", 0, channel="hook")
         assert {one["name"]: one["state"] for one in (await tocsin.json("/api/v1/channels"))["channels"]} == {
             "hook": "up"
         }
 
 
-async def test_a_source_that_moves_is_asked_anew_and_counts_no_gap_for_the_same_view(stage: Stage) -> None:
-    async with started(stage) as tocsin:
-        config = changed(stage)
+async def test_a_source_that_moves_is_asked_anew_and_counts_no_gap_for_the_same_view(harness: Harness) -> None:
+    async with started(harness) as tocsin:
+        config = changed(harness)
         config["sources"]["mz"]["progress_timeout"] = "6s"
         await reloaded(tocsin, config)
 
         async def again() -> bool:
-            return subscriptions(stage) == 2
+            return subscriptions(harness) == 2
 
         await until_some(again)
         await tocsin.until_ready()
-        stage.orders.insert(("2", "Bob", "20"))
-        await stage.until_told(FIRST, ("fired", "2"))
+        harness.orders.insert(("2", "Bob", "20"))
+        await harness.until_notified(FIRST, ("fired", "2"))
         assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0
 
 
-async def test_what_only_a_restart_can_change_is_said(stage: Stage) -> None:
-    async with started(stage) as tocsin:
-        config = changed(stage)
+async def test_what_only_a_restart_can_change_is_said(harness: Harness) -> None:
+    async with started(harness) as tocsin:
+        config = changed(harness)
         config["web"]["listen"] = "127.0.0.1:1"
-        config["ledger"]["path"] = str(stage.directory / "other.db")
+        config["ledger"]["path"] = str(harness.directory / "other.db")
         tocsin.write(config)
         await tocsin.post("/-/reload")
         await tocsin.until_logged("level=warning", "web.listen")
         await tocsin.until_logged("level=warning", "ledger.path")
-        assert not (stage.directory / "other.db").exists()
+        assert not (harness.directory / "other.db").exists()
 
 
-async def test_a_stop_in_the_middle_of_a_reload_ends_the_process(stage: Stage) -> None:
+async def test_a_stop_in_the_middle_of_a_reload_ends_the_process(harness: Harness) -> None:
     async with Receiver() as alertmanager:
-        stage.config["channels"]["am"] = {"type": "alertmanager", "urls": [alertmanager.url], "timeout": "60s"}
-        stage.alert["notify"] = ["hook", "am"]
-        async with stage.run() as tocsin:
+        harness.config["channels"]["am"] = {"type": "alertmanager", "urls": [alertmanager.url], "timeout": "60s"}
+        harness.alert["notify"] = ["hook", "am"]
+        async with harness.run() as tocsin:
             await tocsin.until_ready()
             await alertmanager.arrived(1)
             # The reload waits for the last words to the Alertmanager, which does not answer.
             alertmanager.otherwise = lambda _: Answer(hang=True)
-            config = changed(stage)
+            config = changed(harness)
             del config["channels"]["am"]
             config["alerts"]["orders"]["notify"] = ["hook"]
             tocsin.write(config)
@@ -378,12 +378,12 @@ async def test_a_stop_in_the_middle_of_a_reload_ends_the_process(stage: Stage) -
             assert await tocsin.exited() == 0, tocsin.log[-5:]
 
 
-async def test_what_waits_for_a_channel_that_became_a_level_output_is_parked(stage: Stage) -> None:
-    stage.receiver.otherwise = lambda _: Answer(status=503)
-    async with Receiver() as alertmanager, stage.run() as tocsin:
+async def test_what_waits_for_a_channel_that_became_a_level_output_is_parked(harness: Harness) -> None:
+    harness.receiver.otherwise = lambda _: Answer(status=503)
+    async with Receiver() as alertmanager, harness.run() as tocsin:
         await tocsin.until_ready()
-        await stage.receiver.arrived(1)
-        config = changed(stage)
+        await harness.receiver.arrived(1)
+        config = changed(harness)
         config["channels"]["hook"] = {"type": "alertmanager", "urls": [alertmanager.url]}
         await reloaded(tocsin, config)
         await tocsin.until_logged("no longer configured were parked", "notifications=1", "level=warning")

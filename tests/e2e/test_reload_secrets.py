@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.receiver import Answer, Received
-from support.tocsin import Stage, quick_channel, staged
+from support.tocsin import Harness, new_harness, quick_channel
 from support.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -17,42 +17,42 @@ OLD, NEW = "expired-token-0001", "renewed-token-0002"
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(tmp_path) as made:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
         made.orders.insert(("1", "Ann", "10"))
         yield made
 
 
 async def test_what_waits_for_a_channel_whose_token_expired_goes_out_with_the_one_put_in_its_place(
-    stage: Stage,
+    harness: Harness,
 ) -> None:
     def renewed(request: Received) -> bool:
         return request.headers["authorization"] == f"Bearer {NEW}"
 
-    stage.receiver.otherwise = lambda request: Answer(status=200 if renewed(request) else 401)
-    file = stage.directory / "token"
+    harness.receiver.otherwise = lambda request: Answer(status=200 if renewed(request) else 401)
+    file = harness.directory / "token"
     file.write_text(f"{OLD}\n")
-    stage.config["channels"]["hook"] = quick_channel(
-        f"{stage.receiver.url}/hook",
+    harness.config["channels"]["hook"] = quick_channel(
+        f"{harness.receiver.url}/hook",
         headers={"Authorization": "Bearer {{ secrets.token }}"},
         secrets={"token_file": str(file)},
     )
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_metric("tocsin_channel_up", 0, channel="hook")
         await tocsin.until_logged("channel paused", "hook")
-        stage.orders.insert(("2", "Bob", "20"))
+        harness.orders.insert(("2", "Bob", "20"))
         await tocsin.until_metric("tocsin_channel_pending", 2, channel="hook")
 
         file.write_text(f"{NEW}\n")
         tocsin.signal(signal.SIGHUP)
-        await until(lambda: sum(map(renewed, stage.receiver.requests)) >= 2, "both are sent with the new token")
+        await until(lambda: sum(map(renewed, harness.receiver.requests)) >= 2, "both are sent with the new token")
         await tocsin.until_metric("tocsin_channel_pending", 0, channel="hook")
         await tocsin.until_metric("tocsin_channel_up", 1, channel="hook")
 
-        accepted = [request for request in stage.receiver.requests if renewed(request)]
+        accepted = [request for request in harness.receiver.requests if renewed(request)]
         assert [request.json["row"]["id"] for request in accepted] == [1, 2]
-        assert {OLD in request.headers["authorization"] for request in stage.receiver.requests[:-2]} == {True}
-        first = stage.receiver.requests[0].headers["idempotency-key"]
+        assert {OLD in request.headers["authorization"] for request in harness.receiver.requests[:-2]} == {True}
+        first = harness.receiver.requests[0].headers["idempotency-key"]
         assert accepted[0].headers["idempotency-key"] == first, "it is the one that was refused"
         assert not tocsin.logged(OLD)
         assert not tocsin.logged(NEW)

@@ -12,7 +12,7 @@ import pytest
 from support.inbox_process import InboxProcess, inbox_process
 from support.materialize import MaterializeDouble, Relation
 from support.receiver import Answer, Received, Receiver, of_json
-from support.tocsin import Tocsin, running
+from support.tocsin import TocsinProcess, running
 from support.waiting import until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -49,7 +49,7 @@ def novu(inbox: InboxProcess) -> dict[str, Any]:
     }
 
 
-async def nothing_pending(tocsin: Tocsin) -> None:
+async def nothing_pending(tocsin: TocsinProcess) -> None:
     """Wait until every notification is delivered."""
 
     async def settled() -> bool:
@@ -60,7 +60,7 @@ async def nothing_pending(tocsin: Tocsin) -> None:
     await until_some(settled, "no pending notification", within=40)
 
 
-async def timed_out(tocsin: Tocsin, count: int) -> None:
+async def timed_out(tocsin: TocsinProcess, count: int) -> None:
     """Wait until so many notifications got no answer."""
 
     async def failed() -> bool:

@@ -10,15 +10,15 @@ import pytest
 
 from support.materialize import encode, messages
 from support.materialize.relation import TIMESTAMP
-from support.tocsin import Stage, Tocsin, staged
+from support.tocsin import Harness, TocsinProcess, new_harness
 from support.waiting import until_some
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(tmp_path) as made:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
         yield made
 
 
@@ -26,7 +26,7 @@ def labels(**values: str) -> frozenset[tuple[str, str]]:
     return frozenset(values.items())
 
 
-async def quiet(stage: Stage, tocsin: Tocsin) -> None:
+async def quiet(harness: Harness, tocsin: TocsinProcess) -> None:
     """Nothing unforeseen was logged, and the process is well."""
     assert not tocsin.logged("Traceback")
     assert not tocsin.logged("level=error")
@@ -34,37 +34,37 @@ async def quiet(stage: Stage, tocsin: Tocsin) -> None:
     assert await tocsin.stop() == 0
 
 
-async def test_a_key_that_is_null_is_a_key(stage: Stage) -> None:
-    async with stage.run() as tocsin:
+async def test_a_key_that_is_null_is_a_key(harness: Harness) -> None:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        stage.orders.insert((None, "Ann", "1"), ("", "Bob", "2"))
-        await stage.until_told(("fired", "None"), ("fired", ""))
-        await stage.until_shown(tocsin)
+        harness.orders.insert((None, "Ann", "1"), ("", "Bob", "2"))
+        await harness.until_notified(("fired", "None"), ("fired", ""))
+        await harness.until_shown(tocsin)
         assert await tocsin.gauge("orders") == {labels(name="Ann"): 1, labels(name="Bob"): 2}
-        fingerprints = {envelope["fingerprint"] for envelope in stage.envelopes()}
+        fingerprints = {envelope["fingerprint"] for envelope in harness.envelopes()}
         assert len(fingerprints) == 2, "NULL is not the empty text"
-        stage.orders.delete((None, "Ann", "1"))
-        await stage.until_told(("fired", "None"), ("fired", ""), ("resolved", "None"))
-        await stage.until_shown(tocsin)
-        await quiet(stage, tocsin)
+        harness.orders.delete((None, "Ann", "1"))
+        await harness.until_notified(("fired", "None"), ("fired", ""), ("resolved", "None"))
+        await harness.until_shown(tocsin)
+        await quiet(harness, tocsin)
 
 
-async def test_values_that_are_null_or_no_finite_number(stage: Stage) -> None:
+async def test_values_that_are_null_or_no_finite_number(harness: Harness) -> None:
     texts = (None, "NaN", "Infinity", "-Infinity", "1e3", "-0", "123456789012345678901234567890.5")
-    stage.orders.insert(*((str(number), "x", text) for number, text in enumerate(texts)))
-    async with stage.run() as tocsin:
-        await stage.until_told(*(("fired", str(number)) for number in range(len(texts))))
+    harness.orders.insert(*((str(number), "x", text) for number, text in enumerate(texts)))
+    async with harness.run() as tocsin:
+        await harness.until_notified(*(("fired", str(number)) for number in range(len(texts))))
         await tocsin.until_ready()
         _, page = await tocsin.get("/metrics")
         shown = sorted(line.rpartition(" ")[2] for line in page.splitlines() if line.startswith("orders{"))
         assert shown == sorted(["NaN", "NaN", "+Inf", "-Inf", "1000", "0", "1.2345678901234568e+29"])
-        values = {envelope["row"]["id"]: envelope["value"] for envelope in stage.envelopes()}
+        values = {envelope["row"]["id"]: envelope["value"] for envelope in harness.envelopes()}
         assert list(map(values.get, range(4))) == [None, "NaN", "Infinity", "-Infinity"]
-        for request in stage.receiver.requests:
+        for request in harness.receiver.requests:
             json.loads(request.body, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         firing = await tocsin.json("/api/v1/firing")
         assert len(firing["firing"]) == len(texts)
-        await quiet(stage, tocsin)
+        await quiet(harness, tocsin)
 
 
 NASTY = (
@@ -84,41 +84,41 @@ NASTY = (
 )
 
 
-async def test_any_text_in_labels_reaches_prometheus_and_the_receiver_unchanged(stage: Stage) -> None:
-    stage.alert["annotations"] = {"summary": "Order of {{ row.name }}"}
+async def test_any_text_in_labels_reaches_prometheus_and_the_receiver_unchanged(harness: Harness) -> None:
+    harness.alert["annotations"] = {"summary": "Order of {{ row.name }}"}
     rows = [(str(number), text, "1") for number, text in enumerate(NASTY)]
-    stage.orders.insert(*rows)
-    async with stage.run() as tocsin:
-        await stage.until_told(*(("fired", str(number)) for number in range(len(NASTY))))
-        await stage.until_shown(tocsin)
-        names = {envelope["row"]["id"]: envelope for envelope in stage.envelopes()}
+    harness.orders.insert(*rows)
+    async with harness.run() as tocsin:
+        await harness.until_notified(*(("fired", str(number)) for number in range(len(NASTY))))
+        await harness.until_shown(tocsin)
+        names = {envelope["row"]["id"]: envelope for envelope in harness.envelopes()}
         for number, text in enumerate(NASTY):
             assert names[number]["labels"]["name"] == text
             assert names[number]["annotations"]["summary"] == f"Order of {text}"
         firing = (await tocsin.json("/api/v1/firing"))["firing"]
         assert sorted(row["labels"]["name"] for row in firing) == sorted(NASTY)
-        await quiet(stage, tocsin)
-    async with stage.run() as tocsin:  # the ledger has them unchanged, too
+        await quiet(harness, tocsin)
+    async with harness.run() as tocsin:  # the ledger has them unchanged, too
         await tocsin.until_ready()
-        stage.orders.delete(*rows)
+        harness.orders.delete(*rows)
         both = [(kind, str(number)) for number in range(len(NASTY)) for kind in ("fired", "resolved")]
-        await stage.until_told(*both)
-        await quiet(stage, tocsin)
+        await harness.until_notified(*both)
+        await quiet(harness, tocsin)
 
 
-async def test_a_megabyte_of_text_in_a_row(stage: Stage) -> None:
-    stage.alert["labels"] = ["id"]
+async def test_a_megabyte_of_text_in_a_row(harness: Harness) -> None:
+    harness.alert["labels"] = ["id"]
     text = "😀\t\\" * 170_000
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        stage.orders.insert(("1", text, "1"), ("2", "small", "2"))
-        await stage.until_told(("fired", "1"), ("fired", "2"))
-        [large] = [envelope for envelope in stage.envelopes() if envelope["row"]["id"] == 1]
+        harness.orders.insert(("1", text, "1"), ("2", "small", "2"))
+        await harness.until_notified(("fired", "1"), ("fired", "2"))
+        [large] = [envelope for envelope in harness.envelopes() if envelope["row"]["id"] == 1]
         assert large["row"]["name"] == text
         assert len(await tocsin.gauge("orders")) == 2
-        stage.orders.update(("1", text, "1"), ("1", text + "!", "1"))
-        await stage.until_told(("fired", "1"), ("fired", "2"), ("updated", "1"))
-        await quiet(stage, tocsin)
+        harness.orders.update(("1", text, "1"), ("1", text + "!", "1"))
+        await harness.until_notified(("fired", "1"), ("fired", "2"), ("updated", "1"))
+        await quiet(harness, tocsin)
 
 
 def raw(*lines: bytes) -> tuple[bytes, ...]:
@@ -126,127 +126,127 @@ def raw(*lines: bytes) -> tuple[bytes, ...]:
     return tuple(messages.message(b"d", line.replace(b"@", TIMESTAMP)) for line in lines)
 
 
-async def test_bytes_that_are_no_utf8_are_shown_by_their_codes(stage: Stage) -> None:
-    stage.orders.bulk = raw(b"@\tf\t1\t1\ta\xffb\t10\n", b"@\tf\t1\t2\ta\xfeb\t20\n", "@\tf\t1\t3\tü\t30\n".encode())
-    async with stage.run() as tocsin:
-        await stage.until_told(("fired", "1"), ("fired", "2"), ("fired", "3"))
+async def test_bytes_that_are_no_utf8_are_shown_by_their_codes(harness: Harness) -> None:
+    harness.orders.bulk = raw(b"@\tf\t1\t1\ta\xffb\t10\n", b"@\tf\t1\t2\ta\xfeb\t20\n", "@\tf\t1\t3\tü\t30\n".encode())
+    async with harness.run() as tocsin:
+        await harness.until_notified(("fired", "1"), ("fired", "2"), ("fired", "3"))
         assert await tocsin.gauge("orders") == {
             labels(id="1", name="a\\xffb"): 10,
             labels(id="2", name="a\\xfeb"): 20,
             labels(id="3", name="ü"): 30,
         }
-        await quiet(stage, tocsin)
+        await quiet(harness, tocsin)
 
 
-async def test_several_copies_of_a_row_are_one_firing_until_the_last_goes(stage: Stage) -> None:
+async def test_several_copies_of_a_row_are_one_firing_until_the_last_goes(harness: Harness) -> None:
     ann = ("1", "Ann", "10")
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        stage.orders.change([(3, ann)])
-        await stage.until_told(("fired", "1"))
-        stage.orders.change([(-2, ann)])
-        stage.orders.insert(("2", "Bob", "20"))  # told after the change before it, of which nothing is told
-        await stage.until_told(("fired", "1"), ("fired", "2"))
-        await stage.until_shown(tocsin)
-        stage.orders.change([(-1, ann)])
-        await stage.until_told(("fired", "1"), ("fired", "2"), ("resolved", "1"))
-        await stage.until_shown(tocsin)
-        await quiet(stage, tocsin)
+        harness.orders.change([(3, ann)])
+        await harness.until_notified(("fired", "1"))
+        harness.orders.change([(-2, ann)])
+        harness.orders.insert(("2", "Bob", "20"))  # told after the change before it, of which nothing is told
+        await harness.until_notified(("fired", "1"), ("fired", "2"))
+        await harness.until_shown(tocsin)
+        harness.orders.change([(-1, ann)])
+        await harness.until_notified(("fired", "1"), ("fired", "2"), ("resolved", "1"))
+        await harness.until_shown(tocsin)
+        await quiet(harness, tocsin)
 
 
-async def test_copies_outlive_a_restart(stage: Stage) -> None:
+async def test_copies_outlive_a_restart(harness: Harness) -> None:
     ann = ("1", "Ann", "10")
-    stage.orders.change([(3, ann)])
-    async with stage.run() as tocsin:
-        await stage.until_told(("fired", "1"))
+    harness.orders.change([(3, ann)])
+    async with harness.run() as tocsin:
+        await harness.until_notified(("fired", "1"))
         await tocsin.kill()
-    stage.orders.change([(-2, ann)])
-    async with stage.run() as tocsin:
+    harness.orders.change([(-2, ann)])
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        assert stage.told() == [("fired", "1")]
-        stage.orders.change([(-1, ann)])
-        await stage.until_told(("fired", "1"), ("resolved", "1"))
-        await quiet(stage, tocsin)
+        assert harness.notified() == [("fired", "1")]
+        harness.orders.change([(-1, ann)])
+        await harness.until_notified(("fired", "1"), ("resolved", "1"))
+        await quiet(harness, tocsin)
 
 
-async def test_two_rows_of_one_key_are_one_firing_and_counted(stage: Stage) -> None:
-    async with stage.run() as tocsin:
+async def test_two_rows_of_one_key_are_one_firing_and_counted(harness: Harness) -> None:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        stage.orders.insert(("1", "Ann", "10"), ("1", "Zoe", "5"))
-        await stage.until_told(("fired", "1"))
+        harness.orders.insert(("1", "Ann", "10"), ("1", "Zoe", "5"))
+        await harness.until_notified(("fired", "1"))
         assert len(await tocsin.gauge("orders")) == 1, "a key is one firing and one series"
         assert await tocsin.metric("tocsin_alert_collisions_total", alert="orders") == 1
-        stage.orders.delete(("1", "Ann", "10"))
-        await stage.until_told(("fired", "1"), ("updated", "1"))
+        harness.orders.delete(("1", "Ann", "10"))
+        await harness.until_notified(("fired", "1"), ("updated", "1"))
         assert await tocsin.gauge("orders") == {labels(id="1", name="Zoe"): 5}
-        await quiet(stage, tocsin)
+        await quiet(harness, tocsin)
 
 
-async def test_a_multiplicity_below_zero_is_counted_and_shown_nowhere(stage: Stage) -> None:
+async def test_a_multiplicity_below_zero_is_counted_and_shown_nowhere(harness: Harness) -> None:
     """A source should never send it; a firing that is not there must not be made up of it."""
-    stage.orders.bulk = raw(b"@\tf\t-1\t1\tAnn\t10\n", b"@\tf\t1\t2\tBob\t20\n")
-    async with stage.run() as tocsin:
-        await stage.until_told(("fired", "2"))
+    harness.orders.bulk = raw(b"@\tf\t-1\t1\tAnn\t10\n", b"@\tf\t1\t2\tBob\t20\n")
+    async with harness.run() as tocsin:
+        await harness.until_notified(("fired", "2"))
         assert await tocsin.gauge("orders") == {labels(id="2", name="Bob"): 20}
         assert await tocsin.metric("tocsin_alert_negative_total", alert="orders") == 1
-        stage.orders.insert(("1", "Ann", "10"))  # now there are none
-        stage.orders.insert(("3", "Cyd", "30"))
-        await stage.until_told(("fired", "2"), ("fired", "3"))
-        stage.orders.insert(("1", "Ann", "10"))  # now there is one
-        await stage.until_told(("fired", "2"), ("fired", "3"), ("fired", "1"))
-        await quiet(stage, tocsin)
+        harness.orders.insert(("1", "Ann", "10"))  # now there are none
+        harness.orders.insert(("3", "Cyd", "30"))
+        await harness.until_notified(("fired", "2"), ("fired", "3"))
+        harness.orders.insert(("1", "Ann", "10"))  # now there is one
+        await harness.until_notified(("fired", "2"), ("fired", "3"), ("fired", "1"))
+        await quiet(harness, tocsin)
 
 
-async def test_a_constant_view_is_shown_and_told_once(stage: Stage) -> None:
-    stage.orders.insert(("1", "Ann", "10"))
-    stage.orders.freeze()
-    async with stage.run() as tocsin:
+async def test_a_constant_view_is_shown_and_told_once(harness: Harness) -> None:
+    harness.orders.insert(("1", "Ann", "10"))
+    harness.orders.freeze()
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await stage.until_told(("fired", "1"))
-        await stage.until_shown(tocsin)
+        await harness.until_notified(("fired", "1"))
+        await harness.until_shown(tocsin)
         assert await tocsin.stop() == 0
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await stage.until_shown(tocsin)
-        assert stage.told() == [("fired", "1")]
+        await harness.until_shown(tocsin)
+        assert harness.notified() == [("fired", "1")]
         assert not tocsin.logged("history does not reach back")
-        await quiet(stage, tocsin)
+        await quiet(harness, tocsin)
 
 
-async def test_a_large_snapshot_is_shown_whole_and_may_be_kept_silent(stage: Stage) -> None:
+async def test_a_large_snapshot_is_shown_whole_and_may_be_kept_silent(harness: Harness) -> None:
     count = 20_000
-    stage.alert["max_series"] = count
-    stage.alert["initial"] = "silent"
-    stage.orders.bulk = encode((str(number), f"name {number}", "1") for number in range(count))
-    async with stage.run() as tocsin:
+    harness.alert["max_series"] = count
+    harness.alert["initial"] = "silent"
+    harness.orders.bulk = encode((str(number), f"name {number}", "1") for number in range(count))
+    async with harness.run() as tocsin:
         await tocsin.until_ready()
         assert len(await tocsin.gauge("orders")) == count
-        stage.orders.insert(("-1", "last", "1"))
-        await stage.until_told(("fired", "-1"))
-        await quiet(stage, tocsin)
+        harness.orders.insert(("-1", "last", "1"))
+        await harness.until_notified(("fired", "-1"))
+        await quiet(harness, tocsin)
 
 
-async def test_series_beyond_the_limit_are_dropped_and_counted(stage: Stage) -> None:
-    stage.alert["max_series"] = 3
-    stage.orders.insert(*((str(number), "x", "1") for number in range(5)))
-    async with stage.run() as tocsin:
-        await stage.until_told(*(("fired", str(number)) for number in range(5)))
+async def test_series_beyond_the_limit_are_dropped_and_counted(harness: Harness) -> None:
+    harness.alert["max_series"] = 3
+    harness.orders.insert(*((str(number), "x", "1") for number in range(5)))
+    async with harness.run() as tocsin:
+        await harness.until_notified(*(("fired", str(number)) for number in range(5)))
         await tocsin.until_metric("tocsin_alert_series_dropped", 2, alert="orders")
         assert len(await tocsin.gauge("orders")) == 3
-        await quiet(stage, tocsin)
+        await quiet(harness, tocsin)
 
 
-async def test_a_template_that_fails_on_one_row_costs_its_own_text(stage: Stage) -> None:
-    stage.alert["annotations"] = {"summary": "{{ 1 / row.amount }}"}
-    stage.orders.insert(("1", "Ann", "0"), ("2", "Bob", "2"))
+async def test_a_template_that_fails_on_one_row_costs_its_own_text(harness: Harness) -> None:
+    harness.alert["annotations"] = {"summary": "{{ 1 / row.amount }}"}
+    harness.orders.insert(("1", "Ann", "0"), ("2", "Bob", "2"))
 
     async def summaries() -> dict[int, Any]:
-        found = {envelope["row"]["id"]: envelope["annotations"]["summary"] for envelope in stage.envelopes()}
+        found = {envelope["row"]["id"]: envelope["annotations"]["summary"] for envelope in harness.envelopes()}
         return found if len(found) == 2 else {}
 
-    async with stage.run() as tocsin:
+    async with harness.run() as tocsin:
         texts = await until_some(summaries)
         assert texts[1].startswith("<error: ")
         assert "Traceback" not in texts[1]
         assert texts[2] == "0.5"
-        await quiet(stage, tocsin)
+        await quiet(harness, tocsin)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.tocsin import COLUMNS, Stage, Tocsin, staged
+from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness
 from support.waiting import SOON, until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -20,9 +20,9 @@ LIMIT = 2.0
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     """With two alerts: `orders` on a relation, `asked` on a query."""
-    async with staged(tmp_path) as made:
+    async with new_harness(tmp_path) as made:
         made.orders.insert(ANN, BOB)
         made.config["alerts"]["asked"] = {
             **{name: value for name, value in made.alert.items() if name != "relation"},
@@ -31,119 +31,119 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield made
 
 
-def sent(stage: Stage, alert: str) -> list[tuple[str, str]]:
+def sent(harness: Harness, alert: str) -> list[tuple[str, str]]:
     """What was sent of an alert: status and id."""
-    return [(one["status"], str(one["row"]["id"])) for one in stage.envelopes() if one["alert"] == alert]
+    return [(one["status"], str(one["row"]["id"])) for one in harness.envelopes() if one["alert"] == alert]
 
 
-async def until_sent(stage: Stage, *expected: tuple[str, str]) -> None:
+async def until_sent(harness: Harness, *expected: tuple[str, str]) -> None:
     """Wait until both alerts sent exactly this, in any order."""
 
     async def look() -> bool:
         for alert in ("orders", "asked"):
-            found = sorted(sent(stage, alert))
+            found = sorted(sent(harness, alert))
             assert found == sorted(expected), f"{alert} sent {found}"
         return True
 
     await until_some(look)
 
 
-async def checks(stage: Stage, count: int) -> None:
+async def checks(harness: Harness, count: int) -> None:
     """Wait until all names were checked so many more times."""
-    before = len(stage.double.statements)
-    await until(lambda: sum("INSIGHTS" in text for text in stage.double.statements[before:]) >= count)
+    before = len(harness.double.statements)
+    await until(lambda: sum("INSIGHTS" in text for text in harness.double.statements[before:]) >= count)
 
 
 FIRST = (("fired", "1"), ("fired", "2"))
 
 
-async def started(stage: Stage, tocsin: Tocsin) -> None:
+async def started(harness: Harness, tocsin: TocsinProcess) -> None:
     await tocsin.until_ready()
-    await until_sent(stage, *FIRST)
+    await until_sent(harness, *FIRST)
 
 
-async def test_swapped_schemas_are_followed_within_two_seconds(stage: Stage) -> None:
+async def test_swapped_schemas_are_followed_within_two_seconds(harness: Harness) -> None:
     """What a blue/green deployment does: the old view still exists, under the other schema's name."""
-    stage.double.create("green.orders", COLUMNS, retain=None, rows=[BOB, CYD])
-    async with stage.run() as tocsin:
-        await started(stage, tocsin)
+    harness.double.create("green.orders", COLUMNS, retain=None, rows=[BOB, CYD])
+    async with harness.run() as tocsin:
+        await started(harness, tocsin)
         began = time.monotonic()
-        stage.double.swap_schemas("public", "green")
-        await until_sent(stage, *FIRST, ("resolved", "1"), ("fired", "3"))
+        harness.double.swap_schemas("public", "green")
+        await until_sent(harness, *FIRST, ("resolved", "1"), ("fired", "3"))
         assert time.monotonic() - began < LIMIT
         await tocsin.until_ready()
         for alert in ("orders", "asked"):
             assert await tocsin.metric("tocsin_alert_source_errors_total", alert=alert, reason="replaced") == 1
 
 
-async def test_applied_replacement_is_no_fault_and_no_gap(stage: Stage) -> None:
+async def test_applied_replacement_is_no_fault_and_no_gap(harness: Harness) -> None:
     """The stream has the difference; the view is the same object, whatever its id."""
-    async with stage.run() as tocsin:
-        await started(stage, tocsin)
-        await checks(stage, 2)
-        stage.double.apply_replacement(stage.orders, [BOB, CYD])
-        await until_sent(stage, *FIRST, ("resolved", "1"), ("fired", "3"))
-        await checks(stage, 3)
+    async with harness.run() as tocsin:
+        await started(harness, tocsin)
+        await checks(harness, 2)
+        harness.double.apply_replacement(harness.orders, [BOB, CYD])
+        await until_sent(harness, *FIRST, ("resolved", "1"), ("fired", "3"))
+        await checks(harness, 3)
         assert not await tocsin.ready()
         assert not tocsin.logged("source down")
         for alert in ("orders", "asked"):
             assert await tocsin.metric("tocsin_alert_gaps_total", alert=alert) == 0
 
 
-async def test_rows_sent_although_stream_fell_behind(stage: Stage) -> None:
+async def test_rows_sent_although_stream_fell_behind(harness: Harness) -> None:
     """A row came and went while the process did not read. The server cut it off, and has the history."""
-    async with stage.run() as tocsin:
-        await started(stage, tocsin)
-        stage.double.silence(stage.orders)
-        stage.orders.insert(CYD)
-        stage.orders.delete(CYD)
-        stage.double.fall_behind(stage.orders)
-        stage.double.resume(stage.orders)
-        await until_sent(stage, *FIRST, ("fired", "3"), ("resolved", "3"))
+    async with harness.run() as tocsin:
+        await started(harness, tocsin)
+        harness.double.silence(harness.orders)
+        harness.orders.insert(CYD)
+        harness.orders.delete(CYD)
+        harness.double.fall_behind(harness.orders)
+        harness.double.resume(harness.orders)
+        await until_sent(harness, *FIRST, ("fired", "3"), ("resolved", "3"))
         await tocsin.until_ready()
         await tocsin.until_logged("source down", "reason=fell_behind", "SUBSCRIBE fell behind")
         assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0
 
 
-async def test_rows_sent_after_size_limit_is_lifted(stage: Stage) -> None:
+async def test_rows_sent_after_size_limit_is_lifted(harness: Harness) -> None:
     """The resume is refused again and again; the history stays worth asking for."""
-    async with stage.run() as tocsin:
-        await started(stage, tocsin)
-        stage.orders.oversized = True
-        stage.orders.wake()
+    async with harness.run() as tocsin:
+        await started(harness, tocsin)
+        harness.orders.oversized = True
+        harness.orders.wake()
         await tocsin.until_not_ready("alert orders: ", "result exceeds max size")
-        stage.orders.insert(CYD)
-        stage.orders.delete(CYD)
-        stage.orders.oversized = False
-        await until_sent(stage, *FIRST, ("fired", "3"), ("resolved", "3"))
+        harness.orders.insert(CYD)
+        harness.orders.delete(CYD)
+        harness.orders.oversized = False
+        await until_sent(harness, *FIRST, ("fired", "3"), ("resolved", "3"))
         await tocsin.until_ready()
         assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0
 
 
-async def test_failing_check_shows_and_heals(stage: Stage) -> None:
+async def test_failing_check_shows_and_heals(harness: Harness) -> None:
     """Rows still come, but nothing could say that they are of another view: that is not ready."""
-    stage.source["identity_check"] = "100ms"
-    stage.double.create("green.orders", COLUMNS, retain=None, rows=[BOB, CYD])
-    stage.double.connection_limit = 2  # one for each alert
-    async with stage.run() as tocsin:
-        await until_sent(stage, *FIRST)
+    harness.source["identity_check"] = "100ms"
+    harness.double.create("green.orders", COLUMNS, retain=None, rows=[BOB, CYD])
+    harness.double.connection_limit = 2  # one for each alert
+    async with harness.run() as tocsin:
+        await until_sent(harness, *FIRST)
         await tocsin.until_not_ready("alert orders: cannot check", "alert asked: cannot check", "max_connections")
         assert len(tocsin.logged("level=warning", "names cannot be checked")) == 1
         failures = await tocsin.metric("tocsin_alert_identity_check_failures_total", alert="orders")
         assert failures is not None
         assert failures >= 3
         assert await tocsin.metric("tocsin_alert_up", alert="orders") == 1
-        stage.double.connection_limit = None
+        harness.double.connection_limit = None
         await tocsin.until_ready()
-        stage.double.swap_schemas("public", "green")
-        await until_sent(stage, *FIRST, ("resolved", "1"), ("fired", "3"))
+        harness.double.swap_schemas("public", "green")
+        await until_sent(harness, *FIRST, ("resolved", "1"), ("fired", "3"))
 
 
-async def test_slow_catalog_delays_no_subscription(stage: Stage) -> None:
+async def test_slow_catalog_delays_no_subscription(harness: Harness) -> None:
     """The view is dropped and made again while queries on the server's catalog take minutes."""
-    stage.double.catalog_delay = 10 * SOON
-    async with stage.run() as tocsin:
-        await started(stage, tocsin)
-        stage.renew(BOB, CYD)
-        await until_sent(stage, *FIRST, ("resolved", "1"), ("fired", "3"))
+    harness.double.catalog_delay = 10 * SOON
+    async with harness.run() as tocsin:
+        await started(harness, tocsin)
+        harness.replace_view(BOB, CYD)
+        await until_sent(harness, *FIRST, ("resolved", "1"), ("fired", "3"))
         await tocsin.until_ready()

@@ -15,7 +15,7 @@ from support.events_table import INSERT, handled, made
 from support.messages import message
 from support.postgres import Database
 from support.receiver import Answer, Receiver
-from support.tocsin import Stage, command, running, staged, write
+from support.tocsin import Harness, command, new_harness, running, write
 from support.waiting import until, until_some
 from tocsin.channels import webhook
 from tocsin.channels.base import Delivered, Rejected, Result, Retry
@@ -76,17 +76,17 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with staged(tmp_path) as made:
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
         (tmp_path / "own_handlers.py").write_text(LOCAL)
         made.orders.insert(("1", "Ann", "10"))
         yield made
 
 
-def local(stage: Stage, name: str, **more: Any) -> dict[str, Any]:
+def local(harness: Harness, name: str, **more: Any) -> dict[str, Any]:
     """A channel for a handler of the local module."""
     timing = {"backoff_initial": "10ms", "backoff_max": "20ms", "max_attempts": 3}
-    return {"type": "python", "handler": f"own_handlers:{name}", "path": str(stage.directory), **timing, **more}
+    return {"type": "python", "handler": f"own_handlers:{name}", "path": str(harness.directory), **timing, **more}
 
 
 async def test_what_fails_or_raises_is_tried_again_and_becomes_a_dead_letter_in_the_end(desk: Desk) -> None:
@@ -156,11 +156,11 @@ async def test_a_handler_that_hangs_does_not_end_the_channel(desk: Desk) -> None
 
 
 @pytest.mark.e2e
-async def test_two_handlers_of_one_alert_both_run_and_one_failing_does_not_stop_the_other(stage: Stage) -> None:
-    stage.config["channels"] = {"good": local(stage, "good"), "bad": local(stage, "bad")}
-    stage.alert["notify"] = ["good", "bad"]
-    async with stage.run() as tocsin:
-        stage.orders.insert(("2", "Bob", "20"))
+async def test_two_handlers_of_one_alert_both_run_and_one_failing_does_not_stop_the_other(harness: Harness) -> None:
+    harness.config["channels"] = {"good": local(harness, "good"), "bad": local(harness, "bad")}
+    harness.alert["notify"] = ["good", "bad"]
+    async with harness.run() as tocsin:
+        harness.orders.insert(("2", "Bob", "20"))
 
         async def settled() -> list[dict[str, Any]]:
             listed = (await tocsin.json("/api/v1/notifications"))["notifications"]
@@ -178,7 +178,7 @@ async def test_two_handlers_of_one_alert_both_run_and_one_failing_does_not_stop_
             ("bad", 1): ("dead", "exhausted", "3 attempts; the last: internal: ValueError: out of order"),
             ("bad", 2): ("dead", "rejected", "nobody knows 2"),
         }
-        assert sorted((stage.directory / "bad").read_text().splitlines()) == ["fired 1"] * 3 + ["fired 2"]
+        assert sorted((harness.directory / "bad").read_text().splitlines()) == ["fired 1"] * 3 + ["fired 2"]
         assert len(tocsin.logged("the handler raised", "level=debug")) == 3
 
 
@@ -232,35 +232,35 @@ async def _taken(database: Database) -> bool:
 
 
 @pytest.mark.e2e
-async def test_at_the_end_of_the_process_a_call_under_way_is_waited_for(stage: Stage) -> None:
-    stage.config["channels"] = {"slow": local(stage, "slow")}
-    stage.alert["notify"] = ["slow"]
-    async with stage.run() as tocsin:
-        await until((stage.directory / "begun").exists)
+async def test_at_the_end_of_the_process_a_call_under_way_is_waited_for(harness: Harness) -> None:
+    harness.config["channels"] = {"slow": local(harness, "slow")}
+    harness.alert["notify"] = ["slow"]
+    async with harness.run() as tocsin:
+        await until((harness.directory / "begun").exists)
         ending = asyncio.create_task(tocsin.stop())
         await tocsin.until_logged("event=stopping")
-        (stage.directory / "go").touch()
+        (harness.directory / "go").touch()
         assert await ending == 0
-    assert (stage.directory / "ended").read_text() == "fired 1\n"
+    assert (harness.directory / "ended").read_text() == "fired 1\n"
 
 
 @pytest.mark.e2e
-async def test_a_call_that_hangs_does_not_keep_the_process_from_ending(stage: Stage) -> None:
-    stage.config["channels"] = {"slow": local(stage, "slow", timeout="100ms", max_attempts=100)}
-    stage.alert["notify"] = ["slow"]
-    async with stage.run() as tocsin:
+async def test_a_call_that_hangs_does_not_keep_the_process_from_ending(harness: Harness) -> None:
+    harness.config["channels"] = {"slow": local(harness, "slow", timeout="100ms", max_attempts=100)}
+    harness.alert["notify"] = ["slow"]
+    async with harness.run() as tocsin:
         await tocsin.until_logged("a handler hangs")
         assert await tocsin.stop() == 0
         assert tocsin.logged("handlers still run and are left behind", "calls=1")
-    (stage.directory / "go").touch()
+    (harness.directory / "go").touch()
 
 
 @pytest.mark.e2e
-async def test_check_tells_of_a_handler_that_is_none_and_where_it_stands(stage: Stage) -> None:
-    stage.config["channels"] = {"gone": local(stage, "gone"), "good": local(stage, "good", arguments={"room": 1})}
-    stage.alert["notify"] = ["gone", "good"]
-    file = write(stage.directory / "tocsin.yaml", stage.config)
-    status, _, errors = await command(stage.directory, "check", "--config", str(file))
+async def test_check_tells_of_a_handler_that_is_none_and_where_it_stands(harness: Harness) -> None:
+    harness.config["channels"] = {"gone": local(harness, "gone"), "good": local(harness, "good", arguments={"room": 1})}
+    harness.alert["notify"] = ["gone", "good"]
+    file = write(harness.directory / "tocsin.yaml", harness.config)
+    status, _, errors = await command(harness.directory, "check", "--config", str(file))
     assert status == 1
     gone, good = errors.splitlines()
     assert "tocsin.yaml:" in gone

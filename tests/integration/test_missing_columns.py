@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.receiver import Receiver
-from support.tocsin import Tocsin, running
+from support.tocsin import TocsinProcess, running
 from support.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -26,7 +26,7 @@ def config(receiver: Receiver, notify: dict[str, Any] | None = None, **alert: An
     }
 
 
-async def post(tocsin: Tocsin, *events: dict[str, Any]) -> None:
+async def post(tocsin: TocsinProcess, *events: dict[str, Any]) -> None:
     body = json.dumps(events).encode()
     status, text = await tocsin.post("/api/v1/events/failed", body, Authorization=f"Bearer {TOKEN}")
     assert status == 202, text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from support.tocsin import Tocsin, command, running, write
+from support.tocsin import TocsinProcess, command, running, write
 from support.waiting import SOON, until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -48,7 +48,7 @@ class Request:
 
 
 @asynccontextmanager
-async def posting(tocsin: Tocsin, **headers: str) -> AsyncIterator[Request]:
+async def posting(tocsin: TocsinProcess, **headers: str) -> AsyncIterator[Request]:
     """A request with events, of which the headers are sent."""
     url = URL(tocsin.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)

@@ -23,7 +23,7 @@ from tocsin.model import Notification
 from tocsin.pipeline.events import EventOutputs, EventPipeline, EventRoute
 
 
-class Scene:
+class Scenario:
     """A topic and an alert on it. `told`: the numbers of its records that the ledger took as news, in order."""
 
     def __init__(self, directory: Path, broker: Kafka, topic: str) -> None:
@@ -88,51 +88,51 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
+def scenario(tmp_path: Path) -> Scenario:
     broker = shared_kafka()
-    return Scene(tmp_path, broker, new_topic(broker))
+    return Scenario(tmp_path, broker, new_topic(broker))
 
 
-async def test_a_record_that_is_read_again_is_not_told_again(scene: Scene) -> None:
-    scene.write(0, 1, 2)
-    async with scene.running():
-        await until(lambda: len(scene.told) == 3)
-    await scene.forget_what_was_read()
-    scene.write(3)
-    async with scene.running() as intake:
-        await until(lambda: 3 in scene.told)
+async def test_a_record_that_is_read_again_is_not_told_again(scenario: Scenario) -> None:
+    scenario.write(0, 1, 2)
+    async with scenario.running():
+        await until(lambda: len(scenario.told) == 3)
+    await scenario.forget_what_was_read()
+    scenario.write(3)
+    async with scenario.running() as intake:
+        await until(lambda: 3 in scenario.told)
         assert intake.received["orders"] == 4, "all were read"
-    assert scene.told == [0, 1, 2, 3]
+    assert scenario.told == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("new", [1, 3, 8], ids=["shorter", "as long", "longer"])
-async def test_all_of_a_topic_that_was_made_anew_while_nobody_read_it_is_told_once(scene: Scene, new: int) -> None:
-    scene.write(0, 1, 2)
-    async with scene.running():
-        await until(lambda: len(scene.told) == 3)
-    scene.make_anew()
+async def test_recreated_topic_is_read_from_its_beginning_once(scenario: Scenario, new: int) -> None:
+    scenario.write(0, 1, 2)
+    async with scenario.running():
+        await until(lambda: len(scenario.told) == 3)
+    scenario.make_anew()
     again = [*range(100, 100 + new)]
-    scene.write(*again)
-    async with scene.running():
-        await until(lambda: scene.told == [0, 1, 2, *again])
-    scene.write(200)
-    async with scene.running() as intake:
-        await until(lambda: scene.told == [0, 1, 2, *again, 200])
+    scenario.write(*again)
+    async with scenario.running():
+        await until(lambda: scenario.told == [0, 1, 2, *again])
+    scenario.write(200)
+    async with scenario.running() as intake:
+        await until(lambda: scenario.told == [0, 1, 2, *again, 200])
         assert intake.received["orders"] == 1, "it goes on in the new one"
 
 
 @pytest.mark.parametrize("new", [1, 3, 8], ids=["shorter", "as long", "longer"])
 async def test_all_of_a_topic_that_is_made_anew_while_it_is_read_is_told_once(
-    scene: Scene, new: int, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, new: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tocsin.sources.kafka.events._SAME_EVERY", 0.5)
     again = [*range(100, 100 + new)]
-    async with scene.running():
-        scene.write(0, 1, 2)
-        await until(lambda: len(scene.told) == 3)
-        scene.make_anew()
-        scene.write(*again)
-        await until(lambda: {*again} <= {*scene.told})
-        scene.write(200)
-        await until(lambda: 200 in scene.told)
-    assert sorted(scene.told) == [0, 1, 2, *again, 200]
+    async with scenario.running():
+        scenario.write(0, 1, 2)
+        await until(lambda: len(scenario.told) == 3)
+        scenario.make_anew()
+        scenario.write(*again)
+        await until(lambda: {*again} <= {*scenario.told})
+        scenario.write(200)
+        await until(lambda: 200 in scenario.told)
+    assert sorted(scenario.told) == [0, 1, 2, *again, 200]

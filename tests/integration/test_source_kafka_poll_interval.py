@@ -41,7 +41,7 @@ async def members(broker: Kafka, group: str) -> list[str]:
     return [member.member_id for member in (await asyncio.wrap_future(described)).members]
 
 
-class Scene:
+class Scenario:
     """A topic, an alert on it and a ledger. `sent`: the numbers of the records that the ledger took, in order."""
 
     def __init__(self, directory: Path, broker: Kafka) -> None:
@@ -81,26 +81,26 @@ class Scene:
 
 async def test_consumer_stays_in_group_while_ledger_is_locked(broker: Kafka, tmp_path: Path) -> None:
     """Locked for three times the limit: the same member is still there, and goes on."""
-    scene, loop = Scene(tmp_path, broker), asyncio.get_running_loop()
-    async with scene.running() as intake:
-        produce(broker, scene.topic, numbered(range(3)))
-        await until(lambda: scene.sent == [0, 1, 2])
-        before = await members(broker, scene.topic)
-        other = sqlite3.connect(scene.ledger, isolation_level=None)
+    scenario, loop = Scenario(tmp_path, broker), asyncio.get_running_loop()
+    async with scenario.running() as intake:
+        produce(broker, scenario.topic, numbered(range(3)))
+        await until(lambda: scenario.sent == [0, 1, 2])
+        before = await members(broker, scenario.topic)
+        other = sqlite3.connect(scenario.ledger, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        produce(broker, scene.topic, numbered(range(3, 6)))
+        produce(broker, scenario.topic, numbered(range(3, 6)))
         began = loop.time()
         await until(lambda: intake.state is State.ERROR, "it says that the ledger is locked")
         await until(lambda: loop.time() - began > 3 * LIMIT_S, "for long", within=4 * LIMIT_S)
-        assert scene.sent == [0, 1, 2]
-        assert await members(broker, scene.topic) == before
+        assert scenario.sent == [0, 1, 2]
+        assert await members(broker, scenario.topic) == before
         other.execute("ROLLBACK")
         other.close()
-        produce(broker, scene.topic, numbered(range(6, 9)))
-        await until(lambda: len(scene.sent) >= 9)
-        assert await members(broker, scene.topic) == before
-        assert scene.sent == [*range(9)]
-        await until(lambda: committed(broker, scene.topic, scene.topic) == [9])
+        produce(broker, scenario.topic, numbered(range(6, 9)))
+        await until(lambda: len(scenario.sent) >= 9)
+        assert await members(broker, scenario.topic) == before
+        assert scenario.sent == [*range(9)]
+        await until(lambda: committed(broker, scenario.topic, scenario.topic) == [9])
         assert intake.state is State.UP
 
 

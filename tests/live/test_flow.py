@@ -35,7 +35,7 @@ from support.notifications import LONG
 from support.prometheus import PROMETHEUS, prometheus
 from support.stack_files import alertmanager_file, prometheus_config
 from support.stack_views import VIEWS
-from support.tocsin import Tocsin, running
+from support.tocsin import TocsinProcess, running
 from support.waiting import until_some
 from tocsin_demo.inbox.model import Step
 from tocsin_producer.events import CUSTOMER_EVENTS, WINNING_BIDS, Kind, Schedule
@@ -132,22 +132,22 @@ async def test_a_spike_of_the_producer_is_a_row_a_gauge_and_a_message_until_its_
         with model.subscriber("organization_alert") as lines:
             producer = produce(*options, "--spike-interval", "600s", "--first-spike-after", "4s")
             await stack.ask(lambda: ended(producer))
-            await stack.until_told(lambda: firing(lines, spiking), "the row")
+            await stack.until(lambda: firing(lines, spiking), "the row")
             dim = f"SELECT max(deployment_cnt) FROM {{}}.dim_deployments WHERE organization = '{spiking}'"
             await stack.ask(lambda: until(lambda: (model.run(dim)[0][0] or 0) >= plan.spike_size, "its counts"))
             await until_gauge(
                 tocsin, "organization_alert", expected, organization=spiking, alert_name="deployment_spike"
             )
             await until_gauge(tocsin, "spike", 1, organization=spiking, alert_name="deployment_spike")
-            await stack.until_told(lambda: stack.people(spiking) == {"deployment-spike": 1}, "the owner is told")
+            await stack.until(lambda: stack.people(spiking) == {"deployment-spike": 1}, "the owner is told")
 
-            await stack.until_told(lambda: not firing(lines, spiking), "the end of the row", WINDOW + LONG)
+            await stack.until(lambda: not firing(lines, spiking), "the end of the row", WINDOW + LONG)
             await until_gauge(tocsin, "organization_alert", None, organization=spiking)
             # One that lingers is 0 before it is gone, by its setting.
             await until_gauge(tocsin, "spike", 0, organization=spiking)
             await until_gauge(tocsin, "spike", None, organization=spiking)
             both = {"deployment-spike": 1, "deployment-calm": 1}
-            await stack.until_told(lambda: stack.people(spiking) == both, "the owner is told of the end")
+            await stack.until(lambda: stack.people(spiking) == both, "the owner is told of the end")
             last = "SELECT extract(epoch FROM max(event_at))::float8 FROM {}.fct_customer_events"
             [(spiked,)] = await stack.ask(lambda: model.run(f"{last} WHERE organization = '{spiking}'"))
             over = changes(lines, spiking)[-1][0]
@@ -173,7 +173,7 @@ async def test_the_gauge_stays_when_one_of_two_types_of_deployment_clears(stack:
         assert await shown(tocsin, "spike", organization=organization) == 1
         assert stack.audit(organization)["resolved"] == 0
         await until_gauge(tocsin, "organization_alert", None, organization=organization)
-        await stack.until_told(lambda: stack.audit(organization)["resolved"] == 1, "the end is told")
+        await stack.until(lambda: stack.audit(organization)["resolved"] == 1, "the end is told")
         assert stack.audit(organization)["fired"] == 1
 
 
@@ -187,7 +187,7 @@ async def test_after_a_crash_the_first_page_is_the_view_and_what_was_missed_is_t
     before, meanwhile = await stack.organization(), await stack.organization()
     async with stack.tocsin() as tocsin:
         send(sink, CUSTOMER_EVENTS, *[deployment(before)] * 6)
-        await stack.until_told(lambda: stack.people(before)["deployment-spike"] == 1, "the first is told")
+        await stack.until(lambda: stack.people(before)["deployment-spike"] == 1, "the first is told")
         await tocsin.kill()
     send(sink, CUSTOMER_EVENTS, *[deployment(meanwhile)] * 8)
     await stack.ask(lambda: model.set_threshold(before, 20))
@@ -200,9 +200,9 @@ async def test_after_a_crash_the_first_page_is_the_view_and_what_was_missed_is_t
         }
         assert (page.get(before), page.get(meanwhile)) == (None, 8)
         await until_some(lambda: _is_the_view(stack, tocsin), "the page is the view", LONG)
-        await stack.until_told(lambda: stack.people(meanwhile) == {"deployment-spike": 1}, "the second is told")
+        await stack.until(lambda: stack.people(meanwhile) == {"deployment-spike": 1}, "the second is told")
         over = {"deployment-spike": 1, "deployment-calm": 1}
-        await stack.until_told(lambda: stack.people(before) == over, "the end of the first is told")
+        await stack.until(lambda: stack.people(before) == over, "the end of the first is told")
         if stack.history:
             assert await tocsin.metric("tocsin_alert_gaps_total", alert="deployment_spike") == 0
 
@@ -211,16 +211,16 @@ def _counts(model: Model, organization: str) -> list[int]:
     return [row[3] for row in model.alert(organization)]
 
 
-async def _is_ready(tocsin: Tocsin) -> bool:
+async def _is_ready(tocsin: TocsinProcess) -> bool:
     return not await tocsin.ready()
 
 
-async def _page(tocsin: Tocsin) -> dict[str, float]:
+async def _page(tocsin: TocsinProcess) -> dict[str, float]:
     series = await tocsin.gauge("organization_alert")
     return {dict(labels)["organization"]: value for labels, value in series.items()}
 
 
-async def _is_the_view(stack: Stack, tocsin: Tocsin) -> bool:
+async def _is_the_view(stack: Stack, tocsin: TocsinProcess) -> bool:
     """Whether the page shows what the view holds. Others may send events meanwhile, so the view is read twice."""
     query = "SELECT organization, deployment_cnt FROM {}.organization_alert"
     view = await stack.ask(lambda: dict(stack.model.run(query)))
@@ -239,18 +239,18 @@ async def test_while_materialize_is_away_this_shows_and_nothing_old_is_served_as
     async with stack.tocsin() as tocsin:
         send(sink, CUSTOMER_EVENTS, *[deployment(before)] * 6)
         await until_gauge(tocsin, "organization_alert", 6, organization=before)
-        await stack.relay.cut()
+        await stack.proxy.cut()
         await tocsin.until_not_ready("deployment_spike")
         assert await tocsin.metric("tocsin_alert_up", alert="deployment_spike") == 0
         await until_gauge(tocsin, "organization_alert", None, organization=before)
         assert stack.audit(before)["resolved"] == 0, "that nobody can look is no end"
         send(sink, CUSTOMER_EVENTS, *[deployment(meanwhile)] * 6)
         await stack.ask(lambda: until(lambda: stack.model.alert(meanwhile), "a row that nobody sees"))
-        await stack.relay.open()
+        await stack.proxy.open()
         await until_some(lambda: _is_ready(tocsin), "ready", LONG)
         for organization in (before, meanwhile):
             await until_gauge(tocsin, "organization_alert", 6, organization=organization)
-            await stack.until_told(lambda name=organization: stack.people(name) == once, "told once")  # type: ignore[misc]
+            await stack.until(lambda name=organization: stack.people(name) == once, "told once")  # type: ignore[misc]
         if stack.history:
             assert await tocsin.metric("tocsin_alert_gaps_total", alert="deployment_spike") == 0
 
@@ -263,9 +263,9 @@ async def test_while_materialize_is_away_this_shows_and_nothing_old_is_served_as
 async def test_alertmanager_tells_of_each_organization_and_of_a_materialize_that_is_away(
     stack: Stack, sink: KafkaSink
 ) -> None:
-    letters = stack.post
+    inbox = stack.inbox
     names = [await stack.organization() for _ in range(2)]
-    file = alertmanager_file(stack.folder, letters.url)
+    file = alertmanager_file(stack.folder, inbox.url)
     async with (
         stack.tocsin() as tocsin,
         alertmanager(stack.folder, file) as server,
@@ -277,14 +277,14 @@ async def test_alertmanager_tells_of_each_organization_and_of_a_materialize_that
         for name in names:
             await until_gauge(tocsin, "organization_alert", 6, organization=name)
         begun = {("firing", name) for name in names}
-        await stack.until_told(lambda: begun <= letters.alerts().keys(), "both are told")
+        await stack.until(lambda: begun <= inbox.alerts().keys(), "both are told")
         over = {("resolved", name) for name in names}
-        await stack.until_told(lambda: over <= letters.alerts().keys(), "the end of both is told", 2 * LONG)
-        for group in letters.groups():
+        await stack.until(lambda: over <= inbox.alerts().keys(), "the end of both is told", 2 * LONG)
+        for group in inbox.groups():
             [organization] = {alert["labels"]["organization"] for alert in group["alerts"]}
             assert group["groupLabels"]["organization"] == organization
-        await stack.relay.cut()
-        await stack.until_told(lambda: letters.groups("TocsinSourceDown"), "that Materialize is away", 2 * LONG)
+        await stack.proxy.cut()
+        await stack.until(lambda: inbox.groups("TocsinSourceDown"), "that Materialize is away", 2 * LONG)
 
 
 # 10. Setting up again.
@@ -298,7 +298,7 @@ async def test_setting_up_again_changes_nothing_and_tocsin_goes_on(stack: Stack,
             words = {line.split()[0] for line in printed.splitlines()[:-1]}
             assert words <= {"unchanged", "skipped", "waiting"}, printed
         send(sink, CUSTOMER_EVENTS, *[deployment(organization)] * 6)
-        await stack.until_told(lambda: stack.people(organization) == {"deployment-spike": 1}, "told")
+        await stack.until(lambda: stack.people(organization) == {"deployment-spike": 1}, "told")
         failed = await tocsin.gauge("tocsin_alert_source_errors_total")
         assert set(failed.values()) <= {0.0}, failed
         assert len(tocsin.logged("source up")) == len(stack.config["alerts"])
@@ -346,7 +346,7 @@ async def test_bad_events_of_every_kind_are_counted_and_no_view_stops(stack: Sta
         } <= reasons
         organization = await stack.organization()
         send(sink, CUSTOMER_EVENTS, *[deployment(organization)] * 6)
-        await stack.until_told(lambda: stack.people(organization) == {"deployment-spike": 1}, "the views go on")
+        await stack.until(lambda: stack.people(organization) == {"deployment-spike": 1}, "the views go on")
 
 
 # Of the second list: rules are rows.
@@ -365,16 +365,16 @@ async def test_a_rule_that_is_added_fires_without_a_restart_and_one_that_is_remo
         )
         await stack.ask(lambda: model.add_rule(name, "50"))
         await until_gauge(tocsin, "active_alerts", 50.01, item=name, severity="info")
-        await stack.until_told(lambda: stack.sold(name) == {"fired": 1}, "what sold for more is told")
+        await stack.until(lambda: stack.sold(name) == {"fired": 1}, "what sold for more is told")
         await stack.ask(lambda: model.change_rule(name, "price_above = 10"))
-        await stack.until_told(lambda: stack.sold(name) == {"fired": 2}, "the other one too")
+        await stack.until(lambda: stack.sold(name) == {"fired": 2}, "the other one too")
         await stack.ask(lambda: model.change_rule(name, "severity = 'critical'"))
-        await stack.until_told(lambda: stack.sold(name) == {"fired": 2, "updated": 2}, "a change is no end")
+        await stack.until(lambda: stack.sold(name) == {"fired": 2, "updated": 2}, "a change is no end")
         await stack.ask(lambda: model.remove_rule(name))
-        await stack.until_told(lambda: stack.sold(name) == {"fired": 2, "updated": 2, "resolved": 2}, "the end of both")
+        await stack.until(lambda: stack.sold(name) == {"fired": 2, "updated": 2, "resolved": 2}, "the end of both")
         await until_gauge(tocsin, "active_alerts", None, item=name)
         await stack.ask(lambda: model.add_rule(name, "50.005"))
-        await stack.until_told(lambda: stack.sold(name)["fired"] == 3, "fires again, under another id")
+        await stack.until(lambda: stack.sold(name)["fired"] == 3, "fires again, under another id")
 
 
 async def _arrived(stack: Stack, name: str, bids: int) -> None:
@@ -393,16 +393,16 @@ async def test_equal_rows_of_three_rules_are_one_firing_until_the_last_rule_goes
             lambda: until(lambda: model.run(f"SELECT 1 FROM {{}}.winning_bids WHERE item = '{marker}'"), "the bids")
         )
         await stack.ask(lambda: model.run(f"INSERT INTO {{}}.auction_alerts VALUES {rules}"))
-        await stack.until_told(lambda: stack.sold(name) == {"fired": 1}, "one firing")
+        await stack.until(lambda: stack.sold(name) == {"fired": 1}, "one firing")
         await stack.ask(
             lambda: model.run(f"DELETE FROM {{}}.auction_alerts WHERE item_name = '{name}' AND price_above > 1")
         )
         await stack.ask(lambda: model.add_rule(marker, "1"))
-        await stack.until_told(lambda: stack.sold(marker) == {"fired": 1}, "the marker")
+        await stack.until(lambda: stack.sold(marker) == {"fired": 1}, "the marker")
         assert stack.sold(name) == {"fired": 1}
         assert await shown(tocsin, "active_alerts", item=name) == 50
         await stack.ask(lambda: model.remove_rule(name))
-        await stack.until_told(lambda: stack.sold(name) == {"fired": 1, "resolved": 1}, "the end")
+        await stack.until(lambda: stack.sold(name) == {"fired": 1, "resolved": 1}, "the end")
         await stack.ask(lambda: model.remove_rule(marker))
 
 
@@ -410,10 +410,10 @@ async def test_a_rule_taken_back_in_time_is_cancelled_and_nobody_hears_of_it(sta
     """The workflow waits; the cancel comes before its delay is over."""
     model, name = stack.model, item()
     steps = (Step(type="delay", seconds=60), Step(type="in_app"))
-    stack.post.inbox.engine.add_workflow("auction-rule", now=0, steps=steps)
+    stack.inbox.core.engine.add_workflow("auction-rule", now=0, steps=steps)
 
     def states() -> list[str]:
-        sent = stack.post.inbox.engine.worker.notifications.values()
+        sent = stack.inbox.core.engine.worker.notifications.values()
         return [each.state for each in sent if name in json.dumps(each.payload)]
 
     async with stack.tocsin():
@@ -422,9 +422,9 @@ async def test_a_rule_taken_back_in_time_is_cancelled_and_nobody_hears_of_it(sta
             lambda: until(lambda: model.run(f"SELECT 1 FROM {{}}.winning_bids WHERE item = '{name}'"), "the bid")
         )
         await stack.ask(lambda: model.add_rule(name, "1"))
-        await stack.until_told(lambda: states() == ["waiting"], "the workflow waits")
+        await stack.until(lambda: states() == ["waiting"], "the workflow waits")
         await stack.ask(lambda: model.remove_rule(name))
-        await stack.until_told(lambda: states() == ["cancelled"], "taken back")
+        await stack.until(lambda: states() == ["cancelled"], "taken back")
 
 
 async def test_a_model_under_an_odd_name_is_set_up_watched_and_told_of(stack: Stack, sink: KafkaSink) -> None:
@@ -441,7 +441,7 @@ async def test_a_model_under_an_odd_name_is_set_up_watched_and_told_of(stack: St
             send(sink, WINNING_BIDS, bid(name))
             await stack.ask(lambda: other.add_rule(name, "1"))
             await until_gauge(tocsin, "active_alerts", 50, item=name)
-            await stack.until_told(lambda: stack.sold(name) == {"fired": 1}, "told")
+            await stack.until(lambda: stack.sold(name) == {"fired": 1}, "told")
     finally:
         await stack.ask(lambda: other.run("DROP SCHEMA IF EXISTS {} CASCADE"))
         assert other.connection is not None

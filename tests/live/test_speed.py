@@ -83,7 +83,7 @@ async def test_from_an_event_to_the_inbox(stack: Stack, sink: KafkaSink, measure
 async def test_from_an_event_to_the_message_of_alertmanager(stack: Stack, sink: KafkaSink, measured: Measured) -> None:
     names = [await stack.organization(threshold=0) for _ in range(SAMPLES_ALERTMANAGER)]
     took = []
-    file = alertmanager_file(stack.folder, stack.post.url)
+    file = alertmanager_file(stack.folder, stack.inbox.url)
     async with (
         stack.tocsin(),
         alertmanager(stack.folder, file) as server,
@@ -92,7 +92,7 @@ async def test_from_an_event_to_the_message_of_alertmanager(stack: Stack, sink: 
         for name in names:
             began = time.time()
             send(sink, CUSTOMER_EVENTS, deployment(name, event_ts=int(began)))
-            await until(lambda name=name: ("firing", name) in stack.post.alerts(), "the alert", LONG)  # type: ignore[misc]
+            await until(lambda name=name: ("firing", name) in stack.inbox.alerts(), "the alert", LONG)  # type: ignore[misc]
             took.append(time.time() - began)
     name = f"event produced -> message of Alertmanager, longest of {SAMPLES_ALERTMANAGER}"
     measured(name, f"{max(took):.1f} s", f"<= {ALERTMANAGER_S:g} s")

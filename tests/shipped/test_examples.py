@@ -15,7 +15,7 @@ from support.materialize import MaterializeDouble
 from support.postgres import Database, Postgres
 from support.receiver import Receiver
 from support.smtp import MailServer
-from support.tocsin import Tocsin, running_with
+from support.tocsin import TocsinProcess, running_with
 from support.waiting import until_some
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("postgres")]
@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @asynccontextmanager
-async def example(name: str, directory: Path, **environment: str) -> AsyncIterator[Tocsin]:
+async def example(name: str, directory: Path, **environment: str) -> AsyncIterator[TocsinProcess]:
     """Tocsin on the configuration of an example, once it is ready."""
     file = directory / "tocsin.yaml"
     file.write_text((EXAMPLES / name / "tocsin.yaml").read_text() + '\nweb: {listen: "127.0.0.1:0"}\n')

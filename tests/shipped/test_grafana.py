@@ -22,7 +22,7 @@ from support.prometheus import PROMETHEUS, Prometheus, free_port, metric_names, 
 from support.receiver import Receiver
 from support.stack import COMPOSED, known_metrics
 from support.stack_views import VIEWS
-from support.tocsin import Tocsin, quick_source, running
+from support.tocsin import TocsinProcess, quick_source, running
 from support.waiting import until, until_some
 from tocsin.config.document import parse
 
@@ -179,7 +179,7 @@ class Incident:
     """The shipped configuration of Tocsin, Prometheus and Alertmanager, between a double of Materialize, a fake Novu
     that knows one workflow of two, and a receiver for the rest."""
 
-    tocsin: Tocsin
+    tocsin: TocsinProcess
     prometheus: Prometheus
     receiver: Receiver
     novu: FakeNovu
@@ -252,7 +252,7 @@ def _tocsin_config(folder: Path, double: MaterializeDouble, receiver: Receiver, 
     return dict(config)
 
 
-def _prometheus_config(tocsin: Tocsin, server: Alertmanager) -> dict[str, Any]:
+def _prometheus_config(tocsin: TocsinProcess, server: Alertmanager) -> dict[str, Any]:
     """The stack's own, with other addresses and shorter intervals."""
     config: dict[str, Any] = read(ROOT / "prometheus" / "prometheus.yml")
     config["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}

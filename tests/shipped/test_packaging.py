@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from support.receiver import Receiver
-from support.tocsin import Tocsin, write
+from support.tocsin import TocsinProcess, write
 from support.waiting import SOON
 
 ROOT = Path(__file__).parents[2]
@@ -78,11 +78,11 @@ async def printed(directory: Path, *arguments: str) -> str:
 
 
 @asynccontextmanager
-async def running(program: Path, config: Path) -> AsyncIterator[Tocsin]:
+async def running(program: Path, config: Path) -> AsyncIterator[TocsinProcess]:
     """The installed program at work. It is gone afterwards."""
     process = await started(config.parent, str(program), "run", "--config", str(config))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SOON)) as session:
-        tocsin = Tocsin(process, config, session)
+        tocsin = TocsinProcess(process, config, session)
         try:
             yield await tocsin.listening()
         finally:

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from psycopg.conninfo import conninfo_to_dict
 
+from support.inbox_server import InboxServer, inbox_server
 from support.live_model import DSN, Model
 from support.notifications import LONG, until_ready
-from support.post import Post, post
-from support.relay import Relay
 from support.stack_files import KEY_FILE, tocsin_config
-from support.tocsin import Tocsin, running
+from support.tcp_proxy import TcpProxy
+from support.tocsin import TocsinProcess, running
 from support.waiting import until, until_some
 
 T = TypeVar("T")
@@ -24,17 +24,17 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class Stack:
-    """`relay` stands between Tocsin and Materialize."""
+    """`proxy` stands between Tocsin and Materialize."""
 
     folder: Path
     model: Model
     history: bool
-    post: Post
-    relay: Relay
+    inbox: InboxServer
+    proxy: TcpProxy
     config: dict[str, Any]
 
     @asynccontextmanager
-    async def tocsin(self) -> AsyncIterator[Tocsin]:
+    async def tocsin(self) -> AsyncIterator[TocsinProcess]:
         """Start Tocsin and wait until it is ready."""
         async with running(self.folder, self.config) as process:
             await until_ready(process)
@@ -51,23 +51,25 @@ class Stack:
         """The workflows by which the owner of an organization was told, and under how many ids."""
         owner = f"owner-of-{organization}"
         return Counter(
-            {flow: n for (who, flow, what), n in self.post.people().items() if (who, what) == (owner, organization)}
+            {flow: n for (who, flow, what), n in self.inbox.people().items() if (who, what) == (owner, organization)}
         )
 
     def audit(self, organization: str) -> Counter[str]:
         """What the audit was told of an organization, and under how many ids."""
-        return Counter({kind: n for (kind, what), n in self.post.audit().items() if what == organization})
+        return Counter({kind: n for (kind, what), n in self.inbox.audit().items() if what == organization})
 
     def sold(self, item: str) -> Counter[str]:
         """What the audit was told of an item, and under how many ids."""
-        bodies = [body for body in self.post.delivered("audit") if body["row"].get("item_name") == item]
+        bodies = [body for body in self.inbox.delivered("audit") if body["row"].get("item_name") == item]
         return Counter(kind for kind, _ in {(body["status"], body["id"]) for body in bodies})
 
-    async def until_told(self, look: Callable[[], object], what: str, within: float = LONG) -> None:
+    async def until(self, look: Callable[[], object], what: str, within: float = LONG) -> None:
         await until(look, what, within)
 
 
-async def until_gauge(tocsin: Tocsin, metric: str, value: float | None, within: float = LONG, **labels: str) -> None:
+async def until_gauge(
+    tocsin: TocsinProcess, metric: str, value: float | None, within: float = LONG, **labels: str
+) -> None:
     """Wait until the series with these labels, among others, have this value together; None: there are none."""
 
     async def look() -> bool:
@@ -78,7 +80,7 @@ async def until_gauge(tocsin: Tocsin, metric: str, value: float | None, within: 
     await until_some(look, within=within)
 
 
-async def shown(tocsin: Tocsin, metric: str, **labels: str) -> float | None:
+async def shown(tocsin: TocsinProcess, metric: str, **labels: str) -> float | None:
     """The sum of the series with these labels, among others; None where there are none."""
     series = await tocsin.gauge(metric)
     found = [value for each, value in series.items() if labels.items() <= dict(each).items()]
@@ -90,21 +92,21 @@ async def stacked(folder: Path, model: Model, *, history: bool) -> AsyncIterator
     """The stack, Tocsin apart. A further alert `spike` shows each row as 1, and for three seconds more as 0."""
     parts = conninfo_to_dict(DSN)
     async with AsyncExitStack() as stack:
-        relay = await stack.enter_async_context(Relay(str(parts["host"]), int(parts.get("port") or 6875)))
-        letters = await stack.enter_async_context(post(KEY_FILE.read_text(encoding="utf-8").strip()))
+        proxy = await stack.enter_async_context(TcpProxy(str(parts["host"]), int(parts.get("port") or 6875)))
+        inbox = await stack.enter_async_context(inbox_server(KEY_FILE.read_text(encoding="utf-8").strip()))
         source = {
             "host": "127.0.0.1",
-            "port": relay.port,
+            "port": proxy.port,
             "database": str(parts.get("dbname") or "materialize"),
             "sslmode": str(parts.get("sslmode") or "prefer"),
             "user": model.role,
             "cluster": model.cluster,
         }
-        config = tocsin_config(folder, letters.url, source)
+        config = tocsin_config(folder, inbox.url, source)
         config["alerts"]["spike"] = {
             "source": "materialize",
             "relation": config["alerts"]["deployment_spike"]["relation"],
             "labels": ["organization", "alert_name"],
             "linger": "3s",
         }
-        yield Stack(folder=folder, model=model, history=history, post=letters, relay=relay, config=config)
+        yield Stack(folder=folder, model=model, history=history, inbox=inbox, proxy=proxy, config=config)

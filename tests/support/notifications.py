@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from support.inbox_server import InboxServer, inbox_server
 from support.live import ColumnSpec, Server, TextRow, View
-from support.post import Post, post
-from support.tocsin import Tocsin, quick_channel, quick_source, running, running_with
+from support.tocsin import TocsinProcess, quick_channel, quick_source, running, running_with
 from support.waiting import until_some
 
 KEY = "key-of-the-inbox"
@@ -25,14 +25,14 @@ BIKE: TextRow = ("3", "bike", "110", None)
 
 
 @dataclass(slots=True, kw_only=True)
-class Scene:
+class Scenario:
     """`config`: plain data that a test may change before it starts the process. Two alerts' worth of channels: Novu
     and a webhook, both at the inbox."""
 
     folder: Path
     server: Server
     view: View
-    post: Post
+    inbox: InboxServer
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -46,7 +46,7 @@ class Scene:
         return novu
 
     @asynccontextmanager
-    async def run(self, **environment: str) -> AsyncIterator[Tocsin]:
+    async def run(self, **environment: str) -> AsyncIterator[TocsinProcess]:
         """Start Tocsin and wait until it is ready."""
         async with running(self.folder, self.config, **environment) as tocsin:
             await until_ready(tocsin)
@@ -59,7 +59,7 @@ class Scene:
             "NOVU_API_KEY": KEY,
             "NOVU_WORKFLOW_NAME": "sold",
             "NOVU_RECIPIENTS": "ann",
-            "NOVU_URL": self.post.url,
+            "NOVU_URL": self.inbox.url,
             "MTZ_USER": str(parts["user"]),
             "MTZ_PASSWORD": str(parts.get("password") or "not-asked-for"),
             "MTZ_HOST": str(parts["host"]),
@@ -76,24 +76,24 @@ class Scene:
         } | more
 
     @asynccontextmanager
-    async def run_by_variables(self, **more: str) -> AsyncIterator[Tocsin]:
+    async def run_by_variables(self, **more: str) -> AsyncIterator[TocsinProcess]:
         """Start Tocsin with nothing but environment variables, and wait until it is ready."""
         async with running_with(self.folder, file=None, **self.variables(**more)) as tocsin:
             await until_ready(tocsin)
             yield tocsin
 
-    def told(self) -> list[tuple[str, str]]:
+    def notified(self) -> list[tuple[str, str]]:
         """What the webhook was told, repeats of one id left out: kind and item, in order."""
         first: dict[str, tuple[str, str]] = {}
-        for body in self.post.delivered("hook"):
+        for body in self.inbox.delivered("hook"):
             first.setdefault(body["id"], (body["status"], body["row"]["item"]))
         return list(first.values())
 
-    async def until_told(self, *expected: tuple[str, str]) -> None:
+    async def until_notified(self, *expected: tuple[str, str]) -> None:
         """Wait until the webhook was told exactly this, in any order."""
 
         async def look() -> bool:
-            assert sorted(self.told()) == sorted(expected), f"told {self.told()}, not {list(expected)}"
+            assert sorted(self.notified()) == sorted(expected), f"told {self.notified()}, not {list(expected)}"
             return True
 
         await until_some(look, within=LONG)
@@ -102,14 +102,14 @@ class Scene:
         """Wait until people have so many messages."""
 
         async def look() -> bool:
-            found = len(self.post.messages())
+            found = len(self.inbox.messages())
             assert found == count, f"{found} messages, not {count}"
             return True
 
         await until_some(look, within=LONG)
 
 
-async def until_ready(tocsin: Tocsin) -> None:
+async def until_ready(tocsin: TocsinProcess) -> None:
     """As `Tocsin.until_ready`, for servers that have to read their views in first."""
 
     async def look() -> bool:
@@ -122,7 +122,7 @@ async def until_ready(tocsin: Tocsin) -> None:
     await until_some(look, "ready", LONG)
 
 
-async def until_settled(tocsin: Tocsin, channel: str, transitions: int) -> None:
+async def until_settled(tocsin: TocsinProcess, channel: str, transitions: int) -> None:
     """Wait until so many transitions were written down and nothing of them is left to send. (That rows fire shows
     before that.)"""
 
@@ -137,20 +137,20 @@ async def until_settled(tocsin: Tocsin, channel: str, transitions: int) -> None:
 
 
 @asynccontextmanager
-async def staged(
+async def new_scenario(
     folder: Path, server: Server, *rows: TextRow, columns: ColumnSpec = COLUMNS, retain: bool | int = True
-) -> AsyncIterator[Scene]:
-    """A scene whose view `sold` holds these rows."""
-    async with post(KEY) as letters:
+) -> AsyncIterator[Scenario]:
+    """A scenario whose view `sold` holds these rows."""
+    async with inbox_server(KEY) as inbox:
         view = await server.view("sold", columns, *rows, retain=retain)
         source = quick_source(server.dsn, snapshot_timeout="60s", connect_timeout="10s", progress_timeout="10s")
-        novu = {"type": "novu", "url": letters.url, "api_key": KEY, "workflow": "sold", "recipients": ["ann"]}
+        novu = {"type": "novu", "url": inbox.url, "api_key": KEY, "workflow": "sold", "recipients": ["ann"]}
         quick = {"timeout": "3s", "backoff_initial": "20ms", "backoff_max": "100ms", "max_attempts": 1000}
         config = {
             "web": {"listen": "127.0.0.1:0"},
             "ledger": {"path": str(folder / "ledger.db")},
             "sources": {"mz": source},
-            "channels": {"novu": novu | quick, "hook": quick_channel(f"{letters.url}/webhook/hook")},
+            "channels": {"novu": novu | quick, "hook": quick_channel(f"{inbox.url}/webhook/hook")},
             "alerts": {
                 "sold": {
                     "source": "mz",
@@ -161,4 +161,4 @@ async def staged(
                 }
             },
         }
-        yield Scene(folder=folder, server=server, view=view, post=letters, config=config)
+        yield Scenario(folder=folder, server=server, view=view, inbox=inbox, config=config)

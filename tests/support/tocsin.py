@@ -1,5 +1,4 @@
-"""The real thing in tests: `tocsin run` as a process of its own, and a stage with a server before and a receiver behind
-it."""
+"""`tocsin run` as a process of its own, and a harness with a server and a receiver for it."""
 
 import asyncio
 import contextlib
@@ -28,7 +27,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 COLUMNS = (("id", "int4"), ("name", "text"), ("amount", "numeric"))
 
 
-class Tocsin:
+class TocsinProcess:
     """A process that runs. `log`: its lines on standard error so far; `output`: those on standard output."""
 
     def __init__(self, process: asyncio.subprocess.Process, file: Path, session: aiohttp.ClientSession) -> None:
@@ -221,7 +220,7 @@ async def start(directory: Path, *arguments: str, **environment: str) -> asyncio
 @asynccontextmanager
 async def running(
     directory: Path, config: Mapping[str, Any], *, file: str = "tocsin.yaml", **environment: str
-) -> AsyncIterator[Tocsin]:
+) -> AsyncIterator[TocsinProcess]:
     """`tocsin run` with a configuration. It listens when the body begins, unless it ended; it is gone afterwards."""
     path = write(directory / file, config)
     async with running_with(directory, "--config", str(path), file=path, **environment) as tocsin:
@@ -231,12 +230,12 @@ async def running(
 @asynccontextmanager
 async def running_with(
     directory: Path, *arguments: str, file: Path | None = None, **environment: str
-) -> AsyncIterator[Tocsin]:
+) -> AsyncIterator[TocsinProcess]:
     """`tocsin run` with arguments and environment variables of the test's choice. `file`: its configuration, if it has
     one."""
     process = await start(directory, "run", *arguments, **environment)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SOON)) as session:
-        tocsin = Tocsin(process, file or directory / "tocsin.yaml", session)
+        tocsin = TocsinProcess(process, file or directory / "tocsin.yaml", session)
         try:
             yield await tocsin.listening()
         finally:
@@ -244,7 +243,7 @@ async def running_with(
 
 
 @dataclass(slots=True, kw_only=True)
-class Stage:
+class Harness:
     """A double of Materialize with one view `orders`, a receiver of webhooks, and the configuration that joins them.
 
     `config` is plain data that a test may change before it starts the process.
@@ -272,7 +271,7 @@ class Stage:
     def ledger(self) -> Path:
         return Path(self.config["ledger"]["path"])
 
-    def renew(self, *rows: Sequence[str | None], columns: Sequence[tuple[str, str]] = COLUMNS) -> None:
+    def replace_view(self, *rows: Sequence[str | None], columns: Sequence[tuple[str, str]] = COLUMNS) -> None:
         """Put another view of the same name into the place of `orders`, or where it was.
 
         As on a real server, whatever of it can be read holds these rows: there is no moment in which it is empty.
@@ -282,11 +281,11 @@ class Stage:
         self.orders = self.double.create("public.orders", columns, retain=None, rows=rows)
         self.double.compact(self.orders)
 
-    def run(self, **environment: str) -> contextlib.AbstractAsyncContextManager[Tocsin]:
+    def run(self, **environment: str) -> contextlib.AbstractAsyncContextManager[TocsinProcess]:
         """Start the process."""
         return running(self.directory, self.config, **environment)
 
-    def told(self) -> list[tuple[str, str]]:
+    def notified(self) -> list[tuple[str, str]]:
         """What the receiver was told, repeats of one id left out: kind and value of the column `id`, in order."""
         first: dict[str, tuple[str, str]] = {}
         for request in self.receiver.requests:
@@ -294,11 +293,11 @@ class Stage:
             first.setdefault(envelope["id"], (envelope["status"], str(envelope["row"]["id"])))
         return list(first.values())
 
-    async def until_told(self, *expected: tuple[str, str]) -> None:
+    async def until_notified(self, *expected: tuple[str, str]) -> None:
         """Wait until the receiver was told exactly this, in any order among different rows."""
 
         async def look() -> bool:
-            told = self.told()
+            told = self.notified()
             assert sorted(told) == sorted(expected), f"told {told}, not {list(expected)}"
             return True
 
@@ -308,7 +307,7 @@ class Stage:
         """The bodies that the receiver got, repeats included."""
         return [request.json for request in self.receiver.requests]
 
-    async def until_shown(self, tocsin: Tocsin) -> None:
+    async def until_shown(self, tocsin: TocsinProcess) -> None:
         """Wait until the gauge shows what the view holds."""
 
         async def look() -> bool:
@@ -334,8 +333,8 @@ def _comparable(gauge: Mapping[frozenset[tuple[str, str]], float]) -> dict[froze
 
 
 @asynccontextmanager
-async def staged(directory: Path, *, retain: int | None = None) -> AsyncIterator[Stage]:
-    """A stage whose servers run. `retain`: milliseconds of history, None for all of it."""
+async def new_harness(directory: Path, *, retain: int | None = None) -> AsyncIterator[Harness]:
+    """A harness whose servers run. `retain`: milliseconds of history, None for all of it."""
     async with MaterializeDouble(progress_interval=0.1) as double, Receiver() as receiver:
         orders = double.create("public.orders", COLUMNS, retain=retain)
         config = {
@@ -355,7 +354,7 @@ async def staged(directory: Path, *, retain: int | None = None) -> AsyncIterator
                 }
             },
         }
-        yield Stage(directory=directory, double=double, receiver=receiver, orders=orders, config=config)
+        yield Harness(directory=directory, double=double, receiver=receiver, orders=orders, config=config)
 
 
 def quick_source(dsn: str, **more: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from support.rabbitmq import Peer, RabbitMQ, peer, rabbitmq
 from support.rabbitmq_reading import ENVELOPE, Reader, fault, reading, rows, source
-from support.relay import Relay
+from support.tcp_proxy import TcpProxy
 from support.waiting import until
 from tocsin.errors import RefusedReason, SourceError, SourceReason
 
@@ -149,26 +149,26 @@ async def test_what_a_broker_that_was_killed_had_promised_to_keep_is_delivered_a
 
 
 async def test_a_silent_connection_is_noticed_by_its_heartbeats(broker: RabbitMQ, other: Peer, queue: str) -> None:
-    async with Relay("127.0.0.1", broker.port) as relay:
-        taken = source(broker, queue, port=relay.port, heartbeat="1s")
+    async with TcpProxy("127.0.0.1", broker.port) as proxy:
+        taken = source(broker, queue, port=proxy.port, heartbeat="1s")
         async with taken.open([], position={}) as stream:
             running = asyncio.create_task(Reader(stream).run())
-            relay.hold()
+            proxy.hold()
             with pytest.raises(SourceError) as caught:
                 await running
             assert caught.value.reason is SourceReason.DISCONNECTED
-            await relay.cut()
+            await proxy.cut()
 
 
 async def test_a_server_that_does_not_answer_is_not_waited_for_longer_than_allowed(
     broker: RabbitMQ, queue: str
 ) -> None:
-    async with Relay("127.0.0.1", broker.port) as relay:
-        relay.hold()
-        error = await fault(source(broker, queue, port=relay.port, connect_timeout="300ms"))
+    async with TcpProxy("127.0.0.1", broker.port) as proxy:
+        proxy.hold()
+        error = await fault(source(broker, queue, port=proxy.port, connect_timeout="300ms"))
         assert error.reason is SourceReason.CONNECT
         assert "no answer within 0.3 s" in str(error)
-        await relay.cut()
+        await proxy.cut()
 
 
 async def test_a_queue_that_is_deleted_ends_the_stream_and_is_made_again(

@@ -16,10 +16,10 @@ TRIGGERS = ("/v1/events/trigger", "/v1/events/trigger/bulk")
 
 
 @dataclass(slots=True, kw_only=True)
-class Post:
+class InboxServer:
     """The inbox behind a port of its own that can be closed and opened again. What came stays."""
 
-    inbox: Inbox
+    core: Inbox
     port: int
     _open: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
@@ -28,7 +28,7 @@ class Post:
         return f"http://127.0.0.1:{self.port}"
 
     async def open(self) -> None:
-        await self._open.enter_async_context(serving(self.inbox, port=self.port))
+        await self._open.enter_async_context(serving(self.core, port=self.port))
 
     async def close(self) -> None:
         """From now on connections are refused."""
@@ -36,15 +36,15 @@ class Post:
 
     def messages(self) -> list[Notification]:
         """What reached people, each with its payload."""
-        return [each for each in self.inbox.engine.worker.notifications.values() if each.messages]
+        return [each for each in self.core.engine.worker.notifications.values() if each.messages]
 
     def cancels(self) -> list[Logged]:
         """Requests that take an event back."""
-        return [each for each in self.inbox.requests if each.method == "DELETE"]
+        return [each for each in self.core.requests if each.method == "DELETE"]
 
     def triggers(self) -> list[Logged]:
         """Requests that send events."""
-        return [each for each in self.inbox.requests if each.method == "POST" and each.path in TRIGGERS]
+        return [each for each in self.core.requests if each.method == "POST" and each.path in TRIGGERS]
 
     def people(self) -> Counter[tuple[str, str, str]]:
         """What people were told of spikes: person, workflow and organization, and under how many ids."""
@@ -77,13 +77,13 @@ class Post:
 
     def delivered(self, name: str) -> Iterator[Any]:
         """The bodies that came to a webhook."""
-        return (each.body for each in self.inbox.engine.deliveries.values() if each.name == name)
+        return (each.body for each in self.core.engine.deliveries.values() if each.name == name)
 
 
 @asynccontextmanager
-async def post(api_key: str | None = None) -> AsyncIterator[Post]:
+async def inbox_server(api_key: str | None = None) -> AsyncIterator[InboxServer]:
     """An open inbox that makes the workflows it is asked for. `api_key`: the only one that is let in."""
-    made = Post(inbox=Inbox(Settings(api_key=api_key, auto_workflows=True)), port=free_port())
+    made = InboxServer(core=Inbox(Settings(api_key=api_key, auto_workflows=True)), port=free_port())
     await made.open()
     try:
         yield made

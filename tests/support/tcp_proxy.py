@@ -1,5 +1,4 @@
-"""A relay of TCP between a client and a server that a test does not own: for the client the server can then be dead, or
-alive and silent."""
+"""A TCP proxy: for the client, a server that the test does not own can be dead, or alive and silent."""
 
 import asyncio
 import contextlib
@@ -8,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 
-class Relay:
+class TcpProxy:
     """Listens on 127.0.0.1 for the length of an `async with`, at one port."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -35,7 +34,7 @@ class Relay:
         await asyncio.gather(*self._carriers, return_exceptions=True)
 
     def hold(self) -> None:
-        """Keep every connection and pass nothing on, as a network does that lost its way."""
+        """Keep every connection and pass nothing on."""
         self._flowing.clear()
 
     def release(self) -> None:
