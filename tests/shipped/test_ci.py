@@ -1,5 +1,4 @@
-"""In CI nothing is passed over in silence: what real parts the tests need is installed, and a test that does not find
-one fails."""
+"""CI installs the real servers that tests need, and a test that would be skipped for lack of one fails there."""
 
 import os
 import re
@@ -13,24 +12,15 @@ from support.skips import VARIABLE
 
 ROOT = Path(__file__).parents[2]
 RUN = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-NEEDS = {
-    "promtool": "prometheus",
-    "amtool": "prometheus-alertmanager",
-    "rabbitmq-server": "rabbitmq-server",
-    "pgbouncer": "pgbouncer",
-    "java": "default-jre-headless",
-    "mvn": "maven",
-    "openssl": "openssl",
-    "chromium": "chromium",
-}
-"""Program -> the package of Debian that has it."""
+INSTALLED = dict(re.findall(r"command -v (\S+) >/dev/null \|\| packages\+=\((\S+)\)", RUN))
+"""Program -> its Debian package."""
 TESTS = """
 import pytest
 
 @pytest.mark.skipif(True, reason="there is no broker")
 def test_marked(): ...
 
-def test_in_the_middle():
+def test_body():
     pytest.skip("there is no broker")
 
 @pytest.fixture
@@ -47,7 +37,7 @@ def test_rights():
 def test_live(): ...
 
 @pytest.mark.xfail
-def test_known_to_fail():
+def test_known():
     assert False
 
 def test_sound(): ...
@@ -55,12 +45,13 @@ def test_sound(): ...
 
 
 def outcomes(directory: Path, **environment: str) -> tuple[dict[str, str], str]:
-    """What becomes of each of these tests, and all that is printed."""
+    """The outcome of each of these tests, and the output."""
     (directory / "test_parts.py").write_text(TESTS)
-    (directory / "pytest.ini").write_text("[pytest]\nmarkers = live: wants a server\n")
+    (directory / "pytest.ini").write_text("[pytest]\nmarkers = live: needs a server\n")
     clean = {name: value for name, value in os.environ.items() if name != VARIABLE and not name.startswith("PYTEST")}
+    options = ("-p", "support.skips", "-p", "no:cacheprovider", "-v", "-rA")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "support.skips", "-p", "no:cacheprovider", "-v", "-rA", str(directory)],
+        [sys.executable, "-m", "pytest", *options, str(directory)],
         cwd=directory,
         capture_output=True,
         text=True,
@@ -69,36 +60,31 @@ def outcomes(directory: Path, **environment: str) -> tuple[dict[str, str], str]:
     return dict(re.findall(r"^test_parts\.py::test_(\w+) (\w+)", done.stdout, re.MULTILINE)), done.stdout
 
 
-def test_a_test_that_finds_a_real_part_missing_is_skipped_at_home_and_fails_in_ci(tmp_path: Path) -> None:
-    always = {"rights": "SKIPPED", "live": "SKIPPED", "known_to_fail": "XFAIL", "sound": "PASSED"}
-    at_home, _ = outcomes(tmp_path)
-    assert at_home == {**always, "marked": "SKIPPED", "in_the_middle": "SKIPPED", "fixture": "SKIPPED"}
-    in_ci, said = outcomes(tmp_path, **{VARIABLE: "1"})
-    assert in_ci == {**always, "marked": "ERROR", "in_the_middle": "FAILED", "fixture": "ERROR"}
-    assert said.count(f"{VARIABLE} is set") >= 3
-    assert "there is no broker" in said
+def test_missing_server_skips_locally_and_fails_in_ci(tmp_path: Path) -> None:
+    always = {"rights": "SKIPPED", "live": "SKIPPED", "known": "XFAIL", "sound": "PASSED"}
+    assert outcomes(tmp_path)[0] == {**always, "marked": "SKIPPED", "body": "SKIPPED", "fixture": "SKIPPED"}
+    in_ci, output = outcomes(tmp_path, **{VARIABLE: "1"})
+    assert in_ci == {**always, "marked": "ERROR", "body": "FAILED", "fixture": "ERROR"}
+    assert output.count(f"{VARIABLE} is set") >= 3
+    assert "there is no broker" in output
 
 
-def test_this_holds_for_all_tests_and_ci_asks_for_it(request: pytest.FixtureRequest) -> None:
-    plugins = request.config.pluginmanager.get_plugins()
-    hooks = [getattr(plugin, "pytest_runtest_makereport", None) for plugin in plugins]
+def test_all_tests_use_this_and_ci_sets_it(request: pytest.FixtureRequest) -> None:
+    hooks = [getattr(each, "pytest_runtest_makereport", None) for each in request.config.pluginmanager.get_plugins()]
     assert any(getattr(hook, "__module__", "") == "support.skips" for hook in hooks)
     assert RUN.index(f"export {VARIABLE}=1") < RUN.index("\nmake test")
 
 
-@pytest.mark.parametrize(("program", "package"), NEEDS.items())
-def test_ci_installs_what_has_a_program_that_is_not_there(program: str, package: str) -> None:
-    assert f"command -v {program} >/dev/null || packages+=({package})\n" in RUN
-
-
-def test_no_test_asks_for_a_program_that_ci_does_not_install() -> None:
-    # `prometheus` and `alertmanager` come with their tools, `epmd` and `rabbitmqctl` with RabbitMQ; Debian has more.
+def test_ci_installs_every_program_that_tests_use() -> None:
+    # Programs that come with others, and Debian's own.
     companions = {"prometheus", "prometheus-alertmanager", "alertmanager", "epmd", "rabbitmqctl", "docker"}
     companions |= {"apt-get", "dpkg-deb"}
-    asked = {
+    used = {
         name
         for file in (ROOT / "tests").rglob("*.py")
         for name in re.findall(r"shutil\.which\(\"([\w-]+)\"", file.read_text(encoding="utf-8"))
     }
-    assert {"mvn", "openssl", "prometheus"} <= asked
-    assert asked - {*NEEDS} - companions == set()
+    assert {"mvn", "openssl", "prometheus"} <= used
+    assert used - INSTALLED.keys() - companions == set()
+    assert INSTALLED["promtool"] == "prometheus"
+    assert INSTALLED["rabbitmq-server"] == "rabbitmq-server"

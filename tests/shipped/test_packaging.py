@@ -1,4 +1,4 @@
-"""The built package, apart from the checkout: it holds all that it needs, installs, and runs."""
+"""The built package has all its files, requires what it imports, installs and runs without the checkout."""
 
 import ast
 import asyncio
@@ -9,8 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import aiohttp
 import pytest
 
 from support.receiver import Receiver
-from support.tocsin import TocsinProcess, write
+from support.tocsin import Tocsin, write
 from support.waiting import SOON
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +25,7 @@ PACKAGE = ROOT / "exporter" / "tocsin"
 
 
 def uv(*arguments: str) -> None:
-    """Run uv, for the environment of these tests unless it is told of another."""
+    """Run uv, by default for the environment of these tests."""
     program = str(Path(sys.executable).with_name("uv"))
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
     done = subprocess.run([program, *arguments], capture_output=True, text=True, env=environment)
@@ -41,59 +40,46 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_it_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    tracked = subprocess.run(["git", "ls-files", "tocsin"], cwd=PACKAGE.parent, capture_output=True, text=True)
-    assert held == {name for name in tracked.stdout.split() if (PACKAGE.parent / name).exists()}
-
-
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a fresh environment that has this wheel, and the libraries of the one of these tests."""
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a new environment with this wheel, and with the libraries of these tests."""
     folder = tmp_path_factory.mktemp("installed") / "venv"
     uv("venv", "--offline", "--python", sys.executable, str(folder))
-    programs = folder / "bin"
-    uv("pip", "install", "--offline", "--no-deps", "--python", str(programs / "python"), str(wheel))
+    uv("pip", "install", "--offline", "--no-deps", "--python", str(folder / "bin" / "python"), str(wheel))
     [site] = folder.glob("lib/python*/site-packages")
-    # After its own: the links to the checkout that are there count only in the environment that they were made for.
+    # Behind its own packages. Links to the checkout in there count only in their own environment.
     (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    return programs
+    return folder / "bin"
 
 
-async def started(directory: Path, *arguments: str) -> asyncio.subprocess.Process:
-    """Start a program that knows nothing of the environment of these tests."""
+async def start(directory: Path, *arguments: str | Path) -> asyncio.subprocess.Process:
+    """Start a program without the environment variables of these tests."""
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
-        *arguments, stdout=pipe, stderr=pipe, cwd=directory, env={"PATH": os.defpath}
+        *map(str, arguments), stdout=pipe, stderr=pipe, cwd=directory, env={"PATH": os.defpath}
     )
 
 
-async def printed(directory: Path, *arguments: str) -> str:
-    """What a program that ends well prints."""
-    process = await started(directory, *arguments)
-    output, errors = await process.communicate()
+async def output(directory: Path, *arguments: str | Path) -> str:
+    """The output of a program that succeeds."""
+    process = await start(directory, *arguments)
+    printed, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
-    return output.decode()
+    return printed.decode()
 
 
-@asynccontextmanager
-async def running(program: Path, config: Path) -> AsyncIterator[TocsinProcess]:
-    """The installed program at work. It is gone afterwards."""
-    process = await started(config.parent, str(program), "run", "--config", str(config))
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SOON)) as session:
-        tocsin = TocsinProcess(process, config, session)
-        try:
-            yield await tocsin.listening()
-        finally:
-            await tocsin.kill()
+def test_wheel_has_every_file_of_the_package(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name for name in archive.namelist() if ".dist-info/" not in name}
+    tracked = subprocess.run(["git", "ls-files", "tocsin"], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert files == {name for name in tracked.stdout.split() if (PACKAGE.parent / name).exists()}
 
 
-async def test_installed_from_the_wheel_it_takes_an_event_in_and_delivers_it(installed: Path, tmp_path: Path) -> None:
-    where = await printed(tmp_path, str(installed / "python"), "-c", "import tocsin; print(tocsin.__file__)")
-    assert where.startswith(str(installed.parent)), "the checkout stood in for the wheel"
-    assert (await printed(tmp_path, str(installed / "tocsin"), "version")).startswith("tocsin ")
-    async with Receiver() as receiver:
+async def test_installed_wheel_ingests_and_delivers_an_event(programs: Path, tmp_path: Path) -> None:
+    where = await output(tmp_path, programs / "python", "-c", "import tocsin; print(tocsin.__file__)")
+    assert where.startswith(str(programs.parent)), "imported from the checkout"
+    assert (await output(tmp_path, programs / "tocsin", "version")).startswith("tocsin ")
+    async with Receiver() as receiver, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SOON)) as session:
         config = {
             "ledger": {"path": str(tmp_path / "tocsin.db")},
             "web": {"listen": "127.0.0.1:0"},
@@ -101,17 +87,23 @@ async def test_installed_from_the_wheel_it_takes_an_event_in_and_delivers_it(ins
             "channels": {"hook": {"type": "webhook", "url": receiver.url}},
             "alerts": {"orders": {"source": "posted", "notify": ["hook"]}},
         }
-        async with running(installed / "tocsin", write(tmp_path / "tocsin.yaml", config)) as tocsin:
+        file = write(tmp_path / "tocsin.yaml", config)
+        process = await start(tmp_path, programs / "tocsin", "run", "--config", file)
+        tocsin = Tocsin(process, file, session)
+        try:
+            await tocsin.listening()
             await tocsin.until_ready()
             page = "/api/v1/events/orders"
             status, _ = await tocsin.post(page, b'{"id": 1}', Authorization="Bearer a-token-of-some-length")
             assert status == 202
             await receiver.arrived(1)
             assert (await tocsin.get("/"))[0] == 200
+        finally:
+            await tocsin.kill()
 
 
-def imported() -> Iterator[tuple[Path, str]]:
-    """Each module of the package, and each library outside the standard one that it imports, anywhere in it."""
+def imports() -> Iterator[tuple[Path, str]]:
+    """Each module of the package, and each library that it imports anywhere."""
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names: list[str] = []
@@ -124,15 +116,15 @@ def imported() -> Iterator[tuple[Path, str]]:
 
 
 def distributions(requirements: Iterable[str]) -> set[str]:
-    """The names in requirements, as they are compared."""
+    """The normalised names in requirements."""
     return {re.sub(r"[-_.]+", "-", re.split(r"[\s\[<>=!~;(]", text, maxsplit=1)[0]).lower() for text in requirements}
 
 
-LAYERS = {"httpx": "novu-py", "pydantic-core": "pydantic", "yarl": "aiohttp"}
-"""Libraries whose objects are a part of what another one takes or gives, which therefore brings them."""
+PROVIDED_BY = {"httpx": "novu-py", "pydantic-core": "pydantic", "yarl": "aiohttp"}
+"""Libraries that are part of the interface of another one, which therefore requires them."""
 
 
-def test_whatever_a_module_imports_is_required_by_the_package_or_by_the_extra_of_that_kind(wheel: Path) -> None:
+def test_package_and_extras_require_what_their_modules_import(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [name] = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         written = email.message_from_bytes(archive.read(name))
@@ -142,11 +134,11 @@ def test_whatever_a_module_imports_is_required_by_the_package_or_by_the_extra_of
         required[extra.strip("'\"")].append(requirement)
     providers = metadata.packages_distributions()
     used: set[str] = set()
-    for module, library in imported():
+    for module, library in imports():
         extras = [extra for extra in required if extra and extra in module.with_suffix("").parts]
-        there = distributions([*required[""], *(text for extra in extras for text in required[extra])])
-        there |= {inner for inner, outer in LAYERS.items() if outer in there}
+        allowed = distributions([*required[""], *(text for extra in extras for text in required[extra])])
+        allowed |= {inner for inner, outer in PROVIDED_BY.items() if outer in allowed}
         found = distributions(providers[library])
         used |= found
-        assert found & there, f"{module} imports {library}: neither a dependency nor in the extras {extras}"
+        assert found & allowed, f"{module} imports {library}: neither a dependency nor in the extras {extras}"
     assert distributions(text for texts in required.values() for text in texts) - used == set(), "nothing imports these"
