@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from support.receiver import Receiver
-from support.tocsin import Tocsin, write
+from support.tocsin import TocsinProcess, write
 from support.waiting import SOON
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +89,7 @@ async def test_installed_wheel_ingests_and_delivers_an_event(programs: Path, tmp
         }
         file = write(tmp_path / "tocsin.yaml", config)
         process = await start(tmp_path, programs / "tocsin", "run", "--config", file)
-        tocsin = Tocsin(process, file, session)
+        tocsin = TocsinProcess(process, file, session)
         try:
             await tocsin.listening()
             await tocsin.until_ready()
