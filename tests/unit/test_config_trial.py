@@ -74,10 +74,10 @@ async def found(tmp_path: Path, channel: str, row: Row | None, route: str = "") 
         ('secrets: {key: HUSH-0001}\nbody: {a: "{{ secrets.kee }}"}', "c.yaml:15: channels.out.body.a: there is no 'kee' among key (for alert spike)"),
         ("body: {a: \"{{ {'fired': 1, 'resolved': 2}[status] }}\"}", "c.yaml:14: channels.out.body.a: there is no 'updated' among fired, resolved (for alert spike)"),
         ('body: {a: "{{ secrets.key }}"}', "c.yaml:14: channels.out.body.a: line 1: there is no 'secrets' (for alert spike)"),
-        ("body_text: '{\"a\": {{ id }}}'", "c.yaml:14: channels.out.body_text: the rendered text is no JSON (line 1, column 8: "),
-        ("body_text: 'late: {{ row.note }}'", "c.yaml:14: channels.out.body_text: the rendered text is no JSON (line 1, column 1: "),
-        ('body_text: \'{"a": {{ row.count }},}\'', "c.yaml:14: channels.out.body_text: the rendered text is no JSON (line 1, column "),
-        ('batch: array\ncontent_type: text/plain\nbody_text: "late"', "c.yaml:16: channels.out.body_text: the rendered text is no JSON "),
+        ("body_text: '{\"a\": {{ id }}}'", "c.yaml:14: channels.out.body_text: the rendered text is not JSON (line 1, column 8: "),
+        ("body_text: 'late: {{ row.note }}'", "c.yaml:14: channels.out.body_text: the rendered text is not JSON (line 1, column 1: "),
+        ('body_text: \'{"a": {{ row.count }},}\'', "c.yaml:14: channels.out.body_text: the rendered text is not JSON (line 1, column "),
+        ('batch: array\ncontent_type: text/plain\nbody_text: "late"', "c.yaml:16: channels.out.body_text: the rendered text is not JSON "),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_be_right_is_refused_with_its_line_when_the_file_is_read(
@@ -126,7 +126,7 @@ async def test_online_the_same_is_tried_on_a_real_row(tmp_path: Path) -> None:
     assert await found(tmp_path, channel, ("a", "3", 'a "quote"\n')) == [
         f"c.yaml:13: channels.out.url: line 1: there is no 'nonesuch' {there}",
         "c.yaml:14: channels.out.headers.X: the rendered value is not one line of printable characters (tried for 'fired' of alert spike)",
-        "c.yaml:15: channels.out.body_text: the rendered text is no JSON (line 1, column 11: Expecting ',' delimiter); put values in with the filter json, or use body (tried for 'fired' of alert spike)",
+        "c.yaml:15: channels.out.body_text: the rendered text is not JSON (line 1, column 11: Expecting ',' delimiter); insert values with the filter json, or use body (tried for 'fired' of alert spike)",
     ]
     assert (
         await found(tmp_path, 'body: {a: "{{ row.note }}", n: "{{ merged | length }}"}', ("a", "3", 'a "quote"\n'))

@@ -15,7 +15,6 @@ from support.receiver import Answer
 from support.webhooks import Hooks, sent
 from tocsin.channels import webhook
 from tocsin.channels.base import Delivered, Rejected
-from tocsin.channels.webhook.request import Content, Recipe
 from tocsin.envelope import merged, scope
 from tocsin.errors import Reason
 from tocsin.model import Kind
@@ -99,10 +98,10 @@ def test_constant_target_is_made_once() -> None:
         query={"key": "{{ secrets.token }}"},
         secrets={"path": "a/b", "token": "tok"},
     )
-    target = Recipe(fixed, {"path": "a/b", "token": "tok"}).constant
+    target = fixed.recipe().constant
     assert target is not None
     assert (str(target.url), target.headers) == ("http://127.0.0.1/a/b?key=tok", (("Authorization", "Bearer tok"),))
-    assert Recipe(config(headers={"X": "{{ id }}"}), {}).constant is None
+    assert config(headers={"X": "{{ id }}"}).recipe().constant is None
 
 
 # No value changes where a request goes.
@@ -111,7 +110,7 @@ def test_constant_target_is_made_once() -> None:
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text not in (".", "..")))
 def test_value_in_address_is_one_segment_or_parameter(text: str) -> None:
     url = "http://127.0.0.1/a/{{ row.note }}/z?x={{ row.note }}&y=1"
-    target = Recipe(config(url=url, query={"q": "{{ row.note }}"}), {}).target(scope(noted(text).envelope))
+    target = config(url=url, query={"q": "{{ row.note }}"}).recipe().target(scope(noted(text).envelope))
     assert (target.url.host, target.url.fragment) == ("127.0.0.1", "")
     _, a, segment, z = str(target.url).removeprefix("http://127.0.0.1").partition("?")[0].split("/")
     assert (a, unquote(segment), z) == ("a", text, "z")
@@ -140,7 +139,8 @@ def test_structural_body_is_json_for_any_value(note: Any) -> None:
     what = message().envelope
     what["row"]["note"] = note
     body = {"in text": "<{{ row.note }}>", "alone": "{{ row.note }}", "list": ["{{ value }}"]}
-    rendered = json.loads(Content(config(body=body), None).render(what, scope(what)))
+    made = config(body=body)
+    rendered = json.loads(made.content(made).render(what, scope(what)))
     assert (rendered["alone"], rendered["list"]) == (note, [3])
     if isinstance(note, str):
         assert rendered["in text"] == f"<{note}>"

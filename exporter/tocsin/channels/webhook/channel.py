@@ -12,8 +12,9 @@ from tocsin.channels.base import Channel, Delivered, Message, Paused, Plan, Reje
 from tocsin.channels.batching import halves, send_planned
 from tocsin.channels.http import classify, retry_after
 from tocsin.channels.webhook.addresses import PrivateAddressError, public_socket
-from tocsin.channels.webhook.request import BODILESS, Content, Recipe, Target, confidential, seen
+from tocsin.channels.webhook.request import BODILESS, Target
 from tocsin.channels.webhook.settings import Config, Options
+from tocsin.envelope import scope
 from tocsin.errors import Reason
 from tocsin.redaction import redactor
 from tocsin.signing import Signer
@@ -44,15 +45,16 @@ class Webhook(Channel):
         self.config = config
         self._now = now
         self._session: aiohttp.ClientSession | None = None
-        self._secrets = {key: value.get_secret_value() for key, value in config.secret_values.items()}
-        self._recipe = Recipe(config, self._secrets)
-        self._contents = {alert: Content(options, config.batch) for alert, options in routes.items()}
-        self._default = Content(config, config.batch)
+        self._secrets = config.named_secrets()
+        self._recipe = config.recipe()
+        self._contents = {alert: config.content(options) for alert, options in routes.items()}
+        self._default = config.content(config)
         self._success = config.statuses()
         signing = config.signing_secret
         self._signer = Signer(signing.get_secret_value().split()) if signing is not None else None
-        self._confidential = confidential(config)
-        self._redact = redactor([*self._confidential, *self._recipe.confidential()])
+        self._confidential = config.confidential()
+        constant = self._recipe.constant
+        self._redact = redactor([*self._confidential, *(constant.secrets() if constant else ())])
 
     def __repr__(self) -> str:
         return f"Webhook({self._name!r})"
@@ -75,7 +77,7 @@ class Webhook(Channel):
             if target is not None and content.plain:
                 body = content.render(message.envelope, {})
             else:
-                variables = seen(message.envelope, self._secrets)
+                variables = {**scope(message.envelope), "secrets": self._secrets}
                 target = self._recipe.target(variables)
                 body = content.render(message.envelope, variables)
         except TemplateError as error:
@@ -133,7 +135,7 @@ class Webhook(Channel):
         """The redactor for text about a request to this target."""
         if target is self._recipe.constant:
             return self._redact
-        return redactor([*self._confidential, *target.confidential_parts()])
+        return redactor([*self._confidential, *target.secrets()])
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:

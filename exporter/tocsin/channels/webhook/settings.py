@@ -1,15 +1,19 @@
 """The configuration of a webhook channel."""
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from tocsin import signing
 from tocsin.channels.settings import ChannelConfig, ChannelOptions, Trial
-from tocsin.channels.webhook import request
+from tocsin.channels.webhook.parts import VARIABLES
+from tocsin.channels.webhook.request import BODILESS, METHODS, Content, Recipe
+from tocsin.channels.webhook.url import check_url, url_secrets
+from tocsin.redaction import masker
 from tocsin.settings import Secret, invalid, secret_file
-from tocsin.templates import Structure
+from tocsin.templates import FixedNames, Structure, Template, TemplateError
 
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 Status = Annotated[int, Field(ge=200, le=599)] | Annotated[str, Field(pattern="^[2-5]xx$")]
@@ -23,40 +27,39 @@ class Options(ChannelOptions):
     """Settings of a channel or of one alert."""
 
     body: dict[str, Any] | list[Any] | None = None
-    """The JSON to send, every string in it a template over the envelope's keys and `secrets`. Without it, the
+    """The JSON to send. Every string in it is a template over the envelope's keys and `secrets`. Default: the
     envelope."""
 
     body_text: str | None = None
-    """In place of `body`: one template whose text is the body, of any `content_type`. Where that is JSON, what is no
+    """Instead of `body`: one template that renders the body, of any `content_type`. If that is JSON, text that is not
     JSON is never sent."""
 
     content_type: Annotated[str, Field(pattern=r"^[\w.+-]+/[\w.+-]+( *;[ -~]*)?$")] | None = None
-    """The Content-Type of the body. Without it `application/json`, or `application/x-ndjson` for batches of that
-    kind."""
+    """The Content-Type of the body. Default: `application/json`, or `application/x-ndjson` for `batch: ndjson`."""
 
     @field_validator("body")
     @classmethod
     def _compiles(cls, body: Any) -> Any:
-        Structure(body, place="", known=request.VARIABLES)
+        Structure(body, place="", known=VARIABLES)
         return body
 
     @field_validator("body_text")
     @classmethod
     def _text_compiles(cls, text: str | None) -> str | None:
         if text is not None:
-            request.compiled(text)
+            Template(text, place="", known=VARIABLES)
         return text
 
     @model_validator(mode="after")
     def _has_one_body(self) -> "Options":
         if self.body is not None and self.body_text is not None:
-            raise ValueError("give body or body_text, not both; for one alert, `body: null` puts aside the channel's")
+            raise ValueError("set body or body_text, not both; `body: null` removes the channel's body for one alert")
         return self
 
 
 class Config(ChannelConfig, Options):
-    """A receiver of webhooks. It gets each notification at least once and can tell repeats by the `Idempotency-Key`
-    header. `url`, `method`, `headers`, `query` and the body are templates."""
+    """An HTTP request for each notification, at least once. Receivers detect repeats by the `Idempotency-Key` header.
+    `url`, `method`, `headers`, `query` and the body are templates."""
 
     secrets: ClassVar[tuple[str, ...]] = ("url", "signing_secret")
 
@@ -64,8 +67,8 @@ class Config(ChannelConfig, Options):
     """The kind of channel."""
 
     url: Secret
-    """Where to send, http or https. Taken for a secret: many receivers have a token in it. Values of `{{ }}` are
-    percent-encoded, but for secrets and for what begins the address."""
+    """The http or https address, treated as a secret since it often contains a token. Values of `{{ }}` are
+    percent-encoded, except secrets and an expression at the beginning."""
 
     url_file: str | None = None
     """A file that holds the url."""
@@ -80,11 +83,11 @@ class Config(ChannelConfig, Options):
     """Parameters to add to the url. Their values are secrets."""
 
     secret_values: dict[str, Secret] = Field(default_factory=dict, alias="secrets")
-    """Secrets by name, for templates: `token: ...`, or `token_file:` and a file that holds it, is `{{ secrets.token }}`
-    there."""
+    """Secrets for templates, by name: `token: ...`, or `token_file:` with a file that holds it, is
+    `{{ secrets.token }}`."""
 
     success: Annotated[tuple[Status, ...], Field(min_length=1)] = ("2xx",)
-    """The statuses that say that the receiver has it: `200`, or `2xx` for all that begin so."""
+    """The statuses of an accepted notification: `200`, or `2xx` for all that begin with 2."""
 
     max_redirects: Annotated[int, Field(ge=0, le=10)] = 0
     """Has no effect: redirects are not followed. Set the final address as `url`."""
@@ -94,14 +97,14 @@ class Config(ChannelConfig, Options):
     can name the host."""
 
     signing_secret: Secret | None = None
-    """Signs by the Standard Webhooks specification. `whsec_` and base64; several with blanks between all sign, to
-    change one for another."""
+    """Signs by the Standard Webhooks specification: `whsec_` and base64. For a rotation, set several with blanks
+    between them; each of them signs."""
 
     signing_secret_file: str | None = None
     """A file that holds the signing_secret."""
 
     batch: Literal["array", "ndjson"] | None = None
-    """Sends what waits in one request: as a JSON array, or as lines of JSON. Without it each alone."""
+    """Sends pending notifications in one request: as a JSON array, or as lines of JSON. Default: one request each."""
 
     batch_size: Annotated[int, Field(ge=2, le=10_000)] = 100
     """The most notifications in one request."""
@@ -116,14 +119,14 @@ class Config(ChannelConfig, Options):
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: Secret) -> Secret:
-        request.check_address(url.get_secret_value())
+        check_url(url.get_secret_value())
         return url
 
     @field_validator("method")
     @classmethod
     def _is_a_method(cls, method: str) -> str:
-        if request.compiled(method).constant and method not in request.METHODS:
-            raise ValueError(f"must be {', '.join(request.METHODS)}, or a template of that")
+        if Template(method, place="", known=VARIABLES).constant and method not in METHODS:
+            raise ValueError(f"must be {', '.join(METHODS)}, or a template of that")
         return method
 
     @field_validator("headers")
@@ -131,7 +134,7 @@ class Config(ChannelConfig, Options):
     def _are_single_lines(cls, headers: dict[str, Secret]) -> dict[str, Secret]:
         for name, value in headers.items():
             text = value.get_secret_value()
-            request.compiled(text, place=f".{name}")
+            Template(text, place=f".{name}", known=VARIABLES)
             if not text.isprintable():
                 raise invalid("header_value", "a header value is one line of printable characters", name)
             if name.lower() in _OWN_HEADERS:
@@ -144,7 +147,7 @@ class Config(ChannelConfig, Options):
     @classmethod
     def _query_compiles(cls, query: dict[str, Secret]) -> dict[str, Secret]:
         for name, value in query.items():
-            request.compiled(value.get_secret_value(), place=f".{name}")
+            Template(value.get_secret_value(), place=f".{name}", known=VARIABLES)
         return query
 
     @field_validator("secret_values", mode="before")
@@ -178,7 +181,7 @@ class Config(ChannelConfig, Options):
 
     @model_validator(mode="after")
     def _can_batch(self) -> "Config":
-        if self.batch and self.method in request.BODILESS:
+        if self.batch and self.method in BODILESS:
             raise invalid(
                 "bodiless", "a request of several needs a body, which {name} has not", "batch", name=self.method
             )
@@ -191,5 +194,38 @@ class Config(ChannelConfig, Options):
             found |= {status} if isinstance(status, int) else {*range(int(status[0]) * 100, int(status[0]) * 100 + 100)}
         return frozenset(found)
 
-    def trial(self, options: Any) -> Trial:
-        return request.trial(self, options)
+    def named_secrets(self) -> FixedNames:
+        """What templates find under `secrets`."""
+        return FixedNames({name: value.get_secret_value() for name, value in self.secret_values.items()})
+
+    def recipe(self) -> Recipe:
+        """Where requests go and how."""
+        query = {name: value.get_secret_value() for name, value in self.query.items()}
+        headers = {name: value.get_secret_value() for name, value in self.headers.items()}
+        return Recipe(self.method, self.url.get_secret_value(), query, headers, self.named_secrets())
+
+    def content(self, options: Options) -> Content:
+        """The body that these options make."""
+        return Content(options.body, options.body_text, options.content_type, self.batch)
+
+    def confidential(self) -> list[str]:
+        """Everything that must not be shown."""
+        signing_secrets = self.signing_secret.get_secret_value().split() if self.signing_secret else []
+        named = [*self.secret_values.values(), *self.headers.values(), *self.query.values()]
+        texts = [value.get_secret_value() for value in named]
+        return [*url_secrets(self.url.get_secret_value()), *signing_secrets, *texts]
+
+    def trial(self, options: Options) -> Trial:
+        secrets, mask = self.named_secrets(), masker(self.confidential())
+        recipe, content = self.recipe(), self.content(options)
+
+        def faults(variables: Mapping[str, object]) -> Iterator[TemplateError]:
+            seen = {**variables, "secrets": secrets} if secrets else variables
+            for error in recipe.faults(seen):
+                yield error.masked(mask)
+            try:
+                content.render(variables, seen)
+            except TemplateError as error:
+                yield error.masked(mask)
+
+        return faults
