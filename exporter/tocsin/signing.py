@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 
 PREFIX = "whsec_"
 LENGTHS = range(24, 65)
-"""Bytes that a secret may have, by the specification."""
+"""Bytes of a secret, by the specification."""
 
 
 class Signer:
-    """Signs with every secret it has, so that a receiver may know the old one or the new one.
+    """Signs with every secret, so that a receiver may check with the old or the new one.
 
-    `secrets`: each `whsec_` and the base64 of the key's bytes. Raises ValueError, which holds nothing of the secret.
+    `secrets`: `whsec_` and the base64 of the key, each. Raises ValueError, which does not quote the secret.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ class Signer:
         self._keys = [_key(secret) for secret in secrets]
 
     def headers(self, id_: str, timestamp: int, body: bytes) -> Mapping[str, str]:
-        """The headers that sign a body. `timestamp`: of this attempt, in seconds since the epoch."""
+        """The headers that sign a body. `timestamp`: seconds since the epoch, of this attempt."""
         signed = f"{id_}.{timestamp}.".encode() + body
         signatures = [base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in self._keys]
         return {
@@ -45,7 +45,7 @@ def _key(secret: str) -> bytes:
         key = b""
     if text == secret or len(key) not in LENGTHS:
         raise ValueError(
-            f"a signing secret is {PREFIX} followed by {LENGTHS.start} to {LENGTHS.stop - 1} bytes in base64; make one "
-            f"with: echo {PREFIX}$(openssl rand -base64 32)"
+            f"a signing secret is {PREFIX} followed by {LENGTHS.start} to {LENGTHS.stop - 1} bytes in base64; generate "
+            f"one with: echo {PREFIX}$(openssl rand -base64 32)"
         )
     return key

@@ -115,11 +115,11 @@ def test_the_text_for_people_shows_what_has_the_name_of_a_method(name: str, wher
     """The value is in the mail, and in the chat where it is a label."""
     variables = defaults.variables(envelope(name, where))
     expected = "three" if where == "annotation" else "pizza"
-    assert f"{name}: {expected}" in defaults.text().render(variables)
-    assert expected in defaults.html().render(variables)
+    assert f"{name}: {expected}" in defaults.default("text").render(variables)
+    assert expected in defaults.default("html").render(variables)
     if where == "label":
-        assert f"{name} pizza" in defaults.subject().render(variables)
-        assert f"{name} pizza" in defaults.brief().render(variables)
+        assert f"{name} pizza" in defaults.default("subject").render(variables)
+        assert f"{name} pizza" in defaults.default("brief").render(variables)
 
 
 @settings(deadline=None)

@@ -10,13 +10,13 @@ from tocsin.channels.base import Delivered, Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
 
 MAX_RETRY_AFTER = 86400.0
-"""Seconds. A receiver that asks for more is asked again after a day."""
+"""Seconds. A receiver that asks for more is tried again after a day."""
 
 
 def classify(
     status: int, detail: str, after: float | None = None, *, free: AbstractSet[int] = frozenset({429})
 ) -> Result:
-    """What an HTTP status means for a notification. `free`: the statuses with which a receiver only asks to wait."""
+    """The result of a notification by the HTTP status. `free`: statuses with which a receiver only asks to wait."""
     if 200 <= status < 300:
         return Delivered()
     if status in _PAUSES:
@@ -38,8 +38,7 @@ _FINAL = {404: Reason.NOT_FOUND, 410: Reason.NOT_FOUND, 413: Reason.TOO_LARGE}
 
 
 def retry_after(header: str | None, now: float) -> float | None:
-    """Seconds to wait by a `Retry-After` header (RFC 9110: seconds, or a date), None where it is absent or
-    unreadable."""
+    """Seconds to wait by a `Retry-After` header (RFC 9110: seconds, or a date); None if it is absent or invalid."""
     if header is None:
         return None
     try:
@@ -56,7 +55,7 @@ def retry_after(header: str | None, now: float) -> float | None:
 
 
 def json_bytes(value: object) -> bytes:
-    """The one JSON text of a value: compact, keys in the order given, UTF-8. The same value gives the same bytes."""
+    """A value as compact JSON in UTF-8, keys in their order. The same value gives the same bytes."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry

@@ -48,9 +48,11 @@ class _Route:
             Template(url.get_secret_value(), place=f"{alert}: urls[{number}]", form="url")
             for number, url in enumerate(options.urls)
         ]
-        self._title = defaults.subject() if options.title is None else Template(options.title, place=f"{alert}: title")
+        self._title = (
+            defaults.default("subject") if options.title is None else Template(options.title, place=f"{alert}: title")
+        )
         self._body = (
-            defaults.brief()
+            defaults.default("brief")
             if options.body is None
             else Template(options.body, place=f"{alert}: body", form="html" if options.format == "html" else "text")
         )

@@ -74,11 +74,11 @@ class Route:
                 ("reply_to", options.reply_to),
             )
         }
-        self._subject = _own(options.subject, f"{alert}: subject") or defaults.subject()
-        self._text = _own(options.text, f"{alert}: text") or defaults.text()
+        self._subject = _own(options.subject, f"{alert}: subject") or defaults.default("subject")
+        self._text = _own(options.text, f"{alert}: text") or defaults.default("text")
         self._html = _own(options.html or None, f"{alert}: html", form="html")
         if options.html is None and options.text is None:
-            self._html = defaults.html()
+            self._html = defaults.default("html")
 
     def mail(self, message: Message, written_at: float) -> Mail | Rejected:
         """The mail for a message. `written_at`: its date, seconds since the epoch."""

@@ -1,4 +1,4 @@
-"""Which addresses are of the open internet, and sockets that connect to no other."""
+"""Public addresses, and sockets that connect to no others."""
 
 import ipaddress
 import socket
@@ -9,18 +9,17 @@ _COMPATIBLE = ipaddress.ip_network("::/96")
 
 
 class PrivateAddressError(OSError):
-    """What was to be connected to is not of the open internet. All have the same text: the one of several addresses
-    that did it does not matter."""
+    """The address is private. All have the same text, whichever of several addresses it was."""
 
     def __init__(self) -> None:
         super().__init__("a private address")
 
 
 def public(address: str) -> bool:
-    """Whether an IP address can be reached by everybody.
+    """Whether an IP address is reachable from the whole internet.
 
     Loopback, link-local (with the metadata services of clouds), private, unique local, shared, multicast, reserved and
-    unspecified addresses are not, and neither are IPv6 addresses that stand for such an IPv4 address.
+    unspecified addresses are not, and neither are IPv6 forms of such an IPv4 address.
     """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
@@ -33,10 +32,10 @@ def public(address: str) -> bool:
 
 
 def public_socket(info: tuple[Any, ...]) -> socket.socket:
-    """A socket for an address as `getaddrinfo` gives it; raises PrivateAddressError.
+    """A socket for an address as `getaddrinfo` returns it; raises PrivateAddressError.
 
-    This is the last moment before connecting, and the address is the one that is connected to: what the name stands
-    for the next time does not matter, nor how the address was written.
+    It is called just before connecting, with the address that is connected to, so neither another lookup of the name
+    nor the spelling of the address matters.
     """
     family, kind, protocol, _, (address, *_) = info
     if not public(address):
