@@ -75,7 +75,7 @@ def order(number: int, **more: Any) -> dict[str, Any]:
     return {"id": number, "severity": "page", **more}
 
 
-async def test_what_is_posted_is_told_with_its_row_typed(scenario: Scenario) -> None:
+async def test_posted_event_is_sent_with_typed_row(scenario: Scenario) -> None:
     async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         row = order(1, amount=1.5, paid=False, items=["pizza"], note=None)
@@ -92,7 +92,7 @@ async def test_what_is_posted_is_told_with_its_row_typed(scenario: Scenario) -> 
     [(b'{"id": 1}', 1), (b'[{"id": 1}, {"id": 2}]', 2), (b'{"id": 1}\n{"id": 2}\n\n{"id": 3}\n', 3)],
     ids=["object", "list", "lines"],
 )
-async def test_a_request_may_hold_one_event_a_list_or_lines(scenario: Scenario, body: bytes, events: int) -> None:
+async def test_request_holds_event_list_or_lines(scenario: Scenario, body: bytes, events: int) -> None:
     async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         status, text = await tocsin.post("/api/v1/events/orders", body, Authorization=AUTHORIZATION)
@@ -101,7 +101,7 @@ async def test_a_request_may_hold_one_event_a_list_or_lines(scenario: Scenario, 
         assert sorted(scenario.rows()) == [[number + 1] for number in range(events)]
 
 
-async def test_what_was_answered_with_202_survives_a_kill_at_once(scenario: Scenario) -> None:
+async def test_accepted_event_survives_immediate_kill(scenario: Scenario) -> None:
     scenario.receiver.otherwise = lambda _: Answer(status=503)
     async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
@@ -114,7 +114,7 @@ async def test_what_was_answered_with_202_survives_a_kill_at_once(scenario: Scen
         await until(lambda: len({r.json["id"] for r in scenario.receiver.requests[before:]}) == 50, "fifty deliveries")
 
 
-async def test_a_request_that_is_repeated_under_its_key_is_told_once(scenario: Scenario) -> None:
+async def test_repeated_idempotency_key_is_sent_once(scenario: Scenario) -> None:
     async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         for _ in range(3):
@@ -140,7 +140,7 @@ async def test_a_request_that_is_repeated_under_its_key_is_told_once(scenario: S
         ("lost", b"{}", AUTHORIZATION, 404, "no alert 'lost' takes events over HTTP"),
     ],
 )
-async def test_a_bad_request_is_refused_in_one_sentence(
+async def test_bad_request_is_refused_in_one_sentence(
     scenario: Scenario, path: str, body: bytes, authorization: str, status: int, says: str
 ) -> None:
     async with running(scenario.directory, scenario.config) as tocsin:
@@ -152,7 +152,7 @@ async def test_a_bad_request_is_refused_in_one_sentence(
         assert scenario.receiver.requests == []
 
 
-async def test_a_signed_request_is_taken_and_a_forged_or_old_one_is_not(scenario: Scenario) -> None:
+async def test_only_valid_signature_is_accepted(scenario: Scenario) -> None:
     scenario.config["sources"]["posted"] = {"type": "http", "signing_secret": SIGNING}
     body, now = json.dumps(order(1)).encode(), round(time.time())
 
@@ -175,7 +175,7 @@ async def test_a_signed_request_is_taken_and_a_forged_or_old_one_is_not(scenario
         assert (await tocsin.json("/api/v1/history/orders"))["episodes"][1:] == []
 
 
-async def test_one_alert_goes_to_different_channels_by_severity(scenario: Scenario) -> None:
+async def test_severity_selects_the_channels(scenario: Scenario) -> None:
     scenario.config["channels"]["pager"] = {"type": "webhook", "url": f"{scenario.receiver.url}/pager"}
     scenario.alert["notify"] = [
         {"channel": "pager", "when": "row.severity == 'page'"},
@@ -191,7 +191,8 @@ async def test_one_alert_goes_to_different_channels_by_severity(scenario: Scenar
         assert await tocsin.metric("tocsin_alert_condition_errors_total", alert="orders") == 2
 
 
-async def test_of_repeats_only_the_first_within_the_window_is_told(scenario: Scenario) -> None:
+async def test_repeats_within_window_are_suppressed(scenario: Scenario) -> None:
+    """Only the first is sent."""
     scenario.alert.update(dedupe_by=["id"], dedupe_window="1h")
     async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
@@ -211,9 +212,10 @@ time.time = lambda: real() + float(os.environ["AHEAD"])
 """A module that sets the wall clock of a process ahead by so many seconds."""
 
 
-async def test_within_an_interval_events_are_merged_by_group_and_sent_at_its_end_across_a_restart(
+async def test_digest_by_group_survives_restart(
     scenario: Scenario,
 ) -> None:
+    """Events of one interval are merged by group and sent at its end."""
     (scenario.directory / "sitecustomize.py").write_text(AHEAD)
     scenario.alert["notify"] = [{"channel": "hook", "interval": "24h", "group_by": ["severity"]}]
 
@@ -240,7 +242,7 @@ async def test_within_an_interval_events_are_merged_by_group_and_sent_at_its_end
         assert scenario.notified()[3]["merged"][0]["id"] == scenario.notified()[3]["id"]
 
 
-async def test_events_of_one_key_are_told_in_order_though_one_is_refused_for_a_while(scenario: Scenario) -> None:
+async def test_events_of_key_stay_in_order_after_refusal(scenario: Scenario) -> None:
     scenario.alert["key"] = ["severity"]
     scenario.receiver.script(Answer(status=503), Answer(status=503))
     async with running(scenario.directory, scenario.config) as tocsin:
@@ -250,7 +252,7 @@ async def test_events_of_one_key_are_told_in_order_though_one_is_refused_for_a_w
         assert scenario.rows() == [[number] for number in range(10)]
 
 
-async def test_history_tells_of_every_event_and_every_attempt(scenario: Scenario) -> None:
+async def test_history_shows_every_event_and_attempt(scenario: Scenario) -> None:
     scenario.receiver.script(Answer(status=503), Answer(status=500, body=b"later"))
     async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
@@ -278,7 +280,7 @@ async def test_history_tells_of_every_event_and_every_attempt(scenario: Scenario
     assert (status, errors) == (1, "tocsin: there is no alert ordres; there are orders\n")
 
 
-async def test_a_dry_run_prints_sends_nothing_and_keeps_nothing(scenario: Scenario) -> None:
+async def test_dry_run_prints_and_keeps_nothing(scenario: Scenario) -> None:
     path = write(scenario.directory / "tocsin.yaml", scenario.config)
     async with running_with(scenario.directory, "--config", str(path), "--dry-run", file=path) as tocsin:
         await tocsin.until_ready()

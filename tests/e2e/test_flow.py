@@ -110,7 +110,7 @@ async def flow(tmp_path: Path) -> AsyncIterator[Flow]:
         yield Flow(folder=tmp_path, spikes=spikes, inbox=inbox, alertmanager=server, prometheus=watching, config=config)
 
 
-async def test_rows_reach_people_and_alertmanager_through_an_outage_and_a_crash(flow: Flow) -> None:
+async def test_rows_arrive_through_outage_and_crash(flow: Flow) -> None:
     async with flow.tocsin() as tocsin:
         flow.note("ready")
         await two_organizations_fire_at_once(flow, tocsin)

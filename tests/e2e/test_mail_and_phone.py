@@ -56,7 +56,8 @@ async def scenario(tmp_path: Path) -> AsyncIterator[Scenario]:
         yield Scenario(harness, mail)
 
 
-async def test_each_channel_is_delivered_on_its_own_and_one_that_fails_is_tried_again_alone(scenario: Scenario) -> None:
+async def test_failing_channel_is_retried_alone(scenario: Scenario) -> None:
+    """Each channel of a notification is delivered on its own."""
     scenario.harness.receiver.script(*[Answer(status=500)] * 3)
     scenario.harness.orders.insert(("1", "ann", "10"))
     async with scenario.harness.run() as tocsin:
@@ -68,7 +69,7 @@ async def test_each_channel_is_delivered_on_its_own_and_one_that_fails_is_tried_
     assert {request.path for request in scenario.harness.receiver.requests} == {"/sms/ann"}
 
 
-async def test_what_was_not_delivered_before_a_kill_is_delivered_after_it(scenario: Scenario) -> None:
+async def test_pending_mail_survives_kill(scenario: Scenario) -> None:
     scenario.mail.script("DATA", *[HANG] * 4)
     scenario.harness.orders.insert(("1", "ann", "10"))
     async with scenario.harness.run() as tocsin:
@@ -84,7 +85,7 @@ async def test_what_was_not_delivered_before_a_kill_is_delivered_after_it(scenar
     assert scenario.messages == ["Fired: order 1"]
 
 
-async def test_a_channel_that_does_not_answer_delays_no_other(scenario: Scenario) -> None:
+async def test_silent_channel_delays_no_other(scenario: Scenario) -> None:
     scenario.harness.receiver.otherwise = lambda _: Answer(hang=True)
     async with scenario.harness.run() as tocsin:
         await tocsin.until_ready()
@@ -94,7 +95,7 @@ async def test_a_channel_that_does_not_answer_delays_no_other(scenario: Scenario
     assert len({mail.parsed["Message-ID"] for mail in scenario.mail.mails}) == 50
 
 
-async def test_an_episode_is_one_thread_of_mails(scenario: Scenario) -> None:
+async def test_episode_is_one_mail_thread(scenario: Scenario) -> None:
     async with scenario.harness.run() as tocsin:
         await tocsin.until_ready()
         scenario.harness.orders.insert(("1", "ann", "10"))
@@ -106,7 +107,7 @@ async def test_an_episode_is_one_thread_of_mails(scenario: Scenario) -> None:
     assert second.parsed["In-Reply-To"] == first.parsed["Message-ID"]
 
 
-async def test_what_becomes_of_a_mail_can_be_looked_up(scenario: Scenario) -> None:
+async def test_state_of_mail_can_be_queried(scenario: Scenario) -> None:
     """Its attempts and errors, a recipient who was refused while another got it, and a row without a good address."""
     harness = scenario.harness
     harness.config["channels"]["mail"]["to"] = ["desk@example.com", "{{ row.name }}@example.com"]
@@ -125,7 +126,7 @@ async def test_what_becomes_of_a_mail_can_be_looked_up(scenario: Scenario) -> No
     assert "refused: ann@example.com: 550 5.1.1 no such user" in output
 
 
-async def test_a_row_that_no_mail_can_be_sent_for_is_a_dead_letter_with_its_reason(scenario: Scenario) -> None:
+async def test_row_with_invalid_address_becomes_dead_letter(scenario: Scenario) -> None:
     scenario.harness.orders.insert(("1", "an n", "10"), ("2", "bob", "10"))
     async with scenario.harness.run() as tocsin:
         await scenario.mail.arrived(1)

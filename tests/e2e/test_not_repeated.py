@@ -41,7 +41,8 @@ def config(directory: Path, **channels: Any) -> dict[str, Any]:
     }
 
 
-async def test_webhooks_to_one_address_with_one_method_and_interval_are_all_called(tmp_path: Path) -> None:
+async def test_equal_webhooks_are_all_called(tmp_path: Path) -> None:
+    """Webhooks with the same address, method and interval."""
     async with Receiver() as receiver:
         alike = {"type": "webhook", "url": receiver.url, "interval": "1s"}
         async with running(tmp_path, config(tmp_path, first=alike, second=alike)) as tocsin:
@@ -58,7 +59,7 @@ async def test_webhooks_to_one_address_with_one_method_and_interval_are_all_call
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_at_each_level_every_line_of_the_log_is_written_once_also_when_it_is_set_up_again(level: str) -> None:
+def test_log_lines_are_written_once_after_reload(level: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOGGING, level, *LEVELS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]

@@ -45,7 +45,7 @@ alerts:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-async def test_every_transition_arrives_however_often_the_process_is_killed(tmp_path: Path) -> None:
+async def test_every_transition_arrives_despite_kills(tmp_path: Path) -> None:
     """Fails, for example, when a frontier is written apart from its outbox rows, when a batch is acknowledged before
     its progress row, when ids depend on the process, or when a claim survives its process."""
     chance = seeded()

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 # To whom.
 
 
-async def test_the_novu_that_the_settings_name_gets_the_alert_with_its_key(scenario: Scenario) -> None:
+async def test_configured_novu_gets_alert_with_key(scenario: Scenario) -> None:
     async with scenario.run_by_variables():
         await scenario.view.insert(PIZZA)
         await scenario.until_messages(1)
@@ -28,7 +28,7 @@ async def test_the_novu_that_the_settings_name_gets_the_alert_with_its_key(scena
 
 
 @pytest.mark.parametrize(("kind", "people"), [("text", " b, c,b "), ("text[]", "{b,c}")])
-async def test_people_named_in_settings_and_in_the_row_are_told_once_each(
+async def test_recipients_of_settings_and_row_get_one_each(
     server: Server, tmp_path: Path, kind: str, people: str
 ) -> None:
     columns = (("id", "int4"), ("item", "text"), ("people", kind))
@@ -59,14 +59,14 @@ async def test_alert_without_recipient_becomes_dead_letter(
 # What.
 
 
-async def test_the_payload_has_exactly_the_columns_that_were_asked_for(scenario: Scenario) -> None:
+async def test_payload_has_exactly_the_configured_columns(scenario: Scenario) -> None:
     async with scenario.run_by_variables(MTZ_ALERT_PAYLOAD=" item , amount "):
         await scenario.view.insert(PIZZA)
         await scenario.until_messages(1)
     assert [each.payload for each in scenario.inbox.messages()] == [{"item": "pizza", "amount": "90.5"}]
 
 
-async def test_columns_of_every_kind_are_the_same_json_each_time(server: Server, tmp_path: Path) -> None:
+async def test_every_column_type_has_stable_json(server: Server, tmp_path: Path) -> None:
     columns = (
         ("id", "int4"),
         ("price", "numeric"),
@@ -103,9 +103,8 @@ async def test_columns_of_every_kind_are_the_same_json_each_time(server: Server,
 
 
 @pytest.mark.parametrize("retractions", [True, False])
-async def test_a_row_that_goes_is_taken_back_once_where_that_is_wanted_and_else_nothing_is_sent(
-    scenario: Scenario, retractions: bool
-) -> None:
+async def test_resolved_row_is_cancelled_once_if_configured(scenario: Scenario, retractions: bool) -> None:
+    """Otherwise nothing is sent."""
     waiting = (Step(type="delay", seconds=60), Step(type="in_app"))
     scenario.inbox.core.engine.add_workflow("sold", now=0, steps=waiting)
     sent = scenario.inbox.core.engine.worker.notifications
@@ -131,7 +130,7 @@ async def test_a_row_that_goes_is_taken_back_once_where_that_is_wanted_and_else_
 # Copies and changes.
 
 
-async def test_three_equal_rows_are_one_firing_until_the_last_of_them_goes(scenario: Scenario) -> None:
+async def test_three_equal_rows_are_one_firing(scenario: Scenario) -> None:
     """The alert sees one column, in which the three are equal: +3, -2, -1. The bike comes after the -2, so when it is
     told of, the -2 has been seen."""
     del scenario.alert["relation"]
@@ -148,7 +147,7 @@ async def test_three_equal_rows_are_one_firing_until_the_last_of_them_goes(scena
         await scenario.until_notified(("fired", "pizza"), ("fired", "bike"), ("resolved", "pizza"))
 
 
-async def test_a_row_that_changes_under_its_key_is_one_update_and_no_end(scenario: Scenario) -> None:
+async def test_changed_row_is_one_update(scenario: Scenario) -> None:
     async with scenario.run():
         await scenario.view.insert(PIZZA)
         await scenario.until_notified(("fired", "pizza"))
@@ -160,7 +159,7 @@ async def test_a_row_that_changes_under_its_key_is_one_update_and_no_end(scenari
 # Under which id.
 
 
-async def test_a_row_that_fires_again_has_another_id(scenario: Scenario) -> None:
+async def test_row_that_fires_again_has_new_id(scenario: Scenario) -> None:
     async with scenario.run():
         await scenario.view.insert(PIZZA)
         await scenario.until_notified(("fired", "pizza"))
@@ -172,7 +171,7 @@ async def test_a_row_that_fires_again_has_another_id(scenario: Scenario) -> None
     assert len({body["fingerprint"] for body in bodies}) == 1
 
 
-async def test_what_is_delivered_after_a_crash_has_the_id_from_before(scenario: Scenario) -> None:
+async def test_delivery_after_crash_keeps_its_id(scenario: Scenario) -> None:
     async with scenario.run() as tocsin:
         await scenario.inbox.close()
         await scenario.view.insert(PIZZA)
@@ -185,7 +184,7 @@ async def test_what_is_delivered_after_a_crash_has_the_id_from_before(scenario: 
     assert [body["id"] for body in scenario.inbox.delivered("hook")] == [before["id"]]
 
 
-async def test_three_rows_of_one_moment_arrive_though_it_is_killed_after_the_first(scenario: Scenario) -> None:
+async def test_batch_arrives_despite_kill_after_first_row(scenario: Scenario) -> None:
     """One at a time: the first is taken, the second hangs when the process is killed, the third was never tried."""
     async with Receiver(lambda _: Answer(hang=True)) as receiver:
         receiver.script(Answer())
@@ -205,7 +204,7 @@ async def test_three_rows_of_one_moment_arrive_though_it_is_killed_after_the_fir
 # What the receiver answers.
 
 
-async def test_what_a_receiver_puts_off_is_sent_again_and_what_it_refuses_is_parked(scenario: Scenario) -> None:
+async def test_delayed_answer_is_retried_and_refusal_parked(scenario: Scenario) -> None:
     """Of three rows one after the other: refused for good, put off twice, taken."""
     async with Receiver() as receiver:
         scenario.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1)

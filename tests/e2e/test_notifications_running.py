@@ -25,14 +25,14 @@ KEPT_S = 15
 # The start.
 
 
-async def test_with_every_setting_it_subscribes_and_is_ready(scenario: Scenario) -> None:
+async def test_every_setting_subscribes_and_becomes_ready(scenario: Scenario) -> None:
     async with scenario.run_by_variables() as tocsin:
         assert (await tocsin.get("/healthz"))[0] == 200
         [alert] = (await tocsin.json("/api/v1/alerts"))["alerts"]
         assert alert["state"] == "up"
 
 
-async def test_every_setting_that_is_missing_or_bad_is_named_at_once(tmp_path: Path) -> None:
+async def test_all_bad_settings_are_named_at_once(tmp_path: Path) -> None:
     given = {"NOVU_API_KEY": "k", "MTZ_USER": "u", "SEND_RETRACTIONS": "perhaps", "PROGRESS_TIMEOUT_MINUTES": "soon"}
     status, output, errors = await command(tmp_path, "run", TOCSIN_CONFIG="", **given)
     assert (status, output) == (2, "")
@@ -43,7 +43,7 @@ async def test_every_setting_that_is_missing_or_bad_is_named_at_once(tmp_path: P
 
 
 @pytest.mark.parametrize("initial", ["notify", "silent"])
-async def test_what_is_there_at_the_first_start_is_told_or_not_as_asked(scenario: Scenario, initial: str) -> None:
+async def test_initial_rows_follow_the_setting(scenario: Scenario, initial: str) -> None:
     scenario.alert["initial"] = initial
     await scenario.view.insert(PIZZA)
     async with scenario.run() as tocsin:
@@ -52,7 +52,7 @@ async def test_what_is_there_at_the_first_start_is_told_or_not_as_asked(scenario
         await scenario.until_notified(*([("fired", "pizza")] if initial == "notify" else []), ("fired", "bike"))
 
 
-async def test_a_dry_run_prints_sends_nothing_and_leaves_all_to_the_real_one(scenario: Scenario) -> None:
+async def test_dry_run_leaves_everything_to_real_run(scenario: Scenario) -> None:
     scenario.alert["notify"] = ["hook", "novu"]
     await scenario.view.insert(PIZZA)
     file = write(scenario.folder / "tocsin.yaml", scenario.config)
@@ -69,9 +69,7 @@ async def test_a_dry_run_prints_sends_nothing_and_leaves_all_to_the_real_one(sce
 # What it goes on with.
 
 
-async def test_after_a_quiet_time_longer_than_the_history_a_restart_misses_nothing(
-    server: Server, tmp_path: Path
-) -> None:
+async def test_restart_after_long_quiet_misses_nothing(server: Server, tmp_path: Path) -> None:
     """Catches a resume point that moves only when something is told."""
     async with new_scenario(tmp_path, server, retain=KEPT_S) as scenario:
         await scenario.view.insert(PIZZA)
@@ -87,9 +85,7 @@ async def test_after_a_quiet_time_longer_than_the_history_a_restart_misses_nothi
             assert await tocsin.metric("tocsin_alert_gaps_total", alert="sold") == 0
 
 
-async def test_history_that_is_gone_is_a_gap_that_is_counted_warned_of_and_compared(
-    server: Server, tmp_path: Path
-) -> None:
+async def test_lost_history_is_counted_and_compared(server: Server, tmp_path: Path) -> None:
     async with new_scenario(tmp_path, server, PIZZA, retain=False) as scenario:
         async with scenario.run() as tocsin:
             await scenario.until_notified(("fired", "pizza"))
@@ -113,7 +109,7 @@ def milliseconds(text: str) -> int:
 # Silence.
 
 
-async def test_a_server_that_falls_silent_is_noticed_and_the_process_ends_with_124(scenario: Scenario) -> None:
+async def test_silent_server_ends_process_with_124(scenario: Scenario) -> None:
     """The connection stays, and nothing comes any more: no error tells of it."""
     parts = conninfo_to_dict(scenario.server.dsn)
     async with TcpProxy(str(parts["host"]), int(parts.get("port") or 6875)) as proxy:
@@ -139,9 +135,7 @@ async def test_a_server_that_falls_silent_is_noticed_and_the_process_ends_with_1
 # Names, addresses and words.
 
 
-async def test_names_with_capitals_quotes_and_semicolons_are_names_and_nothing_else(
-    server: Server, tmp_path: Path
-) -> None:
+async def test_odd_names_are_only_names(server: Server, tmp_path: Path) -> None:
     columns = (("Item; Name", "text"), ('an"ount', "text"))
     view = await server.view('"Odd ""View""; DROP"', columns)
     async with new_scenario(tmp_path, server) as scenario:
@@ -153,7 +147,7 @@ async def test_names_with_capitals_quotes_and_semicolons_are_names_and_nothing_e
 
 
 @pytest.mark.parametrize("name", ["sold; DROP TABLE x", "sold where true", 'so"ld', "a.b.c.d"])
-async def test_what_is_no_name_is_refused_before_anything_runs(tmp_path: Path, name: str) -> None:
+async def test_invalid_name_is_refused_at_start(tmp_path: Path, name: str) -> None:
     variables = {"NOVU_API_KEY": "k", "NOVU_WORKFLOW_NAME": "w", "NOVU_RECIPIENTS": "a", "MTZ_USER": "u"}
     variables |= {"MTZ_PASSWORD": "p", "MTZ_HOST": "h", "MTZ_PERSIST_TABLE": "t", "MTZ_ALERT_PAYLOAD": "item"}
     status, _, errors = await command(tmp_path, "run", TOCSIN_CONFIG="", MTZ_ALERT_VIEW=name, **variables)
@@ -161,7 +155,7 @@ async def test_what_is_no_name_is_refused_before_anything_runs(tmp_path: Path, n
     assert "MTZ_ALERT_VIEW" in errors
 
 
-async def test_a_server_without_tls_on_a_port_of_its_own_is_reached_by_settings(scenario: Scenario) -> None:
+async def test_server_without_tls_is_reached_by_settings(scenario: Scenario) -> None:
     parts = conninfo_to_dict(scenario.server.dsn)
     if parts.get("sslmode") not in {None, "disable", "prefer"}:
         pytest.skip("the server wants TLS")
@@ -172,7 +166,7 @@ async def test_a_server_without_tls_on_a_port_of_its_own_is_reached_by_settings(
             await scenario.until_messages(1)
 
 
-async def test_the_log_goes_where_it_is_asked_to_at_the_level_asked_for_and_without_rows(scenario: Scenario) -> None:
+async def test_log_has_configured_output_and_level_without_rows(scenario: Scenario) -> None:
     async with scenario.run_by_variables(LOG_LEVEL="INFO", LOG_OUTPUT="stdout") as tocsin:
         await scenario.view.insert(("1", "a-row-of-somebody", "4711.25", None))
         await scenario.until_messages(1)

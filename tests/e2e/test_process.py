@@ -65,7 +65,7 @@ def stored(path: Path, query: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_ends_in_order_on_a_signal(harness: Harness, number: signal.Signals) -> None:
+async def test_signal_ends_process_in_order(harness: Harness, number: signal.Signals) -> None:
     async with harness.run() as tocsin:
         await harness.until_notified(("fired", "1"))
         await tocsin.until_ready()
@@ -78,7 +78,7 @@ async def test_it_ends_in_order_on_a_signal(harness: Harness, number: signal.Sig
     assert not Path(f"{harness.ledger}-wal").exists(), "the ledger was closed, not left behind"
 
 
-async def test_the_frontier_is_written_at_the_end(harness: Harness) -> None:
+async def test_frontier_is_stored_at_shutdown(harness: Harness) -> None:
     """Otherwise the next start would ask for history from seconds earlier than it needs."""
     async with harness.run() as tocsin:
         await tocsin.until_ready()
@@ -94,7 +94,8 @@ async def test_the_frontier_is_written_at_the_end(harness: Harness) -> None:
     assert last >= round(frontier * 1000)
 
 
-async def test_what_is_on_its_way_is_finished_and_not_sent_again(harness: Harness, hesitant: Hesitant) -> None:
+async def test_requests_in_flight_finish_at_shutdown(harness: Harness, hesitant: Hesitant) -> None:
+    """They are not sent again by the next process."""
     harness.config["channels"]["hook"] = quick_channel(hesitant.url, timeout="15s")
     async with harness.run() as tocsin:
         await until(lambda: hesitant.arrived, "the request arrived")
@@ -110,7 +111,7 @@ async def test_what_is_on_its_way_is_finished_and_not_sent_again(harness: Harnes
         assert hesitant.arrived[1]["row"]["id"] == 2
 
 
-async def test_a_channel_that_hangs_does_not_keep_the_process_from_ending(harness: Harness, hesitant: Hesitant) -> None:
+async def test_hanging_channel_does_not_block_shutdown(harness: Harness, hesitant: Hesitant) -> None:
     harness.config["channels"]["hook"] = quick_channel(hesitant.url, timeout="500ms", backoff_max="60s")
     async with harness.run() as tocsin:
         await until(lambda: hesitant.arrived, "the request arrived")
@@ -120,7 +121,7 @@ async def test_a_channel_that_hangs_does_not_keep_the_process_from_ending(harnes
     assert stored(harness.ledger, "SELECT status FROM notifications") == [("pending",)], "it stays for the next start"
 
 
-async def test_a_source_that_never_answers_does_not_keep_the_process_from_ending(harness: Harness) -> None:
+async def test_hanging_source_does_not_block_shutdown(harness: Harness) -> None:
     harness.source["connect_timeout"] = "60s"
     harness.double.deaf = True
     async with harness.run() as tocsin:
@@ -130,7 +131,7 @@ async def test_a_source_that_never_answers_does_not_keep_the_process_from_ending
         assert time.monotonic() - began < SOON / 2
 
 
-async def test_a_page_that_follows_transitions_does_not_keep_the_process_from_ending(harness: Harness) -> None:
+async def test_open_page_does_not_block_shutdown(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await tocsin.until_ready()
         host, _, port = tocsin.url.removeprefix("http://").partition(":")
@@ -162,7 +163,7 @@ async def refused(harness: Harness, status: int, *parts: str) -> None:
         assert len(tocsin.logged("tocsin: ")) <= 1
 
 
-async def test_a_second_process_on_the_ledger_is_refused_and_the_first_goes_on(harness: Harness) -> None:
+async def test_second_process_on_ledger_is_refused(harness: Harness) -> None:
     async with harness.run() as first:
         await first.until_ready()
         async with running(harness.directory, harness.config, file="second.yaml") as second:
@@ -173,7 +174,7 @@ async def test_a_second_process_on_the_ledger_is_refused_and_the_first_goes_on(h
         assert await first.ready() == ""
 
 
-async def test_a_ledger_of_a_killed_process_is_free_at_once(harness: Harness) -> None:
+async def test_ledger_of_killed_process_is_free(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await tocsin.until_ready()
         await tocsin.kill()
@@ -181,7 +182,7 @@ async def test_a_ledger_of_a_killed_process_is_free_at_once(harness: Harness) ->
         await tocsin.until_ready()
 
 
-async def test_a_ledger_from_a_newer_version_is_left_alone(harness: Harness) -> None:
+async def test_ledger_of_newer_version_is_left_alone(harness: Harness) -> None:
     with contextlib.closing(sqlite3.connect(harness.ledger)) as ledger:
         ledger.execute("PRAGMA journal_mode = WAL")
         ledger.execute("CREATE TABLE future (n int)")
@@ -191,18 +192,18 @@ async def test_a_ledger_from_a_newer_version_is_left_alone(harness: Harness) -> 
     assert harness.ledger.read_bytes() == before
 
 
-async def test_a_ledger_that_is_no_database_is_left_alone(harness: Harness) -> None:
+async def test_file_that_is_no_ledger_is_left_alone(harness: Harness) -> None:
     harness.ledger.write_text("my diary\n" * 1000)
     await refused(harness, 3, str(harness.ledger), "no ledger")
     assert harness.ledger.read_text().startswith("my diary")
 
 
-async def test_a_ledger_in_a_directory_that_is_not_there(harness: Harness) -> None:
+async def test_missing_ledger_directory_is_reported(harness: Harness) -> None:
     harness.config["ledger"]["path"] = str(harness.directory / "nonesuch" / "ledger.db")
     await refused(harness, 3, "nonesuch", "ledger.path")
 
 
-async def test_a_port_that_is_taken(harness: Harness) -> None:
+async def test_port_in_use_is_reported(harness: Harness) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -212,25 +213,25 @@ async def test_a_port_that_is_taken(harness: Harness) -> None:
     assert not harness.ledger.exists() or not stored(harness.ledger, "SELECT 1 FROM sqlite_schema"), "nothing was begun"
 
 
-async def test_a_configuration_with_mistakes_names_all_of_them(harness: Harness) -> None:
+async def test_all_configuration_mistakes_are_named(harness: Harness) -> None:
     harness.alert["sorce"] = "mz"
     harness.config["web"]["listen"] = "nowhere"
     harness.source["progress_timeout"] = "soon"
     await refused(harness, 2, "tocsin.yaml:", "alerts.orders.sorce", "web.listen", "sources.mz.progress_timeout")
 
 
-async def test_a_channel_that_is_not_there(harness: Harness) -> None:
+async def test_unknown_channel_is_reported(harness: Harness) -> None:
     harness.alert["notify"] = ["nobody"]
     await refused(harness, 2, "tocsin.yaml:", "alerts.orders.notify", "nobody")
 
 
-async def test_no_configuration_at_all(tmp_path: Path) -> None:
+async def test_missing_configuration_is_reported(tmp_path: Path) -> None:
     status, output, errors = await command(tmp_path, "run", TOCSIN_CONFIG="")
     assert (status, output) == (2, "")
     assert "tocsin.yaml" in plain(errors)
 
 
-async def test_a_log_that_cannot_be_written(harness: Harness) -> None:
+async def test_unwritable_log_is_reported(harness: Harness) -> None:
     harness.config["log"]["output"] = str(harness.directory / "nonesuch" / "log")
     await refused(harness, 2, "log.output", "nonesuch")
 
@@ -244,7 +245,7 @@ async def ended(process: asyncio.subprocess.Process) -> str:
     return output.decode()
 
 
-async def test_a_log_in_a_file_as_json(harness: Harness) -> None:
+async def test_log_in_file_as_json(harness: Harness) -> None:
     path = harness.directory / "log.json"
     harness.config["log"] = {"output": str(path), "format": "json", "level": "info"}
     process = await start(harness.directory, "run", "-c", str(write(harness.directory / "t.yaml", harness.config)))
@@ -255,7 +256,7 @@ async def test_a_log_in_a_file_as_json(harness: Harness) -> None:
     assert events[-1] == "stopping"
 
 
-async def test_a_dry_run_prints_and_neither_sends_nor_keeps(harness: Harness) -> None:
+async def test_dry_run_prints_without_sending_or_storing(harness: Harness) -> None:
     harness.orders.insert(("2", "Bob", "20"))
     file = write(harness.directory / "t.yaml", harness.config)
     process = await start(harness.directory, "run", "--dry-run", "-c", str(file))
@@ -288,7 +289,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-async def test_a_full_disk_is_told_and_nothing_is_lost(harness: Harness, small_disk: Path) -> None:
+async def test_full_disk_is_reported_and_loses_nothing(harness: Harness, small_disk: Path) -> None:
     harness.config["ledger"]["path"] = str(small_disk / "ledger.db")
     ballast = small_disk / "ballast"
     async with harness.run() as tocsin:

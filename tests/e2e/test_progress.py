@@ -21,7 +21,7 @@ async def later(tocsin: TocsinProcess, than: float) -> float:
     return await until_some(look)
 
 
-async def test_a_batch_without_a_change_is_no_request(tmp_path: Path) -> None:
+async def test_batch_without_change_sends_nothing(tmp_path: Path) -> None:
     async with new_harness(tmp_path) as harness:
         harness.orders.insert(("1", "Ann", "10"))
         async with harness.run() as tocsin:

@@ -34,7 +34,7 @@ def ids(harness: Harness) -> list[str]:
 # 2. Same transition, same id; a new episode, a new one.
 
 
-async def test_promise_2_an_undelivered_notification_keeps_its_id_across_a_crash(harness: Harness) -> None:
+async def test_promise_2_pending_notification_keeps_id_across_crash(harness: Harness) -> None:
     """Catches an id that depends on the process, on a number or on the clock."""
     harness.receiver.script(Answer(hang=True))
     async with harness.run() as tocsin:
@@ -47,7 +47,7 @@ async def test_promise_2_an_undelivered_notification_keeps_its_id_across_a_crash
     assert first.body == second.body, "what is sent again is the same, byte for byte"
 
 
-async def test_promise_2_a_transition_derived_anew_has_the_id_that_it_had(harness: Harness) -> None:
+async def test_promise_2_transition_derived_again_keeps_id(harness: Harness) -> None:
     """The ledger is set back to an earlier copy, as from a backup: what happened since is derived from the source's
     history again. Catches an id made of anything but what the notification tells."""
     async with harness.run() as tocsin:
@@ -73,7 +73,7 @@ async def test_promise_2_a_transition_derived_anew_has_the_id_that_it_had(harnes
     await harness.until_notified(*told)
 
 
-async def test_promise_2_a_new_episode_of_the_same_row_has_a_new_id(harness: Harness) -> None:
+async def test_promise_2_new_episode_has_new_id(harness: Harness) -> None:
     """Catches an id made of the row alone, with which a receiver would drop the second episode as a repeat."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
@@ -91,7 +91,7 @@ async def test_promise_2_a_new_episode_of_the_same_row_has_a_new_id(harness: Har
     assert len({envelope["started_at"] for envelope in harness.envelopes()}) == 5
 
 
-async def test_promise_2_a_restart_during_an_episode_does_not_begin_another(harness: Harness) -> None:
+async def test_promise_2_restart_continues_the_episode(harness: Harness) -> None:
     """Catches a start that takes what is there for new, and one that forgets when it began."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
@@ -132,7 +132,7 @@ async def gap(harness: Harness, tocsin: TocsinProcess, differences: int) -> None
 
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])
-async def test_promise_4_history_lost_while_down_is_told_as_a_difference(harness: Harness, ending: str) -> None:
+async def test_promise_4_history_lost_while_down_is_diffed(harness: Harness, ending: str) -> None:
     """Catches a resume that takes the snapshot for granted, one that tells everything anew, and a silent gap."""
     harness.orders.insert(BOB)
     async with harness.run() as tocsin:
@@ -151,7 +151,7 @@ async def test_promise_4_history_lost_while_down_is_told_as_a_difference(harness
         await harness.until_notified(FIRST, ("fired", "2"), *DIFFERENCE, ("resolved", "3"))
 
 
-async def test_promise_4_history_lost_while_the_server_was_away(harness: Harness) -> None:
+async def test_promise_4_history_lost_while_server_down(harness: Harness) -> None:
     """The same within one process: the difference is against what is in memory."""
     harness.orders.insert(BOB)
     async with harness.run() as tocsin:
@@ -167,7 +167,7 @@ async def test_promise_4_history_lost_while_the_server_was_away(harness: Harness
         await harness.until_shown(tocsin)
 
 
-async def test_promise_4_a_gap_without_a_difference_is_counted_too(harness: Harness) -> None:
+async def test_promise_4_gap_without_difference_is_counted(harness: Harness) -> None:
     """Rows may have come and gone in it."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
@@ -181,7 +181,7 @@ async def test_promise_4_a_gap_without_a_difference_is_counted_too(harness: Harn
         assert harness.notified() == [FIRST]
 
 
-async def test_promise_4_no_gap_is_reported_where_nothing_was_missed(harness: Harness) -> None:
+async def test_promise_4_no_gap_if_nothing_missed(harness: Harness) -> None:
     """Catches a warning that cries wolf: with the history there, what came and went is told, and no gap."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
@@ -195,7 +195,7 @@ async def test_promise_4_no_gap_is_reported_where_nothing_was_missed(harness: Ha
         assert not tocsin.logged("level=warning")
 
 
-async def test_promise_4_a_ledger_that_does_not_fit_the_view_is_warned_about(harness: Harness) -> None:
+async def test_promise_4_ledger_of_another_view_is_warned_about(harness: Harness) -> None:
     """The view was put in place of another one whose history reaches back further: no time is missing, yet the rows
     differ. The difference is told, and said to be odd."""
     async with harness.run() as tocsin:
@@ -233,7 +233,7 @@ def broken(_: Received) -> Answer:
 
 
 @pytest.mark.parametrize("trouble", [never, busy, forbidden, broken])
-async def test_promise_5_a_channel_in_trouble_disturbs_nobody_else(harness: Harness, trouble: Any) -> None:
+async def test_promise_5_failing_channel_affects_no_other(harness: Harness, trouble: Any) -> None:
     """Catches channels that share a queue, a lock or a worker, and a stream that waits for deliveries. A request to the
     hanging channel may take a minute: whoever waits for one is found out."""
     async with Receiver(trouble) as bad:
@@ -263,7 +263,7 @@ async def test_promise_5_a_channel_in_trouble_disturbs_nobody_else(harness: Harn
             await tocsin.kill()
 
 
-async def test_promise_5_a_channel_that_recovers_gets_everything_in_order(harness: Harness) -> None:
+async def test_promise_5_recovered_channel_gets_everything_in_order(harness: Harness) -> None:
     """Trouble delays a channel's own notifications and loses none; those of one row stay in order."""
     async with Receiver(lambda _: Answer(status=503)) as bad:
         harness.config["channels"]["bad"] = quick_channel(f"{bad.url}/bad")
@@ -284,7 +284,7 @@ async def test_promise_5_a_channel_that_recovers_gets_everything_in_order(harnes
             await tocsin.until_metric("tocsin_channel_pending", 0, channel="bad")
 
 
-async def test_promise_5_an_alert_in_error_leaves_the_others_alone(harness: Harness) -> None:
+async def test_promise_5_alert_in_error_affects_no_other(harness: Harness) -> None:
     other = harness.double.create("public.parcels", [("id", "int4")], retain=None, rows=[("7",)])
     harness.config["alerts"]["parcels"] = {
         "source": "mz",
@@ -306,7 +306,7 @@ async def test_promise_5_an_alert_in_error_leaves_the_others_alone(harness: Harn
 # 6. Visible failure.
 
 
-async def test_promise_6_a_stall_shows_in_time_and_its_series_are_withdrawn(harness: Harness) -> None:
+async def test_promise_6_stall_shows_and_withdraws_series(harness: Harness) -> None:
     """Catches a watchdog that is missing or late, and gauges that go on telling of a world nobody looks at."""
     harness.source.update({"progress_timeout": "500ms", "snapshot_timeout": "500ms", "stale_after": "3s"})
     async with harness.run() as tocsin:
@@ -336,7 +336,7 @@ async def test_promise_6_a_stall_shows_in_time_and_its_series_are_withdrawn(harn
         await harness.until_shown(tocsin)
 
 
-async def test_promise_6_a_dead_server_shows_at_once_and_its_series_go_in_time(harness: Harness) -> None:
+async def test_promise_6_dead_server_shows_and_withdraws_series(harness: Harness) -> None:
     harness.source.update({"progress_timeout": "500ms", "stale_after": "1s"})
     async with harness.run() as tocsin:
         await tocsin.until_ready()
@@ -353,7 +353,7 @@ async def test_promise_6_a_dead_server_shows_at_once_and_its_series_go_in_time(h
         await harness.until_shown(tocsin)
 
 
-async def test_promise_6_nothing_is_shown_from_the_ledger_while_the_source_is_down(harness: Harness) -> None:
+async def test_promise_6_ledger_is_not_shown_without_source(harness: Harness) -> None:
     """Catches a start that shows yesterday's rows as today's."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
@@ -367,7 +367,7 @@ async def test_promise_6_nothing_is_shown_from_the_ledger_while_the_source_is_do
         await harness.until_shown(tocsin)
 
 
-async def test_promise_6_a_channel_in_trouble_shows_in_metrics_and_api(harness: Harness) -> None:
+async def test_promise_6_failing_channel_shows_in_metrics_and_api(harness: Harness) -> None:
     harness.receiver.otherwise = forbidden
     async with harness.run() as tocsin:
         await tocsin.until_metric("tocsin_channel_up", 0, channel="hook")
@@ -379,7 +379,7 @@ async def test_promise_6_a_channel_in_trouble_shows_in_metrics_and_api(harness: 
         assert await tocsin.metric("tocsin_channel_oldest_pending_timestamp_seconds", channel="hook")
 
 
-async def test_promise_6_a_channel_that_is_refused_everything_is_not_up(harness: Harness) -> None:
+async def test_promise_6_refused_channel_is_not_up(harness: Harness) -> None:
     """A webhook that was revoked: the state says so everywhere, and the log says it once."""
     harness.orders.change([(1, (str(number), "Ann", "3")) for number in range(100, 200)])
     harness.receiver.otherwise = lambda _: Answer(status=404, body=b"no such hook")
@@ -400,7 +400,7 @@ async def test_promise_6_a_channel_that_is_refused_everything_is_not_up(harness:
         await tocsin.until_logged("notification parked", "repeats=100")
 
 
-async def test_promise_6_no_ledger_is_down_where_none_is_needed(harness: Harness) -> None:
+async def test_promise_6_unneeded_ledger_is_not_down(harness: Harness) -> None:
     """With gauges alone there is no ledger, so that no rule may say that it is down."""
     harness.config["channels"] = {}
     harness.alert["notify"] = []
@@ -410,7 +410,7 @@ async def test_promise_6_no_ledger_is_down_where_none_is_needed(harness: Harness
     assert not harness.ledger.exists()
 
 
-async def test_a_dead_letter_names_its_reason_and_can_be_sent_again(harness: Harness) -> None:
+async def test_dead_letter_has_reason_and_can_be_retried(harness: Harness) -> None:
     """Parked is not lost: it is listed with its reason, and goes out under its old id once it can."""
     harness.config["web"]["admin"] = True
     harness.receiver.otherwise = lambda _: Answer(status=404, body=b"no such hook")

@@ -114,7 +114,7 @@ async def exact(harness: Harness, tocsin: TocsinProcess) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_promise_3_every_page_is_the_view_at_the_frontier(harness: Harness, seed: int) -> None:
+async def test_promise_3_every_page_is_the_view(harness: Harness, seed: int) -> None:
     """Catches series that stay when a row goes or changes its labels, rows that are missed, and half a batch."""
     model = Model(harness.orders, seed)
     chance = random.Random(seed + 100)
@@ -134,7 +134,7 @@ async def test_promise_3_every_page_is_the_view_at_the_frontier(harness: Harness
 
 
 @pytest.mark.parametrize("seed", [7])
-async def test_promise_3_the_page_stays_right_through_restarts_and_broken_streams(harness: Harness, seed: int) -> None:
+async def test_promise_3_page_is_right_after_restarts(harness: Harness, seed: int) -> None:
     """Catches what is carried over wrongly: from the ledger, or from before a stream broke."""
     model = Model(harness.orders, seed)
     model.step()
@@ -154,7 +154,7 @@ async def test_promise_3_the_page_stays_right_through_restarts_and_broken_stream
             model.step()
 
 
-async def test_promise_3_nothing_is_shown_and_not_ready_before_the_snapshot_is_complete(harness: Harness) -> None:
+async def test_promise_3_nothing_shown_before_snapshot_is_complete(harness: Harness) -> None:
     """Catches a page of half a snapshot, which would look like resolved alerts, and readiness that comes too early."""
     rows = [(str(number), "x" * 50, "1") for number in range(300)]
     harness.orders.insert(*rows)
@@ -172,7 +172,7 @@ async def test_promise_3_nothing_is_shown_and_not_ready_before_the_snapshot_is_c
         assert len(await tocsin.gauge("orders")) == 300
 
 
-async def test_promise_3_a_server_that_is_silent_at_the_start_leaves_it_not_ready(harness: Harness) -> None:
+async def test_promise_3_not_ready_with_silent_server(harness: Harness) -> None:
     harness.orders.insert(("1", "Ann", "1"))
     harness.double.silence()
     async with harness.run() as tocsin:
@@ -184,7 +184,7 @@ async def test_promise_3_a_server_that_is_silent_at_the_start_leaves_it_not_read
         assert await tocsin.gauge("orders") == orders(Counter(harness.orders.rows())), "ready means complete"
 
 
-async def test_promise_3_a_series_lingers_only_as_long_as_asked(harness: Harness) -> None:
+async def test_promise_3_series_lingers_as_configured(harness: Harness) -> None:
     harness.alert["linger"] = "1s"
     harness.orders.insert(("1", "Ann", "5"), ("2", "Bob", "6"))
     async with harness.run() as tocsin:

@@ -111,7 +111,7 @@ def secret_hook(receiver: Receiver, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("address", [False, True])
 @pytest.mark.parametrize("status", [400, 401, 500, 302])
-async def test_promise_7_a_receiver_that_repeats_what_it_was_sent(harness: Harness, status: int, address: bool) -> None:
+async def test_promise_7_receiver_that_echoes_secrets(harness: Harness, status: int, address: bool) -> None:
     """Catches an answer, an address or a header that goes into a log, the ledger or the API as it came."""
     harness.receiver.otherwise = repeating(status, address=address)
     harness.config["channels"]["hook"] = secret_hook(harness.receiver, max_attempts=2)
@@ -130,7 +130,7 @@ async def test_promise_7_a_receiver_that_repeats_what_it_was_sent(harness: Harne
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid", "127.0.0.1:{port}"])
-async def test_promise_7_a_receiver_that_cannot_be_reached(harness: Harness, address: str) -> None:
+async def test_promise_7_unreachable_receiver(harness: Harness, address: str) -> None:
     """Refused, not to be resolved, and one that cuts the connection."""
     harness.receiver.otherwise = lambda _: Answer(cut=True)
     host = address.format(port=harness.receiver.port)
@@ -143,7 +143,7 @@ async def test_promise_7_a_receiver_that_cannot_be_reached(harness: Harness, add
         await everything(harness, tocsin)
 
 
-async def test_promise_7_a_server_that_speaks_no_tls(harness: Harness) -> None:
+async def test_promise_7_server_without_tls(harness: Harness) -> None:
     url = f"https://hushhush-user:hushhush-pass@127.0.0.1:{harness.receiver.port}/services/HUSHHUSH-token-0001"
     harness.config["channels"]["hook"] = quick_channel(url, max_attempts=2)
     async with harness.run() as tocsin:
@@ -159,7 +159,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-async def test_promise_7_a_source_with_its_password(harness: Harness, kind: str) -> None:
+async def test_promise_7_source_with_password(harness: Harness, kind: str) -> None:
     """The password is wrong, then right; the server goes away, and the view fails."""
     harness.double.passwords["materialize"] = "another"
     harness.config["sources"]["mz"] = quick_source(SOURCES[kind].format(port=harness.double.port))
@@ -179,7 +179,7 @@ async def test_promise_7_a_source_with_its_password(harness: Harness, kind: str)
         await everything(harness, tocsin)
 
 
-async def test_promise_7_secrets_from_files_and_from_the_environment(harness: Harness) -> None:
+async def test_promise_7_secrets_from_files_and_environment(harness: Harness) -> None:
     (harness.directory / "password").write_text("hushhush-in-a-file\n")
     harness.double.passwords["materialize"] = "another"
     harness.source["dsn"] = "host=127.0.0.1 port=${PORT} user=${MZ_USER:-materialize} sslmode=disable"
@@ -221,7 +221,7 @@ BAD: tuple[dict[str, Any], ...] = (
 
 
 @pytest.mark.parametrize("number", range(len(BAD)))
-async def test_promise_7_a_mistake_in_the_configuration(harness: Harness, number: int) -> None:
+async def test_promise_7_mistake_in_configuration(harness: Harness, number: int) -> None:
     """A message that repeats the value it is about would show the secret; checked at a start and at a reload."""
     wrong = harness.config | BAD[number]
     status, output, errors = await command(
@@ -233,7 +233,7 @@ async def test_promise_7_a_mistake_in_the_configuration(harness: Harness, number
     clean(shown.replace("passwort", ""), "check")
 
 
-async def test_promise_7_a_reload_with_mistakes(harness: Harness) -> None:
+async def test_promise_7_reload_with_mistakes(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await tocsin.until_ready()
         for count, change in enumerate((BAD[0], BAD[3], BAD[6]), 1):
@@ -246,7 +246,7 @@ async def test_promise_7_a_reload_with_mistakes(harness: Harness) -> None:
         clean("\n".join(tocsin.log), "log")
 
 
-async def test_promise_7_a_key_for_novu(harness: Harness) -> None:
+async def test_promise_7_novu_key(harness: Harness) -> None:
     """With the real kind of channel: refused, then with a server that fails."""
     async with fake_novu() as novu:
         harness.config["channels"]["hook"] = {
@@ -264,7 +264,7 @@ async def test_promise_7_a_key_for_novu(harness: Harness) -> None:
             await everything(harness, tocsin)
 
 
-async def test_promise_7_a_novu_that_repeats_the_key(harness: Harness) -> None:
+async def test_promise_7_novu_that_echoes_the_key(harness: Harness) -> None:
     async def handle(request: web.BaseRequest) -> web.Response:
         return web.json_response({"message": str(dict(request.headers)), "statusCode": 400}, status=400)
 
@@ -286,7 +286,7 @@ async def test_promise_7_a_novu_that_repeats_the_key(harness: Harness) -> None:
         await runner.cleanup()
 
 
-def test_the_search_finds_what_it_should() -> None:
+def test_search_finds_a_planted_secret() -> None:
     """A search that finds nothing proves nothing."""
     for text in ("a hushhush b", "HUSHHUSH", "%68ushhush", "a %68%75%73%68hush"):
         assert traces(text), text

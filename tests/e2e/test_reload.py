@@ -88,7 +88,7 @@ def subscriptions(harness: Harness, relation: str = "orders") -> int:
 # Asking for it.
 
 
-async def test_sighup_reads_the_file_again(harness: Harness) -> None:
+async def test_sighup_reloads_the_file(harness: Harness) -> None:
     async with started(harness) as tocsin:
         config = changed(harness)
         second_alert(harness, config)
@@ -108,7 +108,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-async def test_a_bad_file_changes_nothing_and_shows(harness: Harness, kind: str) -> None:
+async def test_bad_file_changes_nothing_and_shows(harness: Harness, kind: str) -> None:
     async with started(harness) as tocsin:
         good = await tocsin.metric("tocsin_config_last_reload_success_timestamp_seconds")
         assert await tocsin.metric("tocsin_config_last_reload_successful") == 1
@@ -132,7 +132,7 @@ async def test_a_bad_file_changes_nothing_and_shows(harness: Harness, kind: str)
         assert (await tocsin.metric("tocsin_config_last_reload_success_timestamp_seconds") or 0) > (good or 0)
 
 
-async def test_a_request_to_reload_answers_with_what_is_wrong(harness: Harness) -> None:
+async def test_reload_request_answers_with_mistakes(harness: Harness) -> None:
     async with started(harness) as tocsin:
         tocsin.write("alerts: {orders: {sorce: mz}}")
         status, text = await tocsin.post("/-/reload")
@@ -142,7 +142,7 @@ async def test_a_request_to_reload_answers_with_what_is_wrong(harness: Harness) 
         await reloaded(tocsin, harness.config)
 
 
-async def test_without_admin_a_request_to_reload_is_refused(harness: Harness) -> None:
+async def test_reload_request_needs_admin(harness: Harness) -> None:
     harness.config["web"]["admin"] = False
     async with started(harness) as tocsin:
         config = changed(harness)
@@ -155,12 +155,12 @@ async def test_without_admin_a_request_to_reload_is_refused(harness: Harness) ->
         assert len((await tocsin.json("/api/v1/alerts"))["alerts"]) == 1
 
 
-async def test_a_page_of_another_site_cannot_reload(harness: Harness) -> None:
+async def test_another_site_cannot_reload(harness: Harness) -> None:
     async with started(harness) as tocsin:
         assert (await tocsin.post("/-/reload", Origin="http://evil.example"))[0] == 403
 
 
-async def test_many_reloads_at_once_are_done_one_after_the_other(harness: Harness) -> None:
+async def test_concurrent_reloads_are_serialized(harness: Harness) -> None:
     async with started(harness) as tocsin, without_a_gap(harness, tocsin):
         config = changed(harness)
         second_alert(harness, config)
@@ -177,12 +177,12 @@ async def test_many_reloads_at_once_are_done_one_after_the_other(harness: Harnes
 # What changes, and what does not.
 
 
-async def test_the_same_file_again_changes_nothing(harness: Harness) -> None:
+async def test_unchanged_file_changes_nothing(harness: Harness) -> None:
     async with started(harness) as tocsin, without_a_gap(harness, tocsin):
         await reloaded(tocsin, harness.config)
 
 
-async def test_an_alert_is_added_and_removed_while_another_goes_on(harness: Harness) -> None:
+async def test_alert_is_added_and_removed(harness: Harness) -> None:
     async with started(harness) as tocsin:
         config = changed(harness)
         second_alert(harness, config)
@@ -200,7 +200,7 @@ async def test_an_alert_is_added_and_removed_while_another_goes_on(harness: Harn
         await harness.until_notified(FIRST, ("fired", "7"), ("fired", "2"))
 
 
-async def test_an_alert_that_comes_back_goes_on_where_it_was(harness: Harness) -> None:
+async def test_restored_alert_goes_on(harness: Harness) -> None:
     """Its firings and its frontier stay in the ledger: nothing is told twice, and what it missed is told."""
     async with started(harness) as tocsin:
         config = changed(harness)
@@ -213,7 +213,7 @@ async def test_an_alert_that_comes_back_goes_on_where_it_was(harness: Harness) -
         await harness.until_notified(FIRST, ("fired", "7"), ("fired", "8"))
 
 
-async def test_a_changed_alert_shows_its_new_labels_and_tells_nothing_twice(harness: Harness) -> None:
+async def test_changed_labels_notify_nothing_twice(harness: Harness) -> None:
     config = changed(harness)
     second_alert(harness, config)
     harness.config, original = config, harness.config
@@ -231,7 +231,7 @@ async def test_a_changed_alert_shows_its_new_labels_and_tells_nothing_twice(harn
         assert original["alerts"].keys() == {"orders"}
 
 
-async def test_a_changed_key_ends_the_firings_of_the_old_one(harness: Harness) -> None:
+async def test_changed_key_resolves_old_firings(harness: Harness) -> None:
     async with started(harness) as tocsin:
         config = changed(harness)
         config["alerts"]["orders"]["key"] = ["id", "name"]
@@ -243,7 +243,7 @@ async def test_a_changed_key_ends_the_firings_of_the_old_one(harness: Harness) -
         assert prints[0] == prints[1] != prints[2]
 
 
-async def test_a_channel_is_added_and_gets_only_what_comes_after(harness: Harness) -> None:
+async def test_added_channel_gets_only_later_transitions(harness: Harness) -> None:
     async with started(harness) as tocsin, Receiver() as other:
         config = changed(harness)
         config["channels"]["pager"] = quick_channel(f"{other.url}/page")
@@ -258,7 +258,7 @@ async def test_a_channel_is_added_and_gets_only_what_comes_after(harness: Harnes
         assert len(ids) == 3, "each channel has ids of its own"
 
 
-async def test_a_channel_that_moves_takes_what_is_pending_along(harness: Harness) -> None:
+async def test_moved_channel_keeps_pending_notifications(harness: Harness) -> None:
     """The receiver is down and its address changes: what waited goes to the new address, under the same id."""
     harness.receiver.otherwise = lambda _: Answer(status=503)
     async with harness.run() as tocsin, Receiver() as other:
@@ -273,7 +273,7 @@ async def test_a_channel_that_moves_takes_what_is_pending_along(harness: Harness
         await tocsin.until_metric("tocsin_channel_pending", 0, channel="hook")
 
 
-async def test_a_channel_that_is_removed_parks_what_it_still_had(harness: Harness) -> None:
+async def test_removed_channel_parks_pending_notifications(harness: Harness) -> None:
     harness.receiver.otherwise = lambda _: Answer(status=503)
     async with harness.run() as tocsin, Receiver() as other:
         await tocsin.until_ready()
@@ -303,7 +303,8 @@ async def test_a_channel_that_is_removed_parks_what_it_still_had(harness: Harnes
         assert [one["name"] for one in (await tocsin.json("/api/v1/status"))["channels"]] == ["pager"]
 
 
-async def test_what_a_removed_channel_left_can_be_sent_once_it_is_back_also_after_a_restart(harness: Harness) -> None:
+async def test_parked_notifications_can_be_sent_by_restored_channel(harness: Harness) -> None:
+    """Also after a restart."""
     harness.receiver.otherwise = lambda _: Answer(status=503)
     async with harness.run() as tocsin:
         await tocsin.until_ready()
@@ -331,7 +332,8 @@ async def test_what_a_removed_channel_left_can_be_sent_once_it_is_back_also_afte
         }
 
 
-async def test_a_source_that_moves_is_asked_anew_and_counts_no_gap_for_the_same_view(harness: Harness) -> None:
+async def test_moved_source_counts_no_gap(harness: Harness) -> None:
+    """It is read again; the view is the same."""
     async with started(harness) as tocsin:
         config = changed(harness)
         config["sources"]["mz"]["progress_timeout"] = "6s"
@@ -347,7 +349,7 @@ async def test_a_source_that_moves_is_asked_anew_and_counts_no_gap_for_the_same_
         assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0
 
 
-async def test_what_only_a_restart_can_change_is_said(harness: Harness) -> None:
+async def test_reload_reports_what_needs_restart(harness: Harness) -> None:
     async with started(harness) as tocsin:
         config = changed(harness)
         config["web"]["listen"] = "127.0.0.1:1"
@@ -359,7 +361,7 @@ async def test_what_only_a_restart_can_change_is_said(harness: Harness) -> None:
         assert not (harness.directory / "other.db").exists()
 
 
-async def test_a_stop_in_the_middle_of_a_reload_ends_the_process(harness: Harness) -> None:
+async def test_stop_during_reload_ends_process(harness: Harness) -> None:
     async with Receiver() as alertmanager:
         harness.config["channels"]["am"] = {"type": "alertmanager", "urls": [alertmanager.url], "timeout": "60s"}
         harness.alert["notify"] = ["hook", "am"]
@@ -378,7 +380,7 @@ async def test_a_stop_in_the_middle_of_a_reload_ends_the_process(harness: Harnes
             assert await tocsin.exited() == 0, tocsin.log[-5:]
 
 
-async def test_what_waits_for_a_channel_that_became_a_level_output_is_parked(harness: Harness) -> None:
+async def test_pending_of_channel_turned_output_is_parked(harness: Harness) -> None:
     harness.receiver.otherwise = lambda _: Answer(status=503)
     async with Receiver() as alertmanager, harness.run() as tocsin:
         await tocsin.until_ready()

@@ -23,9 +23,11 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
         yield made
 
 
-async def test_what_waits_for_a_channel_whose_token_expired_goes_out_with_the_one_put_in_its_place(
+async def test_pending_notifications_use_renewed_token(
     harness: Harness,
 ) -> None:
+    """The token had expired; its successor was written into the file."""
+
     def renewed(request: Received) -> bool:
         return request.headers["authorization"] == f"Bearer {NEW}"
 

@@ -44,7 +44,8 @@ async def history(harness: Harness, tocsin: TocsinProcess) -> tuple[dict[str, An
     return episode, output
 
 
-async def test_a_row_fires_where_it_begins_to_match_and_resolves_where_it_ceases_to(harness: Harness) -> None:
+async def test_row_fires_and_resolves_by_condition(harness: Harness) -> None:
+    """It fires when it begins to match, and resolves when it no longer does."""
     harness.config["channels"]["pager"] = quick_channel(f"{harness.receiver.url}/pager")
     # The pager first, so that of two that are told at once it is not the newer one.
     harness.alert["notify"] = [
@@ -85,7 +86,8 @@ async def test_a_row_fires_where_it_begins_to_match_and_resolves_where_it_ceases
         assert "firing" not in output
 
 
-async def test_a_row_of_whose_end_nobody_was_told_has_ended_at_a_time_that_was_not_kept(harness: Harness) -> None:
+async def test_unsent_end_of_row_has_unknown_time(harness: Harness) -> None:
+    """No channel was notified of the end of the row, so its time was not stored."""
     harness.alert["notify"] = [{"channel": "hook", "on": ["fired"]}]
     async with harness.run() as tocsin:
         await tocsin.until_ready()
@@ -110,9 +112,8 @@ async def test_a_row_of_whose_end_nobody_was_told_has_ended_at_a_time_that_was_n
         assert told(harness, "/hook") == [("fired", 10.0)]
 
 
-async def test_within_an_interval_what_becomes_of_the_rows_of_one_group_is_merged_and_sent_at_its_end(
-    harness: Harness,
-) -> None:
+async def test_digest_merges_rows_of_group(harness: Harness) -> None:
+    """The transitions of one interval are merged by group and sent at its end."""
     for row in (("2", "Ann", "20"), ("3", "Bob", "30"), ("4", "Ann", "40")):
         harness.orders.insert(row)
     harness.alert["notify"] = [{"channel": "hook", "interval": "2s", "group_by": ["name"]}]

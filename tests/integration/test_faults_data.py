@@ -34,7 +34,7 @@ async def quiet(harness: Harness, tocsin: TocsinProcess) -> None:
     assert await tocsin.stop() == 0
 
 
-async def test_a_key_that_is_null_is_a_key(harness: Harness) -> None:
+async def test_null_is_a_key(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await tocsin.until_ready()
         harness.orders.insert((None, "Ann", "1"), ("", "Bob", "2"))
@@ -49,7 +49,7 @@ async def test_a_key_that_is_null_is_a_key(harness: Harness) -> None:
         await quiet(harness, tocsin)
 
 
-async def test_values_that_are_null_or_no_finite_number(harness: Harness) -> None:
+async def test_null_and_infinite_values_are_shown(harness: Harness) -> None:
     texts = (None, "NaN", "Infinity", "-Infinity", "1e3", "-0", "123456789012345678901234567890.5")
     harness.orders.insert(*((str(number), "x", text) for number, text in enumerate(texts)))
     async with harness.run() as tocsin:
@@ -84,7 +84,7 @@ NASTY = (
 )
 
 
-async def test_any_text_in_labels_reaches_prometheus_and_the_receiver_unchanged(harness: Harness) -> None:
+async def test_any_text_in_labels_arrives_unchanged(harness: Harness) -> None:
     harness.alert["annotations"] = {"summary": "Order of {{ row.name }}"}
     rows = [(str(number), text, "1") for number, text in enumerate(NASTY)]
     harness.orders.insert(*rows)
@@ -106,7 +106,7 @@ async def test_any_text_in_labels_reaches_prometheus_and_the_receiver_unchanged(
         await quiet(harness, tocsin)
 
 
-async def test_a_megabyte_of_text_in_a_row(harness: Harness) -> None:
+async def test_megabyte_of_text_in_row_arrives(harness: Harness) -> None:
     harness.alert["labels"] = ["id"]
     text = "😀\t\\" * 170_000
     async with harness.run() as tocsin:
@@ -126,7 +126,7 @@ def raw(*lines: bytes) -> tuple[bytes, ...]:
     return tuple(messages.message(b"d", line.replace(b"@", TIMESTAMP)) for line in lines)
 
 
-async def test_bytes_that_are_no_utf8_are_shown_by_their_codes(harness: Harness) -> None:
+async def test_invalid_utf8_is_shown_by_codes(harness: Harness) -> None:
     harness.orders.bulk = raw(b"@\tf\t1\t1\ta\xffb\t10\n", b"@\tf\t1\t2\ta\xfeb\t20\n", "@\tf\t1\t3\tü\t30\n".encode())
     async with harness.run() as tocsin:
         await harness.until_notified(("fired", "1"), ("fired", "2"), ("fired", "3"))
@@ -138,7 +138,8 @@ async def test_bytes_that_are_no_utf8_are_shown_by_their_codes(harness: Harness)
         await quiet(harness, tocsin)
 
 
-async def test_several_copies_of_a_row_are_one_firing_until_the_last_goes(harness: Harness) -> None:
+async def test_copies_of_row_are_one_firing(harness: Harness) -> None:
+    """It resolves with the last copy."""
     ann = ("1", "Ann", "10")
     async with harness.run() as tocsin:
         await tocsin.until_ready()
@@ -154,7 +155,7 @@ async def test_several_copies_of_a_row_are_one_firing_until_the_last_goes(harnes
         await quiet(harness, tocsin)
 
 
-async def test_copies_outlive_a_restart(harness: Harness) -> None:
+async def test_copies_of_row_survive_restart(harness: Harness) -> None:
     ann = ("1", "Ann", "10")
     harness.orders.change([(3, ann)])
     async with harness.run() as tocsin:
@@ -169,7 +170,7 @@ async def test_copies_outlive_a_restart(harness: Harness) -> None:
         await quiet(harness, tocsin)
 
 
-async def test_two_rows_of_one_key_are_one_firing_and_counted(harness: Harness) -> None:
+async def test_rows_of_one_key_are_one_firing(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await tocsin.until_ready()
         harness.orders.insert(("1", "Ann", "10"), ("1", "Zoe", "5"))
@@ -182,7 +183,7 @@ async def test_two_rows_of_one_key_are_one_firing_and_counted(harness: Harness) 
         await quiet(harness, tocsin)
 
 
-async def test_a_multiplicity_below_zero_is_counted_and_shown_nowhere(harness: Harness) -> None:
+async def test_negative_multiplicity_is_counted_not_shown(harness: Harness) -> None:
     """A source should never send it; a firing that is not there must not be made up of it."""
     harness.orders.bulk = raw(b"@\tf\t-1\t1\tAnn\t10\n", b"@\tf\t1\t2\tBob\t20\n")
     async with harness.run() as tocsin:
@@ -197,7 +198,7 @@ async def test_a_multiplicity_below_zero_is_counted_and_shown_nowhere(harness: H
         await quiet(harness, tocsin)
 
 
-async def test_a_constant_view_is_shown_and_told_once(harness: Harness) -> None:
+async def test_constant_view_fires_once(harness: Harness) -> None:
     harness.orders.insert(("1", "Ann", "10"))
     harness.orders.freeze()
     async with harness.run() as tocsin:
@@ -213,7 +214,8 @@ async def test_a_constant_view_is_shown_and_told_once(harness: Harness) -> None:
         await quiet(harness, tocsin)
 
 
-async def test_a_large_snapshot_is_shown_whole_and_may_be_kept_silent(harness: Harness) -> None:
+async def test_large_silent_snapshot_is_shown(harness: Harness) -> None:
+    """With `initial: silent` nothing of it is sent."""
     count = 20_000
     harness.alert["max_series"] = count
     harness.alert["initial"] = "silent"
@@ -226,7 +228,7 @@ async def test_a_large_snapshot_is_shown_whole_and_may_be_kept_silent(harness: H
         await quiet(harness, tocsin)
 
 
-async def test_series_beyond_the_limit_are_dropped_and_counted(harness: Harness) -> None:
+async def test_series_beyond_limit_are_dropped_and_counted(harness: Harness) -> None:
     harness.alert["max_series"] = 3
     harness.orders.insert(*((str(number), "x", "1") for number in range(5)))
     async with harness.run() as tocsin:
@@ -236,7 +238,7 @@ async def test_series_beyond_the_limit_are_dropped_and_counted(harness: Harness)
         await quiet(harness, tocsin)
 
 
-async def test_a_template_that_fails_on_one_row_costs_its_own_text(harness: Harness) -> None:
+async def test_failing_template_costs_only_its_text(harness: Harness) -> None:
     harness.alert["annotations"] = {"summary": "{{ 1 / row.amount }}"}
     harness.orders.insert(("1", "Ann", "0"), ("2", "Bob", "2"))
 

@@ -105,7 +105,7 @@ async def test_an_unknown_cluster(harness: Harness) -> None:
         await healed(harness, tocsin)
 
 
-async def test_a_dropped_view_that_is_made_again(harness: Harness) -> None:
+async def test_recreated_view_resolves_what_it_lost(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await started(harness, tocsin)
         harness.double.drop(harness.orders)
@@ -117,7 +117,7 @@ async def test_a_dropped_view_that_is_made_again(harness: Harness) -> None:
         await healed(harness, tocsin, ("resolved", "1"), ("fired", "3"))
 
 
-async def test_a_replaced_view(harness: Harness) -> None:
+async def test_replaced_view_fires_the_difference(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await started(harness, tocsin)
         harness.replace_view(("1", "Ann", "10"), ("2", "Bob", "21"), ("3", "Cyd", "30"))
@@ -125,7 +125,7 @@ async def test_a_replaced_view(harness: Harness) -> None:
         await healed(harness, tocsin, ("updated", "2"), ("fired", "3"))
 
 
-async def test_a_view_renamed_away_and_another_in_its_place(harness: Harness) -> None:
+async def test_renamed_view_is_replaced_by_its_successor(harness: Harness) -> None:
     harness.source["identity_check"] = "100ms"
     async with harness.run() as tocsin:
         await started(harness, tocsin)
@@ -135,7 +135,7 @@ async def test_a_view_renamed_away_and_another_in_its_place(harness: Harness) ->
         await healed(harness, tocsin, ("resolved", "1"), ("fired", "3"))
 
 
-async def test_a_row_error_that_comes_and_goes(harness: Harness) -> None:
+async def test_row_error_ends_and_view_is_read_again(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await started(harness, tocsin)
         harness.orders.fail("division by zero")
@@ -146,7 +146,7 @@ async def test_a_row_error_that_comes_and_goes(harness: Harness) -> None:
         await healed(harness, tocsin, ("fired", "3"))
 
 
-async def test_a_row_error_across_a_restart(harness: Harness) -> None:
+async def test_row_error_across_restart_is_a_gap(harness: Harness) -> None:
     """The new process finds a frontier in the ledger whose history touches the error; it must not insist on it."""
     async with harness.run() as tocsin:
         await started(harness, tocsin)
@@ -159,7 +159,7 @@ async def test_a_row_error_across_a_restart(harness: Harness) -> None:
         assert tocsin.logged("history does not reach back"), "what was missed across the error is a gap, and told"
 
 
-async def test_a_label_column_that_is_gone_is_named(harness: Harness) -> None:
+async def test_missing_label_column_is_named(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await started(harness, tocsin)
         harness.replace_view(("1", "10"), ("2", "20"), columns=[column for column in COLUMNS if column[0] != "name"])
@@ -168,7 +168,7 @@ async def test_a_label_column_that_is_gone_is_named(harness: Harness) -> None:
         await healed(harness, tocsin)
 
 
-async def test_a_new_column_causes_no_false_transitions(harness: Harness) -> None:
+async def test_new_column_causes_no_transitions(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await started(harness, tocsin)
         harness.replace_view(("1", "Ann", "10", None), ("2", "Bob", "20", None), columns=[*COLUMNS, ("town", "text")])
@@ -180,7 +180,7 @@ async def test_a_new_column_causes_no_false_transitions(harness: Harness) -> Non
         assert sorted((await tocsin.gauge("orders")).values()) == [10, 20, 30]
 
 
-async def test_a_new_column_that_is_filled_at_once_is_an_update(harness: Harness) -> None:
+async def test_filled_new_column_is_an_update(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await started(harness, tocsin)
         harness.replace_view(("1", "Ann", "10", "Ulm"), ("2", "Bob", "20", None), columns=[*COLUMNS, ("town", "text")])
@@ -188,7 +188,7 @@ async def test_a_new_column_that_is_filled_at_once_is_an_update(harness: Harness
         await tocsin.until_ready()
 
 
-async def test_silence_shows_within_the_progress_timeout_and_heals(harness: Harness) -> None:
+async def test_silence_shows_after_progress_timeout(harness: Harness) -> None:
     harness.source.update({"progress_timeout": "500ms", "snapshot_timeout": "500ms"})
     async with harness.run() as tocsin:
         await started(harness, tocsin)
@@ -201,7 +201,7 @@ async def test_silence_shows_within_the_progress_timeout_and_heals(harness: Harn
         await healed(harness, tocsin, ("fired", "3"))
 
 
-async def test_a_stall_ends_the_process_where_the_configuration_says_so(harness: Harness) -> None:
+async def test_stall_ends_process_with_on_stall_exit(harness: Harness) -> None:
     harness.source.update({"progress_timeout": "500ms", "on_stall": "exit"})
     async with harness.run() as tocsin:
         await started(harness, tocsin)
@@ -215,7 +215,7 @@ async def test_a_stall_ends_the_process_where_the_configuration_says_so(harness:
         await healed(harness, tocsin, ("fired", "3"))
 
 
-async def test_a_stream_cut_in_the_middle_of_a_row(harness: Harness) -> None:
+async def test_stream_cut_within_row_is_read_again(harness: Harness) -> None:
     for after in (150, 90, 30):
         harness.double.cuts.append(after)
     async with harness.run() as tocsin:
@@ -224,7 +224,7 @@ async def test_a_stream_cut_in_the_middle_of_a_row(harness: Harness) -> None:
         await healed(harness, tocsin, ("fired", "3"))
 
 
-async def test_a_server_that_is_killed_and_comes_back_with_its_history(harness: Harness) -> None:
+async def test_killed_server_returns_with_its_history(harness: Harness) -> None:
     async with harness.run() as tocsin:
         await started(harness, tocsin)
         await harness.double.kill()
@@ -244,7 +244,7 @@ async def test_a_first_progress_row_in_the_future(harness: Harness) -> None:
         await healed(harness, tocsin)
 
 
-async def test_the_same_fault_again_and_again_is_logged_once(harness: Harness) -> None:
+async def test_repeated_fault_is_logged_once(harness: Harness) -> None:
     await harness.double.kill()
     async with harness.run() as tocsin:
 

@@ -43,7 +43,7 @@ def source(of: Server | MaterializeDouble) -> Materialize:
     return Materialize("mz", server.config())
 
 
-async def test_a_snapshot_comes_first_and_changes_follow(server: Server) -> None:
+async def test_snapshot_comes_first_and_changes_follow(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN, BOB)
     async with reading(source(server), view.name) as stream:
         first = await stream.next()
@@ -57,7 +57,7 @@ async def test_a_snapshot_comes_first_and_changes_follow(server: Server) -> None
         assert all(batch.snapshot is None for batch in stream.batches[1:])
 
 
-async def test_an_empty_view_gives_an_empty_snapshot(server: Server) -> None:
+async def test_empty_view_gives_empty_snapshot(server: Server) -> None:
     view = await server.view("orders", COLUMNS)
     async with reading(source(server), view.name) as stream:
         first = await stream.next()
@@ -65,7 +65,7 @@ async def test_an_empty_view_gives_an_empty_snapshot(server: Server) -> None:
         assert not first.updates
 
 
-async def test_an_update_is_one_row_less_and_one_more_at_one_timestamp(server: Server) -> None:
+async def test_update_is_two_changes_at_one_timestamp(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     async with reading(source(server), view.name) as stream:
         await stream.next()
@@ -76,7 +76,7 @@ async def test_an_update_is_one_row_less_and_one_more_at_one_timestamp(server: S
         assert len({at for at, _, _ in changes}) == 1
 
 
-async def test_copies_of_a_row_come_and_go_together(server: Server) -> None:
+async def test_copies_of_row_change_together(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN, ANN, ANN)
     async with reading(source(server), view.name) as stream:
         await stream.until_state(ANN, ANN, ANN)
@@ -86,7 +86,7 @@ async def test_copies_of_a_row_come_and_go_together(server: Server) -> None:
         assert sorted(changes) == [(-3, ANN), (3, BOB)]
 
 
-async def test_a_batch_may_hold_several_timestamps_in_order(double: MaterializeDouble) -> None:
+async def test_batch_holds_several_timestamps_in_order(double: MaterializeDouble) -> None:
     view = double.create("public.orders", COLUMNS, rows=[ANN])
     async with reading(source(double), "public.orders") as stream:
         await stream.next()
@@ -96,7 +96,8 @@ async def test_a_batch_may_hold_several_timestamps_in_order(double: MaterializeD
         assert list(stream.last.updates) == [(times[0], 1, BOB), (times[1], -1, BOB), (times[2], 1, CYD)]
 
 
-async def test_every_update_lies_between_the_frontier_before_and_the_one_after(server: Server) -> None:
+async def test_updates_lie_between_two_frontiers(server: Server) -> None:
+    """That of the batch before and its own."""
     view = await server.view("orders", COLUMNS, ANN)
     async with reading(source(server), view.name) as stream:
         await stream.next()
@@ -110,7 +111,7 @@ async def test_every_update_lies_between_the_frontier_before_and_the_one_after(s
             assert all(before <= at < (batch.frontier or 0) for at, _, _ in batch.updates)
 
 
-async def test_a_quiet_view_still_moves_the_frontier(server: Server) -> None:
+async def test_quiet_view_moves_the_frontier(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     async with reading(source(server), view.name) as stream:
         await stream.next()
@@ -120,7 +121,7 @@ async def test_a_quiet_view_still_moves_the_frontier(server: Server) -> None:
             assert stream.frontier > before
 
 
-async def test_the_first_progress_row_closes_nothing(double: MaterializeDouble) -> None:
+async def test_first_progress_row_closes_nothing(double: MaterializeDouble) -> None:
     """It stands at the as-of, before the snapshot: taking it for the end would give an empty snapshot."""
     view = double.create("public.orders", COLUMNS, rows=[ANN])
     double.silence(view)
@@ -132,7 +133,7 @@ async def test_the_first_progress_row_closes_nothing(double: MaterializeDouble) 
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
-def test_progress_at_the_as_of_closes_nothing_however_the_lines_arrive(cut: int) -> None:
+def test_progress_at_as_of_closes_nothing(cut: int) -> None:
     """Also where it is repeated among the rows of the snapshot."""
     progress = b"%d\tt\t\\N\t\\N\n"
     lines = [progress % 5, b"5\tf\t1\ta\n", progress % 5, b"5\tf\t2\tb\n", progress % 6, progress % 7, b"8\tf\t-1\ta\n"]
@@ -146,7 +147,7 @@ def test_progress_at_the_as_of_closes_nothing_however_the_lines_arrive(cut: int)
     assert batches[-1].frontier == 9
 
 
-async def test_a_constant_view_ends_normally_with_all_its_rows(server: Server) -> None:
+async def test_constant_view_ends_with_all_rows(server: Server) -> None:
     view = await server.view("always", COLUMNS, ANN, BOB, constant=True)
     async with reading(source(server), view.name) as stream:
         await stream.until_state(ANN, BOB)
@@ -157,7 +158,7 @@ async def test_a_constant_view_ends_normally_with_all_its_rows(server: Server) -
             await stream.next()
 
 
-async def test_a_constant_materialized_view_ends_at_its_time(double: MaterializeDouble) -> None:
+async def test_constant_materialized_view_ends_at_its_time(double: MaterializeDouble) -> None:
     """As in v26.39: the snapshot has a real timestamp, and no progress row follows."""
     view = double.create("public.always", COLUMNS, rows=[ANN, BOB])
     at = view.history.upper
@@ -172,7 +173,7 @@ async def test_a_constant_materialized_view_ends_at_its_time(double: Materialize
 # Coming back.
 
 
-async def test_a_resume_within_the_history_misses_nothing(server: Server) -> None:
+async def test_resume_within_history_misses_nothing(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     async with reading(source(server), view.name) as stream:
         await stream.next()
@@ -189,7 +190,7 @@ async def test_a_resume_within_the_history_misses_nothing(server: Server) -> Non
         assert later == [(1, BOB), (-1, BOB), (1, CYD)]
 
 
-async def test_a_resume_at_the_frontier_of_a_moment_ago_changes_nothing(server: Server) -> None:
+async def test_resume_at_present_frontier_changes_nothing(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     async with reading(source(server), view.name) as stream:
         await stream.next()
@@ -200,7 +201,7 @@ async def test_a_resume_at_the_frontier_of_a_moment_ago_changes_nothing(server: 
         assert stream.state == {ANN: 1}
 
 
-async def test_a_resume_beyond_the_history_shows_by_its_as_of(server: Server) -> None:
+async def test_resume_beyond_history_has_later_as_of(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN, retain=False)
     async with reading(source(server), view.name) as stream:
         await stream.next()
@@ -218,13 +219,13 @@ async def test_a_resume_beyond_the_history_shows_by_its_as_of(server: Server) ->
 # Rows as text.
 
 
-async def test_null_is_not_the_empty_text(server: Server) -> None:
+async def test_null_is_not_empty_text(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ("1", None), ("2", ""), ("3", "\\N"), ("4", "NULL"))
     async with reading(source(server), view.name) as stream:
         await stream.until_state(("1", None), ("2", ""), ("3", "\\N"), ("4", "NULL"))
 
 
-async def test_every_character_arrives_as_it_was(server: Server) -> None:
+async def test_every_character_arrives_unchanged(server: Server) -> None:
     chance = random.Random(20)
     planes = [
         range(1, 0x80),
@@ -242,7 +243,7 @@ async def test_every_character_arrives_as_it_was(server: Server) -> None:
         await stream.until_state(*rows)
 
 
-async def test_bytes_that_are_no_utf8_become_text_that_tells_them_apart(double: MaterializeDouble) -> None:
+async def test_invalid_utf8_becomes_distinct_text(double: MaterializeDouble) -> None:
     view = double.create("public.orders", COLUMNS)
     [chunk] = encode([("1", "<AA>"), ("2", "<BB>"), ("3", "ü\t\\")])
     view.bulk = (chunk.replace(b"AA", b"\xff\xfe").replace(b"BB", b"\xff\x41"),)
@@ -278,7 +279,7 @@ TYPES = (
 """Types and the text in which a live server sent them (recordings/materialize/types_text.jsonl)."""
 
 
-async def test_every_type_comes_as_the_text_that_the_server_sent(server: Server) -> None:
+async def test_every_type_arrives_as_server_text(server: Server) -> None:
     columns = [(f"c{number}", kind) for number, (kind, _) in enumerate(TYPES)]
     row = tuple(text for _, text in TYPES)
     nulls = (None,) * len(row)
@@ -303,20 +304,20 @@ async def test_every_type_comes_as_the_text_that_the_server_sent(server: Server)
 @pytest.mark.parametrize(
     "name", ['"Late Orders"', '"a""b"', '"x;DROP TABLE y;--"', '"ünïcode"', "lower_case1", '"%s {}"']
 )
-async def test_any_name_can_be_watched(server: Server, name: str) -> None:
+async def test_any_quoted_name_can_be_watched(server: Server, name: str) -> None:
     view = await server.view(name, (("Id", "int4"), ('od"d; name', "text")), ANN)
     async with reading(source(server), view.name) as stream:
         await stream.until_state(ANN)
         assert [column.name for column in stream.columns] == ["Id", 'od"d; name']
 
 
-async def test_an_unquoted_name_is_folded_to_lower_case(server: Server) -> None:
+async def test_unquoted_name_is_folded_to_lower_case(server: Server) -> None:
     view = await server.view("late_orders", COLUMNS, ANN)
     async with reading(source(server), view.name.replace("late_orders", "Late_ORDERS")) as stream:
         await stream.until_state(ANN)
 
 
-async def test_a_query_can_be_watched(server: Server) -> None:
+async def test_query_can_be_watched(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN, BOB)
     async with reading(source(server), Subject(query=f"SELECT name FROM {view.name} ;\n")) as stream:
         await stream.until_state(("Ann",), ("Bob",))
@@ -328,12 +329,12 @@ async def test_a_query_can_be_watched(server: Server) -> None:
 @pytest.mark.parametrize(
     "name", ["", "a.b.c.d", 'a"b', '"', '""', "a;b", "1a", "a b", "a.", ".a", 'a."b', "a--", "a(1)"]
 )
-def test_what_is_no_name_is_refused(name: str) -> None:
+def test_invalid_relation_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is no relation name"):
         relation(name)
 
 
-async def test_columns_and_a_sample_can_be_had_without_subscribing(server: Server) -> None:
+async def test_columns_and_sample_without_subscription(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     asked = source(server)
     columns = await asked.describe(Subject(relation=view.name))
@@ -361,7 +362,7 @@ async def test_other_time_zone_of_session_is_set_back(
     assert refused or """SET "TimeZone" = 'UTC'""" in double.statements
 
 
-async def test_the_cluster_and_further_settings_reach_the_session(double: MaterializeDouble) -> None:
+async def test_settings_reach_the_session(double: MaterializeDouble) -> None:
     double.create("public.orders", COLUMNS, rows=[ANN])
     double.create_cluster("side line")
     config = DoubleServer(double).config(cluster="quickstart", isolation="serializable", options={"search_path": "a b"})

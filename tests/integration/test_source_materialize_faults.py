@@ -48,12 +48,12 @@ async def gone(double: MaterializeDouble) -> None:
 # Names, rights and definitions.
 
 
-async def test_a_missing_view_is_named(server: Server) -> None:
+async def test_missing_view_is_named(server: Server) -> None:
     error = await error_of(source(server), "public.nonesuch")
     check(error, SourceReason.MISSING, "public.nonesuch", server.config().display)
 
 
-async def test_a_missing_right_names_role_and_view(server: Server) -> None:
+async def test_missing_privilege_names_role_and_view(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     role = await server.role()
     await view.deny(role)
@@ -65,7 +65,7 @@ async def test_a_missing_right_names_role_and_view(server: Server) -> None:
     check(error, SourceReason.PERMISSION, "permission denied", role)
 
 
-async def test_a_wrong_password_is_told_and_not_shown() -> None:
+async def test_wrong_password_is_reported_without_it() -> None:
     async with MaterializeDouble() as double:
         double.passwords["ann"] = "right"
         double.create(ORDERS, COLUMNS, rows=[ANN])
@@ -78,7 +78,7 @@ async def test_a_wrong_password_is_told_and_not_shown() -> None:
             await stream.until_state(ANN)
 
 
-async def test_a_dropped_view_ends_the_stream(server: Server) -> None:
+async def test_dropped_view_ends_stream(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     async with reading(source(server), view.name) as stream:
         await stream.next()
@@ -87,7 +87,8 @@ async def test_a_dropped_view_ends_the_stream(server: Server) -> None:
     check(await error_of(source(server), view.name), SourceReason.MISSING)
 
 
-async def test_a_replaced_view_ends_the_stream_and_the_next_one_has_its_columns(server: Server) -> None:
+async def test_replaced_view_ends_stream(server: Server) -> None:
+    """The next stream has the new columns."""
     view = await server.view("orders", COLUMNS, ANN)
     async with reading(source(server), view.name) as stream:
         await stream.next()
@@ -98,7 +99,7 @@ async def test_a_replaced_view_ends_the_stream_and_the_next_one_has_its_columns(
         assert [column.name for column in stream.columns] == ["id", "name", "town"]
 
 
-async def test_a_row_error_ends_the_stream_and_forbids_a_resume(server: Server) -> None:
+async def test_row_error_ends_stream_and_forbids_resume(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     asked = source(server)
     async with reading(asked, view.name) as stream:
@@ -174,13 +175,13 @@ async def test_dropped_objects_end_streams_as_dropped(release: str) -> None:
         check(await error_of(source(double), ORDERS), SourceReason.MISSING)
 
 
-async def test_without_a_replica_the_source_counts_as_stalled(double: MaterializeDouble) -> None:
+async def test_cluster_without_replica_is_a_stall(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
     double.scale("quickstart", 0)
     check(await error_of(source(double), ORDERS), SourceReason.STALLED, "no replicas available")
 
 
-async def test_a_dropped_cluster_ends_the_stream(double: MaterializeDouble) -> None:
+async def test_dropped_cluster_ends_stream(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
     async with reading(source(double), ORDERS) as stream:
         await stream.next()
@@ -191,7 +192,7 @@ async def test_a_dropped_cluster_ends_the_stream(double: MaterializeDouble) -> N
 # Silence.
 
 
-async def test_silence_is_a_stall_within_the_progress_timeout(double: MaterializeDouble) -> None:
+async def test_silence_is_stall_after_progress_timeout(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
     async with reading(source(double, progress_timeout="600ms", stale_after="1s"), ORDERS) as stream:
         await stream.next()
@@ -202,7 +203,7 @@ async def test_silence_is_a_stall_within_the_progress_timeout(double: Materializ
     await gone(double)
 
 
-async def test_silence_at_the_start_is_a_stall_within_the_snapshot_timeout(double: MaterializeDouble) -> None:
+async def test_silence_at_start_is_stall_after_snapshot_timeout(double: MaterializeDouble) -> None:
     """A lost replica still gives the first progress row: it must not pass for life."""
     double.create(ORDERS, COLUMNS, rows=[ANN])
     double.silence()
@@ -210,7 +211,7 @@ async def test_silence_at_the_start_is_a_stall_within_the_snapshot_timeout(doubl
     check(error, SourceReason.STALLED, "no complete snapshot for 0.5 s")
 
 
-async def test_a_slow_trickle_is_no_stall(double: MaterializeDouble) -> None:
+async def test_slow_snapshot_is_no_stall(double: MaterializeDouble) -> None:
     rows: list[TextRow] = [(str(number), "x" * 40) for number in range(60)]
     double.create(ORDERS, COLUMNS, rows=rows)
     slow = source(double, snapshot_timeout="1s", progress_timeout="1s", stale_after="1s")
@@ -221,7 +222,7 @@ async def test_a_slow_trickle_is_no_stall(double: MaterializeDouble) -> None:
     assert time.monotonic() - began > 1.0
 
 
-async def test_a_first_progress_row_in_the_future_is_a_fault(double: MaterializeDouble) -> None:
+async def test_first_progress_row_in_future_is_fault(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
     double.ahead = 3_600_000
     error = await error_of(source(double), ORDERS)
@@ -235,7 +236,7 @@ async def test_a_first_progress_row_in_the_future_is_a_fault(double: Materialize
     check(error, SourceReason.FUTURE, "ahead of this machine's clock", resume=False)
 
 
-async def test_a_clock_that_is_a_little_ahead_is_no_fault(double: MaterializeDouble) -> None:
+async def test_clock_slightly_ahead_is_no_fault(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
     double.ahead = 300
     async with reading(source(double, max_ahead="5s"), ORDERS) as stream:
@@ -245,7 +246,7 @@ async def test_a_clock_that_is_a_little_ahead_is_no_fault(double: MaterializeDou
 # Connections.
 
 
-async def test_a_killed_server_is_a_lost_connection_and_comes_back(double: MaterializeDouble) -> None:
+async def test_killed_server_loses_connection_and_returns(double: MaterializeDouble) -> None:
     view = double.create(ORDERS, COLUMNS, retain=None, rows=[ANN])
     asked = source(double)
     async with reading(asked, ORDERS) as stream:
@@ -261,7 +262,7 @@ async def test_a_killed_server_is_a_lost_connection_and_comes_back(double: Mater
         await stream.until_state(ANN, BOB)
 
 
-async def test_a_server_that_accepts_and_never_answers_is_given_up(double: MaterializeDouble) -> None:
+async def test_server_that_never_answers_times_out(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
     double.deaf = True
     began = time.monotonic()
@@ -270,7 +271,7 @@ async def test_a_server_that_accepts_and_never_answers_is_given_up(double: Mater
     await gone(double)
 
 
-async def test_a_name_that_does_not_resolve_is_a_failed_connection() -> None:
+async def test_unresolved_host_is_failed_connection() -> None:
     error = await error_of(Materialize("mz", settings("host=no.such.host.invalid user=ann")), ORDERS)
     check(error, SourceReason.CONNECT, "ann@no.such.host.invalid:6875")
 
@@ -278,7 +279,7 @@ async def test_a_name_that_does_not_resolve_is_a_failed_connection() -> None:
 NASTY: tuple[TextRow, ...] = (("1", "a\tb\nc\\d"), ("2", None), ("3", "üñ😀"), ("4", ""))
 
 
-async def test_a_stream_cut_at_any_byte_gives_no_wrong_row_and_no_hang(double: MaterializeDouble) -> None:
+async def test_stream_cut_at_any_byte_gives_no_wrong_row(double: MaterializeDouble) -> None:
     """A half line taken for a whole one, or rows of an open batch handed out, would show as a wrong state."""
     double.progress_interval = 0.01
     double.create(ORDERS, COLUMNS, rows=NASTY)
@@ -301,7 +302,7 @@ async def test_a_stream_cut_at_any_byte_gives_no_wrong_row_and_no_hang(double: M
     await gone(double)
 
 
-async def test_a_stream_cut_within_a_change_gives_the_whole_change_or_nothing(double: MaterializeDouble) -> None:
+async def test_stream_cut_within_change_gives_all_or_nothing(double: MaterializeDouble) -> None:
     double.progress_interval = 0.01
     view = double.create(ORDERS, COLUMNS, rows=[ANN])
     asked = source(double)
@@ -321,7 +322,7 @@ async def test_a_stream_cut_within_a_change_gives_the_whole_change_or_nothing(do
     await gone(double)
 
 
-async def test_giving_up_a_stream_closes_its_connection_at_the_server(double: MaterializeDouble) -> None:
+async def test_cancelled_stream_closes_its_connection(double: MaterializeDouble) -> None:
     view = double.create(ORDERS, COLUMNS, rows=[ANN])
     reached = asyncio.Event()
 
@@ -341,7 +342,7 @@ async def test_giving_up_a_stream_closes_its_connection_at_the_server(double: Ma
     await gone(double)
 
 
-async def test_giving_up_in_the_middle_of_connecting_leaves_no_connection(double: MaterializeDouble) -> None:
+async def test_cancelled_connect_leaves_no_connection(double: MaterializeDouble) -> None:
     double.create(ORDERS, COLUMNS, rows=[ANN])
     double.deaf = True
     task = asyncio.create_task(error_of(source(double), ORDERS))
@@ -352,7 +353,7 @@ async def test_giving_up_in_the_middle_of_connecting_leaves_no_connection(double
     await gone(double)
 
 
-async def test_no_connection_is_left_behind_by_any_failure(double: MaterializeDouble) -> None:
+async def test_no_failure_leaves_a_connection(double: MaterializeDouble) -> None:
     view = double.create(ORDERS, COLUMNS, rows=[ANN])
     asked = source(double)
     for _ in range(5):
@@ -367,7 +368,7 @@ async def test_no_connection_is_left_behind_by_any_failure(double: MaterializeDo
     await gone(double)
 
 
-async def test_sixty_streams_at_once_all_get_their_changes(double: MaterializeDouble) -> None:
+async def test_sixty_streams_all_get_their_changes(double: MaterializeDouble) -> None:
     views = [double.create(f"public.v{number}", COLUMNS, rows=[ANN]) for number in range(60)]
     asked = source(double)
 
@@ -381,7 +382,7 @@ async def test_sixty_streams_at_once_all_get_their_changes(double: MaterializeDo
     await gone(double)
 
 
-async def test_a_large_snapshot_leaves_the_event_loop_its_turns(
+async def test_large_snapshot_yields_to_event_loop(
     double: MaterializeDouble, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not a timed test: the longest hold is printed. It fails only where nothing else ran at all."""
