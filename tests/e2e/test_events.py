@@ -212,9 +212,7 @@ time.time = lambda: real() + float(os.environ["AHEAD"])
 """A module that sets the wall clock of a process ahead by so many seconds."""
 
 
-async def test_digest_by_group_survives_restart(
-    scenario: Scenario,
-) -> None:
+async def test_digest_by_group_survives_restart(scenario: Scenario) -> None:
     """Events of one interval are merged by group and sent at its end."""
     (scenario.directory / "sitecustomize.py").write_text(AHEAD)
     scenario.alert["notify"] = [{"channel": "hook", "interval": "24h", "group_by": ["severity"]}]

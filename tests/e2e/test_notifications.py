@@ -40,9 +40,7 @@ async def test_recipients_of_settings_and_row_get_one_each(
         assert sorted(each.subscriber_id for each in scenario.inbox.messages()) == ["a", "b", "c"]
 
 
-async def test_alert_without_recipient_becomes_dead_letter(
-    scenario: Scenario,
-) -> None:
+async def test_alert_without_recipient_becomes_dead_letter(scenario: Scenario) -> None:
     scenario.novu["recipients"] = [{"column": "people"}]
     scenario.alert["notify"] = ["novu"]
     async with scenario.run() as tocsin:
