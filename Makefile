@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 # Files that are checked for the words in tools/words.
-PLAIN  := Makefile examples SECURITY.md CHANGELOG.md alertmanager grafana prometheus docs ':!docs/acceptance.md' ':!docs/settings.md' \
+PLAIN  := Makefile examples SECURITY.md CHANGELOG.md alertmanager grafana prometheus docs ':!docs/settings.md' \
           ':!docs/metrics.md' ':!docs/stack.md' ':!docs/from-the-environment.md'
 
 .DEFAULT_GOAL := help
