@@ -93,7 +93,7 @@ class SourceReason(StrEnum):
 
 
 class RefusedReason(StrEnum):
-    """Why something that a source delivered is no event; the values are metric labels."""
+    """Why something that a source delivered is not a valid event; the values are metric labels."""
 
     MALFORMED = "malformed"
     TOO_LARGE = "too_large"
@@ -101,17 +101,29 @@ class RefusedReason(StrEnum):
 
 
 class SourceError(TocsinError):
-    """A source cannot be read any further. Every one is retried with backoff.
+    """A source cannot be read any further. Every one is retried with backoff. Its text is `server: message; fix`."""
 
-    `resume`: whether the next attempt may ask for the history since the frontier. Without it, rows that came and went
-    in between are lost, so it is false only where a resume is known to fail again: after a row error, an `AS OF` whose
-    span touches the error fails though the view is healthy (seen on a live Materialize).
-    `wait`: seconds to wait at least before the next attempt, where the server counts reconnections against us.
-    """
+    def __init__(
+        self,
+        message: str,
+        reason: SourceReason,
+        *,
+        server: str = "",
+        fix: str = "",
+        resume: bool = True,
+        wait: float = 0.0,
+    ) -> None:
+        """`message`: what is wrong. `server`: where, without secrets. `fix`: what to do.
 
-    def __init__(self, message: str, reason: SourceReason, *, resume: bool = True, wait: float = 0.0) -> None:
-        super().__init__(message)
+        `resume`: whether the next attempt may ask for the history since the frontier. Without history, rows that came
+        and went in between are lost, so it is False only where a resume is known to fail again: after a row error, an
+        `AS OF` whose span contains the error fails although the view is healthy (seen on a live Materialize).
+        `wait`: seconds to wait at least before the next attempt, where the server counts reconnections.
+        """
+        super().__init__((f"{server}: " if server else "") + message + (f"; {fix}" if fix else ""))
         self.reason = reason
+        self.server = server
+        self.fix = fix
         self.resume = resume
         self.wait = wait
 

@@ -17,7 +17,7 @@ from tocsin.firing.canonical import Respelling
 from tocsin.model import Row
 from tocsin.postgres import relation
 from tocsin.sources.base import Subject
-from tocsin.sources.materialize import Materialize, _Assembler
+from tocsin.sources.materialize import Assembler, Materialize
 
 COLUMNS = (("id", "int4"), ("name", "text"))
 ANN: TextRow = ("1", "Ann")
@@ -138,8 +138,8 @@ def test_progress_at_as_of_closes_nothing(cut: int) -> None:
     progress = b"%d\tt\t\\N\t\\N\n"
     lines = [progress % 5, b"5\tf\t1\ta\n", progress % 5, b"5\tf\t2\tb\n", progress % 6, progress % 7, b"8\tf\t-1\ta\n"]
     lines.append(progress % 9)
-    assembler = _Assembler(lambda _: None)
-    batches = [*assembler.take(lines[:cut]), *assembler.take(lines[cut:])]
+    assembler = Assembler()
+    batches = [*assembler.add(lines[:cut]), *assembler.add(lines[cut:])]
     first, *later = batches
     assert (first.snapshot, first.frontier) == (5, 6)
     assert list(first.updates) == [(5, 1, ("a",)), (5, 2, ("b",))]

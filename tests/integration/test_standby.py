@@ -64,7 +64,7 @@ async def test_check_names_a_standby(primary: Postgres, replica: Postgres, tmp_p
     assert await checked(tmp_path, config(primary)) == {}
     found = await checked(tmp_path, config(replica))
     assert sorted(found) == ["channels.audit", "sources.replica"]
-    assert "is a standby, which takes no LISTEN" in found["sources.replica"]
+    assert "a standby accepts no LISTEN" in found["sources.replica"]
     assert "rows are read every 1 s" in found["sources.replica"]
     assert "cannot write on a standby" in found["channels.audit"]
     assert "target_session_attrs=read-write" in found["channels.audit"]
@@ -80,12 +80,12 @@ async def test_standby_is_read_on_the_interval_until_promoted(
         with psycopg.connect(primary.dsn(), autocommit=True) as admin:
             admin.execute("INSERT INTO orders VALUES (2)")
         await tocsin.until_metric("tocsin_alert_firing", 2, alert="late")
-        assert len(tocsin.logged("which takes no LISTEN")) == 1
+        assert len(tocsin.logged("a standby accepts no LISTEN")) == 1
         status = await tocsin.json("/api/v1/status")
-        assert any("which takes no LISTEN" in warning for warning in status["warnings"])
-        assert "which takes no LISTEN" in status["alerts"][0]["message"]
+        assert any("a standby accepts no LISTEN" in warning for warning in status["warnings"])
+        assert "a standby accepts no LISTEN" in status["alerts"][0]["message"]
         assert status["alerts"][0]["state"] == "up"
-        assert "which takes no LISTEN" in (await tocsin.get("/readyz"))[1]
+        assert "a standby accepts no LISTEN" in (await tocsin.get("/readyz"))[1]
 
         with psycopg.connect(replica.dsn(), autocommit=True) as admin:
             admin.execute("SELECT pg_promote()")

@@ -1,38 +1,52 @@
 """How the ids in a plan are read, and which changes of them mean that a subscription reads something else."""
 
+import json
+import re
 from collections.abc import Sequence
+from types import SimpleNamespace
 
+import psycopg
 import pytest
 from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
-from tocsin.sources.identity import Answers, Identity, Watched, object_ids
+from tocsin.model import Row
+from tocsin.sources.identity import Identity, Subscription, object_ids
 
 HOME = '{"name": "quickstart"}'
 
 
-class Told(Answers):
-    """Answers that a test decides. `there`: the ids of objects that exist, beside those that names refer to."""
+class Catalog:
+    """The objects and the cluster that names refer to. `there`: the ids of other objects that exist."""
 
     def __init__(self, *objects: str, there: Sequence[str] = (), cluster: str = HOME) -> None:
-        self._identity = Identity(objects=objects, cluster=cluster)
-        self._there = {*objects, *there}
+        self.objects = objects
+        self.there = {*objects, *there}
+        self.cluster = cluster
 
-    async def identity(self, target: sql.Composable) -> Identity:
-        return self._identity
+    async def query(self, statement: sql.Composable) -> list[Row]:
+        text = statement.as_string(None)
+        if "INSIGHTS" in text:
+            return [(json.dumps({"cluster": json.loads(self.cluster)}),)]
+        asked = re.search(r"\[(\w+) AS", text)
+        if asked is not None and asked[1] not in self.there:
+            raise NoSuchId
+        ids = [asked[1]] if asked else self.objects
+        return [(json.dumps([{"Global": {"User": int(one[1:])}} for one in ids]),)]
 
-    async def exists(self, object_id: str) -> bool:
-        return object_id in self._there
+
+class NoSuchId(psycopg.DatabaseError):
+    diag = SimpleNamespace(message_primary="invalid id u1")  # type: ignore[assignment]
 
 
-async def verdicts(known: Identity | None, *rounds: Told) -> list[str]:
+async def verdicts(known: Identity | None, *rounds: Catalog) -> list[str]:
     """What the checks of so many rounds say: empty, or why the subscription ends."""
     ended: list[SourceError] = []
-    watched = Watched(target=sql.SQL("v"), known=known, interrupt=ended.append)
+    subscription = Subscription(target=sql.SQL("v"), known=known, interrupt=ended.append)
     said = []
-    for answers in rounds:
+    for catalog in rounds:
         ended.clear()
-        await watched.check(answers, "mz")
+        await subscription.check(catalog.query, "mz")
         assert all(error.reason is SourceReason.REPLACED and error.resume for error in ended)
         said.append(str(ended[0]) if ended else "")
     return said
@@ -56,25 +70,25 @@ def test_plan_names_objects_in_order() -> None:
 
 async def test_same_objects_mean_nothing_happened() -> None:
     """However often they are asked for."""
-    assert await verdicts(Identity(("u1", "u2"), HOME), Told("u1", "u2"), Told("u1", "u2")) == ["", ""]
+    assert await verdicts(Identity(("u1", "u2"), HOME), Catalog("u1", "u2"), Catalog("u1", "u2")) == ["", ""]
 
 
 async def test_exchanged_names_of_one_query_are_noticed() -> None:
     """A query on two views whose names are swapped reads the same two objects, in the other order."""
     before = Identity(("u1", "u2"), HOME)
-    assert "another object" in (await verdicts(before, Told("u1", "u2"), Told("u2", "u1")))[-1]
+    assert "another object" in (await verdicts(before, Catalog("u1", "u2"), Catalog("u2", "u1")))[-1]
 
 
 async def test_one_name_of_many_is_enough() -> None:
     """The other object of the query got a replacement meanwhile."""
     before = Identity(("u1", "u2"), HOME)
-    told = Told("u8", "u9", there=["u2"])
-    assert "another object" in (await verdicts(before, Told("u1", "u2"), told))[-1]
+    catalog = Catalog("u8", "u9", there=["u2"])
+    assert "another object" in (await verdicts(before, Catalog("u1", "u2"), catalog))[-1]
 
 
 async def test_id_that_is_gone_is_an_applied_replacement() -> None:
     """Also the second one, and a swap after both is noticed."""
-    rounds = Told("u1"), Told("u3"), Told("u5"), Told("u6", there=["u5"])
+    rounds = Catalog("u1"), Catalog("u3"), Catalog("u5"), Catalog("u6", there=["u5"])
     *quiet, last = await verdicts(Identity(("u1",), HOME), *rounds)
     assert quiet == ["", "", ""]
     assert "another object" in last
@@ -82,18 +96,18 @@ async def test_id_that_is_gone_is_an_applied_replacement() -> None:
 
 async def test_id_that_never_was_an_object_proves_nothing() -> None:
     """A plan may name a version of a table, which has no object of its id: then a change is taken for a swap."""
-    table = Told("u7")
-    table._there.clear()
-    assert (await verdicts(Identity(("u7",), HOME), table, Told("u8")))[0] == ""
-    assert "another object" in (await verdicts(Identity(("u7",), HOME), table, Told("u8")))[1]
+    table = Catalog("u7")
+    table.there.clear()
+    assert (await verdicts(Identity(("u7",), HOME), table, Catalog("u8")))[0] == ""
+    assert "another object" in (await verdicts(Identity(("u7",), HOME), table, Catalog("u8")))[1]
 
 
 @pytest.mark.parametrize("cluster", ['{"name": "other"}', "null"])
 async def test_another_cluster_is_noticed(cluster: str) -> None:
     """Though the objects are the same."""
-    assert "another cluster" in (await verdicts(Identity(("u1",), HOME), Told("u1", cluster=cluster)))[0]
+    assert "another cluster" in (await verdicts(Identity(("u1",), HOME), Catalog("u1", cluster=cluster)))[0]
 
 
 async def test_unknown_beginning_counts_as_changed() -> None:
     """Nothing can say what the subscription reads."""
-    assert "not known" in (await verdicts(None, Told("u1")))[0]
+    assert "not known" in (await verdicts(None, Catalog("u1")))[0]

@@ -1,90 +1,85 @@
-"""What the names in a Materialize subscription refer to now.
+"""Notices when the names in a Materialize subscription come to refer to other objects.
 
 A running SUBSCRIBE reads the objects that its names referred to when it began. After a rename, a swap of schemas or a
-swap of clusters it goes on with those, and nothing in the stream says so. So one connection per source asks, for every
-running subscription, what the names refer to now.
+swap of clusters it goes on with those, and nothing in the stream says so. So one connection per source asks again and
+again what the names of every running subscription refer to.
 
-The questions are EXPLAIN statements, since Materialize answers them from memory: they wait for no cluster (a lookup in
-mz_objects waits for the replica of mz_catalog_server, and took up to 170 s on a busy server) and need no privilege on
-the objects. A plan names ids. `ALTER MATERIALIZED VIEW ... APPLY REPLACEMENT` gives a view another id, keeps its oid,
-and running subscriptions go on with the new contents: then the old id is gone. After a rename or a swap the object with
-the old id still exists.
+It asks with EXPLAIN, which Materialize answers from memory: it waits for no cluster (a lookup in mz_objects waits for
+the replica of mz_catalog_server, up to 170 s on a busy server) and needs no privilege on the objects. A plan contains
+the ids of objects. `ALTER MATERIALIZED VIEW ... APPLY REPLACEMENT` gives a view another id, keeps its oid, and running
+subscriptions go on with the new contents: then no object has the old id any more. After a rename or a swap the object
+with the old id still exists.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import psycopg
 import structlog
 from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
+from tocsin.model import Row
 from tocsin.sources.settings import MaterializeConfig
 from tocsin.sources.wire import Wire, connect, statement_error
 
 log = structlog.get_logger(__name__)
 
-_INVALID_ID = "invalid id "
-"""How the server begins to say that no object has an id (XX000, like most of its errors)."""
+Query: TypeAlias = Callable[[sql.Composable], Awaitable[list[Row]]]
+"""Runs a statement. Raises psycopg.Error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the names in a subscription refer to at one moment.
-
-    `objects`: ids such as `u7`, in the order of the plan, so that two objects that swap their names show. `cluster`: id
-    and name of the cluster that the session's setting names.
-    """
+    """What the names in a subscription refer to at one moment."""
 
     objects: tuple[str, ...]
+    """Ids such as `u7`, in the order of the plan, so that two objects that swap their names are noticed."""
     cluster: str
+    """Id and name of the cluster that the session's setting names, as JSON."""
 
 
-class Answers:
-    """What the server answers over one connection in one round of checks. Equal questions are asked once."""
+async def identity(query: Query, target: sql.Composable) -> Identity:
+    """What the names in `target` (a relation, or a query in parentheses) refer to now.
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._plans: dict[str, object] = {}
+    Raises psycopg.Error, and ValueError, LookupError or TypeError for a plan that cannot be read.
+    """
+    # Not `SELECT 1`: a query without a function runs on mz_catalog_server, whatever the session's cluster is.
+    insights = await _plan(query, sql.SQL("EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 + 1"))
+    if not isinstance(insights, dict):
+        raise TypeError("not an object")
+    cluster = json.dumps(insights["cluster"], sort_keys=True)
+    return Identity(objects=await _objects(query, target), cluster=cluster)
 
-    async def identity(self, target: sql.Composable) -> Identity:
-        """What the names in `target` (a relation, or a query in parentheses) refer to now. Raises psycopg.Error."""
-        return Identity(objects=await self._objects(target), cluster=await self._cluster())
 
-    async def exists(self, object_id: str) -> bool:
-        """Whether an object has this id, whatever its name is. Raises psycopg.Error."""
-        # The server wants a name with a schema here, and takes any.
-        target = sql.SQL("[{} AS {}]").format(sql.SQL(object_id), sql.Identifier("any", "name"))
-        try:
-            await self._objects(target)
-        except psycopg.errors.InsufficientPrivilege:
-            return True  # it lies in a schema that is closed to the role
-        except psycopg.DatabaseError as error:
-            if (error.diag.message_primary or "").startswith(_INVALID_ID):
-                return False
-            raise
-        return True
+async def exists(query: Query, object_id: str) -> bool:
+    """Whether an object has this id, whatever its name is. Raises as `identity` does."""
+    # The server wants a name with a schema here, and accepts any.
+    target = sql.SQL("[{} AS {}]").format(sql.SQL(object_id), sql.Identifier("any", "name"))
+    try:
+        await _objects(query, target)
+    except psycopg.errors.InsufficientPrivilege:
+        return True  # in a schema that the role may not use
+    except psycopg.DatabaseError as error:
+        # The server's own words: the SQLSTATE is XX000, as for most of its errors.
+        if (error.diag.message_primary or "").startswith("invalid id "):
+            return False
+        raise
+    return True
 
-    async def _objects(self, target: sql.Composable) -> tuple[str, ...]:
-        plan = await self._plan(sql.SQL("EXPLAIN RAW PLAN AS JSON FOR SELECT * FROM {}").format(target))
-        return tuple(object_ids(plan))
 
-    async def _cluster(self) -> str:
-        # Not `SELECT 1`: a query without a function runs on mz_catalog_server, whatever the session's cluster is.
-        plan = await self._plan(sql.SQL("EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 + 1"))
-        if not isinstance(plan, dict):
-            raise TypeError("no object")
-        return json.dumps(plan["cluster"], sort_keys=True)
+async def _objects(query: Query, target: sql.Composable) -> tuple[str, ...]:
+    plan = await _plan(query, sql.SQL("EXPLAIN RAW PLAN AS JSON FOR SELECT * FROM {}").format(target))
+    return tuple(object_ids(plan))
 
-    async def _plan(self, statement: sql.Composable) -> object:
-        text = statement.as_string(None)
-        if text not in self._plans:
-            rows = await self._wire.query(statement)
-            self._plans[text] = json.loads(rows[0][0] or "null")
-        return self._plans[text]
+
+async def _plan(query: Query, statement: sql.Composable) -> object:
+    rows = await query(statement)
+    return json.loads(rows[0][0] or "null")
 
 
 def object_ids(plan: object) -> Iterator[str]:
@@ -102,49 +97,46 @@ def object_ids(plan: object) -> Iterator[str]:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Watched:
-    """A running subscription whose names are checked.
-
-    `known`: what the names referred to before it began; None: not known. `interrupt` ends the subscription. `report`
-    receives the outcome of each check: why it failed, or an empty text.
-    """
+class Subscription:
+    """A running subscription whose names are checked."""
 
     target: sql.Composable
     known: Identity | None
+    """What the names referred to before it began; None: not known."""
     interrupt: Callable[[SourceError], None]
+    """Ends the subscription with an error."""
     report: Callable[[str], None] = lambda _: None
-    _verified: set[str] = field(default_factory=set)  # ids seen to be those of objects, so that their end can be seen
+    """Called after each check with the reason why it failed, or an empty text."""
+    _verified: set[str] = field(default_factory=set)
+    """Ids that were seen to be those of objects, so that it can be seen when an object is gone."""
 
-    async def check(self, answers: Answers, display: str) -> None:
-        """Compare what the names refer to now with what the subscription reads. Raises psycopg.Error, ValueError."""
-        now = await answers.identity(self.target)
+    async def check(self, query: Query, server: str) -> None:
+        """Compare what the names refer to now with what the subscription reads. Raises as `identity` does."""
+        now = await identity(query, self.target)
         if self.known is None:
-            self._replaced(display, "what the names referred to when the subscription began is not known")
+            self._replaced(server, "it is not known what the names referred to when the subscription began")
         elif now.cluster != self.known.cluster:
-            self._replaced(display, "the name of the cluster now refers to another cluster")
-        elif await self._kept(answers, now):
+            self._replaced(server, "the name of the cluster now refers to another cluster")
+        elif await self._same_objects(self.known.objects, now.objects, query):
             self.known = now
         else:
-            self._replaced(display, "the name now refers to another object")
+            self._replaced(server, "the name now refers to another object")
 
-    async def _kept(self, answers: Answers, now: Identity) -> bool:
-        """Whether the subscription still reads what the names refer to."""
-        assert self.known is not None
-        before = self.known.objects
-        if len(before) != len(now.objects):
+    async def _same_objects(self, before: tuple[str, ...], now: tuple[str, ...], query: Query) -> bool:
+        if len(before) != len(now):
             return False
-        for old, new in zip(before, now.objects, strict=True):
-            # Gone, while the subscription goes on: a replacement was applied. If the object was dropped instead, the
-            # server ends the subscription itself.
-            if old != new and (old not in self._verified or await answers.exists(old)):
+        for old, new in zip(before, now, strict=True):
+            # Other id, and the old one is gone: a replacement was applied. Had the object been dropped instead, the
+            # server would end the subscription itself.
+            if old != new and (old not in self._verified or await exists(query, old)):
                 return False
-        for one in {*now.objects} - self._verified:
-            if await answers.exists(one):
+        for one in {*now} - self._verified:
+            if await exists(query, one):
                 self._verified.add(one)
         return True
 
-    def _replaced(self, display: str, why: str) -> None:
-        self.interrupt(SourceError(f"{display}: {why}; subscribing again", SourceReason.REPLACED))
+    def _replaced(self, server: str, why: str) -> None:
+        self.interrupt(SourceError(f"{why}; subscribing again", SourceReason.REPLACED, server=server))
 
 
 class IdentityCheck:
@@ -153,26 +145,26 @@ class IdentityCheck:
     def __init__(self, source: str, config: MaterializeConfig) -> None:
         self._source = source
         self._config = config
-        self._watched: set[Watched] = set()
-        self._new: asyncio.Queue[Watched] = asyncio.Queue()
+        self._running: set[Subscription] = set()
+        self._new: asyncio.Queue[Subscription] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._failure = ""
 
     @asynccontextmanager
-    async def watching(self, watched: Watched) -> AsyncIterator[None]:
-        """Check a subscription for the length of the block. Returns to the caller at once."""
+    async def watching(self, subscription: Subscription) -> AsyncIterator[None]:
+        """Check a subscription for the length of the block. Delays nothing."""
         if not self._config.identity_check:
             yield
             return
-        self._watched.add(watched)
-        self._new.put_nowait(watched)
+        self._running.add(subscription)
+        self._new.put_nowait(subscription)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name=f"identity check of {self._source}")
         try:
             yield
         finally:
-            self._watched.discard(watched)
-            if not self._watched and self._task is not None:
+            self._running.discard(subscription)
+            if not self._running and self._task is not None:
                 task, self._task = self._task, None
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -183,76 +175,77 @@ class IdentityCheck:
             try:
                 async with connect(self._config) as wire:
                     while True:
-                        pause = await self._round(wire)
+                        pause = await self._check_all(wire)
                         worked = True
                         await self._check_new(wire, pause)
             except (SourceError, psycopg.Error, TimeoutError, OSError) as error:
-                # A connection that worked and is lost is made again first: only if that fails, a check has failed.
+                # A lost connection is not a failed check, unless the next one fails too.
                 if not (worked and isinstance(error, psycopg.Error)):
-                    self._all_failed(str(error) or f"{self._config.display}: the server does not answer")
+                    self._failed(self._running, str(error) or f"{self._config.display}: no answer")
             except Exception as error:  # a defect must not end the checks in silence
                 log.exception("defect in the check of names", source=self._source)
-                self._all_failed(repr(error))
+                self._failed(self._running, repr(error))
             await asyncio.sleep(self._config.identity_check)
 
-    async def _round(self, wire: Wire) -> float:
-        """Check all once, and return how long to pause. Raises an error only if the connection is of no use."""
+    async def _check_all(self, wire: Wire) -> float:
+        """Check every subscription once. Returns how long to pause. Raises an error only for a useless connection."""
         clock = asyncio.get_running_loop().time
         began = clock()
-        answers = Answers(wire)
+        answers: dict[str, list[Row]] = {}
+
+        async def query(statement: sql.Composable) -> list[Row]:
+            """Ask each question once, whatever the number of alerts."""
+            text = statement.as_string(None)
+            if text not in answers:
+                answers[text] = await wire.query(statement)
+            return answers[text]
+
         while not self._new.empty():
             self._new.get_nowait()
-        failures = [await self._check(answers, watched) for watched in list(self._watched)]
-        if not any(failures):
-            self._works()
+        succeeded = [await self._check(query, subscription) for subscription in list(self._running)]
+        if all(succeeded):
+            if self._failure:
+                log.info("names can be checked again", source=self._source)
+            self._failure = ""
         # A slow server is left alone for as long as it took to answer.
         return max(self._config.identity_check, clock() - began)
 
     async def _check_new(self, wire: Wire, seconds: float) -> None:
-        """For so long, check new subscriptions at once: what their ids are has to be known before they change."""
+        """For so long, check new subscriptions at once: their ids must be known before they change."""
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         while (left := end - clock()) > 0:
             try:
-                watched = await asyncio.wait_for(self._new.get(), left)
+                subscription = await asyncio.wait_for(self._new.get(), left)
             except TimeoutError:
                 return
-            if watched in self._watched:
-                await self._check(Answers(wire), watched)
+            if subscription in self._running:
+                await self._check(wire.query, subscription)
 
-    async def _check(self, answers: Answers, watched: Watched) -> bool:
-        """Check one subscription; says whether the check failed."""
-        display = self._config.display
+    async def _check(self, query: Query, subscription: Subscription) -> bool:
+        """Check one subscription. Returns whether the check succeeded."""
+        server = self._config.display
         try:
             async with asyncio.timeout(self._config.connect_timeout):
-                await watched.check(answers, display)
+                await subscription.check(query, server)
         except psycopg.Error as error:
             if error.sqlstate is None:
                 raise
-            found = statement_error(error, display)
-            if found.reason is SourceReason.MISSING:
-                # The stream's own end, which says the same of a dropped object, may come a moment later.
-                watched.interrupt(SourceError(f"{found}: it was dropped or renamed", SourceReason.DROPPED))
-            else:
-                self._failed([watched], str(found))
-                return True
+            found = statement_error(error, server)
+            if found.reason is not SourceReason.MISSING:
+                self._failed([subscription], str(found))
+                return False
+            # The stream's own end, which says the same of a dropped object, may come a moment later.
+            subscription.interrupt(SourceError(f"{found}: it was dropped or renamed", SourceReason.DROPPED))
         except (ValueError, LookupError, TypeError) as error:
-            self._failed([watched], f"{display}: the plan of the names cannot be read: {error!r}")
-            return True
-        watched.report("")
-        return False
+            self._failed([subscription], f"{server}: the plan of the names cannot be read: {error!r}")
+            return False
+        subscription.report("")
+        return True
 
-    def _all_failed(self, why: str) -> None:
-        self._failed(list(self._watched), why)
-
-    def _failed(self, affected: list[Watched], why: str) -> None:
-        for watched in affected:
-            watched.report(why)
+    def _failed(self, affected: "set[Subscription] | list[Subscription]", why: str) -> None:
+        for subscription in list(affected):
+            subscription.report(why)
         if affected and not self._failure:
             log.warning("names cannot be checked", source=self._source, error=why)
         self._failure = why
-
-    def _works(self) -> None:
-        if self._failure:
-            log.info("names can be checked again", source=self._source)
-        self._failure = ""

@@ -1,8 +1,7 @@
-"""PostgreSQL: the same alert on a plain relation or query, read on an interval and whenever a NOTIFY comes.
+"""PostgreSQL: an alert on a relation or query that is read on an interval, and at once on a NOTIFY.
 
-PostgreSQL keeps no history of a query's result, so every reading is a snapshot that the firing set compares itself
-with: a row that comes and goes between two readings is not seen. A trigger with NOTIFY makes that span as short as a
-statement.
+PostgreSQL keeps no history of a query's result, so every reading is a snapshot that is compared with the one before. A
+row that comes and goes between two readings is not seen; a trigger with NOTIFY makes that time as short as a statement.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from tocsin.sources.settings import PostgresConfig as Config
 from tocsin.sources.wire import Wire, connect, fields, translated
 
 _PROMOTED = sql.SQL("SELECT pg_is_in_recovery()")
-"""Gives `f` once a standby has become a primary. LISTEN itself would leave an error in the log of a standby."""
+"""`f` once a standby has become a primary. A LISTEN would leave an error in the log of a standby."""
 _CLOCK = sql.SQL("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
 
 
@@ -31,7 +30,7 @@ def build(name: str, config: Config) -> "Postgres":
 
 
 class Postgres:
-    """A PostgreSQL server. See `tocsin.sources.Source`."""
+    """A PostgreSQL server. See `tocsin.sources.base.Source`."""
 
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
@@ -61,8 +60,8 @@ class Postgres:
         return rows[0] if rows else None
 
     async def verify(self, names: Sequence[str]) -> list[str]:
-        """Whether the server takes LISTEN, as sentences: empty if it does. `names`: of events, which this source has
-        not. That no server answers is known from `describe`."""
+        """Whether the server accepts LISTEN, as sentences: empty if it does. `names`: of events, which this source does
+        not have. `describe` reports a server that does not answer."""
         del names
         if not self._config.notify:
             return []
@@ -74,7 +73,7 @@ class Postgres:
         except SourceError as error:
             unknown = (SourceReason.CONNECT, SourceReason.AUTH, SourceReason.DISCONNECTED)
             return [] if error.reason in unknown else [str(error)]
-        return [] if listening else [_deaf(self._config)]
+        return [] if listening else [_not_listening(self._config)]
 
     async def _described(self, wire: Wire, subject: Subject) -> Columns:
         with translated(self._config.display):
@@ -83,7 +82,7 @@ class Postgres:
 
 
 async def _listen(wire: Wire, channels: Sequence[str]) -> bool:
-    """Listen to the channels. False on a standby, which gives no notifications. Raises psycopg.Error."""
+    """Listen to the channels. Returns False on a standby, which sends no notifications. Raises psycopg.Error."""
     try:
         for channel in channels:
             await wire.query(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
@@ -92,10 +91,10 @@ async def _listen(wire: Wire, channels: Sequence[str]) -> bool:
     return True
 
 
-def _deaf(config: Config) -> str:
+def _not_listening(config: Config) -> str:
     return (
-        f"{config.display} is a standby, which takes no LISTEN: no NOTIFY on {', '.join(config.notify)} calls for a"
-        f" reading, and rows are read every {config.interval:g} s; connect to the primary, or remove notify"
+        f"{config.display}: a standby accepts no LISTEN, so NOTIFY on {', '.join(config.notify)} is not received and"
+        f" rows are read every {config.interval:g} s; connect to the primary, or remove notify"
     )
 
 
@@ -131,7 +130,7 @@ class _Readings:
                         batch = await self._read(polled=polled)
                 except TimeoutError:
                     raise SourceError(
-                        f"{self._config.display}: no reading within {patience:g} s", SourceReason.STALLED
+                        f"no reading within {patience:g} s", SourceReason.STALLED, server=self._config.display
                     ) from None
             polled = True
             yield batch
@@ -142,21 +141,20 @@ class _Readings:
     async def _read(self, *, polled: bool) -> Batch:
         if not self._listening and await self._wire.query(_PROMOTED) == [("f",)]:
             self._listening = await _listen(self._wire, self._config.notify)
-        # What is notified from here on may be missed by this reading, so it calls for the next one.
+        # This reading may miss what is notified from here on, so the next one follows at once.
         self._wire.notified()
-        # The clock is read first: what the query sees is at least as new as its timestamp. Never backwards, whatever it
-        # says.
+        # The clock is read first: the rows are at least as new as the timestamp. It never goes back, whatever it says.
         stamp = max(int((await self._wire.query(_CLOCK))[0][0] or 0), self._last + 1)
         updates: list[Update] = []
         async for chunk in self._wire.copy(self._copy, limit=self._config.snapshot_timeout):
             updates.extend((stamp, 1, row) for row in fields(chunk))
-        # Asked after the rows were read: whatever changed the columns of those rows shows now.
+        # Asked after the rows were read: a change of the columns of those rows is visible now.
         if await self._wire.describe(self._select) != self.columns:
             raise SourceError(
-                f"{self._config.display}: the columns changed; reading it afresh with the new ones", SourceReason.SHAPE
+                "the columns changed; reading again with the new ones", SourceReason.SHAPE, server=self._config.display
             )
         self._last = stamp
-        note = "" if self._listening else _deaf(self._config)
+        note = "" if self._listening else _not_listening(self._config)
         return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled, note=note)
 
 
@@ -164,5 +162,5 @@ def _select(subject: Subject) -> sql.Composable:
     if subject.relation is not None:
         return sql.SQL("SELECT * FROM {}").format(relation(subject.relation))
     assert subject.query is not None
-    # A query is the operator's own SQL, taken as it stands.
+    # A query is the operator's own SQL, used as it is.
     return sql.SQL(subject.query.strip().rstrip(";"))

@@ -1,13 +1,14 @@
-"""One connection, used below psycopg's cursors: Describe without running anything, and COPY out many lines at a time.
+"""One connection to a server that speaks PostgreSQL's protocol, used below psycopg's cursors: Describe without running
+anything, and COPY of many lines at a time.
 
-psycopg's `AsyncCopy.read()` costs a coroutine a row and, when it is cancelled on a dead connection, waits for the
-server. Here a chunk of rows costs one wake-up, and giving up is closing the socket.
+psycopg's `AsyncCopy.read()` costs a coroutine per row and, when it is cancelled on a dead connection, waits for the
+server. Here a chunk of rows costs one wake-up, and the socket is closed at once.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
@@ -20,19 +21,25 @@ from tocsin.postgres import Server, about_login
 from tocsin.postgres_session import connected
 
 _SLICE = 2_000
-"""Rows handed out before other tasks get a turn; at about 2 us a row this holds the loop for some milliseconds."""
+"""Rows before other tasks get a turn. At about 2 us a row this holds the event loop for some milliseconds."""
 
 
 class Wire:
-    """A psycopg connection of which nobody else makes use while this object does."""
+    """A psycopg connection, used by no one else meanwhile."""
 
     def __init__(self, connection: "psycopg.AsyncConnection[tuple[object, ...]]") -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._readable = asyncio.Event()
+        self._interruption: SourceError | None = None
+
+    def interrupt(self, error: SourceError) -> None:
+        """End what waits for the server, now or next, with this error. The first one counts."""
+        self._interruption = self._interruption or error
+        self._readable.set()
 
     async def query(self, statement: sql.Composable) -> list[Row]:
-        """Run a statement and give its rows as text. For few rows: all of them are held."""
+        """The rows of a statement as text. For few rows: all are held in memory."""
         self._pgconn.send_query(statement.as_bytes(self._connection))
         rows: list[Row] = []
         for result in await self._results():
@@ -42,8 +49,8 @@ class Wire:
         return rows
 
     async def describe(self, statement: sql.Composable) -> Columns:
-        """The columns a statement would give (Parse and Describe; nothing is run). A missing relation or privilege
-        fails here."""
+        """The columns that a statement would return (Parse and Describe; nothing is run). Fails for a missing relation
+        or privilege."""
         self._pgconn.send_prepare(b"", statement.as_bytes(self._connection))
         await self._results()
         self._pgconn.send_describe_prepared(b"")
@@ -59,10 +66,10 @@ class Wire:
         )
 
     async def copy(self, statement: sql.Composable, *, limit: float) -> AsyncIterator[list[bytes]]:
-        """Run a `COPY ... TO STDOUT` and give its lines in chunks, as they come, until the server ends it.
+        """Run a `COPY ... TO STDOUT` and yield its lines in chunks, as they come, until the server ends it.
 
-        Raises TimeoutError if `limit` seconds pass before the server begins to answer, psycopg.Error for the rest.
-        Reads of a chunk wait without limit: the caller knows how long silence may last.
+        Raises TimeoutError if the server does not begin to answer within `limit` seconds. After that, reads wait
+        without limit: the caller knows how long silence may last.
         """
         pgconn = self._pgconn
         pgconn.send_query(statement.as_bytes(self._connection))
@@ -132,18 +139,21 @@ class Wire:
         return result
 
     async def _read(self) -> None:
-        """Wait until the server has sent something and take it in."""
+        """Wait until the server has sent something, and read it."""
         loop, descriptor = asyncio.get_running_loop(), self._pgconn.socket
-        self._readable.clear()
+        if self._interruption is None:
+            self._readable.clear()
         loop.add_reader(descriptor, self._readable.set)
         try:
             await self._readable.wait()
         finally:
             loop.remove_reader(descriptor)
+        if self._interruption is not None:
+            raise self._interruption
         self._pgconn.consume_input()
 
     async def _flush(self) -> None:
-        """Hand libpq's output to the socket. Statements are short, so this takes one call unless the peer is gone."""
+        """Write libpq's output to the socket. Statements are short, so this takes one call unless the peer is gone."""
         if self._pgconn.flush():
             await self._read()
             self._pgconn.flush()
@@ -154,7 +164,7 @@ _FAILED = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE})
 
 @asynccontextmanager
 async def connect(settings: Server) -> AsyncIterator[Wire]:
-    """A connection that is closed on the way out, whatever happened. Raises SourceError."""
+    """A connection, closed at the end of the block. Raises SourceError."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(settings.connect_timeout + 1.0):
@@ -164,30 +174,28 @@ async def connect(settings: Server) -> AsyncIterator[Wire]:
     try:
         yield Wire(connection)
     finally:
-        # Closing the socket ends the statement on the server; a polite cancel could wait for a server that is gone.
+        # Closing the socket ends the statement on the server; a cancel request could wait for a server that is gone.
         connection.pgconn.finish()
         await connection.close()
 
 
-def connect_error(error: Exception, display: str, waited: float) -> SourceError:
-    """Why there is no connection, in one line."""
+def connect_error(error: Exception, server: str, waited: float) -> SourceError:
+    """Why there is no connection, in one line. `waited`: seconds."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return SourceError(f"{display}: no answer within {waited:.0f} s", SourceReason.CONNECT)
+        return SourceError(f"no answer within {waited:.0f} s", SourceReason.CONNECT, server=server)
     text = _one_line(error)
-    if about_login(text):
-        return SourceError(f"{display}: {text}", SourceReason.AUTH)
-    return SourceError(f"{display}: {text}", SourceReason.CONNECT)
+    return SourceError(text, SourceReason.AUTH if about_login(text) else SourceReason.CONNECT, server=server)
 
 
 @contextmanager
-def translated(display: str, running: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """psycopg's errors, and a server that does not answer in time, as SourceError. `running`: see `statement_error`."""
+def translated(server: str) -> Iterator[None]:
+    """psycopg's errors, and a server that does not answer in time, as SourceError."""
     try:
         yield
     except psycopg.Error as error:
-        raise statement_error(error, display, running=running()) from None
+        raise statement_error(error, server) from None
     except TimeoutError:
-        raise SourceError(f"{display}: the server does not answer", SourceReason.STALLED) from None
+        raise SourceError("the server does not answer", SourceReason.STALLED, server=server) from None
 
 
 def _one_line(error: BaseException) -> str:
@@ -203,7 +211,7 @@ _SQLSTATES = {
     _UNDEFINED_OBJECT: SourceReason.MISSING,
     "3F000": SourceReason.MISSING,
 }
-# Materialize reports most things as XX000; the text tells them apart (every pattern from a live server's messages).
+# Materialize reports most things as XX000, so only its text tells them apart (each pattern from a live server).
 _MESSAGES = (
     (re.compile(r"unknown (catalog item|cluster|schema|database)"), SourceReason.MISSING),
     (re.compile(r"has been terminated because underlying .* was dropped"), SourceReason.DROPPED),
@@ -212,29 +220,39 @@ _MESSAGES = (
     (re.compile(r"^result exceeds max size"), SourceReason.TOO_LARGE),
     (re.compile(r"^(Evaluation|Decode|Source) error"), SourceReason.ROW_ERROR),
 )
-
-
+_FIXES = {
+    SourceReason.PERMISSION: "grant the role what it needs",
+    SourceReason.MISSING: "check the name in the configuration",
+    SourceReason.DROPPED: "create it again, or change the alert",
+    SourceReason.TOO_LARGE: "reduce the rows of the view, or raise max_result_size",
+    SourceReason.ROW_ERROR: "fix the row or the view's expression",
+}
 _BY_THE_CLIENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
-"""Errors that, without a code of the server, were raised on this side, over a connection that stands."""
+"""Errors that psycopg raises itself, when the server gave no SQLSTATE, over a connection that works."""
 
 
-def statement_error(error: psycopg.Error, display: str, *, running: bool = False) -> SourceError:
-    """What a failed statement or a broken stream means, and whether the history may be asked for again.
+def statement_error(error: psycopg.Error, server: str, *, running: bool = False) -> SourceError:
+    """What a failed statement or a broken stream means, and whether history may be asked for again.
 
-    Only a row error forbids that: a resume whose span touches it fails again, though the view is healthy. Any other
-    error, known or not, is like a lost connection: without the history, rows that came and went are lost.
+    Only a row error forbids that: a resume across it fails again, though the view is healthy. Any other error, known or
+    not, is like a lost connection: without history, rows that came and went are lost.
 
     `running`: the statement had begun to answer, so an object that the server no longer knows was dropped meanwhile.
     """
     if error.sqlstate is None:
         if isinstance(error, _BY_THE_CLIENT):
-            return SourceError(f"{display}: {_one_line(error)}", SourceReason.OTHER)
-        return SourceError(f"{display}: connection lost: {_one_line(error)}", SourceReason.DISCONNECTED)
+            return SourceError(_one_line(error), SourceReason.OTHER, server=server)
+        return SourceError(f"connection lost: {_one_line(error)}", SourceReason.DISCONNECTED, server=server)
     primary = error.diag.message_primary or _one_line(error)
     extra = " ".join(part for part in (error.diag.message_detail, error.diag.message_hint) if part)
-    text = f"{display}: {primary}" + (f" ({' '.join(extra.split())})" if extra else "")
     reason = _reason(error.sqlstate, primary, running=running)
-    return SourceError(text, reason, resume=reason is not SourceReason.ROW_ERROR)
+    return SourceError(
+        primary + (f" ({' '.join(extra.split())})" if extra else ""),
+        reason,
+        server=server,
+        fix=_FIXES.get(reason, ""),
+        resume=reason is not SourceReason.ROW_ERROR,
+    )
 
 
 def _reason(sqlstate: str, primary: str, *, running: bool) -> SourceReason:
@@ -246,7 +264,6 @@ def _reason(sqlstate: str, primary: str, *, running: bool) -> SourceReason:
 
 
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-_ESCAPE_BYTES = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
@@ -256,15 +273,21 @@ def fields(chunk: list[bytes]) -> list[Row]:
     Bytes that are not UTF-8 (a server may hold them where its encoding is not checked) become `\\xff` as text, so that
     the row still has an identity.
     """
+    data = b"".join(chunk)
     try:
-        lines = b"".join(chunk).decode().split("\n")
+        return _rows(data.decode())
     except UnicodeDecodeError:
-        return [_bytes_fields(line) for line in chunk]
+        rows = _rows(data.decode("utf-8", "surrogateescape"))
+        return [tuple(None if field is None else _shown(field) for field in row) for row in rows]
+
+
+def _rows(text: str) -> list[Row]:
+    lines = text.split("\n")
     lines.pop()
-    return [tuple(line.split("\t")) if "\\" not in line else _escaped_fields(line) for line in lines]
+    return [tuple(line.split("\t")) if "\\" not in line else _unescaped(line) for line in lines]
 
 
-def _escaped_fields(line: str) -> Row:
+def _unescaped(line: str) -> Row:
     return tuple(
         None if field == "\\N" else _ESCAPE.sub(_unescape, field) if "\\" in field else field
         for field in line.split("\t")
@@ -275,11 +298,5 @@ def _unescape(match: "re.Match[str]") -> str:
     return _ESCAPED.get(match[1], match[1])
 
 
-def _bytes_fields(line: bytes) -> Row:
-    def unescape(match: "re.Match[bytes]") -> bytes:
-        return _ESCAPED.get(match[1].decode("latin-1"), match[1].decode("latin-1")).encode("latin-1")
-
-    return tuple(
-        None if field == b"\\N" else _ESCAPE_BYTES.sub(unescape, field).decode("utf-8", "backslashreplace")
-        for field in line.removesuffix(b"\n").split(b"\t")
-    )
+def _shown(field: str) -> str:
+    return field.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
