@@ -1,5 +1,6 @@
 """A Novu for tests: the inbox in this process, on a free port, with faults and conditions to wait for."""
 
+import asyncio
 import contextlib
 import random
 import time
@@ -86,7 +87,9 @@ class FakeNovu:
 
     async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109
         """Wait for a condition. Raises `TimeoutError`."""
-        await self.inbox.until(condition, timeout)
+        async with asyncio.timeout(timeout):
+            while not condition():
+                await self.inbox.next_change()
 
     async def until_delivered(self, count: int, timeout: float = 10.0) -> None:  # noqa: ASYNC109
         """Wait until people got that many messages in all. Raises `TimeoutError`."""

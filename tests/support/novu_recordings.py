@@ -19,8 +19,8 @@ import aiohttp
 from yarl import URL
 
 from support.novu import API_KEY, Clock, FakeNovu, fake_novu
+from support.novu_rate_limits import RateLimits
 from tocsin_demo.inbox.inbox import Settings
-from tocsin_demo.inbox.ratelimit import RateLimits
 from tocsin_demo.inbox.release import Release
 
 _FOLDER = Path(__file__).parents[1] / "recordings"
@@ -371,11 +371,11 @@ def _hang(novu: FakeNovu) -> None:
 
 
 def _limited(novu: FakeNovu) -> None:
-    novu.inbox.rate_limits = RateLimits()
+    novu.inbox.limiter = RateLimits()
 
 
 def _unlimited(novu: FakeNovu) -> None:
-    novu.inbox.rate_limits = None
+    novu.inbox.limiter = None
 
 
 BEFORE: Mapping[str, Callable[[FakeNovu], None]] = {

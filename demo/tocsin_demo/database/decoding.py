@@ -1,4 +1,4 @@
-"""From the bytes of an event to the row of a table, by the rules that the views in Materialize apply. Pure."""
+"""From the bytes of an event to the row of a table, by the rules of the views in Materialize. Pure."""
 
 import json
 import re
@@ -11,19 +11,10 @@ from tocsin_producer.events import CUSTOMER_EVENTS, WINNING_BIDS
 
 LARGEST = 65_536  # bytes
 FUTURE_LIMIT = 600.0
-"""Seconds that an event may be dated ahead; up to this it waits for its time."""
+"""Seconds that an event may be dated ahead; until then it waits for its time."""
 
 Row = tuple[int | str | Decimal | datetime | None, ...]
-
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    CUSTOMER_EVENTS: ("customer_id", "customer_name", "deployment_type", "organization", "event_type", "event_at"),
-    WINNING_BIDS: ("auction_id", "item", "amount", "bidder", "bid_at"),
-}
-
 _SAMPLE = 200
-_INTEGER = re.compile(r"[0-9]{1,9}")
-_EPOCH = re.compile(r"[0-9]{9,10}")
-_AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 
 
 class RejectedError(Exception):
@@ -39,8 +30,7 @@ def decode(topic: str, value: bytes | None, *, received: float) -> Row:
     Raises:
         RejectedError: the value is not such an event.
     """
-    reader = _READERS.get(topic)
-    if reader is None:
+    if topic not in _FIELDS:
         raise RejectedError("no table for this topic")
     if value is None:
         raise RejectedError("null value")
@@ -54,7 +44,11 @@ def decode(topic: str, value: bytes | None, *, received: float) -> Row:
         raise RejectedError("not JSON") from None
     if not isinstance(fields, dict):
         raise RejectedError("not a JSON object")
-    return reader(fields, received)
+    row = tuple(read(name, fields.get(name)) for name, (_, read) in _FIELDS[topic].items())
+    for name, moment in zip(_FIELDS[topic], row, strict=True):
+        if isinstance(moment, datetime) and moment.timestamp() > received + FUTURE_LIMIT:
+            raise RejectedError(f"{name} is in the future")
+    return row
 
 
 def sample(value: bytes | None) -> str:
@@ -62,62 +56,56 @@ def sample(value: bytes | None) -> str:
     return "" if value is None else value[:_SAMPLE].decode(errors="backslashreplace").replace("\0", "\\x00")
 
 
-def _customer_event(fields: dict[str, Any], received: float) -> Row:
-    return (
-        int(_matching(fields, "customer_id", _INTEGER)),
-        _text(fields, "customer_name"),
-        _required(fields, "deployment_type"),
-        _required(fields, "organization"),
-        _text(fields, "event_type"),
-        _time(fields, "event_ts", received),
-    )
+def _matching(pattern: str, convert: Callable[[str], Any]) -> Callable[[str, object], Any]:
+    compiled = re.compile(pattern)
+
+    def read(name: str, value: object) -> Any:
+        text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
+        if not compiled.fullmatch(text):
+            raise RejectedError(f"{name} is missing or invalid")
+        return convert(text)
+
+    return read
 
 
-def _winning_bid(fields: dict[str, Any], received: float) -> Row:
-    return (
-        int(_matching(fields, "auction_id", _INTEGER)),
-        _required(fields, "item"),
-        Decimal(_matching(fields, "amount", _AMOUNT)),
-        _text(fields, "bidder"),
-        _time(fields, "bid_ts", received),
-    )
-
-
-_READERS: Mapping[str, Callable[[dict[str, Any], float], Row]] = {
-    CUSTOMER_EVENTS: _customer_event,
-    WINNING_BIDS: _winning_bid,
-}
-
-
-def _matching(fields: dict[str, Any], name: str, pattern: re.Pattern[str]) -> str:
-    value = fields.get(name)
-    text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
-    if not pattern.fullmatch(text):
-        raise RejectedError(f"{name} is missing or invalid")
-    return text
-
-
-def _time(fields: dict[str, Any], name: str, received: float) -> datetime:
-    seconds = int(_matching(fields, name, _EPOCH))
-    if seconds > received + FUTURE_LIMIT:
-        raise RejectedError(f"{name} is in the future")
-    return datetime.fromtimestamp(seconds, tz=UTC)
-
-
-def _text(fields: dict[str, Any], name: str) -> str | None:
-    value = fields.get(name)
+def _text(name: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
         raise RejectedError(f"{name} is not text")
-    # JSON can say what PostgreSQL's text cannot hold: NUL, and half a surrogate pair.
+    # JSON can hold what PostgreSQL's text cannot: NUL, and half a surrogate pair.
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise RejectedError(f"{name} has a character that text cannot hold")
     return value
 
 
-def _required(fields: dict[str, Any], name: str) -> str:
-    value = _text(fields, name)
-    if value is None:
+def _required(name: str, value: object) -> str:
+    text = _text(name, value)
+    if text is None:
         raise RejectedError(f"{name} is missing")
-    return value
+    return text
+
+
+_integer = _matching(r"[0-9]{1,9}", int)
+_amount = _matching(r"[0-9]{1,12}(\.[0-9]{1,9})?", Decimal)
+_time = _matching(r"[0-9]{9,10}", lambda text: datetime.fromtimestamp(int(text), tz=UTC))
+
+_FIELDS: Mapping[str, Mapping[str, tuple[str, Callable[[str, object], Any]]]] = {
+    CUSTOMER_EVENTS: {
+        "customer_id": ("customer_id", _integer),
+        "customer_name": ("customer_name", _text),
+        "deployment_type": ("deployment_type", _required),
+        "organization": ("organization", _required),
+        "event_type": ("event_type", _text),
+        "event_ts": ("event_at", _time),
+    },
+    WINNING_BIDS: {
+        "auction_id": ("auction_id", _integer),
+        "item": ("item", _required),
+        "amount": ("amount", _amount),
+        "bidder": ("bidder", _text),
+        "bid_ts": ("bid_at", _time),
+    },
+}
+"""Topic -> field -> column, and what reads the field."""
+COLUMNS = {topic: tuple(column for column, _ in fields.values()) for topic, fields in _FIELDS.items()}

@@ -4,5 +4,5 @@ It replaces Novu in the demo and in the tests. Its answers are those of a runnin
 `tests/recordings/`, for the calls that Tocsin makes.
 
 Reading order: `model` and `answers` (types), `checks` (of a request), `engine` and `worker` (what happens to an event),
-`idempotency`, `ratelimit` and `faults` (before the engine), `gate` (a request's way), `app` (HTTP), `view` (the page).
+`idempotency` and `faults` (before the engine), `gate` (a request's way), `app` (HTTP), `view` (the page).
 """

@@ -35,12 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-idempotency", action="store_true", help="ignore Idempotency-Key, as a self-hosted Novu does"
     )
-    parser.add_argument("--rate-limit", action="store_true", help="limit the rate as Novu's free plan does")
     arguments = parser.parse_args(argv)
     settings = Settings(
         api_key=os.environ.get("TOCSIN_INBOX_API_KEY") or None,
         idempotency=not arguments.no_idempotency,
-        rate_limited=arguments.rate_limit,
         auto_workflows=not arguments.strict,
     )
     try:

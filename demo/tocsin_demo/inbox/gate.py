@@ -170,13 +170,12 @@ class _Passage:
             raise RejectedError(Problem(status=401, message="API Key not found"))
 
     def _check_rate(self) -> None:
-        if self._inbox.rate_limits is None:
+        if self._inbox.limiter is None:
             return
         bulk = self._request.path == "/v1/events/trigger/bulk"
-        verdict = self._inbox.rate_limits.take(self._category, self._inbox.clock(), bulk=bulk)
-        self._headers |= verdict.headers
-        if not verdict.allowed:
-            self._inbox.engine.counters.rate_limited += 1
+        allowed, headers = self._inbox.limiter(self._category, bulk, self._inbox.clock())
+        self._headers |= headers
+        if not allowed:
             raise RejectedError(Problem(status=429, message="API rate limit exceeded", named=False))
 
     async def _hang(self) -> None:

@@ -5,17 +5,20 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from tocsin_demo.inbox.engine import RECIPIENT_DELAY_S, Engine
 from tocsin_demo.inbox.faults import Faults, Orders
 from tocsin_demo.inbox.idempotency import IdempotencyKeys
 from tocsin_demo.inbox.model import CHANNELS
-from tocsin_demo.inbox.ratelimit import RateLimits
 from tocsin_demo.inbox.release import Release
 
 LOGGED_BODY = 256 * 1024
+
+Limiter: TypeAlias = Callable[[str, bool, float], tuple[bool, Mapping[str, str]]]
+"""Given the category of a request, whether it is a bulk, and the time: whether it may pass, and headers that say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +29,6 @@ class Settings:
     """The only accepted key; None accepts any."""
     idempotency: bool = True
     """Whether `Idempotency-Key` has an effect. By default it has none in a self-hosted Novu."""
-    rate_limited: bool = False
-    """Whether the free plan's rate limits apply."""
     auto_workflows: bool = False
     """Whether a workflow is created when it is first named."""
     recipient_delay: float = RECIPIENT_DELAY_S
@@ -68,7 +69,7 @@ class Inbox:
             release=settings.release,
         )
         self.keys = IdempotencyKeys()
-        self.rate_limits = RateLimits() if settings.rate_limited else None
+        self.limiter: Limiter | None = None
         self.faults = Faults()
         self.requests: deque[Logged] = deque(maxlen=5000)
         self.closing = False
@@ -113,12 +114,6 @@ class Inbox:
         except TimeoutError:
             return False
         return True
-
-    async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:  # noqa: ASYNC109
-        """Wait for a condition. Raises `TimeoutError`."""
-        async with asyncio.timeout(timeout):
-            while not condition():
-                await self._change.wait()
 
     async def run(self) -> None:
         """Do what is due, for ever: the worker's jobs, the ends of delays."""

@@ -141,5 +141,4 @@ class Counters:
     undeliverable: int = 0
     webhooks: int = 0
     replays: int = 0
-    rate_limited: int = 0
     faults: int = 0

@@ -7,6 +7,7 @@ import pytest
 from support.messages import message
 from support.novu import API_KEY, REQUIRED_WORKFLOW, FakeNovu, fake_novu
 from support.novu_channels import BULK, TRIGGER, bodies, several
+from support.novu_rate_limits import RateLimits
 from support.receiver import Receiver, of_json
 from support.sending import Build, sent
 from tocsin.channels.base import Delivered, Rejected, Retry
@@ -112,7 +113,8 @@ async def test_entries_unknown_to_the_sdk_are_read(build: Build) -> None:
 
 
 async def test_rate_limit_prefers_singles_to_small_bulks(build: Build) -> None:
-    async with fake_novu(Settings(api_key=API_KEY, rate_limited=True)) as server:
+    async with fake_novu() as server:
+        server.inbox.limiter = RateLimits()
         channel = build(server.url)
         assert channel.batch_size(50) == 50
         await sent(channel)

@@ -1,4 +1,4 @@
-// The page of the inbox: draws what the server sends, and orders faults. Whatever comes from a message is set as text, never as markup.
+// The page of the inbox: draws what the server sends, and orders faults. Text of a message is set as text, never as markup.
 "use strict";
 
 const PRESETS = [
@@ -22,7 +22,7 @@ const COUNTERS = [
 const WARNINGS = new Set(["doubles"]);
 const WHEN_NOT_ZERO = new Set(["doubles", "repeats_dropped", "cancelled", "deleted", "webhooks", "waiting"]);
 
-const STATES = { merged: "in a digest", done: "no message" };
+const STATES = { done: "no message" };
 const LEVELS = [
   [/^(critical|crit|fatal|emergency|alert|error|high|page|urgent|p1|sev1)$/i, "high"],
   [/^(warning|warn|medium|moderate|p2|sev2)$/i, "medium"],
