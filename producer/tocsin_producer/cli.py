@@ -1,16 +1,17 @@
-"""The command line: options, each with its environment variable, and what a run is made of."""
+"""The command line: its options, and what a run consists of."""
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from tocsin_producer.errors import PlanError, ProducerError, ReaderGoneError
 from tocsin_producer.events import TOPICS, Event, Schedule
@@ -25,50 +26,48 @@ DRY_RUN_EVENTS = 40
 
 _log = logging.getLogger("tocsin_producer")
 
-_DESCRIPTION = (
-    "Send demo events: a steady load of deployments and auction bids, with a spike of one customer now and then."
-)
-
 _EPILOG = """\
 examples:
-  tocsin-producer --dry-run                                          what would be sent, at once
-  tocsin-producer --sink stdout --rate 2 | jq .value                 watch it go by
+  tocsin-producer --dry-run                                          print the schedule, at once
+  tocsin-producer --sink stdout --rate 2 | jq .value                 print events as they are due
   tocsin-producer --sink kafka --brokers 127.0.0.1:9092              the demo's load, into Kafka
   tocsin-producer --sink kafka --brokers 127.0.0.1:9092 \\
       --spike-interval 25s --first-spike-after 2s --malformed 0.05   more spikes, and events that break consumers
   tocsin-producer --sink stdout --rate 1000 --limit 100000           a load test that ends
 
-Two topics: customer_events, keyed by customer, and winning_bids, keyed by auction. The same options give the same
-events again, however often it is run; --seed gives others. Every option may also be set in the environment as
-TOCSIN_PRODUCER_ and its name, such as TOCSIN_PRODUCER_SPIKE_INTERVAL=25s; the command line wins.
-Times are seconds, or carry a unit: 500ms, 25s, 2m, 1h.
+Two topics: customer_events, keyed by customer, and winning_bids, keyed by auction. The same options always give the
+same events; --seed gives others. Every option can be set in the environment: --spike-interval is
+TOCSIN_PRODUCER_SPIKE_INTERVAL. The command line wins. Times are seconds, or have a unit: 500ms, 25s, 2m, 1h.
 
-exit codes: 0 the schedule ended or the run was stopped, 1 something went wrong, 2 the options make no sense
+exit status: 0 the schedule ended or the run was stopped, 1 failed, 2 wrong usage
 """
 
-_NO_PAIRS: tuple[tuple[str, str], ...] = ()
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    parser, options = _parsed(arguments, os.environ if environ is None else environ)
+    """Run the command; returns its exit status."""
+    parser = _parser()
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args([*_from_environment(parser, os.environ if environ is None else environ), *given])
+    if options.sink is None and not options.dry_run:
+        parser.error("choose where to send with --sink kafka or --sink stdout, or use --dry-run")
+    if options.sink == "kafka" and not options.brokers and not options.dry_run:
+        parser.error("--sink kafka needs --brokers HOST:PORT")
+    try:
+        plan = Plan(**{name: getattr(options, name) for name in Plan.__dataclass_fields__})
+    except PlanError as error:
+        parser.error(f"argument --{error.option.replace('_', '-')}: {error.reason}")
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr, force=True
     )
     try:
-        schedule = Schedule(_plan(options))
         if options.dry_run:
-            _print(schedule)
+            _print(Schedule(plan))
         else:
-            _send(schedule, options)
-    except PlanError as error:
-        name = f"--{error.option.replace('_', '-')}"
-        parser.error(f"{name} (or {_variable(name)}) {str(error).partition(': ')[2]}")
+            _send(Schedule(plan), options)
     except ReaderGoneError:
-        # What Python still holds for the closed pipe would fail again at exit.
+        # The output that Python still buffers would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ProducerError as error:
         _log.error("%s", error)
@@ -109,13 +108,13 @@ def _sink(options: argparse.Namespace, metrics: Metrics, stop: threading.Event) 
 
 
 def _print(schedule: Schedule) -> None:
-    plan = schedule.plan
-    count = DRY_RUN_EVENTS if plan.limit is None else plan.limit
+    limit = schedule.plan.limit
+    count = DRY_RUN_EVENTS if limit is None else limit
     out = StdoutSink()
     try:
         for _, event in zip(range(count), schedule.events(start=time.time()), strict=False):
             print(_row(event))
-        if plan.limit is None:
+        if limit is None:
             print(f"... and so on; --limit shows more than {count}")
     except OSError:
         raise ReaderGoneError("the reader of standard output has closed it") from None
@@ -128,7 +127,7 @@ def _row(event: Event) -> str:
 
 
 class _Closing:
-    """`contextlib.closing`, except that a failed run is not told a second time by the close that follows it."""
+    """`contextlib.closing`, except that after a failed run an error of the close is only logged."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -146,7 +145,7 @@ class _Closing:
 
 
 class _Signals:
-    """SIGTERM and SIGINT ask for a stop; a second one ends the process the hard way."""
+    """SIGTERM and SIGINT request a stop; a second one ends the process at once."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
@@ -165,144 +164,85 @@ class _Signals:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _plan(options: argparse.Namespace) -> Plan:
-    return Plan(**{name: getattr(options, name) for name in Plan.__dataclass_fields__})
+def _from_environment(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> list[str]:
+    """The environment as arguments. An empty variable counts as unset: that is how compose files pass one."""
+    options = [action.option_strings[-1] for action in parser._actions]  # noqa: SLF001 - argparse has no public list
+    texts = {option: environ.get(ENV_PREFIX + option[2:].replace("-", "_").upper()) for option in options}
+    return [f"{option}={text}" for option, text in texts.items() if text]
 
 
-def _variable(option: str) -> str:
-    return ENV_PREFIX + option.removeprefix("--").replace("-", "_").upper()
-
-
-class _Options:
-    """Adds options whose defaults come from the environment. What is wrong there is told with the variable's name."""
-
-    def __init__(self, parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
-        self._parser = parser
-        self._environ = environ
-        self._group: argparse._ActionsContainer = parser
-
-    def group(self, title: str) -> None:
-        self._group = self._parser.add_argument_group(title)
-
-    def add(
-        self,
-        option: str,
-        parse: Callable[[str], T],
-        default: T,
-        help: str,  # noqa: A002
-        *,
-        metavar: str | None = None,
-        choices: Sequence[str] | None = None,
-    ) -> None:
-        """An option with a value. An empty variable counts as not set, since that is what compose files make of
-        one."""
-        text = self._environ.get(_variable(option))
-        found = default if not text else self._from_environment(_variable(option), text, parse, choices)
-        self._group.add_argument(option, type=parse, default=found, help=help, metavar=metavar, choices=choices)
-
-    def flag(self, option: str, help: str) -> None:  # noqa: A002
-        text = self._environ.get(_variable(option), "")
-        found = self._from_environment(_variable(option), text, _boolean, None) if text else False
-        self._group.add_argument(option, action="store_true", default=found, help=help)
-
-    def _from_environment(
-        self, variable: str, text: str, parse: Callable[[str], T], choices: Sequence[str] | None
-    ) -> T:
-        try:
-            value = parse(text)
-        except argparse.ArgumentTypeError as error:
-            self._parser.error(f"environment variable {variable}: {error}")
-        if choices is not None and value not in choices:
-            self._parser.error(f"environment variable {variable}: {text!r} is none of {', '.join(choices)}")
-        return value
-
-
-def _parsed(
-    arguments: Sequence[str] | None, environ: Mapping[str, str]
-) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tocsin-producer",
-        description=_DESCRIPTION,
+        description="Send demo events: deployments and auction bids at a steady rate, and spikes of one customer.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    options = _Options(parser, environ)
-    _add_sink(options)
-    _add_load(options)
-    _add_faults(options)
-    _add_operation(options)
-    parsed = parser.parse_args(arguments)
-    if parsed.sink is None and not parsed.dry_run:
-        parser.error("say where to send with --sink kafka or --sink stdout, or use --dry-run")
-    if parsed.sink == "kafka" and not parsed.brokers and not parsed.dry_run:
-        parser.error("--sink kafka needs --brokers HOST:PORT")
-    return parser, parsed
+    add = parser.add_argument_group("where to send").add_argument
+    add("--sink", choices=("kafka", "stdout"), help="where to send")
+    add("--brokers", metavar="HOST:PORT", help="Kafka brokers, separated by commas")
+    add("--partitions", type=_integer, default=1, metavar="N", help="of topics that are created (default: 1)")
+    text = "librdkafka settings, separated by commas or lines, such as security.protocol=sasl_ssl; may hold secrets"
+    add("--kafka-option", type=_pairs, default=(), metavar="NAME=VALUE,...", help=text)
+    text = "how long to wait for acknowledgements at the end (default: 10s)"
+    add("--close-timeout", type=seconds, default="10s", metavar="TIME", help=text)
+    text = f"print the schedule, {DRY_RUN_EVENTS} events or --limit, and send nothing"
+    add("--dry-run", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL", help=text)
 
+    add = parser.add_argument_group("load").add_argument
+    add("--seed", type=_integer, default=1, metavar="N", help="another seed gives other events (default: 1)")
+    add("--customers", type=_integer, default=10, metavar="N", help="number of customers (default: 10)")
+    text = "their names, separated by commas (default: A,B,C,D)"
+    add("--organizations", type=_names, default="A,B,C,D", metavar="NAMES", help=text)
+    text = "share of customers that deploy to the cloud (default: 0.2)"
+    add("--cloud-share", type=_number, default=0.2, metavar="SHARE", help=text)
+    add("--rate", type=_number, default=0.05, metavar="RATE", help="steady customer events a second (default: 0.05)")
+    add("--spike-size", type=_integer, default=10, metavar="N", help="events in a spike (default: 10)")
+    text = "time between spikes; 0 for none (default: 90s)"
+    add("--spike-interval", type=seconds, default="90s", metavar="TIME", help=text)
+    add("--first-spike-after", type=seconds, metavar="TIME", help="time of the first spike (default: one interval)")
+    add("--bid-rate", type=_number, default=0.2, metavar="RATE", help="winning bids a second (default: 0.2)")
+    add("--limit", type=_integer, metavar="N", help="end after so many events (default: never)")
 
-def _add_sink(options: _Options) -> None:
-    options.group("where to send")
-    options.add("--sink", str, None, "kafka or stdout", choices=("kafka", "stdout"))
-    options.add("--brokers", str, None, "Kafka brokers, several with commas", metavar="HOST:PORT")
-    options.add("--partitions", _integer, 1, "for topics that are created (default 1)", metavar="N")
-    options.add(
-        "--kafka-option",
-        _pairs,
-        _NO_PAIRS,
-        "settings of librdkafka with commas or one a line, such as security.protocol=sasl_ssl; secrets belong in the "
-        "environment",
-        metavar="NAME=VALUE,...",
-    )
-    options.add(
-        "--close-timeout",
-        _seconds,
-        10.0,
-        "how long to wait for acknowledgements at the end (default 10s)",
-        metavar="TIME",
-    )
-    options.flag(
-        "--dry-run", f"print the schedule, {DRY_RUN_EVENTS} events unless --limit says otherwise, and send nothing"
-    )
+    title = "faults: extra events per regular event, 0 to 1 (default: 0)"
+    add = parser.add_argument_group(title).add_argument
+    add("--late", type=_number, default=0.0, metavar="SHARE", help="regular events again, dated in the past")
+    add("--late-by", type=seconds, default="10m", metavar="TIME", help="how far in the past (default: 10m)")
+    add("--duplicate", type=_number, default=0.0, metavar="SHARE", help="regular events again, byte for byte")
+    add("--future", type=_number, default=0.0, metavar="SHARE", help="regular events again, dated in the future")
+    add("--future-by", type=seconds, default="1h", metavar="TIME", help="how far in the future (default: 1h)")
+    add("--malformed", type=_number, default=0.0, metavar="SHARE", help="events that are not valid")
+    text = f"flaws of malformed events, separated by commas (default: {','.join(Flaw)})"
+    add("--flaws", type=_flaws, default=",".join(Flaw), metavar="FLAWS", help=text)
+    text = "size of an oversized event (default: 200000)"
+    add("--oversized-bytes", type=_integer, default=200_000, metavar="N", help=text)
 
-
-def _add_load(options: _Options) -> None:
-    plan = Plan()
-    options.group("load")
-    options.add("--seed", _integer, plan.seed, "another seed, other events (default 1)", metavar="N")
-    options.add("--customers", _integer, plan.customers, "how many (default 10)", metavar="N")
-    options.add("--organizations", _names, plan.organizations, "names with commas (default A,B,C,D)", metavar="NAMES")
-    options.add("--cloud-share", _number, plan.cloud_share, "of customers (default 0.2)", metavar="SHARE")
-    options.add("--rate", _number, plan.rate, "steady customer events a second (default 0.05)", metavar="RATE")
-    options.add("--spike-size", _integer, plan.spike_size, "events in a spike (default 10)", metavar="N")
-    options.add(
-        "--spike-interval", _seconds, plan.spike_interval, "between spikes; 0 for none (default 90s)", metavar="TIME"
-    )
-    options.add("--first-spike-after", _seconds, None, "(default: one interval)", metavar="TIME")
-    options.add("--bid-rate", _number, plan.bid_rate, "auctions won a second (default 0.2)", metavar="RATE")
-    options.add("--limit", _integer, None, "end after so many events (default: never)", metavar="N")
-
-
-def _add_faults(options: _Options) -> None:
-    plan = Plan()
-    options.group("faults: extra events per regular event, 0 to 1, all 0 by default")
-    options.add("--late", _number, plan.late, "regular events again, with a time in the past", metavar="SHARE")
-    options.add("--late-by", _seconds, plan.late_by, "how far in the past (default 10m)", metavar="TIME")
-    options.add("--duplicate", _number, plan.duplicate, "regular events again, byte for byte", metavar="SHARE")
-    options.add("--future", _number, plan.future, "regular events again, with a time in the future", metavar="SHARE")
-    options.add("--future-by", _seconds, plan.future_by, "how far in the future (default 1h)", metavar="TIME")
-    options.add("--malformed", _number, plan.malformed, "events that are not what was agreed", metavar="SHARE")
-    options.add("--flaws", _flaws, plan.flaws, f"which, with commas (default all: {','.join(Flaw)})", metavar="FLAWS")
-    options.add(
-        "--oversized-bytes", _integer, plan.oversized_bytes, "of an oversized event (default 200000)", metavar="N"
-    )
-
-
-def _add_operation(options: _Options) -> None:
-    options.group("operation")
-    options.add("--metrics-port", _integer, None, "serve /metrics on this port (default: not at all)", metavar="PORT")
-    options.add("--metrics-address", str, "127.0.0.1", "address to serve it on (default 127.0.0.1)", metavar="ADDRESS")
+    add = parser.add_argument_group("operation").add_argument
+    add("--metrics-port", type=_integer, metavar="PORT", help="serve /metrics on this port (default: do not)")
+    text = "address to serve it on (default: 127.0.0.1)"
+    add("--metrics-address", default="127.0.0.1", metavar="ADDRESS", help=text)
     levels = ("debug", "info", "warning", "error")
-    options.add("--log-level", str.lower, "info", "debug, info, warning or error (default info)", choices=levels)
+    add(
+        "--log-level",
+        type=str.lower,
+        default="info",
+        choices=levels,
+        help="lowest level that is logged (default: info)",
+    )
+    return parser
+
+
+def seconds(text: str) -> float:
+    """A time such as `500ms`, `25s`, `2m`, `1h` or a number of seconds."""
+    number = text.rstrip("hms")
+    try:
+        value = float(number) * _UNITS[text[len(number) :] or "s"]
+    except (ValueError, KeyError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 500ms, 25s or 2m")
+    return value
 
 
 def _integer(text: str) -> int:
@@ -319,21 +259,10 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
-def _seconds(text: str) -> float:
-    number = text.rstrip("hms")
-    unit = text[len(number) :] or "s"
-    try:
-        return float(number) * _UNITS[unit]
-    except (ValueError, KeyError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 500ms, 25s or 2m") from None
-
-
 def _boolean(text: str) -> bool:
-    if text.lower() in ("1", "true", "yes", "on"):
-        return True
-    if text.lower() in ("0", "false", "no", "off"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() in ("1", "true", "yes", "on")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -344,13 +273,13 @@ def _flaws(text: str) -> tuple[Flaw, ...]:
     try:
         return tuple(Flaw(name) for name in _names(text))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; known are {', '.join(Flaw)}") from None
+        raise argparse.ArgumentTypeError(f"{error}; choose from {', '.join(Flaw)}") from None
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     pairs = [part.partition("=") for part in text.split("\n" if "\n" in text else ",") if part.strip()]
     for number, (name, equals, _) in enumerate(pairs, start=1):
         if not equals or not name.strip():
-            # Not what was written: it may hold a password.
+            # Without the text, which may hold a password.
             raise argparse.ArgumentTypeError(f"entry {number} is not of the form NAME=VALUE")
     return tuple((name.strip(), value) for name, _, value in pairs)

@@ -1,25 +1,26 @@
-"""What can go wrong, one type for each reader."""
+"""Errors of the producer."""
 
 
 class ProducerError(Exception):
-    """The root of the producer's own errors. Its text is for people and holds no secret."""
+    """The base of all errors. The text is for people and holds no secret."""
 
 
 class PlanError(ProducerError, ValueError):
-    """A plan that cannot be followed; `option` names the field of `Plan` that is to blame."""
+    """A value of a plan is out of range. `option`: the field of `Plan`; `reason`: what it must be."""
 
     def __init__(self, option: str, message: str) -> None:
         self.option = option
+        self.reason = message
         super().__init__(f"{option}: {message}")
 
 
 class SinkError(ProducerError):
-    """The sink cannot go on, or not everything that it was given has arrived."""
+    """The sink cannot go on, or some events have not arrived."""
 
 
 class ReaderGoneError(SinkError):
-    """Whoever read the output has closed it, as `head` does: an end, not a fault."""
+    """The reader has closed the output, as `head` does: an end, not an error."""
 
 
 class EventRefusedError(ProducerError):
-    """The sink does not take this one event. The next one may well pass."""
+    """The sink does not take this one event. It may take the next."""

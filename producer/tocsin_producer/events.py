@@ -1,8 +1,8 @@
-"""The schedule of events. Pure: time and chance are arguments, so a plan gives the same events for ever.
+"""The schedule of events. Pure: time and chance are arguments, so a plan always gives the same events.
 
-Only `random.Random.random()` is drawn from, whose sequence Python promises to keep from version to version; `choice`
-and its like come without that promise. Each stream has a generator of its own, so that more bids or more faults leave
-the spikes where they were. The names alone rest on the installed version of Faker.
+All chance comes from `random.Random.random()`, whose sequence Python keeps from version to version, unlike that of
+`choice`. Each stream has its own generator, so that more bids or more faults do not move the spikes. Only the names
+depend on the installed version of Faker.
 """
 
 import heapq
@@ -29,7 +29,7 @@ ITEMS = (
     ("Concert Tickets", 0.2),
     ("Custom Art", 0.15),
 )
-"""What is auctioned, and with which probability."""
+"""What is auctioned, with its probability."""
 
 _LOWEST, _HIGHEST = 500, 12_000  # cents
 _BIDDERS = 20
@@ -49,18 +49,17 @@ class Kind(StrEnum):
     """One of the equal events of one customer."""
     BID = "bid"
     LATE = "late"
-    """A regular event again, its time in the past."""
+    """A regular event again, dated in the past."""
     DUPLICATE = "duplicate"
     """A regular event again, byte for byte."""
     FUTURE = "future"
-    """A regular event again, its time in the future."""
+    """A regular event again, dated in the future."""
     MALFORMED = "malformed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One message. `at` is when to send it, in seconds after the start of the schedule. The times inside the value are
-    of that moment too, in whole epoch seconds. `value` is JSON in UTF-8, unless the kind is malformed."""
+    """One message. `at`: when to send it, in seconds after the start. `value`: JSON in UTF-8, unless it is malformed."""
 
     at: float
     kind: Kind
@@ -71,7 +70,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
-    """What does not change about a customer."""
+    """The constant fields of a customer."""
 
     customer_id: int
     customer_name: str
@@ -81,7 +80,7 @@ class Customer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Regular:
-    """A sound event before it is encoded. `stamp` names the field that holds its time."""
+    """A valid event before it is encoded. `stamp`: the field with its time."""
 
     at: float
     kind: Kind
@@ -92,7 +91,7 @@ class _Regular:
 
 
 class Schedule:
-    """All events of a plan. Customers and bidders are drawn when it is made, which takes Faker a moment."""
+    """All events of a plan. Its creation draws customers and bidders, which takes Faker a moment."""
 
     def __init__(self, plan: Plan) -> None:
         from faker import Faker
@@ -113,8 +112,11 @@ class Schedule:
         self.bidders = tuple(names.name() for _ in range(_BIDDERS))
 
     def events(self, *, start: float) -> Iterator[Event]:
-        """The events in the order in which to send them, without end unless the plan has a limit (or neither load nor
-        spikes nor bids). `start` is the epoch second at which the schedule begins."""
+        """The events in order. They do not end unless the plan has a limit, or neither load nor spikes nor bids.
+
+        Args:
+            start: epoch seconds at which the schedule begins.
+        """
         streams = (self._baseline(), self._spikes(), self._steady(), self._bids())
         regular = heapq.merge(*streams, key=attrgetter("at"))
         return itertools.islice(self._with_faults(regular, start), self.plan.limit)
@@ -156,19 +158,19 @@ class Schedule:
             )
 
     def _with_faults(self, regular: Iterator[_Regular], start: float) -> Iterator[Event]:
-        """Each regular event, followed by the faulty ones that chance adds to it. The regular ones stay as they are:
-        what the views must show does not depend on the faults."""
+        """Each regular event, followed by the faulty ones that chance adds to it. The regular ones do not change: what
+        the views show does not depend on the faults."""
         plan = self.plan
         late, future = _draws(plan, "late"), _draws(plan, "future")
         duplicate, malform = _draws(plan, "duplicate"), _draws(plan, "malformed")
         for event in regular:
             now = start + event.at
-            sound = _event(event, event.kind, _value(event, now))
-            yield sound
+            valid = _event(event, event.kind, _value(event, now))
+            yield valid
             if late() < plan.late:
                 yield _event(event, Kind.LATE, _value(event, now - plan.late_by))
             if duplicate() < plan.duplicate:
-                yield _event(event, Kind.DUPLICATE, sound.value)
+                yield _event(event, Kind.DUPLICATE, valid.value)
             if future() < plan.future:
                 yield _event(event, Kind.FUTURE, _value(event, now + plan.future_by))
             if malform() < plan.malformed:
@@ -187,8 +189,8 @@ def _pick(choices: tuple[T, ...], draw: Callable[[], float]) -> T:
 
 
 def _slots(rate: float, draw: Callable[[], float]) -> Iterator[float]:
-    """Moments at `rate` a second: one at a random place in each slot. Counted from the start rather than added up, so
-    that no rounding error grows."""
+    """Moments at `rate` a second: one at random in each slot. Counted from the start, so that no rounding error
+    grows."""
     if rate:
         for number in itertools.count():
             yield (number + draw()) / rate

@@ -1,4 +1,4 @@
-"""Values that a consumer has to survive. Pure."""
+"""Malformed values, which a consumer has to survive. Pure."""
 
 import json
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from tocsin_producer.plan import Flaw
 
 
 def malformed(flaw: Flaw, fields: dict[str, Any], *, draw: Callable[[], float], size: int) -> bytes | None:
-    """The value of an event with `flaw`, made from the `fields` of a sound one.
+    """The value of an event with a flaw, from the fields of a valid one.
 
     Args:
-        draw: gives the chance for where and how it breaks, in [0, 1).
-        size: how many characters an oversized name has.
+        draw: a source of chance in [0, 1), for where and how it breaks.
+        size: of an oversized name, in characters.
     """
     match flaw:
         case Flaw.NULL:
@@ -35,7 +35,7 @@ def malformed(flaw: Flaw, fields: dict[str, Any], *, draw: Callable[[], float], 
 
 
 def _encoded(value: Any) -> bytes:
-    # With escapes: half a surrogate pair has no UTF-8 form, only the escape.
+    # With escapes: half a surrogate pair has no UTF-8 form.
     return json.dumps(value, separators=(",", ":")).encode()
 
 

@@ -1,4 +1,4 @@
-"""What the producer counts about itself, and the page that shows it."""
+"""The producer's metrics, and the page that serves them."""
 
 import logging
 from collections import Counter
@@ -20,13 +20,13 @@ class Metrics:
     """Counters since the start. One thread writes; any may read, and sees each counter whole."""
 
     sent: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Events given to the sink, by topic and kind."""
+    """Events passed to the sink, by topic and kind."""
     delivered: Counter[str] = field(default_factory=Counter)
-    """Events that the sink knows to have arrived, by topic. Empty for sinks that are told nothing."""
+    """Events that were confirmed, by topic. Empty for sinks without confirmations."""
     errors: Counter[str] = field(default_factory=Counter)
     """Events that were refused or given up on, by topic."""
     lag_seconds: float = 0.0
-    """How far behind its time the latest event was sent."""
+    """How late the last event was sent."""
 
     def summary(self) -> str:
         """One line for the end of a run."""
@@ -39,7 +39,7 @@ class Metrics:
 
 
 class _Collector:
-    """Reads `Metrics` whenever somebody scrapes."""
+    """Reads `Metrics` at each scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -47,25 +47,27 @@ class _Collector:
     def collect(self) -> "Iterator[Metric]":
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        sent = CounterMetricFamily("tocsin_producer_events_sent", "Events given to the sink.", labels=("topic", "kind"))
+        sent = CounterMetricFamily(
+            "tocsin_producer_events_sent", "Events passed to the sink.", labels=("topic", "kind")
+        )
         # list() copies in one step; iterating while the other thread counts would fail.
         for (topic, kind), count in list(self._metrics.sent.items()):
             sent.add_metric((topic, kind), count)
         yield sent
         for name, text, counter in (
-            ("events_delivered", "Events that the sink knows to have arrived.", self._metrics.delivered),
-            ("errors", "Events that were refused or given up on.", self._metrics.errors),
+            ("events_delivered", "Events confirmed by the broker.", self._metrics.delivered),
+            ("errors", "Events refused or given up.", self._metrics.errors),
         ):
             family = CounterMetricFamily(f"tocsin_producer_{name}", text, labels=("topic",))
             for topic, count in list(counter.items()):
                 family.add_metric((topic,), count)
             yield family
-        lag = "How far behind its time the latest event was sent."
+        lag = "Delay of the last event against the schedule."
         yield GaugeMetricFamily("tocsin_producer_lag_seconds", lag, value=self._metrics.lag_seconds)
 
 
 def serve(metrics: Metrics, *, address: str, port: int) -> Callable[[], None]:
-    """Serve `metrics` at `/metrics` from a thread of its own. Returns what ends it.
+    """Serve `metrics` at `/metrics` in a separate thread. Returns what ends it.
 
     Raises:
         ProducerError: prometheus-client is not installed, or the port is taken.

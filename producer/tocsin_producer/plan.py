@@ -1,4 +1,4 @@
-"""What to send: every number that shapes the schedule, with its default."""
+"""The numbers that define the schedule, with their defaults."""
 
 import math
 from dataclasses import dataclass, fields
@@ -17,15 +17,15 @@ class Flaw(StrEnum):
     ENCODING = "encoding"
     """Bytes that are not UTF-8."""
     TYPES = "types"
-    """Well-formed JSON whose values have other types than agreed."""
+    """Valid JSON whose values have other types."""
     SHAPE = "shape"
-    """Well-formed JSON that is no object."""
+    """Valid JSON that is not an object."""
     TEXT = "text"
     """A string with a NUL or half a surrogate pair: legal JSON that PostgreSQL's text cannot hold."""
     NULL = "null"
     """No value; Kafka calls this a tombstone."""
     OVERSIZED = "oversized"
-    """A well-formed event with a name of `Plan.oversized_bytes` characters."""
+    """A valid event with a name of `Plan.oversized_bytes` characters."""
 
 
 _SHARES = ("cloud_share", "late", "duplicate", "future", "malformed")
@@ -35,7 +35,7 @@ _NOT_NEGATIVE = ("rate", "bid_rate", "spike_interval", "first_spike_after")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The schedule is a function of this and of nothing else but the time at which it starts.
+    """A schedule depends on this and on the time at which it starts, and on nothing else.
 
     Rates are events a second; times are seconds; shares are extra events per regular event, 0 to 1.
 
@@ -48,17 +48,17 @@ class Plan:
     """Customers are numbered from 0."""
     organizations: tuple[str, ...] = ("A", "B", "C", "D")
     cloud_share: float = 0.2
-    """How probable it is that a customer deploys to the cloud; the others are on_prem."""
+    """The probability that a customer deploys to the cloud; the others are on_prem."""
     rate: float = 0.05
-    """Steady customer events. With the defaults an organization sees one or two in the two minutes that the alert view
-    looks back, well below its threshold; 0 for none."""
+    """Steady customer events; 0 for none. By default an organization has one or two in the two minutes of the alert
+    view, well below its threshold."""
     spike_size: int = 10
     spike_interval: float = 90.0
     """0 for no spikes."""
     first_spike_after: float | None = None
     """None for one interval."""
     bid_rate: float = 0.2
-    """Auctions won; 0 for none."""
+    """Winning bids; 0 for none."""
     late: float = 0.0
     late_by: float = 600.0
     duplicate: float = 0.0
@@ -66,9 +66,9 @@ class Plan:
     future_by: float = 3600.0
     malformed: float = 0.0
     flaws: tuple[Flaw, ...] = tuple(Flaw)
-    """Which flaws malformed events are drawn from."""
+    """The flaws of malformed events."""
     oversized_bytes: int = 200_000
-    """Below the megabyte that a Kafka broker takes by default, so that it reaches whoever reads."""
+    """Below the megabyte that a Kafka broker accepts by default, so that it reaches the consumers."""
     limit: int | None = None
     """The schedule ends after this many events; None for never."""
 

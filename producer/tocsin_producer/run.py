@@ -1,4 +1,4 @@
-"""Keep a schedule against a clock. Time is an argument: a test gives its own."""
+"""Send a schedule in time. The clock is an argument."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -24,10 +24,10 @@ def run(
     monotonic: Callable[[], float],
     wait: Callable[[float], bool],
 ) -> bool:
-    """Send each event at its time; return whether the schedule was finished, not stopped.
+    """Send each event at its time; return whether the schedule ended, rather than the run being stopped.
 
-    An event whose time has passed (the sink had no room, the machine slept) is sent at once, so the pace catches up and
-    nothing is left out; `metrics.lag_seconds` shows by how much it is late. The sink is flushed but not closed.
+    An event whose time has passed (the sink had no room, the machine slept) is sent at once, so the run catches up and
+    leaves out nothing; `metrics.lag_seconds` shows the delay. The sink is flushed but not closed.
 
     Args:
         monotonic: seconds on a clock that never goes back.

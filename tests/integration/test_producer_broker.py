@@ -1,4 +1,4 @@
-"""The real producer against a real Kafka: what it says is in the topics, however the broker comes and goes."""
+"""The producer with a real Kafka: its events are in the topics, even if the broker comes and goes."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def broker(tmp_path: Path) -> Iterator[Kafka]:
 
 
 class Producer:
-    """`tocsin-producer` as a process of its own. `log`: its lines so far."""
+    """A `tocsin-producer` process. `log`: its lines so far."""
 
     def __init__(self, brokers: str, plan: Plan) -> None:
         self.log: list[str] = []
@@ -63,7 +63,7 @@ class Producer:
         seen(logged, f"{text!r} in the log", SOON)
 
     def ended(self) -> str:
-        """Wait for its end, which must be a good one, and return its last line."""
+        """Wait for its end without an error; returns its last line."""
         assert self.process.wait(timeout=SOON) == 0, self.log
         self._reader.join()
         return self.log[-1]
@@ -89,7 +89,7 @@ def producing(brokers: str, plan: Plan) -> Iterator[Producer]:
 
 
 def stored(brokers: str) -> dict[str, list[Message]]:
-    """All that is in the topics now, in order."""
+    """The content of the topics, in order."""
     found: dict[str, list[Message]] = {topic: [] for topic in TOPICS}
     settings = {"bootstrap.servers": brokers, "group.id": "test", "enable.partition.eof": True, "log_level": 2}
     with closing(Consumer({**settings, "enable.auto.commit": False})) as consumer:
@@ -111,7 +111,7 @@ def stored(brokers: str) -> dict[str, list[Message]]:
 
 
 def until_stored(brokers: str, topic: str, count: int) -> None:
-    """Wait until a topic holds so many messages."""
+    """Wait until a topic has so many messages."""
     settings = {"bootstrap.servers": brokers, "group.id": "test", "log_level": 2}
     with closing(Consumer(settings)) as consumer:
 
@@ -124,7 +124,7 @@ def until_stored(brokers: str, topic: str, count: int) -> None:
 
 
 def planned(plan: Plan) -> dict[str, list[Message]]:
-    """What the topics must hold, times aside."""
+    """What the topics must have, except times."""
     found: dict[str, list[Message]] = {topic: [] for topic in TOPICS}
     for event in Schedule(plan).events(start=time.time()):
         found[event.topic].append((event.key, event.value))
@@ -137,9 +137,8 @@ def timeless(messages: list[Message]) -> list[Message]:
     return [(key, None if value is None else stamp.sub(rb"\g<1>0", value)) for key, value in messages]
 
 
-def sound(messages: list[Message]) -> list[tuple[str, dict[str, int | str]]]:
-    """Key and fields of the messages that are what was agreed: objects of numbers and texts, none too long, none that a
-    database cannot hold."""
+def valid(messages: list[Message]) -> list[tuple[str, dict[str, int | str]]]:
+    """Key and fields of the valid messages: objects of numbers and texts that fit into a database."""
     found = []
     for key, value in messages:
         with suppress(ValueError):
@@ -155,7 +154,7 @@ def _holdable(value: object) -> bool:
     return type(value) is int or (isinstance(value, str) and "\0" not in value and len(value.encode()) < 200)
 
 
-def test_a_broker_that_comes_late_and_dies_once_has_every_event_once_and_in_order(broker: Kafka) -> None:
+def test_late_and_killed_broker_gets_every_event_once_in_order(broker: Kafka) -> None:
     with producing(broker.brokers, PLAN) as producer:
         producer.until_logged("cannot be reached")
         broker.start()
@@ -163,9 +162,9 @@ def test_a_broker_that_comes_late_and_dies_once_has_every_event_once_and_in_orde
         broker.kill()
         assert producer.process.poll() is None, "it was to be in the middle"
         broker.start()
-        told = producer.ended()
-    assert f"{PLAN.limit} events sent" in told
-    assert f"{PLAN.limit} confirmed, 0 errors" in told
+        summary = producer.ended()
+    assert f"{PLAN.limit} events sent" in summary
+    assert f"{PLAN.limit} confirmed, 0 errors" in summary
     found = stored(broker.brokers)
     for topic, expected in planned(PLAN).items():
         assert len(found[topic]) == len(expected), topic
@@ -173,7 +172,7 @@ def test_a_broker_that_comes_late_and_dies_once_has_every_event_once_and_in_orde
     assert sum("is back after" in line for line in producer.log) >= 1
 
 
-def test_events_have_their_fields_and_keys_and_are_malformed_at_the_set_rate(broker: Kafka) -> None:
+def test_events_have_their_fields_and_share_of_malformed(broker: Kafka) -> None:
     broker.start()
     began = int(time.time())
     plan = Plan(rate=5000.0, bid_rate=5000.0, spike_interval=0.5, malformed=0.05, limit=4000)
@@ -181,7 +180,7 @@ def test_events_have_their_fields_and_keys_and_are_malformed_at_the_set_rate(bro
         producer.ended()
     found = stored(broker.brokers)
     assert sum(map(len, found.values())) == plan.limit
-    customers, bids = sound(found[CUSTOMER_EVENTS]), sound(found[WINNING_BIDS])
+    customers, bids = valid(found[CUSTOMER_EVENTS]), valid(found[WINNING_BIDS])
     for key, fields in customers:
         assert list(fields) == [
             "customer_id",

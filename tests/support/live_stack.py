@@ -1,5 +1,5 @@
-"""The flow of the full stack on a live Materialize and a live broker: Tocsin with the shipped configuration, in which
-addresses and paths are other, before an inbox."""
+"""The flow of the full stack on a live Materialize and a live broker: Tocsin with the shipped configuration, except for
+addresses and paths, and an inbox."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The schedule: a function of the plan and the start, and of nothing else."""
+"""The schedule depends on the plan and the start, and on nothing else."""
 
 import hashlib
 import itertools
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tocsin_producer.errors import PlanError
-from tocsin_producer.events import CUSTOMER_EVENTS, ITEMS, WINNING_BIDS, Event, Kind, Schedule
+from tocsin_producer.events import ITEMS, WINNING_BIDS, Event, Kind, Schedule
 from tocsin_producer.plan import Flaw, Plan
 
 START = 1_800_000_000.25
@@ -28,16 +28,13 @@ def decoded(event: Event) -> dict[str, Any]:
     return value
 
 
-def test_the_same_seed_gives_the_same_events() -> None:
+def test_same_seed_gives_same_events() -> None:
     noisy = {"seed": 5, "late": 0.1, "duplicate": 0.1, "future": 0.1, "malformed": 0.1}
     assert drawn(2000, **noisy) == drawn(2000, **noisy)
-
-
-def test_another_seed_gives_other_events() -> None:
     assert drawn(200, seed=5) != drawn(200, seed=6)
 
 
-def test_a_seed_keeps_its_events_from_version_to_version() -> None:
+def test_seed_keeps_its_events_between_versions() -> None:
     # Without the names, which are Faker's. A change here breaks what recordings and the demo rely on.
     digest = hashlib.sha256()
     for event in drawn(1000, seed=7, rate=1, malformed=0.2, flaws=(Flaw.NULL, Flaw.EMPTY)):
@@ -47,19 +44,12 @@ def test_a_seed_keeps_its_events_from_version_to_version() -> None:
     assert digest.hexdigest() == "4e1505e04b5317fa9a7cec48aa549fcebff115b911d876c5ba581eedcb8d60ed"
 
 
-def test_events_come_in_the_order_of_their_time() -> None:
+def test_events_are_in_order_of_time() -> None:
     times = [event.at for event in drawn(3000, rate=3, bid_rate=2, late=0.3, malformed=0.3)]
     assert times == sorted(times)
 
 
-def test_each_customer_has_one_event_at_the_start() -> None:
-    baseline = drawn(10)
-    assert [(event.at, event.kind, event.key) for event in baseline] == [
-        (0.0, Kind.BASELINE, b"%d" % customer) for customer in range(10)
-    ]
-
-
-def test_a_customer_event_has_exactly_the_six_fields() -> None:
+def test_customer_event_has_six_fields() -> None:
     for event in drawn(300, bid_rate=0):
         fields = decoded(event)
         assert set(fields) == FIELDS
@@ -71,7 +61,7 @@ def test_a_customer_event_has_exactly_the_six_fields() -> None:
         assert fields["event_ts"] == int(START + event.at)
 
 
-def test_a_customer_never_changes_its_name_type_or_organization() -> None:
+def test_customers_keep_their_name_type_and_organization() -> None:
     seen: dict[int, set[tuple[str, ...]]] = {}
     for event in drawn(2000, bid_rate=0, rate=2):
         fields = decoded(event)
@@ -80,36 +70,31 @@ def test_a_customer_never_changes_its_name_type_or_organization() -> None:
     assert {len(traits) for traits in seen.values()} == {1}
 
 
-def test_a_fifth_of_many_customers_is_in_the_cloud_and_organizations_share_them_evenly() -> None:
+def test_customers_are_spread_over_types_and_organizations() -> None:
     customers = Schedule(Plan(customers=2000)).customers
     assert sum(customer.deployment_type == "cloud" for customer in customers) == pytest.approx(400, rel=0.15)
     for count in Counter(customer.organization for customer in customers).values():
         assert count == pytest.approx(500, rel=0.15)
 
 
-def test_a_spike_is_ten_equal_events_of_one_customer_every_ninety_seconds() -> None:
-    spikes = [event for event in drawn(400, rate=0, bid_rate=0) if event.kind is Kind.SPIKE]
+def test_spikes_are_equal_events_at_their_interval() -> None:
+    options = {"rate": 0, "bid_rate": 0, "spike_interval": 25, "first_spike_after": 2, "spike_size": 3}
+    events = drawn(200, **options)
+    spikes = [event for event in events if event.kind is Kind.SPIKE]
     groups = [list(group) for _, group in itertools.groupby(spikes, key=lambda event: event.at)]
-    assert [group[0].at for group in groups[:4]] == [90.0, 180.0, 270.0, 360.0]
-    for group in groups[:-1]:
-        assert len(group) == 10
-        assert len(set(group)) == 1
+    assert [group[0].at for group in groups[:3]] == [2.0, 27.0, 52.0]
+    assert {(len(group), len(set(group))) for group in groups[:-1]} == {(3, 1)}
     assert len({group[0].key for group in groups}) > 3
+    assert [event.kind for event in events[:10]] == [Kind.BASELINE] * 10
 
 
-def test_spikes_follow_their_options() -> None:
-    events = drawn(200, rate=0, bid_rate=0, spike_interval=25, first_spike_after=2, spike_size=3)
-    times = Counter(event.at for event in events if event.kind is Kind.SPIKE)
-    assert list(times.items())[:3] == [(2.0, 3), (27.0, 3), (52.0, 3)]
-
-
-def test_the_steady_load_has_its_rate_in_every_stretch() -> None:
+def test_steady_load_keeps_its_rate_every_second() -> None:
     steady = [event.at for event in drawn(1100, rate=4, bid_rate=0, spike_interval=0) if event.kind is Kind.STEADY]
     for second in range(200):
         assert sum(second <= at < second + 1 for at in steady) == 4
 
 
-def test_a_bid_names_its_auction_item_amount_bidder_and_time() -> None:
+def test_bid_has_five_fields() -> None:
     bids = [event for event in drawn(2000, bid_rate=2) if event.kind is Kind.BID]
     for number, event in enumerate(bids, start=1):
         fields = decoded(event)
@@ -126,7 +111,7 @@ def test_a_bid_names_its_auction_item_amount_bidder_and_time() -> None:
     assert min(pizzas) <= 90 < max(pizzas)
 
 
-def test_more_bids_and_faults_leave_the_spikes_and_the_load_where_they_were() -> None:
+def test_bids_and_faults_do_not_move_spikes_and_load() -> None:
     plan = Plan(seed=3, rate=1, bid_rate=0)
     noisy = replace(plan, bid_rate=5, late=0.5, duplicate=0.5, future=0.5, malformed=0.5)
     regular = (Kind.BASELINE, Kind.STEADY, Kind.SPIKE)
@@ -139,18 +124,14 @@ def test_more_bids_and_faults_leave_the_spikes_and_the_load_where_they_were() ->
 
 
 @pytest.mark.parametrize("kind", ["late", "duplicate", "future", "malformed"])
-def test_faults_come_at_the_set_share_of_regular_events(kind: str) -> None:
+def test_faults_have_their_share_of_regular_events(kind: str) -> None:
     options: dict[str, Any] = {"rate": 10, kind: 0.05}
     counts = Counter(event.kind for event in drawn(20_000, **options))
     faults = counts.pop(Kind(kind))
     assert faults / counts.total() == pytest.approx(0.05, rel=0.1)
 
 
-def test_there_are_no_faults_unless_asked_for() -> None:
-    assert {event.kind for event in drawn(2000)} == {Kind.BASELINE, Kind.STEADY, Kind.SPIKE, Kind.BID}
-
-
-def test_late_duplicate_and_future_events_differ_from_the_regular_one_in_their_time_alone() -> None:
+def test_late_duplicate_and_future_events_differ_only_in_time() -> None:
     events = drawn(2000, late=1, late_by=600, duplicate=1, future=1, future_by=3600)
     offsets = {Kind.LATE: -600, Kind.DUPLICATE: 0, Kind.FUTURE: 3600}
     for start in range(0, len(events), 4):
@@ -178,7 +159,7 @@ def _is_json_object(value: bytes) -> bool:
 
 
 @pytest.mark.parametrize("flaw", list(Flaw))
-def test_a_malformed_event_has_the_flaw_it_is_named_for(flaw: Flaw) -> None:
+def test_malformed_event_has_its_flaw(flaw: Flaw) -> None:
     events = drawn(400, rate=2, malformed=1, flaws=(flaw,), oversized_bytes=50_000)
     values = [event.value for event in events if event.kind is Kind.MALFORMED]
     assert values
@@ -207,37 +188,25 @@ def test_a_malformed_event_has_the_flaw_it_is_named_for(flaw: Flaw) -> None:
                 assert not _is_json_object(value)
 
 
-def test_malformed_events_take_every_flaw_in_turn() -> None:
-    events = drawn(5000, rate=10, malformed=0.5)
-    values = [event.value for event in events if event.kind is Kind.MALFORMED]
-    assert None in values
-    assert b"" in values
-    assert any(value is not None and len(value) > 100_000 for value in values)
-
-
-def test_the_limit_ends_the_schedule() -> None:
+def test_limit_ends_the_schedule() -> None:
     assert len(list(Schedule(Plan(limit=37, malformed=0.5)).events(start=START))) == 37
 
 
-def test_without_load_spikes_and_bids_only_the_baseline_is_left() -> None:
-    plan = Plan(rate=0, bid_rate=0, spike_interval=0)
-    assert [event.topic for event in Schedule(plan).events(start=START)] == [CUSTOMER_EVENTS] * 10
-
-
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"rate": -1.0}, "rate: must not be negative"),
-        ({"rate": float("nan")}, "rate: must be a finite number"),
-        ({"malformed": 1.5}, "malformed: must be between 0 and 1"),
-        ({"spike_size": 0}, "spike_size: must be more than 0"),
-        ({"customers": 0}, "customers: must be between 1 and 1000000"),
-        ({"organizations": ()}, "organizations: must name at least one"),
-        ({"organizations": ("A", "")}, "organizations: must name at least one"),
-        ({"flaws": ()}, "flaws: must name at least one"),
-        ({"limit": -1}, "limit: must not be negative"),
+        {"rate": -1.0},
+        {"rate": float("nan")},
+        {"malformed": 1.5},
+        {"spike_size": 0},
+        {"customers": 0},
+        {"organizations": ()},
+        {"organizations": ("A", "")},
+        {"flaws": ()},
+        {"limit": -1},
     ],
 )
-def test_a_plan_out_of_range_says_which_option_is_to_blame(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(PlanError, match=message):
+def test_plan_out_of_range_names_its_option(options: dict[str, Any]) -> None:
+    with pytest.raises(PlanError) as refused:
         Plan(**options)
+    assert [refused.value.option] == [*options]

@@ -1,38 +1,38 @@
-"""Where events go. A sink is anything with the three methods of `Sink`."""
+"""Where events go: anything with the three methods of `Sink`."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class Sink(Protocol):
-    """Takes events in order, from one thread."""
+    """Accepts events in order, from one thread."""
 
     def send(self, topic: str, key: bytes, value: bytes | None) -> None:
-        """Take one event. The sink may keep it until `flush`, and may wait while it has no room.
+        """Accept one event. The sink may keep it until `flush`, and may wait while it has no room.
 
         Raises:
-            EventRefusedError: not this one; the next may pass.
+            EventRefusedError: it does not take this event; it may take the next.
             SinkError: the sink cannot go on.
         """
 
     def flush(self) -> None:
-        """Pass on what was kept. Called at least once a second and whenever nothing more is due, so it should not wait
-        for answers.
+        """Send what was kept. Called at least once a second and whenever nothing more is due, so it should not wait for
+        answers.
 
         Raises:
             SinkError: the sink cannot go on.
         """
 
     def close(self) -> None:
-        """Flush, wait a reasonable time for what is under way, and let go of everything.
+        """Flush, wait a reasonable time for acknowledgements, and release everything.
 
         Raises:
-            SinkError: not everything has arrived; the text says how much has not.
+            SinkError: some events have not arrived; the text says how many.
         """
 
 
 class CallableSink:
-    """Gives every event to a function, for whoever embeds the producer."""
+    """Passes every event to a function, for programs that embed the producer."""
 
     def __init__(self, function: Callable[[str, bytes, bytes | None], None]) -> None:
         self._function = function

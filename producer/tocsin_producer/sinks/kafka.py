@@ -1,8 +1,8 @@
-"""Events into Kafka, or whatever speaks its protocol. Imported only when used: needs the extra `kafka`.
+"""Events into Kafka. Imported only when used, since it needs the extra `kafka`.
 
-The producer is idempotent: a repeat after a lost acknowledgement is stored once and the order of a key holds, so that a
-spike of ten is ten. Events wait in memory while the broker is away, without a time limit; when the memory set aside for
-them is full, `send` waits.
+The producer is idempotent: a repeat after a lost acknowledgement is stored once, and the order of a key holds, so that
+a spike of ten is ten. While the broker is away, events wait in memory without a time limit; when the memory for them is
+full, `send` waits.
 """
 
 import logging
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
 REMIND_EVERY = 30.0
-"""Seconds between two lines about the same broker being away."""
+"""Seconds between two log lines while the broker is away."""
 
-_STEP = 0.2  # seconds; how long a call into the library may keep a stop waiting
+_STEP = 0.2  # seconds; how long a call into the library may delay a stop
 _METADATA_TIMEOUT = 2.0
 _REQUEST_TIMEOUT = 5.0
 
 _log = logging.getLogger(__name__)
 
-# The library marks the codes that come from itself, not from a broker, with an underscore; they are public.
+# An underscore marks the library's own codes, as opposed to a broker's; they are public.
 _INVALID_ARG = KafkaError._INVALID_ARG  # noqa: SLF001
 _PURGED = KafkaError._PURGE_QUEUE  # noqa: SLF001
 _ALL_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
@@ -48,8 +48,8 @@ class KafkaSink:
         brokers: `host:port`, several with commas.
         metrics: counts deliveries and failures as the broker reports them.
         monotonic: seconds on a clock that never goes back.
-        stopped: whether the run is to end; a `send` or `prepare` that waits for the broker then gives up.
-        config: further settings of librdkafka, such as `security.protocol`; they win over the sink's own.
+        stopped: whether the run ends; a `send` or `prepare` that waits for the broker then gives up.
+        config: more settings of librdkafka, such as `security.protocol`; they win over the sink's own.
         close_timeout: how many seconds `close` waits for acknowledgements.
 
     Raises:
@@ -96,12 +96,10 @@ class KafkaSink:
             raise SinkError(f"Kafka settings are not accepted: {_reason(error)}") from None
 
     def prepare(self, topics: Sequence[str], *, partitions: int = 1, timeout: float = 15.0) -> None:
-        """Wait until the broker answers, and create the topics that are missing. Materialize refuses a source on a
-        topic that does not exist, and not every broker makes one on first use.
+        """Wait until the broker answers, and create missing topics: Materialize refuses a source on a missing topic.
 
-        A broker that has just started answers before it can hold a topic, so what it refuses is asked for again. One
-        that does not let us create topics for `timeout` seconds is warned about and no more: it may make them on first
-        use.
+        A broker that has just started answers before it can create topics, so a refused topic is retried. After
+        `timeout` seconds a warning is logged, no more: the broker may create topics on first use.
         """
         with AdminClient(self._connection) as admin:
             self._create(admin, topics, partitions, timeout)
@@ -115,14 +113,14 @@ class KafkaSink:
             missing = list(refused)
             if self._monotonic() >= deadline:
                 for topic, reason in refused.items():
-                    _log.warning("cannot create the topic %s: %s; going on without", topic, reason)
+                    _log.warning("cannot create the topic %s: %s; going on without it", topic, reason)
                 return
             if missing:
                 self._producer.poll(_STEP)
 
     @staticmethod
     def _refused(admin: AdminClient, topics: Sequence[str], partitions: int, timeout: float) -> dict[str, str]:
-        """Try to create topics. Returns those that are not there now, with the reasons."""
+        """Try to create topics. Returns those that are still missing, with the reasons."""
         new = [NewTopic(topic, num_partitions=partitions, replication_factor=-1) for topic in topics]
         refused = {}
         for topic, future in admin.create_topics(new, request_timeout=timeout).items():
@@ -136,7 +134,7 @@ class KafkaSink:
         return refused
 
     def _present(self, admin: AdminClient) -> set[str] | None:
-        """The topics there are, as soon as the broker answers; None if the run is stopped before."""
+        """The existing topics, as soon as the broker answers; None if the run is stopped before."""
         while not self._stopped():
             try:
                 topics = set(admin.list_topics(timeout=_METADATA_TIMEOUT).topics)
@@ -177,7 +175,7 @@ class KafkaSink:
             self._producer.purge()
             self._producer.flush(_STEP)
             raise SinkError(
-                f"{lost} events were not delivered: Kafka at {self._brokers} did not take them within "
+                f"{lost} events were not delivered: Kafka at {self._brokers} did not accept them within "
                 f"{self._close_timeout:g} s ({self._reason or 'no answer'})"
             )
         self._check()
@@ -195,7 +193,7 @@ class KafkaSink:
         self._metrics.errors[topic] += 1
         text = error.str()
         self._failures[text] += 1
-        # Powers of ten: the first is told at once, a flood in few lines.
+        # At powers of ten: the first at once, and few lines for many.
         count = self._failures[text]
         if str(count).strip("0") == "1" and error.code() != _PURGED:
             _log.warning("an event for %s was not delivered (the %d. time): %s", topic, count, text)
@@ -206,7 +204,7 @@ class KafkaSink:
         elif error.code() == _ALL_DOWN:
             self._away(self._reason or "no answer")
         else:
-            # Comes before "all brokers down" and says why: refused, no such host, login failed.
+            # Comes before "all brokers down" with the reason: refused, no such host, login failed.
             self._reason = error.str().partition(" (after ")[0]
 
     def _away(self, reason: str) -> None:
@@ -218,7 +216,7 @@ class KafkaSink:
         self._reminded = now
         waiting = len(self._producer)
         _log.warning(
-            "Kafka at %s cannot be reached (%s); trying on, %d events wait%s",
+            "Kafka at %s cannot be reached (%s); retrying, %d events waiting%s",
             self._brokers,
             reason,
             waiting,

@@ -1,4 +1,4 @@
-"""One JSON object a line, for people and for jq."""
+"""One JSON object per line, for people and for jq."""
 
 import base64
 import json
@@ -11,8 +11,8 @@ from tocsin_producer.errors import ReaderGoneError, SinkError
 class StdoutSink:
     """Writes `{"topic": ..., "key": ..., "value": ...}` per event.
 
-    A value that is JSON stands there as JSON; other text as `"text"`; bytes that are not UTF-8 as `"base64"`; a null
-    value as `null`.
+    A value that is JSON is embedded; other text is `"text"`; bytes that are not UTF-8 are `"base64"`; no value is
+    `null`.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -50,4 +50,4 @@ def _shown(value: bytes | None) -> dict[str, Any]:
 def _closed(error: OSError) -> SinkError:
     if isinstance(error, BrokenPipeError):
         return ReaderGoneError("the reader of standard output has closed it")
-    return SinkError(f"standard output does not take any more: {error.strerror}")
+    return SinkError(f"standard output cannot be written: {error.strerror}")
