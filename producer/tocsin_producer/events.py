@@ -59,7 +59,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One message. `at`: when to send it, in seconds after the start. `value`: JSON in UTF-8, unless it is malformed."""
+    """One message. `at`: when to send it, in seconds after the start. `value`: JSON in UTF-8, unless malformed."""
 
     at: float
     kind: Kind
