@@ -1,5 +1,5 @@
 """Rows of a view become messages to people: what is sent, to whom, when it is taken back, and under which id. The whole
-process, before the double of Materialize and, where there is one, a live server; docs/acceptance.md has the list."""
+process, before the double of Materialize and, where there is one, a live server; tests/acceptance.md has the list."""
 
 import asyncio
 from pathlib import Path

@@ -1,5 +1,5 @@
 """Rows of a view become messages to people: how the process starts, what it remembers, and what it does when nobody can
-tell it anything. Before the double of Materialize and, where there is one, a live server; docs/acceptance.md has the
+tell it anything. Before the double of Materialize and, where there is one, a live server; tests/acceptance.md has the
 list."""
 
 import asyncio

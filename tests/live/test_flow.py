@@ -1,5 +1,5 @@
 """Events into a live broker, through a live Materialize, to people, gauges and Alertmanager: every promise of the first
-half of docs/acceptance.md, and those of the second that are about SQL.
+half of tests/acceptance.md, and those of the second that are about SQL.
 
 `materialize/` is applied unchanged (see conftest.py), so this wants a Materialize of its own. Each test has
 organizations and items of its own, so that what is in the topics already does not matter. An event that is dated back
