@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -92,22 +92,22 @@ class Messages:
         self._receiver = receiver
         self._server = server
 
-    async def report(self, summary: str, labels: Mapping[str, str], *, over: bool = False) -> None:
+    async def report(self, summary: str, labels: str, *, over: bool = False) -> None:
         """Report an alert as Prometheus does."""
-        await self._server.tell(labels, summary=summary, over=over)
+        await self._server.tell(dict(pair.split("=") for pair in labels.split()), summary=summary, over=over)
 
     def at(self, path: str) -> list[Any]:
         return [request.json for request in self._receiver.requests if request.path == path]
 
-    def sent(self) -> set[tuple[str, str, str]]:
+    def sent(self) -> set[str]:
         """Receiver, status and summary of each alert that the inbox got."""
         return {
-            (message["receiver"], message["status"], alert["annotations"]["summary"])
+            f"{message['receiver']} {message['status']}: {alert['annotations']['summary']}"
             for message in self.at("/webhook/alertmanager")
             for alert in message["alerts"]
         }
 
-    async def until(self, *expected: tuple[str, str, str]) -> None:
+    async def until(self, *expected: str) -> None:
         await until(lambda: {*expected} <= self.sent(), f"{expected}; sent {self.sent()}")
 
 
@@ -125,27 +125,20 @@ async def running(folder: Path, file: Path) -> AsyncIterator[Messages]:
             yield Messages(receiver, server)
 
 
-def spike(organization: str, severity: str) -> Mapping[str, str]:
-    owner = f"team-{organization.lower()}"
-    labels = {"organization": organization, "owner": owner, "severity": severity}
-    return {"alertname": "DeploymentSpike", "service": "demo", **labels}
-
-
-def own(alertname: str, severity: str, **labels: str) -> Mapping[str, str]:
-    return {"alertname": alertname, "service": "tocsin", "severity": severity, **labels}
+SPIKE = "alertname=DeploymentSpike service=demo"
 
 
 @needs_alertmanager
 async def test_each_organization_fires_and_resolves_on_its_own(tmp_path: Path) -> None:
     async with running(tmp_path, PLAIN) as messages:
-        await messages.report("A", spike("A", "critical"))
-        await messages.report("B", spike("B", "warning"))
-        await messages.report("C", spike("C", "warning"))
-        firing = {("on-call", "firing", "A"), ("owners", "firing", "B"), ("owners", "firing", "C")}
+        await messages.report("A", f"{SPIKE} severity=critical organization=A")
+        await messages.report("B", f"{SPIKE} severity=warning organization=B")
+        await messages.report("C", f"{SPIKE} severity=warning organization=C")
+        firing = {"on-call firing: A", "owners firing: B", "owners firing: C"}
         await messages.until(*firing)
-        await messages.report("B", spike("B", "warning"), over=True)
-        await messages.until(("owners", "resolved", "B"))
-        assert messages.sent() == {*firing, ("owners", "resolved", "B")}
+        await messages.report("B", f"{SPIKE} severity=warning organization=B", over=True)
+        await messages.until("owners resolved: B")
+        assert messages.sent() == {*firing, "owners resolved: B"}
         assert [len(message["alerts"]) for message in messages.at("/webhook/alertmanager")] == [1] * 4
         assert messages.at("/slack") == []
 
@@ -154,50 +147,45 @@ async def test_each_organization_fires_and_resolves_on_its_own(tmp_path: Path) -
 @pytest.mark.parametrize("worse", ["TocsinChannelPaused", "TocsinChannelRefusing"])
 async def test_consequences_of_a_worse_alert_are_muted(tmp_path: Path, worse: str) -> None:
     async with running(tmp_path, PLAIN) as messages:
-        await messages.report("A critical", spike("A", "critical"))
-        await messages.report("late down", own("TocsinSourceDown", "critical", alert="late"))
-        await messages.report("people down", own(worse, "critical", channel="people"))
-        await messages.until(
-            ("on-call", "firing", "A critical"),
-            ("operators-on-call", "firing", "late down"),
-            ("operators-on-call", "firing", "people down"),
-        )
-        await messages.report("A warning", spike("A", "warning"))
-        await messages.report("late stalled", own("TocsinSourceStalled", "warning", alert="late"))
-        await messages.report("people old", own("TocsinOutboxOld", "warning", channel="people"))
-        # The same of others is sent, and by then the muted ones would have been.
-        await messages.report("B warning", spike("B", "warning"))
-        await messages.report("early stalled", own("TocsinSourceStalled", "warning", alert="early"))
-        await messages.report("audit old", own("TocsinOutboxOld", "warning", channel="audit"))
-        await messages.report("no organization", {"alertname": "AuctionAlert", "severity": "warning"})
-        others = {"B warning", "early stalled", "audit old", "no organization"}
-        await until(lambda: others <= {summary for *_, summary in messages.sent()}, "the alerts of others")
-        assert not {"A warning", "late stalled", "people old"} & {summary for *_, summary in messages.sent()}
+        await messages.report("A critical", f"{SPIKE} severity=critical organization=A")
+        await messages.report("late down", "alertname=TocsinSourceDown service=tocsin severity=critical alert=late")
+        await messages.report("people down", f"alertname={worse} service=tocsin severity=critical channel=people")
+        operators = "operators-on-call firing"
+        await messages.until("on-call firing: A critical", f"{operators}: late down", f"{operators}: people down")
+        for group in (("A", "late", "people"), ("B", "early", "audit")):  # the second is sent: then the first would be
+            organization, alert, channel = group
+            own = "service=tocsin severity=warning"
+            await messages.report(f"{organization} warning", f"{SPIKE} severity=warning organization={organization}")
+            await messages.report(f"{alert} stalled", f"alertname=TocsinSourceStalled {own} alert={alert}")
+            await messages.report(f"{channel} old", f"alertname=TocsinOutboxOld {own} channel={channel}")
+        await messages.report("no organization", "alertname=AuctionAlert severity=warning")
+        await messages.until("owners firing: B warning", "auction-house firing: no organization")
+        await messages.until("operators firing: early stalled", "operators firing: audit old")
+        assert not re.search(r"A warning|late stalled|people old", str(messages.sent()))
 
 
 @needs_alertmanager
 async def test_tocsin_down_mutes_its_other_alerts_until_it_ends(tmp_path: Path) -> None:
+    down = "alertname=TocsinDown service=tocsin severity=critical"
     async with running(tmp_path, PLAIN) as messages:
-        await messages.report("down", own("TocsinDown", "critical"))
-        await messages.until(("operators-on-call", "firing", "down"))
-        await messages.report("ledger", own("TocsinLedgerDown", "critical"))
-        await messages.report("dead", own("TocsinDeadLetters", "warning", channel="people"))
-        await messages.report("target", {"alertname": "TargetDown", "service": "stack", "severity": "warning"})
-        await messages.until(("operators", "firing", "target"))
-        assert {summary for *_, summary in messages.sent()} == {"down", "target"}
-        await messages.report("down", own("TocsinDown", "critical"), over=True)
+        await messages.report("down", down)
+        await messages.until("operators-on-call firing: down")
+        await messages.report("ledger", "alertname=TocsinLedgerDown service=tocsin severity=critical")
+        await messages.report("dead", "alertname=TocsinDeadLetters service=tocsin severity=warning channel=people")
+        await messages.report("target", "alertname=TargetDown service=stack severity=warning")
+        await messages.until("operators firing: target")
+        assert messages.sent() == {"operators-on-call firing: down", "operators firing: target"}
+        await messages.report("down", down, over=True)
         await messages.until(
-            ("operators-on-call", "resolved", "down"),
-            ("operators-on-call", "firing", "ledger"),
-            ("operators", "firing", "dead"),
+            "operators-on-call resolved: down", "operators-on-call firing: ledger", "operators firing: dead"
         )
 
 
 @needs_alertmanager
 async def test_slack_gets_messages_and_its_failure_does_not_affect_the_inbox(tmp_path: Path) -> None:
     async with running(tmp_path, SLACK) as messages:
-        await messages.report("spike in A", spike("A", "critical"))
-        await messages.until(("on-call", "firing", "spike in A"))
+        await messages.report("spike in A", f"{SPIKE} severity=critical organization=A owner=team-a")
+        await messages.until("on-call firing: spike in A")
         await until(lambda: messages.at("/slack"), "a message at Slack")
         (message,) = messages.at("/slack")[0]["attachments"]
         assert message["title"] == "Critical: spike in A"
@@ -206,5 +194,5 @@ async def test_slack_gets_messages_and_its_failure_does_not_affect_the_inbox(tmp
         assert "<no value>" not in json.dumps(message)
         assert message["color"] == "danger"
         (tmp_path / "key").unlink()
-        await messages.report("spike in B", spike("B", "warning"))
-        await messages.until(("owners", "firing", "spike in B"))
+        await messages.report("spike in B", f"{SPIKE} severity=warning organization=B")
+        await messages.until("owners firing: spike in B")

@@ -6,8 +6,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import yaml
 from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
 from support.materialize import MaterializeDouble
 from support.novu import FakeNovu, fake_novu
-from support.prometheus import PROMETHEUS, Prometheus, free_port, metric_names, prometheus
+from support.prometheus import PROMETHEUS, free_port, metric_names, prometheus
 from support.receiver import Receiver
 from support.stack import COMPOSED, known_metrics
 from support.stack_views import VIEWS
@@ -174,50 +173,6 @@ def test_runbooks_name_existing_panels() -> None:
 # An incident, and every query.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Incident:
-    """The shipped configuration of Tocsin, Prometheus and Alertmanager, between a double of Materialize, a fake Novu
-    that knows one workflow of two, and a receiver for the rest."""
-
-    tocsin: TocsinProcess
-    prometheus: Prometheus
-    receiver: Receiver
-    novu: FakeNovu
-    started: float
-
-    async def answers(self, query: Query) -> bool:
-        """Whether a query returns a number. One that Prometheus refuses fails at once."""
-        if query.instant:
-            values = [each["value"][1] for each in await self.prometheus.query(query.expression)]
-        else:
-            series = await self.prometheus.range(query.expression, start=self.started, end=time.time())
-            values = [value for each in series for _, value in each["values"]]
-        return any(value not in {"NaN", "+Inf", "-Inf"} for value in values)
-
-
-@asynccontextmanager
-async def incident(folder: Path) -> AsyncIterator[Incident]:
-    started = time.time()
-    async with contextlib.AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        double = await enter(MaterializeDouble(progress_interval=0.2, clusters=("quickstart", "alerting")))
-        for view, columns in VIEWS.items():
-            double.create(view, columns)
-        receiver, novu = await enter(Receiver()), await enter(fake_novu())
-        novu.add_workflow("deployment-spike")
-        novu.add_workflow("deployment-calm")
-        text = (ROOT / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
-        (folder / "alertmanager.yml").write_text(text.replace("http://inbox:8925", receiver.url), encoding="utf-8")
-        tocsin, server = await asyncio.gather(
-            enter(running(folder, _tocsin_config(folder, double, receiver, novu))),
-            enter(alertmanager(folder, folder / "alertmanager.yml")),
-        )
-        watching = await enter(prometheus(folder, _prometheus_config(tocsin, server)))
-        changing = asyncio.create_task(_change_rows(double))
-        stack.callback(changing.cancel)
-        yield Incident(tocsin=tocsin, prometheus=watching, receiver=receiver, novu=novu, started=started)
-
-
 async def _change_rows(double: MaterializeDouble) -> None:
     """Two organizations fire all the time, one comes and goes; bids and malformed events arrive."""
     spikes, bids, rejected = (double.relation(view) for view in VIEWS)
@@ -267,28 +222,51 @@ def _prometheus_config(tocsin: TocsinProcess, server: Alertmanager) -> dict[str,
     return config
 
 
-@pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH")
-@pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
+@pytest.mark.skipif(PROMETHEUS is None or ALERTMANAGER is None, reason="prometheus or alertmanager is not on the PATH")
 async def test_every_query_answers_during_an_incident(tmp_path: Path) -> None:
-    async with incident(tmp_path) as now:
+    """The shipped configuration of Tocsin, Prometheus and Alertmanager, before a double of Materialize, with a fake
+    Novu that knows one workflow of two, and a receiver for the rest."""
+    started = time.time()
+    async with contextlib.AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        double = await enter(MaterializeDouble(progress_interval=0.2, clusters=("quickstart", "alerting")))
+        for view, columns in VIEWS.items():
+            double.create(view, columns)
+        receiver, novu = await enter(Receiver()), await enter(fake_novu())
+        novu.add_workflow("deployment-spike")
+        novu.add_workflow("deployment-calm")
+        text = (ROOT / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
+        (tmp_path / "alertmanager.yml").write_text(text.replace("http://inbox:8925", receiver.url), encoding="utf-8")
+        server = await enter(alertmanager(tmp_path, tmp_path / "alertmanager.yml"))
+        tocsin = await enter(running(tmp_path, _tocsin_config(tmp_path, double, receiver, novu)))
+        watching = await enter(prometheus(tmp_path, _prometheus_config(tocsin, server)))
+        stack.callback(asyncio.create_task(_change_rows(double)).cancel)
         left = [query for name in BOARDS for query in queries(name)]
         assert len(left) > 40
 
+        async def without_answer(query: Query) -> bool:
+            if query.instant:
+                values = [each["value"][1] for each in await watching.query(query.expression)]
+            else:
+                series = await watching.range(query.expression, start=started, end=time.time())
+                values = [value for each in series for _, value in each["values"]]
+            return not {*values} - {"NaN", "+Inf", "-Inf"}
+
         async def answered() -> bool:
             # A failure and a dead letter: Novu does not know the workflow of the auctions.
-            assert await now.tocsin.metric("tocsin_channel_dead_letters", channel="people")
-            left[:] = [query for query in left if not await now.answers(query)]
+            assert await tocsin.metric("tocsin_channel_dead_letters", channel="people")
+            left[:] = [query for query in left if await without_answer(query)]
             assert not left, "no answer to " + "".join(f"\n{query.where}: {query.expression}" for query in left)
             return True
 
         def organizations() -> set[str]:
-            bodies = [each.json for each in now.receiver.requests if each.path == "/webhook/alertmanager"]
+            bodies = [each.json for each in receiver.requests if each.path == "/webhook/alertmanager"]
             return {alert["labels"].get("organization", "") for body in bodies for alert in body["alerts"]}
 
         await until_some(answered, within=30)
         variables = [variable for board in BOARDS.values() for variable in board["templating"]["list"]]
         for text in (variable["query"]["query"] for variable in variables if variable["type"] == "query"):
             metric, label = re.findall(r"^label_values\((\w+), (\w+)\)$", text)[0]
-            assert await now.prometheus.get(f"label/{label}/values", **{"match[]": metric}), text
+            assert await watching.get(f"label/{label}/values", **{"match[]": metric}), text
         await until(lambda: {"A", "B"} <= organizations(), "alerts of both organizations")
-        await until(now.novu.messages, "a message through Novu")
+        await until(novu.messages, "a message through Novu")
