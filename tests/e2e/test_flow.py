@@ -20,7 +20,7 @@ from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
 from support.inbox_server import InboxServer, inbox_server
 from support.materialize import MaterializeDouble, Relation
 from support.prometheus import PROMETHEUS, Prometheus, prometheus
-from support.stack_files import KEY_FILE, alertmanager_file, prometheus_config, tocsin_config
+from support.stack import KEY_FILE, alertmanager_file, prometheus_config, tocsin_config
 from support.stack_views import VIEWS
 from support.tocsin import TocsinProcess, running, series
 from support.waiting import until, until_some

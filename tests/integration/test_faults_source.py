@@ -48,10 +48,9 @@ async def healed(harness: Harness, tocsin: TocsinProcess, *told: tuple[str, str]
     await harness.until_shown(tocsin)
     await harness.until_notified(*FIRST, *told)
     await tocsin.until_metric("tocsin_alert_up", 1, alert="orders")
-    assert await tocsin.stop() == 0
 
 
-async def test_a_source_that_is_down_at_the_start(harness: Harness) -> None:
+async def test_source_down_at_start_shows_and_heals(harness: Harness) -> None:
     await harness.double.kill()
     async with harness.run() as tocsin:
         await broken(tocsin, "connect", f"127.0.0.1:{harness.double.port}", "refused")
@@ -61,48 +60,53 @@ async def test_a_source_that_is_down_at_the_start(harness: Harness) -> None:
         await healed(harness, tocsin)
 
 
-async def test_a_server_that_accepts_and_never_answers(harness: Harness) -> None:
-    harness.source["connect_timeout"] = "200ms"
-    harness.double.deaf = True
+async def test_first_progress_row_in_future_shows_and_heals(harness: Harness) -> None:
+    harness.double.ahead = 3_600_000
     async with harness.run() as tocsin:
-        await broken(tocsin, "connect", "127.0.0.1")
-        harness.double.deaf = False
-        harness.double.disconnect()
+        await broken(tocsin, "future", "ahead of this machine's clock")
+        harness.double.ahead = 0
         await healed(harness, tocsin)
 
 
-async def test_a_wrong_password(harness: Harness) -> None:
-    harness.double.passwords["materialize"] = "right"
-    harness.source["password"] = "SECRET-wrong"
+async def test_faults_of_running_source_show_and_heal(harness: Harness) -> None:
+    """One after the other in one process."""
+    double = harness.double
+    double.create_cluster("side")
+    harness.source.update({"cluster": "side", "password": "SECRET-wrong", "connect_timeout": "200ms"})
     async with harness.run() as tocsin:
+        await started(harness, tocsin)
+
+        double.deaf = True
+        double.disconnect()
+        await broken(tocsin, "connect", "127.0.0.1", "no answer within")
+        double.deaf = False
+        double.disconnect()
+        await healed(harness, tocsin)
+
+        double.passwords["materialize"] = "right"
+        double.disconnect()
         await broken(tocsin, "auth", "invalid password", "materialize@127.0.0.1")
-        assert not tocsin.logged("SECRET")
-        harness.double.passwords["materialize"] = "SECRET-wrong"
+        double.passwords.clear()
         await healed(harness, tocsin)
 
-
-async def test_a_missing_privilege(harness: Harness) -> None:
-    harness.orders.denied.add("materialize")
-    async with harness.run() as tocsin:
+        harness.orders.denied.add("materialize")
+        double.disconnect()
         await broken(tocsin, "permission", "permission denied", "needs SELECT privileges")
         harness.orders.denied.clear()
         await healed(harness, tocsin)
 
-
-async def test_a_missing_view(harness: Harness) -> None:
-    harness.double.rename(harness.orders, "public.elsewhere")
-    async with harness.run() as tocsin:
+        double.rename(harness.orders, "public.elsewhere")
+        double.disconnect()
         await broken(tocsin, "missing", "public.orders")
-        harness.double.rename(harness.orders, "public.orders")
+        double.rename(harness.orders, "public.orders")
         await healed(harness, tocsin)
 
-
-async def test_an_unknown_cluster(harness: Harness) -> None:
-    harness.source["cluster"] = "side"
-    async with harness.run() as tocsin:
+        double.drop_cluster("side")
         await broken(tocsin, "missing", "unknown cluster 'side'")
-        harness.double.create_cluster("side")
+        double.create_cluster("side")
         await healed(harness, tocsin)
+        assert not tocsin.logged("SECRET")
+        assert await tocsin.stop() == 0
 
 
 async def test_recreated_view_resolves_what_it_lost(harness: Harness) -> None:
@@ -234,14 +238,6 @@ async def test_killed_server_returns_with_its_history(harness: Harness) -> None:
         await harness.double.start()
         await healed(harness, tocsin, ("fired", "3"), ("resolved", "3"))
         assert not tocsin.logged("history does not reach back")
-
-
-async def test_a_first_progress_row_in_the_future(harness: Harness) -> None:
-    harness.double.ahead = 3_600_000
-    async with harness.run() as tocsin:
-        await broken(tocsin, "future", "ahead of this machine's clock")
-        harness.double.ahead = 0
-        await healed(harness, tocsin)
 
 
 async def test_repeated_fault_is_logged_once(harness: Harness) -> None:

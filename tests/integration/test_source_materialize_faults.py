@@ -181,14 +181,6 @@ async def test_cluster_without_replica_is_a_stall(double: MaterializeDouble) -> 
     check(await error_of(source(double), ORDERS), SourceReason.STALLED, "no replicas available")
 
 
-async def test_dropped_cluster_ends_stream(double: MaterializeDouble) -> None:
-    double.create(ORDERS, COLUMNS, rows=[ANN])
-    async with reading(source(double), ORDERS) as stream:
-        await stream.next()
-        double.drop_cluster("quickstart")
-        check(await stream.error(), SourceReason.DROPPED, "quickstart")
-
-
 # Silence.
 
 

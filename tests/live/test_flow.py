@@ -33,7 +33,7 @@ from support.live_stack import Stack, shown, stacked, until_gauge
 from support.materialize.columns import column
 from support.notifications import LONG
 from support.prometheus import PROMETHEUS, prometheus
-from support.stack_files import alertmanager_file, prometheus_config
+from support.stack import alertmanager_file, prometheus_config
 from support.stack_views import VIEWS
 from support.tocsin import TocsinProcess, running
 from support.waiting import until_some

@@ -22,7 +22,7 @@ from support.live_model import MEASURED, NEEDS_BOTH, Model, delete_topic, deploy
 from support.live_stack import Stack, stacked
 from support.notifications import LONG
 from support.prometheus import PROMETHEUS, prometheus
-from support.stack_files import alertmanager_file, prometheus_config
+from support.stack import alertmanager_file, prometheus_config
 from support.waiting import until
 from tocsin_producer.events import CUSTOMER_EVENTS, Event, Schedule
 from tocsin_producer.metrics import Metrics

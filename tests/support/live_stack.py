@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from support.inbox_server import InboxServer, inbox_server
 from support.live_model import DSN, Model
 from support.notifications import LONG, until_ready
-from support.stack_files import KEY_FILE, tocsin_config
+from support.stack import KEY_FILE, tocsin_config
 from support.tcp_proxy import TcpProxy
 from support.tocsin import TocsinProcess, running
 from support.waiting import until, until_some
