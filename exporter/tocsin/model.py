@@ -96,37 +96,34 @@ class Transition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """One channel that a transition goes to, and how.
-
-    What has the same `lane` goes one after another, in order; without one, what has the same fingerprint. `interval`:
-    seconds within which what follows in the lane is merged into one message (0: each on its own).
-    """
+    """One channel that a transition goes to, and how."""
 
     channel: str
-    lane: str = ""
+    ordering_key: str = ""
+    """Notifications with the same ordering key are sent one after another, in order. Empty: the fingerprint."""
     interval: float = 0.0
+    """Seconds within which later notifications of the ordering key are merged into one message. 0: none are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notification:
-    """One transition for one channel, as the ledger keeps it.
-
-    `seq` is the ledger's number, rising in the order of commits; `attempts` those already made; `not_before` and
-    `created_at` are wall-clock seconds. `lane`: see `Address`. `digest`: the number of the digest that it waits in, if
-    it is to be sent in one message with others. `generation`: how often its idempotency key had to be replaced, since
-    a receiver may have stored a final error under the one before.
-    """
+    """One transition for one channel, as the ledger keeps it. `not_before` and `created_at` are wall-clock seconds."""
 
     seq: int
+    """The ledger's number, rising in the order of commits."""
     id: str
     channel: str
     transition: Transition
-    lane: str = ""
+    ordering_key: str = ""
+    """See `Address`."""
     digest: int | None = None
+    """The number of the digest that it waits in, to be sent in one message with others."""
     attempts: int = 0
+    """The attempts made so far."""
     created_at: float = 0.0
     not_before: float = 0.0
     generation: int = 0
+    """How often its idempotency key was replaced: a receiver may have stored a final error under the one before."""
 
 
 def fingerprint(alert: str, key: Sequence[str | None]) -> str:

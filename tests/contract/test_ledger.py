@@ -12,11 +12,11 @@ from support.ledger import (
     OpenLedger,
     commit,
     delivered,
+    fired,
     firing,
-    pending,
     record,
+    sendable,
     settlement,
-    told,
     transition,
 )
 from tocsin.firing import Phase
@@ -92,14 +92,14 @@ async def test_a_commit_gives_one_notification_for_each_transition_and_channel_i
     seqs = [one.seq for one in notifications]
     assert seqs == sorted(set(seqs))
     assert {(one.attempts, one.created_at, one.not_before) for one in notifications} == {(0, clock.now, 0.0)}
-    assert await pending(ledger) == [one for one in notifications if one.channel == "hook"]
+    assert await sendable(ledger) == [one for one in notifications if one.channel == "hook"]
 
 
 async def test_later_commits_have_greater_numbers_also_after_a_restart(opener: OpenLedger, tmp_path: Path) -> None:
     seen = 0
     for key in "123":
         ledger = opener(tmp_path / "ledger")
-        (notification,) = await told(ledger, key)
+        (notification,) = await fired(ledger, key)
         assert notification.seq > seen
         seen = notification.seq
         await ledger.close()
@@ -111,33 +111,33 @@ async def test_a_transition_that_goes_nowhere_makes_no_notification(ledger: Ledg
 
 
 async def test_an_id_already_known_makes_no_second_notification(ledger: Ledger) -> None:
-    first = await told(ledger, "1", "2")
-    again = await told(ledger, "2", "3", "1")
+    first = await fired(ledger, "1", "2")
+    again = await fired(ledger, "2", "3", "1")
     assert [one.transition.row[0] for one in again] == ["3"]
-    assert await pending(ledger) == [*first, *again]
+    assert await sendable(ledger) == [*first, *again]
 
 
 async def test_an_id_twice_in_one_commit_makes_one_notification(ledger: Ledger) -> None:
-    assert len(await told(ledger, "1", "1")) == 1
-    assert len(await pending(ledger)) == 1
+    assert len(await fired(ledger, "1", "1")) == 1
+    assert len(await sendable(ledger)) == 1
 
 
 async def test_an_id_already_delivered_is_not_told_again(ledger: Ledger) -> None:
-    (first,) = await told(ledger, "1")
+    (first,) = await fired(ledger, "1")
     await ledger.settle([delivered(first)])
-    assert await told(ledger, "1") == []
-    assert await pending(ledger) == []
+    assert await fired(ledger, "1") == []
+    assert await sendable(ledger) == []
 
 
 async def test_old_rows_keep_their_columns_when_the_relation_changes(ledger: Ledger) -> None:
     wider = (*COLUMNS, Column(name="extra", oid=1700, typmod=655366))
     newer = replace(transition("2", columns=wider), row=("2", "x", "9.5"))
-    await told(ledger, "1")
+    await fired(ledger, "1")
     await ledger.commit(commit([newer, transition("3")], columns=wider))
     stored = await ledger.load("late")
     assert stored is not None
     assert stored.columns == wider
-    assert [one.transition.columns for one in await pending(ledger)] == [COLUMNS, wider, COLUMNS]
+    assert [one.transition.columns for one in await sendable(ledger)] == [COLUMNS, wider, COLUMNS]
     assert [one.columns for one in await ledger.find(Filter())] == [COLUMNS, wider, COLUMNS]
 
 
@@ -158,18 +158,18 @@ async def test_any_text_comes_back_as_it_was(opener: OpenLedger, tmp_path: Path,
     stored = await ledger.load(text[:100])
     assert stored is not None
     assert (stored.columns, [kept.row for kept in stored.firings]) == (columns, [(text, text)])
-    assert [found.transition for found in await pending(ledger, text[:100])] == [one]
+    assert [found.transition for found in await sendable(ledger, text[:100])] == [one]
     assert (await record(ledger, notification)).detail == text
     await ledger.close()
 
 
 async def test_null_is_not_the_empty_text(ledger: Ledger) -> None:
     await ledger.commit(commit([transition(None, note=None), transition("", note="", previous=(None, ""))]))
-    assert [one.transition.row for one in await pending(ledger)] == [(None, None), ("", "")]
-    assert [one.transition.previous for one in await pending(ledger)] == [None, (None, "")]
+    assert [one.transition.row for one in await sendable(ledger)] == [(None, None), ("", "")]
+    assert [one.transition.previous for one in await sendable(ledger)] == [None, (None, "")]
 
 
 async def test_half_a_surrogate_pair_in_what_a_receiver_said_does_not_stop_the_settlement(ledger: Ledger) -> None:
-    (notification,) = await told(ledger, "1")
+    (notification,) = await fired(ledger, "1")
     await ledger.settle([replace(settlement(notification, Status.DEAD), detail="bad \ud800 text")])
     assert (await record(ledger, notification)).status is Status.DEAD

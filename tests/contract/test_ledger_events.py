@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.clock import Clock
-from support.ledger import COLUMNS, OpenLedger, commit, delivered, firing, settlement, transition
+from support.ledger import COLUMNS, OpenLedger, commit, delivered, firing, sendable, settlement, transition
 from tocsin.firing import Phase
 from tocsin.ledger.base import Attempt, Episode, EventCommit, Ledger, Occurrence, Status
 from tocsin.model import Address, Kind, Transition
@@ -40,7 +40,7 @@ async def test_a_position_is_kept_with_its_batch_and_by_source(
     try:
         assert await ledger.position("queue") == {"a": 6, "b": 7}
         assert await ledger.position("other") == {}
-        assert len(await ledger.pending("hook", 0, 10)) == 1
+        assert len(await sendable(ledger)) == 1
     finally:
         await ledger.close()
 
@@ -48,7 +48,7 @@ async def test_a_position_is_kept_with_its_batch_and_by_source(
 async def test_an_event_that_is_delivered_again_is_told_once_whatever_its_time(ledger: Ledger) -> None:
     await taken(ledger, occurrence("1", at=1000))
     await taken(ledger, occurrence("1", at=9000), occurrence("2", at=9000))
-    assert [one.transition.row[0] for one in await ledger.pending("hook", 0, 10)] == ["1", "2"]
+    assert [one.transition.row[0] for one in await sendable(ledger)] == ["1", "2"]
 
 
 async def test_of_events_with_one_key_only_the_first_of_a_window_is_told(ledger: Ledger) -> None:
@@ -64,7 +64,7 @@ async def test_of_events_with_one_key_only_the_first_of_a_window_is_told(ledger:
 async def test_an_event_is_no_repeat_of_itself(ledger: Ledger) -> None:
     await taken(ledger, occurrence("1", key="k"))
     assert await taken(ledger, occurrence("1", key="k")) == ["1"]
-    assert len(await ledger.pending("hook", 0, 10)) == 1
+    assert len(await sendable(ledger)) == 1
 
 
 async def test_sightings_that_count_no_more_are_forgotten(ledger: Ledger, clock: Clock) -> None:

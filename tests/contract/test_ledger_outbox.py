@@ -5,25 +5,79 @@ from dataclasses import replace
 import pytest
 
 from support.clock import Clock
-from support.ledger import commit, delivered, firing, pending, record, settlement, told, transition
+from support.ledger import commit, delivered, fired, firing, record, sendable, settlement, transition
 from tocsin.ledger.base import Backlog, Filter, Ledger, Settlement, Status
-from tocsin.model import Kind, Notification
+from tocsin.model import Kind
 
 
-async def test_pending_notifications_come_in_pages_and_in_order(ledger: Ledger) -> None:
-    notifications = await told(ledger, *(str(number) for number in range(7)))
-    await told(ledger, "other", to=("mail",))
-    found: list[Notification] = []
-    while page := await ledger.pending("hook", found[-1].seq if found else 0, 3):
-        assert len(page) <= 3
-        found += page
-    assert found == notifications
+async def test_claims_come_in_pages_in_order(ledger: Ledger) -> None:
+    notifications = await fired(ledger, *(str(number) for number in range(7)))
+    await fired(ledger, "other", to=("mail",))
+    pages = [await ledger.claim("hook", 3) for _ in range(3)]
+    assert [len(page.heads) for page in pages] == [3, 3, 1]
+    assert [one for page in pages for one in page.heads] == notifications
+    assert [page.more for page in pages] == [True, True, False]
+
+
+async def test_claimed_notification_is_not_claimed_again(ledger: Ledger, clock: Clock) -> None:
+    """Until it is settled or released, or its process has ended. Nor is the next one of its ordering key."""
+    one, two, three = await fired(ledger, "1", "2", "3")
+    [updated] = await ledger.commit(commit([transition("1", Kind.UPDATED, at=1005, started_at=1000)]))
+    assert (await ledger.claim("hook", 10)).heads == [one, two, three]
+    assert (await ledger.claim("hook", 10)).heads == ()
+    await ledger.release([two])
+    assert (await ledger.claim("hook", 10)).heads == [two]
+    await ledger.settle([delivered(one), settlement(three, Status.PENDING, not_before=clock.now + 5)])
+    page = await ledger.claim("hook", 10)
+    assert (page.heads, page.next_at) == ([updated], clock.now + 5)
+    await ledger.recover("hook", clock.now, clock.now + 2)
+    assert (await ledger.claim("hook", 10)).heads == ()
+    clock.advance(2)
+    assert (await ledger.claim("hook", 10)).heads == [two, updated]
+
+
+async def test_ordering_key_is_sent_in_order(ledger: Ledger, clock: Clock) -> None:
+    """A failed notification holds back what follows it; a dead, dropped or delivered one does not."""
+    kinds = [Kind.FIRED, Kind.UPDATED, Kind.UPDATED, Kind.RESOLVED]
+    transitions = [transition("1", kind, at=1000 + at, started_at=1000) for at, kind in enumerate(kinds)]
+    one, two, three, four = await ledger.commit(commit(transitions))
+    await ledger.settle([settlement(one, Status.PENDING, not_before=clock.now + 5)])
+    assert await sendable(ledger) == []
+    clock.advance(5)
+    assert await sendable(ledger) == [replace(one, attempts=1, not_before=clock.now)]
+    await ledger.settle([settlement(one, Status.DEAD)])
+    assert await sendable(ledger) == [two]
+    await ledger.drop([two.id])
+    assert await sendable(ledger) == [three]
+    await ledger.settle([delivered(three)])
+    assert await sendable(ledger) == [four]
+    await ledger.retry([one.id])
+    assert [head.id for head in await sendable(ledger)] == [one.id]
+
+
+async def test_released_key_does_not_hold_back_others(ledger: Ledger, clock: Clock) -> None:
+    transitions = [transition("1", at=1000), transition("1", at=2000)]
+    one, two = await ledger.commit(commit(transitions))
+    await ledger.settle([replace(settlement(one, Status.PENDING, not_before=clock.now + 5), release_key=True)])
+    assert await sendable(ledger) == [two]
+    clock.advance(5)
+    assert {head.id for head in await sendable(ledger)} == {one.id, two.id}
+
+
+async def test_due_retries_and_new_ones_share_a_page(ledger: Ledger, clock: Clock) -> None:
+    """Neither holds back the other, however many there are."""
+    old = await fired(ledger, *(f"old {number}" for number in range(20)))
+    await ledger.settle([settlement(one, Status.PENDING, not_before=clock.now + 1) for one in old])
+    await fired(ledger, *(f"new {number}" for number in range(20)))
+    clock.advance(1)
+    heads = (await ledger.claim("hook", 10)).heads
+    assert sorted(head.attempts for head in heads) == [0] * 5 + [1] * 5
 
 
 async def test_what_is_to_be_tried_again_stays_pending_with_its_attempts(ledger: Ledger, clock: Clock) -> None:
-    (notification,) = await told(ledger, "1")
+    (notification,) = await fired(ledger, "1")
     await ledger.settle([settlement(notification, Status.PENDING, at=clock.now, not_before=clock.now + 60)])
-    assert await pending(ledger) == [replace(notification, attempts=1, not_before=clock.now + 60)]
+    assert await sendable(ledger) == []
     found = await record(ledger, notification)
     assert (found.status, found.reason, found.detail, found.settled_at) == (
         Status.PENDING,
@@ -35,15 +89,15 @@ async def test_what_is_to_be_tried_again_stays_pending_with_its_attempts(ledger:
 
 @pytest.mark.parametrize("status", [Status.DELIVERED, Status.DEAD])
 async def test_what_is_settled_is_no_longer_pending(ledger: Ledger, clock: Clock, status: Status) -> None:
-    notification, other = await told(ledger, "1", "2")
+    notification, other = await fired(ledger, "1", "2")
     await ledger.settle([settlement(notification, status, at=clock.now)])
-    assert await pending(ledger) == [other]
+    assert await sendable(ledger) == [other]
     found = await record(ledger, notification)
     assert (found.status, found.attempts, found.settled_at) == (status, 1, clock.now)
 
 
 async def test_a_settlement_of_what_is_no_longer_pending_changes_nothing(ledger: Ledger) -> None:
-    (notification,) = await told(ledger, "1")
+    (notification,) = await fired(ledger, "1")
     assert await ledger.drop([notification.id]) == 1
     before = await record(ledger, notification)
     await ledger.settle([delivered(notification), Settlement(seq=4711, status=Status.DEAD, attempts=1)])
@@ -51,46 +105,46 @@ async def test_a_settlement_of_what_is_no_longer_pending_changes_nothing(ledger:
 
 
 async def test_many_settlements_are_written_together(ledger: Ledger) -> None:
-    notifications = await told(ledger, *(str(number) for number in range(100)))
+    notifications = await fired(ledger, *(str(number) for number in range(100)))
     await ledger.settle([delivered(one) for one in notifications[::2]])
-    assert await pending(ledger) == notifications[1::2]
+    assert await sendable(ledger) == notifications[1::2]
 
 
 async def test_a_retry_makes_the_dead_pending_again_with_a_fresh_budget(ledger: Ledger, clock: Clock) -> None:
-    dead, dropped, sent, waiting = await told(ledger, "1", "2", "3", "4")
+    dead, dropped, sent, waiting = await fired(ledger, "1", "2", "3", "4")
     await ledger.settle([settlement(dead, Status.DEAD, at=clock.now), delivered(sent)])
     await ledger.drop([dropped.id])
     clock.advance(1000)
     assert await ledger.retry([dead.id, dropped.id, sent.id, waiting.id, "unknown"]) == 2
     fresh = [replace(one, created_at=clock.now) for one in (dead, dropped)]
-    assert await pending(ledger) == [*fresh, waiting]
+    assert await sendable(ledger) == [*fresh, waiting]
     assert (await record(ledger, dead)).settled_at is None
 
 
 async def test_dead_and_pending_notifications_can_be_dropped_and_others_not(ledger: Ledger, clock: Clock) -> None:
-    dead, sent, waiting = await told(ledger, "1", "2", "3")
+    dead, sent, waiting = await fired(ledger, "1", "2", "3")
     await ledger.settle([settlement(dead, Status.DEAD), delivered(sent)])
     clock.advance(5)
     assert await ledger.drop([dead.id, sent.id, waiting.id, "unknown"]) == 2
-    assert await pending(ledger) == []
+    assert await sendable(ledger) == []
     found = {one.id: one for one in await ledger.find(Filter(status=Status.DROPPED))}
     assert found.keys() == {dead.id, waiting.id}
     assert {one.settled_at for one in found.values()} == {clock.now}
 
 
 async def test_notifications_for_channels_that_are_gone_are_parked(ledger: Ledger) -> None:
-    await told(ledger, "1", to=("hook", "mail"))
-    await told(ledger, "2", to=('it\'s "gone"',))
+    await fired(ledger, "1", to=("hook", "mail"))
+    await fired(ledger, "2", to=('it\'s "gone"',))
     assert await ledger.dead_letter_unrouted(["hook"]) == 2
     assert await ledger.dead_letter_unrouted(["hook"]) == 0
-    assert len(await pending(ledger)) == 1
+    assert len(await sendable(ledger)) == 1
     parked = await ledger.find(Filter(status=Status.DEAD))
     assert {(one.channel, one.reason) for one in parked} == {("mail", "unrouted"), ('it\'s "gone"', "unrouted")}
     assert all(one.detail for one in parked)
 
 
 async def test_without_any_channel_everything_is_parked(ledger: Ledger) -> None:
-    await told(ledger, "1")
+    await fired(ledger, "1")
     assert await ledger.dead_letter_unrouted([]) == 1
 
 
@@ -103,16 +157,16 @@ async def test_the_earlier_ids_are_those_of_the_episode_that_this_channel_delive
     await ledger.settle([delivered(one) for one in [*fired, *updated]])
     await ledger.settle([settlement(skipped[0], Status.DEAD)])
     (again,) = await ledger.commit(commit([transition(at=2000)]))
-    assert await ledger.earlier(resolved) == (fired[0].id, updated[0].id)
-    assert await ledger.earlier(again) == ()
+    assert await ledger.previous_ids(resolved) == (fired[0].id, updated[0].id)
+    assert await ledger.previous_ids(again) == ()
 
 
 async def test_the_backlog_counts_what_waits_and_what_is_dead(ledger: Ledger, clock: Clock) -> None:
     assert await ledger.backlog() == {}
     first = clock.now
-    one, two, three = await told(ledger, "1", "2", "3")
+    one, two, three = await fired(ledger, "1", "2", "3")
     clock.advance(10)
-    await told(ledger, "4", to=("hook", "mail"))
+    await fired(ledger, "4", to=("hook", "mail"))
     assert await ledger.backlog() == {
         "hook": Backlog(pending=4, oldest=first),
         "mail": Backlog(pending=1, oldest=first + 10),
@@ -124,7 +178,7 @@ async def test_the_backlog_counts_what_waits_and_what_is_dead(ledger: Ledger, cl
 
 async def test_a_retry_does_not_make_the_backlog_look_younger(ledger: Ledger, clock: Clock) -> None:
     first = clock.now
-    dead, _ = await told(ledger, "1", "2")
+    dead, _ = await fired(ledger, "1", "2")
     await ledger.settle([settlement(dead, Status.DEAD)])
     clock.advance(100)
     await ledger.retry([dead.id])
@@ -132,7 +186,7 @@ async def test_a_retry_does_not_make_the_backlog_look_younger(ledger: Ledger, cl
 
 
 async def test_records_are_found_by_any_choice_newest_first(ledger: Ledger) -> None:
-    notifications = await told(ledger, *"1234", to=("hook", "mail"))
+    notifications = await fired(ledger, *"1234", to=("hook", "mail"))
     await ledger.commit(commit([transition("9", alert="early")], alert="early"))
     await ledger.settle([settlement(notifications[0], Status.DEAD)])
     seqs = [one.seq for one in await ledger.find(Filter())]
@@ -150,7 +204,7 @@ async def test_records_are_found_by_any_choice_newest_first(ledger: Ledger) -> N
 
 
 async def test_only_settled_notifications_that_are_old_enough_are_pruned(ledger: Ledger, clock: Clock) -> None:
-    sent, dead, dropped, waiting, recent = await told(ledger, *"12345")
+    sent, dead, dropped, waiting, recent = await fired(ledger, *"12345")
     await ledger.settle([delivered(sent, at=clock.now), settlement(dead, Status.DEAD, at=clock.now)])
     await ledger.drop([dropped.id])
     clock.advance(100)
@@ -181,7 +235,7 @@ async def test_pruning_goes_in_steps_and_skips_what_must_stay(ledger: Ledger, cl
 
 
 async def test_a_transition_stays_as_long_as_one_of_its_notifications(ledger: Ledger, clock: Clock) -> None:
-    hook, mail = await told(ledger, "1", to=("hook", "mail"))
+    hook, mail = await fired(ledger, "1", to=("hook", "mail"))
     await ledger.settle([delivered(hook, at=clock.now)])
     assert await ledger.prune(clock.now + 1, 100) == 1
-    assert await pending(ledger, "mail") == [mail]
+    assert await sendable(ledger, "mail") == [mail]

@@ -14,7 +14,7 @@ from typing import IO
 
 import pytest
 
-from support.ledger import commit, delivered, firing, transition
+from support.ledger import commit, delivered, firing, sendable, transition
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
@@ -43,7 +43,7 @@ async def use(path: Path) -> None:
     try:
         await ledger.load("late")
         await ledger.backlog()
-        await ledger.pending("hook", 0, 1000)
+        await ledger.claim("hook", 1000)
         await ledger.find(Filter(limit=1000))
         keys = [str(number) for number in range(300)]
         await ledger.commit(commit([transition(key, at=2000) for key in keys], saved=[firing(key) for key in keys]))
@@ -143,7 +143,7 @@ def test_a_killed_process_leaves_every_acknowledged_commit_and_at_most_one_more_
         assert stored.frontier in (acknowledged, acknowledged + 1)
         assert [one.fingerprint for one in stored.firings] == [fingerprint("late", [str(stored.frontier)])]
         for channel in ("hook", "mail"):
-            notifications = await ledger.pending(channel, 0, 10_000)
+            notifications = await sendable(ledger, channel, 10_000)
             assert [one.transition.at for one in notifications] == list(range(1, stored.frontier + 1))
         await ledger.close()
 
@@ -318,7 +318,7 @@ async def test_commits_that_wait_together_share_transactions(path: Path) -> None
     ledger._connection.set_trace_callback(lambda text: begun.append(text) if text.startswith("BEGIN") else None)
     await asyncio.gather(*(ledger.commit(commit([transition(str(number))])) for number in range(200)))
     assert len(begun) < 50
-    assert len(await ledger.pending("hook", 0, 1000)) == 200
+    assert len(await sendable(ledger)) == 200
     await ledger.close()
 
 
@@ -330,7 +330,7 @@ async def test_reading_does_not_wait_for_writing(path: Path) -> None:
     writing = asyncio.create_task(ledger.commit(commit()))
     async with asyncio.timeout(4):  # a writer waits five seconds for the lock
         assert await ledger.load("late") is not None
-        assert await ledger.pending("hook", 0, 10) == []
+        assert await sendable(ledger) == []
     assert not writing.done()
     other.execute("ROLLBACK")
     await writing

@@ -5,7 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from support.ledger import COLUMNS, OpenLedger, commit, delivered, firing, pending, record, settlement, told, transition
+from support.ledger import (
+    COLUMNS,
+    OpenLedger,
+    commit,
+    delivered,
+    fired,
+    firing,
+    record,
+    sendable,
+    settlement,
+    transition,
+)
 from tocsin.errors import LedgerError
 from tocsin.ledger.base import Filter, Ledger, Status
 from tocsin.model import Column
@@ -53,7 +64,7 @@ async def test_one_bad_commit_among_many_at_once_fails_alone(ledger: Ledger) -> 
         stored = await ledger.load(f"a{number}")
         assert stored is not None
         assert stored.columns == new
-    assert len(await pending(ledger)) == 7
+    assert len(await sendable(ledger)) == 7
 
 
 async def test_the_notifications_of_concurrent_commits_are_answered_in_the_order_of_their_numbers(
@@ -62,7 +73,7 @@ async def test_the_notifications_of_concurrent_commits_are_answered_in_the_order
     answered: list[int] = []
 
     async def one(number: int) -> None:
-        answered.extend(one.seq for one in await told(ledger, str(number)))
+        answered.extend(one.seq for one in await fired(ledger, str(number)))
 
     await asyncio.gather(*(one(number) for number in range(200)))
     assert answered == sorted(answered)
@@ -70,18 +81,18 @@ async def test_the_notifications_of_concurrent_commits_are_answered_in_the_order
 
 
 async def test_a_cancelled_caller_does_not_undo_its_commit(ledger: Ledger) -> None:
-    task = asyncio.create_task(told(ledger, "1"))
+    task = asyncio.create_task(fired(ledger, "1"))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await ledger.commit(commit(alert="early"))
-    assert len(await pending(ledger)) == 1
+    assert len(await sendable(ledger)) == 1
 
 
 async def test_closing_finishes_what_is_queued(opener: OpenLedger, tmp_path: Path) -> None:
     ledger = opener(tmp_path / "ledger")
-    commits = [asyncio.create_task(told(ledger, str(number))) for number in range(20)]
+    commits = [asyncio.create_task(fired(ledger, str(number))) for number in range(20)]
     await asyncio.sleep(0)
     await ledger.close()
     assert sum(map(len, await asyncio.gather(*commits))) == 20
@@ -106,7 +117,7 @@ async def test_after_it_was_closed_a_ledger_says_so_instead_of_hanging(opener: O
 
 
 async def test_a_change_by_another_process_is_noticed_once(ledger: Ledger, opener: OpenLedger, tmp_path: Path) -> None:
-    (notification,) = await told(ledger, "1")
+    (notification,) = await fired(ledger, "1")
     await ledger.settle([settlement(notification, Status.DEAD)])
     assert not await ledger.changed_elsewhere()
     other = opener(tmp_path / "ledger", exclusive=False)
@@ -115,13 +126,13 @@ async def test_a_change_by_another_process_is_noticed_once(ledger: Ledger, opene
     await other.close()
     assert await ledger.changed_elsewhere()
     assert not await ledger.changed_elsewhere()
-    assert len(await pending(ledger)) == 1
+    assert len(await sendable(ledger)) == 1
 
 
 async def test_a_change_by_another_process_before_the_first_look_is_noticed(
     ledger: Ledger, opener: OpenLedger, tmp_path: Path
 ) -> None:
-    (notification,) = await told(ledger, "1")
+    (notification,) = await fired(ledger, "1")
     other = opener(tmp_path / "ledger", exclusive=False)
     await other.drop([notification.id])
     await other.close()
@@ -131,13 +142,13 @@ async def test_a_change_by_another_process_before_the_first_look_is_noticed(
 async def test_a_change_is_not_forgotten_when_a_commit_beside_the_look_fails(
     ledger: Ledger, opener: OpenLedger, tmp_path: Path
 ) -> None:
-    (notification,) = await told(ledger, "1")
+    (notification,) = await fired(ledger, "1")
     await ledger.changed_elsewhere()
     other = opener(tmp_path / "ledger", exclusive=False)
     await other.drop([notification.id])
     await other.close()
     # Queued together, they share a transaction that the last of them spoils.
-    many = [asyncio.create_task(told(ledger, str(number))) for number in range(5)]
+    many = [asyncio.create_task(fired(ledger, str(number))) for number in range(5)]
     look = asyncio.create_task(ledger.changed_elsewhere())
     bad = asyncio.create_task(ledger.commit(commit([transition("2", at=2**70)])))
     await asyncio.gather(*many, look, bad, return_exceptions=True)
@@ -147,7 +158,7 @@ async def test_a_change_is_not_forgotten_when_a_commit_beside_the_look_fails(
 
 async def test_own_writes_are_no_change_by_another_process(ledger: Ledger) -> None:
     await ledger.changed_elsewhere()
-    (notification,) = await told(ledger, "1")
-    await pending(ledger)
+    (notification,) = await fired(ledger, "1")
+    await sendable(ledger)
     await ledger.settle([delivered(notification)])
     assert not await ledger.changed_elsewhere()

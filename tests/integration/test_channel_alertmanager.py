@@ -21,7 +21,7 @@ from tocsin.backoff import Backoff
 from tocsin.channels.alertmanager import Config
 from tocsin.channels.alertmanager import build as build_output
 from tocsin.channels.base import Delivered
-from tocsin.dispatch import Condition
+from tocsin.dispatch import ChannelStatus
 from tocsin.dispatch.level import ActiveAlerts, LevelLoop
 from tocsin.dispatch.receiver import LevelPolicy
 from tocsin.envelope import build
@@ -125,11 +125,11 @@ async def test_restarted_alertmanager_gets_everything_again(harness: Alertmanage
         async with harness.server(port=port) as server:
             harness.fires(loop, "1", "2")
             await until_some(knows(server, "Late1", "Late2"))
-        await until(lambda: loop.condition is Condition.FAILING)
+        await until(lambda: loop.status is ChannelStatus.FAILING)
         harness.fires(loop, "2", "3")
         async with harness.server(port=port) as server:
             await until_some(knows(server, "Late2", "Late3"))
-            await until(lambda: (loop.condition, loop.message, loop.pending) == (Condition.UP, "", 0))
+            await until(lambda: (loop.status, loop.message, loop.pending) == (ChannelStatus.UP, "", 0))
 
 
 async def test_clean_restart_notifies_no_one_again(harness: AlertmanagerHarness) -> None:

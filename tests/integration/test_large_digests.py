@@ -19,7 +19,7 @@ from tocsin.channels.base import Channel
 from tocsin.ledger.base import Status
 from tocsin.model import Address
 
-LANE = Address(channel="hook", lane="group", interval=0.2)
+LANE = Address(channel="hook", ordering_key="group", interval=0.2)
 ROWS = 30
 LARGE = 17
 """The row that is too large alone."""
@@ -27,8 +27,7 @@ LARGE = 17
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    made = Desk(tmp_path / "ledger.db")
-    made.clock = cast("Any", time.time)  # sockets take their time
+    made = Desk(tmp_path / "ledger.db", clock=time.time)  # sockets take their time
     yield made
     await made.close()
 
@@ -38,8 +37,8 @@ async def sent_through(desk: Desk, channel: Channel) -> None:
     desk.start(cast("Any", channel), max_age=1e12)
     notes = ["n" * (30_000 if number == LARGE else 1_000) for number in range(ROWS)]
     transitions = [transition(str(number), note=note) for number, note in enumerate(notes)]
-    offered = await desk.ledger.commit(replace(commit(), transitions=[(one, [LANE]) for one in transitions]))
-    desk.dispatchers[0].offer(offered)
+    await desk.ledger.commit(replace(commit(), transitions=[(one, [LANE]) for one in transitions]))
+    desk.dispatchers[0].wake()
 
     async def settled() -> bool:
         return all(record.status is not Status.PENDING for record in await desk.records())

@@ -52,10 +52,10 @@ class Desk:
     """One ledger file, and the dispatcher that works on it now. `chance`: what every throw of the dice gives; `set_by`:
     the seconds by which somebody has set the wall clock."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Any = None) -> None:
         self.path = path
         self.chance = 0.999
-        self.clock = LoopClock(asyncio.get_running_loop())
+        self.clock = clock or LoopClock(asyncio.get_running_loop())
         self.set_by = 0.0
         self.metrics = Metrics("0").channel("hook")
         self.ledger: Ledger = open_ledger(path, clock=self.clock)
@@ -132,7 +132,8 @@ class Desk:
     async def tell_of(self, transitions: Sequence[Transition], *, to: Sequence[str] = ("hook",)) -> list[str]:
         notifications = await self.ledger.commit(commit(transitions, to=to))
         for dispatcher in self.dispatchers:
-            dispatcher.offer([one for one in notifications if one.channel == dispatcher.name])
+            if dispatcher.name in to:
+                dispatcher.wake()
         return [one.id for one in notifications]
 
     async def quiet(self) -> None:
@@ -145,7 +146,7 @@ class Desk:
         while quiet < 3:
             # Both queues of the ledger are worked off in order: what was asked of it before has been answered after.
             await self.ledger.settle([])
-            await self.ledger.pending("", 0, 1)
+            await self.ledger.backlog()
             idle = all(sleeping(dispatcher) for dispatcher in self.dispatchers)
             quiet = quiet + 1 if idle else 0
 

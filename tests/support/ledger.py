@@ -99,7 +99,7 @@ def commit(
 
 
 def delivered(notification: Notification, *, at: float = 0.0) -> Settlement:
-    """The settlement of an attempt that worked."""
+    """The settlement of a successful attempt."""
     return settlement(notification, Status.DELIVERED, at=at)
 
 
@@ -117,9 +117,11 @@ def settlement(notification: Notification, status: Status, *, at: float = 0.0, n
     )
 
 
-async def pending(ledger: Ledger, channel: str = "hook") -> list[Notification]:
-    """All that waits for a channel."""
-    return await ledger.pending(channel, 0, 1000)
+async def sendable(ledger: Ledger, channel: str = "hook", limit: int = 1000) -> list[Notification]:
+    """The heads that may be sent now, given back."""
+    page = await ledger.claim(channel, limit)
+    await ledger.release(page.heads)
+    return list(page.heads)
 
 
 async def record(ledger: Ledger, notification: Notification) -> Record:
@@ -128,6 +130,6 @@ async def record(ledger: Ledger, notification: Notification) -> Record:
     return found
 
 
-async def told(ledger: Ledger, *keys: str, to: Sequence[str] = ("hook",)) -> list[Notification]:
-    """One fired notification for each key and channel."""
-    return await ledger.commit(commit([transition(key) for key in keys], to=to))
+async def fired(ledger: Ledger, *keys: str, to: Sequence[str] = ("hook",), at: int = 1000) -> list[Notification]:
+    """Commit a fired notification for each key and channel."""
+    return await ledger.commit(commit([transition(key, at=at) for key in keys], to=to))

@@ -8,7 +8,7 @@ import pytest
 from support.channels import FakeChannel
 from support.dispatching import REFUSED, Desk
 from tocsin.channels.base import Delivered, Message, Result
-from tocsin.dispatch import Condition
+from tocsin.dispatch import ChannelStatus
 from tocsin.ledger.base import Status
 
 
@@ -80,7 +80,7 @@ async def test_a_broken_channel_does_not_end_a_pause(desk: Desk) -> None:
     channel.answer = lambda _message: REFUSED
     dispatcher = desk.start(channel)
     await desk.tell("1", "2")
-    await desk.until(lambda: dispatcher.condition is Condition.PAUSED)
+    await desk.until(lambda: dispatcher.status is ChannelStatus.PAUSED)
     channel.error = ZeroDivisionError()
     await desk.advance(31)
-    assert dispatcher.condition is Condition.PAUSED
+    assert dispatcher.status is ChannelStatus.PAUSED

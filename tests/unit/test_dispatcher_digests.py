@@ -15,14 +15,14 @@ from tocsin.errors import LedgerError, LedgerReason, Reason
 from tocsin.ledger.base import MOST_MERGED, Status
 from tocsin.model import Address, Kind, Notification
 
-LANE = Address(channel="hook", lane="group", interval=30.0)
+LANE = Address(channel="hook", ordering_key="group", interval=30.0)
 
 
 async def tell(desk: Desk, *keys: str, kind: Kind = Kind.FIRED, at: int = 1000) -> None:
     transitions = [(transition(key, kind, at=at), [LANE]) for key in keys]
-    offered = await desk.ledger.commit(replace(commit(), transitions=transitions))
+    await desk.ledger.commit(replace(commit(), transitions=transitions))
     for dispatcher in desk.dispatchers:
-        dispatcher.offer(offered)
+        dispatcher.wake()
 
 
 def merged(message: Message) -> list[object]:
@@ -267,10 +267,10 @@ async def test_ledger_that_fails_during_a_cut_loses_nothing(desk: Desk) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(desk.ledger, name)
 
-        async def cut(self, first: Notification, at: int, *, refused: bool) -> Notification | None:
+        async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
             if failures:
                 raise failures.pop()
-            return await desk.ledger.cut(first, at, refused=refused)
+            await desk.ledger.split_digest(head, at, refused=refused)
 
     ledger: Any = Full()
     desk.start(channel, ledger=ledger, max_attempts=1)

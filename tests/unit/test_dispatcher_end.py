@@ -7,7 +7,7 @@ import pytest
 from support.channels import FakeChannel
 from support.dispatching import BUSY, REFUSED, Desk
 from tocsin.channels.base import Delivered
-from tocsin.dispatch import Condition
+from tocsin.dispatch import ChannelStatus
 from tocsin.ledger.base import Status
 
 
@@ -61,7 +61,7 @@ async def test_drained_does_not_wait_for_a_channel_that_is_paused(desk: Desk) ->
     channel = FakeChannel(lambda _message: REFUSED)
     dispatcher = desk.start(channel)
     await desk.tell("1", "2")
-    await desk.until(lambda: dispatcher.condition is Condition.PAUSED)
+    await desk.until(lambda: dispatcher.status is ChannelStatus.PAUSED)
     await dispatcher.drained()
 
 

@@ -12,7 +12,7 @@ from support.dispatching import BUSY, Desk
 from support.ledger import commit, transition
 from tocsin.channels.base import Delivered, Message, Result
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger.base import Bulks, Ledger, Settlement, Status
+from tocsin.ledger.base import Ledger, Page, Settlement, Status
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind, Notification
 
@@ -27,32 +27,33 @@ class Between:
         self.let_read.set()
         self.unreadable = 0
         self.unwritable = 0
+        self.without_ids = 0
         self.reads = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    async def pending(self, channel: str, after: int, limit: int) -> list[Notification]:
+    async def claim(self, channel: str, limit: int) -> Page:
         self.reads += 1
         if self.unreadable:
             self.unreadable -= 1
             raise LedgerError("the disk reports an error", LedgerReason.FAILED)
-        found = await self._ledger.pending(channel, after, limit)
+        found = await self._ledger.claim(channel, limit)
         self.reading.set()
         await self.let_read.wait()
         return found
 
-    async def settle(self, settlements: Sequence[Settlement], bulks: Bulks | None = None) -> None:
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
         if self.unwritable:
             self.unwritable -= 1
             raise LedgerError("the disk is full", LedgerReason.FULL)
-        await self._ledger.settle(settlements, bulks)
+        await self._ledger.settle(settlements)
 
-    async def earlier(self, notification: Notification) -> tuple[str, ...]:
-        if self.unreadable:
-            self.unreadable -= 1
+    async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
+        if self.without_ids:
+            self.without_ids -= 1
             raise LedgerError("the disk reports an error", LedgerReason.FAILED)
-        return await self._ledger.earlier(notification)
+        return await self._ledger.previous_ids(notification)
 
 
 # Restarts.
@@ -135,7 +136,7 @@ async def test_many_small_commits_while_the_channel_is_slow_lose_nothing_and_sen
             key = dice.choice("abcdefgh")
             told = transition(key, Kind.UPDATED, alert=alert, at=number, started_at=1)
             notifications = await desk.ledger.commit(commit([told], alert=alert))
-            desk.dispatchers[0].offer(notifications)
+            desk.dispatchers[0].wake()
             ids.extend(one.id for one in notifications)
 
     await asyncio.gather(*(produce(alert) for alert in ("one", "two", "three")))
@@ -156,8 +157,7 @@ async def test_offers_in_another_order_than_the_commits_lose_nothing(desk: Desk)
     await desk.quiet()
     first = await desk.ledger.commit(commit([transition("1")]))
     second = await desk.ledger.commit(commit([transition("2")]))
-    dispatcher.offer(second)
-    dispatcher.offer(first)
+    dispatcher.wake()
     await desk.delivered(first[0].id, second[0].id)
     assert len(channel.ids) == 2
 
@@ -325,7 +325,7 @@ async def test_a_ledger_that_cannot_name_the_earlier_ids_makes_no_dead_letter(de
     fired, resolved = await desk.episode("a", 2)
     await desk.delivered(fired, resolved)
     await desk.quiet()
-    between.unreadable = 1
+    between.without_ids = 1
     ids = await desk.episode("b", 2)
     await desk.delivered(ids[0])
     await desk.quiet()

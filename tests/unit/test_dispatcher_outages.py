@@ -8,7 +8,7 @@ from support.dispatching import DOWN, REFUSED, Desk, compose
 from tocsin.app.build import policy
 from tocsin.channels.base import Delivered, Message, Rejected
 from tocsin.config import load
-from tocsin.dispatch import Condition
+from tocsin.dispatch import ChannelStatus
 from tocsin.errors import Reason
 from tocsin.ledger.base import Status
 from tocsin.model import Notification
@@ -20,7 +20,7 @@ async def test_a_refusal_pauses_the_channel_until_one_probe_gets_through(desk: D
     ids = await desk.tell(*map(str, range(20)))
     await desk.advance(29)
     assert len(channel.sends) == 1
-    assert (dispatcher.condition, dispatcher.message) == (Condition.PAUSED, "unauthorized: wrong key")
+    assert (dispatcher.status, dispatcher.message) == (ChannelStatus.PAUSED, "unauthorized: wrong key")
     await desk.advance(2)
     assert [len(messages) for messages in channel.sends] == [5, 1]
     await desk.advance(58)
@@ -28,7 +28,7 @@ async def test_a_refusal_pauses_the_channel_until_one_probe_gets_through(desk: D
     channel.answer = deliver
     await desk.advance(3)
     await desk.delivered(*ids)
-    assert (dispatcher.condition, dispatcher.message) == (Condition.UP, "")
+    assert (dispatcher.status, dispatcher.message) == (ChannelStatus.UP, "")
     assert len(channel.sends[2]) == 1
 
 
@@ -62,7 +62,7 @@ async def test_failures_that_were_under_way_together_are_one_step_of_the_backoff
     await desk.until(lambda: channel.under_way == 20)
     channel.gate.set()
     await desk.quiet()
-    assert dispatcher.condition is Condition.FAILING
+    assert dispatcher.status is ChannelStatus.FAILING
     assert len(channel.sends) == 20
     await desk.advance(1.0)
     assert len(channel.sends) == 21
@@ -73,7 +73,7 @@ async def test_after_five_failures_one_send_at_a_time_finds_out_when_the_receive
     dispatcher = desk.start(channel, concurrency=1, max_attempts=None)
     ids = await desk.tell(*map(str, range(200)))
     await desk.quiet()
-    assert str(dispatcher.condition) == "failing"
+    assert str(dispatcher.status) == "failing"
     assert dispatcher.message == "connection: refused"
     assert len(channel.sends) == 5
     for wait in (1, 2, 4):
@@ -86,7 +86,7 @@ async def test_after_five_failures_one_send_at_a_time_finds_out_when_the_receive
     await desk.advance(60)
     await desk.advance(60)
     await desk.delivered(*ids)
-    assert dispatcher.condition is Condition.UP
+    assert dispatcher.status is ChannelStatus.UP
 
 
 async def test_an_outage_of_one_message_among_others_is_no_outage(desk: Desk) -> None:
@@ -95,7 +95,7 @@ async def test_an_outage_of_one_message_among_others_is_no_outage(desk: Desk) ->
     for at in range(8):
         await desk.tell("1", "2", at=1000 + at)
         await desk.advance(60)
-    assert dispatcher.condition is Condition.UP
+    assert dispatcher.status is ChannelStatus.UP
 
 
 async def test_what_was_never_sent_says_nothing_of_the_receiver(desk: Desk) -> None:
@@ -106,11 +106,11 @@ async def test_what_was_never_sent_says_nothing_of_the_receiver(desk: Desk) -> N
     channel = FakeChannel(lambda _message: REFUSED)
     dispatcher = desk.start(channel, concurrency=4, compose=choosy)
     await desk.tell("0")
-    await desk.until(lambda: dispatcher.condition is Condition.PAUSED)
+    await desk.until(lambda: dispatcher.status is ChannelStatus.PAUSED)
     await desk.tell(*map(str, range(1, 40)))
     for probes in range(2, 5):
         await desk.advance(301)
-        assert dispatcher.condition is Condition.PAUSED
+        assert dispatcher.status is ChannelStatus.PAUSED
         assert len(channel.sends) == probes
 
 
@@ -119,10 +119,10 @@ async def test_what_a_channel_rejects_without_asking_says_nothing_of_the_receive
     channel = FakeChannel(script(REFUSED, nobody, nobody, REFUSED))
     dispatcher = desk.start(channel, concurrency=4)
     await desk.tell("0")
-    await desk.until(lambda: dispatcher.condition is Condition.PAUSED)
+    await desk.until(lambda: dispatcher.status is ChannelStatus.PAUSED)
     await desk.tell(*map(str, range(1, 10)))
     await desk.advance(31)
-    assert dispatcher.condition is Condition.PAUSED
+    assert dispatcher.status is ChannelStatus.PAUSED
     assert len(channel.sends) == 4
 
 

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from support.channels import FakeChannel, deliver, script
 from support.dispatching import DOWN, REFUSED, Desk, compose
 from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
-from tocsin.dispatch import Condition
+from tocsin.dispatch import ChannelStatus
 from tocsin.errors import Reason
 from tocsin.ledger.base import Status
 from tocsin.model import Notification
@@ -20,20 +20,20 @@ async def test_a_channel_that_is_refused_everything_is_refusing(desk: Desk) -> N
     """Until the first delivery, and with the reason."""
     channel = FakeChannel(lambda _message: GONE)
     dispatcher = desk.start(channel)
-    assert (dispatcher.condition, dispatcher.delivers) == (Condition.UP, True)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.UP, True)
     await desk.tell("1", "2")
     await desk.quiet()
-    assert (dispatcher.condition, dispatcher.delivers) == (Condition.UP, True)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.UP, True)
     await desk.tell("3")
     await desk.quiet()
-    assert (dispatcher.condition, dispatcher.delivers) == (Condition.REFUSING, False)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.REFUSING, False)
     assert dispatcher.message == (
         "the last 3 notifications were given up on, the latest for: not_found: 404 no such hook"
     )
     channel.answer = deliver
     (id_,) = await desk.tell("4")
     await desk.delivered(id_)
-    assert (dispatcher.condition, dispatcher.delivers, dispatcher.message) == (Condition.UP, True, "")
+    assert (dispatcher.status, dispatcher.delivers, dispatcher.message) == (ChannelStatus.UP, True, "")
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -46,7 +46,7 @@ async def test_every_reason_for_a_dead_letter_counts(desk: Desk, reason: Reason)
     dispatcher = desk.start(FakeChannel(), compose=refused)
     await desk.tell("1", "2", "3")
     await desk.quiet()
-    assert dispatcher.condition is Condition.REFUSING
+    assert dispatcher.status is ChannelStatus.REFUSING
     assert f"{reason}: why" in dispatcher.message
 
 
@@ -57,7 +57,7 @@ async def test_bad_rows_among_good_ones_leave_it_up(desk: Desk) -> None:
     for number in range(30):
         await desk.tell(str(number))
         await desk.quiet()
-        assert dispatcher.condition is Condition.UP
+        assert dispatcher.status is ChannelStatus.UP
 
 
 async def test_a_digest_that_is_refused_counts_each_notification(desk: Desk) -> None:
@@ -65,7 +65,7 @@ async def test_a_digest_that_is_refused_counts_each_notification(desk: Desk) -> 
     dispatcher = desk.start(FakeChannel(lambda _message: GONE, bulk=5), concurrency=1)
     await desk.tell("1", "2", "3", "4", "5")
     await desk.quiet()
-    assert dispatcher.condition is Condition.REFUSING
+    assert dispatcher.status is ChannelStatus.REFUSING
 
 
 async def test_a_delivery_of_nothing_does_not_end_it(desk: Desk) -> None:
@@ -75,7 +75,7 @@ async def test_a_delivery_of_nothing_does_not_end_it(desk: Desk) -> None:
     for number in range(4):
         await desk.tell(str(number))
         await desk.quiet()
-    assert dispatcher.condition is Condition.REFUSING
+    assert dispatcher.status is ChannelStatus.REFUSING
 
 
 async def test_a_pause_comes_before_it_and_ends_in_it(desk: Desk) -> None:
@@ -85,9 +85,9 @@ async def test_a_pause_comes_before_it_and_ends_in_it(desk: Desk) -> None:
     for number in range(4):
         await desk.tell(str(number))
         await desk.quiet()
-    assert (dispatcher.condition, dispatcher.delivers) == (Condition.PAUSED, False)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.PAUSED, False)
     await desk.advance(31)
-    assert (dispatcher.condition, dispatcher.delivers) == (Condition.REFUSING, False)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.REFUSING, False)
 
 
 async def test_an_outage_that_ends_in_dead_letters_delivers_nothing(desk: Desk) -> None:
@@ -95,7 +95,7 @@ async def test_an_outage_that_ends_in_dead_letters_delivers_nothing(desk: Desk) 
     dispatcher = desk.start(FakeChannel(lambda _message: DOWN), max_attempts=1)
     await desk.tell(*map(str, range(8)))
     await desk.advance(120)
-    assert (dispatcher.condition, dispatcher.delivers) == (Condition.FAILING, False)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.FAILING, False)
 
 
 async def test_an_outage_does_not_replace_why_it_refuses(desk: Desk) -> None:
@@ -104,7 +104,7 @@ async def test_an_outage_does_not_replace_why_it_refuses(desk: Desk) -> None:
     for number in range(4):
         await desk.tell(str(number))
         await desk.quiet()
-    assert dispatcher.condition is Condition.REFUSING
+    assert dispatcher.status is ChannelStatus.REFUSING
     assert dispatcher.message == (
         "the last 3 notifications were given up on, the latest for: not_found: 404 no such hook"
     )
@@ -137,12 +137,12 @@ async def test_a_channel_whose_attempts_all_fail_is_failing(desk: Desk, reason: 
     (id_,) = await desk.tell("1")
     for _ in range(8):
         await desk.advance(100)
-    assert (dispatcher.condition, dispatcher.delivers) == (Condition.FAILING, True)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.FAILING, True)
     assert f"{reason}: why" in dispatcher.message
     channel.answer = deliver
     await desk.advance(100)
     await desk.delivered(id_)
-    assert (dispatcher.condition, dispatcher.message) == (Condition.UP, "")
+    assert (dispatcher.status, dispatcher.message) == (ChannelStatus.UP, "")
 
 
 async def test_five_hundred_refusals_are_two_lines(desk: Desk) -> None:

@@ -8,7 +8,7 @@ import pytest
 from support.channels import FakeChannel, script
 from support.dispatching import BUSY, Desk, compose
 from tocsin.channels.base import Message, Rejected, Retry
-from tocsin.dispatch import Condition
+from tocsin.dispatch import ChannelStatus
 from tocsin.errors import Reason
 from tocsin.ledger.base import Status
 from tocsin.model import Kind, Notification
@@ -105,7 +105,7 @@ async def test_a_receiver_that_limits_the_rate_is_left_alone_for_as_long_as_it_a
     ids = await desk.tell("1", "2", "3")
     await desk.advance(29.9)
     assert len(channel.ids) == 1
-    assert dispatcher.condition is Condition.UP
+    assert dispatcher.status is ChannelStatus.UP
     await desk.advance(4)
     await desk.delivered(*ids)
 

@@ -20,7 +20,7 @@ from tocsin.app import build as units
 from tocsin.app.runtime import Runtime
 from tocsin.config import load
 from tocsin.config.check import check_online
-from tocsin.dispatch import Condition
+from tocsin.dispatch import ChannelStatus
 from tocsin.errors import ConfigError
 from tocsin.exposition import Metrics
 from tocsin.faults import must_end, unexpected
@@ -145,16 +145,16 @@ async def test_unexpected_exception_in_dispatcher_is_retried(desk: Desk) -> None
     [one] = await desk.tell("1")
     await desk.until(lambda: dispatcher.fault)
     assert dispatcher.message.startswith("unexpected ZeroDivisionError in tocsin.dispatch")
-    assert (dispatcher.condition, dispatcher.delivers) == (Condition.FAILING, False)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.FAILING, False)
     await desk.advance(5)
     await desk.delivered(one)
     await desk.until(lambda: not dispatcher.fault)
-    assert dispatcher.condition is Condition.UP
+    assert dispatcher.status is ChannelStatus.UP
 
 
 async def test_unexpected_exception_in_outbox_reading_is_retried(desk: Desk) -> None:
     """A page of the outbox that cannot be read stops the channel until it can."""
-    dispatcher = desk.start(FakeChannel(), ledger=Broken(desk.ledger, "pending", 1))
+    dispatcher = desk.start(FakeChannel(), ledger=Broken(desk.ledger, "claim", 1))
     [one] = await desk.tell("1")
     await desk.until(lambda: dispatcher.fault)
     desk.clock.advance(5)
@@ -165,7 +165,7 @@ async def test_channel_that_raises_when_asked_stops_no_source(desk: Desk) -> Non
     """`take` of a channel is called while a source offers its notifications."""
 
     class Odd(FakeChannel):
-        times = 1
+        times = 0
 
         def batch_size(self, pending: int) -> int:
             if self.times:
@@ -173,8 +173,10 @@ async def test_channel_that_raises_when_asked_stops_no_source(desk: Desk) -> Non
                 raise ZeroDivisionError
             return 1
 
-    dispatcher = desk.start(Odd())
+    odd = Odd()
+    dispatcher = desk.start(odd)
     await desk.quiet()
+    odd.times = 1
     [one] = await desk.tell("1")  # raises nothing
     await desk.until(lambda: dispatcher.fault)
     desk.clock.advance(5)
@@ -190,7 +192,7 @@ async def test_unexpected_exception_in_level_output_is_retried() -> None:
         levels.loop.changed("late")
         await levels.advance(0.3)
         assert levels.loop.message.startswith("unexpected TypeError in")
-        assert (levels.loop.condition, levels.loop.delivers) == (Condition.FAILING, False)
+        assert (levels.loop.status, levels.loop.delivers) == (ChannelStatus.FAILING, False)
         levels.firing = good
         await levels.fires("1")
         for _ in range(10):
@@ -198,7 +200,7 @@ async def test_unexpected_exception_in_level_output_is_retried() -> None:
         assert levels.level.sent("a") == [["1"]]
         for _ in range(10):
             await levels.advance(10)
-        assert levels.loop.condition is Condition.UP
+        assert levels.loop.status is ChannelStatus.UP
         assert not levels.task.done()
     finally:
         await levels.close()

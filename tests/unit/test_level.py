@@ -12,7 +12,7 @@ from support.levels import DOWN, OK, LevelHarness
 from support.messages import transition
 from support.waiting import until
 from tocsin.channels.base import ActiveAlert, Paused, Rejected, Retry
-from tocsin.dispatch import Condition
+from tocsin.dispatch import ChannelStatus
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
 
@@ -34,7 +34,7 @@ async def test_sends_changes_together_to_every_receiver(levels: LevelHarness) ->
     await levels.advance(0.3)
     assert levels.level.sent("a") == levels.level.sent("b") == [["1", "2"]]
     loop = levels.loop
-    assert (loop.condition, loop.message, loop.pending) == (Condition.UP, "", 0)
+    assert (loop.status, loop.message, loop.pending) == (ChannelStatus.UP, "", 0)
     assert (loop.delivered, loop.failed) == (4, 0)
     assert loop.last_delivery == pytest.approx(levels.clock.now)
     assert levels.metric("tocsin_channel_attempts_total") == levels.metric("tocsin_channel_delivered_total") == 4
@@ -57,12 +57,12 @@ async def test_receiver_that_is_down_delays_no_other(levels: LevelHarness) -> No
         await levels.fires("1", "2")
         await levels.fires("1", "2", "3")
         assert levels.level.sent("b") == [["1"], ["2"], ["3"]]
-        assert (levels.loop.condition, levels.loop.pending) == (Condition.FAILING, 3)
+        assert (levels.loop.status, levels.loop.pending) == (ChannelStatus.FAILING, 3)
         assert levels.loop.message == "a: connection: refused"
         levels.level.answers["a"] = OK
         await levels.advance(5)
     assert levels.level.sent("a") == [["1"], ["2"], ["1", "2", "3"]]
-    assert (levels.loop.condition, levels.loop.message, levels.loop.pending) == (Condition.UP, "", 0)
+    assert (levels.loop.status, levels.loop.message, levels.loop.pending) == (ChannelStatus.UP, "", 0)
     assert [line["event"] for line in logged] == ["receiver failing, trying again", "receiver accepts alerts again"]
     assert levels.metric("tocsin_channel_failures_total", reason="connection") == levels.loop.failed == 1
 
@@ -109,13 +109,13 @@ async def test_wall_clock_jump_changes_no_timing(levels: LevelHarness, jump: flo
 async def test_pauses_when_every_receiver_refuses_credentials(levels: LevelHarness) -> None:
     levels.level.answers = dict.fromkeys("ab", Paused(Reason.UNAUTHORIZED, "401"))
     await levels.fires("1")
-    assert (levels.loop.condition, levels.loop.delivers) == (Condition.PAUSED, False)
+    assert (levels.loop.status, levels.loop.delivers) == (ChannelStatus.PAUSED, False)
     assert levels.loop.message == "a: unauthorized: 401; b: unauthorized: 401"
     await levels.advance(29)
     assert len(levels.level.sent("a")) == 1
     levels.level.answers = dict.fromkeys("ab", OK)
     await levels.advance(2)
-    assert levels.loop.condition is Condition.UP
+    assert levels.loop.status is ChannelStatus.UP
 
 
 async def test_refused_alert_shows_and_is_sent_again(levels: LevelHarness) -> None:
@@ -124,7 +124,7 @@ async def test_refused_alert_shows_and_is_sent_again(levels: LevelHarness) -> No
         await levels.fires("1")
         await levels.advance(61)
     assert levels.level.sent("a") == [["1"], ["1"]]
-    assert (levels.loop.condition, levels.loop.delivers) == (Condition.UP, True)
+    assert (levels.loop.status, levels.loop.delivers) == (ChannelStatus.UP, True)
     assert levels.loop.message == "a: 1 alerts refused, for example: rejected: bad label"
     assert [line["event"] for line in logged] == ["receiver refuses an alert"]
     levels.level.answers["a"] = OK
@@ -139,13 +139,13 @@ async def test_output_is_refusing_when_every_alert_is_refused(levels: LevelHarne
         await levels.fires(*map(str, range(50)))
         levels.level.answers = dict.fromkeys("ab", BAD_LABEL)
         await levels.advance(2)
-        assert (levels.loop.condition, levels.loop.delivers) == (Condition.REFUSING, False)
+        assert (levels.loop.status, levels.loop.delivers) == (ChannelStatus.REFUSING, False)
         levels.level.answers["b"] = OK
         await levels.advance(61)
-        assert (levels.loop.condition, levels.loop.delivers) == (Condition.FAILING, True)
+        assert (levels.loop.status, levels.loop.delivers) == (ChannelStatus.FAILING, True)
         levels.level.answers["a"] = OK
         await levels.advance(61)
-    assert (levels.loop.condition, levels.loop.message) == (Condition.UP, "")
+    assert (levels.loop.status, levels.loop.message) == (ChannelStatus.UP, "")
     events = [line["event"] for line in logged if line["log_level"] != "warning"]
     assert events == [*["receiver refusing"] * 2, *["receiver accepts alerts again"] * 2]
     refused = [line for line in logged if line["event"] == "receiver refuses an alert"]
@@ -161,7 +161,7 @@ async def test_exception_of_the_output_is_a_failed_attempt(levels: LevelHarness,
     levels.level.answers["a"] = OK
     await levels.advance(2)
     assert levels.level.sent("a") == [["1"], ["1"]]
-    assert levels.loop.condition is Condition.UP
+    assert levels.loop.status is ChannelStatus.UP
 
 
 async def test_unrenderable_or_excluded_row_hides_no_other(levels: LevelHarness) -> None:

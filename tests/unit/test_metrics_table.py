@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from prometheus_client import generate_latest
 
-from tocsin.dispatch import Condition
+from tocsin.dispatch import ChannelStatus
 from tocsin.errors import Reason, RefusedReason, SourceReason
 from tocsin.exposition import AlertState, ChannelState, Gauges, GaugeSpec, Metrics, Page
 from tocsin.exposition.table import TABLE, Definition, markdown
@@ -166,7 +166,8 @@ async def test_the_state_of_a_channel_is_one_of_the_states() -> None:
     found = samples(await page_of(metrics))
     states = {name: value for name, value in found.items() if name.startswith("tocsin_channel_state")}
     assert states == {
-        f'tocsin_channel_state{{channel="people",state="{state}"}}': float(state == "refusing") for state in Condition
+        f'tocsin_channel_state{{channel="people",state="{state}"}}': float(state == "refusing")
+        for state in ChannelStatus
     }
     assert found['tocsin_channel_up{channel="people"}'] == 0
     assert found['tocsin_channel_dead_letters{channel="pager"}'] == 3

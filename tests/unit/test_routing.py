@@ -1,4 +1,4 @@
-"""Where transitions go: by kind, by condition, in which lane."""
+"""Where transitions go: by kind, by condition, in which order."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -107,8 +107,8 @@ def test_what_is_merged_has_a_lane_for_each_group_and_what_is_not_has_none() -> 
     [(_, addresses)] = made.addressed([transition()])
     assert addresses == (
         Address(channel="plain"),
-        Address(channel="mail", lane=fingerprint("late", ["page"]), interval=30.0),
-        Address(channel="sms", lane=fingerprint("late", []), interval=5.0),
+        Address(channel="mail", ordering_key=fingerprint("late", ["page"]), interval=30.0),
+        Address(channel="sms", ordering_key=fingerprint("late", []), interval=5.0),
     )
 
 
@@ -116,14 +116,14 @@ def test_what_ceased_to_match_is_merged_in_the_group_in_which_it_fired() -> None
     made = router(route(when="row.severity == 'page'", interval=30.0, group_by=("severity",)))
     story = [transition(), transition(Kind.UPDATED, WARN, PAGE)]
     told = [(one.kind, addresses) for one, addresses in made.addressed(story) if addresses]
-    page = (Address(channel="out", lane=fingerprint("late", ["page"]), interval=30.0),)
+    page = (Address(channel="out", ordering_key=fingerprint("late", ["page"]), interval=30.0),)
     assert told == [(Kind.FIRED, page), (Kind.RESOLVED, page)]
 
 
 def test_a_row_that_changes_the_column_it_is_grouped_by_is_told_in_another_group() -> None:
     made = router(route(interval=30.0, group_by=("severity",)))
     story = [transition(), transition(Kind.UPDATED, WARN, PAGE), transition(Kind.RESOLVED, WARN)]
-    lanes = [addresses[0].lane for _, addresses in made.addressed(story)]
+    lanes = [addresses[0].ordering_key for _, addresses in made.addressed(story)]
     assert lanes == [fingerprint("late", ["page"]), *[fingerprint("late", ["warn"])] * 2]
 
 
@@ -131,7 +131,7 @@ def test_events_with_the_same_key_have_one_lane() -> None:
     """NULL is a value like others."""
     made = router(route(order_by=("id", "severity")))
     [(_, [address])] = made.addressed([transition(Kind.EVENT, ("1", None, "2"))])
-    assert address == Address(channel="out", lane=fingerprint("late", ["1", None]))
+    assert address == Address(channel="out", ordering_key=fingerprint("late", ["1", None]))
 
 
 @pytest.mark.parametrize(

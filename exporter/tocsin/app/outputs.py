@@ -143,15 +143,11 @@ class Outputs:
         await self._stop_channels([name for name in self._channels if name not in stay])
 
     def offer(self, notifications: Sequence[Notification]) -> None:
-        """Hand over what has just been committed."""
-        by_channel: dict[str, list[Notification]] = {}
-        for notification in notifications:
-            by_channel.setdefault(notification.channel, []).append(notification)
-        for name, offered in by_channel.items():
+        """Wake the dispatchers of what has just been committed."""
+        for name in {notification.channel for notification in notifications}:
             running = self._channels.get(name)
-            # A channel that is being exchanged reads the ledger when it starts.
-            if running is not None:
-                running.what.offer(offered)
+            if running is not None:  # one that is being replaced reads the ledger when it starts
+                running.what.wake()
 
     def changed(self, alert: RowAlert, news: bool) -> None:
         """A batch of an alert has been taken in; see `LevelLoop.changed`."""
@@ -183,7 +179,7 @@ class Outputs:
         backlog = self.waiting(name)
         if running is None:
             return replace(channel_state(backlog), up=False)
-        return replace(channel_state(backlog), up=running.what.delivers, state=running.what.condition.value)
+        return replace(channel_state(backlog), up=running.what.delivers, state=running.what.status.value)
 
     async def _stop_levels(self, names: Sequence[str]) -> None:
         await cancelled([self._levels.pop(name) for name in names])

@@ -6,7 +6,7 @@ from typing import Any
 
 from tocsin.alert import Alert, EventAlert
 from tocsin.app.runtime import Runtime
-from tocsin.dispatch import Condition, Dispatcher
+from tocsin.dispatch import ChannelStatus, Dispatcher
 from tocsin.dispatch.level import LevelLoop
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.pipeline.feed import Feed
@@ -58,8 +58,8 @@ class RunningProcess:
         alerts = self._runtime.alerts
         refusing = [f"alert {one.name}: {one.state}: {one.message}" for one in alerts if one.state is State.REFUSING]
         notes = [f"alert {one.name}: {one.note}" for one in alerts if one.state is State.UP and one.note]
-        failing = [one for one in self._running() if one.condition is not Condition.UP]
-        return [*refusing, *notes, *(f"channel {one.name}: {one.condition}: {one.message}" for one in failing)]
+        failing = [one for one in self._running() if one.status is not ChannelStatus.UP]
+        return [*refusing, *notes, *(f"channel {one.name}: {one.status}: {one.message}" for one in failing)]
 
     def alerts(self) -> Sequence[dict[str, Any]]:
         return [
@@ -120,7 +120,7 @@ def _channel(running: Dispatcher | LevelLoop, kind: str, backlog: Backlog) -> di
     return {
         "name": running.name,
         "type": kind,
-        "state": running.condition.value,
+        "state": running.status.value,
         "message": running.message,
         "pending": backlog.pending,
         "oldest_pending": views.wall_time(backlog.oldest),

@@ -1,11 +1,10 @@
-"""Claim, send, acknowledge, retry, park: one dispatcher per channel, so that none delays another.
+"""Delivery: one dispatcher per channel, so that none delays another.
 
-A channel sees each episode's notifications in order and one at a time; different episodes go side by side.
+A channel receives the notifications of an ordering key in order and one at a time; different ones side by side.
 """
 
+from tocsin.dispatch.decisions import ChannelStatus, Policy
 from tocsin.dispatch.dispatcher import Dispatcher
-from tocsin.dispatch.health import Condition
-from tocsin.dispatch.policy import Policy
 from tocsin.dispatch.sending import Compose
 
-__all__ = ["Compose", "Condition", "Dispatcher", "Policy"]
+__all__ = ["ChannelStatus", "Compose", "Dispatcher", "Policy"]

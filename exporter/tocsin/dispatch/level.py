@@ -13,7 +13,7 @@ from dataclasses import replace
 import structlog
 
 from tocsin.channels.base import ActiveAlert, Delivered, Level, Result, Retry
-from tocsin.dispatch.health import Condition
+from tocsin.dispatch.decisions import ChannelStatus
 from tocsin.dispatch.receiver import LevelPolicy, Receiver
 from tocsin.dispatch.supervision import Supervisor
 from tocsin.envelope import Envelope
@@ -140,16 +140,16 @@ class LevelLoop:
         return self._supervisor.message
 
     @property
-    def condition(self) -> Condition:
+    def status(self) -> ChannelStatus:
         """The state: that of the receivers where all have the same, else failing."""
-        conditions = {one.condition for one in self._receivers}
-        return conditions.pop() if len(conditions) == 1 and not self.fault else Condition.FAILING
+        statuses = {one.status for one in self._receivers}
+        return statuses.pop() if len(statuses) == 1 and not self.fault else ChannelStatus.FAILING
 
     @property
     def delivers(self) -> bool:
         """False while every receiver is paused or refusing."""
-        refusals = (Condition.PAUSED, Condition.REFUSING)
-        return not self.fault and any(one.condition not in refusals for one in self._receivers)
+        refusals = (ChannelStatus.PAUSED, ChannelStatus.REFUSING)
+        return not self.fault and any(one.status not in refusals for one in self._receivers)
 
     @property
     def message(self) -> str:

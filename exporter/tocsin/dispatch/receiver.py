@@ -9,7 +9,7 @@ import structlog
 
 from tocsin.backoff import Backoff
 from tocsin.channels.base import ActiveAlert, Delivered, Paused, Rejected, Result, Retry
-from tocsin.dispatch.health import REFUSED_IN_A_ROW, Condition
+from tocsin.dispatch.decisions import REFUSED_IN_A_ROW, ChannelStatus
 from tocsin.errors import Reason
 from tocsin.repeats import Repeats
 
@@ -36,7 +36,7 @@ class LevelPolicy:
 class _Outage:
     """Failed requests in a row."""
 
-    condition: Condition
+    status: ChannelStatus
     message: str
     failures: int
     retry_at: float
@@ -64,12 +64,12 @@ class Receiver:
         self._outage: _Outage | None = None
 
     @property
-    def condition(self) -> Condition:
+    def status(self) -> ChannelStatus:
         """The state. Refusing: it answers and refuses everything."""
         if self._outage is not None:
-            return self._outage.condition
+            return self._outage.status
         refusing = len(self._refused) >= REFUSED_IN_A_ROW and self._refused.keys() >= self._has.keys()
-        return Condition.REFUSING if refusing else Condition.UP
+        return ChannelStatus.REFUSING if refusing else ChannelStatus.UP
 
     @property
     def message(self) -> str:
@@ -99,7 +99,7 @@ class Receiver:
         self, due: Sequence[ActiveAlert], results: Sequence[Result], alerts: Mapping[str, ActiveAlert], now: float
     ) -> None:
         """Record the results of what was due; `alerts`: what the receiver should have had then."""
-        before = self.condition
+        before = self.status
         for alert, result in zip(due, results, strict=True):
             if isinstance(result, Rejected):
                 self._refuse(alert.identity, result)
@@ -113,9 +113,9 @@ class Receiver:
         self._has, self._outage = alerts, None
         if now >= self._resend_at:
             self._resend_at = now + self._policy.resend
-        if self.condition is Condition.REFUSING and before is not Condition.REFUSING:
+        if self.status is ChannelStatus.REFUSING and before is not ChannelStatus.REFUSING:
             self._log.error("receiver refusing", error=self.message)
-        elif self.condition is not before:
+        elif self.status is not before:
             self._refusals.flush()
             self._log.info("receiver accepts alerts again")
 
@@ -131,10 +131,10 @@ class Receiver:
         if not failures:
             self._log.warning("receiver failing, trying again", reason=result.reason, detail=result.detail)
         if isinstance(result, Paused):
-            condition, wait = Condition.PAUSED, self._policy.pause.ceiling(failures)
+            status, wait = ChannelStatus.PAUSED, self._policy.pause.ceiling(failures)
         else:
-            condition = Condition.FAILING
+            status = ChannelStatus.FAILING
             wait = self._policy.backoff.delay(failures, self._chance, at_least=result.after)
         if result.reason is Reason.CONNECTION:
             self._has, self._resend_at = {}, -math.inf  # it may be restarting with an empty memory
-        self._outage = _Outage(condition, f"{result.reason}: {result.detail}", failures + 1, now + wait)
+        self._outage = _Outage(status, f"{result.reason}: {result.detail}", failures + 1, now + wait)

@@ -1,70 +1,63 @@
-"""Send notifications to the channel. Whatever goes wrong on the way is a result, too."""
+"""Composing and sending. Whatever goes wrong on the way is a result, too."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import structlog
 
 from tocsin.channels.base import BatchingChannel, Channel, Message, Plan, Rejected, Result, Retry
-from tocsin.dispatch.lanes import Bulk
 from tocsin.errors import LedgerError, Reason
-from tocsin.ledger.base import Bulks, Ledger
+from tocsin.faults import must_end
+from tocsin.ledger.base import Outbox
 from tocsin.model import Notification
 from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
 Compose = Callable[[Sequence[Notification]], "Message | Rejected"]
-"""Makes what the channel sends from what the ledger keeps, with today's configuration: one message of one notification,
-or of those that were merged."""
+"""Makes the message of one notification, or of merged ones, with today's configuration."""
 
 _GRACE = 5.0
-"""Seconds that a channel is given beyond its own timeout."""
+"""Seconds that a channel has beyond its own timeout."""
 
 _UNREAD = Retry(Reason.INTERNAL, "the ledger could not be read", free=True)
 _UNWRITTEN = Retry(Reason.INTERNAL, "the ledger could not be written", free=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Notifications to send next: the heads of ordering keys, in the order of `seq`."""
+
+    heads: Sequence[Notification]
+    repeated: bool = False
+    """Whether they are the members of one request that may have been sent before."""
+
+
 class Sent(NamedTuple):
-    """What went in one message, and its result: `head`, which stands for it in its lane, first."""
+    """The notifications of one message, its head first, and the result."""
 
     together: Sequence[Notification]
     result: Result
 
-    @property
-    def head(self) -> Notification:
-        """The notification that stands for all of them in its lane."""
-        return self.together[0]
 
-
-class Cut(NamedTuple):
-    """A digest that was too large, and was cut in two: `head` stands for the first part, `rest` for the second."""
-
-    head: Notification
-    rest: Notification | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Sending:
-    """What became of one claim.
+    """What became of one claim."""
 
-    `apart`: results of messages that share no request with others. `together`: those of `bulk`, which went in one
-    request. `later`: bulks that are to be sent next. `cut`: digests that are to be sent in parts. `answers`: all that
-    the channel said.
-    """
-
-    apart: Sequence[Sent] = ()
-    together: Sequence[Sent] = ()
-    bulk: Bulk | None = None
-    later: Sequence[Bulk] = ()
-    cut: Sequence[Cut] = ()
-    answers: Sequence[Result] = ()
+    apart: list[Sent] = field(default_factory=list)
+    """Messages that share no request with others, or are in none."""
+    request: list[Sent] = field(default_factory=list)
+    """The messages of one request."""
+    unsent: list[Notification] = field(default_factory=list)
+    """Heads that are sent later: in another request, or with a part of their digest."""
+    answers: list[Result] = field(default_factory=list)
+    """All results of the channel."""
 
 
 class _Composed(NamedTuple):
-    """What goes in one message, its head first, and the message or why there is none."""
+    """The notifications of one message, its head first, and the message or why there is none."""
 
     together: Sequence[Notification]
     message: Message | Rejected | Retry
@@ -73,8 +66,8 @@ class _Composed(NamedTuple):
 class Sender:
     """Composes and sends. Raises nothing of its own, and is cancelled only by its caller."""
 
-    def __init__(self, name: str, channel: Channel, ledger: Ledger, compose: Compose, timeout: float) -> None:
-        """`timeout`: seconds, the channel's own."""
+    def __init__(self, name: str, channel: Channel, ledger: Outbox, compose: Compose, timeout: float) -> None:
+        """`timeout`: that of the channel, in seconds."""
         self._name = name
         self._channel = channel
         self._ledger = ledger
@@ -85,35 +78,33 @@ class Sender:
         self._uncomposed = Repeats(log, "cannot compose a notification", level="error")
         self._raised = Repeats(log, "the channel failed", level="error")
         self._unanswered = Repeats(log, "the channel did not answer each message once", level="error")
-        self._cuts = Repeats(log, "digest cut in two: it is too large", level="info")
-        # Asked once: a protocol takes its time to answer.
-        self._bulking = channel if isinstance(channel, BatchingChannel) else None
+        self._splits = Repeats(log, "digest split: it is too large", level="info")
+        # Checked once: a protocol takes its time.
+        self._batching = channel if isinstance(channel, BatchingChannel) else None
 
-    @property
-    def bulking(self) -> bool:
-        """Whether what goes in one request has one idempotency key."""
-        return self._bulking is not None
+    async def send(self, claim: Claim, attempting: Callable[[int], None]) -> Sending:
+        """Send the messages of a claim. Of a channel with plans, the first request; the rest is left `unsent`.
 
-    async def send(self, claim: Sequence[Notification] | Bulk, attempting: Callable[[int], None]) -> Sending:
-        """Send the messages of these notifications, in order. Of a channel that sends several in one request, the first
-        request; the others are in `later`. `attempting` is called with the number of messages that are sent."""
-        members = claim.members if isinstance(claim, Bulk) else claim
-        composed = [await self._composed(notification) for notification in members]
-        if isinstance(claim, Bulk) and any(isinstance(one.message, Retry) for one in composed):
-            # Part of a bulk is another request, so it waits until all of it can be composed.
-            return Sending(together=[Sent(one.together, _UNREAD) for one in composed], bulk=claim)
-        if self._bulking is not None:
-            sending = await self._send_planned(self._bulking, claim, composed, attempting)
-        else:
+        `attempting` is called with the number of messages that are sent.
+        """
+        composed = [await self._composed(head) for head in claim.heads]
+        if claim.repeated and any(isinstance(one.message, Retry) for one in composed):
+            # A part of a request is another request, so it waits until all of it can be composed.
+            return Sending(request=[Sent(one.together, _UNREAD) for one in composed])
+        if self._batching is None:
             sending = await self._send_each(composed, attempting)
-        return await self._with_cuts(sending)
+        else:
+            sending = await self._send_planned(self._batching, claim, composed, attempting)
+        await self._split_digests(sending)
+        return sending
 
     async def _send_each(self, composed: Sequence[_Composed], attempting: Callable[[int], None]) -> Sending:
         """Send messages that have idempotency keys of their own, in one call."""
         messages = [one.message for one in composed if isinstance(one.message, Message)]
+        results: Sequence[Result] = ()
         if messages:
             attempting(len(messages))
-        results = await self._call(lambda: self._channel.send(messages), len(messages)) if messages else ()
+            results = await self._call(lambda: self._channel.send(messages), len(messages))
         answers = iter(results)
         sent = [
             Sent(one.together, next(answers) if isinstance(one.message, Message) else one.message) for one in composed
@@ -125,112 +116,94 @@ class Sender:
     async def _send_planned(
         self,
         channel: BatchingChannel,
-        claim: Sequence[Notification] | Bulk,
+        claim: Claim,
         composed: Sequence[_Composed],
         attempting: Callable[[int], None],
     ) -> Sending:
-        plan = self._planned(channel, [one.message for one in composed if isinstance(one.message, Message)])
-        by_id = {one.message.id: one for one in composed if isinstance(one.message, Message)}
+        plan = self._plan(channel, [one.message for one in composed if isinstance(one.message, Message)])
+        by_id = {one.message.id: one.together for one in composed if isinstance(one.message, Message)}
         apart = [Sent(one.together, one.message) for one in composed if not isinstance(one.message, Message)]
-        apart += [Sent(by_id[id_].together, result) for id_, result in plan.decided.items()]
-        known = [one.result for one in apart]
+        apart += [Sent(by_id[id_], result) for id_, result in plan.decided.items()]
+        sending = Sending(apart=apart, answers=[one.result for one in apart])
         if not plan.requests:
-            return Sending(apart=apart, answers=known)
-        bulks = [_bulk(request.messages, by_id) for request in plan.requests]
-        if isinstance(claim, Bulk) and [bulk.seqs for bulk in bulks] == [claim.seqs]:
-            bulks = [claim]
-        try:
-            bulks = await self._bind(bulks, instead_of=claim)
-        except LedgerError:
-            return self._unwritten(claim, composed)
-        request, (bulk, *later) = plan.requests[0], bulks
+            return sending
+
+        def heads(messages: Sequence[Message]) -> list[Notification]:
+            return [by_id[message.id][0] for message in messages]
+
+        first, *others = [heads(request.messages) for request in plan.requests]
+        unchanged = claim.repeated and {one.seq for one in first} == {one.seq for one in claim.heads}
+        if not unchanged and not await self._bind([first, *others]):
+            sent = [Sent(one.together, _UNWRITTEN) for one in composed]
+            return Sending(request=sent) if claim.repeated else Sending(apart=sent)
+        sending.unsent = [head for members in others for head in members]
+        request = plan.requests[0]
         attempting(len(request.messages))
         results = await self._call(request.send, len(request.messages))
-        answers = [*known, *results]
+        sending.answers += results
         if len(results) > 1 and all(isinstance(result, Rejected) for result in results):
-            parts = [_bulk(messages, by_id) for messages in request.split()]
-            try:
-                parts = await self._bind(parts, instead_of=bulk)
-            except LedgerError:
-                results = [_UNWRITTEN] * len(results)
-            else:
-                return Sending(apart=apart, later=[*parts, *later], answers=answers)
-        together = [
-            Sent(by_id[message.id].together, result) for message, result in zip(request.messages, results, strict=True)
+            # The parts take the place of the whole before they are sent: it is never sent again under its key.
+            if await self._bind([heads(messages) for messages in request.split()]):
+                sending.unsent += first
+                return sending
+            results = [_UNWRITTEN] * len(results)
+        sending.request = [
+            Sent(by_id[message.id], result) for message, result in zip(request.messages, results, strict=True)
         ]
-        return Sending(apart=apart, together=together, bulk=bulk, later=later, answers=answers)
+        return sending
 
-    def _planned(self, channel: BatchingChannel, messages: Sequence[Message]) -> Plan:
+    def _plan(self, channel: BatchingChannel, messages: Sequence[Message]) -> Plan:
         try:
             return channel.plan(messages)
         except Exception as error:  # noqa: BLE001 - a defect of a channel is a failed attempt, not the end of the process
-            self._raised.add(type(error).__name__, channel=self._name, exc_info=True)
-            failed = Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")
-            return Plan((), {message.id: failed for message in messages})
+            return Plan((), {message.id: self._defect(error) for message in messages})
 
-    async def _bind(self, bulks: Sequence[Bulk], instead_of: Sequence[Notification] | Bulk) -> list[Bulk]:
-        """Write what goes in one request, before it is sent: a message alone too, or a process that starts after a kill
-        might send it together with others, under another key."""
-        made = [bulk.seqs for bulk in bulks if not bulk.stored]
-        old = instead_of if isinstance(instead_of, Bulk) and instead_of.stored else None
-        ended = [old.seqs[0]] if old is not None and old not in bulks else []
-        if made or ended:
-            try:
-                await self._ledger.bind(Bulks(channel=self._name, made=made, ended=ended))
-            except LedgerError as error:
-                self._unwritable.add(channel=self._name, error=str(error))
-                raise
-        return [replace(bulk, stored=True) for bulk in bulks]
-
-    def _unwritten(self, claim: Sequence[Notification] | Bulk, composed: Sequence[_Composed]) -> Sending:
-        """Nothing was sent."""
-        sent = [Sent(one.together, _UNWRITTEN) for one in composed]
-        return Sending(together=sent, bulk=claim) if isinstance(claim, Bulk) else Sending(apart=sent)
+    async def _bind(self, requests: Sequence[Sequence[Notification]]) -> bool:
+        """Write what is in each request, before it is sent: a message alone too, or a process that starts after a kill
+        might send it with others, under another key."""
+        try:
+            await self._ledger.bind([[head.seq for head in members] for members in requests])
+        except LedgerError as error:
+            self._unwritable.add(channel=self._name, error=str(error))
+            return False
+        return True
 
     # Digests that are too large.
 
-    async def _with_cuts(self, sending: Sending) -> Sending:
-        """The same, with digests that are too large cut in two."""
-        if not any(_to_cut(one) for one in (*sending.apart, *sending.together)):
-            return sending
-        apart = [await self._cut(one) for one in sending.apart]
-        together = [await self._cut(one) for one in sending.together]
-        return replace(
-            sending,
-            apart=[one for one in apart if isinstance(one, Sent)],
-            together=[one for one in together if isinstance(one, Sent)],
-            cut=[one for one in (*apart, *together) if isinstance(one, Cut)],
-        )
+    async def _split_digests(self, sending: Sending) -> None:
+        for sent in (sending.apart, sending.request):
+            for one in [one for one in sent if _is_too_large(one)]:
+                sent.remove(one)
+                if await self._split(one):
+                    sending.unsent.append(one.together[0])
+                else:
+                    sending.apart.append(Sent(one.together, _UNWRITTEN))
 
-    async def _cut(self, sent: Sent) -> Sent | Cut:
-        """Cut a digest that is too large; anything else stays as it is."""
-        if not _to_cut(sent) or not isinstance(sent.result, Rejected):
-            return sent
-        head, result = sent.head, sent.result
+    async def _split(self, sent: Sent) -> bool:
+        """Divide a digest in two."""
+        head, result = sent.together[0], sent.result
+        assert isinstance(result, Rejected)
         ordered = sorted(one.seq for one in sent.together)
-        refused = not result.unsent
         try:
-            rest = await self._ledger.cut(head, ordered[len(ordered) // 2], refused=refused)
+            await self._ledger.split_digest(head, ordered[len(ordered) // 2], refused=not result.unsent)
         except LedgerError as error:
             self._unwritable.add(channel=self._name, error=str(error))
-            return Sent(sent.together, _UNWRITTEN)
-        self._cuts.add(channel=self._name, notification=head.id, merged=len(ordered), detail=result.detail)
-        return Cut(replace(head, generation=head.generation + refused, not_before=0.0), rest)
+            return False
+        self._splits.add(channel=self._name, notification=head.id, merged=len(ordered), detail=result.detail)
+        return True
 
     # Composing and calling.
 
     async def _composed(self, head: Notification) -> _Composed:
-        """Make the message that `head` stands for."""
-        together: Sequence[Notification] = (head,)
+        """Make the message of a head: its own, or that of its digest."""
+        together: Sequence[Notification] = [head]
         try:
             if head.digest is not None:
-                gathered = await self._ledger.gather(head) or together
-                together = (head, *(one for one in gathered if one.seq != head.seq))
-            else:
-                gathered = together
-            message = self._compose(gathered)
+                together = await self._ledger.digest(head) or together
+            message = self._compose(together)
             if isinstance(message, Message) and message.kind in self._channel.needs_previous_ids:
-                message = replace(message, previous_ids=await self._earlier(gathered))
+                ids = [id_ for one in together for id_ in await self._ledger.previous_ids(one)]
+                message = replace(message, previous_ids=tuple(ids))
         except LedgerError as error:
             self._unreadable.add(channel=self._name, error=str(error))
             return _Composed(together, _UNREAD)
@@ -239,40 +212,34 @@ class Sender:
             return _Composed(together, Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}"))
         return _Composed(together, message)
 
-    async def _earlier(self, together: Sequence[Notification]) -> tuple[str, ...]:
-        return tuple([id_ for notification in together for id_ in await self._ledger.earlier(notification)])
-
     async def _call(self, send: Callable[[], Awaitable[Sequence[Result]]], count: int) -> Sequence[Result]:
-        """The results of a call that sends so many messages."""
+        """The results of a call that sends `count` messages."""
         try:
-            # The channel keeps to its own timeout; this one is for a channel that does not.
+            # For a channel that does not keep its own timeout.
             async with asyncio.timeout(self._timeout + _GRACE):
                 results = await send()
         except TimeoutError:
             return [Retry(Reason.TIMEOUT, f"no answer within {self._timeout:g} s")] * count
         except (Exception, asyncio.CancelledError) as error:
-            # A defect of a channel is a failed attempt, not the end of the process; so is a cancellation that nobody
-            # asked for.
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            # A cancellation that no one asked for is a failed attempt, too.
+            if must_end(error):
                 raise
-            self._raised.add(type(error).__name__, channel=self._name, exc_info=True)
-            return [Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")] * count
-        if not _answers(results, count):
+            return [self._defect(error)] * count
+        if not _is_complete(results, count):
             self._unanswered.add(channel=self._name)
             return [Retry(Reason.INTERNAL, "the channel did not answer each message once")] * count
         return results
 
+    def _defect(self, error: BaseException) -> Retry:
+        self._raised.add(type(error).__name__, channel=self._name, exc_info=error)
+        return Retry(Reason.INTERNAL, f"the channel raised {type(error).__name__}")
 
-def _bulk(messages: Sequence[Message], by_id: dict[str, _Composed]) -> Bulk:
-    return Bulk(tuple(by_id[message.id].together[0] for message in messages))
 
-
-def _to_cut(sent: Sent) -> bool:
+def _is_too_large(sent: Sent) -> bool:
     result = sent.result
     return isinstance(result, Rejected) and result.reason is Reason.TOO_LARGE and len(sent.together) > 1
 
 
-def _answers(results: object, count: int) -> bool:
-    """Whether a channel kept to its contract. Types say so too, but a channel may come from elsewhere."""
+def _is_complete(results: object, count: int) -> bool:
+    """Whether a channel kept its contract. Types say so too, but a channel may be foreign code."""
     return isinstance(results, Sequence) and len(results) == count and all(isinstance(one, Result) for one in results)

@@ -36,6 +36,9 @@ class Supervisor:
             except (Exception, asyncio.CancelledError) as error:
                 if must_end(error):
                     raise
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # a task group hides that behind an exception
+                    raise asyncio.CancelledError from error
                 self._stopped(error)
             await forget()
             await asyncio.sleep(self._backoff.delay(self._stops, self._chance, at_least=_SHORTEST))

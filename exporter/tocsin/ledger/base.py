@@ -1,7 +1,7 @@
-"""The durable store: firing set, outbox and frontier of every alert, written in one transaction per batch.
+"""The contract of the durable store: firing set, outbox and frontier of every alert, in one transaction per batch.
 
-Behind the `Ledger` protocol stands SQLite (`tocsin.ledger.sqlite`). All times are wall-clock seconds except where a
-source timestamp in milliseconds is named.
+Implemented for SQLite by `tocsin.ledger.sqlite`. Times are wall-clock seconds unless a source time in milliseconds is
+named. `seq` is the ledger's number of a notification, rising in the order of commits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,25 +17,26 @@ Routed: TypeAlias = tuple[Transition, Sequence[Address]]
 """A transition and where it goes."""
 
 MOST_MERGED = 500
-"""Notifications in one message; what a digest has beyond that goes in the next one."""
+"""The most notifications in one message. The rest of a digest goes in the next one."""
 
 
 class Status(StrEnum):
-    """Where a notification stands. `dead`: given up on, parked with a reason; `dropped`: dead, and a person said it may
-    go."""
+    """Delivery status of a notification."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
     DEAD = "dead"
+    """Given up on, and kept as a dead letter with a reason."""
     DROPPED = "dropped"
+    """Discarded by an operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What the ledger holds of an alert. `definition` is the text it was stored with: what identifies its keys and
-    rows."""
+    """The stored state of an alert."""
 
     definition: str
+    """Identifies the keys and rows; state stored under another definition is replaced."""
     columns: Columns
     frontier: int | None
     firings: Sequence[Firing]
@@ -43,7 +44,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """What one batch changes, to be written whole or not at all."""
+    """The changes of one batch, written whole or not at all."""
 
     alert: str
     definition: str
@@ -51,9 +52,10 @@ class Commit:
     frontier: int | None
     saved: Sequence[Firing] = ()
     gone: Sequence[str] = ()
+    """Fingerprints of firings to delete."""
     transitions: Sequence[Routed] = ()
     replace: bool = False
-    """The stored firings of this alert are not of this definition: delete all before writing."""
+    """Whether to delete all stored firings of the alert first: they belong to another definition."""
 
 
 class Occurrence(NamedTuple):
@@ -61,51 +63,60 @@ class Occurrence(NamedTuple):
 
     routed: Routed
     key: str | None = None
-    """Equal for duplicates; None: it is never a duplicate."""
+    """Later events with this key are duplicates; None: no event is."""
     until: int = 0
-    """Source ms until which other occurrences with this key are duplicates."""
+    """End of the time in which they are, in source ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventCommit:
-    """What one batch of an event source changes, to be written whole or not at all. `position`: see
-    `tocsin.sources.EventBatch`."""
+    """The changes of one batch of an event source, written whole or not at all."""
 
     source: str
     occurrences: Sequence[Occurrence] = ()
     position: Mapping[str, int] = field(default_factory=dict)
+    """Where the source resumes, by partition; see `tocsin.sources.base.EventBatch`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Notifications of one channel that may be sent now, claimed for the caller.
+
+    No two of them have the same ordering key, and none has the ordering key of one claimed before.
+    """
+
+    heads: Sequence[Notification] = ()
+    """The first pending notification of each ordering key; of a digest its first."""
+    repeats: Sequence[Sequence[Notification]] = ()
+    """The members of requests whose outcome is unknown. Each is repeated as the same request."""
+    more: bool = False
+    """Whether others may be sent now, too."""
+    next_at: float | None = None
+    """When the next one may be sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """How an attempt ended. Still pending: `not_before` says when to try again; dead: `reason` and `detail` say why."""
+    """How an attempt ended."""
 
     seq: int
     status: Status
     attempts: int
     not_before: float = 0.0
+    """If still pending: the time of the next attempt."""
     reason: str = ""
+    """Why it failed; empty if it did not."""
     detail: str = ""
     at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bulks:
-    """What changes among the requests of a channel whose outcome is not known. A request is known by the `seq` of its
-    first member.
-
-    `made`: the members of each new one, in the order of the request. `ended`: those that are not repeated any more, by
-    the `seq` of their first member; they are deleted before the new ones are written.
-    """
-
-    channel: str
-    made: Sequence[Sequence[int]] = ()
-    ended: Sequence[int] = ()
+    repeat: bool = False
+    """Whether the receiver may have accepted the request: then it is repeated with the same members."""
+    release_key: bool = False
+    """Whether later notifications of its ordering key need not wait for it any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A notification with all that is known of it, for people."""
+    """Everything known about a notification, for people."""
 
     seq: int
     id: str
@@ -130,7 +141,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One attempt that failed: when, and why."""
+    """One failed attempt."""
 
     at: float
     reason: str
@@ -139,116 +150,130 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episode:
-    """One firing from its beginning to its end, or one event, as the ledger's notifications tell it.
-
-    `firing`: whether it fires now, as the firing set has it. `ended_at`: source ms; None while it fires, and where no
-    `resolved` was told or kept, else the time of the last one that was told; an event ends where it starts. `kind` and
-    `row` are those of the newest transition that was told. `deliveries`: how many notifications there are by channel
-    and status.
-    """
+    """One firing from start to end, or one event, as the kept notifications describe it."""
 
     alert: str
     fingerprint: str
     started_at: int
     ended_at: int | None
+    """Source ms of the last `resolved` notification; of an event its start. None while it fires, and where no
+    `resolved` was sent or kept."""
     firing: bool
+    """Whether it fires now, by the firing set."""
     kind: str
+    """Of the newest transition, as `row`."""
     columns: Columns
     row: Row
     deliveries: Mapping[tuple[str, Status], int]
+    """The number of notifications by channel and status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which records to list, newest first; `before` is a `seq` to go on from."""
+    """Which records to list, newest first."""
 
     status: Status | None = None
     channel: str | None = None
     alert: str | None = None
     id: str | None = None
     before: int | None = None
+    """Only records with a lower `seq`: continues a list."""
     limit: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What waits for one channel. `oldest`: when the oldest pending notification was written, or becomes due if it
-    waits to be merged."""
+    """The size of one channel's outbox."""
 
     pending: int = 0
     oldest: float | None = None
+    """When the oldest pending notification was written; of a digest, when it is due."""
     dead: int = 0
 
 
-class Ledger(Protocol):
-    """What the rest of Tocsin needs of a store. Every method raises LedgerError, and nothing else, when the store
-    fails."""
+class Outbox(Protocol):
+    """What a dispatcher needs of a ledger.
+
+    A notification that was claimed is not returned by another claim until it is settled or released, or until
+    `recover` after the process that claimed it has ended.
+    """
+
+    async def recover(self, channel: str, since: float, ready_at: float) -> None:
+        """Release all claims on a channel. What was written until `since` is not sent before `ready_at`: the process
+        that claimed it may have sent it a moment ago."""
+        ...
+
+    async def claim(self, channel: str, limit: int) -> Page:
+        """Claim up to `limit` notifications and requests that may be sent now, those that waited for a time and those
+        that did not in equal parts."""
+        ...
+
+    async def release(self, notifications: Sequence[Notification]) -> None:
+        """Give back claimed notifications that were not sent."""
+        ...
+
+    async def bind(self, requests: Sequence[Sequence[int]]) -> None:
+        """Write which claimed notifications (by `seq`) go in one request, before it is sent."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Write how attempts ended, and release the claims. What is no longer pending, because an operator dropped it,
+        does not change."""
+        ...
+
+    async def digest(self, head: Notification) -> list[Notification]:
+        """The pending notifications of the digest whose first is `head`, in order, at most `MOST_MERGED`. Closes the
+        digest: later notifications do not join it, so that a repeat has the same content."""
+        ...
+
+    async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
+        """Make a digest of their own of the pending notifications with a `seq` of at least `at`. `refused`: the
+        receiver has seen the digest, so the first part needs another idempotency key."""
+        ...
+
+    async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
+        """The ids of this episode that the channel has delivered before, oldest first."""
+        ...
+
+
+class Ledger(Outbox, Protocol):
+    """What Tocsin needs of a store. Every method raises LedgerError, and nothing else, when the store fails."""
 
     fault: LedgerError | None
-    """Why the last batch or delivery could not be written; None if it could. A full disk can still be read."""
+    """Why the last batch or outcome could not be written; None if it could. A full disk can still be read."""
+
+    # Batches.
 
     async def load(self, alert: str) -> Stored | None:
-        """The stored state of an alert; None if it has never been committed."""
+        """The stored state of an alert; None if it was never committed."""
         ...
 
     async def commit(self, commit: Commit) -> list[Notification]:
-        """Write a batch. Returns the new notifications, in order, once they are safe on disk; an id already known makes
-        none."""
+        """Write a batch. Returns the new notifications in order, of a digest only the first, once they are on disk. An
+        id that is known already adds none."""
         ...
 
     async def commit_events(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
-        """Write a batch of events. Returns the new notifications as `commit` does, and the occurrences that were told,
-        without repeats."""
+        """Write a batch of events. Returns the new notifications as `commit` does, and the occurrences that are no
+        duplicates."""
         ...
 
     async def position(self, source: str) -> dict[str, int]:
-        """Where an event source is to go on from, by partition; empty if it has never been written."""
+        """Where an event source resumes, by partition; empty if it was never committed."""
         ...
 
-    async def pending(self, channel: str, after: int, limit: int) -> list[Notification]:
-        """The next pending notifications of a channel with a `seq` greater than `after`, in order; of a digest only the
-        first."""
-        ...
-
-    async def gather(self, first: Notification) -> list[Notification]:
-        """The pending notifications of the digest that `first` stands for, at most `MOST_MERGED`, in order. From now on
-        nothing joins them: however often they are sent, they are the same."""
-        ...
-
-    async def cut(self, first: Notification, at: int, *, refused: bool) -> Notification | None:
-        """Cut the digest that `first` stands for in two: the pending notifications with a `seq` of `at` or more become
-        a digest of their own. Returns the first of these; None if a person dropped them all meanwhile. `refused`: the
-        receiver had the digest and refused it, so that what is left needs another idempotency key."""
-        ...
-
-    async def settle(self, settlements: Sequence[Settlement], bulks: Bulks | None = None) -> None:
-        """Write how attempts ended, and what that changes among the bulks. What is no longer pending (a person dropped
-        it meanwhile) stays as it is."""
-        ...
-
-    async def bind(self, bulks: Bulks) -> None:
-        """Write which notifications go in one request, before it is sent."""
-        ...
-
-    async def bound(self, channel: str) -> list[list[Notification]]:
-        """The requests of a channel whose outcome is not known: of each its pending members, in the order of the
-        request."""
-        ...
-
-    async def earlier(self, notification: Notification) -> tuple[str, ...]:
-        """The ids of the notifications of the same episode that this channel delivered before, oldest first."""
-        ...
+    # For operators.
 
     async def backlog(self) -> dict[str, Backlog]:
-        """What waits, by channel."""
+        """The outbox of each channel that has one."""
         ...
 
     async def find(self, wanted: Filter) -> list[Record]:
-        """Records for people."""
+        """Records by a filter, newest first."""
         ...
 
     async def attempts(self, id_: str) -> list[Attempt]:
-        """The latest attempts of a notification that failed, oldest first."""
+        """The latest failed attempts of a notification, oldest first."""
         ...
 
     async def episodes(self, alert: str, limit: int) -> list[Episode]:
@@ -256,21 +281,23 @@ class Ledger(Protocol):
         ...
 
     async def retry(self, ids: Sequence[str]) -> int:
-        """Make dead or dropped notifications pending again, with a fresh budget of attempts, and with another
-        idempotency key where the receiver rejected them. Returns how many."""
+        """Make dead or dropped notifications pending again, with no attempts counted, and with another idempotency key
+        where the receiver rejected them. Returns how many."""
         ...
 
     async def drop(self, ids: Sequence[str]) -> int:
-        """Let dead or pending notifications go. Returns how many."""
+        """Discard dead or pending notifications. Returns how many."""
         ...
 
+    # Maintenance.
+
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
-        """Make dead what is pending for a channel not among `channels`. Returns how many."""
+        """Make dead letters of what is pending for a channel not among `channels`. Returns how many."""
         ...
 
     async def prune(self, before: float, limit: int) -> int:
-        """Delete at most `limit` settled (not dead) notifications older than `before`, but none of an episode that
-        still fires. Returns how many."""
+        """Delete at most `limit` delivered or dropped notifications settled before `before`, except those of episodes
+        that still fire. Returns how many."""
         ...
 
     async def changed_elsewhere(self) -> bool:
@@ -278,5 +305,5 @@ class Ledger(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish what is queued and let go of the store."""
+        """Finish what is queued and close the store."""
         ...

@@ -1,4 +1,4 @@
-"""Opening a SQLite file as a ledger: one process, the right tables, and errors that say what to do."""
+"""Opening a SQLite file as a ledger: one process, current tables, and errors that say what to do."""
 
 import contextlib
 import fcntl
@@ -19,11 +19,11 @@ def one(db: sqlite3.Connection, statement: str, *arguments: object) -> Any:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that may be handed from thread to thread, and whose commits are on disk when they return."""
+    """A connection that may be used in other threads, and whose commits are on disk when they return."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     connection.execute("PRAGMA synchronous = FULL")
-    # Fingerprints and ids are hashes, so every batch writes all over its tables. With room for the pages of several
-    # batches (16 MiB each, against 2 and 4) they go back to the file once, and not once for each batch.
+    # Fingerprints and ids are hashes, so every batch writes pages all over its tables. With room for the pages of
+    # several batches (16 MiB each, against 2 and 4) a page is written back once, not once for each batch.
     connection.execute("PRAGMA cache_size = -16384")
     connection.execute("PRAGMA wal_autocheckpoint = 4096")
     return connection
@@ -36,7 +36,7 @@ def lock_file(path: Path) -> IO[str]:
         lock = path.with_name(path.name + ".lock").open("a+")
     except OSError as error:
         raise LedgerError(
-            f"{path}: cannot be written: {error.strerror}; choose another ledger.path or mend the permissions",
+            f"{path}: cannot be written: {error.strerror}; choose another ledger.path or fix the permissions",
             LedgerReason.UNREADABLE,
         ) from None
     try:
@@ -57,8 +57,8 @@ def lock_file(path: Path) -> IO[str]:
 
 
 def migrate(connection: sqlite3.Connection, path: Path, *, allowed: bool) -> None:
-    """Bring the tables up to this version's, if that is `allowed`: only the process that runs alerts may, since an
-    older one may be running on the file. Raises LedgerError for a file of another version, or one that is no ledger."""
+    """Bring the tables up to date if that is `allowed`: an older process may be running on the file. Raises LedgerError
+    for a file of another version, and for one that is not a ledger."""
     version: int = one(connection, "PRAGMA user_version")
     if version > len(MIGRATIONS):
         raise LedgerError(
@@ -67,15 +67,13 @@ def migrate(connection: sqlite3.Connection, path: Path, *, allowed: bool) -> Non
             LedgerReason.NEWER,
         )
     if version == 0 and one(connection, "SELECT count(*) FROM sqlite_schema"):
-        raise LedgerError(
-            f"{path}: a database, but not a ledger of Tocsin's; choose another ledger.path", LedgerReason.CORRUPT
-        )
+        raise LedgerError(f"{path}: a database, but not a ledger; choose another ledger.path", LedgerReason.CORRUPT)
     if version < len(MIGRATIONS) and not allowed:
         raise LedgerError(
             f"{path}: written by an older version of Tocsin; `tocsin run` brings it up to date", LedgerReason.OLDER
         )
     for number in range(version, len(MIGRATIONS)):
-        # One transaction for a step and its number: a crash between statements leaves the file at the version it says.
+        # One transaction for a step and its number: after a crash the file has the version that it names.
         script = f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
         with _rolled_back(connection):
             connection.executescript(script)
@@ -91,33 +89,31 @@ def _rolled_back(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-_DAMAGED = "the file is damaged; restore it from a backup, or move it away to start afresh"
-_MEANINGS: tuple[tuple[str, LedgerReason, str], ...] = (
-    ("full", LedgerReason.FULL, "the disk is full; make room, nothing is lost meanwhile"),
-    ("malformed", LedgerReason.CORRUPT, _DAMAGED),
-    ("no such", LedgerReason.CORRUPT, _DAMAGED),  # a table or column: our statements are right, so the schema is not
-    ("not a database", LedgerReason.CORRUPT, "the file is no ledger; move it away or choose another ledger.path"),
-    ("readonly", LedgerReason.UNREADABLE, "the file cannot be written; mend its permissions"),
-    (
-        "unable to open",
-        LedgerReason.UNREADABLE,
-        "the file cannot be opened; does its directory exist, and may we write there?",
-    ),
-    ("disk I/O error", LedgerReason.FAILED, "the disk reports an error"),
-    ("locked", LedgerReason.LOCKED, "another process holds the file; stop it"),
-)
+_DAMAGED = "the file is damaged; restore it from a backup, or move it away to start from scratch"
+_MEANINGS = {
+    "SQLITE_FULL": (LedgerReason.FULL, "the disk is full; free some space, nothing is lost meanwhile"),
+    "SQLITE_CORRUPT": (LedgerReason.CORRUPT, _DAMAGED),
+    "SQLITE_ERROR": (LedgerReason.CORRUPT, _DAMAGED),  # a table or column is missing: the statements are tested
+    "SQLITE_NOTADB": (LedgerReason.CORRUPT, "not a ledger; move the file away or choose another ledger.path"),
+    "SQLITE_READONLY": (LedgerReason.UNREADABLE, "the file cannot be written; fix its permissions"),
+    "SQLITE_CANTOPEN": (LedgerReason.UNREADABLE, "the file cannot be opened; check that its directory is writable"),
+    "SQLITE_IOERR": (LedgerReason.FAILED, "the disk reports an error"),
+    "SQLITE_BUSY": (LedgerReason.LOCKED, "another process holds the file; stop it"),
+    "SQLITE_LOCKED": (LedgerReason.LOCKED, "another process holds the file; stop it"),
+}
 
 
 def ledger_error(error: Exception, path: Path) -> LedgerError:
-    """What an error on the way to or from the file means to the person who runs Tocsin.
+    """Describe an error of reading or writing the file.
 
-    Whatever is not SQLite's own error is a value that is not what was written. SQLite keeps no checksums, so damage to
-    a text shows only when somebody reads it (SQLite's message too can quote garbage, which then cannot be decoded).
+    SQLite keeps no checksums, so damage to a text shows only when a value is read: an error that is not SQLite's own
+    means that a value is not what was written. (SQLite's message may quote it, and then cannot be decoded.)
     """
-    text = " ".join(str(error).split())  # one line, also where it quotes a statement
-    if not isinstance(error, sqlite3.Error) or text.startswith("Could not decode"):
+    name = getattr(error, "sqlite_errorname", None)
+    if name is None:
         return LedgerError(f"{path}: {_DAMAGED} (a value cannot be read)", LedgerReason.CORRUPT)
-    for mark, reason, meaning in _MEANINGS:
-        if mark in text:
+    text = " ".join(str(error).split())  # one line, also where it quotes a statement
+    for code, (reason, meaning) in _MEANINGS.items():
+        if name == code or name.startswith(f"{code}_"):
             return LedgerError(f"{path}: {meaning} ({text})", reason)
     return LedgerError(f"{path}: {text}", LedgerReason.FAILED)

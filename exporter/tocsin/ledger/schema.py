@@ -92,4 +92,23 @@ MIGRATIONS: tuple[str, ...] = (
       members TEXT NOT NULL                      -- JSON: [seq, ...], in the order of the request
     );
     """,
+    """
+    ALTER TABLE notifications RENAME COLUMN lane TO ordering_key;      -- of these one after another, by seq
+    ALTER TABLE windows RENAME COLUMN lane TO ordering_key;
+    ALTER TABLE notifications ADD COLUMN ready_at REAL;    -- the first pending one of its ordering key: sent from then
+    ALTER TABLE notifications ADD COLUMN request INTEGER;  -- the first member of its request, whose outcome is unknown
+    UPDATE notifications SET ordering_key = (SELECT fingerprint FROM transitions WHERE id = transition)
+      WHERE ordering_key = '' AND status <> 'delivered';
+    UPDATE notifications SET request = bulks.first FROM bulks, json_each(bulks.members) AS member
+      WHERE notifications.seq = member.value;
+    UPDATE notifications SET ready_at = not_before WHERE seq IN
+      (SELECT min(seq) FROM notifications WHERE status = 'pending' GROUP BY channel, ordering_key);
+    DROP TABLE bulks;
+    DROP INDEX notifications_pending;
+    CREATE INDEX notifications_by_key ON notifications (channel, ordering_key, seq) WHERE status = 'pending';
+    CREATE INDEX notifications_ready ON notifications (channel, ready_at, seq)
+      WHERE status = 'pending' AND ready_at IS NOT NULL;
+    CREATE INDEX notifications_by_request ON notifications (request, seq)
+      WHERE status = 'pending' AND request IS NOT NULL;
+    """,
 )

@@ -3,32 +3,29 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
 
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger import outbox
-from tocsin.ledger.appending import Appender
+from tocsin.ledger import outbox, records
+from tocsin.ledger.append import Appender
 from tocsin.ledger.base import (
     Attempt,
     Backlog,
-    Bulks,
     Commit,
     Episode,
     EventCommit,
     Filter,
     Occurrence,
+    Page,
     Record,
     Settlement,
     Stored,
 )
-from tocsin.ledger.bulks import bound
-from tocsin.ledger.bulks import change as change_bulks
-from tocsin.ledger.encoding import firing_of, firing_values
 from tocsin.ledger.opening import connect, ledger_error, lock_file, migrate, one
-from tocsin.ledger.shapes import Shapes
+from tocsin.ledger.rows import Shapes, firing_of, firing_values
 from tocsin.ledger.writer import Writer
 from tocsin.model import Notification
 
@@ -36,7 +33,7 @@ T = TypeVar("T")
 
 
 class SqliteLedger:
-    """See `tocsin.ledger.Ledger`. Made by `open_ledger`."""
+    """See `tocsin.ledger.base.Ledger`. Made by `open_ledger`."""
 
     def __init__(
         self,
@@ -52,15 +49,17 @@ class SqliteLedger:
         self._clock = clock
         self._connection = connection
         self._writer = Writer(connection, observe)
-        # A second connection in its own thread: reading waits for no fsync.
+        # A second connection in its own thread: reads do not wait for a sync of the disk.
         self._readers = ThreadPoolExecutor(1, "ledger reader")
         self._reader: sqlite3.Connection | None = None
         self._shapes = Shapes()
         self._appender = Appender(connection)
+        # By channel, the ordering keys of claimed notifications by `seq`. One process writes, so claims end with it.
+        self._claims: dict[str, dict[int, str]] = {}
         self._closed = False
         self._version: int = one(connection, "PRAGMA data_version")
 
-    # Batches in.
+    # Batches.
 
     async def load(self, alert: str) -> Stored | None:
         def read(db: sqlite3.Connection) -> Stored | None:
@@ -84,7 +83,7 @@ class SqliteLedger:
 
     async def commit(self, commit: Commit) -> list[Notification]:
         created_at = self._clock()
-        # Encoding happens here and not in the writer's thread, where other commits wait for it.
+        # Encoded here and not in the writer's thread, where other commits wait.
         firings = [firing_values(commit.alert, firing) for firing in commit.saved]
 
         def write(db: sqlite3.Connection) -> list[Notification]:
@@ -102,7 +101,7 @@ class SqliteLedger:
             db.executemany("INSERT OR REPLACE INTO firings VALUES (?, ?, ?, ?, ?, ?, ?)", firings)
             return self._appender.append(db, commit.transitions, created_at)
 
-        return await self._kept(write)
+        return await self._keep(write)
 
     async def commit_events(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
         now = self._clock()
@@ -112,10 +111,10 @@ class SqliteLedger:
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
                 ((commit.source, partition, position) for partition, position in commit.position.items()),
             )
-            first = [one for one in commit.occurrences if one.key is None or _first_seen(db, one)]
-            return self._appender.append(db, (one.routed for one in first), now), first
+            new = [one for one in commit.occurrences if one.key is None or _is_first(db, one)]
+            return self._appender.append(db, (one.routed for one in new), now), new
 
-        return await self._kept(write)
+        return await self._keep(write)
 
     async def position(self, source: str) -> dict[str, int]:
         statement = "SELECT partition, position FROM positions WHERE source = ?"
@@ -123,78 +122,80 @@ class SqliteLedger:
 
     # The outbox.
 
-    async def pending(self, channel: str, after: int, limit: int) -> list[Notification]:
-        return await self._read(lambda db: outbox.pending(db, self._shapes, channel, after, limit))
+    async def recover(self, channel: str, since: float, ready_at: float) -> None:
+        # In the writer's queue, so that what was queued before is on disk.
+        await self._write(lambda db: outbox.recover(db, channel, since, ready_at))
+        self._claims.pop(channel, None)
 
-    async def gather(self, first: Notification) -> list[Notification]:
+    async def claim(self, channel: str, limit: int) -> Page:
+        claims = self._claims.setdefault(channel, {})
+        # The keys claimed when the read begins: what is settled meanwhile may still look pending to it.
+        claimed, now = list(claims.values()), self._clock()
+        page = await self._read(lambda db: outbox.claim(db, self._shapes, channel, claimed, limit, now))
+        for notification in (*page.heads, *(member for members in page.repeats for member in members)):
+            claims[notification.seq] = notification.ordering_key
+        return page
+
+    async def release(self, notifications: Sequence[Notification]) -> None:
+        self._release(notification.seq for notification in notifications)
+
+    async def bind(self, requests: Sequence[Sequence[int]]) -> None:
+        await self._keep(lambda db: outbox.bind(db, requests))
+
+    async def settle(self, settlements: Sequence[Settlement]) -> None:
+        await self._keep(lambda db: outbox.settle(db, settlements))
+        self._release(one.seq for one in settlements)
+
+    async def digest(self, head: Notification) -> list[Notification]:
         # On the writer's connection: what is being committed now is in the digest, what comes later is not.
         now = self._clock()
-        return await self._kept(lambda db: outbox.gather(db, self._shapes, first, now))
+        return await self._keep(lambda db: outbox.digest(db, self._shapes, head, now))
 
-    async def cut(self, first: Notification, at: int, *, refused: bool) -> Notification | None:
-        return await self._kept(lambda db: outbox.cut(db, self._shapes, first, at, refused=refused))
+    async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
+        await self._keep(lambda db: outbox.split_digest(db, head, at, refused=refused))
 
-    async def settle(self, settlements: Sequence[Settlement], bulks: Bulks | None = None) -> None:
-        def write(db: sqlite3.Connection) -> None:
-            outbox.settle(db, settlements)
-            if bulks is not None:
-                change_bulks(db, bulks)
+    async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
+        return await self._read(lambda db: outbox.previous_ids(db, notification))
 
-        await self._kept(write)
-
-    async def bind(self, bulks: Bulks) -> None:
-        await self._kept(lambda db: change_bulks(db, bulks))
-
-    async def bound(self, channel: str) -> list[list[Notification]]:
-        return await self._read(lambda db: bound(db, self._shapes, channel))
-
-    async def earlier(self, notification: Notification) -> tuple[str, ...]:
-        return await self._read(lambda db: outbox.earlier(db, notification))
+    # For operators.
 
     async def backlog(self) -> dict[str, Backlog]:
-        return await self._read(outbox.backlog)
+        return await self._read(records.backlog)
 
     async def find(self, wanted: Filter) -> list[Record]:
-        return await self._read(lambda db: outbox.find(db, self._shapes, wanted))
+        return await self._read(lambda db: records.find(db, self._shapes, wanted))
 
     async def attempts(self, id_: str) -> list[Attempt]:
-        return await self._read(lambda db: outbox.attempts(db, id_))
+        return await self._read(lambda db: records.attempts(db, id_))
 
     async def episodes(self, alert: str, limit: int) -> list[Episode]:
-        return await self._read(lambda db: outbox.episodes(db, self._shapes, alert, limit))
+        return await self._read(lambda db: records.episodes(db, self._shapes, alert, limit))
 
     async def retry(self, ids: Sequence[str]) -> int:
         now = self._clock()
-        return await self._write(lambda db: outbox.retry(db, ids, now))
+        return await self._write(lambda db: records.retry(db, ids, now))
 
     async def drop(self, ids: Sequence[str]) -> int:
         now = self._clock()
-        return await self._write(lambda db: outbox.drop(db, ids, now))
+        return await self._write(lambda db: records.drop(db, ids, now))
+
+    # Maintenance.
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         now = self._clock()
-        return await self._write(lambda db: outbox.dead_letter_unrouted(db, channels, now))
+        return await self._write(lambda db: records.dead_letter_unrouted(db, channels, now))
 
     async def prune(self, before: float, limit: int) -> int:
-        # Looked for by the reader: where nothing is old enough the whole table is passed, and no batch should wait.
-        old = await self._read(lambda db: outbox.old(db, before, limit))
+        # Searched by the reader: if nothing is old enough the whole table is scanned, and no batch should wait.
+        found = await self._read(lambda db: records.prunable(db, before, limit))
         now = self._clock()
-
-        def write(db: sqlite3.Connection) -> None:
-            outbox.forget(db, old)
-            outbox.forget_past(db, now)
-
-        await self._write(write)
-        return len(old)
+        await self._write(lambda db: records.prune(db, found, now))
+        return len(found)
 
     async def changed_elsewhere(self) -> bool:
-        def look(db: sqlite3.Connection) -> int:
-            # Of the writing connection: it changes when another one has written.
-            version: int = one(db, "PRAGMA data_version")
-            return version
-
-        # Compared out here: a job runs again when another spoils their transaction.
-        version = await self._write(look)
+        # Of the writing connection: it changes when another one has written.
+        version: int = await self._write(lambda db: one(db, "PRAGMA data_version"))
+        # Compared here: a job runs again when another one spoils their transaction.
         before, self._version = self._version, version
         return version != before
 
@@ -213,12 +214,13 @@ class SqliteLedger:
 
     # Plumbing.
 
-    def _must_be_open(self) -> None:
-        if self._closed:
-            raise LedgerError(f"{self._path}: the ledger is closed", LedgerReason.FAILED)
+    def _release(self, seqs: Iterable[int]) -> None:
+        for seq in seqs:
+            for claims in self._claims.values():
+                claims.pop(seq, None)
 
-    async def _kept(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Write what must not be lost, and remember whether that was possible."""
+    async def _keep(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Write what must not be lost, and note in `fault` whether that was possible."""
         try:
             result = await self._write(job)
         except LedgerError as error:
@@ -228,14 +230,14 @@ class SqliteLedger:
         return result
 
     async def _write(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        self._must_be_open()
+        self._check_open()
         try:
             return await self._writer.run(job)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise ledger_error(error, self._path) from None
 
     async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        self._must_be_open()
+        self._check_open()
 
         def run() -> T:
             if self._reader is None:
@@ -248,10 +250,14 @@ class SqliteLedger:
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise ledger_error(error, self._path) from None
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LedgerError(f"{self._path}: the ledger is closed", LedgerReason.FAILED)
 
-def _first_seen(db: sqlite3.Connection, occurrence: Occurrence) -> bool:
-    """Whether an event is no repeat of another one, and remember it. Delivered again, an event is no repeat of
-    itself."""
+
+def _is_first(db: sqlite3.Connection, occurrence: Occurrence) -> bool:
+    """Whether an event is no duplicate of another one, and remember it. An event that is delivered again is no
+    duplicate of itself."""
     event = occurrence.routed[0]
     return bool(
         db.execute(
@@ -271,8 +277,8 @@ def open_ledger(
 ) -> SqliteLedger:
     """Open or create the ledger in a file, and bring its tables up to date.
 
-    `exclusive` is for the process that runs alerts: a second one is refused. Commands that look or mend go without.
-    `observe` is told how many seconds each transaction took, in another thread.
+    `exclusive`: for the process that runs alerts; a second one is refused. Commands open it without.
+    `observe`: called in another thread with the seconds that each transaction took.
     Raises LedgerError: locked, made by a newer version, not a ledger, unreadable.
     """
     lock = lock_file(path) if exclusive else None

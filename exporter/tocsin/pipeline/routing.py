@@ -108,7 +108,7 @@ def _address(route: Route, transition: Transition) -> Address:
     values = values_of(names, transition.columns, transition.row)
     if values is None:
         return Address(channel=route.channel)
-    return Address(channel=route.channel, lane=fingerprint(transition.alert, values), interval=route.interval)
+    return Address(channel=route.channel, ordering_key=fingerprint(transition.alert, values), interval=route.interval)
 
 
 def values_of(names: Sequence[str], columns: Columns, row: Row) -> list[str | None] | None:

@@ -23,8 +23,7 @@ SOON = Backoff(initial=0.001, maximum=0.002)
 
 @pytest.fixture
 async def desk(tmp_path: Path, hook: Hooks) -> AsyncIterator[Desk]:  # which ends before its receiver does
-    made = Desk(tmp_path / "ledger.db")
-    made.clock = cast("Any", time.time)  # sockets take their time
+    made = Desk(tmp_path / "ledger.db", clock=time.time)  # sockets take their time
     yield made
     await made.close()
 

@@ -1,0 +1,112 @@
+"""The notifications of one channel that are claimed and not sent yet. The rest of the queue is in the ledger."""
+
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from tocsin.channels.base import Channel
+from tocsin.dispatch.decisions import Policy
+from tocsin.dispatch.sending import Claim
+from tocsin.errors import LedgerError
+from tocsin.ledger.base import Outbox
+from tocsin.model import Notification
+
+log = structlog.get_logger(__name__)
+
+_SMALLEST_PAGE = 100
+"""Notifications that are claimed together at least: a read for each would slow down a channel that sends one by one."""
+
+
+class Claims:
+    """Reads pages of the ledger before they are needed."""
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        policy: Policy,
+        ledger: Outbox,
+        since: float,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self.read_at = 0.0
+        """When the ledger is read next, after it could not be read; by the monotonic clock."""
+        self._name = name
+        self._channel = channel
+        self._policy = policy
+        self._ledger = ledger
+        self._since = since
+        self._clock = clock
+        self._monotonic = monotonic
+        self._chance = chance
+        self._heads: deque[Notification] = deque()
+        self._repeats: deque[Claim] = deque()
+        self._next_at: float | None = None
+        self._changes = 1
+        self._seen_changes = 0
+        self._page = _SMALLEST_PAGE
+        self._recovered = False
+        self._failures = 0
+
+    def __len__(self) -> int:
+        return len(self._heads) + len(self._repeats)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the ledger is to be read, as soon as it can be."""
+        return len(self) < self._page // 2 and (self._changes > self._seen_changes or self._is_due)
+
+    @property
+    def next_at(self) -> float | None:
+        """When something becomes sendable, by the wall clock; None if there is no room for it."""
+        return self._next_at if len(self) < self._page // 2 else None
+
+    @property
+    def _is_due(self) -> bool:
+        return self._next_at is not None and self._next_at <= self._clock()
+
+    def changed(self) -> None:
+        """The ledger may have more to claim."""
+        self._changes += 1
+
+    async def refill(self) -> None:
+        """Claim what can be claimed and held."""
+        size = 2 * self._policy.concurrency * self._channel.batch_size(self._policy.limit)
+        self._page = max(2, min(max(size, _SMALLEST_PAGE), self._policy.limit))
+        while self.wants_more and self._monotonic() >= self.read_at:
+            try:
+                if not self._recovered:
+                    delay = self._policy.recovery_delay
+                    ready_at = self._clock() + delay if delay else 0.0
+                    await self._ledger.recover(self._name, self._since, ready_at)
+                    self._recovered = True
+                changes = self._changes
+                page = await self._ledger.claim(self._name, self._page - len(self))
+            except LedgerError as error:
+                log.error("cannot read the outbox", channel=self._name, error=str(error))
+                wait = self._policy.backoff.delay(self._failures, self._chance, at_least=0.5)
+                self._failures, self.read_at = self._failures + 1, self._monotonic() + wait
+                return
+            self._failures, self._next_at = 0, page.next_at
+            self._seen_changes = changes - page.more
+            self._heads += page.heads
+            self._repeats += (Claim(members, repeated=True) for members in page.repeats)
+
+    def take(self, *, probe: bool) -> Claim:
+        """What is to be sent next; there must be something. `probe`: as little as possible."""
+        if self._repeats:
+            return self._repeats.popleft()
+        count = 1 if probe else max(1, self._channel.batch_size(len(self._heads)))
+        heads = [self._heads.popleft() for _ in range(min(count, len(self._heads)))]
+        return Claim(sorted(heads, key=lambda head: head.seq))
+
+    async def reread(self) -> None:
+        """Give back what is not sent yet, and read the ledger again: another process has changed it."""
+        held = [*self._heads, *(head for claim in self._repeats for head in claim.heads)]
+        self._heads.clear()
+        self._repeats.clear()
+        await self._ledger.release(held)
+        self.changed()

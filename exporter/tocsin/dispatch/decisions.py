@@ -1,0 +1,285 @@
+"""What the answers of a receiver mean: for a notification, and for the channel as a whole. No I/O, no clock."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import structlog
+
+from tocsin.backoff import Backoff
+from tocsin.channels.base import Delivered, Paused, Rejected, Reschedule, Result, Retry
+from tocsin.errors import Reason
+from tocsin.ledger.base import Settlement, Status
+from tocsin.model import Notification
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How notifications of a channel are sent. Times in seconds."""
+
+    concurrency: int
+    timeout: float
+    backoff: Backoff
+    max_attempts: int | None
+    """None: only `max_age` limits retries."""
+    max_age: float
+    rate_limit: float | None = None
+    recovery_delay: float = 0.0
+    """How long notifications found pending at the start wait: the process before may have sent them a moment ago."""
+    pause: Backoff = Backoff(initial=30.0, maximum=300.0)  # noqa: RUF009 - frozen
+    limit: int = 10_000
+    """The most notifications claimed and not sent yet."""
+
+
+# Notifications.
+
+
+def settlements(
+    together: Sequence[Notification],
+    result: Result,
+    policy: Policy,
+    now: float,
+    chance: Callable[[], float],
+    *,
+    repeat: bool = False,
+) -> list[Settlement]:
+    """Decide about the notifications of one message, or of one request to `repeat`: delivered, pending until one common
+    time, or dead.
+
+    They are given up together, when the youngest reaches `max_attempts` or `max_age`. Without the oldest, the rest
+    would be another message or another request, which the receiver may take as new.
+    """
+    attempts = min(one.attempts for one in together)
+    age = now - max(one.created_at for one in together)
+    decision = _decide(result, attempts, age, policy, now, chance)
+    release_key = isinstance(result, Reschedule) and len(together) == 1 and together[0].digest is None
+    return [
+        replace(
+            decision,
+            seq=one.seq,
+            attempts=one.attempts + decision.attempts - attempts,
+            repeat=repeat,
+            release_key=release_key,
+        )
+        for one in together
+    ]
+
+
+def _decide(
+    result: Result, attempts: int, age: float, policy: Policy, now: float, chance: Callable[[], float]
+) -> Settlement:
+    """`attempts`: those before this one. `seq` is filled in by the caller."""
+    settlement = Settlement(seq=0, status=Status.PENDING, attempts=attempts + 1, at=now)
+    match result:
+        case Delivered(note):
+            return replace(settlement, status=Status.DELIVERED, detail=note)
+        case Paused(reason, detail):
+            return replace(settlement, attempts=attempts, reason=reason, detail=detail)
+        case Rejected(reason, detail):
+            return replace(settlement, status=Status.DEAD, reason=reason, detail=detail)
+        case Retry(reason, detail, after, free):
+            made = attempts + (0 if free else 1)
+            why = f"{reason}: {detail}"
+            if policy.max_attempts is not None and made >= policy.max_attempts:
+                why = f"{made} attempts; the last: {why}"
+                return replace(settlement, status=Status.DEAD, reason=Reason.EXHAUSTED, detail=why)
+            if age > policy.max_age:
+                why = f"older than max_age; the last attempt: {why}"
+                return replace(settlement, status=Status.DEAD, reason=Reason.EXPIRED, detail=why)
+            if isinstance(result, Reschedule):
+                wait = after or 0.0
+            else:
+                wait = policy.backoff.delay(attempts, chance, at_least=after)
+            return replace(settlement, attempts=made, not_before=now + wait, reason=reason, detail=detail)
+
+
+def is_unknown(result: Result, *, repeated: bool) -> bool:
+    """Whether the receiver may have accepted a request: now, or (`repeated`) before, when no answer came."""
+    if isinstance(result, Reschedule):
+        return False
+    if isinstance(result, Retry) and result.unknown:
+        return True
+    return repeated and isinstance(result, Retry | Paused)
+
+
+# The channel.
+
+REFUSED_IN_A_ROW = 3
+"""Dead letters without a delivery in between after which a channel is refusing. One or two may be bad rows."""
+
+_BREAK_AFTER = 5
+"""Failed sends in a row after which one send at a time is tried, with pauses."""
+_OUTAGE = frozenset({Reason.CONNECTION, Reason.TIMEOUT, Reason.SERVER_ERROR})
+_OWN = frozenset({Reason.INTERNAL, Reason.TEMPLATE, Reason.NO_RECIPIENTS, Reason.UNROUTED})
+"""Failures before anything was sent: they say nothing about the receiver."""
+
+
+class ChannelStatus(StrEnum):
+    """The state of a channel."""
+
+    UP = "up"
+    """Notifications are delivered, or none was sent yet."""
+    FAILING = "failing"
+    """Attempts fail and are repeated."""
+    REFUSING = "refusing"
+    """One notification after another becomes a dead letter."""
+    PAUSED = "paused"
+    """The receiver refuses credentials or plan. Everything waits."""
+
+
+class Streak:
+    """What happened since the last delivery."""
+
+    def __init__(self) -> None:
+        self.dead = 0
+        self.failed = 0
+        self._dead_for = ""
+        self._failed_for = ""
+
+    @property
+    def status(self) -> ChannelStatus:
+        """Ignores single notifications and attempts."""
+        if self.dead >= REFUSED_IN_A_ROW:
+            return ChannelStatus.REFUSING
+        return ChannelStatus.FAILING if self.failed >= _BREAK_AFTER else ChannelStatus.UP
+
+    @property
+    def message(self) -> str:
+        match self.status:
+            case ChannelStatus.REFUSING:
+                return f"the last {self.dead} notifications were given up on, the latest for: {self._dead_for}"
+            case ChannelStatus.FAILING:
+                return f"the last {self.failed} attempts failed, the latest for: {self._failed_for}"
+        return ""
+
+    def add(self, why: str, *, dead: bool) -> None:
+        """Count a dead letter or a failed attempt."""
+        if dead:
+            self.dead, self._dead_for = self.dead + 1, why
+        else:
+            self.failed, self._failed_for = self.failed + 1, why
+
+
+class Health:
+    """What the answers say about a channel as a whole, and when it may send next.
+
+    Times are seconds of a clock that does not jump.
+    """
+
+    def __init__(self, name: str, policy: Policy, chance: Callable[[], float]) -> None:
+        self._name = name
+        self._policy = policy
+        self._chance = chance
+        self._streak = Streak()
+        self._outages = 0
+        self._pauses = 0
+        self._trouble = ""
+        self._logged = False  # that the channel does not deliver, and not yet that it does again
+        self._hold_until = 0.0
+        self._next_send = 0.0
+
+    @property
+    def status(self) -> ChannelStatus:
+        """The state. What holds everything back has precedence over what became of the notifications."""
+        if self._pauses:
+            return ChannelStatus.PAUSED
+        return ChannelStatus.FAILING if self._is_down else self._streak.status
+
+    @property
+    def delivers(self) -> bool:
+        """False while the channel is paused or refusing."""
+        return not self._pauses and self._streak.status is not ChannelStatus.REFUSING
+
+    @property
+    def message(self) -> str:
+        """What is wrong, for people; empty while nothing is."""
+        if self.status is ChannelStatus.REFUSING:
+            return self._streak.message
+        return self._trouble or self._streak.message
+
+    @property
+    def _is_down(self) -> bool:
+        return self._outages >= _BREAK_AFTER
+
+    @property
+    def slots(self) -> int:
+        """Sends that may run at the same time. While the receiver is down or refuses us, one finds out when it is
+        back."""
+        return 1 if self._pauses or self._is_down else self._policy.concurrency
+
+    @property
+    def opens_at(self) -> float:
+        """When the next send may begin."""
+        return max(self._hold_until, self._next_send)
+
+    def holds(self, now: float) -> bool:
+        """Whether a pause or an outage holds everything back now."""
+        return now < self._hold_until
+
+    def launched(self, count: int, now: float) -> None:
+        """A send of `count` notifications has begun."""
+        if self._policy.rate_limit:
+            self._next_send = max(now, self._next_send) + count / self._policy.rate_limit
+
+    def judge(self, results: Sequence[Result], now: float) -> None:
+        """Take the results of one send into account."""
+        answers = [result for result in results if isinstance(result, Delivered) or result.reason not in _OWN]
+        if not answers:
+            return
+        for result in answers:
+            # A rate limit is one of the channel: nothing is sent before the time that the receiver named.
+            if isinstance(result, Retry) and result.reason is Reason.RATE_LIMITED and result.after:
+                self._next_send = max(self._next_send, now + result.after)
+        paused = next((result for result in answers if isinstance(result, Paused)), None)
+        outages = [result for result in answers if isinstance(result, Retry) and result.reason in _OUTAGE]
+        if paused is not None:
+            self._pause(paused, now)
+        elif len(outages) == len(answers):
+            self._fail(outages[0], now)
+        else:
+            self._outages = self._pauses = 0
+            self._trouble = ""
+            self._hold_until = now
+
+    # Sends that run at the same time fail together: that is one step of the waits, not many.
+
+    def _pause(self, paused: Paused, now: float) -> None:
+        self._trouble = f"{paused.reason}: {paused.detail}"
+        if not self._pauses:
+            self._logged = True
+            log.error("channel paused", channel=self._name, reason=paused.reason, detail=paused.detail)
+        if not self._pauses or now >= self._hold_until:
+            self._hold_until = now + self._policy.pause.ceiling(self._pauses)
+            self._pauses += 1
+
+    def _fail(self, outage: Retry, now: float) -> None:
+        self._trouble = f"{outage.reason}: {outage.detail}"
+        if self._is_down and now < self._hold_until:
+            return
+        if not self._outages:  # logged once an outage
+            self._logged = True
+            log.warning("channel fails, trying again", channel=self._name, reason=outage.reason, detail=outage.detail)
+        self._outages += 1
+        if self._is_down:
+            wait = self._policy.backoff.delay(self._outages - _BREAK_AFTER, self._chance)
+            self._hold_until = max(self._hold_until, now + wait)
+
+    def settled(self, result: Result, *, dead: bool) -> bool:
+        """Count the outcome of one notification. Returns whether the channel has stopped refusing."""
+        before = self._streak.status
+        if isinstance(result, Delivered):
+            if not result.sent:
+                return False
+            self._streak = Streak()
+            if self._logged:
+                self._logged = False
+                log.info("channel delivers again", channel=self._name)
+            return before is ChannelStatus.REFUSING
+        if dead or result.reason is not Reason.TOO_EARLY:  # a cancel is repeated by design
+            self._streak.add(f"{result.reason}: {result.detail}", dead=dead)
+        if self._streak.status is ChannelStatus.REFUSING and before is not ChannelStatus.REFUSING:
+            self._logged = True
+            log.error("channel refusing", channel=self._name, error=self._streak.message)
+        return False

@@ -1,0 +1,134 @@
+"""Writing how attempts ended: many together, while sending goes on."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from tocsin.backoff import Backoff
+from tocsin.channels.base import Delivered, Result
+from tocsin.dispatch.decisions import Health
+from tocsin.errors import LedgerError
+from tocsin.exposition import ChannelMetrics
+from tocsin.ledger.base import Outbox, Settlement, Status
+from tocsin.model import Notification
+from tocsin.repeats import Repeats
+
+log = structlog.get_logger(__name__)
+
+
+class Recorder:
+    """Counts outcomes, and writes them to the ledger. What is not written yet counts as being sent."""
+
+    def __init__(
+        self,
+        name: str,
+        ledger: Outbox,
+        health: Health,
+        metrics: ChannelMetrics,
+        backoff: Backoff,
+        chance: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.delivered = 0
+        self.failed = 0
+        self.last_delivery: float | None = None
+        self._name = name
+        self._ledger = ledger
+        self._health = health
+        self._metrics = metrics
+        self._backoff = backoff
+        self._chance = chance
+        self._dead = Repeats(log, "notification parked", monotonic=monotonic)
+        self._queue: list[Settlement] = []
+        self._writing = False
+        self._added = asyncio.Event()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is written."""
+        return not self._queue and not self._writing
+
+    def add(self, together: Sequence[Notification], result: Result, settlements: Sequence[Settlement]) -> None:
+        """Count the outcome of one message, and queue what is to be written."""
+        for notification, settlement in zip(together, settlements, strict=True):
+            self._count(notification, result, settlement)
+        self._queue += settlements
+        self._added.set()
+
+    async def run(self, written: Callable[[], None]) -> None:
+        """Write until cancelled. `written` is called after each transaction."""
+        attempt = 0
+        while True:
+            await self._added.wait()
+            self._added.clear()
+            try:
+                while self._queue:
+                    await self._write()
+                    attempt = 0
+                    written()
+            except LedgerError as error:
+                log.error("cannot record deliveries", channel=self._name, error=str(error))
+                await asyncio.sleep(self._backoff.delay(attempt, self._chance, at_least=0.5))
+                self._added.set()
+                attempt += 1
+
+    async def flush(self) -> None:
+        """Write what is queued, if the ledger can. The rest is sent again."""
+        if self._queue:
+            with contextlib.suppress(Exception):
+                await self._write()
+        self._queue.clear()
+
+    def close(self) -> None:
+        """Log what was held back."""
+        self._dead.flush()
+
+    async def _write(self) -> None:
+        """Write the queue in one transaction. A cancelled caller waits for its end."""
+        settlements, self._queue, self._writing = self._queue, [], True
+        writing = asyncio.ensure_future(self._ledger.settle(settlements))
+        try:
+            await asyncio.shield(writing)
+        except LedgerError:
+            self._queue[:0] = settlements
+            raise
+        except asyncio.CancelledError:
+            with contextlib.suppress(LedgerError):
+                await writing
+            raise
+        finally:
+            self._writing = False
+
+    def _count(self, notification: Notification, result: Result, settlement: Settlement) -> None:
+        dead = settlement.status is Status.DEAD
+        if self._health.settled(result, dead=dead):
+            self._dead.flush()
+        if isinstance(result, Delivered):
+            self.last_delivery = settlement.at
+            self.delivered += 1
+            self._metrics.delivered.inc()
+            if result.sent:
+                self._metrics.delivery_seconds.observe(max(0.0, settlement.at - _deliverable_since(notification)))
+            return
+        self.failed += 1
+        self._metrics.failed(result.reason)
+        if dead:
+            self._metrics.dead_lettered.inc()
+            alert = notification.transition.alert
+            self._dead.add(
+                settlement.reason,
+                alert,
+                channel=self._name,
+                alert=alert,
+                notification=notification.id,
+                reason=settlement.reason,
+                detail=settlement.detail,
+            )
+
+
+def _deliverable_since(notification: Notification) -> float:
+    """When a notification could be delivered at the earliest: what is merged waits on purpose."""
+    changed = notification.transition.at / 1000
+    return changed if notification.digest is None else max(changed, notification.not_before)
