@@ -1,6 +1,6 @@
-"""A channel to Novu: one transition becomes one trigger of a workflow; a resolve can cancel, delete or trigger another.
+"""A channel to Novu: a notification triggers a workflow; a resolve can cancel, delete, or trigger another.
 
-Reading order: `settings`, `events` (what is sent), `api` (the SDK and its answers), `channel` (when and how).
+Reading order: `settings`, `events` (what is sent), `api` (the SDK and its answers), `channel`, `cancelling`.
 """
 
 import time
@@ -24,11 +24,11 @@ def build(
     now: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> "Novu":
-    """Make the channel. `now` is the wall clock, for dates in `Retry-After`. `monotonic` does not jump. Both in
-    seconds.
+    """Make the channel. `now`: wall-clock seconds, for dates in `Retry-After`; `monotonic`: seconds of a clock that
+    does not jump.
 
-    Takes a second, most of it to import the SDK, so call it before the event loop has other work. Raises ConfigError
-    when the SDK is not installed, or when an alert's options say neither here nor there what to trigger and for whom.
+    Importing the SDK takes a second. Raises ConfigError if it is not installed, or if an alert has no workflow or no
+    recipients.
     """
     problems = [
         Problem(message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")

@@ -13,8 +13,7 @@ from tocsin.templates import Structure, Template
 Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 MAX_RECIPIENTS = 100
-"""Novu's documented limit for one trigger; a server that takes more may drop them."""
-
+"""Novu's documented limit for one trigger; a server that accepts more may drop them."""
 
 KNOWN_OVERRIDES: Mapping[str, Any] = {
     "steps": {"*": {"providers": None, "layoutId": None, "layout_id": None}},
@@ -28,53 +27,54 @@ KNOWN_OVERRIDES: Mapping[str, Any] = {
     "layoutIdentifier": None,
     "layout_identifier": None,
 }
-"""The keys of overrides that the SDK sends; it drops every other one in silence. `*`: any key; None: anything."""
+"""The keys of overrides that the SDK sends; it drops all others silently. `*`: any key; None: any value."""
 
 
 class FromColumn(Settings):
     """The subscriber ids that a column of the row holds."""
 
     column: Name
-    """A text column with ids between commas, or an array, list or jsonb array of ids."""
+    """A text column with ids separated by commas, or an array, list or jsonb array of ids."""
 
 
 class Options(ChannelOptions):
-    """Settings of a channel or of one alert."""
+    """The options of a channel that an alert may override."""
 
     workflow: Name | None = None
-    """The identifier of the workflow to trigger. It must be given here or for the alert."""
+    """The identifier of the workflow to trigger. Required for the channel or for the alert."""
 
     recipients: list[Name | FromColumn] = Field(default_factory=list)
-    """Subscriber ids, or `column: name` for those in a column of the row. Each gets one message, however often it is
-    named."""
+    """Subscriber ids, or `column: name` for those in a column of the row. Each gets one message, also if listed
+    twice."""
 
     topics: list[Name] = Field(default_factory=list)
     """Keys of topics whose subscribers are notified."""
 
     payload: list[Name] | dict[str, Any] | None = None
-    """What the workflow gets: a list of columns, or a mapping whose strings are templates. Without it, the envelope."""
+    """The payload of the workflow: a list of columns, or a mapping whose strings are templates. Default: the
+    envelope."""
 
     actor: str | None = None
-    """The subscriber shown as the one who acted; a template."""
+    """The subscriber id of the actor; a template."""
 
     tenant: str | None = None
     """The tenant's identifier; a template."""
 
     overrides: dict[str, Any] = Field(default_factory=dict)
-    """Novu's overrides (`steps`, `channels`, `providers`, `severity`); every string in it is a template. A key that
-    would not be sent is refused: settings of one provider go below `providers`."""
+    """Novu's overrides (`steps`, `channels`, `providers`, `severity`); every string in it is a template. A key that the
+    SDK does not send is refused: put settings of one provider below `providers`."""
 
     on_resolve: Literal["nothing", "cancel", "cancel_and_delete", "trigger"] = "nothing"
-    """What happens when a row stops firing. `cancel` stops what still waits in a delay or digest step;
-    `cancel_and_delete` also takes back in-app messages; `trigger` triggers `resolved_workflow`."""
+    """The action when a row stops firing. `cancel` cancels pending delay and digest steps; `cancel_and_delete` also
+    deletes in-app messages; `trigger` triggers `resolved_workflow`."""
 
     resolved_workflow: Name | None = None
     """The workflow for `on_resolve: trigger`."""
 
     cancel_within: Duration = 10.0
-    """The length of the workflow's delay. Novu answers a cancel that comes too early like one that comes too late, and
-    says yes as soon as it reached one of several recipients. So the cancel is repeated for so long after the row
-    stopped firing, or after Novu accepted the trigger if that was later; with a single recipient, until the first
+    """The length of the workflow's delay. Novu gives the same answer to a cancel that is too early and to one that is
+    too late, and answers yes after the first of several recipients. So the cancel is repeated for this time after the
+    row stopped firing, or after Novu accepted the trigger if that was later; with a single recipient, until the first
     yes."""
 
     @field_validator("payload", "overrides")
@@ -109,11 +109,10 @@ class Options(ChannelOptions):
         return self.on_resolve in ("cancel", "cancel_and_delete")
 
     def missing(self) -> str | None:
-        """What has to be said, for the channel or for the alert, before anything can be sent, as a sentence."""
         if self.workflow is None:
-            return "no workflow is given, neither for the alert nor for the channel"
+            return "no workflow is set for the channel or the alert"
         if not self.recipients and not self.topics:
-            return "neither recipients nor topics are given, so Novu would deliver to nobody"
+            return "neither recipients nor topics are set, so Novu would deliver nothing"
         return None
 
 
@@ -131,8 +130,8 @@ def _must_be_known(given: Mapping[str, Any], known: Mapping[str, Any], *at: str)
 
 
 class Config(ChannelConfig, Options):
-    """Novu, its cloud or one's own: a workflow is triggered, alone at once and in bulk when many wait; on resolve
-    nothing, a cancellation, or another workflow. Needs the extra `novu`: pip install 'tocsin[novu]'."""
+    """Novu's cloud or a self-hosted Novu: triggers a workflow, in bulk when several notifications are pending. On
+    resolve nothing, a cancellation, or another workflow. Needs the extra `novu`: pip install 'tocsin[novu]'."""
 
     package: ClassVar[str] = "novu_py"
 
@@ -148,15 +147,15 @@ class Config(ChannelConfig, Options):
     """A file that holds the api_key."""
 
     url: str = "https://api.novu.co"
-    """Where the API is. https://eu.api.novu.co for the cloud in the EU."""
+    """The address of the API. https://eu.api.novu.co for the cloud in the EU."""
 
     max_payload: Annotated[int, Field(ge=1)] = 524_288
-    """Bytes of JSON that a payload may have. The cloud refuses more than the default, other servers may accept and
-    lose it. A larger digest is sent in parts."""
+    """The most bytes of JSON in a payload. The cloud refuses more than the default, other servers may accept and lose
+    it. A larger digest is sent in parts."""
 
     unknown_outcome_wait: Annotated[Duration, Field(ge=1)] = 2.0
-    """The least wait before a repeat when it is not known whether Novu has the first. At least `1s`: Novu delivers an
-    id twice that comes again within milliseconds, and drops the second when it comes later."""
+    """The least wait before a repeat if it is unknown whether Novu accepted the first. At least `1s`: Novu delivers an
+    id twice if it is repeated within milliseconds, and drops a later repeat."""
 
     @property
     def recovery_delay(self) -> float:
