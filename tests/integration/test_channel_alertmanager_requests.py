@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from support.alertmanager_output import NOW, active, closing, output
-from support.channel_benches import SECRET
+from support.channel_ends import SECRET
 from support.receiver import Answer, Received, Receiver
 from tocsin.channels.base import ActiveAlert, Delivered, Paused, Rejected, Result, Retry
 from tocsin.errors import ConfigError, Reason

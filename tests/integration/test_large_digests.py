@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from support.channel_benches.kafka import Bench as KafkaBench
+from support.channel_ends import KafkaEnd
 from support.dispatching import Desk
 from support.ledger import commit, transition
 from support.smtp import MailServer
@@ -88,7 +88,7 @@ async def test_mail_over_the_limit_is_sent_in_parts(desk: Desk, known: bool, mon
 
 async def test_record_over_the_limit_is_written_in_parts(desk: Desk) -> None:
     """The limit is that of `max_bytes`."""
-    async with KafkaBench() as bench:
+    async with KafkaEnd() as bench:
         fields = {**bench.settings(""), "max_bytes": 20_000, "compression": "none"}
         config = kafka.Config.model_validate({"type": "kafka", **fields})
         await sent_through(desk, cast("Channel", kafka.build("hook", config, {"late": config})))

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from support.alertmanager_output import output
-from support.channel_benches import SECRET
+from support.channel_ends import SECRET
 from tocsin.channels.alertmanager import Config
 from tocsin.errors import ConfigError
 
