@@ -1,4 +1,4 @@
-"""The Kafka channel against a real Kafka: what arrives, and what is told when it does not."""
+"""The Kafka channel against a real Kafka."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Kafka]:
-    """A Kafka to be ill-treated, which does not run yet."""
+    """A Kafka that a test may break; it is not started yet."""
     with kafka(tmp_path) as broker:
         yield broker
 
@@ -39,10 +39,10 @@ def values(broker: Kafka, topic: str) -> list[Any]:
     return [json.loads(record.value() or b"null") for record in stored(broker, topic)]
 
 
-# What arrives.
+# Records.
 
 
-async def test_a_record_has_the_fingerprint_as_key_the_envelope_as_value_and_headers_that_say_what_it_is() -> None:
+async def test_record_has_fingerprint_envelope_and_headers() -> None:
     broker = shared_kafka()
     topic = new_topic(broker)
     what = message(Kind.UPDATED)
@@ -58,7 +58,7 @@ async def test_a_record_has_the_fingerprint_as_key_the_envelope_as_value_and_hea
     ]
 
 
-async def test_the_notifications_of_one_key_stand_in_the_order_in_which_they_were_sent() -> None:
+async def test_records_of_one_key_keep_their_order() -> None:
     broker = shared_kafka()
     topic = new_topic(broker, partitions=3)
     async with channel(broker.brokers, topic=topic) as to:
@@ -72,7 +72,7 @@ async def test_the_notifications_of_one_key_stand_in_the_order_in_which_they_wer
     assert all(times == sorted(times) and len(times) == 5 for times in by_key.values())
 
 
-async def test_topic_key_and_value_can_be_made_of_the_row() -> None:
+async def test_topic_key_and_body_are_templates() -> None:
     broker = shared_kafka()
     topic = new_topic(broker, "team.Ann")
     template = topic.replace("Ann", "{{ labels.customer }}")
@@ -86,25 +86,23 @@ async def test_topic_key_and_value_can_be_made_of_the_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ({"topic": "{{ labels.nobody }}"}, "nobody"),
-        ({"topic": "to {{ labels.customer }}"}, "no name of a topic"),
+        ({"topic": "to {{ labels.customer }}"}, "not a valid topic name"),
         ({"topic": "t", "key": ["nothing"]}, "no column nothing"),
         ({"topic": "t", "body": ["{{ row.nothing }}"]}, "nothing"),
     ],
 )
-async def test_a_template_that_does_not_fit_the_row_is_a_dead_letter_that_says_so(
-    options: dict[str, Any], told: str
-) -> None:
+async def test_template_error_is_a_dead_letter(options: dict[str, Any], expected: str) -> None:
     async with channel("127.0.0.1:1", **options) as to:
         result = await sent(to, message())
     assert isinstance(result, Rejected)
     assert result.reason is Reason.TEMPLATE
-    assert told in result.detail
+    assert expected in result.detail
 
 
-async def test_with_state_the_topic_holds_what_fires_and_a_tombstone_for_what_does_not() -> None:
+async def test_state_topic_has_tombstones_for_resolved_rows() -> None:
     broker = shared_kafka()
     topic = new_topic(broker, cleanup_policy="compact")
     kinds = (Kind.FIRED, Kind.UPDATED, Kind.REPEATED, Kind.RESOLVED, Kind.EVENT)
@@ -117,7 +115,7 @@ async def test_with_state_the_topic_holds_what_fires_and_a_tombstone_for_what_do
     assert found == ["fired", "updated", "repeated", None]
 
 
-async def test_with_state_each_row_of_a_merged_notification_has_its_latest() -> None:
+async def test_state_topic_has_latest_of_each_merged_row() -> None:
     broker = shared_kafka()
     topic = new_topic(broker, cleanup_policy="compact")
     many = [
@@ -136,10 +134,10 @@ async def test_with_state_each_row_of_a_merged_notification_has_its_latest() -> 
     assert json.loads(found[b'{"order_id":"b"}'] or b"") == many[3].envelope
 
 
-# What is told when it does not arrive.
+# Failures.
 
 
-async def test_a_record_that_is_too_large_is_rejected_alone_though_the_broker_refuses_the_whole_batch() -> None:
+async def test_only_the_too_large_record_of_a_batch_is_rejected() -> None:
     broker = shared_kafka()
     topic = new_topic(broker, max_message_bytes="5000")
     many = [message(key=str(number), extra={"note": ("text", "x" * 800)}) for number in range(20)]
@@ -154,7 +152,7 @@ async def test_a_record_that_is_too_large_is_rejected_alone_though_the_broker_re
     )
 
 
-async def test_a_record_beyond_our_own_limit_is_rejected() -> None:
+async def test_record_beyond_max_bytes_is_rejected() -> None:
     broker = shared_kafka()
     async with channel(broker.brokers, topic=new_topic(broker), max_bytes=1000) as to:
         result = await sent(to, message(extra={"note": ("text", "x" * 2000)}))
@@ -163,7 +161,7 @@ async def test_a_record_beyond_our_own_limit_is_rejected() -> None:
     assert "max_bytes" in result.detail
 
 
-async def test_a_topic_that_is_not_there_is_waited_for_with_the_remedy() -> None:
+async def test_missing_topic_is_retried_with_a_fix() -> None:
     broker = shared_kafka()
     name = new_topic(broker) + "-later"
     async with channel(broker.brokers, topic=name, timeout="2s") as to:
@@ -176,7 +174,7 @@ async def test_a_topic_that_is_not_there_is_waited_for_with_the_remedy() -> None
         assert await until_some(lambda: delivered(to))
 
 
-async def test_a_cluster_that_is_not_there_is_retried_with_the_reason() -> None:
+async def test_unreachable_cluster_is_retried_with_the_reason() -> None:
     async with channel("127.0.0.1:1", topic="t", timeout="500ms") as to:
         result = await sent(to, message())
     assert isinstance(result, Retry)
@@ -184,7 +182,7 @@ async def test_a_cluster_that_is_not_there_is_retried_with_the_reason() -> None:
     assert "refused" in result.detail
 
 
-async def test_a_broker_that_dies_and_comes_back_has_every_notification(own: Kafka) -> None:
+async def test_restarted_broker_has_every_notification(own: Kafka) -> None:
     own.start()
     make_topic(own, "t")
     async with channel(own.brokers, topic="t", timeout="1s") as to:
@@ -196,7 +194,7 @@ async def test_a_broker_that_dies_and_comes_back_has_every_notification(own: Kaf
     assert {"before", "while", "after"} <= {value["row"]["order_id"] for value in values(own, "t")}
 
 
-async def test_a_broker_that_does_not_answer_is_retried_and_a_repeat_has_the_same_id(own: Kafka) -> None:
+async def test_silent_broker_is_retried_with_the_same_id(own: Kafka) -> None:
     own.start()
     make_topic(own, "t")
     async with channel(own.brokers, topic="t", timeout="1s") as to:
@@ -211,12 +209,12 @@ async def test_a_broker_that_does_not_answer_is_retried_and_a_repeat_has_the_sam
     assert ids == {message(key="first").id.encode(), message().id.encode()}
 
 
-async def test_the_error_of_a_connection_is_told_while_it_lasts_and_never_for_what_fails_after_it(own: Kafka) -> None:
+async def test_connection_error_is_reported_only_while_it_lasts(own: Kafka) -> None:
     own.start()
     make_topic(own, "t", max_message_bytes="100")  # so that nothing is delivered, and yet the broker answers
     nobody = [f"127.0.0.1:{port}" for port in range(1, 4)]
 
-    async def told(reason: Reason) -> bool:
+    async def failed_for(reason: Reason) -> bool:
         result = await sent(to, message())
         assert isinstance(result, Retry | Rejected)
         assert result.reason is reason, result
@@ -228,18 +226,18 @@ async def test_the_error_of_a_connection_is_told_while_it_lasts_and_never_for_wh
         "librdkafka": {"reconnect.backoff.max.ms": "500"},
     }
     async with channel(own.brokers, topic="t", timeout="2s", **at) as to:
-        assert await until_some(lambda: told(Reason.TOO_LARGE))
+        assert await until_some(lambda: failed_for(Reason.TOO_LARGE))
         own.kill()
-        assert await until_some(lambda: told(Reason.CONNECTION))
-        assert await told(Reason.CONNECTION), "again, though the library reports it once"
+        assert await until_some(lambda: failed_for(Reason.CONNECTION))
+        assert await failed_for(Reason.CONNECTION), "again, though the library reports it once"
         own.start()
-        assert await until_some(lambda: told(Reason.TOO_LARGE))
+        assert await until_some(lambda: failed_for(Reason.TOO_LARGE))
         own.freeze()
-        assert await told(Reason.TIMEOUT)
+        assert await failed_for(Reason.TIMEOUT)
         own.thaw()
 
 
-async def test_closing_while_nothing_answers_does_not_wait_for_it() -> None:
+async def test_close_does_not_wait_for_a_silent_broker() -> None:
     async with channel("127.0.0.1:1", topic="t", timeout="1h") as to:
         waiting = asyncio.create_task(sent(to, message()))
         await asyncio.sleep(0)
@@ -247,7 +245,7 @@ async def test_closing_while_nothing_answers_does_not_wait_for_it() -> None:
         assert isinstance(await waiting, Retry)
 
 
-async def test_who_logs_in_can_write(guarded: Kafka) -> None:
+async def test_user_with_rights_can_write(guarded: Kafka) -> None:
     topic = new_topic(guarded)
     async with channel(guarded.guarded, topic=topic, **login(guarded, "admin", SECRET)) as to:
         assert await to.verify() == []
@@ -255,10 +253,10 @@ async def test_who_logs_in_can_write(guarded: Kafka) -> None:
     assert len(stored(guarded, topic)) == 1
 
 
-async def test_a_broker_whose_certificate_is_not_trusted_is_given_nothing(guarded: Kafka) -> None:
+async def test_untrusted_certificate_gets_nothing(guarded: Kafka) -> None:
     topic = new_topic(guarded)
-    trusting_nobody_special = login(guarded, "admin", SECRET) | {"tls_ca": None}
-    async with channel(guarded.guarded, topic=topic, timeout="1500ms", **trusting_nobody_special) as to:
+    untrusting = login(guarded, "admin", SECRET) | {"tls_ca": None}
+    async with channel(guarded.guarded, topic=topic, timeout="1500ms", **untrusting) as to:
         result = await sent(to, message())
     assert isinstance(result, Retry)
     assert result.reason is Reason.CONNECTION
@@ -271,21 +269,19 @@ async def test_a_broker_whose_certificate_is_not_trusted_is_given_nothing(guarde
     [("admin", SECRET + "-wrong"), ("guest", USERS["guest"])],
     ids=["a wrong password", "no right to the topic"],
 )
-async def test_who_may_not_write_pauses_the_channel_and_no_password_is_told(
-    guarded: Kafka, user: str, password: str
-) -> None:
+async def test_refused_user_pauses_the_channel(guarded: Kafka, user: str, password: str) -> None:
     topic = new_topic(guarded)
     with capture_logs() as lines:
         async with channel(guarded.guarded, topic=topic, timeout="1500ms", **login(guarded, user, password)) as to:
             result = await sent(to, message())
-            told = [result, to, configured("h:1", **login(guarded, user, password)), lines, await to.verify()]
+            shown = [result, to, configured("h:1", **login(guarded, user, password)), lines, await to.verify()]
     assert isinstance(result, Paused)
     assert result.reason is Reason.UNAUTHORIZED
-    assert password not in repr(told)
+    assert password not in repr(shown)
 
 
-async def test_who_may_write_nowhere_is_told_which_right_is_missing(guarded: Kafka) -> None:
-    """Then the cluster gives an idempotent producer no number, and every record ends with the producer."""
+async def test_user_without_rights_pauses_and_names_the_right(guarded: Kafka) -> None:
+    """The cluster refuses an idempotent producer, and every record fails with it."""
     topic = new_topic(guarded)
     allow(guarded, "guest", "DESCRIBE", topic)
     async with channel(guarded.guarded, topic=topic, **login(guarded, "guest", USERS["guest"])) as to:
@@ -297,12 +293,12 @@ async def test_who_may_write_nowhere_is_told_which_right_is_missing(guarded: Kaf
         assert "WRITE on the topic" in result.detail
 
 
-# What is wrong with the configuration.
+# Settings.
 
 
-def test_an_alert_without_a_topic_is_told() -> None:
+def test_alert_without_topic_is_refused() -> None:
     config = configured("h:1")
-    with pytest.raises(ConfigError, match=r"alerts\.late\.notify: channel k: no topic is given"):
+    with pytest.raises(ConfigError, match=r"alerts\.late\.notify: channel k: set a topic"):
         kind.build("k", config, {"late": config})
 
 
@@ -311,25 +307,25 @@ def test_an_alert_without_a_topic_is_told() -> None:
     [{"librdkafka": {"no.such.setting": SECRET}}, {"librdkafka": {"socket.timeout.ms": "soon"}}],
     ids=["unknown", "not a number"],
 )
-def test_a_setting_that_the_library_does_not_know_is_told(settings: dict[str, Any]) -> None:
+def test_setting_unknown_to_the_library_is_refused(settings: dict[str, Any]) -> None:
     config = configured("h:1", topic="t", **settings)
-    with pytest.raises(ConfigError, match=r"channels\.k: librdkafka does not take") as caught:
+    with pytest.raises(ConfigError, match=r"channels\.k: librdkafka refuses") as caught:
         kind.build("k", config, {"late": config})
     assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         ({"bootstrap_servers": ["kafka:port"]}, "not host:port"),
         ({"bootstrap_servers": ["http://kafka:9092"]}, "not host:port"),
-        ({"sasl_username": "u"}, "sasl_mechanism and sasl_password must be given too"),
+        ({"sasl_username": "u"}, "also set sasl_mechanism and sasl_password"),
         ({"tls_ca": "ca.pem"}, "only with tls: true"),
         ({"tls": True, "tls_cert": "c.pem"}, "together"),
-        ({"topic": "a b"}, "no name of a topic"),
+        ({"topic": "a b"}, "not a valid topic name"),
         ({"librdkafka": {"acks": "0"}}, "acks is set by Tocsin"),
     ],
 )
-def test_settings_that_do_not_fit_are_told_with_the_remedy(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_bad_settings_are_refused(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
         kind.Config.model_validate({"type": "kafka", "bootstrap_servers": ["h:1"], **settings})

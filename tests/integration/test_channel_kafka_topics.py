@@ -66,9 +66,7 @@ async def test_a_topic_that_is_deleted_while_the_channel_runs_is_made_again() ->
     assert found == ["after", "later"]
 
 
-async def test_a_topic_that_may_not_be_made_is_asked_for_once_a_minute_and_told_in_one_sentence(
-    guarded: Kafka, asked: list[list[str]]
-) -> None:
+async def test_refused_topic_is_requested_once_a_minute(guarded: Kafka, asked: list[list[str]]) -> None:
     clock = Clock()
     guest = login(guarded, "guest", USERS["guest"])
     with capture_logs() as lines:
@@ -81,17 +79,14 @@ async def test_a_topic_that_may_not_be_made_is_asked_for_once_a_minute_and_told_
             allow(guarded, "guest", "CREATE", "mine")
             clock.advance(61)
             assert await until_some(lambda: delivered(to))
-    told = (
-        "there is no topic mine, and it cannot be made: Authorization failed; create it, or give the user the right to "
-        "(CREATE on the topic or the cluster)"
-    )
-    assert results == [Retry(Reason.NOT_FOUND, told)] * 3
-    assert [line["event"] for line in lines if "topic" in line["event"]] == [told]
+    expected = (
+        "there is no topic mine, and it cannot be created: Authorization failed; create it, or give the user the right
+        to " "(CREATE on the topic or the cluster)"
+    ) assert results == [Retry(Reason.NOT_FOUND, expected)] * 3 assert [line["event"] for line in lines if "topic" in
+    line["event"]] == [expected]
 
 
-async def test_a_topic_that_is_there_needs_no_right_to_make_it_and_nothing_is_told(
-    guarded: Kafka, asked: list[list[str]]
-) -> None:
+async def test_existing_topic_needs_no_right_to_create(guarded: Kafka, asked: list[list[str]]) -> None:
     topic = new_topic(guarded)
     asked.clear()
     guest = login(guarded, "guest", USERS["guest"])
@@ -123,7 +118,7 @@ async def test_a_topic_with_more_copies_than_there_are_brokers_is_asked_for_once
             clock.advance(61)
             await sent(to, message())
             assert asked == [["t"]] * 2
-    assert all(isinstance(result, Retry) and "cannot be made: " in result.detail for result in results)
+    assert all(isinstance(result, Retry) and "cannot be created: " in result.detail for result in results)
 
 
 async def test_one_client_asks_for_topics_and_it_ends_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from support.prometheus import free_port
 from tocsin.kafka import ENDED
 from tocsin.kafka.producing import Record, Writer
-from tocsin.sources.kafka.consuming import consuming
+from tocsin.sources.kafka.consuming import consumer_thread
 from tocsin.sources.kafka.settings import Config
 
 
@@ -22,7 +22,7 @@ def nowhere() -> str:
 async def test_clients_of_a_source_end_with_it(nowhere: str) -> None:
     """Both the consumer and the client that asks for topics, though someone still refers to them."""
     config = Config.model_validate({"bootstrap_servers": [nowhere], "group": "g"})
-    async with consuming("orders", config, {}) as consumer:
+    async with consumer_thread("orders", config, {}) as consumer:
         admin = consumer.admin()
     with pytest.raises(RuntimeError, match="closed"):
         admin.poll(0)
@@ -31,7 +31,7 @@ async def test_clients_of_a_source_end_with_it(nowhere: str) -> None:
 
 
 async def test_closed_writer_gives_each_record_up(nowhere: str) -> None:
-    """What is written afterwards gets a fault, and no exception."""
+    """Records written afterwards get a fault, not an exception."""
     writer = Writer({"bootstrap.servers": nowhere, "log_level": 0}, str)
     writer.close()
     [fault] = await writer.write([Record(topic="t", key=None, value=b"x", headers=[])])

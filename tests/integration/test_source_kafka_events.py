@@ -1,4 +1,4 @@
-"""What of a record becomes an event, and what becomes of a record that is none, against a real Kafka."""
+"""Records as events, and what happens to invalid records."""
 
 import json
 import time
@@ -26,7 +26,7 @@ def broker() -> Kafka:
     return shared_kafka()
 
 
-async def test_a_record_is_an_event_whose_columns_are_the_fields_of_its_value(broker: Kafka) -> None:
+async def test_fields_of_a_record_become_columns(broker: Kafka) -> None:
     topic = new_topic(broker)
     document = {"id": 7, "name": "Ann", "total": 12.5, "paid": False, "tags": ["a"], "note": None}
     produce(broker, topic, [("k", json.dumps(document))])
@@ -40,7 +40,7 @@ async def test_a_record_is_an_event_whose_columns_are_the_fields_of_its_value(br
     assert found == document
 
 
-async def test_what_else_a_record_has_becomes_columns_where_that_is_asked_for(broker: Kafka) -> None:
+async def test_include_adds_metadata_columns(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(
         broker,
@@ -68,7 +68,7 @@ async def test_what_else_a_record_has_becomes_columns_where_that_is_asked_for(br
     assert second["_key"] == b"\xff"
 
 
-async def test_a_time_that_cannot_be_meant_is_not_taken_over(broker: Kafka) -> None:
+async def test_impossible_timestamp_is_replaced(broker: Kafka) -> None:
     topic = new_topic(broker)
     producer = Producer({"bootstrap.servers": broker.brokers, "log_level": 2})
     producer.produce(topic, value='{"n": 1}', timestamp=2**62)
@@ -80,8 +80,8 @@ async def test_a_time_that_cannot_be_meant_is_not_taken_over(broker: Kafka) -> N
     assert reader.events[0].row == ("1", None)
 
 
-@pytest.mark.parametrize("copied", [False, True], ids=["told", "told and copied"])
-async def test_a_poison_record_is_refused_with_its_place_and_the_rest_goes_on(broker: Kafka, copied: bool) -> None:
+@pytest.mark.parametrize("copied", [False, True], ids=["logged", "logged and copied"])
+async def test_invalid_records_are_refused_and_the_rest_continues(broker: Kafka, copied: bool) -> None:
     topic, dead = new_topic(broker), new_topic(broker, "dead")
     poison: list[tuple[str, bytes | None]] = [
         ("text", b"nothing of the kind"),
@@ -123,9 +123,7 @@ async def test_a_poison_record_is_refused_with_its_place_and_the_rest_goes_on(br
         ]
 
 
-async def test_a_dead_letter_too_large_for_its_topic_leaves_its_headers_there_and_holds_nothing_up(
-    broker: Kafka,
-) -> None:
+async def test_too_large_dead_letter_is_written_without_value(broker: Kafka) -> None:
     topic, dead = new_topic(broker), new_topic(broker, "dead", max_message_bytes="2000")
     produce(broker, topic, [("k", "x" * 5000), ("k", "no"), *numbered([1])])
     async with reading(source(broker.brokers, topic, dead_letters=dead), topic) as reader:
@@ -135,7 +133,7 @@ async def test_a_dead_letter_too_large_for_its_topic_leaves_its_headers_there_an
     assert b"left out: too large" in {each.get("tocsin-value") for each in headers}
 
 
-async def test_dead_letters_that_cannot_be_written_stop_the_source_rather_than_lose_them(broker: Kafka) -> None:
+async def test_missing_dead_letter_topic_stops_the_source(broker: Kafka) -> None:
     topic = new_topic(broker)
     with pytest.raises(SourceError, match="no topic nowhere") as caught:
         async with reading(source(broker.brokers, topic, dead_letters="nowhere"), topic):
@@ -146,7 +144,7 @@ async def test_dead_letters_that_cannot_be_written_stop_the_source_rather_than_l
             pass
 
 
-async def test_records_without_a_value_are_passed_over_where_that_is_wanted(broker: Kafka) -> None:
+async def test_records_without_value_can_be_skipped(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [("k", None), *numbered([1])])
     async with reading(source(broker.brokers, topic, nulls="skip"), topic) as reader:

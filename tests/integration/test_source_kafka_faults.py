@@ -1,4 +1,4 @@
-"""What a source of Kafka's records tells when it cannot read: no broker, no topic, no right; against a real Kafka."""
+"""Errors of a Kafka source: no broker, no topic, no right."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from support.kafka_events import Reader, numbered, numbers, reading, source
 from support.waiting import until, until_some
 from tocsin.errors import SourceError, SourceReason
 from tocsin.sources import kafka as kind
-from tocsin.sources.kafka.consuming import consuming
+from tocsin.sources.kafka.consuming import consumer_thread
 from tocsin.sources.kafka.events import KafkaEvents
 
 USERS = {"admin": "S3CR3T-and-quite-long", "guest": "S3CR3T-of-the-guest"}
@@ -38,13 +38,13 @@ def broker() -> Kafka:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Kafka]:
-    """A Kafka to be ill-treated."""
+    """A Kafka that a test may break."""
     with kafka(tmp_path, USERS) as made:
         made.start()
         yield made
 
 
-async def test_a_broker_that_dies_ends_the_stream_and_another_goes_on_where_it_stood(own: Kafka) -> None:
+async def test_reading_continues_after_a_broker_died(own: Kafka) -> None:
     make_topic(own, "t")
     at = source(own.brokers, "g")
     async with at.open(["t"], position={}) as stream:
@@ -67,7 +67,7 @@ async def test_a_broker_that_dies_ends_the_stream_and_another_goes_on_where_it_s
     assert numbers(again.events) == [*range(100, 200)]
 
 
-async def test_a_topic_that_is_missing_or_deleted_is_told(broker: Kafka) -> None:
+async def test_missing_or_deleted_topic_is_reported(broker: Kafka) -> None:
     topic = new_topic(broker)
     with pytest.raises(SourceError, match=f"no topic {topic}-not") as caught:
         async with source(broker.brokers, topic).open([topic, f"{topic}-not"], position={}):
@@ -83,11 +83,9 @@ async def test_a_topic_that_is_missing_or_deleted_is_told(broker: Kafka) -> None
         assert caught.value.reason is SourceReason.MISSING
 
 
-async def test_it_ends_when_whether_its_topics_are_the_same_cannot_be_known_any_more(
-    broker: Kafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failing_topic_check_ends_the_stream(broker: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     topic = new_topic(broker)
-    monkeypatch.setattr("tocsin.sources.kafka.events._SAME_EVERY", 0.1)
+    monkeypatch.setattr("tocsin.sources.kafka.events._CHECK_TOPICS_EVERY", 0.1)
     for error in (ValueError("odd words"), LookupError("odd words")):
 
         def odd(*_: object, _error: Exception = error, **__: object) -> None:
@@ -121,7 +119,7 @@ async def refusal(of: KafkaEvents) -> SourceError:
     return caught.value
 
 
-async def test_it_ends_when_the_offsets_of_its_group_are_not_told_in_time(broker: Kafka) -> None:
+async def test_missing_group_offsets_end_the_stream(broker: Kafka) -> None:
     topic = new_topic(broker)
     async with source(broker.brokers, topic).open([topic], position={}) as stream:
         stream._config = stream._config.model_copy(update={"connect_timeout": 0.0})  # type: ignore[attr-defined]
@@ -129,7 +127,7 @@ async def test_it_ends_when_the_offsets_of_its_group_are_not_told_in_time(broker
             await asyncio.wait_for(Reader(stream).run(), 20)
 
 
-async def test_what_a_user_may_not_do_is_told_with_the_right_to_give_and_without_the_password(own: Kafka) -> None:
+async def test_missing_rights_are_named(own: Kafka) -> None:
     make_topic(own, "t")
     produce(own, "t", [("k", "no JSON")])
 
@@ -171,11 +169,11 @@ async def test_what_a_user_may_not_do_is_told_with_the_right_to_give_and_without
     ],
     ids=["topic", "group", "login"],
 )
-async def test_a_refusal_that_the_library_reports_beside_the_records_is_told_as_what_it_is(
+async def test_refusal_reported_beside_records_is_classified(
     broker: Kafka, code: int, reason: SourceReason, told: str
 ) -> None:
     topic = new_topic(broker)
-    async with consuming("k", kind.Config(bootstrap_servers=[broker.brokers], group="g"), {}) as consumer:
+    async with consumer_thread("k", kind.Config(bootstrap_servers=[broker.brokers], group="g"), {}) as consumer:
         await consumer.call(consumer.partitions, [topic])
         consumer.trouble.report(KafkaError(code, "so the broker says"))
         with pytest.raises(SourceError, match="so the broker says") as caught:
@@ -184,9 +182,7 @@ async def test_a_refusal_that_the_library_reports_beside_the_records_is_told_as_
     assert str(caught.value).endswith(told)
 
 
-async def test_what_is_lacking_is_asked_for_once_however_many_topics_there_are(
-    broker: Kafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_verify_lists_topics_in_one_request(broker: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     class Counting(Consumer):
@@ -204,7 +200,7 @@ async def test_what_is_lacking_is_asked_for_once_however_many_topics_there_are(
     assert len(asked) == 1
 
 
-async def test_a_broker_that_falls_silent_ends_the_stream(own: Kafka) -> None:
+async def test_silent_broker_ends_the_stream(own: Kafka) -> None:
     make_topic(own, "t")
     produce(own, "t", numbered([1]))
     at = source(own.brokers, "g", progress_timeout="2s")
@@ -221,7 +217,7 @@ async def test_a_broker_that_falls_silent_ends_the_stream(own: Kafka) -> None:
     assert caught.value.reason is SourceReason.DISCONNECTED
 
 
-async def test_no_call_to_the_library_holds_the_event_loop_while_the_cluster_is_away() -> None:
+async def test_unreachable_cluster_does_not_block_the_loop() -> None:
     at = source("127.0.0.1:1", "g", connect_timeout="1s")
     loop = asyncio.get_running_loop()
     turns = 0

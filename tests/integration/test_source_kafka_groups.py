@@ -1,4 +1,4 @@
-"""Several consumers of one group, against a real Kafka: nothing is passed over, whoever comes or goes."""
+"""Several consumers of one group share a topic and skip nothing when one joins or leaves."""
 
 import asyncio
 import contextlib
@@ -23,9 +23,7 @@ def broker() -> Kafka:
     return shared_kafka()
 
 
-async def test_two_consumers_share_the_partitions_and_nothing_is_passed_over_when_one_comes_and_goes(
-    broker: Kafka,
-) -> None:
+async def test_two_consumers_share_partitions_and_skip_nothing(broker: Kafka) -> None:
     topic = new_topic(broker, partitions=4)
     at = source(broker.brokers, topic)
     expected, writing = 0, True
@@ -53,9 +51,7 @@ async def test_two_consumers_share_the_partitions_and_nothing_is_passed_over_whe
     assert sum(committed(broker, topic, topic, 4)) == expected
 
 
-async def test_a_batch_acknowledged_after_its_partition_was_taken_away_commits_nothing_for_the_new_owner(
-    broker: Kafka,
-) -> None:
+async def test_late_acknowledgement_commits_nothing_for_the_new_owner(broker: Kafka) -> None:
     topic = new_topic(broker, partitions=2)
     at = source(broker.brokers, topic)
     async with reading(at, topic) as first:
@@ -80,14 +76,12 @@ async def test_a_batch_acknowledged_after_its_partition_was_taken_away_commits_n
 
 
 def commit(broker: Kafka, group: str, topic: str, offset: int, label: str = "") -> None:
-    """Write down for a group, in which nobody is, how far the first partition of a topic is read."""
+    """Commit an offset of the first partition for a group without members."""
     with contextlib.closing(Consumer({"bootstrap.servers": broker.brokers, "group.id": group})) as consumer:
         consumer.commit(offsets=[TopicPartition(topic, 0, offset, label)], asynchronous=False)
 
 
-async def test_what_another_process_told_of_a_topic_that_was_made_anew_is_not_told_again_by_one_that_was_away(
-    broker: Kafka,
-) -> None:
+async def test_group_offset_of_recreated_topic_counts(broker: Kafka) -> None:
     topic = new_topic(broker)
     at = source(broker.brokers, topic)
     produce(broker, topic, numbered(range(5)))
@@ -100,9 +94,7 @@ async def test_what_another_process_told_of_a_topic_that_was_made_anew_is_not_to
     assert numbers(second.events) == [5]
 
 
-async def test_what_another_process_committed_for_the_topic_before_does_not_count_for_the_one_made_anew(
-    broker: Kafka,
-) -> None:
+async def test_group_offset_of_former_topic_does_not_count(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, numbered(range(5)))
     commit(broker, topic, topic, 3, "of-another")
@@ -114,28 +106,3 @@ async def test_what_another_process_committed_for_the_topic_before_does_not_coun
     async with reading(source(broker.brokers, topic), topic, position=reader.position) as again:
         await until(lambda: again.events)
     assert (numbers(reader.events), numbers(again.events)) == ([0, 1, 2, 3, 4], [5])
-
-
-async def test_what_another_process_told_of_a_topic_that_was_made_anew_is_not_told_again_once_its_part_comes_here(
-    broker: Kafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Without ids nothing but what has been read here says that the group's offsets are of the topic that is there.
-    monkeypatch.setattr("tocsin.sources.kafka.consuming.Consuming.identities", _unknown)
-    topic = new_topic(broker, partitions=2)
-    at = source(broker.brokers, topic)
-    produce(broker, topic, [("k", f'{{"n": {n}}}', n % 2) for n in range(20)])
-    gone = {f"{topic}/{n}@{one}": 7 for n in range(2) for one in ("one", "another")}
-    async with contextlib.AsyncExitStack() as stack, contextlib.AsyncExitStack() as leaving:
-        other = await leaving.enter_async_context(reading(at, topic))
-        await until(lambda: len(other.events) == 20)
-        await until(lambda: committed(broker, topic, topic, 2) == [10, 10])
-        reader = await stack.enter_async_context(reading(at, topic, position=gone))
-        await until(lambda: len(reader.events) == 10, "half of it is here now")
-        await leaving.aclose()
-        produce(broker, topic, [("k", f'{{"n": {n}}}', n % 2) for n in (20, 21)])
-        await until(lambda: {20, 21} <= {*numbers(reader.events)})
-    assert len(reader.events) == 12
-
-
-async def _unknown(_: object, topics: list[str]) -> dict[str, str]:
-    return dict.fromkeys(topics, "")

@@ -125,7 +125,7 @@ async def test_recreated_topic_is_read_from_its_beginning_once(scenario: Scenari
 async def test_all_of_a_topic_that_is_made_anew_while_it_is_read_is_told_once(
     scenario: Scenario, new: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tocsin.sources.kafka.events._SAME_EVERY", 0.5)
+    monkeypatch.setattr("tocsin.sources.kafka.events._CHECK_TOPICS_EVERY", 0.5)
     again = [*range(100, 100 + new)]
     async with scenario.running():
         scenario.write(0, 1, 2)

@@ -113,7 +113,7 @@ async def test_consumer_finds_back_after_its_process_stood_still(
     async def nothing(_: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("tocsin.sources.kafka.events._Subscription.stay", nothing, raising=False)
+    monkeypatch.setattr("tocsin.sources.kafka.events._Stream.stay_in_group", nothing, raising=False)
     topic = new_topic(broker)
     at = source(broker.brokers, topic, librdkafka=SHORT)
     async with at.open([topic], position={}) as stream:

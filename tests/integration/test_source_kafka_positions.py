@@ -1,4 +1,4 @@
-"""Where a source of Kafka's records begins and goes on, against a real Kafka: nothing is passed over."""
+"""Where a Kafka source starts and continues: it skips nothing."""
 
 import contextlib
 
@@ -24,7 +24,7 @@ def broker() -> Kafka:
     return shared_kafka()
 
 
-async def test_it_goes_on_from_the_position_in_the_ledger_whatever_the_group_has_committed(broker: Kafka) -> None:
+async def test_ledger_position_wins_over_a_smaller_group_offset(broker: Kafka) -> None:
     topic = new_topic(broker, partitions=2)
     produce(broker, topic, [("k", f'{{"n": {n}}}', n % 2) for n in range(10)])
     at = source(broker.brokers, topic)
@@ -37,7 +37,7 @@ async def test_it_goes_on_from_the_position_in_the_ledger_whatever_the_group_has
     assert committed(broker, topic, topic, 2) == [5, 5]
 
 
-async def test_it_goes_on_from_where_the_group_is_if_another_process_took_it_further(broker: Kafka) -> None:
+async def test_larger_group_offset_of_another_process_wins(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, numbered(range(10)))
     at = source(broker.brokers, topic)
@@ -49,7 +49,7 @@ async def test_it_goes_on_from_where_the_group_is_if_another_process_took_it_fur
     assert numbers(reader.events) == [10]
 
 
-async def test_what_was_not_acknowledged_is_delivered_again_with_the_same_ids(broker: Kafka) -> None:
+async def test_unacknowledged_records_come_again_with_same_ids(broker: Kafka) -> None:
     topic = new_topic(broker)
     at = source(broker.brokers, topic)
     produce(broker, topic, numbered(range(5)))
@@ -65,19 +65,19 @@ async def test_what_was_not_acknowledged_is_delivered_again_with_the_same_ids(br
     assert reader.ids == before[5:]
 
 
-async def test_a_topic_begun_at_its_end_loses_nothing_that_comes_after_the_start(broker: Kafka) -> None:
+async def test_start_at_the_end_is_stored_and_loses_nothing(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, numbered([1]))
     at = source(broker.brokers, topic, start="latest")
     async with reading(at, topic) as reader:
-        await until(lambda: reader.offsets == {f"{topic}/0": 1}, "the start is told, to be kept")
+        await until(lambda: reader.offsets == {f"{topic}/0": 1}, "the position of the start")
     produce(broker, topic, numbered([2]))
     async with reading(at, topic, position=reader.position) as reader:
         await until(lambda: reader.events)
     assert numbers(reader.events) == [2]
 
 
-async def test_a_partition_that_is_added_is_read_from_its_beginning(broker: Kafka) -> None:
+async def test_added_partition_is_read_from_the_beginning(broker: Kafka) -> None:
     topic = new_topic(broker)
     at = source(broker.brokers, topic, start="latest", librdkafka={"topic.metadata.refresh.interval.ms": "200"})
     async with reading(at, topic) as reader:
@@ -90,7 +90,7 @@ async def test_a_partition_that_is_added_is_read_from_its_beginning(broker: Kafk
     assert reader.ids == [f"{topic}/1/0"]
 
 
-async def test_records_that_were_deleted_before_they_were_read_are_told(broker: Kafka) -> None:
+async def test_records_deleted_before_reading_are_reported(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, numbered(range(10)))
     admin = AdminClient({"bootstrap.servers": broker.brokers})
@@ -105,7 +105,7 @@ async def test_records_that_were_deleted_before_they_were_read_are_told(broker: 
     assert reader.offsets == {f"{topic}/0": 10}
 
 
-async def test_what_a_group_has_of_a_topic_that_was_made_anew_is_set_back_and_then_counts_again(broker: Kafka) -> None:
+async def test_unlabelled_group_offset_of_recreated_topic_is_ignored(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, numbered(range(5)))
     with contextlib.closing(Consumer({"bootstrap.servers": broker.brokers, "group.id": topic})) as group:
@@ -114,19 +114,18 @@ async def test_what_a_group_has_of_a_topic_that_was_made_anew_is_set_back_and_th
     async with reading(at, topic, position={f"{topic}/0@of-another": 7}) as reader:
         reader.acknowledging = False
         await until(lambda: len(reader.events) == 5)
-    assert committed(broker, topic, topic) == [0]
     [gone] = [one for batch in reader.batches for one in batch.refused]
     assert (gone.id, gone.reason) == (f"{topic}/0/7", RefusedReason.MISSING)
     async with reading(at, topic, position=dict(reader.held[0].position)) as reader:
         await until(lambda: reader.offsets == {f"{topic}/0": 5})
 
 
-async def test_a_topic_that_was_made_anew_is_read_from_its_beginning_and_told(broker: Kafka) -> None:
+async def test_position_beyond_the_end_restarts_the_topic(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, numbered([1]))
     async with reading(source(broker.brokers, topic), topic, position={f"{topic}/0": 7}) as reader:
         await until(lambda: reader.events)
     [gone] = [one for batch in reader.batches for one in batch.refused]
-    assert "made anew" in gone.detail
+    assert "recreated" in gone.detail
     assert (numbers(reader.events), reader.offsets) == ([1], {f"{topic}/0": 1})
     assert committed(broker, topic, topic) == [1]

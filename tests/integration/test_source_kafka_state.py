@@ -123,7 +123,7 @@ async def test_the_frontier_moves_each_second_while_nothing_comes(broker: Kafka)
     assert all(500 < later - earlier < 20_000 for earlier, later in pairwise(frontiers))
 
 
-async def test_a_row_that_comes_and_goes_within_one_batch_is_still_told(broker: Kafka) -> None:
+async def test_row_that_comes_and_goes_in_one_batch_is_seen(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
     async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
@@ -201,7 +201,7 @@ async def test_columns_are_those_of_key_and_value_with_types_that_hold_all_their
     assert sample == ("1", "1", "1", "1", '["a"]', "t", None)
 
 
-async def test_named_columns_hold_for_an_empty_topic_and_other_fields_are_left_out_and_told_once(
+async def test_configured_columns_hold_for_an_empty_topic(
     broker: Kafka,
 ) -> None:
     topic = new_topic(broker)
@@ -217,15 +217,15 @@ async def test_named_columns_hold_for_an_empty_topic_and_other_fields_are_left_o
     assert [line["fields"] for line in lines if "left out" in line["event"]] == [["odd"]]
 
 
-async def test_an_empty_topic_without_named_columns_is_told_with_the_remedy(broker: Kafka) -> None:
+async def test_empty_topic_without_columns_is_refused(broker: Kafka) -> None:
     topic = new_topic(broker)
-    with pytest.raises(SourceError, match="name them with `columns`") as caught:
+    with pytest.raises(SourceError, match="set `columns` in the source") as caught:
         async with source(broker.brokers).open(Subject(topic=topic), resume=None):
             pass
     assert caught.value.reason is SourceReason.SHAPE
 
 
-async def test_a_record_that_is_no_row_leaves_its_key_as_it_was_and_is_told(broker: Kafka) -> None:
+async def test_invalid_record_keeps_the_row_of_its_key(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"v": 1})])
     with capture_logs() as lines:
@@ -234,7 +234,7 @@ async def test_a_record_that_is_no_row_leaves_its_key_as_it_was_and_is_told(brok
             await view.next()
             produce(broker, topic, [('{"id": 1}', "no"), (None, '{"v": 5}'), record({"id": 2}, {"v": 2})])
             await view.until({"id": 1, "v": 1}, {"id": 2, "v": 2})
-    [line] = [line for line in lines if "no row" in line["event"]]
+    [line] = [line for line in lines if "invalid record" in line["event"]]
     assert (line["at"], line["reason"]) == (f"{topic}/0/1", "malformed")
 
 
@@ -336,7 +336,7 @@ async def test_a_broker_that_stops_answering_is_a_stall(own: Kafka) -> None:
     assert caught.value.reason in (SourceReason.STALLED, SourceReason.DISCONNECTED)
 
 
-async def test_a_topic_that_is_missing_or_deleted_is_told(broker: Kafka) -> None:
+async def test_missing_or_deleted_topic_is_reported(broker: Kafka) -> None:
     at = source(broker.brokers)
     with pytest.raises(SourceError, match="no topic nowhere") as caught:
         await at.describe(Subject(topic="nowhere"))

@@ -1,4 +1,4 @@
-"""The end of a producer, whatever its library still has to say."""
+"""The end of a producer."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tocsin.kafka import producing
 
 
 class Refused:
-    """A producer that hears only while it is closed that it may write nowhere."""
+    """A producer whose fatal error comes while it is closed."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.flushed = 0
@@ -29,7 +29,7 @@ class Refused:
         self.closed = True
 
 
-def test_a_producer_that_is_refused_while_it_is_closed_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_producer_refused_while_closing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(producing, "Producer", Refused)
     writer = producing.Writer({}, str, channel="out")
     writer.close()

@@ -1,4 +1,4 @@
-"""What the channel and the source for Kafka share: how to reach a cluster, and what librdkafka says about it.
+"""Shared by the channel and the source for Kafka: the connection to a cluster, and the errors of librdkafka.
 
 This module does not import the library, so that a configuration can be checked without it; `producing` does.
 """
@@ -17,11 +17,11 @@ from tocsin.settings import Secret, Settings
 
 log = structlog.get_logger(__name__)
 
-Words = Callable[[str], str]
-"""Takes the secrets out of a text."""
+Redact = Callable[[str], str]
+"""Removes the secrets from a text."""
 
 TOPIC = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}")
-"""The names that Kafka allows for topics."""
+"""Valid topic names."""
 
 _SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/,@]+)(?::([0-9]{1,5}))?")
 _PROPERTY = re.compile(r"[a-z][a-z0-9]*(?:\.[a-z0-9]+)*")
@@ -31,21 +31,21 @@ SettingText = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
 class KafkaConnection(Settings):
-    """How to reach a Kafka cluster, or whatever else speaks its protocol."""
+    """The connection to a Kafka cluster, or to anything else with its protocol."""
 
     secrets: ClassVar[tuple[str, ...]] = ("sasl_password", "tls_key_password")
 
     bootstrap_servers: Annotated[list[SettingText], Field(min_length=1)]
-    """Brokers to begin with, as `host:port`; the others are learnt from them."""
+    """Brokers for the first contact, as `host:port`; they name the others."""
 
     tls: bool = False
-    """Whether connections are encrypted, and the broker's certificate and name checked."""
+    """Encrypt connections, and check the broker's certificate and name."""
 
     tls_ca: Path | None = None
-    """A file with the certificates to trust. Without it, those of the operating system."""
+    """A file with the certificates to trust. Default: those of the operating system."""
 
     tls_cert: Path | None = None
-    """A file with the client's certificate, where the brokers ask for one."""
+    """A file with the client's certificate."""
 
     tls_key: Path | None = None
     """A file with the client's key."""
@@ -57,7 +57,7 @@ class KafkaConnection(Settings):
     """A file that holds the tls_key_password."""
 
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
-    """How to log in. `PLAIN` sends the password as it is, so it wants `tls`."""
+    """How to log in. `PLAIN` sends the password in the clear, so use it with `tls`."""
 
     sasl_username: SettingText | None = None
     """The user to log in as."""
@@ -69,7 +69,7 @@ class KafkaConnection(Settings):
     """A file that holds the sasl_password."""
 
     librdkafka: dict[str, Secret] = Field(default_factory=dict)
-    """Further settings of librdkafka by name, for example another way to log in. Their values are shown nowhere."""
+    """Further settings of librdkafka by name, for example another way to log in. Their values are never shown."""
 
     @field_validator("bootstrap_servers")
     @classmethod
@@ -91,29 +91,29 @@ class KafkaConnection(Settings):
         return further
 
     @model_validator(mode="after")
-    def _log_in_is_whole(self) -> "KafkaConnection":
+    def _login_is_complete(self) -> "KafkaConnection":
         sasl = {name: getattr(self, name) for name in ("sasl_mechanism", "sasl_username", "sasl_password")}
         missing = [name for name, value in sasl.items() if value is None]
         if missing and len(missing) < len(sasl):
-            raise ValueError(f"to log in, {' and '.join(missing)} must be given too")
+            raise ValueError(f"to log in, also set {' and '.join(missing)}")
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("give tls_cert and tls_key together")
+            raise ValueError("set tls_cert and tls_key together")
         if not self.tls and (self.tls_ca or self.tls_cert):
-            raise ValueError("certificates are of use only with tls: true")
+            raise ValueError("certificates have an effect only with tls: true")
         return self
 
     @property
     def display(self) -> str:
-        """The cluster, for people."""
+        """The cluster, as messages name it."""
         return f"Kafka at {','.join(self.bootstrap_servers)}"
 
     def hidden(self) -> list[Secret | str]:
-        """What must not be said: passwords, and those further settings that may hold one."""
+        """Return what must never be shown: passwords, and further settings that may hold one."""
         own = [secret for secret in (self.sasl_password, self.tls_key_password) if secret is not None]
         return [*own, *(value for name, value in self.librdkafka.items() if _HIDDEN.search(name))]
 
     def client_settings(self) -> dict[str, Any]:
-        """The settings of the connection in librdkafka's words. They hold passwords: never to be printed."""
+        """Return the settings for librdkafka. They hold passwords: never print them."""
         settings: dict[str, Any] = {
             "bootstrap.servers": ",".join(self.bootstrap_servers),
             "client.id": "tocsin",
@@ -155,7 +155,7 @@ _OWN = {
 
 
 class Fault(Protocol):
-    """As much of the library's KafkaError as is used here."""
+    """The part of the library's KafkaError that is used here."""
 
     def code(self) -> int: ...
 
@@ -168,33 +168,33 @@ class Fault(Protocol):
     def retriable(self) -> bool: ...
 
 
-# The numbers of Kafka's protocol, and the negative ones of librdkafka's own errors. Both are fixed for good.
+# Error codes of Kafka's protocol, and negative ones of librdkafka. Both are stable.
 ALL_BROKERS_DOWN, TRANSPORT, RESOLVE, QUEUE_FULL = -187, -195, -193, -184
 TIMED_OUT = frozenset({-192, -185, 7})
-"""A record, a call of ours, a request between brokers."""
+"""A record, a call, a request between brokers."""
 UNKNOWN_TOPIC = frozenset({3, -188, -190})
-"""By a broker, by the library; and a partition that the library does not know."""
+"""Reported by a broker, by the library; and an unknown partition."""
 TOPIC_EXISTS, OFFSET_RESET, END_OF_PARTITION, MAX_POLL_EXCEEDED = 36, -140, -191, -147
 TOO_LARGE = frozenset({4, 10, 18})
 LOGIN_REFUSED = frozenset({-169, 58})
-"""By the library's words; by SASL."""
+"""Reported by the library; by SASL."""
 TOPIC_FORBIDDEN, GROUP_FORBIDDEN, CLUSTER_FORBIDDEN = 29, 30, 31
 FORBIDDEN = LOGIN_REFUSED | {TOPIC_FORBIDDEN, GROUP_FORBIDDEN, CLUSTER_FORBIDDEN, 53}
 """53: a transaction."""
 FINAL = frozenset({-186, 17, 21, 32, 43, 44, 76, 87})
-"""Of a record that is refused for what it or the topic is: an argument, the topic's name, acks, a timestamp, an old
-format, a policy of the cluster, compression, a rule of the topic."""
-NOT_THERE = frozenset({-165, 35})
-"""A feature that the library, or the broker, does not have."""
+"""A record is refused for good: an argument, the topic's name, acks, a timestamp, an old format, a policy of the
+cluster, compression, a rule of the topic."""
+NOT_SUPPORTED = frozenset({-165, 35})
+"""A feature that the library or the broker lacks."""
 FATAL, PURGED_IN_FLIGHT, PURGED = -150, -151, -152
 ENDED = frozenset({FATAL, PURGED_IN_FLIGHT, PURGED})
-"""Of a record whose producer has failed for good or was closed: refused, given up on its way, given up before."""
+"""The record's producer failed for good or was closed: refused, given up in flight, given up before."""
 
 
 _RETRIABLE = frozenset({2, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 27, 41, 51, 56, 74, 75, 78, 80, 84, 88, 89, 100, 103})
-"""The errors of the protocol that are over soon by themselves: a partition without a leader or with another one, a
-coordinator that loads or moved, a broker that is slow, throttled or starts. KafkaError.retriable() is true only of some
-errors of transactions and administration. An unknown topic (3) is not among them: it can be unknown for good."""
+"""Protocol errors that pass by themselves: a partition without a leader or with another one, a coordinator that loads
+or moved, a broker that is slow, throttled or starting. KafkaError.retriable() is true only for some errors of
+transactions and administration. An unknown topic (3) is not among them: it can be unknown for good."""
 
 
 def retriable(error: Fault) -> bool:
@@ -203,29 +203,28 @@ def retriable(error: Fault) -> bool:
 
 
 def cause(error: Exception) -> Fault | None:
-    """The library's error in an exception of the library."""
+    """Return the error in an exception of the library."""
     inner = error.args[0] if error.args else None
     return inner if hasattr(inner, "code") and hasattr(inner, "fatal") else None
 
 
-def said(error: Exception) -> str:
-    """What an exception of the library says."""
+def message_of(error: Exception) -> str:
+    """Return the text of an exception of the library."""
     fault = cause(error)
     return fault.str() if fault is not None else str(error)
 
 
 class Trouble:
-    """What librdkafka reports about its connections, in its own threads of calls; the last of it says why nothing
-    moves, until a broker is reached again.
+    """What librdkafka reports about its connections: the latest reason why nothing moves, until a broker answers again.
 
-    The library tells a fault that lasts only once, so there is no telling by its time whether it still holds.
+    The library reports a lasting fault only once, so its age does not tell whether it still holds.
     """
 
-    LOOK = 1000
-    """Milliseconds between looks at the connections: what `statistics.interval.ms` has to be."""
+    CHECK_EVERY = 1000
+    """Milliseconds between checks of the connections: the value for `statistics.interval.ms`."""
 
-    def __init__(self, words: Words) -> None:
-        self._words = words
+    def __init__(self, redact: Redact) -> None:
+        self._redact = redact
         self._why: Fault | None = None
         self.down = False
         self.fatal: Fault | None = None
@@ -240,7 +239,7 @@ class Trouble:
             # A refused login is followed by a closed connection, which is not the reason.
             self._why = error
 
-    def look(self, statistics: str) -> None:
+    def check(self, statistics: str) -> None:
         """The library's `stats_cb`."""
         if self._why is None and not self.down:
             return
@@ -253,23 +252,23 @@ class Trouble:
 
     @property
     def forbidden(self) -> Fault | None:
-        """What a broker refuses us: the login, or a right."""
+        """What a broker refuses: the login, or a right."""
         return self._why if self._why is not None and self._why.code() in FORBIDDEN else None
 
     @property
     def reason(self) -> str:
-        """Why the brokers cannot be reached, in the library's words; empty while nothing is known."""
-        return "" if self._why is None else self._words(self._why.str().partition(" (after ")[0])
+        """Why the brokers cannot be reached, in the library's words; empty while it is unknown."""
+        return "" if self._why is None else self._redact(self._why.str().partition(" (after ")[0])
 
 
-class Log:
-    """Stands for a `logging.Logger` where the library wants one: its lines go to our log, without secrets."""
+class LibraryLog:
+    """A `logging.Logger` for the library: its lines go to our log, without secrets."""
 
-    def __init__(self, words: Words, **about: str) -> None:
-        self._words = words
-        self._log = log.bind(**about)
+    def __init__(self, redact: Redact, **fields: str) -> None:
+        self._redact = redact
+        self._log = log.bind(**fields)
 
     def log(self, level: int, message: str, *parts: object) -> None:
-        """One line. Failed connections are told by whoever waits for them; here they are detail."""
-        told = self._log.warning if level >= logging.ERROR and parts[:1] != ("FAIL",) else self._log.debug
-        told("librdkafka", said=self._words(message % parts))
+        """Log one line. Failed connections are reported by their user, so here they are debug output."""
+        write = self._log.warning if level >= logging.ERROR and parts[:1] != ("FAIL",) else self._log.debug
+        write("librdkafka", text=self._redact(message % parts))

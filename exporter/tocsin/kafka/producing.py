@@ -1,4 +1,4 @@
-"""A producer, and the thread in which it tells what has become of the records."""
+"""A producer as something to await."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,10 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from tocsin.kafka import PURGED, QUEUE_FULL, Fault, Log, Trouble, Words, cause
+from tocsin.kafka import PURGED, QUEUE_FULL, Fault, LibraryLog, Redact, Trouble, cause
 
 _STEP = 0.1
-"""Seconds that the thread stays in the library at most, and so the longest that closing waits for it."""
+"""Seconds that one call of the thread takes at most, and so the longest that closing waits for it."""
 
 
 Headers = list[tuple[str, str | bytes | None]]
@@ -31,8 +31,8 @@ class Record:
 
 @dataclass(slots=True)
 class _Call:
-    """The records of one call, and what has become of them. `left`: how many are not known yet, and one for the
-    caller while it still hands over."""
+    """The records of one call. `faults`: the result of each. `left`: how many results are missing, plus one while the
+    caller still passes records."""
 
     faults: list[Fault | None]
     left: int
@@ -40,13 +40,12 @@ class _Call:
 
 
 class Writer:
-    """An idempotent producer as something to wait for."""
+    """An idempotent producer, with a thread in which the library reports results."""
 
-    def __init__(self, settings: Mapping[str, Any], words: Words, **about: str) -> None:
-        """`settings`: librdkafka's, but for idempotence. `words`: takes secrets out of what it says. `about`: who
-        writes, for the log."""
-        self.trouble = Trouble(words)
-        log = Log(words, **about)
+    def __init__(self, settings: Mapping[str, Any], redact: Redact, **fields: str) -> None:
+        """`settings`: for librdkafka. `redact`: removes secrets from its messages. `fields`: for the log."""
+        self.trouble = Trouble(redact)
+        log = LibraryLog(redact, **fields)
         self._producer = Producer(
             {
                 "linger.ms": 1,
@@ -54,8 +53,8 @@ class Writer:
                 "enable.idempotence": True,  # and so acks=all
                 "logger": log,
                 "error_cb": self.trouble.report,
-                "stats_cb": self.trouble.look,
-                "statistics.interval.ms": Trouble.LOOK,
+                "stats_cb": self.trouble.check,
+                "statistics.interval.ms": Trouble.CHECK_EVERY,
             }
         )
         self._counting = threading.Lock()
@@ -64,8 +63,8 @@ class Writer:
         self._thread.start()
 
     async def write(self, records: Sequence[Record]) -> list[Fault | None]:
-        """Hand over the records, and wait until of each it is known, or can no longer be, whether the brokers have it.
-        What went wrong for each, None for those they have."""
+        """Send records, and wait until each is acknowledged or given up. Returns the fault of each, None if
+        acknowledged."""
         call = _Call([None] * len(records), len(records) + 1)
         for number, record in enumerate(records):
             self._produce(record, call, number)
@@ -74,11 +73,11 @@ class Writer:
         return call.faults
 
     def close(self) -> None:
-        """Give up what is not acknowledged: the outbox has it. Blocks for a moment."""
+        """Give up what is not acknowledged. Blocks for a moment."""
         self._closing = True
         self._thread.join()
         self._producer.purge()
-        # What nothing can be sent after may come just now, when nobody waits for it any more.
+        # A fatal error may come just now, when no call waits for it.
         with contextlib.suppress(KafkaException):
             self._producer.flush(_STEP)
         # Left to the garbage collector, it could end in a thread of the library, and the process with it.
@@ -108,7 +107,7 @@ class Writer:
             call.left -= 1
             last = call.left == 0
         if last:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no call waits
                 call.done.get_loop().call_soon_threadsafe(_resolve, call.done)
 
     def _poll(self) -> None:
@@ -116,7 +115,7 @@ class Writer:
             try:
                 self._producer.poll(_STEP)
             except KafkaException as error:
-                # What nothing can be sent after is raised here as well as reported, again and again.
+                # A fatal error is raised here as well as reported, again and again.
                 fault = cause(error)
                 if fault is not None:
                     self.trouble.report(fault)

@@ -1,7 +1,6 @@
 """A channel to Kafka: each notification a record, or the firing set as a compacted topic.
 
-Reading order: `settings`, `records` (what is sent), `outcome` (what the brokers' answers mean), `topics` (what the
-cluster must have), `channel`.
+Reading order: `settings`, `records`, `outcome` (what the brokers' answers mean), `topics`, `channel`.
 """
 
 from collections.abc import Mapping
@@ -17,9 +16,9 @@ __all__ = ["Config", "Options", "build"]
 
 
 def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Kafka":
-    """Make the channel; it connects with the first notification.
+    """Build the channel; it connects with the first notification.
 
-    Raises ConfigError when the library is not installed or refuses a setting, or when no topic is given for an alert.
+    Raises ConfigError when the library is not installed or refuses a setting, or when an alert has no topic.
     """
     problems = [
         Problem(message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")

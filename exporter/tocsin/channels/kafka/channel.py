@@ -1,4 +1,4 @@
-"""The Kafka channel: which producer writes what, and what has become of it."""
+"""The Kafka channel: writes records and returns a result for each notification."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from tocsin.channels.kafka.records import Route
 from tocsin.channels.kafka.settings import Config, Options
 from tocsin.channels.kafka.topics import Topics
 from tocsin.errors import ConfigError, Problem, Reason
-from tocsin.kafka import UNKNOWN_TOPIC, Fault, Log, said
+from tocsin.kafka import UNKNOWN_TOPIC, Fault, LibraryLog, message_of
 from tocsin.kafka.producing import Record, Writer
 from tocsin.redaction import redactor
 
@@ -23,13 +23,13 @@ log = structlog.get_logger(__name__)
 
 _TAKE = 200
 _AT_A_TIME = 25
-"""Messages that are made before the event loop gets its turn."""
+"""Messages rendered before the event loop gets its turn."""
 _FIND_TOPIC = 5.0
-"""Seconds after which a topic that no broker knows counts as missing."""
+"""Seconds after which an unknown topic counts as missing."""
 
 
 class Kafka(Channel):
-    """Writes records, and answers for each when the brokers have acknowledged it."""
+    """Writes records; a notification is delivered when the brokers have acknowledged its records."""
 
     def __init__(
         self, name: str, config: Config, routes: Mapping[str, Options], *, clock: Callable[[], float] = time.monotonic
@@ -37,12 +37,12 @@ class Kafka(Channel):
         self._name = name
         self._config = config
         self._routes = {alert: Route(alert, options, state=config.state) for alert, options in routes.items()}
-        self._otherwise = None if config.topic is None else Route(name, config, state=config.state)
-        self._words = redactor(config.hidden())
+        self._default = None if config.topic is None else Route(name, config, state=config.state)
+        self._redact = redactor(config.hidden())
         self._writer: Writer | None = None
-        self._lone: Writer | None = None
-        self._left: set[asyncio.Future[None]] = set()
-        self._topics = Topics(name, config, self._words, clock)
+        self._single: Writer | None = None
+        self._closing: set[asyncio.Future[None]] = set()
+        self._topics = Topics(name, config, self._redact, clock)
         self._try_settings()
 
     def __repr__(self) -> str:
@@ -62,36 +62,35 @@ class Kafka(Channel):
         return [some if isinstance(some, Rejected) else _whole(list(islice(results, len(some)))) for some in made]
 
     async def close(self) -> None:
-        for writer in (self._writer, self._lone):
+        for writer in (self._writer, self._single):
             if writer is not None:
                 await asyncio.to_thread(writer.close)
-        self._writer = self._lone = None
-        await asyncio.gather(*self._left, self._topics.close())
+        self._writer = self._single = None
+        await asyncio.gather(*self._closing, self._topics.close())
 
     async def verify(self) -> list[str]:
-        """Problems found by asking the cluster whether the topics are there and are what they have to be."""
-        routes = (*self._routes.values(), *((self._otherwise,) if self._otherwise else ()))
+        """Return problems: topics that do not exist, or are not as they must be."""
+        routes = (*self._routes.values(), *((self._default,) if self._default else ()))
         return await asyncio.to_thread(self._topics.verify, sorted({route.topic for route in routes if route.topic}))
 
     def _made(self, message: Message) -> list[Record] | Rejected:
-        route = self._routes.get(message.alert, self._otherwise)
+        route = self._routes.get(message.alert, self._default)
         if route is None:
-            return Rejected(Reason.UNROUTED, f"no topic is given for the alert {message.alert}")
+            return Rejected(Reason.UNROUTED, f"the alert {message.alert} has no topic")
         made = route.records(message)
-        return Rejected(made.reason, self._words(made.detail)) if isinstance(made, Rejected) else made
+        return Rejected(made.reason, self._redact(made.detail)) if isinstance(made, Rejected) else made
 
     async def _write(self, records: Sequence[Record]) -> list[Result]:
-        """What has become of each record."""
         if not records:
             return []
-        await self._topics.make({record.topic for record in records})
+        await self._topics.create({record.topic for record in records})
         self._writer = self._working(self._writer)
         results = await self._written(self._writer, records)
-        # A broker refuses a whole batch for its size: the records of it go again, each on its own.
+        # A broker refuses a whole batch for its size: send its records again, each on its own.
         large = [number for number, result in enumerate(results) if _too_large(result)]
         if large:
-            self._lone = self._working(self._lone, **{"batch.num.messages": 1})
-            again = await self._written(self._lone, [records[number] for number in large])
+            self._single = self._working(self._single, **{"batch.num.messages": 1})
+            again = await self._written(self._single, [records[number] for number in large])
             for number, result in zip(large, again, strict=True):
                 results[number] = result
         return results
@@ -105,20 +104,19 @@ class Kafka(Channel):
             return Delivered()
         if fault.code() in UNKNOWN_TOPIC:
             return Retry(Reason.NOT_FOUND, self._topics.missing(record.topic))
-        return judged(fault, record.topic, writer.trouble, self._config.timeout, self._words)
+        return judged(fault, record.topic, writer.trouble, self._config.timeout, self._redact)
 
     def _working(self, writer: Writer | None, **settings: Any) -> Writer:
-        """The writer, or a new one where it is the first or the old one has ended: an idempotent producer that has
-        lost its way never finds back."""
+        """Return the writer, or a new one: an idempotent producer never recovers from a fatal error."""
         if writer is not None:
             if writer.trouble.fatal is None:
                 return writer
-            why = self._words(writer.trouble.fatal.str())
-            log.warning("the producer has to begin anew", channel=self._name, error=why)
-            leaving = asyncio.ensure_future(asyncio.to_thread(writer.close))
-            self._left.add(leaving)
-            leaving.add_done_callback(self._left.discard)
-        return Writer(self._settings(**settings), self._words, channel=self._name)
+            why = self._redact(writer.trouble.fatal.str())
+            log.warning("the producer failed; creating another one", channel=self._name, error=why)
+            closing = asyncio.ensure_future(asyncio.to_thread(writer.close))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        return Writer(self._settings(**settings), self._redact, channel=self._name)
 
     def _settings(self, **more: Any) -> dict[str, Any]:
         config = self._config
@@ -132,18 +130,18 @@ class Kafka(Channel):
         }
 
     def _try_settings(self) -> None:
-        """Raises ConfigError where the library does not take them: names in `librdkafka`, files of certificates."""
+        """Raise ConfigError where the library refuses them: names in `librdkafka`, files of certificates."""
         try:
-            Producer({**self._settings(), "logger": Log(self._words, channel=self._name)})
+            Producer({**self._settings(), "logger": LibraryLog(self._redact, channel=self._name)})
         except (KafkaException, ValueError, TypeError) as error:
-            message = f"librdkafka does not take the settings: {self._words(said(error))}"
+            message = f"librdkafka refuses the settings: {self._redact(message_of(error))}"
             raise ConfigError([Problem(message=message, path=f"channels.{self._name}")]) from None
 
 
 def _whole(results: Sequence[Result]) -> Result:
-    """What has become of a notification whose records came to this."""
+    """Return the result of a notification from those of its records."""
     if not results:
-        return Delivered("an event has no state: nothing is written", sent=False)
+        return Delivered("an event has no state; nothing is written", sent=False)
     return next((result for result in results if not isinstance(result, Delivered)), results[0])
 
 

@@ -1,4 +1,4 @@
-"""What an error of librdkafka or of a broker means for a notification."""
+"""What an error of librdkafka or a broker means for a notification."""
 
 from tocsin.channels.base import Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
@@ -13,19 +13,19 @@ from tocsin.kafka import (
     TOO_LARGE,
     TRANSPORT,
     Fault,
+    Redact,
     Trouble,
-    Words,
 )
 
 
-def judged(error: Fault, topic: str, trouble: Trouble, timeout: float, words: Words) -> Result:
-    """The result for a record that is not known to be delivered, though its topic is there.
+def judged(error: Fault, topic: str, trouble: Trouble, timeout: float, redact: Redact) -> Result:
+    """Return the result for a record that was not acknowledged although its topic exists.
 
-    `trouble` knows about the connections of the producer that had it; `words` takes out secrets.
+    `trouble`: the connections of its producer. `redact`: removes secrets.
     """
     if trouble.fatal is not None and error.code() in ENDED:
-        error = trouble.fatal  # the record shares the end of its producer
-    code, said = error.code(), words(error.str())
+        error = trouble.fatal  # the producer failed, and the record with it
+    code, said = error.code(), redact(error.str())
     if code in FORBIDDEN:
         return Paused(Reason.UNAUTHORIZED, said if code in LOGIN_REFUSED else f"{topic}: {said}; {_RIGHT}")
     if code in TOO_LARGE:
@@ -46,5 +46,5 @@ def judged(error: Fault, topic: str, trouble: Trouble, timeout: float, words: Wo
 
 
 _RIGHT = (
-    "give the user the right to write there (WRITE on the topic; old brokers want IDEMPOTENT_WRITE on the cluster too)"
+    "give the user the right to write there (WRITE on the topic; old brokers also need IDEMPOTENT_WRITE on the cluster)"
 )

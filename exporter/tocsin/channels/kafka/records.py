@@ -1,4 +1,4 @@
-"""What is sent: notifications as records of Kafka."""
+"""Notifications as records of Kafka."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ from tocsin.templates import Structure, Template, TemplateCode, TemplateError
 
 
 class Route:
-    """How the notifications of one alert become records."""
+    """Makes records of the notifications of one alert."""
 
     def __init__(self, alert: str, options: Options, *, state: bool) -> None:
         assert options.topic is not None
@@ -25,7 +25,7 @@ class Route:
         self._state = state
 
     def records(self, message: Message) -> list[Record] | Rejected:
-        """The records of a notification: one, or with `state` one for each row that was merged into it."""
+        """Return the records of a notification: one, or with `state` one for each row merged into it."""
         if self._state and message.kind is Kind.EVENT:
             return []
         try:
@@ -37,7 +37,7 @@ class Route:
         merged = envelope.get("merged")
         if not self._state or merged is None:
             return (envelope,)
-        # A compacted topic has one place for each row: the newest of each row goes there.
+        # A compacted topic holds one record for each row: the newest.
         return {one["fingerprint"]: one for one in merged}.values()
 
     def _record(self, envelope: Envelope) -> Record:

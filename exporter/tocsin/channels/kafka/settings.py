@@ -31,7 +31,7 @@ class Options(ChannelOptions):
         if topic is not None:
             Template(topic, place="")
             if "{" not in topic and not TOPIC.fullmatch(topic):
-                raise ValueError(f"{topic!r} is no name of a topic: up to 249 letters, digits, dots, _ and -")
+                raise ValueError(f"{topic!r} is not a valid topic name: use up to 249 letters, digits, dots, _ and -")
         return topic
 
     @field_validator("body")
@@ -41,12 +41,12 @@ class Options(ChannelOptions):
         return body
 
     def missing(self) -> str | None:
-        """What has to be said, for the channel or for the alert, before anything can be sent, as a sentence."""
-        return "no topic is given, neither for the alert nor for the channel" if self.topic is None else None
+        """Return what is missing to send anything, as a sentence."""
+        return "set a topic, for the alert or for the channel" if self.topic is None else None
 
 
 class Config(KafkaConnection, ChannelConfig, Options):
-    """Kafka, or whatever speaks its protocol. Every record has the headers `tocsin-id`, `tocsin-alert` and
+    """Kafka, or anything with its protocol. Every record has the headers `tocsin-id`, `tocsin-alert` and
     `tocsin-status`. Needs the extra `kafka`: pip install 'tocsin[kafka]'."""
 
     package: ClassVar[str] = "confluent_kafka"
@@ -55,17 +55,17 @@ class Config(KafkaConnection, ChannelConfig, Options):
     """The kind of channel."""
 
     state: bool = False
-    """Whether the topic holds what fires now instead of what happened: a record while it fires, a tombstone (a record
-    without a value) when it resolves. Such a topic should be compacted."""
+    """Whether the topic holds the rows that fire instead of notifications: a record while a row fires, a tombstone (a
+    record without a value) when it resolves. Such a topic should be compacted."""
 
     create: bool = False
-    """Whether topics that are missing are created, those of `state` compacted."""
+    """Create missing topics, those of `state` compacted."""
 
     partitions: Annotated[int, Field(ge=1)] = 1
-    """Partitions of the topics that are created."""
+    """Partitions of created topics."""
 
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
-    """How records are compressed on their way."""
+    """Compression of records."""
 
     max_bytes: Annotated[int, Field(ge=1000, le=1_000_000_000)] = 1_000_000
-    """Bytes that a record may have before compression. The topic's own `max.message.bytes` must allow them too."""
+    """Maximum size of a record in bytes, before compression. The topic's `max.message.bytes` must allow it too."""

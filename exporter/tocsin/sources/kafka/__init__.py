@@ -1,4 +1,4 @@
-"""Kafka: the records of topics as events, or a compacted topic as rows that come and go.
+"""Kafka: the records of topics as events, or a compacted topic as rows.
 
 Reading order: `settings`, `records` (a record as an event or a row), `consuming` (the library and its thread),
 `positions` (how far topics are read, in the ledger), `events`, `state`.
@@ -17,7 +17,7 @@ __all__ = ["Config", "build"]
 
 
 def build(name: str, config: Config) -> "KafkaEvents | KafkaState":
-    """A source for `config`; connects to nothing yet. Raises ConfigError when the library is not installed."""
+    """Build the source; connects to nothing yet. Raises ConfigError when the library is not installed."""
     with needing("kafka", f"sources.{name}"):
         from tocsin.sources.kafka.events import KafkaEvents
         from tocsin.sources.kafka.state import KafkaState

@@ -1,8 +1,8 @@
 """Records as events: one consumer in one group for all the alerts of a source.
 
-Where to go on from is the ledger's to say; the group's offsets follow it, after each batch is acknowledged, for those
-who watch the lag and for other processes of the group, each of which has a ledger of its own. With each offset goes the
-id of the topic, as its metadata: an offset alone does not tell of which topic of that name it is.
+The ledger says where to continue. The group's offsets follow it after each batch, for other processes of the group,
+each of which has its own ledger, and for tools that watch the lag. The metadata of an offset is the id of the topic:
+the offset of a topic that was deleted and recreated means another record.
 """
 
 import asyncio
@@ -16,39 +16,33 @@ from functools import partial
 import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
-from tocsin.kafka import ENDED, FINAL, OFFSET_RESET, TOO_LARGE, Fault
-from tocsin.kafka.producing import Headers, Record, Writer
+from tocsin.errors import RefusedReason, SourceError, SourceReason
+from tocsin.kafka import OFFSET_RESET
 from tocsin.model import Columns, Event, Row
-from tocsin.repeats import Repeats
 from tocsin.sources.base import EventBatch, EventStream, Refused, Subject
 from tocsin.sources.kafka import records
-from tocsin.sources.kafka.asking import RECORDS, latest, rights_missing
-from tocsin.sources.kafka.consuming import Consuming, consuming, passing
-from tocsin.sources.kafka.positions import Place, positions, written
+from tocsin.sources.kafka.consuming import ConsumerThread, consumer_thread, is_transient
+from tocsin.sources.kafka.dead_letters import DeadLetters, Refusal
+from tocsin.sources.kafka.inspection import RECORDS, latest, rights_missing
+from tocsin.sources.kafka.positions import Place, positions, stored
 from tocsin.sources.kafka.records import Cell, Unreadable, columns_of, row
 from tocsin.sources.kafka.settings import Config
 
 log = structlog.get_logger(__name__)
 
-_WRITABLE = 100_000_000
-"""Bytes that the copy of a refused record may have here; the brokers have their own limit."""
-
 _MAX_POLL = 300_000.0
-"""The library's own `max.poll.interval.ms`."""
-_WAIT = 0.3
-"""Seconds; more than a consumer waits for records, so that one which is asked all the time is left alone."""
-
-_SAME_EVERY = 10.0
-"""Seconds between looks at whether the topics are still the same ones. What was read of a topic as if it were the one
-before it is read again and known by its ids, so this is no matter of loss."""
+"""The library's default of `max.poll.interval.ms`."""
+_IDLE = 0.3
+"""Seconds; longer than one call waits for records, so that a consumer in use is left alone."""
+_CHECK_TOPICS_EVERY = 10.0
+"""Seconds. Records read from a recreated topic before the check are read again, and known by their ids."""
 
 
 class KafkaEvents:
-    """See `tocsin.sources.EventSource`. The names of events are topics."""
+    """See `tocsin.sources.base.EventSource`. The names of events are topics."""
 
     described_by = f"the latest records (up to {RECORDS}) of the topic"
-    """What `describe` knows columns from."""
+    """Where `describe` knows columns from."""
 
     def __init__(self, name: str, config: Config, *, now: Callable[[], float] = time.time) -> None:
         self.name = name
@@ -64,26 +58,25 @@ class KafkaEvents:
             "auto.commit.interval.ms": 1000,
             "queued.max.messages.kbytes": 16384,
         }
-        async with consuming(self.name, self._config, settings) as consumer:
+        async with consumer_thread(self.name, self._config, settings) as consumer:
             await consumer.call(consumer.partitions, topics)
-            identities = await consumer.identities(names)
-            stream = _Subscription(self.name, consumer, identities, position, self._now)
-            watching = [asyncio.create_task(stream.watch()), asyncio.create_task(stream.stay())]
+            stream = _Stream(self.name, consumer, await consumer.topic_ids(names), position, self._now)
+            tasks = [asyncio.create_task(stream.check_topics()), asyncio.create_task(stream.stay_in_group())]
             try:
                 await consumer.call(stream.subscribe, list(names))
                 yield stream
             finally:
-                for task in watching:
+                for task in tasks:
                     task.cancel()
-                await asyncio.wait(watching)
+                await asyncio.wait(tasks)
                 await stream.close()
 
     async def verify(self, names: Sequence[str]) -> list[str]:
-        """See `tocsin.sources.EventSource`."""
+        """See `tocsin.sources.base.EventSource`."""
         try:
             topics = self._topics(names)
-            async with consuming(self.name, self._config, {}) as consumer:
-                problems = await consumer.call(consumer.lacking, topics)
+            async with consumer_thread(self.name, self._config, {}) as consumer:
+                problems = await consumer.call(consumer.missing, topics)
                 if not any(error.reason is not SourceReason.MISSING for error in problems):
                     rights = dict.fromkeys(names, "READ")
                     if self._config.dead_letters:
@@ -94,21 +87,20 @@ class KafkaEvents:
             return [str(error)]
 
     async def describe(self, subject: Subject) -> Columns | None:
-        """The columns of the latest records of a topic; None while there is none. Raises SourceError."""
+        """Return the columns of the latest records of a topic; None while there is none. Raises SourceError."""
         return columns_of(await self._latest(subject)) or None
 
     async def sample(self, subject: Subject) -> Row | None:
-        """The latest record, with NULL for what only others of the latest ones have. Raises SourceError."""
+        """Return the latest record, with NULL for columns that only others of the latest have. Raises SourceError."""
         found = await self._latest(subject)
         return row(columns_of(found), found[-1]) if found else None
 
     async def _latest(self, subject: Subject) -> list[dict[str, Cell]]:
-        """The latest records of a topic as cells, the newest last, without those that are no events."""
+        """Return the latest valid records of a topic as cells, the newest last."""
         assert subject.topic is not None
         config, found = self._config, []
-        async with consuming(
-            self.name, config, {"enable.auto.commit": False, "enable.partition.eof": True}
-        ) as consumer:
+        settings = {"enable.auto.commit": False, "enable.partition.eof": True}
+        async with consumer_thread(self.name, config, settings) as consumer:
             for message in await latest(consumer, subject.topic):
                 with contextlib.suppress(Unreadable):
                     event = records.event(message, config.include, config.max_bytes, self._now)
@@ -117,12 +109,12 @@ class KafkaEvents:
         return found
 
     def _topics(self, names: Sequence[str]) -> list[str]:
-        """The topics that have to be there."""
+        """Return the topics that must exist."""
         config = self._config
         if config.dead_letters in names:
             raise SourceError(
-                f"{config.display}: {config.dead_letters} is read by an alert and takes the dead letters of it; "
-                "a refused record would come back for ever, so use two topics",
+                f"{config.display}: an alert reads {config.dead_letters}, which also takes its dead letters; refused "
+                "records would come back for ever, so use two topics",
                 SourceReason.OTHER,
             )
         return [*names, *([config.dead_letters] if config.dead_letters else ())]
@@ -130,34 +122,33 @@ class KafkaEvents:
 
 @dataclass(slots=True)
 class _Gathered:
-    """What becomes of the records of one turn."""
+    """The records of one batch."""
 
     events: list[Event] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
-    spoiled: list[tuple[Message, Unreadable]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
     next: dict[Place, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Receipt:
-    """Where a batch ends: the offset that comes next, by partition, with the life of the partition; and the records
-    whose copies are not written yet."""
+    """Where a batch ends: the next offset by partition; and the records whose copies are not written yet."""
 
-    next: Mapping[Place, tuple[int, int]]
-    spoiled: list[tuple[Message, Unreadable]]
+    next: Mapping[Place, int]
+    refusals: list[Refusal]
 
 
-class _Subscription:
-    """The partitions that are this consumer's now, and how far each has been read and acknowledged.
+class _Stream:
+    """The partitions of this consumer, and how far each has been read and acknowledged.
 
-    `subscribe`, `_gather` and what they call run in the consumer's thread, the rest on the event loop.
+    `subscribe`, `_gather`, `_pause` and what they call run in the consumer's thread, the rest on the event loop.
     """
 
     def __init__(
         self,
         source: str,
-        consumer: Consuming,
-        identities: Mapping[str, str],
+        consumer: ConsumerThread,
+        ids: Mapping[str, str],
         position: Mapping[str, int],
         now: Callable[[], float],
     ) -> None:
@@ -165,84 +156,65 @@ class _Subscription:
         self._consumer = consumer
         self._config = consumer.config
         self._now = now
-        known = positions(position, identities)
-        self._identities, self._topics, self._anew = known.identities, known.topics, known.anew
-        self._safe, self._former = known.safe, known.former
-        self._read: dict[Place, int] = {}  # of the partitions that are ours: the offset that comes next
-        self._holding = False  # the partitions are paused
-        self._asked_at = time.monotonic()  # when records were asked for
-        self._paused: list[Message] = []  # what came while nothing more was asked for
-        self._begun = _Gathered()  # what the next turn has to tell of partitions that became ours
-        self._lives: dict[Place, int] = {}  # how often a partition began anew, so that its offsets mean other records
-        self._copies: Writer | None = None
-        self._unwritten = Repeats(log, "a dead letter is not written")
+        self._known = positions(position, ids)
+        self._acknowledged = dict(self._known.current)
+        self._read: dict[Place, int] = {}  # the next offset of each partition that is ours
+        self._paused: list[Message] | None = None  # records that arrived while paused; None: not paused
+        self._polled_at = time.monotonic()
+        self._assigned = _Gathered()  # what the next batch reports of partitions that were assigned
         self._ended: SourceError | None = None
+        topic = self._config.dead_letters
+        self._dead_letters = None if topic is None else DeadLetters(source, topic, consumer)
 
-    async def watch(self) -> None:
-        """Look from time to time whether a topic was made anew, and let `batches` end then, or when that cannot be
-        known any more."""
-        try:
-            await self._watch()
-        except SourceError as error:
-            self._ended = error
-        except Exception as error:  # noqa: BLE001 - nobody else would hear of it
-            text = self._consumer.words(f"{type(error).__name__}: {error}")
-            self._ended = SourceError(
-                f"{self._config.display}: whether its topics are still the same cannot be known: {text}",
-                SourceReason.OTHER,
-            )
+    # On the event loop.
 
-    async def stay(self) -> None:
-        """Stay in the group while no batch is asked for: a member that does not poll for `max.poll.interval.ms` loses
-        its partitions, and has to join again."""
+    async def check_topics(self) -> None:
+        """End the stream when a topic was recreated, or when that can no longer be checked."""
+        while True:
+            await asyncio.sleep(_CHECK_TOPICS_EVERY)
+            try:
+                for topic in await self._consumer.recreated(self._known.ids):
+                    text = f"the topic {topic} was recreated; reading it from the beginning"
+                    raise SourceError(f"{self._config.display}: {text}", SourceReason.REPLACED)
+            except SourceError as error:
+                self._ended = error
+                return
+            except Exception as error:  # noqa: BLE001 - a task of its own: no one else would see it
+                text = self._consumer.redact(f"{type(error).__name__}: {error}")
+                self._ended = SourceError(
+                    f"{self._config.display}: cannot check whether topics were recreated: {text}", SourceReason.OTHER
+                )
+                return
+
+    async def stay_in_group(self) -> None:
+        """Poll while no batch is requested: after `max.poll.interval.ms` without a poll the group takes the partitions
+        away."""
         part = float(self._config.client_settings().get("max.poll.interval.ms", _MAX_POLL)) / 1000 / 5
         try:
             while True:
-                await asyncio.sleep(max(0.0, self._asked_at + part - time.monotonic()) + _WAIT)
-                if time.monotonic() - self._asked_at >= part:
+                await asyncio.sleep(max(0.0, self._polled_at + part - time.monotonic()) + _IDLE)
+                if time.monotonic() - self._polled_at >= part:
                     await self._consumer.call(self._pause)
         except SourceError as error:
             self._ended = error
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_SAME_EVERY)
-            for topic in await self._consumer.anew(self._identities):
-                raise SourceError(
-                    f"{self._config.display}: the topic {topic} was made anew; reading it from its beginning",
-                    SourceReason.REPLACED,
-                )
-
-    def subscribe(self, topics: list[str]) -> None:
-        """Join the group."""
-        self._consumer.consumer.subscribe(
-            topics,
-            on_assign=partial(self._consumer.translated, self._assigned),
-            on_revoke=self._revoked,
-            on_lost=self._revoked,
-        )
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
             if self._ended is not None:
                 raise self._ended
             gathered = await self._consumer.call(self._gather)
-            if gathered is None:
-                continue
-            yield EventBatch(
-                events=gathered.events,
-                refused=gathered.refused,
-                position={written(place, self._identities): offset for place, offset in gathered.next.items()},
-                receipt=_Receipt(
-                    next={place: (self._lives.get(place, 0), offset) for place, offset in gathered.next.items()},
-                    spoiled=gathered.spoiled,
-                ),
-            )
+            if gathered.next:
+                yield EventBatch(
+                    events=gathered.events,
+                    refused=gathered.refused,
+                    position={stored(place, self._known.ids): offset for place, offset in gathered.next.items()},
+                    receipt=_Receipt(next=gathered.next, refusals=gathered.refusals),
+                )
 
     async def prepare(self, batch: EventBatch) -> None:
         assert isinstance(batch.receipt, _Receipt)
-        if batch.receipt.spoiled and self._config.dead_letters is not None:
-            await self._copy(batch.receipt.spoiled, self._config.dead_letters)
+        if batch.receipt.refusals and self._dead_letters is not None:
+            await self._dead_letters.write(batch.receipt.refusals)
 
     async def hold(self) -> bool:
         if self._ended is not None:
@@ -250,131 +222,127 @@ class _Subscription:
         await self._consumer.call(self._pause)
         return True
 
-    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:  # noqa: ARG002 - only topics of alerts are read
+    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:  # noqa: ARG002 - every topic read has an alert
         assert isinstance(batch.receipt, _Receipt)
-        for place, (life, offset) in batch.receipt.next.items():
-            if life != self._lives.get(place, 0):
-                continue
-            safe = self._safe[place] = max(offset, self._safe.get(place, 0))
-            self._anew.discard(place[0])
+        for place, offset in batch.receipt.next.items():
+            safe = self._acknowledged[place] = max(offset, self._acknowledged.get(place, 0))
             if place not in self._read:
-                continue  # it was taken from us: whoever has it now commits for it
+                continue  # it was taken away: its new consumer commits for it
             try:
                 self._consumer.consumer.store_offsets(offsets=[self._labelled(place, safe)])
             except (KafkaException, RuntimeError) as error:
-                # Taken from us this moment, or closed.
+                # Taken away this moment, or closed.
                 log.debug("an offset is not committed", source=self._source, partition=place, error=str(error))
 
     async def close(self) -> None:
-        """Let go of the producer of copies."""
-        if self._copies is not None:
-            await self._consumer.call(self._copies.close)
+        """Close the producer of dead letters."""
+        if self._dead_letters is not None:
+            await self._dead_letters.close()
 
-    # Which partitions are ours. The library calls these while it is asked for records.
+    # In the consumer's thread: assignment of partitions. The library calls these while it is polled.
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        known = self._topics | {topic for topic, _ in self._safe}
-        by_group: dict[Place, int] = {}
-        stale: set[Place] = set()
-        for one in self._consumer.asked(partial(self._committed, consumer, partitions)):
-            place = one.topic, one.partition
-            if one.offset < 0:
-                continue
-            identity = self._identities.get(one.topic, "")
-            ours = identity != "" and one.metadata == identity
-            if identity and one.metadata and not ours:
-                known.add(one.topic)  # the one before it: whoever committed for that has yet to learn of the new one
-                continue
-            if not ours and one.topic in self._anew and place not in self._safe:
-                stale.add(place)  # it may be of the topic before
-                continue
-            by_group[place] = one.offset
-            known.add(one.topic)
+    def subscribe(self, topics: list[str]) -> None:
+        """Join the group."""
+        self._consumer.consumer.subscribe(
+            topics,
+            on_assign=partial(self._consumer.translated, self._assign),
+            on_revoke=self._revoke,
+            on_lost=self._revoke,
+        )
+
+    def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        by_group = self._committed(consumer, partitions)
+        known = self._known.topics | {topic for topic, _ in (*self._acknowledged, *by_group)}
         for one in partitions:
             place = one.topic, one.partition
             # The group is ahead where another process, with another ledger, had the partition meanwhile.
-            told = [offset for offset in (self._safe.get(place), by_group.get(place)) if offset is not None]
-            if told:
-                one.offset = max(told)
+            offsets = [offset for offset in (self._acknowledged.get(place), by_group.get(place)) if offset is not None]
+            if offsets:
+                one.offset = max(offsets)
             else:
                 low, high = self._consumer.ends(*place)
-                # A partition that was added to a topic is read whole: what is in it came after the start.
+                # Every record of a partition that was added, or of a recreated topic, came after the start.
                 one.offset = low if self._config.start == "earliest" or one.topic in known else high
             self._read[place] = one.offset
-            if self._safe.get(place) != one.offset:
-                self._begun.next[place] = one.offset
-            if (before := self._former.pop(place, None)) is not None:
-                self._begun.refused.append(_gone(place, before, _ANEW.format(one.offset)))
-        if stale:
-            # Before the ledger knows the new topic: from then on, what the group has counts again.
-            back = [self._labelled(place, self._read[place]) for place in stale]
-            self._consumer.asked(partial(consumer.commit, offsets=back, asynchronous=False))
+            if self._acknowledged.get(place) != one.offset:
+                self._assigned.next[place] = one.offset
+            if (former := self._known.former.pop(place, None)) is not None:
+                detail = f"the topic was recreated; reading it from record {one.offset}"
+                self._assigned.refused.append(_lost(place, former, detail))
         consumer.incremental_assign(partitions)
         log.debug("partitions assigned", source=self._source, partitions=[str(one) for one in self._read])
 
-    def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        """The offsets of the group. Raises KafkaException: a partition with an error has an offset that is not known,
-        which is not the same as none."""
-        found = consumer.committed(partitions, timeout=self._config.connect_timeout)
-        for one in found:
-            if one.error is not None:
-                raise KafkaException(one.error)
+    def _committed(self, consumer: Consumer, partitions: list[TopicPartition]) -> dict[Place, int | None]:
+        """Return the offsets of the group; None where one belongs to a topic that no longer exists. Raises
+        KafkaException."""
+
+        def answer() -> list[TopicPartition]:
+            found = consumer.committed(partitions, timeout=self._config.connect_timeout)
+            for one in found:
+                if one.error is not None:  # its offset is unknown, which is not the same as none
+                    raise KafkaException(one.error)
+            return found
+
+        found: dict[Place, int | None] = {}
+        for one in self._consumer.retried(answer):
+            if one.offset < 0:
+                continue
+            id_ = self._known.ids.get(one.topic, "")
+            # Without metadata it was not committed by Tocsin: it counts where nothing else is known of the topic.
+            unlabelled = not one.metadata and one.topic not in self._known.topics
+            found[one.topic, one.partition] = one.offset if one.metadata == id_ or unlabelled or not id_ else None
         return found
 
     def _labelled(self, place: Place, offset: int) -> TopicPartition:
-        return TopicPartition(*place, offset, self._identities.get(place[0], ""))
+        return TopicPartition(*place, offset, self._known.ids.get(place[0], ""))
 
-    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+    def _revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         for one in partitions:
             self._read.pop((one.topic, one.partition), None)
-            self._begun.next.pop((one.topic, one.partition), None)
+            self._assigned.next.pop((one.topic, one.partition), None)
         log.debug("partitions revoked", source=self._source, left=[str(one) for one in self._read])
 
-    # Records.
+    # In the consumer's thread: records.
 
     def _pause(self) -> None:
-        """Stay in the group without taking more records: a member that does not poll loses its partitions."""
-        self._holding, self._asked_at = True, time.monotonic()
+        """Poll without fetching more records."""
+        self._polled_at = time.monotonic()
         self._consumer.consumer.pause(self._consumer.consumer.assignment())
-        # A partition that comes to us in this call is not paused yet.
-        self._paused += self._consumer.records(0)
+        # Partitions that are assigned in this call are not paused yet.
+        self._paused = [*(self._paused or ()), *self._consumer.records(0)]
 
-    def _gather(self) -> _Gathered | None:
-        """What has come since the last time; None for nothing."""
-        self._asked_at = time.monotonic()
-        if self._holding:
-            self._holding = False
+    def _gather(self) -> _Gathered:
+        """Return what has arrived since the last call."""
+        self._polled_at = time.monotonic()
+        found, self._paused = self._paused, None
+        if found is not None:
             self._consumer.consumer.resume(self._consumer.consumer.assignment())
-        found, self._paused = [*self._paused, *self._consumer.records()], []
-        gathered, self._begun = self._begun, _Gathered()
+        found = [*(found or ()), *self._consumer.records()]
+        gathered, self._assigned = self._assigned, _Gathered()
         for message in found:
             if (error := message.error()) is None:
-                self._take(message, gathered)
+                self._add(message, gathered)
             elif error.code() == OFFSET_RESET:
-                self._begin_anew(message, gathered)
-            elif not passing(error):
-                raise self._consumer.failed(error, message.topic() or "")
-        return gathered if gathered.next else None
+                self._reset(message, gathered)
+            elif not is_transient(error):
+                raise self._consumer.error(error, message.topic() or "")
+        return gathered
 
-    def _take(self, message: Message, gathered: _Gathered) -> None:
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        assert topic is not None
-        assert partition is not None
-        assert offset is not None
-        place = topic, partition
+    def _add(self, message: Message, gathered: _Gathered) -> None:
+        place, offset = (message.topic() or "", message.partition() or 0), message.offset() or 0
         if offset < self._read.get(place, offset + 1):
-            return  # of a partition that is no longer ours, or was given back to us
+            return  # of a partition that was taken away, or assigned again
         self._read[place] = gathered.next[place] = offset + 1
         if message.value() is None and self._config.nulls == "skip":
             return
         try:
             gathered.events.append(records.event(message, self._config.include, self._config.max_bytes, self._now))
         except Unreadable as why:
-            gathered.refused.append(records.refused(message, why))
-            gathered.spoiled.append((message, why))
+            gathered.refused.append(Refused(id=records.place(message), reason=why.reason, detail=why.detail))
+            gathered.refusals.append((message, why))
 
-    def _begin_anew(self, message: Message, gathered: _Gathered) -> None:
-        """The next record is not there: it was deleted before it was read, or the topic was made anew."""
+    def _reset(self, message: Message, gathered: _Gathered) -> None:
+        """Continue at the first record: the next one was deleted, or the topic recreated where brokers give no ids."""
         place = message.topic() or "", message.partition() or 0
         if (expected := self._read.get(place)) is None:
             return
@@ -382,76 +350,13 @@ class _Subscription:
         # A seek is refused in this state.
         self._consumer.consumer.incremental_unassign([TopicPartition(*place)])
         self._consumer.consumer.incremental_assign([TopicPartition(*place, low)])
-        self._lives[place] = self._lives.get(place, 0) + 1
-        self._safe.pop(place, None)
+        self._acknowledged.pop(place, None)
         self._read[place] = gathered.next[place] = low
         detail = f"the records up to {low - 1} were deleted before they were read"
         if expected >= low:
-            detail = _ANEW.format(low)
-        gathered.refused.append(_gone(place, expected, detail))
-
-    # Copies of what was refused.
-
-    async def _copy(self, spoiled: list[tuple[Message, Unreadable]], topic: str) -> None:
-        """Write copies of records, and take those that are written out of the list. Raises DeadLetterError."""
-        if self._copies is None:
-            limit = {"message.max.bytes": _WRITABLE, "message.timeout.ms": round(self._config.connect_timeout * 1000)}
-            settings = {**self._config.client_settings(), **limit}
-            self._copies = Writer(settings, self._consumer.words, source=self._source)
-        copies = [_copied(message, why, topic, self._source) for message, why in spoiled]
-        faults = await self._copies.write(copies)
-        # Where a whole is too large the beginning of it is lost, but not the news of it.
-        large = [number for number, fault in enumerate(faults) if fault is not None and fault.code() in TOO_LARGE]
-        cut = [Record(topic=topic, key=None, value=None, headers=_ours(copies[number].headers)) for number in large]
-        for number, fault in zip(large, await self._copies.write(cut), strict=True):
-            faults[number] = fault
-        failed = None
-        left = []
-        for one, fault in zip(spoiled, faults, strict=True):
-            if fault is None:
-                continue
-            if fault.code() not in FINAL and fault.code() not in TOO_LARGE:
-                left.append(one)
-                failed = failed or fault
-                continue
-            said = self._consumer.words(fault.str())
-            self._unwritten.add(topic, source=self._source, topic=topic, error=said)
-        # The next try writes only those.
-        spoiled[:] = left
-        if failed is not None:
-            raise await self._uncopied(failed, topic)
-
-    async def _uncopied(self, fault: Fault, topic: str) -> DeadLetterError:
-        copies = self._copies
-        fatal = copies.trouble.fatal if copies is not None else None
-        if copies is not None and fatal is not None:
-            # The library sends nothing with this producer any more.
-            self._copies = None
-            await self._consumer.call(copies.close)
-        error = self._consumer.failed(
-            fatal if fatal is not None and fault.code() in ENDED else fault, topic, right="WRITE"
-        )
-        return DeadLetterError(f"dead letters cannot be written: {error}", error.reason)
+            detail = f"the topic was recreated; reading it from record {low}"
+        gathered.refused.append(_lost(place, expected, detail))
 
 
-_ANEW = "the topic was made anew after the record before this one was read; reading it from record {}"
-
-
-def _gone(place: Place, offset: int, detail: str) -> Refused:
+def _lost(place: Place, offset: int, detail: str) -> Refused:
     return Refused(id=f"{place[0]}/{place[1]}/{offset}", reason=RefusedReason.MISSING, detail=detail)
-
-
-def _copied(message: Message, why: Unreadable, topic: str, source: str) -> Record:
-    told: Headers = [
-        ("tocsin-source", source),
-        ("tocsin-at", records.place(message)),
-        ("tocsin-reason", why.reason.value),
-        ("tocsin-detail", why.detail),
-    ]
-    headers = message.headers() or []
-    theirs = headers.items() if isinstance(headers, dict) else headers
-    return Record(topic=topic, key=message.key(), value=message.value(), headers=[*theirs, *told])
-
-
-def _ours(headers: Headers) -> Headers:
-    return [*headers[-4:], ("tocsin-value", "left out: too large")]

@@ -1,9 +1,7 @@
 """How far partitions have been read, as the ledger has it. Pure.
 
-A topic that is deleted and made anew gives its offsets again, so a position holds for one topic and not for another of
-the same name: `topic/partition@identity`. Where the brokers give topics no identity, and in ledgers that were written
-before, it is `topic/partition`. Where they cease to give one, as brokers of an older version do, the topic is taken for
-the one that the ledger knows.
+A topic that is deleted and recreated gives its offsets again, so a position belongs to one topic id:
+`topic/partition@id`. Brokers before Kafka 2.8 give no ids; there it is `topic/partition`.
 """
 
 from collections.abc import Mapping
@@ -15,57 +13,45 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Positions:
-    """What a ledger says of the topics that are there now."""
+    """The ledger's positions in the topics that exist now."""
 
-    identities: dict[str, str]
-    """Of the topics that are there: what the brokers say, or else the only one that the ledger knows; empty for
-    unknown."""
-    safe: dict[Place, int] = field(default_factory=dict)
-    """The offset to go on from."""
+    ids: Mapping[str, str]
+    """Topic -> id; empty where the brokers give none."""
+    current: dict[Place, int] = field(default_factory=dict)
+    """The offset to continue from."""
     former: dict[Place, int] = field(default_factory=dict)
-    """Where `safe` says nothing: how far the same place of a topic was read that is gone."""
+    """The offset reached in a topic of this name that no longer exists, where `current` has none."""
 
     @property
     def topics(self) -> set[str]:
-        """Those that have been read."""
-        return {topic for topic, _ in (*self.safe, *self.former)}
-
-    @property
-    def anew(self) -> set[str]:
-        """Those of which nothing has been read since they were made anew."""
-        return self.topics - {topic for topic, _ in self.safe}
+        """The topics that were read before, now or under another id."""
+        return {topic for topic, _ in (*self.current, *self.former)}
 
 
-def positions(kept: Mapping[str, int], identities: Mapping[str, str]) -> Positions:
-    """`kept`: as the ledger has it; `identities`: of the topics that are there, empty for unknown."""
-    entries = [(*_read(text), offset) for text, offset in kept.items()]
-    known: dict[str, set[str]] = {}
-    for (topic, _), identity, _ in entries:
-        if identity:
-            known.setdefault(topic, set()).add(identity)
-    by_name = {topic: now or _only(known.get(topic, set())) for topic, now in identities.items()}
-    safe: dict[Place, int] = {}
+def positions(stored: Mapping[str, int], ids: Mapping[str, str]) -> Positions:
+    """Sort the ledger's positions by whether they belong to the topics with these ids."""
+    current: dict[Place, int] = {}
     former: dict[Place, int] = {}
-    for place, identity, offset in sorted(entries):  # so that an identity, which came later, overrules none
-        now = by_name.get(place[0], "")
-        # Written before topics had an identity here, and the topic has had no other one since.
-        same = identity == now or (not identity and known.get(place[0], set()) <= {now})
-        (safe if same else former)[place] = offset
-    former = {place: offset for place, offset in former.items() if place not in safe}
-    return Positions(identities=by_name, safe=safe, former=former)
+    # Positions without an id sort first, so that one with an id wins.
+    for place, id_, offset in sorted((*_parsed(text), offset) for text, offset in stored.items()):
+        known = ids.get(place[0], "")
+        # Where only one side has an id, the brokers were upgraded or downgraded: it is taken for the same topic.
+        same = id_ == known or not id_ or not known
+        (current if same else former)[place] = offset
+    return Positions(
+        ids=ids,
+        current=current,
+        former={place: offset for place, offset in former.items() if place not in current},
+    )
 
 
-def _only(identities: set[str]) -> str:
-    return next(iter(identities)) if len(identities) == 1 else ""
+def stored(place: Place, ids: Mapping[str, str]) -> str:
+    """Return the key of a place in the ledger."""
+    id_ = ids.get(place[0], "")
+    return f"{place[0]}/{place[1]}" + (f"@{id_}" if id_ else "")
 
 
-def written(place: Place, identities: Mapping[str, str]) -> str:
-    """The place as it stands in the ledger."""
-    identity = identities.get(place[0], "")
-    return f"{place[0]}/{place[1]}" + (f"@{identity}" if identity else "")
-
-
-def _read(text: str) -> tuple[Place, str]:
-    topic, _, rest = text.partition("/")  # which is in no name of a topic
-    partition, _, identity = rest.partition("@")
-    return (topic, int(partition)), identity
+def _parsed(text: str) -> tuple[Place, str]:
+    topic, _, rest = text.partition("/")  # no topic name has a slash
+    partition, _, id_ = rest.partition("@")
+    return (topic, int(partition)), id_

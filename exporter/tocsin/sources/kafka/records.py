@@ -9,7 +9,6 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from tocsin.errors import RefusedReason
 from tocsin.model import Column, Columns, Event, Row
-from tocsin.sources.base import Refused
 from tocsin.sources.documents import parsed, row_of
 from tocsin.sources.kafka.settings import About, Type
 
@@ -32,7 +31,7 @@ _YEAR_10000 = 253_402_300_800_000
 
 
 class Unreadable(Exception):  # noqa: N818 - not an error of the program but of a record
-    """Why a record is no row; `detail` holds none of its content."""
+    """Why a record is invalid; `detail` holds none of its content."""
 
     def __init__(self, reason: RefusedReason, detail: str) -> None:
         super().__init__(detail)
@@ -41,12 +40,12 @@ class Unreadable(Exception):  # noqa: N818 - not an error of the program but of 
 
 
 def place(message: Message) -> str:
-    """`topic/partition/offset`: the identity of a record within a cluster."""
+    """Return `topic/partition/offset`: the identity of a record within a cluster."""
     return f"{message.topic()}/{message.partition()}/{message.offset()}"
 
 
 def document(text: bytes, limit: int) -> dict[str, Any]:
-    """The JSON object in a value. Raises Unreadable."""
+    """Return the JSON object in a value. Raises Unreadable."""
     if len(text) > limit:
         raise Unreadable(RefusedReason.TOO_LARGE, f"it has {len(text)} bytes, more than {limit}")
     try:
@@ -58,12 +57,12 @@ def document(text: bytes, limit: int) -> dict[str, Any]:
 def _row_of(fields: Mapping[str, Any]) -> tuple[Columns, Row]:
     try:
         return row_of(fields)
-    except RecursionError:  # what can just be read may be too deep to be written
+    except RecursionError:  # what can be read may be too deep to be written
         raise Unreadable(RefusedReason.MALFORMED, "it is nested too deeply") from None
 
 
 def event(message: Message, include: Sequence[About], limit: int, now: Callable[[], float]) -> Event:
-    """A record as an event. Raises Unreadable."""
+    """Return a record as an event. Raises Unreadable."""
     value = message.value()
     if value is None:
         raise Unreadable(RefusedReason.MISSING, "it has no value")
@@ -75,7 +74,7 @@ def event(message: Message, include: Sequence[About], limit: int, now: Callable[
     stamp = _stamp(message)
     return Event(
         name=message.topic() or "",
-        # With its time: a topic that was made anew gives its offsets again.
+        # With its time: a recreated topic gives its offsets again.
         id=place(message) if stamp is None else f"{place(message)}@{stamp}",
         at=int(now() * 1000) if stamp is None else stamp,
         columns=columns,
@@ -83,13 +82,8 @@ def event(message: Message, include: Sequence[About], limit: int, now: Callable[
     )
 
 
-def refused(message: Message, why: Unreadable) -> Refused:
-    """What is told of a record that is no event."""
-    return Refused(id=place(message), reason=why.reason, detail=why.detail)
-
-
 def cells(message: Message, include: Iterable[About]) -> dict[str, Cell]:
-    """What is known of a record beside its value, as columns."""
+    """Return the metadata of a record as columns."""
     return {f"_{name}": _ABOUT[name](message) for name in include}
 
 
@@ -110,7 +104,7 @@ def _timestamp(message: Message) -> Cell:
 
 
 def _stamp(message: Message) -> int | None:
-    """The record's time in milliseconds; None where it has none that can be meant, for a producer may say anything."""
+    """Return the record's time in milliseconds; None for values outside of any calendar: producers set it freely."""
     kind, stamp = message.timestamp()
     return stamp if kind != TIMESTAMP_NOT_AVAILABLE and 0 <= stamp < _YEAR_10000 else None
 
@@ -132,7 +126,7 @@ _ABOUT: Mapping[About, Callable[[Message], Cell]] = {
 
 
 class Reader:
-    """Records of a compacted topic as cells by column name: the fields of key and value, where the value's win."""
+    """Records of a compacted topic as cells by column name: the fields of key and value; the value's win."""
 
     def __init__(self, *, debezium: bool, include: Sequence[About], limit: int) -> None:
         self._debezium = debezium
@@ -140,15 +134,15 @@ class Reader:
         self._limit = limit
 
     def read(self, message: Message) -> dict[str, Cell] | None:
-        """The row of a record, None for one that says that the key has none. Raises Unreadable."""
+        """Return the row of a record, None for a tombstone. Raises Unreadable."""
         if message.key() is None:
-            raise Unreadable(RefusedReason.MISSING, "it has no key, so it is no state of anything")
+            raise Unreadable(RefusedReason.MISSING, "it has no key")
         value = message.value()
         if value is None:
             return None
         fields: Any = document(value, self._limit)
         if self._debezium:
-            # With a schema registry's JSON converter, the change is wrapped once more.
+            # The JSON converter with schemas wraps the change once more.
             fields = fields["payload"] if "after" not in fields and "payload" in fields else fields
             fields = fields.get("after") if isinstance(fields, dict) else fields
             if fields is None:
@@ -171,8 +165,8 @@ class Reader:
 
 
 def columns_of(rows: Iterable[Mapping[str, Cell]]) -> Columns:
-    """Columns for rows whose fields differ, in the order in which they come up. Numbers of several types are `numeric`,
-    anything else of several types is `text`."""
+    """Return columns for rows whose fields differ, in order of appearance. Numbers of several types become `numeric`,
+    other mixtures `text`."""
     types: dict[str, int | None] = {}
     for row in rows:
         for name, (oid, text) in row.items():
@@ -187,7 +181,7 @@ def columns_of(rows: Iterable[Mapping[str, Cell]]) -> Columns:
 
 
 def row(columns: Columns, found: Mapping[str, Cell]) -> Row:
-    """The row for these columns: NULL for what is missing."""
+    """Return the row for these columns, NULL where a field is missing."""
     return tuple(_fitted(column.oid, *found.get(column.name, _NULL)) for column in columns)
 
 
@@ -195,7 +189,7 @@ _NULL: Cell = (TEXT, None)
 
 
 def _fitted(wanted: int, oid: int, text: str | None) -> str | None:
-    # A text in a column of JSON is written as JSON; everything else is the same text under any type.
+    # Text in a JSON column is written as JSON; other values have the same text under any type.
     if wanted != JSONB or oid == JSONB or text is None:
         return text
     return {"t": "true", "f": "false"}[text] if oid == BOOL else text if oid in _NUMBERS else json.dumps(text)

@@ -1,7 +1,7 @@
-"""A compacted topic as a relation: the latest value of each key is a row, a tombstone takes it away.
+"""A compacted topic as a relation: the latest value of each key is a row, a tombstone removes it.
 
-The topic is read from its beginning each time, which gives the snapshot; what comes after that are changes. Partitions
-are taken without a group: every process reads all of them.
+The topic is read from its beginning each time, which is the snapshot; later records are changes. There is no group:
+every process reads all partitions.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from tocsin.errors import SourceError, SourceReason
 from tocsin.kafka import END_OF_PARTITION, UNKNOWN_TOPIC, Fault, cause
 from tocsin.model import Batch, Column, Columns, Row, Update
 from tocsin.sources.base import Stream, Subject
-from tocsin.sources.kafka.consuming import Consuming, consuming, passing
+from tocsin.sources.kafka.consuming import ConsumerThread, consumer_thread, is_transient
 from tocsin.sources.kafka.records import TYPES, Cell, Reader, Unreadable, columns_of, place, row
 from tocsin.sources.kafka.settings import Config
 
 log = structlog.get_logger(__name__)
 
 _TICK = 1.0
-"""Seconds between looks at whether the brokers are there, each of which moves the frontier."""
+"""Seconds between requests to the brokers; each answer moves the frontier."""
 _LAYOUT_EVERY = 30
-"""Ticks between looks at whether the topic is the same one, with the same partitions."""
+"""Ticks between checks whether the topic has the same id and partitions."""
 _AHEAD = 1000
-"""Milliseconds that timestamps may run ahead of the clock to keep the changes of one key apart."""
+"""Milliseconds that timestamps may be ahead of the clock to keep the changes of one key apart."""
 
 
 class KafkaState:
-    """See `tocsin.sources.Source`."""
+    """See `tocsin.sources.base.Source`."""
 
     def __init__(self, name: str, config: Config, *, now: Callable[[], float] = time.time) -> None:
         self.name = name
@@ -56,7 +56,7 @@ class KafkaState:
     async def _read(self, subject: Subject, resume: int | None) -> AsyncIterator["_Table"]:
         assert subject.topic is not None
         config = self._config
-        async with consuming(
+        async with consumer_thread(
             self.name, config, {"enable.auto.commit": False, "enable.partition.eof": True}
         ) as consumer:
             table = _Table(self.name, consumer, subject.topic, -1 if resume is None else resume, self._now)
@@ -72,9 +72,11 @@ class KafkaState:
 
 
 class _Table:
-    """What the topic holds now, by key. `_end_reached` and what it calls run in the consumer's thread."""
+    """The rows of the topic by key. Methods without `async` run in the consumer's thread, except `first`."""
 
-    def __init__(self, source: str, consumer: Consuming, topic: str, frontier: int, now: Callable[[], float]) -> None:
+    def __init__(
+        self, source: str, consumer: ConsumerThread, topic: str, frontier: int, now: Callable[[], float]
+    ) -> None:
         config = consumer.config
         self.columns: Columns = tuple(Column(name=name, oid=TYPES[type_]) for name, type_ in config.columns.items())
         self._source = source
@@ -85,28 +87,28 @@ class _Table:
         self._now = now
         self._reader = Reader(debezium=config.envelope == "debezium", include=config.include, limit=config.max_bytes)
         self._partitions: list[int] = []
-        self._identity: dict[str, str] = {}
+        self._topic_id: dict[str, str] = {}
         self._rows: dict[bytes, Row] = {}
         self._unreadable = 0
         self._named: set[str] = set()
-        self._known: set[str] = set()  # the columns, and the fields that are left out
+        self._known: set[str] = set()  # the columns, and the fields left out
 
     def first(self) -> Row | None:
-        """A row, if there is one."""
+        """Return a row, if there is one."""
         return next(iter(self._rows.values()), None)
 
     async def read(self) -> None:
-        """Read the topic to its end, which says what the columns are. Raises SourceError."""
+        """Read the topic to its end, which defines the columns. Raises SourceError."""
         cells: dict[bytes, dict[str, Cell]] = {}
-        self._identity = await self._consumer.identities([self._topic])
-        left = await self._consumer.call(self._begin)
+        self._topic_id = await self._consumer.topic_ids([self._topic])
+        left = await self._consumer.call(self._start)
         while left:
             await self._consumer.call(self._read_on, cells, left)
         self.columns = self.columns or columns_of(cells.values())
         if not self.columns:
             raise SourceError(
-                f"{self._config.display}: {self._topic} holds no row now, so its columns are not known; name them with "
-                "`columns` in the source",
+                f"{self._config.display}: {self._topic} holds no row, so its columns are unknown; set `columns` in the "
+                "source",
                 SourceReason.SHAPE,
             )
         self._named = {column.name for column in self.columns}
@@ -129,11 +131,11 @@ class _Table:
             before = self._clock()
             layout = ticks % _LAYOUT_EVERY == 0
             try:
-                await self._consumer.call(self._look, layout)
-                if layout and await self._consumer.anew(self._identity):
-                    raise self._replaced("was made anew")
+                await self._consumer.call(self._check, layout)
+                if layout and await self._consumer.recreated(self._topic_id):
+                    raise self._replaced("was recreated")
             except SourceError as error:
-                # A partition is without a leader for a moment when a broker is exchanged.
+                # A partition has no leader for a moment when a broker is replaced.
                 if error.reason is not SourceReason.STALLED or loop.time() - answered > self._config.progress_timeout:
                     raise
                 due = loop.time() + _TICK
@@ -142,8 +144,8 @@ class _Table:
             self._frontier = max(self._frontier, before)
             yield Batch(updates=(), frontier=self._frontier)
 
-    def _begin(self) -> set[int]:
-        """Begin with all partitions; returns those that there is something to read of."""
+    def _start(self) -> set[int]:
+        """Start at the beginning of all partitions, and return them."""
         self._partitions = self._consumer.partitions([self._topic])[self._topic]
         places = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in self._partitions]
         self._consumer.consumer.assign(places)
@@ -161,8 +163,8 @@ class _Table:
                     cells[key] = found
 
     def _changes(self) -> list[Update]:
-        """The updates of what has come. Changes of one key have different timestamps, so that none is taken back
-        unseen."""
+        """Return the updates of new records. Changes of one key have different timestamps, so that none cancels
+        another."""
         updates: list[Update] = []
         clock = self._clock()
         stamp = max(clock, self._frontier)
@@ -189,19 +191,19 @@ class _Table:
         return updates
 
     def _read_one(self, message: Message) -> Iterable[tuple[bytes, dict[str, Cell] | None]]:
-        """The key and what is there for it now; nothing for what is no record, or cannot be read."""
+        """Yield the key and its row; nothing for errors and invalid records."""
         error = message.error()
         if error is not None:
-            if error.code() != END_OF_PARTITION and not passing(error):
-                raise self._consumer.failed(error, self._topic)
+            if error.code() != END_OF_PARTITION and not is_transient(error):
+                raise self._consumer.error(error, self._topic)
             return ()
         try:
             found = self._reader.read(message)
         except Unreadable as why:
             self._unreadable += 1
-            if str(self._unreadable).strip("0") == "1":  # the first is told at once, a flood in few lines
+            if str(self._unreadable).strip("0") == "1":  # the 1st, 10th, 100th, ...
                 log.warning(
-                    "a record is no row; its key stays as it was",
+                    "invalid record; its key keeps its row",
                     source=self._source,
                     at=place(message),
                     reason=why.reason,
@@ -215,7 +217,7 @@ class _Table:
         if not self._known.issuperset(found):
             if self._known == self._named:
                 log.warning(
-                    "fields that are no columns are left out; name them with `columns`, or restart to take them in",
+                    "fields without a column are left out; add them to `columns`, or restart to include them",
                     source=self._source,
                     topic=self._topic,
                     fields=sorted(found.keys() - self._known),
@@ -223,8 +225,8 @@ class _Table:
             self._known |= found.keys()
         return row(self.columns, found)
 
-    def _look(self, layout: bool) -> None:
-        """Whether the brokers answer for every partition, and the partitions are those that are read."""
+    def _check(self, layout: bool) -> None:
+        """Check that the brokers answer for every partition, and that no partition was added. Raises SourceError."""
         limit = self._config.progress_timeout / 2
         ends = [TopicPartition(self._topic, number, OFFSET_END) for number in self._partitions]
         fault: Fault | None
@@ -240,7 +242,7 @@ class _Table:
             if found != self._partitions:
                 raise self._replaced("has other partitions now")
         if fault is not None:
-            text = self._consumer.trouble.reason or self._consumer.words(fault.str())
+            text = self._consumer.trouble.reason or self._consumer.redact(fault.str())
             raise SourceError(
                 f"{self._config.display}: no answer about all partitions of {self._topic} for "
                 f"{self._config.progress_timeout:g} s: {text}",
@@ -248,7 +250,7 @@ class _Table:
             )
 
     def _replaced(self, what: str) -> SourceError:
-        return SourceError(f"{self._config.display}: {self._topic} {what}; reading it afresh", SourceReason.REPLACED)
+        return SourceError(f"{self._config.display}: {self._topic} {what}; reading it again", SourceReason.REPLACED)
 
     def _clock(self) -> int:
         return int(self._now() * 1000)

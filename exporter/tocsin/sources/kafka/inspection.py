@@ -1,5 +1,5 @@
-"""What `check --online` asks the brokers: the rights of the user, and the latest records of a topic. Nothing is changed
-there, and no group is joined."""
+"""Requests of `check --online`: the rights of the user, and the latest records of a topic. They change nothing and join
+no group."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,17 +10,17 @@ from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined] # i
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.kafka import END_OF_PARTITION, GROUP_FORBIDDEN, cause
-from tocsin.sources.kafka.consuming import AGAIN, Consuming, Patience, passing
+from tocsin.sources.kafka.consuming import RETRY_AFTER, ConsumerThread, Deadline, is_transient
 
 RECORDS = 100
-"""Records of one topic that are looked at, of all its partitions together."""
+"""Records read from one topic, over all its partitions."""
 _PARTITIONS = 20
-"""Partitions that are looked at; each costs a question."""
+"""Partitions that are read; each costs a request."""
 
 
-async def rights_missing(consumer: Consuming, topics: Mapping[str, str]) -> list[SourceError]:
-    """The rights that the user lacks: for each topic the one that is given (`READ`), and READ on the group. Says
-    nothing of what the brokers do not answer."""
+async def rights_missing(consumer: ConsumerThread, topics: Mapping[str, str]) -> list[SourceError]:
+    """Return errors about missing rights: the one named for each topic, and READ on the group. Skips what the brokers
+    do not answer."""
     admin, limit = consumer.admin(), consumer.config.connect_timeout
 
     def described(topic: str) -> Awaitable[Any]:
@@ -48,23 +48,24 @@ async def rights_missing(consumer: Consuming, topics: Mapping[str, str]) -> list
     return missing
 
 
-async def _allowed(question: Callable[[], Awaitable[Any]], limit: float) -> tuple[list[AclOperation] | None, bool]:
-    """What the user may do with something, None where that is not known; and whether the group itself is refused."""
-    patience = Patience(limit)
+async def _allowed(request: Callable[[], Awaitable[Any]], limit: float) -> tuple[list[AclOperation] | None, bool]:
+    """Return what the user may do with something, None where that is unknown; and whether the group is refused."""
+    deadline = Deadline(limit)
     while True:
         try:
             async with asyncio.timeout(limit + 1):
-                return (await question()).authorized_operations, False
+                return (await request()).authorized_operations, False
         except (KafkaException, TimeoutError) as error:
             fault = cause(error)
-            if not patience.lasts(fault):
+            if not deadline.allows(fault):
                 return None, fault is not None and fault.code() == GROUP_FORBIDDEN
-        await asyncio.sleep(AGAIN)
+        await asyncio.sleep(RETRY_AFTER)
 
 
-async def latest(consumer: Consuming, topic: str) -> list[Message]:
-    """The latest records of a topic, the newest last; what has come within `connect_timeout`. Raises SourceError."""
-    left = await consumer.call(_begin, consumer, topic)
+async def latest(consumer: ConsumerThread, topic: str) -> list[Message]:
+    """Return the latest records of a topic, the newest last, as far as they arrive within `connect_timeout`. Raises
+    SourceError."""
+    left = await consumer.call(_start, consumer, topic)
     found: list[Message] = []
     loop = asyncio.get_running_loop()
     end = loop.time() + consumer.config.connect_timeout
@@ -75,13 +76,13 @@ async def latest(consumer: Consuming, topic: str) -> list[Message]:
                 found.append(message)
             elif error.code() == END_OF_PARTITION:
                 left.discard(message.partition())
-            elif not passing(error):
-                raise consumer.failed(error, topic)
+            elif not is_transient(error):
+                raise consumer.error(error, topic)
     return sorted(found, key=lambda message: message.timestamp()[1])
 
 
-def _begin(consumer: Consuming, topic: str) -> set[int | None]:
-    """Take partitions near their ends; returns those that there is something to read of."""
+def _start(consumer: ConsumerThread, topic: str) -> set[int | None]:
+    """Start near the ends of the partitions; returns those that hold a record."""
     partitions = consumer.partitions([topic])[topic][:_PARTITIONS]
     each = max(1, RECORDS // max(1, len(partitions)))
     places = []
