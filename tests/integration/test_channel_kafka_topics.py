@@ -80,10 +80,11 @@ async def test_refused_topic_is_requested_once_a_minute(guarded: Kafka, asked: l
             clock.advance(61)
             assert await until_some(lambda: delivered(to))
     expected = (
-        "there is no topic mine, and it cannot be created: Authorization failed; create it, or give the user the right
-        to " "(CREATE on the topic or the cluster)"
-    ) assert results == [Retry(Reason.NOT_FOUND, expected)] * 3 assert [line["event"] for line in lines if "topic" in
-    line["event"]] == [expected]
+        "there is no topic mine, and it cannot be created: Authorization failed; create it, or give the user the right "
+        "to (CREATE on the topic or the cluster)"
+    )
+    assert results == [Retry(Reason.NOT_FOUND, expected)] * 3
+    assert [line["event"] for line in lines if "topic" in line["event"]] == [expected]
 
 
 async def test_existing_topic_needs_no_right_to_create(guarded: Kafka, asked: list[list[str]]) -> None:
