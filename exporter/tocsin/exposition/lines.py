@@ -25,10 +25,10 @@ def compress(data: bytes) -> bytes:
 
 
 class Block:
-    """Neighbouring lines. From the moment a scrape has taken it, it is not changed any more: a change makes a copy.
+    """Neighbouring lines. Once a scrape has taken it, it is not changed any more: a change makes a copy.
 
-    Rendering may run in any thread, also in two at once: each step makes something new and ends in one assignment.
-    What came of it is kept.
+    Rendering may run in any thread, also in two at once: each step makes something new and ends in one assignment. The
+    result is kept.
     """
 
     __slots__ = ("_gzip", "_plain", "lines", "ordered", "taken")
@@ -74,7 +74,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._blocks = [Block({})]
-        self._lows = [b""]  # the smallest prefix that may stand in each block
+        self._lows = [b""]  # the smallest prefix that may be in each block
         self._count = 0
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class Lines:
         return chain.from_iterable(block.lines for block in self._blocks)
 
     def take(self, limit: int) -> list[Block]:
-        """The first `limit` lines as they stand now, whatever is changed afterwards."""
+        """The first `limit` lines as of now, whatever is changed afterwards."""
         taken = []
         for block in self._blocks:
             if len(block.lines) > limit:

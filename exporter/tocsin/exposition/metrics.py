@@ -1,5 +1,5 @@
-"""Tocsin's own metrics: counters and histograms that the stations feed, and gauges that are read off the live state
-at each scrape."""
+"""Tocsin's own metrics: counters and histograms that the program increases, and gauges read from the running objects at
+each scrape."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,58 +19,56 @@ _State = TypeVar("_State")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertState:
-    """An alert as its gauges show it. `frontier`: source time in ms; `last_progress`: wall-clock seconds; None: not
-    known yet."""
+    """An alert as its gauges show it."""
 
     up: bool = False
     firing: int = 0
     pending: int = 0
     frontier: int | None = None
+    """Source time in ms; None: not known yet."""
     last_progress: float | None = None
+    """Wall-clock seconds; None: not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelState:
-    """A channel as its gauges show it. `up` None: it is no longer configured. `state`: one of `CHANNEL_STATES`, None if
-    it does not run. `oldest_pending`: wall-clock seconds,
-    None if nothing waits; `dead`: parked now."""
+    """A channel as its gauges show it."""
 
     up: bool | None = True
+    """None: it is no longer configured."""
     state: str | None = None
+    """One of `CHANNEL_STATES`; None: it does not run."""
     pending: int = 0
     oldest_pending: float | None = None
+    """Wall-clock seconds; None: nothing is pending."""
     dead: int = 0
+    """Dead letters now."""
 
 
 class AlertMetrics:
-    """The metrics of one alert: counters to increase, a histogram to observe seconds with, and the live state.
+    """The metrics of one alert."""
 
-    `state` is called at each scrape on the event loop, so it must answer from memory; assign it once the alert runs.
-    """
-
-    def __init__(self, children: "_Children") -> None:
+    def __init__(self, instruments: "_Instruments", alert: str) -> None:
         self.state: Callable[[], AlertState] = AlertState
-        self.updates = children.counter("tocsin_alert_updates_total")
-        self.gaps = children.counter("tocsin_alert_gaps_total")
-        self.collisions = children.counter("tocsin_alert_collisions_total")
-        self.negatives = children.counter("tocsin_alert_negative_total")
-        self.repeated = children.counter("tocsin_alert_repeated_events_total")
-        self.condition_errors = children.counter("tocsin_alert_condition_errors_total")
-        self.identity_check_failures = children.counter("tocsin_alert_identity_check_failures_total")
-        self.commit_seconds = children.histogram("tocsin_alert_commit_seconds")
-        self._transitions = {kind: children.counter("tocsin_alert_transitions_total", kind.value) for kind in Kind}
+        """Called at each scrape on the event loop, so it must answer from memory; assigned once the alert runs."""
+        self.updates = instruments.counter("tocsin_alert_updates_total", alert)
+        self.gaps = instruments.counter("tocsin_alert_gaps_total", alert)
+        self.collisions = instruments.counter("tocsin_alert_collisions_total", alert)
+        self.negatives = instruments.counter("tocsin_alert_negative_total", alert)
+        self.repeated = instruments.counter("tocsin_alert_repeated_events_total", alert)
+        self.condition_errors = instruments.counter("tocsin_alert_condition_errors_total", alert)
+        self.identity_check_failures = instruments.counter("tocsin_alert_identity_check_failures_total", alert)
+        self.commit_seconds = instruments.histogram("tocsin_alert_commit_seconds", alert)
+        self._transitions = {kind: instruments.counter("tocsin_alert_transitions_total", alert, kind) for kind in Kind}
         self._source_errors = {
-            reason: children.counter("tocsin_alert_source_errors_total", reason.value) for reason in SourceReason
+            reason: instruments.counter("tocsin_alert_source_errors_total", alert, reason) for reason in SourceReason
         }
-        self._children = children
-        self._missing: dict[str, Counter] = {}
-        self.forget = children.remove
+        self._instruments = instruments
+        self._alert = alert
 
     def missing_column(self, column: str) -> Counter:
-        """Events that lack a column that the alert names; at zero when it is asked for the first time."""
-        if column not in self._missing:
-            self._missing[column] = self._children.counter("tocsin_alert_missing_columns_total", column)
-        return self._missing[column]
+        """Events without a column that the alert names; at zero when it is asked for the first time."""
+        return self._instruments.counter("tocsin_alert_missing_columns_total", self._alert, column)
 
     def transitioned(self, kind: Kind, count: int = 1) -> None:
         self._transitions[kind].inc(count)
@@ -82,19 +80,19 @@ class AlertMetrics:
 class SourceMetrics:
     """The metrics of one source of events."""
 
-    def __init__(self, children: "_Children") -> None:
-        self.events = children.counter("tocsin_source_events_total")
-        self.unmatched = children.counter("tocsin_source_unmatched_events_total")
-        self.returns = children.gauge("tocsin_source_redeliveries")
-        self.near_limit = children.counter("tocsin_source_near_delivery_limit_total")
+    def __init__(self, instruments: "_Instruments", source: str) -> None:
+        self.events = instruments.counter("tocsin_source_events_total", source)
+        self.unmatched = instruments.counter("tocsin_source_unmatched_events_total", source)
+        self.returns = instruments.gauge("tocsin_source_redeliveries", source)
+        self.near_limit = instruments.counter("tocsin_source_near_delivery_limit_total", source)
         self._refused = {
-            reason: children.counter("tocsin_source_refused_events_total", reason.value) for reason in RefusedReason
+            reason: instruments.counter("tocsin_source_refused_events_total", source, reason)
+            for reason in RefusedReason
         }
         self._refused_requests = {
-            status: children.counter("tocsin_source_refused_requests_total", status)
+            status: instruments.counter("tocsin_source_refused_requests_total", source, status)
             for status in (*REFUSED_STATUSES, "other")
         }
-        self.forget = children.remove
 
     def refused_request(self, status: int) -> None:
         """A request over HTTP was answered with this status."""
@@ -105,16 +103,18 @@ class SourceMetrics:
 
 
 class ChannelMetrics:
-    """The metrics of one channel. `state`: see `AlertMetrics`."""
+    """The metrics of one channel."""
 
-    def __init__(self, children: "_Children") -> None:
+    def __init__(self, instruments: "_Instruments", channel: str) -> None:
         self.state: Callable[[], ChannelState] = ChannelState
-        self.attempts = children.counter("tocsin_channel_attempts_total")
-        self.delivered = children.counter("tocsin_channel_delivered_total")
-        self.dead_lettered = children.counter("tocsin_channel_dead_lettered_total")
-        self.delivery_seconds = children.histogram("tocsin_channel_delivery_seconds")
-        self._failures = {reason: children.counter("tocsin_channel_failures_total", reason.value) for reason in Reason}
-        self.forget = children.remove
+        """See `AlertMetrics.state`."""
+        self.attempts = instruments.counter("tocsin_channel_attempts_total", channel)
+        self.delivered = instruments.counter("tocsin_channel_delivered_total", channel)
+        self.dead_lettered = instruments.counter("tocsin_channel_dead_lettered_total", channel)
+        self.delivery_seconds = instruments.histogram("tocsin_channel_delivery_seconds", channel)
+        self._failures = {
+            reason: instruments.counter("tocsin_channel_failures_total", channel, reason) for reason in Reason
+        }
 
     def failed(self, reason: Reason) -> None:
         self._failures[reason].inc()
@@ -131,11 +131,11 @@ class Metrics:
         self._sources: dict[str, SourceMetrics] = {}
         self._live = _Live(self._alerts, self._channels)
         self.registry.register(self._live)
-        self.ledger_up = self._instruments.gauges["tocsin_ledger_up"]
-        self.ledger_commit_seconds = self._instruments.histograms["tocsin_ledger_commit_seconds"]
-        self.exposition_seconds = self._instruments.gauges["tocsin_exposition_seconds"]
-        self._reload_successful = self._instruments.gauges["tocsin_config_last_reload_successful"]
-        self._reload_success = self._instruments.gauges["tocsin_config_last_reload_success_timestamp_seconds"]
+        self.ledger_up = self._instruments.gauge("tocsin_ledger_up")
+        self.ledger_commit_seconds = self._instruments.histogram("tocsin_ledger_commit_seconds")
+        self.exposition_seconds = self._instruments.gauge("tocsin_exposition_seconds")
+        self._reload_successful = self._instruments.gauge("tocsin_config_last_reload_successful")
+        self._reload_success = self._instruments.gauge("tocsin_config_last_reload_success_timestamp_seconds")
         build = TABLE["tocsin_build_info"]
         Info(build.name.removesuffix("_info"), build.help, registry=self.registry).info(
             {"version": version, "python": python_version()}
@@ -145,50 +145,49 @@ class Metrics:
     def alert(self, name: str) -> AlertMetrics:
         """The metrics of an alert, all at zero when it is new."""
         if name not in self._alerts:
-            self._alerts[name] = AlertMetrics(_Children(self._instruments, name))
+            self._alerts[name] = AlertMetrics(self._instruments, name)
         return self._alerts[name]
 
     def channel(self, name: str) -> ChannelMetrics:
         """The metrics of a channel, all at zero when it is new."""
         if name not in self._channels:
-            self._channels[name] = ChannelMetrics(_Children(self._instruments, name))
+            self._channels[name] = ChannelMetrics(self._instruments, name)
         return self._channels[name]
 
     def source(self, name: str) -> SourceMetrics:
         """The metrics of a source of events, all at zero when it is new."""
         if name not in self._sources:
-            self._sources[name] = SourceMetrics(_Children(self._instruments, name))
+            self._sources[name] = SourceMetrics(self._instruments, name)
         return self._sources[name]
 
     def forget_alert(self, name: str) -> None:
-        """Withdraw every series of an alert that is gone."""
-        if name in self._alerts:
-            self._alerts.pop(name).forget()
+        """Remove every series of an alert."""
+        self._alerts.pop(name, None)
+        self._instruments.forget("alert", name)
 
     def forget_channel(self, name: str) -> None:
-        """Withdraw every series of a channel that is gone."""
-        if name in self._channels:
-            self._channels.pop(name).forget()
+        """Remove every series of a channel."""
+        self._channels.pop(name, None)
+        self._instruments.forget("channel", name)
 
     def forget_source(self, name: str) -> None:
-        """Withdraw every series of a source that is gone."""
-        if name in self._sources:
-            self._sources.pop(name).forget()
+        """Remove every series of a source."""
+        self._sources.pop(name, None)
+        self._instruments.forget("source", name)
 
     def show_removed_channels(self, removed: Callable[[], Mapping[str, ChannelState]]) -> None:
-        """Show channels that are no longer configured, too. `removed` is called at each scrape for those of which
-        something is left."""
+        """Show channels that are no longer configured, too. `removed` is called at each scrape for those that still
+        have notifications."""
         self._live.removed = removed
 
     def reloaded(self, *, successful: bool, at: float) -> None:
-        """The configuration was read, or refused, at wall-clock time `at`. The start counts as a reading."""
+        """The configuration was loaded, or refused, at wall-clock time `at`. The start counts as a reload."""
         self._reload_successful.set(successful)
         if successful:
             self._reload_success.set(at)
 
     def collect(self) -> list[Metric]:
-        """Every metric as it stands now, without the `_created` series, which the older format shows as gauges of
-        their own."""
+        """Every metric, without the `_created` series, which the older format shows as gauges."""
         families = sorted(self.registry.collect(), key=lambda family: _PLACES.get(family.name, len(_PLACES)))
         for family in families:
             created = f"{family.name}_created"
@@ -199,59 +198,46 @@ class Metrics:
 _PLACES = MappingProxyType(
     {name.removesuffix("_total").removesuffix("_info"): place for place, name in enumerate(TABLE)}
 )
-"""The place of each family on the page, by the name that the library gives it."""
+"""The place of each family on the page, by the name that the library uses for it."""
 
 
 class _Instruments:
-    """The library's counters, gauges and histograms by name, made from the table."""
+    """The library's counters, gauges and histograms, built from the table."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.counters: dict[str, Counter] = {}
-        self.gauges: dict[str, Gauge] = {}
-        self.histograms: dict[str, Histogram] = {}
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
         for d in TABLE.values():
             if d.live:
                 continue
             match d.type:
                 case "counter":
-                    self.counters[d.name] = Counter(d.name, d.help, d.labels, registry=registry)
+                    self._counters[d.name] = Counter(d.name, d.help, d.labels, registry=registry)
                 case "gauge":
-                    self.gauges[d.name] = Gauge(d.name, d.help, d.labels, registry=registry)
+                    self._gauges[d.name] = Gauge(d.name, d.help, d.labels, registry=registry)
                 case "histogram":
-                    self.histograms[d.name] = Histogram(d.name, d.help, d.labels, registry=registry, buckets=d.buckets)
-
-
-class _Children:
-    """Makes the children of one alert or channel, and removes what it made."""
-
-    def __init__(self, instruments: _Instruments, owner: str) -> None:
-        self._instruments = instruments
-        self._owner = owner
-        self._made: list[tuple[Counter | Gauge | Histogram, tuple[str, ...]]] = []
+                    self._histograms[d.name] = Histogram(d.name, d.help, d.labels, registry=registry, buckets=d.buckets)
 
     def counter(self, name: str, *labels: str) -> Counter:
-        counter = self._instruments.counters[name]
-        self._made.append((counter, (self._owner, *labels)))
-        return counter.labels(self._owner, *labels)
+        return self._counters[name].labels(*labels)
 
-    def gauge(self, name: str) -> Gauge:
-        gauge = self._instruments.gauges[name]
-        self._made.append((gauge, (self._owner,)))
-        return gauge.labels(self._owner)
+    def gauge(self, name: str, *labels: str) -> Gauge:
+        return self._gauges[name].labels(*labels) if labels else self._gauges[name]
 
-    def histogram(self, name: str) -> Histogram:
-        histogram = self._instruments.histograms[name]
-        self._made.append((histogram, (self._owner,)))
-        return histogram.labels(self._owner)
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        return self._histograms[name].labels(*labels) if labels else self._histograms[name]
 
-    def remove(self) -> None:
-        for instrument, labels in self._made:
-            instrument.remove(*labels)
+    def forget(self, label: str, value: str) -> None:
+        """Remove every series with this label value."""
+        for instruments in (self._counters, self._gauges, self._histograms):
+            for name, instrument in instruments.items():
+                if label in TABLE[name].labels:
+                    instrument.remove_by_labels({label: value})
 
 
 class _Live:
-    """Gauges read off the live state: nothing to keep in step, and nothing stays behind when an alert or channel
-    goes."""
+    """Gauges read from the running objects: nothing to keep in step, and nothing is left of a removed alert."""
 
     def __init__(self, alerts: Mapping[str, AlertMetrics], channels: Mapping[str, ChannelMetrics]) -> None:
         self.removed: Callable[[], Mapping[str, ChannelState]] = dict

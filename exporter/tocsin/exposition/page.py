@@ -22,9 +22,10 @@ Encoder: TypeAlias = Callable[[Collector], bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scrape:
-    """One rendered page. `body`: bytes to send one after the other; with gzip, each piece is a member of its own."""
+    """One rendered page."""
 
     body: Sequence[bytes]
+    """To be sent one after the other; with gzip, each piece is a member of its own."""
     content_type: str
     content_encoding: str | None
 
@@ -32,8 +33,8 @@ class Scrape:
 class Page:
     """Everything that `/metrics` shows.
 
-    A scrape asks neither a source nor the ledger. What it shows is the state at one moment: the event loop only takes
-    the blocks of lines as they are, and a thread joins and compresses those that changed.
+    A scrape asks neither a source nor the ledger. It shows the state at one moment: the event loop only picks up the
+    blocks of lines, and a thread joins and compresses those that changed.
     """
 
     def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -48,7 +49,7 @@ class Page:
         self._gauges[gauges.spec.alert] = gauges
 
     def remove(self, alert: str) -> None:
-        """Show an alert no longer."""
+        """Stop showing an alert."""
         self._gauges.pop(alert, None)
 
     async def scrape(self, accept: str, accept_encoding: str, now: float) -> Scrape:
@@ -94,7 +95,7 @@ def _encoder(accept: str) -> tuple[Encoder, str]:
     try:
         return choose_encoder(accept)
     except TypeError:
-        # A version that is no number: the library compares it with numbers all the same.
+        # A version that is not a number: the library compares it with numbers all the same.
         return choose_encoder("")
 
 

@@ -21,7 +21,7 @@ def value(number: float) -> bytes:
 
 
 def escape(text: str) -> str:
-    r"""A label value as it stands between the quotes: `\`, `"` and line feeds escaped, everything else as it is."""
+    r"""A label value between the quotes: `\`, `"` and line feeds escaped, everything else as it is."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
@@ -31,8 +31,8 @@ def needs_escape(text: str) -> bool:
 
 
 def encode(text: str) -> bytes:
-    """UTF-8 that Prometheus takes: text that came out of JSON can hold half a surrogate pair, which becomes `?`,
-    since one line that is no UTF-8 makes Prometheus refuse the whole page."""
+    """UTF-8 that Prometheus accepts. Text from JSON can contain half a surrogate pair, which becomes `?`: one line that
+    is not UTF-8 makes Prometheus refuse the whole page."""
     return text.encode("utf-8", "replace")
 
 
@@ -43,6 +43,6 @@ def labels(pairs: Iterable[tuple[str, str | None]]) -> list[str]:
 
 def header(metric: str, help_text: str) -> bytes:
     """The lines above a gauge family, the same in both formats (OpenMetrics wants quotes in the help escaped, the
-    other knows no such escape, so they become apostrophes)."""
+    other format has no such escape, so they become apostrophes)."""
     documentation = help_text.replace("\\", r"\\").replace("\n", r"\n").replace('"', "'")
     return encode(f"# HELP {metric} {documentation}\n# TYPE {metric} gauge\n")
