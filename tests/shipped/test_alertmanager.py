@@ -94,7 +94,7 @@ class Messages:
 
     async def report(self, summary: str, labels: str, *, over: bool = False) -> None:
         """Report an alert as Prometheus does."""
-        await self._server.tell(dict(pair.split("=") for pair in labels.split()), summary=summary, over=over)
+        await self._server.report(dict(pair.split("=") for pair in labels.split()), summary=summary, over=over)
 
     def at(self, path: str) -> list[Any]:
         return [request.json for request in self._receiver.requests if request.path == path]

@@ -13,7 +13,7 @@ import aiohttp
 from support.prometheus import daemon, free_port
 
 ALERTMANAGER = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
-"""Debian calls it otherwise."""
+"""Debian uses another name."""
 AMTOOL = shutil.which("amtool")
 
 
@@ -29,12 +29,12 @@ class Alertmanager:
         return f"http://127.0.0.1:{self.port}"
 
     async def alerts(self) -> dict[str, dict[str, Any]]:
-        """What fires there, by the label `alertname`."""
+        """Its alerts, by the label `alertname`."""
         async with self.client.get(f"{self.url}/api/v2/alerts") as response:
             assert response.status == 200, await response.text()
             return {alert["labels"]["alertname"]: alert for alert in await response.json()}
 
-    async def tell(self, labels: Mapping[str, str], *, summary: str = "", over: bool = False) -> None:
+    async def report(self, labels: Mapping[str, str], *, summary: str = "", over: bool = False) -> None:
         """Report an alert as Prometheus does: it fires, or is over."""
         now = datetime.now(UTC)
         ends = now if over else now + timedelta(minutes=5)
@@ -58,7 +58,7 @@ async def alertmanager(folder: Path, file: Path, *, port: int | None = None) -> 
         f"--config.file={file}",
         f"--storage.path={folder / 'alertmanager'}",
         f"--web.listen-address=127.0.0.1:{port}",
-        "--cluster.listen-address=",  # or it looks for others of its kind, on every interface
+        "--cluster.listen-address=",  # or it looks for peers on every interface
     )
     url = f"http://127.0.0.1:{port}/-/ready"
     async with aiohttp.ClientSession() as client, daemon(url, folder / "alertmanager.log", *command):

@@ -1,4 +1,4 @@
-"""A real browser without a window, told what to do over its DevTools protocol."""
+"""A headless browser, controlled over its DevTools protocol."""
 
 import asyncio
 import contextlib

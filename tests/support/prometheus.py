@@ -21,7 +21,7 @@ PROMTOOL = shutil.which("promtool")
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
+    """A port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

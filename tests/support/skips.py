@@ -15,7 +15,7 @@ _ALLOWED = ("docker compose", "needs the right to mount", "only root can mount",
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """One place for all skips, so that no test can forget about it. Live tests want servers of somebody's own."""
+    """One place for all skips, so that no test can forget about it. Live tests need your own servers."""
     report = yield
     expected = hasattr(report, "wasxfail") or item.get_closest_marker("live") is not None
     if report.skipped and not expected and os.environ.get(VARIABLE):
