@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from support.messages import message
 from support.novu import API_KEY, REQUIRED_WORKFLOW, FakeNovu, fake_novu
-from support.novu_channels import BULK, TRIGGER, bodies, several
+from support.novu_channels import BULK, bodies, several
 from support.novu_rate_limits import RateLimits
 from support.receiver import Receiver, of_json
 from support.sending import Build, sent
@@ -56,13 +55,6 @@ async def test_one_id_is_never_twice_in_a_bulk(server: FakeNovu, build: Build) -
     assert await build(server.url).send([first, second, first]) == [Delivered()] * 3
     await server.until_delivered(2)
     assert sorted(each["transactionId"] for each in bodies(server, BULK)[0]["events"]) == sorted([first.id, second.id])
-
-
-async def test_unsendable_message_stays_out(server: FakeNovu, build: Build) -> None:
-    channel = build(server.url, recipients=[{"column": "who"}])
-    good, empty = (message(key=key, extra={"who": ("text", who)}) for key, who in (("17", "sub-1"), ("18", "")))
-    assert [type(each) for each in await channel.send([empty, good])] == [Rejected, Delivered]
-    assert [each.path for each in server.requests()] == [TRIGGER]
 
 
 @pytest.mark.parametrize(

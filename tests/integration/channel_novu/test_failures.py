@@ -7,10 +7,10 @@ import pytest
 
 from support.messages import message
 from support.novu import API_KEY, FakeNovu, fake_novu
-from support.novu_channels import TRIGGER, several
-from support.receiver import Answer, Received, Receiver, of_json
+from support.novu_channels import TRIGGER
+from support.receiver import Answer, Receiver
 from support.sending import Build, sent
-from tocsin.channels.base import Delivered, Paused, Rejected, Result, Retry
+from tocsin.channels.base import Delivered, Rejected, Result, Retry
 from tocsin.errors import Reason
 from tocsin.model import Kind
 from tocsin_demo.inbox.inbox import Settings
@@ -34,34 +34,6 @@ async def test_status_is_classified(server: FakeNovu, build: Build, fault: dict[
     server.fault("status", **fault)
     assert await sent(build(server.url)) == expected
     assert [each.idempotency_key for each in server.requests()] == [message().id]
-
-
-async def test_wrong_key_pauses_the_channel(server: FakeNovu, build: Build) -> None:
-    result = await sent(build(server.url, api_key="wrong-S3CR3T"))
-    assert result == Paused(Reason.UNAUTHORIZED, "401 API Key not found")
-
-
-async def test_redirect_pauses_the_channel_and_is_not_followed(build: Build) -> None:
-    """Followed to a login page, it would end in 200."""
-
-    def answer(request: Received) -> Answer:
-        return Answer() if request.path == "/login" else Answer(status=302, headers={"location": "/login"})
-
-    async with Receiver(answer) as receiver:
-        channel = build(receiver.url)
-        paused = Paused(Reason.REJECTED, "302: a redirect, which is not followed; correct the url")
-        assert [await sent(channel), *await channel.send(several(2))] == [paused] * 3
-        assert {request.path for request in receiver.requests}.isdisjoint({"/login"})
-
-
-async def test_error_page_is_an_error(build: Build) -> None:
-    """Neither a proxy's page nor JSON of another shape fits the SDK."""
-    async with Receiver() as receiver:
-        channel = build(receiver.url)
-        receiver.script(Answer(status=400, body=b"<html>no</html>", headers={"content-type": "text/html"}))
-        assert await sent(channel) == Rejected(Reason.REJECTED, "400 <html>no</html>")
-        receiver.script(of_json(401, {"message": "bad"}))
-        assert await sent(channel) == Paused(Reason.UNAUTHORIZED, "401 bad")
 
 
 @pytest.mark.parametrize("unfinished", [True, False])
