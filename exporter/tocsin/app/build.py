@@ -49,10 +49,18 @@ def _built(config: SourceConfig) -> object:
 
 
 def make_channel(config: ChannelConfig) -> Channel:
-    """The channel of a configuration. Imports what it needs, which may take a moment."""
+    """The channel of a configuration. Importing its libraries may take a second."""
+    return cast("Channel", _output(config))
+
+
+def make_level(config: ChannelConfig) -> Level:
+    """The level output of a configuration."""
+    return cast("Level", _output(config))
+
+
+def _output(config: ChannelConfig) -> object:
     with _refusing(f"channels.{config.name}"):
-        module = channel_module(config.kind)
-        return cast("Channel", module.build(config.name, config.settings, dict(config.routes)))
+        return channel_module(config.kind).build(config.name, config.settings, dict(config.routes))
 
 
 @contextmanager
@@ -68,19 +76,12 @@ def _refusing(path: str) -> Iterator[None]:
 
 
 def is_level(config: ChannelConfig) -> bool:
-    """Whether the channel is told what fires now instead of each notification."""
+    """Whether the channel is a level output, which is sent what fires now instead of each notification."""
     return config.kind in LEVELS
 
 
-def make_level(config: ChannelConfig) -> Level:
-    """The level output of a configuration."""
-    with _refusing(f"channels.{config.name}"):
-        module = channel_module(config.kind)
-        return cast("Level", module.build(config.name, config.settings, dict(config.routes)))
-
-
 def level_policy(config: ChannelConfig) -> LevelPolicy:
-    """How the level output is treated."""
+    """The policy of a level output."""
     settings = config.settings
     return LevelPolicy(
         resend=settings.resend_interval,
@@ -90,7 +91,7 @@ def level_policy(config: ChannelConfig) -> LevelPolicy:
 
 
 def shaper(channel: ChannelConfig, views: Mapping[str, View], metrics: Metrics) -> Shape:
-    """What makes envelopes of the firings that a level output is told of."""
+    """Return the function that makes envelopes of the firings for a level output."""
     conditions = {
         alert: Condition(options.when, place=f"{channel.name}: when", known=CONDITION_VARIABLES)
         for alert, options in channel.routes.items()
