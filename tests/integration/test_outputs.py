@@ -56,8 +56,8 @@ class OutputsHarness:
 
     def known(self) -> set[str]:
         """What fires, as the receiver knows it."""
-        told = [alert for request in self.receiver.requests for alert in request.json]
-        ends = {alert["labels"]["alertname"]: alert["endsAt"] for alert in told}
+        alerts = [alert for request in self.receiver.requests for alert in request.json]
+        ends = {alert["labels"]["alertname"]: alert["endsAt"] for alert in alerts}
         now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 1))
         return {name.removeprefix("order-") for name, end in ends.items() if end > now}
 

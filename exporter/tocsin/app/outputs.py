@@ -1,5 +1,4 @@
-"""The channels of one process: a dispatcher for each that is told every transition, a loop for each that is told what
-fires."""
+"""The channels of one process: a dispatcher for each channel, a loop for each level output."""
 
 import asyncio
 import contextlib
@@ -26,7 +25,7 @@ log = structlog.get_logger(__name__)
 _SETTLE = 3.0
 """Seconds that level outputs have at their end to send what has just changed."""
 _DRAIN = 10.0
-"""Seconds that notifications ready to go are given at the end."""
+"""Seconds that dispatchers have at the end to send what is ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +37,11 @@ class Made:
 
 
 class Outputs:
-    """Starts, changes and stops the ways out, and hands on what is for them."""
+    """Starts, changes and stops the channels, and passes notifications to them."""
 
     def __init__(self, tasks: asyncio.TaskGroup, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
         self.backlog: Mapping[str, Backlog] = {}
-        """What waits in the outbox, by channel; whoever looks after the ledger keeps it current."""
+        """The pending notifications of the outbox, by channel; `Runtime` updates it."""
         self._tasks = tasks
         self._metrics = metrics
         self._clock = clock
@@ -62,19 +61,19 @@ class Outputs:
 
     @property
     def faults(self) -> dict[str, str]:
-        """The channels that an unexpected exception has stopped, each with what it was; they are started again."""
+        """The unexpected exceptions of channels that are about to be started again, by channel."""
         running: dict[str, Dispatcher | LevelLoop] = {**self.dispatchers, **self.levels}
         return {name: one.fault for name, one in running.items() if one.fault}
 
     def waiting(self, name: str) -> Backlog:
-        """What waits for a channel in the outbox, and to be told by a level output: one that took the place of a
-        channel has both."""
+        """The pending notifications of a channel, and the pending alerts of a level output: one that replaced a channel
+        has both."""
         backlog = self.backlog.get(name, Backlog())
         level = self._levels.get(name)
         return replace(backlog, pending=backlog.pending + level.what.pending) if level else backlog
 
     async def made(self, config: Config) -> Made:
-        """Make what is new or changed, which may take a moment and changes nothing yet."""
+        """Build what is new or changed, which may take a second and changes nothing yet."""
         changed = [channel for channel in config.channels.values() if self._differs(config, channel)]
         return Made(
             levels={one.name: await asyncio.to_thread(build.make_level, one) for one in changed if build.is_level(one)},
@@ -89,7 +88,7 @@ class Outputs:
         made: Made,
         current: Callable[[Sequence[str]], Mapping[str, Sequence[Transition] | None]],
     ) -> None:
-        """Run the level outputs that were made. `current` returns what fires now of some alerts.
+        """Run the level outputs that were built. `current` returns what fires now of some alerts.
 
         A recreated output continues with what it has reported: what no longer fires, or belongs to an alert that no
         longer notifies it, is sent as ended.
@@ -112,7 +111,7 @@ class Outputs:
             self._levels[name] = Running(what=loop, task=task, parts=_parts(config, channel))
 
     def start_channels(self, config: Config, made: Made, ledger: Ledger, since: float) -> None:
-        """Run the channels that were made. `since`: see `Dispatcher`."""
+        """Run the channels that were built. `since`: see `Dispatcher`."""
         views = {name: build.view(alert) for name, alert in config.alerts.items()}
         for name, channel in made.channels.items():
             metrics = self._metrics.channel(name)
@@ -150,13 +149,13 @@ class Outputs:
                 running.what.wake()
 
     def changed(self, alert: RowAlert, news: bool) -> None:
-        """A batch of an alert has been taken in; see `LevelLoop.changed`."""
+        """A batch of an alert was committed; see `LevelLoop.changed`."""
         for name in alert.levels:
             if name in self._levels:
                 self._levels[name].what.changed(alert.name, news=news)
 
     def rescan(self) -> None:
-        """Have every dispatcher read its outbox again."""
+        """Have every dispatcher read the outbox again."""
         for dispatcher in self.dispatchers.values():
             dispatcher.rescan()
 
@@ -198,11 +197,11 @@ async def _within(seconds: float, ends: Iterable[Awaitable[None]]) -> None:
 
 
 def _parts(config: Config, channel: ChannelConfig) -> object:
-    # What a channel sends also depends on how the alerts behind it are shown.
+    # What a channel sends also depends on the labels and annotations of its alerts.
     alerts = [config.alerts[name] for name in channel.routes]
     return channel, [(one.name, one.annotations, one.labels, one.static_labels, one.value) for one in alerts]
 
 
 def channel_state(backlog: Backlog) -> ChannelState:
-    """What the gauges of a channel show of its outbox, as of a channel that does not run."""
+    """What the gauges of a channel that does not run show of its outbox."""
     return ChannelState(up=None, pending=backlog.pending, oldest_pending=backlog.oldest, dead=backlog.dead)

@@ -70,7 +70,7 @@ def loaded(text: str, directory: Path) -> Config:
 
 
 @pytest.mark.parametrize("text", blocks(PAGE) + blocks(MIGRATION)[1:], ids=lambda text: text.split("\n")[1].strip(" :"))
-def test_every_example_can_be_loaded(text: str, tmp_path: Path) -> None:
+def test_every_example_loads(text: str, tmp_path: Path) -> None:
     config = loaded(text, tmp_path)
     assert not problems(config)
     assert not config.warnings
@@ -81,8 +81,8 @@ def example(name: str) -> str:
     return text
 
 
-def told(kind: Kind, key: str = "1", **row: str | None) -> Message:
-    """What an alert `spike` tells of a row: team, count, note, severity, acknowledged_by."""
+def notification(kind: Kind, key: str = "1", **row: str | None) -> Message:
+    """A message about a row of the alert `spike`: team, count, note, severity, acknowledged_by."""
     values: dict[str, str | None] = {
         "team": "Shop & Co",
         "count": "12",
@@ -139,8 +139,8 @@ def only(body: Mapping[str, Any], *, required: set[str], known: set[str] = froze
     assert required <= body.keys() <= required | known
 
 
-async def test_airflow_gets_a_run_whose_id_is_that_of_the_notification(tmp_path: Path, receiver: Receiver) -> None:
-    messages = told(Kind.FIRED), told(Kind.RESOLVED)
+async def test_airflow_run_has_the_notification_id(tmp_path: Path, receiver: Receiver) -> None:
+    messages = notification(Kind.FIRED), notification(Kind.RESOLVED)
     found = await requests("airflow", tmp_path, receiver, 200, *messages)
     for request, message in zip(found, messages, strict=True):
         assert (request.method, request.path) == ("POST", "/api/v2/dags/rebuild_report/dagRuns")
@@ -157,21 +157,23 @@ async def test_airflow_gets_a_run_whose_id_is_that_of_the_notification(tmp_path:
         assert request.json["conf"]["status"] == message.kind
 
 
-async def test_a_run_that_airflow_has_already_counts_as_delivered(tmp_path: Path, receiver: Receiver) -> None:
-    assert await requests("airflow", tmp_path, receiver, 409, told(Kind.FIRED))
+async def test_existing_airflow_run_is_delivered(tmp_path: Path, receiver: Receiver) -> None:
+    assert await requests("airflow", tmp_path, receiver, 409, notification(Kind.FIRED))
 
 
 async def test_dbt_cloud_gets_a_cause(tmp_path: Path, receiver: Receiver) -> None:
-    for request in await requests("dbt", tmp_path, receiver, 200, told(Kind.FIRED), told(Kind.RESOLVED)):
+    for request in await requests(
+        "dbt", tmp_path, receiver, 200, notification(Kind.FIRED), notification(Kind.RESOLVED)
+    ):
         assert (request.method, request.path) == ("POST", "/api/v2/accounts/12345/jobs/67890/run/")
         assert request.headers["authorization"] == "Token dbt-token"
         assert request.json == {"cause": f"spike: {NASTY}"}
 
 
-async def test_slack_gets_a_text_and_blocks_within_its_limits_and_no_markup_out_of_a_row(
-    tmp_path: Path, receiver: Receiver
-) -> None:
-    fired, resolved = await requests("slack", tmp_path, receiver, 200, told(Kind.FIRED), told(Kind.RESOLVED))
+async def test_slack_gets_blocks_without_markup_of_a_row(tmp_path: Path, receiver: Receiver) -> None:
+    fired, resolved = await requests(
+        "slack", tmp_path, receiver, 200, notification(Kind.FIRED), notification(Kind.RESOLVED)
+    )
     for request, word in ((fired, "fired"), (resolved, "resolved")):
         assert (request.method, request.path) == ("POST", "/services/T00000000/B00000000/XXXXXXXXXXXX")
         only(request.json, required={"text"}, known={"blocks"})
@@ -189,8 +191,8 @@ async def test_slack_gets_a_text_and_blocks_within_its_limits_and_no_markup_out_
     assert resolved.json["blocks"][0]["text"]["text"] == "🟢 spike"
 
 
-async def test_github_gets_an_event_with_few_enough_keys(tmp_path: Path, receiver: Receiver) -> None:
-    found = await requests("github", tmp_path, receiver, 204, told(Kind.FIRED), told(Kind.RESOLVED))
+async def test_github_event_has_few_enough_keys(tmp_path: Path, receiver: Receiver) -> None:
+    found = await requests("github", tmp_path, receiver, 204, notification(Kind.FIRED), notification(Kind.RESOLVED))
     for request, word in zip(found, ("fired", "resolved"), strict=True):
         assert (request.method, request.path) == ("POST", "/repos/example/reports/dispatches")
         assert request.headers["authorization"] == "Bearer github-token"
@@ -203,15 +205,13 @@ async def test_github_gets_an_event_with_few_enough_keys(tmp_path: Path, receive
         assert request.json["client_payload"]["row"]["count"] == 12
 
 
-async def test_pagerduty_is_told_to_open_to_acknowledge_and_to_resolve_the_same_alert(
-    tmp_path: Path, receiver: Receiver
-) -> None:
+async def test_pagerduty_opens_acknowledges_and_resolves_one_alert(tmp_path: Path, receiver: Receiver) -> None:
     messages = (
-        told(Kind.FIRED),
-        told(Kind.UPDATED, severity="odd"),
-        told(Kind.UPDATED, acknowledged_by="Ann"),
-        told(Kind.RESOLVED, acknowledged_by="Ann"),
-        told(Kind.FIRED, key="2"),
+        notification(Kind.FIRED),
+        notification(Kind.UPDATED, severity="odd"),
+        notification(Kind.UPDATED, acknowledged_by="Ann"),
+        notification(Kind.RESOLVED, acknowledged_by="Ann"),
+        notification(Kind.FIRED, key="2"),
     )
     found = [request.json for request in await requests("pagerduty", tmp_path, receiver, 202, *messages)]
     assert [body["event_action"] for body in found] == ["trigger", "trigger", "acknowledge", "resolve", "trigger"]
@@ -239,7 +239,9 @@ async def test_pagerduty_is_told_to_open_to_acknowledge_and_to_resolve_the_same_
 
 
 async def test_teams_gets_an_adaptive_card(tmp_path: Path, receiver: Receiver) -> None:
-    fired, resolved = await requests("teams", tmp_path, receiver, 202, told(Kind.FIRED), told(Kind.RESOLVED))
+    fired, resolved = await requests(
+        "teams", tmp_path, receiver, 202, notification(Kind.FIRED), notification(Kind.RESOLVED)
+    )
     for request in (fired, resolved):
         assert (request.method, request.path.partition("?")[0]) == (
             "POST",
@@ -264,7 +266,7 @@ async def test_teams_gets_an_adaptive_card(tmp_path: Path, receiver: Receiver) -
     assert colours == ["Attention", "Good"]
 
 
-async def test_the_migrated_trigger_sends_what_the_trigger_sent(tmp_path: Path, receiver: Receiver) -> None:
+async def test_migrated_trigger_sends_the_same_request(tmp_path: Path, receiver: Receiver) -> None:
     config = loaded(blocks(MIGRATION)[1], tmp_path)
     alert, channel = config.alerts["loaded"], config.channels["rebuild"]
     assert (channel.settings.timeout, channel.settings.max_attempts) == (30.0, 5)
@@ -308,7 +310,7 @@ def _loaded(table: str, at: int) -> Message:
     return Message(id=id_, alert="loaded", kind=Kind.UPDATED, envelope=build(transition, id_, View()))
 
 
-def test_the_migration_names_every_field_and_variable_of_a_trigger() -> None:
+def test_migration_names_every_field_of_a_trigger() -> None:
     fields = (
         "url",
         "method",
