@@ -45,10 +45,10 @@ class OutputsHarness:
 
     async def apply(self, config: Config) -> None:
         """Do what a reload does with channels."""
-        made = await self.outputs.made(config)
-        await self.outputs.stop_outdated(config, made)
-        self.outputs.start_levels(config, made, lambda names: {name: self.firing.get(name) for name in names})
-        self.outputs.start_channels(config, made, self._ledger, 0.0)
+        new = await self.outputs.built(config)
+        await self.outputs.stop_outdated(config, new)
+        self.outputs.start_levels(config, new, lambda names: {name: self.firing.get(name) for name in names})
+        self.outputs.start_channels(config, new, self._ledger, 0.0)
 
     def fires(self, **keys: Sequence[str]) -> None:
         """From now on these fire, by alert."""

@@ -182,3 +182,10 @@ def test_the_json_schema_has_every_setting_of_a_webhook() -> None:
     ):
         assert properties[name]["description"]
     assert "secret_values" not in properties
+
+
+def test_setting_without_effect_is_a_warning(tmp_path: Path) -> None:
+    config = loaded(tmp_path, "max_redirects: 3")
+    [warning] = config.warnings
+    assert warning.path == "channels.out.max_redirects"
+    assert warning.line is not None

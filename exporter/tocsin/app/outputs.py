@@ -29,7 +29,7 @@ _DRAIN = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class NewOutputs:
     """Channels and level outputs that are new or changed, not yet running."""
 
     channels: Mapping[str, Channel]
@@ -72,10 +72,10 @@ class Outputs:
         level = self._levels.get(name)
         return replace(backlog, pending=backlog.pending + level.what.pending) if level else backlog
 
-    async def made(self, config: Config) -> Made:
+    async def built(self, config: Config) -> NewOutputs:
         """Build what is new or changed, which may take a second and changes nothing yet."""
         changed = [channel for channel in config.channels.values() if self._differs(config, channel)]
-        return Made(
+        return NewOutputs(
             levels={one.name: await asyncio.to_thread(build.make_level, one) for one in changed if build.is_level(one)},
             channels={
                 one.name: await asyncio.to_thread(build.make_channel, one) for one in changed if not build.is_level(one)
@@ -85,7 +85,7 @@ class Outputs:
     def start_levels(
         self,
         config: Config,
-        made: Made,
+        new: NewOutputs,
         current: Callable[[Sequence[str]], Mapping[str, Sequence[Transition] | None]],
     ) -> None:
         """Run the level outputs that were built. `current` returns what fires now of some alerts.
@@ -94,7 +94,7 @@ class Outputs:
         longer notifies it, is sent as ended.
         """
         views = {name: build.view(alert) for name, alert in config.alerts.items()}
-        for name, level in made.levels.items():
+        for name, level in new.levels.items():
             channel, metrics = config.channels[name], self._metrics.channel(name)
             loop = LevelLoop(
                 name,
@@ -110,10 +110,10 @@ class Outputs:
             task = self._tasks.create_task(loop.run(), name=f"channel {name}")
             self._levels[name] = Running(what=loop, task=task, parts=_parts(config, channel))
 
-    def start_channels(self, config: Config, made: Made, ledger: Ledger, since: float) -> None:
+    def start_channels(self, config: Config, new: NewOutputs, ledger: Ledger, since: float) -> None:
         """Run the channels that were built. `since`: see `Dispatcher`."""
         views = {name: build.view(alert) for name, alert in config.alerts.items()}
-        for name, channel in made.channels.items():
+        for name, channel in new.channels.items():
             metrics = self._metrics.channel(name)
             dispatcher = Dispatcher(
                 name,
@@ -129,12 +129,12 @@ class Outputs:
             task = self._tasks.create_task(dispatcher.run(), name=f"channel {name}")
             self._channels[name] = Running(what=dispatcher, task=task, parts=_parts(config, config.channels[name]))
 
-    async def stop_outdated(self, config: Config, made: Made) -> None:
+    async def stop_outdated(self, config: Config, new: NewOutputs) -> None:
         """Stop what is no longer configured, and what was recreated. A level output that is no longer configured sends
         everything as ended first, within a limit."""
-        stay = config.channels.keys() - made.channels.keys() - made.levels.keys()
+        stay = config.channels.keys() - new.channels.keys() - new.levels.keys()
         outdated = {name: running.what for name, running in self._levels.items() if name not in stay}
-        removed = outdated.keys() - made.levels.keys()
+        removed = outdated.keys() - new.levels.keys()
         await _within(_SETTLE, (outdated[name].retired() for name in removed))
         await self._stop_levels(list(outdated))
         for name in removed:

@@ -94,20 +94,20 @@ class Runtime:
             self._begin(config)
             # Channels may take a second to import; the alerts need not wait for that. What is committed meanwhile is
             # in the ledger, where a dispatcher begins.
-            made = await self.outputs.made(config)
+            new = await self.outputs.built(config)
         else:
             # Channels are made before anything is stopped: a defect in one leaves everything as it was.
-            made = await self.outputs.made(config)
+            new = await self.outputs.built(config)
             await self._inputs.stop_outdated(config)
-            await self.outputs.stop_outdated(config, made)
+            await self.outputs.stop_outdated(config, new)
             # A watch that was stopped between its commit and its offer has left notifications in the ledger only.
             self.outputs.rescan()
             self._forget_metrics(self.config, config)
             self._begin(config)
-        self.outputs.start_levels(config, made, self._inputs.current)
+        self.outputs.start_levels(config, new, self._inputs.current)
         if self.ledger is not None:
             await self._park_unrouted(self.ledger, config)
-            self.outputs.start_channels(config, made, self.ledger, since)
+            self.outputs.start_channels(config, new, self.ledger, since)
 
     def _begin(self, config: Config) -> None:
         self.config = config

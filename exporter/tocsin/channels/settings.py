@@ -110,6 +110,10 @@ class OutputConfig(Settings):
         """Return the check of the messages that these options make."""
         return trial(options)
 
+    def ineffective(self) -> Mapping[str, str]:
+        """The settings that are set without effect, each with what to do."""
+        return {}
+
     @model_validator(mode="after")
     def _backoff_in_order(self) -> Self:
         if self.backoff_max < self.backoff_initial:

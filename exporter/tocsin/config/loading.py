@@ -162,7 +162,12 @@ class _Assembly:
         )
         if problems := [*ignored.problems(config), *trial.problems(config)]:
             raise ConfigError(problems)
-        return replace(config, warnings=(*config.warnings, *mixed_digests(config)))
+        ineffective = [
+            config.problem(f"has no effect: {why}", f"channels.{name}.{key}")
+            for name, channel in config.channels.items()
+            for key, why in channel.settings.ineffective().items()
+        ]
+        return replace(config, warnings=(*config.warnings, *mixed_digests(config), *ineffective))
 
     def _report(self, message: str, *path: str | int) -> None:
         self._document.problems.append(self._document.problem(message, path))

@@ -6,18 +6,12 @@ Reading order: `settings`, `url` and `request` (what is sent), `addresses` (wher
 import time
 from collections.abc import Callable, Mapping
 
-import structlog
-
 from tocsin.channels.webhook.channel import BatchWebhook, Webhook
 from tocsin.channels.webhook.settings import Config, Options
 
 __all__ = ["Config", "Options", "Webhook", "build"]
 
-log = structlog.get_logger(__name__)
-
 
 def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Callable[[], float] = time.time) -> Webhook:
     """Make the channel. `now`: wall-clock seconds, for dates in `Retry-After` and for signatures."""
-    if config.max_redirects:
-        log.warning("max_redirects has no effect: redirects are not followed; set the final address", channel=name)
     return (Webhook if config.batch is None else BatchWebhook)(name, config, routes, now)

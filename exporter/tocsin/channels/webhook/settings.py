@@ -187,6 +187,11 @@ class Config(ChannelConfig, Options):
             )
         return self
 
+    def ineffective(self) -> Mapping[str, str]:
+        return (
+            {"max_redirects": "redirects are not followed; set the final address as url"} if self.max_redirects else {}
+        )
+
     def statuses(self) -> frozenset[int]:
         """The statuses in `success`, one by one."""
         found: set[int] = set()
