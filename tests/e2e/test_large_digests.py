@@ -1,12 +1,13 @@
 """Digests larger than their receivers take, with a real process: everything arrives, in parts."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.inbox_process import inbox_process
+from support.inbox_server import inbox_server
 from support.materialize import MaterializeDouble
 from support.receiver import Answer, Received, Receiver
 from support.tocsin import TocsinProcess, command, running
@@ -16,6 +17,8 @@ pytestmark = pytest.mark.e2e
 
 ROWS = 400
 LIMIT = 28_000
+NOVU_LIMIT = 524_288
+"""Bytes of a payload that a channel to Novu sends, unless its settings allow more."""
 CHANNELS = ("cards", "cards_known", "people", "batch")
 
 
@@ -66,7 +69,7 @@ async def test_digest_larger_than_its_receiver_takes_arrives_in_parts(tmp_path: 
     async with (
         MaterializeDouble(progress_interval=0.1) as double,
         Receiver(receive) as receiver,
-        inbox_process("--payload-limit") as inbox,
+        inbox_server() as inbox,
     ):
         queue = double.create("public.queue", [("id", "int4"), ("note", "text")], retain=3_600_000)
         settings = config(tmp_path, double.dsn, receiver.url, inbox.url)
@@ -79,14 +82,16 @@ async def test_digest_larger_than_its_receiver_takes_arrives_in_parts(tmp_path: 
             for channel in CHANNELS:
                 assert await tocsin.metric("tocsin_channel_dead_letters", channel=channel) == 0
             await tocsin.stop()
-        counters = await inbox.counters()
     for path in ("/max", "/known"):
         assert told(receiver.requests, path) == [*range(ROWS + 1)], "in order, each once"
     assert sorted(told(receiver.requests, "/batch")) == [*range(ROWS + 1)]
     bodies = Counter(request.body for request in receiver.requests)
     assert max(bodies.values()) == 1, "no body twice"
     assert max(len(request.body) for request in receiver.requests if request.path == "/known") <= LIMIT
-    assert (counters["doubles"], counters["messages"]) == (0, counters["events"])
+    counters = inbox.core.engine.counters
+    assert (counters.doubles, counters.messages) == (0, counters.events)
+    payloads = [len(json.dumps(message.payload)) for message in inbox.messages()]
+    assert NOVU_LIMIT / 2 < max(payloads) <= NOVU_LIMIT
 
 
 async def test_retry_of_dead_letters_does_not_make_the_same_digest(tmp_path: Path) -> None:
