@@ -1,7 +1,7 @@
 """A health check for images without curl: `python healthy.py URL [METRIC]`.
 
-Succeeds if the URL answers with 200 and, where a metric is named, the page has it with a value above zero. Prints what
-it got otherwise, for `docker inspect` to show.
+Succeeds if the URL answers 200 and, if a metric is named, its value is above zero. Otherwise it prints the answer for
+`docker inspect`.
 """
 
 import sys
@@ -13,8 +13,8 @@ TIMEOUT_S = 3.0
 
 
 def problem(url: str, metric: str | None = None, *, timeout: float = TIMEOUT_S) -> str | None:
-    """What is wrong, or nothing."""
-    # Whatever proxy the container is given, its own address is not behind it.
+    """What is wrong, or None."""
+    # A proxy of the container is not for its own address.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout) as answer:

@@ -1,8 +1,7 @@
 """Print the part of a lock file that some packages need: `python locked.py requirements.lock tocsin`.
 
-The workspace has one lock, and an image wants only its share of it, with the same versions and hashes. The lock says
-after each package by what it came in (`# via`), so the share follows from the lock alone. Runs before anything is
-installed, so on the standard library only.
+The workspace has one lock, and an image needs only its part, with the same versions and hashes. After each package the
+lock names those that need it (`# via`). Runs before anything is installed, so it uses the standard library only.
 """
 
 import re
@@ -15,10 +14,9 @@ _VIA = re.compile(r"^    #(?: via)? +(?P<name>[a-z0-9][a-z0-9._-]*)")
 
 
 def share(lock: str, wanted: Sequence[str]) -> str:
-    """The entries of `lock` for the packages `wanted`, and for all that came in by them, in the lock's order.
+    """The entries of the packages `wanted` and of all their dependencies, in the lock's order.
 
-    A package of the workspace is no entry of the lock itself, but others came in by it. Raises ValueError for a name
-    that the lock does not know.
+    A package of the workspace has no entry itself, but its dependencies name it. Raises ValueError for an unknown name.
     """
     entries = dict(_entries(lock))
     came_by = {
@@ -26,7 +24,7 @@ def share(lock: str, wanted: Sequence[str]) -> str:
     }
     known = set(entries).union(*came_by.values())
     if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(f"the lock knows nothing of {', '.join(unknown)}")
+        raise ValueError(f"not in the lock: {', '.join(unknown)}")
     needed = set(wanted)
     while more := {name for name, parents in came_by.items() if parents & needed} - needed:
         needed |= more

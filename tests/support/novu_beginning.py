@@ -1,7 +1,6 @@
-"""A stand-in for what Novu's REST API does at the start of a server, which the inbox does not: accounts, environments
-with their keys, workflows and subscribers.
+"""The part of Novu's REST API that sets up a server: accounts, environments with their keys, workflows, subscribers.
 
-Standard library only, for it also runs in a container: ``python novu_beginning.py``.
+Standard library only, since it also runs in a container: ``python novu_beginning.py``.
 """
 
 import json
@@ -18,7 +17,7 @@ PORT = 3000
 
 @dataclass(slots=True)
 class Server:
-    """What the stand-in knows."""
+    """The state of the server."""
 
     url: str = ""
     accounts: dict[str, str] = field(default_factory=dict)
@@ -59,8 +58,8 @@ class Server:
 
 
 @contextmanager
-def serving(port: int, host: str = "127.0.0.1", *, told: bool = False) -> Iterator[Server]:
-    """A server that answers; `told` prints a line per request."""
+def serving(port: int, host: str = "127.0.0.1", *, log: bool = False) -> Iterator[Server]:
+    """A running server. `log`: print a line per request."""
     model = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +77,7 @@ def serving(port: int, host: str = "127.0.0.1", *, told: bool = False) -> Iterat
         do_GET = do_POST = handle_any  # noqa: N815 - http.server's names
 
         def log_message(self, *parts: Any) -> None:
-            if told:
+            if log:
                 print(*parts[1:], flush=True)
 
     with ThreadingHTTPServer((host, port), Handler) as http:
@@ -93,5 +92,5 @@ def serving(port: int, host: str = "127.0.0.1", *, told: bool = False) -> Iterat
 
 
 if __name__ == "__main__":
-    with serving(PORT, "0.0.0.0", told=True):
+    with serving(PORT, "0.0.0.0", log=True):
         threading.Event().wait()

@@ -1,1 +1,1 @@
-"""The demo's database: an embedded PostgreSQL, its schema, and the way of the producer's events into it."""
+"""The demo's database: an embedded PostgreSQL, its schema, and the producer's sink for it."""

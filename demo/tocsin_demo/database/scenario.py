@@ -1,8 +1,8 @@
-"""What the demo plays, chosen so that a person who watches sees everything soon.
+"""The demo's events, chosen so that everything happens soon.
 
-A spike after three seconds fires for one organization and is over when the window has passed it, at fifteen. Every 25
-seconds another follows: C, A, D, B, D and so on. Both auction rules catch something in the first half minute. Between
-spikes no organization comes above its threshold. All of this follows from the seed, and a test holds it.
+A spike after three seconds fires for one organization and resolves when the window has passed, at fifteen. Every 25
+seconds another follows: C, A, D, B, D and so on. Both auction rules match a bid in the first half minute. Between
+spikes no organization exceeds its threshold. All of this follows from the seed; a test checks it.
 """
 
 from datetime import timedelta

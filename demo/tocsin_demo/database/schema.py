@@ -7,8 +7,7 @@ import psycopg
 
 
 def apply(conninfo: str, *, deployment_window: timedelta | None = None, bid_window: timedelta | None = None) -> None:
-    """Bring the database to the state that the files describe, in one transaction. What is there stays, rules that were
-    changed included.
+    """Create what the files describe, in one transaction. Existing rows stay, also changed rules.
 
     Args:
         deployment_window: how far back `dim_deployments` looks; None leaves it (two minutes at first).

@@ -59,7 +59,7 @@ async def start(processes: Processes) -> Server:
     installation = _installation()
     initialized = await _initialize(processes, installation)
     if initialized.status and account():
-        # `nobody` cannot read an installation below a private directory: give it a copy.
+        # The unprivileged account cannot read an installation in a private directory: give it a copy.
         installation = _copied(installation, processes.directory / "programs")
         shutil.rmtree(processes.directory / "data", ignore_errors=True)
         initialized = await _initialize(processes, installation)

@@ -1,4 +1,4 @@
-"""The producer's events into the demo's tables."""
+"""Writes the producer's events into the demo's tables."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tocsin_demo.database.decoding import COLUMNS, RejectedError, Row, decode, s
 from tocsin_producer.errors import SinkError
 
 KEEP = "1 hour"
-"""How long facts are kept: far longer than any window looks back."""
+"""How long facts are kept: far longer than any window."""
 
 _BATCH = 1000
 _PRUNE_EVERY = 500  # flushes
@@ -20,11 +20,11 @@ _REJECTED = ("topic", "reason", "sample")
 
 
 class DatabaseWriter:
-    """A `tocsin_producer.sinks.Sink`: collects events and writes them with COPY, one transaction per flush, so that a
-    spike appears whole and wakes its listeners once. What cannot be read goes to `rejected_events`.
+    """A `tocsin_producer.sinks.Sink`: writes events with COPY, one transaction per flush, so that a spike appears as a
+    whole and notifies listeners once. Events that cannot be read go to `rejected_events`.
 
     Args:
-        clock: tells when an event comes, in epoch seconds.
+        clock: the time of arrival of an event, in epoch seconds.
 
     Raises:
         SinkError: the database does not answer.
@@ -101,4 +101,4 @@ class DatabaseWriter:
 
 
 def _gone(error: psycopg.Error) -> SinkError:
-    return SinkError(f"the demo's database does not take events: {' '.join(str(error).split())}")
+    return SinkError(f"the demo's database does not accept events: {' '.join(str(error).split())}")

@@ -19,7 +19,7 @@ _END_TIMEOUT = 10.0
 _LONGEST_PATH = 80
 """Of the directory: macOS allows 103 characters for the path of a socket, and PostgreSQL has one in there."""
 _REGISTERED = 'echo "$$ $0" >&0; exec "$@" </dev/null'
-"""A process tells the reaper its pid before it becomes the program. Its standard input is the pipe to the reaper."""
+"""A process sends its pid to the reaper before it becomes the program. Its standard input is the pipe to the reaper."""
 
 
 class Process:

@@ -1,4 +1,4 @@
--- Facts: what happened, as it came in. The same names and columns as in Materialize, where a Kafka source fills them.
+-- Facts: the events as received. Names and columns are those in Materialize, where a Kafka source fills them.
 
 CREATE SCHEMA IF NOT EXISTS demo;
 
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS demo.winning_bids (
 );
 CREATE INDEX IF NOT EXISTS winning_bids_bid_at ON demo.winning_bids (bid_at);
 
--- What could not be read stands aside: the views go on, and somebody can look.
+-- Events that could not be read, with the reason.
 CREATE TABLE IF NOT EXISTS demo.rejected_events (
     rejected_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     topic       text        NOT NULL,

@@ -1,5 +1,4 @@
--- Rules are rows: changed by UPDATE while everything runs, and felt at once. Each table is seeded when it is first made
--- and left alone after that.
+-- Rules are rows: an UPDATE takes effect at once. Each table gets its first rows when it is created, and never again.
 
 CREATE TABLE IF NOT EXISTS demo.settings (
     name text     PRIMARY KEY CHECK (name IN ('deployment_window', 'bid_window')),

@@ -1,7 +1,7 @@
--- Views: what is so now. A row is there while its condition holds, and gone when it does not.
+-- Views: what is true now. A row exists while its condition holds.
 
--- A sliding window: an event counts from its own time until the window has passed over it. What is dated in the future
--- waits; what comes too late never counts.
+-- A sliding window: an event counts from its own time until the window has passed. An event dated in the future waits for
+-- its time; an event that comes too late never counts.
 CREATE OR REPLACE VIEW demo.dim_deployments AS
 SELECT organization,
        deployment_type,
@@ -13,8 +13,8 @@ WHERE event_at <= now()
   AND event_at > now() - (SELECT span FROM demo.settings WHERE name = 'deployment_window')
 GROUP BY organization, deployment_type;
 
--- One row per organization, whatever its types of deployment. Customers may be added up over the types because each
--- keeps to one.
+-- One row per organization over all its deployment types. Customers can be summed over the types because each customer
+-- has one type.
 CREATE OR REPLACE VIEW demo.organization_alert AS
 SELECT text 'deployment_spike'       AS alert_name,
        d.organization,
@@ -28,7 +28,7 @@ GROUP BY d.organization, o.severity, o.owner, o.threshold
 HAVING sum(d.deployment_cnt) > o.threshold;
 COMMENT ON VIEW demo.organization_alert IS 'One row per organization with a deployment spike now';
 
--- One row per rule and winning bid that it catches.
+-- One row per rule and winning bid that it matches.
 CREATE OR REPLACE VIEW demo.active_alerts AS
 SELECT r.alert_name, b.auction_id, b.item_name, b.price, b.bidder, r.severity
 FROM demo.auction_alerts AS r
@@ -40,4 +40,4 @@ CROSS JOIN LATERAL (
       AND bid_at <= now()
       AND bid_at > now() - (SELECT span FROM demo.settings WHERE name = 'bid_window')
 ) AS b;
-COMMENT ON VIEW demo.active_alerts IS 'Winning bids that a rule of auction_alerts catches now';
+COMMENT ON VIEW demo.active_alerts IS 'Winning bids that match a rule of auction_alerts now';

@@ -1,5 +1,5 @@
--- Whoever listens need not wait for its next reading: each statement that may change a view wakes the channel of the
--- view's name. Once per statement, not per row; and PostgreSQL delivers equal notifications of a transaction once.
+-- Each statement that may change a view notifies the channel of the view's name, so that a listener queries at once. Once
+-- per statement, not per row; PostgreSQL delivers equal notifications of a transaction once.
 
 CREATE OR REPLACE FUNCTION demo.notify_channels() RETURNS trigger
 LANGUAGE plpgsql AS $$

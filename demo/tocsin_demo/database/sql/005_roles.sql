@@ -1,4 +1,4 @@
--- The role that Tocsin logs in as: it reads the alert views and nothing else.
+-- The role that Tocsin logs in as: it can read the alert views and nothing else.
 
 DO $$
 BEGIN
