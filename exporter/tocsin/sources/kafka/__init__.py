@@ -4,19 +4,14 @@ Reading order: `settings`, `records` (a record as an event or a row), `consuming
 `positions` (how far topics are read, in the ledger), `events`, `state`.
 """
 
-from typing import TYPE_CHECKING
-
 from tocsin.errors import needing
+from tocsin.sources.base import EventSource, Source
 from tocsin.sources.kafka.settings import Config
-
-if TYPE_CHECKING:
-    from tocsin.sources.kafka.events import KafkaEvents
-    from tocsin.sources.kafka.state import KafkaState
 
 __all__ = ["Config", "build"]
 
 
-def build(name: str, config: Config) -> "KafkaEvents | KafkaState":
+def build(name: str, config: Config) -> Source | EventSource:
     """Build the source; connects to nothing yet. Raises ConfigError when the library is not installed."""
     with needing("kafka", f"sources.{name}"):
         from tocsin.sources.kafka.events import KafkaEvents

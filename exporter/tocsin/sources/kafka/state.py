@@ -40,7 +40,13 @@ class KafkaState:
         self._now = now
 
     @asynccontextmanager
-    async def open(self, subject: Subject, *, resume: int | None) -> AsyncIterator[Stream]:
+    async def open(
+        self,
+        subject: Subject,
+        *,
+        resume: int | None,
+        checked: Callable[[str], None] = lambda _: None,  # noqa: ARG002 - a topic is known by its id
+    ) -> AsyncIterator[Stream]:
         async with self._read(subject, resume) as table:
             yield table
 
