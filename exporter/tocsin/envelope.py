@@ -1,5 +1,4 @@
-"""The envelope: what a notification says, as JSON. Every channel sends it, whole or in parts; `docs/envelope.md`
-describes it."""
+"""The envelope: a notification as JSON. Every channel sends it, or parts of it; `docs/envelope.md` describes it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ Status: TypeAlias = Literal["fired", "updated", "resolved", "repeated", "event"]
 
 
 class Envelope(TypedDict):
-    """One notification; every value is ready for JSON. `ENVELOPE_SCHEMA` says what each key means."""
+    """One notification; every value is ready for JSON. `ENVELOPE_SCHEMA` describes each key."""
 
     id: str
     alert: str
@@ -45,33 +44,33 @@ ENVELOPE_SCHEMA: Mapping[str, Any] = {
         "id": {
             "type": "string",
             "pattern": "^[A-Za-z0-9_-]+$",
-            "description": "The notification's identity. What is sent again has the same id: an idempotency key.",
+            "description": "The notification's identity, the same when it is sent again: an idempotency key.",
         },
         "alert": {"type": "string", "description": "The alert's name in the configuration."},
         "status": {
             "enum": ["fired", "updated", "resolved", "repeated", "event"],
-            "description": "What happened; `repeated` tells of a row that still fires, `event` of one that never does.",
+            "description": "What happened. `repeated`: the row still fires. `event`: it happened once.",
         },
         "fingerprint": {
             "type": "string",
-            "description": "The identity of what fires: the alert and its key. With `started_at`, of one episode.",
+            "description": "The identity of the alert and its key; with `started_at`, of one episode.",
         },
         "started_at": _TIME | {"description": "When the episode began, in the source's time: UTC, in milliseconds."},
         "at": _TIME | {"description": "When this happened, in the source's time: UTC, in milliseconds."},
-        "labels": _TEXTS | {"description": "The labels, as on the gauge. One whose column is NULL is left out."},
+        "labels": _TEXTS | {"description": "The labels, as on the gauge. A label whose column is NULL is omitted."},
         "value": {
             "anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}, {"type": "null"}],
             "description": "The value, as on the gauge. null: there is no value column, or it is NULL.",
         },
-        "row": {"type": "object", "description": "The row by column name; of what resolved, the last one seen."},
-        "previous": {"type": ["object", "null"], "description": "The row before; of `updated` only."},
+        "row": {"type": "object", "description": "The row by column name; for `resolved`, the last one seen."},
+        "previous": {"type": ["object", "null"], "description": "The row before; for `updated` only."},
         "annotations": _TEXTS | {"description": "The alert's annotations, rendered."},
         "merged": {
             "type": "array",
             "items": {"$ref": "#"},
             "minItems": 2,
-            "description": "Only where `interval` merged several: the envelopes of all, oldest first. The other keys "
-            "are then those of the newest of the most urgent (fired, event, updated, repeated, resolved), but for "
+            "description": "Only if `interval` merged several: the envelopes of all, oldest first. The other keys "
+            "are then those of the newest of the most urgent (fired, event, updated, repeated, resolved), except "
             "`id`, which is that of the oldest.",
         },
     },
@@ -81,21 +80,23 @@ ENVELOPE_SCHEMA: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """How rows of an alert become envelopes: `labels` pairs names of labels and columns, `value` names the value
-    column."""
+    """How rows of an alert become envelopes."""
 
     labels: tuple[tuple[str, str], ...] = ()
+    """(label name, column)."""
     static_labels: tuple[tuple[str, str], ...] = ()
+    """(label name, value)."""
     value: str | None = None
+    """The value column."""
     annotations: Mapping[str, Template] = field(default_factory=dict)
 
 
 def build(transition: Transition, id_: str, view: View) -> Envelope:
     """The envelope of a transition, under the notification's id.
 
-    Never raises. The row may have other columns than the view speaks of (a definition changed while it waited): what
-    it lacks is left out. An annotation that fails to render says `<error: ...>`: a slip in a template costs its own
-    text, not the notification.
+    Never raises. The row may have other columns than the view (the definition changed while it was pending): those that
+    it lacks are omitted. An annotation that fails to render becomes `<error: ...>`: a mistake in a template costs its
+    own text, not the notification.
     """
     texts = _texts(transition.columns, transition.row)
     row = _typed(transition.columns, transition.row)
@@ -116,9 +117,9 @@ def build(transition: Transition, id_: str, view: View) -> Envelope:
 
 
 def merged(envelopes: Sequence[Envelope]) -> Envelope:
-    """The envelope of several notifications in one message, which stand in it oldest first; a single one is itself.
+    """The envelope of several notifications in one message, oldest first; a single one is itself.
 
-    Its keys are those of the newest among the most urgent, so that a message in which anything fired says `fired`; its
+    Its keys are those of the newest among the most urgent, so that a message in which anything fired is `fired`. Its
     `id` is that of the oldest.
     """
     if len(envelopes) == 1:
@@ -133,23 +134,23 @@ _URGENCY: Mapping[Status, int] = {"resolved": 0, "repeated": 1, "updated": 2, "e
 
 
 def scope(envelope: Envelope) -> Mapping[str, object]:
-    """What a channel's template sees: the keys of the envelope; `merged` always, with at least the one."""
+    """The variables of a channel's template: the keys of the envelope, always with `merged`."""
     return envelope if "merged" in envelope else {**envelope, "merged": [envelope]}
 
 
 def variables(transition: Transition, id_: str, view: View) -> dict[str, object]:
-    """What a template sees: the keys of the envelope, with times and the columns in `row`, `previous` and `labels` as
-    Python values."""
+    """The variables of a template in Python: the keys of the envelope, with times and the columns in `row`, `previous`
+    and `labels` as Python values."""
     scope = _scope(transition, id_, view, _typed(transition.columns, transition.row))
     return {**scope, "annotations": _annotations(scope, view)}
 
 
 CONDITION_VARIABLES = frozenset({"alert", "fingerprint", "started_at", "labels", "value", "row"})
-"""What a condition may name: what does not depend on what happened to the row."""
+"""The variables of a condition: those that do not depend on what happened to the row."""
 
 
 def seen(transition: Transition, row: Row, view: View) -> dict[str, object]:
-    """What a condition sees of a row: nothing of what happened to it."""
+    """The variables of a condition for a row."""
     columns = transition.columns
     typed_row, texts = _typed(columns, row), _texts(columns, row)
     return {

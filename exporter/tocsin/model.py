@@ -1,8 +1,7 @@
-"""The words of Tocsin as types. This module imports nothing of ours.
+"""The types that every part of Tocsin shares.
 
-A row travels as the tuple of text fields that the server sent, `None` for NULL, with its columns beside it once per
-alert. Source timestamps are whole milliseconds since the Unix epoch, as Materialize's are; wall-clock times are seconds
-since the epoch.
+A row is the tuple of texts that the server sent, `None` for NULL; its columns are kept beside it once per alert. Source
+timestamps are whole milliseconds since the Unix epoch, as in Materialize. Wall-clock times are seconds since the epoch.
 """
 
 import hashlib
@@ -14,16 +13,18 @@ from typing import Literal, TypeAlias
 
 Row: TypeAlias = tuple[str | None, ...]
 Update: TypeAlias = tuple[int, int, Row]
-"""`(source timestamp in ms, diff, row)`: |diff| copies of the row appeared or went. Diffs beyond one are real."""
+"""`(source timestamp in ms, diff, row)`: |diff| copies of the row appeared or disappeared. Diffs beyond one occur."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a relation: its name, and its type as the server's type number and modifier (-1: none)."""
+    """A column of a relation."""
 
     name: str
     oid: int
+    """The server's type number."""
     typmod: int = -1
+    """The server's type modifier; -1: none."""
 
 
 Columns: TypeAlias = tuple[Column, ...]
@@ -33,65 +34,65 @@ OnDuplicate: TypeAlias = Literal["max", "sum", "min", "first"]
 
 
 class Kind(StrEnum):
-    """What happened to a key. `repeated` is no transition: it tells of one that still fires, after `repeat_interval`.
-    `event`: something happened once, and neither fires nor resolves."""
+    """What happened to a key."""
 
     FIRED = "fired"
     UPDATED = "updated"
     RESOLVED = "resolved"
     REPEATED = "repeated"
+    """It still fires, after `repeat_interval`. Not a transition."""
     EVENT = "event"
+    """Something happened once, and neither fires nor resolves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The updates of one closed span of source time, sorted by timestamp.
-
-    `frontier`: everything strictly before it is in this batch or was in an earlier one; `None` where the source has no
-    time of its own to resume from (a constant view). `snapshot`: the as-of, if the updates at that timestamp are the
-    whole content of the relation at it and not a change of what went before. `polled`: the snapshot is an ordinary
-    reading of a source that keeps no history, so that a distance to the last frontier is no loss. `note`: what does not
-    work although the rows come, as a sentence; empty for nothing.
-    """
+    """The updates of one closed span of source time, sorted by timestamp."""
 
     updates: Sequence[Update]
     frontier: int | None
+    """Everything strictly before it is in this batch or in an earlier one; None where the source has no time of its
+    own to resume from (a constant view)."""
     snapshot: int | None = None
+    """The as-of, if the updates at that timestamp are the whole content of the relation and not a change of it."""
     polled: bool = False
+    """The snapshot is a regular poll of a source without history, so its distance to the last frontier is not a gap."""
     note: str = ""
+    """What of the source does not work although rows arrive; empty for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened, from a source whose rows never retract.
-
-    `name` tells which alerts take it (a topic, a type, a name column). `id` is its identity within the source, the same
-    each time the source delivers it. `at`: its own time where it has one, else when it was received, in milliseconds.
-    """
+    """One thing that happened, from a source whose rows never retract."""
 
     name: str
+    """Decides which alerts take it: a topic, a type, or the value of a name column."""
     id: str
+    """Its identity within the source, the same each time the source delivers it."""
     at: int
+    """Milliseconds: its own time where it has one, else when it was received."""
     columns: Columns
     row: Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """One key fired, was updated or resolved (or still fires: `repeated`) at one source timestamp; or an event.
+    """One key fired, was updated, was resolved or still fires, at one source timestamp; or an event.
 
-    `row` is the row at that moment, for `resolved` the last one seen; `previous` the row before, for `updated` only.
-    An episode is `fingerprint` + `started_at`. The fingerprint of an event is its identity: each has its own.
+    An episode is `fingerprint` + `started_at`.
     """
 
     alert: str
     fingerprint: str
+    """Identity of the key; of an event, of the event."""
     kind: Kind
     started_at: int
     at: int
     columns: Columns
     row: Row
+    """The row at that moment; for `resolved` the last one seen."""
     previous: Row | None = None
+    """The row before; for `updated` only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +137,10 @@ def fingerprint(alert: str, key: Sequence[str | None]) -> str:
 
 
 def notification_id(transition: Transition, channel: str) -> str:
-    """The identity of a notification, which receivers use as idempotency key: derived from what it tells, nothing else.
+    """The identity of a notification, used by receivers as idempotency key: derived from its content and nothing else.
 
-    32 hexadecimal digits: no receiver needs to quote them (Novu's SDK does not quote ids in paths). Times say nothing
-    of an event: one without a time of its own is given another each time it is delivered.
+    32 hexadecimal digits, which need no quoting (Novu's SDK does not quote ids in paths). The times of an event do not
+    count: an event without a time of its own has another one each time it is delivered.
     """
     of = transition
     started_at, at = (0, 0) if of.kind is Kind.EVENT else (of.started_at, of.at)

@@ -1,7 +1,7 @@
-"""What the sources and the channel for PostgreSQL share: how to reach a server, and names as SQL writes them.
+"""What the sources and the channel for PostgreSQL have in common: how to reach a server, and names as SQL writes them.
 
-Connection strings are composed by psycopg, never by formatting. psycopg is imported where it is used, so that a
-configuration can be checked without it.
+psycopg composes the connection strings. It is imported where it is used, so that a configuration can be checked without
+it.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from tocsin.postgres_session import set_config
-from tocsin.settings import Duration, Secret, Settings
+from tocsin.settings import Duration, Secret, Settings, invalid
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def _positive(value: float) -> float:
     if value <= 0:
-        raise ValueError("must be longer than 0")
+        raise invalid("positive", "must be longer than 0")
     return value
 
 
@@ -35,10 +35,10 @@ Positive = Annotated[Duration, AfterValidator(_positive)]
 """A duration longer than zero."""
 
 Text = Annotated[str, AfterValidator(_filled), Field(json_schema_extra={"minLength": 1})]
-"""Text that is not empty and that libpq can take."""
+"""Text that is not empty and that libpq accepts."""
 
 MAX_NAME = 63
-"""Bytes. PostgreSQL cuts longer names off in some places and refuses them in others."""
+"""Bytes. PostgreSQL truncates longer names in some places and refuses them in others."""
 
 
 def _short(value: str) -> str:
@@ -54,7 +54,7 @@ def _relation_name(value: str) -> str:
 
 
 Name = Annotated[Text, AfterValidator(_short)]
-"""The name of a column, or of a channel of NOTIFY, letter for letter: it is quoted wherever it is used."""
+"""The exact name of a column, or of a channel of NOTIFY: it is quoted wherever it is used."""
 
 RelationName = Annotated[Text, AfterValidator(_relation_name)]
 """A relation's name as SQL writes it; see `relation`."""
@@ -66,16 +66,15 @@ _STARTUP_OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=")
 
 
 class Server(Settings):
-    """How to reach a server that speaks PostgreSQL's protocol. Either `dsn`, or `host` and `user` with what goes with
-    them."""
+    """How to reach a server that speaks PostgreSQL's protocol: `dsn`, or `host` and `user` and related settings."""
 
     model_config = ConfigDict(
         json_schema_extra={"anyOf": [{"required": ["host", "user"]}, {"required": ["dsn"]}, {"required": ["dsn_file"]}]}
     )
     secrets: ClassVar[tuple[str, ...]] = ("password", "dsn")
     output: ClassVar[Mapping[str, str]] = {}
-    """Settings of the session that this kind of server needs beside the configured ones, which override them. A server
-    that does not know one of them is used without it."""
+    """Session settings that this kind of server needs unless they are configured. A server that does not know one is
+    used without it."""
 
     dsn: Secret | None = None
     """A whole connection string (`postgresql://user:password@host:6875/database` or `host=... user=...`) instead of
@@ -87,7 +86,7 @@ class Server(Settings):
     port: Annotated[int, Field(ge=1, le=65535)] = 5432
     """TCP port."""
     user: Text | None = None
-    """Role to log in as. Required without `dsn`. Grant it what it needs here and nothing else."""
+    """Role to log in as. Required without `dsn`. Grant it no more than it needs."""
     password: Secret | None = None
     """Password of the role."""
     password_file: Path | None = None
@@ -95,7 +94,7 @@ class Server(Settings):
     database: Text = "postgres"
     """Database to connect to."""
     sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
-    """TLS, in libpq's words. Only `verify-full` makes sure that the server is the one that is meant."""
+    """TLS mode of libpq. Only `verify-full` verifies that it is the right server."""
     sslrootcert: Text | None = None
     """File with the certificates to trust, or `system` for those of the operating system."""
     sslcert: Text | None = None
@@ -105,20 +104,19 @@ class Server(Settings):
     options: dict[str, Text] = Field(default_factory=dict)
     """Further session settings by name, set at the login. Sources read values with `TimeZone: UTC`, `DateStyle: ISO`,
     `IntervalStyle: postgres`, `bytea_output: hex`, `extra_float_digits: 1`, `xmlbinary: base64` and
-    `quote_all_identifiers: off`, whatever the defaults of the role, the database or the server are: set another one
-    here only."""
+    `quote_all_identifiers: off`, whatever the defaults of the role, the database or the server are. Set
+    other values here."""
     connect_timeout: Positive = 10.0
-    """How long one attempt to connect, or a short question to the server, may take."""
+    """How long one attempt to connect, or a short query, may take."""
     keepalives_idle: Positive = 15.0
-    """After how much silence TCP asks whether the other side is still there. Three unanswered questions, a third of
-    this apart, end the connection."""
+    """Silence after which TCP probes the connection. Three unanswered probes, a third of this apart, end it."""
 
     @field_validator("options")
     @classmethod
     def _setting_names(cls, options: dict[str, str]) -> dict[str, str]:
         for name in options:
             if not _SETTING.fullmatch(name):
-                raise ValueError(f"{name!r} is not the name of a session setting")
+                raise invalid("name", "{name} is not the name of a session setting", name=repr(name))
         return options
 
     @field_validator("dsn")
@@ -133,11 +131,11 @@ class Server(Settings):
         if self.dsn is not None:
             both = [name for name in _IDENTITY if name in self.model_fields_set]
             if both:
-                raise ValueError(f"give dsn, or {' and '.join(both)}, not both")
+                raise invalid("not_both", "set dsn, or {others}, not both", others=" and ".join(both))
         else:
             missing = [name for name in ("host", "user") if getattr(self, name) is None]
             if missing:
-                raise ValueError(f"give {' and '.join(missing)}, or dsn")
+                raise invalid("needs", "set {missing}, or dsn", missing=" and ".join(missing))
         return self
 
     @property
@@ -151,23 +149,23 @@ class Server(Settings):
 
     @property
     def role(self) -> str | None:
-        """The role that logs in, where it is named."""
+        """The role that logs in, if it is named."""
         return self._target().get("user")
 
     @property
     def dsn_password(self) -> str | None:
-        """The password in `dsn`, if there is one: what must not be said."""
+        """The password in `dsn`, if there is one, which must not be shown."""
         return None if self.dsn is None else self._target().get("password")
 
     def conninfo(self, **extra: str) -> str:
-        """The connection string for libpq, `extra` parameters laid over it. It holds the password: never to be
-        printed."""
+        """The connection string for libpq, overridden by `extra` parameters. It contains the password: do not print
+        it."""
         from psycopg.conninfo import make_conninfo
 
         return make_conninfo(**{**self._parameters(), **extra})
 
     def settings(self) -> "list[sql.Composed]":
-        """Statements that set up a session which reads rows, to be run after the login: the configured settings, and
+        """Statements that set up a session that reads rows, to be run after the login: the configured settings, and
         `output`. A pooler would refuse them in the startup packet."""
         return set_config(self._session(), self.asked_output())
 
@@ -180,7 +178,7 @@ class Server(Settings):
         return []
 
     def configured(self) -> "list[sql.Composed]":
-        """The same for a session which only writes: how the server reads times is as its role's defaults say."""
+        """The same for a session that only writes, where the role's defaults decide how the server reads times."""
         return set_config(self._session(), {})
 
     def asked_output(self) -> dict[str, str]:
@@ -243,7 +241,7 @@ def _parse(dsn: str) -> dict[str, str]:
     except ProgrammingError:
         # libpq's own message repeats parts of the string, which may be the password.
         raise ValueError("not a connection string; write postgresql://user:password@host:port/database") from None
-    # libpq takes any text for a port and stumbles over it when it connects. Several hosts have several, with commas.
+    # libpq accepts any text for a port and fails over it when it connects. Several hosts have several, with commas.
     for port in str(parsed.get("port") or "").split(","):
         if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise ValueError("the port in the connection string is not a number from 1 to 65535")
@@ -251,16 +249,18 @@ def _parse(dsn: str) -> dict[str, str]:
 
 
 def about_login(text: str) -> bool:
-    """Whether the server's words about a connection that failed say that the role or its password is wrong. libpq gives
-    no code for it."""
+    """Whether the server's message about a failed connection says that the role or its password is wrong.
+
+    libpq passes no SQLSTATE of a failed login, so only the server's own text tells.
+    """
     return re.search(r"authentication|password|no pg_hba|login blocked|role .* does not exist", text) is not None
 
 
 def relation(name: str) -> "sql.Identifier":
     """A relation's name as SQL writes it (`schema.view`, `"Mixed Case".view`) as a quoted identifier.
 
-    Unquoted parts are folded to lower case, as PostgreSQL and Materialize do. Raises ValueError for anything that is no
-    name.
+    Unquoted parts are folded to lower case, as PostgreSQL and Materialize do. Raises ValueError for anything
+    else.
     """
     from psycopg import sql
 
@@ -268,11 +268,13 @@ def relation(name: str) -> "sql.Identifier":
 
 
 def name_parts(name: str) -> tuple[str, ...]:
-    """The parts of a relation's name, as they stand in the catalog. Raises ValueError as `relation` does."""
+    """The parts of a relation's name, as in the catalog. Raises ValueError as `relation` does."""
     parts = re.findall(r'"((?:[^"]|"")+)"|([A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)', name)
     written = ".".join(f'"{quoted}"' if quoted else plain for quoted, plain in parts)
     if not parts or written != name or len(parts) > 3:
-        raise ValueError(f'{name!r} is no relation name; write schema.name, with double quotes where needed: "My View"')
+        raise ValueError(
+            f'{name!r} is not a relation name; write schema.name, with double quotes where needed: "My View"'
+        )
     return tuple(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts)
 
 
@@ -285,8 +287,8 @@ def script(steps: "Iterable[sql.Composable]") -> str:
 
 
 def granted(role: str | None, rights: Mapping[str, Sequence[str]]) -> "list[sql.Composed]":
-    """Statements that give a role, made if there is none, its rights on relations and their schemas; none if nobody is
-    named."""
+    """Statements that create a role if it does not exist and grant it rights on relations and their schemas; none
+    without a role."""
     from psycopg import sql
 
     if role is None:
@@ -306,7 +308,7 @@ def granted(role: str | None, rights: Mapping[str, Sequence[str]]) -> "list[sql.
 
 
 def code(body: "sql.Composed") -> "sql.Composable":
-    """The text of a function as SQL quotes it: between dollars where it has none itself, so that people can read it."""
+    """The text of a function, quoted with dollars if it has none itself, so that it is readable."""
     from psycopg import sql
 
     text = body.as_string(None)
@@ -314,5 +316,5 @@ def code(body: "sql.Composed") -> "sql.Composable":
 
 
 def derived_name(of: Sequence[str], suffix: str) -> str:
-    """A name for something that belongs to a relation, short enough for PostgreSQL. Without the relation's schema."""
+    """A name for an object that belongs to a relation, without its schema, short enough for PostgreSQL."""
     return of[-1].encode()[: MAX_NAME - len(suffix)].decode(errors="ignore") + suffix

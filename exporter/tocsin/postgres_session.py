@@ -27,13 +27,13 @@ OUTPUT: Mapping[str, str] = {
     "xmlbinary": "base64",
     "quote_all_identifiers": "off",
 }
-"""Session settings that decide how PostgreSQL writes a value as text, at their defaults. A row is known by its text, so
-a source sets them for itself: the defaults of a role, a database or a server do not change what a row is."""
+"""Session settings that decide how PostgreSQL writes a value as text, at their defaults. A row is identified by its
+text, so a source sets them itself, whatever the defaults of the role, the database or the server are."""
 
 
 def set_config(required: Mapping[str, str], known: Mapping[str, str]) -> "list[sql.Composed]":
-    """One statement that sets session settings, or none. The server refuses a name in `required` that it does not know,
-    and passes over one in `known`."""
+    """One statement that sets session settings, or none. A name that the server does not know is an error in
+    `required`, and ignored in `known`."""
     from psycopg import sql
 
     if not required and not known:
@@ -48,15 +48,17 @@ def set_config(required: Mapping[str, str], known: Mapping[str, str]) -> "list[s
 
 
 async def connected(server: "Server") -> "psycopg.AsyncConnection[tuple[Any, ...]]":
-    """A connection that commits every statement, prepares none, and has the settings of `server`. Raises psycopg.Error
-    without an SQLSTATE, and TimeoutError where the server does not answer within `connect_timeout`."""
+    """A connection that commits every statement, prepares none, and has the settings of `server`.
+
+    Raises psycopg.Error without an SQLSTATE, and TimeoutError if the server does not answer within `connect_timeout`.
+    """
     import psycopg
 
     try:
         connection = await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True, prepare_threshold=None)
     except BaseException as error:
-        # psycopg closes a half-made connection only when its frames go; an error or a cancelled task that is still held
-        # somewhere would keep the socket open.
+        # psycopg closes a half-open connection only when its frames are freed; an error or a cancelled task that is
+        # still referenced would keep the socket open.
         traceback.clear_frames(error.__traceback__)
         raise
     try:
@@ -79,7 +81,7 @@ async def _set_up(connection: "psycopg.AsyncConnection[tuple[Any, ...]]", server
         for statement in server.settings():
             await connection.execute(statement)
     except psycopg.Error as error:
-        # As a refused login, not as a failed statement: what was to be done with the connection is not at fault.
+        # Like a refused login, not like a failed statement: the caller's own statement is not at fault.
         raise psycopg.OperationalError(f"the session settings are refused: {error}") from None
     for statement in server.preferred(reported):
         with contextlib.suppress(psycopg.DatabaseError):
@@ -87,7 +89,7 @@ async def _set_up(connection: "psycopg.AsyncConnection[tuple[Any, ...]]", server
     for name, value in server.asked_output().items():
         now = reported(name)
         if now is not None and now.split(",")[0] != value:
-            log.warning("the server does not take a setting", server=server.display, setting=name, value=now)
+            log.warning("the server does not accept a setting", server=server.display, setting=name, value=now)
 
 
 _UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Universal", "UCT")
@@ -106,8 +108,8 @@ def _inform_of_zone(server: str, zone: str | None) -> None:
 async def within(seconds: float, connection: "psycopg.AsyncConnection[tuple[Any, ...]]", work: Awaitable[T]) -> T:
     """Wait for some work on a connection. Raises TimeoutError.
 
-    When the time is up, or the caller is cancelled, the connection is cut first: psycopg would ask the server to cancel
-    and wait seconds for its answer, and the server may be gone.
+    After a timeout or a cancellation the connection is closed first: psycopg would ask the server to cancel and wait
+    seconds for its answer, and the server may be gone.
     """
     task = asyncio.ensure_future(work)
     try:

@@ -1,7 +1,7 @@
-"""Log lines that come in floods: the first of a kind in full, then how many more there were.
+"""Rate-limited log lines: the first of a kind in full, then how many more there were.
 
-5,000 notifications refused for one reason are two lines, not 5,000. What has not been reported yet is reported by
-`report`, which the running process calls now and then, and by `flush` at the end.
+5,000 notifications refused for one reason are two lines, not 5,000. The process calls `report` now and then, and
+`flush` at the end, to log what has only been counted.
 """
 
 import threading
@@ -15,16 +15,17 @@ EVERY = 60.0
 """Seconds between two lines of one kind."""
 
 _MOST_KINDS = 100
-"""Kinds that are kept apart; what comes beyond them is one kind."""
+"""Kinds that are counted separately; any further ones are counted as one."""
 
 
 @dataclass(slots=True)
 class _Kind:
-    """`since`: when the last line was logged. `count`: how many came since, of which `fields` is the latest."""
-
     since: float
+    """When the last line was logged."""
     count: int = 0
+    """How many came since."""
     fields: dict[str, Any] = field(default_factory=dict)
+    """Those of the latest."""
 
 
 class Repeats:
@@ -49,8 +50,8 @@ class Repeats:
         _ALL.add(self)
 
     def add(self, *kind: str, **fields: Any) -> None:
-        """Log the line, or count it where one of this kind was logged a short while ago. A line that is for several
-        says so in `repeats`, and has the other fields of the latest."""
+        """Log the line, or only count it if one of this kind was logged recently. A line for several has their number
+        in `repeats`, and the other fields of the latest."""
         now = self._monotonic()
         with self._lock:
             if kind not in self._kinds and len(self._kinds) >= _MOST_KINDS:
@@ -67,7 +68,7 @@ class Repeats:
                 self._repeat(known, now)
 
     def report(self) -> None:
-        """Log what has been counted for long enough. A kind of which nothing came meanwhile begins again."""
+        """Log what has been counted for long enough. A kind with nothing to log starts over."""
         now = self._monotonic()
         with self._lock:
             for name, kind in list(self._kinds.items()):
@@ -79,7 +80,7 @@ class Repeats:
                     del self._kinds[name]
 
     def flush(self) -> None:
-        """Log what has been counted, now. What comes next is the first of its kind."""
+        """Log what has been counted, now, and start over."""
         with self._lock:
             for kind in self._kinds.values():
                 if kind.count:

@@ -330,7 +330,7 @@ async def test_query_can_be_watched(server: Server) -> None:
     "name", ["", "a.b.c.d", 'a"b', '"', '""', "a;b", "1a", "a b", "a.", ".a", 'a."b', "a--", "a(1)"]
 )
 def test_invalid_relation_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="is no relation name"):
+    with pytest.raises(ValueError, match="is not a relation name"):
         relation(name)
 
 

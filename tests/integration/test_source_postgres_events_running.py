@@ -288,5 +288,5 @@ async def test_environment_counts_only_where_the_file_names_it(database: Databas
     assert await database.run("SELECT name FROM shop.orders") == [("x",)]
     status, _, errors = await command(tmp_path, "check", EVENTS_TABLE="shop.")
     assert status == 1
-    assert "sources.shop.table: ${EVENTS_TABLE:-events} is no relation name; write schema.name" in errors
+    assert "sources.shop.table: ${EVENTS_TABLE:-events} is not a relation name; write schema.name" in errors
     assert json.loads((await command(tmp_path, "check", "--json", EVENTS_TABLE="a;b"))[1])["problems"]

@@ -220,8 +220,8 @@ async def test_describe_and_sample_of_an_event(database: Database) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"table": "a;b"}, "is no relation name"),
-        ({"table": "a.b.c.d"}, "is no relation name"),
+        ({"table": "a;b"}, "is not a relation name"),
+        ({"table": "a.b.c.d"}, "is not a relation name"),
         ({"table": "x" * 64}, "longer than 63 bytes"),
         ({"channel": "é" * 32}, "longer than 63 bytes"),
         ({"channel": ""}, "must not be empty"),

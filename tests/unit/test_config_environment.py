@@ -134,7 +134,7 @@ def test_what_is_no_name_is_refused_instead_of_run() -> None:
     assert problems(MTZ_ALERT_PAYLOAD="coalesce(a,b)", MTZ_ALERT_VIEW="v; DROP TABLE v") == [
         "environment: MTZ_ALERT_PAYLOAD: 'coalesce(a' is no column name; expressions belong into the view",
         "environment: MTZ_ALERT_PAYLOAD: 'b)' is no column name; expressions belong into the view",
-        "environment: MTZ_ALERT_VIEW: 'v; DROP TABLE v' is no relation name; write schema.name, with double quotes where "
+        "environment: MTZ_ALERT_VIEW: 'v; DROP TABLE v' is not a relation name; write schema.name, with double quotes where "
         'needed: "My View"',
     ]
 

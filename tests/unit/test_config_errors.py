@@ -81,9 +81,9 @@ BAD_SOURCES = [
     ("type: postgrs, host: h", "sources.db.type: there is no type 'postgrs'; did you mean postgres?"),
     ("host: h, user: u", f"sources.db.type: is required: one of {KNOWN}"),
     ("type: 5", f"sources.db.type: must be one of {KNOWN}, not a number"),
-    ("type: postgres, user: u", "sources.db: give host, or dsn"),
-    ("type: postgres", "sources.db: give host and user, or dsn"),
-    ("type: postgres, dsn: 'host=h', host: h", "sources.db: give dsn, or host, not both"),
+    ("type: postgres, user: u", "sources.db: set host, or dsn"),
+    ("type: postgres", "sources.db: set host and user, or dsn"),
+    ("type: postgres, dsn: 'host=h', host: h", "sources.db: set dsn, or host, not both"),
     (
         "type: postgres, dsn: 'hunter2 hunter3'",
         "sources.db.dsn: not a connection string; write postgresql://user:password@host:port/database",
@@ -115,7 +115,7 @@ BAD_SOURCES = [
     ),
     (
         "type: postgres, host: h, user: u, stale_after: 1s",
-        "sources.db: stale_after is shorter than progress_timeout: series would go while the source still counts as live",
+        "sources.db: stale_after is shorter than progress_timeout: series would be withdrawn while the source counts as up",
     ),
     (
         "type: postgres, host: h, user: u, interval: 1h",

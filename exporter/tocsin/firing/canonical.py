@@ -1,18 +1,18 @@
-"""One text for one value, whatever wrote it. Pure; nothing here ever raises over a value.
+"""Canonical texts: one text per value, whatever wrote it. Pure; nothing here ever raises over a value.
 
-A row is known by its text, and the text of some types depends on the session or the version that writes it. Tocsin's
-own sessions are set up alike (`tocsin.postgres_session.OUTPUT`). Two differences are left for `Respelling`: Materialize
-writes `1 month` in one version and `1 mon` in another, and a ledger may hold rows that were written in a session with
-other settings. The one text of each type is what PostgreSQL writes with its default settings, in UTC:
+A row is identified by its text, and the text of some types depends on the session or the version that writes it. All
+sessions of Tocsin have the same settings (`tocsin.postgres_session.OUTPUT`). Two differences remain: Materialize writes
+`1 month` in one version and `1 mon` in another, and a ledger may contain rows that were written in a session with other
+settings. The canonical text of each type is what PostgreSQL writes with its default settings, in UTC:
 
-| type | other texts | the one text |
+| type | other texts | canonical text |
 | --- | --- | --- |
 | interval | `1 month -1 day`, `P1M-1D`, `@ 1 mon -1 days`, `+0-1 -1 +0:00:00` | `1 mon -1 days` |
 | timestamptz | `2026-01-02 04:04:05+01` | `2026-01-02 03:04:05+00` |
 | bytea | `a\\\\b\\001` | `\\x615c6201` |
 
-The same holds inside arrays of them, and inside ranges of timestamptz. Texts of a `DateStyle` other than ISO, and
-values inside records, lists, maps and JSON stay as they are: nothing in them says what is a time and what is text.
+The same applies inside arrays of them, and inside ranges of timestamptz. Texts of a `DateStyle` other than ISO, and
+values inside records, lists, maps and JSON are left alone: nothing in them tells a time from text.
 """
 
 import functools
@@ -24,11 +24,11 @@ from typing import TypeAlias
 from tocsin.model import Columns, Row, Update
 
 Spelling: TypeAlias = Callable[[str], str]
-"""A text of a type to the one text of the same value; a text that it does not know stays as it is."""
+"""The canonical text of a value; a text that it does not know is left alone."""
 
 
 class Respelling:
-    """Brings rows of certain columns to the one text of each value. False where no column needs it."""
+    """Gives rows of certain columns their canonical texts. False if no column needs it."""
 
     def __init__(self, columns: Columns) -> None:
         self._places = [(place, _SPELLINGS[one.oid]) for place, one in enumerate(columns) if one.oid in _SPELLINGS]
@@ -37,7 +37,7 @@ class Respelling:
         return bool(self._places)
 
     def row(self, row: Row) -> Row:
-        """The row itself where nothing is to be changed."""
+        """The row with canonical texts; the same object if nothing changes."""
         changed: list[str | None] | None = None
         for place, spell in self._places:
             text = row[place]
@@ -59,10 +59,10 @@ class Respelling:
 _PLAIN = re.compile(
     r"(?:\d+ years?(?: |\Z))?(?:\d+ mons?(?: |\Z))?(?:\d+ days?(?: |\Z))?(?:\d\d+:\d\d:\d\d(?:\.\d+)?)?"
 )
-"""What most intervals are: the one text already."""
+"""What most intervals are: canonical already."""
 
 _LONGEST = 100
-"""Characters. An interval has fewer, and Python refuses to count with numbers of thousands of digits."""
+"""Characters. An interval has fewer, and Python refuses to convert numbers of thousands of digits."""
 
 _TIME = r"(?P<sign>[-+]?)(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d)(?P<fraction>\.\d+)?"
 _POSTGRES = re.compile(

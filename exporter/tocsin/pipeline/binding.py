@@ -1,4 +1,4 @@
-"""An alert's configuration bound to the columns that its relation really has."""
+"""An alert's configuration, bound to the columns of its relation."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from tocsin.model import Columns, Row
 
 
 def definition(alert: RowAlert) -> str:
-    """What makes stored rows comparable with those of the source, as text: where they come from and what identifies
-    one."""
+    """The origin and the key of the rows, as text: stored rows can be compared only with those of the same
+    definition."""
     parts = {
         "source": alert.source,
         "relation": alert.subject.relation,
@@ -27,7 +27,7 @@ def definition(alert: RowAlert) -> str:
 
 
 def same_key(stored: str, current: str) -> bool:
-    """Whether two definitions identify a firing by the same columns, so that one can be compared with the other."""
+    """Whether two definitions identify a firing by the same columns."""
     return bool(json.loads(stored)["key"] == json.loads(current)["key"])
 
 
@@ -63,7 +63,7 @@ def gauge_spec(alert: RowAlert, columns: Columns) -> GaugeSpec:
 
 
 def rebound(firings: Sequence[Firing], old: Columns, new: Columns) -> list[Firing]:
-    """Stored firings as rows of today's columns: by name, with NULL for columns that are new."""
+    """Firings with rows of other columns: matched by name, NULL for columns that are new."""
     if old == new or [column.name for column in old] == [column.name for column in new]:
         return list(firings)
     where = {column.name: number for number, column in enumerate(old)}
@@ -86,8 +86,8 @@ def rebound(firings: Sequence[Firing], old: Columns, new: Columns) -> list[Firin
 
 
 def respelled(firings: Sequence[Firing], rule: Rule) -> tuple[list[Firing], list[Firing]]:
-    """Stored firings with the one text of each value, and those that end by it: two keys that differed in nothing but
-    how the server wrote them are one key. Of these the one that is in the view stays, else the last one."""
+    """Firings with canonical texts, and those that end: keys that differ only in how the server wrote them become one
+    key. The one that is in the view stays, else the last one."""
     respelling = Respelling(rule.columns)
     if not respelling:
         return list(firings), []
@@ -116,14 +116,17 @@ def _index(alert: RowAlert, columns: Columns) -> Mapping[str, int]:
         names = [column.name for column in columns]
         doubled = ", ".join(dict.fromkeys(name for name in names if names.count(name) > 1))
         raise SourceError(
-            f"alert {alert.name}: there are several columns {doubled}; give each its own name", SourceReason.SHAPE
+            f"alert {alert.name}: the relation has several columns {doubled}",
+            SourceReason.SHAPE,
+            fix="rename them in the view or query",
         )
     named = [*alert.key, *alert.ignore, *alert.labels.values(), *([alert.value] if alert.value else [])]
     missing = [name for name in dict.fromkeys(named) if name not in index]
     if missing:
         raise SourceError(
-            f"alert {alert.name}: the relation has no column {', '.join(missing)}; it has {', '.join(index)}",
+            f"alert {alert.name}: the relation has no column {', '.join(missing)}",
             SourceReason.SHAPE,
+            fix=f"use one of {', '.join(index)}",
         )
     return index
 

@@ -1,7 +1,7 @@
-"""The columns that an alert names, against those that its events or rows have.
+"""Reports the columns that an alert names and that its events or rows lack.
 
-A document may lack a field that another one has. A field that is there with the value null is a value: NULL. A field
-that is not there is missing: what needs it treats the event as one of its own kind, never as equal to others.
+A document may lack a field that another one has. A field with the value null is NULL, a value. A field that is not
+there is missing: an event that lacks it is never equal to others.
 """
 
 import re
@@ -21,9 +21,9 @@ _SHOWN = 30
 """Names of columns in one line of the log."""
 
 _EFFECTS = {
-    "dedupe_by": "it is sent, and not compared with others",
-    "group_by": "it is sent on its own, and merged with no other",
-    "key": "it is sent in no order with others",
+    "dedupe_by": "it is sent, and is never a duplicate",
+    "group_by": "it is sent on its own",
+    "key": "it is sent without an order",
     "labels": "it has no such label",
     "value": "it has no value",
     "recipients": "it becomes a dead letter unless others are named",
@@ -31,7 +31,7 @@ _EFFECTS = {
     "the channel's key": "it becomes a dead letter",
     "payload": "its payload is sent without it",
 }
-"""What becomes of an event or row without the column, by the setting that names the column."""
+"""What happens to an event or row without the column, by the setting that names the column."""
 
 What: TypeAlias = Literal["event", "row"]
 
@@ -51,7 +51,7 @@ class NamedColumns:
             metrics.missing_column(column)  # so that it is there at zero
 
     def whole(self, events: Sequence[Event]) -> Sequence[Event]:
-        """The events with a column for each nested name (`data.customer`) whose field they have. What they lack is
+        """The events with a column for each nested name (`data.customer`) whose field they have. Missing columns are
         counted and logged."""
         if self._nested:
             events = [with_nested(event, self._nested) for event in events]
@@ -80,7 +80,7 @@ class NamedColumns:
             alert=self._alert,
             column=column,
             named_in=setting,
-            effect=_EFFECTS.get(_kind(setting), "what needs it is left out"),
+            effect=_EFFECTS.get(_kind(setting), "the setting is ignored"),
             columns=[one.name for one in columns[:_SHOWN]],
             so_far=self._counts[column],
         )

@@ -1,4 +1,4 @@
-"""The last transitions, and those to come, for people who look on: the page and `tocsin tail`."""
+"""The latest transitions, and new ones as they come, for the page and `tocsin tail`."""
 
 import asyncio
 from collections import deque
@@ -8,7 +8,7 @@ from tocsin.model import Transition
 
 _RECENT = 200
 _BEHIND = 1_000
-"""Transitions that a slow reader may be behind before it is let go: looking on must never hold up what is looked at."""
+"""Transitions that a slow reader may be behind before it is closed: a reader must never delay the pipeline."""
 
 
 class Feed:
@@ -24,7 +24,7 @@ class Feed:
         return len(self._readers)
 
     def publish(self, transitions: Sequence[Transition]) -> None:
-        """Hand on what has just been committed."""
+        """Pass on what has just been committed."""
         self._recent.extend(transitions)
         for reader in list(self._readers):
             if reader.qsize() + len(transitions) > _BEHIND:

@@ -1,4 +1,4 @@
-"""Where a transition goes: to which channels, in which order, merged with what. Pure."""
+"""Which channels a transition goes to, in which order, merged with what. Pure."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,59 +10,58 @@ from tocsin.templates import Condition, TemplateError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One channel that an alert notifies. `group_by`: names of columns; `order_by`: the columns whose values events
-    are ordered by, none for no order. `interval`: seconds, 0 for "do not merge"."""
+    """One channel that an alert notifies."""
 
     channel: str
     kinds: frozenset[Kind]
     when: str = ""
+    """A condition on rows; empty: all rows."""
     interval: float = 0.0
+    """Seconds within which notifications are merged; 0: they are not."""
     group_by: tuple[str, ...] = ()
+    """Columns whose values separate what is merged."""
     order_by: tuple[str, ...] = ()
+    """Columns whose values separate events that are sent in order; empty: no order."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the address depends on nothing but the kind."""
+        return not (self.when or self.interval or self.order_by)
 
 
 class Router:
     """Addresses the transitions of one alert.
 
-    To a route with `when`, the alert is the view with only the rows for which it holds: a row that changes so that it
-    begins to hold fires there, one that ceases to hold resolves.
+    For a route with `when`, the alert is the view with only the rows for which the condition holds: a row fires there
+    when a change makes the condition true, and resolves when a change makes it false.
     """
 
     def __init__(self, routes: Sequence[Route], view: View, complain: Callable[[str], None]) -> None:
-        """`complain` is told, in words, of a condition that cannot be evaluated."""
+        """`complain` is called with the reason when a condition cannot be evaluated."""
         self._plain = {
-            kind: tuple(Address(channel=route.channel) for route in routes if _is_plain(route) and kind in route.kinds)
+            kind: tuple(Address(channel=route.channel) for route in routes if route.plain and kind in route.kinds)
             for kind in Kind
         }
-        self._particular = [
-            (
-                route,
-                Condition(route.when, place=f"{route.channel}: when", known=CONDITION_VARIABLES)
-                if route.when
-                else None,
-            )
-            for route in routes
-            if not _is_plain(route)
-        ]
+        self._others = [(route, _condition(route)) for route in routes if not route.plain]
         self._view = view
         self._complain = complain
 
     def addressed(self, transitions: Iterable[Transition]) -> list[tuple[Transition, tuple[Address, ...]]]:
-        """Each transition with where it goes. What a condition turns into another kind is another transition."""
-        if not self._particular:
+        """Each transition with its addresses. Where a condition makes it another kind, it is another transition."""
+        if not self._others:
             return [(transition, self._plain[transition.kind]) for transition in transitions]
-        told = []
+        routed = []
         for transition in transitions:
             by_kind: dict[Kind, tuple[Address, ...]] = {transition.kind: self._plain[transition.kind]}
-            for route, condition in self._particular:
+            for route, condition in self._others:
                 kind = transition.kind if condition is None else self._kind(transition, condition)
                 if kind is not None and kind in route.kinds:
                     by_kind[kind] = (*by_kind.get(kind, ()), _address(route, _as(transition, kind)))
-            told += [(_as(transition, kind), addresses) for kind, addresses in by_kind.items()]
-        return told
+            routed += [(_as(transition, kind), addresses) for kind, addresses in by_kind.items()]
+        return routed
 
     def _kind(self, transition: Transition, condition: Condition) -> Kind | None:
-        """What the transition is in the view of the rows for which the condition holds; None if it is not in it."""
+        """The kind of the transition among the rows for which the condition holds; None if it is not among them."""
         holds = self._holds(condition, transition, transition.row)
         if transition.kind is not Kind.UPDATED or transition.previous is None:
             return transition.kind if holds else None
@@ -75,8 +74,8 @@ class Router:
 
 
 def holds(condition: Condition, transition: Transition, row: Row, view: View, complain: Callable[[str], None]) -> bool:
-    """Whether a condition holds for a row. One that cannot be evaluated does, and `complain` is told why: better a
-    notification too many than one too few."""
+    """Whether a condition holds for a row. It does if it cannot be evaluated, which is reported to `complain`: better
+    one notification too many than one too few."""
     try:
         return condition.holds(seen(transition, row, view))
     except TemplateError as error:
@@ -84,8 +83,10 @@ def holds(condition: Condition, transition: Transition, row: Row, view: View, co
         return True
 
 
-def _is_plain(route: Route) -> bool:
-    return not (route.when or route.interval or route.order_by)
+def _condition(route: Route) -> Condition | None:
+    if not route.when:
+        return None
+    return Condition(route.when, place=f"{route.channel}: when", known=CONDITION_VARIABLES)
 
 
 def _as(transition: Transition, kind: Kind) -> Transition:
@@ -97,10 +98,10 @@ def _as(transition: Transition, kind: Kind) -> Transition:
 
 
 def _address(route: Route, transition: Transition) -> Address:
-    """Where a transition goes, by its own row: a `resolved` is merged where its `fired` was.
+    """The address of a transition, by its own row: a `resolved` is merged where its `fired` was.
 
-    Without a column of the group or the order, the transition goes on its own: nothing says that it belongs with
-    others, and a digest may be addressed by what its rows have in common.
+    A row that lacks a column of the group or order is sent on its own: nothing says that it belongs with others, and a
+    digest may be addressed by what its rows have in common.
     """
     if not route.interval and not route.order_by:
         return Address(channel=route.channel)
@@ -112,8 +113,8 @@ def _address(route: Route, transition: Transition) -> Address:
 
 
 def values_of(names: Sequence[str], columns: Columns, row: Row) -> list[str | None] | None:
-    """The texts of some columns of a row, None in place of NULL. None where the row lacks one of the columns: a missing
-    column is not NULL (a document may lack a field)."""
+    """The texts of some columns of a row, None for NULL. None if the row lacks one of the columns: a missing column is
+    not NULL (a document may lack a field)."""
     places = {column.name: place for place, column in enumerate(columns)}
     if any(name not in places for name in names):
         return None

@@ -1,9 +1,9 @@
-"""Where rows come from. A source is one module here: its configuration model, its `build`, and one line in
+"""The contract of sources. A source is one module here: its configuration model, its `build`, and one line in
 `tocsin.registry`.
 
-A state source gives rows that come and go (`Source`), an event source gives things that happened (`EventSource`).
-Reconnecting, backoff and what a gap means are not a source's business (see `tocsin.pipeline.rows` and
-`tocsin.pipeline.events`): it opens a stream, and the stream gives batches until it ends or raises.
+A state source delivers rows that come and go (`Source`), an event source delivers events (`EventSource`). A source only
+opens a stream, and the stream yields batches until it ends or raises. Reconnecting, backoff and gaps are the business
+of `tocsin.pipeline.rows` and `tocsin.pipeline.events`.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,13 +17,15 @@ from tocsin.model import Batch, Columns, Event, Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What to watch. Exactly one is set: a relation by name (`schema.view`, as SQL would write it), a query, a Kafka
-    topic, or the name of the events to take."""
+    """What to watch. Exactly one is set."""
 
     relation: str | None = None
+    """A name as SQL writes it: `schema.view`."""
     query: str | None = None
     topic: str | None = None
+    """A Kafka topic."""
     event: str | None = None
+    """The name of events."""
 
 
 class Stream(Protocol):
@@ -32,14 +34,14 @@ class Stream(Protocol):
     columns: Columns
 
     def batches(self) -> AsyncIterator[Batch]:
-        """Closed batches, the first one always with a snapshot. Raises SourceError; a normal end means nothing more
-        will come."""
+        """Closed batches, the first one always with a snapshot. Raises SourceError. After a normal end nothing more can
+        come."""
         ...
 
 
 class Source(Protocol):
-    """A kind of source, bound to one server's settings. One connection per subscription. All alerts of a source share
-    one object."""
+    """A source of rows, with one server's settings. It opens one connection per subscription. All its alerts share one
+    object."""
 
     def open(
         self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = ...
@@ -59,71 +61,70 @@ class Source(Protocol):
         ...
 
     async def sample(self, subject: Subject) -> Row | None:
-        """One row of it, or None if it has none now: something real to try templates on. Raises SourceError."""
+        """One row to try templates on; None if there is none now. Raises SourceError."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Something a source delivered that cannot become an event. `id` says where it is to be found; `detail` is for
-    people, without the content."""
+    """A message that is not a valid event."""
 
     id: str
+    """Where to find it."""
     reason: RefusedReason
     detail: str
+    """For people, without the content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventBatch:
-    """What an event source delivered at once.
-
-    `position`: partition -> the position to go on from, kept in the ledger together with the batch, for a source whose
-    server does not remember it. `receipt` is the source's own: what it needs to acknowledge the batch.
-
-    `returns`, `near_limit`, `warning`: for a server that drops what was returned to it too often. Highest number of
-    returns of a message, how many messages are near the limit, and what to say of them; 0 and empty if none is.
-    """
+    """What an event source delivered at once."""
 
     events: Sequence[Event]
     refused: Sequence[Refused] = ()
     position: Mapping[str, int] = field(default_factory=dict)
+    """Partition -> position to go on from. Stored in the ledger with the batch, for a server that does not store it."""
     receipt: object = None
+    """What the source itself needs to acknowledge the batch."""
     returns: int = 0
+    """Most returns of a message to a server that drops messages returned too often; 0 if none is near its limit."""
     near_limit: int = 0
+    """How many messages are near that limit."""
     warning: str = ""
+    """What to report about them; empty for nothing."""
 
 
 class EventStream(Protocol):
     """One open subscription to events."""
 
     def batches(self) -> AsyncIterator[EventBatch]:
-        """Batches, each as soon as there is something: never delayed to grow. Raises SourceError.
+        """Batches, each as soon as there is something, never delayed to grow. Raises SourceError.
 
-        Asked for the next one before the last is acknowledged, it may go on, up to a bound of its own, or take the last
-        one back: then that is delivered again. A batch may be empty of events.
+        When the next batch is requested before the last one was acknowledged, the stream may go on, up to a bound of
+        its own, or take the last one back and deliver it again. A batch may have no events.
         """
         ...
 
     async def prepare(self, batch: EventBatch) -> None:
-        """Called before the batch is written to the ledger, and again if that or this failed.
+        """Called before the batch is written to the ledger, and again if either failed.
 
-        A source whose position is in the ledger writes its dead letters here: after the commit, a crash would leave
-        them out. Raises DeadLetterError, and SourceError if the subscription is over.
+        A source whose position is in the ledger writes its dead letters here: after the commit, a crash would lose
+        them. Raises DeadLetterError, and SourceError if the subscription is over.
         """
         ...
 
     async def hold(self) -> bool:
-        """The last batch cannot be made safe now. Keep the subscription alive until it is tried again.
+        """Keep the subscription alive while the last batch cannot be stored.
 
-        Called at the beginning of the pause before each new try, and every few seconds during the pause. Returns
-        whether the batch is still held: it is then tried again as it is. False: the source took it back, and delivers
-        it again through `batches`. Raises SourceError if the subscription is over.
+        Called at the start of the pause before each retry, and every few seconds during the pause. Returns whether the
+        source still holds the batch, which is then tried again. False: the source took it back, and delivers it again
+        through `batches`. Raises SourceError if the subscription is over.
         """
         ...
 
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
-        """The batch is safe in the ledger: the source need not deliver it again. In order, each batch once; after
-        DeadLetterError the same batch again.
+        """The batch is in the ledger: the source need not deliver it again. Called in order, once per batch; after
+        DeadLetterError again for the same batch.
 
         `unmatched`: events of the batch that no alert takes. Raises DeadLetterError, and SourceError if the
         subscription is over.
@@ -136,16 +137,16 @@ class Verifiable(Protocol):
     """A source that can be asked whether it would deliver events."""
 
     async def verify(self, names: Sequence[str]) -> list[str]:
-        """What would keep the events of these names from coming, as sentences without a secret. Asks the server within
-        `connect_timeout`, and takes and changes nothing there."""
+        """What would keep the events of these names from arriving, as sentences without a secret. Asks the server
+        within `connect_timeout`, and consumes and changes nothing there."""
         ...
 
 
 class EventSource(Protocol):
     """A source of events, bound to one server's settings. One stream serves all its alerts.
 
-    It may be `Verifiable`. Where it can know the columns of events before it takes any, it has `describe` and `sample`
-    as `Source` has, where `describe` may return None while there is no event.
+    It may be `Verifiable`. If it can know the columns of events before it consumes any, it has `describe` and `sample`
+    as `Source` has; `describe` may return None while there is no event.
     """
 
     def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AbstractAsyncContextManager[EventStream]:

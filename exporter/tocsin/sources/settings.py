@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tocsin.postgres import Positive, Server, Text
 from tocsin.postgres_session import OUTPUT
-from tocsin.settings import Duration, Settings
+from tocsin.settings import Duration, Settings, invalid
 
 if TYPE_CHECKING:
     from psycopg import sql
@@ -17,7 +17,7 @@ __all__ = ["Connection", "MaterializeConfig", "Positive", "PostgresConfig", "Sou
 
 
 class SourceSettings(Settings):
-    """What every source has."""
+    """What every source has in common."""
 
     delivers: ClassVar[Literal["rows", "events"]] = "rows"
     """Rows that come and go, or events."""
@@ -37,36 +37,37 @@ class SourceSettings(Settings):
     @model_validator(mode="after")
     def _backoff_in_order(self) -> Self:
         if self.backoff_initial > self.backoff_max:
-            raise ValueError("backoff_initial is longer than backoff_max")
+            raise invalid("order", "backoff_initial is longer than backoff_max")
         return self
 
 
 class Connection(Server, SourceSettings):
-    """How to reach a server whose rows are watched, and what to do when it falls silent."""
+    """How to reach a server whose rows are watched, and what to do when it is silent."""
 
     snapshot_timeout: Positive = 300.0
-    """How long the source may stay silent before its first snapshot is complete. A server that has just started may
-    have to read the view in first."""
+    """How long the source may be silent before its first snapshot is complete. A server that has just started may have
+    to read the view in first."""
     progress_timeout: Positive = 30.0
-    """How long the source may stay silent after that before it counts as stalled."""
+    """How long the source may be silent after that before it counts as stalled."""
     on_stall: Literal["reconnect", "exit"] = "reconnect"
-    """What to do about a stall: connect afresh, or end the process with exit code 124 so that a supervisor starts it
-    anew."""
+    """What to do about a stall: connect again, or end the process with exit code 124 so that a supervisor restarts
+    it."""
     stale_after: Positive = 300.0
-    """How long the series of a source that gives nothing are still served before they are withdrawn."""
+    """How long the series of a silent source are still served before they are withdrawn."""
 
     @model_validator(mode="after")
     def _times_in_order(self) -> Self:
         if self.stale_after < self.progress_timeout:
-            raise ValueError(
-                "stale_after is shorter than progress_timeout: series would go while the source still counts as live"
+            raise invalid(
+                "order",
+                "stale_after is shorter than progress_timeout: series would be withdrawn while the source counts as up",
             )
         return self
 
 
 class MaterializeConfig(Connection):
-    """A Materialize server: `SUBSCRIBE` to a view or query, heard milliseconds after the change; after a restart it
-    asks for the history since it stopped. Each alert holds one connection, and the source one more."""
+    """A Materialize server: `SUBSCRIBE` to a view or query. Changes arrive within milliseconds; after a restart the
+    history since the last one is read. Each alert uses one connection, and the source one more."""
 
     output: ClassVar[Mapping[str, str]] = {name: OUTPUT[name] for name in ("TimeZone", "DateStyle", "IntervalStyle")}
 
@@ -77,18 +78,18 @@ class MaterializeConfig(Connection):
     cluster: Text | None = None
     """Cluster that runs the subscriptions; without it the role's default."""
     isolation: Literal["serializable", "strict serializable"] | None = None
-    """Isolation of the session. `serializable` starts at once on what is there, perhaps a moment old; `strict
+    """Isolation of the session. `serializable` starts at once, with rows that may be a moment old; `strict
     serializable` waits until the view is current. Without it the server's default."""
     progress_timeout: Positive = 30.0
-    """How long the stream may stay silent before it counts as stalled. A healthy one speaks every second; a server that
-    gives answers late for some seconds should not be burdened with new subscriptions, so this leaves it thirty."""
+    """How long the stream may be silent before it counts as stalled. A healthy one makes progress every second; the
+    default spares a server that is slow for some seconds the burden of new subscriptions."""
     identity_check: Duration = 1.0
     """The longest time between two checks whether the names in a relation, a query or `cluster` still refer to the same
-    objects; `0`: never. A subscription goes on with the old objects after a rename or swap, and nothing in the stream
-    says so. The checks of all alerts share one connection."""
+    objects; `0`: never. After a rename or swap a subscription goes on with the old objects, without any sign in the
+    stream. The checks of all alerts share one connection."""
     max_ahead: Positive = 60.0
     """How far the first progress row may be ahead of this machine's clock. A server restored from elsewhere may accept
-    a time in the future and stay silent until it comes."""
+    a time in the future, and be silent until then."""
 
     def settings(self) -> "list[sql.Composed]":
         return []
@@ -113,25 +114,25 @@ class MaterializeConfig(Connection):
 
 class PostgresConfig(Connection):
     """A PostgreSQL server, whose relation or query is read on an interval, and at once on NOTIFY, and compared with the
-    reading before."""
+    previous reading."""
 
     output: ClassVar[Mapping[str, str]] = OUTPUT
 
     interval: Positive = 10.0
     """Time between two readings when no NOTIFY comes."""
     notify: list[Text] = Field(default_factory=list)
-    """Channels to LISTEN on: a NOTIFY on any of them calls for a reading at once. A standby takes no LISTEN: its rows
+    """Channels to LISTEN on: a NOTIFY on any of them causes a reading at once. A standby accepts no LISTEN: its rows
     are read every `interval` until it is promoted."""
     statement_timeout: Positive = 30.0
-    """How long one reading may take, after which the server ends it."""
+    """How long one reading may take before the server ends it."""
     progress_timeout: Positive = 60.0
-    """How long no reading may succeed before the source counts as stalled. More than `interval` and `statement_timeout`
-    together."""
+    """How long no reading may succeed before the source counts as stalled. Longer than `interval` and
+    `statement_timeout` together."""
 
     @model_validator(mode="after")
     def _readings_fit(self) -> Self:
         if self.progress_timeout <= self.interval + self.statement_timeout:
-            raise ValueError("progress_timeout must be longer than interval and statement_timeout together")
+            raise invalid("order", "progress_timeout must be longer than interval and statement_timeout together")
         return self
 
     def _session(self) -> dict[str, str]:
