@@ -24,16 +24,12 @@ _LONGEST_PAUSE = 5.0
 _REMEMBERED = 10_000
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class _Progress:
     """The state of one episode. A restart forgets it, and everything is cancelled again."""
 
-    waited: float = 0.0
-    """Seconds of `cancel_within` that had passed when the present round began."""
     rounds: int = 0
-    """How often every trigger was cancelled."""
-    left: list[str] = field(default_factory=list)
-    """Triggers that the present round has not cancelled yet."""
+    """How often everything was cancelled."""
     hit: set[str] = field(default_factory=set)
     """Triggers for which Novu had something to cancel or to delete."""
 
@@ -55,37 +51,33 @@ class Cancelling:
         if single_recipient:
             _remember(self._single, id_, None)
 
-    async def cancel(self, message: Message, options: Options, deadline: float) -> Result:
+    async def cancel(self, message: Message, options: Options) -> Result:
         """Cancel once everything that the episode has triggered; Reschedule while there may be more to cancel. Raises
-        CallError.
-
-        `deadline`: loop time after which no further cancel is begun; the next call continues there.
-        """
+        CallError."""
         progress = self._progress.get(message.id) or _Progress()
         _remember(self._progress, message.id, progress)
-        if not progress.left:
-            progress.left, progress.waited = self._open(message, progress), self._waited(message)
-        while progress.left:
-            if asyncio.get_running_loop().time() >= deadline:
-                return _again("Novu answers slowly, not everything was cancelled yet", _SHORTEST_PAUSE)
-            id_ = progress.left[0]
-            cancelled = await self._api.cancel(id_)
-            if options.on_resolve == "cancel_and_delete":
-                cancelled = await self._api.delete_in_app(id_) or cancelled
-            if cancelled:
-                progress.hit.add(id_)
-            del progress.left[0]
+        waited, ids = self._waited(message), self._open(message, progress)
+        delete = options.on_resolve == "cancel_and_delete"
+        found = await asyncio.gather(*(self._cancel_one(id_, delete=delete) for id_ in ids), return_exceptions=True)
+        progress.hit |= {id_ for id_, cancelled in zip(ids, found, strict=True) if cancelled is True}
+        for error in found:
+            if isinstance(error, BaseException):
+                raise error
         progress.rounds += 1
-        remaining = options.cancel_within - progress.waited
+        remaining = options.cancel_within - waited
         still_open = self._open(message, progress)
         if still_open and remaining > 0:
             # Each pause is as long as all before it: short at first, then longer.
-            pause = max(_SHORTEST_PAUSE, min(progress.waited, remaining, _LONGEST_PAUSE))
-            return _again(self._note(message, progress), pause)
+            pause = max(_SHORTEST_PAUSE, min(waited, remaining, _LONGEST_PAUSE))
+            return Reschedule(Reason.TOO_EARLY, self._note(message, progress), pause, free=True)
         self._progress.pop(message.id, None)
         if still_open:
             return Delivered(self._note(message, progress), sent=False)
         return Delivered(f"cancelled {len(progress.hit)} of {len(message.previous_ids)}", sent=False)
+
+    async def _cancel_one(self, id_: str, *, delete: bool) -> bool:
+        cancelled = await self._api.cancel(id_)
+        return (delete and await self._api.delete_in_app(id_)) or cancelled
 
     def _waited(self, message: Message) -> float:
         """Seconds since the row stopped firing and Novu accepted all triggers. A restart forgets the second."""
@@ -102,10 +94,6 @@ class Cancelling:
         times = "once" if progress.rounds == 1 else f"{progress.rounds} times"
         tried = f"tried {times}, until {message.age:.1f} s after the row stopped firing"
         return f"cancelled {len(progress.hit)} of {len(message.previous_ids)}{partly}; {tried}"
-
-
-def _again(detail: str, after: float) -> Reschedule:
-    return Reschedule(Reason.TOO_EARLY, detail, after, free=True)
 
 
 def _remember(memory: dict[str, V], id_: str, value: V) -> None:

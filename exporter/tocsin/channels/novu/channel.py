@@ -1,6 +1,5 @@
 """The Novu channel: what to trigger, alone or in bulk, and what to cancel."""
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,6 @@ MAX_BULK = 100
 
 MAX_BULK_BYTES = 4 * 1024 * 1024
 """Large events go in smaller bulks: Novu answers a request beyond 20 MB with 500."""
-
-_CANCELLING = 2.0
-"""Seconds after which one request begins no further cancel."""
 
 _FIXES = {
     "trigger_not_active": "activate the workflow in Novu",
@@ -161,9 +157,8 @@ class _Cancel:
         return [self.message]
 
     async def send(self) -> Sequence[Result]:
-        deadline = asyncio.get_running_loop().time() + _CANCELLING
         try:
-            return [await self.cancelling.cancel(self.message, self.options, deadline)]
+            return [await self.cancelling.cancel(self.message, self.options)]
         except CallError as error:
             return [error.result]
 
