@@ -24,14 +24,14 @@ async def test_claimed_notification_is_not_claimed_again(ledger: Ledger, clock: 
     one, two, three = await fired(ledger, "1", "2", "3")
     [updated] = await ledger.commit(commit([transition("1", Kind.UPDATED, at=1005, started_at=1000)]))
     assert (await ledger.claim("hook", 10)).heads == [one, two, three]
-    assert (await ledger.claim("hook", 10)).heads == ()
+    assert (await ledger.claim("hook", 10)).heads == []
     await ledger.release([two])
     assert (await ledger.claim("hook", 10)).heads == [two]
     await ledger.settle([delivered(one), settlement(three, Status.PENDING, not_before=clock.now + 5)])
     page = await ledger.claim("hook", 10)
     assert (page.heads, page.next_at) == ([updated], clock.now + 5)
     await ledger.recover("hook", clock.now, clock.now + 2)
-    assert (await ledger.claim("hook", 10)).heads == ()
+    assert (await ledger.claim("hook", 10)).heads == []
     clock.advance(2)
     assert (await ledger.claim("hook", 10)).heads == [two, updated]
 

@@ -80,7 +80,7 @@ async def test_request_of_unknown_outcome_waits_as_one(ledger: Ledger, clock: Cl
     await bind(ledger, *members)
     await ledger.settle([unknown(one, clock.now + 10) for one in members])
     page = await ledger.claim("hook", 10)
-    assert (page.heads, page.repeats, page.next_at) == ((), [], clock.now + 10)
+    assert (page.heads, page.repeats, page.next_at) == ([], [], clock.now + 10)
     clock.advance(10)
     [found] = (await ledger.claim("hook", 10)).repeats
     assert [(one.id, one.attempts) for one in found] == [(one.id, 1) for one in members]

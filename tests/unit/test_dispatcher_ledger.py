@@ -43,11 +43,11 @@ class Between:
         await self.let_read.wait()
         return found
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
+    async def settle(self, settlements: Sequence[Settlement]) -> bool:
         if self.unwritable:
             self.unwritable -= 1
             raise LedgerError("the disk is full", LedgerReason.FULL)
-        await self._ledger.settle(settlements)
+        return await self._ledger.settle(settlements)
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
         if self.without_ids:

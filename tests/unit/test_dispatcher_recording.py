@@ -24,13 +24,13 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
+    async def settle(self, settlements: Sequence[Settlement]) -> bool:
         self.writings.append(len(settlements))
         await self.let_write.wait()
         if self.failures:
             self.failures -= 1
             raise LedgerError("the disk is full", LedgerReason.FULL)
-        await self._ledger.settle(settlements)
+        return await self._ledger.settle(settlements)
 
 
 async def test_sending_goes_on_while_outcomes_are_written_down_and_those_that_gather_are_written_together(

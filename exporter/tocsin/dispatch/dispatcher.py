@@ -210,10 +210,11 @@ class Dispatcher:
     def _decide(self, sent: Sent, *, repeat: bool = False) -> list[Settlement]:
         return settlements(sent.together, sent.result, self._policy, self._clock(), self._chance, repeat=repeat)
 
-    def _recorded(self) -> None:
-        """The next notifications of the same ordering keys may be sent."""
+    def _recorded(self, more: bool) -> None:
         self._supervisor.works()
-        self.wake()
+        if more:
+            self._claims.changed()
+        self._wake.set()
 
     def _note_idle(self) -> bool:
         """Set `_idle` where nothing is to be sent now, or may be."""

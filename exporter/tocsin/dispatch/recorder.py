@@ -57,17 +57,17 @@ class Recorder:
         self._queue += settlements
         self._added.set()
 
-    async def run(self, written: Callable[[], None]) -> None:
-        """Write until cancelled. `written` is called after each transaction."""
+    async def run(self, written: Callable[[bool], None]) -> None:
+        """Write until cancelled. `written` is called after each transaction: whether there is more to send now."""
         attempt = 0
         while True:
             await self._added.wait()
             self._added.clear()
             try:
                 while self._queue:
-                    await self._write()
+                    more = await self._write()
                     attempt = 0
-                    written()
+                    written(more)
             except LedgerError as error:
                 log.error("cannot record deliveries", channel=self._name, error=str(error))
                 await asyncio.sleep(self._backoff.delay(attempt, self._chance, at_least=0.5))
@@ -85,12 +85,12 @@ class Recorder:
         """Log what was held back."""
         self._dead.flush()
 
-    async def _write(self) -> None:
-        """Write the queue in one transaction. A cancelled caller waits for its end."""
+    async def _write(self) -> bool:
+        """Write the queue in one transaction. A cancelled caller waits for its end. See `Outbox.settle`."""
         settlements, self._queue, self._writing = self._queue, [], True
         writing = asyncio.ensure_future(self._ledger.settle(settlements))
         try:
-            await asyncio.shield(writing)
+            return await asyncio.shield(writing)
         except LedgerError:
             self._queue[:0] = settlements
             raise

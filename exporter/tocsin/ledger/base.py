@@ -216,9 +216,9 @@ class Outbox(Protocol):
         """Write which claimed notifications (by `seq`) go in one request, before it is sent."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
+    async def settle(self, settlements: Sequence[Settlement]) -> bool:
         """Write how attempts ended, and release the claims. What is no longer pending, because an operator dropped it,
-        does not change."""
+        does not change. Returns whether the ordering keys have more to send, now or later."""
         ...
 
     async def digest(self, head: Notification) -> list[Notification]:

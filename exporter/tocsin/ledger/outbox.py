@@ -10,8 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from tocsin.ledger.base import MOST_MERGED, Page, Settlement, Status
-from tocsin.ledger.opening import one
-from tocsin.ledger.rows import NOTIFICATION, Shapes
+from tocsin.ledger.rows import NOTIFICATION, READY_AT, REQUEST, Shapes
 from tocsin.model import Notification
 
 _KEPT_ATTEMPTS = 50
@@ -22,15 +21,13 @@ Key = tuple[str, str]
 
 # Claiming.
 
-_READY = """
-    SELECT seq, ordering_key, request FROM notifications
-    WHERE channel = ? AND status = 'pending' AND {when} AND ordering_key NOT IN (SELECT value FROM json_each(?))
-    ORDER BY ready_at, seq LIMIT ?
-"""
-_AT_ONCE = _READY.format(when="ready_at = 0")
-_WAITED = _READY.format(when="ready_at > 0 AND ready_at <= ?")
-_NEXT = "SELECT min(ready_at) FROM notifications WHERE channel = ? AND status = 'pending' AND ready_at > ?"
-_BY_SEQ = f"{NOTIFICATION} WHERE n.seq IN (SELECT value FROM json_each(?)) ORDER BY n.seq"  # noqa: S608 - made of constants
+_READY = f"""{NOTIFICATION}
+    WHERE n.channel = ? AND n.status = 'pending' AND n.ready_at {{when}}
+      AND n.ordering_key NOT IN (SELECT value FROM json_each(?))
+    ORDER BY n.ready_at, n.seq LIMIT ?
+"""  # noqa: S608 - made of constants
+_AT_ONCE = _READY.format(when="= 0")
+_AT_A_TIME = _READY.format(when="> 0")
 _OF_REQUEST = f"{NOTIFICATION} WHERE n.request = ? AND n.status = 'pending' ORDER BY n.seq"
 _OF_DIGEST = f"{NOTIFICATION} WHERE n.digest = ? AND n.status = 'pending' ORDER BY n.seq LIMIT ?"
 
@@ -40,27 +37,26 @@ def claim(db: sqlite3.Connection, shapes: Shapes, channel: str, claimed: Iterabl
     busy = set(claimed)
     text = json.dumps(list(busy))
     half = max(1, limit // 2)
-    waited = db.execute(_WAITED, (channel, now, text, half)).fetchall()
-    at_once = db.execute(_AT_ONCE, (channel, text, limit - len(waited))).fetchall()
-    heads: list[int] = []
+    timed = db.execute(_AT_A_TIME, (channel, text, half + 1)).fetchall()
+    due = [row for row in timed[:half] if row[READY_AT] <= now]
+    at_once = db.execute(_AT_ONCE, (channel, text, limit - len(due))).fetchall()
+    heads: list[Notification] = []
     repeats: list[list[Notification]] = []
-    for seq, key, request in (*waited, *at_once):
-        if key in busy:
-            continue
-        members = [] if request is None else shapes.notifications(db, _OF_REQUEST, request)
-        if request is None:
-            heads.append(seq)
-            busy.add(key)
-        elif busy.isdisjoint(keys := {member.ordering_key for member in members}) and all(
-            member.not_before <= now for member in members
-        ):
-            repeats.append(members)
+    for row in (*due, *at_once):
+        head, request = shapes.notification(db, row), row[REQUEST]
+        members = [head] if request is None else shapes.notifications(db, _OF_REQUEST, request)
+        keys = {member.ordering_key for member in members}
+        if busy.isdisjoint(keys) and all(member.not_before <= now for member in members):
             busy |= keys
+            if request is None:
+                heads.append(head)
+            else:
+                repeats.append(members)
     return Page(
-        heads=shapes.notifications(db, _BY_SEQ, json.dumps(heads)) if heads else (),
+        heads=sorted(heads, key=lambda head: head.seq),
         repeats=repeats,
-        more=len(waited) == half or len(waited) + len(at_once) == limit,
-        next_at=one(db, _NEXT, channel, now),
+        more=len(due) == half or len(due) + len(at_once) == limit,
+        next_at=next((row[READY_AT] for row in timed if row[READY_AT] > now), None),
     )
 
 
@@ -84,11 +80,11 @@ def bind(db: sqlite3.Connection, requests: Sequence[Sequence[int]]) -> None:
 # Settling.
 
 
-def settle(db: sqlite3.Connection, settlements: Sequence[Settlement]) -> None:
+def settle(db: sqlite3.Connection, settlements: Sequence[Settlement]) -> bool:
     """See `Outbox.settle`."""
     keys = _keys(db, [one.seq for one in settlements])
     db.executemany(_SETTLE, [_values(one) for one in settlements])
-    make_ready(db, keys)
+    more = make_ready(db, keys)
     failed = [one for one in settlements if one.reason]
     db.executemany(
         "INSERT INTO attempts VALUES (?, ?, ?, ?)",
@@ -99,6 +95,7 @@ def settle(db: sqlite3.Connection, settlements: Sequence[Settlement]) -> None:
         " ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
         ((one.seq, one.seq, _KEPT_ATTEMPTS) for one in failed),
     )
+    return more or any(one.release_key for one in settlements)
 
 
 _SETTLE = """
@@ -133,13 +130,14 @@ def _keys(db: sqlite3.Connection, seqs: Sequence[int]) -> list[Key]:
     ).fetchall()
 
 
-def make_ready(db: sqlite3.Connection, keys: Iterable[Key]) -> None:
-    """Make the first pending notification of each ordering key sendable."""
-    db.executemany(
+def make_ready(db: sqlite3.Connection, keys: Iterable[Key]) -> bool:
+    """Make the first pending notification of each ordering key sendable. Returns whether there is any."""
+    cursor = db.executemany(
         "UPDATE notifications SET ready_at = not_before WHERE seq = (SELECT seq FROM notifications"
         " WHERE channel = ? AND ordering_key = ? AND status = 'pending' ORDER BY seq LIMIT 1)",
         keys,
     )
+    return cursor.rowcount > 0
 
 
 def _storable(detail: str) -> str:

@@ -142,9 +142,10 @@ class SqliteLedger:
     async def bind(self, requests: Sequence[Sequence[int]]) -> None:
         await self._keep(lambda db: outbox.bind(db, requests))
 
-    async def settle(self, settlements: Sequence[Settlement]) -> None:
-        await self._keep(lambda db: outbox.settle(db, settlements))
+    async def settle(self, settlements: Sequence[Settlement]) -> bool:
+        more = await self._keep(lambda db: outbox.settle(db, settlements))
         self._release(one.seq for one in settlements)
+        return more
 
     async def digest(self, head: Notification) -> list[Notification]:
         # On the writer's connection: what is being committed now is in the digest, what comes later is not.
