@@ -1,15 +1,17 @@
-"""Building blocks of configuration models: strictness, durations, secrets. Every model at the border is made of
-these."""
+"""The parts that configuration models are made of: strictness, durations, secrets, errors."""
 
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, LiteralString, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
-_DURATION = re.compile("".join(rf"(?:([0-9]+){unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms")))
+FROM_FILE = "file"
+"""The validation context of data from a configuration file, whose durations are text and whose secrets were read."""
+
+_UNITS = {"y": 31_536_000.0, "w": 604_800.0, "d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile("".join(rf"(?:([0-9]+){unit})?" for unit in _UNITS))
 
 
 def invalid(code: LiteralString, text: LiteralString, *at: str | int, **fields: str | int) -> PydanticCustomError:
@@ -28,25 +30,22 @@ def secret_file(path: Any, *at: str) -> str:
 
 
 def seconds(value: object) -> float:
-    """A Prometheus duration (`30s`, `1h30m`, `500ms`; units from large to small, each at most once; `0`) in seconds.
+    """Convert a Prometheus duration (`30s`, `1h30m`, `500ms`; units from large to small, each at most once; `0`) to
+    seconds.
 
-    Raises ValueError for anything else, bare numbers included: `30` could be anything.
+    Raises the error of a validator for anything else, also for other bare numbers: the unit of `30` is not known.
     """
-    if isinstance(value, str):
-        if value == "0":
-            return 0.0
-        match = _DURATION.fullmatch(value)
-        if value and match:
-            units = ("y", "w", "d", "h", "m", "s", "ms")
-            return sum(int(n) * _UNITS[unit] for n, unit in zip(match.groups(), units, strict=True) if n)
-    elif value == 0 and not isinstance(value, bool):
+    if value == "0" or (value == 0 and not isinstance(value, bool)):
         return 0.0
+    match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
+    if match is not None:
+        return sum(int(n) * size for n, size in zip(match.groups(), _UNITS.values(), strict=True) if n)
     raise invalid("duration", "{value} is not a duration; write for example 500ms, 30s, 5m or 1h30m", value=repr(value))
 
 
-def _duration(value: object) -> object:
-    # A default is already a number of seconds; only what people write goes through the grammar.
-    return value if isinstance(value, float) else seconds(value)
+def _duration(value: object, info: ValidationInfo) -> object:
+    # Code passes seconds; in a file a bare number is refused.
+    return value if isinstance(value, float) and info.context != FROM_FILE else seconds(value)
 
 
 Duration = Annotated[
@@ -68,30 +67,44 @@ Secret = SecretStr
 class Settings(BaseModel):
     """The base of every configuration model: unknown keys are refused, values are frozen once read.
 
-    A field named in `secrets` may also be given as `<field>_file`: the file is read when the configuration is loaded,
-    and one trailing newline is dropped. A model lists both fields itself, so that they show in the JSON Schema.
+    A field in `secrets` may also be set as `<field>_file`: the file is read when the configuration is loaded, without
+    one trailing newline. A model lists both fields itself, so that they show in the JSON Schema.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
     secrets: ClassVar[tuple[str, ...]] = ()
     package: ClassVar[str] = ""
-    """The Python package that a source or channel needs beyond those of Tocsin itself."""
+    """The Python package that a source or channel needs besides Tocsin's own dependencies."""
 
     @model_validator(mode="before")
     @classmethod
-    def _read_secret_files(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
+    def _read_secret_files(cls, data: Any, info: ValidationInfo) -> Any:
+        if not isinstance(data, dict) or info.context == FROM_FILE:
             return data
-        data = dict(data)
+        data, errors = cls.with_secrets(data)
+        if errors:
+            raise errors[0]
+        return data
+
+    @classmethod
+    def with_secrets(cls, data: dict[str, Any]) -> tuple[dict[str, Any], list[PydanticCustomError]]:
+        """Return the data with the secrets of its `<field>_file`s, and what is wrong with these. A secret that cannot
+        be read is empty text, so that the rest can be validated."""
+        data, errors = dict(data), []
         for field in cls.secrets:
             path = data.get(f"{field}_file")
             if path is None:
                 continue
-            if data.get(field) is not None:
-                raise invalid("not_both", "set {name} or {name}_file, not both", name=field)
-            data[field] = secret_file(path, f"{field}_file")
-        return data
+            try:
+                if data.get(field) is not None:
+                    raise invalid("not_both", "set {name} or {name}_file, not both", name=field)
+                data[field] = secret_file(path, f"{field}_file")
+            except PydanticCustomError as error:
+                errors.append(error)
+                data[field] = ""
+                del data[f"{field}_file"]
+        return data, errors
 
     def revised(self, changes: dict[str, Any]) -> Self:
-        """This model with some fields replaced, validated again."""
+        """Return this model with some fields replaced, validated again."""
         return type(self).model_validate({**{name: getattr(self, name) for name in self.model_fields_set}, **changes})

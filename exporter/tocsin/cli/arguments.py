@@ -1,5 +1,5 @@
-"""The command line: every command, its options and its examples. Imports nothing heavy: `tocsin --help` is read
-here."""
+"""The command line: every command, its options and its examples. Imports nothing heavy, so that `tocsin --help`
+answers at once."""
 
 import argparse
 from typing import TypeAlias
@@ -8,18 +8,18 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # 
 
 _MAIN = """\
 examples:
-  tocsin check --online        is the configuration right, and do the columns it names exist?
-  tocsin run                   run it; gauges and a status page on http://127.0.0.1:8627
-  tocsin alerts                what is firing now
-  tocsin outbox list --dead    notifications given up on, and why
-  tocsin history late_orders   what fired, from when to when, and who was told
+  tocsin check --online        check the configuration, and that the columns it names exist
+  tocsin run                   run it: metrics and a status page on http://127.0.0.1:8627
+  tocsin alerts                show what is firing now
+  tocsin outbox list --dead    list dead letters with their reasons
+  tocsin history late_orders   show what fired, when, and which channels were notified
 
 exit status:
-  0 done   1 failed, or `check` found problems   2 wrong usage or configuration   3 the ledger cannot be used
-  4 the address to listen on cannot be had   124 a source stalled that has `on_stall: exit`   130 interrupted
+  0 success   1 failure, or `check` found problems   2 wrong usage or configuration   3 the ledger cannot be used
+  4 the address cannot be bound   124 a source with `on_stall: exit` stalled   130 interrupted
 
-Without --config, the file is $TOCSIN_CONFIG or ./tocsin.yaml. Without any file, Tocsin runs as the successor of the
-script materialize-novu on that script's environment variables (MTZ_*, NOVU_*).
+Without --config, the file is $TOCSIN_CONFIG or ./tocsin.yaml. Without a file, the environment variables of the script
+materialize-novu (MTZ_*, NOVU_*) are the configuration; `tocsin init --from-env` prints it as a file.
 """
 
 _RUN = """\
@@ -27,22 +27,30 @@ examples:
   tocsin run -c /etc/tocsin.yaml
   tocsin run --dry-run         print notifications, send and keep nothing
 
-SIGHUP reads the configuration again; SIGTERM and Ctrl-C end it in order.
+SIGHUP reloads the configuration. SIGTERM and Ctrl-C stop it cleanly.
 """
 
 _CHECK = """\
 examples:
   tocsin check
-  tocsin check --online        also ask the servers: for columns of views, for queues, topics and
+  tocsin check --online        also ask the servers for the columns of views, for queues, topics and
                                tables of events, and for what channels need, such as workflows
-  tocsin check --show          print what is in effect, secrets hidden
+  tocsin check --show          print the configuration in effect, secrets hidden
+"""
+
+_INIT = """\
+example:
+  tocsin init --from-env > tocsin.yaml
+
+Translates the environment variables of the script materialize-novu into a file that refers to them. It holds no
+secret.
 """
 
 _SCHEMA = """\
 example:
   tocsin schema > tocsin.schema.json
 
-and for editors with a YAML language server, the first line of tocsin.yaml:
+For editors with a YAML language server, make this the first line of tocsin.yaml:
   # yaml-language-server: $schema=tocsin.schema.json
 """
 
@@ -65,7 +73,7 @@ examples:
   tocsin outbox retry --all --channel people
   tocsin outbox drop 3f9c0a7be8d14c55a1f0c2d4e6b8a901
 
-Works on the ledger's file, whether Tocsin runs or not.
+Reads and changes the ledger file, whether Tocsin runs or not.
 """
 
 _HISTORY = """\
@@ -73,17 +81,18 @@ examples:
   tocsin history late_orders
   tocsin history late_orders --limit 5 --json
 
-Reads the ledger's file, whether Tocsin runs or not, as far back as it keeps notifications (ledger.history).
+Reads the ledger file, whether Tocsin runs or not. It reaches back as far as the ledger keeps notifications
+(ledger.history).
 """
 
 _SQL = """\
 examples:
-  tocsin sql                           all that the configuration needs
+  tocsin sql                           everything that the configuration needs
   tocsin sql shop | psql               the events table of the source `shop`
-  tocsin sql shop --existing           what an events table that is there already lacks
+  tocsin sql shop --existing           what an existing events table needs
   tocsin sql audit                     the table that the channel `audit` writes to
 
-Connects to nothing. Read it, then run it as somebody who may create tables.
+Connects to nothing. Read the SQL, then run it as a user who may create tables.
 """
 
 _NOTIFY = """\
@@ -91,7 +100,7 @@ examples:
   tocsin notify shop order_late --data '{"order": 17}'
   tocsin notify shop order_late --key 17 --set customer=Ann
 
-Prints the id of the event. It is in the table, and told by NOTIFY, whether Tocsin runs or not.
+Inserts the event, sends NOTIFY and prints the id of the event, whether Tocsin runs or not.
 """
 
 _VERSION = """\
@@ -101,16 +110,20 @@ example:
 
 
 def arguments_parser() -> argparse.ArgumentParser:
-    """The parser. A chosen command names the module in `tocsin.cli` that runs it (`module`)."""
+    """Make the parser. The result names the module in `tocsin.cli` that runs the command (`module`)."""
     parser = argparse.ArgumentParser(
         prog="tocsin",
-        description="Rows of a live view become Prometheus gauges and notifications, with none lost.",
+        description="Turns rows of live views into Prometheus gauges and notifications, without losing any.",
         epilog=_MAIN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_run(commands)
     _add_check(commands)
+    init = _add(commands, "init", "init", "print a configuration file", _INIT)
+    init.add_argument(
+        "--from-env", action="store_true", required=True, help="made of the variables of the script materialize-novu"
+    )
     _add(commands, "schema", "check", "print the JSON Schema of the configuration file", _SCHEMA)
     _add_live(commands)
     _add_outbox(commands)
@@ -134,47 +147,49 @@ def _add(commands: _Commands, name: str, module: str, summary: str, epilog: str)
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
-    text = "the configuration (default: $TOCSIN_CONFIG, ./tocsin.yaml)"
+    text = "the configuration file (default: $TOCSIN_CONFIG, ./tocsin.yaml)"
     command.add_argument("-c", "--config", metavar="FILE", help=text)
 
 
 def _add_run(commands: _Commands) -> None:
-    run = _add(commands, "run", "run", "watch the views, serve the gauges, deliver the notifications", _RUN)
+    run = _add(commands, "run", "run", "watch the views, serve metrics, deliver notifications", _RUN)
     _add_config(run)
-    run.add_argument("--dry-run", action="store_true", help="print notifications instead of sending, keep no ledger")
+    run.add_argument("--dry-run", action="store_true", help="print notifications, send nothing, keep no ledger")
 
 
 def _add_check(commands: _Commands) -> None:
-    check = _add(commands, "check", "check", "check the configuration, all of it at once", _CHECK)
+    check = _add(commands, "check", "check", "check the configuration and report every problem at once", _CHECK)
     _add_config(check)
-    check.add_argument(
-        "--online", action="store_true", help="connect, look for what is named, try templates on a real row"
-    )
-    check.add_argument("--show", action="store_true", help="print the configuration with all defaults filled in")
+    check.add_argument("--online", action="store_true", help="also ask the servers, and try templates on a real row")
+    check.add_argument("--show", action="store_true", help="print the configuration with all defaults")
     check.add_argument("--json", action="store_true", help="print problems as JSON")
 
 
 def _add_live(commands: _Commands) -> None:
     alerts = _add(commands, "alerts", "live", "show what is firing now", _ALERTS)
     alerts.add_argument("alert", nargs="?", help="only this alert")
-    tail = _add(commands, "tail", "live", "follow transitions as they happen", _TAIL)
+    tail = _add(commands, "tail", "live", "follow alerts as they fire and resolve", _TAIL)
     tail.add_argument("--alert", help="only this alert")
     for command in (alerts, tail):
         _add_config(command)
-        command.add_argument("--url", help="the running Tocsin (default: where the configuration has it listen)")
+        command.add_argument(
+            "--url", help="the address of the running Tocsin (default: web.listen of the configuration)"
+        )
         command.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
 def _add_history(commands: _Commands) -> None:
-    history = _add(commands, "history", "history", "show when an alert fired and who was told", _HISTORY)
+    history = _add(
+        commands, "history", "history", "show when an alert fired and which channels were notified", _HISTORY
+    )
     history.add_argument("alert", help="the alert's name")
-    history.add_argument("--limit", type=int, default=50, help="at most so many, the newest first (default: 50)")
+    history.add_argument("--limit", type=int, default=50, help="the most that are shown, newest first (default: 50)")
     _add_config(history)
     history.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
 
 def _add_outbox(commands: _Commands) -> None:
-    outbox = _add(commands, "outbox", "outbox", "look at notifications, retry or drop them", _OUTBOX)
+    outbox = _add(commands, "outbox", "outbox", "show, retry or drop notifications", _OUTBOX)
     actions = outbox.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list notifications, newest first")
     group = listing.add_mutually_exclusive_group()
@@ -182,11 +197,11 @@ def _add_outbox(commands: _Commands) -> None:
         group.add_argument(f"--{status}", dest="status", action="store_const", const=status, help=f"only {status}")
     listing.add_argument("--channel", help="only this channel")
     listing.add_argument("--alert", help="only this alert")
-    listing.add_argument("--limit", type=int, default=50, help="at most so many (default: 50)")
+    listing.add_argument("--limit", type=int, default=50, help="the most that are listed (default: 50)")
     show = actions.add_parser("show", help="show one notification with its row")
     show.add_argument("id")
     retry = actions.add_parser("retry", help="make dead letters pending again")
-    drop = actions.add_parser("drop", help="let dead or pending notifications go")
+    drop = actions.add_parser("drop", help="drop dead or pending notifications")
     for action in (retry, drop):
         action.add_argument("id", nargs="*", help="ids of notifications")
         action.add_argument("--all", action="store_true", help="all dead letters")
@@ -199,11 +214,11 @@ def _add_outbox(commands: _Commands) -> None:
 def _add_postgres(commands: _Commands) -> None:
     sql = _add(commands, "sql", "sql", "print the SQL that PostgreSQL sources and channels need", _SQL)
     sql.add_argument("name", nargs="?", help="a source of type postgres_events, or a channel of type postgres")
-    sql.add_argument("--existing", action="store_true", help="for an events table that is there already")
-    sql.add_argument("--backlog", action="store_true", help="the same, and its rows are events still to be told")
+    sql.add_argument("--existing", action="store_true", help="for an existing events table")
+    sql.add_argument("--backlog", action="store_true", help="the same, and its rows become pending events")
     notify = _add(commands, "notify", "notify", "publish one event into a table of events", _NOTIFY)
     notify.add_argument("source", help="a source of type postgres_events")
-    notify.add_argument("name", help="the event's name, by which alerts take it")
+    notify.add_argument("name", help="the event's name, which alerts refer to")
     notify.add_argument("--data", metavar="JSON", help="an object for the column `data`")
     notify.add_argument("--key", help="the value of the source's key column")
     notify.add_argument("--set", metavar="COLUMN=TEXT", action="append", default=[], help="the value of another column")

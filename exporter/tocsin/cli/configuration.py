@@ -1,4 +1,4 @@
-"""Which configuration a command works with."""
+"""The configuration that a command works with."""
 
 import os
 import sys
@@ -6,26 +6,28 @@ from argparse import Namespace
 from pathlib import Path
 
 from tocsin.config import Config, load
-from tocsin.errors import ConfigError, Problem
+from tocsin.config.problems import problem
+from tocsin.errors import ConfigError
 
 _DEFAULT = "tocsin.yaml"
 
 
 def configuration(chosen: Namespace) -> Config:
-    """The file named on the command line or by the environment, or ./tocsin.yaml, or else the environment alone."""
+    """Load the file named on the command line or by the environment, or ./tocsin.yaml, or else the environment
+    alone."""
     named = chosen.config or os.environ.get("TOCSIN_CONFIG")
     if named:
         return load(Path(named), os.environ)
     if Path(_DEFAULT).exists():
         return load(Path(_DEFAULT), os.environ)
-    from tocsin.config.environment import from_environment, speaks
+    from tocsin.config.environment import from_environment, is_configured
 
-    if speaks(os.environ):
-        return from_environment(os.environ)
-    raise ConfigError([Problem(message=f"there is no {_DEFAULT} here; name a file with --config or TOCSIN_CONFIG")])
+    if is_configured(os.environ):
+        return from_environment(os.environ)[1]
+    raise ConfigError([problem("no_file", name=_DEFAULT)])
 
 
 def warn(config: Config) -> None:
-    """Say what is odd, on standard error."""
+    """Print the warnings of a configuration on standard error."""
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)

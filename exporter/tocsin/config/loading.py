@@ -1,53 +1,55 @@
-"""From files to a `Config`: read, validate section by section, lay alerts' options over their channels', check the
-whole."""
+"""From files to a `Config`: read them, validate each section, combine the options of alerts with those of their
+channels, check the whole.
+
+There is no model of the whole file: pydantic checks references only in a model without errors, and every problem is to
+be reported at once.
+"""
 
 import glob
-from collections.abc import Container, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any
 
 from tocsin import registry
 from tocsin.alert import EventAlert, RowAlert
-from tocsin.config import ignored, trial
-from tocsin.config.columns import mixed_digests
-from tocsin.config.document import Document, Path, dotted, parse
+from tocsin.config import columns, trial
+from tocsin.config.document import Document, parse
+from tocsin.config.problems import Path, dotted, noun, problem
 from tocsin.config.resolved import ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
-from tocsin.config.semantics import check_alert, check_annotations, check_event_routes, check_metrics, check_name
-from tocsin.config.validation import noun, suggestion, validate
+from tocsin.config.semantics import NAME, check_alert, check_metrics
+from tocsin.config.validation import Model, keys, validate
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Settings
 from tocsin.sources.base import Subject
 
 _ROOT = ("ledger", "web", "log", "sources", "channels", "alerts", "alert_files")
 _OWN_KEY = "x-"
-"""Keys of the root that begin so are left alone: a place for anchors."""
-
-Section = TypeVar("Section", bound=Settings)
+"""Keys of the root that begin so are ignored: a place for anchors."""
 
 
 def load(path: FilePath | str, environ: Mapping[str, str]) -> Config:
-    """The configuration in a file, and in those that it names. Raises ConfigError with everything that is wrong."""
-    path = FilePath(path)
-    text = _text(path)
+    """Load the configuration in a file, and in those that it names. Raises ConfigError with everything that is
+    wrong."""
+    text = _text(FilePath(path))
     if isinstance(text, Problem):
         raise ConfigError([text])
-    document = parse(text, str(path), environ)
-    if document.problems and document.data is None:
-        raise ConfigError(document.problems)
-    if document.data is None:
-        raise ConfigError([Problem(message="the file is empty", file=str(path))])
+    return load_text(text, str(path), environ, FilePath(path).parent)
+
+
+def load_text(text: str, file: str, environ: Mapping[str, str], directory: FilePath | None = None) -> Config:
+    """Load the configuration in a text. `file`: its name in problems; `directory`: where `alert_files` are."""
+    document = parse(text, file, environ)
+    if document.data is None and not document.problems:
+        document.report("empty_file")
+    elif not isinstance(document.data, dict) and not document.problems:
+        document.report("wrong_type", wanted=f"a mapping of {', '.join(_ROOT)}", found=noun(document.data))
     if not isinstance(document.data, dict):
-        message = f"must be a mapping of {', '.join(_ROOT)}, not {noun(document.data)}"
-        raise ConfigError([Problem(message=message, file=str(path))])
-    _add_alert_files(document, path.parent, environ)
-    return assemble(document)
-
-
-def assemble(document: Document, *, dry_run: bool = False) -> Config:
-    """The configuration in a document whose data is a mapping. Raises ConfigError with everything that is wrong."""
-    return _Assembly(document).run(dry_run=dry_run)
+        raise ConfigError(document.problems)
+    _add_alert_files(document, document.data, directory or FilePath(), environ)
+    return _Assembly(document, document.data).config()
 
 
 def _text(path: FilePath) -> str | Problem:
@@ -59,17 +61,12 @@ def _text(path: FilePath) -> str | Problem:
         why = (error.strerror or "it cannot be read").lower()
     except ValueError:
         why = "no file can have this name"
-    return Problem(message=f"cannot read the file: {why}", file=str(path))
+    return replace(problem("unreadable", why=why), file=str(path))
 
 
-def _add_alert_files(document: Document, directory: FilePath, environ: Mapping[str, str]) -> None:
-    root = document.data
-    assert isinstance(root, dict)
-    patterns = root.get("alert_files")
-    if not isinstance(patterns, list):
-        return
-    alerts = root.get("alerts") or {}
-    if not isinstance(alerts, dict):
+def _add_alert_files(document: Document, root: dict[str, Any], directory: FilePath, environ: Mapping[str, str]) -> None:
+    patterns, alerts = root.get("alert_files"), root.get("alerts") or {}
+    if not isinstance(patterns, list) or not isinstance(alerts, dict):
         return
     for i, pattern in enumerate(patterns):
         if not isinstance(pattern, str) or not pattern:
@@ -79,8 +76,9 @@ def _add_alert_files(document: Document, directory: FilePath, environ: Mapping[s
         except (OSError, ValueError):
             found = []
         if not found:
-            missing = document.problem(f"no file matches {pattern!r}", ("alert_files", i))
-            (document.warnings if glob.has_magic(pattern) else document.problems).append(missing)
+            (document.warn if glob.has_magic(pattern) else document.report)(
+                "no_match", ("alert_files", i), name=pattern
+            )
         for name in found:
             _add_alert_file(document, directory / name, alerts, environ)
     root["alerts"] = alerts
@@ -92,289 +90,239 @@ def _add_alert_file(document: Document, path: FilePath, alerts: dict[str, Any], 
         document.problems.append(text)
         return
     part = parse(text, str(path), environ, at=("alerts",))
-    document.problems += part.problems
-    if part.data is not None and not isinstance(part.data, dict):
-        message = f"must be a mapping of alerts, not {noun(part.data)}"
-        document.problems.append(Problem(message=message, file=str(path)))
-        return
-    for name, alert in (part.data or {}).items():
+    added = {} if part.data is None else part.data
+    if not isinstance(added, dict):
+        part.report("wrong_type", wanted="a mapping of alerts", found=noun(added))
+        added = {}
+    places = document.places
+    for name, alert in added.items():
         if name in alerts:
-            file, line = document.place(("alerts", name))
-            document.problems.append(part.problem(f"given twice; first in {file}:{line}", ("alerts", name)))
-            part.places = {place: at for place, at in part.places.items() if place[:2] != ("alerts", name)}
-            part.scalars = {place: at for place, at in part.scalars.items() if place[:2] != ("alerts", name)}
+            file, line = places.line(dotted(("alerts", name)))
+            part.report("duplicate_key", ("alerts", name), first=f"{file}:{line}")
         else:
             alerts[name] = alert
-    document.places = {**part.places, **document.places}
-    document.scalars = {**part.scalars, **document.scalars}
+    document.problems += part.problems
+    # Those of an alert that is there twice keep their first place.
+    places.lines = {**part.places.lines, **places.lines}
+    places.scalars = {**part.places.scalars, **places.scalars}
 
 
 class _Assembly:
-    """One pass over a document."""
+    """One pass over a document. Problems are collected in it."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, root: dict[str, Any]) -> None:
         self._document = document
-        assert isinstance(document.data, dict)
-        self._root = document.data
+        self._root = root
 
-    def run(self, *, dry_run: bool) -> Config:
+    def config(self) -> Config:
+        """Return the configuration. Raises ConfigError with everything that is wrong."""
         document = self._document
         self._check_root()
         ledger = self._section("ledger", LedgerSettings)
         web = self._section("web", WebSettings)
         log = self._section("log", LogSettings)
-        sources = self._sources()
-        channels, raw = self._channels()
-        settings = self._alerts()
-        known = {name: sources[name].settings if name in sources else None for name in self._named("sources")}
-        for name, alert in settings.items():
-            check_alert(name, alert, document, known, self._named("channels"))
-            check_annotations(name, alert, document)
+        sources = self._members("sources", list(registry.SOURCES))
+        channels = self._members("channels", registry.channel_types())
+        alerts = self._alerts()
         levels = {name for name, (kind, _) in channels.items() if kind in registry.LEVELS}
-        for name, alert in settings.items():
-            if _is_of_events(alert, sources):
-                check_event_routes(name, alert, document, levels)
-        states = {name: alert for name, alert in settings.items() if not _is_of_events(alert, sources)}
-        check_metrics(states, document)
-        routes = {name: self._routes(name, kind, raw[name], settings) for name, (kind, _) in channels.items()}
+        known = {name: sources.get(name, ("", None))[1] for name in self._names("sources")}
+        events = {name for name, alert in alerts.items() if _delivers_events(known.get(alert.source))}
+        for name, alert in alerts.items():
+            check_alert(name, alert, document, known, self._names("channels"), levels)
+        check_metrics({name: alert for name, alert in alerts.items() if name not in events}, document)
+        routes = {name: self._routes(name, kind, alerts) for name, (kind, _) in channels.items()}
         if document.problems:
             raise ConfigError(_in_order(document.problems))
-        self._warn(web, settings)
+        self._warn(web, alerts)
         config = Config(
             ledger=ledger,
             web=web,
             log=log,
-            sources=sources,
+            sources={n: SourceConfig(name=n, kind=kind, settings=value) for n, (kind, value) in sources.items()},
             channels={
-                name: ChannelConfig(name=name, kind=kind, settings=config, routes=routes[name])
-                for name, (kind, config) in channels.items()
+                n: ChannelConfig(name=n, kind=kind, settings=value, routes=routes[n])
+                for n, (kind, value) in channels.items()
             },
             alerts={
-                name: _resolved(name, alert, settings, sources, levels)
-                if name in states
-                else _resolved_events(name, alert, sources)
-                for name, alert in settings.items()
+                name: _event_alert(name, alert, known)
+                if name in events
+                else _row_alert(name, alert, known, alerts, levels)
+                for name, alert in alerts.items()
             },
             warnings=tuple(_in_order(document.warnings)),
-            dry_run=dry_run,
-            file=document.file,
-            places={dotted(path): place for path, place in document.places.items()},
+            places=document.places,
         )
-        if problems := [*ignored.problems(config), *trial.problems(config)]:
-            raise ConfigError(problems)
+        if found := [*columns.ignored(config), *trial.offline(config)]:
+            raise ConfigError(found)
         ineffective = [
-            config.problem(f"has no effect: {why}", f"channels.{name}.{key}")
+            config.places.problem("no_effect_here", f"channels.{name}.{key}", why=why)
             for name, channel in config.channels.items()
             for key, why in channel.settings.ineffective().items()
         ]
-        return replace(config, warnings=(*config.warnings, *mixed_digests(config), *ineffective))
-
-    def _report(self, message: str, *path: str | int) -> None:
-        self._document.problems.append(self._document.problem(message, path))
+        return replace(config, warnings=(*config.warnings, *columns.mixed_digests(config), *ineffective))
 
     def _check_root(self) -> None:
+        report = self._document.report
         for key in self._root:
             if key not in _ROOT and not key.startswith(_OWN_KEY):
-                self._report("is not a known key" + suggestion(key, _ROOT), key)
+                report("unknown_key", (key,), name=key, available=_ROOT)
         files = self._root.get("alert_files", [])
         if not isinstance(files, list) or not all(isinstance(file, str) and file for file in files):
-            self._report("must be a list of file names or patterns", "alert_files")
+            report("wrong_type", ("alert_files",), wanted="a list of file names or patterns", found=noun(files))
         if not self._root.get("alerts") and not files:
-            self._report("there is nothing to watch; give alerts or alert_files")
+            report("nothing_to_watch")
 
-    def _section(self, name: str, model: type[Section]) -> Section:
+    def _validated(self, model: type[Model], data: object, *path: str) -> Model | None:
+        value, found = validate(model, data, dotted(path), self._document.places)
+        self._document.problems += found
+        return value
+
+    def _section(self, name: str, model: type[Model]) -> Model:
         data = self._root.get(name)
-        return validate(model, {} if data is None else data, (name,), self._document) or model()
+        return self._validated(model, {} if data is None else data, name) or model()
 
     def _mapping(self, name: str) -> dict[str, Any]:
         data = self._root.get(name)
         if data is not None and not isinstance(data, dict):
-            self._report(f"must be a mapping of names, not {noun(data)}", name)
+            self._document.report("wrong_type", (name,), wanted="a mapping of names", found=noun(data))
         data = data if isinstance(data, dict) else {}
         for key in data:
-            check_name(key, (name, key), self._document)
+            if not re.fullmatch(NAME, key):
+                self._document.report("bad_name", (name, key), name=key)
         return data
 
-    def _named(self, section: str) -> list[str]:
+    def _names(self, section: str) -> list[str]:
         data = self._root.get(section)
         return list(data) if isinstance(data, dict) else []
 
-    def _kind(self, entry: object, path: Path, known: list[str]) -> tuple[str, dict[str, Any]] | None:
-        """The `type` of a source or channel, and the rest of what it says."""
+    def _members(self, section: str, kinds: list[str]) -> dict[str, tuple[str, Any]]:
+        """The sources or channels: name -> type and settings, which are None where they are invalid."""
+        members: dict[str, tuple[str, Any]] = {}
+        for name, entry in self._mapping(section).items():
+            kind = self._kind(entry, (section, name), kinds)
+            if kind is not None:
+                model = registry.source_model(kind) if section == "sources" else registry.channel_models(kind)[0]
+                # Only the models of channels have the type as a field.
+                data = {key: value for key, value in entry.items() if key != "type" or key in model.model_fields}
+                members[name] = kind, self._validated(model, data, section, name)
+        return members
+
+    def _kind(self, entry: object, path: Path, kinds: list[str]) -> str | None:
+        report = self._document.report
+        kind = entry.get("type") if isinstance(entry, dict) else None
         if not isinstance(entry, dict):
-            self._report(f"must be a mapping with type, not {noun(entry)}", *path)
-            return None
-        kind = entry.get("type")
-        if kind is None:
-            self._report(f"is required: one of {', '.join(known)}", *path, "type")
+            report("wrong_type", path, wanted="a mapping with type", found=noun(entry))
+        elif kind is None:
+            report("no_type", (*path, "type"), available=kinds)
         elif not isinstance(kind, str):
-            self._report(f"must be one of {', '.join(known)}, not {noun(kind)}", *path, "type")
-        elif kind not in known:
-            self._report(f"there is no type {kind!r}{suggestion(kind, known)}", *path, "type")
+            report("wrong_type", (*path, "type"), wanted=f"one of {', '.join(kinds)}", found=noun(kind))
+        elif kind not in kinds:
+            report("unknown_type", (*path, "type"), name=kind, available=kinds)
         else:
-            return kind, {key: value for key, value in entry.items() if key != "type"}
+            return kind
         return None
 
-    def _sources(self) -> dict[str, SourceConfig]:
-        sources: dict[str, SourceConfig] = {}
-        for name, entry in self._mapping("sources").items():
-            path = ("sources", name)
-            found = self._kind(entry, path, list(registry.SOURCES))
-            if found is not None:
-                kind, data = found
-                settings = validate(registry.source_model(kind), data, path, self._document)
-                sources[name] = SourceConfig(name=name, kind=kind, settings=settings)
-        return sources
-
-    def _channels(self) -> tuple[dict[str, tuple[str, Settings | None]], dict[str, dict[str, Any]]]:
-        channels: dict[str, tuple[str, Settings | None]] = {}
-        raw: dict[str, dict[str, Any]] = {}
-        for name, entry in self._mapping("channels").items():
-            path = ("channels", name)
-            found = self._kind(entry, path, registry.channel_types())
-            if found is not None:
-                kind, raw[name] = found
-                data = {"type": kind, **raw[name]}
-                channels[name] = kind, validate(registry.channel_models(kind)[0], data, path, self._document)
-        return channels, raw
-
     def _alerts(self) -> dict[str, AlertSettings]:
-        alerts: dict[str, AlertSettings] = {}
-        for name, entry in self._mapping("alerts").items():
-            alert = validate(AlertSettings, entry, ("alerts", name), self._document)
-            if alert is not None:
-                alerts[name] = alert
-        return alerts
+        alerts = {n: self._validated(AlertSettings, entry, "alerts", n) for n, entry in self._mapping("alerts").items()}
+        return {name: alert for name, alert in alerts.items() if alert is not None}
 
-    def _routes(
-        self, channel: str, kind: str, base: dict[str, Any], alerts: Mapping[str, AlertSettings]
-    ) -> dict[str, Settings]:
-        """For each alert that notifies the channel, the options that hold for it."""
+    def _routes(self, channel: str, kind: str, alerts: Mapping[str, AlertSettings]) -> dict[str, Any]:
+        """For each alert that notifies the channel, the options that apply: the channel's, and over them its own."""
         model = registry.channel_models(kind)[1]
-        fields = {field.alias or name for name, field in model.model_fields.items()}
-        common = {key: value for key, value in base.items() if key in fields}
-        routes: dict[str, Settings] = {}
+        common = {key: value for key, value in self._root["channels"][channel].items() if key in keys(model)}
+        routes: dict[str, Any] = {}
         for name, alert in alerts.items():
-            for i, entry in enumerate(alert.notify):
+            if channel in alert.channels:
+                i = alert.channels.index(channel)
+                entry = alert.notify[i]
                 own = entry.options if isinstance(entry, Notify) else {}
-                if channel == (entry.channel if isinstance(entry, Notify) else entry) and name not in routes:
-                    path = ("alerts", name, "notify", i)
-                    options = self._laid_over(model, common, own, path, ("channels", channel))
-                    if options is not None:
-                        routes[name] = options
-                        self._check_complete(options, channel, path)
+                options = self._options(
+                    model, common, own, f"channels.{channel}", dotted(("alerts", name, "notify", i))
+                )
+                if options is not None:
+                    routes[name] = options
+                # What the channel or the alert may set is optional at both; only together they can be incomplete.
+                why = options.missing() if options is not None else None
+                if why:
+                    self._document.report("incomplete_channel", ("alerts", name, "notify", i), name=channel, why=why)
         return routes
 
-    def _check_complete(self, options: Settings, channel: str, path: Path) -> None:
-        # What may be given at either place is optional at both; only together can they tell that it is missing.
-        missing = getattr(options, "missing", None)
-        sentence = missing() if callable(missing) else None
-        if sentence:
-            self._report(f"channel {channel}: {sentence}", *path)
-
-    def _laid_over(
-        self, model: type[Settings], common: dict[str, Any], own: dict[str, Any], path: Path, below: Path
-    ) -> Settings | None:
-        """The channel's options with the alert's own on top; a problem is told at the one it comes from, and once."""
-        overridden = {f"{s}_file" for s in model.secrets if s in own} | {s for s in model.secrets if f"{s}_file" in own}
-        merged = {**{key: value for key, value in common.items() if key not in overridden}, **own}
-        document = self._document
-        scratch = Document(places=document.places, scalars=document.scalars, file=document.file)
-        for key in common.keys() - own.keys():
-            for place, scalar in document.scalars.items():
-                if place[: len(below) + 1] == (*below, key):
-                    scratch.scalars = {**scratch.scalars, (*path, *place[len(below) :]): scalar}
-        options = validate(model, merged, path, scratch)
-        inherited = tuple(dotted((*path, key)) for key in common.keys() - own.keys())
-        for problem in scratch.problems:
-            if problem.path.startswith(inherited) and inherited:
-                moved = dotted(below) + problem.path[len(dotted(path)) :]
-                if any(known.path == moved for known in document.problems):
-                    continue
-            if problem not in document.problems:
-                document.problems.append(problem)
+    def _options(
+        self, model: type[Settings], common: dict[str, Any], own: dict[str, Any], channel: str, path: str
+    ) -> Any:
+        """The channel's options with the alert's own on top. A problem is reported where its key is, and once."""
+        # A secret and the file that holds it are one setting.
+        replaced = {*own, *(f"{s}_file" for s in model.secrets if s in own)}
+        replaced |= {secret for secret in model.secrets if f"{secret}_file" in own}
+        inherited = {key: value for key, value in common.items() if key not in replaced}
+        options, found = validate(
+            model, {**inherited, **own}, path, self._document.places, dict.fromkeys(inherited, channel)
+        )
+        reported = {one.path for one in self._document.problems}
+        self._document.problems += [one for one in found if one.path.startswith(path) or one.path not in reported]
         return options
 
     def _warn(self, web: WebSettings, alerts: Mapping[str, AlertSettings]) -> None:
-        document = self._document
-        used = {alert.source for alert in alerts.values()}
-        notified = {e.channel if isinstance(e, Notify) else e for alert in alerts.values() for e in alert.notify}
-        for section, names in (("sources", used), ("channels", notified)):
-            for name in self._named(section):
+        warn = self._document.warn
+        used = {
+            "sources": {alert.source for alert in alerts.values()},
+            "channels": {channel for alert in alerts.values() for channel in alert.channels},
+        }
+        for section, names in used.items():
+            for name in self._names(section):
                 if name not in names:
-                    document.warnings.append(document.problem("no alert uses it", (section, name)))
+                    warn("unused", (section, name))
         if not alerts:
-            document.warnings.append(document.problem("there are no alerts"))
+            warn("no_alerts")
         if web.admin and not web.loopback:
-            message = f"whoever reaches {web.listen} can give orders, without a password"
-            document.warnings.append(document.problem(message, ("web", "admin")))
+            warn("open_admin", ("web", "admin"), name=web.listen)
 
 
-def _is_of_events(alert: AlertSettings, sources: Mapping[str, SourceConfig]) -> bool:
-    source = sources.get(alert.source)
-    return source is not None and source.settings is not None and source.settings.delivers == "events"
+def _delivers_events(source: Any) -> bool:
+    return source is not None and source.delivers == "events"
 
 
-def _resolved_events(name: str, alert: AlertSettings, sources: Mapping[str, SourceConfig]) -> EventAlert:
+def _common(name: str, alert: AlertSettings, sources: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that alerts on rows and on events share."""
+    subjects = sources[alert.source].subjects
+    if "relation" in subjects:
+        subject = Subject(relation=alert.relation, query=alert.query)
+    else:
+        # Where everything has a name, it is the alert's own unless it sets another.
+        subject = Subject(**{subjects[0]: getattr(alert, subjects[0]) or name})
+    same = ("source", "static_labels", "value", "annotations")
+    return {
+        **{field: getattr(alert, field) for field in same},
+        "name": name,
+        "subject": subject,
+        "labels": alert.label_columns,
+        "notify": tuple(alert.channels),
+    }
+
+
+def _event_alert(name: str, alert: AlertSettings, sources: Mapping[str, Any]) -> EventAlert:
     return EventAlert(
-        name=name,
-        source=alert.source,
-        subject=_subject(name, alert, sources[alert.source]),
+        **_common(name, alert, sources),
         key=tuple(alert.key or ()),
-        labels=alert.label_columns,
-        static_labels=alert.static_labels,
-        value=alert.value,
-        annotations=alert.annotations,
-        notify=_channels_of(alert),
         dedupe_by=tuple(alert.dedupe_by),
         dedupe_window=alert.dedupe_window,
     )
 
 
-def _channels_of(alert: AlertSettings) -> tuple[str, ...]:
-    return tuple(entry if isinstance(entry, str) else entry.channel for entry in alert.notify)
-
-
-def _subject(name: str, alert: AlertSettings, source: SourceConfig) -> Subject:
-    """What to watch; of a source where everything has a name, the alert's own unless it gives another."""
-    if "relation" in source.settings.subjects:
-        return Subject(relation=alert.relation, query=alert.query)
-    [key] = source.settings.subjects
-    return Subject(**{key: getattr(alert, key) or name})
-
-
-def _resolved(
-    name: str,
-    alert: AlertSettings,
-    alerts: Mapping[str, AlertSettings],
-    sources: Mapping[str, SourceConfig],
-    levels: Container[str],
+def _row_alert(
+    name: str, alert: AlertSettings, sources: Mapping[str, Any], alerts: Mapping[str, AlertSettings], levels: set[str]
 ) -> RowAlert:
-    labels = alert.label_columns
-    notify = _channels_of(alert)
+    columns = alert.label_columns.values() if alert.key is None else alert.key
     metric = (alert.metric or name) if alert.gauges else ""
+    same = ("on_duplicate", "max_series", "linger", "hold", "keep_firing_for", "repeat_interval", "initial", "gauges")
     return RowAlert(
-        name=name,
-        source=alert.source,
-        subject=_subject(name, alert, sources[alert.source]),
-        key=tuple(dict.fromkeys(labels.values() if alert.key is None else alert.key)),
-        labels=labels,
-        static_labels=alert.static_labels,
-        value=alert.value,
+        **_common(name, alert, sources),
+        **{field: getattr(alert, field) for field in same},
+        key=tuple(dict.fromkeys(columns)),
         metric=metric,
         help=_help(metric, alerts),
-        on_duplicate=alert.on_duplicate,
-        max_series=alert.max_series,
-        linger=alert.linger,
-        hold=alert.hold,
-        keep_firing_for=alert.keep_firing_for,
-        repeat_interval=alert.repeat_interval,
         ignore=tuple(alert.ignore),
-        initial=alert.initial,
-        annotations=alert.annotations,
-        gauges=alert.gauges,
-        notify=notify,
-        levels=frozenset(name for name in notify if name in levels),
+        levels=frozenset(levels.intersection(alert.channels)),
     )
 
 
@@ -386,6 +334,9 @@ def _help(metric: str, alerts: Mapping[str, AlertSettings]) -> str:
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:
-    """Once each, in the order of the files and their lines."""
-    files = list(dict.fromkeys(problem.file for problem in problems))
-    return sorted(dict.fromkeys(problems), key=lambda problem: (files.index(problem.file), problem.line or 0))
+    """The problems once each, in the order of the files and their lines."""
+    files = list(dict.fromkeys(one.file for one in problems))
+    # A value whose variable is not set has no other problem.
+    unset = {one.path for one in problems if one.code == "unset_variable"}
+    relevant = dict.fromkeys(one for one in problems if one.code == "unset_variable" or one.path not in unset)
+    return sorted(relevant, key=lambda one: (files.index(one.file), one.line or 0))

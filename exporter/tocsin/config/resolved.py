@@ -6,40 +6,40 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tocsin.alert import Alert, EventAlert, RowAlert
-from tocsin.config.redaction import duration, plain
-from tocsin.config.sections import LedgerSettings, LogSettings, WebSettings
+from tocsin.config.plain import plain, plain_value
+from tocsin.config.problems import Places
+from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
 from tocsin.errors import ConfigError, Problem
 from tocsin.redaction import redacted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
-    """A source: `settings` is an instance of the `Config` of the module that `tocsin.registry.SOURCES` names for
-    `kind`."""
+    """A source."""
 
     name: str
     kind: str
+    """Its type, a key of `tocsin.registry.SOURCES`."""
     settings: Any = field(repr=False)
+    """An instance of the `Config` of the type's module."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelConfig:
-    """A channel: `settings` is an instance of the `Config` of its module, `routes` maps each alert that notifies it
-    to its `Options`: the channel's, with the alert's own laid over them."""
+    """A channel, or a level output."""
 
     name: str
     kind: str
+    """Its type, a key of `tocsin.registry.CHANNELS` or `LEVELS`."""
     settings: Any = field(repr=False)
+    """An instance of the `Config` of the type's module."""
     routes: Mapping[str, Any] = field(repr=False)
+    """Name of an alert that notifies it -> `Options`: the channel's, and over them the alert's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A configuration that can be used. `warnings` are oddities that do not prevent that.
-
-    `file`: where it comes from. `dry_run`: send nothing and keep nothing. `places`: dotted path -> (file, line), for
-    problems found later on.
-    """
+    """A configuration that can be used."""
 
     ledger: LedgerSettings
     web: WebSettings
@@ -48,9 +48,11 @@ class Config:
     channels: Mapping[str, ChannelConfig]
     alerts: Mapping[str, Alert]
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
+    """Problems that do not prevent its use."""
     dry_run: bool = False
-    file: str = field(default="", compare=False)
-    places: Mapping[str, tuple[str, int]] = field(default_factory=dict, repr=False, compare=False)
+    """Whether to send and keep nothing."""
+    places: Places = field(default_factory=Places, repr=False, compare=False)
+    """Where its values are in the files, for problems that are found later."""
 
     @property
     def row_alerts(self) -> dict[str, RowAlert]:
@@ -63,23 +65,15 @@ class Config:
         return {name: alert for name, alert in self.alerts.items() if isinstance(alert, EventAlert)}
 
     def routes(self, channel: str) -> dict[str, Any]:
-        """For each alert that notifies the channel, that channel's `Options` as they hold for it."""
+        """Return, for each alert that notifies the channel, the channel's `Options` that apply to it."""
         return dict(self.channels[channel].routes)
 
-    def problem(self, message: str, path: str) -> Problem:
-        """A problem at a dotted path, or at the nearest thing around it that has a line."""
-        around = path
-        while around and around not in self.places:
-            around = around[: max(around.rfind("."), around.rfind("["), 0)]
-        file, line = self.places.get(around, (self.file, None))
-        return Problem(message=message, path=path, file=file, line=line)
-
     def located(self, error: ConfigError) -> ConfigError:
-        """The error with file and line for problems that only have a path: those of who builds from settings."""
-        return ConfigError([p if p.file else self.problem(p.message, p.path) for p in error.problems])
+        """Return the error with file and line for problems that only have a path."""
+        return ConfigError([self.places.located(problem) for problem in error.problems])
 
     def redacted(self) -> dict[str, Any]:
-        """Everything in effect, as plain data in the shape of the file, with `<secret>` for every secret."""
+        """Return everything in effect as plain data in the shape of the file, with a mark for every secret."""
         tree: dict[str, Any] = redacted(
             {
                 "ledger": plain(self.ledger),
@@ -93,37 +87,12 @@ class Config:
         return tree
 
     def _alert(self, alert: Alert) -> dict[str, Any]:
-        subject = dataclasses.asdict(alert.subject)
-        named = {"source": alert.source, **{name: value for name, value in subject.items() if value is not None}}
-        notify = [{"channel": c, **plain(self.channels[c].routes[alert.name])} for c in alert.notify]
-        common = {
-            **named,
-            "key": list(alert.key),
-            "labels": dict(alert.labels),
-            "static_labels": dict(alert.static_labels),
-            "value": alert.value,
-        }
-        if isinstance(alert, EventAlert):
-            return {
-                **common,
-                "dedupe_by": list(alert.dedupe_by),
-                "dedupe_window": duration(alert.dedupe_window),
-                "annotations": dict(alert.annotations),
-                "notify": notify,
-            }
+        shown: dict[str, Any] = {"source": alert.source}
+        shown |= {name: value for name, value in dataclasses.asdict(alert.subject).items() if value is not None}
+        for name, setting in AlertSettings.model_fields.items():
+            if name != "notify" and hasattr(alert, name):
+                shown[setting.alias or name] = plain_value(setting, getattr(alert, name))
         return {
-            **common,
-            "metric": alert.metric,
-            "help": alert.help,
-            "on_duplicate": alert.on_duplicate,
-            "max_series": alert.max_series,
-            "linger": duration(alert.linger),
-            "for": duration(alert.hold),
-            "keep_firing_for": duration(alert.keep_firing_for),
-            "repeat_interval": duration(alert.repeat_interval),
-            "ignore": list(alert.ignore),
-            "initial": alert.initial,
-            "annotations": dict(alert.annotations),
-            "gauges": alert.gauges,
-            "notify": notify,
+            **shown,
+            "notify": [{"channel": c, **plain(self.channels[c].routes[alert.name])} for c in alert.notify],
         }

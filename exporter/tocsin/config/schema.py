@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tocsin import registry
-from tocsin.config.redaction import duration
+from tocsin.config.plain import duration
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
 from tocsin.config.semantics import NAME
 from tocsin.settings import Settings

@@ -1,4 +1,4 @@
-"""The sections of `tocsin.yaml` as pydantic models. What depends on more than one of them is checked in `semantics`."""
+"""The sections of `tocsin.yaml` as models. `semantics` checks what depends on more than one of them."""
 
 import ipaddress
 import re
@@ -8,17 +8,23 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validat
 
 from tocsin.alert import Initial
 from tocsin.model import OnDuplicate
-from tocsin.settings import Duration, Settings
+from tocsin.settings import Duration, Settings, invalid
+from tocsin.templates import VARIABLES, Template
 
 _RELATION = re.compile(r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)(?:\.(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)){0,2}')
 
 
 def _filled(value: str) -> str:
     if not value.strip():
-        raise ValueError("must not be empty")
+        raise invalid("empty", "must not be empty")
     if "\0" in value:
-        raise ValueError("must not contain a NUL character")
+        raise invalid("nul", "must not contain a NUL character")
     return value
+
+
+def _compiles(text: str) -> str:
+    Template(text, place="", known=VARIABLES - {"annotations", "merged"})
+    return text
 
 
 Text = Annotated[str, AfterValidator(_filled), Field(json_schema_extra={"minLength": 1})]
@@ -28,37 +34,36 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 class LedgerSettings(Settings):
-    """Where the state is kept that survives a restart: firing rows, notifications not yet delivered, and the resume
-    point."""
+    """The file with the state that survives a restart: firing rows, pending notifications and the resume point."""
 
     path: Text = "tocsin.db"
-    """The file, relative to the working directory. It belongs on a local disk, and to one process at a time."""
+    """The file, relative to the working directory. Put it on a local disk. Only one process can use it at a time."""
     history: Duration = 7 * 86400.0
-    """How long delivered notifications are kept to look at. Dead letters stay until somebody decides about them."""
+    """How long delivered notifications are kept. Dead letters are kept until they are retried or dropped."""
 
 
 class WebSettings(Settings):
-    """The port for Prometheus, for probes and for people."""
+    """The HTTP port for metrics, probes, the API and the status page."""
 
     listen: Text = "127.0.0.1:8627"
     """Address and port. `0.0.0.0:8627` or `[::]:8627` for every interface."""
     admin: bool = False
-    """Whether the port also takes orders: reload, and replay or drop dead letters. Whoever reaches the port may then
-    give them."""
+    """Whether the API can reload the configuration and retry or drop dead letters. It asks for no password: anyone who
+    reaches the port can do so."""
 
     @field_validator("listen")
     @classmethod
     def _host_and_port(cls, listen: str) -> str:
         host, colon, port = listen.rpartition(":")
         if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValueError("write an address and a port, as in 127.0.0.1:8627")
+            raise invalid("listen", "write an address and a port, as in 127.0.0.1:8627")
         bracketed = host.startswith("[") and host.endswith("]")
         try:
             ipaddress.IPv6Address(host[1:-1] if bracketed else "::")
         except ValueError:
-            raise ValueError(f"{host} is no IPv6 address") from None
+            raise invalid("ipv6", "{name} is not an IPv6 address", name=host) from None
         if not bracketed and ":" in host:
-            raise ValueError("write an IPv6 address in brackets, as in [::1]:8627")
+            raise invalid("brackets", "write an IPv6 address in brackets, as in [::1]:8627")
         return listen
 
     @property
@@ -80,14 +85,14 @@ class WebSettings(Settings):
 
 
 class LogSettings(Settings):
-    """What is written about the running process."""
+    """The log of the running process."""
 
     level: Level = "info"
-    """The least severe level that is written."""
+    """The lowest severity that is logged."""
     format: Literal["auto", "text", "logfmt", "json"] = "auto"
     """`auto`: text on a terminal, logfmt elsewhere."""
     output: Text = "stderr"
-    """`stderr`, `stdout`, or a file that is appended to."""
+    """`stderr`, `stdout`, or a file to append to."""
 
     @field_validator("level", mode="before")
     @classmethod
@@ -105,82 +110,67 @@ class Notify(Settings):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options as they stand in the file; the channel's type decides what they mean."""
+        """The options as they are in the file; the channel's type decides what they mean."""
         return dict(self.__pydantic_extra__ or {})
 
 
-_NAMED = ("relation", "query", "topic", "event")
-_SUBJECTS: list[JsonValue] = [
-    {"required": ["relation"]},
-    {"required": ["query"]},
-    {"required": ["topic"]},
-    {"required": ["event"]},
-    {
-        "not": {
-            "anyOf": [
-                {"required": ["relation"]},
-                {"required": ["query"]},
-                {"required": ["topic"]},
-                {"required": ["event"]},
-            ]
-        }
-    },
-]
+_SUBJECTS = ("relation", "query", "topic", "event")
+_REQUIRED: list[JsonValue] = [{"required": [name]} for name in _SUBJECTS]
 
 
 class AlertSettings(Settings):
-    """One alert: rows to watch, what identifies one, what to show of it, and whom to tell."""
+    """One alert: the rows or events to watch, the columns that identify one, the gauge, and the channels to notify."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": _SUBJECTS})
+    model_config = ConfigDict(json_schema_extra={"oneOf": [*_REQUIRED, {"not": {"anyOf": _REQUIRED}}]})
 
     source: Text
-    """The source that has the rows."""
+    """The name of the source."""
     relation: Text | None = None
-    """View or table to watch, as SQL would write it: `schema.view`, `"Mixed Case".view`. Either this or `query`."""
+    """View or table to watch, as SQL writes it: `schema.view`, `"Mixed Case".view`. Either this or `query`."""
     query: Text | None = None
-    """A SELECT to watch, taken as it stands."""
+    """A SELECT to watch, used without changes."""
     topic: Text | None = None
-    """The topic to take, of a Kafka source. Without it the alert's name."""
+    """The topic of a Kafka source. Default: the alert's name."""
     event: Text | None = None
-    """The events to take, by their name, of another source of events. Without it the alert's name."""
+    """The name of the events of another source of events. Default: the alert's name."""
     key: list[Text] | None = None
-    """Columns that identify one firing. Without it the label columns, and without labels the whole row. Events with the
-    same key are told one after another, in order; without a key in any order."""
+    """Columns that identify one firing. Default: the label columns, or the whole row without labels. Events with the
+    same key are delivered in order; events without a key in any order."""
     labels: list[Text] | dict[str, Text] = Field(default_factory=list)
     """Columns that become labels of the gauge, under their own names or as `label: column`."""
     static_labels: dict[str, str] = Field(default_factory=dict)
-    """Labels that are the same on every series of this alert."""
+    """Labels with the same value on every series of this alert."""
     value: Text | None = None
-    """Column with the gauge's value. Without it a firing row counts 1."""
+    """Column with the gauge's value. Default: 1 for each firing row."""
     metric: Text | None = None
-    """Name of the gauge. Without it the alert's name."""
+    """Name of the gauge. Default: the alert's name."""
     help: str | None = None
     """The gauge's help text."""
     on_duplicate: OnDuplicate = "max"
-    """What the value is when several rows have the same labels; `first` is the row that was there first."""
+    """The value where several rows have the same labels; `first` is that of the oldest row."""
     max_series: Annotated[int, Field(ge=1)] = 10_000
-    """The most series of this alert that are served, so that a mistake in a view does not flood Prometheus."""
+    """The most series of this alert that are served. The limit protects Prometheus from a mistake in a view."""
     linger: Duration = 0.0
-    """How long a series that stopped firing is still served, with value 0, before it goes."""
+    """How long a series is served with the value 0 after its row stopped firing."""
     hold: Duration = Field(default=0.0, alias="for")
-    """How long a row must have been there before it fires."""
+    """How long a row must exist before it fires."""
     keep_firing_for: Duration = 0.0
-    """How long a firing goes on after its row went, so that a row that comes and goes is one firing."""
+    """How long a row keeps firing after it is gone. A row that comes back within this time is the same firing."""
     repeat_interval: Duration = 0.0
-    """After how long a firing that goes on is told again; `0` never."""
+    """How often a row that keeps firing is notified again; `0`: never."""
     ignore: list[Text] = Field(default_factory=list)
-    """Columns whose change is no update. So no route of the alert may go by one, with `when` or `group_by`."""
+    """Columns whose changes are not updates. No route of the alert may depend on one, by `when` or `group_by`."""
     initial: Initial = "notify"
-    """Whether rows that are there at the very first start are told."""
+    """Whether rows that exist at the very first start are notified."""
     dedupe_by: list[Text] = Field(default_factory=list)
     """Of events: the columns that make two events equal. Of equal events only the first within `dedupe_window` is sent.
     An event without one of the columns is always sent."""
     dedupe_window: Duration = 3600.0
-    """How long after an event others are repeats of it."""
-    annotations: dict[str, str] = Field(default_factory=dict)
+    """How long equal events count as duplicates of the first one."""
+    annotations: dict[str, Annotated[str, AfterValidator(_compiles)]] = Field(default_factory=dict)
     """Templates that go into every notification, by name."""
     gauges: bool = True
-    """Whether firing rows become a gauge at all."""
+    """Whether firing rows become a gauge."""
     notify: list[str | Notify] = Field(default_factory=list)
     """Channels to notify: names, or mappings with `channel` and that channel's options for this alert."""
 
@@ -188,24 +178,31 @@ class AlertSettings(Settings):
     @classmethod
     def _is_a_name(cls, relation: str | None) -> str | None:
         if relation is not None and not _RELATION.fullmatch(relation):
-            raise ValueError('must be a name as SQL writes it: schema.name, with double quotes where needed: "My View"')
+            raise invalid(
+                "relation", 'must be a name as in SQL: schema.name, with double quotes where needed: "My View"'
+            )
         return relation
 
     @field_validator("query")
     @classmethod
     def _is_one_statement(cls, query: str | None) -> str | None:
         if query is not None and query.lstrip().upper().startswith(("SUBSCRIBE", "COPY", "DECLARE")):
-            raise ValueError("write the SELECT alone; Tocsin subscribes to it")
+            raise invalid("subscribe", "write the SELECT alone; Tocsin subscribes to it")
         return query
 
     @model_validator(mode="after")
     def _one_subject(self) -> Self:
-        given = [name for name in _NAMED if getattr(self, name) is not None]
+        given = [name for name in _SUBJECTS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"give either {' or '.join(given)}, not both")
+            raise invalid("several_subjects", "set either {names}, not both", names=" or ".join(given))
         return self
 
     @property
     def label_columns(self) -> dict[str, str]:
         """Label name -> column."""
         return dict(self.labels) if isinstance(self.labels, dict) else {name: name for name in self.labels}
+
+    @property
+    def channels(self) -> list[str]:
+        """The names of the channels to notify."""
+        return [entry if isinstance(entry, str) else entry.channel for entry in self.notify]

@@ -1,17 +1,19 @@
-"""What no single section can tell: references between them, names that clash, columns that cannot be meant."""
+"""Checks that no single model can make: references, names that clash, columns that cannot be meant."""
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import combinations
+from typing import TypeAlias
 
-from tocsin.config.document import Document, Path
+from tocsin.config.document import Document
+from tocsin.config.problems import Path
 from tocsin.config.sections import AlertSettings
-from tocsin.config.validation import suggestion
 from tocsin.sources.settings import SourceSettings
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
-"""What names of sources, channels and alerts look like."""
+"""The names of sources, channels and alerts. They become metric labels, parts of URLs and arguments of commands."""
 
 _METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -19,12 +21,16 @@ _TAKEN_PREFIXES = ("tocsin_", "process_", "python_")
 _TAKEN_SUFFIXES = ("_total", "_sum", "_count", "_bucket")
 _TAKEN_LABELS = ("le", "quantile")
 
+OF_ROWS = (
+    *("gauges", "metric", "help", "on_duplicate", "max_series", "linger", "hold", "keep_firing_for"),
+    *("repeat_interval", "ignore", "initial"),
+)
+"""Fields of an alert that only rows have."""
+OF_EVENTS = ("dedupe_by", "dedupe_window")
+"""Fields of an alert that only events have."""
 
-def check_name(name: str, path: Path, document: Document) -> None:
-    """Names of sources, channels and alerts become metric labels, parts of URLs and arguments of commands."""
-    if not re.fullmatch(NAME, name):
-        message = "a name is made of at most 100 letters, digits, _ and -, and does not begin with -"
-        document.problems.append(document.problem(message, path))
+Report: TypeAlias = Callable[..., None]
+"""Takes a code, a path below the alert, and the fields of the code's text."""
 
 
 def check_alert(
@@ -32,191 +38,146 @@ def check_alert(
     alert: AlertSettings,
     document: Document,
     sources: Mapping[str, SourceSettings | None],
-    channels: Iterable[str],
+    channels: Collection[str],
+    levels: Collection[str],
 ) -> None:
-    """Everything about one alert that its model cannot see. `sources`: those there are, None where one is unreadable;
-    `channels`: the names there are."""
-    checker = _Checker(("alerts", name), document)
-    if alert.source not in sources:
-        checker.report(f"there is no source {alert.source!r}{suggestion(alert.source, sources)}", "source")
+    """Check an alert against the rest. `sources`: None where one is invalid; `levels`: the channels that are sent what
+    fires, not what happened."""
+
+    def report(code: str, *at: str | int, **fields: object) -> None:
+        document.report(code, ("alerts", name, *at), **fields)
+
     source = sources.get(alert.source)
+    if alert.source not in sources:
+        report("unknown_source", "source", name=alert.source, available=list(sources))
     if source is not None:
-        _check_subject(alert, source, checker)
-        _check_state(alert, source, checker)
-    _check_columns(alert, checker)
-    _check_routes(alert, checker, channels)
+        _check_subject(alert, source, report)
+    if source is not None and source.delivers == "events":
+        _check_events(alert, report, levels)
+    elif source is not None:
+        _check_only(alert, OF_EVENTS, "not_for_rows", report)
+    _check_columns(alert, report, partial(_warn, document, ("alerts", name)))
+    _check_routes(alert, report, channels)
     if alert.gauges and (source is None or source.delivers == "rows"):
-        _check_metric(name, alert, checker)
-        _check_labels(alert, checker)
-
-
-def check_event_routes(name: str, alert: AlertSettings, document: Document, levels: Container[str]) -> None:
-    """What is told what fires now cannot be told of events. `levels`: the names of such channels."""
-    checker = _Checker(("alerts", name), document)
-    for i, entry in enumerate(alert.notify):
-        channel = entry if isinstance(entry, str) else entry.channel
-        if channel in levels:
-            checker.report(f"{channel} is told what fires, and events do not fire; give another channel", "notify", i)
-
-
-def check_annotations(name: str, alert: AlertSettings, document: Document) -> None:
-    """Whether the templates compile."""
-    if not alert.annotations:
-        return
-    from tocsin.templates import VARIABLES, Template, TemplateError
-
-    for annotation, text in alert.annotations.items():
-        path = ("alerts", name, "annotations", annotation)
-        try:
-            Template(text, place="", known=VARIABLES - {"annotations", "merged"})
-        except TemplateError as error:
-            document.problems.append(document.problem(error.message, path))
+        _check_metric(name, alert, report)
+        _check_labels(alert, report)
 
 
 def check_metrics(alerts: Mapping[str, AlertSettings], document: Document) -> None:
-    """Several alerts may share a metric if one page can hold them: equal label names, told apart by static labels."""
+    """Check metrics that alerts on rows share: one page can hold them if they have the same label names and different
+    static labels."""
     sharing: dict[str, list[str]] = defaultdict(list)
     for name, alert in alerts.items():
         if alert.gauges:
             sharing[alert.metric or name].append(name)
     for metric, names in sharing.items():
         for first, second in combinations(names, 2):
-            message = _clash(alerts[first], alerts[second])
-            if message:
-                where = "metric" if alerts[second].metric else None
-                path: Path = ("alerts", second, where) if where else ("alerts", second)
-                document.problems.append(
-                    document.problem(f"alert {first} has the metric {metric} too: {message}", path)
-                )
+            code = _clash(alerts[first], alerts[second])
+            if code:
+                at = ("metric",) if alerts[second].metric else ()
+                document.report(code, ("alerts", second, *at), name=first, metric=metric)
 
 
 def _clash(first: AlertSettings, second: AlertSettings) -> str:
     if {*first.label_columns, *first.static_labels} != {*second.label_columns, *second.static_labels}:
-        return "then the names of all labels must be the same"
+        return "shared_metric_labels"
     shared = first.static_labels.keys() & second.static_labels.keys()
     if not any(first.static_labels[label] != second.static_labels[label] for label in shared):
-        return "then static_labels must tell them apart"
-    if first.help and second.help and first.help != second.help:
-        return "then help must be the same"
-    return ""
+        return "shared_metric_series"
+    return "shared_metric_help" if first.help and second.help and first.help != second.help else ""
 
 
-class _Checker:
-    """Where problems of one alert go."""
-
-    def __init__(self, path: Path, document: Document) -> None:
-        self._path = path
-        self._document = document
-
-    def report(self, message: str, *path: str | int) -> None:
-        self._document.problems.append(self._document.problem(message, (*self._path, *path)))
-
-    def warn(self, message: str, *path: str | int) -> None:
-        self._document.warnings.append(self._document.problem(message, (*self._path, *path)))
-
-    def once(self, names: Sequence[str], *path: str | int) -> None:
-        for i, name in enumerate(names):
-            if name in names[:i]:
-                self.report(f"{name} is listed twice", *path, i)
+def _warn(document: Document, path: Path, code: str, *at: str | int, **fields: object) -> None:
+    document.warn(code, (*path, *at), **fields)
 
 
-_ANY_SUBJECT = ("relation", "query", "topic", "event")
-_OF_STATE = (
-    "gauges", "metric", "help", "on_duplicate", "max_series", "linger", "hold", "keep_firing_for", "repeat_interval",
-    "ignore", "initial",
-)  # fmt: skip
-_OF_EVENTS = ("dedupe_by", "dedupe_window")
-
-
-def _check_subject(alert: AlertSettings, source: SourceSettings, checker: _Checker) -> None:
-    """Whether the alert names what this kind of source has."""
-    for name in _ANY_SUBJECT:
+def _check_subject(alert: AlertSettings, source: SourceSettings, report: Report) -> None:
+    """Check that the alert names what this kind of source has."""
+    wanted = " or ".join(source.subjects)
+    for name in ("relation", "query", "topic", "event"):
         if getattr(alert, name) is not None and name not in source.subjects:
-            checker.report(f"the source {alert.source} knows no {name}; give {' or '.join(source.subjects)}", name)
+            report("unknown_subject", name, source=alert.source, name=name, listed=wanted)
     if source.subjects == ("relation", "query") and alert.relation is None and alert.query is None:
-        checker.report("give either relation or query")
+        report("no_subject", listed=wanted)
 
 
-def _check_state(alert: AlertSettings, source: SourceSettings, checker: _Checker) -> None:
-    """Whether the alert asks for what rows have and events have not, or the other way round."""
-    of_events = source.delivers == "events"
-    for field in _OF_STATE if of_events else _OF_EVENTS:
+def _check_events(alert: AlertSettings, report: Report, levels: Collection[str]) -> None:
+    _check_only(alert, OF_ROWS, "not_for_events", report)
+    if "dedupe_window" in alert.model_fields_set and not alert.dedupe_by:
+        report("window_without_dedupe", "dedupe_window")
+    if not alert.notify:
+        report("event_without_channel", "notify")
+    for i, channel in enumerate(alert.channels):
+        if channel in levels:
+            report("event_to_level", "notify", i, name=channel)
+
+
+def _check_only(alert: AlertSettings, fields: Sequence[str], code: str, report: Report) -> None:
+    """Report those of the fields that are set."""
+    for field in fields:
         if field in alert.model_fields_set and getattr(alert, field) is not False:
             name = AlertSettings.model_fields[field].alias or field
-            why = "gives events, which neither fire nor resolve" if of_events else "gives rows, not events"
-            checker.report(f"the source {alert.source} {why}; remove {name}", name)
-    if of_events and "dedupe_window" in alert.model_fields_set and not alert.dedupe_by:
-        checker.report(
-            "is the time for which repeats are held back; dedupe_by must say what a repeat is", "dedupe_window"
-        )
-    if of_events and not alert.notify:
-        checker.report("events have no gauge; give a channel to notify", "notify")
+            report(code, name, source=alert.source, name=name)
 
 
-def _check_columns(alert: AlertSettings, checker: _Checker) -> None:
-    checker.once(alert.key or [], "key")
-    checker.once(alert.ignore, "ignore")
-    if isinstance(alert.labels, list):
-        checker.once(alert.labels, "labels")
+def _check_columns(alert: AlertSettings, report: Report, warn: Report) -> None:
+    for setting in ("key", "ignore", "labels"):
+        names = getattr(alert, setting)
+        for i, name in enumerate(names if isinstance(names, list) else ()):
+            if name in names[:i]:
+                report("listed_twice", setting, i, name=name)
     if alert.key is not None and not alert.key:
-        checker.report("must name a column; without it the label columns, or the whole row, identify a firing", "key")
+        report("empty_key", "key")
     key = list(alert.label_columns.values()) if alert.key is None else alert.key
     part = "the key" if alert.key else "the labels, which are the key here"
     for i, column in enumerate(alert.ignore):
         if column in key:
-            checker.report(f"{column} is part of {part}: when it changes, that is another firing", "ignore", i)
+            report("ignored_key", "ignore", i, name=column, part=part)
     if alert.value is not None and alert.value in key:
-        checker.warn(f"{alert.value} is part of {part}: every new value is another firing", "value")
+        warn("value_in_key", "value", name=alert.value, part=part)
 
 
-def _check_routes(alert: AlertSettings, checker: _Checker, channels: Iterable[str]) -> None:
-    names = [entry if isinstance(entry, str) else entry.channel for entry in alert.notify]
-    for i, (name, entry) in enumerate(zip(names, alert.notify, strict=True)):
-        path: tuple[str | int, ...] = ("notify", i) if isinstance(entry, str) else ("notify", i, "channel")
+def _check_routes(alert: AlertSettings, report: Report, channels: Collection[str]) -> None:
+    for i, (name, entry) in enumerate(zip(alert.channels, alert.notify, strict=True)):
+        at = ("notify", i) if isinstance(entry, str) else ("notify", i, "channel")
         if name not in channels:
-            checker.report(f"there is no channel {name!r}{suggestion(name, channels)}", *path)
-        elif name in names[:i]:
-            checker.report(f"{name} is notified twice", *path)
+            report("unknown_channel", *at, name=name, available=channels)
+        elif name in alert.channels[:i]:
+            report("notified_twice", *at, name=name)
     if not alert.notify and not alert.gauges:
-        checker.report("has neither gauges nor a channel to notify, so it does nothing")
+        report("no_effect")
 
 
-def _check_metric(name: str, alert: AlertSettings, checker: _Checker) -> None:
+def _check_metric(name: str, alert: AlertSettings, report: Report) -> None:
     metric = alert.metric or name
-    path = ("metric",) if alert.metric else ()
-    remedy = "" if alert.metric else "; give metric, or gauges: false"
+    fields = {"name": metric, "fix": "" if alert.metric else "; set metric, or gauges: false"}
+    at = ("metric",) if alert.metric else ()
     if not _METRIC.fullmatch(metric):
-        checker.report(f"{metric!r} is no metric name (letters, digits and _){remedy}", *path)
-    elif metric.startswith(_TAKEN_PREFIXES):
-        taken = next(prefix for prefix in _TAKEN_PREFIXES if metric.startswith(prefix))
-        checker.report(f"metric names that begin with {taken} are Tocsin's own{remedy}", *path)
-    elif metric.endswith(_TAKEN_SUFFIXES):
-        taken = next(suffix for suffix in _TAKEN_SUFFIXES if metric.endswith(suffix))
-        checker.report(
-            f"a gauge's name must not end in {taken}, which belongs to counters and histograms{remedy}", *path
-        )
+        report("bad_metric", *at, **fields)
+    for taken in _TAKEN_PREFIXES:
+        if metric.startswith(taken):
+            report("own_metric", *at, taken=taken, **fields)
+    for taken in _TAKEN_SUFFIXES:
+        if metric.endswith(taken) and not metric.startswith(_TAKEN_PREFIXES):
+            report("counter_metric", *at, taken=taken, **fields)
 
 
-def _check_labels(alert: AlertSettings, checker: _Checker) -> None:
+def _check_labels(alert: AlertSettings, report: Report) -> None:
     for i, label in enumerate(alert.label_columns):
-        where: str | int = label if isinstance(alert.labels, dict) else i
-        fault = _label_fault(label)
-        if fault and isinstance(alert.labels, list):
-            fault += f"; give labels as a mapping, as in {{name: {label}}}"
-        if fault:
-            checker.report(fault, "labels", where)
+        listed = isinstance(alert.labels, list)
+        if code := _label_code(label):
+            fix = f"; set labels as a mapping, as in {{name: {label}}}" if listed else ""
+            report(code, "labels", i if listed else label, name=label, fix=fix)
         if label in alert.static_labels:
-            checker.report(f"{label} is both a label and a static label", "static_labels", label)
+            report("label_twice", "static_labels", label, name=label)
     for label, value in alert.static_labels.items():
-        if fault := _label_fault(label):
-            checker.report(fault, "static_labels", label)
+        if code := _label_code(label):
+            report(code, "static_labels", label, name=label, fix="")
         if not value:
-            checker.report("must not be empty: to Prometheus an empty label is none", "static_labels", label)
+            report("empty_label", "static_labels", label)
 
 
-def _label_fault(label: str) -> str:
+def _label_code(label: str) -> str:
     if not _LABEL.fullmatch(label):
-        return f"{label!r} is no label name (letters, digits and _)"
-    if label.startswith("__"):
-        return "label names that begin with __ are Prometheus's own"
-    return f"the label {label} is Prometheus's own" if label in _TAKEN_LABELS else ""
+        return "bad_label"
+    return "own_label" if label.startswith("__") or label in _TAKEN_LABELS else ""

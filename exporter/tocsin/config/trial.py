@@ -1,102 +1,211 @@
-"""Templates of channels tried out on a notification that never was, when the configuration is read.
+"""Templates and conditions tried out before a notification needs them.
 
-Nothing is asked of a server, so nothing is known of the columns of a row: whatever a template does with them works.
-What fails in spite of that fails for sure: a label or an annotation that the alert does not have, a text that is no
-JSON whatever stands in it. `tocsin check --online` tries the same on a real row.
+`offline` knows nothing of the columns of a row, so whatever a template does with them works; what fails all the same
+fails for every row: a label or an annotation that the alert does not have, text that is not JSON whatever is in it.
+`online` tries the same on a real row, or on made-up values of the real columns.
 """
 
-import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
 
 from tocsin.alert import Alert, EventAlert
 from tocsin.channels.settings import Trial
 from tocsin.config.resolved import ChannelConfig, Config
+from tocsin.config.validation import from_template
+from tocsin.envelope import CONDITION_VARIABLES, View, build, scope, seen, variables
 from tocsin.errors import Problem
-from tocsin.model import Kind
-from tocsin.templates import FixedNames, TemplateCode, TemplateError
+from tocsin.model import Columns, Kind, Row, Transition
+from tocsin.templates import Condition, FixedNames, Template, TemplateCode, TemplateError
+
+TEXT, JSON = 25, (114, 3802)
+"""Type numbers of PostgreSQL."""
+_EXAMPLES = {
+    **dict.fromkeys((20, 21, 23, 26, 16460, 16462, 16464), "1"),
+    **dict.fromkeys((700, 701, 1700), "1.5"),
+    **dict.fromkeys(JSON, "{}"),
+    16: "t",
+    17: "\\x00",
+    1082: "2026-01-02",
+    1083: "03:04:05",
+    1114: "2026-01-02 03:04:05",
+    1184: "2026-01-02 03:04:05+00",
+    1186: "01:02:03",
+    2950: "00000000-0000-4000-8000-000000000000",
+    16552: "1767323045000",
+}
+"""Type number -> text of a made-up value; of all other types it is `text`."""
+_MOMENT = 1_767_323_045_000
+_ID = "0" * 32
 
 
-def problems(config: Config) -> list[Problem]:
-    """What is wrong with the templates of all channels that can tell, each with its alert or channel."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A notification as annotations, conditions and channels see it."""
+
+    annotations: Mapping[str, Any]
+    conditions: Mapping[str, Any]
+    channels: Mapping[str, Any]
+
+
+Counts: TypeAlias = Callable[[TemplateError, Kind, bool], bool]
+"""Whether an error would be one in operation too. The last argument: whether it is an error of a condition."""
+
+
+def offline(config: Config) -> list[Problem]:
+    """Find what is wrong with templates whatever the rows are, and channels that an alert never notifies."""
+
+    def counts(error: TemplateError, kind: Kind, _: bool) -> bool:
+        return _certain(error, kind)
+
     found: dict[Problem, None] = {}
-    trials: dict[str, Trial] = {}
+    compiled: dict[str, Trial] = {}
     for alert in config.alerts.values():
-        for name in alert.notify:
-            channel = config.channels[name]
-            if not kinds(channel, alert):
-                place = f"alerts.{alert.name}.notify[{alert.notify.index(name)}]"
-                found[config.problem(f"{name} would never be told: `on` has no kind that this alert gives", place)] = (
-                    None
-                )
-                continue
-            trial = _trial(channel, alert, trials)
-            for kind in kinds(channel, alert):
-                variables, told = _made_up(alert, kind), set()
-                for fault in trial(variables):
-                    if fault.place not in told and certain(fault, kind):
-                        told.add(fault.place)
-                        found[problem(config, alert, name, fault, "")] = None
+        for i, name in enumerate(alert.notify):
+            if not _kinds(config.channels[name], alert):
+                found[config.places.problem("never_sent", f"alerts.{alert.name}.notify[{i}]", name=name)] = None
+        found |= dict.fromkeys(_tried(config, alert, partial(_any_row, alert), counts, compiled))
     return list(found)
 
 
-def kinds(channel: ChannelConfig, alert: Alert) -> list[Kind]:
-    """The kinds of notifications that the alert gives this channel."""
+def online(config: Config, alert: Alert, columns: Columns, row: Row | None) -> Iterator[Problem]:
+    """Find what is wrong with the templates of an alert, on a row or, without one, on made-up values."""
+    # Made-up JSON and arrays are empty, and what a template looks for in them says nothing about real ones.
+    flat = all(column.oid in (TEXT, *_EXAMPLES) and column.oid not in JSON for column in columns)
+
+    def counts(error: TemplateError, kind: Kind, condition: bool) -> bool:
+        if row is not None or _certain(error, kind):
+            return True
+        if condition:
+            return error.code is TemplateCode.UNKNOWN_KEY
+        return error.code is not TemplateCode.UNFIT and (flat or bool(error.available))
+
+    values = row if row is not None else tuple(_EXAMPLES.get(column.oid, "text") for column in columns)
+    tried = "" if row is not None else ", with made-up values since there is no row now"
+    return _tried(config, alert, partial(_row, alert, columns, values), counts, {}, tried)
+
+
+def _certain(error: TemplateError, kind: Kind) -> bool:
+    """Whether a template fails whatever is in the row."""
+    if error.code is TemplateCode.UNKNOWN_KEY:
+        return error.name == kind.value  # a mapping by `status` that lacks one
+    return error.code in (TemplateCode.UNKNOWN_NAME, TemplateCode.UNSET_VARIABLE, TemplateCode.NOT_JSON)
+
+
+def _kinds(channel: ChannelConfig, alert: Alert) -> list[Kind]:
+    """The kinds of notifications that the channel gets from the alert."""
     on = channel.routes[alert.name].on
     if isinstance(alert, EventAlert):
-        never = set(Kind) - {Kind.EVENT}
-    else:
-        never = {Kind.EVENT} if alert.repeat_interval else {Kind.EVENT, Kind.REPEATED}
+        return [kind for kind in (Kind.EVENT,) if kind in on]
+    never = (Kind.EVENT,) if alert.repeat_interval else (Kind.EVENT, Kind.REPEATED)
     return [kind for kind in Kind if kind in on and kind not in never]
 
 
-def problem(config: Config, alert: Alert, channel: str, fault: TemplateError, tried: str) -> Problem:
-    """A fault at its line: in the alert if that says it itself, else in the channel, with the alert's name."""
-    setting = re.match(r"\w*", fault.place)
-    own = f"alerts.{alert.name}.notify[{alert.notify.index(channel)}]"
-    if setting is not None and f"{own}.{setting[0]}" in config.places:
-        return config.problem(fault.message + (f" ({tried})" if tried else ""), f"{own}.{fault.place}")
-    words = f"{tried} of alert {alert.name}" if tried else f"for alert {alert.name}"
-    return config.problem(f"{fault.message} ({words})", f"channels.{channel}.{fault.place}")
+def _tried(
+    config: Config,
+    alert: Alert,
+    seen_as: Callable[[Kind], _Seen],
+    counts: Counts,
+    compiled: dict[str, Trial],
+    tried: str = "",
+) -> Iterator[Problem]:
+    """Try everything for each kind of notification that is sent, and report each place once."""
+    annotations = {name: Template(text) for name, text in alert.annotations.items()}
+    routes = {f"alerts.{alert.name}.notify[{i}]": config.channels[name] for i, name in enumerate(alert.notify)}
+    failed: set[str] = set()
+    for kind in Kind:
+        sent = {route: channel for route, channel in routes.items() if kind in _kinds(channel, alert)}
+        if not sent:
+            continue
+        one = seen_as(kind)
+        errors = [(path, error, False) for path, error in _of_annotations(alert, annotations, one)]
+        for route, channel in sent.items():
+            options = channel.routes[alert.name]
+            errors += [(f"{route}.when", error, True) for error in _of_condition(options.when, one)]
+            # Most alerts use the channel's options as they are.
+            key = f"{channel.name} {options!r}"
+            if key not in compiled:
+                compiled[key] = channel.settings.trial(options)
+            for error in compiled[key](one.channels):
+                errors.append((_place(config, route, channel.name, error), error, False))
+        for path, error, condition in errors:
+            if path not in failed and counts(error, kind, condition):
+                failed.add(path)
+                words = f" (tried for {kind.value!r} of alert {alert.name}{tried})"
+                yield config.places.located(from_template(error, path, words))
 
 
-def _trial(channel: ChannelConfig, alert: Alert, made: dict[str, Trial]) -> Trial:
-    options = channel.routes[alert.name]
-    key = f"{channel.name} {options!r}"  # most alerts use the channel's options as they are
-    if key not in made:
-        made[key] = channel.settings.trial(options)
-    return made[key]
+def _of_annotations(alert: Alert, templates: Mapping[str, Template], one: _Seen) -> Iterator[tuple[str, TemplateError]]:
+    for name, template in templates.items():
+        try:
+            template.render(one.annotations)
+        except TemplateError as error:
+            yield f"alerts.{alert.name}.annotations.{name}", error
 
 
-def certain(fault: TemplateError, kind: Kind) -> bool:
-    """Whether a template fails whatever is in the row."""
-    if fault.code is TemplateCode.UNKNOWN_KEY:
-        return fault.name == kind.value  # a mapping by `status` that lacks one
-    return fault.code in (TemplateCode.UNKNOWN_NAME, TemplateCode.UNSET_VARIABLE, TemplateCode.NOT_JSON)
+def _of_condition(when: str | None, one: _Seen) -> Iterator[TemplateError]:
+    try:
+        if when is not None:
+            Condition(when, known=CONDITION_VARIABLES).holds(one.conditions)
+    except TemplateError as error:
+        yield error
 
 
-def _made_up(alert: Alert, kind: Kind) -> dict[str, Any]:
+def _place(config: Config, route: str, channel: str, error: TemplateError) -> str:
+    """The place of an option: in the alert if it sets the option, else in the channel."""
+    option = error.place.partition(".")[0].partition("[")[0]
+    own = f"{route}.{option}" in config.places.lines
+    return f"{route if own else f'channels.{channel}'}.{error.place}"
+
+
+def _row(alert: Alert, columns: Columns, row: Row, kind: Kind) -> _Seen:
+    view = View(
+        labels=tuple(alert.labels.items()),
+        static_labels=tuple(alert.static_labels.items()),
+        value=alert.value,
+        annotations={name: Template("text") for name in alert.annotations},
+    )
+    transition = Transition(
+        alert=alert.name,
+        fingerprint=_ID,
+        kind=kind,
+        started_at=_MOMENT,
+        at=_MOMENT,
+        columns=columns,
+        row=row,
+        previous=row if kind is Kind.UPDATED else None,
+    )
+    return _Seen(
+        annotations=variables(transition, _ID, view),
+        conditions=seen(transition, row, view),
+        channels=scope(build(transition, _ID, view)),
+    )
+
+
+def _any_row(alert: Alert, kind: Kind) -> _Seen:
     one = _Anything(1)
     moment = "2026-01-02T03:04:05.000Z"
     envelope: dict[str, Any] = {
-        "id": "0" * 32,
+        "id": _ID,
         "alert": alert.name,
         "status": kind.value,
-        "fingerprint": "0" * 32,
+        "fingerprint": _ID,
         "started_at": moment,
         "at": moment,
         "labels": FixedNames({**dict.fromkeys(alert.labels, one), **alert.static_labels}),
         "value": None if alert.value is None else one,
-        "row": _AnyRow(),
-        "previous": _AnyRow() if kind is Kind.UPDATED else None,
+        "row": _AnyColumn(),
+        "previous": _AnyColumn() if kind is Kind.UPDATED else None,
         "annotations": FixedNames(dict.fromkeys(alert.annotations, one)),
     }
-    return {**envelope, "merged": [FixedNames(envelope)]}
+    envelope["merged"] = [FixedNames(envelope)]
+    return _Seen(envelope, envelope, envelope)
 
 
 class _Anything(int):
-    """Stands for a value of which nothing is known: it has every attribute and every part, and prints as a number,
-    which is good JSON inside of quotes and outside."""
+    """A value of which nothing is known: it has every attribute and every part, and prints as a number, which is valid
+    JSON inside of quotes and outside."""
 
     def __getattr__(self, name: str) -> "_Anything":
         if name.startswith("_") or name in ("unsafe_callable", "alters_data"):
@@ -116,7 +225,7 @@ class _Anything(int):
         return 1
 
 
-class _AnyRow(dict[str, _Anything]):
+class _AnyColumn(dict[str, _Anything]):
     """A row with every column."""
 
     def __contains__(self, name: object) -> bool:

@@ -1,20 +1,19 @@
-"""From plain data to a model, with every mistake told in words that need no knowledge of pydantic."""
+"""Validation of plain data by a model. Errors of pydantic become problems, all of them at once."""
 
 import copy
-import difflib
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tocsin.config.document import Document, Path
-from tocsin.config.redaction import is_duration
-from tocsin.settings import Settings
+from tocsin.config.problems import Path, Places, dotted, noun, problem
+from tocsin.errors import Problem
+from tocsin.settings import FROM_FILE, Settings
 from tocsin.templates import TemplateError
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Settings)
 
 _WANTED = {
     "string_type": "text",
@@ -44,209 +43,157 @@ _LIMITS = {
 }
 
 
-def validate(model: type[Model], data: object, path: Path, document: Document) -> Model | None:
-    """The model, or None with the problems added to the document.
+Where = Callable[[Path], str]
+"""Path in the data -> path in the configuration."""
 
-    Unquoted numbers and `true`/`false` where text is wanted are taken as the text they were written as (`version:
-    1.10`), which is what an expanded `password: ${PASSWORD}` needs that happens to have digits only."""
+
+def validate(
+    model: type[Model], data: object, path: str, places: Places, inherited: Mapping[str, str] | None = None
+) -> tuple[Model | None, list[Problem]]:
+    """Return the model, or None and everything that is wrong.
+
+    `inherited`: key -> the path of the section that has it, where that is not `path`.
+    Unquoted numbers and `true`/`false` where text is wanted are taken as the text in the file (`version: 1.10`), which
+    is what `password: ${PASSWORD}` needs if the password has digits only.
+    """
     if not isinstance(data, dict):
-        document.problems.append(document.problem(f"must be a mapping, not {noun(data)}", path))
-        return None
-    data = _without_bare_seconds(model, data, path, document)
-    value, errors = _try(model, data)
-    if errors:
-        as_text = _as_text(data, path, errors, document)
-        if as_text is not data:
-            data = as_text
-            value, errors = _try(model, data)
-    for where, message in _messages(model, data, errors, path):
-        document.problems.append(document.problem(message, where))
-    return value
+        return None, [places.problem("wrong_type", path, wanted="a mapping", found=noun(data))]
+
+    def where(at: Path) -> str:
+        section = (inherited or {}).get(str(at[0]), path) if at else path
+        below = dotted(at)
+        return section + ("." if below and not below.startswith("[") else "") + below
+
+    data, unreadable = model.with_secrets(data)
+    value, errors = _tried(model, data)
+    if _with_text(data, errors, where, places):
+        value, errors = _tried(model, data)
+    found = [_invalid(error.type, error.message(), error.context or {}, (), where) for error in unreadable]
+    found += [_problem(model, data, at, error, where) for at, error in _relevant(data, errors)]
+    return None if found else value, list(dict.fromkeys(places.located(one) for one in found))
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean x?` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+def keys(model: type[BaseModel]) -> list[str]:
+    """Return the keys of a model in a file."""
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean x?` for the nearest known word, or the known words if they are few, or nothing."""
-    words = sorted(set(known))
-    return nearest(word, words) or (f"; known: {', '.join(words)}" if 0 < len(words) <= 8 else "")
+def _tried(model: type[Model], data: dict[str, Any]) -> tuple[Model | None, list[ErrorDetails]]:
+    try:
+        return model.model_validate(data, context=FROM_FILE), []
+    except ValidationError as error:
+        return None, error.errors(include_url=False, include_input=False)
 
 
-def noun(value: object) -> str:
-    """What a value is, in the words of a person who writes YAML."""
-    if value is None:
-        return "empty"
-    for types, word in (
-        ((bool,), "true or false"),
-        ((int,), "a number"),
-        ((float,), "a decimal number"),
-        ((str,), "text"),
-        ((list, tuple), "a list"),
-        ((dict,), "a mapping"),
-    ):
-        if isinstance(value, types):
-            return word
-    return type(value).__name__
-
-
-def _try(model: type[Model], data: dict[str, Any]) -> tuple[Model | None, list[ErrorDetails]]:
-    """The model or the errors. A secret's file that cannot be read does not hide what else is wrong."""
-    found: list[ErrorDetails] = []
-    rest = dict(data)
-    secrets = model.secrets if issubclass(model, Settings) else ()
-    for _ in range(len(secrets) + 1):
-        try:
-            value = model.model_validate(rest)
-        except ValidationError as error:
-            errors = error.errors(include_url=False, include_input=False)
-        else:
-            return (None, found) if found else (value, [])
-        found += [error for error in errors if error not in found]
-        name = _secret_at_fault(errors, secrets)
-        if name is None:
-            break
-        rest.pop(f"{name}_file", None)
-        rest.setdefault(name, "")
-    return None, found
-
-
-def _without_bare_seconds(
-    model: type[BaseModel], data: dict[str, Any], path: Path, document: Document
-) -> dict[str, Any]:
-    """A duration is a float once it has been read, so a float in the file would pass for seconds: made text, it is
-    refused."""
-    for name, field in model.model_fields.items():
-        key = field.alias or name
-        if isinstance(data.get(key), float) and is_duration(field):
-            scalar = document.scalars.get((*path, key))
-            data = {**data, key: scalar.text if scalar else str(data[key])}
-    return data
-
-
-def _secret_at_fault(errors: list[ErrorDetails], secrets: tuple[str, ...]) -> str | None:
-    if len(errors) != 1 or errors[0]["loc"]:
-        return None
-    context = errors[0].get("ctx", {})
-    name = str(context.get("name", "") if errors[0]["type"] == "not_both" else (*context.get("at", ()), "")[0])
-    return name.removesuffix("_file") if name.removesuffix("_file") in secrets else None
-
-
-def _as_text(data: dict[str, Any], path: Path, errors: list[ErrorDetails], document: Document) -> dict[str, Any]:
-    changed = data
+def _with_text(data: dict[str, Any], errors: list[ErrorDetails], where: Where, places: Places) -> bool:
+    """Put the text of the file where text is wanted. Return whether anything changed."""
+    changed = False
     for error in errors:
-        if error["type"] != "string_type":
-            continue
-        where = _where(data, error)
-        scalar = document.scalars.get((*path, *where))
-        if scalar is None or not where or _at(data, where) is None:
-            continue
-        if changed is data:
-            changed = copy.deepcopy(data)
-        parent: Any = _at(changed, where[:-1])
-        parent[where[-1]] = scalar.text
+        at = _known_part(data, error)
+        _, text = places.scalars.get(where(at), ("", ""))
+        if error["type"] == "string_type" and at and text and _value(data, at) is not None:
+            parent: Any = data
+            for part in at[:-1]:
+                parent[part] = copy.copy(parent[part])  # aliases share their values
+                parent = parent[part]
+            parent[at[-1]] = text
+            changed = True
     return changed
 
 
-def _messages(
-    model: type[BaseModel], data: dict[str, Any], errors: list[ErrorDetails], path: Path
-) -> list[tuple[Path, str]]:
-    """Where and what, once each, in the order of the data."""
-    places = [(_where(data, error), error) for error in errors]
-    faults = [(*where, error["loc"][-1]) if error["type"] == "missing" else where for where, error in places]
-    wanted: dict[Path, list[str]] = {}
-    messages: list[tuple[Path, str]] = []
-    for where, error in places:
-        below = any(len(fault) > len(where) and fault[: len(where)] == where for fault in faults)
-        if error["type"] in _WANTED:
-            # One alternative of several does not match; if another does and fails further down, that is the news.
-            if not below:
-                if where not in wanted:
-                    messages.append((where, ""))
-                wanted.setdefault(where, []).append(_WANTED[error["type"]])
-        elif not (error["type"] == "too_short" and below):  # pydantic does not count entries that are wrong
-            messages.append(_message(model, data, where, error))
-    for i, (where, message) in enumerate(messages):
-        if not message:
-            kinds = " or ".join(dict.fromkeys(wanted[where]))
-            messages[i] = where, f"must be {kinds}, not {noun(_at(data, where))}"
-    return [((*path, *where), message) for where, message in dict.fromkeys(messages)]
+def _relevant(data: dict[str, Any], errors: list[ErrorDetails]) -> list[tuple[Path, ErrorDetails]]:
+    """The errors with their places in the data; of a union those of the alternative that was meant."""
+    placed = [(_known_part(data, error), error) for error in errors]
+    deepest = [(*at, error["loc"][-1]) if error["type"] == "missing" else at for at, error in placed]
+    relevant: dict[Path, list[ErrorDetails]] = {}
+    for at, error in placed:
+        below = any(len(other) > len(at) and other[: len(at)] == at for other in deepest)
+        # An alternative of the wrong type says nothing if another one failed further down. And pydantic does not count
+        # entries that are wrong.
+        if not (below and (error["type"] in _WANTED or error["type"] == "too_short")):
+            relevant.setdefault(at, []).append(error)
+    return [(at, one) for at, several in relevant.items() for one in _merged(several)]
 
 
-def _message(model: type[BaseModel], data: dict[str, Any], where: Path, error: ErrorDetails) -> tuple[Path, str]:
-    kind, context, loc = error["type"], error.get("ctx", {}), error["loc"]
-    if kind == "missing":
-        name = str(loc[-1])
-        owner = _model_at(model, loc[:-1])
-        alternative = f" (or {name}_file)" if owner and name in getattr(owner, "secrets", ()) else ""
-        return (*where, name), f"is required{alternative}"
-    if kind == "extra_forbidden":
-        owner = _model_at(model, loc[:-1])
-        return where, "is not a known key" + suggestion(str(loc[-1]), keys(owner) if owner else ())
-    if kind in ("literal_error", "enum"):
-        value = _at(data, where)
-        message = f"must be {context['expected'].replace(chr(39), '')}"
-        if isinstance(value, str | int | float):
-            message += f", not {value!r}"
-        return where, message
+def _merged(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """The errors of one value, with a single one for all alternatives of a wrong type."""
+    wanted = list(dict.fromkeys(_WANTED[error["type"]] for error in errors if error["type"] in _WANTED))
+    others = [error for error in errors if error["type"] not in _WANTED]
+    if not wanted:
+        return others
+    return [{**errors[0], "type": "wrong_type", "ctx": {"wanted": " or ".join(wanted)}}, *others]
+
+
+def _problem(model: type[BaseModel], data: Any, at: Path, error: ErrorDetails, where: Where) -> Problem:
+    kind, context, path = error["type"], error.get("ctx", {}), where(at)
+    match kind:
+        case "wrong_type":
+            return problem("wrong_type", path, wanted=context["wanted"], found=noun(_value(data, at)))
+        case "missing":
+            name = str(error["loc"][-1])
+            owner = _model_at(model, error["loc"][:-1])
+            secret = owner is not None and name in getattr(owner, "secrets", ())
+            return problem("required", where((*at, name)), alternative=f" (or {name}_file)" if secret else "")
+        case "extra_forbidden":
+            owner = _model_at(model, error["loc"][:-1])
+            return problem("unknown_key", path, name=error["loc"][-1], available=keys(owner) if owner else ())
+        case "literal_error" | "enum":
+            value = _value(data, at)
+            found = f", not {value!r}" if isinstance(value, str | int | float) else ""
+            return problem("unknown_choice", path, wanted=context["expected"].replace("'", ""), found=found)
+        case "too_short":
+            count = context["min_length"]
+            return problem("too_few", path, wanted="one entry" if count == 1 else f"{count} entries")
+        case "string_too_short" if context["min_length"] == 1:
+            return problem("empty", path)
+        case "value_error" | "assertion_error":
+            cause = context["error"]
+            if isinstance(cause, TemplateError):
+                return from_template(cause, path + cause.place)
+            return Problem(code="invalid", path=path, message=str(cause))
     if kind in _LIMITS:
         words, key = _LIMITS[kind]
-        return where, f"must be {words} {context[key]}"
-    if kind == "too_short":
-        return where, f"must have at least {context['min_length']} entries".replace(" 1 entries", " one entry")
-    if kind == "string_too_short":
-        return where, "must not be empty" if context[
-            "min_length"
-        ] == 1 else f"must have {context['min_length']} characters"
-    if kind in ("value_error", "assertion_error"):
-        cause = context.get("error")
-        if isinstance(cause, TemplateError):
-            return (*where, *_parts(cause.place)), cause.message
-        return where, str(cause or error["msg"])
+        return problem("out_of_range", path, wanted=f"{words} {context[key]}")
     if kind.startswith("url_"):
-        return where, "must be a URL, as in https://example.com/path"
-    if "at" in context:
-        return (*where, *context["at"]), error["msg"]
-    return where, error["msg"].replace("Input should be", "must be").replace("Input should", "must")
+        return problem("not_url", path)
+    message = error["msg"].replace("Input should be", "must be").replace("Input should", "must")
+    return _invalid(kind, message, context, at, where)
 
 
-def _parts(place: str) -> Path:
-    return tuple(int(index) if index else key for key, index in re.findall(r"\.?([^.\[\]]+)|\[(\d+)\]", place))
+def from_template(error: TemplateError, path: str, tried: str = "") -> Problem:
+    """Make a problem of what is wrong with a template. `tried`: on what it was tried, in words."""
+    found = problem("template", path, name=error.name, available=error.available, text=error.message, tried=tried)
+    return replace(found, code=f"template_{error.code}")
 
 
-def _where(data: object, error: ErrorDetails) -> Path:
+def _invalid(code: str, message: str, context: Mapping[str, Any], at: Path, where: Where) -> Problem:
+    """The problem of an error that `tocsin.settings.invalid` made, or of one of pydantic's that has no text here."""
+    path = where((*at, *context.get("at", ())))
+    return Problem(code=code, path=path, message=message, name=str(context.get("name", "")))
+
+
+def _known_part(data: object, error: ErrorDetails) -> Path:
     """The part of pydantic's location that is in the data: it also names alternatives of unions and missing fields."""
-    where: list[str | int] = []
+    at: list[str | int] = []
     for part in error["loc"]:
-        if (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        ):
+        inside = isinstance(data, dict) and part in data
+        if inside or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
             data = data[part]  # type: ignore[index]
-            where.append(part)
-    return tuple(where)
+            at.append(part)
+    return tuple(at)
 
 
-def _at(data: Any, where: Path) -> Any:
-    for part in where:
+def _value(data: Any, at: Path) -> Any:
+    for part in at:
         data = data[part]
     return data
 
 
-def keys(model: type[BaseModel]) -> list[str]:
-    """The keys that a model takes in a file."""
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _model_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> type[BaseModel] | None:
-    """The model whose fields stand at `loc`."""
+def _model_at(model: type[BaseModel], loc: Path) -> type[BaseModel] | None:
+    """The model whose fields are at `loc`."""
     current: type[BaseModel] | None = model
     for part in loc:
-        if current is None:
-            return None
-        fields = {field.alias or name: field for name, field in current.model_fields.items()}
+        fields = {field.alias or name: field for name, field in current.model_fields.items()} if current else {}
         if part in fields:
             inner = [*_models_in(fields[str(part)].annotation)]
             current = inner[0] if len(inner) == 1 else None

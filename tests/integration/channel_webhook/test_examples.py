@@ -16,7 +16,7 @@ from support.receiver import Answer, Received, Receiver
 from tocsin.channels import webhook
 from tocsin.channels.base import Delivered, Message
 from tocsin.config import Config, load
-from tocsin.config.trial import problems
+from tocsin.config.trial import offline
 from tocsin.envelope import View, build, merged
 from tocsin.model import Column, Kind, Transition, fingerprint, notification_id
 from tocsin.templates import Template
@@ -72,7 +72,7 @@ def loaded(text: str, directory: Path) -> Config:
 @pytest.mark.parametrize("text", blocks(PAGE) + blocks(MIGRATION)[1:], ids=lambda text: text.split("\n")[1].strip(" :"))
 def test_every_example_loads(text: str, tmp_path: Path) -> None:
     config = loaded(text, tmp_path)
-    assert not problems(config)
+    assert not offline(config)
     assert not config.warnings
 
 

@@ -1,4 +1,4 @@
-"""Configuration as plain data."""
+"""Models as plain data, as a file would write them."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -13,7 +13,7 @@ _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "
 
 
 def plain(model: BaseModel) -> dict[str, Any]:
-    """A model as nested plain data under the keys of the file; secrets are left as the objects that hide them.
+    """Return a model as nested plain data under the keys of the file. Secrets stay the objects that hide them.
 
     What is not set is left out, and so is a secret that was read from a file: the file is named.
     """
@@ -26,18 +26,19 @@ def plain(model: BaseModel) -> dict[str, Any]:
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
         if value is not None and name not in from_file:
-            result[field.alias or name] = duration(value) if is_duration(field) else _plain(value)
+            result[field.alias or name] = plain_value(field, value)
     return {**result, **(model.__pydantic_extra__ or {})}
 
 
-def is_duration(field: FieldInfo) -> bool:
-    """Whether a field is written as a duration: a number here, a text in the file."""
+def plain_value(field: FieldInfo, value: Any) -> Any:
+    """Return the value of a field as plain data."""
     extra = field.json_schema_extra
-    return isinstance(extra, dict) and extra.get("type") == "string" and "pattern" in extra
+    is_duration = isinstance(extra, dict) and extra.get("type") == "string" and "pattern" in extra
+    return duration(value) if is_duration and value is not None else _plain(value)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a Prometheus duration: 5400.0 is `1h30m`."""
+    """Write seconds as a Prometheus duration: 5400.0 is `1h30m`."""
     rest = round(seconds * 1000)
     text = ""
     for size, unit in _UNITS:
