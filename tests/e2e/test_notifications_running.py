@@ -15,6 +15,7 @@ from support.notifications import ART, BIKE, KEY, LONG, PIZZA, Scenario, new_sce
 from support.tcp_proxy import TcpProxy
 from support.tocsin import command, running_with, start, write
 from support.waiting import until
+from tocsin.cli import main
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -147,12 +148,15 @@ async def test_odd_names_are_only_names(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sold; DROP TABLE x", "sold where true", 'so"ld', "a.b.c.d"])
-async def test_invalid_name_is_refused_at_start(tmp_path: Path, name: str) -> None:
+def test_invalid_name_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     variables = {"NOVU_API_KEY": "k", "NOVU_WORKFLOW_NAME": "w", "NOVU_RECIPIENTS": "a", "MTZ_USER": "u"}
     variables |= {"MTZ_PASSWORD": "p", "MTZ_HOST": "h", "MTZ_PERSIST_TABLE": "t", "MTZ_ALERT_PAYLOAD": "item"}
-    status, _, errors = await command(tmp_path, "run", TOCSIN_CONFIG="", MTZ_ALERT_VIEW=name, **variables)
-    assert status == 2
-    assert "MTZ_ALERT_VIEW" in errors
+    for variable, value in (variables | {"TOCSIN_CONFIG": "", "MTZ_ALERT_VIEW": name}).items():
+        monkeypatch.setenv(variable, value)
+    assert main(["run"]) == 2
+    assert "MTZ_ALERT_VIEW" in capsys.readouterr().err
 
 
 async def test_server_without_tls_is_reached_by_settings(scenario: Scenario) -> None:
