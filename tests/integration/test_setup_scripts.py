@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Mapping
 import psycopg
 import pytest
 
+from e2e.rehearsal.definitions import RETENTION, Definitions
 from setup import PREFIX, Setup, Waiting, connect
 from sql_plan import DIRECTORY
 from support.materialize import MaterializeDouble
-from support.materialize.definitions import RETENTION, Definitions
 from support.postgres import Postgres
 from support.setup_server import DEFAULTS
 from support.stack_views import VIEWS

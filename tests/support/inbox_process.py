@@ -1,4 +1,4 @@
-"""The stand-in for Novu as a process of its own, which can be frozen as a server that hangs."""
+"""The demo's inbox as a process of its own, which can be frozen like a server that hangs."""
 
 import asyncio
 import contextlib

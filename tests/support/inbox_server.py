@@ -1,4 +1,4 @@
-"""The demo's inbox as the far end of tests: what people were told through Novu, and what came to the webhooks."""
+"""The demo's inbox as the receiver in tests: messages to people through Novu, and requests to webhooks."""
 
 import contextlib
 from collections import Counter
@@ -17,7 +17,7 @@ TRIGGERS = ("/v1/events/trigger", "/v1/events/trigger/bulk")
 
 @dataclass(slots=True, kw_only=True)
 class InboxServer:
-    """The inbox behind a port of its own that can be closed and opened again. What came stays."""
+    """The inbox at a port that can be closed and opened again. What arrived is kept."""
 
     core: Inbox
     port: int
@@ -47,7 +47,7 @@ class InboxServer:
         return [each for each in self.core.requests if each.method == "POST" and each.path in TRIGGERS]
 
     def people(self) -> Counter[tuple[str, str, str]]:
-        """What people were told of spikes: person, workflow and organization, and under how many ids."""
+        """Messages to people about spikes: person, workflow and organization, and the number of ids."""
         ids = {
             (each.subscriber_id, each.workflow.workflow_id, each.payload["labels"]["organization"], each.transaction_id)
             for each in self.messages()
@@ -56,13 +56,13 @@ class InboxServer:
         return Counter(each[:3] for each in ids)
 
     def audit(self) -> Counter[tuple[str, str]]:
-        """What the audit was told of spikes: kind and organization, and under how many ids."""
+        """Notifications to the audit about spikes: kind and organization, and the number of ids."""
         bodies = [body for body in self.delivered("audit") if "organization" in body["row"]]
         ids = {(body["status"], body["row"]["organization"], body["id"]) for body in bodies}
         return Counter(each[:2] for each in ids)
 
     def alerts(self) -> Counter[tuple[str, str]]:
-        """What Alertmanager told of spikes: status and organization, and of how many beginnings."""
+        """Alertmanager's alerts about spikes: status and organization, and the number of start times."""
         found = {
             (alert["status"], alert["labels"]["organization"], alert["startsAt"])
             for group in self.groups()

@@ -85,7 +85,7 @@ class Driver:
     async def run(self) -> None:
         while True:
             self.step()
-            await asyncio.sleep(self._chance.uniform(0.001, 0.02))  # how busy the view is; nobody waits for this
+            await asyncio.sleep(self._chance.uniform(0.001, 0.02))  # how busy the view is; no test waits for it
 
     def step(self) -> None:
         """A few keys at one timestamp; sometimes a row that is there for one timestamp only."""
@@ -122,7 +122,7 @@ class Process:
 
     @property
     def worked(self) -> float:
-        """Seconds of processor time since it was started: where it stands in its start, however busy the machine is."""
+        """Seconds of processor time since it was started: how far its start has come, on a busy machine too."""
         assert self.process is not None
         times = psutil.Process(self.process.pid).cpu_times()
         return times.user + times.system

@@ -46,9 +46,9 @@ MEASURED = "measured"
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T | None], what: str, within: float = SOON) -> T:
+def until(probe: Callable[[], T | None], what: str, within: float = SOON) -> T:
     """As `support.waiting.seen`, with the patience that live servers want."""
-    return seen(look, what, within)
+    return seen(probe, what, within)
 
 
 def ended(process: subprocess.Popen[str]) -> str:

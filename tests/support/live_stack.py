@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class Stack:
-    """`proxy` stands between Tocsin and Materialize."""
+    """`proxy` is between Tocsin and Materialize."""
 
     folder: Path
     model: Model
@@ -48,23 +48,23 @@ class Stack:
         return await self.ask(lambda: self.model.organization(threshold))
 
     def people(self, organization: str) -> Counter[str]:
-        """The workflows by which the owner of an organization was told, and under how many ids."""
+        """The workflows of the messages to the owner of an organization, and the number of ids."""
         owner = f"owner-of-{organization}"
         return Counter(
             {flow: n for (who, flow, what), n in self.inbox.people().items() if (who, what) == (owner, organization)}
         )
 
     def audit(self, organization: str) -> Counter[str]:
-        """What the audit was told of an organization, and under how many ids."""
+        """Notifications to the audit about an organization: kind, and the number of ids."""
         return Counter({kind: n for (kind, what), n in self.inbox.audit().items() if what == organization})
 
     def sold(self, item: str) -> Counter[str]:
-        """What the audit was told of an item, and under how many ids."""
+        """Notifications to the audit about an item: kind, and the number of ids."""
         bodies = [body for body in self.inbox.delivered("audit") if body["row"].get("item_name") == item]
         return Counter(kind for kind, _ in {(body["status"], body["id"]) for body in bodies})
 
-    async def until(self, look: Callable[[], object], what: str, within: float = LONG) -> None:
-        await until(look, what, within)
+    async def until(self, probe: Callable[[], object], what: str, within: float = LONG) -> None:
+        await until(probe, what, within)
 
 
 async def until_gauge(
@@ -72,12 +72,12 @@ async def until_gauge(
 ) -> None:
     """Wait until the series with these labels, among others, have this value together; None: there are none."""
 
-    async def look() -> bool:
+    async def probe() -> bool:
         found = await shown(tocsin, metric, **labels)
         assert found == value, f"{metric}{labels} is {found}, not {value}"
         return True
 
-    await until_some(look, within=within)
+    await until_some(probe, within=within)
 
 
 async def shown(tocsin: TocsinProcess, metric: str, **labels: str) -> float | None:

@@ -83,57 +83,57 @@ class Scenario:
             yield tocsin
 
     def notified(self) -> list[tuple[str, str]]:
-        """What the webhook was told, repeats of one id left out: kind and item, in order."""
+        """The notifications that arrived at the webhook, without repeats of one id: kind and item, in order."""
         first: dict[str, tuple[str, str]] = {}
         for body in self.inbox.delivered("hook"):
             first.setdefault(body["id"], (body["status"], body["row"]["item"]))
         return list(first.values())
 
     async def until_notified(self, *expected: tuple[str, str]) -> None:
-        """Wait until the webhook was told exactly this, in any order."""
+        """Wait until exactly these notifications arrived at the webhook, in any order."""
 
-        async def look() -> bool:
-            assert sorted(self.notified()) == sorted(expected), f"told {self.notified()}, not {list(expected)}"
+        async def probe() -> bool:
+            assert sorted(self.notified()) == sorted(expected), f"notified {self.notified()}, not {list(expected)}"
             return True
 
-        await until_some(look, within=LONG)
+        await until_some(probe, within=LONG)
 
     async def until_messages(self, count: int) -> None:
         """Wait until people have so many messages."""
 
-        async def look() -> bool:
+        async def probe() -> bool:
             found = len(self.inbox.messages())
             assert found == count, f"{found} messages, not {count}"
             return True
 
-        await until_some(look, within=LONG)
+        await until_some(probe, within=LONG)
 
 
 async def until_ready(tocsin: TocsinProcess) -> None:
     """As `Tocsin.until_ready`, for servers that have to read their views in first."""
 
-    async def look() -> bool:
+    async def probe() -> bool:
         if not tocsin.running:
             pytest.fail(f"it has ended: {tocsin.log[-5:]}")
         reasons = await tocsin.ready()
         assert not reasons, reasons
         return True
 
-    await until_some(look, "ready", LONG)
+    await until_some(probe, "ready", LONG)
 
 
 async def until_settled(tocsin: TocsinProcess, channel: str, transitions: int) -> None:
     """Wait until so many transitions were written down and nothing of them is left to send. (That rows fire shows
     before that.)"""
 
-    async def look() -> bool:
+    async def probe() -> bool:
         shown = await tocsin.metrics()
         seen = sum(value for (name, _), value in shown.items() if name == "tocsin_alert_transitions_total")
         waiting = shown["tocsin_channel_pending", frozenset({("channel", channel)})]
         assert (seen, waiting) == (transitions, 0), f"{seen} transitions, {waiting} wait"
         return True
 
-    await until_some(look, within=LONG)
+    await until_some(probe, within=LONG)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A receiver of HTTP requests on 127.0.0.1 that answers as it is told, well or badly, and remembers what came."""
+"""A receiver of HTTP requests on 127.0.0.1 that answers as a test orders, well or badly, and keeps the requests."""
 
 import asyncio
 import contextlib

@@ -87,23 +87,23 @@ class TocsinProcess:
         return "" if status == 200 else text
 
     async def until_ready(self) -> None:
-        async def look() -> bool:
+        async def probe() -> bool:
             reasons = await self.ready()
             assert not reasons, reasons
             return True
 
-        await until_some(look, "ready")
+        await until_some(probe, "ready")
 
     async def until_not_ready(self, *parts: str) -> str:
         """Wait until readiness names all of these, and return what it says."""
 
-        async def look() -> str:
+        async def probe() -> str:
             reasons = await self.ready()
             for part in parts:
                 assert part in reasons, f"{part!r} is not in {reasons!r}"
             return reasons
 
-        return await until_some(look, f"not ready because of {parts}")
+        return await until_some(probe, f"not ready because of {parts}")
 
     async def metrics(self) -> Series:
         """The whole page. A name and labels given twice fail."""
@@ -122,12 +122,12 @@ class TocsinProcess:
     async def until_metric(self, name: str, value: float | None, /, **labels: str) -> None:
         """Wait until a metric has this value (None: is not there)."""
 
-        async def look() -> bool:
+        async def probe() -> bool:
             found = await self.metric(name, **labels)
             assert found == value, f"{name}{labels} is {found}, not {value}"
             return True
 
-        await until_some(look)
+        await until_some(probe)
 
     # What is done to it.
 
@@ -286,7 +286,7 @@ class Harness:
         return running(self.directory, self.config, **environment)
 
     def notified(self) -> list[tuple[str, str]]:
-        """What the receiver was told, repeats of one id left out: kind and value of the column `id`, in order."""
+        """The notifications that arrived, without repeats of one id: kind and value of the column `id`, in order."""
         first: dict[str, tuple[str, str]] = {}
         for request in self.receiver.requests:
             envelope = request.json
@@ -294,14 +294,14 @@ class Harness:
         return list(first.values())
 
     async def until_notified(self, *expected: tuple[str, str]) -> None:
-        """Wait until the receiver was told exactly this, in any order among different rows."""
+        """Wait until exactly these notifications arrived, in any order."""
 
-        async def look() -> bool:
-            told = self.notified()
-            assert sorted(told) == sorted(expected), f"told {told}, not {list(expected)}"
+        async def probe() -> bool:
+            found = self.notified()
+            assert sorted(found) == sorted(expected), f"notified {found}, not {list(expected)}"
             return True
 
-        await until_some(look)
+        await until_some(probe)
 
     def envelopes(self) -> list[Any]:
         """The bodies that the receiver got, repeats included."""
@@ -310,15 +310,15 @@ class Harness:
     async def until_shown(self, tocsin: TocsinProcess) -> None:
         """Wait until the gauge shows what the view holds."""
 
-        async def look() -> bool:
+        async def probe() -> bool:
             shown, expected = await tocsin.gauge("orders"), self.expected()
             assert _comparable(shown) == _comparable(expected), f"shown {shown}, not {expected}"
             return True
 
-        await until_some(look)
+        await until_some(probe)
 
     def expected(self) -> dict[frozenset[tuple[str, str]], float]:
-        """The series that the view stands for now. Rows that share their labels show the largest value."""
+        """The series of the view's rows. Rows with the same labels show the largest value."""
         shown: dict[frozenset[tuple[str, str]], float] = {}
         for id_, name, amount in self.orders.rows():
             labels = frozenset({(label, text) for label, text in (("id", id_), ("name", name)) if text})

@@ -1,4 +1,4 @@
-"""Waiting for what is outside this event loop's reach, by looking again and again."""
+"""Waiting by polling, for what no event of the loop reports."""
 
 import asyncio
 import time
@@ -6,25 +6,25 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 SOON = 20.0
-"""Seconds that anything may take which should be there at once; generous, for busy machines."""
+"""Seconds that something immediate may take on a busy machine."""
 
 _T = TypeVar("_T")
 
 
 async def until(condition: Callable[[], object], what: str = "", within: float = SOON) -> None:
-    """Wait until something is so. Raises TimeoutError, which says `what` was waited for."""
+    """Wait until a condition holds. Raises TimeoutError, which names `what` was waited for."""
     await until_some(lambda: _answered(condition()), what, within)
 
 
-async def until_some(look: Callable[[], Awaitable[_T]], what: str = "", within: float = SOON) -> _T:
-    """Look until there is something true to see, and return it. An AssertionError counts as "not yet", and the last one
-    is raised in the end."""
+async def until_some(probe: Callable[[], Awaitable[_T]], what: str = "", within: float = SOON) -> _T:
+    """Poll until the result is true, and return it. An AssertionError counts as false; at the end the last one is
+    raised."""
     last: AssertionError | None = None
     try:
         async with asyncio.timeout(within):
             while True:
                 try:
-                    found = await look()
+                    found = await probe()
                 except AssertionError as error:
                     last = error
                 else:
@@ -38,10 +38,10 @@ async def until_some(look: Callable[[], Awaitable[_T]], what: str = "", within: 
         raise TimeoutError(f"not within {within:g} s: {what}") from None
 
 
-def seen(look: Callable[[], _T | None], what: str, within: float = SOON) -> _T:
-    """Look until there is something true to see, and return it, where no event loop runs."""
+def seen(probe: Callable[[], _T | None], what: str, within: float = SOON) -> _T:
+    """Poll until the result is true, and return it, without an event loop."""
     deadline = time.monotonic() + within
-    while not (found := look()):
+    while not (found := probe()):
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
         time.sleep(0.02)
     return found

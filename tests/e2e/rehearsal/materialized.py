@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
+from e2e.rehearsal.definitions import Definitions
 from support.materialize import MaterializeDouble
-from support.materialize.definitions import Definitions
 from support.stack_views import VIEWS
 
 SQL_PORTS = (6875, 6877)

@@ -54,7 +54,6 @@ class Model:
         statements: the text of every statement that clients sent, in order.
         passwords: role -> password. If empty, clients need none.
         answer: answers further statements; None: as the double does itself. May raise ServerError.
-        catalog_delay: seconds that a query on the catalog takes, as if its cluster had no replica.
         connection_limit: how many connections there may be; more are refused.
         cuts: for each of the next COPY streams, the number of bytes from its CopyOutResponse on after which the
             connection is closed.
@@ -72,7 +71,6 @@ class Model:
         self.statements: list[str] = []
         self.passwords: dict[str, str] = {}
         self.answer: Callable[[str], Result | None] = lambda _: None
-        self.catalog_delay = 0.0
         self.connection_limit: int | None = None
         self.cuts: deque[int] = deque()
         self.bytes_per_second: float | None = None

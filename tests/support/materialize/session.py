@@ -161,8 +161,6 @@ class Session:
         """Answer a statement. Raises ServerError."""
         self._model.statements.append(text)
         result = self._model.answer(text)
-        if result is None and "mz_catalog." in text:
-            await asyncio.sleep(self._model.catalog_delay)
         if result is None:
             found = statement(text)
             if found.kind == "copy":
