@@ -1,8 +1,8 @@
-"""Values of columns: from the text a server sends to Python, and from Python to JSON. Pure; nothing here ever raises
-over a value.
+"""Values of columns: from the text a server sends to Python, and from Python to JSON. No function raises because of a
+value.
 
-A value that does not parse as its type (a date in the year 12026, an infinite timestamp, an enum) stays the text it
-was, and NULL is `None`, never ''. What the types become:
+psycopg's loaders read PostgreSQL's types. Text that does not parse as its type (a date in the year 12026, an infinite
+timestamp, an enum) stays text, and NULL is `None`, never ''. What the types become:
 
 | column | Python | JSON |
 | --- | --- | --- |
@@ -26,15 +26,23 @@ Numbers inside JSON are floats where that loses nothing, else Decimal.
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, NoReturn, TypeAlias
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, NoReturn
 from uuid import UUID
 
-from tocsin.model import Column, Columns, Row
+import psycopg
+from psycopg.adapt import AdaptersMap, Buffer, Loader, Transformer
+from psycopg.postgres import types as postgres_types
+from psycopg.pq import Format
+from psycopg.types import TypeInfo
+from psycopg.types.numeric import IntLoader
+from psycopg.types.string import TextLoader
 
-Parser: TypeAlias = Callable[[str], object]
+from tocsin.model import Column, Columns, Row
 
 MAX_DEPTH = 100
 """Lists and objects nested deeper than this stay text, so that no later step can run out of stack."""
@@ -44,22 +52,24 @@ FIRST_OWN_TYPE = 16384
 
 
 def typed(column: Column, text: str | None) -> object:
-    """The value of a column as Python has it (see the table above); the text itself where it does not parse."""
+    """Return the value of a column in Python (see the table above); the text itself where it does not parse."""
     if text is None:
         return None
-    parse = _PARSERS.get(column.oid)
-    if parse is None:
-        if column.oid < FIRST_OWN_TYPE:
-            return text
-        parse = _own_type
     try:
-        return parse(text)
-    except (ValueError, ArithmeticError, LookupError, RecursionError):
+        load = _loaders().get(column.oid)
+        if load is None:
+            return _shallow(_own_type(text)) if column.oid >= FIRST_OWN_TYPE else text
+        value = load(text.encode())
+        if isinstance(value, datetime):
+            # Without a connection, psycopg takes UTC, except where that has no date: then this raises OverflowError.
+            return value if value.tzinfo is None else value.astimezone(UTC)
+        return _shallow(value) if isinstance(value, list | dict) else value
+    except (ValueError, ArithmeticError, LookupError, RecursionError, psycopg.Error):
         return text
 
 
 def reader(columns: Columns) -> Callable[[Row], dict[str, object]]:
-    """What makes a mapping of column name to value out of a row with these columns."""
+    """Make the function that turns a row with these columns into a mapping of column name to value."""
 
     def read(row: Row) -> dict[str, object]:
         return {column.name: typed(column, text) for column, text in zip(columns, row, strict=False)}
@@ -68,7 +78,7 @@ def reader(columns: Columns) -> Callable[[Row], dict[str, object]]:
 
 
 def jsonable(value: object) -> Any:
-    """The value as JSON can hold it, always in the same way (see the table above). Durations become seconds."""
+    """Return the value as JSON can hold it, always in the same way (see the table above). Durations become seconds."""
     convert = _TO_JSON.get(type(value))
     if convert is not None:
         return convert(value)
@@ -82,7 +92,7 @@ def jsonable(value: object) -> Any:
 
 
 def number(text: str | None) -> float:
-    """The text of a value column as a gauge shows it, NaN where it says no number.
+    """Return the text of a value column as the number of a gauge, NaN where it is not a number.
 
     Booleans (`t`, `f`) are 1 and 0, dates and timestamps seconds since the epoch (without an offset: in UTC), and
     intervals seconds, with a month of 30 days and a year of 365.25, as PostgreSQL's `extract(epoch from ...)` has it.
@@ -121,26 +131,6 @@ def _interval_seconds(text: str) -> float:
     return days * 86400 + (-clock if match["sign"] == "-" else clock)
 
 
-def _timestamptz(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError(text)
-    return moment.astimezone(UTC)
-
-
-def _timestamp(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is not None:
-        raise ValueError(text)
-    return moment
-
-
-def _bytea(text: str) -> bytes:
-    if not text.startswith("\\x"):
-        raise ValueError(text)
-    return bytes.fromhex(text[2:])
-
-
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(text)  # Python reads NaN and Infinity, JSON does not know them
 
@@ -159,7 +149,7 @@ def _json(text: str) -> object:
         # Half of a surrogate pair is legal in `json` text, but no receiver could be sent it: UnicodeEncodeError is a
         # ValueError.
         json.dumps(value, ensure_ascii=False, default=str).encode()
-    return _shallow(value)
+    return value
 
 
 def _shallow(value: object) -> object:
@@ -176,100 +166,98 @@ def _shallow(value: object) -> object:
     raise ValueError("nested too deep")
 
 
-_BOUNDS = re.compile(r"(?:\[[-+]?\d+:[-+]?\d+\])+=")
-_ARRAY_TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[{},]|(?:[^{},"\\\s]|\\.|\s+(?![{},\s]|\Z))+)\s*', re.DOTALL)
-_OWN_TOKEN = re.compile(r'("(?:[^"\\]|\\.)*"|[{},]|=>|(?:(?!=>)[^{},"\\]|\\.)+)', re.DOTALL)
+class _Boolean(Loader):
+    def load(self, data: Buffer) -> bool:
+        return _BOOLEANS[bytes(data).decode()]
+
+
+class _Json(Loader):
+    def load(self, data: Buffer) -> object:
+        return _json(bytes(data).decode())
+
+
+_PARSED = (
+    *("bool", "bytea", "int2", "int4", "int8", "oid", "float4", "float8", "numeric", "date", "time", "timestamp"),
+    *("timestamptz", "uuid", "json", "jsonb"),
+)
+_TEXTS = ("text", "varchar", "bpchar", "name", '"char"', "interval")
+"""Types whose values stay text."""
+_UNSIGNED = {"uint2": 16460, "uint4": 16462, "uint8": 16464, "mz_timestamp": 16552}
+"""Materialize's own integers, from the row descriptions of a live server. The number of the array is one more."""
+
+
+@cache
+def _loaders() -> Mapping[int, Callable[[bytes], object]]:
+    """Type number -> what parses its text."""
+    context: Any = SimpleNamespace(adapters=AdaptersMap(psycopg.adapters), connection=None)
+    for name, loader in {"bool": _Boolean, "json": _Json, "jsonb": _Json, "interval": TextLoader}.items():
+        context.adapters.register_loader(name, loader)
+    infos = [postgres_types[name] for name in _PARSED + _TEXTS]
+    for name, oid in _UNSIGNED.items():
+        infos.append(TypeInfo(name, oid, oid + 1))
+        infos[-1].register(context)
+        context.adapters.register_loader(oid, IntLoader)
+    oids = [info.oid for info in infos if info.name not in _TEXTS] + [info.array_oid for info in infos]
+    transformer = Transformer(context)
+    return {oid: transformer.get_loader(oid, Format.TEXT).load for oid in oids}
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{},]|=>|(?:(?!=>)[^{},"\\]|\\.)+', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
-def _array_of(parse: Parser | None) -> Parser:
-    def convert(item: Any) -> object:
-        if isinstance(item, list):
-            return [convert(inner) for inner in item]
-        return item if item is None or parse is None else parse(item)
-
-    def parse_array(text: str) -> object:
-        return convert(_Braces(_ARRAY_TOKEN, _BOUNDS.sub("", text, count=1) if text[:1] == "[" else text).parse())
-
-    return parse_array
-
-
 def _own_type(text: str) -> object:
-    """A value of a type that is not PostgreSQL's own, whose number says nothing: the text has to tell.
+    """Parse a value of a type that is not PostgreSQL's own. Its number says nothing, so the text decides.
 
-    The rule: `{...}` where every entry is `key=>value` is a map, any other well-formed `{...}` a list (an empty one
-    too), and anything else text. Elements are text, since the type of the element is not known either. Two values
-    this takes for what they are not: a list whose every element contains `=>` (Materialize does not quote that), and
-    text of an extension's type, such as citext, in braces; a cast to `jsonb` or `text` in the view settles both.
+    `{...}` where every entry is `key=>value` is a map, any other well-formed `{...}` a list (an empty one too), and
+    anything else text. Elements are text, since their type is not known either. Two values are misread: a list whose
+    every element contains `=>` (Materialize does not quote that), and text of an extension's type, such as citext, in
+    braces. A cast to `jsonb` or `text` in the view settles both.
     """
-    if text[:1] != "{" or text[-1:] != "}":
+    tokens = _TOKEN.findall(text)
+    if tokens[:1] != ["{"]:
         return text
-    return _Braces(_OWN_TOKEN, text).parse()
+    if sum(map(len, tokens)) != len(text):
+        raise ValueError(text)
+    rest = iter(tokens[1:])
+    value = _members(rest)
+    if any(rest):
+        raise ValueError(text)
+    return value
 
 
-class _Braces:
-    """One pass over `{x,"y,z",NULL,{nested}}` or `{a=>1,"b c"=>{d=>2}}`. Raises ValueError when it is not well
-    formed."""
+def _members(tokens: Iterator[str]) -> object:
+    """The list or map up to its closing brace. Raises ValueError where it is not well formed."""
+    keys: list[object] = []
+    values: list[object] = []
+    part = next(tokens, "")
+    if part == "}":
+        return values
+    while True:
+        value = _member(part, tokens)
+        part = next(tokens, "")
+        if part == "=>":
+            if not isinstance(value, str):
+                raise ValueError("a key is text")
+            keys.append(value)
+            value = _member(next(tokens, ""), tokens)
+            part = next(tokens, "")
+        values.append(value)
+        if part == "}":
+            return dict(zip(keys, values, strict=True)) if keys else values
+        if part != ",":
+            raise ValueError("no comma between elements")
+        part = next(tokens, "")
 
-    def __init__(self, token: re.Pattern[str], text: str) -> None:
-        self._tokens: list[str] = []
-        end = 0
-        while end < len(text):
-            match = token.match(text, end)
-            if match is None:
-                raise ValueError(text)
-            self._tokens.append(match[1])
-            end = match.end()
-        self._next = 0
 
-    def parse(self) -> object:
-        if self._take() != "{":
-            raise ValueError("no opening brace")
-        value = self._body()
-        if self._next != len(self._tokens):
-            raise ValueError("something follows the closing brace")
-        return _shallow(value)
-
-    def _take(self) -> str:
-        if self._next == len(self._tokens):
-            raise ValueError("ends early")
-        self._next += 1
-        return self._tokens[self._next - 1]
-
-    def _body(self) -> object:
-        if self._tokens[self._next : self._next + 1] == ["}"]:
-            self._next += 1
-            return []
-        keys: list[str] = []
-        values: list[object] = []
-        while True:
-            item = self._item(self._take())
-            follows = self._take()
-            if follows == "=>":
-                if not isinstance(item, str):
-                    raise ValueError("a key is text")
-                keys.append(item)
-                item = self._item(self._take())
-                follows = self._take()
-            values.append(item)
-            if follows == "}":
-                break
-            if follows != ",":
-                raise ValueError("no comma between elements")
-        if not keys:
-            return values
-        return dict(zip(keys, values, strict=True))
-
-    def _item(self, text: str) -> object:
-        if text == "{":
-            return self._body()
-        if text in ("}", ",", "=>"):
-            raise ValueError("an element is missing")
-        if text == "NULL":
-            return None
-        if text[0] == '"':
-            text = text[1:-1]
-        return _ESCAPE.sub(r"\1", text) if "\\" in text else text
+def _member(part: str, tokens: Iterator[str]) -> object:
+    if part == "{":
+        return _members(tokens)
+    if part in ("", "}", ",", "=>"):
+        raise ValueError("an element is missing")
+    if part == "NULL":
+        return None
+    return _ESCAPE.sub(r"\1", part[1:-1] if part[0] == '"' else part)
 
 
 def _exact(value: Decimal) -> str:
@@ -287,7 +275,10 @@ def _float(value: float) -> float | str:
 def _moment(value: datetime) -> str:
     if value.tzinfo is None:
         return value.isoformat()
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+    try:
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+    except OverflowError:  # an element of an array, in the first or last hours that have a date
+        return value.isoformat()
 
 
 def _same(value: Any) -> Any:
@@ -310,44 +301,4 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
     list: lambda value: [jsonable(item) for item in value],
     tuple: lambda value: [jsonable(item) for item in value],
     dict: lambda value: {str(jsonable(key)): jsonable(item) for key, item in value.items()},
-}
-
-
-def _boolean(text: str) -> bool:
-    return _BOOLEANS[text]
-
-
-# type -> (its number, that of its array, its parser), from PostgreSQL's pg_type.dat and, from 16384 on, from what a
-# live Materialize says in its row descriptions.
-_TYPES: dict[str, tuple[int, int, Parser | None]] = {
-    "bool": (16, 1000, _boolean),
-    "bytea": (17, 1001, _bytea),
-    "char": (18, 1002, None),
-    "name": (19, 1003, None),
-    "int8": (20, 1016, int),
-    "int2": (21, 1005, int),
-    "int4": (23, 1007, int),
-    "text": (25, 1009, None),
-    "oid": (26, 1028, int),
-    "json": (114, 199, _json),
-    "float4": (700, 1021, float),
-    "float8": (701, 1022, float),
-    "bpchar": (1042, 1014, None),
-    "varchar": (1043, 1015, None),
-    "date": (1082, 1182, date.fromisoformat),
-    "time": (1083, 1183, time.fromisoformat),
-    "timestamp": (1114, 1115, _timestamp),
-    "timestamptz": (1184, 1185, _timestamptz),
-    "interval": (1186, 1187, None),
-    "numeric": (1700, 1231, Decimal),
-    "uuid": (2950, 2951, UUID),
-    "jsonb": (3802, 3807, _json),
-    "uint2": (16460, 16461, int),
-    "uint4": (16462, 16463, int),
-    "uint8": (16464, 16465, int),
-    "mz_timestamp": (16552, 16553, int),
-}
-
-_PARSERS: dict[int, Parser] = {number: parse for number, _, parse in _TYPES.values() if parse} | {
-    array: _array_of(parse) for _, array, parse in _TYPES.values()
 }

@@ -1,13 +1,19 @@
 """The texts of a real PostgreSQL, in every style that a session can ask for."""
 
 import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
 
 import pytest
+from psycopg.postgres import types as psycopg_types
 
 from support.postgres import Database
 from tocsin.firing.canonical import Respelling
 from tocsin.model import Column
 from tocsin.postgres_session import OUTPUT
+from tocsin.values import typed
 
 pytestmark = pytest.mark.xdist_group("postgres")
 
@@ -47,3 +53,31 @@ async def test_every_style_becomes_the_default(database: Database, style: str) -
             await database.run("SELECT set_config(%s, %s, false)", name, value)
         found = [respelling.row(row) for row in await database.run(SELECT)]
         assert found == expected, zone
+
+
+async def test_values_and_arrays_read_back(database: Database) -> None:
+    """Two hundred random values of each type, alone and in an array with NULL."""
+    chance = random.Random(1)
+
+    def text() -> str:
+        return "".join(chance.choice("ab,{}\\\"' =>é\n") for _ in range(chance.randint(0, 6)))
+
+    makers: dict[str, Any] = {
+        "bool": lambda: chance.random() < 0.5,
+        "int8": lambda: chance.randint(-(2**63), 2**63 - 1),
+        "float8": lambda: chance.uniform(-1e9, 1e9),
+        "numeric": lambda: Decimal(chance.randint(-(10**30), 10**30)).scaleb(-chance.randint(0, 20)),
+        "timestamptz": lambda: (
+            datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=chance.randint(-(10**16), 10**16))
+        ),
+        "uuid": lambda: UUID(int=chance.getrandbits(128)),
+        "bytea": lambda: chance.randbytes(chance.randint(0, 8)),
+        "text": text,
+    }
+    for name, make in makers.items():
+        info = psycopg_types[name]
+        values = [make() for _ in range(200)]
+        rows = await database.run(f"SELECT format('%%s', unnest(%s::{name}[]))", values)
+        assert [typed(Column(name="c", oid=info.oid), row) for (row,) in rows] == values
+        [(array,)] = await database.run(f"SELECT array_append(%s::{name}[], NULL)::text", values)
+        assert typed(Column(name="c", oid=info.array_oid), array) == [*values, None]

@@ -97,13 +97,6 @@ def test_null_is_none_in_every_type_and_never_empty() -> None:
     assert value("text", "") == ""
 
 
-def test_type_numbers_are_postgresql_s_own() -> None:
-    for name, (oid, array, _) in values._TYPES.items():
-        if oid < values.FIRST_OWN_TYPE:
-            info = postgres.types['"char"' if name == "char" else name]
-            assert (info.oid, info.array_oid) == (oid, array), name
-
-
 @pytest.mark.parametrize(
     ("type_name", "text"),
     [
@@ -112,16 +105,12 @@ def test_type_numbers_are_postgresql_s_own() -> None:
         ("numeric", "1.2.3"),
         ("float8", ""),
         ("timestamptz", "infinity"),
-        ("timestamptz", "2026-01-02 03:04:05"),
         ("timestamptz", "0001-01-01 00:00:00+14"),
         ("timestamptz", "0044-03-15 12:00:00+00 BC"),
         ("timestamp", "12026-01-01 00:00:00"),
-        ("timestamp", "2026-01-02 03:04:05+00"),
         ("date", "12026-01-01"),
         ("time", "24:00:00"),
         ("uuid", "x"),
-        ("bytea", "no hex"),
-        ("bytea", "\\xabc"),
         ("jsonb", "{"),
         ("jsonb", "NaN"),
         ("jsonb", '"\\ud800"'),
@@ -130,8 +119,6 @@ def test_type_numbers_are_postgresql_s_own() -> None:
         ("int4[]", "{1,x}"),
         ("int4[]", "{1,2"),
         ("int4[]", "{1}}"),
-        ("int4[]", "{1,,2}"),
-        ("int4[]", "{,}"),
         ("int4[]", "1,2"),
         ("text list", "{a"),
         ("text list", "{a}b"),
@@ -168,6 +155,7 @@ def test_times_are_turned_to_utc() -> None:
         ("bytea[]", '{"\\\\xdead"}', ["\\xdead"]),
         ("jsonb[]", '{"{\\"a\\": 1}",NULL}', [{"a": 1}, None]),
         ("timestamptz[]", '{"2026-01-02 03:04:05+00"}', ["2026-01-02T03:04:05Z"]),
+        ("timestamptz[]", '{"0001-01-01 00:00:00+14"}', ["0001-01-01T00:00:00+14:00"]),
         ("text list", "{}", []),
         ("text list", '{"","NULL",NULL,"a b"}', ["", "NULL", None, "a b"]),
         ("text list", "{{a},{b,c}}", [["a"], ["b", "c"]]),
@@ -238,7 +226,7 @@ def test_a_row_is_read_by_column_name() -> None:
     assert read(("1", "t")) == {"a": 1, "b": True}
 
 
-_OIDS = st.sampled_from([oid for oids in values._TYPES.values() for oid in oids[:2]] + [2249, 16384, 20187, 99999])
+_OIDS = st.sampled_from([*values._loaders(), 25, 1186, 2249, 16384, 20187, 99999])
 _TEXTS = st.text() | st.text(alphabet='{}[],"\\=>:NUL 0123456789.-+xtf\n', max_size=40)
 
 
