@@ -1,8 +1,8 @@
 """RabbitMQ: the messages of a queue as events.
 
-Reading order: `settings`, `frames` (what the library could not decode), `messages` (a message as events, and its
-identity), `faults` (what errors mean), `connection`, `topology` (what is declared), `dead_letters`, `broker` (the
-consumer), `limit` (what a quorum queue counts against it), `stream`.
+Reading order: `settings`, `frames` (what the library cannot decode), `messages` (a message as events, and its
+identity), `faults` (what errors mean), `connection`, `topology` (queues and exchanges), `dead_letters`, `broker` (the
+consumer), `limit` (returns that a quorum queue counts), `stream`.
 """
 
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ __all__ = ["Config", "build"]
 
 
 def build(name: str, config: Config) -> "RabbitMQ":
-    """A source for `config`; connects to nothing yet. Raises ConfigError when the library is not installed."""
+    """Build the source; connects to nothing yet. Raises ConfigError when the library is not installed."""
     with needing("rabbitmq", f"sources.{name}"):
         from tocsin.sources.rabbitmq.stream import RabbitMQ
     return RabbitMQ(name, config)

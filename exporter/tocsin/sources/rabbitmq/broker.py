@@ -1,7 +1,7 @@
-"""The connection over which messages are taken from the queue and acknowledged."""
+"""The connection that consumes the queue and acknowledges its messages."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiormq.abc import DeliveredMessage
@@ -11,30 +11,30 @@ from tocsin.errors import SourceError, SourceReason
 from tocsin.redaction import redactor
 from tocsin.sources.rabbitmq import topology
 from tocsin.sources.rabbitmq.connection import connect, wire_of
-from tocsin.sources.rabbitmq.dead_letters import Copy, DeadLetters
-from tocsin.sources.rabbitmq.faults import Words, answering, translated
+from tocsin.sources.rabbitmq.dead_letters import DeadLetters
+from tocsin.sources.rabbitmq.faults import Redact, answering, translated
 from tocsin.sources.rabbitmq.settings import Config
 
-Take = Callable[[DeliveredMessage], None]
+Receive = Callable[[DeliveredMessage], None]
 
 
 class Broker:
-    """A consumer of the queue, and what it does with what it has got."""
+    """A consumer of the queue."""
 
-    def __init__(self, config: Config, wire: Wire, consumer: str, words: Words, dead_letters: DeadLetters) -> None:
+    def __init__(self, config: Config, wire: Wire, consumer: str, redact: Redact, dead_letters: DeadLetters) -> None:
         self._config = config
         self._wire = wire
         self._consumer = consumer
-        self._words = words
-        self._dead_letters = dead_letters
+        self._redact = redact
+        self.dead_letters = dead_letters
 
     def check(self) -> None:
-        """Raises SourceError if no message can come any more."""
+        """Raise SourceError if no message can arrive any more."""
         if self._wire.is_closed:
-            # The connection knows better than its channels why it ended.
+            # The connection has a better reason than its channels.
             for ended in (self._wire.connection, self._wire):
                 if ended.is_closed and not ended.closing.cancelled() and (error := ended.closing.exception()):
-                    raise translated(error, self._config, self._words, SourceReason.DISCONNECTED)
+                    raise translated(error, self._config, self._redact, SourceReason.DISCONNECTED)
             raise SourceError(f"{self._config.display}: the connection is closed", SourceReason.DISCONNECTED)
         if self._consumer not in self._wire.consumers:
             raise SourceError(
@@ -44,46 +44,35 @@ class Broker:
             )
 
     async def acknowledge(self, last: int) -> None:
-        """Every message up to this number is safe. Raises SourceError."""
-        async with answering(self._config, self._words):
+        """Acknowledge every message up to this delivery tag. Raises SourceError."""
+        async with answering(self._config, self._redact):
             self.check()
             await self._wire.basic_ack(last, multiple=True)
-        self._dead_letters.acknowledged(last)
-
-    async def bury(self, copies: Sequence[Copy]) -> None:
-        """See `DeadLetters.keep`."""
-        await self._dead_letters.keep(copies)
-
-    def buried(self, number: int) -> bool:
-        """See `DeadLetters.safe`."""
-        return self._dead_letters.safe(number)
+        self.dead_letters.acknowledged(last)
 
 
 @asynccontextmanager
-async def connected(source: str, config: Config, take: Take) -> AsyncIterator[Broker]:
-    """A connection over which each message of the queue is given to `take`. Raises SourceError."""
-    words = redactor(config.hidden())
+async def connected(source: str, config: Config, receive: Receive) -> AsyncIterator[Broker]:
+    """Consume the queue: each message is passed to `receive`. Raises SourceError."""
+    redact = redactor(config.hidden())
+
+    async def on_message(message: DeliveredMessage) -> None:
+        receive(message)
+
     async with contextlib.AsyncExitStack() as stack:
-        async with answering(config, words, SourceReason.CONNECT):
+        async with answering(config, redact, SourceReason.CONNECT):
             link = await connect(stack, f"tocsin {source}", config)
-            taking = await link.connection.channel(publisher_confirms=False)
+            channel = await link.connection.channel(publisher_confirms=False)
             if config.declare:
                 topology.refuse_limit(config, link.version)
-                await topology.declare(taking, config)
+                await topology.declare(channel, config)
             else:
-                await topology.look(taking, config)
+                await topology.check(channel, config)
                 await topology.refuse_stream(link.connection, config)
-            await taking.set_qos(prefetch_count=config.prefetch)
-            wire = await wire_of(taking)
-            consume = await wire.basic_consume(config.queue, _taking(take), consumer_tag=config.consumer_tag)
+            await channel.set_qos(prefetch_count=config.prefetch)
+            wire = await wire_of(channel)
+            consume = await wire.basic_consume(config.queue, on_message, consumer_tag=config.consumer_tag)
             assert consume.consumer_tag is not None
-        dead_letters = DeadLetters(source, config, words)
+        dead_letters = DeadLetters(source, config, redact)
         stack.push_async_callback(dead_letters.close)
-        yield Broker(config, wire, consume.consumer_tag, words, dead_letters)
-
-
-def _taking(take: Take) -> Callable[[DeliveredMessage], Coroutine[None, None, None]]:
-    async def taken(message: DeliveredMessage) -> None:
-        take(message)
-
-    return taken
+        yield Broker(config, wire, consume.consumer_tag, redact, dead_letters)

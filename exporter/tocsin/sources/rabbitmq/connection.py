@@ -1,4 +1,4 @@
-"""Connections to RabbitMQ: opened and closed for certain."""
+"""Connections to RabbitMQ that are always closed."""
 
 import asyncio
 import contextlib
@@ -19,28 +19,28 @@ from tocsin.errors import SourceError, SourceReason
 from tocsin.sources.rabbitmq.frames import ReadableFrames
 from tocsin.sources.rabbitmq.settings import Config, Server
 
-_CLOSING = 5.0
+_CLOSE_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A connection, and what the library does not tell of it."""
+    """A connection, with what the library does not report."""
 
     connection: AbstractConnection
     blocked: Callable[[], str]
-    """Why the server takes no messages over this connection at the moment; empty if it does."""
+    """Why the server blocks publishing on this connection; empty if it does not."""
 
     @property
     def version(self) -> str:
-        """The version of the server, as it says; empty if it does not."""
+        """The version that the server reports; empty if none."""
         transport = self.connection.transport
         version = transport.connection.server_properties.get("version") if transport is not None else None
         return version if isinstance(version, str) else ""
 
 
 class _Transports(TransportFactory):
-    """Opens the transport, with frames that can all be read, and closes it for certain: the library drops one over
-    which a server did not answer."""
+    """Opens the transport, with frames that can all be decoded, and closes it: the library leaks a transport over which
+    a server does not answer."""
 
     def __init__(self, server: Server, context: ssl.SSLContext | None) -> None:
         self._server = server
@@ -67,7 +67,7 @@ class _Transports(TransportFactory):
 
 
 async def connect(stack: contextlib.AsyncExitStack, name: str, config: Config) -> Link:
-    """A connection for as long as the stack lasts. `name`: what the server's own tools show for it."""
+    """Connect, until the stack ends. `name`: shown by the server's tools."""
     server = config.server
     url = make_url(
         host=server.host,
@@ -89,16 +89,16 @@ async def connect(stack: contextlib.AsyncExitStack, name: str, config: Config) -
 
 
 async def wire_of(channel: AbstractChannel) -> Wire:
-    """The layer below aio-pika, which alone knows whether the server has ended a consumer."""
+    """Return the layer below aio-pika: only there it shows that the server has cancelled a consumer."""
     wire = await channel.get_underlay_channel()
     assert isinstance(wire, Wire)
     return wire
 
 
 async def _close(connection: AbstractConnection) -> None:
-    # A server that has stopped answering must not keep us.
+    # A server that stopped answering must not delay us.
     with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
-        async with asyncio.timeout(_CLOSING):
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
             await connection.close()
 
 
@@ -106,7 +106,7 @@ def _context(config: Config) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=config.tls_ca)
     except OSError as error:
-        why = error.strerror or "there are none in it"
+        why = error.strerror or "it holds none"
         raise SourceError(f"cannot read certificates from {config.tls_ca}: {why}", SourceReason.OTHER) from None
     if not config.tls_verify:
         context.check_hostname = False

@@ -1,4 +1,4 @@
-"""Publishing copies of messages that cannot be used, over a connection of its own.
+"""Dead letters: copies of messages that cannot be used, published over a connection of their own.
 
 While RabbitMQ is short of memory or disk it reads nothing from a connection that has published, acknowledgements
 included. So dead letters do not share the connection of the consumer.
@@ -20,42 +20,42 @@ from pamqp.encode import encode_table_value, field_table
 
 from tocsin.errors import DeadLetterError, SourceError, SourceReason
 from tocsin.sources.rabbitmq.connection import Link, connect, wire_of
-from tocsin.sources.rabbitmq.faults import Words, answering, translated
+from tocsin.sources.rabbitmq.faults import Redact, answering, translated
 from tocsin.sources.rabbitmq.messages import delivered, tag
 from tocsin.sources.rabbitmq.settings import Config
 from tocsin.sources.rabbitmq.topology import writable
 
-_OTHERS = 4096
-"""Bytes that the other properties of a message and its frame take at most: a dozen short texts."""
+_OTHER_PROPERTIES = 4096
+"""Upper bound in bytes for the other properties of a message and its frame: a dozen short texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """A message for the dead letters. `headers` come on top of those that it has."""
+    """A copy of a message. `headers`: added to those of the message."""
 
     message: DeliveredMessage
     headers: Mapping[str, str]
 
 
 class DeadLetters:
-    """Publishes over a connection that is opened at the first dead letter, and again after it is lost."""
+    """Publishes copies. Connects with the first one, and again after the connection was lost."""
 
-    def __init__(self, source: str, config: Config, words: Words) -> None:
+    def __init__(self, source: str, config: Config, redact: Redact) -> None:
         self._source = source
         self._config = config
-        self._words = words
+        self._redact = redact
         self._stack = contextlib.AsyncExitStack()
         self._link: Link | None = None
         self._wire: Wire | None = None
         self._publishing: dict[int, asyncio.Task[None]] = {}
-        self._safe: set[int] = set()
+        self._confirmed: set[int] = set()
 
-    async def keep(self, copies: Sequence[Copy]) -> None:
-        """Publish copies, and return when the server has them all safe. Called again, it publishes what is not.
+    async def publish(self, copies: Sequence[Copy]) -> None:
+        """Publish copies, and return when the server has confirmed them all. Called again, it publishes the rest.
 
-        Raises DeadLetterError; `safe` says then which of them are.
+        Raises DeadLetterError; `confirmed` then tells which of them are confirmed.
         """
-        left = [copy for copy in copies if tag(copy.message) not in self._safe]
+        left = [copy for copy in copies if tag(copy.message) not in self._confirmed]
         if not left:
             return
         try:
@@ -63,13 +63,13 @@ class DeadLetters:
         except SourceError as error:
             raise DeadLetterError(str(error), error.reason) from None
 
-    def safe(self, number: int) -> bool:
-        """Whether the server has the copy of the message with this delivery tag."""
-        return number in self._safe
+    def confirmed(self, number: int) -> bool:
+        """Whether the server has confirmed the copy of the message with this delivery tag."""
+        return number in self._confirmed
 
     def acknowledged(self, last: int) -> None:
-        """Messages up to this delivery tag need not be remembered any more."""
-        self._safe = {number for number in self._safe if number > last}
+        """Forget messages up to this delivery tag."""
+        self._confirmed = {number for number in self._confirmed if number > last}
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
@@ -83,7 +83,7 @@ class DeadLetters:
     async def _publish(self, copies: Sequence[Copy]) -> None:
         wire = await self._opened()
         for copy in copies:
-            # What was published and is not confirmed yet is waited for, and not published twice.
+            # A copy that is published and not confirmed yet is awaited, not published twice.
             if tag(copy.message) not in self._publishing:
                 self._publishing[tag(copy.message)] = asyncio.create_task(self._send(wire, copy))
         tasks = {tag(copy.message): self._publishing[tag(copy.message)] for copy in copies}
@@ -95,7 +95,7 @@ class DeadLetters:
             del self._publishing[number]
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
             if error is None:
-                self._safe.add(number)
+                self._confirmed.add(number)
             failed = failed or error
         if failed is not None:
             raise self._fault(failed)
@@ -104,23 +104,25 @@ class DeadLetters:
 
     def _fault(self, error: BaseException) -> SourceError:
         if isinstance(error, asyncio.CancelledError):
-            # The library cancels what waits on a connection that is lost.
+            # The library cancels calls on a lost connection.
             return SourceError(f"{self._config.display}: the connection is lost", SourceReason.DISCONNECTED)
         if isinstance(error, (*CONNECTION_EXCEPTIONS, ValueError)):
-            return translated(error, self._config, self._words, SourceReason.DISCONNECTED)
+            return translated(error, self._config, self._redact, SourceReason.DISCONNECTED)
         raise error
 
     def _unanswered(self) -> SourceError:
         if self._link is not None and self._link.blocked():
-            why = f"it takes no messages at the moment: {self._link.blocked()}"
+            why = f"the server blocks publishing: {self._link.blocked()}"
         else:
             why = f"no answer within {self._config.connect_timeout:g} s"
-        return SourceError(f"{self._config.display}: a dead letter cannot be kept: {why}", SourceReason.DISCONNECTED)
+        return SourceError(
+            f"{self._config.display}: a dead letter cannot be published: {why}", SourceReason.DISCONNECTED
+        )
 
     async def _opened(self) -> Wire:
         if self._wire is None or self._wire.is_closed:
             await self.close()
-            async with answering(self._config, self._words, SourceReason.CONNECT):
+            async with answering(self._config, self._redact, SourceReason.CONNECT):
                 self._link = await connect(self._stack, f"tocsin {self._source} dead letters", self._config)
                 self._wire = await wire_of(await self._link.connection.channel(on_return_raises=True))
         return self._wire
@@ -139,7 +141,7 @@ class DeadLetters:
             timestamp=old.timestamp,
             message_type=old.message_type,
             app_id=old.app_id,
-            # Neither `expiration`, since dead letters are to stay, nor `user_id`, which must be our own.
+            # No `expiration`, since dead letters stay; no `user_id`, which must be that of the connection.
         )
         await wire.basic_publish(
             message.body,
@@ -151,15 +153,15 @@ class DeadLetters:
 
 
 def _headers(copy: Copy, most: int) -> dict[str, Any]:
-    """Those of the message and of the copy, or only the latter where all would not fit into one frame. `most`: bytes of
-    a frame; 0: no limit."""
+    """Return the headers of message and copy, or only the latter if they do not fit into one frame. `most`: bytes of a
+    frame; 0: no limit."""
     headers = {**_writable(copy.message.header.properties.headers or {}), **copy.headers}
-    fit = not most or len(field_table(headers)) + _OTHERS <= most
+    fit = not most or len(field_table(headers)) + _OTHER_PROPERTIES <= most
     return headers if fit else {**copy.headers}
 
 
 def _writable(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Headers as the library can write them: it reads more types than it writes."""
+    """Return headers that the library can write: it reads more types than it writes."""
     kept = {}
     for name, value in headers.items():
         kept[name] = writable(value)

@@ -12,8 +12,8 @@ from pamqp.commands import Channel, Connection
 from tocsin.errors import SourceError, SourceReason
 from tocsin.sources.rabbitmq.settings import Config
 
-Words = Callable[[str], str]
-"""Takes the secrets out of a text."""
+Redact = Callable[[str], str]
+"""Removes the secrets from a text."""
 
 _DIFFERS = re.compile(
     r"inequivalent arg '([^']+)' for (queue|exchange) '(.*?)' in vhost .*?: received (.*) but current is (.*)"
@@ -27,7 +27,7 @@ _SETTINGS: Mapping[tuple[str, str], str] = {
 BY_CODE: Mapping[int, SourceReason] = {
     403: SourceReason.PERMISSION,
     404: SourceReason.MISSING,
-    405: SourceReason.PERMISSION,  # another connection has the queue to itself
+    405: SourceReason.PERMISSION,  # another connection uses the queue exclusively
     406: SourceReason.SHAPE,
 }
 _CODE = re.compile(r"([A-Z_]{6,}) - ")
@@ -41,52 +41,52 @@ _CODES: Mapping[str, int] = {
 
 @asynccontextmanager
 async def answering(
-    config: Config, words: Words, otherwise: SourceReason = SourceReason.DISCONNECTED
+    config: Config, redact: Redact, otherwise: SourceReason = SourceReason.DISCONNECTED
 ) -> AsyncIterator[None]:
-    """What the server has to answer in time; its errors become SourceErrors."""
-    with translating(config, words, otherwise):
+    """Limit a request to `connect_timeout`; errors become SourceErrors."""
+    with translating(config, redact, otherwise):
         async with asyncio.timeout(config.connect_timeout):
             yield
 
 
 @contextmanager
-def translating(config: Config, words: Words, otherwise: SourceReason) -> Iterator[None]:
+def translating(config: Config, redact: Redact, otherwise: SourceReason) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
         raise SourceError(f"{config.display}: no answer within {config.connect_timeout:g} s", otherwise) from None
     except asyncio.CancelledError:
-        # The library cancels what waits on a connection that is lost; that is not meant for us.
+        # The library cancels calls on a lost connection; that is not meant for this task.
         if (task := asyncio.current_task()) is None or task.cancelling():
             raise
         raise SourceError(f"{config.display}: the connection is lost", otherwise) from None
     except (*CONNECTION_EXCEPTIONS, ValueError) as error:
-        raise translated(error, config, words, otherwise) from None
+        raise translated(error, config, redact, otherwise) from None
 
 
-def translated(error: BaseException, config: Config, words: Words, otherwise: SourceReason) -> SourceError:
-    """What the library raised, in our words."""
-    text = _said(error)
+def translated(error: BaseException, config: Config, redact: Redact, otherwise: SourceReason) -> SourceError:
+    """Return the SourceError for an error of the library."""
+    text = _text(error)
     if isinstance(error, PublishError):
         return SourceError(
-            f"{config.display}: a dead letter gets to no queue from the exchange {config.dead_letter_name}; bind one",
+            f"{config.display}: the exchange {config.dead_letter_name} routes a dead letter to no queue; bind one",
             SourceReason.MISSING,
         )
     if isinstance(error, DeliveryError):
         return SourceError(
-            f"{config.display}: the server does not take dead letters in {config.dead_letter_name}", SourceReason.OTHER
+            f"{config.display}: the server refuses dead letters in {config.dead_letter_name}", SourceReason.OTHER
         )
     if isinstance(error, AuthenticationError | ProbableAuthenticationError):
-        return SourceError(f"{config.display}: {words(text)}", SourceReason.AUTH)
+        return SourceError(f"{config.display}: {redact(text)}", SourceReason.AUTH)
     if (differs := _DIFFERS.search(text)) is not None:
-        return SourceError(f"{config.display}: {words(_difference(config, differs))}", SourceReason.SHAPE)
+        return SourceError(f"{config.display}: {redact(_difference(config, differs))}", SourceReason.SHAPE)
     code = _CODES.get(match[1]) if (match := _CODE.search(text)) else None
     if "NOT_ALLOWED - vhost" in text or "NOT_ALLOWED - access to vhost" in text:
         code = 404 if "not found" in text else 403
-    return SourceError(f"{config.display}: {words(text)}", BY_CODE.get(code or 0, otherwise))
+    return SourceError(f"{config.display}: {redact(text)}", BY_CODE.get(code or 0, otherwise))
 
 
-def _said(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     closing = [part.reply_text for part in error.args if isinstance(part, Connection.Close | Channel.Close)]
     texts = closing or [part for part in error.args if isinstance(part, str) and part]
     return texts[-1] if texts else str(error) or type(error).__name__
@@ -97,19 +97,16 @@ def _difference(config: Config, differs: re.Match[str]) -> str:
     if argument == "x-queue-type" and theirs == "'stream'":
         return a_stream(name)
     if name == config.dead_letter_name:
-        remedy = "set dead_letters to another name"
+        fix = "set dead_letters to another name"
     else:
         setting = _SETTINGS.get((kind, argument), "queue_arguments" if kind == "queue" else "exchange")
-        remedy = f"change {setting} to what is there"
-    return (
-        f"the {kind} {name} is there already with another {argument}: {theirs} there, {ours} here; "
-        f"{remedy}, or delete the {kind}"
-    )
+        fix = f"set {setting} to the existing value"
+    return f"the {kind} {name} exists with another {argument}: {theirs} there, {ours} here; {fix}, or delete the {kind}"
 
 
 def a_stream(queue: str) -> str:
-    """What to say of a queue that is a stream."""
+    """Return the message about a queue that is a stream."""
     return (
-        f"the queue {queue} is a stream, which delivers again what was acknowledged and leaves out what came while "
-        "Tocsin was away; name a classic or a quorum queue, or delete it"
+        f"the queue {queue} is a stream, which delivers acknowledged messages again and skips those that came while "
+        "Tocsin was down; name a classic or a quorum queue, or delete it"
     )

@@ -1,8 +1,8 @@
-"""Frames of AMQP that the library cannot decode. It would end the connection over one, and get the same one again after
-the next; so what is unreadable is taken out before the library sees it.
+"""AMQP frames that the library cannot decode. It would end the connection, and receive the same frame after each
+reconnection; so what it cannot decode is removed before it reads the frame.
 
-Layout of frames: AMQP 0-9-1, sections 2.3.5 and 4.2. RabbitMQ has parsed each message when it was published, so that
-only what a value means can be unreadable here, and never where it ends.
+Layout of frames: AMQP 0-9-1, sections 2.3.5 and 4.2. RabbitMQ parses each message when it is published, so a value may
+be unreadable here, but its length is always right.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pamqp.header import ContentHeader
 
 _HEAD = constants.FRAME_HEADER_SIZE
 _CONTENT = struct.Struct(">HHQH")
-"""A content header up to the values: class, weight, size of the body, which properties there are."""
+"""A content header up to the values: class, weight, size of the body, flags of the properties."""
 _FIXED = {"octet": 1, "timestamp": 8}
 _DEEPEST = 100
 _DELIVER = Basic.Deliver.index.to_bytes(4, "big")
@@ -26,11 +26,11 @@ _UNBLOCKED = Connection.Unblocked.index.to_bytes(4, "big")
 
 
 class ReadableFrames(asyncio.StreamReader):
-    """A connection's bytes, as `readable` frames. They are to be read as the library does: with `readexactly` alone,
-    and never over a frame's end. Anything else raises RuntimeError, since it would get what is unreadable."""
+    """The bytes of a connection as `readable` frames. The library reads them with `readexactly` only, and never beyond
+    the end of a frame. Anything else raises RuntimeError: it would bypass the filter."""
 
     blocked = ""
-    """Why the server takes no messages over this connection at the moment; empty if it does."""
+    """Why the server blocks publishing on this connection; empty if it does not."""
 
     _frame = b""
     _at = 0
@@ -40,13 +40,13 @@ class ReadableFrames(asyncio.StreamReader):
             self._frame, self._at = await self._following(), 0
         part = self._frame[self._at : self._at + n]
         if len(part) != n:
-            raise RuntimeError("the library aiormq reads over the end of a frame; install an earlier version of it")
+            raise RuntimeError("the library aiormq reads beyond the end of a frame; install an earlier version")
         self._at += n
         return part
 
     async def read(self, n: int = -1) -> NoReturn:
         del n
-        raise NotImplementedError("the library aiormq does not read frame by frame; install an earlier version of it")
+        raise NotImplementedError("the library aiormq does not read frame by frame; install an earlier version")
 
     async def readline(self) -> NoReturn:
         await self.read()
@@ -57,7 +57,7 @@ class ReadableFrames(asyncio.StreamReader):
 
     async def _following(self) -> bytes:
         head = await super().readexactly(_HEAD)
-        if head.startswith(constants.AMQP):  # no frame: the server speaks another version
+        if head.startswith(constants.AMQP):  # not a frame: the server has another version of the protocol
             return head
         _, _, size = frame_parts(head)
         frame = head + await super().readexactly((size or 0) + 1)
@@ -67,28 +67,28 @@ class ReadableFrames(asyncio.StreamReader):
 
 
 def _reason(frame: bytes) -> str:
-    """The reason in a `connection.blocked`, which the library only logs."""
+    """Return the reason in a `connection.blocked`, which the library only logs."""
     at = _HEAD + len(_BLOCKED)
     return frame[at + 1 : at + 1 + frame[at]].decode(errors="replace") or "no reason given"
 
 
 def readable(frame: bytes) -> bytes:
-    """The frame, if the library can decode it. If not: a content header without the properties that it cannot decode,
-    which `unreadable` names; a delivery with a question mark for each byte that is not UTF-8."""
+    """Return a frame that the library can decode: a content header without properties that it cannot decode (see
+    `unreadable`), a delivery with a question mark for each byte that is not UTF-8."""
     if frame[0] == constants.FRAME_HEADER:
-        return frame if _whole(frame) else _lessened(frame)
+        return frame if _is_decodable(frame) else _reduced(frame)
     if frame[0] == constants.FRAME_METHOD and frame.startswith(_DELIVER, _HEAD):
         return _in_utf8(frame)
     return frame
 
 
 def unreadable(header: ContentHeader) -> list[str]:
-    """The properties that were taken out of a message, by the names that AMQP has for them."""
+    """Return the AMQP names of the properties that were removed from a message."""
     taken = (name for name, flag in Basic.Properties.flags.items() if header.weight & flag)
     return ["type" if name == "message_type" else name for name in taken]
 
 
-def _whole(frame: bytes) -> bool:
+def _is_decodable(frame: bytes) -> bool:
     """Whether the library can decode a content header."""
     try:
         _, _, found = unmarshal(frame)
@@ -99,7 +99,7 @@ def _whole(frame: bytes) -> bool:
     return not _deep(found.properties.headers)
 
 
-def _lessened(frame: bytes) -> bytes:
+def _reduced(frame: bytes) -> bytes:
     class_id, _, size, flags = _CONTENT.unpack_from(frame, _HEAD)
     at, lost, kept = _HEAD + _CONTENT.size, 0, []
     for name, flag in Basic.Properties.flags.items():
@@ -112,7 +112,7 @@ def _lessened(frame: bytes) -> bytes:
         else:
             lost |= flag
         at = end
-    # The weight is always 0 in what a server sends, so that nobody else can mark a message so.
+    # A server always sends weight 0, so this mark cannot come from outside.
     payload = b"".join((_CONTENT.pack(class_id, lost, size, flags & ~lost), *kept))
     return b"".join((frame[:3], len(payload).to_bytes(4, "big"), payload, constants.FRAME_END_CHAR))
 
@@ -126,8 +126,8 @@ def _decodes(raw: bytes, kind: str) -> bool:
 
 
 def _deep(value: object, left: int = _DEEPEST) -> bool:
-    """Whether tables and lists are so deep in one another that the library may fail to write them into a dead letter,
-    though it could read them."""
+    """Whether tables and lists are nested so deeply that the library may fail to write them into a dead letter although
+    it can read them."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return not left or any(_deep(one, left - 1) for one in inner)
 
@@ -142,7 +142,7 @@ def _length(kind: str, frame: bytes, at: int) -> int:
 
 def _in_utf8(frame: bytes) -> bytes:
     at = _HEAD + len(_DELIVER)
-    at += 1 + frame[at] + 9  # the consumer's tag, the message's number, and whether it was delivered before
+    at += 1 + frame[at] + 9  # consumer tag, delivery tag, redelivered
     parts = [frame[:at]]
     while at < len(frame) - 1:  # exchange and routing key
         end = at + 1 + frame[at]

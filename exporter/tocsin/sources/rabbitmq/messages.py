@@ -14,14 +14,14 @@ from tocsin.sources.documents import parsed, row_of
 from tocsin.sources.rabbitmq.frames import unreadable
 from tocsin.sources.rabbitmq.settings import Config
 
-MOST_NAMES = 100
-"""Events that one message may bring."""
+MAX_NAMES = 100
+"""Events of one message at most."""
 
 _ENVELOPED, _CONTENT = "body.message.alertTypes", "message"
 
 
 class Unreadable(Exception):  # noqa: N818 - not an error of the program but of a message
-    """Why a message brings no events; `detail` holds none of its content."""
+    """Why a message is invalid; `detail` holds none of its content."""
 
     def __init__(self, reason: RefusedReason, detail: str) -> None:
         super().__init__(detail)
@@ -30,20 +30,20 @@ class Unreadable(Exception):  # noqa: N818 - not an error of the program but of 
 
 
 def delivered(message: DeliveredMessage) -> Basic.Deliver:
-    """How a message got here."""
+    """Return the method frame of a delivery."""
     assert isinstance(message.delivery, Basic.Deliver)
     return message.delivery
 
 
 def tag(message: DeliveredMessage) -> int:
-    """The number of a message within its channel."""
+    """Return the delivery tag."""
     return delivered(message).delivery_tag or 0
 
 
 def returns(message: DeliveredMessage) -> int:
-    """How often a quorum queue has got the message back, as the queue counts; 0 where it does not count.
+    """Return how often a message was returned to its quorum queue; 0 where the queue does not count.
 
-    The count of a message that is delivered for the first time is of the queue in which it was before.
+    At a first delivery the header is from the queue in which the message was before.
     """
     count = (message.header.properties.headers or {}).get("x-delivery-count")
     counts = isinstance(count, int) and not isinstance(count, bool) and count > 0
@@ -51,7 +51,7 @@ def returns(message: DeliveredMessage) -> int:
 
 
 def events(message: DeliveredMessage, id_: str, config: Config, now: Callable[[], float]) -> list[Event]:
-    """The events that a message brings, one for each name. Raises Unreadable."""
+    """Return the events of a message, one for each name. Raises Unreadable."""
     if lost := unreadable(message.header):
         raise Unreadable(RefusedReason.MALFORMED, f"its {' and '.join(lost)} cannot be read")
     if len(message.body) > config.max_bytes:
@@ -70,7 +70,7 @@ def events(message: DeliveredMessage, id_: str, config: Config, now: Callable[[]
 
 
 def _named(message: DeliveredMessage, document: dict[str, Any], places: Sequence[str]) -> tuple[str, list[str]]:
-    """The names of a message's events, each once, and where they were found. Raises Unreadable."""
+    """Return where the names of the events are, and each name once. Raises Unreadable."""
     for place in places:
         found = _at(place, message, document)
         if found in (None, "", []):
@@ -79,8 +79,8 @@ def _named(message: DeliveredMessage, document: dict[str, Any], places: Sequence
         if not all(isinstance(name, str) and name for name in names):
             raise Unreadable(RefusedReason.MALFORMED, f"{place} is neither a name nor a list of names")
         names = list(dict.fromkeys(names))
-        if len(names) > MOST_NAMES:
-            raise Unreadable(RefusedReason.MALFORMED, f"{place} has {len(names)} names, more than {MOST_NAMES}")
+        if len(names) > MAX_NAMES:
+            raise Unreadable(RefusedReason.MALFORMED, f"{place} has {len(names)} names, more than {MAX_NAMES}")
         return place, names
     raise Unreadable(RefusedReason.MISSING, f"it names no event: there is none at {' or '.join(places)}")
 
@@ -97,7 +97,7 @@ def _at(place: str, message: DeliveredMessage, document: dict[str, Any]) -> Any:
 
 
 def _unwrapped(document: dict[str, Any]) -> dict[str, Any]:
-    """What is in the envelope `{"message": {"alertTypes": [...], "message": ...}}`. Raises Unreadable."""
+    """Return the content of the envelope `{"message": {"alertTypes": [...], "message": ...}}`. Raises Unreadable."""
     content = document["message"].get(_CONTENT)
     if content is None:
         raise Unreadable(RefusedReason.MISSING, "body.message.message is missing")
@@ -105,11 +105,11 @@ def _unwrapped(document: dict[str, Any]) -> dict[str, Any]:
 
 
 class Identities:
-    """What identifies messages over their redelivery: their `message_id`, or else an id that is made up here.
+    """The identity of messages over redelivery: their `message_id`, or else an id generated here.
 
-    The server marks what it delivers again, and delivers that first. So a made-up id of the connection before is given
-    again to a message with the same content that is so marked, until the first message comes that is not. It is
-    remembered in this process only, and only until the message is acknowledged.
+    The server delivers unacknowledged messages again first, and marks them. So a generated id of the last connection is
+    used again for a marked message with the same content, until the first message without a mark. It is kept in this
+    process only, until the message is acknowledged.
     """
 
     def __init__(self) -> None:
@@ -117,13 +117,13 @@ class Identities:
         self._back: dict[bytes, list[str]] = {}
 
     def reconnected(self) -> None:
-        """Whatever was not acknowledged comes back now."""
+        """Unacknowledged messages come back now."""
         for content, id_ in self._given.values():
             self._back.setdefault(content, []).append(id_)
         self._given.clear()
 
     def of(self, message: DeliveredMessage) -> str:
-        """The identity of a message that has just been delivered."""
+        """Return the identity of a message that was just delivered."""
         if not delivered(message).redelivered:
             self._back.clear()
         if own := message.header.properties.message_id:
@@ -135,7 +135,7 @@ class Identities:
         return id_
 
     def acknowledged(self, last: int) -> None:
-        """Messages up to this number will not come back."""
+        """Messages up to this delivery tag do not come back."""
         for number in [number for number in self._given if number <= last]:
             del self._given[number]
 

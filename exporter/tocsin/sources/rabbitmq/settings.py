@@ -31,7 +31,7 @@ Name = Annotated[Text, AfterValidator(_short)]
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Server:
-    """Where to connect to and as whom, nothing of it escaped."""
+    """Address and login, unescaped."""
 
     host: str
     port: int
@@ -42,8 +42,8 @@ class Server:
 
 
 class Config(SourceSettings):
-    """A queue of RabbitMQ, whose messages are JSON objects. Several processes on one queue share its messages. Needs
-    the extra `rabbitmq`: pip install 'tocsin[rabbitmq]'."""
+    """A queue of RabbitMQ. Its messages are JSON objects; several processes share them. Needs the extra `rabbitmq`: pip
+    install 'tocsin[rabbitmq]'."""
 
     package: ClassVar[str] = "aio_pika"
 
@@ -62,71 +62,70 @@ class Config(SourceSettings):
     host: Text | None = None
     """Name or address of the server. Required without `url`."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """TCP port. Without it 5672, or 5671 with `tls`."""
+    """TCP port. Default: 5672, or 5671 with `tls`."""
     user: Name | None = None
     """The user to log in as. Required without `url`."""
     password: Secret | None = None
-    """The user's password, as it is: nothing in it is escaped. Required without `url`."""
+    """The user's password, unescaped. Required without `url`."""
     password_file: str | None = None
     """A file that holds the password."""
     vhost: Name = "/"
-    """The virtual host, as it is."""
+    """The virtual host, unescaped."""
     tls: bool = False
-    """Whether the connection is encrypted; with `url`, `amqps` says so."""
+    """Encrypt the connection; with `url`, use `amqps`."""
     tls_ca: Path | None = None
-    """A file with the certificates to trust. Without it, those of the operating system."""
+    """A file with the certificates to trust. Default: those of the operating system."""
     tls_verify: bool = True
-    """Whether the server's certificate must be good and be for `host`. `false` lets anybody in between read along."""
+    """Whether the server's certificate must be good and be for `host`. `false` lets anyone in between read."""
 
     queue: Name
-    """The queue to take messages from."""
+    """The queue to read."""
     queue_type: Literal["classic", "quorum"] = "classic"
-    """`quorum`: kept by several nodes of a cluster. RabbitMQ 4 drops what is returned to such a queue too often: see
-    the page of this source."""
+    """`quorum`: replicated over nodes of a cluster. RabbitMQ 4 drops messages that are returned to such a queue too
+    often: see the page of this source."""
     queue_durable: bool = True
-    """Whether the queue, and the messages in it that were sent as persistent, survive a restart of the server."""
+    """Whether the queue, with its persistent messages, survives a restart of the server."""
     queue_arguments: dict[Name, str | int | float | bool] = Field(default_factory=dict)
     """Further arguments of the queue, such as `x-message-ttl`. For a new quorum queue of RabbitMQ 4, `x-delivery-limit:
     -1` keeps messages that are returned more than 20 times."""
     exchange: Name | None = None
-    """The exchange that the queue is bound to. Without it, senders send to the queue by its name."""
+    """The exchange that the queue is bound to. Default: senders address the queue by name."""
     exchange_type: Literal["topic", "direct", "fanout"] = "topic"
-    """How the exchange compares routing keys: with patterns, letter for letter, or not at all."""
+    """How the exchange compares routing keys: by pattern, exactly, or not at all."""
     exchange_durable: bool = True
     """Whether the exchange survives a restart of the server."""
     binding_keys: Name | list[Name] = Field(default_factory=list)
-    """The routing keys of the messages to take, one or a list. In those of a `topic` exchange, `*` stands for one word
-    and `#` for any number of them. Keys that are no longer named here stay bound."""
+    """The routing keys to bind, one or a list. For a `topic` exchange, `*` matches one word and `#` any number of
+    words. Keys removed from here stay bound."""
     declare: bool = True
-    """Whether to make queue, exchange, bindings and dead letters if they are not there. `false` for a user who may not:
-    then they must be there."""
+    """Create queue, exchange, bindings and dead letters where missing. `false` for a user without the right: then they
+    must exist."""
 
     dead_letters: Name | None = None
-    """The exchange to which messages go that nothing can be made of, and the queue that keeps them. Without it,
-    `<queue>.dead`."""
+    """The exchange and the queue for messages that cannot be used. Default: `<queue>.dead`."""
 
     name_from: Text | list[Text] = Field(default=["body.alert", "body.alerts", "body.message.alertTypes"])
-    """Where a message says which events it brings, one place or a list of places to look at in turn: `routing_key`,
-    `type` (the property), or a path into the object, `body.field` or `body.field.field`. What stands there is a name or
-    a list of names, and each is an event. What is named in `body.message.alertTypes` has its fields in
-    `body.message.message`, everything else in the body."""
+    """Where a message names its events, one place or a list of places to try in order: `routing_key`, `type` (the
+    property), or a path into the object, `body.field` or `body.field.field`. The value is a name or a list of names;
+    each is an event. Events named in `body.message.alertTypes` have their fields in `body.message.message`, all others
+    in the body."""
 
     defaults: dict[Text, JsonValue] = Field(default_factory=dict)
     """Fields for events that lack them or have null there, such as `recipients` or `subject`."""
 
     prefetch: Annotated[int, Field(ge=1, le=65535)] = 300
-    """How many messages the server hands out before the first of them is acknowledged."""
+    """Unacknowledged messages that the server delivers at most."""
     max_bytes: Annotated[int, Field(ge=1)] = 1_048_576
     """A longer message is a dead letter."""
     consumer_tag: Name | None = None
-    """What the server calls this consumer. Without it, a name that is nobody else's."""
+    """The consumer tag. Default: a unique one."""
     heartbeat: Annotated[Duration, Field(ge=1, le=3600)] = 10.0
-    """How often both sides give a sign of life. A connection that is silent for three times as long counts as lost."""
+    """Interval of heartbeats. A connection that is silent for three times as long counts as lost."""
     connect_timeout: Positive = 10.0
-    """How long connecting and declaring may take, and an answer of the server later on."""
+    """How long connecting and declaring may take, and each later answer of the server."""
     give_up_after: Positive | None = None
-    """End the process with exit code 124 once the source could not be read for so long, for a supervisor to see.
-    Without it, Tocsin tries for ever."""
+    """End the process with exit code 124 after the source was down for this long, for a supervisor. Default: retry for
+    ever."""
 
     @property
     def exit_after(self) -> float | None:
@@ -150,7 +149,7 @@ class Config(SourceSettings):
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise ValueError(f"{name} is {value}, which does not fit in 64 bits")
             if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
-                raise ValueError(f"{name} is {value}, which is no number of single precision")
+                raise ValueError(f"{name} is {value}, which is not a number of single precision")
         if arguments.get("x-queue-type") == "stream":
             raise invalid("queue_type", "stream is not supported; use queue_type: classic or quorum", "x-queue-type")
         limit = arguments.get("x-delivery-limit")
@@ -165,7 +164,7 @@ class Config(SourceSettings):
     def _are_places(cls, places: str | list[str]) -> str | list[str]:
         for place in _listed(places):
             if not _PLACE.fullmatch(place):
-                raise ValueError(f"{place!r} is no place in a message; write routing_key, type, or body.field")
+                raise ValueError(f"{place!r} is not a place in a message; write routing_key, type, or body.field")
         if not places:
             raise ValueError("must name a place")
         return places
@@ -176,13 +175,13 @@ class Config(SourceSettings):
         if self.url is not None:
             both = [name for name in own if name in self.model_fields_set]
             if both:
-                raise ValueError(f"give url, or {' and '.join(both)}, not both")
+                raise ValueError(f"set url, or {' and '.join(both)}, not both")
         else:
             missing = [name for name in ("host", "user", "password") if getattr(self, name) is None]
             if missing:
-                raise ValueError(f"give {' and '.join(missing)}, or url")
+                raise ValueError(f"set {' and '.join(missing)}, or url")
         if not self.server.tls and (self.tls_ca is not None or not self.tls_verify):
-            raise ValueError("tls_ca and tls_verify are of use only with TLS: say tls: true, or amqps in the url")
+            raise ValueError("tls_ca and tls_verify need TLS: set tls: true, or use amqps in the url")
         return self
 
     @model_validator(mode="after")
@@ -190,21 +189,19 @@ class Config(SourceSettings):
         if self.queue_type == "quorum" and not self.queue_durable:
             raise ValueError("a quorum queue is always durable; remove queue_durable")
         if self.exchange is None and self.keys:
-            raise ValueError("binding_keys bind the queue to an exchange; give exchange too")
+            raise ValueError("binding_keys bind the queue to an exchange; set exchange too")
         if self.declare and self.exchange is not None and self.exchange_type != "fanout" and not self.keys:
             raise ValueError(
-                f"give binding_keys: without any, no message of a {self.exchange_type} exchange gets to the queue"
+                f"set binding_keys: without any, a {self.exchange_type} exchange routes no message to the queue"
             )
         if self.dead_letter_name in (self.queue, self.exchange):
-            raise ValueError(
-                "dead_letters must be another name than queue and exchange: a message would come back for ever"
-            )
+            raise ValueError("dead_letters must differ from queue and exchange: a message would come back for ever")
         _short(self.dead_letter_name)
         return self
 
     @property
     def server(self) -> Server:
-        """Where to connect to, however it was said. Holds the password: never to be printed."""
+        """Address and login, from `url` or the single settings. Holds the password: never print it."""
         if self.url is not None:
             return _parsed(self.url.get_secret_value())
         assert self.host is not None
@@ -221,7 +218,7 @@ class Config(SourceSettings):
 
     @property
     def display(self) -> str:
-        """The server, for people."""
+        """The server, as messages name it."""
         server = self.server
         host = f"[{server.host}]" if ":" in server.host else server.host
         return f"RabbitMQ at {host}:{server.port}"
@@ -233,7 +230,7 @@ class Config(SourceSettings):
 
     @property
     def places(self) -> list[str]:
-        """Where a message says which events it brings."""
+        """The places where a message names its events."""
         return _listed(self.name_from)
 
     @property
@@ -242,7 +239,7 @@ class Config(SourceSettings):
         return self.dead_letters or f"{self.queue}.dead"
 
     def hidden(self) -> list[Secret | str]:
-        """What must not be said."""
+        """Return what must never be shown."""
         return [self.server.password, *([self.url] if self.url is not None else [])]
 
 
@@ -255,7 +252,7 @@ def _port(tls: bool) -> int:
 
 
 def _parsed(url: str) -> Server:
-    """The address in an URL, by https://www.rabbitmq.com/docs/uri-spec. Raises ValueError, with nothing of it."""
+    """Parse an URL, by https://www.rabbitmq.com/docs/uri-spec. Raises ValueError, without any part of it."""
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -24,17 +24,17 @@ from tocsin.sources.rabbitmq.topology import problems
 
 log = structlog.get_logger(__name__)
 
-_AT_ONCE = 500
+_BATCH = 500
 """Messages in one batch."""
-_LOOK = 1.0
-"""Seconds between looks at whether anything can still come. The library does not tell when the server ends a
+_CHECK_EVERY = 1.0
+"""Seconds between checks that messages can still arrive. The library does not report that the server cancelled a
 consumer."""
 _NAMED = 5
-"""Names that the reason of a dead letter lists."""
+"""Names listed in the reason of a dead letter."""
 
 
 class RabbitMQ:
-    """See `tocsin.sources.EventSource`."""
+    """See `tocsin.sources.base.EventSource`."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class RabbitMQ:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`now`: the wall clock, for messages without a time of their own. `monotonic`: for the time between two
+        """`now`: the wall clock in seconds, for messages without a time. `monotonic`: for the time between
         connections."""
         self.name = name
         self._config = config
@@ -57,8 +57,7 @@ class RabbitMQ:
 
     @asynccontextmanager
     async def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AsyncIterator[EventStream]:
-        """`names` and `position` say nothing here: every message is taken, so that one which no alert takes gets to the
-        dead letters; and the server remembers what was acknowledged."""
+        # Every message is read, so that unmatched ones become dead letters; the server stores what is acknowledged.
         del names, position
         self._identities.reconnected()
         inbox = _Inbox()
@@ -71,13 +70,13 @@ class RabbitMQ:
             raise
 
     async def verify(self, names: Sequence[str]) -> list[str]:
-        """See `tocsin.sources.EventSource`. A queue may bring events of any name."""
+        """See `tocsin.sources.base.EventSource`. A queue may hold events of any name."""
         del names
         return await problems(self.name, self._config)
 
 
 class _Inbox:
-    """Messages that have been delivered and not been looked at yet. The server's prefetch bounds it."""
+    """Delivered messages that are not processed yet. The prefetch bounds it."""
 
     def __init__(self) -> None:
         self._waiting: deque[DeliveredMessage] = deque()
@@ -88,7 +87,7 @@ class _Inbox:
         self._arrived.set()
 
     async def wait(self, seconds: float) -> None:
-        """Until there is something, but not longer."""
+        """Wait for a message, at most this long."""
         if not self._waiting:
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
@@ -101,7 +100,7 @@ class _Inbox:
 
 @dataclass(slots=True, kw_only=True)
 class _Received:
-    """A message and what became of it: the ids of its events, or why it has none."""
+    """A message with its events, or why it has none."""
 
     message: DeliveredMessage
     events: Sequence[Event] = ()
@@ -109,7 +108,7 @@ class _Received:
 
 
 class _Stream:
-    """Batches of one queue over one connection. Earlier ones may still wait for `acknowledge`, up to the prefetch."""
+    """Batches of one queue over one connection. Several may wait for `acknowledge`, up to the prefetch."""
 
     def __init__(
         self,
@@ -132,48 +131,48 @@ class _Stream:
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
-            await self._inbox.wait(_LOOK)
-            # Of what a lost connection left in the inbox nothing can be acknowledged: it will be delivered again.
+            await self._inbox.wait(_CHECK_EVERY)
+            # Messages of a lost connection cannot be acknowledged: they will be delivered again.
             self._broker.check()
-            if delivered := self._inbox.take(_AT_ONCE):
+            if delivered := self._inbox.take(_BATCH):
                 yield self._batch([self._read(message) for message in delivered])
 
     async def prepare(self, batch: EventBatch) -> None:
-        """Nothing to do: RabbitMQ delivers again what is not acknowledged."""
+        """Do nothing: RabbitMQ delivers unacknowledged messages again."""
 
     async def hold(self) -> bool:
-        # The library answers heartbeats by itself, and RabbitMQ waits for the acknowledgement.
+        # The library answers heartbeats, and RabbitMQ waits for the acknowledgement.
         self._broker.check()
         return True
 
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
         assert isinstance(batch.receipt, list)
-        nobodys = {event.id for event in unmatched}
+        unmatched_ids = {event.id for event in unmatched}
         copies = {
             messages.tag(received.message): copy
             for received in batch.receipt
-            if (copy := self._copy(received, nobodys)) is not None
+            if (copy := self._copy(received, unmatched_ids)) is not None
         }
         try:
-            await self._broker.bury(list(copies.values()))
+            await self._broker.dead_letters.publish(list(copies.values()))
         except DeadLetterError:
             await self._acknowledge_before(batch.receipt, copies)
             raise
         await self._acknowledge(messages.tag(batch.receipt[-1].message))
 
     async def _acknowledge_before(self, received: Sequence["_Received"], copies: Mapping[int, Copy]) -> None:
-        """Acknowledge the messages before the first one whose copy is not safe."""
+        """Acknowledge the messages before the first one whose copy is not confirmed."""
         last = 0
         for one in received:
             number = messages.tag(one.message)
-            if number in copies and not self._broker.buried(number):
+            if number in copies and not self._broker.dead_letters.confirmed(number):
                 break
             last = number
         if last > self._acknowledged:
             await self._acknowledge(last)
 
     async def _acknowledge(self, last: int) -> None:
-        # Batches come in the order of delivery and are acknowledged in it, so that all up to here is safe.
+        # Batches are acknowledged in the order of delivery, so everything up to here is safe.
         await self._broker.acknowledge(last)
         self._acknowledged = last
         self._identities.acknowledged(last)
@@ -203,16 +202,16 @@ class _Stream:
         )
 
     def _place(self, message: DeliveredMessage) -> str:
-        """Where people find a message that was refused."""
+        """Return where a refused message can be found."""
         own = message.header.properties.message_id
         return f"{self._config.dead_letter_name}/{own}" if own else self._config.dead_letter_name
 
-    def _copy(self, received: _Received, nobodys: set[str]) -> Copy | None:
-        """What goes to the dead letters of a message, if anything."""
+    def _copy(self, received: _Received, unmatched_ids: set[str]) -> Copy | None:
+        """Return the dead letter of a message, if it has one."""
         if received.fault is not None:
             reason, detail = received.fault.reason.value, received.fault.detail
         else:
-            names = [event.name for event in received.events if event.id in nobodys]
+            names = [event.name for event in received.events if event.id in unmatched_ids]
             if not names:
                 return None
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

@@ -1,4 +1,4 @@
-"""What is declared in RabbitMQ, and what is compared with what is there."""
+"""Queues and exchanges: declared, or compared with existing ones."""
 
 import contextlib
 from typing import Any
@@ -14,13 +14,13 @@ from tocsin.sources.rabbitmq.settings import Config
 
 _LIMIT = "x-delivery-limit"
 _LIMITLESS_FROM = 4
-"""Major version of RabbitMQ from which a negative delivery limit means that there is none."""
+"""Major version of RabbitMQ from which a negative delivery limit means no limit."""
 
 
 class _Wide(int):
-    """An integer that the library writes in two bytes at least: what it writes in one byte must not be negative.
+    """An integer that the library writes in at least two bytes: a negative number in one byte comes out wrong.
 
-    pamqp 3 compares the value with -128 first, to choose the one byte.
+    pamqp 3 compares the value with -128 first, to choose one byte.
     """
 
     def __ge__(self, other: object) -> bool:
@@ -28,23 +28,23 @@ class _Wide(int):
 
 
 def writable(value: Any) -> Any:
-    """A value of a table as the library can write it."""
+    """Return a value of a table as the library can write it."""
     return _Wide(value) if type(value) is int and value < 0 else value
 
 
 async def problems(source: str, config: Config) -> list[str]:
-    """What would keep messages from coming, as far as the server shows it while nothing is made or taken: a right shows
-    only in use."""
-    words = redactor(config.hidden())
+    """Return what would prevent messages, as far as it can be checked without creating or consuming anything: rights
+    show only in use."""
+    redact = redactor(config.hidden())
     found: list[str] = []
     try:
-        async with contextlib.AsyncExitStack() as stack, answering(config, words, SourceReason.CONNECT):
+        async with contextlib.AsyncExitStack() as stack, answering(config, redact, SourceReason.CONNECT):
             link = await connect(stack, f"tocsin {source}", config)
             if config.declare:
                 refuse_limit(config, link.version)
             for kind, name, given in _parts(config):
                 try:
-                    with translating(config, words, SourceReason.DISCONNECTED):
+                    with translating(config, redact, SourceReason.DISCONNECTED):
                         await _compare(link.connection, config, kind, name, given)
                 except SourceError as error:
                     if error.reason not in BY_CODE.values():
@@ -56,7 +56,7 @@ async def problems(source: str, config: Config) -> list[str]:
 
 
 def _parts(config: Config) -> list[tuple[str, str, dict[str, Any]]]:
-    """What is made, or else what has to be there: its kind, its name, and with what it is declared."""
+    """Return what is declared, or must exist: kind, name, and arguments of the declaration."""
     if not config.declare:
         return [("queue", config.queue, {}), ("exchange", config.dead_letter_name, {})]
     exchanges = [("exchange", *each) for each in _exchanges(config).items()]
@@ -64,10 +64,10 @@ def _parts(config: Config) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 async def _compare(connection: AbstractConnection, config: Config, kind: str, name: str, given: dict[str, Any]) -> None:
-    """Raises what the server says where something is missing that will not be made, or is there and differs."""
+    """Raise the server's error where something is missing that will not be declared, or exists with other arguments."""
 
     async def declare(**how: Any) -> None:
-        # A channel of its own, which the server closes with its refusal.
+        # A separate channel: the server closes it when it refuses.
         async with connection.channel(publisher_confirms=False) as channel:
             await (channel.declare_queue if kind == "queue" else channel.declare_exchange)(name, **how)
 
@@ -78,23 +78,23 @@ async def _compare(connection: AbstractConnection, config: Config, kind: str, na
             return
         raise
     if config.declare:
-        # It is there, so nothing is made; only a declaration that is not passive has its arguments compared.
+        # It exists, so nothing is created; the server compares arguments only in a declaration that is not passive.
         await declare(**given)
     elif kind == "queue":
         await refuse_stream(connection, config)
 
 
 async def refuse_stream(connection: AbstractConnection, config: Config) -> None:
-    """Raises SourceError if the queue, which is there, is a stream.
+    """Raise SourceError if the existing queue is a stream.
 
-    A passive declaration does not tell the type, and any other one needs a right that the user may lack. A consumer
-    with an offset is what only a stream accepts; other queues refuse it before they deliver anything.
+    A passive declaration does not tell the type, and another one needs a right that the user may lack. Only a stream
+    accepts a consumer with an offset; other queues refuse it before they deliver anything.
     """
 
     async def ignore(_: object) -> None: ...
 
     try:
-        # A channel of its own, which the server closes with its refusal.
+        # A separate channel: the server closes it when it refuses.
         async with connection.channel(publisher_confirms=False) as channel:
             await channel.set_qos(prefetch_count=1)
             await (await wire_of(channel)).basic_consume(config.queue, ignore, arguments={"x-stream-offset": "next"})
@@ -104,7 +104,7 @@ async def refuse_stream(connection: AbstractConnection, config: Config) -> None:
 
 
 def refuse_limit(config: Config, version: str) -> None:
-    """Raises SourceError where a server of this version would take the delivery limit for something else."""
+    """Raise SourceError where a server of this version gives the delivery limit another meaning."""
     limit = config.queue_arguments.get(_LIMIT)
     major = version.partition(".")[0]
     old = not major.isdecimal() or int(major) < _LIMITLESS_FROM
@@ -118,7 +118,7 @@ def refuse_limit(config: Config, version: str) -> None:
 
 
 async def declare(channel: AbstractChannel, config: Config) -> None:
-    """Make what is not there yet. What is there stays as it is."""
+    """Create what does not exist. Existing queues and exchanges are not changed."""
     dead = config.dead_letter_name
     exchanges = {name: await channel.declare_exchange(name, **given) for name, given in _exchanges(config).items()}
     queues = {name: await channel.declare_queue(name, **given) for name, given in _queues(config).items()}
@@ -128,14 +128,14 @@ async def declare(channel: AbstractChannel, config: Config) -> None:
             await queues[config.queue].bind(exchanges[config.exchange], routing_key=key)
 
 
-async def look(channel: AbstractChannel, config: Config) -> None:
-    """Find out whether everything is there."""
+async def check(channel: AbstractChannel, config: Config) -> None:
+    """Check that queue and exchange exist."""
     await channel.declare_queue(config.queue, passive=True)
     await channel.declare_exchange(config.dead_letter_name, passive=True)
 
 
 def _exchanges(config: Config) -> dict[str, dict[str, Any]]:
-    """Name -> with what it is declared."""
+    """Return name -> arguments of the declaration."""
     found: dict[str, dict[str, Any]] = {config.dead_letter_name: {"type": "fanout", "durable": True}}
     if config.exchange is not None:
         found[config.exchange] = {"type": config.exchange_type, "durable": config.exchange_durable}
@@ -143,8 +143,8 @@ def _exchanges(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def _queues(config: Config) -> dict[str, dict[str, Any]]:
-    """Name -> with what it is declared."""
-    # Also for a classic queue: without a type, the server takes the default of the virtual host, which may change.
+    """Return name -> arguments of the declaration."""
+    # Also for a classic queue: without a type, the server uses the default of the virtual host, which may change.
     kind = {"x-queue-type": config.queue_type}
     own = {name: writable(value) for name, value in config.queue_arguments.items()}
     return {
