@@ -167,7 +167,7 @@ async def test_what_is_in_the_ledger_and_not_acknowledged_when_it_is_killed_is_t
     async with run(scenario) as tocsin:
         await scenario.receiver.arrived(1)
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="hook")
-        await tocsin.until_not_ready("a dead letter gets to no queue")
+        await tocsin.until_not_ready("routes a dead letter to no queue")
         await tocsin.kill()
     await other.until_waiting(scenario.queue, 2)
     await dead.bind(f"{scenario.queue}.dead", "")
@@ -289,7 +289,7 @@ async def test_no_password_is_said_at_any_level_whatever_fails(scenario: Scenari
 async def test_what_differs_in_the_broker_is_told_until_it_is_mended(scenario: Scenario, other: Peer) -> None:
     await other.channel.declare_queue(scenario.queue, durable=False)
     async with run(scenario) as tocsin:
-        await tocsin.until_not_ready(f"the queue {scenario.queue} is there already with another durable")
+        await tocsin.until_not_ready(f"the queue {scenario.queue} exists with another durable")
         await other.channel.queue_delete(scenario.queue)
         await tocsin.until_ready()
 

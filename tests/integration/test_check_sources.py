@@ -105,8 +105,8 @@ async def test_what_is_there_with_other_arguments_is_told_all_of_it(other: Peer)
     await other.channel.declare_exchange(f"{queue}.e", "fanout", durable=True)
     settings = {"exchange": f"{queue}.e", "binding_keys": "#"}
     of_exchange, of_queue = await asked(shared_rabbitmq(), queue, **settings)
-    one([of_exchange], f"the exchange {queue}.e is there already with another type")
-    one([of_queue], f"the queue {queue} is there already with another x-max-length", "change queue_arguments")
+    one([of_exchange], f"the exchange {queue}.e exists with another type")
+    one([of_queue], f"the queue {queue} exists with another x-max-length", "set queue_arguments to the existing value")
     fitting = {**settings, "exchange_type": "fanout", "queue_arguments": {"x-max-length": 5}}
     assert await asked(shared_rabbitmq(), queue, **fitting) == []
 

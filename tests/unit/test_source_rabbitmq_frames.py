@@ -159,7 +159,7 @@ async def test_a_library_that_reads_over_the_end_of_a_frame_is_told_so(first: in
     await reader.readexactly(len(frame))
     if first:
         await reader.readexactly(first)
-    with pytest.raises(RuntimeError, match="over the end of a frame"):
+    with pytest.raises(RuntimeError, match="beyond the end of a frame"):
         await reader.readexactly(len(frame) - first + 1)
 
 

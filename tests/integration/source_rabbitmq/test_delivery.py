@@ -118,7 +118,7 @@ async def test_a_message_stays_in_the_queue_while_its_dead_letter_gets_nowhere(
     await other.send(queue, b"not JSON")
     error = await fault(source(broker, queue, declare=False))
     assert error.reason is SourceReason.MISSING
-    assert f"gets to no queue from the exchange {queue}.dead; bind one" in str(error)
+    assert f"the exchange {queue}.dead routes a dead letter to no queue; bind one" in str(error)
     await other.until_waiting(queue, 1)
     await dead.bind(f"{queue}.dead", "")
     async with reading(source(broker, queue, declare=False)):

@@ -131,7 +131,7 @@ async def test_no_message_is_lost_during_a_memory_alarm(tmp_path: Path, queue: s
         intake = intake_of_orders(tmp_path, made, ledger, offered)
         async with at_work(intake):
             await until(lambda: set(offered.values("n")) == numbers(300), "every good message")
-            await until(lambda: "takes no messages at the moment: low on memory" in intake.message, "the reason")
+            await until(lambda: "blocks publishing: low on memory" in intake.message, "the reason")
             # The server counts the messages of a quorum queue every few seconds.
             await until(lambda: f"{queue}\t1\n" in own.control("list_queues", "name", "messages"), "one message left")
             own.control("set_vm_memory_high_watermark", "0.4")

@@ -54,7 +54,7 @@ async def test_a_library_that_reads_over_the_end_of_a_frame_is_told_with_what_to
 
     monkeypatch.setattr(FrameReceiver, "get_frame", greedy)
     error = await fault(source(broker, queue))
-    assert str(error).endswith("aiormq reads over the end of a frame; install an earlier version of it")
+    assert str(error).endswith("aiormq reads beyond the end of a frame; install an earlier version of it")
 
 
 async def test_who_may_declare_nothing_takes_from_what_is_there(broker: RabbitMQ, other: Peer, queue: str) -> None:
@@ -70,14 +70,14 @@ async def test_who_may_declare_nothing_takes_from_what_is_there(broker: RabbitMQ
 @pytest.mark.parametrize(
     ("there", "here", "says"),
     [
-        ({"queue_durable": False}, {}, "the queue {q} is there already with another durable: 'false' there, 'true'"),
-        ({"queue_durable": False}, {}, "change queue_durable to what is there, or delete the queue"),
+        ({"queue_durable": False}, {}, "the queue {q} exists with another durable: 'false' there, 'true'"),
+        ({"queue_durable": False}, {}, "set queue_durable to the existing value, or delete the queue"),
         ({}, {"queue_type": "quorum", "dead_letters": "{q}.x"}, "x-queue-type"),
-        ({"queue_arguments": {"x-max-length": 5}}, {}, "change queue_arguments"),
+        ({"queue_arguments": {"x-max-length": 5}}, {}, "set queue_arguments to the existing value"),
         ({"exchange": "{q}.e", "exchange_type": "fanout"}, {"exchange": "{q}.e", "binding_keys": "#"},
-         "the exchange {q}.e is there already with another type"),
+         "the exchange {q}.e exists with another type"),
         ({"exchange": "{q}.e", "exchange_type": "fanout"},
-         {"exchange": "{q}.e", "exchange_type": "fanout", "exchange_durable": False}, "change exchange_durable"),
+         {"exchange": "{q}.e", "exchange_type": "fanout", "exchange_durable": False}, "set exchange_durable"),
         ({"dead_letters": "{q}.e"}, {"exchange": "{q}.d", "binding_keys": "#", "dead_letters": "{q}.t"},
          "set dead_letters to another name"),
     ],
