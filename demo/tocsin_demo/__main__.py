@@ -47,7 +47,7 @@ def _run(chosen: argparse.Namespace) -> int:
     options = Options(seed=chosen.seed, prometheus=chosen.prometheus, seconds=chosen.seconds)
     try:
         asyncio.run(run(screen, options))
-        screen.say("Everything has ended, and nothing is left behind.")
+        screen.paragraph("Everything has ended, and nothing is left behind.")
     except DemoError as error:
         with suppress(OutputGoneError):
             screen.clear()

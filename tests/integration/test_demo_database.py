@@ -204,15 +204,6 @@ def test_fields_of_event_reach_their_columns(database: psycopg.Connection, write
     assert rows(database, f"SELECT {columns} FROM demo.customer_events") == [(*fields.values(), stamped)]
 
 
-def test_old_facts_are_deleted(database: psycopg.Connection, writer: DatabaseWriter) -> None:
-    database.execute(
-        "INSERT INTO demo.winning_bids (auction_id, item, amount, bid_at) "
-        "VALUES (1, 'old', 1, now() - interval '2 hours'), (2, 'new', 1, now())"
-    )
-    send(writer, CUSTOMER_EVENTS, spike())
-    assert rows(database, "SELECT item FROM demo.winning_bids") == [("new",)]
-
-
 def test_writer_without_database_raises(server: Postgres, database: psycopg.Connection) -> None:
     writer = DatabaseWriter(server.dsn())
     writer.send(CUSTOMER_EVENTS, b"1", next(spike()))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,7 @@ INACTIVE_WORKFLOW = "inactive-one"
 REQUIRED_WORKFLOW = "required-var"
 """Has the required variable `reqd`."""
 LONG_S = 20.0
-_HELLO = Step(type="in_app", body="Hello {{msg}}")
-_DIGEST = Step(type="in_app", body="Digest {{msg}}")
+_IN_APP = Step(type="in_app")
 
 
 class Clock:
@@ -62,7 +60,7 @@ class FakeNovu:
     def add_workflow(self, workflow_id: str, *steps: Step, active: bool = True, required: Sequence[str] = ()) -> None:
         """Create a workflow; by default it has one in-app step."""
         self.inbox.engine.add_workflow(
-            workflow_id, now=self.inbox.clock(), steps=steps or (_HELLO,), active=active, required=required
+            workflow_id, now=self.inbox.clock(), steps=steps or (_IN_APP,), active=active, required=required
         )
 
     def notifications(self, transaction_id: str | None = None) -> Sequence[Notification]:
@@ -101,7 +99,6 @@ async def fake_novu(
     settings: Settings | None = None,
     *,
     clock: Callable[[], float] = time.time,
-    seed: int = 0,
     delay_s: float = LONG_S,
     port: int = 0,
 ) -> AsyncIterator[FakeNovu]:
@@ -109,13 +106,13 @@ async def fake_novu(
 
     `delay_s`: how long the delayed and the digest workflow wait. `port`: to come back at the same address.
     """
-    inbox = Inbox(settings or Settings(api_key=API_KEY), clock=clock, rng=random.Random(seed))
+    inbox = Inbox(settings or Settings(api_key=API_KEY), clock=clock)
     now, engine = clock(), inbox.engine
-    engine.add_workflow(WORKFLOW, now=now, steps=(_HELLO,))
-    engine.add_workflow(DELAYED_WORKFLOW, now=now, steps=(Step(type="delay", seconds=delay_s), _HELLO))
-    engine.add_workflow(DIGEST_WORKFLOW, now=now, steps=(Step(type="digest", seconds=delay_s), _DIGEST))
-    engine.add_workflow(INACTIVE_WORKFLOW, now=now, steps=(_HELLO,), active=False)
-    engine.add_workflow(REQUIRED_WORKFLOW, now=now, steps=(_HELLO,), required=("reqd",))
+    engine.add_workflow(WORKFLOW, now=now, steps=(_IN_APP,))
+    engine.add_workflow(DELAYED_WORKFLOW, now=now, steps=(Step(type="delay", seconds=delay_s), _IN_APP))
+    engine.add_workflow(DIGEST_WORKFLOW, now=now, steps=(Step(type="digest", seconds=delay_s), _IN_APP))
+    engine.add_workflow(INACTIVE_WORKFLOW, now=now, steps=(_IN_APP,), active=False)
+    engine.add_workflow(REQUIRED_WORKFLOW, now=now, steps=(_IN_APP,), required=("reqd",))
     engine.worker.add_subscriber("sub-1", {"firstName": "Ann"})
     engine.worker.add_subscriber("sub-2", {})
     async with serving(inbox, port=port) as url:

@@ -11,11 +11,7 @@ from psycopg import sql
 from tocsin_demo.database.decoding import COLUMNS, RejectedError, Row, decode, sample
 from tocsin_producer.errors import SinkError
 
-KEEP = "1 hour"
-"""How long facts are kept: far longer than any window."""
-
 _BATCH = 1000
-_PRUNE_EVERY = 500  # flushes
 _REJECTED = ("topic", "reason", "sample")
 
 
@@ -38,7 +34,6 @@ class DatabaseWriter:
         self._clock = clock
         self._rows: dict[str, list[Row]] = {}
         self._rejected: list[Row] = []
-        self._flushes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -66,13 +61,10 @@ class DatabaseWriter:
                     self._copy(topic, COLUMNS[topic], rows)
                 if self._rejected:
                     self._copy("rejected_events", _REJECTED, self._rejected)
-                if self._flushes % _PRUNE_EVERY == 0:
-                    self._prune()
         except psycopg.Error as error:
             raise _gone(error) from None
         self._rows.clear()
         self._rejected.clear()
-        self._flushes += 1
 
     def close(self) -> None:
         try:
@@ -87,17 +79,6 @@ class DatabaseWriter:
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             for row in rows:
                 copy.write_row(row)
-
-    def _prune(self) -> None:
-        for table, column in (
-            ("customer_events", "event_at"),
-            ("winning_bids", "bid_at"),
-            ("rejected_events", "received_at"),
-        ):
-            statement = sql.SQL("DELETE FROM demo.{} WHERE {} < now() - {}::interval").format(
-                sql.Identifier(table), sql.Identifier(column), sql.Literal(KEEP)
-            )
-            self._connection.execute(statement)
 
 
 def _gone(error: psycopg.Error) -> SinkError:

@@ -1,5 +1,6 @@
 """Answers of the server, before they become HTTP: Novu replays a stored error with a new timestamp and path."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -73,6 +74,6 @@ def not_found(message: str) -> RejectedError:
     return RejectedError(Problem(status=404, message=message))
 
 
-def internal_error(error_id: str) -> Problem:
-    """A 500 as Novu words it."""
-    return Problem(status=500, message=INTERNAL_ERROR, named=False, extra={"errorId": error_id})
+def internal_error() -> Problem:
+    """A 500 of Novu."""
+    return Problem(status=500, message=INTERNAL_ERROR, named=False, extra={"errorId": str(uuid.uuid4())})

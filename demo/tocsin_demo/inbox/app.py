@@ -33,40 +33,31 @@ _PAGE_HEADERS = {
 }
 
 
-def trigger(inbox: Inbox, call: Call) -> Outcome:
-    return inbox.engine.trigger(call.body, call.now, call.size)
-
-
 def bulk(inbox: Inbox, call: Call) -> Outcome:
     bad = call.fault.index if call.fault is not None and call.fault.kind == "bad_event" else None
     return inbox.engine.bulk(call.body, call.now, bad_event=bad)
 
 
-def cancel(inbox: Inbox, call: Call) -> Outcome:
-    return inbox.engine.cancel(call.request.match_info["id"], call.now)
-
-
-def delete_by_transaction(inbox: Inbox, call: Call) -> Outcome:
-    channel = call.request.query.get("channel")
-    return inbox.engine.delete_by_transaction(call.request.match_info["id"], channel, call.now)
+def delete(inbox: Inbox, call: Call) -> Outcome:
+    return inbox.engine.delete_by_transaction(call.name, call.query.get("channel"), call.now)
 
 
 def get_workflow(inbox: Inbox, call: Call) -> Outcome:
-    workflow = inbox.engine.find_workflow(call.request.match_info["id"])
+    workflow = inbox.engine.find_workflow(call.name)
     return Answer(body={"data": documents.workflow(workflow, inbox.settings.providers)})
 
 
 def webhook(inbox: Inbox, call: Call) -> Outcome:
-    delivery = inbox.engine.webhook(call.request.match_info["name"], call.body, call.now)
+    delivery = inbox.engine.webhook(call.name, call.body, call.now)
     return Answer(body={"received": True, "repeat": delivery.repeat})
 
 
 API: tuple[tuple[str, str, Handler, str], ...] = (
-    ("POST", "/v1/events/trigger", trigger, "trigger"),
+    ("POST", "/v1/events/trigger", lambda inbox, call: inbox.engine.trigger(call.body, call.now, call.size), "trigger"),
     ("POST", "/v1/events/trigger/bulk", bulk, "trigger"),
-    ("DELETE", "/v1/events/trigger/{id:[^/]+}", cancel, "trigger"),
-    ("DELETE", "/v1/messages/transaction/{id:[^/]+}", delete_by_transaction, "global"),
-    ("GET", "/v2/workflows/{id:[^/]+}", get_workflow, "configuration"),
+    ("DELETE", "/v1/events/trigger/{name:[^/]+}", lambda inbox, c: inbox.engine.cancel(c.name, c.now), "trigger"),
+    ("DELETE", "/v1/messages/transaction/{name:[^/]+}", delete, "global"),
+    ("GET", "/v2/workflows/{name:[^/]+}", get_workflow, "configuration"),
     ("POST", "/webhook/{name:.+}", webhook, ""),
 )
 """Method, path, handler and category of the rate limit."""

@@ -3,7 +3,6 @@
 Every call takes the time and first does what was due by then.
 """
 
-import random
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,6 @@ class Engine:
     def __init__(
         self,
         *,
-        rng: random.Random,
         recipient_delay: float = RECIPIENT_DELAY_S,
         auto_workflows: bool = False,
         release: Release = "2.0.0",
@@ -41,7 +39,6 @@ class Engine:
         self.counters = self.worker.counters
         self.workflows: dict[str, Workflow] = {}
         self.deliveries: dict[int, Delivery] = {}
-        self._rng = rng
         self._auto_workflows = auto_workflows
         self._newer = release != "2.0.0"
         self._webhook_ids: Counter[tuple[str, str]] = Counter()
@@ -87,7 +84,7 @@ class Engine:
         entries: list[dict[str, Any]] = []
         for index, event in enumerate(checks.bulk(body)):
             if event is None and self._newer:
-                raise RejectedError(internal_error(self._uuid()))
+                raise RejectedError(internal_error())
             try:
                 if index == bad_event:
                     raise RejectedError(Problem(status=422, message="workflow_not_found"))
@@ -163,11 +160,8 @@ class Engine:
             return {"acknowledged": True, "status": "no_tenant_found"}
         payload = fields.get("payload")
         checks.required_fields(payload, workflow.required, newer=self._newer)
-        transaction_id = fields.get("transactionId") or self._uuid()
+        transaction_id = fields.get("transactionId") or str(uuid.uuid4())
         self.counters.events += 1
         event = Event(workflow=workflow, transaction_id=transaction_id, to=fields["to"], payload=payload, size=size)
         self.worker.accept(event, now)
         return {"acknowledged": True, "status": "processed", "transactionId": transaction_id}
-
-    def _uuid(self) -> str:
-        return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))

@@ -4,6 +4,7 @@ The models are the body of `POST /control/faults`, too.
 """
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,14 +14,6 @@ from tocsin_demo.inbox.answers import Answer, Problem
 FaultKind: TypeAlias = Literal["status", "delay", "hang", "cut", "garbage", "event_status", "bad_event"]
 
 _PROCESSED_BY_DEFAULT = frozenset({"delay", "hang", "garbage"})
-_MESSAGES = {
-    401: "API Key not found",
-    402: "Payment Required",
-    403: "Forbidden",
-    409: "Request is currently being processed. Please retry after 1 second",
-    413: "Payload Too Large",
-    429: "API rate limit exceeded",
-}
 
 
 class Fault(BaseModel):
@@ -60,11 +53,11 @@ class Fault(BaseModel):
 
     def problem(self) -> Problem:
         """The answer of a `status` fault."""
-        message = self.message or _MESSAGES.get(
-            self.status, "Internal server error" if self.status >= 500 else "Bad Request"
-        )
+        usual = "Internal server error" if self.status >= 500 else HTTPStatus(self.status).phrase
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
-        return Problem(status=self.status, message=message, named=self.status not in {429, 500}, headers=headers)
+        return Problem(
+            status=self.status, message=self.message or usual, named=self.status not in {429, 500}, headers=headers
+        )
 
 
 class Orders(BaseModel):

@@ -29,7 +29,9 @@ _POLL_S = 0.05
 class Call:
     """A request as the handlers see it."""
 
-    request: web.Request
+    name: str
+    """The variable part of the path, if any."""
+    query: Mapping[str, str]
     body: Any
     size: int
     now: float
@@ -105,14 +107,14 @@ class _Passage:
         key = self._request.headers.get("Idempotency-Key", "")
         if not (self._category and self._inbox.settings.idempotency and self._request.method == "POST" and key):
             return await self._run(handler, body)
-        known, self.replayed = self._inbox.keys.begin(key, body, self._inbox.clock())
+        known, self.replayed = self._inbox.keys.begin(key, body)
         if known is not None:
             if self.replayed:
                 self._headers |= {"idempotency-key": key, "idempotency-replay": "true"}
                 self._inbox.engine.counters.replays += 1
             return UNAVAILABLE if self.replayed and isinstance(known, Problem) and self._newer else known
         outcome = await self._run(handler, body)
-        self._inbox.keys.finish(key, outcome, self._inbox.clock())
+        self._inbox.keys.finish(key, outcome)
         self._headers["idempotency-key"] = key
         return outcome
 
@@ -122,7 +124,7 @@ class _Passage:
             return checks.parse(self._raw, "application/json")
         limit = EVENTS_LIMIT if self._request.path.startswith("/v1/events") else OTHER_LIMIT
         if len(self._raw) > limit:
-            raise RejectedError(internal_error(self._inbox.error_id()))
+            raise RejectedError(internal_error())
         body = checks.parse(self._raw, self._request.content_type)
         self._check_key()
         self._check_rate()
@@ -148,9 +150,15 @@ class _Passage:
         return outcome
 
     def _call(self, handler: Handler, body: Any) -> Outcome:
-        now = self._inbox.clock()
+        call = Call(
+            name=self._request.match_info.get("name", ""),
+            query=self._request.query,
+            body=body,
+            size=len(self._raw),
+            now=self._inbox.clock(),
+            fault=self._fault,
+        )
         try:
-            call = Call(request=self._request, body=body, size=len(self._raw), now=now, fault=self._fault)
             return handler(self._inbox, call)
         except RejectedError as rejected:
             return rejected.problem

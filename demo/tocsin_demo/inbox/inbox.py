@@ -1,9 +1,7 @@
 """The inbox as one object: the engine, what a request passes before it, the log of requests, and changes."""
 
 import asyncio
-import random
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,14 +54,10 @@ class Logged:
 class Inbox:
     """Everything but HTTP. `clock`: seconds since the epoch."""
 
-    def __init__(
-        self, settings: Settings, *, clock: Callable[[], float] = time.time, rng: random.Random | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
         self.clock = clock
-        self.rng = rng or random.Random()
         self.engine = Engine(
-            rng=self.rng,
             recipient_delay=settings.recipient_delay,
             auto_workflows=settings.auto_workflows,
             release=settings.release,
@@ -75,10 +69,6 @@ class Inbox:
         self.closing = False
         self.version = 0
         self._change = asyncio.Event()
-
-    def error_id(self) -> str:
-        """The id of an internal error."""
-        return str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
 
     def order(self, orders: Orders) -> None:
         """Replace the faults, and stop or start the worker."""

@@ -9,16 +9,10 @@ CHANNELS = ("in_app", "email", "sms", "chat", "push")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step of a workflow. `type`: a channel, `delay` or `digest`; `seconds`: how long the latter two wait.
-
-    `subject` and `body` are templates: `{{msg}}` and `{{payload.msg}}` are fields of the payload, `{{subscriber.x}}` of
-    the subscriber. Where they are empty, the page chooses from the payload.
-    """
+    """One step of a workflow. `type`: a channel, `delay` or `digest`; `seconds`: how long the latter two wait."""
 
     type: str
     seconds: float = 0.0
-    subject: str = ""
-    body: str = ""
     name: str = ""
 
 
@@ -77,8 +71,6 @@ class Message:
     """What a person got on one channel. A deleted message is kept: Novu's deletes are soft."""
 
     channel: str
-    subject: str
-    content: str
     created_at: float
     deleted_at: float | None = None
 

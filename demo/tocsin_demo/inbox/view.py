@@ -18,21 +18,8 @@ TEXT = 1500
 _TITLE = ("title", "subject", "headline")
 _BODY = ("body", "message", "msg", "text", "description", "summary")
 _SEVERITY = ("severity", "priority", "level")
-_UNSHOWN = frozenset(
-    {
-        "id",
-        "fingerprint",
-        "status",
-        "at",
-        "started_at",
-        "startedAt",
-        "alert",
-        "labels",
-        "row",
-        "previous",
-        "annotations",
-    }
-)
+_UNSHOWN = {"id", "fingerprint", "status", "at", "started_at", "startedAt"}
+_UNSHOWN |= {"alert", "labels", "row", "previous", "annotations"}
 
 
 def page(inbox: Inbox) -> dict[str, Any]:
@@ -140,9 +127,6 @@ def _card(item: Notification | Delivery, payload: Any, *, over: bool) -> dict[st
             "due": item.due,
         }
         fallback, copies = item.workflow.name, item.copy
-        for message in item.messages[:1]:
-            content["title"] = _short(message.subject) or content["title"]
-            content["body"] = _short(message.content) or content["body"]
     if card["state"] == "delivered" and (over or status == "resolved"):
         card["state"] = "resolved"
     return {"key": item.seq, **card, **content, "title": content["title"] or _short(fallback), "copies": copies}

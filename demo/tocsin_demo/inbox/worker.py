@@ -6,13 +6,11 @@ Pure: every call takes the time. It behaves as a running Novu did, oddities incl
 import functools
 import heapq
 import itertools
-import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tocsin_demo.inbox.model import CHANNELS, Counters, Event, Job, Message, Notification, Step, Subscriber
+from tocsin_demo.inbox.model import CHANNELS, Counters, Event, Job, Message, Notification, Subscriber
 
 DELAY_S = 0.03
 """Seconds from the acceptance of an event to its first jobs. A repeat of its transaction id within them is delivered as
@@ -36,25 +34,6 @@ class Ids:
     def object_id(self, now: float) -> str:
         """24 hexadecimal digits."""
         return f"{int(now):08x}{next(self._seq):016x}"
-
-
-def render(template: str, payload: Any, subscriber: Subscriber) -> str:
-    """A step's template with its `{{...}}` filled in; missing values are left empty."""
-
-    def value(match: re.Match[str]) -> str:
-        path = match.group(1).split(".")
-        found: Any = payload
-        if path[0] == "payload":
-            path = path[1:]
-        elif path[0] == "subscriber":
-            path, found = path[1:], {"subscriberId": subscriber.subscriber_id, **subscriber.fields}
-        for name in path:
-            found = found.get(name) if isinstance(found, dict) else None
-        if found is None or isinstance(found, str):
-            return found or ""
-        return json.dumps(found, ensure_ascii=False)
-
-    return re.sub(r"{{\s*([\w.]+)\s*}}", value, template)
 
 
 class Worker:
@@ -210,7 +189,9 @@ class Worker:
                 self._at(job.due, functools.partial(self._wake, notification, number))
                 return
             if step.type in CHANNELS:
-                self._deliver(notification, step, now)
+                notification.messages.append(Message(channel=step.type, created_at=now))
+                notification.changed_at = now
+                self.counters.messages += 1
             job.status = "completed"
 
     def _wake(self, notification: Notification, number: int, now: float) -> None:
@@ -218,18 +199,6 @@ class Worker:
         if job.status == "delayed":
             job.status = "completed"
             self._run(notification, number + 1, now)
-
-    def _deliver(self, notification: Notification, step: Step, now: float) -> None:
-        subscriber = self.subscribers[notification.subscriber_id]
-        message = Message(
-            channel=step.type,
-            subject=render(step.subject, notification.payload, subscriber),
-            content=render(step.body, notification.payload, subscriber),
-            created_at=now,
-        )
-        notification.messages.append(message)
-        notification.changed_at = now
-        self.counters.messages += 1
 
     def _at(self, due: float, task: Task) -> None:
         heapq.heappush(self._tasks, (due, self._ids.number(), task))

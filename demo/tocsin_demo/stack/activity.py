@@ -36,25 +36,15 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivered:
-    """Notifications of one channel that had to wait, and are delivered now. `seconds`: how long the oldest waited."""
+class Settled:
+    """Notifications of one channel that had to wait, and are delivered now, or dead letters. `seconds`: how long the
+    oldest waited; `reason`: of a dead letter."""
 
     channel: str
     count: int
     seconds: float
     recipients: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenUp:
-    """Notifications of one channel that became dead letters."""
-
-    channel: str
-    count: int
-    reason: str
-
-
-Line: TypeAlias = Transition | Delivered | GivenUp
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -80,10 +70,10 @@ class Activity:
         self._new: dict[tuple[Any, ...], _New] = {}
         self._pending: set[str] = set()
 
-    async def poll(self, now: float) -> list[Line]:
+    async def poll(self, now: float) -> list[Transition | Settled]:
         """The lines since the last poll, in order. An error of `get` is passed on, and nothing is lost."""
         await self._read(now)
-        lines: list[Line] = []
+        lines: list[Transition | Settled] = []
         for key, new in list(self._new.items()):
             if now - new.since < PATIENCE and not self._settled(new):
                 break  # lines keep their order
@@ -137,7 +127,7 @@ class Activity:
             pending=tuple(pending),
         )
 
-    async def _late(self, now: float) -> list[Line]:
+    async def _late(self, now: float) -> list[Transition | Settled]:
         """Notifications that had to wait and are settled now."""
         if not self._pending:
             return []
@@ -147,16 +137,19 @@ class Activity:
             record = await self._get(f"notifications/{id_}")
             if record["status"] != "pending":
                 self._pending.discard(id_)
-                settled.setdefault((record["status"], record["channel"]), []).append(record)
-        return [self._settlement(status, channel, those, now) for (status, channel), those in sorted(settled.items())]
+                settled.setdefault((record["channel"], record["status"]), []).append(record)
+        return [self._settlement(records, now) for _, records in sorted(settled.items())]
 
-    def _settlement(self, status: str, channel: str, records: Sequence[Record], now: float) -> Line:
-        if status != "delivered":
-            reason = records[0]["detail"] or records[0]["reason"]
-            return GivenUp(channel=channel, count=len(records), reason=reason)
-        oldest = min(_epoch(record["created_at"]) for record in records)
-        recipients = dict.fromkeys(one for record in records for one in self._recipients(record["id"], channel))
-        return Delivered(channel=channel, count=len(records), seconds=now - oldest, recipients=tuple(recipients))
+    def _settlement(self, records: Sequence[Record], now: float) -> Settled:
+        first = records[0]
+        recipients = dict.fromkeys(one for each in records for one in self._recipients(each["id"], each["channel"]))
+        return Settled(
+            channel=first["channel"],
+            count=len(records),
+            seconds=now - min(_epoch(record["created_at"]) for record in records),
+            recipients=tuple(recipients),
+            reason="" if first["status"] == "delivered" else first["detail"] or first["reason"],
+        )
 
 
 def _epoch(moment: str) -> float:

@@ -27,7 +27,7 @@ from tocsin_demo.stack.monitoring import Monitoring
 from tocsin_demo.stack.ports import HOST, candidates
 from tocsin_demo.stack.processes import Process, Processes, processes
 from tocsin_demo.stack.producing import producing
-from tocsin_demo.stack.screen import Overview, Place, Screen, Trial
+from tocsin_demo.stack.screen import Screen
 from tocsin_demo.stack.tocsin import Tocsin
 from tocsin_demo.stack.workspace import write_psql
 from tocsin_producer.errors import SinkError
@@ -100,7 +100,7 @@ async def _play(stack: AsyncExitStack, running: Processes, screen: Screen, optio
     watched = Monitoring(running={})
     if options.prometheus:
         watched = await monitoring.start(running, tocsin_port=tocsin.port, inbox=inbox_url)
-    screen.overview(_overview(tocsin, inbox_url, psql, watched, options))
+    _introduce(screen, tocsin, inbox_url, psql, watched, options)
     await _first(
         _follow(screen, session, tocsin, inbox),
         tocsin.keep(),
@@ -200,45 +200,43 @@ async def _produced(producer: "asyncio.Task[None]") -> None:
         raise DemoError(f"the producer cannot go on: {error}") from None
 
 
-def _overview(tocsin: Tocsin, inbox: str, psql: Path, watched: Monitoring, options: Options) -> Overview:
-    notes = {
-        "Prometheus": "graph organization_alert, for example",
-        "Alertmanager": "notifies the inbox of Prometheus's alerts",
-    }
-    places = [
-        Place("Inbox", f"{inbox}/", "messages to people; stands in for Novu"),
-        Place("Tocsin", f"{tocsin.url}/", "what fires now, and the state of deliveries"),
-        Place("Gauges", f"{tocsin.url}/metrics", "the firing rows, for Prometheus"),
-        *(Place(name, watched.running[name][1], note) for name, note in notes.items() if name in watched.running),
-        Place("Database", str(psql), "psql; try TABLE demo.organization_alert"),
-        Place("Settings", str(tocsin.config), "Tocsin's configuration"),
-        Place("Log", str(tocsin.process.log), "Tocsin's log"),
-    ]
+def _introduce(screen: Screen, tocsin: Tocsin, inbox: str, psql: Path, watched: Monitoring, options: Options) -> None:
+    """Show the first screen."""
+    screen.heading("Tocsin rings the bell on rows of a live view")
+    screen.paragraph(
+        "\nMade-up deployments and auction bids stream into PostgreSQL. Two views there hold what is alarming right "
+        "now: organizations that deploy unusually often, and bids that match a rule. Tocsin watches the views. A row "
+        "that appears fires, and a row that disappears resolves; people are notified of both, and each row is a gauge "
+        f"while it exists. A spike comes every {PLAN.spike_interval:g} seconds."
+    )
+    notes = {"Prometheus": "graph organization_alert, for example", "Alertmanager": "sends alerts to the inbox, too"}
+    screen.heading("Open")
+    screen.places(
+        [
+            ("Inbox", f"{inbox}/", "messages to people; stands in for Novu"),
+            ("Tocsin", f"{tocsin.url}/", "what fires now, and the state of deliveries"),
+            ("Gauges", f"{tocsin.url}/metrics", "the firing rows, for Prometheus"),
+            *((name, watched.running[name][1], note) for name, note in notes.items() if name in watched.running),
+            ("Database", str(psql), "psql; try TABLE demo.organization_alert"),
+            ("Settings", str(tocsin.config), "Tocsin's configuration"),
+            ("Log", str(tocsin.process.log), "Tocsin's log"),
+        ]
+    )
     command = Path(sys.executable).with_name("tocsin")
     with contextlib.suppress(ValueError):
         command = command.relative_to(Path.cwd())
     rule = "UPDATE demo.organizations SET threshold = 0"
-    trials = [
-        Trial(
-            "An outage: press 500 at the top of the inbox, wait for some lines here, press Healthy. The messages that "
-            "had to wait arrive then, once each."
-        ),
-        Trial("A crash: Tocsin is started again and goes on where it was.", f"kill -9 {tocsin.process.pid}"),
-        Trial(
-            "Rules are rows: from now on a single deployment is a spike.",
-            f'{shlex.quote(str(psql))} -c "{rule}"',
-        ),
-        Trial(
-            "The notifications so far, and those that are pending:",
-            f"{shlex.quote(str(command))} outbox list -c {shlex.quote(str(tocsin.config))}",
-        ),
-    ]
-    end = "Ctrl-C ends everything" if options.seconds is None else f"Everything ends after {options.seconds:g} s"
-    hints = [watched.hint, f"Everything listens on {HOST} only. {end} and leaves nothing behind."]
-    story = (
-        "Made-up deployments and auction bids stream into PostgreSQL. Two views there hold what is alarming right now: "
-        "organizations that deploy unusually often, and bids that match a rule. Tocsin watches the views. A row that "
-        "appears fires, and a row that disappears resolves; people are notified of both, and each row is a gauge while "
-        f"it exists. A spike comes every {PLAN.spike_interval:g} seconds."
+    screen.heading("Try")
+    screen.paragraph(
+        "An outage: press 500 at the top of the inbox, wait for some lines here, press Healthy. The messages that had "
+        "to wait arrive then, once each."
     )
-    return Overview(story=story, places=places, trials=trials, hints=list(filter(None, hints)))
+    screen.paragraph("A crash: Tocsin is started again and goes on where it was.")
+    screen.command(f"kill -9 {tocsin.process.pid}")
+    screen.paragraph("Rules are rows: from now on a single deployment is a spike.")
+    screen.command(f'{shlex.quote(str(psql))} -c "{rule}"')
+    screen.paragraph("The notifications so far, and those that are pending:")
+    screen.command(f"{shlex.quote(str(command))} outbox list -c {shlex.quote(str(tocsin.config))}")
+    end = "Ctrl-C ends everything" if options.seconds is None else f"Everything ends after {options.seconds:g} s"
+    screen.paragraph(f"\n{watched.hint}".rstrip(), style="dim")
+    screen.paragraph(f"Everything listens on {HOST} only. {end} and leaves nothing behind.\n", style="dim")

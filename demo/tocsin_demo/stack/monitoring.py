@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from tocsin_demo.stack.errors import DemoError
 from tocsin_demo.stack.ports import HOST, free
@@ -28,49 +29,31 @@ async def start(processes: Processes, *, tocsin_port: int, inbox: str) -> Monito
     if missing:
         hint = f"With {' and '.join(missing)} on the PATH, the demo runs them too: graphs, rules and grouped alerts."
     running: dict[str, tuple[Process, str]] = {}
-    if prometheus is None:
-        return Monitoring(running=running, hint=hint)
+    directory = processes.directory
     try:
         places = {"TOCSIN_PORT": str(tocsin_port), "ALERTMANAGER_PORT": str(free(9093)), "INBOX_URL": inbox}
-        if alertmanager is not None:
-            process = await _start_alertmanager(processes, alertmanager, places)
-            running["Alertmanager"] = process, f"http://{HOST}:{places['ALERTMANAGER_PORT']}/"
-        port = free(9090)
-        process = await _start_prometheus(processes, prometheus, port, places, alerting=bool(running))
-        running["Prometheus"] = process, f"http://{HOST}:{port}/"
+        if prometheus and alertmanager:
+            address = f"{HOST}:{places['ALERTMANAGER_PORT']}"
+            config = write(directory / "alertmanager.yml", "stack/prometheus/alertmanager.yml", places)
+            # Without an address for a cluster, or it searches for others of its kind on every interface.
+            options = [f"--storage.path={directory / 'alertmanager'}", "--cluster.listen-address="]
+            process = await _start(processes, alertmanager, "alertmanager", config, address, *options)
+            running["Alertmanager"] = process, f"http://{address}/"
+        if prometheus:
+            address = f"{HOST}:{free(9090)}"
+            config = write(directory / "prometheus.yml", "stack/prometheus/prometheus.yml", places)
+            if running:
+                more = write(directory / "alerting.yml", "stack/prometheus/alerting.yml", places)
+                config.write_text(config.read_text() + more.read_text())
+            write(directory / "rules.yml", "stack/prometheus/rules.yml", places)
+            options = [f"--storage.tsdb.path={directory / 'prometheus'}"]
+            process = await _start(processes, prometheus, "prometheus", config, address, *options)
+            running["Prometheus"] = process, f"http://{address}/"
     except DemoError as error:
         hint = f"Without Prometheus: {error}"
     return Monitoring(running=running, hint=hint)
 
 
-async def _start_prometheus(
-    processes: Processes, program: str, port: int, places: dict[str, str], *, alerting: bool
-) -> Process:
-    directory = processes.directory
-    config = write(directory / "prometheus.yml", "stack/prometheus/prometheus.yml", places)
-    if alerting:
-        more = write(directory / "alerting.yml", "stack/prometheus/alerting.yml", places)
-        config.write_text(config.read_text() + more.read_text())
-    write(directory / "rules.yml", "stack/prometheus/rules.yml", places)
-    return await processes.start(
-        "prometheus",
-        program,
-        f"--config.file={config}",
-        f"--storage.tsdb.path={directory / 'prometheus'}",
-        f"--web.listen-address={HOST}:{port}",
-        "--log.level=warn",
-    )
-
-
-async def _start_alertmanager(processes: Processes, program: str, places: dict[str, str]) -> Process:
-    directory = processes.directory
-    config = write(directory / "alertmanager.yml", "stack/prometheus/alertmanager.yml", places)
-    return await processes.start(
-        "alertmanager",
-        program,
-        f"--config.file={config}",
-        f"--storage.path={directory / 'alertmanager'}",
-        f"--web.listen-address={HOST}:{places['ALERTMANAGER_PORT']}",
-        "--cluster.listen-address=",  # or it searches for others of its kind, on every interface
-        "--log.level=warn",
-    )
+async def _start(processes: Processes, program: str, name: str, config: Path, address: str, *options: str) -> Process:
+    always = (f"--config.file={config}", f"--web.listen-address={address}", "--log.level=warn")
+    return await processes.start(name, program, *always, *options)

@@ -4,8 +4,7 @@ Only a terminal gets colour and progress; a pipe gets plain lines.
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -13,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tocsin_demo.stack.activity import Delivered, GivenUp, Line, Transition
+from tocsin_demo.stack.activity import Settled, Transition
 
 PIPE_WIDTH = 100
 NARROW = 84
@@ -23,33 +22,6 @@ _KINDS = {"fired": "bold red", "updated": "yellow", "resolved": "bold green", "r
 
 class OutputGoneError(Exception):
     """The terminal was closed, or the other end of the pipe."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Something to open. `where`: an address or a file."""
-
-    name: str
-    where: str
-    what: str
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Something to try. `command`: for a shell, if any."""
-
-    what: str
-    command: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overview:
-    """The first screen. `story`: what happens here; `hints`: remarks."""
-
-    story: str
-    places: Sequence[Place]
-    trials: Sequence[Trial]
-    hints: Sequence[str]
 
 
 class Screen:
@@ -79,65 +51,49 @@ class Screen:
             self._write("\r\x1b[K")
             self._progress = False
 
-    def overview(self, overview: Overview) -> None:
-        """Show the first screen."""
-        self._print(Text())
-        self._print(_indented(Text.assemble(("Tocsin", "bold"), "  rings the bell on rows of a live view")))
-        self._print(Text())
-        self._print(_indented(Text(overview.story)))
-        self._heading("Open")
-        self._places(overview.places)
-        self._heading("Try")
-        for trial in overview.trials:
-            self._print(_indented(Text(trial.what)))
-            if trial.command:
-                # Not wrapped: it is there to be copied.
-                self._print(Text(f"    {trial.command}", style="cyan"), soft_wrap=True)
-        self._print(Text())
-        for hint in overview.hints:
-            self._print(_indented(Text(hint, style="dim")))
-        self._print(Text())
-
-    def line(self, line: Line) -> None:
-        """Print what happened."""
-        if isinstance(line, Transition):
-            self._line(line.at, Text(f"{line.kind:<8}", style=_KINDS.get(line.kind, "bold")), _transition(line))
-        elif isinstance(line, Delivered):
-            oldest = "the oldest for" if line.count > 1 else "for"
-            body = Text(f"{line.channel}: {_count(line.count)} that had to wait, {oldest} {line.seconds:.0f} s")
-            if line.recipients and line.recipients != (line.channel,):
-                body.append(f"  → {_plain(', '.join(line.recipients))}", style="green")
-            self._line(time.time(), Text("arrived ", style="bold blue"), body)
-        elif isinstance(line, GivenUp):
-            body = Text(f"{line.channel}: {_count(line.count)}, kept as dead letters: {_plain(line.reason)}")
-            self._line(time.time(), Text("given up", style="bold red"), body)
-
-    def note(self, text: str) -> None:
-        """Print something about the demo itself."""
-        self._line(time.time(), Text("demo    ", style="bold cyan"), Text(text))
-
-    def say(self, text: str) -> None:
-        """Print a line as it is."""
-        self._print(_indented(Text(text)))
-
-    def _heading(self, text: str) -> None:
+    def heading(self, text: str) -> None:
         self._print(Text())
         self._print(_indented(Text(text, style="bold")))
 
-    def _places(self, places: Iterable[Place]) -> None:
+    def paragraph(self, text: str, style: str = "") -> None:
+        self._print(_indented(Text(text, style=style)))
+
+    def command(self, text: str) -> None:
+        """A command for a shell. It is not wrapped, so that it can be copied."""
+        self._print(Text(f"    {text}", style="cyan"), soft_wrap=True)
+
+    def places(self, places: Iterable[tuple[str, str, str]]) -> None:
+        """A table of names, addresses or files, and descriptions."""
         narrow = self._console.width < NARROW
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=not narrow, overflow="fold")
-        if not narrow:
-            table.add_column(overflow="fold")
-        for place in places:
-            where = Text(place.where, style="cyan")
+        for name, where, what in places:
             if narrow:
-                table.add_row(place.name, Text.assemble(where, "\n", (place.what, "dim")))
+                table.add_row(name, Text.assemble((where, "cyan"), "\n", (what, "dim")))
             else:
-                table.add_row(place.name, where, Text(place.what, style="dim"))
+                table.add_row(name, Text(where, style="cyan"), Text(what, style="dim"))
         self._print(_indented(table))
+
+    def line(self, line: Transition | Settled) -> None:
+        """Print what happened."""
+        if isinstance(line, Transition):
+            self._line(line.at, Text(f"{line.kind:<8}", style=_KINDS.get(line.kind, "bold")), _transition(line))
+            return
+        waited = f"{line.channel}: {line.count} message{'' if line.count == 1 else 's'}"
+        if line.reason:
+            body = Text(f"{waited}, kept as dead letters: {_plain(line.reason)}")
+            self._line(time.time(), Text("given up", style="bold red"), body)
+            return
+        oldest = "the oldest for" if line.count > 1 else "for"
+        body = Text(f"{waited} that had to wait, {oldest} {line.seconds:.0f} s")
+        if line.recipients and line.recipients != (line.channel,):
+            body.append(f"  → {_plain(', '.join(line.recipients))}", style="green")
+        self._line(time.time(), Text("arrived ", style="bold blue"), body)
+
+    def note(self, text: str) -> None:
+        """Print something about the demo itself."""
+        self._line(time.time(), Text("demo    ", style="bold cyan"), Text(text))
 
     def _line(self, at: float, kind: Text, body: Text) -> None:
         clock = time.strftime("%H:%M:%S", time.localtime(at))
@@ -194,10 +150,6 @@ def _transition(line: Transition) -> Text:
         reasons = ", ".join(dict.fromkeys(reason for _, reason in line.pending if reason)) or "on the way"
         body.append(f"  waits: {_plain(channels)} ({_plain(reasons)})", style="red not bold")
     return body
-
-
-def _count(number: int) -> str:
-    return f"{number} message{'' if number == 1 else 's'}"
 
 
 def _plain(text: str) -> str:

@@ -24,7 +24,7 @@ from tocsin_demo.inbox.inbox import Settings
         ({"status": 409, "message": "wait"}, Retry(Reason.IN_PROGRESS, "409 wait", None, free=True)),
         ({"status": 409, "message": "wait", "retry_after": 1}, Retry(Reason.IN_PROGRESS, "409 wait", 1.0, free=True)),
         ({"status": 425, "message": "early"}, Retry(Reason.TOO_EARLY, "425 early")),
-        ({"status": 429, "retry_after": 2}, Retry(Reason.RATE_LIMITED, "429 API rate limit exceeded", 2.0, free=True)),
+        ({"status": 429, "retry_after": 2}, Retry(Reason.RATE_LIMITED, "429 Too Many Requests", 2.0, free=True)),
         ({"status": 500}, Retry(Reason.SERVER_ERROR, "500 Internal server error", 2.0)),
         ({"status": 503, "retry_after": 30}, Retry(Reason.SERVER_ERROR, "503 Internal server error", 30.0)),
     ],
