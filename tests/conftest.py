@@ -2,9 +2,15 @@
 
 import signal
 
+from hypothesis import settings
+
 from support.skips import pytest_runtest_makereport
 
 __all__ = ["pytest_configure", "pytest_runtest_makereport"]
+
+# A deadline for an example measures how busy the machine is.
+settings.register_profile("tocsin", deadline=None)
+settings.load_profile("tocsin")
 
 
 def pytest_configure() -> None:

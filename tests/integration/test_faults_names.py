@@ -105,21 +105,6 @@ async def test_rows_sent_although_stream_fell_behind(harness: Harness) -> None:
         assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0
 
 
-async def test_rows_sent_after_size_limit_is_lifted(harness: Harness) -> None:
-    """The resume is refused again and again; the history stays worth asking for."""
-    async with harness.run() as tocsin:
-        await started(harness, tocsin)
-        harness.orders.oversized = True
-        harness.orders.wake()
-        await tocsin.until_not_ready("alert orders: ", "result exceeds max size")
-        harness.orders.insert(CYD)
-        harness.orders.delete(CYD)
-        harness.orders.oversized = False
-        await until_sent(harness, *FIRST, ("fired", "3"), ("resolved", "3"))
-        await tocsin.until_ready()
-        assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0
-
-
 async def test_failing_check_shows_and_heals(harness: Harness) -> None:
     """Rows still come, but nothing could say that they are of another view: that is not ready."""
     harness.source["identity_check"] = "100ms"

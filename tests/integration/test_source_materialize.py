@@ -14,8 +14,8 @@ from support.reading import check, error_of, reading
 from support.waiting import SOON
 from tocsin.errors import SourceReason
 from tocsin.firing.canonical import Respelling
-from tocsin.model import Row
-from tocsin.postgres import relation
+from tocsin.model import Batch, Row
+from tocsin.postgres import name_parts, relation
 from tocsin.sources.base import Subject
 from tocsin.sources.materialize import Assembler, Materialize
 
@@ -57,14 +57,6 @@ async def test_snapshot_comes_first_and_changes_follow(server: Server) -> None:
         assert all(batch.snapshot is None for batch in stream.batches[1:])
 
 
-async def test_empty_view_gives_empty_snapshot(server: Server) -> None:
-    view = await server.view("orders", COLUMNS)
-    async with reading(source(server), view.name) as stream:
-        first = await stream.next()
-        assert first.snapshot is not None
-        assert not first.updates
-
-
 async def test_update_is_two_changes_at_one_timestamp(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     async with reading(source(server), view.name) as stream:
@@ -74,16 +66,6 @@ async def test_update_is_two_changes_at_one_timestamp(server: Server) -> None:
         changes = [update for batch in stream.batches[1:] for update in batch.updates]
         assert sorted((diff, row) for _, diff, row in changes) == [(-1, ANN), (1, ("1", "Anna"))]
         assert len({at for at, _, _ in changes}) == 1
-
-
-async def test_copies_of_row_change_together(server: Server) -> None:
-    view = await server.view("orders", COLUMNS, ANN, ANN, ANN)
-    async with reading(source(server), view.name) as stream:
-        await stream.until_state(ANN, ANN, ANN)
-        await view.update(ANN, BOB)
-        await stream.until_state(BOB, BOB, BOB)
-        changes = [(diff, row) for batch in stream.batches[1:] for _, diff, row in batch.updates]
-        assert sorted(changes) == [(-3, ANN), (3, BOB)]
 
 
 async def test_batch_holds_several_timestamps_in_order(double: MaterializeDouble) -> None:
@@ -111,16 +93,6 @@ async def test_updates_lie_between_two_frontiers(server: Server) -> None:
             assert all(before <= at < (batch.frontier or 0) for at, _, _ in batch.updates)
 
 
-async def test_quiet_view_moves_the_frontier(server: Server) -> None:
-    view = await server.view("orders", COLUMNS, ANN)
-    async with reading(source(server), view.name) as stream:
-        await stream.next()
-        for _ in range(2):
-            before = stream.frontier
-            assert not (await stream.next()).updates
-            assert stream.frontier > before
-
-
 async def test_first_progress_row_closes_nothing(double: MaterializeDouble) -> None:
     """It stands at the as-of, before the snapshot: taking it for the end would give an empty snapshot."""
     view = double.create("public.orders", COLUMNS, rows=[ANN])
@@ -145,6 +117,14 @@ def test_progress_at_as_of_closes_nothing(cut: int) -> None:
     assert list(first.updates) == [(5, 1, ("a",)), (5, 2, ("b",))]
     assert [update for batch in later for update in batch.updates] == [(8, -1, ("a",))]
     assert batches[-1].frontier == 9
+
+
+def test_progress_alone_closes_snapshot_and_moves_frontier() -> None:
+    """An empty view has an empty snapshot, and a quiet one a frontier that moves."""
+    assembler = Assembler()
+    chunks = [[b"%d\tt\t\\N\n" % at for at in chunk] for chunk in ((5, 6), (7, 8))]
+    batches = [batch for chunk in chunks for batch in assembler.add(chunk)]
+    assert batches == [Batch(updates=[], frontier=6, snapshot=5), Batch(updates=[], frontier=8)]
 
 
 async def test_constant_view_ends_with_all_rows(server: Server) -> None:
@@ -188,17 +168,6 @@ async def test_resume_within_history_misses_nothing(server: Server) -> None:
         await stream.until_state(ANN, CYD)
         later = [(diff, row) for at, diff, row in stream.updates if at > frontier - 1]
         assert later == [(1, BOB), (-1, BOB), (1, CYD)]
-
-
-async def test_resume_at_present_frontier_changes_nothing(server: Server) -> None:
-    view = await server.view("orders", COLUMNS, ANN)
-    async with reading(source(server), view.name) as stream:
-        await stream.next()
-        frontier = stream.frontier
-    async with reading(source(server), view.name, resume=frontier - 1) as stream:
-        first = await stream.next()
-        assert first.snapshot == frontier - 1
-        assert stream.state == {ANN: 1}
 
 
 async def test_resume_beyond_history_has_later_as_of(server: Server) -> None:
@@ -311,12 +280,6 @@ async def test_any_quoted_name_can_be_watched(server: Server, name: str) -> None
         assert [column.name for column in stream.columns] == ["Id", 'od"d; name']
 
 
-async def test_unquoted_name_is_folded_to_lower_case(server: Server) -> None:
-    view = await server.view("late_orders", COLUMNS, ANN)
-    async with reading(source(server), view.name.replace("late_orders", "Late_ORDERS")) as stream:
-        await stream.until_state(ANN)
-
-
 async def test_query_can_be_watched(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN, BOB)
     async with reading(source(server), Subject(query=f"SELECT name FROM {view.name} ;\n")) as stream:
@@ -324,6 +287,10 @@ async def test_query_can_be_watched(server: Server) -> None:
         assert [column.name for column in stream.columns] == ["name"]
         await view.insert(CYD)
         await stream.until_state(("Ann",), ("Bob",), ("Cyd",))
+
+
+def test_unquoted_parts_of_a_name_are_folded() -> None:
+    assert name_parts('Shop."Late ""Orders"""') == ("shop", 'Late "Orders"')
 
 
 @pytest.mark.parametrize(

@@ -87,18 +87,6 @@ async def test_dropped_view_ends_stream(server: Server) -> None:
     check(await error_of(source(server), view.name), SourceReason.MISSING)
 
 
-async def test_replaced_view_ends_stream(server: Server) -> None:
-    """The next stream has the new columns."""
-    view = await server.view("orders", COLUMNS, ANN)
-    async with reading(source(server), view.name) as stream:
-        await stream.next()
-        await view.replace((*COLUMNS, ("town", "text")), ("1", "Ann", "Ulm"))
-        check(await stream.error(), SourceReason.DROPPED)
-    async with reading(source(server), view.name) as stream:
-        await stream.until_state(("1", "Ann", "Ulm"))
-        assert [column.name for column in stream.columns] == ["id", "name", "town"]
-
-
 async def test_row_error_ends_stream_and_forbids_resume(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     asked = source(server)
@@ -134,17 +122,6 @@ async def test_fell_behind_is_named_and_allows_resume(double: MaterializeDouble)
         assert (await stream.next()).snapshot == frontier - 1
         await stream.until(lambda: any(diff < 0 for _, diff, _ in stream.updates))
         assert [(diff, row) for at, diff, row in stream.updates if at >= frontier] == [(1, BOB), (-1, BOB)]
-
-
-async def test_oversized_result_is_named_and_allows_resume(double: MaterializeDouble) -> None:
-    """`max_result_size` bounds the snapshot of a new subscription and the batches of a running one."""
-    view = double.create(ORDERS, COLUMNS, rows=[ANN])
-    async with reading(source(double), ORDERS) as stream:
-        await stream.next()
-        view.oversized = True
-        view.wake()
-        check(await stream.error(), SourceReason.TOO_LARGE, "result exceeds max size of 1.0 MiB")
-    check(await error_of(source(double), ORDERS, resume=1), SourceReason.TOO_LARGE, "result exceeds max size")
 
 
 async def test_unknown_error_of_server_allows_resume(double: MaterializeDouble) -> None:
@@ -219,20 +196,13 @@ async def test_first_progress_row_in_future_is_fault(double: MaterializeDouble) 
     double.ahead = 3_600_000
     error = await error_of(source(double), ORDERS)
     check(error, SourceReason.FUTURE, "ahead of this machine's clock")
-    double.ahead = 0
+    double.ahead = 300  # as clocks differ
     async with reading(source(double), ORDERS) as stream:
         await stream.until_state(ANN)
     # The server accepts a time that it has not reached, and would be silent until then.
     later = int((time.time() + 3600) * 1000)
     error = await error_of(source(double), ORDERS, resume=later)
     check(error, SourceReason.FUTURE, "ahead of this machine's clock", resume=False)
-
-
-async def test_clock_slightly_ahead_is_no_fault(double: MaterializeDouble) -> None:
-    double.create(ORDERS, COLUMNS, rows=[ANN])
-    double.ahead = 300
-    async with reading(source(double, max_ahead="5s"), ORDERS) as stream:
-        await stream.until_state(ANN)
 
 
 # Connections.
@@ -261,11 +231,6 @@ async def test_server_that_never_answers_times_out(double: MaterializeDouble) ->
     check(await error_of(source(double, connect_timeout="500ms"), ORDERS), SourceReason.CONNECT, "127.0.0.1")
     assert time.monotonic() - began < SOON / 2
     await gone(double)
-
-
-async def test_unresolved_host_is_failed_connection() -> None:
-    error = await error_of(Materialize("mz", settings("host=no.such.host.invalid user=ann")), ORDERS)
-    check(error, SourceReason.CONNECT, "ann@no.such.host.invalid:6875")
 
 
 NASTY: tuple[TextRow, ...] = (("1", "a\tb\nc\\d"), ("2", None), ("3", "üñ😀"), ("4", ""))
@@ -360,39 +325,31 @@ async def test_no_failure_leaves_a_connection(double: MaterializeDouble) -> None
     await gone(double)
 
 
-async def test_sixty_streams_all_get_their_changes(double: MaterializeDouble) -> None:
-    views = [double.create(f"public.v{number}", COLUMNS, rows=[ANN]) for number in range(60)]
-    asked = source(double)
-
-    async def follow(number: int) -> None:
-        async with reading(asked, f"public.v{number}") as stream:
-            await stream.next()
-            views[number].insert((str(number), "more"))
-            await stream.until_state(ANN, (str(number), "more"))
-
-    await asyncio.gather(*(follow(number) for number in range(60)))
-    await gone(double)
+async def test_oversized_result_is_named_and_allows_resume(double: MaterializeDouble) -> None:
+    """`max_result_size` bounds the snapshot of a new subscription and the batches of a running one."""
+    view = double.create(ORDERS, COLUMNS, rows=[ANN])
+    async with reading(source(double), ORDERS) as stream:
+        await stream.next()
+        view.oversized = True
+        view.wake()
+        check(await stream.error(), SourceReason.TOO_LARGE, "result exceeds max size of 1.0 MiB")
+    check(await error_of(source(double), ORDERS, resume=1), SourceReason.TOO_LARGE, "result exceeds max size")
 
 
-async def test_large_snapshot_yields_to_event_loop(
-    double: MaterializeDouble, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Not a timed test: the longest hold is printed. It fails only where nothing else ran at all."""
+async def test_large_snapshot_yields_to_event_loop(double: MaterializeDouble) -> None:
     view = double.create(ORDERS, COLUMNS)
     view.bulk = encode((str(number), f"name {number}") for number in range(100_000))
-    holds: list[float] = []
+    turns = 0
 
-    async def feel() -> None:
+    async def count() -> None:
+        nonlocal turns
         while True:
-            before = time.perf_counter()
             await asyncio.sleep(0)
-            holds.append(time.perf_counter() - before)
+            turns += 1
 
-    feeling = asyncio.create_task(feel())
+    counting = asyncio.create_task(count())
     async with reading(source(double), ORDERS) as stream:
         batch = await stream.next()
-    feeling.cancel()
+    counting.cancel()
     assert len(batch.updates) == 100_000
-    assert len(holds) > 10
-    with capsys.disabled():
-        print(f"\n100,000 rows: longest hold of the loop {max(holds) * 1000:.0f} ms (server in the same process)")
+    assert turns > 10

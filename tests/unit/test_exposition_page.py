@@ -74,7 +74,7 @@ def read(scrape: Scrape) -> dict[str, Metric]:
         ),
     ],
 )
-async def test_the_format_is_the_one_asked_for(accept: str, content_type: str) -> None:
+async def test_format_is_the_requested_one(accept: str, content_type: str) -> None:
     page = page_of(gauges_of(SPEC, {"1": ("Acme", "3")}))
     scrape = await page.scrape(accept, "", 0.0)
     assert scrape.content_type == content_type
@@ -89,7 +89,7 @@ async def test_the_format_is_the_one_asked_for(accept: str, content_type: str) -
     ("accept_encoding", "encoding"),
     [("", None), ("identity", None), ("br", None), ("gzip", "gzip"), ("br, GZIP;q=0.5", "gzip"), ("gzip;q=0", None)],
 )
-async def test_the_page_is_compressed_for_whoever_takes_gzip(accept_encoding: str, encoding: str | None) -> None:
+async def test_page_is_compressed_on_request(accept_encoding: str, encoding: str | None) -> None:
     page = page_of(gauges_of(SPEC, {str(place): (f"customer {place}", "1") for place in range(5000)}))
     scrape = await page.scrape("", accept_encoding, 0.0)
     assert scrape.content_encoding == encoding
@@ -98,7 +98,7 @@ async def test_the_page_is_compressed_for_whoever_takes_gzip(accept_encoding: st
     assert all(one is other for one, other in zip(scrape.body[:-1], again.body[:-1], strict=True)), "rendered twice"
 
 
-async def test_firing_rows_come_first_and_own_metrics_after_them() -> None:
+async def test_rows_come_before_own_metrics() -> None:
     page = page_of(gauges_of(SPEC, {"1": ("Acme", "3")}))
     text = await text_of(page, PROMETHEUS_2)
     assert text.index("late_orders{") < text.index("tocsin_alert_up")
@@ -106,7 +106,7 @@ async def test_firing_rows_come_first_and_own_metrics_after_them() -> None:
     assert text.count("# EOF") == 1
 
 
-async def test_alerts_that_share_a_metric_stand_in_one_family() -> None:
+async def test_alerts_that_share_a_metric_share_a_family() -> None:
     first = replace(SPEC, static_labels=(("tier", "gold"),))
     second = replace(SPEC, alert="later", static_labels=(("tier", "basic"),))
     other = replace(SPEC, alert="lost", metric="a_lost_parcel")
@@ -117,11 +117,11 @@ async def test_alerts_that_share_a_metric_stand_in_one_family() -> None:
     assert len(families["a_lost_parcel"].samples) == 1
 
 
-async def test_a_family_without_rows_is_still_declared() -> None:
+async def test_family_without_rows_is_declared() -> None:
     assert "# TYPE late_orders gauge\n" in await text_of(page_of(Gauges(SPEC)))
 
 
-async def test_an_alert_that_was_removed_is_gone_from_the_page() -> None:
+async def test_removed_alert_leaves_the_page() -> None:
     page = page_of(gauges_of(SPEC, {"1": ("Acme", "3")}))
     page.remove("late")
     page.metrics.forget_alert("late")
@@ -130,7 +130,7 @@ async def test_an_alert_that_was_removed_is_gone_from_the_page() -> None:
     assert 'alert="late"' not in text
 
 
-async def test_a_series_that_has_lingered_is_not_counted_on_the_page_that_no_longer_shows_it() -> None:
+async def test_lingering_series_is_counted_while_shown() -> None:
     gauges = gauges_of(replace(SPEC, linger=10.0), {"1": ("Acme", "3")})
     page = page_of(gauges)
     gauges.install(gauges.render({"1": None}), 0.0)
@@ -138,7 +138,7 @@ async def test_a_series_that_has_lingered_is_not_counted_on_the_page_that_no_lon
     assert 'tocsin_alert_series{alert="late"} 0.0' in await text_of(page, now=10.0)
 
 
-async def test_the_page_says_how_many_series_it_leaves_out_and_how_many_rows_it_merged() -> None:
+async def test_dropped_series_and_merged_rows_are_counted() -> None:
     rows = {"1": ("a", "1"), "2": ("b", "1"), "3": ("c", "1"), "4": ("c", "1")}
     text = await text_of(page_of(gauges_of(replace(SPEC, max_series=2), rows)))
     assert 'tocsin_alert_series{alert="late"} 2.0' in text
@@ -146,7 +146,7 @@ async def test_the_page_says_how_many_series_it_leaves_out_and_how_many_rows_it_
     assert 'tocsin_alert_duplicate_series_total{alert="late"} 1.0' in text
 
 
-async def test_a_scrape_shows_one_state_though_rows_change_while_it_is_rendered() -> None:
+async def test_scrape_shows_one_state_during_changes() -> None:
     """Each install gives every row the same value, so a page with two values would be a mixture of two states."""
     rows = [str(place) for place in range(3000)]
     gauges = Gauges(SPEC)
@@ -170,7 +170,7 @@ async def test_a_scrape_shows_one_state_though_rows_change_while_it_is_rendered(
     assert len(seen) > 1, "nothing changed between the scrapes"
 
 
-async def test_scrapes_at_the_same_time_do_not_disturb_each_other() -> None:
+async def test_simultaneous_scrapes_are_independent() -> None:
     page = page_of(gauges_of(SPEC, {str(place): (str(place), "1") for place in range(5000)}))
     scrapes = await asyncio.gather(*(page.scrape("", encoding, 0.0) for encoding in ["gzip", "", "gzip", ""]))
     assert [len(read(scrape)["late_orders"].samples) for scrape in scrapes] == [5000] * 4

@@ -43,15 +43,13 @@ def thinned(transitions: Sequence[Transition]) -> dict[str, list[Transition]]:
 
 
 @given(rules(), HISTORIES)
-def test_told_of_every_millisecond_it_says_exactly_what_the_model_says(rule: Rule, history: list[Update]) -> None:
+def test_transitions_equal_the_model_in_small_batches(rule: Rule, history: list[Update]) -> None:
     told = run(FiringSet(rule), cut(history, range(END)))
     assert by_fingerprint(told) == by_fingerprint(expected(rule, history))
 
 
 @given(rules(), HISTORIES, CUTS)
-def test_however_a_history_is_cut_into_batches_the_transitions_are_the_same(
-    rule: Rule, history: list[Update], cuts: set[int]
-) -> None:
+def test_transitions_do_not_depend_on_batches(rule: Rule, history: list[Update], cuts: set[int]) -> None:
     told, model = run(FiringSet(rule), cut(history, cuts)), expected(rule, history)
     # Repeats that a batch spans are told once, so which of them come first depends on the cuts. Of each run the last is
     # the same, none is at a time that the model does not know, and everything else is untouched.
@@ -60,9 +58,7 @@ def test_however_a_history_is_cut_into_batches_the_transitions_are_the_same(
 
 
 @given(rules(), HISTORIES, CUTS)
-def test_rows_are_the_view_at_the_frontier_and_changes_lead_from_one_to_the_next(
-    rule: Rule, history: list[Update], cuts: set[int]
-) -> None:
+def test_rows_are_the_view_at_the_frontier(rule: Rule, history: list[Update], cuts: set[int]) -> None:
     firing, replayed = FiringSet(rule), dict[str | Row | None, Row]()
     for batch in cut(history, cuts):
         for key, row in firing.apply(batch).changes.items():
@@ -72,12 +68,13 @@ def test_rows_are_the_view_at_the_frontier_and_changes_lead_from_one_to_the_next
                 replayed[key] = row
         assert batch.frontier is not None
         assert firing.rows() == shown(content(history, batch.frontier)) == replayed
+        phases = Counter(one.phase for one in firing.firings())
+        assert firing.pending == phases[Phase.PENDING]
+        assert firing.firing == phases[Phase.FIRING] + phases[Phase.KEEPING]
 
 
 @given(rules(), HISTORIES, CUTS)
-def test_without_edges_the_rows_are_the_same_and_nothing_is_told_or_stored(
-    rule: Rule, history: list[Update], cuts: set[int]
-) -> None:
+def test_without_edges_only_rows_are_kept(rule: Rule, history: list[Update], cuts: set[int]) -> None:
     silent = Rule(**{name: getattr(rule, name) for name in Rule.__slots__} | {"edges": False})
     firing, other = FiringSet(rule), FiringSet(silent)
     for batch in cut(history, cuts):
@@ -88,7 +85,7 @@ def test_without_edges_the_rows_are_the_same_and_nothing_is_told_or_stored(
 
 
 @given(rules(), HISTORIES, CUTS, st.sets(st.integers(0, 8)))
-def test_a_restart_after_any_batch_changes_nothing(
+def test_restart_after_any_batch_changes_nothing(
     rule: Rule, history: list[Update], cuts: set[int], restarts: set[int]
 ) -> None:
     steady, stored = FiringSet(rule), Stored()
@@ -105,31 +102,15 @@ def test_a_restart_after_any_batch_changes_nothing(
             assert (restarted.firing, restarted.pending, len(restarted)) == (steady.firing, steady.pending, len(steady))
 
 
-@given(rules(), HISTORIES, CUTS)
-def test_what_is_counted_as_firing_and_pending_is_what_is_there(
-    rule: Rule, history: list[Update], cuts: set[int]
-) -> None:
-    firing = FiringSet(rule)
-    for batch in cut(history, cuts):
-        firing.apply(batch)
-        phases = Counter(one.phase for one in firing.firings())
-        assert firing.pending == phases[Phase.PENDING]
-        assert firing.firing == phases[Phase.FIRING] + phases[Phase.KEEPING]
-
-
 @given(HISTORIES, CUTS)
-def test_collisions_and_negatives_are_counted_once_for_each_key_and_timestamp(
-    history: list[Update], cuts: set[int]
-) -> None:
+def test_oddities_are_counted_per_key_and_timestamp(history: list[Update], cuts: set[int]) -> None:
     firing = FiringSet(rule())
     outcomes = [firing.apply(batch) for batch in cut(history, cuts)]
     assert (sum(one.collisions for one in outcomes), sum(one.negatives for one in outcomes)) == oddities(history)
 
 
 @given(rules(), HISTORIES, st.randoms(use_true_random=False))
-def test_the_order_of_updates_within_a_timestamp_does_not_matter(
-    rule: Rule, history: list[Update], random: object
-) -> None:
+def test_order_within_a_timestamp_does_not_matter(rule: Rule, history: list[Update], random: object) -> None:
     shuffled = list(history)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     shuffled.sort(key=lambda update: update[0])
@@ -138,9 +119,7 @@ def test_the_order_of_updates_within_a_timestamp_does_not_matter(
 
 
 @given(rules(), HISTORIES, CUTS)
-def test_every_episode_fires_once_then_changes_then_resolves_and_no_id_comes_twice(
-    rule: Rule, history: list[Update], cuts: set[int]
-) -> None:
+def test_every_episode_fires_changes_and_resolves(rule: Rule, history: list[Update], cuts: set[int]) -> None:
     told = run(FiringSet(rule), cut(history, cuts))
     for of_key in by_fingerprint(told).values():
         assert [transition.at for transition in of_key] == sorted(transition.at for transition in of_key)
@@ -156,28 +135,13 @@ def test_every_episode_fires_once_then_changes_then_resolves_and_no_id_comes_twi
     assert len(set(ids)) == len(ids)
 
 
-@given(rules(), HISTORIES, CUTS, CUTS)
-def test_the_same_history_gives_the_same_ids(
-    rule: Rule, history: list[Update], cuts: set[int], other_cuts: set[int]
-) -> None:
-    ids = [
-        {
-            notification_id(transition, "hook")
-            for transition in run(FiringSet(rule), cut(history, at))
-            if transition.kind is not Kind.REPEATED
-        }
-        for at in (cuts, other_cuts)
-    ]
-    assert ids[0] == ids[1]
-
-
 def snapshot(rows: Counter[Row], as_of: int) -> Batch:
     updates = [(as_of, count, row) for row, count in rows.items() if count]
     return Batch(updates=updates, frontier=as_of + 1, snapshot=as_of)
 
 
 @given(rules(), HISTORIES, CUTS)
-def test_a_snapshot_that_equals_the_state_says_nothing(rule: Rule, history: list[Update], cuts: set[int]) -> None:
+def test_equal_snapshot_causes_nothing(rule: Rule, history: list[Update], cuts: set[int]) -> None:
     firing = FiringSet(rule)
     for batch in cut(history, cuts):
         firing.apply(batch)
@@ -188,7 +152,7 @@ def test_a_snapshot_that_equals_the_state_says_nothing(rule: Rule, history: list
 
 
 @given(HISTORIES, contents(), st.sampled_from(((), (2,), (1, 2))))
-def test_any_other_snapshot_tells_exactly_the_difference(
+def test_other_snapshot_causes_exactly_the_difference(
     history: list[Update], found: Counter[Row], ignored: Sequence[int]
 ) -> None:
     firing = FiringSet(rule(ignored=ignored))
@@ -213,7 +177,7 @@ def test_any_other_snapshot_tells_exactly_the_difference(
 
 
 @given(rules(), HISTORIES, contents(), st.integers(END, END + 20))
-def test_a_gap_is_an_update_at_the_as_of(rule: Rule, history: list[Update], found: Counter[Row], as_of: int) -> None:
+def test_gap_is_an_update_at_the_as_of(rule: Rule, history: list[Update], found: Counter[Row], as_of: int) -> None:
     by_snapshot, by_updates = FiringSet(rule), FiringSet(rule)
     run(by_snapshot, cut(history, ()))
     run(by_updates, cut(history, ()))

@@ -39,7 +39,7 @@ def samples(text: str) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
-async def test_the_page_shows_the_metrics_of_the_table_and_no_others() -> None:
+async def test_page_shows_exactly_the_declared_metrics() -> None:
     text = await page_of(running())
     declared = re.findall(r"^# TYPE (tocsin_\w+)", text, flags=re.MULTILINE)
     assert declared == list(TABLE)
@@ -55,7 +55,7 @@ async def test_the_page_shows_the_metrics_of_the_table_and_no_others() -> None:
         assert labels - {"le"} == set(definition.labels)
 
 
-def test_the_documentation_names_every_metric_with_type_labels_and_meaning() -> None:
+def test_docs_describe_every_metric() -> None:
     rows = markdown().splitlines()[2:]
     assert len(rows) == len(TABLE)
     for row, definition in zip(rows, TABLE.values(), strict=True):
@@ -65,7 +65,7 @@ def test_the_documentation_names_every_metric_with_type_labels_and_meaning() -> 
 
 
 @pytest.mark.parametrize("definition", TABLE.values(), ids=lambda definition: definition.name)
-def test_names_follow_the_conventions(definition: Definition) -> None:
+def test_metric_names_follow_conventions(definition: Definition) -> None:
     name, kind = definition.name, definition.type
     assert re.fullmatch(r"tocsin_[a-z]+(_[a-z]+)*", name)
     assert name.endswith("_total") == (kind == "counter")
@@ -75,7 +75,7 @@ def test_names_follow_the_conventions(definition: Definition) -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-async def test_promtool_finds_nothing_to_criticise() -> None:
+async def test_promtool_accepts_the_page() -> None:
     text = await page_of(running())
     checked = await asyncio.to_thread(
         subprocess.run, ["promtool", "check", "metrics"], input=text, capture_output=True, text=True
@@ -83,7 +83,7 @@ async def test_promtool_finds_nothing_to_criticise() -> None:
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
-async def test_every_label_value_is_there_at_zero_from_the_start() -> None:
+async def test_label_values_start_at_zero() -> None:
     found = samples(await page_of(running()))
     for kind in Kind:
         assert found[f'tocsin_alert_transitions_total{{alert="late",kind="{kind}"}}'] == 0
@@ -94,7 +94,7 @@ async def test_every_label_value_is_there_at_zero_from_the_start() -> None:
     assert found['tocsin_alert_commit_seconds_count{alert="late"}'] == 0
 
 
-async def test_what_is_counted_shows() -> None:
+async def test_counters_and_histograms_are_shown() -> None:
     metrics = running()
     late, people = metrics.alert("late"), metrics.channel("late people")
     late.updates.inc(7)
@@ -120,7 +120,7 @@ async def test_what_is_counted_shows() -> None:
     assert found["process_open_fds"] > 0
 
 
-async def test_the_live_state_is_read_at_each_scrape() -> None:
+async def test_live_state_is_read_at_each_scrape() -> None:
     metrics = running()
     found = samples(await page_of(metrics))
     assert found['tocsin_alert_up{alert="late"}'] == 1
@@ -128,7 +128,7 @@ async def test_the_live_state_is_read_at_each_scrape() -> None:
     assert found['tocsin_channel_oldest_pending_timestamp_seconds{channel="late people"}'] == 7
 
 
-async def test_what_is_not_known_yet_has_no_sample() -> None:
+async def test_unknown_values_have_no_sample() -> None:
     metrics = Metrics("1.2.3")
     metrics.alert("late")
     metrics.channel("people")
@@ -138,7 +138,7 @@ async def test_what_is_not_known_yet_has_no_sample() -> None:
     assert not [name for name in found if any(part in name for part in unknown)]
 
 
-async def test_what_is_forgotten_leaves_no_sample_behind() -> None:
+async def test_forgotten_alert_and_channel_leave_no_sample() -> None:
     metrics = running()
     metrics.alert("late").updates.inc()
     metrics.forget_alert("late")
@@ -149,7 +149,7 @@ async def test_what_is_forgotten_leaves_no_sample_behind() -> None:
     assert 'alert="lost"' in text
 
 
-async def test_an_alert_that_comes_back_starts_from_zero() -> None:
+async def test_returning_alert_starts_from_zero() -> None:
     metrics = running()
     metrics.alert("late").updates.inc()
     metrics.forget_alert("late")
@@ -158,7 +158,7 @@ async def test_an_alert_that_comes_back_starts_from_zero() -> None:
     assert samples(await page_of(metrics))['tocsin_alert_updates_total{alert="late"}'] == 0
 
 
-async def test_the_state_of_a_channel_is_one_of_the_states() -> None:
+async def test_channel_has_exactly_one_state() -> None:
     """1 for the state it is in and 0 for the others; none for a channel that is removed."""
     metrics = Metrics("1.2.3")
     metrics.channel("people").state = lambda: ChannelState(up=False, state="refusing")

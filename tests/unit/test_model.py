@@ -24,14 +24,14 @@ TRANSITION = Transition(
 
 
 @given(TEXT, KEYS, TEXT, KEYS)
-def test_a_fingerprint_is_equal_for_equal_keys_of_one_alert_and_for_nothing_else(
+def test_fingerprints_are_equal_only_for_equal_keys(
     alert: str, key: list[str | None], other_alert: str, other: list[str | None]
 ) -> None:
     same = (alert, key) == (other_alert, other)
     assert (fingerprint(alert, key) == fingerprint(other_alert, other)) is same
 
 
-def test_texts_that_could_run_together_do_not() -> None:
+def test_fingerprints_keep_texts_apart() -> None:
     keys: list[list[str | None]] = [
         ["a", "b"],
         ["ab"],
@@ -48,38 +48,27 @@ def test_texts_that_could_run_together_do_not() -> None:
     assert fingerprint("a", ["b", "c"]) != fingerprint('a","b', ["c"])
 
 
-def test_a_fingerprint_is_thirty_two_hexadecimal_digits() -> None:
-    assert re.fullmatch(r"[0-9a-f]{32}", fingerprint("über", ["\0", "😀", None]))
-
-
-def test_identities_do_not_change_from_one_version_to_the_next() -> None:
+def test_identities_are_stable_between_versions() -> None:
     # They are stored in ledgers and known to receivers. If this fails, everything that fires is told again.
     assert fingerprint("late", ["17", None, 'a"b\\c\n€😀']) == "2a44690df83626629d51f67a66133036"
     assert notification_id(TRANSITION, "novu") == "64d62dd486fd715e17219f64f934059c"
 
 
 @given(st.sampled_from(list(Kind)), st.integers(0, 2**53), st.integers(0, 2**53), TEXT)
-def test_an_id_depends_on_everything_that_tells_notifications_apart(
-    kind: Kind, started_at: int, at: int, channel: str
-) -> None:
+def test_id_depends_on_kind_times_and_channel(kind: Kind, started_at: int, at: int, channel: str) -> None:
     parts = (kind, started_at, at, channel)
     base = (TRANSITION.kind, TRANSITION.started_at, TRANSITION.at, "novu")
     other = replace(TRANSITION, kind=kind, started_at=started_at, at=at)
     assert (notification_id(other, channel) == notification_id(TRANSITION, "novu")) is (parts == base)
 
 
-def test_an_id_depends_on_alert_and_fingerprint() -> None:
-    others = [replace(TRANSITION, alert="early"), replace(TRANSITION, fingerprint="0" * 32)]
-    assert len({notification_id(one, "novu") for one in [TRANSITION, *others]}) == 3
-
-
-def test_an_id_does_not_depend_on_the_row_or_its_columns() -> None:
+def test_id_does_not_depend_on_the_row() -> None:
     other = replace(TRANSITION, row=("18", "x"), previous=("19",), columns=())
     assert notification_id(other, "novu") == notification_id(TRANSITION, "novu")
 
 
 @given(TEXT)
-def test_an_id_needs_no_quoting_anywhere(channel: str) -> None:
+def test_id_needs_no_quoting(channel: str) -> None:
     id_ = notification_id(TRANSITION, channel)
     assert re.fullmatch(r"[A-Za-z0-9_-]{32}", id_)
     assert json.dumps(id_) == f'"{id_}"'

@@ -217,7 +217,7 @@ async def test_source_is_given_up_while_dead_letters_fail(ledger: SqliteLedger) 
         await asyncio.wait_for(intake.run(), 20)
 
 
-async def test_the_pauses_before_a_source_is_tried_again_grow_and_begin_small_after_a_success(
+async def test_pauses_grow_and_start_over_after_a_batch(
     ledger: SqliteLedger,
 ) -> None:
     source, pauses = Scripted(away=6), Pauses()
@@ -231,7 +231,7 @@ async def test_the_pauses_before_a_source_is_tried_again_grow_and_begin_small_af
     assert len(source.acknowledged) == 1
 
 
-async def test_a_source_is_given_up_for_the_time_that_passed_and_not_for_a_jump_of_the_wall_clock(
+async def test_wall_clock_does_not_count_for_giving_up(
     ledger: SqliteLedger,
 ) -> None:
     source, wall, lasting, go = Scripted(), Clock(), Clock(50.0), asyncio.Semaphore(0)

@@ -51,7 +51,7 @@ def kinds(made: Router, what: Transition) -> list[tuple[Kind, list[str]]]:
     ]
 
 
-def test_a_channel_is_told_of_the_kinds_it_wants_and_no_others() -> None:
+def test_channel_receives_only_its_kinds() -> None:
     made = router(route("all"), route("ends", kinds=[Kind.RESOLVED]))
     assert kinds(made, transition()) == [(Kind.FIRED, ["all"])]
     assert kinds(made, transition(Kind.RESOLVED)) == [(Kind.RESOLVED, ["all", "ends"])]
@@ -67,34 +67,13 @@ def test_a_channel_is_told_of_the_kinds_it_wants_and_no_others() -> None:
         "alert == 'late' and started_at.year == 1970 and row.severity != 'warn'",
     ],
 )
-def test_a_condition_looks_at_typed_columns_labels_and_the_value(when: str) -> None:
+def test_condition_reads_columns_labels_and_value(when: str) -> None:
     made = router(route(when=when))
     assert kinds(made, transition(row=PAGE)) == [(Kind.FIRED, ["out"])]
     assert kinds(made, transition(row=WARN)) == []
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "told"),
-    [(WARN, PAGE, Kind.FIRED), (PAGE, WARN, Kind.RESOLVED), (PAGE, ("1", "page", "11"), Kind.UPDATED)],
-)
-def test_a_row_that_begins_to_match_fires_and_one_that_ceases_to_resolves(before: Row, after: Row, told: Kind) -> None:
-    made = router(route("pager", when="row.severity == 'page'"), route("log"))
-    found = dict(kinds(made, transition(Kind.UPDATED, after, before)))
-    assert "pager" in found[told]
-    assert "log" in found[Kind.UPDATED]
-
-
-def test_what_ceased_to_match_resolves_with_the_last_row_that_matched() -> None:
-    made = router(route(when="row.severity == 'page'"))
-    told = [one for one, addresses in made.addressed([transition(Kind.UPDATED, WARN, PAGE)]) if addresses]
-    assert [(one.kind, one.row, one.previous) for one in told] == [(Kind.RESOLVED, PAGE, None)]
-
-
-def test_a_row_that_does_not_match_before_and_after_is_not_told() -> None:
-    assert kinds(router(route(when="false")), transition(Kind.UPDATED, WARN, PAGE)) == []
-
-
-def test_a_condition_that_cannot_be_evaluated_holds_and_is_complained_of() -> None:
+def test_failing_condition_holds_and_is_reported() -> None:
     complaints: list[str] = []
     made = router(route(when="row.amount > 5"), complaints=complaints)
     assert kinds(made, transition(row=("1", "page", None))) == [(Kind.FIRED, ["out"])]
@@ -102,7 +81,7 @@ def test_a_condition_that_cannot_be_evaluated_holds_and_is_complained_of() -> No
     assert complaints[0].startswith("out: when: ")
 
 
-def test_what_is_merged_has_a_lane_for_each_group_and_what_is_not_has_none() -> None:
+def test_merged_route_has_an_ordering_key_per_group() -> None:
     made = router(route("plain"), route("mail", interval=30.0, group_by=("severity",)), route("sms", interval=5.0))
     [(_, addresses)] = made.addressed([transition()])
     assert addresses == (
@@ -112,7 +91,7 @@ def test_what_is_merged_has_a_lane_for_each_group_and_what_is_not_has_none() -> 
     )
 
 
-def test_what_ceased_to_match_is_merged_in_the_group_in_which_it_fired() -> None:
+def test_end_is_merged_in_the_group_it_fired_in() -> None:
     made = router(route(when="row.severity == 'page'", interval=30.0, group_by=("severity",)))
     story = [transition(), transition(Kind.UPDATED, WARN, PAGE)]
     told = [(one.kind, addresses) for one, addresses in made.addressed(story) if addresses]
@@ -120,14 +99,14 @@ def test_what_ceased_to_match_is_merged_in_the_group_in_which_it_fired() -> None
     assert told == [(Kind.FIRED, page), (Kind.RESOLVED, page)]
 
 
-def test_a_row_that_changes_the_column_it_is_grouped_by_is_told_in_another_group() -> None:
+def test_changed_group_column_changes_the_group() -> None:
     made = router(route(interval=30.0, group_by=("severity",)))
     story = [transition(), transition(Kind.UPDATED, WARN, PAGE), transition(Kind.RESOLVED, WARN)]
     lanes = [addresses[0].ordering_key for _, addresses in made.addressed(story)]
     assert lanes == [fingerprint("late", ["page"]), *[fingerprint("late", ["warn"])] * 2]
 
 
-def test_events_with_the_same_key_have_one_lane() -> None:
+def test_events_of_one_key_share_an_ordering_key() -> None:
     """NULL is a value like others."""
     made = router(route(order_by=("id", "severity")))
     [(_, [address])] = made.addressed([transition(Kind.EVENT, ("1", None, "2"))])
@@ -148,7 +127,7 @@ ROWS = st.sampled_from([PAGE, WARN, ("1", "page", "11"), ("1", "warn", "11")])
 
 
 @given(st.lists(ROWS, min_size=1))
-def test_a_route_with_a_condition_hears_what_a_view_with_that_condition_would_tell(rows: list[Row]) -> None:
+def test_condition_acts_like_a_filtered_view(rows: list[Row]) -> None:
     """The row of one key changes step by step, then goes; compare with the view of the matching rows."""
     made = router(route(when="row.severity == 'page'"))
     story = [transition(Kind.FIRED, rows[0])]
