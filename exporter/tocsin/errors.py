@@ -1,4 +1,4 @@
-"""What can go wrong, as types: one for each reader (the person who configures, the operator, the dispatcher)."""
+"""Errors, as types: one for each reader (the author of the configuration, the operator, the dispatcher)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,8 +7,7 @@ from enum import StrEnum
 
 
 class TocsinError(Exception):
-    """The root of Tocsin's own errors. Its text is for people: it names the place and what to do, and holds no
-    secret."""
+    """The root of Tocsin's own errors. The text names the place and what to do, and holds no secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,7 @@ class Problem:
 
 
 class ConfigError(TocsinError):
-    """A configuration that cannot be used, with every problem found, not just the first."""
+    """A configuration that cannot be used, with all its problems."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -44,12 +43,12 @@ class ConfigError(TocsinError):
 
 @contextmanager
 def needing(extra: str, path: str) -> Iterator[None]:
-    """Around an import: what is not installed becomes a ConfigError at `path` that names the extra to install."""
+    """Guard an import: a missing package becomes a ConfigError at `path` that names the extra to install."""
     try:
         yield
     except ModuleNotFoundError as error:
-        remedy = f"needs the Python package {error.name}; install it with: pip install 'tocsin[{extra}]'"
-        raise ConfigError([Problem(message=remedy, path=path)]) from None
+        fix = f"needs the Python package {error.name}; install it with: pip install 'tocsin[{extra}]'"
+        raise ConfigError([Problem(code="missing_package", message=fix, path=path, name=extra)]) from None
 
 
 class LedgerReason(StrEnum):
@@ -73,7 +72,7 @@ class LedgerError(TocsinError):
 
 
 class SourceReason(StrEnum):
-    """Why a source gives no rows; the values are metric labels."""
+    """Why a source delivers no rows; the values are metric labels."""
 
     CONNECT = "connect"
     AUTH = "auth"
@@ -129,8 +128,7 @@ class SourceError(TocsinError):
 
 
 class DeadLetterError(SourceError):
-    """A dead letter cannot be kept. The subscription itself works: the caller keeps it open and repeats the step that
-    failed."""
+    """A dead letter cannot be stored. The subscription works: the caller keeps it open and repeats the failed step."""
 
 
 class Reason(StrEnum):

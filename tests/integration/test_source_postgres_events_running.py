@@ -176,8 +176,8 @@ async def test_printed_sql_is_sufficient(database: Database, tmp_path: Path) -> 
     status, script, errors = await command(tmp_path, "sql")
     assert (status, errors) == (0, "")
     assert [line for line in script.splitlines() if line.startswith("-- For")] == [
-        "-- For the source shop. It may be run again.",
-        "-- For the channel out. It may be run again.",
+        "-- For the source shop. Safe to run again.",
+        "-- For the channel out. Safe to run again.",
     ]
     for _ in range(2):
         await database.run(script)

@@ -10,7 +10,7 @@ from tocsin.cli.arguments import arguments_parser
 
 
 class Exit(IntEnum):
-    """What the process says at its end."""
+    """Exit status of the process."""
 
     OK = 0
     FAILED = 1
@@ -22,7 +22,7 @@ class Exit(IntEnum):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and give its exit status. No traceback reaches a person, unless TOCSIN_DEBUG is set."""
+    """Run a command and return its exit status. Prints no traceback, unless TOCSIN_DEBUG is set."""
     parser = arguments_parser()
     chosen = parser.parse_args(arguments)
     if chosen.command is None:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # `tocsin outbox list | head`: nobody reads on. Python would complain once more when it closes the stream.
+        # `tocsin outbox list | head`: the reader is gone. Python would complain again when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
     except Exception as error:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from tocsin.faults import unexpected
 
         print(
-            f"tocsin: a defect of Tocsin: {unexpected(error)}. Please report it; with TOCSIN_DEBUG=1 it is shown whole",
+            f"tocsin: a defect of Tocsin: {unexpected(error)}. Please report it; TOCSIN_DEBUG=1 shows the traceback",
             file=sys.stderr,
         )
         return Exit.FAILED

@@ -33,14 +33,14 @@ def command(chosen: Namespace) -> Exit:
         print(yaml.safe_dump(config.redacted(), sort_keys=False, allow_unicode=True), end="")
     problems = check(config)
     if chosen.online:
-        # Problems say it; and the output may be for a machine.
+        # Problems are reported below, and the output may be JSON.
         logs.configure(LogSettings(level="error"))
         problems += asyncio.run(_online(config, quiet=chosen.json))
     return _report(problems, config.warnings, chosen, config)
 
 
 async def _online(config: Config, *, quiet: bool) -> list[Problem]:
-    """What the servers say. The objects are the ones that `tocsin run` would make."""
+    """Ask the servers. The objects are those that `tocsin run` would make."""
     sources = {name: build.make_source(source) for name, source in config.sources.items()}
     channels = {
         name: build.make_level(channel) if build.is_level(channel) else build.make_channel(channel)
@@ -85,4 +85,4 @@ def _summary(config: Config, *, online: bool) -> str:
     counts = ((config.alerts, "alert"), (config.sources, "source"), (config.channels, "channel"))
     parts = [f"{len(things)} {word}{'' if len(things) == 1 else 's'}" for things, word in counts]
     hint = "" if online else "; --online also asks the servers"
-    return f"the configuration is right: {', '.join(parts)}{hint}"
+    return f"the configuration is valid: {', '.join(parts)}{hint}"

@@ -18,7 +18,7 @@ def command(chosen: Namespace) -> Exit:
     if not scripts:
         raise TocsinError(_nothing(config, chosen.name))
     for (kind, name), text in scripts.items():
-        print(f"-- For the {kind} {name}. It may be run again.\n{text}")
+        print(f"-- For the {kind} {name}. Safe to run again.\n{text}")
     return Exit.OK
 
 
