@@ -1,4 +1,4 @@
-"""The stack in a Docker engine: its stand-ins, its commands, its containers."""
+"""The stack in a Docker engine: its replacements, commands and containers."""
 
 import json
 import os
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 BASE = "python:3.13-slim"
 PROJECT = "tocsin-rehearsal"
 LABEL = "tocsin.rehearsal"
-STAND_INS = {
+REPLACEMENTS = {
     "redpanda": "broker",
     "materialized": "materialized",
     "prometheus": "prometheus",
@@ -44,19 +44,19 @@ Done = subprocess.CompletedProcess[str]
 
 
 class SkipError(Exception):
-    """Why there is nothing to rehearse with."""
+    """Why a rehearsal is not possible."""
 
 
 class FailureError(Exception):
-    """What is not as it should be."""
+    """What failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """docker-compose.yml as this rehearsal runs it, without an `.env`.
+    """docker-compose.yml of this rehearsal, without `.env`.
 
     Args:
-        ports: name of a port's variable without `_PORT` -> where it is on 127.0.0.1.
+        ports: name of a port's variable without `_PORT` -> port on 127.0.0.1.
         jars: the folder of Apache Kafka's jars.
     """
 
@@ -64,7 +64,7 @@ class Stack:
     jars: Path
 
     def compose(self, *arguments: str, **environ: str) -> Done:
-        """Run `docker compose` with variables such as an `.env` sets.
+        """Run `docker compose` with variables as from an `.env`.
 
         Raises:
             FailureError: it did not succeed.
@@ -72,11 +72,11 @@ class Stack:
         return run(*_COMPOSE, *arguments, environ=self._environ(environ))
 
     def tried(self, *arguments: str, **environ: str) -> Done:
-        """As `compose`, where failing is an answer too."""
+        """As `compose`, where failing is a result too."""
         return quiet(*_COMPOSE, *arguments, environ=self._environ(environ))
 
     def begin(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
-        """As `compose`, without waiting for its end. Its words come on standard output."""
+        """As `compose`, without waiting for its end. All output is on standard output."""
         command = (*_COMPOSE, *arguments)
         pipe, both = subprocess.PIPE, subprocess.STDOUT
         return subprocess.Popen(command, env=self._environ(environ), stdout=pipe, stderr=both, text=True)
@@ -94,7 +94,7 @@ class Stack:
         return f"http://127.0.0.1:{self.ports[name.upper()]}"
 
     def container(self, service: str) -> str:
-        """Its id; empty where there is none."""
+        """Its id; empty if it does not exist."""
         return self.compose("ps", "--all", "--quiet", service).stdout.strip()
 
     def state(self, service: str, field: str) -> str:
@@ -102,8 +102,8 @@ class Stack:
 
     def healthy(self) -> set[str]:
         """The services that run and are healthy."""
-        told = [json.loads(line) for line in self.compose("ps", "--format", "json").stdout.splitlines()]
-        return {each["Service"] for each in told if (each["State"], each["Health"]) == ("running", "healthy")}
+        found = [json.loads(line) for line in self.compose("ps", "--format", "json").stdout.splitlines()]
+        return {each["Service"] for each in found if (each["State"], each["Health"]) == ("running", "healthy")}
 
     def is_healthy(self, service: str) -> bool:
         return service in self.healthy()
@@ -112,7 +112,7 @@ class Stack:
         return self.healthy() >= {*LASTING}
 
     def logs(self, service: str, **environ: str) -> str:
-        """All that a container has said."""
+        """The log of a container."""
         return self.compose("logs", "--no-log-prefix", service, **environ).stdout
 
     def kill(self, service: str) -> None:
@@ -122,9 +122,9 @@ class Stack:
         until(f"the end of {service}", lambda: self.state(service, ".State.Pid") != pid, 10)
 
     def pinned(self) -> dict[str, str]:
-        """Service -> the image that a stand-in takes the name of."""
+        """Service -> the image whose name a replacement takes."""
         services = json.loads(self.compose("config", "--format", "json", COMPOSE_PROFILES="novu").stdout)["services"]
-        return {service: services[service]["image"] for service in STAND_INS}
+        return {service: services[service]["image"] for service in REPLACEMENTS}
 
     def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
         return {
@@ -144,17 +144,17 @@ _COMPOSE = (
 
 
 def prepare() -> Stack:
-    """Build the stand-ins and give them the pinned names.
+    """Build the replacements and give them the pinned names.
 
     Raises:
-        SkipError: there is no engine, or something that the stand-ins are made of cannot be had.
+        SkipError: there is no engine, or a part of the replacements is missing.
     """
     if quiet("docker", "info").returncode:
         raise SkipError("no Docker engine answers")
     if quiet("docker", "compose", "version").returncode:
         raise SkipError("docker compose is not installed")
     if os.geteuid() != 0:
-        raise SkipError("only root can kill what runs in containers")
+        raise SkipError("only root can kill processes in containers")
     if quiet("docker", "image", "inspect", BASE).returncode and quiet("docker", "pull", "--quiet", BASE).returncode:
         raise SkipError(f"the base image {BASE} is neither here nor can it be pulled")
     try:
@@ -166,7 +166,7 @@ def prepare() -> Stack:
         label = quiet("docker", "image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image)
         if not label.returncode and not label.stdout.strip():
             raise SkipError(f"{image} is here, and may be the real one: docker compose up needs no rehearsal")
-    for service, target in STAND_INS.items():
+    for service, target in REPLACEMENTS.items():
         name = f"{PROJECT}:{target}"
         marked = ("--label", f"{LABEL}=1", "--target", target, "--tag", name)
         run("docker", "build", "--quiet", "--network", "host", *marked, str(HERE))
@@ -181,7 +181,7 @@ def clear(stack: Stack) -> None:
 
 
 def give_back(stack: Stack) -> None:
-    """Take the pinned names from the stand-ins."""
+    """Remove the pinned names of the replacements."""
     for image in stack.pinned().values():
         quiet("docker", "rmi", "--no-prune", image)
 
@@ -200,9 +200,9 @@ def quiet(*command: str, environ: Mapping[str, str] | None = None) -> Done:
 def run(*command: str, environ: Mapping[str, str] | None = None) -> Done:
     done = quiet(*command, environ=environ)
     if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
+        output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         shown = command[len(_COMPOSE) :] if command[: len(_COMPOSE)] == _COMPOSE else command[1:]
-        raise FailureError(f"docker {' '.join(shown)}: status {done.returncode}\n{said}")
+        raise FailureError(f"docker {' '.join(shown)}: status {done.returncode}\n{output}")
     return done
 
 
@@ -210,7 +210,7 @@ def until(what: str, condition: Callable[[], Any], seconds: float = 30) -> float
     """Wait for a condition. Returns how long it took.
 
     Raises:
-        FailureError: it did not come in time.
+        FailureError: it was not met in time.
     """
     started = time.monotonic()
     try:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Apache Kafka as the container `redpanda`: the same names, ports and folder. LATE is for how many seconds it lets others wait.
+# Apache Kafka as the container `redpanda`: the same names, ports and folder. LATE: seconds before it starts.
 set -eu
 sleep "${LATE:-0}"
 folder=/var/lib/redpanda/data/kafka

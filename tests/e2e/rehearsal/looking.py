@@ -1,4 +1,4 @@
-"""What a rehearsal does to the stack and sees of it from outside."""
+"""What a rehearsal changes and observes from outside."""
 
 import json
 import urllib.error
@@ -35,8 +35,8 @@ def inbox(stack: Stack) -> dict[str, Any]:
 
 
 def messages(stack: Stack, workflow: str, person: str) -> list[Any]:
-    told = inbox(stack)["notifications"]
-    return [each for each in told if (each["workflow"], each["subscriber"]) == (workflow, person)]
+    found = inbox(stack)["notifications"]
+    return [each for each in found if (each["workflow"], each["subscriber"]) == (workflow, person)]
 
 
 def webhooks(stack: Stack, name: str) -> list[Any]:
@@ -44,9 +44,9 @@ def webhooks(stack: Stack, name: str) -> list[Any]:
 
 
 def alerts(stack: Stack, status: str, organization: str) -> list[Any]:
-    """Alertmanager's, about deployments of an organization."""
-    told = [alert for each in webhooks(stack, "alertmanager") for alert in each["body"]["alerts"]]
-    return [a for a in told if a["status"] == status and a["labels"].get("organization") == organization]
+    """Alerts in Alertmanager's webhooks, about an organization."""
+    found = [alert for each in webhooks(stack, "alertmanager") for alert in each["body"]["alerts"]]
+    return [a for a in found if a["status"] == status and a["labels"].get("organization") == organization]
 
 
 def prometheus(stack: Stack, query: str) -> list[str]:
@@ -61,8 +61,8 @@ def delivered(stack: Stack) -> float:
 
 
 def stored(stack: Stack, topic: str) -> int:
-    """Events in a topic, as the broker tells those who come from outside of the containers."""
-    consumer = Consumer({"bootstrap.servers": f"127.0.0.1:{stack.ports['REDPANDA']}", "group.id": "look"})
+    """Number of events in a topic, read from outside the containers."""
+    consumer = Consumer({"bootstrap.servers": f"127.0.0.1:{stack.ports['REDPANDA']}", "group.id": "rehearsal"})
     try:
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=10)
         return int(high) - int(low)

@@ -1,5 +1,4 @@
-"""What a person gets wrong. Each mistake is answered by a clear message, or heals, and never by a container that ends
-and starts over and over."""
+"""Mistakes of users. Each has a clear message, or recovers, and never makes a container restart for ever."""
 
 import re
 import socket
@@ -15,22 +14,22 @@ WINDOW = "TOCSIN_SETUP_DEPLOYMENT_WINDOW"
 
 def no_secrets(stack: Stack) -> None:
     """The profile `novu` without an `.env`."""
-    said = stack.tried("--profile", "novu", "run", "--rm", "--no-deps", "novu-secrets")
-    check(said.returncode == 1 and "NOVU_JWT_SECRET" in said.stderr + said.stdout, f"no secrets: {said}")
+    result = stack.tried("--profile", "novu", "run", "--rm", "--no-deps", "novu-secrets")
+    check(result.returncode == 1 and "NOVU_JWT_SECRET" in result.stderr + result.stdout, f"no secrets: {result}")
 
 
 def missing_key_files(stack: Stack) -> None:
-    """A path that leads nowhere is told, and what runs goes on running."""
+    """A missing file is named, and running services keep running."""
     for service, variable in (("exporter", "NOVU_API_KEY_FILE"), ("alertmanager", "SLACK_WEBHOOK_URL_FILE")):
-        said = stack.tried("up", "--detach", "--wait", service, **{variable: "/no/such/file"})
-        shown = next((line for line in said.stderr.splitlines() if "/no/such/file" in line), "")
-        check(said.returncode != 0 and bool(shown), f"{variable}: {said}")
+        result = stack.tried("up", "--detach", "--wait", service, **{variable: "/no/such/file"})
+        shown = next((line for line in result.stderr.splitlines() if "/no/such/file" in line), "")
+        check(result.returncode != 0 and bool(shown), f"{variable}: {result}")
         report(f"{variable}: {shown.strip()}")
     stack.up()
 
 
 def wrong_slack_key(stack: Stack) -> None:
-    """Slack refuses: Alertmanager's log says so, and the inbox is told all the same."""
+    """Slack refuses: Alertmanager logs it, and the inbox still gets the message."""
     with tempfile.NamedTemporaryFile("w", prefix="slack-") as file:
         file.write("http://inbox:8925/services/not-the-key")
         file.flush()
@@ -46,18 +45,18 @@ def wrong_slack_key(stack: Stack) -> None:
 
 
 def taken_port(stack: Stack) -> None:
-    """Somebody has the port: Docker names it, and `up` goes on where it stopped once it is free."""
-    with socket.create_server(("127.0.0.1", 0)) as somebody:
-        port = somebody.getsockname()[1]
-        said = stack.tried("up", "--detach", "--wait", "inbox", INBOX_PORT=str(port))
-        shown = next((line for line in said.stderr.splitlines() if f":{port}" in line), "")
-        check(said.returncode != 0 and "address already in use" in shown, str(said))
+    """A port is in use: Docker names it, and `up` succeeds once it is free."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = stack.tried("up", "--detach", "--wait", "inbox", INBOX_PORT=str(port))
+        shown = next((line for line in result.stderr.splitlines() if f":{port}" in line), "")
+        check(result.returncode != 0 and "address already in use" in shown, str(result))
         report(f"taken port: {re.sub('[0-9a-f]{64}', '...', shown.strip())}")
     stack.up()
 
 
 def setup_twice(stack: Stack) -> None:
-    """Two at once, both with something to replace, under a Tocsin that reads it; then the same back again."""
+    """Two at once, both with a view to recreate, while Tocsin reads it; then back again."""
     row = spiking("A", "amy")
     change(stack, "insert", row)
     until("the message", lambda: messages(stack, "deployment-spike", "amy"))
@@ -65,9 +64,9 @@ def setup_twice(stack: Stack) -> None:
     for window in ("3 minutes", "2 minutes"):
         command = ("run", "--rm", "--no-deps", "-T", "--env", f"{WINDOW}={window}", "setup")
         for run in [stack.begin(*command), stack.begin(*command)]:
-            said, _ = run.communicate(timeout=120)
+            result, _ = run.communicate(timeout=120)
             if run.returncode:
-                raise FailureError(f"setup beside setup: status {run.returncode}\n{said}")
+                raise FailureError(f"setup beside setup: status {run.returncode}\n{result}")
         until("health after setup", lambda: stack.is_healthy("exporter"), 60)
     until("the end of what the view no longer has", lambda: 'organization="A"' not in gauges(stack))
     until("the message of the end", lambda: messages(stack, "deployment-calm", "amy"))

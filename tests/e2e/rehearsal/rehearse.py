@@ -1,18 +1,17 @@
-"""Rehearse `docker compose up` where no image can be pulled.
+"""Rehearse `docker compose up` where images cannot be pulled.
 
-The project's own images are built and run as docker-compose.yml says, the real `setup` among them. Stand-ins take the
-pinned names of the others: Apache Kafka for Redpanda, a double of Materialize that knows what is defined and holds the
-rows it is given, Prometheus and Alertmanager as Debian packages them (Dockerfile and compose.yaml beside this).
+The project's own images are built and run as in docker-compose.yml, with the real `setup`. Replacements take the pinned
+names of the others: Apache Kafka for Redpanda, a double of Materialize that keeps definitions and the rows it is given,
+Prometheus and Alertmanager from Debian's packages (see Dockerfile and compose.yaml).
 
     tests/e2e/rehearsal/run                          everything once
     tests/e2e/rehearsal/run --starts 10 --late 60    ten starts, and a broker that is a minute late
-    tests/e2e/rehearsal/run --keep                   leave the stack running, to look at it; a later run clears it away
+    tests/e2e/rehearsal/run --keep                   leave the stack running; the next run removes it
 
 Needs a Docker engine with Compose, the base image (python:3.13-slim, or one of that name), packages for pip and apt,
-Java and Maven (or Kafka's jars, fetched by a test before), and root, to kill what runs in containers. Says "skipped"
-and why, with exit status 0, where that is not there. Grafana is left out, and so is Novu itself: of its profile, the
-order, Redis, the bootstrap and what Tocsin is handed are rehearsed. What it started is gone afterwards, and so are the
-names that the stand-ins borrowed.
+Java and Maven (or Kafka's jars, fetched by a test before), and root, to kill processes in containers. Without them it
+prints "skipped" and why, with exit status 0. Grafana and Novu itself are left out: of Novu's profile, the order, Redis,
+the bootstrap and the key for Tocsin are rehearsed. In the end everything is removed, also the borrowed names.
 """
 
 import argparse
@@ -55,17 +54,17 @@ from e2e.rehearsal.looking import (
 from e2e.rehearsal.mistakes import MISTAKES
 
 OWN_LAYERS_LIMIT = 110_000_000
-"""What an image of ours may add to its base, which has some 125 MB: the whole stays below 250 MB."""
+"""What an image may add to its base, which has 125 MB: the whole stays below 250 MB."""
 
 
 def start(stack: Stack) -> None:
-    """A first start, with nothing stored and no `.env`."""
+    """A first start, without data and without `.env`."""
     started = time.monotonic()
     stack.compose("build", *OWN)
     report(f"images built in {time.monotonic() - started:.0f} s")
     report(f"all healthy after {stack.up():.1f} s")
     restarts = {service: stack.state(service, ".RestartCount") for service in (*LASTING, "setup")}
-    check(restarts.pop("setup") == "1", "setup was to be tried twice")
+    check(restarts.pop("setup") == "1", "setup should have been tried twice")
     check(set(restarts.values()) == {"0"}, f"restarts at the start: {restarts}")
     check(" created" in stack.logs("setup").splitlines()[-1], stack.logs("setup"))
     for topic in ("customer_events", "winning_bids"):
@@ -73,7 +72,7 @@ def start(stack: Stack) -> None:
 
 
 def images(_: Stack) -> None:
-    """What the project's images are."""
+    """Size and user of the project's images."""
     base = _size(BASE)
     for service in OWN:
         image = f"tocsin-{service}:local"
@@ -85,49 +84,49 @@ def images(_: Stack) -> None:
 
 
 def sealed(stack: Stack) -> None:
-    """What a process in the exporter may do."""
+    """The exporter is unprivileged, read-only and without a compiler."""
     inside = "import os, shutil; print(os.getuid(), [t for t in ('gcc', 'cc', 'make', 'pip') if shutil.which(t)])"
-    said = stack.compose("exec", "-T", "exporter", "python", "-c", inside).stdout.strip()
-    report(f"exporter: user and tools to build with: {said}")
-    check(said.startswith("10001 "), "the exporter should run as 10001")
-    check("cc" not in said and "make" not in said, "the exporter should have no compiler")
+    found = stack.compose("exec", "-T", "exporter", "python", "-c", inside).stdout.strip()
+    report(f"exporter: user and build tools: {found}")
+    check(found.startswith("10001 "), "the exporter should run as 10001")
+    check("cc" not in found and "make" not in found, "the exporter should have no compiler")
     tried = stack.tried("exec", "-T", "--user", "0", "exporter", "touch", "/opt/x").stderr
     check("Read-only file system" in tried, f"the root is not read-only: {tried}")
 
 
 def memory(stack: Stack) -> None:
-    """What everything takes while little happens."""
-    until("Prometheus's readings", lambda: prometheus(stack, 'up{job=~"tocsin|producer"}') == ["1", "1"])
+    """Memory at low load."""
+    until("samples in Prometheus", lambda: prometheus(stack, 'up{job=~"tocsin|producer"}') == ["1", "1"])
     named = ["docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}"]
     lines = run(*named, *map(stack.container, LASTING)).stdout.splitlines()
     for line in lines:
         report(line.removeprefix(f"{PROJECT}-"))
     used = [re.match(r"\S+ ([\d.]+)([MG])iB", line) for line in lines]
-    report(f"together: {sum(float(u[1]) * (1 if u[2] == 'M' else 1024) for u in used if u):.0f} MiB")
+    report(f"in all: {sum(float(u[1]) * (1 if u[2] == 'M' else 1024) for u in used if u):.0f} MiB")
 
 
 def spike(stack: Stack) -> None:
-    """A row comes and goes, and both paths tell of it."""
+    """A row is inserted and deleted, and both paths notify of it."""
     row = spiking("B", "bob")
     started = time.monotonic()
     change(stack, "insert", row)
     until("the gauge", lambda: 'organization="B"' in gauges(stack))
     until("the message of Novu", lambda: messages(stack, "deployment-spike", "bob"))
-    report(f"row -> Novu's message: {time.monotonic() - started:.1f} s")
+    report(f"row -> message of Novu: {time.monotonic() - started:.1f} s")
     until("the webhook", lambda: webhooks(stack, "audit"))
-    until("Prometheus's reading", lambda: prometheus(stack, 'organization_alert{organization="B"}') == ["11"])
-    until("Alertmanager's message", lambda: alerts(stack, "firing", "B"), 60)
-    report(f"row -> Alertmanager's message: {time.monotonic() - started:.1f} s")
+    until("the sample in Prometheus", lambda: prometheus(stack, 'organization_alert{organization="B"}') == ["11"])
+    until("the message of Alertmanager", lambda: alerts(stack, "firing", "B"), 60)
+    report(f"row -> message of Alertmanager: {time.monotonic() - started:.1f} s")
     started = time.monotonic()
     change(stack, "delete", row)
     until("the end of the gauge", lambda: 'organization="B"' not in gauges(stack))
     until("the message of the end", lambda: messages(stack, "deployment-calm", "bob"))
     until("Alertmanager's message of the end", lambda: alerts(stack, "resolved", "B"), 90)
-    report(f"row gone -> Alertmanager's message: {time.monotonic() - started:.1f} s")
+    report(f"row deleted -> message of Alertmanager: {time.monotonic() - started:.1f} s")
 
 
 def killed_exporter(stack: Stack) -> None:
-    """What happens while the exporter is dead is told when it is back, once; a reload before does not change that."""
+    """Changes while the exporter is dead are notified once when it is back, also after a reload."""
     row = spiking("C", "cat")
     change(stack, "insert", row)
     until("the message", lambda: messages(stack, "deployment-spike", "cat"))
@@ -140,12 +139,12 @@ def killed_exporter(stack: Stack) -> None:
     check('organization="C"' not in gauges(stack), "the gauge is not the view")
     for workflow in ("deployment-spike", "deployment-calm"):
         check(
-            len(messages(stack, workflow, "cat")) == 1, f"{workflow} came {len(messages(stack, workflow, 'cat'))} times"
+            len(messages(stack, workflow, "cat")) == 1, f"{workflow}: {len(messages(stack, workflow, 'cat'))} messages"
         )
 
 
 def killed_others(stack: Stack) -> None:
-    """Any other service comes back by itself, and the stack heals."""
+    """Every other killed service comes back, and the stack recovers."""
     for service in LASTING[::-1]:
         if service == "exporter":
             continue
@@ -155,16 +154,16 @@ def killed_others(stack: Stack) -> None:
         until("everything to be healthy", stack.all_healthy, 90)
         report(f"{service} killed -> all healthy: {time.monotonic() - started:.1f} s")
         if service == "redpanda":
-            # By now Prometheus has read the producer since the broker's death, so what is more is new.
+            # By now Prometheus has scraped the producer since the broker died, so any more are new.
             before = delivered(stack)
-            until("events that the broker confirms again", lambda: delivered(stack) > before, 60)  # noqa: B023
+            until("newly confirmed events", lambda: delivered(stack) > before, 60)  # noqa: B023
     change(stack, "insert", spiking("D", "dan"))
     until("the message", lambda: messages(stack, "deployment-spike", "dan"))
-    until("Alertmanager's message", lambda: alerts(stack, "firing", "D"), 60)
+    until("the message of Alertmanager", lambda: alerts(stack, "firing", "D"), 60)
 
 
 def restarted(stack: Stack) -> None:
-    """Everything at once is stopped and started, in no order."""
+    """All services are restarted at once, in no order."""
     started = time.monotonic()
     stack.compose("restart", "--timeout", "10", *LASTING)
     until("everything to be healthy", stack.all_healthy, 120)
@@ -172,7 +171,7 @@ def restarted(stack: Stack) -> None:
 
 
 def again(stack: Stack, starts: int, late: float) -> None:
-    """A second `up`, and one after each `down`, end as the first did; the last with a broker that lets others wait."""
+    """A second `up`, and one after each `down`, succeed, too; the last with a slow broker."""
     report(f"up again: healthy after {stack.up():.1f} s")
     for number in range(1, starts + 1):
         stack.down()
@@ -181,21 +180,21 @@ def again(stack: Stack, starts: int, late: float) -> None:
         report(f"down and up {number}{f', broker {slow:g} s late' if slow else ''}: healthy after {took:.1f} s")
         check(stack.state("setup", ".RestartCount") == "0", "setup was tried more than once")
         done = stack.logs("setup").splitlines()[-1]
-        check(re.fullmatch(r"demo: \d+ granted, \d+ unchanged", done) is not None, f"setup: {done}")
+        check(re.fullmatch(r"demo: \d+ unchanged", done) is not None, f"setup: {done}")
 
 
 def own_novu(stack: Stack) -> None:
-    """The profile `novu` in its order: secrets, stores, server, bootstrap, and Tocsin with the key left for it."""
+    """The profile `novu` in its order: secrets, databases, server, bootstrap, and Tocsin with its key."""
     with tempfile.TemporaryDirectory() as folder:
         command = (sys.executable, str(ROOT / "novu/bootstrap.py"), "secrets")
-        made = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
-    environ = dict(line.split("=", 1) for line in made.splitlines() if "=" in line and not line.startswith("#"))
-    for said in ("workflows: made deployment-spike", "workflows: all there"):
+        written = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    environ = dict(line.split("=", 1) for line in written.splitlines() if "=" in line and not line.startswith("#"))
+    for line in ("workflows: created deployment-spike", "workflows: nothing to create"):
         took = stack.up("novu-bootstrap", "exporter", **environ)
-        report(f"{said.partition(',')[0]}: healthy after {took:.1f} s")
-        check(said in stack.logs("novu-bootstrap", **environ), "novu-bootstrap did not say so")
+        report(f"{line.partition(',')[0]}: healthy after {took:.1f} s")
+        check(line in stack.logs("novu-bootstrap", **environ), f"novu-bootstrap did not log {line!r}")
     change(stack, "insert", spiking("B", "bea"))
-    until("what Novu took", lambda: "/v1/events/trigger HTTP/1.1 201" in stack.logs("novu-api", **environ))
+    until("an accepted event", lambda: "/v1/events/trigger HTTP/1.1 201" in stack.logs("novu-api", **environ))
 
 
 def _size(image: str) -> int:
@@ -205,7 +204,7 @@ def _size(image: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=1, help="how often to stop and start everything (default 1)")
-    parser.add_argument("--late", type=float, default=10, help="seconds that the broker lets others wait (default 10)")
+    parser.add_argument("--late", type=float, default=10, help="seconds that the last broker is late (default 10)")
     parser.add_argument("--keep", action="store_true", help="leave the stack running")
     chosen = parser.parse_args()
     try:
@@ -236,7 +235,7 @@ def main() -> int:
         else:
             clear(stack)
             give_back(stack)
-    print("rehearsal: all as it should be")
+    print("rehearsal: passed")
     return 0
 
 
