@@ -6,8 +6,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 # Files that are checked for the words in tools/words.
-PLAIN  := Makefile examples SECURITY.md CHANGELOG.md alertmanager grafana prometheus docs ':!docs/settings.md' \
-          ':!docs/metrics.md' ':!docs/from-the-environment.md' materialize demo producer compose docker-compose.yml novu .env.example \
+PLAIN  := README.md Makefile examples SECURITY.md CHANGELOG.md alertmanager grafana prometheus docs ':!docs/settings.md' \
+          materialize demo producer compose docker-compose.yml novu .env.example \
           ':!demo/tocsin_demo/stack/processes.py'
 
 .DEFAULT_GOAL := help
