@@ -150,13 +150,6 @@ async def test_clean_restart_notifies_no_one_again(harness: AlertmanagerHarness)
         assert sorted(harness.notified()) == [("firing", "Late1"), ("firing", "Late2"), ("resolved", "Late2")]
 
 
-async def test_thousand_alerts_arrive(harness: AlertmanagerHarness) -> None:
-    async with harness.server() as server, harness.loop(server.url, **KEYED) as loop:
-        harness.fires(loop, *map(str, range(1000)))
-        await until_some(knows(server, *[f"Late{key}" for key in range(1000)]))
-        assert loop.failed == 0
-
-
 async def test_any_text_in_a_row_is_accepted(harness: AlertmanagerHarness) -> None:
     texts = [
         "\0",

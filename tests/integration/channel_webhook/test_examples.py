@@ -308,26 +308,3 @@ def _loaded(table: str, at: int) -> Message:
     )
     id_ = notification_id(transition, "rebuild")
     return Message(id=id_, alert="loaded", kind=Kind.UPDATED, envelope=build(transition, id_, View()))
-
-
-def test_migration_names_every_field_of_a_trigger() -> None:
-    fields = (
-        "url",
-        "method",
-        "headers",
-        "payloadTemplate",
-        "timeout",
-        "timeoutSecs",
-        "maxAttempts",
-        "maxRetries",
-        "interval",
-    )
-    variables = (
-        "materialization_name", "collection_names", "connector_image", "flow_published_at_min", "flow_published_at_max",
-        "flow_run_id", "run_id", "headers.Name",
-    )  # fmt: skip
-    table = "\n".join(line for line in MIGRATION.splitlines() if line.startswith("|"))
-    assert [name for name in (*fields, *variables) if f"`{name}" not in table] == []
-    for ours in ("url", "method", "headers", "secrets", "body", "body_text", "timeout", "max_attempts", "interval"):
-        assert f"`{ours}" in table
-        assert ours in {field.alias or name for name, field in webhook.Config.model_fields.items()}
