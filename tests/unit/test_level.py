@@ -77,11 +77,11 @@ async def test_receiver_that_hangs_delays_no_other(levels: LevelHarness) -> None
 async def test_waits_double_and_honour_retry_after(levels: LevelHarness) -> None:
     levels.level.answers["a"] = DOWN
     await levels.fires("1")
-    for passed, pushes in ((0.9, 1), (0.2, 2), (1.7, 2), (0.4, 3)):
+    for passed, pushes in ((0.9, 1), (0.2, 2), (1.7, 2), (0.4, 3), (3.5, 3)):
         await levels.advance(passed)
         assert len(levels.level.sent("a")) == pushes
     levels.level.answers["a"] = Retry(Reason.RATE_LIMITED, "slowly", after=20.0)
-    await levels.advance(4)
+    await levels.advance(0.6)
     await levels.advance(19)
     assert len(levels.level.sent("a")) == 4
     await levels.advance(4)
