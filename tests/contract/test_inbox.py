@@ -100,19 +100,7 @@ async def test_demo_creates_unknown_workflows() -> None:
     assert "never-seen" in novu.inbox.engine.workflows
 
 
-# Faults
-
-
-async def test_status_is_answered_for_some_requests() -> None:
-    async with fake_novu() as novu, sdk(novu) as client:
-        novu.fault("status", status=429, retry_after=7, times=2)
-        for _ in range(2):
-            with pytest.raises(models.NovuError) as refused:
-                await client.trigger_async(trigger_event_request_dto=event("x"), idempotency_key="x")
-            assert (refused.value.status_code, refused.value.headers["retry-after"]) == (429, "7")
-        await client.trigger_async(trigger_event_request_dto=event("x"), idempotency_key="x")
-        await novu.until_delivered(1)
-    assert len(novu.messages("x")) == 1
+# Faults; tests/integration/channel_novu uses them all
 
 
 async def test_stored_error_is_replayed_under_its_key() -> None:
@@ -123,21 +111,6 @@ async def test_stored_error_is_replayed_under_its_key() -> None:
                 await client.trigger_async(trigger_event_request_dto=event("x"), idempotency_key="x")
             assert refused.value.status_code == 500
         assert [each.replayed for each in novu.requests()] == [False, True]
-
-
-@pytest.mark.parametrize(("processed", "messages"), [(False, 0), (True, 1)])
-async def test_connection_is_cut_before_or_after_the_work(processed: bool, messages: int) -> None:
-    clock = Clock()
-    async with fake_novu(clock=clock) as novu, sdk(novu) as client:
-        novu.fault("cut", processed=processed, times=1)
-        with pytest.raises(httpx.TransportError):
-            await client.trigger_async(trigger_event_request_dto=event("cut"), idempotency_key="cut")
-        clock.now += 1
-        assert len(novu.messages("cut")) == messages
-        await client.trigger_async(trigger_event_request_dto=event("cut"), idempotency_key="cut")
-        clock.now += 1
-        assert len(novu.messages("cut")) == 1
-        assert [each.status for each in novu.requests()] == [None, 201]
 
 
 async def test_hanging_request_takes_effect_and_ends_when_cleared() -> None:
@@ -160,29 +133,6 @@ async def test_key_is_in_progress_while_the_server_is_slow() -> None:
             await client.trigger_async(trigger_event_request_dto=event("x"), idempotency_key="x")
         assert (refused.value.status_code, refused.value.headers["retry-after"]) == (409, "1")
         assert (await slow).result.status == "processed"
-
-
-async def test_garbage_comes_with_a_201() -> None:
-    async with fake_novu() as novu, sdk(novu) as client:
-        novu.fault("garbage", times=1)
-        with pytest.raises(models.NovuError) as unread:
-            await client.trigger_async(trigger_event_request_dto=event("garbage"))
-        await novu.until_delivered(1)
-    assert unread.value.status_code == 201
-
-
-async def test_events_are_refused_inside_a_201() -> None:
-    clock = Clock()
-    async with fake_novu(clock=clock) as novu, sdk(novu) as client:
-        novu.fault("event_status", event_status="no_workflow_active_steps_defined", times=2)
-        one = await client.trigger_async(trigger_event_request_dto=event("c"))
-        many = await client.trigger_bulk_async(bulk_trigger_event_dto=bulk(event("a"), event("b")))
-        clock.now += 1
-        assert novu.notifications() == ()
-        novu.fault("bad_event", index=1, times=1)
-        some = await client.trigger_bulk_async(bulk_trigger_event_dto=bulk(event("d"), event("e"), event("f")))
-    assert {each.status for each in (one.result, *many.result)} == {"no_workflow_active_steps_defined"}
-    assert [each.status for each in some.result] == ["processed", "error", "processed"]
 
 
 async def test_faults_are_ordered_and_cleared_over_http() -> None:

@@ -79,21 +79,12 @@ async def test_card_takes_title_and_body_from_payload(payload: Any, title: str, 
     assert (card["title"], card["body"], card["severity"]) == (title, body, severity)
 
 
-async def test_other_fields_are_listed_unless_empty() -> None:
+async def test_other_fields_are_listed_with_previous_values() -> None:
     card = await shown({"title": "Hot", "celsius": 39.4, "sensor": {"id": 17}, "ok": True, "note": None, "more": ""})
     assert card["fields"] == [["celsius", "39.4", None], ["sensor", '{"id": 17}', None], ["ok", "true", None]]
-
-
-async def test_changed_field_shows_its_previous_value() -> None:
     card = await shown(ENVELOPE)
     assert card["fields"] == [["value", "57", None], ["organization", "Contoso", None], ["errors", "57", "42"]]
     assert card["labels"] == [["organization", "Contoso"], ["severity", "high"]]
-
-
-async def test_very_long_message_is_cut() -> None:
-    card = await shown({"message": "x" * 100_000, **{f"field-{n}": "y" * 5_000 for n in range(100)}})
-    assert len(json.dumps(card)) < 20_000
-    assert card["more"] == 76
 
 
 async def test_card_shows_state_of_its_message() -> None:
@@ -146,19 +137,6 @@ async def test_people_and_webhooks_have_separate_columns() -> None:
         ("ops", "POST /webhook/ops", "webhook"),
     ]
     assert [card["copies"] for card in seen["columns"][1]["cards"]] == [1, 0]
-
-
-async def test_stream_sends_every_change() -> None:
-    async with (
-        fake_novu() as novu,
-        aiohttp.ClientSession(novu.url, headers=HEADERS) as http,
-        http.get("/page/stream") as stream,
-    ):
-        assert json.loads((await stream.content.readuntil(b"\n\n")).removeprefix(b"data: "))["columns"] == []
-        await trigger(http, "inapp-alert")
-        while not (seen := json.loads((await stream.content.readuntil(b"\n\n")).removeprefix(b"data: ")))["columns"]:
-            pass
-    assert seen["counters"]["messages"] == 1
 
 
 async def test_page_is_self_contained() -> None:

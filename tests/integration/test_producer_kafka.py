@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from tocsin_producer.errors import EventRefusedError, SinkError
-from tocsin_producer.events import Kind, Schedule
 from tocsin_producer.metrics import Metrics
-from tocsin_producer.plan import Plan
-from tocsin_producer.run import run
 from tocsin_producer.sinks.kafka import KafkaSink
 
 
@@ -33,37 +30,6 @@ def unused() -> Iterator[str]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
-
-
-def consumed(brokers: str, topic: str, count: int) -> list[Message]:
-    consumer = Consumer(
-        {"bootstrap.servers": brokers, "group.id": "test", "auto.offset.reset": "earliest", "log_level": 2}
-    )
-    consumer.subscribe([topic])
-    messages: list[Message] = []
-    deadline = time.monotonic() + 30
-    while len(messages) < count and time.monotonic() < deadline:
-        message = consumer.poll(0.5)
-        if message is not None and message.error() is None:
-            messages.append(message)
-    consumer.close()
-    return messages
-
-
-def test_events_arrive_and_are_counted(brokers: str) -> None:
-    metrics = Metrics()
-    sink = KafkaSink(brokers, metrics=metrics, monotonic=time.monotonic)
-    plan = Plan(rate=0, bid_rate=0, spike_interval=0.01, limit=30)
-    events = list(Schedule(plan).events(start=0.0))
-    assert run(events, sink, metrics=metrics, monotonic=time.monotonic, wait=threading.Event().wait)
-    sink.close()
-    assert metrics.delivered == {"customer_events": 30}
-    assert metrics.errors == {}
-    messages = consumed(brokers, "customer_events", 30)
-    assert sorted((message.key(), message.value()) for message in messages) == sorted(
-        (event.key, event.value) for event in events
-    )
-    assert Kind.SPIKE in {event.kind for event in events}
 
 
 def test_oversized_event_is_refused_and_the_next_passes(brokers: str) -> None:

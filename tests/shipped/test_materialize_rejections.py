@@ -34,11 +34,11 @@ def event_with(name: str) -> bytes:
     )
 
 
-SOUND = event_with("Ann")
+VALID = event_with("Ann")
 HOSTILE = {
     "not UTF-8": [
         b"\xff\xfe",
-        SOUND + b"\0",
+        VALID + b"\0",
         event_with("a\x00b"),
         event_with("\xc3"),  # cut off
         event_with("\xc0\xaf"),  # longer than it need be
@@ -50,50 +50,28 @@ HOSTILE = {
         event_with("\x80"),
     ],
     "not a flat JSON object": [
-        b"",
-        b" ",
-        b"null",
-        b"7",
-        b'"x"',
-        b"[1,2]",
-        b"{",
-        b'{"broken',
-        b"{,}",
-        b'{"a":1,}',
-        b'{"a" 1}',
-        b"{'a':1}",
-        b"{a:1}",
-        b'{"a":1}{"b":2}',
-        b'{"a":01}',
-        b'{"a":1.}',
-        b'{"a":.5}',
-        b'{"a":+1}',
-        b'{"a":NaN}',
-        b'{"a":1e999999}',
-        b'{"a":' + b"9" * 5000 + b"}",
-        b'{"a":{"nested":true}}',
-        b'{"a":[]}',
-        b'{"a":' * 2000 + b"1" + b"}" * 2000,
-        b'{"a":True}',
-        b'{"a":"\n"}',
-        b'{"a":"\\x"}',
-        b'{"a":"\\u00"}',
-        b'{"a":"\\u0000"}',
-        b'{"a":"\\ud83d"}',
-        b'{"a":"\\udc00\\ud800"}',
-        b"\xef\xbb\xbf" + SOUND,  # a byte order mark
-        b"\xc2\xa0" + SOUND,  # a blank that is none in JSON
-        SOUND + b"\xe2\x80\xa8",
-        SOUND + b"\x0b",
-        b"\x0c" + SOUND,
-        b"\xc2\x85" + SOUND,
+        *(b"", b" ", b"null", b"7", b'"x"', b"[1,2]", b"{", b'{"broken', b"{,}", b'{"a":1,}', b'{"a" 1}'),
+        *(b"{'a':1}", b"{a:1}", b'{"a":1}{"b":2}', b'{"a":01}', b'{"a":1.}', b'{"a":.5}', b'{"a":+1}', b'{"a":NaN}'),
+        *(b'{"a":1e999999}', b'{"a":' + b"9" * 5000 + b"}", b'{"a":True}'),
+        *(b'{"a":{"nested":true}}', b'{"a":[]}', b'{"a":' * 2000 + b"1" + b"}" * 2000),
+        *(
+            b'{"a":"\n"}',
+            b'{"a":"\\x"}',
+            b'{"a":"\\u00"}',
+            b'{"a":"\\u0000"}',
+            b'{"a":"\\ud83d"}',
+            b'{"a":"\\udc00\\ud800"}',
+        ),
+        b"\xef\xbb\xbf" + VALID,  # a byte order mark
+        *(b"\xc2\xa0" + VALID, VALID + b"\xe2\x80\xa8", b"\xc2\x85" + VALID),  # white space, but not in JSON
+        *(VALID + b"\x0b", b"\x0c" + VALID),
     ],
 }
 
 
 @pytest.mark.parametrize(("reason", "message"), [(reason, one) for reason, many in HOSTILE.items() for one in many])
 def test_hostile_message_is_rejected_with_its_reason(model: Model, reason: str, message: bytes) -> None:
-    model.receive(message, message, SOUND)
+    model.receive(message, message, VALID)
     model.receive(message, topic=WINNING_BIDS)
     assert [row[3] for row in model.rows("rejected_events")] == [reason] * 3
     assert [row[2] for row in model.rows("dim_deployments")] == [1]

@@ -158,13 +158,6 @@ def test_metrics_are_served_while_it_runs() -> None:
     assert re.search(r"^tocsin_producer_lag_seconds \d", page, re.MULTILINE)
 
 
-def test_taken_metrics_port_is_a_one_line_error() -> None:
-    done = finished("--sink", "stdout", "--limit", "1", "--metrics-port", "99999")
-    assert done.returncode == 1
-    assert "cannot serve metrics on 127.0.0.1:99999: no such port" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_extras_are_imported_only_when_used(tmp_path: Path) -> None:
     for module in ("confluent_kafka", "prometheus_client"):
         (tmp_path / f"{module}.py").write_text("raise ImportError\n")

@@ -109,14 +109,6 @@ def test_busy_sink_is_flushed_and_can_be_stopped() -> None:
     assert 600 <= len(sink.sent) < 2000
 
 
-def test_stop_ends_the_run_before_the_next_event() -> None:
-    clock = Clock(stop_at=3)
-    sink = Recorder(clock)
-    assert not paced(at(0.0, 2.0, 4.0), clock, sink)
-    assert [key for _, key in sink.sent] == [b"0", b"1"]
-    assert sink.kept == 0
-
-
 def test_refused_event_is_counted_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     sink = Recorder(clock, refuses=[b"1"])
