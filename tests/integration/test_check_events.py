@@ -1,4 +1,4 @@
-"""What `tocsin check --online` says of the columns that alerts on events name, against real servers."""
+"""What `tocsin check --online` reports about the columns of events, against real servers."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def config(database: Database, **alert: Any) -> dict[str, Any]:
 
 
 async def checked(directory: Path, whole: dict[str, Any]) -> dict[str, str]:
-    """What `check --online` finds: path -> message."""
+    """Path -> message of what `check --online` finds."""
     file = write(directory / "tocsin.yaml", whole)
     status, output, errors = await command(directory, "check", "--online", "--json", "--config", str(file))
     found = {problem["path"]: problem["message"] for problem in json.loads(output)["problems"]}

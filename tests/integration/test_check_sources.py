@@ -1,5 +1,4 @@
-"""What `tocsin check --online` says of sources of events, against real servers: nothing where all is right, else one
-sentence that says what is wrong, and nothing there is taken or made."""
+"""What `tocsin check --online` reports about sources of events, against real servers. It reads and creates nothing."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +24,6 @@ from support.rabbitmq import (
     RabbitMQ,
     new_queue,
     peer,
-    rabbitmq,
     shared_rabbitmq,
 )
 from support.tocsin import command, write
@@ -76,7 +74,7 @@ async def exists(other: Peer, queue: str) -> bool:
     return True
 
 
-async def test_a_queue_that_will_be_made_is_no_problem_and_is_not_made(other: Peer) -> None:
+async def test_missing_queue_is_neither_a_problem_nor_created(other: Peer) -> None:
     queue = new_queue()
     settings = {"exchange": f"{queue}.e", "binding_keys": "#"}
     assert await asked(shared_rabbitmq(), queue, **settings) == []
@@ -86,7 +84,7 @@ async def test_a_queue_that_will_be_made_is_no_problem_and_is_not_made(other: Pe
         await other.channel.get_exchange(f"{queue}.e")
 
 
-async def test_a_queue_and_an_exchange_for_dead_letters_that_are_not_made_have_to_be_there(other: Peer) -> None:
+async def test_queue_and_exchange_must_exist_without_declare(other: Peer) -> None:
     queue = new_queue()
     guest = {"user": GUEST, "password": GUEST_PASSWORD, "declare": False}
     of_queue, of_exchange = await asked(shared_rabbitmq(), queue, **guest)
@@ -96,10 +94,10 @@ async def test_a_queue_and_an_exchange_for_dead_letters_that_are_not_made_have_t
     await other.channel.declare_exchange(f"{queue}.dead", "fanout")
     await other.send(queue, {"alert": "late"})
     assert await asked(shared_rabbitmq(), queue, **guest) == []
-    assert await other.look(queue) == (1, 0), "the message is still there, and nobody takes any"
+    assert await other.look(queue) == (1, 0), "the message is still there, and has no consumer"
 
 
-async def test_what_is_there_with_other_arguments_is_told_all_of_it(other: Peer) -> None:
+async def test_every_different_argument_is_reported(other: Peer) -> None:
     queue = new_queue()
     await other.channel.declare_queue(queue, durable=True, arguments={"x-max-length": 5})
     await other.channel.declare_exchange(f"{queue}.e", "fanout", durable=True)
@@ -111,15 +109,10 @@ async def test_what_is_there_with_other_arguments_is_told_all_of_it(other: Peer)
     assert await asked(shared_rabbitmq(), queue, **fitting) == []
 
 
-async def test_a_login_that_rabbitmq_refuses_is_told() -> None:
+async def test_login_refused_by_rabbitmq_is_reported() -> None:
     queue = new_queue()
     one(await asked(shared_rabbitmq(), queue, password=WRONG), "ACCESS_REFUSED")
     one(await asked(shared_rabbitmq(), queue, vhost="nowhere"), "vhost nowhere not found")
-
-
-async def test_a_rabbitmq_that_is_stopped_is_told(tmp_path: Path) -> None:
-    with rabbitmq(tmp_path) as broker:
-        one(await asked(broker, "q"), f"RabbitMQ at 127.0.0.1:{broker.port}")
 
 
 # Kafka.
@@ -132,7 +125,7 @@ async def asked_of_kafka(at: str, *names: str, **settings: Any) -> list[str]:
     return await made.verify(names)
 
 
-async def test_topics_have_to_be_there_and_each_that_is_not_is_told() -> None:
+async def test_each_missing_topic_is_reported() -> None:
     broker = shared_kafka()
     topic, dead = new_topic(broker), new_topic(broker, "dead")
     produce(broker, topic, [("k", json.dumps({"n": 1}))])
@@ -144,12 +137,6 @@ async def test_topics_have_to_be_there_and_each_that_is_not_is_told() -> None:
     one(await asked_of_kafka(broker.brokers, topic, dead_letters=topic), "use two topics")
 
 
-async def test_a_kafka_that_is_stopped_is_told_once_for_all_topics() -> None:
-    port = free_port()
-    one(await asked_of_kafka(f"127.0.0.1:{port}", "a", "b"), f"Kafka at 127.0.0.1:{port}")
-    one(await asked_of_kafka(f"127.0.0.1:{port}"), f"Kafka at 127.0.0.1:{port}")
-
-
 @pytest.fixture
 def guarded_kafka(tmp_path: Path) -> Iterator[Kafka]:
     with kafka(tmp_path, {"admin": RIGHT, "guest": GUESTS}) as made:
@@ -157,14 +144,14 @@ def guarded_kafka(tmp_path: Path) -> Iterator[Kafka]:
         yield made
 
 
-async def test_a_login_that_kafka_refuses_is_told(guarded_kafka: Kafka) -> None:
+async def test_login_refused_by_kafka_is_reported(guarded_kafka: Kafka) -> None:
     make_topic(guarded_kafka, "t")
     login = {"sasl_mechanism": "PLAIN", "sasl_username": "admin"}
     assert await asked_of_kafka(guarded_kafka.guarded, "t", **login, sasl_password=RIGHT) == []
     one(await asked_of_kafka(guarded_kafka.guarded, "t", **login, sasl_password=WRONG), "uthentication")
 
 
-async def test_each_right_that_kafka_refuses_is_named(guarded_kafka: Kafka) -> None:
+async def test_each_missing_right_is_named(guarded_kafka: Kafka) -> None:
     """The rights that reading a topic takes, one after the other; nothing is read to find that out."""
     for topic in ("t", "dead"):
         make_topic(guarded_kafka, topic)
@@ -252,7 +239,7 @@ async def asked_of_table(database: Database, **given: Any) -> list[str]:
     return await events_table.source(database, **given).verify(["late"])
 
 
-REMEDY = "; run the SQL that `tocsin sql shop --existing` prints"
+FIX = "; run the SQL that `tocsin sql shop --existing` prints"
 GIVEN: list[dict[str, Any]] = [
     {"key": "customer", "time": "at"},
     {"after": "delete"},
@@ -260,12 +247,10 @@ GIVEN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("given", GIVEN)
-async def test_the_printed_sql_leaves_no_problem_and_each_thing_it_makes_is_needed(
-    database: Database, given: dict[str, Any]
-) -> None:
+async def test_printed_sql_is_enough_and_each_part_is_needed(database: Database, given: dict[str, Any]) -> None:
     guarded = {**given, **as_guarded(database)}
-    anew = REMEDY.replace(" --existing", "")
-    assert one(await asked_of_table(database, **guarded), 'relation "events" does not exist').endswith(anew)
+    created = FIX.replace(" --existing", "")
+    assert one(await asked_of_table(database, **guarded), 'relation "events" does not exist').endswith(created)
     await database.run(postgres_events.new_table(events_table.settings(database, **guarded)))
     await database.run("INSERT INTO events (name) VALUES ('late')")
     assert await asked_of_table(database, **guarded) == []
@@ -275,8 +260,8 @@ async def test_the_printed_sql_leaves_no_problem_and_each_thing_it_makes_is_need
     needed = [(right, "events"), ("UPDATE (handled_at)", "events"), ("SELECT", "events")]
     for right, table in needed:
         await database.run(f"REVOKE {right} ON {table} FROM guarded")
-        told = one(await asked_of_table(database, **guarded), f"permission denied for table {table}")
-        assert told.endswith(REMEDY)
+        problem = one(await asked_of_table(database, **guarded), f"permission denied for table {table}")
+        assert problem.endswith(FIX)
         await database.run(f"GRANT {right} ON {table} TO guarded")
     assert await asked_of_table(database, **guarded) == []
 
@@ -284,26 +269,18 @@ async def test_the_printed_sql_leaves_no_problem_and_each_thing_it_makes_is_need
 async def test_missing_columns_and_marks_are_reported(database: Database) -> None:
     await database.run("CREATE TABLE events (id serial PRIMARY KEY, name text)")
     one(await asked_of_table(database, key="customer"), "no column customer; add it, or name another one with `key`")
-    one(await asked_of_table(database), "no column handled_at and no column handled_as", REMEDY)
+    one(await asked_of_table(database), "no column handled_at and no column handled_as", FIX)
 
 
-async def test_a_wrong_password_is_told(database: Database) -> None:
+async def test_wrong_password_is_reported(database: Database) -> None:
     await events_table.made(database)
     one(await asked_of_table(database, **as_guarded(database, WRONG)), "password authentication failed")
-
-
-async def test_a_postgresql_that_is_stopped_is_told(server: Postgres, database: Database) -> None:
-    server.stop()
-    try:
-        one(await asked_of_table(database), "connection to server")
-    finally:
-        server.start()
 
 
 # The command.
 
 
-async def test_the_command_says_it_once_for_each_source_with_its_line(tmp_path: Path) -> None:
+async def test_unreachable_source_is_reported_once_with_its_line(tmp_path: Path) -> None:
     away = {"postgres": free_port(), "rabbitmq": free_port(), "kafka": free_port()}
     at = {"host": "127.0.0.1", "user": "u", "password": RIGHT, "connect_timeout": "2s"}
     brokers = {"type": "kafka", "bootstrap_servers": [f"127.0.0.1:{away['kafka']}"], "connect_timeout": "2s"}
@@ -314,8 +291,7 @@ async def test_the_command_says_it_once_for_each_source_with_its_line(tmp_path: 
         "rows": {**brokers, "state": True, "columns": {"n": "text"}},
         "posted": {"type": "http", "token": RIGHT},
     }
-    told = {"notify": ["out"]}
-    alerts = {f"{name}_{number}": {"source": name, **told} for name in sources for number in (1, 2)}
+    alerts = {f"{name}_{number}": {"source": name, "notify": ["out"]} for name in sources for number in (1, 2)}
     for name in ("rows_1", "rows_2"):
         alerts[name]["topic"] = name
     file = write(

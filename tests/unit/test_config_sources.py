@@ -42,13 +42,13 @@ _hostile = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_si
 
 
 @given(password=_hostile, user=_hostile, host=_hostile, database=_hostile)
-def test_no_value_can_break_out_of_its_place(password: str, user: str, host: str, database: str) -> None:
+def test_values_cannot_break_out_of_their_place(password: str, user: str, host: str, database: str) -> None:
     settings = PostgresConfig.model_validate({"host": host, "user": user, "password": password, "database": database})
     found = parameters(settings)
     assert (found["password"], found["user"], found["host"], found["dbname"]) == (password, user, host, database)
 
 
-def test_session_settings_are_escaped_and_the_given_ones_come_last() -> None:
+def test_session_settings_are_escaped_configured_ones_last() -> None:
     settings = MaterializeConfig.model_validate(
         {"host": "h", "user": "u", "isolation": "strict serializable", "options": {"search_path": "a b\\c"}}
     )
@@ -93,12 +93,12 @@ def test_materialize_sets_only_what_is_reported_otherwise() -> None:
     assert statements(settings, **{**usual, "TimeZone": "+02:00"}) == """SET "TimeZone" = 'UTC'"""
 
 
-def test_encoding_is_utf8_whatever_the_dsn_says() -> None:
+def test_encoding_is_always_utf8() -> None:
     settings = PostgresConfig.model_validate({"dsn": "host=h user=u client_encoding=LATIN1"})
     assert parameters(settings)["client_encoding"] == "UTF8"
 
 
-def test_a_dsn_keeps_what_it_says_and_gets_what_it_does_not_say() -> None:
+def test_dsn_is_completed_with_defaults() -> None:
     dsn = "postgresql://u:p@h/d?sslmode=disable&connect_timeout=3&options=-c%20a%3Db"
     settings = MaterializeConfig.model_validate({"dsn": dsn, "cluster": "c"})
     found = parameters(settings)
@@ -107,7 +107,7 @@ def test_a_dsn_keeps_what_it_says_and_gets_what_it_does_not_say() -> None:
     assert found["keepalives_count"] == "3"
 
 
-def test_what_is_set_beside_a_dsn_is_laid_over_it() -> None:
+def test_other_settings_override_the_dsn() -> None:
     settings = PostgresConfig.model_validate(
         {"dsn": "host=h user=u sslmode=disable", "sslmode": "require", "password": "p"}
     )
@@ -124,13 +124,13 @@ def test_what_is_set_beside_a_dsn_is_laid_over_it() -> None:
         ({"dsn": "host=/run/pg password=p"}, "/run/pg:5432/postgres"),
     ],
 )
-def test_the_server_is_named_without_secrets(data: dict[str, Any], display: str) -> None:
+def test_server_name_has_no_secrets(data: dict[str, Any], display: str) -> None:
     settings = PostgresConfig.model_validate(data)
     assert settings.display == display
     assert ":p@" not in f"{settings} {settings!r}"
 
 
-def test_a_dsn_that_does_not_parse_is_not_repeated() -> None:
+def test_invalid_dsn_is_not_repeated() -> None:
     with pytest.raises(ValidationError) as caught:
         PostgresConfig.model_validate({"dsn": "hunter2 is no dsn"})
     assert "hunter2" not in str(caught.value)
@@ -138,12 +138,12 @@ def test_a_dsn_that_does_not_parse_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("settings", [MaterializeConfig, PostgresConfig])
-def test_the_defaults_fit_together(settings: type[Connection]) -> None:
+def test_defaults_are_consistent(settings: type[Connection]) -> None:
     made = settings.model_validate({"host": "h", "user": "u"})
     assert made.stale_after > made.progress_timeout > made.connect_timeout
 
 
-def test_a_time_limit_below_what_libpq_can_count_is_rounded_up() -> None:
+def test_time_limits_are_rounded_up_for_libpq() -> None:
     settings = PostgresConfig.model_validate(
         {"host": "h", "user": "u", "connect_timeout": "100ms", "keepalives_idle": "1ms"}
     )

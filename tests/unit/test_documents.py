@@ -24,7 +24,7 @@ def read_back(document: dict[str, object]) -> dict[str, object]:
 
 
 @given(OBJECTS.filter(lambda document: "\\ud" not in json.dumps(document)))
-def test_a_field_reads_back_as_it_was(document: dict[str, object]) -> None:
+def test_field_reads_back_as_it_was(document: dict[str, object]) -> None:
     again = parsed(json.dumps(document))
     for name, value in read_back(again).items():
         whole = again[name]
@@ -32,7 +32,7 @@ def test_a_field_reads_back_as_it_was(document: dict[str, object]) -> None:
         assert value == (str(whole) if large else whole)
 
 
-def test_columns_have_the_types_of_their_values_in_the_order_of_the_document() -> None:
+def test_columns_have_types_of_values_in_document_order() -> None:
     columns, row = row_of({"a": 1, "b": "x", "c": True, "d": 1.5, "e": None, "f": [1], "g": 2**70})
     assert columns == tuple(
         Column(name=name, oid=oid) for name, oid in zip("abcdefg", (20, 25, 16, 701, 25, 3802, 1700), strict=True)
@@ -40,13 +40,13 @@ def test_columns_have_the_types_of_their_values_in_the_order_of_the_document() -
     assert row == ("1", "x", "t", "1.5", None, "[1]", str(2**70))
 
 
-def test_documents_alike_share_their_columns_and_others_do_not() -> None:
+def test_documents_with_equal_fields_share_columns() -> None:
     first, second, other = (row_of(document)[0] for document in ({"a": 1}, {"a": 2}, {"a": "x"}))
     assert first is second
     assert first != other
 
 
-def test_what_a_stranger_makes_up_is_not_remembered() -> None:
+def test_long_or_many_names_are_not_cached() -> None:
     for document in ({"n" * 65: 1}, {f"n{number}": 1 for number in range(65)}):
         assert row_of(document)[0] is not row_of(document)[0]
 
@@ -54,7 +54,7 @@ def test_what_a_stranger_makes_up_is_not_remembered() -> None:
 @pytest.mark.parametrize(
     ("text", "events"), [(b'{"a": 1}', 1), (b"[]", 0), (b'[{"a": 1}, {}]', 2), (b'{"a": 1}\n{"b": 2}\n', 2)]
 )
-def test_a_text_holds_one_document_a_list_or_one_a_line(text: bytes, events: int) -> None:
+def test_text_holds_one_document_list_or_lines(text: bytes, events: int) -> None:
     assert len(lines(text)) == events
 
 
@@ -74,7 +74,7 @@ def test_a_text_holds_one_document_a_list_or_one_a_line(text: bytes, events: int
         (b'{"a": 1}\n{"secret"\n', "it is not JSON"),
     ],
 )
-def test_anything_else_is_refused_without_repeating_it(text: bytes, why: str) -> None:
+def test_invalid_text_is_refused_without_repeating_it(text: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why) as caught:
         lines(text)
     assert "secret" not in str(caught.value)

@@ -101,8 +101,8 @@ def sent(one: Envelope) -> dict[str, Any]:
     kind=st.sampled_from(Kind),
     text=st.none() | st.just("pizza"),
 )
-def test_every_channel_sends_a_row_with_any_name(name: str, where: str, kind: Kind, text: str | None) -> None:
-    """None makes a dead letter of it, neither alone nor in a digest."""
+def test_every_channel_sends_rows_with_any_name(name: str, where: str, kind: Kind, text: str | None) -> None:
+    """No channel rejects it, neither alone nor in a digest."""
     one = envelope(name, where, kind, text)
     for envelopes in (one, merged([one, {**one, "id": "2" * 32}])):
         for channel, result in sent(envelopes).items():
@@ -110,57 +110,56 @@ def test_every_channel_sends_a_row_with_any_name(name: str, where: str, kind: Ki
 
 
 @pytest.mark.parametrize("where", ["column", "label", "annotation", "all"])
-@pytest.mark.parametrize("name", METHODS)
-def test_the_text_for_people_shows_what_has_the_name_of_a_method(name: str, where: str) -> None:
+def test_default_texts_show_names_of_methods(where: str) -> None:
     """The value is in the mail, and in the chat where it is a label."""
-    variables = defaults.variables(envelope(name, where))
-    expected = "three" if where == "annotation" else "pizza"
-    assert f"{name}: {expected}" in defaults.default("text").render(variables)
-    assert expected in defaults.default("html").render(variables)
-    if where == "label":
-        assert f"{name} pizza" in defaults.default("subject").render(variables)
-        assert f"{name} pizza" in defaults.default("brief").render(variables)
+    for name in METHODS:
+        variables = defaults.variables(envelope(name, where))
+        expected = "three" if where == "annotation" else "pizza"
+        assert f"{name}: {expected}" in defaults.default("text").render(variables)
+        assert expected in defaults.default("html").render(variables)
+        if where == "label":
+            assert f"{name} pizza" in defaults.default("subject").render(variables)
+            assert f"{name} pizza" in defaults.default("brief").render(variables)
 
 
 @settings(deadline=None)
 @given(name=NAMES, text=st.none() | st.just("pizza"))
-def test_a_users_loop_shows_any_name(name: str, text: str | None) -> None:
+def test_loop_over_a_row_shows_any_name(name: str, text: str | None) -> None:
     """`row.items()` gives the pairs, also where a column is called `items`."""
-    variables: Any = {"row": {"id": 17, name: text}}
+    variables: Any = {"row": {"id": 17, name: text}, "name": name}
     shown = "" if text is None else text
     for pairs in ("row.items()", "row | items"):
         source = "{% for name, text in PAIRS %}{{ name }}={{ text }};{% endfor %}".replace("PAIRS", pairs)
         expected = f"id={shown};" if name == "id" else f"id=17;{name}={shown};"
         assert Template(source).render(variables) == expected
-    assert Template("{{ row[name] }}{{ row.get(name) }}", known={"row", "name"}).render(
-        {**variables, "name": name}
-    ) == (shown * 2)
+    source = "{{ row[name] }}{{ row.get(name) }}"
+    assert Template(source, known={"row", "name"}).render(variables) == shown * 2
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_name_after_a_dot_is_the_column(name: str) -> None:
+def test_name_after_a_dot_is_the_column() -> None:
     """In text, in JSON and in a condition, and for filters that are given the name."""
-    variables: Any = {"row": {name: 3}, "merged": [{"labels": {name: "b"}}, {"labels": {name: "a"}}], "name": name}
-    assert Template(f"{{{{ row.{name} }}}}").render(variables) == "3"
-    assert Structure({"n": f"{{{{ row.{name} }}}}"}).render(variables) == {"n": 3}
-    assert Condition(f"row.{name} == 3").holds(variables)
-    source = f"{{{{ merged | map(attribute='labels.{name}') | sort | join }}}}"
-    assert Template(source).render(variables) == "ab"
+    for name in METHODS:
+        variables: Any = {"row": {name: 3}, "merged": [{"labels": {name: "b"}}, {"labels": {name: "a"}}]}
+        assert Template(f"{{{{ row.{name} }}}}").render(variables) == "3"
+        assert Structure({"n": f"{{{{ row.{name} }}}}"}).render(variables) == {"n": 3}
+        assert Condition(f"row.{name} == 3").holds(variables)
+        source = f"{{{{ merged | map(attribute='labels.{name}') | sort | join }}}}"
+        assert Template(source).render(variables) == "ab"
 
 
-@pytest.mark.parametrize("name", ["items", "values", "keys", "get", "copy"])
-def test_a_missing_column_is_no_method(name: str) -> None:
-    """A name that the row lacks is an error also where a mapping has a method of it, and can be given a default."""
+@pytest.mark.parametrize("name", ["items", "values", "get"])
+def test_missing_column_is_not_a_method(name: str) -> None:
     for source in (f"{{{{ row.{name} }}}}", f"{{{{ row['{name}'] }}}}"):
-        with pytest.raises(TemplateError, match=f"there is no '{name}' among id"):
+        with pytest.raises(TemplateError) as caught:
             Template(source).render({"row": {"id": 17}})
+        assert (caught.value.code, caught.value.name, caught.value.available) == ("unknown_key", name, ("id",))
     assert Template(f"{{{{ row.{name} | default('-') }}}}").render({"row": {"id": 17}}) == "-"
 
 
 @pytest.mark.parametrize("call", ["row.pop('id')", "row.clear()", "row.update(id=3)", "row.setdefault('x', 1)"])
-def test_a_template_changes_no_row(call: str) -> None:
+def test_template_changes_no_row(call: str) -> None:
     """Also where a column has the name of the method."""
     row = {"id": 17, "pop": 1, "clear": 1, "update": 1, "setdefault": 1}
-    with pytest.raises(TemplateError, match="unsafe"):
+    with pytest.raises(TemplateError):
         Template(f"{{{{ {call} }}}}").render({"row": row})
     assert json.dumps(row) == '{"id": 17, "pop": 1, "clear": 1, "update": 1, "setdefault": 1}'

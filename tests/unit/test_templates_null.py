@@ -40,29 +40,26 @@ def rendered(source: str) -> str:
     return Template(source).render({"row": ROW, "value": 0.5, "labels": {}, "previous": None})
 
 
-@pytest.mark.parametrize("form", ["text", "html"])
 @pytest.mark.parametrize("name", [name for name in FILTERS if name != "attr"])
-def test_every_filter_renders_null_as_nothing(name: str, form: str) -> None:
+def test_filter_renders_null_as_nothing(name: str) -> None:
     """Neither an error, which would make a dead letter, nor Python's word for it."""
     source = f"{{{{ row.owner | {name}{ARGUMENTS.get(name, '')} }}}}"
-    text = Template(source, form="html" if form == "html" else "text").render({"row": ROW})
     if name in ("json", "tojson"):
         expected = {"null"}
     elif name in ("int", "float", "length", "count", "wordcount", "sum"):
         expected = {"0", "0.0"}
     else:
         expected = {"", "[]", "[[], []]"}
-    assert text.strip() in expected
+    assert Template(source).render({"row": ROW}).strip() in expected
+    assert Template(source, form="html").render({"row": ROW}).strip() in expected
 
 
-@pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("name", [name for name in FILTERS if name not in NO_BOOLEAN])
-def test_every_filter_renders_a_boolean(name: str, value: bool) -> None:
-    """It takes the word that the boolean prints, or its number."""
-    text = Template(f"{{{{ row.x | {name}{ARGUMENTS.get(name, '')} }}}}").render({"row": {"x": value}})
-    assert text
-    assert "True" not in text or name in ("title", "capitalize")
-    assert "False" not in text or name in ("title", "capitalize")
+def test_filter_renders_booleans_as_words(name: str) -> None:
+    for value in (True, False):
+        text = Template(f"{{{{ row.x | {name}{ARGUMENTS.get(name, '')} }}}}").render({"row": {"x": value}})
+        assert text
+        assert str(value) not in text or name in ("title", "capitalize")
 
 
 @pytest.mark.parametrize(
@@ -104,12 +101,12 @@ def test_every_filter_renders_a_boolean(name: str, value: bool) -> None:
         ("{{ [1, none, 3] | select('gt', 1) | list }}", "[3]"),
     ],
 )
-def test_null_and_booleans_print_as_in_the_envelope(source: str, expected: str) -> None:
+def test_null_and_booleans_print_alike(source: str, expected: str) -> None:
     """Also where text is joined, formatted, compared or reckoned with."""
     assert rendered(source) == expected
 
 
-def test_a_body_keeps_null_and_types() -> None:
+def test_body_keeps_null_and_types() -> None:
     """The body of a receiver with all fields of one row."""
     body = {
         "by": "{{ 'by ' ~ row.owner }}",
@@ -132,28 +129,22 @@ def test_a_body_keeps_null_and_types() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "complaint"),
+    "expression",
     [
-        ("{{ row.missing ~ 'x' }}", "there is no 'missing'"),
-        ("{{ row.missing + 'x' }}", "there is no 'missing'"),
-        ("{{ row.missing * 2 }}", "there is no 'missing'"),
-        ("{{ row.missing | truncate(3) }}", "there is no 'missing'"),
-        ("{{ row.missing | first }}", "there is no 'missing'"),
-        ("{{ row.missing | join }}", "there is no 'missing'"),
-        ("{% if row.missing > 3 %}{% endif %}", "there is no 'missing'"),
-        ("{% for x in row.missing %}{% endfor %}", "there is no 'missing'"),
-        ("{{ row.missing.strip() }}", "there is no 'missing'"),
-        ("{{ row.owner.deeper }}", "'deeper' of something that is NULL"),
+        *("row.missing ~ 'x'", "row.missing + 'x'", "row.missing * 2", "row.missing | truncate(3)", "row.missing > 3"),
+        *("row.missing | first", "row.missing | join", "row.missing.strip()", "row.missing | list"),
     ],
 )
-def test_a_missing_column_is_still_an_error(source: str, complaint: str) -> None:
+def test_missing_column_is_still_an_error(expression: str) -> None:
     """Only NULL is nothing: a slip in a name must not leave a hole in a message."""
-    with pytest.raises(TemplateError, match=complaint):
-        rendered(source)
+    for source in (f"{{{{ {expression} }}}}", "{% for x in row.missing %}{% endfor %}"):
+        with pytest.raises(TemplateError) as caught:
+            rendered(source)
+        assert (caught.value.code, caught.value.name) == ("unknown_key", "missing")
 
 
 @pytest.mark.parametrize("source", ["row.n > 3", "row.n * 2 == 4", "row.n is even", "1 in row.owner"])
-def test_a_condition_on_null_cannot_be_evaluated(source: str) -> None:
+def test_condition_on_null_is_an_error(source: str) -> None:
     """So that the caller can report it, and take the condition to hold."""
     with pytest.raises(TemplateError):
         Condition(source).holds({"row": ROW})

@@ -91,7 +91,7 @@ def test_every_recorded_type_has_its_json() -> None:
     assert found == [expected for *_, expected in RECORDED]
 
 
-def test_null_is_none_in_every_type_and_never_empty() -> None:
+def test_null_is_none_in_every_type() -> None:
     for type_name, *_ in RECORDED:
         assert value(type_name, None) is None
     assert value("text", "") == ""
@@ -132,11 +132,11 @@ def test_null_is_none_in_every_type_and_never_empty() -> None:
         ("text list", ""),
     ],
 )
-def test_what_does_not_parse_stays_text(type_name: str, text: str) -> None:
+def test_unparsable_text_stays_text(type_name: str, text: str) -> None:
     assert value(type_name, text) == text
 
 
-def test_times_are_turned_to_utc() -> None:
+def test_times_are_converted_to_utc() -> None:
     assert value("timestamptz", "2026-01-02 08:34:05.678901+05:30") == MOMENT
     assert jsonable(value("timestamptz", "2026-01-01 19:04:05.678901-08")) == "2026-01-02T03:04:05.678901Z"
 
@@ -188,7 +188,7 @@ def test_numbers_in_json_are_exact() -> None:
         (object, "<class 'object'>"),
     ],
 )
-def test_what_templates_make_has_json_too(value: object, expected: object) -> None:
+def test_values_of_templates_have_json(value: object, expected: object) -> None:
     assert jsonable(value) == expected
 
 
@@ -212,16 +212,16 @@ def test_what_templates_make_has_json_too(value: object, expected: object) -> No
         ("1 month 2 days 03:04:05.5", 32 * 86400 + 11045.5),
     ],
 )
-def test_the_number_of_a_value_column(text: str, expected: float) -> None:
+def test_text_becomes_the_number_of_a_gauge(text: str, expected: float) -> None:
     assert number(text) == expected
 
 
 @pytest.mark.parametrize("text", [None, "", "NaN", "abc", "true", "1 fortnight", "9" * 400 + " days", "infinity days"])
-def test_what_says_no_number_is_nan(text: str | None) -> None:
+def test_other_text_is_nan(text: str | None) -> None:
     assert math.isnan(number(text))
 
 
-def test_a_row_is_read_by_column_name() -> None:
+def test_row_is_read_by_column_name() -> None:
     read = reader((Column(name="a", oid=23), Column(name="b", oid=16)))
     assert read(("1", "t")) == {"a": 1, "b": True}
 
@@ -231,7 +231,7 @@ _TEXTS = st.text() | st.text(alphabet='{}[],"\\=>:NUL 0123456789.-+xtf\n', max_s
 
 
 @given(_OIDS, _TEXTS)
-def test_no_text_of_any_type_raises_and_all_of_it_is_json(oid: int, text: str) -> None:
+def test_any_text_of_any_type_becomes_json(oid: int, text: str) -> None:
     found = typed(Column(name="c", oid=oid), text)
     assert json.dumps(jsonable(found), allow_nan=False).encode()
     assert jsonable(found) == jsonable(typed(Column(name="c", oid=oid), text))
@@ -242,7 +242,7 @@ _ELEMENTS = st.lists(st.none() | st.text(min_size=1), min_size=1)
 
 
 @given(_ELEMENTS)
-def test_a_quoted_list_reads_back(elements: list[str | None]) -> None:
+def test_quoted_list_reads_back(elements: list[str | None]) -> None:
     def quoted(text: str | None) -> str:
         return "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
