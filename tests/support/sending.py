@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+from pydantic import ValidationError
 
 from support.messages import message
 from tocsin.channels.base import Message, Result
+from tocsin.templates import TemplateError
 
 Build = Callable[..., Any]
 """Makes a channel."""
@@ -26,6 +28,12 @@ async def closing(make: Build) -> AsyncIterator[Build]:
     yield build
     for channel in made:
         await channel.close()
+
+
+def codes(error: ValidationError) -> set[str]:
+    """The codes of what is wrong with settings."""
+    found = ((one["type"], one.get("ctx", {}).get("error")) for one in error.errors())
+    return {wrong.code.value if isinstance(wrong, TemplateError) else type_ for type_, wrong in found}
 
 
 async def sent(channel: Any, what: Message | None = None) -> Result:

@@ -1,6 +1,6 @@
 """Webhook channels against a receiver on 127.0.0.1."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -42,11 +42,6 @@ async def sent(channel: webhook.Webhook, what: Message | None = None) -> Result:
     """The result of one message."""
     [result] = await channel.send([what or message()])
     return result
-
-
-def ids(bodies: Sequence[Any]) -> list[str]:
-    """The ids of envelopes."""
-    return [envelope["id"] for envelope in bodies]
 
 
 @asynccontextmanager

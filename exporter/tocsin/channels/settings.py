@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tocsin.envelope import CONDITION_VARIABLES
 from tocsin.model import Kind
-from tocsin.settings import Duration, Settings
+from tocsin.settings import Duration, Settings, invalid
 from tocsin.templates import Condition, Structure, TemplateError
 
 Trial: TypeAlias = Callable[[Mapping[str, object]], Iterator[TemplateError]]
@@ -39,13 +39,6 @@ def _templated(value: object) -> bool:
     return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
-def condition(when: str | None) -> str | None:
-    """A `when` as it stands in a configuration. Raises ValueError where it is no condition."""
-    if when is not None:
-        Condition(when, place="", known=CONDITION_VARIABLES)
-    return when
-
-
 class RouteOptions(Settings):
     """The options of a channel or level output that an alert may override."""
 
@@ -59,7 +52,9 @@ class RouteOptions(Settings):
     @field_validator("when")
     @classmethod
     def _is_a_condition(cls, when: str | None) -> str | None:
-        return condition(when)
+        if when is not None:
+            Condition(when, place="", known=CONDITION_VARIABLES)
+        return when
 
 
 class ChannelOptions(RouteOptions):
@@ -83,7 +78,7 @@ class ChannelOptions(RouteOptions):
     @model_validator(mode="after")
     def _groups_are_merged(self) -> "ChannelOptions":
         if self.group_by and not self.interval:
-            raise ValueError("group_by needs interval")
+            raise invalid("needs", "needs interval", "group_by")
         return self
 
 
@@ -117,7 +112,7 @@ class OutputConfig(Settings):
     @model_validator(mode="after")
     def _backoff_in_order(self) -> Self:
         if self.backoff_max < self.backoff_initial:
-            raise ValueError("backoff_max must not be less than backoff_initial")
+            raise invalid("too_short", "must not be less than backoff_initial", "backoff_max")
         return self
 
 

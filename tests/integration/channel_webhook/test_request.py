@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from support.messages import message
 from support.receiver import Answer
+from support.sending import codes
 from support.webhooks import Hooks, sent
 from tocsin.channels import webhook
 from tocsin.channels.base import Delivered, Rejected
@@ -246,39 +247,39 @@ async def test_failed_template_shows_no_secret(hook: Hooks, leaf: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "complaint"),
+    ("given", "code"),
     [
-        ({"url": "http://h/{% if value %}x{% endif %}"}, "{{ }}"),
-        ({"url": "http://h/{{ rwo.S3CR3T }}"}, "there is no variable 'rwo'"),
-        ({"url": "ftp://h/{{ id }}/S3CR3T"}, "write a whole address"),
-        ({"url": "S3CR3T"}, "write a whole address"),
-        ({"method": "FETCH"}, "must be GET, POST, PUT, PATCH, DELETE, or a template"),
-        ({"method": "{{ metod }}"}, "there is no variable 'metod'"),
-        ({"headers": {"X-A": "{{ S3CR3T"}}, "line 1: "),
-        ({"headers": {"X-A": "S3CR3T\r\nX-B: 1"}}, "a header value is one line"),
-        ({"headers": {"X-A": "{{ lables.x }} S3CR3T"}}, "there is no variable 'lables'"),
-        ({"headers": {"content-type": "text/plain"}}, "content-type is set by content_type"),
-        ({"headers": {"Idempotency-Key": "1"}}, "Idempotency-Key is set by Tocsin"),
-        ({"headers": {"no good": "1"}}, "match pattern"),
-        ({"headers": {"Webhook-Id": "1"}, "signing_secret": "whsec_" + "A" * 32}, "Webhook-Id is set by the signature"),
-        ({"query": {"q": "{{ vlaue }}"}}, "there is no variable 'vlaue'"),
-        ({"body": {"a": 1}, "body_text": "x"}, "body or body_text, not both"),
-        ({"body": {"a": ["{{ rwo }}"]}}, "there is no variable 'rwo'"),
-        ({"body_text": "{{ vlaue }}"}, "there is no variable 'vlaue'"),
-        ({"content_type": "text/plain\r\nX: 1"}, "match pattern"),
-        ({"secrets": {"a b": "S3CR3T"}}, "the name of a secret is made of letters"),
-        ({"secrets": {"a": "S3CR3T", "a_file": "/x"}}, "a or a_file, not both"),
-        ({"secrets": {"a_file": "/nowhere/at/all"}}, "cannot read /nowhere/at/all: No such file"),
-        ({"success": ["4x"]}, "match pattern"),
-        ({"success": [99]}, "greater than or equal to 200"),
-        ({"signing_secret": "S3CR3T"}, "a signing secret is whsec_ followed by 24 to 64 bytes"),
-        ({"signing_secret": " "}, "is empty"),
-        ({"batch": "array", "method": "GET"}, "a request of several needs a body"),
-        ({"backoff_initial": "10m"}, "backoff_max must not be less"),
+        ({"url": "http://h/{% if value %}x{% endif %}"}, "statement"),
+        ({"url": "http://h/{{ rwo.S3CR3T }}"}, "unknown_variable"),
+        ({"url": "ftp://h/{{ id }}/S3CR3T"}, "address"),
+        ({"url": "S3CR3T"}, "address"),
+        ({"method": "FETCH"}, "method"),
+        ({"method": "{{ metod }}"}, "unknown_variable"),
+        ({"headers": {"X-A": "{{ S3CR3T"}}, "syntax"),
+        ({"headers": {"X-A": "S3CR3T\r\nX-B: 1"}}, "header_value"),
+        ({"headers": {"X-A": "{{ lables.x }} S3CR3T"}}, "unknown_variable"),
+        ({"headers": {"content-type": "text/plain"}}, "own_header"),
+        ({"headers": {"Idempotency-Key": "1"}}, "own_header"),
+        ({"headers": {"no good": "1"}}, "string_pattern_mismatch"),
+        ({"headers": {"Webhook-Id": "1"}, "signing_secret": "whsec_" + "A" * 32}, "own_header"),
+        ({"query": {"q": "{{ vlaue }}"}}, "unknown_variable"),
+        ({"body": {"a": 1}, "body_text": "x"}, "not_both"),
+        ({"body": {"a": ["{{ rwo }}"]}}, "unknown_variable"),
+        ({"body_text": "{{ vlaue }}"}, "unknown_variable"),
+        ({"content_type": "text/plain\r\nX: 1"}, "string_pattern_mismatch"),
+        ({"secrets": {"a b": "S3CR3T"}}, "secret_name"),
+        ({"secrets": {"a": "S3CR3T", "a_file": "/x"}}, "not_both"),
+        ({"secrets": {"a_file": "/nowhere/at/all"}}, "unreadable_file"),
+        ({"success": ["4x"]}, "int_parsing"),
+        ({"success": [99]}, "greater_than_equal"),
+        ({"signing_secret": "S3CR3T"}, "value_error"),
+        ({"signing_secret": " "}, "value_error"),
+        ({"batch": "array", "method": "GET"}, "bodiless"),
+        ({"backoff_initial": "10m"}, "too_short"),
     ],
 )
-def test_wrong_setting_is_refused_without_its_secret(given: dict[str, Any], complaint: str) -> None:
+def test_wrong_setting_is_refused_without_its_secret(given: dict[str, Any], code: str) -> None:
     with pytest.raises(ValidationError) as caught:
         config(**given)
-    assert complaint in str(caught.value)
+    assert code in codes(caught.value)
     assert "S3CR3T" not in str(caught.value)

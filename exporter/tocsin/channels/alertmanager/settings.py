@@ -100,29 +100,29 @@ class Config(OutputConfig, Options):
         for url in urls:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-                raise ValueError("write whole addresses, such as http://alertmanager:9093")
+                raise invalid("address", "write whole addresses, such as http://alertmanager:9093")
             if parts.username or parts.password:
-                raise ValueError("write user and password as username and password, not in the address")
+                raise invalid("user_info", "set user and password as username and password, not in the address")
         plain = tuple(url.rstrip("/") for url in urls)
         if len({*plain}) < len(plain):
-            raise ValueError("an address is listed twice")
+            raise invalid("repeated", "an address is listed twice")
         return plain
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if (self.username is None) != (self.password is None):
-            raise ValueError("username and password belong together")
+            raise invalid("needs", "set username and password, or neither")
         if self.username is not None and ":" in self.username:
             raise invalid("colon", "must not have a colon in it", "username")
         if self.username is not None and self.token is not None:
-            raise ValueError("set username and password, or token, not both")
+            raise invalid("not_both", "set username and password, or token, not both")
         if self.tls_key is not None and self.tls_cert is None:
-            raise ValueError("tls_key needs tls_cert")
+            raise invalid("needs", "needs tls_cert", "tls_key")
         if self.expiry is not None and self.expiry < 2 * self.resend_interval:
             # One request that fails must not end an alert.
             raise invalid("too_short", "must be at least twice resend_interval", "expiry")
         if self.lasting > _LONGEST:
-            raise ValueError("expiry, or four times resend_interval, must be at most a year")
+            raise invalid("too_long", "expiry, or four times resend_interval, must be at most a year")
         return self
 
     @property

@@ -166,7 +166,7 @@ class Config(ChannelConfig, Options):
     def _is_http(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
-            raise ValueError("write the address of the API alone, such as https://api.novu.co")
+            raise invalid("address", "write the address of the API alone, such as https://api.novu.co")
         return url.rstrip("/")
 
     @field_validator("api_key")
@@ -174,5 +174,5 @@ class Config(ChannelConfig, Options):
     def _is_a_word(cls, key: Secret) -> Secret:
         text = key.get_secret_value()
         if not text.isascii() or not text.isprintable() or not text.strip():
-            raise ValueError("an API key is one line of ASCII characters")
+            raise invalid("api_key", "an API key is one line of ASCII characters")
         return key

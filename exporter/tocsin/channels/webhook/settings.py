@@ -53,7 +53,9 @@ class Options(ChannelOptions):
     @model_validator(mode="after")
     def _has_one_body(self) -> "Options":
         if self.body is not None and self.body_text is not None:
-            raise ValueError("set body or body_text, not both; `body: null` removes the channel's body for one alert")
+            raise invalid(
+                "not_both", "set body or body_text, not both; `body: null` removes the channel's body for one alert"
+            )
         return self
 
 
@@ -126,7 +128,7 @@ class Config(ChannelConfig, Options):
     @classmethod
     def _is_a_method(cls, method: str) -> str:
         if Template(method, place="", known=VARIABLES).constant and method not in METHODS:
-            raise ValueError(f"must be {', '.join(METHODS)}, or a template of that")
+            raise invalid("method", "must be {available}, or a template of one", available=", ".join(METHODS))
         return method
 
     @field_validator("headers")

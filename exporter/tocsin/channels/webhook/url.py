@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote, urlsplit
 from yarl import URL
 
 from tocsin.channels.webhook.parts import VARIABLES, Part, Variables, encodable, part, rendered, unfit
+from tocsin.settings import invalid
 from tocsin.templates import Template, TemplateError
 
 _EXPRESSION = re.compile(r"(\{\{.*?\}\})", re.DOTALL)
@@ -50,9 +51,9 @@ class UrlTemplate:
 
 
 def check_url(source: str) -> None:
-    """Refuse, with a ValueError that does not quote it, what is no url whatever its values are."""
+    """Raise the error of a validator, which does not quote it, for what is no url whatever its values are."""
     if "{%" in source or "{#" in source:
-        raise ValueError("only {{ }} is allowed in a url")
+        raise invalid("statement", "{marks} is not allowed in a url, only expressions", marks="{% or {#")
     pieces = _split(source)
     for text, expression in pieces:
         if expression:
@@ -62,7 +63,7 @@ def check_url(source: str) -> None:
     try:
         _parsed("".join("x" if expression else text for text, expression in pieces))
     except TemplateError:
-        raise ValueError("write a whole address, such as https://example.com/hook") from None
+        raise invalid("address", "write a whole address, such as https://example.com/hook") from None
 
 
 def url_secrets(url: str) -> list[str]:
