@@ -113,6 +113,7 @@ def _tried(
     """Try everything for each kind of notification that is sent, and report each place once."""
     annotations = {name: Template(text) for name, text in alert.annotations.items()}
     routes = {f"alerts.{alert.name}.notify[{i}]": config.channels[name] for i, name in enumerate(alert.notify)}
+    conditions = {route: _condition(channel.routes[alert.name].when) for route, channel in routes.items()}
     failed: set[str] = set()
     for kind in Kind:
         sent = {route: channel for route, channel in routes.items() if kind in _kinds(channel, alert)}
@@ -122,7 +123,7 @@ def _tried(
         errors = [(path, error, False) for path, error in _of_annotations(alert, annotations, one)]
         for route, channel in sent.items():
             options = channel.routes[alert.name]
-            errors += [(f"{route}.when", error, True) for error in _of_condition(options.when, one)]
+            errors += [(f"{route}.when", error, True) for error in _of_condition(conditions[route], one)]
             # Most alerts use the channel's options as they are.
             key = f"{channel.name} {options!r}"
             if key not in compiled:
@@ -144,10 +145,14 @@ def _of_annotations(alert: Alert, templates: Mapping[str, Template], one: _Seen)
             yield f"alerts.{alert.name}.annotations.{name}", error
 
 
-def _of_condition(when: str | None, one: _Seen) -> Iterator[TemplateError]:
+def _condition(when: str | None) -> Condition | None:
+    return None if when is None else Condition(when, known=CONDITION_VARIABLES)
+
+
+def _of_condition(condition: Condition | None, one: _Seen) -> Iterator[TemplateError]:
     try:
-        if when is not None:
-            Condition(when, known=CONDITION_VARIABLES).holds(one.conditions)
+        if condition is not None:
+            condition.holds(one.conditions)
     except TemplateError as error:
         yield error
 

@@ -68,11 +68,18 @@ class TemplateError(TocsinError, ValueError):
         self.message = f"line {line}: {self.text}" if line else self.text
         super().__init__(f"{place.removeprefix('.')}: {self.message}" if place else self.message)
 
+    def at(self, place: str) -> "TemplateError":
+        """The same error at a place."""
+        return self._copy(place, str)
+
     def masked(self, mask: Callable[[str], str]) -> "TemplateError":
         """The same error without what `mask` replaces."""
+        return self._copy(self.place, mask)
+
+    def _copy(self, place: str, mask: Callable[[str], str]) -> "TemplateError":
         return TemplateError(
             self.code,
-            place=self.place,
+            place=place,
             line=self.line,
             name=mask(self.name),
             available=[mask(name) for name in self.available],

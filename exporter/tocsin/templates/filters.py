@@ -18,47 +18,23 @@ from jinja2.runtime import Undefined
 
 from tocsin.values import jsonable
 
-_REMOVED = frozenset({"random", "pprint", "xmlattr"})
-"""Jinja's filters that templates do not have: a repeat must be byte-identical, and the others are not for this."""
+_REMOVED = ("random", "pprint", "xmlattr")
+"""Jinja's filters that templates do not have: a repeat must be byte-identical, and the others are of no use here."""
 
-_OF_TEXT = frozenset(
-    {
-        *("capitalize", "center", "e", "escape", "forceescape", "indent", "lower", "safe", "string", "striptags"),
-        *("title", "trim", "truncate", "upper", "urlize", "wordcount", "wordwrap"),
-    }
+_OF_TEXT = (
+    "capitalize center e escape forceescape indent lower safe string striptags title trim truncate upper urlize "
+    "wordcount wordwrap"
 )
-"""They take the text that the value prints: NULL is an empty one."""
-
-_OF_LENGTH = frozenset({"count", "length", "reverse"})
-"""They take a list or a text; of NULL, an empty one."""
-
-_OF_ENDS = frozenset({"first", "last"})
-"""They take a list or a text. Of NULL they are NULL."""
-
-_OF_LISTS = frozenset(
-    {
-        *("batch", "groupby", "list", "map", "reject", "rejectattr", "select", "selectattr", "slice", "sort", "sum"),
-        "unique",
-    }
-)
-"""They take a list. NULL is an empty one, a single value a list of one."""
-
-_OF_EXTREMES = frozenset({"max", "min"})
-"""They take a list. Of NULL they are NULL."""
-
-_OF_PAIRS = frozenset({"dictsort", "items"})
-"""They take a mapping; NULL is an empty one."""
-
-_OF_NUMBERS = frozenset({"abs", "filesizeformat", "humanize", "humanize_duration", "humanize_percentage", "round"})
-"""They take a number. Of NULL they are NULL."""
+_OF_LISTS = "batch groupby list map reject rejectattr select selectattr slice sort sum unique"
+_OF_NUMBERS = "abs filesizeformat humanize humanize_duration humanize_percentage round"
 
 
 class NothingError(ValueError):
-    """An expression in the template of an URL prints nothing."""
+    """An expression in the template of a URL prints nothing."""
 
 
 def by_name() -> dict[str, Callable[..., Any]]:
-    """Every filter of templates by name, with NULL and booleans as this module describes them."""
+    """Return every filter of templates by name, with NULL and booleans as this module describes them."""
     filters = {name: call for name, call in FILTERS.items() if name not in _REMOVED} | {
         "json": json_text,
         "tojson": json_text,
@@ -66,17 +42,18 @@ def by_name() -> dict[str, Callable[..., Any]]:
         "humanize_percentage": humanize_percentage,
         "humanize_duration": duration,
     }
-    kinds: list[tuple[Iterable[str], Callable[[Any], Any], bool]] = [
+    # Names, how they see their value, and whether NULL stays NULL.
+    kinds: list[tuple[str, Callable[[Any], Any], bool]] = [
         (_OF_TEXT, text, False),
-        (_OF_LENGTH, _list_or_text, False),
-        (_OF_ENDS, _list_or_text, True),
+        ("count length reverse", _list_or_text, False),
+        ("first last", _list_or_text, True),
         (_OF_LISTS, _list, False),
-        (_OF_EXTREMES, _list, True),
-        (_OF_PAIRS, lambda value: {} if value is None else value, False),
+        ("max min", _list, True),
+        ("dictsort items", lambda value: {} if value is None else value, False),
         (_OF_NUMBERS, lambda value: value, True),
     ]
     for names, seen, keeps_null in kinds:
-        for name in names:
+        for name in names.split():
             filters[name] = _seeing(filters[name], seen, keeps_null=keeps_null)
     filters["format"] = _format
     filters["join"] = _join
@@ -86,7 +63,7 @@ def by_name() -> dict[str, Callable[..., Any]]:
 
 
 def _seeing(call: Any, seen: Callable[[Any], Any], *, keeps_null: bool) -> Callable[..., Any]:
-    """A filter that is given its value as `seen` returns it. `keeps_null`: NULL is returned as it is."""
+    """Wrap a filter, which gets its value as `seen` returns it. `keeps_null`: NULL is returned as it is."""
     place = 1 if hasattr(call, "jinja_pass_arg") else 0
 
     @functools.wraps(call)
@@ -115,7 +92,7 @@ def _format(value: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def percent(pattern: str, values: Any) -> str:
-    """`pattern % values`, in which NULL fills its place with nothing and `%s` of a boolean is its word."""
+    """Return `pattern % values`, where NULL prints nothing and `%s` of a boolean its word."""
     given = values.values() if isinstance(values, Mapping) else values if isinstance(values, tuple) else (values,)
     if not any(value is None or isinstance(value, bool) for value in given):
         plain: str = pattern % values
@@ -170,7 +147,7 @@ def _urlencode(call: Callable[..., str]) -> Callable[..., str]:
 
 
 def text_method(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a text, with NULL and booleans among its values as they print."""
+    """Wrap a method of a text, so that NULL and booleans among its values are as they print."""
     if name == "join":
         return lambda parts: method([word(part) for part in parts])
     if name == "replace":
@@ -207,7 +184,7 @@ def _cell(value: Any) -> Any:
 
 
 def printed(value: object) -> object:
-    """How a value is shown in a text: as in the envelope. A text and a number are returned as they are."""
+    """Return a value as the envelope shows it. A text and a number are returned as they are."""
     if value is None:
         return ""
     if isinstance(value, str | int | float | Undefined) and not isinstance(value, bool):
@@ -217,18 +194,18 @@ def printed(value: object) -> object:
 
 
 def text(value: object) -> str:
-    """What a value prints. Text that is marked as HTML stays so. Raises UndefinedError for an unknown name."""
+    """Return what a value prints. Text that is marked as HTML stays so. Raises UndefinedError for an unknown name."""
     shown = printed(value)
     return shown if isinstance(shown, str) else str(shown)
 
 
 def word(value: Any) -> Any:
-    """NULL and booleans as they print, any other value as it is."""
+    """Return NULL and booleans as they print, any other value as it is."""
     return printed(value) if value is None or isinstance(value, bool) else value
 
 
 def quoted(value: object) -> object:
-    """How a value is shown in an URL, as one part of it. Raises NothingError where it prints nothing."""
+    """Return a value as one part of a URL. Raises NothingError where it prints nothing."""
     shown = text(value)
     if not shown:
         raise NothingError("an expression prints nothing")
@@ -236,14 +213,14 @@ def quoted(value: object) -> object:
 
 
 def json_text(value: object) -> str:
-    """The value as JSON, as in the envelope."""
+    """Return the value as JSON, as in the envelope."""
     if isinstance(value, Undefined):
         str(value)
     return json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False)
 
 
 def humanize(value: Any) -> str:
-    """Four significant digits and an SI prefix: `12.35k`, `1.5m`."""
+    """Write a number with four significant digits and an SI prefix: `12.35k`, `1.5m`."""
     amount = float(value)
     if not math.isfinite(amount) or amount == 0:
         return f"{amount:.4g}"
@@ -252,12 +229,12 @@ def humanize(value: Any) -> str:
 
 
 def humanize_percentage(value: Any) -> str:
-    """A ratio as per cent, four significant digits: `12.5%`."""
+    """Write a ratio as per cent, with four significant digits: `12.5%`."""
     return f"{float(value) * 100:.4g}%"
 
 
 def duration(value: Any) -> str:
-    """Seconds (or a difference of times) in days, hours, minutes and seconds: `1d 2h 3m 4s`, below a second `250ms`."""
+    """Write seconds (or a difference of times) as `1d 2h 3m 4s`, below a second as `250ms`."""
     plain = jsonable(value)
     amount = float(plain)
     if not math.isfinite(amount):

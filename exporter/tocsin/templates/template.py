@@ -10,6 +10,7 @@ filters do.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
@@ -58,7 +59,9 @@ class Template:
         self._place = place
         self.constant = not any(mark in source for mark in ("{{", "{%", "{#"))
         if not self.constant:
-            self._compiled = _compiled(_parsed(source, place, known, environment_of(form)), place, environment_of(form))
+            compiled = _compiled(source, place, known, form)
+            assert compiled is not None
+            self._compiled = compiled
 
     def __repr__(self) -> str:
         return f"Template({self.source!r})"
@@ -130,16 +133,9 @@ def _structure(shape: object, place: str, known: Collection[str]) -> _Renderer:
 
 def _expression(source: str, place: str, known: Collection[str], form: Form = "text") -> _Renderer | None:
     """The renderer of a leaf that is exactly one expression, None for any other leaf."""
-    if not source.startswith("{{"):
+    compiled = _compiled(source, place, known, form, whole=True) if source.startswith("{{") else None
+    if compiled is None:
         return None
-    environment = environment_of(form)
-    match _parsed(source, place, known, environment).body:
-        case [nodes.Output(nodes=[expression])] if not isinstance(expression, nodes.TemplateData):
-            pass
-        case _:
-            return None
-    assignment = nodes.Assign(nodes.Name("result", "store", lineno=1), expression, lineno=1)
-    compiled = _compiled(nodes.Template([assignment], lineno=1), place, environment)
 
     def render(variables: Mapping[str, object]) -> Any:
         context = compiled.new_context({**variables})
@@ -156,19 +152,42 @@ def _expression(source: str, place: str, known: Collection[str], form: Form = "t
     return render
 
 
-def _parsed(source: str, place: str, known: Collection[str], environment: Environment) -> nodes.Template:
-    """The syntax tree with NULL and methods as `environment.py` defines them. Raises TemplateError."""
+def _compiled(
+    source: str, place: str, known: Collection[str], form: Form, *, whole: bool = False
+) -> jinja2.Template | None:
     try:
-        tree = environment.parse(source)
+        return _program(source, frozenset(known), form, whole)
+    except TemplateError as error:
+        raise error.at(place) from None
+
+
+@lru_cache(maxsize=4096)
+def _program(source: str, known: frozenset[str], form: Form, whole: bool) -> jinja2.Template | None:
+    """Compile a text; with `whole` its expression, or None if it is not exactly one. Raises TemplateError."""
+    environment = environment_of(form)
+    try:
+        tree = _adapted(environment.parse(source), environment)
         unknown = sorted(meta.find_undeclared_variables(tree) - {*known, *environment.globals})
+        if unknown:
+            raise TemplateError(TemplateCode.UNKNOWN_VARIABLE, name=unknown[0], available=sorted(known))
+        if whole:
+            match tree.body:
+                case [nodes.Output(nodes=[expression])] if not isinstance(expression, nodes.TemplateData):
+                    result = nodes.Assign(nodes.Name("result", "store", lineno=1), expression, lineno=1)
+                    tree = nodes.Template([result], lineno=1)
+                case _:
+                    return None
+        return environment.from_string(tree)
     except jinja2.TemplateSyntaxError as error:
         # In a condition the braces are ours: its author does not know of a "print statement".
         detail = (error.message or "").replace("end of print statement", "the end")
-        raise TemplateError(TemplateCode.SYNTAX, place=place, line=error.lineno, detail=detail) from None
-    except RecursionError:
-        raise TemplateError(TemplateCode.TOO_DEEP, place=place) from None
-    if unknown:
-        raise TemplateError(TemplateCode.UNKNOWN_VARIABLE, place=place, name=unknown[0], available=sorted(known))
+        raise TemplateError(TemplateCode.SYNTAX, line=error.lineno, detail=detail) from None
+    except (RecursionError, MemoryError, SyntaxError):  # Python's own limits of nesting
+        raise TemplateError(TemplateCode.TOO_DEEP) from None
+
+
+def _adapted(tree: nodes.Template, environment: Environment) -> nodes.Template:
+    """The syntax tree with NULL and methods as `environment.py` defines them."""
     for loop in tree.find_all(nodes.For):
         loop.iter = _filtered(loop.iter, EACH)
     for call in tree.find_all(nodes.Call):
@@ -176,36 +195,21 @@ def _parsed(source: str, place: str, known: Collection[str], environment: Enviro
             call.node = _filtered(call.node.node, METHOD, call.node.attr)
     for joined in tree.find_all(nodes.Concat):
         joined.nodes = [_filtered(part, PRINTED) for part in joined.nodes]
-    if not environment.strict:
-        _compare_null(tree)
+    for comparison in tree.find_all(nodes.Compare) if not environment.strict else ():
+        # `<`, `<=`, `>` and `>=` are false where one side is NULL.
+        if all(operand.op in _ORDERING for operand in comparison.ops):
+            comparison.expr = _filtered(comparison.expr, ORDERED)
+            for operand in comparison.ops:
+                operand.expr = _filtered(operand.expr, ORDERED)
     return tree
 
 
 _ORDERING = frozenset({"gt", "gteq", "lt", "lteq"})
 
 
-def _compare_null(tree: nodes.Template) -> None:
-    """Make `<`, `<=`, `>` and `>=` false where one side is NULL."""
-    for comparison in tree.find_all(nodes.Compare):
-        if all(operand.op in _ORDERING for operand in comparison.ops):
-            comparison.expr = _filtered(comparison.expr, ORDERED)
-            for operand in comparison.ops:
-                operand.expr = _filtered(operand.expr, ORDERED)
-
-
 def _filtered(node: nodes.Node, name: str, *arguments: str) -> nodes.Filter:
     constants = [nodes.Const(one, lineno=node.lineno, environment=node.environment) for one in arguments]
     return nodes.Filter(node, name, constants, [], None, None, lineno=node.lineno, environment=node.environment)
-
-
-def _compiled(tree: nodes.Template, place: str, environment: Environment) -> jinja2.Template:
-    try:
-        return environment.from_string(tree)
-    except jinja2.TemplateSyntaxError as error:
-        detail = error.message or ""
-        raise TemplateError(TemplateCode.SYNTAX, place=place, line=error.lineno, detail=detail) from None
-    except (RecursionError, MemoryError, SyntaxError):  # Python's own limits of nesting
-        raise TemplateError(TemplateCode.TOO_DEEP, place=place) from None
 
 
 def _failure(compiled: jinja2.Template, place: str, error: Exception) -> TemplateError:
