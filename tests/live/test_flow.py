@@ -62,7 +62,7 @@ def item() -> str:
 # 1. Everything starts, with nothing given but addresses.
 
 
-async def test_all_of_it_starts_without_a_key_and_nothing_fails(stack: Stack) -> None:
+async def test_everything_starts_without_a_key(stack: Stack) -> None:
     async with stack.tocsin() as tocsin:
         for alert in stack.config["alerts"]:
             assert await tocsin.metric("tocsin_alert_up", alert=alert) == 1
@@ -71,7 +71,7 @@ async def test_all_of_it_starts_without_a_key_and_nothing_fails(stack: Stack) ->
         assert not tocsin.logged("level=error")
 
 
-def test_the_views_have_the_columns_that_the_doubles_of_other_tests_have(shipped: tuple[Model, bool]) -> None:
+def test_views_have_the_columns_of_the_double(shipped: tuple[Model, bool]) -> None:
     model, _ = shipped
     model.run("SELECT 1")
     assert model.connection is not None
@@ -84,7 +84,7 @@ def test_the_views_have_the_columns_that_the_doubles_of_other_tests_have(shipped
 # 2. The producer.
 
 
-def test_the_producer_fills_its_topic_as_its_seed_says(shipped: tuple[Model, bool], sink: KafkaSink) -> None:
+def test_producer_fills_topic_by_its_seed(shipped: tuple[Model, bool], sink: KafkaSink) -> None:
     model, _ = shipped
     organizations = tuple(f"org-{secrets.token_hex(4)}" for _ in range(4))
     plan = Plan(
@@ -120,7 +120,7 @@ def fields(value: bytes) -> str:
 # 3, 4. A spike is a row, a gauge and a message, and ends after its window.
 
 
-async def test_a_spike_of_the_producer_is_a_row_a_gauge_and_a_message_until_its_window_has_passed(stack: Stack) -> None:
+async def test_spike_is_row_gauge_and_message(stack: Stack) -> None:
     model = stack.model
     organizations = [await stack.organization(threshold=9) for _ in range(4)]
     plan = Plan(organizations=tuple(organizations), rate=0, bid_rate=0, spike_interval=600, limit=20)
@@ -161,7 +161,7 @@ async def test_a_spike_of_the_producer_is_a_row_a_gauge_and_a_message_until_its_
 # 5. Two types of deployment are one row.
 
 
-async def test_the_gauge_stays_when_one_of_two_types_of_deployment_clears(stack: Stack, sink: KafkaSink) -> None:
+async def test_gauge_stays_while_one_deployment_type_spikes(stack: Stack, sink: KafkaSink) -> None:
     organization = await stack.organization()
     async with stack.tocsin() as tocsin:
         now = int(time.time())
@@ -180,9 +180,7 @@ async def test_the_gauge_stays_when_one_of_two_types_of_deployment_clears(stack:
 # 6. After a crash.
 
 
-async def test_after_a_crash_the_first_page_is_the_view_and_what_was_missed_is_told(
-    stack: Stack, sink: KafkaSink
-) -> None:
+async def test_after_crash_nothing_is_missed(stack: Stack, sink: KafkaSink) -> None:
     model = stack.model
     before, meanwhile = await stack.organization(), await stack.organization()
     async with stack.tocsin() as tocsin:
@@ -230,9 +228,7 @@ async def _is_the_view(stack: Stack, tocsin: TocsinProcess) -> bool:
 # 7. Materialize is away.
 
 
-async def test_while_materialize_is_away_this_shows_and_nothing_old_is_served_as_new(
-    stack: Stack, sink: KafkaSink
-) -> None:
+async def test_outage_of_materialize_shows(stack: Stack, sink: KafkaSink) -> None:
     before, meanwhile = await stack.organization(), await stack.organization()
     once = {"deployment-spike": 1}
     stack.config["sources"]["materialize"] |= {"progress_timeout": "5s", "stale_after": "5s", "backoff_max": "1s"}
@@ -260,9 +256,7 @@ async def test_while_materialize_is_away_this_shows_and_nothing_old_is_served_as
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH")
 @pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
-async def test_alertmanager_tells_of_each_organization_and_of_a_materialize_that_is_away(
-    stack: Stack, sink: KafkaSink
-) -> None:
+async def test_alertmanager_notifies_organizations_and_outage(stack: Stack, sink: KafkaSink) -> None:
     inbox = stack.inbox
     names = [await stack.organization() for _ in range(2)]
     file = alertmanager_file(stack.folder, inbox.url)
@@ -290,7 +284,7 @@ async def test_alertmanager_tells_of_each_organization_and_of_a_materialize_that
 # 10. Setting up again.
 
 
-async def test_setting_up_again_changes_nothing_and_tocsin_goes_on(stack: Stack, sink: KafkaSink) -> None:
+async def test_second_setup_leaves_tocsin_alone(stack: Stack, sink: KafkaSink) -> None:
     organization = await stack.organization()
     async with stack.tocsin() as tocsin:
         for _ in range(2):
@@ -307,7 +301,7 @@ async def test_setting_up_again_changes_nothing_and_tocsin_goes_on(stack: Stack,
 # 11. Bad events.
 
 
-async def test_bad_events_of_every_kind_are_counted_and_no_view_stops(stack: Stack, sink: KafkaSink) -> None:
+async def test_bad_events_are_counted_and_views_go_on(stack: Stack, sink: KafkaSink) -> None:
     """Malformed in every way, without a value, oversized, and dated far ahead. Each message is accounted for: it is a
     fact, or it is rejected, or it had no value and is passed over."""
     organizations = tuple(f"org-{secrets.token_hex(4)}" for _ in range(4))
@@ -352,9 +346,7 @@ async def test_bad_events_of_every_kind_are_counted_and_no_view_stops(stack: Sta
 # Of the second list: rules are rows.
 
 
-async def test_a_rule_that_is_added_fires_without_a_restart_and_one_that_is_removed_resolves(
-    stack: Stack, sink: KafkaSink
-) -> None:
+async def test_added_rule_fires_and_removed_rule_resolves(stack: Stack, sink: KafkaSink) -> None:
     model, name = stack.model, item()
     async with stack.tocsin() as tocsin:
         send(sink, WINNING_BIDS, bid(name, 1, "50"), bid(name, 2, "50.01"))
@@ -383,7 +375,7 @@ async def _arrived(stack: Stack, name: str, bids: int) -> None:
     await stack.ask(lambda: until(lambda: stack.model.run(query) == [(bids,)], "the bids"))
 
 
-async def test_equal_rows_of_three_rules_are_one_firing_until_the_last_rule_goes(stack: Stack, sink: KafkaSink) -> None:
+async def test_equal_rows_of_three_rules_are_one_firing(stack: Stack, sink: KafkaSink) -> None:
     """Three rules of one name catch one bid: three equal rows. The other item fires after two of them are gone."""
     model, name, marker = stack.model, item(), item()
     rules = ", ".join(f"('{name}', '{name}', {above}, 'info')" for above in (1, 2, 3))
@@ -406,7 +398,7 @@ async def test_equal_rows_of_three_rules_are_one_firing_until_the_last_rule_goes
         await stack.ask(lambda: model.remove_rule(marker))
 
 
-async def test_a_rule_taken_back_in_time_is_cancelled_and_nobody_hears_of_it(stack: Stack, sink: KafkaSink) -> None:
+async def test_rule_removed_in_time_is_cancelled(stack: Stack, sink: KafkaSink) -> None:
     """The workflow waits; the cancel comes before its delay is over."""
     model, name = stack.model, item()
     steps = (Step(type="delay", seconds=60), Step(type="in_app"))
@@ -427,7 +419,7 @@ async def test_a_rule_taken_back_in_time_is_cancelled_and_nobody_hears_of_it(sta
         await stack.until(lambda: states() == ["cancelled"], "taken back")
 
 
-async def test_a_model_under_an_odd_name_is_set_up_watched_and_told_of(stack: Stack, sink: KafkaSink) -> None:
+async def test_model_with_odd_name_works(stack: Stack, sink: KafkaSink) -> None:
     """Capitals, quotes, blanks and semicolons in the name of the schema."""
     name, odd = item(), f'Odd "Name"; {secrets.token_hex(4)}'
     other = Model(schema=odd)

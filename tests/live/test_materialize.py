@@ -39,7 +39,7 @@ def source(server: Server) -> Materialize:
     return Materialize("mz", server.config())
 
 
-async def test_a_change_arrives_within_a_second(server: Server) -> None:
+async def test_change_arrives_within_a_second(server: Server) -> None:
     """Materialize sends a change when it is committed, not when a client asks."""
     view = await server.view("orders", COLUMNS, ANN)
     waits = []
@@ -53,7 +53,7 @@ async def test_a_change_arrives_within_a_second(server: Server) -> None:
     assert sorted(waits)[len(waits) // 2] < 1.0
 
 
-async def test_a_row_that_expires_by_itself_arrives_at_its_time(server: Server) -> None:
+async def test_row_expires_at_its_time(server: Server) -> None:
     """Temporal filters: `mz_now()` in a view retracts rows without any input."""
     view = await server.view("orders", (("id", "int4"), ("until", "mz_timestamp")))
     ends = int(time.time() * 1000) + 3_000
@@ -66,7 +66,7 @@ async def test_a_row_that_expires_by_itself_arrives_at_its_time(server: Server) 
         assert stream.updates[-1] == (ends, -1, ("1",))
 
 
-async def test_history_is_kept_only_where_it_is_retained(server: Server) -> None:
+async def test_history_is_kept_only_if_retained(server: Server) -> None:
     kept = await server.view("kept", COLUMNS, ANN)
     lost = await server.view("lost", COLUMNS, ANN, retain=False)
     async with reading(source(server), kept.name) as stream:
@@ -79,14 +79,14 @@ async def test_history_is_kept_only_where_it_is_retained(server: Server) -> None
         assert ((await stream.next()).snapshot or 0) > frontier - 1
 
 
-async def test_an_unknown_cluster_shows_with_the_statement_and_not_at_the_connection(server: Server) -> None:
+async def test_unknown_cluster_fails_the_statement(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     error = await error_of(Materialize("mz", server.config(cluster="nonesuch")), view.name)
     assert error.reason is SourceReason.MISSING
     assert "nonesuch" in str(error)
 
 
-async def test_the_whole_process_shows_and_prints_what_a_view_holds(server: Server, tmp_path: Path) -> None:
+async def test_process_shows_and_prints_the_view(server: Server, tmp_path: Path) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     config = {
         "web": {"listen": "127.0.0.1:0"},

@@ -72,7 +72,7 @@ def first(made_model: tuple[Model, str]) -> str:
     return made_model[1]
 
 
-def test_the_first_run_makes_everything_with_comments_and_the_second_nothing(model: Model, first: str) -> None:
+def test_second_setup_creates_nothing(model: Model, first: str) -> None:
     assert "recreated" not in first
     model.setup("--check")
     again = model.setup()
@@ -86,7 +86,7 @@ def test_the_first_run_makes_everything_with_comments_and_the_second_nothing(mod
     assert without == []
 
 
-def test_alert_views_retain_history_where_the_server_allows_it(model: Model, first: str) -> None:
+def test_alert_views_retain_history_if_allowed(model: Model, first: str) -> None:
     kept = dict(
         model.run(
             "SELECT o.name, h.value::text FROM mz_internal.mz_history_retention_strategies AS h "
@@ -99,7 +99,7 @@ def test_alert_views_retain_history_where_the_server_allows_it(model: Model, fir
     assert {kept[view] for view in ("organization_alert", "active_alerts", "rejected_events")} == {expected}
 
 
-def test_a_spike_of_the_producer_is_a_row_within_two_seconds_and_is_gone_after_the_window(model: Model) -> None:
+def test_spike_is_a_row_for_its_window(model: Model) -> None:
     organizations = [model.organization(threshold=9) for _ in range(4)]
     options = ("--organizations", ",".join(organizations), "--rate", "0", "--bid-rate", "0")
     plan = Plan(
@@ -130,7 +130,7 @@ def test_a_spike_of_the_producer_is_a_row_within_two_seconds_and_is_gone_after_t
     assert not any(one in line for one in others for line in lines)
 
 
-def test_both_types_of_deployment_are_one_row_that_stays_when_one_of_them_clears(model: Model, sink: KafkaSink) -> None:
+def test_both_deployment_types_are_one_row(model: Model, sink: KafkaSink) -> None:
     organization = model.organization()
     now = int(time.time())
     early, late = now - int(WINDOW) + 10, now
@@ -151,7 +151,7 @@ def test_both_types_of_deployment_are_one_row_that_stays_when_one_of_them_clears
     assert max(held) == 1
 
 
-def test_malformed_events_are_counted_and_the_views_go_on(model: Model, sink: KafkaSink) -> None:
+def test_malformed_events_are_counted(model: Model, sink: KafkaSink) -> None:
     plan = Plan(rate=100, bid_rate=100, spike_interval=0, malformed=1, limit=400)
     malformed = [event for event in Schedule(plan).events(start=0) if event.kind is Kind.MALFORMED]
     counted = sum(event.value is not None for event in malformed)
@@ -182,7 +182,7 @@ def still_works(model: Model, sink: KafkaSink) -> None:
         model.run(f"SELECT * FROM {{}}.{view}")
 
 
-def test_hostile_messages_are_rejected_with_a_reason_and_break_nothing(model: Model, sink: KafkaSink) -> None:
+def test_hostile_messages_are_rejected_with_reason(model: Model, sink: KafkaSink) -> None:
     sound = json.dumps(deployment("nobody")).encode()
     hostile: dict[bytes, str] = {
         b"\xff\xfe": "not UTF-8",
@@ -213,7 +213,7 @@ def test_hostile_messages_are_rejected_with_a_reason_and_break_nothing(model: Mo
     still_works(model, sink)
 
 
-def test_a_rule_is_added_changed_and_removed_live(model: Model, sink: KafkaSink) -> None:
+def test_rule_is_added_changed_and_removed(model: Model, sink: KafkaSink) -> None:
     item = f"item {secrets.token_hex(4)}"
     bid = {"auction_id": 1, "item": item, "amount": "50.00", "bidder": "Jo", "bid_ts": int(time.time())}
     send(sink, WINNING_BIDS, bid, bid | {"auction_id": 2, "amount": 50.01})
@@ -235,7 +235,7 @@ def test_a_rule_is_added_changed_and_removed_live(model: Model, sink: KafkaSink)
     until(lambda: caught() == [], "nothing", within=5)
 
 
-def test_a_raised_threshold_ends_a_spike_at_once(model: Model, sink: KafkaSink) -> None:
+def test_raised_threshold_ends_spike(model: Model, sink: KafkaSink) -> None:
     organization = model.organization()
     send(sink, CUSTOMER_EVENTS, *[deployment(organization)] * 10)
     until(lambda: model.alert(organization), "the spike")
@@ -243,7 +243,7 @@ def test_a_raised_threshold_ends_a_spike_at_once(model: Model, sink: KafkaSink) 
     until(lambda: not model.alert(organization), "its end", within=5)
 
 
-def test_two_setups_at_once_leave_a_running_subscriber_alone(model: Model, sink: KafkaSink) -> None:
+def test_two_setups_at_once_leave_subscriber_alone(model: Model, sink: KafkaSink) -> None:
     with model.subscriber("organization_alert") as lines:
         both = [model.start() for _ in range(2)]
         printed = [ended(one) for one in both]
@@ -254,7 +254,7 @@ def test_two_setups_at_once_leave_a_running_subscriber_alone(model: Model, sink:
         assert not lines[-1].startswith("ended")
 
 
-def test_a_changed_view_is_replaced_and_the_subscriber_of_another_one_goes_on(model: Model, sink: KafkaSink) -> None:
+def test_changed_view_is_replaced_without_the_others(model: Model, sink: KafkaSink) -> None:
     with model.subscriber("organization_alert") as spikes, model.subscriber("active_alerts") as auctions:
         printed = model.setup("--bid-window", "4 minutes")
         assert [line.split()[0] for line in printed.splitlines() if line.endswith(" active_alerts")] == ["recreated"], (
@@ -268,7 +268,7 @@ def test_a_changed_view_is_replaced_and_the_subscriber_of_another_one_goes_on(mo
     model.setup()  # and back
 
 
-def test_the_role_may_read_the_alert_views_and_nothing_else(model: Model) -> None:
+def test_role_reads_only_alert_views(model: Model) -> None:
     try:
         checks = model.run("SHOW enable_rbac_checks")[0][0]
     except psycopg.Error:
@@ -283,7 +283,7 @@ def test_the_role_may_read_the_alert_views_and_nothing_else(model: Model) -> Non
                 reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.schema, name)))
 
 
-def test_a_topic_that_is_not_there_is_waited_for(model: Model, sink: KafkaSink) -> None:
+def test_setup_waits_for_missing_topic(model: Model, sink: KafkaSink) -> None:
     topic = f"tocsin_test_{secrets.token_hex(4)}"
     other = f"{model.schema}_late"
     # A connection without its topic, then the topic.

@@ -62,7 +62,7 @@ def p95(took: Sequence[float]) -> float:
     return sorted(took)[int(len(took) * 0.95)]
 
 
-async def test_from_an_event_to_the_inbox(stack: Stack, sink: KafkaSink, measured: Measured) -> None:
+async def test_time_from_event_to_inbox(stack: Stack, sink: KafkaSink, measured: Measured) -> None:
     """One event makes one row: the threshold is 0."""
     names = [await stack.organization(threshold=0) for _ in range(SAMPLES)]
     took = []
@@ -80,7 +80,7 @@ async def test_from_an_event_to_the_inbox(stack: Stack, sink: KafkaSink, measure
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH")
 @pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
-async def test_from_an_event_to_the_message_of_alertmanager(stack: Stack, sink: KafkaSink, measured: Measured) -> None:
+async def test_time_from_event_to_alertmanager(stack: Stack, sink: KafkaSink, measured: Measured) -> None:
     names = [await stack.organization(threshold=0) for _ in range(SAMPLES_ALERTMANAGER)]
     took = []
     file = alertmanager_file(stack.folder, stack.inbox.url)
@@ -99,7 +99,7 @@ async def test_from_an_event_to_the_message_of_alertmanager(stack: Stack, sink: 
     assert max(took) <= GENEROUS * ALERTMANAGER_S
 
 
-def test_events_of_the_producer(measured: Measured) -> None:
+def test_rate_of_the_producer(measured: Measured) -> None:
     """The schedule, the pace and the sink as the command has them, into a topic that goes with the test, so that no
     view has to read them. The pace asks for more than any machine can give."""
     topic = f"tocsin_test_{secrets.token_hex(4)}"
