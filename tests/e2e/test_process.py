@@ -194,7 +194,7 @@ async def test_ledger_of_newer_version_is_left_alone(harness: Harness) -> None:
 
 async def test_file_that_is_no_ledger_is_left_alone(harness: Harness) -> None:
     harness.ledger.write_text("my diary\n" * 1000)
-    await refused(harness, 3, str(harness.ledger), "no ledger")
+    await refused(harness, 3, str(harness.ledger), "ledger.path")
     assert harness.ledger.read_text().startswith("my diary")
 
 
