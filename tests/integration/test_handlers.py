@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from support.channels import FakeChannel
-from support.dispatching import Desk
+from support.dispatching import DispatcherHarness
 from support.events_table import INSERT, handled, made
 from support.messages import message
 from support.postgres import Database
@@ -69,8 +69,8 @@ def handler(call: Callable[..., Any], **settings: Any) -> FakeChannel:
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    made = Desk(tmp_path / "ledger.db")
+async def outbox(tmp_path: Path) -> AsyncIterator[DispatcherHarness]:
+    made = DispatcherHarness(tmp_path / "ledger.db")
     yield made
     await made.close()
 
@@ -89,7 +89,9 @@ def local(harness: Harness, name: str, **more: Any) -> dict[str, Any]:
     return {"type": "python", "handler": f"own_handlers:{name}", "path": str(harness.directory), **timing, **more}
 
 
-async def test_what_fails_or_raises_is_tried_again_and_becomes_a_dead_letter_in_the_end(desk: Desk) -> None:
+async def test_what_fails_or_raises_is_tried_again_and_becomes_a_dead_letter_in_the_end(
+    outbox: DispatcherHarness,
+) -> None:
     outcomes: list[Any] = [False, ValueError("no room"), None]
 
     async def flaky(envelope: Envelope) -> object:
@@ -100,41 +102,41 @@ async def test_what_fails_or_raises_is_tried_again_and_becomes_a_dead_letter_in_
             raise outcome
         return outcome
 
-    desk.start(handler(flaky), max_attempts=3)
-    [good, poison] = await desk.tell("1", "2")
+    outbox.start(handler(flaky), max_attempts=3)
+    [good, poison] = await outbox.fire("1", "2")
     for _ in range(4):
-        await desk.advance(10)
-    await desk.delivered(good)
-    record = await desk.record(poison)
+        await outbox.advance(10)
+    await outbox.delivered(good)
+    record = await outbox.record(poison)
     assert (record.status, record.reason, record.attempts) == (Status.DEAD, Reason.EXHAUSTED, 3)
     assert record.detail == "3 attempts; the last: internal: KeyError: 'stock'"
-    assert (await desk.record(good)).attempts == 3
+    assert (await outbox.record(good)).attempts == 3
 
 
-async def test_what_a_handler_rejects_is_a_dead_letter_at_once_and_the_rest_goes_on(desk: Desk) -> None:
+async def test_what_a_handler_rejects_is_a_dead_letter_at_once_and_the_rest_goes_on(outbox: DispatcherHarness) -> None:
     def picky(envelope: Envelope) -> str:
         if envelope["row"]["order_id"] == 2:
             raise Reject("unknown order")
         return f"ticket {envelope['row']['order_id']}"
 
-    desk.start(handler(picky))
-    [first, bad, third] = await desk.tell("1", "2", "3")
-    await desk.delivered(first, third)
-    await until(lambda: desk.dispatchers[0].failed == 1)
-    record = await desk.record(bad)
+    outbox.start(handler(picky))
+    [first, bad, third] = await outbox.fire("1", "2", "3")
+    await outbox.delivered(first, third)
+    await until(lambda: outbox.dispatchers[0].failed == 1)
+    record = await outbox.record(bad)
     assert (record.status, record.reason, record.detail) == (Status.DEAD, Reason.REJECTED, "unknown order")
-    assert [one.detail for one in await desk.records(first, third)] == ["ticket 1", "ticket 3"]
+    assert [one.detail for one in await outbox.records(first, third)] == ["ticket 1", "ticket 3"]
 
 
-async def test_the_notifications_of_one_row_reach_a_handler_in_order(desk: Desk) -> None:
+async def test_the_notifications_of_one_row_reach_a_handler_in_order(outbox: DispatcherHarness) -> None:
     seen = []
-    desk.start(handler(lambda envelope: seen.append((envelope["status"], envelope["at"]))))
-    await desk.delivered(*await desk.episode(length=8))
+    outbox.start(handler(lambda envelope: seen.append((envelope["status"], envelope["at"]))))
+    await outbox.delivered(*await outbox.episode(length=8))
     assert [status for status, _ in seen] == ["fired", *["updated"] * 6, "resolved"]
     assert seen == sorted(seen, key=lambda one: one[1])
 
 
-async def test_a_handler_that_hangs_does_not_end_the_channel(desk: Desk) -> None:
+async def test_a_handler_that_hangs_does_not_end_the_channel(outbox: DispatcherHarness) -> None:
     import threading
 
     go, calls = threading.Event(), []
@@ -144,14 +146,14 @@ async def test_a_handler_that_hangs_does_not_end_the_channel(desk: Desk) -> None
         if envelope["row"]["order_id"] == 1:
             go.wait(30)
 
-    dispatcher = desk.start(handler(hanging, timeout="50ms", concurrency=2))
-    [stuck] = await desk.tell("1")
+    dispatcher = outbox.start(handler(hanging, timeout="50ms", concurrency=2))
+    [stuck] = await outbox.fire("1")
     await until(lambda: dispatcher.failed)
-    await desk.delivered(*await desk.tell("2", "3"))
+    await outbox.delivered(*await outbox.fire("2", "3"))
     go.set()
     for _ in range(3):
-        await desk.advance(30)
-    await desk.delivered(stuck)
+        await outbox.advance(30)
+    await outbox.delivered(stuck)
     assert calls.count(1) == 1
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from support.channel_ends import KafkaEnd
-from support.dispatching import Desk
+from support.dispatching import DispatcherHarness
 from support.ledger import commit, transition
 from support.smtp import MailServer
 from support.waiting import until_some
@@ -19,32 +19,32 @@ from tocsin.channels.base import Channel
 from tocsin.ledger.base import Status
 from tocsin.model import Address
 
-LANE = Address(channel="hook", ordering_key="group", interval=0.2)
+GROUP = Address(channel="hook", ordering_key="group", interval=0.2)
 ROWS = 30
 LARGE = 17
 """The row that is too large alone."""
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    made = Desk(tmp_path / "ledger.db", clock=time.time)  # sockets take their time
+async def outbox(tmp_path: Path) -> AsyncIterator[DispatcherHarness]:
+    made = DispatcherHarness(tmp_path / "ledger.db", clock=time.time)  # sockets take their time
     yield made
     await made.close()
 
 
-async def sent_through(desk: Desk, channel: Channel) -> None:
+async def sent_through(outbox: DispatcherHarness, channel: Channel) -> None:
     """Send a digest, and wait until all of it is delivered but the one row that is too large."""
-    desk.start(cast("Any", channel), max_age=1e12)
+    outbox.start(cast("Any", channel), max_age=1e12)
     notes = ["n" * (30_000 if number == LARGE else 1_000) for number in range(ROWS)]
     transitions = [transition(str(number), note=note) for number, note in enumerate(notes)]
-    await desk.ledger.commit(replace(commit(), transitions=[(one, [LANE]) for one in transitions]))
-    desk.dispatchers[0].wake()
+    await outbox.ledger.commit(replace(commit(), transitions=[(one, [GROUP]) for one in transitions]))
+    outbox.dispatchers[0].wake()
 
     async def settled() -> bool:
-        return all(record.status is not Status.PENDING for record in await desk.records())
+        return all(record.status is not Status.PENDING for record in await outbox.records())
 
     await until_some(settled, "nothing pending")
-    found = {record.row[0]: (record.status, record.reason) for record in await desk.records()}
+    found = {record.row[0]: (record.status, record.reason) for record in await outbox.records()}
     assert found.pop(str(LARGE)) == (Status.DEAD, "too_large")
     assert {status for status, _ in found.values()} == {Status.DELIVERED}
 
@@ -71,7 +71,9 @@ def mail_channel(server: MailServer) -> Channel:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["SIZE", "552"])
-async def test_mail_over_the_limit_is_sent_in_parts(desk: Desk, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_mail_over_the_limit_is_sent_in_parts(
+    outbox: DispatcherHarness, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether the server says its limit before or refuses the mail."""
     if not known:
         from tocsin.channels.email import server as module
@@ -79,18 +81,18 @@ async def test_mail_over_the_limit_is_sent_in_parts(desk: Desk, known: bool, mon
         limit: Callable[..., None] = lambda *_: None  # noqa: E731
         monkeypatch.setattr(module, "_too_large", limit)
     async with MailServer(size=20_000) as server:
-        await sent_through(desk, mail_channel(server))
+        await sent_through(outbox, mail_channel(server))
         parts = [json.loads(mail.part("plain").splitlines()[0]) for mail in server.mails]
     whole(parts)
     ids = [mail.parsed["Message-ID"] for mail in server.mails]
     assert len(set(ids)) == len(ids)
 
 
-async def test_record_over_the_limit_is_written_in_parts(desk: Desk) -> None:
+async def test_record_over_the_limit_is_written_in_parts(outbox: DispatcherHarness) -> None:
     """The limit is that of `max_bytes`."""
     async with KafkaEnd() as bench:
         fields = {**bench.settings(""), "max_bytes": 20_000, "compression": "none"}
         config = kafka.Config.model_validate({"type": "kafka", **fields})
-        await sent_through(desk, cast("Channel", kafka.build("hook", config, {"late": config})))
+        await sent_through(outbox, cast("Channel", kafka.build("hook", config, {"late": config})))
         parts = [[one["row"]["order_id"] for one in record.get("merged", [record])] for record in bench.arrived()]
     whole(parts)

@@ -1,19 +1,18 @@
-"""A dispatcher between a real ledger and a scripted channel, with a clock and a chance of its own."""
+"""Dispatchers between a real ledger and scripted channels, with a clock that moves only when told to."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from support.channels import FakeChannel
 from support.clock import LoopClock
 from support.ledger import commit, transition
 from support.waiting import until, until_some
 from tocsin.backoff import Backoff
-from tocsin.channels.base import Message, Paused, Rejected, Retry
+from tocsin.channels.base import Channel, Message, Paused, Rejected, Retry
 from tocsin.dispatch import Compose, Dispatcher, Policy
 from tocsin.envelope import View, build, merged
-from tocsin.errors import Reason
+from tocsin.errors import LedgerError, LedgerReason, Reason
 from tocsin.exposition import Metrics
 from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.ledger.sqlite import open_ledger
@@ -22,16 +21,16 @@ from tocsin.model import Kind, Notification, Transition
 DOWN = Retry(Reason.CONNECTION, "refused")
 BUSY = Retry(Reason.IN_PROGRESS, "later")
 REFUSED = Paused(Reason.UNAUTHORIZED, "wrong key")
+GONE = Rejected(Reason.NOT_FOUND, "404 no such hook")
 
 _VIEW = View(labels=(), value=None)
-_POLICY = Policy(
-    concurrency=4,
-    timeout=10.0,
-    backoff=Backoff(initial=1.0, maximum=60.0),
-    max_attempts=5,
-    max_age=3600.0,
-    pause=Backoff(initial=30.0, maximum=300.0),
-)
+_POLICY: dict[str, Any] = {
+    "concurrency": 4,
+    "timeout": 10.0,
+    "backoff": Backoff(initial=1.0, maximum=60.0),
+    "max_attempts": 5,
+    "max_age": 3600.0,
+}
 
 
 def compose(together: Sequence[Notification]) -> Message | Rejected:
@@ -48,54 +47,85 @@ def compose(together: Sequence[Notification]) -> Message | Rejected:
     )
 
 
-class Desk:
-    """One ledger file, and the dispatcher that works on it now. `chance`: what every throw of the dice gives; `set_by`:
-    the seconds by which somebody has set the wall clock."""
+class FaultyLedger:
+    """A ledger whose methods can be made to fail, or to wait, by name."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.failures: dict[str, int] = {}
+        """How often each method fails from now on."""
+        self.gates: dict[str, asyncio.Event] = {}
+        """What each method waits for: `claim` after it has read, others before."""
+        self.calls: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._ledger, name)
+
+        async def call(*arguments: Any, **named: Any) -> Any:
+            self.calls.append((name, arguments[0] if arguments else None))
+            if name != "claim":
+                await self._wait(name)
+            if self.failures.get(name):
+                self.failures[name] -= 1
+                raise LedgerError("the disk reports an error", LedgerReason.FAILED)
+            result = await method(*arguments, **named)
+            if name == "claim":
+                self.calls.append(("claimed", None))
+                await self._wait(name)
+            return result
+
+        return call
+
+    async def _wait(self, name: str) -> None:
+        if name in self.gates:
+            await self.gates[name].wait()
+
+    def close_gate(self, name: str) -> asyncio.Event:
+        """Make a method wait until the event is set."""
+        return self.gates.setdefault(name, asyncio.Event())
+
+    def count(self, name: str) -> int:
+        """How often a method was called."""
+        return sum(called == name for called, _ in self.calls)
+
+
+class DispatcherHarness:
+    """One ledger file, and the dispatchers that work on it now."""
 
     def __init__(self, path: Path, clock: Any = None) -> None:
         self.path = path
         self.chance = 0.999
+        """What every random number is."""
         self.clock = clock or LoopClock(asyncio.get_running_loop())
-        self.set_by = 0.0
         self.metrics = Metrics("0").channel("hook")
         self.ledger: Ledger = open_ledger(path, clock=self.clock)
         self.dispatchers: list[Dispatcher] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._set_by = 0.0
 
     def start(
-        self,
-        channel: FakeChannel,
-        *,
-        name: str = "hook",
-        ledger: Ledger | None = None,
-        compose: Compose = compose,
-        **policy: Any,
+        self, channel: Channel, *, name: str = "hook", ledger: Any = None, compose: Compose = compose, **policy: Any
     ) -> Dispatcher:
-        """Run a dispatcher. `policy`: what is to differ from a plain policy."""
-        fields = {field: getattr(_POLICY, field) for field in Policy.__slots__}
+        """Run a dispatcher. `policy`: what differs from a plain policy."""
         dispatcher = Dispatcher(
             name,
             channel,
-            Policy(**{**fields, **policy}),
+            Policy(**{**_POLICY, **policy}),
             ledger=ledger or self.ledger,
             compose=compose,
             metrics=self.metrics,
             clock=self.clock,
-            monotonic=self.monotonic,
+            monotonic=lambda: self.clock() - self._set_by,
             chance=lambda: self.chance,
         )
         self.dispatchers.append(dispatcher)
         self._tasks.append(asyncio.create_task(dispatcher.run()))
         return dispatcher
 
-    def monotonic(self) -> float:
-        """The clock that goes on when the other one is set."""
-        return self.clock() - self.set_by
-
     def set_clock(self, seconds: float) -> None:
         """Set the wall clock, so that no time passes."""
         self.clock.now += seconds
-        self.set_by += seconds
+        self._set_by += seconds
 
     @property
     def task(self) -> asyncio.Task[None]:
@@ -103,7 +133,7 @@ class Desk:
         return self._tasks[-1]
 
     async def stop(self) -> None:
-        """End every dispatcher as a killed process would: nothing is waited for."""
+        """Cancel every dispatcher."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -111,33 +141,42 @@ class Desk:
         self._tasks.clear()
 
     async def close(self) -> None:
-        """The end of the test. Raises what a dispatcher ended with, if it ended by itself."""
+        """End the test. Raises what a dispatcher ended with, if it ended by itself."""
         ended = [task for task in self._tasks if task.done() and not task.cancelled()]
         await self.stop()
         await self.ledger.close()
         for task in ended:
             task.result()
 
-    async def tell(self, *keys: str, to: Sequence[str] = ("hook",), at: int = 1000) -> list[str]:
-        """Commit and offer a fired notification for each key; their ids."""
-        return await self.tell_of([transition(key, at=at) for key in keys], to=to)
+    async def fire(self, *keys: str, to: Sequence[str] = ("hook",), at: int = 1000) -> list[str]:
+        """Commit a fired notification for each key; their ids."""
+        return await self.commit([transition(key, at=at) for key in keys], to=to)
 
     async def episode(self, key: str = "1", length: int = 3) -> list[str]:
-        """Commit and offer an episode: fired, updated ..., resolved; its ids."""
+        """Commit an episode: fired, updated ..., resolved; its ids."""
         kinds = [Kind.FIRED, *[Kind.UPDATED] * (length - 2), Kind.RESOLVED]
-        return await self.tell_of(
+        return await self.commit(
             [transition(key, kind, at=1000 + number, started_at=1000) for number, kind in enumerate(kinds)]
         )
 
-    async def tell_of(self, transitions: Sequence[Transition], *, to: Sequence[str] = ("hook",)) -> list[str]:
+    async def commit(self, transitions: Sequence[Transition], *, to: Sequence[str] = ("hook",)) -> list[str]:
         notifications = await self.ledger.commit(commit(transitions, to=to))
-        for dispatcher in self.dispatchers:
-            if dispatcher.name in to:
-                dispatcher.wake()
+        self.wake()
         return [one.id for one in notifications]
 
+    def wake(self) -> None:
+        """Wake every dispatcher."""
+        for dispatcher in self.dispatchers:
+            dispatcher.wake()
+
+    async def change(self, action: str, ids: Sequence[str]) -> None:
+        """Retry or drop as another process does."""
+        await getattr(self.ledger, action)(ids)
+        for dispatcher in self.dispatchers:
+            dispatcher.rescan()
+
     async def quiet(self) -> None:
-        """Wait until every dispatcher has nothing to do before its next time comes (or a send is answered)."""
+        """Wait until every dispatcher has nothing to do before its next time comes, or a send is answered."""
 
         def sleeping(dispatcher: Dispatcher) -> bool:
             return bool(dispatcher._wake._waiters) and not dispatcher._wake.is_set()
@@ -147,8 +186,7 @@ class Desk:
             # Both queues of the ledger are worked off in order: what was asked of it before has been answered after.
             await self.ledger.settle([])
             await self.ledger.backlog()
-            idle = all(sleeping(dispatcher) for dispatcher in self.dispatchers)
-            quiet = quiet + 1 if idle else 0
+            quiet = quiet + 1 if all(map(sleeping, self.dispatchers)) else 0
 
     async def advance(self, seconds: float) -> None:
         """Let time pass, and everything happen that is due."""
@@ -165,14 +203,18 @@ class Desk:
         """What the ledger has of this id."""
         return (await self.records(id_))[0]
 
+    async def statuses(self, *ids: str) -> list[Status]:
+        """The statuses of these ids, or of all."""
+        return [record.status for record in await self.records(*ids)]
+
     async def delivered(self, *ids: str) -> None:
         """Wait until the ledger says that these are delivered."""
 
         async def all_delivered() -> bool:
-            return all(record.status is Status.DELIVERED for record in await self.records(*ids))
+            return {*await self.statuses(*ids)} <= {Status.DELIVERED}
 
         await until_some(all_delivered, f"{len(ids)} deliveries")
 
-    async def until(self, condition: Callable[[], object], what: str = "") -> None:
-        """Wait until something is so."""
+    async def until(self, condition: Any, what: str = "") -> None:
+        """Wait until something is true."""
         await until(condition, what)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from support.dispatching import Desk
+from support.dispatching import DispatcherHarness
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    desk = Desk(tmp_path / "ledger")
-    yield desk
-    await desk.close()
+async def harness(tmp_path: Path) -> AsyncIterator[DispatcherHarness]:
+    harness = DispatcherHarness(tmp_path / "ledger")
+    yield harness
+    await harness.close()

@@ -2,27 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from support.channels import FakeChannel, script
-from support.dispatching import Desk
+from support.dispatching import DispatcherHarness, FaultyLedger
 from support.ledger import commit, transition
 from support.waiting import until_some
 from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
-from tocsin.errors import LedgerError, LedgerReason, Reason
+from tocsin.errors import Reason
 from tocsin.ledger.base import MOST_MERGED, Status
-from tocsin.model import Address, Kind, Notification
+from tocsin.model import Address, Kind
 
-LANE = Address(channel="hook", ordering_key="group", interval=30.0)
+GROUP = Address(channel="hook", ordering_key="group", interval=30.0)
 
 
-async def tell(desk: Desk, *keys: str, kind: Kind = Kind.FIRED, at: int = 1000) -> None:
-    transitions = [(transition(key, kind, at=at), [LANE]) for key in keys]
-    await desk.ledger.commit(replace(commit(), transitions=transitions))
-    for dispatcher in desk.dispatchers:
-        dispatcher.wake()
+async def fire(harness: DispatcherHarness, *keys: str, kind: Kind = Kind.FIRED, at: int = 1000) -> None:
+    transitions = [(transition(key, kind, at=at), [GROUP]) for key in keys]
+    await harness.ledger.commit(replace(commit(), transitions=transitions))
+    harness.wake()
 
 
 def merged(message: Message) -> list[object]:
@@ -31,99 +29,101 @@ def merged(message: Message) -> list[object]:
     return [envelope["row"]["order_id"] for envelope in envelopes]
 
 
-async def test_the_first_goes_at_once_and_the_rest_in_one_message_at_the_deadline(desk: Desk) -> None:
+async def test_first_is_sent_at_once_and_rest_together(harness: DispatcherHarness) -> None:
     channel = FakeChannel()
-    desk.start(channel)
-    await tell(desk, "1")
-    await desk.quiet()
+    harness.start(channel)
+    await fire(harness, "1")
+    await harness.quiet()
     assert [merged(message) for message in channel.delivered] == [[1]]
-    await desk.advance(10)
-    await tell(desk, "2", "3")
-    await desk.advance(10)
-    await tell(desk, "4")
-    await desk.advance(9)
+    await harness.advance(10)
+    await fire(harness, "2", "3")
+    await harness.advance(10)
+    await fire(harness, "4")
+    await harness.advance(9)
     assert len(channel.delivered) == 1
-    await desk.advance(1.5)
+    await harness.advance(1.5)
     assert [merged(message) for message in channel.delivered] == [[1], [2, 3, 4]]
-    assert {record.status for record in await desk.records()} == {Status.DELIVERED}
+    assert {record.status for record in await harness.records()} == {Status.DELIVERED}
 
 
-async def test_a_restart_does_not_move_the_deadline_nor_the_id(desk: Desk) -> None:
-    await tell(desk, "1", "2", "3")
-    expected = next(record.id for record in await desk.records() if record.row[0] == "2")
-    await desk.advance(20)
+async def test_restart_keeps_deadline_and_id(harness: DispatcherHarness) -> None:
+    await fire(harness, "1", "2", "3")
+    expected = next(record.id for record in await harness.records() if record.row[0] == "2")
+    await harness.advance(20)
     channel = FakeChannel()
-    desk.start(channel)
-    await desk.advance(9)
+    harness.start(channel)
+    await harness.advance(9)
     assert [merged(message) for message in channel.delivered] == [[1]]
-    await desk.advance(1.5)
+    await harness.advance(1.5)
     assert [merged(message) for message in channel.delivered] == [[1], [2, 3]]
     assert channel.delivered[1].id == expected
 
 
-async def test_a_repeat_is_the_same_though_more_came_meanwhile(desk: Desk) -> None:
+async def test_repeat_has_same_content(harness: DispatcherHarness) -> None:
     channel = FakeChannel()
-    desk.start(channel)
-    await tell(desk, "1", "2", "3")
-    await desk.quiet()
+    harness.start(channel)
+    await fire(harness, "1", "2", "3")
+    await harness.quiet()
     channel.answer = script(Retry(Reason.TIMEOUT), Retry(Reason.TIMEOUT))
-    await desk.advance(30.5)
-    await tell(desk, "4")
+    await harness.advance(30.5)
+    await fire(harness, "4")
     for _ in range(3):
-        await desk.advance(15)
+        await harness.advance(15)
     sent = [sends[0] for sends in channel.sends[1:]]
     assert [merged(message) for message in sent[:3]] == [[2, 3]] * 3
     assert len({message.id for message in sent[:3]}) == 1
     assert merged(sent[3]) == [4]
 
 
-async def test_all_of_a_rejected_message_are_dead_letters_and_go_together_when_tried_again(desk: Desk) -> None:
+async def test_rejected_digest_is_retried_together(
+    harness: DispatcherHarness,
+) -> None:
     channel = FakeChannel()
-    dispatcher = desk.start(channel)
-    await tell(desk, "1", "2", "3")
-    await desk.quiet()
+    dispatcher = harness.start(channel)
+    await fire(harness, "1", "2", "3")
+    await harness.quiet()
     channel.answer = script(Rejected(Reason.REJECTED, "no"))
-    await desk.advance(31)
-    dead = [record for record in await desk.records() if record.status is Status.DEAD]
+    await harness.advance(31)
+    dead = [record for record in await harness.records() if record.status is Status.DEAD]
     assert {(record.row[0], record.detail) for record in dead} == {("2", "no"), ("3", "no")}
-    assert await desk.ledger.retry([record.id for record in dead]) == 2
+    assert await harness.ledger.retry([record.id for record in dead]) == 2
     dispatcher.rescan()
-    await desk.quiet()
+    await harness.quiet()
     assert [merged(message) for message in channel.delivered] == [[1], [2, 3]]
 
 
-async def test_a_message_in_which_anything_fired_says_fired(desk: Desk) -> None:
+async def test_digest_with_a_fired_row_says_fired(harness: DispatcherHarness) -> None:
     channel = FakeChannel()
-    desk.start(channel)
-    await tell(desk, "1", "2")
-    await tell(desk, "1", "2", kind=Kind.RESOLVED, at=2000)
-    await desk.advance(31)
+    harness.start(channel)
+    await fire(harness, "1", "2")
+    await fire(harness, "1", "2", kind=Kind.RESOLVED, at=2000)
+    await harness.advance(31)
     assert [message.kind for message in channel.delivered] == [Kind.FIRED, Kind.FIRED]
     assert merged(channel.delivered[1]) == [2, 1, 2]
     assert channel.delivered[1].envelope["row"]["order_id"] == 2
 
 
-async def test_a_long_digest_goes_in_several_messages_with_none_lost(desk: Desk) -> None:
+async def test_long_digest_is_several_messages(harness: DispatcherHarness) -> None:
     channel = FakeChannel()
-    desk.start(channel)
+    harness.start(channel)
     names = [str(number) for number in range(MOST_MERGED + 10)]
-    await tell(desk, "alone", *names)
-    await desk.advance(31)
-    await desk.until(lambda: len(channel.delivered) == 3, "three messages")
+    await fire(harness, "alone", *names)
+    await harness.advance(31)
+    await harness.until(lambda: len(channel.delivered) == 3, "three messages")
     assert [len(merged(message)) for message in channel.delivered] == [1, MOST_MERGED, 10]
 
 
-async def test_waiting_on_purpose_and_telling_nobody_are_no_slow_delivery(desk: Desk) -> None:
+async def test_waiting_on_purpose_and_telling_nobody_are_no_slow_delivery(harness: DispatcherHarness) -> None:
     channel = FakeChannel()
-    desk.start(channel)
-    await desk.advance(2)  # the rows are of second 1
-    await tell(desk, "1", "2", "3", at=round(desk.clock() * 1000))
-    await desk.advance(31)
+    harness.start(channel)
+    await harness.advance(2)  # the rows are of second 1
+    await fire(harness, "1", "2", "3", at=round(harness.clock() * 1000))
+    await harness.advance(31)
     channel.answer = script(Delivered("nothing to take back", sent=False))
-    await desk.tell("4")
-    await desk.quiet()
+    await harness.fire("4")
+    await harness.quiet()
     samples = {
-        sample.name: sample.value for family in desk.metrics.delivery_seconds.collect() for sample in family.samples
+        sample.name: sample.value for family in harness.metrics.delivery_seconds.collect() for sample in family.samples
     }
     assert samples["tocsin_channel_delivery_seconds_count"] == 3
     assert samples["tocsin_channel_delivery_seconds_sum"] < 5
@@ -142,39 +142,39 @@ def keys_of(channel: FakeChannel) -> list[list[object]]:
     return [merged(message) for message in channel.delivered]
 
 
-async def test_digest_that_is_too_large_goes_in_parts_in_order(desk: Desk) -> None:
+async def test_large_digest_is_sent_in_parts(harness: DispatcherHarness) -> None:
     """Halved until the receiver takes it, without an attempt and without a dead letter."""
     channel = FakeChannel(at_most(3))
-    desk.start(channel, max_attempts=1)
-    await tell(desk, *map(str, range(11)))
-    await desk.advance(31)
-    await desk.until(lambda: sum(map(len, keys_of(channel))) == 11, "all delivered")
+    harness.start(channel, max_attempts=1)
+    await fire(harness, *map(str, range(11)))
+    await harness.advance(31)
+    await harness.until(lambda: sum(map(len, keys_of(channel))) == 11, "all delivered")
     parts = keys_of(channel)
     assert [key for part in parts for key in part] == [*range(11)]
     assert max(map(len, parts)) <= 3
-    await desk.quiet()
-    assert {(record.status, record.attempts) for record in await desk.records()} == {(Status.DELIVERED, 1)}
+    await harness.quiet()
+    assert {(record.status, record.attempts) for record in await harness.records()} == {(Status.DELIVERED, 1)}
 
 
-async def test_part_has_the_id_of_its_oldest_member(desk: Desk) -> None:
+async def test_part_has_the_id_of_its_oldest_member(harness: DispatcherHarness) -> None:
     """The receiver can tell a repeat of each part."""
     channel = FakeChannel(at_most(2))
-    desk.start(channel)
-    await tell(desk, *map(str, range(5)))
-    await desk.advance(31)
-    await desk.until(lambda: sum(map(len, keys_of(channel))) == 5, "all delivered")
-    ids = {record.row[0]: record.id for record in await desk.records()}
+    harness.start(channel)
+    await fire(harness, *map(str, range(5)))
+    await harness.advance(31)
+    await harness.until(lambda: sum(map(len, keys_of(channel))) == 5, "all delivered")
+    ids = {record.row[0]: record.id for record in await harness.records()}
     assert [message.id for message in channel.delivered] == [ids[str(merged(one)[0])] for one in channel.delivered]
 
 
 @pytest.mark.parametrize("unsent", [False, True], ids=["refused", "seen before"])
-async def test_refused_body_never_comes_again_under_its_key(desk: Desk, unsent: bool) -> None:
+async def test_refused_body_is_never_sent_again(harness: DispatcherHarness, unsent: bool) -> None:
     """The first part has the id of the whole, and another key where the receiver has refused the whole under it."""
     channel = FakeChannel(at_most(2, unsent=unsent))
-    desk.start(channel)
-    await tell(desk, *map(str, range(9)))
-    await desk.advance(31)
-    await desk.until(lambda: sum(map(len, keys_of(channel))) == 9, "all delivered")
+    harness.start(channel)
+    await fire(harness, *map(str, range(9)))
+    await harness.advance(31)
+    await harness.until(lambda: sum(map(len, keys_of(channel))) == 9, "all delivered")
     sent = [(message.key, tuple(merged(message))) for sends in channel.sends for message in sends]
     assert len({body for _, body in sent}) == len(sent), "no body twice"
     keys = [key for key, _ in sent]
@@ -184,40 +184,40 @@ async def test_refused_body_never_comes_again_under_its_key(desk: Desk, unsent: 
         assert len(set(keys)) == len(keys), "no key twice"
 
 
-async def test_one_that_is_too_large_alone_is_the_only_dead_letter(desk: Desk) -> None:
+async def test_only_what_is_too_large_alone_is_dead(harness: DispatcherHarness) -> None:
     """The others of its digest are delivered before and after it."""
     large = Rejected(Reason.TOO_LARGE, "413")
     channel = FakeChannel(lambda message: large if 5 in merged(message) else Delivered())
-    desk.start(channel)
-    await tell(desk, *map(str, range(9)))
-    await desk.advance(31)
+    harness.start(channel)
+    await fire(harness, *map(str, range(9)))
+    await harness.advance(31)
 
     async def settled() -> bool:
-        return all(record.status is not Status.PENDING for record in await desk.records())
+        return all(record.status is not Status.PENDING for record in await harness.records())
 
     await until_some(settled, "nothing pending")
-    found = {record.row[0]: (record.status, record.reason) for record in await desk.records()}
+    found = {record.row[0]: (record.status, record.reason) for record in await harness.records()}
     assert found.pop("5") == (Status.DEAD, "too_large")
     assert {status for status, _ in found.values()} == {Status.DELIVERED}
     assert [key for part in keys_of(channel) for key in part] == [0, 1, 2, 3, 4, 6, 7, 8]
 
 
-async def test_retry_of_all_does_not_make_the_same_digest(desk: Desk) -> None:
+async def test_retry_of_large_digest_is_split(harness: DispatcherHarness) -> None:
     """Dead letters of a digest, as older versions left them, go in parts that the receiver takes."""
     channel = FakeChannel(script(Delivered(), Rejected(Reason.REJECTED, "no")))
-    dispatcher = desk.start(channel)
-    await tell(desk, *map(str, range(9)))
-    await desk.advance(31)
-    dead = [record.id for record in await desk.records() if record.status is Status.DEAD]
+    dispatcher = harness.start(channel)
+    await fire(harness, *map(str, range(9)))
+    await harness.advance(31)
+    dead = [record.id for record in await harness.records() if record.status is Status.DEAD]
     assert len(dead) == 8
     channel.answer = at_most(3)
-    await desk.ledger.retry(dead)
+    await harness.ledger.retry(dead)
     dispatcher.rescan()
-    await desk.until(lambda: sum(map(len, keys_of(channel))) == 9, "all delivered")
+    await harness.until(lambda: sum(map(len, keys_of(channel))) == 9, "all delivered")
     assert [key for part in keys_of(channel) for key in part] == [*range(9)]
 
 
-async def test_parts_stay_what_they_are_across_a_restart(desk: Desk) -> None:
+async def test_parts_survive_restart(harness: DispatcherHarness) -> None:
     """A process that starts in the middle sends no part that was refused, and none twice."""
     refused: list[list[object]] = []
 
@@ -230,67 +230,57 @@ async def test_parts_stay_what_they_are_across_a_restart(desk: Desk) -> None:
         return result
 
     channel = FakeChannel(answer)
-    desk.start(channel)
-    await tell(desk, *map(str, range(9)))
-    await desk.until(lambda: channel.delivered)
-    desk.clock.advance(31)
-    await desk.until(lambda: not channel.gate.is_set() and channel.under_way, "a part under way")
-    await desk.stop()
+    harness.start(channel)
+    await fire(harness, *map(str, range(9)))
+    await harness.until(lambda: channel.delivered)
+    harness.clock.advance(31)
+    await harness.until(lambda: not channel.gate.is_set() and channel.under_way, "a part under way")
+    await harness.stop()
     again = FakeChannel(at_most(2))
-    desk.start(again)
-    await desk.until(lambda: sum(map(len, keys_of(channel) + keys_of(again))) == 9, "all delivered")
+    harness.start(again)
+    await harness.until(lambda: sum(map(len, keys_of(channel) + keys_of(again))) == 9, "all delivered")
     assert [key for part in keys_of(channel) + keys_of(again) for key in part] == [*range(9)]
     assert refused
     assert not [one for sends in again.sends for one in sends if merged(one) in refused]
 
 
-async def test_long_digest_that_is_too_large_keeps_its_order(desk: Desk) -> None:
+async def test_long_and_large_digest_keeps_order(harness: DispatcherHarness) -> None:
     """Also where it is longer than one message may be, and more comes while its parts are sent."""
     channel = FakeChannel(at_most(200))
-    desk.start(channel)
+    harness.start(channel)
     names = [str(number) for number in range(MOST_MERGED + 40)]
-    await tell(desk, *names)
-    desk.clock.advance(31)
-    await desk.until(lambda: len(channel.delivered) > 1)
-    await tell(desk, "9999")
-    await desk.advance(31)
-    await desk.until(lambda: sum(map(len, keys_of(channel))) == len(names) + 1, "all delivered")
+    await fire(harness, *names)
+    harness.clock.advance(31)
+    await harness.until(lambda: len(channel.delivered) > 1)
+    await fire(harness, "9999")
+    await harness.advance(31)
+    await harness.until(lambda: sum(map(len, keys_of(channel))) == len(names) + 1, "all delivered")
     assert [key for part in keys_of(channel) for key in part] == [*map(int, names), 9999]
 
 
-async def test_ledger_that_fails_during_a_cut_loses_nothing(desk: Desk) -> None:
+async def test_ledger_that_fails_during_split_loses_nothing(harness: DispatcherHarness) -> None:
     """The digest is tried again as it is, without an attempt."""
     channel = FakeChannel(at_most(2))
-    failures = [LedgerError("the disk is full", LedgerReason.FULL)] * 2
-
-    class Full:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(desk.ledger, name)
-
-        async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
-            if failures:
-                raise failures.pop()
-            await desk.ledger.split_digest(head, at, refused=refused)
-
-    ledger: Any = Full()
-    desk.start(channel, ledger=ledger, max_attempts=1)
-    await tell(desk, *map(str, range(5)))
+    ledger = FaultyLedger(harness.ledger)
+    ledger.failures["split_digest"] = 2
+    harness.start(channel, ledger=ledger, max_attempts=1)
+    await fire(harness, *map(str, range(5)))
     for _ in range(4):
-        await desk.advance(31)
-    await desk.until(lambda: sum(map(len, keys_of(channel))) == 5, "all delivered")
+        await harness.advance(31)
+    await harness.until(lambda: sum(map(len, keys_of(channel))) == 5, "all delivered")
     assert [key for part in keys_of(channel) for key in part] == [*range(5)]
 
 
-async def test_digest_without_answer_is_given_up_as_a_whole(desk: Desk) -> None:
+async def test_unanswered_digest_is_given_up_as_a_whole(harness: DispatcherHarness) -> None:
     """If its oldest were given up alone, the rest would be another message under another id."""
     channel = FakeChannel(lambda message: Delivered() if len(merged(message)) == 1 else Retry(Reason.TIMEOUT))
-    desk.start(channel, max_attempts=None, max_age=40.0)
-    await tell(desk, "1", "2")
-    await desk.advance(20)
-    await tell(desk, "3")
+    harness.start(channel, max_attempts=None, max_age=40.0)
+    await fire(harness, "1", "2")
+    await harness.advance(20)
+    await fire(harness, "3")
     for _ in range(30):
-        await desk.advance(2)
+        await harness.advance(2)
     sent = [merged(one) for sends in channel.sends for one in sends]
     assert sent[0] == [1]
     assert set(map(tuple, sent[1:])) == {(2, 3)}
-    assert {record.reason for record in await desk.records() if record.row[0] != "1"} == {"expired"}
+    assert {record.reason for record in await harness.records() if record.row[0] != "1"} == {"expired"}

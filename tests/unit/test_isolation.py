@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.channels import FakeChannel
-from support.dispatching import Desk
+from support.dispatching import DispatcherHarness
 from support.intakes import Offered, intake_of_orders
 from support.levels import LevelHarness
 from support.pipelines import Pauses, alert_in, at_work, row_pipeline
@@ -138,30 +138,30 @@ async def test_unexpected_exception_in_row_source_is_retried(tmp_path: Path, def
     assert all(message.startswith(f"unexpected {defect.__name__} in tocsin.pipeline.rows") for message in seen)
 
 
-async def test_unexpected_exception_in_dispatcher_is_retried(desk: Desk) -> None:
+async def test_unexpected_exception_in_dispatcher_is_retried(harness: DispatcherHarness) -> None:
     """The channel starts over from the ledger: what it had not delivered is delivered once."""
     channel = FakeChannel()
-    dispatcher = desk.start(channel, ledger=Broken(desk.ledger, "settle", 2))
-    [one] = await desk.tell("1")
-    await desk.until(lambda: dispatcher.fault)
+    dispatcher = harness.start(channel, ledger=Broken(harness.ledger, "settle", 2))
+    [one] = await harness.fire("1")
+    await harness.until(lambda: dispatcher.fault)
     assert dispatcher.message.startswith("unexpected ZeroDivisionError in tocsin.dispatch")
     assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.FAILING, False)
-    await desk.advance(5)
-    await desk.delivered(one)
-    await desk.until(lambda: not dispatcher.fault)
+    await harness.advance(5)
+    await harness.delivered(one)
+    await harness.until(lambda: not dispatcher.fault)
     assert dispatcher.status is ChannelStatus.UP
 
 
-async def test_unexpected_exception_in_outbox_reading_is_retried(desk: Desk) -> None:
+async def test_unexpected_exception_in_outbox_reading_is_retried(harness: DispatcherHarness) -> None:
     """A page of the outbox that cannot be read stops the channel until it can."""
-    dispatcher = desk.start(FakeChannel(), ledger=Broken(desk.ledger, "claim", 1))
-    [one] = await desk.tell("1")
-    await desk.until(lambda: dispatcher.fault)
-    desk.clock.advance(5)
-    await desk.delivered(one)
+    dispatcher = harness.start(FakeChannel(), ledger=Broken(harness.ledger, "claim", 1))
+    [one] = await harness.fire("1")
+    await harness.until(lambda: dispatcher.fault)
+    harness.clock.advance(5)
+    await harness.delivered(one)
 
 
-async def test_channel_that_raises_when_asked_stops_no_source(desk: Desk) -> None:
+async def test_channel_that_raises_when_asked_stops_no_source(harness: DispatcherHarness) -> None:
     """`take` of a channel is called while a source offers its notifications."""
 
     class Odd(FakeChannel):
@@ -174,13 +174,13 @@ async def test_channel_that_raises_when_asked_stops_no_source(desk: Desk) -> Non
             return 1
 
     odd = Odd()
-    dispatcher = desk.start(odd)
-    await desk.quiet()
+    dispatcher = harness.start(odd)
+    await harness.quiet()
     odd.times = 1
-    [one] = await desk.tell("1")  # raises nothing
-    await desk.until(lambda: dispatcher.fault)
-    desk.clock.advance(5)
-    await desk.delivered(one)
+    [one] = await harness.fire("1")  # raises nothing
+    await harness.until(lambda: dispatcher.fault)
+    harness.clock.advance(5)
+    await harness.delivered(one)
 
 
 async def test_unexpected_exception_in_level_output_is_retried() -> None:

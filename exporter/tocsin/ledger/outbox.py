@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from tocsin.ledger.base import MOST_MERGED, Page, Settlement, Status
-from tocsin.ledger.rows import NOTIFICATION, READY_AT, REQUEST, Shapes
+from tocsin.ledger.rows import NOTIFICATION, Shapes
 from tocsin.model import Notification
 
 _KEPT_ATTEMPTS = 50
@@ -21,42 +21,59 @@ Key = tuple[str, str]
 
 # Claiming.
 
-_READY = f"""{NOTIFICATION}
-    WHERE n.channel = ? AND n.status = 'pending' AND n.ready_at {{when}}
-      AND n.ordering_key NOT IN (SELECT value FROM json_each(?))
-    ORDER BY n.ready_at, n.seq LIMIT ?
-"""  # noqa: S608 - made of constants
+_READY = """
+    SELECT seq, ordering_key, request, ready_at FROM notifications
+    WHERE channel = ? AND status = 'pending' AND ready_at {when}
+      AND ordering_key NOT IN (SELECT value FROM json_each(?))
+    ORDER BY ready_at, seq LIMIT ?
+"""
 _AT_ONCE = _READY.format(when="= 0")
 _AT_A_TIME = _READY.format(when="> 0")
+_BY_SEQ = f"{NOTIFICATION} WHERE n.seq IN (SELECT value FROM json_each(?))"  # noqa: S608 - made of constants
 _OF_REQUEST = f"{NOTIFICATION} WHERE n.request = ? AND n.status = 'pending' ORDER BY n.seq"
 _OF_DIGEST = f"{NOTIFICATION} WHERE n.digest = ? AND n.status = 'pending' ORDER BY n.seq LIMIT ?"
 
 
-def claim(db: sqlite3.Connection, shapes: Shapes, channel: str, claimed: Iterable[str], limit: int, now: float) -> Page:
-    """See `Outbox.claim`. `claimed`: the ordering keys to skip."""
+def claim(
+    db: sqlite3.Connection,
+    shapes: Shapes,
+    recent: dict[int, Notification],
+    channel: str,
+    claimed: Iterable[str],
+    limit: int,
+    now: float,
+) -> Page:
+    """See `Outbox.claim`. `recent`: notifications that were just written, by `seq`. `claimed`: ordering keys to
+    skip."""
     busy = set(claimed)
     text = json.dumps(list(busy))
     half = max(1, limit // 2)
     timed = db.execute(_AT_A_TIME, (channel, text, half + 1)).fetchall()
-    due = [row for row in timed[:half] if row[READY_AT] <= now]
+    due = [row for row in timed[:half] if row[-1] <= now]
     at_once = db.execute(_AT_ONCE, (channel, text, limit - len(due))).fetchall()
-    heads: list[Notification] = []
+    heads: list[int] = []
     repeats: list[list[Notification]] = []
-    for row in (*due, *at_once):
-        head, request = shapes.notification(db, row), row[REQUEST]
-        members = [head] if request is None else shapes.notifications(db, _OF_REQUEST, request)
+    for seq, key, request, _ in (*due, *at_once):
+        if key in busy:
+            continue
+        if request is None:
+            heads.append(seq)
+            busy.add(key)
+            continue
+        members = shapes.notifications(db, _OF_REQUEST, request)
         keys = {member.ordering_key for member in members}
         if busy.isdisjoint(keys) and all(member.not_before <= now for member in members):
+            repeats.append(members)
             busy |= keys
-            if request is None:
-                heads.append(head)
-            else:
-                repeats.append(members)
+    known = [one for seq in heads if (one := recent.pop(seq, None)) is not None]
+    if len(known) < len(heads):
+        unknown = {*heads} - {one.seq for one in known}
+        known += shapes.notifications(db, _BY_SEQ, json.dumps([*unknown]))
     return Page(
-        heads=sorted(heads, key=lambda head: head.seq),
+        heads=sorted(known, key=lambda head: head.seq),
         repeats=repeats,
         more=len(due) == half or len(due) + len(at_once) == limit,
-        next_at=next((row[READY_AT] for row in timed if row[READY_AT] > now), None),
+        next_at=next((row[-1] for row in timed if row[-1] > now), None),
     )
 
 
@@ -84,6 +101,8 @@ def settle(db: sqlite3.Connection, settlements: Sequence[Settlement]) -> bool:
     """See `Outbox.settle`."""
     keys = _keys(db, [one.seq for one in settlements])
     db.executemany(_SETTLE, [_values(one) for one in settlements])
+    released = [(one.seq,) for one in settlements if one.release_key]
+    db.executemany(_RELEASE_KEY, released)
     more = make_ready(db, keys)
     failed = [one for one in settlements if one.reason]
     db.executemany(
@@ -95,31 +114,32 @@ def settle(db: sqlite3.Connection, settlements: Sequence[Settlement]) -> bool:
         " ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
         ((one.seq, one.seq, _KEPT_ATTEMPTS) for one in failed),
     )
-    return more or any(one.release_key for one in settlements)
+    return more or bool(released)
 
 
 _SETTLE = """
     UPDATE notifications SET
       status = :status, attempts = :attempts, not_before = :not_before, settled_at = :settled_at,
       reason = :reason, detail = :detail,
-      request = CASE WHEN :repeat THEN request END,
-      ready_at = CASE WHEN :release_key THEN :not_before END,
-      ordering_key = CASE WHEN :release_key THEN 'released ' || seq ELSE ordering_key END
+      request = CASE WHEN :repeat THEN request END, ready_at = NULL
     WHERE seq = :seq AND status = 'pending'
+"""
+_RELEASE_KEY = """
+    UPDATE notifications SET ready_at = not_before, ordering_key = 'released ' || seq
+    WHERE seq = ? AND status = 'pending'
 """
 
 
 def _values(one: Settlement) -> dict[str, object]:
     return {
         "seq": one.seq,
-        "status": one.status,
+        "status": one.status.value,
         "attempts": one.attempts,
         "not_before": one.not_before,
         "settled_at": None if one.status is Status.PENDING else one.at,
-        "reason": one.reason,
+        "reason": str(one.reason),
         "detail": _storable(one.detail),
         "repeat": one.repeat,
-        "release_key": one.release_key,
     }
 
 

@@ -13,11 +13,9 @@ from tocsin.model import Column, Columns, Kind, Notification, Row, Transition
 
 NOTIFICATION = """
     SELECT n.seq, n.id, n.channel, n.attempts, n.created_at, n.not_before, n.ordering_key, n.digest, n.generation,
-           t.alert, t.fingerprint, t.kind, t.started_at, t.at, t.shape, t.row, t.previous, n.ready_at, n.request
+           t.alert, t.fingerprint, t.kind, t.started_at, t.at, t.shape, t.row, t.previous
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
 """
-READY_AT, REQUEST = -2, -1
-"""Places of columns of `NOTIFICATION` that are not part of a notification."""
 RECORD = """
     SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
            n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest, t.shape, t.row, t.previous
@@ -108,12 +106,11 @@ class Shapes:
 
     def notifications(self, db: sqlite3.Connection, statement: str, *arguments: object) -> list[Notification]:
         """The notifications that a statement which begins with `NOTIFICATION` finds."""
-        return [self.notification(db, row) for row in db.execute(statement, arguments)]
+        return [self._notification(db, row) for row in db.execute(statement, arguments)]
 
-    def notification(self, db: sqlite3.Connection, row: Sequence[Any]) -> Notification:
-        """A notification from the columns of `NOTIFICATION`."""
+    def _notification(self, db: sqlite3.Connection, row: Sequence[Any]) -> Notification:
         seq, name, channel, attempts, created_at, not_before, ordering_key, digest, generation, *rest = row
-        alert, fingerprint, kind, started_at, at, shape, text, previous, *_ = rest
+        alert, fingerprint, kind, started_at, at, shape, text, previous = rest
         return Notification(
             seq=seq,
             id=name,

@@ -31,6 +31,9 @@ from tocsin.model import Notification
 
 T = TypeVar("T")
 
+_REMEMBERED = 10_000
+"""Notifications kept in memory until they are claimed."""
+
 
 class SqliteLedger:
     """See `tocsin.ledger.base.Ledger`. Made by `open_ledger`."""
@@ -56,6 +59,8 @@ class SqliteLedger:
         self._appender = Appender(connection)
         # By channel, the ordering keys of claimed notifications by `seq`. One process writes, so claims end with it.
         self._claims: dict[str, dict[int, str]] = {}
+        # Notifications that were just written: most are claimed at once, and need not be read and decoded.
+        self._recent: dict[int, Notification] = {}
         self._closed = False
         self._version: int = one(connection, "PRAGMA data_version")
 
@@ -101,7 +106,7 @@ class SqliteLedger:
             db.executemany("INSERT OR REPLACE INTO firings VALUES (?, ?, ?, ?, ?, ?, ?)", firings)
             return self._appender.append(db, commit.transitions, created_at)
 
-        return await self._keep(write)
+        return self._remember(await self._keep(write))
 
     async def commit_events(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
         now = self._clock()
@@ -114,7 +119,8 @@ class SqliteLedger:
             new = [one for one in commit.occurrences if one.key is None or _is_first(db, one)]
             return self._appender.append(db, (one.routed for one in new), now), new
 
-        return await self._keep(write)
+        notifications, new = await self._keep(write)
+        return self._remember(notifications), new
 
     async def position(self, source: str) -> dict[str, int]:
         statement = "SELECT partition, position FROM positions WHERE source = ?"
@@ -131,7 +137,7 @@ class SqliteLedger:
         claims = self._claims.setdefault(channel, {})
         # The keys claimed when the read begins: what is settled meanwhile may still look pending to it.
         claimed, now = list(claims.values()), self._clock()
-        page = await self._read(lambda db: outbox.claim(db, self._shapes, channel, claimed, limit, now))
+        page = await self._read(lambda db: outbox.claim(db, self._shapes, self._recent, channel, claimed, limit, now))
         for notification in (*page.heads, *(member for members in page.repeats for member in members)):
             claims[notification.seq] = notification.ordering_key
         return page
@@ -154,6 +160,7 @@ class SqliteLedger:
 
     async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
         await self._keep(lambda db: outbox.split_digest(db, head, at, refused=refused))
+        self._recent.pop(head.seq, None)
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
         return await self._read(lambda db: outbox.previous_ids(db, notification))
@@ -174,6 +181,7 @@ class SqliteLedger:
 
     async def retry(self, ids: Sequence[str]) -> int:
         now = self._clock()
+        self._recent.clear()
         return await self._write(lambda db: records.retry(db, ids, now))
 
     async def drop(self, ids: Sequence[str]) -> int:
@@ -197,8 +205,10 @@ class SqliteLedger:
         # Of the writing connection: it changes when another one has written.
         version: int = await self._write(lambda db: one(db, "PRAGMA data_version"))
         # Compared here: a job runs again when another one spoils their transaction.
-        before, self._version = self._version, version
-        return version != before
+        changed, self._version = version != self._version, version
+        if changed:
+            self._recent.clear()
+        return changed
 
     async def close(self) -> None:
         self._closed = True
@@ -215,8 +225,15 @@ class SqliteLedger:
 
     # Plumbing.
 
+    def _remember(self, notifications: list[Notification]) -> list[Notification]:
+        if len(self._recent) + len(notifications) > _REMEMBERED:
+            self._recent.clear()
+        self._recent |= {notification.seq: notification for notification in notifications[:_REMEMBERED]}
+        return notifications
+
     def _release(self, seqs: Iterable[int]) -> None:
         for seq in seqs:
+            self._recent.pop(seq, None)
             for claims in self._claims.values():
                 claims.pop(seq, None)
 

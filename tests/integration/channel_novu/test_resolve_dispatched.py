@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.dispatching import Desk, compose
+from support.dispatching import DispatcherHarness, compose
 from support.ledger import transition
 from support.novu import API_KEY, DELAYED_WORKFLOW, FakeNovu, fake_novu
 from support.novu_channels import novu_channel
@@ -19,74 +19,74 @@ TEN = [f"person-{number}" for number in range(10)]
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    desk = Desk(tmp_path / "ledger")
-    yield desk
-    await desk.close()
+async def outbox(tmp_path: Path) -> AsyncIterator[DispatcherHarness]:
+    outbox = DispatcherHarness(tmp_path / "ledger")
+    yield outbox
+    await outbox.close()
 
 
 @pytest.fixture
-async def server(desk: Desk) -> AsyncIterator[FakeNovu]:
+async def server(outbox: DispatcherHarness) -> AsyncIterator[FakeNovu]:
     settings = Settings(api_key=API_KEY, recipient_delay=0.2)
-    async with fake_novu(settings, clock=desk.clock, delay_s=5.0) as running:
+    async with fake_novu(settings, clock=outbox.clock, delay_s=5.0) as running:
         yield running
 
 
-def start(desk: Desk, server: FakeNovu) -> None:
+def start(outbox: DispatcherHarness, server: FakeNovu) -> None:
     def aged(together: Sequence[Notification]) -> Message | Rejected:
         made = compose(together)
         assert isinstance(made, Message)
-        return replace(made, age=desk.clock() - together[0].created_at)
+        return replace(made, age=outbox.clock() - together[0].created_at)
 
     channel = novu_channel(
         server.url,
-        monotonic=desk.clock,
+        monotonic=outbox.clock,
         workflow=DELAYED_WORKFLOW,
         on_resolve="cancel",
         cancel_within="5s",
         recipients=TEN,
     )
-    desk.start(channel, compose=aged)
+    outbox.start(channel, compose=aged)
 
 
-async def pass_time(desk: Desk, until: Callable[[], bool]) -> None:
+async def pass_time(outbox: DispatcherHarness, until: Callable[[], bool]) -> None:
     """Let time pass in small steps, so that requests take little of it."""
     for _ in range(2000):
         if until():
             return
-        await desk.advance(0.02)
+        await outbox.advance(0.02)
     raise TimeoutError
 
 
-async def test_short_firing_reaches_none_of_ten_recipients(desk: Desk, server: FakeNovu) -> None:
+async def test_short_firing_reaches_none_of_ten_recipients(outbox: DispatcherHarness, server: FakeNovu) -> None:
     """Another row's notification, and the next firing of the same row, go out meanwhile."""
-    start(desk, server)
-    fired, resolved = await desk.episode(length=2)
-    await pass_time(desk, lambda: len(server.requests(method="DELETE")) >= 3)
-    later = await desk.tell_of([transition("1", at=3000), transition("2", at=3000)])
+    start(outbox, server)
+    fired, resolved = await outbox.episode(length=2)
+    await pass_time(outbox, lambda: len(server.requests(method="DELETE")) >= 3)
+    later = await outbox.commit([transition("1", at=3000), transition("2", at=3000)])
     cancels = len(server.requests(method="DELETE"))
-    await desk.delivered(*later)
+    await outbox.delivered(*later)
     assert len(server.requests(method="DELETE")) <= cancels + 1
-    began = desk.clock()
-    await pass_time(desk, lambda: desk.clock() - began > 6.0)
-    await desk.delivered(fired, resolved)
-    await pass_time(desk, lambda: len(server.messages()) == 20)
+    began = outbox.clock()
+    await pass_time(outbox, lambda: outbox.clock() - began > 6.0)
+    await outbox.delivered(fired, resolved)
+    await pass_time(outbox, lambda: len(server.messages()) == 20)
     assert {each.state for each in server.notifications(fired)} == {"cancelled"}
-    record = await desk.record(resolved)
+    record = await outbox.record(resolved)
     assert record.detail.startswith("cancelled 1 of 1 at least in part; tried ")
 
 
-async def test_restart_while_cancelling_leaves_no_message(desk: Desk, server: FakeNovu) -> None:
+async def test_restart_while_cancelling_leaves_no_message(outbox: DispatcherHarness, server: FakeNovu) -> None:
     """Stopped after the first yes, as a killed process is."""
-    start(desk, server)
-    fired, resolved = await desk.episode(length=2)
-    await pass_time(desk, lambda: any(each.state == "cancelled" for each in server.notifications(fired)))
-    await desk.quiet()
-    await desk.stop()
-    assert (await desk.record(resolved)).status is Status.PENDING
-    start(desk, server)
-    began = desk.clock()
-    await pass_time(desk, lambda: desk.clock() - began > 7.0)
-    await desk.delivered(resolved)
+    start(outbox, server)
+    fired, resolved = await outbox.episode(length=2)
+    await pass_time(outbox, lambda: any(each.state == "cancelled" for each in server.notifications(fired)))
+    await outbox.quiet()
+    await outbox.stop()
+    assert (await outbox.record(resolved)).status is Status.PENDING
+    start(outbox, server)
+    began = outbox.clock()
+    await pass_time(outbox, lambda: outbox.clock() - began > 7.0)
+    await outbox.delivered(resolved)
     assert len(server.notifications(fired)) == 10
     assert server.messages() == []

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from support.dispatching import Desk
+from support.dispatching import DispatcherHarness
 from support.ledger import commit
 from support.receiver import Answer, Received
 from support.waiting import until_some
@@ -22,39 +22,41 @@ SOON = Backoff(initial=0.001, maximum=0.002)
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, hook: Hooks) -> AsyncIterator[Desk]:  # which ends before its receiver does
-    made = Desk(tmp_path / "ledger.db", clock=time.time)  # sockets take their time
+async def outbox(
+    tmp_path: Path, hook: Hooks
+) -> AsyncIterator[DispatcherHarness]:  # which ends before its receiver does
+    made = DispatcherHarness(tmp_path / "ledger.db", clock=time.time)  # sockets take their time
     yield made
     await made.close()
 
 
-def start(desk: Desk, channel: Webhook, name: str = "hook", **policy: Any) -> None:
-    desk.start(cast("Any", channel), name=name, **{"backoff": SOON, "max_attempts": 3, "max_age": 1e12, **policy})
+def start(outbox: DispatcherHarness, channel: Webhook, name: str = "hook", **policy: Any) -> None:
+    outbox.start(cast("Any", channel), name=name, **{"backoff": SOON, "max_attempts": 3, "max_age": 1e12, **policy})
 
 
-async def parked(desk: Desk, id_: str) -> str:
+async def parked(outbox: DispatcherHarness, id_: str) -> str:
     """Wait for the dead letter, and say why it is one."""
 
     async def dead() -> bool:
-        return (await desk.record(id_)).status is Status.DEAD
+        return (await outbox.record(id_)).status is Status.DEAD
 
     await until_some(dead, "a dead letter")
-    record = await desk.record(id_)
+    record = await outbox.record(id_)
     return f"{record.reason}: {record.detail}"
 
 
-async def test_change_is_one_request_and_an_empty_batch_none(desk: Desk, hook: Hooks) -> None:
+async def test_change_is_one_request_and_an_empty_batch_none(outbox: DispatcherHarness, hook: Hooks) -> None:
     channel = hook.build(
         method="PUT",
         headers={"X-Order": "{{ row.order_id }}"},
         body={"order": "{{ row.order_id }}", "was": "{{ status }}"},
     )
-    start(desk, channel)
-    await desk.ledger.commit(commit([], frontier=900))
-    [id_] = await desk.tell("17")
-    await desk.delivered(id_)
-    await desk.ledger.commit(commit([], frontier=2000))
-    await desk.quiet()
+    start(outbox, channel)
+    await outbox.ledger.commit(commit([], frontier=900))
+    [id_] = await outbox.fire("17")
+    await outbox.delivered(id_)
+    await outbox.ledger.commit(commit([], frontier=2000))
+    await outbox.quiet()
     [request] = hook.receiver.requests
     assert (request.method, request.path, request.headers["x-order"]) == ("PUT", "/hook", "17")
     assert request.headers["idempotency-key"] == id_
@@ -71,42 +73,44 @@ async def test_change_is_one_request_and_an_empty_batch_none(desk: Desk, hook: H
     ids=["500", "timeout", "400"],
 )
 async def test_attempts_end_in_a_dead_letter(
-    desk: Desk, hook: Hooks, answer: Answer, settings: dict[str, Any], outcome: str, calls: int
+    outbox: DispatcherHarness, hook: Hooks, answer: Answer, settings: dict[str, Any], outcome: str, calls: int
 ) -> None:
     """The first attempt counts, and a timeout is an attempt."""
     hook.receiver.otherwise = lambda _: answer
-    start(desk, hook.build(**settings), max_attempts=3)
-    [id_] = await desk.tell("1")
-    assert (await parked(desk, id_)).endswith(outcome)
+    start(outbox, hook.build(**settings), max_attempts=3)
+    [id_] = await outbox.fire("1")
+    assert (await parked(outbox, id_)).endswith(outcome)
     assert len(hook.receiver.requests) == calls
 
 
-async def test_third_call_delivers_after_two_429(desk: Desk, hook: Hooks) -> None:
+async def test_third_call_delivers_after_two_429(outbox: DispatcherHarness, hook: Hooks) -> None:
     hook.receiver.script(Answer(status=429), Answer(status=429))
-    start(desk, hook.build())
-    [id_] = await desk.tell("1")
-    await desk.delivered(id_)
+    start(outbox, hook.build())
+    [id_] = await outbox.fire("1")
+    await outbox.delivered(id_)
     assert [request.headers["idempotency-key"] for request in hook.receiver.requests] == [id_] * 3
     assert len({request.body for request in hook.receiver.requests}) == 1
 
 
-async def test_failing_webhook_delays_no_other(desk: Desk, hook: Hooks) -> None:
+async def test_failing_webhook_delays_no_other(outbox: DispatcherHarness, hook: Hooks) -> None:
     def answer(request: Received) -> Answer:
         return Answer(status=500 if request.path == "/dead" else 200)
 
     hook.receiver.otherwise = answer
-    start(desk, hook.build(url="/dead"), "dead", max_attempts=1000)
-    start(desk, hook.build(url="/alive"), "alive")
-    told = [await desk.tell(str(number), to=("dead", "alive"), at=1000 + number) for number in range(20)]
+    start(outbox, hook.build(url="/dead"), "dead", max_attempts=1000)
+    start(outbox, hook.build(url="/alive"), "alive")
+    told = [await outbox.fire(str(number), to=("dead", "alive"), at=1000 + number) for number in range(20)]
     alive = [second for _, second in told]
-    await desk.delivered(*alive)
+    await outbox.delivered(*alive)
     arrived = [request.json["id"] for request in hook.receiver.requests if request.path == "/alive"]
     assert sorted(arrived) == sorted(alive)
-    records = await desk.records(*(first for first, _ in told))
+    records = await outbox.records(*(first for first, _ in told))
     assert {record.status for record in records} == {Status.PENDING}
 
 
-async def test_corrected_secret_is_used_for_pending_notifications(desk: Desk, hook: Hooks, tmp_path: Path) -> None:
+async def test_corrected_secret_is_used_for_pending_notifications(
+    outbox: DispatcherHarness, hook: Hooks, tmp_path: Path
+) -> None:
     """Rows are kept, not requests: a wrong key loses nothing."""
 
     def answer(request: Received) -> Answer:
@@ -120,28 +124,28 @@ async def test_corrected_secret_is_used_for_pending_notifications(desk: Desk, ho
         "body": {"key": "{{ secrets.key }}", "order": "{{ row.order_id }}"},
     }
     file.write_text("wrong-key")
-    start(desk, hook.build(**settings))
-    waiting = [*await desk.tell("1"), *await desk.tell("2", at=1001)]
-    await desk.until(lambda: desk.dispatchers[0].message, "paused")
-    await desk.stop()
+    start(outbox, hook.build(**settings))
+    waiting = [*await outbox.fire("1"), *await outbox.fire("2", at=1001)]
+    await outbox.until(lambda: outbox.dispatchers[0].message, "paused")
+    await outbox.stop()
     before = len(hook.receiver.requests)
     file.write_text("right-key\n")
-    start(desk, hook.build(**settings))
-    await desk.delivered(*waiting)
+    start(outbox, hook.build(**settings))
+    await outbox.delivered(*waiting)
     after = hook.receiver.requests[before:]
     assert {request.headers["authorization"] for request in after} == {"Bearer right-key"}
     assert {request.json["key"] for request in after} == {"right-key"}
     assert sorted(request.headers["idempotency-key"] for request in after) == sorted(waiting)
 
 
-async def test_corrected_template_is_used_for_dead_letters(desk: Desk, hook: Hooks) -> None:
-    start(desk, hook.build(body={"order": "{{ row.nonesuch }}"}))
-    [id_] = await desk.tell("1")
-    assert "nonesuch" in await parked(desk, id_)
-    await desk.stop()
-    await desk.ledger.retry([id_])
-    start(desk, hook.build(body={"order": "{{ row.order_id }}"}))
-    await desk.delivered(id_)
+async def test_corrected_template_is_used_for_dead_letters(outbox: DispatcherHarness, hook: Hooks) -> None:
+    start(outbox, hook.build(body={"order": "{{ row.nonesuch }}"}))
+    [id_] = await outbox.fire("1")
+    assert "nonesuch" in await parked(outbox, id_)
+    await outbox.stop()
+    await outbox.ledger.retry([id_])
+    start(outbox, hook.build(body={"order": "{{ row.order_id }}"}))
+    await outbox.delivered(id_)
     assert hook.receiver.requests[0].json == {"order": 1}
 
 
@@ -154,7 +158,7 @@ def unpacked(request: Received) -> list[Any]:
 
 
 @pytest.mark.parametrize("form", ["array", "ndjson"])
-async def test_bad_notification_of_a_batch_is_isolated(desk: Desk, hook: Hooks, form: str) -> None:
+async def test_bad_notification_of_a_batch_is_isolated(outbox: DispatcherHarness, hook: Hooks, form: str) -> None:
     taken: list[str] = []
 
     def answer(request: Received) -> Answer:
@@ -164,21 +168,21 @@ async def test_bad_notification_of_a_batch_is_isolated(desk: Desk, hook: Hooks, 
         return Answer()
 
     hook.receiver.otherwise = answer
-    ids = await desk.tell(*(str(number) for number in range(40)))
-    start(desk, hook.build(batch=form, batch_size=40), concurrency=1)
-    await desk.delivered(*(id_ for number, id_ in enumerate(ids) if number != 13))
-    assert (await parked(desk, ids[13])).startswith("rejected: 400")
+    ids = await outbox.fire(*(str(number) for number in range(40)))
+    start(outbox, hook.build(batch=form, batch_size=40), concurrency=1)
+    await outbox.delivered(*(id_ for number, id_ in enumerate(ids) if number != 13))
+    assert (await parked(outbox, ids[13])).startswith("rejected: 400")
     assert len(unpacked(hook.receiver.requests[0])) == 40
     assert sorted(taken) == sorted(set(ids) - {ids[13]})
     assert len(hook.receiver.requests) <= 2 * 6 + 1
 
 
-async def test_batches_keep_the_order_of_an_episode(desk: Desk, hook: Hooks) -> None:
+async def test_batches_keep_the_order_of_an_episode(outbox: DispatcherHarness, hook: Hooks) -> None:
     hook.receiver.script(Answer(status=500))
     hook.receiver.otherwise = lambda request: Answer(status=400 if len(unpacked(request)) > 1 else 200)
-    start(desk, hook.build(batch="array"), max_attempts=10)
-    ids = [*await desk.episode("1", length=4), *await desk.episode("2", length=3)]
-    await desk.delivered(*ids)
+    start(outbox, hook.build(batch="array"), max_attempts=10)
+    ids = [*await outbox.episode("1", length=4), *await outbox.episode("2", length=3)]
+    await outbox.delivered(*ids)
     arrived: dict[str, list[str]] = {}
     for [envelope] in filter(lambda found: len(found) == 1, map(unpacked, hook.receiver.requests[1:])):
         arrived.setdefault(envelope["fingerprint"], []).append(envelope["status"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.bulking import LIMITED, LOST, KeyedChannel, KeyedReceiver
-from support.dispatching import Desk
+from support.dispatching import DispatcherHarness
 from tocsin.channels.base import Rejected, Result
 from tocsin.errors import Reason
 from tocsin.ledger.base import Status
@@ -16,7 +16,7 @@ from tocsin.ledger.base import Status
 STEPS = 25
 
 
-class Weather:
+class Network:
     """What happens to requests, by chance."""
 
     def __init__(self, seed: int) -> None:
@@ -31,11 +31,11 @@ class Weather:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_each_is_accepted_once_whatever_happens(tmp_path: Path, seed: int) -> None:
+async def test_each_is_accepted_once_after_any_history(tmp_path: Path, seed: int) -> None:
     """A request keeps its members, their order and its key until its outcome is known."""
-    weather = Weather(seed)
-    chance = weather.chance
-    desk = Desk(tmp_path / "ledger")
+    network = Network(seed)
+    chance = network.chance
+    harness = DispatcherHarness(tmp_path / "ledger")
     receiver = KeyedReceiver()
     odd: set[str] = set()
     receiver.refuses = lambda ids: Rejected(Reason.REJECTED, "400") if odd.intersection(ids) else None
@@ -43,25 +43,25 @@ async def test_each_is_accepted_once_whatever_happens(tmp_path: Path, seed: int)
 
     def start() -> None:
         channel = KeyedChannel(receiver, most=chance.choice([3, 7]))
-        channel.line = weather.line
+        channel.line = network.line
         channel.arrives = chance.random() < 0.7
         channels.append(channel)
-        desk.start(channel, max_attempts=None, max_age=1e9, concurrency=3)  # type: ignore[arg-type]
+        harness.start(channel, max_attempts=None, max_age=1e9, concurrency=3)
 
     try:
         start()
         number = 0
         for _ in range(STEPS):
             count = chance.choice([0, 1, 2, 5, 12])
-            ids = await desk.tell(*(str(number + more) for more in range(count)))
+            ids = await harness.fire(*(str(number + more) for more in range(count)))
             number += count
             odd.update(id_ for id_ in ids if chance.random() < 0.05)
             match chance.choice(["wait", "wait", "kill", "turn"]):
                 case "wait":
-                    await desk.advance(chance.choice([0.5, 3, 20]))
+                    await harness.advance(chance.choice([0.5, 3, 20]))
                 case "kill":
                     await asyncio.sleep(0)
-                    await desk.stop()
+                    await harness.stop()
                     # Other sizes of requests would make other requests: that is a change of the configuration.
                     most = channels[-1].most
                     start()
@@ -69,11 +69,11 @@ async def test_each_is_accepted_once_whatever_happens(tmp_path: Path, seed: int)
                 case "turn":
                     for _ in range(chance.randrange(20)):
                         await asyncio.sleep(0)
-        weather.fair = True
+        network.fair = True
 
         for _ in range(12):
-            await desk.advance(70)
-        records = await desk.records()
+            await harness.advance(70)
+        records = await harness.records()
         assert Status.PENDING not in {record.status for record in records}
         delivered = {record.id for record in records if record.status is Status.DELIVERED}
         assert {record.id for record in records if record.status is Status.DEAD} == odd
@@ -82,4 +82,4 @@ async def test_each_is_accepted_once_whatever_happens(tmp_path: Path, seed: int)
         # A final error whose answer was lost is asked for again under its key: the client knows nothing of it.
         assert not [complaint for complaint in receiver.broken if complaint.startswith("another body")]
     finally:
-        await desk.close()
+        await harness.close()

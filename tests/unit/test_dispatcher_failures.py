@@ -1,0 +1,343 @@
+"""Failed attempts: waits, dead letters, outages, pauses, and the status of the channel."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from support.channels import FakeChannel, deliver, script
+from support.dispatching import BUSY, DOWN, GONE, REFUSED, DispatcherHarness, compose
+from tocsin.app.build import policy
+from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
+from tocsin.config import load
+from tocsin.dispatch import ChannelStatus
+from tocsin.errors import Reason
+from tocsin.ledger.base import Status
+from tocsin.model import Notification
+
+
+def refuse_odd(together: Sequence[Notification]) -> Message | Rejected:
+    """A template that fails for odd keys."""
+    odd = int(together[0].transition.row[0] or 0) % 2
+    return Rejected(Reason.TEMPLATE, "bad") if odd else compose(together)
+
+
+async def fire_each(harness: DispatcherHarness, count: int) -> None:
+    """Fire one after another."""
+    for number in range(count):
+        await harness.fire(str(number))
+        await harness.quiet()
+
+
+# Retries and dead letters.
+
+
+async def test_backoff_doubles_up_to_maximum(harness: DispatcherHarness) -> None:
+    channel = FakeChannel(lambda _message: BUSY)
+    harness.start(channel, max_attempts=None, max_age=1e9)
+    (id_,) = await harness.fire("1")
+    for number, ceiling in enumerate([1, 2, 4, 8, 16, 32, 60, 60], 1):
+        await harness.quiet()
+        assert channel.attempts(id_) == number
+        assert (await harness.record(id_)).not_before - harness.clock.now == pytest.approx(ceiling * harness.chance)
+        await harness.advance(ceiling * harness.chance - 0.01)
+        assert channel.attempts(id_) == number
+        await harness.advance(0.02)
+    assert [message.attempts for messages in channel.sends for message in messages] == [*range(len(channel.sends))]
+
+
+async def test_last_attempt_ends_in_a_dead_letter(harness: DispatcherHarness) -> None:
+    channel = FakeChannel(lambda _message: BUSY)
+    harness.start(channel, max_attempts=3)
+    (id_,) = await harness.fire("1")
+    for _ in range(6):
+        await harness.advance(100)
+    record = await harness.record(id_)
+    assert (channel.attempts(id_), record.status, record.attempts) == (3, Status.DEAD, 3)
+    assert record.reason == "exhausted"
+    assert "in_progress: later" in record.detail
+
+
+async def test_old_notification_ends_in_a_dead_letter(harness: DispatcherHarness) -> None:
+    harness.start(FakeChannel(lambda _message: BUSY), max_attempts=None, max_age=100.0)
+    (id_,) = await harness.fire("1")
+    await harness.advance(50)
+    assert (await harness.record(id_)).status is Status.PENDING
+    await harness.advance(51)
+    assert ((await harness.record(id_)).status, (await harness.record(id_)).reason) == (Status.DEAD, "expired")
+
+
+async def test_rejected_one_is_dead_and_episode_goes_on(harness: DispatcherHarness) -> None:
+    harness.start(FakeChannel(script(GONE)))
+    first, *rest = await harness.episode()
+    await harness.delivered(*rest)
+    record = await harness.record(first)
+    assert (record.status, record.reason, record.detail) == (Status.DEAD, "not_found", "404 no such hook")
+
+
+async def test_what_cannot_be_composed_is_dead(harness: DispatcherHarness) -> None:
+    def choosy(together: Sequence[Notification]) -> Message | Rejected:
+        match together[0].transition.row[0]:
+            case "1":
+                return Rejected(Reason.UNROUTED, "no longer notifies")
+            case "2":
+                raise ZeroDivisionError
+        return compose(together)
+
+    channel = FakeChannel(bulk=10)
+    ids = await harness.fire("1", "2", "3")
+    harness.start(channel, compose=choosy)
+    await harness.delivered(ids[2])
+    await harness.quiet()
+    assert channel.ids == [ids[2]]
+    assert [record.reason for record in await harness.records(*ids[:2])] == ["unrouted", "internal"]
+
+
+async def test_retry_after_is_kept(harness: DispatcherHarness) -> None:
+    """Free ones count as no attempt."""
+    waits = [Retry(Reason.RATE_LIMITED, "slow down", after=5.0, free=True)] * 5
+    channel = FakeChannel(script(*waits, Retry(Reason.SERVER_ERROR, after=45.0)))
+    harness.start(channel, max_attempts=2)
+    (id_,) = await harness.fire("1")
+    for _ in waits:
+        await harness.advance(6)
+    assert channel.attempts(id_) == 6
+    await harness.advance(44.9)
+    assert channel.attempts(id_) == 6
+    await harness.advance(6)
+    await harness.delivered(id_)
+
+
+async def test_rate_limit_of_receiver_stops_the_channel(harness: DispatcherHarness) -> None:
+    channel = FakeChannel(script(Retry(Reason.RATE_LIMITED, after=30.0, free=True)))
+    dispatcher = harness.start(channel, concurrency=1)
+    ids = await harness.fire("1", "2", "3")
+    await harness.advance(29.9)
+    assert (len(channel.ids), dispatcher.status) == (1, ChannelStatus.UP)
+    await harness.advance(4)
+    await harness.delivered(*ids)
+
+
+async def test_retry_after_zero_makes_no_loop(harness: DispatcherHarness) -> None:
+    channel = FakeChannel(lambda _message: Retry(Reason.RATE_LIMITED, after=0.0, free=True))
+    harness.start(channel)
+    await harness.fire("1")
+    await harness.quiet()
+    assert len(channel.sends) == 1
+    await harness.advance(1.0)
+    assert len(channel.sends) == 2
+
+
+# Pauses and outages.
+
+
+async def test_refusal_pauses_channel_until_a_probe_succeeds(harness: DispatcherHarness) -> None:
+    """It costs no attempt."""
+    channel = FakeChannel(lambda _message: REFUSED, bulk=5)
+    dispatcher = harness.start(channel, concurrency=1, max_attempts=1)
+    ids = await harness.fire(*map(str, range(20)))
+    await harness.advance(29)
+    assert len(channel.sends) == 1
+    assert (dispatcher.status, dispatcher.message) == (ChannelStatus.PAUSED, "unauthorized: wrong key")
+    await harness.advance(2)
+    assert [len(messages) for messages in channel.sends] == [5, 1]
+    await harness.advance(58)
+    assert len(channel.sends) == 2
+    channel.answer = deliver
+    await harness.advance(3)
+    await harness.delivered(*ids)
+    assert (dispatcher.status, dispatcher.message) == (ChannelStatus.UP, "")
+    assert len(channel.sends[2]) == 1
+
+
+@pytest.mark.parametrize(("answer", "wait"), [(REFUSED, 30), (DOWN, 1)])
+async def test_sends_that_fail_together_are_one_failure(harness: DispatcherHarness, answer: Result, wait: int) -> None:
+    channel = FakeChannel(lambda _message: answer)
+    channel.gate.clear()
+    harness.start(channel, concurrency=20)
+    await harness.fire(*map(str, range(40)))
+    await harness.until(lambda: channel.under_way == 20)
+    channel.gate.set()
+    await harness.advance(wait - 0.5)
+    assert len(channel.sends) == 20
+    await harness.advance(0.6)
+    assert len(channel.sends) == 21
+
+
+async def test_one_send_at_a_time_probes_a_receiver_that_is_down(harness: DispatcherHarness) -> None:
+    channel = FakeChannel(lambda _message: DOWN, bulk=10)
+    dispatcher = harness.start(channel, concurrency=1, max_attempts=None)
+    ids = await harness.fire(*map(str, range(200)))
+    await harness.quiet()
+    assert (str(dispatcher.status), dispatcher.message, len(channel.sends)) == ("failing", "connection: refused", 5)
+    for wait in (1, 2, 4):
+        before = len(channel.sends)
+        await harness.advance(wait - 0.1)
+        assert len(channel.sends) == before
+        await harness.advance(0.2)
+        assert len(channel.sends) == before + 1
+    channel.answer = deliver
+    for _ in range(3):
+        await harness.advance(60)
+    await harness.delivered(*ids)
+    assert dispatcher.status is ChannelStatus.UP
+
+
+async def test_failure_among_deliveries_is_no_outage(harness: DispatcherHarness) -> None:
+    channel = FakeChannel(lambda message: DOWN if message.envelope["row"]["order_id"] == 1 else Delivered(), bulk=2)
+    dispatcher = harness.start(channel, max_attempts=None)
+    for at in range(8):
+        await harness.fire("1", "2", at=1000 + at)
+        await harness.advance(60)
+    assert dispatcher.status is ChannelStatus.UP
+
+
+@pytest.mark.parametrize("by_channel", [False, True])
+async def test_what_was_never_sent_does_not_end_a_pause(harness: DispatcherHarness, by_channel: bool) -> None:
+    """Whether a template or the channel itself rejects it."""
+    rejected = Rejected(Reason.NO_RECIPIENTS, "no one")
+    channel = FakeChannel(script(REFUSED, rejected, rejected, *[REFUSED] * 9) if by_channel else lambda _: REFUSED)
+    dispatcher = harness.start(channel, compose=compose if by_channel else refuse_odd)
+    await harness.fire("0")
+    await harness.until(lambda: dispatcher.status is ChannelStatus.PAUSED)
+    await harness.fire(*map(str, range(1, 40)))
+    for probes in (4, 5) if by_channel else (2, 3):
+        await harness.advance(301)
+        assert (dispatcher.status, len(channel.sends)) == (ChannelStatus.PAUSED, probes)
+
+
+async def test_default_policy_survives_an_outage_of_a_day(harness: DispatcherHarness, tmp_path: Path) -> None:
+    """A longer one ends in dead letters."""
+    file = tmp_path / "tocsin.yaml"
+    file.write_text(
+        "sources: {pg: {type: postgres, host: h, user: u}}\n"
+        "channels: {hook: {type: console}}\n"
+        "alerts: {late: {source: pg, relation: v, notify: [hook]}}\n"
+    )
+    settings = policy(load(file, {}).channels["hook"])
+    harness.chance = 0.5
+    channel = FakeChannel(lambda _message: DOWN)
+    harness.start(channel, **{field: getattr(settings, field) for field in type(settings).__slots__})
+    (first,) = await harness.fire("1")
+    for _ in range(23 * 2):
+        await harness.advance(1800)
+    assert (await harness.record(first)).status is Status.PENDING
+    assert channel.attempts(first) > 40
+    channel.answer = deliver
+    await harness.advance(1800)
+    await harness.delivered(first)
+    channel.answer = lambda _message: DOWN
+    (second,) = await harness.fire("2")
+    for _ in range(25 * 2):
+        await harness.advance(1800)
+    assert ((await harness.record(second)).status, (await harness.record(second)).reason) == (Status.DEAD, "expired")
+
+
+# Refusing.
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+async def test_dead_letters_in_a_row_mean_refusing(harness: DispatcherHarness, reason: Reason) -> None:
+    """Whatever the reason; until the first delivery."""
+    channel = FakeChannel()
+    wrong = True
+    dispatcher = harness.start(
+        channel, compose=lambda together: Rejected(reason, "why") if wrong else compose(together)
+    )
+    await fire_each(harness, 2)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.UP, True)
+    await harness.fire("3")
+    await harness.quiet()
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.REFUSING, False)
+    assert f"the last 3 notifications were given up on, the latest for: {reason}: why" in dispatcher.message
+    wrong = False
+    (id_,) = await harness.fire("4")
+    await harness.delivered(id_)
+    assert (dispatcher.status, dispatcher.delivers, dispatcher.message) == (ChannelStatus.UP, True, "")
+
+
+async def test_single_dead_letters_leave_channel_up(harness: DispatcherHarness) -> None:
+    answers: list[Result] = [GONE, GONE, Delivered()]
+    dispatcher = harness.start(FakeChannel(script(*answers * 10)), concurrency=1)
+    for number in range(30):
+        await harness.fire(str(number))
+        await harness.quiet()
+        assert dispatcher.status is ChannelStatus.UP
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([GONE, GONE, GONE, Delivered("nothing is sent", sent=False)], (ChannelStatus.REFUSING, False)),
+        ([GONE, GONE, GONE, DOWN], (ChannelStatus.REFUSING, False)),
+        ([GONE, GONE, GONE, REFUSED], (ChannelStatus.PAUSED, False)),
+    ],
+)
+async def test_only_a_delivery_ends_refusing(
+    harness: DispatcherHarness, answers: list[Result], expected: tuple[ChannelStatus, bool]
+) -> None:
+    """Not one for which nothing was sent, nor a failure. A pause has precedence, and leaves it refusing."""
+    dispatcher = harness.start(FakeChannel(script(*answers, GONE)), concurrency=1)
+    await fire_each(harness, 4)
+    assert (dispatcher.status, dispatcher.delivers) == expected
+    if expected[0] is ChannelStatus.PAUSED:
+        await harness.advance(31)
+    assert dispatcher.status is ChannelStatus.REFUSING
+    assert "404 no such hook" in dispatcher.message
+
+
+async def test_outage_that_ends_in_dead_letters_delivers_nothing(harness: DispatcherHarness) -> None:
+    dispatcher = harness.start(FakeChannel(lambda _message: DOWN), max_attempts=1)
+    await harness.fire(*map(str, range(8)))
+    await harness.advance(120)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.FAILING, False)
+
+
+@pytest.mark.parametrize("reason", [Reason.INTERNAL, Reason.IN_PROGRESS, Reason.RATE_LIMITED, Reason.NOT_PROCESSED])
+async def test_failing_attempts_make_channel_failing(harness: DispatcherHarness, reason: Reason) -> None:
+    """Also where they are no outage of the receiver, such as a defect of a handler."""
+    channel = FakeChannel(lambda _message: Retry(reason, "why"))
+    dispatcher = harness.start(channel, max_attempts=None)
+    (id_,) = await harness.fire("1")
+    for _ in range(8):
+        await harness.advance(100)
+    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.FAILING, True)
+    assert f"{reason}: why" in dispatcher.message
+    channel.answer = deliver
+    await harness.advance(100)
+    await harness.delivered(id_)
+    assert (dispatcher.status, dispatcher.message) == (ChannelStatus.UP, "")
+
+
+# The log.
+
+
+@pytest.mark.parametrize("trouble", [DOWN, REFUSED])
+async def test_log_says_once_that_channel_delivers_again(harness: DispatcherHarness, trouble: Result) -> None:
+    channel = FakeChannel(script(trouble, GONE, GONE, GONE, GONE))
+    with capture_logs() as logged:
+        harness.start(channel, concurrency=1)
+        for number in range(4):
+            await harness.fire(str(number))
+            await harness.advance(31)
+        before = [line["event"] for line in logged]
+        (last,) = await harness.fire("again")
+        await harness.delivered(last)
+    assert "channel refusing" in before
+    assert "channel delivers again" not in before
+    assert [line["event"] for line in logged].count("channel delivers again") == 1
+
+
+async def test_many_dead_letters_are_two_lines_a_reason(harness: DispatcherHarness) -> None:
+    """The first in full, and a count at the end. In the ledger each is a dead letter of its own."""
+    with capture_logs() as logged:
+        harness.start(FakeChannel(lambda _message: GONE, bulk=10), compose=refuse_odd)
+        ids = await harness.fire(*map(str, range(500)))
+        await harness.quiet()
+        await harness.stop()
+    assert {*await harness.statuses(*ids)} == {Status.DEAD}
+    parked = [(line["reason"], line.get("repeats")) for line in logged if line["event"] == "notification parked"]
+    expected = [("not_found", None), ("not_found", 249), ("template", None), ("template", 249)]
+    assert sorted(parked, key=str) == sorted(expected, key=str)
+    assert [line["event"] for line in logged if line["event"] != "notification parked"] == ["channel refusing"]

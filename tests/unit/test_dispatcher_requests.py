@@ -1,0 +1,298 @@
+"""Several notifications in one request with one idempotency key: repeated as it is until its outcome is known."""
+
+import pytest
+
+from support.bulking import LARGE, LIMITED, LOST, KeyedChannel, KeyedReceiver, lines
+from support.dispatching import REFUSED, DispatcherHarness, FaultyLedger
+from support.ledger import commit, transition
+from tocsin.channels.base import Rejected, Result, Retry
+from tocsin.errors import Reason
+from tocsin.ledger.base import Status
+from tocsin.model import Kind
+
+
+@pytest.fixture
+def channel() -> KeyedChannel:
+    return KeyedChannel(KeyedReceiver())
+
+
+async def settle_down(harness: DispatcherHarness, seconds: float = 200) -> None:
+    """Let time pass until nothing is to be sent any more."""
+    for _ in range(12):
+        await harness.advance(seconds / 12)
+
+
+async def bound(harness: DispatcherHarness) -> list[object]:
+    """The requests whose outcome is unknown, once nothing runs any more."""
+    await harness.stop()
+    await harness.ledger.recover("hook", 0.0, 0.0)
+    harness.clock.advance(1e6)
+    return list((await harness.ledger.claim("hook", 1000)).repeats)
+
+
+def assert_once(channel: KeyedChannel, ids: list[str]) -> None:
+    """The receiver has accepted each id once, and the client has kept the rules."""
+    assert channel.receiver.accepted == dict.fromkeys(ids, 1)
+    assert channel.receiver.broken == []
+
+
+async def test_unanswered_request_is_repeated_as_it_was(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """Members, order and key stay, though more notifications are pending by then."""
+    ids = await harness.fire(*map(str, range(20)))
+    channel.line = lines(LOST, None, LOST)
+    harness.start(channel)
+    await harness.quiet()
+    more = await harness.fire("later")
+    await settle_down(harness)
+    await harness.delivered(*ids, *more)
+    assert channel.requests == [ids, more, ids, ids]
+    assert len({key for key, sent in channel.sent if sent == ids}) == 1
+    assert_once(channel, [*ids, *more])
+
+
+async def test_members_of_a_request_wait_together(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """The ledger has the same time for all, also for those who look before the repeat."""
+    channel.line = lines(LOST)
+    harness.start(channel)
+    await harness.fire(*map(str, range(20)))
+    await harness.quiet()
+    assert len({record.not_before for record in await harness.records()}) == 1
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["timed out", "not answered"])
+async def test_request_survives_a_kill(harness: DispatcherHarness, channel: KeyedChannel, answered: bool) -> None:
+    """A restart repeats the request, though more was committed in between."""
+    channel.line = lines(LOST if answered else None)
+    channel.gate = channel.gate if answered else type(channel.gate)()
+    ids = await harness.fire(*map(str, range(20)))
+    harness.start(channel)
+    await harness.until(lambda: channel.sent)
+    if answered:
+        await harness.quiet()
+    await harness.stop()
+    channel.gate.set()
+    more = await harness.fire("more", "and more")
+    harness.start(channel)
+    await settle_down(harness)
+    await harness.delivered(*ids, *more)
+    assert channel.requests == [ids, ids, more] or channel.requests == [ids, more, ids]
+    assert_once(channel, [*ids, *more])
+
+
+async def test_ledger_has_request_before_it_is_sent(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """A ledger that cannot be written holds the request back, without an attempt."""
+    ledger = FaultyLedger(harness.ledger)
+    ledger.failures["bind"] = 3
+    harness.start(channel, ledger=ledger)
+    ids = await harness.fire("1", "2")
+    await harness.advance(1)
+    assert channel.sent == []
+    assert {record.attempts for record in await harness.records()} == {0}
+    await settle_down(harness)
+    await harness.delivered(*ids)
+
+
+async def test_single_message_is_repeated_alone(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """Its own id is its key: among others it would have another one."""
+    channel.line = lines(LOST)
+    harness.start(channel)
+    [alone] = await harness.fire("alone")
+    await harness.quiet()
+    await harness.stop()
+    others = await harness.fire("1", "2", "3")
+    harness.start(channel)
+    await settle_down(harness)
+    await harness.delivered(alone, *others)
+    assert channel.requests.count([alone]) == 2
+    assert_once(channel, [alone, *others])
+
+
+async def test_single_goes_alone_after_a_kill(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """The ledger has it before it is sent: among others it would have another key."""
+    channel.gate.clear()
+    harness.start(channel)
+    [alone] = await harness.fire("alone")
+    await harness.until(lambda: channel.sent)
+    await harness.stop()
+    channel.gate.set()
+    others = await harness.fire("1", "2", "3")
+    harness.start(channel)
+    await settle_down(harness)
+    await harness.delivered(alone, *others)
+    assert_once(channel, [alone, *others])
+
+
+async def test_rate_limit_ends_a_new_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """A 429 is a known outcome: the members may go in any other request."""
+    channel.line = lines(LIMITED)
+    harness.start(channel)
+    await harness.fire("1", "2")
+    await harness.quiet()
+    assert await bound(harness) == []
+
+
+@pytest.mark.parametrize("answer", [LIMITED, REFUSED], ids=["429", "401"])
+async def test_refused_repeat_leaves_outcome_unknown(
+    harness: DispatcherHarness, channel: KeyedChannel, answer: Result
+) -> None:
+    """The receiver may have accepted the first request; a repeat that it did not look at changes nothing."""
+    channel.line = lines(LOST, answer, answer)
+    harness.start(channel, max_attempts=None)
+    ids = await harness.fire("1", "2", "3")
+    await harness.advance(2)
+    more = await harness.fire("4")
+    await settle_down(harness)
+    await harness.delivered(*ids, *more)
+    assert channel.requests.count(ids) >= 3
+    assert_once(channel, [*ids, *more])
+
+
+async def test_answer_for_each_event_ends_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """One of many that is refused inside an accepted request is a dead letter; nothing is repeated."""
+    ids = await harness.fire(*map(str, range(10)))
+    bad = Rejected(Reason.NOT_PROCESSED, "no such workflow")
+    channel.each = lambda id_: bad if id_ == ids[3] else None
+    harness.start(channel)
+    await settle_down(harness)
+    await harness.delivered(*ids[:3], *ids[4:])
+    assert (await harness.record(ids[3])).status is Status.DEAD
+    assert channel.requests == [ids]
+    assert await bound(harness) == []
+
+
+async def test_rejected_request_is_split_and_never_repeated(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """The parts have keys of their own; a part without an answer is repeated as that part."""
+    ids = await harness.fire(*map(str, range(8)))
+    channel.receiver.refuses = lambda sent: Rejected(Reason.REJECTED, "400") if ids[5] in sent else None
+    channel.line = lines(None, LOST)
+    harness.start(channel, concurrency=1)
+    await settle_down(harness)
+    await harness.delivered(*ids[:5], *ids[6:])
+    assert (await harness.record(ids[5])).status is Status.DEAD
+    assert_once(channel, [*ids[:5], *ids[6:]])
+    assert channel.requests.count(ids) == 1
+    assert channel.requests.count(ids[:4]) == 2
+
+
+async def test_parts_of_rejected_request_survive_a_kill(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """The bulk that was rejected does not come back with the process."""
+    ids = await harness.fire(*map(str, range(8)))
+    channel.receiver.refuses = lambda sent: LARGE if len(sent) > 4 else None
+
+    def hold_the_second() -> None:
+        if len(channel.sent) == 2:
+            channel.gate.clear()
+
+    channel.line = hold_the_second
+    harness.start(channel, concurrency=1)
+    await harness.until(lambda: len(channel.sent) == 2)
+    await harness.stop()
+    channel.gate.set()
+    harness.start(channel)
+    await settle_down(harness)
+    await harness.delivered(*ids)
+    assert_once(channel, ids)
+    assert channel.requests.count(ids) == 1
+
+
+async def test_retry_of_rejected_one_has_another_key(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """A receiver that keeps answers would repeat its error under the old key."""
+    ids = await harness.fire("1", "2")
+    channel.receiver.refuses = lambda _sent: Rejected(Reason.NOT_FOUND, "404")
+    harness.start(channel)
+    await harness.advance(1)
+    assert {record.status for record in await harness.records()} == {Status.DEAD}
+    channel.receiver.refuses = lambda _sent: None
+    assert await harness.ledger.retry(ids) == 2
+    harness.dispatchers[0].rescan()
+    await settle_down(harness)
+    await harness.delivered(*ids)
+    assert_once(channel, ids)
+
+
+async def test_request_is_given_up_and_retried_as_one(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """The youngest member decides; a person's retry makes the same request under the same key."""
+    [first] = await harness.fire("old")
+    harness.clock.advance(50)
+    [second] = await harness.fire("young")
+    channel.line = lambda: LOST
+    harness.start(channel, max_attempts=None, max_age=100.0)
+    await harness.advance(60)
+    assert {record.status for record in await harness.records()} == {Status.PENDING}
+    await settle_down(harness, 300)
+    assert {record.reason for record in await harness.records()} == {"expired"}
+    channel.line = lambda: None
+    other = await harness.fire("other")
+    await harness.change("retry", [second, first])
+    await settle_down(harness)
+    await harness.delivered(first, second, *other)
+    assert len({key for key, sent in channel.sent if sent == [first, second]}) == 1
+    assert_once(channel, [first, second, *other])
+
+
+async def test_dropped_member_leaves_another_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """What is left has other bytes, and so another key."""
+    channel.line = lines(LOST)
+    channel.arrives = False
+    harness.start(channel)
+    ids = await harness.fire("1", "2", "3")
+    await harness.quiet()
+    await harness.change("drop", [ids[1]])
+    await settle_down(harness)
+    await harness.delivered(ids[0], ids[2])
+    assert channel.requests == [ids, [ids[0], ids[2]]]
+    assert channel.keys[0] != channel.keys[1]
+    assert_once(channel, [ids[0], ids[2]])
+
+
+async def test_drop_while_sending_repeats_the_rest(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """The bulk is read from the ledger again once its answer is there."""
+    channel.line = lines(LOST)
+    channel.arrives = False
+    channel.gate.clear()
+    harness.start(channel)
+    ids = await harness.fire("1", "2", "3")
+    await harness.until(lambda: channel.sent)
+    await harness.change("drop", [ids[0]])
+    channel.gate.set()
+    await settle_down(harness)
+    await harness.delivered(*ids[1:])
+    assert channel.requests == [ids, ids[1:]]
+
+
+async def test_next_of_episode_waits_for_unanswered_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """Order within an episode holds, across a restart too."""
+    channel.line = lines(LOST)
+    harness.start(channel)
+    firsts = await harness.fire("1", "2")
+    await harness.quiet()
+    kinds = [transition(key, Kind.RESOLVED, at=2000, started_at=1000) for key in ("1", "2")]
+    lasts = [one.id for one in await harness.ledger.commit(commit(kinds))]
+    await harness.stop()
+    harness.start(channel)
+    await settle_down(harness)
+    await harness.delivered(*firsts, *lasts)
+    assert channel.requests[:2] == [firsts, firsts]
+    assert_once(channel, [*firsts, *lasts])
+
+
+async def test_smaller_batches_split_a_stored_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """After a change of the configuration the old request cannot be made any more."""
+    channel.line = lines(LOST)
+    channel.arrives = False
+    harness.start(channel)
+    ids = await harness.fire(*map(str, range(6)))
+    await harness.quiet()
+    await harness.stop()
+    channel.most = 4
+    harness.start(channel)
+    await settle_down(harness)
+    await harness.delivered(*ids)
+    assert channel.requests == [ids, ids[:4], ids[4:]]
+    assert await bound(harness) == []
+
+
+def test_reasons_that_leave_the_outcome_open() -> None:
+    """Only what a receiver says before it looks at a request is no acceptance for sure."""
+    known = {reason for reason in Reason if not Retry(reason).unknown}
+    assert known == {Reason.RATE_LIMITED, Reason.TOO_EARLY}
