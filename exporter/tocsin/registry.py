@@ -19,8 +19,8 @@ SOURCES: dict[str, str] = {
     "rabbitmq": "tocsin.sources.rabbitmq",
     "http": "tocsin.sources.http",
 }
-"""Source type -> module. Each module has `Config` and `build(name, config) -> Source | EventSource`. A `Config` says
-with `delivers` ("rows" or "events") which of the two it is, and with `subjects` what an alert may name."""
+"""Source type -> module. Each module has `Config` and `build(name, config) -> Source | EventSource`. `Config.delivers`
+is "rows" or "events"; `Config.subjects` is what an alert may name."""
 
 CHANNELS: dict[str, str] = {
     "novu": "tocsin.channels.novu",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tocsin.cli import main
 from tocsin.config import Config, load
 from tocsin.config.environment import ADDED, OPTIONAL, REQUIRED, from_environment, is_configured
 from tocsin.errors import ConfigError, Problem
@@ -68,6 +69,15 @@ def test_document_loads_like_any_file_and_holds_no_secret(tmp_path: Path) -> Non
     assert load(tmp_path / "tocsin.yaml", NEEDED) == made
     assert "${NOVU_API_KEY}" in text
     assert "hunter2" not in text + repr(made) + str(made.redacted())
+
+
+def test_init_prints_the_document(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in environ(RETAIN_HISTORY="60").items():
+        monkeypatch.setenv(name, value)
+    assert main(["init", "--from-env"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == from_environment(environ())[0]
+    assert "RETAIN_HISTORY" in printed.err
 
 
 def test_every_missing_variable_is_named_at_once() -> None:

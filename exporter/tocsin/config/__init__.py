@@ -1,8 +1,10 @@
-"""Configuration: the file `tocsin.yaml`, read strictly, with everything that is wrong told at once and with its
-line."""
+"""The configuration: the file `tocsin.yaml`, read strictly, with all problems at once.
 
-from tocsin.alert import Alert
+Reading order: `loading` (files to a `Config`), `document` (YAML), `sections` (models), `validation` and `semantics`
+(checks), `resolved` (the result), `problems` (codes and texts), `trial` (templates), `check` (`tocsin check`).
+"""
+
 from tocsin.config.loading import load
 from tocsin.config.resolved import ChannelConfig, Config, SourceConfig
 
-__all__ = ["Alert", "ChannelConfig", "Config", "SourceConfig", "load"]
+__all__ = ["ChannelConfig", "Config", "SourceConfig", "load"]

@@ -55,7 +55,7 @@ def _columns_of(options: BaseModel) -> Iterator[tuple[str, str]]:
 
 
 def _groups(alert: Alert, options: Any) -> Iterator[tuple[str, str]]:
-    """The columns of `group_by`, where a label stands for its column."""
+    """The columns of `group_by`, which may also name labels."""
     for i, name in enumerate(options.group_by):
         yield f"group_by[{i}]", alert.labels.get(name, name)
 

@@ -53,8 +53,8 @@ def parse(text: str, file: str, environ: Mapping[str, str], at: Path = ()) -> Do
     """Parse a text whose root is at the path `at`. Problems are collected in the document; it never raises.
 
     Every `${NAME}` and `${NAME:-default}` in a scalar is replaced from `environ` (the default also for an empty
-    variable), `$${` stands for `${`. An unquoted scalar is given its type after that, so that `port: ${PORT}` is a
-    number.
+    variable), and `$${` becomes `${`. The type of an unquoted scalar is decided after that, so that `port: ${PORT}` is
+    a number.
     """
     reader = _Reader(Document(places=Places(file=file)), environ)
     try:

@@ -78,7 +78,7 @@ class _Translation:
                 self.values[name] = value
 
     def document(self) -> dict[str, Any]:
-        """Return what a file with the same meaning says."""
+        """Return the data of a file with the same meaning."""
         columns = self._columns()
         timeout = self._number("PROGRESS_TIMEOUT_MINUTES", 10) * 60
         level = self.values.get("LOG_LEVEL", "").lower()
@@ -181,7 +181,7 @@ class _Translation:
             self.warnings.append(_about("RECIPIENTS_IN_PAYLOAD", "column_not_set", name=column))
         if not recipients and column.lower() in _NO:
             self._refuse("NOVU_RECIPIENTS", "no_recipients")
-        return recipients or ["nobody"]
+        return recipients or ["none"]
 
     def _query(self, columns: list[tuple[str, str]]) -> str:
         from psycopg import sql

@@ -1,7 +1,7 @@
 """The JSON Schema of `tocsin.yaml`, for editors and for the tables in docs/settings.md.
 
-It is built from the models that read the file. What JSON Schema cannot say, such as that a channel exists, only
-`tocsin check` tells.
+It is built from the models that read the file. Only `tocsin check` finds what JSON Schema cannot express, such as a
+channel that does not exist.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ ALERT_FILES_MEANING = (
 
 
 def schema() -> Node:
-    """The schema of a whole file, with `${NAME}` allowed wherever a number, a choice or a duration is wanted."""
+    """Return the schema of a whole file, with `${NAME}` allowed for numbers, choices and durations."""
     sources = {kind: source(kind) for kind in registry.SOURCES}
     channels = {kind: channel(kind) for kind in registry.channel_types()}
     alert = section(AlertSettings)
@@ -42,7 +42,7 @@ def schema() -> Node:
         "title": "Tocsin configuration",
         "type": "object",
         "additionalProperties": False,
-        "patternProperties": {"^x-": {"description": "Left alone: a place for anchors."}},
+        "patternProperties": {"^x-": {"description": "Ignored: a place for anchors."}},
         "properties": {
             "ledger": _or_empty(section(LedgerSettings)),
             "web": _or_empty(section(WebSettings)),
@@ -79,22 +79,22 @@ def schema() -> Node:
 
 
 def source(kind: str) -> Node:
-    """The schema of a source of this type."""
+    """Return the schema of a source of this type."""
     return _typed(kind, section(registry.source_model(kind)))
 
 
 def channel(kind: str) -> Node:
-    """The schema of a channel of this type."""
+    """Return the schema of a channel of this type."""
     return _typed(kind, section(registry.channel_models(kind)[0]))
 
 
 def options(kind: str) -> Node:
-    """The schema of what an alert can say differently for a channel of this type."""
+    """Return the schema of the options that an alert can override for a channel of this type."""
     return section(registry.channel_models(kind)[1])
 
 
 def section(model: type[Settings]) -> Node:
-    """A model's schema without references, every secret with its `*_file` alternative."""
+    """Return a model's schema without references, every secret with its `*_file` alternative."""
     raw = model.model_json_schema(by_alias=True)
     definitions = raw.pop("$defs", {})
     node: Node = _tidy(raw, definitions)
@@ -112,7 +112,7 @@ def section(model: type[Settings]) -> Node:
 
 
 def is_duration(node: Mapping[str, Any]) -> bool:
-    """Whether a node is that of a duration."""
+    """Whether a node is the schema of a duration."""
     return node.get("format") == "duration"
 
 
@@ -138,7 +138,7 @@ def _or_empty(node: Node) -> Node:
 
 
 def _tidy(node: Any, definitions: Mapping[str, Any]) -> Any:
-    """References put in place, descriptions on one line, durations as they are written, pydantic's titles gone."""
+    """Resolve references, put descriptions on one line, write durations as in the file, remove pydantic's titles."""
     if isinstance(node, list):
         return [_tidy(item, definitions) for item in node]
     if not isinstance(node, dict):
@@ -166,7 +166,7 @@ def _tidy(node: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _with_references(node: Any) -> Any:
-    """The same schema, in which scalars other than text may be `${NAME}`, and a duration also the number 0."""
+    """Allow `${NAME}` for scalars other than text, and the number 0 for durations."""
     if isinstance(node, list):
         return [_with_references(item) for item in node]
     if not isinstance(node, dict):
