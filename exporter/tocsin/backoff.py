@@ -1,4 +1,4 @@
-"""How long to wait before trying again. Pure: chance and time are arguments."""
+"""How long to wait before another attempt. Pure: chance and time are arguments."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +17,15 @@ class Backoff:
 
     def ceiling(self, attempt: int) -> float:
         """The longest wait after the failure of attempt number `attempt`, counted from 0."""
-        # 2**63 already passes every sane maximum; the bound keeps the float finite after years of failures.
+        # 2**63 exceeds any sensible maximum; the bound keeps the float finite after years of failures.
         return min(self.maximum, self.initial * 2.0 ** min(attempt, 63))
 
     def delay(self, attempt: int, chance: Callable[[], float], *, at_least: float | None = None) -> float:
-        """Seconds to wait. `chance` gives a number in [0, 1); `at_least` is what the other side asked for
-        (Retry-After), which is kept and then jittered upwards, so that those who were told the same do not come back
-        together. It only lengthens the wait: some servers ask for 0 seconds, however often they fail."""
+        """Seconds to wait. `chance` returns a number in [0, 1). `at_least`: what the server asked for (Retry-After).
+
+        That is jittered upwards, so that clients which received the same do not return together. It only lengthens the
+        wait: some servers ask for 0 seconds, however often they fail.
+        """
         wait = chance() * self.ceiling(attempt)
         if at_least is None:
             return wait

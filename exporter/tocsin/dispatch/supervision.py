@@ -1,4 +1,4 @@
-"""What keeps the loop of one channel at work after an exception that no code expected."""
+"""Restarts the loop of a channel after an unexpected exception."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,11 +13,11 @@ from tocsin.faults import must_end, unexpected
 log = structlog.get_logger(__name__)
 
 _SHORTEST = 0.5
-"""Seconds of the shortest pause before the loop is started again."""
+"""The shortest pause before a restart, in seconds."""
 
 
 class Supervisor:
-    """Starts the loop of a channel again, so that a defect stops neither the process nor other channels."""
+    """Runs the loop of a channel, so that a defect stops neither the process nor other channels."""
 
     def __init__(self, name: str, metrics: ChannelMetrics, backoff: Backoff, chance: Callable[[], float]) -> None:
         self.message = ""
@@ -45,13 +45,13 @@ class Supervisor:
             self._stops += 1
 
     def works(self) -> None:
-        """The loop has done something without an exception."""
+        """The loop did something without an exception."""
         self.message, self._stops = "", 0
 
     def _stopped(self, error: BaseException) -> None:
         self._metrics.failed(Reason.INTERNAL)
         message = unexpected(error)
-        # Logged once a streak: the same fault again and again is one piece of news.
+        # Logged once a streak.
         if message != self.message:
             log.error("channel stopped, starting again", channel=self._name, error=message)
         log.debug("unexpected exception", channel=self._name, exc_info=error)

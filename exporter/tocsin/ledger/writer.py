@@ -1,5 +1,5 @@
-"""One thread that owns the writing connection. Jobs that are queued together share one transaction, and so one
-fsync."""
+"""One thread that owns the writing connection. Jobs that are queued together share a transaction, and so one sync of
+the disk."""
 
 import asyncio
 import contextlib
@@ -8,36 +8,35 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
-from typing import Any, Generic, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 _GROUP = 64
-"""Jobs in one transaction at most: bounds how long the first of them waits for the last."""
+"""The most jobs in one transaction: limits how long the first waits for the last."""
+
+
+class _Job(NamedTuple):
+    function: Callable[[sqlite3.Connection], Any]
+    future: "asyncio.Future[Any]"
 
 
 class Writer:
     """Runs functions of a connection in its own thread, each exactly once, each whole or not at all."""
 
     def __init__(self, connection: sqlite3.Connection, observe: Callable[[float], None]) -> None:
-        """`observe` is told, in the writer's thread, how many seconds each transaction took."""
+        """`observe`: called in the writer's thread with the seconds that each transaction took."""
         self._connection = connection
         self._observe = observe
-        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="ledger writer", daemon=True)
         self._thread.start()
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `job` in a transaction; its result comes once the transaction is on disk. Raises what it raised, rolled
-        back.
-
-        A cancelled caller does not undo its job: whoever asked to write has written.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put(_Job(job, future, loop))
+        """Run `job` in a transaction, and return its result once that is on disk. Raises what `job` raised, rolled
+        back. A cancelled caller does not undo its job."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(job, future))
         return await future
 
     def close(self) -> None:
@@ -46,34 +45,29 @@ class Writer:
         self._thread.join()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            group = [job]
-            ending = False
+        ending = False
+        while not ending:
+            jobs = [self._jobs.get()]
             with contextlib.suppress(queue.Empty):
-                while len(group) < _GROUP and not ending:
-                    following = self._jobs.get_nowait()
-                    ending = following is None
-                    if following is not None:
-                        group.append(following)
-            self._run_group(group)
-            if ending:
-                return
+                while jobs[-1] is not None and len(jobs) < _GROUP:
+                    jobs.append(self._jobs.get_nowait())
+            ending = jobs[-1] is None
+            if group := [job for job in jobs if job is not None]:
+                self._run_group(group)
 
-    def _run_group(self, group: "list[_Job[Any]]") -> None:
+    def _run_group(self, group: Sequence[_Job]) -> None:
         try:
             results = self._transaction(group)
-        except Exception as error:  # noqa: BLE001 - whatever a job raises belongs to who queued it
+        except Exception as error:  # noqa: BLE001 - whatever a job raises is for its caller
             if len(group) == 1:
-                _post(group[0].loop, [partial(group[0].fail, error)])
-                return
-            # One of them spoiled the transaction for all: each again on its own.
-            for job in group:
-                self._run_group([job])
-            return
-        for loop, done in groupby(zip(group, results, strict=True), key=lambda one: one[0].loop):
-            _post(loop, [partial(job.succeed, result) for job, result in done])
+                _answer([(group[0].future, error)])
+            else:  # one of them has spoiled the transaction of all
+                for job in group:
+                    self._run_group([job])
+        else:
+            _answer([(job.future, result) for job, result in zip(group, results, strict=True)])
 
-    def _transaction(self, group: "list[_Job[Any]]") -> list[Any]:
+    def _transaction(self, group: Sequence[_Job]) -> list[Any]:
         connection = self._connection
         began = time.perf_counter()
         connection.execute("BEGIN IMMEDIATE")
@@ -88,30 +82,18 @@ class Writer:
         return results
 
 
-@dataclass(slots=True)
-class _Job(Generic[T]):
-    """A function and who waits for it, and where."""
+def _answer(answers: Sequence[tuple["asyncio.Future[Any]", Any]]) -> None:
+    """Pass results and exceptions to their futures, all at once: each call from a thread wakes the loop."""
 
-    function: Callable[[sqlite3.Connection], T]
-    future: asyncio.Future[T]
-    loop: asyncio.AbstractEventLoop
+    def answer(some: Sequence[tuple["asyncio.Future[Any]", Any]]) -> None:
+        for future, result in some:
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
-    def succeed(self, result: T) -> None:
-        if not self.future.done():
-            self.future.set_result(result)
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-def _post(loop: asyncio.AbstractEventLoop, calls: Sequence[Callable[[], None]]) -> None:
-    """Call in the loop, all at once: each call from outside wakes it through a socket."""
-
-    def run() -> None:
-        for call in calls:
-            call()
-
-    # The loop may have gone at shutdown: then nobody waits.
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(run)
+    for loop, some in groupby(answers, key=lambda one: one[0].get_loop()):
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no one waits
+            loop.call_soon_threadsafe(answer, list(some))
