@@ -14,7 +14,7 @@ from support.waiting import until
 from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.errors import SourceError, SourceReason
-from tocsin.ledger.base import Stored
+from tocsin.ledger.base import Filter, Stored
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column
 from tocsin.pipeline.status import State
@@ -157,4 +157,4 @@ async def test_ledger_fault_restarts_from_the_ledger(alert: RowAlert, ledger: Sl
         source.put(Batch(updates=[(10, 0, ("1",)), (25, 1, ("1",))], frontier=30, snapshot=10))
         await until(lambda: pipeline.state is State.UP)
     assert [one.row for one in (await stored(ledger)).firings] == [("1",)]
-    assert len(await ledger.pending("out", 0, 10)) == 1
+    assert len(await ledger.find(Filter(channel="out"))) == 1

@@ -45,6 +45,14 @@ class FiringSet:
         """The rows in the view."""
         return {key: entry.row for key, entry in self._entries.items() if _in_view(entry)}
 
+    def active(self) -> list[Transition]:
+        """Every key that fires, as the transition with which it began, in order of appearance."""
+        return [
+            self._transition(Kind.FIRED, key, entry, entry.started_at)
+            for key, entry in self._entries.items()
+            if entry.phase is Phase.FIRING or entry.phase is Phase.KEEPING
+        ]
+
     def apply(self, batch: Batch, *, silent: bool = False) -> Outcome:
         """Apply a batch, one timestamp after another, so that a firing that lasted only a moment is not missed.
 
@@ -181,19 +189,19 @@ class FiringSet:
     def _notify(
         self, kind: Kind, key: Key, entry: Entry, at: int, outcome: Outcome, *, previous: Row | None = None
     ) -> None:
-        if not self.rule.edges:
-            return
-        outcome.transitions.append(
-            Transition(
-                alert=self.rule.alert,
-                fingerprint=self._fingerprint(key, entry),
-                kind=kind,
-                started_at=entry.started_at,
-                at=at,
-                columns=self.rule.columns,
-                row=entry.row,
-                previous=previous,
-            )
+        if self.rule.edges:
+            outcome.transitions.append(self._transition(kind, key, entry, at, previous))
+
+    def _transition(self, kind: Kind, key: Key, entry: Entry, at: int, previous: Row | None = None) -> Transition:
+        return Transition(
+            alert=self.rule.alert,
+            fingerprint=self._fingerprint(key, entry),
+            kind=kind,
+            started_at=entry.started_at,
+            at=at,
+            columns=self.rule.columns,
+            row=entry.row,
+            previous=previous,
         )
 
     # Timers.

@@ -1,4 +1,4 @@
-"""Up or down, logged once per outage."""
+"""Whether a source works, and whether its rows are the right ones."""
 
 import time
 from collections.abc import Callable
@@ -59,3 +59,28 @@ class Reporter:
         if not self.up:
             self._log.info(self._up, **details)
         self.state, self.message = State.UP, ""
+
+
+_DOUBT_AFTER = 3
+"""Failed checks in a row after which an alert is not ready."""
+
+
+class NameChecks:
+    """The outcome of a source's checks whether the names in an alert still refer to the same objects."""
+
+    def __init__(self, failed: Callable[[], None]) -> None:
+        """`failed` is called for each check that failed."""
+        self.doubt = ""
+        """Why it is not known whether the rows are those of the configured relation; empty: it is known."""
+        self._failed = failed
+        self._failures = 0
+
+    def checked(self, problem: str) -> None:
+        """A check was made. `problem`: why it failed, empty if it did not."""
+        if not problem:
+            self.doubt, self._failures = "", 0
+            return
+        self._failures += 1
+        self._failed()
+        if self._failures >= _DOUBT_AFTER:
+            self.doubt = f"cannot check whether the name still refers to the same object: {problem}"

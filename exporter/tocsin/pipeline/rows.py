@@ -16,26 +16,23 @@ from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.errors import LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertState, Gauges, Page, Rendered
-from tocsin.faults import must_end, shielded, unexpected
+from tocsin.faults import must_end, unexpected
 from tocsin.firing import Firing, FiringSet, Outcome, Phase
-from tocsin.ledger.base import Commit, Ledger, Stored
-from tocsin.model import Batch, Columns, Kind, Notification, Transition
+from tocsin.ledger.base import Ledger
+from tocsin.model import Batch, Columns, Notification, Transition
 from tocsin.pipeline import binding, resume
 from tocsin.pipeline.columns import NamedColumns
-from tocsin.pipeline.reporter import Reporter
-from tocsin.pipeline.resume import Baseline, FirstStart, Redefined, Resumed
+from tocsin.pipeline.reporter import NameChecks, Reporter
+from tocsin.pipeline.resume import FirstStart, Redefined, Resumed
 from tocsin.pipeline.routing import Router
 from tocsin.pipeline.status import AlertStatus, Stall, State
+from tocsin.pipeline.store import AlertStore
 from tocsin.sources.base import Source
 
 log = structlog.get_logger(__name__)
 
 _LARGE = 1_000
 """Rows from which a batch is applied in a thread, so that the event loop goes on."""
-_FRONTIER_EVERY = 5.0
-"""Seconds between writes of a frontier when nothing else changed."""
-_DOUBT_AFTER = 3
-"""Failed checks of the names in a row after which the alert is not ready."""
 _CONSTANT_EVERY = 30.0
 """Seconds between subscriptions to a view that cannot change by itself; it can still be replaced."""
 
@@ -78,15 +75,6 @@ class _Progress:
     monotonic: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Committed:
-    """The last commit."""
-
-    frontier: int | None
-    at: float
-    """Monotonic seconds."""
-
-
 class RowPipeline:
     """Keeps one alert on rows up to date until it is cancelled."""
 
@@ -115,18 +103,16 @@ class RowPipeline:
         self._monotonic = monotonic
         self._chance = chance
         self._sleep = sleep
-        self._definition = binding.definition(alert)
+        self._store = AlertStore(
+            alert, outputs.ledger, outputs.router, outputs.offer, outputs.metrics, monotonic=monotonic
+        )
         self._reporter = Reporter(log, down="source down", up="source up", monotonic=monotonic, alert=alert.name)
         self._partly = Reporter(
             log, down="source partly works", up="source fully works again", state=State.UP, alert=alert.name
         )
-        self._names = _NameChecks(outputs.metrics)
-        self._stored: Stored | None = None
-        """What the ledger holds, until the columns are known."""
+        self._names = NameChecks(outputs.metrics.identity_check_failures.inc)
         self._firing: FiringSet | None = None
         """None: not known, as at the start and after a fault of the ledger."""
-        self._baseline: Baseline = FirstStart()
-        self._committed = _Committed(None, 0.0)
         self._progress: _Progress | None = None
         outputs.metrics.state = self.measure
 
@@ -157,11 +143,10 @@ class RowPipeline:
     @asynccontextmanager
     async def _subscribed(self) -> AsyncIterator[AsyncIterator[Batch]]:
         """Subscribe from the frontier, and prepare firing set and gauge for the columns."""
-        if self._firing is None and self._stored is None:
-            await self._load()
-        # Without a ledger nothing is notified, so nothing can be missed: the state of now is enough.
-        at = None if self._out.ledger is None else resume.resume_at(self._baseline)
-        async with self._source.open(self.alert.subject, resume=at, checked=self._names.checked) as stream:
+        if self._firing is None:
+            self.frontier = await self._store.load()
+        subject, at = self.alert.subject, self._store.resume_at()
+        async with self._source.open(subject, resume=at, checked=self._names.checked) as stream:
             self._bind(stream.columns)
             yield stream.batches()
 
@@ -174,9 +159,7 @@ class RowPipeline:
             self.gauges.install(rendered, self._clock())
         self.frontier = batch.frontier
         self._count(batch, outcome)
-        if self._out.ledger is not None:
-            # Even if the pipeline is stopped now, it must know afterwards what has been committed.
-            await shielded(self._commit(self._out.ledger, firing, batch, outcome))
+        await self._store.commit(firing, batch, outcome)
         self._report(batch, firing, outcome)
         self._out.publish(outcome.transitions)
         self._out.changed(bool(outcome.transitions))
@@ -189,79 +172,30 @@ class RowPipeline:
 
     def _work(self, firing: FiringSet, batch: Batch) -> tuple[Outcome, Rendered | None]:
         """What takes time in proportion to the rows."""
-        silent = self.alert.initial == "silent" and isinstance(self._baseline, FirstStart)
+        silent = self.alert.initial == "silent" and isinstance(self._store.baseline, FirstStart)
         outcome = firing.apply(batch, silent=silent)
-        outcome.transitions[:0] = resume.endings(self._baseline, self.alert.name, batch.snapshot or 0)
+        outcome.transitions[:0] = resume.endings(self._store.baseline, self.alert.name, batch.snapshot or 0)
         return outcome, None if self.gauges is None else self.gauges.update(firing, outcome.changes)
-
-    async def _commit(self, ledger: Ledger, firing: FiringSet, batch: Batch, outcome: Outcome) -> None:
-        """Write firing set, outbox and frontier in one transaction, and offer the notifications.
-
-        A frontier that moved alone is written only now and then.
-        """
-        began = self._monotonic()
-        changed = outcome.transitions or outcome.saved or outcome.gone or not isinstance(self._baseline, Resumed)
-        if changed or began - self._committed.at >= _FRONTIER_EVERY:
-            notifications = await ledger.commit(self._transaction(firing, outcome, batch.frontier))
-            self._out.metrics.commit_seconds.observe(self._monotonic() - began)
-            self._committed = _Committed(batch.frontier, began)
-            self._out.offer(notifications)
-        self._baseline = Resumed(batch.frontier)
 
     async def finish(self) -> None:
         """Write the frontier at the end of a run, so that the next one resumes as late as it can."""
-        # With another baseline the ledger has none of the firing set yet, and the set may be in the middle of a batch.
-        if self._out.ledger is None or self._firing is None or not isinstance(self._baseline, Resumed):
-            return
-        if self._baseline.frontier not in (None, self._committed.frontier):
-            await self._out.ledger.commit(self._transaction(self._firing, Outcome(), self._baseline.frontier))
+        await self._store.finish(self._firing)
 
     def close(self) -> None:
         """Remove the alert's series from the page."""
         self._out.page.remove(self.alert.name)
-
-    # Before the first batch.
-
-    async def _load(self) -> None:
-        if self._out.ledger is None:
-            return
-        self._stored = stored = await self._out.ledger.load(self.alert.name)
-        self._baseline = resume.loaded(stored, self._definition)
-        if stored is not None:
-            self.frontier = stored.frontier
-            self._committed = _Committed(stored.frontier, 0.0)
 
     def _bind(self, columns: Columns) -> None:
         """Prepare firing set and gauge for the columns. Raises SourceError if the alert names one that is missing."""
         rule = binding.rule(self.alert, columns)
         if self._out.columns is not None and columns != self.columns:
             self._out.columns.report(columns)
-        if self._stored is not None:
-            firings, self._baseline = resume.restored(self._stored, self._definition, rule)
-            self._firing, self._stored = FiringSet(rule, firings), None
-        elif self._firing is None:
-            self._firing = FiringSet(rule)
-        elif self._firing.rule.columns != columns:
-            firings = binding.rebound(list(self._firing.firings()), self._firing.rule.columns, columns)
-            self._firing, self._baseline = FiringSet(rule, firings), resume.rebound(self._baseline)
+        self._firing = self._store.firing_set(rule, self._firing)
         if self.alert.gauges:
             spec = binding.gauge_spec(self.alert, columns)
             if self.gauges is None or self.gauges.spec != spec:
                 self.gauges = Gauges(spec, fresh=lambda: not self.stale)
                 self._out.page.add(self.gauges)
-
-    def _transaction(self, firing: FiringSet, outcome: Outcome, frontier: int | None) -> Commit:
-        replace = isinstance(self._baseline, Redefined)
-        return Commit(
-            alert=self.alert.name,
-            definition=self._definition,
-            columns=firing.rule.columns,
-            frontier=frontier,
-            saved=list(firing.firings()) if replace else outcome.saved,
-            gone=outcome.gone,
-            transitions=self._out.router.addressed(outcome.transitions),
-            replace=replace,
-        )
 
     # After a batch.
 
@@ -275,7 +209,8 @@ class RowPipeline:
 
     def _log_snapshot(self, batch: Batch, differences: int) -> None:
         """Log whether the snapshot resumed exactly, left a gap, or follows a changed definition."""
-        baseline, missing = self._baseline, resume.gap(self._baseline, batch)
+        baseline = self._store.baseline
+        missing = resume.gap(baseline, batch)
         details = {"alert": self.alert.name, "differences": differences}
         if isinstance(baseline, Redefined):
             log.info("the alert's definition changed; compared with a new snapshot", **details)
@@ -308,7 +243,7 @@ class RowPipeline:
 
     def _source_failed(self, error: SourceError) -> None:
         self._out.metrics.source_failed(error.reason)
-        self._baseline = resume.failed(self._baseline, error)
+        self._store.failed(error)
         self._reporter.failed(str(error), reason=error.reason)
         if error.reason is SourceReason.STALLED and self._timing.exit_on_stall:
             raise Stall(f"alert {self.alert.name}: {error}")
@@ -388,41 +323,7 @@ class RowPipeline:
         """Every key that fires, each as the transition with which it began; None while that is not known."""
         if self.stale or self._progress is None or self._firing is None:
             return None
-        columns = self.columns
         try:
-            firings = list(self.firings())
+            return self._firing.active()
         except RuntimeError:
             return None  # a thread is applying a large batch; `changed` is called when it is done
-        return [
-            Transition(
-                alert=self.alert.name,
-                fingerprint=firing.fingerprint,
-                kind=Kind.FIRED,
-                started_at=firing.started_at,
-                at=firing.started_at,
-                columns=columns,
-                row=firing.row,
-            )
-            for firing in reversed(firings)
-            if firing.phase is not Phase.PENDING
-        ]
-
-
-class _NameChecks:
-    """The outcome of the source's checks whether the alert's names still refer to the same objects."""
-
-    def __init__(self, metrics: AlertMetrics) -> None:
-        self.doubt = ""
-        """Why it is not known whether the rows are those of the configured relation; empty: it is known."""
-        self._metrics = metrics
-        self._failures = 0
-
-    def checked(self, problem: str) -> None:
-        """A check was made. `problem`: why it failed, empty if it did not."""
-        if not problem:
-            self.doubt, self._failures = "", 0
-            return
-        self._failures += 1
-        self._metrics.identity_check_failures.inc()
-        if self._failures >= _DOUBT_AFTER:
-            self.doubt = f"cannot check whether the name still refers to the same object: {problem}"
