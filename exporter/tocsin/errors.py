@@ -14,10 +14,10 @@ class TocsinError(Exception):
 class Problem:
     """One thing wrong with a configuration."""
 
+    code: str
+    """The kind of problem. Each has one text."""
     message: str
     """What is wrong and what to do, in one line without a secret."""
-    code: str = "other"
-    """The kind of problem. Each has one text."""
     path: str = ""
     """Dotted, as in `alerts.late.key[0]`."""
     name: str = ""

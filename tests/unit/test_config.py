@@ -185,7 +185,7 @@ def test_oddities_are_warnings(tmp_path: Path) -> None:
 
 def test_later_problem_has_the_nearest_line(whole: Config) -> None:
     paths = ("alerts.spike.annotations.summary", "alerts.spike.labels[7]", "channels.out", "nowhere")
-    error = whole.located(ConfigError([Problem(message="odd", path=path) for path in paths]))
+    error = whole.located(ConfigError([Problem(code="odd", message="odd", path=path) for path in paths]))
     assert [problem.line for problem in error.problems] == [21, 7, 13, None]
     assert {Path(problem.file).name for problem in error.problems} == {"tocsin.yaml"}
 

@@ -72,7 +72,9 @@ def _refusing(path: str) -> Iterator[None]:
         raise
     except Exception as error:
         log.debug("unexpected exception", path=path, exc_info=error)
-        raise ConfigError([Problem(path=path, message=f"cannot be used: {unexpected(error)}")]) from None
+        raise ConfigError(
+            [Problem(code="unusable", path=path, message=f"cannot be used: {unexpected(error)}")]
+        ) from None
 
 
 def is_level(config: ChannelConfig) -> bool:

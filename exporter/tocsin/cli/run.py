@@ -22,7 +22,11 @@ def command(chosen: Namespace) -> Exit:
         configure(config.log)
     except OSError as error:
         raise ConfigError(
-            [Problem(path="log.output", message=f"cannot write {config.log.output}: {error.strerror}")]
+            [
+                Problem(
+                    code="unwritable", path="log.output", message=f"cannot write {config.log.output}: {error.strerror}"
+                )
+            ]
         ) from None
     try:
         if chosen.dry_run or config.dry_run:

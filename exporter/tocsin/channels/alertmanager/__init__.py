@@ -27,11 +27,13 @@ def build(
     cannot be used."""
     for key, path in (("tls_ca", config.tls_ca), ("tls_cert", config.tls_cert), ("tls_key", config.tls_key)):
         if path is not None and not Path(path).is_file():
-            raise ConfigError([Problem(message=f"there is no file {path}", path=f"channels.{name}.{key}")])
+            raise ConfigError(
+                [Problem(code="missing_file", message=f"there is no file {path}", path=f"channels.{name}.{key}")]
+            )
     try:
         return Alertmanager(name, config, routes, now)
     except OSError as error:
         why = _UNUSABLE if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigError(
-            [Problem(message=f"the certificates cannot be used: {why}", path=f"channels.{name}")]
+            [Problem(code="certificates", message=f"the certificates cannot be used: {why}", path=f"channels.{name}")]
         ) from None

@@ -110,7 +110,7 @@ class Apprise(Channel):
                 elif url not in self._services:
                     self._services[url] = Service(url, self._timeout)
             except ValueError as error:
-                problems.append(Problem(message=f"urls[{number}]: {error}", path=path))
+                problems.append(Problem(code="url", message=f"urls[{number}]: {error}", path=path))
         return problems
 
     async def _send(self, message: Message) -> Result:

@@ -27,4 +27,4 @@ def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Call
         return Email(name, config, routes, now)
     except OSError as error:  # ssl.SSLError is one
         remedy = f"cannot read certificates from {config.tls_ca}: {error.strerror or 'there are none in it'}"
-        raise ConfigError([Problem(message=remedy, path=f"channels.{name}.tls_ca")]) from None
+        raise ConfigError([Problem(code="certificates", message=remedy, path=f"channels.{name}.tls_ca")]) from None

@@ -21,7 +21,7 @@ def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Kafka":
     Raises ConfigError when the library is not installed or refuses a setting, or when an alert has no topic.
     """
     problems = [
-        Problem(message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")
+        Problem(code="incomplete_channel", message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")
         for alert, options in routes.items()
         if (missing := options.missing())
     ]

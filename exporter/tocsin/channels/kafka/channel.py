@@ -135,7 +135,7 @@ class Kafka(Channel):
             Producer({**self._settings(), "logger": LibraryLog(self._redact, channel=self._name)})
         except (KafkaException, ValueError, TypeError) as error:
             message = f"librdkafka refuses the settings: {self._redact(message_of(error))}"
-            raise ConfigError([Problem(message=message, path=f"channels.{self._name}")]) from None
+            raise ConfigError([Problem(code="librdkafka", message=message, path=f"channels.{self._name}")]) from None
 
 
 def _whole(results: Sequence[Result]) -> Result:

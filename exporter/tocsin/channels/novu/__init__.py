@@ -31,7 +31,7 @@ def build(
     recipients.
     """
     problems = [
-        Problem(message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")
+        Problem(code="incomplete_channel", message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")
         for alert, options in routes.items()
         if (missing := options.missing())
     ]

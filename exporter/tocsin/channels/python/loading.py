@@ -48,14 +48,14 @@ def loaded(name: str, config: Config, routes: Mapping[str, Options]) -> Handler:
         target = _found(config)
         _check_kind(target, config.handler)
     except _Refused as refused:
-        raise ConfigError([Problem(message=str(refused), path=f"channels.{name}.handler")]) from None
+        raise ConfigError([Problem(code="handler", message=str(refused), path=f"channels.{name}.handler")]) from None
     signature = _signature(target)
     given = _asked_for(signature)
     places = {f"alerts.{alert}.notify": options for alert, options in routes.items()} or {
         f"channels.{name}.handler": config
     }
     problems = [
-        Problem(message=f"channel {name}: {why}" if routes else why, path=path)
+        Problem(code="handler_arguments", message=f"channel {name}: {why}" if routes else why, path=path)
         for path, options in places.items()
         if (why := _misfit(config.handler, signature, given, options))
     ]
