@@ -1,4 +1,4 @@
-"""What every ledger keeps to when it takes in batches, whatever it is made of."""
+"""Batches in any ledger."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +24,12 @@ from tocsin.ledger.base import Filter, Ledger, Status
 from tocsin.model import Column, notification_id
 
 
-async def test_an_alert_that_was_never_committed_is_unknown(ledger: Ledger) -> None:
+async def test_alert_never_committed_is_unknown(ledger: Ledger) -> None:
     await ledger.commit(commit(alert="late"))
     assert await ledger.load("early") is None
 
 
-async def test_what_was_committed_is_loaded_also_after_a_restart(
-    opener: OpenLedger, tmp_path: Path, clock: Clock
-) -> None:
+async def test_committed_state_is_loaded_after_restart(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
     kept = [firing("1"), firing("2", phase=Phase.KEEPING), firing(None), firing("", started_at=999)]
     odd = replace(firing("3", phase=Phase.ABSENT), counts=((-2, ("3", "x")), (4, ("3", None))))
     ledger = opener(tmp_path / "ledger", clock=clock)
@@ -46,7 +44,7 @@ async def test_what_was_committed_is_loaded_also_after_a_restart(
     await ledger.close()
 
 
-async def test_a_frontier_that_is_not_known_stays_so(ledger: Ledger) -> None:
+async def test_frontier_may_become_unknown(ledger: Ledger) -> None:
     await ledger.commit(commit(frontier=5))
     await ledger.commit(commit(frontier=None))
     stored = await ledger.load("late")
@@ -54,7 +52,7 @@ async def test_a_frontier_that_is_not_known_stays_so(ledger: Ledger) -> None:
     assert stored.frontier is None
 
 
-async def test_firings_are_added_overwritten_and_deleted_one_by_one(ledger: Ledger) -> None:
+async def test_firings_are_added_overwritten_and_deleted(ledger: Ledger) -> None:
     await ledger.commit(commit(saved=[firing("1"), firing("2"), firing("3")]))
     await ledger.commit(commit(saved=[firing("2", note="new")], gone=[firing("1").fingerprint, "unknown"]))
     stored = await ledger.load("late")
@@ -62,7 +60,7 @@ async def test_firings_are_added_overwritten_and_deleted_one_by_one(ledger: Ledg
     assert {one.row for one in stored.firings} == {("2", "new"), ("3", "x")}
 
 
-async def test_alerts_do_not_touch_each_other(ledger: Ledger) -> None:
+async def test_alerts_are_independent(ledger: Ledger) -> None:
     await ledger.commit(commit(saved=[firing("1")]))
     await ledger.commit(commit(alert="early", saved=[firing("1", alert="early")], frontier=7))
     await ledger.commit(commit(alert="early", replace=True, frontier=8))
@@ -73,7 +71,7 @@ async def test_alerts_do_not_touch_each_other(ledger: Ledger) -> None:
     assert (early.frontier, len(early.firings)) == (8, 0)
 
 
-async def test_a_new_definition_replaces_every_firing(ledger: Ledger) -> None:
+async def test_new_definition_replaces_every_firing(ledger: Ledger) -> None:
     await ledger.commit(commit(saved=[firing("1"), firing("2")]))
     await ledger.commit(commit(saved=[firing("3")], replace=True))
     stored = await ledger.load("late")
@@ -81,9 +79,7 @@ async def test_a_new_definition_replaces_every_firing(ledger: Ledger) -> None:
     assert [one.row for one in stored.firings] == [("3", "x")]
 
 
-async def test_a_commit_gives_one_notification_for_each_transition_and_channel_in_order(
-    ledger: Ledger, clock: Clock
-) -> None:
+async def test_commit_returns_notifications_in_order(ledger: Ledger, clock: Clock) -> None:
     batch = commit([transition("1"), transition("2")], to=("hook", "mail"))
     notifications = await ledger.commit(batch)
     expected = [(one, address.channel) for one, addresses in batch.transitions for address in addresses]
@@ -95,7 +91,7 @@ async def test_a_commit_gives_one_notification_for_each_transition_and_channel_i
     assert await sendable(ledger) == [one for one in notifications if one.channel == "hook"]
 
 
-async def test_later_commits_have_greater_numbers_also_after_a_restart(opener: OpenLedger, tmp_path: Path) -> None:
+async def test_numbers_rise_across_restarts(opener: OpenLedger, tmp_path: Path) -> None:
     seen = 0
     for key in "123":
         ledger = opener(tmp_path / "ledger")
@@ -105,31 +101,18 @@ async def test_later_commits_have_greater_numbers_also_after_a_restart(opener: O
         await ledger.close()
 
 
-async def test_a_transition_that_goes_nowhere_makes_no_notification(ledger: Ledger) -> None:
-    assert await ledger.commit(commit([transition()], to=())) == []
-    assert await ledger.find(Filter()) == []
-
-
-async def test_an_id_already_known_makes_no_second_notification(ledger: Ledger) -> None:
-    first = await fired(ledger, "1", "2")
+async def test_known_id_makes_no_notification(ledger: Ledger) -> None:
+    """Whether it is in the same commit, pending or delivered. Nor does a transition without a channel."""
+    first = await fired(ledger, "1", "2", "1")
+    await ledger.settle([delivered(first[0])])
     again = await fired(ledger, "2", "3", "1")
     assert [one.transition.row[0] for one in again] == ["3"]
-    assert await sendable(ledger) == [*first, *again]
+    assert await fired(ledger, "4", to=()) == []
+    assert await sendable(ledger) == [first[1], *again]
+    assert len(await ledger.find(Filter())) == 3
 
 
-async def test_an_id_twice_in_one_commit_makes_one_notification(ledger: Ledger) -> None:
-    assert len(await fired(ledger, "1", "1")) == 1
-    assert len(await sendable(ledger)) == 1
-
-
-async def test_an_id_already_delivered_is_not_told_again(ledger: Ledger) -> None:
-    (first,) = await fired(ledger, "1")
-    await ledger.settle([delivered(first)])
-    assert await fired(ledger, "1") == []
-    assert await sendable(ledger) == []
-
-
-async def test_old_rows_keep_their_columns_when_the_relation_changes(ledger: Ledger) -> None:
+async def test_old_rows_keep_their_columns(ledger: Ledger) -> None:
     wider = (*COLUMNS, Column(name="extra", oid=1700, typmod=655366))
     newer = replace(transition("2", columns=wider), row=("2", "x", "9.5"))
     await fired(ledger, "1")
@@ -142,7 +125,7 @@ async def test_old_rows_keep_their_columns_when_the_relation_changes(ledger: Led
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:8]))
-async def test_any_text_comes_back_as_it_was(opener: OpenLedger, tmp_path: Path, text: str) -> None:
+async def test_any_text_is_stored_unchanged(opener: OpenLedger, tmp_path: Path, text: str) -> None:
     ledger = opener(tmp_path / "ledger")
     columns = (Column(name=text[:100], oid=25), Column(name="note", oid=25))
     one = transition(text, note=text, alert=text[:100], columns=columns, previous=(text, None))
@@ -163,13 +146,13 @@ async def test_any_text_comes_back_as_it_was(opener: OpenLedger, tmp_path: Path,
     await ledger.close()
 
 
-async def test_null_is_not_the_empty_text(ledger: Ledger) -> None:
+async def test_null_is_not_empty_text(ledger: Ledger) -> None:
     await ledger.commit(commit([transition(None, note=None), transition("", note="", previous=(None, ""))]))
     assert [one.transition.row for one in await sendable(ledger)] == [(None, None), ("", "")]
     assert [one.transition.previous for one in await sendable(ledger)] == [None, (None, "")]
 
 
-async def test_half_a_surrogate_pair_in_what_a_receiver_said_does_not_stop_the_settlement(ledger: Ledger) -> None:
+async def test_half_surrogate_pair_in_an_answer_is_stored(ledger: Ledger) -> None:
     (notification,) = await fired(ledger, "1")
     await ledger.settle([replace(settlement(notification, Status.DEAD), detail="bad \ud800 text")])
     assert (await record(ledger, notification)).status is Status.DEAD

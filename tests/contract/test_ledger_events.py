@@ -1,4 +1,4 @@
-"""Events in the ledger: positions, repeats, attempts and episodes."""
+"""Events in any ledger: positions, duplicates, attempts and episodes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,9 +28,7 @@ async def taken(ledger: Ledger, *occurrences: Occurrence, **position: int) -> li
     return [one.routed[0].row[0] for one in told]
 
 
-async def test_a_position_is_kept_with_its_batch_and_by_source(
-    opener: OpenLedger, tmp_path: Path, clock: Clock
-) -> None:
+async def test_position_is_kept_by_source(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
     ledger = opener(tmp_path / "ledger", clock=clock)
     assert await ledger.position("queue") == {}
     await taken(ledger, occurrence("1"), a=5, b=7)
@@ -45,13 +43,13 @@ async def test_a_position_is_kept_with_its_batch_and_by_source(
         await ledger.close()
 
 
-async def test_an_event_that_is_delivered_again_is_told_once_whatever_its_time(ledger: Ledger) -> None:
+async def test_redelivered_event_is_one_notification(ledger: Ledger) -> None:
     await taken(ledger, occurrence("1", at=1000))
     await taken(ledger, occurrence("1", at=9000), occurrence("2", at=9000))
     assert [one.transition.row[0] for one in await sendable(ledger)] == ["1", "2"]
 
 
-async def test_of_events_with_one_key_only_the_first_of_a_window_is_told(ledger: Ledger) -> None:
+async def test_duplicates_within_window_are_suppressed(ledger: Ledger) -> None:
     assert await taken(ledger, occurrence("1", key="k"), occurrence("2", key="k"), occurrence("3", key="other")) == [
         "1",
         "3",
@@ -61,13 +59,13 @@ async def test_of_events_with_one_key_only_the_first_of_a_window_is_told(ledger:
     assert await taken(ledger, occurrence("6", key="k", at=62_000)) == []
 
 
-async def test_an_event_is_no_repeat_of_itself(ledger: Ledger) -> None:
+async def test_redelivered_event_is_no_duplicate(ledger: Ledger) -> None:
     await taken(ledger, occurrence("1", key="k"))
     assert await taken(ledger, occurrence("1", key="k")) == ["1"]
     assert len(await sendable(ledger)) == 1
 
 
-async def test_sightings_that_count_no_more_are_forgotten(ledger: Ledger, clock: Clock) -> None:
+async def test_windows_of_duplicates_that_ended_are_deleted(ledger: Ledger, clock: Clock) -> None:
     now = round(clock.now * 1000)
     await taken(ledger, occurrence("1", key="k", at=now))
     clock.advance(61)
@@ -75,7 +73,7 @@ async def test_sightings_that_count_no_more_are_forgotten(ledger: Ledger, clock:
     assert await taken(ledger, occurrence("2", key="k", at=now + 1)) == ["2"]
 
 
-async def test_every_failed_attempt_is_remembered_with_its_time_and_reason(ledger: Ledger) -> None:
+async def test_failed_attempts_are_kept(ledger: Ledger) -> None:
     [one] = await ledger.commit(commit([transition()]))
     await ledger.settle([settlement(one, Status.PENDING, at=10.0, not_before=11.0)])
     await ledger.settle([replace(settlement(one, Status.DEAD, at=20.0), reason="exhausted", detail="2 attempts")])
@@ -87,7 +85,7 @@ async def test_every_failed_attempt_is_remembered_with_its_time_and_reason(ledge
     ]
 
 
-async def test_of_very_many_attempts_the_latest_are_remembered(ledger: Ledger) -> None:
+async def test_only_latest_attempts_are_kept(ledger: Ledger) -> None:
     [one] = await ledger.commit(commit([transition()]))
     for number in range(70):
         await ledger.settle([settlement(one, Status.PENDING, at=float(number), not_before=1.0)])
@@ -95,7 +93,7 @@ async def test_of_very_many_attempts_the_latest_are_remembered(ledger: Ledger) -
     assert kept == [float(number) for number in range(20, 70)]
 
 
-async def test_attempts_go_with_their_notification(ledger: Ledger, clock: Clock) -> None:
+async def test_attempts_are_deleted_with_notification(ledger: Ledger, clock: Clock) -> None:
     [one] = await ledger.commit(commit([transition()]))
     await ledger.settle([settlement(one, Status.PENDING, at=1.0)])
     await ledger.settle([delivered(one, at=2.0)])
@@ -103,7 +101,7 @@ async def test_attempts_go_with_their_notification(ledger: Ledger, clock: Clock)
     assert await ledger.attempts(one.id) == []
 
 
-async def test_an_episode_has_a_start_an_end_and_deliveries(ledger: Ledger) -> None:
+async def test_episode_has_start_end_and_deliveries(ledger: Ledger) -> None:
     fired, resolved = transition("1", at=1000), transition("1", Kind.RESOLVED, at=5000, started_at=1000)
     open_one = transition("2", at=2000)
     notifications = await ledger.commit(
@@ -123,7 +121,7 @@ async def only_episode(ledger: Ledger) -> Episode:
     return episode
 
 
-async def test_an_episode_whose_end_was_not_told_has_ended_at_an_unknown_time(ledger: Ledger) -> None:
+async def test_episode_without_resolved_has_no_end(ledger: Ledger) -> None:
     """As with `on: [fired]`."""
     await ledger.commit(commit([transition("1", at=1000)], saved=[firing("1", started_at=1000)]))
     assert (await only_episode(ledger)).firing
@@ -133,9 +131,7 @@ async def test_an_episode_whose_end_was_not_told_has_ended_at_an_unknown_time(le
 
 
 @pytest.mark.parametrize("resolved_first", [True, False])
-async def test_a_row_that_moved_to_another_route_still_fires_with_its_new_row(
-    ledger: Ledger, resolved_first: bool
-) -> None:
+async def test_row_on_another_route_still_fires(ledger: Ledger, resolved_first: bool) -> None:
     """It resolves on the one and fires on the other at one time."""
     await ledger.commit(commit([transition("1", at=1000, note="warning")], to=["mail"]))
     moved = [
@@ -152,7 +148,7 @@ async def test_a_row_that_moved_to_another_route_still_fires_with_its_new_row(
     assert (episode.firing, episode.ended_at, episode.row) == (False, None, ("1", "page"))
 
 
-async def test_a_row_that_left_the_only_route_still_fires(ledger: Ledger) -> None:
+async def test_row_that_left_its_route_still_fires(ledger: Ledger) -> None:
     resolved = transition("1", Kind.RESOLVED, at=5000, started_at=1000)
     await ledger.commit(commit([transition("1", at=1000), resolved], saved=[firing("1", started_at=1000)]))
     episode = await only_episode(ledger)
@@ -160,7 +156,7 @@ async def test_a_row_that_left_the_only_route_still_fires(ledger: Ledger) -> Non
 
 
 @pytest.mark.parametrize("phase", Phase)
-async def test_what_is_kept_firing_fires_and_what_is_pending_or_absent_does_not(ledger: Ledger, phase: Phase) -> None:
+async def test_episode_fires_by_phase(ledger: Ledger, phase: Phase) -> None:
     told = [transition("1", at=1000), transition("1", Kind.RESOLVED, at=5000, started_at=1000)]
     await ledger.commit(commit(told, saved=[firing("1", phase=phase, started_at=1000)]))
     episode = await only_episode(ledger)
@@ -168,7 +164,7 @@ async def test_what_is_kept_firing_fires_and_what_is_pending_or_absent_does_not(
     assert (episode.firing, episode.ended_at) == expected
 
 
-async def test_a_new_episode_of_a_row_leaves_the_end_of_the_one_before(ledger: Ledger) -> None:
+async def test_new_episode_keeps_end_of_previous(ledger: Ledger) -> None:
     told = [
         transition("1", at=1000),
         transition("1", Kind.RESOLVED, at=5000, started_at=1000),
@@ -179,7 +175,7 @@ async def test_a_new_episode_of_a_row_leaves_the_end_of_the_one_before(ledger: L
     assert found == [(6000, None, True), (1000, 5000, False)]
 
 
-async def test_each_event_is_an_episode_that_ends_where_it_starts(ledger: Ledger) -> None:
+async def test_event_is_an_episode_of_its_own(ledger: Ledger) -> None:
     await taken(ledger, occurrence("1", at=1000), occurrence("2", at=3000))
     assert [(one.started_at, one.ended_at) for one in await ledger.episodes("late", 1)] == [(3000, 3000)]
     assert len(await ledger.episodes("late", 10)) == 2

@@ -1,4 +1,4 @@
-"""Any sequence of what a ledger is asked to do, against a model of dictionaries."""
+"""Any sequence of calls to a ledger, against a model of dictionaries."""
 
 import asyncio
 import tempfile
@@ -221,6 +221,6 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_any_sequence_of_requests_leaves_what_the_model_says(name: str) -> None:
+def test_any_history_agrees_with_the_model(name: str) -> None:
     machine = type("Machine", (LedgerMachine,), {"implementation": name})
     run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))

@@ -1,4 +1,4 @@
-"""What every ledger keeps to with notifications that wait, are settled, are looked up and are forgotten."""
+"""The outbox of any ledger: claiming, settling, listing and pruning."""
 
 from dataclasses import replace
 
@@ -74,29 +74,18 @@ async def test_due_retries_and_new_ones_share_a_page(ledger: Ledger, clock: Cloc
     assert sorted(head.attempts for head in heads) == [0] * 5 + [1] * 5
 
 
-async def test_what_is_to_be_tried_again_stays_pending_with_its_attempts(ledger: Ledger, clock: Clock) -> None:
-    (notification,) = await fired(ledger, "1")
-    await ledger.settle([settlement(notification, Status.PENDING, at=clock.now, not_before=clock.now + 60)])
-    assert await sendable(ledger) == []
-    found = await record(ledger, notification)
-    assert (found.status, found.reason, found.detail, found.settled_at) == (
-        Status.PENDING,
-        "timeout",
-        "no answer",
-        None,
-    )
-
-
-@pytest.mark.parametrize("status", [Status.DELIVERED, Status.DEAD])
-async def test_what_is_settled_is_no_longer_pending(ledger: Ledger, clock: Clock, status: Status) -> None:
+@pytest.mark.parametrize("status", [Status.PENDING, Status.DELIVERED, Status.DEAD])
+async def test_outcome_of_an_attempt_is_kept(ledger: Ledger, clock: Clock, status: Status) -> None:
     notification, other = await fired(ledger, "1", "2")
-    await ledger.settle([settlement(notification, status, at=clock.now)])
+    await ledger.settle([settlement(notification, status, at=clock.now, not_before=clock.now + 60)])
     assert await sendable(ledger) == [other]
     found = await record(ledger, notification)
-    assert (found.status, found.attempts, found.settled_at) == (status, 1, clock.now)
+    settled_at = None if status is Status.PENDING else clock.now
+    assert (found.status, found.attempts, found.settled_at) == (status, 1, settled_at)
+    assert (found.reason, found.detail) == (("", "") if status is Status.DELIVERED else ("timeout", "no answer"))
 
 
-async def test_a_settlement_of_what_is_no_longer_pending_changes_nothing(ledger: Ledger) -> None:
+async def test_late_settlement_changes_nothing(ledger: Ledger) -> None:
     (notification,) = await fired(ledger, "1")
     assert await ledger.drop([notification.id]) == 1
     before = await record(ledger, notification)
@@ -104,13 +93,7 @@ async def test_a_settlement_of_what_is_no_longer_pending_changes_nothing(ledger:
     assert await record(ledger, notification) == before
 
 
-async def test_many_settlements_are_written_together(ledger: Ledger) -> None:
-    notifications = await fired(ledger, *(str(number) for number in range(100)))
-    await ledger.settle([delivered(one) for one in notifications[::2]])
-    assert await sendable(ledger) == notifications[1::2]
-
-
-async def test_a_retry_makes_the_dead_pending_again_with_a_fresh_budget(ledger: Ledger, clock: Clock) -> None:
+async def test_retry_makes_dead_letters_pending(ledger: Ledger, clock: Clock) -> None:
     dead, dropped, sent, waiting = await fired(ledger, "1", "2", "3", "4")
     await ledger.settle([settlement(dead, Status.DEAD, at=clock.now), delivered(sent)])
     await ledger.drop([dropped.id])
@@ -121,7 +104,7 @@ async def test_a_retry_makes_the_dead_pending_again_with_a_fresh_budget(ledger: 
     assert (await record(ledger, dead)).settled_at is None
 
 
-async def test_dead_and_pending_notifications_can_be_dropped_and_others_not(ledger: Ledger, clock: Clock) -> None:
+async def test_only_dead_and_pending_are_dropped(ledger: Ledger, clock: Clock) -> None:
     dead, sent, waiting = await fired(ledger, "1", "2", "3")
     await ledger.settle([settlement(dead, Status.DEAD), delivered(sent)])
     clock.advance(5)
@@ -132,23 +115,18 @@ async def test_dead_and_pending_notifications_can_be_dropped_and_others_not(ledg
     assert {one.settled_at for one in found.values()} == {clock.now}
 
 
-async def test_notifications_for_channels_that_are_gone_are_parked(ledger: Ledger) -> None:
+async def test_unrouted_notifications_become_dead_letters(ledger: Ledger) -> None:
     await fired(ledger, "1", to=("hook", "mail"))
     await fired(ledger, "2", to=('it\'s "gone"',))
-    assert await ledger.dead_letter_unrouted(["hook"]) == 2
-    assert await ledger.dead_letter_unrouted(["hook"]) == 0
+    assert [await ledger.dead_letter_unrouted(["hook"]) for _ in range(2)] == [2, 0]
     assert len(await sendable(ledger)) == 1
-    parked = await ledger.find(Filter(status=Status.DEAD))
-    assert {(one.channel, one.reason) for one in parked} == {("mail", "unrouted"), ('it\'s "gone"', "unrouted")}
-    assert all(one.detail for one in parked)
-
-
-async def test_without_any_channel_everything_is_parked(ledger: Ledger) -> None:
-    await fired(ledger, "1")
+    dead = await ledger.find(Filter(status=Status.DEAD))
+    assert {(one.channel, one.reason) for one in dead} == {("mail", "unrouted"), ('it\'s "gone"', "unrouted")}
+    assert all(one.detail for one in dead)
     assert await ledger.dead_letter_unrouted([]) == 1
 
 
-async def test_the_earlier_ids_are_those_of_the_episode_that_this_channel_delivered(ledger: Ledger) -> None:
+async def test_previous_ids_are_of_episode_and_channel(ledger: Ledger) -> None:
     both = ("hook", "mail")
     fired = await ledger.commit(commit([transition(), transition("2")], to=both))
     updated = await ledger.commit(commit([transition(kind=Kind.UPDATED, at=1005, started_at=1000)], to=both))
@@ -161,7 +139,7 @@ async def test_the_earlier_ids_are_those_of_the_episode_that_this_channel_delive
     assert await ledger.previous_ids(again) == ()
 
 
-async def test_the_backlog_counts_what_waits_and_what_is_dead(ledger: Ledger, clock: Clock) -> None:
+async def test_backlog_counts_pending_and_dead(ledger: Ledger, clock: Clock) -> None:
     assert await ledger.backlog() == {}
     first = clock.now
     one, two, three = await fired(ledger, "1", "2", "3")
@@ -176,7 +154,7 @@ async def test_the_backlog_counts_what_waits_and_what_is_dead(ledger: Ledger, cl
     assert await ledger.backlog() == {"hook": Backlog(pending=1, oldest=first + 10, dead=1)}
 
 
-async def test_a_retry_does_not_make_the_backlog_look_younger(ledger: Ledger, clock: Clock) -> None:
+async def test_retry_keeps_age_of_backlog(ledger: Ledger, clock: Clock) -> None:
     first = clock.now
     dead, _ = await fired(ledger, "1", "2")
     await ledger.settle([settlement(dead, Status.DEAD)])
@@ -185,7 +163,7 @@ async def test_a_retry_does_not_make_the_backlog_look_younger(ledger: Ledger, cl
     assert await ledger.backlog() == {"hook": Backlog(pending=2, oldest=first)}
 
 
-async def test_records_are_found_by_any_choice_newest_first(ledger: Ledger) -> None:
+async def test_records_are_found_by_any_filter(ledger: Ledger) -> None:
     notifications = await fired(ledger, *"1234", to=("hook", "mail"))
     await ledger.commit(commit([transition("9", alert="early")], alert="early"))
     await ledger.settle([settlement(notifications[0], Status.DEAD)])
@@ -203,7 +181,7 @@ async def test_records_are_found_by_any_choice_newest_first(ledger: Ledger) -> N
 # Pruning.
 
 
-async def test_only_settled_notifications_that_are_old_enough_are_pruned(ledger: Ledger, clock: Clock) -> None:
+async def test_only_old_settled_notifications_are_pruned(ledger: Ledger, clock: Clock) -> None:
     sent, dead, dropped, waiting, recent = await fired(ledger, *"12345")
     await ledger.settle([delivered(sent, at=clock.now), settlement(dead, Status.DEAD, at=clock.now)])
     await ledger.drop([dropped.id])
@@ -214,7 +192,7 @@ async def test_only_settled_notifications_that_are_old_enough_are_pruned(ledger:
     assert await ledger.prune(clock.now - 50, 100) == 0
 
 
-async def test_what_belongs_to_an_episode_that_still_fires_is_kept(ledger: Ledger, clock: Clock) -> None:
+async def test_episode_that_fires_is_not_pruned(ledger: Ledger, clock: Clock) -> None:
     first = await ledger.commit(commit([transition()], saved=[firing()]))
     old = await ledger.commit(commit([transition(at=500)]))
     await ledger.settle([delivered(one, at=clock.now) for one in [*first, *old]])
@@ -224,7 +202,7 @@ async def test_what_belongs_to_an_episode_that_still_fires_is_kept(ledger: Ledge
     assert await ledger.prune(clock.now + 1, 100) == 1
 
 
-async def test_pruning_goes_in_steps_and_skips_what_must_stay(ledger: Ledger, clock: Clock) -> None:
+async def test_pruning_is_limited(ledger: Ledger, clock: Clock) -> None:
     keys = [str(number) for number in range(10)]
     notifications = await ledger.commit(
         commit([transition(key) for key in keys], to=("hook", "mail"), saved=[firing(key) for key in keys[:5]])
@@ -234,7 +212,7 @@ async def test_pruning_goes_in_steps_and_skips_what_must_stay(ledger: Ledger, cl
     assert len(await ledger.find(Filter())) == 10
 
 
-async def test_a_transition_stays_as_long_as_one_of_its_notifications(ledger: Ledger, clock: Clock) -> None:
+async def test_transition_stays_with_its_notifications(ledger: Ledger, clock: Clock) -> None:
     hook, mail = await fired(ledger, "1", to=("hook", "mail"))
     await ledger.settle([delivered(hook, at=clock.now)])
     assert await ledger.prune(clock.now + 1, 100) == 1

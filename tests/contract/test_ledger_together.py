@@ -1,4 +1,4 @@
-"""What every ledger keeps to when a write fails, several come at once, or another process has the same store open."""
+"""Any ledger when a write fails, several come at once, or another process has the same store open."""
 
 import asyncio
 from pathlib import Path
@@ -24,7 +24,7 @@ from tocsin.model import Column
 # Whole or not at all; together or alone.
 
 
-async def test_a_commit_that_fails_midway_leaves_nothing_and_spoils_nothing(ledger: Ledger) -> None:
+async def test_failed_commit_leaves_nothing(ledger: Ledger) -> None:
     await ledger.commit(commit([transition("1")], saved=[firing("1")], frontier=10))
     before = (await ledger.load("late"), await ledger.find(Filter()), await ledger.backlog())
     new = (*COLUMNS, Column(name="new", oid=25))
@@ -47,7 +47,7 @@ async def test_a_commit_that_fails_midway_leaves_nothing_and_spoils_nothing(ledg
     assert (await record(ledger, notification)).columns == new
 
 
-async def test_one_bad_commit_among_many_at_once_fails_alone(ledger: Ledger) -> None:
+async def test_bad_commit_fails_alone(ledger: Ledger) -> None:
     new = (Column(name="brand", oid=25), Column(name="new", oid=25))
     commits = [
         commit(
@@ -67,7 +67,7 @@ async def test_one_bad_commit_among_many_at_once_fails_alone(ledger: Ledger) -> 
     assert len(await sendable(ledger)) == 7
 
 
-async def test_the_notifications_of_concurrent_commits_are_answered_in_the_order_of_their_numbers(
+async def test_concurrent_commits_return_in_order(
     ledger: Ledger,
 ) -> None:
     answered: list[int] = []
@@ -80,7 +80,7 @@ async def test_the_notifications_of_concurrent_commits_are_answered_in_the_order
     assert len(answered) == 200
 
 
-async def test_a_cancelled_caller_does_not_undo_its_commit(ledger: Ledger) -> None:
+async def test_cancelled_caller_does_not_undo_commit(ledger: Ledger) -> None:
     task = asyncio.create_task(fired(ledger, "1"))
     await asyncio.sleep(0)
     task.cancel()
@@ -98,7 +98,7 @@ async def test_closing_finishes_what_is_queued(opener: OpenLedger, tmp_path: Pat
     assert sum(map(len, await asyncio.gather(*commits))) == 20
 
 
-async def test_after_it_was_closed_a_ledger_says_so_instead_of_hanging(opener: OpenLedger, tmp_path: Path) -> None:
+async def test_closed_ledger_raises(opener: OpenLedger, tmp_path: Path) -> None:
     ledger = opener(tmp_path / "ledger")
     await ledger.close()
     for call in (
@@ -116,7 +116,7 @@ async def test_after_it_was_closed_a_ledger_says_so_instead_of_hanging(opener: O
 # Another process.
 
 
-async def test_a_change_by_another_process_is_noticed_once(ledger: Ledger, opener: OpenLedger, tmp_path: Path) -> None:
+async def test_change_by_another_process_is_noticed_once(ledger: Ledger, opener: OpenLedger, tmp_path: Path) -> None:
     (notification,) = await fired(ledger, "1")
     await ledger.settle([settlement(notification, Status.DEAD)])
     assert not await ledger.changed_elsewhere()
@@ -129,9 +129,7 @@ async def test_a_change_by_another_process_is_noticed_once(ledger: Ledger, opene
     assert len(await sendable(ledger)) == 1
 
 
-async def test_a_change_by_another_process_before_the_first_look_is_noticed(
-    ledger: Ledger, opener: OpenLedger, tmp_path: Path
-) -> None:
+async def test_change_before_first_check_is_noticed(ledger: Ledger, opener: OpenLedger, tmp_path: Path) -> None:
     (notification,) = await fired(ledger, "1")
     other = opener(tmp_path / "ledger", exclusive=False)
     await other.drop([notification.id])
@@ -139,9 +137,7 @@ async def test_a_change_by_another_process_before_the_first_look_is_noticed(
     assert await ledger.changed_elsewhere()
 
 
-async def test_a_change_is_not_forgotten_when_a_commit_beside_the_look_fails(
-    ledger: Ledger, opener: OpenLedger, tmp_path: Path
-) -> None:
+async def test_failed_commit_does_not_hide_a_change(ledger: Ledger, opener: OpenLedger, tmp_path: Path) -> None:
     (notification,) = await fired(ledger, "1")
     await ledger.changed_elsewhere()
     other = opener(tmp_path / "ledger", exclusive=False)
@@ -156,7 +152,7 @@ async def test_a_change_is_not_forgotten_when_a_commit_beside_the_look_fails(
     assert bad.exception() is not None
 
 
-async def test_own_writes_are_no_change_by_another_process(ledger: Ledger) -> None:
+async def test_own_writes_are_no_change(ledger: Ledger) -> None:
     await ledger.changed_elsewhere()
     (notification,) = await fired(ledger, "1")
     await sendable(ledger)

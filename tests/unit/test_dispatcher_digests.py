@@ -103,32 +103,6 @@ async def test_digest_with_a_fired_row_says_fired(harness: DispatcherHarness) ->
     assert channel.delivered[1].envelope["row"]["order_id"] == 2
 
 
-async def test_long_digest_is_several_messages(harness: DispatcherHarness) -> None:
-    channel = FakeChannel()
-    harness.start(channel)
-    names = [str(number) for number in range(MOST_MERGED + 10)]
-    await fire(harness, "alone", *names)
-    await harness.advance(31)
-    await harness.until(lambda: len(channel.delivered) == 3, "three messages")
-    assert [len(merged(message)) for message in channel.delivered] == [1, MOST_MERGED, 10]
-
-
-async def test_waiting_on_purpose_and_telling_nobody_are_no_slow_delivery(harness: DispatcherHarness) -> None:
-    channel = FakeChannel()
-    harness.start(channel)
-    await harness.advance(2)  # the rows are of second 1
-    await fire(harness, "1", "2", "3", at=round(harness.clock() * 1000))
-    await harness.advance(31)
-    channel.answer = script(Delivered("nothing to take back", sent=False))
-    await harness.fire("4")
-    await harness.quiet()
-    samples = {
-        sample.name: sample.value for family in harness.metrics.delivery_seconds.collect() for sample in family.samples
-    }
-    assert samples["tocsin_channel_delivery_seconds_count"] == 3
-    assert samples["tocsin_channel_delivery_seconds_sum"] < 5
-
-
 # Digests that are too large.
 
 
@@ -143,7 +117,7 @@ def keys_of(channel: FakeChannel) -> list[list[object]]:
 
 
 async def test_large_digest_is_sent_in_parts(harness: DispatcherHarness) -> None:
-    """Halved until the receiver takes it, without an attempt and without a dead letter."""
+    """Without an attempt or a dead letter. Each part has the id of its oldest member."""
     channel = FakeChannel(at_most(3))
     harness.start(channel, max_attempts=1)
     await fire(harness, *map(str, range(11)))
@@ -152,19 +126,10 @@ async def test_large_digest_is_sent_in_parts(harness: DispatcherHarness) -> None
     parts = keys_of(channel)
     assert [key for part in parts for key in part] == [*range(11)]
     assert max(map(len, parts)) <= 3
-    await harness.quiet()
-    assert {(record.status, record.attempts) for record in await harness.records()} == {(Status.DELIVERED, 1)}
-
-
-async def test_part_has_the_id_of_its_oldest_member(harness: DispatcherHarness) -> None:
-    """The receiver can tell a repeat of each part."""
-    channel = FakeChannel(at_most(2))
-    harness.start(channel)
-    await fire(harness, *map(str, range(5)))
-    await harness.advance(31)
-    await harness.until(lambda: sum(map(len, keys_of(channel))) == 5, "all delivered")
     ids = {record.row[0]: record.id for record in await harness.records()}
     assert [message.id for message in channel.delivered] == [ids[str(merged(one)[0])] for one in channel.delivered]
+    await harness.quiet()
+    assert {(record.status, record.attempts) for record in await harness.records()} == {(Status.DELIVERED, 1)}
 
 
 @pytest.mark.parametrize("unsent", [False, True], ids=["refused", "seen before"])

@@ -50,15 +50,6 @@ async def test_unanswered_request_is_repeated_as_it_was(harness: DispatcherHarne
     assert_once(channel, [*ids, *more])
 
 
-async def test_members_of_a_request_wait_together(harness: DispatcherHarness, channel: KeyedChannel) -> None:
-    """The ledger has the same time for all, also for those who look before the repeat."""
-    channel.line = lines(LOST)
-    harness.start(channel)
-    await harness.fire(*map(str, range(20)))
-    await harness.quiet()
-    assert len({record.not_before for record in await harness.records()}) == 1
-
-
 @pytest.mark.parametrize("answered", [True, False], ids=["timed out", "not answered"])
 async def test_request_survives_a_kill(harness: DispatcherHarness, channel: KeyedChannel, answered: bool) -> None:
     """A restart repeats the request, though more was committed in between."""
@@ -90,21 +81,6 @@ async def test_ledger_has_request_before_it_is_sent(harness: DispatcherHarness, 
     assert {record.attempts for record in await harness.records()} == {0}
     await settle_down(harness)
     await harness.delivered(*ids)
-
-
-async def test_single_message_is_repeated_alone(harness: DispatcherHarness, channel: KeyedChannel) -> None:
-    """Its own id is its key: among others it would have another one."""
-    channel.line = lines(LOST)
-    harness.start(channel)
-    [alone] = await harness.fire("alone")
-    await harness.quiet()
-    await harness.stop()
-    others = await harness.fire("1", "2", "3")
-    harness.start(channel)
-    await settle_down(harness)
-    await harness.delivered(alone, *others)
-    assert channel.requests.count([alone]) == 2
-    assert_once(channel, [alone, *others])
 
 
 async def test_single_goes_alone_after_a_kill(harness: DispatcherHarness, channel: KeyedChannel) -> None:
