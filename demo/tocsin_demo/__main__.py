@@ -21,8 +21,6 @@ exit status: 0 ended by Ctrl-C, by SIGTERM, with its terminal or after --seconds
 130 interrupted a second time while ending
 """
 
-_INTERRUPTED = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
@@ -30,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(chosen)
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return 130
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -44,9 +42,8 @@ def _run(chosen: argparse.Namespace) -> int:
     with suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a replaced stream may lack it
     screen = Screen(sys.stdout)
-    options = Options(seed=chosen.seed, prometheus=chosen.prometheus, seconds=chosen.seconds)
     try:
-        asyncio.run(run(screen, options))
+        asyncio.run(run(screen, Options(**vars(chosen))))
         screen.paragraph("Everything has ended, and nothing is left behind.")
     except DemoError as error:
         with suppress(OutputGoneError):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def database(server: Postgres) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def writer(server: Postgres, database: psycopg.Connection) -> Iterator[DatabaseWriter]:
-    with DatabaseWriter(server.dsn()) as sink:
+    with closing(DatabaseWriter(server.dsn())) as sink:
         yield sink
 
 

@@ -14,14 +14,9 @@ def apply(conninfo: str, *, deployment_window: timedelta | None = None, bid_wind
         bid_window: how long a winning bid stays in `active_alerts`; None leaves it (five minutes at first).
     """
     with psycopg.connect(conninfo) as connection:
-        for text in statements():
-            connection.execute(text.encode())
+        files = [file for file in resources.files(__package__).joinpath("sql").iterdir() if file.name.endswith(".sql")]
+        for file in sorted(files, key=lambda file: file.name):
+            connection.execute(file.read_bytes())
         for name, span in (("deployment_window", deployment_window), ("bid_window", bid_window)):
             if span is not None:
                 connection.execute("UPDATE demo.settings SET span = %s WHERE name = %s", (span, name))
-
-
-def statements() -> list[str]:
-    """The text of each file, in order."""
-    files = [entry for entry in resources.files(__package__).joinpath("sql").iterdir() if entry.name.endswith(".sql")]
-    return [file.read_text(encoding="utf-8") for file in sorted(files, key=lambda file: file.name)]

@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 import psycopg
 from psycopg import sql
@@ -34,14 +32,6 @@ class DatabaseWriter:
         self._clock = clock
         self._rows: dict[str, list[Row]] = {}
         self._rejected: list[Row] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def send(self, topic: str, key: bytes, value: bytes | None) -> None:  # noqa: ARG002  # the key is in the value too
         try:

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -30,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=8925, help="port, 0 for a free one (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8925, help="port, 0 for a free one (default: %(default)s)")
     parser.add_argument("--strict", action="store_true", help="refuse unknown workflows instead of creating them")
     parser.add_argument(
         "--no-idempotency", action="store_true", help="ignore Idempotency-Key, as a self-hosted Novu does"
@@ -43,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         asyncio.run(_serve(settings, arguments.host, arguments.port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         where = f"{arguments.host}:{arguments.port}"
-        print(f"tocsin-inbox: cannot listen on {where}: {error.strerror}. Choose another with --port.", file=sys.stderr)
+        print(f"tocsin-inbox: cannot listen on {where}: {error}. Choose another with --port.", file=sys.stderr)
         return 1
     return 0
 
@@ -54,18 +53,10 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     async with serving(Inbox(settings), host=host, port=port) as url:
         print(f"inbox: {url}/", flush=True)
         await stop.wait()
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port (0 to 65535)")
-    return number
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 INTERNAL_ERROR = "Internal server error, contact support and provide them with the errorId"
-_PHRASES: Mapping[int, str] = MappingProxyType({status.value: status.phrase for status in HTTPStatus})
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 def iso(at: float) -> str:

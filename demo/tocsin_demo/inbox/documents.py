@@ -14,7 +14,7 @@ def workflow(each: Workflow, providers: AbstractSet[str]) -> dict[str, Any]:
     return {
         "_id": each.id,
         "workflowId": each.workflow_id,
-        "name": each.name,
+        "name": each.workflow_id,
         "slug": f"{each.workflow_id}_wf_{each.id}",
         "createdAt": created,
         "updatedAt": created,

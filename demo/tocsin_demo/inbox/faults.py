@@ -47,10 +47,6 @@ class Fault(BaseModel):
         """Whether the request is processed although its answer goes wrong."""
         return self.kind in _PROCESSED_BY_DEFAULT if self.processed is None else self.processed
 
-    def matches(self, method: str, path: str) -> bool:
-        """Whether the fault is for such a request."""
-        return path.startswith(self.path) and (not self.method or method == self.method.upper())
-
     def problem(self) -> Problem:
         """The answer of a `status` fault."""
         usual = "Internal server error" if self.status >= 500 else HTTPStatus(self.status).phrase
@@ -86,20 +82,16 @@ class Faults:
         """Add faults after the active ones."""
         self._left += [(fault, fault.times) for fault in faults]
 
-    def clear(self) -> None:
-        """Clear all faults."""
-        self._left.clear()
-        self.round += 1
-
     def replace(self, faults: Sequence[Fault]) -> None:
         """Clear all faults and add these."""
-        self.clear()
+        self._left.clear()
+        self.round += 1
         self.add(*faults)
 
     def next(self, method: str, path: str) -> Fault | None:
         """The fault for this request. It counts as used."""
         for index, (fault, left) in enumerate(self._left):
-            if fault.matches(method, path):
+            if path.startswith(fault.path) and fault.method.upper() in {"", method}:
                 if left == 1:
                     del self._left[index]
                 elif left is not None:

@@ -48,7 +48,6 @@ def guarded(inbox: Inbox, handler: Handler, *, category: str) -> Callable[[web.R
         raw = await request.read()
         inbox.engine.counters.requests += 1
         fault = inbox.faults.next(request.method, request.path)
-        inbox.engine.counters.faults += fault is not None
         passage = _Passage(inbox, request, raw, fault, category)
         response, status = await passage.answer(handler)
         inbox.log(

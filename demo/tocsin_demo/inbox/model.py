@@ -1,6 +1,5 @@
 """Novu's terms as types. Times are seconds since the epoch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,24 +25,6 @@ class Workflow:
     steps: tuple[Step, ...]
     active: bool = True
     required: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return self.workflow_id.replace("-", " ")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscriber:
-    """A person. `fields`: firstName, lastName, email, ... as they were given."""
-
-    subscriber_id: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """First and last name, as far as known."""
-        parts = (self.fields.get("firstName"), self.fields.get("lastName"))
-        return " ".join(part for part in parts if isinstance(part, str) and part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,4 +114,3 @@ class Counters:
     undeliverable: int = 0
     webhooks: int = 0
     replays: int = 0
-    faults: int = 0

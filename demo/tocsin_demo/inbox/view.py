@@ -100,8 +100,8 @@ def _newest(
 def _owner(inbox: Inbox, item: Notification | Delivery) -> dict[str, Any]:
     if isinstance(item, Delivery):
         return {"name": item.name, "id": f"POST /webhook/{item.name}", "kind": "webhook"}
-    person = inbox.engine.worker.subscribers[item.subscriber_id]
-    return {"name": person.name or person.subscriber_id, "id": person.subscriber_id, "kind": "person"}
+    name = inbox.engine.worker.subscribers[item.subscriber_id]
+    return {"name": name, "id": item.subscriber_id, "kind": "person"}
 
 
 def _episode(payload: Any) -> str | None:
@@ -126,7 +126,7 @@ def _card(item: Notification | Delivery, payload: Any, *, over: bool) -> dict[st
             "channels": [message.channel for message in item.messages],
             "due": item.due,
         }
-        fallback, copies = item.workflow.name, item.copy
+        fallback, copies = item.workflow.workflow_id, item.copy
     if card["state"] == "delivered" and (over or status == "resolved"):
         card["state"] = "resolved"
     return {"key": item.seq, **card, **content, "title": content["title"] or _short(fallback), "copies": copies}

@@ -10,13 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from tocsin_demo.inbox.model import CHANNELS, Counters, Event, Job, Message, Notification, Subscriber
+from tocsin_demo.inbox.model import CHANNELS, Counters, Event, Job, Message, Notification
 
 DELAY_S = 0.03
 """Seconds from the acceptance of an event to its first jobs. A repeat of its transaction id within them is delivered as
 well."""
 LOST_ABOVE = 16 * 1024 * 1024
-PERSON_FIELDS = ("firstName", "lastName", "email", "phone", "avatar", "locale", "timezone", "data")
 
 Task: TypeAlias = Callable[[float], None]
 
@@ -45,7 +44,8 @@ class Worker:
     """
 
     def __init__(self, *, ids: Ids, recipient_delay: float, keep: int) -> None:
-        self.subscribers: dict[str, Subscriber] = {}
+        self.subscribers: dict[str, str] = {}
+        """Id -> name."""
         self.notifications: dict[int, Notification] = {}
         self.counters = Counters()
         self.up = True
@@ -58,13 +58,11 @@ class Worker:
         self._tasks: list[tuple[float, int, Task]] = []
         self._by_transaction: defaultdict[str, list[Notification]] = defaultdict(list)
 
-    def add_subscriber(self, subscriber_id: str, fields: Mapping[str, Any]) -> Subscriber:
-        """Create a subscriber, or update the fields of one."""
-        given = {name: fields[name] for name in PERSON_FIELDS if fields.get(name) is not None}
-        known = self.subscribers.get(subscriber_id)
-        fields = {**(known.fields if known else {}), **given}
-        person = self.subscribers[subscriber_id] = Subscriber(subscriber_id=subscriber_id, fields=fields)
-        return person
+    def add_subscriber(self, subscriber_id: str, fields: Mapping[str, Any]) -> None:
+        """Create a subscriber, or update the name of one. `fields`: firstName, lastName, ..."""
+        parts = (fields.get("firstName"), fields.get("lastName"))
+        name = " ".join(part for part in parts if isinstance(part, str) and part)
+        self.subscribers[subscriber_id] = name or self.subscribers.get(subscriber_id) or subscriber_id
 
     def add_topic(self, key: str, members: Iterable[str]) -> None:
         """Create a topic of subscribers."""
@@ -171,12 +169,13 @@ class Worker:
         found: dict[str, None] = {}
         for each in event.to if isinstance(event.to, list) else [event.to]:
             fields = each if isinstance(each, dict) else {"subscriberId": each}
-            subscriber_id = fields.get("subscriberId")
+            named: Sequence[Any] = [fields.get("subscriberId")]
             if fields.get("type") == "Topic":
-                members = self._topics.get(str(fields.get("topicKey")), ())
-                found |= dict.fromkeys(self.add_subscriber(member, {}).subscriber_id for member in members)
-            elif isinstance(subscriber_id, str) and subscriber_id:
-                found[self.add_subscriber(subscriber_id, fields).subscriber_id] = None
+                named = self._topics.get(str(fields.get("topicKey")), ())
+            for subscriber_id in named:
+                if isinstance(subscriber_id, str) and subscriber_id:
+                    self.add_subscriber(subscriber_id, fields)
+                    found[subscriber_id] = None
         return list(found)
 
     def _run(self, notification: Notification, index: int, now: float) -> None:

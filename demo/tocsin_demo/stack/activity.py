@@ -1,7 +1,4 @@
-"""From the notifications in Tocsin's ledger to lines on the screen.
-
-The ledger also has what happened while Tocsin was being killed, and what became of each notification.
-"""
+"""From the notifications in Tocsin's ledger to lines. The ledger also has what happened while Tocsin was killed."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +39,13 @@ _PEOPLE_CHANNEL = "people"  # in tocsin.yaml
 _PEOPLE = ("team-a", "team-b", "team-c", "team-d", "auction-house")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Options:
     """The command's options. `seconds`: end after so long; None for never."""
 
-    seed: int = PLAN.seed
-    prometheus: bool = True
-    seconds: float | None = None
+    seed: int
+    prometheus: bool
+    seconds: float | None
 
 
 async def run(screen: Screen, options: Options) -> None:
@@ -83,7 +83,7 @@ async def _run(screen: Screen, options: Options) -> None:
 
 async def _play(stack: AsyncExitStack, running: Processes, screen: Screen, options: Options) -> None:
     """Start everything, show it, and print what happens. The stack ends whatever is started here."""
-    stack.callback(_logging_to(running.directory / "demo.log"))
+    logging.basicConfig(filename=running.directory / "demo.log")  # what libraries log is not for the screen
     screen.progress("starting PostgreSQL")
     database = await server.start(running)
     psql = write_psql(running.directory, database)
@@ -97,10 +97,14 @@ async def _play(stack: AsyncExitStack, running: Processes, screen: Screen, optio
     places = {"TOCSIN_DIRECTORY": str(running.directory), "DATABASE_HOST": database.host, "INBOX_URL": inbox_url}
     tocsin = Tocsin(running, session, places, report=screen.note)
     await tocsin.start()
-    watched = Monitoring(running={})
+    watched: Monitoring = {}
+    hint = ""
     if options.prometheus:
-        watched = await monitoring.start(running, tocsin_port=tocsin.port, inbox=inbox_url)
-    _introduce(screen, tocsin, inbox_url, psql, watched, options)
+        watched, hint = await monitoring.start(running, tocsin_port=tocsin.port, inbox=inbox_url)
+    _introduce(screen, tocsin, inbox_url, psql, watched)
+    end = "Ctrl-C ends everything" if options.seconds is None else f"Everything ends after {options.seconds:g} s"
+    screen.paragraph(f"\n{hint}".rstrip(), style="dim")
+    screen.paragraph(f"Everything listens on {HOST} only. {end} and leaves nothing behind.\n", style="dim")
     await _first(
         _follow(screen, session, tocsin, inbox),
         tocsin.keep(),
@@ -122,19 +126,6 @@ async def _first(*jobs: Coroutine[Any, Any, None], seconds: float | None) -> Non
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-
-
-def _logging_to(file: Path) -> Callable[[], None]:
-    """Have libraries log to a file and not to the screen; returns what ends that."""
-    handler = logging.FileHandler(file, delay=True)
-    root = logging.getLogger()
-    root.addHandler(handler)
-
-    def end() -> None:
-        root.removeHandler(handler)
-        handler.close()
-
-    return end
 
 
 @asynccontextmanager
@@ -184,7 +175,7 @@ async def _watch(screen: Screen, watched: Monitoring) -> None:
         await process.ended()
         screen.note(f"{process.name} {process.outcome}; the demo goes on without it. Its log is {process.log}")
 
-    await asyncio.gather(*(end(process) for process, _ in watched.running.values()))
+    await asyncio.gather(*(end(process) for process, _ in watched.values()))
     await asyncio.Event().wait()
 
 
@@ -200,7 +191,7 @@ async def _produced(producer: "asyncio.Task[None]") -> None:
         raise DemoError(f"the producer cannot go on: {error}") from None
 
 
-def _introduce(screen: Screen, tocsin: Tocsin, inbox: str, psql: Path, watched: Monitoring, options: Options) -> None:
+def _introduce(screen: Screen, tocsin: Tocsin, inbox: str, psql: Path, watched: Monitoring) -> None:
     """Show the first screen."""
     screen.heading("Tocsin rings the bell on rows of a live view")
     screen.paragraph(
@@ -216,7 +207,7 @@ def _introduce(screen: Screen, tocsin: Tocsin, inbox: str, psql: Path, watched: 
             ("Inbox", f"{inbox}/", "messages to people; stands in for Novu"),
             ("Tocsin", f"{tocsin.url}/", "what fires now, and the state of deliveries"),
             ("Gauges", f"{tocsin.url}/metrics", "the firing rows, for Prometheus"),
-            *((name, watched.running[name][1], note) for name, note in notes.items() if name in watched.running),
+            *((name, watched[name][1], note) for name, note in notes.items() if name in watched),
             ("Database", str(psql), "psql; try TABLE demo.organization_alert"),
             ("Settings", str(tocsin.config), "Tocsin's configuration"),
             ("Log", str(tocsin.process.log), "Tocsin's log"),
@@ -237,6 +228,3 @@ def _introduce(screen: Screen, tocsin: Tocsin, inbox: str, psql: Path, watched: 
     screen.command(f'{shlex.quote(str(psql))} -c "{rule}"')
     screen.paragraph("The notifications so far, and those that are pending:")
     screen.command(f"{shlex.quote(str(command))} outbox list -c {shlex.quote(str(tocsin.config))}")
-    end = "Ctrl-C ends everything" if options.seconds is None else f"Everything ends after {options.seconds:g} s"
-    screen.paragraph(f"\n{watched.hint}".rstrip(), style="dim")
-    screen.paragraph(f"Everything listens on {HOST} only. {end} and leaves nothing behind.\n", style="dim")

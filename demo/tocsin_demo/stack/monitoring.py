@@ -1,8 +1,8 @@
 """Prometheus and Alertmanager, where they are installed. The demo goes on without them."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tocsin_demo.stack.errors import DemoError
 from tocsin_demo.stack.ports import HOST, free
@@ -12,23 +12,19 @@ from tocsin_demo.stack.workspace import write
 _ALERTMANAGERS = ("alertmanager", "prometheus-alertmanager")  # the second is Debian's
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Monitoring:
-    """Both programs. `running`: name -> process and URL; `hint`: what is missing and why."""
-
-    running: dict[str, tuple[Process, str]]
-    hint: str = ""
+Monitoring: TypeAlias = dict[str, tuple[Process, str]]
+"""Name -> process and URL."""
 
 
-async def start(processes: Processes, *, tocsin_port: int, inbox: str) -> Monitoring:
-    """Start what is installed, with its data in the temporary directory, on the loopback address."""
+async def start(processes: Processes, *, tocsin_port: int, inbox: str) -> tuple[Monitoring, str]:
+    """Start what is installed, with its data in the temporary directory, on the loopback address; name the rest."""
     prometheus = shutil.which("prometheus")
     alertmanager = next(filter(None, map(shutil.which, _ALERTMANAGERS)), None)
     missing = [name for name, path in (("prometheus", prometheus), ("alertmanager", alertmanager)) if not path]
     hint = ""
     if missing:
         hint = f"With {' and '.join(missing)} on the PATH, the demo runs them too: graphs, rules and grouped alerts."
-    running: dict[str, tuple[Process, str]] = {}
+    running: Monitoring = {}
     directory = processes.directory
     try:
         places = {"TOCSIN_PORT": str(tocsin_port), "ALERTMANAGER_PORT": str(free(9093)), "INBOX_URL": inbox}
@@ -51,7 +47,7 @@ async def start(processes: Processes, *, tocsin_port: int, inbox: str) -> Monito
             running["Prometheus"] = process, f"http://{address}/"
     except DemoError as error:
         hint = f"Without Prometheus: {error}"
-    return Monitoring(running=running, hint=hint)
+    return running, hint
 
 
 async def _start(processes: Processes, program: str, name: str, config: Path, address: str, *options: str) -> Process:

@@ -20,11 +20,7 @@ def candidates(usual: int) -> Iterator[int]:
 
 
 def free(usual: int, *, taken: int = 0) -> int:
-    """The first port that is free. Another program may take it before it is used.
-
-    Args:
-        taken: one that turned out to be taken.
-    """
+    """The first free port, except for `taken`. Another program may take it before it is used."""
     return next(port for port in candidates(usual) if port != taken and _is_free(port))
 
 

@@ -45,19 +45,15 @@ class Process:
     def outcome(self) -> str:
         """How it ended, in words."""
         status = self.status or 0
-        if status >= 0:
-            return f"ended with status {status}"
-        with suppress(ValueError):
-            return f"was ended by {signal.Signals(-status).name}"
-        return f"was ended by signal {-status}"
+        return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
-    def last_words(self, indent: str = "  ") -> str:
+    def last_words(self) -> str:
         """The end of its output."""
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return ""
-        return "\n".join(indent + line for line in lines[-_TAIL:])
+        return "\n".join(f"  {line}" for line in lines[-_TAIL:])
 
 
 class Processes:

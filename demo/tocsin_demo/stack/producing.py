@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 
 from tocsin_demo.database.scenario import PLAN
@@ -21,7 +21,7 @@ async def producing(database: Server, *, seed: int) -> AsyncIterator["asyncio.Ta
     stop = threading.Event()
 
     def produce() -> None:
-        with DatabaseWriter(database.conninfo()) as sink:
+        with closing(DatabaseWriter(database.conninfo())) as sink:
             events = Schedule(replace(PLAN, seed=seed)).events(start=time.time())
             run(events, sink, metrics=Metrics(), monotonic=time.monotonic, wait=stop.wait)
 
