@@ -77,13 +77,23 @@ def _constant(message: Message) -> bytes:
 
 
 @dataclass(slots=True)
+class SourceTime:
+    """Source time that only a test moves."""
+
+    now: int
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@dataclass(slots=True)
 class Replay:
     """The double in the state of the recorded server. `as_of`: the timestamp of the recorded first progress row."""
 
     double: MaterializeDouble
     relation: Relation
     as_of: int
-    now: int
+    clock: SourceTime
     pending: list[tuple[int, int, Row]] = field(default_factory=list)
 
     def reach(self, timestamp: int) -> None:
@@ -91,7 +101,7 @@ class Replay:
         for at, group in groupby(self.pending, key=lambda one: one[0]):
             self.relation.change([(diff, row) for _, diff, row in group], at=at)
         self.pending.clear()
-        self.now = max(self.now, timestamp)
+        self.clock.now = max(self.clock.now, timestamp)
         self.double.tick()
 
 
@@ -257,19 +267,19 @@ def prepared(scenario: Scenario, recorded: Sequence[Message], release: str) -> R
     time = as_of if 0 < as_of < END_OF_TIME else HOUR
     statements = b"".join(message.body for message in recorded if message.client)
     name = re.search(rb"SUBSCRIBE ([a-z_.]+)", statements)
-    double = MaterializeDouble(clock=lambda: replay.now, progress_interval=3600, release=release)
+    clock = SourceTime(time - HOUR)
+    double = MaterializeDouble(clock=clock, progress_interval=3600, release=release)
     columns = [(f"c{at}", "text") for at in range(len(lines[0][2]))] if lines else [("org", "text"), ("n", "int8")]
-    replay = Replay(double, None, as_of, time - HOUR)  # type: ignore[arg-type]
-    replay.relation = double.create(name[1].decode() if name else "nothing", columns, retain=None)
-    replay.pending += [(replay.now + 1, diff, row) for at, diff, row in lines if at == as_of and diff is not None]
-    replay.reach(replay.now + 2)
+    relation = double.create(name[1].decode() if name else "nothing", columns, retain=None)
+    relation.change([(diff, row) for at, diff, row in lines if at == as_of and diff is not None], at=clock.now + 1)
+    replay = Replay(double, relation, as_of, clock)
     scenario.before(replay)
     replay.reach(time + 1)
-    replay.now = time
+    clock.now = time
     if lines:
-        double.compact(replay.relation, time)
+        double.compact(relation, time)
     if any(at > as_of for at, _, _ in lines):
-        double.silence(replay.relation)  # until the recorded server has something to say
+        double.silence(relation)  # until the recorded server has something to say
     return replay
 
 
