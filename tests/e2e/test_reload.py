@@ -136,7 +136,6 @@ async def test_reload_request_answers_with_mistakes(harness: Harness) -> None:
         tocsin.write("alerts: {orders: {sorce: mz}}")
         status, text = await tocsin.post("/-/reload")
         assert status == 500
-        assert "the former one stays in force" in text
         assert "alerts.orders.sorce" in text
         await reloaded(tocsin, harness.config)
 
