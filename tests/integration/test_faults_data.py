@@ -1,4 +1,4 @@
-"""Rows that are odd but possible, through a whole process: each is shown and told as it is, and none disturbs
+"""Rows that are odd but possible, through a whole process: each is shown and notified as it is, and none disturbs
 another."""
 
 import json

@@ -22,7 +22,7 @@ FIRST = (("fired", "1"), ("fired", "2"))
 
 
 async def started(harness: Harness, tocsin: TocsinProcess) -> None:
-    """All is well, and the two rows were told."""
+    """All is well, and the two rows were notified."""
     await tocsin.until_ready()
     await harness.until_notified(*FIRST)
     await harness.until_shown(tocsin)
@@ -40,11 +40,11 @@ async def broken(tocsin: TocsinProcess, reason: str, *parts: str) -> None:
     assert failed >= 1
 
 
-async def healed(harness: Harness, tocsin: TocsinProcess, *told: tuple[str, str]) -> None:
-    """All is well again; besides the two first rows, exactly this was told."""
+async def healed(harness: Harness, tocsin: TocsinProcess, *more: tuple[str, str]) -> None:
+    """All is well again; besides the two first rows, exactly this was notified."""
     await tocsin.until_ready()
     await harness.until_shown(tocsin)
-    await harness.until_notified(*FIRST, *told)
+    await harness.until_notified(*FIRST, *more)
     await tocsin.until_metric("tocsin_alert_up", 1, alert="orders")
 
 
@@ -148,7 +148,7 @@ async def test_row_error_across_restart_is_a_gap(harness: Harness) -> None:
     harness.orders.delete(("1", "Ann", "10"))
     async with harness.run() as tocsin:
         await healed(harness, tocsin, ("resolved", "1"))
-        assert tocsin.logged("history does not reach back"), "what was missed across the error is a gap, and told"
+        assert tocsin.logged("history does not reach back"), "what was missed across the error is a gap"
 
 
 async def test_missing_label_column_is_named(harness: Harness) -> None:

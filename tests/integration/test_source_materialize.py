@@ -94,7 +94,7 @@ async def test_updates_lie_between_two_frontiers(server: Server) -> None:
 
 
 async def test_first_progress_row_closes_nothing(double: MaterializeDouble) -> None:
-    """It stands at the as-of, before the snapshot: taking it for the end would give an empty snapshot."""
+    """It is at the as-of, before the snapshot: taking it for the end would give an empty snapshot."""
     view = double.create("public.orders", COLUMNS, rows=[ANN])
     double.silence(view)
     async with reading(source(double), "public.orders") as stream:
@@ -158,7 +158,7 @@ async def test_resume_within_history_misses_nothing(server: Server) -> None:
     async with reading(source(server), view.name) as stream:
         await stream.next()
         frontier = stream.frontier
-    await view.insert(BOB)  # comes and goes while nobody looks
+    await view.insert(BOB)  # comes and goes in between
     await view.delete(BOB)
     await view.insert(CYD)
     async with reading(source(server), view.name, resume=frontier - 1) as stream:

@@ -27,7 +27,7 @@ CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON orders FOR EACH STATEMEN
 INSERT INTO orders VALUES (1, 'Ann'), (2, NULL);
 """
 ANN = ("1", "Ann")
-NOBODY = ("2", None)
+UNNAMED = ("2", None)
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ async def test_relation_is_read_on_the_interval(database: Database) -> None:
         first = await stream.next()
         assert first.snapshot is not None
         assert first.frontier == first.snapshot + 1
-        assert not first.polled, "the first reading after a pause tells of what was missed"
-        assert stream.state == {ANN: 1, NOBODY: 1}
+        assert not first.polled, "the first reading after a pause may show a gap"
+        assert stream.state == {ANN: 1, UNNAMED: 1}
         await database.run("DELETE FROM orders WHERE id = 2")
         await stream.until_state(ANN)
         assert stream.last.polled
@@ -85,7 +85,7 @@ async def test_notify_during_a_reading_causes_another(database: Database) -> Non
         )
         await database.run("INSERT INTO orders VALUES (3, 'late')")
         await under_way
-        await stream.until_state(ANN, NOBODY, ("3", "late"))
+        await stream.until_state(ANN, UNNAMED, ("3", "late"))
 
 
 async def test_timestamps_never_go_back(database: Database) -> None:
@@ -189,7 +189,7 @@ async def test_changed_columns_end_the_stream(database: Database) -> None:
         await database.run("ALTER TABLE orders ADD COLUMN town text DEFAULT 'Ulm'")
         check(await stream.error(), SourceReason.SHAPE, "columns")
     async with reading(source(database), "orders") as stream:
-        await stream.until_state((*ANN, "Ulm"), (*NOBODY, "Ulm"))
+        await stream.until_state((*ANN, "Ulm"), (*UNNAMED, "Ulm"))
 
 
 async def test_restarted_server_is_read_again(server: Postgres, database: Database) -> None:
@@ -205,15 +205,15 @@ async def test_restarted_server_is_read_again(server: Postgres, database: Databa
     assert down.reason is SourceReason.CONNECT
     async with reading(asked, "orders", resume=frontier - 1) as stream:
         assert ((await stream.next()).snapshot or 0) >= frontier
-        await stream.until_state(ANN, NOBODY)
+        await stream.until_state(ANN, UNNAMED)
 
 
 async def test_closed_stream_closes_its_connection(database: Database) -> None:
     async with reading(source(database), "orders") as stream:
         await stream.next()
         assert await database.run("SELECT 1 FROM pg_stat_activity WHERE application_name = 'tocsin'")
-    nobody = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name = 'tocsin')"
-    await until_some(lambda: database.run(nobody))
+    unused = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name = 'tocsin')"
+    await until_some(lambda: database.run(unused))
 
 
 async def test_duplicate_column_names_are_refused(database: Database, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A firing set as slow and plain as can be, to compare the real one with, and histories to feed to both.
 
-The model looks at every millisecond on its own: it adds up the whole history until then, sees which row stands for each
+The model handles every millisecond on its own: it adds up the whole history until then, finds which row represents each
 key, and moves a small state machine. Nothing is remembered that could be got wrong incrementally.
 """
 
@@ -106,7 +106,7 @@ def content(history: Iterable[Update], until: int) -> Counter[Row]:
 
 
 def shown(total: Counter[Row]) -> dict[str | None, Row]:
-    """Which row stands for each key: of those that are there, the smallest, NULL before all text."""
+    """The row that represents each key: the smallest of those that are there, NULL before all text."""
     present: dict[str | None, list[Row]] = {}
     for row, count in total.items():
         if count > 0:
@@ -126,14 +126,14 @@ class _Episode:
 
 
 def expected(rule: Rule, history: Sequence[Update], frontier: int = END) -> list[Transition]:
-    """Every transition before the frontier, repeats all told, in order of time."""
-    told: list[Transition] = []
+    """Every transition before the frontier, with all repeats, in order of time."""
+    transitions: list[Transition] = []
     episodes: dict[str | None, _Episode] = {}
     for at in range(frontier):
         rows = shown(content(history, at + 1))
         for key in KEYS:
-            told += _step(rule, episodes, key, rows.get(key), at)
-    return told
+            transitions += _step(rule, episodes, key, rows.get(key), at)
+    return transitions
 
 
 def _step(

@@ -32,13 +32,13 @@ def plain(gauges: Gauges, now: float = 0.0) -> bytes:
 
 
 def served(gauges: Gauges, now: float = 0.0) -> dict[Labels, float]:
-    """What Prometheus would read. Fails where a label set stands twice."""
+    """What Prometheus would read. Fails where a label set is there twice."""
     text = (header(gauges.spec.metric, "") + plain(gauges, now)).decode()
     (family,) = parse_text(text)
     found: dict[Labels, float] = {}
     for sample in family.samples:
         labels = tuple(sorted(sample.labels.items()))
-        assert labels not in found, f"{labels} stands twice on the page"
+        assert labels not in found, f"{labels} is there twice on the page"
         found[labels] = sample.value
     return found
 
@@ -154,12 +154,12 @@ ANY_TEXT = st.text() | st.text(alphabet='\\"\n\r\t,={}# \x00\x85\u2028\ud800a', 
 def test_any_text_and_number_read_back(customer: str, city: str, number: float) -> None:
     gauges = Gauges(SPEC)
     put(gauges, {"1": (customer, city, repr(number))})
-    told = {
+    labels = {
         name: text.encode("utf-8", "replace").decode()  # half a surrogate pair has no UTF-8
         for name, text in (("customer", customer), ("city", city))
         if text
     }
-    expected = {tuple(sorted(told.items())): pytest.approx(number, nan_ok=True, rel=0, abs=0)}
+    expected = {tuple(sorted(labels.items())): pytest.approx(number, nan_ok=True, rel=0, abs=0)}
     assert served(gauges) == expected
     page = (header("late_orders", "") + plain(gauges) + b"# EOF\n").decode()
     (family,) = parse_openmetrics(page)
@@ -180,7 +180,7 @@ def test_any_help_text_stays_on_its_line(help_text: str) -> None:
     assert [family.name for family in parse_openmetrics(page + "# EOF\n")] == ["late_orders"]
 
 
-# The model: rows in a dictionary, everything else worked out anew each time.
+# The model: rows in a dictionary, everything else computed from them.
 
 
 MERGES: Mapping[str, Callable[[list[float]], float]] = {

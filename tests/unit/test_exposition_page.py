@@ -54,7 +54,7 @@ def read(scrape: Scrape) -> dict[str, Metric]:
         families = list(openmetrics.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
     else:
         families = list(parse_text(text))
-    assert len({family.name for family in families}) == len(families), "a family stands twice on the page"
+    assert len({family.name for family in families}) == len(families), "a family is there twice on the page"
     return {family.name: family for family in families}
 
 

@@ -32,29 +32,29 @@ def run(firing: FiringSet, batches: Iterable[Batch]) -> list[Transition]:
 
 
 def thinned(transitions: Sequence[Transition]) -> dict[str, list[Transition]]:
-    """Per key, of each run of repeats only the last: how many come before it depends on how often time is told."""
+    """The transitions per key, of each run of repeats only the last: how many come before it depends on the batches."""
     kept: dict[str, list[Transition]] = {}
     for name, of_key in by_fingerprint(transitions).items():
         kept[name] = []
         for kind, group in groupby(of_key, key=lambda transition: transition.kind):
-            told = list(group)
-            kept[name] += told[-1:] if kind is Kind.REPEATED else told
+            transitions = list(group)
+            kept[name] += transitions[-1:] if kind is Kind.REPEATED else transitions
     return kept
 
 
 @given(rules(), HISTORIES)
 def test_transitions_equal_the_model_in_small_batches(rule: Rule, history: list[Update]) -> None:
-    told = run(FiringSet(rule), cut(history, range(END)))
-    assert by_fingerprint(told) == by_fingerprint(expected(rule, history))
+    transitions = run(FiringSet(rule), cut(history, range(END)))
+    assert by_fingerprint(transitions) == by_fingerprint(expected(rule, history))
 
 
 @given(rules(), HISTORIES, CUTS)
 def test_transitions_do_not_depend_on_batches(rule: Rule, history: list[Update], cuts: set[int]) -> None:
-    told, model = run(FiringSet(rule), cut(history, cuts)), expected(rule, history)
-    # Repeats that a batch spans are told once, so which of them come first depends on the cuts. Of each run the last is
-    # the same, none is at a time that the model does not know, and everything else is untouched.
-    assert thinned(told) == thinned(model)
-    assert not Counter(map(repr, told)) - Counter(map(repr, model))
+    transitions, model = run(FiringSet(rule), cut(history, cuts)), expected(rule, history)
+    # Of the repeats within a batch only the last is a transition, so which ones there are depends on the cuts. The last
+    # of each run is the same, the model knows each of them, and everything else is equal.
+    assert thinned(transitions) == thinned(model)
+    assert not Counter(map(repr, transitions)) - Counter(map(repr, model))
 
 
 @given(rules(), HISTORIES, CUTS)
@@ -114,14 +114,14 @@ def test_order_within_a_timestamp_does_not_matter(rule: Rule, history: list[Upda
     shuffled = list(history)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     shuffled.sort(key=lambda update: update[0])
-    told = [run(FiringSet(rule), cut(updates, ())) for updates in (history, shuffled)]
-    assert by_fingerprint(told[0]) == by_fingerprint(told[1])
+    transitions = [run(FiringSet(rule), cut(updates, ())) for updates in (history, shuffled)]
+    assert by_fingerprint(transitions[0]) == by_fingerprint(transitions[1])
 
 
 @given(rules(), HISTORIES, CUTS)
 def test_every_episode_fires_changes_and_resolves(rule: Rule, history: list[Update], cuts: set[int]) -> None:
-    told = run(FiringSet(rule), cut(history, cuts))
-    for of_key in by_fingerprint(told).values():
+    transitions = run(FiringSet(rule), cut(history, cuts))
+    for of_key in by_fingerprint(transitions).values():
         assert [transition.at for transition in of_key] == sorted(transition.at for transition in of_key)
         episodes = [list(group) for _, group in groupby(of_key, key=lambda transition: transition.started_at)]
         assert len({episode[0].started_at for episode in episodes}) == len(episodes)
@@ -131,7 +131,7 @@ def test_every_episode_fires_changes_and_resolves(rule: Rule, history: list[Upda
             assert kinds[0] is Kind.FIRED
             assert set(kinds[1 : -1 if over else None]) <= {Kind.UPDATED, Kind.REPEATED}
             assert over or number == len(episodes) - 1
-    ids = [notification_id(transition, channel) for transition in told for channel in ("novu", "hook")]
+    ids = [notification_id(transition, channel) for transition in transitions for channel in ("novu", "hook")]
     assert len(set(ids)) == len(ids)
 
 
@@ -169,8 +169,8 @@ def test_other_snapshot_causes_exactly_the_difference(
             kinds[key] = Kind.RESOLVED
         elif any(old[place] != new[place] for place in range(3) if place not in ignored):
             kinds[key] = Kind.UPDATED
-    told = {transition.fingerprint: transition.kind for transition in outcome.transitions}
-    assert told == {fingerprint("late", (key,)): kind for key, kind in kinds.items()}
+    transitions = {transition.fingerprint: transition.kind for transition in outcome.transitions}
+    assert transitions == {fingerprint("late", (key,)): kind for key, kind in kinds.items()}
     assert all(transition.at == END + 10 for transition in outcome.transitions)
     assert firing.rows() == after
     assert {row: count for one in firing.firings() for count, row in one.counts} == found

@@ -115,7 +115,7 @@ async def test_unexpected_exception_in_event_source_is_retried(tmp_path: Path, d
     assert errors == 5
     shown = [line for line in logged if line["log_level"] != "debug"]
     assert "p4ssword" not in str(shown)
-    assert [line["event"] for line in shown].count("source down") in (1, 5)  # "source up" stands between them
+    assert [line["event"] for line in shown].count("source down") in (1, 5)  # "source up" is between them
 
 
 @DEFECTS

@@ -49,7 +49,7 @@ def test_fingerprints_keep_texts_apart() -> None:
 
 
 def test_identities_are_stable_between_versions() -> None:
-    # They are stored in ledgers and known to receivers. If this fails, everything that fires is told again.
+    # They are stored in ledgers and known to receivers. If this fails, everything that fires is notified again.
     assert fingerprint("late", ["17", None, 'a"b\\c\n€😀']) == "2a44690df83626629d51f67a66133036"
     assert notification_id(TRANSITION, "novu") == "64d62dd486fd715e17219f64f934059c"
 

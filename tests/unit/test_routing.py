@@ -45,7 +45,7 @@ def router(*routes: Route, complaints: list[str] | None = None) -> Router:
 
 
 def kinds(made: Router, what: Transition) -> list[tuple[Kind, list[str]]]:
-    """What is told to whom, without what goes nowhere."""
+    """The kinds with their channels, without those that go nowhere."""
     return [
         (one.kind, [address.channel for address in addresses]) for one, addresses in made.addressed([what]) if addresses
     ]
@@ -94,16 +94,16 @@ def test_merged_route_has_an_ordering_key_per_group() -> None:
 def test_end_is_merged_in_the_group_it_fired_in() -> None:
     made = router(route(when="row.severity == 'page'", interval=30.0, group_by=("severity",)))
     story = [transition(), transition(Kind.UPDATED, WARN, PAGE)]
-    told = [(one.kind, addresses) for one, addresses in made.addressed(story) if addresses]
+    found = [(one.kind, addresses) for one, addresses in made.addressed(story) if addresses]
     page = (Address(channel="out", ordering_key=fingerprint("late", ["page"]), interval=30.0),)
-    assert told == [(Kind.FIRED, page), (Kind.RESOLVED, page)]
+    assert found == [(Kind.FIRED, page), (Kind.RESOLVED, page)]
 
 
 def test_changed_group_column_changes_the_group() -> None:
     made = router(route(interval=30.0, group_by=("severity",)))
     story = [transition(), transition(Kind.UPDATED, WARN, PAGE), transition(Kind.RESOLVED, WARN)]
-    lanes = [addresses[0].ordering_key for _, addresses in made.addressed(story)]
-    assert lanes == [fingerprint("late", ["page"]), *[fingerprint("late", ["warn"])] * 2]
+    ordering_keys = [addresses[0].ordering_key for _, addresses in made.addressed(story)]
+    assert ordering_keys == [fingerprint("late", ["page"]), *[fingerprint("late", ["warn"])] * 2]
 
 
 def test_events_of_one_key_share_an_ordering_key() -> None:
@@ -133,7 +133,7 @@ def test_condition_acts_like_a_filtered_view(rows: list[Row]) -> None:
     story = [transition(Kind.FIRED, rows[0])]
     story += [transition(Kind.UPDATED, new, old) for old, new in pairwise(rows) if new != old]
     story.append(transition(Kind.RESOLVED, rows[-1]))
-    told = [(one.kind, one.row) for one, addresses in made.addressed(story) if addresses]
+    found = [(one.kind, one.row) for one, addresses in made.addressed(story) if addresses]
 
     expected: list[tuple[Kind, Row]] = []
     shown: Row | None = None
@@ -146,4 +146,4 @@ def test_condition_acts_like_a_filtered_view(rows: list[Row]) -> None:
         elif shown is not None and visible is not None and shown != visible:
             expected.append((Kind.UPDATED, visible))
         shown = visible
-    assert told == expected
+    assert found == expected

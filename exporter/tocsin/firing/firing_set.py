@@ -143,7 +143,7 @@ class FiringSet:
 
     def _appear(self, entry: Entry, before: Row | None, at: int, *, quiet: bool) -> Kind | None:
         if entry.phase is Phase.KEEPING:
-            # Back in time: the episode goes on, and only another row is an update.
+            # It is back before `keep_firing_for` has passed: the episode continues, and only another row is an update.
             self._enter(entry, Phase.FIRING, at)
             return Kind.UPDATED if before is not None and self._differ(before, entry.row) else None
         entry.started_at = at
