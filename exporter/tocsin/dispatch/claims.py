@@ -1,7 +1,8 @@
 """The notifications of one channel that are claimed and not sent yet. The rest of the queue is in the ledger."""
 
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -108,5 +109,12 @@ class Claims:
         held = [*self._heads, *(head for claim in self._repeats for head in claim.heads)]
         self._heads.clear()
         self._repeats.clear()
-        await self._ledger.release(held)
+        await self.give_back(held)
         self.changed()
+
+    async def give_back(self, heads: Sequence[Notification]) -> None:
+        """Release claimed notifications, to claim them again."""
+        if heads:
+            with contextlib.suppress(LedgerError):  # then they are claimed until the ledger recovers
+                await self._ledger.release(heads)
+            self.changed()

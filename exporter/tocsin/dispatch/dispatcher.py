@@ -61,73 +61,11 @@ class Dispatcher:
         self._sender = Sender(name, channel, ledger, compose, policy.timeout)
         self._recorder = Recorder(name, ledger, self._health, metrics, policy.backoff, chance, monotonic)
         self._supervisor = Supervisor(name, metrics, policy.backoff, chance)
-        self._ledger = ledger
         self._sending = 0
         self._changed_elsewhere = False
         self._closing = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-
-    # Status.
-
-    @property
-    def fault(self) -> str:
-        """The unexpected exception that stopped the loop a moment ago; empty while it works."""
-        return self._supervisor.message
-
-    @property
-    def status(self) -> ChannelStatus:
-        """The state of the channel."""
-        return ChannelStatus.FAILING if self.fault else self._health.status
-
-    @property
-    def delivers(self) -> bool:
-        """False while the channel is paused, or gives up on one notification after another."""
-        return self._health.delivers and not self.fault
-
-    @property
-    def message(self) -> str:
-        """What is wrong with the channel, for people; empty while nothing is."""
-        return self.fault or self._health.message
-
-    @property
-    def delivered(self) -> int:
-        """Notifications delivered since the start."""
-        return self._recorder.delivered
-
-    @property
-    def failed(self) -> int:
-        """Failed attempts since the start."""
-        return self._recorder.failed
-
-    @property
-    def last_delivery(self) -> float | None:
-        """When the last notification was delivered."""
-        return self._recorder.last_delivery
-
-    # From outside.
-
-    def wake(self) -> None:
-        """The ledger has new notifications for the channel."""
-        self._claims.changed()
-        self._wake.set()
-        self._note_idle()
-
-    def rescan(self) -> None:
-        """Another process has changed the outbox."""
-        self._changed_elsewhere = True
-        self.wake()
-
-    async def drained(self) -> None:
-        """Return once nothing can be sent now and everything sent is recorded. What waits for a retry stays in the
-        ledger."""
-        self._note_idle()
-        await self._idle.wait()
-
-    async def settled(self) -> None:
-        """Begin no further send, and return once all that is being sent is answered and recorded."""
-        self._closing = True
-        await self.drained()
 
     async def run(self) -> None:
         """Send until cancelled. After an unexpected exception it starts again from the ledger."""
@@ -138,15 +76,6 @@ class Dispatcher:
             await self._recorder.flush()
             self._recorder.close()
             await self._close_channel()
-
-    async def _close_channel(self) -> None:
-        try:
-            async with asyncio.timeout(_CLOSING):
-                await self._channel.close()
-        except Exception:  # what a channel cannot close ends with the process
-            log.exception("the channel cannot be closed", channel=self.name)
-
-    # The loop.
 
     async def _serve(self) -> None:
         self._claims, self._sending = self._new_claims(), 0
@@ -188,19 +117,18 @@ class Dispatcher:
                 self._sending -= 1
             self._health.judge(sending.answers, self._monotonic())
             self._record(sending, repeated=claim.repeated)
-            if sending.unsent:
-                await self._ledger.release(sending.unsent)
-                self._claims.changed()
+            await self._claims.give_back(sending.unsent)
             await asyncio.sleep(0)  # a channel that never waits must not block the event loop
             claim = self._next()
         self._wake.set()
 
     def _record(self, sending: Sending, *, repeated: bool) -> None:
         """Decide about each message. What shares a request of unknown outcome has one time and one end."""
-        unknown = [sent for sent in sending.request if is_unknown(sent.result, repeated=repeated)]
-        for sent in (*sending.apart, *sending.request):
-            if sent not in unknown:
-                self._recorder.add(sent.together, sent.result, self._decide(sent))
+        known, unknown = list(sending.apart), list[Sent]()
+        for sent in sending.request:
+            (unknown if is_unknown(sent.result, repeated=repeated) else known).append(sent)
+        for sent in known:
+            self._recorder.add(sent.together, sent.result, self._decide(sent))
         if unknown:
             everything = Sent([one for sent in unknown for one in sent.together], unknown[0].result)
             decided = iter(self._decide(everything, repeat=True))
@@ -229,10 +157,79 @@ class Dispatcher:
         """Seconds until there may be something to do without being woken; None for "not before"."""
         if self._closing:
             return None
-        now = self._monotonic()
-        waits = [self._health.opens_at - now] if self._claims else []
+        now, waits = self._monotonic(), []
+        if self._claims and self._sending < self._health.slots:
+            waits.append(self._health.opens_at - now)
         if self._claims.wants_more:
             waits.append(self._claims.read_at - now)
         elif self._claims.next_at is not None:
             waits.append(self._claims.next_at - self._clock())
-        return min((wait for wait in waits if wait > 0), default=None)
+        return max(0.0, min(waits)) if waits else None
+
+    async def _close_channel(self) -> None:
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await self._channel.close()
+        except Exception:  # what a channel cannot close ends with the process
+            log.exception("the channel cannot be closed", channel=self.name)
+
+    # From outside.
+
+    def wake(self) -> None:
+        """The ledger has new notifications for the channel."""
+        self._claims.changed()
+        self._wake.set()
+        self._note_idle()
+
+    def rescan(self) -> None:
+        """Another process has changed the outbox."""
+        self._changed_elsewhere = True
+        self.wake()
+
+    async def drained(self) -> None:
+        """Return once nothing can be sent now and everything sent is recorded. What waits for a retry stays in the
+        ledger."""
+        self._note_idle()
+        await self._idle.wait()
+
+    async def settled(self) -> None:
+        """Begin no further send, and return once all that is being sent is answered and recorded."""
+        self._closing = True
+        await self.drained()
+
+    # Status.
+
+    @property
+    def fault(self) -> str:
+        """The unexpected exception that stopped the loop a moment ago; empty while it works."""
+        return self._supervisor.message
+
+    @property
+    def status(self) -> ChannelStatus:
+        """The state of the channel."""
+        return ChannelStatus.FAILING if self.fault else self._health.status
+
+    @property
+    def delivers(self) -> bool:
+        """False while the channel is paused, or gives up on one notification after another."""
+        return self._health.delivers and not self.fault
+
+    @property
+    def message(self) -> str:
+        """What is wrong with the channel, for people; empty while nothing is."""
+        return self.fault or self._health.message
+
+    @property
+    def delivered(self) -> int:
+        """Notifications delivered since the start."""
+        return self._recorder.delivered
+
+    @property
+    def failed(self) -> int:
+        """Failed attempts since the start."""
+        return self._recorder.failed
+
+    @property
+    def last_delivery(self) -> float | None:
+        """When the last notification was delivered."""
+        return self._recorder.last_delivery

@@ -72,7 +72,7 @@ def claim(
     return Page(
         heads=sorted(known, key=lambda head: head.seq),
         repeats=repeats,
-        more=len(due) == half or len(due) + len(at_once) == limit,
+        more=bool(heads or repeats) and (len(due) == half or len(due) + len(at_once) == limit),
         next_at=next((row[-1] for row in timed if row[-1] > now), None),
     )
 
