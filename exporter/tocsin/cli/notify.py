@@ -10,7 +10,7 @@ from tocsin.client import EventsTable, publish
 from tocsin.errors import SourceError, SourceReason, TocsinError
 from tocsin.sources import postgres_events
 from tocsin.sources.documents import parsed
-from tocsin.sources.wire import connect_error, translated
+from tocsin.sources.server_errors import connect_error, translated
 
 
 def command(chosen: Namespace) -> Exit:

@@ -24,8 +24,9 @@ from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Row
+from tocsin.sources.server_errors import statement_error
 from tocsin.sources.settings import MaterializeConfig
-from tocsin.sources.wire import Wire, connect, statement_error
+from tocsin.sources.wire import Wire, connect
 
 log = structlog.get_logger(__name__)
 

@@ -19,8 +19,9 @@ from tocsin.model import Batch, Columns, Row, Update
 from tocsin.postgres import relation
 from tocsin.sources.base import Stream, Subject
 from tocsin.sources.identity import Identity, IdentityCheck, Subscription, identity
+from tocsin.sources.server_errors import statement_error, translated
 from tocsin.sources.settings import MaterializeConfig as Config
-from tocsin.sources.wire import Wire, connect, fields, statement_error, translated
+from tocsin.sources.wire import Wire, connect, fields
 
 _FOREVER = 2**64 - 1
 """The timestamp of a constant view."""

@@ -16,8 +16,9 @@ from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Row, Update
 from tocsin.postgres import relation
 from tocsin.sources.base import Stream, Subject
+from tocsin.sources.server_errors import translated
 from tocsin.sources.settings import PostgresConfig as Config
-from tocsin.sources.wire import Wire, connect, fields, translated
+from tocsin.sources.wire import Wire, connect, fields
 
 _PROMOTED = sql.SQL("SELECT pg_is_in_recovery()")
 """`f` once a standby has become a primary. A LISTEN would leave an error in the log of a standby."""

@@ -8,17 +8,18 @@ server. Here a chunk of rows costs one wake-up, and the socket is closed at once
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import psycopg
 from psycopg import pq, sql
 from psycopg.errors import error_from_result
 
-from tocsin.errors import SourceError, SourceReason
+from tocsin.errors import SourceError
 from tocsin.model import Column, Columns, Row
-from tocsin.postgres import Server, about_login
+from tocsin.postgres import Server
 from tocsin.postgres_session import connected
+from tocsin.sources.server_errors import connect_error
 
 _SLICE = 2_000
 """Rows before other tasks get a turn. At about 2 us a row this holds the event loop for some milliseconds."""
@@ -177,90 +178,6 @@ async def connect(settings: Server) -> AsyncIterator[Wire]:
         # Closing the socket ends the statement on the server; a cancel request could wait for a server that is gone.
         connection.pgconn.finish()
         await connection.close()
-
-
-def connect_error(error: Exception, server: str, waited: float) -> SourceError:
-    """Why there is no connection, in one line. `waited`: seconds."""
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return SourceError(f"no answer within {waited:.0f} s", SourceReason.CONNECT, server=server)
-    text = _one_line(error)
-    return SourceError(text, SourceReason.AUTH if about_login(text) else SourceReason.CONNECT, server=server)
-
-
-@contextmanager
-def translated(server: str) -> Iterator[None]:
-    """psycopg's errors, and a server that does not answer in time, as SourceError."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise statement_error(error, server) from None
-    except TimeoutError:
-        raise SourceError("the server does not answer", SourceReason.STALLED, server=server) from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-_UNDEFINED_OBJECT = "42704"
-_SQLSTATES = {
-    "28000": SourceReason.AUTH,
-    "28P01": SourceReason.AUTH,
-    "42501": SourceReason.PERMISSION,
-    "42P01": SourceReason.MISSING,
-    _UNDEFINED_OBJECT: SourceReason.MISSING,
-    "3F000": SourceReason.MISSING,
-}
-# Materialize reports most things as XX000, so only its text tells them apart (each pattern from a live server).
-_MESSAGES = (
-    (re.compile(r"unknown (catalog item|cluster|schema|database)"), SourceReason.MISSING),
-    (re.compile(r"has been terminated because underlying .* was dropped"), SourceReason.DROPPED),
-    (re.compile(r"has no replicas available"), SourceReason.STALLED),
-    (re.compile(r"^SUBSCRIBE fell behind"), SourceReason.FELL_BEHIND),
-    (re.compile(r"^result exceeds max size"), SourceReason.TOO_LARGE),
-    (re.compile(r"^(Evaluation|Decode|Source) error"), SourceReason.ROW_ERROR),
-)
-_FIXES = {
-    SourceReason.PERMISSION: "grant the role what it needs",
-    SourceReason.MISSING: "check the name in the configuration",
-    SourceReason.DROPPED: "create it again, or change the alert",
-    SourceReason.TOO_LARGE: "reduce the rows of the view, or raise max_result_size",
-    SourceReason.ROW_ERROR: "fix the row or the view's expression",
-}
-_BY_THE_CLIENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
-"""Errors that psycopg raises itself, when the server gave no SQLSTATE, over a connection that works."""
-
-
-def statement_error(error: psycopg.Error, server: str, *, running: bool = False) -> SourceError:
-    """What a failed statement or a broken stream means, and whether history may be asked for again.
-
-    Only a row error forbids that: a resume across it fails again, though the view is healthy. Any other error, known or
-    not, is like a lost connection: without history, rows that came and went are lost.
-
-    `running`: the statement had begun to answer, so an object that the server no longer knows was dropped meanwhile.
-    """
-    if error.sqlstate is None:
-        if isinstance(error, _BY_THE_CLIENT):
-            return SourceError(_one_line(error), SourceReason.OTHER, server=server)
-        return SourceError(f"connection lost: {_one_line(error)}", SourceReason.DISCONNECTED, server=server)
-    primary = error.diag.message_primary or _one_line(error)
-    extra = " ".join(part for part in (error.diag.message_detail, error.diag.message_hint) if part)
-    reason = _reason(error.sqlstate, primary, running=running)
-    return SourceError(
-        primary + (f" ({' '.join(extra.split())})" if extra else ""),
-        reason,
-        server=server,
-        fix=_FIXES.get(reason, ""),
-        resume=reason is not SourceReason.ROW_ERROR,
-    )
-
-
-def _reason(sqlstate: str, primary: str, *, running: bool) -> SourceReason:
-    if running and sqlstate == _UNDEFINED_OBJECT:
-        return SourceReason.DROPPED
-    if sqlstate in _SQLSTATES:
-        return _SQLSTATES[sqlstate]
-    return next((reason for pattern, reason in _MESSAGES if pattern.search(primary)), SourceReason.OTHER)
 
 
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)

@@ -16,7 +16,8 @@ from tocsin.postgres import name_parts
 from tocsin.sources.base import EventBatch, EventStream, Refused, Subject
 from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Config
 from tocsin.sources.postgres_events.statements import Outcome, Statements
-from tocsin.sources.wire import Wire, connect, fields, translated
+from tocsin.sources.server_errors import translated
+from tocsin.sources.wire import Wire, connect, fields
 from tocsin.values import typed
 
 _BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
