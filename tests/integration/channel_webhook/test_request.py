@@ -215,7 +215,7 @@ SECRETS = {"path": "HUSH-path/0001", "token": 'HUSH"token\\0001', "key": "HUSH-k
 
 @pytest.mark.parametrize("status", [302, 400, 401, 500])
 async def test_echoed_request_repeats_no_secret(hook: Hooks, status: int) -> None:
-    """With values of rows between them, so that nothing is constant."""
+    """With values of rows between them, so that nothing is constant; in headers these are secrets too."""
     hook.receiver.otherwise = lambda request: Answer(
         status=status,
         body=f"{request.path} {unquote(request.path)} {request.headers} {request.body.decode()}".encode(),
@@ -225,11 +225,11 @@ async def test_echoed_request_repeats_no_secret(hook: Hooks, status: int) -> Non
         secrets=SECRETS,
         url="/{{ secrets.path }}/{{ alert }}?v={{ value }}",
         query={"k": "{{ secrets.key }}{{ value }}"},
-        headers={"Authorization": "Bearer {{ secrets.token }}", "X-Mixed": "HUSH-literal {{ alert }}"},
+        headers={"Authorization": "Bearer {{ secrets.token }}", "X-Mixed": "HUSH-literal {{ row.note }}"},
         body={"key": "{{ secrets.token }}"},
         signing_secret="whsec_" + "SFVTSA" * 8,
     )
-    result = await sent(channel)
+    result = await sent(channel, noted("HUSH-of-the-row"))
     assert "HUSH" in urlsplit(hook.receiver.requests[0].path).path
     assert "HUSH" in hook.receiver.requests[0].body.decode()
     assert not isinstance(result, Delivered)
