@@ -1,20 +1,15 @@
 """`make demo`, as a person runs it: what it shows, and that it leaves nothing behind however it ends."""
 
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import termios
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -259,7 +254,7 @@ def test_alertmanager_notifies_the_inbox(demo: Demo) -> None:
 # How it ends
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_it_without_a_trace(number: signal.Signals) -> None:
     with running("--no-prometheus") as demo:
         family = demo.family()
@@ -301,53 +296,6 @@ def test_ends_quietly_when_its_reader_is_gone() -> None:
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert list(directory.iterdir()) == []
-
-
-def test_ends_with_its_terminal_and_fits_a_narrow_one() -> None:
-    with place() as directory:
-        terminal, inside = pty.openpty()
-        termios.tcsetwinsize(terminal, (24, 60))
-        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        process = subprocess.Popen(
-            [*COMMAND, "--no-prometheus"],
-            stdin=inside,
-            stdout=inside,
-            stderr=inside,
-            env={**inherited, "TMPDIR": str(directory), "TERM": "xterm"},
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - nothing less takes a terminal
-        )
-        try:
-            os.close(inside)
-            output = read_until(terminal, "leaves nothing behind")
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            os.close(terminal)
-            process.wait(END)
-        finally:
-            process.kill()
-            process.wait()
-        assert gone(family)
-        assert list(directory.iterdir()) == []
-    assert "starting PostgreSQL ..." in output
-    assert "\x1b[1m" in output
-    prose = [line for line in without_codes(output).splitlines() if not line.startswith("    ")]  # else to be copied
-    assert [line for line in prose if len(line) > 60] == []
-
-
-def read_until(terminal: int, words: str) -> str:
-    """What a terminal shows until it has shown these words, however they were wrapped."""
-    output = b""
-    deadline = time.monotonic() + SOON
-    while words not in " ".join(without_codes(output.decode(errors="replace")).split()):
-        left = deadline - time.monotonic()
-        assert left > 0, f"{words!r} is not in {output!r}"
-        if select.select([terminal], [], [], left)[0]:
-            output += os.read(terminal, 4096)
-    return output.decode()
-
-
-def without_codes(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*[mK]", "", text)
 
 
 # What goes wrong

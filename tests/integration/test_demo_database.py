@@ -18,7 +18,6 @@ import pytest
 from support.postgres import Postgres
 from tocsin_demo.database import schema
 from tocsin_demo.database import server as embedded
-from tocsin_demo.database.decoding import RejectedError, decode
 from tocsin_demo.database.scenario import BID_WINDOW, DEPLOYMENT_WINDOW, PLAN
 from tocsin_demo.database.writer import DatabaseWriter
 from tocsin_demo.stack.errors import DemoError
@@ -160,23 +159,6 @@ def test_writer_without_database_raises(server: Postgres, database: psycopg.Conn
     )
     with pytest.raises(SinkError, match="the demo's database does not accept events: "):
         writer.close()
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (b'{"customer_id": true}', "customer_id is missing or invalid"),
-        (b'{"customer_id": 1e3}', "customer_id is missing or invalid"),
-        (b'{"customer_id": 12345678901}', "customer_id is missing or invalid"),
-        (b'{"customer_id": 1, "customer_name": 5}', "customer_name is not text"),
-        (b'{"customer_id": 1, "deployment_type": null}', "deployment_type is missing"),
-        (b"[" * 60_000, "not JSON"),
-        (b'{"customer_id": ' + b"9" * 5000 + b"}", "not JSON"),
-    ],
-)
-def test_invalid_value_is_rejected_with_its_reason(value: bytes, reason: str) -> None:
-    with pytest.raises(RejectedError, match=reason):
-        decode(CUSTOMER_EVENTS, value, received=time.time())
 
 
 # The scenario

