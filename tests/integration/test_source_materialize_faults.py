@@ -1,7 +1,6 @@
 """What the Materialize source says when a server, a connection or a view fails, and that it never gives a wrong row."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +11,7 @@ from support.live import SERVERS, DoubleServer, Server, TextRow, serving, settin
 from support.materialize import RELEASES, MaterializeDouble, ServerError, encode
 from support.reading import check, error_of, reading
 from support.waiting import SOON, until
-from tocsin.errors import SourceError, SourceReason
+from tocsin.errors import SourceReason
 from tocsin.sources.base import Subject
 from tocsin.sources.materialize import Materialize
 
@@ -256,26 +255,6 @@ async def test_stream_cut_at_any_byte_gives_no_wrong_row(double: MaterializeDoub
     for after in range(0, 320, 8):
         await asyncio.gather(*(cut(after + step) for step in range(8)))
     assert outcomes == {False, True}, "the cuts did not reach from the first byte to beyond the first batch"
-    await gone(double)
-
-
-async def test_stream_cut_within_change_gives_all_or_nothing(double: MaterializeDouble) -> None:
-    double.progress_interval = 0.01
-    view = double.create(ORDERS, COLUMNS, rows=[ANN])
-    asked = source(double)
-    seen = []
-    for after in range(60, 260, 3):
-        double.cuts.append(after)
-        async with reading(asked, ORDERS) as stream:
-            with contextlib.suppress(SourceError):
-                await stream.next()
-                view.update(ANN, BOB)
-                await stream.error()
-            assert stream.state in ({}, {ANN: 1}, {BOB: 1})
-            seen.append(next(iter(stream.state), None))
-        if view.rows() == [BOB]:
-            view.update(BOB, ANN)
-    assert set(seen) == {None, ANN, BOB}, "the cuts did not fall before, into and behind the change"
     await gone(double)
 
 

@@ -10,13 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.clock import Clock
+from support.intakes import Locked
 from support.pipelines import Pauses, at_work
 from support.waiting import until
 from tocsin import repeats
 from tocsin.backoff import Backoff
-from tocsin.errors import DeadLetterError, LedgerError, LedgerReason, RefusedReason, SourceError, SourceReason
+from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
 from tocsin.exposition import Metrics
-from tocsin.ledger.base import EventCommit
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Event
 from tocsin.pipeline.events import HOLD_EVERY, EventOutputs, EventPipeline
@@ -84,25 +84,6 @@ async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
     made = open_ledger(tmp_path / "ledger.db")
     yield made
     await made.close()
-
-
-class Locked:
-    """A ledger that cannot be written for a number of times, in front of a real one."""
-
-    def __init__(self, ledger: SqliteLedger, times: int) -> None:
-        self.times = times
-        self.tries = 0
-        self._ledger = ledger
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ledger, name)
-
-    async def commit_events(self, commit: EventCommit) -> Any:
-        self.tries += 1
-        if self.times:
-            self.times -= 1
-            raise LedgerError("the ledger is locked", LedgerReason.LOCKED)
-        return await self._ledger.commit_events(commit)
 
 
 def batch_of(*ids: str, **more: Any) -> EventBatch:
