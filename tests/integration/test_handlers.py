@@ -253,7 +253,7 @@ async def test_a_call_that_hangs_does_not_keep_the_process_from_ending(harness: 
     async with harness.run() as tocsin:
         await tocsin.until_logged("a handler hangs")
         assert await tocsin.stop() == 0
-        assert tocsin.logged("handlers still run and are left behind", "calls=1")
+        assert tocsin.logged("handlers still run and are abandoned", "calls=1")
     (harness.directory / "go").touch()
 
 

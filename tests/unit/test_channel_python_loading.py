@@ -122,14 +122,14 @@ async def test_whatever_can_be_called_with_one_argument_is_a_handler(name: str) 
         ("no_such_module:f", "cannot import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"),
         ("json:nothing_there", "/json/__init__.py) has no nothing_there"),
         ("sys:nothing_there", "the module sys (built into Python) has no nothing_there"),
-        (f"{__name__}:value", "is no function but int, which cannot be called"),
+        (f"{__name__}:value", "is a int, which cannot be called"),
         (f"{__name__}:Kept", "is a class; name a function, or an object made of it"),
-        (f"{__name__}:generator", "is a generator, whose call does nothing by itself; return instead of yield"),
+        (f"{__name__}:generator", "is a generator, whose call runs nothing; use return instead of yield"),
         (f"{__name__}:async_generator", "is a generator"),
         (f"{__name__}:nothing", "nothing() -> None cannot be called with (envelope): too many positional arguments"),
         (f"{__name__}:keyword_only", "cannot be called with (envelope): too many positional arguments"),
         (f"{__name__}:two", "cannot be called with (envelope): missing a required argument: 'envelope'"),
-        ("unknown", "no installed package has an entry point 'unknown' in the group tocsin.handlers (there: none)"),
+        ("unknown", "no installed package has an entry point 'unknown' in the group tocsin.handlers (found: none)"),
     ],
 )
 def test_what_is_no_handler_is_refused_with_the_reason(handler: str, why: str) -> None:
@@ -179,7 +179,7 @@ async def test_an_entry_point_of_a_package_is_a_handler(tmp_path: Path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     assert await sent(channel("page")) == Delivered()
     assert len(CALLS) == 1
-    assert "(there: page, same)" in refused(handler="other")
+    assert "(found: page, same)" in refused(handler="other")
     assert importlib.metadata.entry_points(group="tocsin.handlers").names == {"page", "same"}
 
 

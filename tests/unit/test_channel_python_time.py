@@ -54,7 +54,7 @@ async def test_a_handler_that_hangs_is_timed_out_and_its_thread_counted_as_occup
     with capture_logs() as logged:
         assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
     assert [(line["event"], line["hanging"], line["concurrency"]) for line in logged] == [
-        ("a handler hangs; its call keeps its place until it ends", 1, 2)
+        ("a handler hangs; its call keeps its slot until it ends", 1, 2)
     ]
     stuck.go.set()
     await made.close()
@@ -64,9 +64,7 @@ async def test_one_notification_is_never_in_two_calls_at_once(stuck: Stuck) -> N
     made = channel(stuck, timeout="20ms")
     await sent(made)
     again = await sent(made)
-    assert again == Retry(
-        Reason.TIMEOUT, "the call before, for the same notification, has not ended", after=5.0, free=True
-    )
+    assert again == Retry(Reason.TIMEOUT, "the previous call for this notification has not ended", after=5.0, free=True)
     assert len(stuck.calls) == 1
     stuck.go.set()
     await made.close()
@@ -77,7 +75,9 @@ async def test_when_all_threads_hang_the_channel_says_so_and_begins_no_more(stuc
     await made.send([message(key="1"), message(key="2")])
     before = threading.active_count()
     [result] = await made.send([message(key="3")])
-    assert result == Retry(Reason.TIMEOUT, "2 of 2 calls hang in the handler; no more are begun", after=5.0, free=True)
+    assert result == Retry(
+        Reason.TIMEOUT, "2 of 2 calls hang in the handler; no more are started", after=5.0, free=True
+    )
     assert (threading.active_count(), sorted(stuck.calls)) == (before, [1, 2])
     stuck.go.set()
     await until(lambda: not made._running)
@@ -145,7 +145,7 @@ async def test_an_async_handler_whose_attempt_is_given_up_is_cancelled_once() ->
 
 
 async def test_a_call_waits_for_room_for_a_part_of_its_time_only(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.channels.python.channel._ROOM", 0.02)
+    monkeypatch.setattr("tocsin.channels.python.channel._SLOT_TIMEOUT", 0.02)
     made = channel(stuck, timeout="20s", concurrency=1)
     first = asyncio.create_task(sent(made))
     await until(lambda: stuck.at_once)
@@ -158,7 +158,7 @@ async def test_a_call_waits_for_room_for_a_part_of_its_time_only(stuck: Stuck, m
 
 
 def test_the_dispatcher_gives_a_call_all_of_the_time_that_it_may_take() -> None:
-    assert python_channel._ROOM + python_channel._CANCELLED < sending._GRACE
+    assert python_channel._SLOT_TIMEOUT + python_channel._CANCEL_TIMEOUT < sending._GRACE
 
 
 class Awaited:
@@ -207,7 +207,7 @@ async def test_what_a_handler_returns_when_its_time_is_up_is_not_awaited(stuck: 
 
 
 async def test_an_async_handler_that_will_not_be_cancelled_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.channels.python.channel._CANCELLED", 0.01)
+    monkeypatch.setattr("tocsin.channels.python.channel._CANCEL_TIMEOUT", 0.01)
     go = asyncio.Event()
 
     async def stubborn(envelope: Envelope) -> None:
@@ -221,7 +221,7 @@ async def test_an_async_handler_that_will_not_be_cancelled_keeps_its_place(monke
     assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
     again = await sent(made, message(key="2"))
     assert isinstance(again, Retry)
-    assert again.detail == "1 of 1 calls hang in the handler; no more are begun"
+    assert again.detail == "1 of 1 calls hang in the handler; no more are started"
     go.set()
     await made.close()
 
@@ -258,5 +258,5 @@ async def test_the_end_does_not_wait_for_ever(stuck: Stuck, monkeypatch: pytest.
     with capture_logs() as logged:
         await sent(made)
         await made.close()
-    assert (logged[-1]["event"], logged[-1]["calls"]) == ("handlers still run and are left behind", 1)
+    assert (logged[-1]["event"], logged[-1]["calls"]) == ("handlers still run and are abandoned", 1)
     assert {thread.daemon for thread in threading.enumerate() if thread.name.startswith("tocsin-own")} == {True}

@@ -1,4 +1,4 @@
-"""A channel that writes each notification as a row of a PostgreSQL table and tells of it by NOTIFY."""
+"""A channel that writes each notification as a row of a PostgreSQL table, with NOTIFY."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from psycopg import AsyncRawCursor, pq, sql
 from pydantic import Field
 
 from tocsin.channels.base import Channel, Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels.batching import isolate
 from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.errors import Reason
 from tocsin.postgres import (
@@ -42,48 +43,47 @@ class Options(ChannelOptions):
     """The table to write to, as SQL would write it: `schema.notifications`, `"My Notifications"`."""
 
     notify: Name | None = None
-    """A channel of NOTIFY on which each new row's id is told."""
+    """A channel of NOTIFY for the id of each new row."""
 
 
 class Config(Server, ChannelConfig, Options):
-    """A table in PostgreSQL, one row for each notification, whose id is the notification's: a repeat adds nothing.
-    `tocsin sql` prints the SQL that makes the table."""
+    """A table in PostgreSQL, one row per notification. Its id is the notification's, so a repeat adds nothing. `tocsin
+    sql` prints the SQL that creates the table."""
 
     type: Literal["postgres"]
     """The kind of channel."""
 
     create: bool = False
-    """Whether a table that is missing is created. The role needs CREATE on its schema for that."""
+    """Create a missing table. The role needs CREATE on its schema."""
 
     batch: Annotated[int, Field(ge=1, le=10_000)] = 500
-    """At most so many notifications are written in one transaction."""
+    """Notifications in one transaction at most."""
 
     def _session(self) -> dict[str, str]:
         return {"statement_timeout": f"{math.ceil(self.timeout * 1000)}ms", **self.options}
 
 
 def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Postgres":
-    """Make the channel; connects to nothing yet."""
+    """Build the channel; connects to nothing yet."""
     return Postgres(name, config, routes)
 
 
 def ddl(config: Config, tables: Iterable[str] = ()) -> str:
-    """SQL that makes the tables the channel writes to, its own if none is named, for their administrator to read and
-    run. It may be run again."""
+    """Return SQL that creates the tables of the channel, for an administrator to read and run. It may be run again."""
     tables = sorted({*tables} or {config.table})
     rights = {table: ["INSERT", "SELECT (id)"] for table in tables}
     return script([*map(_table, tables), *granted(config.role, rights)])
 
 
 class _Target(NamedTuple):
-    """Where a notification goes: the table, and the channel of NOTIFY."""
+    """A table and a channel of NOTIFY."""
 
     table: str
     notify: str | None
 
 
 class Postgres(Channel):
-    """Writes what it is given in one call with one statement for each table, on kept connections."""
+    """Writes the notifications of a call with one statement per table, on pooled connections."""
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options]) -> None:
         self._name = name
@@ -106,7 +106,7 @@ class Postgres(Channel):
         for place, message in enumerate(messages):
             places.setdefault(self._targets.get(message.alert, own), []).append(place)
         for target, some in places.items():
-            written = await self._written(target, [rows[place] for place in some])
+            written = await isolate([rows[place] for place in some], partial(self._write, target))
             for place, result in zip(some, written, strict=True):
                 results[place] = result
         return results
@@ -114,10 +114,10 @@ class Postgres(Channel):
     async def close(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:
-            await _dropped(connection)
+            await _close(connection)
 
     async def verify(self) -> list[str]:
-        """Problems found by asking the server, without writing anything."""
+        """Return problems, without writing anything."""
         if self._targets and (failure := await self._attempt(_writable)):
             return [failure.detail]
         found = []
@@ -129,18 +129,8 @@ class Postgres(Channel):
                 found.append(failure.detail)
         return found
 
-    async def _written(self, target: _Target, rows: Sequence[str]) -> list[Result]:
-        failure = await self._attempt(partial(self._insert, target, rows))
-        if failure is None:
-            return [Delivered()] * len(rows)
-        if isinstance(failure, Rejected) and len(rows) > 1:
-            # One row spoils the statement: halved until it is clear which, so that the others arrive.
-            half = len(rows) // 2
-            first = await self._written(target, rows[:half])
-            if isinstance(first[-1], Retry | Paused):
-                return [*first, *[first[-1]] * (len(rows) - half)]
-            return [*first, *await self._written(target, rows[half:])]
-        return [failure] * len(rows)
+    async def _write(self, target: _Target, rows: Sequence[str]) -> Result:
+        return await self._attempt(partial(self._insert, target, rows)) or Delivered()
 
     async def _insert(self, target: _Target, rows: Sequence[str], connection: _Connection) -> None:
         try:
@@ -152,14 +142,14 @@ class Postgres(Channel):
             await _run(_INSERT, target, rows, connection)
 
     async def _attempt(self, work: Callable[[_Connection], Awaitable[None]]) -> _Failure | None:
-        """Do some work on a connection; why it failed, None if it did not."""
+        """Run something on a connection; returns why it failed."""
         config = self._config
         try:
             async with self._connection() as connection:
                 try:
                     await within(config.timeout, connection, work(connection))
                 except psycopg.errors.ReadOnlySqlTransaction:
-                    # The next connection may be to another server, which has become the primary meanwhile.
+                    # The next connection may reach another server, which is the primary now.
                     connection.pgconn.finish()
                     raise
         except TimeoutError:
@@ -167,21 +157,21 @@ class Postgres(Channel):
         except (psycopg.Error, OSError) as error:
             failure = _failure(error)
             printed = f"the SQL that `tocsin sql {self._name}` prints"
-            remedy = ""
+            fix = ""
             if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-                remedy = f"; {_READ_ONLY}"
+                fix = f"; {_READ_ONLY}"
             elif isinstance(error, psycopg.errors.UndefinedTable):
-                remedy = f"; run {printed}"
+                fix = f"; run {printed}"
             elif failure.reason is Reason.NOT_FOUND:
-                remedy = f"; compare the table with {printed}"  # which leaves one that is there as it is
-            # What the server says beside its message may quote the row.
-            words = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
-            return replace(failure, detail=self._redact(f"{config.display}: {words}") + remedy)
+                fix = f"; compare the table with {printed}"  # which does not change an existing table
+            # The other fields of the error may quote the row.
+            text = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
+            return replace(failure, detail=self._redact(f"{config.display}: {text}") + fix)
         return None
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[_Connection]:
-        """A connection that is kept, unless it broke or is in the middle of something afterwards."""
+        """Yield a connection, and keep it unless it is broken or inside a transaction afterwards."""
         if self._idle:
             connection = self._idle.pop()
         else:
@@ -193,7 +183,7 @@ class Postgres(Channel):
             if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
                 self._idle.append(connection)
             else:
-                await _dropped(connection)
+                await _close(connection)
 
 
 _INSERT = """\
@@ -205,7 +195,7 @@ WITH new AS (
   )
   ON CONFLICT (id) DO NOTHING RETURNING id
 )
-SELECT {told} FROM new"""
+SELECT {result} FROM new"""
 _PLAN = "EXPLAIN " + _INSERT
 
 _READ_ONLY = (
@@ -215,7 +205,7 @@ _READ_ONLY = (
 
 
 async def _writable(connection: _Connection) -> None:
-    """Raises ReadOnlySqlTransaction where nothing can be written. EXPLAIN does not notice that."""
+    """Raise ReadOnlySqlTransaction where nothing can be written. EXPLAIN does not notice it."""
     cursor = await connection.execute("SELECT pg_is_in_recovery(), current_setting('transaction_read_only')")
     match await cursor.fetchone():
         case (True, _):
@@ -225,24 +215,24 @@ async def _writable(connection: _Connection) -> None:
 
 
 async def _try_create(table: str, connection: _Connection) -> None:
-    """Create the table, and take that back."""
+    """Create the table, and roll back."""
     async with connection.transaction(force_rollback=True):
         await connection.execute(_table(table))
 
 
 _ONE_AT_A_TIME = sql.SQL("SELECT pg_advisory_xact_lock(hashtext('tocsin creates a table'))")
-"""Two that create a table at once stumble over each other, `IF NOT EXISTS` or not."""
+"""Two sessions that create a table at once fail, even with `IF NOT EXISTS`."""
 
 
 async def _run(statement: str, target: _Target, rows: Sequence[str], connection: _Connection) -> None:
-    told = (
+    result = (
         sql.SQL("count(*)")
         if target.notify is None
         else sql.SQL("pg_notify({}, id)").format(sql.Literal(target.notify))
     )
-    composed = sql.SQL(statement).format(table=relation(target.table), told=told)
-    # A raw cursor: the only one whose placeholders are no % that a name may hold. One text: psycopg would take longer
-    # over an array than it takes to make all rows, and hold the event loop meanwhile.
+    composed = sql.SQL(statement).format(table=relation(target.table), result=result)
+    # A raw cursor, since names may hold a %. One text instead of an array: psycopg would hold the event loop longer
+    # over an array than rendering all rows takes.
     async with AsyncRawCursor(connection) as cursor:
         await cursor.execute(composed, [f"[{','.join(rows)}]"])
 
@@ -265,14 +255,14 @@ CREATE TABLE IF NOT EXISTS {table} (
   written_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX IF NOT EXISTS {index} ON {table} (written_at);
-COMMENT ON TABLE {table} IS 'Notifications that Tocsin wrote, one a row.';
-COMMENT ON COLUMN {table}.id IS 'The notification: what is sent again has the same id and adds nothing.';
+COMMENT ON TABLE {table} IS 'Notifications from Tocsin, one per row.';
+COMMENT ON COLUMN {table}.id IS 'The notification. A repeat has the same id and adds nothing.';
 COMMENT ON COLUMN {table}.exact IS
-  'The envelope as JSON text, where jsonb cannot hold all of it: U+FFFD stands in envelope for what it cannot.';""")
+  'The envelope as JSON text, where jsonb cannot hold all of it; envelope has U+FFFD instead.';""")
 
 
 def _row(message: Message) -> str:
-    """A row of the table as a JSON object. `exact`: see `_TABLE`."""
+    """Return a row of the table as a JSON object. `exact`: see `_TABLE`."""
     envelope = message.envelope
     row = {
         "id": message.id,
@@ -291,7 +281,7 @@ def _row(message: Message) -> str:
 
 
 def _moment(text: str) -> str | None:
-    """A time as PostgreSQL can hold it. One beyond the year 9999 is a mere number in the envelope."""
+    """Return a time that PostgreSQL can hold. Beyond the year 9999 the envelope has a number."""
     return text if text.endswith("Z") else None
 
 
@@ -300,7 +290,7 @@ def _json(value: object) -> str:
 
 
 def _storable(value: Any) -> Any:
-    """The value without what jsonb refuses: NUL characters, and halves of surrogate pairs."""
+    """Return the value without what jsonb refuses: NUL characters, and halves of surrogate pairs."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict):
@@ -312,16 +302,16 @@ def _storable(value: Any) -> Any:
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _REFUSED = re.compile(r"\\u0000|[\ud800-\udfff]")
-"""The same in JSON text, where a NUL is an escape. It may find the text of an escape, too."""
+"""The same in JSON text, where a NUL is an escape. It may also match the text of an escape."""
 
 
-async def _dropped(connection: _Connection) -> None:
+async def _close(connection: _Connection) -> None:
     connection.pgconn.finish()
     await connection.close()
 
 
 def _failure(error: psycopg.Error | OSError) -> _Failure:
-    """What an error means for a notification, without words."""
+    """Return the result for an error, without text."""
     state = error.sqlstate if isinstance(error, psycopg.Error) else None
     if state is None:
         return Paused(Reason.UNAUTHORIZED) if about_login(str(error)) else Retry(Reason.CONNECTION)
@@ -329,8 +319,8 @@ def _failure(error: psycopg.Error | OSError) -> _Failure:
         return Paused(_PAUSES[state])
     if state == "57014":
         return Retry(Reason.TIMEOUT)
-    if state[:2] in _OF_THE_ROW:
-        return Rejected(_OF_THE_ROW[state[:2]])
+    if state[:2] in _ROW_ERRORS:
+        return Rejected(_ROW_ERRORS[state[:2]])
     return Retry(Reason.CONNECTION if state[:2] in ("08", "57") else Reason.SERVER_ERROR)
 
 
@@ -345,5 +335,5 @@ _PAUSES = {
     "42P10": Reason.NOT_FOUND,  # id is not unique
     "42804": Reason.NOT_FOUND,  # a column of another type
 }
-_OF_THE_ROW = {"22": Reason.REJECTED, "23": Reason.REJECTED, "54": Reason.TOO_LARGE}
-"""Classes of errors that are the row's own fault: its data, a constraint, a limit of the server."""
+_ROW_ERRORS = {"22": Reason.REJECTED, "23": Reason.REJECTED, "54": Reason.TOO_LARGE}
+"""Classes of errors caused by the row: its data, a constraint, a limit of the server."""

@@ -1,4 +1,4 @@
-"""Threads for what blocks and cannot be ended: handlers that are not `async`, services of a library."""
+"""Threads for blocking calls that cannot be cancelled: handlers that are not `async`, services of a library."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,9 @@ _Work: TypeAlias = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Calla
 
 
 class Threads:
-    """As many threads as were ever busy at once; who calls bounds that number.
+    """As many threads as were ever busy at once; the caller bounds that number.
 
-    They are daemons, unlike those of `concurrent.futures`: one that hangs cannot be ended, and must not keep the
-    process from ending.
+    They are daemons, unlike those of `concurrent.futures`: a hanging one must not keep the process alive.
     """
 
     def __init__(self, name: str) -> None:
@@ -24,7 +23,7 @@ class Threads:
         self._busy = 0
 
     async def run(self, work: Callable[[], Any]) -> Any:
-        """What the work returns. It should not raise: RuntimeError, which names what it raised."""
+        """Run something in a thread and return its result. If it raises, RuntimeError names the exception."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._busy += 1
@@ -35,7 +34,7 @@ class Threads:
         return await future
 
     def close(self) -> None:
-        """End the threads, each when its work is done."""
+        """End each thread when its work is done."""
         for _ in range(self._started):
             self._queue.put(None)
         self._started = 0
@@ -48,9 +47,9 @@ class Threads:
                 result = work()
             except BaseException as raised:  # noqa: BLE001 - SystemExit too; the thread and its place must not be lost
                 error = RuntimeError(f"the work of a thread raised {type(raised).__name__}")
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(self._settle, future, result, error)
-            del item, loop, future, work, result, error  # an idle thread holds on to nothing
+            del item, loop, future, work, result, error  # an idle thread keeps no references
 
     def _settle(self, future: "asyncio.Future[Any]", result: object, error: RuntimeError | None) -> None:
         self._busy -= 1

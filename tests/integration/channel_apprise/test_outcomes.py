@@ -18,7 +18,7 @@ from tocsin.channels.base import Delivered, Message, Retry
 from tocsin.errors import Reason
 
 NO_ANSWER = Retry(Reason.TIMEOUT, "no answer within 0.3 s")
-HUNG = Retry(Reason.TIMEOUT, "the send before, to the same URL, has not ended", 5.0, free=True)
+HUNG = Retry(Reason.TIMEOUT, "the previous send to this URL has not ended", 5.0, free=True)
 
 
 class Slow:
@@ -151,7 +151,7 @@ async def test_two_sends_to_one_url_never_overlap_also_when_the_first_outlasts_i
 
 async def test_what_waits_for_its_turn_in_vain_costs_no_attempt(build: Build, slow: Slow) -> None:
     channel = build(slow.at(), timeout="300ms")
-    in_vain = Retry(Reason.TIMEOUT, "its turn did not come within 0.3 s", 5.0, free=True)
+    in_vain = Retry(Reason.TIMEOUT, "no free slot within 0.3 s", 5.0, free=True)
     assert await channel.send([message(), message(key="18")]) == [NO_ANSWER, in_vain]
     assert slow.paths == ["/"]
 
@@ -195,7 +195,7 @@ async def test_to_urls_that_rows_make_no_more_sends_hang_than_concurrency_and_th
     no_answer = Retry(Reason.TIMEOUT, "1 of 2 have it; no answer within 1 s")
     assert await channel.send([to("ann"), to("bob")]) == [no_answer] * 2
     threads = threading.active_count()
-    full = Retry(Reason.TIMEOUT, "1 of 2 have it; 2 sends hang; no more are begun", 5.0, free=True)
+    full = Retry(Reason.TIMEOUT, "1 of 2 have it; 2 sends hang; no more are started", 5.0, free=True)
     assert [await sent(channel, to("cy")) for _ in range(3)] == [full] * 3
     assert (sorted(slow.paths), len(receiver.requests), threading.active_count()) == (["/ann", "/bob"], 3, threads)
     slow.go.set()

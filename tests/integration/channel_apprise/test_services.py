@@ -232,10 +232,10 @@ async def test_while_a_send_hangs_and_until_it_ends_the_log_gets_what_others_say
     [
         ("slakc://a/b/c", "Apprise knows no service slakc://; did you mean slack://?"),
         ("qwertyuiop://x", "Apprise knows no service qwertyuiop://"),
-        ("syslog://x", "syslog:// does something on this machine and tells nobody"),
-        ("dbus://x", "does something on this machine"),
-        ("file:///etc/passwd", "does something on this machine"),
-        ("exec://rm", "does something on this machine"),
+        ("syslog://x", "syslog:// acts on this machine only"),
+        ("dbus://x", "acts on this machine"),
+        ("file:///etc/passwd", "acts on this machine"),
+        ("exec://rm", "acts on this machine"),
         ("slakc://{{ row.x }}", "did you mean slack://?"),
         (f"discord://{SECRET}", "Apprise cannot use this discord URL"),
         (f"tgram://{SECRET}/x", "Apprise cannot use this tgram URL"),
@@ -271,7 +271,7 @@ def test_urls_may_come_from_a_file(tmp_path: Any) -> None:
     assert [url.get_secret_value() for url in config.urls] == [f"json://127.0.0.1/{SECRET}", "form://127.0.0.1"]
     assert SECRET not in repr(config)
     assert config.missing() is None
-    assert channel_apprise.Options().missing() == "no urls are given"
+    assert channel_apprise.Options().missing() == "set urls"
 
 
 def test_a_missing_library_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ async def test_a_column_that_the_row_does_not_have_is_named(build: Build) -> Non
 
 async def test_what_is_no_address_keeps_no_mail_from_the_others_and_shows(build: Build, server: MailServer) -> None:
     result = await sent(build(to=["ann@example.com", {"column": "team"}]), message(extra=person("nobody")))
-    assert result == Delivered("refused: late: to: 'nobody' is no mail address")
+    assert result == Delivered("refused: late: to: 'nobody' is not a valid mail address")
     assert server.mails[0].recipients == ("ann@example.com",)
 
 
@@ -202,7 +202,7 @@ def test_addresses_are_read_with_and_without_a_name(text: str, spec: str, name: 
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no mail address"):
+    with pytest.raises(ValueError, match="is not a valid mail address"):
         mailbox(text)
 
 
@@ -217,12 +217,12 @@ def _config(**settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"from": "nobody"}, "'nobody' is no mail address"),
-        ({"to": ["ann"]}, "'ann' is no mail address"),
+        ({"from": "nobody"}, "'nobody' is not a valid mail address"),
+        ({"to": ["ann"]}, "'ann' is not a valid mail address"),
         ({"to": ["{{ rw.owner }}"]}, "there is no variable 'rw'"),
         ({"html": "{% if %}"}, "line 1: "),
         ({"html": True}, "html"),
-        ({"username": "me"}, "give username and password, or neither"),
+        ({"username": "me"}, "set username and password together"),
         ({"security": "ssl"}, "'none', 'starttls' or 'tls'"),
         ({"security": "none", "tls_verify": False}, "none has no certificates"),
         ({"hello": "a b"}, "hello"),
@@ -238,5 +238,5 @@ def test_a_wrong_setting_is_refused_and_named(settings: dict[str, Any], complain
 
 
 def test_a_channel_that_names_nobody_says_so_before_anything_is_sent() -> None:
-    assert _config(to=[]).missing() == "nobody is named in to, cc or bcc"
+    assert _config(to=[]).missing() == "set to, cc or bcc"
     assert _config(to=[], bcc=["a@example.com"]).missing() is None

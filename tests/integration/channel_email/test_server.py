@@ -211,7 +211,7 @@ async def test_a_mail_above_the_announced_size_is_not_sent_at_all(build: Build) 
         result = await sent(channel, message(extra={"note": ("text", "x" * 20_000)}))
         assert isinstance(result, Rejected)
         assert result.reason is Reason.TOO_LARGE
-        assert "the server takes 10000" in result.detail
+        assert "the server accepts 10000" in result.detail
         assert await sent(channel) != result
 
 

@@ -121,7 +121,7 @@ async def test_a_wrong_password_pauses_the_channel_and_is_not_told(
         assert result.reason is Reason.UNAUTHORIZED
         assert result.detail.startswith("535")
         assert PASSWORD not in repr((result, channel))
-        assert await channel.verify() == [f"the server does not let us in: {result.detail}"]
+        assert await channel.verify() == [f"cannot log in to the server: {result.detail}"]
 
 
 async def test_a_server_that_hangs_up_after_a_wrong_password_pauses_too(build: Build) -> None:

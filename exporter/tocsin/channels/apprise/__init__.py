@@ -1,7 +1,6 @@
-"""A channel to the many services that the library Apprise speaks to.
+"""A channel to the many services of the library Apprise.
 
-Reading order: `settings`, `services` (one URL: loading it, sending to it), `quiet` (what the library says), `sends` (in
-threads, and in turn), `channel`.
+Reading order: `settings`, `services` (one URL), `quiet` (the log of the library), `sends` (threads), `channel`.
 """
 
 from collections.abc import Mapping
@@ -17,9 +16,9 @@ __all__ = ["Config", "Options", "build"]
 
 
 def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Apprise":
-    """Make the channel. Takes a second, to import the library and its services.
+    """Build the channel. Takes a second, to import the library and its services.
 
-    Raises ConfigError when the library is not installed, or when it can make nothing of an URL.
+    Raises ConfigError when the library is not installed, or does not understand an URL.
     """
     with needing("apprise", f"channels.{name}"):
         from tocsin.channels.apprise.channel import Apprise

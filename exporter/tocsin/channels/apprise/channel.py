@@ -26,7 +26,7 @@ _TITLE = 250
 """Characters of a title; a longer one is cut."""
 
 _STILL_RUNNING = 5.0
-"""Seconds until it is looked again whether a send that hangs has ended."""
+"""Seconds before checking again whether a hanging send has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class _Text:
 
 
 class _Route:
-    """What one alert sends, with its templates compiled."""
+    """Makes messages of the notifications of one alert."""
 
     def __init__(self, alert: str, options: Options) -> None:
-        # The default text is plain, whatever a text of one's own is written in.
+        # The default text is plain.
         self._form = "text" if options.body is None else options.format
         self.urls = [
             Template(url.get_secret_value(), place=f"{alert}: urls[{number}]", form="url")
@@ -58,16 +58,16 @@ class _Route:
         )
 
     def text(self, message: Message) -> _Text:
-        """Title and body. Raises TemplateError."""
+        """Return title and body. Raises TemplateError."""
         variables = defaults.variables(message.envelope)
         title = " ".join("".join(c if c.isprintable() else " " for c in self._title.render(variables)).split())
         body = self._body.render(variables)
-        # Apprise sends no empty text.
+        # Apprise refuses an empty text.
         return _Text(title[:_TITLE], body, self._form) if body.strip() else _Text("", title, "text")
 
 
 class Apprise(Channel):
-    """One message to each URL, in threads: the library blocks."""
+    """Sends one message to each URL, in threads: the library blocks."""
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options]) -> None:
         self._name = name
@@ -80,14 +80,14 @@ class Apprise(Channel):
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
         self._routes = {alert: _Route(alert, options) for alert, options in routes.items()}
-        self._otherwise = _Route(name, config)
+        self._default = _Route(name, config)
         urls = {url.get_secret_value() for options in (config, *routes.values()) for url in options.urls}
         self._redact = redactor([part for url in urls for part in secrets_of(url, host=False)])
         self._sends = Sends(f"tocsin-{name}", config.timeout, made=config.concurrency)
-        # Of messages that are not done with: which URLs are, and how. A restart forgets this.
+        # Message id -> URL -> final outcome, while some URLs are retried. A restart forgets it.
         self._settled: dict[str, dict[str, Outcome]] = {}
         self._refusals = Repeats(log, "recipient refused")
-        # Of those that are split into pieces: which pieces an URL has. Message id and URL -> numbers.
+        # Message id and URL -> numbers of the pieces that were delivered, for messages that are split.
         self._pieces: dict[tuple[str, str], set[int]] = {}
 
     def __repr__(self) -> str:
@@ -100,7 +100,7 @@ class Apprise(Channel):
         await self._sends.close()
 
     def _load(self, path: str, urls: Sequence[Secret]) -> list[Problem]:
-        """Load the URLs that are no templates, each once."""
+        """Load the URLs that are not templates, each once."""
         problems = []
         for number, secret in enumerate(urls):
             url = secret.get_secret_value()
@@ -114,25 +114,25 @@ class Apprise(Channel):
         return problems
 
     async def _send(self, message: Message) -> Result:
-        route = self._routes.get(message.alert, self._otherwise)
+        route = self._routes.get(message.alert, self._default)
         try:
             text = route.text(message)
-            urls, nobody = _urls(route, message)
+            urls, why = _urls(route, message)
         except TemplateError as error:
             return Rejected(Reason.TEMPLATE, self._redact(str(error)))
         if not urls:
-            return Rejected(Reason.NO_RECIPIENTS, self._redact(nobody or "no urls are configured"))
+            return Rejected(Reason.NO_RECIPIENTS, self._redact(why or "no urls are configured"))
         settled = self._settled.get(message.id, {})
         waiting = [url for url in urls if url not in settled]
-        outcomes = await asyncio.gather(*(self._tell(url, message, text) for url in waiting))
+        outcomes = await asyncio.gather(*(self._send_to(url, message, text) for url in waiting))
         settled = settled | dict(zip(waiting, outcomes, strict=True))
-        # What was settled meanwhile, perhaps by a send of an attempt before, has the last word.
+        # A send of an earlier attempt may have ended meanwhile: its outcome counts.
         return self._result(message.id, settled | self._settled.pop(message.id, {}))
 
-    async def _tell(self, url: str, message: Message, text: _Text) -> Outcome:
+    async def _send_to(self, url: str, message: Message, text: _Text) -> Outcome:
         return await self._sends.run(
             url,
-            functools.partial(self._told, url, text, message.kind, self._accepted(message.id, url)),
+            functools.partial(self._send_now, url, text, message.kind, self._accepted(message.id, url)),
             functools.partial(self._settle, message.id, url),
             made=url not in self._services,
         )
@@ -143,8 +143,8 @@ class Apprise(Channel):
             del self._pieces[next(iter(self._pieces))]
         return accepted
 
-    def _told(self, url: str, text: _Text, kind: Kind, accepted: set[int]) -> Outcome:
-        """Send to one URL, in this thread."""
+    def _send_now(self, url: str, text: _Text, kind: Kind, accepted: set[int]) -> Outcome:
+        """Send to one URL in this thread."""
         try:
             service = self._services.get(url) or Service(url, self._timeout)
         except ValueError as error:
@@ -153,7 +153,7 @@ class Apprise(Channel):
         return None if failed is None else Failure(Reason.SERVER_ERROR, failed)
 
     def _settle(self, id_: str, url: str, outcome: Outcome) -> None:
-        """Remember for the next attempt what will not change, at once: this one may be given up before it ends."""
+        """Store a final outcome for the next attempt at once: this attempt may be over before it ends."""
         if outcome is None or outcome.final:
             self._pieces.pop((id_, url), None)
             self._remember(id_, self._settled.pop(id_, {}) | {url: outcome})
@@ -169,11 +169,11 @@ class Apprise(Channel):
         have = len(outcomes) - len(failures)
         if again:
             self._remember(id_, {url: failure for url, failure in outcomes.items() if failure is None or failure.final})
-            told = next((failure for failure in again if failure.begun), again[0])
-            detail = told.detail if len(outcomes) == 1 else f"{have} of {len(outcomes)} have it; {told.detail}"
-            # An attempt in which nothing could be begun is none.
-            after = None if told.begun else _STILL_RUNNING
-            return Retry(told.reason, self._redact(detail), after, free=not told.begun)
+            shown = next((failure for failure in again if failure.begun), again[0])
+            detail = shown.detail if len(outcomes) == 1 else f"{have} of {len(outcomes)} have it; {shown.detail}"
+            # An attempt that started nothing does not count.
+            after = None if shown.begun else _STILL_RUNNING
+            return Retry(shown.reason, self._redact(detail), after, free=not shown.begun)
         refused = self._redact("; ".join(failure.detail for failure in failures))
         if not have:
             return Rejected(Reason.REJECTED, refused)
@@ -183,10 +183,10 @@ class Apprise(Channel):
 
 
 def _urls(route: _Route, message: Message) -> tuple[list[str], str]:
-    """The URLs to send to, each once, and why one was left out. Of a digest: those that one of its notifications
-    names. Raises TemplateError."""
+    """Return the URLs, each once, and why one was left out. A digest goes to the URLs of all its notifications. Raises
+    TemplateError."""
     urls: dict[str, None] = {}
-    nobody = ""
+    why = ""
     for envelope in message.envelope.get("merged", [message.envelope]):
         for template in route.urls:
             try:
@@ -194,5 +194,5 @@ def _urls(route: _Route, message: Message) -> tuple[list[str], str]:
             except TemplateError as error:
                 if error.code is not TemplateCode.EMPTY:
                     raise
-                nobody = str(error)
-    return list(urls), nobody
+                why = str(error)
+    return list(urls), why

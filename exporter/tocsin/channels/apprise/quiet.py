@@ -1,5 +1,5 @@
-"""What Apprise and the libraries below it say, kept from the log: it may hold tokens, and why a service failed is
-nowhere else."""
+"""The log of Apprise and the libraries it uses, kept out of our log: it may hold tokens. It is also the only place that
+says why a service failed."""
 
 import contextlib
 import logging
@@ -7,33 +7,33 @@ import threading
 from collections.abc import Iterator
 
 _OWN = ("apprise", "slixmpp")
-"""Loggers that nobody but Apprise uses, also in threads of its own."""
+"""Loggers that only Apprise uses, also in its own threads."""
 
 _SHARED = ("gntp", "oauthlib", "paho", "pika", "requests", "requests_oauthlib", "smpplib", "urllib3")
 
 
-class _Ear(logging.Handler):
-    """Stands in for the handlers of the log while something is sent, and leaves the loggers as they were."""
+class _Capture(logging.Handler):
+    """Replaces the handlers of the loggers while something is sent."""
 
     def __init__(self) -> None:
         super().__init__()
         self._thread = threading.local()
         self._changing = threading.Lock()
-        self._listening = 0
+        self._active = 0
         self._before: list[tuple[logging.Logger, bool, int]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         lines: list[str] | None = getattr(self._thread, "lines", None)
         if lines is not None:
             if record.levelno >= logging.WARNING:
-                with contextlib.suppress(Exception):  # a line that cannot be put together is no failure of the send
+                with contextlib.suppress(Exception):  # a line that cannot be formatted does not fail the send
                     lines.append(record.getMessage())
         elif record.name.partition(".")[0] not in _OWN:
-            # Of somebody else, who uses the same library meanwhile: as if nothing stood here.
+            # From another user of the same library: pass it on.
             logging.getLogger().callHandlers(record)
 
     @contextlib.contextmanager
-    def said(self) -> Iterator[list[str]]:
+    def captured(self) -> Iterator[list[str]]:
         lines: list[str] = []
         self._thread.lines = lines
         self._begin()
@@ -45,8 +45,8 @@ class _Ear(logging.Handler):
 
     def _begin(self) -> None:
         with self._changing:
-            self._listening += 1
-            if self._listening > 1:
+            self._active += 1
+            if self._active > 1:
                 return
             for name in (*_OWN, *_SHARED):
                 logger = logging.getLogger(name)
@@ -58,8 +58,8 @@ class _Ear(logging.Handler):
 
     def _end(self) -> None:
         with self._changing:
-            self._listening -= 1
-            if self._listening:
+            self._active -= 1
+            if self._active:
                 return
             for logger, propagate, level in self._before:
                 logger.setLevel(level)
@@ -68,10 +68,10 @@ class _Ear(logging.Handler):
             self._before.clear()
 
 
-_EAR = _Ear()  # one for the process, as the loggers are
+_CAPTURE = _Capture()  # one for the process, as the loggers are
 
 
-def said() -> contextlib.AbstractContextManager[list[str]]:
-    """The warnings of the libraries in this thread meanwhile. Nothing of what they say in it gets into the log; when
-    the last thread is through, all loggers are as before."""
-    return _EAR.said()
+def captured() -> contextlib.AbstractContextManager[list[str]]:
+    """Collect the warnings of the libraries in this thread, and keep all their lines out of the log. After the last
+    thread, the loggers are as before."""
+    return _CAPTURE.captured()

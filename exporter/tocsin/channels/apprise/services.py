@@ -1,7 +1,7 @@
-"""One URL of Apprise: what service it stands for, and sending to it.
+"""One URL of Apprise: its service, and sending to it.
 
-Of the library only its services are used, one at a time: no files of configuration, no attachments, no plugins of
-one's own, nothing kept on disk, no retries, no pauses, no redirects.
+Only single services of the library are used: no configuration files, attachments, custom plugins, files on disk,
+retries, pauses or redirects.
 """
 
 import difflib
@@ -15,17 +15,17 @@ import apprise
 from apprise.conversion import convert_between
 from apprise.manager_plugins import NotificationManager
 
-from tocsin.channels.apprise.quiet import said
+from tocsin.channels.apprise.quiet import captured
 from tocsin.model import Kind
 from tocsin.redaction import redactor
 
 _LOCAL = frozenset(
     {"blink1", "dbus", "exec", "file", "gio", "glib", "gnome", "kde", "macosx", "qt", "script", "syslog", "windows"}
 )
-"""Services that do something on this machine instead of telling somebody."""
+"""Services that act on this machine instead of notifying someone."""
 
-_LONGER = 0.5
-"""Seconds that a service waits longer than an attempt, so that no answer is told as such and not as a failure."""
+_EXTRA_TIMEOUT = 0.5
+"""Seconds that a service waits longer than an attempt, so that a missing answer is a timeout and not a failure."""
 
 _TYPES: Mapping[str, apprise.NotifyType] = {
     Kind.FIRED: apprise.NotifyType.FAILURE,
@@ -38,17 +38,16 @@ _TYPES: Mapping[str, apprise.NotifyType] = {
 
 def load() -> None:
     """Import all services, which takes a second."""
-    with said(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some use what later Pythons will not have
+    with captured(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some use deprecated features of Python
         NotificationManager().load_modules()  # type: ignore[no-untyped-call]
 
 
 class Service:
-    """Somebody to tell. `name`: the service's, such as Slack."""
+    """A service with its address. `name`: of the service, such as Slack."""
 
     def __init__(self, url: str, timeout: float) -> None:
-        """`timeout`: seconds that an attempt may take. Raises ValueError, with a text that does not hold the URL, if
-        Apprise makes nothing of it."""
+        """`timeout`: seconds of an attempt. Raises ValueError, without the URL, if Apprise does not understand it."""
         check_schema(url)
         asset = apprise.AppriseAsset(
             app_id="Tocsin",
@@ -63,14 +62,14 @@ class Service:
             interpret_escapes=False,
         )
         redact = redactor(secrets_of(url))
-        with said() as lines:
+        with captured() as lines:
             try:
                 plugin = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=False)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin can raise anything
                 lines.append(str(error))
                 plugin = None
         if plugin is None:
-            why = redact(lines[-1]) if lines else "no reason is given"
+            why = redact(lines[-1]) if lines else "no reason given"
             raise ValueError(f"Apprise cannot use this {_schema(url)} URL: {why}")
         if getattr(plugin, "secure_protocol", None) == "mailtos" and plugin.password and not plugin.secure:
             raise ValueError(
@@ -80,13 +79,13 @@ class Service:
         plugin.redirects = False  # `?redirect=yes` would count a sign-in page as success
         limited = plugin.body_maxlen != apprise.NotifyBase.body_maxlen
         if limited and "overflow" not in parse_qs(url.partition("?")[2]):
-            # The library would send a text of any length, and a service with a limit refuse it each time.
+            # The library would send a text of any length, which a service with a limit always refuses.
             plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
         plugin.request_rate_per_sec = 0  # the dispatcher's rate_limit is for this
-        plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout + _LONGER
+        plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout + _EXTRA_TIMEOUT
         self.name = str(plugin.service_name)
         self._plugin = plugin
-        # Where the address of a server stands for some services, others have a token.
+        # Some services have a token in the place of the host.
         self._redact = redactor(secrets_of(url, host="host" not in plugin.template_tokens))
         self._pieces = _Pieces(set())
         for name in ("send", *(f"send_{form.value}" for form in apprise.NotifyFormat)):
@@ -97,14 +96,13 @@ class Service:
         return self._pieces.send(functools.partial(send, **about), about.get("index", 0))
 
     def send(self, title: str, body: str, kind: Kind, form: str, accepted: set[int] | None = None) -> str | None:
-        """Send a message in this thread, for as long as that takes. None if that went well, else why not, without
-        secrets.
+        """Send a message in this thread, without a timeout. Returns why it failed, without secrets.
 
-        `form`: what the body is written in. The title is plain text. `accepted`: the pieces of a message that is split
-        (`?overflow=split`) which an attempt before has delivered; those of this one are added.
+        `form`: the format of the body; the title is plain text. `accepted`: the pieces of a split message
+        (`?overflow=split`) that earlier attempts delivered; those of this one are added.
         """
         self._pieces = _Pieces(set() if accepted is None else accepted)
-        with said() as lines:
+        with captured() as lines:
             try:
                 good = self._plugin.notify(notify_type=_TYPES[kind], **self._translated(title, body, form))
             except BaseException as error:  # noqa: BLE001 - a plugin can raise anything; it must not end the thread
@@ -112,29 +110,29 @@ class Service:
                 good = False
         if good:
             return None
-        return self._redact(f"{self.name}: {lines[-1] if lines else 'not delivered, and no reason is given'}")
+        return self._redact(f"{self.name}: {lines[-1] if lines else 'not delivered, and no reason given'}")
 
     def _translated(self, title: str, body: str, form: str) -> dict[str, Any]:
-        """Title and body as the service takes them. The library does this before it calls a plugin; not all of these do
-        it again."""
+        """Return title and body in the format of the service. The library converts before it calls a plugin; not all
+        plugins convert again."""
         written = apprise.NotifyFormat(form)
         taken = self._plugin.resolve_format(written)
-        if self._plugin.title_maxlen <= 0:  # it becomes a part of the body
+        if self._plugin.title_maxlen <= 0:  # it becomes part of the body
             title = convert_between(apprise.NotifyFormat.TEXT, taken, title)  # type: ignore[no-untyped-call]
         body = convert_between(written, taken, body)  # type: ignore[no-untyped-call]
         return {"title": title, "body": body, "body_format": taken, "body_passthrough": False}
 
 
 class _Pieces:
-    """The pieces of one message, in order. The library sends all of them even where one fails, and all of them again
-    in the next attempt, so that people would read a, c, a, b, c."""
+    """The pieces of one message, in order. The library sends all of them even if one fails, and all again in the next
+    attempt, so people would read a, c, a, b, c."""
 
     def __init__(self, accepted: set[int]) -> None:
         self._accepted = accepted
         self._failed = False
 
     def send(self, send: Callable[[], bool], index: int) -> bool:
-        """Send a piece, unless it was accepted before or one before it has failed."""
+        """Send a piece, unless it was accepted before or an earlier one failed."""
         if index in self._accepted:
             return True
         if self._failed:
@@ -147,16 +145,16 @@ class _Pieces:
 
 
 def check_schema(url: str) -> None:
-    """Raise ValueError if no service is meant by what stands before `://`, or one of this machine."""
+    """Raise ValueError if the scheme is not a service, or one that acts on this machine."""
     schema = _schema(url)
     known: Any = NotificationManager()  # type: ignore[no-untyped-call]
     if schema in _LOCAL:
-        raise ValueError(f"{schema}:// does something on this machine and tells nobody; it is not for a channel")
+        raise ValueError(f"{schema}:// acts on this machine only; it cannot be a channel")
     if schema in known:
         if not known[schema].enabled:
             raise ValueError(f"{schema}:// needs a Python package that is not installed; see Apprise's page about it")
         return
-    if schema in ("http", "https"):  # the address that a service itself shows for a webhook
+    if schema in ("http", "https"):  # the address of a webhook as a service shows it
         return
     near = difflib.get_close_matches(schema, set(known.schemas()) - _LOCAL, n=1)
     hint = f"; did you mean {near[0]}://?" if near else ""
@@ -168,7 +166,8 @@ def _schema(url: str) -> str:
 
 
 def secrets_of(url: str, *, host: bool = True) -> list[str]:
-    """What in an URL may be a secret, in each spelling: user, password, everything behind the host, and the `host`."""
+    """Return the parts of an URL that may be secret, in each spelling: user, password, everything behind the host, and
+    the `host`."""
     rest = url.partition("://")[2]
     authority, _, behind = rest.partition("/")
     user_info, _, server = authority.rpartition("@")

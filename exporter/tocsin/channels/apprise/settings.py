@@ -11,7 +11,7 @@ from tocsin.templates import Template
 
 
 def _lines(value: Any) -> Any:
-    # Those from `urls_file` are one text.
+    # The content of `urls_file` is one text.
     if isinstance(value, str):
         return [line for line in map(str.strip, value.splitlines()) if line and not line.startswith("#")]
     return value
@@ -28,23 +28,22 @@ class Options(ChannelOptions):
     secrets: ClassVar[tuple[str, ...]] = ("urls",)
 
     urls: Urls = Field(default_factory=list)
-    """Where to send, as Apprise writes it: `slack://...`, `tgram://...`, `twilio://...`. All of them are secrets. They
-    may be templates, such as `twilio://sid:token@from/{{ row.phone }}`: what is printed is quoted, and an URL in which
-    something prints nothing is left out."""
+    """Addresses of Apprise: `slack://...`, `tgram://...`, `twilio://...`. All of them are secrets. They may be
+    templates, such as `twilio://sid:token@from/{{ row.phone }}`: values are quoted, and an URL with an empty value is
+    left out."""
 
     urls_file: str | None = None
-    """A file that holds the urls, one on each line; empty lines and those that begin with # are skipped."""
+    """A file with the urls, one per line; empty lines and lines with # are skipped."""
 
     title: str | None = None
-    """The title; a template. Without it, what happened and the annotation `summary`, or else alert and labels. Services
-    that know no titles get it as the first line."""
+    """The title; a template. Default: the status and the annotation `summary`, or else alert and labels. Services
+    without titles get it as the first line."""
 
     body: str | None = None
-    """The text below the title; a template. Without it, labels, value and time, and of a digest its first entries."""
+    """The text below the title; a template. Default: labels, value and time; for a digest its first entries."""
 
     format: Literal["text", "markdown", "html"] = "text"
-    """What `body` is written in. Apprise translates it into what each service takes. In `html`, what comes from a row
-    is escaped."""
+    """The format of `body`. Apprise converts it for each service. In `html`, values of the row are escaped."""
 
     @field_validator("urls")
     @classmethod
@@ -52,7 +51,7 @@ class Options(ChannelOptions):
         for number, url in enumerate(urls):
             text = url.get_secret_value()
             if not _SCHEMA.match(text) or not text.isprintable():
-                raise ValueError(f"urls[{number}] is no URL; write the service first, as in slack://")
+                raise ValueError(f"urls[{number}] is not a valid URL; write the service first, as in slack://")
             Template(text, place=f"[{number}]", form="url")
         return urls
 
@@ -64,8 +63,8 @@ class Options(ChannelOptions):
         return text
 
     def missing(self) -> str | None:
-        """What has to be said, for the channel or for the alert, before anything can be sent, as a sentence."""
-        return None if self.urls else "no urls are given"
+        """Return what is missing to send anything, as a sentence."""
+        return None if self.urls else "set urls"
 
 
 class Config(ChannelConfig, Options):

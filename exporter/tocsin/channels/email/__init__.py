@@ -1,6 +1,6 @@
 """A channel that sends mails through an SMTP server.
 
-Reading order: `settings`, `addresses` (who), `mail` (what is sent), `server` (connections and answers), `channel`.
+Reading order: `settings`, `addresses`, `mail`, `server` (connections and answers), `channel`.
 """
 
 import time
@@ -17,7 +17,7 @@ __all__ = ["Config", "Options", "build"]
 
 
 def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Callable[[], float] = time.time) -> "Email":
-    """Make the channel. `now` is the wall clock, for the date of a mail.
+    """Build the channel. `now`: the wall clock in seconds, for the date of a mail.
 
     Raises ConfigError when the library is not installed, or when `tls_ca` cannot be used.
     """
@@ -26,5 +26,5 @@ def build(name: str, config: Config, routes: Mapping[str, Options], *, now: Call
     try:
         return Email(name, config, routes, now)
     except OSError as error:  # ssl.SSLError is one
-        remedy = f"cannot read certificates from {config.tls_ca}: {error.strerror or 'there are none in it'}"
-        raise ConfigError([Problem(code="certificates", message=remedy, path=f"channels.{name}.tls_ca")]) from None
+        text = f"cannot read certificates from {config.tls_ca}: {error.strerror or 'it holds none'}"
+        raise ConfigError([Problem(code="certificates", message=text, path=f"channels.{name}.tls_ca")]) from None

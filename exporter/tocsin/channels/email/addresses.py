@@ -1,4 +1,4 @@
-"""Mail addresses: read strictly, since what is read here ends up in headers and in commands to a mail server."""
+"""Mail addresses, parsed strictly: they end up in headers and in commands to a mail server."""
 
 import email.header
 import re
@@ -13,7 +13,7 @@ from tocsin.settings import Settings
 from tocsin.templates import Template
 
 MAX_NAME = 64
-"""Characters of a person's name that are kept."""
+"""Characters of a name that are kept."""
 
 Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
@@ -26,7 +26,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
 
 
 class FromColumn(Settings):
-    """The addresses that a column of the row holds."""
+    """The addresses in a column of the row."""
 
     column: Name
     """A text column with addresses between commas, or an array, list or jsonb array of addresses."""
@@ -34,7 +34,7 @@ class FromColumn(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """One address, `spec`, and the name of whose it is."""
+    """An address, `spec`, and the name of its owner."""
 
     spec: str
     name: str = ""
@@ -44,7 +44,7 @@ class Mailbox:
         return self.spec.rpartition("@")[2]
 
     def __str__(self) -> str:
-        """As it stands in a header: of ASCII, but for an address that is not."""
+        """Return the text for a header: ASCII, except for an address that is not."""
         if not self.name:
             return self.spec
         if not self.name.isascii():
@@ -56,15 +56,15 @@ class Mailbox:
 
 
 def mailbox(text: str) -> Mailbox:
-    """The one address in a text: `ann@example.com` or `Ann Lee <ann@example.com>`. Raises ValueError for anything
-    else, a second address and a line break above all."""
+    """Parse one address: `ann@example.com` or `Ann Lee <ann@example.com>`. Raises ValueError for anything else, such as
+    a second address or a line break."""
     match = _MAILBOX.fullmatch(text.strip())
     if match is None or not text.strip().isprintable():
-        raise ValueError(f"{_short(text)} is no mail address")
+        raise ValueError(f"{_short(text)} is not a valid mail address")
     spec = match["inner"] or match["bare"]
     local, _, domain = spec.rpartition("@")
     if len(spec) > _MAX_ADDRESS or ".." in spec or local[0] == "." or local[-1] == "." or not _is_domain(domain):
-        raise ValueError(f"{_short(text)} is no mail address")
+        raise ValueError(f"{_short(text)} is not a valid mail address")
     name = (match["name"] or "").strip()
     if len(name) > 1 and name[0] == name[-1] == '"':
         name = re.sub(r"\\(.)", r"\1", name[1:-1])
@@ -72,15 +72,15 @@ def mailbox(text: str) -> Mailbox:
 
 
 def mailboxes(text: str) -> Iterator[str]:
-    """The entries of a list between commas, which may also stand in a quoted name."""
+    """Yield the entries of a list with commas; a quoted name may hold commas too."""
     return (entry.strip() for entry in _ENTRY.findall(text) if entry.strip())
 
 
 class Recipients:
-    """Who gets a mail, by a list of entries: addresses, templates that make one, columns that hold several."""
+    """The recipients of a field: addresses, templates for one address, columns with several."""
 
     def __init__(self, entries: list[str | FromColumn], place: str) -> None:
-        """Raises TemplateError for a template, ValueError for an address that is none."""
+        """Raises TemplateError for a template, ValueError for an invalid address."""
         self._place = place
         self._entries: list[Template | FromColumn | Mailbox] = []
         for number, entry in enumerate(entries):
@@ -91,8 +91,8 @@ class Recipients:
             self._entries += map(mailbox, mailboxes(entry)) if template.constant else [template]
 
     def of(self, envelope: Envelope) -> Iterator[Mailbox | str]:
-        """Each recipient, or what is wrong with the text that stands in its place. Raises TemplateError, and
-        LookupError for a column that the row does not have."""
+        """Yield each recipient, or what is wrong with its text. Raises TemplateError, and LookupError for a column that
+        the row lacks."""
         for entry in self._entries:
             if isinstance(entry, Mailbox):
                 yield entry
@@ -105,7 +105,7 @@ class Recipients:
 
     def _texts(self, entry: Template | FromColumn, envelope: Envelope) -> Iterator[str]:
         if isinstance(entry, Template):
-            # One address, whatever is in it: a comma in a row must not address somebody else.
+            # One address in any case: a comma in a row must not add a recipient.
             if text := entry.render(envelope | {"merged": [envelope]}).strip():
                 yield text
             return

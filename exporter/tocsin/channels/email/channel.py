@@ -1,4 +1,4 @@
-"""The email channel: one mail per message, and who of its recipients has it."""
+"""The email channel: one mail per message, and which of its recipients have it."""
 
 import asyncio
 import base64
@@ -22,7 +22,7 @@ _REMEMBERED = 10_000
 
 
 class Email(Channel):
-    """One mail per message, to all its recipients in one go."""
+    """One mail per message, to all its recipients at once."""
 
     needs_previous_ids: AbstractSet[Kind] = frozenset({Kind.UPDATED, Kind.REPEATED, Kind.RESOLVED})
 
@@ -30,12 +30,12 @@ class Email(Channel):
         self._name = name
         self._now = now
         self._routes = {alert: Route(alert, options) for alert, options in routes.items()}
-        self._otherwise = Route(name, config)
+        self._default = Route(name, config)
         self._redact = redactor(_secrets(config))
         self._server = Server(config, self._redact)
-        self._lanes = asyncio.Semaphore(config.concurrency)
-        # Of mails that some recipients have to wait for: address -> what the server refused it with, None if it has
-        # the mail. A restart forgets this, and a repeat then reaches everybody again under the same Message-ID.
+        self._slots = asyncio.Semaphore(config.concurrency)
+        # Message id -> address -> why the server refused it, None if it has the mail. Kept while some recipients are
+        # retried. After a restart, a repeat reaches all of them again, under the same Message-ID.
         self._settled: dict[str, dict[str, Answer | None]] = {}
         self._refusals = Repeats(log, "recipient refused")
 
@@ -49,31 +49,31 @@ class Email(Channel):
         await self._server.close()
 
     async def verify(self) -> list[str]:
-        """Problems found by connecting and logging in, as sentences."""
+        """Connect and log in; returns problems as sentences."""
         failure = await self._server.greet()
-        return [] if failure is None else [f"the server does not let us in: {failure.detail}"]
+        return [] if failure is None else [f"cannot log in to the server: {failure.detail}"]
 
     async def _send(self, message: Message) -> Result:
-        route = self._routes.get(message.alert, self._otherwise)
-        # A mail with a large row or a long digest takes a tenth of a second to make.
+        route = self._routes.get(message.alert, self._default)
+        # A mail with a large row or a long digest takes a tenth of a second to render.
         mail = await asyncio.to_thread(route.mail, message, self._now() - message.age)
         if isinstance(mail, Rejected):
             return Rejected(mail.reason, self._redact(mail.detail))
         settled = self._settled.get(message.id, {})
         waiting = [one.spec for one in mail.recipients if one.spec not in settled]
-        async with self._lanes:
+        async with self._slots:
             outcome = await self._server.send(mail, waiting) if waiting else Outcome()
         if not isinstance(outcome, Outcome):
             return outcome
         return self._result(message, mail, outcome)
 
     def _result(self, message: Message, mail: Mail, outcome: Outcome) -> Result:
-        refused = {address: answer for address, answer in outcome.refused.items() if answer.for_good}
+        refused = {address: answer for address, answer in outcome.refused.items() if answer.permanent}
         settled = {**self._settled.pop(message.id, {}), **dict.fromkeys(outcome.accepted), **refused}
         for address, answer in refused.items():
             self._refusals.add(address, channel=self._name, id=message.id, recipient=address, answer=str(answer))
         have = sum(answer is None for answer in settled.values())
-        left = {address: answer for address, answer in outcome.refused.items() if not answer.for_good}
+        left = {address: answer for address, answer in outcome.refused.items() if not answer.permanent}
         if left:
             self._remember(message.id, settled)
             address, answer = next(iter(left.items()))
@@ -90,7 +90,7 @@ class Email(Channel):
 
 
 def _secrets(config: Config) -> list[str]:
-    """The password as it stands, and as it goes over the wire."""
+    """Return the password in clear and as the protocol encodes it."""
     if config.password is None:
         return []
     password = config.password.get_secret_value()

@@ -1,7 +1,7 @@
-"""From a message to a mail, or to the reason why there can be none. Pure.
+"""A message as a mail, or why it cannot be one. Pure.
 
-The mail is written here and not by the standard library's `EmailMessage`, which folds a long message id into something
-that is none, and takes four times as long. Each header is ASCII without line breaks of its own, whatever a row says.
+The standard library's `EmailMessage` is not used: it folds a long message id into an invalid one, and takes four times
+as long. Each header is ASCII without line breaks, whatever a row holds.
 """
 
 import base64
@@ -30,8 +30,9 @@ _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mail:
-    """A mail. `head` and `body` are what goes over the wire, `head` without the headers that name people: these depend
-    on what the server can take. `refused`: what stands in the place of an address and is none."""
+    """A mail. `head` and `body`: bytes to send; `head` without the headers that name people, which depend on the
+    server.
+    `refused`: texts in place of an address that are not valid addresses."""
 
     sender: Mailbox
     to: tuple[Mailbox, ...]
@@ -44,16 +45,17 @@ class Mail:
 
     @property
     def recipients(self) -> tuple[Mailbox, ...]:
-        """Everybody who is to get it, each once."""
+        """Everyone who gets it, each once."""
         return (*self.to, *self.cc, *self.bcc)
 
     def content(self, *, utf8: bool) -> bytes:
-        """The bytes. `utf8`: the server takes addresses that are not ASCII; without, the headers leave them out."""
+        """Return the bytes. `utf8`: the server accepts addresses that are not ASCII; otherwise the headers omit
+        them."""
         people = {"From": (self.sender,), "To": self.to, "Cc": self.cc, "Reply-To": self.reply_to}
         lines = [
             f"{name}: " + ",\r\n ".join(map(str, named)) + "\r\n"
-            for name, everybody in people.items()
-            if (named := [one for one in everybody if utf8 or one.spec.isascii()])
+            for name, addressees in people.items()
+            if (named := [one for one in addressees if utf8 or one.spec.isascii()])
         ]
         if not any(line.startswith(("To:", "Cc:")) for line in lines):
             lines.append("To: undisclosed-recipients:;\r\n")
@@ -61,7 +63,7 @@ class Mail:
 
 
 class Route:
-    """What one alert sends by mail, with its templates compiled."""
+    """Makes mails of the notifications of one alert."""
 
     def __init__(self, alert: str, options: Options) -> None:
         self._sender = mailbox(options.from_)
@@ -83,7 +85,7 @@ class Route:
     def mail(self, message: Message, written_at: float) -> Mail | Rejected:
         """The mail for a message. `written_at`: its date, seconds since the epoch."""
         try:
-            people, refused = self._everybody(message)
+            people, refused = self._recipients(message)
             variables = defaults.variables(message.envelope)
             subject = self._subject.render(variables)
             text = self._text.render(variables)
@@ -93,7 +95,7 @@ class Route:
         except LookupError as error:
             return Rejected(Reason.NO_RECIPIENTS, error.args[0])
         if not (people["to"] or people["cc"] or people["bcc"]):
-            return Rejected(Reason.NO_RECIPIENTS, "; ".join(refused) or "the row names nobody in to, cc or bcc")
+            return Rejected(Reason.NO_RECIPIENTS, "; ".join(refused) or "the row has no address for to, cc or bcc")
         return Mail(
             sender=self._sender,
             to=people["to"],
@@ -105,9 +107,9 @@ class Route:
             body=_body(text, html, message.id),
         )
 
-    def _everybody(self, message: Message) -> tuple[Mapping[str, tuple[Mailbox, ...]], tuple[str, ...]]:
-        """Who gets it, by field, each person once, and the texts that are no addresses. Of a digest: everybody whom
-        one of its notifications names."""
+    def _recipients(self, message: Message) -> tuple[Mapping[str, tuple[Mailbox, ...]], tuple[str, ...]]:
+        """Return the recipients by field, each once, and the texts that are not valid addresses. A digest goes to the
+        recipients of all its notifications."""
         refused: dict[str, None] = {}
         seen: set[str] = set()
         people: dict[str, tuple[Mailbox, ...]] = {}
@@ -134,7 +136,7 @@ class Route:
             "Auto-Submitted": "auto-generated",
         }
         if message.previous_ids and _one_episode(message):
-            # All mails of an episode answer the first, so that they stand together also where one got lost.
+            # All mails of an episode answer the first one, so that clients group them even if one was lost.
             headers["In-Reply-To"] = headers["References"] = f"<{message.previous_ids[0]}@{domain}>"
         return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
 
@@ -149,7 +151,7 @@ def _one_episode(message: Message) -> bool:
 
 
 def _header(name: str, text: str) -> str:
-    """A text as a header: one line, folded and encoded as RFC 2047 wants it."""
+    """Return a text as a header: one line, folded and encoded by RFC 2047."""
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     if len(line) > MAX_SUBJECT:
         line = line[: MAX_SUBJECT - 1] + "…"
@@ -158,11 +160,11 @@ def _header(name: str, text: str) -> str:
 
 
 def _body(text: str, html: str | None, id_: str) -> bytes:
-    """The content headers, an empty line, and the content."""
+    """Return content headers, an empty line, and the content."""
     plain = _part("plain", text)
     if html is None:
         return b"MIME-Version: 1.0\r\n" + plain
-    # Encoded text has no `=_`. Made of the id and not by chance: a repeat has the same bytes.
+    # Encoded text never has `=_`. Derived from the id, so that a repeat has the same bytes.
     boundary = f"=_{id_}".encode()
     return b"".join(
         (
@@ -184,5 +186,5 @@ def _part(kind: str, text: str) -> bytes:
 
 
 def _readable(text: str) -> str:
-    """The text without what cannot be in a mail: control characters, and halves of surrogate pairs."""
+    """Return the text without what a mail cannot hold: control characters, and halves of surrogate pairs."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text).encode("utf-8", "replace").decode()

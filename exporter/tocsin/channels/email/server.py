@@ -1,4 +1,4 @@
-"""The SMTP server: kept connections, one transaction at a time on each, and what its answers mean."""
+"""The SMTP server: pooled connections, one transaction at a time on each, and what its answers mean."""
 
 import asyncio
 import contextlib
@@ -29,20 +29,20 @@ T = TypeVar("T")
 Failure: TypeAlias = Paused | Rejected | Retry
 
 _UNAVAILABLE = 421
-_PARTING = 2.0
-"""Seconds that a server is given to say good-bye."""
+_QUIT_TIMEOUT = 2.0
+"""Seconds for the QUIT command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer of the server: its code and its words."""
+    """An answer of the server: code and text."""
 
     code: int
     text: str
 
     @property
-    def for_good(self) -> bool:
-        """Whether asking again will not change it."""
+    def permanent(self) -> bool:
+        """Whether a retry is pointless."""
         return self.code >= 500
 
     def __str__(self) -> str:
@@ -51,18 +51,18 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a mail: who has it now, and what the server said of each of the others."""
+    """The result for a mail: who has it, and the server's answer for each of the others."""
 
     accepted: tuple[str, ...] = ()
     refused: Mapping[str, Answer] = field(default_factory=dict)
 
 
 class _StaleError(Exception):
-    """A kept connection turned out to be gone before the mail was on its way."""
+    """An idle connection was closed before the mail was sent."""
 
 
 class Server:
-    """Connections to one server. The one used last is used first, and one that nobody uses is closed."""
+    """Connections to one server. The latest one is used first; idle ones are closed."""
 
     def __init__(self, config: Config, redact: Callable[[str], str]) -> None:
         self._config = config
@@ -70,14 +70,14 @@ class Server:
         self._hello = config.hello
         self._context = _context(config)
         self._idle: dict[aiosmtplib.SMTP, asyncio.TimerHandle] = {}
-        self._parting: set[asyncio.Task[None]] = set()
+        self._quitting: set[asyncio.Task[None]] = set()
 
     async def send(self, mail: Mail, recipients: Sequence[str]) -> Outcome | Failure:
-        """Send a mail to so many of its recipients. A Failure where that failed as a whole."""
+        """Send a mail to some of its recipients. Returns a Failure if none of them could get it."""
         return await self._attempt(self._send(mail, recipients))
 
     async def greet(self) -> Failure | None:
-        """Connect and log in. What is wrong with that, None if nothing is."""
+        """Connect and log in. Returns why that failed."""
         opened = await self._attempt(self._open())
         if not isinstance(opened, aiosmtplib.SMTP):
             return opened
@@ -85,11 +85,11 @@ class Server:
         return None
 
     async def close(self) -> None:
-        """Say good-bye on all connections."""
+        """Close all connections."""
         for smtp in list(self._idle):
-            self._let_go(smtp)
-        while self._parting:
-            await asyncio.gather(*self._parting)
+            self._retire(smtp)
+        while self._quitting:
+            await asyncio.gather(*self._quitting)
 
     async def _attempt(self, work: Awaitable[T]) -> T | Failure:
         timeout = self._config.timeout
@@ -99,13 +99,13 @@ class Server:
         except (TimeoutError, SMTPTimeoutError):
             return Retry(Reason.TIMEOUT, f"no answer within {timeout:g} s")
         except SMTPResponseException as error:
-            # Said before any mail is spoken of, it is about us: no mail would fare better.
+            # Before any mail is mentioned, a refusal is about us: every mail would be refused.
             ours = isinstance(error, SMTPAuthenticationError | SMTPConnectResponseError | SMTPHeloError)
             return self.verdict(Answer(error.code, error.message), ours=ours)
-        except OSError as error:  # a lost connection, and what asyncio says of certificates
-            return Retry(Reason.CONNECTION, self._redact(_words(error)))
+        except OSError as error:  # a lost connection, and certificate errors
+            return Retry(Reason.CONNECTION, self._redact(_text(error)))
         except SMTPException as error:  # the server offers no TLS, or no login
-            return Paused(Reason.UNAUTHORIZED, self._redact(_words(error)))
+            return Paused(Reason.UNAUTHORIZED, self._redact(_text(error)))
 
     async def _send(self, mail: Mail, recipients: Sequence[str]) -> Outcome | Failure:
         while (smtp := self._kept()) is not None:
@@ -116,8 +116,8 @@ class Server:
     async def _transaction(
         self, smtp: aiosmtplib.SMTP, mail: Mail, recipients: Sequence[str], *, kept: bool
     ) -> Outcome | Failure:
-        """One mail on one connection, which is kept afterwards unless an answer may still be under way on it: that
-        would be taken for the answer to the next command."""
+        """Send one mail on one connection, and keep the connection unless an answer may still arrive on it: it would be
+        taken for the answer to the next command."""
         clean = False
         try:
             content = mail.content(utf8=smtp.supports_extension("smtputf8"))
@@ -145,8 +145,8 @@ class Server:
     async def _address(
         self, smtp: aiosmtplib.SMTP, mail: Mail, recipients: Sequence[str], content: bytes, *, kept: bool
     ) -> Outcome:
-        """Name sender and recipients. Raises _StaleError where a kept connection is gone: until the content is sent,
-        another one can take over and nobody gets the mail twice."""
+        """Name sender and recipients. Raises _StaleError where an idle connection is gone: before the content is sent,
+        another connection can be used without sending the mail twice."""
         utf8 = smtp.supports_extension("smtputf8")
         options = [f"SIZE={len(content)}"] if smtp.supports_extension("size") else []
         sender = mail.sender.spec
@@ -155,7 +155,7 @@ class Server:
         if utf8 and not all((content.isascii(), sender.isascii(), *map(str.isascii, recipients))):
             options += ["SMTPUTF8", "BODY=8BITMIME"]
         encoding = "utf-8" if utf8 else "ascii"
-        # A connection that died without a word must leave time for another one.
+        # A silently lost connection must leave time for another one.
         timeout = self._config.timeout / 3 if kept else None
         accepted: list[str] = []
         refused: dict[str, Answer] = {}
@@ -196,7 +196,7 @@ class Server:
             if smtp.is_ehlo_or_helo_needed:
                 try:
                     await smtp.ehlo()
-                except SMTPHeloError:  # before 1995
+                except SMTPHeloError:  # servers from before 1995
                     await smtp.helo()
             if config.username is not None and config.password is not None:
                 await _login(smtp, config.username, config.password.get_secret_value())
@@ -216,13 +216,13 @@ class Server:
 
     def _keep(self, smtp: aiosmtplib.SMTP) -> None:
         loop = asyncio.get_running_loop()
-        self._idle[smtp] = loop.call_later(self._config.idle_timeout, self._let_go, smtp)
+        self._idle[smtp] = loop.call_later(self._config.idle_timeout, self._retire, smtp)
 
-    def _let_go(self, smtp: aiosmtplib.SMTP) -> None:
+    def _retire(self, smtp: aiosmtplib.SMTP) -> None:
         self._idle.pop(smtp).cancel()
-        task = asyncio.create_task(_part(smtp))
-        self._parting.add(task)
-        task.add_done_callback(self._parting.discard)
+        task = asyncio.create_task(_quit(smtp))
+        self._quitting.add(task)
+        task.add_done_callback(self._quitting.discard)
 
     # Answers.
 
@@ -232,7 +232,7 @@ class Server:
         detail = self._redact(str(answer))
         match = _ENHANCED.match(answer.text)
         enhanced = match[0] if match else ""
-        if answer.for_good:
+        if answer.permanent:
             if ours or answer.code in _LOGIN:
                 return Paused(Reason.UNAUTHORIZED, detail)
             too_large = enhanced in _SIZE or (answer.code == 552 and not enhanced)
@@ -261,13 +261,13 @@ def _context(config: Config) -> ssl.SSLContext | None:
 
 
 async def _login(smtp: aiosmtplib.SMTP, username: str, password: str) -> None:
-    """Log in by the first mechanism that the server takes."""
+    """Log in by the first mechanism that the server accepts."""
     clear = smtp.get_transport_info("sslcontext") is None
     wanted = ("cram-md5", "plain", "login") if clear else ("plain", "login", "cram-md5")
     offered = [name for name in wanted if name in smtp.server_auth_methods]
     if not offered:
-        remedy = " without TLS; set security" if clear else ""
-        raise SMTPException(f"the server offers no login that Tocsin knows{remedy}")
+        hint = " without TLS; set security" if clear else ""
+        raise SMTPException(f"the server offers no login that Tocsin knows{hint}")
     refusal: SMTPAuthenticationError | None = None
     for name in offered:
         try:
@@ -285,18 +285,18 @@ async def _login(smtp: aiosmtplib.SMTP, username: str, password: str) -> None:
 def _too_large(smtp: aiosmtplib.SMTP, content: bytes) -> Rejected | None:
     limit = smtp.esmtp_extensions.get("size", "")
     if limit.isascii() and limit.isdigit() and 0 < int(limit) < len(content):
-        return Rejected(Reason.TOO_LARGE, f"the mail has {len(content)} bytes, and the server takes {limit}")
+        return Rejected(Reason.TOO_LARGE, f"the mail has {len(content)} bytes, the server accepts {limit}")
     return None
 
 
-async def _part(smtp: aiosmtplib.SMTP) -> None:
+async def _quit(smtp: aiosmtplib.SMTP) -> None:
     with contextlib.suppress(SMTPException, OSError):
-        await smtp.quit(timeout=_PARTING)
+        await smtp.quit(timeout=_QUIT_TIMEOUT)
     smtp.close()
 
 
-def _words(error: Exception) -> str:
+def _text(error: Exception) -> str:
     for one in (error, error.__cause__):
         if isinstance(one, ssl.SSLCertVerificationError):
-            return f"the server's certificate is not good: {one.verify_message}"
+            return f"the server's certificate is not valid: {one.verify_message}"
     return str(error) or type(error).__name__

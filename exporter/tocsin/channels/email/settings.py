@@ -19,30 +19,29 @@ class Options(ChannelOptions):
     """Settings of a channel or of one alert."""
 
     from_: str = Field(alias="from")
-    """The address that the mail comes from: `alerts@example.com` or `Alerts <alerts@example.com>`. The ids of the mails
-    end in its domain."""
+    """The sender: `alerts@example.com` or `Alerts <alerts@example.com>`. Message ids end in its domain."""
 
     to: list[Name | FromColumn] = Field(default_factory=list)
     """Addresses; templates such as `{{ row.team }}@example.com`, each of which makes one address or none; or `column:
-    name` for all addresses in a column of the row. Nobody gets a mail twice, however often they are named."""
+    name` for all addresses in a column of the row. Each address gets the mail once, even if named several times."""
 
     cc: list[Name | FromColumn] = Field(default_factory=list)
-    """Who gets a copy; written like `to`."""
+    """Recipients of a copy; written like `to`."""
 
     bcc: list[Name | FromColumn] = Field(default_factory=list)
-    """Who gets a copy that the others do not see; written like `to`."""
+    """Recipients of a blind copy; written like `to`."""
 
     reply_to: list[Name | FromColumn] = Field(default_factory=list)
     """Where answers go, if not to `from`; written like `to`."""
 
     subject: str | None = None
-    """The subject; a template. Without it, what happened and the annotation `summary`, or else alert and labels."""
+    """The subject; a template. Default: the status and the annotation `summary`, or else alert and labels."""
 
     text: str | None = None
-    """The mail as plain text; a template. Given without `html`, the mail is plain text only."""
+    """The mail as plain text; a template. Without `html`, the mail is plain text only."""
 
     html: str | Literal[False] | None = None
-    """The mail as HTML; a template, in which what comes from a row is escaped. `false`: plain text only."""
+    """The mail as HTML; a template that escapes values of the row. `false`: plain text only."""
 
     @field_validator("from_")
     @classmethod
@@ -64,8 +63,8 @@ class Options(ChannelOptions):
         return text
 
     def missing(self) -> str | None:
-        """What has to be said, for the channel or for the alert, before anything can be sent, as a sentence."""
-        return None if self.to or self.cc or self.bcc else "nobody is named in to, cc or bcc"
+        """Return what is missing to send anything, as a sentence."""
+        return None if self.to or self.cc or self.bcc else "set to, cc or bcc"
 
 
 class Config(ChannelConfig, Options):
@@ -85,11 +84,11 @@ class Config(ChannelConfig, Options):
     """Its port; by `security` 25 (`none`), 587 (`starttls`) or 465 (`tls`)."""
 
     security: Security = "starttls"
-    """`starttls`: begin in the clear and refuse to go on without TLS; `tls`: TLS from the first byte; `none`: all in
-    the clear, for a relay on this machine or in a network of one's own."""
+    """`starttls`: connect in the clear and require STARTTLS; `tls`: TLS from the first byte; `none`: no encryption, for
+    a relay on this machine or in a trusted network."""
 
     username: str | None = None
-    """Who to log in as; without it, there is no login."""
+    """The user to log in as. Default: no login."""
 
     password: Secret | None = None
     """The password for `username`."""
@@ -98,14 +97,14 @@ class Config(ChannelConfig, Options):
     """A file that holds the password."""
 
     tls_ca: str | None = None
-    """A file of certificates (PEM) to trust instead of the system's, for a server with a certificate of one's own."""
+    """A file of certificates (PEM) to trust instead of the system's, for a server with a private certificate."""
 
     tls_verify: bool = True
-    """Whether the server's certificate must be good and be for `host`. `false` lets anybody in between read along."""
+    """Whether the server's certificate must be good and be for `host`. `false` lets anyone in between read."""
 
     hello: Annotated[str, Field(pattern=r"^[!-~]+$")] | None = None
-    """The name to greet the server with; without it, this machine's. Some servers want one that the DNS knows, which a
-    container's name is not."""
+    """The name for EHLO. Default: this machine's. Some servers require a name in the DNS, which a container's name is
+    not."""
 
     idle_timeout: Annotated[Duration, Field(gt=0)] = 30.0
     """How long a connection is kept for the next mail."""
@@ -113,7 +112,7 @@ class Config(ChannelConfig, Options):
     @model_validator(mode="after")
     def _fits(self) -> "Config":
         if (self.username is None) != (self.password is None):
-            raise ValueError("give username and password, or neither")
+            raise ValueError("set username and password together")
         if self.security == "none" and (self.tls_ca is not None or not self.tls_verify):
             raise invalid("no_tls", "none has no certificates; remove tls_ca and tls_verify", "security")
         return self

@@ -1,4 +1,4 @@
-"""From the name of a handler to something that can be called, or to a sentence that says why not."""
+"""Load a handler by its name."""
 
 import functools
 import importlib
@@ -19,10 +19,10 @@ from tocsin.redaction import redactor
 log = structlog.get_logger(__name__)
 
 GROUP = "tocsin.handlers"
-"""The group of entry points in which packages name their handlers."""
+"""The group of entry points for handlers."""
 
 GIVEN = ("message", "log")
-"""Keyword arguments that a handler gets if its signature names them."""
+"""Keyword arguments passed to a handler whose signature has them."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -30,8 +30,7 @@ _KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYW
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """What is called. `given`: which of `GIVEN` it asks for. `is_async`: its calls are to be awaited, so they need no
-    thread."""
+    """A handler. `given`: which of `GIVEN` it has. `is_async`: its calls are awaited, without a thread."""
 
     call: Callable[..., Any]
     is_async: bool
@@ -39,11 +38,11 @@ class Handler:
 
 
 class _Refused(Exception):  # noqa: N818 - a sentence on its way up
-    """A sentence for the person who configures."""
+    """Why a handler cannot be used."""
 
 
 def loaded(name: str, config: Config, routes: Mapping[str, Options]) -> Handler:
-    """The handler of a channel, tried against the arguments of every alert. Raises ConfigError."""
+    """Load the handler of a channel, and check its signature for every alert. Raises ConfigError."""
     try:
         target = _found(config)
         _check_kind(target, config.handler)
@@ -65,12 +64,12 @@ def loaded(name: str, config: Config, routes: Mapping[str, Options]) -> Handler:
 
 
 def arguments(options: Options) -> dict[str, Any]:
-    """The static arguments, secrets opened."""
+    """Return the static arguments with the secrets in clear."""
     return {**options.arguments, **{name: value.get_secret_value() for name, value in options.secret_arguments.items()}}
 
 
-def told(error: BaseException, redact: Callable[[str], str]) -> str:
-    """An exception in one line of at most 200 characters: its type and its message."""
+def describe(error: BaseException, redact: Callable[[str], str]) -> str:
+    """Return type and message of an exception in one line of at most 200 characters."""
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 - the user's class may do anything
@@ -83,7 +82,7 @@ def _found(config: Config) -> Any:
         directory = Path(config.path)
         if not directory.is_dir():
             raise _Refused(f"path: there is no directory {config.path}")
-        # Behind everything else: a file named like a module of the standard library must not take its place.
+        # At the end: a file named like a module of the standard library must not shadow it.
         if str(directory.resolve()) not in sys.path:
             sys.path.append(str(directory.resolve()))
             importlib.invalidate_caches()
@@ -98,7 +97,7 @@ def _found(config: Config) -> Any:
         if isinstance(error, KeyboardInterrupt):
             raise
         log.debug("the handler cannot be imported", handler=config.handler, exc_info=True)
-        why = told(error, redactor(config.secret_arguments.values()))
+        why = describe(error, redactor(config.secret_arguments.values()))
         raise _Refused(f"cannot import {module}: {why}") from None
 
 
@@ -108,7 +107,7 @@ def _entry_point(name: str) -> Any:
     if not named:
         known = ", ".join(sorted({entry.name for entry in found})) or "none"
         raise _Refused(
-            f"no installed package has an entry point {name!r} in the group {GROUP} (there: {known}); "
+            f"no installed package has an entry point {name!r} in the group {GROUP} (found: {known}); "
             "write module:name for a handler without one"
         )
     if len({entry.value for entry in named}) > 1:
@@ -130,16 +129,16 @@ def _attribute(module: Any, path: str) -> Any:
 
 def _check_kind(target: Any, spec: str) -> None:
     if not callable(target):
-        raise _Refused(f"{spec} is no function but {type(target).__name__}, which cannot be called")
+        raise _Refused(f"{spec} is a {type(target).__name__}, which cannot be called; name a function")
     if inspect.isclass(target):
         raise _Refused(f"{spec} is a class; name a function, or an object made of it")
     inner = _innermost(target)
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise _Refused(f"{spec} is a generator, whose call does nothing by itself; return instead of yield")
+        raise _Refused(f"{spec} is a generator, whose call runs nothing; use return instead of yield")
 
 
 def _innermost(target: Any) -> Any:
-    """The function that a partial or a callable object leads to."""
+    """Return the function inside a partial or a callable object."""
     while isinstance(target, functools.partial):
         target = target.func
     if inspect.isfunction(target) or inspect.ismethod(target) or inspect.isbuiltin(target):
@@ -154,7 +153,7 @@ def _is_async(target: Any) -> bool:
 def _signature(target: Any) -> inspect.Signature | None:
     try:
         return inspect.signature(target)
-    except (ValueError, TypeError):  # some that are written in C have none
+    except (ValueError, TypeError):  # some written in C have none
         return None
 
 
@@ -163,12 +162,12 @@ def _asked_for(signature: inspect.Signature | None) -> frozenset[str]:
         return frozenset()
     parameters = list(signature.parameters.values())
     if parameters and parameters[0].kind in _POSITIONAL:
-        del parameters[0]  # the envelope, whatever it is called
+        del parameters[0]  # the envelope, under any name
     return frozenset(p.name for p in parameters if p.kind in _KEYWORD and p.name in GIVEN)
 
 
 def _misfit(spec: str, signature: inspect.Signature | None, given: frozenset[str], options: Options) -> str:
-    """Why the handler cannot be called so; empty when it can."""
+    """Return why the handler cannot be called with these arguments; empty if it can."""
     if signature is None:
         return ""
     keywords = {**dict.fromkeys(given), **dict.fromkeys((*options.arguments, *options.secret_arguments))}

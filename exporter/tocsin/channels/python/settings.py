@@ -1,4 +1,4 @@
-"""What can be set for a Python channel."""
+"""The configuration of a Python channel."""
 
 import keyword
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,15 +20,15 @@ class Options(ChannelOptions):
     """Settings of a channel or of one alert."""
 
     arguments: Annotated[dict[str, Any], AfterValidator(_named)] = Field(default_factory=dict)
-    """Keyword arguments to call the handler with, beside the notification."""
+    """Keyword arguments for the handler."""
 
     secret_arguments: Annotated[dict[str, Secret], AfterValidator(_named)] = Field(default_factory=dict)
-    """Keyword arguments that are texts and shown nowhere, such as a token."""
+    """Keyword arguments that are never shown, such as a token."""
 
 
 class Config(ChannelConfig, Options):
-    """A handler written in Python, called in this process. A function runs in a thread, an `async` one in the event
-    loop. It gets each notification at least once."""
+    """A handler in Python, called in this process at least once for each notification. A function runs in a thread, an
+    `async` one in the event loop."""
 
     checked_by_building: ClassVar[bool] = True
 
@@ -39,4 +39,4 @@ class Config(ChannelConfig, Options):
     """`module:name`, or the name of an entry point of the group `tocsin.handlers`."""
 
     path: Annotated[str, Field(min_length=1)] | None = None
-    """A directory to look for the module in, besides the packages that are installed."""
+    """A directory with the module, besides the installed packages."""
