@@ -261,47 +261,38 @@ def test_loading_raises_nothing_but_config_error(tmp_path: Path, data: st.DataOb
         str(error).encode()
 
 
+_WORDS = (
+    "sources channels alerts a type materialize console webhook url host user labels notify channel key for 5m 1e400 "
+    "alert_files web listen null true 0x options dsn"
+)
 _tokens = st.sampled_from(
     [
-        *"{}[]:,-&*!|>'\"%@`#?~\n\t ", "<<", "\n  ", "${A}", "${B:-}", "${", "$${", "sources", "channels", "alerts", "a", "type",
-        "materialize", "console", "webhook", "url", "host", "user", "labels", "notify", "channel", "key", "for", "5m", "1e400", "\\ud800",
-        "alert_files", "web", "listen", "null", "true", "0x", "!!str", "&x ", "*x", "---", "...", "\0", "\ufeff", "options", "dsn",
+        *"{}[]:,-&*!|>'\"%@`#?~\n\t ",
+        *("<<", "\n  ", "${A}", "${B:-}", "${", "$${", "\\ud800", "!!str", "&x ", "*x", "---", "...", "\0", "\ufeff"),
+        *_WORDS.split(),
     ]
-)  # fmt: skip
-_leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(
-    ["a", "5m", "${A}", "out", "*", "\ud800", "h\0", "[", "http://x", "demo.v", "{{ x }}", "{% if"]))  # fmt: skip
+)
+_leaves = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    st.sampled_from(["a", "5m", "${A}", "out", "*", "\ud800", "h\0", "[", "http://x", "demo.v", "{{ x }}", "{% if"]),
+)
 _trees = st.recursive(
     _leaves, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_leaves, inner, max_size=3))
 )
-_source = st.dictionaries(
-    st.sampled_from(
-        ["type", "host", "user", "port", "dsn", "password", "password_file", "options", "notify", "interval", "sslmode"]
-    ),
-    st.one_of(_trees, st.sampled_from(["materialize", "postgres"])),
+
+
+def _section(keys: str, *values: object) -> st.SearchStrategy[dict[str, object]]:
+    """A mapping of some of these keys to anything, or to one of these values."""
+    return st.dictionaries(st.sampled_from(keys.split()), st.one_of(_trees, st.sampled_from(values)))
+
+
+_source = _section(
+    "type host user port dsn password password_file options notify interval sslmode", "materialize", "postgres"
 )
-_channel = st.dictionaries(
-    st.sampled_from(["type", "url", "url_file", "headers", "body", "on", "timeout", "format"]),
-    st.one_of(_trees, st.sampled_from(["webhook", "console"])),
-)
-_alert = st.dictionaries(
-    st.sampled_from(
-        [
-            "source",
-            "relation",
-            "query",
-            "key",
-            "labels",
-            "static_labels",
-            "value",
-            "metric",
-            "for",
-            "ignore",
-            "annotations",
-            "notify",
-            "help",
-        ]
-    ),
-    st.one_of(_trees, st.just("a"), st.just(["a"]), st.just([{"channel": "a"}])),
+_channel = _section("type url url_file headers body on timeout format", "webhook", "console")
+_alert = _section(
+    "source relation query key labels static_labels value metric for ignore annotations notify help",
+    *("a", ["a"], [{"channel": "a"}]),
 )
 _files = st.fixed_dictionaries(
     {},

@@ -17,7 +17,7 @@ CHANNELS = "channels: {out: {type: console}}\n"
 BEGIN = SOURCES + CHANNELS + "alerts:\n  late:\n    source: db\n    relation: v\n    notify: [out]\n"
 """Nine good lines; what a case adds begins in line 10, inside the alert `late`."""
 EVENTS = "  order: {source: posted, notify: [out]%s}\n"
-ENVIRON = {"WORD": "hunter2", "EMPTY": ""}
+ENVIRON = {"WORD": "hunter2", "LETTER": "e"}
 
 
 class Case(NamedTuple):
@@ -79,6 +79,7 @@ EXPANSION = [
     # A value from the environment is not repeated: it may be a secret at the wrong place.
     of_alert("for: ${WORD}", "duration", ".for"),
     of_alert("max_series: ${WORD}", "wrong_type", ".max_series"),
+    of_alert("max_series: ${LETTER}", "wrong_type", ".max_series"),
     added("log: {level: '${WORD}'}\n", "unknown_choice", "log.level"),
     of_source("type: '${WORD}'", "unknown_type", ".type"),
 ]

@@ -138,6 +138,8 @@ def noun(value: object) -> str:
 
 
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
+_SHORTEST = 4
+"""Characters of a value from a variable that is hidden inside of other text."""
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -185,7 +187,9 @@ class Places:
         file, line = self.line(found.path)
         source, text = self.scalars.get(found.path, ("", ""))
         if text and text != source:
-            message = found.message.replace(repr(text), source).replace(text, source)
+            message = found.message.replace(repr(text), source)
+            # A shorter text is not searched for: it would be found in other words.
+            message = message.replace(text, source) if len(text) >= _SHORTEST else message
             message += "" if source in message else f" ({source})"
-            found = replace(found, message=message, name=found.name.replace(text, source))
+            found = replace(found, message=message, name=source if found.name == text else found.name)
         return replace(found, file=file, line=line)
