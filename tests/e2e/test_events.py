@@ -132,7 +132,7 @@ REFUSED = [
     ("orders", b"", AUTHORIZATION, 400, "it is not JSON"),
     ("orders", b"[]", AUTHORIZATION, 400, "has no event in it"),
     ("orders", b"[1]", AUTHORIZATION, 400, "not a JSON object but a number"),
-    ("orders", b'{"a": NaN}', AUTHORIZATION, 400, "NaN is no JSON value"),
+    ("orders", b'{"a": NaN}', AUTHORIZATION, 400, "NaN is not a JSON value"),
     ("orders", b"[" * 100_000, AUTHORIZATION, 400, "nested too deeply"),
     ("orders", b'{"a": "' + b"x" * 2_000_000 + b'"}', AUTHORIZATION, 413, "more than 1048576 bytes"),
     ("lost", b"{}", AUTHORIZATION, 404, "no alert 'lost' takes events over HTTP"),

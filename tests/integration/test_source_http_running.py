@@ -103,7 +103,7 @@ async def test_more_bytes_than_there_is_room_for_are_refused_for_a_while(tmp_pat
                         return False
                     assert request.said.startswith(b"HTTP/1.1 503 ")
                     assert b"Retry-After: 1\r\n" in request.said
-                    assert request.said.endswith(b'{"error":"too many requests wait; try again"}')
+                    assert request.said.endswith(b'{"error":"too many requests; try again"}')
                     return True
 
             await until_some(crowded)

@@ -64,7 +64,7 @@ async def test_requests_are_refused_while_ledger_is_locked(tmp_path: Path) -> No
     async with at_work(intake):
         await until(lambda: intake.state is State.UP, "it listens")
         for _ in range(3):  # the first one finds the ledger locked, the others come during the pause
-            with pytest.raises(SourceError, match="cannot take events now"):
+            with pytest.raises(SourceError, match="cannot store events now"):
                 await asyncio.wait_for(posted.receive("order", headers, body()), 5)
         assert intake.message == "the ledger is locked"
         pauses.release()

@@ -65,7 +65,7 @@ def test_text_holds_one_document_list_or_lines(text: bytes, events: int) -> None
         (b"secret", "it is not JSON"),
         (b"[1]", "not a JSON object but a number"),
         (b"null", "not a JSON object but null"),
-        (b"NaN", "NaN is no JSON value"),
+        (b"NaN", "NaN is not a JSON value"),
         (b"\xff\xfe\x00", "it is not UTF-8 text"),
         (b'{"a": "\\ud800"}', "half of a pair of surrogates"),
         (b"[" * 100_000, "nested too deeply"),

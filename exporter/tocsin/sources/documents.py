@@ -1,4 +1,4 @@
-"""JSON objects as rows, for sources whose events are documents."""
+"""JSON objects as rows, for sources whose events are JSON documents."""
 
 import functools
 import json
@@ -11,18 +11,17 @@ from tocsin.model import Column, Columns, Event, Row
 
 _TEXT, _BOOL, _INT8, _NUMERIC, _FLOAT8, _JSON, _JSONB = 25, 16, 20, 1700, 701, 114, 3802
 _SHORT, _FEW = 64, 64
-"""Characters of a name, and columns of a document, that are worth remembering; more would let a stranger fill the
-memory."""
+"""Characters of a name and columns of a document that are cached; without limits, a sender could fill the memory."""
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def parsed(document: bytes | str) -> dict[str, Any]:
-    """The JSON object in a text. Raises ValueError, in words without any of the content, where it is something else."""
+    """Parse a JSON object. Raises ValueError, without any of the content, for anything else."""
     return _object(_value(document))
 
 
 def lines(document: bytes) -> list[dict[str, Any]]:
-    """The JSON objects in a text: one, a list of them, or one a line. Raises ValueError as `parsed` does."""
+    """Parse JSON objects: one, a list of them, or one per line. Raises ValueError as `parsed` does."""
     try:
         value = _value(document)
     except ValueError:
@@ -43,13 +42,13 @@ def _value(document: bytes | str) -> Any:
         return value
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
-    except UnicodeEncodeError:  # nothing could keep it or send it on
+    except UnicodeEncodeError:  # it could neither be stored nor sent
         raise ValueError("it has half of a pair of surrogates") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error.msg} at character {error.pos}") from None
-    except ValueError:  # Python's own limit of digits, in words for programmers
+    except ValueError:  # Python's limit of digits
         raise ValueError("it has a number that is too long") from None
 
 
@@ -60,7 +59,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def row_of(document: Mapping[str, Any]) -> tuple[Columns, Row]:
-    """The fields of a JSON object as columns, typed by their values, in their order.
+    """Return the fields of a JSON object as columns, in order, with types from their values.
 
     Integers beyond 64 bits become `numeric`, lists and objects `jsonb`; null is a NULL of type `text`.
     """
@@ -71,15 +70,15 @@ def row_of(document: Mapping[str, Any]) -> tuple[Columns, Row]:
         oids.append(oid)
         row.append(text)
     names = tuple(document)
-    # Columns are dear to make and to write down, and one document after the other has the same.
+    # Columns are expensive to create and to store, and successive documents have the same ones.
     ordinary = len(names) <= _FEW and all(len(name) <= _SHORT for name in names)
     make = _columns if ordinary else _columns.__wrapped__
     return make(names, tuple(oids)), tuple(row)
 
 
 def with_nested(event: Event, names: Sequence[str]) -> Event:
-    """The event with a column for each of these names (`data.customer`) that is the path to a field inside of one of
-    its JSON columns. A column of that very name wins; a path that leads nowhere adds nothing."""
+    """Return the event with a column for each name (`data.customer`) that is a path into one of its JSON columns. A
+    column of that name wins; a path without a field adds nothing."""
     places = {column.name: place for place, column in enumerate(event.columns)}
     columns: list[Column] = []
     row: list[str | None] = []
@@ -98,7 +97,7 @@ def with_nested(event: Event, names: Sequence[str]) -> Event:
 
 
 def _inside(text: str | None, path: Sequence[str]) -> tuple[int, str | None] | None:
-    """The type and text of what stands at a path of keys in a JSON text; None where nothing does."""
+    """Return type and text of the value at a path of keys in a JSON text; None where there is none."""
     try:
         value = None if text is None else _value(text)
     except ValueError:
@@ -130,7 +129,7 @@ def _field(value: Any) -> tuple[int, str | None]:
 
 
 def _refuse(constant: str) -> None:
-    raise json.JSONDecodeError(f"{constant} is no JSON value", "", 0)
+    raise json.JSONDecodeError(f"{constant} is not a JSON value", "", 0)
 
 
 def _finite(text: str) -> float:

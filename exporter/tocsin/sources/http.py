@@ -1,5 +1,4 @@
-"""Events that others send to Tocsin's own port: `POST /api/v1/events/<alert>`. A request is answered once the ledger
-has what it holds."""
+"""Events over HTTP: `POST /api/v1/events/<alert>`. A request is answered when its events are in the ledger."""
 
 import asyncio
 import hmac
@@ -20,43 +19,41 @@ from tocsin.sources.base import EventBatch, EventStream
 from tocsin.sources.documents import lines, row_of
 from tocsin.sources.settings import Positive, SourceSettings
 
-_MOST_WAITING = 10_000
-"""Requests that may be under way at once."""
+_MAX_REQUESTS = 10_000
+"""Concurrent requests at most."""
 
-_AT_ONCE = 1_000
-"""Requests that are written to the ledger in one transaction."""
+_BATCH = 1_000
+"""Requests in one transaction of the ledger."""
 
 _DIGITS = 12
-"""Of a time in seconds; more are no time."""
+"""Digits of a time in seconds at most."""
 
 _SMALL = 64 * 1024
-"""Bytes of a body that is read as JSON in less time than another thread costs."""
+"""Bytes of a body that parses faster than a switch to another thread."""
 
 _TOLERANCE = 300.0
-"""Seconds by which a signed request's time may differ from this machine's. Rule of the Standard Webhooks
-specification."""
+"""Seconds by which the time of a signed request may differ from the clock, by the Standard Webhooks specification."""
 
 
 class Config(SourceSettings):
-    """Events that others send to Tocsin's own port. Each alert has an address, `/api/v1/events/<alert>`."""
+    """Events over HTTP, sent to Tocsin's own port. Each alert has an address, `/api/v1/events/<alert>`."""
 
     secrets: ClassVar[tuple[str, ...]] = ("token", "signing_secret")
     delivers: ClassVar[Literal["rows", "events"]] = "events"
     subjects: ClassVar[tuple[str, ...]] = ("event",)
 
     token: Secret | None = None
-    """What a sender shows as `Authorization: Bearer <token>`. Either this or `signing_secret`."""
+    """The token of senders: `Authorization: Bearer <token>`. Set this or `signing_secret`."""
     token_file: str | None = None
     """A file that holds the token."""
     signing_secret: Secret | None = None
-    """The secret, `whsec_...`, with which senders sign by the Standard Webhooks specification."""
+    """The secret, `whsec_...`, of senders that sign by the Standard Webhooks specification."""
     signing_secret_file: str | None = None
     """A file that holds the signing secret."""
     max_body: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] = 1024 * 1024
-    """Bytes that one request may have."""
+    """Bytes of one request at most."""
     max_waiting: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
-    """Bytes that all requests together may have which are being read, or wait for the ledger. What is more is answered
-    with 503."""
+    """Bytes of all requests together that are being read or wait for the ledger. Requests beyond get 503."""
     read_timeout: Positive = 10.0
     """How long the body of a request may take to arrive."""
 
@@ -67,7 +64,7 @@ class Config(SourceSettings):
             return None
         text = token.get_secret_value()
         if len(text) < 16:
-            raise ValueError("has fewer than 16 characters, which can be guessed")
+            raise ValueError("has fewer than 16 characters and can be guessed")
         if not (text.isascii() and text.isprintable()) or text != text.strip():
             raise ValueError("must be printable ASCII without blanks around it: a header can carry nothing else")
         return token
@@ -82,25 +79,23 @@ class Config(SourceSettings):
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
         if (self.token is None) == (self.signing_secret is None):
-            raise ValueError(
-                "give either token or signing_secret: whoever reaches the port could send events otherwise"
-            )
+            raise ValueError("set token or signing_secret: otherwise anyone who reaches the port could send events")
         return self
 
     @model_validator(mode="after")
     def _one_fits(self) -> Self:
         if self.max_waiting < self.max_body:
-            raise ValueError("max_waiting is less than max_body, which one request may have")
+            raise ValueError("max_waiting is less than max_body; one request of that size would never fit")
         return self
 
 
 def build(name: str, config: Config, *, clock: Callable[[], float] = time.time) -> "Http":
-    """Make the source. `clock`: wall-clock seconds."""
+    """Build the source. `clock`: wall-clock seconds."""
     return Http(name, config, clock)
 
 
 class RefusedRequest(Exception):  # noqa: N818 - an answer, not a fault
-    """A request that brings no events: the HTTP status to answer with, and why."""
+    """A request is refused: the HTTP status of the answer, and why."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -109,21 +104,21 @@ class RefusedRequest(Exception):  # noqa: N818 - an answer, not a fault
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Posted:
-    """The events of one request, and who waits for them to be safe."""
+    """The events of one request. `safe`: resolved when the ledger has them."""
 
     events: Sequence[Event]
     safe: asyncio.Future[None]
 
 
 class Http:
-    """See `tocsin.sources.EventSource`; `receive` is for the web server."""
+    """See `tocsin.sources.base.EventSource`; `receive` is for the web server."""
 
     def __init__(self, name: str, config: Config, clock: Callable[[], float]) -> None:
         self._name = name
         self._config = config
         self._clock = clock
         self._stream: _Stream | None = None
-        self._room = _Room(config.max_waiting)
+        self._memory = _Memory(config.max_waiting)
 
     def __repr__(self) -> str:
         return f"Http({self._name!r})"
@@ -138,14 +133,15 @@ class Http:
             stream.close()
 
     async def receive(self, name: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
-        """Take one request in, and return the number of its events once they are safe. `headers`: names in lower case.
-        `body`: as it arrives; of a request that its headers tell to be refused nothing is read.
+        """Ingest one request; returns the number of its events once they are in the ledger. `headers`: names in lower
+        case.
+        `body`: as it arrives; not read if the headers already lead to a refusal.
 
-        Raises RefusedRequest, and SourceError while the ledger cannot take events.
+        Raises RefusedRequest, and SourceError while events cannot be stored.
         """
-        self._must_be_allowed(headers)
+        self._authorize(headers)
         self._opened()
-        with self._room.request() as hold:
+        with self._memory.request() as hold:
             whole = await self._read(headers, body, hold)
             if len(whole) > _SMALL:
                 events = await asyncio.to_thread(self._events, name, headers, whole)
@@ -159,9 +155,9 @@ class Http:
             raise _not_now()
         return self._stream
 
-    def _must_be_allowed(self, headers: Mapping[str, str]) -> None:
+    def _authorize(self, headers: Mapping[str, str]) -> None:
         if self._config.token is None:
-            _must_look_signed(headers, self._clock())
+            _check_signature_headers(headers, self._clock())
             return
         shown = headers.get("authorization", "")
         expected = f"Bearer {self._config.token.get_secret_value()}"
@@ -169,7 +165,7 @@ class Http:
             raise RefusedRequest(401, "the token is missing or wrong; send `Authorization: Bearer <token>`")
 
     async def _read(self, headers: Mapping[str, str], body: AsyncIterable[bytes], hold: Callable[[int], None]) -> bytes:
-        """The whole body. `hold` is told of each piece that is kept."""
+        """Read the whole body. `hold` gets the size of each piece."""
         most, limit = self._config.max_body, self._config.read_timeout
         announced = headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:_DIGITS]) > most:
@@ -190,7 +186,7 @@ class Http:
 
     def _events(self, name: str, headers: Mapping[str, str], body: bytes) -> list[Event]:
         if self._config.signing_secret is not None:
-            _must_be_signed(self._config.signing_secret, headers, body)
+            _check_signature(self._config.signing_secret, headers, body)
         try:
             documents = lines(body)
         except ValueError as error:
@@ -199,8 +195,8 @@ class Http:
             ) from None
         if not documents:
             raise RefusedRequest(400, "the body has no event in it")
-        # A sender that repeats a request names it; another's request is another event, whatever it says.
-        # Of a signed one only the id that is signed counts: with another header it could be sent again as a new one.
+        # A sender names a request that it may repeat. Without a name each request is another event. For a signed
+        # request only the signed id counts: with another header it could be replayed as a new one.
         named = headers.get("webhook-id") if self._config.token is None else headers.get("idempotency-key")
         id_ = named or secrets.token_hex(16)
         at = round(self._clock() * 1000)
@@ -212,26 +208,26 @@ class Http:
         return events
 
 
-class _Room:
-    """What all requests under way hold, from their first byte until they are answered."""
+class _Memory:
+    """The memory of all current requests, from their first byte until they are answered."""
 
-    def __init__(self, most: int) -> None:
-        """`most`: bytes."""
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        """`limit`: bytes."""
+        self._limit = limit
         self._requests = 0
         self._bytes = 0
 
     @contextmanager
     def request(self) -> Iterator[Callable[[int], None]]:
-        """One more request. It says with the function how many more bytes it holds. Raises SourceError where there is
-        no room."""
-        if self._requests >= _MOST_WAITING:
+        """Add a request. It reports the bytes it holds with the yielded function. Raises SourceError if the limit is
+        reached."""
+        if self._requests >= _MAX_REQUESTS:
             raise _too_many()
         held = 0
 
         def hold(more: int) -> None:
             nonlocal held
-            if self._bytes + more > self._most:
+            if self._bytes + more > self._limit:
                 raise _too_many()
             self._bytes += more
             held += more
@@ -245,15 +241,15 @@ class _Room:
 
 
 def _too_many() -> SourceError:
-    return SourceError("too many requests wait; try again", SourceReason.OTHER)
+    return SourceError("too many requests; try again", SourceReason.OTHER)
 
 
 def _not_now() -> SourceError:
-    return SourceError("Tocsin cannot take events now; try again", SourceReason.DISCONNECTED)
+    return SourceError("Tocsin cannot store events now; try again", SourceReason.DISCONNECTED)
 
 
 class _Stream:
-    """What has been posted and is not in the ledger yet."""
+    """Posted events that are not in the ledger yet."""
 
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[_Posted] = asyncio.Queue()
@@ -261,7 +257,7 @@ class _Stream:
         self._refusing = False
 
     async def post(self, events: Sequence[Event]) -> None:
-        """Returns once they are safe. Raises SourceError while the ledger cannot take events."""
+        """Return when the ledger has the events. Raises SourceError while it cannot store them."""
         if self._refusing:
             raise _not_now()
         posted = _Posted(events=events, safe=asyncio.get_running_loop().create_future())
@@ -272,16 +268,16 @@ class _Stream:
         while True:
             self._refusing = False
             taken = [await self._waiting.get()]
-            while len(taken) < _AT_ONCE and not self._waiting.empty():
+            while len(taken) < _BATCH and not self._waiting.empty():
                 taken.append(self._waiting.get_nowait())
             self._taken.update(taken)
             yield EventBatch(events=[event for posted in taken for event in posted.events], receipt=taken)
 
     async def prepare(self, batch: EventBatch) -> None:
-        """Nothing to do: what is refused is answered at once."""
+        """Do nothing: refused requests are answered at once."""
 
     async def hold(self) -> bool:
-        # The caller repeats a request that is answered with 503. One that is not answered keeps it waiting.
+        # Senders repeat a request that is answered with 503. Without an answer they wait.
         self._refusing = True
         self.close()
         return False
@@ -294,7 +290,7 @@ class _Stream:
                 posted.safe.set_result(None)
 
     def close(self) -> None:
-        """Answer every waiting request with an error that says to try again."""
+        """Answer every waiting request with an error that asks to try again."""
         while not self._waiting.empty():
             self._taken.add(self._waiting.get_nowait())
         for posted in self._taken:
@@ -303,20 +299,20 @@ class _Stream:
         self._taken.clear()
 
 
-def _must_look_signed(headers: Mapping[str, str], now: float) -> None:
-    """What the headers alone tell of a signature by the Standard Webhooks specification, version 1:
+def _check_signature_headers(headers: Mapping[str, str], now: float) -> None:
+    """Check the headers of a signature by the Standard Webhooks specification, version 1:
     https://www.standardwebhooks.com"""
     id_, moment = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not id_.isascii() or not id_ or not (moment.isascii() and moment.isdigit() and len(moment) <= _DIGITS):
         raise RefusedRequest(401, "the request is not signed: webhook-id and webhook-timestamp are missing or wrong")
     if abs(now - int(moment)) > _TOLERANCE:
-        raise RefusedRequest(401, "the request is too old or too new; mend the clock of the sender or of this machine")
+        raise RefusedRequest(401, "the request is too old or too new; set the clock of the sender or of this machine")
     if not any(one.startswith("v1,") for one in headers.get("webhook-signature", "").split()):
         raise RefusedRequest(401, "the signature is missing or wrong")
 
 
-def _must_be_signed(secret: Secret, headers: Mapping[str, str], body: bytes) -> None:
-    """The signature itself, of headers that look signed."""
+def _check_signature(secret: Secret, headers: Mapping[str, str], body: bytes) -> None:
+    """Check the signature itself, after its headers."""
     id_, moment = headers["webhook-id"], int(headers["webhook-timestamp"])
     expected = Signer([secret.get_secret_value()]).headers(id_, moment, body)["webhook-signature"]
     shown = headers["webhook-signature"].split()

@@ -62,7 +62,7 @@ async def test_without_a_message_id_what_a_lost_connection_gave_back_keeps_its_i
         (b"", "malformed", "it is not JSON"),
         (b"\xff\xfe{", "malformed", "it is not"),
         (b"[1]", "malformed", "it is not a JSON object but a list"),
-        (b'{"alert": NaN}', "malformed", "NaN is no JSON value"),
+        (b'{"alert": NaN}', "malformed", "NaN is not a JSON value"),
         (b"[" * 100_000, "malformed", "nested too deeply"),
         ({}, "missing", "there is none at body.alert or body.alerts or body.message.alertTypes"),
         ({"alert": None, "alerts": []}, "missing", "it names no event"),
