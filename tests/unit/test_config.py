@@ -104,9 +104,9 @@ alerts:
 
 
 def test_route_is_channel_options_under_those_of_the_alert(whole: Config) -> None:
-    routes = whole.routes("out")
+    routes = whole.channels["out"].routes
     assert {name: options.format for name, options in routes.items()} == {"spike": "json", "silent": "text"}
-    assert list(whole.routes("people")) == ["spike"]
+    assert list(whole.channels["people"].routes) == ["spike"]
 
 
 def test_alerts_come_from_alert_files(tmp_path: Path) -> None:
@@ -185,9 +185,9 @@ def test_oddities_are_warnings(tmp_path: Path) -> None:
 
 def test_later_problem_has_the_nearest_line(whole: Config) -> None:
     paths = ("alerts.spike.annotations.summary", "alerts.spike.labels[7]", "channels.out", "nowhere")
-    error = whole.located(ConfigError([Problem(code="odd", message="odd", path=path) for path in paths]))
-    assert [problem.line for problem in error.problems] == [21, 7, 13, None]
-    assert {Path(problem.file).name for problem in error.problems} == {"tocsin.yaml"}
+    found = [whole.places.located(Problem(code="odd", message="odd", path=path)) for path in paths]
+    assert [problem.line for problem in found] == [21, 7, 13, None]
+    assert {Path(problem.file).name for problem in found} == {"tocsin.yaml"}
 
 
 def test_equal_files_make_equal_configurations(tmp_path: Path, whole: Config) -> None:

@@ -58,7 +58,7 @@ def test_required_variables_are_enough() -> None:
     [alert] = made.row_alerts.values()
     assert alert.subject == Subject(query='SELECT "item", "amount" FROM "materialize"."auction"."expensive_pizza"')
     assert (alert.name, alert.key, alert.initial, alert.gauges) == ("expensive_pizza", (), "silent", False)
-    assert made.routes("novu")["expensive_pizza"].payload == ["item", "amount"]
+    assert made.channels["novu"].routes["expensive_pizza"].payload == ["item", "amount"]
     assert not made.dry_run
     assert not made.warnings
 

@@ -9,7 +9,7 @@ from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.config.plain import plain, plain_value
 from tocsin.config.problems import Places
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import Problem
 from tocsin.redaction import redacted
 
 
@@ -63,14 +63,6 @@ class Config:
     def event_alerts(self) -> dict[str, EventAlert]:
         """The alerts on events."""
         return {name: alert for name, alert in self.alerts.items() if isinstance(alert, EventAlert)}
-
-    def routes(self, channel: str) -> dict[str, Any]:
-        """Return, for each alert that notifies the channel, the channel's `Options` that apply to it."""
-        return dict(self.channels[channel].routes)
-
-    def located(self, error: ConfigError) -> ConfigError:
-        """Return the error with file and line for problems that only have a path."""
-        return ConfigError([self.places.located(problem) for problem in error.problems])
 
     def redacted(self) -> dict[str, Any]:
         """Return everything in effect as plain data in the shape of the file, with a mark for every secret."""
