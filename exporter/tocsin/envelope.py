@@ -99,7 +99,6 @@ def build(transition: Transition, id_: str, view: View) -> Envelope:
     own text, not the notification.
     """
     texts = _texts(transition.columns, transition.row)
-    row = _typed(transition.columns, transition.row)
     previous = transition.previous
     return {
         "id": id_,
@@ -110,9 +109,9 @@ def build(transition: Transition, id_: str, view: View) -> Envelope:
         "at": _moment(transition.at),
         "labels": _labels(texts, view),
         "value": _value(texts, view),
-        "row": {name: jsonable(value) for name, value in row.items()},
+        "row": jsonable(_typed(transition.columns, transition.row)),
         "previous": None if previous is None else jsonable(_typed(transition.columns, previous)),
-        "annotations": _annotations(_scope(transition, id_, view, row), view) if view.annotations else {},
+        "annotations": _annotations(_scope(transition, id_, view), view) if view.annotations else {},
     }
 
 
@@ -141,7 +140,7 @@ def scope(envelope: Envelope) -> Mapping[str, object]:
 def variables(transition: Transition, id_: str, view: View) -> dict[str, object]:
     """The variables of a template in Python: the keys of the envelope, with times and the columns in `row`, `previous`
     and `labels` as Python values."""
-    scope = _scope(transition, id_, view, _typed(transition.columns, transition.row))
+    scope = _scope(transition, id_, view)
     return {**scope, "annotations": _annotations(scope, view)}
 
 
@@ -149,33 +148,27 @@ CONDITION_VARIABLES = frozenset({"alert", "fingerprint", "started_at", "labels",
 """The variables of a condition: those that do not depend on what happened to the row."""
 
 
-def seen(transition: Transition, row: Row, view: View) -> dict[str, object]:
-    """The variables of a condition for a row."""
-    columns = transition.columns
-    typed_row, texts = _typed(columns, row), _texts(columns, row)
+def condition_variables(transition: Transition, row: Row, view: View) -> dict[str, object]:
+    """The variables of a condition for a row, as Python values."""
+    typed_row = _typed(transition.columns, row)
     return {
         "alert": transition.alert,
         "fingerprint": transition.fingerprint,
         "started_at": _time(transition.started_at),
-        "labels": _typed_labels(typed_row, view),
-        "value": _value(texts, view),
+        "labels": dict(view.static_labels)
+        | {label: typed_row[column] for label, column in view.labels if column in typed_row},
+        "value": _value(_texts(transition.columns, row), view),
         "row": typed_row,
     }
 
 
-def _scope(transition: Transition, id_: str, view: View, row: dict[str, object]) -> dict[str, object]:
+def _scope(transition: Transition, id_: str, view: View) -> dict[str, object]:
     previous = transition.previous
-    texts = _texts(transition.columns, transition.row)
     return {
+        **condition_variables(transition, transition.row, view),
         "id": id_,
-        "alert": transition.alert,
         "status": transition.kind.value,
-        "fingerprint": transition.fingerprint,
-        "started_at": _time(transition.started_at),
         "at": _time(transition.at),
-        "labels": _typed_labels(row, view),
-        "value": _value(texts, view),
-        "row": row,
         "previous": None if previous is None else _typed(transition.columns, previous),
     }
 
@@ -205,10 +198,6 @@ def _labels(texts: Mapping[str, str | None], view: View) -> dict[str, str]:
         if text is not None:
             labels[label] = text
     return labels
-
-
-def _typed_labels(row: Mapping[str, object], view: View) -> dict[str, object]:
-    return dict(view.static_labels) | {label: row[column] for label, column in view.labels if column in row}
 
 
 def _value(texts: Mapping[str, str | None], view: View) -> int | float | str | None:

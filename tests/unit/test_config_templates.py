@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tocsin.alert import Alert
 from tocsin.config import Config, load
 from tocsin.config.check import check_online
-from tocsin.envelope import CONDITION_VARIABLES, View, seen
+from tocsin.envelope import CONDITION_VARIABLES, View, condition_variables
 from tocsin.errors import ConfigError, Problem
 from tocsin.model import Column, Columns, Kind, Row, Transition
 from tocsin.templates import Condition, TemplateError
@@ -254,6 +254,6 @@ def _result(when: str, row: Row) -> bool | str:
         alert="late", fingerprint="f", kind=Kind.FIRED, started_at=0, at=0, columns=_COLUMNS, row=row, previous=None
     )
     try:
-        return Condition(when, known=CONDITION_VARIABLES).holds(seen(what, row, _VIEW))
+        return Condition(when, known=CONDITION_VARIABLES).holds(condition_variables(what, row, _VIEW))
     except TemplateError as error:
         return error.code

@@ -14,7 +14,7 @@ from tocsin.alert import Alert, EventAlert
 from tocsin.channels.settings import Trial
 from tocsin.config.resolved import ChannelConfig, Config
 from tocsin.config.validation import from_template
-from tocsin.envelope import CONDITION_VARIABLES, View, build, scope, seen, variables
+from tocsin.envelope import CONDITION_VARIABLES, View, build, condition_variables, scope, variables
 from tocsin.errors import Problem
 from tocsin.model import Columns, Kind, Row, Transition
 from tocsin.templates import Condition, FixedNames, Template, TemplateCode, TemplateError
@@ -183,7 +183,7 @@ def _row(alert: Alert, columns: Columns, row: Row, kind: Kind) -> _Seen:
     )
     return _Seen(
         annotations=variables(transition, _ID, view),
-        conditions=seen(transition, row, view),
+        conditions=condition_variables(transition, row, view),
         channels=scope(build(transition, _ID, view)),
     )
 

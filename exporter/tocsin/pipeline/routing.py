@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from tocsin.envelope import CONDITION_VARIABLES, View, seen
+from tocsin.envelope import CONDITION_VARIABLES, View, condition_variables
 from tocsin.model import Address, Columns, Kind, Row, Transition, fingerprint
 from tocsin.templates import Condition, TemplateError
 
@@ -77,7 +77,7 @@ def holds(condition: Condition, transition: Transition, row: Row, view: View, co
     """Whether a condition holds for a row. It does if it cannot be evaluated, which is reported to `complain`: better
     one notification too many than one too few."""
     try:
-        return condition.holds(seen(transition, row, view))
+        return condition.holds(condition_variables(transition, row, view))
     except TemplateError as error:
         complain(str(error))
         return True
