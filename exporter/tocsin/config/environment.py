@@ -4,12 +4,11 @@ One view, one Novu workflow, one process, as in the script. The document is load
 variables, so that it holds no secret. `docs/from-the-environment.md` explains each variable.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import yaml
 
 from tocsin.config.loading import load_text
 from tocsin.config.plain import duration
@@ -34,11 +33,47 @@ _YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "none", "")
 _LEVELS = {"warn": "warning", "critical": "error", "fatal": "error", "notset": "debug"}
 _COLUMN = re.compile(r'"((?:[^"]|"")+)"|([^\W\d][\w$]*)')
 _ITEM = re.compile(r'(?:"(?:[^"]|"")*"|[^,"])+')
-_HEAD = """\
+_DOCUMENT = """\
 # Made of the environment variables of materialize-novu, which it refers to.
 # docs/from-the-environment.md explains each of them.
+%(comment)sledger:
+  path: %(ledger)s
+web:
+  listen: ${TOCSIN_LISTEN:-127.0.0.1:8627}
+log:
+  level: %(level)s
+  output: ${LOG_OUTPUT:-stdout}
+sources:
+  materialize:
+    type: materialize
+    host: ${MTZ_HOST}
+    port: ${MTZ_PORT:-6875}
+    user: ${MTZ_USER}
+    password: ${MTZ_PASSWORD}
+    database: ${MTZ_DATABASE:-materialize}
+    cluster: ${MTZ_CLUSTER:-quickstart}
+    sslmode: ${MTZ_SSLMODE:-require}
+    progress_timeout: %(progress_timeout)s
+    stale_after: %(stale_after)s
+    on_stall: exit
+channels:
+  novu:
+    type: novu
+    api_key: ${NOVU_API_KEY}
+    url: ${NOVU_URL:-https://api.novu.co}
+    workflow: ${NOVU_WORKFLOW_NAME}
+    recipients: %(recipients)s
+    payload: %(payload)s
+    on_resolve: %(on_resolve)s
+    timeout: %(timeout)s
+alerts:
+  %(alert)s:
+    source: materialize
+    query: %(query)s
+    initial: silent     # as in the script: rows that exist at the start are not notified
+    gauges: false       # with every payload column as a label, each new row would be a new series
+    notify: [novu]
 """
-_DRY_RUN = "# For TEST_MODE, run it with --dry-run.\n"
 
 
 def is_configured(environ: Mapping[str, str]) -> bool:
@@ -50,9 +85,11 @@ def from_environment(environ: Mapping[str, str]) -> tuple[str, Config]:
     """Return the document and its configuration. Raises ConfigError with every variable that is missing or cannot be
     used."""
     translation = _Translation(environ)
-    data = translation.document()
     dry_run = translation.flag("TEST_MODE")
-    text = _HEAD + (_DRY_RUN if dry_run else "") + yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
+    comment = "# For TEST_MODE, run it with --dry-run.\n" if dry_run else ""
+    # JSON is YAML.
+    values = {name: json.dumps(value, ensure_ascii=False) for name, value in translation.computed().items()}
+    text = _DOCUMENT % {**values, "comment": comment}
     try:
         config = load_text(text, _FILE, translation.values)
     except ConfigError as error:
@@ -77,57 +114,25 @@ class _Translation:
             if value := self.environ.get(name, "").strip():
                 self.values[name] = value
 
-    def document(self) -> dict[str, Any]:
-        """Return the data of a file with the same meaning."""
+    def computed(self) -> dict[str, Any]:
+        """Return what the document does not take from the variables as they are."""
         columns = self._columns()
+        payload = [output for _, output in columns]
         timeout = self._number("PROGRESS_TIMEOUT_MINUTES", 10) * 60
-        level = self.values.get("LOG_LEVEL", "").lower()
         if "RETAIN_HISTORY" in self.values:
             self.warnings.append(_about("RETAIN_HISTORY", "no_history"))
+        named = re.sub(r"[^\w.-]", "_", self.values.get("MTZ_PERSIST_TABLE", "")) + ".db"
         return {
-            "ledger": {"path": re.sub(r"[^\w.-]", "_", self._value("MTZ_PERSIST_TABLE")) + ".db"}
-            if "MTZ_PERSIST_TABLE" in self.values
-            else {"path": "${MTZ_PERSIST_TABLE}"},
-            "web": {"listen": "${TOCSIN_LISTEN:-127.0.0.1:8627}"},
-            "log": {"level": _LEVELS.get(level, "${LOG_LEVEL:-WARNING}"), "output": "${LOG_OUTPUT:-stdout}"},
-            "sources": {
-                "materialize": {
-                    "type": "materialize",
-                    "host": "${MTZ_HOST}",
-                    "port": "${MTZ_PORT:-6875}",
-                    "user": "${MTZ_USER}",
-                    "password": "${MTZ_PASSWORD}",
-                    "database": "${MTZ_DATABASE:-materialize}",
-                    "cluster": "${MTZ_CLUSTER:-quickstart}",
-                    "sslmode": "${MTZ_SSLMODE:-require}",
-                    "progress_timeout": duration(timeout),
-                    "stale_after": duration(max(timeout, 300)),
-                    "on_stall": "exit",
-                }
-            },
-            "channels": {
-                "novu": {
-                    "type": "novu",
-                    "api_key": "${NOVU_API_KEY}",
-                    "url": "${NOVU_URL:-https://api.novu.co}",
-                    "workflow": "${NOVU_WORKFLOW_NAME}",
-                    "recipients": self._recipients([output for _, output in columns]),
-                    "payload": [_literal(output) for _, output in columns],
-                    "on_resolve": "cancel" if self.flag("SEND_RETRACTIONS") else "nothing",
-                    "timeout": duration(self._number("NOVU_PYTHON_REQUESTS_TIMEOUT", 5)),
-                }
-            },
-            "alerts": {
-                _alert_name(self._value("MTZ_ALERT_VIEW")): {
-                    "source": "materialize",
-                    "query": self._query(columns),
-                    # As in the script: no notifications of rows that exist at the start, and no gauges. With every
-                    # column of a payload as a label, each new row would be a new series.
-                    "initial": "silent",
-                    "gauges": False,
-                    "notify": ["novu"],
-                }
-            },
+            "ledger": named if "MTZ_PERSIST_TABLE" in self.values else "${MTZ_PERSIST_TABLE}",
+            "level": _LEVELS.get(self._value("LOG_LEVEL").lower(), "${LOG_LEVEL:-WARNING}"),
+            "progress_timeout": duration(timeout),
+            "stale_after": duration(max(timeout, 300)),
+            "recipients": self._recipients(payload),
+            "payload": [_literal(name) for name in payload],
+            "on_resolve": "cancel" if self.flag("SEND_RETRACTIONS") else "nothing",
+            "timeout": duration(self._number("NOVU_PYTHON_REQUESTS_TIMEOUT", 5)),
+            "alert": _alert_name(self._value("MTZ_ALERT_VIEW")),
+            "query": self._query(columns),
         }
 
     def flag(self, name: str) -> bool:

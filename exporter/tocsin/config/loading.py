@@ -7,7 +7,7 @@ be reported at once.
 
 import glob
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -154,12 +154,7 @@ class _Assembly:
         )
         if found := [*columns.ignored(config), *trial.offline(config)]:
             raise ConfigError(found)
-        ineffective = [
-            config.places.problem("no_effect_here", f"channels.{name}.{key}", why=why)
-            for name, channel in config.channels.items()
-            for key, why in channel.settings.ineffective().items()
-        ]
-        return replace(config, warnings=(*config.warnings, *columns.mixed_digests(config), *ineffective))
+        return replace(config, warnings=(*config.warnings, *columns.mixed_digests(config), *_ineffective(config)))
 
     def _check_root(self) -> None:
         report = self._document.report
@@ -276,6 +271,13 @@ class _Assembly:
             warn("no_alerts")
         if web.admin and not web.loopback:
             warn("open_admin", ("web", "admin"), name=web.listen)
+
+
+def _ineffective(config: Config) -> Iterator[Problem]:
+    """Find settings of channels that have no effect."""
+    for name, channel in config.channels.items():
+        for key, why in channel.settings.ineffective().items():
+            yield config.places.problem("no_effect_here", f"channels.{name}.{key}", why=why)
 
 
 def _delivers_events(source: Any) -> bool:
