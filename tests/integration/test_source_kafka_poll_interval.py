@@ -64,7 +64,7 @@ class Scenario:
         outlets = EventOutputs(
             ledger=ledger, metrics=metrics.source("broker"), offer=self._offer, publish=lambda _: None
         )
-        taker = units.taker(self._config, alert, metrics.alert("orders"))
+        taker = units.event_route(self._config, alert, metrics.alert("orders"))
         intake = EventPipeline("broker", units.make_event_source(at), [taker], units.backoff(at), outlets)
         task = asyncio.create_task(intake.run())
         try:

@@ -164,7 +164,7 @@ def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
     return Router(routes(config, alert), view(alert), _complaint(alert.name, metrics))
 
 
-def taker(config: Config, alert: EventAlert, metrics: AlertMetrics) -> EventRoute:
+def event_route(config: Config, alert: EventAlert, metrics: AlertMetrics) -> EventRoute:
     """What takes the events of an alert."""
     named = NamedColumns(alert.name, "event", dict(named_columns(config, alert)), metrics)
     return EventRoute(alert=alert, router=router(config, alert, metrics), metrics=metrics, columns=named)

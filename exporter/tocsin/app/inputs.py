@@ -1,4 +1,4 @@
-"""The alerts of one process: a watch for each on rows, an intake for each source of events."""
+"""The alerts of one process: a pipeline for each alert on rows, and one for each source of events."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,8 @@ import structlog
 
 from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.app import build
+from tocsin.app.fleet import Fleet
 from tocsin.app.outputs import Outputs
-from tocsin.app.running import Running, cancelled
 from tocsin.config import Config, SourceConfig
 from tocsin.errors import LedgerError
 from tocsin.exposition import Metrics, Page
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class Inputs:
-    """Starts, changes and stops the ways in. `stalled` is told when a source ends the process, as its settings ask."""
+    """Starts, replaces and stops pipelines. `stalled` is called when a source ends the process, by its settings."""
 
     def __init__(
         self,
@@ -41,7 +41,6 @@ class Inputs:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._tasks = tasks
         self._metrics = metrics
         self._page = page
         self._feed = feed
@@ -49,74 +48,67 @@ class Inputs:
         self._stalled = stalled
         self._clock = clock
         self._sources: dict[str, tuple[SourceConfig, Source]] = {}
-        self._watches: dict[str, Running[RowPipeline]] = {}
-        self._intakes: dict[str, Running[EventPipeline]] = {}
+        self._rows: Fleet[RowPipeline] = Fleet(tasks)  # by alert
+        self._events: Fleet[EventPipeline] = Fleet(tasks)  # by source
 
-    def watch(self, alert: str) -> RowPipeline | None:
-        """The watch of an alert on rows, if it runs."""
-        running = self._watches.get(alert)
-        return None if running is None else running.what
+    def rows(self, alert: str) -> RowPipeline | None:
+        """Return the pipeline of an alert on rows, if it runs."""
+        return self._rows.get(alert)
 
     def status(self, alert: Alert) -> AlertStatus | None:
-        """The status of an alert, if it runs."""
+        """Return the status of an alert, if it runs."""
         if isinstance(alert, EventAlert):
-            intake = self._intakes.get(alert.source)
-            return None if intake is None else intake.what.status(alert)
-        watch = self.watch(alert.name)
-        return None if watch is None else watch.status()
+            events = self._events.get(alert.source)
+            return None if events is None else events.status(alert)
+        rows = self._rows.get(alert.name)
+        return None if rows is None else rows.status()
 
     @property
     def warnings(self) -> dict[str, str]:
-        """The sources whose events may soon be lost, each with what to say of it."""
-        return {name: running.what.warning for name, running in self._intakes.items() if running.what.warning}
+        """The sources whose events may soon be lost, each with a warning."""
+        return {name: pipeline.warning for name, pipeline in self._events.all().items() if pipeline.warning}
 
     def receiver(self, alert: Alert) -> Http | None:
-        """The source that takes events for an alert over HTTP, if it does and runs."""
-        running = self._intakes.get(alert.source) if isinstance(alert, EventAlert) else None
-        source = running.what.source if running else None
+        """Return the running source that receives events for an alert over HTTP, if it has one."""
+        pipeline = self._events.get(alert.source) if isinstance(alert, EventAlert) else None
+        source = pipeline.source if pipeline else None
         return source if isinstance(source, Http) else None
 
     def refused_request(self, alert: Alert, status: int, why: str) -> None:
-        """A request to the source of an alert was answered with an error."""
-        running = self._intakes.get(alert.source)
-        if running is not None:
-            running.what.refused_request(status, why)
+        """Count a request for an alert that was answered with an error."""
+        pipeline = self._events.get(alert.source)
+        if pipeline is not None:
+            pipeline.refused_request(status, why)
 
     def current(self, alerts: Sequence[str]) -> dict[str, list[Transition] | None]:
-        """What fires now of some alerts; None: not known."""
-        return {name: self._watches[name].what.current() if name in self._watches else None for name in alerts}
+        """Return what fires now, by alert; None where it is unknown."""
+        pipelines = {name: self._rows.get(name) for name in alerts}
+        return {name: None if pipeline is None else pipeline.current() for name, pipeline in pipelines.items()}
 
     def start(self, config: Config, ledger: Ledger | None) -> None:
-        """Run what does not run yet."""
-        for name, row_alert in config.row_alerts.items():
-            if name not in self._watches:
-                self._start_watch(config, row_alert, ledger)
-        for alert in config.event_alerts.values():
-            if alert.source not in self._intakes:
-                assert ledger is not None  # such an alert has a channel, and where there are channels there is a ledger
-                self._start_intake(config, alert.source, ledger)
+        """Start what does not run yet."""
+        for name, alert in config.row_alerts.items():
+            if name not in self._rows:
+                self._start_rows(config, alert, ledger)
+        for source in {alert.source: None for alert in config.event_alerts.values()}:
+            if source not in self._events:
+                assert ledger is not None  # such an alert has a channel, and a channel needs a ledger
+                self._start_events(config, source, ledger)
 
     async def stop_outdated(self, config: Config) -> None:
-        """Stop what is no longer configured, or otherwise."""
-        await self._stop_watches(
-            [
-                name
-                for name, running in self._watches.items()
-                if name not in config.row_alerts or running.parts != _watch_parts(config, config.row_alerts[name])
-            ]
-        )
-        await self._stop_intakes(
-            [name for name, running in self._intakes.items() if running.parts != _intake_parts(config, name)]
-        )
+        """Stop what is no longer configured, or configured otherwise."""
+        rows = {name: _row_spec(config, alert) for name, alert in config.row_alerts.items()}
+        await self._stop_rows(self._rows.outdated(rows))
+        await self._stop_events(self._events.outdated({name: _event_spec(config, name) for name in config.sources}))
 
     async def stop(self) -> None:
-        """Take nothing in any more."""
-        await self._stop_watches(list(self._watches))
-        await self._stop_intakes(list(self._intakes))
+        """Stop all pipelines."""
+        await self._stop_rows(list(self._rows))
+        await self._stop_events(list(self._events))
 
-    def _start_watch(self, config: Config, alert: RowAlert, ledger: Ledger | None) -> None:
+    def _start_rows(self, config: Config, alert: RowAlert, ledger: Ledger | None) -> None:
         metrics = self._metrics.alert(alert.name)
-        outlets = RowOutputs(
+        outputs = RowOutputs(
             page=self._page,
             metrics=metrics,
             ledger=ledger if alert.edges else None,
@@ -127,67 +119,60 @@ class Inputs:
             columns=build.row_columns(config, alert, metrics),
         )
         source = config.sources[alert.source]
-        watch = RowPipeline(alert, self._source(source), build.timing(source), outlets, clock=self._clock)
-        task = self._tasks.create_task(self._until_stall(watch), name=f"alert {alert.name}")
-        self._watches[alert.name] = Running(what=watch, task=task, parts=_watch_parts(config, alert))
+        pipeline = RowPipeline(alert, self._source(source), build.timing(source), outputs, clock=self._clock)
+        work = self._until_stall(pipeline)
+        self._rows.start(alert.name, _row_spec(config, alert), pipeline, work, f"alert {alert.name}")
 
     def _source(self, config: SourceConfig) -> Source:
-        """The source of rows of a configuration; all its alerts share it."""
-        there = self._sources.get(config.name)
-        if there is None or there[0] != config:
-            there = self._sources[config.name] = config, build.make_source(config)
-        return there[1]
+        """Return the source of a configuration, which all its alerts share."""
+        known = self._sources.get(config.name)
+        if known is None or known[0] != config:
+            known = self._sources[config.name] = config, build.make_source(config)
+        return known[1]
 
-    def _start_intake(self, config: Config, name: str, ledger: Ledger) -> None:
+    def _start_events(self, config: Config, name: str, ledger: Ledger) -> None:
         source = config.sources[name]
-        takers = []
-        for alert in config.event_alerts.values():
-            if alert.source == name:
-                metrics = self._metrics.alert(alert.name)
-                takers.append(build.taker(config, alert, metrics))
-        outlets = EventOutputs(
+        alerts = [alert for alert in config.event_alerts.values() if alert.source == name]
+        outputs = EventOutputs(
             ledger=ledger,
             metrics=self._metrics.source(name),
             offer=self._outputs.offer,
             publish=self._feed.publish,
             keep=not config.dry_run,
         )
-        intake = EventPipeline(
+        pipeline = EventPipeline(
             name,
             build.make_event_source(source),
-            takers,
+            [build.event_route(config, alert, self._metrics.alert(alert.name)) for alert in alerts],
             build.backoff(source),
-            outlets,
+            outputs,
             give_up_after=source.settings.exit_after,
             clock=self._clock,
         )
-        task = self._tasks.create_task(self._until_stall(intake), name=f"source {name}")
-        self._intakes[name] = Running(what=intake, task=task, parts=_intake_parts(config, name))
+        self._events.start(name, _event_spec(config, name), pipeline, self._until_stall(pipeline), f"source {name}")
 
-    async def _until_stall(self, follower: RowPipeline | EventPipeline) -> None:
+    async def _until_stall(self, pipeline: RowPipeline | EventPipeline) -> None:
         try:
-            await follower.run()
+            await pipeline.run()
         except Stall as stall:
             log.error("stopping, as the source's settings ask", error=str(stall))
             self._stalled(str(stall))
 
-    async def _stop_watches(self, names: Sequence[str]) -> None:
-        stopped = [self._watches.pop(name) for name in names]
-        await cancelled(stopped)
-        for running in stopped:
+    async def _stop_rows(self, names: Sequence[str]) -> None:
+        for pipeline in await self._rows.stop(names):
             with contextlib.suppress(LedgerError):
-                await running.what.finish()
-            running.what.close()
+                await pipeline.finish()
+            pipeline.close()
 
-    async def _stop_intakes(self, names: Sequence[str]) -> None:
-        # What is cut off between commit and acknowledgement is delivered again, and known.
-        await cancelled([self._intakes.pop(name) for name in names])
+    async def _stop_events(self, names: Sequence[str]) -> None:
+        # A batch between commit and acknowledgement is delivered again, and recognised by its ids.
+        await self._events.stop(names)
 
 
-def _watch_parts(config: Config, alert: Alert) -> object:
+def _row_spec(config: Config, alert: RowAlert) -> object:
     return alert, config.sources[alert.source], build.routes(config, alert)
 
 
-def _intake_parts(config: Config, name: str) -> object:
-    alerts = [alert for alert in config.event_alerts.values() if alert.source == name]
-    return config.sources.get(name), [(alert, build.routes(config, alert)) for alert in alerts]
+def _event_spec(config: Config, source: str) -> object:
+    alerts = [alert for alert in config.event_alerts.values() if alert.source == source]
+    return config.sources.get(source), [(alert, build.routes(config, alert)) for alert in alerts]

@@ -11,7 +11,7 @@ import structlog
 
 from tocsin.alert import RowAlert
 from tocsin.app import build
-from tocsin.app.running import Running, cancelled
+from tocsin.app.fleet import Fleet
 from tocsin.channels.base import Channel, Level
 from tocsin.config import ChannelConfig, Config
 from tocsin.dispatch import Dispatcher
@@ -42,22 +42,21 @@ class Outputs:
     def __init__(self, tasks: asyncio.TaskGroup, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
         self.backlog: Mapping[str, Backlog] = {}
         """The pending notifications of the outbox, by channel; `Runtime` updates it."""
-        self._tasks = tasks
         self._metrics = metrics
         self._clock = clock
-        self._channels: dict[str, Running[Dispatcher]] = {}
-        self._levels: dict[str, Running[LevelLoop]] = {}
+        self._channels: Fleet[Dispatcher] = Fleet(tasks)
+        self._levels: Fleet[LevelLoop] = Fleet(tasks)
         self._active: dict[str, ActiveAlerts] = {}  # what each level output has reported
 
     @property
     def dispatchers(self) -> dict[str, Dispatcher]:
         """The dispatchers by channel."""
-        return {name: running.what for name, running in self._channels.items()}
+        return self._channels.all()
 
     @property
     def levels(self) -> dict[str, LevelLoop]:
         """The level outputs by name."""
-        return {name: running.what for name, running in self._levels.items()}
+        return self._levels.all()
 
     @property
     def faults(self) -> dict[str, str]:
@@ -70,7 +69,7 @@ class Outputs:
         has both."""
         backlog = self.backlog.get(name, Backlog())
         level = self._levels.get(name)
-        return replace(backlog, pending=backlog.pending + level.what.pending) if level else backlog
+        return replace(backlog, pending=backlog.pending + level.pending) if level else backlog
 
     async def built(self, config: Config) -> NewOutputs:
         """Build what is new or changed, which may take a second and changes nothing yet."""
@@ -107,8 +106,7 @@ class Outputs:
                 clock=self._clock,
             )
             metrics.state = functools.partial(self._state, name)
-            task = self._tasks.create_task(loop.run(), name=f"channel {name}")
-            self._levels[name] = Running(what=loop, task=task, parts=_parts(config, channel))
+            self._levels.start(name, _spec(config, channel), loop, loop.run(), f"channel {name}")
 
     def start_channels(self, config: Config, new: NewOutputs, ledger: Ledger, since: float) -> None:
         """Run the channels that were built. `since`: see `Dispatcher`."""
@@ -126,17 +124,17 @@ class Outputs:
                 clock=self._clock,
             )
             metrics.state = functools.partial(self._state, name)
-            task = self._tasks.create_task(dispatcher.run(), name=f"channel {name}")
-            self._channels[name] = Running(what=dispatcher, task=task, parts=_parts(config, config.channels[name]))
+            spec = _spec(config, config.channels[name])
+            self._channels.start(name, spec, dispatcher, dispatcher.run(), f"channel {name}")
 
     async def stop_outdated(self, config: Config, new: NewOutputs) -> None:
         """Stop what is no longer configured, and what was recreated. A level output that is no longer configured sends
         everything as ended first, within a limit."""
         stay = config.channels.keys() - new.channels.keys() - new.levels.keys()
-        outdated = {name: running.what for name, running in self._levels.items() if name not in stay}
+        outdated = {name: loop for name, loop in self._levels.all().items() if name not in stay}
         removed = outdated.keys() - new.levels.keys()
         await _within(_SETTLE, (outdated[name].retired() for name in removed))
-        await self._stop_levels(list(outdated))
+        await self._levels.stop(outdated)
         for name in removed:
             del self._active[name]
         await self._stop_channels([name for name in self._channels if name not in stay])
@@ -144,15 +142,15 @@ class Outputs:
     def offer(self, notifications: Sequence[Notification]) -> None:
         """Wake the dispatchers of what has just been committed."""
         for name in {notification.channel for notification in notifications}:
-            running = self._channels.get(name)
-            if running is not None:  # one that is being replaced reads the ledger when it starts
-                running.what.wake()
+            dispatcher = self._channels.get(name)
+            if dispatcher is not None:  # one that is being replaced reads the ledger when it starts
+                dispatcher.wake()
 
     def changed(self, alert: RowAlert, news: bool) -> None:
         """A batch of an alert was committed; see `LevelLoop.changed`."""
         for name in alert.levels:
-            if name in self._levels:
-                self._levels[name].what.changed(alert.name, news=news)
+            if (loop := self._levels.get(name)) is not None:
+                loop.changed(alert.name, news=news)
 
     def rescan(self) -> None:
         """Have every dispatcher read the outbox again."""
@@ -162,7 +160,7 @@ class Outputs:
     async def settle_levels(self) -> None:
         """Send what has just changed while the watches still know it, and stop."""
         await _within(_SETTLE, (loop.settled() for loop in self.levels.values()))
-        await self._stop_levels(list(self._levels))
+        await self._levels.stop(list(self._levels))
 
     async def drain(self) -> None:
         """Send what is ready to go, within a limit, and stop."""
@@ -170,23 +168,21 @@ class Outputs:
         await self._stop_channels(list(self._channels))
 
     def _differs(self, config: Config, channel: ChannelConfig) -> bool:
-        running = self._levels.get(channel.name) or self._channels.get(channel.name)
-        return running is None or running.parts != _parts(config, channel)
+        spec = {channel.name: _spec(config, channel)}
+        running = channel.name in self._levels or channel.name in self._channels
+        return not running or channel.name in (*self._levels.outdated(spec), *self._channels.outdated(spec))
 
     def _state(self, name: str) -> ChannelState:
         running = self._channels.get(name) or self._levels.get(name)
         backlog = self.waiting(name)
         if running is None:
             return replace(channel_state(backlog), up=False)
-        return replace(channel_state(backlog), up=running.what.delivers, state=running.what.status.value)
-
-    async def _stop_levels(self, names: Sequence[str]) -> None:
-        await cancelled([self._levels.pop(name) for name in names])
+        return replace(channel_state(backlog), up=running.delivers, state=running.status.value)
 
     async def _stop_channels(self, names: Sequence[str]) -> None:
-        stopped = [self._channels.pop(name) for name in names]
-        await _within(_DRAIN, (running.what.settled() for running in stopped))
-        await cancelled(stopped)
+        dispatchers = self._channels.all()
+        await _within(_DRAIN, (dispatchers[name].settled() for name in names))
+        await self._channels.stop(names)
 
 
 async def _within(seconds: float, ends: Iterable[Awaitable[None]]) -> None:
@@ -196,7 +192,7 @@ async def _within(seconds: float, ends: Iterable[Awaitable[None]]) -> None:
             await asyncio.gather(*ends)
 
 
-def _parts(config: Config, channel: ChannelConfig) -> object:
+def _spec(config: Config, channel: ChannelConfig) -> object:
     # What a channel sends also depends on the labels and annotations of its alerts.
     alerts = [config.alerts[name] for name in channel.routes]
     return channel, [(one.name, one.annotations, one.labels, one.static_labels, one.value) for one in alerts]

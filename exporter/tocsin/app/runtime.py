@@ -1,4 +1,4 @@
-"""What runs: the ways in, the ledger, the ways out, and the housekeeping between them; started, changed and stopped
+"""The running objects of one process: inputs, ledger, outputs and maintenance; started, replaced and stopped as a
 whole."""
 
 import asyncio
@@ -25,13 +25,13 @@ from tocsin.sources.http import Http
 
 log = structlog.get_logger(__name__)
 
-_HOUSEKEEPING = 1.0
+_MAINTENANCE_EVERY = 1.0
 _PRUNE_EVERY = 60.0
 _PRUNE_STEP = 500
 
 
 class Runtime:
-    """The objects of one process. `apply` makes them those of a configuration and leaves alone what did not change."""
+    """The objects of one process. `apply` brings them to a configuration, and keeps what did not change."""
 
     def __init__(self, tasks: asyncio.TaskGroup, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
         self.page = Page(metrics)
@@ -55,13 +55,13 @@ class Runtime:
         alerts = self.config.alerts.values() if self.config else ()
         return [status for alert in alerts if (status := self._inputs.status(alert)) is not None]
 
-    def watch(self, alert: str) -> RowPipeline | None:
-        """The watch of an alert on rows, if it runs."""
-        return self._inputs.watch(alert)
+    def rows(self, alert: str) -> RowPipeline | None:
+        """Return the pipeline of an alert on rows, if it runs."""
+        return self._inputs.rows(alert)
 
     @property
     def removed(self) -> dict[str, Backlog]:
-        """What the outbox still holds for channels that are no longer configured, by name."""
+        """What the outbox holds for channels that are no longer configured, by name."""
         if self.config is None:
             return {}
         return {name: left for name, left in sorted(self.outputs.backlog.items()) if name not in self.config.channels}
@@ -72,18 +72,18 @@ class Runtime:
         return self._inputs.warnings
 
     def receiver(self, alert: str) -> Http | None:
-        """The source that takes events for an alert over HTTP, if there is one."""
+        """Return the source that receives events for an alert over HTTP, if it has one."""
         configured = self.config.alerts.get(alert) if self.config else None
         return self._inputs.receiver(configured) if configured else None
 
     def refused_request(self, alert: str, status: int, why: str) -> None:
-        """A request for an alert over HTTP was answered with an error."""
+        """Count a request for an alert over HTTP that was answered with an error."""
         configured = self.config.alerts.get(alert) if self.config else None
         if configured is not None:
             self._inputs.refused_request(configured, status, why)
 
     async def apply(self, config: Config) -> None:
-        """Run this configuration. Raises LedgerError if it needs a ledger and there is none to be had."""
+        """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""
         if self.ledger is None and any(not build.is_level(channel) for channel in config.channels.values()):
             observe = self.metrics.ledger_commit_seconds.observe
             path = Path(config.ledger.path)
@@ -92,21 +92,21 @@ class Runtime:
         since = self._clock()
         if self.config is None:
             self._begin(config)
-            # Channels may take a second to import; the alerts need not wait for that. What is committed meanwhile is
-            # in the ledger, where a dispatcher begins.
+            # Channels may take a second to import; alerts start before that. Dispatchers find in the ledger what is
+            # committed meanwhile.
             new = await self.outputs.built(config)
         else:
-            # Channels are made before anything is stopped: a defect in one leaves everything as it was.
+            # Channels are built before anything is stopped: a defect in one changes nothing.
             new = await self.outputs.built(config)
             await self._inputs.stop_outdated(config)
             await self.outputs.stop_outdated(config, new)
-            # A watch that was stopped between its commit and its offer has left notifications in the ledger only.
+            # A pipeline that was stopped between commit and offer has notifications in the ledger only.
             self.outputs.rescan()
             self._forget_metrics(self.config, config)
             self._begin(config)
         self.outputs.start_levels(config, new, self._inputs.current)
         if self.ledger is not None:
-            await self._park_unrouted(self.ledger, config)
+            await self._dead_letter_unrouted(self.ledger, config)
             self.outputs.start_channels(config, new, self.ledger, since)
 
     def _begin(self, config: Config) -> None:
@@ -125,24 +125,24 @@ class Runtime:
     def _removed_states(self) -> Mapping[str, ChannelState]:
         return {name: channel_state(left) for name, left in self.removed.items()}
 
-    async def _park_unrouted(self, ledger: Ledger, config: Config) -> None:
+    async def _dead_letter_unrouted(self, ledger: Ledger, config: Config) -> None:
         try:
-            # A level output has no outbox: what waits under its name is of a channel that it took the place of.
+            # A level output has no outbox: pending notifications under its name are of a channel that it replaced.
             edges = [name for name, channel in config.channels.items() if not build.is_level(channel)]
-            parked = await ledger.dead_letter_unrouted(edges)
+            dead = await ledger.dead_letter_unrouted(edges)
         except LedgerError as error:
             # It can wait for the next start; the channels cannot.
             self._ledger_failed(error)
             return
-        if parked:
-            log.warning("notifications of channels no longer configured were parked", notifications=parked)
+        if dead:
+            log.warning("notifications of removed channels became dead letters", notifications=dead)
 
     def _stalled(self, why: str) -> None:
         self.stall = why
         self.ending.set()
 
     async def stop(self) -> None:
-        """The end in order: take nothing in any more, send what is ready, let go of everything."""
+        """Stop in order: inputs, then outputs after they sent what is ready, then the ledger."""
         await self.outputs.settle_levels()
         await self._inputs.stop()
         self.feed.close()
@@ -152,13 +152,13 @@ class Runtime:
         repeats.flush()
 
     async def run_maintenance(self) -> None:
-        """Until cancelled: what has to be looked at every second."""
+        """Check the ledger every second, until cancelled."""
         while True:
             if self.ledger is None:
-                self.metrics.ledger_up.set(1)  # none is needed, so none is down
+                self.metrics.ledger_up.set(1)  # no ledger is needed
             else:
                 try:
-                    await self._look_after(self.ledger)
+                    await self._maintain(self.ledger)
                 except LedgerError as error:
                     self._ledger_failed(error)
                 except Exception as error:
@@ -167,16 +167,16 @@ class Runtime:
                 else:
                     self._ledger_works()
             repeats.report()
-            await asyncio.sleep(_HOUSEKEEPING)
+            await asyncio.sleep(_MAINTENANCE_EVERY)
 
-    async def _look_after(self, ledger: Ledger) -> None:
+    async def _maintain(self, ledger: Ledger) -> None:
         self.outputs.backlog = await ledger.backlog()
         if await ledger.changed_elsewhere():
             log.info("the outbox was changed by another process; reading it again")
             self.outputs.rescan()
         if self.config is not None and self._clock() - self._pruned_at > _PRUNE_EVERY:
             before = self._clock() - self.config.ledger.history
-            # Small steps, so that no batch waits long for one.
+            # In small steps, so that batches do not wait long.
             more = True
             while more:
                 more = await ledger.prune(before, _PRUNE_STEP) == _PRUNE_STEP

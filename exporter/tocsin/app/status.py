@@ -89,10 +89,10 @@ class RunningProcess:
         return [*running, *(_removed(name, left) for name, left in self._runtime.removed.items())]
 
     def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:
-        watch = self._runtime.watch(alert)
-        if watch is None:
+        pipeline = self._runtime.rows(alert)
+        if pipeline is None:
             return []
-        return views.firings(islice(watch.firings(), limit), watch.alert, watch.columns)
+        return views.firings(islice(pipeline.firings(), limit), pipeline.alert, pipeline.columns)
 
     async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
         source, configured = self._runtime.receiver(alert), self.alert(alert)
