@@ -27,6 +27,8 @@ _Text = Annotated[str, AfterValidator(_compiles)]
 class Options(RouteOptions):
     """The options of an output that an alert may override. Texts are templates over the envelope's keys."""
 
+    templates: ClassVar[tuple[str, ...]] = ("alertname", "labels", "annotations", "generator_url")
+
     on: ClassVar[tuple[Kind, ...]] = tuple(Kind)
     interval: ClassVar[float] = 0.0
     group_by: ClassVar[tuple[str, ...]] = ()

@@ -25,6 +25,8 @@ _SCHEMA = re.compile(r"[A-Za-z0-9]+://\S")
 class Options(ChannelOptions):
     """Settings of a channel or of one alert."""
 
+    templates: ClassVar[tuple[str, ...]] = ("title", "body")
+
     secrets: ClassVar[tuple[str, ...]] = ("urls",)
 
     urls: Urls = Field(default_factory=list)

@@ -18,6 +18,8 @@ DEFAULT_PORTS: dict[Security, int] = {"none": 25, "starttls": 587, "tls": 465}
 class Options(ChannelOptions):
     """Settings of a channel or of one alert."""
 
+    templates: ClassVar[tuple[str, ...]] = ("to", "cc", "bcc", "reply_to", "subject", "text", "html")
+
     from_: str = Field(alias="from")
     """The sender: `alerts@example.com` or `Alerts <alerts@example.com>`. Message ids end in its domain."""
 

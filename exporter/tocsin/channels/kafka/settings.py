@@ -14,6 +14,8 @@ Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
 class Options(ChannelOptions):
     """Settings of a channel or of one alert."""
 
+    templates: ClassVar[tuple[str, ...]] = ("topic", "body")
+
     topic: Name | None = None
     """The topic to write to, a template over the envelope's keys, such as `alerts.{{ labels.team }}`. It must be given
     here or for the alert."""

@@ -40,6 +40,8 @@ class FromColumn(Settings):
 class Options(ChannelOptions):
     """The options of a channel that an alert may override."""
 
+    templates: ClassVar[tuple[str, ...]] = ("payload", "overrides", "actor", "tenant")
+
     workflow: Name | None = None
     """The identifier of the workflow to trigger. Required for the channel or for the alert."""
 
