@@ -15,7 +15,7 @@ from tocsin.model import Notification
 
 log = structlog.get_logger(__name__)
 
-_SMALLEST_PAGE = 100
+_SMALLEST_PAGE = 500
 """Notifications that are claimed together at least: a read for each would slow down a channel that sends one by one."""
 
 
