@@ -280,7 +280,9 @@ async def test_removed_channel_parks_pending_notifications(harness: Harness) -> 
         config["channels"] = {"pager": quick_channel(f"{other.url}/page")}
         config["alerts"]["orders"]["notify"] = ["pager"]
         await reloaded(tocsin, config)
-        await tocsin.until_logged("no longer configured were parked", "notifications=1", "level=warning")
+        await tocsin.until_logged(
+            "notifications of removed channels became dead letters", "notifications=1", "level=warning"
+        )
         [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert (dead["channel"], dead["reason"]) == ("hook", "unrouted")
         # It can be seen everywhere until nothing of it is left; what it has counted is gone.
@@ -386,7 +388,9 @@ async def test_pending_of_channel_turned_output_is_parked(harness: Harness) -> N
         config = changed(harness)
         config["channels"]["hook"] = {"type": "alertmanager", "urls": [alertmanager.url]}
         await reloaded(tocsin, config)
-        await tocsin.until_logged("no longer configured were parked", "notifications=1", "level=warning")
+        await tocsin.until_logged(
+            "notifications of removed channels became dead letters", "notifications=1", "level=warning"
+        )
         [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert (dead["channel"], dead["reason"]) == ("hook", "unrouted")
         await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
