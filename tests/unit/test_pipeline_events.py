@@ -91,9 +91,11 @@ def batch_of(*ids: str, **more: Any) -> EventBatch:
     return EventBatch(events=events, position={"p": len(ids)}, **more)
 
 
-def intake_of(source: Scripted, ledger: Any, backoff: Backoff = BACKOFF, **more: Any) -> EventPipeline:
+def intake_of(
+    source: Scripted, ledger: Any, backoff: Backoff = BACKOFF, *, keep: bool = True, **more: Any
+) -> EventPipeline:
     metrics = Metrics("0").source("posted")
-    outlets = EventOutputs(ledger=ledger, metrics=metrics, offer=lambda _: None, publish=lambda _: None)
+    outlets = EventOutputs(ledger=ledger, metrics=metrics, offer=lambda _: None, publish=lambda _: None, keep=keep)
     return EventPipeline("posted", source, [], backoff, outlets, **more)
 
 
@@ -303,3 +305,15 @@ async def test_refused_requests_show_and_change_no_state(ledger: SqliteLedger) -
         repeats.flush()
     lines = [line for line in logged if line["event"] == "request refused"]
     assert [(line["status"], line.get("repeats")) for line in lines] == [(401, None), (401, 499)]
+
+
+async def test_dry_run_leaves_events_with_their_source(ledger: SqliteLedger) -> None:
+    """Nothing is acknowledged, dead-lettered or stored as a position."""
+    source = Scripted()
+    source.unkept = source.unacknowledged = 1
+    intake = intake_of(source, ledger, keep=False)
+    source.following.put_nowait(batch_of("1"))
+    async with at_work(intake):
+        await until(lambda: intake.last_batch is not None)
+    assert (source.unkept, source.unacknowledged, source.acknowledged) == (1, 1, [])
+    assert await ledger.position("posted") == {}

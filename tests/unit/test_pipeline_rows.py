@@ -95,6 +95,19 @@ async def test_half_a_batch_under_new_columns_is_not_stored(
     assert list((await stored(ledger)).firings) == []
 
 
+async def test_new_columns_are_stored_with_the_next_snapshot(alert: RowAlert, ledger: SlowLedger) -> None:
+    """Though no row differs: later commits store rows of the new columns."""
+    source = ScriptedSource()
+    pipeline = row_pipeline(alert, source, ledger)
+    async with at_work(pipeline):
+        source.put(SNAPSHOT)
+        await until(lambda: ledger.written == 1)
+        source.columns = (*COLUMNS, Column(name="note", oid=25))
+        source.put(SourceError("gone", SourceReason.SHAPE), Batch(updates=[], frontier=20, snapshot=10))
+        await until(lambda: ledger.written == 2)
+    assert (await stored(ledger)).columns == source.columns
+
+
 def cancel_task(*_: object) -> Any:
     task = asyncio.current_task()
     assert task is not None
