@@ -81,8 +81,8 @@ Readiness (`/readyz`) is 503 while Tocsin does not see the rows of an alert, can
 With a channel that is not `up`, or an alert that is `refusing`, it is 200 with a line for each, since a restart would
 not help. `/api/v1/status` has the same in `warnings`.
 
-Log lines that would repeat (`notification parked`, `not an event`, `recipient refused`, ...) are logged in full once,
-and then at most once a minute, with the number of omitted lines in `repeats`.
+Log lines that would repeat (`notification dead-lettered`, `not an event`, `recipient refused`, ...) are logged in full
+once, and then at most once a minute, with the number of omitted lines in `repeats`.
 """
 
 

@@ -23,9 +23,9 @@ def occurrence(id_: str, *, key: str | None = None, at: int = 1000) -> Occurrenc
 
 
 async def taken(ledger: Ledger, *occurrences: Occurrence, **position: int) -> list[str | None]:
-    """Take a batch in; the ids of the events that were told."""
-    _, told = await ledger.commit_events(EventCommit(source="queue", occurrences=occurrences, position=position))
-    return [one.routed[0].row[0] for one in told]
+    """Commit a batch; the ids of the events that are no duplicates."""
+    _, new = await ledger.commit_events(EventCommit(source="queue", occurrences=occurrences, position=position))
+    return [one.routed[0].row[0] for one in new]
 
 
 async def test_position_is_kept_by_source(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
@@ -142,7 +142,7 @@ async def test_row_on_another_route_still_fires(ledger: Ledger, resolved_first: 
     await ledger.commit(replace(commit(saved=[still]), transitions=moved if resolved_first else moved[::-1]))
     episode = await only_episode(ledger)
     assert (episode.firing, episode.ended_at, episode.row) == (True, None, ("1", "page"))
-    # What was an end for one channel is none of the row, also when nobody is told of its end.
+    # What was an end for one channel is none of the row, also without a notification of its end.
     await ledger.commit(commit(gone=[still.fingerprint]))
     episode = await only_episode(ledger)
     assert (episode.firing, episode.ended_at, episode.row) == (False, None, ("1", "page"))
@@ -157,20 +157,20 @@ async def test_row_that_left_its_route_still_fires(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("phase", Phase)
 async def test_episode_fires_by_phase(ledger: Ledger, phase: Phase) -> None:
-    told = [transition("1", at=1000), transition("1", Kind.RESOLVED, at=5000, started_at=1000)]
-    await ledger.commit(commit(told, saved=[firing("1", phase=phase, started_at=1000)]))
+    transitions = [transition("1", at=1000), transition("1", Kind.RESOLVED, at=5000, started_at=1000)]
+    await ledger.commit(commit(transitions, saved=[firing("1", phase=phase, started_at=1000)]))
     episode = await only_episode(ledger)
     expected = (True, None) if phase in (Phase.FIRING, Phase.KEEPING) else (False, 5000)
     assert (episode.firing, episode.ended_at) == expected
 
 
 async def test_new_episode_keeps_end_of_previous(ledger: Ledger) -> None:
-    told = [
+    transitions = [
         transition("1", at=1000),
         transition("1", Kind.RESOLVED, at=5000, started_at=1000),
         transition("1", at=6000),
     ]
-    await ledger.commit(commit(told, saved=[firing("1", started_at=6000)]))
+    await ledger.commit(commit(transitions, saved=[firing("1", started_at=6000)]))
     found = [(one.started_at, one.ended_at, one.firing) for one in await ledger.episodes("late", 10)]
     assert found == [(6000, None, True), (1000, 5000, False)]
 

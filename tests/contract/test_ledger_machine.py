@@ -82,7 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
         frontier=st.none() | st.integers(0, 2**60),
         saved=st.sets(KEYS),
         gone=st.sets(KEYS),
-        told=st.lists(st.tuples(KEYS, st.sampled_from(KINDS), st.integers(1, 3), st.integers(1, 4)), max_size=4),
+        happened=st.lists(st.tuples(KEYS, st.sampled_from(KINDS), st.integers(1, 3), st.integers(1, 4)), max_size=4),
         replace=st.booleans(),
     )
     def commit(
@@ -92,14 +92,14 @@ class LedgerMachine(RuleBasedStateMachine):
         frontier: int | None,
         saved: set[str | None],
         gone: set[str | None],
-        told: list[tuple[str | None, Kind, int, int]],
+        happened: list[tuple[str | None, Kind, int, int]],
         replace: bool,
     ) -> None:
         self.clock.advance(1)
         firings = [firing(key, alert=alert, started_at=len(saved)) for key in saved]
         vanished = [firing(key, alert=alert).fingerprint for key in gone - saved]
         transitions = [
-            transition(key, kind, alert=alert, started_at=started_at, at=at) for key, kind, started_at, at in told
+            transition(key, kind, alert=alert, started_at=started_at, at=at) for key, kind, started_at, at in happened
         ]
         batch = commit(
             transitions, to=to, alert=alert, frontier=frontier, saved=firings, gone=vanished, replace=replace
@@ -150,10 +150,10 @@ class LedgerMachine(RuleBasedStateMachine):
             one.status, one.settled_at = Status.DROPPED, self.clock.now
 
     @rule(channels=st.sets(st.sampled_from(("hook", "mail", "new"))))
-    def park(self, channels: set[str]) -> None:
-        parked = [one for one in self._pending() if one.notification.channel not in channels]
-        assert self.do(self.ledger.dead_letter_unrouted(sorted(channels))) == len(parked)
-        for one in parked:
+    def unroute(self, channels: set[str]) -> None:
+        unrouted = [one for one in self._pending() if one.notification.channel not in channels]
+        assert self.do(self.ledger.dead_letter_unrouted(sorted(channels))) == len(unrouted)
+        for one in unrouted:
             one.status, one.settled_at = Status.DEAD, self.clock.now
 
     @rule(age=st.integers(0, 5), limit=st.integers(1, 4))

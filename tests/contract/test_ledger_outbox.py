@@ -53,6 +53,8 @@ async def test_ordering_key_is_sent_in_order(ledger: Ledger, clock: Clock) -> No
     assert await sendable(ledger) == [four]
     await ledger.retry([one.id])
     assert [head.id for head in await sendable(ledger)] == [one.id]
+    await ledger.settle([settlement(one, Status.PENDING, not_before=clock.now + 5)])
+    assert await sendable(ledger) == []
 
 
 async def test_released_key_does_not_hold_back_others(ledger: Ledger, clock: Clock) -> None:

@@ -337,7 +337,7 @@ async def test_many_dead_letters_are_two_lines_a_reason(harness: DispatcherHarne
         await harness.quiet()
         await harness.stop()
     assert {*await harness.statuses(*ids)} == {Status.DEAD}
-    parked = [(line["reason"], line.get("repeats")) for line in logged if line["event"] == "notification parked"]
+    lines = [(line["reason"], line.get("repeats")) for line in logged if line["event"] == "notification dead-lettered"]
     expected = [("not_found", None), ("not_found", 249), ("template", None), ("template", 249)]
-    assert sorted(parked, key=str) == sorted(expected, key=str)
-    assert [line["event"] for line in logged if line["event"] != "notification parked"] == ["channel refusing"]
+    assert sorted(lines, key=str) == sorted(expected, key=str)
+    assert [line["event"] for line in logged if line["event"] != "notification dead-lettered"] == ["channel refusing"]

@@ -40,7 +40,7 @@ class Recorder:
         self._metrics = metrics
         self._backoff = backoff
         self._chance = chance
-        self._dead = Repeats(log, "notification parked", monotonic=monotonic)
+        self._dead = Repeats(log, "notification dead-lettered", monotonic=monotonic)
         self._queue: list[Settlement] = []
         self._writing = False
         self._added = asyncio.Event()
