@@ -63,7 +63,7 @@ def _beyond(broker: Kafka, out: str, count: float) -> bool:
     return len(told(broker, out)) > count
 
 
-async def test_each_record_is_told_under_one_id_whenever_tocsin_is_killed(tmp_path: Path) -> None:
+async def test_each_record_keeps_one_id_after_kills(tmp_path: Path) -> None:
     broker = shared_kafka()
     orders, out = new_topic(broker, "orders", partitions=3), new_topic(broker, "out")
     config = configured(tmp_path, broker, orders, out)
@@ -80,7 +80,7 @@ async def test_each_record_is_told_under_one_id_whenever_tocsin_is_killed(tmp_pa
     assert all(len(ids) == 1 for ids in told(broker, out).values())
 
 
-async def test_a_broker_that_dies_in_between_costs_nothing_and_shows(tmp_path: Path) -> None:
+async def test_broker_restart_loses_nothing_and_is_visible(tmp_path: Path) -> None:
     with kafka(tmp_path) as broker:
         broker.start()
         make_topic(broker, "orders")
@@ -98,7 +98,7 @@ async def test_a_broker_that_dies_in_between_costs_nothing_and_shows(tmp_path: P
         assert all(len(ids) == 1 for ids in told(broker, "out").values())
 
 
-async def test_a_compacted_topic_is_a_gauge_and_what_ended_while_tocsin_was_away_resolves(tmp_path: Path) -> None:
+async def test_compacted_topic_is_gauge_and_resolves_after_restart(tmp_path: Path) -> None:
     broker = shared_kafka()
     late = new_topic(broker, "late", cleanup_policy="compact")
     firing = new_topic(broker, "firing", cleanup_policy="compact")

@@ -110,9 +110,7 @@ def discreet(tocsin: TocsinProcess) -> bool:
     return not any(part in said for part in ("Traceback", PASSWORD[:6], "p%40ss", "never retrieved"))
 
 
-async def test_each_type_of_a_message_is_delivered_on_its_own_and_one_that_fails_is_tried_again_alone(
-    scenario: Scenario, other: Peer
-) -> None:
+async def test_each_alert_type_is_delivered_and_retried_independently(scenario: Scenario, other: Peer) -> None:
     scenario.receiver.script(*[Answer(status=503)] * 3)
     async with run(scenario) as tocsin:
         await tocsin.until_ready()
@@ -128,9 +126,7 @@ async def test_each_type_of_a_message_is_delivered_on_its_own_and_one_that_fails
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["with message_id", "without"])
-async def test_after_a_kill_every_message_is_told_and_with_a_message_id_exactly_once(
-    scenario: Scenario, other: Peer, named: bool
-) -> None:
+async def test_kill_loses_no_message_and_repeats_no_id(scenario: Scenario, other: Peer, named: bool) -> None:
     async with run(scenario) as tocsin:
         await tocsin.until_ready()
         sending = asyncio.gather(
@@ -152,9 +148,7 @@ async def test_after_a_kill_every_message_is_told_and_with_a_message_id_exactly_
             assert len(scenario.numbers) >= 300
 
 
-async def test_what_is_in_the_ledger_and_not_acknowledged_when_it_is_killed_is_told_once(
-    scenario: Scenario, other: Peer
-) -> None:
+async def test_stored_unacknowledged_message_is_sent_once_after_kill(scenario: Scenario, other: Peer) -> None:
     async with run(scenario) as tocsin:
         await tocsin.until_ready()
         assert await tocsin.stop() == 0
@@ -180,9 +174,7 @@ async def test_what_is_in_the_ledger_and_not_acknowledged_when_it_is_killed_is_t
     assert len(scenario.receiver.requests) == 1
 
 
-async def test_what_cannot_be_used_is_a_dead_letter_with_its_reason_and_holds_up_nothing(
-    scenario: Scenario, other: Peer
-) -> None:
+async def test_unusable_message_is_dead_lettered_and_blocks_nothing(scenario: Scenario, other: Peer) -> None:
     async with run(scenario) as tocsin:
         await tocsin.until_ready()
         bad = [b"not JSON", {"message": {"alertTypes": ["sms"]}}, message("sms", "fax", n=1), {"n": 2}, b""]
@@ -199,7 +191,7 @@ async def test_what_cannot_be_used_is_a_dead_letter_with_its_reason_and_holds_up
         assert await tocsin.ready() == ""
 
 
-async def test_a_message_may_say_to_whom_and_under_which_subject_it_goes(scenario: Scenario, other: Peer) -> None:
+async def test_message_sets_recipients_and_subject(scenario: Scenario, other: Peer) -> None:
     async with run(scenario) as tocsin:
         await tocsin.until_ready()
         await other.send(
@@ -216,9 +208,7 @@ async def test_a_message_may_say_to_whom_and_under_which_subject_it_goes(scenari
     ]
 
 
-async def test_a_mail_that_is_refused_or_slow_is_seen_and_holds_up_neither_the_queue_nor_other_channels(
-    scenario: Scenario, other: Peer
-) -> None:
+async def test_slow_or_refused_mail_blocks_nothing_else(scenario: Scenario, other: Peer) -> None:
     scenario.mail.script("DATA", *[HANG] * 4)
     scenario.config["channels"]["mail"]["timeout"] = "8s"  # the fourth hangs before the first is given up
     async with run(scenario) as tocsin:
@@ -232,9 +222,7 @@ async def test_a_mail_that_is_refused_or_slow_is_seen_and_holds_up_neither_the_q
         await until_some(lambda: tocsin.metric("tocsin_channel_dead_letters", channel="mail"), "dead letters")
 
 
-async def test_without_a_broker_it_tries_again_says_so_and_begins_when_there_is_one(
-    tmp_path: Path, scenario: Scenario
-) -> None:
+async def test_missing_broker_is_reported_and_retried(tmp_path: Path, scenario: Scenario) -> None:
     (tmp_path / "broker").mkdir()
     with rabbitmq(tmp_path / "broker") as own:
         scenario.source["port"] = own.port
@@ -266,7 +254,7 @@ async def test_process_ends_with_status_after_give_up_after(tmp_path: Path, scen
         assert discreet(tocsin)
 
 
-async def test_no_password_is_said_at_any_level_whatever_fails(scenario: Scenario, other: Peer) -> None:
+async def test_password_never_appears_in_any_output(scenario: Scenario, other: Peer) -> None:
     wrong = quote(f"{PASSWORD}-wrong", safe="")
     for name in ("host", "port", "user", "password"):
         del scenario.source[name]
@@ -286,7 +274,7 @@ async def test_no_password_is_said_at_any_level_whatever_fails(scenario: Scenari
         assert discreet(tocsin)
 
 
-async def test_what_differs_in_the_broker_is_told_until_it_is_mended(scenario: Scenario, other: Peer) -> None:
+async def test_different_queue_is_reported_until_fixed(scenario: Scenario, other: Peer) -> None:
     await other.channel.declare_queue(scenario.queue, durable=False)
     async with run(scenario) as tocsin:
         await tocsin.until_not_ready(f"the queue {scenario.queue} exists with another durable")
@@ -294,7 +282,7 @@ async def test_what_differs_in_the_broker_is_told_until_it_is_mended(scenario: S
         await tocsin.until_ready()
 
 
-async def test_the_history_of_a_message_can_be_asked_for(scenario: Scenario, other: Peer) -> None:
+async def test_history_of_message_can_be_queried(scenario: Scenario, other: Peer) -> None:
     scenario.receiver.script(Answer(status=500, body=b"later"))
     async with run(scenario) as tocsin:
         await tocsin.until_ready()
@@ -308,9 +296,7 @@ async def test_the_history_of_a_message_can_be_asked_for(scenario: Scenario, oth
     assert "hook: 1 delivered" in output
 
 
-async def test_the_example_for_those_who_come_from_alertman_runs_on_its_environment_and_queue(
-    scenario: Scenario, other: Peer
-) -> None:
+async def test_alertman_migration_example_runs_with_its_environment(scenario: Scenario, other: Peer) -> None:
     # As it declares them: a topic exchange that is not durable, and a durable queue without arguments.
     exchange = await other.channel.declare_exchange("dummy-exchange", "topic")
     queue = await other.channel.declare_queue("dummy_alerts_queue", durable=True)

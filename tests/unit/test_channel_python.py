@@ -30,7 +30,7 @@ def named_message(message: Envelope) -> str:
 # What it is called with.
 
 
-async def test_a_handler_gets_what_its_signature_asks_for() -> None:
+async def test_handler_gets_arguments_of_its_signature() -> None:
     made = channel(
         f"{__name__}:asking",
         arguments={"room": "ops"},
@@ -50,7 +50,7 @@ async def test_a_handler_gets_what_its_signature_asks_for() -> None:
         ({"arguments": {"room": "x", "colour": "red"}}, "got an unexpected keyword argument 'colour'"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused_for_each_alert(settings: dict[str, Any], why: str) -> None:
+def test_unfit_arguments_are_refused_per_alert(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError) as found:
         channel(f"{__name__}:asking", **settings)
     [problem] = found.value.problems
@@ -59,7 +59,7 @@ def test_arguments_that_do_not_fit_are_refused_for_each_alert(settings: dict[str
     assert problem.message.endswith(why)
 
 
-async def test_what_a_handler_changes_is_its_own() -> None:
+async def test_changes_by_handler_do_not_leak() -> None:
     seen = []
 
     def greedy(envelope: Envelope, message: Message, *, bag: list[str]) -> bool:
@@ -76,7 +76,7 @@ async def test_what_a_handler_changes_is_its_own() -> None:
     assert what.envelope == message().envelope
 
 
-async def test_no_secret_argument_is_told() -> None:
+async def test_secret_argument_is_redacted() -> None:
     def talkative(envelope: Envelope, *, token: str) -> None:
         raise ValueError(f"the token {token} is bad")
 
@@ -119,7 +119,7 @@ class Wordless(Exception):  # noqa: N818
         (False, Retry(Reason.NOT_PROCESSED, "the handler returned False")),
     ],
 )
-async def test_what_a_handler_returns_is_heeded(returned: object, result: Result) -> None:
+async def test_return_value_decides_result(returned: object, result: Result) -> None:
     async def later(envelope: Envelope) -> object:
         return returned
 
@@ -152,13 +152,13 @@ async def test_what_a_handler_returns_is_heeded(returned: object, result: Result
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_what_a_handler_raises_is_heeded(
+async def test_exception_decides_result(
     raised: Callable[[BaseException], Callable[..., Any]], error: BaseException, result: Result
 ) -> None:
     assert await sent(channel(raised(error))) == result
 
 
-async def test_an_exception_is_told_in_one_short_line_and_its_traceback_to_the_debug_log(
+async def test_exception_becomes_one_line_with_debug_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)

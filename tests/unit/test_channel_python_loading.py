@@ -108,7 +108,7 @@ def no_calls() -> None:
         "partial_coroutine",
     ],
 )
-async def test_whatever_can_be_called_with_one_argument_is_a_handler(name: str) -> None:
+async def test_any_callable_of_one_argument_is_handler(name: str) -> None:
     what = message()
     made = channel(f"{__name__}:{name}")
     assert await sent(made, what) == Delivered()
@@ -132,7 +132,7 @@ async def test_whatever_can_be_called_with_one_argument_is_a_handler(name: str) 
         ("unknown", "no installed package has an entry point 'unknown' in the group tocsin.handlers (found: none)"),
     ],
 )
-def test_what_is_no_handler_is_refused_with_the_reason(handler: str, why: str) -> None:
+def test_invalid_handler_is_refused_with_reason(handler: str, why: str) -> None:
     text = refused(handler=handler)
     assert text.startswith("channels.own.handler: ")
     assert why in text
@@ -141,16 +141,16 @@ def test_what_is_no_handler_is_refused_with_the_reason(handler: str, why: str) -
 
 
 @pytest.mark.parametrize("handler", ["", "a b", "a:", ":f", "a:b:c", "../a:f", "a:f()", "a:1"])
-def test_a_name_that_can_be_none_is_refused_without_importing_anything(handler: str) -> None:
+def test_malformed_handler_name_is_refused_without_import(handler: str) -> None:
     with pytest.raises(ValueError, match="handler"):
         Config(type="python", handler=handler)
 
 
-def test_reading_the_configuration_imports_nothing() -> None:
+def test_reading_configuration_does_not_import_handler() -> None:
     assert Config(type="python", handler="no_such_module:f").handler == "no_such_module:f"
 
 
-def test_a_module_that_fails_is_told_in_one_line_and_its_traceback_to_the_debug_log(tmp_path: Path) -> None:
+def test_failed_import_becomes_one_line_with_debug_traceback(tmp_path: Path) -> None:
     (tmp_path / "failing_handlers.py").write_text("import sys\nsys.exit('not\\ntoday')\n")
     with capture_logs() as logged:
         text = refused(handler="failing_handlers:f", path=str(tmp_path))
@@ -158,7 +158,7 @@ def test_a_module_that_fails_is_told_in_one_line_and_its_traceback_to_the_debug_
     assert [(line["log_level"], line["exc_info"]) for line in logged] == [("debug", True)]
 
 
-def test_a_local_module_is_found_in_its_directory_and_takes_no_other_ones_place(tmp_path: Path) -> None:
+def test_local_module_does_not_shadow_installed_modules(tmp_path: Path) -> None:
     (tmp_path / "local_handlers.py").write_text("def f(envelope): ...\n")
     (tmp_path / "antigravity.py").write_text("def f(envelope): ...\n")
     assert repr(channel("local_handlers:f", path=str(tmp_path))) == "Python('own')"
@@ -169,7 +169,7 @@ def test_a_local_module_is_found_in_its_directory_and_takes_no_other_ones_place(
     sys.path.remove(str(tmp_path))
 
 
-async def test_an_entry_point_of_a_package_is_a_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_entry_point_of_package_is_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "pager-1.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: pager\nVersion: 1\n")
@@ -183,7 +183,7 @@ async def test_an_entry_point_of_a_package_is_a_handler(tmp_path: Path, monkeypa
     assert importlib.metadata.entry_points(group="tocsin.handlers").names == {"page", "same"}
 
 
-def test_a_handler_without_a_name_is_no_trouble() -> None:
+def test_handler_without_name_attribute_loads() -> None:
     for name in ("kept", "partial", "awaited"):
         assert not hasattr(globals()[name], "__name__")
         channel(f"{__name__}:{name}")

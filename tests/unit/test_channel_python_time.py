@@ -49,7 +49,7 @@ def stuck() -> Iterator[Stuck]:
     made.go.set()
 
 
-async def test_a_handler_that_hangs_is_timed_out_and_its_thread_counted_as_occupied(stuck: Stuck) -> None:
+async def test_hanging_handler_times_out_and_keeps_slot(stuck: Stuck) -> None:
     made = channel(stuck, timeout="20ms", concurrency=2)
     with capture_logs() as logged:
         assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
@@ -60,7 +60,7 @@ async def test_a_handler_that_hangs_is_timed_out_and_its_thread_counted_as_occup
     await made.close()
 
 
-async def test_one_notification_is_never_in_two_calls_at_once(stuck: Stuck) -> None:
+async def test_notification_is_never_called_twice_concurrently(stuck: Stuck) -> None:
     made = channel(stuck, timeout="20ms")
     await sent(made)
     again = await sent(made)
@@ -70,7 +70,7 @@ async def test_one_notification_is_never_in_two_calls_at_once(stuck: Stuck) -> N
     await made.close()
 
 
-async def test_when_all_threads_hang_the_channel_says_so_and_begins_no_more(stuck: Stuck) -> None:
+async def test_no_call_starts_while_all_threads_hang(stuck: Stuck) -> None:
     made = channel(stuck, timeout="20ms", concurrency=2)
     await made.send([message(key="1"), message(key="2")])
     before = threading.active_count()
@@ -85,7 +85,7 @@ async def test_when_all_threads_hang_the_channel_says_so_and_begins_no_more(stuc
     await made.close()
 
 
-async def test_what_a_late_call_said_is_the_answer_to_the_next_attempt(stuck: Stuck) -> None:
+async def test_result_of_late_call_answers_next_attempt(stuck: Stuck) -> None:
     made = channel(stuck, timeout="20ms")
     stuck.answer = "ticket 17"
     await sent(made)
@@ -98,7 +98,7 @@ async def test_what_a_late_call_said_is_the_answer_to_the_next_attempt(stuck: St
     await made.close()
 
 
-async def test_there_are_never_more_threads_than_concurrency() -> None:
+async def test_threads_never_exceed_concurrency() -> None:
     stuck = Stuck()
     made = channel(stuck, concurrency=3)
     sending = asyncio.create_task(made.send([message(key=str(number)) for number in range(9)]))
@@ -109,7 +109,7 @@ async def test_there_are_never_more_threads_than_concurrency() -> None:
     await made.close()
 
 
-async def test_an_async_handler_that_exceeds_its_time_is_cancelled() -> None:
+async def test_async_handler_is_cancelled_at_timeout() -> None:
     ended = []
 
     async def slow(envelope: Envelope) -> None:
@@ -124,7 +124,7 @@ async def test_an_async_handler_that_exceeds_its_time_is_cancelled() -> None:
     assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
 
 
-async def test_an_async_handler_whose_attempt_is_given_up_is_cancelled_once() -> None:
+async def test_async_handler_of_cancelled_attempt_is_cancelled_once() -> None:
     said = []
 
     async def slow(envelope: Envelope) -> None:
@@ -144,7 +144,7 @@ async def test_an_async_handler_whose_attempt_is_given_up_is_cancelled_once() ->
     assert said == ["begun", "ended"]
 
 
-async def test_a_call_waits_for_room_for_a_part_of_its_time_only(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_waits_for_slot_within_limit(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.channels.python.channel._SLOT_TIMEOUT", 0.02)
     made = channel(stuck, timeout="20s", concurrency=1)
     first = asyncio.create_task(sent(made))
@@ -157,7 +157,7 @@ async def test_a_call_waits_for_room_for_a_part_of_its_time_only(stuck: Stuck, m
     await made.close()
 
 
-def test_the_dispatcher_gives_a_call_all_of_the_time_that_it_may_take() -> None:
+def test_dispatcher_grace_exceeds_slot_and_cancel_timeouts() -> None:
     assert python_channel._SLOT_TIMEOUT + python_channel._CANCEL_TIMEOUT < sending._GRACE
 
 
@@ -176,7 +176,7 @@ class Awaited:
             self.said.append("ended")
 
 
-async def test_a_coroutine_that_a_handler_returns_is_cancelled_when_its_time_is_up() -> None:
+async def test_returned_coroutine_is_cancelled_at_timeout() -> None:
     awaited = Awaited()
     made = channel(lambda _: awaited.coroutine(), timeout="1s")
     for _ in range(2):
@@ -185,7 +185,7 @@ async def test_a_coroutine_that_a_handler_returns_is_cancelled_when_its_time_is_
     assert awaited.said == ["begun", "ended"] * 2
 
 
-async def test_a_future_that_a_handler_returns_is_cancelled_when_its_time_is_up() -> None:
+async def test_returned_future_is_cancelled_at_timeout() -> None:
     awaited = Awaited()
     made = channel(lambda _: awaited.future, timeout="1s")
     assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 1 s")
@@ -193,7 +193,7 @@ async def test_a_future_that_a_handler_returns_is_cancelled_when_its_time_is_up(
 
 
 @pytest.mark.parametrize("what", ["coroutine", "future"])
-async def test_what_a_handler_returns_when_its_time_is_up_is_not_awaited(stuck: Stuck, what: str) -> None:
+async def test_awaitable_returned_after_timeout_is_not_awaited(stuck: Stuck, what: str) -> None:
     awaited = Awaited()
     stuck.answer = awaited.coroutine() if what == "coroutine" else awaited.future
     made = channel(stuck, timeout="20ms")
@@ -206,7 +206,7 @@ async def test_what_a_handler_returns_when_its_time_is_up_is_not_awaited(stuck: 
     assert await sent(made) == Delivered("ticket 17")
 
 
-async def test_an_async_handler_that_will_not_be_cancelled_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_uncancellable_async_handler_keeps_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.channels.python.channel._CANCEL_TIMEOUT", 0.01)
     go = asyncio.Event()
 
@@ -229,7 +229,7 @@ async def test_an_async_handler_that_will_not_be_cancelled_keeps_its_place(monke
 # The end.
 
 
-async def test_the_end_waits_for_calls_under_way(stuck: Stuck) -> None:
+async def test_close_waits_for_running_calls(stuck: Stuck) -> None:
     made = channel(stuck)
     sending = asyncio.create_task(made.send([message()]))
     await until(lambda: stuck.at_once)
@@ -241,7 +241,7 @@ async def test_the_end_waits_for_calls_under_way(stuck: Stuck) -> None:
     assert await sending == [Delivered()]
 
 
-async def test_what_is_awaited_is_cancelled_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_close_cancels_awaited_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.channels.python.channel._DRAIN", 0.02)
     awaited = Awaited()
     made = channel(lambda _: awaited.coroutine())
@@ -252,7 +252,7 @@ async def test_what_is_awaited_is_cancelled_at_the_end(monkeypatch: pytest.Monke
     assert isinstance((await sending)[0], Retry)
 
 
-async def test_the_end_does_not_wait_for_ever(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_close_abandons_hanging_handlers(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.channels.python.channel._DRAIN", 0.02)
     made = channel(stuck, timeout="20ms")
     with capture_logs() as logged:

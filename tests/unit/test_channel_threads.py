@@ -9,7 +9,7 @@ from support.waiting import until
 from tocsin.channels.threads import Threads
 
 
-async def test_work_goes_to_an_idle_thread_and_only_else_to_a_new_one() -> None:
+async def test_idle_thread_is_reused_before_new_one() -> None:
     threads = Threads("test")
     assert len({await threads.run(threading.get_ident) for _ in range(5)}) == 1
     both = threading.Barrier(2)
@@ -17,7 +17,7 @@ async def test_work_goes_to_an_idle_thread_and_only_else_to_a_new_one() -> None:
     threads.close()
 
 
-async def test_nothing_waits_behind_work_that_hangs_and_that_nobody_waits_for_any_more() -> None:
+async def test_cancelled_hanging_work_does_not_block_others() -> None:
     threads = Threads("test")
     begun, go = threading.Event(), threading.Event()
 
@@ -35,7 +35,7 @@ async def test_nothing_waits_behind_work_that_hangs_and_that_nobody_waits_for_an
     threads.close()
 
 
-async def test_a_thread_ends_when_it_is_closed_and_its_work_is_done() -> None:
+async def test_thread_ends_after_close() -> None:
     threads = Threads("test-ending")
     await threads.run(lambda: None)
     threads.close()
@@ -43,7 +43,7 @@ async def test_a_thread_ends_when_it_is_closed_and_its_work_is_done() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, StopIteration, asyncio.CancelledError])
-async def test_work_that_raises_costs_no_thread_and_is_told_as_a_runtime_error(error: type[BaseException]) -> None:
+async def test_raising_work_becomes_runtime_error_and_keeps_thread(error: type[BaseException]) -> None:
     threads = Threads("test")
     thread = await threads.run(threading.get_ident)
 

@@ -32,24 +32,24 @@ def loaded(directory: Path, channel: dict[str, Any], **more: Any) -> Config:
 
 
 @pytest.mark.parametrize("word", ["False", "false", "FALSE", "no", "off", "0"])
-def test_a_word_that_means_no_is_never_taken_for_yes(word: str, tmp_path: Path) -> None:
+def test_word_for_no_is_read_as_false(word: str, tmp_path: Path) -> None:
     assert loaded(tmp_path, {"type": "console"}, web={"admin": word}).web.admin is False
 
 
 @pytest.mark.parametrize("word", ["", "perhaps", "None"])
-def test_a_word_that_means_neither_yes_nor_no_is_refused(word: str, tmp_path: Path) -> None:
+def test_unclear_boolean_word_is_refused(word: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"web\.admin"):
         loaded(tmp_path, {"type": "console"}, web={"admin": word})
 
 
 @pytest.mark.parametrize("word", ["False", "no", "", "ssl"])
-def test_how_mail_is_secured_is_one_of_three_words(word: str, tmp_path: Path) -> None:
+def test_unknown_mail_security_is_refused(word: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"channels\.one\.security"):
         loaded(tmp_path, {**MAIL, "security": word})
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_no_attempt_at_all_is_refused_instead_of_read_as_one(number: int, tmp_path: Path) -> None:
+def test_max_attempts_below_one_is_refused(number: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"channels\.one\.max_attempts"):
         loaded(tmp_path, {"type": "console", "max_attempts": number})
     assert loaded(tmp_path, {"type": "console", "max_attempts": 1}).channels["one"].settings.max_attempts == 1
@@ -67,14 +67,14 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(PACKAGE).as_posix())
-def test_no_module_reads_the_environment_when_it_is_imported(file: Path) -> None:
+def test_import_does_not_read_the_environment(file: Path) -> None:
     read = {
         each.attr for each in at_import(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(each, ast.Attribute)
     }
     assert read & {"environ", "getenv"} == set()
 
 
-def test_the_oldest_python_that_is_promised_is_the_one_that_is_checked() -> None:
+def test_oldest_promised_python_is_the_checked_one() -> None:
     project = tomllib.loads((ROOT / "exporter" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     oldest = project["requires-python"].removeprefix(">=")

@@ -40,7 +40,7 @@ def test_five_thousand_lines_become_two(clock: Clock) -> None:
     ]
 
 
-def test_a_flood_is_counted_every_minute(clock: Clock) -> None:
+def test_flood_is_counted_every_minute(clock: Clock) -> None:
     """The counts add up, also where no one asks for a report."""
     line = Repeats(log, "parked", monotonic=clock)
     with capture_logs() as logged:
@@ -67,7 +67,7 @@ def test_each_kind_has_its_first_line(clock: Clock) -> None:
     assert {entry["log_level"] for entry in logged} == {"error"}
 
 
-def test_a_line_after_a_quiet_minute_is_full_again(clock: Clock) -> None:
+def test_line_after_quiet_minute_is_complete(clock: Clock) -> None:
     """A kind that ended begins again, with its details and its traceback."""
     line = Repeats(log, "failed", monotonic=clock)
     with capture_logs() as logged:
@@ -99,7 +99,7 @@ def add_a_thousand(line: Repeats) -> None:
         line.add()
 
 
-def test_threads_lose_no_count(clock: Clock) -> None:
+def test_concurrent_threads_lose_no_count(clock: Clock) -> None:
     """What four threads add at once is all counted."""
     line = Repeats(log, "refused", monotonic=clock)
     with capture_logs() as logged:

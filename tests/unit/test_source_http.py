@@ -102,30 +102,28 @@ async def underway(source: Http, body: Body, pieces: int) -> "asyncio.Task[int]"
         ({"token": None, "signing_secret": SIGNING}, {**signed(b"{}"), "webhook-signature": "v2,x"}),
     ],
 )
-async def test_of_a_request_whose_headers_are_wrong_nothing_is_read(
-    given: dict[str, Any], headers: Mapping[str, str]
-) -> None:
+async def test_body_is_not_read_with_invalid_headers(given: dict[str, Any], headers: Mapping[str, str]) -> None:
     body = Body(b"{}")
     async with opened(**given) as source:
         assert await refused(source, headers, body) == 401
     assert body.read == 0
 
 
-async def test_a_signature_that_only_looks_right_is_refused_and_a_right_one_is_taken() -> None:
+async def test_only_valid_signature_is_accepted() -> None:
     async with taking(token=None, signing_secret=SIGNING) as source:
         assert await refused(source, signed(b"{}", secret=OTHER), Body(b"{}")) == 401
         assert await refused(source, signed(b"{}"), Body(b"[{}]")) == 401
         assert await source.receive("orders", signed(b"{}"), Body(b"{", b"}")) == 1
 
 
-async def test_nothing_is_read_while_nobody_can_take_it() -> None:
+async def test_body_is_not_read_while_source_is_closed() -> None:
     source, body = kind.build("posted", settings()), Body(b"{}")
     with pytest.raises(SourceError, match="cannot store events now"):
         await source.receive("orders", SHOWN, body)
     assert body.read == 0
 
 
-async def test_what_is_being_read_when_the_source_closes_is_told_to_come_again() -> None:
+async def test_close_answers_pending_requests_with_retry() -> None:
     async with opened() as source:
         body = Body(b"{}", stays=True)
         waiting = await underway(source, Body(b"{}"), 1)
@@ -135,7 +133,7 @@ async def test_what_is_being_read_when_the_source_closes_is_told_to_come_again()
     reading.cancel()
 
 
-async def test_a_body_is_read_no_further_than_its_limit() -> None:
+async def test_body_is_read_up_to_its_limit() -> None:
     async with taking(max_body=10) as source:
         body = Body(b"[{", b" " * 6, b"}]")
         assert await source.receive("orders", SHOWN, body) == 1
@@ -145,7 +143,7 @@ async def test_a_body_is_read_no_further_than_its_limit() -> None:
 
 
 @pytest.mark.parametrize(("announced", "status"), [("11", 413), ("9" * 5000, 413), ("10", None), ("nonsense", None)])
-async def test_a_body_that_announces_itself_as_too_long_is_not_read(announced: str, status: int | None) -> None:
+async def test_body_with_too_large_content_length_is_unread(announced: str, status: int | None) -> None:
     body = Body(b"[{}]")
     async with taking(max_body=10) as source:
         headers = {**SHOWN, "content-length": announced}
@@ -156,14 +154,14 @@ async def test_a_body_that_announces_itself_as_too_long_is_not_read(announced: s
     assert body.read == (0 if status else 1)
 
 
-async def test_a_body_that_does_not_come_to_an_end_is_given_up() -> None:
+async def test_unfinished_body_times_out() -> None:
     body = Body(b"{", stays=True)
     async with opened(read_timeout="1ms") as source:
         assert await refused(source, SHOWN, body) == 408
     assert body.read == 2
 
 
-async def test_what_waits_in_all_is_bounded_and_there_is_room_again_once_it_is_answered() -> None:
+async def test_total_size_of_pending_bodies_is_bounded() -> None:
     async with opened(max_body=10, max_waiting=20) as source:
         reading = [await underway(source, Body(b" " * 8, stays=True), 2) for _ in range(2)]
         fits = await underway(source, Body(b"{}"), 1)
@@ -185,14 +183,14 @@ async def test_what_waits_in_all_is_bounded_and_there_is_room_again_once_it_is_a
     ("headers", "body", "status"),
     [(SHOWN, b"[1]", 400), (SHOWN, b" " * 11, 413), ({}, b"{}", 401)],
 )
-async def test_a_refused_request_takes_no_room(headers: Mapping[str, str], body: bytes, status: int) -> None:
+async def test_refused_request_releases_its_bytes(headers: Mapping[str, str], body: bytes, status: int) -> None:
     async with taking(max_body=10, max_waiting=10) as source:
         for _ in range(5):
             assert await refused(source, headers, Body(body)) == status
         assert await source.receive("orders", SHOWN, Body(b'{"a": 100}')) == 1
 
 
-async def test_the_number_of_requests_under_way_is_bounded() -> None:
+async def test_number_of_pending_requests_is_bounded() -> None:
     async with opened() as source:
         waiting = [asyncio.create_task(source.receive("orders", SHOWN, Body(b"{}"))) for _ in range(10_000)]
         await asyncio.sleep(0)
@@ -205,7 +203,7 @@ async def test_the_number_of_requests_under_way_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(("length", "same"), [(1_000, True), (1_000_000, False)])
-async def test_a_long_body_is_understood_in_another_thread(length: int, same: bool) -> None:
+async def test_long_body_is_parsed_in_another_thread(length: int, same: bool) -> None:
     threads: list[int] = []
 
     class Headers(dict[str, str]):
@@ -239,7 +237,7 @@ async def test_a_long_body_is_understood_in_another_thread(length: int, same: bo
         ({"read_timeout": "0"}, "longer than 0"),
     ],
 )
-def test_a_bad_setting_is_refused_with_its_reason(given: dict[str, Any], words: str) -> None:
+def test_invalid_setting_is_refused_with_reason(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words) as raised:
         settings(**given)
     shown: Sequence[object] = [given.get("token"), SIGNING]

@@ -48,7 +48,7 @@ BODIES = st.one_of(
 
 
 @given(BODIES)
-def test_whatever_a_message_holds_it_brings_events_or_a_reason(body: bytes) -> None:
+def test_any_message_yields_events_or_a_reason(body: bytes) -> None:
     try:
         found = events(message(body), "id", Config.model_validate(WHOLE), lambda: 1.0)
     except Unreadable as why:
@@ -66,7 +66,7 @@ def test_whatever_a_message_holds_it_brings_events_or_a_reason(body: bytes) -> N
     st.lists(st.sampled_from(["equal", "other"]), max_size=8),
     st.lists(st.tuples(st.integers(0, 8), st.lists(st.sampled_from(["equal", "other"]), max_size=3)), max_size=4),
 )
-def test_over_lost_connections_no_two_messages_get_one_id_and_each_keeps_its_own(
+def test_ids_are_unique_and_stable_across_reconnects(
     first: list[str], connections: list[tuple[int, list[str]]]
 ) -> None:
     """A server with one consumer: what was not acknowledged comes back first and marked, then what is new."""
@@ -92,7 +92,7 @@ def test_over_lost_connections_no_two_messages_get_one_id_and_each_keeps_its_own
     assert Counter(told.values()) == sent
 
 
-def test_a_made_up_id_is_not_given_to_a_message_that_comes_after_a_new_one() -> None:
+def test_generated_id_is_not_reused_after_new_message() -> None:
     """The one that it belonged to went to another consumer: an equal one, much later, is news."""
     identities = Identities()
     first = identities.of(message(tag=1))
@@ -101,7 +101,7 @@ def test_a_made_up_id_is_not_given_to_a_message_that_comes_after_a_new_one() -> 
     assert identities.of(message(tag=2, redelivered=True)) != first
 
 
-def test_the_id_that_a_message_brings_is_its_identity() -> None:
+def test_message_id_property_is_the_identity() -> None:
     assert Identities().of(message(id_="mine")) == "mine"
 
 
@@ -133,7 +133,7 @@ def test_the_id_that_a_message_brings_is_its_identity() -> None:
         ({"queue_arguments": {"x-delivery-limit": -1}}, "set queue_type: quorum"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_in_one_sentence(changes: dict[str, Any], says: str) -> None:
+def test_contradicting_settings_are_refused_with_reason(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Config.model_validate({name: value for name, value in {**WHOLE, **changes}.items() if value is not None})
     assert says in str(caught.value)
@@ -154,7 +154,7 @@ def test_settings_that_cannot_work_are_refused_in_one_sentence(changes: dict[str
         "amqp://u:s3cret-word@[h",
     ],
 )
-def test_an_url_that_is_none_is_refused_without_a_word_of_it(url: str) -> None:
+def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Config.model_validate({"url": url, "queue": "q"})
     assert "s3cret" not in str(caught.value)
@@ -172,6 +172,6 @@ def test_an_url_that_is_none_is_refused_without_a_word_of_it(url: str) -> None:
         ("amqps://u:p@h:1/v", ("h", 1, "u", "p", "v", True)),
     ],
 )
-def test_the_parts_of_an_url(url: str, expected: tuple[object, ...]) -> None:
+def test_url_is_split_into_parts(url: str, expected: tuple[object, ...]) -> None:
     server = Config.model_validate({"url": url, "queue": "q"}).server
     assert (server.host, server.port, server.user, server.password, server.vhost, server.tls) == expected

@@ -71,9 +71,7 @@ def by_the_library(frame: bytes) -> ContentHeader | None:
 
 
 @given(PROPERTIES, st.integers(0, 2**64 - 1))
-def test_of_any_properties_those_that_can_be_read_are_kept_and_the_others_named(
-    properties: dict[str, bytes], size: int
-) -> None:
+def test_readable_properties_are_kept_and_others_named(properties: dict[str, bytes], size: int) -> None:
     frame = content(properties, size)
     made = readable(frame)
     header = by_the_library(made)
@@ -88,7 +86,7 @@ def test_of_any_properties_those_that_can_be_read_are_kept_and_the_others_named(
 
 
 @pytest.mark.parametrize("depth", [200, 3000])
-def test_headers_too_deep_to_be_read_or_written_are_taken_out(depth: int) -> None:
+def test_too_deeply_nested_headers_are_removed(depth: int) -> None:
     nested = b""
     for _ in range(depth):
         nested = table(b"F" + (nested or table()))
@@ -99,7 +97,7 @@ def test_headers_too_deep_to_be_read_or_written_are_taken_out(depth: int) -> Non
 
 
 @given(st.binary(max_size=255), st.binary(max_size=255))
-def test_a_delivery_has_a_question_mark_for_each_byte_that_is_not_utf8(exchange: bytes, key: bytes) -> None:
+def test_bytes_outside_utf8_become_question_marks(exchange: bytes, key: bytes) -> None:
     _, _, found = pamqp.frame.unmarshal(readable(deliver(exchange, key)))
     assert isinstance(found, Basic.Deliver)
     assert (found.consumer_tag, found.delivery_tag, found.redelivered) == ("tag", 258, True)
@@ -107,7 +105,7 @@ def test_a_delivery_has_a_question_mark_for_each_byte_that_is_not_utf8(exchange:
         assert got == given_.decode(errors="surrogateescape").encode(errors="replace").decode()
 
 
-async def test_the_library_gets_every_frame_however_the_bytes_come_in() -> None:
+async def test_library_gets_every_frame_at_any_chunking() -> None:
     bad = content({"timestamp": b"\xff" * 8}, 5)
     frames = [deliver(b"", b"q"), bad, framed(3, b"hello"), content({}, 0), b"\x08\x00\x00\x00\x00\x00\x00\xce"]
     for step in (1, 3, 7, 8, 1000):
@@ -129,7 +127,7 @@ async def test_the_library_gets_every_frame_however_the_bytes_come_in() -> None:
         assert body.value == b"hello"
 
 
-async def test_a_server_of_another_version_and_a_lost_connection_are_told_as_before() -> None:
+async def test_library_still_reports_version_and_lost_connection() -> None:
     for data, error in (
         (ProtocolHeader(0, 9, 0).marshal(), AMQPSyntaxError),
         (deliver(b"", b"q")[:-3], AMQPConnectionError),
@@ -142,7 +140,7 @@ async def test_a_server_of_another_version_and_a_lost_connection_are_told_as_bef
 
 
 @pytest.mark.parametrize("method", ["read", "readline", "readuntil"])
-async def test_a_library_that_reads_in_another_way_is_told_so_and_gets_no_byte(method: str) -> None:
+async def test_other_read_methods_raise(method: str) -> None:
     reader = ReadableFrames()
     reader.feed_data(deliver(b"", b"q"))
     reader.feed_eof()
@@ -151,7 +149,7 @@ async def test_a_library_that_reads_in_another_way_is_told_so_and_gets_no_byte(m
 
 
 @pytest.mark.parametrize("first", [0, 1, 7])
-async def test_a_library_that_reads_over_the_end_of_a_frame_is_told_so(first: int) -> None:
+async def test_read_beyond_end_of_frame_raises(first: int) -> None:
     frame = deliver(b"", b"q")
     reader = ReadableFrames()
     reader.feed_data(frame * 2)
@@ -164,15 +162,13 @@ async def test_a_library_that_reads_over_the_end_of_a_frame_is_told_so(first: in
 
 
 @pytest.mark.parametrize("name", ["pamqp.frame.unmarshal", "pamqp.frame.frame_parts", "pamqp.decode.by_type"])
-def test_a_library_in_which_a_name_is_missing_is_noticed_at_the_start(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_name_of_library_fails_at_import(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(name)
     with pytest.raises(ImportError):
         runpy.run_path(frames.__file__)
 
 
-def test_a_library_that_has_its_properties_elsewhere_makes_no_message_unreadable(
+def test_moved_properties_of_library_raise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     header = ContentHeader()
@@ -182,7 +178,7 @@ def test_a_library_that_has_its_properties_elsewhere_makes_no_message_unreadable
         readable(content({"app_id": short(b"shop")}))
 
 
-def test_only_content_headers_are_decoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_content_headers_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
 
     def recorded(frame: bytes) -> object:
