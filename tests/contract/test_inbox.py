@@ -124,7 +124,7 @@ async def test_hanging_request_takes_effect_and_ends_when_cleared() -> None:
             await waiting
 
 
-async def test_key_is_in_progress_while_the_server_is_slow() -> None:
+async def test_key_is_in_progress_while_server_is_slow() -> None:
     async with fake_novu() as novu, sdk(novu) as client:
         novu.fault("delay", seconds=0.3, times=1)
         slow = asyncio.create_task(client.trigger_async(trigger_event_request_dto=event("x"), idempotency_key="x"))

@@ -60,7 +60,7 @@ def config(directory: Path, dsn: str, hook: str, inbox: str) -> dict[str, Any]:
     }
 
 
-async def test_digest_larger_than_its_receiver_takes_arrives_in_parts(tmp_path: Path) -> None:
+async def test_digest_above_receiver_limit_arrives_in_parts(tmp_path: Path) -> None:
     """Where the limit is known the receiver sees nothing that is larger; where it is not it refuses once each body."""
 
     def receive(request: Received) -> Answer:
@@ -94,7 +94,7 @@ async def test_digest_larger_than_its_receiver_takes_arrives_in_parts(tmp_path: 
     assert NOVU_LIMIT / 2 < max(payloads) <= NOVU_LIMIT
 
 
-async def test_retry_of_dead_letters_does_not_make_the_same_digest(tmp_path: Path) -> None:
+async def test_retry_of_dead_letters_sends_no_large_digest(tmp_path: Path) -> None:
     """One row that is too large alone stays a dead letter, whatever is tried again beside it."""
 
     def receive(request: Received) -> Answer:

@@ -202,7 +202,7 @@ async def test_batch_arrives_despite_kill_after_first_row(scenario: Scenario) ->
 # What the receiver answers.
 
 
-async def test_delayed_answer_is_retried_and_refusal_parked(scenario: Scenario) -> None:
+async def test_retry_after_is_honoured_and_refusal_is_dead(scenario: Scenario) -> None:
     """Of three rows one after the other: refused for good, put off twice, taken."""
     async with Receiver() as receiver:
         scenario.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1)

@@ -195,7 +195,7 @@ async def test_promise_4_no_gap_if_nothing_missed(harness: Harness) -> None:
         assert not tocsin.logged("level=warning")
 
 
-async def test_promise_4_ledger_of_another_view_is_warned_about(harness: Harness) -> None:
+async def test_promise_4_ledger_of_another_view_warns(harness: Harness) -> None:
     """The view was put in place of another one whose history reaches back further: no time is missing, yet the rows
     differ. The difference is told, and said to be odd."""
     async with harness.run() as tocsin:
@@ -367,7 +367,7 @@ async def test_promise_6_ledger_is_not_shown_without_source(harness: Harness) ->
         await harness.until_shown(tocsin)
 
 
-async def test_promise_6_failing_channel_shows_in_metrics_and_api(harness: Harness) -> None:
+async def test_promise_6_failing_channel_is_shown_everywhere(harness: Harness) -> None:
     harness.receiver.otherwise = forbidden
     async with harness.run() as tocsin:
         await tocsin.until_metric("tocsin_channel_up", 0, channel="hook")

@@ -303,7 +303,7 @@ async def test_removed_channel_parks_pending_notifications(harness: Harness) -> 
         assert [one["name"] for one in (await tocsin.json("/api/v1/status"))["channels"]] == ["pager"]
 
 
-async def test_parked_notifications_can_be_sent_by_restored_channel(harness: Harness) -> None:
+async def test_restored_channel_can_send_its_dead_letters(harness: Harness) -> None:
     """Also after a restart."""
     harness.receiver.otherwise = lambda _: Answer(status=503)
     async with harness.run() as tocsin:
@@ -380,7 +380,7 @@ async def test_stop_during_reload_ends_process(harness: Harness) -> None:
             assert await tocsin.exited() == 0, tocsin.log[-5:]
 
 
-async def test_pending_of_channel_turned_output_is_parked(harness: Harness) -> None:
+async def test_pending_of_channel_turned_output_is_dead(harness: Harness) -> None:
     harness.receiver.otherwise = lambda _: Answer(status=503)
     async with Receiver() as alertmanager, harness.run() as tocsin:
         await tocsin.until_ready()

@@ -186,7 +186,7 @@ async def test_events_page_publishes_with_its_sql_and_python(server: Postgres, t
 
 
 @needs_postgres
-async def test_role_of_the_events_page_publishes_after_its_grant(server: Postgres, tmp_path: Path) -> None:
+async def test_role_of_events_page_publishes_after_grant(server: Postgres, tmp_path: Path) -> None:
     text = (DOCS / EVENTS).read_text(encoding="utf-8")
     [grant] = re.findall(r"^psql shop -c '(.*?)'", text, re.MULTILINE)
     [publish] = re.findall(r"^tocsin (notify .*?) +#", text, re.MULTILINE)
@@ -203,7 +203,7 @@ async def test_role_of_the_events_page_publishes_after_its_grant(server: Postgre
 
 
 @needs_postgres
-async def test_query_of_the_channel_page_reads_the_printed_table(server: Postgres, tmp_path: Path) -> None:
+async def test_query_of_channel_page_reads_printed_table(server: Postgres, tmp_path: Path) -> None:
     page = "channels/postgres.md"
     async with server.database() as database:
         write(tmp_path / "tocsin.yaml", completed(blocks(page, "yaml")[0]))

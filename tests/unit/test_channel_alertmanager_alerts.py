@@ -15,7 +15,7 @@ def content(one: ActiveAlert) -> dict[str, Any]:
     return found
 
 
-def test_alert_has_labels_and_annotations_of_envelope_and_settings() -> None:
+def test_alert_combines_labels_of_envelope_and_settings() -> None:
     one = active(
         labels={"service": "orders", "order": "{{ row.order_id }}"},
         annotations={"runbook": "https://runbooks.example/{{ alert }}"},

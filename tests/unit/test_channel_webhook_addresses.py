@@ -40,7 +40,7 @@ def test_address_of_the_internet_is_public(address: str) -> None:
 
 
 @given(st.ip_addresses(v=4))
-def test_ipv6_form_is_as_public_as_its_ipv4_address(inner: ipaddress.IPv4Address) -> None:
+def test_ipv6_form_matches_its_ipv4_address(inner: ipaddress.IPv4Address) -> None:
     number = int(inner)
     expected = public(str(inner))
     assert expected == (inner.is_global and not inner.is_multicast and not inner.is_reserved)

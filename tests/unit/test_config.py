@@ -80,14 +80,14 @@ def test_alert_has_defaults_from_labels_and_name(whole: Config) -> None:
     assert (spike.metric, spike.value, spike.hold, spike.notify) == ("spike", "deployment_cnt", 60.0, ("people", "out"))
 
 
-def test_alert_without_labels_or_gauges_has_no_key_or_metric(whole: Config) -> None:
+def test_alert_without_labels_or_gauges_lacks_both(whole: Config) -> None:
     bare, silent = whole.row_alerts["bare"], whole.row_alerts["silent"]
     assert bare.subject == Subject(query="SELECT 1 AS a")
     assert (bare.key, bare.labels, bare.metric, bare.gauges) == ((), {}, "bare", True)
     assert (silent.key, silent.labels, silent.metric) == (("organization",), {"org": "organization"}, "")
 
 
-def test_alert_on_events_takes_those_of_its_name_or_another(tmp_path: Path) -> None:
+def test_event_alert_selects_events_by_name(tmp_path: Path) -> None:
     """Its name need not be one that a metric can have."""
     text = """
 sources: {posted: {type: http, token: 0123456789abcdef}}
@@ -103,7 +103,7 @@ alerts:
     assert "metric" not in shown
 
 
-def test_route_is_channel_options_under_those_of_the_alert(whole: Config) -> None:
+def test_route_options_override_channel_options(whole: Config) -> None:
     routes = whole.channels["out"].routes
     assert {name: options.format for name, options in routes.items()} == {"spike": "json", "silent": "text"}
     assert list(whole.channels["people"].routes) == ["spike"]
@@ -206,7 +206,7 @@ def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     assert config.sources["mz"].settings.password.get_secret_value() == "file-secret"
 
 
-def test_secret_at_a_wrong_place_is_not_in_the_problem(tmp_path: Path) -> None:
+def test_misplaced_secret_is_not_in_problem(tmp_path: Path) -> None:
     root = yaml.compose(WHOLE, Loader=yaml.BaseLoader)
     assert root is not None
     places = [(node.start_mark.index, node.end_mark.index) for node in _values(root)]

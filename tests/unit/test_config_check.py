@@ -108,7 +108,7 @@ async def test_template_is_tried_only_for_what_is_sent(tmp_path: Path) -> None:
     assert await found(tmp_path, added) == []
 
 
-async def test_templates_are_tried_on_made_up_values_without_row(tmp_path: Path) -> None:
+async def test_templates_are_checked_on_made_up_values(tmp_path: Path) -> None:
     """What made-up JSON lacks, how made-up values compare, and what they are no valid address for, does not count."""
     added = """\
     annotations:
@@ -289,7 +289,7 @@ def test_digest_for_several_recipients_is_warned_of(tmp_path: Path, group: str, 
 
 
 @pytest.mark.parametrize("setting", ["to", "cc", "bcc"])
-def test_mail_that_shows_rows_to_others_is_warned_of(tmp_path: Path, setting: str) -> None:
+def test_merged_mail_to_row_recipients_warns(tmp_path: Path, setting: str) -> None:
     """A mail for several rows goes to the addresses of all of them."""
     text = f"""
 sources: {{db: {{type: postgres, host: h, user: u, database: d}}}}

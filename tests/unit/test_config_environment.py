@@ -63,7 +63,7 @@ def test_required_variables_are_enough() -> None:
     assert not made.warnings
 
 
-def test_document_loads_like_any_file_and_holds_no_secret(tmp_path: Path) -> None:
+def test_document_loads_and_holds_no_secret(tmp_path: Path) -> None:
     text, made = from_environment(environ(MTZ_ALERT_PAYLOAD='item,"${x}"'))
     (tmp_path / "tocsin.yaml").write_text(text, encoding="utf-8")
     assert load(tmp_path / "tocsin.yaml", NEEDED) == made

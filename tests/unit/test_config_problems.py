@@ -281,7 +281,7 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         assert str(tmp_path) in caught.value.problems[0].file
 
 
-def test_problem_in_alert_file_has_its_file_and_line(tmp_path: Path) -> None:
+def test_problem_in_alert_file_has_its_place(tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text("# more\nlate: {source: db, relation: v}\nx:\n  source: db\n  relatoin: v\n")
     (tmp_path / "odd.yaml").write_text("- a\n")
     found = problems(tmp_path, BEGIN + "alert_files: ['*e.yaml', odd.yaml]\n")

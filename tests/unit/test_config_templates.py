@@ -85,7 +85,7 @@ def test_setting_without_effect_is_a_warning(tmp_path: Path) -> None:
     assert (warning.line, warning.path, warning.code) == (14, "channels.out.max_redirects", "no_effect_here")
 
 
-def test_fault_in_options_of_an_alert_is_reported_there(tmp_path: Path) -> None:
+def test_fault_in_alert_options_has_its_place(tmp_path: Path) -> None:
     [problem] = wrong(tmp_path, with_channel("", ", body: {a: '{{ labels.taem }}'}"))
     assert (problem.line, problem.path) == (9, "alerts.spike.notify[0].body.a")
 

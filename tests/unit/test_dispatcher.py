@@ -123,7 +123,7 @@ async def test_hanging_channel_does_not_delay_others(harness: DispatcherHarness)
     await harness.delivered()
 
 
-async def test_channel_that_never_waits_does_not_block_the_loop(harness: DispatcherHarness) -> None:
+async def test_channel_without_await_does_not_block_loop(harness: DispatcherHarness) -> None:
     turns = 0
 
     async def count_turns() -> None:
@@ -241,7 +241,7 @@ async def test_cancelling_closes_channel_once(harness: DispatcherHarness) -> Non
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-async def test_channel_that_cannot_be_closed_does_not_disturb_the_end(harness: DispatcherHarness, hangs: bool) -> None:
+async def test_channel_failing_to_close_does_not_block_shutdown(harness: DispatcherHarness, hangs: bool) -> None:
     class Stubborn(FakeChannel):
         async def close(self) -> None:
             await super().close()
@@ -260,7 +260,7 @@ async def test_channel_that_cannot_be_closed_does_not_disturb_the_end(harness: D
         await task
 
 
-async def test_drained_waits_for_what_can_be_sent(harness: DispatcherHarness) -> None:
+async def test_drained_waits_for_sendable_notifications(harness: DispatcherHarness) -> None:
     """Right from the start, and not for what waits for a retry."""
     channel = FakeChannel(lambda message: BUSY if key(message) == 0 else Delivered())
     channel.gate.clear()

@@ -165,7 +165,7 @@ async def test_sends_that_fail_together_are_one_failure(harness: DispatcherHarne
     assert len(channel.sends) == 21
 
 
-async def test_one_send_at_a_time_probes_a_receiver_that_is_down(harness: DispatcherHarness) -> None:
+async def test_single_sends_probe_receiver_while_down(harness: DispatcherHarness) -> None:
     channel = FakeChannel(lambda _message: DOWN, bulk=10)
     dispatcher = harness.start(channel, concurrency=1, max_attempts=None)
     ids = await harness.fire(*map(str, range(200)))
@@ -194,7 +194,7 @@ async def test_failure_among_deliveries_is_no_outage(harness: DispatcherHarness)
 
 
 @pytest.mark.parametrize("by_channel", [False, True])
-async def test_what_was_never_sent_does_not_end_a_pause(harness: DispatcherHarness, by_channel: bool) -> None:
+async def test_unsent_notification_does_not_end_pause(harness: DispatcherHarness, by_channel: bool) -> None:
     """Whether a template or the channel itself rejects it."""
     rejected = Rejected(Reason.NO_RECIPIENTS, "no one")
     channel = FakeChannel(script(REFUSED, rejected, rejected, *[REFUSED] * 9) if by_channel else lambda _: REFUSED)

@@ -235,9 +235,7 @@ async def test_unexpected_exception_in_reload_changes_nothing(tmp_path: Path) ->
     assert metrics.registry.get_sample_value("tocsin_config_last_reload_successful") == 0
 
 
-def test_value_that_a_channel_cannot_use_is_a_problem_at_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unusable_channel_value_becomes_problem_with_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A value over which a channel or a source cannot be made refuses the configuration."""
     file = tmp_path / "tocsin.yaml"
     file.write_text(CONFIG)
@@ -270,7 +268,7 @@ async def test_unexpected_exception_in_check_hides_no_other_problem(tmp_path: Pa
     assert texts[1].startswith("cannot be checked: unexpected ZeroDivisionError in tocsin.config.check")
 
 
-async def test_only_a_cancellation_by_the_owner_ends_a_task() -> None:
+async def test_only_cancellation_by_owner_ends_task() -> None:
     """A library that cancels what waits on a lost connection ends nothing."""
 
     async def cancelled_by(owner: bool) -> bool:

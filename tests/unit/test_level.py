@@ -40,7 +40,7 @@ async def test_sends_changes_together_to_every_receiver(levels: LevelHarness) ->
     assert levels.metric("tocsin_channel_attempts_total") == levels.metric("tocsin_channel_delivered_total") == 4
 
 
-async def test_sends_ends_at_once_and_everything_at_resend_interval(levels: LevelHarness) -> None:
+async def test_sends_ends_immediately_and_all_at_interval(levels: LevelHarness) -> None:
     await levels.fires("1", "2")
     await levels.fires("2")
     assert levels.level.sent("a") == [["1", "2"], ["-1"]]
@@ -74,7 +74,7 @@ async def test_receiver_that_hangs_delays_no_other(levels: LevelHarness) -> None
     assert (levels.level.sent("a"), levels.level.sent("b")) == ([["1"]], [["1"], ["-1", "2"]])
 
 
-async def test_waits_double_and_honour_retry_after(levels: LevelHarness) -> None:
+async def test_backoff_doubles_and_honours_retry_after(levels: LevelHarness) -> None:
     levels.level.answers["a"] = DOWN
     await levels.fires("1")
     for passed, pushes in ((0.9, 1), (0.2, 2), (1.7, 2), (0.4, 3), (3.5, 3)):
@@ -205,7 +205,7 @@ async def test_alerts_beyond_the_limit_are_reported(levels: LevelHarness) -> Non
     assert [line["event"] for line in logged] == ["more alerts fire than max_alerts allows"]
 
 
-async def test_alert_of_a_silent_source_expires_until_it_is_known(levels: LevelHarness) -> None:
+async def test_alert_of_silent_source_expires_until_known(levels: LevelHarness) -> None:
     """Neither a resend nor an end while the source is silent, and a resend as soon as it answers, changed or not."""
     await levels.fires("1")
     levels.firing["late"] = None
@@ -222,7 +222,7 @@ async def test_alert_of_a_silent_source_expires_until_it_is_known(levels: LevelH
     assert levels.level.sent("a") == [["1"], ["1"]]
 
 
-async def test_end_of_the_process_sends_changes_and_lets_the_rest_expire(levels: LevelHarness) -> None:
+async def test_shutdown_sends_changes_only(levels: LevelHarness) -> None:
     await levels.fires("1", "2")
     levels.level.answers["b"] = DOWN
     levels.firing["late"] = [transition(key="2")]

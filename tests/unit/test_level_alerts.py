@@ -68,7 +68,7 @@ def test_receiver_has_what_fires_and_what_ended(steps: list[tuple[dict[str, set[
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.1, POLICY.resend), st.booleans()), max_size=40))
-def test_alert_never_expires_while_one_request_of_three_succeeds(steps: list[tuple[float, bool]]) -> None:
+def test_alert_stays_active_with_one_success_of_three(steps: list[tuple[float, bool]]) -> None:
     server, now, failed = Server(), 0.0, 0
     server.update(now, {"A": [alert("x")]})
     server.send(now)
@@ -117,7 +117,7 @@ def test_unknown_alert_neither_ends_nor_is_sent_again() -> None:
     assert server.send(170.0) == [("x", 170.0)]
 
 
-def test_firings_of_one_identity_are_one_alert_and_end_with_the_last() -> None:
+def test_firings_of_one_identity_end_together() -> None:
     server = Server()
     server.update(9.0, {"A": [alert("x", content=b"late", started_at=5.0), alert("x", content=b"early")]})
     assert [*server.active.alerts.values()] == [alert("x", content=b"early")]
@@ -129,7 +129,7 @@ def test_firings_of_one_identity_are_one_alert_and_end_with_the_last() -> None:
     assert server.active.alerts["x"].ended_at == 12.0
 
 
-def test_limit_keeps_what_was_sent_and_ends_nothing_that_fires() -> None:
+def test_limit_keeps_sent_alerts_and_ends_no_firing() -> None:
     server = Server(limit=2)
     server.update(0.0, {"A": [alert("x"), alert("y")]})
     server.send(0.0)
@@ -147,7 +147,7 @@ def test_limit_keeps_what_was_sent_and_ends_nothing_that_fires() -> None:
     assert [ended for identity, ended in server.send(70.0) if identity != "x"] == [None]
 
 
-def test_end_before_the_start_by_this_clock_is_the_start() -> None:
+def test_end_is_never_before_start() -> None:
     server = Server()
     server.update(9.0, {"A": [alert("x", started_at=10.0)]})
     server.update(9.5, {})

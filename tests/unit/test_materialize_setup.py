@@ -191,7 +191,7 @@ def test_history_allowed_later_needs_no_new_view(capsys: pytest.CaptureFixture[s
     assert all(server.objects[name].history for name in ALERTS)
 
 
-def test_waits_for_broker_and_topics_with_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_waits_for_broker_and_topics_once_each(capsys: pytest.CaptureFixture[str]) -> None:
     refusals = [
         refusing("CREATE CONNECTION", "58000", "Broker transport failure", 5),
         refusing('CREATE SOURCE IF NOT EXISTS "demo".customer_events_raw', "XX000", "Topic does not exist", 4),

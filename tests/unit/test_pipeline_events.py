@@ -250,7 +250,7 @@ def refused_batch(*ids: str) -> EventBatch:
     return EventBatch(events=[], refused=refused, position={"p": 1})
 
 
-async def test_source_of_which_all_is_refused_is_not_up(ledger: SqliteLedger) -> None:
+async def test_source_with_only_refused_events_is_down(ledger: SqliteLedger) -> None:
     """A topic of which no record is a valid event: refusing, until one is."""
     source = Scripted()
     intake = intake_of(source, ledger)

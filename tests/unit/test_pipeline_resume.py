@@ -84,7 +84,7 @@ WRONG_CLOCK = SourceError("x", SourceReason.FUTURE)
     ],
     ids=["any error", "row error", "row error, then another", "resume in the future", "wrong clock"],
 )
-def test_history_is_asked_for_unless_it_is_at_fault(errors: list[SourceError], at: int | None) -> None:
+def test_resumes_from_history_unless_history_failed(errors: list[SourceError], at: int | None) -> None:
     """Without history, rows that came and went are lost."""
     baseline: Baseline = Resumed(11)
     for error in errors:

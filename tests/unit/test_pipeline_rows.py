@@ -61,7 +61,7 @@ async def test_cancelled_commit_is_finished_and_remembered(alert: RowAlert, ledg
     assert (ledger.written, (await stored(ledger)).frontier) == (2, 30)
 
 
-async def test_progress_is_stored_at_the_end_of_a_run(alert: RowAlert, ledger: SlowLedger) -> None:
+async def test_progress_is_stored_at_shutdown(alert: RowAlert, ledger: SlowLedger) -> None:
     """So the next run resumes as late as it can."""
     source = ScriptedSource()
     pipeline = row_pipeline(alert, source, ledger)
@@ -74,7 +74,7 @@ async def test_progress_is_stored_at_the_end_of_a_run(alert: RowAlert, ledger: S
         await until(lambda: source.resumes == [None, 19])
 
 
-async def test_half_a_batch_under_new_columns_is_not_stored(
+async def test_partial_batch_under_new_columns_is_discarded(
     alert: RowAlert, ledger: SlowLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A set under new columns is stored whole; stored at the end of a run it would hold rows never notified."""

@@ -107,7 +107,7 @@ def test_stdout_gets_one_json_object_per_event() -> None:
     assert "400 events sent (baseline 10" in done.stderr
 
 
-def test_dry_run_ends_at_once_and_repeats_with_its_seed() -> None:
+def test_dry_run_repeats_with_its_seed() -> None:
     def printed(*more: str) -> list[str]:
         output = finished("--dry-run", "--seed", "11", "--first-spike-after", "1h", *more).stdout
         return re.sub(r'("(?:event|bid)_ts":)\d+', r"\1 0", output).splitlines()

@@ -107,7 +107,7 @@ def test_bid_has_five_fields() -> None:
     assert min(pizzas) <= 90 < max(pizzas)
 
 
-def test_bids_and_faults_do_not_move_spikes_and_load() -> None:
+def test_faults_and_bids_do_not_shift_spikes() -> None:
     plan = Plan(seed=3, rate=1, bid_rate=0)
     noisy = replace(plan, bid_rate=5, late=0.5, duplicate=0.5, future=0.5, malformed=0.5)
     regular = (Kind.BASELINE, Kind.STEADY, Kind.SPIKE)
@@ -127,7 +127,7 @@ def test_faults_have_their_share_of_regular_events(kind: str) -> None:
     assert faults / counts.total() == pytest.approx(0.05, rel=0.1)
 
 
-def test_late_duplicate_and_future_events_differ_only_in_time() -> None:
+def test_faulty_events_differ_only_in_time() -> None:
     events = drawn(2000, late=1, late_by=600, duplicate=1, future=1, future_by=3600)
     offsets = {Kind.LATE: -600, Kind.DUPLICATE: 0, Kind.FUTURE: 3600}
     for start in range(0, len(events), 4):

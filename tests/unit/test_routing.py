@@ -91,7 +91,7 @@ def test_merged_route_has_an_ordering_key_per_group() -> None:
     )
 
 
-def test_end_is_merged_in_the_group_it_fired_in() -> None:
+def test_end_is_merged_in_group_of_firing() -> None:
     made = router(route(when="row.severity == 'page'", interval=30.0, group_by=("severity",)))
     story = [transition(), transition(Kind.UPDATED, WARN, PAGE)]
     found = [(one.kind, addresses) for one, addresses in made.addressed(story) if addresses]

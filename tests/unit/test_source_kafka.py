@@ -58,7 +58,7 @@ def test_position_belongs_to_one_topic_id() -> None:
     assert found.topics == {"t", "u"}
 
 
-def test_position_holds_where_only_one_side_has_an_id() -> None:
+def test_position_matches_when_one_topic_id_missing() -> None:
     """The brokers were upgraded, or downgraded."""
     assert positions({"t/0": 7}, {"t": "one"}).current == {("t", 0): 7}
     assert positions({"t/0@one": 7}, {"t": ""}).current == {("t", 0): 7}
