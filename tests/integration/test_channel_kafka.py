@@ -137,7 +137,7 @@ async def test_state_topic_has_latest_of_each_merged_row() -> None:
 # Failures.
 
 
-async def test_only_the_too_large_record_of_a_batch_is_rejected() -> None:
+async def test_only_too_large_record_of_batch_is_rejected() -> None:
     broker = shared_kafka()
     topic = new_topic(broker, max_message_bytes="5000")
     many = [message(key=str(number), extra={"note": ("text", "x" * 800)}) for number in range(20)]

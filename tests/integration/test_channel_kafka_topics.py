@@ -45,7 +45,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return requests
 
 
-async def test_a_missing_topic_is_created_and_compacted_for_state() -> None:
+async def test_missing_topic_is_created_and_compacted() -> None:
     broker = shared_kafka()
     name = new_topic(broker) + "-made"
     async with channel(broker.brokers, topic=name, create=True, state=True) as to:
@@ -54,7 +54,7 @@ async def test_a_missing_topic_is_created_and_compacted_for_state() -> None:
     assert len(stored(broker, name)) == 1
 
 
-async def test_a_topic_that_is_deleted_while_the_channel_runs_is_made_again() -> None:
+async def test_topic_deleted_while_running_is_recreated() -> None:
     broker = shared_kafka()
     name = new_topic(broker) + "-made"
     async with channel(broker.brokers, topic=name, create=True, timeout="2s") as to:
@@ -98,7 +98,7 @@ async def test_existing_topic_needs_no_right_to_create(guarded: Kafka, asked: li
     assert [line for line in lines if line["log_level"] != "debug"] == []
 
 
-async def test_a_topic_that_a_cluster_cannot_make_now_is_asked_for_again_with_the_next_attempt(
+async def test_topic_is_requested_again_while_cluster_is_unreachable(
     asked: list[list[str]],
 ) -> None:
     async with channel("127.0.0.1:1", topic="t", create=True, timeout="500ms") as to:
@@ -107,9 +107,7 @@ async def test_a_topic_that_a_cluster_cannot_make_now_is_asked_for_again_with_th
     assert all(isinstance(result, Retry) and result.reason is Reason.CONNECTION for result in results)
 
 
-async def test_a_topic_with_more_copies_than_there_are_brokers_is_asked_for_once_a_minute(
-    tmp_path: Path, asked: list[list[str]]
-) -> None:
+async def test_topic_without_enough_brokers_is_requested_rarely(tmp_path: Path, asked: list[list[str]]) -> None:
     clock = Clock()
     with kafka(tmp_path, default_replication_factor="3") as broker:
         broker.start()
@@ -122,7 +120,7 @@ async def test_a_topic_with_more_copies_than_there_are_brokers_is_asked_for_once
     assert all(isinstance(result, Retry) and "cannot be created: " in result.detail for result in results)
 
 
-async def test_one_client_asks_for_topics_and_it_ends_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_admin_client_is_closed_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     gone: list[str] = []
 
@@ -148,7 +146,7 @@ async def test_one_client_asks_for_topics_and_it_ends_beside_the_event_loop(monk
     assert threading.current_thread().name not in gone
 
 
-async def test_verify_finds_topics_that_are_missing_or_not_compacted_and_a_cluster_that_is_away() -> None:
+async def test_verify_reports_missing_or_uncompacted_topics() -> None:
     broker = shared_kafka()
     topic = new_topic(broker)
     async with channel(broker.brokers, topic=topic) as to:

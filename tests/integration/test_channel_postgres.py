@@ -44,7 +44,7 @@ async def sent(settings: kind.Config, *messages: Message) -> Sequence[Result]:
         return await made.send(messages or [message()])
 
 
-async def test_a_row_says_what_the_notification_says(database: Database) -> None:
+async def test_row_has_all_of_the_notification(database: Database) -> None:
     what = message(Kind.RESOLVED, at=1_795_242_600_123)
     assert await sent(config(database), what) == [Delivered()]
     [row] = await database.run(
@@ -55,7 +55,7 @@ async def test_a_row_says_what_the_notification_says(database: Database) -> None
     assert row[6:] == (what.envelope, None)
 
 
-async def test_a_repeat_adds_nothing_and_is_told_nobody(database: Database) -> None:
+async def test_repeat_inserts_nothing_and_notifies_no_one(database: Database) -> None:
     settings = config(database, notify="New Notifications")
     first, second = message(key="1"), message(key="2")
     async with (
@@ -71,7 +71,7 @@ async def test_a_repeat_adds_nothing_and_is_told_nobody(database: Database) -> N
     assert len(await database.run("SELECT 1 FROM notifications")) == 2
 
 
-async def test_many_are_written_in_one_transaction(database: Database) -> None:
+async def test_batch_is_written_in_one_transaction(database: Database) -> None:
     messages = [message(key=str(number)) for number in range(500)]
     async with channel(config(database)) as made:
         assert made.batch_size(10_000) == 500
@@ -80,7 +80,7 @@ async def test_many_are_written_in_one_transaction(database: Database) -> None:
     assert transactions == 1
 
 
-async def test_one_row_that_spoils_the_batch_keeps_no_other_out(database: Database) -> None:
+async def test_row_that_fails_a_constraint_is_isolated(database: Database) -> None:
     await database.run(kind.ddl(config(database)))
     await database.run("ALTER TABLE notifications ADD CHECK (envelope->'row'->>'order_id' <> '2')")
     results = await sent(config(database), *(message(key=key) for key in "123"))
@@ -92,7 +92,7 @@ async def test_one_row_that_spoils_the_batch_keeps_no_other_out(database: Databa
     assert len(await database.run("SELECT 1 FROM notifications")) == 2
 
 
-async def test_of_many_rows_only_those_that_spoil_the_batch_are_kept_out_and_the_order_stays(
+async def test_isolated_rows_leave_the_order_of_others(
     database: Database,
 ) -> None:
     await database.run(kind.ddl(config(database)))
@@ -106,7 +106,7 @@ async def test_of_many_rows_only_those_that_spoil_the_batch_are_kept_out_and_the
     assert [id_ for (id_,) in written] == [one.id for place, one in enumerate(messages) if place not in spoiled]
 
 
-async def test_each_row_is_made_once_and_holds_up_nobody_else(database: Database) -> None:
+async def test_rows_are_encoded_once_in_a_thread(database: Database) -> None:
     """In a thread, also where a batch has to be halved again and again."""
     made: list[int] = []
 
@@ -128,7 +128,7 @@ async def test_each_row_is_made_once_and_holds_up_nobody_else(database: Database
     assert threading.get_ident() not in made
 
 
-async def test_a_table_of_another_shape_pauses_the_channel_with_what_does_not_fit(database: Database) -> None:
+async def test_table_of_another_shape_pauses_the_channel(database: Database) -> None:
     await database.run("CREATE TABLE notifications (id text PRIMARY KEY, note text)")
     [result] = await sent(config(database))
     assert isinstance(result, Paused)
@@ -137,7 +137,7 @@ async def test_a_table_of_another_shape_pauses_the_channel_with_what_does_not_fi
     assert result.detail.endswith("; compare the table with the SQL that `tocsin sql audit` prints")
 
 
-async def test_what_jsonb_cannot_hold_is_kept_beside_it(database: Database) -> None:
+async def test_text_that_jsonb_refuses_is_kept_exactly(database: Database) -> None:
     hostile = message(extra={"no\0te": ("text", "a\0b"), "half": ("text", "\ud83d"), "plain": ("text", r"\u0000")})
     harmless = message(key="2", extra={"plain": ("text", r"\u0000")})
     assert await sent(config(database), hostile, harmless) == [Delivered()] * 2
@@ -148,12 +148,12 @@ async def test_what_jsonb_cannot_hold_is_kept_beside_it(database: Database) -> N
     assert rows[harmless.id] == (harmless.envelope, None)
 
 
-async def test_a_time_that_postgres_cannot_hold_is_left_out(database: Database) -> None:
+async def test_time_out_of_range_is_null(database: Database) -> None:
     assert await sent(config(database), message(started_at=2**63, at=2**63)) == [Delivered()]
     assert await database.run("SELECT started_at, at FROM notifications") == [(None, None)]
 
 
-async def test_an_alert_may_have_a_table_of_its_own(database: Database) -> None:
+async def test_alert_can_have_its_own_table(database: Database) -> None:
     own = kind.Options(table='public."Own ""%s"" {}"', notify="own %s")
     async with channel(config(database), other=own) as made:
         assert await made.send([message(), message(alert="other")]) == [Delivered()] * 2
@@ -161,7 +161,7 @@ async def test_an_alert_may_have_a_table_of_its_own(database: Database) -> None:
     assert await database.run("SELECT alert FROM notifications") == [("late",)]
 
 
-async def test_a_missing_table_pauses_the_channel_with_what_to_do(database: Database) -> None:
+async def test_missing_table_pauses_channel_with_a_fix(database: Database) -> None:
     settings = config(database, create=False)
     [result] = await sent(settings)
     assert isinstance(result, Paused)
@@ -175,13 +175,13 @@ async def test_a_missing_table_pauses_the_channel_with_what_to_do(database: Data
         assert await made.send([message()]) == [Delivered()]
 
 
-async def test_verifying_writes_nothing_and_creates_nothing(database: Database) -> None:
+async def test_verify_writes_and_creates_nothing(database: Database) -> None:
     async with channel(config(database)) as made:
         assert await made.verify() == []
     assert await database.run("SELECT 1 FROM pg_class WHERE relname = 'notifications'") == []
 
 
-async def test_verifying_tries_to_create_the_table(database: Database) -> None:
+async def test_verify_tries_to_create_the_table(database: Database) -> None:
     """A role that may not, and a schema that is not there: `run` would meet both."""
     await database.run("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
     await database.run("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -209,14 +209,14 @@ async def test_read_only_connection_is_not_kept(database: Database) -> None:
         assert await made.send([message()]) == [Delivered()]
 
 
-async def test_two_that_create_the_table_at_once_both_write(database: Database) -> None:
+async def test_channels_can_create_the_table_concurrently(database: Database) -> None:
     for number in range(5):
         settings = config(database, table=f"n{number}")
         results = await asyncio.gather(*(sent(settings, message(key=str(key))) for key in range(4)))
         assert results == [[Delivered()]] * 4
 
 
-async def test_the_printed_sql_gives_the_role_all_that_it_needs_and_nothing_more(database: Database) -> None:
+async def test_printed_sql_grants_only_needed_rights(database: Database) -> None:
     target = psycopg.conninfo.conninfo_to_dict(database.dsn)
     settings = kind.Config.model_validate(
         {
@@ -242,7 +242,7 @@ async def test_the_printed_sql_gives_the_role_all_that_it_needs_and_nothing_more
             await connection.execute("DELETE FROM audit.told")
 
 
-async def test_refused_setting_is_no_fault_of_rows(database: Database) -> None:
+async def test_refused_session_setting_is_retried(database: Database) -> None:
     """They wait until the configuration is right, and are no dead letters."""
     [result] = await sent(config(database, options={"work_mem": "plenty"}))
     assert isinstance(result, Retry)
@@ -260,7 +260,7 @@ async def test_times_are_written_alike_under_all_settings(database: Database) ->
     assert row[2] == what.envelope
 
 
-async def test_a_role_without_the_right_pauses_the_channel(database: Database) -> None:
+async def test_role_without_privilege_pauses_the_channel(database: Database) -> None:
     await database.run(kind.ddl(config(database)))
     await database.run("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN")
     dsn = psycopg.conninfo.make_conninfo(database.dsn, user="nobody")
@@ -269,13 +269,13 @@ async def test_a_role_without_the_right_pauses_the_channel(database: Database) -
     assert (result.reason, "permission denied" in result.detail) == (Reason.UNAUTHORIZED, True)
 
 
-async def test_an_unknown_role_pauses_the_channel(database: Database) -> None:
+async def test_unknown_role_pauses_the_channel(database: Database) -> None:
     [result] = await sent(config(database, dsn=psycopg.conninfo.make_conninfo(database.dsn, user="no_such_role")))
     assert isinstance(result, Paused)
     assert result.reason is Reason.UNAUTHORIZED
 
 
-async def test_a_server_that_went_away_is_tried_again_until_it_is_back(server: Postgres) -> None:
+async def test_stopped_server_is_retried_until_it_returns(server: Postgres) -> None:
     async with server.database() as database, channel(config(database)) as made:
         assert await made.send([message(key="1")]) == [Delivered()]
         await database.close()
@@ -289,7 +289,7 @@ async def test_a_server_that_went_away_is_tried_again_until_it_is_back(server: P
         assert len(await database.run("SELECT 1 FROM notifications")) == 2
 
 
-async def test_a_table_that_is_locked_is_no_answer_in_time(database: Database) -> None:
+async def test_locked_table_ends_with_a_timeout(database: Database) -> None:
     settings = config(database, timeout="200ms")
     assert await sent(settings, message(key="1")) == [Delivered()]
     async with await psycopg.AsyncConnection.connect(database.dsn) as other, channel(settings) as made:
@@ -301,7 +301,7 @@ async def test_a_table_that_is_locked_is_no_answer_in_time(database: Database) -
         assert await made.send([message(key="2")]) == [Delivered()]
 
 
-async def test_a_server_that_falls_silent_is_not_waited_for(database: Database) -> None:
+async def test_silent_server_ends_with_a_timeout(database: Database) -> None:
     settings = config(database, timeout="300ms")
     async with channel(settings) as made:
         assert await made.send([message(key="1")]) == [Delivered()]
@@ -319,7 +319,7 @@ async def test_a_server_that_falls_silent_is_not_waited_for(database: Database) 
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_no_password_is_told(database: Database) -> None:
+async def test_password_is_shown_nowhere(database: Database) -> None:
     secret = "S3CR3T-and-quite-long"
     settings = config(database, dsn=psycopg.conninfo.make_conninfo(database.dsn, user="nobody-here", password=secret))
     made = kind.build("audit", settings, {})

@@ -59,7 +59,7 @@ async def test_columns_that_the_events_table_lacks_are_named(database: Database,
     assert await checked(tmp_path, config(database, **right)) == {}
 
 
-async def test_events_that_lack_the_dedupe_column_are_all_sent(database: Database, tmp_path: Path) -> None:
+async def test_events_without_dedupe_column_are_all_sent(database: Database, tmp_path: Path) -> None:
     """The events of three customers, where the customer is a field of `data` and no column."""
     await events_table.made(database)
     async with running(tmp_path, config(database, dedupe_by=["customer"])) as tocsin:

@@ -247,7 +247,7 @@ GIVEN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("given", GIVEN)
-async def test_printed_sql_is_enough_and_each_part_is_needed(database: Database, given: dict[str, Any]) -> None:
+async def test_each_part_of_printed_sql_is_needed(database: Database, given: dict[str, Any]) -> None:
     guarded = {**given, **as_guarded(database)}
     created = FIX.replace(" --existing", "")
     assert one(await asked_of_table(database, **guarded), 'relation "events" does not exist').endswith(created)

@@ -193,7 +193,7 @@ def test_first_spike_fires_and_recovers_within_twenty_seconds() -> None:
     assert max(end for begin, end in firing if begin < 20) <= 18
 
 
-def test_spikes_reach_every_organization_and_bids_match_both_rules() -> None:
+def test_spikes_reach_every_organization_and_both_rules() -> None:
     spikes = [event for event in _played(3) if event.kind is Kind.SPIKE]
     groups = {event.at: _organization(event) for event in spikes}
     assert list(groups.items())[:5] == [(3.0, "C"), (28.0, "A"), (53.0, "D"), (78.0, "B"), (103.0, "D")]

@@ -76,7 +76,7 @@ async def test_swapped_schemas_are_followed_within_two_seconds(harness: Harness)
             assert await tocsin.metric("tocsin_alert_source_errors_total", alert=alert, reason="replaced") == 1
 
 
-async def test_applied_replacement_is_no_fault_and_no_gap(harness: Harness) -> None:
+async def test_applied_replacement_causes_no_gap(harness: Harness) -> None:
     """The stream has the difference; the view is the same object, whatever its id."""
     async with harness.run() as tocsin:
         await started(harness, tocsin)

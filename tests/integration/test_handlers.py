@@ -89,7 +89,7 @@ def local(harness: Harness, name: str, **more: Any) -> dict[str, Any]:
     return {"type": "python", "handler": f"own_handlers:{name}", "path": str(harness.directory), **timing, **more}
 
 
-async def test_what_fails_or_raises_is_tried_again_and_becomes_a_dead_letter_in_the_end(
+async def test_failing_handler_is_retried_until_dead_letter(
     outbox: DispatcherHarness,
 ) -> None:
     outcomes: list[Any] = [False, ValueError("no room"), None]
@@ -113,7 +113,7 @@ async def test_what_fails_or_raises_is_tried_again_and_becomes_a_dead_letter_in_
     assert (await outbox.record(good)).attempts == 3
 
 
-async def test_what_a_handler_rejects_is_a_dead_letter_at_once_and_the_rest_goes_on(outbox: DispatcherHarness) -> None:
+async def test_reject_dead_letters_only_its_notification(outbox: DispatcherHarness) -> None:
     def picky(envelope: Envelope) -> str:
         if envelope["row"]["order_id"] == 2:
             raise Reject("unknown order")
@@ -128,7 +128,7 @@ async def test_what_a_handler_rejects_is_a_dead_letter_at_once_and_the_rest_goes
     assert [one.detail for one in await outbox.records(first, third)] == ["ticket 1", "ticket 3"]
 
 
-async def test_the_notifications_of_one_row_reach_a_handler_in_order(outbox: DispatcherHarness) -> None:
+async def test_notifications_of_one_row_arrive_in_order(outbox: DispatcherHarness) -> None:
     seen = []
     outbox.start(handler(lambda envelope: seen.append((envelope["status"], envelope["at"]))))
     await outbox.delivered(*await outbox.episode(length=8))
@@ -136,7 +136,7 @@ async def test_the_notifications_of_one_row_reach_a_handler_in_order(outbox: Dis
     assert seen == sorted(seen, key=lambda one: one[1])
 
 
-async def test_a_handler_that_hangs_does_not_end_the_channel(outbox: DispatcherHarness) -> None:
+async def test_hanging_handler_does_not_end_the_channel(outbox: DispatcherHarness) -> None:
     import threading
 
     go, calls = threading.Event(), []
@@ -158,7 +158,7 @@ async def test_a_handler_that_hangs_does_not_end_the_channel(outbox: DispatcherH
 
 
 @pytest.mark.e2e
-async def test_two_handlers_of_one_alert_both_run_and_one_failing_does_not_stop_the_other(harness: Harness) -> None:
+async def test_failing_handler_does_not_stop_another(harness: Harness) -> None:
     harness.config["channels"] = {"good": local(harness, "good"), "bad": local(harness, "bad")}
     harness.alert["notify"] = ["good", "bad"]
     async with harness.run() as tocsin:
@@ -186,9 +186,7 @@ async def test_two_handlers_of_one_alert_both_run_and_one_failing_does_not_stop_
 
 @pytest.mark.e2e
 @pytest.mark.xdist_group("postgres")
-async def test_of_two_handlers_of_an_event_in_postgresql_one_fails_and_is_called_again_and_the_other_has_it_once(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_event_retries_only_its_failing_handler(database: Database, tmp_path: Path) -> None:
     (tmp_path / "own_handlers.py").write_text(LOCAL)
     await made(database)
     timing = {"backoff_initial": "10ms", "backoff_max": "20ms", "max_attempts": 100_000}
@@ -234,7 +232,7 @@ async def _taken(database: Database) -> bool:
 
 
 @pytest.mark.e2e
-async def test_at_the_end_of_the_process_a_call_under_way_is_waited_for(harness: Harness) -> None:
+async def test_shutdown_waits_for_a_running_call(harness: Harness) -> None:
     harness.config["channels"] = {"slow": local(harness, "slow")}
     harness.alert["notify"] = ["slow"]
     async with harness.run() as tocsin:
@@ -247,7 +245,7 @@ async def test_at_the_end_of_the_process_a_call_under_way_is_waited_for(harness:
 
 
 @pytest.mark.e2e
-async def test_a_call_that_hangs_does_not_keep_the_process_from_ending(harness: Harness) -> None:
+async def test_hanging_call_does_not_block_shutdown(harness: Harness) -> None:
     harness.config["channels"] = {"slow": local(harness, "slow", timeout="100ms", max_attempts=100)}
     harness.alert["notify"] = ["slow"]
     async with harness.run() as tocsin:
@@ -258,7 +256,7 @@ async def test_a_call_that_hangs_does_not_keep_the_process_from_ending(harness: 
 
 
 @pytest.mark.e2e
-async def test_check_tells_of_a_handler_that_is_none_and_where_it_stands(harness: Harness) -> None:
+async def test_check_names_missing_and_uncallable_handlers(harness: Harness) -> None:
     harness.config["channels"] = {"gone": local(harness, "gone"), "good": local(harness, "good", arguments={"room": 1})}
     harness.alert["notify"] = ["gone", "good"]
     file = write(harness.directory / "tocsin.yaml", harness.config)
@@ -283,9 +281,7 @@ async def test_check_tells_of_a_handler_that_is_none_and_where_it_stands(harness
     ],
     ids=lambda value: str(value.status) if isinstance(value, Answer) else type(value).__name__,
 )
-async def test_over_http_any_2xx_is_success_and_anything_else_keeps_its_status_and_text(
-    answer: Answer, result: Result
-) -> None:
+async def test_http_handler_succeeds_with_any_2xx(answer: Answer, result: Result) -> None:
     async with Receiver() as receiver:
         receiver.script(answer)
         config = webhook.Config.model_validate({"type": "webhook", "url": receiver.url})

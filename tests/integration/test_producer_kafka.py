@@ -107,7 +107,7 @@ def test_undelivered_events_are_an_error_at_the_end(unused: str) -> None:
     assert metrics.errors == {"customer_events": 7}
 
 
-def test_producer_is_idempotent(brokers: str) -> None:
+def test_producer_is_configured_as_idempotent(brokers: str) -> None:
     # Only an idempotent producer insists on acknowledgements from all replicas.
     with pytest.raises(SinkError, match=r"must be set to `all` when `enable\.idempotence` is true"):
         KafkaSink(brokers, metrics=Metrics(), monotonic=time.monotonic, config={"acks": "1"})

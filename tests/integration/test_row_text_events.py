@@ -23,7 +23,7 @@ async def changed(database: Database, **defaults: str) -> None:
         await database.run(f"ALTER DATABASE {name} SET {setting} = '{value}'")
 
 
-async def test_event_keeps_its_id_and_time_under_other_settings(database: Database) -> None:
+async def test_event_keeps_id_and_time_under_other_settings(database: Database) -> None:
     """It was not acknowledged, and is delivered again after the defaults of the database changed."""
     await database.run("CREATE TABLE events (id timestamptz PRIMARY KEY, name text NOT NULL, at timestamptz)")
     await database.run(existing_table(settings(database)))
@@ -38,7 +38,7 @@ async def test_event_keeps_its_id_and_time_under_other_settings(database: Databa
     assert after.at == AT
 
 
-async def test_event_with_a_fraction_as_id_is_taken_once(database: Database) -> None:
+async def test_event_with_fractional_id_is_ingested_once(database: Database) -> None:
     """With fewer digits its text would be that of no row, which would never be marked."""
     await database.run("CREATE TABLE events (id float8 PRIMARY KEY, name text NOT NULL)")
     await database.run(existing_table(settings(database)))

@@ -62,7 +62,7 @@ async def posting(tocsin: TocsinProcess, **headers: str) -> AsyncIterator[Reques
         await writer.wait_closed()
 
 
-async def test_a_request_with_a_wrong_token_is_answered_without_its_body(tmp_path: Path) -> None:
+async def test_refused_request_is_answered_before_its_body(tmp_path: Path) -> None:
     async with running(tmp_path, config()) as tocsin:
         await tocsin.until_ready()
         async with posting(tocsin, Authorization="Bearer wrong-but-quite-long", Expect="100-continue") as request:
@@ -77,7 +77,7 @@ async def test_a_request_with_a_wrong_token_is_answered_without_its_body(tmp_pat
             await request.until_said(b'{"events":1}')
 
 
-async def test_a_request_that_does_not_arrive_is_given_up_and_the_others_are_taken(tmp_path: Path) -> None:
+async def test_slow_request_times_out_without_delaying_others(tmp_path: Path) -> None:
     async with running(tmp_path, config(read_timeout="300ms")) as tocsin:
         await tocsin.until_ready()
         async with posting(tocsin) as request:
@@ -87,7 +87,7 @@ async def test_a_request_that_does_not_arrive_is_given_up_and_the_others_are_tak
             assert request.said.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_more_bytes_than_there_is_room_for_are_refused_for_a_while(tmp_path: Path) -> None:
+async def test_requests_over_max_waiting_get_503(tmp_path: Path) -> None:
     async with running(tmp_path, config(max_body=1000, max_waiting=1500)) as tocsin:
         await tocsin.until_ready()
         async with posting(tocsin, Expect="100-continue") as slow:
@@ -113,7 +113,7 @@ async def test_more_bytes_than_there_is_room_for_are_refused_for_a_while(tmp_pat
         assert status == 202
 
 
-async def test_a_key_of_any_bytes_tells_a_repeat(tmp_path: Path) -> None:
+async def test_idempotency_key_can_be_any_bytes(tmp_path: Path) -> None:
     async with running(tmp_path, config()) as tocsin:
         await tocsin.until_ready()
         for _ in range(2):
@@ -126,7 +126,7 @@ async def test_a_key_of_any_bytes_tells_a_repeat(tmp_path: Path) -> None:
         assert await tocsin.stop() == 0
 
 
-async def test_a_token_that_no_header_can_carry_is_refused_when_the_file_is_read(tmp_path: Path) -> None:
+async def test_token_with_non_ascii_characters_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "tocsin.yaml", config(token="a-töken-of-some-length"))
     status, output, errors = await command(tmp_path, "check")
     assert status == 1
@@ -135,7 +135,7 @@ async def test_a_token_that_no_header_can_carry_is_refused_when_the_file_is_read
     assert "töken" not in said
 
 
-async def test_a_sender_with_a_wrong_token_is_seen(tmp_path: Path) -> None:
+async def test_sender_with_wrong_token_is_reported(tmp_path: Path) -> None:
     """It is counted and logged once, and the alert says that every request is refused."""
     async with running(tmp_path, config()) as tocsin:
         await tocsin.until_ready()

@@ -93,7 +93,7 @@ def scenario(tmp_path: Path) -> Scenario:
     return Scenario(tmp_path, broker, new_topic(broker))
 
 
-async def test_a_record_that_is_read_again_is_not_told_again(scenario: Scenario) -> None:
+async def test_record_read_again_is_not_sent_again(scenario: Scenario) -> None:
     scenario.write(0, 1, 2)
     async with scenario.running():
         await until(lambda: len(scenario.told) == 3)
@@ -122,7 +122,7 @@ async def test_recreated_topic_is_read_from_its_beginning_once(scenario: Scenari
 
 
 @pytest.mark.parametrize("new", [1, 3, 8], ids=["shorter", "as long", "longer"])
-async def test_all_of_a_topic_that_is_made_anew_while_it_is_read_is_told_once(
+async def test_topic_recreated_while_reading_is_sent_once(
     scenario: Scenario, new: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tocsin.sources.kafka.events._CHECK_TOPICS_EVERY", 0.5)

@@ -104,7 +104,7 @@ async def test_consumer_stays_in_group_while_ledger_is_locked(broker: Kafka, tmp
         assert intake.state is State.UP
 
 
-async def test_consumer_finds_back_after_its_process_stood_still(
+async def test_consumer_rejoins_after_its_process_was_stopped(
     broker: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing polls for longer than the limit, as in a process that is stopped: the group goes on without it, and
@@ -153,7 +153,7 @@ class _Slow(Reader):
         await super().acknowledge(batch)
 
 
-async def test_consumer_stays_in_group_while_one_batch_takes_long(broker: Kafka) -> None:
+async def test_consumer_stays_in_group_during_slow_batch(broker: Kafka) -> None:
     """A batch that is written for longer than the limit, in one call: the same member is still there afterwards."""
     topic, loop = new_topic(broker), asyncio.get_running_loop()
     async with source(broker.brokers, topic, librdkafka=SHORT).open([topic], position={}) as stream:

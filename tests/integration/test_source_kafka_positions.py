@@ -65,7 +65,7 @@ async def test_unacknowledged_records_come_again_with_same_ids(broker: Kafka) ->
     assert reader.ids == before[5:]
 
 
-async def test_start_at_the_end_is_stored_and_loses_nothing(broker: Kafka) -> None:
+async def test_start_at_end_is_stored_without_loss(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, numbered([1]))
     at = source(broker.brokers, topic, start="latest")

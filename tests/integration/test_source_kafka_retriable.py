@@ -92,7 +92,7 @@ async def test_description_of_topic_is_asked_for_again(broker: Kafka, monkeypatc
     assert calls[0] == 3
 
 
-async def test_unknown_offset_of_group_is_not_taken_for_none(broker: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unknown_group_offset_is_looked_up_again(broker: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group that has read 5 of 10 records; its coordinator still loads when it is asked. With `start: latest` the
     other five would be passed over."""
     topic = new_topic(broker)

@@ -96,7 +96,7 @@ def names(columns: Columns) -> list[str]:
     return [column.name for column in columns]
 
 
-async def test_the_topic_is_a_snapshot_and_then_what_changes(broker: Kafka) -> None:
+async def test_topic_is_read_as_snapshot_then_changes(broker: Kafka) -> None:
     topic = new_topic(broker, cleanup_policy="compact", partitions=2)
     ann, bob = record({"id": 1}, {"id": 1, "name": "Ann"}), record({"id": 2}, {"id": 2, "name": "Bob"})
     produce(broker, topic, [record({"id": 1}, {"id": 1, "name": "An"}), ann, bob, record({"id": 2}, None)])
@@ -114,7 +114,7 @@ async def test_the_topic_is_a_snapshot_and_then_what_changes(broker: Kafka) -> N
         assert all(batch.snapshot is None for batch in view.batches[1:])
 
 
-async def test_the_frontier_moves_each_second_while_nothing_comes(broker: Kafka) -> None:
+async def test_frontier_advances_each_second_without_records(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
     async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
@@ -123,7 +123,7 @@ async def test_the_frontier_moves_each_second_while_nothing_comes(broker: Kafka)
     assert all(500 < later - earlier < 20_000 for earlier, later in pairwise(frontiers))
 
 
-async def test_row_that_comes_and_goes_in_one_batch_is_seen(broker: Kafka) -> None:
+async def test_row_inserted_and_deleted_in_one_batch_appears(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
     async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
@@ -136,7 +136,7 @@ async def test_row_that_comes_and_goes_in_one_batch_is_seen(broker: Kafka) -> No
     assert changes[0][0] < changes[1][0]
 
 
-async def test_a_snapshot_never_stands_before_what_is_known(broker: Kafka) -> None:
+async def test_snapshot_is_later_than_resume_frontier(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
     ahead = 4_000_000_000_000
@@ -151,7 +151,7 @@ async def test_a_snapshot_never_stands_before_what_is_known(broker: Kafka) -> No
     st.lists(st.tuples(st.integers(0, 3), st.one_of(st.none(), st.integers(0, 2))), max_size=12),
 )
 @settings(max_examples=8, deadline=None)
-def test_whatever_is_written_stream_and_snapshot_are_the_latest_of_each_key(
+def test_stream_and_snapshot_have_latest_of_each_key(
     before: list[tuple[int, int | None]], after: list[tuple[int, int | None]]
 ) -> None:
     broker = shared_kafka()
@@ -183,7 +183,7 @@ def test_whatever_is_written_stream_and_snapshot_are_the_latest_of_each_key(
 # Columns.
 
 
-async def test_columns_are_those_of_key_and_value_with_types_that_hold_all_their_values(broker: Kafka) -> None:
+async def test_columns_and_types_are_inferred_from_records(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(
         broker,
@@ -241,7 +241,7 @@ async def test_invalid_record_keeps_the_row_of_its_key(broker: Kafka) -> None:
 # Who writes such topics.
 
 
-async def test_changes_as_debezium_writes_them_are_rows(broker: Kafka) -> None:
+async def test_debezium_changes_are_read_as_rows(broker: Kafka) -> None:
     topic = new_topic(broker)
 
     def change(before: object, after: object) -> tuple[str, str | None]:
@@ -258,7 +258,7 @@ async def test_changes_as_debezium_writes_them_are_rows(broker: Kafka) -> None:
         await view.until()
 
 
-async def test_only_what_a_transaction_has_committed_is_seen(broker: Kafka) -> None:
+async def test_aborted_transactions_are_not_read(broker: Kafka) -> None:
     """A Materialize sink writes in transactions."""
     topic = new_topic(broker)
     producer = Producer({"bootstrap.servers": broker.brokers, "transactional.id": topic, "log_level": 2})
@@ -274,7 +274,7 @@ async def test_only_what_a_transaction_has_committed_is_seen(broker: Kafka) -> N
         assert view.found == [{"k": "a", "v": 1}]
 
 
-async def test_what_the_channel_writes_with_state_can_be_watched(broker: Kafka) -> None:
+async def test_state_written_by_channel_can_be_watched(broker: Kafka) -> None:
     topic = new_topic(broker, cleanup_policy="compact")
     config = channel_kind.Config.model_validate(
         {
@@ -302,7 +302,7 @@ async def test_what_the_channel_writes_with_state_can_be_watched(broker: Kafka) 
 # Faults.
 
 
-async def test_a_broker_that_dies_ends_the_stream(own: Kafka) -> None:
+async def test_killed_broker_ends_the_stream(own: Kafka) -> None:
     make_topic(own, "t")
     produce(own, "t", [record({"id": 1}, {"id": 1})])
     at = source(own.brokers, snapshot_timeout="20s")
@@ -320,7 +320,7 @@ async def test_a_broker_that_dies_ends_the_stream(own: Kafka) -> None:
         assert view.found == [{"id": 1}]
 
 
-async def test_a_broker_that_stops_answering_is_a_stall(own: Kafka) -> None:
+async def test_silent_broker_is_a_stall(own: Kafka) -> None:
     make_topic(own, "t")
     produce(own, "t", [record({"id": 1}, {"id": 1})])
     at = source(own.brokers, progress_timeout="2s")
@@ -352,9 +352,7 @@ async def test_missing_or_deleted_topic_is_reported(broker: Kafka) -> None:
     assert caught.value.reason is SourceReason.MISSING
 
 
-async def test_a_topic_with_more_partitions_than_before_is_read_afresh(
-    broker: Kafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_added_partitions_end_the_stream_as_replaced(broker: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.sources.kafka.state._LAYOUT_EVERY", 1)
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
@@ -369,9 +367,7 @@ async def test_a_topic_with_more_partitions_than_before_is_read_afresh(
     assert caught.value.reason is SourceReason.REPLACED
 
 
-async def test_a_topic_that_was_made_anew_and_has_as_much_in_it_again_is_read_afresh(
-    broker: Kafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_recreated_topic_is_read_from_scratch(broker: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.sources.kafka.state._LAYOUT_EVERY", 1)
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
@@ -390,7 +386,7 @@ async def test_a_topic_that_was_made_anew_and_has_as_much_in_it_again_is_read_af
         assert view.found == [{"id": 2}, {"id": 3}]
 
 
-async def test_a_topic_too_long_for_the_snapshot_timeout_is_a_stall(broker: Kafka) -> None:
+async def test_snapshot_timeout_is_reported_as_stall(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
     with pytest.raises(SourceError, match="not read to its end") as caught:

@@ -19,7 +19,7 @@ from tocsin.sources import http
 pytestmark = pytest.mark.xdist_group("postgres")
 
 
-async def test_rows_go_to_other_workers_while_ledger_is_locked(database: Database, tmp_path: Path) -> None:
+async def test_rows_go_to_others_while_ledger_is_locked(database: Database, tmp_path: Path) -> None:
     """No transaction stays open: it would hold the rows, and the notifications of all clients of the server."""
     await made(database)
     await database.run(INSERT, 50)

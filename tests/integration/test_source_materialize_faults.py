@@ -179,7 +179,7 @@ async def test_silence_at_start_is_stall_after_snapshot_timeout(double: Material
     check(error, SourceReason.STALLED, "no complete snapshot for 0.5 s")
 
 
-async def test_slow_snapshot_is_no_stall(double: MaterializeDouble) -> None:
+async def test_slow_snapshot_is_not_a_stall(double: MaterializeDouble) -> None:
     rows: list[TextRow] = [(str(number), "x" * 40) for number in range(60)]
     double.create(ORDERS, COLUMNS, rows=rows)
     slow = source(double, snapshot_timeout="1s", progress_timeout="1s", stale_after="1s")
@@ -235,7 +235,7 @@ async def test_server_that_never_answers_times_out(double: MaterializeDouble) ->
 NASTY: tuple[TextRow, ...] = (("1", "a\tb\nc\\d"), ("2", None), ("3", "üñ😀"), ("4", ""))
 
 
-async def test_stream_cut_at_any_byte_gives_no_wrong_row(double: MaterializeDouble) -> None:
+async def test_stream_cut_anywhere_yields_no_wrong_row(double: MaterializeDouble) -> None:
     """A half line taken for a whole one, or rows of an open batch handed out, would show as a wrong state."""
     double.progress_interval = 0.01
     double.create(ORDERS, COLUMNS, rows=NASTY)

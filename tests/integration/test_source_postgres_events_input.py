@@ -95,7 +95,7 @@ async def test_unmatched_event_is_marked_and_read_once(database: Database, after
     assert await database.run("SELECT 1 FROM events WHERE handled_at IS NULL") == []
 
 
-async def test_event_time_is_its_own_or_the_time_of_reading(database: Database) -> None:
+async def test_event_without_time_has_the_read_time(database: Database) -> None:
     await made(database, time="at")
     await database.run("ALTER TABLE events ALTER COLUMN at DROP NOT NULL")
     await database.run(

@@ -12,7 +12,7 @@ from tocsin.client import EventsTable, publish
 pytestmark = pytest.mark.xdist_group("postgres")
 
 
-async def test_event_is_committed_with_its_data_or_not_at_all(database: Database) -> None:
+async def test_event_is_committed_only_with_its_data(database: Database) -> None:
     await made(database)
     await database.run("CREATE TABLE orders (id int)")
 

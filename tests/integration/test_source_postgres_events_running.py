@@ -60,7 +60,7 @@ async def until_sent(database: Database, *ids: int, name: str = "one") -> None:
     await until_some(look)
 
 
-async def test_events_are_sent_in_order_and_invalid_ones_counted(database: Database, tmp_path: Path) -> None:
+async def test_events_are_sent_in_order_invalid_counted(database: Database, tmp_path: Path) -> None:
     await made(database)
     await database.run("ALTER TABLE events ALTER COLUMN name DROP NOT NULL")
     await publish(database, 300)

@@ -136,7 +136,7 @@ async def test_unprepared_database_is_refused_with_a_fix(
         ("DROP TABLE events", SourceReason.MISSING, NEW_FIX),
     ],
 )
-async def test_change_of_a_running_table_is_reported_with_a_fix(
+async def test_change_of_running_table_has_a_fix(
     database: Database, change: str, reason: SourceReason, fix: str
 ) -> None:
     given = {"dsn": psycopg.conninfo.make_conninfo(database.dsn, user="events_reader")}
@@ -153,7 +153,7 @@ async def test_change_of_a_running_table_is_reported_with_a_fix(
 
 
 @pytest.mark.parametrize("after", ["mark", "delete"])
-async def test_sql_for_a_new_table_fails_on_an_existing_one(database: Database, after: str) -> None:
+async def test_sql_for_new_table_fails_on_existing(database: Database, after: str) -> None:
     """Run by mistake, it must not turn all existing rows into pending events."""
     await database.run(EXISTING)
     given = {"id": "pk", "after": after}
@@ -164,7 +164,7 @@ async def test_sql_for_a_new_table_fails_on_an_existing_one(database: Database, 
     assert await database.run("SELECT 1 FROM events WHERE handled_at IS NULL") == []
 
 
-async def test_suggested_sql_repairs_a_table_and_keeps_pending_rows(database: Database) -> None:
+async def test_suggested_sql_repairs_table_and_keeps_rows(database: Database) -> None:
     await made(database)
     await database.run(INSERT, 2)
     await database.run("ALTER TABLE events DROP COLUMN handled_as; DROP FUNCTION events_notify CASCADE")

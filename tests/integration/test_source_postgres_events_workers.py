@@ -94,7 +94,7 @@ async def test_events_of_a_dead_worker_go_to_another(database: Database) -> None
             await dead.acknowledge(held)
 
 
-async def test_events_of_a_silent_worker_go_on_after_the_lease(database: Database) -> None:
+async def test_silent_worker_loses_events_after_the_lease(database: Database) -> None:
     await made(database)
     await database.run(INSERT, 5)
     async with taking(source(database, lease="300ms")) as silent, taking(source(database)) as other:

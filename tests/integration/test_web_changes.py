@@ -61,7 +61,7 @@ async def test_reload_works_or_lists_the_problems(start: Start, process: FakePro
     assert process.reloads == 2
 
 
-async def test_reload_needs_post(start: Start) -> None:
+async def test_reload_needs_a_post_request(start: Start) -> None:
     client = await start(admin=True)
     response = await client.get("/-/reload")
     assert (response.status, response.headers["Allow"]) == (405, "POST")

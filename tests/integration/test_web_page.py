@@ -121,7 +121,7 @@ async def test_refusing_source_is_shown_in_red(tab: Tab, process: FakeProcess) -
     await until_shows(tab, "#alerts .why.bad", "the last 3 messages are not valid events")
 
 
-async def test_dead_letters_of_a_removed_channel_can_be_dropped(tab: Tab, process: FakeProcess) -> None:
+async def test_dead_letters_of_removed_channel_are_droppable(tab: Tab, process: FakeProcess) -> None:
     removed = {**PEOPLE, "name": "old pager", "type": "", "state": "removed", "message": "no longer configured"}
     process.channel_list = [PEOPLE, {**removed, "dead": 1}]
     process.outbox.records = [replace(DEAD, channel="old pager", reason="unrouted")]

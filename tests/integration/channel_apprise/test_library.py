@@ -19,7 +19,7 @@ def texts(receiver: Receiver) -> list[str]:
 
 @pytest.mark.parametrize("options", ["", "?redirect=yes"])
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_to_a_login_page_delivers_nothing(
+async def test_redirect_to_a_login_page_delivers_nothing(
     build: Build, receiver: Receiver, status: int, options: str
 ) -> None:
     """Followed, the message becomes an empty GET, and the page's 200 success; the URL may even ask for it."""
@@ -34,7 +34,7 @@ async def test_a_redirect_to_a_login_page_delivers_nothing(
     assert paths(receiver) == ["/"]
 
 
-async def test_an_optional_service_that_fails_is_tried_again(build: Build, receiver: Receiver) -> None:
+async def test_failed_optional_service_is_retried(build: Build, receiver: Receiver) -> None:
     """The library would report success."""
     receiver.script(Answer(status=500))
     channel = build(at(receiver, "?optional=yes"))
@@ -43,7 +43,7 @@ async def test_an_optional_service_that_fails_is_tried_again(build: Build, recei
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
-async def test_an_attempt_is_one_request_whatever_the_url_says(build: Build, receiver: Receiver, status: int) -> None:
+async def test_attempt_is_one_request_despite_url_options(build: Build, receiver: Receiver, status: int) -> None:
     """Attempts are the dispatcher's, which knows waits and limits; the library repeats a 400 like a 429."""
     receiver.script(Answer(status=status, headers={"retry-after": "1"}))
     channel = build(at(receiver, "?retry=3&wait=0"))
@@ -59,9 +59,7 @@ def _discord(channel: Any, receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     ("options", "length"), [("", 2000), ("?overflow=truncate", 2000), ("?overflow=upstream", 6000)]
 )
-async def test_a_text_is_cut_to_what_the_service_takes(
-    build: Build, receiver: Receiver, options: str, length: int
-) -> None:
+async def test_text_is_truncated_to_service_limit(build: Build, receiver: Receiver, options: str, length: int) -> None:
     """Discord refuses more than 2,000 characters, each time. Who wants the whole text sent writes so."""
     receiver.otherwise = lambda request: Answer(status=204 if len(request.json["content"]) <= 2000 else 400)
     channel = build(f"discord://{'1' * 18}/{SECRET}{options}", title="{{ '' }}", body="x" * 6000)
@@ -71,7 +69,7 @@ async def test_a_text_is_cut_to_what_the_service_takes(
     assert {len(request.json["content"]) for request in receiver.requests} == {length}
 
 
-async def test_pieces_of_a_split_text_keep_their_order(build: Build, receiver: Receiver) -> None:
+async def test_pieces_of_split_text_keep_their_order(build: Build, receiver: Receiver) -> None:
     """The library sends the third piece though the second failed, and in the next attempt all three again."""
     channel = build(at(receiver, "?overflow=split"), body="a" * 30_000 + "b" * 30_000 + "c" * 30_000)
     receiver.script(Answer(), Answer(status=500))
@@ -87,7 +85,7 @@ async def test_pieces_of_a_split_text_keep_their_order(build: Build, receiver: R
     assert len(receiver.requests) == 7
 
 
-async def test_pieces_are_remembered_for_each_url(build: Build, receiver: Receiver) -> None:
+async def test_sent_pieces_are_remembered_per_url(build: Build, receiver: Receiver) -> None:
     """Two rooms with the same text: what one has, the other still gets."""
     channel = build(
         at(receiver, "one?overflow=split"), at(receiver, "two?overflow=split"), body="a" * 30_000 + "b" * 30_000
@@ -106,14 +104,14 @@ async def test_pieces_are_remembered_for_each_url(build: Build, receiver: Receiv
 
 
 @pytest.mark.parametrize("url", [f"mailto://me:{SECRET}@mail.example.com", f"mailto://me:{SECRET}@mail.example.com:25"])
-def test_a_mail_password_in_clear_text_is_refused(build: Build, url: str) -> None:
+def test_mail_password_in_clear_text_is_refused(build: Build, url: str) -> None:
     """The library uses no TLS with mailto://, even where the server offers it."""
     with pytest.raises(ConfigError, match=r"urls\[0\]: mailto:// would send the password in clear text") as caught:
         build(url)
     assert SECRET not in str(caught.value)
 
 
-async def test_a_mail_password_of_a_row_is_not_sent_in_clear_text(build: Build) -> None:
+async def test_password_in_templated_url_is_never_sent_unencrypted(build: Build) -> None:
     """An URL that rows make is judged when it is made."""
     channel = build(f"mailto://me:{SECRET}@{{{{ row.host }}}}")
     result = await sent(channel, message(extra={"host": ("text", "mail.example.com")}))
@@ -130,6 +128,6 @@ async def test_a_mail_password_of_a_row_is_not_sent_in_clear_text(build: Build) 
         "mailto://relay.example.com?from=a@example.com&to=b@example.com",
     ],
 )
-def test_mail_with_tls_or_without_a_password_will_do(build: Build, url: str) -> None:
+def test_mail_with_tls_or_without_password_is_accepted(build: Build, url: str) -> None:
     """Providers that the library knows get TLS by themselves."""
     assert [service.name for service in build(url)._services.values()] == ["E-Mail"]

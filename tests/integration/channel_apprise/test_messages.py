@@ -26,7 +26,7 @@ from tocsin.model import Kind
         (Kind.EVENT, "Event: Order 17 of Ann is late", "info"),
     ],
 )
-async def test_a_service_is_told_what_happened_and_how_bad_it_is(
+async def test_service_gets_title_and_severity_of_each_kind(
     build: Build, receiver: Receiver, kind: Kind, title: str, type_: str
 ) -> None:
     assert await sent(build(at(receiver)), message(kind)) == Delivered()
@@ -35,7 +35,7 @@ async def test_a_service_is_told_what_happened_and_how_bad_it_is(
     assert request.json["message"].startswith("customer Ann, value 3\n")
 
 
-async def test_own_title_and_body_are_templates(build: Build, receiver: Receiver) -> None:
+async def test_configured_title_and_body_are_templates(build: Build, receiver: Receiver) -> None:
     channel = build(
         at(receiver, schema="form"), title="{{ alert }}\n!", body="{{ row.order_id }} for {{ labels.customer }}"
     )
@@ -45,9 +45,7 @@ async def test_own_title_and_body_are_templates(build: Build, receiver: Receiver
     assert "message=17+for+Ann" in body
 
 
-async def test_a_body_in_html_is_escaped_and_translated_for_services_that_take_text(
-    build: Build, receiver: Receiver
-) -> None:
+async def test_html_body_is_escaped_or_converted_to_text(build: Build, receiver: Receiver) -> None:
     channel = build(
         at(receiver, "?format=text"), at(receiver, "?format=html"), format="html", body="<b>{{ row.note }}</b>"
     )
@@ -55,7 +53,7 @@ async def test_a_body_in_html_is_escaped_and_translated_for_services_that_take_t
     assert {request.json["message"] for request in receiver.requests} == {"a < b", "<b>a &lt; b</b>"}
 
 
-async def test_a_digest_lists_its_notifications(build: Build, receiver: Receiver) -> None:
+async def test_digest_lists_its_notifications(build: Build, receiver: Receiver) -> None:
     envelopes = [message(key=str(number)).envelope for number in range(12)]
     await sent(build(at(receiver)), replace(message(), envelope=merged(envelopes)))
     [request] = receiver.requests
@@ -63,12 +61,12 @@ async def test_a_digest_lists_its_notifications(build: Build, receiver: Receiver
     assert "Fired: Order 9 of Ann is late\nand 2 more" in request.json["message"]
 
 
-async def test_a_message_without_a_body_is_its_title(build: Build, receiver: Receiver) -> None:
+async def test_message_without_body_is_its_title(build: Build, receiver: Receiver) -> None:
     await sent(build(at(receiver), title="only this", body="{{ '' }}"))
     assert receiver.requests[0].json["message"] == "only this"
 
 
-async def test_urls_of_an_alert_override_those_of_the_channel(build: Build, receiver: Receiver) -> None:
+async def test_urls_of_alert_override_those_of_channel(build: Build, receiver: Receiver) -> None:
     await sent(build(at(receiver, "channel"), own={"urls": [at(receiver, "alert")]}))
     assert paths(receiver) == ["/alert"]
 
@@ -76,7 +74,7 @@ async def test_urls_of_an_alert_override_those_of_the_channel(build: Build, rece
 # Who gets it.
 
 
-async def test_an_url_may_name_whom_to_tell_by_the_row_and_stays_one_part(build: Build, receiver: Receiver) -> None:
+async def test_row_value_stays_one_segment_of_url(build: Build, receiver: Receiver) -> None:
     channel = build(at(receiver, "sms/{{ row.phone }}"))
     await sent(channel, message(extra={"phone": ("text", "+49 1/../2?a=b&c#d")}))
     [path] = paths(receiver)
@@ -84,31 +82,31 @@ async def test_an_url_may_name_whom_to_tell_by_the_row_and_stays_one_part(build:
 
 
 @pytest.mark.parametrize("phone", [None, ""])
-async def test_a_row_that_names_nobody_is_a_dead_letter(build: Build, receiver: Receiver, phone: str | None) -> None:
+async def test_row_without_recipient_becomes_a_dead_letter(build: Build, receiver: Receiver, phone: str | None) -> None:
     result = await sent(build(at(receiver, "{{ row.phone }}")), message(extra={"phone": ("text", phone)}))
     assert result == Rejected(Reason.NO_RECIPIENTS, "late: urls[0]: an expression prints nothing")
     assert not receiver.requests
 
 
-async def test_an_url_that_names_nobody_is_left_out_and_the_others_are_told(build: Build, receiver: Receiver) -> None:
+async def test_url_without_recipient_is_skipped_others_are_sent(build: Build, receiver: Receiver) -> None:
     channel = build(at(receiver, "{{ row.phone }}"), at(receiver, "room"))
     assert await sent(channel, message(extra={"phone": ("text", None)})) == Delivered()
     assert paths(receiver) == ["/room"]
 
 
-async def test_an_url_that_two_entries_give_is_told_once(build: Build, receiver: Receiver) -> None:
+async def test_duplicate_url_is_sent_once(build: Build, receiver: Receiver) -> None:
     channel = build(at(receiver, "{{ row.who }}"), at(receiver, "room"))
     await sent(channel, message(extra={"who": ("text", "room")}))
     assert paths(receiver) == ["/room"]
 
 
-async def test_a_digest_goes_to_everybody_whom_one_of_its_notifications_names(build: Build, receiver: Receiver) -> None:
+async def test_digest_goes_to_recipients_of_all_its_notifications(build: Build, receiver: Receiver) -> None:
     envelopes = [message(key=who, extra={"who": ("text", who)}).envelope for who in ("ann", "bob", "ann")]
     await sent(build(at(receiver, "{{ row.who }}")), replace(message(), envelope=merged(envelopes)))
     assert sorted(paths(receiver)) == ["/ann", "/bob"]
 
 
-async def test_a_column_that_the_row_does_not_have_is_named(build: Build, receiver: Receiver) -> None:
+async def test_missing_column_of_the_row_is_named(build: Build, receiver: Receiver) -> None:
     result = await sent(build(at(receiver, "{{ row.phne }}")))
     assert isinstance(result, Rejected)
     assert result.reason is Reason.TEMPLATE

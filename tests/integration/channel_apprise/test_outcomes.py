@@ -64,7 +64,7 @@ async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slow]:
         yield server
 
 
-async def test_a_service_that_fails_is_tried_again_and_the_detail_says_why(build: Build, receiver: Receiver) -> None:
+async def test_failed_service_is_retried_with_the_reason(build: Build, receiver: Receiver) -> None:
     receiver.script(Answer(status=500))
     channel = build(at(receiver))
     result = await sent(channel)
@@ -75,7 +75,7 @@ async def test_a_service_that_fails_is_tried_again_and_the_detail_says_why(build
     assert await sent(channel) == Delivered()
 
 
-async def test_of_several_only_the_one_that_failed_is_tried_again(build: Build, receiver: Receiver) -> None:
+async def test_only_the_failed_service_is_retried(build: Build, receiver: Receiver) -> None:
     failing = True
     receiver.otherwise = lambda request: Answer(status=503 if failing and request.path == "/b" else 200)
     channel = build(at(receiver, "a"), at(receiver, "b"), at(receiver, "c"))
@@ -90,7 +90,7 @@ async def test_of_several_only_the_one_that_failed_is_tried_again(build: Build, 
     assert len(receiver.requests) == 8
 
 
-async def test_a_service_that_does_not_answer_delays_no_other(build: Build, receiver: Receiver) -> None:
+async def test_silent_service_delays_no_other(build: Build, receiver: Receiver) -> None:
     receiver.otherwise = lambda request: Answer(hang=request.path == "/slow")
     channel = build(at(receiver, "slow"), at(receiver, "fast"), timeout="1s")
     result = await sent(channel)
@@ -98,7 +98,7 @@ async def test_a_service_that_does_not_answer_delays_no_other(build: Build, rece
     assert paths(receiver).count("/fast") == 1
 
 
-async def test_messages_to_one_url_go_one_after_the_other(build: Build, receiver: Receiver) -> None:
+async def test_messages_to_one_url_are_sent_sequentially(build: Build, receiver: Receiver) -> None:
     channel = build(at(receiver), concurrency=8)
     results = await channel.send([message(key=str(number)) for number in range(20)])
     assert results == [Delivered()] * 20
@@ -106,7 +106,7 @@ async def test_messages_to_one_url_go_one_after_the_other(build: Build, receiver
     assert titles == [f"Fired: Order {number} of Ann is late" for number in range(20)]
 
 
-async def test_a_service_s_own_pauses_are_off(build: Build, receiver: Receiver) -> None:
+async def test_rate_limit_pauses_of_services_are_off(build: Build, receiver: Receiver) -> None:
     channel = build(
         at(receiver), f"tgram://123456789:{'a' * 35}/@room", f"slack://T1JJ3T3L2/A1BRTD4JD/{'b' * 24}/#room"
     )
@@ -123,7 +123,7 @@ async def test_redirects_are_not_followed(build: Build, receiver: Receiver) -> N
 # Sends that hang.
 
 
-async def test_what_outlives_its_attempt_and_succeeds_is_not_sent_again(build: Build, slow: Slow) -> None:
+async def test_late_success_after_timeout_is_not_sent_again(build: Build, slow: Slow) -> None:
     channel = build(slow.at(), timeout="300ms")
     assert await sent(channel) == NO_ANSWER
     assert await sent(channel) == HUNG
@@ -134,9 +134,7 @@ async def test_what_outlives_its_attempt_and_succeeds_is_not_sent_again(build: B
 
 
 @pytest.mark.parametrize("path", ["room", "{{ row.room }}"], ids=["given", "of a row"])
-async def test_two_sends_to_one_url_never_overlap_also_when_the_first_outlasts_its_time(
-    build: Build, slow: Slow, path: str
-) -> None:
+async def test_sends_to_one_url_never_overlap_after_timeout(build: Build, slow: Slow, path: str) -> None:
     channel = build(slow.at(path), timeout="300ms")
     room = {"room": ("text", "room")}
     first, second = message(extra=room), message(key="18", extra=room)
@@ -149,14 +147,14 @@ async def test_two_sends_to_one_url_never_overlap_also_when_the_first_outlasts_i
     assert (slow.paths, slow.most_under_way) == (["/room"] * 2, 1)
 
 
-async def test_what_waits_for_its_turn_in_vain_costs_no_attempt(build: Build, slow: Slow) -> None:
+async def test_message_without_free_slot_costs_no_attempt(build: Build, slow: Slow) -> None:
     channel = build(slow.at(), timeout="300ms")
     in_vain = Retry(Reason.TIMEOUT, "no free slot within 0.3 s", 5.0, free=True)
     assert await channel.send([message(), message(key="18")]) == [NO_ANSWER, in_vain]
     assert slow.paths == ["/"]
 
 
-async def test_an_attempt_that_is_given_up_leaves_the_url_to_its_send(build: Build, slow: Slow) -> None:
+async def test_cancelled_attempt_keeps_url_busy_until_send_ends(build: Build, slow: Slow) -> None:
     channel = build(slow.at())
     attempt = asyncio.create_task(sent(channel))
     await until(lambda: slow.paths, "the request")
@@ -169,9 +167,7 @@ async def test_an_attempt_that_is_given_up_leaves_the_url_to_its_send(build: Bui
     assert slow.paths == ["/"]
 
 
-async def test_of_an_attempt_that_is_given_up_what_has_arrived_is_not_sent_again(
-    build: Build, slow: Slow, receiver: Receiver
-) -> None:
+async def test_cancelled_attempt_does_not_repeat_what_arrived(build: Build, slow: Slow, receiver: Receiver) -> None:
     channel = build(at(receiver), slow.at())
     attempt = asyncio.create_task(sent(channel))
     await until(lambda: slow.paths and channel._settled, "one has answered, the other has the request")
@@ -184,9 +180,7 @@ async def test_of_an_attempt_that_is_given_up_what_has_arrived_is_not_sent_again
     assert (paths(receiver), slow.paths, channel._settled) == (["/"], ["/"], {})
 
 
-async def test_to_urls_that_rows_make_no_more_sends_hang_than_concurrency_and_the_others_are_told(
-    build: Build, slow: Slow, receiver: Receiver
-) -> None:
+async def test_hanging_sends_are_limited_by_concurrency(build: Build, slow: Slow, receiver: Receiver) -> None:
     channel = build(slow.at("{{ row.who }}"), at(receiver), timeout="1s", concurrency=2)
 
     def to(who: str) -> Message:
@@ -204,9 +198,7 @@ async def test_to_urls_that_rows_make_no_more_sends_hang_than_concurrency_and_th
     assert sorted(slow.paths) == ["/ann", "/bob", "/cy"]
 
 
-async def test_a_send_that_hangs_keeps_neither_the_channel_nor_the_process_from_ending(
-    build: Build, slow: Slow
-) -> None:
+async def test_hanging_send_blocks_neither_close_nor_exit(build: Build, slow: Slow) -> None:
     channel = build(slow.at(), timeout="300ms")
     await sent(channel)
     await channel.close()

@@ -98,7 +98,7 @@ def _says(request: Received) -> str:
     ],
     ids=["discord", "slack", "telegram", "sms"],
 )
-async def test_a_well_known_service_gets_what_it_expects_and_no_secret_is_told_when_it_fails(
+async def test_known_service_gets_its_request_without_leaking_secrets(
     build: Build,
     receiver: Receiver,
     printed: io.StringIO,
@@ -132,9 +132,7 @@ async def test_a_well_known_service_gets_what_it_expects_and_no_secret_is_told_w
         ("text", "<b>5 &lt;u&gt;6&lt;/u&gt; &amp; *7*</b>\r\n&lt;i&gt;8&lt;/i&gt;"),
     ],
 )
-async def test_a_title_that_becomes_a_part_of_the_text_says_there_what_it_says(
-    build: Build, receiver: Receiver, form: str, text: str
-) -> None:
+async def test_title_merged_into_the_body_is_escaped(build: Build, receiver: Receiver, form: str, text: str) -> None:
     receiver.script(Answer(body=b'{"ok": true}'))
     body = "<i>8</i>"
     channel = build(f"tgram://123456789:{'a' * 35}/12345?mdv=v2", title="5 <u>6</u> & *7*", body=body, format=form)
@@ -144,7 +142,7 @@ async def test_a_title_that_becomes_a_part_of_the_text_says_there_what_it_says(
 
 
 @pytest.mark.parametrize("form", ["html", "markdown", "text"])
-async def test_in_plain_text_a_title_stands_as_it_is(build: Build, receiver: Receiver, form: str) -> None:
+async def test_title_in_plain_text_is_unchanged(build: Build, receiver: Receiver, form: str) -> None:
     receiver.script(Answer(status=201, body=b"{}"))
     url = f"twilio://AC{'a' * 32}:{'b' * 32}@15551230000/15551231111"
     channel = build(url, title="5 <u>6</u> & *7*", body="8", format=form)
@@ -153,12 +151,12 @@ async def test_in_plain_text_a_title_stands_as_it_is(build: Build, receiver: Rec
     assert parse_qs(_says(receiver.requests[0]))["Body"] == ["5 <u>6</u> & *7*\r\n8"]
 
 
-async def test_a_title_in_the_place_of_an_empty_body_is_escaped(build: Build, receiver: Receiver) -> None:
+async def test_title_in_place_of_empty_body_is_escaped(build: Build, receiver: Receiver) -> None:
     await sent(build(at(receiver, "?format=html"), title="a<b", body="{{ '' }}", format="html"))
     assert receiver.requests[0].json["message"] == "a&lt;b"
 
 
-async def test_a_secret_that_a_service_repeats_is_not_told(build: Build, receiver: Receiver) -> None:
+async def test_secret_in_connection_error_is_redacted(build: Build, receiver: Receiver) -> None:
     async with Receiver() as gone:
         url = f"json://user:{SECRET}@127.0.0.1:{gone.port}/{SECRET}/x?-token={SECRET}"
     result = await sent(build(url))
@@ -167,7 +165,7 @@ async def test_a_secret_that_a_service_repeats_is_not_told(build: Build, receive
 
 
 @pytest.mark.parametrize("url", [f"slack://TSECRET42/A1BRTD4JD/{'b' * 24}/#room", f"json://x/{SECRET}"])
-async def test_a_service_that_breaks_is_tried_again_and_what_it_says_is_redacted(url: str) -> None:
+async def test_exception_of_a_service_is_redacted(url: str) -> None:
     def breaks(**_: Any) -> bool:
         raise RuntimeError(f"no {url} and no {SECRET}")
 
@@ -179,7 +177,7 @@ async def test_a_service_that_breaks_is_tried_again_and_what_it_says_is_redacted
     assert not [part for part in url.partition("://")[2].split("/") if len(part) > 8 and part in failed]
 
 
-async def test_a_service_that_ends_the_program_when_it_is_made_costs_only_its_notification(
+async def test_service_that_raises_system_exit_is_refused(
     build: Build, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ends(*_: Any, **__: Any) -> None:
@@ -202,7 +200,7 @@ def _loggers() -> dict[str, Any]:
     return {each.name: (each.propagate, each.level, list(each.handlers)) for each in loggers}
 
 
-async def test_while_a_send_hangs_and_until_it_ends_the_log_gets_what_others_say_and_nothing_of_it(
+async def test_hanging_send_silences_only_its_own_logs(
     build: Build, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tocsin.channels.apprise.channel.Service", lambda url, _: Service(url, 20.0))
@@ -242,7 +240,7 @@ async def test_while_a_send_hangs_and_until_it_ends_the_log_gets_what_others_say
         (f"https://example.com/{SECRET}", "Apprise cannot use this https URL"),
     ],
 )
-def test_an_url_of_which_nothing_can_be_made_is_refused_at_the_start_without_telling_it(
+def test_unusable_url_is_refused_at_start_without_secret(
     build: Build, url: str, complaint: str, printed: io.StringIO
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -253,19 +251,19 @@ def test_an_url_of_which_nothing_can_be_made_is_refused_at_the_start_without_tel
     assert SECRET not in str(caught.value) + printed.getvalue()
 
 
-def test_the_address_that_a_service_shows_for_its_webhook_will_do(build: Build) -> None:
+def test_webhook_address_of_a_service_is_accepted(build: Build) -> None:
     channel = build(f"https://discord.com/api/webhooks/{'1' * 18}/{'a' * 60}")
     assert [service.name for service in channel._services.values()] == ["Discord"]
 
 
 @pytest.mark.parametrize("urls", [["slack"], ["no url"], ["json://x\n"], ["json://{{ rw }}"], [""]])
-def test_what_is_no_url_is_refused_with_its_place(urls: list[str]) -> None:
+def test_invalid_url_is_refused_with_its_index(urls: list[str]) -> None:
     with pytest.raises(ValidationError) as caught:
         channel_apprise.Config.model_validate({"type": "apprise", "urls": ["json://x", *urls]})
     assert "[1]" in str(caught.value)
 
 
-def test_urls_may_come_from_a_file(tmp_path: Any) -> None:
+def test_urls_can_come_from_a_file(tmp_path: Any) -> None:
     (tmp_path / "urls").write_text(f"# the team\njson://127.0.0.1/{SECRET}\n\nform://127.0.0.1\n")
     config = channel_apprise.Config.model_validate({"type": "apprise", "urls_file": str(tmp_path / "urls")})
     assert [url.get_secret_value() for url in config.urls] == [f"json://127.0.0.1/{SECRET}", "form://127.0.0.1"]
@@ -274,7 +272,7 @@ def test_urls_may_come_from_a_file(tmp_path: Any) -> None:
     assert channel_apprise.Options().missing() == "set urls"
 
 
-def test_a_missing_library_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "apprise", *(f"tocsin.channels.apprise.{name}" for name in ("channel", "services")))
     config = channel_apprise.Config.model_validate({"type": "apprise", "urls": ["json://x"]})
     with pytest.raises(ConfigError, match=r"install it with: pip install 'tocsin\[apprise\]'"):

@@ -21,7 +21,7 @@ from tocsin.model import Kind
 from tocsin.templates import Template
 
 
-async def test_the_headers_say_what_kind_of_mail_it_is(build: Build, server: MailServer) -> None:
+async def test_headers_identify_an_automatic_mail(build: Build, server: MailServer) -> None:
     what = message(age=600.0)
     await sent(build(), what)
     parsed = server.mails[0].parsed
@@ -32,9 +32,7 @@ async def test_the_headers_say_what_kind_of_mail_it_is(build: Build, server: Mai
 
 
 @pytest.mark.parametrize("kind", [Kind.UPDATED, Kind.REPEATED, Kind.RESOLVED])
-async def test_a_second_mail_of_the_same_episode_is_threaded_under_the_first(
-    build: Build, server: MailServer, kind: Kind
-) -> None:
+async def test_later_mail_of_episode_replies_to_the_first(build: Build, server: MailServer, kind: Kind) -> None:
     channel = build()
     first = message()
     assert kind in channel.needs_previous_ids
@@ -44,13 +42,13 @@ async def test_a_second_mail_of_the_same_episode_is_threaded_under_the_first(
     assert server.mails[1].parsed["In-Reply-To"] == server.mails[1].parsed["References"] == parent
 
 
-async def test_a_digest_of_several_episodes_answers_none_of_them(build: Build, server: MailServer) -> None:
+async def test_digest_of_several_episodes_replies_to_none(build: Build, server: MailServer) -> None:
     envelopes = [message(Kind.RESOLVED, key=key).envelope for key in "ab"]
     await sent(build(), replace(message(Kind.RESOLVED, previous_ids=("x",)), envelope=merged(envelopes)))
     assert server.mails[0].parsed["In-Reply-To"] is None
 
 
-async def test_a_repeat_is_byte_identical(build: Build, server: MailServer) -> None:
+async def test_repeated_mail_is_byte_identical(build: Build, server: MailServer) -> None:
     channel = build()
     for _ in range(2):
         await sent(channel)
@@ -58,9 +56,7 @@ async def test_a_repeat_is_byte_identical(build: Build, server: MailServer) -> N
     assert first.content == second.content
 
 
-async def test_text_and_html_are_both_there_and_what_comes_from_a_row_is_escaped(
-    build: Build, server: MailServer
-) -> None:
+async def test_mail_has_text_and_html_with_escaped_rows(build: Build, server: MailServer) -> None:
     view = View(annotations={"summary": Template("{{ row.note }}"), "link": Template("https://example.com/?a=1&b=2")})
     await sent(build(), message(view=view, extra={"note": ("text", "<script>alert(1)</script> & more")}))
     [mail] = server.mails
@@ -72,7 +68,7 @@ async def test_text_and_html_are_both_there_and_what_comes_from_a_row_is_escaped
     assert '<a href="https://example.com/?a=1&amp;b=2">' in html
 
 
-async def test_own_templates_are_used_and_own_html_is_escaped(build: Build, server: MailServer) -> None:
+async def test_configured_html_template_escapes_row_values(build: Build, server: MailServer) -> None:
     channel = build(text="plain {{ row.note }}", html="<b>{{ row.note }}</b>{{ '<i>' | safe }}")
     await sent(channel, message(extra={"note": ("text", "a < b")}))
     [mail] = server.mails
@@ -81,7 +77,7 @@ async def test_own_templates_are_used_and_own_html_is_escaped(build: Build, serv
 
 
 @pytest.mark.parametrize("settings", [{"html": False}, {"text": "only this"}])
-async def test_a_mail_can_be_plain_text_only(build: Build, server: MailServer, settings: dict[str, Any]) -> None:
+async def test_mail_can_be_plain_text_only(build: Build, server: MailServer, settings: dict[str, Any]) -> None:
     await sent(build(**settings))
     assert server.mails[0].parsed.get_content_type() == "text/plain"
 
@@ -96,7 +92,7 @@ async def test_a_mail_can_be_plain_text_only(build: Build, server: MailServer, s
         (Kind.EVENT, "Event: Order 17 of Ann is late", "at 2026-11-21 06:41:42 UTC"),
     ],
 )
-async def test_the_default_mail_says_what_happened(
+async def test_default_mail_describes_each_kind(
     build: Build, server: MailServer, kind: Kind, subject: str, says: str
 ) -> None:
     later = 1_795_242_548_000 + (0 if kind is Kind.FIRED else 754_000)
@@ -109,20 +105,20 @@ async def test_the_default_mail_says_what_happened(
     assert "order_id: 17\ncustomer: Ann\n" in mail.part("plain")
 
 
-async def test_the_default_mail_of_a_change_says_what_it_was_before(build: Build, server: MailServer) -> None:
+async def test_default_mail_of_update_has_previous_value(build: Build, server: MailServer) -> None:
     what = message(Kind.UPDATED)
     what.envelope["previous"] = {**what.envelope["row"], "late_by": 2.0}
     await sent(build(), what)
     assert "late_by: 3.0 (was 2.0)" in server.mails[0].part("plain")
 
 
-async def test_without_a_summary_the_labels_tell_what_it_is_about(build: Build, server: MailServer) -> None:
+async def test_default_subject_has_labels_without_a_summary(build: Build, server: MailServer) -> None:
     view = View(labels=(("customer", "customer"), ("order", "order_id")))
     await sent(build(), message(view=view))
     assert server.mails[0].parsed["Subject"] == "Fired: late (customer Ann, order 17)"
 
 
-async def test_a_digest_counts_and_lists_its_notifications(build: Build, server: MailServer) -> None:
+async def test_digest_counts_and_lists_its_notifications(build: Build, server: MailServer) -> None:
     kinds = [Kind.FIRED, Kind.RESOLVED, Kind.FIRED]
     envelopes = [message(kind, key=str(number)).envelope for number, kind in enumerate(kinds)]
     await sent(build(), replace(message(), envelope=merged(envelopes)))
@@ -132,13 +128,13 @@ async def test_a_digest_counts_and_lists_its_notifications(build: Build, server:
         assert all(f"Order {number} of Ann is late" in text for number in range(3))
 
 
-async def test_a_digest_of_very_many_lists_the_first_and_says_how_many_more(build: Build, server: MailServer) -> None:
+async def test_large_digest_counts_notifications_it_omits(build: Build, server: MailServer) -> None:
     envelopes = [message(key=str(number)).envelope for number in range(5_000)]
     assert await sent(build(), replace(message(), envelope=merged(envelopes))) == Delivered()
     assert "and 4900 more" in server.mails[0].part("plain")
 
 
-async def test_a_template_that_misses_a_column_rejects_and_names_it(build: Build, server: MailServer) -> None:
+async def test_template_with_missing_column_is_rejected(build: Build, server: MailServer) -> None:
     result = await sent(build(html="{{ row.custmer }}"))
     assert isinstance(result, Rejected)
     assert result.reason is Reason.TEMPLATE
@@ -146,7 +142,7 @@ async def test_a_template_that_misses_a_column_rejects_and_names_it(build: Build
     assert not server.mails
 
 
-async def test_a_subject_is_one_line_however_the_row_looks(build: Build, server: MailServer) -> None:
+async def test_subject_is_one_line_for_any_row(build: Build, server: MailServer) -> None:
     channel = build(subject="{{ row.note }}")
     note = "a\r\nBcc: eve@evil.example\r\n\r\n<body> " + "x" * 5_000
     await sent(channel, message(extra={"note": ("text", note)}))
@@ -161,7 +157,7 @@ def _parsed(mail: Any) -> Any:
 
 
 @given(text=st.text(st.characters(codec="utf-8"), max_size=300))
-def test_no_text_of_a_row_adds_a_header_or_breaks_one(text: str) -> None:
+def test_row_text_never_changes_the_headers(text: str) -> None:
     route = Route(
         "late",
         channel_email.Options.model_validate(
@@ -180,7 +176,7 @@ def test_no_text_of_a_row_adds_a_header_or_breaks_one(text: str) -> None:
     assert max(len(line) for line in made.content(utf8=True).split(b"\r\n")) <= 998
 
 
-async def test_subjects_and_names_may_be_in_any_script(build: Build, server: MailServer) -> None:
+async def test_subject_and_names_accept_any_script(build: Build, server: MailServer) -> None:
     channel = build(
         **{"from": "Zo\u00eb \u9234\u6728 <alerts@example.com>"}, to=['"B\u00f6b, Jr." <bob@example.com>'],
         subject="\u26a0 {{ row.note }}",
@@ -194,7 +190,7 @@ async def test_subjects_and_names_may_be_in_any_script(build: Build, server: Mai
     assert mail.parsed["To"].addresses[0].display_name == "B\u00f6b, Jr."
 
 
-def test_the_bodies_of_a_mail_are_what_the_row_says_but_for_control_characters() -> None:
+def test_body_keeps_text_except_control_characters() -> None:
     route = Route(
         "late", channel_email.Options.model_validate({"from": "a@x.y", "to": ["b@x.y"], "text": "{{ row.n }}"})
     )

@@ -16,7 +16,7 @@ THREE = ["ann@example.com", "bob@example.com", "cy@example.com"]
 
 
 @pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
-async def test_the_mail_after_a_cancelled_one_arrives(server: MailServer, build: Build, command: str) -> None:
+async def test_mail_after_a_cancelled_one_arrives(server: MailServer, build: Build, command: str) -> None:
     """The library's client would take the late answer for the next mail's, or send commands into the content."""
     channel = build(to=THREE, concurrency=1)
     assert await sent(channel, message(key="kept connection")) == Delivered()
@@ -33,7 +33,7 @@ async def test_the_mail_after_a_cancelled_one_arrives(server: MailServer, build:
 
 @pytest.mark.parametrize("before", [True, False], ids=["before it", "after it"])
 @pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
-async def test_a_late_answer_is_not_the_next_mails(
+async def test_late_answer_is_not_used_for_next_mail(
     server: MailServer, build: Build, command: str, before: bool
 ) -> None:
     """The answer to the first mail comes when its attempt is over; it is a refusal. The next mail goes out before it
@@ -57,7 +57,7 @@ async def test_timeout_holds_for_the_whole_mail(server: MailServer, build: Build
     assert not server.mails
 
 
-async def test_a_421_for_one_recipient_is_reported(server: MailServer, build: Build) -> None:
+async def test_421_for_one_recipient_retries_all(server: MailServer, build: Build) -> None:
     """The server closes for all: nobody has the mail, and the next attempt reaches all three once."""
     server.script("RCPT bob@example.com", "421 4.3.2 shutting down")
     channel = build(to=THREE)
@@ -67,7 +67,7 @@ async def test_a_421_for_one_recipient_is_reported(server: MailServer, build: Bu
     assert [mail.recipients for mail in server.mails] == [tuple(THREE)]
 
 
-async def test_an_accepted_mail_waits_for_no_goodbye(server: MailServer, build: Build) -> None:
+async def test_accepted_mail_does_not_wait_for_quit(server: MailServer, build: Build) -> None:
     """A server that never answers QUIT costs the mail nothing, and the end of the channel two seconds."""
     server.script("QUIT", HANG)
     channel = build(idle_timeout="10ms", timeout="1s")
@@ -83,7 +83,7 @@ async def test_an_accepted_mail_waits_for_no_goodbye(server: MailServer, build: 
     ("answer", "reason"),
     [(CUT, Reason.CONNECTION), (HANG, Reason.TIMEOUT), ("451 4.3.0 lost it", Reason.SERVER_ERROR)],
 )
-async def test_a_mail_taken_without_an_answer_is_repeated_under_its_id(
+async def test_mail_without_final_answer_is_repeated_unchanged(
     server: MailServer, build: Build, answer: str, reason: Reason
 ) -> None:
     """Whether the server has it is not known, so it comes again, as the same mail for whoever compares ids."""
@@ -99,7 +99,7 @@ async def test_a_mail_taken_without_an_answer_is_repeated_under_its_id(
 
 
 @pytest.mark.parametrize("text", ["ann@example.com; bob@example.com", "ann@example.com bob@example.com"])
-async def test_a_text_of_two_addresses_is_never_one_recipient(server: MailServer, build: Build, text: str) -> None:
+async def test_text_of_two_addresses_is_never_one_recipient(server: MailServer, build: Build, text: str) -> None:
     """By the build of Python, the library would drop the second, or send both in one command."""
     with pytest.raises(ValueError, match="is not a valid mail address"):
         build(to=[text])

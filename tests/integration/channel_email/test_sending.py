@@ -26,9 +26,7 @@ def person(*people: str) -> dict[str, tuple[str, str | None]]:
 # Who gets it.
 
 
-async def test_recipients_come_from_the_configuration_and_from_the_row_each_once(
-    build: Build, server: MailServer
-) -> None:
+async def test_recipients_of_configuration_and_row_are_deduplicated(build: Build, server: MailServer) -> None:
     channel = build(
         to=["ann@example.com", "{{ row.owner }}@example.com"],
         cc=[{"column": "team"}, "Ann@Example.com"],
@@ -53,7 +51,7 @@ async def test_recipients_come_from_the_configuration_and_from_the_row_each_once
         ("list", "{ann@example.com}", ["ann@example.com"]),
     ],
 )
-async def test_a_column_may_hold_one_address_or_many(
+async def test_column_holds_one_address_or_many(
     build: Build, server: MailServer, column: str, value: str, expected: list[str]
 ) -> None:
     channel = build(to=[{"column": "who"}])
@@ -62,9 +60,7 @@ async def test_a_column_may_hold_one_address_or_many(
 
 
 @pytest.mark.parametrize("value", [None, "", " , "])
-async def test_a_row_that_names_nobody_is_a_dead_letter_and_says_so(
-    build: Build, server: MailServer, value: str | None
-) -> None:
+async def test_row_without_recipient_becomes_a_dead_letter(build: Build, server: MailServer, value: str | None) -> None:
     channel = build(to=[{"column": "who"}, "{{ row.who }}"])
     result = await sent(channel, message(extra={"who": ("text", value)}))
     assert isinstance(result, Rejected)
@@ -72,18 +68,18 @@ async def test_a_row_that_names_nobody_is_a_dead_letter_and_says_so(
     assert not server.mails
 
 
-async def test_a_column_that_the_row_does_not_have_is_named(build: Build) -> None:
+async def test_missing_column_of_the_row_is_named(build: Build) -> None:
     result = await sent(build(to=[{"column": "ownr"}]))
     assert result == Rejected(Reason.NO_RECIPIENTS, "late: to: the row has no column 'ownr'")
 
 
-async def test_what_is_no_address_keeps_no_mail_from_the_others_and_shows(build: Build, server: MailServer) -> None:
+async def test_invalid_address_is_noted_and_others_get_mail(build: Build, server: MailServer) -> None:
     result = await sent(build(to=["ann@example.com", {"column": "team"}]), message(extra=person("nobody")))
     assert result == Delivered("refused: late: to: 'nobody' is not a valid mail address")
     assert server.mails[0].recipients == ("ann@example.com",)
 
 
-async def test_a_template_makes_one_address_so_that_a_row_cannot_add_others(build: Build, server: MailServer) -> None:
+async def test_row_value_cannot_add_recipients_to_template(build: Build, server: MailServer) -> None:
     channel = build(to=["{{ row.owner }}@example.com"])
     result = await sent(channel, message(extra={"owner": ("text", "eve@evil.example, bob")}))
     assert isinstance(result, Rejected)
@@ -91,9 +87,7 @@ async def test_a_template_makes_one_address_so_that_a_row_cannot_add_others(buil
     assert not server.mails
 
 
-async def test_recipients_and_subject_of_an_alert_override_those_of_the_channel(
-    build: Build, server: MailServer
-) -> None:
+async def test_options_of_alert_override_those_of_channel(build: Build, server: MailServer) -> None:
     channel = build(
         subject="Something",
         own={
@@ -109,25 +103,25 @@ async def test_recipients_and_subject_of_an_alert_override_those_of_the_channel(
     assert mail.parsed["From"] == "Orders <orders@example.com>"
 
 
-async def test_answers_go_where_reply_to_says_even_when_they_get_the_mail_too(build: Build, server: MailServer) -> None:
+async def test_reply_to_keeps_addresses_that_are_recipients(build: Build, server: MailServer) -> None:
     await sent(build(reply_to=["ann@example.com", "desk@example.com"]))
     assert server.mails[0].parsed["Reply-To"] == "ann@example.com, desk@example.com"
 
 
-async def test_a_mail_to_hidden_recipients_only_names_nobody(build: Build, server: MailServer) -> None:
+async def test_mail_with_only_bcc_hides_its_recipients(build: Build, server: MailServer) -> None:
     await sent(build(to=[], bcc=["ann@example.com"]))
     assert server.mails[0].recipients == ("ann@example.com",)
     assert server.mails[0].parsed["To"] == "undisclosed-recipients:;"
 
 
-async def test_a_digest_goes_to_everybody_whom_one_of_its_notifications_names(build: Build, server: MailServer) -> None:
+async def test_digest_goes_to_recipients_of_all_its_notifications(build: Build, server: MailServer) -> None:
     envelopes = [message(key=str(n), extra=person(who)).envelope for n, who in enumerate(["bob", "cy", "bob"])]
     digest = replace(message(), envelope=merged(envelopes))
     await sent(build(to=["{{ row.owner }}@example.com"]), digest)
     assert server.mails[0].recipients == ("bob@example.com", "cy@example.com")
 
 
-async def test_addresses_in_any_script_go_to_a_server_that_takes_them(build: Build, server: MailServer) -> None:
+async def test_non_ascii_addresses_are_sent_with_smtputf8(build: Build, server: MailServer) -> None:
     assert await sent(build(to=["zo\u00eb@example.com", "ann@example.com"])) == Delivered()
     [mail] = server.mails
     assert mail.recipients == ("zo\u00eb@example.com", "ann@example.com")
@@ -135,7 +129,7 @@ async def test_addresses_in_any_script_go_to_a_server_that_takes_them(build: Bui
     assert "zo\u00eb@example.com" in mail.content.decode()
 
 
-async def test_a_server_that_takes_ascii_only_gets_the_others_and_the_refusal_says_what_to_do() -> None:
+async def test_server_without_smtputf8_gets_ascii_recipients_only() -> None:
     async with MailServer(utf8=False) as server:
         base = {"from": "a@example.com", "to": ["zo\u00eb@example.com", "ann@example.com"]}
         config = channel_email.Config.model_validate(
@@ -160,7 +154,7 @@ async def test_a_server_that_takes_ascii_only_gets_the_others_and_the_refusal_sa
 
 
 @given(st.text(max_size=60) | st.from_regex(r"[a-z.]{1,9}@[a-z.-]{1,9}(, [a-z]@[a-z])?"))
-def test_a_text_is_one_address_or_none(text: str) -> None:
+def test_any_text_is_one_address_or_invalid(text: str) -> None:
     try:
         found = mailbox(text)
     except ValueError:
@@ -180,7 +174,7 @@ def test_a_text_is_one_address_or_none(text: str) -> None:
         ("zo\u00eb@b\u00fccher.example", "zo\u00eb@b\u00fccher.example", ""),
     ],
 )
-def test_addresses_are_read_with_and_without_a_name(text: str, spec: str, name: str) -> None:
+def test_address_is_parsed_with_and_without_name(text: str, spec: str, name: str) -> None:
     assert mailbox(text) == Mailbox(spec, name)
 
 
@@ -201,7 +195,7 @@ def test_addresses_are_read_with_and_without_a_name(text: str, spec: str, name: 
         "a@" + "x" * 300,
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_invalid_mail_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a valid mail address"):
         mailbox(text)
 
@@ -230,13 +224,13 @@ def _config(**settings: Any) -> Any:
         ({"password": "a\nb", "username": "me"}, "a password is one line"),
     ],
 )
-def test_a_wrong_setting_is_refused_and_named(settings: dict[str, Any], complaint: str) -> None:
+def test_invalid_setting_is_refused_and_named(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError) as caught:
         _config(**settings)
     assert complaint in str(caught.value)
     assert "a\nb" not in str(caught.value)
 
 
-def test_a_channel_that_names_nobody_says_so_before_anything_is_sent() -> None:
+def test_channel_without_recipients_reports_missing_settings() -> None:
     assert _config(to=[]).missing() == "set to, cc or bcc"
     assert _config(to=[], bcc=["a@example.com"]).missing() is None

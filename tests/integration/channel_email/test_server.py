@@ -23,14 +23,14 @@ async def build() -> AsyncIterator[Build]:
 # Connections.
 
 
-async def test_a_connection_is_kept_for_the_next_mail(server: MailServer, build: Build) -> None:
+async def test_connection_is_reused_for_next_mail(server: MailServer, build: Build) -> None:
     channel = build(server)
     for key in "abc":
         assert await sent(channel, message(key=key)) == Delivered()
     assert server.connections == 1
 
 
-async def test_there_are_never_more_connections_than_concurrency_allows(server: MailServer, build: Build) -> None:
+async def test_connections_are_limited_by_concurrency(server: MailServer, build: Build) -> None:
     channel = build(server, concurrency=3)
     results = await channel.send([message(key=str(number)) for number in range(30)])
     assert results == [Delivered()] * 30
@@ -38,7 +38,7 @@ async def test_there_are_never_more_connections_than_concurrency_allows(server: 
     assert server.most_under_way <= 3
 
 
-async def test_a_connection_that_the_server_dropped_costs_no_attempt(server: MailServer, build: Build) -> None:
+async def test_connection_closed_by_server_costs_no_attempt(server: MailServer, build: Build) -> None:
     channel = build(server)
     await sent(channel)
     server.hang_up()
@@ -46,7 +46,7 @@ async def test_a_connection_that_the_server_dropped_costs_no_attempt(server: Mai
     assert server.connections == 2
 
 
-async def test_after_that_the_new_connection_is_asked_what_the_server_can_do(server: MailServer, build: Build) -> None:
+async def test_new_connection_queries_server_extensions_again(server: MailServer, build: Build) -> None:
     channel = build(server, **{"from": "zo\u00eb@example.com"})
     await sent(channel)
     server.hang_up()
@@ -56,7 +56,7 @@ async def test_after_that_the_new_connection_is_asked_what_the_server_can_do(ser
 
 @pytest.mark.parametrize("answer", ["421 4.4.2 idle for too long", CUT, HANG])
 @pytest.mark.parametrize("command", ["MAIL", "RCPT"])
-async def test_a_connection_that_turns_out_to_be_gone_costs_no_attempt(
+async def test_dead_kept_connection_costs_no_attempt(
     server: MailServer, build: Build, answer: str, command: str
 ) -> None:
     channel = build(server, timeout="1500ms")
@@ -67,14 +67,14 @@ async def test_a_connection_that_turns_out_to_be_gone_costs_no_attempt(
     assert len(server.mails) == 2
 
 
-async def test_several_connections_that_are_gone_cost_no_attempt(server: MailServer, build: Build) -> None:
+async def test_several_dead_connections_cost_no_attempt(server: MailServer, build: Build) -> None:
     channel = build(server, concurrency=4)
     await channel.send([message(key=str(number)) for number in range(4)])
     server.script("MAIL", *["421 4.3.2 restarting"] * 4)
     assert await sent(channel, message(key="18")) == Delivered()
 
 
-async def test_a_mail_whose_content_was_on_its_way_is_not_sent_again_at_once(server: MailServer, build: Build) -> None:
+async def test_mail_cut_during_data_is_not_resent_immediately(server: MailServer, build: Build) -> None:
     channel = build(server)
     await sent(channel)
     server.script("DATA", CUT)
@@ -84,26 +84,26 @@ async def test_a_mail_whose_content_was_on_its_way_is_not_sent_again_at_once(ser
     assert server.connections == 1
 
 
-async def test_an_idle_connection_is_closed(server: MailServer, build: Build) -> None:
+async def test_idle_connection_is_closed(server: MailServer, build: Build) -> None:
     channel = build(server, idle_timeout="50ms")
     await sent(channel)
     await until(lambda: not server.open, "the connection is closed")
     assert await sent(channel, message(key="18")) == Delivered()
 
 
-async def test_closing_says_good_bye_on_every_connection(server: MailServer, build: Build) -> None:
+async def test_close_quits_every_connection(server: MailServer, build: Build) -> None:
     channel = build(server)
     await channel.send([message(key=str(number)) for number in range(4)])
     await channel.close()
     await until(lambda: not server.open, "the connections are closed")
 
 
-async def test_it_greets_with_the_name_that_is_configured(server: MailServer, build: Build) -> None:
+async def test_ehlo_uses_the_configured_name(server: MailServer, build: Build) -> None:
     await sent(build(server, hello="tocsin.example.com"))
     assert server.hello == "tocsin.example.com"
 
 
-async def test_a_server_that_is_away_is_tried_again_until_it_is_back(build: Build) -> None:
+async def test_unreachable_server_is_retried_until_it_returns(build: Build) -> None:
     server = MailServer()
     async with server:
         channel = build(server)
@@ -120,12 +120,12 @@ async def test_a_server_that_is_away_is_tried_again_until_it_is_back(build: Buil
         await channel.close()
 
 
-async def test_a_server_that_does_not_answer_is_tried_again(server: MailServer, build: Build) -> None:
+async def test_silent_server_is_retried_after_timeout(server: MailServer, build: Build) -> None:
     server.script("DATA", HANG)
     assert await sent(build(server, timeout="300ms")) == Retry(Reason.TIMEOUT, "no answer within 0.3 s")
 
 
-async def test_a_connection_given_up_in_the_middle_is_not_used_again(server: MailServer, build: Build) -> None:
+async def test_connection_is_not_reused_after_timeout(server: MailServer, build: Build) -> None:
     channel = build(server, timeout="300ms")
     server.script("DATA", HANG)
     await sent(channel)
@@ -146,7 +146,7 @@ async def test_a_connection_given_up_in_the_middle_is_not_used_again(server: Mai
         ([], Retry, Reason.CONNECTION),
     ],
 )
-async def test_what_is_no_mail_server_or_refuses_everybody_is_told(
+async def test_invalid_or_refusing_server_is_classified(
     build: Build, lines: list[bytes], kind: type, reason: Reason
 ) -> None:
     async with speaking(*lines) as server:
@@ -173,7 +173,7 @@ async def test_what_is_no_mail_server_or_refuses_everybody_is_told(
         ("554 no", Rejected, Reason.REJECTED),
     ],
 )
-async def test_a_refusal_is_told_rightly(
+async def test_refusal_is_classified_by_its_code(
     server: MailServer, build: Build, command: str, answer: str, kind: type, reason: Reason
 ) -> None:
     server.script(command, answer)
@@ -187,7 +187,7 @@ async def test_a_refusal_is_told_rightly(
 
 
 @pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
-async def test_a_refusal_leaves_the_connection_in_use(server: MailServer, build: Build, command: str) -> None:
+async def test_refusal_keeps_the_connection_open(server: MailServer, build: Build, command: str) -> None:
     server.script(command, "550 5.7.1 no")
     channel = build(server)
     await sent(channel)
@@ -196,16 +196,14 @@ async def test_a_refusal_leaves_the_connection_in_use(server: MailServer, build:
 
 
 @pytest.mark.parametrize("answer", ["552 5.3.4 too big", "552 too big"])
-async def test_a_mail_that_the_server_finds_too_large_is_a_dead_letter(
-    server: MailServer, build: Build, answer: str
-) -> None:
+async def test_mail_refused_as_too_large_is_rejected(server: MailServer, build: Build, answer: str) -> None:
     server.script("MAIL", answer)
     result = await sent(build(server))
     assert isinstance(result, Rejected)
     assert result.reason is Reason.TOO_LARGE
 
 
-async def test_a_mail_above_the_announced_size_is_not_sent_at_all(build: Build) -> None:
+async def test_mail_above_announced_size_is_not_sent(build: Build) -> None:
     async with MailServer(size=10_000) as server:
         channel = build(server, text="{{ row.note }}")
         result = await sent(channel, message(extra={"note": ("text", "x" * 20_000)}))
@@ -218,9 +216,7 @@ async def test_a_mail_above_the_announced_size_is_not_sent_at_all(build: Build) 
 THREE = ["ann@example.com", "bob@example.com", "cy@example.com"]
 
 
-async def test_a_refused_recipient_keeps_nothing_from_the_others_and_is_kept_in_the_note(
-    server: MailServer, build: Build
-) -> None:
+async def test_refused_recipient_is_noted_and_others_get_mail(server: MailServer, build: Build) -> None:
     server.script("RCPT bob@example.com", "550 5.1.1 no such user")
     channel = build(server, to=THREE)
     what = message()
@@ -232,7 +228,7 @@ async def test_a_refused_recipient_keeps_nothing_from_the_others_and_is_kept_in_
     assert (line["recipient"], line["answer"], line["id"]) == ("bob@example.com", "550 5.1.1 no such user", what.id)
 
 
-async def test_a_recipient_who_has_to_wait_is_tried_again_alone(server: MailServer, build: Build) -> None:
+async def test_deferred_recipient_is_retried_alone(server: MailServer, build: Build) -> None:
     server.script("RCPT bob@example.com", "450 4.2.0 greylisted", "450 4.2.0 greylisted")
     channel = build(server, to=THREE)
     waits = Retry(Reason.RATE_LIMITED, "2 of 3 have it; bob@example.com: 450 4.2.0 greylisted")
@@ -244,9 +240,7 @@ async def test_a_recipient_who_has_to_wait_is_tried_again_alone(server: MailServ
     assert server.mails[1].parsed["To"] == ", ".join(THREE)
 
 
-async def test_of_recipients_who_wait_and_who_are_refused_everybody_is_told_once(
-    server: MailServer, build: Build
-) -> None:
+async def test_deferred_and_refused_recipients_are_noted_once(server: MailServer, build: Build) -> None:
     server.script("RCPT ann@example.com", "550 5.1.1 no such user")
     server.script("RCPT bob@example.com", "450 4.2.0 later", "550 5.2.1 disabled")
     channel = build(server, to=THREE)
@@ -257,7 +251,7 @@ async def test_of_recipients_who_wait_and_who_are_refused_everybody_is_told_once
     assert [mail.recipients for mail in server.mails] == [("cy@example.com",)]
 
 
-async def test_an_attempt_that_fails_between_forgets_nobody(server: MailServer, build: Build) -> None:
+async def test_failed_attempt_keeps_the_pending_recipients(server: MailServer, build: Build) -> None:
     server.script("RCPT bob@example.com", "450 4.2.0 later")
     channel = build(server, to=THREE)
     assert isinstance(await sent(channel), Retry)
@@ -267,7 +261,7 @@ async def test_an_attempt_that_fails_between_forgets_nobody(server: MailServer, 
     assert [mail.recipients for mail in server.mails] == [("ann@example.com", "cy@example.com"), ("bob@example.com",)]
 
 
-async def test_when_all_are_refused_it_is_a_dead_letter(server: MailServer, build: Build) -> None:
+async def test_mail_with_all_recipients_refused_is_rejected(server: MailServer, build: Build) -> None:
     server.script("RCPT", *["550 5.1.1 no such user"] * 3)
     result = await sent(build(server, to=THREE))
     assert isinstance(result, Rejected)
@@ -276,7 +270,7 @@ async def test_when_all_are_refused_it_is_a_dead_letter(server: MailServer, buil
     assert not server.mails
 
 
-def test_a_missing_library_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch, build: Build) -> None:
+def test_missing_library_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch, build: Build) -> None:
     without(monkeypatch, "aiosmtplib", *(f"tocsin.channels.email.{name}" for name in ("channel", "server")))
     with pytest.raises(ConfigError, match=r"install it with: pip install 'tocsin\[email\]'"):
         build(MailServer(), port=25)

@@ -40,15 +40,13 @@ def certificate(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContex
     return context
 
 
-async def test_security_none_sends_in_the_clear_even_where_tls_is_offered(authority: trustme.CA, build: Build) -> None:
+async def test_security_none_never_uses_offered_tls(authority: trustme.CA, build: Build) -> None:
     async with MailServer() as server:
         assert await sent(build(server, security="none")) == Delivered()
         assert not server.mails[0].encrypted
 
 
-async def test_security_starttls_encrypts_before_anything_is_told(
-    authority: trustme.CA, ca_file: str, build: Build
-) -> None:
+async def test_starttls_encrypts_before_login_and_content(authority: trustme.CA, ca_file: str, build: Build) -> None:
     async with MailServer(tls=certificate(authority), starttls=True, password=PASSWORD) as server:
         channel = build(server, security="starttls", tls_ca=ca_file, username="me", password=PASSWORD)
         assert await sent(channel) == Delivered()
@@ -57,14 +55,14 @@ async def test_security_starttls_encrypts_before_anything_is_told(
         assert (server.connections, server.logins) == (1, 1)
 
 
-async def test_security_tls_encrypts_from_the_first_byte(authority: trustme.CA, ca_file: str, build: Build) -> None:
+async def test_security_tls_encrypts_from_first_byte(authority: trustme.CA, ca_file: str, build: Build) -> None:
     async with MailServer(tls=certificate(authority), password=PASSWORD) as server:
         channel = build(server, security="tls", tls_ca=ca_file, username="me", password=PASSWORD)
         assert await sent(channel) == Delivered()
         assert (server.mails[0].encrypted, server.mails[0].login) == (True, "me")
 
 
-async def test_starttls_is_never_given_up_for_a_server_that_does_not_offer_it(server: MailServer, build: Build) -> None:
+async def test_starttls_is_required_from_the_server(server: MailServer, build: Build) -> None:
     result = await sent(build(server, security="starttls", username="me", password=PASSWORD))
     assert isinstance(result, Paused)
     assert "STARTTLS" in result.detail
@@ -72,7 +70,7 @@ async def test_starttls_is_never_given_up_for_a_server_that_does_not_offer_it(se
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-async def test_a_certificate_that_nobody_vouches_for_or_of_another_name_is_refused_unless_told_otherwise(
+async def test_untrusted_certificate_is_refused_unless_verification_is_off(
     authority: trustme.CA, ca_file: str, build: Build, security: str
 ) -> None:
     async with MailServer(tls=certificate(authority), starttls=security == "starttls") as server:
@@ -89,9 +87,7 @@ async def test_a_certificate_that_nobody_vouches_for_or_of_another_name_is_refus
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
-def test_a_file_of_certificates_that_cannot_be_used_is_told_at_the_start(
-    tmp_path: Path, build: Build, content: str | None
-) -> None:
+def test_unusable_ca_file_is_refused_at_start(tmp_path: Path, build: Build, content: str | None) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)
@@ -103,16 +99,14 @@ def test_a_file_of_certificates_that_cannot_be_used_is_told_at_the_start(
 
 
 @pytest.mark.parametrize(("security", "port"), [("none", 25), ("starttls", 587), ("tls", 465)])
-def test_each_way_has_its_port(security: str, port: int) -> None:
+def test_each_security_has_its_default_port(security: str, port: int) -> None:
     from tocsin.channels.email.settings import DEFAULT_PORTS
 
     assert DEFAULT_PORTS == {"none": 25, "starttls": 587, "tls": 465}
     assert DEFAULT_PORTS[security] == port  # type: ignore[index]
 
 
-async def test_a_wrong_password_pauses_the_channel_and_is_not_told(
-    authority: trustme.CA, ca_file: str, build: Build
-) -> None:
+async def test_wrong_password_pauses_channel_and_is_redacted(authority: trustme.CA, ca_file: str, build: Build) -> None:
     async with MailServer(tls=certificate(authority), starttls=True, password="another") as server:
         server.script("AUTH", f"535 5.7.8 no: {PASSWORD}")
         channel = build(server, security="starttls", tls_ca=ca_file, username="me", password=PASSWORD)
@@ -124,15 +118,13 @@ async def test_a_wrong_password_pauses_the_channel_and_is_not_told(
         assert await channel.verify() == [f"cannot log in to the server: {result.detail}"]
 
 
-async def test_a_server_that_hangs_up_after_a_wrong_password_pauses_too(build: Build) -> None:
+async def test_hang_up_after_wrong_password_pauses_channel(build: Build) -> None:
     async with speaking(b"220 hi\r\n", b"250-hi\r\n250 AUTH PLAIN LOGIN\r\n", b"535 5.7.8 no\r\n") as server:
         result = await sent(build(server, username="me", password=PASSWORD))
     assert result == Paused(Reason.UNAUTHORIZED, "535 5.7.8 no")
 
 
-async def test_a_password_may_come_from_a_file(
-    authority: trustme.CA, ca_file: str, build: Build, tmp_path: Path
-) -> None:
+async def test_password_can_come_from_a_file(authority: trustme.CA, ca_file: str, build: Build, tmp_path: Path) -> None:
     (tmp_path / "password").write_text(PASSWORD + "\n")
     async with MailServer(tls=certificate(authority), starttls=True, password=PASSWORD) as server:
         file = str(tmp_path / "password")
@@ -141,9 +133,7 @@ async def test_a_password_may_come_from_a_file(
         assert await sent(channel) == Delivered()
 
 
-async def test_a_login_that_cannot_be_checked_now_is_tried_again(
-    authority: trustme.CA, ca_file: str, build: Build
-) -> None:
+async def test_temporary_login_failure_is_retried(authority: trustme.CA, ca_file: str, build: Build) -> None:
     async with MailServer(tls=certificate(authority), starttls=True, password=PASSWORD) as server:
         server.script("AUTH", *["454 4.7.0 temporary authentication failure"] * 2)
         channel = build(server, security="starttls", tls_ca=ca_file, username="me", password=PASSWORD)
@@ -151,7 +141,7 @@ async def test_a_login_that_cannot_be_checked_now_is_tried_again(
         assert await sent(channel) == Delivered()
 
 
-async def test_a_server_without_logins_pauses_and_says_why(server: MailServer, build: Build) -> None:
+async def test_server_without_logins_pauses_with_the_reason(server: MailServer, build: Build) -> None:
     async with MailServer(utf8=False) as server:
         server.no_auth = True
         result = await sent(build(server, username="me", password=PASSWORD))
@@ -159,7 +149,7 @@ async def test_a_server_without_logins_pauses_and_says_why(server: MailServer, b
         assert "no login" in result.detail
 
 
-async def test_a_server_that_wants_a_login_pauses(authority: trustme.CA, ca_file: str, build: Build) -> None:
+async def test_server_that_requires_login_pauses_channel(authority: trustme.CA, ca_file: str, build: Build) -> None:
     async with MailServer(tls=certificate(authority), password=PASSWORD) as server:
         result = await sent(build(server, security="tls", tls_ca=ca_file))
         assert isinstance(result, Paused)

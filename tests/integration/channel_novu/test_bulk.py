@@ -75,7 +75,7 @@ async def test_failure_of_the_bulk_is_one_of_each(
     assert [(type(each), each.reason) for each in results] == [expected] * 3
 
 
-async def test_large_events_go_in_smaller_bulks_and_split_into_singles(server: FakeNovu, build: Build) -> None:
+async def test_large_events_go_in_smaller_bulks(server: FakeNovu, build: Build) -> None:
     channel, messages = build(server.url), several(20, extra={"note": ("text", "x" * 400_000)})
     assert await channel.send(messages) == [Delivered()] * 20
     assert len(server.requests(BULK)) == 2

@@ -29,7 +29,9 @@ from tocsin_demo.inbox.inbox import Settings
         ({"status": 503, "retry_after": 30}, Retry(Reason.SERVER_ERROR, "503 Internal server error", 30.0)),
     ],
 )
-async def test_status_is_classified(server: FakeNovu, build: Build, fault: dict[str, Any], expected: Result) -> None:
+async def test_each_http_status_is_classified(
+    server: FakeNovu, build: Build, fault: dict[str, Any], expected: Result
+) -> None:
     """One request each: the SDK itself would repeat it for an hour, under other idempotency keys."""
     server.fault("status", **fault)
     assert await sent(build(server.url)) == expected
@@ -88,7 +90,7 @@ async def test_repeat_with_another_body_is_not_delivered_twice(server: FakeNovu,
 
 
 @pytest.mark.parametrize("id_", ["e" * 32, "order-7#2"])
-async def test_cancel_and_delete_name_the_whole_id_and_a_key(server: FakeNovu, build: Build, id_: str) -> None:
+async def test_cancel_and_delete_send_id_and_key(server: FakeNovu, build: Build, id_: str) -> None:
     """The SDK cuts an id at `#`, and makes up a random key."""
     channel = build(server.url, on_resolve="cancel_and_delete", cancel_within="1ms")
     await sent(channel, message(Kind.RESOLVED, at=1_795_242_600_000, previous_ids=(id_,), age=1.0))

@@ -142,7 +142,7 @@ async def test_wrong_key_or_url_is_named(build: Build, status: int) -> None:
     assert problem.startswith("Novu does not answer: cannot connect")
 
 
-async def test_server_too_old_to_ask_is_not_a_problem(build: Build) -> None:
+async def test_server_without_workflow_api_is_accepted(build: Build) -> None:
     def old(request: Any) -> Answer:
         if request.method == "DELETE":
             return of_json(200, {"data": False})

@@ -33,7 +33,7 @@ TOKEN = 'T0K3N/with-"quote"-and%20more'
         (Answer(status=422, body=b"\xff\x00bad"), Rejected(Reason.REJECTED, "422 \N{REPLACEMENT CHARACTER} bad")),
     ],
 )
-async def test_answer_is_classified(hook: Hooks, answer: Answer, expected: Result) -> None:
+async def test_each_http_status_is_classified(hook: Hooks, answer: Answer, expected: Result) -> None:
     hook.receiver.script(answer)
     assert await hook.sent(now=100.0, timeout="1s") == expected
 
@@ -49,7 +49,7 @@ async def test_statuses_of_success_can_be_set(hook: Hooks, success: Any, status:
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_redirects": 3}])
-async def test_redirect_is_refused(hook: Hooks, settings: dict[str, Any]) -> None:
+async def test_redirect_is_refused_and_not_followed(hook: Hooks, settings: dict[str, Any]) -> None:
     """Also with `max_redirects`, which has no effect."""
     hook.receiver.script(Answer(status=307, headers={"Location": f"{hook.receiver.url}/elsewhere?{TOKEN[:5]}"}))
     detail = "307: the receiver redirects, which is not followed; set the final address as url"
@@ -57,7 +57,7 @@ async def test_redirect_is_refused(hook: Hooks, settings: dict[str, Any]) -> Non
     assert len(hook.receiver.requests) == 1
 
 
-async def test_connections_are_kept(hook: Hooks) -> None:
+async def test_connections_are_kept_between_requests(hook: Hooks) -> None:
     channel = hook.build()
     for _ in range(3):
         await sent(channel)

@@ -45,7 +45,7 @@ async def parked(outbox: DispatcherHarness, id_: str) -> str:
     return f"{record.reason}: {record.detail}"
 
 
-async def test_change_is_one_request_and_an_empty_batch_none(outbox: DispatcherHarness, hook: Hooks) -> None:
+async def test_change_is_one_request_empty_batch_none(outbox: DispatcherHarness, hook: Hooks) -> None:
     channel = hook.build(
         method="PUT",
         headers={"X-Order": "{{ row.order_id }}"},

@@ -70,7 +70,7 @@ def loaded(text: str, directory: Path) -> Config:
 
 
 @pytest.mark.parametrize("text", blocks(PAGE) + blocks(MIGRATION)[1:], ids=lambda text: text.split("\n")[1].strip(" :"))
-def test_every_example_loads(text: str, tmp_path: Path) -> None:
+def test_every_documented_example_loads(text: str, tmp_path: Path) -> None:
     config = loaded(text, tmp_path)
     assert not offline(config)
     assert not config.warnings

@@ -38,7 +38,7 @@ async def test_incomplete_address_is_not_tried(hook: Hooks, host: str) -> None:
     assert result.detail.startswith("the address is not valid")
 
 
-async def test_host_from_a_row_is_not_private_unless_allowed(hook: Hooks) -> None:
+async def test_private_host_from_row_must_be_allowed(hook: Hooks) -> None:
     """A host that the configuration alone names may be private."""
     what = message(extra={"whole": ("text", hook.receiver.url)})
     assert refused(await hook.sent(what, url="{{ row.whole }}/x"))
@@ -67,9 +67,7 @@ async def test_checked_address_is_the_connected_one(hook: Hooks, monkeypatch: py
     assert not hook.receiver.connections
 
 
-async def test_name_with_public_and_private_addresses_uses_the_public(
-    hook: Hooks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_name_with_mixed_addresses_uses_the_public(hook: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
     found = ["127.0.0.2", "127.0.0.3"]
     plain = socket.getaddrinfo
 

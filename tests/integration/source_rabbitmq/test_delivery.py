@@ -25,9 +25,7 @@ def own(tmp_path: Path) -> Iterator[RabbitMQ]:
         yield made
 
 
-async def test_a_message_stays_with_the_server_until_it_is_acknowledged_and_keeps_its_id(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_unacknowledged_message_returns_with_its_id(broker: RabbitMQ, other: Peer, queue: str) -> None:
     taken = source(broker, queue)
     async with reading(taken, acknowledging=False) as found:
         await other.send(queue, {"alert": "a"}, message_id="mine")
@@ -39,9 +37,7 @@ async def test_a_message_stays_with_the_server_until_it_is_acknowledged_and_keep
     assert await other.look(queue) == (0, 0)
 
 
-async def test_without_a_message_id_what_a_lost_connection_gave_back_keeps_its_ids(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_returned_messages_without_message_id_keep_event_ids(broker: RabbitMQ, other: Peer, queue: str) -> None:
     taken = source(broker, queue)
     async with reading(taken, acknowledging=False) as found:
         await other.send(queue, {"alert": "a"}, {"alert": "a"}, {"alert": "b"})
@@ -75,7 +71,7 @@ async def test_without_a_message_id_what_a_lost_connection_gave_back_keeps_its_i
         ({"alert": "a", "x": "y" * 300_000}, "too_large", "more than 200000"),
     ],
 )
-async def test_a_message_that_is_no_event_goes_to_the_dead_letters_with_the_reason(
+async def test_invalid_message_is_dead_lettered_with_the_reason(
     broker: RabbitMQ, other: Peer, queue: str, body: Any, reason: str, detail: str
 ) -> None:
     async with reading(source(broker, queue, max_bytes=200_000)) as found:
@@ -93,9 +89,7 @@ async def test_a_message_that_is_no_event_goes_to_the_dead_letters_with_the_reas
     assert await other.look(f"{queue}.dead") == (0, 0)
 
 
-async def test_a_message_is_copied_to_the_dead_letters_for_those_of_its_types_that_nobody_takes(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_unmatched_types_copy_message_to_dead_letters(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with reading(source(broker, queue), takes={"email"}) as found:
         await other.send(queue, ENVELOPE, {"alert": "email"}, {"alerts": [f"t{n}" for n in range(7)]})
         assert [event.name for event in await found.until(10)][:3] == ["email", "sms", "email"]
@@ -108,9 +102,7 @@ async def test_a_message_is_copied_to_the_dead_letters_for_those_of_its_types_th
     assert await other.look(queue) == (0, 0)
 
 
-async def test_a_message_stays_in_the_queue_while_its_dead_letter_gets_nowhere(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_message_stays_queued_while_dead_lettering_fails(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with reading(source(broker, queue)):
         pass
     dead = await other.channel.declare_queue(f"{queue}.dead", passive=True)
@@ -125,9 +117,7 @@ async def test_a_message_stays_in_the_queue_while_its_dead_letter_gets_nowhere(
         assert [dead.body for dead in await other.taken(f"{queue}.dead", 1)] == [b"not JSON"]
 
 
-async def test_what_a_broker_that_was_killed_had_promised_to_keep_is_delivered_after_its_restart(
-    own: RabbitMQ, queue: str
-) -> None:
+async def test_killed_broker_delivers_durable_messages_after_restart(own: RabbitMQ, queue: str) -> None:
     taken = source(own, queue)
     async with peer(own) as other, taken.open([], position={}) as stream:
         first = Reader(stream)
@@ -148,7 +138,7 @@ async def test_what_a_broker_that_was_killed_had_promised_to_keep_is_delivered_a
         await other.until_waiting(queue, 0)
 
 
-async def test_a_silent_connection_is_noticed_by_its_heartbeats(broker: RabbitMQ, other: Peer, queue: str) -> None:
+async def test_silent_connection_is_noticed_by_heartbeats(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with TcpProxy("127.0.0.1", broker.port) as proxy:
         taken = source(broker, queue, port=proxy.port, heartbeat="1s")
         async with taken.open([], position={}) as stream:
@@ -160,9 +150,7 @@ async def test_a_silent_connection_is_noticed_by_its_heartbeats(broker: RabbitMQ
             await proxy.cut()
 
 
-async def test_a_server_that_does_not_answer_is_not_waited_for_longer_than_allowed(
-    broker: RabbitMQ, queue: str
-) -> None:
+async def test_silent_server_ends_with_connect_timeout(broker: RabbitMQ, queue: str) -> None:
     async with TcpProxy("127.0.0.1", broker.port) as proxy:
         proxy.hold()
         error = await fault(source(broker, queue, port=proxy.port, connect_timeout="300ms"))
@@ -171,9 +159,7 @@ async def test_a_server_that_does_not_answer_is_not_waited_for_longer_than_allow
         await proxy.cut()
 
 
-async def test_a_queue_that_is_deleted_ends_the_stream_and_is_made_again(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_deleted_queue_ends_stream_and_is_recreated(broker: RabbitMQ, other: Peer, queue: str) -> None:
     taken = source(broker, queue)
     async with taken.open([], position={}) as stream:
         running = asyncio.create_task(Reader(stream).run())
@@ -189,9 +175,7 @@ async def test_a_queue_that_is_deleted_ends_the_stream_and_is_made_again(
 # Sharing.
 
 
-async def test_the_server_hands_out_no_more_than_the_prefetch_before_something_is_acknowledged(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_prefetch_limits_unacknowledged_messages(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with reading(source(broker, queue, prefetch=5), acknowledging=False) as found:
         await other.send(queue, *({"alert": "a", "n": n} for n in range(20)))
         await found.until(5)
@@ -203,9 +187,7 @@ async def test_the_server_hands_out_no_more_than_the_prefetch_before_something_i
         await other.until_waiting(queue, 10)
 
 
-async def test_of_ten_messages_each_is_handled_by_one_of_five_workers(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_each_message_goes_to_one_worker(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with contextlib.AsyncExitStack() as stack:
         workers = [await stack.enter_async_context(reading(source(broker, queue, prefetch=1))) for _ in range(5)]
         await other.send(queue, *({"alert": "a", "n": n} for n in range(10)))

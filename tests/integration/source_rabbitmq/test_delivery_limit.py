@@ -213,7 +213,7 @@ async def test_negative_delivery_limit_is_sent_or_refused(
 
 
 @SERVERS
-async def test_stream_is_refused(broker: RabbitMQ, other: Peer, queue: str) -> None:
+async def test_stream_queue_is_refused(broker: RabbitMQ, other: Peer, queue: str) -> None:
     """A stream delivers only what comes from now on: it is refused at the start and in the check, empty or not."""
     await other.channel.declare_queue(queue, durable=True, arguments={"x-queue-type": "stream"})
     await other.channel.declare_exchange(f"{queue}.dead", "fanout", durable=True)

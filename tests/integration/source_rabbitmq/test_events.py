@@ -11,9 +11,7 @@ from support.rabbitmq import USER, Peer, RabbitMQ
 from support.rabbitmq_reading import ENVELOPE, reading, rows, source
 
 
-async def test_each_type_of_a_message_in_an_envelope_is_an_event_with_the_fields_inside(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_each_type_of_envelope_becomes_an_event(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with reading(source(broker, queue)) as found:
         at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         await other.send(queue, ENVELOPE, message_id="m-1", timestamp=at)
@@ -39,7 +37,7 @@ async def test_each_type_of_a_message_in_an_envelope_is_an_event_with_the_fields
     ],
     ids=["text", "list", "number", "alert", "alerts", "type", "in turn", "path", "defaults"],
 )  # fmt: skip
-async def test_the_settings_say_where_the_name_is_and_every_field_is_a_column(
+async def test_name_from_settings_and_fields_become_columns(
     broker: RabbitMQ,
     other: Peer,
     queue: str,
@@ -52,9 +50,7 @@ async def test_the_settings_say_where_the_name_is_and_every_field_is_a_column(
         assert rows(await found.until(len(expected))) == expected
 
 
-async def test_the_routing_key_may_be_the_name_and_bindings_say_what_is_taken(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_routing_key_is_name_and_bindings_select(broker: RabbitMQ, other: Peer, queue: str) -> None:
     settings = {"exchange": queue + ".x", "binding_keys": ["orders.*", "fraud.#"], "name_from": "routing_key"}
     async with reading(source(broker, queue, **settings)) as found:
         for key in ("orders.late", "fraud", "fraud.card.lost"):
@@ -66,7 +62,7 @@ async def test_the_routing_key_may_be_the_name_and_bindings_say_what_is_taken(
 
 
 @pytest.mark.parametrize(("type_", "keys"), [("direct", "one"), ("direct", ["one", "two"]), ("fanout", [])])
-async def test_several_exchanges_of_any_type_can_be_declared_and_declared_again(
+async def test_exchanges_of_any_type_can_be_declared_again(
     broker: RabbitMQ, other: Peer, queue: str, type_: str, keys: str | list[str]
 ) -> None:
     for exchange in (f"{queue}.1", f"{queue}.2", f"{queue}.1"):
@@ -76,13 +72,13 @@ async def test_several_exchanges_of_any_type_can_be_declared_and_declared_again(
             assert [event.name for event in await found.until(1)] == [exchange]
 
 
-async def test_two_equal_messages_are_two_events(broker: RabbitMQ, other: Peer, queue: str) -> None:
+async def test_equal_messages_are_separate_events(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with reading(source(broker, queue)) as found:
         await other.send(queue, {"alert": "a"}, {"alert": "a"})
         assert len({event.id for event in await found.until(2)}) == 2
 
 
-async def test_a_time_in_milliseconds_where_seconds_belong_is_understood(
+async def test_timestamp_in_milliseconds_is_recognized(
     broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with reading(source(broker, queue)) as found:
@@ -106,7 +102,7 @@ MICROSECONDS = (1_767_312_000_000_000).to_bytes(8, "big")
     ],
     ids=["timestamp", "headers", "type", "two"],
 )
-async def test_a_message_with_a_property_that_cannot_be_read_is_a_dead_letter_and_the_queue_goes_on(
+async def test_unreadable_property_dead_letters_only_its_message(
     broker: RabbitMQ,
     other: Peer,
     queue: str,
@@ -134,9 +130,7 @@ async def test_a_message_with_a_property_that_cannot_be_read_is_a_dead_letter_an
     assert await other.look(queue) == (0, 0)
 
 
-async def test_a_dead_letter_has_room_for_its_reason_though_the_headers_of_the_message_fill_a_frame(
-    broker: RabbitMQ, other: Peer, queue: str
-) -> None:
+async def test_dead_letter_drops_headers_that_fill_a_frame(broker: RabbitMQ, other: Peer, queue: str) -> None:
     """A frame has 131072 bytes; with more, RabbitMQ closes the connection, and delivers the message again."""
     async with reading(source(broker, queue)) as found:
         await other.send(queue, b"not JSON", headers={"x": "y" * 130_900}, app_id="shop")
@@ -149,7 +143,7 @@ async def test_a_dead_letter_has_room_for_its_reason_though_the_headers_of_the_m
     assert len(str(other_one.headers["x"])) == 100_000
 
 
-async def test_a_routing_key_that_is_not_utf8_is_read_with_question_marks(
+async def test_routing_key_with_invalid_utf8_is_read(
     broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"exchange": queue + ".x", "binding_keys": "#", "name_from": ["body.alert", "routing_key"]}
@@ -163,7 +157,7 @@ async def test_a_routing_key_that_is_not_utf8_is_read_with_question_marks(
         assert [event.name for event in await found.until(2)] == ["a", "caf?s"]
 
 
-async def test_a_dead_letter_keeps_the_properties_of_the_message_as_far_as_they_can_be_written(
+async def test_dead_letter_keeps_properties_that_can_be_written(
     broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = encode.encode_table_value

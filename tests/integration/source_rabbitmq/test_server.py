@@ -11,14 +11,14 @@ from support.rabbitmq_reading import fault, reading, source
 from tocsin.errors import SourceReason
 
 
-async def test_nothing_in_a_password_or_a_vhost_has_to_be_escaped(broker: RabbitMQ, queue: str) -> None:
+async def test_password_and_vhost_need_no_escaping(broker: RabbitMQ, queue: str) -> None:
     async with reading(source(broker, queue, vhost=VHOST)) as found, peer(broker, VHOST) as other:
         await other.send(queue, {"alert": "a"})
         await found.until(1)
 
 
 @pytest.mark.parametrize("vhost", ["/", VHOST])
-async def test_an_url_can_be_given_instead(broker: RabbitMQ, queue: str, vhost: str) -> None:
+async def test_connection_can_be_configured_by_url(broker: RabbitMQ, queue: str, vhost: str) -> None:
     url = f"amqp://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{broker.port}/{quote(vhost, safe='')}"
     async with reading(source(broker, queue, url=url)) as found, peer(broker, vhost) as other:
         await other.send(queue, {"alert": "a"})
@@ -36,7 +36,7 @@ async def test_an_url_can_be_given_instead(broker: RabbitMQ, queue: str, vhost: 
         ({"host": "nowhere.invalid"}, SourceReason.CONNECT, "RabbitMQ at nowhere.invalid"),
     ],
 )
-async def test_whatever_keeps_it_from_the_queue_is_one_sentence_without_a_secret(
+async def test_connection_errors_are_classified_without_a_secret(
     broker: RabbitMQ, queue: str, settings: dict[str, Any], reason: SourceReason, says: str
 ) -> None:
     error = await fault(source(broker, queue, **settings))
@@ -46,7 +46,7 @@ async def test_whatever_keeps_it_from_the_queue_is_one_sentence_without_a_secret
     assert "\n" not in str(error)
 
 
-async def test_a_library_that_reads_over_the_end_of_a_frame_is_told_with_what_to_do(
+async def test_library_that_overreads_frames_is_named(
     broker: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def greedy(receiver: FrameReceiver) -> None:
@@ -57,7 +57,7 @@ async def test_a_library_that_reads_over_the_end_of_a_frame_is_told_with_what_to
     assert str(error).endswith("aiormq reads beyond the end of a frame; install an earlier version")
 
 
-async def test_who_may_declare_nothing_takes_from_what_is_there(broker: RabbitMQ, other: Peer, queue: str) -> None:
+async def test_existing_queue_is_read_without_right_to_declare(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with reading(source(broker, queue)):
         pass
     guest = source(broker, queue, user=GUEST, password=GUEST_PASSWORD, declare=False)
@@ -82,7 +82,7 @@ async def test_who_may_declare_nothing_takes_from_what_is_there(broker: RabbitMQ
          "set dead_letters to another name"),
     ],
 )  # fmt: skip
-async def test_what_is_there_already_and_differs_is_told_with_what_to_do(
+async def test_existing_declaration_that_differs_names_the_setting(
     broker: RabbitMQ, other: Peer, queue: str, there: dict[str, Any], here: dict[str, Any], says: str
 ) -> None:
     def named(settings: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ async def test_what_is_there_already_and_differs_is_told_with_what_to_do(
         await found.until(1)
 
 
-async def test_a_quorum_queue_is_taken_from_as_well(broker: RabbitMQ, other: Peer, queue: str) -> None:
+async def test_quorum_queue_can_be_read(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with reading(source(broker, queue, queue_type="quorum")) as found:
         await other.send(queue, {"alert": "a"}, b"bad")
         await found.until(1)
@@ -116,7 +116,7 @@ async def test_a_quorum_queue_is_taken_from_as_well(broker: RabbitMQ, other: Pee
         ({"tls_ca": "/nowhere.pem"}, "cannot read"),
     ],
 )
-async def test_with_tls_the_server_must_show_a_good_certificate(
+async def test_tls_requires_a_trusted_certificate(
     broker: RabbitMQ, queue: str, settings: dict[str, Any], says: str
 ) -> None:
     if settings.get("tls_ca") is True:
