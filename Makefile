@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 # Files that are checked for the words in tools/words.
-PLAIN  := README.md CONTRIBUTING.md Makefile examples SECURITY.md CHANGELOG.md alertmanager grafana prometheus docs ':!docs/settings.md' \
+PLAIN  := README.md CONTRIBUTING.md Makefile examples SECURITY.md CHANGELOG.md alertmanager grafana prometheus docs \
           materialize demo producer compose docker-compose.yml novu .env.example \
           ':!demo/tocsin_demo/stack/processes.py'
 
