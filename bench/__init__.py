@@ -1,1 +1,1 @@
-"""Measurements: what Tocsin costs, next to a peer or a floor measured in the same run."""
+"""Measurements of Tocsin, next to a peer or a floor measured in the same run."""

@@ -1,4 +1,4 @@
-# ruff: noqa: A005 - named like the channel, and never on the path by itself
+# ruff: noqa: A005 - named like the channel; never imported as a top-level module
 """Mails to a server on this machine that answers after a millisecond, from the change through the durable outbox;
 beside a loop that opens a connection for each mail."""
 
@@ -16,17 +16,17 @@ from support.tocsin import running
 
 BURST = 1_000
 PEER = 300
-_THINKS = 0.001
+_DELAY = 0.001
 
 
 class Sink(asyncio.Protocol):
-    """A mail server that takes everything, `_THINKS` seconds late: the senders are what is measured."""
+    """A mail server that accepts everything after `_DELAY` seconds, so that the senders are measured."""
 
-    def __init__(self, taken: "Taken") -> None:
-        self._taken = taken
+    def __init__(self, received: "Received") -> None:
+        self._received = received
         self._mail: list[bytes] | None = None
         self._rest = b""
-        taken.connections += 1
+        received.connections += 1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -39,14 +39,14 @@ class Sink(asyncio.Protocol):
             if self._mail is None:
                 self._say(self._answer(line[:4].upper()))
             elif line == b".":
-                self._taken.add(self._mail)
+                self._received.add(self._mail)
                 self._mail = None
-                self._say(b"250 taken\r\n")
+                self._say(b"250 ok\r\n")
             else:
                 self._mail.append(line)
 
     def _say(self, line: bytes) -> None:
-        asyncio.get_running_loop().call_later(_THINKS, self._transport.write, line)
+        asyncio.get_running_loop().call_later(_DELAY, self._transport.write, line)
 
     def _answer(self, command: bytes) -> bytes:
         if command == b"DATA":
@@ -55,8 +55,8 @@ class Sink(asyncio.Protocol):
         return b"221 bye\r\n" if command == b"QUIT" else b"250 ok\r\n"
 
 
-class Taken:
-    """What the sink has."""
+class Received:
+    """The mails that the sink has."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -78,12 +78,12 @@ class Taken:
 
 
 async def measure() -> list[Figure]:
-    taken = Taken()
-    server = await asyncio.get_running_loop().create_server(lambda: Sink(taken), "127.0.0.1", 0)
+    received = Received()
+    server = await asyncio.get_running_loop().create_server(lambda: Sink(received), "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        peer = await _peer(port, taken)
-        rate, connections = await _burst(port, taken)
+        peer = await _peer(port, received)
+        rate, connections = await _burst(port, received)
     return [
         Figure(name=f"a loop of smtplib, one connection for each of {PEER} mails", measured=f"{peer:,.0f} mails/s"),
         Figure(
@@ -95,7 +95,7 @@ async def measure() -> list[Figure]:
     ]
 
 
-async def _peer(port: int, taken: Taken) -> float:
+async def _peer(port: int, received: Received) -> float:
     def send() -> float:
         began = time.perf_counter()
         for number in range(PEER):
@@ -105,26 +105,26 @@ async def _peer(port: int, taken: Taken) -> float:
                 smtp.send_message(mail)
         return time.perf_counter() - began
 
-    took = await asyncio.to_thread(send)
-    assert taken.mails == PEER
-    return PEER / took
+    seconds = await asyncio.to_thread(send)
+    assert received.mails == PEER
+    return PEER / seconds
 
 
-async def _burst(port: int, taken: Taken) -> tuple[float, int]:
+async def _burst(port: int, received: Received) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as name:
         async with MaterializeDouble(progress_interval=0.2) as double:
             relation = double.create("public.late", [("id", "text"), ("amount", "numeric")], retain=3_600_000)
             async with running(Path(name), _config(Path(name), double.dsn, port)) as tocsin:
                 await tocsin.until_ready()
                 relation.insert(("warm", "1"))
-                await taken.holds(PEER + 1)
-                before, connections = time.perf_counter(), taken.connections
+                await received.holds(PEER + 1)
+                before, connections = time.perf_counter(), received.connections
                 relation.insert(*((f"burst-{number}", "1") for number in range(BURST)))
-                await taken.holds(PEER + 1 + BURST)
-                took = time.perf_counter() - before
+                await received.holds(PEER + 1 + BURST)
+                seconds = time.perf_counter() - before
                 assert await tocsin.stop() == 0
-    assert len(taken.ids) == BURST + 1
-    return BURST / took, taken.connections - connections + 1
+    assert len(received.ids) == BURST + 1
+    return BURST / seconds, received.connections - connections + 1
 
 
 def _config(directory: Path, dsn: str, port: int) -> dict[str, Any]:

@@ -119,7 +119,7 @@ async def _watch(dsn: str, *, ledger: bool) -> AsyncIterator[tuple[RowPipeline, 
 
 
 def _made(alert: RowAlert, source: Materialize, page: Page, metrics: Metrics, store: Ledger | None) -> RowPipeline:
-    outlets = RowOutputs(
+    outputs = RowOutputs(
         page=page,
         metrics=metrics.alert(alert.name),
         ledger=store,
@@ -128,7 +128,7 @@ def _made(alert: RowAlert, source: Materialize, page: Page, metrics: Metrics, st
         publish=lambda _: None,
     )
     timing = Timing(backoff=Backoff(initial=1.0, maximum=1.0), stale_after=300.0, exit_on_stall=False)
-    return RowPipeline(alert, source, timing, outlets)
+    return RowPipeline(alert, source, timing, outputs)
 
 
 async def _memory() -> float:

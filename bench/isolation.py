@@ -22,11 +22,11 @@ CHANGES = 1_000
 PER_SECOND = 100
 BUSY = 10
 BUSY_PER_SECOND = 100
-"""Changes that each of the busy channels is told."""
+"""Changes a second that each busy channel gets."""
 ROUNDS = 5
 LIVE = 100
 _SETTLING = 100
-"""Changes that may still stand behind the burst in the beginning."""
+"""Changes that may still wait behind the first burst."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +54,17 @@ def _figures(alone: list[Round], among: list[Round]) -> list[Figure]:
     before, after = (statistics.median(one.p99 for one in rounds) for rounds in (alone, among))
     others = statistics.median(one.others for one in among)
     return [
-        Figure(name=f"{what}, one channel alone", measured=_told(alone)),
+        Figure(name=f"{what}, one channel alone", measured=_summary(alone)),
         Figure(
             name=f"{what}, among {BUSY} busy channels ({others:,.0f} requests/s together) and 2 dead ones",
-            measured=f"{_told(among)}; p99 {after / before:.1f} x alone",
+            measured=f"{_summary(among)}; p99 {after / before:.1f} x alone",
             target="p99 <= 2 x alone",
             met=after <= 2 * before,
         ),
     ]
 
 
-def _told(rounds: list[Round]) -> str:
+def _summary(rounds: list[Round]) -> str:
     p50, p99 = (statistics.median(values) for values in ([one.p50 for one in rounds], [one.p99 for one in rounds]))
     least, most = min(one.p99 for one in rounds), max(one.p99 for one in rounds)
     return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms ({least:.2f} to {most:.2f})"
@@ -94,16 +94,16 @@ async def _round(directory: Path, busy: int) -> Round:
                 arrivals = await receiver.take("/hook")
                 others = sum([len((await receiver.take(path)).requests) for path in paths if path != "/hook"])
                 assert await tocsin.stop() == 0
-    took = sorted(
+    latencies = sorted(
         at - envelope["row"]["changed_at"] for at, envelope in arrivals.requests[_SETTLING : _SETTLING + CHANGES]
     )
-    p50, p99 = (took[int(len(took) * part)] * 1000 for part in (0.5, 0.99))
+    p50, p99 = (latencies[int(len(latencies) * part)] * 1000 for part in (0.5, 0.99))
     return Round(p50=p50, p99=p99, others=others / (arrivals.last - arrivals.first))
 
 
 @contextmanager
 def _dead() -> Iterator[tuple[str, str]]:
-    """The addresses of a receiver that refuses connections, and of one that takes them and never answers."""
+    """The addresses of a receiver that refuses connections, and of one that accepts them and never answers."""
     with socket.socket() as refusing, socket.socket() as silent:
         refusing.bind(("127.0.0.1", 0))
         silent.bind(("127.0.0.1", 0))

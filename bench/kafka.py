@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from bench.ingesting import ingesting, wait_for
 from bench.report import Figure
-from bench.taking import take, taken_in
 from support.kafka import Kafka, kafka, make_topic, produce
 from support.messages import message
 from tocsin.channels import kafka as channel_kind
@@ -115,10 +115,10 @@ async def _read(source: KafkaEvents) -> float:
 
 async def _durable(source: Mapping[str, Any]) -> float:
     """Seconds from the first events in the ledger to the last."""
-    async with taken_in(source, "orders", labels=["customer"]) as offered, asyncio.timeout(120):
+    async with ingesting(source, "orders", labels=["customer"]) as offered, asyncio.timeout(120):
         first = len(await offered.get())
         began = time.perf_counter()
-        await take(offered, EVENTS - first)
+        await wait_for(offered, EVENTS - first)
         return time.perf_counter() - began
 
 
@@ -147,13 +147,13 @@ async def _sent(broker: Kafka) -> float:
     size = channel.batch_size(SENT)
     batches = iter([messages[start : start + size] for start in range(0, SENT, size)])
 
-    async def lane() -> None:
+    async def send() -> None:
         for batch in batches:
             assert set(await channel.send(batch)) == {Delivered()}
 
     await channel.send(messages[:1])
     began = time.perf_counter()
-    await asyncio.gather(*(lane() for _ in range(_AT_ONCE)))
-    took = time.perf_counter() - began
+    await asyncio.gather(*(send() for _ in range(_AT_ONCE)))
+    seconds = time.perf_counter() - began
     await channel.close()
-    return took
+    return seconds

@@ -18,15 +18,15 @@ CHANGES = 1_500
 PER_SECOND = 100
 LIVE = 1_000
 _SETTLING = 100
-"""Changes that may still stand behind the burst."""
+"""Changes that may still wait behind the first burst."""
 
 
 async def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         fsync = _fsync(directory / "probe")
-        took = sorted(await _latencies(directory))
-    p50, p99 = (took[int(len(took) * part)] * 1000 for part in (0.5, 0.99))
+        latencies = sorted(await _latencies(directory))
+    p50, p99 = (latencies[int(len(latencies) * part)] * 1000 for part in (0.5, 0.99))
     return [
         Figure(name="one fsync of 4 kB on this disk, median", measured=f"{fsync:.2f} ms"),
         _figure(f"change -> request, durable, {PER_SECOND}/s, p50", p50, fsync, 5.0),
@@ -46,19 +46,19 @@ def _figure(name: str, milliseconds: float, fsync: float, target: float) -> Figu
 
 def _fsync(path: Path) -> float:
     """Milliseconds."""
-    took = []
+    latencies = []
     with path.open("wb") as file:
         for _ in range(200):
             file.write(b"x" * 4096)
             file.flush()
             began = time.perf_counter()
             os.fsync(file.fileno())
-            took.append(time.perf_counter() - began)
-    return statistics.median(took) * 1000
+            latencies.append(time.perf_counter() - began)
+    return statistics.median(latencies) * 1000
 
 
 async def _latencies(directory: Path) -> list[float]:
-    took: list[float] = []
+    latencies: list[float] = []
     fired = 0
     enough = asyncio.Event()
 
@@ -69,8 +69,8 @@ async def _latencies(directory: Path) -> list[float]:
         fired += envelope["status"] == "fired"
         # The rows that come all at once in the beginning are a burst; latency is measured after it, at the steady rate.
         if envelope["status"] == "updated" and fired >= LIVE:
-            took.append(now - envelope["row"]["changed_at"])
-            if len(took) >= CHANGES + _SETTLING:
+            latencies.append(now - envelope["row"]["changed_at"])
+            if len(latencies) >= CHANGES + _SETTLING:
                 enough.set()
         return Answer()
 
@@ -85,7 +85,7 @@ async def _latencies(directory: Path) -> list[float]:
             await enough.wait()
         await double.run("load", 0)
         assert await tocsin.stop() == 0
-    return took[_SETTLING:][:CHANGES]
+    return latencies[_SETTLING:][:CHANGES]
 
 
 def _configuration(directory: Path, dsn: str, url: str) -> dict[str, Any]:

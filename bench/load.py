@@ -1,4 +1,4 @@
-"""Configurations for `tocsin run` on the double's relations of load, whose rows tell when they changed."""
+"""Configurations for `tocsin run` on the load relations of the double, whose rows have the time of their change."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How much of the machine others took while something was measured."""
+"""CPU time of other processes during a measurement."""
 
 import os
 import resource

@@ -1,5 +1,5 @@
-"""The way to Novu through the official SDK, against a stub that answers after 5 ms: alone, in a burst, and across a
-kill."""
+"""Notifications to Novu through the official SDK, against a stub that answers after 5 ms: one alone, a burst, and
+across a kill."""
 
 import asyncio
 import json
@@ -20,11 +20,11 @@ from support.tocsin import running
 
 ALONE = 60
 BURST = 1_000
-_THINKS = 0.005
+_DELAY = 0.005
 
 
 class Stub:
-    """Answers triggers and bulks as Novu does, `_THINKS` seconds late, and remembers the transaction ids."""
+    """Answers triggers and bulks as Novu does, `_DELAY` seconds late, and remembers the transaction ids."""
 
     def __init__(self) -> None:
         self.ids: Counter[str] = Counter()
@@ -44,7 +44,7 @@ class Stub:
             self.ids[event["transactionId"]] += 1
             self.arrivals.append((now, event["transactionId"]))
         self.changed.set()
-        await asyncio.sleep(_THINKS)
+        await asyncio.sleep(_DELAY)
         return [
             {"acknowledged": True, "status": "processed", "transactionId": event["transactionId"]} for event in events
         ]
@@ -106,7 +106,7 @@ async def measure() -> list[Figure]:
 
 async def _alone() -> float:
     with tempfile.TemporaryDirectory() as name:
-        async with _stage(Path(name)) as (relation, novu, config), running(Path(name), config) as tocsin:
+        async with _stack(Path(name)) as (relation, novu, config), running(Path(name), config) as tocsin:
             await tocsin.until_ready()
             await tocsin.until_metric("tocsin_channel_up", 1, channel="people")
             relation.insert(("warm", "1"))
@@ -124,7 +124,7 @@ async def _alone() -> float:
 
 async def _burst() -> float:
     with tempfile.TemporaryDirectory() as name:
-        async with _stage(Path(name)) as (relation, novu, config), running(Path(name), config) as tocsin:
+        async with _stack(Path(name)) as (relation, novu, config), running(Path(name), config) as tocsin:
             await tocsin.until_ready()
             relation.insert(("warm", "1"))
             await novu.holds(1)
@@ -138,7 +138,7 @@ async def _burst() -> float:
 
 async def _killed() -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as name:
-        async with _stage(Path(name)) as (relation, novu, config):
+        async with _stack(Path(name)) as (relation, novu, config):
             async with running(Path(name), config) as tocsin:
                 await tocsin.until_ready()
                 relation.insert(*((f"killed-{number}", "1") for number in range(BURST)))
@@ -152,7 +152,7 @@ async def _killed() -> tuple[int, int]:
 
 
 @asynccontextmanager
-async def _stage(directory: Path) -> AsyncIterator[tuple[Relation, Stub, dict[str, Any]]]:
+async def _stack(directory: Path) -> AsyncIterator[tuple[Relation, Stub, dict[str, Any]]]:
     async with MaterializeDouble(progress_interval=0.2) as double, stub() as novu:
         relation = double.create("public.late", [("id", "text"), ("amount", "numeric")], retain=3_600_000)
         yield relation, novu, _config(directory, double.dsn, novu.url)

@@ -7,8 +7,8 @@ import time
 
 import psycopg
 
+from bench.ingesting import ingesting, wait_for
 from bench.report import Figure
-from bench.taking import take, taken_in
 from support.events_table import made, source, taking
 from support.postgres import Database, postgres
 
@@ -49,7 +49,7 @@ async def measure() -> list[Figure]:
 
 
 def _peer(dsn: str) -> float:
-    """Events a second: one connection that listens, and on another, for each id that it hears, a SELECT of the row."""
+    """Events a second: one connection listens, another runs a SELECT for each id."""
     rows = psycopg.connect(dsn, autocommit=True, row_factory=psycopg.rows.dict_row)
     with rows, psycopg.connect(dsn, autocommit=True) as listener, psycopg.connect(dsn, autocommit=True) as publisher:
         rows.execute("CREATE TABLE events (id serial PRIMARY KEY, name text, key text, data jsonb)")
@@ -74,9 +74,9 @@ async def _read(database: Database) -> float:
 async def _durable(database: Database) -> tuple[float, float]:
     """Events a second into the ledger, and the seconds that one event alone takes there."""
     shop = {"type": "postgres_events", "dsn": database.dsn, "key": "key"}
-    async with taken_in(shop, key=["key"], labels=["key"]) as offered:
+    async with ingesting(shop, key=["key"], labels=["key"]) as offered:
         began = time.perf_counter()
-        await take(offered, EVENTS)
+        await wait_for(offered, EVENTS)
         rate = EVENTS / (time.perf_counter() - began)
         waits = []
         async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as connection:

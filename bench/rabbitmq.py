@@ -9,8 +9,8 @@ from pathlib import Path
 
 import aio_pika
 
+from bench.ingesting import ingesting, wait_for
 from bench.report import Figure
-from bench.taking import take, taken_in
 from support.rabbitmq import PASSWORD, USER, Peer, RabbitMQ, new_queue, peer, rabbitmq
 
 MESSAGES = 30_000
@@ -88,10 +88,10 @@ async def _durable(broker: RabbitMQ, other: Peer) -> tuple[float, float]:
     queue = new_queue()
     await other.channel.declare_queue(queue, durable=True)
     await _fill(other, queue, MESSAGES)
-    letters = {"type": "rabbitmq", "host": "127.0.0.1", "port": broker.port, "user": USER, "password": PASSWORD}
+    source = {"type": "rabbitmq", "host": "127.0.0.1", "port": broker.port, "user": USER, "password": PASSWORD}
     began = time.perf_counter()
-    async with taken_in({**letters, "queue": queue}, labels=["customer"]) as offered:
-        await take(offered, MESSAGES)
+    async with ingesting({**source, "queue": queue}, labels=["customer"]) as offered:
+        await wait_for(offered, MESSAGES)
         rate = MESSAGES / (time.perf_counter() - began)
         waits = []
         for number in range(ALONE):

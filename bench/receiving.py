@@ -1,5 +1,5 @@
-"""A receiver of webhooks in a process of its own that does next to nothing for a request, so that the senders are what
-is measured: `python -m bench.receiving`."""
+"""A minimal receiver of webhooks in a process of its own, so that the senders are measured:
+`python -m bench.receiving`."""
 
 import asyncio
 import gc
@@ -20,8 +20,8 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """What came to one path: wall-clock seconds and JSON body of each request, in order. `busy`: the processor seconds
-    that the receiver used from the first to the last."""
+    """What arrived at one path: wall-clock seconds and JSON body of each request, in order. `busy`: CPU seconds of the
+    receiver from the first to the last."""
 
     requests: list[tuple[float, Any]]
     busy: float
@@ -52,7 +52,7 @@ class ReceiverProcess:
         await self._ask("holds", path, count)
 
     async def take(self, path: str) -> Arrivals:
-        """What has come to a path since it was asked for last."""
+        """Return what arrived at a path since the last call."""
         found = await self._ask("take", path)
         return Arrivals([(at, json.loads(body)) for at, body in found["requests"]], found["busy"])
 
@@ -142,7 +142,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def _serve() -> None:
-    gc.disable()  # what it keeps has no cycles, and a pause here would count as one of the sender
+    gc.disable()  # a pause here would count as one of the sender
     paths: dict[str, _Path] = defaultdict(_Path)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(paths), "127.0.0.1", 0, backlog=16_384)

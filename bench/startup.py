@@ -1,4 +1,4 @@
-"""How long a person waits for help, and a supervisor for readiness."""
+"""Seconds until `tocsin --help` is printed and until `tocsin run` is ready."""
 
 import asyncio
 import statistics
@@ -58,6 +58,6 @@ async def _ready() -> float:
             began = time.perf_counter()
             async with running(Path(name), config) as tocsin:
                 await tocsin.until_ready()
-                took = time.perf_counter() - began
+                seconds = time.perf_counter() - began
                 await tocsin.stop()
-    return took
+    return seconds

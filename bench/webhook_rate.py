@@ -1,5 +1,5 @@
 """Webhook deliveries a second of notifications that wait in a durable outbox, each in a request of its own, until the
-last is settled in the ledger, and the same in batches; next to a real Alertmanager, which keeps nothing, with each
+last is settled in the ledger, and the same in batches; next to a real Alertmanager, which stores nothing, with each
 alert a group of its own, and to a loop over the HTTP client alone."""
 
 import asyncio
@@ -32,7 +32,7 @@ CONCURRENCY = 16
 _BODY = 450
 """Bytes of an envelope of the load."""
 _AT_ONCE = 500
-"""Alerts in one request to Alertmanager: it takes them in no faster in larger ones."""
+"""Alerts in one request to Alertmanager: larger ones are no faster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,27 +68,27 @@ def _figures(ours: Sequence[Wave], batched: Sequence[Wave], theirs: Sequence[Wav
     what = f"{COUNT:,} webhooks, median of {ROUNDS} rounds"
     rate, together = (statistics.median(wave.rate for wave in waves) for waves in (ours, batched))
     if not theirs:
-        return [Figure(name=f"{what}, durable", measured=f"{_told(ours)}; {rate / client:.2f} x the client alone")]
+        return [Figure(name=f"{what}, durable", measured=f"{_summary(ours)}; {rate / client:.2f} x the client alone")]
     peer = statistics.median(wave.rate for wave in theirs)
     return [
         Figure(name=f"aiohttp alone: {what}, {CONCURRENCY} at once, nothing kept", measured=f"{client:,.0f}/s"),
-        Figure(name=f"Alertmanager: {what}, first to last request, nothing kept", measured=_told(theirs)),
+        Figure(name=f"Alertmanager: {what}, first to last request, nothing kept", measured=_summary(theirs)),
         Figure(
             name=f"{what}, durable, {CONCURRENCY} at once, first request to last one settled",
-            measured=f"{_told(ours)}; {rate / peer:.2f} x Alertmanager, {rate / client:.2f} x the client alone",
+            measured=f"{_summary(ours)}; {rate / peer:.2f} x Alertmanager, {rate / client:.2f} x the client alone",
             target=">= Alertmanager",
             met=rate >= peer,
         ),
         Figure(
             name=f"{what}, durable, up to 100 in one request, first request to last one settled",
-            measured=f"{_told(batched)}; {together / peer:.2f} x Alertmanager",
+            measured=f"{_summary(batched)}; {together / peer:.2f} x Alertmanager",
             target=">= Alertmanager",
             met=together >= peer,
         ),
     ]
 
 
-def _told(waves: Sequence[Wave]) -> str:
+def _summary(waves: Sequence[Wave]) -> str:
     rates = [wave.rate for wave in waves]
     whole = statistics.median(wave.whole for wave in waves)
     receiver = max(wave.receiver for wave in waves)
@@ -113,8 +113,8 @@ async def _ours(directory: Path, **settings: Any) -> Wave:
         ended = time.time()
         arrivals = await receiver.take("/hook")
         assert await tocsin.stop() == 0
-    told = [one["id"] for _, body in arrivals.requests for one in (body if isinstance(body, list) else [body])]
-    assert len(told) == len({*told}) == COUNT
+    ids = [one["id"] for _, body in arrivals.requests for one in (body if isinstance(body, list) else [body])]
+    assert len(ids) == len({*ids}) == COUNT
     return _wave(arrivals, began, ended)
 
 
@@ -182,7 +182,7 @@ def _configuration(directory: Path, dsn: str, url: str, settings: Mapping[str, A
 
 
 def _peer_config(url: str) -> dict[str, Any]:
-    """Each alert a group of its own, told at once."""
+    """Each alert a group of its own, notified at once."""
     return {
         "route": {
             "receiver": "hook",

@@ -1,12 +1,12 @@
-"""For programs that publish events: one call that writes an event into the table and tells that it is there.
+"""For programs that publish events: one call that inserts an event into the table and sends NOTIFY.
 
     from tocsin.client import publish
 
     with psycopg.connect(...) as connection:
         connection.execute("UPDATE orders SET ...")
-        publish(connection, "order_late", {"order": 17})   # is told only if the transaction is committed
+        publish(connection, "order_late", {"order": 17})   # is sent only if the transaction is committed
 
-Needs psycopg 3, and the table that `tocsin sql` describes. Nothing else of Tocsin has to run.
+Needs psycopg 3, and the table that `tocsin sql` describes. Tocsin does not have to run.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from tocsin.postgres import relation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventsTable:
-    """Where events go: the table as SQL writes its name, its columns, and the channel of NOTIFY. The same words as in
+    """Where events go: the table as SQL writes its name, its columns, and the channel of NOTIFY. The names are those of
     the configuration of a source `postgres_events`; `data` is the column that `publish` fills with JSON."""
 
     table: str = "events"
@@ -45,13 +45,13 @@ def publish(
 ) -> str:
     """Publish one event durably and return its id as text.
 
-    `to`: a connection of the caller's, in whose transaction the event is written (it exists, and is told, only if that
-    is committed); or a connection string, for an event of its own. `data`: what JSON can hold, for the column of that
-    name; left out, the column keeps its default. `columns`: values of further columns.
+    `to`: a connection of the caller, in whose transaction the event is inserted (it exists only if that is committed);
+    or a connection string, for a transaction of its own. `data`: a JSON value for the column of that name; without it,
+    the column has its default. `columns`: values of further columns.
 
-    Raises psycopg.Error; psycopg.DataError where a trigger or rule of the table kept the event out, or the table gave
-    it no id (then the row is there unless the transaction is rolled back). The text of psycopg's errors may hold values
-    of the event, never the password.
+    Raises psycopg.Error; psycopg.DataError where a trigger or rule of the table dropped the event, or the event has no
+    id (then the row exists unless the transaction is rolled back). The text of psycopg's errors may contain values of
+    the event, never the password.
     """
     if isinstance(to, str):
         with psycopg.connect(to) as connection:
@@ -59,8 +59,7 @@ def publish(
     values: dict[str, object] = {into.name: name, **(columns or {})}
     if data is not None:
         values[into.data] = Jsonb(dict(data))
-    # One statement: whole in whatever transaction there is, or in one of its own. No placeholders, since names may
-    # hold a %.
+    # One statement, so that it is atomic without a transaction too. No placeholders, since names may contain a %.
     statement = sql.SQL(
         "WITH new AS (INSERT INTO {table} ({columns}) VALUES ({values}) RETURNING {id}::text AS id)"
         " SELECT id, pg_notify({channel}, id) FROM new"
@@ -75,10 +74,10 @@ def publish(
         row = cursor.execute(statement).fetchone()
     if row is None:
         raise psycopg.DataError(
-            f"no event was written: a trigger or rule of {into.table} kept it out; look at its BEFORE INSERT triggers"
+            f"no event was written: a trigger or rule of {into.table} dropped it; check its BEFORE INSERT triggers"
         )
     if row[0] is None:
         raise psycopg.DataError(
-            f"{into.table} gave the event no {into.id}, without which nobody takes it; give that column a default"
+            f"the event has no {into.id}, so it is never read; add a default to that column of {into.table}"
         )
     return str(row[0])

@@ -1,9 +1,9 @@
-"""For handlers: Python callables that a channel of type `python` gives notifications to (docs/channels/python.md).
+"""For handlers: Python callables that a channel of type `python` calls with notifications (docs/channels/python.md).
 
-A handler takes the envelope and returns None or True when it is done, a text to keep as a note beside the delivery, or
-False to be called again. Raising anything means to be called again too; what is raised here says more.
+A handler gets the envelope. It returns None or True when it is done, a text to keep as a note of the delivery, or False
+to be called again. After any other exception than `Reject` it is called again too.
 
-Two handlers need no code: printing is the channel type `console`, an HTTP request `webhook`.
+Two tasks need no handler: the channel type `console` prints, `webhook` sends an HTTP request.
 """
 
 from tocsin.channels.base import Message
@@ -12,13 +12,13 @@ from tocsin.envelope import Envelope
 __all__ = ["Envelope", "Message", "Reject", "Retry"]
 
 
-class Reject(Exception):  # noqa: N818 - says what is to happen
-    """Raised by a handler: this notification will never be taken. It becomes a dead letter with this reason."""
+class Reject(Exception):  # noqa: N818 - named for what happens next
+    """Raised by a handler: this notification can never be handled. It becomes a dead letter with this reason."""
 
 
 class Retry(Exception):  # noqa: N818
-    """Raised by a handler: not now. `after`: seconds before which it is not called again for this notification;
-    with it, the attempt does not count against `max_attempts`."""
+    """Raised by a handler: call it again later. `after`: the least number of seconds until then; with it, the attempt
+    does not count against `max_attempts`."""
 
     def __init__(self, why: str = "", *, after: float | None = None) -> None:
         super().__init__(why)

@@ -1,4 +1,4 @@
-"""What the sources and the channel for PostgreSQL have in common: how to reach a server, and names as SQL writes them.
+"""The settings of a server that sources and channels for PostgreSQL share, and names as SQL writes them.
 
 psycopg composes the connection strings. It is imported where it is used, so that a configuration can be checked without
 it.
@@ -178,7 +178,7 @@ class Server(Settings):
         return []
 
     def configured(self) -> "list[sql.Composed]":
-        """The same for a session that only writes, where the role's defaults decide how the server reads times."""
+        """The same for a session that only writes: the role's defaults decide how the server reads times."""
         return set_config(self._session(), {})
 
     def asked_output(self) -> dict[str, str]:
@@ -239,7 +239,7 @@ def _parse(dsn: str) -> dict[str, str]:
     try:
         parsed: dict[str, Any] = conninfo_to_dict(dsn)
     except ProgrammingError:
-        # libpq's own message repeats parts of the string, which may be the password.
+        # libpq's message repeats parts of the string, possibly the password.
         raise ValueError("not a connection string; write postgresql://user:password@host:port/database") from None
     # libpq accepts any text for a port and fails over it when it connects. Several hosts have several, with commas.
     for port in str(parsed.get("port") or "").split(","):
@@ -251,7 +251,7 @@ def _parse(dsn: str) -> dict[str, str]:
 def about_login(text: str) -> bool:
     """Whether the server's message about a failed connection says that the role or its password is wrong.
 
-    libpq passes no SQLSTATE of a failed login, so only the server's own text tells.
+    libpq passes no SQLSTATE of a failed login, so only the text of the server distinguishes the causes.
     """
     return re.search(r"authentication|password|no pg_hba|login blocked|role .* does not exist", text) is not None
 

@@ -81,7 +81,7 @@ async def _set_up(connection: "psycopg.AsyncConnection[tuple[Any, ...]]", server
         for statement in server.settings():
             await connection.execute(statement)
     except psycopg.Error as error:
-        # Like a refused login, not like a failed statement: the caller's own statement is not at fault.
+        # An error of the login, not of a statement: the statement of the caller is not at fault.
         raise psycopg.OperationalError(f"the session settings are refused: {error}") from None
     for statement in server.preferred(reported):
         with contextlib.suppress(psycopg.DatabaseError):

@@ -47,8 +47,8 @@ async def test_publish_without_transaction_commits_and_notifies(database: Databa
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("RETURN NULL", "no event was written: a trigger or rule of events kept it out; look at its BEFORE INSERT"),
-        ("NEW.id := NULL; RETURN NEW", "events gave the event no id, without which nobody takes it"),
+        ("RETURN NULL", "no event was written: a trigger or rule of events dropped it; check its BEFORE INSERT"),
+        ("NEW.id := NULL; RETURN NEW", "the event has no id, so it is never read"),
     ],
 )
 async def test_publish_fails_when_a_trigger_drops_the_event(database: Database, what: str, words: str) -> None:

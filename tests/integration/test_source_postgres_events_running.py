@@ -43,7 +43,7 @@ async def publish(database: Database, count: int, name: str = "order") -> None:
 
 
 async def sent(database: Database, name: str = "one") -> list[int]:
-    """The ids of the events that were told, in the order of their rows."""
+    """The ids of the events that were sent, in the order of their rows."""
     rows = await database.run(f"SELECT envelope->'row'->>'id' FROM told_{name} ORDER BY written_at, ctid")
     return [int(row[0]) for row in rows]
 
@@ -255,7 +255,7 @@ FOR EACH ROW EXECUTE FUNCTION refuse()
     [
         (
             KEEPS_OUT,
-            ": no event was written: a trigger or rule of events kept it out; look at its BEFORE INSERT triggers",
+            ": no event was written: a trigger or rule of events dropped it; check its BEFORE INSERT triggers",
         ),
         (REFUSES_THE_COMMIT, ": not today"),
         ("DROP TABLE events", 'relation "events" does not exist; `tocsin check --online` says what the database lacks'),

@@ -1,4 +1,4 @@
-"""The composition root: builds every object, knows the configuration, starts and stops in order."""
+"""The running process: start, reload and shutdown."""
 
 import asyncio
 import gc
@@ -22,19 +22,19 @@ from tocsin.web.application import build as build_web
 log = structlog.get_logger(__name__)
 
 _COLLECT = (10_000, 20, 20)
-"""When Python looks for cycles: less often than it would by itself, since each look holds the event loop."""
+"""Thresholds of Python's garbage collector: higher than its own, since each collection blocks the event loop."""
 
 
 class ListenError(TocsinError):
-    """The address to listen on cannot be had."""
+    """The address to listen on cannot be bound."""
 
 
 class StallError(TocsinError):
-    """A source stalled and its configuration asks to end the process then."""
+    """A source with `on_stall: exit` stalled."""
 
 
 async def run(config: Config, read: Callable[[], Config]) -> None:
-    """Run until SIGTERM or SIGINT. `read` gives the configuration anew for a reload.
+    """Run until SIGTERM or SIGINT. `read` loads the configuration again for a reload.
 
     Raises LedgerError, ListenError, StallError; anything else is a defect.
     """
@@ -56,15 +56,15 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             address = await _listen(runner, config)
-            house = tasks.create_task(runtime.run_maintenance(), name="housekeeping")
+            maintenance = tasks.create_task(runtime.run_maintenance(), name="maintenance")
             await reloading.begin()
-            # What is there now stays. Looking through it again and again held the loop for 50 ms at a time.
+            # The objects of the start stay. Each collection of them would block the event loop for 50 ms.
             gc.freeze()
             log.info("running", listen=address, alerts=len(config.alerts), channels=len(config.channels))
             await runtime.ending.wait()
             log.info("stopping")
             async with reloading.over():
-                house.cancel()
+                maintenance.cancel()
                 await runtime.stop()
     except BaseExceptionGroup as group:
         raise _first(group) from None
@@ -73,7 +73,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
 
 
 class _Reloading:
-    """Reads and applies the configuration, one at a time; a bad one changes nothing."""
+    """Loads and applies the configuration, one reload at a time; an invalid one changes nothing."""
 
     def __init__(self, runtime: Runtime, metrics: Metrics, first: Config, read: Callable[[], Config]) -> None:
         self._runtime = runtime
@@ -83,13 +83,13 @@ class _Reloading:
         self._lock = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Apply the configuration that the process was started with; a SIGHUP meanwhile waits its turn."""
+        """Apply the configuration that the process was started with; a SIGHUP meanwhile waits for it."""
         async with self._lock:
             await self._runtime.apply(self._first)
             self._metrics.reloaded(successful=True, at=time.time())
 
     def over(self) -> asyncio.Lock:
-        """To be held from the end on: a reload under way comes first, or it would start things that nobody stops."""
+        """Return the lock to hold during shutdown: a running reload ends first, so that its tasks are stopped."""
         return self._lock
 
     async def __call__(self) -> Sequence[str]:
@@ -99,7 +99,7 @@ class _Reloading:
             try:
                 config = await asyncio.to_thread(self._read)
                 await self._runtime.apply(config)
-            except Exception as error:  # noqa: BLE001 - no value of a configuration may end the process
+            except Exception as error:  # noqa: BLE001 - no configuration may end the process
                 self._metrics.reloaded(successful=False, at=time.time())
                 problems = _problems(error)
                 for problem in problems:
@@ -107,12 +107,12 @@ class _Reloading:
                 return problems
             self._metrics.reloaded(successful=True, at=time.time())
             log.info("configuration applied", alerts=len(config.alerts), channels=len(config.channels))
-            for setting in self._left_for_a_restart(config):
+            for setting in self._settings_for_restart(config):
                 log.warning("this setting was changed, and takes effect with the next start", setting=setting)
             return []
 
-    def _left_for_a_restart(self, config: Config) -> Iterator[str]:
-        """What the new configuration says differently and a running process cannot change."""
+    def _settings_for_restart(self, config: Config) -> Iterator[str]:
+        """Yield the changed settings that a running process cannot apply."""
         if self._runtime.ledger_path not in ("", config.ledger.path):
             yield "ledger.path"
         for section in ("web", "log"):
@@ -123,7 +123,7 @@ class _Reloading:
 
 
 def _problems(error: Exception) -> list[str]:
-    """Why a configuration was not applied, one sentence each."""
+    """Return why a configuration was not applied, one sentence each."""
     if isinstance(error, ConfigError):
         return [str(one) for one in error.problems]
     if isinstance(error, LedgerError):
@@ -157,7 +157,7 @@ async def _listen(runner: web.AppRunner, config: Config) -> str:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one thing to tell. Several at once are defects: told whole."""
+    """Return the only exception of a group, or the whole group: several at once are a defect."""
     single: BaseException = group
     while isinstance(single, BaseExceptionGroup) and len(single.exceptions) == 1:
         single = single.exceptions[0]

@@ -1,5 +1,4 @@
-"""Objects made of configuration: sources, watches, channels and their dispatchers. Nothing else in Tocsin constructs
-them."""
+"""Builds objects from the configuration: sources, channels, and what pipelines and dispatchers need."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,12 +33,12 @@ log = structlog.get_logger(__name__)
 
 
 def make_source(config: SourceConfig) -> Source:
-    """The source of rows of a configuration; connects to nothing yet."""
+    """Build a source of rows; it connects to nothing yet."""
     return cast("Source", _built(config))
 
 
 def make_event_source(config: SourceConfig) -> EventSource:
-    """The source of events of a configuration; connects to nothing yet."""
+    """Build a source of events; it connects to nothing yet."""
     return cast("EventSource", _built(config))
 
 
@@ -49,12 +48,12 @@ def _built(config: SourceConfig) -> object:
 
 
 def make_channel(config: ChannelConfig) -> Channel:
-    """The channel of a configuration. Importing its libraries may take a second."""
+    """Build a channel. Importing its libraries may take a second."""
     return cast("Channel", _output(config))
 
 
 def make_level(config: ChannelConfig) -> Level:
-    """The level output of a configuration."""
+    """Build a level output."""
     return cast("Level", _output(config))
 
 
@@ -65,7 +64,7 @@ def _output(config: ChannelConfig) -> object:
 
 @contextmanager
 def _refusing(path: str) -> Iterator[None]:
-    """An exception that no code expected, raised over a value of the configuration, as a problem at its place."""
+    """Turn an unexpected exception over a value of the configuration into a problem at its path."""
     try:
         yield
     except TocsinError:
@@ -83,7 +82,7 @@ def is_level(config: ChannelConfig) -> bool:
 
 
 def level_policy(config: ChannelConfig) -> LevelPolicy:
-    """The policy of a level output."""
+    """Return the policy of a level output."""
     settings = config.settings
     return LevelPolicy(
         resend=settings.resend_interval,
@@ -99,7 +98,6 @@ def shaper(channel: ChannelConfig, views: Mapping[str, View], metrics: Metrics) 
         for alert, options in channel.routes.items()
         if options.when
     }
-
     complaints = {alert: _complaint(alert, metrics.alert(alert)) for alert in conditions}
 
     def shape(transition: Transition) -> Envelope | None:
@@ -113,7 +111,7 @@ def shaper(channel: ChannelConfig, views: Mapping[str, View], metrics: Metrics) 
 
 
 def timing(config: SourceConfig) -> Timing:
-    """How a watch on this source waits."""
+    """Return the timing of a pipeline on this source."""
     settings = config.settings
     return Timing(
         backoff=backoff(config),
@@ -123,12 +121,12 @@ def timing(config: SourceConfig) -> Timing:
 
 
 def backoff(config: SourceConfig) -> Backoff:
-    """How long to wait before the source is tried again."""
+    """Return the backoff of a source."""
     return Backoff(initial=config.settings.backoff_initial, maximum=config.settings.backoff_max)
 
 
 def policy(config: ChannelConfig) -> Policy:
-    """How the dispatcher treats this channel."""
+    """Return the policy of a channel's dispatcher."""
     settings = config.settings
     return Policy(
         concurrency=settings.concurrency,
@@ -142,7 +140,7 @@ def policy(config: ChannelConfig) -> Policy:
 
 
 def view(alert: Alert) -> View:
-    """How rows of an alert become envelopes."""
+    """Return the view that makes envelopes of an alert's rows."""
     return View(
         labels=tuple(alert.labels.items()),
         static_labels=tuple(alert.static_labels.items()),
@@ -155,25 +153,24 @@ def view(alert: Alert) -> View:
 
 
 def routes(config: Config, alert: Alert) -> tuple[Route, ...]:
-    """Where the alert's notifications go."""
+    """Return the routes of an alert."""
     return tuple(_route(name, config.channels[name].routes[alert.name], alert) for name in alert.edges)
 
 
 def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
-    """What addresses the alert's transitions."""
+    """Return the router of an alert."""
     return Router(routes(config, alert), view(alert), _complaint(alert.name, metrics))
 
 
 def event_route(config: Config, alert: EventAlert, metrics: AlertMetrics) -> EventRoute:
-    """What takes the events of an alert."""
+    """Return the route of an alert's events."""
     named = NamedColumns(alert.name, "event", dict(named_columns(config, alert)), metrics)
     return EventRoute(alert=alert, router=router(config, alert, metrics), metrics=metrics, columns=named)
 
 
 def _complaint(alert: str, metrics: AlertMetrics) -> Callable[[str], None]:
-    """Says and counts that a condition could not be evaluated."""
-
-    lines = Repeats(log, "a condition cannot be evaluated; taken to hold")
+    """Return the function that logs and counts conditions that cannot be evaluated."""
+    lines = Repeats(log, "a condition cannot be evaluated; it counts as true")
 
     def complain(message: str) -> None:
         metrics.condition_errors.inc()
@@ -188,14 +185,14 @@ def _route(channel: str, options: ChannelOptions, alert: Alert) -> Route:
         kinds=frozenset(options.on),
         when=options.when or "",
         interval=options.interval,
-        # A label may be named, too: it stands for its column.
+        # The name of a label means its column.
         group_by=tuple(alert.labels.get(name, name) for name in options.group_by),
         order_by=alert.key if isinstance(alert, EventAlert) else (),
     )
 
 
 def composer(channel: ChannelConfig, views: Mapping[str, View], now: Callable[[], float]) -> Compose:
-    """What makes a channel's messages of the ledger's notifications, with today's views."""
+    """Return the function that makes a channel's messages of notifications, with the current views."""
 
     def compose(together: Sequence[Notification]) -> Message | Rejected:
         first = together[0]
@@ -219,5 +216,5 @@ def composer(channel: ChannelConfig, views: Mapping[str, View], now: Callable[[]
 
 
 def row_columns(config: Config, alert: RowAlert, metrics: AlertMetrics) -> NamedColumns:
-    """The columns of a row that the channels' options name. An alert on rows does not start without its own columns."""
+    """Return the row columns that options of channels name. An alert does not start without its own columns."""
     return NamedColumns(alert.name, "row", dict(route_columns(config, alert)), metrics)

@@ -165,7 +165,7 @@ class Inputs:
             pipeline.close()
 
     async def _stop_events(self, names: Sequence[str]) -> None:
-        # A batch between commit and acknowledgement is delivered again, and recognised by its ids.
+        # A batch between commit and acknowledgement is read again; its ids are known then.
         await self._events.stop(names)
 
 

@@ -1,4 +1,4 @@
-"""Setting up the log: key and value, as text for a terminal, logfmt or JSON for machines."""
+"""Set up logging: text for a terminal, logfmt or JSON for machines."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ from tocsin.config.sections import LogSettings
 
 
 def configure(settings: LogSettings) -> None:
-    """Send all log lines, the libraries' too, where the configuration says. Raises OSError for a file that cannot be
+    """Send all log lines, also those of libraries, to the configured output. Raises OSError for a file that cannot be
     opened."""
     stream = _stream(settings.output)
     terminal = stream.isatty()
@@ -54,12 +54,12 @@ def configure(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.level.upper())
-    # Libraries speak up only when something is wrong with them.
+    # Libraries log only warnings and errors.
     for noisy in ("aiohttp.access", "httpx", "httpcore", "asyncio", "psycopg"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # What goes wrong there, the source says; these add tracebacks, and at `debug` every frame, passwords included.
-    for telling in ("aiormq", "aio_pika"):
-        logging.getLogger(telling).setLevel(logging.CRITICAL)
+    # The source reports their errors; they add tracebacks, and at `debug` every frame, passwords included.
+    for silent in ("aiormq", "aio_pika"):
+        logging.getLogger(silent).setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -158,7 +158,7 @@ class Outputs:
             dispatcher.rescan()
 
     async def settle_levels(self) -> None:
-        """Send what has just changed while the watches still know it, and stop."""
+        """Send what has just changed while the pipelines still run, and stop."""
         await _within(_SETTLE, (loop.settled() for loop in self.levels.values()))
         await self._levels.stop(list(self._levels))
 

@@ -9,7 +9,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # 
 _MAIN = """\
 examples:
   tocsin check --online        check the configuration, and that the columns it names exist
-  tocsin run                   run it: metrics and a status page on http://127.0.0.1:8627
+  tocsin run                   run it, with metrics and a status page on http://127.0.0.1:8627
   tocsin alerts                show what is firing now
   tocsin outbox list --dead    list dead letters with their reasons
   tocsin history late_orders   show what fired, when, and which channels were notified
@@ -122,7 +122,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add_check(commands)
     init = _add(commands, "init", "init", "print a configuration file", _INIT)
     init.add_argument(
-        "--from-env", action="store_true", required=True, help="made of the variables of the script materialize-novu"
+        "--from-env", action="store_true", required=True, help="from the variables of the script materialize-novu"
     )
     _add(commands, "schema", "check", "print the JSON Schema of the configuration file", _SCHEMA)
     _add_live(commands)
@@ -183,7 +183,7 @@ def _add_history(commands: _Commands) -> None:
         commands, "history", "history", "show when an alert fired and which channels were notified", _HISTORY
     )
     history.add_argument("alert", help="the alert's name")
-    history.add_argument("--limit", type=int, default=50, help="the most that are shown, newest first (default: 50)")
+    history.add_argument("--limit", type=int, default=50, help="how many to show at most, newest first (default: 50)")
     _add_config(history)
     history.add_argument("--json", action="store_true", help="print JSON, one object a line")
 
@@ -197,7 +197,7 @@ def _add_outbox(commands: _Commands) -> None:
         group.add_argument(f"--{status}", dest="status", action="store_const", const=status, help=f"only {status}")
     listing.add_argument("--channel", help="only this channel")
     listing.add_argument("--alert", help="only this alert")
-    listing.add_argument("--limit", type=int, default=50, help="the most that are listed (default: 50)")
+    listing.add_argument("--limit", type=int, default=50, help="how many to list at most (default: 50)")
     show = actions.add_parser("show", help="show one notification with its row")
     show.add_argument("id")
     retry = actions.add_parser("retry", help="make dead letters pending again")
@@ -215,8 +215,10 @@ def _add_postgres(commands: _Commands) -> None:
     sql = _add(commands, "sql", "sql", "print the SQL that PostgreSQL sources and channels need", _SQL)
     sql.add_argument("name", nargs="?", help="a source of type postgres_events, or a channel of type postgres")
     sql.add_argument("--existing", action="store_true", help="for an existing events table")
-    sql.add_argument("--backlog", action="store_true", help="the same, and its rows become pending events")
-    notify = _add(commands, "notify", "notify", "publish one event into a table of events", _NOTIFY)
+    sql.add_argument(
+        "--backlog", action="store_true", help="for an existing events table whose rows become pending events"
+    )
+    notify = _add(commands, "notify", "notify", "publish one event into an events table", _NOTIFY)
     notify.add_argument("source", help="a source of type postgres_events")
     notify.add_argument("name", help="the event's name, which alerts refer to")
     notify.add_argument("--data", metavar="JSON", help="an object for the column `data`")

@@ -1,4 +1,4 @@
-"""The configuration that a command works with."""
+"""Load the configuration of a command."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""`tocsin alerts` and `tocsin tail`: what the running process knows, asked over HTTP."""
+"""`tocsin alerts` and `tocsin tail`: the state of the running process, over HTTP."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`tocsin notify`: one event into a table of events."""
+"""`tocsin notify`: insert one event into an events table."""
 
 from argparse import Namespace
 
@@ -30,15 +30,15 @@ def command(chosen: Namespace) -> Exit:
         with translated(settings.display), connection:
             id_ = publish(connection, _text("NAME", chosen.name), data, columns=columns, into=into)
     except SourceError as error:
-        remedy = _REMEDIES.get(error.reason)
-        raise TocsinError(f"{error}; {remedy}" if remedy else str(error)) from None
+        fix = _FIXES.get(error.reason)
+        raise TocsinError(f"{error}; {fix}" if fix else str(error)) from None
     print(id_)
     return Exit.OK
 
 
-_REMEDIES = {
+_FIXES = {
     SourceReason.MISSING: "`tocsin check --online` says what the database lacks",
-    SourceReason.PERMISSION: "who publishes needs INSERT on the table, and SELECT on its id",
+    SourceReason.PERMISSION: "a publisher needs INSERT on the table, and SELECT on its id",
 }
 
 

@@ -44,8 +44,7 @@ def command(chosen: Namespace) -> Exit:
 
 
 def _dry(config: Config, directory: str) -> Config:
-    """The same alerts with every channel printing, and a ledger that goes with the process: nothing is sent, nothing
-    kept."""
+    """Return the configuration with console channels and a temporary ledger: nothing is sent, nothing is kept."""
     from tocsin.channels import console
     from tocsin.channels.settings import ChannelOptions
 

@@ -1,4 +1,4 @@
-"""`tocsin sql`: what a database needs, as SQL for its administrator."""
+"""`tocsin sql`: print SQL for the administrator of a database."""
 
 from argparse import Namespace
 

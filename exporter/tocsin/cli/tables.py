@@ -1,4 +1,4 @@
-"""Tables for people: on a terminal as wide as it is, in a pipe plain and uncut."""
+"""Tables of text: fitted to a terminal, plain and uncut in a pipe."""
 
 import sys
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
     for heading in headings:
         shown.add_column(heading, overflow="fold")
     for row in texts:
-        # Text, not str: what a row holds is never markup.
+        # Text, not str: a value is never markup.
         shown.add_row(*(Text(cell) for cell in row))
     Console().print(shown)
 
 
 def printable(text: str) -> str:
-    """Control characters as escapes: a value in a row must not steer the terminal."""
+    """Return text with control characters escaped: a value must not control the terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def clock_time(seconds: float) -> str:
-    """A moment as people read it, in UTC."""
+    """Return a time in UTC for people."""
     try:
         moment = datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""An intake in this process: the events of one source into a ledger on disk, with a notification each."""
+"""An event pipeline in this process: the events of one source into a ledger on disk, with a notification each."""
 
 import asyncio
 import tempfile
@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tocsin.app import build as units
+from tocsin.app import build
 from tocsin.config import load
 from tocsin.exposition import Metrics
 from tocsin.ledger.sqlite import open_ledger
@@ -17,12 +17,12 @@ from tocsin.model import Notification
 from tocsin.pipeline.events import EventOutputs, EventPipeline, EventRoute
 
 Offered = asyncio.Queue[Sequence[Notification]]
-"""What is handed on: the notifications of each batch, once they are safe."""
+"""The notifications of each batch, once they are committed."""
 
 
 @asynccontextmanager
-async def taken_in(source: Mapping[str, Any], name: str = "order", **alert: Any) -> AsyncIterator[Offered]:
-    """Run the intake of a source for one alert, for the length of the block. `name`, `alert`: the alert's settings."""
+async def ingesting(source: Mapping[str, Any], name: str = "order", **alert: Any) -> AsyncIterator[Offered]:
+    """Run the event pipeline of a source with one alert. `name`, `alert`: the alert's settings."""
     offered: Offered = asyncio.Queue()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "tocsin.yaml"
@@ -37,17 +37,19 @@ async def taken_in(source: Mapping[str, Any], name: str = "order", **alert: Any)
         )
         config = load(path, {})
         metrics, ledger = Metrics("0"), open_ledger(Path(directory) / "ledger.db")
-        taker = EventRoute(
+        route = EventRoute(
             alert=config.event_alerts[name],
-            router=units.router(config, config.alerts[name], metrics.alert(name)),
+            router=build.router(config, config.alerts[name], metrics.alert(name)),
             metrics=metrics.alert(name),
         )
-        outlets = EventOutputs(
+        outputs = EventOutputs(
             ledger=ledger, metrics=metrics.source("measured"), offer=offered.put_nowait, publish=lambda _: None
         )
         measured = config.sources["measured"]
-        intake = EventPipeline("measured", units.make_event_source(measured), [taker], units.backoff(measured), outlets)
-        task = asyncio.create_task(intake.run())
+        pipeline = EventPipeline(
+            "measured", build.make_event_source(measured), [route], build.backoff(measured), outputs
+        )
+        task = asyncio.create_task(pipeline.run())
         try:
             yield offered
         finally:
@@ -56,7 +58,7 @@ async def taken_in(source: Mapping[str, Any], name: str = "order", **alert: Any)
             await ledger.close()
 
 
-async def take(offered: Offered, count: int) -> None:
+async def wait_for(offered: Offered, count: int) -> None:
     """Wait for so many notifications."""
     while count > 0:
         count -= len(await offered.get())
