@@ -51,13 +51,13 @@ UNEQUAL_3_15: Mapping[str, str] = {
 }
 """Answers of 3.15.0 that the inbox does not give."""
 SEEN_OTHERWISE_3_15: Mapping[str, str] = {
-    "trigger_to_array_101": "looked at while the worker was still at it",
+    "trigger_to_array_101": "read while the worker was still busy",
     "size_bulk_100_of_30k": "counted here, not there",
     "dup_window_by_pause_ms": "a slower machine: pauses up to 320 ms were doubled at times",
     "idem_in_progress_3_concurrent_bulk": "not counted here",
     "idem_no_txn_second": "written down in another way",
     "digest_cancel_first": "written down in another way",
-    "after_delay_digest_second": "looked at later",
+    "after_delay_digest_second": "read later",
 }
 """What came of these was written down at another time or in another way."""
 

@@ -1,4 +1,4 @@
-"""Merged notifications in any ledger: what waits together, until when, and that a repeat has the same content."""
+"""Merged notifications in any ledger: grouping, windows, and equal content of a repeat."""
 
 from collections.abc import Sequence
 from dataclasses import replace

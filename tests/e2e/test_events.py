@@ -1,4 +1,4 @@
-"""Alerts on events, end to end: posted to the port, safe before the answer, told once, by severity, merged."""
+"""Alerts on events, end to end: posted to the port, stored before the answer, notified once, by severity, merged."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ class Scenario:
 
     def rows(self, path: str = "/hook") -> list[list[Any]]:
         """The numbers of the orders in each message."""
-        return [[one["row"]["id"] for one in told.get("merged", [told])] for told in self.notified(path)]
+        return [[one["row"]["id"] for one in envelope.get("merged", [envelope])] for envelope in self.notified(path)]
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ async def test_posted_event_is_sent_with_typed_row(scenario: Scenario) -> None:
         row = order(1, amount=1.5, paid=False, items=["pizza"], note=None)
         assert await post(tocsin, row) == (202, {"events": 1})
         await scenario.receiver.arrived(1)
-        [told] = scenario.notified()
-        assert (told["status"], told["alert"], told["labels"]) == ("event", "orders", {"severity": "page"})
-        assert told["row"] == row
-        assert told["previous"] is None
+        [notified] = scenario.notified()
+        assert (notified["status"], notified["alert"], notified["labels"]) == ("event", "orders", {"severity": "page"})
+        assert notified["row"] == row
+        assert notified["previous"] is None
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ async def test_only_valid_signature_is_accepted(scenario: Scenario) -> None:
     async with running(scenario.directory, scenario.config) as tocsin:
         await tocsin.until_ready()
         assert await signed(now) == 202
-        assert await signed(now, key="another") == 202  # the same request, sent again by whoever heard it
+        assert await signed(now, key="another") == 202  # the same request, replayed by another client
         assert await signed(now, body + b" ") == 401
         assert await signed(now - 3600) == 401
         assert await signed(now + 3600) == 401
@@ -186,7 +186,7 @@ async def test_severity_selects_the_channels(scenario: Scenario) -> None:
         await post(tocsin, order(1), order(2, severity="info"), order(3), {"id": 4})
         await until(lambda: len(scenario.receiver.requests) == 5, "five messages")
         assert sorted(scenario.rows("/hook")) == [[2], [4]]
-        # A condition on a column that an event lacks cannot be evaluated: it is told everywhere.
+        # A condition on a column that an event lacks cannot be evaluated: every route gets it.
         assert sorted(scenario.rows("/pager")) == [[1], [3], [4]]
         assert await tocsin.metric("tocsin_alert_condition_errors_total", alert="orders") == 2
 

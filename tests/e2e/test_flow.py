@@ -1,8 +1,8 @@
-"""The whole flow with the files of the full stack: what a row becomes, on both ways, while things break.
+"""The whole flow with the files of the full stack: the way of a row to people and Alertmanager, through outages.
 
-Tocsin, Prometheus and Alertmanager are real and read the shipped files, in which nothing but addresses and paths is
-other; the inbox is the demo's, and a double of Materialize holds the rows. So the waits are those of the stack: up to
-5 s to a scrape, 5 s to the rule, 1 s to the message, and 15 s more until an alert may end.
+Tocsin, Prometheus and Alertmanager are real and read the shipped files; only addresses and paths differ. The inbox is
+the demo's, and a double of Materialize holds the rows. So the delays are those of the stack: up to 5 s to a scrape,
+5 s to the rule, 1 s to the message, and 15 s more until an alert may end.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ pytestmark = [
 ]
 
 PROMPT = 15.0
-"""Seconds within which a person is told. A second or two is usual."""
+"""Seconds until a person is notified, at most. A second or two is usual."""
 SCRAPED = 40.0
-"""Seconds within which Alertmanager tells. 12 at most on a machine that has time."""
+"""Seconds until Alertmanager notifies, at most. 12 on an idle machine."""
 ENDED = 60.0
-"""Seconds within which Alertmanager tells that an alert ended: `keep_firing_for` and `group_interval` come on top."""
+"""Seconds until Alertmanager reports the end of an alert: `keep_firing_for` and `group_interval` come on top."""
 
 OWNERS = {"A": ("critical", "ann"), "B": ("warning", "bob"), "C": ("critical", "cat"), "D": ("warning", "dan")}
 
@@ -51,7 +51,7 @@ def spike(organization: str, deployments: int = 10) -> Row:
 
 @dataclass(slots=True, kw_only=True)
 class Flow:
-    """All of it, running. Tocsin always listens at the same port, or Prometheus would not find it again."""
+    """The running stack. Tocsin always listens at the same port, or Prometheus would not find it again."""
 
     folder: Path
     spikes: Relation
@@ -69,27 +69,27 @@ class Flow:
             await process.until_ready()
             yield process
 
-    async def noticed(self) -> bool:
-        """Whether Prometheus finds nobody where Tocsin was."""
+    async def tocsin_is_missing(self) -> bool:
+        """Whether Prometheus fails to scrape Tocsin."""
         return bool(await self.prometheus.query('up{job="tocsin"} == 0'))
 
-    async def beginnings(self, organization: str) -> float:
-        """How often the alert of an organization has begun, as Prometheus knows it."""
+    async def starts(self, organization: str) -> float:
+        """How often the alert of an organization has started, according to Prometheus."""
         alert = f'ALERTS_FOR_STATE{{alertname="DeploymentSpike", organization="{organization}"}}'
         [found] = await self.prometheus.query(f"1 + changes({alert}[5m])")
         return float(found["value"][1])
 
     async def see(self, what: str, condition: Callable[[], object], within: float) -> None:
-        """Wait until something is so, and write it down."""
+        """Wait until a condition holds, and note the time."""
         await until(condition, what, within)
         self.note(what)
 
     def note(self, what: str) -> None:
-        """Write down that something happened."""
+        """Note the time of a step."""
         self.timeline.append((what, round(time.monotonic() - self._began, 1)))
 
     async def failed_at_alertmanager(self) -> bool:
-        """Whether Alertmanager has failed to tell the inbox something."""
+        """Whether a notification of Alertmanager to the inbox has failed."""
         async with self.alertmanager.client.get(f"{self.alertmanager.url}/metrics") as response:
             page = series(await response.text())
         return any(
@@ -119,8 +119,8 @@ async def test_rows_arrive_through_outage_and_crash(flow: Flow) -> None:
         await one_recovers_and_another_fires(flow, tocsin)
         await tocsin.kill()
         flow.note("Tocsin is killed")
-    much_happens_meanwhile(flow)
-    await until_some(flow.noticed, "Prometheus misses Tocsin", SCRAPED)
+    rows_change_while_tocsin_is_down(flow)
+    await until_some(flow.tocsin_is_missing, "Prometheus misses Tocsin", SCRAPED)
     flow.note("Prometheus misses Tocsin")
     async with flow.tocsin() as tocsin:
         flow.note("Tocsin is back")
@@ -128,28 +128,28 @@ async def test_rows_arrive_through_outage_and_crash(flow: Flow) -> None:
         await until_some(flow.failed_at_alertmanager, "Alertmanager fails too", within=SCRAPED)
         await flow.inbox.open()
         flow.note("the inbox is back")
-        await everybody_is_told_what_they_missed(flow)
-        await nothing_is_left_to_tell(tocsin)
-    told_once(flow)
-    assert await flow.beginnings("B") == 1, "the crash is not to end an alert and begin it again"
+        await missed_notifications_arrive(flow)
+        await nothing_is_pending(tocsin)
+    every_notification_arrived_once(flow)
+    assert await flow.starts("B") == 1, "the crash must not end the alert and start it again"
     print(*flow.timeline, sep="\n")  # shown where it fails, or with -s: how long each step took
 
 
 async def two_organizations_fire_at_once(flow: Flow, tocsin: TocsinProcess) -> None:
-    """One batch of the view, two people, and two messages of Alertmanager's."""
+    """One batch of the view, two people, and two messages of Alertmanager."""
     inbox = flow.inbox
     flow.spikes.insert(spike("A"), spike("B"))
     flow.note("A and B fire")
     await until_some(lambda: shown(tocsin, A=10, B=10), "the gauge", PROMPT)
     flow.note("the gauge shows them")
     expected = {("ann", "deployment-spike", "A"): 1, ("bob", "deployment-spike", "B"): 1}
-    await flow.see("their owners are told", lambda: inbox.people() == expected, PROMPT)
+    await flow.see("their owners are notified", lambda: inbox.people() == expected, PROMPT)
     both = {("firing", "A"), ("firing", "B")}
-    await flow.see("Alertmanager has told of both", lambda: both <= inbox.alerts().keys(), SCRAPED)
+    await flow.see("Alertmanager has notified of both", lambda: both <= inbox.alerts().keys(), SCRAPED)
 
 
 async def one_recovers_and_another_fires(flow: Flow, tocsin: TocsinProcess) -> None:
-    """While the inbox is down: what is to be told waits in the outbox."""
+    """While the inbox is down, notifications stay in the outbox."""
     flow.spikes.change([(-1, spike("A")), (1, spike("C"))])
     flow.note("A recovers, C fires")
     for channel in ("people", "audit"):
@@ -157,15 +157,15 @@ async def one_recovers_and_another_fires(flow: Flow, tocsin: TocsinProcess) -> N
     await until_some(lambda: shown(tocsin, B=10, C=10), "the gauge")
 
 
-def much_happens_meanwhile(flow: Flow) -> None:
-    """A row more, another count, and a row that comes and goes: all before anybody looks."""
+def rows_change_while_tocsin_is_down(flow: Flow) -> None:
+    """A new row, another count, and a row that comes and goes, all while Tocsin is down."""
     flow.spikes.insert(spike("D"))
     flow.spikes.update(spike("B"), spike("B", 25))
     flow.spikes.insert(spike("A", 11))
     flow.spikes.delete(spike("A", 11))
 
 
-async def everybody_is_told_what_they_missed(flow: Flow) -> None:
+async def missed_notifications_arrive(flow: Flow) -> None:
     inbox = flow.inbox
     missed = {
         ("ann", "deployment-calm", "A"),
@@ -174,13 +174,13 @@ async def everybody_is_told_what_they_missed(flow: Flow) -> None:
     }
     begun, over = {("firing", "C"), ("firing", "D")}, ("resolved", "A")
     await asyncio.gather(
-        flow.see("the owners are told what they missed", lambda: missed <= inbox.people().keys(), SCRAPED),
-        flow.see("Alertmanager has told of C and D", lambda: begun <= inbox.alerts().keys(), SCRAPED),
-        flow.see("Alertmanager has told that A is over", lambda: over in inbox.alerts(), ENDED),
+        flow.see("the owners get the missed notifications", lambda: missed <= inbox.people().keys(), SCRAPED),
+        flow.see("Alertmanager has notified of C and D", lambda: begun <= inbox.alerts().keys(), SCRAPED),
+        flow.see("Alertmanager has notified that A ended", lambda: over in inbox.alerts(), ENDED),
     )
 
 
-async def nothing_is_left_to_tell(tocsin: TocsinProcess) -> None:
+async def nothing_is_pending(tocsin: TocsinProcess) -> None:
     for channel in ("people", "audit"):
         await tocsin.until_metric("tocsin_channel_pending", 0.0, channel=channel)
     for alert in ("deployment_spike", "auction_rule", "rejected_event"):
@@ -188,9 +188,9 @@ async def nothing_is_left_to_tell(tocsin: TocsinProcess) -> None:
     assert not tocsin.logged("Traceback")
 
 
-def told_once(flow: Flow) -> None:
-    """Each event was told under one id, by every way that tells of it. A's second episode was too short to be seen by
-    Prometheus; Tocsin tells of it."""
+def every_notification_arrived_once(flow: Flow) -> None:
+    """Each event was sent under one id on each way. A's second episode was too short for a scrape of Prometheus; Tocsin
+    reports it."""
     inbox = flow.inbox
     assert inbox.people() == {
         ("ann", "deployment-spike", "A"): 2,

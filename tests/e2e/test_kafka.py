@@ -50,7 +50,7 @@ def write_orders(broker: Kafka, topic: str, first: int, count: int) -> None:
     produce(broker, topic, [(str(n), json.dumps({"order": n})) for n in range(first, first + count)])
 
 
-def told(broker: Kafka, out: str) -> dict[int, set[str]]:
+def notification_ids(broker: Kafka, out: str) -> dict[int, set[str]]:
     """Order -> the ids of the notifications about it."""
     found: dict[int, set[str]] = {}
     for record in stored(broker, out):
@@ -59,8 +59,8 @@ def told(broker: Kafka, out: str) -> dict[int, set[str]]:
     return found
 
 
-def _beyond(broker: Kafka, out: str, count: float) -> bool:
-    return len(told(broker, out)) > count
+def _has_more_than(broker: Kafka, out: str, count: float) -> bool:
+    return len(notification_ids(broker, out)) > count
 
 
 async def test_each_record_keeps_one_id_after_kills(tmp_path: Path) -> None:
@@ -70,14 +70,14 @@ async def test_each_record_keeps_one_id_after_kills(tmp_path: Path) -> None:
     write_orders(broker, orders, 0, EVENTS)
     for part in (0.1, 0.4):
         async with running(tmp_path, config) as tocsin:
-            await until(functools.partial(_beyond, broker, out, EVENTS * part))
+            await until(functools.partial(_has_more_than, broker, out, EVENTS * part))
             await tocsin.kill()
     write_orders(broker, orders, EVENTS, 100)
     async with running(tmp_path, config) as tocsin:
-        await until(lambda: told(broker, out).keys() == {*range(EVENTS + 100)}, within=60)
+        await until(lambda: notification_ids(broker, out).keys() == {*range(EVENTS + 100)}, within=60)
         await until(lambda: sum(committed(broker, orders, orders, 3)) == EVENTS + 100)
         assert await tocsin.stop() == 0
-    assert all(len(ids) == 1 for ids in told(broker, out).values())
+    assert all(len(ids) == 1 for ids in notification_ids(broker, out).values())
 
 
 async def test_broker_restart_loses_nothing_and_is_visible(tmp_path: Path) -> None:
@@ -87,15 +87,15 @@ async def test_broker_restart_loses_nothing_and_is_visible(tmp_path: Path) -> No
         make_topic(broker, "out")
         write_orders(broker, "orders", 0, 500)
         async with running(tmp_path, configured(tmp_path, broker, "orders", "out")) as tocsin:
-            await until(lambda: len(told(broker, "out")) == 500)
+            await until(lambda: len(notification_ids(broker, "out")) == 500)
             broker.kill()
             await tocsin.until_not_ready("orders")
             await asyncio.to_thread(broker.start)
             write_orders(broker, "orders", 500, 500)
-            await until(lambda: told(broker, "out").keys() == {*range(1000)}, within=60)
+            await until(lambda: notification_ids(broker, "out").keys() == {*range(1000)}, within=60)
             await tocsin.until_ready()
             assert await tocsin.stop() == 0
-        assert all(len(ids) == 1 for ids in told(broker, "out").values())
+        assert all(len(ids) == 1 for ids in notification_ids(broker, "out").values())
 
 
 async def test_compacted_topic_is_gauge_and_resolves_after_restart(tmp_path: Path) -> None:

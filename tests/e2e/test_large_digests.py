@@ -22,7 +22,7 @@ NOVU_LIMIT = 524_288
 CHANNELS = ("cards", "cards_known", "people", "batch")
 
 
-def told(requests: list[Received], path: str) -> list[int]:
+def received_rows(requests: list[Received], path: str) -> list[int]:
     """The rows that arrived at a path, in the order of their arrival."""
     found: list[int] = []
     for request in requests:
@@ -33,13 +33,13 @@ def told(requests: list[Received], path: str) -> list[int]:
 
 
 async def all_delivered(tocsin: TocsinProcess, *channels: str) -> None:
-    async def look() -> bool:
+    async def all_are_delivered() -> bool:
         for channel in channels:
             delivered = await tocsin.metric("tocsin_channel_delivered_total", channel=channel)
             assert delivered == ROWS + 1, f"{channel}: {delivered}"
         return True
 
-    await until_some(look, "all delivered", within=60)
+    await until_some(all_are_delivered, "all delivered", within=60)
 
 
 def config(directory: Path, dsn: str, hook: str, inbox: str) -> dict[str, Any]:
@@ -83,8 +83,8 @@ async def test_digest_above_receiver_limit_arrives_in_parts(tmp_path: Path) -> N
                 assert await tocsin.metric("tocsin_channel_dead_letters", channel=channel) == 0
             await tocsin.stop()
     for path in ("/max", "/known"):
-        assert told(receiver.requests, path) == [*range(ROWS + 1)], "in order, each once"
-    assert sorted(told(receiver.requests, "/batch")) == [*range(ROWS + 1)]
+        assert received_rows(receiver.requests, path) == [*range(ROWS + 1)], "in order, each once"
+    assert sorted(received_rows(receiver.requests, "/batch")) == [*range(ROWS + 1)]
     bodies = Counter(request.body for request in receiver.requests)
     assert max(bodies.values()) == 1, "no body twice"
     assert max(len(request.body) for request in receiver.requests if request.path == "/known") <= LIMIT

@@ -20,7 +20,7 @@ QUICK = {"timeout": "2s", "backoff_initial": "20ms", "backoff_max": "100ms", "ma
 
 @dataclass(frozen=True)
 class Scenario:
-    """A harness whose alert tells `mail` and `phone`; the receiver is where text messages arrive."""
+    """A harness whose alert notifies `mail` and `phone`; the receiver gets the text messages."""
 
     harness: Harness
     mail: MailServer
@@ -73,7 +73,7 @@ async def test_pending_mail_survives_kill(scenario: Scenario) -> None:
     scenario.mail.script("DATA", *[HANG] * 4)
     scenario.harness.orders.insert(("1", "ann", "10"))
     async with scenario.harness.run() as tocsin:
-        await until(lambda: scenario.messages and scenario.mail.under_way, "one told, the other on its way")
+        await until(lambda: scenario.messages and scenario.mail.under_way, "one delivered, the other being sent")
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="phone")
         await tocsin.kill()
     assert not scenario.mail.mails
@@ -110,7 +110,7 @@ async def test_episode_is_one_mail_thread(scenario: Scenario) -> None:
 async def test_state_of_mail_can_be_queried(scenario: Scenario) -> None:
     """Its attempts and errors, a recipient who was refused while another got it, and a row without a good address."""
     harness = scenario.harness
-    harness.config["channels"]["mail"]["to"] = ["desk@example.com", "{{ row.name }}@example.com"]
+    harness.config["channels"]["mail"]["to"] = ["office@example.com", "{{ row.name }}@example.com"]
     scenario.mail.script("DATA", "451 4.3.0 later")
     scenario.mail.script("RCPT ann@example.com", "250 OK", "550 5.1.1 no such user")
     harness.orders.insert(("1", "ann", "10"))
@@ -132,10 +132,10 @@ async def test_row_with_invalid_address_becomes_dead_letter(scenario: Scenario) 
         await scenario.mail.arrived(1)
         await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="mail")
 
-        async def look() -> Any:
+        async def dead_letter_is_listed() -> Any:
             _, output, _ = await command(scenario.harness.directory, "outbox", "list", "--dead", "-c", "tocsin.yaml")
             return "no_recipients" in output and output
 
-        assert await until_some(look)
+        assert await until_some(dead_letter_is_listed)
         assert await tocsin.stop() == 0
     assert [mail.recipients for mail in scenario.mail.mails] == [("bob@example.com",)]

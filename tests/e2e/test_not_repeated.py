@@ -1,4 +1,4 @@
-"""Faults that programs of this kind have had, in processes that run."""
+"""Known faults of similar programs, checked in running processes."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ for each in levels:
 
 
 def config(directory: Path, **channels: Any) -> dict[str, Any]:
-    """One alert on posted events that is told by these channels."""
+    """One alert on posted events that notifies these channels."""
     return {
         "ledger": {"path": str(directory / "tocsin.db")},
         "web": {"listen": "127.0.0.1:0"},
@@ -54,8 +54,8 @@ async def test_equal_webhooks_are_all_called(tmp_path: Path) -> None:
 
             for name in ("first", "second"):
                 await tocsin.until_metric("tocsin_channel_delivered_total", 3, channel=name)
-    told = [one["row"]["id"] for request in receiver.requests for one in request.json.get("merged", [request.json])]
-    assert sorted(told) == [0, 0, 1, 1, 2, 2]
+    received = [one["row"]["id"] for request in receiver.requests for one in request.json.get("merged", [request.json])]
+    assert sorted(received) == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -129,8 +129,8 @@ async def test_resolved_row_is_cancelled_once_if_configured(scenario: Scenario, 
 
 
 async def test_three_equal_rows_are_one_firing(scenario: Scenario) -> None:
-    """The alert sees one column, in which the three are equal: +3, -2, -1. The bike comes after the -2, so when it is
-    told of, the -2 has been seen."""
+    """The alert sees one column, in which the three are equal: +3, -2, -1. The bike comes after the -2, so its
+    notification shows that the -2 has been processed."""
     del scenario.alert["relation"]
     scenario.alert.update(query=f"SELECT item FROM {scenario.view.name}", key=["item"], labels=["item"])
     same = [(str(number), "pizza", "1", None) for number in (11, 12, 13)]

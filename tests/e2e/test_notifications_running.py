@@ -1,6 +1,5 @@
-"""Rows of a view become messages to people: how the process starts, what it remembers, and what it does when nobody can
-tell it anything. Before the double of Materialize and, where there is one, a live server; tests/acceptance.md has the
-list."""
+"""Rows of a view become notifications: start, restart, and outages of the source. Against the double of Materialize
+and, where there is one, a live server; tests/acceptance.md has the list."""
 
 import asyncio
 import contextlib
@@ -71,7 +70,7 @@ async def test_dry_run_leaves_everything_to_real_run(scenario: Scenario) -> None
 
 
 async def test_restart_after_long_quiet_misses_nothing(server: Server, tmp_path: Path) -> None:
-    """Catches a resume point that moves only when something is told."""
+    """Catches a resume point that moves only with a notification."""
     async with new_scenario(tmp_path, server, retain=KEPT_S) as scenario:
         await scenario.view.insert(PIZZA)
         async with scenario.run() as tocsin:
@@ -111,7 +110,7 @@ def milliseconds(text: str) -> int:
 
 
 async def test_silent_server_ends_process_with_124(scenario: Scenario) -> None:
-    """The connection stays, and nothing comes any more: no error tells of it."""
+    """The connection stays open without data and without an error."""
     parts = conninfo_to_dict(scenario.server.dsn)
     async with TcpProxy(str(parts["host"]), int(parts.get("port") or 6875)) as proxy:
         dsn = make_conninfo(scenario.server.dsn, host="127.0.0.1", port=proxy.port)
@@ -172,13 +171,13 @@ async def test_server_without_tls_is_reached_by_settings(scenario: Scenario) -> 
 
 async def test_log_has_configured_output_and_level_without_rows(scenario: Scenario) -> None:
     async with scenario.run_by_variables(LOG_LEVEL="INFO", LOG_OUTPUT="stdout") as tocsin:
-        await scenario.view.insert(("1", "a-row-of-somebody", "4711.25", None))
+        await scenario.view.insert(("1", "a-row-of-a-customer", "4711.25", None))
         await scenario.until_messages(1)
         assert await tocsin.stop() == 0
     text = "\n".join(tocsin.output)
     assert tocsin.log == []
     assert "level=info event=running" in text
-    for never in ("a-row-of-somebody", "4711.25", KEY, "not-asked-for"):
+    for never in ("a-row-of-a-customer", "4711.25", KEY, "not-asked-for"):
         assert never not in text, never
     file = scenario.folder / "quiet.log"
     quiet = scenario.variables(LOG_LEVEL="ERROR", LOG_OUTPUT=str(file), MTZ_PERSIST_TABLE="another")

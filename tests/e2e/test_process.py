@@ -221,8 +221,8 @@ async def test_all_configuration_mistakes_are_named(harness: Harness) -> None:
 
 
 async def test_unknown_channel_is_reported(harness: Harness) -> None:
-    harness.alert["notify"] = ["nobody"]
-    await refused(harness, 2, "tocsin.yaml:", "alerts.orders.notify", "nobody")
+    harness.alert["notify"] = ["unknown"]
+    await refused(harness, 2, "tocsin.yaml:", "alerts.orders.notify", "unknown")
 
 
 async def test_missing_configuration_is_reported(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ pytestmark = pytest.mark.e2e
 async def later(tocsin: TocsinProcess, than: float) -> float:
     """Wait until the alert has gone on, and return how far it is."""
 
-    async def look() -> float:
+    async def frontier() -> float:
         found = await tocsin.metric("tocsin_alert_frontier_timestamp_seconds", alert="orders") or 0.0
         assert found > than
         return found
 
-    return await until_some(look)
+    return await until_some(frontier)
 
 
 async def test_batch_without_change_sends_nothing(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ async def test_batch_without_change_sends_nothing(tmp_path: Path) -> None:
             # A row that comes and goes at one moment was never there.
             harness.orders.change([(1, ("9", "Eve", "90")), (-1, ("9", "Eve", "90"))])
             await later(tocsin, at)
-            # What comes after it all is told, and whatever was to come before has come.
+            # A later change is notified, so everything before it has been processed.
             harness.orders.insert(("2", "Bob", "20"))
             await harness.until_notified(("fired", "1"), ("fired", "2"))
             assert len(harness.receiver.requests) == 2

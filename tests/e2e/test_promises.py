@@ -48,8 +48,8 @@ async def test_promise_2_pending_notification_keeps_id_across_crash(harness: Har
 
 
 async def test_promise_2_transition_derived_again_keeps_id(harness: Harness) -> None:
-    """The ledger is set back to an earlier copy, as from a backup: what happened since is derived from the source's
-    history again. Catches an id made of anything but what the notification tells."""
+    """The ledger is set back to an earlier copy, as from a backup: later transitions are derived from the source's
+    history again. Catches an id made of anything but the content of the notification."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
         assert await tocsin.stop() == 0
@@ -60,8 +60,8 @@ async def test_promise_2_transition_derived_again_keeps_id(harness: Harness) -> 
         harness.orders.insert(BOB)
         harness.orders.update(ANN, ("1", "Ann", "11"))
         harness.orders.delete(BOB)
-        told = [FIRST, ("fired", "2"), ("updated", "1"), ("resolved", "2")]
-        await harness.until_notified(*told)
+        expected = [FIRST, ("fired", "2"), ("updated", "1"), ("resolved", "2")]
+        await harness.until_notified(*expected)
         await tocsin.kill()
     before = ids(harness)
     for rest in harness.directory.glob("ledger.db*"):
@@ -70,7 +70,7 @@ async def test_promise_2_transition_derived_again_keeps_id(harness: Harness) -> 
     async with harness.run():
         await harness.receiver.arrived(7)
     assert sorted(ids(harness)) == sorted([before[0], *before[1:] * 2])
-    await harness.until_notified(*told)
+    await harness.until_notified(*expected)
 
 
 async def test_promise_2_new_episode_has_new_id(harness: Harness) -> None:
@@ -109,7 +109,7 @@ async def test_promise_2_restart_continues_the_episode(harness: Harness) -> None
 
 
 def lose_history(harness: Harness) -> None:
-    """What happens to a row while nobody can see it: gone, new, changed, and there and gone again."""
+    """Remove, insert and change rows, and insert one that is deleted again, beyond the history of the source."""
     harness.orders.delete(ANN)
     harness.orders.insert(CYD)
     harness.orders.update(BOB, ("2", "Bob", "21"))
@@ -133,7 +133,7 @@ async def gap(harness: Harness, tocsin: TocsinProcess, differences: int) -> None
 
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 async def test_promise_4_history_lost_while_down_is_diffed(harness: Harness, ending: str) -> None:
-    """Catches a resume that takes the snapshot for granted, one that tells everything anew, and a silent gap."""
+    """Catches a resume without a comparison, one that notifies everything again, and a gap that is not reported."""
     harness.orders.insert(BOB)
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST, ("fired", "2"))
@@ -182,7 +182,7 @@ async def test_promise_4_gap_without_difference_is_counted(harness: Harness) -> 
 
 
 async def test_promise_4_no_gap_if_nothing_missed(harness: Harness) -> None:
-    """Catches a warning that cries wolf: with the history there, what came and went is told, and no gap."""
+    """Catches a false warning: with enough history, rows that came and went are notified, and no gap is reported."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
         await tocsin.kill()
@@ -197,7 +197,7 @@ async def test_promise_4_no_gap_if_nothing_missed(harness: Harness) -> None:
 
 async def test_promise_4_ledger_of_another_view_warns(harness: Harness) -> None:
     """The view was put in place of another one whose history reaches back further: no time is missing, yet the rows
-    differ. The difference is told, and said to be odd."""
+    differ. The difference is notified, with a warning."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
         assert await tocsin.stop() == 0
@@ -235,19 +235,19 @@ def broken(_: Received) -> Answer:
 @pytest.mark.parametrize("trouble", [never, busy, forbidden, broken])
 async def test_promise_5_failing_channel_affects_no_other(harness: Harness, trouble: Any) -> None:
     """Catches channels that share a queue, a lock or a worker, and a stream that waits for deliveries. A request to the
-    hanging channel may take a minute: whoever waits for one is found out."""
+    hanging channel may take a minute: code that waits for one fails the test."""
     async with Receiver(trouble) as bad:
         harness.config["channels"]["bad"] = quick_channel(f"{bad.url}/bad", timeout="60s", concurrency=2)
         harness.alert["notify"] = ["bad", "hook"]
         async with harness.run() as tocsin:
             await harness.until_notified(FIRST)
             await bad.arrived(1)
-            told = [FIRST]
+            expected = [FIRST]
             for number in range(2, 22):
                 began = time.monotonic()
                 harness.orders.insert((str(number), "more", "1"))
-                told.append(("fired", str(number)))
-                await harness.until_notified(*told)
+                expected.append(("fired", str(number)))
+                await harness.until_notified(*expected)
                 assert time.monotonic() - began < SOON / 4
             await harness.until_shown(tocsin)
             frontier = await tocsin.metric("tocsin_alert_frontier_timestamp_seconds", alert="orders") or 0.0
@@ -307,7 +307,7 @@ async def test_promise_5_alert_in_error_affects_no_other(harness: Harness) -> No
 
 
 async def test_promise_6_stall_shows_and_withdraws_series(harness: Harness) -> None:
-    """Catches a watchdog that is missing or late, and gauges that go on telling of a world nobody looks at."""
+    """Catches a watchdog that is missing or late, and gauges that keep outdated values."""
     harness.source.update({"progress_timeout": "500ms", "snapshot_timeout": "500ms", "stale_after": "3s"})
     async with harness.run() as tocsin:
         await tocsin.until_ready()
@@ -318,7 +318,7 @@ async def test_promise_6_stall_shows_and_withdraws_series(harness: Harness) -> N
         assert time.monotonic() - began < SOON / 4
         shown = await tocsin.metrics()
         if time.monotonic() - began < 2.0:  # on a machine that is not too busy to see it
-            assert any(name == "orders" for name, _ in shown), "a short fault takes nothing away"
+            assert any(name == "orders" for name, _ in shown), "a short fault withdraws nothing"
         assert shown["tocsin_alert_up", frozenset({("alert", "orders")})] == 0
 
         async def withdrawn() -> bool:
@@ -330,7 +330,7 @@ async def test_promise_6_stall_shows_and_withdraws_series(harness: Harness) -> N
         assert alert["state"] == "stale"
         assert alert["series"] == 0
         assert await tocsin.metric("tocsin_alert_firing", alert="orders") == 1, "it is not known to have ended"
-        assert harness.notified() == [FIRST], "that nobody can look is no end of a firing"
+        assert harness.notified() == [FIRST], "an outage of the source does not end a firing"
         harness.double.resume()
         await tocsin.until_ready()
         await harness.until_shown(tocsin)

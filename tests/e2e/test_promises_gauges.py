@@ -100,7 +100,7 @@ async def consistent(tocsin: TocsinProcess, model: Model) -> None:
 async def exact(harness: Harness, tocsin: TocsinProcess) -> None:
     """At rest the page is the view, exactly."""
 
-    async def look() -> bool:
+    async def page_is_view() -> bool:
         page = await tocsin.metrics()
         contents = Counter(harness.orders.rows())
         for alert in ALERTS:
@@ -110,7 +110,7 @@ async def exact(harness: Harness, tocsin: TocsinProcess) -> None:
             assert own(page, "tocsin_alert_series", alert) == len(expected)
         return True
 
-    await until_some(look)
+    await until_some(page_is_view)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -155,10 +155,10 @@ async def test_promise_3_page_is_right_after_restarts(harness: Harness, seed: in
 
 
 async def test_promise_3_nothing_shown_before_snapshot_is_complete(harness: Harness) -> None:
-    """Catches a page of half a snapshot, which would look like resolved alerts, and readiness that comes too early."""
+    """Catches a page of half a snapshot, on which alerts seem resolved, and readiness that comes too early."""
     rows = [(str(number), "x" * 50, "1") for number in range(300)]
     harness.orders.insert(*rows)
-    async with harness.run() as tocsin:  # the ledger has them, and they were told
+    async with harness.run() as tocsin:  # they are in the ledger and were notified
         await tocsin.until_ready()
         await tocsin.kill()
     harness.double.bytes_per_second = 20_000  # the snapshot takes about a second

@@ -74,13 +74,13 @@ class Scenario:
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers that the hook was told, repeats of one id left out."""
+        """The numbers that the hook received, repeats of one id left out."""
         first = {request.json["id"]: request.json["row"]["n"] for request in self.receiver.requests}
         return sorted(first.values())
 
     @property
     def mails(self) -> list[tuple[str, str]]:
-        """To whom mails went, and under which subject."""
+        """Recipients and subject of each mail."""
         return [(",".join(mail.recipients), mail.parsed["Subject"]) for mail in self.mail.mails]
 
 
@@ -104,8 +104,8 @@ def message(*types: str, **content: Any) -> dict[str, Any]:
     return {"message": {"alertTypes": list(types), "message": content}}
 
 
-def discreet(tocsin: TocsinProcess) -> bool:
-    """Whether all that it said is without tracebacks and passwords, in any spelling."""
+def log_is_clean(tocsin: TocsinProcess) -> bool:
+    """Whether the log holds no traceback and no password, in any spelling."""
     said = "\n".join(tocsin.log)
     return not any(part in said for part in ("Traceback", PASSWORD[:6], "p%40ss", "never retrieved"))
 
@@ -120,7 +120,7 @@ async def test_each_alert_type_is_delivered_and_retried_independently(scenario: 
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="mail")
         assert await other.look(scenario.queue) == (0, 1)
         assert await tocsin.stop() == 0
-        assert discreet(tocsin)
+        assert log_is_clean(tocsin)
     assert scenario.mails == [("ops@example.com", "by default")]
     assert len({request.json["id"] for request in scenario.receiver.requests}) == 1
 
@@ -242,7 +242,7 @@ async def test_missing_broker_is_reported_and_retried(tmp_path: Path, scenario: 
             async with peer(own) as other:
                 await other.send(scenario.queue, message("sms", n=2))
                 await until(lambda: scenario.numbers == [1, 2], "the second one")
-            assert discreet(tocsin)
+            assert log_is_clean(tocsin)
 
 
 async def test_process_ends_with_status_after_give_up_after(tmp_path: Path, scenario: Scenario) -> None:
@@ -251,7 +251,7 @@ async def test_process_ends_with_status_after_give_up_after(tmp_path: Path, scen
         assert await tocsin.exited() == 124
         assert tocsin.logged("source down", "RabbitMQ at 127.0.0.1:1")
         assert tocsin.logged("tocsin: source letters: RabbitMQ at 127.0.0.1:1")
-        assert discreet(tocsin)
+        assert log_is_clean(tocsin)
 
 
 async def test_password_never_appears_in_any_output(scenario: Scenario, other: Peer) -> None:
@@ -271,7 +271,7 @@ async def test_password_never_appears_in_any_output(scenario: Scenario, other: P
         await scenario.receiver.arrived(1)
         shown = str(await tocsin.json("/api/v1/status")) + (await tocsin.get("/metrics"))[1]
         assert PASSWORD[:6] not in shown
-        assert discreet(tocsin)
+        assert log_is_clean(tocsin)
 
 
 async def test_different_queue_is_reported_until_fixed(scenario: Scenario, other: Peer) -> None:
@@ -327,7 +327,7 @@ async def test_alertman_migration_example_runs_with_its_environment(scenario: Sc
         await other.send("dummy-alerts", text, message("email", order=8), exchange="dummy-exchange")
         await scenario.mail.arrived(2)
         [sms] = await scenario.receiver.arrived(1)
-        assert discreet(tocsin)
+        assert log_is_clean(tocsin)
     assert scenario.mails == [("ops@example.com", "Email Subject")] * 2
     bodies = [mail.part("plain") for mail in scenario.mail.mails]
     assert any("Order 7 looks like fraud" in body for body in bodies)

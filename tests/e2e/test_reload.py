@@ -29,7 +29,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 @asynccontextmanager
 async def started(harness: Harness) -> AsyncIterator[TocsinProcess]:
-    """The process, once it runs and has told the first row."""
+    """Start the process and wait for the notification of the first row."""
     async with harness.run() as tocsin:
         await tocsin.until_ready()
         await harness.until_notified(FIRST)
@@ -62,7 +62,7 @@ async def without_a_gap(harness: Harness, tocsin: TocsinProcess) -> AsyncIterato
     before, connects = await tocsin.gauge("orders"), subscriptions(harness)
     done = False
 
-    async def look() -> int:
+    async def poll() -> int:
         scrapes = 0
         while not done or scrapes == 0:
             shown = await tocsin.metrics()
@@ -71,12 +71,12 @@ async def without_a_gap(harness: Harness, tocsin: TocsinProcess) -> AsyncIterato
             scrapes += 1
         return scrapes
 
-    looking = asyncio.create_task(look())
+    polling = asyncio.create_task(poll())
     try:
         yield
     finally:
         done = True
-        assert await looking > 0
+        assert await polling > 0
     assert subscriptions(harness) == connects, "the stream of an alert that did not change was opened again"
 
 
@@ -199,7 +199,7 @@ async def test_alert_is_added_and_removed(harness: Harness) -> None:
 
 
 async def test_restored_alert_goes_on(harness: Harness) -> None:
-    """Its firings and its frontier stay in the ledger: nothing is told twice, and what it missed is told."""
+    """Its firings and its frontier stay in the ledger: no repeats, and missed changes are notified."""
     async with started(harness) as tocsin:
         config = changed(harness)
         second_alert(harness, config)
@@ -235,8 +235,8 @@ async def test_changed_key_resolves_old_firings(harness: Harness) -> None:
         config["alerts"]["orders"]["key"] = ["id", "name"]
         await reloaded(tocsin, config)
         await until(lambda: len(harness.notified()) >= 3, "the old firing resolved and the new one fired")
-        told = [(envelope["status"], envelope["row"]["id"]) for envelope in harness.envelopes()]
-        assert told == [("fired", 1), ("resolved", 1), ("fired", 1)]
+        notified = [(envelope["status"], envelope["row"]["id"]) for envelope in harness.envelopes()]
+        assert notified == [("fired", 1), ("resolved", 1), ("fired", 1)]
         prints = [envelope["fingerprint"] for envelope in harness.envelopes()]
         assert prints[0] == prints[1] != prints[2]
 
@@ -250,7 +250,7 @@ async def test_added_channel_gets_only_later_transitions(harness: Harness) -> No
         await tocsin.until_ready()
         harness.orders.insert(("2", "Bob", "20"))
         await harness.until_notified(FIRST, ("fired", "2"))
-        await until(lambda: other.requests, "the pager was told")
+        await until(lambda: other.requests, "the pager was notified")
         assert [request.json["row"]["id"] for request in other.requests] == [2]
         ids = {request.json["id"] for request in (*other.requests, *harness.receiver.requests)}
         assert len(ids) == 3, "each channel has ids of its own"
@@ -318,7 +318,7 @@ async def test_restored_channel_can_send_its_dead_letters(harness: Harness) -> N
         await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
         [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert (await tocsin.post(f"/api/v1/notifications/{dead['id']}/retry"))[0] == 200
-        # Nobody sends it as long as the channel is away, and it shows that it waits.
+        # It stays pending, visibly, as long as the channel is removed.
         await tocsin.until_metric("tocsin_channel_pending", 1, channel="hook")
         assert await tocsin.metric("tocsin_channel_dead_letters", channel="hook") == 0
         harness.receiver.otherwise = lambda _: Answer()

@@ -1,5 +1,4 @@
-"""Rows that go to channels by what is in them, and what is merged within an interval, end to end: a view, the process,
-a receiver; and the history that tells of it."""
+"""Routes by condition and merged notifications, end to end: a view, the process, a receiver, and the history."""
 
 import json
 from collections.abc import AsyncIterator
@@ -21,19 +20,19 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
         yield made
 
 
-def told(harness: Harness, path: str) -> list[tuple[str, float]]:
-    """What a path of the receiver was told, repeats of one id left out: kind and amount."""
+def notified(harness: Harness, path: str) -> list[tuple[str, float]]:
+    """Kind and amount of each notification at a path of the receiver, repeats of one id left out."""
     first = {request.json["id"]: request.json for request in harness.receiver.requests if request.path == path}
     return [(envelope["status"], float(envelope["row"]["amount"])) for envelope in first.values()]
 
 
-async def until_paths_told(harness: Harness, **expected: list[tuple[str, float]]) -> None:
-    async def look() -> bool:
-        for path, told_there in expected.items():
-            assert told(harness, f"/{path}") == told_there
+async def until_paths_received(harness: Harness, **expected: list[tuple[str, float]]) -> None:
+    async def all_received() -> bool:
+        for path, at_path in expected.items():
+            assert notified(harness, f"/{path}") == at_path
         return True
 
-    await until_some(look)
+    await until_some(all_received)
 
 
 async def history(harness: Harness, tocsin: TocsinProcess) -> tuple[dict[str, Any], str]:
@@ -47,7 +46,7 @@ async def history(harness: Harness, tocsin: TocsinProcess) -> tuple[dict[str, An
 async def test_row_fires_and_resolves_by_condition(harness: Harness) -> None:
     """It fires when it begins to match, and resolves when it no longer does."""
     harness.config["channels"]["pager"] = quick_channel(f"{harness.receiver.url}/pager")
-    # The pager first, so that of two that are told at once it is not the newer one.
+    # The pager first, so that of two that are notified together it is not the newer one.
     harness.alert["notify"] = [
         {"channel": "pager", "when": "row.amount > 15"},
         {"channel": "hook", "when": "row.amount <= 15"},
@@ -55,12 +54,12 @@ async def test_row_fires_and_resolves_by_condition(harness: Harness) -> None:
     hook, pager = [("fired", 10.0)], list[tuple[str, float]]()
     async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await until_paths_told(harness, hook=hook, pager=pager)
+        await until_paths_received(harness, hook=hook, pager=pager)
 
         harness.orders.update(("1", "Ann", "10"), ("1", "Ann", "20"))
         hook += [("resolved", 10.0)]
         pager += [("fired", 20.0)]
-        await until_paths_told(harness, hook=hook, pager=pager)
+        await until_paths_received(harness, hook=hook, pager=pager)
         episode, output = await history(harness, tocsin)
         assert (episode["firing"], episode["ended_at"], float(episode["row"]["amount"])) == (True, None, 20.0)
         assert "still firing" in output
@@ -68,16 +67,16 @@ async def test_row_fires_and_resolves_by_condition(harness: Harness) -> None:
 
         harness.orders.update(("1", "Ann", "20"), ("1", "Ann", "25"))
         pager += [("updated", 25.0)]
-        await until_paths_told(harness, hook=hook, pager=pager)
+        await until_paths_received(harness, hook=hook, pager=pager)
 
         harness.orders.update(("1", "Ann", "25"), ("1", "Ann", "5"))
         pager += [("resolved", 25.0)]
         hook += [("fired", 5.0)]
-        await until_paths_told(harness, hook=hook, pager=pager)
+        await until_paths_received(harness, hook=hook, pager=pager)
 
         harness.orders.delete(("1", "Ann", "5"))
         hook += [("resolved", 5.0)]
-        await until_paths_told(harness, hook=hook, pager=pager)
+        await until_paths_received(harness, hook=hook, pager=pager)
         assert len({(one["fingerprint"], one["started_at"]) for one in harness.envelopes()}) == 1
         episode, output = await history(harness, tocsin)
         assert (episode["firing"], episode["kind"]) == (False, "resolved")
@@ -91,7 +90,7 @@ async def test_unsent_end_of_row_has_unknown_time(harness: Harness) -> None:
     harness.alert["notify"] = [{"channel": "hook", "on": ["fired"]}]
     async with harness.run() as tocsin:
         await tocsin.until_ready()
-        await until_paths_told(harness, hook=[("fired", 10.0)])
+        await until_paths_received(harness, hook=[("fired", 10.0)])
         episode, output = await history(harness, tocsin)
         assert (episode["firing"], "still firing" in output) == (True, True)
 
@@ -109,7 +108,7 @@ async def test_unsent_end_of_row_has_unknown_time(harness: Harness) -> None:
         _, lines, _ = await command(harness.directory, "history", "orders", "--json", "-c", "tocsin.yaml")
         plain = json.loads(lines)
         assert (plain["firing"], plain["ended_at"], plain["seconds"]) == (False, None, None)
-        assert told(harness, "/hook") == [("fired", 10.0)]
+        assert notified(harness, "/hook") == [("fired", 10.0)]
 
 
 async def test_digest_merges_rows_of_group(harness: Harness) -> None:
@@ -130,12 +129,16 @@ async def test_digest_merges_rows_of_group(harness: Harness) -> None:
         others = [("fired", id_) for id_ in (1, 2, 4) if id_ != alone]
         harness.orders.delete((str(alone), "Ann", str(10 * alone)))
 
-        async def all_told() -> bool:
-            told = messages("Ann")
-            assert [one for message in told for one in sorted(message)] == [(kind, alone), *others, ("resolved", alone)]
+        async def all_arrived() -> bool:
+            notified = messages("Ann")
+            assert [one for message in notified for one in sorted(message)] == [
+                (kind, alone),
+                *others,
+                ("resolved", alone),
+            ]
             return True
 
-        await until_some(all_told)
+        await until_some(all_arrived)
         # Those that were there from the beginning are one message; the end is in it, or on a slow machine in the next.
         assert set(others) <= set(messages("Ann")[1])
         assert messages("Bob") == [[("fired", 3)]]

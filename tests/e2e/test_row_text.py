@@ -161,8 +161,8 @@ async def test_ledger_of_older_version_fires_nothing(database: Database, tmp_pat
     await database.run("DELETE FROM late")
     assert await transitions(tmp_path, configured) == {"resolved": 1}
     with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
-        told = ledger.execute("SELECT kind, fingerprint FROM transitions ORDER BY id").fetchall()
-    assert told == [("fired", fingerprint), ("resolved", fingerprint)]
+        stored = ledger.execute("SELECT kind, fingerprint FROM transitions ORDER BY id").fetchall()
+    assert stored == [("fired", fingerprint), ("resolved", fingerprint)]
 
 
 async def test_source_works_through_session_pooler(server: Postgres, database: Database, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ async def test_novu_that_hangs_accepts_each_id_once(tmp_path: Path) -> None:
 
 
 async def test_answers_later_than_the_timeout_are_one_acceptance(tmp_path: Path) -> None:
-    """A repeat is told that the first is in progress, then gets its answer."""
+    """A repeat learns that the first is in progress, then gets its answer."""
     async with orders() as (double, relation), inbox_process() as inbox:
         await inbox.order({"kind": "delay", "seconds": 3.0, "path": "/v1/events", "times": 6})
         async with running(tmp_path, config(tmp_path, double.dsn, novu(inbox))) as tocsin:

@@ -2,8 +2,8 @@
 half of tests/acceptance.md, and those of the second that are about SQL.
 
 `materialize/` is applied unchanged (see conftest.py), so this wants a Materialize of its own. Each test has
-organizations and items of its own, so that what is in the topics already does not matter. An event that is dated back
-leaves its window the sooner. Prometheus and Alertmanager take part where they are on the PATH.
+organizations and items of its own, so that what is in the topics already does not matter. An event with an
+earlier timestamp leaves its window earlier. Prometheus and Alertmanager take part where they are on the PATH.
 """
 
 import json
@@ -59,7 +59,7 @@ def item() -> str:
     return f"item-{secrets.token_hex(4)}"
 
 
-# 1. Everything starts, with nothing given but addresses.
+# 1. Everything starts with addresses only.
 
 
 async def test_everything_starts_without_a_key(stack: Stack) -> None:
@@ -139,7 +139,7 @@ async def test_spike_is_row_gauge_and_message(stack: Stack) -> None:
                 tocsin, "organization_alert", expected, organization=spiking, alert_name="deployment_spike"
             )
             await until_gauge(tocsin, "spike", 1, organization=spiking, alert_name="deployment_spike")
-            await stack.until(lambda: stack.people(spiking) == {"deployment-spike": 1}, "the owner is told")
+            await stack.until(lambda: stack.people(spiking) == {"deployment-spike": 1}, "the owner is notified")
 
             await stack.until(lambda: not firing(lines, spiking), "the end of the row", WINDOW + LONG)
             await until_gauge(tocsin, "organization_alert", None, organization=spiking)
@@ -147,13 +147,13 @@ async def test_spike_is_row_gauge_and_message(stack: Stack) -> None:
             await until_gauge(tocsin, "spike", 0, organization=spiking)
             await until_gauge(tocsin, "spike", None, organization=spiking)
             both = {"deployment-spike": 1, "deployment-calm": 1}
-            await stack.until(lambda: stack.people(spiking) == both, "the owner is told of the end")
+            await stack.until(lambda: stack.people(spiking) == both, "the owner is notified of the end")
             last = "SELECT extract(epoch FROM max(event_at))::float8 FROM {}.fct_customer_events"
             [(spiked,)] = await stack.ask(lambda: model.run(f"{last} WHERE organization = '{spiking}'"))
             over = changes(lines, spiking)[-1][0]
             assert 0 < over - (spiked + WINDOW) * 1000 <= 1000, "on the source's clock, to the second"
-            told = stack.audit(spiking)
-            assert (told["fired"], told["resolved"]) == (1, 1)
+            audited = stack.audit(spiking)
+            assert (audited["fired"], audited["resolved"]) == (1, 1)
             others = set(organizations) - {spiking}
             assert not any(one in line for one in others for line in lines)
 
@@ -173,7 +173,7 @@ async def test_gauge_stays_while_one_deployment_type_spikes(stack: Stack, sink: 
         assert await shown(tocsin, "spike", organization=organization) == 1
         assert stack.audit(organization)["resolved"] == 0
         await until_gauge(tocsin, "organization_alert", None, organization=organization)
-        await stack.until(lambda: stack.audit(organization)["resolved"] == 1, "the end is told")
+        await stack.until(lambda: stack.audit(organization)["resolved"] == 1, "the end is notified")
         assert stack.audit(organization)["fired"] == 1
 
 
@@ -185,7 +185,7 @@ async def test_after_crash_nothing_is_missed(stack: Stack, sink: KafkaSink) -> N
     before, meanwhile = await stack.organization(), await stack.organization()
     async with stack.tocsin() as tocsin:
         send(sink, CUSTOMER_EVENTS, *[deployment(before)] * 6)
-        await stack.until(lambda: stack.people(before)["deployment-spike"] == 1, "the first is told")
+        await stack.until(lambda: stack.people(before)["deployment-spike"] == 1, "the first is notified")
         await tocsin.kill()
     send(sink, CUSTOMER_EVENTS, *[deployment(meanwhile)] * 8)
     await stack.ask(lambda: model.set_threshold(before, 20))
@@ -198,9 +198,9 @@ async def test_after_crash_nothing_is_missed(stack: Stack, sink: KafkaSink) -> N
         }
         assert (page.get(before), page.get(meanwhile)) == (None, 8)
         await until_some(lambda: _is_the_view(stack, tocsin), "the page is the view", LONG)
-        await stack.until(lambda: stack.people(meanwhile) == {"deployment-spike": 1}, "the second is told")
+        await stack.until(lambda: stack.people(meanwhile) == {"deployment-spike": 1}, "the second is notified")
         over = {"deployment-spike": 1, "deployment-calm": 1}
-        await stack.until(lambda: stack.people(before) == over, "the end of the first is told")
+        await stack.until(lambda: stack.people(before) == over, "the end of the first is notified")
         if stack.history:
             assert await tocsin.metric("tocsin_alert_gaps_total", alert="deployment_spike") == 0
 
@@ -239,14 +239,14 @@ async def test_outage_of_materialize_shows(stack: Stack, sink: KafkaSink) -> Non
         await tocsin.until_not_ready("deployment_spike")
         assert await tocsin.metric("tocsin_alert_up", alert="deployment_spike") == 0
         await until_gauge(tocsin, "organization_alert", None, organization=before)
-        assert stack.audit(before)["resolved"] == 0, "that nobody can look is no end"
+        assert stack.audit(before)["resolved"] == 0, "an outage of Materialize ends no alert"
         send(sink, CUSTOMER_EVENTS, *[deployment(meanwhile)] * 6)
-        await stack.ask(lambda: until(lambda: stack.model.alert(meanwhile), "a row that nobody sees"))
+        await stack.ask(lambda: until(lambda: stack.model.alert(meanwhile), "a row that Tocsin does not see"))
         await stack.proxy.open()
         await until_some(lambda: _is_ready(tocsin), "ready", LONG)
         for organization in (before, meanwhile):
             await until_gauge(tocsin, "organization_alert", 6, organization=organization)
-            await stack.until(lambda name=organization: stack.people(name) == once, "told once")  # type: ignore[misc]
+            await stack.until(lambda name=organization: stack.people(name) == once, "notified once")  # type: ignore[misc]
         if stack.history:
             assert await tocsin.metric("tocsin_alert_gaps_total", alert="deployment_spike") == 0
 
@@ -271,14 +271,14 @@ async def test_alertmanager_notifies_organizations_and_outage(stack: Stack, sink
         for name in names:
             await until_gauge(tocsin, "organization_alert", 6, organization=name)
         begun = {("firing", name) for name in names}
-        await stack.until(lambda: begun <= inbox.alerts().keys(), "both are told")
+        await stack.until(lambda: begun <= inbox.alerts().keys(), "both are notified")
         over = {("resolved", name) for name in names}
-        await stack.until(lambda: over <= inbox.alerts().keys(), "the end of both is told", 2 * LONG)
+        await stack.until(lambda: over <= inbox.alerts().keys(), "the end of both is notified", 2 * LONG)
         for group in inbox.groups():
             [organization] = {alert["labels"]["organization"] for alert in group["alerts"]}
             assert group["groupLabels"]["organization"] == organization
         await stack.proxy.cut()
-        await stack.until(lambda: inbox.groups("TocsinSourceDown"), "that Materialize is away", 2 * LONG)
+        await stack.until(lambda: inbox.groups("TocsinSourceDown"), "the alert about Materialize", 2 * LONG)
 
 
 # 10. Setting up again.
@@ -292,7 +292,7 @@ async def test_second_setup_leaves_tocsin_alone(stack: Stack, sink: KafkaSink) -
             words = {line.split()[0] for line in printed.splitlines()[:-1]}
             assert words <= {"unchanged", "skipped", "waiting"}, printed
         send(sink, CUSTOMER_EVENTS, *[deployment(organization)] * 6)
-        await stack.until(lambda: stack.people(organization) == {"deployment-spike": 1}, "told")
+        await stack.until(lambda: stack.people(organization) == {"deployment-spike": 1}, "notified")
         failed = await tocsin.gauge("tocsin_alert_source_errors_total")
         assert set(failed.values()) <= {0.0}, failed
         assert len(tocsin.logged("source up")) == len(stack.config["alerts"])
@@ -357,7 +357,7 @@ async def test_added_rule_fires_and_removed_rule_resolves(stack: Stack, sink: Ka
         )
         await stack.ask(lambda: model.add_rule(name, "50"))
         await until_gauge(tocsin, "active_alerts", 50.01, item=name, severity="info")
-        await stack.until(lambda: stack.sold(name) == {"fired": 1}, "what sold for more is told")
+        await stack.until(lambda: stack.sold(name) == {"fired": 1}, "the bid above the price is notified")
         await stack.ask(lambda: model.change_rule(name, "price_above = 10"))
         await stack.until(lambda: stack.sold(name) == {"fired": 2}, "the other one too")
         await stack.ask(lambda: model.change_rule(name, "severity = 'critical'"))
@@ -433,7 +433,7 @@ async def test_model_with_odd_name_works(stack: Stack, sink: KafkaSink) -> None:
             send(sink, WINNING_BIDS, bid(name))
             await stack.ask(lambda: other.add_rule(name, "1"))
             await until_gauge(tocsin, "active_alerts", 50, item=name)
-            await stack.until(lambda: stack.sold(name) == {"fired": 1}, "told")
+            await stack.until(lambda: stack.sold(name) == {"fired": 1}, "notified")
     finally:
         await stack.ask(lambda: other.run("DROP SCHEMA IF EXISTS {} CASCADE"))
         assert other.connection is not None

@@ -3,8 +3,8 @@
 TOCSIN_TEST_MATERIALIZE_DSN names the one, TOCSIN_TEST_KAFKA the other (host:port). Where Materialize reaches the broker
 by another name, TOCSIN_TEST_KAFKA_FROM_MATERIALIZE says which. All that is made lives in a schema, a cluster and a role
 with a random name that go with the tests. The topics are those of the producer, and stay. Each test has organizations
-and items of its own, so that what was sent before does not matter; only malformed events that somebody else sends
-meanwhile would.
+and items of its own, so that what was sent before does not matter; only malformed events that another
+program sends meanwhile would.
 """
 
 import itertools
@@ -183,7 +183,7 @@ def still_works(model: Model, sink: KafkaSink) -> None:
 
 
 def test_hostile_messages_are_rejected_with_reason(model: Model, sink: KafkaSink) -> None:
-    sound = json.dumps(deployment("nobody")).encode()
+    sound = json.dumps(deployment("acme")).encode()
     hostile: dict[bytes, str] = {
         b"\xff\xfe": "not UTF-8",
         sound + b"\0": "not UTF-8",
@@ -199,10 +199,10 @@ def test_hostile_messages_are_rejected_with_reason(model: Model, sink: KafkaSink
         b"\xc2\xa0" + sound: "not a flat JSON object",
         sound + b"\x0b": "not a flat JSON object",
         sound + b"\xe2\x80\xa8": "not a flat JSON object",
-        json.dumps(deployment("nobody", customer_id="seven")).encode(): "customer_id is missing or invalid",
-        json.dumps(deployment("nobody", event_ts=99_999_999_999)).encode(): "event_ts is missing or invalid",
-        json.dumps(deployment("nobody", event_ts=9_999_999_999)).encode(): "event_ts is in the future",
-        json.dumps(deployment("nobody", customer_name="x" * 900_000)).encode(): "larger than 65536 bytes",
+        json.dumps(deployment("acme", customer_id="seven")).encode(): "customer_id is missing or invalid",
+        json.dumps(deployment("acme", event_ts=99_999_999_999)).encode(): "event_ts is missing or invalid",
+        json.dumps(deployment("acme", event_ts=9_999_999_999)).encode(): "event_ts is in the future",
+        json.dumps(deployment("acme", customer_name="x" * 900_000)).encode(): "larger than 65536 bytes",
     }
     query = "SELECT reason, count(*) FROM {}.rejected_events WHERE topic = 'customer_events' GROUP BY reason"
     before: dict[str, int] = dict(settled(lambda: sorted(model.run(query))))

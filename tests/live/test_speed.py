@@ -1,5 +1,5 @@
-"""How long it takes, on a live Materialize and a live broker: measured, printed as a table at the end, and held to a
-generous multiple of the targets, since nobody knows the machine.
+"""Latencies on a live Materialize and a live broker: measured, printed as a table at the end, and limited to a generous
+multiple of the targets, since the machine is unknown.
 
     pytest -m live tests/live/test_speed.py
 

@@ -170,7 +170,7 @@ ALERTS = [
     added("  order: {source: posted}\n", "event_without_channel", "alerts.order.notify"),
 ]  # fmt: skip
 ROUTES = [
-    of_route("[nobody]", "unknown_channel", "[0]"),
+    of_route("[missing]", "unknown_channel", "[0]"),
     of_route("[{channel: ouut}]", "unknown_channel", "[0].channel"),
     of_route("[out, {channel: out}]", "notified_twice", "[1].channel"),
     of_route("[{chanel: out}]", "required", "[0].channel"),

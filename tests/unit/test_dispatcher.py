@@ -261,7 +261,7 @@ async def test_channel_failing_to_close_does_not_block_shutdown(harness: Dispatc
 
 
 async def test_drained_waits_for_sendable_notifications(harness: DispatcherHarness) -> None:
-    """Right from the start, and not for what waits for a retry."""
+    """Right from the start, and not for notifications that wait for a retry."""
     channel = FakeChannel(lambda message: BUSY if key(message) == 0 else Delivered())
     channel.gate.clear()
     waiting, *ids = await harness.fire(*map(str, range(9)))

@@ -111,7 +111,7 @@ async def test_rate_limit_ends_a_new_request(harness: DispatcherHarness, channel
 async def test_refused_repeat_leaves_outcome_unknown(
     harness: DispatcherHarness, channel: KeyedChannel, answer: Result
 ) -> None:
-    """The receiver may have accepted the first request; a repeat that it did not look at changes nothing."""
+    """The receiver may have accepted the first request; an unread repeat changes nothing."""
     channel.line = lines(LOST, answer, answer)
     harness.start(channel, max_attempts=None)
     ids = await harness.fire("1", "2", "3")
@@ -269,6 +269,6 @@ async def test_smaller_batches_split_a_stored_request(harness: DispatcherHarness
 
 
 def test_reasons_that_leave_the_outcome_open() -> None:
-    """Only what a receiver says before it looks at a request is no acceptance for sure."""
+    """Only an answer before the receiver reads the request rules out its acceptance."""
     known = {reason for reason in Reason if not Retry(reason).unknown}
     assert known == {Reason.RATE_LIMITED, Reason.TOO_EARLY}

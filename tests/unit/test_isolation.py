@@ -269,7 +269,7 @@ async def test_unexpected_exception_in_check_hides_no_other_problem(tmp_path: Pa
 
 
 async def test_only_cancellation_by_owner_ends_task() -> None:
-    """A library that cancels what waits on a lost connection ends nothing."""
+    """A library that cancels the tasks of a lost connection does not end ours."""
 
     async def cancelled_by(owner: bool) -> bool:
         task = asyncio.current_task()

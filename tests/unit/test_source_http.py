@@ -1,5 +1,4 @@
-"""Events posted to Tocsin's own port, below the server: what is read of a request, what is kept of it, and for how
-long."""
+"""Events posted to Tocsin's own port, below the server: reading, limits and acceptance of a request."""
 
 import asyncio
 import json
@@ -24,7 +23,7 @@ SHOWN = {"authorization": f"Bearer {TOKEN}"}
 
 
 class Body:
-    """A body that comes in pieces. `read`: how many of them were asked for; with `stays`, the last one never comes."""
+    """A body in pieces. `read` counts the pieces that were requested; with `stays`, the last one never arrives."""
 
     def __init__(self, *pieces: bytes, stays: bool = False) -> None:
         self.read = 0
@@ -50,7 +49,7 @@ def signed(body: bytes, *, moment: int = NOW, secret: str = SIGNING, **instead: 
 
 @asynccontextmanager
 async def opened(**given: Any) -> AsyncIterator[Http]:
-    """A source whose events nobody takes from it yet."""
+    """A source whose batches are not consumed."""
     source = kind.build("posted", settings(**given), clock=lambda: float(NOW))
     async with source.open([], position={}):
         yield source
@@ -58,7 +57,7 @@ async def opened(**given: Any) -> AsyncIterator[Http]:
 
 @asynccontextmanager
 async def taking(**given: Any) -> AsyncIterator[Http]:
-    """A source whose events are safe at once."""
+    """A source whose events are stored immediately."""
     source = kind.build("posted", settings(**given), clock=lambda: float(NOW))
     async with source.open([], position={}) as stream:
 
@@ -81,9 +80,9 @@ async def refused(source: Http, headers: Mapping[str, str], body: Body) -> int:
 
 
 async def underway(source: Http, body: Body, pieces: int) -> "asyncio.Task[int]":
-    """A request of which so many pieces have been asked for."""
+    """A pending request, once so many pieces of its body were requested."""
     request = asyncio.create_task(source.receive("orders", SHOWN, body))
-    await until(lambda: body.read >= pieces, "pieces asked for")
+    await until(lambda: body.read >= pieces, "pieces requested")
     return request
 
 
@@ -207,7 +206,7 @@ async def test_long_body_is_parsed_in_another_thread(length: int, same: bool) ->
     threads: list[int] = []
 
     class Headers(dict[str, str]):
-        """Tells in which thread the key of a repeat is looked up, which is done where the events are made."""
+        """Records in which thread the idempotency key is read, which is the thread that parses the events."""
 
         def get(self, name: str, default: Any = None, /) -> Any:
             if name == "idempotency-key":

@@ -23,7 +23,7 @@ BODY = b'{"order": "na\xc3\xafve \xe2\x98\x83"}'
 
 @asynccontextmanager
 async def taking(events: list[Event]) -> AsyncIterator[Http]:
-    """A source whose events are safe at once, and collected."""
+    """A source whose events are stored immediately, and collected."""
     config = kind.Config.model_validate({"signing_secret": SECRET})
     source = kind.build("posted", config, clock=lambda: float(NOW))
     async with source.open([], position={}) as stream:
@@ -78,12 +78,12 @@ async def test_other_signatures_do_not_hide_valid_one(before: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xfe", b"7", b"[7]"])
 async def test_signed_invalid_body_is_bad_request(body: bytes) -> None:
-    """The signature is good, so the sender is not told that it is wrong."""
+    """The signature is valid, so the answer is not 401."""
     assert await answer(signed(body), body) == 400
 
 
 async def test_repeated_signed_request_has_same_event_id() -> None:
-    """A signature verifies any number of times: the signed id tells a repeat, another header does not."""
+    """A signature verifies any number of times: the signed id identifies a repeat, another header does not."""
     events: list[Event] = []
     await answer(signed(), BODY, events)
     await answer(signed(instead={"idempotency-key": "another"}), BODY, events)
@@ -99,7 +99,7 @@ async def test_header_names_of_svix_are_not_accepted() -> None:
 
 @pytest.mark.parametrize("moment", [f"{NOW}.0", f"+{NOW}", f" {NOW}", str(NOW * 1000), f"-{NOW}", "\u0661"])
 async def test_timestamp_must_be_whole_seconds(moment: str) -> None:
-    """What other languages read as the same number is not what was signed."""
+    """Other spellings of the same number are not the signed text."""
     assert await answer(signed(instead={"webhook-timestamp": moment}), BODY) == 401
 
 

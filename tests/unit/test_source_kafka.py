@@ -16,7 +16,7 @@ from tocsin.sources.kafka.positions import Place, positions, stored
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"state": True, "group": "g"}, "group can be set only without"),
         ({"columns": {"a": "text"}}, "columns can be set only with"),
@@ -24,8 +24,8 @@ from tocsin.sources.kafka.positions import Place, positions, stored
         ({"stale_after": "1s"}, "shorter than progress_timeout"),
     ],
 )
-def test_contradicting_settings_are_refused(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         kind.Config.model_validate({"bootstrap_servers": ["h:1"], **settings})
 
 

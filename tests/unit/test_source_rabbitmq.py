@@ -1,4 +1,4 @@
-"""Messages of RabbitMQ as events, their identities, and what the source's settings refuse. No socket."""
+"""Messages of RabbitMQ as events, their identities, and refused settings of the source. No socket."""
 
 import json
 from collections import Counter
@@ -69,10 +69,10 @@ def test_any_message_yields_events_or_a_reason(body: bytes) -> None:
 def test_ids_are_unique_and_stable_across_reconnects(
     first: list[str], connections: list[tuple[int, list[str]]]
 ) -> None:
-    """A server with one consumer: what was not acknowledged comes back first and marked, then what is new."""
+    """A server with one consumer redelivers unacknowledged messages first, marked, then new ones."""
     identities = Identities()
     waiting = [(body, False) for body in first]
-    told: dict[str, str] = {}
+    bodies: dict[str, str] = {}
     kept: list[str] = []
     sent = Counter(first)
     for acknowledged, new in [*connections, (100, [])]:
@@ -80,7 +80,7 @@ def test_ids_are_unique_and_stable_across_reconnects(
         ids = []
         for tag, (body, redelivered) in enumerate(waiting, 1):
             ids.append(identities.of(message(body.encode(), tag=tag, redelivered=redelivered)))
-            told[ids[-1]] = body
+            bodies[ids[-1]] = body
         assert len(set(ids)) == len(ids)
         assert ids[: len(kept)] == kept
         identities.acknowledged(acknowledged)
@@ -88,12 +88,12 @@ def test_ids_are_unique_and_stable_across_reconnects(
         waiting = [(body, True) for body, _ in waiting[acknowledged:]] + [(body, False) for body in new]
         sent.update(new)
     for tag, (body, redelivered) in enumerate(waiting, 1):
-        told[identities.of(message(body.encode(), tag=tag + 1000, redelivered=redelivered))] = body
-    assert Counter(told.values()) == sent
+        bodies[identities.of(message(body.encode(), tag=tag + 1000, redelivered=redelivered))] = body
+    assert Counter(bodies.values()) == sent
 
 
 def test_generated_id_is_not_reused_after_new_message() -> None:
-    """The one that it belonged to went to another consumer: an equal one, much later, is news."""
+    """The first message went to another consumer: an equal one, much later, is a new event."""
     identities = Identities()
     first = identities.of(message(tag=1))
     identities.reconnected()
