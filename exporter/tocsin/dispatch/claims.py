@@ -48,7 +48,8 @@ class Claims:
         self._next_at: float | None = None
         self._changes = 1
         self._seen_changes = 0
-        self._page = _SMALLEST_PAGE
+        size = 2 * policy.concurrency * channel.batch_size(policy.limit)
+        self._page = max(2, min(max(size, _SMALLEST_PAGE), policy.limit))
         self._recovered = False
         self._failures = 0
 
@@ -75,8 +76,6 @@ class Claims:
 
     async def refill(self) -> None:
         """Claim what can be claimed and held."""
-        size = 2 * self._policy.concurrency * self._channel.batch_size(self._policy.limit)
-        self._page = max(2, min(max(size, _SMALLEST_PAGE), self._policy.limit))
         while self.wants_more and self._monotonic() >= self.read_at:
             try:
                 if not self._recovered:
