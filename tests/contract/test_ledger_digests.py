@@ -160,7 +160,7 @@ async def test_split_digest_is_sent_in_two_parts(ledger: Ledger, clock: Clock, r
     assert (rest.generation, keys(await ledger.digest(rest))) == (0, ["3", "4"])
 
 
-async def test_split_takes_along_what_did_not_fit(ledger: Ledger, clock: Clock) -> None:
+async def test_split_includes_overflow_of_digest(ledger: Ledger, clock: Clock) -> None:
     """The end of a digest that is longer than a message comes after the second part."""
     await alone(ledger)
     names = [str(number) for number in range(MOST_MERGED + 3)]
@@ -175,7 +175,7 @@ async def test_split_takes_along_what_did_not_fit(ledger: Ledger, clock: Clock) 
     assert keys(await ledger.digest(rest)) == names[MOST_MERGED // 2 :]
 
 
-async def test_retried_part_does_not_take_another_along(ledger: Ledger) -> None:
+async def test_retry_of_part_excludes_other_parts(ledger: Ledger) -> None:
     """Dead letters of a digest that was split do not become the digest that was too large."""
     await alone(ledger)
     [first] = await fired(ledger, "1", "2", "3", "4")

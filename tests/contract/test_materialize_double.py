@@ -372,7 +372,7 @@ def happened(message: Message, replay: Replay, scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize(("release", "name"), [(release, name) for release in SCENARIOS for name in SCENARIOS[release]])
-async def test_double_says_what_recorded_server_said(release: str, name: str) -> None:
+async def test_double_answers_like_recorded_server(release: str, name: str) -> None:
     """Byte for byte, but for keys, session ids and the order of rows between two progress rows."""
     scenario = SCENARIOS[release][name]
     recorded = load(FOLDERS[release] / f"{name}.jsonl")

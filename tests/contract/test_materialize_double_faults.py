@@ -20,7 +20,7 @@ ROWS: tuple[Row, ...] = (("a", "1"), ("a", "2"), ("b", None))
 
 
 @pytest.mark.parametrize("size", [0, 1, 19, 20, 21, 60, 100, 101, 130])
-async def test_cut_falls_after_exactly_so_many_bytes(size: int) -> None:
+async def test_connection_is_cut_after_exact_bytes(size: int) -> None:
     async with MaterializeDouble() as double:
         double.create("orders", COLUMNS, rows=[(1, "a"), (2, None)])
         double.cuts.append(size)
@@ -34,7 +34,7 @@ async def test_cut_falls_after_exactly_so_many_bytes(size: int) -> None:
         writer.close()
 
 
-async def test_slow_connection_takes_its_time() -> None:
+async def test_connection_is_limited_to_bytes_per_second() -> None:
     async with MaterializeDouble(progress_interval=0.01) as double:
         double.create("orders", COLUMNS, rows=[(at, "x" * 80) for at in range(100)])
         double.bytes_per_second = 100_000

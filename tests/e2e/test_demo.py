@@ -255,7 +255,7 @@ def test_alertmanager_notifies_the_inbox(demo: Demo) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_ends_it_without_a_trace(number: signal.Signals) -> None:
+def test_signal_ends_demo_and_its_processes(number: signal.Signals) -> None:
     with running("--no-prometheus") as demo:
         family = demo.family()
         assert len(family) > 4

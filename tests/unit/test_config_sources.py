@@ -84,7 +84,7 @@ def test_configured_setting_overrides_its_default(given: dict[str, Any]) -> None
     assert "set_config('IntervalStyle', 'postgres', false)" in set_
 
 
-def test_materialize_sets_only_what_is_reported_otherwise() -> None:
+def test_materialize_sets_only_differing_parameters() -> None:
     """Usually nothing, so that a subscription begins without another round trip."""
     settings = MaterializeConfig.model_validate({"host": "h", "user": "u"})
     usual = {"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres"}

@@ -104,7 +104,7 @@ def test_templates_of_every_channel_are_tried(tmp_path: Path) -> None:
     assert [problem.path for problem in wrong(tmp_path, text)] == ["channels.out.topic"]
 
 
-def test_text_that_is_not_a_template_is_not_tried(tmp_path: Path) -> None:
+def test_handler_arguments_are_not_templates(tmp_path: Path) -> None:
     """The arguments of a handler may be anything."""
     own = "type: python\n    handler: pprint:pprint\n    arguments: {width: '{{ anything }}'}"
     assert not wrong(tmp_path, (ALERT % "").replace("type: webhook", own))

@@ -197,7 +197,7 @@ async def test_sending_goes_on_while_outcomes_are_recorded(harness: DispatcherHa
 
 
 @pytest.mark.parametrize("failures", [0, 1])
-async def test_what_was_answered_is_recorded_at_the_end(harness: DispatcherHarness, failures: int) -> None:
+async def test_outcomes_are_recorded_at_shutdown(harness: DispatcherHarness, failures: int) -> None:
     channel, ledger = FakeChannel(), FaultyLedger(harness.ledger)
     gate = ledger.close_gate("settle")
     ledger.failures["settle"] = failures
@@ -214,7 +214,7 @@ async def test_what_was_answered_is_recorded_at_the_end(harness: DispatcherHarne
     assert await harness.statuses(*ids) == [Status.DELIVERED] * 3
 
 
-async def test_waiting_on_purpose_is_no_slow_delivery(harness: DispatcherHarness) -> None:
+async def test_intended_wait_is_not_slow_delivery(harness: DispatcherHarness) -> None:
     """Nor is a delivery for which nothing was sent."""
     harness.start(FakeChannel(script(Delivered("nothing to take back", sent=False))))
     await harness.advance(100)
@@ -283,7 +283,7 @@ async def test_drained_does_not_wait_for_paused_channel(harness: DispatcherHarne
     await dispatcher.drained()
 
 
-async def test_settled_begins_no_further_send(harness: DispatcherHarness) -> None:
+async def test_settled_starts_no_new_send(harness: DispatcherHarness) -> None:
     """It waits for what is being sent, and then sleeps whatever becomes due."""
     channel = FakeChannel(lambda message: BUSY if key(message) == 0 else Delivered())
     channel.gate.clear()

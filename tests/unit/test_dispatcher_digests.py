@@ -149,7 +149,7 @@ async def test_refused_body_is_never_sent_again(harness: DispatcherHarness, unse
         assert len(set(keys)) == len(keys), "no key twice"
 
 
-async def test_only_what_is_too_large_alone_is_dead(harness: DispatcherHarness) -> None:
+async def test_only_single_too_large_row_is_dead(harness: DispatcherHarness) -> None:
     """The others of its digest are delivered before and after it."""
     large = Rejected(Reason.TOO_LARGE, "413")
     channel = FakeChannel(lambda message: large if 5 in merged(message) else Delivered())

@@ -68,7 +68,7 @@ async def test_old_notification_ends_in_a_dead_letter(harness: DispatcherHarness
     assert ((await harness.record(id_)).status, (await harness.record(id_)).reason) == (Status.DEAD, "expired")
 
 
-async def test_rejected_one_is_dead_and_episode_goes_on(harness: DispatcherHarness) -> None:
+async def test_rejection_is_dead_and_episode_continues(harness: DispatcherHarness) -> None:
     harness.start(FakeChannel(script(GONE)))
     first, *rest = await harness.episode()
     await harness.delivered(*rest)
@@ -76,7 +76,7 @@ async def test_rejected_one_is_dead_and_episode_goes_on(harness: DispatcherHarne
     assert (record.status, record.reason, record.detail) == (Status.DEAD, "not_found", "404 no such hook")
 
 
-async def test_what_cannot_be_composed_is_dead(harness: DispatcherHarness) -> None:
+async def test_notification_failing_composition_is_dead(harness: DispatcherHarness) -> None:
     def choosy(together: Sequence[Notification]) -> Message | Rejected:
         match together[0].transition.row[0]:
             case "1":

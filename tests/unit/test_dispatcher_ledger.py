@@ -50,7 +50,7 @@ async def test_attempts_and_waits_survive_restart(harness: DispatcherHarness) ->
     assert (channel.attempts(id_), (await harness.record(id_)).reason) == (3, "exhausted")
 
 
-async def test_restart_of_ledger_sends_what_was_left(harness: DispatcherHarness) -> None:
+async def test_restart_of_ledger_sends_remaining_notifications(harness: DispatcherHarness) -> None:
     ids = await harness.fire(*map(str, range(50)))
     await harness.ledger.close()
     harness.ledger = open_ledger(harness.path, clock=harness.clock)

@@ -130,7 +130,7 @@ def test_constant_view_ends_hold_by_its_snapshots() -> None:
     assert notified(firing.apply(batch((15, 1, OLD), frontier=None, snapshot=15))) == [(Kind.FIRED, 15, OLD, None)]
 
 
-def test_constant_view_resolves_what_was_kept() -> None:
+def test_constant_view_resolves_kept_firing() -> None:
     firing = FiringSet(rule(keep=10))
     firing.apply(batch((5, 1, OLD), frontier=None, snapshot=5))
     assert notified(firing.apply(batch(frontier=None, snapshot=6))) == []

@@ -235,7 +235,7 @@ async def test_shutdown_sends_changes_only(levels: LevelHarness) -> None:
 # A loop after another, as the configuration changes.
 
 
-async def test_next_loop_ends_what_stopped_firing_meanwhile(levels: LevelHarness) -> None:
+async def test_restart_sends_missed_ends(levels: LevelHarness) -> None:
     """Also what a removed alert reported, and what a receiver that was down did not get; another alert waits until it
     is known."""
     levels.level.answers["b"] = DOWN

@@ -50,7 +50,7 @@ class Server:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(SEEN, st.integers(1, 400), st.booleans()), max_size=25))
-def test_receiver_has_what_fires_and_what_ended(steps: list[tuple[dict[str, set[str] | None], int, bool]]) -> None:
+def test_receiver_has_current_firings_and_ends(steps: list[tuple[dict[str, set[str] | None], int, bool]]) -> None:
     """Whenever it can be reached, whatever changed while it could not."""
     server, now = Server(), 0.0
     claims: dict[str, set[str]] = {}

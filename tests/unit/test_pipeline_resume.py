@@ -64,7 +64,7 @@ def test_baseline_before_columns_are_known(stored: Stored | None, baseline: Base
         (Redefined(11), 10),
     ],
 )
-def test_history_is_asked_for_since_the_frontier(baseline: Baseline, at: int | None) -> None:
+def test_resumes_from_history_since_frontier(baseline: Baseline, at: int | None) -> None:
     assert resume.resume_at(baseline) == at
 
 
@@ -115,7 +115,7 @@ def test_other_columns_in_memory_keep_the_frontier() -> None:
     assert resume.rebound(FirstStart()) == FirstStart()
 
 
-def test_what_no_key_continues_ends_at_the_snapshot() -> None:
+def test_firing_without_key_ends_at_snapshot() -> None:
     """Pending keys were never notified, so they end in silence."""
     ended = [replace(FIRING, phase=phase) for phase in Phase]
     endings = resume.endings(Redefined(ended=ended, columns=COLUMNS), "late", 15)

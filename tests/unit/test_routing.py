@@ -117,7 +117,7 @@ def test_events_of_one_key_share_an_ordering_key() -> None:
     "rest", [{"order_by": ("id", "missing")}, {"interval": 30.0, "group_by": ("severity", "missing")}]
 )
 @pytest.mark.parametrize("kind", [Kind.EVENT, Kind.FIRED, Kind.RESOLVED])
-def test_row_without_a_named_column_goes_alone(rest: dict[str, Any], kind: Kind) -> None:
+def test_row_without_named_column_is_single(rest: dict[str, Any], kind: Kind) -> None:
     """Nothing says that it belongs with others: it is neither merged with them nor kept in order with them."""
     [(_, [address])] = router(route(**rest)).addressed([transition(kind)])
     assert address == Address(channel="out")

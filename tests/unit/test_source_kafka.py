@@ -42,7 +42,7 @@ def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
         channel_kind.build("k", config, {"late": config})
 
 
-def test_state_decides_what_it_delivers() -> None:
+def test_state_setting_selects_rows_or_events() -> None:
     events = kind.Config(bootstrap_servers=["h:1"])
     rows = kind.Config(bootstrap_servers=["h:1"], state=True)
     assert (events.delivers, rows.delivers) == ("events", "rows")

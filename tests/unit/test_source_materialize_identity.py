@@ -68,7 +68,7 @@ def test_plan_names_objects_in_order() -> None:
     assert list(object_ids({"Get": {"id": {"Local": 1}}})) == []
 
 
-async def test_same_objects_mean_nothing_happened() -> None:
+async def test_same_objects_keep_subscription() -> None:
     """However often they are asked for."""
     assert await verdicts(Identity(("u1", "u2"), HOME), Catalog("u1", "u2"), Catalog("u1", "u2")) == ["", ""]
 
@@ -94,7 +94,7 @@ async def test_id_that_is_gone_is_an_applied_replacement() -> None:
     assert "another object" in last
 
 
-async def test_id_that_never_was_an_object_proves_nothing() -> None:
+async def test_id_of_table_version_counts_as_swap() -> None:
     """A plan may name a version of a table, which has no object of its id: then a change is taken for a swap."""
     table = Catalog("u7")
     table.there.clear()
