@@ -1,4 +1,4 @@
-"""What the suites over every ledger share."""
+"""Fixtures of the suites that run over every ledger."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The official SDK takes the inbox for a real Novu, and faults can be ordered. The recordings check the rest."""
+"""The official SDK works with the inbox as with Novu, and faults can be injected. The recordings check the rest."""
 
 import asyncio
 import contextlib

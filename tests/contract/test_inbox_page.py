@@ -1,4 +1,4 @@
-"""The page of the inbox: what it shows of a message, whatever its shape."""
+"""The page of the inbox shows messages of any shape."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ async def trigger(http: aiohttp.ClientSession, workflow: str, transaction_id: st
 
 
 async def page(http: aiohttp.ClientSession) -> Any:
-    """What the page is sent first."""
+    """The first event that the page gets."""
     async with http.get("/control/state"):
         pass  # lets the inbox do what is due by the test's clock
     async with http.get("/page/stream") as stream:

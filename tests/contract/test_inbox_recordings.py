@@ -14,7 +14,7 @@ UNEQUAL: Mapping[str, tuple[str, ...]] = {
 }
 """Fields of an answer that are not compared."""
 COUNTED_TOO_EARLY = {"size_bulk_100_of_30k"}
-"""What came of these was counted while the real store was still at it."""
+"""Their effects were counted before the real store had finished."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ SEEN_OTHERWISE_3_15: Mapping[str, str] = {
     "digest_cancel_first": "written down in another way",
     "after_delay_digest_second": "read later",
 }
-"""What came of these was written down at another time or in another way."""
+"""Their effects were recorded at another time or in another form."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def newer_replies() -> Mapping[str, Reply]:
 
 
 def _read(recording: Recording, body: Any) -> Any:
-    """What a client reads of an answer: the message of an error, the entries of a trigger."""
+    """The parts of an answer that a client reads: the message of an error, the entries of a trigger."""
     if recording.status is None or recording.method == "GET":
         return None
     if recording.status >= 400:
@@ -94,7 +94,7 @@ def _entry(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     ids=lambda each: each.name,
 )
 def test_the_inbox_answers_as_novu_3_15(recording: Recording, newer_replies: Mapping[str, Reply]) -> None:
-    """Status, headers, what a client reads, and what came of it."""
+    """Status, headers, the parts that a client reads, and the effects."""
     reply = newer_replies[recording.name]
     assert reply.status == recording.status
     assert dict(reply.headers) == dict(recording.headers)

@@ -142,7 +142,7 @@ async def test_row_on_another_route_still_fires(ledger: Ledger, resolved_first: 
     await ledger.commit(replace(commit(saved=[still]), transitions=moved if resolved_first else moved[::-1]))
     episode = await only_episode(ledger)
     assert (episode.firing, episode.ended_at, episode.row) == (True, None, ("1", "page"))
-    # What was an end for one channel is none of the row, also without a notification of its end.
+    # An end for one channel does not end the row, also when its own end has no notification.
     await ledger.commit(commit(gone=[still.fingerprint]))
     episode = await only_episode(ledger)
     assert (episode.firing, episode.ended_at, episode.row) == (False, None, ("1", "page"))

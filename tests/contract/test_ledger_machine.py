@@ -35,7 +35,7 @@ STATUSES = st.sampled_from((Status.PENDING, Status.DELIVERED, Status.DEAD))
 
 @dataclass
 class Known:
-    """What the model knows of a notification."""
+    """A notification in the model."""
 
     notification: Notification
     status: Status = Status.PENDING

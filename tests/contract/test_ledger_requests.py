@@ -1,4 +1,4 @@
-"""Requests whose outcome is unknown, in any ledger: who is in them, and until when they are repeated."""
+"""Requests whose outcome is unknown, in any ledger: their members, and the time limit of their repeats."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ async def test_known_outcome_ends_request(ledger: Ledger) -> None:
 
 
 async def test_parts_replace_request(ledger: Ledger) -> None:
-    """The first part begins with the same member as the whole."""
+    """The first part starts with the same member as the whole."""
     one, two, three, four = await fired(ledger, "1", "2", "3", "4")
     await bind(ledger, one, two, three, four)
     await ledger.bind([[one.seq, two.seq], [three.seq, four.seq]])

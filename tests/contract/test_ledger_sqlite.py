@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def filled(path: Path, rows: int = 300) -> None:
-    """A ledger with something on every kind of page, all of it in the main file."""
+    """A ledger with data on every kind of page, all in the main file."""
     ledger = open_ledger(path)
     keys = [str(number) for number in range(rows)]
     notifications = await ledger.commit(
@@ -188,7 +188,7 @@ async def test_garbage_in_file_is_damage(path: Path, seed: int) -> None:
         at = dice.randrange(100, len(content) - length)
         content[at : at + length] = dice.randbytes(length)
     path.write_bytes(content)
-    # What was hit may be unused space, or a letter of a note; then nothing is noticed.
+    # The change may hit unused space or a letter of a note; then it is not detected.
     noticed: LedgerError | None = None
     try:
         async with asyncio.timeout(30):
@@ -214,7 +214,7 @@ async def test_wrong_value_is_damage(path: Path, table: str, column: str) -> Non
     assert caught.value.reason is LedgerReason.CORRUPT
 
 
-# Places where nothing can be written.
+# Places without write access.
 
 
 def test_path_that_is_no_file_is_refused(path: Path) -> None:
@@ -293,7 +293,7 @@ async def _is_full(ledger: SqliteLedger, big: object) -> None:
     assert caught.value.reason is LedgerReason.FULL, str(caught.value)
 
 
-# What a commit costs.
+# The cost of a commit.
 
 
 async def test_waiting_commits_share_transactions(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The double of Materialize says what the recorded servers said.
+"""The double of Materialize answers like the recorded servers.
 
 A recording is a file of JSON lines: `conn` (number of the connection), `from` (`client` or `server`), `type` (the
 message's type letter, `startup` for a first packet, `eof` where that side closed) and `body` (one character a byte).
@@ -187,7 +187,7 @@ def replica_returns(replay: Replay) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What a recording does not say itself.
+    """Facts that a recording does not contain.
 
     Attributes:
         before: what had happened when the client came.
@@ -293,7 +293,7 @@ class Client:
     arrived: asyncio.Event
 
     async def until(self, count: int) -> None:
-        """Wait for so many messages; give up after some seconds, so that what arrived can be compared."""
+        """Wait for a number of messages; stop after some seconds, so that those that arrived can be compared."""
         with suppress(TimeoutError):
             async with asyncio.timeout(5):
                 while len(self.received) < count:

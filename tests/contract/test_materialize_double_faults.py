@@ -1,4 +1,4 @@
-"""What a test can do to the double of Materialize, as far as the tests of the source do not show it."""
+"""Faults of the double of Materialize that the tests of the source do not cover."""
 
 import asyncio
 from collections import Counter

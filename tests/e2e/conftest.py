@@ -1,4 +1,4 @@
-"""What the tests of notifications share: the double of Materialize and, where there is one, a live server."""
+"""Fixtures of the tests of notifications: the double of Materialize and, where there is one, a live server."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`make demo`, as a person runs it: what it shows, and that it leaves nothing behind however it ends."""
+"""`make demo`, as a user runs it: its output, and no process or file left after any kind of end."""
 
 import json
 import os
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("demo")]
 
 COMMAND = (sys.executable, "-m", "tocsin_demo")
 SOON = 30.0
-"""Seconds for what takes two or three on an idle machine."""
+"""Seconds for steps that take two or three on an idle machine."""
 END = 10.0
 """Seconds from a signal to the end."""
 
@@ -144,13 +144,13 @@ def taken(*wanted: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
-    """One for several tests, on a machine where the usual ports are taken."""
+    """One demo for several tests, on a machine whose usual ports are in use."""
     with taken(8627, 8925), running() as started:
         started.family()
         yield started
 
 
-# What it shows
+# Output
 
 
 def test_every_place_on_the_screen_exists(demo: Demo) -> None:
@@ -186,7 +186,7 @@ def test_spike_fires_and_resolves_with_messages(demo: Demo) -> None:
     demo.until(r"fired +deployment_spike  organization=C .* = 1\d  → team-c, audit")
     gauge = r'^organization_alert\{organization="C",severity="warning",owner="team-c"\} 1\d'
     assert re.search(gauge, demo.get(demo.where("Gauges")), re.MULTILINE)
-    # The spike is over fifteen seconds after the first event.
+    # The spike ends fifteen seconds after the first event.
     demo.until(r"resolved +deployment_spike  organization=C .* → team-c, audit", within=17)
     assert 'organization="C"' not in demo.get(demo.where("Gauges"))
     state = json.loads(demo.get(f"{demo.where('Inbox')}control/state"))

@@ -209,7 +209,7 @@ import os, time
 real = time.time
 time.time = lambda: real() + float(os.environ["AHEAD"])
 """
-"""A module that sets the wall clock of a process ahead by so many seconds."""
+"""A module that sets the wall clock of a process ahead by a number of seconds."""
 
 
 async def test_digest_by_group_survives_restart(scenario: Scenario) -> None:
@@ -282,7 +282,7 @@ async def test_dry_run_prints_and_keeps_nothing(scenario: Scenario) -> None:
     path = write(scenario.directory / "tocsin.yaml", scenario.config)
     async with running_with(scenario.directory, "--config", str(path), "--dry-run", file=path) as tocsin:
         await tocsin.until_ready()
-        # It never acknowledges, so the sender gets no answer that says "safe".
+        # It never acknowledges, so the sender gets no success.
         waiting = asyncio.create_task(post(tocsin, order(1)))
         await until(lambda: any('"id"' in line or "orders" in line for line in tocsin.output), "a printed event")
         assert not waiting.done()

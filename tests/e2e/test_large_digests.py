@@ -61,7 +61,7 @@ def config(directory: Path, dsn: str, hook: str, inbox: str) -> dict[str, Any]:
 
 
 async def test_digest_above_receiver_limit_arrives_in_parts(tmp_path: Path) -> None:
-    """Where the limit is known the receiver sees nothing that is larger; where it is not it refuses once each body."""
+    """With a known limit the receiver gets no larger body; with an unknown one it refuses each body once."""
 
     def receive(request: Received) -> Answer:
         return Answer(status=413 if request.path in ("/max", "/batch") and len(request.body) > LIMIT else 200)

@@ -66,7 +66,7 @@ async def test_every_transition_arrives_despite_kills(tmp_path: Path) -> None:
         driver = Driver(relation, chance, lambda: len(bodies) // 2)
         async with started(config) as process:
             await double.subscribed(relation)
-            # The very first snapshot is empty; what is in the view from now on has happened since the first start.
+            # The very first snapshot is empty, so all later rows appeared after the first start.
             await double.caught_up(relation)
             await until_some(lambda: ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
             starting = process.worked

@@ -188,7 +188,7 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
 
 @asynccontextmanager
 async def repeated(chance: random.Random, *steps: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Each step is taken again and again meanwhile; one that is under way is finished."""
+    """Each step is repeated meanwhile; a running one is finished."""
     over = asyncio.Event()
 
     async def repeat(step: Callable[[], Awaitable[None]]) -> None:

@@ -17,7 +17,7 @@ from tocsin_demo.inbox.model import Step
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-# To whom.
+# Recipients.
 
 
 async def test_configured_novu_gets_alert_with_key(scenario: Scenario) -> None:
@@ -183,7 +183,7 @@ async def test_delivery_after_crash_keeps_its_id(scenario: Scenario) -> None:
 
 
 async def test_batch_arrives_despite_kill_after_first_row(scenario: Scenario) -> None:
-    """One at a time: the first is taken, the second hangs when the process is killed, the third was never tried."""
+    """One at a time: the first is accepted, the second hangs when the process is killed, the third was never tried."""
     async with Receiver(lambda _: Answer(hang=True)) as receiver:
         receiver.script(Answer())
         scenario.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1, timeout="60s")
@@ -199,11 +199,11 @@ async def test_batch_arrives_despite_kill_after_first_row(scenario: Scenario) ->
     assert sorted({each.json["row"]["item"] for each in receiver.requests}) == ["art", "bike", "pizza"]
 
 
-# What the receiver answers.
+# Answers of the receiver.
 
 
 async def test_retry_after_is_honoured_and_refusal_is_dead(scenario: Scenario) -> None:
-    """Of three rows one after the other: refused for good, put off twice, taken."""
+    """Three rows in sequence: one refused, one retried twice, one accepted."""
     async with Receiver() as receiver:
         scenario.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1)
         async with scenario.run() as tocsin:

@@ -66,7 +66,7 @@ async def test_dry_run_leaves_everything_to_real_run(scenario: Scenario) -> None
         await scenario.until_messages(1)
 
 
-# What it goes on with.
+# The resume point.
 
 
 async def test_restart_after_long_quiet_misses_nothing(server: Server, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ async def test_silent_server_ends_process_with_124(scenario: Scenario) -> None:
             await scenario.until_notified(("fired", "pizza"))
 
 
-# Names, addresses and words.
+# Names, addresses and secrets.
 
 
 async def test_odd_names_are_only_names(server: Server, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The process as its supervisor sees it: how it starts, what it says when it cannot, and how it ends."""
+"""The process as its supervisor sees it: start, refusal to start, and end."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 class Hesitant:
-    """A receiver that answers when it is let."""
+    """A receiver that answers once it is released."""
 
     def __init__(self) -> None:
         self.arrived: list[Any] = []
@@ -56,7 +56,7 @@ async def hesitant() -> AsyncIterator[Hesitant]:
 
 
 def stored(path: Path, query: str) -> list[Any]:
-    """What the ledger's file says."""
+    """The content of the ledger's file."""
     with contextlib.closing(sqlite3.connect(path, timeout=SOON)) as ledger:
         return ledger.execute(query).fetchall()
 
@@ -79,7 +79,7 @@ async def test_signal_ends_process_in_order(harness: Harness, number: signal.Sig
 
 
 async def test_frontier_is_stored_at_shutdown(harness: Harness) -> None:
-    """Otherwise the next start would ask for history from seconds earlier than it needs."""
+    """Otherwise the next start would request history from seconds earlier than necessary."""
     async with harness.run() as tocsin:
         await tocsin.until_ready()
         [(first,)] = stored(harness.ledger, "SELECT frontier FROM alerts")
@@ -149,7 +149,7 @@ async def test_open_page_does_not_block_shutdown(harness: Harness) -> None:
 
 
 def plain(text: str) -> str:
-    """What a person reads when the process refuses to start: no traceback."""
+    """The output when the process refuses to start: no traceback."""
     assert "Traceback" not in text
     return text
 

@@ -1,4 +1,4 @@
-"""A view that goes on in time while nothing in it changes."""
+"""A view whose frontier advances without changes."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 
 
 async def later(tocsin: TocsinProcess, than: float) -> float:
-    """Wait until the alert has gone on, and return how far it is."""
+    """Wait until the frontier of the alert is later, and return it."""
 
     async def frontier() -> float:
         found = await tocsin.metric("tocsin_alert_frontier_timestamp_seconds", alert="orders") or 0.0

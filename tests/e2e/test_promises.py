@@ -92,7 +92,7 @@ async def test_promise_2_new_episode_has_new_id(harness: Harness) -> None:
 
 
 async def test_promise_2_restart_continues_the_episode(harness: Harness) -> None:
-    """Catches a start that takes what is there for new, and one that forgets when it began."""
+    """Catches a start that notifies existing rows as new, and one that forgets the time of its first start."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
         await tocsin.kill()
@@ -152,7 +152,7 @@ async def test_promise_4_history_lost_while_down_is_diffed(harness: Harness, end
 
 
 async def test_promise_4_history_lost_while_server_down(harness: Harness) -> None:
-    """The same within one process: the difference is against what is in memory."""
+    """The same within one process: the difference is against the rows in memory."""
     harness.orders.insert(BOB)
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST, ("fired", "2"))
@@ -196,7 +196,7 @@ async def test_promise_4_no_gap_if_nothing_missed(harness: Harness) -> None:
 
 
 async def test_promise_4_ledger_of_another_view_warns(harness: Harness) -> None:
-    """The view was put in place of another one whose history reaches back further: no time is missing, yet the rows
+    """The view replaced another one with a longer history: no time is missing, yet the rows
     differ. The difference is notified, with a warning."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
@@ -380,7 +380,7 @@ async def test_promise_6_failing_channel_is_shown_everywhere(harness: Harness) -
 
 
 async def test_promise_6_refused_channel_is_not_up(harness: Harness) -> None:
-    """A webhook that was revoked: the state says so everywhere, and the log says it once."""
+    """A revoked webhook: the state is reported everywhere, and logged once."""
     harness.orders.change([(1, (str(number), "Ann", "3")) for number in range(100, 200)])
     harness.receiver.otherwise = lambda _: Answer(status=404, body=b"no such hook")
     async with harness.run() as tocsin:

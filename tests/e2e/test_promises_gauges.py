@@ -29,12 +29,12 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 def orders(contents: Counter[Row]) -> Gauge:
-    """What the alert `orders` shows of these rows."""
+    """Series of the alert `orders` for these rows."""
     return {_labels(id=id_, name=name): float(amount or "nan") for id_, name, amount in contents}
 
 
 def by_name(contents: Counter[Row]) -> Gauge:
-    """What the alert `by_name` shows of these rows: each key once, however many copies it has."""
+    """Series of the alert `by_name` for these rows: each key once, however many copies it has."""
     shown: Gauge = {}
     for _, name, amount in contents:
         shown[_labels(name=name)] = shown.get(_labels(name=name), 0.0) + float(amount or "nan")
@@ -73,7 +73,7 @@ class Model:
         self._times.append(self._view.change([(diff, row) for row, diff in changes.items()]))
 
     def states(self, since: int) -> list[Counter[Row]]:
-        """What the view held just before `since`, and after each change from then on."""
+        """Contents of the view just before `since`, and after each later change."""
         times = [since - 1, *(time for time in self._times if time >= since)]
         return [self._view.history.snapshot(time) for time in times]
 
@@ -87,7 +87,7 @@ def own(page: Series, metric: str, alert: str) -> float | None:
 
 
 async def consistent(tocsin: TocsinProcess, model: Model) -> None:
-    """One page: what it shows is a state of the view, not older than the frontier that it names."""
+    """One page shows a state of the view that is not older than the frontier on the page."""
     page = await tocsin.metrics()
     for alert in ALERTS:
         shown, frontier = gauge(page, alert), own(page, "tocsin_alert_frontier_timestamp_seconds", alert)
@@ -98,7 +98,7 @@ async def consistent(tocsin: TocsinProcess, model: Model) -> None:
 
 
 async def exact(harness: Harness, tocsin: TocsinProcess) -> None:
-    """At rest the page is the view, exactly."""
+    """Without changes the page equals the view exactly."""
 
     async def page_is_view() -> bool:
         page = await tocsin.metrics()
@@ -135,7 +135,7 @@ async def test_promise_3_every_page_is_the_view(harness: Harness, seed: int) -> 
 
 @pytest.mark.parametrize("seed", [7])
 async def test_promise_3_page_is_right_after_restarts(harness: Harness, seed: int) -> None:
-    """Catches what is carried over wrongly: from the ledger, or from before a stream broke."""
+    """Catches state carried over wrongly, from the ledger or from before a stream broke."""
     model = Model(harness.orders, seed)
     model.step()
     for ending in ("kill", "stop", "kill"):

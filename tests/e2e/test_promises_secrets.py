@@ -60,7 +60,7 @@ def traces(text: str) -> list[str]:
 
 
 def _base64(shift: int) -> str:
-    """What the mark always is in base64 when it begins after so many bytes (modulo 3)."""
+    """The constant part of the mark in base64, by its offset in bytes (modulo 3)."""
     encoded = base64.b64encode(b"x" * shift + MARK.encode()).decode()
     return encoded[-(-8 * shift // 6) : 8 * (shift + len(MARK)) // 6]
 
@@ -70,7 +70,7 @@ def clean(text: str, where: str) -> None:
 
 
 async def everything(harness: Harness, tocsin: TocsinProcess, *commands: str) -> None:
-    """Search all that the process says and keeps, and what these commands print about it."""
+    """Search all output and files of the process, and the output of these commands."""
     for path in PAGES:
         status, text = await tocsin.get(path)
         assert status in (200, 404, 503), path
@@ -270,7 +270,7 @@ async def test_promise_7_novu_key(harness: Harness) -> None:
 
 
 def test_search_finds_a_planted_secret() -> None:
-    """A search that finds nothing proves nothing."""
+    """Proves that the search can find a secret."""
     for text in ("a hushhush b", "HUSHHUSH", "%68ushhush", "a %68%75%73%68hush"):
         assert traces(text), text
     for before in ("", "a", "ab", "abc"):

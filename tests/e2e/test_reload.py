@@ -189,7 +189,7 @@ async def test_alert_is_added_and_removed(harness: Harness) -> None:
             await tocsin.until_metric("parcels", 70, id="7", name="Box")
             await harness.until_notified(FIRST, ("fired", "7"))
             await reloaded(tocsin, harness.config)
-            # Taken off the page at once, with every metric of its own.
+            # It leaves the page immediately, with all of its metrics.
             page = (await tocsin.get("/metrics"))[1]
             assert "parcels" not in page
             assert [alert["name"] for alert in (await tocsin.json("/api/v1/alerts"))["alerts"]] == ["orders"]
@@ -285,7 +285,7 @@ async def test_removed_channel_parks_pending_notifications(harness: Harness) -> 
         )
         [dead] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
         assert (dead["channel"], dead["reason"]) == ("hook", "unrouted")
-        # It can be seen everywhere until nothing of it is left; what it has counted is gone.
+        # It is listed as long as it has notifications; its counters are gone.
         await tocsin.until_metric("tocsin_channel_dead_letters", 1, channel="hook")
         for gone in ("up", "delivered_total", "attempts_total"):
             assert await tocsin.metric(f"tocsin_channel_{gone}", channel="hook") is None
@@ -368,7 +368,7 @@ async def test_stop_during_reload_ends_process(harness: Harness) -> None:
         async with harness.run() as tocsin:
             await tocsin.until_ready()
             await alertmanager.arrived(1)
-            # The reload waits for the last words to the Alertmanager, which does not answer.
+            # The reload waits for the last request to Alertmanager, which does not answer.
             alertmanager.otherwise = lambda _: Answer(hang=True)
             config = changed(harness)
             del config["channels"]["am"]

@@ -34,7 +34,7 @@ SETTINGS = {
     "extra_float_digits": "0",
     "quote_all_identifiers": "on",
 }
-"""Each writes a column of the view otherwise."""
+"""Settings that change the text of a column of the view."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def replaced(
 
 
 async def transitions(directory: Path, configured: Mapping[str, Any]) -> dict[str, float]:
-    """Run Tocsin until it has read the relation once, and count what it found, by kind."""
+    """Run Tocsin until it has read the relation once, and count the transitions by kind."""
     async with running(directory, configured) as tocsin:
         await tocsin.until_ready()
         page = await tocsin.metrics()

@@ -61,7 +61,7 @@ async def nothing_pending(tocsin: TocsinProcess) -> None:
 
 
 async def timed_out(tocsin: TocsinProcess, count: int) -> None:
-    """Wait until so many notifications got no answer."""
+    """Wait until a number of notifications got no answer."""
 
     async def failed() -> bool:
         found = await tocsin.metric("tocsin_channel_failures_total", channel="people", reason="timeout")

@@ -13,7 +13,7 @@ from tocsin_producer.sinks.kafka import KafkaSink
 
 @pytest.fixture(scope="session")
 def sink() -> Iterator[KafkaSink]:
-    """Into the topics of the producer, which are there."""
+    """A sink to the existing topics of the producer."""
     with sending() as sink:
         sink.prepare(TOPICS)
         yield sink
@@ -29,7 +29,7 @@ def shipped(sink: KafkaSink) -> Iterator[tuple[Model, bool]]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of what was measured, also where a target was missed."""
+    """The table of measured values, also where a target was missed."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     rows = [row for each in reports for name, row in getattr(each, "user_properties", ()) if name == MEASURED]
     if rows:

@@ -225,7 +225,7 @@ async def _is_the_view(stack: Stack, tocsin: TocsinProcess) -> bool:
     return await _page(tocsin) == view == await stack.ask(lambda: dict(stack.model.run(query)))
 
 
-# 7. Materialize is away.
+# 7. Materialize is unavailable.
 
 
 async def test_outage_of_materialize_shows(stack: Stack, sink: KafkaSink) -> None:
@@ -370,7 +370,7 @@ async def test_added_rule_fires_and_removed_rule_resolves(stack: Stack, sink: Ka
 
 
 async def _arrived(stack: Stack, name: str, bids: int) -> None:
-    """Wait until so many bids for an item are facts."""
+    """Wait until this number of bids for an item are facts."""
     query = f"SELECT count(*) FROM {{}}.winning_bids WHERE item = '{name}'"
     await stack.ask(lambda: until(lambda: stack.model.run(query) == [(bids,)], "the bids"))
 

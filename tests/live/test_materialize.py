@@ -1,4 +1,4 @@
-"""What Tocsin takes for granted about Materialize, asked of a running one (TOCSIN_TEST_MATERIALIZE_DSN).
+"""Tocsin's assumptions about Materialize, checked on a running one (TOCSIN_TEST_MATERIALIZE_DSN).
 
 The behaviour of the source is tested against it by tests/integration/test_source_materialize*.py, which run with the
 same variable. Here stand the facts that the double is built on and that a new version could change.

@@ -68,7 +68,7 @@ def model(made_model: tuple[Model, str]) -> Model:
 
 @pytest.fixture
 def first(made_model: tuple[Model, str]) -> str:
-    """What the first run of setup.py printed."""
+    """Output of the first run of setup.py."""
     return made_model[1]
 
 
@@ -165,7 +165,7 @@ def test_malformed_events_are_counted(model: Model, sink: KafkaSink) -> None:
 
 
 def settled(look: Callable[[], T]) -> T:
-    """What is seen when it has not changed for some seconds: sources tick once a second."""
+    """The value once it has not changed for some seconds: sources tick once a second."""
     last, since = look(), time.monotonic()
     while time.monotonic() - since < 3:
         time.sleep(0.2)
@@ -263,7 +263,7 @@ def test_changed_view_is_replaced_without_the_others(model: Model, sink: KafkaSi
         until(lambda: auctions[-1].startswith("ended"), "the end of the replaced view's subscription")
         many = len(spikes)
         until(lambda: len(spikes) > many + 2, "more progress at the other one")
-    with model.connect(user=model.role) as reader:  # the grant is there again
+    with model.connect(user=model.role) as reader:  # the grant exists again
         reader.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(model.schema, "active_alerts")))
     model.setup()  # and back
 

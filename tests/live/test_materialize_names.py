@@ -1,4 +1,4 @@
-"""What Tocsin takes for granted about names in Materialize, asked of a running one (TOCSIN_TEST_MATERIALIZE_DSN)."""
+"""Tocsin's assumptions about names in Materialize, checked on a running one (TOCSIN_TEST_MATERIALIZE_DSN)."""
 
 import json
 import os

@@ -40,7 +40,7 @@ SAMPLES_ALERTMANAGER = 8
 LOAD = 200_000
 
 Measured = Callable[[str, str, str], None]
-"""Takes down what was measured: name, value and target, each as text."""
+"""Records a measurement: name, value and target, each as text."""
 
 
 @pytest.fixture

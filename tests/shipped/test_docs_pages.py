@@ -1,4 +1,4 @@
-"""Code on the pages of the documentation runs and does what the page says."""
+"""Code on the pages of the documentation runs, with the documented effect."""
 
 import itertools
 import json
@@ -101,7 +101,7 @@ async def call(room, token, key):
     note(room, token, key)
     return Answer
 """
-"""What the handlers on the page call."""
+"""Calls of the handlers on the page."""
 
 
 async def handled(directory: Path, number: int, *, customer: str = "Ann", busy: bool = False) -> tuple[str, Result]:

@@ -1,4 +1,4 @@
-"""Events that must not break a view: what is wrong with each, and that the others are read."""
+"""Events that must not break a view: each is rejected with its reason, and the others are read."""
 
 import itertools
 import json

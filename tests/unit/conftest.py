@@ -1,4 +1,4 @@
-"""What the tests of dispatchers share."""
+"""Fixtures of the tests of dispatchers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

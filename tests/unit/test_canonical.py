@@ -67,7 +67,7 @@ def test_other_texts_become_the_default(oid: int, text: str, expected: str) -> N
     ],
 )
 def test_other_types_and_unknown_texts_stay(oid: int, text: str) -> None:
-    """Nothing says what is inside a record or a list; and what is not known is not guessed at."""
+    """The types inside a record or a list are unknown, and not guessed."""
     row = (text,)
     assert Respelling(one(oid)).row(row) is row
 

@@ -1,4 +1,4 @@
-"""Handlers written in Python: what they are called with, and what comes of it."""
+"""Handlers written in Python: their arguments and results."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def named_message(message: Envelope) -> str:
     return message["alert"]
 
 
-# What it is called with.
+# Arguments.
 
 
 async def test_handler_gets_arguments_of_its_signature() -> None:
@@ -86,7 +86,7 @@ async def test_secret_argument_is_redacted() -> None:
     assert "hunter2000" not in repr(config)
 
 
-# What comes of it.
+# Results.
 
 
 def raising(error: BaseException) -> Callable[[Envelope], None]:

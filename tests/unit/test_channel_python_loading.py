@@ -1,4 +1,4 @@
-"""Handlers written in Python: what is taken for one, and why something else is not."""
+"""Handlers written in Python: valid ones, and the reasons why others are refused."""
 
 import functools
 import importlib.metadata

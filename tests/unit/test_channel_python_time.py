@@ -1,4 +1,4 @@
-"""Handlers written in Python that take their time, hang, or still run at the end."""
+"""Handlers written in Python that are slow, hang, or still run at shutdown."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ from tocsin.handlers import Envelope
 
 
 class Stuck:
-    """A handler that ends when it is let."""
+    """A handler that ends once it is released."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -162,7 +162,7 @@ def test_dispatcher_grace_exceeds_slot_and_cancel_timeouts() -> None:
 
 
 class Awaited:
-    """What a handler returns to be awaited; it does not end by itself."""
+    """An awaitable result of a handler; it does not end by itself."""
 
     def __init__(self) -> None:
         self.future = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""Threads for what blocks and cannot be ended."""
+"""Threads for blocking work that cannot be cancelled."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What a valid `tocsin.yaml` becomes."""
+"""The configuration that a valid `tocsin.yaml` becomes."""
 # ruff: noqa: E501 - a case of a table is one line, whatever is in it
 
 from collections.abc import Iterator

@@ -109,7 +109,7 @@ async def test_template_is_tried_only_for_what_is_sent(tmp_path: Path) -> None:
 
 
 async def test_templates_are_checked_on_made_up_values(tmp_path: Path) -> None:
-    """What made-up JSON lacks, how made-up values compare, and what they are no valid address for, does not count."""
+    """Missing keys of made-up JSON, comparisons of made-up values, and addresses made of them, are not reported."""
     added = """\
     annotations:
       a: "{{ row.cnt }}"

@@ -215,7 +215,7 @@ async def test_outcomes_are_recorded_at_shutdown(harness: DispatcherHarness, fai
 
 
 async def test_intended_wait_is_not_slow_delivery(harness: DispatcherHarness) -> None:
-    """Nor is a delivery for which nothing was sent."""
+    """Nor is a delivery without a request."""
     harness.start(FakeChannel(script(Delivered("nothing to take back", sent=False))))
     await harness.advance(100)
     await harness.fire("1")
@@ -284,7 +284,7 @@ async def test_drained_does_not_wait_for_paused_channel(harness: DispatcherHarne
 
 
 async def test_settled_starts_no_new_send(harness: DispatcherHarness) -> None:
-    """It waits for what is being sent, and then sleeps whatever becomes due."""
+    """It waits for running sends, then sends nothing, whatever becomes due."""
     channel = FakeChannel(lambda message: BUSY if key(message) == 0 else Delivered())
     channel.gate.clear()
     dispatcher = harness.start(channel, concurrency=2)
@@ -304,7 +304,7 @@ async def test_settled_starts_no_new_send(harness: DispatcherHarness) -> None:
 
 
 class Defective(FakeChannel):
-    """Raises `error`, or answers `results`, instead of what it should."""
+    """Raises `error`, or returns `results`, instead of a valid outcome."""
 
     error: BaseException | None = None
     results: object = ()

@@ -1,4 +1,4 @@
-"""What the dispatcher does with notifications that are merged: one message, one outcome for all of it."""
+"""Dispatch of merged notifications: one message, one outcome for all of it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ async def fire(harness: DispatcherHarness, *keys: str, kind: Kind = Kind.FIRED, 
 
 
 def merged(message: Message) -> list[object]:
-    """The keys of what is in a message."""
+    """The keys of the rows in a message."""
     envelopes = message.envelope.get("merged", [message.envelope])
     return [envelope["row"]["order_id"] for envelope in envelopes]
 
@@ -107,7 +107,7 @@ async def test_digest_with_a_fired_row_says_fired(harness: DispatcherHarness) ->
 
 
 def at_most(count: int, *, unsent: bool = False) -> Callable[[Message], Result]:
-    """A receiver that takes so many in one message."""
+    """A receiver with a maximum number of rows in one message."""
     large = Rejected(Reason.TOO_LARGE, "413", unsent=unsent)
     return lambda message: large if len(merged(message)) > count else Delivered()
 

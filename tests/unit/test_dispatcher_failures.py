@@ -277,7 +277,7 @@ async def test_single_dead_letters_leave_channel_up(harness: DispatcherHarness) 
 async def test_only_a_delivery_ends_refusing(
     harness: DispatcherHarness, answers: list[Result], expected: tuple[ChannelStatus, bool]
 ) -> None:
-    """Not one for which nothing was sent, nor a failure. A pause has precedence, and leaves it refusing."""
+    """Neither one without a request, nor a failure. A pause has precedence, and leaves it refusing."""
     dispatcher = harness.start(FakeChannel(script(*answers, GONE)), concurrency=1)
     await fire_each(harness, 4)
     assert (dispatcher.status, dispatcher.delivers) == expected

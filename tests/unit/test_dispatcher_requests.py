@@ -17,13 +17,13 @@ def channel() -> KeyedChannel:
 
 
 async def settle_down(harness: DispatcherHarness, seconds: float = 200) -> None:
-    """Let time pass until nothing is to be sent any more."""
+    """Let time pass until no notification is left to send."""
     for _ in range(12):
         await harness.advance(seconds / 12)
 
 
 async def bound(harness: DispatcherHarness) -> list[object]:
-    """The requests whose outcome is unknown, once nothing runs any more."""
+    """The requests whose outcome is unknown, once no task runs any more."""
     await harness.stop()
     await harness.ledger.recover("hook", 0.0, 0.0)
     harness.clock.advance(1e6)
@@ -207,7 +207,7 @@ async def test_request_is_given_up_and_retried_as_one(harness: DispatcherHarness
 
 
 async def test_dropped_member_leaves_another_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:
-    """What is left has other bytes, and so another key."""
+    """The remaining request has other bytes, and so another key."""
     channel.line = lines(LOST)
     channel.arrives = False
     harness.start(channel)

@@ -1,4 +1,4 @@
-"""Rows as gauges: what a scrape shows is the rows, after any history."""
+"""Rows as gauges: a scrape shows the current rows, after any history."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ def plain(gauges: Gauges, now: float = 0.0) -> bytes:
 
 
 def served(gauges: Gauges, now: float = 0.0) -> dict[Labels, float]:
-    """What Prometheus would read. Fails where a label set is there twice."""
+    """The series as Prometheus reads them. Fails on a duplicate label set."""
     text = (header(gauges.spec.metric, "") + plain(gauges, now)).decode()
     (family,) = parse_text(text)
     found: dict[Labels, float] = {}

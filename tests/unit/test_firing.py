@@ -1,4 +1,4 @@
-"""The firing set by example: what a reader of the rules would ask about. `test_firing_properties.py` asks the rest."""
+"""The firing set by example. `test_firing_properties.py` has the general properties."""
 
 import pytest
 

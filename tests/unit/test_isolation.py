@@ -139,7 +139,7 @@ async def test_unexpected_exception_in_row_source_is_retried(tmp_path: Path, def
 
 
 async def test_unexpected_exception_in_dispatcher_is_retried(harness: DispatcherHarness) -> None:
-    """The channel starts over from the ledger: what it had not delivered is delivered once."""
+    """The channel restarts from the ledger: pending notifications are delivered once."""
     channel = FakeChannel()
     dispatcher = harness.start(channel, ledger=Broken(harness.ledger, "settle", 2))
     [one] = await harness.fire("1")

@@ -1,4 +1,4 @@
-"""What a level output sends to whom, and when. Times are seconds."""
+"""Requests of a level output: content, receivers and times (in seconds)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ def alert(identity: str, *, content: bytes = b"", started_at: float = 0.0) -> Ac
 
 
 class Server:
-    """An Alertmanager as far as it matters here: until when each alert fires. `active`: what it should have."""
+    """A minimal Alertmanager that knows until when each alert fires. `active`: the expected alerts."""
 
     def __init__(self, *, limit: int = 1000) -> None:
         self.active = ActiveAlerts()
@@ -35,7 +35,7 @@ class Server:
         self.active.update(seen, now, now if wall is None else wall, replace(POLICY, limit=self.limit))
 
     def send(self, now: float) -> list[tuple[str, float | None]]:
-        """Identity and end of what is sent now."""
+        """Identity and end of each alert that is sent now."""
         due = self._receiver.due(self.active.alerts, now)
         for one in due:
             self.until[one.identity] = now + EXPIRY if one.ended_at is None else one.ended_at
@@ -51,7 +51,7 @@ class Server:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(SEEN, st.integers(1, 400), st.booleans()), max_size=25))
 def test_receiver_has_current_firings_and_ends(steps: list[tuple[dict[str, set[str] | None], int, bool]]) -> None:
-    """Whenever it can be reached, whatever changed while it could not."""
+    """Whenever it is reachable, whatever changed before."""
     server, now = Server(), 0.0
     claims: dict[str, set[str]] = {}
     for seen, passes, reachable in steps:

@@ -1,4 +1,4 @@
-"""`materialize/setup.py` on a server that has nothing, everything, something else, or refuses."""
+"""`materialize/setup.py` on a server that has no objects, all objects, other objects, or refuses."""
 
 from collections.abc import Callable
 

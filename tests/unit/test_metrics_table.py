@@ -174,7 +174,7 @@ async def test_channel_has_exactly_one_state() -> None:
 
 
 async def test_refused_requests_are_counted_by_status() -> None:
-    """Every status is there from the start; one that is not expected is `other`."""
+    """Every status has a series from the start; an unexpected one is `other`."""
     metrics = Metrics("1.2.3")
     source = metrics.source("posted")
     for status in (401, 401, 413, 418):

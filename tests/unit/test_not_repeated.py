@@ -1,4 +1,4 @@
-"""Faults that programs of this kind have had, in what is decided before anything runs."""
+"""Known faults of similar programs in configuration and packaging."""
 
 import ast
 import tomllib
@@ -18,7 +18,7 @@ MAIL = {"type": "email", "host": "mail.example.com", "from": "a@example.com", "r
 
 
 def loaded(directory: Path, channel: dict[str, Any], **more: Any) -> Config:
-    """A configuration with this channel. Words that YAML would understand are quoted, as variables bring them."""
+    """A configuration with this channel. Words with a meaning in YAML are quoted, as if they came from variables."""
     alert = {"source": "shop", "relation": "late", "labels": ["id"], "notify": ["one"]}
     config = {
         "sources": {"shop": {"type": "postgres", "host": "db", "user": "tocsin"}},
@@ -56,7 +56,7 @@ def test_max_attempts_below_one_is_refused(number: int, tmp_path: Path) -> None:
 
 
 def at_import(node: ast.AST) -> Iterator[ast.AST]:
-    """What is evaluated when a module is imported: all but the bodies of functions."""
+    """The nodes that are evaluated when a module is imported: all but the bodies of functions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             defaults = [*child.args.defaults, *child.args.kw_defaults]

@@ -29,7 +29,7 @@ BACKOFF = Backoff(initial=1.0, maximum=16.0)
 
 
 class Scripted:
-    """A source that cannot be opened as often as `away` says, and then gives batches and faults as they are put in."""
+    """A source whose `open` fails `away` times, and then yields the queued batches and faults."""
 
     def __init__(self, away: int = 0) -> None:
         self.following: asyncio.Queue[EventBatch | SourceError] = asyncio.Queue()
@@ -151,7 +151,7 @@ async def test_stream_stays_open_while_dead_letters_fail(ledger: SqliteLedger, s
 
 
 async def test_lost_connection_during_hold_is_opened_again(ledger: SqliteLedger) -> None:
-    """A subscription that is over cannot be kept, and the batch is delivered again over the next one."""
+    """An ended subscription cannot be kept, and the batch is delivered again over the next one."""
     source, pauses = Scripted(), Pauses()
     source.lost = True
     intake = intake_of(source, Locked(ledger, 1), sleep=pauses.sleep)
@@ -286,7 +286,7 @@ async def test_thousand_refused_events_are_two_lines(ledger: SqliteLedger) -> No
 
 
 async def test_refused_requests_show_and_change_no_state(ledger: SqliteLedger) -> None:
-    """Anyone can send a request with a wrong token, so that the source stays up and says so."""
+    """Any client can send a request with a wrong token, so the source stays up and reports it."""
     source = Scripted()
     repeats.flush()  # what other tests left
     with capture_logs() as logged:

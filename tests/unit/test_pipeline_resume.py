@@ -1,4 +1,4 @@
-"""What a subscription starts from, and what its first snapshot means."""
+"""The start of a subscription, and the meaning of its first snapshot."""
 
 from dataclasses import replace
 
@@ -116,7 +116,7 @@ def test_other_columns_in_memory_keep_the_frontier() -> None:
 
 
 def test_firing_without_key_ends_at_snapshot() -> None:
-    """Pending keys were never notified, so they end in silence."""
+    """Pending keys were never notified, so their end is not notified either."""
     ended = [replace(FIRING, phase=phase) for phase in Phase]
     endings = resume.endings(Redefined(ended=ended, columns=COLUMNS), "late", 15)
     assert [(one.kind, one.at, one.row, one.columns) for one in endings] == [

@@ -157,7 +157,7 @@ async def test_only_silence_makes_an_alert_stale(alert: RowAlert) -> None:
 
 
 async def test_ledger_fault_restarts_from_the_ledger(alert: RowAlert, ledger: SlowLedger) -> None:
-    """What is in memory may be ahead of the ledger: the row is notified once, by the commit that succeeds."""
+    """Memory may be ahead of the ledger: the row is notified once, by the commit that succeeds."""
     source = ScriptedSource()
     pipeline = row_pipeline(alert, source, ledger)
     async with at_work(pipeline):

@@ -1,4 +1,4 @@
-"""The schedule depends on the plan and the start, and on nothing else."""
+"""The schedule depends only on the plan and the start."""
 
 import contextlib
 import hashlib

@@ -14,7 +14,7 @@ from tocsin_producer.sinks import CallableSink
 
 
 class Clock:
-    """Time that passes only by waiting, or by what a sink takes."""
+    """A clock that advances only by waits and by the time of a sink."""
 
     def __init__(self, *, stop_at: float = float("inf")) -> None:
         self.now = 1000.0
@@ -35,7 +35,7 @@ class Clock:
 
 
 class Recorder:
-    """A sink that records what it gets, and when."""
+    """A sink that records events and their times."""
 
     def __init__(self, clock: Clock, *, takes: float = 0.0, refuses: Iterable[bytes] = ()) -> None:
         self.sent: list[tuple[float, bytes]] = []

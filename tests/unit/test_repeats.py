@@ -27,22 +27,22 @@ def clock() -> Clock:
 
 
 def test_five_thousand_lines_become_two(clock: Clock) -> None:
-    """The first has all of it; the second the number of the others, and the latest."""
-    line = Repeats(log, "parked", monotonic=clock)
+    """The first has all fields; the second has the number of repeats and the latest fields."""
+    line = Repeats(log, "dead letter", monotonic=clock)
     with capture_logs() as logged:
         for number in range(5000):
             line.add("rejected", channel="hook", notification=number)
         clock.now = 60.0
         line.report()
     assert logged == [
-        {"event": "parked", "log_level": "warning", "channel": "hook", "notification": 0},
-        {"event": "parked", "log_level": "warning", "channel": "hook", "notification": 4999, "repeats": 4999},
+        {"event": "dead letter", "log_level": "warning", "channel": "hook", "notification": 0},
+        {"event": "dead letter", "log_level": "warning", "channel": "hook", "notification": 4999, "repeats": 4999},
     ]
 
 
 def test_flood_is_counted_every_minute(clock: Clock) -> None:
     """The counts add up, also where no one asks for a report."""
-    line = Repeats(log, "parked", monotonic=clock)
+    line = Repeats(log, "dead letter", monotonic=clock)
     with capture_logs() as logged:
         for second in range(301):
             clock.now = float(second)
@@ -53,7 +53,7 @@ def test_flood_is_counted_every_minute(clock: Clock) -> None:
 
 def test_each_kind_has_its_first_line(clock: Clock) -> None:
     """One reason does not hide another."""
-    line = Repeats(log, "parked", level="error", monotonic=clock)
+    line = Repeats(log, "dead letter", level="error", monotonic=clock)
     with capture_logs() as logged:
         for reason in ("rejected", "template", "rejected", "template"):
             line.add(reason, reason=reason)
@@ -68,7 +68,7 @@ def test_each_kind_has_its_first_line(clock: Clock) -> None:
 
 
 def test_line_after_quiet_minute_is_complete(clock: Clock) -> None:
-    """A kind that ended begins again, with its details and its traceback."""
+    """A kind that ended starts again, with its details and its traceback."""
     line = Repeats(log, "failed", monotonic=clock)
     with capture_logs() as logged:
         for now in (0.0, 1.0, 60.0, 119.0, 120.0, 130.0):
@@ -100,7 +100,7 @@ def add_a_thousand(line: Repeats) -> None:
 
 
 def test_concurrent_threads_lose_no_count(clock: Clock) -> None:
-    """What four threads add at once is all counted."""
+    """Additions of four concurrent threads are all counted."""
     line = Repeats(log, "refused", monotonic=clock)
     with capture_logs() as logged:
         threads = [threading.Thread(target=add_a_thousand, args=(line,)) for _ in range(4)]

@@ -118,7 +118,7 @@ def test_events_of_one_key_share_an_ordering_key() -> None:
 )
 @pytest.mark.parametrize("kind", [Kind.EVENT, Kind.FIRED, Kind.RESOLVED])
 def test_row_without_named_column_is_single(rest: dict[str, Any], kind: Kind) -> None:
-    """Nothing says that it belongs with others: it is neither merged with them nor kept in order with them."""
+    """It has no group, so it is neither merged nor ordered with other rows."""
     [(_, [address])] = router(route(**rest)).addressed([transition(kind)])
     assert address == Address(channel="out")
 

@@ -40,7 +40,7 @@ class NoSuchId(psycopg.DatabaseError):
 
 
 async def verdicts(known: Identity | None, *rounds: Catalog) -> list[str]:
-    """What the checks of so many rounds say: empty, or why the subscription ends."""
+    """The result of each round of checks: empty, or why the subscription ends."""
     ended: list[SourceError] = []
     subscription = Subscription(target=sql.SQL("v"), known=known, interrupt=ended.append)
     said = []
@@ -69,7 +69,7 @@ def test_plan_names_objects_in_order() -> None:
 
 
 async def test_same_objects_keep_subscription() -> None:
-    """However often they are asked for."""
+    """In any number of checks."""
     assert await verdicts(Identity(("u1", "u2"), HOME), Catalog("u1", "u2"), Catalog("u1", "u2")) == ["", ""]
 
 
@@ -95,7 +95,7 @@ async def test_id_that_is_gone_is_an_applied_replacement() -> None:
 
 
 async def test_id_of_table_version_counts_as_swap() -> None:
-    """A plan may name a version of a table, which has no object of its id: then a change is taken for a swap."""
+    """A plan may name a version of a table, whose id has no object: then a change counts as a swap."""
     table = Catalog("u7")
     table.there.clear()
     assert (await verdicts(Identity(("u7",), HOME), table, Catalog("u8")))[0] == ""
@@ -109,5 +109,5 @@ async def test_another_cluster_is_noticed(cluster: str) -> None:
 
 
 async def test_unknown_beginning_counts_as_changed() -> None:
-    """Nothing can say what the subscription reads."""
+    """The objects that the subscription reads are unknown."""
     assert "not known" in (await verdicts(None, Catalog("u1")))[0]

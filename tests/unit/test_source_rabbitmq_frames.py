@@ -61,7 +61,7 @@ def deliver(exchange: bytes, key: bytes) -> bytes:
 
 
 def by_the_library(frame: bytes) -> ContentHeader | None:
-    """What the library makes of a content header; None where it raises."""
+    """The content header as the library decodes it; None where it raises."""
     try:
         _, _, header = pamqp.frame.unmarshal(frame)
     except Exception:  # noqa: BLE001 - whatever it raises
@@ -187,7 +187,7 @@ def test_only_content_headers_are_decoded(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(frames, "unmarshal", recorded)
     header, ack = content({"app_id": short(b"shop")}), pamqp.frame.marshal(Basic.Ack(7), 1)
-    # The last is a body that begins as a delivery does.
+    # The last is a body that starts like a delivery.
     for frame in (header, ack, deliver(b"", b"q"), framed(3, deliver(b"", b"\xff")[7:-1])):
         assert readable(frame) == frame
     assert decoded == [header]

@@ -1,4 +1,4 @@
-"""Templates: what they print, what they refuse, and how much they may print."""
+"""Templates: output, refused constructs, and limits."""
 
 import math
 import time

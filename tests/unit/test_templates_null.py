@@ -28,7 +28,7 @@ ARGUMENTS = {
     "slice": "(2)",
     "attr": "('x')",
 }
-"""What the filters need that do not work on a value alone."""
+"""Arguments of the filters that need more than a value."""
 
 NO_BOOLEAN = {"attr", "dictsort", "groupby", "items", "rejectattr", "selectattr"}
 """Filters that need an object or a mapping: a boolean is never one, so that the first rendering shows the fault."""
@@ -136,7 +136,7 @@ def test_body_keeps_null_and_types() -> None:
     ],
 )
 def test_missing_column_is_still_an_error(expression: str) -> None:
-    """Only NULL is nothing: a slip in a name must not leave a hole in a message."""
+    """Only NULL is empty: a typo in a name must not leave a gap in a message."""
     for source in (f"{{{{ {expression} }}}}", "{% for x in row.missing %}{% endfor %}"):
         with pytest.raises(TemplateError) as caught:
             rendered(source)
@@ -151,7 +151,7 @@ def test_condition_on_null_is_an_error(source: str) -> None:
 
 
 def test_html_is_escaped_around_null_and_booleans() -> None:
-    """What a filter makes of NULL or a boolean is text like any other."""
+    """The result of a filter on NULL or a boolean is ordinary text."""
     source = (
         "{{ '<b>%s</b>' | format(row.owner) }}{{ '<' ~ row.owner }}{{ ('<i>%s|%s</i>' | safe) | format(none, '<') }}"
     )

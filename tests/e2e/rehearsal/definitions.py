@@ -1,4 +1,4 @@
-"""The statements of `materialize/setup.py` on the double: it keeps what they define, by name, and computes nothing."""
+"""The statements of `materialize/setup.py` on the double: it stores definitions by name, and computes nothing."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from support.materialize.relation import DEFAULT_RETENTION
 from support.materialize.server import MaterializeDouble
 
 RETENTION = 3_600_000
-"""Milliseconds that `RETAIN HISTORY` keeps, whatever it asks for."""
+"""Milliseconds of history under any `RETAIN HISTORY`."""
 
 _QUESTIONS = {
     "SELECT name FROM mz_catalog.mz_clusters": "clusters",
@@ -45,7 +45,7 @@ class Definitions:
         double.answer = self.answer
 
     def answer(self, statement: str) -> Result | None:
-        """The answer to a statement that defines something or asks for what is defined."""
+        """The answer to a statement that defines an object or queries definitions."""
         text = " ".join(statement.split())
         if asked := next((kind for question, kind in _QUESTIONS.items() if text.startswith(question)), None):
             known: dict[str, Sequence[Row]] = {

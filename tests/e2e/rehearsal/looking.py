@@ -1,4 +1,4 @@
-"""What a rehearsal changes and observes from outside."""
+"""Changes and observations of a rehearsal from outside."""
 
 import json
 import urllib.error

@@ -17,7 +17,7 @@ from support.stack_views import VIEWS
 SQL_PORTS = (6875, 6877)
 CONTROL_PORT = 16800
 JOURNAL = Path("/mzdata/statements.jsonl")
-"""What was defined outlives the container, as it does with the server."""
+"""Definitions outlive the container, as with the server."""
 
 
 async def serve() -> None:
