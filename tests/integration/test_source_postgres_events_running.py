@@ -261,7 +261,7 @@ FOR EACH ROW EXECUTE FUNCTION refuse()
         ("DROP TABLE events", 'relation "events" does not exist; `tocsin check --online` says what the database lacks'),
         (
             "REVOKE INSERT ON events FROM publisher",
-            "permission denied for table events; who publishes needs INSERT on the table, and SELECT on its id",
+            "permission denied for table events; a publisher needs INSERT on the table, and SELECT on its id",
         ),
     ],
 )

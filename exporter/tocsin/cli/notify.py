@@ -7,7 +7,7 @@ import psycopg
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
 from tocsin.client import EventsTable, publish
-from tocsin.errors import SourceError, SourceReason, TocsinError
+from tocsin.errors import SourceReason, TocsinError
 from tocsin.sources import postgres_events
 from tocsin.sources.documents import parsed
 from tocsin.sources.server_errors import connect_error, translated
@@ -26,12 +26,8 @@ def command(chosen: Namespace) -> Exit:
             connection.execute(statement)
     except psycopg.Error as error:
         raise connect_error(error, settings.display, settings.connect_timeout) from None
-    try:
-        with translated(settings.display), connection:
-            id_ = publish(connection, _text("NAME", chosen.name), data, columns=columns, into=into)
-    except SourceError as error:
-        fix = _FIXES.get(error.reason)
-        raise TocsinError(f"{error}; {fix}" if fix else str(error)) from None
+    with translated(settings.display, _FIXES), connection:
+        id_ = publish(connection, _text("NAME", chosen.name), data, columns=columns, into=into)
     print(id_)
     return Exit.OK
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import psycopg
@@ -20,12 +20,13 @@ def connect_error(error: Exception, server: str, waited: float) -> SourceError:
 
 
 @contextmanager
-def translated(server: str) -> Iterator[None]:
-    """psycopg's errors, and a server that does not answer in time, as SourceError."""
+def translated(server: str, fixes: Mapping[SourceReason, str] = {}) -> Iterator[None]:
+    """Raise psycopg's errors, and a server that does not answer in time, as SourceError. `fixes`: see
+    `statement_error`."""
     try:
         yield
     except psycopg.Error as error:
-        raise statement_error(error, server) from None
+        raise statement_error(error, server, fixes=fixes) from None
     except TimeoutError:
         raise SourceError("the server does not answer", SourceReason.STALLED, server=server) from None
 
@@ -43,7 +44,7 @@ _SQLSTATES = {
     _UNDEFINED_OBJECT: SourceReason.MISSING,
     "3F000": SourceReason.MISSING,
 }
-# Materialize reports most things as XX000, so only its text tells them apart (each pattern from a live server).
+# Materialize reports most things as XX000, so only its text distinguishes them (each pattern is from a live server).
 _MESSAGES = (
     (re.compile(r"unknown (catalog item|cluster|schema|database)"), SourceReason.MISSING),
     (re.compile(r"has been terminated because underlying .* was dropped"), SourceReason.DROPPED),
@@ -63,13 +64,16 @@ _BY_THE_CLIENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSuppor
 """Errors that psycopg raises itself, when the server gave no SQLSTATE, over a connection that works."""
 
 
-def statement_error(error: psycopg.Error, server: str, *, running: bool = False) -> SourceError:
+def statement_error(
+    error: psycopg.Error, server: str, *, running: bool = False, fixes: Mapping[SourceReason, str] = {}
+) -> SourceError:
     """What a failed statement or a broken stream means, and whether history may be asked for again.
 
     Only a row error forbids that: a resume across it fails again, though the view is healthy. Any other error, known or
     not, is like a lost connection: without history, rows that came and went are lost.
 
     `running`: the statement had begun to answer, so an object that the server no longer knows was dropped meanwhile.
+    `fixes`: what to do where it differs from the usual.
     """
     if error.sqlstate is None:
         if isinstance(error, _BY_THE_CLIENT):
@@ -82,7 +86,7 @@ def statement_error(error: psycopg.Error, server: str, *, running: bool = False)
         primary + (f" ({' '.join(extra.split())})" if extra else ""),
         reason,
         server=server,
-        fix=_FIXES.get(reason, ""),
+        fix={**_FIXES, **fixes}.get(reason, ""),
         resume=reason is not SourceReason.ROW_ERROR,
     )
 
