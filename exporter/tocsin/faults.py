@@ -27,7 +27,7 @@ def unexpected(error: BaseException) -> str:
 def must_end(error: BaseException) -> bool:
     """Whether `error` cancels the current task because its owner asked for that.
 
-    A library may cancel what waits on a lost connection. Such a cancellation is a fault like any other.
+    A library may cancel tasks that wait on a lost connection. Such a cancellation is a fault like any other.
     """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)

@@ -88,7 +88,7 @@ async def test_topic_key_and_body_are_templates() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"topic": "{{ labels.nobody }}"}, "nobody"),
+        ({"topic": "{{ labels.missing }}"}, "missing"),
         ({"topic": "to {{ labels.customer }}"}, "not a valid topic name"),
         ({"topic": "t", "key": ["nothing"]}, "no column nothing"),
         ({"topic": "t", "body": ["{{ row.nothing }}"]}, "nothing"),
@@ -212,7 +212,7 @@ async def test_silent_broker_is_retried_with_the_same_id(own: Kafka) -> None:
 async def test_connection_error_is_reported_only_while_it_lasts(own: Kafka) -> None:
     own.start()
     make_topic(own, "t", max_message_bytes="100")  # so that nothing is delivered, and yet the broker answers
-    nobody = [f"127.0.0.1:{port}" for port in range(1, 4)]
+    unreachable = [f"127.0.0.1:{port}" for port in range(1, 4)]
 
     async def failed_for(reason: Reason) -> bool:
         result = await sent(to, message())
@@ -222,7 +222,7 @@ async def test_connection_error_is_reported_only_while_it_lasts(own: Kafka) -> N
         return True
 
     at: dict[str, Any] = {
-        "bootstrap_servers": [*nobody, own.brokers],
+        "bootstrap_servers": [*unreachable, own.brokers],
         "librdkafka": {"reconnect.backoff.max.ms": "500"},
     }
     async with channel(own.brokers, topic="t", timeout="2s", **at) as to:

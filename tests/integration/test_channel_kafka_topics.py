@@ -1,4 +1,4 @@
-"""The topics of the Kafka channel against a real Kafka: made, made again, refused, and looked at."""
+"""The topics of the Kafka channel against a real Kafka: created, recreated, refused, and verified."""
 
 import json
 import threading
@@ -23,7 +23,7 @@ from tocsin.errors import Reason
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """A running Kafka with users; the guest may write to every topic, but make none."""
+    """A running Kafka with users; the guest may write to every topic, but create none."""
     with kafka(tmp_path_factory.mktemp("guarded"), USERS) as broker:
         broker.start()
         allow(broker, "guest", "WRITE")
@@ -33,7 +33,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The topics of each request to make some."""
+    """The topics of each request to create some."""
     requests: list[list[str]] = []
     create = AdminClient.create_topics
 
@@ -142,7 +142,7 @@ async def test_one_admin_client_is_closed_in_a_thread(monkeypatch: pytest.Monkey
     broker = shared_kafka()
     async with channel(broker.brokers, topic=new_topic(broker), create=True) as to:
         assert await sent(to, message()) == Delivered()
-        await until(lambda: len(gone) == 2, "all topics are there: it is of no use any more")
+        await until(lambda: len(gone) == 2, "all topics exist: it is no longer needed")
     assert threading.current_thread().name not in gone
 
 

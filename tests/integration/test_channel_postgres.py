@@ -1,4 +1,4 @@
-"""The PostgreSQL channel against a real server: what stands in the table, what is told, and what each failure means."""
+"""The PostgreSQL channel against a real server: rows of the table, NOTIFY, and the outcome of each failure."""
 
 import asyncio
 import json
@@ -65,9 +65,9 @@ async def test_repeat_inserts_nothing_and_notifies_no_one(database: Database) ->
         await listener.execute('LISTEN "New Notifications"')
         assert await made.send([first, first]) == [Delivered()] * 2
         assert await made.send([first, second]) == [Delivered()] * 2
-        told = [notify.payload async for notify in listener.notifies(timeout=SOON, stop_after=2)]
+        payloads = [notify.payload async for notify in listener.notifies(timeout=SOON, stop_after=2)]
         await listener.execute("SELECT 1")
-        assert told == [first.id, second.id]
+        assert payloads == [first.id, second.id]
     assert len(await database.run("SELECT 1 FROM notifications")) == 2
 
 
@@ -111,7 +111,7 @@ async def test_rows_are_encoded_once_in_a_thread(database: Database) -> None:
     made: list[int] = []
 
     class Watched(dict[str, Any]):
-        """An envelope that tells in which thread it is written down."""
+        """An envelope that records in which thread it is encoded."""
 
         def __getitem__(self, name: str) -> Any:
             if name == "fingerprint":
@@ -224,8 +224,8 @@ async def test_printed_sql_grants_only_needed_rights(database: Database) -> None
             "host": target["host"],
             "user": "audit_writer",
             "database": target["dbname"],
-            "table": "audit.told",
-            "notify": "told",
+            "table": "audit.sent",
+            "notify": "sent",
         }
     )
     await database.run("CREATE SCHEMA audit; CREATE TABLE audit.closed (LIKE pg_class)")
@@ -239,7 +239,7 @@ async def test_printed_sql_grants_only_needed_rights(database: Database) -> None
     assert result.reason in (Reason.UNAUTHORIZED, Reason.NOT_FOUND)
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         async with await psycopg.AsyncConnection.connect(database.dsn, user="audit_writer") as connection:
-            await connection.execute("DELETE FROM audit.told")
+            await connection.execute("DELETE FROM audit.sent")
 
 
 async def test_refused_session_setting_is_retried(database: Database) -> None:
@@ -262,8 +262,8 @@ async def test_times_are_written_alike_under_all_settings(database: Database) ->
 
 async def test_role_without_privilege_pauses_the_channel(database: Database) -> None:
     await database.run(kind.ddl(config(database)))
-    await database.run("DROP ROLE IF EXISTS nobody; CREATE ROLE nobody LOGIN")
-    dsn = psycopg.conninfo.make_conninfo(database.dsn, user="nobody")
+    await database.run("DROP ROLE IF EXISTS powerless; CREATE ROLE powerless LOGIN")
+    dsn = psycopg.conninfo.make_conninfo(database.dsn, user="powerless")
     [result] = await sent(config(database, dsn=dsn))
     assert isinstance(result, Paused)
     assert (result.reason, "permission denied" in result.detail) == (Reason.UNAUTHORIZED, True)
@@ -321,7 +321,7 @@ async def test_silent_server_ends_with_a_timeout(database: Database) -> None:
 
 async def test_password_is_shown_nowhere(database: Database) -> None:
     secret = "S3CR3T-and-quite-long"
-    settings = config(database, dsn=psycopg.conninfo.make_conninfo(database.dsn, user="nobody-here", password=secret))
+    settings = config(database, dsn=psycopg.conninfo.make_conninfo(database.dsn, user="no_such_role", password=secret))
     made = kind.build("audit", settings, {})
-    for told in (await made.send([message()]), await made.verify(), made, settings, kind.ddl(settings)):
-        assert secret not in repr(told)
+    for shown in (await made.send([message()]), await made.verify(), made, settings, kind.ddl(settings)):
+        assert secret not in repr(shown)

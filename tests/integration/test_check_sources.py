@@ -185,7 +185,7 @@ async def test_each_missing_right_is_named(guarded_kafka: Kafka) -> None:
 
 
 async def test_channel_without_right_to_write_is_named(guarded_kafka: Kafka) -> None:
-    """The topic of a `kafka` channel is there, and the user may only look at it."""
+    """The topic of a `kafka` channel exists, and the user may only describe it."""
     make_topic(guarded_kafka, "out")
     login = {"sasl_mechanism": "PLAIN", "sasl_username": "guest", "sasl_password": GUESTS}
     given = {"type": "kafka", "bootstrap_servers": [guarded_kafka.guarded], "topic": "out", "timeout": "5s", **login}

@@ -52,7 +52,7 @@ def rows(connection: psycopg.Connection, query: str) -> list[tuple[Any, ...]]:
 def spike(organization: str = "B", count: int = 10, customer: int = 3, at: float | None = None) -> Iterator[bytes]:
     event = {
         "customer_id": customer,
-        "customer_name": "Somebody",
+        "customer_name": "Ann",
         "deployment_type": "on_prem",
         "organization": organization,
         "event_type": "deployment_created",
@@ -68,7 +68,7 @@ def send(sink: Sink, topic: str, values: Iterator[bytes]) -> None:
 
 
 def bid(item: str, amount: str, auction_id: int = 1, at: float | None = None) -> Iterator[bytes]:
-    fields = {"auction_id": auction_id, "item": item, "amount": amount, "bidder": "Somebody"}
+    fields = {"auction_id": auction_id, "item": item, "amount": amount, "bidder": "Ann"}
     yield json.dumps({**fields, "bid_ts": int(time.time() if at is None else at)}).encode()
 
 

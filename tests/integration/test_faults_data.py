@@ -59,7 +59,7 @@ async def test_null_and_infinite_values_are_shown(harness: Harness) -> None:
         values = {envelope["row"]["id"]: envelope["value"] for envelope in harness.envelopes()}
         assert list(map(values.get, range(4))) == [None, "NaN", "Infinity", "-Infinity"]
         for request in harness.receiver.requests:
-            json.loads(request.body, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+            json.loads(request.body, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
         firing = await tocsin.json("/api/v1/firing")
         assert len(firing["firing"]) == len(texts)
         await quiet(harness, tocsin)
@@ -120,7 +120,7 @@ async def test_megabyte_of_text_in_row_arrives(harness: Harness) -> None:
 
 
 def raw(*lines: bytes) -> tuple[bytes, ...]:
-    """Rows as the server would send them, byte for byte; `@` stands for the timestamp."""
+    """Rows as the server would send them, byte for byte; `@` is replaced by the timestamp."""
     return tuple(messages.message(b"d", line.replace(b"@", TIMESTAMP)) for line in lines)
 
 

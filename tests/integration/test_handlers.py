@@ -1,4 +1,4 @@
-"""Handlers in the place where they work: behind a ledger and a dispatcher, and in a whole process."""
+"""Handlers behind a ledger and a dispatcher, and in a whole process."""
 
 import asyncio
 import sys
@@ -42,14 +42,14 @@ def good(envelope):
 async def bad(envelope, log):
     _note("bad", envelope)
     if envelope["row"]["id"] == 2:
-        raise Reject("nobody knows 2")
+        raise Reject("unknown id 2")
     raise ValueError("out of order")
 
 def flaky(envelope):
     _note("flaky", envelope)
-    if not (FOLDER / "mended").exists():
+    if not (FOLDER / "fixed").exists():
         raise ValueError("out of order")
-    return "mended"
+    return "fixed"
 
 def slow(envelope):
     _note("begun", envelope)
@@ -60,7 +60,7 @@ def slow(envelope):
 
 
 def handler(call: Callable[..., Any], **settings: Any) -> FakeChannel:
-    """A channel for it."""
+    """A channel that calls this handler."""
     module = ModuleType("handlers_of_a_test")
     module.handler = call  # type: ignore[attr-defined]
     sys.modules[module.__name__] = module
@@ -178,7 +178,7 @@ async def test_failing_handler_does_not_stop_another(harness: Harness) -> None:
             ("good", 1): ("delivered", "", "row 1"),
             ("good", 2): ("delivered", "", "row 2"),
             ("bad", 1): ("dead", "exhausted", "3 attempts; the last: internal: ValueError: out of order"),
-            ("bad", 2): ("dead", "rejected", "nobody knows 2"),
+            ("bad", 2): ("dead", "rejected", "unknown id 2"),
         }
         assert sorted((harness.directory / "bad").read_text().splitlines()) == ["fired 1"] * 3 + ["fired 2"]
         assert len(tocsin.logged("the handler raised", "level=debug")) == 3
@@ -212,16 +212,16 @@ async def test_event_retries_only_its_failing_handler(database: Database, tmp_pa
             return {one["channel"]: (one["status"], one["detail"]) for one in listed}
 
         async def settled() -> bool:
-            assert await recorded() == {"flaky": ("delivered", "mended"), "good": ("delivered", "row 1")}
+            assert await recorded() == {"flaky": ("delivered", "fixed"), "good": ("delivered", "row 1")}
             return True
 
         await tocsin.until_ready()
         await database.run(INSERT, 1)
-        await until(lambda: calls("good") and len(calls("flaky")) >= 3, "one has it, the other is called again")
-        # The event is safe here, whoever of the two still fails.
+        await until(lambda: calls("good") and len(calls("flaky")) >= 3, "one has succeeded, the other is retried")
+        # The event is committed, although one of the two still fails.
         await until_some(lambda: _taken(database))
         assert (await recorded())["flaky"][0] == "pending"
-        (tmp_path / "mended").touch()
+        (tmp_path / "fixed").touch()
         await until_some(settled)
     assert calls("good") == ["event 1"]
     assert set(calls("flaky")) == {"event 1"}

@@ -144,8 +144,8 @@ async def test_prometheus_reads_every_row_in_both_formats(tmp_path: Path) -> Non
             notes = await query(client, address, f'late_orders{{job="{job}",note!="",order=""}}')
             assert sorted(series["metric"]["note"] for series in notes) == sorted(READ)
             assert {series["value"][1] for series in notes} == {"NaN"}
-            told = await query(client, address, f'late_orders{{job="{job}",note="value"}}')
-            assert {series["metric"]["order"]: float(series["value"][1]) for series in told} == {
+            found = await query(client, address, f'late_orders{{job="{job}",note="value"}}')
+            assert {series["metric"]["order"]: float(series["value"][1]) for series in found} == {
                 "1": float("inf"),
                 "2": -1e-300,
                 "3": 12345678901234567.0,

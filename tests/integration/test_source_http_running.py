@@ -1,4 +1,4 @@
-"""A whole process that takes events over HTTP, and what it does about requests that are wrong, slow or too many."""
+"""A whole process that receives events over HTTP: wrong, slow and too many requests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ def config(**source: Any) -> dict[str, Any]:
 
 
 class Request:
-    """A request that is sent piece by piece. `said`: all that came back so far."""
+    """A request that is sent piece by piece. `said`: the answer so far."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.said = b""
@@ -49,7 +49,7 @@ class Request:
 
 @asynccontextmanager
 async def posting(tocsin: TocsinProcess, **headers: str) -> AsyncIterator[Request]:
-    """A request with events, of which the headers are sent."""
+    """A request with events, whose headers are sent."""
     url = URL(tocsin.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     given = {"Host": "tocsin", "Content-Length": "1000", "Authorization": AUTHORIZATION, **headers}
@@ -95,7 +95,7 @@ async def test_requests_over_max_waiting_get_503(tmp_path: Path) -> None:
             slow.send(b" " * 990)
 
             async def crowded() -> bool:
-                """Whether another one is refused for want of room, which it is once the slow one's bytes are read."""
+                """Whether another request is refused, which it is once the bytes of the slow one are read."""
                 async with posting(tocsin, Connection="close") as request:
                     request.send(b" " * 1000)
                     await request.until_said(b"}")
@@ -120,7 +120,7 @@ async def test_idempotency_key_can_be_any_bytes(tmp_path: Path) -> None:
             async with posting(tocsin, **{"Idempotency-Key": "\xff\xfe 'x\"", "Content-Length": "2"}) as request:
                 request.send(b"{}")
                 await request.until_said(b'{"events":1}')
-        await until(lambda: len(tocsin.output) == 1, "told once")
+        await until(lambda: len(tocsin.output) == 1, "sent once")
         assert (await tocsin.post("/api/v1/events/orders", b"{}", Authorization=AUTHORIZATION))[0] == 202
         await until(lambda: len(tocsin.output) == 2, "another one")
         assert await tocsin.stop() == 0

@@ -161,7 +161,7 @@ async def test_missing_rights_are_named(own: Kafka) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "reason", "told"),
+    ("code", "reason", "text"),
     [
         (29, SourceReason.PERMISSION, "give the user the right to READ and DESCRIBE on its topics"),
         (30, SourceReason.PERMISSION, "give the user the right to READ on the group g"),
@@ -170,7 +170,7 @@ async def test_missing_rights_are_named(own: Kafka) -> None:
     ids=["topic", "group", "login"],
 )
 async def test_refusal_reported_beside_records_is_classified(
-    broker: Kafka, code: int, reason: SourceReason, told: str
+    broker: Kafka, code: int, reason: SourceReason, text: str
 ) -> None:
     topic = new_topic(broker)
     async with consumer_thread("k", kind.Config(bootstrap_servers=[broker.brokers], group="g"), {}) as consumer:
@@ -179,7 +179,7 @@ async def test_refusal_reported_beside_records_is_classified(
         with pytest.raises(SourceError, match="so the broker says") as caught:
             await consumer.call(consumer.records)
     assert caught.value.reason is reason
-    assert str(caught.value).endswith(told)
+    assert str(caught.value).endswith(text)
 
 
 async def test_verify_lists_topics_in_one_request(broker: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,9 +192,9 @@ async def test_verify_lists_topics_in_one_request(broker: Kafka, monkeypatch: py
 
     monkeypatch.setattr("tocsin.sources.kafka.consuming.Consumer", Counting)
     topics = [new_topic(broker) for _ in range(3)]
-    told = await source(broker.brokers, "g", dead_letters="nowhere").verify([*topics, f"{topics[0]}-not"])
+    text = await source(broker.brokers, "g", dead_letters="nowhere").verify([*topics, f"{topics[0]}-not"])
     at = f"Kafka at {broker.brokers}"
-    assert told == [
+    assert text == [
         f"{at}: there is no topic {name}, or the user may not see it" for name in (f"{topics[0]}-not", "nowhere")
     ]
     assert len(asked) == 1

@@ -1,4 +1,4 @@
-"""Records of Kafka through the intake into a ledger: what is told when a topic is deleted and made anew."""
+"""Records of Kafka through the event pipeline into a ledger: notifications of a topic that is recreated."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from confluent_kafka.cimpl import TopicPartition
 from support.kafka import Kafka, drop_topic, make_topic, new_topic, produce, shared_kafka
 from support.tocsin import write
 from support.waiting import until
-from tocsin.app import build as units
+from tocsin.app import build
 from tocsin.config import load
 from tocsin.exposition import Metrics
 from tocsin.ledger.base import EventCommit
@@ -24,11 +24,11 @@ from tocsin.pipeline.events import EventOutputs, EventPipeline, EventRoute
 
 
 class Scenario:
-    """A topic and an alert on it. `told`: the numbers of its records that the ledger took as news, in order."""
+    """A topic and an alert on it. `sent`: the numbers of its records that were new to the ledger, in order."""
 
     def __init__(self, directory: Path, broker: Kafka, topic: str) -> None:
         self.topic = topic
-        self.told: list[int] = []
+        self.sent: list[int] = []
         self.metrics = Metrics("test")
         self._broker = broker
         self._ledger = directory / "tocsin.db"
@@ -46,18 +46,18 @@ class Scenario:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[EventPipeline]:
-        """The intake, with the ledger of the last time."""
+        """Run the pipeline on the same ledger."""
         alert, source = self._config.event_alerts["orders"], self._config.sources["broker"]
         metrics = self.metrics.alert("orders")
-        taker = EventRoute(alert=alert, router=units.router(self._config, alert, metrics), metrics=metrics)
+        route = EventRoute(alert=alert, router=build.router(self._config, alert, metrics), metrics=metrics)
         ledger = open_ledger(self._ledger)
-        outlets = EventOutputs(
+        outputs = EventOutputs(
             ledger=ledger, metrics=self.metrics.source("broker"), offer=self._offer, publish=lambda _: None
         )
-        intake = EventPipeline("broker", units.make_event_source(source), [taker], units.backoff(source), outlets)
-        task = asyncio.create_task(intake.run())
+        pipeline = EventPipeline("broker", build.make_event_source(source), [route], build.backoff(source), outputs)
+        task = asyncio.create_task(pipeline.run())
         try:
-            yield intake
+            yield pipeline
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -67,12 +67,12 @@ class Scenario:
     def write(self, *numbers: int) -> None:
         produce(self._broker, self.topic, [("k", json.dumps({"number": number})) for number in numbers])
 
-    def make_anew(self) -> None:
+    def recreate(self) -> None:
         drop_topic(self._broker, self.topic)
         make_topic(self._broker, self.topic)
 
-    async def forget_what_was_read(self) -> None:
-        """Set every position back to the beginning, in the ledger and in the group; what was told stays known."""
+    async def reset_positions(self) -> None:
+        """Set every position back to the beginning, in the ledger and in the group; known events stay known."""
         ledger = open_ledger(self._ledger)
         try:
             kept = await ledger.position("broker")
@@ -84,7 +84,7 @@ class Scenario:
             group.commit(offsets=[TopicPartition(self.topic, 0, 0)], asynchronous=False)
 
     def _offer(self, notifications: Sequence[Notification]) -> None:
-        self.told += [int(one.transition.row[0] or "") for one in notifications]
+        self.sent += [int(one.transition.row[0] or "") for one in notifications]
 
 
 @pytest.fixture
@@ -96,29 +96,29 @@ def scenario(tmp_path: Path) -> Scenario:
 async def test_record_read_again_is_not_sent_again(scenario: Scenario) -> None:
     scenario.write(0, 1, 2)
     async with scenario.running():
-        await until(lambda: len(scenario.told) == 3)
-    await scenario.forget_what_was_read()
+        await until(lambda: len(scenario.sent) == 3)
+    await scenario.reset_positions()
     scenario.write(3)
-    async with scenario.running() as intake:
-        await until(lambda: 3 in scenario.told)
-        assert intake.received["orders"] == 4, "all were read"
-    assert scenario.told == [0, 1, 2, 3]
+    async with scenario.running() as pipeline:
+        await until(lambda: 3 in scenario.sent)
+        assert pipeline.received["orders"] == 4, "all were read"
+    assert scenario.sent == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("new", [1, 3, 8], ids=["shorter", "as long", "longer"])
 async def test_recreated_topic_is_read_from_its_beginning_once(scenario: Scenario, new: int) -> None:
     scenario.write(0, 1, 2)
     async with scenario.running():
-        await until(lambda: len(scenario.told) == 3)
-    scenario.make_anew()
+        await until(lambda: len(scenario.sent) == 3)
+    scenario.recreate()
     again = [*range(100, 100 + new)]
     scenario.write(*again)
     async with scenario.running():
-        await until(lambda: scenario.told == [0, 1, 2, *again])
+        await until(lambda: scenario.sent == [0, 1, 2, *again])
     scenario.write(200)
-    async with scenario.running() as intake:
-        await until(lambda: scenario.told == [0, 1, 2, *again, 200])
-        assert intake.received["orders"] == 1, "it goes on in the new one"
+    async with scenario.running() as pipeline:
+        await until(lambda: scenario.sent == [0, 1, 2, *again, 200])
+        assert pipeline.received["orders"] == 1, "it goes on in the new one"
 
 
 @pytest.mark.parametrize("new", [1, 3, 8], ids=["shorter", "as long", "longer"])
@@ -129,10 +129,10 @@ async def test_topic_recreated_while_reading_is_sent_once(
     again = [*range(100, 100 + new)]
     async with scenario.running():
         scenario.write(0, 1, 2)
-        await until(lambda: len(scenario.told) == 3)
-        scenario.make_anew()
+        await until(lambda: len(scenario.sent) == 3)
+        scenario.recreate()
         scenario.write(*again)
-        await until(lambda: {*again} <= {*scenario.told})
+        await until(lambda: {*again} <= {*scenario.sent})
         scenario.write(200)
-        await until(lambda: 200 in scenario.told)
-    assert sorted(scenario.told) == [0, 1, 2, *again, 200]
+        await until(lambda: 200 in scenario.sent)
+    assert sorted(scenario.sent) == [0, 1, 2, *again, 200]

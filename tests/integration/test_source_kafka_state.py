@@ -36,7 +36,7 @@ def broker() -> Kafka:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Kafka]:
-    """A Kafka to be ill-treated."""
+    """A Kafka that the test may kill."""
     with kafka(tmp_path) as made:
         made.start()
         yield made
@@ -54,7 +54,7 @@ def record(key: object, value: object) -> tuple[str, str | None]:
 
 
 class View:
-    """What an alert on the stream would know: the rows by multiplicity. Every update has to make sense."""
+    """The rows of a stream by multiplicity. Every update is checked."""
 
     def __init__(self, stream: Stream) -> None:
         self.columns = stream.columns
@@ -238,7 +238,7 @@ async def test_invalid_record_keeps_the_row_of_its_key(broker: Kafka) -> None:
     assert (line["at"], line["reason"]) == (f"{topic}/0/1", "malformed")
 
 
-# Who writes such topics.
+# Writers of such topics.
 
 
 async def test_debezium_changes_are_read_as_rows(broker: Kafka) -> None:

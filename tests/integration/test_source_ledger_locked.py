@@ -49,7 +49,7 @@ async def _equal(database: Database, statement: str, rows: list[tuple[str]]) -> 
 
 
 async def test_requests_are_refused_while_ledger_is_locked(tmp_path: Path) -> None:
-    """A sender is told at once to come again, and its events are taken once the ledger can be written."""
+    """A sender gets 503 at once, and its events are accepted once the ledger can be written."""
     posted = http.build("q", http.Config.model_validate({"token": "a-token-of-some-length"}))
     headers = {"authorization": "Bearer a-token-of-some-length", "idempotency-key": "1"}
     ledger, offered, pauses = open_ledger(tmp_path / "ledger.db"), Offered(), asyncio.Semaphore(0)

@@ -125,8 +125,8 @@ async def test_unprepared_database_is_refused_with_a_fix(
             await attempt()
         assert raised.value.reason is reason
         assert str(raised.value).endswith(words)
-    [told] = await asked.verify([])
-    assert told == str(raised.value)
+    [problem] = await asked.verify([])
+    assert problem == str(raised.value)
 
 
 @pytest.mark.parametrize(

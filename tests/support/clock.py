@@ -1,11 +1,11 @@
-"""Clocks that move only when told to."""
+"""Clocks that a test moves."""
 
 import asyncio
 import time
 
 
 class Clock:
-    """Wall-clock seconds since the epoch, as the argument `clock` of whatever takes one."""
+    """Wall-clock seconds since the epoch, for an argument `clock`."""
 
     def __init__(self, now: float = 1_795_242_548.0) -> None:
         self.now = now
@@ -19,12 +19,12 @@ class Clock:
 
 
 class LoopClock(Clock):
-    """A clock that takes the event loop's timers along, so that nobody has to wait for them."""
+    """A clock that also moves the timers of the event loop, so that no test waits for them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._skipped = 0.0
-        # Work in threads still takes its time, so the loop's clock goes on as well.
+        # Work in threads takes real time, so the loop's clock runs as well.
         loop.time = lambda: time.monotonic() + self._skipped  # type: ignore[method-assign]
 
     def advance(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Dispatchers between a real ledger and scripted channels, with a clock that moves only when told to."""
+"""Dispatchers between a real ledger and scripted channels, with a clock that the test moves."""
 
 import asyncio
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _POLICY: dict[str, Any] = {
 
 
 def compose(together: Sequence[Notification]) -> Message | Rejected:
-    """A message as simple as can be."""
+    """Return a simple message."""
     first = together[0]
     envelope = merged([build(one.transition, one.id, _VIEW) for one in together])
     return Message(

@@ -1,4 +1,4 @@
-"""A table of events in PostgreSQL, and a worker that takes them."""
+"""An events table in PostgreSQL, and a worker that reads it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
@@ -16,7 +16,7 @@ INSERT = "INSERT INTO events (name, data) SELECT 'order', jsonb_build_object('n'
 
 
 def source(database: Database, **given: Any) -> kind.PostgresEvents:
-    """A source on a test's database. It polls once an hour: what comes sooner came by NOTIFY."""
+    """A source on a test's database. It polls once an hour, so an earlier event came by NOTIFY."""
     return kind.build("shop", settings(database, **given))
 
 
@@ -26,7 +26,7 @@ def settings(database: Database, **given: Any) -> kind.Config:
 
 
 async def made(database: Database, **given: Any) -> None:
-    """Make the table that such a source reads, with the SQL that it prints."""
+    """Create the table that such a source reads, with the SQL that it prints."""
     await database.run(kind.new_table(settings(database, **given)))
 
 
@@ -42,7 +42,7 @@ async def until_waiting(database: Database) -> None:
 
 
 class Taking:
-    """One open stream. `events`: those acknowledged so far; `unmatched`: names that no alert takes."""
+    """One open stream. `events`: those acknowledged so far; `unmatched`: names without an alert."""
 
     def __init__(self, stream: EventStream, batches: AsyncIterator[EventBatch], unmatched: Iterable[str]) -> None:
         self.stream = stream
@@ -77,7 +77,7 @@ class Taking:
         return batch
 
     async def until(self, count: int) -> None:
-        """Take until there are so many events."""
+        """Read until there are so many events."""
         while len(self.events) < count:
             await self.take()
 

@@ -1,4 +1,4 @@
-"""An intake of events in a test: with a ledger that cannot be written for a while, and alerts that take the events."""
+"""A pipeline of events for tests: with a ledger that cannot be written for a while, and alerts on the events."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ class Locked:
 
 
 class Offered:
-    """What was offered to the channels: each notification is of an event that is safe in the ledger."""
+    """The notifications that were offered to the channels, of events that are committed."""
 
     def __init__(self) -> None:
         self.notifications: list[Notification] = []
@@ -67,7 +67,7 @@ def intake_of_orders(
     metrics: Metrics | None = None,
     **more: Any,
 ) -> EventPipeline:
-    """An intake whose events `order` go to one channel. Its pauses last some milliseconds."""
+    """A pipeline whose events `order` go to one channel. Its pauses last some milliseconds."""
     file = folder / "tocsin.yaml"
     file.write_text(CONFIG)
     config = load(file, {})

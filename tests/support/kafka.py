@@ -58,7 +58,7 @@ def jars() -> Path:
 
 
 def _fetch(folder: Path) -> None:
-    """Fetch into a folder beside it, which is moved when it is whole: another test run may do the same."""
+    """Download into a temporary folder, then move it: another test run may do the same."""
     new = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
     new.mkdir()
     try:
@@ -77,7 +77,7 @@ def _fetch(folder: Path) -> None:
 
 
 class Kafka:
-    """A broker that can be started, stopped and killed. What it was told stays in `folder`, and so does its port."""
+    """A broker that can be started, stopped and killed. Its data and port are kept in `folder`."""
 
     def __init__(
         self, folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False, **settings: str
@@ -126,7 +126,7 @@ class Kafka:
             time.sleep(0.05)
 
     def freeze(self) -> None:
-        """Let it answer nothing, with its connections open, until `thaw`."""
+        """Stop its process until `thaw`: connections stay open, nothing is answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -135,7 +135,7 @@ class Kafka:
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it at once, as a crash does."""
+        """Kill it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(timeout=_SOON)
@@ -186,8 +186,8 @@ class Kafka:
                 "transaction.state.log.min.isr=1",
                 "transaction.state.log.num.partitions=1",
                 "group.initial.rebalance.delay.ms=0",
-                "broker.session.timeout.ms=2000",  # so long its successor is refused after a kill
-                "broker.heartbeat.interval.ms=250",  # less often, it loses its session when it is busy
+                "broker.session.timeout.ms=2000",  # after a kill, its successor is refused for this long
+                "broker.heartbeat.interval.ms=250",  # a larger interval loses the session of a busy broker
                 *self._further,
                 "",
             )
@@ -195,7 +195,7 @@ class Kafka:
 
 
 def _certificate(folder: Path) -> Path:
-    """A certificate for this machine; its key and itself are beside it, in the one file that Kafka wants."""
+    """Make a certificate for this machine, with its key in one file as Kafka expects."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not on the PATH")
     made = folder / "broker.pem"
@@ -211,7 +211,7 @@ def _certificate(folder: Path) -> Path:
 def kafka(
     folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False, **settings: str
 ) -> Iterator[Kafka]:
-    """A Kafka that is not started yet; it is gone afterwards."""
+    """A Kafka that is not started yet; it is deleted at the end."""
     broker = Kafka(folder, users, tls=tls, **settings)
     try:
         yield broker
@@ -221,7 +221,7 @@ def kafka(
 
 @functools.cache
 def shared_kafka() -> Kafka:
-    """A running Kafka for all tests of this process that do it no harm. Each is to use topics of its own."""
+    """The running Kafka that the tests of this process share. Each test uses topics of its own."""
     folder = tempfile.TemporaryDirectory(prefix="tocsin-kafka-", ignore_cleanup_errors=True)
     atexit.register(folder.cleanup)
     broker = Kafka(Path(folder.name))
@@ -231,7 +231,7 @@ def shared_kafka() -> Kafka:
 
 
 def new_topic(broker: Kafka, name: str = "t", *, partitions: int = 1, **settings: str) -> str:
-    """Create a topic whose name begins with `name` and is nobody else's. Settings are written with `_` for a dot."""
+    """Create a topic with a unique name that begins with `name`. Settings are written with `_` for a dot."""
     topic = f"{name}-{uuid.uuid4().hex[:8]}"
     make_topic(broker, topic, partitions=partitions, **settings)
     return topic
@@ -253,7 +253,7 @@ def drop_topic(broker: Kafka, topic: str) -> None:
 
 
 def allow(broker: Kafka, user: str, operation: str, name: str = "*", *, of: str = "TOPIC") -> None:
-    """Let a user do something (`READ`) with every topic, or with what else there is (`of`: `GROUP`)."""
+    """Allow a user an operation (`READ`) on every topic, or on another kind of resource (`of`: `GROUP`)."""
     operation_, kind = AclOperation[operation], ResourceType[of]
     right = AclBinding(
         kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", operation_, AclPermissionType.ALLOW
@@ -287,7 +287,7 @@ def produce(broker: Kafka, topic: str, records: Iterable[Sent], headers: Mapping
 
 
 def stored(broker: Kafka, topic: str) -> list[Message]:
-    """All that is in a topic now: each partition in order."""
+    """Return the records of a topic: each partition in order."""
     found: dict[int, list[Message]] = {}
     settings = {
         "bootstrap.servers": broker.brokers,
@@ -317,12 +317,12 @@ def stored(broker: Kafka, topic: str) -> list[Message]:
 
 
 def labels(broker: Kafka, group: str, topic: str, partitions: int = 1) -> list[str]:
-    """What a group has written down beside its positions, by partition; empty for nothing."""
+    """Return the metadata of a group's offsets, by partition; empty without any."""
     return [place.metadata or "" for place in _committed(broker, group, topic, partitions)]
 
 
 def committed(broker: Kafka, group: str, topic: str, partitions: int = 1) -> list[int]:
-    """The positions of a group that the broker knows, by partition; negative for none."""
+    """Return the committed offsets of a group, by partition; negative without any."""
     return [place.offset for place in _committed(broker, group, topic, partitions)]
 
 

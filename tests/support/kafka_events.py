@@ -1,4 +1,4 @@
-"""Kafka as a source of events, as tests see it: a source, and a reader that takes in what it gives."""
+"""Kafka as a source of events for tests: a source, and a reader of its streams."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tocsin.sources.kafka.events import KafkaEvents
 
 
 def source(at: str, group: str, **settings: Any) -> KafkaEvents:
-    quick = {"heartbeat.interval.ms": "200"} | settings.pop("librdkafka", {})  # so rebalances are told at once
+    quick = {"heartbeat.interval.ms": "200"} | settings.pop("librdkafka", {})  # so that rebalances are noticed at once
     values = {"bootstrap_servers": [at], "group": group, "start": "earliest", "librdkafka": quick, **settings}
     made = kind.build("k", kind.Config.model_validate(values))
     assert isinstance(made, KafkaEvents)
@@ -22,7 +22,7 @@ def source(at: str, group: str, **settings: Any) -> KafkaEvents:
 
 
 class Reader:
-    """Takes in what a stream gives, as the intake does: keeps it, then acknowledges it. `position` is its ledger."""
+    """Reads a stream as the pipeline does: stores a batch, then acknowledges it. `position` is its ledger."""
 
     def __init__(self, stream: EventStream, position: Mapping[str, int] | None = None) -> None:
         self.stream = stream
@@ -41,7 +41,7 @@ class Reader:
 
     @property
     def offsets(self) -> dict[str, int]:
-        """The ledger's position, without what tells a topic from one of the same name before it."""
+        """The ledger's position, without the topic ids."""
         return {place.partition("@")[0]: offset for place, offset in self.position.items()}
 
     async def run(self) -> None:

@@ -1,5 +1,5 @@
-"""What the tests share that kill the process again and again: the process, a view that changes at random with a model
-of what must arrive, and a receiver with moods."""
+"""Parts of the tests that kill the process repeatedly: the process, a view that changes at random with a model of what
+must arrive, and a receiver that fails at random."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ def kills(default: int) -> int:
 
 
 def seeded() -> random.Random:
-    """Chance for one test. The seed is printed; TOCSIN_TEST_SEED repeats a run."""
+    """Return the random generator of a test. The seed is printed; TOCSIN_TEST_SEED repeats a run."""
     seed = int(os.environ.get("TOCSIN_TEST_SEED", str(time.time_ns() % 10**9)))
     print(f"TOCSIN_TEST_SEED={seed}")
     return random.Random(seed)
@@ -140,7 +140,7 @@ class Process:
 
 @asynccontextmanager
 async def started(config: Path) -> AsyncIterator[Process]:
-    """A process that runs; whatever happens, it is gone afterwards."""
+    """A running process; it is killed at the end."""
     process = Process(config)
     await process.start()
     try:
@@ -153,7 +153,7 @@ async def started(config: Path) -> AsyncIterator[Process]:
 
 
 def moody(chance: random.Random) -> Answer:
-    """A receiver that mostly takes what comes."""
+    """A receiver that accepts most requests."""
     roll = chance.random()
     if roll < 0.05:
         return Answer(status=500)

@@ -1,4 +1,4 @@
-"""Commits and their parts, made small, for everything that is tested with a real ledger."""
+"""Small commits and their parts, for tests with a real ledger."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ HOSTILE = [
     "é€😀👩‍👩‍👧\u202e\ufeff\U0010ffff",
     "x" * 1_000_000,
 ]
-"""Texts that a store may stumble over."""
+"""Texts that a store may not keep unchanged."""
 
 
 class OpenLedger(Protocol):
@@ -118,14 +118,14 @@ def settlement(notification: Notification, status: Status, *, at: float = 0.0, n
 
 
 async def sendable(ledger: Ledger, channel: str = "hook", limit: int = 1000) -> list[Notification]:
-    """The heads that may be sent now, given back."""
+    """Return the heads that may be sent now, released again."""
     page = await ledger.claim(channel, limit)
     await ledger.release(page.heads)
     return list(page.heads)
 
 
 async def record(ledger: Ledger, notification: Notification) -> Record:
-    """What the ledger has of a notification now."""
+    """Return the record of a notification."""
     (found,) = await ledger.find(Filter(id=notification.id))
     return found
 

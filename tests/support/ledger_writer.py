@@ -1,6 +1,6 @@
 """A process that commits to a ledger until it is killed, and says so on its output after each commit.
 
-Each commit moves the frontier by one, saves the firing of that number, deletes the one before, and tells two channels:
+Each commit moves the frontier by one, saves the firing of that number, deletes the one before, notifies two channels:
 so whatever is found later, half a commit would show.
 """
 

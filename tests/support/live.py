@@ -125,7 +125,7 @@ class DoubleServer:
         return _DoubleView(self.double, relation, f"public.{name}", columns)
 
     async def role(self) -> str:
-        return "nobody"
+        return "reader"
 
 
 class _DoubleView:

@@ -118,7 +118,7 @@ class Model:
         return psycopg.connect(make_conninfo(DSN, options=options, **more), autocommit=True, prepare_threshold=None)
 
     def run(self, statement: str) -> list[Any]:
-        """Run a statement. `{}` stands for the schema."""
+        """Run a statement. `{}` is replaced by the schema."""
         if self.connection is None:
             self.connection = self.connect()
         text = statement.replace("{}", sql.Identifier(self.schema).as_string())

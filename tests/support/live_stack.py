@@ -41,7 +41,7 @@ class Stack:
             yield process
 
     async def ask(self, work: Callable[[], T]) -> T:
-        """Do what waits for the server, while the inbox goes on."""
+        """Run a blocking call of the server, while the inbox goes on."""
         return await asyncio.to_thread(work)
 
     async def organization(self, threshold: int = 5) -> str:

@@ -67,7 +67,7 @@ class Scenario:
             "MTZ_SSLMODE": str(parts.get("sslmode") or "prefer"),
             "MTZ_DATABASE": str(parts.get("dbname") or "materialize"),
             "MTZ_ALERT_VIEW": self.view.name,
-            "MTZ_PERSIST_TABLE": "told",
+            "MTZ_PERSIST_TABLE": "sent",
             "MTZ_ALERT_PAYLOAD": "item,amount",
             "TOCSIN_LISTEN": "127.0.0.1:0",
             "LOG_LEVEL": "INFO",

@@ -399,7 +399,7 @@ SPECIAL: Mapping[str, Special] = {
     "idem_no_txn_second": _repeated_no_transaction,
     "ratelimit_hit": _until_limited,
 }
-"""Recordings that stand for more than one request, or whose outcome is told in another way."""
+"""Recordings of more than one request, or with another form of outcome."""
 
 
 async def replay_all(release: Release = "2.0.0") -> Mapping[str, Reply]:

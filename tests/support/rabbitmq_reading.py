@@ -1,4 +1,4 @@
-"""Reading a queue of RabbitMQ as the intake does."""
+"""Reading a queue of RabbitMQ as the pipeline does."""
 
 import asyncio
 import contextlib
@@ -35,8 +35,8 @@ def source(broker: RabbitMQ, queue: str, **settings: Any) -> Source:
 
 
 class Reader:
-    """Takes in what a stream gives, as the intake does: keeps it, then acknowledges it. `takes`: the names that alerts
-    take; None for all."""
+    """Reads a stream as the pipeline does: keeps a batch, then acknowledges it. `takes`: the names that have an alert;
+    None for all."""
 
     def __init__(self, stream: EventStream, takes: set[str] | None = None) -> None:
         self.batches: list[EventBatch] = []
@@ -68,7 +68,7 @@ class Reader:
 async def reading(
     source: Source, takes: set[str] | None = None, *, acknowledging: bool = True
 ) -> AsyncIterator[Reader]:
-    """A reader at work. A stream that fails ends it."""
+    """A running reader. A stream that fails ends it."""
     async with source.open([], position={}) as stream:
         made = Reader(stream, takes)
         made.acknowledging = acknowledging
@@ -82,7 +82,7 @@ async def reading(
 
 
 async def fault(source: Source, takes: set[str] | None = None) -> SourceError:
-    """What ends a stream."""
+    """Return the error that ends a stream."""
     with pytest.raises(SourceError) as caught:
         async with asyncio.timeout(30), source.open([], position={}) as stream:
             await Reader(stream, takes).run()

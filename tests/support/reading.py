@@ -52,7 +52,7 @@ class Reading:
         return batch
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Read on until something is so."""
+        """Read until a condition holds."""
         async with asyncio.timeout(SOON):
             while not condition():
                 await self.next()
@@ -89,7 +89,7 @@ async def reading(
 
 
 async def error_of(source: Source, what: Subject | str, resume: int | None = None) -> SourceError:
-    """The error with which opening or reading a stream ends."""
+    """Return the error that ends the opening or reading of a stream."""
     with pytest.raises(SourceError) as raised:
         async with asyncio.timeout(SOON), reading(source, what, resume) as stream:
             raise await stream.error()

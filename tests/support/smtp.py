@@ -1,4 +1,4 @@
-"""An SMTP server on 127.0.0.1 that takes mails or refuses them as it is told, and remembers what came."""
+"""An SMTP server on 127.0.0.1 that accepts or refuses mails by a script, and keeps what it accepted."""
 
 import asyncio
 import email
@@ -20,12 +20,12 @@ HANG = "hang"
 LATE = "late: "
 """Before an answer: it comes after half a second."""
 TAKEN = "taken, then "
-"""Before an answer to `DATA`: the mail is taken first, whatever the answer is."""
+"""Before an answer to `DATA`: the mail is accepted first, with any answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mail:
-    """A mail that was taken: who it was for by the commands, and what it says. `options`: those of MAIL."""
+    """An accepted mail: sender and recipients of the commands, and its content. `options`: those of MAIL."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -47,7 +47,7 @@ class Mail:
 
 class MailServer:
     """A server for the length of an `async with`. `tls`: the certificate to show, at once or (`starttls`) when asked.
-    `password`: what everybody has to log in with."""
+    `password`: the password of every login."""
 
     def __init__(
         self,
@@ -90,13 +90,13 @@ class MailServer:
         return len(self._transports)
 
     async def arrived(self, count: int) -> list[Mail]:
-        """Wait until so many mails have come in, and return all."""
+        """Wait for so many mails, and return all."""
         async with self._arrived:
             await self._arrived.wait_for(lambda: len(self.mails) >= count)
         return self.mails
 
     def hang_up(self) -> None:
-        """Close every connection without a word."""
+        """Close every connection without an answer."""
         for transport in list(self._transports):
             transport.close()
 
@@ -134,7 +134,7 @@ class MailServer:
                 super().connection_lost(error)
 
         with warnings.catch_warnings():
-            # aiosmtpd does not know of TLS from the first byte, and warns of logins in the clear.
+            # aiosmtpd does not know implicit TLS, and warns of logins in clear text.
             warnings.simplefilter("ignore")
             return Connection(
                 _Handler(self),
@@ -168,7 +168,7 @@ class MailServer:
         return script.popleft() if script else ""
 
     async def say(self, server: SMTP, said: str) -> str:
-        """An answer as it goes out."""
+        """An answer as it is sent."""
         if said == CUT:
             assert server.transport is not None
             server.transport.close()
@@ -181,7 +181,7 @@ class MailServer:
         return said.removeprefix(LATE)
 
     async def take(self, session: Session, envelope: Envelope) -> None:
-        """Remember a mail."""
+        """Keep a mail."""
         async with self._arrived:
             self.mails.append(
                 Mail(
@@ -197,7 +197,7 @@ class MailServer:
 
 
 class _Handler:
-    """What aiosmtpd asks."""
+    """The handler that aiosmtpd calls."""
 
     def __init__(self, owner: MailServer) -> None:
         self._owner = owner

@@ -52,7 +52,7 @@ class TocsinProcess:
     def running(self) -> bool:
         return self._process.returncode is None
 
-    # What it says.
+    # What it reports.
 
     def logged(self, *parts: str) -> list[str]:
         """The lines of its log that hold all of these."""
@@ -81,7 +81,7 @@ class TocsinProcess:
             return await response.json()
 
     async def ready(self) -> str:
-        """Why it is not ready; empty when it is."""
+        """The reasons why it is not ready; empty when it is."""
         status, text = await self.get("/readyz")
         assert status in (200, 503), text
         return "" if status == 200 else text
@@ -95,7 +95,7 @@ class TocsinProcess:
         await until_some(probe, "ready")
 
     async def until_not_ready(self, *parts: str) -> str:
-        """Wait until readiness names all of these, and return what it says."""
+        """Wait until the reasons contain all of these, and return them."""
 
         async def probe() -> str:
             reasons = await self.ready()
@@ -129,10 +129,10 @@ class TocsinProcess:
 
         await until_some(probe)
 
-    # What is done to it.
+    # Actions.
 
     def write(self, config: Mapping[str, Any] | str) -> None:
-        """Replace its configuration file, whole at once."""
+        """Replace its configuration file atomically."""
         new = self.file.with_suffix(".new")
         if isinstance(config, str):
             new.write_text(config, encoding="utf-8")
@@ -144,19 +144,19 @@ class TocsinProcess:
         self._process.send_signal(number)
 
     async def exited(self) -> int:
-        """Wait for its end, and for all that it said until then, and return the exit status."""
+        """Wait for its end and for all its output, and return the exit status."""
         async with asyncio.timeout(SOON):
             status = await self._process.wait()
             await asyncio.gather(*self._readers)
         return status
 
     async def stop(self) -> int:
-        """Ask it to end, and return the exit status."""
+        """Stop it with SIGTERM, and return the exit status."""
         self.signal(signal.SIGTERM)
         return await self.exited()
 
     async def kill(self) -> None:
-        """End it at once, as a crash does."""
+        """Kill it."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self.exited()
@@ -202,7 +202,7 @@ async def command(directory: Path, *arguments: str, **environment: str) -> tuple
 
 
 async def start(directory: Path, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    """Start a `tocsin` command in a directory. Whoever starts it ends it."""
+    """Start a `tocsin` command in a directory. The caller ends it."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -221,7 +221,7 @@ async def start(directory: Path, *arguments: str, **environment: str) -> asyncio
 async def running(
     directory: Path, config: Mapping[str, Any], *, file: str = "tocsin.yaml", **environment: str
 ) -> AsyncIterator[TocsinProcess]:
-    """`tocsin run` with a configuration. It listens when the body begins, unless it ended; it is gone afterwards."""
+    """`tocsin run` with a configuration. It listens when the body begins, unless it ended; it is stopped at the end."""
     path = write(directory / file, config)
     async with running_with(directory, "--config", str(path), file=path, **environment) as tocsin:
         yield tocsin
@@ -231,8 +231,7 @@ async def running(
 async def running_with(
     directory: Path, *arguments: str, file: Path | None = None, **environment: str
 ) -> AsyncIterator[TocsinProcess]:
-    """`tocsin run` with arguments and environment variables of the test's choice. `file`: its configuration, if it has
-    one."""
+    """`tocsin run` with given arguments and environment variables. `file`: its configuration, if it has one."""
     process = await start(directory, "run", *arguments, **environment)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SOON)) as session:
         tocsin = TocsinProcess(process, file or directory / "tocsin.yaml", session)
@@ -304,11 +303,11 @@ class Harness:
         await until_some(probe)
 
     def envelopes(self) -> list[Any]:
-        """The bodies that the receiver got, repeats included."""
+        """The bodies that the receiver got, with repeats."""
         return [request.json for request in self.receiver.requests]
 
     async def until_shown(self, tocsin: TocsinProcess) -> None:
-        """Wait until the gauge shows what the view holds."""
+        """Wait until the gauge has the rows of the view."""
 
         async def probe() -> bool:
             shown, expected = await tocsin.gauge("orders"), self.expected()
@@ -328,7 +327,7 @@ class Harness:
 
 
 def _comparable(gauge: Mapping[frozenset[tuple[str, str]], float]) -> dict[frozenset[tuple[str, str]], str]:
-    """As text, since NaN is unlike itself."""
+    """As text, since NaN is not equal to itself."""
     return {labels: repr(value) for labels, value in gauge.items()}
 
 
@@ -358,7 +357,7 @@ async def new_harness(directory: Path, *, retain: int | None = None) -> AsyncIte
 
 
 def quick_source(dsn: str, **more: Any) -> dict[str, Any]:
-    """A Materialize source that notices soon and comes back soon, yet bears a busy machine."""
+    """A Materialize source with short timeouts and backoff, yet long enough for a busy machine."""
     return {
         "type": "materialize",
         "dsn": dsn,
@@ -372,7 +371,7 @@ def quick_source(dsn: str, **more: Any) -> dict[str, Any]:
 
 
 def quick_channel(url: str, **more: Any) -> dict[str, Any]:
-    """A webhook channel that tries again soon."""
+    """A webhook channel with a short backoff."""
     return {
         "type": "webhook",
         "url": url,

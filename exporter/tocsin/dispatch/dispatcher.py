@@ -187,8 +187,8 @@ class Dispatcher:
         self.wake()
 
     async def drained(self) -> None:
-        """Return once nothing can be sent now and everything sent is recorded. What waits for a retry stays in the
-        ledger."""
+        """Return once nothing can be sent now and everything sent is recorded. Notifications that wait for a retry stay
+        in the ledger."""
         self._note_idle()
         await self._idle.wait()
 

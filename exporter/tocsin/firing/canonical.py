@@ -12,7 +12,7 @@ settings. The canonical text of each type is what PostgreSQL writes with its def
 | bytea | `a\\\\b\\001` | `\\x615c6201` |
 
 The same applies inside arrays of them, and inside ranges of timestamptz. Texts of a `DateStyle` other than ISO, and
-values inside records, lists, maps and JSON are left alone: nothing in them tells a time from text.
+values inside records, lists, maps and JSON are left alone: nothing in them distinguishes a time from text.
 """
 
 import functools

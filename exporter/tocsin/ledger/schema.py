@@ -59,11 +59,11 @@ MIGRATIONS: tuple[str, ...] = (
       channel  TEXT NOT NULL,
       lane     TEXT NOT NULL,
       interval REAL NOT NULL,
-      due      REAL NOT NULL,                    -- from when on the next message of the lane may go
+      due      REAL NOT NULL,                    -- from when on the next message may be sent
       digest   INTEGER,                          -- what gathers until then; NULL: nothing yet
       PRIMARY KEY (channel, lane)
     ) WITHOUT ROWID;
-    CREATE TABLE attempts (                      -- those that failed; the notification itself tells of one that did not
+    CREATE TABLE attempts (                      -- those that failed; a notification has its successful one
       seq    INTEGER NOT NULL,
       at     REAL NOT NULL,
       reason TEXT NOT NULL,
@@ -73,7 +73,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE sightings (
       alert TEXT NOT NULL,
       key   TEXT NOT NULL,
-      event TEXT NOT NULL,                       -- the fingerprint of the event that was told
+      event TEXT NOT NULL,                       -- the fingerprint of the event that was sent
       until INTEGER NOT NULL,                    -- source ms; others of this key are repeats until then
       PRIMARY KEY (alert, key)
     ) WITHOUT ROWID;

@@ -146,7 +146,7 @@ class EventSource(Protocol):
     """A source of events, bound to one server's settings. One stream serves all its alerts.
 
     It may be `Verifiable`. If it can know the columns of events before it consumes any, it has `describe` and `sample`
-    as `Source` has; `describe` may return None while there is no event.
+    as `Source` has; `describe` may return None before the first event.
     """
 
     def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AbstractAsyncContextManager[EventStream]:

@@ -35,7 +35,7 @@ class Wire:
         self._interruption: SourceError | None = None
 
     def interrupt(self, error: SourceError) -> None:
-        """End what waits for the server, now or next, with this error. The first one counts."""
+        """End this and the next wait for the server with this error. The first one counts."""
         self._interruption = self._interruption or error
         self._readable.set()
 

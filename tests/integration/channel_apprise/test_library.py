@@ -1,4 +1,4 @@
-"""Where the library Apprise behaves unexpectedly, and what the channel makes of it."""
+"""Unexpected behaviour of the library Apprise that the channel corrects."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def _discord(channel: Any, receiver: Receiver) -> None:
     ("options", "length"), [("", 2000), ("?overflow=truncate", 2000), ("?overflow=upstream", 6000)]
 )
 async def test_text_is_truncated_to_service_limit(build: Build, receiver: Receiver, options: str, length: int) -> None:
-    """Discord refuses more than 2,000 characters, each time. Who wants the whole text sent writes so."""
+    """Discord refuses more than 2,000 characters. `overflow` sends the whole text."""
     receiver.otherwise = lambda request: Answer(status=204 if len(request.json["content"]) <= 2000 else 400)
     channel = build(f"discord://{'1' * 18}/{SECRET}{options}", title="{{ '' }}", body="x" * 6000)
     _discord(channel, receiver)
@@ -86,7 +86,7 @@ async def test_pieces_of_split_text_keep_their_order(build: Build, receiver: Rec
 
 
 async def test_sent_pieces_are_remembered_per_url(build: Build, receiver: Receiver) -> None:
-    """Two rooms with the same text: what one has, the other still gets."""
+    """Two rooms with the same text: a piece that one has is still sent to the other."""
     channel = build(
         at(receiver, "one?overflow=split"), at(receiver, "two?overflow=split"), body="a" * 30_000 + "b" * 30_000
     )
@@ -112,7 +112,7 @@ def test_mail_password_in_clear_text_is_refused(build: Build, url: str) -> None:
 
 
 async def test_password_in_templated_url_is_never_sent_unencrypted(build: Build) -> None:
-    """An URL that rows make is judged when it is made."""
+    """A templated URL is checked when it is rendered."""
     channel = build(f"mailto://me:{SECRET}@{{{{ row.host }}}}")
     result = await sent(channel, message(extra={"host": ("text", "mail.example.com")}))
     assert isinstance(result, Rejected)

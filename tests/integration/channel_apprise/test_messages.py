@@ -71,7 +71,7 @@ async def test_urls_of_alert_override_those_of_channel(build: Build, receiver: R
     assert paths(receiver) == ["/alert"]
 
 
-# Who gets it.
+# Recipients.
 
 
 async def test_row_value_stays_one_segment_of_url(build: Build, receiver: Receiver) -> None:

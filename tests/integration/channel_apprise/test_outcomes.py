@@ -1,4 +1,4 @@
-"""The apprise channel: how a send went, for each URL on its own, and what becomes of one that hangs."""
+"""The apprise channel: the outcome of each URL, and sends that hang."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ HUNG = Retry(Reason.TIMEOUT, "the previous send to this URL has not ended", 5.0,
 
 
 class Slow:
-    """A server for the length of an `async with`, which answers when it is let."""
+    """A server that answers once `go` is set."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -58,7 +58,7 @@ class Slow:
 
 @pytest.fixture
 async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slow]:
-    """Services wait longer for it than the attempts do."""
+    """Services wait longer than the attempts do."""
     monkeypatch.setattr("tocsin.channels.apprise.channel.Service", lambda url, _: Service(url, 20.0))
     async with Slow() as server:
         yield server
@@ -149,8 +149,8 @@ async def test_sends_to_one_url_never_overlap_after_timeout(build: Build, slow: 
 
 async def test_message_without_free_slot_costs_no_attempt(build: Build, slow: Slow) -> None:
     channel = build(slow.at(), timeout="300ms")
-    in_vain = Retry(Reason.TIMEOUT, "no free slot within 0.3 s", 5.0, free=True)
-    assert await channel.send([message(), message(key="18")]) == [NO_ANSWER, in_vain]
+    no_slot = Retry(Reason.TIMEOUT, "no free slot within 0.3 s", 5.0, free=True)
+    assert await channel.send([message(), message(key="18")]) == [NO_ANSWER, no_slot]
     assert slow.paths == ["/"]
 
 

@@ -1,4 +1,4 @@
-"""The apprise channel: which services it takes, what these are told, and that no secret of theirs is told on."""
+"""The apprise channel: the services it accepts, what they get, and that no secret of theirs leaks."""
 
 import io
 import logging
@@ -23,7 +23,7 @@ from tocsin.model import Kind
 
 @pytest.fixture
 def printed() -> Iterator[io.StringIO]:
-    """What the program's log would hold at its most talkative, less what the receiver says."""
+    """The log of the program at level debug, without the lines of the receiver."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
@@ -37,7 +37,7 @@ def printed() -> Iterator[io.StringIO]:
     root.removeHandler(handler)
 
 
-# Services as their makers address them: the address is turned to the receiver, all else is the library's.
+# Real services of the library, with their address replaced by that of the receiver.
 
 
 async def _discord(channel: Any, receiver: Receiver) -> None:
@@ -120,8 +120,8 @@ async def test_known_service_gets_its_request_without_leaking_secrets(
     assert failed.detail
     secrets = [part for part in url.replace("@", "/").replace("://", "/").split("/") if len(part) > 15]
     assert not [name for name in ("apprise", "requests", "urllib3") if name in printed.getvalue()]
-    told = repr((failed, channel)) + printed.getvalue()
-    assert not [part for part in secrets if part in told]
+    shown = repr((failed, channel)) + printed.getvalue()
+    assert not [part for part in secrets if part in shown]
 
 
 @pytest.mark.parametrize(
@@ -191,11 +191,11 @@ async def test_service_that_raises_system_exit_is_refused(
     assert len(receiver.requests) == 2
 
 
-# What the libraries say.
+# Logs of the libraries.
 
 
 def _loggers() -> dict[str, Any]:
-    """How the loggers of the libraries stand."""
+    """The state of the libraries' loggers."""
     loggers = [logging.getLogger(name) for name in ("apprise", "requests", "urllib3")]
     return {each.name: (each.propagate, each.level, list(each.handlers)) for each in loggers}
 
@@ -203,6 +203,7 @@ def _loggers() -> dict[str, Any]:
 async def test_hanging_send_silences_only_its_own_logs(
     build: Build, printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Log lines of other threads pass while it hangs, and all lines afterwards."""
     monkeypatch.setattr("tocsin.channels.apprise.channel.Service", lambda url, _: Service(url, 20.0))
     await until(lambda: logging.getLogger("apprise").propagate, "the sends of other tests end")
     before = _loggers()
@@ -211,13 +212,13 @@ async def test_hanging_send_silences_only_its_own_logs(
         assert _loggers() == before
         assert await sent(channel) == Retry(Reason.TIMEOUT, "no answer within 0.3 s")
         assert _loggers() != before
-        logging.getLogger("urllib3.connectionpool").debug("of somebody else")
+        logging.getLogger("urllib3.connectionpool").debug("of another part")
         logging.getLogger("apprise").warning("of a thread that a service has made")
         await channel.close()
-    # Its connections are cut, of which the service complains.
+    # Its connections are cut, which the service logs.
     await until(lambda: _loggers() == before, "the thread ends")
     said = [line for line in printed.getvalue().splitlines() if not line.startswith("asyncio: ")]
-    assert said == ["urllib3.connectionpool: of somebody else"]
+    assert said == ["urllib3.connectionpool: of another part"]
     logging.getLogger("apprise").warning("afterwards")
     assert printed.getvalue().endswith("\napprise: afterwards\n")
 

@@ -1,4 +1,4 @@
-"""What the email channel writes, against a mail server on this machine: headers, content, threads."""
+"""The mails of the email channel, against a mail server on this machine: headers, content, threads."""
 
 import email
 import email.policy

@@ -1,4 +1,4 @@
-"""Mails that are interrupted, and servers that answer late: what the client library leaves to its user."""
+"""Interrupted mails and late answers, which the client library does not handle."""
 
 import asyncio
 import time
@@ -58,7 +58,7 @@ async def test_timeout_holds_for_the_whole_mail(server: MailServer, build: Build
 
 
 async def test_421_for_one_recipient_retries_all(server: MailServer, build: Build) -> None:
-    """The server closes for all: nobody has the mail, and the next attempt reaches all three once."""
+    """The server closes for all: no recipient has the mail, and the next attempt reaches all three once."""
     server.script("RCPT bob@example.com", "421 4.3.2 shutting down")
     channel = build(to=THREE)
     assert await sent(channel) == Retry(Reason.SERVER_ERROR, "421 4.3.2 shutting down")
@@ -86,7 +86,7 @@ async def test_accepted_mail_does_not_wait_for_quit(server: MailServer, build: B
 async def test_mail_without_final_answer_is_repeated_unchanged(
     server: MailServer, build: Build, answer: str, reason: Reason
 ) -> None:
-    """Whether the server has it is not known, so it comes again, as the same mail for whoever compares ids."""
+    """Whether the server has it is unknown, so it is sent again with the same Message-ID."""
     server.script("DATA", TAKEN + answer)
     channel = build(timeout="500ms")
     result = await sent(channel)

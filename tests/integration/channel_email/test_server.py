@@ -1,4 +1,4 @@
-"""How the email channel gets on with a mail server on this machine: connections and refusals."""
+"""The email channel against a mail server on this machine: connections and refusals."""
 
 from collections.abc import AsyncIterator
 

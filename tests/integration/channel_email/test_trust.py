@@ -1,4 +1,4 @@
-"""Whom the email channel trusts, and how it makes itself known: TLS and logins."""
+"""TLS and logins of the email channel."""
 
 import ssl
 from collections.abc import AsyncIterator

@@ -99,12 +99,12 @@ async def test_failing_webhook_delays_no_other(outbox: DispatcherHarness, hook: 
     hook.receiver.otherwise = answer
     start(outbox, hook.build(url="/dead"), "dead", max_attempts=1000)
     start(outbox, hook.build(url="/alive"), "alive")
-    told = [await outbox.fire(str(number), to=("dead", "alive"), at=1000 + number) for number in range(20)]
-    alive = [second for _, second in told]
+    fired = [await outbox.fire(str(number), to=("dead", "alive"), at=1000 + number) for number in range(20)]
+    alive = [second for _, second in fired]
     await outbox.delivered(*alive)
     arrived = [request.json["id"] for request in hook.receiver.requests if request.path == "/alive"]
     assert sorted(arrived) == sorted(alive)
-    records = await outbox.records(*(first for first, _ in told))
+    records = await outbox.records(*(first for first, _ in fired))
     assert {record.status for record in records} == {Status.PENDING}
 
 

@@ -1,4 +1,4 @@
-"""What the tests of RabbitMQ as a source share: a real broker, a connection of somebody else, a queue of one's own."""
+"""Fixtures of the RabbitMQ source: a real broker, a connection of another application, a queue for each test."""
 
 import gc
 from collections.abc import AsyncIterator, Iterator
@@ -26,7 +26,7 @@ def queue() -> str:
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing is left behind that Python would complain of later on."""
+    """Fail on errors that asyncio logs when objects of the test are freed."""
     yield
     gc.collect()
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -1,5 +1,5 @@
-"""RabbitMQ as a source of events, against a real broker: nothing is lost, nothing comes back for ever, and several may
-read one queue."""
+"""RabbitMQ as a source of events, against a real broker: no message is lost or returned for ever, and several
+workers can read one queue."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tocsin.errors import RefusedReason, SourceError, SourceReason
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[RabbitMQ]:
-    """A broker to be ill-treated."""
+    """A broker that the test may kill."""
     with rabbitmq(tmp_path) as made:
         made.start()
         yield made
@@ -31,7 +31,7 @@ async def test_unacknowledged_message_returns_with_its_id(broker: RabbitMQ, othe
         await other.send(queue, {"alert": "a"}, message_id="mine")
         await found.until(1)
     await other.until_waiting(queue, 1)
-    # Another process, which knows nothing of the first.
+    # Another process, without the state of the first.
     async with reading(source(broker, queue)) as again:
         assert [event.id for event in await again.until(1)] == ["mine/a"]
     assert await other.look(queue) == (0, 0)
@@ -172,7 +172,7 @@ async def test_deleted_queue_ends_stream_and_is_recreated(broker: RabbitMQ, othe
         await found.until(1)
 
 
-# Sharing.
+# Several workers.
 
 
 async def test_prefetch_limits_unacknowledged_messages(broker: RabbitMQ, other: Peer, queue: str) -> None:

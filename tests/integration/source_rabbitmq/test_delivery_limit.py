@@ -153,18 +153,18 @@ async def test_messages_near_the_limit_are_reported(
         async with reading(made, acknowledging=False) as found:
             await found.until(3)
     locked = Locked(ledger, 1)
-    told: list[tuple[str, float | None]] = []
+    reported: list[tuple[str, float | None]] = []
 
     async def sleep(seconds: float) -> None:
         gauge = metrics.registry.get_sample_value("tocsin_source_redeliveries", {"source": "q"})
-        told.append((intake.warning, gauge))
+        reported.append((intake.warning, gauge))
         await pauses.sleep(seconds)
 
     intake = intake_of_orders(tmp_path, made, locked, offered, metrics, sleep=sleep)
     async with at_work(intake):
         await until(lambda: set(offered.values("n")) == numbers(3), "every message")
         await until(lambda: not intake.warning, "they are acknowledged")
-    [(warning, gauge), *_] = told
+    [(warning, gauge), *_] = reported
     assert f"3 messages of the queue {queue} were returned to it 10 times or more, one of them 10 times" in warning
     assert gauge == 10
     assert metrics.registry.get_sample_value("tocsin_source_redeliveries", {"source": "q"}) == 0

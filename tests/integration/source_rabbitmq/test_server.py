@@ -94,7 +94,7 @@ async def test_existing_declaration_that_differs_names_the_setting(
     error = await fault(source(broker, queue, **named(here)))
     assert error.reason is SourceReason.SHAPE
     assert says.format(q=queue) in str(error)
-    # It is refused, and not broken: as it was declared, it is taken.
+    # The queue is still usable with its own declaration.
     async with reading(source(broker, queue, **named(there))) as found:
         await other.send(queue, {"alert": "a"})
         await found.until(1)
@@ -123,9 +123,9 @@ async def test_tls_requires_a_trusted_certificate(
         settings = {"tls_ca": str(broker.ca)}
     made = source(broker, queue, host="localhost", port=broker.tls_port, tls=True, **settings)
     if says:
-        told = str(await fault(made))
-        assert says in told
-        assert "message" not in told
+        error = str(await fault(made))
+        assert says in error
+        assert "message" not in error
         return
     async with reading(made) as found, peer(broker) as other:
         await other.send(queue, {"alert": "a"})

@@ -53,7 +53,7 @@ class DeadLetters:
     async def publish(self, copies: Sequence[Copy]) -> None:
         """Publish copies, and return when the server has confirmed them all. Called again, it publishes the rest.
 
-        Raises DeadLetterError; `confirmed` then tells which of them are confirmed.
+        Raises DeadLetterError; `confirmed` then holds those that are confirmed.
         """
         left = [copy for copy in copies if tag(copy.message) not in self._confirmed]
         if not left:
