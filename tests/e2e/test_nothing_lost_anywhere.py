@@ -179,7 +179,7 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
             rows, sent = driver.model.ids("hook"), {alert: sender.sent for alert, sender in senders.items()}
             await until_some(lambda: arrivals.complete(rows, sent), within=120)
             assert await process.end(signal.SIGTERM) == 0
-        left, _ = await application.look(queue)
+        left, _ = await application.counts(queue)
 
     assert left == 0
     assert min(sent.values()) > KILLS
@@ -205,7 +205,7 @@ async def repeated(chance: random.Random, *steps: Callable[[], Awaitable[None]])
 
 async def _consumed(application: Peer, queue: str) -> bool:
     try:
-        _, consumers = await application.look(queue)
+        _, consumers = await application.counts(queue)
     except aio_pika.exceptions.ChannelNotFoundEntity:
         return False
     return consumers == 1

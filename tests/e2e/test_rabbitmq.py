@@ -118,7 +118,7 @@ async def test_each_alert_type_is_delivered_and_retried_independently(scenario: 
         await scenario.receiver.arrived(4)
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="hook")
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="mail")
-        assert await other.look(scenario.queue) == (0, 1)
+        assert await other.counts(scenario.queue) == (0, 1)
         assert await tocsin.stop() == 0
         assert log_is_clean(tocsin)
     assert scenario.mails == [("ops@example.com", "by default")]
@@ -187,7 +187,7 @@ async def test_unusable_message_is_dead_lettered_and_blocks_nothing(scenario: Sc
         assert await tocsin.metric("tocsin_source_refused_events_total", source="letters", reason="malformed") == 2
         assert await tocsin.metric("tocsin_source_refused_events_total", source="letters", reason="missing") == 2
         assert await tocsin.metric("tocsin_source_unmatched_events_total", source="letters") == 1
-        assert await other.look(scenario.queue) == (0, 1)
+        assert await other.counts(scenario.queue) == (0, 1)
         assert await tocsin.ready() == ""
 
 

@@ -1,4 +1,4 @@
-"""A real Alertmanager, and the loop that sends to it."""
+"""The level output to a real Alertmanager."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Requests of the output to Alertmanager, and what it makes of answers."""
+"""Requests of the output to Alertmanager, and how it handles answers."""
 
 import asyncio
 import shutil

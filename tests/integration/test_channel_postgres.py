@@ -182,7 +182,7 @@ async def test_verify_writes_and_creates_nothing(database: Database) -> None:
 
 
 async def test_verify_tries_to_create_the_table(database: Database) -> None:
-    """A role that may not, and a schema that is not there: `run` would meet both."""
+    """A role without the right, and a missing schema: `run` would fail on both."""
     await database.run("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
     await database.run("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     dsn = psycopg.conninfo.make_conninfo(database.dsn, user="reader")
@@ -195,7 +195,7 @@ async def test_verify_tries_to_create_the_table(database: Database) -> None:
 
 
 async def test_read_only_connection_is_not_kept(database: Database) -> None:
-    """The next one may be to another server, or find that the setting was taken back."""
+    """The next connection may reach another server, or one that is writable again."""
     await database.run(kind.ddl(config(database)))
     [[name]] = await database.run("SELECT quote_ident(current_database())")
     await database.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -243,7 +243,7 @@ async def test_printed_sql_grants_only_needed_rights(database: Database) -> None
 
 
 async def test_refused_session_setting_is_retried(database: Database) -> None:
-    """They wait until the configuration is right, and are no dead letters."""
+    """Notifications stay pending until the configuration is fixed."""
     [result] = await sent(config(database, options={"work_mem": "plenty"}))
     assert isinstance(result, Retry)
     assert "the session settings are refused" in result.detail

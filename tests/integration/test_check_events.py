@@ -29,7 +29,7 @@ def config(database: Database, **alert: Any) -> dict[str, Any]:
 
 
 async def checked(directory: Path, whole: dict[str, Any]) -> dict[str, str]:
-    """Path -> message of what `check --online` finds."""
+    """The problems of `check --online`: path -> message."""
     file = write(directory / "tocsin.yaml", whole)
     status, output, errors = await command(directory, "check", "--online", "--json", "--config", str(file))
     found = {problem["path"]: problem["message"] for problem in json.loads(output)["problems"]}

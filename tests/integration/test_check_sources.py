@@ -42,7 +42,7 @@ GUESTS = "S3CR3T-of-the-guest"
 
 
 def one(problems: list[str], *words: str) -> str:
-    """The only problem, a sentence of one line with these words and without a secret."""
+    """The only problem: one line with these words and without a secret."""
     [problem] = problems
     assert all(word in problem for word in words), problem
     assert "\n" not in problem
@@ -68,7 +68,7 @@ async def asked(broker: RabbitMQ, queue: str, **settings: Any) -> list[str]:
 async def exists(other: Peer, queue: str) -> bool:
     """Whether there is such a queue."""
     try:
-        await other.look(queue)
+        await other.counts(queue)
     except aio_pika.exceptions.ChannelNotFoundEntity:
         return False
     return True
@@ -94,7 +94,7 @@ async def test_queue_and_exchange_must_exist_without_declare(other: Peer) -> Non
     await other.channel.declare_exchange(f"{queue}.dead", "fanout")
     await other.send(queue, {"alert": "late"})
     assert await asked(shared_rabbitmq(), queue, **guest) == []
-    assert await other.look(queue) == (1, 0), "the message is still there, and has no consumer"
+    assert await other.counts(queue) == (1, 0), "the message is still there, and has no consumer"
 
 
 async def test_every_different_argument_is_reported(other: Peer) -> None:
@@ -152,7 +152,7 @@ async def test_login_refused_by_kafka_is_reported(guarded_kafka: Kafka) -> None:
 
 
 async def test_each_missing_right_is_named(guarded_kafka: Kafka) -> None:
-    """The rights that reading a topic takes, one after the other; nothing is read to find that out."""
+    """Each right that reading a topic needs; `check` reads nothing."""
     for topic in ("t", "dead"):
         make_topic(guarded_kafka, topic)
     login = {"sasl_mechanism": "PLAIN", "sasl_username": "guest", "sasl_password": GUESTS}
@@ -161,16 +161,16 @@ async def test_each_missing_right_is_named(guarded_kafka: Kafka) -> None:
         return await asked_of_kafka(guarded_kafka.guarded, "t", dead_letters="dead", **login)
 
     async def until_asked(*rights: str) -> None:
-        """Wait until these are missing: a broker takes a moment to know of a right that was given."""
+        """Wait until these are missing: a broker applies a granted right with a delay."""
 
-        async def look() -> bool:
+        async def check() -> bool:
             problems = await asked()
             assert len(problems) == len(rights), problems
             for problem, right in zip(problems, rights, strict=True):
                 one([problem], right)
             return True
 
-        await until_some(look)
+        await until_some(check)
 
     read, write, group = "READ on the topic t", "WRITE on the topic dead", "READ on the group asking"
     allow(guarded_kafka, "guest", "DESCRIBE")
@@ -195,7 +195,7 @@ async def test_channel_without_right_to_write_is_named(guarded_kafka: Kafka) -> 
     try:
 
         async def refused() -> bool:
-            """A broker takes a moment to know of a right that was given."""
+            """A broker applies a granted right with a delay."""
             one(await made.verify(), "may not write to the topic out; give the user the right to WRITE")
             return True
 
@@ -209,7 +209,7 @@ async def test_channel_without_right_to_write_is_named(guarded_kafka: Kafka) -> 
         await made.close()
 
 
-# A table of events.
+# An events table.
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
-"""Rows that are odd but possible, through a whole process: each is shown and notified as it is, and none disturbs
-another."""
+"""Unusual but valid rows through a whole process: each is shown and notified as it is, and none affects another."""
 
 import json
 from collections.abc import AsyncIterator
@@ -25,7 +24,7 @@ def labels(**values: str) -> frozenset[tuple[str, str]]:
 
 
 async def quiet(harness: Harness, tocsin: TocsinProcess) -> None:
-    """Nothing unforeseen was logged, and the process is well."""
+    """No unexpected exception was logged, and the process is ready."""
     assert not tocsin.logged("Traceback")
     assert not tocsin.logged("level=error")
     assert await tocsin.ready() == ""
@@ -152,7 +151,7 @@ async def test_copies_of_row_survive_restart(harness: Harness) -> None:
 
 
 async def test_negative_multiplicity_is_counted_not_shown(harness: Harness) -> None:
-    """A source should never send it; a firing that is not there must not be made up of it."""
+    """A source should never send it; it must not become a firing."""
     harness.orders.bulk = raw(b"@\tf\t-1\t1\tAnn\t10\n", b"@\tf\t1\t2\tBob\t20\n")
     async with harness.run() as tocsin:
         await harness.until_notified(("fired", "2"))

@@ -1,5 +1,4 @@
-"""What a whole process does when names come to refer to other objects, and when a stream ends while its history is
-retained."""
+"""A whole process when names refer to other objects, and when a stream ends while its history is retained."""
 
 import time
 from collections.abc import AsyncIterator
@@ -32,20 +31,20 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 def sent(harness: Harness, alert: str) -> list[tuple[str, str]]:
-    """What was sent of an alert: status and id."""
+    """The notifications of an alert: status and id."""
     return [(one["status"], str(one["row"]["id"])) for one in harness.envelopes() if one["alert"] == alert]
 
 
 async def until_sent(harness: Harness, *expected: tuple[str, str]) -> None:
     """Wait until both alerts sent exactly this, in any order."""
 
-    async def look() -> bool:
+    async def check() -> bool:
         for alert in ("orders", "asked"):
             found = sorted(sent(harness, alert))
             assert found == sorted(expected), f"{alert} sent {found}"
         return True
 
-    await until_some(look)
+    await until_some(check)
 
 
 async def checks(harness: Harness, count: int) -> None:

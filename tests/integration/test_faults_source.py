@@ -1,5 +1,4 @@
-"""What a person sees when a source fails under a whole process, and that it heals: readiness, metrics, log, gauges and
-notifications."""
+"""A whole process whose source fails and recovers: readiness, metrics, log, gauges and notifications."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,7 +21,7 @@ FIRST = (("fired", "1"), ("fired", "2"))
 
 
 async def started(harness: Harness, tocsin: TocsinProcess) -> None:
-    """All is well, and the two rows were notified."""
+    """The process is ready, and the two rows were notified."""
     await tocsin.until_ready()
     await harness.until_notified(*FIRST)
     await harness.until_shown(tocsin)
@@ -41,7 +40,7 @@ async def broken(tocsin: TocsinProcess, reason: str, *parts: str) -> None:
 
 
 async def healed(harness: Harness, tocsin: TocsinProcess, *more: tuple[str, str]) -> None:
-    """All is well again; besides the two first rows, exactly this was notified."""
+    """The process is ready again; besides the first two rows, exactly this was notified."""
     await tocsin.until_ready()
     await harness.until_shown(tocsin)
     await harness.until_notified(*FIRST, *more)
@@ -115,7 +114,7 @@ async def test_recreated_view_resolves_what_it_lost(harness: Harness) -> None:
         await broken(tocsin, "missing", "public.orders")
         assert await tocsin.gauge("orders"), "a fault shorter than stale_after leaves the series as they were"
         harness.replace_view(("2", "Bob", "20"), ("3", "Cyd", "30"))
-        # What the old view held and the new one does not is over; nothing is forgotten.
+        # Rows of the old view that the new one lacks are resolved.
         await healed(harness, tocsin, ("resolved", "1"), ("fired", "3"))
 
 
@@ -134,12 +133,12 @@ async def test_row_error_ends_and_view_is_read_again(harness: Harness) -> None:
         await broken(tocsin, "row_error", "division by zero")
         harness.orders.heal()
         harness.orders.insert(("3", "Cyd", "30"))
-        # An AS OF across the error would fail for ever: to be ready again shows that it was not asked for.
+        # An AS OF across the error would fail for ever, so readiness shows that it was not used.
         await healed(harness, tocsin, ("fired", "3"))
 
 
 async def test_row_error_across_restart_is_a_gap(harness: Harness) -> None:
-    """The new process finds a frontier in the ledger whose history touches the error; it must not insist on it."""
+    """The new process finds a frontier in the ledger whose history contains the error; it starts without history."""
     async with harness.run() as tocsin:
         await started(harness, tocsin)
         assert await tocsin.stop() == 0

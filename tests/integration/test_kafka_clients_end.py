@@ -20,7 +20,7 @@ def nowhere() -> str:
 
 
 async def test_clients_of_a_source_end_with_it(nowhere: str) -> None:
-    """Both the consumer and the client that asks for topics, though someone still refers to them."""
+    """Both the consumer and the admin client, although a reference to them remains."""
     config = Config.model_validate({"bootstrap_servers": [nowhere], "group": "g"})
     async with consumer_thread("orders", config, {}) as consumer:
         admin = consumer.admin()

@@ -1,4 +1,4 @@
-"""Digests larger than a mail server or a Kafka topic takes, through a real ledger and dispatcher."""
+"""Digests larger than a mail server or a Kafka topic accepts, through a real ledger and dispatcher."""
 
 import json
 import time
@@ -74,7 +74,7 @@ def mail_channel(server: MailServer) -> Channel:
 async def test_mail_over_the_limit_is_sent_in_parts(
     outbox: DispatcherHarness, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the server says its limit before or refuses the mail."""
+    """Whether the server announces its limit or refuses the mail."""
     if not known:
         from tocsin.channels.email import server as module
 

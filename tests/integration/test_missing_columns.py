@@ -1,5 +1,5 @@
-"""Events that lack a column that their alert names: each is sent, counted and logged, and none is taken for another.
-Whole processes that take events over HTTP."""
+"""Events that lack a column that their alert names: each is sent, counted and logged, and none counts as a
+repeat. Whole processes that receive events over HTTP."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ async def test_null_in_dedupe_column_is_a_value(tmp_path: Path) -> None:
 
 
 async def test_events_without_group_column_are_never_merged(tmp_path: Path) -> None:
-    """Nothing says that they belong to one person, so no message holds two of them."""
+    """They may belong to different people, so no message holds two of them."""
     of_each = {"interval": "1s", "group_by": ["customer"]}
     async with Receiver() as receiver, running(tmp_path, config(receiver, of_each)) as tocsin:
         await tocsin.until_ready()

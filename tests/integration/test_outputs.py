@@ -31,7 +31,7 @@ class OutputsHarness:
         self._ledger = open_ledger(folder / "ledger.db")
 
     async def apply(self, channel: dict[str, Any]) -> None:
-        """Do what a reload does with channels."""
+        """Apply a configuration to the channels, as a reload does."""
         source = {"type": "postgres", "dsn": f"postgresql://x@127.0.0.1:{free_port()}/x"}
         alert = {"source": "shop", "relation": "late", "key": ["order_id"], "labels": ["customer"], "notify": ["am"]}
         values = {"sources": {"shop": source}, "channels": {"am": channel}, "alerts": {"late": alert}}

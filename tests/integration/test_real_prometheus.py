@@ -38,7 +38,7 @@ ROWS = 3000
 
 
 class TextPage(Page):
-    """Answers in the older format whatever is asked for, since Prometheus asks for OpenMetrics by itself."""
+    """Answers in the older format to any request, since Prometheus requests OpenMetrics by itself."""
 
     async def scrape(
         self,
@@ -104,7 +104,7 @@ async def prometheus(folder: Path, jobs: Mapping[str, int]) -> AsyncIterator[str
 async def scraped(client: aiohttp.ClientSession, address: str, job: str) -> dict[str, Any]:
     """The target of a job after its first scrape."""
 
-    async def look() -> dict[str, Any] | None:
+    async def check() -> dict[str, Any] | None:
         with contextlib.suppress(aiohttp.ClientError):
             async with client.get(f"{address}/api/v1/targets") as response:
                 if response.status != 200:
@@ -113,7 +113,7 @@ async def scraped(client: aiohttp.ClientSession, address: str, job: str) -> dict
                 return next((t for t in targets if t["labels"]["job"] == job and t["health"] != "unknown"), None)
         return None
 
-    target = await until_some(look, f"a scrape of {job}", 30.0)
+    target = await until_some(check, f"a scrape of {job}", 30.0)
     assert target is not None
     return target
 

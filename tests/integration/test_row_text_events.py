@@ -1,4 +1,4 @@
-"""Events of a table are the same events whatever settings their values are written with."""
+"""Events of a table keep their identity under any session settings."""
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -39,7 +39,7 @@ async def test_event_keeps_id_and_time_under_other_settings(database: Database) 
 
 
 async def test_event_with_fractional_id_is_ingested_once(database: Database) -> None:
-    """With fewer digits its text would be that of no row, which would never be marked."""
+    """With fewer digits its text would match no row, so it would never be marked."""
     await database.run("CREATE TABLE events (id float8 PRIMARY KEY, name text NOT NULL)")
     await database.run(existing_table(settings(database)))
     await changed(database, extra_float_digits="-3")

@@ -1,4 +1,4 @@
-"""`materialize/setup.py` as a command: what it asks a server, its options, its messages, its exit status."""
+"""`materialize/setup.py` as a command: its queries, options, messages and exit status."""
 
 import asyncio
 import os

@@ -111,7 +111,7 @@ def as_guest(own: Kafka, password: str = USERS["guest"], **settings: Any) -> Kaf
 
 
 async def refusal(of: KafkaEvents) -> SourceError:
-    """What ends the reading of the topic `t`."""
+    """Return the error that ends the reading of the topic `t`."""
     with pytest.raises(SourceError) as caught:
         async with of.open(["t"], position={}) as stream:
             await asyncio.wait_for(Reader(stream).run(), 20)

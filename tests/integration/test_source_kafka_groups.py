@@ -43,7 +43,7 @@ async def test_two_consumers_share_partitions_and_skip_nothing(broker: Kafka) ->
         writing = False
         await writer
         await until(lambda: {*numbers(first.events), *numbers(second.events)} == {*range(expected)})
-    # What both have was on its way while the partition changed hands: the same ids, never passed over.
+    # Records that both read were in flight during the rebalance: they have the same ids.
     both = len(first.ids) + len(second.ids) - len({*first.ids, *second.ids})
     assert both < expected
     for reader in (first, second):
@@ -98,7 +98,7 @@ async def test_group_offset_of_former_topic_does_not_count(broker: Kafka) -> Non
     topic = new_topic(broker)
     produce(broker, topic, numbered(range(5)))
     commit(broker, topic, topic, 3, "of-another")
-    # Nothing is known here; then the new topic is, and the other process commits once more for the old one.
+    # This process starts without a position; then it reads the new topic, and the other one commits for the old one.
     async with reading(source(broker.brokers, topic, start="latest"), topic) as reader:
         await until(lambda: len(reader.events) == 5)
     commit(broker, topic, topic, 9, "of-another")

@@ -1,5 +1,5 @@
 """A consumer that may be without a poll for six seconds at most (`max.poll.interval.ms`), while the ledger cannot be
-written for longer: it stays in its group or finds back, and nothing is lost. Against a real Kafka."""
+written for longer: it stays in its group or rejoins, and nothing is lost. Against a real Kafka."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ async def members(broker: Kafka, group: str) -> list[str]:
 
 
 class Scenario:
-    """A topic, an alert on it and a ledger. `sent`: the numbers of the records that the ledger took, in order."""
+    """A topic, an alert on it and a ledger. `sent`: the numbers of the records that were committed, in order."""
 
     def __init__(self, directory: Path, broker: Kafka) -> None:
         self.topic = new_topic(broker)
@@ -143,7 +143,7 @@ async def test_consumer_rejoins_after_its_process_was_stopped(
 
 
 class _Slow(Reader):
-    """A reader whose ledger takes as long as `go` says."""
+    """A reader whose ledger waits for `go`."""
 
     go: asyncio.Event | None = None
 

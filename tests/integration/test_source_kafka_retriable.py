@@ -1,5 +1,5 @@
-"""A source of Kafka's records where the brokers cannot answer just now: it asks again, and the stream goes on. A real
-Kafka, whose answers a test replaces."""
+"""Retriable errors of the brokers: a Kafka source repeats the request, and the stream goes on. A real Kafka, whose
+answers a test replaces."""
 
 import json
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def raising(code: int) -> Callable[[int], Any]:
 async def test_lookup_is_repeated_after_retriable_error(
     broker: Kafka, monkeypatch: pytest.MonkeyPatch, method: str, code: int
 ) -> None:
-    """Whatever is looked up when partitions are assigned."""
+    """Every request that follows an assignment of partitions."""
     topic = new_topic(broker)
     produce(broker, topic, numbered(range(3)))
     calls = failing(monkeypatch, method, raising(code))
@@ -108,7 +108,7 @@ async def test_unknown_group_offset_is_looked_up_again(broker: Kafka, monkeypatc
 
 
 async def test_lookup_that_fails_for_long_ends_the_stream(broker: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After `connect_timeout` the source reports the error, and the intake starts it again."""
+    """After `connect_timeout` the source reports the error, and the pipeline starts it again."""
     topic = new_topic(broker)
     failing(monkeypatch, "get_watermark_offsets", raising(6), times=1000)
     at = source(broker.brokers, topic, connect_timeout="500ms")

@@ -1,4 +1,4 @@
-"""A ledger that cannot be written for a while: what a source holds meanwhile, and what its server sees of that."""
+"""A ledger that cannot be written for a while: what sources hold meanwhile, and what senders get."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What the Materialize source gives: snapshots, changes, resumes, and rows as exact text. Each test runs against the
+"""The Materialize source: snapshots, changes, resumes, and rows as exact text. Each test runs against the
 double, and against a real Materialize where one is given (see support/live.py)."""
 
 import random
@@ -150,7 +150,7 @@ async def test_constant_materialized_view_ends_at_its_time(double: MaterializeDo
             await stream.next()
 
 
-# Coming back.
+# Resuming.
 
 
 async def test_resume_within_history_misses_nothing(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""What the Materialize source says when a server, a connection or a view fails, and that it never gives a wrong row."""
+"""Errors of the Materialize source when a server, a connection or a view fails; it never yields a wrong row."""
 
 import asyncio
 import time
@@ -172,7 +172,7 @@ async def test_silence_is_stall_after_progress_timeout(double: MaterializeDouble
 
 
 async def test_silence_at_start_is_stall_after_snapshot_timeout(double: MaterializeDouble) -> None:
-    """A lost replica still gives the first progress row: it must not pass for life."""
+    """A lost replica still gives the first progress row: it does not count as progress."""
     double.create(ORDERS, COLUMNS, rows=[ANN])
     double.silence()
     error = await error_of(source(double, snapshot_timeout="500ms"), ORDERS)

@@ -1,4 +1,4 @@
-"""The PostgreSQL source against a real server: readings on an interval and on NOTIFY, and what goes wrong."""
+"""The PostgreSQL source against a real server: readings on an interval and on NOTIFY, and errors."""
 
 import asyncio
 import time
@@ -56,7 +56,7 @@ async def test_relation_is_read_on_the_interval(database: Database) -> None:
 
 
 async def test_notify_causes_a_reading_at_once(database: Database) -> None:
-    """The interval is a minute, so whatever comes earlier came by NOTIFY."""
+    """The interval is a minute, so an earlier reading was caused by NOTIFY."""
     notified = source(database, interval="60s", notify=["Orders changed"])
     waits = []
     async with reading(notified, "orders") as stream:
@@ -140,7 +140,7 @@ async def test_every_type_arrives_as_server_text(database: Database) -> None:
         await stream.until_state(row, (None,) * len(row))
 
 
-# What goes wrong.
+# Errors.
 
 
 async def test_missing_relation_is_named(database: Database) -> None:

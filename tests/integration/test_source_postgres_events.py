@@ -1,4 +1,4 @@
-"""A table of events as a queue: nothing is lost while no process listens; NOTIFY only wakes."""
+"""An events table as a queue: nothing is lost while no process listens; NOTIFY only wakes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -56,7 +56,7 @@ async def test_burst_is_read_in_order(database: Database) -> None:
 
 
 async def test_notify_wakes_the_reader(database: Database) -> None:
-    """It polls once an hour, so whatever comes came by NOTIFY."""
+    """It polls once an hour, so the event came by NOTIFY."""
     await made(database)
     async with taking(source(database)) as worker:
         for count in range(1, 4):

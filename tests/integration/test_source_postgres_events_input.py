@@ -1,4 +1,4 @@
-"""What a table of events may hold: nothing stops the reading, and invalid events are refused."""
+"""The content of an events table: nothing stops the reading, and invalid events are refused."""
 
 import asyncio
 

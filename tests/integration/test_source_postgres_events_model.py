@@ -1,5 +1,5 @@
-"""A table of events against a model of it: publishers whose transactions end in any order, workers that take,
-acknowledge and die at any moment."""
+"""An events table against a model of it: publishers whose transactions end in any order, workers that read, acknowledge
+and die at any moment."""
 
 import asyncio
 import random
@@ -48,7 +48,7 @@ class Worker:
 
 
 class Publisher:
-    """One who inserts in transactions. `written`: id -> key of those not yet committed."""
+    """A publisher that inserts in transactions. `written`: id -> key of those not yet committed."""
 
     def __init__(self, connection: "psycopg.AsyncConnection[tuple[int]]") -> None:
         self.written: dict[int, str | None] = {}
@@ -68,7 +68,7 @@ class Publisher:
 
 
 class Model:
-    """What is pending, and which of it each worker has locked."""
+    """The pending events, and which of them each worker has locked."""
 
     def __init__(self) -> None:
         self.pending: dict[int, str | None] = {}
@@ -138,7 +138,7 @@ async def test_workers_agree_with_the_model(database: Database, seed: int) -> No
 
 
 async def settled(database: Database, model: Model) -> None:
-    """Wait until the server has noticed who died."""
+    """Wait until the server has noticed the dead connections."""
     holding = (
         "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND application_name = 'tocsin'"
     )

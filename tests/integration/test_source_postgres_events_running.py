@@ -1,4 +1,4 @@
-"""Whole processes on a table of events: restarts, crashes, shared work, and the commands around it."""
+"""Whole processes on an events table: restarts, crashes, shared work, and the commands around it."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("postgres")]
 
 
 def config(database: Database, name: str = "one", **source: Any) -> dict[str, Any]:
-    """Events go into the table `told_<name>`, in the same database, so that a test sees both ends."""
+    """Events go into the table `sent_<name>`, in the same database, so that a test sees both ends."""
     quick = {"poll": "5s", "backoff_initial": "50ms", "backoff_max": "200ms"}
     return {
         "web": {"listen": "127.0.0.1:0"},
@@ -28,7 +28,7 @@ def config(database: Database, name: str = "one", **source: Any) -> dict[str, An
             "out": {
                 "type": "postgres",
                 "dsn": database.dsn,
-                "table": f"told_{name}",
+                "table": f"sent_{name}",
                 "create": True,
                 "backoff_initial": "50ms",
                 "backoff_max": "200ms",
@@ -44,12 +44,12 @@ async def publish(database: Database, count: int, name: str = "order") -> None:
 
 async def sent(database: Database, name: str = "one") -> list[int]:
     """The ids of the events that were sent, in the order of their rows."""
-    rows = await database.run(f"SELECT envelope->'row'->>'id' FROM told_{name} ORDER BY written_at, ctid")
+    rows = await database.run(f"SELECT envelope->'row'->>'id' FROM sent_{name} ORDER BY written_at, ctid")
     return [int(row[0]) for row in rows]
 
 
 async def until_sent(database: Database, *ids: int, name: str = "one") -> None:
-    async def look() -> bool:
+    async def check() -> bool:
         try:
             found = await sent(database, name)
         except psycopg.errors.UndefinedTable:
@@ -57,7 +57,7 @@ async def until_sent(database: Database, *ids: int, name: str = "one") -> None:
         assert sorted(found) == list(ids), f"sent {found}"
         return True
 
-    await until_some(look)
+    await until_some(check)
 
 
 async def test_events_are_sent_in_order_invalid_counted(database: Database, tmp_path: Path) -> None:

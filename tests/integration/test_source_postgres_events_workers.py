@@ -1,4 +1,4 @@
-"""Several workers on one table of events share them, keep the order of keys, and inherit from workers that die."""
+"""Several workers share an events table, keep the order of keys, and continue for dead workers."""
 
 import asyncio
 import re
@@ -108,7 +108,7 @@ async def test_silent_worker_loses_events_after_the_lease(database: Database) ->
 async def test_unacknowledged_events_are_released(
     database: Database,
 ) -> None:
-    """A dry run reads everything once and takes nothing."""
+    """A dry run reads everything once and marks nothing."""
     await made(database, key="key")
     await database.run("INSERT INTO events (name, key) VALUES ('1', 'a'), ('2', 'a')")
     async with taking(source(database, batch=1, key="key")) as looking:

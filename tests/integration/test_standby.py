@@ -1,5 +1,5 @@
-"""A PostgreSQL that takes no writes, as a source with `notify` and under a channel: what `check --online` and `run` say
-of it, and what they do once it is promoted. Against a streaming standby."""
+"""A read-only PostgreSQL as a source with `notify` and for a channel: the messages of `check --online` and `run`, and
+their behaviour after its promotion. Against a streaming standby."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ async def test_check_names_a_standby(primary: Postgres, replica: Postgres, tmp_p
 async def test_standby_is_read_on_the_interval_until_promoted(
     primary: Postgres, replica: Postgres, tmp_path: Path
 ) -> None:
-    """It says once that no NOTIFY wakes it. After the promotion a NOTIFY does, and what waited is written."""
+    """It logs once that no NOTIFY wakes it. After the promotion NOTIFY does, and pending rows are written."""
     async with running(tmp_path, config(replica)) as tocsin:
         await tocsin.until_ready()
         await tocsin.until_metric("tocsin_alert_firing", 1, alert="late")
@@ -126,7 +126,7 @@ async def test_promoted_standby_wakes_its_source(replica: Postgres) -> None:
 
 
 async def test_read_only_role_is_named(primary: Postgres, tmp_path: Path) -> None:
-    """A server that takes writes, though not from this role."""
+    """A server that accepts writes, but not from this role."""
     async with primary.database() as database:
         await _in_read_only(database)
         whole = config(primary)

@@ -1,4 +1,4 @@
-"""What a person sees on the page, in a real browser."""
+"""The status page in a real browser."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -38,15 +38,15 @@ async def tab(tmp_path: Path, start: Start) -> AsyncIterator[Tab]:
 
 
 async def until_shows(tab: Tab, selector: str, *parts: str) -> str:
-    """Wait until all of these are to be read there."""
+    """Wait until the page shows all of these."""
 
-    async def look() -> str:
+    async def check() -> str:
         text = await tab.text(selector)
         for part in parts:
             assert part in text, f"{part!r} is not in {text!r}"
         return text
 
-    return await until_some(look)
+    return await until_some(check)
 
 
 async def cells(tab: Tab, name: str) -> list[str]:

@@ -35,7 +35,7 @@ class Alertmanager:
             return {alert["labels"]["alertname"]: alert for alert in await response.json()}
 
     async def report(self, labels: Mapping[str, str], *, summary: str = "", over: bool = False) -> None:
-        """Report an alert as Prometheus does: it fires, or is over."""
+        """Send an alert as Prometheus does, firing or resolved."""
         now = datetime.now(UTC)
         ends = now if over else now + timedelta(minutes=5)
         alert = {

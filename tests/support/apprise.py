@@ -23,5 +23,5 @@ def at(receiver: Receiver, path: str = "", schema: str = "json") -> str:
 
 
 def paths(receiver: Receiver) -> list[str]:
-    """Where requests went, in order."""
+    """The paths of the requests, in order."""
     return [request.path for request in receiver.requests]

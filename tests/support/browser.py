@@ -38,7 +38,7 @@ class Tab:
         await self.run(f"{element}.click()")
 
     async def text(self, selector: str) -> str:
-        """What a person reads there; empty where there is no such element."""
+        """The visible text of an element; empty where there is none."""
         return str(await self.run(f"document.querySelector({selector!r})?.innerText ?? ''"))
 
     async def _call(self, method: str, **parameters: Any) -> Any:

@@ -18,7 +18,7 @@ LARGE = Rejected(Reason.TOO_LARGE, "413")
 
 @dataclass
 class KeyedReceiver:
-    """Accepts what it is sent once under each key, and answers a repeat from memory, as Novu does.
+    """Accepts a request once under each key, and answers a repeat from memory, as Novu does.
 
     `refuses`: what it says of a request instead of accepting it; such an answer is kept under the key too. `broken`:
     what no client may do: another body under a used key, or a used key after a final error.

@@ -1,5 +1,5 @@
-"""What the contract suite of the channels needs of each kind: its least configuration, and what arrives at the other
-end, which runs on this machine."""
+"""The part of the contract suite that differs by type of channel: the minimal configuration, and the receiver on this
+machine."""
 
 import atexit
 import functools
@@ -35,7 +35,7 @@ class End:
         self._stack = AsyncExitStack()
 
     def settings(self, url: str) -> dict[str, Any]:
-        """The least configuration, without `type`. `url`: the receiver's address, or one without a server."""
+        """The minimal configuration, without `type`. `url`: the receiver's address, or one without a server."""
         raise NotImplementedError
 
     def extras(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class PostgresEnd(End):
 
 
 class PythonEnd(End):
-    """A handler that keeps what it is called with."""
+    """A handler that keeps its envelopes."""
 
     def __init__(self) -> None:
         super().__init__()

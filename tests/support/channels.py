@@ -1,4 +1,4 @@
-"""A channel whose answers are scripted, and which watches over what a dispatcher may do to it."""
+"""A channel with scripted answers, which checks that the dispatcher keeps the channel contract."""
 
 import asyncio
 from collections import Counter
@@ -12,7 +12,7 @@ Answer = Callable[[Message], Result | Awaitable[Result]]
 
 
 def deliver(_message: Message) -> Result:
-    """The answer of a receiver that takes everything."""
+    """The answer of a receiver that accepts everything."""
     return Delivered()
 
 

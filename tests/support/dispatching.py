@@ -95,7 +95,7 @@ class DispatcherHarness:
     def __init__(self, path: Path, clock: Any = None) -> None:
         self.path = path
         self.chance = 0.999
-        """What every random number is."""
+        """The value of every random number."""
         self.clock = clock or LoopClock(asyncio.get_running_loop())
         self.metrics = Metrics("0").channel("hook")
         self.ledger: Ledger = open_ledger(path, clock=self.clock)
@@ -141,7 +141,7 @@ class DispatcherHarness:
         self._tasks.clear()
 
     async def close(self) -> None:
-        """End the test. Raises what a dispatcher ended with, if it ended by itself."""
+        """End the test. Raises the error of a dispatcher that ended by itself."""
         ended = [task for task in self._tasks if task.done() and not task.cancelled()]
         await self.stop()
         await self.ledger.close()
@@ -183,24 +183,24 @@ class DispatcherHarness:
 
         quiet = 0
         while quiet < 3:
-            # Both queues of the ledger are worked off in order: what was asked of it before has been answered after.
+            # The ledger handles both queues in order, so all earlier requests are answered after this.
             await self.ledger.settle([])
             await self.ledger.backlog()
             quiet = quiet + 1 if all(map(sleeping, self.dispatchers)) else 0
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, and everything happen that is due."""
+        """Advance the clock, and wait until everything that is due has happened."""
         await self.quiet()
         self.clock.advance(seconds)
         await self.quiet()
 
     async def records(self, *ids: str) -> list[Record]:
-        """What the ledger has, of these ids in their order, or of all."""
+        """The records of these ids in their order, or all."""
         found = {record.id: record for record in await self.ledger.find(Filter(limit=1_000_000))}
         return [found[id_] for id_ in ids] if ids else list(found.values())
 
     async def record(self, id_: str) -> Record:
-        """What the ledger has of this id."""
+        """The record of this id."""
         return (await self.records(id_))[0]
 
     async def statuses(self, *ids: str) -> list[Status]:
@@ -208,7 +208,7 @@ class DispatcherHarness:
         return [record.status for record in await self.records(*ids)]
 
     async def delivered(self, *ids: str) -> None:
-        """Wait until the ledger says that these are delivered."""
+        """Wait until these are delivered in the ledger."""
 
         async def all_delivered() -> bool:
             return {*await self.statuses(*ids)} <= {Status.DELIVERED}

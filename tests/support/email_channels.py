@@ -1,4 +1,4 @@
-"""Email channels of the alert `late`, and what is no good mail server for them."""
+"""Email channels of the alert `late`, and scripted servers for them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ def email_channel(server: MailServer, **settings: Any) -> Any:
 
 @asynccontextmanager
 async def speaking(*lines: bytes) -> AsyncIterator[MailServer]:
-    """The place of a server that says these lines, whatever it hears."""
+    """A server that sends these lines, whatever it receives."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for line in lines:

@@ -1,4 +1,4 @@
-"""A firing set as slow and plain as can be, to compare the real one with, and histories to feed to both.
+"""A slow and simple firing set to compare the real one with, and histories for both.
 
 The model handles every millisecond on its own: it adds up the whole history until then, finds which row represents each
 key, and moves a small state machine. Nothing is remembered that could be got wrong incrementally.
@@ -48,7 +48,7 @@ def rules(draw: st.DrawFn) -> Rule:
 
 @st.composite
 def contents(draw: st.DrawFn) -> Counter[Row]:
-    """What a view may hold at one moment: rows with multiplicities above zero."""
+    """The content of a view at one time: rows with multiplicities above zero."""
     return Counter(draw(st.dictionaries(_ROWS, st.integers(1, 3), max_size=4)))
 
 
@@ -62,7 +62,7 @@ def wild_histories(draw: st.DrawFn) -> list[Update]:
 
 @st.composite
 def sound_histories(draw: st.DrawFn) -> list[Update]:
-    """What a view gives: at each timestamp the difference between two contents, in any order."""
+    """The updates of a view: at each timestamp the difference between two contents, in any order."""
     updates: list[Update] = []
     before: Counter[Row] = Counter()
     for at in sorted(draw(st.sets(_TIMES, max_size=8))):
@@ -143,7 +143,7 @@ def _step(
     if row is not None and episode is None:
         episode = episodes[key] = _Episode(at, at, row, "pending" if rule.hold else "firing")
         if not rule.hold:
-            yield _told(rule, Kind.FIRED, key, episode, at)
+            yield _transition(rule, Kind.FIRED, key, episode, at)
     elif row is not None and episode is not None:
         before, episode.row = episode.row, row
         news = episode.phase != "pending" and any(
@@ -154,13 +154,13 @@ def _step(
         if episode.phase == "keeping":
             episode.phase = "firing"
         if news:
-            yield _told(rule, Kind.UPDATED, key, episode, at, before)
+            yield _transition(rule, Kind.UPDATED, key, episode, at, before)
     elif episode is not None and episode.phase == "firing" and rule.keep:
         episode.phase, episode.marked_at = "keeping", at
     elif episode is not None and episode.phase != "keeping":
         del episodes[key]
         if episode.phase == "firing":
-            yield _told(rule, Kind.RESOLVED, key, episode, at)
+            yield _transition(rule, Kind.RESOLVED, key, episode, at)
         return
     if episode is not None:
         yield from _timers(rule, episodes, key, episode, at)
@@ -172,15 +172,15 @@ def _timers(
     passed = at - episode.marked_at
     if episode.phase == "pending" and at == episode.started_at + rule.hold:
         episode.phase, episode.marked_at = "firing", at
-        yield _told(rule, Kind.FIRED, key, episode, at)
+        yield _transition(rule, Kind.FIRED, key, episode, at)
     elif episode.phase == "keeping" and passed == rule.keep:
         del episodes[key]
-        yield _told(rule, Kind.RESOLVED, key, episode, at)
+        yield _transition(rule, Kind.RESOLVED, key, episode, at)
     elif episode.phase == "firing" and rule.repeat and passed and passed % rule.repeat == 0:
-        yield _told(rule, Kind.REPEATED, key, episode, at)
+        yield _transition(rule, Kind.REPEATED, key, episode, at)
 
 
-def _told(
+def _transition(
     rule: Rule, kind: Kind, key: str | None, episode: _Episode, at: int, previous: Row | None = None
 ) -> Transition:
     return Transition(
@@ -208,13 +208,13 @@ def oddities(history: Sequence[Update]) -> tuple[int, int]:
 
 
 class Stored:
-    """What a ledger would hold: written from outcomes, read back at a restart."""
+    """The firings of a ledger: written from outcomes, read at a restart."""
 
     def __init__(self) -> None:
         self.firings: dict[str, Firing] = {}
 
     def write(self, outcome: Outcome) -> None:
-        """Apply what a batch asks to be saved and deleted."""
+        """Save and delete the firings of a batch."""
         assert not {firing.fingerprint for firing in outcome.saved} & set(outcome.gone)
         for gone in outcome.gone:
             self.firings.pop(gone, None)

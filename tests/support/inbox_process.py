@@ -1,4 +1,4 @@
-"""The demo's inbox as a process of its own, which can be frozen like a server that hangs."""
+"""The demo's inbox as a process of its own, which can be stopped like a server that hangs."""
 
 import asyncio
 import contextlib
@@ -18,20 +18,20 @@ class InboxProcess:
         self._process = process
 
     def freeze(self) -> None:
-        """Stop it in the middle of what it does: connections stay open, nothing is answered."""
+        """Stop the process: connections stay open, nothing is answered."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on where it was."""
+        """Let the process go on."""
         self._process.send_signal(signal.SIGCONT)
 
     async def counters(self) -> dict[str, int]:
-        """What it has counted: `events` accepted, `doubles` delivered twice, `replays` answered from memory, ..."""
+        """Its counters: `events` accepted, `doubles` delivered twice, `replays` answered from memory, ..."""
         counters: dict[str, int] = (await self._state())["counters"]
         return counters
 
     async def order(self, *faults: dict[str, Any]) -> None:
-        """Put these faults in force, and call off all others."""
+        """Activate these faults, and clear all others."""
         async with (
             aiohttp.ClientSession() as session,
             session.post(f"{self.url}/control/faults", json={"faults": list(faults)}) as response,

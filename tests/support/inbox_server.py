@@ -31,15 +31,15 @@ class InboxServer:
         await self._open.enter_async_context(serving(self.core, port=self.port))
 
     async def close(self) -> None:
-        """From now on connections are refused."""
+        """Refuse connections from now on."""
         await self._open.aclose()
 
     def messages(self) -> list[Notification]:
-        """What reached people, each with its payload."""
+        """The messages to people, each with its payload."""
         return [each for each in self.core.engine.worker.notifications.values() if each.messages]
 
     def cancels(self) -> list[Logged]:
-        """Requests that take an event back."""
+        """Requests that cancel an event."""
         return [each for each in self.core.requests if each.method == "DELETE"]
 
     def triggers(self) -> list[Logged]:
@@ -82,7 +82,7 @@ class InboxServer:
 
 @asynccontextmanager
 async def inbox_server(api_key: str | None = None) -> AsyncIterator[InboxServer]:
-    """An open inbox that makes the workflows it is asked for. `api_key`: the only one that is let in."""
+    """An open inbox that makes the workflows it is asked for. `api_key`: the only accepted one."""
     made = InboxServer(core=Inbox(Settings(api_key=api_key, auto_workflows=True)), port=free_port())
     await made.open()
     try:

@@ -1,4 +1,4 @@
-"""The Kafka channel as tests use it, and who may log in to the brokers of those that need a login."""
+"""The Kafka channel for tests, and the users of brokers with a login."""
 
 import time
 from collections.abc import AsyncIterator, Callable

@@ -86,19 +86,19 @@ class LevelHarness:
         self.task = asyncio.create_task(self.loop.run())
 
     async def fires(self, *keys: str, alert: str = "late", wait: float = 0.3) -> None:
-        """From now on these fire; `wait`: until the change was sent."""
+        """Set what fires; `wait`: until the change was sent."""
         self.firing[alert] = [transition(key=key, alert=alert) for key in keys]
         self.loop.changed(alert)
         await self.advance(wait)
 
     async def advance(self, seconds: float) -> None:
-        """Let the time pass, and everything happen that then can."""
+        """Advance the clock, and wait until nothing is left to do."""
         await self.quiet()
         self.clock.advance(seconds)
         await self.quiet()
 
     async def quiet(self) -> None:
-        """Let everything happen that needs no time."""
+        """Wait until nothing is left to do without more time."""
         for _ in range(20):
             await asyncio.sleep(0)
 

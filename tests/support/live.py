@@ -32,7 +32,7 @@ _SOON = 30.0
 
 
 class View(Protocol):
-    """A view that a test may do everything to. `name` is its name as the configuration has it."""
+    """A view that a test changes. `name` is its name as the configuration has it."""
 
     name: str
 
@@ -40,16 +40,16 @@ class View(Protocol):
         """Add one copy of each row, all at one timestamp."""
 
     async def delete(self, *rows: TextRow) -> None:
-        """Take every copy of these rows away, all at one timestamp."""
+        """Remove every copy of these rows, all at one timestamp."""
 
     async def update(self, old: TextRow, new: TextRow) -> None:
-        """Turn every copy of a row into another one at one timestamp."""
+        """Replace every copy of a row at one timestamp."""
 
     async def poison(self) -> None:
         """Put a row error into the view."""
 
     async def heal(self) -> None:
-        """Take the row error back."""
+        """Remove the row error."""
 
     async def drop(self) -> None:
         """Drop the view."""
@@ -64,7 +64,7 @@ class View(Protocol):
         """Let the server forget its history up to a time, that one included."""
 
     async def deny(self, role: str) -> None:
-        """See to it that the role may not read the view."""
+        """Deny the role to read the view."""
 
 
 class Server(Protocol):
@@ -84,7 +84,7 @@ class Server(Protocol):
         ...
 
     async def role(self) -> str:
-        """A role that may do nothing yet."""
+        """A role without privileges."""
         ...
 
 
@@ -100,7 +100,7 @@ async def serving(kind: str) -> AsyncIterator[Server]:
 
 
 def settings(dsn: str, **given: Any) -> MaterializeConfig:
-    """Settings with waits short enough for tests and long enough for a busy machine."""
+    """Settings with timeouts short enough for tests and long enough for a busy machine."""
     defaults = {"dsn": dsn, "connect_timeout": "5s", "snapshot_timeout": "20s", "progress_timeout": "10s"}
     return MaterializeConfig.model_validate({**defaults, **given})
 

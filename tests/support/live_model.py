@@ -1,4 +1,4 @@
-"""The shipped SQL and the shipped producer, on a Materialize and a Kafka broker that are really there.
+"""The shipped SQL and the shipped producer, on a real Materialize and a real Kafka broker.
 
 TOCSIN_TEST_MATERIALIZE_DSN names the one, TOCSIN_TEST_KAFKA the other (host:port). Where Materialize reaches the broker
 by another name, TOCSIN_TEST_KAFKA_FROM_MATERIALIZE says which.
@@ -38,7 +38,7 @@ NEEDS_BOTH = [
     pytest.mark.skipif(not (DSN and KAFKA), reason="needs TOCSIN_TEST_MATERIALIZE_DSN and TOCSIN_TEST_KAFKA"),
     pytest.mark.xdist_group("materialize_model"),
 ]
-"""Marks of a module that wants both servers."""
+"""Marks of a module that needs both servers."""
 
 MEASURED = "measured"
 """The property of a test under which it leaves a row of the table of what was measured."""
@@ -47,12 +47,12 @@ T = TypeVar("T")
 
 
 def until(probe: Callable[[], T | None], what: str, within: float = SOON) -> T:
-    """As `support.waiting.seen`, with the patience that live servers want."""
+    """As `support.waiting.seen`, with the timeout of live servers."""
     return seen(probe, what, within)
 
 
 def ended(process: subprocess.Popen[str]) -> str:
-    """What a process printed, which ends well."""
+    """Return the output of a process that succeeds."""
     try:
         printed, _ = process.communicate(timeout=120)
     finally:
@@ -281,7 +281,7 @@ def tapped(topic: str) -> Iterator[Callable[[], list[bytes | None]]]:
 
 
 def delete_topic(topic: str) -> None:
-    """Take away a topic that a test has made, as far as the broker lets it."""
+    """Delete a topic of a test, if the broker allows it."""
     for future in AdminClient({"bootstrap.servers": KAFKA, "log_level": 2}).delete_topics([topic]).values():
         with suppress(Exception):
             future.result(timeout=10)

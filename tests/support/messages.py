@@ -1,4 +1,4 @@
-"""Messages as the dispatcher hands them to channels, made through the real envelope builder."""
+"""Messages as the dispatcher passes them to channels, made by the real envelope builder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,7 @@ def transition(
 
 
 def message(kind: Kind = Kind.FIRED, *, channel: str = "hook", view: View = VIEW, **rest: Any) -> Message:
-    """A message about one transition. Besides what `transition` takes: `previous_ids`, `age`, `attempts`."""
+    """A message about one transition. Besides the arguments of `transition`: `previous_ids`, `age`, `attempts`."""
     beside = {name: rest.pop(name) for name in ("previous_ids", "age", "attempts") if name in rest}
     what = transition(kind, **rest)
     id_ = notification_id(what, channel)

@@ -36,7 +36,7 @@ BID = {
 
 
 def for_postgres(statement: Statement) -> str:
-    """What replaces a statement in PostgreSQL; nothing for what it does not know."""
+    """Return the replacement of a statement in PostgreSQL; empty for one that it does not know."""
     match statement.action:
         case "CREATE SCHEMA" | "CREATE TABLE" | "INSERT":
             return statement.text

@@ -16,7 +16,7 @@ from support.waiting import until_some
 
 KEY = "key-of-the-inbox"
 LONG = 60.0
-"""Seconds for what a live server may take its time for: a view's first snapshot, and what follows from it."""
+"""Seconds that the first snapshot of a view, and its notifications, may take on a live server."""
 COLUMNS: ColumnSpec = (("id", "int4"), ("item", "text"), ("amount", "numeric"), ("people", "text"))
 PIZZA: TextRow = ("1", "pizza", "90.5", None)
 ART: TextRow = ("2", "art", "7", None)
@@ -53,7 +53,7 @@ class Scenario:
             yield tocsin
 
     def variables(self, **more: str) -> dict[str, str]:
-        """The environment variables that say all there is to say."""
+        """The environment variables that are the whole configuration."""
         parts = conninfo_to_dict(self.server.dsn)
         return {
             "NOVU_API_KEY": KEY,
@@ -77,7 +77,7 @@ class Scenario:
 
     @asynccontextmanager
     async def run_by_variables(self, **more: str) -> AsyncIterator[TocsinProcess]:
-        """Start Tocsin with nothing but environment variables, and wait until it is ready."""
+        """Start Tocsin with environment variables only, and wait until it is ready."""
         async with running_with(self.folder, file=None, **self.variables(**more)) as tocsin:
             await until_ready(tocsin)
             yield tocsin

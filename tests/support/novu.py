@@ -72,7 +72,7 @@ class FakeNovu:
         )
 
     def messages(self, transaction_id: str | None = None) -> list[Message]:
-        """The messages that people got, deleted ones too."""
+        """The messages to people, including deleted ones."""
         return [message for each in self.notifications(transaction_id) for message in each.messages]
 
     def payloads(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Novu channels of the alert `late`, and what they sent."""
+"""Novu channels of the alert `late`, and their requests."""
 
 import json
 import time
@@ -32,5 +32,5 @@ def several(count: int, **rest: Any) -> list[Message]:
 
 
 def bodies(server: FakeNovu, path: str = TRIGGER) -> list[Any]:
-    """What requests to a path had in them, in order."""
+    """The bodies of requests to a path, in order."""
     return [json.loads(each.body) for each in server.requests() if each.path == path]

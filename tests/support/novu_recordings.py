@@ -210,7 +210,7 @@ class Replay:
             return Reply(status=None)
 
     def seen(self, recording: Recording, reply: Reply) -> Any:
-        """What came of a request, in the terms of the recording."""
+        """The outcome of a request, in the terms of the recording."""
         observed = recording.observed
         if isinstance(observed, dict) and set(observed) & {"after_redis_back", "after_db_back", _RESTARTED}:
             self.novu.heal()
@@ -387,7 +387,7 @@ BEFORE: Mapping[str, Callable[[FakeNovu], None]] = {
     "redis_gone_trigger": FakeNovu.stop_worker,
     "redis_gone_trigger_idempotency_key": _hang,
 }
-"""What to do to the inbox before a request, where something had been done to the real server."""
+"""Changes to the inbox before a request, as they were made to the real server."""
 
 SPECIAL: Mapping[str, Special] = {
     "dup_race_20_pairs_concurrent": _concurrent_pairs,

@@ -57,7 +57,7 @@ def _open(port: int) -> bool:
 
 
 class Pooled:
-    """Where the pooler listens."""
+    """The address of the pooler."""
 
     def __init__(self, port: int, user: str) -> None:
         self._port = port

@@ -1,4 +1,5 @@
-"""A row pipeline over a scripted source and a ledger that can be held back; pipelines at work; their pauses."""
+"""A row pipeline over a scripted source and a ledger whose commits can be delayed; running pipelines; their
+pauses."""
 
 import asyncio
 import contextlib
@@ -58,7 +59,7 @@ async def at_work(pipeline: Runs) -> AsyncIterator["asyncio.Task[None]"]:
 
 
 class ScriptedSource:
-    """A source of rows that gives the batches and raises the errors that are put in."""
+    """A source of rows that yields the queued batches and raises the queued errors."""
 
     def __init__(self) -> None:
         self.columns: Columns = COLUMNS

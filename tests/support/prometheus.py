@@ -1,4 +1,4 @@
-"""A real Prometheus for tests, and what PromQL says when it is taken apart."""
+"""A real Prometheus for tests, and a parser of PromQL."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 async def run(*command: str | Path) -> tuple[int, str]:
-    """Run a program to its end: exit status, and all that it said."""
+    """Run a program to its end: exit status and output."""
     process = await asyncio.create_subprocess_exec(
         *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -40,7 +40,7 @@ async def run(*command: str | Path) -> tuple[int, str]:
 
 @asynccontextmanager
 async def daemon(url: str, log: Path, *command: str) -> AsyncIterator[None]:
-    """A server for the length of the block. It answers at `url` when the body begins; its words are in `log`."""
+    """A server for the length of the block. It answers at `url` when the body begins; its output is in `log`."""
     with log.open("wb") as words:
         process = await asyncio.create_subprocess_exec(*command, stdout=words, stderr=words)
     try:
@@ -69,7 +69,7 @@ class Prometheus:
     client: aiohttp.ClientSession
 
     async def get(self, path: str, **parameters: str) -> Any:
-        """The data of an answer of the API. Raises ValueError with the server's words where it refuses."""
+        """The data of an answer of the API. Raises ValueError with the error of the server."""
         async with self.client.get(f"{self.url}/api/v1/{path}", params=parameters) as response:
             answer = await response.json()
         if answer["status"] != "success":

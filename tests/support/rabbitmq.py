@@ -219,7 +219,7 @@ class Peer:
             raw = body if isinstance(body, bytes) else json.dumps(body).encode()
             await target.publish(aio_pika.Message(raw, **properties), routing_key=queue, mandatory=True)
 
-    async def look(self, queue: str) -> tuple[int, int]:
+    async def counts(self, queue: str) -> tuple[int, int]:
         """Return how many messages of a queue are not delivered yet, and how many consumers it has."""
         async with self._connection.channel() as channel:
             found = await channel.declare_queue(queue, passive=True)
@@ -229,12 +229,12 @@ class Peer:
     async def until_waiting(self, queue: str, count: int) -> None:
         """Wait until a queue has so many undelivered messages."""
 
-        async def look() -> bool:
-            found, _ = await self.look(queue)
+        async def check() -> bool:
+            found, _ = await self.counts(queue)
             assert found == count, f"{found} messages wait in {queue}, not {count}"
             return True
 
-        await until_some(look)
+        await until_some(check)
 
     async def taken(self, queue: str, count: int) -> list[AbstractIncomingMessage]:
         """Wait for messages in a queue, and remove them."""

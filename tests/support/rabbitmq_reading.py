@@ -55,8 +55,8 @@ class Reader:
                 await self.acknowledge(batch)
 
     async def acknowledge(self, batch: EventBatch) -> None:
-        nobodys = [event for event in batch.events if self._takes is not None and event.name not in self._takes]
-        await self._stream.acknowledge(batch, nobodys)
+        unmatched = [event for event in batch.events if self._takes is not None and event.name not in self._takes]
+        await self._stream.acknowledge(batch, unmatched)
 
     async def until(self, count: int) -> list[Event]:
         """Wait for so many events."""

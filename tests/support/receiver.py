@@ -1,4 +1,4 @@
-"""A receiver of HTTP requests on 127.0.0.1 that answers as a test orders, well or badly, and keeps the requests."""
+"""A receiver of HTTP requests on 127.0.0.1 with scripted answers, which keeps the requests."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ class Received:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What to do with a request. `hang` gives no answer at all until the receiver closes; `cut` closes the connection
-    instead of answering; `unfinished` sends status and headers, and a body that drips without end."""
+    instead of answering; `unfinished` sends status and headers, and a body without end."""
 
     status: int = 200
     body: bytes = b""

@@ -1,4 +1,4 @@
-"""Channels of their own for a test, each closed in the end, and what comes of one message."""
+"""Channels for one test, closed at its end, and the result of one message."""
 
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +18,7 @@ Build = Callable[..., Any]
 
 @asynccontextmanager
 async def closing(make: Build) -> AsyncIterator[Build]:
-    """`make`, whose channels are closed in the end."""
+    """`make`, whose channels are closed at the end."""
     made: list[Any] = []
 
     def build(*args: Any, **settings: Any) -> Any:
@@ -31,7 +31,7 @@ async def closing(make: Build) -> AsyncIterator[Build]:
 
 
 def codes(error: ValidationError) -> set[str]:
-    """The codes of what is wrong with settings."""
+    """The codes of the errors of settings."""
     found = ((one["type"], one.get("ctx", {}).get("error")) for one in error.errors())
     return {wrong.code.value if isinstance(wrong, TemplateError) else type_ for type_, wrong in found}
 

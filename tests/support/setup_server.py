@@ -1,4 +1,4 @@
-"""A Materialize of which only the catalog matters, for tests of `materialize/setup.py`. Nothing is computed."""
+"""The catalog of a Materialize, for tests of `materialize/setup.py`. Nothing is computed."""
 
 import itertools
 import re
@@ -163,7 +163,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def set_up(server: Catalog, **other: str) -> dict[str, str]:
-    """Run the setup once; returns what became of each object."""
+    """Run the setup once; returns the outcome of each object."""
     return _run(server, check=False, **other)
 
 

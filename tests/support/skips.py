@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 VARIABLE = "TOCSIN_TEST_NO_SKIPS"
-"""Where it is set, as in CI, a test that is skipped for want of a real part fails, and says what is missing."""
+"""Where it is set, as in CI, a test that would be skipped for a missing server fails, and names it."""
 
 _ALLOWED = ("docker compose", "needs the right to mount", "only root can mount", "cannot mount")
 """Beginnings of reasons that hold nevertheless: a container engine and rights, which no package brings."""

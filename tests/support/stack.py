@@ -1,4 +1,4 @@
-"""The shipped files of the full stack: what is in them, and copies with the addresses and paths of a test."""
+"""The shipped files of the full stack: their content, and copies with the addresses and paths of a test."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A TCP proxy: for the client, a server that the test does not own can be dead, or alive and silent."""
+"""A TCP proxy that can break connections or stop forwarding."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ class TcpProxy:
         self._carriers: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Let clients in (again)."""
+        """Accept clients (again)."""
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -34,11 +34,11 @@ class TcpProxy:
         await asyncio.gather(*self._carriers, return_exceptions=True)
 
     def hold(self) -> None:
-        """Keep every connection and pass nothing on."""
+        """Keep every connection and forward nothing."""
         self._flowing.clear()
 
     def release(self) -> None:
-        """Pass on what was held."""
+        """Forward the held bytes."""
         self._flowing.set()
 
     async def __aenter__(self) -> Self:

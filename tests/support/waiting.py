@@ -1,4 +1,4 @@
-"""Waiting by polling, for what no event of the loop reports."""
+"""Waiting by polling, for conditions without an event."""
 
 import asyncio
 import time

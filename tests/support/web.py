@@ -1,4 +1,4 @@
-"""The web server over real connections, in front of a process that a test scripts."""
+"""The web server over real connections, in front of a scripted process."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ from tocsin.web.application import build
 
 Client: TypeAlias = TestClient[web.Request, web.Application]
 Start: TypeAlias = Callable[..., Awaitable[Client]]
-"""Starts a server; with `admin=True` one that takes changes."""
+"""Starts a server; with `admin=True` one that allows changes."""
 
 COLUMNS: Columns = (Column(name="customer", oid=25), Column(name="iban", oid=25), Column(name="total", oid=701))
 ACME: Row = ("<b>Acme</b>", "DE89", "1.5")
@@ -218,7 +218,7 @@ class FakeProcess:
 
 @asynccontextmanager
 async def starting(process: FakeProcess) -> AsyncIterator[Start]:
-    """Yield what starts servers in front of a process; they are closed at the end."""
+    """Yield a function that starts servers in front of a process; they are closed at the end."""
     clients: list[Client] = []
 
     async def begin(*, admin: bool = False) -> Client:
@@ -238,6 +238,6 @@ async def starting(process: FakeProcess) -> AsyncIterator[Start]:
 
 
 async def error(response: ClientResponse) -> str:
-    """Return what an answer of the API says is wrong."""
+    """Return the error in an answer of the API."""
     assert response.content_type == "application/json"
     return str((await response.json())["error"])

@@ -11,7 +11,7 @@ from tocsin.channels.base import Message, Result
 
 
 class Hooks:
-    """Makes channels of the alert `late` that send to the receiver, and closes them in the end."""
+    """Makes channels of the alert `late` that send to the receiver, and closes them at the end."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver

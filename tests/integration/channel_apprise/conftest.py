@@ -1,4 +1,4 @@
-"""What the tests of the Apprise channel share."""
+"""Fixtures of the Apprise channel."""
 
 from collections.abc import AsyncIterator
 

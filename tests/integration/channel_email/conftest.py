@@ -1,4 +1,4 @@
-"""What the tests of the email channel share."""
+"""Fixtures of the email channel."""
 
 import functools
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What the tests of the Novu channel share."""
+"""Fixtures of the Novu channel."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""What the Novu channel does on resolve. With several recipients, Novu's yes is for one of them only."""
+"""The Novu channel on resolve. With several recipients, Novu confirms a cancel for one of them only."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -161,7 +161,7 @@ async def test_failed_cancel_is_retried(server: FakeNovu, build: Build) -> None:
 async def test_no_recipient_gets_a_cancelled_message(
     slow: FakeNovu, build: Build, clock: Clock, whom: dict[str, Any]
 ) -> None:
-    """The first yes comes when one of ten has its jobs. Fired and updated."""
+    """Novu confirms once one of ten has its jobs. Fired and updated."""
     channel = cancelling(build, slow, clock, **whom)
     await sent(channel, FIRED)
     await sent(channel, UPDATED)
@@ -177,7 +177,7 @@ async def test_no_recipient_gets_a_cancelled_message(
 
 
 async def test_recipients_of_a_column_are_counted_per_row(slow: FakeNovu, build: Build, clock: Clock) -> None:
-    """One person in the column: the first yes is final. Ten: it is not."""
+    """With one person in the column, the first confirmation is final; with ten, it is not."""
     channel = cancelling(build, slow, clock, recipients=[{"column": "who"}])
     one = message(extra={"who": ("text", "ann")})
     ten = message(key="18", extra={"who": ("text", ",".join(TEN))})

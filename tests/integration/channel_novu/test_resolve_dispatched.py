@@ -77,7 +77,7 @@ async def test_short_firing_reaches_none_of_ten_recipients(outbox: DispatcherHar
 
 
 async def test_restart_while_cancelling_leaves_no_message(outbox: DispatcherHarness, server: FakeNovu) -> None:
-    """Stopped after the first yes, as a killed process is."""
+    """Killed after the first confirmation."""
     start(outbox, server)
     fired, resolved = await outbox.episode(length=2)
     await pass_time(outbox, lambda: any(each.state == "cancelled" for each in server.notifications(fired)))

@@ -1,4 +1,4 @@
-"""One trigger against the inbox, which answers as a real Novu did: what is in it, for whom, and how it is answered."""
+"""One trigger against the inbox, which answers as a real Novu: content, recipients, and answers."""
 
 import json
 from typing import Any

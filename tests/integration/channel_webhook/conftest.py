@@ -1,4 +1,4 @@
-"""What the tests of the webhook channel share."""
+"""Fixtures of the webhook channel."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Webhook requests and answers, beyond what every channel keeps (tests/contract/test_channels.py)."""
+"""Webhook requests and answers, beyond the contract of every channel (tests/contract/test_channels.py)."""
 
 import json
 from typing import Any

@@ -34,8 +34,8 @@ def start(outbox: DispatcherHarness, channel: Webhook, name: str = "hook", **pol
     outbox.start(cast("Any", channel), name=name, **{"backoff": SOON, "max_attempts": 3, "max_age": 1e12, **policy})
 
 
-async def parked(outbox: DispatcherHarness, id_: str) -> str:
-    """Wait for the dead letter, and say why it is one."""
+async def dead_letter(outbox: DispatcherHarness, id_: str) -> str:
+    """Wait for the dead letter, and return its reason."""
 
     async def dead() -> bool:
         return (await outbox.record(id_)).status is Status.DEAD
@@ -79,7 +79,7 @@ async def test_attempts_end_in_a_dead_letter(
     hook.receiver.otherwise = lambda _: answer
     start(outbox, hook.build(**settings), max_attempts=3)
     [id_] = await outbox.fire("1")
-    assert (await parked(outbox, id_)).endswith(outcome)
+    assert (await dead_letter(outbox, id_)).endswith(outcome)
     assert len(hook.receiver.requests) == calls
 
 
@@ -141,7 +141,7 @@ async def test_corrected_secret_is_used_for_pending_notifications(
 async def test_corrected_template_is_used_for_dead_letters(outbox: DispatcherHarness, hook: Hooks) -> None:
     start(outbox, hook.build(body={"order": "{{ row.nonesuch }}"}))
     [id_] = await outbox.fire("1")
-    assert "nonesuch" in await parked(outbox, id_)
+    assert "nonesuch" in await dead_letter(outbox, id_)
     await outbox.stop()
     await outbox.ledger.retry([id_])
     start(outbox, hook.build(body={"order": "{{ row.order_id }}"}))
@@ -171,7 +171,7 @@ async def test_bad_notification_of_a_batch_is_isolated(outbox: DispatcherHarness
     ids = await outbox.fire(*(str(number) for number in range(40)))
     start(outbox, hook.build(batch=form, batch_size=40), concurrency=1)
     await outbox.delivered(*(id_ for number, id_ in enumerate(ids) if number != 13))
-    assert (await parked(outbox, ids[13])).startswith("rejected: 400")
+    assert (await dead_letter(outbox, ids[13])).startswith("rejected: 400")
     assert len(unpacked(hook.receiver.requests[0])) == 40
     assert sorted(taken) == sorted(set(ids) - {ids[13]})
     assert len(hook.receiver.requests) <= 2 * 6 + 1

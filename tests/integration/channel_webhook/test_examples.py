@@ -1,5 +1,5 @@
-"""Every example of docs/channels/webhook.md and docs/migrate-from-estuary-triggers.md is loaded, and what it sends is
-held to what the receiver's documents ask for."""
+"""Every example of docs/channels/webhook.md and docs/migrate-from-estuary-triggers.md is loaded, and its
+requests are compared with the documentation of the receiver."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""What a webhook's templates make of a notification: method, address, query, headers and body, each as it arrives."""
+"""Templates of a webhook: method, address, query, headers and body, as they arrive."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whom a webhook talks to, and how the receiver knows who talks: private addresses and signatures."""
+"""Private addresses and signatures of webhooks."""
 
 import socket
 import time

@@ -34,7 +34,7 @@ async def test_unacknowledged_message_returns_with_its_id(broker: RabbitMQ, othe
     # Another process, without the state of the first.
     async with reading(source(broker, queue)) as again:
         assert [event.id for event in await again.until(1)] == ["mine/a"]
-    assert await other.look(queue) == (0, 0)
+    assert await other.counts(queue) == (0, 0)
 
 
 async def test_returned_messages_without_message_id_keep_event_ids(broker: RabbitMQ, other: Peer, queue: str) -> None:
@@ -85,8 +85,8 @@ async def test_invalid_message_is_dead_lettered_with_the_reason(
     assert (dead.message_id, dead.routing_key, dead.delivery_mode) == ("m-1", queue, 2)
     [refused] = [refused for batch in found.batches for refused in batch.refused]
     assert (refused.id, refused.reason) == (f"{queue}.dead/m-1", RefusedReason(reason))
-    assert await other.look(queue) == (0, 0)
-    assert await other.look(f"{queue}.dead") == (0, 0)
+    assert await other.counts(queue) == (0, 0)
+    assert await other.counts(f"{queue}.dead") == (0, 0)
 
 
 async def test_unmatched_types_copy_message_to_dead_letters(broker: RabbitMQ, other: Peer, queue: str) -> None:
@@ -99,7 +99,7 @@ async def test_unmatched_types_copy_message_to_dead_letters(broker: RabbitMQ, ot
         "unmatched", "no alert takes sms",
     )  # fmt: skip
     assert wholly.headers["x-tocsin-detail"] == "no alert takes t0, t1, t2, t3, t4 and 2 more"
-    assert await other.look(queue) == (0, 0)
+    assert await other.counts(queue) == (0, 0)
 
 
 async def test_message_stays_queued_while_dead_lettering_fails(broker: RabbitMQ, other: Peer, queue: str) -> None:
@@ -195,4 +195,4 @@ async def test_each_message_goes_to_one_worker(broker: RabbitMQ, other: Peer, qu
         await other.until_waiting(queue, 0)
         assert sorted(row["n"] for worker in workers for _, row in rows(worker.events)) == list(range(10))  # type: ignore[type-var]
         assert all(worker.events for worker in workers)
-        assert (await other.look(queue))[1] == 5
+        assert (await other.counts(queue))[1] == 5

@@ -1,5 +1,5 @@
-"""What RabbitMQ counts against a consumer: returned messages. Each fault here lasts longer than 21 tries, and a quorum
-queue of RabbitMQ 4 drops a message at its 21st return."""
+"""The delivery limit of RabbitMQ, which counts returned messages. Each fault here lasts longer than 21 tries, and a
+quorum queue of RabbitMQ 4 drops a message at its 21st return."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[SqliteLedger]:
 
 
 async def declared(of: Source) -> None:
-    """Have the queue and the dead letters made."""
+    """Declare the queue and the dead letters."""
     async with reading(of):
         pass
 
@@ -118,7 +118,7 @@ async def test_messages_before_a_failing_dead_letter_are_acknowledged(
 
 
 async def test_no_message_is_lost_during_a_memory_alarm(tmp_path: Path, queue: str, ledger: SqliteLedger) -> None:
-    """RabbitMQ stops reading what publishes: the dead letter waits, and the good messages are acknowledged."""
+    """RabbitMQ blocks publishers: the dead letter waits, and the good messages are acknowledged."""
     (tmp_path / "broker").mkdir()
     offered = Offered()
     with rabbitmq(tmp_path / "broker", VERSION) as own:
@@ -195,7 +195,7 @@ async def test_reconnection_is_slow_near_the_limit(
 async def test_negative_delivery_limit_is_sent_or_refused(
     broker: RabbitMQ, other: Peer, queue: str, version: str | None, limit: int
 ) -> None:
-    """RabbitMQ 4 takes it for no limit. Older versions would drop messages, so there it is refused."""
+    """For RabbitMQ 4 it means no limit. Older versions would drop messages, so there it is refused."""
     made = source(broker, queue, queue_type="quorum", queue_arguments={"x-delivery-limit": limit})
     if version is None:
         with pytest.raises(Exception, match="drops a message at its first return") as caught:
@@ -214,7 +214,7 @@ async def test_negative_delivery_limit_is_sent_or_refused(
 
 @SERVERS
 async def test_stream_queue_is_refused(broker: RabbitMQ, other: Peer, queue: str) -> None:
-    """A stream delivers only what comes from now on: it is refused at the start and in the check, empty or not."""
+    """A stream delivers only later messages: it is refused at the start and in the check, empty or not."""
     await other.channel.declare_queue(queue, durable=True, arguments={"x-queue-type": "stream"})
     await other.channel.declare_exchange(f"{queue}.dead", "fanout", durable=True)
     for settings in ({"declare": False}, {"declare": False, "queue_type": "quorum"}, {}):
@@ -228,7 +228,7 @@ async def test_stream_queue_is_refused(broker: RabbitMQ, other: Peer, queue: str
 
 @pytest.mark.parametrize("default", ["quorum", "stream"])
 async def test_changed_default_queue_type_locks_nothing_out(broker: RabbitMQ, queue: str, default: str) -> None:
-    """A queue is classic because Tocsin says so, not because it is the default of the virtual host."""
+    """Tocsin declares the type of the queue instead of using the default of the virtual host."""
     vhost = new_queue("vhost")
     for command in (("add_vhost", vhost), ("set_permissions", "-p", vhost, "tocsin", ".*", ".*", ".*")):
         await asyncio.to_thread(broker.control, *command)

@@ -1,4 +1,4 @@
-"""RabbitMQ as a source of events, against a real broker: what a message becomes."""
+"""RabbitMQ as a source of events, against a real broker: messages as events."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -127,7 +127,7 @@ async def test_unreadable_property_dead_letters_only_its_message(
     assert dead.headers["x-tocsin-reason"] == "malformed"
     assert dead.headers["x-tocsin-detail"] == f"its {lost} cannot be read"
     assert "note" not in dead.headers
-    assert await other.look(queue) == (0, 0)
+    assert await other.counts(queue) == (0, 0)
 
 
 async def test_dead_letter_drops_headers_that_fill_a_frame(broker: RabbitMQ, other: Peer, queue: str) -> None:

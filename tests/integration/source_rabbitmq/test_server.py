@@ -1,4 +1,4 @@
-"""RabbitMQ as a source of events, against a real broker: logging in, and what is declared."""
+"""RabbitMQ as a source of events, against a real broker: login and declarations."""
 
 from typing import Any
 from urllib.parse import quote
