@@ -8,8 +8,8 @@ READY  := $(VENV)/.ready
 # Files that are checked for the words in tools/words.
 PLAIN  := README.md CONTRIBUTING.md Makefile examples SECURITY.md CHANGELOG.md alertmanager grafana prometheus docs \
           materialize demo producer compose docker-compose.yml novu .env.example \
-          tests/unit tests/contract tests/e2e tests/live tests/shipped \
-          ':!demo/tocsin_demo/stack/processes.py' ':!tests/contract/test_ledger_migrations.py'
+          exporter bench tests \
+          ':!demo/tocsin_demo/stack/processes.py' ':!exporter/tocsin/ledger/schema.py' ':!tests/contract/test_ledger_migrations.py'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-live check format bench rehearse lock docs clean
