@@ -125,10 +125,10 @@ class SlowLedger:
         return notifications
 
 
-def alert_in(folder: Path) -> RowAlert:
-    """The alert `late` of CONFIG."""
+def alert_in(folder: Path, settings: str = "labels: [id]") -> RowAlert:
+    """The alert `late` of CONFIG, with other settings than its labels."""
     file = folder / "tocsin.yaml"
-    file.write_text(CONFIG)
+    file.write_text(CONFIG.replace("labels: [id]", settings))
     return load(file, {}).row_alerts["late"]
 
 

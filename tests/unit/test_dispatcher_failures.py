@@ -133,7 +133,6 @@ async def test_retry_after_zero_makes_no_loop(harness: DispatcherHarness) -> Non
 
 
 async def test_refusal_pauses_channel_until_a_probe_succeeds(harness: DispatcherHarness) -> None:
-    """It costs no attempt."""
     channel = FakeChannel(lambda _message: REFUSED, bulk=5)
     dispatcher = harness.start(channel, concurrency=1, max_attempts=1)
     ids = await harness.fire(*map(str, range(20)))
@@ -149,6 +148,16 @@ async def test_refusal_pauses_channel_until_a_probe_succeeds(harness: Dispatcher
     await harness.delivered(*ids)
     assert (dispatcher.status, dispatcher.message) == (ChannelStatus.UP, "")
     assert len(channel.sends[2]) == 1
+
+
+async def test_refusals_use_up_no_attempts(harness: DispatcherHarness) -> None:
+    """While the receiver refuses credentials, only one real failure counts."""
+    harness.start(FakeChannel(script(REFUSED, REFUSED, DOWN)), max_attempts=2)
+    (id_,) = await harness.fire("1")
+    for _ in range(4):
+        await harness.advance(301)
+    record = await harness.record(id_)
+    assert (record.status, record.attempts) == (Status.DELIVERED, 2)
 
 
 @pytest.mark.parametrize(("answer", "wait"), [(REFUSED, 30), (DOWN, 1)])

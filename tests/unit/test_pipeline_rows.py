@@ -16,7 +16,7 @@ from tocsin.backoff import Backoff
 from tocsin.errors import SourceError, SourceReason
 from tocsin.ledger.base import Filter, Stored
 from tocsin.ledger.sqlite import open_ledger
-from tocsin.model import Batch, Column
+from tocsin.model import Batch, Column, Kind, Row
 from tocsin.pipeline.status import State
 
 SNAPSHOT = Batch(updates=[], frontier=11, snapshot=10)
@@ -106,6 +106,59 @@ async def test_new_columns_are_stored_with_the_next_snapshot(alert: RowAlert, le
         source.put(SourceError("gone", SourceReason.SHAPE), Batch(updates=[], frontier=20, snapshot=10))
         await until(lambda: ledger.written == 2)
     assert (await stored(ledger)).columns == source.columns
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+async def test_new_column_keeps_stored_firings(tmp_path: Path, ledger: SlowLedger, first: bool) -> None:
+    """All rows are stored again, matched by name, and each episode keeps its start."""
+    source, note = ScriptedSource(), Column(name="note", oid=25)
+
+    def row(id_: str) -> Row:
+        return (None, id_) if first else (id_, None)
+
+    source.put(Batch(updates=[(10, 1, ("1",)), (10, 1, ("2",))], frontier=11, snapshot=10))
+    async with at_work(row_pipeline(alert_in(tmp_path, "key: [id]"), source, ledger)):
+        await until(lambda: ledger.written == 1)
+        source.columns = (note, *COLUMNS) if first else (*COLUMNS, note)
+        updates = [(20, 1, row(id_)) for id_ in ("1", "2", "3")]
+        source.put(SourceError("gone", SourceReason.SHAPE), Batch(updates=updates, frontier=21, snapshot=20))
+        await until(lambda: ledger.written == 2)
+    starts = {one.row: one.started_at for one in (await stored(ledger)).firings}
+    assert starts == {row("1"): 10, row("2"): 10, row("3"): 20}
+    assert [one.kind for one in await ledger.find(Filter())] == [Kind.FIRED] * 3
+
+
+async def test_new_column_leaves_no_old_series(tmp_path: Path) -> None:
+    """Without a key, the rows with the new column are other keys than before."""
+    source = ScriptedSource()
+    pipeline = row_pipeline(alert_in(tmp_path, "labels: []"), source, None)
+    source.put(Batch(updates=[(10, 1, ("1",))], frontier=11, snapshot=10))
+    async with at_work(pipeline):
+        await until(lambda: pipeline.frontier == 11)
+        source.columns = (*COLUMNS, Column(name="note", oid=25))
+        source.put(
+            SourceError("gone", SourceReason.SHAPE),
+            Batch(updates=[(20, 1, ("1", None))], frontier=21, snapshot=20),
+            Batch(updates=[(30, -1, ("1", None))], frontier=31),
+        )
+        await until(lambda: pipeline.frontier == 31)
+        assert pipeline.gauges is not None
+        assert pipeline.gauges.series == 0
+
+
+async def test_silent_start_still_notifies_a_later_gap(tmp_path: Path, ledger: SlowLedger) -> None:
+    """`initial: silent` is for the very first snapshot only."""
+    alert, source = alert_in(tmp_path, "key: [id], initial: silent"), ScriptedSource()
+    source.put(Batch(updates=[(10, 1, ("1",))], frontier=11, snapshot=10))
+    async with at_work(row_pipeline(alert, source, ledger)):
+        await until(lambda: ledger.written == 1)
+    pipeline = row_pipeline(alert, source, ledger)
+    source.put(Batch(updates=[(50, 1, ("2",))], frontier=51, snapshot=50))
+    async with at_work(pipeline):
+        await until(lambda: ledger.written == 2)
+    found = sorted((one.kind, one.row) for one in await ledger.find(Filter()))
+    assert found == [(Kind.FIRED, ("2",)), (Kind.RESOLVED, ("1",))]
+    assert pipeline.gaps == 1
 
 
 def cancel_task(*_: object) -> Any:
