@@ -29,14 +29,14 @@ def test_the_inbox_answers_as_novu_did(recording: Recording, replies: Mapping[st
     assert reply.status == recording.status
     assert dict(reply.headers) == dict(recording.headers)
     if isinstance(recording.body, dict) and "_truncated_" in recording.body:
-        said, expected = start_of(reply.body, recording.body["_truncated_"])
+        answered, expected = start_of(reply.body, recording.body["_truncated_"])
     else:
-        said, expected = normal(reply.body), normal(recording.body)
+        answered, expected = normal(reply.body), normal(recording.body)
         for name in UNEQUAL.get(recording.name, ()):
-            assert said.keys() == expected.keys()
-            said.pop(name)
+            assert answered.keys() == expected.keys()
+            answered.pop(name)
             expected.pop(name)
-    assert said == expected
+    assert answered == expected
     if recording.observed is not None and recording.name not in COUNTED_TOO_EARLY:
         assert reply.seen == recording.observed
 

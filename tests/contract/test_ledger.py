@@ -102,7 +102,7 @@ async def test_numbers_rise_across_restarts(opener: OpenLedger, tmp_path: Path) 
 
 
 async def test_known_id_makes_no_notification(ledger: Ledger) -> None:
-    """Whether it is in the same commit, pending or delivered. Nor does a transition without a channel."""
+    """In the same commit, pending or delivered. A transition without a channel makes none either."""
     first = await fired(ledger, "1", "2", "1")
     await ledger.settle([delivered(first[0])])
     again = await fired(ledger, "2", "3", "1")

@@ -20,7 +20,7 @@ async def test_claims_come_in_pages_in_order(ledger: Ledger) -> None:
 
 
 async def test_claimed_notification_is_not_claimed_again(ledger: Ledger, clock: Clock) -> None:
-    """Until it is settled or released, or its process has ended. Nor is the next one of its ordering key."""
+    """Until it is settled or released, or its process has ended. The next one of its ordering key waits too."""
     one, two, three = await fired(ledger, "1", "2", "3")
     [updated] = await ledger.commit(commit([transition("1", Kind.UPDATED, at=1005, started_at=1000)]))
     assert (await ledger.claim("hook", 10)).heads == [one, two, three]

@@ -87,7 +87,7 @@ async def test_request_of_unknown_outcome_waits_as_one(ledger: Ledger, clock: Cl
 
 
 async def test_dropped_member_leaves_request_for_good(ledger: Ledger) -> None:
-    """Retried later, it is a notification like any other."""
+    """A later retry treats it as an ordinary notification."""
     one, two, three = await fired(ledger, "1", "2", "3")
     await bind(ledger, one, two, three)
     await ledger.drop([one.id])
@@ -122,7 +122,7 @@ async def test_request_waits_for_claimed_member(ledger: Ledger) -> None:
 
 
 async def test_retry_changes_key_after_final_error_only(ledger: Ledger) -> None:
-    """A receiver may have stored a final error under the key; of the others it may have the message."""
+    """A receiver may have stored a final error under the key, and may have accepted the others."""
     notifications = await fired(ledger, "1", "2", "3", "4", "5")
     reasons = ["rejected", "too_large", "not_processed", "exhausted", "expired"]
     await ledger.settle([dead(one, reason) for one, reason in zip(notifications, reasons, strict=True)])

@@ -189,14 +189,14 @@ async def test_garbage_in_file_is_damage(path: Path, seed: int) -> None:
         content[at : at + length] = dice.randbytes(length)
     path.write_bytes(content)
     # The change may hit unused space or a letter of a note; then it is not detected.
-    noticed: LedgerError | None = None
+    detected: LedgerError | None = None
     try:
         async with asyncio.timeout(30):
             await use(path)
     except LedgerError as error:
-        noticed = error
-    assert noticed is None or noticed.reason is LedgerReason.CORRUPT, str(noticed)
-    assert "\n" not in str(noticed)
+        detected = error
+    assert detected is None or detected.reason is LedgerReason.CORRUPT, str(detected)
+    assert "\n" not in str(detected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Any ledger when a write fails, several come at once, or another process has the same store open."""
+"""Any ledger under failed writes, concurrent writes, and another process on the same store."""
 
 import asyncio
 from pathlib import Path

@@ -60,10 +60,10 @@ def load(path: Path) -> list[Message]:
     ]
 
 
-def comparable(said: Iterable[Message]) -> list[tuple[str, bytes]]:
+def comparable(sent: Iterable[Message]) -> list[tuple[str, bytes]]:
     """Messages without what differs between two runs; rows between two progress rows in one order."""
     found: list[tuple[str, bytes]] = []
-    for is_change, group in groupby(said, key=lambda one: one.line is not None and one.line[1] is not None):
+    for is_change, group in groupby(sent, key=lambda one: one.line is not None and one.line[1] is not None):
         pairs = [(one.kind, _constant(one)) for one in group]
         found += sorted(pairs) if is_change else pairs
     return found
@@ -320,23 +320,23 @@ async def connected(port: int) -> Client:
 
 
 async def replayed(replay: Replay, scenario: Scenario, recorded: Sequence[Message]) -> list[Message]:
-    """Send what the recorded client sent, let happen what the recorded server reported, and return what the double said
+    """Send what the recorded client sent, let happen what the recorded server reported, and return what the double sent
     on the first connection."""
     clients: dict[int, Client] = {}
-    said: Counter[int] = Counter()
+    sent: Counter[int] = Counter()
     try:
         for message in recorded:
             if message.client:
                 await spoken(message, clients, replay)
                 continue
-            said[message.conn] += 1
+            sent[message.conn] += 1
             line = message.line
             if line is not None and line[1] is not None:
                 if line[0] > replay.as_of:
                     replay.pending.append((line[0], line[1], line[2]))
                 continue  # arrives with the progress row after it
             happened(message, replay, scenario)
-            await clients[message.conn].until(said[message.conn])
+            await clients[message.conn].until(sent[message.conn])
         return clients[1].received
     finally:
         for client in clients.values():
@@ -379,10 +379,10 @@ async def test_double_answers_like_recorded_server(release: str, name: str) -> N
     replay = prepared(scenario, recorded, release)
 
     async with replay.double:
-        said = await replayed(replay, scenario, recorded)
+        sent = await replayed(replay, scenario, recorded)
 
     expected = comparable(message for message in recorded if message.conn == 1 and not message.client)
-    assert comparable(said)[: len(expected)] == expected
+    assert comparable(sent)[: len(expected)] == expected
 
 
 @pytest.mark.parametrize("release", FOLDERS)

@@ -95,7 +95,7 @@ async def test_reload_ends_what_is_gone_or_removed(harness: Harness, manager: Al
             assert (await tocsin.post("/-/reload"))[0] == 200
 
         await until_fires(manager, "order-1", "order-2", "order-7")
-        # Another view, and other annotations: neither the watch nor the output stays.
+        # Another view and other annotations: the watch and the output are both replaced.
         harness.double.create("public.more_orders", COLUMNS, retain=None, rows=[("2", "Bob", "20"), ("3", "Cyd", "30")])
         harness.alert.update(relation="public.more_orders", annotations={"summary": "Late"})
         await reload()

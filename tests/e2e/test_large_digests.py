@@ -95,7 +95,7 @@ async def test_digest_above_receiver_limit_arrives_in_parts(tmp_path: Path) -> N
 
 
 async def test_retry_of_dead_letters_sends_no_large_digest(tmp_path: Path) -> None:
-    """One row that is too large alone stays a dead letter, whatever is tried again beside it."""
+    """A single row that is too large stays a dead letter, whatever else is retried."""
 
     def receive(request: Received) -> Answer:
         return Answer(status=413 if len(request.body) > LIMIT else 200)

@@ -63,7 +63,7 @@ def test_log_lines_are_written_once_after_reload(level: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOGGING, level, *LEVELS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    heard = LEVELS[LEVELS.index(level) :]
+    logged = LEVELS[LEVELS.index(level) :]
     assert [(line["level"], line["event"]) for line in lines] == [
-        (at, who) for at in heard for who in ("ours", "theirs")
+        (at, logger) for at in logged for logger in ("ours", "theirs")
     ]

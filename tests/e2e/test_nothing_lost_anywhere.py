@@ -50,15 +50,14 @@ class Arrivals:
         return answer
 
     async def complete(self, rows: AbstractSet[str], sent: Mapping[str, int]) -> bool:
-        """Whether everything is there. `rows`: the ids that belong to the view; `sent`: the number of events by
-        alert."""
+        """Whether everything arrived. `rows`: ids in the view; `sent`: the number of events by alert."""
         missing = {alert: count - len(self.events[alert]) for alert, count in sent.items()}
         missing["orders"] = len(rows - self.rows)
         assert not any(missing.values()), f"never arrived: {missing}"
         return True
 
     def assert_no_other(self, rows: AbstractSet[str], sent: Mapping[str, int]) -> None:
-        """Nothing arrived that was not sent, and no event under several ids."""
+        """Only sent events arrived, each under one id."""
         assert self.rows == rows
         for alert, count in sent.items():
             assert self.events[alert].keys() == set(range(count))

@@ -1,5 +1,5 @@
-"""Rows of a view become messages to people: what is sent, to whom, when it is taken back, and under which id. The whole
-process, before the double of Materialize and, where there is one, a live server; tests/acceptance.md has the list."""
+"""Rows of a view become notifications: content, recipients, cancellation and ids. The whole process, against the double
+of Materialize and, where there is one, a live server; tests/acceptance.md has the list."""
 
 import asyncio
 from pathlib import Path
@@ -209,7 +209,9 @@ async def test_retry_after_is_honoured_and_refusal_is_dead(scenario: Scenario) -
         async with scenario.run() as tocsin:
             receiver.script(of_json(400, {"message": "no such thing"}))
             await scenario.view.insert(PIZZA)
-            await until_some(lambda: tocsin.metric("tocsin_channel_dead_letters", channel="hook"), "parked", LONG)
+            await until_some(
+                lambda: tocsin.metric("tocsin_channel_dead_letters", channel="hook"), "a dead letter", LONG
+            )
             receiver.script(Answer(status=429, headers={"retry-after": "1"}), Answer(status=503))
             await scenario.view.insert(ART)
             async with asyncio.timeout(LONG):

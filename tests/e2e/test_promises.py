@@ -101,7 +101,7 @@ async def test_promise_2_restart_continues_the_episode(harness: Harness) -> None
         await harness.until_shown(tocsin)
         harness.orders.delete(ANN)
         await harness.until_notified(FIRST, ("resolved", "1"))
-    fired, *_, resolved = harness.envelopes()  # the kill may have come before the first was written down as delivered
+    fired, *_, resolved = harness.envelopes()  # the kill may precede the record of the first delivery
     assert fired["started_at"] == resolved["started_at"] < resolved["at"]
 
 
@@ -168,7 +168,7 @@ async def test_promise_4_history_lost_while_server_down(harness: Harness) -> Non
 
 
 async def test_promise_4_gap_without_difference_is_counted(harness: Harness) -> None:
-    """Rows may have come and gone in it."""
+    """Rows may have appeared and disappeared in it."""
     async with harness.run() as tocsin:
         await harness.until_notified(FIRST)
         await tocsin.kill()
@@ -393,15 +393,15 @@ async def test_promise_6_refused_channel_is_not_up(harness: Harness) -> None:
         assert "not_found: 404" in text
         [channel] = (await tocsin.json("/api/v1/channels"))["channels"]
         assert (channel["state"], channel["delivered"]) == ("refusing", 0)
-        assert len(tocsin.logged("notification parked")) == 1
+        assert len(tocsin.logged("notification dead-lettered")) == 1
         harness.receiver.otherwise = lambda _: Answer()
         harness.orders.change([(1, ("300", "Ann", "3"))])
         await tocsin.until_metric("tocsin_channel_state", 1, channel="hook", state="up")
-        await tocsin.until_logged("notification parked", "repeats=100")
+        await tocsin.until_logged("notification dead-lettered", "repeats=100")
 
 
 async def test_promise_6_unneeded_ledger_is_not_down(harness: Harness) -> None:
-    """With gauges alone there is no ledger, so that no rule may say that it is down."""
+    """With gauges alone there is no ledger, so no rule may report that it is down."""
     harness.config["channels"] = {}
     harness.alert["notify"] = []
     async with harness.run() as tocsin:
@@ -411,7 +411,7 @@ async def test_promise_6_unneeded_ledger_is_not_down(harness: Harness) -> None:
 
 
 async def test_dead_letter_has_reason_and_can_be_retried(harness: Harness) -> None:
-    """Parked is not lost: it is listed with its reason, and goes out under its old id once it can."""
+    """It is listed with its reason, and a retry sends it under its old id."""
     harness.config["web"]["admin"] = True
     harness.receiver.otherwise = lambda _: Answer(status=404, body=b"no such hook")
     async with harness.run() as tocsin:

@@ -92,7 +92,7 @@ async def consistent(tocsin: TocsinProcess, model: Model) -> None:
     for alert in ALERTS:
         shown, frontier = gauge(page, alert), own(page, "tocsin_alert_frontier_timestamp_seconds", alert)
         if not own(page, "tocsin_alert_up", alert) and not shown:
-            continue  # it has not yet come up
+            continue  # it is not up yet
         possible = [SHOWN[alert](state) for state in model.states(round((frontier or 0) * 1000))]
         assert shown in possible, f"{alert} shows {shown} at {frontier}; possible are {possible[:3]}"
 

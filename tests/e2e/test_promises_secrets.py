@@ -1,5 +1,5 @@
-"""Promise 7: no secret anywhere. Unmistakable ones stand in every place that takes one, everything that can fail is
-made to fail by servers that repeat what they were sent, and then every word that came out is searched."""
+"""Promise 7: no secret anywhere. Every place for a secret has a unique one, every step that can fail fails at servers
+that repeat their requests, and then all output is searched."""
 
 import asyncio
 import base64
@@ -21,7 +21,7 @@ from tocsin.cli import main
 pytestmark = pytest.mark.e2e
 
 MARK = "hushhush"
-"""Part of every secret; looked for in capitals too, and in what encodings make of it."""
+"""Part of every secret; searched in upper case too, and in encodings."""
 
 PAGES = (
     "/",
@@ -86,7 +86,7 @@ async def everything(harness: Harness, tocsin: TocsinProcess, *commands: str) ->
 
 
 def echo(request: Received) -> Answer:
-    """A careless server: it fails as the header `x-answer` asks, and repeats the request's headers, or its address."""
+    """A server that leaks: it fails as the header `x-answer` says, and repeats its headers, or its address."""
     status, what = request.headers["x-answer"].split()
     headers = {name: text for name, text in request.headers.items() if name in SECRET_HEADERS}
     words = f"{request.path} {unquote(request.path)}" if what == "address" else f"{json.dumps(headers)} {headers}"

@@ -106,8 +106,8 @@ def message(*types: str, **content: Any) -> dict[str, Any]:
 
 def log_is_clean(tocsin: TocsinProcess) -> bool:
     """Whether the log holds no traceback and no password, in any spelling."""
-    said = "\n".join(tocsin.log)
-    return not any(part in said for part in ("Traceback", PASSWORD[:6], "p%40ss", "never retrieved"))
+    text = "\n".join(tocsin.log)
+    return not any(part in text for part in ("Traceback", PASSWORD[:6], "p%40ss", "never retrieved"))
 
 
 async def test_each_alert_type_is_delivered_and_retried_independently(scenario: Scenario, other: Peer) -> None:
@@ -157,7 +157,7 @@ async def test_stored_unacknowledged_message_is_sent_once_after_kill(scenario: S
     await other.send(scenario.queue, b"not JSON")
     await other.send(scenario.queue, message("sms", n=1), message_id="m-1")
     scenario.source["declare"] = False
-    # The dead letter cannot be kept, so neither is acknowledged, again and again.
+    # The dead letter cannot be stored, so neither message is acknowledged.
     async with run(scenario) as tocsin:
         await scenario.receiver.arrived(1)
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="hook")
@@ -210,7 +210,7 @@ async def test_message_sets_recipients_and_subject(scenario: Scenario, other: Pe
 
 async def test_slow_or_refused_mail_blocks_nothing_else(scenario: Scenario, other: Peer) -> None:
     scenario.mail.script("DATA", *[HANG] * 4)
-    scenario.config["channels"]["mail"]["timeout"] = "8s"  # the fourth hangs before the first is given up
+    scenario.config["channels"]["mail"]["timeout"] = "8s"  # the fourth hangs before the first times out
     async with run(scenario) as tocsin:
         await tocsin.until_ready()
         await other.send(scenario.queue, *(message("email", "sms", n=n) for n in range(100)))
@@ -234,7 +234,7 @@ async def test_missing_broker_is_reported_and_retried(tmp_path: Path, scenario: 
             async with peer(own) as other:
                 await other.send(scenario.queue, message("sms", n=1), message_id="m-1")
                 await scenario.receiver.arrived(1)
-            # And in the middle of everything.
+            # And while running.
             await asyncio.to_thread(own.stop)
             await tocsin.until_not_ready("RabbitMQ")
             await asyncio.to_thread(own.start)
@@ -297,7 +297,7 @@ async def test_history_of_message_can_be_queried(scenario: Scenario, other: Peer
 
 
 async def test_alertman_migration_example_runs_with_its_environment(scenario: Scenario, other: Peer) -> None:
-    # As it declares them: a topic exchange that is not durable, and a durable queue without arguments.
+    # As Alertman declares them: a topic exchange that is not durable, and a durable queue without arguments.
     exchange = await other.channel.declare_exchange("dummy-exchange", "topic")
     queue = await other.channel.declare_queue("dummy_alerts_queue", durable=True)
     await queue.bind(exchange, "dummy-alerts")

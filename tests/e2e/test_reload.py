@@ -58,7 +58,7 @@ def second_alert(harness: Harness, config: dict[str, Any], **more: Any) -> None:
 
 @asynccontextmanager
 async def without_a_gap(harness: Harness, tocsin: TocsinProcess) -> AsyncIterator[None]:
-    """See to it that the alert `orders` neither loses a series nor its stream while the body runs."""
+    """Assert that the alert `orders` keeps its series and its stream while the body runs."""
     before, connects = await tocsin.gauge("orders"), subscriptions(harness)
     done = False
 

@@ -1,4 +1,4 @@
-"""A row stays the same row whatever settings or version its server writes values with."""
+"""A row keeps its identity under other settings or versions of its server."""
 
 import contextlib
 import json
@@ -104,7 +104,7 @@ AFTER = ("1 mon 2 days 03:04:05.5", "1 year 11 mons", "-1 mons -1 days")
 
 
 async def test_interval_of_another_materialize_version_fires_nothing(tmp_path: Path) -> None:
-    """It resolves once, in the end. Also within an array."""
+    """It resolves once. Also within an array."""
     columns = [("waited", "interval"), ("all", "interval[]")]
     before = [(text, f'{{"{text}"}}') for text in BEFORE]
     after = [(text, f'{{"{text}"}}') for text in AFTER]

@@ -101,7 +101,7 @@ async def test_answers_later_than_the_timeout_are_one_acceptance(tmp_path: Path)
 
 
 class Forgetful:
-    """A receiver that accepts everything at once, answers nothing while `silent`, and keeps what it had under each
+    """A receiver that accepts everything immediately, does not answer while `silent`, and stores the requests of each
     key."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ CHANNELS: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.mark.parametrize("kind", CHANNELS)
 async def test_killed_before_the_answer_repeats_the_same_requests(tmp_path: Path, kind: str) -> None:
-    """A process that starts after the kill sends what the one before had sent as it was, byte by byte, though more is
+    """The process after the kill repeats the requests of the previous one byte by byte, though more notifications are
     pending by then and would fit in."""
     receive = Forgetful()
     async with orders() as (double, relation), Receiver(receive) as receiver:

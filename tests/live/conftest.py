@@ -1,6 +1,6 @@
-"""The model as it is shipped, made once for all live tests that want it: schema `demo`, cluster `alerting`, role
-`tocsin`, windows of two and five minutes. So they want a Materialize of their own: what has these names already is used
-as it is and left there; what was not there before is dropped in the end."""
+"""The shipped model, created once for all live tests that use it: schema `demo`, cluster `alerting`, role `tocsin`,
+windows of two and five minutes. These tests need a dedicated Materialize: existing objects of these names are used and
+kept; created ones are dropped in the end."""
 
 from collections.abc import Iterator
 

@@ -219,7 +219,7 @@ async def _page(tocsin: TocsinProcess) -> dict[str, float]:
 
 
 async def _is_the_view(stack: Stack, tocsin: TocsinProcess) -> bool:
-    """Whether the page shows what the view holds. Others may send events meanwhile, so the view is read twice."""
+    """Whether the page equals the view. Other programs may send events meanwhile, so the view is read twice."""
     query = "SELECT organization, deployment_cnt FROM {}.organization_alert"
     view = await stack.ask(lambda: dict(stack.model.run(query)))
     return await _page(tocsin) == view == await stack.ask(lambda: dict(stack.model.run(query)))

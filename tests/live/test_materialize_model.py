@@ -164,12 +164,12 @@ def test_malformed_events_are_counted(model: Model, sink: KafkaSink) -> None:
     still_works(model, sink)
 
 
-def settled(look: Callable[[], T]) -> T:
+def settled(read: Callable[[], T]) -> T:
     """The value once it has not changed for some seconds: sources tick once a second."""
-    last, since = look(), time.monotonic()
+    last, since = read(), time.monotonic()
     while time.monotonic() - since < 3:
         time.sleep(0.2)
-        if (seen := look()) != last:
+        if (seen := read()) != last:
             last, since = seen, time.monotonic()
     return last
 

@@ -73,7 +73,7 @@ def subjects(names: Names) -> list[Subject]:
 
 async def replaced(stream: Reading, began: float, what: str) -> None:
     check(await stream.error(), SourceReason.REPLACED)
-    print(f"{what}: noticed after {time.monotonic() - began:.2f} s")
+    print(f"{what}: detected after {time.monotonic() - began:.2f} s")
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["relation", "query"])
@@ -90,7 +90,7 @@ async def test_schema_swap_ends_stream_on_old_view(names: Names, kind: int) -> N
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["relation", "query"])
 async def test_applied_replacement_ends_no_stream(names: Names, kind: int) -> None:
-    """The id changes and the old one is gone; a later swap is noticed."""
+    """The id changes and the old one is gone; a later swap is detected."""
     [before] = await names.planned(f"{names.blue}.v")
     async with reading(source(), subjects(names)[kind]) as stream:
         await stream.until_state(("1",), ("5",), ("11",))

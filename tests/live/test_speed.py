@@ -101,7 +101,7 @@ async def test_time_from_event_to_alertmanager(stack: Stack, sink: KafkaSink, me
 
 def test_rate_of_the_producer(measured: Measured) -> None:
     """The schedule, the pace and the sink as the command has them, into a topic that goes with the test, so that no
-    view has to read them. The pace asks for more than any machine can give."""
+    view has to read them. The rate exceeds the capacity of any machine."""
     topic = f"tocsin_test_{secrets.token_hex(4)}"
     plan = Plan(rate=1_000_000, bid_rate=0, spike_interval=0, limit=LOAD)
     metrics = Metrics()

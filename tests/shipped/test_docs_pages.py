@@ -229,9 +229,9 @@ async def test_notified_migration_keeps_table_trigger_and_handlers(server: Postg
             insert = "INSERT INTO events (name, order_id) VALUES ('order_placed', 17), ('order_failed', 18)"
             await database.run(insert)
             await database.run("NOTIFY events, 'the end'")
-            heard = itertools.takewhile(lambda notify: notify.payload != "the end", listener.notifies(timeout=SOON))
-            assert [notify.payload for notify in heard] == ["2", "3"], "Notified still gets each event once"
-            del heard  # it holds the connection's lock
+            received = itertools.takewhile(lambda notify: notify.payload != "the end", listener.notifies(timeout=SOON))
+            assert [notify.payload for notify in received] == ["2", "3"], "Notified still gets each event once"
+            del received  # it holds the connection's lock
         async with running(tmp_path, config, **environment) as tocsin:
 
             async def delivered() -> bool:

@@ -1,4 +1,4 @@
-"""One text for one value, whatever version or session wrote it."""
+"""One text for one value, from any version or session."""
 
 import pytest
 
@@ -83,7 +83,7 @@ def test_rows_without_such_columns_need_no_pass() -> None:
 
 @pytest.mark.parametrize("kept_first", [True, False])
 def test_two_stored_keys_of_one_value_become_one(*, kept_first: bool) -> None:
-    """One was left by an upgrade and is only kept firing: it ends, and the one in the view goes on."""
+    """One is left over from an upgrade: it ends, and the one in the view keeps firing."""
     firings = [
         Firing(fingerprint=text, phase=phase, started_at=1, marked_at=1, row=(text,), counts=counts)
         for text, phase, counts in (

@@ -62,14 +62,14 @@ def test_unfit_arguments_are_refused_per_alert(settings: dict[str, Any], why: st
 async def test_changes_by_handler_do_not_leak() -> None:
     seen = []
 
-    def greedy(envelope: Envelope, message: Message, *, bag: list[str]) -> bool:
+    def mutating(envelope: Envelope, message: Message, *, bag: list[str]) -> bool:
         seen.append((dict(envelope["labels"]), list(bag)))
         envelope["labels"].clear()
         message.envelope["row"].clear()
         bag.append("x")
         return False
 
-    what, made = message(), channel(greedy, arguments={"bag": ["a"]})
+    what, made = message(), channel(mutating, arguments={"bag": ["a"]})
     await sent(made, what)
     await sent(made, what)
     assert seen == [({"customer": "Ann"}, ["a"])] * 2
@@ -77,10 +77,10 @@ async def test_changes_by_handler_do_not_leak() -> None:
 
 
 async def test_secret_argument_is_redacted() -> None:
-    def talkative(envelope: Envelope, *, token: str) -> None:
+    def leaking(envelope: Envelope, *, token: str) -> None:
         raise ValueError(f"the token {token} is bad")
 
-    made = channel(talkative, secret_arguments={"token": "hunter2000"})
+    made = channel(leaking, secret_arguments={"token": "hunter2000"})
     assert await sent(made) == Retry(Reason.INTERNAL, "ValueError: the token <secret> is bad")
     config = Config(type="python", handler="a:b", secret_arguments={"token": "hunter2000"})
     assert "hunter2000" not in repr(config)
@@ -103,7 +103,7 @@ def raising_later(error: BaseException) -> Callable[[Envelope], Any]:
     return handler
 
 
-class Wordless(Exception):  # noqa: N818
+class Unprintable(Exception):  # noqa: N818
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
@@ -141,7 +141,7 @@ async def test_return_value_decides_result(returned: object, result: Result) -> 
         (SystemExit(1), Retry(Reason.INTERNAL, "SystemExit: 1")),
         (KeyboardInterrupt(), Retry(Reason.INTERNAL, "KeyboardInterrupt")),
         (asyncio.CancelledError(), Retry(Reason.INTERNAL, "CancelledError")),
-        (Wordless(), Retry(Reason.INTERNAL, "Wordless")),
+        (Unprintable(), Retry(Reason.INTERNAL, "Unprintable")),
         (Reject("unknown customer"), Rejected(Reason.REJECTED, "unknown customer")),
         (Reject(), Rejected(Reason.REJECTED, "the handler rejected it")),
         (Later("busy"), Retry(Reason.NOT_PROCESSED, "busy")),

@@ -17,7 +17,7 @@ from tocsin.dispatch import sending
 from tocsin.errors import Reason
 from tocsin.handlers import Envelope
 
-# Time.
+# Timeouts.
 
 
 class Stuck:
@@ -125,23 +125,23 @@ async def test_async_handler_is_cancelled_at_timeout() -> None:
 
 
 async def test_async_handler_of_cancelled_attempt_is_cancelled_once() -> None:
-    said = []
+    events = []
 
     async def slow(envelope: Envelope) -> None:
-        said.append("begun")
+        events.append("begun")
         try:
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0)
-            said.append("ended")
+            events.append("ended")
 
     made = channel(slow, timeout="20s")
     attempt = asyncio.create_task(sent(made))
-    await until(lambda: said)
+    await until(lambda: events)
     attempt.cancel()
     await asyncio.wait({attempt})
     await until(lambda: not made._running)
-    assert said == ["begun", "ended"]
+    assert events == ["begun", "ended"]
 
 
 async def test_call_waits_for_slot_within_limit(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,14 +166,14 @@ class Awaited:
 
     def __init__(self) -> None:
         self.future = asyncio.get_running_loop().create_future()
-        self.said: list[str] = []
+        self.events: list[str] = []
 
     async def coroutine(self) -> None:
-        self.said.append("begun")
+        self.events.append("begun")
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            self.said.append("ended")
+            self.events.append("ended")
 
 
 async def test_returned_coroutine_is_cancelled_at_timeout() -> None:
@@ -182,7 +182,7 @@ async def test_returned_coroutine_is_cancelled_at_timeout() -> None:
     for _ in range(2):
         assert await sent(made) == Retry(Reason.TIMEOUT, "the handler did not end within 1 s")
         assert not made._running
-    assert awaited.said == ["begun", "ended"] * 2
+    assert awaited.events == ["begun", "ended"] * 2
 
 
 async def test_returned_future_is_cancelled_at_timeout() -> None:
@@ -200,7 +200,7 @@ async def test_awaitable_returned_after_timeout_is_not_awaited(stuck: Stuck, wha
     await sent(made)
     stuck.go.set()
     await until(lambda: not made._running)
-    assert awaited.said == []
+    assert awaited.events == []
     assert awaited.future.cancelled() == (what == "future")
     stuck.answer = "ticket 17"
     assert await sent(made) == Delivered("ticket 17")
@@ -226,7 +226,7 @@ async def test_uncancellable_async_handler_keeps_its_slot(monkeypatch: pytest.Mo
     await made.close()
 
 
-# The end.
+# Shutdown.
 
 
 async def test_close_waits_for_running_calls(stuck: Stuck) -> None:
@@ -246,9 +246,9 @@ async def test_close_cancels_awaited_result(monkeypatch: pytest.MonkeyPatch) -> 
     awaited = Awaited()
     made = channel(lambda _: awaited.coroutine())
     sending = asyncio.create_task(made.send([message()]))
-    await until(lambda: awaited.said == ["begun"])
+    await until(lambda: awaited.events == ["begun"])
     await made.close()
-    assert awaited.said == ["begun", "ended"]
+    assert awaited.events == ["begun", "ended"]
     assert isinstance((await sending)[0], Retry)
 
 

@@ -261,7 +261,7 @@ async def test_columns_of_events_are_checked_where_known(
 
 
 async def test_nested_names_of_events_are_checked(tmp_path: Path) -> None:
-    """A field of a JSON column is looked for in an event where there is one."""
+    """A field of a JSON column is checked against an event where there is one."""
     right = "    labels: {who: data.customer}\n    dedupe_by: [data.customer]\n    notify: [line]\n"
     wrong = right.replace("[data.customer]", "[data.custmer]")
     assert await found_of_events(tmp_path, right, Described(OF_EVENTS, AN_EVENT)) == []

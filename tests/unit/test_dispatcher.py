@@ -150,8 +150,7 @@ async def test_channel_without_await_does_not_block_loop(harness: DispatcherHarn
 
 
 async def test_rescheduled_one_is_sent_exactly_then(harness: DispatcherHarness) -> None:
-    """Without backoff or attempt. What comes later for the same row does not wait, whether it is in the outbox already
-    or not."""
+    """Without backoff or attempt. Later notifications of the same row do not wait, in the outbox already or not."""
     fired, resolved = await harness.episode(length=2)
     (queued,) = await harness.commit([transition("1", at=3000)])
     unfinished = Reschedule(Reason.TOO_EARLY, "asked once", 2.0, free=True)
@@ -181,7 +180,7 @@ async def test_rescheduled_one_is_sent_exactly_then(harness: DispatcherHarness) 
 
 
 async def test_sending_goes_on_while_outcomes_are_recorded(harness: DispatcherHarness) -> None:
-    """Those that gather meanwhile are recorded together. Only the next of an episode waits."""
+    """Outcomes that accumulate meanwhile are recorded together. Only the next of an episode waits."""
     channel, ledger = FakeChannel(), FaultyLedger(harness.ledger)
     gate = ledger.close_gate("settle")
     harness.start(channel, ledger=ledger, concurrency=1)

@@ -168,7 +168,7 @@ async def test_only_single_too_large_row_is_dead(harness: DispatcherHarness) -> 
 
 
 async def test_retry_of_large_digest_is_split(harness: DispatcherHarness) -> None:
-    """Dead letters of a digest, as older versions left them, go in parts that the receiver takes."""
+    """Dead letters of a digest of older versions are sent in parts that the receiver accepts."""
     channel = FakeChannel(script(Delivered(), Rejected(Reason.REJECTED, "no")))
     dispatcher = harness.start(channel)
     await fire(harness, *map(str, range(9)))
@@ -237,7 +237,7 @@ async def test_ledger_that_fails_during_split_loses_nothing(harness: DispatcherH
 
 
 async def test_unanswered_digest_is_given_up_as_a_whole(harness: DispatcherHarness) -> None:
-    """If its oldest were given up alone, the rest would be another message under another id."""
+    """If only the oldest expired, the rest would be another message under another id."""
     channel = FakeChannel(lambda message: Delivered() if len(merged(message)) == 1 else Retry(Reason.TIMEOUT))
     harness.start(channel, max_attempts=None, max_age=40.0)
     await fire(harness, "1", "2")

@@ -77,7 +77,7 @@ async def test_rejection_is_dead_and_episode_continues(harness: DispatcherHarnes
 
 
 async def test_notification_failing_composition_is_dead(harness: DispatcherHarness) -> None:
-    def choosy(together: Sequence[Notification]) -> Message | Rejected:
+    def compose_or_fail(together: Sequence[Notification]) -> Message | Rejected:
         match together[0].transition.row[0]:
             case "1":
                 return Rejected(Reason.UNROUTED, "no longer notifies")
@@ -87,7 +87,7 @@ async def test_notification_failing_composition_is_dead(harness: DispatcherHarne
 
     channel = FakeChannel(bulk=10)
     ids = await harness.fire("1", "2", "3")
-    harness.start(channel, compose=choosy)
+    harness.start(channel, compose=compose_or_fail)
     await harness.delivered(ids[2])
     await harness.quiet()
     assert channel.ids == [ids[2]]
@@ -248,7 +248,7 @@ async def test_default_policy_survives_an_outage_of_a_day(harness: DispatcherHar
 
 @pytest.mark.parametrize("reason", list(Reason))
 async def test_dead_letters_in_a_row_mean_refusing(harness: DispatcherHarness, reason: Reason) -> None:
-    """Whatever the reason; until the first delivery."""
+    """For any reason, until the first delivery."""
     channel = FakeChannel()
     wrong = True
     dispatcher = harness.start(

@@ -1,5 +1,4 @@
-"""A dispatcher and its ledger: nothing is lost, and nothing sent twice, whatever happens between reading and
-writing."""
+"""A dispatcher and its ledger: nothing is lost or sent twice, whatever happens between reading and writing."""
 
 import asyncio
 import random
@@ -18,7 +17,7 @@ from tocsin.model import Kind
 
 
 async def test_pending_ones_are_sent_after_restart(harness: DispatcherHarness) -> None:
-    """With the same ids, and not before the recovery delay. What is new does not wait."""
+    """With the same ids, and not before the recovery delay. New notifications do not wait."""
     channel = FakeChannel()
     channel.gate.clear()
     harness.start(channel)
@@ -66,7 +65,7 @@ async def test_restart_of_ledger_sends_remaining_notifications(harness: Dispatch
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("limit", [1, 2, 7, 50])
 async def test_commits_while_channel_is_slow_lose_nothing(harness: DispatcherHarness, seed: int, limit: int) -> None:
-    """Nor are they sent twice, or out of order."""
+    """They are not sent twice, or out of order."""
     dice = random.Random(seed)
 
     async def slowly(_message: Message) -> Result:
@@ -169,7 +168,7 @@ async def test_dropped_one_on_a_page_is_not_sent(harness: DispatcherHarness) -> 
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_rescans_at_any_moment_lose_nothing(harness: DispatcherHarness, seed: int) -> None:
-    """Nor is anything sent twice."""
+    """Nothing is sent twice either."""
     dice = random.Random(seed)
 
     async def sometimes(_message: Message) -> Result:
@@ -214,7 +213,7 @@ async def test_settled_during_a_read_is_not_sent_again(harness: DispatcherHarnes
 
 
 async def test_outcome_is_recorded_once_ledger_works(harness: DispatcherHarness) -> None:
-    """What was delivered is not sent again meanwhile, and the next of its episode waits."""
+    """A delivered notification is not repeated meanwhile, and the next of its episode waits."""
     ledger, channel = FaultyLedger(harness.ledger), FakeChannel()
     ledger.failures["settle"] = 3
     dispatcher = harness.start(channel, ledger=ledger)

@@ -52,7 +52,7 @@ async def test_unanswered_request_is_repeated_as_it_was(harness: DispatcherHarne
 
 @pytest.mark.parametrize("answered", [True, False], ids=["timed out", "not answered"])
 async def test_request_survives_a_kill(harness: DispatcherHarness, channel: KeyedChannel, answered: bool) -> None:
-    """A restart repeats the request, though more was committed in between."""
+    """A restart repeats the request, though more notifications were committed since."""
     channel.line = lines(LOST if answered else None)
     channel.gate = channel.gate if answered else type(channel.gate)()
     ids = await harness.fire(*map(str, range(20)))
@@ -124,7 +124,7 @@ async def test_refused_repeat_leaves_outcome_unknown(
 
 
 async def test_answer_for_each_event_ends_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:
-    """One of many that is refused inside an accepted request is a dead letter; nothing is repeated."""
+    """One refused member of an accepted request is a dead letter; nothing is repeated."""
     ids = await harness.fire(*map(str, range(10)))
     bad = Rejected(Reason.NOT_PROCESSED, "no such workflow")
     channel.each = lambda id_: bad if id_ == ids[3] else None
@@ -151,7 +151,7 @@ async def test_rejected_request_is_split_and_never_repeated(harness: DispatcherH
 
 
 async def test_parts_of_rejected_request_survive_a_kill(harness: DispatcherHarness, channel: KeyedChannel) -> None:
-    """The bulk that was rejected does not come back with the process."""
+    """A restart does not repeat the rejected bulk."""
     ids = await harness.fire(*map(str, range(8)))
     channel.receiver.refuses = lambda sent: LARGE if len(sent) > 4 else None
 
@@ -222,7 +222,7 @@ async def test_dropped_member_leaves_another_request(harness: DispatcherHarness,
 
 
 async def test_drop_while_sending_repeats_the_rest(harness: DispatcherHarness, channel: KeyedChannel) -> None:
-    """The bulk is read from the ledger again once its answer is there."""
+    """The bulk is read from the ledger again after its answer."""
     channel.line = lines(LOST)
     channel.arrives = False
     channel.gate.clear()

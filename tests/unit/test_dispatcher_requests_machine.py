@@ -79,7 +79,7 @@ async def test_each_is_accepted_once_after_any_history(tmp_path: Path, seed: int
         assert {record.id for record in records if record.status is Status.DEAD} == odd
         assert receiver.accepted.keys() == delivered
         assert set(receiver.accepted.values()) <= {1}
-        # A final error whose answer was lost is asked for again under its key: the client knows nothing of it.
+        # A final error whose answer was lost is requested again under its key: the client does not know it.
         assert not [complaint for complaint in receiver.broken if complaint.startswith("another body")]
     finally:
         await harness.close()

@@ -206,7 +206,7 @@ async def test_alerts_beyond_the_limit_are_reported(levels: LevelHarness) -> Non
 
 
 async def test_alert_of_silent_source_expires_until_known(levels: LevelHarness) -> None:
-    """Neither a resend nor an end while the source is silent, and a resend as soon as it answers, changed or not."""
+    """No resend and no end while the source is silent; a resend as soon as it answers, changed or not."""
     await levels.fires("1")
     levels.firing["late"] = None
     for _ in range(10):
@@ -236,8 +236,7 @@ async def test_shutdown_sends_changes_only(levels: LevelHarness) -> None:
 
 
 async def test_restart_sends_missed_ends(levels: LevelHarness) -> None:
-    """Also what a removed alert reported, and what a receiver that was down did not get; another alert waits until it
-    is known."""
+    """Also those of a removed alert, and those that a receiver missed. An alert of unknown state waits until it is known."""
     levels.level.answers["b"] = DOWN
     await levels.fires("1", "2")
     await levels.fires("3", "4", alert="early")

@@ -48,7 +48,7 @@ def test_creates_everything_then_nothing() -> None:
 @pytest.mark.parametrize("trouble", ["killed", "connection lost", "second setup", "second setup with changes"])
 @pytest.mark.parametrize("history", [True, False])
 def test_disturbance_at_any_statement_is_repaired(trouble: str, history: bool) -> None:
-    """Whatever happens before whichever statement, this run or the next leaves what an undisturbed run leaves."""
+    """After a disturbance before any statement, this run or the next has the result of an undisturbed run."""
     changed = {"deployment_window": "5 minutes"} if "changes" in trouble else {}
     whole = Catalog(history=history)
     if changed:

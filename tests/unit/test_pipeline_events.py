@@ -163,7 +163,7 @@ async def test_lost_connection_during_hold_is_opened_again(ledger: SqliteLedger)
 
 
 async def test_batch_given_back_waits_for_the_ledger(ledger: SqliteLedger) -> None:
-    """A source that takes its batch back is asked for the next one once the ledger can be written."""
+    """A source that takes its batch back is asked for the next one once the ledger is writable."""
     source, locked, pauses = Scripted(), Locked(ledger, 3), Pauses()
     source.keeps = False
     intake = intake_of(source, locked, sleep=pauses.sleep)
@@ -177,7 +177,7 @@ async def test_batch_given_back_waits_for_the_ledger(ledger: SqliteLedger) -> No
 
 
 async def test_pause_before_reconnection_lasts_as_long_as_asked(ledger: SqliteLedger) -> None:
-    """A source whose server counts reconnections asks for a longer pause than the backoff."""
+    """A source whose server counts reconnections sets a longer pause than the backoff."""
     source, pauses = Scripted(), Pauses()
     intake = intake_of(source, ledger, chance=lambda: 0.0, sleep=pauses.sleep)
     source.following.put_nowait(SourceError("gone", SourceReason.DISCONNECTED, wait=60.0))
@@ -268,7 +268,7 @@ async def test_source_with_only_refused_events_is_down(ledger: SqliteLedger) -> 
 
 
 async def test_thousand_refused_events_are_two_lines(ledger: SqliteLedger) -> None:
-    """The first in full and a count at the end; events that no alert takes likewise."""
+    """The first in full and a count at the end; also events without an alert."""
     source = Scripted()
     repeats.flush()  # what other tests left
     with capture_logs() as logged:

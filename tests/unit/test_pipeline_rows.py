@@ -77,7 +77,7 @@ async def test_progress_is_stored_at_shutdown(alert: RowAlert, ledger: SlowLedge
 async def test_partial_batch_under_new_columns_is_discarded(
     alert: RowAlert, ledger: SlowLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A set under new columns is stored whole; stored at the end of a run it would hold rows never notified."""
+    """A set under new columns is stored completely; a partial one would hold rows that were never notified."""
     source = ScriptedSource()
     pipeline = row_pipeline(alert, source, ledger)
     async with at_work(pipeline) as task:
@@ -96,7 +96,7 @@ async def test_partial_batch_under_new_columns_is_discarded(
 
 
 async def test_new_columns_are_stored_with_the_next_snapshot(alert: RowAlert, ledger: SlowLedger) -> None:
-    """Though no row differs: later commits store rows of the new columns."""
+    """Even without a different row: later commits store rows of the new columns."""
     source = ScriptedSource()
     pipeline = row_pipeline(alert, source, ledger)
     async with at_work(pipeline):

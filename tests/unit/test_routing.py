@@ -93,16 +93,16 @@ def test_merged_route_has_an_ordering_key_per_group() -> None:
 
 def test_end_is_merged_in_group_of_firing() -> None:
     made = router(route(when="row.severity == 'page'", interval=30.0, group_by=("severity",)))
-    story = [transition(), transition(Kind.UPDATED, WARN, PAGE)]
-    found = [(one.kind, addresses) for one, addresses in made.addressed(story) if addresses]
+    transitions = [transition(), transition(Kind.UPDATED, WARN, PAGE)]
+    found = [(one.kind, addresses) for one, addresses in made.addressed(transitions) if addresses]
     page = (Address(channel="out", ordering_key=fingerprint("late", ["page"]), interval=30.0),)
     assert found == [(Kind.FIRED, page), (Kind.RESOLVED, page)]
 
 
 def test_changed_group_column_changes_the_group() -> None:
     made = router(route(interval=30.0, group_by=("severity",)))
-    story = [transition(), transition(Kind.UPDATED, WARN, PAGE), transition(Kind.RESOLVED, WARN)]
-    ordering_keys = [addresses[0].ordering_key for _, addresses in made.addressed(story)]
+    transitions = [transition(), transition(Kind.UPDATED, WARN, PAGE), transition(Kind.RESOLVED, WARN)]
+    ordering_keys = [addresses[0].ordering_key for _, addresses in made.addressed(transitions)]
     assert ordering_keys == [fingerprint("late", ["page"]), *[fingerprint("late", ["warn"])] * 2]
 
 
@@ -130,10 +130,10 @@ ROWS = st.sampled_from([PAGE, WARN, ("1", "page", "11"), ("1", "warn", "11")])
 def test_condition_acts_like_a_filtered_view(rows: list[Row]) -> None:
     """The row of one key changes step by step, then goes; compare with the view of the matching rows."""
     made = router(route(when="row.severity == 'page'"))
-    story = [transition(Kind.FIRED, rows[0])]
-    story += [transition(Kind.UPDATED, new, old) for old, new in pairwise(rows) if new != old]
-    story.append(transition(Kind.RESOLVED, rows[-1]))
-    found = [(one.kind, one.row) for one, addresses in made.addressed(story) if addresses]
+    transitions = [transition(Kind.FIRED, rows[0])]
+    transitions += [transition(Kind.UPDATED, new, old) for old, new in pairwise(rows) if new != old]
+    transitions.append(transition(Kind.RESOLVED, rows[-1]))
+    found = [(one.kind, one.row) for one, addresses in made.addressed(transitions) if addresses]
 
     expected: list[tuple[Kind, Row]] = []
     shown: Row | None = None

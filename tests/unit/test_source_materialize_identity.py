@@ -43,13 +43,13 @@ async def verdicts(known: Identity | None, *rounds: Catalog) -> list[str]:
     """The result of each round of checks: empty, or why the subscription ends."""
     ended: list[SourceError] = []
     subscription = Subscription(target=sql.SQL("v"), known=known, interrupt=ended.append)
-    said = []
+    results = []
     for catalog in rounds:
         ended.clear()
         await subscription.check(catalog.query, "mz")
         assert all(error.reason is SourceReason.REPLACED and error.resume for error in ended)
-        said.append(str(ended[0]) if ended else "")
-    return said
+        results.append(str(ended[0]) if ended else "")
+    return results
 
 
 def test_plan_names_objects_in_order() -> None:
@@ -87,7 +87,7 @@ async def test_one_name_of_many_is_enough() -> None:
 
 
 async def test_id_that_is_gone_is_an_applied_replacement() -> None:
-    """Also the second one, and a swap after both is noticed."""
+    """Also the second one, and a swap after both is detected."""
     rounds = Catalog("u1"), Catalog("u3"), Catalog("u5"), Catalog("u6", there=["u5"])
     *quiet, last = await verdicts(Identity(("u1",), HOME), *rounds)
     assert quiet == ["", "", ""]
@@ -104,7 +104,7 @@ async def test_id_of_table_version_counts_as_swap() -> None:
 
 @pytest.mark.parametrize("cluster", ['{"name": "other"}', "null"])
 async def test_another_cluster_is_noticed(cluster: str) -> None:
-    """Though the objects are the same."""
+    """With the same objects."""
     assert "another cluster" in (await verdicts(Identity(("u1",), HOME), Catalog("u1", cluster=cluster)))[0]
 
 

@@ -1,4 +1,4 @@
-"""Names of columns, labels and annotations in templates: every name works, whatever else is called so."""
+"""Names of columns, labels and annotations in templates: every name works, also those of methods."""
 
 import json
 from typing import Any
@@ -102,7 +102,7 @@ def sent(one: Envelope) -> dict[str, Any]:
     text=st.none() | st.just("pizza"),
 )
 def test_every_channel_sends_rows_with_any_name(name: str, where: str, kind: Kind, text: str | None) -> None:
-    """No channel rejects it, neither alone nor in a digest."""
+    """No channel rejects it, alone or in a digest."""
     one = envelope(name, where, kind, text)
     for envelopes in (one, merged([one, {**one, "id": "2" * 32}])):
         for channel, result in sent(envelopes).items():

@@ -42,7 +42,7 @@ def rendered(source: str) -> str:
 
 @pytest.mark.parametrize("name", [name for name in FILTERS if name != "attr"])
 def test_filter_renders_null_as_nothing(name: str) -> None:
-    """Neither an error, which would make a dead letter, nor Python's word for it."""
+    """No error, which would make a dead letter, and not the text `None`."""
     source = f"{{{{ row.owner | {name}{ARGUMENTS.get(name, '')} }}}}"
     if name in ("json", "tojson"):
         expected = {"null"}

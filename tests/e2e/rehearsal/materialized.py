@@ -44,7 +44,7 @@ async def serve() -> None:
 
 
 async def send(*command: object) -> int:
-    """Hand a command over; 0 if it was carried out."""
+    """Pass a command on; return 0 if it succeeded."""
     reader, writer = await asyncio.open_connection("127.0.0.1", CONTROL_PORT)
     writer.write(json.dumps(command).encode() + b"\n")
     answer = (await reader.readline()).decode()

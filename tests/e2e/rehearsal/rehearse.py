@@ -144,7 +144,7 @@ def killed_exporter(stack: Stack) -> None:
 
 
 def killed_others(stack: Stack) -> None:
-    """Every other killed service comes back, and the stack recovers."""
+    """Every other killed service restarts, and the stack recovers."""
     for service in LASTING[::-1]:
         if service == "exporter":
             continue
