@@ -236,7 +236,7 @@ async def test_shutdown_sends_changes_only(levels: LevelHarness) -> None:
 
 
 async def test_restart_sends_missed_ends(levels: LevelHarness) -> None:
-    """Also those of a removed alert, and those that a receiver missed. An alert of unknown state waits until it is known."""
+    """Also of a removed alert, and those that a receiver missed. An alert of unknown state waits until it is known."""
     levels.level.answers["b"] = DOWN
     await levels.fires("1", "2")
     await levels.fires("3", "4", alert="early")
