@@ -70,7 +70,7 @@ async def sent(channel: Channel, what: Message | None = None) -> Result:
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-async def test_delivers_every_kind(subject: Subject, kind: Kind) -> None:
+async def test_channel_delivers_every_kind(subject: Subject, kind: Kind) -> None:
     what = message(kind)
     assert isinstance(await sent(subject.build(), what), Delivered)
     if kind is Kind.FIRED:
@@ -161,7 +161,7 @@ async def test_repeat_has_the_same_body_and_key(http: Subject) -> None:
     ],
     ids=lambda value: str(getattr(value, "status", "")) if isinstance(value, Answer) else value[1].value,
 )
-async def test_failure_is_classified(http: Subject, answer: Answer, expected: tuple[type, Reason]) -> None:
+async def test_failure_is_classified_by_reason(http: Subject, answer: Answer, expected: tuple[type, Reason]) -> None:
     http.receiver.script(answer)
     result = await sent(http.build(timeout="300ms" if answer.hang else "20s"))
     assert not isinstance(result, Delivered)
@@ -183,7 +183,7 @@ async def test_retry_after_is_honoured(http: Subject) -> None:
     assert result.after == 3.0
 
 
-async def test_no_status_raises(http: Subject) -> None:
+async def test_no_http_status_raises(http: Subject) -> None:
     channel = http.build()
     for status in range(200, 600, 7):
         http.receiver.script(*[Answer(status=status, body=b"?" if status not in (204, 304) else b"")] * 9)

@@ -60,7 +60,7 @@ async def test_firings_are_added_overwritten_and_deleted(ledger: Ledger) -> None
     assert {one.row for one in stored.firings} == {("2", "new"), ("3", "x")}
 
 
-async def test_alerts_are_independent(ledger: Ledger) -> None:
+async def test_alerts_are_stored_independently(ledger: Ledger) -> None:
     await ledger.commit(commit(saved=[firing("1")]))
     await ledger.commit(commit(alert="early", saved=[firing("1", alert="early")], frontier=7))
     await ledger.commit(commit(alert="early", replace=True, frontier=8))

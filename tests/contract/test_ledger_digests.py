@@ -65,7 +65,7 @@ async def test_keys_and_channels_have_windows_of_their_own(ledger: Ledger) -> No
         assert (offered.digest, offered.not_before) == (None, 0.0)
 
 
-async def test_digest_survives_restart(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
+async def test_digest_survives_ledger_restart(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
     ledger = opener(tmp_path / "ledger", clock=clock)
     _, second = await fired(ledger, "1", "2", "3")
     await ledger.close()

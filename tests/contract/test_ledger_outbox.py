@@ -204,7 +204,7 @@ async def test_episode_that_fires_is_not_pruned(ledger: Ledger, clock: Clock) ->
     assert await ledger.prune(clock.now + 1, 100) == 1
 
 
-async def test_pruning_is_limited(ledger: Ledger, clock: Clock) -> None:
+async def test_pruning_is_limited_per_call(ledger: Ledger, clock: Clock) -> None:
     keys = [str(number) for number in range(10)]
     notifications = await ledger.commit(
         commit([transition(key) for key in keys], to=("hook", "mail"), saved=[firing(key) for key in keys[:5]])

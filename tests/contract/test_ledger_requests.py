@@ -39,7 +39,7 @@ def unknown(notification: Notification, not_before: float) -> Settlement:
     )
 
 
-async def test_request_survives_restart(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
+async def test_request_survives_process_restart(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
     """A process that is killed while it sends leaves the request, and everything else apart from it."""
     ledger = opener(tmp_path / "ledger", clock=clock)
     one, two, three = await fired(ledger, "1", "2", "3")
@@ -67,7 +67,7 @@ async def test_known_outcome_ends_request(ledger: Ledger) -> None:
     assert await repeats(ledger) == []
 
 
-async def test_parts_replace_request(ledger: Ledger) -> None:
+async def test_parts_replace_split_request(ledger: Ledger) -> None:
     """The first part starts with the same member as the whole."""
     one, two, three, four = await fired(ledger, "1", "2", "3", "4")
     await bind(ledger, one, two, three, four)

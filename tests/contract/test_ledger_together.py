@@ -98,7 +98,7 @@ async def test_closing_finishes_what_is_queued(opener: OpenLedger, tmp_path: Pat
     assert sum(map(len, await asyncio.gather(*commits))) == 20
 
 
-async def test_closed_ledger_raises(opener: OpenLedger, tmp_path: Path) -> None:
+async def test_closed_ledger_raises_on_use(opener: OpenLedger, tmp_path: Path) -> None:
     ledger = opener(tmp_path / "ledger")
     await ledger.close()
     for call in (

@@ -27,6 +27,6 @@ def test_every_promise_names_a_test() -> None:
 
 
 @pytest.mark.parametrize("named", sorted({*re.findall(r"`(\S+::\w+)`", LIST)}))
-def test_named_test_exists(named: str) -> None:
+def test_test_named_by_promise_exists(named: str) -> None:
     file, name = named.split("::")
     assert re.search(rf"^(?:async )?def {name}\(", (TESTS / file).read_text(encoding="utf-8"), re.MULTILINE)

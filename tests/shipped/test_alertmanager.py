@@ -46,7 +46,7 @@ def read(file: Path) -> Any:
 
 @needs_amtool
 @each_file
-async def test_configuration_is_valid(file: Path) -> None:
+async def test_configuration_of_alertmanager_is_valid(file: Path) -> None:
     status, output = await run(AMTOOL or "", "check-config", file)
     assert status == 0, output
     assert "SUCCESS" in output, output

@@ -148,7 +148,7 @@ def test_exporter_gets_every_variable_of_its_configuration() -> None:
 
 
 @pytest.mark.parametrize("novu", ["", "https://eu.api.novu.co"])
-def test_configuration_is_valid(
+def test_configuration_of_compose_is_valid(
     novu: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if novu:

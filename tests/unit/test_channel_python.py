@@ -119,7 +119,7 @@ class Unprintable(Exception):  # noqa: N818
         (False, Retry(Reason.NOT_PROCESSED, "the handler returned False")),
     ],
 )
-async def test_return_value_decides_result(returned: object, result: Result) -> None:
+async def test_return_value_of_handler_decides_result(returned: object, result: Result) -> None:
     async def later(envelope: Envelope) -> object:
         return returned
 
@@ -152,7 +152,7 @@ async def test_return_value_decides_result(returned: object, result: Result) -> 
     ],
     ids=lambda value: type(value).__name__,
 )
-async def test_exception_decides_result(
+async def test_exception_of_handler_decides_result(
     raised: Callable[[BaseException], Callable[..., Any]], error: BaseException, result: Result
 ) -> None:
     assert await sent(channel(raised(error))) == result

@@ -170,7 +170,7 @@ def test_aliases_of_aliases_are_limited() -> None:
     assert [problem.code for problem in document.problems] == ["too_many_values"]
 
 
-def test_oddities_are_warnings(tmp_path: Path) -> None:
+def test_unusual_settings_are_warnings(tmp_path: Path) -> None:
     text = WHOLE.replace('"[::1]:9000"', "0.0.0.0:80").replace("notify: [people, ", "notify: [")
     text = text.replace("source: pg", "source: mz").replace("value: deployment_cnt", "value: severity")
     found = loaded(tmp_path, text + "alert_files: [none/*.yaml]\n").warnings

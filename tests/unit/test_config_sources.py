@@ -138,7 +138,7 @@ def test_invalid_dsn_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("settings", [MaterializeConfig, PostgresConfig])
-def test_defaults_are_consistent(settings: type[Connection]) -> None:
+def test_defaults_of_sources_are_consistent(settings: type[Connection]) -> None:
     made = settings.model_validate({"host": "h", "user": "u"})
     assert made.stale_after > made.progress_timeout > made.connect_timeout
 

@@ -182,7 +182,7 @@ async def test_retry_of_large_digest_is_split(harness: DispatcherHarness) -> Non
     assert [key for part in keys_of(channel) for key in part] == [*range(9)]
 
 
-async def test_parts_survive_restart(harness: DispatcherHarness) -> None:
+async def test_parts_of_digest_survive_restart(harness: DispatcherHarness) -> None:
     """A process that starts in the middle sends no part that was refused, and none twice."""
     refused: list[list[object]] = []
 
