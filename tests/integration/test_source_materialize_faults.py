@@ -236,7 +236,7 @@ NASTY: tuple[TextRow, ...] = (("1", "a\tb\nc\\d"), ("2", None), ("3", "üñ😀"
 
 
 async def test_stream_cut_anywhere_yields_no_wrong_row(double: MaterializeDouble) -> None:
-    """A half line taken for a whole one, or rows of an open batch handed out, would show as a wrong state."""
+    """A partial line, or rows of an incomplete batch, would show as a wrong state."""
     double.progress_interval = 0.01
     double.create(ORDERS, COLUMNS, rows=NASTY)
     asked = source(double)

@@ -73,7 +73,7 @@ async def test_notify_causes_a_reading_at_once(database: Database) -> None:
 
 
 async def test_notify_during_a_reading_causes_another(database: Database) -> None:
-    """It may be about something that the reading under way no longer saw."""
+    """Its change may be missing in the reading that was running."""
     await database.run("CREATE VIEW slow AS SELECT id, name FROM orders, pg_sleep(0.3)")
     async with reading(source(database, interval="60s", notify=["Orders changed"]), "slow") as stream:
         under_way = asyncio.create_task(stream.next())
