@@ -236,6 +236,22 @@ async def test_drop_while_sending_repeats_the_rest(harness: DispatcherHarness, c
     assert channel.requests == [ids, ids[1:]]
 
 
+async def test_claimed_request_survives_a_change_elsewhere(harness: DispatcherHarness, channel: KeyedChannel) -> None:
+    """A request that is due while a pause holds it back is claimed again."""
+    channel.line = lines(LOST, REFUSED)
+    ids = await harness.fire("1", "2")
+    harness.start(channel)
+    await harness.quiet()
+    other = await harness.fire("other")
+    await harness.advance(5)
+    assert channel.requests == [ids, other]
+    await harness.change("retry", [])
+    for _ in range(4):
+        await harness.advance(60)
+    assert {*await harness.statuses()} == {Status.DELIVERED}
+    assert_once(channel, [*ids, *other])
+
+
 async def test_next_of_episode_waits_for_unanswered_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:
     """Order within an episode holds, across a restart too."""
     channel.line = lines(LOST)

@@ -104,6 +104,13 @@ def test_stale_series_are_withheld_and_return() -> None:
     assert served(gauges) == {(("customer", "Acme"),): 5.0}
 
 
+def test_series_that_returns_while_lingering_stays() -> None:
+    gauges, row = Gauges(replace(SPEC, linger=15.0)), ("Acme", "Berlin", "3.5")
+    for now, change in ((0.0, row), (10.0, None), (20.0, row)):
+        put(gauges, {"1": change}, now)
+    assert list(served(gauges, 30.0).values()) == [3.5]
+
+
 def test_all_rows_are_rendered_for_another_firing_set() -> None:
     """After a restart from the ledger the changes of a batch are not all that differs."""
     gauges = Gauges(SPEC)

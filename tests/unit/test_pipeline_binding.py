@@ -1,5 +1,6 @@
 """An alert's configuration, bound to the columns of its relation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from support.pipelines import COLUMNS, alert_in
@@ -16,3 +17,12 @@ def test_settings_of_alert_reach_firing_set(tmp_path: Path) -> None:
     assert binding.rule(alert, columns) == Rule(
         alert="late", columns=columns, key=(1,), ignored=frozenset({0}), hold=1000, keep=2000, repeat=3000, edges=True
     )
+
+
+def test_another_query_is_another_definition(tmp_path: Path) -> None:
+    alert = alert_in(tmp_path)
+    queries = ("SELECT 1 AS id", "SELECT 2 AS id")
+    subjects = [replace(alert.subject, relation=None, query=query) for query in queries]
+    one, two = (binding.definition(replace(alert, subject=subject)) for subject in subjects)
+    assert one != two
+    assert binding.same_key(one, two)
