@@ -119,6 +119,15 @@ def test_progress_at_as_of_closes_nothing(cut: int) -> None:
     assert batches[-1].frontier == 9
 
 
+def test_updates_out_of_order_are_sorted_by_time() -> None:
+    """The firing set applies one timestamp after another."""
+    assembler = Assembler()
+    assembler.add([b"5\tt\t\\N\t\\N\n", b"6\tt\t\\N\t\\N\n"])
+    rows = [b"8\tf\t-1\ta\n", b"7\tf\t1\ta\n", b"8\tf\t1\tb\n", b"9\tt\t\\N\t\\N\n"]
+    [batch] = assembler.add(rows)
+    assert list(batch.updates) == [(7, 1, ("a",)), (8, -1, ("a",)), (8, 1, ("b",))]
+
+
 def test_progress_alone_closes_snapshot_and_moves_frontier() -> None:
     """An empty view has an empty snapshot, and a quiet one a frontier that moves."""
     assembler = Assembler()
