@@ -21,6 +21,12 @@ ENVELOPE = {"message": {"alertTypes": ["email", "sms"], "message": {"order": 7, 
 
 
 def source(broker: RabbitMQ, queue: str, **settings: Any) -> Source:
+    """Build a source of a queue."""
+    return kind.build("q", config(broker, queue, **settings))
+
+
+def config(broker: RabbitMQ, queue: str, **settings: Any) -> kind.Config:
+    """Return the settings of a source of a queue."""
     given = {
         "host": "127.0.0.1",
         "port": broker.port,
@@ -31,7 +37,7 @@ def source(broker: RabbitMQ, queue: str, **settings: Any) -> Source:
     }
     if "url" in given:
         given = {name: value for name, value in given.items() if name not in ("host", "port", "user", "password")}
-    return kind.build("q", kind.Config.model_validate(given))
+    return kind.Config.model_validate(given)
 
 
 class Reader:
