@@ -22,8 +22,6 @@ from tocsin.envelope import Envelope
 from tocsin.errors import Reason
 from tocsin.model import Kind
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 
 def config(database: Database, **given: Any) -> kind.Config:
     values = {"type": "postgres", "dsn": database.dsn, "create": True, **given}

@@ -4,15 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from support import events_table
 from support.kafka import committed, new_topic, produce, shared_kafka
 from support.postgres import Database
 from support.tocsin import command, running, write
 from support.waiting import until
-
-pytestmark = pytest.mark.xdist_group("postgres")
 
 
 def config(database: Database, **alert: Any) -> dict[str, Any]:

@@ -34,7 +34,8 @@ from tocsin.sources import postgres_events
 from tocsin.sources import rabbitmq as rabbitmq_kind
 from tocsin.sources.kafka.events import KafkaEvents
 
-pytestmark = pytest.mark.xdist_group("postgres")
+# One server with its own logins.
+needs_login = pytest.mark.xdist_group("postgres-login")
 
 WRONG = "wr0ng-and-quite-long"
 RIGHT = "S3CR3T-and-quite-long"
@@ -246,6 +247,7 @@ GIVEN: list[dict[str, Any]] = [
 ]
 
 
+@needs_login
 @pytest.mark.parametrize("given", GIVEN)
 async def test_each_part_of_printed_sql_is_needed(database: Database, given: dict[str, Any]) -> None:
     guarded = {**given, **as_guarded(database)}
@@ -266,12 +268,14 @@ async def test_each_part_of_printed_sql_is_needed(database: Database, given: dic
     assert await asked_of_table(database, **guarded) == []
 
 
+@needs_login
 async def test_missing_columns_and_marks_are_reported(database: Database) -> None:
     await database.run("CREATE TABLE events (id serial PRIMARY KEY, name text)")
     one(await asked_of_table(database, key="customer"), "no column customer; add it, or name another one with `key`")
     one(await asked_of_table(database), "no column handled_at and no column handled_as", FIX)
 
 
+@needs_login
 async def test_wrong_password_is_reported(database: Database) -> None:
     await events_table.made(database)
     one(await asked_of_table(database, **as_guarded(database, WRONG)), "password authentication failed")

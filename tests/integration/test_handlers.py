@@ -185,7 +185,6 @@ async def test_failing_handler_does_not_stop_another(harness: Harness) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.xdist_group("postgres")
 async def test_event_retries_only_its_failing_handler(database: Database, tmp_path: Path) -> None:
     (tmp_path / "own_handlers.py").write_text(LOCAL)
     await made(database)

@@ -1,6 +1,5 @@
 """Events of a table keep their identity under any session settings."""
 
-import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from support.events_table import made, settings, source, taking
@@ -11,8 +10,6 @@ from tocsin.sources import postgres as rows
 from tocsin.sources.base import Subject
 from tocsin.sources.postgres_events import existing_table
 from tocsin.sources.settings import PostgresConfig
-
-pytestmark = pytest.mark.xdist_group("postgres")
 
 AT = 1_767_323_045_500
 

@@ -15,8 +15,6 @@ from tocsin.model import Column
 from tocsin.postgres_session import OUTPUT
 from tocsin.values import typed
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 OIDS = (1186, 1187, 17, 1001, 1184, 1185, 3910, 4534)
 COLUMNS = tuple(Column(name=f"c{oid}", oid=oid) for oid in OIDS)
 SELECT = """

@@ -16,8 +16,6 @@ from tocsin.ledger.sqlite import open_ledger
 from tocsin.pipeline.status import State
 from tocsin.sources import http
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 
 async def test_rows_go_to_others_while_ledger_is_locked(database: Database, tmp_path: Path) -> None:
     """No transaction stays open: it would hold the rows, and the notifications of all clients of the server."""

@@ -17,8 +17,6 @@ from tocsin.sources import postgres as source_kind
 from tocsin.sources.base import Subject
 from tocsin.sources.settings import PostgresConfig
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 NOTIFYING = """
 CREATE TABLE orders (id int PRIMARY KEY, name text);
 CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS

@@ -12,8 +12,6 @@ from support.events_table import INSERT, handled, made, source, taking, until_wa
 from support.postgres import Database, Postgres
 from tocsin.errors import SourceError, SourceReason
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 
 @asynccontextmanager
 async def late(database: Database) -> AsyncIterator["psycopg.AsyncConnection[Any]"]:

@@ -9,8 +9,6 @@ from support.postgres import Database
 from tocsin.errors import RefusedReason
 from tocsin.sources import postgres_events as kind
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 
 async def test_payload_of_notify_is_ignored(database: Database) -> None:
     await made(database)

@@ -13,8 +13,6 @@ from support.postgres import Database
 from support.waiting import until_some
 from tocsin.sources.base import EventBatch
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 BATCH = 4
 STEPS = 120
 

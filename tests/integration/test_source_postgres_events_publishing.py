@@ -9,8 +9,6 @@ from support.events_table import made, source, taking, until_waiting, value
 from support.postgres import Database
 from tocsin.client import EventsTable, publish
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 
 async def test_event_is_committed_only_with_its_data(database: Database) -> None:
     await made(database)

@@ -14,7 +14,7 @@ from support.postgres import Database, Postgres
 from support.tocsin import command, running, running_with, write
 from support.waiting import until_some
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("postgres")]
+pytestmark = pytest.mark.e2e
 
 
 def config(database: Database, name: str = "one", **source: Any) -> dict[str, Any]:

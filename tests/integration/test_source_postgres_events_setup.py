@@ -14,8 +14,6 @@ from tocsin.errors import SourceError, SourceReason
 from tocsin.sources import postgres_events as kind
 from tocsin.sources.base import Subject
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 
 async def test_any_name_can_be_used(database: Database) -> None:
     names = {

@@ -12,8 +12,6 @@ from tocsin.errors import SourceError, SourceReason
 from tocsin.postgres_session import connected
 from tocsin.sources.postgres_events.statements import Statements
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 
 async def test_each_event_goes_to_one_worker(database: Database) -> None:
     await made(database)

@@ -29,8 +29,6 @@ from tocsin.channels.base import Delivered, Rejected, Result, Retry
 from tocsin.config import load
 from tocsin.errors import Reason
 
-needs_postgres = pytest.mark.xdist_group("postgres")
-
 EVENTS = "sources/postgres_events.md"
 HANDLERS = "channels/python.md"
 MOVING = "migrate-from-notified.md"
@@ -162,7 +160,6 @@ async def test_second_handler_rejects_and_retries(tmp_path: Path, case: Mapping[
 # PostgreSQL as a source of events, as a channel, and in the migration.
 
 
-@needs_postgres
 async def test_events_page_publishes_with_its_sql_and_python(server: Postgres, tmp_path: Path) -> None:
     async with server.database() as database:
         write(tmp_path / "tocsin.yaml", completed(blocks(EVENTS, "yaml")[0], type="postgres_events", dsn=database.dsn))
@@ -185,7 +182,6 @@ async def test_events_page_publishes_with_its_sql_and_python(server: Postgres, t
     ]
 
 
-@needs_postgres
 async def test_role_of_events_page_publishes_after_grant(server: Postgres, tmp_path: Path) -> None:
     text = (DOCS / EVENTS).read_text(encoding="utf-8")
     [grant] = re.findall(r"^psql shop -c '(.*?)'", text, re.MULTILINE)
@@ -202,7 +198,6 @@ async def test_role_of_events_page_publishes_after_grant(server: Postgres, tmp_p
         assert (await command(tmp_path, *shlex.split(publish)))[:2] == (0, "1\n")
 
 
-@needs_postgres
 async def test_query_of_channel_page_reads_printed_table(server: Postgres, tmp_path: Path) -> None:
     page = "channels/postgres.md"
     async with server.database() as database:
@@ -212,7 +207,6 @@ async def test_query_of_channel_page_reads_printed_table(server: Postgres, tmp_p
         assert await database.run(query) == []
 
 
-@needs_postgres
 async def test_notified_migration_keeps_table_trigger_and_handlers(server: Postgres, tmp_path: Path) -> None:
     (tmp_path / "handlers").mkdir()
     [handlers], [schema], [written] = (blocks(MOVING, language) for language in ("python", "sql", "yaml"))

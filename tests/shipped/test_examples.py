@@ -18,7 +18,7 @@ from support.smtp import MailServer
 from support.tocsin import TocsinProcess, running_with
 from support.waiting import until_some
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("postgres")]
+pytestmark = pytest.mark.e2e
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
