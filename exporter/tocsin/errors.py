@@ -120,6 +120,7 @@ class SourceError(TocsinError):
         `wait`: seconds to wait at least before the next attempt, where the server counts reconnections.
         """
         super().__init__((f"{server}: " if server else "") + message + (f"; {fix}" if fix else ""))
+        self.message = message
         self.reason = reason
         self.server = server
         self.fix = fix

@@ -127,9 +127,8 @@ def _explained(source: str, config: Config, *, there: bool) -> Iterator[None]:
         if error.reason in (SourceReason.MISSING, SourceReason.SHAPE, SourceReason.PERMISSION):
             create = error.reason is SourceReason.MISSING and not there
             command = f"tocsin sql {source}" + ("" if create else " --existing")
-            raise SourceError(
-                f"{error}; run the SQL that `{command}` prints", error.reason, resume=error.resume
-            ) from None
+            fix = f"run the SQL that `{command}` prints"
+            raise SourceError(error.message, error.reason, server=error.server, fix=fix, resume=error.resume) from None
         raise
 
 
