@@ -38,8 +38,12 @@ async def test_rows_go_to_others_while_ledger_is_locked(database: Database, tmp_
         go.set()
         await until(lambda: len(offered.notifications) == 30, "the rest")
         await until(lambda: intake.state is State.UP, "it is up again")
-    assert set((await handled(database)).values()) == {"taken"}
+        await until_some(lambda: _all_taken(database), "every event is marked")
     await ledger.close()
+
+
+async def _all_taken(database: Database) -> bool:
+    return set((await handled(database)).values()) == {"taken"}
 
 
 async def _equal(database: Database, statement: str, rows: list[tuple[str]]) -> bool:
