@@ -261,6 +261,16 @@ def test_all_problems_are_reported_in_file_order(tmp_path: Path) -> None:
     ]
 
 
+def test_invalid_alert_hides_no_unknown_name(tmp_path: Path) -> None:
+    alert = "  x: {source: bd, relation: v, keyy: [a], notify: [missing, {channel: ouut}, 5]}\n"
+    assert {(one.code, one.path) for one in problems(tmp_path, BEGIN + alert)} >= {
+        ("unknown_key", "alerts.x.keyy"),
+        ("unknown_source", "alerts.x.source"),
+        ("unknown_channel", "alerts.x.notify[0]"),
+        ("unknown_channel", "alerts.x.notify[1].channel"),
+    }
+
+
 def test_channel_problem_is_reported_once_for_all_alerts(tmp_path: Path) -> None:
     text = BEGIN.replace("console", "console, format: jsn") + "  x: {source: db, relation: v, notify: [out]}\n"
     assert [one.path for one in problems(tmp_path, text)] == ["channels.out.format"]

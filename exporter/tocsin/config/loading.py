@@ -19,7 +19,7 @@ from tocsin.config.document import Document, parse
 from tocsin.config.problems import Path, dotted, noun, problem
 from tocsin.config.resolved import ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
-from tocsin.config.semantics import NAME, check_alert, check_metrics
+from tocsin.config.semantics import NAME, check_alert, check_metrics, check_references
 from tocsin.config.validation import Model, keys, validate
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Settings
@@ -128,7 +128,7 @@ class _Assembly:
         known = {name: sources.get(name, ("", None))[1] for name in self._names("sources")}
         events = {name for name, alert in alerts.items() if _delivers_events(known.get(alert.source))}
         for name, alert in alerts.items():
-            check_alert(name, alert, document, known, self._names("channels"), levels)
+            check_alert(name, alert, document, known, levels)
         check_metrics({name: alert for name, alert in alerts.items() if name not in events}, document)
         routes = {name: self._routes(name, kind, alerts) for name, (kind, _) in channels.items()}
         if document.problems:
@@ -218,8 +218,15 @@ class _Assembly:
         return None
 
     def _alerts(self) -> dict[str, AlertSettings]:
-        alerts = {n: self._validated(AlertSettings, entry, "alerts", n) for n, entry in self._mapping("alerts").items()}
-        return {name: alert for name, alert in alerts.items() if alert is not None}
+        alerts: dict[str, AlertSettings] = {}
+        for name, entry in self._mapping("alerts").items():
+            alert = self._validated(AlertSettings, entry, "alerts", name)
+            # Of an invalid alert, the names that can be read are checked too.
+            named = entry if alert is None else alert.model_dump(include={"source", "notify"})
+            check_references(name, named, self._document, self._names("sources"), self._names("channels"))
+            if alert is not None:
+                alerts[name] = alert
+        return alerts
 
     def _routes(self, channel: str, kind: str, alerts: Mapping[str, AlertSettings]) -> dict[str, Any]:
         """For each alert that notifies the channel, the options that apply: the channel's, and over them its own."""

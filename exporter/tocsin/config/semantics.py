@@ -38,18 +38,15 @@ def check_alert(
     alert: AlertSettings,
     document: Document,
     sources: Mapping[str, SourceSettings | None],
-    channels: Collection[str],
     levels: Collection[str],
 ) -> None:
-    """Check an alert against the rest. `sources`: None where one is invalid; `levels`: the channels that are sent what
-    fires, not what happened."""
+    """Check an alert by itself and against its source. `sources`: None where one is invalid; `levels`: the channels
+    that are sent what fires, not what happened."""
 
     def report(code: str, *at: str | int, **fields: object) -> None:
         document.report(code, ("alerts", name, *at), **fields)
 
     source = sources.get(alert.source)
-    if alert.source not in sources:
-        report("unknown_source", "source", name=alert.source, available=list(sources))
     if source is not None:
         _check_subject(alert, source, report)
     if source is not None and source.delivers == "events":
@@ -57,10 +54,24 @@ def check_alert(
     elif source is not None:
         _check_only(alert, OF_EVENTS, "not_for_rows", report)
     _check_columns(alert, report, partial(_warn, document, ("alerts", name)))
-    _check_routes(alert, report, channels)
+    _check_routes(alert, report)
     if alert.gauges and (source is None or source.delivers == "rows"):
         _check_metric(name, alert, report)
         _check_labels(alert, report)
+
+
+def check_references(
+    name: str, entry: object, document: Document, sources: Collection[str], channels: Collection[str]
+) -> None:
+    """Check the names of the source and the channels in an alert. `entry`: as it was read, if it is invalid."""
+    entry = entry if isinstance(entry, dict) else {}
+    source, notify = entry.get("source"), entry.get("notify")
+    if isinstance(source, str) and source and source not in sources:
+        document.report("unknown_source", ("alerts", name, "source"), name=source, available=sources)
+    for i, route in enumerate(notify if isinstance(notify, list) else ()):
+        channel, *at = (route.get("channel"), "channel") if isinstance(route, dict) else (route,)
+        if isinstance(channel, str) and channel not in channels:
+            document.report("unknown_channel", ("alerts", name, "notify", i, *at), name=channel, available=channels)
 
 
 def check_metrics(alerts: Mapping[str, AlertSettings], document: Document) -> None:
@@ -137,13 +148,10 @@ def _check_columns(alert: AlertSettings, report: Report, warn: Report) -> None:
         warn("value_in_key", "value", name=alert.value, part=part)
 
 
-def _check_routes(alert: AlertSettings, report: Report, channels: Collection[str]) -> None:
+def _check_routes(alert: AlertSettings, report: Report) -> None:
     for i, (name, entry) in enumerate(zip(alert.channels, alert.notify, strict=True)):
-        at = ("notify", i) if isinstance(entry, str) else ("notify", i, "channel")
-        if name not in channels:
-            report("unknown_channel", *at, name=name, available=channels)
-        elif name in alert.channels[:i]:
-            report("notified_twice", *at, name=name)
+        if name in alert.channels[:i]:
+            report("notified_twice", "notify", i, *(() if isinstance(entry, str) else ("channel",)), name=name)
     if not alert.notify and not alert.gauges:
         report("no_effect")
 
