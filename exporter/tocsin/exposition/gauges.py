@@ -144,8 +144,8 @@ def _picker(indexes: Sequence[int]) -> Callable[[Row], tuple[str | None, ...]]:
 
 
 _EARLIER = object()
-"""Stands for the key that had a label set alone before a second one joined, since keys of single rows are not
-remembered per label set, to save memory."""
+"""The key in a group of the row that had the label set first. To save memory, a label set with a single row does not
+keep the key of that row."""
 
 
 @dataclass(slots=True, kw_only=True)
