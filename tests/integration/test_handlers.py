@@ -263,7 +263,7 @@ async def test_check_names_missing_and_uncallable_handlers(harness: Harness) -> 
     assert status == 1
     gone, good = errors.splitlines()
     assert "tocsin.yaml:" in gone
-    assert gone.endswith("own_handlers.py) has no gone")
+    assert gone.endswith("module 'own_handlers' has no attribute 'gone'")
     assert good.endswith("cannot be called with (envelope, room=...): got an unexpected keyword argument 'room'")
 
 

@@ -5,7 +5,7 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,9 +41,9 @@ _REMEMBERED = 1_000
 
 @dataclass(slots=True)
 class _Call:
-    """A running call. `awaited`: not in a thread, so it can be cancelled. `overdue`: its attempt is over."""
+    """A running call. `awaited`: no longer in a thread, so it can be cancelled. `overdue`: its attempt is over."""
 
-    awaited: bool
+    awaited: bool = False
     overdue: bool = False
     task: asyncio.Task[Result] = field(init=False)
 
@@ -65,6 +65,7 @@ class Python(Channel):
             [secret for options in (config, *routes.values()) for secret in options.secret_arguments.values()]
         )
         self._threads = Threads(f"tocsin-{name}")
+        self._slots = asyncio.Semaphore(config.concurrency)
         self._running: dict[str, _Call] = {}
         self._hanging = Repeats(log, "a handler hangs; its call keeps its slot until it ends")
         self._late: dict[str, Result] = {}
@@ -89,59 +90,43 @@ class Python(Channel):
         if left:
             await asyncio.wait(left, timeout=_CANCEL_TIMEOUT)
 
-    # Calls and their time.
-
     async def _send(self, message: Message) -> Result:
         if message.id in self._late:
             return self._late.pop(message.id)
-        refusal = await self._slot(message.id)
-        if refusal is not None:
-            return refusal
-        call = self._running[message.id] = _Call(awaited=self._handler.is_async)
+        if message.id in self._running:
+            why = "the previous call for this notification has not ended"
+            return Retry(Reason.TIMEOUT, why, after=_STILL_RUNNING, free=True)
+        try:
+            async with asyncio.timeout(min(self._config.timeout, _SLOT_TIMEOUT)):
+                await self._slots.acquire()
+        except TimeoutError:
+            hanging, most = self._overdue(), self._config.concurrency
+            why = f"{hanging} of {most} calls hang in the handler; no more are started"
+            return Retry(Reason.TIMEOUT, why, after=_STILL_RUNNING, free=True)
+        call = self._running[message.id] = _Call()
         call.task = asyncio.create_task(self._call(message, call))
         call.task.add_done_callback(functools.partial(self._ended, message.id))
         try:
             await asyncio.wait({call.task}, timeout=self._config.timeout)
-            if not call.task.done() and call.awaited:
-                call.task.cancel()
-                await asyncio.wait({call.task}, timeout=_CANCEL_TIMEOUT)
-        finally:
+        finally:  # also where the attempt itself is cancelled
             call.overdue = not call.task.done()
-            if call.overdue and call.awaited and not call.task.cancelling():  # the attempt itself is given up
+            if call.overdue and call.awaited:
                 call.task.cancel()
-        if call.overdue:
-            self._warn(message)
-        if call.overdue or call.task.cancelled():
-            return Retry(Reason.TIMEOUT, f"the handler did not end within {self._config.timeout:g} s")
-        return call.task.result()
+        if not call.overdue:
+            return call.task.result()
+        if call.awaited:
+            await asyncio.wait({call.task}, timeout=_CANCEL_TIMEOUT)
+        if not call.task.done():
+            most = self._config.concurrency
+            self._hanging.add(channel=self._name, notification=message.id, hanging=self._overdue(), concurrency=most)
+        return Retry(Reason.TIMEOUT, f"the handler did not end within {self._config.timeout:g} s")
 
-    async def _slot(self, id_: str) -> Retry | None:
-        """Wait for a slot; returns why there is none."""
-        loop = asyncio.get_running_loop()
-        limit = loop.time() + min(self._config.timeout, _SLOT_TIMEOUT)
-        while True:
-            if id_ in self._running:
-                why = "the previous call for this notification has not ended"
-                return Retry(Reason.TIMEOUT, why, after=_STILL_RUNNING, free=True)
-            if len(self._running) < self._config.concurrency:
-                return None
-            lively = [call.task for call in self._running.values() if not call.overdue]
-            if not lively or loop.time() >= limit:
-                hanging = len(self._running) - len(lively)
-                why = f"{hanging} of {self._config.concurrency} calls hang in the handler; no more are started"
-                return Retry(Reason.TIMEOUT, why, after=_STILL_RUNNING, free=True)
-            await asyncio.wait(lively, timeout=limit - loop.time(), return_when=asyncio.FIRST_COMPLETED)
-
-    def _warn(self, message: Message) -> None:
-        self._hanging.add(
-            channel=self._name,
-            notification=message.id,
-            hanging=sum(call.overdue for call in self._running.values()),
-            concurrency=self._config.concurrency,
-        )
+    def _overdue(self) -> int:
+        return sum(call.overdue for call in self._running.values())
 
     def _ended(self, id_: str, task: asyncio.Task[Result]) -> None:
         call = self._running.pop(id_)
+        self._slots.release()
         if task.cancelled() or not call.overdue:
             return
         result = task.result()
@@ -151,8 +136,6 @@ class Python(Channel):
             while len(self._late) > _REMEMBERED:
                 del self._late[next(iter(self._late))]
 
-    # One call.
-
     async def _call(self, message: Message, call: _Call) -> Result:
         # A copy for each call: a handler may change its arguments.
         message = replace(message, envelope=copy.deepcopy(message.envelope))
@@ -161,35 +144,29 @@ class Python(Channel):
         keywords = {name: given[name] for name in self._handler.given}
         keywords |= copy.deepcopy(self._arguments.get(message.alert, self._default))
         handler = functools.partial(self._handler.call, message.envelope, **keywords)
-        if call.awaited:
-            return await self._awaited(handler, logger)
-        outcome = await self._threads.run(functools.partial(self._called, handler, logger))
+        called = functools.partial(self._called, handler, logger)
+        outcome = called() if self._handler.is_async else await self._threads.run(called)
         if isinstance(outcome, Delivered | Retry | Rejected):
             return outcome
         if call.overdue:
             return _too_late(outcome)
         call.awaited = True
-        return await self._awaited(lambda: outcome, logger)
+        try:
+            return self._result(await outcome)
+        except asyncio.CancelledError as error:
+            if call.overdue:
+                raise
+            return self._failure(error, logger)
+        except BaseException as error:  # noqa: BLE001 - it must not end the loop
+            return self._failure(error, logger)
 
     def _called(self, handler: Callable[[], Any], logger: structlog.stdlib.BoundLogger) -> Any:
-        """Return the result of a call in a thread, or its awaitable."""
+        """Return the result of a call, or its awaitable."""
         try:
             value = handler()
         except BaseException as error:  # noqa: BLE001 - SystemExit too is only a failed call
             return self._failure(error, logger)
         return value if inspect.isawaitable(value) else self._result(value)
-
-    async def _awaited(self, handler: Callable[[], Any], logger: structlog.stdlib.BoundLogger) -> Result:
-        try:
-            value = handler()
-            return self._result(await value if isinstance(value, Awaitable) else value)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return self._failure(error, logger)
-        except BaseException as error:  # noqa: BLE001 - the same; it must not end the loop
-            return self._failure(error, logger)
 
     def _result(self, value: object) -> Result:
         if value is False:
