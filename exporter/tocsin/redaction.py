@@ -35,11 +35,13 @@ def redactor(secrets: Iterable[SecretStr | str]) -> Callable[[str], str]:
         words |= {text, *(word for word in text.split() if len(word) >= _WORD)}
     masked = masker(words)
 
-    def redact(text: str) -> str:
-        line = " ".join("".join(char if char.isprintable() else " " for char in masked(text)).split())
-        return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"
+    return lambda text: one_line(masked(text))
 
-    return redact
+
+def one_line(text: str, limit: int = MAX_DETAIL) -> str:
+    """Return a text as one line of printable characters, at most `limit` of them."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def masker(words: Iterable[str]) -> Callable[[str], str]:

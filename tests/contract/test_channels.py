@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -11,8 +12,9 @@ import pytest
 from support.channel_ends import ENDS, HTTP, SECRET, ConsoleEnd
 from support.messages import message
 from support.receiver import Answer, Received, Receiver
+from support.sending import without
 from tocsin.channels.base import Channel, Delivered, Message, Paused, Rejected, Result, Retry
-from tocsin.errors import Reason
+from tocsin.errors import ConfigError, Reason
 from tocsin.model import Kind
 from tocsin.registry import CHANNELS
 
@@ -126,6 +128,27 @@ def test_every_setting_is_documented(kind: str) -> None:
         properties = model.model_json_schema()["properties"]
         assert not [name for name, schema in properties.items() if not schema.get("description")]
     assert issubclass(module.Config, module.Options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "settings"),
+    [
+        ("apprise", "apprise", {"urls": ["json://x"]}),
+        ("email", "aiosmtplib", {"host": "x", "from": "a@x.y", "to": ["b@x.y"]}),
+        ("kafka", "confluent_kafka", {"bootstrap_servers": ["h:1"], "topic": "t"}),
+    ],
+)
+def test_missing_library_names_the_extra_to_install(
+    monkeypatch: pytest.MonkeyPatch, kind: str, library: str, settings: dict[str, Any]
+) -> None:
+    module = importlib.import_module(CHANNELS[kind])
+    without(
+        monkeypatch,
+        library,
+        *[name for name in sys.modules if name.startswith((f"{module.__name__}.", "tocsin.kafka."))],
+    )
+    with pytest.raises(ConfigError, match=rf"install it with: pip install 'tocsin\[{kind}\]'"):
+        module.build("under-test", module.Config.model_validate({"type": kind, **settings}), {})
 
 
 # HTTP.

@@ -18,7 +18,7 @@ CUT = "cut"
 HANG = "hang"
 """An answer: none, until the server closes."""
 LATE = "late: "
-"""Before an answer: it comes after half a second."""
+"""Before an answer: it comes after 0.3 s."""
 TAKEN = "taken, then "
 """Before an answer to `DATA`: the mail is accepted first, with any answer."""
 
@@ -46,8 +46,9 @@ class Mail:
 
 
 class MailServer:
-    """A server for the length of an `async with`. `tls`: the certificate to show, at once or (`starttls`) when asked.
-    `password`: the password of every login."""
+    """A server for the length of an `async with`, and the handler that aiosmtpd calls. `tls`: the certificate to show,
+    at once or (`starttls`) when asked. `password`: the password of every login. `under_way`: contents that have come
+    and are not answered. `hanging`: commands that are never answered."""
 
     def __init__(
         self,
@@ -59,29 +60,28 @@ class MailServer:
         size: int | None = None,
     ) -> None:
         self.mails: list[Mail] = []
-        self.connections = 0
-        self.logins = 0
+        self.connections = self.logins = self.under_way = self.hanging = self.port = 0
         self.hello = ""
-        self.no_auth = False
-        self.port = 0
-        self.under_way = 0
-        self.most_under_way = 0
-        self.hanging = 0
-        self.late = 0
-        self.pause = 0.0
-        """Seconds before each answer to `MAIL`, `RCPT`, `DATA` and `QUIT`."""
         self._transports: set[asyncio.BaseTransport] = set()
         self._script: dict[str, deque[str]] = defaultdict(deque)
+        self._implicit_tls = tls is not None and not starttls
         self._tls = tls
-        self._starttls = starttls
         self._password = password
-        self._options: dict[str, Any] = {"enable_SMTPUTF8": utf8, "data_size_limit": size}
-        self._server: asyncio.Server | None = None
+        self._options: dict[str, Any] = {
+            "hostname": "mail.test",
+            "enable_SMTPUTF8": utf8,
+            "data_size_limit": size,
+            "tls_context": tls if starttls else None,
+            "require_starttls": starttls,
+            "auth_required": password is not None,
+            "auth_require_tls": starttls,
+            "authenticator": self._authenticate,
+        }
         self._arrived = asyncio.Condition()
         self._closing = asyncio.Event()
 
     def script(self, command: str, *answers: str) -> None:
-        """Answer the next such commands so: `MAIL`, `DATA`, `AUTH`, `QUIT`, `RCPT`, or `RCPT ann@example.com`."""
+        """Answer the next such commands so: `MAIL`, `DATA`, `AUTH`, `QUIT`, `RSET`, `RCPT`, or `RCPT a@example.com`."""
         self._script[command].extend(answers)
 
     @property
@@ -101,16 +101,14 @@ class MailServer:
             transport.close()
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        at_once = self._tls if not self._starttls else None
-        self._server = await loop.create_server(self._connect, "127.0.0.1", self.port, ssl=at_once)
+        tls = self._tls if self._implicit_tls else None
+        self._server = await asyncio.get_running_loop().create_server(self._connect, "127.0.0.1", self.port, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
         self._closing.set()
         self._server.close()
         self.hang_up()
@@ -136,39 +134,22 @@ class MailServer:
         with warnings.catch_warnings():
             # aiosmtpd does not know implicit TLS, and warns of logins in clear text.
             warnings.simplefilter("ignore")
-            return Connection(
-                _Handler(self),
-                hostname="mail.test",
-                tls_context=self._tls if self._starttls else None,
-                require_starttls=self._starttls,
-                auth_required=self._password is not None,
-                auth_require_tls=self._starttls or self.no_auth,
-                authenticator=self._authenticate,
-                loop=asyncio.get_running_loop(),
-                **self._options,
-            )
+            return Connection(self, loop=asyncio.get_running_loop(), **self._options)
 
     def _authenticate(
-        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: object
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: LoginPassword
     ) -> AuthResult:
         self.logins += 1
         if self._script["AUTH"]:
             return AuthResult(success=False, handled=False, message=self._script["AUTH"].popleft())
-        assert isinstance(data, LoginPassword)
         good = self._password is None or data.password == self._password.encode()
         return AuthResult(success=good, handled=False, auth_data=data.login.decode())
 
-    async def answer(self, server: SMTP, command: str, otherwise: str, about: str = "") -> str:
-        """The scripted answer to a command, or the usual one."""
-        return await self.say(server, self.next(command, about) or otherwise)
-
-    def next(self, command: str, about: str = "") -> str:
-        """The scripted answer to a command, empty if there is none."""
+    def _next(self, command: str, about: str = "") -> str:
         script = self._script[f"{command} {about}"] or self._script[command]
-        return script.popleft() if script else ""
+        return script.popleft() if script else "250 OK"
 
-    async def say(self, server: SMTP, said: str) -> str:
-        """An answer as it is sent."""
+    async def _say(self, server: SMTP, said: str) -> str:
         if said == CUT:
             assert server.transport is not None
             server.transport.close()
@@ -176,12 +157,11 @@ class MailServer:
             self.hanging += said == HANG
             await self._closing.wait()
             return "421 closing"
-        await asyncio.sleep(0.5 if said.startswith(LATE) else self.pause)
-        self.late += said.startswith(LATE)
+        if said.startswith(LATE):
+            await asyncio.sleep(0.3)
         return said.removeprefix(LATE)
 
-    async def take(self, session: Session, envelope: Envelope) -> None:
-        """Keep a mail."""
+    async def _take(self, session: Session, envelope: Envelope) -> None:
         async with self._arrived:
             self.mails.append(
                 Mail(
@@ -189,29 +169,24 @@ class MailServer:
                     recipients=tuple(envelope.rcpt_tos),
                     options=tuple(envelope.mail_options),
                     content=cast("bytes", envelope.content),
-                    encrypted=session.ssl is not None or (self._tls is not None and not self._starttls),
+                    encrypted=session.ssl is not None or self._implicit_tls,
                     login=cast("str | None", session.auth_data),
                 )
             )
             self._arrived.notify_all()
 
-
-class _Handler:
-    """The handler that aiosmtpd calls."""
-
-    def __init__(self, owner: MailServer) -> None:
-        self._owner = owner
+    # The names that aiosmtpd looks for.
 
     async def handle_EHLO(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
-        session.host_name = self._owner.hello = hostname
+        session.host_name = self.hello = hostname
         return responses
 
     async def handle_MAIL(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        said = await self._owner.answer(server, "MAIL", "250 OK")
+        said = await self._say(server, self._next("MAIL"))
         if said.startswith("250"):
             envelope.mail_from = address
             envelope.mail_options.extend(options)
@@ -220,25 +195,26 @@ class _Handler:
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        said = await self._owner.answer(server, "RCPT", "250 OK", address)
+        said = await self._say(server, self._next("RCPT", address))
         if said.startswith("250"):
             envelope.rcpt_tos.append(address)
         return said
 
+    async def handle_RSET(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        return await self._say(server, self._next("RSET"))
+
     async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        return await self._owner.answer(server, "QUIT", "221 Bye")
+        return (await self._say(server, self._next("QUIT"))).replace("250", "221")
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        owner = self._owner
-        owner.under_way += 1
-        owner.most_under_way = max(owner.most_under_way, owner.under_way)
+        self.under_way += 1
         try:
-            said = owner.next("DATA") or "250 OK"
+            said = self._next("DATA")
             if said.startswith(TAKEN):
-                await owner.take(session, envelope)
-            said = await owner.say(server, said.removeprefix(TAKEN))
+                await self._take(session, envelope)
+            said = await self._say(server, said.removeprefix(TAKEN))
         finally:
-            owner.under_way -= 1
+            self.under_way -= 1
         if said.startswith("250"):
-            await owner.take(session, envelope)
+            await self._take(session, envelope)
         return said

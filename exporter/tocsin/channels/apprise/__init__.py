@@ -1,6 +1,6 @@
 """A channel to the many services of the library Apprise.
 
-Reading order: `settings`, `services` (one URL), `quiet` (the log of the library), `sends` (threads), `channel`.
+Reading order: `settings`, `services` (one URL), `sends` (threads), `channel`.
 """
 
 from collections.abc import Mapping

@@ -4,10 +4,13 @@ Only single services of the library are used: no configuration files, attachment
 retries, pauses or redirects.
 """
 
+import contextlib
 import difflib
 import functools
+import logging
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -15,7 +18,8 @@ import apprise
 from apprise.conversion import convert_between
 from apprise.manager_plugins import NotificationManager
 
-from tocsin.channels.apprise.quiet import captured
+from tocsin.channels.base import Delivered, Result, Retry
+from tocsin.errors import Reason
 from tocsin.model import Kind
 from tocsin.redaction import redactor
 
@@ -35,10 +39,51 @@ _TYPES: Mapping[str, apprise.NotifyType] = {
     Kind.EVENT: apprise.NotifyType.INFO,
 }
 
+_OWN_LOGGERS = ("apprise", "slixmpp")
+"""Loggers that only Apprise uses, also in its own threads."""
+
+_SHARED_LOGGERS = ("gntp", "oauthlib", "paho", "pika", "requests", "requests_oauthlib", "smpplib", "urllib3")
+
+
+class _Log(logging.Handler):
+    """Keeps the lines of Apprise and its libraries out of our log, since they may hold tokens. The warnings of the
+    thread that sends are the only place that says why a service failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.local()
+        for name in (*_OWN_LOGGERS, *_SHARED_LOGGERS):
+            logger = logging.getLogger(name)
+            logger.addHandler(self)
+            logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines: list[str] | None = getattr(self._thread, "lines", None)
+        if lines is not None:
+            if record.levelno >= logging.WARNING:
+                with contextlib.suppress(Exception):  # a line that cannot be formatted does not fail the send
+                    lines.append(record.getMessage())
+        elif record.name.partition(".")[0] not in _OWN_LOGGERS:
+            # From another user of the same library: pass it on.
+            logging.getLogger().callHandlers(record)
+
+    @contextlib.contextmanager
+    def captured(self) -> Iterator[list[str]]:
+        """Collect the warnings of this thread."""
+        lines: list[str] = []
+        self._thread.lines = lines
+        try:
+            yield lines
+        finally:
+            self._thread.lines = None
+
+
+_LOG = _Log()  # one for the process, as the loggers are
+
 
 def load() -> None:
     """Import all services, which takes a second."""
-    with captured(), warnings.catch_warnings():
+    with _LOG.captured(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some use deprecated features of Python
         NotificationManager().load_modules()  # type: ignore[no-untyped-call]
 
@@ -49,28 +94,7 @@ class Service:
     def __init__(self, url: str, timeout: float) -> None:
         """`timeout`: seconds of an attempt. Raises ValueError, without the URL, if Apprise does not understand it."""
         check_schema(url)
-        asset = apprise.AppriseAsset(
-            app_id="Tocsin",
-            app_desc="Tocsin",
-            app_url="",
-            image_url_mask="",
-            image_url_logo="",
-            http_redirects=False,
-            storage_mode=apprise.PersistentStoreMode.MEMORY,
-            pgp_autogen=False,
-            pem_autogen=False,
-            interpret_escapes=False,
-        )
-        redact = redactor(secrets_of(url))
-        with captured() as lines:
-            try:
-                plugin = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=False)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin can raise anything
-                lines.append(str(error))
-                plugin = None
-        if plugin is None:
-            why = redact(lines[-1]) if lines else "no reason given"
-            raise ValueError(f"Apprise cannot use this {_schema(url)} URL: {why}")
+        self._plugin = plugin = _plugin(url)
         if getattr(plugin, "secure_protocol", None) == "mailtos" and plugin.password and not plugin.secure:
             raise ValueError(
                 "mailto:// would send the password in clear text, also where the server offers TLS; write mailtos://,"
@@ -84,33 +108,38 @@ class Service:
         plugin.request_rate_per_sec = 0  # the dispatcher's rate_limit is for this
         plugin.socket_connect_timeout = plugin.socket_read_timeout = timeout + _EXTRA_TIMEOUT
         self.name = str(plugin.service_name)
-        self._plugin = plugin
         # Some services have a token in the place of the host.
         self._redact = redactor(secrets_of(url, host="host" not in plugin.template_tokens))
-        self._pieces = _Pieces(set())
+        self._failed = False
         for name in ("send", *(f"send_{form.value}" for form in apprise.NotifyFormat)):
             if callable(send := getattr(plugin, name, None)):
                 setattr(plugin, name, functools.partial(self._send_piece, send))
 
-    def _send_piece(self, send: Callable[..., bool], **about: Any) -> bool:
-        return self._pieces.send(functools.partial(send, **about), about.get("index", 0))
+    def send(self, title: str, body: str, kind: Kind, form: str) -> Result:
+        """Send a message in this thread, without a timeout. A failure says why, without secrets.
 
-    def send(self, title: str, body: str, kind: Kind, form: str, accepted: set[int] | None = None) -> str | None:
-        """Send a message in this thread, without a timeout. Returns why it failed, without secrets.
-
-        `form`: the format of the body; the title is plain text. `accepted`: the pieces of a split message
-        (`?overflow=split`) that earlier attempts delivered; those of this one are added.
+        `form`: the format of the body; the title is plain text.
         """
-        self._pieces = _Pieces(set() if accepted is None else accepted)
-        with captured() as lines:
+        self._failed = False
+        with _LOG.captured() as lines:
             try:
                 good = self._plugin.notify(notify_type=_TYPES[kind], **self._translated(title, body, form))
             except BaseException as error:  # noqa: BLE001 - a plugin can raise anything; it must not end the thread
                 lines.append(f"{type(error).__name__}: {error}")
                 good = False
         if good:
-            return None
-        return self._redact(f"{self.name}: {lines[-1] if lines else 'not delivered, and no reason given'}")
+            return Delivered()
+        why = lines[-1] if lines else "not delivered, and no reason given"
+        return Retry(Reason.SERVER_ERROR, self._redact(f"{self.name}: {why}"))
+
+    def _send_piece(self, send: Callable[..., bool], **about: Any) -> bool:
+        """Send a piece of a text that is split (`?overflow=split`), unless one before it failed: the library would send
+        the rest, and people would read it out of order."""
+        if self._failed:
+            return False
+        self._failed = True  # also when it raises
+        self._failed = not send(**about)
+        return not self._failed
 
     def _translated(self, title: str, body: str, form: str) -> dict[str, Any]:
         """Return title and body in the format of the service. The library converts before it calls a plugin; not all
@@ -123,25 +152,30 @@ class Service:
         return {"title": title, "body": body, "body_format": taken, "body_passthrough": False}
 
 
-class _Pieces:
-    """The pieces of one message, in order. The library sends all of them even if one fails, and all again in the next
-    attempt, so people would read a, c, a, b, c."""
-
-    def __init__(self, accepted: set[int]) -> None:
-        self._accepted = accepted
-        self._failed = False
-
-    def send(self, send: Callable[[], bool], index: int) -> bool:
-        """Send a piece, unless it was accepted before or an earlier one failed."""
-        if index in self._accepted:
-            return True
-        if self._failed:
-            return False
-        self._failed = True  # also when it raises
-        if send():
-            self._failed = False
-            self._accepted.add(index)
-        return not self._failed
+def _plugin(url: str) -> Any:
+    """Return the library's object for an URL. Raises ValueError, without the URL."""
+    asset = apprise.AppriseAsset(
+        app_id="Tocsin",
+        app_desc="Tocsin",
+        app_url="",
+        image_url_mask="",
+        image_url_logo="",
+        http_redirects=False,
+        storage_mode=apprise.PersistentStoreMode.MEMORY,
+        pgp_autogen=False,
+        pem_autogen=False,
+        interpret_escapes=False,
+    )
+    with _LOG.captured() as lines:
+        try:
+            plugin = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=False)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin can raise anything
+            lines.append(str(error))
+            plugin = None
+    if plugin is None:
+        why = redactor(secrets_of(url))(lines[-1]) if lines else "no reason given"
+        raise ValueError(f"Apprise cannot use this {_schema(url)} URL: {why}")
+    return plugin
 
 
 def check_schema(url: str) -> None:

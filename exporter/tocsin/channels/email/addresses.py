@@ -1,6 +1,7 @@
 """Mail addresses, parsed strictly: they end up in headers and in commands to a mail server."""
 
 import email.header
+import email.utils
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ _ATOM = r"[^\s@<>(),;:\\\"\[\]]+"
 _MAILBOX = re.compile(rf"(?:(?P<name>[^<>]*?)\s*<(?P<inner>{_ATOM}@{_ATOM})>|(?P<bare>{_ATOM}@{_ATOM}))")
 _ENTRY = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,"])+')
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
 
 
 class FromColumn(Settings):
@@ -49,10 +49,7 @@ class Mailbox:
             return self.spec
         if not self.name.isascii():
             return f"{email.header.Header(self.name, 'utf-8', maxlinelen=900).encode()} <{self.spec}>"
-        if _PLAIN_NAME.fullmatch(self.name):
-            return f"{self.name} <{self.spec}>"
-        quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{quoted}" <{self.spec}>'
+        return f'"{email.utils.quote(self.name)}" <{self.spec}>'
 
 
 def mailbox(text: str) -> Mailbox:

@@ -5,20 +5,13 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-import structlog
-
-from tocsin.channels.base import Channel, Delivered, Message, Rejected, Result, Retry
-from tocsin.channels.email.mail import Mail, Route
-from tocsin.channels.email.server import Answer, Outcome, Server
+from tocsin.channels.base import Channel, Message, Rejected, Result
+from tocsin.channels.email.mail import Route
+from tocsin.channels.email.server import Server
 from tocsin.channels.email.settings import Config, Options
-from tocsin.errors import Reason
+from tocsin.channels.settled import Settled
 from tocsin.model import Kind
 from tocsin.redaction import redactor
-from tocsin.repeats import Repeats
-
-log = structlog.get_logger(__name__)
-
-_REMEMBERED = 10_000
 
 
 class Email(Channel):
@@ -34,10 +27,7 @@ class Email(Channel):
         self._redact = redactor(_secrets(config))
         self._server = Server(config, self._redact)
         self._slots = asyncio.Semaphore(config.concurrency)
-        # Message id -> address -> why the server refused it, None if it has the mail. Kept while some recipients are
-        # retried. After a restart, a repeat reaches all of them again, under the same Message-ID.
-        self._settled: dict[str, dict[str, Answer | None]] = {}
-        self._refusals = Repeats(log, "recipient refused")
+        self._settled = Settled(name, self._redact, shown=True)
 
     def __repr__(self) -> str:
         return f"Email({self._name!r})"
@@ -59,34 +49,14 @@ class Email(Channel):
         mail = await asyncio.to_thread(route.mail, message, self._now() - message.age)
         if isinstance(mail, Rejected):
             return Rejected(mail.reason, self._redact(mail.detail))
-        settled = self._settled.get(message.id, {})
-        waiting = [one.spec for one in mail.recipients if one.spec not in settled]
         async with self._slots:
-            outcome = await self._server.send(mail, waiting) if waiting else Outcome()
-        if not isinstance(outcome, Outcome):
+            waiting = self._settled.waiting(message.id, (one.spec for one in mail.recipients))
+            outcome = await self._server.send(mail, waiting) if waiting else {}
+        if not isinstance(outcome, Mapping):
             return outcome
-        return self._result(message, mail, outcome)
-
-    def _result(self, message: Message, mail: Mail, outcome: Outcome) -> Result:
-        refused = {address: answer for address, answer in outcome.refused.items() if answer.permanent}
-        settled = {**self._settled.pop(message.id, {}), **dict.fromkeys(outcome.accepted), **refused}
-        for address, answer in refused.items():
-            self._refusals.add(address, channel=self._name, id=message.id, recipient=address, answer=str(answer))
-        have = sum(answer is None for answer in settled.values())
-        left = {address: answer for address, answer in outcome.refused.items() if not answer.permanent}
-        if left:
-            self._remember(message.id, settled)
-            address, answer = next(iter(left.items()))
-            reason = self._server.verdict(answer).reason
-            return Retry(reason, self._redact(f"{have} of {len(mail.recipients)} have it; {address}: {answer}"))
-        never = [*mail.refused, *(f"{address}: {answer}" for address, answer in settled.items() if answer)]
-        note = self._redact("refused: " + "; ".join(never)) if never else ""
-        return Delivered(note) if have else Rejected(Reason.REJECTED, note)
-
-    def _remember(self, id_: str, settled: dict[str, Answer | None]) -> None:
-        self._settled[id_] = settled
-        while len(self._settled) > _REMEMBERED:
-            del self._settled[next(iter(self._settled))]
+        for address, result in outcome.items():
+            self._settled.add(message.id, address, result)
+        return self._settled.result(message.id, outcome, mail.refused)
 
 
 def _secrets(config: Config) -> list[str]:

@@ -19,11 +19,13 @@ from tocsin.channels.base import Message, Rejected
 from tocsin.channels.email.addresses import Mailbox, Recipients, mailbox
 from tocsin.channels.email.settings import Options
 from tocsin.errors import Reason
+from tocsin.redaction import one_line
 from tocsin.templates import Template, TemplateError
 
 MAX_SUBJECT = 200
 """Characters of a subject; a longer one is cut."""
 
+_SHOWN = {"To": "to", "Cc": "cc", "Reply-To": "reply_to"}
 _LINE_BREAK = re.compile("\r\n|\r|\n")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
@@ -31,14 +33,11 @@ _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mail:
     """A mail. `head` and `body`: bytes to send; `head` without the headers that name people, which depend on the
-    server.
-    `refused`: texts in place of an address that are not valid addresses."""
+    server. `refused`: texts in place of an address that are not valid addresses."""
 
     sender: Mailbox
-    to: tuple[Mailbox, ...]
-    cc: tuple[Mailbox, ...]
-    bcc: tuple[Mailbox, ...]
-    reply_to: tuple[Mailbox, ...]
+    people: Mapping[str, tuple[Mailbox, ...]]
+    """By `to`, `cc`, `bcc` and `reply_to`."""
     refused: tuple[str, ...]
     head: bytes
     body: bytes
@@ -46,12 +45,12 @@ class Mail:
     @property
     def recipients(self) -> tuple[Mailbox, ...]:
         """Everyone who gets it, each once."""
-        return (*self.to, *self.cc, *self.bcc)
+        return (*self.people["to"], *self.people["cc"], *self.people["bcc"])
 
     def content(self, *, utf8: bool) -> bytes:
         """Return the bytes. `utf8`: the server accepts addresses that are not ASCII; otherwise the headers omit
         them."""
-        people = {"From": (self.sender,), "To": self.to, "Cc": self.cc, "Reply-To": self.reply_to}
+        people = {"From": (self.sender,)} | {name: self.people[field] for name, field in _SHOWN.items()}
         lines = [
             f"{name}: " + ",\r\n ".join(map(str, named)) + "\r\n"
             for name, addressees in people.items()
@@ -67,15 +66,8 @@ class Route:
 
     def __init__(self, alert: str, options: Options) -> None:
         self._sender = mailbox(options.from_)
-        self._people = {
-            field: Recipients(entries, f"{alert}: {field}")
-            for field, entries in (
-                ("to", options.to),
-                ("cc", options.cc),
-                ("bcc", options.bcc),
-                ("reply_to", options.reply_to),
-            )
-        }
+        fields = {"to": options.to, "cc": options.cc, "bcc": options.bcc, "reply_to": options.reply_to}
+        self._people = {name: Recipients(entries, f"{alert}: {name}") for name, entries in fields.items()}
         self._subject = _own(options.subject, f"{alert}: subject") or defaults.default("subject")
         self._text = _own(options.text, f"{alert}: text") or defaults.default("text")
         self._html = _own(options.html or None, f"{alert}: html", form="html")
@@ -94,18 +86,16 @@ class Route:
             return Rejected(Reason.TEMPLATE, str(error))
         except LookupError as error:
             return Rejected(Reason.NO_RECIPIENTS, error.args[0])
-        if not (people["to"] or people["cc"] or people["bcc"]):
-            return Rejected(Reason.NO_RECIPIENTS, "; ".join(refused) or "the row has no address for to, cc or bcc")
-        return Mail(
+        mail = Mail(
             sender=self._sender,
-            to=people["to"],
-            cc=people["cc"],
-            bcc=people["bcc"],
-            reply_to=people["reply_to"],
+            people=people,
             refused=refused,
             head=self._head(message, subject, written_at),
             body=_body(text, html, message.id),
         )
+        if not mail.recipients:
+            return Rejected(Reason.NO_RECIPIENTS, "; ".join(refused) or "the row has no address for to, cc or bcc")
+        return mail
 
     def _recipients(self, message: Message) -> tuple[Mapping[str, tuple[Mailbox, ...]], tuple[str, ...]]:
         """Return the recipients by field, each once, and the texts that are not valid addresses. A digest goes to the
@@ -152,9 +142,7 @@ def _one_episode(message: Message) -> bool:
 
 def _header(name: str, text: str) -> str:
     """Return a text as a header: one line, folded and encoded by RFC 2047."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    if len(line) > MAX_SUBJECT:
-        line = line[: MAX_SUBJECT - 1] + "…"
+    line = one_line(text, MAX_SUBJECT)
     charset = "us-ascii" if line.isascii() and "=?" not in line else "utf-8"
     return email.header.Header(line, charset, header_name=name).encode(linesep="\r\n")
 
