@@ -1,6 +1,7 @@
 """The command line: its options, and what a run consists of."""
 
 import argparse
+import itertools
 import logging
 import math
 import os
@@ -9,12 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from types import FrameType
-from typing import Any
 
 from tocsin_producer.errors import PlanError, ProducerError, ReaderGoneError
-from tocsin_producer.events import TOPICS, Event, Schedule
+from tocsin_producer.events import TOPICS, Schedule
 from tocsin_producer.metrics import Metrics, serve
 from tocsin_producer.plan import Flaw, Plan
 from tocsin_producer.run import run
@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
         # The output that Python still buffers would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ProducerError as error:
-        _log.error("%s", error)
+        for one in (error.__context__, error):  # the first is why the run ended, if closing the sink failed too
+            if isinstance(one, ProducerError):
+                _log.error("%s", one)
         return 1
     return 0
 
@@ -78,12 +80,18 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
 def _send(schedule: Schedule, options: argparse.Namespace) -> None:
     metrics = Metrics()
     stop = threading.Event()
+
+    def stopping(number: int, _: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stopping)
     with ExitStack() as stack:
         stack.callback(lambda: _log.info("%s", metrics.summary()))
-        stack.enter_context(_Signals(stop))
         if options.metrics_port is not None:
             stack.callback(serve(metrics, address=options.metrics_address, port=options.metrics_port))
-        sink = stack.enter_context(_Closing(_sink(options, metrics, stop)))
+        sink = stack.enter_context(closing(_sink(options, metrics, stop)))
         _log.info("sending to %s", options.brokers if options.sink == "kafka" else options.sink)
         events = schedule.events(start=time.time())
         finished = run(events, sink, metrics=metrics, monotonic=time.monotonic, wait=stop.wait)
@@ -110,58 +118,15 @@ def _sink(options: argparse.Namespace, metrics: Metrics, stop: threading.Event) 
 def _print(schedule: Schedule) -> None:
     limit = schedule.plan.limit
     count = DRY_RUN_EVENTS if limit is None else limit
-    out = StdoutSink()
     try:
-        for _, event in zip(range(count), schedule.events(start=time.time()), strict=False):
-            print(_row(event))
+        for event in itertools.islice(schedule.events(start=time.time()), count):
+            value = "null" if event.value is None else event.value[:200].decode(errors="backslashreplace")
+            print(f"{event.at:9.3f} s  {event.kind:<9}  {event.topic:<15}  {event.key.decode():>4}  {value}")
         if limit is None:
             print(f"... and so on; --limit shows more than {count}")
+        sys.stdout.flush()
     except OSError:
         raise ReaderGoneError("the reader of standard output has closed it") from None
-    out.flush()
-
-
-def _row(event: Event) -> str:
-    value = "null" if event.value is None else event.value[:200].decode(errors="backslashreplace")
-    return f"{event.at:9.3f} s  {event.kind:<9}  {event.topic:<15}  {event.key.decode():>4}  {value}"
-
-
-class _Closing:
-    """`contextlib.closing`, except that after a failed run an error of the close is only logged."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def __enter__(self) -> Sink:
-        return self._sink
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        try:
-            self._sink.close()
-        except ProducerError as failure:
-            if error is None:
-                raise
-            _log.error("%s", failure)
-
-
-class _Signals:
-    """SIGTERM and SIGINT request a stop; a second one ends the process at once."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._on_signal)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._stop.set()
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _from_environment(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> list[str]:
@@ -182,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("where to send").add_argument
     add("--sink", choices=("kafka", "stdout"), help="where to send")
     add("--brokers", metavar="HOST:PORT", help="Kafka brokers, separated by commas")
-    add("--partitions", type=_integer, default=1, metavar="N", help="of topics that are created (default: 1)")
+    add("--partitions", type=int, default=1, metavar="N", help="of topics that are created (default: 1)")
     text = "librdkafka settings, separated by commas or lines, such as security.protocol=sasl_ssl; may hold secrets"
     add("--kafka-option", type=_pairs, default=(), metavar="NAME=VALUE,...", help=text)
     text = "how long to wait for acknowledgements at the end (default: 10s)"
@@ -191,45 +156,39 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL", help=text)
 
     add = parser.add_argument_group("load").add_argument
-    add("--seed", type=_integer, default=1, metavar="N", help="another seed gives other events (default: 1)")
-    add("--customers", type=_integer, default=10, metavar="N", help="number of customers (default: 10)")
+    add("--seed", type=int, default=1, metavar="N", help="another seed gives other events (default: 1)")
+    add("--customers", type=int, default=10, metavar="N", help="number of customers (default: 10)")
     text = "their names, separated by commas (default: A,B,C,D)"
     add("--organizations", type=_names, default="A,B,C,D", metavar="NAMES", help=text)
     text = "share of customers that deploy to the cloud (default: 0.2)"
-    add("--cloud-share", type=_number, default=0.2, metavar="SHARE", help=text)
-    add("--rate", type=_number, default=0.05, metavar="RATE", help="steady customer events a second (default: 0.05)")
-    add("--spike-size", type=_integer, default=10, metavar="N", help="events in a spike (default: 10)")
+    add("--cloud-share", type=float, default=0.2, metavar="SHARE", help=text)
+    add("--rate", type=float, default=0.05, metavar="RATE", help="steady customer events a second (default: 0.05)")
+    add("--spike-size", type=int, default=10, metavar="N", help="events in a spike (default: 10)")
     text = "time between spikes; 0 for none (default: 90s)"
     add("--spike-interval", type=seconds, default="90s", metavar="TIME", help=text)
     add("--first-spike-after", type=seconds, metavar="TIME", help="time of the first spike (default: one interval)")
-    add("--bid-rate", type=_number, default=0.2, metavar="RATE", help="winning bids a second (default: 0.2)")
-    add("--limit", type=_integer, metavar="N", help="end after so many events (default: never)")
+    add("--bid-rate", type=float, default=0.2, metavar="RATE", help="winning bids a second (default: 0.2)")
+    add("--limit", type=int, metavar="N", help="end after so many events (default: never)")
 
     title = "faults: extra events per regular event, 0 to 1 (default: 0)"
     add = parser.add_argument_group(title).add_argument
-    add("--late", type=_number, default=0.0, metavar="SHARE", help="regular events again, dated in the past")
+    add("--late", type=float, default=0.0, metavar="SHARE", help="regular events again, dated in the past")
     add("--late-by", type=seconds, default="10m", metavar="TIME", help="how far in the past (default: 10m)")
-    add("--duplicate", type=_number, default=0.0, metavar="SHARE", help="regular events again, byte for byte")
-    add("--future", type=_number, default=0.0, metavar="SHARE", help="regular events again, dated in the future")
+    add("--duplicate", type=float, default=0.0, metavar="SHARE", help="regular events again, byte for byte")
+    add("--future", type=float, default=0.0, metavar="SHARE", help="regular events again, dated in the future")
     add("--future-by", type=seconds, default="1h", metavar="TIME", help="how far in the future (default: 1h)")
-    add("--malformed", type=_number, default=0.0, metavar="SHARE", help="events that are not valid")
+    add("--malformed", type=float, default=0.0, metavar="SHARE", help="events that are not valid")
     text = f"flaws of malformed events, separated by commas (default: {','.join(Flaw)})"
     add("--flaws", type=_flaws, default=",".join(Flaw), metavar="FLAWS", help=text)
     text = "size of an oversized event (default: 200000)"
-    add("--oversized-bytes", type=_integer, default=200_000, metavar="N", help=text)
+    add("--oversized-bytes", type=int, default=200_000, metavar="N", help=text)
 
     add = parser.add_argument_group("operation").add_argument
-    add("--metrics-port", type=_integer, metavar="PORT", help="serve /metrics on this port (default: do not)")
+    add("--metrics-port", type=int, metavar="PORT", help="serve /metrics on this port (default: do not)")
     text = "address to serve it on (default: 127.0.0.1)"
     add("--metrics-address", default="127.0.0.1", metavar="ADDRESS", help=text)
-    levels = ("debug", "info", "warning", "error")
-    add(
-        "--log-level",
-        type=str.lower,
-        default="info",
-        choices=levels,
-        help="lowest level that is logged (default: info)",
-    )
+    text, levels = "lowest level that is logged (default: info)", ("debug", "info", "warning", "error")
+    add("--log-level", type=str.lower, default="info", choices=levels, help=text)
     return parser
 
 
@@ -243,20 +202,6 @@ def seconds(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 500ms, 25s or 2m")
     return value
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def _boolean(text: str) -> bool:

@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -216,13 +216,7 @@ def _customer_event(at: float, kind: Kind, customer: Customer) -> _Regular:
         topic=CUSTOMER_EVENTS,
         key=b"%d" % customer.customer_id,
         stamp="event_ts",
-        fields={
-            "customer_id": customer.customer_id,
-            "customer_name": customer.customer_name,
-            "deployment_type": customer.deployment_type,
-            "organization": customer.organization,
-            "event_type": "deployment_created",
-        },
+        fields={**asdict(customer), "event_type": "deployment_created"},
     )
 
 

@@ -4,18 +4,17 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tocsin_producer.errors import ProducerError
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Metrics:
     """Counters since the start. One thread writes; any may read, and sees each counter whole."""
 
@@ -37,33 +36,23 @@ class Metrics:
         delivered = f", {self.delivered.total()} confirmed" if self.delivered else ""
         return f"{kinds.total()} events sent{f' ({parts})' if parts else ''}{delivered}, {self.errors.total()} errors"
 
-
-class _Collector:
-    """Reads `Metrics` at each scrape."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
     def collect(self) -> "Iterator[Metric]":
+        """Yield the metrics for a scrape."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        sent = CounterMetricFamily(
-            "tocsin_producer_events_sent", "Events passed to the sink.", labels=("topic", "kind")
+        families: tuple[tuple[str, str, tuple[str, ...], Counter[Any]], ...] = (
+            ("events_sent", "Events passed to the sink.", ("topic", "kind"), self.sent),
+            ("events_delivered", "Events confirmed by the broker.", ("topic",), self.delivered),
+            ("errors", "Events refused or given up.", ("topic",), self.errors),
         )
-        # list() copies in one step; iterating while the other thread counts would fail.
-        for (topic, kind), count in list(self._metrics.sent.items()):
-            sent.add_metric((topic, kind), count)
-        yield sent
-        for name, text, counter in (
-            ("events_delivered", "Events confirmed by the broker.", self._metrics.delivered),
-            ("errors", "Events refused or given up.", self._metrics.errors),
-        ):
-            family = CounterMetricFamily(f"tocsin_producer_{name}", text, labels=("topic",))
-            for topic, count in list(counter.items()):
-                family.add_metric((topic,), count)
+        for name, text, labels, counter in families:
+            family = CounterMetricFamily(f"tocsin_producer_{name}", text, labels=labels)
+            # list() copies in one step; iterating while the other thread counts would fail.
+            for key, count in list(counter.items()):
+                family.add_metric(key if isinstance(key, tuple) else (key,), count)
             yield family
         lag = "Delay of the last event against the schedule."
-        yield GaugeMetricFamily("tocsin_producer_lag_seconds", lag, value=self._metrics.lag_seconds)
+        yield GaugeMetricFamily("tocsin_producer_lag_seconds", lag, value=self.lag_seconds)
 
 
 def serve(metrics: Metrics, *, address: str, port: int) -> Callable[[], None]:
@@ -79,7 +68,7 @@ def serve(metrics: Metrics, *, address: str, port: int) -> Callable[[], None]:
             "serving metrics needs prometheus-client; install it with: pip install 'tocsin-producer[metrics]'"
         ) from None
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(metrics))
+    registry.register(metrics)
     try:
         server, thread = start_http_server(port, addr=address, registry=registry)
     except (OSError, OverflowError) as error:

@@ -31,7 +31,7 @@ from support.prometheus import free_port
 VERSION = "3.9.1"
 
 _FETCH_S = 300.0
-_SOON = 30.0
+_SOON = 60.0
 _POM = f"""\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>

@@ -10,7 +10,6 @@ from tocsin_producer.events import Event, Kind, Schedule
 from tocsin_producer.metrics import Metrics
 from tocsin_producer.plan import Plan
 from tocsin_producer.run import PULSE, run
-from tocsin_producer.sinks import CallableSink
 
 
 class Clock:
@@ -85,20 +84,14 @@ def test_run_catches_up_with_a_slow_sink() -> None:
     assert metrics.lag_seconds == 4.0
 
 
-def test_flushes_before_each_wait_and_at_the_end() -> None:
-    clock = Clock()
-    sink = Recorder(clock)
-    assert paced(at(0.0, 0.0, 0.5), clock, sink)
-    assert sink.flushed == [0.0, 0.5]
-    assert sink.kept == 0
-
-
 def test_flushes_every_second_while_waiting() -> None:
+    """And before each wait, and at the end."""
     clock = Clock()
     sink = Recorder(clock)
-    assert paced(at(0.0, 4.5), clock, sink)
+    assert paced(at(0.0, 0.0, 4.5), clock, sink)
     assert sink.flushed == [0.0, 1.0, 2.0, 3.0, 4.0, 4.5]
     assert max(clock.waits) == PULSE
+    assert sink.kept == 0
 
 
 def test_busy_sink_is_flushed_and_can_be_stopped() -> None:
@@ -124,11 +117,9 @@ def test_refused_event_is_counted_and_skipped(caplog: pytest.LogCaptureFixture) 
 def test_events_are_counted_by_topic_and_kind() -> None:
     clock = Clock()
     metrics = Metrics()
-    taken: list[tuple[str, bytes, bytes | None]] = []
-    sink = CallableSink(lambda topic, key, value: taken.append((topic, key, value)))
-    events = Schedule(Plan(first_spike_after=1, bid_rate=1, limit=400)).events(start=0.0)
-    assert run(events, sink, metrics=metrics, monotonic=clock.monotonic, wait=clock.wait)
-    assert metrics.sent.total() == len(taken) == 400
+    sink = Recorder(clock)
+    assert paced(Schedule(Plan(first_spike_after=1, bid_rate=1, limit=400)).events(start=0.0), clock, sink, metrics)
+    assert metrics.sent.total() == len(sink.sent) == 400
     assert metrics.sent["customer_events", "baseline"] == 10
     assert metrics.sent["customer_events", "spike"] >= 20
     assert metrics.sent["winning_bids", "bid"] > 50

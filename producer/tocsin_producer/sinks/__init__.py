@@ -1,6 +1,5 @@
 """Where events go: anything with the three methods of `Sink`."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 
@@ -29,19 +28,3 @@ class Sink(Protocol):
         Raises:
             SinkError: some events have not arrived; the text says how many.
         """
-
-
-class CallableSink:
-    """Passes every event to a function, for programs that embed the producer."""
-
-    def __init__(self, function: Callable[[str, bytes, bytes | None], None]) -> None:
-        self._function = function
-
-    def send(self, topic: str, key: bytes, value: bytes | None) -> None:
-        self._function(topic, key, value)
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

@@ -6,7 +6,6 @@ full, `send` waits.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -81,7 +80,7 @@ class KafkaSink:
         self._away_since: float | None = None
         self._reminded = float("-inf")
         self._reason = ""
-        self._failures: Counter[str] = Counter()
+        self._logged: set[str] = set()
         self._fatal: str | None = None
         settings = {
             "enable.idempotence": True,
@@ -102,21 +101,18 @@ class KafkaSink:
         `timeout` seconds a warning is logged, no more: the broker may create topics on first use.
         """
         with AdminClient(self._connection) as admin:
-            self._create(admin, topics, partitions, timeout)
-
-    def _create(self, admin: AdminClient, topics: Sequence[str], partitions: int, timeout: float) -> None:
-        present = self._present(admin)
-        missing = [topic for topic in topics if present is not None and topic not in present]
-        deadline = self._monotonic() + timeout
-        while missing and not self._stopped():
-            refused = self._refused(admin, missing, partitions, min(timeout, _REQUEST_TIMEOUT))
-            missing = list(refused)
-            if self._monotonic() >= deadline:
-                for topic, reason in refused.items():
-                    _log.warning("cannot create the topic %s: %s; going on without it", topic, reason)
-                return
-            if missing:
-                self._producer.poll(_STEP)
+            present = self._present(admin)
+            missing = [] if present is None else [topic for topic in topics if topic not in present]
+            deadline = self._monotonic() + timeout
+            while missing and not self._stopped():
+                refused = self._refused(admin, missing, partitions, min(timeout, _REQUEST_TIMEOUT))
+                missing = list(refused)
+                if self._monotonic() >= deadline:
+                    for topic, reason in refused.items():
+                        _log.warning("cannot create the topic %s: %s; going on without it", topic, reason)
+                    return
+                if missing:
+                    self._producer.poll(_STEP)
 
     @staticmethod
     def _refused(admin: AdminClient, topics: Sequence[str], partitions: int, timeout: float) -> dict[str, str]:
@@ -126,11 +122,9 @@ class KafkaSink:
         for topic, future in admin.create_topics(new, request_timeout=timeout).items():
             try:
                 future.result(timeout=2 * timeout)
-            except KafkaException as error:
+            except (KafkaException, TimeoutError) as error:
                 if _code(error) != KafkaError.TOPIC_ALREADY_EXISTS:
-                    refused[topic] = _reason(error)
-            except TimeoutError:
-                refused[topic] = "no answer"
+                    refused[topic] = _reason(error) or "no answer"
         return refused
 
     def _present(self, admin: AdminClient) -> set[str] | None:
@@ -191,12 +185,10 @@ class KafkaSink:
             self._back()
             return
         self._metrics.errors[topic] += 1
-        text = error.str()
-        self._failures[text] += 1
-        # At powers of ten: the first at once, and few lines for many.
-        count = self._failures[text]
-        if str(count).strip("0") == "1" and error.code() != _PURGED:
-            _log.warning("an event for %s was not delivered (the %d. time): %s", topic, count, text)
+        text = f"an event for {topic} was not delivered: {error.str()}"
+        if text not in self._logged and error.code() != _PURGED:
+            self._logged.add(text)  # once; the metrics have the number
+            _log.warning("%s", text)
 
     def _on_error(self, error: "KafkaError") -> None:
         if error.fatal():
@@ -231,8 +223,8 @@ class KafkaSink:
         self._reminded = float("-inf")
 
 
-def _code(error: KafkaException) -> int:
-    return int(error.args[0].code())
+def _code(error: Exception) -> int | None:
+    return int(error.args[0].code()) if isinstance(error, KafkaException) else None
 
 
 def _reason(error: Exception) -> str:
