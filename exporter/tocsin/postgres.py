@@ -1,22 +1,39 @@
-"""The settings of a server that sources and channels for PostgreSQL share, and names as SQL writes them.
+"""Servers that speak PostgreSQL's protocol: the settings that sources and channels share, connections, and names as SQL
+writes them."""
 
-psycopg composes the connection strings. It is imported where it is used, so that a configuration can be checked without
-it.
-"""
-
+import asyncio
+import contextlib
+import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 
+import psycopg
+import structlog
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
-from tocsin.postgres_session import set_config
 from tocsin.settings import Duration, Secret, Settings, invalid
 
-if TYPE_CHECKING:
-    from psycopg import sql
+T = TypeVar("T")
+PgConnection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
+log = structlog.get_logger(__name__)
+
+OUTPUT: Mapping[str, str] = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",  # without an order of day and month: how the session reads dates stays as it is
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "xmlbinary": "base64",
+    "quote_all_identifiers": "off",
+}
+"""Session settings that decide how PostgreSQL writes a value as text, at their defaults. A row is identified by its
+text, so a source sets them itself, whatever the defaults of the role, the database or the server are."""
 
 
 def _positive(value: float) -> float:
@@ -160,26 +177,14 @@ class Server(Settings):
     def conninfo(self, **extra: str) -> str:
         """The connection string for libpq, overridden by `extra` parameters. It contains the password: do not print
         it."""
-        from psycopg.conninfo import make_conninfo
-
         return make_conninfo(**{**self._parameters(), **extra})
 
-    def settings(self) -> "list[sql.Composed]":
-        """Statements that set up a session that reads rows, to be run after the login: the configured settings, and
-        `output`. A pooler would refuse them in the startup packet."""
-        return set_config(self._session(), self.asked_output())
-
-    def preferred(self, reported: Callable[[str], str | None]) -> "list[sql.Composed]":
-        """Further such statements, each of which the server may refuse.
-
-        `reported`: the value of a setting as the server reported it at the login, None if it did not.
-        """
-        del reported
-        return []
-
-    def configured(self) -> "list[sql.Composed]":
-        """The same for a session that only writes: the role's defaults decide how the server reads times."""
-        return set_config(self._session(), {})
+    def configured(self) -> list[sql.Composed]:
+        """Statements that set the configured settings, to be run after the login: a pooler would refuse them in the
+        startup packet."""
+        call = sql.SQL("pg_catalog.set_config({}, {}, false)")
+        calls = [call.format(sql.Literal(name), sql.Literal(value)) for name, value in self._session().items()]
+        return [sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))] if calls else []
 
     def asked_output(self) -> dict[str, str]:
         """Those of `output` that the configuration does not set itself."""
@@ -233,12 +238,9 @@ def _option(name: str, value: str) -> str:
 
 
 def _parse(dsn: str) -> dict[str, str]:
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
     try:
         parsed: dict[str, Any] = conninfo_to_dict(dsn)
-    except ProgrammingError:
+    except psycopg.ProgrammingError:
         # libpq's message repeats parts of the string, possibly the password.
         raise ValueError("not a connection string; write postgresql://user:password@host:port/database") from None
     # libpq accepts any text for a port and fails over it when it connects. Several hosts have several, with commas.
@@ -246,6 +248,80 @@ def _parse(dsn: str) -> dict[str, str]:
         if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise ValueError("the port in the connection string is not a number from 1 to 65535")
     return {name: str(value) for name, value in parsed.items() if value is not None}
+
+
+async def connected(server: Server) -> PgConnection:
+    """A connection that commits every statement, prepares none, and has the settings of `server`.
+
+    Raises psycopg.Error without an SQLSTATE, and TimeoutError if the server does not answer within `connect_timeout`.
+    """
+    try:
+        connection = await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True, prepare_threshold=None)
+    except BaseException as error:
+        # psycopg closes a half-open connection only when its frames are freed; an error or a cancelled task that is
+        # still referenced would keep the socket open.
+        traceback.clear_frames(error.__traceback__)
+        raise
+    try:
+        await within(server.connect_timeout, connection, _set_up(connection, server))
+    except BaseException:
+        connection.pgconn.finish()
+        await connection.close()
+        raise
+    return connection
+
+
+async def _set_up(connection: PgConnection, server: Server) -> None:
+    """Set the configured settings, and those of `output` that the server does not report to be right already."""
+    reported, output = connection.info.parameter_status, server.asked_output()
+    zone = reported("TimeZone")
+    if "TimeZone" in output and zone not in (None, *_UTC):
+        _inform_of_zone(server.display, zone)
+    try:
+        for statement in server.configured():
+            await connection.execute(statement)
+    except psycopg.Error as error:
+        # An error of the login, not of a statement: the statement of the caller is not at fault.
+        raise psycopg.OperationalError(f"the session settings are refused: {error}") from None
+    for name, value in output.items():
+        if (reported(name) or "").split(",")[0] != value:
+            with contextlib.suppress(psycopg.DatabaseError):  # a server may not know it
+                await connection.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+        now = reported(name)
+        if now is not None and now.split(",")[0] != value:
+            log.warning("the server does not accept a setting", server=server.display, setting=name, value=now)
+
+
+_UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Universal", "UCT")
+
+
+@functools.cache
+def _inform_of_zone(server: str, zone: str | None) -> None:
+    """Once for each server, since every alert has its own connection."""
+    log.info(
+        "queries run in UTC, not in the time zone of the role; set `options: {TimeZone: ...}` for another",
+        server=server,
+        role=zone,
+    )
+
+
+async def within(seconds: float, connection: PgConnection, work: Awaitable[T]) -> T:
+    """Wait for some work on a connection. Raises TimeoutError.
+
+    After a timeout or a cancellation the connection is closed first: psycopg would ask the server to cancel and wait
+    seconds for its answer, and the server may be gone.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            raise TimeoutError
+        return task.result()
+    finally:
+        if not task.done():
+            connection.pgconn.finish()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def about_login(text: str) -> bool:
@@ -256,14 +332,12 @@ def about_login(text: str) -> bool:
     return re.search(r"authentication|password|no pg_hba|login blocked|role .* does not exist", text) is not None
 
 
-def relation(name: str) -> "sql.Identifier":
+def relation(name: str) -> sql.Identifier:
     """A relation's name as SQL writes it (`schema.view`, `"Mixed Case".view`) as a quoted identifier.
 
     Unquoted parts are folded to lower case, as PostgreSQL and Materialize do. Raises ValueError for anything
     else.
     """
-    from psycopg import sql
-
     return sql.Identifier(*name_parts(name))
 
 
@@ -278,19 +352,15 @@ def name_parts(name: str) -> tuple[str, ...]:
     return tuple(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts)
 
 
-def script(steps: "Iterable[sql.Composable]") -> str:
+def script(steps: Iterable[sql.Composable]) -> str:
     """SQL for an administrator to read and run: the steps in one transaction."""
-    from psycopg import sql
-
     whole = [sql.SQL("BEGIN;"), *steps, sql.SQL("COMMIT;")]
     return sql.SQL("\n\n").join(whole).as_string(None) + "\n"
 
 
-def granted(role: str | None, rights: Mapping[str, Sequence[str]]) -> "list[sql.Composed]":
+def granted(role: str | None, rights: Mapping[str, Sequence[str]]) -> list[sql.Composed]:
     """Statements that create a role if it does not exist and grant it rights on relations and their schemas; none
     without a role."""
-    from psycopg import sql
-
     if role is None:
         return []
     name, text = sql.Identifier(role), sql.Literal(role)
@@ -307,10 +377,8 @@ def granted(role: str | None, rights: Mapping[str, Sequence[str]]) -> "list[sql.
     return [sql.SQL("\n").join(lines)]
 
 
-def code(body: "sql.Composed") -> "sql.Composable":
+def code(body: sql.Composed) -> sql.Composable:
     """The text of a function, quoted with dollars if it has none itself, so that it is readable."""
-    from psycopg import sql
-
     text = body.as_string(None)
     return sql.Literal(text) if "$" in text else sql.SQL("$${}$$").format(body)
 

@@ -1,4 +1,4 @@
-"""The double of Materialize answers like the recorded servers.
+"""The double of Materialize streams like the recorded servers.
 
 A recording is a file of JSON lines: `conn` (number of the connection), `from` (`client` or `server`), `type` (the
 message's type letter, `startup` for a first packet, `eof` where that side closed) and `body` (one character a byte).
@@ -8,82 +8,79 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any, cast
 
+import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg import sql
 
-from support.materialize import MaterializeDouble, Relation, messages
-from support.materialize.errors import too_many_connections
-from support.materialize.history import END_OF_TIME, Row
-from tocsin.sources.wire import fields
+from support.double_process import double_process
+from support.live import settings
+from support.materialize import RELEASES, MaterializeDouble, Relation
+from support.materialize.protocol import Row
+from support.materialize.relation import END_OF_TIME
+from support.reading import reading
+from tocsin.sources.materialize import Materialize
+from tocsin.sources.wire import connect, fields
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 FOLDERS = {"v26.8": RECORDINGS / "materialize", "v26.39": RECORDINGS / "materialize-26.39"}
-"""Release -> where its recordings are."""
-
 HOUR = 3_600_000
+NAMES = [(release, path.stem) for release in RELEASES for path in sorted(FOLDERS[release].glob("*.jsonl"))]
+CANCELLED = b"57014"
+"""The recorded client cancelled its statement: the end of what there is to compare."""
+
+Change = tuple[int, int | None, Row]
+"""Timestamp, diff (None: a progress row) and row."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """A message, or the end of one side. `conn`: number of its connection."""
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What the first client of a recording asked, and what it was sent from then on: pairs of type and body."""
 
-    conn: int = 1
-    client: bool = False
-    kind: str
-    body: bytes
+    startup: dict[str, str]
+    statement: str
+    answers: list[tuple[str, bytes]]
 
     @property
-    def line(self) -> tuple[int, int | None, Row] | None:
-        """A row of a stream: timestamp, diff (None: a progress row) and row."""
-        if self.kind != "d":
-            return None
-        ((timestamp, progressed, diff, *row),) = fields([self.body])
-        return int(timestamp or 0), None if progressed == "t" else int(diff or 0), tuple(row)
+    def changes(self) -> list[Change]:
+        return [change(body) for kind, body in self.answers if kind == "d"]
 
 
-def load(path: Path) -> list[Message]:
+def load(release: str, name: str) -> Recording:
     """Read a recording."""
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        Message(
-            conn=entry["conn"],
-            client=entry["from"] == "client",
-            kind=entry["type"],
-            body=entry["body"].encode("latin-1"),
-        )
-        for entry in entries
-    ]
+    text = (FOLDERS[release] / f"{name}.jsonl").read_text(encoding="utf-8")
+    entries = [entry for entry in map(json.loads, text.splitlines()) if entry["conn"] == 1]
+    words = entries[0]["body"][4:].split("\0")
+    asked = next((at for at, entry in enumerate(entries) if entry["type"] == "Q"), len(entries) - 1)
+    sent = [(one["type"], one["body"].encode("latin-1")) for one in entries[asked + 1 :] if one["from"] == "server"]
+    return Recording(dict(zip(words[::2], words[1::2], strict=False)), entries[asked]["body"].rstrip("\0"), sent)
 
 
-def comparable(sent: Iterable[Message]) -> list[tuple[str, bytes]]:
-    """Messages without what differs between two runs; rows between two progress rows in one order."""
-    found: list[tuple[str, bytes]] = []
-    for is_change, group in groupby(sent, key=lambda one: one.line is not None and one.line[1] is not None):
-        pairs = [(one.kind, _constant(one)) for one in group]
-        found += sorted(pairs) if is_change else pairs
-    return found
+def change(line: bytes) -> Change:
+    ((timestamp, progressed, diff, *row),) = fields([line])
+    return int(timestamp or 0), None if progressed == "t" else int(diff or 0), tuple(row)
 
 
-def _constant(message: Message) -> bytes:
-    if message.kind == "K":
-        return b"<key>"
-    body = re.sub(rb"Session UUID: [0-9a-f-]+", b"Session UUID: <uuid>", message.body)
-    return re.sub(rb'status to "online" at [^\0]+', b'status to "online" at <time>', body)
+def error_fields(body: bytes) -> tuple[str | None, ...]:
+    """SQLSTATE, message, detail and hint of an ErrorResponse."""
+    found = {text[:1]: text[1:] for text in body.decode().split("\0")}
+    return tuple(found.get(letter) for letter in "CMDH")
 
 
-@dataclass(slots=True)
-class SourceTime:
-    """Source time that only a test moves."""
-
-    now: int
-
-    def __call__(self) -> int:
-        return self.now
+def comparable(sent: Iterable[bytes]) -> list[bytes]:
+    """Lines with the rows between two progress rows in one order."""
+    ordered: list[bytes] = []
+    for _, group in groupby(sent, key=lambda line: change(line)[1] is None):
+        ordered += sorted(group)
+    return ordered
 
 
 @dataclass(slots=True)
@@ -93,58 +90,20 @@ class Replay:
     double: MaterializeDouble
     relation: Relation
     as_of: int
-    clock: SourceTime
     pending: list[tuple[int, int, Row]] = field(default_factory=list)
 
-    def reach(self, timestamp: int) -> None:
-        """Let the pending changes happen, and move the clock with the write frontier."""
+    def reach(self, upper: int) -> None:
+        """Let the pending changes happen, and move the write frontier."""
         for at, group in groupby(self.pending, key=lambda one: one[0]):
             self.relation.change([(diff, row) for _, diff, row in group], at=at)
         self.pending.clear()
-        self.clock.now = max(self.clock.now, timestamp)
-        self.double.tick()
+        self.relation.advance(upper)
 
 
 Direction = Callable[[Replay], object]
 
 
 def nothing(_: Replay) -> None: ...
-
-
-def division_by_zero(replay: Replay) -> None:
-    replay.relation.fail("division by zero")
-
-
-def drop(replay: Replay) -> None:
-    replay.double.drop(replay.relation)
-
-
-def replace(replay: Replay) -> None:
-    replay.double.replace(replay.relation, [("c", "text")])
-
-
-def cluster(name: str, replicas: int = 1) -> Direction:
-    return lambda replay: replay.double.create_cluster(name, replicas=replicas)
-
-
-def drop_cluster(name: str) -> Direction:
-    return lambda replay: replay.double.drop_cluster(name)
-
-
-def deny(role: str) -> Direction:
-    return lambda replay: replay.relation.denied.add(role)
-
-
-def constant(replay: Replay) -> None:
-    replay.relation.freeze()
-
-
-def constant_at_its_time(replay: Replay) -> None:
-    replay.relation.freeze(replay.as_of)
-
-
-def password(replay: Replay) -> None:
-    replay.double.passwords["g_pw"] = "made-up-1"
 
 
 def failed(lower: int, start: int, end: int) -> Direction:
@@ -158,240 +117,167 @@ def failed(lower: int, start: int, end: int) -> Direction:
     return direct
 
 
-def forgotten(since: int, object_id: str = "u1") -> Direction:
-    """The history before a time is not readable."""
-
-    def direct(replay: Replay) -> None:
-        replay.relation.id = object_id
-        replay.reach(since + 1)
-        replay.double.compact(replay.relation, since)
-
-    return direct
-
-
 def swap_and_drop(replay: Replay) -> None:
-    replay.double.create("g_rec_green.v", [("k", "text"), ("n", "int4")])
+    replay.double.create("g_rec_green.v", [("k", "text")])
     replay.double.swap_schemas("g_rec_blue", "g_rec_green")
-    drop(replay)
+    replay.double.drop(replay.relation)
 
 
-def fall_behind(replay: Replay) -> None:
-    replay.double.fall_behind(replay.relation)
-
-
-def replica_returns(replay: Replay) -> None:
-    (name,) = replay.double.clusters.keys() - {"quickstart"}
-    replay.double.scale(name, 0)
-    replay.double.scale(name, 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    """Facts that a recording does not contain.
-
-    Attributes:
-        before: what had happened when the client came.
-        at_failure: what ends the stream with an error.
-        at_notice: what is behind a notice in the middle of a stream.
-    """
-
-    before: Direction = nothing
-    at_failure: Direction = nothing
-    at_notice: Direction = nothing
-
-
-SCENARIOS: dict[str, dict[str, Scenario]] = {
-    "v26.8": {
-        "as_of_in_the_future": Scenario(),
-        "cluster_dropped": Scenario(before=cluster("cc"), at_failure=drop_cluster("cc")),
-        "demo_active_alerts": Scenario(before=cluster("alerting")),
-        "demo_organization_alert": Scenario(before=cluster("alerting")),
-        "describe_by_prepare": Scenario(),
-        "fresh_copy": Scenario(),
-        "kafka_spike_and_expiry": Scenario(),
-        "multiplicity_and_update": Scenario(),
-        "no_replica_at_start": Scenario(before=cluster("cc", replicas=0)),
-        "permission_denied": Scenario(before=deny("bridge")),
-        "replica_lost": Scenario(before=cluster("cc"), at_notice=replica_returns),
-        "resume_as_of_too_old": Scenario(before=forgotten(1795242548000)),
-        "resume_at_least_immediate": Scenario(),
-        "resume_at_least_late": Scenario(),
-        "resume_retained": Scenario(),
-        "resume_snapshot_at_least_lost": Scenario(),
-        "resume_snapshot_at_least_retained": Scenario(),
-        "row_error": Scenario(at_failure=division_by_zero),
-        "row_error_fresh_after": Scenario(before=failed(1795242607700, 1795242607700, 1795242607720)),
-        "row_error_resume_across": Scenario(before=failed(1795242596811, 1795242596900, 1795242600000)),
-        "server_killed": Scenario(),
-        "temporal_expiry": Scenario(),
-        "types_text": Scenario(before=constant),
-        "unknown_cluster": Scenario(),
-        "view_dropped": Scenario(at_failure=drop),
-        "view_missing": Scenario(before=drop),
-        "view_replaced": Scenario(at_failure=replace),
-    },
-    "v26.39": {
-        "cluster_dropped": Scenario(before=cluster("g_cc"), at_failure=drop_cluster("g_cc")),
-        "constant_materialized_view": Scenario(before=constant_at_its_time),
-        "constant_view": Scenario(before=constant),
-        "fell_behind": Scenario(at_failure=fall_behind),
-        "fresh_copy": Scenario(),
-        "login_password": Scenario(before=password),
-        "login_password_refused": Scenario(before=password),
-        "multiplicity_and_update": Scenario(),
-        "no_replica_at_start": Scenario(before=cluster("g_cc", replicas=0)),
-        "permission_denied": Scenario(before=deny("g_bridge")),
-        "replacement_applied": Scenario(),
-        "replica_lost": Scenario(before=cluster("g_cc"), at_notice=replica_returns),
-        "resume_as_of_too_old": Scenario(before=forgotten(1795991033000, "u82")),
-        "resume_lost": Scenario(),
-        "resume_retained": Scenario(),
-        "row_error": Scenario(at_failure=division_by_zero),
-        "row_error_fresh_after": Scenario(before=failed(1795991135300, 1795991135300, 1795991135320)),
-        "row_error_resume_across": Scenario(before=failed(1795991126966, 1795991126967, 1795991130000)),
-        "row_error_without_snapshot": Scenario(at_failure=division_by_zero),
-        "schema_swapped": Scenario(at_failure=swap_and_drop),
-        "types_text": Scenario(before=constant),
-        "unknown_cluster": Scenario(),
-        "view_dropped": Scenario(at_failure=drop),
-        "view_missing": Scenario(before=drop),
-        "view_replaced": Scenario(at_failure=replace),
-    },
+BEFORE: dict[str, Direction] = {
+    "constant_materialized_view": lambda replay: replay.relation.freeze(replay.as_of),
+    "constant_view": lambda replay: replay.relation.freeze(),
+    "no_replica_at_start": lambda replay: replay.double.scale(next(iter(replay.double.clusters)), 0),
+    "permission_denied": lambda replay: replay.relation.denied.update(("bridge", "g_bridge")),
+    "row_error_fresh_after v26.8": failed(1795242607700, 1795242607700, 1795242607720),
+    "row_error_fresh_after v26.39": failed(1795991135300, 1795991135300, 1795991135320),
+    "row_error_resume_across v26.39": failed(1795991126966, 1795991126967, 1795991130000),
+    "types_text": lambda replay: replay.relation.freeze(),
+    "unknown_cluster": lambda replay: replay.double.clusters.pop("nonesuch"),
+    "view_missing": lambda replay: replay.double.drop(replay.relation),
 }
+"""What had happened when the client came."""
+
+AT_FAILURE: dict[str, Direction] = {
+    "cluster_dropped": lambda replay: replay.double.drop_cluster([*replay.double.clusters][-1]),
+    "fell_behind": lambda replay: replay.double.fall_behind(replay.relation),
+    "row_error": lambda replay: replay.relation.fail("division by zero"),
+    "schema_swapped": swap_and_drop,
+    "view_dropped": lambda replay: replay.double.drop(replay.relation),
+    "view_replaced": lambda replay: replay.double.replace(replay.relation, [("c", "text")]),
+}
+"""What ends the stream with an error."""
 
 
-def prepared(scenario: Scenario, recorded: Sequence[Message], release: str) -> Replay:
+def direct(scenes: dict[str, Direction], replay: Replay, release: str, name: str) -> None:
+    for title in (name, f"{name} {release}"):
+        scenes.get(title, nothing)(replay)
+
+
+def prepared(recording: Recording, release: str, name: str) -> Replay:
     """A double in the state that the recorded server was in when the client came."""
-    lines = [line for message in recorded if (line := message.line) is not None]
-    as_of = lines[0][0] if lines else 0
+    changes = recording.changes
+    as_of = changes[0][0] if changes else 0
     time = as_of if 0 < as_of < END_OF_TIME else HOUR
-    statements = b"".join(message.body for message in recorded if message.client)
-    name = re.search(rb"SUBSCRIBE ([a-z_.]+)", statements)
-    clock = SourceTime(time - HOUR)
-    double = MaterializeDouble(clock=clock, progress_interval=3600, release=release)
-    columns = [(f"c{at}", "text") for at in range(len(lines[0][2]))] if lines else [("org", "text"), ("n", "int8")]
-    relation = double.create(name[1].decode() if name else "nothing", columns, retain=None)
-    relation.change([(diff, row) for at, diff, row in lines if at == as_of and diff is not None], at=clock.now + 1)
-    replay = Replay(double, relation, as_of, clock)
-    scenario.before(replay)
+    cluster = recording.startup.get("options", "--cluster=quickstart").removeprefix("--cluster=")
+    double = MaterializeDouble(clock=lambda: time - HOUR, progress_interval=3600, clusters=[cluster], release=release)
+    columns = [(f"c{at}", "text") for at in range(len(changes[0][2]) if changes else 1)]
+    asked = re.search(r"SUBSCRIBE ([a-z_.]+)", recording.statement)
+    assert asked is not None
+    relation = double.create(asked[1], columns, retain=None)
+    first = [(diff, row) for at, diff, row in changes if at == as_of and diff is not None]
+    relation.change(first, at=time - HOUR + 1)
+    replay = Replay(double, relation, as_of)
+    direct(BEFORE, replay, release, name)
     replay.reach(time + 1)
-    clock.now = time
-    if lines:
-        double.compact(relation, time)
-    if any(at > as_of for at, _, _ in lines):
-        double.silence(relation)  # until the recorded server has something to say
+    if changes:
+        relation.compact(time)
+    relation.silent = any(at > as_of for at, *_ in changes)  # until the recorded server has something to say
     return replay
 
 
-@dataclass(slots=True)
-class Client:
-    """The client's end of one connection."""
+async def received(replay: Replay, recording: Recording, at_failure: Callable[[], None]) -> tuple[list[bytes], object]:
+    """Send the recorded statement, let happen what the recorded server reported, and return the lines that the double
+    sent, and the fields of its error."""
+    user, cluster = recording.startup["user"], [*replay.double.clusters, "nonesuch"][0]
+    config = settings(replay.double.dsn.replace("materialize@", f"{user}@"), cluster=cluster)
+    lines: list[bytes] = []
+    async with connect(config) as wire:
+        chunks = wire.copy(sql.SQL(recording.statement), limit=5)
 
-    writer: asyncio.StreamWriter
-    reading: asyncio.Task[None]
-    received: list[Message]
-    arrived: asyncio.Event
+        async def read(count: int) -> object:
+            """Read until there are so many lines, for some seconds, so that those that came can be compared."""
+            try:
+                async with asyncio.timeout(5):
+                    while len(lines) < count:
+                        lines.extend(await anext(chunks))
+            except psycopg.Error as error:
+                return error.sqlstate, error.diag.message_primary, error.diag.message_detail, error.diag.message_hint
+            except (TimeoutError, StopAsyncIteration) as end:
+                return type(end)
+            return None
 
-    async def until(self, count: int) -> None:
-        """Wait for a number of messages; stop after some seconds, so that those that arrived can be compared."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                while len(self.received) < count:
-                    self.arrived.clear()
-                    await self.arrived.wait()
-
-
-async def connected(port: int) -> Client:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    received: list[Message] = []
-    arrived = asyncio.Event()
-
-    async def listen() -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                kind = (await reader.readexactly(1)).decode()
-                length = int.from_bytes(await reader.readexactly(4), "big")
-                received.append(Message(kind=kind, body=await reader.readexactly(length - 4)))
-                arrived.set()
-        received.append(Message(kind="eof", body=b""))
-        arrived.set()
-
-    return Client(writer, asyncio.create_task(listen()), received, arrived)
-
-
-async def replayed(replay: Replay, scenario: Scenario, recorded: Sequence[Message]) -> list[Message]:
-    """Send what the recorded client sent, let happen what the recorded server reported, and return what the double sent
-    on the first connection."""
-    clients: dict[int, Client] = {}
-    sent: Counter[int] = Counter()
-    try:
-        for message in recorded:
-            if message.client:
-                await spoken(message, clients, replay)
-                continue
-            sent[message.conn] += 1
-            line = message.line
-            if line is not None and line[1] is not None:
-                if line[0] > replay.as_of:
-                    replay.pending.append((line[0], line[1], line[2]))
-                continue  # arrives with the progress row after it
-            happened(message, replay, scenario)
-            await clients[message.conn].until(sent[message.conn])
-        return clients[1].received
-    finally:
-        for client in clients.values():
-            client.writer.close()
-            client.reading.cancel()
+        async with aclosing(cast("Any", chunks)):
+            expected = 0
+            for kind, body in recording.answers:
+                if kind == "E" and CANCELLED not in body:
+                    at_failure()
+                    return lines, await read(expected + 1)
+                if kind != "d":
+                    continue
+                expected += 1
+                at, diff, row = change(body)
+                if diff is not None:  # arrives with the progress row after it
+                    replay.pending += [(at, diff, row)] if at > replay.as_of else []
+                    continue
+                if at > replay.as_of:
+                    replay.reach(at)
+                    replay.double.resume(replay.relation)
+                await read(expected)
+            return lines, await read(expected + 1) if ("c", b"") in recording.answers else None
 
 
-async def spoken(message: Message, clients: dict[int, Client], replay: Replay) -> None:
-    """Send a message of the recorded client byte for byte, but for the key of a cancel request."""
-    if message.kind == "startup":
-        clients[message.conn] = await connected(replay.double.port)
-        body = message.body
-        if int.from_bytes(body[:4], "big") == messages.CANCEL_REQUEST:
-            body = body[:4] + next(one.body for one in clients[1].received if one.kind == "K")
-        clients[message.conn].writer.write((len(body) + 4).to_bytes(4, "big") + body)
-    elif message.kind == "eof":
-        clients[message.conn].writer.close()
-    else:
-        clients[message.conn].writer.write(messages.message(message.kind.encode(), message.body))
+def sent_by_tocsin(release: str, name: str) -> bool:
+    """Whether a recording has a statement that the double knows: no SNAPSHOT = false, no AS OF without AT LEAST."""
+    return (
+        re.fullmatch(
+            r"COPY \(SUBSCRIBE [\w.]+ WITH \(PROGRESS\)( AS OF AT LEAST \d+)?\) .*", load(release, name).statement
+        )
+        is not None
+    )
 
 
-def happened(message: Message, replay: Replay, scenario: Scenario) -> None:
-    """Make happen what the recorded server reported."""
-    if message.line is not None and message.line[0] > replay.as_of:
-        replay.reach(message.line[0])
-        replay.double.resume(replay.relation)
-    elif message.kind == "E" and b"57014" not in message.body:
-        scenario.at_failure(replay)
-    elif message.kind == "N" and b"changed status" in message.body:
-        scenario.at_notice(replay)
-    elif message.kind == "eof" and message.conn == 1:
-        replay.double.disconnect()
-
-
-@pytest.mark.parametrize(("release", "name"), [(release, name) for release in SCENARIOS for name in SCENARIOS[release]])
-async def test_double_answers_like_recorded_server(release: str, name: str) -> None:
-    """Byte for byte, but for keys, session ids and the order of rows between two progress rows."""
-    scenario = SCENARIOS[release][name]
-    recorded = load(FOLDERS[release] / f"{name}.jsonl")
-    replay = prepared(scenario, recorded, release)
-
+@pytest.mark.parametrize(("release", "name"), [each for each in NAMES if sent_by_tocsin(*each)])
+async def test_double_streams_like_recorded_server(release: str, name: str) -> None:
+    """Line for line, but for the order of rows between two progress rows."""
+    recording = load(release, name)
+    replay = prepared(recording, release, name)
     async with replay.double:
-        sent = await replayed(replay, scenario, recorded)
-
-    expected = comparable(message for message in recorded if message.conn == 1 and not message.client)
-    assert comparable(sent)[: len(expected)] == expected
-
-
-@pytest.mark.parametrize("release", FOLDERS)
-def test_every_recording_is_replayed(release: str) -> None:
-    recorded = {path.stem for path in FOLDERS[release].glob("*.jsonl")} - {"too_many_connections"}
-    assert recorded == SCENARIOS[release].keys()
+        lines, end = await received(replay, recording, lambda: direct(AT_FAILURE, replay, release, name))
+    assert comparable(lines) == comparable(body for kind, body in recording.answers if kind == "d")
+    failures = [error_fields(body) for kind, body in recording.answers if kind == "E" and CANCELLED not in body]
+    assert end == (failures[0] if failures else StopAsyncIteration if ("c", b"") in recording.answers else None)
 
 
-def test_refusal_of_connections_is_as_recorded() -> None:
-    """Not replayed: the recorded client closed before it read, and the server had two reserved connections."""
-    refusal = load(FOLDERS["v26.39"] / "too_many_connections.jsonl")[-2]
-    assert messages.error(too_many_connections(6, 4)) == messages.message(b"E", refusal.body)
+async def test_double_describes_like_recorded_server() -> None:
+    """The columns of a SUBSCRIBE, without running it."""
+    recorded = FOLDERS["v26.8"] / "describe_by_prepare.jsonl"
+    bodies = [one["body"] for one in map(json.loads, recorded.read_text().splitlines()) if one["type"] == "T"]
+    async with MaterializeDouble() as double:
+        double.create("kept", [("org", "text"), ("n", "int8")])
+        async with connect(settings(double.dsn)) as wire:
+            columns = await wire.describe(sql.SQL("SUBSCRIBE kept WITH (PROGRESS)"))
+    described = bodies[0].encode("latin-1")
+    for column in columns:
+        assert column.name.encode() + b"\0" + bytes(6) + column.oid.to_bytes(4, "big") in described
+
+
+@pytest.fixture
+async def process() -> AsyncIterator[Any]:
+    async with double_process(5000, live=10) as double:
+        yield double
+
+
+async def test_process_serves_still_rows_and_changes_others(process: Any) -> None:
+    """As the benchmarks use it."""
+    async with reading(Materialize("mz", settings(process.dsn)), "load") as stream:
+        assert len({row[0] for _, _, row in (await stream.next()).updates}) == 5010
+        await process.run("load", 500)
+        await stream.until(lambda: len(stream.updates) > 5100)
+        assert len(stream.state) == 5010
+
+
+@given(
+    plan=st.lists(st.tuples(st.integers(1, 5), st.lists(st.integers(-2, 3), min_size=3, max_size=3)), max_size=12),
+    start=st.integers(1, 80),
+)
+def test_content_and_later_updates_agree(plan: list[tuple[int, list[int]]], start: int) -> None:
+    """From whatever time a relation is read. `plan`: for each step its milliseconds, and a diff for each row."""
+    relation = MaterializeDouble(clock=lambda: 0).create("v", [("k", "text")], retain=None)
+    for wait, diffs in plan:
+        held = Counter(relation.rows())
+        pairs = [(max(diff, -held[(row,)]), (row,)) for diff, row in zip(diffs, "abc", strict=True)]
+        relation.change(pairs, at=relation.upper + wait)
+    state = Counter(relation.content(start))
+    for _, diff, row in relation.between(start, relation.upper):
+        state[row] += diff
+    assert +state == Counter(relation.rows())

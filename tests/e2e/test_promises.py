@@ -204,7 +204,7 @@ async def test_promise_4_ledger_of_another_view_warns(harness: Harness) -> None:
     other = harness.double.create(
         "public.other", [("id", "int4"), ("name", "text"), ("amount", "numeric")], retain=None
     )
-    other.history.since = 0
+    other.since = 0
     harness.double.drop(harness.orders)
     harness.double.rename(other, "public.orders")
     harness.orders = other

@@ -75,7 +75,7 @@ class Model:
     def states(self, since: int) -> list[Counter[Row]]:
         """Contents of the view just before `since`, and after each later change."""
         times = [since - 1, *(time for time in self._times if time >= since)]
-        return [self._view.history.snapshot(time) for time in times]
+        return [self._view.content(time) for time in times]
 
 
 def gauge(page: Series, metric: str) -> Gauge:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.materialize import encode, messages
+from support.materialize import encode, protocol
 from support.materialize.relation import TIMESTAMP
 from support.tocsin import Harness, TocsinProcess, new_harness
 
@@ -120,7 +120,7 @@ async def test_megabyte_of_text_in_row_arrives(harness: Harness) -> None:
 
 def raw(*lines: bytes) -> tuple[bytes, ...]:
     """Rows as the server would send them, byte for byte; `@` is replaced by the timestamp."""
-    return tuple(messages.message(b"d", line.replace(b"@", TIMESTAMP)) for line in lines)
+    return tuple(protocol.message(b"d", line.replace(b"@", TIMESTAMP)) for line in lines)
 
 
 async def test_invalid_utf8_is_shown_by_codes(harness: Harness) -> None:

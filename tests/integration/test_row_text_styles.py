@@ -12,7 +12,7 @@ from psycopg.postgres import types as psycopg_types
 from support.postgres import Database
 from tocsin.firing.canonical import Respelling
 from tocsin.model import Column
-from tocsin.postgres_session import OUTPUT
+from tocsin.postgres import OUTPUT
 from tocsin.values import typed
 
 OIDS = (1186, 1187, 17, 1001, 1184, 1185, 3910, 4534)

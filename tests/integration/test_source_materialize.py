@@ -150,7 +150,7 @@ async def test_constant_view_ends_with_all_rows(server: Server) -> None:
 async def test_constant_materialized_view_ends_at_its_time(double: MaterializeDouble) -> None:
     """As in v26.39: the snapshot has a real timestamp, and no progress row follows."""
     view = double.create("public.always", COLUMNS, rows=[ANN, BOB])
-    at = view.history.upper
+    at = view.upper
     view.freeze(at)
     async with reading(source(double), "public.always") as stream:
         await stream.until_state(ANN, BOB)

@@ -102,13 +102,11 @@ async def test_old_object_in_closed_schema_still_exists(double: MaterializeDoubl
 
 @pytest.mark.parametrize("subject", [ORDERS, QUERY], ids=["relation", "query"])
 async def test_stream_goes_on_when_replacement_is_applied(double: MaterializeDouble, subject: Subject) -> None:
-    """The view keeps its oid and gets another id; the stream has the difference already. A later swap is noticed."""
+    """The view gets another id; the stream has the difference already. A later swap is noticed."""
     view = double.relation("blue.orders")
     async with reading(source(double, identity_check="50ms"), subject) as stream:
         await checks(double, stream, 3)
-        before = view.id, view.oid
         double.apply_replacement(view, [CYD])
-        assert (view.id != before[0], view.oid) == (True, before[1])
         await stream.until_state(CYD[: len(stream.columns)])
         await checks(double, stream, 3)
         double.apply_replacement(view, [ANN, CYD])

@@ -9,7 +9,7 @@ from support.events_table import INSERT, made, settings, source, taking, value
 from support.postgres import Database
 from support.waiting import until
 from tocsin.errors import SourceError, SourceReason
-from tocsin.postgres_session import connected
+from tocsin.postgres import connected
 from tocsin.sources.postgres_events.statements import Statements
 
 

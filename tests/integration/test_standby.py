@@ -115,8 +115,8 @@ async def test_promoted_standby_wakes_its_source(replica: Postgres) -> None:
             async with asyncio.timeout(20):
                 while (await anext(batches)).note:
                     pass
-            at._config = at._config.model_copy(update={"interval": 3600.0})
-            stream._config = at._config  # type: ignore[attr-defined]
+            readings: Any = stream.batches.__self__  # type: ignore[attr-defined]
+            readings.config = readings.config.model_copy(update={"interval": 3600.0})
             began, following = loop.time(), asyncio.ensure_future(anext(batches))
             admin.execute("INSERT INTO orders VALUES (3)")
             admin.execute("NOTIFY orders_changed")

@@ -30,7 +30,7 @@ from support.live_model import (
     until,
 )
 from support.live_stack import Stack, shown, stacked, until_gauge
-from support.materialize.columns import column
+from support.materialize.protocol import column
 from support.notifications import LONG
 from support.prometheus import PROMETHEUS, prometheus
 from support.stack import alertmanager_file, prometheus_config

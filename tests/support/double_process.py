@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from support.materialize import MaterializeDouble, encode
-from support.materialize.history import Row
+from support.materialize.protocol import Row
 
 _TESTS = Path(__file__).parents[1]
 _COLUMNS = (

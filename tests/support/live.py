@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from support.materialize import MaterializeDouble, Relation
 from support.materialize.relation import DEFAULT_RETENTION
-from support.materialize.statements import relation_name
+from support.materialize.session import relation_name
 from tocsin.sources.settings import MaterializeConfig
 
 VARIABLE = "TOCSIN_TEST_MATERIALIZE_DSN"
@@ -166,7 +166,7 @@ class _DoubleView:
 
     async def forget(self, time: int) -> None:
         kept = 0 if self._relation.retain in {None, DEFAULT_RETENTION} else self._relation.retain or 0
-        while self._double.compact(self._relation, self._relation.history.upper - 1 - kept) <= time:
+        while self._relation.compact(self._relation.upper - 1 - kept) <= time:
             await asyncio.sleep(0.01)
             self._double.tick()
 

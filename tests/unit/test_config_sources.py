@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import ValidationError
 
-from tocsin.postgres import Server
+from tocsin.postgres import OUTPUT
 from tocsin.sources.settings import Connection, MaterializeConfig, PostgresConfig
 
 
@@ -55,18 +55,15 @@ def test_session_settings_are_escaped_configured_ones_last() -> None:
     assert parameters(settings)["options"] == r"--transaction_isolation=strict\ serializable --search_path=a\ b\\c"
 
 
-def statements(settings: Server, **reported: str) -> str:
-    return "; ".join(one.as_string(None) for one in [*settings.settings(), *settings.preferred(reported.get)])
-
-
 def test_startup_packet_has_no_settings_of_postgres() -> None:
     """A pooler refuses them there."""
     settings = PostgresConfig.model_validate(
         {"host": "h", "user": "u", "statement_timeout": "1500ms", "options": {"search_path": "a, b"}}
     )
     assert "options" not in parameters(settings)
-    assert "set_config('statement_timeout', '1500ms', false)" in statements(settings)
-    assert "set_config('search_path', 'a, b', false)" in statements(settings)
+    [statement] = settings.configured()
+    assert "set_config('statement_timeout', '1500ms', false)" in statement.as_string(None)
+    assert "set_config('search_path', 'a, b', false)" in statement.as_string(None)
 
 
 @pytest.mark.parametrize(
@@ -79,18 +76,8 @@ def test_startup_packet_has_no_settings_of_postgres() -> None:
 )
 def test_configured_setting_overrides_its_default(given: dict[str, Any]) -> None:
     """The others stay as they are."""
-    set_ = statements(PostgresConfig.model_validate(given))
-    assert "'UTC'" not in set_
-    assert "set_config('IntervalStyle', 'postgres', false)" in set_
-
-
-def test_materialize_sets_only_differing_parameters() -> None:
-    """Usually nothing, so that a subscription begins without another round trip."""
-    settings = MaterializeConfig.model_validate({"host": "h", "user": "u"})
-    usual = {"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres"}
-    assert statements(settings, **usual) == ""
-    assert statements(settings) == ""
-    assert statements(settings, **{**usual, "TimeZone": "+02:00"}) == """SET "TimeZone" = 'UTC'"""
+    asked = PostgresConfig.model_validate(given).asked_output()
+    assert asked == {name: value for name, value in OUTPUT.items() if name != "TimeZone"}
 
 
 def test_encoding_is_always_utf8() -> None:

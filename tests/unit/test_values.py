@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import postgres
 
-from support.materialize.columns import column as column_of
+from support.materialize.protocol import column as column_of
 from tocsin import values
 from tocsin.model import Column
 from tocsin.values import jsonable, number, reader, typed

@@ -20,19 +20,20 @@ from tocsin.channels.settings import ChannelConfig, ChannelOptions
 from tocsin.errors import Reason
 from tocsin.postgres import (
     Name,
+    PgConnection,
     RelationName,
     Server,
     about_login,
+    connected,
     derived_name,
     granted,
     name_parts,
     relation,
     script,
+    within,
 )
-from tocsin.postgres_session import connected, within
 from tocsin.redaction import redactor
 
-_Connection: TypeAlias = "psycopg.AsyncConnection[tuple[Any, ...]]"
 _Failure: TypeAlias = Retry | Rejected | Paused
 
 
@@ -89,7 +90,7 @@ class Postgres(Channel):
         self._name = name
         self._config = config
         self._targets = {alert: _Target(options.table, options.notify) for alert, options in routes.items()}
-        self._idle: list[_Connection] = []
+        self._idle: list[PgConnection] = []
         self._redact = redactor([secret for secret in (config.password, config.dsn, config.dsn_password) if secret])
 
     def __repr__(self) -> str:
@@ -132,7 +133,7 @@ class Postgres(Channel):
     async def _write(self, target: _Target, rows: Sequence[str]) -> Result:
         return await self._attempt(partial(self._insert, target, rows)) or Delivered()
 
-    async def _insert(self, target: _Target, rows: Sequence[str], connection: _Connection) -> None:
+    async def _insert(self, target: _Target, rows: Sequence[str], connection: PgConnection) -> None:
         try:
             await _run(_INSERT, target, rows, connection)
         except psycopg.errors.UndefinedTable:
@@ -141,7 +142,7 @@ class Postgres(Channel):
             await connection.execute(sql.SQL("; ").join([_ONE_AT_A_TIME, _table(target.table)]))
             await _run(_INSERT, target, rows, connection)
 
-    async def _attempt(self, work: Callable[[_Connection], Awaitable[None]]) -> _Failure | None:
+    async def _attempt(self, work: Callable[[PgConnection], Awaitable[None]]) -> _Failure | None:
         """Run something on a connection; returns why it failed."""
         config = self._config
         try:
@@ -170,7 +171,7 @@ class Postgres(Channel):
         return None
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[_Connection]:
+    async def _connection(self) -> AsyncIterator[PgConnection]:
         """Yield a connection, and keep it unless it is broken or inside a transaction afterwards."""
         if self._idle:
             connection = self._idle.pop()
@@ -204,7 +205,7 @@ _READ_ONLY = (
 )
 
 
-async def _writable(connection: _Connection) -> None:
+async def _writable(connection: PgConnection) -> None:
     """Raise ReadOnlySqlTransaction where nothing can be written. EXPLAIN does not notice it."""
     cursor = await connection.execute("SELECT pg_is_in_recovery(), current_setting('transaction_read_only')")
     match await cursor.fetchone():
@@ -214,7 +215,7 @@ async def _writable(connection: _Connection) -> None:
             raise psycopg.errors.ReadOnlySqlTransaction("cannot write in a read-only session")
 
 
-async def _try_create(table: str, connection: _Connection) -> None:
+async def _try_create(table: str, connection: PgConnection) -> None:
     """Create the table, and roll back."""
     async with connection.transaction(force_rollback=True):
         await connection.execute(_table(table))
@@ -224,7 +225,7 @@ _ONE_AT_A_TIME = sql.SQL("SELECT pg_advisory_xact_lock(hashtext('tocsin creates 
 """Two sessions that create a table at once fail, even with `IF NOT EXISTS`."""
 
 
-async def _run(statement: str, target: _Target, rows: Sequence[str], connection: _Connection) -> None:
+async def _run(statement: str, target: _Target, rows: Sequence[str], connection: PgConnection) -> None:
     result = (
         sql.SQL("count(*)")
         if target.notify is None
@@ -305,7 +306,7 @@ _REFUSED = re.compile(r"\\u0000|[\ud800-\udfff]")
 """The same in JSON text, where a NUL is an escape. It may also match the text of an escape."""
 
 
-async def _close(connection: _Connection) -> None:
+async def _close(connection: PgConnection) -> None:
     connection.pgconn.finish()
     await connection.close()
 

@@ -1,7 +1,7 @@
 """Canonical texts: one text per value, whatever wrote it. Pure; nothing here ever raises over a value.
 
 A row is identified by its text, and the text of some types depends on the session or the version that writes it. All
-sessions of Tocsin have the same settings (`tocsin.postgres_session.OUTPUT`). Two differences remain: Materialize writes
+sessions of Tocsin have the same settings (`tocsin.postgres.OUTPUT`). Two differences remain: Materialize writes
 `1 month` in one version and `1 mon` in another, and a ledger may contain rows that were written in a session with other
 settings. The canonical text of each type is what PostgreSQL writes with its default settings, in UTC:
 

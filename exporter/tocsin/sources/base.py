@@ -28,15 +28,14 @@ class Subject:
     """The name of events."""
 
 
-class Stream(Protocol):
+@dataclass(frozen=True, slots=True)
+class Stream:
     """One open subscription."""
 
     columns: Columns
-
-    def batches(self) -> AsyncIterator[Batch]:
-        """Closed batches, the first one always with a snapshot. Raises SourceError. After a normal end nothing more can
-        come."""
-        ...
+    batches: Callable[[], AsyncIterator[Batch]]
+    """Closed batches, the first one always with a snapshot. Raises SourceError. After a normal end nothing more can
+    come."""
 
 
 class Source(Protocol):

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import psycopg
 from psycopg import sql
@@ -21,7 +22,7 @@ from tocsin.sources.base import Stream, Subject
 from tocsin.sources.identity import Identity, IdentityCheck, Subscription, identity
 from tocsin.sources.server_errors import statement_error, translated
 from tocsin.sources.settings import MaterializeConfig as Config
-from tocsin.sources.wire import Wire, connect, fields
+from tocsin.sources.wire import Wire, asking, connect, fields
 
 _FOREVER = 2**64 - 1
 """The timestamp of a constant view."""
@@ -46,28 +47,23 @@ class Materialize:
     async def open(
         self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[Stream]:
-        config = self._config
+        config, subscribe = self._config, _subscribe(subject, resume)
         async with connect(config) as wire:
             with translated(config.display):
                 async with asyncio.timeout(config.snapshot_timeout):
                     columns = _relation_columns(await wire.describe(_subscribe(subject)))
                     known = await self._identity(wire, subject)
-            stream = _Stream(config, wire, _subscribe(subject, resume), columns, self._now, resumed=resume is not None)
             names = Subscription(target=_target(subject), known=known, interrupt=wire.interrupt, report=checked)
             async with self._identities.watching(names):
-                yield stream
+                yield Stream(columns, partial(self._batches, wire, subscribe, resumed=resume is not None))
 
     async def describe(self, subject: Subject) -> Columns:
-        async with connect(self._config) as wire:
-            with translated(self._config.display):
-                async with asyncio.timeout(self._config.connect_timeout):
-                    return _relation_columns(await wire.describe(_subscribe(subject)))
+        async with asking(self._config, self._config.connect_timeout) as wire:
+            return _relation_columns(await wire.describe(_subscribe(subject)))
 
     async def sample(self, subject: Subject) -> Row | None:
-        async with connect(self._config) as wire:
-            with translated(self._config.display):
-                async with asyncio.timeout(self._config.snapshot_timeout):
-                    rows = await wire.query(sql.SQL("SELECT * FROM {} LIMIT 1").format(_target(subject)))
+        async with asking(self._config, self._config.snapshot_timeout) as wire:
+            rows = await wire.query(sql.SQL("SELECT * FROM {} LIMIT 1").format(_target(subject)))
         return rows[0] if rows else None
 
     async def _identity(self, wire: Wire, subject: Subject) -> Identity | None:
@@ -84,37 +80,16 @@ class Materialize:
                 raise
             return None  # the first check fails for the same reason, and reports it
 
-
-class _Stream:
-    """One running SUBSCRIBE."""
-
-    def __init__(
-        self,
-        config: Config,
-        wire: Wire,
-        subscribe: sql.Composed,
-        columns: Columns,
-        now: Callable[[], float],
-        *,
-        resumed: bool,
-    ) -> None:
-        """`resumed`: the statement has an AS OF."""
-        self.columns = columns
-        self._config = config
-        self._wire = wire
-        self._copy = sql.SQL("COPY ({}) TO STDOUT").format(subscribe)
-        self._now = now
-        self._resumed = resumed
-
-    async def batches(self) -> AsyncIterator[Batch]:
-        chunks = self._wire.copy(self._copy, limit=self._config.snapshot_timeout)
+    async def _batches(self, wire: Wire, subscribe: sql.Composed, *, resumed: bool) -> AsyncIterator[Batch]:
+        """Run a SUBSCRIBE. `resumed`: it has an AS OF."""
+        chunks = wire.copy(sql.SQL("COPY ({}) TO STDOUT").format(subscribe), limit=self._config.snapshot_timeout)
         assembler = Assembler()
         started = complete = False
         try:
             while (chunk := await self._next(chunks, complete=complete)) is not None:
                 batches = assembler.add(chunk)
                 if not started and assembler.as_of is not None:
-                    self._check_as_of(assembler.as_of)
+                    self._check_as_of(assembler.as_of, resumed=resumed)
                 started = True
                 for batch in batches:
                     complete = True
@@ -144,7 +119,7 @@ class _Stream:
                 fix="check the cluster and its replicas",
             ) from None
 
-    def _check_as_of(self, as_of: int) -> None:
+    def _check_as_of(self, as_of: int, *, resumed: bool) -> None:
         """A server restored from elsewhere may accept a time in the future, and stay silent until it comes."""
         ahead = as_of / 1000 - self._now()
         if as_of != _FOREVER and ahead > self._config.max_ahead:
@@ -155,7 +130,7 @@ class _Stream:
                 server=self._config.display,
                 fix="check the clocks of both machines",
                 # Without an AS OF it is the server's own time: then a clock is wrong, not the history.
-                resume=not self._resumed,
+                resume=not resumed,
             )
 
 

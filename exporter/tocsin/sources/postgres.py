@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -18,7 +19,7 @@ from tocsin.postgres import relation
 from tocsin.sources.base import Stream, Subject
 from tocsin.sources.server_errors import translated
 from tocsin.sources.settings import PostgresConfig as Config
-from tocsin.sources.wire import Wire, connect, fields
+from tocsin.sources.wire import Wire, asking, connect, fields
 
 _PROMOTED = sql.SQL("SELECT pg_is_in_recovery()")
 """`f` once a standby has become a primary. A LISTEN would leave an error in the log of a standby."""
@@ -42,22 +43,23 @@ class Postgres:
         self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[Stream]:
         del checked  # the query names the relation at each reading
-        async with connect(self._config) as wire:
-            columns = await self._described(wire, subject)
-            with translated(self._config.display):
-                listening = await _listen(wire, self._config.notify)
-            yield _Readings(self._config, wire, _select(subject), columns, resume, listening=listening)
+        config, select = self._config, _select(subject)
+        async with connect(config) as wire:
+            with translated(config.display):
+                async with asyncio.timeout(config.connect_timeout):
+                    columns = await wire.describe(select)
+                listening = await _listen(wire, config.notify)
+            readings = _Readings(config, wire, select, columns, last=resume or 0, listening=listening)
+            yield Stream(columns, readings.batches)
 
     async def describe(self, subject: Subject) -> Columns:
-        async with connect(self._config) as wire:
-            return await self._described(wire, subject)
+        async with asking(self._config, self._config.connect_timeout) as wire:
+            return await wire.describe(_select(subject))
 
     async def sample(self, subject: Subject) -> Row | None:
         limited = sql.SQL("SELECT * FROM ({}) AS sample LIMIT 1").format(_select(subject))
-        async with connect(self._config) as wire:
-            with translated(self._config.display):
-                async with asyncio.timeout(self._config.snapshot_timeout):
-                    rows = await wire.query(limited)
+        async with asking(self._config, self._config.snapshot_timeout) as wire:
+            rows = await wire.query(limited)
         return rows[0] if rows else None
 
     async def verify(self, names: Sequence[str]) -> list[str]:
@@ -67,19 +69,12 @@ class Postgres:
         if not self._config.notify:
             return []
         try:
-            async with connect(self._config) as wire:
-                with translated(self._config.display):
-                    async with asyncio.timeout(self._config.connect_timeout):
-                        listening = await _listen(wire, self._config.notify)
+            async with asking(self._config, self._config.connect_timeout) as wire:
+                listening = await _listen(wire, self._config.notify)
         except SourceError as error:
             unknown = (SourceReason.CONNECT, SourceReason.AUTH, SourceReason.DISCONNECTED)
             return [] if error.reason in unknown else [str(error)]
         return [] if listening else [_not_listening(self._config)]
-
-    async def _described(self, wire: Wire, subject: Subject) -> Columns:
-        with translated(self._config.display):
-            async with asyncio.timeout(self._config.connect_timeout):
-                return await wire.describe(_select(subject))
 
 
 async def _listen(wire: Wire, channels: Sequence[str]) -> bool:
@@ -99,63 +94,55 @@ def _not_listening(config: Config) -> str:
     )
 
 
+@dataclass(slots=True)
 class _Readings:
     """The readings of one query over one connection."""
 
-    def __init__(
-        self,
-        config: Config,
-        wire: Wire,
-        select: sql.Composable,
-        columns: Columns,
-        resume: int | None,
-        *,
-        listening: bool,
-    ) -> None:
-        self.columns = columns
-        self._config = config
-        self._wire = wire
-        self._select = select
-        self._copy = sql.SQL("COPY ({}) TO STDOUT").format(select)
-        self._last = resume if resume is not None else 0
-        self._listening = listening
+    config: Config
+    wire: Wire
+    select: sql.Composable
+    columns: Columns
+    last: int
+    """The timestamp of the last reading."""
+    listening: bool
 
     async def batches(self) -> AsyncIterator[Batch]:
         polled = False
         while True:
-            with translated(self._config.display):
+            with translated(self.config.display):
                 # The first reading may have to wait for a server that has just started.
-                patience = self._config.progress_timeout if polled else self._config.snapshot_timeout
+                patience = self.config.progress_timeout if polled else self.config.snapshot_timeout
                 try:
                     async with asyncio.timeout(patience):
                         batch = await self._read(polled=polled)
                 except TimeoutError:
                     raise SourceError(
-                        f"no reading within {patience:g} s", SourceReason.STALLED, server=self._config.display
+                        f"no reading within {patience:g} s", SourceReason.STALLED, server=self.config.display
                     ) from None
             polled = True
             yield batch
-            with translated(self._config.display), contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._config.interval):
-                    await self._wire.wait_notified()
+            with translated(self.config.display), contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.config.interval):
+                    await self.wire.wait_notified()
 
     async def _read(self, *, polled: bool) -> Batch:
-        if not self._listening and await self._wire.query(_PROMOTED) == [("f",)]:
-            self._listening = await _listen(self._wire, self._config.notify)
+        if not self.listening and await self.wire.query(_PROMOTED) == [("f",)]:
+            self.listening = await _listen(self.wire, self.config.notify)
         # This reading may miss what is notified from here on, so the next one follows at once.
-        self._wire.notified()
+        self.wire.notified()
         # The clock is read first: the rows are at least as new as the timestamp. It never goes back, whatever it says.
-        stamp = max(int((await self._wire.query(_CLOCK))[0][0] or 0), self._last + 1)
+        stamp = max(int((await self.wire.query(_CLOCK))[0][0] or 0), self.last + 1)
+        copy = sql.SQL("COPY ({}) TO STDOUT").format(self.select)
         updates: list[Update] = []
-        async for chunk in self._wire.copy(self._copy, limit=self._config.snapshot_timeout):
+        async for chunk in self.wire.copy(copy, limit=self.config.snapshot_timeout):
             updates.extend((stamp, 1, row) for row in fields(chunk))
         # Asked after the rows were read: a change of the columns of those rows is visible now.
-        if await self._wire.describe(self._select) != self.columns:
+        if await self.wire.describe(self.select) != self.columns:
             raise SourceError(
-                "the columns changed; reading again with the new ones", SourceReason.SHAPE, server=self._config.display
+                "the columns changed; reading again with the new ones", SourceReason.SHAPE, server=self.config.display
             )
-        self._last = stamp
-        note = "" if self._listening else _not_listening(self._config)
+        self.last = stamp
+        note = "" if self.listening else _not_listening(self.config)
         return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled, note=note)
 
 

@@ -1,17 +1,13 @@
 """Configuration of the sources that speak PostgreSQL's protocol."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tocsin.postgres import Positive, Server, Text
-from tocsin.postgres_session import OUTPUT
+from tocsin.postgres import OUTPUT, Positive, Server, Text
 from tocsin.settings import Duration, Settings, invalid
-
-if TYPE_CHECKING:
-    from psycopg import sql
 
 __all__ = ["Connection", "MaterializeConfig", "Positive", "PostgresConfig", "SourceSettings", "Text"]
 
@@ -90,19 +86,6 @@ class MaterializeConfig(Connection):
     max_ahead: Positive = 60.0
     """How far the first progress row may be ahead of this machine's clock. A server restored from elsewhere may accept
     a time in the future, and be silent until then."""
-
-    def settings(self) -> "list[sql.Composed]":
-        return []
-
-    def preferred(self, reported: Callable[[str], str | None]) -> "list[sql.Composed]":
-        """See `Server.preferred`. Only what the server reports to be otherwise is set: usually nothing."""
-        from psycopg import sql
-
-        return [
-            sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
-            for name, value in self.asked_output().items()
-            if (now := reported(name)) is not None and now.split(",")[0].casefold() != value.casefold()
-        ]
 
     def _session(self) -> dict[str, str]:
         return {}

@@ -17,9 +17,8 @@ from psycopg.errors import error_from_result
 
 from tocsin.errors import SourceError
 from tocsin.model import Column, Columns, Row
-from tocsin.postgres import Server
-from tocsin.postgres_session import connected
-from tocsin.sources.server_errors import connect_error
+from tocsin.postgres import PgConnection, Server, connected
+from tocsin.sources.server_errors import connect_error, translated
 
 _SLICE = 2_000
 """Rows before other tasks get a turn. At about 2 us a row this holds the event loop for some milliseconds."""
@@ -28,7 +27,7 @@ _SLICE = 2_000
 class Wire:
     """A psycopg connection, used by no one else meanwhile."""
 
-    def __init__(self, connection: "psycopg.AsyncConnection[tuple[object, ...]]") -> None:
+    def __init__(self, connection: PgConnection) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._readable = asyncio.Event()
@@ -178,6 +177,15 @@ async def connect(settings: Server) -> AsyncIterator[Wire]:
         # Closing the socket ends the statement on the server; a cancel request could wait for a server that is gone.
         connection.pgconn.finish()
         await connection.close()
+
+
+@asynccontextmanager
+async def asking(settings: Server, seconds: float) -> AsyncIterator[Wire]:
+    """A connection for questions that are answered within so many seconds. Raises SourceError."""
+    async with connect(settings) as wire:
+        with translated(settings.display):
+            async with asyncio.timeout(seconds):
+                yield wire
 
 
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)

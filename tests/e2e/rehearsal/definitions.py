@@ -5,11 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from support.materialize.columns import columns
-from support.materialize.history import Row
-from support.materialize.model import ColumnSpec, Result
+from support.materialize.protocol import Result, Row, column
 from support.materialize.relation import DEFAULT_RETENTION
-from support.materialize.server import MaterializeDouble
+from support.materialize.server import ColumnSpec, MaterializeDouble
 
 RETENTION = 3_600_000
 """Milliseconds of history under any `RETAIN HISTORY`."""
@@ -55,7 +53,7 @@ class Definitions:
             }
             rows = known[asked]
             names = ("name", "type", "comment")[: 3 if asked == "objects" else 1]
-            return Result(tag=f"SELECT {len(rows)}", columns=columns([(name, "text") for name in names]), rows=rows)
+            return Result(tag=f"SELECT {len(rows)}", columns=[column(name, "text") for name in names], rows=rows)
         if (found := re.match(r"(CREATE|DROP|COMMENT|INSERT|GRANT|ALTER)\b", text)) is None:
             return None
         self._define(text)

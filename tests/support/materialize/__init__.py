@@ -1,14 +1,12 @@
-"""A wire-level double of Materialize for tests and benchmarks.
+"""A wire-level double of Materialize for tests and benchmarks: a table of rows for each relation.
 
-It keeps a table of rows for each relation, answers the statements that Tocsin sends as the recorded servers did, and
-lets a test do to it what happens to a real one: rows change, views break, are dropped, replaced and renamed, replicas
-go, history is lost, connections are cut at any byte.
+It answers the statements that Tocsin sends as the recorded servers did, and lets a test do to it what happens to a real
+one: rows change, views break, are dropped, replaced and renamed, replicas go, history is lost, connections are cut.
 """
 
-from support.materialize.errors import ServerError
-from support.materialize.model import Result
+from support.materialize.errors import RELEASES, ServerError
+from support.materialize.protocol import Result
 from support.materialize.relation import Relation, encode
-from support.materialize.releases import RELEASES
 from support.materialize.server import MaterializeDouble
 
 __all__ = ["RELEASES", "MaterializeDouble", "Relation", "Result", "ServerError", "encode"]

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+RELEASES = ("v26.8", "v26.39")
+"""The releases that were recorded."""
+
 
 @dataclass(slots=True, eq=False)
 class ServerError(Exception):
@@ -14,6 +17,13 @@ class ServerError(Exception):
     severity: str = "ERROR"
 
 
+def dropped(release: str, kind: str, name: str) -> ServerError:
+    """The end of a stream whose `kind` (relation or cluster) was dropped."""
+    if release == "v26.8":
+        return ServerError("XX000", f'subscribe has been terminated because underlying {kind} "{name}" was dropped')
+    return ServerError("42704", f"{kind} '{name}' was dropped")
+
+
 def unknown_item(name: str) -> ServerError:
     return ServerError("XX000", f"unknown catalog item '{name}'")
 
@@ -22,30 +32,20 @@ def unknown_cluster(name: str) -> ServerError:
     return ServerError("XX000", f"unknown cluster '{name}'")
 
 
-def unknown_column(name: str) -> ServerError:
-    return ServerError("42703", f'column "{name}" does not exist')
-
-
 def invalid_id(object_id: str) -> ServerError:
     """The text is the one in the server's source."""
     return ServerError("XX000", f"invalid id {object_id}")
 
 
 def no_replica(cluster: str) -> ServerError:
-    return ServerError(
-        "0A000",
-        f'CLUSTER "{cluster}" has no replicas available to service request',
-        hint="Use ALTER CLUSTER to adjust the replication factor of the cluster. "
-        "Example:`ALTER CLUSTER <cluster-name> SET (REPLICATION FACTOR 1)`",
-    )
+    hint = "Use ALTER CLUSTER to adjust the replication factor of the cluster. "
+    hint += "Example:`ALTER CLUSTER <cluster-name> SET (REPLICATION FACTOR 1)`"
+    return ServerError("0A000", f'CLUSTER "{cluster}" has no replicas available to service request', hint=hint)
 
 
 def permission_denied(role: str, name: str) -> ServerError:
-    return ServerError(
-        "42501",
-        f'permission denied for MATERIALIZED VIEW "{name}"',
-        detail=f"The '{role}' role needs SELECT privileges on MATERIALIZED VIEW \"{name}\"",
-    )
+    detail = f"The '{role}' role needs SELECT privileges on MATERIALIZED VIEW \"{name}\""
+    return ServerError("42501", f'permission denied for MATERIALIZED VIEW "{name}"', detail)
 
 
 def row_error(reason: str) -> ServerError:
@@ -54,33 +54,24 @@ def row_error(reason: str) -> ServerError:
 
 
 def fell_behind() -> ServerError:
-    return ServerError(
-        "XX000",
-        "SUBSCRIBE fell behind: the client did not read results fast enough, so its backlog reached 2.0 MiB, exceeding "
-        "the 976.6 KiB budget",
-    )
+    text = "SUBSCRIBE fell behind: the client did not read results fast enough, so its backlog reached 2.0 MiB, "
+    return ServerError("XX000", text + "exceeding the 976.6 KiB budget")
 
 
 def result_too_large() -> ServerError:
+    """The text is that of a live server, which was not recorded."""
     return ServerError("XX000", "result exceeds max size of 1.0 MiB")
 
 
 def too_many_connections(limit: int, current: int) -> ServerError:
-    return ServerError(
-        "53000",
-        "creating connection would violate max_connections limit "
-        f"(desired: {current + 1}, limit: {limit}, current: {current})",
-        hint="Drop an existing connection or contact support to request a limit increase.",
-        severity="FATAL",
-    )
+    numbers = f"(desired: {current + 1}, limit: {limit}, current: {current})"
+    hint = "Drop an existing connection or contact support to request a limit increase."
+    text = f"creating connection would violate max_connections limit {numbers}"
+    return ServerError("53000", text, hint=hint, severity="FATAL")
 
 
 def invalid_password() -> ServerError:
     return ServerError("28P01", "invalid password", severity="FATAL")
-
-
-def cancelled() -> ServerError:
-    return ServerError("57014", "canceling statement due to user request")
 
 
 def unknown_statement(text: str) -> ServerError:

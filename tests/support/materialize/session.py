@@ -1,42 +1,70 @@
-"""One connection: the login, and the messages of the simple protocol and of Parse and Describe."""
+"""One connection: the login, and the statements that Tocsin sends, recognised by pattern. Any other is refused."""
 
 import asyncio
 import json
 import re
-import uuid
+from typing import TYPE_CHECKING, Literal
 
-from support.materialize import errors, messages
-from support.materialize.columns import PREFIX, Column, column
+from support.materialize import errors, protocol
 from support.materialize.errors import ServerError
-from support.materialize.history import Row
-from support.materialize.model import Model, Result
-from support.materialize.relation import Relation
-from support.materialize.statements import Statement, statement
-from support.materialize.subscription import Subscription, choose_as_of
+from support.materialize.protocol import PREFIX, Column, Result, column
+from support.materialize.relation import Cluster, Relation, Stream
+
+if TYPE_CHECKING:
+    from support.materialize.server import MaterializeDouble
+
+Name = tuple[str, ...]
+"""Database, schema and name; or only the last parts of that."""
+
+_PART = r'(?:"(?:[^"]|"")*"|[A-Za-z_][\w$]*)'
+_NAME = rf"{_PART}(?:\.{_PART})*"
+_TARGET = (
+    rf"(?:(?P<relation>{_NAME})|\(SELECT (?P<columns>\*|{_PART}(?:, ?{_PART})*) FROM (?P<queried>{_NAME})\s*\)"
+    rf"|\[(?P<id>u\d+) AS {_NAME}\])"
+)
+_SUBSCRIBE = rf"SUBSCRIBE {_TARGET} WITH \(PROGRESS\)(?: AS OF AT LEAST (?P<as_of>\d+))?"
+
+Kind = Literal["subscribe", "copy", "sample", "plan", "insights", "set"]
+
+_PATTERNS: dict[Kind, str] = {
+    "subscribe": _SUBSCRIBE,
+    "copy": rf"COPY \({_SUBSCRIBE}\) TO STDOUT",
+    "sample": rf"SELECT \* FROM {_TARGET} LIMIT 1",
+    "plan": rf"EXPLAIN RAW PLAN AS JSON FOR SELECT \* FROM {_TARGET}",
+    "insights": r"EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 \+ 1",
+    "set": rf"SET (?P<variable>{_PART}) = '(?P<value>[^']*)'",
+}
+"""`plan` asks which objects names refer to, `insights` which cluster runs statements."""
 
 _OPTION = re.compile(r"(?:--|-c\s*)([A-Za-z_]+)=((?:\\.|\S)*)")
 
 _REPORTED = {
-    "application_name": "",
     "client_encoding": "UTF8",
     "DateStyle": "ISO, MDY",
-    "integer_datetimes": "on",
     "server_version": "9.5.0",
     "standard_conforming_strings": "on",
     "TimeZone": "UTC",
     "IntervalStyle": "postgres",
-    "cluster": "quickstart",
-    "cluster_replica": "",
-    "default_cluster_replication_factor": "1",
-    "database": "materialize",
-    "search_path": "public",
-    "mz_version": "",
 }
-"""The session variables that the server reports, in its order, with their defaults."""
+"""Session variables that the server reports, with their defaults."""
 
 
 class DisconnectedError(Exception):
     """The client went away, or a fault closed its connection."""
+
+
+def relation_name(text: str) -> Name:
+    """The parts of a name as SQL writes it, for example `public."Orders"`."""
+    parts = re.findall(_PART, text)
+    return tuple(part[1:-1].replace('""', '"') if part[0] == '"' else part.lower() for part in parts)
+
+
+def _recognised(text: str) -> tuple[Kind, dict[str, str | None]]:
+    """The kind of a statement, and the groups of its pattern. Raises ServerError, which quotes one that is unknown."""
+    for kind, pattern in _PATTERNS.items():
+        if match := re.fullmatch(pattern, text):
+            return kind, match.groupdict()
+    raise errors.unknown_statement(text)
 
 
 class Session:
@@ -44,36 +72,29 @@ class Session:
 
     def __init__(
         self,
-        model: Model,
+        server: "MaterializeDouble",
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        key: bytes,
         parameters: dict[str, str],
     ) -> None:
-        self._model = model
+        self._server = server
         self._reader = reader
         self._writer = writer
-        self._key = key
         self._user = parameters.get("user", "")
-        self._values = _variables(parameters) | {"mz_version": f"{model.release.version} ({model.release.build})"}
-        self._prepared: dict[str, tuple[Column, ...] | None] = {}
+        options = _OPTION.findall(parameters.get("options", ""))
+        asked = parameters | {name: re.sub(r"\\(.)", r"\1", value) for name, value in options}
+        self._asked = {name.lower(): value for name, value in asked.items()}
+        self._described: tuple[Column, ...] | None = None
         self._received: asyncio.Queue[tuple[bytes, bytes] | None] = asyncio.Queue()
         self._news = asyncio.Event()
-        self._cancelled = False
         self._left = False
         self._bytes_left: int | None = None
-
-    def cancel(self) -> None:
-        """End the running stream with 57014. If none runs, nothing happens."""
-        self._cancelled = True
-        self._news.set()
 
     async def run(self) -> None:
         """Serve the client until it leaves. Raises DisconnectedError and OSError."""
         reading = asyncio.create_task(self._read_ahead())
         try:
             if await self._login():
-                await self._greet()
                 await self._serve()
         finally:
             reading.cancel()
@@ -91,40 +112,18 @@ class Session:
             self._news.set()
 
     async def _login(self) -> bool:
-        if self._model.passwords:
-            await self._send(messages.authentication(3))
+        if self._server.passwords:
+            await self._send(protocol.authentication(3))
             received = await self._received.get()
             if received is None:
                 return False
-            if received[0] != b"p" or messages.strings(received[1]) != [self._model.passwords.get(self._user)]:
-                await self._send(messages.error(errors.invalid_password()))
+            if received[0] != b"p" or protocol.strings(received[1]) != [self._server.passwords.get(self._user)]:
+                await self._send(protocol.error(errors.invalid_password()))
                 return False
-        await self._send(messages.authentication(0))
+        values = {name: self._asked.get(name.lower(), default) for name, default in _REPORTED.items()}
+        statuses = [protocol.parameter_status(name, value) for name, value in values.items()]
+        await self._send(protocol.authentication(0) + b"".join(statuses) + protocol.READY)
         return True
-
-    async def _greet(self) -> None:
-        cluster, release = self._values["cluster"], self._model.release
-        missing = cluster not in self._model.clusters
-        lines = [
-            f"connected to Materialize {release.version}",
-            *(f"  {line}" for line in release.place),
-            f"  User: {self._user}",
-            f"  Cluster: {cluster}{' (does not exist)' if missing else ''}",
-            f"  Database: {self._values['database']}",
-            f"  Schema: {self._values['search_path']}",
-            f"  Session UUID: {uuid.uuid4()}",
-            "",
-            "Issue a SQL query to get started. Need help?",
-            "  View documentation: https://materialize.com/s/docs",
-            "  Join our Slack community: https://materialize.com/s/chat",
-            "    ",
-        ]
-        parts = [messages.parameter_status(name, self._values[name.lower()]) for name in _REPORTED]
-        parts += [messages.message(b"K", self._key), messages.notice("00000", "\n".join(lines))]
-        if missing:
-            hint = "Pick an extant cluster with SET CLUSTER = name. Run SHOW CLUSTERS to see available clusters."
-            parts.append(messages.notice("MZ005", f'session default cluster "{cluster}" does not exist', hint))
-        await self._send(b"".join(parts) + messages.READY)
 
     async def _serve(self) -> None:
         skipping = False  # after an error, everything up to the next Sync
@@ -132,119 +131,118 @@ class Session:
             kind, body = received
             try:
                 if kind == b"Q":
-                    await self._query(messages.strings(body)[0])
+                    await self._query(protocol.strings(body)[0])
                 elif kind == b"S":
                     skipping = False
                 elif not skipping:
-                    await self._send(self._prepare(kind, messages.strings(body)))
+                    await self._send(self._prepare(kind, protocol.strings(body)))
             except ServerError as failure:
                 skipping = kind != b"Q"
-                await self._send(messages.error(failure))
+                await self._send(protocol.error(failure))
             if kind in b"QS":
-                await self._send(messages.READY)
+                await self._send(protocol.READY)
 
     def _prepare(self, kind: bytes, parts: list[str]) -> bytes:
-        """The answer to a Parse or Describe. Raises ServerError."""
-        name, *rest = parts
+        """The answer to a Parse or Describe of the unnamed statement. Raises ServerError."""
         if kind == b"P":
-            self._model.statements.append(rest[0])
-            found = statement(rest[0])
-            self._prepared[name] = PREFIX + self._columns(found) if found.kind == "subscribe" else None
-            return messages.PARSE_COMPLETE
-        if kind == b"D" and name[0] == "S":
-            columns = self._prepared[name[1:]]
-            described = messages.NO_DATA if columns is None else messages.row_description(columns)
-            return messages.NO_PARAMETERS + described
+            self._server.statements.append(parts[1])
+            statement, asked = _recognised(parts[1])
+            relation, places = self._selected(asked)
+            columns = tuple(relation.columns[at] for at in places)
+            self._described = (*PREFIX, *columns) if statement == "subscribe" else None
+            return protocol.PARSE_COMPLETE
+        if kind == b"D":
+            described = self._described
+            return protocol.NO_PARAMETERS + (
+                protocol.NO_DATA if described is None else protocol.row_description(described)
+            )
         raise errors.unknown_statement(f"a message {kind!r} with {parts}")
 
     async def _query(self, text: str) -> None:
         """Answer a statement. Raises ServerError."""
-        self._model.statements.append(text)
-        result = self._model.answer(text)
+        self._server.statements.append(text)
+        result = self._server.answer(text)
         if result is None:
-            found = statement(text)
-            if found.kind == "copy":
-                await self._copy(found)
+            kind, asked = _recognised(text)
+            if kind == "copy":
+                await self._copy(asked)
                 return
-            if found.kind == "set":
-                await self._send(messages.parameter_status(*found.variable))
-            result = self._result(found)
-        head = messages.row_description(result.columns) if result.columns else b""
-        rows = b"".join(map(messages.data_row, result.rows))
-        await self._send(head + rows + messages.command_complete(result.tag))
+            if kind == "set":
+                await self._send(protocol.parameter_status((asked["variable"] or "").strip('"'), asked["value"] or ""))
+            result = self._result(kind, asked)
+        await self._send(result.messages())
 
-    def _result(self, asked: Statement) -> Result:
-        if asked.kind == "set":
+    def _result(self, kind: Kind, asked: dict[str, str | None]) -> Result:
+        if kind == "set":
             return Result(tag="SET")
-        if asked.kind == "plan":
-            return _document("Raw Plan", self._plan(asked))
-        cluster = self._values["cluster"]
-        if asked.kind == "insights":
-            if cluster not in self._model.clusters:
-                raise errors.unknown_cluster(cluster)
-            number = self._model.clusters[cluster].number
-            return _document("Plan Insights", {"cluster": {"name": cluster, "id": {"User": number}}})
-        relation = self._relation(asked)
-        self._model.cluster(cluster)
-        if (failed := relation.history.error_at()) is not None:
-            raise errors.row_error(failed.message)
-        places = _places(asked, relation)
+        if kind == "plan":
+            return _document({"Get": {"id": {"Global": {"User": self._object_number(asked)}}}})
+        cluster = self._server.cluster(self._cluster)
+        if kind == "insights":
+            return _document({"cluster": {"name": cluster.name, "id": {"User": cluster.number}}})
+        relation, places = self._selected(asked)
+        _running(cluster)
+        if (failed := relation.error_at(relation.upper)) is not None:
+            raise failed
         rows = [tuple(row[at] for at in places) for row in relation.rows()[:1]]
-        return Result(tag=f"SELECT {len(rows)}", columns=self._columns(asked), rows=rows)
+        return Result(tag=f"SELECT {len(rows)}", columns=[relation.columns[at] for at in places], rows=rows)
 
-    def _plan(self, asked: Statement) -> dict[str, object]:
+    def _object_number(self, asked: dict[str, str | None]) -> int:
         """Which object a SELECT would read. No privilege is needed."""
-        if asked.id is None:
-            found = self._model.find(asked.relation)
-        else:
-            same = [one for one in self._model.relations.values() if one.id == asked.id]
-            if not same:
-                raise errors.invalid_id(asked.id)
-            found = same[0]
-        number = int(found.id.removeprefix("u"))
-        plan: dict[str, object] = {"Get": {"id": {"Global": {"User": number}}, "typ": {"column_types": []}}}
-        if asked.columns is None:
-            return plan
-        return {"Project": {"input": plan, "outputs": list(_places(asked, found))}}
+        wanted = asked["id"] or self._server.find(_target(asked)).id
+        if all(one.id != wanted for one in self._server.relations.values()):
+            raise errors.invalid_id(wanted)
+        return int(wanted.removeprefix("u"))
 
-    async def _copy(self, asked: Statement) -> None:
-        relation = self._relation(asked)
-        cluster = self._model.cluster(self._values["cluster"])
-        places = _places(asked, relation)
-        as_of = choose_as_of(asked, relation, cluster, self._model)
-        stream = Subscription(relation, cluster, places, as_of, snapshot=asked.snapshot)
-        self._cancelled = False
-        self._model.listeners.add(self._news)
+    @property
+    def _cluster(self) -> str:
+        return self._asked.get("cluster") or "quickstart"
+
+    def _selected(self, asked: dict[str, str | None]) -> tuple[Relation, tuple[int, ...]]:
+        """The relation that a statement reads, and the positions of the columns that it selects."""
+        relation = self._server.find(_target(asked), self._user)
+        names = [one.name for one in relation.columns]
+        wanted = names if asked["columns"] in (None, "*") else relation_name(asked["columns"] or "")
+        return relation, tuple(map(names.index, wanted))
+
+    async def _copy(self, asked: dict[str, str | None]) -> None:
+        relation, places = self._selected(asked)
+        cluster = _running(self._server.cluster(self._cluster))
+        stream = Stream(relation, cluster, places, self._as_of(asked["as_of"], relation, cluster))
+        self._server.listeners.add(self._news)
         relation.streams.add(stream)
-        self._bytes_left = self._model.cuts.popleft() if self._model.cuts else None
+        self._bytes_left = self._server.cuts.popleft() if self._server.cuts else None
         try:
-            await self._send(messages.copy_out(len(PREFIX) + len(places)))
+            await self._send(protocol.copy_out(len(PREFIX) + len(places)))
             while not stream.ended:
                 self._news.clear()
                 if self._left:
                     raise DisconnectedError
-                if self._cancelled:
-                    raise errors.cancelled()
                 if found := stream.poll():
                     await self._send(found)
-                    self._model.moved.set()
+                    self._server.moved.set()
                 else:
                     await self._news.wait()
-            await self._send(messages.COPY_DONE + messages.command_complete(f"COPY {stream.sent}"))
+            await self._send(protocol.COPY_DONE + protocol.command_complete(f"COPY {stream.sent}"))
         except ServerError as failure:
-            await self._send(messages.error(failure))  # here, so that a cut may fall into this message too
+            await self._send(protocol.error(failure))  # here, so that a cut may fall into this message too
         finally:
             self._bytes_left = None
             relation.streams.discard(stream)
-            self._model.listeners.discard(self._news)
-            self._model.moved.set()
+            self._server.listeners.discard(self._news)
+            self._server.moved.set()
 
-    def _relation(self, asked: Statement) -> Relation:
-        return self._model.find(asked.relation, self._user)
-
-    def _columns(self, asked: Statement) -> tuple[Column, ...]:
-        relation = self._relation(asked)
-        return tuple(relation.columns[at] for at in _places(asked, relation))
+    def _as_of(self, at_least: str | None, relation: Relation, cluster: Cluster) -> int:
+        """The timestamp at which a subscription starts: the last closed time, or with `AS OF AT LEAST t` the oldest
+        readable time from t on, never "now"."""
+        if at_least is not None:
+            return max(relation.since, int(at_least))
+        if relation.constant:
+            return relation.as_of
+        if self._server.ahead:
+            return self._server.now() + self._server.ahead
+        latest = relation.upper - 1
+        return max(latest, self._server.now()) if relation.silent or cluster.silent else latest
 
     async def _send(self, data: bytes) -> None:
         """Send bytes, with the faults that a test has asked for. Raises DisconnectedError, OSError."""
@@ -252,7 +250,7 @@ class Session:
         if self._bytes_left is not None:
             data = data[: self._bytes_left]
             self._bytes_left -= len(data)
-        speed = self._model.bytes_per_second
+        speed = self._server.bytes_per_second
         step = len(data) if speed is None else max(1, int(speed / 50))
         for at in range(0, len(data), step or 1):
             self._writer.write(data[at : at + step])
@@ -264,23 +262,16 @@ class Session:
             raise DisconnectedError
 
 
-def _variables(parameters: dict[str, str]) -> dict[str, str]:
-    """Session variables by lower-case name, from a startup packet and its `options`."""
-    asked = {name: value for name, value in parameters.items() if name not in ("user", "options", "client_encoding")}
-    options = _OPTION.findall(parameters.get("options", ""))
-    asked |= {name: re.sub(r"\\(.)", r"\1", value) for name, value in options}
-    return {name.lower(): value for name, value in (_REPORTED | asked).items()}
+def _target(asked: dict[str, str | None]) -> Name:
+    return relation_name(asked["queried"] or asked["relation"] or "")
 
 
-def _places(asked: Statement, relation: Relation) -> tuple[int, ...]:
-    """Positions of the columns that a statement selects. Raises ServerError if the relation does not have one."""
-    names = [column.name for column in relation.columns]
-    for name in asked.columns or ():
-        if name not in names:
-            raise errors.unknown_column(name)
-    return tuple(names.index(name) for name in (names if asked.columns is None else asked.columns))
+def _running(cluster: Cluster) -> Cluster:
+    """The cluster itself. Raises ServerError if it has no replica."""
+    if not cluster.replicas:
+        raise errors.no_replica(cluster.name)
+    return cluster
 
 
-def _document(name: str, value: object) -> Result:
-    rows: list[Row] = [(json.dumps(value, indent=2),)]
-    return Result(tag="SELECT 1", columns=[column(name, "text")], rows=rows)
+def _document(value: object) -> Result:
+    return Result(tag="SELECT 1", columns=[column("plan", "text")], rows=[(json.dumps(value, indent=2),)])

@@ -48,7 +48,7 @@ class KafkaState:
         checked: Callable[[str], None] = lambda _: None,  # noqa: ARG002 - a topic is known by its id
     ) -> AsyncIterator[Stream]:
         async with self._read(subject, resume) as table:
-            yield table
+            yield Stream(table.columns, table.batches)
 
     async def describe(self, subject: Subject) -> Columns:
         async with self._read(subject, None) as table:

@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tocsin.postgres import Name, Positive, RelationName, Server
-from tocsin.postgres_session import OUTPUT
+from tocsin.postgres import OUTPUT, Name, Positive, RelationName, Server
 from tocsin.sources.settings import SourceSettings
 
 HANDLED_AT, HANDLED_AS = "handled_at", "handled_as"

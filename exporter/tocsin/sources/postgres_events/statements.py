@@ -47,19 +47,15 @@ class Statements:
     def take(self, without: Collection[str]) -> sql.Composed:
         """Lock pending rows and return them by id: the id, the key if there is one, then all columns.
 
-        `without`: ids to skip. Rows whose id is NULL are not among them; see `take_nameless`. With a key, an event is
+        `without`: ids to skip. Rows whose id is NULL are not among them; see `count_nameless`. With a key, an event is
         skipped while another process holds an earlier one of the same key: one that is pending and comes before what
         this process locked, but is not among it.
         """
         return (_TAKE_IN_ORDER if self.config.key else _TAKE).format(**self._parts(without))
 
-    def take_nameless(self, without: Collection[str]) -> sql.Composed:
-        """Lock pending rows whose id is NULL and return their places, which identify them within this transaction.
-        `without`: places to skip."""
-        skipped = sql.SQL("AND {place} <> ALL({places})").format(place=_PLACE, places=_array(without))
-        return _TAKE_NAMELESS.format(
-            place=_PLACE, skipped=skipped if without else sql.SQL(""), **self._parts(without=())
-        )
+    def count_nameless(self) -> sql.Composed:
+        """Count pending rows whose id is NULL. Nothing identifies such a row, so none is locked."""
+        return sql.SQL("SELECT count(*) FROM {table} WHERE {at} IS NULL AND {id} IS NULL").format(**self._names)
 
     def any_pending(self, without: Collection[str]) -> sql.Composed:
         """Return a row if any event is pending, no matter who holds it."""
@@ -68,13 +64,13 @@ class Statements:
     def all_that_run(self) -> list[sql.Composed]:
         """Return the statements that read and write the table; EXPLAIN needs the same rights as running them."""
         marks = [self._marked_by_id(outcome, []) for outcome in Outcome]
-        return [self.take([]), self.take_nameless([]), *marks, self._marked_by_place([])]
+        return [self.take([]), self.count_nameless(), *marks, self._marked_nameless()]
 
-    def settle(self, outcomes: Mapping[Outcome, Collection[str]], nameless: Collection[str] = ()) -> sql.Composed:
-        """Store the results of events by id, refuse those without an id by place, and end the transaction."""
+    def settle(self, outcomes: Mapping[Outcome, Collection[str]], *, nameless: bool = False) -> sql.Composed:
+        """Store the results of events by id, refuse all rows without an id if asked to, and end the transaction."""
         steps = [self._marked_by_id(outcome, ids) for outcome, ids in outcomes.items() if ids]
         if nameless:
-            steps.append(self._marked_by_place(nameless))
+            steps.append(self._marked_nameless())
         return sql.SQL("; ").join([*steps, sql.SQL("COMMIT")])
 
     def _marked_by_id(self, outcome: Outcome, ids: Collection[str]) -> sql.Composed:
@@ -83,11 +79,8 @@ class Statements:
             return sql.SQL("DELETE FROM {table} WHERE {which}").format(which=which, **self._names)
         return self._marked(outcome, which)
 
-    def _marked_by_place(self, places: Collection[str]) -> sql.Composed:
-        which = sql.SQL("{at} IS NULL AND {id} IS NULL AND {place} = ANY({places})").format(
-            place=_PLACE, places=_array(places), **self._names
-        )
-        return self._marked(Outcome.REFUSED, which)
+    def _marked_nameless(self) -> sql.Composed:
+        return self._marked(Outcome.REFUSED, sql.SQL("{at} IS NULL AND {id} IS NULL").format(**self._names))
 
     def _marked(self, outcome: Outcome, which: sql.Composable) -> sql.Composed:
         return sql.SQL("UPDATE {table} SET {at} = clock_timestamp(), {how} = {outcome} WHERE {which}").format(
@@ -110,9 +103,6 @@ def _array(texts: Collection[str], element: str = "text") -> sql.Composed:
     return sql.SQL("{}::{}[]").format(sql.Literal(f"{{{quoted}}}"), sql.SQL(element))
 
 
-_PLACE = sql.SQL("concat(tableoid, ctid)")
-"""The place of a row, which stays the same while it is locked: the only identity of a row without an id."""
-
 _TAKE = sql.SQL("""\
 SELECT {id} AS "tocsin id", e.* FROM {table} AS e WHERE {at} IS NULL AND {id} IS NOT NULL {without}
 ORDER BY {id} LIMIT {limit} FOR UPDATE SKIP LOCKED""")
@@ -129,8 +119,5 @@ WITH held AS MATERIALIZED (
 SELECT held.* FROM held
 WHERE NOT EXISTS (SELECT FROM others WHERE others.key = "tocsin key" AND others.id < "tocsin id")
 ORDER BY 1""")
-
-_TAKE_NAMELESS = sql.SQL("""\
-SELECT {place} FROM {table} WHERE {at} IS NULL AND {id} IS NULL {skipped} LIMIT {limit} FOR UPDATE SKIP LOCKED""")
 
 _ANY_PENDING = sql.SQL("SELECT 1 FROM {table} WHERE {at} IS NULL AND {id} IS NOT NULL {without} LIMIT 1")

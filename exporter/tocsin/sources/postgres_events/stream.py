@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ from tocsin.sources.base import EventBatch, EventStream, Refused, Subject
 from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Config
 from tocsin.sources.postgres_events.statements import Outcome, Statements
 from tocsin.sources.server_errors import translated
-from tocsin.sources.wire import Wire, connect, fields
+from tocsin.sources.wire import Wire, asking, connect, fields
 from tocsin.values import typed
 
 _BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -44,16 +44,17 @@ class PostgresEvents:
         # Every event is read, so that unmatched ones are counted, and the database knows what is pending.
         del names, position
         async with connect(self._config) as wire:
-            async with self._within(self._config.connect_timeout):
-                statements = await self._prepared(wire)
-                # Before the first reading: later events are either in it or notified.
-                await wire.query(statements.listen())
+            with translated(self._config.display):
+                async with asyncio.timeout(self._config.connect_timeout):
+                    statements = await self._prepared(wire)
+                    # Before the first reading: later events are either in it or notified.
+                    await wire.query(statements.listen())
             yield _Stream(self.name, self._config, wire, statements, self._clock)
 
     async def describe(self, subject: Subject) -> Columns:
         """Return the columns of an event. Raises SourceError where the database lacks something."""
         del subject
-        async with connect(self._config) as wire, self._within(self._config.connect_timeout):
+        async with asking(self._config, self._config.connect_timeout) as wire:
             await self._prepared(wire)
             columns = await wire.describe(Statements(self._config).events())
         return tuple(columns[place] for place in _places(columns))
@@ -61,8 +62,8 @@ class PostgresEvents:
     async def sample(self, subject: Subject) -> Row | None:
         """Return one event of this name, handled or not."""
         limited = Statements(self._config).one_event(subject.event or "")
-        async with connect(self._config) as wire, self._within(self._config.statement_timeout):
-            with self._explained(there=False):
+        async with asking(self._config, self._config.statement_timeout) as wire:
+            with translated(self._config.display, _fixes(self.name, there=False)):
                 columns = await wire.describe(limited)
                 rows = await wire.query(limited)
         return tuple(rows[0][place] for place in _places(columns)) if rows else None
@@ -71,7 +72,7 @@ class PostgresEvents:
         """See `tocsin.sources.base.EventSource`. The table may hold events of any name."""
         del names
         try:
-            async with connect(self._config) as wire, self._within(self._config.connect_timeout):
+            async with asking(self._config, self._config.connect_timeout) as wire:
                 await self._try(wire)
         except SourceError as error:
             return [str(error)]
@@ -81,65 +82,51 @@ class PostgresEvents:
         """Plan every statement without running it. Raises SourceError."""
         statements = await self._prepared(wire)
         await wire.query(statements.listen())
-        with self._explained():
+        with translated(self._config.display, _fixes(self.name, there=True)):
             for statement in statements.all_that_run():
                 await wire.query(sql.SQL("EXPLAIN {}").format(statement))
 
     async def _prepared(self, wire: Wire) -> Statements:
         """Return the statements for the table as it is. Raises SourceError if it lacks something."""
         config, statements = self._config, Statements(self._config)
-        with self._explained(there=False):
+        with translated(config.display, _fixes(self.name, there=False)):
             columns = {column.name: column for column in await wire.describe(statements.events())}
         for setting in ("id", "name", "time", "key"):
             name = getattr(config, setting)
             if name is not None and name not in columns:
                 # The owner's columns are not added by the SQL of `tocsin sql`.
-                raise self._lacks(f"has no column {name}; add it, or name another one with `{setting}`")
-        with self._explained():
-            marks = [name for name in (HANDLED_AT, HANDLED_AS) if name not in columns]
-            if marks:
-                raise self._lacks(f"has no column {' and no column '.join(marks)}")
+                raise self._lacks(f"has no column {name}", f"add it, or name another one with `{setting}`")
+        marks = [name for name in (HANDLED_AT, HANDLED_AS) if name not in columns]
+        if marks:
+            raise self._lacks(f"has no column {' and no column '.join(marks)}", _fix(f"{self.name} --existing"))
         key = columns[config.id]
         named = sql.SQL("SELECT format_type({}, {})").format(key.oid, key.typmod)
         return Statements(config, str((await wire.query(named))[0][0]))
 
-    def _lacks(self, what: str) -> SourceError:
-        return SourceError(f"{self._config.display}: {self._config.table} {what}", SourceReason.SHAPE)
-
-    @asynccontextmanager
-    async def _within(self, seconds: float) -> AsyncIterator[None]:
-        with translated(self._config.display):
-            async with asyncio.timeout(seconds):
-                yield
-
-    def _explained(self, *, there: bool = True) -> AbstractContextManager[None]:
-        return _explained(self.name, self._config, there=there)
+    def _lacks(self, what: str, fix: str) -> SourceError:
+        return SourceError(f"{self._config.table} {what}", SourceReason.SHAPE, server=self._config.display, fix=fix)
 
 
-@contextmanager
-def _explained(source: str, config: Config, *, there: bool) -> Iterator[None]:
-    """Add to an error about the table which SQL to run. `there`: whether the table is known to exist; then that SQL
-    adds what it lacks and leaves its rows alone."""
-    try:
-        with translated(config.display):
-            yield
-    except SourceError as error:
-        if error.reason in (SourceReason.MISSING, SourceReason.SHAPE, SourceReason.PERMISSION):
-            create = error.reason is SourceReason.MISSING and not there
-            command = f"tocsin sql {source}" + ("" if create else " --existing")
-            fix = f"run the SQL that `{command}` prints"
-            raise SourceError(error.message, error.reason, server=error.server, fix=fix, resume=error.resume) from None
-        raise
+def _fix(arguments: str) -> str:
+    return f"run the SQL that `tocsin sql {arguments}` prints"
+
+
+def _fixes(source: str, *, there: bool) -> dict[SourceReason, str]:
+    """Which SQL to run for an error about the table. `there`: whether the table is known to exist; then that SQL adds
+    what it lacks and leaves its rows alone."""
+    existing = _fix(f"{source} --existing")
+    missing = existing if there else _fix(source)
+    return {SourceReason.MISSING: missing, SourceReason.PERMISSION: existing}
 
 
 @dataclass(frozen=True, slots=True)
 class _Receipt:
-    """The rows of a batch: id of the row -> id of the event, the ids of refused rows, and the places of rows without an
-    id."""
+    """The rows of a batch: id of the row -> id of the event, the ids of refused rows, and whether it is about the rows
+    without an id."""
 
     events: Mapping[str, str]
     refused: Collection[str]
-    nameless: Collection[str] = ()
+    nameless: bool = False
 
 
 class _Stream:
@@ -157,7 +144,7 @@ class _Stream:
         self._table = ".".join(name_parts(config.table))
         self._held: EventBatch | None = None
         self._given_back: list[str] = []
-        self._nameless_given_back: list[str] = []
+        self._nameless_given_back = False
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         pause = _AGAIN_FIRST
@@ -197,18 +184,18 @@ class _Stream:
         for row, event in receipt.events.items():
             outcomes[Outcome.UNMATCHED if event in unmatched_ids else Outcome.TAKEN].append(row)
         outcomes[Outcome.REFUSED] += receipt.refused
-        await self._query(self._statements.settle(outcomes, receipt.nameless))
+        await self._query(self._statements.settle(outcomes, nameless=receipt.nameless))
         self._held = None
 
     async def _take(self) -> EventBatch | None:
         """Return the next batch, with its transaction open; None if there is none."""
-        if len(self._given_back) + len(self._nameless_given_back) >= _MOST_GIVEN_BACK:
+        if len(self._given_back) >= _MOST_GIVEN_BACK:
             return None
         # A NOTIFY from here on may be about events that this reading misses, so it triggers the next one.
         self._wire.notified()
         take = self._statements.take(self._given_back)
         rows: list[Row] = []
-        nameless: list[Row] = []
+        nameless = 0
         async with self._answering():
             await self._wire.query(_BEGIN)
             copy = sql.SQL("COPY ({}) TO STDOUT").format(take)
@@ -218,11 +205,12 @@ class _Stream:
             columns = await self._wire.describe(take) if rows else ()
             if not rows:
                 # Last, since they are not in the order of ids.
-                nameless = await self._wire.query(self._statements.take_nameless(self._nameless_given_back))
+                if not self._nameless_given_back:
+                    nameless = int((await self._wire.query(self._statements.count_nameless()))[0][0] or 0)
                 if not nameless:
                     await self._wire.query(_ROLLBACK)
                     return None
-        self._held = self._batch(columns, rows) if rows else self._refused([str(place) for (place,) in nameless])
+        self._held = self._batch(columns, rows) if rows else self._refused(nameless)
         return self._held
 
     async def _give_back(self) -> None:
@@ -230,7 +218,7 @@ class _Stream:
         if batch is not None:
             assert isinstance(batch.receipt, _Receipt)
             self._given_back += [*batch.receipt.events, *batch.receipt.refused]
-            self._nameless_given_back += batch.receipt.nameless
+            self._nameless_given_back |= batch.receipt.nameless
             await self._query(_ROLLBACK)
 
     async def _others_hold_some(self) -> bool:
@@ -249,13 +237,13 @@ class _Stream:
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
         # The server cancels a slow statement. The longer timeout here is for a server that does not answer at all.
-        with _explained(self._source, self._config, there=False):
+        with translated(self._config.display, _fixes(self._source, there=False)):
             async with asyncio.timeout(self._config.statement_timeout + self._config.connect_timeout):
                 yield
 
-    def _refused(self, nameless: Sequence[str]) -> EventBatch:
+    def _refused(self, nameless: int) -> EventBatch:
         one = Refused(id=f"{self._table}/NULL", reason=RefusedReason.MALFORMED, detail=f"its {self._config.id} is NULL")
-        return EventBatch(events=[], refused=[one] * len(nameless), receipt=_Receipt({}, [], nameless))
+        return EventBatch(events=[], refused=[one] * nameless, receipt=_Receipt({}, [], nameless=True))
 
     def _batch(self, columns: Columns, rows: Sequence[Row]) -> EventBatch:
         own = 2 if self._config.key else 1
