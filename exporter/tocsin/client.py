@@ -10,6 +10,7 @@ Needs psycopg 3, and the table that `tocsin sql` describes. Tocsin does not have
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,8 @@ def publish(
     the event, never the password.
     """
     if isinstance(to, str):
-        with psycopg.connect(to) as connection:
+        # psycopg leaves a connection open when its COMMIT fails.
+        with closing(psycopg.connect(to)) as connection, connection:
             return publish(connection, name, data, columns=columns, into=into)
     values: dict[str, object] = {into.name: name, **(columns or {})}
     if data is not None:

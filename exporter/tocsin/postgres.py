@@ -174,10 +174,30 @@ class Server(Settings):
         """The password in `dsn`, if there is one, which must not be shown."""
         return None if self.dsn is None else self._target().get("password")
 
-    def conninfo(self, **extra: str) -> str:
-        """The connection string for libpq, overridden by `extra` parameters. It contains the password: do not print
-        it."""
-        return make_conninfo(**{**self._parameters(), **extra})
+    def conninfo(self) -> str:
+        """The connection string for libpq. It contains the password: do not print it."""
+        target = self._target()
+        idle = math.ceil(self.keepalives_idle)
+        given = self.model_fields_set if self.dsn is not None else type(self).model_fields.keys()
+        own = {name: getattr(self, name) for name in ("sslmode", "sslrootcert", "sslcert", "sslkey") if name in given}
+        if self.password is not None:
+            own["password"] = self.password.get_secret_value()
+        options = " ".join(
+            part for part in (target.get("options"), *(_option(*item) for item in self._startup().items())) if part
+        )
+        parameters = {
+            "application_name": "tocsin",
+            "sslmode": self.sslmode,
+            "connect_timeout": str(max(2, math.ceil(self.connect_timeout))),  # libpq makes 2 of 1
+            "keepalives_idle": str(idle),
+            "keepalives_interval": str(max(1, idle // 3)),
+            "keepalives_count": "3",
+            **target,
+            "client_encoding": "UTF8",  # also over a dsn that names another: rows are read as UTF-8
+            **{name: value for name, value in own.items() if value is not None},
+            **({"options": options} if options else {}),
+        }
+        return make_conninfo(**parameters)
 
     def configured(self) -> list[sql.Composed]:
         """Statements that set the configured settings, to be run after the login: a pooler would refuse them in the
@@ -207,29 +227,6 @@ class Server(Settings):
         assert self.host is not None
         assert self.user is not None
         return {"host": self.host, "port": str(self.port), "user": self.user, "dbname": self.database}
-
-    def _parameters(self) -> dict[str, str]:
-        target = self._target()
-        idle = math.ceil(self.keepalives_idle)
-        given = self.model_fields_set if self.dsn is not None else type(self).model_fields.keys()
-        own = {name: getattr(self, name) for name in ("sslmode", "sslrootcert", "sslcert", "sslkey") if name in given}
-        if self.password is not None:
-            own["password"] = self.password.get_secret_value()
-        options = " ".join(
-            part for part in (target.get("options"), *(_option(*item) for item in self._startup().items())) if part
-        )
-        return {
-            "application_name": "tocsin",
-            "sslmode": self.sslmode,
-            "connect_timeout": str(max(2, math.ceil(self.connect_timeout))),  # libpq makes 2 of 1
-            "keepalives_idle": str(idle),
-            "keepalives_interval": str(max(1, idle // 3)),
-            "keepalives_count": "3",
-            **target,
-            "client_encoding": "UTF8",  # also over a dsn that names another: rows are read as UTF-8
-            **{name: value for name, value in own.items() if value is not None},
-            **({"options": options} if options else {}),
-        }
 
 
 def _option(name: str, value: str) -> str:

@@ -1,15 +1,37 @@
-"""Events of a table keep their identity under any session settings."""
+"""Rows and events of PostgreSQL keep their identity under any settings of their server, and through a pooler."""
+
+from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
 
 from support.events_table import made, settings, source, taking
 from support.pgbouncer import pgbouncer
 from support.postgres import Database, Postgres
-from support.reading import error_of
+from support.reading import error_of, reading
+from tocsin.channels.postgres import Config as PostgresChannel
+from tocsin.postgres import connected
 from tocsin.sources import postgres as rows
 from tocsin.sources.base import Subject
 from tocsin.sources.postgres_events import existing_table
 from tocsin.sources.settings import PostgresConfig
+
+VIEW = r"""
+CREATE VIEW late AS SELECT
+  timestamptz '2026-01-02 03:04:05.5+00' AS seen, timestamp '2026-01-02 03:04:05' AS due, date '2026-02-01' AS day,
+  interval '1 month -2 days 03:04:05.5' AS waited, '\x00ff61'::bytea AS digest, 0.1::float8 + 0.2 AS price,
+  ARRAY[timestamptz '2026-01-02 03:04:05+00', NULL] AS times, ARRAY[interval '1 year'] AS waits,
+  tstzrange('2026-01-02 03:04:05+00', NULL) AS span, to_json(timestamptz '2026-01-02 03:04:05+00')::text AS document,
+  'late'::name AS name, 'pg_class'::regclass AS relation
+"""
+SETTINGS = {
+    "TimeZone": "Asia/Kathmandu",
+    "DateStyle": "German",
+    "IntervalStyle": "iso_8601",
+    "bytea_output": "escape",
+    "extra_float_digits": "0",
+    "quote_all_identifiers": "on",
+}
+"""Settings that change the text of a column of the view."""
 
 AT = 1_767_323_045_500
 
@@ -18,6 +40,22 @@ async def changed(database: Database, **defaults: str) -> None:
     name = conninfo_to_dict(database.dsn)["dbname"]
     for setting, value in defaults.items():
         await database.run(f"ALTER DATABASE {name} SET {setting} = '{value}'")
+
+
+def rows_of(database: Database, **given: Any) -> rows.Postgres:
+    quick = {"dsn": database.dsn, "interval": "100ms", "snapshot_timeout": "20s", **given}
+    return rows.build("db", PostgresConfig.model_validate(quick))
+
+
+async def test_row_keeps_its_text_under_other_settings(database: Database) -> None:
+    await database.run(VIEW)
+    async with reading(rows_of(database), "late") as stream:
+        await stream.next()
+        before = stream.state
+    await changed(database, **SETTINGS)
+    async with reading(rows_of(database), "late") as stream:
+        await stream.next()
+        assert stream.state == before
 
 
 async def test_event_keeps_id_and_time_under_other_settings(database: Database) -> None:
@@ -46,20 +84,26 @@ async def test_event_with_fractional_id_is_ingested_once(database: Database) -> 
     assert await database.run("SELECT handled_as FROM events") == [("taken",)]
 
 
-async def test_events_are_taken_through_session_pooler(server: Postgres, database: Database) -> None:
-    """PgBouncer refuses settings in the startup packet."""
+async def test_settings_are_made_through_session_pooler(server: Postgres, database: Database) -> None:
+    """PgBouncer refuses them in the startup packet: sources and channel make them after the login."""
     await made(database)
     await database.run("INSERT INTO events (name) VALUES ('order')")
+    await database.run(VIEW)
+    async with reading(rows_of(database), "late") as stream:
+        await stream.next()
+        direct = stream.state
+    await changed(database, **SETTINGS)
     with pgbouncer(server) as pooler:
-        async with taking(source(database, dsn=pooler.dsn(database.dsn))) as worker:
+        dsn = pooler.dsn(database.dsn)
+        async with taking(source(database, dsn=dsn)) as worker:
             await worker.take()
             assert worker.names == ["order"]
-
-
-async def test_server_ends_slow_reading_through_session_pooler(server: Postgres, database: Database) -> None:
-    """The limit is set after the login, so the pooler does not drop it."""
-    with pgbouncer(server) as pooler:
-        limits = {"statement_timeout": "200ms", "interval": "100ms", "snapshot_timeout": "20s"}
-        config = PostgresConfig.model_validate({"dsn": pooler.dsn(database.dsn), **limits})
-        error = await error_of(rows.build("db", config), Subject(query="SELECT 1 FROM pg_sleep(60)"))
-    assert "statement timeout" in str(error)
+        async with reading(rows_of(database, dsn=dsn), "late") as stream:
+            await stream.next()
+            assert stream.state == direct
+        slow = rows_of(database, dsn=dsn, statement_timeout="200ms")
+        assert "statement timeout" in str(await error_of(slow, Subject(query="SELECT 1 FROM pg_sleep(60)")))
+        channel = PostgresChannel.model_validate({"type": "postgres", "dsn": dsn, "options": {"search_path": "a, b"}})
+        async with await connected(channel) as connection:
+            cursor = await connection.execute("SHOW search_path")
+            assert await cursor.fetchone() == ("a, b",)

@@ -34,11 +34,11 @@ async def test_every_style_becomes_the_default(database: Database, style: str) -
     """A thousand values of each type, in several time zones."""
     chance = random.Random(1)
     await database.run("CREATE TABLE several (number serial, i interval, b bytea, t timestamptz)")
-    for text in [*(interval(chance) for _ in range(1_000)), "1.5 secs", "-0.000001 secs", "infinity"]:
-        moment, octets = chance.uniform(-6e10, 2.5e11), chance.randbytes(chance.randint(0, 8))
-        await database.run(
-            "INSERT INTO several (i, b, t) VALUES (%s::interval, %s, to_timestamp(%s))", text, octets, moment
-        )
+    texts = [*(interval(chance) for _ in range(1_000)), "1.5 secs", "-0.000001 secs", "infinity"]
+    octets = [chance.randbytes(chance.randint(0, 8)) for _ in texts]
+    moments = [chance.uniform(-6e10, 2.5e11) for _ in texts]
+    given = "SELECT i::interval, b, to_timestamp(t) FROM unnest(%s::text[], %s::bytea[], %s::float8[]) AS a (i, b, t)"
+    await database.run(f"INSERT INTO several (i, b, t) {given}", texts, octets, moments)
     for name, value in OUTPUT.items():
         await database.run("SELECT set_config(%s, %s, false)", name, value)
     expected = await database.run(SELECT)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 
 from support.live import SERVERS, DoubleServer, Server, TextRow, serving
-from support.materialize import MaterializeDouble, ServerError, encode
+from support.materialize import MaterializeDouble, ServerError
 from support.reading import check, error_of, reading
 from support.waiting import SOON
 from tocsin.errors import SourceReason
@@ -78,35 +78,9 @@ async def test_batch_holds_several_timestamps_in_order(double: MaterializeDouble
         assert list(stream.last.updates) == [(times[0], 1, BOB), (times[1], -1, BOB), (times[2], 1, CYD)]
 
 
-async def test_updates_lie_between_two_frontiers(server: Server) -> None:
-    """That of the batch before and its own."""
-    view = await server.view("orders", COLUMNS, ANN)
-    async with reading(source(server), view.name) as stream:
-        await stream.next()
-        for number in range(10):
-            await view.insert((str(number), "more"))
-            await stream.next()
-        await stream.until_state(ANN, *((str(number), "more") for number in range(10)))
-        frontiers = [batch.frontier or 0 for batch in stream.batches]
-        assert frontiers == sorted(set(frontiers))
-        for before, batch in zip(frontiers, stream.batches[1:], strict=False):
-            assert all(before <= at < (batch.frontier or 0) for at, _, _ in batch.updates)
-
-
-async def test_first_progress_row_closes_nothing(double: MaterializeDouble) -> None:
-    """It is at the as-of, before the snapshot: taking it for the end would give an empty snapshot."""
-    view = double.create("public.orders", COLUMNS, rows=[ANN])
-    double.silence(view)
-    async with reading(source(double), "public.orders") as stream:
-        double.bytes_per_second = 2_000  # the first progress row and the snapshot arrive apart
-        double.resume(view)
-        first = await stream.next()
-        assert [row for _, _, row in first.updates] == [ANN]
-
-
 @pytest.mark.parametrize("cut", range(1, 8))
 def test_progress_at_as_of_closes_nothing(cut: int) -> None:
-    """Also where it is repeated among the rows of the snapshot."""
+    """The first progress row comes before the snapshot, and may be repeated among its rows."""
     progress = b"%d\tt\t\\N\t\\N\n"
     lines = [progress % 5, b"5\tf\t1\ta\n", progress % 5, b"5\tf\t2\tb\n", progress % 6, progress % 7, b"8\tf\t-1\ta\n"]
     lines.append(progress % 9)
@@ -147,16 +121,11 @@ async def test_constant_view_ends_with_all_rows(server: Server) -> None:
             await stream.next()
 
 
-async def test_constant_materialized_view_ends_at_its_time(double: MaterializeDouble) -> None:
+def test_constant_materialized_view_ends_at_its_time() -> None:
     """As in v26.39: the snapshot has a real timestamp, and no progress row follows."""
-    view = double.create("public.always", COLUMNS, rows=[ANN, BOB])
-    at = view.upper
-    view.freeze(at)
-    async with reading(source(double), "public.always") as stream:
-        await stream.until_state(ANN, BOB)
-        assert (stream.last.snapshot, stream.last.frontier) == (at, at + 1)
-        with pytest.raises(StopAsyncIteration):
-            await stream.next()
+    assembler = Assembler()
+    assert assembler.add([b"5\tt\t\\N\t\\N\n", b"5\tf\t1\ta\n"]) == []
+    assert assembler.end(now=9.0) == Batch(updates=[(5, 1, ("a",))], frontier=6, snapshot=5)
 
 
 # Resuming.
@@ -219,14 +188,6 @@ async def test_every_character_arrives_unchanged(server: Server) -> None:
     view = await server.view("orders", COLUMNS, *rows)
     async with reading(source(server), view.name) as stream:
         await stream.until_state(*rows)
-
-
-async def test_invalid_utf8_becomes_distinct_text(double: MaterializeDouble) -> None:
-    view = double.create("public.orders", COLUMNS)
-    [chunk] = encode([("1", "<AA>"), ("2", "<BB>"), ("3", "ü\t\\")])
-    view.bulk = (chunk.replace(b"AA", b"\xff\xfe").replace(b"BB", b"\xff\x41"),)
-    async with reading(source(double), "public.orders") as stream:
-        await stream.until_state(("1", "<\\xff\\xfe>"), ("2", "<\\xffA>"), ("3", "ü\t\\"))
 
 
 TYPES = (

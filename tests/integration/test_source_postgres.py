@@ -106,21 +106,14 @@ async def test_query_is_used_as_it_is(database: Database) -> None:
 
 
 TYPES = (
-    ("smallint", "-1"),
-    ("bigint", "9223372036854775807"),
     ("real", "1.5"),
-    ("double precision", "NaN"),
     ("double precision", "-Infinity"),
     ("numeric", "12345678901234567890.123456789"),
     ("boolean", "t"),
     ("jsonb", '{"a": [1, null], "b": "é"}'),
     ("timestamptz", "2026-01-02 03:04:05.678901+00"),
-    ("date", "2026-01-02"),
-    ("interval", "1 mon 2 days 03:04:05.5"),
-    ("uuid", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
     ("bytea", "\\xdeadbeef"),
     ("text[]", '{a,"b,c","d\\"e",NULL,"NULL",""}'),
-    ("int4range", "[1,5)"),
     ("text", "tab\tnew\nline\\ü😀\r\b\f\v"),
     ("text", ""),
     ("text", "\\N"),

@@ -6,11 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
-import pytest
 
 from support.events_table import INSERT, handled, made, source, taking, until_waiting, value
-from support.postgres import Database, Postgres
-from tocsin.errors import SourceError, SourceReason
+from support.postgres import Database
 
 
 @asynccontextmanager
@@ -65,16 +63,6 @@ async def test_notify_wakes_the_reader(database: Database) -> None:
             assert worker.ids == list(range(1, count + 1))
 
 
-async def test_poll_finds_events_without_notify(database: Database) -> None:
-    await made(database)
-    await database.run("ALTER TABLE events DISABLE TRIGGER ALL")
-    async with taking(source(database, poll="50ms")) as worker:
-        taken = asyncio.create_task(worker.take())
-        await until_waiting(database)
-        await database.run(INSERT, 1)
-        await taken
-
-
 async def test_late_commit_of_smaller_id_is_not_skipped(database: Database) -> None:
     await made(database)
     async with late(database) as other, taking(source(database)) as worker:
@@ -113,26 +101,3 @@ async def test_trigger_turns_changes_and_deletions_into_events(database: Databas
         await database.run("INSERT INTO orders VALUES (1, 'new'); UPDATE orders SET state = 'paid'; DELETE FROM orders")
         await worker.until(3)
     assert worker.names == ["order_insert", "order_update", "order_delete"]
-
-
-async def test_backlog_is_read_after_a_disconnect(server: Postgres) -> None:
-    async with server.database() as database:
-        await made(database)
-        async with taking(source(database)) as worker:
-            await database.run(INSERT, 1)
-            await worker.take()
-            waiting = asyncio.create_task(worker.take())
-            await database.close()
-            await asyncio.to_thread(server.stop)
-            with pytest.raises(SourceError) as raised:
-                await waiting
-            assert raised.value.reason in (SourceReason.DISCONNECTED, SourceReason.OTHER)
-        with pytest.raises(SourceError) as refused:
-            async with taking(source(database)):
-                pass
-        assert refused.value.reason is SourceReason.CONNECT
-        await asyncio.to_thread(server.start)
-        await database.run(INSERT, 2)
-        async with taking(source(database)) as worker:
-            await worker.take()
-            assert worker.ids == [2, 3]

@@ -1,8 +1,8 @@
 """Whole processes on an events table: restarts, crashes, shared work, and the commands around it."""
 
 import asyncio
-import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,14 @@ import pytest
 
 from support.events_table import made
 from support.postgres import Database, Postgres
-from support.tocsin import command, running, running_with, write
+from support.tocsin import running, running_with, write
 from support.waiting import until_some
+from tocsin.cli import main
 
 pytestmark = pytest.mark.e2e
+
+Call = Callable[..., Awaitable[tuple[int, str, str]]]
+"""Runs a command on the configuration of the test: exit status, output and errors."""
 
 
 def config(database: Database, name: str = "one", **source: Any) -> dict[str, Any]:
@@ -166,14 +170,23 @@ async def _printed(tocsin: Any, count: int) -> bool:
     return len(tocsin.output) == count
 
 
-# The commands.
+# The commands, called in this process.
 
 
-async def test_printed_sql_is_sufficient(database: Database, tmp_path: Path) -> None:
+@pytest.fixture
+def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    async def called(*arguments: str) -> tuple[int, str, str]:
+        status = await asyncio.to_thread(main, [*arguments, "--config", str(tmp_path / "tocsin.yaml")])
+        return status, *capsys.readouterr()
+
+    return called
+
+
+async def test_printed_sql_is_sufficient(database: Database, tmp_path: Path, call: Call) -> None:
     settings = config(database, key="customer")
     settings["channels"]["out"]["create"] = False
     write(tmp_path / "tocsin.yaml", settings)
-    status, script, errors = await command(tmp_path, "sql")
+    status, script, errors = await call("sql")
     assert (status, errors) == (0, "")
     assert [line for line in script.splitlines() if line.startswith("-- For")] == [
         "-- For the source shop. Safe to run again.",
@@ -181,62 +194,55 @@ async def test_printed_sql_is_sufficient(database: Database, tmp_path: Path) -> 
     ]
     for _ in range(2):
         await database.run(script)
-    assert (await command(tmp_path, "check", "--online"))[0] == 0
-    status, id_, errors = await command(
-        tmp_path, "notify", "shop", "order", "--data", '{"n": 1}', "--key", "Ann", "--set", "name=order"
-    )
-    assert (status, id_, errors) == (0, "1\n", "")
+    assert (await call("check", "--online"))[0] == 0
+    given = ("--data", '{"n": 1}', "--key", "Ann", "--set", "name=order")
+    assert await call("notify", "shop", "order", *given) == (0, "1\n", "")
     assert await database.run("SELECT name, customer, data FROM events") == [("order", "Ann", {"n": 1})]
-    async with running(tmp_path, settings):
-        await until_sent(database, 1)
 
 
-async def test_printed_sql_for_existing_table_keeps_its_rows(database: Database, tmp_path: Path) -> None:
+async def test_printed_sql_for_existing_table_keeps_its_rows(database: Database, tmp_path: Path, call: Call) -> None:
     write(tmp_path / "tocsin.yaml", config(database))
     await database.run(
         "CREATE TABLE events (id serial PRIMARY KEY, name text); INSERT INTO events (name) VALUES ('old')"
     )
     for option, pending in (("--existing", 0), ("--backlog", 1)):
-        status, script, _ = await command(tmp_path, "sql", "shop", option)
+        status, script, _ = await call("sql", "shop", option)
         assert status == 0
         await database.run(script)
         assert await database.run("SELECT count(*) FROM events WHERE handled_at IS NULL") == [(pending,)]
         await database.run("ALTER TABLE events DROP COLUMN handled_at")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["sql", "nope"], "called nope"),
-        (["sql", "printer"], "printer needs no SQL"),
-        (["notify", "nope", "x"], "there is no source of type postgres_events called nope"),
-        (["notify", "shop", "x", "--data", "{"], "--data: it is not JSON"),
-        (["notify", "shop", "x", "--data", "[1]"], "--data: it is not a JSON object but a list"),
-        (["notify", "shop", "x", "--set", "=1"], "is not COLUMN=TEXT"),
-        (["notify", "shop", "x", "--key", "1"], "names no column"),
-        (["notify", "shop", "x", "--set", "nope=1"], 'column "nope" of relation "events" does not exist'),
-        (["notify", "shop", "x", "--set", "name=\udcff"], "--set: it is not UTF-8 text"),
-        (["notify", "shop", "\udcff"], "NAME: it is not UTF-8 text"),
-        (["notify", "away", "x"], "Connection refused"),
-    ],
-)
-async def test_impossible_commands_say_why(
-    database: Database, tmp_path: Path, arguments: list[str], words: str
-) -> None:
+IMPOSSIBLE = [
+    (["sql", "nope"], "called nope"),
+    (["sql", "printer"], "printer needs no SQL"),
+    (["notify", "nope", "x"], "there is no source of type postgres_events called nope"),
+    (["notify", "shop", "x", "--data", "{"], "--data: it is not JSON"),
+    (["notify", "shop", "x", "--data", "[1]"], "--data: it is not a JSON object but a list"),
+    (["notify", "shop", "x", "--set", "=1"], "is not COLUMN=TEXT"),
+    (["notify", "shop", "x", "--key", "1"], "names no column"),
+    (["notify", "shop", "x", "--set", "nope=1"], 'column "nope" of relation "events" does not exist'),
+    (["notify", "shop", "x", "--set", "name=\udcff"], "--set: it is not UTF-8 text"),
+    (["notify", "shop", "\udcff"], "NAME: it is not UTF-8 text"),
+    (["notify", "away", "x"], "Connection refused"),
+]
+
+
+async def test_impossible_commands_say_why(database: Database, tmp_path: Path, call: Call) -> None:
+    """In one line, without the password."""
     await made(database)
     settings = config(database)
-    settings["sources"]["away"] = {
-        "type": "postgres_events",
-        "dsn": "host=127.0.0.1 port=1 user=u password=S3CR3T-and-quite-long",
-    }
+    away = "host=127.0.0.1 port=1 user=u password=S3CR3T-and-quite-long"
+    settings["sources"]["away"] = {"type": "postgres_events", "dsn": away}
     settings["channels"]["printer"] = {"type": "console"}
     write(tmp_path / "tocsin.yaml", settings)
-    status, output, errors = await command(tmp_path, *arguments)
-    assert (status, output) == (1, "")
-    assert words in errors
-    assert "Traceback" not in errors
-    assert "S3CR3T" not in errors
-    assert errors.count("\n") == 1
+    for arguments, words in IMPOSSIBLE:
+        status, output, errors = await call(*arguments)
+        assert (status, output) == (1, "")
+        assert words in errors
+        assert "Traceback" not in errors
+        assert "S3CR3T" not in errors
+        assert errors.count("\n") == 1
 
 
 KEEPS_OUT = """
@@ -248,45 +254,48 @@ CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''not 
 CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW EXECUTE FUNCTION refuse()
 """
+FAILURES = [
+    (REFUSES_THE_COMMIT, ": not today"),
+    (
+        KEEPS_OUT,
+        ": no event was written: a trigger or rule of events dropped it; check its BEFORE INSERT triggers",
+    ),
+    (
+        "REVOKE INSERT ON events FROM publisher",
+        "permission denied for table events; a publisher needs INSERT on the table, and SELECT on its id",
+    ),
+    ("DROP TABLE events", 'relation "events" does not exist; `tocsin check --online` says what the database lacks'),
+]
+"""Changes of the table, each on top of those before it, and how the error ends then."""
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            KEEPS_OUT,
-            ": no event was written: a trigger or rule of events dropped it; check its BEFORE INSERT triggers",
-        ),
-        (REFUSES_THE_COMMIT, ": not today"),
-        ("DROP TABLE events", 'relation "events" does not exist; `tocsin check --online` says what the database lacks'),
-        (
-            "REVOKE INSERT ON events FROM publisher",
-            "permission denied for table events; a publisher needs INSERT on the table, and SELECT on its id",
-        ),
-    ],
-)
-async def test_publish_errors_are_specific(database: Database, tmp_path: Path, change: str, words: str) -> None:
+async def test_publish_errors_are_specific(database: Database, tmp_path: Path, call: Call) -> None:
     await made(database)
     await database.run("DROP ROLE IF EXISTS publisher; CREATE ROLE publisher LOGIN")
     await database.run("GRANT INSERT, SELECT (id) ON events TO publisher")
     dsn = psycopg.conninfo.make_conninfo(database.dsn, user="publisher")
     write(tmp_path / "tocsin.yaml", config(database, dsn=dsn))
-    assert (await command(tmp_path, "notify", "shop", "order")) == (0, "1\n", "")
-    await database.run(change)
-    status, output, errors = await command(tmp_path, "notify", "shop", "order")
-    assert (status, output) == (1, "")
-    assert errors.endswith(f"{words}\n")
-    assert "connection lost" not in errors
+    assert (await call("notify", "shop", "order")) == (0, "1\n", "")
+    for change, words in FAILURES:
+        await database.run(change)
+        status, output, errors = await call("notify", "shop", "order")
+        assert (status, output) == (1, "")
+        assert errors.endswith(f"{words}\n")
+        assert "connection lost" not in errors
 
 
-async def test_environment_counts_only_where_the_file_names_it(database: Database, tmp_path: Path) -> None:
+async def test_environment_counts_only_where_the_file_names_it(
+    database: Database, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await database.run("CREATE SCHEMA shop")
     await made(database, table="shop.orders", channel="Orders")
     given = {"table": "${EVENTS_TABLE:-events}", "channel": "Orders"}
     write(tmp_path / "tocsin.yaml", config(database, **given))
-    assert (await command(tmp_path, "notify", "shop", "x", EVENTS_TABLE="shop.orders", EVENTS_CHANNEL="x"))[0] == 0
+    monkeypatch.setenv("EVENTS_TABLE", "shop.orders")
+    monkeypatch.setenv("EVENTS_CHANNEL", "x")
+    assert (await call("notify", "shop", "x"))[0] == 0
     assert await database.run("SELECT name FROM shop.orders") == [("x",)]
-    status, _, errors = await command(tmp_path, "check", EVENTS_TABLE="shop.")
+    monkeypatch.setenv("EVENTS_TABLE", "shop.")
+    status, _, errors = await call("check")
     assert status == 1
     assert "sources.shop.table: ${EVENTS_TABLE:-events} is not a relation name; write schema.name" in errors
-    assert json.loads((await command(tmp_path, "check", "--json", EVENTS_TABLE="a;b"))[1])["problems"]

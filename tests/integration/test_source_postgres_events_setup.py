@@ -37,15 +37,6 @@ async def test_any_name_can_be_used(database: Database) -> None:
     assert (value(event, "Kéy"), value(event, "data")) == ("k", '{"a%s": "ö"}')
 
 
-async def test_channel_name_keeps_its_case(database: Database) -> None:
-    await made(database, channel="Events")
-    async with taking(source(database, channel="Events")) as worker:
-        taken = asyncio.create_task(worker.take())
-        await until_waiting(database)
-        await database.run(INSERT, 1)
-        await taken
-
-
 @pytest.mark.parametrize("after", ["mark", "delete"])
 async def test_printed_sql_grants_all_that_the_role_needs(server: Postgres, database: Database, after: str) -> None:
     role = {"user": "events_reader", "host": psycopg.conninfo.conninfo_to_dict(database.dsn)["host"]}

@@ -13,21 +13,6 @@ from tocsin.postgres import connected
 from tocsin.sources.postgres_events.statements import Statements
 
 
-async def test_each_event_goes_to_one_worker(database: Database) -> None:
-    await made(database)
-    await database.run(INSERT, 600)
-    small = source(database, batch=20)
-    async with taking(small) as a, taking(small) as b, taking(small) as c:
-        workers = [a, b, c]
-        for _ in range(10):
-            batches = [await worker.next() for worker in workers]
-            held = [event.id for batch in batches for event in batch.events]
-            assert len(held) == len({*held}) == 60, "two workers hold the same event at once"
-            for worker, batch in zip(workers, batches, strict=True):
-                await worker.acknowledge(batch)
-    assert sorted(number for worker in workers for number in worker.ids) == list(range(1, 601))
-
-
 async def test_fast_workers_share_events_in_key_order(database: Database) -> None:
     await made(database, key="key")
     await database.run(

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from support.postgres import Database, Postgres, postgres, standby
+from support.postgres import Database, Postgres, standby
 from support.tocsin import command, running, write
 from support.waiting import until_some
 from tocsin.channels import postgres as channel_kind
@@ -22,14 +22,15 @@ from tocsin.sources.settings import PostgresConfig
 pytestmark = pytest.mark.xdist_group("standby")
 
 
-@pytest.fixture(scope="module")
-def primary() -> Iterator[Postgres]:
-    with postgres() as running_:
-        with psycopg.connect(running_.dsn(), autocommit=True) as admin:
-            admin.execute("CREATE TABLE orders (id int PRIMARY KEY)")
-            admin.execute("INSERT INTO orders VALUES (1)")
-            admin.execute(channel_kind.ddl(channel_kind.Config(type="postgres", dsn=running_.dsn())).encode())
-        yield running_
+@pytest.fixture
+def primary(server: Postgres) -> Iterator[Postgres]:
+    """The server of all tests, with one table more."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        admin.execute("INSERT INTO orders VALUES (1)")
+        admin.execute(channel_kind.ddl(channel_kind.Config(type="postgres", dsn=server.dsn())).encode())
+        yield server
+        admin.execute("DROP TABLE orders, notifications")
 
 
 @pytest.fixture
@@ -59,8 +60,9 @@ async def checked(directory: Path, whole: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-async def test_check_names_a_standby(primary: Postgres, replica: Postgres, tmp_path: Path) -> None:
-    """Under `notify` and under a channel, where the primary is right for both."""
+async def test_standby_is_named_and_used_until_promoted(primary: Postgres, replica: Postgres, tmp_path: Path) -> None:
+    """The check names it under `notify` and under the channel. While it is read on the interval, one line says that no
+    NOTIFY wakes it. After the promotion NOTIFY does, and pending rows are written."""
     assert await checked(tmp_path, config(primary)) == {}
     found = await checked(tmp_path, config(replica))
     assert sorted(found) == ["channels.audit", "sources.replica"]
@@ -69,11 +71,6 @@ async def test_check_names_a_standby(primary: Postgres, replica: Postgres, tmp_p
     assert "cannot write on a standby" in found["channels.audit"]
     assert "target_session_attrs=read-write" in found["channels.audit"]
 
-
-async def test_standby_is_read_on_the_interval_until_promoted(
-    primary: Postgres, replica: Postgres, tmp_path: Path
-) -> None:
-    """It logs once that no NOTIFY wakes it. After the promotion NOTIFY does, and pending rows are written."""
     async with running(tmp_path, config(replica)) as tocsin:
         await tocsin.until_ready()
         await tocsin.until_metric("tocsin_alert_firing", 1, alert="late")

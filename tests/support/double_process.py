@@ -1,23 +1,17 @@
-"""The double of Materialize in a process of its own, with a load for benchmarks.
-
-Commands and answers are lines of JSON: `{"do": "run", "relation": "load", "args": [500]}` calls a method of `Load` and
-is answered with null.
-"""
+"""The double of Materialize in a process of its own, with a load for benchmarks."""
 
 import asyncio
-import json
-import os
-import sys
+import contextlib
+import multiprocessing
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from multiprocessing.connection import Connection
 from typing import Any
 
 from support.materialize import MaterializeDouble, encode
 from support.materialize.protocol import Row
 
-_TESTS = Path(__file__).parents[1]
 _COLUMNS = (
     ("id", "int8"),
     ("region", "text"),
@@ -36,55 +30,43 @@ _PERIOD = 0.005
 class DoubleProcess:
     """A running process. Commands go one after the other."""
 
-    def __init__(self, process: asyncio.subprocess.Process, dsn: str) -> None:
+    def __init__(self, pipe: Connection, dsn: str) -> None:
         self.dsn = dsn
-        self._process = process
+        self._pipe = pipe
         self._turn = asyncio.Lock()
 
     async def load(self, relation: str, rows: int, *, live: int) -> None:
         """Create a relation. See `Load`."""
-        await self._do("load", relation, rows, live)
+        await self._do(relation, "load", rows, live)
 
     async def change(self, relation: str, count: int) -> None:
         """See `Load.change`."""
-        await self._do("change", relation, count)
+        await self._do(relation, "change", count)
 
     async def run(self, relation: str, per_second: float) -> None:
         """See `Load.run`."""
-        await self._do("run", relation, per_second)
+        await self._do(relation, "run", per_second)
 
-    async def _do(self, command: str, relation: str, *args: Any) -> None:
-        assert self._process.stdin is not None
+    async def _do(self, *command: Any) -> None:
         async with self._turn:
-            text = json.dumps({"do": command, "relation": relation, "args": args})
-            self._process.stdin.write(text.encode() + b"\n")
-            await _line(self._process)
+            self._pipe.send(command)
+            await asyncio.to_thread(self._pipe.recv)
 
 
 @asynccontextmanager
 async def double_process(rows: int, *, live: int) -> AsyncIterator[DoubleProcess]:
     """Start a double with a relation `load` (see `Load`), and end it with the block."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "support.double_process"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(_TESTS)},
-    )
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_run, args=(theirs,))
+    process.start()
+    theirs.close()
     try:
-        double = DoubleProcess(process, await _line(process))
+        double = DoubleProcess(ours, await asyncio.to_thread(ours.recv))
         await double.load("load", rows, live=live)
         yield double
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def _line(process: asyncio.subprocess.Process) -> Any:
-    assert process.stdout is not None
-    line = await process.stdout.readline()
-    assert line, f"the double has ended with {await process.wait()}"
-    return json.loads(line)
+        process.kill()
+        process.join()
 
 
 class Load:
@@ -136,24 +118,20 @@ def _labels(at: int) -> tuple[str, ...]:
     return (str(at), f"region-{at % 8}", f"service-{at % 50}", f"host-{at}", "critical" if at % 5 == 0 else "warning")
 
 
-async def _serve() -> None:
-    """Serve, and carry out commands until standard input ends."""
+def _run(pipe: Connection) -> None:
+    asyncio.run(_serve(pipe))
+
+
+async def _serve(pipe: Connection) -> None:
+    """Serve, and carry out commands until the pipe ends."""
     loads: dict[str, Load] = {}
     async with MaterializeDouble() as double:
-        print(json.dumps(double.dsn), flush=True)
-        reader = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        while line := await reader.readline():
-            command = json.loads(line)
-            name, args = command["relation"], command["args"]
-            if command["do"] == "load":
-                loads[name] = Load(double, name, *args)
-            else:
-                getattr(loads[name], command["do"])(*args)
-            print("null", flush=True)
-        transport.close()
-
-
-if __name__ == "__main__":
-    asyncio.run(_serve())
+        pipe.send(double.dsn)
+        with contextlib.suppress(EOFError):
+            while True:
+                relation, command, *args = await asyncio.to_thread(pipe.recv)
+                if command == "load":
+                    loads[relation] = Load(double, relation, *args)
+                else:
+                    getattr(loads[relation], command)(*args)
+                pipe.send(None)

@@ -1,6 +1,7 @@
 """`tocsin notify`: insert one event into an events table."""
 
 from argparse import Namespace
+from contextlib import closing
 
 import psycopg
 
@@ -26,7 +27,8 @@ def command(chosen: Namespace) -> Exit:
             connection.execute(statement)
     except psycopg.Error as error:
         raise connect_error(error, settings.display, settings.connect_timeout) from None
-    with translated(settings.display, _FIXES), connection:
+    # psycopg leaves a connection open when its COMMIT fails.
+    with translated(settings.display, _FIXES), closing(connection), connection:
         id_ = publish(connection, _text("NAME", chosen.name), data, columns=columns, into=into)
     print(id_)
     return Exit.OK

@@ -12,6 +12,7 @@ from support.materialize import errors, protocol
 from support.materialize.protocol import Result, column
 from support.materialize.relation import DEFAULT_RETENTION, Cluster, Field, Relation, text_row
 from support.materialize.session import DisconnectedError, Name, Session, relation_name
+from support.waiting import until
 
 _HOST = "127.0.0.1"
 
@@ -39,7 +40,6 @@ class MaterializeDouble:
         bytes_per_second: speed of every connection; None: no limit.
         deaf: new connections are accepted and never answered.
         ahead: milliseconds that a new subscription starts in the future, as on a server restored from elsewhere.
-        moved: set when a stream began, moved on or ended.
     """
 
     def __init__(
@@ -70,7 +70,6 @@ class MaterializeDouble:
         self.bytes_per_second: float | None = None
         self.deaf = False
         self.ahead = 0
-        self.moved = asyncio.Event()
         self.listeners: set[asyncio.Event] = set()
         self._release = release
         self._numbers = itertools.count(1)
@@ -124,20 +123,15 @@ class MaterializeDouble:
 
     async def subscribed(self, relation: Relation) -> None:
         """Wait until a stream of a relation was sent its first row."""
-        await self._until(lambda: any(stream.started for stream in relation.streams))
+        await until(lambda: any(stream.started for stream in relation.streams), "subscribed")
 
     async def unsubscribed(self, relation: Relation) -> None:
         """Wait until a relation has no open stream."""
-        await self._until(lambda: not relation.streams)
+        await until(lambda: not relation.streams, "unsubscribed")
 
     async def caught_up(self, relation: Relation) -> None:
         """Wait until every open stream of a relation was sent all that is known."""
-        await self._until(lambda: all(stream.caught_up for stream in relation.streams))
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self.moved.clear()
-            await self.moved.wait()
+        await until(lambda: all(stream.caught_up for stream in relation.streams), "caught up")
 
     def wake(self) -> None:
         """Let every running stream see what has changed."""

@@ -32,7 +32,7 @@ _PATTERNS: dict[Kind, str] = {
     "sample": rf"SELECT \* FROM {_TARGET} LIMIT 1",
     "plan": rf"EXPLAIN RAW PLAN AS JSON FOR SELECT \* FROM {_TARGET}",
     "insights": r"EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 \+ 1",
-    "set": rf"SET (?P<variable>{_PART}) = '(?P<value>[^']*)'",
+    "set": rf"""SET (?P<variable>{_PART}) = ['"]?(?P<value>[^'"]*)['"]?""",
 }
 """`plan` asks which objects names refer to, `insights` which cluster runs statements."""
 
@@ -220,7 +220,6 @@ class Session:
                     raise DisconnectedError
                 if found := stream.poll():
                     await self._send(found)
-                    self._server.moved.set()
                 else:
                     await self._news.wait()
             await self._send(protocol.COPY_DONE + protocol.command_complete(f"COPY {stream.sent}"))
@@ -230,7 +229,6 @@ class Session:
             self._bytes_left = None
             relation.streams.discard(stream)
             self._server.listeners.discard(self._news)
-            self._server.moved.set()
 
     def _as_of(self, at_least: str | None, relation: Relation, cluster: Cluster) -> int:
         """The timestamp at which a subscription starts: the last closed time, or with `AS OF AT LEAST t` the oldest
