@@ -1,6 +1,6 @@
 """Tocsin's assumptions about Materialize, checked on a running one (TOCSIN_TEST_MATERIALIZE_DSN).
 
-The behaviour of the source is tested against it by tests/integration/test_source_materialize*.py, which run with the
+The behaviour of the source is tested against it by tests/integration/source_materialize, which run with the
 same variable. Here stand the facts that the double is built on and that a new version could change.
 """
 

@@ -20,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from support.materialize import MaterializeDouble, Relation
 from support.materialize.relation import DEFAULT_RETENTION
 from support.materialize.session import relation_name
+from tocsin.sources.materialize import Materialize
 from tocsin.sources.settings import MaterializeConfig
 
 VARIABLE = "TOCSIN_TEST_MATERIALIZE_DSN"
@@ -28,6 +29,10 @@ SERVERS = ("double", *([pytest.param("live", marks=pytest.mark.live)] if os.envi
 
 TextRow = tuple[str | None, ...]
 ColumnSpec = Sequence[tuple[str, str]]
+COLUMNS: ColumnSpec = (("id", "int4"), ("name", "text"))
+ANN: TextRow = ("1", "Ann")
+BOB: TextRow = ("2", "Bob")
+CYD: TextRow = ("3", "Cyd")
 _SOON = 30.0
 
 
@@ -105,6 +110,17 @@ def settings(dsn: str, **given: Any) -> MaterializeConfig:
     return MaterializeConfig.model_validate({**defaults, **given})
 
 
+def source(of: "Server | MaterializeDouble", **given: Any) -> Materialize:
+    """A source that reads from a server."""
+    server = DoubleServer(of) if isinstance(of, MaterializeDouble) else of
+    return Materialize("mz", server.config(**given))
+
+
+def _as_user(dsn: str, given: dict[str, Any]) -> str:
+    """The DSN for the `user` of some settings, which is taken out of them."""
+    return make_conninfo(dsn, user=given.pop("user")) if "user" in given else dsn
+
+
 class DoubleServer:
     """The double as one of the two servers."""
 
@@ -113,7 +129,7 @@ class DoubleServer:
         self.dsn = double.dsn
 
     def config(self, **given: Any) -> MaterializeConfig:
-        return settings(self.double.dsn, **given)
+        return settings(_as_user(self.dsn, given), **given)
 
     async def view(
         self, name: str, columns: ColumnSpec, *rows: TextRow, retain: bool | int = True, constant: bool = False
@@ -182,10 +198,7 @@ class _LiveServer:
         self._roles: list[str] = []
 
     def config(self, **given: Any) -> MaterializeConfig:
-        dsn = self.dsn
-        if "user" in given:
-            dsn = make_conninfo(dsn, user=given.pop("user"))
-        return settings(dsn, **given)
+        return settings(_as_user(self.dsn, given), **given)
 
     async def run(self, statement: str, **parts: sql.Composable) -> list[Any]:
         cursor = await self._connection.execute(sql.SQL(statement).format(**parts))

@@ -1,14 +1,13 @@
-"""The Materialize source: snapshots, changes, resumes, and rows as exact text. Each test runs against the
-double, and against a real Materialize where one is given (see support/live.py)."""
+"""The Materialize source: snapshots, changes, resumes, and rows as exact text."""
 
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 
 import pytest
 
-from support.live import SERVERS, DoubleServer, Server, TextRow, serving
+from support.live import ANN, BOB, COLUMNS, CYD, Server, source
 from support.materialize import MaterializeDouble, ServerError
 from support.reading import check, error_of, reading
 from support.waiting import SOON
@@ -17,30 +16,7 @@ from tocsin.firing.canonical import Respelling
 from tocsin.model import Batch, Row
 from tocsin.postgres import name_parts, relation
 from tocsin.sources.base import Subject
-from tocsin.sources.materialize import Assembler, Materialize
-
-COLUMNS = (("id", "int4"), ("name", "text"))
-ANN: TextRow = ("1", "Ann")
-BOB: TextRow = ("2", "Bob")
-CYD: TextRow = ("3", "Cyd")
-
-
-@pytest.fixture(params=SERVERS)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    async with serving(request.param) as running:
-        yield running
-
-
-@pytest.fixture
-async def double() -> AsyncIterator[MaterializeDouble]:
-    """For what only the double can be made to do."""
-    async with MaterializeDouble(progress_interval=0.1) as running:
-        yield running
-
-
-def source(of: Server | MaterializeDouble) -> Materialize:
-    server = DoubleServer(of) if isinstance(of, MaterializeDouble) else of
-    return Materialize("mz", server.config())
+from tocsin.sources.materialize import Assembler
 
 
 async def test_snapshot_comes_first_and_changes_follow(server: Server) -> None:
@@ -294,7 +270,7 @@ async def test_other_time_zone_of_session_is_set_back(
     double.create("public.orders", COLUMNS, rows=[ANN])
     double.answer = refuse
     monkeypatch.setenv("PGTZ", "+02")
-    async with reading(Materialize("mz", DoubleServer(double).config()), "public.orders") as stream:
+    async with reading(source(double), "public.orders") as stream:
         await stream.until_state(ANN)
     assert refused or """SET "TimeZone" = 'UTC'""" in double.statements
 
@@ -302,11 +278,8 @@ async def test_other_time_zone_of_session_is_set_back(
 async def test_settings_reach_the_session(double: MaterializeDouble) -> None:
     double.create("public.orders", COLUMNS, rows=[ANN])
     double.create_cluster("side line")
-    config = DoubleServer(double).config(cluster="quickstart", isolation="serializable", options={"search_path": "a b"})
-    async with reading(Materialize("mz", config), "public.orders") as stream:
+    given = {"cluster": "side line", "isolation": "serializable", "options": {"search_path": "a b"}}
+    async with reading(source(double, **given), "public.orders") as stream:
         await stream.until_state(ANN)
-    check(
-        await error_of(Materialize("mz", DoubleServer(double).config(cluster="nonesuch")), "public.orders"),
-        SourceReason.MISSING,
-        "unknown cluster 'nonesuch'",
-    )
+    error = await error_of(source(double, cluster="nonesuch"), "public.orders")
+    check(error, SourceReason.MISSING, "unknown cluster 'nonesuch'")

@@ -1,49 +1,29 @@
-"""The Materialize source notices when names come to refer to other objects. The tests that take `server` run against
-the double, and against a real Materialize where one is given (see support/live.py)."""
+"""The Materialize source notices when names come to refer to other objects."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
-from support.live import SERVERS, DoubleServer, Server, TextRow, serving
+from support.live import ANN, BOB, COLUMNS, CYD, Server, source
 from support.materialize import MaterializeDouble, Result, ServerError
 from support.reading import Reading, check, error_of, reading
 from support.waiting import until
 from tocsin.errors import SourceReason
 from tocsin.sources.base import Subject
-from tocsin.sources.materialize import Materialize
 
-COLUMNS = (("id", "int4"), ("name", "text"))
-ANN: TextRow = ("1", "Ann")
-BOB: TextRow = ("2", "Bob")
-CYD: TextRow = ("3", "Cyd")
 ORDERS = Subject(relation="blue.orders")
 QUERY = Subject(query="SELECT id FROM blue.orders")
 LIMIT = 2.0
 """Seconds within which a healthy server's rename or swap has to be noticed."""
 
 
-@pytest.fixture(params=SERVERS)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    async with serving(request.param) as running:
-        yield running
-
-
 @pytest.fixture
-async def double() -> AsyncIterator[MaterializeDouble]:
+def double(double: MaterializeDouble) -> MaterializeDouble:
     """With one view in two schemas: Ann in blue, Bob in green."""
-    async with MaterializeDouble(progress_interval=0.1, clusters=("quickstart", "other")) as running:
-        running.create("blue.orders", COLUMNS, retain=None, rows=[ANN])
-        running.create("green.orders", COLUMNS, retain=None, rows=[BOB])
-        yield running
-
-
-def source(of: Server | MaterializeDouble, **given: Any) -> Materialize:
-    server = DoubleServer(of) if isinstance(of, MaterializeDouble) else of
-    return Materialize("mz", server.config(**given))
+    double.create("blue.orders", COLUMNS, retain=None, rows=[ANN])
+    double.create("green.orders", COLUMNS, retain=None, rows=[BOB])
+    return double
 
 
 async def replaced(stream: Reading, *parts: str) -> None:
@@ -118,7 +98,8 @@ async def test_stream_goes_on_when_replacement_is_applied(double: MaterializeDou
 
 
 async def test_identity_check_leaves_healthy_stream_alone(double: MaterializeDouble) -> None:
-    """The view is renamed and back between two checks, and other objects come and go."""
+    """The view is renamed and back between two checks, and other objects come and go. The catalog is never queried:
+    that waits for a cluster of its own, for minutes on a busy server."""
     view = double.relation("blue.orders")
     async with reading(source(double, identity_check="20ms"), ORDERS) as stream:
         await checks(double, stream, 3)
@@ -128,6 +109,7 @@ async def test_identity_check_leaves_healthy_stream_alone(double: MaterializeDou
         await checks(double, stream, 3)
         view.insert(BOB)
         await stream.until_state(ANN, BOB)
+    assert not [text for text in double.statements if "mz_" in text]
 
 
 async def test_swapped_cluster_is_noticed_within_two_seconds(double: MaterializeDouble) -> None:
@@ -198,13 +180,6 @@ async def test_failed_checks_are_reported_until_they_succeed(double: Materialize
         await stream.until(lambda: problems[-1] == "")
         double.swap_schemas("blue", "green")
         await replaced(stream, "another object")
-
-
-async def test_catalog_is_never_queried(double: MaterializeDouble) -> None:
-    """Queries on the catalog wait for its own cluster, for minutes on a busy server."""
-    async with reading(source(double), ORDERS) as stream:
-        await checks(double, stream, 2)
-    assert not [text for text in double.statements if "mz_" in text]
 
 
 async def test_alerts_share_one_connection_for_checks(double: MaterializeDouble) -> None:

@@ -2,41 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
-from support.live import SERVERS, DoubleServer, Server, TextRow, serving, settings
+from support.live import ANN, BOB, COLUMNS, Server, TextRow, source
 from support.materialize import RELEASES, MaterializeDouble, ServerError, encode, errors
 from support.reading import check, error_of, reading
 from support.waiting import SOON, until
 from tocsin.errors import SourceReason
 from tocsin.sources.base import Subject
-from tocsin.sources.materialize import Materialize
 
-COLUMNS = (("id", "int4"), ("name", "text"))
-ANN: TextRow = ("1", "Ann")
-BOB: TextRow = ("2", "Bob")
 ORDERS = "public.orders"
-
-
-@pytest.fixture(params=SERVERS)
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    async with serving(request.param) as running:
-        yield running
-
-
-@pytest.fixture
-async def double() -> AsyncIterator[MaterializeDouble]:
-    """For what only the double can be made to do."""
-    async with MaterializeDouble(progress_interval=0.1) as running:
-        yield running
-
-
-def source(of: Server | MaterializeDouble, **given: Any) -> Materialize:
-    server = DoubleServer(of) if isinstance(of, MaterializeDouble) else of
-    return Materialize("mz", server.config(**given))
 
 
 async def gone(double: MaterializeDouble) -> None:
@@ -56,25 +32,18 @@ async def test_missing_privilege_names_role_and_view(server: Server) -> None:
     view = await server.view("orders", COLUMNS, ANN)
     role = await server.role()
     await view.deny(role)
-    if isinstance(server, DoubleServer):
-        denied = Materialize("mz", settings(server.double.dsn.replace("materialize@", f"{role}@")))
-    else:
-        denied = source(server, user=role)
-    error = await error_of(denied, view.name)
+    error = await error_of(source(server, user=role), view.name)
     check(error, SourceReason.PERMISSION, "permission denied", role)
 
 
-async def test_wrong_password_is_reported_without_it() -> None:
-    async with MaterializeDouble() as double:
-        double.passwords["ann"] = "right"
-        double.create(ORDERS, COLUMNS, rows=[ANN])
-        dsn = double.dsn.replace("materialize@", "ann@")
-        wrong = Materialize("mz", settings(dsn, password="SECRET-pass/word?"))
-        error = await error_of(wrong, ORDERS)
-        check(error, SourceReason.AUTH, "invalid password", f"ann@127.0.0.1:{double.port}/materialize")
-        assert "SECRET" not in str(error)
-        async with reading(Materialize("mz", settings(dsn, password="right")), ORDERS) as stream:
-            await stream.until_state(ANN)
+async def test_wrong_password_is_reported_without_it(double: MaterializeDouble) -> None:
+    double.passwords["ann"] = "right"
+    double.create(ORDERS, COLUMNS, rows=[ANN])
+    error = await error_of(source(double, user="ann", password="SECRET-pass/word?"), ORDERS)
+    check(error, SourceReason.AUTH, "invalid password", f"ann@127.0.0.1:{double.port}/materialize")
+    assert "SECRET" not in str(error)
+    async with reading(source(double, user="ann", password="right"), ORDERS) as stream:
+        await stream.until_state(ANN)
 
 
 async def test_dropped_view_ends_stream(server: Server) -> None:
