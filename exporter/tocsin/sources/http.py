@@ -6,8 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -77,13 +76,9 @@ class Config(SourceSettings):
         return secret
 
     @model_validator(mode="after")
-    def _asks_for_something(self) -> Self:
+    def _settings_fit(self) -> Self:
         if (self.token is None) == (self.signing_secret is None):
             raise ValueError("set token or signing_secret: otherwise anyone who reaches the port could send events")
-        return self
-
-    @model_validator(mode="after")
-    def _one_fits(self) -> Self:
         if self.max_waiting < self.max_body:
             raise ValueError("max_waiting is less than max_body; one request of that size would never fit")
         return self
@@ -94,20 +89,16 @@ def build(name: str, config: Config, *, clock: Callable[[], float] = time.time) 
     return Http(name, config, clock)
 
 
+_Stored: TypeAlias = asyncio.Future[None]
+"""Resolved when the ledger has the events of a request."""
+
+
 class RefusedRequest(Exception):  # noqa: N818 - an answer, not a fault
     """A request is refused: the HTTP status of the answer, and why."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
         self.status = status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Posted:
-    """The events of one request. `safe`: resolved when the ledger has them."""
-
-    events: Sequence[Event]
-    safe: asyncio.Future[None]
 
 
 class Http:
@@ -118,7 +109,9 @@ class Http:
         self._config = config
         self._clock = clock
         self._stream: _Stream | None = None
-        self._memory = _Memory(config.max_waiting)
+        # The memory of all current requests, from their first byte until they are answered.
+        self._requests = 0
+        self._bytes = 0
 
     def __repr__(self) -> str:
         return f"Http({self._name!r})"
@@ -141,7 +134,7 @@ class Http:
         """
         self._authorize(headers)
         self._opened()
-        with self._memory.request() as hold:
+        with self._memory() as hold:
             whole = await self._read(headers, body, hold)
             if len(whole) > _SMALL:
                 events = await asyncio.to_thread(self._events, name, headers, whole)
@@ -163,6 +156,28 @@ class Http:
         expected = f"Bearer {self._config.token.get_secret_value()}"
         if not hmac.compare_digest(shown.encode(errors="surrogateescape"), expected.encode()):
             raise RefusedRequest(401, "the token is missing or wrong; send `Authorization: Bearer <token>`")
+
+    @contextmanager
+    def _memory(self) -> Iterator[Callable[[int], None]]:
+        """Count a request, which reports the bytes it holds with the yielded function. Raises SourceError if a limit is
+        reached."""
+        if self._requests >= _MAX_REQUESTS:
+            raise _too_many()
+        held = 0
+
+        def hold(more: int) -> None:
+            nonlocal held
+            if self._bytes + more > self._config.max_waiting:
+                raise _too_many()
+            self._bytes += more
+            held += more
+
+        self._requests += 1
+        try:
+            yield hold
+        finally:
+            self._requests -= 1
+            self._bytes -= held
 
     async def _read(self, headers: Mapping[str, str], body: AsyncIterable[bytes], hold: Callable[[int], None]) -> bytes:
         """Read the whole body. `hold` gets the size of each piece."""
@@ -208,38 +223,6 @@ class Http:
         return events
 
 
-class _Memory:
-    """The memory of all current requests, from their first byte until they are answered."""
-
-    def __init__(self, limit: int) -> None:
-        """`limit`: bytes."""
-        self._limit = limit
-        self._requests = 0
-        self._bytes = 0
-
-    @contextmanager
-    def request(self) -> Iterator[Callable[[int], None]]:
-        """Add a request. It reports the bytes it holds with the yielded function. Raises SourceError if the limit is
-        reached."""
-        if self._requests >= _MAX_REQUESTS:
-            raise _too_many()
-        held = 0
-
-        def hold(more: int) -> None:
-            nonlocal held
-            if self._bytes + more > self._limit:
-                raise _too_many()
-            self._bytes += more
-            held += more
-
-        self._requests += 1
-        try:
-            yield hold
-        finally:
-            self._requests -= 1
-            self._bytes -= held
-
-
 def _too_many() -> SourceError:
     return SourceError("too many requests; try again", SourceReason.OTHER)
 
@@ -252,17 +235,19 @@ class _Stream:
     """Posted events that are not in the ledger yet."""
 
     def __init__(self) -> None:
-        self._waiting: asyncio.Queue[_Posted] = asyncio.Queue()
-        self._taken: set[_Posted] = set()
+        self._waiting: asyncio.Queue[tuple[Sequence[Event], _Stored]] = asyncio.Queue()
+        self._unanswered: set[_Stored] = set()
         self._refusing = False
 
     async def post(self, events: Sequence[Event]) -> None:
         """Return when the ledger has the events. Raises SourceError while it cannot store them."""
         if self._refusing:
             raise _not_now()
-        posted = _Posted(events=events, safe=asyncio.get_running_loop().create_future())
-        self._waiting.put_nowait(posted)
-        await posted.safe
+        stored: _Stored = asyncio.get_running_loop().create_future()
+        self._unanswered.add(stored)
+        stored.add_done_callback(self._unanswered.discard)
+        self._waiting.put_nowait((events, stored))
+        await stored
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
@@ -270,8 +255,9 @@ class _Stream:
             taken = [await self._waiting.get()]
             while len(taken) < _BATCH and not self._waiting.empty():
                 taken.append(self._waiting.get_nowait())
-            self._taken.update(taken)
-            yield EventBatch(events=[event for posted in taken for event in posted.events], receipt=taken)
+            yield EventBatch(
+                events=[event for events, _ in taken for event in events], receipt=[stored for _, stored in taken]
+            )
 
     async def prepare(self, batch: EventBatch) -> None:
         """Do nothing: refused requests are answered at once."""
@@ -284,19 +270,16 @@ class _Stream:
 
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:  # noqa: ARG002
         assert isinstance(batch.receipt, list)
-        for posted in batch.receipt:
-            self._taken.discard(posted)
-            if not posted.safe.done():
-                posted.safe.set_result(None)
+        for stored in batch.receipt:
+            if not stored.done():
+                stored.set_result(None)
 
     def close(self) -> None:
         """Answer every waiting request with an error that asks to try again."""
-        while not self._waiting.empty():
-            self._taken.add(self._waiting.get_nowait())
-        for posted in self._taken:
-            if not posted.safe.done():
-                posted.safe.set_exception(_not_now())
-        self._taken.clear()
+        self._waiting = asyncio.Queue()
+        for stored in self._unanswered:
+            if not stored.done():
+                stored.set_exception(_not_now())
 
 
 def _check_signature_headers(headers: Mapping[str, str], now: float) -> None:
