@@ -93,8 +93,8 @@ async def test_settings_are_made_through_session_pooler(server: Postgres, databa
         await stream.next()
         direct = stream.state
     await changed(database, **SETTINGS)
-    with pgbouncer(server) as pooler:
-        dsn = pooler.dsn(database.dsn)
+    with pgbouncer(server) as pooled:
+        dsn = pooled(database.dsn)
         async with taking(source(database, dsn=dsn)) as worker:
             await worker.take()
             assert worker.names == ["order"]

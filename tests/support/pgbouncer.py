@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,11 @@ _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
 
 
 @contextmanager
-def pgbouncer(server: Postgres, *, pool_mode: str = "session") -> Iterator["Pooled"]:
-    """Run it as the user of the server, which it needs for the server's socket. Skips where it is not installed."""
+def pgbouncer(server: Postgres) -> Iterator[Callable[[str], str]]:
+    """Run it in session mode, and yield what turns a connection string of the server into one through the pooler.
+
+    It runs as the user of the server, as the server's socket requires. Skips where it is not installed.
+    """
     program = shutil.which("pgbouncer", path=_PATH)
     if program is None:
         pytest.skip("pgbouncer is not installed")
@@ -38,13 +41,13 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = any
-pool_mode = {pool_mode}
+pool_mode = session
 """)
     as_user = ["-u", Path(str(target["host"])).owner()] if os.getuid() == 0 else []
     process = subprocess.Popen([program, *as_user, str(file)], stderr=subprocess.DEVNULL)
     try:
         seen(lambda: _open(port), "PgBouncer listens")
-        yield Pooled(port, str(target["user"]))
+        yield lambda dsn: make_conninfo(dsn, host="127.0.0.1", port=str(port))
     finally:
         process.kill()
         process.wait()
@@ -54,16 +57,3 @@ pool_mode = {pool_mode}
 def _open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Pooled:
-    """The address of the pooler."""
-
-    def __init__(self, port: int, user: str) -> None:
-        self._port = port
-        self._user = user
-
-    def dsn(self, database: str) -> str:
-        """A connection string for a database of the server, given by its own connection string."""
-        name = conninfo_to_dict(database)["dbname"]
-        return make_conninfo(host="127.0.0.1", port=str(self._port), user=self._user, dbname=name)
