@@ -78,8 +78,9 @@ def error_fields(body: bytes) -> tuple[str | None, ...]:
 def comparable(sent: Iterable[bytes]) -> list[bytes]:
     """Lines with the rows between two progress rows in one order."""
     ordered: list[bytes] = []
-    for _, group in groupby(sent, key=lambda line: change(line)[1] is None):
-        ordered += sorted(group)
+    for is_progress, group in groupby(sent, key=lambda line: change(line)[1] is None):
+        lines = list(group)
+        ordered += lines if is_progress else sorted(lines)
     return ordered
 
 

@@ -1,17 +1,15 @@
 """What the tests against a real PostgreSQL share: one server, and in it a database of its own for each test."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from support.postgres import Database, Postgres, postgres
+from support.postgres import Database, Postgres, shared_postgres
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Postgres]:
-    """A test may stop it, and starts it again."""
-    with postgres() as running:
-        yield running
+def server() -> Postgres:
+    return shared_postgres()
 
 
 @pytest.fixture

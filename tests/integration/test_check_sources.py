@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from support import events_table
 from support.kafka import Kafka, allow, committed, kafka, make_topic, new_topic, produce, shared_kafka
-from support.postgres import Database, Postgres, postgres
+from support.postgres import Database, Postgres
 from support.prometheus import free_port
 from support.rabbitmq import (
     GUEST,
@@ -214,21 +214,20 @@ async def test_channel_without_right_to_write_is_named(guarded_kafka: Kafka) -> 
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    """A server that asks the role `guarded` for its password."""
-    with postgres() as running:
-        with psycopg.connect(running.dsn(), autocommit=True) as admin:
-            [[rules]] = admin.execute("SHOW hba_file").fetchall()
-            Path(rules).write_text("local all guarded scram-sha-256\nlocal all all trust\n", encoding="ascii")
-            admin.execute(sql.SQL("CREATE ROLE guarded LOGIN PASSWORD {}").format(RIGHT))
-        running.stop()
-        running.start()
-        yield running
+def guarded(server: Postgres) -> Postgres:
+    """The server, which asks the role `guarded` for its password."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        [[rules]] = admin.execute("SHOW hba_file").fetchall()
+        admin.execute(sql.SQL("CREATE ROLE guarded LOGIN PASSWORD {}").format(RIGHT))
+    Path(rules).write_text("local all guarded scram-sha-256\n" + Path(rules).read_text("ascii"), encoding="ascii")
+    server.stop()
+    server.start()
+    return server
 
 
 @pytest.fixture
-async def database(server: Postgres) -> AsyncIterator[Database]:
-    async with server.database() as made:
+async def database(guarded: Postgres) -> AsyncIterator[Database]:
+    async with guarded.database() as made:
         yield made
 
 

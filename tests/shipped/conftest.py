@@ -7,14 +7,13 @@ import psycopg
 import pytest
 
 from support.model_on_postgres import SCHEMA, Model
-from support.postgres import Postgres, postgres
+from support.postgres import Postgres, shared_postgres
 from support.setup_server import shipped
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Postgres]:
-    with postgres() as running:
-        yield running
+def server() -> Postgres:
+    return shared_postgres()
 
 
 @pytest.fixture(scope="session")

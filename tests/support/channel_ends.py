@@ -1,8 +1,6 @@
 """The part of the contract suite that differs by type of channel: the minimal configuration, and the receiver on this
 machine."""
 
-import atexit
-import functools
 import io
 import json
 import secrets
@@ -15,7 +13,7 @@ from typing import Any, Self
 import psycopg
 
 from support.kafka import shared_kafka, stored
-from support.postgres import Postgres, postgres
+from support.postgres import shared_postgres
 from support.receiver import Answer, Received, Receiver, of_json
 from support.smtp import MailServer
 from tocsin.envelope import Envelope
@@ -157,7 +155,7 @@ class PostgresEnd(End):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dsn = _shared_postgres().dsn()
+        self.dsn = shared_postgres().dsn()
         self.table = f"contract_{secrets.token_hex(4)}"
 
     def settings(self, url: str) -> dict[str, Any]:
@@ -189,13 +187,6 @@ HANDLED: list[Envelope] = []
 def handle(envelope: Envelope) -> None:
     """The handler of `PythonEnd`."""
     HANDLED.append(envelope)
-
-
-@functools.cache
-def _shared_postgres() -> Postgres:
-    running = postgres()
-    atexit.register(running.__exit__, None, None, None)
-    return running.__enter__()
 
 
 ENDS: dict[str, Callable[[], End]] = {

@@ -1,6 +1,8 @@
 """A real PostgreSQL on a socket of its own."""
 
+import atexit
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -71,6 +73,15 @@ class Database:
             with contextlib.suppress(psycopg.Error):
                 await self._connection.close()
             self._connection = None
+
+
+@functools.cache
+def shared_postgres() -> Postgres:
+    """The running server that the tests of this process share. Each test uses a database of its own; one that stops the
+    server starts it again."""
+    running = postgres()
+    atexit.register(running.__exit__, None, None, None)
+    return running.__enter__()
 
 
 @contextmanager
