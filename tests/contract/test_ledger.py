@@ -114,7 +114,7 @@ async def test_known_id_makes_no_notification(ledger: Ledger) -> None:
 
 async def test_old_rows_keep_their_columns(ledger: Ledger) -> None:
     wider = (*COLUMNS, Column(name="extra", oid=1700, typmod=655366))
-    newer = replace(transition("2", columns=wider), row=("2", "x", "9.5"))
+    newer = transition("2", columns=wider)._replace(row=("2", "x", "9.5"))
     await fired(ledger, "1")
     await ledger.commit(commit([newer, transition("3")], columns=wider))
     stored = await ledger.load("late")

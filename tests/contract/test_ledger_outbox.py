@@ -6,7 +6,7 @@ import pytest
 
 from support.clock import Clock
 from support.ledger import commit, delivered, fired, firing, record, sendable, settlement, transition
-from tocsin.ledger.base import Backlog, Filter, Ledger, Settlement, Status
+from tocsin.ledger.base import Backlog, Filter, Ledger, Status
 from tocsin.model import Kind
 
 
@@ -44,7 +44,7 @@ async def test_ordering_key_is_sent_in_order(ledger: Ledger, clock: Clock) -> No
     await ledger.settle([settlement(one, Status.PENDING, not_before=clock.now + 5)])
     assert await sendable(ledger) == []
     clock.advance(5)
-    assert await sendable(ledger) == [replace(one, attempts=1, not_before=clock.now)]
+    assert await sendable(ledger) == [one._replace(attempts=1, not_before=clock.now)]
     await ledger.settle([settlement(one, Status.DEAD)])
     assert await sendable(ledger) == [two]
     await ledger.drop([two.id])
@@ -91,8 +91,17 @@ async def test_late_settlement_changes_nothing(ledger: Ledger) -> None:
     (notification,) = await fired(ledger, "1")
     assert await ledger.drop([notification.id]) == 1
     before = await record(ledger, notification)
-    await ledger.settle([delivered(notification), Settlement(seq=4711, status=Status.DEAD, attempts=1)])
+    await ledger.settle([delivered(notification), settlement(notification._replace(seq=4711), Status.DEAD)])
     assert await record(ledger, notification) == before
+
+
+async def test_repeated_settlement_is_one_attempt(ledger: Ledger, clock: Clock) -> None:
+    """A dispatcher that was stopped while it wrote cannot know whether that succeeded, and writes again."""
+    (notification,) = await fired(ledger, "1")
+    failed = settlement(notification, Status.PENDING, at=clock.now)
+    await ledger.settle([failed])
+    await ledger.settle([failed])
+    assert len(await ledger.attempts(notification.id)) == (await record(ledger, notification)).attempts == 1
 
 
 async def test_retry_makes_dead_letters_pending(ledger: Ledger, clock: Clock) -> None:
@@ -101,7 +110,7 @@ async def test_retry_makes_dead_letters_pending(ledger: Ledger, clock: Clock) ->
     await ledger.drop([dropped.id])
     clock.advance(1000)
     assert await ledger.retry([dead.id, dropped.id, sent.id, waiting.id, "unknown"]) == 2
-    fresh = [replace(one, created_at=clock.now) for one in (dead, dropped)]
+    fresh = [one._replace(created_at=clock.now) for one in (dead, dropped)]
     assert await sendable(ledger) == [*fresh, waiting]
     assert (await record(ledger, dead)).settled_at is None
 

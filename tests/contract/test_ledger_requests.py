@@ -25,18 +25,11 @@ async def ids(ledger: Ledger, channel: str = "hook") -> list[list[str]]:
 
 
 def dead(notification: Notification, reason: str = "exhausted", *, repeat: bool = True) -> Settlement:
-    return Settlement(seq=notification.seq, status=Status.DEAD, attempts=1, reason=reason, repeat=repeat)
+    return settlement(notification, Status.DEAD, reason=reason, detail="", repeat=repeat)
 
 
 def unknown(notification: Notification, not_before: float) -> Settlement:
-    return Settlement(
-        seq=notification.seq,
-        status=Status.PENDING,
-        attempts=1,
-        not_before=not_before,
-        reason="timeout",
-        repeat=True,
-    )
+    return settlement(notification, Status.PENDING, not_before=not_before, repeat=True)
 
 
 async def test_request_survives_process_restart(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:

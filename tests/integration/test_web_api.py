@@ -158,13 +158,13 @@ async def event(response: ClientResponse) -> Any:
 
 
 async def test_stream_sends_recent_transitions_then_new_ones(start: Start, process: FakeProcess) -> None:
-    process.feed.publish([replace(FIRED, row=("Acme", None, "NaN"))])
+    process.feed.publish([FIRED._replace(row=("Acme", None, "NaN"))])
     response = await (await start()).get("/api/v1/transitions")
     assert response.content_type == "text/event-stream"
     first = await event(response)
     assert (first["kind"], first["at"], first["value"]) == ("fired", "2023-11-14T22:13:20.000Z", "NaN")
     hostile = "line\nbreak\n\ndata: x"
-    process.feed.publish([replace(FIRED, kind=Kind.RESOLVED, row=(hostile, None, "1"))])
+    process.feed.publish([FIRED._replace(kind=Kind.RESOLVED, row=(hostile, None, "1"))])
     second = await event(response)
     assert (second["kind"], second["labels"]) == ("resolved", {"customer": hostile})
 

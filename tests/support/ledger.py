@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tocsin.firing import Firing, Phase
 from tocsin.ledger.base import Commit, Filter, Ledger, Record, Settlement, Status
@@ -98,23 +98,17 @@ def commit(
     )
 
 
-def delivered(notification: Notification, *, at: float = 0.0) -> Settlement:
+def delivered(notification: Notification, **more: Any) -> Settlement:
     """The settlement of a successful attempt."""
-    return settlement(notification, Status.DELIVERED, at=at)
+    return settlement(notification, Status.DELIVERED, **more)
 
 
-def settlement(notification: Notification, status: Status, *, at: float = 0.0, not_before: float = 0.0) -> Settlement:
-    """The settlement of one more attempt."""
+def settlement(notification: Notification, status: Status, **more: Any) -> Settlement:
+    """The settlement of one more attempt, with other fields as in `more`."""
     reason, detail = ("", "") if status is Status.DELIVERED else ("timeout", "no answer")
-    return Settlement(
-        seq=notification.seq,
-        status=status,
-        attempts=notification.attempts + 1,
-        not_before=not_before,
-        reason=reason,
-        detail=detail,
-        at=at,
-    )
+    of = notification
+    fields: dict[str, Any] = {"attempts": of.attempts + 1, "reason": reason, "detail": detail} | more
+    return Settlement(seq=of.seq, channel=of.channel, ordering_key=of.ordering_key, status=status, **fields)
 
 
 async def sendable(ledger: Ledger, channel: str = "hook", limit: int = 1000) -> list[Notification]:

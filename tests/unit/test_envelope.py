@@ -45,7 +45,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "envelope.md"
 
 
 def of(text: str | None, oid: int = 25, view: str | None = "v") -> Envelope:
-    what = replace(UPDATE, columns=(Column(name="v", oid=oid),), row=(text,), previous=None)
+    what = UPDATE._replace(columns=(Column(name="v", oid=oid),), row=(text,), previous=None)
     return build(what, ID, View(value=view))
 
 
@@ -74,12 +74,12 @@ def test_schema_type_and_variables_have_equal_keys() -> None:
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_status_is_the_kind(kind: Kind) -> None:
-    assert json.loads(json.dumps(build(replace(UPDATE, kind=kind), ID, VIEW)))["status"] == kind.value
+    assert json.loads(json.dumps(build(UPDATE._replace(kind=kind), ID, VIEW)))["status"] == kind.value
 
 
 def test_null_label_is_omitted_and_empty_kept() -> None:
     assert "courier" not in build(UPDATE, ID, VIEW)["labels"]
-    assert build(replace(UPDATE, row=(*ROW[:-1], "")), ID, VIEW)["labels"]["courier"] == ""
+    assert build(UPDATE._replace(row=(*ROW[:-1], "")), ID, VIEW)["labels"]["courier"] == ""
 
 
 def test_labels_are_the_text_of_the_row() -> None:
@@ -88,7 +88,7 @@ def test_labels_are_the_text_of_the_row() -> None:
 
 
 def test_missing_columns_are_omitted() -> None:
-    old = replace(UPDATE, columns=(Column(name="order_id", oid=20),), row=("17",), previous=None)
+    old = UPDATE._replace(columns=(Column(name="order_id", oid=20),), row=("17",), previous=None)
     envelope = build(old, ID, VIEW)
     assert envelope["labels"] == {"team": "delivery"}
     assert envelope["value"] is None
@@ -98,7 +98,7 @@ def test_missing_columns_are_omitted() -> None:
 
 
 def test_row_shorter_than_columns_is_built() -> None:
-    assert build(replace(UPDATE, row=("17", "Ann"), previous=()), ID, VIEW)["row"] == {
+    assert build(UPDATE._replace(row=("17", "Ann"), previous=()), ID, VIEW)["row"] == {
         "order_id": 17,
         "customer": "Ann",
     }
@@ -144,7 +144,7 @@ def test_value_is_a_number_if_possible(text: str | None, oid: int, expected: obj
     ],
 )
 def test_times_are_utc_with_milliseconds(milliseconds: int, expected: str) -> None:
-    assert build(replace(UPDATE, at=milliseconds), ID, VIEW)["at"] == expected
+    assert build(UPDATE._replace(at=milliseconds), ID, VIEW)["at"] == expected
 
 
 def test_template_variables_are_python_values() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -165,7 +164,7 @@ async def test_exception_of_the_output_is_a_failed_attempt(levels: LevelHarness,
 
 
 async def test_unrenderable_or_excluded_row_hides_no_other(levels: LevelHarness) -> None:
-    excluded = replace(transition(key="2"), row=("2", "skip", "3"))
+    excluded = transition(key="2")._replace(row=("2", "skip", "3"))
     levels.firing["late"] = [transition(key="666"), excluded, transition(key="1")]
     levels.loop.changed("late")
     with capture_logs() as logged:
@@ -176,7 +175,7 @@ async def test_unrenderable_or_excluded_row_hides_no_other(levels: LevelHarness)
 
 async def test_renders_only_what_is_new_or_changed(levels: LevelHarness) -> None:
     await levels.fires("1", "2")
-    levels.firing["late"] = [transition(key="1"), replace(transition(key="2"), row=("2", "Bob", "3"))]
+    levels.firing["late"] = [transition(key="1"), transition(key="2")._replace(row=("2", "Bob", "3"))]
     levels.loop.changed("late")
     await levels.advance(0.3)
     assert levels.level.rendered == ["1", "2", "2"]

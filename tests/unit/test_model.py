@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,12 +57,12 @@ def test_identities_are_stable_between_versions() -> None:
 def test_id_depends_on_kind_times_and_channel(kind: Kind, started_at: int, at: int, channel: str) -> None:
     parts = (kind, started_at, at, channel)
     base = (TRANSITION.kind, TRANSITION.started_at, TRANSITION.at, "novu")
-    other = replace(TRANSITION, kind=kind, started_at=started_at, at=at)
+    other = TRANSITION._replace(kind=kind, started_at=started_at, at=at)
     assert (notification_id(other, channel) == notification_id(TRANSITION, "novu")) is (parts == base)
 
 
 def test_id_does_not_depend_on_the_row() -> None:
-    other = replace(TRANSITION, row=("18", "x"), previous=("19",), columns=())
+    other = TRANSITION._replace(row=("18", "x"), previous=("19",), columns=())
     assert notification_id(other, "novu") == notification_id(TRANSITION, "novu")
 
 

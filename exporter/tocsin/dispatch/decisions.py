@@ -1,8 +1,9 @@
 """What the answers of a receiver mean: for a notification, and for the channel as a whole. No I/O, no clock."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import structlog
 
@@ -56,10 +57,16 @@ def settlements(
     decision = _decide(result, attempts, age, policy, now, chance)
     release_key = isinstance(result, Reschedule) and len(together) == 1 and together[0].digest is None
     return [
-        replace(
-            decision,
+        Settlement(
             seq=one.seq,
-            attempts=one.attempts + decision.attempts - attempts,
+            channel=one.channel,
+            ordering_key=one.ordering_key,
+            status=decision.status,
+            attempts=one.attempts + decision.counts,
+            not_before=decision.not_before,
+            reason=decision.reason,
+            detail=decision.detail,
+            at=now,
             repeat=repeat,
             release_key=release_key,
         )
@@ -67,32 +74,38 @@ def settlements(
     ]
 
 
+class _Decision(NamedTuple):
+    status: Status
+    reason: str = ""
+    detail: str = ""
+    not_before: float = 0.0
+    counts: bool = True
+    """Whether the attempt counts."""
+
+
 def _decide(
     result: Result, attempts: int, age: float, policy: Policy, now: float, chance: Callable[[], float]
-) -> Settlement:
-    """`attempts`: those before this one. `seq` is filled in by the caller."""
-    settlement = Settlement(seq=0, status=Status.PENDING, attempts=attempts + 1, at=now)
+) -> _Decision:
+    """`attempts`: those before this one."""
     match result:
         case Delivered(note):
-            return replace(settlement, status=Status.DELIVERED, detail=note)
+            return _Decision(Status.DELIVERED, detail=note)
         case Paused(reason, detail):
-            return replace(settlement, attempts=attempts, reason=reason, detail=detail)
+            return _Decision(Status.PENDING, reason, detail, counts=False)
         case Rejected(reason, detail):
-            return replace(settlement, status=Status.DEAD, reason=reason, detail=detail)
+            return _Decision(Status.DEAD, reason, detail)
         case Retry(reason, detail, after, free):
-            made = attempts + (0 if free else 1)
-            why = f"{reason}: {detail}"
+            made, why = attempts + (not free), f"{reason}: {detail}"
             if policy.max_attempts is not None and made >= policy.max_attempts:
                 why = f"{made} attempts; the last: {why}"
-                return replace(settlement, status=Status.DEAD, reason=Reason.EXHAUSTED, detail=why)
+                return _Decision(Status.DEAD, Reason.EXHAUSTED, why)
             if age > policy.max_age:
-                why = f"older than max_age; the last attempt: {why}"
-                return replace(settlement, status=Status.DEAD, reason=Reason.EXPIRED, detail=why)
+                return _Decision(Status.DEAD, Reason.EXPIRED, f"older than max_age; the last attempt: {why}")
             if isinstance(result, Reschedule):
                 wait = after or 0.0
             else:
                 wait = policy.backoff.delay(attempts, chance, at_least=after)
-            return replace(settlement, attempts=made, not_before=now + wait, reason=reason, detail=detail)
+            return _Decision(Status.PENDING, reason, detail, now + wait, counts=not free)
 
 
 def is_unknown(result: Result, *, repeated: bool) -> bool:

@@ -120,7 +120,7 @@ class Dispatcher:
             await self._claims.give_back(sending.unsent)
             await asyncio.sleep(0)  # a channel that never waits must not block the event loop
             claim = self._next()
-        self._wake.set()
+        self._stir()
 
     def _record(self, sending: Sending, *, repeated: bool) -> None:
         """Decide about each message. What shares a request of unknown outcome has one time and one end."""
@@ -142,7 +142,14 @@ class Dispatcher:
         self._supervisor.works()
         if more:
             self._claims.changed()
-        self._wake.set()
+        self._stir()
+
+    def _stir(self) -> None:
+        """Wake the loop if there is something for it to do."""
+        if self._claims or self._claims.wants_more:
+            self._wake.set()
+        else:
+            self._note_idle()
 
     def _note_idle(self) -> bool:
         """Set `_idle` where nothing is to be sent now, or may be."""

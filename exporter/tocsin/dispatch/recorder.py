@@ -42,13 +42,12 @@ class Recorder:
         self._chance = chance
         self._dead = Repeats(log, "notification dead-lettered", monotonic=monotonic)
         self._queue: list[Settlement] = []
-        self._writing = False
         self._added = asyncio.Event()
 
     @property
     def idle(self) -> bool:
         """Whether everything is written."""
-        return not self._queue and not self._writing
+        return not self._queue
 
     def add(self, together: Sequence[Notification], result: Result, settlements: Sequence[Settlement]) -> None:
         """Count the outcome of one message, and queue what is to be written."""
@@ -86,20 +85,11 @@ class Recorder:
         self._dead.flush()
 
     async def _write(self) -> bool:
-        """Write the queue in one transaction. A cancelled caller waits for its end. See `Outbox.settle`."""
-        settlements, self._queue, self._writing = self._queue, [], True
-        writing = asyncio.ensure_future(self._ledger.settle(settlements))
-        try:
-            return await asyncio.shield(writing)
-        except LedgerError:
-            self._queue[:0] = settlements
-            raise
-        except asyncio.CancelledError:
-            with contextlib.suppress(LedgerError):
-                await writing
-            raise
-        finally:
-            self._writing = False
+        """Write the queue in one transaction. What is cancelled stays queued: to settle it twice does no harm."""
+        settlements = self._queue.copy()
+        more = await self._ledger.settle(settlements)
+        del self._queue[: len(settlements)]
+        return more
 
     def _count(self, notification: Notification, result: Result, settlement: Settlement) -> None:
         dead = settlement.status is Status.DEAD

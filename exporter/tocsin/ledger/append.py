@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from tocsin.ledger.base import Routed
 from tocsin.ledger.opening import one
@@ -16,6 +17,15 @@ _INSERT = """
 """
 
 
+class Appended(NamedTuple):
+    """What was appended."""
+
+    notifications: list[Notification]
+    """Those that are new, of a digest only the first."""
+    blocked: set[int]
+    """Those that wait for another of their ordering key, by `seq`."""
+
+
 class Appender:
     """Appends to the outbox of one file. Numbers rows itself, so that one statement writes many."""
 
@@ -23,8 +33,8 @@ class Appender:
         self._next_transition = one(connection, "SELECT coalesce(max(id), 0) + 1 FROM transitions")
         self._next_seq = one(connection, "SELECT coalesce(max(seq), 0) + 1 FROM notifications")
 
-    def append(self, db: sqlite3.Connection, routed: Iterable[Routed], now: float) -> list[Notification]:
-        """Write transitions and their notifications. Returns the new ones, of a digest only the first."""
+    def append(self, db: sqlite3.Connection, routed: Iterable[Routed], now: float) -> Appended:
+        """Write transitions and their notifications."""
         first_seq, first_transition = self._next_seq, self._next_transition
         transitions: list[tuple[object, ...]] = []
         notifications: list[Notification] = []
@@ -53,14 +63,7 @@ class Appender:
                 if first:
                     notifications.append(
                         Notification(
-                            seq=seq,
-                            id=name,
-                            channel=address.channel,
-                            transition=transition,
-                            created_at=now,
-                            not_before=due,
-                            ordering_key=key,
-                            digest=digest,
+                            seq, name, address.channel, transition, key, digest, created_at=now, not_before=due
                         )
                     )
         db.executemany("INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", transitions)
@@ -73,7 +76,8 @@ class Appender:
                 " AND NOT EXISTS (SELECT 1 FROM notifications WHERE transition = transitions.id)",
                 (first_transition,),
             )
-        return notifications
+        blocked = db.execute("SELECT seq FROM notifications WHERE seq >= ? AND ready_at IS NULL", (first_seq,))
+        return Appended(notifications, {row[0] for row in blocked})
 
 
 class _Digests:

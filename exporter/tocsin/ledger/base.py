@@ -97,9 +97,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """How an attempt ended."""
+    """How an attempt ended. The first three are those of the notification."""
 
     seq: int
+    channel: str
+    ordering_key: str
     status: Status
     attempts: int
     not_before: float = 0.0

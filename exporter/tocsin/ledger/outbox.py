@@ -7,9 +7,12 @@ request that a notification is in, until the outcome of the request is known.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import NamedTuple
 
 from tocsin.ledger.base import MOST_MERGED, Page, Settlement, Status
+from tocsin.ledger.opening import one
 from tocsin.ledger.rows import NOTIFICATION, Shapes
 from tocsin.model import Notification
 
@@ -34,20 +37,30 @@ _OF_REQUEST = f"{NOTIFICATION} WHERE n.request = ? AND n.status = 'pending' ORDE
 _OF_DIGEST = f"{NOTIFICATION} WHERE n.digest = ? AND n.status = 'pending' ORDER BY n.seq LIMIT ?"
 
 
+class Read(NamedTuple):
+    """What a claim finds in the file."""
+
+    page: Page
+    full: bool
+    """Whether there may be more that could be sent now."""
+    last_seq: int
+    """The last notification that was written by then."""
+
+
 def claim(
     db: sqlite3.Connection,
     shapes: Shapes,
-    recent: dict[int, Notification],
+    known: Mapping[int, Notification],
     channel: str,
     claimed: Iterable[str],
     limit: int,
     now: float,
-) -> Page:
-    """See `Outbox.claim`. `recent`: notifications that were just written, by `seq`. `claimed`: ordering keys to
-    skip."""
+) -> Read:
+    """See `Outbox.claim`. `known`: notifications that need not be read, by `seq`. `claimed`: ordering keys to skip."""
     busy = set(claimed)
     text = json.dumps(list(busy))
     half = max(1, limit // 2)
+    last_seq = one(db, "SELECT coalesce(max(seq), 0) FROM notifications")
     timed = db.execute(_AT_A_TIME, (channel, text, half + 1)).fetchall()
     due = [row for row in timed[:half] if row[-1] <= now]
     at_once = db.execute(_AT_ONCE, (channel, text, limit - len(due))).fetchall()
@@ -65,16 +78,18 @@ def claim(
         if busy.isdisjoint(keys) and all(member.not_before <= now for member in members):
             repeats.append(members)
             busy |= keys
-    known = [one for seq in heads if (one := recent.pop(seq, None)) is not None]
-    if len(known) < len(heads):
-        unknown = {*heads} - {one.seq for one in known}
-        known += shapes.notifications(db, _BY_SEQ, json.dumps([*unknown]))
-    return Page(
-        heads=sorted(known, key=lambda head: head.seq),
+    found = [notification for seq in heads if (notification := known.get(seq)) is not None]
+    if len(found) < len(heads):
+        unknown = {*heads} - {notification.seq for notification in found}
+        found += shapes.notifications(db, _BY_SEQ, json.dumps([*unknown]))
+    full = len(due) == half or len(due) + len(at_once) == limit
+    page = Page(
+        heads=sorted(found, key=attrgetter("seq")),
         repeats=repeats,
-        more=bool(heads or repeats) and (len(due) == half or len(due) + len(at_once) == limit),
+        more=full and bool(heads or repeats),
         next_at=next((row[-1] for row in timed if row[-1] > now), None),
     )
+    return Read(page, full, last_seq)
 
 
 def recover(db: sqlite3.Connection, channel: str, since: float, ready_at: float) -> None:
@@ -99,30 +114,30 @@ def bind(db: sqlite3.Connection, requests: Sequence[Sequence[int]]) -> None:
 
 def settle(db: sqlite3.Connection, settlements: Sequence[Settlement]) -> bool:
     """See `Outbox.settle`."""
-    keys = _keys(db, [one.seq for one in settlements])
-    db.executemany(_SETTLE, [_values(one) for one in settlements])
-    released = [(one.seq,) for one in settlements if one.release_key]
-    db.executemany(_RELEASE_KEY, released)
-    more = make_ready(db, keys)
-    failed = [one for one in settlements if one.reason]
-    db.executemany(
-        "INSERT INTO attempts VALUES (?, ?, ?, ?)",
-        ((one.seq, one.at, one.reason, _storable(one.detail)) for one in failed),
-    )
-    db.executemany(
-        "DELETE FROM attempts WHERE seq = ? AND rowid <= (SELECT rowid FROM attempts WHERE seq = ?"
-        " ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
-        ((one.seq, one.seq, _KEPT_ATTEMPTS) for one in failed),
-    )
-    return more or bool(released)
+    db.executemany(_SETTLE, map(_values, settlements))
+    released = [(each.seq,) for each in settlements if each.release_key]
+    if released:
+        db.executemany(_RELEASE_KEY, released)
+    if failed := [each for each in settlements if each.reason]:
+        db.executemany(
+            "INSERT INTO attempts SELECT ?1, ?2, ?3, ?4"
+            " WHERE NOT EXISTS (SELECT 1 FROM attempts WHERE seq = ?1 AND at = ?2)",
+            ((each.seq, each.at, each.reason, _storable(each.detail)) for each in failed),
+        )
+        db.executemany(
+            "DELETE FROM attempts WHERE seq = ? AND rowid <= (SELECT rowid FROM attempts WHERE seq = ?"
+            " ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
+            ((each.seq, each.seq, _KEPT_ATTEMPTS) for each in failed),
+        )
+    # Also of what an operator has dropped meanwhile: it no longer holds back the next.
+    return make_ready(db, {(each.channel, each.ordering_key) for each in settlements}) or bool(released)
 
 
 _SETTLE = """
     UPDATE notifications SET
-      status = :status, attempts = :attempts, not_before = :not_before, settled_at = :settled_at,
-      reason = :reason, detail = :detail,
-      request = CASE WHEN :repeat THEN request END, ready_at = NULL
-    WHERE seq = :seq AND status = 'pending'
+      status = ?, attempts = ?, not_before = ?, settled_at = ?, reason = ?, detail = ?,
+      request = CASE WHEN ? THEN request END, ready_at = NULL
+    WHERE seq = ? AND status = 'pending'
 """
 _RELEASE_KEY = """
     UPDATE notifications SET ready_at = not_before, ordering_key = 'released ' || seq
@@ -130,24 +145,10 @@ _RELEASE_KEY = """
 """
 
 
-def _values(one: Settlement) -> dict[str, object]:
-    return {
-        "seq": one.seq,
-        "status": one.status.value,
-        "attempts": one.attempts,
-        "not_before": one.not_before,
-        "settled_at": None if one.status is Status.PENDING else one.at,
-        "reason": str(one.reason),
-        "detail": _storable(one.detail),
-        "repeat": one.repeat,
-    }
-
-
-def _keys(db: sqlite3.Connection, seqs: Sequence[int]) -> list[Key]:
-    return db.execute(
-        "SELECT DISTINCT channel, ordering_key FROM notifications WHERE seq IN (SELECT value FROM json_each(?))",
-        (json.dumps(seqs),),
-    ).fetchall()
+def _values(one: Settlement) -> tuple[object, ...]:
+    settled_at = None if one.status is Status.PENDING else one.at
+    detail = _storable(one.detail)
+    return (one.status.value, one.attempts, one.not_before, settled_at, str(one.reason), detail, one.repeat, one.seq)
 
 
 def make_ready(db: sqlite3.Connection, keys: Iterable[Key]) -> bool:

@@ -3,14 +3,15 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger import outbox, records
-from tocsin.ledger.append import Appender
+from tocsin.ledger.append import Appended, Appender
 from tocsin.ledger.base import (
     Attempt,
     Backlog,
@@ -25,14 +26,12 @@ from tocsin.ledger.base import (
     Stored,
 )
 from tocsin.ledger.opening import connect, ledger_error, lock_file, migrate, one
+from tocsin.ledger.queue import Queue
 from tocsin.ledger.rows import Shapes, firing_of, firing_values
 from tocsin.ledger.writer import Writer
 from tocsin.model import Notification
 
 T = TypeVar("T")
-
-_REMEMBERED = 10_000
-"""Notifications kept in memory until they are claimed."""
 
 
 class SqliteLedger:
@@ -57,10 +56,7 @@ class SqliteLedger:
         self._reader: sqlite3.Connection | None = None
         self._shapes = Shapes()
         self._appender = Appender(connection)
-        # By channel, the ordering keys of claimed notifications by `seq`. One process writes, so claims end with it.
-        self._claims: dict[str, dict[int, str]] = {}
-        # Notifications that were just written: most are claimed at once, and need not be read and decoded.
-        self._recent: dict[int, Notification] = {}
+        self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
         self._closed = False
         self._version: int = one(connection, "PRAGMA data_version")
 
@@ -91,7 +87,7 @@ class SqliteLedger:
         # Encoded here and not in the writer's thread, where other commits wait.
         firings = [firing_values(commit.alert, firing) for firing in commit.saved]
 
-        def write(db: sqlite3.Connection) -> list[Notification]:
+        def write(db: sqlite3.Connection) -> Appended:
             shape = Shapes.number(db, commit.columns)
             db.execute(
                 "INSERT OR REPLACE INTO alerts (alert, definition, shape, frontier) VALUES (?, ?, ?, ?)",
@@ -106,12 +102,12 @@ class SqliteLedger:
             db.executemany("INSERT OR REPLACE INTO firings VALUES (?, ?, ?, ?, ?, ?, ?)", firings)
             return self._appender.append(db, commit.transitions, created_at)
 
-        return self._remember(await self._keep(write))
+        return self._committed(await self._keep(write))
 
     async def commit_events(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
         now = self._clock()
 
-        def write(db: sqlite3.Connection) -> tuple[list[Notification], list[Occurrence]]:
+        def write(db: sqlite3.Connection) -> tuple[Appended, list[Occurrence]]:
             db.executemany(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
                 ((commit.source, partition, position) for partition, position in commit.position.items()),
@@ -119,8 +115,8 @@ class SqliteLedger:
             new = [one for one in commit.occurrences if one.key is None or _is_first(db, one)]
             return self._appender.append(db, (one.routed for one in new), now), new
 
-        notifications, new = await self._keep(write)
-        return self._remember(notifications), new
+        appended, new = await self._keep(write)
+        return self._committed(appended), new
 
     async def position(self, source: str) -> dict[str, int]:
         statement = "SELECT partition, position FROM positions WHERE source = ?"
@@ -131,26 +127,35 @@ class SqliteLedger:
     async def recover(self, channel: str, since: float, ready_at: float) -> None:
         # In the writer's queue, so that what was queued before is on disk.
         await self._write(lambda db: outbox.recover(db, channel, since, ready_at))
-        self._claims.pop(channel, None)
+        self._queues[channel].claimed.clear()
+        self._queues[channel].reset()
 
     async def claim(self, channel: str, limit: int) -> Page:
-        claims = self._claims.setdefault(channel, {})
+        queue, now = self._queues[channel], self._clock()
+        page = queue.claim(limit, now)
+        if page is not None:
+            return page
         # The keys claimed when the read begins: what is settled meanwhile may still look pending to it.
-        claimed, now = list(claims.values()), self._clock()
-        page = await self._read(lambda db: outbox.claim(db, self._shapes, self._recent, channel, claimed, limit, now))
-        for notification in (*page.heads, *(member for members in page.repeats for member in members)):
-            claims[notification.seq] = notification.ordering_key
-        return page
+        claimed, changes = list(queue.claimed.values()), queue.changes
+        read = await self._read(lambda db: outbox.claim(db, self._shapes, queue.ready, channel, claimed, limit, now))
+        return queue.was_read(read, changes)
 
     async def release(self, notifications: Sequence[Notification]) -> None:
-        self._release(notification.seq for notification in notifications)
+        for notification in notifications:
+            queue = self._queues[notification.channel]
+            queue.claimed.pop(notification.seq, None)
+            queue.changed()
 
     async def bind(self, requests: Sequence[Sequence[int]]) -> None:
         await self._keep(lambda db: outbox.bind(db, requests))
 
     async def settle(self, settlements: Sequence[Settlement]) -> bool:
         more = await self._keep(lambda db: outbox.settle(db, settlements))
-        self._release(one.seq for one in settlements)
+        for settlement in settlements:
+            queue = self._queues[settlement.channel]
+            queue.end(settlement.seq)
+            if more:
+                queue.changed()
         return more
 
     async def digest(self, head: Notification) -> list[Notification]:
@@ -160,7 +165,6 @@ class SqliteLedger:
 
     async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
         await self._keep(lambda db: outbox.split_digest(db, head, at, refused=refused))
-        self._recent.pop(head.seq, None)
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
         return await self._read(lambda db: outbox.previous_ids(db, notification))
@@ -181,18 +185,17 @@ class SqliteLedger:
 
     async def retry(self, ids: Sequence[str]) -> int:
         now = self._clock()
-        self._recent.clear()
-        return await self._write(lambda db: records.retry(db, ids, now))
+        return await self._change(lambda db: records.retry(db, ids, now))
 
     async def drop(self, ids: Sequence[str]) -> int:
         now = self._clock()
-        return await self._write(lambda db: records.drop(db, ids, now))
+        return await self._change(lambda db: records.drop(db, ids, now))
 
     # Maintenance.
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         now = self._clock()
-        return await self._write(lambda db: records.dead_letter_unrouted(db, channels, now))
+        return await self._change(lambda db: records.dead_letter_unrouted(db, channels, now))
 
     async def prune(self, before: float, limit: int) -> int:
         # Searched by the reader: if nothing is old enough the whole table is scanned, and no batch should wait.
@@ -207,7 +210,7 @@ class SqliteLedger:
         # Compared here: a job runs again when another one spoils their transaction.
         changed, self._version = version != self._version, version
         if changed:
-            self._recent.clear()
+            self._reset()
         return changed
 
     async def close(self) -> None:
@@ -225,17 +228,21 @@ class SqliteLedger:
 
     # Plumbing.
 
-    def _remember(self, notifications: list[Notification]) -> list[Notification]:
-        if len(self._recent) + len(notifications) > _REMEMBERED:
-            self._recent.clear()
-        self._recent |= {notification.seq: notification for notification in notifications[:_REMEMBERED]}
-        return notifications
+    def _committed(self, appended: Appended) -> list[Notification]:
+        for notification in appended.notifications:
+            if notification.seq not in appended.blocked:
+                self._queues[notification.channel].committed(notification)
+        return appended.notifications
 
-    def _release(self, seqs: Iterable[int]) -> None:
-        for seq in seqs:
-            self._recent.pop(seq, None)
-            for claims in self._claims.values():
-                claims.pop(seq, None)
+    def _reset(self) -> None:
+        for queue in self._queues.values():
+            queue.reset()
+
+    async def _change(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Write what an operator changes in the outbox."""
+        result = await self._write(job)
+        self._reset()
+        return result
 
     async def _keep(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Write what must not be lost, and note in `fault` whether that was possible."""
@@ -261,7 +268,9 @@ class SqliteLedger:
             if self._reader is None:
                 self._reader = connect(self._path)
                 self._reader.execute("PRAGMA query_only = ON")
-            return job(self._reader)
+            with self._reader as db:  # all statements of a job see the same state
+                db.execute("BEGIN")
+                return job(db)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, run)

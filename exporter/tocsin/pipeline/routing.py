@@ -1,7 +1,7 @@
 """Which channels a transition goes to, in which order, merged with what. Pure."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tocsin.envelope import CONDITION_VARIABLES, View, condition_variables
 from tocsin.model import Address, Columns, Kind, Row, Transition, fingerprint
@@ -94,7 +94,7 @@ def _as(transition: Transition, kind: Kind) -> Transition:
         return transition
     # What resolved is the last row for which the condition held.
     row = transition.previous if kind is Kind.RESOLVED and transition.previous is not None else transition.row
-    return replace(transition, kind=kind, row=row, previous=None)
+    return transition._replace(kind=kind, row=row, previous=None)
 
 
 def _address(route: Route, transition: Transition) -> Address:
