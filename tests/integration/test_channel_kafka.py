@@ -1,37 +1,76 @@
-"""The Kafka channel against a real Kafka."""
+"""The Kafka channel against a real Kafka: records, failures, topics, settings."""
 
 import asyncio
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from structlog.testing import capture_logs
 
-from support.kafka import Kafka, allow, kafka, make_topic, new_topic, shared_kafka, stored
-from support.kafka_channel import SECRET, USERS, channel, configured, delivered, login, sent
+from support.clock import Clock
+from support.kafka import Kafka, allow, drop_topic, kafka, make_topic, new_topic, shared_kafka, stored
 from support.messages import message
+from support.sending import sent
 from support.waiting import until_some
 from tocsin.channels import kafka as kind
 from tocsin.channels.base import Delivered, Message, Paused, Rejected, Retry
+from tocsin.channels.kafka.channel import Kafka as Channel
 from tocsin.envelope import merged
 from tocsin.errors import ConfigError, Reason
 from tocsin.model import Kind, fingerprint
+
+SECRET = "S3CR3T-and-quite-long"
+GUEST = SECRET + "-too"
+NOWHERE = "127.0.0.1:1"
+
+
+def configured(at: str, **settings: Any) -> kind.Config:
+    return kind.Config.model_validate({"type": "kafka", "bootstrap_servers": [at], **settings})
+
+
+@asynccontextmanager
+async def channel(at: str, *, clock: Callable[[], float] = time.monotonic, **settings: Any) -> AsyncIterator[Channel]:
+    config = configured(at, **settings)
+    made = Channel("k", config, {"late": config}, clock=clock)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def delivered(to: Channel, *keys: str) -> bool:
+    """Whether messages of these keys, sent together, arrive."""
+    return set(await to.send([message(key=key) for key in keys or ("17",)])) == {Delivered()}
+
+
+def login(broker: Kafka, user: str = "guest", password: str = GUEST) -> dict[str, Any]:
+    """The settings with which a user logs in at `guarded`."""
+    tls = {"tls": True, "tls_ca": broker.certificate}
+    return {**tls, "sasl_mechanism": "PLAIN", "sasl_username": user, "sasl_password": password}
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     """A running Kafka with users, which is reached over TLS."""
-    with kafka(tmp_path_factory.mktemp("guarded"), USERS, tls=True) as broker:
+    with kafka(tmp_path_factory.mktemp("guarded"), {"admin": SECRET, "guest": GUEST}, tls=True) as broker:
         broker.start()
         yield broker
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Kafka]:
-    """A Kafka that a test may break; it is not started yet."""
+    """A running Kafka that a test may break."""
     with kafka(tmp_path) as broker:
+        broker.start()
         yield broker
 
 
@@ -79,7 +118,7 @@ async def test_topic_key_and_body_are_templates() -> None:
     async with channel(
         broker.brokers, topic=template, key=["customer", "order_id"], body={"late": "{{ value }}"}
     ) as to:
-        assert await sent(to, message()) == Delivered()
+        assert await sent(to) == Delivered()
     [record] = stored(broker, topic)
     assert record.key() == b'{"customer":"Ann","order_id":17}'
     assert record.value() == b'{"late":3}'
@@ -95,8 +134,8 @@ async def test_topic_key_and_body_are_templates() -> None:
     ],
 )
 async def test_template_error_is_a_dead_letter(options: dict[str, Any], expected: str) -> None:
-    async with channel("127.0.0.1:1", **options) as to:
-        result = await sent(to, message())
+    async with channel(NOWHERE, **options) as to:
+        result = await sent(to)
     assert isinstance(result, Rejected)
     assert result.reason is Reason.TEMPLATE
     assert expected in result.detail
@@ -165,7 +204,7 @@ async def test_missing_topic_is_retried_with_a_fix() -> None:
     broker = shared_kafka()
     name = new_topic(broker) + "-later"
     async with channel(broker.brokers, topic=name, timeout="2s") as to:
-        result = await sent(to, message())
+        result = await sent(to)
         assert isinstance(result, Retry)
         assert result.reason is Reason.NOT_FOUND
         assert name in result.detail
@@ -175,15 +214,15 @@ async def test_missing_topic_is_retried_with_a_fix() -> None:
 
 
 async def test_unreachable_cluster_is_retried_with_the_reason() -> None:
-    async with channel("127.0.0.1:1", topic="t", timeout="500ms") as to:
-        result = await sent(to, message())
+    async with channel(NOWHERE, topic="t", timeout="500ms") as to:
+        result = await sent(to)
     assert isinstance(result, Retry)
     assert result.reason is Reason.CONNECTION
     assert "refused" in result.detail
 
 
-async def test_restarted_broker_has_every_notification(own: Kafka) -> None:
-    own.start()
+async def test_broker_that_comes_back_has_every_notification(own: Kafka) -> None:
+    """After a kill, and after a silence; a repeat has the same id."""
     make_topic(own, "t")
     async with channel(own.brokers, topic="t", timeout="1s") as to:
         assert await until_some(lambda: delivered(to, "before"))  # a broker that has just started takes a while
@@ -191,31 +230,22 @@ async def test_restarted_broker_has_every_notification(own: Kafka) -> None:
         assert isinstance(await sent(to, message(key="while")), Retry)
         own.start()
         assert await until_some(lambda: delivered(to, "while", "after"))
-    assert {"before", "while", "after"} <= {value["row"]["order_id"] for value in values(own, "t")}
-
-
-async def test_silent_broker_is_retried_with_the_same_id(own: Kafka) -> None:
-    own.start()
-    make_topic(own, "t")
-    async with channel(own.brokers, topic="t", timeout="1s") as to:
-        assert await until_some(lambda: delivered(to, "first"))
         own.freeze()
-        result = await sent(to, message())
+        result = await sent(to, message(key="silent"))
         assert isinstance(result, Retry)
         assert result.reason in (Reason.TIMEOUT, Reason.CONNECTION)
         own.thaw()
-        assert await until_some(lambda: delivered(to))
-    ids = {dict(record.headers() or [])["tocsin-id"] for record in stored(own, "t")}
-    assert ids == {message(key="first").id.encode(), message().id.encode()}
+        assert await until_some(lambda: delivered(to, "silent"))
+    expected = {message(key=key).id.encode() for key in ("before", "while", "after", "silent")}
+    assert {dict(record.headers() or [])["tocsin-id"] for record in stored(own, "t")} == expected
 
 
 async def test_connection_error_is_reported_only_while_it_lasts(own: Kafka) -> None:
-    own.start()
     make_topic(own, "t", max_message_bytes="100")  # so that nothing is delivered, and yet the broker answers
     unreachable = [f"127.0.0.1:{port}" for port in range(1, 4)]
 
     async def failed_for(reason: Reason) -> bool:
-        result = await sent(to, message())
+        result = await sent(to)
         assert isinstance(result, Retry | Rejected)
         assert result.reason is reason, result
         assert ("refused" in result.detail) == (reason is Reason.CONNECTION), result
@@ -238,43 +268,36 @@ async def test_connection_error_is_reported_only_while_it_lasts(own: Kafka) -> N
 
 
 async def test_close_does_not_wait_for_a_silent_broker() -> None:
-    async with channel("127.0.0.1:1", topic="t", timeout="1h") as to:
-        waiting = asyncio.create_task(sent(to, message()))
+    async with channel(NOWHERE, topic="t", timeout="1h") as to:
+        waiting = asyncio.create_task(sent(to))
         await asyncio.sleep(0)
         await to.close()
         assert isinstance(await waiting, Retry)
 
 
-async def test_user_with_rights_can_write(guarded: Kafka) -> None:
+async def test_only_a_trusted_broker_gets_records(guarded: Kafka) -> None:
     topic = new_topic(guarded)
-    async with channel(guarded.guarded, topic=topic, **login(guarded, "admin", SECRET)) as to:
-        assert await to.verify() == []
-        assert await sent(to, message()) == Delivered()
-    assert len(stored(guarded, topic)) == 1
-
-
-async def test_untrusted_certificate_gets_nothing(guarded: Kafka) -> None:
-    topic = new_topic(guarded)
-    untrusting = login(guarded, "admin", SECRET) | {"tls_ca": None}
-    async with channel(guarded.guarded, topic=topic, timeout="1500ms", **untrusting) as to:
-        result = await sent(to, message())
+    admin = login(guarded, "admin", SECRET)
+    async with channel(guarded.guarded, topic=topic, timeout="1500ms", **admin | {"tls_ca": None}) as to:
+        result = await sent(to)
     assert isinstance(result, Retry)
     assert result.reason is Reason.CONNECTION
     assert "certificate" in result.detail
-    assert stored(guarded, topic) == []
+    async with channel(guarded.guarded, topic=topic, **admin) as to:
+        assert await to.verify() == []
+        assert await sent(to) == Delivered()
+    assert len(stored(guarded, topic)) == 1
 
 
 @pytest.mark.parametrize(
-    ("user", "password"),
-    [("admin", SECRET + "-wrong"), ("guest", USERS["guest"])],
-    ids=["a wrong password", "no right to the topic"],
+    ("user", "password"), [("admin", SECRET + "-wrong"), ("guest", GUEST)], ids=["wrong password", "no right"]
 )
 async def test_refused_user_pauses_the_channel(guarded: Kafka, user: str, password: str) -> None:
-    topic = new_topic(guarded)
+    topic, as_user = new_topic(guarded), login(guarded, user, password)
     with capture_logs() as lines:
-        async with channel(guarded.guarded, topic=topic, timeout="1500ms", **login(guarded, user, password)) as to:
-            result = await sent(to, message())
-            shown = [result, to, configured("h:1", **login(guarded, user, password)), lines, await to.verify()]
+        async with channel(guarded.guarded, topic=topic, timeout="1500ms", **as_user) as to:
+            result = await sent(to)
+            shown = [result, to, configured("h:1", **as_user), lines, await to.verify()]
     assert isinstance(result, Paused)
     assert result.reason is Reason.UNAUTHORIZED
     assert password not in repr(shown)
@@ -284,13 +307,133 @@ async def test_user_without_rights_pauses_and_names_the_right(guarded: Kafka) ->
     """The cluster refuses an idempotent producer, and every record fails with it."""
     topic = new_topic(guarded)
     allow(guarded, "guest", "DESCRIBE", topic)
-    async with channel(guarded.guarded, topic=topic, **login(guarded, "guest", USERS["guest"])) as to:
-        results = [await sent(to, message()) for _ in range(2)]
+    async with channel(guarded.guarded, topic=topic, **login(guarded)) as to:
+        results = [await sent(to) for _ in range(2)]
     for result in results:
         assert isinstance(result, Paused)
         assert result.reason is Reason.UNAUTHORIZED
         assert "Cluster authorization failed" in result.detail
         assert "WRITE on the topic" in result.detail
+
+
+# Topics.
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The topics of each request to create some."""
+    requests: list[list[str]] = []
+    create = AdminClient.create_topics
+
+    def counted(self: AdminClient, new: list[NewTopic], **rest: Any) -> dict[str, Future[None]]:
+        requests.append([one.topic for one in new])
+        return create(self, new, **rest)
+
+    monkeypatch.setattr(AdminClient, "create_topics", counted)
+    return requests
+
+
+async def test_missing_topic_is_created_and_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it is deleted meanwhile. The client for that is closed in a thread, which may take a while."""
+    closed_in: list[threading.Thread] = []
+    close = AdminClient.__exit__
+
+    def closing(self: AdminClient, *error: Any) -> Any:
+        closed_in.append(threading.current_thread())
+        return close(self, *error)
+
+    monkeypatch.setattr(AdminClient, "__exit__", closing)
+    broker = shared_kafka()
+    name = new_topic(broker) + "-made"
+    async with channel(broker.brokers, topic=name, create=True, state=True, timeout="2s") as to:
+        assert await until_some(lambda: delivered(to, "before"))
+        assert await to.verify() == []
+        drop_topic(broker, name)
+        assert await until_some(lambda: delivered(to, "after"))
+        assert await sent(to, message(key="later")) == Delivered()
+    assert [value["row"]["order_id"] for value in values(broker, name)] == ["after", "later"]
+    assert closed_in
+    assert threading.main_thread() not in closed_in
+
+
+async def test_refused_topic_is_requested_once_a_minute(guarded: Kafka, asked: list[list[str]]) -> None:
+    clock = Clock()
+    for operation in ("WRITE", "DESCRIBE"):
+        allow(guarded, "guest", operation, "mine")
+    with capture_logs() as lines:
+        async with channel(
+            guarded.guarded, clock=clock, topic="mine", create=True, timeout="2s", **login(guarded)
+        ) as to:
+            results = [await sent(to) for _ in range(3)]
+            assert asked == [["mine"]]
+            clock.advance(61)
+            assert await sent(to) == results[0]
+            assert asked == [["mine"]] * 2
+            allow(guarded, "guest", "CREATE", "mine")
+            clock.advance(61)
+            assert await until_some(lambda: delivered(to))
+    expected = (
+        "there is no topic mine, and it cannot be created: Authorization failed; create it, or give the user the right "
+        "to (CREATE on the topic or the cluster)"
+    )
+    assert results == [Retry(Reason.NOT_FOUND, expected)] * 3
+    assert [line["event"] for line in lines if "topic" in line["event"]] == [expected]
+
+
+async def test_existing_topic_needs_no_right_to_create(guarded: Kafka, asked: list[list[str]]) -> None:
+    topic = new_topic(guarded)
+    for operation in ("WRITE", "DESCRIBE"):
+        allow(guarded, "guest", operation, topic)
+    asked.clear()
+    with capture_logs() as lines:
+        async with channel(guarded.guarded, topic=topic, create=True, **login(guarded)) as to:
+            assert [await sent(to, message(key=key)) for key in "abc"] == [Delivered()] * 3
+    assert asked == [[topic]]
+    assert [line for line in lines if line["log_level"] != "debug"] == []
+
+
+async def test_topic_is_requested_again_while_cluster_is_unreachable(asked: list[list[str]]) -> None:
+    async with channel(NOWHERE, topic="t", create=True, timeout="500ms") as to:
+        results = [await sent(to) for _ in range(2)]
+    assert asked == [["t"]] * 2
+    assert all(isinstance(result, Retry) and result.reason is Reason.CONNECTION for result in results)
+
+
+async def test_topic_without_enough_brokers_is_requested_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refused(self: AdminClient, new: list[NewTopic], **_: Any) -> dict[str, Future[None]]:
+        answers: dict[str, Future[None]] = {one.topic: Future() for one in new}
+        for answer in answers.values():
+            answer.set_exception(KafkaException(KafkaError(KafkaError.INVALID_REPLICATION_FACTOR)))
+        asked.extend(answers)
+        return answers
+
+    broker, clock = shared_kafka(), Clock()
+    name = new_topic(broker) + "-not"
+    monkeypatch.setattr(AdminClient, "create_topics", refused)
+    async with channel(broker.brokers, clock=clock, topic=name, create=True, timeout="2s") as to:
+        results = [await sent(to) for _ in range(2)]
+        assert asked == [name]
+        clock.advance(61)
+        await sent(to)
+        assert asked == [name] * 2
+    assert all(isinstance(result, Retry) and "cannot be created: " in result.detail for result in results)
+
+
+async def test_verify_reports_missing_or_uncompacted_topics() -> None:
+    broker = shared_kafka()
+    topic = new_topic(broker)
+    for at, settings, expected in (
+        (broker.brokers, {"topic": topic}, []),
+        (broker.brokers, {"topic": topic, "state": True}, [f"{topic} is not compacted"]),
+        (broker.brokers, {"topic": topic + "-not"}, [f"no topic {topic}-not"]),
+        (NOWHERE, {"topic": topic, "timeout": "300ms"}, ["does not answer"]),
+    ):
+        async with channel(at, **settings) as to:
+            problems = await to.verify()
+        assert len(problems) == len(expected)
+        assert all(part in problem for part, problem in zip(expected, problems, strict=True))
 
 
 # Settings.

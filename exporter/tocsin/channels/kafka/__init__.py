@@ -1,6 +1,6 @@
 """A channel to Kafka: each notification a record, or the firing set as a compacted topic.
 
-Reading order: `settings`, `records`, `outcome` (what the brokers' answers mean), `topics`, `channel`.
+Reading order: `settings`, `records`, `topics`, `channel`.
 """
 
 from collections.abc import Mapping

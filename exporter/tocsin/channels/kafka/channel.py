@@ -9,15 +9,30 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaException, Producer
 
-from tocsin.channels.base import Channel, Delivered, Message, Rejected, Result, Retry
-from tocsin.channels.kafka.outcome import judged
+from tocsin.channels.base import Channel, Delivered, Message, Paused, Rejected, Result, Retry
 from tocsin.channels.kafka.records import Route
 from tocsin.channels.kafka.settings import Config, Options
 from tocsin.channels.kafka.topics import Topics
 from tocsin.errors import ConfigError, Problem, Reason
-from tocsin.kafka import UNKNOWN_TOPIC, Fault, LibraryLog, message_of
+from tocsin.kafka import (
+    ENDED,
+    FINAL,
+    FORBIDDEN,
+    LOGIN_REFUSED,
+    QUEUE_FULL,
+    RESOLVE,
+    TIMED_OUT,
+    TOO_LARGE,
+    TRANSPORT,
+    UNKNOWN_TOPIC,
+    Fault,
+    LibraryLog,
+    Trouble,
+    message_of,
+)
 from tocsin.kafka.producing import Record, Writer
 from tocsin.redaction import redactor
+from tocsin.templates import TemplateError
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +41,9 @@ _AT_A_TIME = 25
 """Messages rendered before the event loop gets its turn."""
 _FIND_TOPIC = 5.0
 """Seconds after which an unknown topic counts as missing."""
+_RIGHT = (
+    "give the user the right to write there (WRITE on the topic; old brokers also need IDEMPOTENT_WRITE on the cluster)"
+)
 
 
 class Kafka(Channel):
@@ -56,7 +74,7 @@ class Kafka(Channel):
         for message in messages:
             if len(made) % _AT_A_TIME == _AT_A_TIME - 1:
                 await asyncio.sleep(0)
-            made.append(self._made(message))
+            made.append(self._records(message))
         records = [record for some in made if not isinstance(some, Rejected) for record in some]
         results = iter(await self._write(records))
         return [some if isinstance(some, Rejected) else _whole(list(islice(results, len(some)))) for some in made]
@@ -66,19 +84,21 @@ class Kafka(Channel):
             if writer is not None:
                 await asyncio.to_thread(writer.close)
         self._writer = self._single = None
-        await asyncio.gather(*self._closing, self._topics.close())
+        await asyncio.gather(*self._closing)
 
     async def verify(self) -> list[str]:
         """Return problems: topics that do not exist, or are not as they must be."""
         routes = (*self._routes.values(), *((self._default,) if self._default else ()))
         return await asyncio.to_thread(self._topics.verify, sorted({route.topic for route in routes if route.topic}))
 
-    def _made(self, message: Message) -> list[Record] | Rejected:
+    def _records(self, message: Message) -> list[Record] | Rejected:
         route = self._routes.get(message.alert, self._default)
         if route is None:
             return Rejected(Reason.UNROUTED, f"the alert {message.alert} has no topic")
-        made = route.records(message)
-        return Rejected(made.reason, self._redact(made.detail)) if isinstance(made, Rejected) else made
+        try:
+            return route.records(message)
+        except TemplateError as error:
+            return Rejected(Reason.TEMPLATE, self._redact(str(error)))
 
     async def _write(self, records: Sequence[Record]) -> list[Result]:
         if not records:
@@ -104,7 +124,29 @@ class Kafka(Channel):
             return Delivered()
         if fault.code() in UNKNOWN_TOPIC:
             return Retry(Reason.NOT_FOUND, self._topics.missing(record.topic))
-        return judged(fault, record.topic, writer.trouble, self._config.timeout, self._redact)
+        return self._failed(fault, record.topic, writer.trouble)
+
+    def _failed(self, error: Fault, topic: str, trouble: Trouble) -> Result:
+        """Return the result for a record that was not acknowledged although its topic exists. `trouble`: the
+        connections of its producer."""
+        if trouble.fatal is not None and error.code() in ENDED:
+            error = trouble.fatal  # the producer failed, and the record with it
+        code, said = error.code(), self._redact(error.str())
+        if code in FORBIDDEN:
+            return Paused(Reason.UNAUTHORIZED, said if code in LOGIN_REFUSED else f"{topic}: {said}; {_RIGHT}")
+        if code in TOO_LARGE:
+            return Rejected(Reason.TOO_LARGE, f"{topic}: {said}; see max_bytes and the topic's max.message.bytes")
+        if code in TIMED_OUT and trouble.forbidden is not None:
+            return Paused(Reason.UNAUTHORIZED, trouble.reason)
+        if code in TIMED_OUT and not trouble.reason:
+            return Retry(Reason.TIMEOUT, f"{topic}: not acknowledged within {self._config.timeout:g} s")
+        if code in TIMED_OUT or code in (TRANSPORT, RESOLVE):
+            return Retry(Reason.CONNECTION, trouble.reason or said)
+        if code in FINAL:
+            return Rejected(Reason.REJECTED, f"{topic}: {said}")
+        if code == QUEUE_FULL:
+            return Retry(Reason.CONNECTION, said, free=True)
+        return Retry(Reason.SERVER_ERROR, f"{topic}: {said}")
 
     def _working(self, writer: Writer | None, **settings: Any) -> Writer:
         """Return the writer, or a new one: an idempotent producer never recovers from a fatal error."""

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 
-from tocsin.channels.base import Message, Rejected
+from tocsin.channels.base import Message
 from tocsin.channels.http import json_bytes
 from tocsin.channels.kafka.settings import Options
 from tocsin.envelope import Envelope, scope
-from tocsin.errors import Reason
 from tocsin.kafka import TOPIC
 from tocsin.kafka.producing import Headers, Record
 from tocsin.model import Kind
@@ -24,14 +23,12 @@ class Route:
         self._body = None if options.body is None else Structure(options.body, place=f"{alert}: body")
         self._state = state
 
-    def records(self, message: Message) -> list[Record] | Rejected:
-        """Return the records of a notification: one, or with `state` one for each row merged into it."""
+    def records(self, message: Message) -> list[Record]:
+        """Return the records of a notification: one, or with `state` one for each row merged into it. Raises
+        TemplateError."""
         if self._state and message.kind is Kind.EVENT:
             return []
-        try:
-            return [self._record(envelope) for envelope in self._envelopes(message.envelope)]
-        except TemplateError as error:
-            return Rejected(Reason.TEMPLATE, str(error))
+        return [self._record(envelope) for envelope in self._envelopes(message.envelope)]
 
     def _envelopes(self, envelope: Envelope) -> Iterable[Envelope]:
         merged = envelope.get("merged")

@@ -3,9 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from confluent_kafka import KafkaException, TopicCollection
@@ -31,14 +29,12 @@ _REFUSED = FORBIDDEN | NOT_SUPPORTED | {17, 37, 38, 40, 42, 44}
 replication factor), the settings, the request, a policy of the cluster."""
 
 
-@dataclass(slots=True)
-class _Failure:
+class _Failure(NamedTuple):
     """Why a topic was not created, in the library's words, and when to try again."""
 
     why: str
     right: bool
     again: float
-    logged: bool = False
 
 
 class Topics:
@@ -51,8 +47,7 @@ class Topics:
         self._clock = clock
         self._existing: set[str] = set()
         self._failures: dict[str, _Failure] = {}
-        self._admin: AdminClient | None = None
-        self._closing: set[asyncio.Future[None]] = set()
+        self._logged: set[str] = set()
 
     async def create(self, topics: AbstractSet[str]) -> None:
         """With `create`, create topics that are not known to exist. A refused one may exist all the same, so a refusal
@@ -60,33 +55,28 @@ class Topics:
         if not self._config.create:
             return
         now = self._clock()
-        wanted = sorted(
-            topic
-            for topic in topics - self._existing
-            if (failure := self._failures.get(topic)) is None or failure.again <= now
-        )
-        if not wanted:
-            return
-        settings = {"cleanup.policy": "compact"} if self._config.state else {}
-        new = [NewTopic(topic, self._config.partitions, -1, config=settings) for topic in wanted]
-        limit = max(1.0, min(self._config.timeout / 2, _CREATE_TIMEOUT))
-        self._admin = self._admin or self._client()
-        self._admin.poll(0)  # otherwise its events would pile up
-        for topic, future in self._admin.create_topics(new, request_timeout=limit).items():
-            try:
-                async with asyncio.timeout(limit + 1):
-                    await asyncio.wrap_future(future)
-            except (KafkaException, TimeoutError) as error:
-                self._failed(topic, error)
-            else:
-                self._exists(topic)
-        if not self._failures:
-            self._release()  # not needed for long
+        waiting = {topic for topic, failure in self._failures.items() if failure.again > now}
+        if wanted := topics - self._existing - waiting:
+            await asyncio.to_thread(self._create, sorted(wanted))
 
-    async def close(self) -> None:
-        """Close the client."""
-        self._release()
-        await asyncio.gather(*self._closing)
+    def _create(self, topics: Sequence[str]) -> None:
+        settings = {"cleanup.policy": "compact"} if self._config.state else {}
+        new = [NewTopic(topic, self._config.partitions, -1, config=settings) for topic in topics]
+        limit = max(1.0, min(self._config.timeout / 2, _CREATE_TIMEOUT))
+        with self._client() as admin:
+            for topic, future in admin.create_topics(new, request_timeout=limit).items():
+                try:
+                    future.result(timeout=limit + 1)
+                except (KafkaException, TimeoutError) as error:
+                    fault = cause(error)
+                    code = None if fault is None else fault.code()
+                    if code != TOPIC_EXISTS:
+                        why = self._redact(message_of(error)) or "no broker answers"
+                        wait = _RETRY_AFTER if code in _REFUSED else 0.0
+                        self._failures[topic] = _Failure(why, code in FORBIDDEN, self._clock() + wait)
+                        continue
+                self._existing.add(topic)
+                self._failures.pop(topic, None)
 
     def missing(self, topic: str) -> str:
         """Note that a topic does not exist, so it is created again. Returns what to do about it; logs a refusal
@@ -99,8 +89,8 @@ class Topics:
             return f"there is no topic {topic}; the next attempt creates it"
         right = ", or give the user the right to (CREATE on the topic or the cluster)" if failure.right else ""
         text = f"there is no topic {topic}, and it cannot be created: {failure.why.rstrip('.')}; create it{right}"
-        if not failure.logged:
-            failure.logged = True
+        if text not in self._logged:
+            self._logged.add(text)
             log.warning(text, channel=self._name)
         return text
 
@@ -129,22 +119,6 @@ class Topics:
             ]
         return problems
 
-    def _exists(self, topic: str) -> None:
-        self._existing.add(topic)
-        self._failures.pop(topic, None)
-
-    def _failed(self, topic: str, error: Exception) -> None:
-        fault = cause(error)
-        code = fault.code() if fault is not None else None
-        if code == TOPIC_EXISTS:
-            self._exists(topic)
-            return
-        before = self._failures.get(topic)
-        why = self._redact(message_of(error)) or "no broker answers"
-        wait = _RETRY_AFTER if code in _REFUSED else 0.0
-        logged = before is not None and before.logged and before.why == why
-        self._failures[topic] = _Failure(why, code in FORBIDDEN, self._clock() + wait, logged)
-
     def _refused(self, admin: AdminClient, topic: str) -> bool:
         """Whether the user is known to lack the right to write."""
         asked = admin.describe_topics(
@@ -163,19 +137,9 @@ class Topics:
         except (KafkaException, TimeoutError):
             return "compact"  # a user who may write need not be allowed to read the configuration
 
-    def _release(self) -> None:
-        """Close the client in a thread: closing waits for the library's threads, which may resolve a name. Left to the
-        garbage collector, it could end in one of those, and the process with it."""
-        if self._admin is None:
-            return
-        clients = ExitStack()
-        clients.enter_context(self._admin)
-        self._admin = None
-        closing = asyncio.ensure_future(asyncio.to_thread(clients.close))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-
     def _client(self) -> AdminClient:
+        """A client to be closed in a thread: closing waits for the library's threads, which may resolve a name. Left to
+        the garbage collector, it could end in one of those, and the process with it."""
         # Errors are in its answers.
         silent: dict[str, Any] = {"logger": LibraryLog(self._redact, channel=self._name), "error_cb": lambda _: None}
         return AdminClient({**self._config.client_settings(), **silent})
