@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from bench.report import Figure, table
+from bench.harness import Figure, table
 
 PARTS = (
     "startup",

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from bench.report import Figure
+from bench.harness import Figure
 from support.double_process import double_process
 from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
@@ -48,27 +48,17 @@ async def measure() -> list[Figure]:
         durable = await _snapshot_seconds(double.dsn, ledger=True)
     memory = await _memory()
     return [
-        Figure(
-            name=f"the wire double alone, {ROWS:,} rows read and thrown away", measured=f"{ROWS / floor:,.0f} rows/s"
-        ),
+        Figure(f"the wire double alone, {ROWS:,} rows read and thrown away", f"{ROWS / floor:,.0f} rows/s"),
         _rate("ingest, gauges only", gauges, 100_000, floor),
         _rate("ingest, ledger and outbox", durable, 20_000, floor),
-        Figure(
-            name="memory of a firing row beyond its own values",
-            measured=f"{memory:.0f} bytes",
-            target="<= 500 bytes",
-            met=memory <= 500,
-        ),
+        Figure("memory of a firing row beyond its own values", f"{memory:.0f} bytes", "<= 500 bytes", memory <= 500),
     ]
 
 
 def _rate(name: str, seconds: float, target: int, floor: float) -> Figure:
     rate = ROWS / seconds
     return Figure(
-        name=name,
-        measured=f"{rate:,.0f} rows/s ({seconds / floor:.1f} x the floor's time)",
-        target=f">= {target:,} rows/s",
-        met=rate >= target,
+        name, f"{rate:,.0f} rows/s ({seconds / floor:.1f} x the floor's time)", f">= {target:,} rows/s", rate >= target
     )
 
 

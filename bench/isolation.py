@@ -4,17 +4,13 @@ others are busy and two are dead: one refuses connections, one never answers."""
 import asyncio
 import socket
 import statistics
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.load import configuration
-from bench.machine import Machine
+from bench.harness import Figure, Machine, configuration
 from bench.receiving import receiver_process
-from bench.report import Figure
 from support.double_process import double_process
 from support.tocsin import running
 
@@ -44,23 +40,20 @@ async def measure() -> list[Figure]:
     machine = Machine()
     for _ in range(ROUNDS):
         for rounds, busy in ((alone, 0), (among, BUSY)):
-            with tempfile.TemporaryDirectory() as name, machine.round():
-                rounds.append(await _round(Path(name), busy))
-    return [*_figures(alone, among), machine.figure("these")]
-
-
-def _figures(alone: list[Round], among: list[Round]) -> list[Figure]:
+            with machine.round() as directory:
+                rounds.append(await measured(directory, busy=busy))
     what = f"change -> request, {PER_SECOND}/s, median of {ROUNDS} rounds"
     before, after = (statistics.median(one.p99 for one in rounds) for rounds in (alone, among))
     others = statistics.median(one.others for one in among)
     return [
-        Figure(name=f"{what}, one channel alone", measured=_summary(alone)),
+        Figure(f"{what}, one channel alone", _summary(alone)),
         Figure(
-            name=f"{what}, among {BUSY} busy channels ({others:,.0f} requests/s together) and 2 dead ones",
-            measured=f"{_summary(among)}; p99 {after / before:.1f} x alone",
-            target="p99 <= 2 x alone",
-            met=after <= 2 * before,
+            f"{what}, among {BUSY} busy channels ({others:,.0f} requests/s together) and 2 dead ones",
+            f"{_summary(among)}; p99 {after / before:.1f} x alone",
+            "p99 <= 2 x alone",
+            after <= 2 * before,
         ),
+        machine.figure(),
     ]
 
 
@@ -70,33 +63,39 @@ def _summary(rounds: list[Round]) -> str:
     return f"p50 {p50:.2f} ms, p99 {p99:.2f} ms ({least:.2f} to {most:.2f})"
 
 
-async def _round(directory: Path, busy: int) -> Round:
-    with _dead() as (refusing, silent):
-        async with (
-            double_process(1, live=LIVE) as double,
-            receiver_process() as receiver,
-        ):
-            await double.load("busy", 1, live=LIVE)
-            config = _configuration(directory, double.dsn, receiver.url, busy, [refusing, silent])
-            async with running(directory, config) as tocsin:
-                paths = [f"/{channel}" for channel in config["channels"] if not channel.startswith("dead")]
+async def measured(
+    directory: Path, *, busy: int = 0, live: int = LIVE, changes: int = CHANGES, concurrency: int = 4
+) -> Round:
+    """One round. `busy`: how many channels there are beside the one that is measured; without any, there are no dead
+    ones. `live`: rows that fire."""
+    async with double_process(1, live=live) as double, receiver_process() as receiver:
+        await double.load("busy", 1, live=live)
+        with _dead() as dead:
+            addresses = {"hook": f"{receiver.url}/hook"}
+            addresses |= {f"busy{number}": f"{receiver.url}/busy{number}" for number in range(busy)}
+            addresses |= {f"dead{number}": address for number, address in enumerate(dead if busy else ())}
+            channels = {name: {"url": address, "concurrency": concurrency} for name, address in addresses.items()}
+            notified = {"load": [name for name in channels if not name.startswith("busy")]}
+            if busy:
+                notified["busy"] = [name for name in channels if name != "hook"]
+            async with running(directory, configuration(directory, double.dsn, channels, notified)) as tocsin:
+                paths = [f"/{channel}" for channel in channels if not channel.startswith("dead")]
                 await tocsin.until_ready()
                 for path in paths:
-                    await receiver.holds(path, LIVE + 1)
+                    await receiver.holds(path, live + 1)
                     await receiver.take(path)
                 if busy:
                     await double.run("busy", BUSY_PER_SECOND)
                 await double.run("load", PER_SECOND)
-                async with asyncio.timeout(CHANGES / PER_SECOND * 4 + 30):
-                    await receiver.holds("/hook", _SETTLING + CHANGES)
+                async with asyncio.timeout(changes / PER_SECOND * 4 + 30):
+                    await receiver.holds("/hook", _SETTLING + changes)
                 for relation in ("load", "busy"):
                     await double.run(relation, 0)
                 arrivals = await receiver.take("/hook")
                 others = sum([len((await receiver.take(path)).requests) for path in paths if path != "/hook"])
                 assert await tocsin.stop() == 0
-    latencies = sorted(
-        at - envelope["row"]["changed_at"] for at, envelope in arrivals.requests[_SETTLING : _SETTLING + CHANGES]
-    )
+    settled = arrivals.requests[_SETTLING : _SETTLING + changes]
+    latencies = sorted(at - envelope["row"]["changed_at"] for at, envelope in settled)
     p50, p99 = (latencies[int(len(latencies) * part)] * 1000 for part in (0.5, 0.99))
     return Round(p50=p50, p99=p99, others=others / (arrivals.last - arrivals.first))
 
@@ -109,12 +108,3 @@ def _dead() -> Iterator[tuple[str, str]]:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         yield tuple(f"http://127.0.0.1:{one.getsockname()[1]}/" for one in (refusing, silent))  # type: ignore[misc]
-
-
-def _configuration(directory: Path, dsn: str, url: str, busy: int, dead: list[str]) -> dict[str, Any]:
-    """`busy`: how many channels there are beside the one that is measured; without any, there are no dead ones."""
-    others = {f"busy{number}": f"{url}/busy{number}" for number in range(busy)}
-    others |= {f"dead{number}": address for number, address in enumerate(dead if busy else ())}
-    channels = {name: {"url": address} for name, address in {"hook": f"{url}/hook", **others}.items()}
-    load = ["hook", *(name for name in others if name.startswith("dead"))]
-    return configuration(directory, dsn, channels, {"load": load, "busy": list(others)} if others else {"load": load})

@@ -112,10 +112,7 @@ class _Path:
     def take(self) -> dict[str, Any]:
         requests, busy = self.requests, self.busy
         self.requests, self.busy = [], []
-        return {
-            "requests": [(at, body.decode()) for at, body in requests],
-            "busy": busy[-1] - busy[0] if busy else 0.0,
-        }
+        return {"requests": [(at, body.decode()) for at, body in requests], "busy": busy[-1] - busy[0] if busy else 0.0}
 
 
 class _Connection(asyncio.Protocol):

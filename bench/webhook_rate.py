@@ -6,9 +6,8 @@ import asyncio
 import json
 import sqlite3
 import statistics
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,10 +16,8 @@ from typing import Any
 
 import aiohttp
 
-from bench.load import configuration
-from bench.machine import Machine, spread
+from bench.harness import Figure, Machine, configuration, spread
 from bench.receiving import Arrivals, ReceiverProcess, receiver_process
-from bench.report import Figure
 from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
 from support.double_process import double_process
 from support.tocsin import running
@@ -52,38 +49,38 @@ async def measure() -> list[Figure]:
     client: list[float] = []
     machine = Machine()
     for _ in range(ROUNDS):
-        with tempfile.TemporaryDirectory() as name, machine.round():
-            ours.append(await _ours(Path(name)))
-        with tempfile.TemporaryDirectory() as name, machine.round():
-            batched.append(await _ours(Path(name), batch="array"))
+        with machine.round() as directory:
+            ours.append(await _ours(directory))
+        with machine.round() as directory:
+            batched.append(await _ours(directory, batch="array"))
         with machine.round():
             client.append(await _client())
         if ALERTMANAGER is not None:
-            with tempfile.TemporaryDirectory() as name, machine.round():
-                theirs.append(await _theirs(Path(name)))
-    return [*_figures(ours, batched, theirs, statistics.median(client)), machine.figure("these")]
+            with machine.round() as directory:
+                theirs.append(await _theirs(directory))
+    return [*_figures(ours, batched, theirs, statistics.median(client)), machine.figure()]
 
 
 def _figures(ours: Sequence[Wave], batched: Sequence[Wave], theirs: Sequence[Wave], client: float) -> list[Figure]:
     what = f"{COUNT:,} webhooks, median of {ROUNDS} rounds"
     rate, together = (statistics.median(wave.rate for wave in waves) for waves in (ours, batched))
     if not theirs:
-        return [Figure(name=f"{what}, durable", measured=f"{_summary(ours)}; {rate / client:.2f} x the client alone")]
+        return [Figure(f"{what}, durable", f"{_summary(ours)}; {rate / client:.2f} x the client alone")]
     peer = statistics.median(wave.rate for wave in theirs)
     return [
-        Figure(name=f"aiohttp alone: {what}, {CONCURRENCY} at once, nothing kept", measured=f"{client:,.0f}/s"),
-        Figure(name=f"Alertmanager: {what}, first to last request, nothing kept", measured=_summary(theirs)),
+        Figure(f"aiohttp alone: {what}, {CONCURRENCY} at once, nothing kept", f"{client:,.0f}/s"),
+        Figure(f"Alertmanager: {what}, first to last request, nothing kept", _summary(theirs)),
         Figure(
-            name=f"{what}, durable, {CONCURRENCY} at once, first request to last one settled",
-            measured=f"{_summary(ours)}; {rate / peer:.2f} x Alertmanager, {rate / client:.2f} x the client alone",
-            target=">= Alertmanager",
-            met=rate >= peer,
+            f"{what}, durable, {CONCURRENCY} at once, first request to last one settled",
+            f"{_summary(ours)}; {rate / peer:.2f} x Alertmanager, {rate / client:.2f} x the client alone",
+            ">= Alertmanager",
+            rate >= peer,
         ),
         Figure(
-            name=f"{what}, durable, up to 100 in one request, first request to last one settled",
-            measured=f"{_summary(batched)}; {together / peer:.2f} x Alertmanager",
-            target=">= Alertmanager",
-            met=together >= peer,
+            f"{what}, durable, up to 100 in one request, first request to last one settled",
+            f"{_summary(batched)}; {together / peer:.2f} x Alertmanager",
+            ">= Alertmanager",
+            together >= peer,
         ),
     ]
 
@@ -102,7 +99,15 @@ async def _ours(directory: Path, **settings: Any) -> Wave:
     async with (
         double_process(1, live=COUNT) as double,
         receiver_process() as receiver,
-        running(directory, _configuration(directory, double.dsn, receiver.url, settings)) as tocsin,
+        running(
+            directory,
+            configuration(
+                directory,
+                double.dsn,
+                {"hook": {"url": f"{receiver.url}/hook", "concurrency": CONCURRENCY, **settings}},
+                {"load": ["hook"]},
+            ),
+        ) as tocsin,
     ):
         ledger = directory / "ledger.db"
         await until(lambda: _settled(ledger) == COUNT + 1)
@@ -176,20 +181,10 @@ def _wave(arrivals: Arrivals, began: float, ended: float) -> Wave:
     return Wave(rate=COUNT / (ended - arrivals.first), whole=ended - began, receiver=arrivals.load)
 
 
-def _configuration(directory: Path, dsn: str, url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    hook = {"url": f"{url}/hook", "concurrency": CONCURRENCY, **settings}
-    return configuration(directory, dsn, {"hook": hook}, {"load": ["hook"]})
-
-
 def _peer_config(url: str) -> dict[str, Any]:
     """Each alert a group of its own, notified at once."""
+    times = {"group_wait": "0s", "group_interval": "1h", "repeat_interval": "4h"}
     return {
-        "route": {
-            "receiver": "hook",
-            "group_by": ["..."],
-            "group_wait": "0s",
-            "group_interval": "1h",
-            "repeat_interval": "4h",
-        },
+        "route": {"receiver": "hook", "group_by": ["..."], **times},
         "receivers": [{"name": "hook", "webhook_configs": [{"url": url, "send_resolved": False}]}],
     }
