@@ -1,12 +1,14 @@
 """The shipped model, created once for all live tests that use it: schema `demo`, cluster `alerting`, role `tocsin`,
 windows of two and five minutes. These tests need a dedicated Materialize: existing objects of these names are used and
-kept; created ones are dropped in the end."""
+kept; created ones are dropped at the end. Each test has organizations and items of its own, so that earlier events in
+the topics do not matter."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
-from support.live_model import MEASURED, Model, made, sending
+from support.live_model import MEASURED, Model, Stack, sending, shipped_model, stacked
 from tocsin_producer.events import TOPICS
 from tocsin_producer.sinks.kafka import KafkaSink
 
@@ -20,12 +22,22 @@ def sink() -> Iterator[KafkaSink]:
 
 
 @pytest.fixture(scope="session")
-def shipped(sink: KafkaSink) -> Iterator[tuple[Model, bool]]:
-    """The model, with its views up, and whether they keep history."""
-    model = Model()
-    with made(model) as printed:
-        model.hydrated()
-        yield model, "keeps no history" not in printed
+def shipped(sink: KafkaSink) -> Iterator[tuple[Model, str]]:
+    """The model, with its views up, and what setup.py printed."""
+    with shipped_model() as made:
+        yield made
+
+
+@pytest.fixture
+def model(shipped: tuple[Model, str]) -> Model:
+    return shipped[0]
+
+
+@pytest.fixture
+async def stack(shipped: tuple[Model, str], tmp_path: Path) -> AsyncIterator[Stack]:
+    model, printed = shipped
+    async with stacked(tmp_path, model, history="skipped    alter materialized view" not in printed) as made:
+        yield made
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,17 +1,15 @@
-"""Tocsin's assumptions about names in Materialize, checked on a running one (TOCSIN_TEST_MATERIALIZE_DSN)."""
+"""Tocsin's assumptions about names in Materialize, checked on a running one (TOCSIN_TEST_MATERIALIZE_DSN). The tests of
+the source in tests/integration run on it with the same variable."""
 
 import json
 import os
-import secrets
-import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import psycopg
 import pytest
 
-from support.live import VARIABLE, settings
-from support.reading import Reading, check, reading
+from support.live import VARIABLE, LiveServer, serving
+from support.reading import Reading, check, error_of, reading
 from tocsin.errors import SourceReason
 from tocsin.sources.base import Subject
 from tocsin.sources.identity import object_ids
@@ -22,18 +20,15 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get(VARIABLE), reason=f"{VARIABLE} names no server"),
 ]
 
+KINDS = pytest.mark.parametrize("kind", ["relation", "query"])
+
 
 class Names:
     """Two schemas with a view `v` each, over one table: rows above 0 in blue, rows above 10 in green."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], prefix: str) -> None:
-        self._connection = connection
-        self.prefix = prefix
-        self.blue, self.green = f"{prefix}_blue", f"{prefix}_green"
-
-    async def run(self, statement: str) -> list[Any]:
-        cursor = await self._connection.execute(statement.encode())
-        return await cursor.fetchall() if cursor.description else []
+    def __init__(self, server: LiveServer) -> None:
+        self.server, self.run = server, server.run
+        self.blue, self.green = f"{server.schema}_blue", f"{server.schema}_green"
 
     async def build(self) -> None:
         for schema in (self.blue, self.green):
@@ -43,72 +38,84 @@ class Names:
         await self.run(f"CREATE MATERIALIZED VIEW {self.blue}.v AS SELECT id FROM {self.blue}.t WHERE id > 0")
         await self.run(f"CREATE MATERIALIZED VIEW {self.green}.v AS SELECT id FROM {self.blue}.t WHERE id > 10")
 
+    def subject(self, kind: str) -> Subject:
+        return (
+            Subject(relation=f"{self.blue}.v") if kind == "relation" else Subject(query=f"SELECT id FROM {self.blue}.v")
+        )
+
+    def source(self, **given: str) -> Materialize:
+        return Materialize("mz", self.server.config(**given))
+
     async def planned(self, target: str) -> list[str]:
+        """The ids of the objects that a name refers to now."""
         [(plan,)] = await self.run(f"EXPLAIN RAW PLAN AS JSON FOR SELECT * FROM {target}")
         return list(object_ids(json.loads(plan)))
 
-    async def clean(self) -> None:
-        for schema in (self.blue, self.green):
-            await self.run(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    async def swap(self) -> None:
+        await self.run(f"ALTER SCHEMA {self.blue} SWAP WITH {self.green}")
 
 
 @pytest.fixture
 async def names() -> AsyncIterator[Names]:
-    async with await psycopg.AsyncConnection.connect(os.environ[VARIABLE], autocommit=True) as connection:
-        made = Names(connection, f"tocsin_names_{secrets.token_hex(4)}")
+    async with serving("live") as server:
+        assert isinstance(server, LiveServer)
+        made = Names(server)
         try:
             await made.build()
             yield made
         finally:
-            await made.clean()
+            for schema in (made.blue, made.green):
+                await made.run(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
 
-def source(**given: Any) -> Materialize:
-    return Materialize("mz", settings(os.environ[VARIABLE], **given))
+async def all_rows(stream: Reading) -> None:
+    await stream.until_state(("1",), ("5",), ("11",))
 
 
-def subjects(names: Names) -> list[Subject]:
-    return [Subject(relation=f"{names.blue}.v"), Subject(query=f"SELECT id FROM {names.blue}.v")]
+async def later(stream: Reading, milliseconds: int) -> None:
+    """Read on for a time of the source, so that names are checked meanwhile."""
+    end = stream.frontier + milliseconds
+    await stream.until(lambda: stream.frontier >= end)
 
 
-async def replaced(stream: Reading, began: float, what: str) -> None:
+async def replaced(stream: Reading) -> None:
     check(await stream.error(), SourceReason.REPLACED)
-    print(f"{what}: detected after {time.monotonic() - began:.2f} s")
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["relation", "query"])
-async def test_schema_swap_ends_stream_on_old_view(names: Names, kind: int) -> None:
-    subject = subjects(names)[kind]
-    asked = source()
-    async with reading(asked, subject) as stream:
-        await stream.until_state(("1",), ("5",), ("11",))
-        await names.run(f"ALTER SCHEMA {names.blue} SWAP WITH {names.green}")
-        await replaced(stream, time.monotonic(), "schema swap")
-    async with reading(asked, subject) as stream:
+async def test_unknown_cluster_fails_the_statement(names: Names) -> None:
+    error = await error_of(names.source(cluster="nonesuch"), f"{names.blue}.v")
+    check(error, SourceReason.MISSING, "nonesuch")
+
+
+@KINDS
+async def test_schema_swap_ends_stream_on_old_view(names: Names, kind: str) -> None:
+    source, subject = names.source(), names.subject(kind)
+    async with reading(source, subject) as stream:
+        await all_rows(stream)
+        await names.swap()
+        await replaced(stream)
+    async with reading(source, subject) as stream:
         await stream.until_state(("11",))
 
 
-@pytest.mark.parametrize("kind", [0, 1], ids=["relation", "query"])
-async def test_applied_replacement_ends_no_stream(names: Names, kind: int) -> None:
+@KINDS
+async def test_applied_replacement_ends_no_stream(names: Names, kind: str) -> None:
     """The id changes and the old one is gone; a later swap is detected."""
-    [before] = await names.planned(f"{names.blue}.v")
-    async with reading(source(), subjects(names)[kind]) as stream:
-        await stream.until_state(("1",), ("5",), ("11",))
-        began = time.monotonic()
-        await stream.until(lambda: time.monotonic() - began > 2)
-        await names.run(
-            f"CREATE REPLACEMENT MATERIALIZED VIEW {names.blue}.r FOR {names.blue}.v AS "
-            f"SELECT id FROM {names.blue}.t WHERE id > 4"
-        )
-        await names.run(f"ALTER MATERIALIZED VIEW {names.blue}.v APPLY REPLACEMENT {names.blue}.r")
-        assert await names.planned(f"{names.blue}.v") != [before]
+    view = f"{names.blue}.v"
+    [before] = await names.planned(view)
+    async with reading(names.source(), names.subject(kind)) as stream:
+        await all_rows(stream)
+        await later(stream, 2_000)
+        replacement = f"{names.blue}.r FOR {view} AS SELECT id FROM {names.blue}.t WHERE id > 4"
+        await names.run(f"CREATE REPLACEMENT MATERIALIZED VIEW {replacement}")
+        await names.run(f"ALTER MATERIALIZED VIEW {view} APPLY REPLACEMENT {names.blue}.r")
+        assert await names.planned(view) != [before]
         with pytest.raises(psycopg.Error, match=f"invalid id {before}"):
             await names.planned(f"[{before} AS any.name]")
         await stream.until_state(("5",), ("11",))
-        applied = time.monotonic()
-        await stream.until(lambda: time.monotonic() - applied > 5)
-        await names.run(f"ALTER SCHEMA {names.blue} SWAP WITH {names.green}")
-        await replaced(stream, time.monotonic(), "swap after a replacement")
+        await later(stream, 5_000)
+        await names.swap()
+        await replaced(stream)
 
 
 async def test_old_object_exists_after_rename(names: Names) -> None:
@@ -121,14 +128,14 @@ async def test_old_object_exists_after_rename(names: Names) -> None:
 
 async def test_cluster_swap_ends_stream_in_old_cluster(names: Names) -> None:
     [(size,)] = await names.run("SELECT size FROM mz_catalog.mz_clusters WHERE name = 'quickstart'")
-    one, other = f"{names.prefix}_one", f"{names.prefix}_other"
+    one, other = f"{names.blue}_one", f"{names.blue}_other"
     try:
         for cluster in (one, other):
             await names.run(f"CREATE CLUSTER {cluster} (SIZE = '{size}')")
-        async with reading(source(cluster=one, snapshot_timeout="60s"), subjects(names)[0]) as stream:
-            await stream.until_state(("1",), ("5",), ("11",))
+        async with reading(names.source(cluster=one, snapshot_timeout="60s"), names.subject("relation")) as stream:
+            await all_rows(stream)
             await names.run(f"ALTER CLUSTER {one} SWAP WITH {other}")
-            await replaced(stream, time.monotonic(), "cluster swap")
+            await replaced(stream)
     finally:
         for cluster in (one, other):
             await names.run(f"DROP CLUSTER IF EXISTS {cluster} CASCADE")
