@@ -14,16 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
-from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
+from support.alertmanager import ALERTMANAGER, alertmanager
 from support.materialize import MaterializeDouble
-from support.novu import FakeNovu, fake_novu
-from support.prometheus import PROMETHEUS, free_port, metric_names, prometheus
+from support.novu import fake_novu
+from support.prometheus import PROMETHEUS, metric_names, prometheus
 from support.receiver import Receiver
-from support.stack import COMPOSED, known_metrics
+from support.stack import alertmanager_file, known_metrics, prometheus_config, tocsin_config
 from support.stack_views import VIEWS
-from support.tocsin import TocsinProcess, quick_source, running
+from support.tocsin import running
 from support.waiting import until, until_some
-from tocsin.config.document import parse
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "grafana"
@@ -75,16 +74,12 @@ def test_dashboard_file_is_tidy(name: str) -> None:
     assert "pluginVersion" not in text
     assert [panel["id"] for panel in board["panels"]] == [*range(1, len(board["panels"]) + 1)]
     assert len({other["uid"] for other in BOARDS.values()}) == len(BOARDS)
-
-
-@each_board
-def test_panels_do_not_overlap(name: str) -> None:
     cells = [
         cell
-        for at in (panel["gridPos"] for panel in BOARDS[name]["panels"])
+        for at in (panel["gridPos"] for panel in board["panels"])
         for cell in itertools.product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"]))
     ]
-    assert len(cells) == len({*cells})
+    assert len(cells) == len({*cells}), "panels overlap"
     assert max(x for x, _ in cells) < 24
 
 
@@ -189,44 +184,12 @@ async def _change_rows(double: MaterializeDouble) -> None:
         await asyncio.sleep(0.3)
 
 
-def _tocsin_config(folder: Path, double: MaterializeDouble, receiver: Receiver, novu: FakeNovu) -> dict[str, Any]:
-    """The stack's own, with other addresses and shorter times."""
-    config: Any = parse(COMPOSED.read_text(encoding="utf-8"), str(COMPOSED), {}).data
-    cluster = config["sources"]["materialize"]["cluster"]
-    quick = {"timeout": "2s", "backoff_initial": "20ms", "backoff_max": "100ms"}
-    people, audit = config["channels"]["people"], config["channels"]["audit"]
-    del people["api_key_file"]
-    people |= {"url": novu.url, "api_key": novu.api_key, **quick}
-    audit |= {"url": f"{receiver.url}/audit", **quick}
-    config |= {
-        "ledger": {"path": str(folder / "ledger.db")},
-        "web": {"listen": "127.0.0.1:0"},
-        "log": {"level": "info"},
-        "sources": {"materialize": quick_source(double.dsn, cluster=cluster)},
-    }
-    return dict(config)
-
-
-def _prometheus_config(tocsin: TocsinProcess, server: Alertmanager) -> dict[str, Any]:
-    """The stack's own, with other addresses and shorter intervals."""
-    config: dict[str, Any] = read(ROOT / "prometheus" / "prometheus.yml")
-    config["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
-    config["rule_files"] = [str(ROOT / "prometheus" / "rules" / "*.yml")]
-    config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]}]
-    targets = {"tocsin": tocsin.url.removeprefix("http://"), "alertmanager": f"127.0.0.1:{server.port}"}
-    closed = f"127.0.0.1:{free_port()}"
-    for job in config["scrape_configs"]:
-        job.pop("scrape_interval", None)
-        job.pop("scrape_timeout", None)
-        job["static_configs"] = [{"targets": [targets.get(job["job_name"], closed)]}]
-    return config
-
-
 @pytest.mark.skipif(PROMETHEUS is None or ALERTMANAGER is None, reason="prometheus or alertmanager is not on the PATH")
 async def test_every_query_answers_during_an_incident(tmp_path: Path) -> None:
     """The shipped configuration of Tocsin, Prometheus and Alertmanager, before a double of Materialize, with a fake
     Novu that knows one workflow of two, and a receiver for the rest."""
     started = time.time()
+    quick = {"timeout": "2s", "backoff_initial": "20ms", "backoff_max": "100ms"}
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
         double = await enter(MaterializeDouble(progress_interval=0.2, clusters=("quickstart", "alerting")))
@@ -235,11 +198,18 @@ async def test_every_query_answers_during_an_incident(tmp_path: Path) -> None:
         receiver, novu = await enter(Receiver()), await enter(fake_novu())
         novu.add_workflow("deployment-spike")
         novu.add_workflow("deployment-calm")
-        text = (ROOT / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
-        (tmp_path / "alertmanager.yml").write_text(text.replace("http://inbox:8925", receiver.url), encoding="utf-8")
-        server = await enter(alertmanager(tmp_path, tmp_path / "alertmanager.yml"))
-        tocsin = await enter(running(tmp_path, _tocsin_config(tmp_path, double, receiver, novu)))
-        watching = await enter(prometheus(tmp_path, _prometheus_config(tocsin, server)))
+        server = await enter(alertmanager(tmp_path, alertmanager_file(tmp_path, receiver.url)))
+        config = tocsin_config(tmp_path, receiver.url, {"host": "127.0.0.1", "port": double.port})
+        del config["channels"]["people"]["api_key_file"]
+        config["channels"]["people"] |= {"url": novu.url, "api_key": novu.api_key, **quick}
+        config["channels"]["audit"] |= quick
+        tocsin = await enter(running(tmp_path, config))
+        scraping = prometheus_config(config["web"]["listen"], server.port)
+        scraping["global"] = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
+        for job in scraping["scrape_configs"]:
+            job.pop("scrape_interval", None)
+            job.pop("scrape_timeout", None)
+        watching = await enter(prometheus(tmp_path, scraping))
         stack.callback(asyncio.create_task(_change_rows(double)).cancel)
         left = [query for name in BOARDS for query in queries(name)]
         assert len(left) > 40

@@ -37,75 +37,58 @@ def event_with(name: str) -> bytes:
 VALID = event_with("Ann")
 HOSTILE = {
     "not UTF-8": [
-        b"\xff\xfe",
-        VALID + b"\0",
-        event_with("a\x00b"),
+        *(b"\xff\xfe", VALID + b"\0", event_with("a\x00b")),
         event_with("\xc3"),  # cut off
-        event_with("\xc0\xaf"),  # longer than it need be
-        event_with("\xe0\x80\xaf"),
+        event_with("\xe0\x80\xaf"),  # longer than it need be
         event_with("\xed\xa0\x80"),  # half a surrogate pair
-        event_with("\xf0\x82\x82\xac"),
         event_with("\xf4\x90\x80\x80"),  # past the last character
-        event_with("\xf8\x88\x80\x80\x80"),
-        event_with("\x80"),
     ],
     "not a flat JSON object": [
-        *(b"", b" ", b"null", b"7", b'"x"', b"[1,2]", b"{", b'{"broken', b"{,}", b'{"a":1,}', b'{"a" 1}'),
-        *(b"{'a':1}", b"{a:1}", b'{"a":1}{"b":2}', b'{"a":01}', b'{"a":1.}', b'{"a":.5}', b'{"a":+1}', b'{"a":NaN}'),
-        *(b'{"a":1e999999}', b'{"a":' + b"9" * 5000 + b"}", b'{"a":True}'),
+        *(b"", b" ", b"null", b"7", b'"x"', b"[1,2]", b'{"broken', b'{"a":1,}', b'{"a":1}{"b":2}', b"{'a':1}"),
+        *(b'{"a":01}', b'{"a":1.}', b'{"a":NaN}', b'{"a":1e999999}', b'{"a":' + b"9" * 5000 + b"}", b'{"a":True}'),
         *(b'{"a":{"nested":true}}', b'{"a":[]}', b'{"a":' * 2000 + b"1" + b"}" * 2000),
-        *(
-            b'{"a":"\n"}',
-            b'{"a":"\\x"}',
-            b'{"a":"\\u00"}',
-            b'{"a":"\\u0000"}',
-            b'{"a":"\\ud83d"}',
-            b'{"a":"\\udc00\\ud800"}',
-        ),
+        *(b'{"a":"\n"}', b'{"a":"\\x"}', b'{"a":"\\u0000"}', b'{"a":"\\ud83d"}', b'{"a":"\\udc00\\ud800"}'),
         b"\xef\xbb\xbf" + VALID,  # a byte order mark
-        *(b"\xc2\xa0" + VALID, VALID + b"\xe2\x80\xa8", b"\xc2\x85" + VALID),  # white space, but not in JSON
-        *(VALID + b"\x0b", b"\x0c" + VALID),
+        *(b"\xc2\xa0" + VALID, VALID + b"\xe2\x80\xa8", VALID + b"\x0b"),  # white space, but not in JSON
     ],
 }
 
 
-@pytest.mark.parametrize(("reason", "message"), [(reason, one) for reason, many in HOSTILE.items() for one in many])
-def test_hostile_message_is_rejected_with_its_reason(model: Model, reason: str, message: bytes) -> None:
-    model.receive(message, message, VALID)
-    model.receive(message, topic=WINNING_BIDS)
-    assert [row[3] for row in model.rows("rejected_events")] == [reason] * 3
+def reasons(model: Model) -> list[str]:
+    """The reason of each rejected event, in the order of arrival."""
+    return [reason for _, reason in model.rows("rejected_events", '"offset", reason')]
+
+
+@pytest.mark.parametrize("reason", HOSTILE)
+def test_hostile_messages_are_rejected_with_reason(model: Model, reason: str) -> None:
+    messages = HOSTILE[reason]
+    model.receive(*messages, VALID)
+    model.receive(*messages, topic=WINNING_BIDS)
+    assert reasons(model) == [reason] * 2 * len(messages)
     assert [row[2] for row in model.rows("dim_deployments")] == [1]
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"customer_id": "seven"}, "customer_id is missing or invalid"),
-        ({"customer_id": 10**9}, "customer_id is missing or invalid"),
-        ({"customer_id": -1}, "customer_id is missing or invalid"),
-        ({"customer_id": 1.5}, "customer_id is missing or invalid"),
-        ({"customer_id": True}, "customer_id is missing or invalid"),
-        ({"customer_id": None}, "customer_id is missing or invalid"),
-        ({"deployment_type": None}, "deployment_type is missing"),
-        ({"organization": None}, "organization is missing"),
-        ({"event_ts": None}, "event_ts is missing or invalid"),
-        ({"event_ts": "tomorrow"}, "event_ts is missing or invalid"),
-        ({"event_ts": 99_999_999_999}, "event_ts is missing or invalid"),  # the year 5138
-        ({"event_ts": int(NOW.timestamp()) * 1000}, "event_ts is missing or invalid"),  # milliseconds
-        ({"event_ts": int(NOW.timestamp()) + 601}, "event_ts is in the future"),
-        ({"event_ts": 9_999_999_999}, "event_ts is in the future"),
+INVALID: dict[str, list[dict[str, Any]]] = {
+    "customer_id is missing or invalid": [{"customer_id": value} for value in ("seven", 10**9, -1, 1.5, True, None)],
+    "deployment_type is missing": [{"deployment_type": None}],
+    "organization is missing": [{"organization": None}],
+    "event_ts is missing or invalid": [
+        {"event_ts": value} for value in (None, "tomorrow", 99_999_999_999, int(NOW.timestamp()) * 1000)
     ],
-)
-def test_invalid_field_is_named(model: Model, changed: dict[str, Any], reason: str) -> None:
-    model.receive(EVENT | changed)
-    assert [row[3] for row in model.rows("rejected_events")] == [reason]
+    "event_ts is in the future": [{"event_ts": value} for value in (int(NOW.timestamp()) + 601, 9_999_999_999)],
+}
+
+
+def test_invalid_field_is_named(model: Model) -> None:
+    model.receive(*[EVENT | changed for many in INVALID.values() for changed in many])
+    assert reasons(model) == [reason for reason, many in INVALID.items() for _ in many]
     assert model.rows("fct_customer_events") == []
 
 
-@pytest.mark.parametrize("amount", ["", "90,5", "-1", "1e3", "1" * 13, "0.1234567890", "Infinity", "NaN", None, True])
-def test_invalid_amount_is_rejected(model: Model, amount: object) -> None:
-    model.receive(BID | {"amount": amount}, topic=WINNING_BIDS)
-    assert [row[3] for row in model.rows("rejected_events")] == ["amount is missing or invalid"]
+def test_invalid_amount_is_rejected(model: Model) -> None:
+    amounts = ("", "90,5", "-1", "1e3", "1" * 13, "0.1234567890", "Infinity", "NaN", None, True)
+    model.receive(*[BID | {"amount": amount} for amount in amounts], topic=WINNING_BIDS)
+    assert reasons(model) == ["amount is missing or invalid"] * len(amounts)
 
 
 def test_event_above_64_kib_is_rejected(model: Model) -> None:

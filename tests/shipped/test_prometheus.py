@@ -117,15 +117,3 @@ def test_every_service_with_metrics_is_scraped() -> None:
     for job in [config["global"], *config["scrape_configs"]]:
         if "scrape_interval" in job:
             assert seconds(job["scrape_timeout"]) < seconds(job["scrape_interval"])
-
-
-@pytest.mark.parametrize(
-    ("expression", "names"),
-    [
-        ('up{job="a{b"} == 0 or absent(up{job="x"})', {"up"}),
-        ("sum by (le, a) (rate(b_total[5m])) > on (c) group_left (d) e offset 5m", {"b_total", "e"}),
-        ("a:b:c * 1e3 unless bool_like{x!~'y'}", {"a:b:c", "bool_like"}),
-    ],
-)
-def test_metric_names_of_an_expression(expression: str, names: set[str]) -> None:
-    assert metric_names(expression) == names
