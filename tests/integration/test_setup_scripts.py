@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 import psycopg
 import pytest
 
-from e2e.rehearsal.definitions import RETENTION, Definitions
 from setup import PREFIX, Setup, Waiting, connect
 from sql_plan import DIRECTORY
+from support.definitions import RETENTION, Definitions
 from support.materialize import MaterializeDouble
 from support.postgres import Postgres
 from support.setup_server import DEFAULTS

@@ -31,14 +31,17 @@ REPLACEMENTS = {
     "novu-api": "novu",
     "novu-worker": "bystander",
 }
-OWN = ("exporter", "producer", "inbox")
 LASTING = ("redpanda", "producer", "materialized", "exporter", "inbox", "prometheus", "alertmanager")
-SERVICES = (*LASTING, "setup")
 PORTS = (
     *("TOCSIN", "INBOX", "PROMETHEUS", "ALERTMANAGER", "REDPANDA", "MATERIALIZE", "MATERIALIZE_CONSOLE"),
     "NOVU_API",
 )
 PATIENCE_S = 240
+
+_COMPOSE = (
+    *("docker", "compose", "--project-name", PROJECT, "--project-directory", str(ROOT), "--env-file", os.devnull),
+    *("--file", str(ROOT / "docker-compose.yml"), "--file", str(HERE / "compose.yaml")),
+)
 
 Done = subprocess.CompletedProcess[str]
 
@@ -64,31 +67,27 @@ class Stack:
     jars: Path
 
     def compose(self, *arguments: str, **environ: str) -> Done:
-        """Run `docker compose` with variables as from an `.env`.
-
-        Raises:
-            FailureError: it did not succeed.
-        """
-        return run(*_COMPOSE, *arguments, environ=self._environ(environ))
+        """Run `docker compose` with variables as from an `.env`. Raises FailureError."""
+        done = self.tried(*arguments, **environ)
+        _succeeded(("compose", *arguments), done)
+        return done
 
     def tried(self, *arguments: str, **environ: str) -> Done:
         """As `compose`, where failing is a result too."""
-        return quiet(*_COMPOSE, *arguments, environ=self._environ(environ))
+        return subprocess.run((*_COMPOSE, *arguments), env=self._environ(environ), capture_output=True, text=True)
 
     def begin(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
         """As `compose`, without waiting for its end. All output is on standard output."""
-        command = (*_COMPOSE, *arguments)
         pipe, both = subprocess.PIPE, subprocess.STDOUT
+        command = (*_COMPOSE, *arguments)
         return subprocess.Popen(command, env=self._environ(environ), stdout=pipe, stderr=both, text=True)
 
     def up(self, *services: str, **environ: str) -> float:
         """Start services, all by default, and wait until they are healthy. Returns how long that took, in seconds."""
         started = time.monotonic()
-        self.compose("up", "--detach", "--wait", "--wait-timeout", str(PATIENCE_S), *(services or SERVICES), **environ)
+        wanted = services or (*LASTING, "setup")
+        self.compose("up", "--detach", "--wait", "--wait-timeout", str(PATIENCE_S), *wanted, **environ)
         return time.monotonic() - started
-
-    def down(self) -> None:
-        self.compose("down", "--timeout", "10")
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name.upper()]}"
@@ -100,19 +99,13 @@ class Stack:
     def state(self, service: str, field: str) -> str:
         return inspect(self.container(service), field)
 
-    def healthy(self) -> set[str]:
-        """The services that run and are healthy."""
+    def healthy(self, *services: str) -> bool:
+        """Whether these services run and are healthy; all by default."""
         found = [json.loads(line) for line in self.compose("ps", "--format", "json").stdout.splitlines()]
-        return {each["Service"] for each in found if (each["State"], each["Health"]) == ("running", "healthy")}
-
-    def is_healthy(self, service: str) -> bool:
-        return service in self.healthy()
-
-    def all_healthy(self) -> bool:
-        return self.healthy() >= {*LASTING}
+        running = {each["Service"] for each in found if (each["State"], each["Health"]) == ("running", "healthy")}
+        return running >= {*(services or LASTING)}
 
     def logs(self, service: str, **environ: str) -> str:
-        """The log of a container."""
         return self.compose("logs", "--no-log-prefix", service, **environ).stdout
 
     def kill(self, service: str) -> None:
@@ -126,6 +119,10 @@ class Stack:
         services = json.loads(self.compose("config", "--format", "json", COMPOSE_PROFILES="novu").stdout)["services"]
         return {service: services[service]["image"] for service in REPLACEMENTS}
 
+    def clear(self) -> None:
+        """Remove containers, networks and volumes."""
+        self.tried("down", "--volumes", "--timeout", "5", COMPOSE_PROFILES="novu")
+
     def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
         return {
             **os.environ,
@@ -137,25 +134,18 @@ class Stack:
         }
 
 
-_COMPOSE = (
-    *("docker", "compose", "--project-name", PROJECT, "--project-directory", str(ROOT), "--env-file", os.devnull),
-    *("--file", str(ROOT / "docker-compose.yml"), "--file", str(HERE / "compose.yaml")),
-)
-
-
 def prepare() -> Stack:
-    """Build the replacements and give them the pinned names.
-
-    Raises:
-        SkipError: there is no engine, or a part of the replacements is missing.
-    """
-    if quiet("docker", "info").returncode:
-        raise SkipError("no Docker engine answers")
-    if quiet("docker", "compose", "version").returncode:
+    """Build the replacements and give them the pinned names. Raises SkipError if a part of them is missing."""
+    try:
+        if docker("info").returncode:
+            raise SkipError("no Docker engine answers")
+    except FileNotFoundError:
+        raise SkipError("docker is not installed") from None
+    if docker("compose", "version").returncode:
         raise SkipError("docker compose is not installed")
     if os.geteuid() != 0:
         raise SkipError("only root can kill processes in containers")
-    if quiet("docker", "image", "inspect", BASE).returncode and quiet("docker", "pull", "--quiet", BASE).returncode:
+    if docker("image", "inspect", BASE).returncode and docker("pull", "--quiet", BASE).returncode:
         raise SkipError(f"the base image {BASE} is neither here nor can it be pulled")
     try:
         stack = Stack({name: free_port() for name in PORTS}, kafka.jars())
@@ -163,55 +153,40 @@ def prepare() -> Stack:
         raise SkipError(f"no broker: {reason}") from None
     pinned = stack.pinned()
     for image in pinned.values():
-        label = quiet("docker", "image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image)
+        label = docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image)
         if not label.returncode and not label.stdout.strip():
             raise SkipError(f"{image} is here, and may be the real one: docker compose up needs no rehearsal")
     for service, target in REPLACEMENTS.items():
         name = f"{PROJECT}:{target}"
-        marked = ("--label", f"{LABEL}=1", "--target", target, "--tag", name)
-        run("docker", "build", "--quiet", "--network", "host", *marked, str(HERE))
-        run("docker", "tag", name, pinned[service])
-    clear(stack)
+        options = ("--quiet", "--network", "host", "--label", f"{LABEL}=1", "--target", target, "--tag", name)
+        for command in (("build", *options, str(HERE)), ("tag", name, pinned[service])):
+            _succeeded(command, docker(*command))
+    stack.clear()
     return stack
-
-
-def clear(stack: Stack) -> None:
-    """Remove containers, networks and volumes."""
-    stack.tried("down", "--volumes", "--timeout", "5", COMPOSE_PROFILES="novu")
 
 
 def give_back(stack: Stack) -> None:
     """Remove the pinned names of the replacements."""
     for image in stack.pinned().values():
-        quiet("docker", "rmi", "--no-prune", image)
+        docker("rmi", "--no-prune", image)
 
 
 def inspect(what: str, field: str) -> str:
-    return quiet("docker", "inspect", "--format", f"{{{{{field}}}}}", what).stdout.strip()
+    return docker("inspect", "--format", f"{{{{{field}}}}}", what).stdout.strip()
 
 
-def quiet(*command: str, environ: Mapping[str, str] | None = None) -> Done:
-    try:
-        return subprocess.run(command, env=environ, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        return subprocess.CompletedProcess(command, 127, "", str(error))
+def docker(*arguments: str) -> Done:
+    return subprocess.run(("docker", *arguments), capture_output=True, text=True)
 
 
-def run(*command: str, environ: Mapping[str, str] | None = None) -> Done:
-    done = quiet(*command, environ=environ)
+def _succeeded(command: tuple[str, ...], done: Done) -> None:
     if done.returncode:
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
-        shown = command[len(_COMPOSE) :] if command[: len(_COMPOSE)] == _COMPOSE else command[1:]
-        raise FailureError(f"docker {' '.join(shown)}: status {done.returncode}\n{output}")
-    return done
+        raise FailureError(f"docker {' '.join(command)}: status {done.returncode}\n{output}")
 
 
 def until(what: str, condition: Callable[[], Any], seconds: float = 30) -> float:
-    """Wait for a condition. Returns how long it took.
-
-    Raises:
-        FailureError: it was not met in time.
-    """
+    """Wait for a condition. Returns how long it took. Raises FailureError if it was not met in time."""
     started = time.monotonic()
     try:
         seen(condition, what, seconds)

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from e2e.rehearsal.definitions import Definitions
+from support.definitions import Definitions
 from support.materialize import MaterializeDouble
 from support.stack_views import VIEWS
 
