@@ -1,19 +1,15 @@
-"""Events into a live broker, through a live Materialize, to people, gauges and Alertmanager: the promises of
-tests/acceptance.md about alerts from a stream. `materialize/` is applied unchanged (see conftest.py). Prometheus and
-Alertmanager take part where they are on the PATH.
+"""Events into a live broker, through a live Materialize, to people and gauges: the promises of tests/acceptance.md
+about alerts from a stream. `materialize/` is applied unchanged (see conftest.py); test_speed.py adds Alertmanager.
 """
 
-import asyncio
 import json
 import secrets
 import time
 from asyncio import to_thread
-from collections import Counter
 from datetime import datetime
 
 import pytest
 
-from support.alertmanager import ALERTMANAGER, alertmanager
 from support.live_model import (
     NEEDS_BOTH,
     Model,
@@ -24,17 +20,13 @@ from support.live_model import (
     produce,
     send,
     shown,
-    tapped,
     until_gauge,
 )
 from support.materialize.protocol import column
 from support.notifications import LONG, until_ready
-from support.prometheus import PROMETHEUS, prometheus
-from support.stack import alertmanager_file, prometheus_config
 from support.stack_views import VIEWS
 from support.tocsin import TocsinProcess, running
-from support.waiting import seen, until, until_some
-from tocsin_demo.inbox.model import Step
+from support.waiting import until, until_some
 from tocsin_producer.events import CUSTOMER_EVENTS, WINNING_BIDS, Kind, Schedule
 from tocsin_producer.plan import Plan
 from tocsin_producer.sinks.kafka import KafkaSink
@@ -60,35 +52,6 @@ def test_views_have_the_columns_of_the_double(model: Model) -> None:
             described = connection.execute(f"SELECT * FROM {view} LIMIT 0".encode()).description or []
             found = [(each.name, each.type_code) for each in described]
             assert found == [(name, column(name, kind).oid) for name, kind in columns], view
-
-
-def test_producer_fills_topic_by_its_seed(model: Model) -> None:
-    organizations = tuple(f"org-{secrets.token_hex(4)}" for _ in range(4))
-    plan = Plan(
-        seed=7, organizations=organizations, rate=0, bid_rate=0, limit=30, first_spike_after=1, spike_interval=3
-    )
-    options = ("--seed", "7", "--rate", "0", "--bid-rate", "0", "--limit", "30", "--first-spike-after", "1s")
-    with tapped(CUSTOMER_EVENTS) as tap:
-        produce(*options, "--spike-interval", "3s", "--organizations", ",".join(organizations))
-
-        def own() -> list[bytes]:
-            return [value for value in tap() if value and any(name.encode() in value for name in organizations)]
-
-        seen(lambda: len(own()) >= 30, "thirty events")
-        values = own()
-    expected = Counter(fields(event.value or b"") for event in Schedule(plan).events(start=0))
-    assert Counter(map(fields, values)) == expected
-    assert sorted(Counter(values).values()) == [1] * 10 + [10, 10], "a spike is ten equal events"
-    counted = "SELECT count(*), count(DISTINCT customer_id) FROM {}.fct_customer_events"
-    model.until(f"{counted} WHERE organization IN {organizations}", (30, 10))
-
-
-def fields(value: bytes) -> str:
-    """An event without its time, which is that of the run."""
-    event = json.loads(value)
-    assert list(event) == ["customer_id", "customer_name", "deployment_type", "organization", "event_type", "event_ts"]
-    assert isinstance(event.pop("event_ts"), int)
-    return json.dumps(event, sort_keys=True)
 
 
 async def test_spike_is_row_gauge_and_message(stack: Stack) -> None:
@@ -198,29 +161,6 @@ async def test_outage_of_materialize_shows(stack: Stack, sink: KafkaSink) -> Non
             assert await tocsin.metric("tocsin_alert_gaps_total", alert="deployment_spike") == 0
 
 
-@pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH")
-@pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
-async def test_alertmanager_notifies_organizations_and_outage(stack: Stack, sink: KafkaSink) -> None:
-    inbox = stack.inbox
-    names = [await to_thread(stack.model.organization) for _ in range(2)]
-    async with (
-        stack.tocsin(),
-        alertmanager(stack.folder, alertmanager_file(stack.folder, inbox.url)) as server,
-        prometheus(stack.folder, prometheus_config(stack.config["web"]["listen"], server.port)),
-    ):
-        now = int(time.time())
-        for name in names:
-            send(sink, CUSTOMER_EVENTS, *[deployment(name, event_ts=now - WINDOW + 45)] * 6)
-        for status in ("firing", "resolved"):
-            both = {(status, name) for name in names}
-            await until(lambda both=both: both <= inbox.alerts().keys(), f"both {status}", 3 * LONG)  # type: ignore[misc]
-        for group in inbox.groups():
-            [organization] = {alert["labels"]["organization"] for alert in group["alerts"]}
-            assert group["groupLabels"]["organization"] == organization
-        await stack.proxy.cut()
-        await until(lambda: inbox.groups("TocsinSourceDown"), "the alert about Materialize", 2 * LONG)
-
-
 async def test_second_setup_leaves_tocsin_alone(stack: Stack, sink: KafkaSink) -> None:
     """Two at once."""
     organization = await to_thread(stack.model.organization)
@@ -296,44 +236,6 @@ async def test_added_rule_fires_and_removed_rule_resolves(stack: Stack, sink: Ka
 async def arrived(stack: Stack, name: str, bids: int) -> None:
     """Wait until this number of bids for an item are facts."""
     await stack.until_rows(f"SELECT count(*) FROM {{}}.winning_bids WHERE item = '{name}'", (bids,))
-
-
-async def test_equal_rows_of_three_rules_are_one_firing(stack: Stack, sink: KafkaSink) -> None:
-    """Three rules of one name catch one bid: three equal rows. The other item fires after two of them are gone."""
-    model, name, marker = stack.model, item(), item()
-    rules = ", ".join(f"('{name}', '{name}', {above}, 'info')" for above in (1, 2, 3))
-    async with stack.tocsin() as tocsin:
-        send(sink, WINNING_BIDS, bid(name), bid(marker))
-        await asyncio.gather(arrived(stack, name, 1), arrived(stack, marker, 1))
-        await to_thread(model.run, f"INSERT INTO {{}}.auction_alerts VALUES {rules}")
-        await until(lambda: stack.sold(name) == {"fired": 1}, "one firing", LONG)
-        removed = f"DELETE FROM {{}}.auction_alerts WHERE item_name = '{name}' AND price_above > 1"
-        await to_thread(model.run, removed)
-        await to_thread(model.add_rule, marker, "1")
-        await until(lambda: stack.sold(marker) == {"fired": 1}, "the marker", LONG)
-        assert stack.sold(name) == {"fired": 1}
-        assert await shown(tocsin, "active_alerts", item=name) == 50
-        await to_thread(model.remove_rule, name)
-        await until(lambda: stack.sold(name) == {"fired": 1, "resolved": 1}, "the end", LONG)
-
-
-async def test_rule_removed_in_time_is_cancelled(stack: Stack, sink: KafkaSink) -> None:
-    """The workflow waits; the cancel comes before its delay is over."""
-    name = item()
-    steps = (Step(type="delay", seconds=60), Step(type="in_app"))
-    stack.inbox.core.engine.add_workflow("auction-rule", now=0, steps=steps)
-
-    def states() -> list[str]:
-        sent = stack.inbox.core.engine.worker.notifications.values()
-        return [each.state for each in sent if name in json.dumps(each.payload)]
-
-    async with stack.tocsin():
-        send(sink, WINNING_BIDS, bid(name))
-        await arrived(stack, name, 1)
-        await to_thread(stack.model.add_rule, name, "1")
-        await until(lambda: states() == ["waiting"], "the workflow waits", LONG)
-        await to_thread(stack.model.remove_rule, name)
-        await until(lambda: states() == ["cancelled"], "the message is cancelled", LONG)
 
 
 async def test_model_with_odd_name_works(stack: Stack, sink: KafkaSink) -> None:

@@ -12,15 +12,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -196,26 +195,6 @@ def produce(*arguments: str) -> None:
     command = [sys.executable, "-m", "tocsin_producer", "--sink", "kafka", "--brokers", KAFKA, *arguments]
     environ = {key: value for key, value in os.environ.items() if not key.startswith("TOCSIN_PRODUCER_")}
     ended(subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-
-
-@contextmanager
-def tapped(topic: str) -> Iterator[Callable[[], list[bytes | None]]]:
-    """Gives a function that returns the values that have come into a topic since the beginning of the block."""
-    found: list[bytes | None] = []
-    settings = {"bootstrap.servers": KAFKA, "group.id": f"tocsin-test-{secrets.token_hex(4)}", "log_level": 2}
-    with closing(Consumer({**settings, "enable.auto.commit": False})) as consumer:
-        places = [TopicPartition(topic, n) for n in consumer.list_topics(topic, timeout=10).topics[topic].partitions]
-        for place in places:
-            place.offset = consumer.get_watermark_offsets(place, timeout=10)[1]
-        consumer.assign(places)
-
-        def read() -> list[bytes | None]:
-            while (message := consumer.poll(0.2)) is not None:
-                if message.error() is None:
-                    found.append(message.value())
-            return found
-
-        yield read
 
 
 def delete_topic(topic: str) -> None:
