@@ -67,8 +67,10 @@ async def test_event_waits_for_earlier_one_of_its_key(database: Database) -> Non
 async def test_events_of_a_dead_worker_go_to_another(database: Database) -> None:
     await made(database)
     await database.run(INSERT, 5)
-    async with taking(source(database)) as survivor, taking(source(database)) as dead:
+    async with taking(source(database)) as survivor, taking(source(database, batch=2)) as dead:
         held = await dead.next()
+        await survivor.take()
+        assert survivor.ids == [3, 4, 5], "rows that another worker holds are skipped"
         [[pid]] = await database.run("SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'")
         waiting = asyncio.create_task(survivor.take())
         await database.run("SELECT pg_terminate_backend(%s)", pid)
