@@ -7,6 +7,8 @@ message's type letter, `startup` for a first packet, `eof` where that side close
 import asyncio
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
@@ -250,6 +252,12 @@ async def test_double_describes_like_recorded_server() -> None:
     described = bodies[0].encode("latin-1")
     for column in columns:
         assert column.name.encode() + b"\0" + bytes(6) + column.oid.to_bytes(4, "big") in described
+
+
+def test_double_needs_only_the_standard_library() -> None:
+    """It also runs in a container of `make rehearse`."""
+    code = f"import sys; sys.path.insert(0, {str(RECORDINGS.parent)!r}); import support.materialize"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
-"""Messages of PostgreSQL's wire protocol, version 3, in text format, and types of columns. Pure."""
+"""Messages of PostgreSQL's wire protocol, version 3, in text format, and types of columns. Pure.
+
+The double needs the standard library only, since it also runs in a container of `make rehearse`.
+"""
 
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from psycopg.postgres import types
 
 from support.materialize.errors import ServerError
 
@@ -14,8 +15,15 @@ Row = tuple[str | None, ...]
 ENCRYPTION_REQUESTS = frozenset({80877103, 80877104})
 """The codes of first packets that ask for TLS and for GSSAPI."""
 
-_OWN_TYPES = {"uint4": 16462, "uint8": 16464, "mz_timestamp": 16552, "text list": 20187, "map[text=>int4]": 20188}
-"""Types of Materialize. Lists and maps made by users have a number that no client can know."""
+_TYPES = """
+bool 16, bytea 17, int8 20, int2 21, int4 23, text 25, oid 26, float4 700, float8 701, varchar 1043, date 1082,
+time 1083, timestamp 1114, timestamptz 1184, interval 1186, numeric 1700, uuid 2950, jsonb 3802, int4range 3904,
+int4[] 1007, text[] 1009, interval[] 1187, uint4 16462, uint8 16464, mz_timestamp 16552, text list 20187,
+map[text=>int4] 20188
+"""
+"""Types and their numbers. Those from 16384 on are Materialize's; lists and maps made by users have one that no client
+knows."""
+_OIDS = {name: int(oid) for name, oid in (pair.strip().rsplit(" ", 1) for pair in _TYPES.split(","))}
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\b": "\\b", "\f": "\\f", "\v": "\\v"})
 _SPECIAL = frozenset("\\\t\n\r\b\f\v")
@@ -30,11 +38,8 @@ class Column:
 
 
 def column(name: str, kind: str) -> Column:
-    """A column of a type by its name, such as `int4` or `text[]`. Raises KeyError for an unknown one."""
-    if kind in _OWN_TYPES:
-        return Column(name, _OWN_TYPES[kind])
-    element = types[kind.removesuffix("[]")]
-    return Column(name, element.array_oid if kind.endswith("[]") else element.oid)
+    """A column of a type by its name. Raises KeyError for a type that is not in the table."""
+    return Column(name, _OIDS[kind])
 
 
 PREFIX = (column("mz_timestamp", "numeric"), column("mz_progressed", "bool"), column("mz_diff", "int8"))
