@@ -17,6 +17,7 @@ from tocsin.model import Batch, Row
 from tocsin.postgres import name_parts, relation
 from tocsin.sources.base import Subject
 from tocsin.sources.materialize import Assembler
+from tocsin.sources.wire import fields
 
 
 async def test_snapshot_comes_first_and_changes_follow(server: Server) -> None:
@@ -164,6 +165,11 @@ async def test_every_character_arrives_unchanged(server: Server) -> None:
     view = await server.view("orders", COLUMNS, *rows)
     async with reading(source(server), view.name) as stream:
         await stream.until_state(*rows)
+
+
+def test_invalid_utf8_becomes_distinct_text() -> None:
+    lines = [b"1\t<\xff\xfe>\n", b"2\t<\xffA>\n", "3\tü\\t\\\\\n".encode(), b"\\N\t\n"]
+    assert fields(lines) == [("1", "<\\xff\\xfe>"), ("2", "<\\xffA>"), ("3", "ü\t\\"), (None, "")]
 
 
 TYPES = (
