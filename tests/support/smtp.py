@@ -48,7 +48,7 @@ class Mail:
 class MailServer:
     """A server for the length of an `async with`, and the handler that aiosmtpd calls. `tls`: the certificate to show,
     at once or (`starttls`) when asked. `password`: the password of every login. `under_way`: contents that have come
-    and are not answered. `hanging`: commands that are never answered; `late`: those that were answered late."""
+    and are not answered. `hanging`: commands that are never answered."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class MailServer:
         size: int | None = None,
     ) -> None:
         self.mails: list[Mail] = []
-        self.connections = self.logins = self.under_way = self.hanging = self.late = self.port = 0
+        self.connections = self.logins = self.under_way = self.hanging = self.port = 0
         self.hello = ""
         self._transports: set[asyncio.BaseTransport] = set()
         self._script: dict[str, deque[str]] = defaultdict(deque)
@@ -159,7 +159,6 @@ class MailServer:
             return "421 closing"
         if said.startswith(LATE):
             await asyncio.sleep(0.6)
-            self.late += 1
         return said.removeprefix(LATE)
 
     async def _take(self, session: Session, envelope: Envelope) -> None:
