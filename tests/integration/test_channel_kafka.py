@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,10 +65,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
         yield broker
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Kafka]:
-    """A running Kafka that a test may break."""
-    with kafka(tmp_path) as broker:
+with_users = pytest.mark.xdist_group("kafka with users")
+breaking = pytest.mark.xdist_group("kafka that breaks")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A running Kafka that a test may break, and restores."""
+    with kafka(tmp_path_factory.mktemp("own")) as broker:
         broker.start()
         yield broker
 
@@ -221,6 +224,7 @@ async def test_unreachable_cluster_is_retried_with_the_reason() -> None:
     assert "refused" in result.detail
 
 
+@breaking
 async def test_broker_that_comes_back_has_every_notification(own: Kafka) -> None:
     """After a kill, and after a silence; a repeat has the same id."""
     make_topic(own, "t")
@@ -240,8 +244,9 @@ async def test_broker_that_comes_back_has_every_notification(own: Kafka) -> None
     assert {dict(record.headers() or [])["tocsin-id"] for record in stored(own, "t")} == expected
 
 
+@breaking
 async def test_connection_error_is_reported_only_while_it_lasts(own: Kafka) -> None:
-    make_topic(own, "t", max_message_bytes="100")  # so that nothing is delivered, and yet the broker answers
+    make_topic(own, "small", max_message_bytes="100")  # so that nothing is delivered, and yet the broker answers
     unreachable = [f"127.0.0.1:{port}" for port in range(1, 4)]
 
     async def failed_for(reason: Reason) -> bool:
@@ -255,7 +260,7 @@ async def test_connection_error_is_reported_only_while_it_lasts(own: Kafka) -> N
         "bootstrap_servers": [*unreachable, own.brokers],
         "librdkafka": {"reconnect.backoff.max.ms": "500"},
     }
-    async with channel(own.brokers, topic="t", timeout="2s", **at) as to:
+    async with channel(own.brokers, topic="small", timeout="2s", **at) as to:
         assert await until_some(lambda: failed_for(Reason.TOO_LARGE))
         own.kill()
         assert await until_some(lambda: failed_for(Reason.CONNECTION))
@@ -275,6 +280,7 @@ async def test_close_does_not_wait_for_a_silent_broker() -> None:
         assert isinstance(await waiting, Retry)
 
 
+@with_users
 async def test_only_a_trusted_broker_gets_records(guarded: Kafka) -> None:
     topic = new_topic(guarded)
     admin = login(guarded, "admin", SECRET)
@@ -289,6 +295,7 @@ async def test_only_a_trusted_broker_gets_records(guarded: Kafka) -> None:
     assert len(stored(guarded, topic)) == 1
 
 
+@with_users
 @pytest.mark.parametrize(
     ("user", "password"), [("admin", SECRET + "-wrong"), ("guest", GUEST)], ids=["wrong password", "no right"]
 )
@@ -303,6 +310,7 @@ async def test_refused_user_pauses_the_channel(guarded: Kafka, user: str, passwo
     assert password not in repr(shown)
 
 
+@with_users
 async def test_user_without_rights_pauses_and_names_the_right(guarded: Kafka) -> None:
     """The cluster refuses an idempotent producer, and every record fails with it."""
     topic = new_topic(guarded)
@@ -356,6 +364,7 @@ async def test_missing_topic_is_created_and_compacted(monkeypatch: pytest.Monkey
     assert threading.main_thread() not in closed_in
 
 
+@with_users
 async def test_refused_topic_is_requested_once_a_minute(guarded: Kafka, asked: list[list[str]]) -> None:
     clock = Clock()
     for operation in ("WRITE", "DESCRIBE"):
@@ -380,6 +389,7 @@ async def test_refused_topic_is_requested_once_a_minute(guarded: Kafka, asked: l
     assert [line["event"] for line in lines if "topic" in line["event"]] == [expected]
 
 
+@with_users
 async def test_existing_topic_needs_no_right_to_create(guarded: Kafka, asked: list[list[str]]) -> None:
     topic = new_topic(guarded)
     for operation in ("WRITE", "DESCRIBE"):
@@ -437,12 +447,6 @@ async def test_verify_reports_missing_or_uncompacted_topics() -> None:
 
 
 # Settings.
-
-
-def test_alert_without_topic_is_refused() -> None:
-    config = configured("h:1")
-    with pytest.raises(ConfigError, match=r"alerts\.late\.notify: channel k: set a topic"):
-        kind.build("k", config, {"late": config})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tocsin.channels.kafka.settings import Config, Options
-from tocsin.errors import ConfigError, Problem, needing
+from tocsin.errors import needing
 
 if TYPE_CHECKING:
     from tocsin.channels.kafka.channel import Kafka
@@ -18,15 +18,8 @@ __all__ = ["Config", "Options", "build"]
 def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Kafka":
     """Build the channel; it connects with the first notification.
 
-    Raises ConfigError when the library is not installed or refuses a setting, or when an alert has no topic.
+    Raises ConfigError when the library is not installed or refuses a setting.
     """
-    problems = [
-        Problem(code="incomplete_channel", message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")
-        for alert, options in routes.items()
-        if (missing := options.missing())
-    ]
-    if problems:
-        raise ConfigError(problems)
     with needing("kafka", f"channels.{name}"):
         from tocsin.channels.kafka.channel import Kafka
     return Kafka(name, config, routes)
