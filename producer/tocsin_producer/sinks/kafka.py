@@ -41,19 +41,7 @@ _FINAL = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE, 
 
 
 class KafkaSink:
-    """See `tocsin_producer.sinks.Sink`.
-
-    Args:
-        brokers: `host:port`, several with commas.
-        metrics: counts deliveries and failures as the broker reports them.
-        monotonic: seconds on a clock that never goes back.
-        stopped: whether the run ends; a `send` or `prepare` that waits for the broker then gives up.
-        config: more settings of librdkafka, such as `security.protocol`; they win over the sink's own.
-        close_timeout: how many seconds `close` waits for acknowledgements.
-
-    Raises:
-        SinkError: confluent-kafka is not installed, or does not accept the settings.
-    """
+    """See `tocsin_producer.sinks.Sink`."""
 
     def __init__(
         self,
@@ -65,6 +53,13 @@ class KafkaSink:
         config: Mapping[str, str] | None = None,
         close_timeout: float = 10.0,
     ) -> None:
+        """`brokers`: `host:port`, several with commas. `metrics`: counts deliveries and failures as the broker reports
+        them. `monotonic`: seconds on a clock that never goes back. `stopped`: whether the run ends; a `send` or
+        `prepare` that waits for the broker then gives up. `config`: more settings of librdkafka, such as
+        `security.protocol`; they win over the sink's own. `close_timeout`: seconds for acknowledgements at the end.
+
+        Raises SinkError if confluent-kafka does not accept the settings.
+        """
         self._brokers = brokers
         self._metrics = metrics
         self._monotonic = monotonic
@@ -78,7 +73,7 @@ class KafkaSink:
             **(config or {}),
         }
         self._away_since: float | None = None
-        self._reminded = float("-inf")
+        self._remind_at = float("-inf")
         self._reason = ""
         self._logged: set[str] = set()
         self._fatal: str | None = None
@@ -203,24 +198,15 @@ class KafkaSink:
         now = self._monotonic()
         self._reason = reason
         self._away_since = now if self._away_since is None else self._away_since
-        if now - self._reminded < REMIND_EVERY:
-            return
-        self._reminded = now
-        waiting = len(self._producer)
-        _log.warning(
-            "Kafka at %s cannot be reached (%s); retrying, %d events waiting%s",
-            self._brokers,
-            reason,
-            waiting,
-            "" if now == self._away_since else f", {now - self._away_since:.0f} s so far",
-        )
+        if now >= self._remind_at:
+            self._remind_at = now + REMIND_EVERY
+            text = "Kafka at %s cannot be reached (%s); retrying, %d events waiting, %.0f s so far"
+            _log.warning(text, self._brokers, reason, len(self._producer), now - self._away_since)
 
     def _back(self) -> None:
-        if self._away_since is None:
-            return
-        _log.info("Kafka at %s is back after %.0f s", self._brokers, self._monotonic() - self._away_since)
-        self._away_since = None
-        self._reminded = float("-inf")
+        if self._away_since is not None:
+            _log.info("Kafka at %s is back after %.0f s", self._brokers, self._monotonic() - self._away_since)
+            self._away_since, self._remind_at = None, float("-inf")
 
 
 def _code(error: Exception) -> int | None:
