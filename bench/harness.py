@@ -182,8 +182,8 @@ async def ingesting(source: Mapping[str, Any], name: str = "order", **alert: Any
         outputs = EventOutputs(
             ledger=ledger, metrics=metrics.source("measured"), offer=offered.batches.put_nowait, publish=lambda _: None
         )
-        source_ = build.make_event_source(measured)
-        task = asyncio.create_task(EventPipeline("measured", source_, [route], build.backoff(measured), outputs).run())
+        source_ = build.make_source(measured)
+        task = asyncio.create_task(EventPipeline("measured", source_, [route], build.backoff(measured.settings), outputs).run())
         try:
             yield offered
         finally:

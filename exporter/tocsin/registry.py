@@ -3,12 +3,9 @@
 A module is imported only for a type that is in use, since some need heavy libraries.
 """
 
-from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
-from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Settings
 
 SOURCES: dict[str, str] = {
@@ -50,7 +47,7 @@ def channel_types() -> list[str]:
 
 def source_model(kind: str) -> type[Settings]:
     """Return the configuration model of a source type."""
-    model: type[Settings] = import_module(SOURCES[kind]).Config
+    model: type[Settings] = source_module(kind).Config
     return model
 
 
@@ -58,16 +55,6 @@ def channel_models(kind: str) -> tuple[type[Settings], type[Settings]]:
     """Return the configuration model of a channel type, and the model of the options an alert may override."""
     module = channel_module(kind)
     return module.Config, module.Options
-
-
-def channel_problems(kind: str, name: str, settings: Any, routes: Mapping[str, Any]) -> Sequence[Problem]:
-    """Return why a channel cannot be built on this machine, for the types whose building finds that."""
-    if settings.checked_by_building:
-        try:
-            channel_module(kind).build(name, settings, routes)
-        except ConfigError as error:
-            return error.problems
-    return ()
 
 
 def source_module(kind: str) -> ModuleType:

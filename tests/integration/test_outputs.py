@@ -38,8 +38,7 @@ class OutputsHarness:
         config = load(write(self._folder / "tocsin.yaml", values), {})
         new = await self.outputs.built(config)
         await self.outputs.stop_outdated(config, new)
-        self.outputs.start_levels(config, new, lambda _: {"late": [transition()]})
-        self.outputs.start_channels(config, new, self._ledger, 0.0)
+        self.outputs.start(config, new, self._ledger, lambda _: {"late": [transition()]}, 0.0)
 
     async def close(self) -> None:
         await self.outputs.settle_levels()

@@ -54,7 +54,7 @@ class Scenario:
         outputs = EventOutputs(
             ledger=ledger, metrics=self.metrics.source("broker"), offer=self._offer, publish=lambda _: None
         )
-        pipeline = EventPipeline("broker", build.make_event_source(source), [route], build.backoff(source), outputs)
+        pipeline = EventPipeline("broker", build.make_source(source), [route], build.backoff(source.settings), outputs)
         task = asyncio.create_task(pipeline.run())
         try:
             yield pipeline

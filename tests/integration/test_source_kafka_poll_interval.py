@@ -65,7 +65,7 @@ class Scenario:
             ledger=ledger, metrics=metrics.source("broker"), offer=self._offer, publish=lambda _: None
         )
         taker = units.event_route(self._config, alert, metrics.alert("orders"))
-        intake = EventPipeline("broker", units.make_event_source(at), [taker], units.backoff(at), outlets)
+        intake = EventPipeline("broker", units.make_source(at), [taker], units.backoff(at.settings), outlets)
         task = asyncio.create_task(intake.run())
         try:
             yield intake

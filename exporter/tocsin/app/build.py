@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any
 
 import structlog
 
 from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.backoff import Backoff
-from tocsin.channels.base import Channel, Level, Message, Rejected
+from tocsin.channels.base import Message, Rejected
 from tocsin.channels.settings import ChannelOptions
 from tocsin.config import ChannelConfig, Config, SourceConfig
 from tocsin.config.columns import named_columns, route_columns
@@ -26,38 +26,19 @@ from tocsin.pipeline.routing import Route, Router, holds
 from tocsin.pipeline.rows import Timing
 from tocsin.registry import LEVELS, channel_module, source_module
 from tocsin.repeats import Repeats
-from tocsin.sources.base import EventSource, Source
 from tocsin.templates import Condition, Template
 
 log = structlog.get_logger(__name__)
 
 
-def make_source(config: SourceConfig) -> Source:
-    """Build a source of rows; it connects to nothing yet."""
-    return cast("Source", _built(config))
-
-
-def make_event_source(config: SourceConfig) -> EventSource:
-    """Build a source of events; it connects to nothing yet."""
-    return cast("EventSource", _built(config))
-
-
-def _built(config: SourceConfig) -> object:
+def make_source(config: SourceConfig) -> Any:
+    """Build a source (a `Source` or an `EventSource`); it connects to nothing yet."""
     with _refusing(f"sources.{config.name}"):
         return source_module(config.kind).build(config.name, config.settings)
 
 
-def make_channel(config: ChannelConfig) -> Channel:
-    """Build a channel. Importing its libraries may take a second."""
-    return cast("Channel", _output(config))
-
-
-def make_level(config: ChannelConfig) -> Level:
-    """Build a level output."""
-    return cast("Level", _output(config))
-
-
-def _output(config: ChannelConfig) -> object:
+def make_channel(config: ChannelConfig) -> Any:
+    """Build a channel (a `Channel` or a `Level`). Importing its libraries may take a second."""
     with _refusing(f"channels.{config.name}"):
         return channel_module(config.kind).build(config.name, config.settings, dict(config.routes))
 
@@ -81,14 +62,28 @@ def is_level(config: ChannelConfig) -> bool:
     return config.kind in LEVELS
 
 
+def backoff(settings: Any) -> Backoff:
+    """Return the backoff of a source or channel with these settings."""
+    return Backoff(initial=settings.backoff_initial, maximum=settings.backoff_max)
+
+
+def timing(config: SourceConfig) -> Timing:
+    """Return the timing of a pipeline on this source."""
+    settings = config.settings
+    on_stall = settings.on_stall == "exit"
+    return Timing(backoff=backoff(settings), stale_after=settings.stale_after, exit_on_stall=on_stall)
+
+
 def level_policy(config: ChannelConfig) -> LevelPolicy:
     """Return the policy of a level output."""
     settings = config.settings
-    return LevelPolicy(
-        resend=settings.resend_interval,
-        backoff=Backoff(initial=settings.backoff_initial, maximum=settings.backoff_max),
-        limit=settings.max_alerts,
-    )
+    return LevelPolicy(resend=settings.resend_interval, backoff=backoff(settings), limit=settings.max_alerts)
+
+
+def policy(config: ChannelConfig) -> Policy:
+    """Return the policy of a channel's dispatcher."""
+    same = ("concurrency", "timeout", "max_attempts", "max_age", "rate_limit", "recovery_delay")
+    return Policy(backoff=backoff(config.settings), **{name: getattr(config.settings, name) for name in same})
 
 
 def shaper(channel: ChannelConfig, views: Mapping[str, View], metrics: Metrics) -> Shape:
@@ -108,35 +103,6 @@ def shaper(channel: ChannelConfig, views: Mapping[str, View], metrics: Metrics) 
         return build(transition, notification_id(transition, channel.name), views[alert])
 
     return shape
-
-
-def timing(config: SourceConfig) -> Timing:
-    """Return the timing of a pipeline on this source."""
-    settings = config.settings
-    return Timing(
-        backoff=backoff(config),
-        stale_after=settings.stale_after,
-        exit_on_stall=settings.on_stall == "exit",
-    )
-
-
-def backoff(config: SourceConfig) -> Backoff:
-    """Return the backoff of a source."""
-    return Backoff(initial=config.settings.backoff_initial, maximum=config.settings.backoff_max)
-
-
-def policy(config: ChannelConfig) -> Policy:
-    """Return the policy of a channel's dispatcher."""
-    settings = config.settings
-    return Policy(
-        concurrency=settings.concurrency,
-        timeout=settings.timeout,
-        backoff=Backoff(initial=settings.backoff_initial, maximum=settings.backoff_max),
-        max_attempts=settings.max_attempts,
-        max_age=settings.max_age,
-        rate_limit=settings.rate_limit,
-        recovery_delay=settings.recovery_delay,
-    )
 
 
 def view(alert: Alert) -> View:

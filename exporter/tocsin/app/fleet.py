@@ -1,7 +1,7 @@
 """Objects that run as tasks, each from a spec."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,12 +22,6 @@ class Fleet(Generic[T]):
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
         self._members: dict[str, _Member[T]] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._members
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
 
     def get(self, name: str) -> T | None:
         """Return what runs under a name."""

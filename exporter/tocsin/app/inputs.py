@@ -22,7 +22,6 @@ from tocsin.pipeline.feed import Feed
 from tocsin.pipeline.rows import RowOutputs, RowPipeline
 from tocsin.pipeline.status import AlertStatus, Stall
 from tocsin.sources.base import Source
-from tocsin.sources.http import Http
 
 log = structlog.get_logger(__name__)
 
@@ -55,12 +54,16 @@ class Inputs:
         """Return the pipeline of an alert on rows, if it runs."""
         return self._rows.get(alert)
 
+    def events(self, source: str) -> EventPipeline | None:
+        """Return the pipeline of a source of events, if it runs."""
+        return self._events.get(source)
+
     def status(self, alert: Alert) -> AlertStatus | None:
         """Return the status of an alert, if it runs."""
         if isinstance(alert, EventAlert):
-            events = self._events.get(alert.source)
+            events = self.events(alert.source)
             return None if events is None else events.status(alert)
-        rows = self._rows.get(alert.name)
+        rows = self.rows(alert.name)
         return None if rows is None else rows.status()
 
     @property
@@ -68,30 +71,18 @@ class Inputs:
         """The sources whose events may soon be lost, each with a warning."""
         return {name: pipeline.warning for name, pipeline in self._events.all().items() if pipeline.warning}
 
-    def receiver(self, alert: Alert) -> Http | None:
-        """Return the running source that receives events for an alert over HTTP, if it has one."""
-        pipeline = self._events.get(alert.source) if isinstance(alert, EventAlert) else None
-        source = pipeline.source if pipeline else None
-        return source if isinstance(source, Http) else None
-
-    def refused_request(self, alert: Alert, status: int, why: str) -> None:
-        """Count a request for an alert that was answered with an error."""
-        pipeline = self._events.get(alert.source)
-        if pipeline is not None:
-            pipeline.refused_request(status, why)
-
     def current(self, alerts: Sequence[str]) -> dict[str, list[Transition] | None]:
         """Return what fires now, by alert; None where it is unknown."""
-        pipelines = {name: self._rows.get(name) for name in alerts}
+        pipelines = {name: self.rows(name) for name in alerts}
         return {name: None if pipeline is None else pipeline.current() for name, pipeline in pipelines.items()}
 
     def start(self, config: Config, ledger: Ledger | None) -> None:
         """Start what does not run yet."""
         for name, alert in config.row_alerts.items():
-            if name not in self._rows:
+            if self.rows(name) is None:
                 self._start_rows(config, alert, ledger)
         for source in {alert.source: None for alert in config.event_alerts.values()}:
-            if source not in self._events:
+            if self.events(source) is None:
                 assert ledger is not None  # such an alert has a channel, and a channel needs a ledger
                 self._start_events(config, source, ledger)
 
@@ -103,8 +94,8 @@ class Inputs:
 
     async def stop(self) -> None:
         """Stop all pipelines."""
-        await self._stop_rows(list(self._rows))
-        await self._stop_events(list(self._events))
+        await self._stop_rows(list(self._rows.all()))
+        await self._stop_events(list(self._events.all()))
 
     def _start_rows(self, config: Config, alert: RowAlert, ledger: Ledger | None) -> None:
         metrics = self._metrics.alert(alert.name)
@@ -142,9 +133,9 @@ class Inputs:
         )
         pipeline = EventPipeline(
             name,
-            build.make_event_source(source),
+            build.make_source(source),
             [build.event_route(config, alert, self._metrics.alert(alert.name)) for alert in alerts],
-            build.backoff(source),
+            build.backoff(source.settings),
             outputs,
             give_up_after=source.settings.exit_after,
             clock=self._clock,

@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
 from tocsin.alert import RowAlert
 from tocsin.app import build
 from tocsin.app.fleet import Fleet
-from tocsin.channels.base import Channel, Level
 from tocsin.config import ChannelConfig, Config
 from tocsin.dispatch import Dispatcher
 from tocsin.dispatch.level import ActiveAlerts, LevelLoop
@@ -28,14 +28,6 @@ _DRAIN = 10.0
 """Seconds that dispatchers have at the end to send what is ready."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewOutputs:
-    """Channels and level outputs that are new or changed, not yet running."""
-
-    channels: Mapping[str, Channel]
-    levels: Mapping[str, Level]
-
-
 class Outputs:
     """Starts, changes and stops the channels, and passes notifications to them."""
 
@@ -44,112 +36,105 @@ class Outputs:
         """The pending notifications of the outbox, by channel; `Runtime` updates it."""
         self._metrics = metrics
         self._clock = clock
-        self._channels: Fleet[Dispatcher] = Fleet(tasks)
-        self._levels: Fleet[LevelLoop] = Fleet(tasks)
+        self._fleet: Fleet[Dispatcher | LevelLoop] = Fleet(tasks)
         self._active: dict[str, ActiveAlerts] = {}  # what each level output has reported
+
+    @property
+    def running(self) -> dict[str, Dispatcher | LevelLoop]:
+        """The dispatchers of channels, and the loops of level outputs, by name."""
+        return self._fleet.all()
 
     @property
     def dispatchers(self) -> dict[str, Dispatcher]:
         """The dispatchers by channel."""
-        return self._channels.all()
+        return {name: one for name, one in self.running.items() if isinstance(one, Dispatcher)}
 
     @property
     def levels(self) -> dict[str, LevelLoop]:
         """The level outputs by name."""
-        return self._levels.all()
-
-    @property
-    def faults(self) -> dict[str, str]:
-        """The unexpected exceptions of channels that are about to be started again, by channel."""
-        running: dict[str, Dispatcher | LevelLoop] = {**self.dispatchers, **self.levels}
-        return {name: one.fault for name, one in running.items() if one.fault}
+        return {name: one for name, one in self.running.items() if isinstance(one, LevelLoop)}
 
     def waiting(self, name: str) -> Backlog:
         """The pending notifications of a channel, and the pending alerts of a level output: one that replaced a channel
         has both."""
         backlog = self.backlog.get(name, Backlog())
-        level = self._levels.get(name)
+        level = self.levels.get(name)
         return replace(backlog, pending=backlog.pending + level.pending) if level else backlog
 
-    async def built(self, config: Config) -> NewOutputs:
-        """Build what is new or changed, which may take a second and changes nothing yet."""
-        changed = [channel for channel in config.channels.values() if self._differs(config, channel)]
-        return NewOutputs(
-            levels={one.name: await asyncio.to_thread(build.make_level, one) for one in changed if build.is_level(one)},
-            channels={
-                one.name: await asyncio.to_thread(build.make_channel, one) for one in changed if not build.is_level(one)
-            },
-        )
+    async def built(self, config: Config) -> dict[str, Any]:
+        """Build the channels and level outputs that are new or changed, which may take a second and changes nothing
+        yet."""
+        specs = {name: _spec(config, channel) for name, channel in config.channels.items()}
+        stay = self.running.keys() - self._fleet.outdated(specs)
+        changed = [channel for name, channel in config.channels.items() if name not in stay]
+        return {channel.name: await asyncio.to_thread(build.make_channel, channel) for channel in changed}
 
-    def start_levels(
+    def start(
         self,
         config: Config,
-        new: NewOutputs,
+        new: Mapping[str, Any],
+        ledger: Ledger | None,
         current: Callable[[Sequence[str]], Mapping[str, Sequence[Transition] | None]],
+        since: float,
     ) -> None:
-        """Run the level outputs that were built. `current` returns what fires now of some alerts.
+        """Run what was built. `current` returns what fires now of some alerts. `since`: see `Dispatcher`.
 
-        A recreated output continues with what it has reported: what no longer fires, or belongs to an alert that no
-        longer notifies it, is sent as ended.
+        A recreated level output continues with what it has reported: what no longer fires, or belongs to an alert that
+        no longer notifies it, is sent as ended.
         """
         views = {name: build.view(alert) for name, alert in config.alerts.items()}
-        for name, level in new.levels.items():
+        for name, built in new.items():
             channel, metrics = config.channels[name], self._metrics.channel(name)
-            loop = LevelLoop(
-                name,
-                level,
-                build.level_policy(channel),
-                current=functools.partial(current, list(channel.routes)),
-                shape=build.shaper(channel, views, self._metrics),
-                metrics=metrics,
-                active=self._active.setdefault(name, ActiveAlerts()),
-                clock=self._clock,
-            )
+            one: Dispatcher | LevelLoop
+            if build.is_level(channel):
+                one = LevelLoop(
+                    name,
+                    built,
+                    build.level_policy(channel),
+                    current=functools.partial(current, list(channel.routes)),
+                    shape=build.shaper(channel, views, self._metrics),
+                    metrics=metrics,
+                    active=self._active.setdefault(name, ActiveAlerts()),
+                    clock=self._clock,
+                )
+            else:
+                assert ledger is not None  # `Runtime` opens it for the first channel
+                one = Dispatcher(
+                    name,
+                    built,
+                    build.policy(channel),
+                    ledger=ledger,
+                    compose=build.composer(channel, views, self._clock),
+                    metrics=metrics,
+                    since=since,
+                    clock=self._clock,
+                )
             metrics.state = functools.partial(self._state, name)
-            self._levels.start(name, _spec(config, channel), loop, loop.run(), f"channel {name}")
+            self._fleet.start(name, _spec(config, channel), one, one.run(), f"channel {name}")
 
-    def start_channels(self, config: Config, new: NewOutputs, ledger: Ledger, since: float) -> None:
-        """Run the channels that were built. `since`: see `Dispatcher`."""
-        views = {name: build.view(alert) for name, alert in config.alerts.items()}
-        for name, channel in new.channels.items():
-            metrics = self._metrics.channel(name)
-            dispatcher = Dispatcher(
-                name,
-                channel,
-                build.policy(config.channels[name]),
-                ledger=ledger,
-                compose=build.composer(config.channels[name], views, self._clock),
-                metrics=metrics,
-                since=since,
-                clock=self._clock,
-            )
-            metrics.state = functools.partial(self._state, name)
-            spec = _spec(config, config.channels[name])
-            self._channels.start(name, spec, dispatcher, dispatcher.run(), f"channel {name}")
-
-    async def stop_outdated(self, config: Config, new: NewOutputs) -> None:
+    async def stop_outdated(self, config: Config, new: Container[str]) -> None:
         """Stop what is no longer configured, and what was recreated. A level output that is no longer configured sends
         everything as ended first, within a limit."""
-        stay = config.channels.keys() - new.channels.keys() - new.levels.keys()
-        outdated = {name: loop for name, loop in self._levels.all().items() if name not in stay}
-        removed = outdated.keys() - new.levels.keys()
-        await _within(_SETTLE, (outdated[name].retired() for name in removed))
-        await self._levels.stop(outdated)
+        levels, dispatchers = self.levels, self.dispatchers
+        outdated = [name for name in self.running if name not in config.channels or name in new]
+        removed = [n for n in levels if n in outdated and not (n in new and build.is_level(config.channels[n]))]
+        await _within(_SETTLE, (levels[name].retired() for name in removed))
+        await self._fleet.stop(name for name in outdated if name in levels)
         for name in removed:
             del self._active[name]
-        await self._stop_channels([name for name in self._channels if name not in stay])
+        await self._stop_channels([name for name in outdated if name in dispatchers])
 
     def offer(self, notifications: Sequence[Notification]) -> None:
         """Wake the dispatchers of what has just been committed."""
         for name in {notification.channel for notification in notifications}:
-            dispatcher = self._channels.get(name)
-            if dispatcher is not None:  # one that is being replaced reads the ledger when it starts
+            dispatcher = self._fleet.get(name)
+            if isinstance(dispatcher, Dispatcher):  # one that is being replaced reads the ledger when it starts
                 dispatcher.wake()
 
     def changed(self, alert: RowAlert, news: bool) -> None:
         """A batch of an alert was committed; see `LevelLoop.changed`."""
         for name in alert.levels:
-            if (loop := self._levels.get(name)) is not None:
+            if isinstance(loop := self._fleet.get(name), LevelLoop):
                 loop.changed(alert.name, news=news)
 
     def rescan(self) -> None:
@@ -160,29 +145,24 @@ class Outputs:
     async def settle_levels(self) -> None:
         """Send what has just changed while the pipelines still run, and stop."""
         await _within(_SETTLE, (loop.settled() for loop in self.levels.values()))
-        await self._levels.stop(list(self._levels))
+        await self._fleet.stop(self.levels)
 
     async def drain(self) -> None:
         """Send what is ready to go, within a limit, and stop."""
         await _within(_DRAIN, (dispatcher.drained() for dispatcher in self.dispatchers.values()))
-        await self._stop_channels(list(self._channels))
-
-    def _differs(self, config: Config, channel: ChannelConfig) -> bool:
-        spec = {channel.name: _spec(config, channel)}
-        running = channel.name in self._levels or channel.name in self._channels
-        return not running or channel.name in (*self._levels.outdated(spec), *self._channels.outdated(spec))
+        await self._stop_channels(list(self.dispatchers))
 
     def _state(self, name: str) -> ChannelState:
-        running = self._channels.get(name) or self._levels.get(name)
+        running = self._fleet.get(name)
         backlog = self.waiting(name)
         if running is None:
             return replace(channel_state(backlog), up=False)
         return replace(channel_state(backlog), up=running.delivers, state=running.status.value)
 
     async def _stop_channels(self, names: Sequence[str]) -> None:
-        dispatchers = self._channels.all()
+        dispatchers = self.dispatchers
         await _within(_DRAIN, (dispatchers[name].settled() for name in names))
-        await self._channels.stop(names)
+        await self._fleet.stop(names)
 
 
 async def _within(seconds: float, ends: Iterable[Awaitable[None]]) -> None:

@@ -19,9 +19,7 @@ from tocsin.faults import unexpected
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.pipeline.feed import Feed
-from tocsin.pipeline.rows import RowPipeline
 from tocsin.pipeline.status import AlertStatus
-from tocsin.sources.http import Http
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +42,7 @@ class Runtime:
         self.ledger_fault = ""
         self.ending = asyncio.Event()
         self.stall = ""
-        self._inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
+        self.inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
         self._clock = clock
         self._pruned_at = 0.0
         metrics.show_removed_channels(self._removed_states)
@@ -53,11 +51,7 @@ class Runtime:
     def alerts(self) -> list[AlertStatus]:
         """The status of every running alert, in the order of the configuration."""
         alerts = self.config.alerts.values() if self.config else ()
-        return [status for alert in alerts if (status := self._inputs.status(alert)) is not None]
-
-    def rows(self, alert: str) -> RowPipeline | None:
-        """Return the pipeline of an alert on rows, if it runs."""
-        return self._inputs.rows(alert)
+        return [status for alert in alerts if (status := self.inputs.status(alert)) is not None]
 
     @property
     def removed(self) -> dict[str, Backlog]:
@@ -65,22 +59,6 @@ class Runtime:
         if self.config is None:
             return {}
         return {name: left for name, left in sorted(self.outputs.backlog.items()) if name not in self.config.channels}
-
-    @property
-    def warnings(self) -> dict[str, str]:
-        """See `Inputs.warnings`."""
-        return self._inputs.warnings
-
-    def receiver(self, alert: str) -> Http | None:
-        """Return the source that receives events for an alert over HTTP, if it has one."""
-        configured = self.config.alerts.get(alert) if self.config else None
-        return self._inputs.receiver(configured) if configured else None
-
-    def refused_request(self, alert: str, status: int, why: str) -> None:
-        """Count a request for an alert over HTTP that was answered with an error."""
-        configured = self.config.alerts.get(alert) if self.config else None
-        if configured is not None:
-            self._inputs.refused_request(configured, status, why)
 
     async def apply(self, config: Config) -> None:
         """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""
@@ -98,20 +76,19 @@ class Runtime:
         else:
             # Channels are built before anything is stopped: a defect in one changes nothing.
             new = await self.outputs.built(config)
-            await self._inputs.stop_outdated(config)
+            await self.inputs.stop_outdated(config)
             await self.outputs.stop_outdated(config, new)
             # A pipeline that was stopped between commit and offer has notifications in the ledger only.
             self.outputs.rescan()
             self._forget_metrics(self.config, config)
             self._begin(config)
-        self.outputs.start_levels(config, new, self._inputs.current)
         if self.ledger is not None:
             await self._dead_letter_unrouted(self.ledger, config)
-            self.outputs.start_channels(config, new, self.ledger, since)
+        self.outputs.start(config, new, self.ledger, self.inputs.current, since)
 
     def _begin(self, config: Config) -> None:
         self.config = config
-        self._inputs.start(config, self.ledger)
+        self.inputs.start(config, self.ledger)
 
     def _forget_metrics(self, before: Config, now: Config) -> None:
         # Those that stay keep their counters.
@@ -144,7 +121,7 @@ class Runtime:
     async def stop(self) -> None:
         """Stop in order: inputs, then outputs after they sent what is ready, then the ledger."""
         await self.outputs.settle_levels()
-        await self._inputs.stop()
+        await self.inputs.stop()
         self.feed.close()
         await self.outputs.drain()
         if self.ledger is not None:

@@ -11,7 +11,7 @@ from tocsin.dispatch.level import LevelLoop
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.pipeline.feed import Feed
 from tocsin.pipeline.status import State
-from tocsin.sources.http import RefusedRequest
+from tocsin.sources.http import Http, RefusedRequest
 from tocsin.web import views
 
 _REMOVED = "no longer configured; drop what is left of it, or configure a channel of this name again to send it"
@@ -46,19 +46,19 @@ class RunningProcess:
         up = [alert for alert in runtime.alerts if alert.state is State.UP]
         reasons += [f"alert {alert.name}: {alert.doubt}" for alert in up if alert.doubt]
         configured = runtime.config.channels.keys() if runtime.config else set()
-        starting = configured - outputs.dispatchers.keys() - outputs.levels.keys()
+        starting = configured - outputs.running.keys()
         reasons += [f"channel {name}: starting" for name in sorted(starting)]
-        reasons += [f"channel {name}: {fault}" for name, fault in sorted(outputs.faults.items())]
-        reasons += [f"source {name}: {warning}" for name, warning in sorted(runtime.warnings.items())]
+        reasons += [f"channel {one.name}: {one.fault}" for one in outputs.running.values() if one.fault]
+        reasons += [f"source {name}: {warning}" for name, warning in sorted(runtime.inputs.warnings.items())]
         if runtime.ledger_fault:
             reasons.append(f"ledger: {runtime.ledger_fault}")
         return reasons or ([] if runtime.config is not None else ["starting"])
 
     def warnings(self) -> Sequence[str]:
-        alerts = self._runtime.alerts
+        alerts, outputs = self._runtime.alerts, self._runtime.outputs
         refusing = [f"alert {one.name}: {one.state}: {one.message}" for one in alerts if one.state is State.REFUSING]
         notes = [f"alert {one.name}: {one.note}" for one in alerts if one.state is State.UP and one.note]
-        failing = [one for one in self._running() if one.status is not ChannelStatus.UP]
+        failing = [one for one in outputs.running.values() if one.status is not ChannelStatus.UP]
         return [*refusing, *notes, *(f"channel {one.name}: {one.status}: {one.message}" for one in failing)]
 
     def alerts(self) -> Sequence[dict[str, Any]]:
@@ -82,37 +82,37 @@ class RunningProcess:
 
     def channels(self) -> Sequence[dict[str, Any]]:
         config, outputs = self._runtime.config, self._runtime.outputs
+        configured = config.channels.values() if config else ()
         running = [
-            _channel(one, config.channels[one.name].kind if config else "", outputs.waiting(one.name))
-            for one in self._running()
+            _channel(outputs.running[one.name], one.kind, outputs.waiting(one.name))
+            for one in configured
+            if one.name in outputs.running
         ]
         return [*running, *(_removed(name, left) for name, left in self._runtime.removed.items())]
 
     def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:
-        pipeline = self._runtime.rows(alert)
+        pipeline = self._runtime.inputs.rows(alert)
         if pipeline is None:
             return []
         return views.firings(islice(pipeline.firings(), limit), pipeline.alert, pipeline.columns)
 
     async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
-        source, configured = self._runtime.receiver(alert), self.alert(alert)
-        if source is None or not isinstance(configured, EventAlert):
-            raise RefusedRequest(404, f"no alert {alert!r} takes events over HTTP")
-        try:
-            return await source.receive(configured.event_name, headers, body)
-        except RefusedRequest as refused:
-            self._runtime.refused_request(alert, refused.status, str(refused))
-            raise
+        configured = self.alert(alert)
+        if isinstance(configured, EventAlert):
+            pipeline = self._runtime.inputs.events(configured.source)
+            if pipeline is not None and isinstance(pipeline.source, Http):
+                try:
+                    return await pipeline.source.receive(configured.event_name, headers, body)
+                except RefusedRequest as refused:
+                    pipeline.refused_request(refused.status, str(refused))
+                    raise
+        raise RefusedRequest(404, f"no alert {alert!r} takes events over HTTP")
 
     def rescan(self) -> None:
         self._runtime.outputs.rescan()
 
     async def reload(self) -> Sequence[str]:
         return await self._reload()
-
-    def _running(self) -> list[Dispatcher | LevelLoop]:
-        outputs = self._runtime.outputs
-        return [*outputs.dispatchers.values(), *outputs.levels.values()]
 
 
 def _channel(running: Dispatcher | LevelLoop, kind: str, backlog: Backlog) -> dict[str, Any]:
