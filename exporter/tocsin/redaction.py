@@ -3,7 +3,8 @@
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
 from typing import Any
 from urllib.parse import quote
 
@@ -56,8 +57,8 @@ def masker(words: Iterable[str]) -> Callable[[str], str]:
 
 
 def redacted(tree: Any) -> Any:
-    """Return plain nested data with the mark for every secret, for user-info in URLs, and for the text of a secret
-    inside other text."""
+    """Return nested data as a file would have it, with the mark for every secret, for user-info in URLs, and for the
+    text of a secret inside other text."""
     return _masked(tree, masker(_secrets(tree)))
 
 
@@ -71,10 +72,9 @@ def _secrets(tree: Any) -> Iterator[str]:
             yield tree.get_secret_value()
         case SecretBytes():
             yield tree.get_secret_value().decode(errors="replace")
-        case dict():
-            for item in tree.values():
-                yield from _secrets(item)
-        case list():
+        case Mapping():
+            yield from _secrets(list(tree.values()))
+        case list() | tuple() | set() | frozenset():
             for item in tree:
                 yield from _secrets(item)
 
@@ -83,10 +83,12 @@ def _masked(tree: Any, mask: Callable[[str], str]) -> Any:
     match tree:
         case SecretStr() | SecretBytes():
             return SECRET
-        case dict():
-            return {key: _masked(item, mask) for key, item in tree.items()}
-        case list():
+        case Mapping():
+            return {str(key): _masked(item, mask) for key, item in tree.items()}
+        case list() | tuple() | set() | frozenset():
             return [_masked(item, mask) for item in tree]
-        case str():
-            return mask(_USER_INFO.sub(rf"\1{SECRET}@", tree))
-    return tree
+        case Enum():
+            return tree.value
+        case None | bool() | int() | float():
+            return tree
+    return mask(_USER_INFO.sub(rf"\1{SECRET}@", str(tree)))

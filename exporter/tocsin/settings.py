@@ -4,7 +4,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, LiteralString, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 FROM_FILE = "file"
@@ -43,6 +54,15 @@ def seconds(value: object) -> float:
     raise invalid("duration", "{value} is not a duration; write for example 500ms, 30s, 5m or 1h30m", value=repr(value))
 
 
+def duration_text(seconds: float) -> str:
+    """Write seconds as a Prometheus duration: 5400.0 is `1h30m`."""
+    rest, text = round(seconds * 1000), ""
+    for unit in ("d", "h", "m", "s", "ms"):
+        count, rest = divmod(rest, round(_UNITS[unit] * 1000))
+        text += f"{count}{unit}" if count else ""
+    return text or "0"
+
+
 def _duration(value: object, info: ValidationInfo) -> object:
     # Code passes seconds; in a file a bare number is refused.
     return value if isinstance(value, float) and info.context != FROM_FILE else seconds(value)
@@ -51,6 +71,7 @@ def _duration(value: object, info: ValidationInfo) -> object:
 Duration = Annotated[
     float,
     BeforeValidator(_duration),
+    PlainSerializer(duration_text),
     Field(
         json_schema_extra={
             "type": "string",
@@ -59,7 +80,7 @@ Duration = Annotated[
         }
     ),
 ]
-"""Seconds as a float, written as a Prometheus duration."""
+"""Seconds as a float, read and written as a Prometheus duration."""
 
 Secret = SecretStr
 
@@ -104,6 +125,16 @@ class Settings(BaseModel):
                 data[field] = ""
                 del data[f"{field}_file"]
         return data, errors
+
+    @model_serializer(mode="wrap")
+    def _without_read_secrets(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Of a secret that was read from a file, the file is named.
+        read = {field for field in self.secrets if getattr(self, f"{field}_file", None) is not None}
+        return {key: value for key, value in plain(self).items() if key not in read}
+
+    def as_in_a_file(self) -> dict[str, Any]:
+        """Return what is set and every default under the keys of a file. Secrets stay the objects that hide them."""
+        return self.model_dump(by_alias=True, exclude_none=True)
 
     def revised(self, changes: dict[str, Any]) -> Self:
         """Return this model with some fields replaced, validated again."""

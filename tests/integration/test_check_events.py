@@ -7,8 +7,7 @@ from typing import Any
 from support import events_table
 from support.kafka import committed, new_topic, produce, shared_kafka
 from support.postgres import Database
-from support.tocsin import command, running, write
-from support.waiting import until
+from support.tocsin import command, write
 
 
 def config(database: Database, **alert: Any) -> dict[str, Any]:
@@ -53,21 +52,6 @@ async def test_columns_that_the_events_table_lacks_are_named(database: Database,
     assert held[f"{at}.dedupe_by[0]"] == "there is no column 'customer'; there are id, name, data"
     right = {"labels": {"customer": "data.customer"}, "dedupe_by": ["data.customer"], "key": ["name"]}
     assert await checked(tmp_path, config(database, **right)) == {}
-
-
-async def test_events_without_dedupe_column_are_all_sent(database: Database, tmp_path: Path) -> None:
-    """The events of three customers, where the customer is a field of `data` and no column."""
-    await events_table.made(database)
-    async with running(tmp_path, config(database, dedupe_by=["customer"])) as tocsin:
-        await tocsin.until_ready()
-        for number in (1, 2, 3):
-            data = json.dumps({"customer": f"c{number}"})
-            await database.run("INSERT INTO events (name, data) VALUES ('order_failed', %s)", data)
-        await database.run("NOTIFY events")
-        await until(lambda: len(tocsin.output) == 3)
-        await tocsin.until_metric("tocsin_alert_missing_columns_total", 3, alert="order_failed", column="customer")
-        assert len(tocsin.logged("lacks a column", "column=customer")) == 1
-    assert [json.loads(line)["row"]["data"]["customer"] for line in tocsin.output] == ["c1", "c2", "c3"]
 
 
 def of_topic(topic: str, **alert: Any) -> dict[str, Any]:

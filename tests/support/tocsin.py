@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.materialize import MaterializeDouble, Relation
 from support.receiver import Receiver
-from support.waiting import SOON, until, until_some
+from support.waiting import SOON, until, until_equal, until_some
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """A page of metrics: name and labels -> value."""
@@ -87,12 +87,7 @@ class TocsinProcess:
         return "" if status == 200 else text
 
     async def until_ready(self) -> None:
-        async def probe() -> bool:
-            reasons = await self.ready()
-            assert not reasons, reasons
-            return True
-
-        await until_some(probe, "ready")
+        await until_equal(self.ready, "", "what it is not ready for")
 
     async def until_not_ready(self, *parts: str) -> str:
         """Wait until the reasons contain all of these, and return them."""
@@ -121,24 +116,13 @@ class TocsinProcess:
 
     async def until_metric(self, name: str, value: float | None, /, **labels: str) -> None:
         """Wait until a metric has this value (None: is not there)."""
-
-        async def probe() -> bool:
-            found = await self.metric(name, **labels)
-            assert found == value, f"{name}{labels} is {found}, not {value}"
-            return True
-
-        await until_some(probe)
+        await until_equal(lambda: self.metric(name, **labels), value, f"{name}{labels}")
 
     # Actions.
 
     def write(self, config: Mapping[str, Any] | str) -> None:
         """Replace its configuration file atomically."""
-        new = self.file.with_suffix(".new")
-        if isinstance(config, str):
-            new.write_text(config, encoding="utf-8")
-        else:
-            write(new, config)
-        new.replace(self.file)
+        write(self.file.with_suffix(".new"), config).replace(self.file)
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -186,9 +170,10 @@ def series(page: str) -> Series:
     return found
 
 
-def write(path: Path, config: Mapping[str, Any]) -> Path:
+def write(path: Path, config: Mapping[str, Any] | str) -> Path:
     """Write a configuration file."""
-    path.write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
+    text = config if isinstance(config, str) else yaml.safe_dump(dict(config), allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -255,16 +240,14 @@ class Harness:
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def alert(self) -> dict[str, Any]:
+    def alert(self) -> Any:
         """The alert `orders` in the configuration."""
-        alert: dict[str, Any] = self.config["alerts"]["orders"]
-        return alert
+        return self.config["alerts"]["orders"]
 
     @property
-    def source(self) -> dict[str, Any]:
+    def source(self) -> Any:
         """The source in the configuration."""
-        source: dict[str, Any] = self.config["sources"]["mz"]
-        return source
+        return self.config["sources"]["mz"]
 
     @property
     def ledger(self) -> Path:
@@ -295,12 +278,10 @@ class Harness:
     async def until_notified(self, *expected: tuple[str, str]) -> None:
         """Wait until exactly these notifications arrived, in any order."""
 
-        async def probe() -> bool:
-            found = self.notified()
-            assert sorted(found) == sorted(expected), f"notified {found}, not {list(expected)}"
-            return True
+        async def found() -> list[tuple[str, str]]:
+            return sorted(self.notified())
 
-        await until_some(probe)
+        await until_equal(found, sorted(expected), "what was notified")
 
     def envelopes(self) -> list[Any]:
         """The bodies that the receiver got, with repeats."""
@@ -309,12 +290,10 @@ class Harness:
     async def until_shown(self, tocsin: TocsinProcess) -> None:
         """Wait until the gauge has the rows of the view."""
 
-        async def probe() -> bool:
-            shown, expected = await tocsin.gauge("orders"), self.expected()
-            assert _comparable(shown) == _comparable(expected), f"shown {shown}, not {expected}"
-            return True
+        async def difference() -> list[object]:
+            return list(_texts(await tocsin.gauge("orders")) ^ _texts(self.expected()))
 
-        await until_some(probe)
+        await until_equal(difference, [], "the difference between gauge and view")
 
     def expected(self) -> dict[frozenset[tuple[str, str]], float]:
         """The series of the view's rows. Rows with the same labels show the largest value."""
@@ -326,58 +305,37 @@ class Harness:
         return shown
 
 
-def _comparable(gauge: Mapping[frozenset[tuple[str, str]], float]) -> dict[frozenset[tuple[str, str]], str]:
-    """As text, since NaN is not equal to itself."""
-    return {labels: repr(value) for labels, value in gauge.items()}
+def _texts(gauge: Mapping[frozenset[tuple[str, str]], float]) -> set[tuple[object, str]]:
+    """Series with their values as text, since NaN is not equal to itself."""
+    return {(labels, f"{value:z}") for labels, value in gauge.items()}
 
 
 @asynccontextmanager
-async def new_harness(directory: Path, *, retain: int | None = None) -> AsyncIterator[Harness]:
-    """A harness whose servers run. `retain`: milliseconds of history, None for all of it."""
+async def new_harness(directory: Path) -> AsyncIterator[Harness]:
+    """A harness whose servers run, with all of their history."""
     async with MaterializeDouble(progress_interval=0.1) as double, Receiver() as receiver:
-        orders = double.create("public.orders", COLUMNS, retain=retain)
+        orders = double.create("public.orders", COLUMNS, retain=None)
+        view = {"source": "mz", "relation": "public.orders", "key": ["id"], "labels": ["id", "name"]}
         config = {
             "web": {"listen": "127.0.0.1:0"},
             "ledger": {"path": str(directory / "ledger.db")},
             "log": {"level": "debug"},
             "sources": {"mz": quick_source(double.dsn)},
             "channels": {"hook": quick_channel(f"{receiver.url}/hook")},
-            "alerts": {
-                "orders": {
-                    "source": "mz",
-                    "relation": "public.orders",
-                    "key": ["id"],
-                    "labels": ["id", "name"],
-                    "value": "amount",
-                    "notify": ["hook"],
-                }
-            },
+            "alerts": {"orders": {**view, "value": "amount", "notify": ["hook"]}},
         }
         yield Harness(directory=directory, double=double, receiver=receiver, orders=orders, config=config)
 
 
+_QUICK = {"backoff_initial": "20ms", "backoff_max": "100ms"}
+
+
 def quick_source(dsn: str, **more: Any) -> dict[str, Any]:
     """A Materialize source with short timeouts and backoff, yet long enough for a busy machine."""
-    return {
-        "type": "materialize",
-        "dsn": dsn,
-        "connect_timeout": "2s",
-        "snapshot_timeout": "10s",
-        "progress_timeout": "5s",
-        "backoff_initial": "20ms",
-        "backoff_max": "100ms",
-        **more,
-    }
+    times = {"connect_timeout": "2s", "snapshot_timeout": "10s", "progress_timeout": "5s"}
+    return {"type": "materialize", "dsn": dsn, **times, **_QUICK, **more}
 
 
 def quick_channel(url: str, **more: Any) -> dict[str, Any]:
     """A webhook channel with a short backoff."""
-    return {
-        "type": "webhook",
-        "url": url,
-        "timeout": "2s",
-        "backoff_initial": "20ms",
-        "backoff_max": "100ms",
-        "max_attempts": 1000,
-        **more,
-    }
+    return {"type": "webhook", "url": url, "timeout": "2s", **_QUICK, "max_attempts": 1000, **more}

@@ -38,6 +38,17 @@ async def until_some(probe: Callable[[], Awaitable[_T]], what: str = "", within:
         raise TimeoutError(f"not within {within:g} s: {what}") from None
 
 
+async def until_equal(read: Callable[[], Awaitable[object]], wanted: object, what: str) -> None:
+    """Poll until a value is this one. A failure names both."""
+
+    async def probe() -> bool:
+        found = await read()
+        assert found == wanted, f"{what} is {found}, not {wanted}"
+        return True
+
+    await until_some(probe)
+
+
 def seen(probe: Callable[[], _T | None], what: str, within: float = SOON) -> _T:
     """Poll until the result is true, and return it, without an event loop."""
     deadline = time.monotonic() + within

@@ -80,26 +80,17 @@ def test_configured_setting_overrides_its_default(given: dict[str, Any]) -> None
     assert asked == {name: value for name, value in OUTPUT.items() if name != "TimeZone"}
 
 
-def test_encoding_is_always_utf8() -> None:
-    settings = PostgresConfig.model_validate({"dsn": "host=h user=u client_encoding=LATIN1"})
-    assert parameters(settings)["client_encoding"] == "UTF8"
-
-
-def test_dsn_is_completed_with_defaults() -> None:
-    dsn = "postgresql://u:p@h/d?sslmode=disable&connect_timeout=3&options=-c%20a%3Db"
-    settings = MaterializeConfig.model_validate({"dsn": dsn, "cluster": "c"})
+def test_dsn_is_completed_with_defaults_and_overridden() -> None:
+    """By the other settings; the encoding is always UTF-8, and time limits are rounded up for libpq."""
+    dsn = "postgresql://u:p@h/d?sslmode=disable&connect_timeout=3&options=-c%20a%3Db&client_encoding=LATIN1"
+    settings = MaterializeConfig.model_validate({"dsn": dsn, "cluster": "c", "keepalives_idle": "1ms"})
     found = parameters(settings)
     assert (found["port"], found["dbname"], found["sslmode"], found["connect_timeout"]) == ("6875", "d", "disable", "3")
-    assert found["options"] == "-c a=b --cluster=c"
-    assert found["keepalives_count"] == "3"
-
-
-def test_other_settings_override_the_dsn() -> None:
-    settings = PostgresConfig.model_validate(
-        {"dsn": "host=h user=u sslmode=disable", "sslmode": "require", "password": "p"}
-    )
-    found = parameters(settings)
-    assert (found["sslmode"], found["password"]) == ("require", "p")
+    assert (found["options"], found["client_encoding"]) == ("-c a=b --cluster=c", "UTF8")
+    assert (found["keepalives_count"], found["keepalives_idle"], found["keepalives_interval"]) == ("3", "1", "1")
+    own = {"sslmode": "require", "password": "q", "connect_timeout": "100ms"}
+    found = parameters(PostgresConfig.model_validate({"dsn": "host=h user=u sslmode=disable", **own}))
+    assert (found["sslmode"], found["password"], found["connect_timeout"]) == ("require", "q", "2")
 
 
 @pytest.mark.parametrize(
@@ -128,11 +119,3 @@ def test_invalid_dsn_is_not_repeated() -> None:
 def test_defaults_of_sources_are_consistent(settings: type[Connection]) -> None:
     made = settings.model_validate({"host": "h", "user": "u"})
     assert made.stale_after > made.progress_timeout > made.connect_timeout
-
-
-def test_time_limits_are_rounded_up_for_libpq() -> None:
-    settings = PostgresConfig.model_validate(
-        {"host": "h", "user": "u", "connect_timeout": "100ms", "keepalives_idle": "1ms"}
-    )
-    found = parameters(settings)
-    assert (found["connect_timeout"], found["keepalives_idle"], found["keepalives_interval"]) == ("2", "1", "1")

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.channels import FakeChannel
+from support.config import FakeSource
 from support.dispatching import DispatcherHarness
 from support.intakes import Offered, intake_of_orders
 from support.levels import LevelHarness
@@ -258,10 +259,8 @@ async def test_unexpected_exception_in_check_hides_no_other_problem(tmp_path: Pa
         async def verify(self) -> list[str]:
             raise ZeroDivisionError("p4ssword")
 
-    async def describe(_: object) -> Columns:
-        raise KeyError("p4ssword")
-
-    found = await check_online(load(file, {}), describe, channels={"out": Odd()})
+    source = FakeSource(errors=[KeyError("p4ssword")])
+    found = await check_online(load(file, {}), {"mz": source}, {"out": Odd()})
     texts = [problem.message for problem in found]
     assert len(texts) == 2
     assert texts[0].startswith("cannot be checked: unexpected KeyError in tocsin.config.check")

@@ -118,19 +118,26 @@ def arguments_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    _add_run(commands)
-    _add_check(commands)
-    init = _add(commands, "init", "init", "print a configuration file", _INIT)
-    init.add_argument(
-        "--from-env", action="store_true", required=True, help="from the variables of the script materialize-novu"
-    )
+    run = _add(commands, "run", "run", "watch the views, serve metrics, deliver notifications", _RUN)
+    _finish(run)
+    _flag(run, "--dry-run", "print notifications, send nothing, keep no ledger")
+    check = _add(commands, "check", "check", "check the configuration and report every problem at once", _CHECK)
+    _finish(check)
+    _flag(check, "--online", "also ask the servers, and try templates on a real row")
+    _flag(check, "--show", "print the configuration with all defaults")
+    _flag(check, "--json", "print problems as JSON")
+    init = _add(commands, "init", "configuration", "print a configuration file", _INIT)
+    _flag(init, "--from-env", "from the variables of the script materialize-novu", required=True)
     _add(commands, "schema", "check", "print the JSON Schema of the configuration file", _SCHEMA)
     _add_live(commands)
     _add_outbox(commands)
-    _add_history(commands)
+    history = "show when an alert fired and which channels were notified"
+    episodes = _add(commands, "history", "history", history, _HISTORY)
+    episodes.add_argument("alert", help="the alert's name")
+    _number(episodes, "how many to show at most, newest first (default: 50)")
+    _finish(episodes, json="print JSON, one object a line")
     _add_postgres(commands)
-    version = _add(commands, "version", "version", "print versions", _VERSION)
-    version.add_argument("--json", action="store_true", help="print JSON")
+    _flag(_add(commands, "version", "version", "print versions", _VERSION), "--json", "print JSON")
     return parser
 
 
@@ -146,23 +153,20 @@ def _add(commands: _Commands, name: str, module: str, summary: str, epilog: str)
     return command
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
+def _flag(command: argparse.ArgumentParser, name: str, text: str, *, required: bool = False) -> None:
+    command.add_argument(name, action="store_true", required=required, help=text)
+
+
+def _number(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--limit", type=int, default=50, help=text)
+
+
+def _finish(command: argparse.ArgumentParser, json: str = "") -> None:
+    """Add what most commands have: `--config`, and `--json` where it has this help."""
     text = "the configuration file (default: $TOCSIN_CONFIG, ./tocsin.yaml)"
     command.add_argument("-c", "--config", metavar="FILE", help=text)
-
-
-def _add_run(commands: _Commands) -> None:
-    run = _add(commands, "run", "run", "watch the views, serve metrics, deliver notifications", _RUN)
-    _add_config(run)
-    run.add_argument("--dry-run", action="store_true", help="print notifications, send nothing, keep no ledger")
-
-
-def _add_check(commands: _Commands) -> None:
-    check = _add(commands, "check", "check", "check the configuration and report every problem at once", _CHECK)
-    _add_config(check)
-    check.add_argument("--online", action="store_true", help="also ask the servers, and try templates on a real row")
-    check.add_argument("--show", action="store_true", help="print the configuration with all defaults")
-    check.add_argument("--json", action="store_true", help="print problems as JSON")
+    if json:
+        _flag(command, "--json", json)
 
 
 def _add_live(commands: _Commands) -> None:
@@ -171,21 +175,9 @@ def _add_live(commands: _Commands) -> None:
     tail = _add(commands, "tail", "live", "follow alerts as they fire and resolve", _TAIL)
     tail.add_argument("--alert", help="only this alert")
     for command in (alerts, tail):
-        _add_config(command)
-        command.add_argument(
-            "--url", help="the address of the running Tocsin (default: web.listen of the configuration)"
-        )
-        command.add_argument("--json", action="store_true", help="print JSON, one object a line")
-
-
-def _add_history(commands: _Commands) -> None:
-    history = _add(
-        commands, "history", "history", "show when an alert fired and which channels were notified", _HISTORY
-    )
-    history.add_argument("alert", help="the alert's name")
-    history.add_argument("--limit", type=int, default=50, help="how many to show at most, newest first (default: 50)")
-    _add_config(history)
-    history.add_argument("--json", action="store_true", help="print JSON, one object a line")
+        where = "the address of the running Tocsin (default: web.listen of the configuration)"
+        command.add_argument("--url", help=where)
+        _finish(command, json="print JSON, one object a line")
 
 
 def _add_outbox(commands: _Commands) -> None:
@@ -197,27 +189,24 @@ def _add_outbox(commands: _Commands) -> None:
         group.add_argument(f"--{status}", dest="status", action="store_const", const=status, help=f"only {status}")
     listing.add_argument("--channel", help="only this channel")
     listing.add_argument("--alert", help="only this alert")
-    listing.add_argument("--limit", type=int, default=50, help="how many to list at most (default: 50)")
+    _number(listing, "how many to list at most (default: 50)")
     show = actions.add_parser("show", help="show one notification with its row")
     show.add_argument("id")
     retry = actions.add_parser("retry", help="make dead letters pending again")
     drop = actions.add_parser("drop", help="drop dead or pending notifications")
     for action in (retry, drop):
         action.add_argument("id", nargs="*", help="ids of notifications")
-        action.add_argument("--all", action="store_true", help="all dead letters")
+        _flag(action, "--all", "all dead letters")
         action.add_argument("--channel", help="with --all: only this channel")
     for action in (listing, show, retry, drop):
-        _add_config(action)
-        action.add_argument("--json", action="store_true", help="print JSON")
+        _finish(action, json="print JSON")
 
 
 def _add_postgres(commands: _Commands) -> None:
     sql = _add(commands, "sql", "sql", "print the SQL that PostgreSQL sources and channels need", _SQL)
     sql.add_argument("name", nargs="?", help="a source of type postgres_events, or a channel of type postgres")
-    sql.add_argument("--existing", action="store_true", help="for an existing events table")
-    sql.add_argument(
-        "--backlog", action="store_true", help="for an existing events table whose rows become pending events"
-    )
+    _flag(sql, "--existing", "for an existing events table")
+    _flag(sql, "--backlog", "for an existing events table whose rows become pending events")
     notify = _add(commands, "notify", "notify", "publish one event into an events table", _NOTIFY)
     notify.add_argument("source", help="a source of type postgres_events")
     notify.add_argument("name", help="the event's name, which alerts refer to")
@@ -225,4 +214,4 @@ def _add_postgres(commands: _Commands) -> None:
     notify.add_argument("--key", help="the value of the source's key column")
     notify.add_argument("--set", metavar="COLUMN=TEXT", action="append", default=[], help="the value of another column")
     for command in (sql, notify):
-        _add_config(command)
+        _finish(command)

@@ -5,10 +5,10 @@ import dataclasses
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 
 import yaml
 
-from tocsin.alert import Alert
 from tocsin.app import build, logs
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
@@ -16,7 +16,6 @@ from tocsin.config import Config
 from tocsin.config.check import check, check_online
 from tocsin.config.sections import LogSettings
 from tocsin.errors import ConfigError, Problem
-from tocsin.model import Columns, Row
 
 
 def command(chosen: Namespace) -> Exit:
@@ -42,47 +41,34 @@ def command(chosen: Namespace) -> Exit:
 async def _online(config: Config, *, quiet: bool) -> list[Problem]:
     """Ask the servers. The objects are those that `tocsin run` would make."""
     sources = {name: build.make_source(source) for name, source in config.sources.items()}
-    channels = {
-        name: build.make_level(channel) if build.is_level(channel) else build.make_channel(channel)
-        for name, channel in config.channels.items()
-    }
+    channels = {name: build.make_channel(channel) for name, channel in config.channels.items()}
 
-    async def describe(alert: Alert) -> Columns | None:
+    def asking(alert: str) -> None:
         if not quiet and sys.stderr.isatty():
-            print(f"asking for {alert.name} ...", file=sys.stderr)
-        columns: Columns | None = await sources[alert.source].describe(alert.subject)
-        return columns
-
-    async def sample(alert: Alert) -> Row | None:
-        return await sources[alert.source].sample(alert.subject)
+            print(f"asking for {alert} ...", file=sys.stderr)
 
     try:
-        return await check_online(config, describe, sample, channels, sources)
+        return await check_online(config, sources, channels, asking)
     finally:
         await asyncio.gather(*(channel.close() for channel in channels.values()), return_exceptions=True)
 
 
 def _report(
-    problems: "list[Problem] | tuple[Problem, ...]",
-    warnings: "list[Problem] | tuple[Problem, ...]",
-    chosen: Namespace,
-    config: Config | None = None,
+    problems: Sequence[Problem], warnings: Sequence[Problem], chosen: Namespace, config: Config | None = None
 ) -> Exit:
     if chosen.json:
         found = {"problems": problems, "warnings": warnings}
         print(json.dumps({name: [dataclasses.asdict(one) for one in some] for name, some in found.items()}))
     else:
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        for problem in problems:
-            print(problem, file=sys.stderr)
+        for line in (*(f"warning: {warning}" for warning in warnings), *problems):
+            print(line, file=sys.stderr)
         if not problems and config is not None and not chosen.show:
             print(_summary(config, online=chosen.online))
     return Exit.FAILED if problems else Exit.OK
 
 
 def _summary(config: Config, *, online: bool) -> str:
-    counts = ((config.alerts, "alert"), (config.sources, "source"), (config.channels, "channel"))
-    parts = [f"{len(things)} {word}{'' if len(things) == 1 else 's'}" for things, word in counts]
+    counts = {"alert": len(config.alerts), "source": len(config.sources), "channel": len(config.channels)}
+    parts = [f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items()]
     hint = "" if online else "; --online also asks the servers"
     return f"the configuration is valid: {', '.join(parts)}{hint}"

@@ -1,11 +1,13 @@
-"""Load the configuration of a command."""
+"""The configuration of a command, and `tocsin init`."""
 
 import os
 import sys
 from argparse import Namespace
 from pathlib import Path
 
+from tocsin.cli import Exit
 from tocsin.config import Config, load
+from tocsin.config.environment import from_environment, is_configured
 from tocsin.config.problems import problem
 from tocsin.errors import ConfigError
 
@@ -20,8 +22,6 @@ def configuration(chosen: Namespace) -> Config:
         return load(Path(named), os.environ)
     if Path(_DEFAULT).exists():
         return load(Path(_DEFAULT), os.environ)
-    from tocsin.config.environment import from_environment, is_configured
-
     if is_configured(os.environ):
         return from_environment(os.environ)[1]
     raise ConfigError([problem("no_file", name=_DEFAULT)])
@@ -31,3 +31,11 @@ def warn(config: Config) -> None:
     """Print the warnings of a configuration on standard error."""
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def command(_chosen: Namespace) -> Exit:
+    """Run `tocsin init`."""
+    text, config = from_environment(os.environ)
+    warn(config)
+    print(text, end="")
+    return Exit.OK

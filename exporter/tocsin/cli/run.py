@@ -21,25 +21,17 @@ def command(chosen: Namespace) -> Exit:
     try:
         configure(config.log)
     except OSError as error:
-        raise ConfigError(
-            [
-                Problem(
-                    code="unwritable", path="log.output", message=f"cannot write {config.log.output}: {error.strerror}"
-                )
-            ]
-        ) from None
+        why = f"cannot write {config.log.output}: {error.strerror}"
+        raise ConfigError([Problem(code="unwritable", path="log.output", message=why)]) from None
     try:
         if chosen.dry_run or config.dry_run:
             with tempfile.TemporaryDirectory(prefix="tocsin-") as directory:
                 asyncio.run(app.run(_dry(config, directory), lambda: _dry(configuration(chosen), directory)))
         else:
             asyncio.run(app.run(config, lambda: configuration(chosen)))
-    except app.ListenError as error:
+    except (app.ListenError, app.StallError) as error:
         print(f"tocsin: {error}", file=sys.stderr)
-        return Exit.LISTEN
-    except app.StallError as error:
-        print(f"tocsin: {error}", file=sys.stderr)
-        return Exit.STALL
+        return Exit.LISTEN if isinstance(error, app.ListenError) else Exit.STALL
     return Exit.OK
 
 

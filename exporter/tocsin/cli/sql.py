@@ -12,9 +12,7 @@ from tocsin.sources import postgres_events
 
 def command(chosen: Namespace) -> Exit:
     config = configuration(chosen)
-    scripts = _scripts(config, chosen)
-    if chosen.name is not None:
-        scripts = {place: text for place, text in scripts.items() if place[1] == chosen.name}
+    scripts = {place: text for place, text in _scripts(config, chosen).items() if chosen.name in (None, place[1])}
     if not scripts:
         raise TocsinError(_nothing(config, chosen.name))
     for (kind, name), text in scripts.items():
@@ -27,14 +25,15 @@ def _scripts(config: Config, chosen: Namespace) -> dict[tuple[str, str], str]:
     scripts: dict[tuple[str, str], str] = {}
     for name, source in config.sources.items():
         if isinstance(source.settings, postgres_events.Config):
+            existing = chosen.existing or chosen.backlog
             scripts["source", name] = (
                 postgres_events.existing_table(source.settings, backlog=chosen.backlog)
-                if chosen.existing or chosen.backlog
+                if existing
                 else postgres_events.new_table(source.settings)
             )
     for name, channel in config.channels.items():
         if isinstance(channel.settings, postgres.Config):
-            tables = [options.table for options in channel.routes.values() if isinstance(options, postgres.Options)]
+            tables = [options.table for options in channel.routes.values()]
             scripts["channel", name] = postgres.ddl(channel.settings, tables)
     return scripts
 

@@ -1,13 +1,10 @@
-"""What `tocsin check` finds in a valid configuration: without the network (`check`), and with it (`check_online`).
-
-Nothing is constructed here: the caller passes functions and objects.
-"""
+"""What `tocsin check` finds in a valid configuration: without the network (`check`), and with it (`check_online`)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from tocsin import registry
 from tocsin.alert import Alert, EventAlert
@@ -16,19 +13,12 @@ from tocsin.config import trial
 from tocsin.config.columns import named_columns
 from tocsin.config.problems import nearest
 from tocsin.config.resolved import Config
-from tocsin.errors import Problem, SourceError, SourceReason
+from tocsin.errors import ConfigError, Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
 from tocsin.model import Columns, Event, Row
 from tocsin.sources.base import Verifiable
 from tocsin.sources.documents import with_nested
 from tocsin.values import typed
-
-Describe = Callable[[Alert], Awaitable[Columns | None]]
-"""Return the columns of an alert's relation or events, as `Source.describe`; None where the source cannot know them.
-Raises SourceError."""
-
-Sample = Callable[[Alert], Awaitable[Row | None]]
-"""Return a row of it, if there is one now, as `Source.sample`; raises SourceError."""
 
 _AT_ONCE = 8
 _OF_THE_SERVER = (SourceReason.CONNECT, SourceReason.AUTH, SourceReason.DISCONNECTED)
@@ -54,23 +44,24 @@ def check(config: Config) -> list[Problem]:
             if member.settings.package and find_spec(member.settings.package) is None:
                 problems.append(problem("missing_package", f"{section}.{name}.type", name=member.kind))
     for name, channel in config.channels.items():
-        found = registry.channel_problems(channel.kind, name, channel.settings, channel.routes)
-        problems += [config.places.located(one) for one in found]
+        if channel.settings.checked_by_building:
+            try:
+                registry.channel_module(channel.kind).build(name, channel.settings, channel.routes)
+            except ConfigError as error:
+                problems += [config.places.located(one) for one in error.problems]
     return problems
 
 
 async def check_online(
     config: Config,
-    describe: Describe,
-    sample: Sample | None = None,
-    channels: Mapping[str, Channel | Level] | None = None,
-    sources: Mapping[str, object] | None = None,
+    sources: Mapping[str, Any],
+    channels: Mapping[str, Channel | Level],
+    asking: Callable[[str], None] = lambda _: None,
 ) -> list[Problem]:
     """Find what only the servers know: whether relations and columns exist (of events, where a source has `describe`),
     whether templates render, whether channels would accept a notification and sources would deliver rows or events
-    (their `verify`)."""
+    (their `verify`). `asking` is called with the name of an alert when its source is asked."""
     gate = asyncio.Semaphore(_AT_ONCE)
-    sources = sources or {}
 
     async def guarded(path: str, work: Awaitable[list[Problem]]) -> list[Problem]:
         async with gate:
@@ -79,25 +70,19 @@ async def check_online(
             except Exception as error:  # noqa: BLE001 - one that cannot be checked must not hide the others
                 return [config.places.problem("unchecked", path, why=unexpected(error))]
 
-    alerts = [
-        guarded(f"alerts.{alert.name}", _check_alert(config, alert, describe, sample, sources.get(alert.source)))
+    work = [
+        guarded(f"alerts.{alert.name}", _check_alert(config, alert, sources[alert.source], asking))
         for alert in config.alerts.values()
         # Only some sources know the columns of events before the first event.
-        if not isinstance(alert, EventAlert) or hasattr(sources.get(alert.source), "describe")
+        if hasattr(sources.get(alert.source), "describe")
     ]
-    asked = {f"channels.{name}": channel.verify() for name, channel in (channels or {}).items()}
     for name, source in sources.items():
         if isinstance(source, Verifiable):
-            asked[f"sources.{name}"] = source.verify(_event_names(config, name))
-    members = [guarded(path, _verified(config, path, sentences)) for path, sentences in asked.items()]
-    found = await asyncio.gather(*alerts, *members)
-    of_alerts = _once_each_source(chain.from_iterable(found[: len(alerts)]))
-    return list(dict.fromkeys([*of_alerts, *chain.from_iterable(found[len(alerts) :])]))
-
-
-def _event_names(config: Config, source: str) -> list[str]:
-    """The names of the events that alerts take from a source."""
-    return sorted({alert.event_name for alert in config.event_alerts.values() if alert.source == source})
+            names = {alert.event_name for alert in config.event_alerts.values() if alert.source == name}
+            work.append(guarded(f"sources.{name}", _verified(config, f"sources.{name}", source.verify(sorted(names)))))
+    for name, channel in channels.items():
+        work.append(guarded(f"channels.{name}", _verified(config, f"channels.{name}", channel.verify())))
+    return list(_once_each_source(one for found in await asyncio.gather(*work) for one in found))
 
 
 async def _verified(config: Config, path: str, sentences: Awaitable[Sequence[str]]) -> list[Problem]:
@@ -105,22 +90,22 @@ async def _verified(config: Config, path: str, sentences: Awaitable[Sequence[str
 
 
 def _once_each_source(problems: Iterable[Problem]) -> Iterator[Problem]:
-    """Problems of alerts, but one of each source: its alerts may have met the same one in other words."""
-    reported = set()
+    """The problems, of which several alerts may have met the same one of their source in other words."""
+    known = set()
     for one in problems:
-        if not one.path.startswith("sources.") or one.path not in reported:
+        same = one.path if one.code == "source" and one.path.startswith("sources.") else one
+        if same not in known:
             yield one
-        reported.add(one.path)
+        known.add(same)
 
 
-async def _check_alert(
-    config: Config, alert: Alert, describe: Describe, sample: Sample | None, source: object
-) -> list[Problem]:
+async def _check_alert(config: Config, alert: Alert, source: Any, asking: Callable[[str], None]) -> list[Problem]:
+    asking(alert.name)
     try:
-        columns = await describe(alert)
+        columns = await source.describe(alert.subject)
         if columns is None:
             return []
-        row = await sample(alert) if sample is not None else None
+        row = await source.sample(alert.subject)
     except SourceError as error:
         if isinstance(alert, EventAlert):
             return []  # the source's own `verify` reports it, once for all its alerts
@@ -145,24 +130,24 @@ def _with_nested(config: Config, alert: Alert, columns: Columns, row: Row) -> tu
 def _column_problems(config: Config, alert: Alert, columns: Columns, row: Row | None, where: str) -> Iterator[Problem]:
     names = [column.name for column in columns]
     base = f"alerts.{alert.name}"
-    for path, name in named_columns(config, alert):
+    problem = config.places.problem
+    for place, name in named_columns(config, alert):
+        path = f"{base}.{place}"
         head, _, field = name.partition(".")
         if name in names:
             continue
         if not field or not any(column.name == head and column.oid in trial.JSON for column in columns):
             near = nearest(name, names)
-            yield config.places.problem(
-                "unknown_column", f"{base}.{path}", name=name, available=names, where=where, suggestion=near
-            )
+            yield problem("unknown_column", path, name=name, available=names, where=where, suggestion=near)
         elif not isinstance(alert, EventAlert):
-            yield config.places.problem("nested_column", f"{base}.{path}", name=name, column=head, field=field)
+            yield problem("nested_column", path, name=name, column=head, field=field)
         elif (held := _lacks(config, alert, name, columns, row)) is not None:
-            yield config.places.problem("unknown_field", f"{base}.{path}", name=field, column=head, available=held)
+            yield problem("unknown_field", path, name=field, column=head, available=held)
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-        yield config.places.problem("ambiguous_column", base, name=name)
+        yield problem("ambiguous_column", base, name=name)
     for column in columns:
         if column.name == alert.value and column.oid not in _NUMERIC:
-            yield config.places.problem("not_a_number", f"{base}.value", name=column.name, found=_type(column.oid))
+            yield problem("not_a_number", f"{base}.value", name=column.name, found=_type(column.oid))
 
 
 def _lacks(config: Config, alert: Alert, name: str, columns: Columns, row: Row | None) -> list[str] | None:

@@ -43,41 +43,49 @@ class Document:
     warnings: list[Problem] = field(default_factory=list)
 
     def report(self, code: str, path: Path = (), **fields: Any) -> None:
-        self.problems.append(self.places.problem(code, dotted(path), **fields))
+        self.problems.append(self.places.problem(code, path, **fields))
 
     def warn(self, code: str, path: Path = (), **fields: Any) -> None:
-        self.warnings.append(self.places.problem(code, dotted(path), **fields))
+        self.warnings.append(self.places.problem(code, path, **fields))
+
+    def add(
+        self, text: str, file: str, environ: Mapping[str, str], at: Path = (), known: Mapping[str, str] | None = None
+    ) -> Value:
+        """Parse a text whose root is at the path `at`, and return its data. Problems are collected; it never raises.
+
+        `known`: the keys that the root must not have, since they are set elsewhere, each with its place.
+        Every `${NAME}` and `${NAME:-default}` in a scalar is replaced from `environ` (the default also for an empty
+        variable), and `$${` becomes `${`. The type of an unquoted scalar is decided after that, so that `port: ${PORT}`
+        is a number.
+        """
+        reader = _Reader(self, file, environ, known or {})
+        try:
+            root = yaml.compose(text, Loader=yaml.BaseLoader)
+            return None if root is None else reader.value(root, at)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            why = ", ".join(part for part in (error.context, error.problem) if part)
+            if mark and "${" in "".join(text.splitlines()[mark.line : mark.line + 1]):
+                why += "; within { } and [ ] put ${NAME} in quotes"
+            reader.report("not_yaml", (), mark.line + 1 if mark else None, why=why)
+        except yaml.reader.ReaderError as error:
+            # Its position is exact, its text is about encodings.
+            why = f"the character U+{int(error.character):04X} is not allowed"
+            reader.report("not_yaml", (), text.count("\n", 0, error.position) + 1, why=why)
+        except _TooManyError:
+            reader.report("too_many_values", at, None, limit=_MAX_NODES)
+        except RecursionError:
+            reader.report("too_deep", at, None)
+        except (yaml.YAMLError, ValueError, OverflowError):  # escapes such as "\Uffffffff" overflow
+            reader.report("not_yaml", (), None, why="it has an escape that is not a character")
+        return None
 
 
-def parse(text: str, file: str, environ: Mapping[str, str], at: Path = ()) -> Document:
-    """Parse a text whose root is at the path `at`. Problems are collected in the document; it never raises.
-
-    Every `${NAME}` and `${NAME:-default}` in a scalar is replaced from `environ` (the default also for an empty
-    variable), and `$${` becomes `${`. The type of an unquoted scalar is decided after that, so that `port: ${PORT}` is
-    a number.
-    """
-    reader = _Reader(Document(places=Places(file=file)), environ)
-    try:
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
-        if root is not None:
-            reader.document.data = reader.value(root, at)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        why = ", ".join(part for part in (error.context, error.problem) if part)
-        if mark and "${" in "".join(text.splitlines()[mark.line : mark.line + 1]):
-            why += "; within { } and [ ] put ${NAME} in quotes"
-        reader.report("not_yaml", (), mark.line + 1 if mark else None, why=why)
-    except yaml.reader.ReaderError as error:
-        # Its position is exact, its text is about encodings.
-        why = f"the character U+{int(error.character):04X} is not allowed"
-        reader.report("not_yaml", (), text.count("\n", 0, error.position) + 1, why=why)
-    except _TooManyError:
-        reader.report("too_many_values", at, None, limit=_MAX_NODES)
-    except RecursionError:
-        reader.report("too_deep", at, None)
-    except (yaml.YAMLError, ValueError, OverflowError):  # escapes such as "\Uffffffff" overflow
-        reader.report("not_yaml", (), None, why="it has an escape that is not a character")
-    return reader.document
+def parse(text: str, file: str, environ: Mapping[str, str]) -> Document:
+    """Parse a text. See `Document.add`."""
+    document = Document(places=Places(file=file))
+    document.data = document.add(text, file, environ)
+    return document
 
 
 def scalar(text: str) -> Value:
@@ -99,26 +107,26 @@ class _TooManyError(Exception):
 
 
 class _Reader:
-    """Turns nodes into values, and notes places and problems in the document."""
+    """Turns the nodes of a file into values, and notes places and problems in the document."""
 
-    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
-        self.document = document
+    def __init__(self, document: Document, file: str, environ: Mapping[str, str], known: Mapping[str, str]) -> None:
+        self._document = document
+        self._file = file
         self._environ = environ
+        self._known = known  # until the root is read
         self._open: set[int] = set()
         self._nodes = 0
 
     def report(self, code: str, path: Path, line: int | None, **fields: Any) -> None:
-        found = problem(code, dotted(path), **fields)
-        file = self.document.places.file
-        self.document.problems.append(replace(found, file=file, line=line))
+        found = problem(code, path, **fields)
+        self._document.problems.append(replace(found, file=self._file, line=line))
 
     def value(self, node: yaml.Node, path: Path) -> Value:
         line = node.start_mark.line + 1
         self._nodes += 1
         if self._nodes > _MAX_NODES:
             raise _TooManyError
-        if path:
-            self.document.places.lines.setdefault(dotted(path), (self.document.places.file, line))
+        self._note(path, line)
         if id(node) in self._open:
             self.report("recursive_alias", path, line)
             return None
@@ -135,23 +143,27 @@ class _Reader:
         finally:
             self._open.discard(id(node))
 
+    def _note(self, path: Path, line: int) -> None:
+        if path:
+            self._document.places.lines.setdefault(dotted(path), (self._file, line))
+
     def _mapping(self, node: yaml.Node, path: Path) -> dict[str, Value]:
         result: dict[str, Value] = {}
-        first: dict[str, int] = {}
+        first, self._known = dict(self._known), {}
         merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 self.report("complex_key", path, line)
                 continue
-            key = key_node.value
+            key = self._text(key_node, path)
             if key == "<<" and key_node.style is None:
                 merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             elif key in first:
-                self.report("duplicate_key", (*path, key), line, first=f"line {first[key]}")
+                self.report("duplicate_key", (*path, key), line, first=first[key])
             else:
-                first[key] = line
-                self.document.places.lines[dotted((*path, key))] = (self.document.places.file, line)
+                first[key] = f"line {line}"
+                self._note((*path, key), line)
                 result[key] = self.value(value_node, (*path, key))
         for other in merged:
             self._merge(other, result, path)
@@ -174,11 +186,20 @@ class _Reader:
             result.setdefault(key, value)
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Value:
-        text = _REFERENCE.sub(lambda match: self._referenced(match, node, path), node.value)
+        source = self._text(node, path)
+        text = _REFERENCE.sub(lambda match: self._referenced(match, node, path), source)
         value = scalar(text) if node.style is None else text
-        if text != node.value or not isinstance(value, str):
-            self.document.places.scalars[dotted(path)] = (node.value, text)
+        if text != source or not isinstance(value, str):
+            self._document.places.scalars[dotted(path)] = (source, text)
         return value
+
+    def _text(self, node: yaml.ScalarNode, path: Path) -> str:
+        """The text of a node, in which two escapes that are a pair of surrogates, as in JSON, are one character."""
+        try:
+            return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self.report("not_yaml", path, node.start_mark.line + 1, why="it has an escape that is not a character")
+            return ""
 
     def _referenced(self, match: re.Match[str], node: yaml.ScalarNode, path: Path) -> str:
         if match[0] == "$${":

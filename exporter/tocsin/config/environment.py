@@ -7,14 +7,14 @@ variables, so that it holds no secret. `docs/from-the-environment.md` explains e
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from tocsin.config.loading import load_text
-from tocsin.config.plain import duration
 from tocsin.config.problems import problem
 from tocsin.config.resolved import Config
 from tocsin.errors import ConfigError, Problem
+from tocsin.settings import duration_text
 
 REQUIRED = (
     *("NOVU_API_KEY", "NOVU_WORKFLOW_NAME", "MTZ_USER", "MTZ_PASSWORD", "MTZ_HOST", "MTZ_ALERT_VIEW"),
@@ -23,10 +23,9 @@ REQUIRED = (
 OPTIONAL = (
     *("NOVU_RECIPIENTS", "RECIPIENTS_IN_PAYLOAD", "SEND_RETRACTIONS", "NOVU_URL", "MTZ_CLUSTER", "MTZ_DATABASE"),
     *("RETAIN_HISTORY", "PROGRESS_TIMEOUT_MINUTES", "LOG_LEVEL", "LOG_OUTPUT", "TEST_MODE"),
-    "NOVU_PYTHON_REQUESTS_TIMEOUT",
+    *("NOVU_PYTHON_REQUESTS_TIMEOUT", "MTZ_PORT", "MTZ_SSLMODE", "TOCSIN_LISTEN"),
 )
-ADDED = ("MTZ_PORT", "MTZ_SSLMODE", "TOCSIN_LISTEN")
-"""Variables that the script did not have."""
+"""The script did not have the last three."""
 
 _FILE = "environment"
 _YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "none", "")
@@ -100,38 +99,34 @@ def from_environment(environ: Mapping[str, str]) -> tuple[str, Config]:
     return text, replace(config, warnings=warnings, dry_run=dry_run)
 
 
-@dataclass(slots=True)
 class _Translation:
     """The variables that are set, without surrounding blanks, and what is wrong with them."""
 
-    environ: Mapping[str, str]
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-    values: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in (*REQUIRED, *OPTIONAL, *ADDED):
-            if value := self.environ.get(name, "").strip():
-                self.values[name] = value
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        stripped = {name: environ.get(name, "").strip() for name in (*REQUIRED, *OPTIONAL)}
+        self.values = {name: value for name, value in stripped.items() if value}
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
 
     def computed(self) -> dict[str, Any]:
         """Return what the document does not take from the variables as they are."""
         columns = self._columns()
-        payload = [output for _, output in columns]
+        payload = [_literal(output) for _, output in columns]
         timeout = self._number("PROGRESS_TIMEOUT_MINUTES", 10) * 60
         if "RETAIN_HISTORY" in self.values:
             self.warnings.append(_about("RETAIN_HISTORY", "no_history"))
-        named = re.sub(r"[^\w.-]", "_", self.values.get("MTZ_PERSIST_TABLE", "")) + ".db"
+        ledger = re.sub(r"[^\w.-]", "_", self._value("MTZ_PERSIST_TABLE"))
+        alert = re.sub(r"\W+", "_", self._value("MTZ_ALERT_VIEW").rpartition(".")[2], flags=re.ASCII).strip("_")
         return {
-            "ledger": named if "MTZ_PERSIST_TABLE" in self.values else "${MTZ_PERSIST_TABLE}",
+            "ledger": f"{ledger}.db" if ledger else "${MTZ_PERSIST_TABLE}",
             "level": _LEVELS.get(self._value("LOG_LEVEL").lower(), "${LOG_LEVEL:-WARNING}"),
-            "progress_timeout": duration(timeout),
-            "stale_after": duration(max(timeout, 300)),
+            "progress_timeout": duration_text(timeout),
+            "stale_after": duration_text(max(timeout, 300)),
             "recipients": self._recipients(payload),
-            "payload": [_literal(name) for name in payload],
+            "payload": payload,
             "on_resolve": "cancel" if self.flag("SEND_RETRACTIONS") else "nothing",
-            "timeout": duration(self._number("NOVU_PYTHON_REQUESTS_TIMEOUT", 5)),
-            "alert": _alert_name(self._value("MTZ_ALERT_VIEW")),
+            "timeout": duration_text(self._number("NOVU_PYTHON_REQUESTS_TIMEOUT", 5)),
+            "alert": alert[:100] or "alert",
             "query": self._query(columns),
         }
 
@@ -175,10 +170,10 @@ class _Translation:
                 columns.append((item.lower(), item))  # as SQL reads a name without quotes
         return columns
 
-    def _recipients(self, columns: list[str]) -> list[Any]:
+    def _recipients(self, payload: list[str]) -> list[Any]:
         recipients: list[Any] = [_literal(name) for name in self._names("NOVU_RECIPIENTS")]
         column = self._value("RECIPIENTS_IN_PAYLOAD").strip('"')
-        if column in columns:
+        if _literal(column) in payload:
             recipients.append({"column": _literal(column)})
         elif column.lower() not in _NO:
             self._refuse("RECIPIENTS_IN_PAYLOAD", "not_in_payload", name=column)
@@ -189,24 +184,20 @@ class _Translation:
         return recipients or ["none"]
 
     def _query(self, columns: list[tuple[str, str]]) -> str:
-        from psycopg import sql
+        from psycopg.sql import SQL, Identifier
 
         from tocsin.postgres import relation
 
         if "MTZ_ALERT_VIEW" not in self.values or "MTZ_ALERT_PAYLOAD" not in self.values:
             return "SELECT ${MTZ_ALERT_PAYLOAD} FROM ${MTZ_ALERT_VIEW}"
         try:
-            source = relation(self.values["MTZ_ALERT_VIEW"])
+            view = relation(self.values["MTZ_ALERT_VIEW"])
         except ValueError as error:
             self.problems.append(Problem(code="invalid", path="MTZ_ALERT_VIEW", message=str(error), file=_FILE))
             return "SELECT"
-        selected = [
-            sql.Identifier(name)
-            if name == key
-            else sql.SQL("{} AS {}").format(sql.Identifier(name), sql.Identifier(key))
-            for name, key in columns
-        ]
-        return _literal(sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(selected), source).as_string(None))
+        renamed = SQL("{} AS {}")
+        selected = [Identifier(n) if n == key else renamed.format(Identifier(n), Identifier(key)) for n, key in columns]
+        return _literal(SQL("SELECT {} FROM {}").format(SQL(", ").join(selected), view).as_string(None))
 
 
 def _about(variable: str, code: str, **fields: Any) -> Problem:
@@ -216,8 +207,3 @@ def _about(variable: str, code: str, **fields: Any) -> Problem:
 def _literal(text: str) -> str:
     """The text as a file has it, in which `${` begins a variable."""
     return text.replace("${", "$${")
-
-
-def _alert_name(view: str) -> str:
-    last = re.sub(r"\W+", "_", view.rpartition(".")[2], flags=re.ASCII).strip("_")
-    return last[:100] or "alert"

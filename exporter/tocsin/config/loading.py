@@ -8,12 +8,12 @@ be reported at once.
 import glob
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path as FilePath
 from typing import Any
 
 from tocsin import registry
-from tocsin.alert import EventAlert, RowAlert
+from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.config import columns, trial
 from tocsin.config.document import Document, parse
 from tocsin.config.problems import Path, dotted, noun, problem
@@ -24,8 +24,10 @@ from tocsin.config.validation import Model, keys, validate
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Settings
 from tocsin.sources.base import Subject
+from tocsin.sources.settings import SourceSettings
 
 _ROOT = ("ledger", "web", "log", "sources", "channels", "alerts", "alert_files")
+_UNREAD = ("unset_variable", "not_yaml")
 _OWN_KEY = "x-"
 """Keys of the root that begin so are ignored: a place for anchors."""
 
@@ -76,35 +78,21 @@ def _add_alert_files(document: Document, root: dict[str, Any], directory: FilePa
         except (OSError, ValueError):
             found = []
         if not found:
-            (document.warn if glob.has_magic(pattern) else document.report)(
-                "no_match", ("alert_files", i), name=pattern
-            )
-        for name in found:
-            _add_alert_file(document, directory / name, alerts, environ)
+            report = document.warn if glob.has_magic(pattern) else document.report
+            report("no_match", ("alert_files", i), name=pattern)
+        for path in (directory / name for name in found):
+            text = _text(path)
+            if isinstance(text, Problem):
+                document.problems.append(text)
+                continue
+            known = {name: "{}:{}".format(*document.places.line(dotted(("alerts", name)))) for name in alerts}
+            added = document.add(text, str(path), environ, ("alerts",), known)
+            if isinstance(added, dict):
+                alerts = {**added, **alerts}
+            elif added is not None:
+                wrong = problem("wrong_type", wanted="a mapping of alerts", found=noun(added))
+                document.problems.append(replace(wrong, file=str(path)))
     root["alerts"] = alerts
-
-
-def _add_alert_file(document: Document, path: FilePath, alerts: dict[str, Any], environ: Mapping[str, str]) -> None:
-    text = _text(path)
-    if isinstance(text, Problem):
-        document.problems.append(text)
-        return
-    part = parse(text, str(path), environ, at=("alerts",))
-    added = {} if part.data is None else part.data
-    if not isinstance(added, dict):
-        part.report("wrong_type", wanted="a mapping of alerts", found=noun(added))
-        added = {}
-    places = document.places
-    for name, alert in added.items():
-        if name in alerts:
-            file, line = places.line(dotted(("alerts", name)))
-            part.report("duplicate_key", ("alerts", name), first=f"{file}:{line}")
-        else:
-            alerts[name] = alert
-    document.problems += part.problems
-    # Those of an alert that is there twice keep their first place.
-    places.lines = {**part.places.lines, **places.lines}
-    places.scalars = {**part.places.scalars, **places.scalars}
 
 
 class _Assembly:
@@ -125,11 +113,11 @@ class _Assembly:
         channels = self._members("channels", registry.channel_types())
         alerts = self._alerts()
         levels = {name for name, (kind, _) in channels.items() if kind in registry.LEVELS}
+        # A source of an unknown type has no settings, and what depends on them is not checked.
         known = {name: sources.get(name, ("", None))[1] for name in self._names("sources")}
-        events = {name for name, alert in alerts.items() if _delivers_events(known.get(alert.source))}
         for name, alert in alerts.items():
-            check_alert(name, alert, document, known, levels)
-        check_metrics({name: alert for name, alert in alerts.items() if name not in events}, document)
+            check_alert(name, alert, document, known.get(alert.source), levels)
+        check_metrics({name: one for name, one in alerts.items() if not _on_events(known.get(one.source))}, document)
         routes = {name: self._routes(name, kind, alerts) for name, (kind, _) in channels.items()}
         if document.problems:
             raise ConfigError(_in_order(document.problems))
@@ -143,12 +131,7 @@ class _Assembly:
                 n: ChannelConfig(name=n, kind=kind, settings=value, routes=routes[n])
                 for n, (kind, value) in channels.items()
             },
-            alerts={
-                name: _event_alert(name, alert, known)
-                if name in events
-                else _row_alert(name, alert, known, alerts, levels)
-                for name, alert in alerts.items()
-            },
+            alerts={name: _resolved(name, alerts, known[alert.source], levels) for name, alert in alerts.items()},
             warnings=tuple(_in_order(document.warnings)),
             places=document.places,
         )
@@ -180,11 +163,10 @@ class _Assembly:
         data = self._root.get(name)
         if data is not None and not isinstance(data, dict):
             self._document.report("wrong_type", (name,), wanted="a mapping of names", found=noun(data))
-        data = data if isinstance(data, dict) else {}
-        for key in data:
+        for key in self._names(name):
             if not re.fullmatch(NAME, key):
                 self._document.report("bad_name", (name, key), name=key)
-        return data
+        return data if isinstance(data, dict) else {}
 
     def _names(self, section: str) -> list[str]:
         data = self._root.get(section)
@@ -234,19 +216,17 @@ class _Assembly:
         common = {key: value for key, value in self._root["channels"][channel].items() if key in keys(model)}
         routes: dict[str, Any] = {}
         for name, alert in alerts.items():
-            if channel in alert.channels:
-                i = alert.channels.index(channel)
-                entry = alert.notify[i]
-                own = entry.options if isinstance(entry, Notify) else {}
-                options = self._options(
-                    model, common, own, f"channels.{channel}", dotted(("alerts", name, "notify", i))
-                )
-                if options is not None:
-                    routes[name] = options
+            if channel not in alert.channels:
+                continue
+            i = alert.channels.index(channel)
+            entry, path = alert.notify[i], ("alerts", name, "notify", i)
+            own = entry.options if isinstance(entry, Notify) else {}
+            options = self._options(model, common, own, f"channels.{channel}", dotted(path))
+            if options is not None:
+                routes[name] = options
                 # What the channel or the alert may set is optional at both; only together they can be incomplete.
-                why = options.missing() if options is not None else None
-                if why:
-                    self._document.report("incomplete_channel", ("alerts", name, "notify", i), name=channel, why=why)
+                if why := options.missing():
+                    self._document.report("incomplete_channel", path, name=channel, why=why)
         return routes
 
     def _options(
@@ -266,11 +246,9 @@ class _Assembly:
 
     def _warn(self, web: WebSettings, alerts: Mapping[str, AlertSettings]) -> None:
         warn = self._document.warn
-        used = {
-            "sources": {alert.source for alert in alerts.values()},
-            "channels": {channel for alert in alerts.values() for channel in alert.channels},
-        }
-        for section, names in used.items():
+        used = {alert.source for alert in alerts.values()}
+        notified = {channel for alert in alerts.values() for channel in alert.channels}
+        for section, names in (("sources", used), ("channels", notified)):
             for name in self._names(section):
                 if name not in names:
                     warn("unused", (section, name))
@@ -287,52 +265,27 @@ def _ineffective(config: Config) -> Iterator[Problem]:
             yield config.places.problem("no_effect_here", f"channels.{name}.{key}", why=why)
 
 
-def _delivers_events(source: Any) -> bool:
+def _on_events(source: SourceSettings | None) -> bool:
     return source is not None and source.delivers == "events"
 
 
-def _common(name: str, alert: AlertSettings, sources: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that alerts on rows and on events share."""
-    subjects = sources[alert.source].subjects
-    if "relation" in subjects:
+def _resolved(name: str, alerts: Mapping[str, AlertSettings], source: SourceSettings, levels: set[str]) -> Alert:
+    """The alert with every default filled in."""
+    alert = alerts[name]
+    kind = EventAlert if _on_events(source) else RowAlert
+    same = {one.name: getattr(alert, one.name) for one in fields(kind) if hasattr(alert, one.name)}
+    same |= {setting: tuple(value) for setting, value in same.items() if isinstance(value, list)}
+    if "relation" in source.subjects:
         subject = Subject(relation=alert.relation, query=alert.query)
     else:
         # Where everything has a name, it is the alert's own unless it sets another.
-        subject = Subject(**{subjects[0]: getattr(alert, subjects[0]) or name})
-    same = ("source", "static_labels", "value", "annotations")
-    return {
-        **{field: getattr(alert, field) for field in same},
-        "name": name,
-        "subject": subject,
-        "labels": alert.label_columns,
-        "notify": tuple(alert.channels),
-    }
-
-
-def _event_alert(name: str, alert: AlertSettings, sources: Mapping[str, Any]) -> EventAlert:
-    return EventAlert(
-        **_common(name, alert, sources),
-        key=tuple(alert.key or ()),
-        dedupe_by=tuple(alert.dedupe_by),
-        dedupe_window=alert.dedupe_window,
-    )
-
-
-def _row_alert(
-    name: str, alert: AlertSettings, sources: Mapping[str, Any], alerts: Mapping[str, AlertSettings], levels: set[str]
-) -> RowAlert:
-    columns = alert.label_columns.values() if alert.key is None else alert.key
+        subject = Subject(**{source.subjects[0]: getattr(alert, source.subjects[0]) or name})
+    same |= {"name": name, "subject": subject, "labels": alert.label_columns, "notify": tuple(alert.channels)}
+    if kind is EventAlert:
+        return EventAlert(**{**same, "key": tuple(alert.key or ())})
     metric = (alert.metric or name) if alert.gauges else ""
-    same = ("on_duplicate", "max_series", "linger", "hold", "keep_firing_for", "repeat_interval", "initial", "gauges")
-    return RowAlert(
-        **_common(name, alert, sources),
-        **{field: getattr(alert, field) for field in same},
-        key=tuple(dict.fromkeys(columns)),
-        metric=metric,
-        help=_help(metric, alerts),
-        ignore=tuple(alert.ignore),
-        levels=frozenset(levels.intersection(alert.channels)),
-    )
+    same |= {"key": tuple(dict.fromkeys(alert.identity)), "metric": metric, "help": _help(metric, alerts)}
+    return RowAlert(**{**same, "levels": frozenset(levels.intersection(alert.channels))})
 
 
 def _help(metric: str, alerts: Mapping[str, AlertSettings]) -> str:
@@ -345,7 +298,7 @@ def _help(metric: str, alerts: Mapping[str, AlertSettings]) -> str:
 def _in_order(problems: list[Problem]) -> list[Problem]:
     """The problems once each, in the order of the files and their lines."""
     files = list(dict.fromkeys(one.file for one in problems))
-    # A value whose variable is not set has no other problem.
-    unset = {one.path for one in problems if one.code == "unset_variable"}
-    relevant = dict.fromkeys(one for one in problems if one.code == "unset_variable" or one.path not in unset)
+    # A value that cannot be read has no other problem.
+    unread = {one.path for one in problems if one.path and one.code in _UNREAD}
+    relevant = dict.fromkeys(one for one in problems if one.code in _UNREAD or one.path not in unread)
     return sorted(relevant, key=lambda one: (files.index(one.file), one.line or 0))

@@ -109,12 +109,13 @@ TEXTS: Mapping[str, str] = {
 
 
 def problem(
-    code: str, path: str = "", *, name: object = "", available: Iterable[str] = (), **fields: object
+    code: str, path: str | Path = "", *, name: object = "", available: Iterable[str] = (), **fields: object
 ) -> Problem:
-    """Make a problem without a place in a file."""
+    """Make a problem without a place in a file. `path`: dotted, or its parts."""
     known = tuple(available)
     made = {"suggestion": suggestion(str(name), known), "listed": ", ".join(known), **fields}
-    return Problem(code=code, path=path, message=TEXTS[code].format(name=name, **made), name=str(name), available=known)
+    at = path if isinstance(path, str) else dotted(path)
+    return Problem(code=code, path=at, message=TEXTS[code].format(name=name, **made), name=str(name), available=known)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -173,7 +174,7 @@ class Places:
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self.file, None
 
-    def problem(self, code: str, path: str = "", **fields: Any) -> Problem:
+    def problem(self, code: str, path: str | Path = "", **fields: Any) -> Problem:
         """Make a problem with its place."""
         return self.located(problem(code, path, **fields))
 

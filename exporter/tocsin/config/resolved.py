@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tocsin.alert import Alert, EventAlert, RowAlert
-from tocsin.config.plain import plain, plain_value
 from tocsin.config.problems import Places
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
 from tocsin.errors import Problem
@@ -68,23 +67,21 @@ class Config:
         """Return everything in effect as plain data in the shape of the file, with a mark for every secret."""
         tree: dict[str, Any] = redacted(
             {
-                "ledger": plain(self.ledger),
-                "web": plain(self.web),
-                "log": plain(self.log),
-                "sources": {n: {"type": s.kind, **plain(s.settings)} for n, s in self.sources.items()},
-                "channels": {n: {"type": c.kind, **plain(c.settings)} for n, c in self.channels.items()},
+                "ledger": self.ledger.as_in_a_file(),
+                "web": self.web.as_in_a_file(),
+                "log": self.log.as_in_a_file(),
+                "sources": {n: {"type": s.kind, **s.settings.as_in_a_file()} for n, s in self.sources.items()},
+                "channels": {n: {"type": c.kind, **c.settings.as_in_a_file()} for n, c in self.channels.items()},
                 "alerts": {name: self._alert(alert) for name, alert in self.alerts.items()},
             }
         )
         return tree
 
     def _alert(self, alert: Alert) -> dict[str, Any]:
-        shown: dict[str, Any] = {"source": alert.source}
-        shown |= {name: value for name, value in dataclasses.asdict(alert.subject).items() if value is not None}
-        for name, setting in AlertSettings.model_fields.items():
-            if name != "notify" and hasattr(alert, name):
-                shown[setting.alias or name] = plain_value(setting, getattr(alert, name))
+        values = {name: getattr(alert, name) for name in AlertSettings.model_fields if hasattr(alert, name)}
+        shown = AlertSettings.model_construct(**values | dataclasses.asdict(alert.subject))
+        routes = [{"channel": name, **self.channels[name].routes[alert.name].as_in_a_file()} for name in alert.notify]
         return {
-            **shown,
-            "notify": [{"channel": c, **plain(self.channels[c].routes[alert.name])} for c in alert.notify],
+            **shown.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, warnings=False),
+            "notify": routes,
         }

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tocsin import registry
-from tocsin.config.plain import duration
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
 from tocsin.config.semantics import NAME
-from tocsin.settings import Settings
+from tocsin.settings import Settings, duration_text
 
 Node = dict[str, Any]
 
@@ -30,13 +29,15 @@ ALERT_FILES_MEANING = (
 
 def schema() -> Node:
     """Return the schema of a whole file, with `${NAME}` allowed for numbers, choices and durations."""
-    sources = {kind: source(kind) for kind in registry.SOURCES}
-    channels = {kind: channel(kind) for kind in registry.channel_types()}
+    kinds = {
+        **{f"{kind}_source": source(kind) for kind in registry.SOURCES},
+        **{f"{kind}_channel": channel(kind) for kind in registry.channel_types()},
+    }
     alert = section(AlertSettings)
     alert["properties"]["notify"]["items"] = {
-        "anyOf": [{"type": "string", "minLength": 1}, *(_route(kind) for kind in channels)]
+        "anyOf": [{"type": "string", "minLength": 1}, *(_route(kind) for kind in registry.channel_types())]
     }
-    named: Node = {"type": ["object", "null"], "propertyNames": {"pattern": f"^{NAME}$"}}
+    sections: dict[str, type[Settings]] = {"ledger": LedgerSettings, "web": WebSettings, "log": LogSettings}
     root: Node = {
         "$schema": DIALECT,
         "title": "Tocsin configuration",
@@ -44,24 +45,12 @@ def schema() -> Node:
         "additionalProperties": False,
         "patternProperties": {"^x-": {"description": "Ignored: a place for anchors."}},
         "properties": {
-            "ledger": _or_empty(section(LedgerSettings)),
-            "web": _or_empty(section(WebSettings)),
-            "log": _or_empty(section(LogSettings)),
-            "sources": {
-                **named,
-                "description": "Where rows come from, by name.",
-                "additionalProperties": {"oneOf": [{"$ref": f"#/$defs/{kind}_source"} for kind in sources]},
-            },
-            "channels": {
-                **named,
-                "description": "Whom to notify and how, by name.",
-                "additionalProperties": {"oneOf": [{"$ref": f"#/$defs/{kind}_channel"} for kind in channels]},
-            },
-            "alerts": {
-                **named,
-                "description": "What to watch, by name.",
-                "additionalProperties": {"$ref": "#/$defs/alert"},
-            },
+            **{name: {**section(model), "type": ["object", "null"]} for name, model in sections.items()},
+            "sources": _named("Where rows come from, by name.", [kind for kind in kinds if kind.endswith("_source")]),
+            "channels": _named(
+                "Whom to notify and how, by name.", [kind for kind in kinds if kind.endswith("_channel")]
+            ),
+            "alerts": _named("What to watch, by name.", ["alert"]),
             "alert_files": {
                 "type": "array",
                 "items": {"type": "string", "minLength": 1},
@@ -69,13 +58,19 @@ def schema() -> Node:
                 "description": ALERT_FILES_MEANING,
             },
         },
-        "$defs": {
-            **{f"{kind}_source": node for kind, node in sources.items()},
-            **{f"{kind}_channel": node for kind, node in channels.items()},
-            "alert": alert,
-        },
+        "$defs": {**kinds, "alert": alert},
     }
     return {**_with_references(root), "$defs": {**_with_references(root["$defs"]), "reference": REFERENCE}}
+
+
+def _named(description: str, members: list[str]) -> Node:
+    references = [{"$ref": f"#/$defs/{member}"} for member in members]
+    return {
+        "type": ["object", "null"],
+        "propertyNames": {"pattern": f"^{NAME}$"},
+        "description": description,
+        "additionalProperties": {"oneOf": references} if len(references) > 1 else references[0],
+    }
 
 
 def source(kind: str) -> Node:
@@ -133,10 +128,6 @@ def _typed(kind: str, node: Node) -> Node:
     return {**node, "title": kind, "properties": properties, "required": required}
 
 
-def _or_empty(node: Node) -> Node:
-    return {**node, "type": [node["type"], "null"]}
-
-
 def _tidy(node: Any, definitions: Mapping[str, Any]) -> Any:
     """Resolve references, put descriptions on one line, write durations as in the file, remove pydantic's titles."""
     if isinstance(node, list):
@@ -159,7 +150,7 @@ def _tidy(node: Any, definitions: Mapping[str, Any]) -> Any:
     if "([0-9]+ms)" in str(result.get("pattern")):
         result["format"] = "duration"
         if isinstance(result.get("default"), float | int):
-            result["default"] = duration(result["default"])
+            result["default"] = duration_text(result["default"])
     if result.get("default", ...) is None:
         del result["default"]
     return result

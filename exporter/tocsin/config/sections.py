@@ -203,6 +203,11 @@ class AlertSettings(Settings):
         return dict(self.labels) if isinstance(self.labels, dict) else {name: name for name in self.labels}
 
     @property
+    def identity(self) -> list[str]:
+        """The columns that identify a firing; none: the whole row."""
+        return list(self.label_columns.values()) if self.key is None else self.key
+
+    @property
     def channels(self) -> list[str]:
         """The names of the channels to notify."""
         return [entry if isinstance(entry, str) else entry.channel for entry in self.notify]

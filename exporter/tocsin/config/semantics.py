@@ -3,12 +3,10 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from itertools import combinations
 from typing import TypeAlias
 
 from tocsin.config.document import Document
-from tocsin.config.problems import Path
 from tocsin.config.sections import AlertSettings
 from tocsin.sources.settings import SourceSettings
 
@@ -34,28 +32,27 @@ Report: TypeAlias = Callable[..., None]
 
 
 def check_alert(
-    name: str,
-    alert: AlertSettings,
-    document: Document,
-    sources: Mapping[str, SourceSettings | None],
-    levels: Collection[str],
+    name: str, alert: AlertSettings, document: Document, source: SourceSettings | None, levels: Collection[str]
 ) -> None:
-    """Check an alert by itself and against its source. `sources`: None where one is invalid; `levels`: the channels
-    that are sent what fires, not what happened."""
+    """Check an alert by itself and against its source. `source`: None where it is invalid; `levels`: the channels that
+    are sent what fires, not what happened."""
 
     def report(code: str, *at: str | int, **fields: object) -> None:
         document.report(code, ("alerts", name, *at), **fields)
 
-    source = sources.get(alert.source)
+    on_rows = source is None or source.delivers == "rows"
     if source is not None:
         _check_subject(alert, source, report)
-    if source is not None and source.delivers == "events":
-        _check_events(alert, report, levels)
-    elif source is not None:
-        _check_only(alert, OF_EVENTS, "not_for_rows", report)
-    _check_columns(alert, report, partial(_warn, document, ("alerts", name)))
+        if on_rows:
+            _check_only(alert, OF_EVENTS, "not_for_rows", report)
+        else:
+            _check_events(alert, report, levels)
+    _check_columns(alert, report)
+    if alert.value is not None and alert.value in alert.identity:
+        fields = {"name": alert.value, "part": _part(alert)}
+        document.warn("value_in_key", ("alerts", name, "value"), **fields)
     _check_routes(alert, report)
-    if alert.gauges and (source is None or source.delivers == "rows"):
+    if alert.gauges and on_rows:
         _check_metric(name, alert, report)
         _check_labels(alert, report)
 
@@ -98,10 +95,6 @@ def _clash(first: AlertSettings, second: AlertSettings) -> str:
     return "shared_metric_help" if first.help and second.help and first.help != second.help else ""
 
 
-def _warn(document: Document, path: Path, code: str, *at: str | int, **fields: object) -> None:
-    document.warn(code, (*path, *at), **fields)
-
-
 def _check_subject(alert: AlertSettings, source: SourceSettings, report: Report) -> None:
     """Check that the alert names what this kind of source has."""
     wanted = " or ".join(source.subjects)
@@ -131,7 +124,7 @@ def _check_only(alert: AlertSettings, fields: Sequence[str], code: str, report: 
             report(code, name, source=alert.source, name=name)
 
 
-def _check_columns(alert: AlertSettings, report: Report, warn: Report) -> None:
+def _check_columns(alert: AlertSettings, report: Report) -> None:
     for setting in ("key", "ignore", "labels"):
         names = getattr(alert, setting)
         for i, name in enumerate(names if isinstance(names, list) else ()):
@@ -139,13 +132,13 @@ def _check_columns(alert: AlertSettings, report: Report, warn: Report) -> None:
                 report("listed_twice", setting, i, name=name)
     if alert.key is not None and not alert.key:
         report("empty_key", "key")
-    key = list(alert.label_columns.values()) if alert.key is None else alert.key
-    part = "the key" if alert.key else "the labels, which are the key here"
     for i, column in enumerate(alert.ignore):
-        if column in key:
-            report("ignored_key", "ignore", i, name=column, part=part)
-    if alert.value is not None and alert.value in key:
-        warn("value_in_key", "value", name=alert.value, part=part)
+        if column in alert.identity:
+            report("ignored_key", "ignore", i, name=column, part=_part(alert))
+
+
+def _part(alert: AlertSettings) -> str:
+    return "the key" if alert.key else "the labels, which are the key here"
 
 
 def _check_routes(alert: AlertSettings, report: Report) -> None:

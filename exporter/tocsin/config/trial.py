@@ -111,50 +111,41 @@ def _tried(
     tried: str = "",
 ) -> Iterator[Problem]:
     """Try everything for each kind of notification that is sent, and report each place once."""
-    annotations = {name: Template(text) for name, text in alert.annotations.items()}
     routes = {f"alerts.{alert.name}.notify[{i}]": config.channels[name] for i, name in enumerate(alert.notify)}
-    conditions = {route: _condition(channel.routes[alert.name].when) for route, channel in routes.items()}
     failed: set[str] = set()
     for kind in Kind:
         sent = {route: channel for route, channel in routes.items() if kind in _kinds(channel, alert)}
         if not sent:
             continue
         one = seen_as(kind)
-        errors = [(path, error, False) for path, error in _of_annotations(alert, annotations, one)]
+        errors = [
+            (f"alerts.{alert.name}.annotations.{name}", _error(Template(text).render, one.annotations), False)
+            for name, text in alert.annotations.items()
+        ]
         for route, channel in sent.items():
             options = channel.routes[alert.name]
-            errors += [(f"{route}.when", error, True) for error in _of_condition(conditions[route], one)]
+            if options.when is not None:
+                holds = Condition(options.when, known=CONDITION_VARIABLES).holds
+                errors.append((f"{route}.when", _error(holds, one.conditions), True))
             # Most alerts use the channel's options as they are.
             key = f"{channel.name} {options!r}"
             if key not in compiled:
                 compiled[key] = channel.settings.trial(options)
-            for error in compiled[key](one.channels):
-                errors.append((_place(config, route, channel.name, error), error, False))
+            found = compiled[key](one.channels)
+            errors += [(_place(config, route, channel.name, error), error, False) for error in found]
         for path, error, condition in errors:
-            if path not in failed and counts(error, kind, condition):
+            if error is not None and path not in failed and counts(error, kind, condition):
                 failed.add(path)
                 words = f" (tried for {kind.value!r} of alert {alert.name}{tried})"
                 yield config.places.located(from_template(error, path, words))
 
 
-def _of_annotations(alert: Alert, templates: Mapping[str, Template], one: _Seen) -> Iterator[tuple[str, TemplateError]]:
-    for name, template in templates.items():
-        try:
-            template.render(one.annotations)
-        except TemplateError as error:
-            yield f"alerts.{alert.name}.annotations.{name}", error
-
-
-def _condition(when: str | None) -> Condition | None:
-    return None if when is None else Condition(when, known=CONDITION_VARIABLES)
-
-
-def _of_condition(condition: Condition | None, one: _Seen) -> Iterator[TemplateError]:
+def _error(render: Callable[[Mapping[str, Any]], object], variables: Mapping[str, Any]) -> TemplateError | None:
     try:
-        if condition is not None:
-            condition.holds(one.conditions)
+        render(variables)
     except TemplateError as error:
-        yield error
+        return error
+    return None
 
 
 def _place(config: Config, route: str, channel: str, error: TemplateError) -> str:

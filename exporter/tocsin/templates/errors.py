@@ -70,18 +70,11 @@ class TemplateError(TocsinError, ValueError):
 
     def at(self, place: str) -> "TemplateError":
         """The same error at a place."""
-        return self._copy(place, str)
+        return TemplateError(
+            self.code, place=place, line=self.line, name=self.name, available=self.available, detail=self.detail
+        )
 
     def masked(self, mask: Callable[[str], str]) -> "TemplateError":
         """The same error without what `mask` replaces."""
-        return self._copy(self.place, mask)
-
-    def _copy(self, place: str, mask: Callable[[str], str]) -> "TemplateError":
-        return TemplateError(
-            self.code,
-            place=place,
-            line=self.line,
-            name=mask(self.name),
-            available=[mask(name) for name in self.available],
-            detail=mask(self.detail),
-        )
+        name, available, detail = mask(self.name), [*map(mask, self.available)], mask(self.detail)
+        return TemplateError(self.code, place=self.place, line=self.line, name=name, available=available, detail=detail)
