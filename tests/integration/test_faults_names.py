@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness
+from support.tocsin import COLUMNS, Harness, new_harness
 from support.waiting import until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -56,52 +56,43 @@ async def checks(harness: Harness, count: int) -> None:
 FIRST = (("fired", "1"), ("fired", "2"))
 
 
-async def started(harness: Harness, tocsin: TocsinProcess) -> None:
-    await tocsin.until_ready()
-    await until_sent(harness, *FIRST)
-
-
-async def test_swapped_schemas_are_followed_within_two_seconds(harness: Harness) -> None:
-    """What a blue/green deployment does: the old view still exists, under the other schema's name."""
-    harness.double.create("green.orders", COLUMNS, retain=None, rows=[BOB, CYD])
+async def test_streams_follow_the_names_they_were_given(harness: Harness) -> None:
+    """Through a replacement that is applied, a stream that the server cut off, and a blue/green deployment."""
     async with harness.run() as tocsin:
-        await started(harness, tocsin)
+        await tocsin.until_ready()
+        await until_sent(harness, *FIRST)
+        sent = [*FIRST, ("resolved", "1"), ("fired", "3")]
+
+        # The stream has the difference; the view is the same object, whatever its id.
+        await checks(harness, 2)
+        harness.double.apply_replacement(harness.orders, [BOB, CYD])
+        await until_sent(harness, *sent)
+        await checks(harness, 3)
+        assert not await tocsin.ready()
+        assert not tocsin.logged("source down")
+
+        # A row came and went while the process did not read. The server has the history.
+        harness.double.silence(harness.orders)
+        harness.orders.insert(ANN)
+        harness.orders.delete(ANN)
+        harness.double.fall_behind(harness.orders)
+        harness.double.resume(harness.orders)
+        sent += [("fired", "1"), ("resolved", "1")]
+        await until_sent(harness, *sent)
+        await tocsin.until_ready()
+        await tocsin.until_logged("source down", "reason=fell_behind", "SUBSCRIBE fell behind")
+        for alert in ("orders", "asked"):
+            assert await tocsin.metric("tocsin_alert_gaps_total", alert=alert) == 0
+
+        # The old view still exists, under the other schema's name.
+        harness.double.create("green.orders", COLUMNS, retain=None, rows=[ANN, CYD])
         began = time.monotonic()
         harness.double.swap_schemas("public", "green")
-        await until_sent(harness, *FIRST, ("resolved", "1"), ("fired", "3"))
+        await until_sent(harness, *sent, ("resolved", "2"), ("fired", "1"))
         assert time.monotonic() - began < LIMIT
         await tocsin.until_ready()
         for alert in ("orders", "asked"):
             assert await tocsin.metric("tocsin_alert_source_errors_total", alert=alert, reason="replaced") == 1
-
-
-async def test_applied_replacement_causes_no_gap(harness: Harness) -> None:
-    """The stream has the difference; the view is the same object, whatever its id."""
-    async with harness.run() as tocsin:
-        await started(harness, tocsin)
-        await checks(harness, 2)
-        harness.double.apply_replacement(harness.orders, [BOB, CYD])
-        await until_sent(harness, *FIRST, ("resolved", "1"), ("fired", "3"))
-        await checks(harness, 3)
-        assert not await tocsin.ready()
-        assert not tocsin.logged("source down")
-        for alert in ("orders", "asked"):
-            assert await tocsin.metric("tocsin_alert_gaps_total", alert=alert) == 0
-
-
-async def test_rows_sent_although_stream_fell_behind(harness: Harness) -> None:
-    """A row came and went while the process did not read. The server cut it off, and has the history."""
-    async with harness.run() as tocsin:
-        await started(harness, tocsin)
-        harness.double.silence(harness.orders)
-        harness.orders.insert(CYD)
-        harness.orders.delete(CYD)
-        harness.double.fall_behind(harness.orders)
-        harness.double.resume(harness.orders)
-        await until_sent(harness, *FIRST, ("fired", "3"), ("resolved", "3"))
-        await tocsin.until_ready()
-        await tocsin.until_logged("source down", "reason=fell_behind", "SUBSCRIBE fell behind")
-        assert await tocsin.metric("tocsin_alert_gaps_total", alert="orders") == 0
 
 
 async def test_failing_check_shows_and_heals(harness: Harness) -> None:

@@ -48,18 +48,14 @@ async def healed(harness: Harness, tocsin: TocsinProcess, *more: tuple[str, str]
 
 
 async def test_source_down_at_start_shows_and_heals(harness: Harness) -> None:
+    """It returns with a clock that is ahead of this machine's."""
     await harness.double.kill()
     async with harness.run() as tocsin:
         await broken(tocsin, "connect", f"127.0.0.1:{harness.double.port}", "refused")
         assert await tocsin.gauge("orders") == {}, "nothing is known, so nothing is shown"
         assert (await tocsin.get("/healthz"))[0] == 200
+        harness.double.ahead = 3_600_000
         await harness.double.start()
-        await healed(harness, tocsin)
-
-
-async def test_first_progress_row_in_future_shows_and_heals(harness: Harness) -> None:
-    harness.double.ahead = 3_600_000
-    async with harness.run() as tocsin:
         await broken(tocsin, "future", "ahead of this machine's clock")
         harness.double.ahead = 0
         await healed(harness, tocsin)
@@ -102,28 +98,35 @@ async def test_faults_of_running_source_show_and_heal(harness: Harness) -> None:
         await broken(tocsin, "missing", "unknown cluster 'side'")
         double.create_cluster("side")
         await healed(harness, tocsin)
+
+        await double.kill()
+        await broken(tocsin, "connect", "refused")
+        harness.orders.insert(("3", "Cyd", "30"))
+        harness.orders.delete(("3", "Cyd", "30"))
+        await double.start()
+        await healed(harness, tocsin, ("fired", "3"), ("resolved", "3"))
+        assert not tocsin.logged("history does not reach back")
         assert not tocsin.logged("SECRET")
         assert await tocsin.stop() == 0
 
 
-async def test_recreated_view_resolves_what_it_lost(harness: Harness) -> None:
+async def test_recreated_view_notifies_the_difference(harness: Harness) -> None:
+    """Rows of the old view that the new one lacks are resolved; a new column is no change of a row."""
     async with harness.run() as tocsin:
         await started(harness, tocsin)
         harness.double.drop(harness.orders)
         await tocsin.until_logged("source down", "reason=dropped", "was dropped")
         await broken(tocsin, "missing", "public.orders")
         assert await tocsin.gauge("orders"), "a fault shorter than stale_after leaves the series as they were"
-        harness.replace_view(("2", "Bob", "20"), ("3", "Cyd", "30"))
-        # Rows of the old view that the new one lacks are resolved.
-        await healed(harness, tocsin, ("resolved", "1"), ("fired", "3"))
-
-
-async def test_replaced_view_fires_the_difference(harness: Harness) -> None:
-    async with harness.run() as tocsin:
-        await started(harness, tocsin)
-        harness.replace_view(("1", "Ann", "10"), ("2", "Bob", "21"), ("3", "Cyd", "30"))
-        await tocsin.until_logged("source down", "reason=dropped")
-        await healed(harness, tocsin, ("updated", "2"), ("fired", "3"))
+        rows = (("2", "Bob", "21", None), ("3", "Cyd", "30", None))
+        harness.replace_view(*rows, columns=[*COLUMNS, ("town", "text")])
+        changes = (("resolved", "1"), ("updated", "2"), ("fired", "3"))
+        await tocsin.until_ready()
+        await harness.until_notified(*FIRST, *changes)
+        harness.orders.insert(("4", "Dan", "40", "Ulm"))
+        await harness.until_notified(*FIRST, *changes, ("fired", "4"))
+        assert harness.envelopes()[-1]["row"] == {"id": 4, "name": "Dan", "amount": "40", "town": "Ulm"}
+        assert sorted((await tocsin.gauge("orders")).values()) == [21, 30, 40]
 
 
 async def test_row_error_ends_and_view_is_read_again(harness: Harness) -> None:
@@ -159,18 +162,6 @@ async def test_missing_label_column_is_named(harness: Harness) -> None:
         await healed(harness, tocsin)
 
 
-async def test_new_column_causes_no_transitions(harness: Harness) -> None:
-    async with harness.run() as tocsin:
-        await started(harness, tocsin)
-        harness.replace_view(("1", "Ann", "10", None), ("2", "Bob", "20", None), columns=[*COLUMNS, ("town", "text")])
-        await tocsin.until_logged("source down", "reason=dropped")
-        await tocsin.until_ready()
-        harness.orders.insert(("3", "Cyd", "30", "Ulm"))
-        await harness.until_notified(*FIRST, ("fired", "3"))
-        assert harness.envelopes()[-1]["row"] == {"id": 3, "name": "Cyd", "amount": "30", "town": "Ulm"}
-        assert sorted((await tocsin.gauge("orders")).values()) == [10, 20, 30]
-
-
 async def test_stall_ends_process_with_on_stall_exit(harness: Harness) -> None:
     harness.source.update({"progress_timeout": "500ms", "on_stall": "exit"})
     async with harness.run() as tocsin:
@@ -183,15 +174,3 @@ async def test_stall_ends_process_with_on_stall_exit(harness: Harness) -> None:
     harness.orders.insert(("3", "Cyd", "30"))
     async with harness.run() as tocsin:
         await healed(harness, tocsin, ("fired", "3"))
-
-
-async def test_killed_server_returns_with_its_history(harness: Harness) -> None:
-    async with harness.run() as tocsin:
-        await started(harness, tocsin)
-        await harness.double.kill()
-        await broken(tocsin, "connect", "refused")
-        harness.orders.insert(("3", "Cyd", "30"))
-        harness.orders.delete(("3", "Cyd", "30"))
-        await harness.double.start()
-        await healed(harness, tocsin, ("fired", "3"), ("resolved", "3"))
-        assert not tocsin.logged("history does not reach back")

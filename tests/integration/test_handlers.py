@@ -12,17 +12,15 @@ import pytest
 from support.channels import FakeChannel
 from support.dispatching import DispatcherHarness
 from support.events_table import INSERT, handled, made
-from support.messages import message
 from support.postgres import Database
-from support.receiver import Answer, Receiver
-from support.tocsin import Harness, command, new_harness, running, write
+from support.tocsin import Harness, new_harness, running
 from support.waiting import until, until_some
-from tocsin.channels import webhook
-from tocsin.channels.base import Delivered, Rejected, Result, Retry
 from tocsin.channels.python import Config, build
 from tocsin.errors import Reason
-from tocsin.handlers import Envelope, Reject
+from tocsin.handlers import Envelope
 from tocsin.ledger.base import Status
+
+pytestmark = pytest.mark.e2e
 
 LOCAL = """
 import asyncio
@@ -89,9 +87,7 @@ def local(harness: Harness, name: str, **more: Any) -> dict[str, Any]:
     return {"type": "python", "handler": f"own_handlers:{name}", "path": str(harness.directory), **timing, **more}
 
 
-async def test_failing_handler_is_retried_until_dead_letter(
-    outbox: DispatcherHarness,
-) -> None:
+async def test_failing_handler_is_retried_until_dead_letter(outbox: DispatcherHarness) -> None:
     outcomes: list[Any] = [False, ValueError("no room"), None]
 
     async def flaky(envelope: Envelope) -> object:
@@ -113,51 +109,6 @@ async def test_failing_handler_is_retried_until_dead_letter(
     assert (await outbox.record(good)).attempts == 3
 
 
-async def test_reject_dead_letters_only_its_notification(outbox: DispatcherHarness) -> None:
-    def picky(envelope: Envelope) -> str:
-        if envelope["row"]["order_id"] == 2:
-            raise Reject("unknown order")
-        return f"ticket {envelope['row']['order_id']}"
-
-    outbox.start(handler(picky))
-    [first, bad, third] = await outbox.fire("1", "2", "3")
-    await outbox.delivered(first, third)
-    await until(lambda: outbox.dispatchers[0].failed == 1)
-    record = await outbox.record(bad)
-    assert (record.status, record.reason, record.detail) == (Status.DEAD, Reason.REJECTED, "unknown order")
-    assert [one.detail for one in await outbox.records(first, third)] == ["ticket 1", "ticket 3"]
-
-
-async def test_notifications_of_one_row_arrive_in_order(outbox: DispatcherHarness) -> None:
-    seen = []
-    outbox.start(handler(lambda envelope: seen.append((envelope["status"], envelope["at"]))))
-    await outbox.delivered(*await outbox.episode(length=8))
-    assert [status for status, _ in seen] == ["fired", *["updated"] * 6, "resolved"]
-    assert seen == sorted(seen, key=lambda one: one[1])
-
-
-async def test_hanging_handler_does_not_end_the_channel(outbox: DispatcherHarness) -> None:
-    import threading
-
-    go, calls = threading.Event(), []
-
-    def hanging(envelope: Envelope) -> None:
-        calls.append(envelope["row"]["order_id"])
-        if envelope["row"]["order_id"] == 1:
-            go.wait(30)
-
-    dispatcher = outbox.start(handler(hanging, timeout="50ms", concurrency=2))
-    [stuck] = await outbox.fire("1")
-    await until(lambda: dispatcher.failed)
-    await outbox.delivered(*await outbox.fire("2", "3"))
-    go.set()
-    for _ in range(3):
-        await outbox.advance(30)
-    await outbox.delivered(stuck)
-    assert calls.count(1) == 1
-
-
-@pytest.mark.e2e
 async def test_failing_handler_does_not_stop_another(harness: Harness) -> None:
     harness.config["channels"] = {"good": local(harness, "good"), "bad": local(harness, "bad")}
     harness.alert["notify"] = ["good", "bad"]
@@ -184,7 +135,6 @@ async def test_failing_handler_does_not_stop_another(harness: Harness) -> None:
         assert len(tocsin.logged("the handler raised", "level=debug")) == 3
 
 
-@pytest.mark.e2e
 async def test_event_retries_only_its_failing_handler(database: Database, tmp_path: Path) -> None:
     (tmp_path / "own_handlers.py").write_text(LOCAL)
     await made(database)
@@ -230,7 +180,6 @@ async def _taken(database: Database) -> bool:
     return await handled(database) == {1: "taken"}
 
 
-@pytest.mark.e2e
 async def test_shutdown_waits_for_a_running_call(harness: Harness) -> None:
     harness.config["channels"] = {"slow": local(harness, "slow")}
     harness.alert["notify"] = ["slow"]
@@ -243,7 +192,6 @@ async def test_shutdown_waits_for_a_running_call(harness: Harness) -> None:
     assert (harness.directory / "ended").read_text() == "fired 1\n"
 
 
-@pytest.mark.e2e
 async def test_hanging_call_does_not_block_shutdown(harness: Harness) -> None:
     harness.config["channels"] = {"slow": local(harness, "slow", timeout="100ms", max_attempts=100)}
     harness.alert["notify"] = ["slow"]
@@ -252,40 +200,3 @@ async def test_hanging_call_does_not_block_shutdown(harness: Harness) -> None:
         assert await tocsin.stop() == 0
         assert tocsin.logged("handlers still run and are abandoned", "calls=1")
     (harness.directory / "go").touch()
-
-
-@pytest.mark.e2e
-async def test_check_names_missing_and_uncallable_handlers(harness: Harness) -> None:
-    harness.config["channels"] = {"gone": local(harness, "gone"), "good": local(harness, "good", arguments={"room": 1})}
-    harness.alert["notify"] = ["gone", "good"]
-    file = write(harness.directory / "tocsin.yaml", harness.config)
-    status, _, errors = await command(harness.directory, "check", "--config", str(file))
-    assert status == 1
-    gone, good = errors.splitlines()
-    assert "tocsin.yaml:" in gone
-    assert gone.endswith("module 'own_handlers' has no attribute 'gone'")
-    assert good.endswith("cannot be called with (envelope, room=...): got an unexpected keyword argument 'room'")
-
-
-@pytest.mark.parametrize(
-    ("answer", "result"),
-    [
-        (Answer(status=200), Delivered()),
-        (Answer(status=200, body=b"not JSON"), Delivered()),
-        (Answer(status=201, body=b'{"id": 1}', headers={"content-type": "application/json"}), Delivered()),
-        (Answer(status=202), Delivered()),
-        (Answer(status=204), Delivered()),
-        (Answer(status=400, body=b"no such room"), Rejected(Reason.REJECTED, "400 no such room")),
-        (Answer(status=500, body=b"<html>oops"), Retry(Reason.SERVER_ERROR, "500 <html>oops")),
-    ],
-    ids=lambda value: str(value.status) if isinstance(value, Answer) else type(value).__name__,
-)
-async def test_http_handler_succeeds_with_any_2xx(answer: Answer, result: Result) -> None:
-    async with Receiver() as receiver:
-        receiver.script(answer)
-        config = webhook.Config.model_validate({"type": "webhook", "url": receiver.url})
-        channel = webhook.build("hook", config, {})
-        what = message(extra={"due": ("numeric", "12.50"), "none": ("text", None)})
-        assert await channel.send([what]) == [result]
-        assert receiver.requests[0].json["row"] == what.envelope["row"]
-        await channel.close()
