@@ -183,7 +183,9 @@ async def ingesting(source: Mapping[str, Any], name: str = "order", **alert: Any
             ledger=ledger, metrics=metrics.source("measured"), offer=offered.batches.put_nowait, publish=lambda _: None
         )
         source_ = build.make_source(measured)
-        task = asyncio.create_task(EventPipeline("measured", source_, [route], build.backoff(measured.settings), outputs).run())
+        task = asyncio.create_task(
+            EventPipeline("measured", source_, [route], build.backoff(measured.settings), outputs).run()
+        )
         try:
             yield offered
         finally:
