@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 
-from tocsin.channels.base import Channel, Delivered, Message, Plan, Rejected, Result, Retry
+from tocsin.channels.base import BatchingChannel, Delivered, Message, Plan, Rejected, Request, Result, Retry
+from tocsin.channels.batching import halves
 from tocsin.errors import Reason
 from tocsin.model import Kind
 
@@ -45,7 +47,7 @@ class KeyedReceiver:
         return answer
 
 
-class KeyedChannel(Channel):
+class KeyedChannel(BatchingChannel):
     """Sends up to `most` messages in one request. `line`: what happens to a request on its way: None lets it through,
     a result is what comes of it instead; with `arrives`, after the receiver has it."""
 
@@ -77,42 +79,26 @@ class KeyedChannel(Channel):
 
     def plan(self, messages: Sequence[Message]) -> Plan:
         chunks = [messages[start : start + self.most] for start in range(0, len(messages), self.most)]
-        return Plan([KeyedRequest(self, chunk) for chunk in chunks], {})
+        return Plan(
+            [Request(messages=chunk, send=partial(self._send, chunk), parts=halves(chunk)) for chunk in chunks], {}
+        )
 
-    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
-        return [result for message in messages for result in await KeyedRequest(self, [message]).send()]
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-
-@dataclass
-class KeyedRequest:
-    """One request of a `KeyedChannel`."""
-
-    channel: KeyedChannel
-    messages: Sequence[Message]
-
-    async def send(self) -> Sequence[Result]:
-        channel, ids = self.channel, [message.id for message in self.messages]
-        keys = " ".join(message.key for message in self.messages)
+    async def _send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        ids = [message.id for message in messages]
+        keys = " ".join(message.key for message in messages)
         key = keys if len(ids) == 1 else hashlib.sha256(keys.encode()).hexdigest()[:16]
-        channel.sent.append((key, ids))
-        on_the_way = channel.line()
+        self.sent.append((key, ids))
+        on_the_way = self.line()
         answer: Result | None = None
-        if on_the_way is None or (channel.arrives and on_the_way != LIMITED):
-            body = repr([message.envelope for message in self.messages])
-            answer = channel.receiver.take(key, ids, body)
-        await channel.gate.wait()
+        if on_the_way is None or (self.arrives and on_the_way != LIMITED):
+            body = repr([message.envelope for message in messages])
+            answer = self.receiver.take(key, ids, body)
+        await self.gate.wait()
         result = on_the_way or answer
         assert result is not None
         if isinstance(result, Delivered):
-            return [channel.each(id_) or result for id_ in ids]
+            return [self.each(id_) or result for id_ in ids]
         return [result] * len(ids)
-
-    def split(self) -> Sequence[Sequence[Message]]:
-        middle = len(self.messages) // 2
-        return [self.messages[:middle], self.messages[middle:]]
 
 
 def lines(*results: Result | None) -> Callable[[], Result | None]:

@@ -5,6 +5,7 @@ import io
 import json
 import secrets
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -23,7 +24,7 @@ TEXT = "{" + ", ".join(f'"{key}": {{{{ {key} | json }}}}' for key in sorted(Enve
 """A template of the whole envelope, as JSON."""
 
 
-class End:
+class End(ABC):
     """The other end of a channel. `http`: whether the channel keeps the part of the contract that is about HTTP."""
 
     http = False
@@ -32,17 +33,17 @@ class End:
         self.receiver = Receiver()
         self._stack = AsyncExitStack()
 
+    @abstractmethod
     def settings(self, url: str) -> dict[str, Any]:
         """The minimal configuration, without `type`. `url`: the receiver's address, or one without a server."""
-        raise NotImplementedError
 
     def extras(self) -> dict[str, Any]:
         """Further arguments of `build`."""
         return {}
 
+    @abstractmethod
     def arrived(self) -> list[Any]:
         """The envelopes that arrived, oldest first."""
-        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.receiver)

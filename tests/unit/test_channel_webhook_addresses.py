@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.channels.webhook.addresses import PrivateAddressError, public, public_socket
+from tocsin.channels.addresses import PrivateAddressError, public, public_socket
 
 PRIVATE = [
     "127.0.0.1", "127.255.255.255", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1",

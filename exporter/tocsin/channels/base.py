@@ -4,10 +4,11 @@ A channel is one module or package here: `Config`, `Options`, `build`, and one l
 and returns the result; retries, order, rate limits, dead letters and metrics belong to the dispatcher.
 """
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
@@ -106,9 +107,21 @@ class Paused:
 Result = Delivered | Retry | Rejected | Paused
 
 
-class Channel(Protocol):
-    """The contract that every channel keeps, with defaults (`tests/contract/test_channels.py` runs one suite over all
-    of them)."""
+class Output(Protocol):
+    """What channels and level outputs have in common, with defaults."""
+
+    async def verify(self) -> Sequence[str]:
+        """Ask the receiver, without sending a notification, whether it would accept one; a sentence for each problem,
+        without a secret."""
+        return ()
+
+    async def close(self) -> None:
+        """Close connections. May be called twice."""
+        return
+
+
+class Channel(Output, Protocol):
+    """The contract that every channel keeps (`tests/contract/test_channels.py` runs one suite over all of them)."""
 
     needs_previous_ids: AbstractSet[Kind] = frozenset()
     """The kinds of notification that need `Message.previous_ids`; each costs a query."""
@@ -125,34 +138,22 @@ class Channel(Protocol):
         """
         ...
 
-    async def verify(self) -> Sequence[str]:
-        """Ask the receiver, without sending a notification, whether it would accept one; a sentence for each problem,
-        without a secret."""
-        return ()
 
-    async def close(self) -> None:
-        """Close connections. May be called twice."""
-        return
-
-
-class Request(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
     """One request to a receiver, built and not sent yet.
 
     Its idempotency key is that of its message; of several messages, one derived from their keys, in order.
     """
 
-    @property
-    def messages(self) -> Sequence[Message]:
-        """What is in it, in order: at least one message."""
-        ...
+    messages: Sequence[Message]
+    """What is in it, in order: at least one message."""
 
-    async def send(self) -> Sequence[Result]:
-        """Send it, and return the result of each message, in order, as `Channel.send` does."""
-        ...
+    send: Callable[[], Awaitable[Sequence[Result]]]
+    """Sends it, and returns the result of each message, in order, as `Channel.send` does."""
 
-    def split(self) -> Sequence[Sequence[Message]]:
-        """The requests to send instead, where the receiver rejected this one of several messages as a whole."""
-        ...
+    parts: Sequence[Sequence[Message]]
+    """The requests to send instead, where the receiver rejects this one of several messages as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +166,29 @@ class Plan:
     """By id, the results of messages that are in no request."""
 
 
-@runtime_checkable
-class BatchingChannel(Protocol):
+class BatchingChannel(Channel):
     """A channel that sends several messages in one request with one idempotency key.
 
-    The dispatcher writes to the ledger which notifications are in a request before it is sent, and repeats the same
-    request until its outcome is known.
+    The dispatcher uses `plan`: it writes to the ledger which notifications are in a request before it is sent, and
+    repeats the same request until its outcome is known.
     """
 
+    @abstractmethod
     def plan(self, messages: Sequence[Message]) -> Plan:
         """Build the requests without sending anything.
 
         The same messages in the same order give the same requests, byte by byte, at any time and for any number of
         attempts.
         """
-        ...
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        """Send each request of the plan once."""
+        plan = self.plan(messages)
+        results = dict(plan.decided)
+        for request in plan.requests:
+            sent = zip(request.messages, await request.send(), strict=True)
+            results |= {message.id: result for message, result in sent}
+        return [results[message.id] for message in messages]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +205,7 @@ class ActiveAlert:
     """Wall-clock seconds; None while it fires."""
 
 
-class Level(Protocol):
+class Level(Output, Protocol):
     """An output that is sent what fires now rather than each notification. It has no outbox: whatever is lost is sent
     again soon."""
 
@@ -213,11 +222,3 @@ class Level(Protocol):
         An exception is a defect of the output: it counts as `Retry(Reason.INTERNAL)` for every alert.
         """
         ...
-
-    async def verify(self) -> Sequence[str]:
-        """As `Channel.verify`."""
-        return ()
-
-    async def close(self) -> None:
-        """Close connections. May be called twice."""
-        return

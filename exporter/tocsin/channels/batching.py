@@ -1,11 +1,25 @@
-"""Several messages in one request: how a batch that is rejected as a whole is divided."""
+"""Several messages in one request: how they are divided into batches, and a batch that is rejected as a whole."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from tocsin.channels.base import BatchingChannel, Message, Paused, Rejected, Result, Retry
+from tocsin.channels.base import Paused, Rejected, Result, Retry
 
 T = TypeVar("T")
+
+
+def batched(items: Iterable[T], size: Callable[[T], int], *, most: int, most_bytes: int) -> Iterator[list[T]]:
+    """Divide items, in order, into batches of at most `most` items and `most_bytes` bytes. A larger item goes alone."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        if batch and (len(batch) == most or total + size(item) > most_bytes):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size(item)
+    if batch:
+        yield batch
 
 
 async def isolate(items: Sequence[T], send: Callable[[Sequence[T]], Awaitable[Result]]) -> list[Result]:
@@ -29,13 +43,3 @@ def halves(items: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
     """The two halves of at least two items, in order."""
     middle = len(items) // 2
     return items[:middle], items[middle:]
-
-
-async def send_planned(channel: BatchingChannel, messages: Sequence[Message]) -> Sequence[Result]:
-    """Send each request of the channel's plan once: `Channel.send` of a `BatchingChannel`."""
-    plan = channel.plan(messages)
-    results = dict(plan.decided)
-    for request in plan.requests:
-        sent = zip(request.messages, await request.send(), strict=True)
-        results |= {message.id: result for message, result in sent}
-    return [results[message.id] for message in messages]

@@ -1,16 +1,107 @@
-"""HTTP for channels: JSON bodies, and what a status and a `Retry-After` mean for a notification."""
+"""HTTP for channels: requests, JSON bodies, and what a status and a `Retry-After` mean for a notification."""
 
 import email.utils
+import io
 import json
 import math
+from collections.abc import Callable, Container, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from datetime import UTC
+from typing import Any
 
+import aiohttp
+from yarl import URL
+
+from tocsin.channels.addresses import PrivateAddressError, public_socket
 from tocsin.channels.base import Delivered, Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
 
+MAX_ANSWER = 16384
+"""Bytes of an answer that are read."""
+
 MAX_RETRY_AFTER = 86400.0
 """Seconds. A receiver that asks for more is tried again after a day."""
+
+_LARGE = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that is no success. `detail`: the status and the beginning of the body, without secrets; `after`: the
+    seconds that the receiver asks to wait."""
+
+    status: int
+    detail: str
+    after: float | None
+
+
+class Client:
+    """Sends requests on kept connections, without cookies. Redirects are not followed."""
+
+    def __init__(
+        self, timeout: float, now: Callable[[], float], *, public_only: bool = False, **connector: Any
+    ) -> None:
+        """`timeout`: seconds of one request. `now`: wall-clock seconds. `public_only`: refuse private addresses.
+        `connector`: arguments of aiohttp's connector."""
+        self._timeout = timeout
+        self._now = now
+        self._connector = {**connector, "socket_factory": public_socket if public_only else None}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def request(
+        self,
+        method: str,
+        url: str | URL,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        success: Container[int] = range(200, 300),
+        redact: Callable[[str], str],
+    ) -> Delivered | Answer | Retry | Rejected:
+        """Send one request. Never raises. `success`: the statuses of a delivery, whose body is not read."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self._timeout),
+                connector=aiohttp.TCPConnector(**self._connector),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        # aiohttp writes bytes in one piece, which blocks the loop when they are many, and a file in parts.
+        data = body if body is None or len(body) < _LARGE else io.BytesIO(body)
+        try:
+            async with self._session.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            ) as response:
+                if response.status in success:
+                    return Delivered()
+                text = redact(f"{response.status} {await _beginning(response)}")
+                return Answer(response.status, text, retry_after(response.headers.get("Retry-After"), self._now()))
+        except TimeoutError:
+            return Retry(Reason.TIMEOUT, f"no answer within {self._timeout:g} s")
+        except aiohttp.InvalidURL as error:
+            return Rejected(Reason.REJECTED, redact(f"the address is not valid: {error}"))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddressError):
+                detail = f"{error.host} has a private address, which is refused; set allow_private if it is meant"
+                return Rejected(Reason.REJECTED, redact(detail))
+            return Retry(Reason.CONNECTION, redact(str(error) or type(error).__name__))
+
+    async def close(self) -> None:
+        """Close the connections. May be called twice."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> str:
+    """The first bytes of an answer. Its status is known, so a failure while reading changes nothing."""
+    content = bytearray()
+    try:
+        while len(content) < MAX_ANSWER and (chunk := await response.content.read(MAX_ANSWER - len(content))):
+            content += chunk
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        pass
+    return content.decode("utf-8", "replace")
 
 
 def classify(
@@ -19,6 +110,8 @@ def classify(
     """The result of a notification by the HTTP status. `free`: statuses with which a receiver only asks to wait."""
     if 200 <= status < 300:
         return Delivered()
+    if 300 <= status < 400:  # it says nothing of the notification: this is not the address of the receiver
+        return Paused(Reason.REJECTED, f"{status}: a redirect, which is not followed; set the final address")
     if status in _PAUSES:
         return Paused(Reason.UNAUTHORIZED, detail)
     reason = _RETRIED.get(status) or (Reason.SERVER_ERROR if status >= 500 else None)

@@ -3,31 +3,25 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from tocsin.envelope import CONDITION_VARIABLES
 from tocsin.model import Kind
 from tocsin.settings import Duration, Settings, invalid
-from tocsin.templates import Condition, Structure, TemplateError
+from tocsin.templates import Condition, Structure, Template, TemplateError
+
+
+def _compiles(text: str) -> str:
+    Template(text, place="")
+    return text
+
+
+TemplateText = Annotated[str, AfterValidator(_compiles)]
+"""A template over the envelope's keys."""
 
 Trial: TypeAlias = Callable[[Mapping[str, object]], Iterator[TemplateError]]
 """Finds what is wrong with the message that is made of a notification with these variables. The place of an error
 begins with the name of an option. No error holds a secret."""
-
-
-def trial(options: "RouteOptions") -> Trial:
-    """Return the check of the options that are templates."""
-    values = {name: getattr(options, name) for name in options.templates}
-    structures = [Structure(value, place=name) for name, value in values.items() if value]
-
-    def faults(variables: Mapping[str, object]) -> Iterator[TemplateError]:
-        for structure in structures:
-            try:
-                structure.render(variables)
-            except TemplateError as error:
-                yield error
-
-    return faults
 
 
 class RouteOptions(Settings):
@@ -97,7 +91,17 @@ class OutputConfig(Settings):
 
     def trial(self, options: Any) -> Trial:
         """Return the check of the messages that these options make."""
-        return trial(options)
+        values = {name: getattr(options, name) for name in options.templates}
+        structures = [Structure(value, place=name) for name, value in values.items() if value]
+
+        def faults(variables: Mapping[str, object]) -> Iterator[TemplateError]:
+            for structure in structures:
+                try:
+                    structure.render(variables)
+                except TemplateError as error:
+                    yield error
+
+        return faults
 
     def ineffective(self) -> Mapping[str, str]:
         """The settings that are set without effect, each with what to do."""

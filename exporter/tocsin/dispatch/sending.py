@@ -79,7 +79,6 @@ class Sender:
         self._raised = Repeats(log, "the channel failed", level="error")
         self._unanswered = Repeats(log, "the channel did not answer each message once", level="error")
         self._splits = Repeats(log, "digest split: it is too large", level="info")
-        # Checked once: a protocol takes its time.
         self._batching = channel if isinstance(channel, BatchingChannel) else None
 
     async def send(self, claim: Claim, attempting: Callable[[int], None]) -> Sending:
@@ -143,7 +142,7 @@ class Sender:
         sending.answers += results
         if len(results) > 1 and all(isinstance(result, Rejected) for result in results):
             # The parts take the place of the whole before they are sent: it is never sent again under its key.
-            if await self._bind([heads(messages) for messages in request.split()]):
+            if await self._bind([heads(messages) for messages in request.parts]):
                 sending.unsent += first
                 return sending
             results = [_UNWRITTEN] * len(results)

@@ -1,6 +1,5 @@
 """The settings of a Novu channel, and how they are verified."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +8,8 @@ from novu_py.models.triggereventrequestdto import Channels, Overrides
 from pydantic import ValidationError
 
 from support.novu import API_KEY, INACTIVE_WORKFLOW, WORKFLOW, FakeNovu, fake_novu
-from support.prometheus import free_port
 from support.receiver import Answer, Receiver, of_json
 from support.sending import Build, codes, sent, without
-from support.tocsin import command, write
 from tocsin.channels import novu
 from tocsin.channels.base import Delivered
 from tocsin.channels.novu.settings import KNOWN_OVERRIDES
@@ -66,15 +63,6 @@ def test_known_overrides_are_those_of_the_sdk() -> None:
     assert names(EmailChannelOverrides) == set(KNOWN_OVERRIDES["channels"]["email"])
 
 
-@pytest.mark.parametrize("missing", ["workflow", "recipients"])
-def test_alert_without_workflow_or_recipients_is_refused(missing: str) -> None:
-    fields = settings()
-    del fields[missing]
-    config = novu.Config.model_validate(fields)
-    with pytest.raises(ConfigError, match=rf"alerts\.late\.notify: channel n: .*{missing}"):
-        novu.build("n", config, {"late": config})
-
-
 def test_missing_sdk_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "novu_py", "tocsin.channels.novu.api", "tocsin.channels.novu.channel")
     config = novu.Config.model_validate(settings())
@@ -96,23 +84,26 @@ async def test_missing_and_inactive_workflows_are_named(server: FakeNovu, build:
     ]
 
 
-async def test_workflow_that_delivers_nothing_is_named(server: FakeNovu, build: Build) -> None:
+async def test_workflow_that_delivers_nothing_is_named(build: Build) -> None:
     """Novu accepts its triggers."""
-    server.add_empty_workflow("empty")
-    server.add_workflow("waits", Step(type="delay", seconds=1.0), Step(type="digest", seconds=1.0))
-    channel = build(server.url, workflow="empty", on_resolve="trigger", resolved_workflow="waits")
-    assert await sent(channel) == Delivered()
-    await server.until(lambda: server.inbox.engine.counters.undeliverable == 1)
-    empty, waits = await channel.verify()
+    async with fake_novu(Settings(api_key=API_KEY, providers=frozenset({"in_app"}))) as server:
+        server.inbox.engine.add_workflow("empty", now=0, steps=())
+        server.add_workflow("waits", Step(type="delay", seconds=1.0), Step(type="digest", seconds=1.0))
+        server.add_workflow("mails", Step(type="in_app"), Step(type="email", name="Mail"))
+        channel = build(server.url, workflow="empty", on_resolve="trigger", resolved_workflow="waits")
+        assert await sent(channel) == Delivered()
+        await server.until(lambda: server.inbox.engine.counters.undeliverable == 1)
+        empty, waits = await channel.verify()
+        [mails] = await build(server.url, workflow="mails").verify()
     assert empty.startswith("the workflow 'empty' has no steps")
     assert waits.startswith("the workflow 'waits' has only delay and digest steps")
+    assert mails.startswith("step 'Mail' of the workflow 'mails': MISSING_INTEGRATION")
 
 
 @pytest.mark.parametrize(
     ("changed", "problems"),
     [
         ({}, []),
-        ({"status": "INACTIVE"}, ["the workflow 'w' is not active in Novu"]),
         ({"status": "ERROR"}, ["the workflow 'w' has the status ERROR in Novu; open it there to see why"]),
         ({"steps": [{"type": "in_app", "issues": {"integration": {"in_app": [NOT_CONNECTED]}}}]}, []),
         (
@@ -150,20 +141,3 @@ async def test_server_without_workflow_api_is_accepted(build: Build) -> None:
 
     async with Receiver(old) as receiver:
         assert await build(receiver.url).verify() == []
-
-
-async def test_check_online_names_steps_without_a_provider(tmp_path: Path) -> None:
-    async with fake_novu(Settings(api_key=API_KEY, providers=frozenset({"in_app"}))) as server:
-        server.add_workflow("mails", Step(type="in_app"), Step(type="email", name="Mail"))
-        novu = {"type": "novu", "url": server.url, "api_key": API_KEY, "recipients": ["ann"], "workflow": WORKFLOW}
-        notify = [{"channel": "people", "workflow": "mails"}]
-        config = {
-            "sources": {"shop": {"type": "postgres", "dsn": f"postgresql://x@127.0.0.1:{free_port()}/x"}},
-            "channels": {"people": novu},
-            "alerts": {"late": {"source": "shop", "relation": "late", "labels": ["customer"], "notify": notify}},
-        }
-        file = write(tmp_path / "tocsin.yaml", config)
-        status, _, errors = await command(tmp_path, "check", "--online", "--config", str(file))
-    assert status == 1
-    assert "channels.people: step 'Mail' of the workflow 'mails': MISSING_INTEGRATION" in errors
-    assert f"'{WORKFLOW}'" not in errors

@@ -94,39 +94,22 @@ async def test_accepted_overrides_reach_novu(server: FakeNovu, build: Build) -> 
 @pytest.mark.parametrize(
     ("type_name", "text", "expected"),
     [
-        ("text", " sub-1, sub-2,,sub-1 ", ["sub-1", "sub-2"]),
-        ("texts", '{sub-2,"a,b",NULL}', ["sub-2", "a,b"]),
-        ("list", "{sub-2,NULL}", ["sub-2"]),
-        ("jsonb", '["sub-2", 7]', ["sub-2", "7"]),
-        ("int", "42", ["42"]),
-        ("numeric", "42", ["42"]),
+        ("text", " sub-1, sub-2,,sub-1 ,sub-3", ["sub-3", "sub-1", "sub-2"]),
+        ("texts", '{sub-2,"a,b",NULL}', ["sub-3", "sub-2", "a,b"]),
+        ("jsonb", '["sub-2", 7]', ["sub-3", "sub-2", "7"]),
+        ("int", "42", ["sub-3", "42"]),
     ],
 )
 async def test_recipients_come_from_a_column(
     server: FakeNovu, build: Build, type_name: str, text: str, expected: list[str]
 ) -> None:
-    channel = build(server.url, recipients=[{"column": "who"}])
+    """In addition to those of the settings, each once."""
+    channel = build(server.url, recipients=["sub-3", {"column": "who"}])
     assert await sent(channel, message(extra={"who": (type_name, text)})) == Delivered()
     assert bodies(server)[0]["to"] == expected
 
 
-async def test_recipient_named_twice_gets_one_message(server: FakeNovu, build: Build) -> None:
-    channel = build(server.url, recipients=["sub-2", {"column": "who"}, "sub-1"])
-    assert await sent(channel, message(extra={"who": ("text", "sub-1,sub-2")})) == Delivered()
-    assert bodies(server)[0]["to"] == ["sub-2", "sub-1"]
-
-
-@pytest.mark.parametrize(
-    "who",
-    [
-        ("text", " , "),
-        ("text", None),
-        ("texts", "{}"),
-        ("jsonb", "[null]"),
-        ("jsonb", '[{"id": 1}]'),
-        ("jsonb", "true"),
-    ],
-)
+@pytest.mark.parametrize("who", [("text", " , "), ("text", None), ("jsonb", '[{"id": 1}]'), ("jsonb", "true")])
 async def test_message_without_recipients_is_rejected_unsent(
     server: FakeNovu, build: Build, who: tuple[str, str | None]
 ) -> None:
@@ -170,7 +153,7 @@ async def test_unknown_workflow_and_missing_variable_are_final(build: Build, rel
     assert "reqd" in result.detail
 
 
-@pytest.mark.parametrize("body", [b"[]", b"null", b"5", b'{"data": []}', b'{"data": {"status": 7}}', b"", b"\xff"])
+@pytest.mark.parametrize("body", [b"null", b'{"data": []}', b'{"data": {"status": 7}}', b"", b"\xff"])
 async def test_unreadable_201_is_a_delivery(build: Build, body: bytes) -> None:
     """Of one event, and of each event of a bulk."""
     headers = {"content-type": "application/json"}
@@ -180,10 +163,7 @@ async def test_unreadable_201_is_a_delivery(build: Build, body: bytes) -> None:
         assert await channel.send(several(2)) == [Delivered()] * 2
 
 
-@pytest.mark.parametrize(
-    ("status", "content_type"),
-    [(200, "application/json"), (202, "application/json"), (201, "text/plain"), (201, None)],
-)
+@pytest.mark.parametrize(("status", "content_type"), [(202, "application/json"), (201, None)])
 async def test_unusual_acceptance_is_read(build: Build, status: int, content_type: str | None) -> None:
     """The SDK raises for each of these."""
     headers = {"content-type": content_type} if content_type else {}

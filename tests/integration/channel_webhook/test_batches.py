@@ -104,4 +104,4 @@ async def test_answer_counts_for_all(hook: Hooks, answer: Answer) -> None:
     assert len(hook.receiver.requests) == 1
     assert isinstance(channel, BatchWebhook)
     [request] = channel.plan(messages).requests
-    assert request.split() == (messages[:2], messages[2:])
+    assert request.parts == (messages[:2], messages[2:])

@@ -11,8 +11,8 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from support.messages import message
 from support.receiver import Answer
 from support.webhooks import Hooks, sent
+from tocsin.channels import addresses
 from tocsin.channels.base import Delivered, Rejected
-from tocsin.channels.webhook import addresses
 
 OLD, NEW = "whsec_" + "b2xk" * 8, "whsec_" + "bmV3" * 8
 

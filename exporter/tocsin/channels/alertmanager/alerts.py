@@ -1,7 +1,7 @@
 """From a firing to an alert of Alertmanager's API v2."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from yarl import URL
@@ -11,12 +11,6 @@ from tocsin.channels.base import ActiveAlert
 from tocsin.channels.http import json_bytes
 from tocsin.envelope import Envelope, scope
 from tocsin.templates import Template, TemplateError
-
-MAX_BATCH = 64
-"""Alerts in one request, as many as Prometheus long sent."""
-
-MAX_BATCH_BYTES = 1024 * 1024
-"""Bytes of alerts in one request; one alert that is larger is sent alone."""
 
 
 class Shape:
@@ -64,20 +58,6 @@ def encoded(alert: ActiveAlert, expiry: float, now: float) -> bytes:
     ends = now + expiry if alert.ended_at is None else min(alert.ended_at, now)
     starts = min(alert.started_at, ends, now)
     return alert.content + f',"startsAt":"{_moment(starts)}","endsAt":"{_moment(ends)}"}}'.encode()
-
-
-def batches(alerts: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
-    """The alerts of one request after the other."""
-    batch: list[bytes] = []
-    size = 0
-    for alert in alerts:
-        if batch and (len(batch) == MAX_BATCH or size + len(alert) > MAX_BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(alert)
-        size += len(alert)
-    if batch:
-        yield batch
 
 
 def _rendered(templates: Mapping[str, Template], variables: Mapping[str, object]) -> dict[str, str]:

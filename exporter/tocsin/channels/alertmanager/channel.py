@@ -1,25 +1,22 @@
 """Requests to Alertmanager's API v2, and what the answers mean."""
 
 import base64
-import io
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 
-import aiohttp
-
-from tocsin.channels.alertmanager.alerts import Shape, batches, encoded
+from tocsin.channels.alertmanager.alerts import Shape, encoded
 from tocsin.channels.alertmanager.settings import Config, Options
 from tocsin.channels.base import ActiveAlert, Delivered, Level, Paused, Rejected, Result, Retry
-from tocsin.channels.batching import isolate
-from tocsin.channels.http import classify, retry_after
+from tocsin.channels.batching import batched, isolate
+from tocsin.channels.http import Answer, Client, classify
 from tocsin.envelope import Envelope
-from tocsin.errors import Reason
 from tocsin.redaction import redactor
 
-MAX_ANSWER = 16384
-"""Bytes of an answer that are read."""
+MAX_BATCH = 64
+"""Alerts in one request, as many as Prometheus long sent."""
 
-_LARGE = 65536
+MAX_BATCH_BYTES = 1024 * 1024
+"""Bytes of alerts in one request; one alert that is larger is sent alone."""
 
 _BAD_ALERTS = (400, 413, 422)
 """Statuses about the alerts. Seen on 0.25: 400 for a bad label, where it takes the other alerts of the request; 400 and
@@ -33,11 +30,9 @@ class Alertmanager(Level):
         self.receivers: Sequence[str] = config.urls
         self._name = name
         self._config = config
-        self._now = now
         self._shapes = {alert: Shape(alert, options) for alert, options in routes.items()}
         self._default = Shape(name, config)
-        self._ssl = _tls(config)
-        self._session: aiohttp.ClientSession | None = None
+        self._client = Client(config.timeout, now, ssl=_tls(config))
         authorization = _authorization(config)
         self._headers = {"Content-Type": "application/json"}
         self._headers |= {"Authorization": authorization} if authorization else {}
@@ -54,8 +49,9 @@ class Alertmanager(Level):
         async def post(batch: Sequence[bytes]) -> Result:
             return await self._request("POST", f"{receiver}/api/v2/alerts", b"[" + b",".join(batch) + b"]")
 
+        rendered = (encoded(alert, self._config.lasting, now) for alert in alerts)
         results: list[Result] = []
-        for batch in batches(encoded(alert, self._config.lasting, now) for alert in alerts):
+        for batch in batched(rendered, len, most=MAX_BATCH, most_bytes=MAX_BATCH_BYTES):
             results += await isolate(batch, post)
             if isinstance(results[-1], Retry | Paused):
                 # The receiver fails: the rest would fail too.
@@ -63,9 +59,7 @@ class Alertmanager(Level):
         return results
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._client.close()
 
     async def verify(self) -> list[str]:
         """Ask each Alertmanager for its status; a sentence for each that does not answer as one."""
@@ -77,39 +71,12 @@ class Alertmanager(Level):
         return found
 
     async def _request(self, method: str, url: str, body: bytes | None) -> Result:
-        try:
-            # aiohttp writes bytes in one piece, which blocks the loop when they are many, and a file in parts.
-            data = io.BytesIO(body) if body is not None and len(body) > _LARGE else body
-            async with self._connected().request(
-                method, url, data=data, headers=self._headers, allow_redirects=False
-            ) as response:
-                if 200 <= response.status < 300:
-                    return Delivered()
-                text = (await response.content.read(MAX_ANSWER)).decode("utf-8", "replace")
-                after = retry_after(response.headers.get("Retry-After"), self._now())
-                return self._failure(response.status, self._redact(f"{response.status} {text}"), after)
-        except TimeoutError:
-            return Retry(Reason.TIMEOUT, f"no answer within {self._config.timeout:g} s")
-        except (aiohttp.ClientError, OSError) as error:
-            return Retry(Reason.CONNECTION, self._redact(str(error) or type(error).__name__))
-
-    @staticmethod
-    def _failure(status: int, detail: str, after: float | None) -> Result:
-        if 300 <= status < 400:
-            return Paused(Reason.REJECTED, f"{status}: a redirect, which is not followed; set the final address")
-        result = classify(status, detail, after)
+        answer = await self._client.request(method, url, headers=self._headers, body=body, redact=self._redact)
+        status = answer.status if isinstance(answer, Answer) else 0
+        result = classify(status, answer.detail, answer.after) if isinstance(answer, Answer) else answer
         if isinstance(result, Rejected) and status not in _BAD_ALERTS:
             return Paused(result.reason, result.detail)  # what answers is not an Alertmanager
         return result
-
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._config.timeout),
-                connector=aiohttp.TCPConnector(ssl=self._ssl),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
 
 
 def _authorization(config: Config) -> str:

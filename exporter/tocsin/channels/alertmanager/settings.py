@@ -3,25 +3,16 @@
 from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from tocsin.channels.settings import OutputConfig, RouteOptions
+from tocsin.channels.settings import OutputConfig, RouteOptions, TemplateText
 from tocsin.model import Kind
 from tocsin.settings import Duration, Secret, invalid
-from tocsin.templates import Template
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 _LONGEST = 365 * 86400.0
 """Seconds. Far beyond it, `endsAt` would not be a date."""
-
-
-def _compiles(text: str) -> str:
-    Template(text, place="")
-    return text
-
-
-_Text = Annotated[str, AfterValidator(_compiles)]
 
 
 class Options(RouteOptions):
@@ -33,17 +24,17 @@ class Options(RouteOptions):
     interval: ClassVar[float] = 0.0
     group_by: ClassVar[tuple[str, ...]] = ()
 
-    alertname: _Text | None = None
+    alertname: TemplateText | None = None
     """The label `alertname`. Default: the label of that name, or the alert's name."""
 
-    labels: dict[_Name, _Text] = Field(default_factory=dict)
+    labels: dict[_Name, TemplateText] = Field(default_factory=dict)
     """Labels in addition to those of the alert. Alertmanager identifies an alert by all its labels, so leave out values
     that change while a row fires."""
 
-    annotations: dict[_Name, _Text] = Field(default_factory=dict)
+    annotations: dict[_Name, TemplateText] = Field(default_factory=dict)
     """Annotations in addition to those of the alert."""
 
-    generator_url: _Text | None = None
+    generator_url: TemplateText | None = None
     """The address that Alertmanager links to as the source of the alert."""
 
 

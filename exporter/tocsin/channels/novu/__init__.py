@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from tocsin.channels.novu.settings import Config, Options
-from tocsin.errors import ConfigError, Problem, needing
+from tocsin.errors import needing
 
 if TYPE_CHECKING:
     from tocsin.channels.novu.channel import Novu
@@ -27,16 +27,8 @@ def build(
     """Make the channel. `now`: wall-clock seconds, for dates in `Retry-After`; `monotonic`: seconds of a clock that
     does not jump.
 
-    Importing the SDK takes a second. Raises ConfigError if it is not installed, or if an alert has no workflow or no
-    recipients.
+    Importing the SDK takes a second. Raises ConfigError if it is not installed.
     """
-    problems = [
-        Problem(code="incomplete_channel", message=f"channel {name}: {missing}", path=f"alerts.{alert}.notify")
-        for alert, options in routes.items()
-        if (missing := options.missing())
-    ]
-    if problems:
-        raise ConfigError(problems)
     with needing("novu", f"channels.{name}"):
         from tocsin.channels.novu.channel import Novu
     return Novu(name, config, routes, now, monotonic)

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -18,14 +19,12 @@ from novu_py import models
 from novu_py.utils import RetryConfig
 from pydantic import BaseModel
 
-from tocsin.channels.base import Paused, Rejected, Result, Retry
+from tocsin.channels.base import Paused, Rejected, Retry
 from tocsin.channels.http import classify, retry_after
 from tocsin.channels.novu.events import Event
 from tocsin.channels.novu.settings import Config
 from tocsin.errors import Reason
 from tocsin.redaction import redactor
-
-Body = TypeVar("Body")
 
 PROCESSED = "processed"
 
@@ -36,6 +35,17 @@ _WAITS = frozenset({409, 429})
 _MAX_KEYS = 5
 """Idempotency keys that one attempt tries."""
 _REMEMBERED = 10_000
+
+_KEY_REUSED = "is being reused for a different body"
+
+V = TypeVar("V")
+
+
+def remember(memory: dict[str, V], id_: str, value: V) -> None:
+    """Keep a value by its id; the oldest of 10,000 is forgotten."""
+    memory[id_] = value
+    while len(memory) > _REMEMBERED:
+        del memory[next(iter(memory))]
 
 
 class CallError(Exception):
@@ -73,9 +83,6 @@ class _Answer:
         return self.headers.get("idempotency-replay") == "true" or _KEY_REUSED in _message(self.content)
 
 
-_KEY_REUSED = "is being reused for a different body"
-
-
 class Api:
     """The SDK without its retries and its log, on one pool of connections."""
 
@@ -110,23 +117,23 @@ class Api:
         await self._async.aclose()
         self._sync.close()
 
-    async def trigger(self, event: Event, key: str) -> Entry:
-        """Trigger one event. `key`: its idempotency key."""
-        answer = await self._send(
-            lambda: models.TriggerEventRequestDto.model_validate(event),
-            lambda body, fresh: self._sdk.trigger_async(trigger_event_request_dto=body, idempotency_key=fresh),
-            key,
-        )
-        return _entry(answer.content)
-
-    async def trigger_bulk(self, events: Sequence[Event], key: str) -> list[Entry]:
-        """Trigger up to 100 events; an entry for each, in order."""
-        answer = await self._send(
-            lambda: models.BulkTriggerEventDto.model_validate({"events": events}),
-            lambda body, fresh: self._sdk.trigger_bulk_async(bulk_trigger_event_dto=body, idempotency_key=fresh),
-            key,
-        )
-        return _entries(answer.content, [event["transaction_id"] for event in events])
+    async def trigger(self, events: Sequence[Event], key: str) -> list[Entry]:
+        """Trigger one event, or up to 100 in bulk; an entry for each, in order. `key`: the idempotency key."""
+        call: Callable[..., Awaitable[Any]]
+        try:
+            # The SDK would make the models itself, but searches all data for models first: three times as slow.
+            if len(events) == 1:
+                one = models.TriggerEventRequestDto.model_validate(events[0])
+                call = partial(self._sdk.trigger_async, trigger_event_request_dto=one)
+            else:
+                several = models.BulkTriggerEventDto.model_validate({"events": events})
+                call = partial(self._sdk.trigger_bulk_async, bulk_trigger_event_dto=several)
+        except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+            raise self._refused(error) from None
+        content = (await self._send(call, key)).content
+        if len(events) == 1:
+            return [_entry(content)]
+        return _entries(content, [event["transaction_id"] for event in events])
 
     async def cancel(self, transaction_id: str) -> bool:
         """Cancel what still waits of a trigger, and return whether there was anything."""
@@ -156,25 +163,16 @@ class Api:
         content = answer.content
         return content.model_dump(mode="json", by_alias=True) if isinstance(content, BaseModel) else content
 
-    async def _send(self, make: Callable[[], Body], call: Callable[[Body, str], Awaitable[Any]], key: str) -> _Answer:
-        """Make the SDK's model of a body and post it. The SDK itself, which searches all data for models first, needs
-        three times as long.
-
-        Where Novu has stored an error under the key, the body is sent under the next key: `key-1`, `key-2` and so on.
-        A repeat uses the same key as the attempt before, whose outcome may be unknown."""
-        try:
-            body = make()
-        except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
-            raise self._refused(error) from None
+    async def _send(self, call: Callable[..., Awaitable[Any]], key: str) -> _Answer:
+        """Send a request under its key. Where Novu has stored an error under the key, it is sent under the next one:
+        `key-1`, `key-2` and so on. A repeat uses the same key as the attempt before, whose outcome may be unknown."""
         for _ in range(_MAX_KEYS):
             used = self._used.get(key, 0)
             # The event's transactionId still keeps Novu from delivering it twice.
-            answer = self._limited(await self._ask(call(body, f"{key}-{used}" if used else key)))
+            answer = self._limited(await self._ask(call(idempotency_key=f"{key}-{used}" if used else key)))
             if not answer.stale:
                 return self._successful(answer)
-            self._used[key] = used + 1
-            while len(self._used) > _REMEMBERED:
-                del self._used[next(iter(self._used))]
+            remember(self._used, key, used + 1)
         detail = "Novu repeats old errors under used idempotency keys"
         raise CallError(Retry(Reason.SERVER_ERROR, detail, self._unknown_wait))
 
@@ -211,16 +209,11 @@ class Api:
         """The answer if it is 2xx. Raises CallError with what it means else."""
         if 200 <= answer.status < 300:
             return answer
-        result: Result
-        if 300 <= answer.status < 400:
-            # It says nothing of the notification: what answers at this address is not Novu's API.
-            result = Paused(Reason.REJECTED, f"{answer.status}: a redirect, which is not followed; correct the url")
-        else:
-            after = retry_after(answer.headers.get("retry-after"), self._now())
-            if answer.status >= 500 or answer.status == 408:  # a gateway says this too, while Novu works on
-                after = max(after or 0.0, self._unknown_wait)
-            detail = self.redact(f"{answer.status} {_message(answer.content)}")
-            result = classify(answer.status, detail, after, free=_WAITS)
+        after = retry_after(answer.headers.get("retry-after"), self._now())
+        if answer.status >= 500 or answer.status == 408:  # a gateway says this too, while Novu works on
+            after = max(after or 0.0, self._unknown_wait)
+        detail = self.redact(f"{answer.status} {_message(answer.content)}")
+        result = classify(answer.status, detail, after, free=_WAITS)
         assert isinstance(result, Retry | Rejected | Paused)
         raise CallError(result, answer.status)
 

@@ -10,18 +10,14 @@ since Novu accepted the trigger: after an outage of Novu the trigger comes long 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from tocsin.channels.base import Delivered, Message, Reschedule, Result
-from tocsin.channels.novu.api import Api
+from tocsin.channels.novu.api import Api, remember
 from tocsin.channels.novu.settings import Options
 from tocsin.errors import Reason
 
-V = TypeVar("V")
-
 _SHORTEST_PAUSE = 0.25
 _LONGEST_PAUSE = 5.0
-_REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
@@ -40,22 +36,22 @@ class Cancelling:
     def __init__(self, api: Api, monotonic: Callable[[], float]) -> None:
         self._api = api
         self._monotonic = monotonic
-        # By id, the oldest first. What is forgotten too soon is only cancelled more often.
+        # What is forgotten too soon is only cancelled more often.
         self._accepted: dict[str, float] = {}
         self._single: dict[str, None] = {}
         self._progress: dict[str, _Progress] = {}
 
     def triggered(self, id_: str, *, single_recipient: bool) -> None:
         """Note a trigger that Novu has just accepted."""
-        _remember(self._accepted, id_, self._monotonic())
+        remember(self._accepted, id_, self._monotonic())
         if single_recipient:
-            _remember(self._single, id_, None)
+            remember(self._single, id_, None)
 
     async def cancel(self, message: Message, options: Options) -> Result:
         """Cancel once everything that the episode has triggered; Reschedule while there may be more to cancel. Raises
         CallError."""
         progress = self._progress.get(message.id) or _Progress()
-        _remember(self._progress, message.id, progress)
+        remember(self._progress, message.id, progress)
         waited, ids = self._waited(message), self._open(message, progress)
         delete = options.on_resolve == "cancel_and_delete"
         found = await asyncio.gather(*(self._cancel_one(id_, delete=delete) for id_ in ids), return_exceptions=True)
@@ -94,9 +90,3 @@ class Cancelling:
         times = "once" if progress.rounds == 1 else f"{progress.rounds} times"
         tried = f"tried {times}, until {message.age:.1f} s after the row stopped firing"
         return f"cancelled {len(progress.hit)} of {len(message.previous_ids)}{partly}; {tried}"
-
-
-def _remember(memory: dict[str, V], id_: str, value: V) -> None:
-    memory[id_] = value
-    while len(memory) > _REMEMBERED:
-        del memory[next(iter(memory))]

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from tocsin.channels.base import Channel, Delivered, Message, Plan, Rejected, Request, Result
-from tocsin.channels.batching import send_planned
-from tocsin.channels.novu import workflows
+from tocsin.channels.base import BatchingChannel, Delivered, Message, Plan, Rejected, Request, Result
+from tocsin.channels.batching import batched
 from tocsin.channels.novu.api import PROCESSED, Api, CallError, Entry
 from tocsin.channels.novu.cancelling import Cancelling
 from tocsin.channels.novu.events import Draft, Route
@@ -20,6 +20,12 @@ MAX_BULK = 100
 MAX_BULK_BYTES = 4 * 1024 * 1024
 """Large events go in smaller bulks: Novu answers a request beyond 20 MB with 500."""
 
+_DELIVERS_NOTHING = frozenset({"delay", "digest", "throttle"})
+"""Types of steps that only decide when the next one runs."""
+
+_NOT_CONNECTED = "INBOX_NOT_CONNECTED"
+"""No inbox was opened yet. Messages are kept until one is."""
+
 _FIXES = {
     "trigger_not_active": "activate the workflow in Novu",
     "no_workflow_steps_defined": "add a step to the workflow in Novu",
@@ -28,7 +34,7 @@ _FIXES = {
 }
 
 
-class Novu(Channel):
+class Novu(BatchingChannel):
     """Triggers workflows: alone when one message is pending, else in bulk."""
 
     def __init__(
@@ -66,15 +72,16 @@ class Novu(Channel):
             if message.kind is Kind.RESOLVED and route.options.on_resolve == "nothing":
                 decided[id_] = Delivered("nothing is sent on resolve", sent=False)
             elif message.kind is Kind.RESOLVED and route.options.cancels:
-                cancels.append(_Cancel(self._cancelling, message, route.options))
+                cancel = partial(self._cancel, message, route.options)
+                cancels.append(Request(messages=[message], send=cancel, parts=[[message]]))
             elif isinstance(draft := route.draft(message), Rejected):
                 decided[id_] = draft
             else:
                 drafts.append(draft)
-        return Plan([*(_Trigger(self, group) for group in _groups(drafts)), *cancels], decided)
-
-    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
-        return await send_planned(self, messages)
+        # Ordered by id, so that the same set makes the same bytes.
+        drafts.sort(key=lambda draft: draft.message.id)
+        bulks = batched(drafts, lambda draft: draft.size, most=MAX_BULK, most_bytes=MAX_BULK_BYTES)
+        return Plan([*map(self._request, bulks), *cancels], decided)
 
     async def close(self) -> None:
         await self._api.close()
@@ -90,18 +97,22 @@ class Novu(Channel):
             if error.status:
                 return [f"Novu does not accept the api_key or the url: {error.result.detail}"]
             return [f"Novu does not answer: {error.result.detail}"]
-        found = (workflows.problems(name, document) for name, document in documents.items())
+        found = (_problems(name, document) for name, document in documents.items())
         return [self._api.redact(problem) for problems in found for problem in problems]
 
-    async def trigger(self, group: Sequence[Draft]) -> Sequence[Result]:
+    def _request(self, group: Sequence[Draft]) -> Request:
+        messages = [draft.message for draft in group]
+        # Each alone costs one token of the rate limit, a bulk of any length 100.
+        return Request(messages=messages, send=partial(self._trigger, group), parts=[[one] for one in messages])
+
+    async def _trigger(self, group: Sequence[Draft]) -> Sequence[Result]:
         """Send one request: a single trigger, or a bulk with a key made of those of its messages in order."""
+        key = group[0].message.key
+        if len(group) > 1:
+            keys = "\n".join(draft.message.key for draft in group)
+            key = hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
         try:
-            if len(group) == 1:
-                entries = [await self._api.trigger(group[0].event, group[0].message.key)]
-            else:
-                keys = "\n".join(draft.message.key for draft in group)
-                key = hashlib.blake2b(keys.encode(), digest_size=16).hexdigest()
-                entries = await self._api.trigger_bulk([draft.event for draft in group], key)
+            entries = await self._api.trigger([draft.event for draft in group], key)
         except CallError as error:
             return [self._failure(error, len(group))] * len(group)
         results = [self._result(entry) for entry in entries]
@@ -109,6 +120,12 @@ class Novu(Channel):
             if isinstance(result, Delivered):
                 self._cancelling.triggered(draft.message.id, single_recipient=draft.single_recipient)
         return results
+
+    async def _cancel(self, message: Message, options: Options) -> Sequence[Result]:
+        try:
+            return [await self._cancelling.cancel(message, options)]
+        except CallError as error:
+            return [error.result]
 
     def _failure(self, error: CallError, count: int) -> Result:
         result, limit = error.result, self._api.trigger_limit
@@ -125,57 +142,43 @@ class Novu(Channel):
         return Rejected(Reason.NOT_PROCESSED, self._api.redact(detail))
 
 
-@dataclass(frozen=True, slots=True)
-class _Trigger:
-    """One trigger, or a bulk of them."""
+def _problems(identifier: str, document: Any) -> list[str]:
+    """What is wrong with a workflow, as sentences. `document`: its JSON; None if it does not exist.
 
-    channel: Novu
-    group: Sequence[Draft]
-
-    @property
-    def messages(self) -> Sequence[Message]:
-        return [draft.message for draft in self.group]
-
-    async def send(self) -> Sequence[Result]:
-        return await self.channel.trigger(self.group)
-
-    def split(self) -> Sequence[Sequence[Message]]:
-        # Each alone costs one token of the rate limit, a bulk of any length 100.
-        return [[message] for message in self.messages]
-
-
-@dataclass(frozen=True, slots=True)
-class _Cancel:
-    """The requests that cancel what one episode has triggered."""
-
-    cancelling: Cancelling
-    message: Message
-    options: Options
-
-    @property
-    def messages(self) -> Sequence[Message]:
-        return [self.message]
-
-    async def send(self) -> Sequence[Result]:
-        try:
-            return [await self.cancelling.cancel(self.message, self.options)]
-        except CallError as error:
-            return [error.result]
-
-    def split(self) -> Sequence[Sequence[Message]]:
-        return [[self.message]]
+    Novu accepts a trigger of a workflow that cannot deliver, and nothing arrives (seen on a live server). A field that
+    is missing or of another type is not a problem: servers differ.
+    """
+    if document is None:
+        return [f"Novu has no workflow {identifier!r}"]
+    if not isinstance(document, dict):
+        return []
+    name = f"the workflow {identifier!r}"
+    if document.get("active") is False or document.get("status") == "INACTIVE":
+        return [f"{name} is not active in Novu"]
+    steps = document.get("steps")
+    if not isinstance(steps, list):
+        return []
+    steps = [step for step in steps if isinstance(step, dict)]
+    if not steps:
+        return [f"{name} has no steps, so Novu would accept notifications and deliver none; add a step in Novu"]
+    types = [step.get("type") for step in steps]
+    if all(type_ in _DELIVERS_NOTHING for type_ in types):
+        kinds = " and ".join(sorted({str(type_) for type_ in types}))
+        return [f"{name} has only {kinds} steps, so Novu would deliver nothing; add a step that delivers in Novu"]
+    found = [
+        f"step {step.get('name') or step.get('stepId')!r} of {name}: {issue}"
+        for step in steps
+        for issue in _issues(step.get("issues"))
+    ]
+    if not found and document.get("status") == "ERROR":
+        found = [f"{name} has the status ERROR in Novu; open it there to see why"]
+    return found
 
 
-def _groups(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
-    """Bulks of at most `MAX_BULK` events and `MAX_BULK_BYTES`, ordered by id, so that the same set makes the same
-    bytes."""
-    group: list[Draft] = []
-    size = 0
-    for draft in sorted(drafts, key=lambda draft: draft.message.id):
-        if group and (len(group) == MAX_BULK or size + draft.size > MAX_BULK_BYTES):
-            yield group
-            group, size = [], 0
-        group.append(draft)
-        size += draft.size
-    if group:
-        yield group
+def _issues(issues: Any) -> Iterator[str]:
+    """The issues of a step: `{"integration": {"email": [{"issueType": ..., "message": ...}]}, "controls": ...}`."""
+    for group in issues.values() if isinstance(issues, dict) else ():
+        for listed in group.values() if isinstance(group, dict) else ():
+            for issue in listed if isinstance(listed, list) else ():
+                if isinstance(issue, dict) and issue.get("issueType") != _NOT_CONNECTED:
+                    yield ": ".join(str(issue[key]) for key in ("issueType", "message") if issue.get(key))

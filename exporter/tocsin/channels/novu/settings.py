@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from tocsin.channels.settings import ChannelConfig, ChannelOptions
+from tocsin.channels.settings import ChannelConfig, ChannelOptions, TemplateText
 from tocsin.settings import Duration, Secret, Settings, invalid
-from tocsin.templates import Structure, Template
+from tocsin.templates import Structure
 
 Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
@@ -56,10 +56,10 @@ class Options(ChannelOptions):
     """The payload of the workflow: a list of columns, or a mapping whose strings are templates. Default: the
     envelope."""
 
-    actor: str | None = None
+    actor: TemplateText | None = None
     """The subscriber id of the actor; a template."""
 
-    tenant: str | None = None
+    tenant: TemplateText | None = None
     """The tenant's identifier; a template."""
 
     overrides: dict[str, Any] = Field(default_factory=dict)
@@ -91,13 +91,6 @@ class Options(ChannelOptions):
     def _is_sent(cls, overrides: dict[str, Any]) -> dict[str, Any]:
         _must_be_known(overrides, KNOWN_OVERRIDES)
         return overrides
-
-    @field_validator("actor", "tenant")
-    @classmethod
-    def _is_template(cls, text: str | None) -> str | None:
-        if text is not None:
-            Template(text, place="")
-        return text
 
     @model_validator(mode="after")
     def _resolves(self) -> "Options":

@@ -1,6 +1,6 @@
 """A channel that sends each notification, or several together, as one HTTP request made of templates.
 
-Reading order: `settings`, `url` and `request` (what is sent), `addresses` (where it may go), `channel`.
+Reading order: `settings`, `request` (what is sent), `channel`.
 """
 
 import time

@@ -2,16 +2,13 @@
 
 import asyncio
 import hashlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import aiohttp
-
-from tocsin.channels.base import Channel, Delivered, Message, Paused, Plan, Rejected, Request, Result, Retry
-from tocsin.channels.batching import halves, send_planned
-from tocsin.channels.http import classify, retry_after
-from tocsin.channels.webhook.addresses import PrivateAddressError, public_socket
+from tocsin.channels.base import BatchingChannel, Channel, Message, Paused, Plan, Rejected, Request, Result
+from tocsin.channels.batching import batched, halves
+from tocsin.channels.http import Answer, Client, classify
 from tocsin.channels.webhook.request import BODILESS, Target
 from tocsin.channels.webhook.settings import Config, Options
 from tocsin.envelope import scope
@@ -20,18 +17,12 @@ from tocsin.redaction import redactor
 from tocsin.signing import Signer
 from tocsin.templates import TemplateError
 
-MAX_ANSWER = 16384
-"""Bytes of an answer that are read."""
-
-_LARGE = 65536
-
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A request, or one notification's part of it. `id`, `key`: of the message; `kind`: the Content-Type."""
+    """A notification's request, or its part of one. `kind`: the Content-Type."""
 
-    id: str
-    key: str
+    message: Message
     target: Target
     kind: str
     body: bytes
@@ -42,9 +33,8 @@ class Webhook(Channel):
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
         self._name = name
-        self.config = config
+        self._config = config
         self._now = now
-        self._session: aiohttp.ClientSession | None = None
         self._secrets = config.named_secrets()
         self._recipe = config.recipe()
         self._contents = {alert: config.content(options) for alert, options in routes.items()}
@@ -54,7 +44,9 @@ class Webhook(Channel):
         self._signer = Signer(signing.get_secret_value().split()) if signing is not None else None
         self._confidential = config.confidential()
         constant = self._recipe.constant
-        self._redact = redactor([*self._confidential, *(constant.secrets() if constant else ())])
+        self._redact_constant = redactor([*self._confidential, *(constant.secrets() if constant else ())])
+        private = self._recipe.fixed_host if config.allow_private is None else config.allow_private
+        self._client = Client(config.timeout, now, public_only=not private, limit=config.concurrency)
 
     def __repr__(self) -> str:
         return f"Webhook({self._name!r})"
@@ -65,12 +57,13 @@ class Webhook(Channel):
         return await asyncio.gather(*(self._send_one(message) for message in messages))
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._client.close()
 
-    def draft(self, message: Message) -> Draft | Rejected:
-        """Make the request of a notification; nothing is sent."""
+    async def _send_one(self, message: Message) -> Result:
+        draft = self._draft(message)
+        return draft if isinstance(draft, Rejected) else await self._post(draft, draft.body, message.id, message.key)
+
+    def _draft(self, message: Message) -> Draft | Rejected:
         content = self._contents.get(message.alert, self._default)
         target = self._recipe.constant
         try:
@@ -81,144 +74,80 @@ class Webhook(Channel):
                 target = self._recipe.target(variables)
                 body = content.render(message.envelope, variables)
         except TemplateError as error:
-            return Rejected(Reason.TEMPLATE, self._redact(f"{message.alert}: {error}"))
-        if len(body) > self.config.max_body:
-            detail = f"the body has {len(body)} bytes, more than max_body allows ({self.config.max_body})"
+            return Rejected(Reason.TEMPLATE, self._redact_constant(f"{message.alert}: {error}"))
+        if len(body) > self._config.max_body:
+            detail = f"the body has {len(body)} bytes, more than max_body allows ({self._config.max_body})"
             return Rejected(Reason.TOO_LARGE, detail, unsent=True)
-        return Draft(message.id, message.key, target, content.kind, body)
+        return Draft(message, target, content.kind, body)
 
-    async def _send_one(self, message: Message) -> Result:
-        draft = self.draft(message)
-        return draft if isinstance(draft, Rejected) else await self.post(draft)
-
-    async def post(self, draft: Draft) -> Result:
-        """Send one request. Never raises."""
+    async def _post(self, draft: Draft, content: bytes, id_: str, key: str) -> Result:
+        """Send one request to the target of a draft. `key`: its idempotency key."""
         target = draft.target
-        body = None if target.method in BODILESS else draft.body
-        headers = {**dict(target.headers), "Idempotency-Key": draft.key}
+        body = None if target.method in BODILESS else content
+        headers = {**dict(target.headers), "Idempotency-Key": key}
         if body is not None:
             headers["Content-Type"] = draft.kind
         if self._signer is not None:
-            headers |= self._signer.headers(draft.id, int(self._now()), body or b"")
-        # aiohttp writes bytes in one piece, which blocks the loop when they are many, and a file in parts.
-        data = body if body is None or len(body) < _LARGE else io.BytesIO(body)
-        try:
-            async with self._connected().request(
-                target.method, target.url, data=data, headers=headers, allow_redirects=False
-            ) as response:
-                return Delivered() if response.status in self._success else await self._failure(response, target)
-        except TimeoutError:
-            return Retry(Reason.TIMEOUT, f"no answer within {self.config.timeout:g} s")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            redact = self._redactor(target)
-            if isinstance(error, aiohttp.InvalidURL):
-                return Rejected(Reason.REJECTED, redact(f"the address is not valid: {error}"))
-            if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddressError):
-                detail = f"{error.host} has a private address, which is refused; set allow_private if it is meant"
-                return Rejected(Reason.REJECTED, redact(detail))
-            return Retry(Reason.CONNECTION, redact(str(error) or type(error).__name__))
+            headers |= self._signer.headers(id_, int(self._now()), body or b"")
+        redact = partial(self._redact, target)
+        answer = await self._client.request(
+            target.method, target.url, headers=headers, body=body, success=self._success, redact=redact
+        )
+        return self._failure(answer) if isinstance(answer, Answer) else answer
 
-    async def _failure(self, response: aiohttp.ClientResponse, target: Target) -> Result:
-        status = response.status
-        if 300 <= status < 400:
-            detail = f"{status}: the receiver redirects, which is not followed; set the final address as url"
+    def _failure(self, answer: Answer) -> Result:
+        if 300 <= answer.status < 400:
+            detail = f"{answer.status}: the receiver redirects, which is not followed; set the final address as url"
             return Rejected(Reason.REJECTED, detail)
-        text = self._redactor(target)(f"{status} {await _beginning(response)}")
-        if status < 300:
-            return Rejected(Reason.REJECTED, f"not among the statuses in success: {text}")
-        result = classify(status, text, retry_after(response.headers.get("Retry-After"), self._now()))
+        if answer.status < 300:
+            return Rejected(Reason.REJECTED, f"not among the statuses in success: {answer.detail}")
+        result = classify(answer.status, answer.detail, answer.after)
         if isinstance(result, Paused) and not self._recipe.fixed_host:
             return Rejected(result.reason, result.detail)  # one receiver of many says nothing of the others
         return result
 
-    def _redactor(self, target: Target) -> Callable[[str], str]:
-        """The redactor for text about a request to this target."""
+    def _redact(self, target: Target, text: str) -> str:
+        """Make a text about a request to this target fit to be shown."""
         if target is self._recipe.constant:
-            return self._redact
-        return redactor([*self._confidential, *target.secrets()])
-
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            allowed = self._recipe.fixed_host if self.config.allow_private is None else self.config.allow_private
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self.config.timeout),
-                connector=aiohttp.TCPConnector(
-                    limit=self.config.concurrency, socket_factory=None if allowed else public_socket
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
+            return self._redact_constant(text)
+        return redactor([*self._confidential, *target.secrets()])(text)
 
 
-class BatchWebhook(Webhook):
+class BatchWebhook(BatchingChannel, Webhook):
     """One request for several notifications (`batch`)."""
 
     def batch_size(self, pending: int) -> int:
-        return min(pending, self.config.batch_size)
+        return min(pending, self._config.batch_size)
 
     def plan(self, messages: Sequence[Message]) -> Plan:
         decided: dict[str, Result] = {}
-        groups: dict[tuple[Target, str], list[tuple[Message, Draft]]] = {}
+        groups: dict[tuple[Target, str], list[Draft]] = {}
         for message in messages:
-            draft = self.draft(message)
+            draft = self._draft(message)
             if isinstance(draft, Rejected):
                 decided[message.id] = draft
             else:
-                groups.setdefault((draft.target, draft.kind), []).append((message, draft))
-        requests: list[Request] = [_Batch(self, batch) for drafts in groups.values() for batch in self._batches(drafts)]
-        return Plan(requests, decided)
+                groups.setdefault((draft.target, draft.kind), []).append(draft)
+        most, room = self._config.batch_size, self._config.batch_bytes - 1
+        return Plan(
+            [
+                self._request(batch)
+                for drafts in groups.values()
+                for batch in batched(drafts, lambda draft: len(draft.body) + 1, most=most, most_bytes=room)
+            ],
+            decided,
+        )
 
-    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
-        return await send_planned(self, messages)
-
-    def joined(self, drafts: Sequence[Draft]) -> Draft:
-        """One request of several notifications. The same ones in the same order have the same key."""
-        bodies = [draft.body for draft in drafts]
-        body = b"[" + b",".join(bodies) + b"]" if self.config.batch == "array" else b"\n".join(bodies) + b"\n"
-        id_, key = drafts[0].id, drafts[0].key
-        if len(drafts) > 1:
-            id_ = key = hashlib.sha256(" ".join(draft.key for draft in drafts).encode()).hexdigest()[:32]
-        return Draft(id_, key, drafts[0].target, drafts[0].kind, body)
-
-    def _batches(self, drafts: Sequence[tuple[Message, Draft]]) -> list[list[tuple[Message, Draft]]]:
-        batches: list[list[tuple[Message, Draft]]] = []
-        room = 0
-        for message, draft in drafts:
-            length = len(draft.body) + 1
-            if not batches or length > room or len(batches[-1]) >= self.config.batch_size:
-                batches.append([])
-                room = self.config.batch_bytes - 1
-            batches[-1].append((message, draft))
-            room -= length
-        return batches
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """One request of one notification or of several."""
-
-    channel: BatchWebhook
-    drafts: Sequence[tuple[Message, Draft]]
-
-    @property
-    def messages(self) -> Sequence[Message]:
-        return [message for message, _ in self.drafts]
-
-    async def send(self) -> Sequence[Result]:
-        joined = self.channel.joined([draft for _, draft in self.drafts])
-        return [await self.channel.post(joined)] * len(self.drafts)
-
-    def split(self) -> Sequence[Sequence[Message]]:
+    def _request(self, drafts: Sequence[Draft]) -> Request:
+        messages = [draft.message for draft in drafts]
         # The receiver does not say which notification it refuses.
-        return halves(self.messages)
+        return Request(messages=messages, send=partial(self._post_together, drafts), parts=halves(messages))
 
-
-async def _beginning(response: aiohttp.ClientResponse) -> str:
-    """The first bytes of an answer. Its status is known, so a failure while reading changes nothing."""
-    content = bytearray()
-    try:
-        while len(content) < MAX_ANSWER and (chunk := await response.content.read(MAX_ANSWER - len(content))):
-            content += chunk
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        pass
-    return content.decode("utf-8", "replace")
+    async def _post_together(self, drafts: Sequence[Draft]) -> Sequence[Result]:
+        """Send one request of several notifications. The same ones in the same order have the same key."""
+        bodies = [draft.body for draft in drafts]
+        body = b"[" + b",".join(bodies) + b"]" if self._config.batch == "array" else b"\n".join(bodies) + b"\n"
+        id_, key = drafts[0].message.id, drafts[0].message.key
+        if len(drafts) > 1:
+            id_ = key = hashlib.sha256(" ".join(draft.message.key for draft in drafts).encode()).hexdigest()[:32]
+        return [await self._post(drafts[0], body, id_, key)] * len(drafts)

@@ -8,9 +8,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from tocsin import signing
 from tocsin.channels.settings import ChannelConfig, ChannelOptions, Trial
-from tocsin.channels.webhook.parts import VARIABLES
-from tocsin.channels.webhook.request import BODILESS, METHODS, Content, Recipe
-from tocsin.channels.webhook.url import check_url, url_secrets
+from tocsin.channels.webhook.request import BODILESS, METHODS, VARIABLES, Content, Recipe, check_url, url_secrets
 from tocsin.redaction import masker
 from tocsin.settings import Secret, invalid, secret_file
 from tocsin.templates import FixedNames, Structure, Template, TemplateError
