@@ -16,18 +16,19 @@ from typing import Any, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import aiohttp
+import yaml
 from yarl import URL
 
-from support.novu import API_KEY, Clock, FakeNovu, fake_novu
-from support.novu_rate_limits import RateLimits
+from support.novu import API_KEY, Clock, FakeNovu, RateLimits, fake_novu
+from tocsin_demo.inbox.answers import Release
 from tocsin_demo.inbox.inbox import Settings
-from tocsin_demo.inbox.release import Release
 
-_FOLDER = Path(__file__).parents[1] / "recordings"
+_TESTS = Path(__file__).parents[1]
 FILES: Mapping[Release, Path] = {
-    "2.0.0": _FOLDER / "novu" / "events-api.jsonl",
-    "3.15.0": _FOLDER / "novu-3.15.0" / "events-api.jsonl",
+    "2.0.0": _TESTS / "recordings" / "novu" / "events-api.jsonl",
+    "3.15.0": _TESTS / "recordings" / "novu-3.15.0" / "events-api.jsonl",
 }
+RULES: Mapping[str, Any] = yaml.safe_load((_TESTS / "contract" / "inbox_recordings.yaml").read_text("utf-8"))
 HEADERS = (
     "idempotency-key",
     "idempotency-replay",
@@ -39,50 +40,27 @@ HEADERS = (
 )
 """The response headers that are compared. `ratelimit-reset` of an accepted request is 0 or 1 for no known reason."""
 
-_KILLED = "the real server was killed and started again"
-_DIGEST = "the inbox takes a digest for a delay"
-LEFT_OUT: Mapping[str, str] = {
-    "auth_jwt_token_trigger": "a dashboard's session token; the inbox knows only API keys",
-    "redis_gone_health": "Redis was stopped; the inbox has none",
-    "redis_gone_trigger_then_api_killed": _KILLED,
-    "idem_after_api_killed_mid_request": f"{_KILLED}; a key in progress is in idem_in_progress_3_concurrent_bulk",
-    "throughput_single_accept_only": "a measurement",
-    "throughput_bulk_100_accept_only": "a measurement",
-    "throughput_single_with_worker": "a measurement",
-    "digest_trigger_second": _DIGEST,
-    "digest_cancel_first": _DIGEST,
-    "after_delay_digest_first_cancelled": _DIGEST,
-    "after_delay_digest_second": _DIGEST,
-    "after_delay_digest_second_later": _DIGEST,
-}
-"""Recordings that are not compared, and why. Nor are the answers to requests that Tocsin does not send: `is_sent`."""
 _SENT = re.compile(
     r"(POST|DELETE|GET) /v1/events/(?!.*/broadcast)|DELETE /v1/messages/transaction/|GET /v1/health-check"
 )
+_FRESH_STORE = "ratelimit_on_single_ok"
+_STEP_S = 0.5
+_MOST_JOBS = 8
 
-FRESH_STORE = "ratelimit_on_single_ok"
-STEP_S = 0.5
-AT_ONCE: Mapping[str, float] = {
-    "delay_instant_cancel": 0.0,
-    "ratelimit_on_bulk_ok": 0.0,
-    "ratelimit_on_cancel": 0.0,
-    "ratelimit_on_messages": 0.0,
-    "ratelimit_on_unknown_workflow": 0.0,
-    "ratelimit_hit": 0.0,
-    "ratelimit_other_category_while_limited": 0.035,
-    "ratelimit_bulk_while_limited": 0.0,
-    "ratelimit_cancel_while_limited": 0.0,
-    "ratelimit_after_retry_after": 0.0,
-    "ratelimit_with_idempotency_key": 0.0,
-}
-"""Seconds before a request that came sooner than `STEP_S`. Those of the rate limits lead to the recorded tokens."""
-LATER: Mapping[str, float] = {"ratelimit_idempotency_key_after": 2.03}
-"""Seconds before a request that came later."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer to a request. `seen`: what was observed afterwards."""
+
+    status: int | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    seen: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """One request to the real Novu, its answer, and what was observed afterwards."""
+    """One request to the real Novu, and its reply."""
 
     release: Release
     name: str
@@ -90,20 +68,12 @@ class Recording:
     path: str
     request_headers: Mapping[str, str]
     request_body: Any
-    status: int | None
-    headers: Mapping[str, str]
-    body: Any
-    observed: Any
+    reply: Reply
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An answer of the inbox. `seen`: what was observed afterwards, as in the recording's `observed`."""
-
-    status: int | None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: Any = None
-    seen: Any = None
+    @property
+    def is_sent(self) -> bool:
+        """Whether Tocsin sends such requests. The replay skips others, but still checks what was observed then."""
+        return _SENT.match(f"{self.method} {self.path}") is not None
 
 
 @cache
@@ -112,21 +82,22 @@ def recordings(release: Release = "2.0.0") -> Sequence[Recording]:
     return tuple(_recording(json.loads(line), release) for line in FILES[release].read_text("utf-8").splitlines())
 
 
-def is_sent(recording: Recording) -> bool:
-    """Whether Tocsin sends such requests. The replay skips others, but still checks what was observed at that time."""
-    return _SENT.match(f"{recording.method} {recording.path}") is not None
-
-
-def compared(release: Release = "2.0.0") -> Sequence[Recording]:
+def compared(release: Release) -> Sequence[Recording]:
     """The recordings that the inbox has to reproduce."""
-    kept = (each for each in recordings(release) if each.name not in LEFT_OUT)
+    skipped = {*RULES["left_out"], *RULES["answers_not_compared"][release]}
     return [
-        each for each in kept if is_sent(each) or (each.method == "GET" and "notifications" in (each.observed or ()))
+        each
+        for each in recordings(release)
+        if each.name not in skipped
+        and (each.is_sent or (each.method == "GET" and "notifications" in (each.reply.seen or ())))
     ]
 
 
 def _recording(raw: dict[str, Any], release: Release) -> Recording:
-    request, response = raw["request"], raw["response"]
+    request, response, observed = raw["request"], raw["response"], raw["observed"]
+    if isinstance(observed, dict):
+        observed = {name: value for name, value in observed.items() if name != "note"}
+    headers = {name: value for name, value in (response.get("headers") or {}).items() if name in HEADERS}
     return Recording(
         release=release,
         name=raw["name"],
@@ -134,43 +105,82 @@ def _recording(raw: dict[str, Any], release: Release) -> Recording:
         path=request["path"],
         request_headers=request["headers"],
         request_body=request["body"],
-        status=response.get("status"),
-        headers={name: value for name, value in (response.get("headers") or {}).items() if name in HEADERS},
-        body=response.get("body"),
-        observed=_without_notes(raw["observed"]),
+        reply=Reply(
+            status=response.get("status"),
+            headers=headers,
+            body=response.get("body"),
+            seen=observed if isinstance(observed, dict | list) else None,
+        ),
     )
 
 
-def _without_notes(observed: Any) -> Any:
-    """What was observed, without remarks."""
-    if isinstance(observed, dict):
-        return {name: value for name, value in observed.items() if name != "note"}
-    return observed if isinstance(observed, list) else None
+def read(recording: Recording, reply: Reply) -> Any:
+    """What a client reads of an answer: the message of an error, the entries of a trigger. Of a malformed request, that
+    the SDK does not send: the status of an entry, and no message."""
+    body = json.loads(_bare(json.dumps(reply.body)))
+    malformed = recording.name in RULES["malformed"]
+    if recording.method == "GET" or reply.status is None or "_truncated_" in (body or ()):
+        return None
+    if reply.status >= 400:
+        return None if malformed else body["message"]
+    data = body.get("data") if isinstance(body, dict) else body
+    return [_entry(each, malformed) for each in (data if isinstance(data, list) else [data])]
 
 
-def normal(body: Any) -> Any:
-    """A body without what differs from run to run: ids of the database, times, generated transaction ids."""
-    text = json.dumps(body, sort_keys=True).replace(API_KEY, "<key>")
-    text = re.sub(r'"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"', '"<uuid>"', text)
-    text = re.sub(r'"\d{4}-\d\d-\d\dT[\d:.]+Z"', '"<time>"', text)
-    return json.loads(re.sub(r"\b[0-9a-f]{24}\b", "<id>", text))
+def _entry(entry: Any, malformed: bool) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    hidden = {"activityFeedLink", *(("error",) if malformed else ())}
+    return {name: value for name, value in entry.items() if name not in hidden}
 
 
-def start_of(body: Any, shortened: str) -> tuple[str, str]:
-    """A body and the beginning of one that was shortened in the recording, both as text without what differs."""
-
-    def bare(text: str) -> str:
-        text = re.sub(r"tx-[0-9a-f]{12}", "<txn>", text)
-        text = re.sub(r'"(M|N)+', r'"\1', text)
-        return re.sub(r"\b[0-9a-f]{24}\b", "<id>", text)
-
-    start = bare(shortened.removesuffix(" ..."))
-    # The last word may have been cut in the middle of an id.
-    start = start[: start.rindex(",")] if "," in start else start
-    return bare(json.dumps(body))[: len(start)], start
+def _bare(text: str) -> str:
+    """A text without what differs from run to run: the key, generated transaction ids."""
+    text = re.sub(r'"([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|txn_[0-9a-zA-Z]+)"', '"<made up>"', text)
+    return text.replace(API_KEY, "<key>")
 
 
-Special: TypeAlias = Callable[["Replay", Recording], Awaitable[Reply]]
+# The requests.
+
+
+def request_body(recording: Recording) -> Any:
+    """The body of a request, with what the recording only describes: `<100 KiB of x>`, a hundred events, long ids."""
+    match recording.name:
+        case "trigger_text_plain":
+            return json.dumps(_event("tx-text-plain"))
+        case "bulk_100" | "bulk_101" as name:
+            return {"events": [_event(f"tx-{number:012x}") for number in range(int(name[5:]))]}
+        case "size_bulk_100_of_30k":
+            return {"events": [_event(f"tx-{number:012x}", "x" * 30 * 1024) for number in range(1000, 1100)]}
+        case "txn_long_5000":
+            named = {each.name: each for each in recordings(recording.release)}
+            return _event(unquote(named["txn_long_5000_delete_messages"].path.rsplit("/", 1)[1]))
+        case "txn_long_100k":
+            return _event("N" * 100_000)
+    if not isinstance(recording.request_body, dict):
+        return recording.request_body
+    text = json.dumps({name: value for name, value in recording.request_body.items() if name != "_bytes_"})
+    return json.loads(re.sub(r"<(\d+) KiB(?: of x)?>", lambda match: "x" * int(match[1]) * 1024, text))
+
+
+def _event(transaction_id: str, message: str = "m") -> dict[str, Any]:
+    return {"name": "inapp-alert", "to": "sub-1", "payload": {"msg": message}, "transactionId": transaction_id}
+
+
+def _transaction(recording: Recording, reply: Reply) -> str:
+    """The transaction id that a request was about, or nothing."""
+    body = recording.request_body
+    if isinstance(body, dict):
+        events = body.get("events")
+        data = reply.body.get("data") if isinstance(reply.body, dict) else None
+        answered = data.get("transactionId") if isinstance(data, dict) else None
+        return str((events[0] if isinstance(events, list) else body).get("transactionId") or answered or "")
+    parts = urlsplit(recording.path)
+    if found := parse_qs(parts.query).get("transactionId"):
+        return found[0]
+    if parts.path.startswith(("/v1/events/trigger/", "/v1/messages/transaction/")):
+        return unquote(parts.path.rsplit("/", 1)[1])
+    return ""
 
 
 class Replay:
@@ -182,27 +192,28 @@ class Replay:
         self._session = session
         self._last_id = ""
 
-    async def play(self, recording: Recording, pause: float) -> Reply:
-        """Wait, send the request, and note the answer."""
-        self.clock.now += pause
+    async def play(self, recording: Recording) -> Reply:
+        """Send the request, and note the answer."""
         if before := BEFORE.get(recording.name):
             before(self.novu)
-        if not is_sent(recording):
-            return Reply(status=recording.status, headers=recording.headers, body=recording.body)
+        if not recording.is_sent:
+            return replace(recording.reply, seen=None)
         if special := SPECIAL.get(recording.name):
             return await special(self, recording)
-        return await self.send(recording.method, recording.path, request_body(recording), recording)
+        return await self.send(recording, request_body(recording))
 
-    async def send(self, method: str, path: str, body: Any, recording: Recording) -> Reply:
+    async def send(self, recording: Recording, body: Any) -> Reply:
         """One request with the headers of the recording. No answer within a moment is a reply without a status."""
         headers = {name: value.replace("<key>", API_KEY) for name, value in recording.request_headers.items()}
         if recording.name in SPECIAL:  # of several requests only one was written down, and not always with its headers
             headers = {"content-type": "application/json", "authorization": f"ApiKey {API_KEY}"} | headers
         data = None if body is None else BytesIO(body.encode() if isinstance(body, str) else json.dumps(body).encode())
-        timeout = aiohttp.ClientTimeout(total=0.3 if recording.status is None else 30)
-        url = URL(self.novu.url + path, encoded=True)
+        timeout = aiohttp.ClientTimeout(total=0.3 if recording.reply.status is None else 30)
+        url = URL(self.novu.url + recording.path, encoded=True)
         try:
-            async with self._session.request(method, url, data=data, headers=headers, timeout=timeout) as answer:
+            async with self._session.request(
+                recording.method, url, data=data, headers=headers, timeout=timeout
+            ) as answer:
                 text = await answer.text()
                 kept = {name.lower(): value for name, value in answer.headers.items() if name.lower() in HEADERS}
                 return Reply(status=answer.status, headers=kept, body=json.loads(text) if text else "")
@@ -211,157 +222,113 @@ class Replay:
 
     def seen(self, recording: Recording, reply: Reply) -> Any:
         """The outcome of a request, in the terms of the recording."""
-        observed = recording.observed
-        if isinstance(observed, dict) and set(observed) & {"after_redis_back", "after_db_back", _RESTARTED}:
-            self.novu.heal()
-            self.clock.now += STEP_S
-            return {name: self._outcome(_transaction(recording, reply)) for name in observed}
+        observed = recording.reply.seen
         if isinstance(observed, list):
-            ids = [event.get("transactionId", "") for event in recording.request_body["events"]]
-            return [self._outcome(each) for each in ids]
-        if isinstance(observed, dict) and "notifications" in observed:
+            return [self.outcome(event.get("transactionId", "")) for event in recording.request_body["events"]]
+        if not isinstance(observed, dict):
+            return None
+        if observed.keys() & {"after_redis_back", "after_db_back", "after_redis_restarted_empty"}:
+            self.novu.heal()
+            self.clock.now += _STEP_S
+            return {name: self.outcome(_transaction(recording, reply)) for name in observed}
+        if "notifications" in observed:
             # A request that names no transaction speaks of the one before.
             self._last_id = _transaction(recording, reply) or self._last_id
-            return self._outcome(self._last_id)
+            return self.outcome(self._last_id)
         return None
 
-    def _outcome(self, transaction_id: str) -> dict[str, Any]:
+    def outcome(self, transaction_id: str) -> dict[str, Any]:
+        """What became of a trigger."""
         found = self.novu.notifications(transaction_id)
         jobs = [f"{job.type}:{job.status}" for each in found for job in each.jobs]
-        if len(jobs) > MOST_JOBS:
-            jobs = [*jobs[:MOST_JOBS], f"... {len(jobs)} in all"]
+        if len(jobs) > _MOST_JOBS:
+            jobs = [*jobs[:_MOST_JOBS], f"... {len(jobs)} in all"]
         # What 3.15.0 deletes is gone.
         newer = self.novu.inbox.settings.release != "2.0.0"
         messages = sum(not (newer and message.deleted_at) for each in found for message in each.messages)
         return {"notifications": len(found), "messages": messages, "jobs": jobs}
 
-
-MOST_JOBS = 8
-_RESTARTED = "after_redis_restarted_empty"
-
-
-def _transaction(recording: Recording, reply: Reply) -> str:
-    """The transaction id that a request was about, or nothing."""
-    body, answer = recording.request_body, reply.body
-    if isinstance(body, dict):
-        events = body.get("events")
-        first = events[0] if isinstance(events, list) else body
-        data = answer.get("data") if isinstance(answer, dict) else None
-        answered = data.get("transactionId") if isinstance(data, dict) else None
-        return str(first.get("transactionId") or answered or "")
-    parts = urlsplit(recording.path)
-    if found := parse_qs(parts.query).get("transactionId"):
-        return found[0]
-    if parts.path.startswith(("/v1/events/trigger/", "/v1/messages/transaction/")):
-        return unquote(parts.path.rsplit("/", 1)[1])
-    return ""
+    async def twice(
+        self, recording: Recording, ids: Sequence[str], pause: float | None
+    ) -> tuple[list[Reply], list[int]]:
+        """Send ids, each twice with a pause, or with none: at the same time. The answers, and how many messages each id
+        made."""
+        replies: list[Reply] = []
+        counts = []
+        for transaction_id in ids:
+            both = [self.send(recording, _event(transaction_id)) for _ in range(2)]
+            if pause is None:
+                replies += await asyncio.gather(*both)
+            else:
+                replies.append(await both[0])
+                self.clock.now += pause
+                replies.append(await both[1])
+            self.clock.now += _STEP_S
+            counts.append(len(self.novu.messages(transaction_id)))
+        return replies, counts
 
 
-def request_body(recording: Recording) -> Any:
-    """The body of a request, with what the recording only describes: `<100 KiB of x>`, a hundred events, long ids."""
-    body = recording.request_body
-    if recording.name == "trigger_text_plain":
-        return json.dumps(_event("tx-text-plain"))
-    if recording.name in {"bulk_100", "bulk_101"}:
-        return {"events": [_event(f"tx-{number:012x}") for number in range(int(recording.name[5:]))]}
-    if recording.name == "size_bulk_100_of_30k":
-        return {"events": [_event(f"tx-{number:012x}", "x" * 30 * 1024) for number in range(1000, 1100)]}
-    if recording.name == "txn_long_5000":
-        return _event(unquote(_named("txn_long_5000_delete_messages", recording).path.rsplit("/", 1)[1]))
-    if recording.name == "txn_long_100k":
-        return _event("N" * 100_000)
-    if not isinstance(body, dict):
-        return body
-    text = json.dumps({name: value for name, value in body.items() if name != "_bytes_"})
-    return json.loads(re.sub(r"<(\d+) KiB(?: of x)?>", lambda match: "x" * int(match[1]) * 1024, text))
+# Recordings of more than one request, or with another form of outcome.
 
 
-def _event(transaction_id: str, message: str = "m") -> dict[str, Any]:
-    return {"name": "inapp-alert", "to": "sub-1", "payload": {"msg": message}, "transactionId": transaction_id}
-
-
-def _named(name: str, beside: Recording) -> Recording:
-    return next(each for each in recordings(beside.release) if each.name == name)
-
-
-async def _twice(
-    replay: Replay, recording: Recording, ids: Sequence[str], pause: float | None
-) -> tuple[list[Reply], list[int]]:
-    """Ids, each sent twice with a pause, or with none: at the same time. The answers, and how many messages each id
-    made."""
-    replies, counts = [], []
-    for transaction_id in ids:
-        event = _event(transaction_id)
-        if pause is None:
-            both = [replay.send("POST", recording.path, event, recording) for _ in range(2)]
-            replies += await asyncio.gather(*both)
-        else:
-            replies.append(await replay.send("POST", recording.path, event, recording))
-            replay.clock.now += pause
-            replies.append(await replay.send("POST", recording.path, event, recording))
-        replay.clock.now += STEP_S
-        counts.append(len(replay.novu.messages(transaction_id)))
-    return replies, counts
-
-
-def _ids(recording: Recording, count: int, prefix: str) -> list[str]:
+def _ids(recording: Recording, count: int) -> list[str]:
     """New ids, and as the last one that whose answer was recorded."""
-    return [*(f"tx-{prefix}-{number}" for number in range(1, count)), recording.body["data"]["transactionId"]]
+    new = [f"tx-{recording.name}-{number}" for number in range(1, count)]
+    return [*new, recording.reply.body["data"]["transactionId"]]
 
 
 async def _concurrent_pairs(replay: Replay, recording: Recording) -> Reply:
-    replies, counts = await _twice(replay, recording, _ids(recording, 20, "concurrent"), None)
+    replies, counts = await replay.twice(recording, _ids(recording, 20), None)
     statuses = sorted({each.status for each in replies if each.status is not None})
     return replace(replies[-1], seen={"statuses": statuses, "messages_per_txn": counts})
 
 
 async def _sequential_pairs(replay: Replay, recording: Recording) -> Reply:
-    replies, counts = await _twice(replay, recording, _ids(recording, 20, "sequential"), 0)
+    replies, counts = await replay.twice(recording, _ids(recording, 20), 0)
     return replace(replies[-1], seen={"messages_per_txn": counts})
 
 
 async def _pairs_by_pause(replay: Replay, recording: Recording) -> Reply:
     seen: dict[str, list[int]] = {}
     for ms in (5, 10, 20, 40, 80, 160, 320, 640):
-        ids = [f"tx-{ms}-ms-{number}" for number in range(5)]
-        _, seen[str(ms)] = await _twice(replay, recording, ids, ms / 1000)
-    replies, seen["0"] = await _twice(replay, recording, _ids(recording, 5, "0-ms"), 0)
+        _, seen[str(ms)] = await replay.twice(recording, [f"tx-{ms}-ms-{number}" for number in range(5)], ms / 1000)
+    replies, seen["0"] = await replay.twice(recording, _ids(recording, 5), 0)
     return replace(replies[-1], seen={"messages_per_txn_by_pause_ms": seen})
 
 
 async def _three_at_once(replay: Replay, recording: Recording) -> Reply:
     body = {"events": [_event(f"tx-cccc{number:08x}", "x" * 3000) for number in range(100)]}
     replay.novu.fault("delay", seconds=0.3, times=1)
-    first = asyncio.create_task(replay.send("POST", recording.path, body, recording))
+    first = asyncio.create_task(replay.send(recording, body))
     await replay.novu.until(lambda: not replay.novu.inbox.faults.active)
-    refused = [await replay.send("POST", recording.path, body, recording) for _ in range(2)]
+    refused = [await replay.send(recording, body) for _ in range(2)]
     statuses = [each.status for each in (*refused, await first)]
     return replace(refused[0], seen={"statuses_of_the_three": statuses})
 
 
 async def _until_limited(replay: Replay, recording: Recording) -> Reply:
     for _ in range(1000):
-        reply = await replay.send(recording.method, recording.path, recording.request_body, recording)
+        reply = await replay.send(recording, recording.request_body)
         if reply.status == 429:
-            return replace(reply, seen=recording.observed)
+            return replace(reply, seen=recording.reply.seen)
     raise AssertionError("never limited")
 
 
 async def _bulk_counted(replay: Replay, recording: Recording) -> Reply:
     before = len(replay.novu.messages())
-    reply = await replay.send(recording.method, recording.path, request_body(recording), recording)
-    replay.clock.now += STEP_S
+    reply = await replay.send(recording, request_body(recording))
+    replay.clock.now += _STEP_S
     count = {"messages": len(replay.novu.messages()) - before}
-    if "results" in recording.observed:
+    if "results" in recording.reply.seen:
         count["results"] = len(reply.body["data"])
     return replace(reply, seen=count)
 
 
 async def _repeated_no_transaction(replay: Replay, recording: Recording) -> Reply:
     before = len(replay.novu.messages())
-    reply = await replay.send(recording.method, recording.path, recording.request_body, recording)
-    replay.clock.now += STEP_S
-    outcome = replay._outcome(reply.body["data"]["transactionId"])
+    reply = await replay.send(recording, recording.request_body)
+    replay.clock.now += _STEP_S
+    outcome = replay.outcome(reply.body["data"]["transactionId"])
     same = len(replay.novu.messages()) == before
     return replace(reply, seen={"same_generated_txn_as_first": same, **outcome})
 
@@ -389,6 +356,7 @@ BEFORE: Mapping[str, Callable[[FakeNovu], None]] = {
 }
 """Changes to the inbox before a request, as they were made to the real server."""
 
+Special: TypeAlias = Callable[[Replay, Recording], Awaitable[Reply]]
 SPECIAL: Mapping[str, Special] = {
     "dup_race_20_pairs_concurrent": _concurrent_pairs,
     "dup_back_to_back_20_ids": _sequential_pairs,
@@ -399,13 +367,18 @@ SPECIAL: Mapping[str, Special] = {
     "idem_no_txn_second": _repeated_no_transaction,
     "ratelimit_hit": _until_limited,
 }
-"""Recordings of more than one request, or with another form of outcome."""
 
 
-async def replay_all(release: Release = "2.0.0") -> Mapping[str, Reply]:
+@cache
+def replay_all(release: Release) -> Mapping[str, Reply]:
     """Send all recordings of a release but those left out; what the inbox answered, by name."""
-    kept = [each for each in recordings(release) if each.name not in LEFT_OUT]
-    split = next((index for index, each in enumerate(kept) if each.name == FRESH_STORE), len(kept))
+    return asyncio.run(_replay_all(release))
+
+
+async def _replay_all(release: Release) -> Mapping[str, Reply]:
+    kept = [each for each in recordings(release) if each.name not in RULES["left_out"]]
+    split = next((index for index, each in enumerate(kept) if each.name == _FRESH_STORE), len(kept))
+    pauses: Mapping[str, float] = RULES["pauses"]
     replies: dict[str, Reply] = {}
     for part in filter(None, (kept[:split], kept[split:])):
         clock = Clock()
@@ -415,13 +388,13 @@ async def replay_all(release: Release = "2.0.0") -> Mapping[str, Reply]:
         ):
             replay = Replay(novu, clock, session)
             unseen: list[tuple[Recording, Reply]] = []
-            for index, recording in enumerate(part):
-                pause = AT_ONCE.get(recording.name, LATER.get(recording.name, STEP_S) - STEP_S / 2)
-                reply = await replay.play(recording, pause)
-                unseen.append((recording, reply))
-                if index + 1 < len(part) and part[index + 1].name in AT_ONCE:
+            for recording, following in zip(part, [*part[1:], None], strict=True):
+                later = 1.53 if recording.name == "ratelimit_idempotency_key_after" else 0.0
+                clock.now += pauses.get(recording.name, _STEP_S / 2 + later)
+                unseen.append((recording, await replay.play(recording)))
+                if following is not None and following.name in pauses:
                     continue
-                clock.now += STEP_S / 2
+                clock.now += _STEP_S / 2
                 for each, answer in unseen:
                     replies[each.name] = answer if answer.seen else replace(answer, seen=replay.seen(each, answer))
                 unseen.clear()

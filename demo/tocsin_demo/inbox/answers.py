@@ -1,14 +1,11 @@
-"""Answers of the server, before they become HTTP: Novu replays a stored error with a new timestamp and path."""
+"""Answers of the server, before they become HTTP."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-INTERNAL_ERROR = "Internal server error, contact support and provide them with the errorId"
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+Release: TypeAlias = Literal["2.0.0", "3.15.0"]
 
 
 def iso(at: float) -> str:
@@ -18,61 +15,21 @@ def iso(at: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A success. `body` is JSON; `None` is an answer without a body."""
+    """`body` is JSON; `None` is an answer without a body."""
 
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def render(self, path: str, at: float) -> Any:  # noqa: ARG002  (an error needs both)
-        """The JSON body."""
-        return self.body
+
+def problem(status: int, message: str | Sequence[str], headers: Mapping[str, str] | None = None) -> Answer:
+    """An error. `message`: a sentence, or one for each invalid field."""
+    return Answer(status=status, body={"statusCode": status, "message": message}, headers=headers or {})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """An error. `message` is a sentence, or a list of them where Novu validates field by field.
+class RefusedError(Exception):
+    """A request is refused. `answer`: what the client gets."""
 
-    `named`: whether the body carries `error`, the name of the status; Novu leaves it out of 429 and 500 and of some
-    401.
-    """
-
-    status: int
-    message: str | Sequence[str]
-    named: bool = True
-    headers: Mapping[str, str] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def render(self, path: str, at: float) -> dict[str, Any]:
-        """The JSON body for a request of `path` at `at`."""
-        message = self.message if isinstance(self.message, str) else list(self.message)
-        body: dict[str, Any] = {"statusCode": self.status, "timestamp": iso(at), "path": path, "message": message}
-        if self.named and self.status in _PHRASES:
-            body["error"] = _PHRASES[self.status]
-        return body | dict(self.extra)
-
-
-Outcome: TypeAlias = Answer | Problem
-
-
-class RejectedError(Exception):
-    """Raised where a request is refused; carries the problem to answer with."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.message)
-        self.problem = problem
-
-
-def bad_request(message: str | Sequence[str]) -> RejectedError:
-    """A 400."""
-    return RejectedError(Problem(status=400, message=message))
-
-
-def not_found(message: str) -> RejectedError:
-    """A 404."""
-    return RejectedError(Problem(status=404, message=message))
-
-
-def internal_error() -> Problem:
-    """A 500 of Novu."""
-    return Problem(status=500, message=INTERNAL_ERROR, named=False, extra={"errorId": str(uuid.uuid4())})
+    def __init__(self, status: int, message: str | Sequence[str]) -> None:
+        super().__init__(message)
+        self.answer = problem(status, message)

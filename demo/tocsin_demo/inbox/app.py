@@ -11,11 +11,10 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from tocsin_demo.inbox import documents, view
-from tocsin_demo.inbox.answers import Answer, Outcome, Problem
+from tocsin_demo.inbox.answers import Answer, problem
 from tocsin_demo.inbox.faults import Orders
 from tocsin_demo.inbox.gate import Call, Handler, guarded
 from tocsin_demo.inbox.inbox import Inbox
-from tocsin_demo.inbox.release import newer
 
 LARGEST_BODY = 64 * 1024 * 1024
 _PUSH_EVERY_S = 0.25
@@ -33,21 +32,21 @@ _PAGE_HEADERS = {
 }
 
 
-def bulk(inbox: Inbox, call: Call) -> Outcome:
+def bulk(inbox: Inbox, call: Call) -> Answer:
     bad = call.fault.index if call.fault is not None and call.fault.kind == "bad_event" else None
     return inbox.engine.bulk(call.body, call.now, bad_event=bad)
 
 
-def delete(inbox: Inbox, call: Call) -> Outcome:
+def delete(inbox: Inbox, call: Call) -> Answer:
     return inbox.engine.delete_by_transaction(call.name, call.query.get("channel"), call.now)
 
 
-def get_workflow(inbox: Inbox, call: Call) -> Outcome:
+def get_workflow(inbox: Inbox, call: Call) -> Answer:
     workflow = inbox.engine.find_workflow(call.name)
     return Answer(body={"data": documents.workflow(workflow, inbox.settings.providers)})
 
 
-def webhook(inbox: Inbox, call: Call) -> Outcome:
+def webhook(inbox: Inbox, call: Call) -> Answer:
     delivery = inbox.engine.webhook(call.name, call.body, call.now)
     return Answer(body={"received": True, "repeat": delivery.repeat})
 
@@ -65,7 +64,7 @@ API: tuple[tuple[str, str, Handler, str], ...] = (
 
 def application(inbox: Inbox) -> web.Application:
     """The web application of an inbox. Its shutdown ends the waits of the inbox."""
-    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_unknown_paths(inbox)])
+    app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_unknown_paths])
     for method, path, handler, category in API:
         app.router.add_route(method, path, guarded(inbox, handler, category=category))
     parts = {
@@ -106,19 +105,14 @@ async def serving(inbox: Inbox, *, host: str = "127.0.0.1", port: int = 0) -> As
         await runner.cleanup()
 
 
-def _unknown_paths(inbox: Inbox) -> Callable[..., Awaitable[web.StreamResponse]]:
-    @web.middleware
-    async def middleware(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
-            problem = Problem(status=404, message=f"Cannot {request.method} {request.raw_path}")
-            answer = problem if inbox.settings.release == "2.0.0" else newer(problem)
-            return web.json_response(answer.render(request.raw_path, inbox.clock()), status=404)
-
-    return middleware
+@web.middleware
+async def _unknown_paths(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+        return web.json_response(problem(404, f"Cannot {request.method} {request.raw_path}").body, status=404)
 
 
 def _json(content: Callable[[], Any]) -> Callable[[web.Request], Awaitable[web.Response]]:

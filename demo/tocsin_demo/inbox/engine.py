@@ -6,17 +6,54 @@ Every call takes the time and first does what was due by then.
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias, TypeVar
 
-from tocsin_demo.inbox import checks
-from tocsin_demo.inbox.answers import Answer, Problem, RejectedError, bad_request, internal_error, not_found
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tocsin_demo.inbox.answers import Answer, RefusedError, Release
 from tocsin_demo.inbox.model import CHANNELS, Delivery, Event, Step, Workflow
-from tocsin_demo.inbox.release import Release, event_error, named
-from tocsin_demo.inbox.worker import Ids, Worker
+from tocsin_demo.inbox.worker import Worker
 
 RECIPIENT_DELAY_S = 0.002
 KEEP = 100_000
 """How many notifications and webhook deliveries are remembered in full. Ids stay used beyond it."""
+
+Something: TypeAlias = str | bool | int | float | list[Any] | dict[str, Any]
+
+
+class Trigger(BaseModel):
+    """The body of a trigger. Novu takes anything but null for recipients, and delivers to none."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    to: Something
+    payload: Any = None
+    overrides: dict[str, Any] | None = None
+    tenant: Any = None
+    transactionId: str | None = None  # noqa: N815  (Novu's name)
+
+
+class SingleTrigger(Trigger):
+    """The body of a single trigger."""
+
+    payload: dict[str, Any] | None = None
+
+
+class BulkTrigger(Trigger):
+    """An event of a bulk, which Novu checks by other rules: a payload is required but may be a string."""
+
+    payload: Something
+    overrides: Any = None
+
+
+class Bulk(BaseModel):
+    """The body of a bulk; its events are checked one by one."""
+
+    events: Annotated[list[Any], Field(min_length=1, max_length=100)]
+
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class Engine:
@@ -25,6 +62,8 @@ class Engine:
     Args:
         recipient_delay: see `Worker`.
         auto_workflows: create a workflow with one in-app step when it is first named.
+        release: the Novu whose answers are given. 3.15.0 answers 422 to an invalid body, names the transaction in every
+            entry, and checks a payload in other words.
     """
 
     def __init__(
@@ -34,8 +73,7 @@ class Engine:
         auto_workflows: bool = False,
         release: Release = "2.0.0",
     ) -> None:
-        self.ids = Ids()
-        self.worker = Worker(ids=self.ids, recipient_delay=recipient_delay, keep=KEEP)
+        self.worker = Worker(recipient_delay=recipient_delay, keep=KEEP)
         self.counters = self.worker.counters
         self.workflows: dict[str, Workflow] = {}
         self.deliveries: dict[int, Delivery] = {}
@@ -54,7 +92,7 @@ class Engine:
     ) -> Workflow:
         """Create or replace a workflow."""
         workflow = Workflow(
-            id=self.ids.object_id(now),
+            id=f"{self.worker.number():024x}",
             workflow_id=workflow_id,
             created_at=now,
             steps=tuple(steps),
@@ -65,38 +103,33 @@ class Engine:
         return workflow
 
     def find_workflow(self, name: str) -> Workflow:
-        """A workflow by its identifier or by its database id. Raises `RejectedError`."""
+        """A workflow by its identifier or by its database id. Raises `RefusedError`."""
         for each in self.workflows.values():
             if name in {each.workflow_id, each.id}:
                 return each
-        raise not_found("Workflow cannot be found")
+        raise RefusedError(404, "Workflow cannot be found")
 
     def trigger(self, body: Any, now: float, size: int = 0) -> Answer:
-        """POST /v1/events/trigger. `size`: bytes of the body. Raises `RejectedError`."""
+        """POST /v1/events/trigger. `size`: bytes of the body. Raises `RefusedError`."""
         self.worker.advance(now)
-        return Answer(status=201, body={"data": self._accept(checks.single(body), now, size)})
+        return Answer(status=201, body={"data": self._accept(self._read(SingleTrigger, body), now, size)})
 
     def bulk(self, body: Any, now: float, *, bad_event: int | None = None) -> Answer:
         """POST /v1/events/trigger/bulk: an entry per event, in order. `bad_event`: the index of one that is to fail.
-        Raises `RejectedError`.
+        Raises `RefusedError`.
         """
         self.worker.advance(now)
-        entries: list[dict[str, Any]] = []
-        for index, event in enumerate(checks.bulk(body)):
-            if event is None and self._newer:
-                raise RejectedError(internal_error())
+        entries: list[Mapping[str, Any]] = []
+        for index, event in enumerate(self._read(Bulk, body).events):
             try:
                 if index == bad_event:
-                    raise RejectedError(Problem(status=422, message="workflow_not_found"))
-                entries.append(self._accept(checks.bulk_event(event), now, 0))
-            except RejectedError as rejected:
-                message = rejected.problem.message
-                error = [message] if isinstance(message, str) else list(message)
-                entry = {"acknowledged": True, "status": "error", "error": error}
-                if self._newer:
-                    given = checks.fields_of(event).get("transactionId")
-                    entry = named({**entry, "error": [event_error(error)]}, given, "")
-                entries.append(entry)
+                    raise RefusedError(422, "workflow_not_found")
+                entries.append(self._accept(self._read(BulkTrigger, event), now, 0))
+            except RefusedError as refused:
+                message = refused.answer.body["message"]
+                errors = [message] if isinstance(message, str) else message
+                given = event.get("transactionId") if isinstance(event, dict) else None
+                entries.append(self._entry("error", given if self._newer else None, error=errors))
         return Answer(status=201, body={"data": entries})
 
     def cancel(self, transaction_id: str, now: float) -> Answer:
@@ -106,10 +139,10 @@ class Engine:
         return Answer(body={"data": any(cancelled)})
 
     def delete_by_transaction(self, transaction_id: str, channel: str | None, now: float) -> Answer:
-        """DELETE /v1/messages/transaction/{id}: 404 until something is delivered. Raises `RejectedError`."""
+        """DELETE /v1/messages/transaction/{id}: 404 until something is delivered. Raises `RefusedError`."""
         self.worker.advance(now)
         if channel is not None and channel not in CHANNELS:
-            raise bad_request([f"channel must be one of the following values: {', '.join(CHANNELS)}"])
+            raise self._invalid([f"channel must be one of the following values: {', '.join(CHANNELS)}"])
         messages = [
             (notification, message)
             for notification in self.worker.notifications_of(transaction_id)
@@ -117,7 +150,7 @@ class Engine:
             if message.deleted_at is None
         ]
         if not messages:
-            raise not_found("Invalid transactionId or channel")
+            raise RefusedError(404, "Invalid transactionId or channel")
         for notification, message in messages:
             # For another channel than the message's the answer is 204, too, and nothing is deleted.
             if channel in {None, message.channel}:
@@ -132,36 +165,57 @@ class Engine:
         if isinstance(identity, str):
             repeat = self._webhook_ids[name, identity]
             self._webhook_ids[name, identity] += 1
-        delivery = Delivery(seq=self.ids.number(), name=name, body=body, at=now, repeat=repeat)
+        delivery = Delivery(seq=self.worker.number(), name=name, body=body, at=now, repeat=repeat)
         self.deliveries[delivery.seq] = delivery
         if len(self.deliveries) > KEEP:
             del self.deliveries[next(iter(self.deliveries))]
         self.counters.webhooks += 1
         return delivery
 
-    def _accept(self, fields: Mapping[str, Any], now: float, size: int) -> dict[str, Any]:
-        """The entry of one event in an answer. Raises `RejectedError`."""
-        entry = self._entry(fields, now, size)
-        if not self._newer:
-            return entry
-        link = f"http://localhost:4000/activity/requests?selectedLogId={self.ids.object_id(now)}"
-        return named(entry, entry.get("transactionId") or fields.get("transactionId"), link)
-
-    def _entry(self, fields: Mapping[str, Any], now: float, size: int) -> dict[str, Any]:
-        name = fields["name"]
-        workflow = self.workflows.get(name)
-        if workflow is None and self._auto_workflows and name:
-            workflow = self.add_workflow(name, now=now)
+    def _accept(self, trigger: Trigger, now: float, size: int) -> Mapping[str, Any]:
+        """The entry of one event in an answer. Raises `RefusedError`."""
+        workflow = self.workflows.get(trigger.name)
+        if workflow is None and self._auto_workflows and trigger.name:
+            workflow = self.add_workflow(trigger.name, now=now)
         if workflow is None:
-            raise RejectedError(Problem(status=422, message="workflow_not_found"))
+            raise RefusedError(422, "workflow_not_found")
+        named = trigger.transactionId if self._newer else None
         if not workflow.active:
-            return {"acknowledged": True, "status": "trigger_not_active"}
-        if fields.get("tenant") is not None:  # there are none
-            return {"acknowledged": True, "status": "no_tenant_found"}
-        payload = fields.get("payload")
-        checks.required_fields(payload, workflow.required, newer=self._newer)
-        transaction_id = fields.get("transactionId") or str(uuid.uuid4())
+            return self._entry("trigger_not_active", named)
+        if trigger.tenant is not None:  # there are none
+            return self._entry("no_tenant_found", named)
+        self._check_required(trigger.payload, workflow.required)
+        transaction_id = trigger.transactionId or str(uuid.uuid4())
         self.counters.events += 1
-        event = Event(workflow=workflow, transaction_id=transaction_id, to=fields["to"], payload=payload, size=size)
+        event = Event(
+            workflow=workflow, transaction_id=transaction_id, to=trigger.to, payload=trigger.payload, size=size
+        )
         self.worker.accept(event, now)
-        return {"acknowledged": True, "status": "processed", "transactionId": transaction_id}
+        return self._entry("processed", transaction_id)
+
+    @staticmethod
+    def _entry(status: str, transaction_id: str | None, **more: Any) -> Mapping[str, Any]:
+        named = {"transactionId": transaction_id} if transaction_id else {}
+        return {"acknowledged": True, "status": status, **named, **more}
+
+    def _check_required(self, payload: Any, required: Sequence[str]) -> None:
+        """Raises `RefusedError` if the payload lacks a field that the workflow requires."""
+        fields = payload if isinstance(payload, dict) else {}
+        missing = [name for name in required if fields.get(name) is None]
+        if self._newer and isinstance(payload, str | list):
+            raise RefusedError(400, "Payload validation failed: root: must be object")
+        if missing and self._newer:
+            lacks = (f"root.{name}: must have required property '{name}'" for name in missing)
+            raise RefusedError(400, f"Payload validation failed: {', '.join(lacks)}")
+        if missing:
+            values = ", ".join(f"{name} (Value)" for name in missing)
+            raise RefusedError(400, f"payload is missing required key(s) and type(s): {values}")
+
+    def _read(self, model: type[Body], value: Any) -> Body:
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            raise self._invalid([f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]) from None
+
+    def _invalid(self, messages: Sequence[str]) -> RefusedError:
+        return RefusedError(422 if self._newer else 400, messages)

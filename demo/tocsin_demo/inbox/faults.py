@@ -9,11 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tocsin_demo.inbox.answers import Answer, Problem
+from tocsin_demo.inbox.answers import Answer, problem
 
-FaultKind: TypeAlias = Literal["status", "delay", "hang", "cut", "garbage", "event_status", "bad_event"]
-
-_PROCESSED_BY_DEFAULT = frozenset({"delay", "hang", "garbage"})
+FaultKind: TypeAlias = Literal["status", "delay", "hang", "cut", "event_status", "bad_event"]
 
 
 class Fault(BaseModel):
@@ -22,9 +20,9 @@ class Fault(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: FaultKind
-    """`status`: answer with a status. `delay`: answer after some seconds. `hang`: never answer. `cut`: close the
-    connection without an answer. `garbage`: answer 201 with a body that is not JSON. `event_status`: answer 201 with a
-    status for every event. `bad_event`: let one event of a bulk fail."""
+    """`status`: answer with a status, and do nothing. `delay`: answer after some seconds. `hang`: never answer. `cut`:
+    close the connection without an answer. `event_status`: answer 201 with a status for every event, and do nothing.
+    `bad_event`: let one event of a bulk fail."""
     times: int | None = Field(default=None, ge=1)
     """For how many requests; None until it is cleared."""
     path: str = ""
@@ -37,23 +35,16 @@ class Fault(BaseModel):
     event_status: str = "trigger_not_active"
     index: int = Field(default=0, ge=0)
     """Of the bad event."""
-    processed: bool | None = None
-    """Whether the request takes effect all the same; by default for delay, hang and garbage."""
+    processed: bool = False
+    """Whether a request takes effect whose connection is cut."""
     stored: bool = False
     """Whether a status is kept under the idempotency key, like Novu's own errors; otherwise it is a proxy's."""
 
-    @property
-    def takes_effect(self) -> bool:
-        """Whether the request is processed although its answer goes wrong."""
-        return self.kind in _PROCESSED_BY_DEFAULT if self.processed is None else self.processed
-
-    def problem(self) -> Problem:
+    def answer(self) -> Answer:
         """The answer of a `status` fault."""
         usual = "Internal server error" if self.status >= 500 else HTTPStatus(self.status).phrase
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
-        return Problem(
-            status=self.status, message=self.message or usual, named=self.status not in {429, 500}, headers=headers
-        )
+        return problem(self.status, self.message or usual, headers)
 
 
 class Orders(BaseModel):

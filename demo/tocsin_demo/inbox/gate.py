@@ -6,22 +6,24 @@ server.
 """
 
 import asyncio
+import hashlib
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from aiohttp import web
 
-from tocsin_demo.inbox import checks
-from tocsin_demo.inbox.answers import Answer, Outcome, Problem, RejectedError, internal_error
+from tocsin_demo.inbox.answers import Answer, RefusedError, iso, problem
 from tocsin_demo.inbox.faults import Fault, event_answer
 from tocsin_demo.inbox.inbox import LOGGED_BODY, Inbox, Logged
-from tocsin_demo.inbox.release import UNAVAILABLE, newer
 
 EVENTS_LIMIT = 20 * 1024 * 1024
-OTHER_LIMIT = 100 * 1024
-GARBAGE = b'{"data": {"acknowledged": tr'
+INTERNAL_ERROR = "Internal server error, contact support and provide them with the errorId"
+MOST_KEYS = 100_000
+"""Beyond it the oldest idempotency key is forgotten; Novu forgets after a day."""
+_LINK = "https://docs.novu.co/additional-resources/idempotency"
 _POLL_S = 0.05
 
 
@@ -38,7 +40,7 @@ class Call:
     fault: Fault | None
 
 
-Handler: TypeAlias = Callable[[Inbox, Call], Outcome]
+Handler: TypeAlias = Callable[[Inbox, Call], Answer]
 
 
 def guarded(inbox: Inbox, handler: Handler, *, category: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -48,21 +50,21 @@ def guarded(inbox: Inbox, handler: Handler, *, category: str) -> Callable[[web.R
         raw = await request.read()
         inbox.engine.counters.requests += 1
         fault = inbox.faults.next(request.method, request.path)
-        passage = _Passage(inbox, request, raw, fault, category)
-        response, status = await passage.answer(handler)
+        passage = _Passage(inbox, request, raw, fault, handler, category)
+        response = await passage.answer()
         inbox.log(
             Logged(
                 at=inbox.clock(),
                 method=request.method,
                 path=request.raw_path,
-                status=status,
+                status=None if response is None else response.status,
                 idempotency_key=request.headers.get("Idempotency-Key", ""),
                 replayed=passage.replayed,
                 fault=fault.kind if fault else "",
                 body=raw if len(raw) <= LOGGED_BODY else b"",
             )
         )
-        return response
+        return response or web.Response()
 
     return handle
 
@@ -70,120 +72,114 @@ def guarded(inbox: Inbox, handler: Handler, *, category: str) -> Callable[[web.R
 class _Passage:
     """One request on its way through the gate."""
 
-    def __init__(self, inbox: Inbox, request: web.Request, raw: bytes, fault: Fault | None, category: str) -> None:
+    def __init__(
+        self, inbox: Inbox, request: web.Request, raw: bytes, fault: Fault | None, handler: Handler, category: str
+    ) -> None:
         self.replayed = False
         self._inbox = inbox
         self._request = request
         self._raw = raw
         self._fault = fault
+        self._handler = handler
         self._category = category
         self._headers: dict[str, str] = {}
-        self._newer = inbox.settings.release != "2.0.0"
 
-    async def answer(self, handler: Handler) -> tuple[web.Response, int | None]:
-        """The response, and its status; None if the response will not arrive."""
+    async def answer(self) -> web.Response | None:
+        """The response; None if there is none."""
         fault = self._fault
-        if fault is None:
-            return self._response(await self._pass(handler))
-        outcome: Outcome = Answer()
-        if fault.takes_effect or fault.stored or fault.kind not in {"status", "hang", "cut"}:
-            outcome = await self._pass(handler)
-        if fault.kind == "hang":
+        if fault is not None and fault.kind == "status" and not fault.stored:
+            return self._response(fault.answer())
+        cut = fault is not None and fault.kind == "cut"
+        answer = Answer() if fault is not None and cut and not fault.processed else await self._pass()
+        if fault is not None and fault.kind == "hang":
             await self._hang()
-        if fault.kind in {"hang", "cut"}:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            return web.Response(), None
-        if fault.kind == "garbage":
-            return web.Response(status=201, body=GARBAGE, content_type="application/json"), 201
-        return self._response(fault.problem() if fault.kind == "status" else outcome)
+            cut = True
+        if not cut:
+            return self._response(answer)
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        return None
 
-    async def _pass(self, handler: Handler) -> Outcome:
+    async def _pass(self) -> Answer:
         try:
             body = self._admitted()
-        except RejectedError as rejected:
-            return rejected.problem
+        except RefusedError as refused:
+            return refused.answer
         key = self._request.headers.get("Idempotency-Key", "")
         if not (self._category and self._inbox.settings.idempotency and self._request.method == "POST" and key):
-            return await self._run(handler, body)
-        known, self.replayed = self._inbox.keys.begin(key, body)
-        if known is not None:
-            if self.replayed:
-                self._headers |= {"idempotency-key": key, "idempotency-replay": "true"}
-                self._inbox.engine.counters.replays += 1
-            return UNAVAILABLE if self.replayed and isinstance(known, Problem) and self._newer else known
-        outcome = await self._run(handler, body)
-        self._inbox.keys.finish(key, outcome)
+            return await self._run(body)
+        keys = self._inbox.keys
+        # The order of fields counts, white space does not: Novu hashes JSON.stringify of the parsed body.
+        digest = hashlib.sha256(json.dumps(body, separators=(",", ":")).encode()).hexdigest()
+        if key in keys:
+            return self._repeated(key, digest)
+        keys[key] = digest, None
+        if len(keys) > MOST_KEYS:
+            del keys[next(iter(keys))]
+        answer = await self._run(body)
+        if key in keys:
+            keys[key] = digest, answer  # that of an error, too
         self._headers["idempotency-key"] = key
-        return outcome
+        return answer
+
+    def _repeated(self, key: str, digest: str) -> Answer:
+        """The answer to a used key: the first request under it runs, and its answer is replayed to the others."""
+        known, answer = self._inbox.keys[key]
+        headers = {"idempotency-key": key, "link": _LINK}
+        if answer is None:
+            message = f'Request with key "{key}" is currently being processed. Please retry after 1 second'
+            return problem(409, message, headers | {"retry-after": "1"})
+        if known != digest:
+            return problem(422, f'Request with key "{key}" is being reused for a different body', headers)
+        self.replayed = True
+        self._headers |= {"idempotency-key": key, "idempotency-replay": "true"}
+        self._inbox.engine.counters.replays += 1
+        if answer.status >= 400 and self._inbox.settings.release != "2.0.0":
+            return problem(503, "Service Unavailable")
+        return answer
 
     def _admitted(self) -> Any:
-        """The body, if the request may pass. Raises `RejectedError`."""
+        """The body, if the request may pass. Raises `RefusedError`."""
         if not self._category:
-            return checks.parse(self._raw, "application/json")
-        limit = EVENTS_LIMIT if self._request.path.startswith("/v1/events") else OTHER_LIMIT
-        if len(self._raw) > limit:
-            raise RejectedError(internal_error())
-        body = checks.parse(self._raw, self._request.content_type)
-        self._check_key()
-        self._check_rate()
+            return _parsed(self._raw)
+        if len(self._raw) > EVENTS_LIMIT:
+            raise RefusedError(500, INTERNAL_ERROR)
+        # Another content type, or an empty body, is an empty object to Novu.
+        is_json = self._raw and self._request.content_type == "application/json"
+        body = _parsed(self._raw) if is_json else {}
+        scheme, _, key = self._request.headers.get("Authorization", "").partition(" ")
+        if scheme != "ApiKey" or self._inbox.settings.api_key not in {None, key}:
+            raise RefusedError(401, "API Key not found")
+        if self._inbox.limiter is not None:
+            bulk = self._request.path == "/v1/events/trigger/bulk"
+            allowed, headers = self._inbox.limiter(self._category, bulk, self._inbox.clock())
+            self._headers |= headers
+            if not allowed:
+                raise RefusedError(429, "API rate limit exceeded")
         return body
 
-    async def _run(self, handler: Handler, body: Any) -> Outcome:
+    async def _run(self, body: Any) -> Answer:
         fault = self._fault
-        if fault is None:
-            return self._call(handler, body)
-        if fault.kind == "event_status":
+        if fault is not None and fault.kind == "status":
+            return fault.answer()
+        if fault is not None and fault.kind == "event_status":
             return event_answer(fault, body)
-        if fault.kind == "status":
-            if fault.takes_effect:
-                self._call(handler, body)
-            return fault.problem()
-        if fault.kind != "delay":
-            return self._call(handler, body)
-        if not fault.takes_effect:
-            await asyncio.sleep(fault.seconds)
-            return self._call(handler, body)
-        outcome = self._call(handler, body)
-        await asyncio.sleep(fault.seconds)
-        return outcome
-
-    def _call(self, handler: Handler, body: Any) -> Outcome:
         call = Call(
             name=self._request.match_info.get("name", ""),
             query=self._request.query,
             body=body,
             size=len(self._raw),
             now=self._inbox.clock(),
-            fault=self._fault,
+            fault=fault,
         )
         try:
-            return handler(self._inbox, call)
-        except RejectedError as rejected:
-            return rejected.problem
-        finally:
-            self._inbox.changed()
-
-    def _check_key(self) -> None:
-        header = self._request.headers.get("Authorization", "")
-        scheme, _, key = header.partition(" ")
-        if not header:
-            raise RejectedError(Problem(status=401, message="Missing authorization header"))
-        if scheme == "Bearer":
-            raise RejectedError(Problem(status=401, message="Unauthorized", named=False))
-        if scheme != "ApiKey":
-            raise RejectedError(Problem(status=401, message=f'Invalid authentication scheme: "{scheme}"'))
-        if self._inbox.settings.api_key not in {None, key}:
-            raise RejectedError(Problem(status=401, message="API Key not found"))
-
-    def _check_rate(self) -> None:
-        if self._inbox.limiter is None:
-            return
-        bulk = self._request.path == "/v1/events/trigger/bulk"
-        allowed, headers = self._inbox.limiter(self._category, bulk, self._inbox.clock())
-        self._headers |= headers
-        if not allowed:
-            raise RejectedError(Problem(status=429, message="API rate limit exceeded", named=False))
+            answer = self._handler(self._inbox, call)
+        except RefusedError as refused:
+            answer = refused.answer
+        self._inbox.changed()
+        if fault is not None and fault.kind == "delay":
+            await asyncio.sleep(fault.seconds)
+        return answer
 
     async def _hang(self) -> None:
         """Wait until the client is gone, the faults are cleared or the server stops."""
@@ -195,12 +191,30 @@ class _Passage:
                 return
             await self._inbox.next_change(_POLL_S)
 
-    def _response(self, outcome: Outcome) -> tuple[web.Response, int]:
-        if self._newer:
-            outcome = newer(outcome)
-        headers: Mapping[str, str] = {**self._headers, **outcome.headers}
-        if isinstance(outcome, Answer) and outcome.body is None:
-            return web.Response(status=outcome.status, headers=headers), outcome.status
-        body = outcome.render(self._request.raw_path, self._inbox.clock())
+    def _response(self, answer: Answer) -> web.Response:
+        headers = {**self._headers, **answer.headers}
+        if answer.body is None:
+            return web.Response(status=answer.status, headers=headers)
+        body = answer.body
+        if answer.status >= 400:  # also of a stored answer
+            body = {**body, "timestamp": iso(self._inbox.clock()), "path": self._request.raw_path}
         text = json.dumps(body, separators=(",", ":"))
-        return web.json_response(text=text, status=outcome.status, headers=headers), outcome.status
+        return web.json_response(text=text, status=answer.status, headers=headers)
+
+
+def _parsed(raw: bytes) -> Any:
+    """The JSON of a request body. Raises `RefusedError`."""
+    try:
+        return json.loads(raw.decode(), parse_float=_number, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise RefusedError(400, "the request body is not JSON") from None
+
+
+def _number(text: str) -> float | None:
+    # JavaScript reads 1e999 as Infinity and writes that as null; JSON has neither.
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from tocsin_demo.inbox.answers import Answer, Release
 from tocsin_demo.inbox.engine import RECIPIENT_DELAY_S, Engine
 from tocsin_demo.inbox.faults import Faults, Orders
-from tocsin_demo.inbox.idempotency import IdempotencyKeys
 from tocsin_demo.inbox.model import CHANNELS
-from tocsin_demo.inbox.release import Release
 
 LOGGED_BODY = 256 * 1024
 
@@ -62,7 +61,8 @@ class Inbox:
             auto_workflows=settings.auto_workflows,
             release=settings.release,
         )
-        self.keys = IdempotencyKeys()
+        self.keys: dict[str, tuple[str, Answer | None]] = {}
+        """By `Idempotency-Key`: the digest of the body, and the answer; None while the request runs."""
         self.limiter: Limiter | None = None
         self.faults = Faults()
         self.requests: deque[Logged] = deque(maxlen=5000)

@@ -20,21 +20,6 @@ LOST_ABOVE = 16 * 1024 * 1024
 Task: TypeAlias = Callable[[float], None]
 
 
-class Ids:
-    """Rising numbers, and ids that begin with the time, as in Novu's database."""
-
-    def __init__(self) -> None:
-        self._seq = itertools.count(1)
-
-    def number(self) -> int:
-        """The next number."""
-        return next(self._seq)
-
-    def object_id(self, now: float) -> str:
-        """24 hexadecimal digits."""
-        return f"{int(now):08x}{next(self._seq):016x}"
-
-
 class Worker:
     """Events in, messages out.
 
@@ -43,13 +28,13 @@ class Worker:
         keep: how many notifications are remembered in full. Ids stay used beyond it.
     """
 
-    def __init__(self, *, ids: Ids, recipient_delay: float, keep: int) -> None:
+    def __init__(self, *, recipient_delay: float, keep: int) -> None:
         self.subscribers: dict[str, str] = {}
         """Id -> name."""
         self.notifications: dict[int, Notification] = {}
         self.counters = Counters()
         self.up = True
-        self._ids = ids
+        self._numbers = itertools.count(1)
         self._recipient_delay = recipient_delay
         self._keep = keep
         self._topics: dict[str, tuple[str, ...]] = {}
@@ -57,6 +42,10 @@ class Worker:
         self._queued: list[Event] = []
         self._tasks: list[tuple[float, int, Task]] = []
         self._by_transaction: defaultdict[str, list[Notification]] = defaultdict(list)
+
+    def number(self) -> int:
+        """The next of rising numbers, for everything in the order in which it came."""
+        return next(self._numbers)
 
     def add_subscriber(self, subscriber_id: str, fields: Mapping[str, Any]) -> None:
         """Create a subscriber, or update the name of one. `fields`: firstName, lastName, ..."""
@@ -145,7 +134,7 @@ class Worker:
         earlier = Counter(each.subscriber_id for each in self._by_transaction[event.transaction_id])
         kinds = ["trigger", *(step.type for step in event.workflow.steps)]
         notification = Notification(
-            seq=self._ids.number(),
+            seq=self.number(),
             transaction_id=event.transaction_id,
             workflow=event.workflow,
             subscriber_id=subscriber_id,
@@ -200,4 +189,4 @@ class Worker:
             self._run(notification, number + 1, now)
 
     def _at(self, due: float, task: Task) -> None:
-        heapq.heappush(self._tasks, (due, self._ids.number(), task))
+        heapq.heappush(self._tasks, (due, self.number(), task))
