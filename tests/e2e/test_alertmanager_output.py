@@ -107,11 +107,3 @@ async def test_reload_ends_what_is_gone_or_removed(harness: Harness, manager: Al
         harness.alert["notify"] = ["hook"]
         await reload()
         assert await manager.alerts() == {}
-
-
-async def test_events_cannot_be_sent_to_alertmanager(harness: Harness, manager: Alertmanager) -> None:
-    harness.config["sources"]["posted"] = {"type": "http", "token": "a-token-of-some-length"}
-    harness.config["alerts"]["posted"] = {"source": "posted", "notify": ["am"]}
-    async with harness.run() as tocsin:
-        assert await tocsin.exited() == 2
-        assert tocsin.logged("alerts.posted.notify[0]", "channel am")

@@ -58,7 +58,7 @@ async def test_equal_webhooks_are_all_called(tmp_path: Path) -> None:
     assert sorted(received) == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ["debug", "error"])
 def test_log_lines_are_written_once_after_reload(level: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOGGING, level, *LEVELS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,67 +1,50 @@
-"""Rows of a view become notifications: content, recipients, cancellation and ids. The whole process, against the double
-of Materialize and, where there is one, a live server; tests/acceptance.md has the list."""
+"""Rows of a view become notifications: content, recipients, cancellation, resume point and silence. The whole process,
+against the double of Materialize and, where there is one, a live server; tests/acceptance.md has the list."""
 
 import asyncio
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from support.live import Server
-from support.notifications import ART, BIKE, LONG, PIZZA, Scenario, new_scenario, until_settled
-from support.receiver import Answer, Receiver, of_json
-from support.tocsin import quick_channel
-from support.waiting import until, until_some
+from support.notifications import ART, BIKE, LONG, PIZZA, Scenario, new_scenario
+from support.tcp_proxy import TcpProxy
+from support.waiting import until
+from tocsin.cli import main
 from tocsin_demo.inbox.model import Step
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+KEPT_S = 15
+"""History of a view, shorter than it stays quiet, and longer than a frontier may wait to be written plus a restart."""
 
 
 # Recipients.
 
 
 async def test_configured_novu_gets_alert_with_key(scenario: Scenario) -> None:
-    async with scenario.run_by_variables():
+    async with scenario.run_by_variables() as tocsin:
+        [alert] = (await tocsin.json("/api/v1/alerts"))["alerts"]
+        assert alert["state"] == "up"
         await scenario.view.insert(PIZZA)
         await scenario.until_messages(1)
     assert [each.status for each in scenario.inbox.triggers()] == [201]  # it lets no other key in
 
 
-@pytest.mark.parametrize(("kind", "people"), [("text", " b, c,b "), ("text[]", "{b,c}")])
-async def test_recipients_of_settings_and_row_get_one_each(
-    server: Server, tmp_path: Path, kind: str, people: str
-) -> None:
-    columns = (("id", "int4"), ("item", "text"), ("people", kind))
+async def test_recipients_of_settings_and_row_get_one_each(server: Server, tmp_path: Path) -> None:
+    columns = (("id", "int4"), ("item", "text"), ("people", "text[]"))
     async with new_scenario(tmp_path, server, columns=columns) as scenario:
         named = {"NOVU_RECIPIENTS": " a, b ", "RECIPIENTS_IN_PAYLOAD": "people", "MTZ_ALERT_PAYLOAD": "item, people"}
         async with scenario.run_by_variables(**named):
-            await scenario.view.insert(("1", "pizza", people))
+            await scenario.view.insert(("1", "pizza", "{b,c,b}"))
             await scenario.until_messages(3)
         assert sorted(each.subscriber_id for each in scenario.inbox.messages()) == ["a", "b", "c"]
 
 
-async def test_alert_without_recipient_becomes_dead_letter(scenario: Scenario) -> None:
-    scenario.novu["recipients"] = [{"column": "people"}]
-    scenario.alert["notify"] = ["novu"]
-    async with scenario.run() as tocsin:
-        await scenario.view.insert(PIZZA)
-        await until_some(lambda: tocsin.metric("tocsin_channel_dead_letters", channel="novu"), within=LONG)
-        [letter] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
-        assert letter["reason"] == "no_recipients"
-        assert letter["detail"]
-        await scenario.view.insert(("2", "art", "7", "cyd"))
-        await scenario.until_messages(1)
-    assert [each.subscriber_id for each in scenario.inbox.messages()] == ["cyd"]
-
-
 # What.
-
-
-async def test_payload_has_exactly_the_configured_columns(scenario: Scenario) -> None:
-    async with scenario.run_by_variables(MTZ_ALERT_PAYLOAD=" item , amount "):
-        await scenario.view.insert(PIZZA)
-        await scenario.until_messages(1)
-    assert [each.payload for each in scenario.inbox.messages()] == [{"item": "pizza", "amount": "90.5"}]
 
 
 async def test_every_column_type_has_stable_json(server: Server, tmp_path: Path) -> None:
@@ -100,9 +83,7 @@ async def test_every_column_type_has_stable_json(server: Server, tmp_path: Path)
 # When a row goes.
 
 
-@pytest.mark.parametrize("retractions", [True, False])
-async def test_resolved_row_is_cancelled_once_if_configured(scenario: Scenario, retractions: bool) -> None:
-    """Otherwise nothing is sent."""
+async def test_resolved_row_is_cancelled_once_if_configured(scenario: Scenario) -> None:
     waiting = (Step(type="delay", seconds=60), Step(type="in_app"))
     scenario.inbox.core.engine.add_workflow("sold", now=0, steps=waiting)
     sent = scenario.inbox.core.engine.worker.notifications
@@ -110,19 +91,14 @@ async def test_resolved_row_is_cancelled_once_if_configured(scenario: Scenario, 
     def state() -> list[str]:
         return [each.state for each in sent.values()]
 
-    async with scenario.run_by_variables(SEND_RETRACTIONS=str(retractions)) as tocsin:
+    async with scenario.run_by_variables(SEND_RETRACTIONS="True"):
         await scenario.view.insert(PIZZA)
         await until(lambda: state() == ["waiting"], "the delay of the workflow", LONG)
         await scenario.view.delete(PIZZA)
-        await until_settled(tocsin, "novu", transitions=2)
-        if retractions:
-            await until(lambda: state() == ["cancelled"], "taken back", LONG)
-        assert await tocsin.stop() == 0
-    assert state() == (["cancelled"] if retractions else ["waiting"])
+        await until(lambda: state() == ["cancelled"], "taken back", LONG)
     assert len(scenario.inbox.triggers()) == 1
     [transaction] = [each.transaction_id for each in sent.values()]
-    cancelled = [each.path.rpartition("/")[2] for each in scenario.inbox.cancels()]
-    assert cancelled == ([transaction] if retractions else [])
+    assert [each.path.rpartition("/")[2] for each in scenario.inbox.cancels()] == [transaction]
 
 
 # Copies and changes.
@@ -145,83 +121,105 @@ async def test_three_equal_rows_are_one_firing(scenario: Scenario) -> None:
         await scenario.until_notified(("fired", "pizza"), ("fired", "bike"), ("resolved", "pizza"))
 
 
-async def test_changed_row_is_one_update(scenario: Scenario) -> None:
-    async with scenario.run():
-        await scenario.view.insert(PIZZA)
-        await scenario.until_notified(("fired", "pizza"))
-        await scenario.view.update(PIZZA, ("1", "pizza", "95", None))
-        await scenario.view.insert(BIKE)
-        await scenario.until_notified(("fired", "pizza"), ("updated", "pizza"), ("fired", "bike"))
+# The start.
 
 
-# Under which id.
-
-
-async def test_row_that_fires_again_has_new_id(scenario: Scenario) -> None:
-    async with scenario.run():
-        await scenario.view.insert(PIZZA)
-        await scenario.until_notified(("fired", "pizza"))
-        await scenario.view.delete(PIZZA)
-        await scenario.until_notified(("fired", "pizza"), ("resolved", "pizza"))
-        await scenario.view.insert(PIZZA)
-        await scenario.until_notified(*[("fired", "pizza"), ("resolved", "pizza")], ("fired", "pizza"))
-    bodies = list(scenario.inbox.delivered("hook"))
-    assert len({body["fingerprint"] for body in bodies}) == 1
-
-
-async def test_delivery_after_crash_keeps_its_id(scenario: Scenario) -> None:
+async def test_initial_rows_can_be_silent(scenario: Scenario) -> None:
+    scenario.alert["initial"] = "silent"
+    await scenario.view.insert(PIZZA)
     async with scenario.run() as tocsin:
-        await scenario.inbox.close()
+        assert await tocsin.metric("sold", id="1", item="pizza") == 1
+        await scenario.view.insert(BIKE)
+        await scenario.until_notified(("fired", "bike"))
+
+
+# The resume point.
+
+
+async def test_restart_after_long_quiet_misses_nothing(server: Server, tmp_path: Path) -> None:
+    """Catches a resume point that moves only with a notification."""
+    async with new_scenario(tmp_path, server, retain=KEPT_S) as scenario:
         await scenario.view.insert(PIZZA)
-        await until_some(lambda: tocsin.metric("tocsin_channel_pending", channel="hook"), "pending", LONG)
-        [before] = (await tocsin.json("/api/v1/notifications?status=pending"))["notifications"]
-        await tocsin.kill()
-    await scenario.inbox.open()
-    async with scenario.run():
-        await scenario.until_notified(("fired", "pizza"))
-    assert [body["id"] for body in scenario.inbox.delivered("hook")] == [before["id"]]
-
-
-async def test_batch_arrives_despite_kill_after_first_row(scenario: Scenario) -> None:
-    """One at a time: the first is accepted, the second hangs when the process is killed, the third was never tried."""
-    async with Receiver(lambda _: Answer(hang=True)) as receiver:
-        receiver.script(Answer())
-        scenario.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1, timeout="60s")
         async with scenario.run() as tocsin:
-            await scenario.view.insert(PIZZA, ART, BIKE)
-            async with asyncio.timeout(LONG):
-                await receiver.arrived(2)
+            await scenario.until_notified(("fired", "pizza"))
+            [firing] = (await tocsin.json("/api/v1/firing"))["firing"]
+            await scenario.view.forget(milliseconds(firing["started_at"]))
             await tocsin.kill()
-        receiver.otherwise = lambda _: Answer()
-        async with scenario.run():
-            await until(lambda: len({each.json["id"] for each in receiver.requests}) == 3, "three ids", LONG)
-    assert len({each.json["at"] for each in receiver.requests}) == 1
-    assert sorted({each.json["row"]["item"] for each in receiver.requests}) == ["art", "bike", "pizza"]
-
-
-# Answers of the receiver.
-
-
-async def test_retry_after_is_honoured_and_refusal_is_dead(scenario: Scenario) -> None:
-    """Three rows in sequence: one refused, one retried twice, one accepted."""
-    async with Receiver() as receiver:
-        scenario.config["channels"]["hook"] = quick_channel(f"{receiver.url}/hook", concurrency=1)
+        await scenario.view.insert(ART)
+        await scenario.view.delete(ART)
         async with scenario.run() as tocsin:
-            receiver.script(of_json(400, {"message": "no such thing"}))
+            await scenario.until_notified(("fired", "pizza"), ("fired", "art"), ("resolved", "art"))
+            assert await tocsin.metric("tocsin_alert_gaps_total", alert="sold") == 0
+
+
+async def test_lost_history_is_counted_and_compared(server: Server, tmp_path: Path) -> None:
+    async with new_scenario(tmp_path, server, PIZZA, retain=False) as scenario:
+        async with scenario.run() as tocsin:
+            await scenario.until_notified(("fired", "pizza"))
+            frontier = await tocsin.metric("tocsin_alert_frontier_timestamp_seconds", alert="sold")
+            assert frontier is not None
+            await tocsin.kill()
+        await scenario.view.delete(PIZZA)
+        await scenario.view.insert(BIKE)
+        await scenario.view.forget(int(frontier * 1000) + 2_000)
+        async with scenario.run() as tocsin:
+            await scenario.until_notified(("fired", "pizza"), ("resolved", "pizza"), ("fired", "bike"))
+            assert await tocsin.metric("tocsin_alert_gaps_total", alert="sold") == 1
+            assert tocsin.logged("level=warning", "history does not reach back", "alert=sold")
+
+
+def milliseconds(text: str) -> int:
+    """A time of the API on the source's clock."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+# Silence.
+
+
+async def test_silent_server_ends_process_with_124(scenario: Scenario) -> None:
+    """The connection stays open without data and without an error."""
+    parts = conninfo_to_dict(scenario.server.dsn)
+    async with TcpProxy(str(parts["host"]), int(parts.get("port") or 6875)) as proxy:
+        dsn = make_conninfo(scenario.server.dsn, host="127.0.0.1", port=proxy.port)
+        source = scenario.config["sources"]["mz"]
+        source.update(dsn=dsn, progress_timeout="4s", snapshot_timeout="60s")
+        async with scenario.run() as tocsin:
+            proxy.hold()
+            await tocsin.until_not_ready("alert sold", "no progress row for 4 s")
+        proxy.release()
+        source["on_stall"] = "exit"
+        async with scenario.run() as tocsin:
+            proxy.hold()
+            async with asyncio.timeout(LONG):
+                assert await tocsin.exited() == 124
+        proxy.release()
+        source.update(progress_timeout="10s", on_stall="reconnect")
+        async with scenario.run():
             await scenario.view.insert(PIZZA)
-            await until_some(
-                lambda: tocsin.metric("tocsin_channel_dead_letters", channel="hook"), "a dead letter", LONG
-            )
-            receiver.script(Answer(status=429, headers={"retry-after": "1"}), Answer(status=503))
-            await scenario.view.insert(ART)
-            async with asyncio.timeout(LONG):
-                await receiver.arrived(4)
-            await scenario.view.insert(BIKE)
-            async with asyncio.timeout(LONG):
-                await receiver.arrived(5)
-            await until_settled(tocsin, "hook", transitions=3)
-            assert await tocsin.metric("tocsin_channel_failures_total", channel="hook", reason="rate_limited") == 1
-            assert await tocsin.metric("tocsin_channel_delivered_total", channel="hook") == 2
-            [letter] = (await tocsin.json("/api/v1/dead-letters"))["notifications"]
-            assert "400" in letter["detail"]
-    assert [each.json["row"]["item"] for each in receiver.requests] == ["pizza", "art", "art", "art", "bike"]
+            await scenario.until_notified(("fired", "pizza"))
+
+
+# Names.
+
+
+async def test_odd_names_are_only_names(server: Server, tmp_path: Path) -> None:
+    columns = (("Item; Name", "text"), ('an"ount', "text"))
+    view = await server.view('"Odd ""View""; DROP"', columns)
+    async with new_scenario(tmp_path, server) as scenario:
+        payload = {"MTZ_ALERT_VIEW": view.name, "MTZ_ALERT_PAYLOAD": '"Item; Name","an""ount"'}
+        async with scenario.run_by_variables(**payload):
+            await view.insert(("pizza", "1"))
+            await scenario.until_messages(1)
+        assert [each.payload for each in scenario.inbox.messages()] == [{"Item; Name": "pizza", 'an"ount': "1"}]
+
+
+@pytest.mark.parametrize("name", ["sold; DROP TABLE x", "sold where true", 'so"ld', "a.b.c.d"])
+def test_invalid_name_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    variables = {"NOVU_API_KEY": "k", "NOVU_WORKFLOW_NAME": "w", "NOVU_RECIPIENTS": "a", "MTZ_USER": "u"}
+    variables |= {"MTZ_PASSWORD": "p", "MTZ_HOST": "h", "MTZ_PERSIST_TABLE": "t", "MTZ_ALERT_PAYLOAD": "item"}
+    for variable, value in (variables | {"TOCSIN_CONFIG": "", "MTZ_ALERT_VIEW": name}).items():
+        monkeypatch.setenv(variable, value)
+    assert main(["run"]) == 2
+    assert "MTZ_ALERT_VIEW" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Routes by condition and merged notifications, end to end: a view, the process, a receiver, and the history."""
+"""Routes by condition, end to end: a view, the process, a receiver, and the history."""
 
 import json
 from collections.abc import AsyncIterator
@@ -109,36 +109,3 @@ async def test_unsent_end_of_row_has_unknown_time(harness: Harness) -> None:
         plain = json.loads(lines)
         assert (plain["firing"], plain["ended_at"], plain["seconds"]) == (False, None, None)
         assert notified(harness, "/hook") == [("fired", 10.0)]
-
-
-async def test_digest_merges_rows_of_group(harness: Harness) -> None:
-    """The transitions of one interval are merged by group and sent at its end."""
-    for row in (("2", "Ann", "20"), ("3", "Bob", "30"), ("4", "Ann", "40")):
-        harness.orders.insert(row)
-    harness.alert["notify"] = [{"channel": "hook", "interval": "2s", "group_by": ["name"]}]
-
-    def messages(name: str) -> list[list[tuple[str, int]]]:
-        """Kinds and ids in each message of a group."""
-        first = {one["id"]: one for one in harness.envelopes() if one["row"]["name"] == name}
-        return [[(part["status"], part["row"]["id"]) for part in one.get("merged", [one])] for one in first.values()]
-
-    async with harness.run() as tocsin:
-        await tocsin.until_ready()
-        await harness.receiver.arrived(2)  # of each group the first alone
-        [[(kind, alone)]] = messages("Ann")
-        others = [("fired", id_) for id_ in (1, 2, 4) if id_ != alone]
-        harness.orders.delete((str(alone), "Ann", str(10 * alone)))
-
-        async def all_arrived() -> bool:
-            notified = messages("Ann")
-            assert [one for message in notified for one in sorted(message)] == [
-                (kind, alone),
-                *others,
-                ("resolved", alone),
-            ]
-            return True
-
-        await until_some(all_arrived)
-        # Those that were there from the beginning are one message; the end is in it, or on a slow machine in the next.
-        assert set(others) <= set(messages("Ann")[1])
-        assert messages("Bob") == [[("fired", 3)]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.inbox_process import InboxProcess, inbox_process
+from support.inbox_process import inbox_process
 from support.materialize import MaterializeDouble, Relation
 from support.receiver import Answer, Received, Receiver, of_json
 from support.tocsin import TocsinProcess, running
@@ -20,32 +20,27 @@ pytestmark = pytest.mark.e2e
 ROWS = 300
 
 
+CHANNELS: Mapping[str, Mapping[str, Any]] = {
+    "novu": {"type": "novu", "api_key": "demo", "workflow": "w", "recipients": ["ann"], "unknown_outcome_wait": "1s"},
+    "webhook": {"type": "webhook", "batch": "array"},
+}
+
+
 @asynccontextmanager
 async def orders() -> AsyncIterator[tuple[MaterializeDouble, Relation]]:
     async with MaterializeDouble(progress_interval=0.1) as double:
         yield double, double.create("public.orders", [("id", "int4")], retain=3_600_000)
 
 
-def config(directory: Path, dsn: str, channel: Mapping[str, Any]) -> dict[str, Any]:
+def config(directory: Path, dsn: str, kind: str, **channel: Any) -> dict[str, Any]:
     waits = {"timeout": "1s", "backoff_initial": "100ms", "backoff_max": "1s"}
     alert = {"source": "mz", "relation": "public.orders", "key": ["id"], "labels": ["id"], "notify": ["people"]}
     return {
         "web": {"listen": "127.0.0.1:0"},
         "ledger": {"path": str(directory / "ledger.db")},
         "sources": {"mz": {"type": "materialize", "dsn": dsn}},
-        "channels": {"people": {**waits, **channel}},
+        "channels": {"people": {**waits, **CHANNELS[kind], **channel}},
         "alerts": {"orders": alert},
-    }
-
-
-def novu(inbox: InboxProcess) -> dict[str, Any]:
-    return {
-        "type": "novu",
-        "api_key": "demo",
-        "url": inbox.url,
-        "workflow": "w",
-        "recipients": ["ann"],
-        "unknown_outcome_wait": "1s",
     }
 
 
@@ -73,7 +68,7 @@ async def timed_out(tocsin: TocsinProcess, count: int) -> None:
 async def test_novu_that_hangs_accepts_each_id_once(tmp_path: Path) -> None:
     """Frozen for longer than the timeout, it then finds the first requests and their repeats in its sockets."""
     async with orders() as (double, relation), inbox_process() as inbox:
-        async with running(tmp_path, config(tmp_path, double.dsn, novu(inbox))) as tocsin:
+        async with running(tmp_path, config(tmp_path, double.dsn, "novu", url=inbox.url)) as tocsin:
             await tocsin.until_ready()
             inbox.freeze()
             relation.insert(*((number,) for number in range(ROWS)))
@@ -84,20 +79,6 @@ async def test_novu_that_hangs_accepts_each_id_once(tmp_path: Path) -> None:
         counters = await inbox.counters()
     assert (counters["events"], counters["doubles"], counters["messages"]) == (ROWS, 0, ROWS)
     assert counters["replays"] > 0
-
-
-async def test_answers_later_than_the_timeout_are_one_acceptance(tmp_path: Path) -> None:
-    """A repeat learns that the first is in progress, then gets its answer."""
-    async with orders() as (double, relation), inbox_process() as inbox:
-        await inbox.order({"kind": "delay", "seconds": 3.0, "path": "/v1/events", "times": 6})
-        async with running(tmp_path, config(tmp_path, double.dsn, novu(inbox))) as tocsin:
-            await tocsin.until_ready()
-            relation.insert(*((number,) for number in range(ROWS)))
-            await timed_out(tocsin, ROWS)
-            await nothing_pending(tocsin)
-            await tocsin.stop()
-        counters = await inbox.counters()
-    assert (counters["events"], counters["doubles"]) == (ROWS, 0)
 
 
 class Forgetful:
@@ -130,20 +111,13 @@ def _entries(body: bytes) -> list[Any]:
     return entries
 
 
-CHANNELS: Mapping[str, Mapping[str, Any]] = {
-    "novu": {"type": "novu", "api_key": "demo", "workflow": "w", "recipients": ["ann"], "unknown_outcome_wait": "1s"},
-    "webhook": {"type": "webhook", "batch": "array"},
-}
-
-
 @pytest.mark.parametrize("kind", CHANNELS)
 async def test_killed_before_the_answer_repeats_the_same_requests(tmp_path: Path, kind: str) -> None:
     """The process after the kill repeats the requests of the previous one byte by byte, though more notifications are
     pending by then and would fit in."""
     receive = Forgetful()
     async with orders() as (double, relation), Receiver(receive) as receiver:
-        channel = {**CHANNELS[kind], "url": receiver.url, "timeout": "30s", "concurrency": 2}
-        settings = config(tmp_path, double.dsn, channel)
+        settings = config(tmp_path, double.dsn, kind, url=receiver.url, timeout="30s", concurrency=2)
         async with running(tmp_path, settings) as tocsin:
             await tocsin.until_ready()
             relation.insert(*((number,) for number in range(30)))

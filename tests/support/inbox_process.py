@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator
 
 import aiohttp
 
@@ -27,26 +26,15 @@ class InboxProcess:
 
     async def counters(self) -> dict[str, int]:
         """Its counters: `events` accepted, `doubles` delivered twice, `replays` answered from memory, ..."""
-        counters: dict[str, int] = (await self._state())["counters"]
-        return counters
-
-    async def order(self, *faults: dict[str, Any]) -> None:
-        """Activate these faults, and clear all others."""
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(f"{self.url}/control/faults", json={"faults": list(faults)}) as response,
-        ):
-            assert response.status == 200, await response.text()
-
-    async def _state(self) -> Any:
         async with aiohttp.ClientSession() as session, session.get(f"{self.url}/control/state") as response:
-            return await response.json()
+            counters: dict[str, int] = (await response.json())["counters"]
+            return counters
 
 
 @contextlib.asynccontextmanager
-async def inbox_process(*arguments: str) -> AsyncIterator[InboxProcess]:
-    """Start one on a free port; `arguments`: those of the command."""
-    command: Sequence[str] = (sys.executable, "-m", "tocsin_demo.inbox", "--port", "0", *arguments)
+async def inbox_process() -> AsyncIterator[InboxProcess]:
+    """Start one on a free port."""
+    command = (sys.executable, "-m", "tocsin_demo.inbox", "--port", "0")
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None

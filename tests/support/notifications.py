@@ -40,11 +40,6 @@ class Scenario:
         alert: dict[str, Any] = self.config["alerts"]["sold"]
         return alert
 
-    @property
-    def novu(self) -> dict[str, Any]:
-        novu: dict[str, Any] = self.config["channels"]["novu"]
-        return novu
-
     @asynccontextmanager
     async def run(self, **environment: str) -> AsyncIterator[TocsinProcess]:
         """Start Tocsin and wait until it is ready."""
@@ -120,20 +115,6 @@ async def until_ready(tocsin: TocsinProcess) -> None:
         return True
 
     await until_some(probe, "ready", LONG)
-
-
-async def until_settled(tocsin: TocsinProcess, channel: str, transitions: int) -> None:
-    """Wait until so many transitions were written down and nothing of them is left to send. (That rows fire shows
-    before that.)"""
-
-    async def probe() -> bool:
-        shown = await tocsin.metrics()
-        seen = sum(value for (name, _), value in shown.items() if name == "tocsin_alert_transitions_total")
-        waiting = shown["tocsin_channel_pending", frozenset({("channel", channel)})]
-        assert (seen, waiting) == (transitions, 0), f"{seen} transitions, {waiting} wait"
-        return True
-
-    await until_some(probe, within=LONG)
 
 
 @asynccontextmanager
