@@ -109,7 +109,7 @@ async def test_unreachable_server_is_retried_until_it_returns(build: Build) -> N
         await channel.close()
 
 
-@pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("command", ["RSET", "MAIL", "RCPT", "DATA"])
 async def test_mail_after_a_cancelled_one_arrives(server: MailServer, build: Build, command: str) -> None:
     """The library's client would take the late answer for the next mail's, or send commands into the content."""
     channel = build(to=THREE, concurrency=1)
