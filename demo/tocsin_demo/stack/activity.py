@@ -74,8 +74,10 @@ class Activity:
         for key, new in list(self._new.items()):
             if now - new.since < PATIENCE and not self._settled(new):
                 break  # lines keep their order
+            records = list(new.records.values())
+            trouble = {} if self._settled(new) else await self._trouble()
             del self._new[key]
-            lines.append(self._transition(list(new.records.values())))
+            lines.append(self._transition(records, trouble))
         return lines + await self._late(now)
 
     async def _read(self, now: float) -> None:
@@ -103,7 +105,12 @@ class Activity:
             for record in new.records.values()
         )
 
-    def _transition(self, records: Sequence[Record]) -> Transition:
+    async def _trouble(self) -> dict[str, str]:
+        """The reason of each channel that does not deliver: it is the reason why a notification was not tried yet."""
+        channels = (await self._get("channels"))["channels"]
+        return {channel["name"]: channel["message"].partition(":")[0] for channel in channels}
+
+    def _transition(self, records: Sequence[Record], trouble: dict[str, str]) -> Transition:
         first = records[0]
         recipients: list[str] = []
         pending: list[tuple[str, str]] = []
@@ -112,7 +119,8 @@ class Activity:
                 recipients += self._recipients(record["id"], record["channel"]) or [record["channel"]]
             else:
                 self._pending.add(record["id"])
-                pending.append((record["channel"], record["reason"].replace("_", " ")))
+                reason = record["reason"] or trouble.get(record["channel"], "")
+                pending.append((record["channel"], reason.replace("_", " ")))
         return Transition(
             at=_epoch(first["at"]),
             kind=first["kind"],
