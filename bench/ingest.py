@@ -87,7 +87,7 @@ async def _snapshot_seconds(dsn: str, *, ledger: bool) -> float:
         seconds = time.perf_counter() - began
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert watch.measure().firing == ROWS
+        assert watch.status().firing == ROWS
     return seconds
 
 

@@ -13,7 +13,7 @@ from tocsin import registry
 from tocsin.config import schema
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
 from tocsin.errors import Reason, RefusedReason, SourceReason
-from tocsin.exposition.table import CHANNEL_STATES, REFUSED_STATUSES, markdown
+from tocsin.exposition.table import CHANNEL_STATES, REFUSED_STATUSES, TABLE
 from tocsin.model import Kind
 
 _DIRECTORY = Path(__file__).parent
@@ -116,7 +116,14 @@ def metrics_page() -> str:
         ("`reason` of what a source delivered", "why it is not a valid event", RefusedReason),
         ("`reason` of a channel", "why a delivery failed", Reason),
     ]
-    parts = [_NOTICE, "", _METRICS, markdown()]
+    parts = [_NOTICE, "", _METRICS]
+    parts += _rows(
+        ("metric", "type", "labels", "meaning"),
+        [
+            (f"`{one.name}`", one.type, ", ".join(f"`{label}`" for label in one.labels) or "-", one.help)
+            for one in TABLE.values()
+        ],
+    )
     parts += ["## Values of labels", ""]
     parts += _rows(
         ("label", "meaning", "values"),

@@ -19,11 +19,10 @@ from support.tocsin import write
 from support.waiting import until, until_some
 from tocsin.app import build as units
 from tocsin.config import load
-from tocsin.exposition import Metrics
+from tocsin.exposition import Metrics, State
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
 from tocsin.pipeline.events import EventOutputs, EventPipeline
-from tocsin.pipeline.status import State
 
 LIMIT_S = 6.0
 SHORT = {"max.poll.interval.ms": "6000", "session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}

@@ -12,8 +12,8 @@ from support.pipelines import at_work
 from support.postgres import Database
 from support.waiting import until, until_some
 from tocsin.errors import SourceError
+from tocsin.exposition import State
 from tocsin.ledger.sqlite import open_ledger
-from tocsin.pipeline.status import State
 from tocsin.sources import http
 
 

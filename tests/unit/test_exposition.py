@@ -13,7 +13,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tocsin.exposition import Gauges, GaugeSpec, lines
-from tocsin.exposition.text import header, value
+from tocsin.exposition.lines import header, sample_value
 from tocsin.firing import FiringSet, Rule
 from tocsin.model import Batch, Column, OnDuplicate, Row
 
@@ -45,18 +45,6 @@ def served(gauges: Gauges, now: float = 0.0) -> dict[Labels, float]:
 
 def put(gauges: Gauges, changes: Mapping[Any, Row | None], now: float = 0.0, *, replace: bool = False) -> None:
     gauges.install(gauges.render(changes, replace=replace), now)
-
-
-def test_row_is_a_series_while_it_exists() -> None:
-    gauges = Gauges(SPEC)
-    put(gauges, {"1": ("Acme", "Berlin", "3.5"), "2": ("Globex", "Lagos", "4")})
-    assert plain(gauges) == (
-        b'late_orders{customer="Acme",city="Berlin"} 3.5\nlate_orders{customer="Globex",city="Lagos"} 4\n'
-    )
-    put(gauges, {"1": None})
-    assert plain(gauges) == b'late_orders{customer="Globex",city="Lagos"} 4\n'
-    put(gauges, {"2": ("Globex", "Lagos", "5")})
-    assert plain(gauges) == b'late_orders{customer="Globex",city="Lagos"} 5\n'
 
 
 def test_null_labels_are_omitted_and_values_nan() -> None:
@@ -102,13 +90,6 @@ def test_stale_series_are_withheld_and_return() -> None:
     assert (served(gauges), gauges.series) == ({}, 0)
     stale = False
     assert served(gauges) == {(("customer", "Acme"),): 5.0}
-
-
-def test_series_that_returns_while_lingering_stays() -> None:
-    gauges, row = Gauges(replace(SPEC, linger=15.0)), ("Acme", "Berlin", "3.5")
-    for now, change in ((0.0, row), (10.0, None), (20.0, row)):
-        put(gauges, {"1": change}, now)
-    assert list(served(gauges, 30.0).values()) == [3.5]
 
 
 def test_all_rows_are_rendered_for_another_firing_set() -> None:
@@ -175,7 +156,7 @@ def test_any_text_and_number_read_back(customer: str, city: str, number: float) 
 
 @given(st.floats())
 def test_value_has_shortest_form_that_reads_back(number: float) -> None:
-    text = value(number).decode().rstrip("\n")
+    text = sample_value(number).decode().rstrip("\n")
     assert float(text) == pytest.approx(number, nan_ok=True, rel=0, abs=0)
     assert len(text) <= len(repr(number)) + 1  # the sign of +Inf
 

@@ -111,39 +111,22 @@ async def test_alerts_that_share_a_metric_share_a_family() -> None:
     second = replace(SPEC, alert="later", static_labels=(("tier", "basic"),))
     other = replace(SPEC, alert="lost", metric="a_lost_parcel")
     row = {"1": ("Acme", "3")}
-    page = page_of(gauges_of(first, row), gauges_of(other, row), gauges_of(second, row))
+    empty = Gauges(replace(SPEC, alert="none", metric="no_orders"))
+    page = page_of(gauges_of(first, row), gauges_of(other, row), gauges_of(second, row), empty)
     families = read(await page.scrape("", "gzip", 0.0))
     assert [sample.labels["tier"] for sample in families["late_orders"].samples] == ["gold", "basic"]
     assert len(families["a_lost_parcel"].samples) == 1
+    assert families["no_orders"].samples == []
 
 
-async def test_family_without_rows_is_declared() -> None:
-    assert "# TYPE late_orders gauge\n" in await text_of(page_of(Gauges(SPEC)))
-
-
-async def test_removed_alert_leaves_the_page() -> None:
-    page = page_of(gauges_of(SPEC, {"1": ("Acme", "3")}))
-    page.remove("late")
-    page.metrics.forget_alert("late")
-    text = await text_of(page)
-    assert "late_orders" not in text
-    assert 'alert="late"' not in text
-
-
-async def test_lingering_series_is_counted_while_shown() -> None:
+async def test_lingering_series_ends_at_a_scrape() -> None:
     gauges = gauges_of(replace(SPEC, linger=10.0), {"1": ("Acme", "3")})
     page = page_of(gauges)
     gauges.install(gauges.render({"1": None}), 0.0)
-    assert 'tocsin_alert_series{alert="late"} 1.0' in await text_of(page, now=9.0)
-    assert 'tocsin_alert_series{alert="late"} 0.0' in await text_of(page, now=10.0)
-
-
-async def test_dropped_series_and_merged_rows_are_counted() -> None:
-    rows = {"1": ("a", "1"), "2": ("b", "1"), "3": ("c", "1"), "4": ("c", "1")}
-    text = await text_of(page_of(gauges_of(replace(SPEC, max_series=2), rows)))
-    assert 'tocsin_alert_series{alert="late"} 2.0' in text
-    assert 'tocsin_alert_series_dropped{alert="late"} 1.0' in text
-    assert 'tocsin_alert_duplicate_series_total{alert="late"} 1.0' in text
+    assert 'late_orders{customer="Acme"} 0\n' in await text_of(page, now=9.0)
+    assert "late_orders{" not in await text_of(page, now=10.0)
+    page.remove("late")
+    assert "late_orders" not in await text_of(page)
 
 
 async def test_scrape_shows_one_state_during_changes() -> None:

@@ -23,11 +23,10 @@ from tocsin.config import load
 from tocsin.config.check import check_online
 from tocsin.dispatch import ChannelStatus
 from tocsin.errors import ConfigError
-from tocsin.exposition import Metrics
+from tocsin.exposition import Metrics, State
 from tocsin.faults import must_end, unexpected
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Columns, Event
-from tocsin.pipeline.status import State
 from tocsin.sources.base import EventBatch, Subject
 
 CONFIG = """
@@ -128,7 +127,7 @@ async def test_unexpected_exception_in_row_source_is_retried(tmp_path: Path, def
     seen: list[str] = []
 
     async def sleep(seconds: float) -> None:
-        seen.append(pipeline.message)
+        seen.append(pipeline.status().message)
         await pauses.sleep(seconds)
 
     pipeline = row_pipeline(alert_in(tmp_path), source, ledger, sleep=sleep)

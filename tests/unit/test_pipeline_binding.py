@@ -6,7 +6,7 @@ from pathlib import Path
 from support.pipelines import COLUMNS, alert_in
 from tocsin.firing import Rule
 from tocsin.model import Column
-from tocsin.pipeline import binding
+from tocsin.pipeline import binding, resume
 
 
 def test_settings_of_alert_reach_firing_set(tmp_path: Path) -> None:
@@ -23,6 +23,6 @@ def test_another_query_is_another_definition(tmp_path: Path) -> None:
     alert = alert_in(tmp_path)
     queries = ("SELECT 1 AS id", "SELECT 2 AS id")
     subjects = [replace(alert.subject, relation=None, query=query) for query in queries]
-    one, two = (binding.definition(replace(alert, subject=subject)) for subject in subjects)
+    one, two = (resume.definition(replace(alert, subject=subject)) for subject in subjects)
     assert one != two
-    assert binding.same_key(one, two)
+    assert resume.same_key(one, two)

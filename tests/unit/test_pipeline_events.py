@@ -16,11 +16,11 @@ from support.waiting import until
 from tocsin import repeats
 from tocsin.backoff import Backoff
 from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
-from tocsin.exposition import Metrics
+from tocsin.exposition import Metrics, State
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import Event
 from tocsin.pipeline.events import HOLD_EVERY, EventOutputs, EventPipeline
-from tocsin.pipeline.status import Stall, State
+from tocsin.pipeline.reporter import Stall
 from tocsin.sources.base import EventBatch, EventStream, Refused
 
 GONE = SourceError("gone", SourceReason.DISCONNECTED)
@@ -186,18 +186,22 @@ async def test_pause_before_reconnection_lasts_as_long_as_asked(ledger: SqliteLe
     assert pauses.seconds == [60.0]
 
 
-async def test_source_is_given_up_while_dead_letters_fail(ledger: SqliteLedger) -> None:
-    """`give_up_after` counts the time in which dead letters cannot be kept."""
-    source, lasting = Scripted(), Clock(50.0)
+async def test_source_is_given_up_by_the_lasting_clock(ledger: SqliteLedger) -> None:
+    """`give_up_after` counts the time in which dead letters cannot be kept, and no jump of the wall clock."""
+    source, wall, lasting, pauses = Scripted(), Clock(), Clock(50.0), Pauses()
     source.unacknowledged = 1000
 
-    async def sleep(_: float) -> None:
+    async def sleep(seconds: float) -> None:
+        await pauses.sleep(seconds)
+        wall.advance(86_400 if len(pauses.seconds) % 2 else -3 * 86_400)
         lasting.advance(10.0)
 
-    intake = intake_of(source, ledger, monotonic=lasting, sleep=sleep, give_up_after=60.0)
+    more: dict[str, Any] = {"clock": wall, "monotonic": lasting, "chance": lambda: 0.0, "sleep": sleep}
+    intake = intake_of(source, ledger, give_up_after=60.0, **more)
     source.following.put_nowait(batch_of("1"))
     with pytest.raises(Stall, match="source posted: no room for dead letters"):
         await asyncio.wait_for(intake.run(), 20)
+    assert len(pauses.seconds) == 6
 
 
 async def test_pauses_grow_and_start_over_after_a_batch(
@@ -214,37 +218,6 @@ async def test_pauses_grow_and_start_over_after_a_batch(
     assert len(source.acknowledged) == 1
 
 
-async def test_wall_clock_does_not_count_for_giving_up(
-    ledger: SqliteLedger,
-) -> None:
-    source, wall, lasting, go = Scripted(), Clock(), Clock(50.0), asyncio.Semaphore(0)
-    pauses = 0
-
-    async def sleep(_: float) -> None:
-        nonlocal pauses
-        pauses += 1
-        await go.acquire()
-
-    backoff = Backoff(initial=1.0, maximum=1.0)
-    intake = intake_of(source, ledger, backoff, clock=wall, monotonic=lasting, sleep=sleep, give_up_after=60.0)
-    running = asyncio.create_task(intake.run())
-    source.following.put_nowait(EventBatch(events=[]))
-    await until(lambda: intake.last_batch == wall.now, "the first batch is taken in")
-    source.away = 100
-    source.following.put_nowait(GONE)
-    for count, jump in enumerate((86_400, 86_400, -3 * 86_400, 0), 1):
-        await until(lambda count=count: pauses == count or running.done(), "a fault and a pause")  # type: ignore[misc]
-        assert not running.done()
-        wall.advance(jump)
-        lasting.advance(14.9)
-        go.release()
-    await until(lambda: pauses == 5, "still not given up")
-    lasting.advance(0.5)
-    go.release()
-    with pytest.raises(Stall, match="source posted: gone"):
-        await asyncio.wait_for(running, 20)
-
-
 def refused_batch(*ids: str) -> EventBatch:
     refused = [Refused(id=id_, reason=RefusedReason.MALFORMED, detail="no JSON") for id_ in ids]
     return EventBatch(events=[], refused=refused, position={"p": 1})
@@ -257,14 +230,14 @@ async def test_source_with_only_refused_events_is_down(ledger: SqliteLedger) -> 
     async with at_work(intake):
         source.following.put_nowait(refused_batch("1", "2"))
         await until(lambda: len(source.acknowledged) == 1)
-        assert (intake.state, intake.measure().up) == (State.UP, True)
+        assert intake.state is State.UP
         source.following.put_nowait(refused_batch("3"))
         await until(lambda: len(source.acknowledged) == 2)
-        assert (intake.state, intake.measure().up) == (State.REFUSING, False)
+        assert intake.state.value == "refusing"
         assert intake.complaint == "the last 3 messages are not valid events, the latest: malformed: no JSON"
         source.following.put_nowait(batch_of("4"))
         await until(lambda: len(source.acknowledged) == 3)
-        assert (intake.state, intake.measure().up, intake.complaint) == (State.UP, True, "")
+        assert (intake.state, intake.complaint) == (State.UP, "")
 
 
 async def test_thousand_refused_events_are_two_lines(ledger: SqliteLedger) -> None:

@@ -4,8 +4,8 @@ import structlog
 from structlog.testing import capture_logs
 
 from support.clock import Clock
+from tocsin.exposition import State
 from tocsin.pipeline.reporter import Reporter
-from tocsin.pipeline.status import State
 
 log = structlog.get_logger(__name__)
 

@@ -27,12 +27,12 @@ STORED = Stored(definition=HERE, columns=COLUMNS, frontier=11, firings=[FIRING])
         (STORED, [ROW], Resumed(11)),
         (replace(STORED, frontier=None), [ROW], Resumed(None)),
         # Another relation: its rows are compared, its frontier is of no use.
-        (replace(STORED, definition=ELSEWHERE), [ROW], Redefined(columns=COLUMNS, ended=[])),
+        (replace(STORED, definition=ELSEWHERE), [ROW], Redefined()),
         # Other columns: the rows by name, and the history is still that of this relation.
         (
             replace(STORED, columns=(COLUMNS[0], Column(name="old", oid=25))),
             [("1", None)],
-            Redefined(11, columns=COLUMNS, ended=[]),
+            Redefined(11),
         ),
         # Another key: no row can be continued.
         (replace(STORED, definition=OTHER_KEY), [], Redefined(ended=[FIRING], columns=COLUMNS)),
@@ -111,8 +111,8 @@ def test_gap_is_the_distance_to_the_frontier(baseline: Baseline, as_of: int, mis
 
 
 def test_other_columns_in_memory_keep_the_frontier() -> None:
-    assert resume.rebound(Resumed(11, history=False)) == Redefined(11, history=False)
-    assert resume.rebound(FirstStart()) == FirstStart()
+    assert resume.redefined(Resumed(11, history=False)) == Redefined(11, history=False)
+    assert resume.redefined(FirstStart()) == FirstStart()
 
 
 def test_firing_without_key_ends_at_snapshot() -> None:

@@ -14,13 +14,13 @@ from tocsin.app.fleet import Fleet
 from tocsin.app.outputs import Outputs
 from tocsin.config import Config, SourceConfig
 from tocsin.errors import LedgerError
-from tocsin.exposition import Metrics, Page
+from tocsin.exposition import AlertStatus, Metrics, Page
 from tocsin.ledger.base import Ledger
 from tocsin.model import Transition
 from tocsin.pipeline.events import EventOutputs, EventPipeline
 from tocsin.pipeline.feed import Feed
+from tocsin.pipeline.reporter import Stall
 from tocsin.pipeline.rows import RowOutputs, RowPipeline
-from tocsin.pipeline.status import AlertStatus, Stall
 from tocsin.sources.base import Source
 
 log = structlog.get_logger(__name__)

@@ -14,12 +14,11 @@ from tocsin.app.inputs import Inputs
 from tocsin.app.outputs import Outputs, channel_state
 from tocsin.config import Config
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.exposition import ChannelState, Metrics, Page
+from tocsin.exposition import AlertStatus, ChannelState, Metrics, Page
 from tocsin.faults import unexpected
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.pipeline.feed import Feed
-from tocsin.pipeline.status import AlertStatus
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +44,7 @@ class Runtime:
         self.inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
         self._clock = clock
         self._pruned_at = 0.0
-        metrics.show_removed_channels(self._removed_states)
+        metrics.removed_channels = self._removed_states
 
     @property
     def alerts(self) -> list[AlertStatus]:
@@ -93,11 +92,11 @@ class Runtime:
     def _forget_metrics(self, before: Config, now: Config) -> None:
         # Those that stay keep their counters.
         for name in before.alerts.keys() - now.alerts.keys():
-            self.metrics.forget_alert(name)
+            self.metrics.forget("alert", name)
         for name in before.sources.keys() - now.sources.keys():
-            self.metrics.forget_source(name)
+            self.metrics.forget("source", name)
         for name in before.channels.keys() - now.channels.keys():
-            self.metrics.forget_channel(name)
+            self.metrics.forget("channel", name)
 
     def _removed_states(self) -> Mapping[str, ChannelState]:
         return {name: channel_state(left) for name, left in self.removed.items()}

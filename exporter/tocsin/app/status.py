@@ -8,9 +8,9 @@ from tocsin.alert import Alert, EventAlert
 from tocsin.app.runtime import Runtime
 from tocsin.dispatch import ChannelStatus, Dispatcher
 from tocsin.dispatch.level import LevelLoop
+from tocsin.exposition import State
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.pipeline.feed import Feed
-from tocsin.pipeline.status import State
 from tocsin.sources.http import Http, RefusedRequest
 from tocsin.web import views
 
@@ -73,8 +73,8 @@ class RunningProcess:
                 "frontier": views.source_time(alert.frontier),
                 "last_progress": views.wall_time(alert.last_progress),
                 "gaps": alert.gaps,
-                "series": alert.series,
-                "dropped": alert.dropped,
+                "series": alert.series or 0,
+                "dropped": alert.dropped or 0,
                 "events": alert.events,
             }
             for alert in self._runtime.alerts

@@ -238,7 +238,7 @@ class LevelLoop:
                 self._metrics.delivered.inc()
             else:
                 self.failed += 1
-                self._metrics.failed(result.reason)
+                self._metrics.failures[result.reason].inc()
 
     # What fires.
 

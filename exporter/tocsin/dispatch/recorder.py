@@ -103,7 +103,7 @@ class Recorder:
                 self._metrics.delivery_seconds.observe(max(0.0, settlement.at - _deliverable_since(notification)))
             return
         self.failed += 1
-        self._metrics.failed(result.reason)
+        self._metrics.failures[result.reason].inc()
         if dead:
             self._metrics.dead_lettered.inc()
             alert = notification.transition.alert

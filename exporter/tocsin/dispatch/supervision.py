@@ -49,7 +49,7 @@ class Supervisor:
         self.message, self._stops = "", 0
 
     def _stopped(self, error: BaseException) -> None:
-        self._metrics.failed(Reason.INTERNAL)
+        self._metrics.failures[Reason.INTERNAL].inc()
         message = unexpected(error)
         # Logged once a streak.
         if message != self.message:

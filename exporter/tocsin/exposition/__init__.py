@@ -1,12 +1,13 @@
 """What Prometheus sees: the firing rows of every alert as gauges, and Tocsin's own metrics."""
 
 from tocsin.exposition.gauges import Gauges, GaugeSpec, Rendered
-from tocsin.exposition.metrics import AlertMetrics, AlertState, ChannelMetrics, ChannelState, Metrics, SourceMetrics
+from tocsin.exposition.metrics import AlertMetrics, ChannelMetrics, Metrics, SourceMetrics
 from tocsin.exposition.page import Page, Scrape
+from tocsin.exposition.status import AlertStatus, ChannelState, State
 
 __all__ = [
     "AlertMetrics",
-    "AlertState",
+    "AlertStatus",
     "ChannelMetrics",
     "ChannelState",
     "GaugeSpec",
@@ -16,4 +17,5 @@ __all__ = [
     "Rendered",
     "Scrape",
     "SourceMetrics",
+    "State",
 ]

@@ -6,11 +6,10 @@ installing puts the text in place on the event loop, about a microsecond a row. 
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 
-from tocsin.exposition import text
-from tocsin.exposition.lines import Block, Lines
+from tocsin.exposition.lines import ONE, ZERO, Block, Lines, encode, label_texts, needs_escape, sample_value
 from tocsin.firing import FiringSet, Key
 from tocsin.model import OnDuplicate, Row
 from tocsin.values import number
@@ -61,7 +60,7 @@ class Gauges:
         self._fresh = fresh
         self._series = _Series(spec)
         self._shows: FiringSet | None = None
-        self._static = text.labels(spec.static_labels)
+        self._static = label_texts(spec.static_labels)
         self._values = _picker([index for _, index in spec.labels])
         places = [*(label.replace("%", "%%") for label in self._static), *(f'{name}="%s"' for name, _ in spec.labels)]
         self._plain = f"{spec.metric}{{{','.join(places)}}} " if places else f"{spec.metric} "
@@ -119,18 +118,18 @@ class Gauges:
 
     def _prefix(self, row: Row) -> bytes:
         values = self._values(row)
-        if None in values or "" in values or text.needs_escape("".join(values)):  # type: ignore[arg-type]
+        if None in values or "" in values or needs_escape("".join(values)):  # type: ignore[arg-type]
             return self._careful_prefix(values)
-        return text.encode(self._plain % values)
+        return encode(self._plain % values)
 
     def _careful_prefix(self, values: tuple[str | None, ...]) -> bytes:
         """For rows with labels that are absent or need escaping; the others use a template."""
         names = (name for name, _ in self.spec.labels)
-        labels = self._static + text.labels(zip(names, values, strict=True))
-        return text.encode(f"{self.spec.metric}{{{','.join(labels)}}} " if labels else f"{self.spec.metric} ")
+        labels = self._static + label_texts(zip(names, values, strict=True))
+        return encode(f"{self.spec.metric}{{{','.join(labels)}}} " if labels else f"{self.spec.metric} ")
 
     def _value(self, row: Row) -> bytes:
-        return text.ONE if self.spec.value is None else text.value(number(row[self.spec.value]))
+        return ONE if self.spec.value is None else sample_value(number(row[self.spec.value]))
 
 
 def _picker(indexes: Sequence[int]) -> Callable[[Row], tuple[str | None, ...]]:
@@ -148,19 +147,6 @@ _EARLIER = object()
 keep the key of that row."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Group:
-    """The values of several keys that share a label set, in order of arrival."""
-
-    values: dict[object, float] = field(default_factory=dict)
-
-    def put(self, key: Key, value: float) -> None:
-        self.values[key if key in self.values else _EARLIER] = value
-
-    def drop(self, key: Key) -> None:
-        del self.values[key if key in self.values else _EARLIER]
-
-
 class _Series:
     """The label set of each key, and the resulting lines.
 
@@ -176,7 +162,8 @@ class _Series:
         self.lingering: dict[bytes, float] = {}
         """Prefix -> when it is removed, soonest first."""
         self._keys: dict[Key, bytes] = {}
-        self._groups: dict[bytes, _Group] = {}
+        self._groups: dict[bytes, dict[object, float]] = {}
+        """Prefix -> the values of the several keys that share it, in order of arrival."""
         self._unmerged: set[bytes] = set()
         self._merge = _MERGES[spec.on_duplicate]
         self._linger = spec.linger
@@ -199,7 +186,8 @@ class _Series:
                 keys[key] = prefix
                 self._join(key, prefix, value)
             elif old in groups:
-                groups[old].put(key, float(value))
+                group = groups[old]
+                group[key if key in group else _EARLIER] = float(value)
                 self._unmerged.add(old)
             else:
                 lines.set(old, value)
@@ -210,13 +198,13 @@ class _Series:
             return
         for prefix in set(former.lines.prefixes()).difference(self.lines.prefixes()):
             self.lingering[prefix] = former.lingering.get(prefix, now + self._linger)
-            self.lines.set(prefix, text.ZERO)
+            self.lines.set(prefix, ZERO)
         self.lingering = dict(sorted(self.lingering.items(), key=lambda item: item[1]))
 
     def settle(self, now: float) -> None:
         """Merge shared label sets, and remove what lingered long enough."""
         for prefix in self._unmerged:
-            self.lines.set(prefix, text.value(self._merge(list(self._groups[prefix].values.values()))))
+            self.lines.set(prefix, sample_value(self._merge(list(self._groups[prefix].values()))))
         self._unmerged.clear()
         while self.lingering:
             prefix, due = next(iter(self.lingering.items()))
@@ -230,27 +218,27 @@ class _Series:
         if present is None or (self.lingering and self.lingering.pop(prefix, None) is not None):
             self.lines.set(prefix, value)
             return
-        group = self._groups.get(prefix)
-        if group is None:
-            group = self._groups[prefix] = _Group(values={_EARLIER: float(present)})
-        group.values[key] = float(value)
+        group = self._groups.setdefault(prefix, {})
+        if not group:
+            group[_EARLIER] = float(present)
+        group[key] = float(value)
         self.joined += 1
         self._unmerged.add(prefix)
 
     def _leave(self, key: Key, prefix: bytes, now: float) -> None:
         group = self._groups.get(prefix)
         if group is not None:
-            group.drop(key)
-            if len(group.values) > 1:
+            del group[key if key in group else _EARLIER]
+            if len(group) > 1:
                 self._unmerged.add(prefix)
                 return
-            (value,) = group.values.values()
+            (value,) = group.values()
             del self._groups[prefix]
             self._unmerged.discard(prefix)
-            self.lines.set(prefix, text.value(value))
+            self.lines.set(prefix, sample_value(value))
         elif self._linger:
             self.lingering[prefix] = now + self._linger
-            self.lines.set(prefix, text.ZERO)
+            self.lines.set(prefix, ZERO)
         else:
             self.lines.discard(prefix)
 
@@ -271,13 +259,9 @@ def _min(values: Sequence[float]) -> float:
     return min((value for value in values if not math.isnan(value)), default=math.nan)
 
 
-def _first(values: Sequence[float]) -> float:
-    return values[0]
-
-
 _MERGES: dict[OnDuplicate, Callable[[Sequence[float]], float]] = {
     "sum": _sum,
     "max": _max,
     "min": _min,
-    "first": _first,
+    "first": itemgetter(0),
 }

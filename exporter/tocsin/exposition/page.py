@@ -11,11 +11,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tocsin.exposition import text
 from tocsin.exposition.gauges import Gauges
-from tocsin.exposition.lines import Block, compress
+from tocsin.exposition.lines import Block, compress, header
 from tocsin.exposition.metrics import Metrics
-from tocsin.exposition.table import counter_family, gauge_family
 
 Encoder: TypeAlias = Callable[[Collector], bytes]
 
@@ -42,7 +40,6 @@ class Page:
         self._clock = clock
         self._gauges: dict[str, Gauges] = {}
         self._headers: dict[bytes, Block] = {}
-        metrics.registry.register(_SeriesCollector(self._gauges))
 
     def add(self, gauges: Gauges) -> None:
         """Show the gauges of an alert, in place of those it had before."""
@@ -71,9 +68,9 @@ class Page:
             families.setdefault(gauges.spec.metric, []).append(gauges)
         headers, self._headers = self._headers, {}
         for metric, members in sorted(families.items()):
-            header = text.header(metric, members[0].spec.help)
-            self._headers[header] = headers.get(header) or Block({header: b""})
-            yield self._headers[header]
+            lines = header(metric, members[0].spec.help)
+            self._headers[lines] = headers.get(lines) or Block({lines: b""})
+            yield self._headers[lines]
             for gauges in members:
                 yield from gauges.blocks()
 
@@ -115,22 +112,3 @@ class _Collected:
 
     def collect(self) -> Iterable[Metric]:
         return self._metrics
-
-
-class _SeriesCollector:
-    """How many series each alert's gauge has."""
-
-    def __init__(self, gauges: dict[str, Gauges]) -> None:
-        self._gauges = gauges
-
-    def collect(self) -> Iterator[Metric]:
-        series = gauge_family("tocsin_alert_series")
-        dropped = gauge_family("tocsin_alert_series_dropped")
-        duplicates = counter_family("tocsin_alert_duplicate_series_total")
-        for alert, gauges in self._gauges.items():
-            series.add_metric([alert], gauges.series)
-            dropped.add_metric([alert], gauges.dropped)
-            duplicates.add_metric([alert], gauges.duplicates)
-        yield series
-        yield dropped
-        yield duplicates

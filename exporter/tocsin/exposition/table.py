@@ -143,22 +143,8 @@ TABLE = MappingProxyType({definition.name: definition for definition in _DEFINIT
 """Every metric of Tocsin's own by name, in the order of the page."""
 
 
-def gauge_family(name: str) -> GaugeMetricFamily:
+def family(name: str) -> GaugeMetricFamily | CounterMetricFamily:
+    """An empty family for samples that are read at a scrape."""
     definition = TABLE[name]
-    assert definition.type == "gauge"
-    return GaugeMetricFamily(definition.name, definition.help, labels=definition.labels)
-
-
-def counter_family(name: str) -> CounterMetricFamily:
-    definition = TABLE[name]
-    assert definition.type == "counter"
-    return CounterMetricFamily(definition.name, definition.help, labels=definition.labels)
-
-
-def markdown() -> str:
-    """The table for docs/metrics.md, one line a metric, ending with a line feed."""
-    lines = ["| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
-    for definition in _DEFINITIONS:
-        labels = ", ".join(f"`{label}`" for label in definition.labels) or "-"
-        lines.append(f"| `{definition.name}` | {definition.type} | {labels} | {definition.help} |")
-    return "\n".join(lines) + "\n"
+    make = GaugeMetricFamily if definition.type == "gauge" else CounterMetricFamily
+    return make(definition.name, definition.help, labels=definition.labels)

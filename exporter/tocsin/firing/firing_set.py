@@ -5,10 +5,68 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from tocsin.firing.canonical import Respelling
-from tocsin.firing.entry import Entry
+from tocsin.firing.canonical import respelling
 from tocsin.firing.types import Firing, Key, Outcome, Phase, Rule
 from tocsin.model import Batch, Kind, Row, Transition, Update, fingerprint
+
+
+class _Entry:
+    """The rows of one key. Almost always one row with multiplicity one, so that case takes no dictionary."""
+
+    __slots__ = ("count", "fingerprint", "marked_at", "others", "phase", "row", "started_at")
+
+    def __init__(self, row: Row, count: int) -> None:
+        self.row = row
+        """The row that represents the key."""
+        self.count = count
+        """The multiplicity of `row`."""
+        self.others: dict[Row, int] | None = None
+        """The multiplicities of other rows of this key, which a well-defined view does not have."""
+        self.phase = Phase.ABSENT
+        self.started_at = 0
+        self.marked_at = 0
+        self.fingerprint = ""
+        """Computed when it is needed first."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether every multiplicity is zero."""
+        return not self.count and self.others is None
+
+    def add(self, row: Row, diff: int) -> None:
+        """Change the multiplicity of one row."""
+        if row == self.row:
+            self.count += diff
+            return
+        others = self.others = self.others or {}
+        others[row] = others.get(row, 0) + diff
+
+    def counts(self) -> Iterator[tuple[int, Row]]:
+        """(multiplicity, row) of every row."""
+        if self.count:
+            yield self.count, self.row
+        if self.others:
+            for row, count in self.others.items():
+                yield count, row
+
+    def settle(self) -> bool:
+        """Choose the row that represents the key. Returns whether there is one, that is, a positive multiplicity.
+
+        Of several rows the one with the smallest text is chosen (NULL first), so that every process chooses the same.
+        """
+        if self.others is None:
+            return self.count > 0
+        counts = {row: count for count, row in self.counts() if count}
+        present = [row for row, count in counts.items() if count > 0]
+        if present:
+            self.row = min(present, key=_order) if len(present) > 1 else present[0]
+        self.count = counts.pop(self.row, 0)
+        self.others = counts or None
+        return bool(present)
+
+
+def _order(row: Row) -> tuple[tuple[bool, str], ...]:
+    return tuple((text is not None, text or "") for text in row)
 
 
 class FiringSet:
@@ -20,9 +78,9 @@ class FiringSet:
         """Keys that fire, including those kept firing."""
         self.pending = 0
         """Keys in the view that do not fire yet."""
-        self._entries: dict[Key, Entry] = {}
+        self._entries: dict[Key, _Entry] = {}
         self._key_of: Callable[[Row], Key] = itemgetter(*rule.key) if rule.key else _whole
-        self._respelling = Respelling(rule.columns)
+        self._respell = respelling(rule.columns)
         self._touched: set[Key] = set()
         """Keys to write to the ledger after the batch."""
         self._timed = bool(rule.hold or rule.keep or (rule.repeat and rule.edges))
@@ -60,7 +118,9 @@ class FiringSet:
         already there at the very first start).
         """
         outcome = Outcome()
-        updates = self._respelling.updates(batch.updates) if self._respelling else batch.updates
+        updates, respell = batch.updates, self._respell
+        if respell is not None:
+            updates = [(at, diff, respell(row)) for at, diff, row in updates]
         if batch.snapshot is not None:
             updates = self._difference(updates, batch.snapshot)
         for at, group in groupby(updates, key=_time):
@@ -102,7 +162,7 @@ class FiringSet:
             key = key_of(row)
             entry = entries.get(key)
             if entry is None:
-                entries[key] = Entry(row, diff)
+                entries[key] = _Entry(row, diff)
                 before[key] = None
             else:
                 if key not in before:
@@ -120,7 +180,9 @@ class FiringSet:
         was_in_view = _in_view(entry)
         present = entry.settle()
         if entry.others is not None or entry.count < 0:
-            _count_oddities(entry, outcome)
+            counts = [count for count, _ in entry.counts()]
+            outcome.collisions += sum(count > 0 for count in counts) > 1
+            outcome.negatives += any(count < 0 for count in counts)
         kind: Kind | None = None
         if present and not was_in_view:
             outcome.changes[key] = entry.row
@@ -141,7 +203,7 @@ class FiringSet:
         if entry.phase is Phase.ABSENT and entry.empty:
             self._forget(key, entry, outcome)
 
-    def _appear(self, entry: Entry, before: Row | None, at: int, *, quiet: bool) -> Kind | None:
+    def _appear(self, entry: _Entry, before: Row | None, at: int, *, quiet: bool) -> Kind | None:
         if entry.phase is Phase.KEEPING:
             # It is back before `keep_firing_for` has passed: the episode continues, and only another row is an update.
             self._enter(entry, Phase.FIRING, at)
@@ -154,13 +216,13 @@ class FiringSet:
         self._enter(entry, Phase.FIRING, at)
         return None if quiet else Kind.FIRED
 
-    def _change(self, entry: Entry, before: Row | None, at: int) -> Kind | None:
+    def _change(self, entry: _Entry, before: Row | None, at: int) -> Kind | None:
         if entry.phase is not Phase.FIRING or before is None or not self._differ(before, entry.row):
             return None
         entry.marked_at = at
         return Kind.UPDATED
 
-    def _vanish(self, entry: Entry, at: int) -> Kind | None:
+    def _vanish(self, entry: _Entry, at: int) -> Kind | None:
         was_firing = entry.phase is Phase.FIRING
         if was_firing and self.rule.keep:
             self._enter(entry, Phase.KEEPING, at)
@@ -168,7 +230,7 @@ class FiringSet:
         self._enter(entry, Phase.ABSENT, at)
         return Kind.RESOLVED if was_firing else None
 
-    def _enter(self, entry: Entry, phase: Phase, at: int) -> None:
+    def _enter(self, entry: _Entry, phase: Phase, at: int) -> None:
         # By identity: hashing an enum is a call into Python, too slow for every row.
         if entry.phase is Phase.PENDING:
             self.pending -= 1
@@ -187,12 +249,12 @@ class FiringSet:
         return any(a != b for i, (a, b) in enumerate(zip(old, new, strict=True)) if i not in ignored)
 
     def _notify(
-        self, kind: Kind, key: Key, entry: Entry, at: int, outcome: Outcome, *, previous: Row | None = None
+        self, kind: Kind, key: Key, entry: _Entry, at: int, outcome: Outcome, *, previous: Row | None = None
     ) -> None:
         if self.rule.edges:
             outcome.transitions.append(self._transition(kind, key, entry, at, previous))
 
-    def _transition(self, kind: Kind, key: Key, entry: Entry, at: int, previous: Row | None = None) -> Transition:
+    def _transition(self, kind: Kind, key: Key, entry: _Entry, at: int, previous: Row | None = None) -> Transition:
         return Transition(
             alert=self.rule.alert,
             fingerprint=self._fingerprint(key, entry),
@@ -206,7 +268,7 @@ class FiringSet:
 
     # Timers.
 
-    def _due(self, entry: Entry) -> int | None:
+    def _due(self, entry: _Entry) -> int | None:
         """When the timer of the key's phase ends."""
         rule = self.rule
         match entry.phase:
@@ -218,7 +280,7 @@ class FiringSet:
                 return entry.marked_at + rule.repeat
         return None
 
-    def _set_timer(self, key: Key, entry: Entry) -> None:
+    def _set_timer(self, key: Key, entry: _Entry) -> None:
         if not self._timed:
             return
         due = self._due(entry)
@@ -263,17 +325,17 @@ class FiringSet:
         saved = {firing.fingerprint for firing in outcome.saved}
         outcome.gone = [gone for gone in outcome.gone if gone not in saved]
 
-    def _forget(self, key: Key, entry: Entry, outcome: Outcome) -> None:
+    def _forget(self, key: Key, entry: _Entry, outcome: Outcome) -> None:
         del self._entries[key]
         if self.rule.edges:
             outcome.gone.append(self._fingerprint(key, entry))
 
-    def _fingerprint(self, key: Key, entry: Entry) -> str:
+    def _fingerprint(self, key: Key, entry: _Entry) -> str:
         if not entry.fingerprint:
             entry.fingerprint = fingerprint(self.rule.alert, key if isinstance(key, tuple) else (key,))
         return entry.fingerprint
 
-    def _firing(self, key: Key, entry: Entry) -> Firing:
+    def _firing(self, key: Key, entry: _Entry) -> Firing:
         return Firing(
             fingerprint=self._fingerprint(key, entry),
             phase=entry.phase,
@@ -284,7 +346,7 @@ class FiringSet:
         )
 
     def _restore(self, firing: Firing) -> None:
-        entry = Entry(firing.row, 0)
+        entry = _Entry(firing.row, 0)
         for count, row in firing.counts:
             entry.add(row, count)
         entry.settle()
@@ -297,14 +359,8 @@ class FiringSet:
         self._set_timer(key, entry)
 
 
-def _in_view(entry: Entry) -> bool:
+def _in_view(entry: _Entry) -> bool:
     return entry.phase is Phase.FIRING or entry.phase is Phase.PENDING
-
-
-def _count_oddities(entry: Entry, outcome: Outcome) -> None:
-    counts = [count for count, _ in entry.counts()]
-    outcome.collisions += sum(count > 0 for count in counts) > 1
-    outcome.negatives += any(count < 0 for count in counts)
 
 
 _time: Callable[[Update], int] = itemgetter(0)

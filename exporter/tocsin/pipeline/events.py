@@ -15,27 +15,23 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import structlog
 
 from tocsin.alert import EventAlert
 from tocsin.backoff import Backoff
 from tocsin.errors import DeadLetterError, LedgerError, SourceError, SourceReason
-from tocsin.exposition import AlertMetrics, AlertState, SourceMetrics
+from tocsin.exposition import AlertMetrics, AlertStatus, SourceMetrics, State
 from tocsin.faults import must_end, unexpected
 from tocsin.ledger.base import EventCommit, Ledger, Occurrence
 from tocsin.model import Event, Kind, Notification, Transition, fingerprint
 from tocsin.pipeline.columns import NamedColumns
-from tocsin.pipeline.reporter import Reporter
+from tocsin.pipeline.reporter import Reporter, Stall
 from tocsin.pipeline.routing import Router, values_of
-from tocsin.pipeline.status import AlertStatus, Stall, State
 from tocsin.repeats import Repeats
 from tocsin.sources.base import EventBatch, EventSource, EventStream
 
 log = structlog.get_logger(__name__)
-
-T = TypeVar("T")
 
 HOLD_EVERY = 5.0
 """Seconds at most between two calls of `EventStream.hold` while a batch cannot be stored."""
@@ -103,27 +99,24 @@ class EventOutputs:
     """False: every event stays with its source (a dry run)."""
 
 
+@dataclass(slots=True)
 class _Refusals:
     """What was refused since something was last accepted."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._count = 0
-        self._latest = ""
+    what: str
+    count: int = 0
+    latest: str = ""
 
     def add(self, why: str) -> None:
-        self._count += 1
-        self._latest = why
-
-    def clear(self) -> None:
-        self._count = 0
+        self.count += 1
+        self.latest = why
 
     @property
     def complaint(self) -> str:
         """What is wrong, once so many were refused in a row that it is not a matter of single ones."""
-        if self._count < REFUSED_IN_A_ROW:
+        if self.count < REFUSED_IN_A_ROW:
             return ""
-        return f"the last {self._count} {self._what}, the latest: {self._latest}"
+        return f"the last {self.count} {self.what}, the latest: {self.latest}"
 
 
 class EventPipeline:
@@ -156,7 +149,7 @@ class EventPipeline:
         self._routes: dict[str, list[EventRoute]] = {}
         for route in routes:
             self._routes.setdefault(route.alert.event_name, []).append(route)
-            route.metrics.state = self.measure
+            route.metrics.status = partial(self.status, route.alert)
         self._by_alert = {route.alert.name: route for route in routes}
         self._backoff = backoff
         self._out = outputs
@@ -207,7 +200,7 @@ class EventPipeline:
             if self._out.keep:
                 await self._until_done(partial(stream.prepare, batch), stream)
             if occurrences or batch.position:
-                await self._commit(occurrences, batch, stream)
+                await self._until_done(partial(self._commit, occurrences, batch), stream)
         except _Returned:
             return
         self.last_batch = self._clock()
@@ -237,25 +230,22 @@ class EventPipeline:
             self._unmatched_lines.add(source=self.name, names=names[:10], events=len(unmatched))
         return occurrences, unmatched
 
-    async def _commit(self, occurrences: Sequence[Occurrence], batch: EventBatch, stream: EventStream) -> None:
+    async def _commit(self, occurrences: Sequence[Occurrence], batch: EventBatch) -> None:
+        began = self._monotonic()
         position = batch.position if self._out.keep else {}
         commit = EventCommit(source=self.name, occurrences=occurrences, position=position)
-
-        async def timed() -> tuple[list[Notification], list[Occurrence], float]:
-            began = self._monotonic()
-            return *await self._out.ledger.commit_events(commit), self._monotonic() - began
-
-        notifications, new, seconds = await self._until_done(timed, stream)
+        notifications, new = await self._out.ledger.commit_events(commit)
+        seconds = self._monotonic() - began
         received, notified = (Counter(one.routed[0].alert for one in some) for some in (occurrences, new))
         for alert, count in received.items():
             metrics = self._by_alert[alert].metrics
-            metrics.transitioned(Kind.EVENT, notified[alert])
+            metrics.transitions[Kind.EVENT].inc(notified[alert])
             metrics.repeated.inc(count - notified[alert])
             metrics.commit_seconds.observe(seconds)
         self._out.offer(notifications)
         self._out.publish([one.routed[0] for one in new])
 
-    async def _until_done(self, step: Callable[[], Awaitable[T]], stream: EventStream) -> T:
+    async def _until_done(self, step: Callable[[], Awaitable[None]], stream: EventStream) -> None:
         """Do one step of a batch, again and again while the ledger or the place for dead letters fails.
 
         Raises _Returned if the source took the batch back meanwhile and the ledger works again, and SourceError if the
@@ -265,7 +255,8 @@ class EventPipeline:
         while True:
             try:
                 if held:
-                    return await step()
+                    await step()
+                    return
                 # An empty commit: otherwise only the next event, maybe in days, would show whether the ledger works.
                 await self._out.ledger.commit_events(EventCommit(source=self.name, occurrences=[]))
                 self._recovered()
@@ -295,14 +286,13 @@ class EventPipeline:
         metrics.near_limit.inc(batch.near_limit)
         self._warn(batch.returns, batch.warning)
         for refused in batch.refused:
-            metrics.refused(refused.reason)
+            metrics.refused[refused.reason].inc()
             self._events.add(f"{refused.reason}: {refused.detail}")
             self._refused_lines.add(
                 refused.reason, source=self.name, at=refused.id, reason=refused.reason, detail=refused.detail
             )
         if batch.events:
-            self._events.clear()
-            self._requests.clear()
+            self._events.count = self._requests.count = 0
 
     def refused_request(self, status: int, why: str) -> None:
         """A request over HTTP was answered with an error. Anyone can send one, so it does not change the state."""
@@ -322,7 +312,7 @@ class EventPipeline:
 
     def _source_failed(self, error: SourceError) -> None:
         for route in self._by_alert.values():
-            route.metrics.source_failed(error.reason)
+            route.metrics.source_errors[error.reason].inc()
         self._reporter.failed(str(error), reason=error.reason)
         if self._give_up_after is not None and self._reporter.down_for >= self._give_up_after:
             raise Stall(f"source {self.name}: {error}") from None
@@ -343,10 +333,6 @@ class EventPipeline:
     def complaint(self) -> str:
         """What is wrong with what is delivered, while the source itself works; empty while nothing is."""
         return self._events.complaint or self._requests.complaint
-
-    def measure(self) -> AlertState:
-        """The metrics of its alerts; called at each scrape."""
-        return AlertState(up=self.state is State.UP, last_progress=self.last_batch)
 
     def status(self, alert: EventAlert) -> AlertStatus:
         """The status of one of its alerts now."""

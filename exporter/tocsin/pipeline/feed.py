@@ -17,6 +17,7 @@ class Feed:
     def __init__(self) -> None:
         self._recent: deque[Transition] = deque(maxlen=_RECENT)
         self._readers: set[asyncio.Queue[Transition | None]] = set()
+        self._closed = False
 
     @property
     def readers(self) -> int:
@@ -28,27 +29,40 @@ class Feed:
         self._recent.extend(transitions)
         for reader in list(self._readers):
             if reader.qsize() + len(transitions) > _BEHIND:
-                self._readers.discard(reader)
-                reader.put_nowait(None)
+                self._end(reader)
                 continue
             for transition in transitions:
                 reader.put_nowait(transition)
 
-    async def follow(self) -> AsyncGenerator[Transition, None]:
-        """The recent transitions, then each new one; ends for a reader that falls too far behind, and at the end."""
+    async def follow(self, quiet: float) -> AsyncGenerator[Transition | None, None]:
+        """The recent transitions, then each new one, and None after each `quiet` seconds without one. Ends for a reader
+        that falls too far behind, and when the feed is closed."""
         reader: asyncio.Queue[Transition | None] = asyncio.Queue()
-        recent = list(self._recent)
+        for transition in self._recent:
+            reader.put_nowait(transition)
         self._readers.add(reader)
+        if self._closed:
+            self._end(reader)
         try:
-            for transition in recent:
-                yield transition
-            while (following := await reader.get()) is not None:
+            while True:
+                try:
+                    async with asyncio.timeout(quiet):
+                        following = await reader.get()
+                except TimeoutError:
+                    yield None
+                    continue
+                if following is None:
+                    return
                 yield following
         finally:
             self._readers.discard(reader)
 
     def close(self) -> None:
-        """End every reader."""
-        for reader in self._readers:
-            reader.put_nowait(None)
-        self._readers.clear()
+        """End every reader, also those that come later."""
+        self._closed = True
+        for reader in list(self._readers):
+            self._end(reader)
+
+    def _end(self, reader: "asyncio.Queue[Transition | None]") -> None:
+        self._readers.discard(reader)
+        reader.put_nowait(None)

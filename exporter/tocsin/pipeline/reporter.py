@@ -4,7 +4,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from tocsin.pipeline.status import State
+from tocsin.exposition import State
+
+
+class Stall(Exception):  # noqa: N818 - not an error of the program but a reason to end it
+    """A source stalled and its configuration says to end the process then."""
 
 
 class Reporter:

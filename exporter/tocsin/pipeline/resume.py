@@ -4,15 +4,16 @@ There is one way to begin, whatever ended the stream before: ask for the history
 as the state at its as-of, compare it with the firing set, go on.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from tocsin.alert import RowAlert
 from tocsin.errors import SourceError, SourceReason
 from tocsin.firing import Firing, Phase, Rule
 from tocsin.ledger.base import Stored
-from tocsin.model import Batch, Columns, Kind, Transition
-from tocsin.pipeline import binding
+from tocsin.model import Batch, Columns, Kind, Row, Transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,25 @@ class Redefined:
 Baseline: TypeAlias = FirstStart | Resumed | Redefined
 
 
+def definition(alert: RowAlert) -> str:
+    """The origin and the key of the rows, as text: stored rows can be compared only with those of the same
+    definition."""
+    parts = {
+        "source": alert.source,
+        "relation": alert.subject.relation,
+        "query": alert.subject.query,
+        "key": list(alert.key),
+    }
+    if alert.subject.topic is not None:
+        parts["topic"] = alert.subject.topic
+    return json.dumps(parts, sort_keys=True)
+
+
+def same_key(stored: str, current: str) -> bool:
+    """Whether two definitions identify a firing by the same columns."""
+    return bool(json.loads(stored)["key"] == json.loads(current)["key"])
+
+
 def loaded(stored: Stored | None, definition: str) -> Baseline:
     """The baseline as far as it is known before the columns are. `definition`: that of the configuration."""
     if stored is None:
@@ -54,22 +74,30 @@ def loaded(stored: Stored | None, definition: str) -> Baseline:
 
 def restored(stored: Stored, definition: str, rule: Rule) -> tuple[list[Firing], Baseline]:
     """The stored firings as firings of today's columns, and the baseline that they are."""
-    baseline = loaded(stored, definition)
-    frontier = baseline.frontier if isinstance(baseline, Resumed) else None
-    if not binding.same_key(stored.definition, definition):
+    if not same_key(stored.definition, definition):
         return [], Redefined(ended=stored.firings, columns=stored.columns)
-    firings = binding.rebound(stored.firings, stored.columns, rule.columns)
-    firings, ended = binding.respelled(firings, rule)
-    if isinstance(baseline, Resumed) and stored.columns == rule.columns and not ended:
-        return firings, baseline
-    return firings, Redefined(frontier, ended=ended, columns=rule.columns)
+    baseline = loaded(stored, definition)
+    if stored.columns == rule.columns:
+        return list(stored.firings), baseline
+    return rebound(stored.firings, stored.columns, rule.columns), redefined(baseline)
 
 
-def rebound(baseline: Baseline) -> Baseline:
-    """The baseline of a firing set in memory whose relation has other columns now."""
-    if isinstance(baseline, Resumed):
-        return Redefined(baseline.frontier, baseline.history)
-    return baseline
+def redefined(baseline: Baseline) -> Baseline:
+    """The baseline of firings whose relation has other columns now."""
+    return Redefined(baseline.frontier, baseline.history) if isinstance(baseline, Resumed) else baseline
+
+
+def rebound(firings: Iterable[Firing], old: Columns, new: Columns) -> list[Firing]:
+    """Firings with rows of other columns: matched by name, NULL for columns that are new."""
+    where = {column.name: number for number, column in enumerate(old)}
+    places = [where.get(column.name) for column in new]
+
+    def row(was: Row) -> Row:
+        return tuple(None if place is None else was[place] for place in places)
+
+    return [
+        replace(one, row=row(one.row), counts=tuple((count, row(was)) for count, was in one.counts)) for one in firings
+    ]
 
 
 def failed(baseline: Baseline, error: SourceError) -> Baseline:

@@ -6,6 +6,7 @@ After any fault the pipeline subscribes again; `tocsin.pipeline.resume` says wha
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,17 +16,16 @@ import structlog
 from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.errors import LedgerError, SourceError, SourceReason
-from tocsin.exposition import AlertMetrics, AlertState, Gauges, Page, Rendered
+from tocsin.exposition import AlertMetrics, AlertStatus, Gauges, Page, Rendered, State
 from tocsin.faults import must_end, unexpected
 from tocsin.firing import Firing, FiringSet, Outcome, Phase
 from tocsin.ledger.base import Ledger
 from tocsin.model import Batch, Columns, Notification, Transition
 from tocsin.pipeline import binding, resume
 from tocsin.pipeline.columns import NamedColumns
-from tocsin.pipeline.reporter import NameChecks, Reporter
+from tocsin.pipeline.reporter import NameChecks, Reporter, Stall
 from tocsin.pipeline.resume import FirstStart, Redefined, Resumed
 from tocsin.pipeline.routing import Router
-from tocsin.pipeline.status import AlertStatus, Stall, State
 from tocsin.pipeline.store import AlertStore
 from tocsin.sources.base import Source
 
@@ -114,7 +114,7 @@ class RowPipeline:
         self._firing: FiringSet | None = None
         """None: not known, as at the start and after a fault of the ledger."""
         self._progress: _Progress | None = None
-        outputs.metrics.state = self.measure
+        outputs.metrics.status = self.status
 
     # The path of a row.
 
@@ -230,8 +230,8 @@ class RowPipeline:
             )
 
     def _report(self, batch: Batch, firing: FiringSet, outcome: Outcome) -> None:
-        for transition in outcome.transitions:
-            self._out.metrics.transitioned(transition.kind)
+        for kind, count in Counter(one.kind for one in outcome.transitions).items():
+            self._out.metrics.transitions[kind].inc(count)
         self._progress = _Progress(self._clock(), self._monotonic())
         self._reporter.recovered(firing=firing.firing)
         if batch.note:
@@ -242,7 +242,7 @@ class RowPipeline:
     # Faults.
 
     def _source_failed(self, error: SourceError) -> None:
-        self._out.metrics.source_failed(error.reason)
+        self._out.metrics.source_errors[error.reason].inc()
         self._store.failed(error)
         self._reporter.failed(str(error), reason=error.reason)
         if error.reason is SourceReason.STALLED and self._timing.exit_on_stall:
@@ -265,11 +265,6 @@ class RowPipeline:
         return State.STALE if self.stale else self._reporter.state
 
     @property
-    def message(self) -> str:
-        """Why the source is down; empty while it is not."""
-        return self._reporter.message
-
-    @property
     def stale(self) -> bool:
         """Whether the source has been silent for so long that its rows may not be served as current."""
         return self._progress is not None and self._monotonic() - self._progress.monotonic > self._timing.stale_after
@@ -284,34 +279,24 @@ class RowPipeline:
         """The columns of the rows in the firing set."""
         return () if self._firing is None else self._firing.rule.columns
 
-    def measure(self) -> AlertState:
-        """The alert's own metrics; called at each scrape."""
-        firing = self._firing
-        return AlertState(
-            up=self.state is State.UP,
-            firing=0 if firing is None else firing.firing,
-            pending=0 if firing is None else firing.pending,
-            frontier=self.frontier,
-            last_progress=self.last_progress,
-        )
-
     def status(self) -> AlertStatus:
-        """The status of the alert now."""
-        measured = self.measure()
+        """The status of the alert now. Called at each scrape."""
+        firing, gauges = self._firing, self.gauges
         return AlertStatus(
             name=self.alert.name,
             source=self.alert.source,
             state=self.state,
-            message=self.message,
+            message=self._reporter.message,
             doubt=self._names.doubt,
             note=self._partly.message,
-            firing=measured.firing,
-            pending=measured.pending,
+            firing=firing.firing if firing else 0,
+            pending=firing.pending if firing else 0,
             frontier=self.frontier,
             last_progress=self.last_progress,
             gaps=self.gaps,
-            series=self.gauges.series if self.gauges else 0,
-            dropped=self.gauges.dropped if self.gauges else 0,
+            series=gauges.series if gauges else None,
+            dropped=gauges.dropped if gauges else None,
+            duplicates=gauges.duplicates if gauges else None,
         )
 
     def firings(self) -> Iterator[Firing]:

@@ -10,7 +10,7 @@ from tocsin.faults import shielded
 from tocsin.firing import Firing, FiringSet, Outcome, Rule
 from tocsin.ledger.base import Commit, Ledger, Stored
 from tocsin.model import Batch, Notification
-from tocsin.pipeline import binding, resume
+from tocsin.pipeline import resume
 from tocsin.pipeline.resume import Baseline, FirstStart, Redefined, Resumed
 from tocsin.pipeline.routing import Router
 
@@ -42,7 +42,7 @@ class AlertStore:
         self.baseline: Baseline = FirstStart()
         """What the next snapshot is compared with."""
         self._alert = alert
-        self._definition = binding.definition(alert)
+        self._definition = resume.definition(alert)
         self._ledger = ledger
         self._router = router
         self._offer = offer
@@ -76,8 +76,8 @@ class AlertStore:
             return FiringSet(rule, firings)
         if current.rule.columns == rule.columns:
             return current
-        self.baseline = resume.rebound(self.baseline)
-        return FiringSet(rule, binding.rebound(list(current.firings()), current.rule.columns, rule.columns))
+        self.baseline = resume.redefined(self.baseline)
+        return FiringSet(rule, resume.rebound(current.firings(), current.rule.columns, rule.columns))
 
     def failed(self, error: SourceError) -> None:
         """A subscription ended with this error."""

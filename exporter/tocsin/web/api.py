@@ -1,15 +1,16 @@
 """The JSON API under /api/v1."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from aiohttp import HttpVersion11, web
 
-from tocsin.errors import LedgerError, LedgerReason, SourceError
+from tocsin.errors import SourceError
 from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.model import Transition
 from tocsin.sources.http import RefusedRequest
@@ -24,15 +25,14 @@ _HEARTBEAT = 15.0
 Query: TypeAlias = Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
     """The handlers. Bad requests raise web.HTTPException with the reason as text; the application makes JSON of it."""
 
-    def __init__(self, process: Process, *, admin: bool, version: str, clock: Callable[[], float]) -> None:
-        self._process = process
-        self._admin = admin
-        self._version = version
-        self._clock = clock
-        self._closing = asyncio.Event()
+    process: Process
+    admin: bool
+    version: str
+    clock: Callable[[], float]
 
     def routes(self) -> list[web.RouteDef]:
         one = "/api/v1/notifications/{id}"
@@ -51,47 +51,43 @@ class Api:
             web.post("/api/v1/events/{alert}", self.events, expect_handler=_answer_expect_later),
         ]
 
-    async def close(self, _: web.Application) -> None:
-        """End the open streams, so that the process can end."""
-        self._closing.set()
-
     async def status(self, request: web.Request) -> web.Response:
         """Everything the status page needs except rows."""
         _query(request)
-        reasons = list(self._process.ready())
+        reasons = list(self.process.ready())
         return _json(
             {
-                "version": self._version,
-                "time": views.wall_time(self._clock()),
-                "admin": self._admin,
+                "version": self.version,
+                "time": views.wall_time(self.clock()),
+                "admin": self.admin,
                 "ready": not reasons,
                 "reasons": reasons,
-                "warnings": list(self._process.warnings()),
-                "alerts": self._process.alerts(),
-                "channels": self._process.channels(),
+                "warnings": list(self.process.warnings()),
+                "alerts": self.process.alerts(),
+                "channels": self.process.channels(),
             }
         )
 
     async def alerts(self, request: web.Request) -> web.Response:
         _query(request)
-        return _json({"alerts": self._process.alerts()})
+        return _json({"alerts": self.process.alerts()})
 
     async def channels(self, request: web.Request) -> web.Response:
         _query(request)
-        return _json({"channels": self._process.channels()})
+        return _json({"channels": self.process.channels()})
 
     async def firing(self, request: web.Request) -> web.Response:
         """The rows that fire now: of one alert, or at most `limit` rows of each."""
         query = _query(request, "alert", "limit")
         limit = _number(query, "limit", _LIMIT, most=_MOST)
-        names = [status["name"] for status in self._process.alerts()]
+        names = [status["name"] for status in self.process.alerts()]
         wanted = query.get("alert")
         if wanted is not None and wanted not in names:
             raise web.HTTPNotFound(text=f"there is no alert {wanted!r}; there are: {', '.join(names) or 'none'}")
         rows: list[dict[str, Any]] = []
         truncated = []
         for name in names if wanted is None else (wanted,):
-            found = list(islice(self._process.firing(name, limit + 1), limit + 1))
+            found = list(islice(self.process.firing(name, limit + 1), limit + 1))
             if len(found) > limit:
                 truncated.append(name)
             rows += found[:limit]
@@ -110,30 +106,26 @@ class Api:
 
     async def _list(self, query: Query, status: Status | None) -> web.Response:
         limit = _number(query, "limit", _LIMIT, most=_MOST)
-        records = await self._find(
-            Filter(
-                status=status,
-                channel=query.get("channel"),
-                alert=query.get("alert"),
-                limit=limit,
-                before=_number(query, "before", 0) or None,
-            )
+        before = _number(query, "before", 0) or None
+        wanted = Filter(
+            status=status, channel=query.get("channel"), alert=query.get("alert"), limit=limit, before=before
         )
+        ledger = self.process.ledger
+        records = [] if ledger is None else await ledger.find(wanted)
         following = records[-1].seq if len(records) == limit else None
         return _json({"notifications": [self._notification(record) for record in records], "before": following})
 
     async def notification(self, request: web.Request) -> web.Response:
-        record = await self._record(request)
-        ledger = self._process.ledger
-        attempts = [] if ledger is None else await ledger.attempts(record.id)
+        ledger, record = await self._record(request)
+        attempts = await ledger.attempts(record.id)
         return _json({**self._notification(record), "failed_attempts": [views.attempt(one) for one in attempts]})
 
     async def history(self, request: web.Request) -> web.Response:
         """The episodes of an alert, newest first, as far back as the ledger keeps notifications."""
         limit = _number(_query(request, "limit"), "limit", _LIMIT, most=_MOST)
-        name, ledger = request.match_info["alert"], self._process.ledger
+        name, ledger = request.match_info["alert"], self.process.ledger
         episodes = [] if ledger is None else await ledger.episodes(name, limit)
-        alert = self._process.alert(name)
+        alert = self.process.alert(name)
         return _json({"episodes": [views.episode(one, alert) for one in episodes]})
 
     async def events(self, request: web.Request) -> web.Response:
@@ -142,7 +134,7 @@ class Api:
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
             async with aclosing(_body(request)) as body:
-                count = await self._process.receive(request.match_info["alert"], headers, body)
+                count = await self.process.receive(request.match_info["alert"], headers, body)
         except RefusedRequest as refused:
             status, error = refused.status, str(refused)
         except SourceError as failed:
@@ -153,45 +145,34 @@ class Api:
 
     async def retry(self, request: web.Request) -> web.Response:
         """Make a dead or dropped notification pending again."""
-        demand_admin(request, admin=self._admin)
-        id_ = (await self._record(request)).id
-        if not await self._changed(self._ledger().retry, id_):
-            raise web.HTTPConflict(text=f"notification {id_} is neither dead nor dropped, so there is nothing to retry")
-        return _json({"retried": [id_]})
+        return await self._change(request, lambda ledger, id_: ledger.retry([id_]), "retry", "dead nor dropped")
 
     async def drop(self, request: web.Request) -> web.Response:
         """Drop a dead or pending notification."""
-        demand_admin(request, admin=self._admin)
-        id_ = (await self._record(request)).id
-        if not await self._changed(self._ledger().drop, id_):
-            raise web.HTTPConflict(text=f"notification {id_} is neither dead nor pending, so there is nothing to drop")
-        return _json({"dropped": [id_]})
+        return await self._change(request, lambda ledger, id_: ledger.drop([id_]), "drop", "dead nor pending")
 
-    async def _changed(self, change: Callable[[list[str]], Awaitable[int]], id_: str) -> int:
-        count = await change([id_])
-        self._process.rescan()
-        return count
+    async def _change(
+        self, request: web.Request, change: Callable[[Ledger, str], Awaitable[int]], verb: str, wanted: str
+    ) -> web.Response:
+        demand_admin(request, admin=self.admin)
+        ledger, record = await self._record(request)
+        count = await change(ledger, record.id)
+        self.process.rescan()
+        if not count:
+            raise web.HTTPConflict(text=f"notification {record.id} is neither {wanted}, so there is nothing to {verb}")
+        return _json({{"retry": "retried", "drop": "dropped"}[verb]: [record.id]})
 
-    async def _record(self, request: web.Request) -> Record:
-        """Return the notification that the path names."""
+    async def _record(self, request: web.Request) -> tuple[Ledger, Record]:
+        """The ledger, and the notification that the path names."""
         _query(request)
-        id_ = request.match_info["id"]
-        records = await self._find(Filter(id=id_, limit=1))
-        if not records:
+        id_, ledger = request.match_info["id"], self.process.ledger
+        records = [] if ledger is None else await ledger.find(Filter(id=id_, limit=1))
+        if ledger is None or not records:
             raise web.HTTPNotFound(text=f"there is no notification {id_!r}; delivered ones are kept for a limited time")
-        return records[0]
-
-    async def _find(self, wanted: Filter) -> list[Record]:
-        ledger = self._process.ledger
-        return [] if ledger is None else await ledger.find(wanted)
-
-    def _ledger(self) -> Ledger:
-        if self._process.ledger is None:
-            raise LedgerError("there is no ledger: no alert notifies a channel", LedgerReason.UNREADABLE)
-        return self._process.ledger
+        return ledger, records[0]
 
     def _notification(self, record: Record) -> dict[str, Any]:
-        return views.notification(record, self._process.alert(record.alert))
+        return views.notification(record, self.process.alert(record.alert))
 
     async def transitions(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the latest transitions, then each as it happens."""
@@ -201,32 +182,15 @@ class Api:
         if request.method == "HEAD":
             return response
         with suppress(ConnectionResetError):  # the reader went away
-            async with aclosing(self._process.feed.follow()) as stream, aclosing(self._sent(stream)) as events:
-                async for event in events:
-                    await response.write(event)
+            await response.write(b"retry: 2000\n\n")
+            async with aclosing(self.process.feed.follow(quiet=_HEARTBEAT)) as stream:
+                async for found in stream:
+                    await response.write(b": nothing new\n\n" if found is None else self._event(found))
         return response
 
-    async def _sent(self, stream: AsyncIterator[Transition]) -> AsyncGenerator[bytes, None]:
-        """The stream as server-sent events, with comments while it is quiet; ends with the stream or the process."""
-        yield b"retry: 2000\n\n"
-        closing = asyncio.ensure_future(self._closing.wait())
-        following = asyncio.ensure_future(anext(stream, None))
-        try:
-            while not closing.done():
-                await asyncio.wait({closing, following}, timeout=_HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
-                if not following.done():
-                    yield b": nothing new\n\n"
-                    continue
-                found = following.result()
-                if found is None:
-                    return
-                shown = views.transition(found, self._process.alert(found.alert))
-                yield f"event: transition\ndata: {views.text(shown)}\n\n".encode()
-                following = asyncio.ensure_future(anext(stream, None))
-        finally:
-            closing.cancel()
-            following.cancel()
-            await asyncio.wait({following})  # the stream can be closed only when no task awaits it
+    def _event(self, found: Transition) -> bytes:
+        shown = views.transition(found, self.process.alert(found.alert))
+        return f"event: transition\ndata: {views.text(shown)}\n\n".encode()
 
 
 def demand_admin(request: web.Request, *, admin: bool) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TypeAlias
 
@@ -45,22 +46,26 @@ def build(
     """Build the application. `admin`: whether requests may change something (reload, retry, drop). `clock`: the same
     one that `Gauges.install` gets."""
     application = web.Application(middlewares=[_errors])
-    api = Api(process, admin=admin, version=version, clock=clock)
-    operations = _Operations(process, page, admin=admin, clock=clock)
+    api = Api(process=process, admin=admin, version=version, clock=clock)
+    operations = _Operations(process=process, page=page, admin=admin, clock=clock)
+
+    async def end_streams(_: web.Application) -> None:
+        process.feed.close()
+
     application.add_routes([*operations.routes(), *api.routes(), *_static()])
     application.on_response_prepare.append(_secure)
-    application.on_shutdown.append(api.close)
+    application.on_shutdown.append(end_streams)
     return application
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Operations:
     """The paths for Prometheus and for probes."""
 
-    def __init__(self, process: Process, page: Page, *, admin: bool, clock: Callable[[], float]) -> None:
-        self._process = process
-        self._page = page
-        self._admin = admin
-        self._clock = clock
+    process: Process
+    page: Page
+    admin: bool
+    clock: Callable[[], float]
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -73,10 +78,10 @@ class _Operations:
         ]
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
-        scrape = await self._page.scrape(
+        scrape = await self.page.scrape(
             ",".join(request.headers.getall("Accept", ())),
             ",".join(request.headers.getall("Accept-Encoding", ())),
-            self._clock(),
+            self.clock(),
         )
         response = web.StreamResponse(headers={"Content-Type": scrape.content_type, "Vary": "Accept, Accept-Encoding"})
         if scrape.content_encoding:
@@ -94,14 +99,14 @@ class _Operations:
         return web.Response(text="Tocsin is running.\n")
 
     async def ready(self, _: web.Request) -> web.Response:
-        reasons = self._process.ready()
+        reasons = self.process.ready()
         if reasons:
             return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
-        return web.Response(text="".join(f"{line}\n" for line in ("Tocsin is ready.", *self._process.warnings())))
+        return web.Response(text="".join(f"{line}\n" for line in ("Tocsin is ready.", *self.process.warnings())))
 
     async def reload(self, request: web.Request) -> web.Response:
-        demand_admin(request, admin=self._admin)
-        problems = await self._process.reload()
+        demand_admin(request, admin=self.admin)
+        problems = await self.process.reload()
         if problems:
             lines = ["The configuration was refused; the last good one stays in use.", *problems]
             return web.Response(status=500, text="".join(f"{line}\n" for line in lines))

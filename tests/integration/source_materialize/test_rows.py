@@ -12,7 +12,7 @@ from support.materialize import MaterializeDouble, ServerError
 from support.reading import check, error_of, reading
 from support.waiting import SOON
 from tocsin.errors import SourceReason
-from tocsin.firing.canonical import Respelling
+from tocsin.firing.canonical import respelling
 from tocsin.model import Batch, Row
 from tocsin.postgres import name_parts, relation
 from tocsin.sources.base import Subject
@@ -209,7 +209,9 @@ async def test_every_type_arrives_as_server_text(server: Server) -> None:
 
         def alike(rows: Iterable[Row]) -> Counter[Row]:
             """Versions differ in the text of intervals."""
-            return Counter(map(Respelling(stream.columns).row, rows))
+            respelled = respelling(stream.columns)
+            assert respelled is not None
+            return Counter(map(respelled, rows))
 
         await stream.until(lambda: bool(stream.batches) and alike(stream.state.elements()) == alike((row, nulls)))
         assert [column.name for column in stream.columns] == [name for name, _ in columns]

@@ -15,9 +15,8 @@ from support.rabbitmq_packages import VERSION
 from support.rabbitmq_reading import config, reading, source
 from support.waiting import until
 from tocsin.errors import SourceReason
-from tocsin.exposition import Metrics
+from tocsin.exposition import Metrics, State
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
-from tocsin.pipeline.status import State
 from tocsin.sources.rabbitmq.stream import RabbitMQ as Source
 
 TRIES = 30

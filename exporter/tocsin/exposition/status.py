@@ -1,4 +1,4 @@
-"""The status of an alert, as the status page and the commands show it."""
+"""The status of an alert and of a channel, as metrics, the status page and the commands show it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +22,7 @@ class AlertStatus:
 
     name: str
     source: str
-    state: State
+    state: State = State.STARTING
     message: str = ""
     """Why it is not up."""
     doubt: str = ""
@@ -36,13 +36,26 @@ class AlertStatus:
     last_progress: float | None = None
     """Wall-clock seconds; None: not known yet."""
     gaps: int = 0
-    series: int = 0
-    """Series of the gauge that a scrape serves."""
-    dropped: int = 0
+    series: int | None = None
+    """Series of the gauge that a scrape serves; None: the alert has no gauge."""
+    dropped: int | None = None
     """Series of the gauge beyond `max_series`."""
+    duplicates: int | None = None
+    """Rows that joined a label set which another row already had, since the start."""
     events: int | None = None
     """Events received since the start of the process; None for an alert on rows."""
 
 
-class Stall(Exception):  # noqa: N818 - not an error of the program but a reason to end it
-    """A source stalled and its configuration says to end the process then."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelState:
+    """A channel as its gauges show it."""
+
+    up: bool | None = True
+    """None: it is no longer configured."""
+    state: str | None = None
+    """One of `CHANNEL_STATES`; None: it does not run."""
+    pending: int = 0
+    oldest_pending: float | None = None
+    """Wall-clock seconds; None: nothing is pending."""
+    dead: int = 0
+    """Dead letters now."""
