@@ -4,7 +4,7 @@
 const POLL = 2_000;
 const TIMEOUT = 8_000;
 const ROWS = 50;
-const FOLDED = 10;
+const FOLDED = { dead: 5 };    // items shown of a list until it is unfolded, by its name; 10 of others
 const RECENT = 40;
 const LONGEST = 300;
 const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
@@ -15,7 +15,7 @@ let skew = 0;                  // server's clock minus this one's, in ms
 let lastAnswer = null;         // when the server last answered, by this clock
 let admin = false;
 let recent = [];
-let unfolded = [];             // names of alerts that show all their rows
+const unfolded = new Set();    // names of the lists that show all they have
 let dead = { counted: "", at: 0, list: [], error: "" };
 
 // Making elements.
@@ -43,6 +43,8 @@ function number(value) {
   return ordinary ? value.toLocaleString("en", { maximumFractionDigits: 6 }) : String(value);
 }
 
+const shownOf = (name, list) => unfolded.has(name) ? list.length : Math.min(FOLDED[name] ?? 10, list.length);
+
 const plural = (count, one, many = one + "s") => `${number(count)} ${count === 1 ? one : many}`;
 
 function ago(text) {
@@ -67,11 +69,12 @@ function clock(text) {
   return make("time", { datetime: text, title: text }, new Date(text).toLocaleTimeString());
 }
 
-function labels(pairs) {
+function labels(pairs, value = null) {
   const entries = Object.entries(pairs);
+  if (value !== null) entries.push(["value", number(value)]);
   if (!entries.length) return make("span", { class: "labels none" }, "no labels");
-  return make("span", { class: "labels" },
-    ...entries.map(([name, value]) => make("span", {}, make("span", {}, `${name} `), plain(value))));
+  return make("span", { class: "labels pairs" },
+    ...entries.flatMap(([name, value]) => [make("span", {}, make("span", {}, `${name} `), plain(value)), " "]));
 }
 
 function card(...children) {
@@ -110,7 +113,7 @@ function verdict(status) {
     firing ? [`${number(firing)} firing`, "bad"]
     : !status.alerts.length ? ["No alerts configured", "warn"]
     : blind ? [`None known to fire, ${plural(blind, "alert")} without current rows`, "warn"]
-    : ["All quiet", "good"];
+    : ["Nothing fires", "good"];
   $("verdict").textContent = text;
   $("verdict").className = mood;
   document.title = firing ? `(${number(firing)}) Tocsin` : "Tocsin";
@@ -171,7 +174,7 @@ function channelItem(channel) {
   const facts = channel.state === "removed" ? [] : [make("span", {}, `${number(channel.delivered)} delivered`)];
   if (channel.failed) facts.push(make("span", {}, plural(channel.failed, "failed attempt")));
   if (channel.dead) facts.push(make("span", { class: "bad" }, plural(channel.dead, "dead letter")));
-  if (channel.last_delivery) facts.push(make("span", {}, "last ", since(channel.last_delivery, " ago")));
+  if (channel.last_delivery) facts.push(make("span", {}, "last delivery ", since(channel.last_delivery, " ago")));
   const waiting = channel.pending
     ? make("span", {}, `${number(channel.pending)} pending, ${later(channel.oldest_pending) ? "due" : "oldest"} `, since(channel.oldest_pending))
     : make("span", { class: "none" }, "none pending");
@@ -210,25 +213,23 @@ function firingTable(rows) {
     make("thead", {}, make("tr", {}, ...head.filter(Boolean))), make("tbody", {}, ...rows.map(line))));
 }
 
-function firingCard({ alert, rows, folded }) {
-  const total = Math.max(alert.firing + alert.pending, rows.length);
-  const count = folded ? Math.min(FOLDED, rows.length) : rows.length;
-  const all = `api/v1/firing?alert=${encodeURIComponent(alert.name)}&limit=1000`;
+// The line below a list of which more is known, or exists, than is shown.
+function more(list, count, known, total, all) {
+  if (count >= total) return null;
+  return make("div", { class: "more" }, `${number(count)} of ${number(total)} `,
+    count < known ? make("button", { type: "button", onclick: () => { unfolded.add(list); showRecent(); refresh(); } }, `Show ${known}`) : null, " ",
+    total > known ? make("a", { href: all }, "More as JSON") : null);
+}
+
+function firingCard({ alert, rows, count }) {
   return card(
     make("h3", {}, plain(alert.name), tag(`${number(alert.firing)} firing`, alert.firing ? "bad" : ""),
       alert.pending ? tag(`${number(alert.pending)} pending`, "warn") : null),
     alert.state === "up" ? null
       : make("div", { class: "why bad" }, "These rows are not current: last progress ", since(alert.last_progress, " ago"), "."),
     firingTable(rows.slice(0, count)),
-    count === total ? null
-      : make("div", { class: "more" }, `${number(count)} of ${number(total)} `,
-        count < rows.length ? make("button", { type: "button", onclick: () => unfold(alert.name) }, `Show ${rows.length}`) : null, " ",
-        total > rows.length ? make("a", { href: all }, "More as JSON") : null));
-}
-
-function unfold(name) {
-  unfolded = [...unfolded, name];
-  refresh();
+    more(`alert ${alert.name}`, count, rows.length, Math.max(alert.firing + alert.pending, rows.length),
+      `api/v1/firing?alert=${encodeURIComponent(alert.name)}&limit=1000`));
 }
 
 function firing({ groups, blind, configured }) {
@@ -257,43 +258,39 @@ function deadItem(record) {
   return make("li", {},
     make("div", { class: "line" },
       make("span", { class: "name" }, plain(record.alert)), tag(record.kind, KIND_TAGS[record.kind]),
-      make("span", {}, "to ", plain(record.channel)),
-      make("span", { class: "push none" }, since(record.settled_at ?? record.at, " ago"))),
-    labels(record.labels),
+      make("span", {}, "to ", plain(record.channel))),
+    labels(record.labels, record.value),
     make("div", { class: "why bad" }, `${record.reason}: `, plain(record.detail || "no details")),
-    make("div", { class: "facts" },
-      link(plural(record.attempts, "attempt"), () => attemptsOf(record.id)), make("span", { class: "code" }, record.id)),
-    admin ? make("div", { class: "acts" }, act("retry", "Retry"), act("drop", "Drop")) : null);
+    make("div", { class: "line" },
+      make("span", { class: "facts" },
+        make("span", {}, since(record.settled_at ?? record.at, " ago")),
+        link(plural(record.attempts, "attempt"), () => attemptsOf(record.id)), make("span", { class: "code" }, record.id)),
+      admin ? make("span", { class: "push acts" }, act("retry", "Retry"), act("drop", "Drop")) : null));
 }
 
-function deadLetters({ list, error, total }) {
+function deadLetters({ list, error, total, count }) {
   if (error) return empty(make("span", { class: "why bad" }, plain(error)));
   if (!list.length) return empty("None. Notifications that cannot be delivered are kept here with the reason.");
-  const parts = [make("ul", { class: "list" }, ...list.map(deadItem))];
-  if (total > list.length) {
-    parts.push(make("div", { class: "more" }, `The latest ${number(list.length)} of ${number(total)}; `,
-      make("a", { href: "api/v1/dead-letters?limit=1000" }, "more as JSON")));
-  }
-  if (!admin) {
-    parts.push(make("div", { class: "more" }, "After fixing the cause, run ", make("code", {}, "tocsin outbox retry ID"), " to send again or ",
-      make("code", {}, "tocsin outbox drop ID"), " to drop."));
-  }
-  return card(...parts);
+  return card(
+    make("ul", { class: "list" }, ...list.slice(0, count).map(deadItem)),
+    more("dead", count, list.length, total, "api/v1/dead-letters?limit=1000"),
+    admin ? null : make("div", { class: "more" }, "After fixing the cause, run ", make("code", {}, "tocsin outbox retry ID"),
+      " to send again or ", make("code", {}, "tocsin outbox drop ID"), " to drop."));
 }
 
 function transition(record) {
-  return make("li", {},
-    make("div", { class: "line" },
-      tag(record.kind, KIND_TAGS[record.kind]), make("span", { class: "name" }, plain(record.alert)),
-      record.value === null ? null : make("span", {}, number(record.value)),
-      make("span", { class: "push none" }, clock(record.at))),
-    labels(record.labels));
+  return make("li", { class: "line" },
+    tag(record.kind, KIND_TAGS[record.kind]), make("span", { class: "name" }, plain(record.alert)),
+    labels(record.labels, record.value), make("span", { class: "push none" }, clock(record.at)));
 }
 
-function transitions(list) {
+function transitions({ list, count }) {
   if (!list.length) return empty("None since the start. They show here as they happen.");
-  return card(make("ul", { class: "list" }, ...list.map(transition)));
+  return card(make("ul", { class: "list" }, ...list.slice(0, count).map(transition)),
+    more("recent", count, list.length, list.length));
 }
+
+const showRecent = () => show("recent", { list: recent, count: shownOf("recent", recent) }, transitions);
 
 // Details in a dialog, fetched when it opens.
 
@@ -330,7 +327,8 @@ function span(seconds) {
 
 function deliveries(list) {
   if (!list.length) return make("span", { class: "none" }, "–");
-  return make("span", {}, ...list.flatMap(({ channel, status, count }) => [plain(channel), " ", tag(`${number(count)} ${status}`, STATUS_TAGS[status]), " "]));
+  return make("span", { class: "pairs" }, ...list.flatMap(({ channel, status, count }) =>
+    [make("span", {}, plain(channel), " ", tag(`${number(count)} ${status}`, STATUS_TAGS[status])), " "]));
 }
 
 const texts = (row) => Object.fromEntries(
@@ -398,8 +396,9 @@ async function poll() {
   lastAnswer = Date.now();
   admin = status.admin;
   const groups = status.alerts
-    .map((alert) => ({ alert: pick(alert), rows: rows.firing.filter((row) => row.alert === alert.name).map(lean), folded: !unfolded.includes(alert.name) }))
-    .filter((group) => group.rows.length);
+    .map((alert) => ({ alert: pick(alert), rows: rows.firing.filter((row) => row.alert === alert.name).map(lean) }))
+    .filter((group) => group.rows.length)
+    .map((group) => ({ ...group, count: shownOf(`alert ${group.alert.name}`, group.rows) }));
   const blind = status.alerts.filter((alert) => alert.state !== "up").length;
   verdict(status);
   trouble(status);
@@ -407,7 +406,7 @@ async function poll() {
   show("firing", { groups, blind, configured: status.alerts.length }, firing);
   show("alerts", status.alerts, alerts);
   show("channels", status.channels, channels);
-  show("dead", { list: dead.list, error: dead.error, total, admin }, deadLetters);
+  show("dead", { list: dead.list, error: dead.error, total, admin, count: shownOf("dead", dead.list) }, deadLetters);
   $("version").textContent = status.version ? `Tocsin ${status.version}` : "";
 }
 
@@ -456,7 +455,7 @@ function listen() {
   events.addEventListener("transition", (event) => {
     recent = [JSON.parse(event.data), ...recent].slice(0, RECENT);
     refreshSoon();
-    if (!drawing) requestAnimationFrame(() => { drawing = false; show("recent", recent, transitions); });
+    if (!drawing) requestAnimationFrame(() => { drawing = false; showRecent(); });
     drawing = true;
   });
   events.addEventListener("error", () => {
@@ -465,7 +464,7 @@ function listen() {
   });
 }
 
-show("recent", recent, transitions);
+showRecent();
 setInterval(refresh, POLL);
 setInterval(() => {
   for (const element of document.querySelectorAll("time[data-suffix]")) {
