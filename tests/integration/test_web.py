@@ -1,24 +1,11 @@
-"""The port, over real connections: metrics, probes and the page."""
+"""The port, over real connections: metrics, probes, the page, and changes."""
 
 import re
-from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession
 
-from support.web import FakeProcess, Start, starting
-
-
-@pytest.fixture
-def process() -> FakeProcess:
-    return FakeProcess()
-
-
-@pytest.fixture
-async def start(process: FakeProcess) -> AsyncIterator[Start]:
-    async with starting(process) as begin:
-        yield begin
-
+from support.web import DEAD, PENDING, FakeProcess, Start, error
 
 # Prometheus and probes.
 
@@ -43,18 +30,11 @@ async def test_compressed_metrics_have_a_length(start: Start) -> None:
     assert body.startswith(b"\x1f\x8b")
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/", "/api/v1/status", "/api/v1/transitions"])
-async def test_head_answers_without_a_body(start: Start, path: str) -> None:
+async def test_head_answers_without_a_body(start: Start) -> None:
     client = await start()
-    response = await client.head(path)
-    assert (response.status, await response.read()) == (200, b"")
-
-
-@pytest.mark.parametrize("path", ["/healthz", "/-/healthy"])
-async def test_healthy_although_not_ready(start: Start, process: FakeProcess, path: str) -> None:
-    process.reasons = ["alert lost: the view is gone"]
-    client = await start()
-    assert (await client.get(path)).status == 200
+    for path in ("/metrics", "/healthz", "/readyz", "/", "/api/v1/status", "/api/v1/transitions"):
+        response = await client.head(path)
+        assert (response.status, await response.read()) == (200, b""), path
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/-/ready"])
@@ -65,6 +45,8 @@ async def test_readyz_lists_the_reasons(start: Start, process: FakeProcess, path
     response = await client.get(path)
     assert response.status == 503
     assert await response.text() == "alert lost: the view is gone\nledger: the disk is full\n"
+    for healthy in ("/healthz", "/-/healthy"):
+        assert (await client.get(healthy)).status == 200
 
 
 async def test_readyz_lists_warnings_when_ready(start: Start, process: FakeProcess) -> None:
@@ -101,14 +83,68 @@ async def test_page_loads_nothing_from_other_hosts(start: Start) -> None:
             )
 
 
-async def test_page_has_no_inline_script_or_style(start: Start) -> None:
-    """The content security policy would refuse them."""
+async def test_page_has_no_inline_script_and_makes_no_markup(start: Start) -> None:
+    """The content security policy would refuse the one, and text from rows must not become the other."""
     client = await start()
     page = await (await client.get("/")).text()
     assert not re.search(r"<style|style=|<script(?![^>]*src=)|\son\w+=", page)
-
-
-async def test_script_never_creates_markup_from_text(start: Start) -> None:
-    client = await start()
     script = await (await client.get("/static/page.js")).text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)
+
+
+# Changes.
+
+CHANGES = ["/-/reload", f"/api/v1/notifications/{DEAD.id}/retry", f"/api/v1/notifications/{DEAD.id}/drop"]
+
+
+@pytest.mark.parametrize("path", CHANGES)
+async def test_changes_are_refused_without_admin(start: Start, process: FakeProcess, path: str) -> None:
+    client = await start()
+    response = await client.post(path)
+    assert response.status == 403
+    assert "web: {admin: true}" in await response.text()
+    assert (process.reloads, len(process.outbox.records)) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (CHANGES[0], {"Origin": "https://elsewhere.example"}),
+        (CHANGES[1], {"Origin": "null"}),
+        (CHANGES[2], {"Sec-Fetch-Site": "cross-site"}),
+    ],
+    ids=["other origin", "opaque origin", "other site"],
+)
+async def test_changes_from_other_sites_are_refused(
+    start: Start, process: FakeProcess, path: str, headers: dict[str, str]
+) -> None:
+    client = await start(admin=True)
+    assert (await client.post(path, headers=headers)).status == 403
+    assert (process.reloads, len(process.outbox.records)) == (0, 2)
+
+
+async def test_reload_works_or_lists_the_problems(start: Start, process: FakeProcess) -> None:
+    client = await start(admin=True)
+    behind_proxy = {"Origin": "https://tocsin.example", "Sec-Fetch-Site": "same-origin"}
+    assert (await client.post("/-/reload", headers=behind_proxy)).status == 200
+    process.problems = ["tocsin.yaml:3: alerts.late.key: no such column"]
+    response = await client.post("/-/reload")
+    assert response.status == 500
+    assert "tocsin.yaml:3: alerts.late.key: no such column\n" in await response.text()
+    assert process.reloads == 2
+    response = await client.get("/-/reload")
+    assert (response.status, response.headers["Allow"]) == (405, "POST")
+
+
+async def test_retry_of_dead_and_drop_of_pending(start: Start, process: FakeProcess) -> None:
+    client = await start(admin=True)
+    retried = await client.post(f"/api/v1/notifications/{DEAD.id}/retry")
+    assert await retried.json() == {"retried": [DEAD.id]}
+    refused = await client.post(f"/api/v1/notifications/{PENDING.id}/retry")
+    assert refused.status == 409
+    assert "neither dead nor dropped" in await error(refused)
+    assert (await client.post(f"/api/v1/notifications/{PENDING.id}/drop")).status == 200
+    missing = await client.post(f"/api/v1/notifications/{DEAD.id}/drop")
+    assert missing.status == 404
+    assert DEAD.id in await error(missing)
+    assert process.outbox.records == []

@@ -12,23 +12,11 @@ import pytest
 from aiohttp import ClientResponse
 
 from support.waiting import SOON, until
-from support.web import ACME, DEAD, ENDED, FIRED, Client, FakeProcess, Start, error, firing, starting
+from support.web import ACME, DEAD, ENDED, FIRED, Client, FakeProcess, Start, error, firing
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger.base import Attempt
+from tocsin.ledger.base import Attempt, Filter, Status
 from tocsin.model import Kind
 from tocsin.sources.http import RefusedRequest
-
-
-@pytest.fixture
-def process() -> FakeProcess:
-    return FakeProcess()
-
-
-@pytest.fixture
-async def start(process: FakeProcess) -> AsyncIterator[Start]:
-    async with starting(process) as begin:
-        yield begin
-
 
 # Status, rows, notifications.
 
@@ -75,26 +63,28 @@ async def test_firing_rows_are_limited_per_alert(start: Start, process: FakeProc
 
 
 async def test_notifications_are_filtered_and_paged(start: Start, process: FakeProcess) -> None:
-    process.outbox.records += [replace(DEAD, seq=seq, id=str(seq), channel="pager") for seq in range(20, 25)]
     client = await start()
 
-    async def listed(query: str) -> tuple[list[int], int | None]:
+    async def listed(query: str) -> tuple[list[int], int | None, Filter]:
         answer = await (await client.get(f"/api/v1/{query}")).json()
-        return [record["seq"] for record in answer["notifications"]], answer["before"]
+        return [record["seq"] for record in answer["notifications"]], answer["before"], process.outbox.wanted[-1]
 
-    assert await listed("notifications") == ([24, 23, 22, 21, 20, 8, 7], None)
-    assert await listed("notifications?status=pending") == ([8], None)
-    assert await listed("notifications?limit=2&channel=pager") == ([24, 23], 23)
-    assert await listed("notifications?limit=2&channel=pager&before=23") == ([22, 21], 21)
-    assert await listed("notifications?alert=lost") == ([], None)
-    assert await listed("dead-letters?channel=people") == ([7], None)
+    pager = Filter(channel="pager", limit=1, before=23)
+    assert await listed("notifications") == ([7, 8], None, Filter(limit=100))
+    assert await listed("notifications?limit=1&channel=pager&before=23") == ([7], 7, pager)
+    assert (await listed("notifications?status=pending&alert=lost"))[2] == Filter(
+        status=Status.PENDING, alert="lost", limit=100
+    )
+    assert (await listed("dead-letters?channel=people"))[2] == Filter(status=Status.DEAD, channel="people", limit=100)
 
 
-async def test_one_notification_has_all_fields(start: Start) -> None:
+async def test_one_notification_has_fields_and_attempts(start: Start, process: FakeProcess) -> None:
+    process.outbox.failed = {DEAD.id: [Attempt(at=1_700_000_001.5, reason="timeout", detail="no answer")]}
     client = await start()
     record = await (await client.get(f"/api/v1/notifications/{DEAD.id}")).json()
     assert (record["status"], record["reason"], record["detail"], record["attempts"]) == ("dead", "rejected", "422", 3)
     assert record["settled_at"] == "2023-11-14T22:13:22.000Z"
+    assert record["failed_attempts"] == [{"at": "2023-11-14T22:13:21.500Z", "reason": "timeout", "detail": "no answer"}]
     missing = await client.get("/api/v1/notifications/nothing")
     assert missing.status == 404
     assert "'nothing'" in await error(missing)
@@ -167,14 +157,6 @@ async def test_stream_sends_recent_transitions_then_new_ones(start: Start, proce
     process.feed.publish([FIRED._replace(kind=Kind.RESOLVED, row=(hostile, None, "1"))])
     second = await event(response)
     assert (second["kind"], second["labels"]) == ("resolved", {"customer": hostile})
-
-
-async def test_stream_ends_with_the_feed(start: Start, process: FakeProcess) -> None:
-    response = await (await start()).get("/api/v1/transitions")
-    await until(lambda: process.feed.readers == 1)
-    process.feed.close()
-    assert await event(response) is None
-    await until(lambda: process.feed.readers == 0)
 
 
 async def test_stream_is_closed_when_its_reader_leaves(start: Start, process: FakeProcess) -> None:
@@ -267,18 +249,6 @@ async def test_client_that_hangs_up_causes_no_warning(
     await until(lambda: process.reading == 0, "the other one is given up")
     assert [body for _, _, body in process.received] == [b"{}"]
     assert warnings_in(caplog) == []
-
-
-async def test_events_for_another_alert_are_not_found(start: Start) -> None:
-    response = await (await start()).post("/api/v1/events/late", data=b"{}")
-    assert (response.status, await error(response)) == (404, "no alert 'late' takes events over HTTP")
-
-
-async def test_notification_has_its_failed_attempts(start: Start, process: FakeProcess) -> None:
-    process.outbox.records = [DEAD]
-    process.outbox.failed = {DEAD.id: [Attempt(at=1_700_000_001.5, reason="timeout", detail="no answer")]}
-    found = await (await (await start()).get(f"/api/v1/notifications/{DEAD.id}")).json()
-    assert found["failed_attempts"] == [{"at": "2023-11-14T22:13:21.500Z", "reason": "timeout", "detail": "no answer"}]
 
 
 async def test_history_has_times_and_deliveries(start: Start, process: FakeProcess) -> None:

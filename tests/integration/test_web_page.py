@@ -8,7 +8,7 @@ import pytest
 
 from support.browser import CHROMIUM, Tab, browser
 from support.waiting import until_some
-from support.web import ACME, DEAD, ENDED, LATE, PEOPLE, FakeProcess, Start, starting
+from support.web import ACME, DEAD, ENDED, FIRED, LATE, PEOPLE, FakeProcess, Start
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Attempt
 
@@ -20,12 +20,6 @@ def process() -> FakeProcess:
     process = FakeProcess()
     process.channel_list = [{**PEOPLE, "dead": 1}]
     return process
-
-
-@pytest.fixture
-async def start(process: FakeProcess) -> AsyncIterator[Start]:
-    async with starting(process) as begin:
-        yield begin
 
 
 @pytest.fixture
@@ -72,12 +66,8 @@ async def test_history_shows_active_ended_and_unknown_ends(tab: Tab, process: Fa
     assert not await tab.run("document.querySelector('#details').open")
 
 
-async def test_history_without_notifications_says_so(tab: Tab) -> None:
-    await tab.click("#alerts button", "history")
-    await until_shows(tab, "#details-body", "No notifications of this alert are kept.")
-
-
-async def test_attempts_of_a_dead_letter_are_listed(tab: Tab, process: FakeProcess) -> None:
+async def test_attempts_are_listed_or_explained(tab: Tab, process: FakeProcess) -> None:
+    process.outbox.records = [DEAD, replace(DEAD, id="e", attempts=0), replace(DEAD, id="g", attempts=2)]
     process.outbox.failed = {
         DEAD.id: [
             Attempt(at=1_700_000_001.5, reason="timeout", detail=""),
@@ -88,37 +78,46 @@ async def test_attempts_of_a_dead_letter_are_listed(tab: Tab, process: FakeProce
     shown = await until_shows(tab, "#details[open] #details-body", "timeout", "no details", "rejected", "422 <i>no</i>")
     assert shown.index("timeout") < shown.index("rejected")
     assert await tab.text("#details-title") == "Attempts"
+    for attempts, text in ((0, "No attempt was made."), (2, "The attempts are no longer kept.")):
+        await tab.click("#details button", "Close")
+        await tab.click("#dead button", f"{attempts} attempts")
+        await until_shows(tab, "#details[open] #details-body", text)
 
 
-@pytest.mark.parametrize(("attempts", "says"), [(0, "No attempt was made."), (3, "The attempts are no longer kept.")])
-async def test_missing_attempts_are_explained(tab: Tab, process: FakeProcess, attempts: int, says: str) -> None:
-    process.outbox.records = [replace(DEAD, attempts=attempts)]
-    await tab.click("#dead button", f"{attempts} attempts")
-    await until_shows(tab, "#details[open] #details-body", says)
-
-
-async def test_unreadable_ledger_shows_in_the_dialog(tab: Tab, process: FakeProcess) -> None:
-    process.alert_list = [LATE]
-    await until_shows(tab, "#alerts", "late")
+async def test_missing_history_is_explained(tab: Tab, process: FakeProcess) -> None:
+    await tab.click("#alerts button", "history")
+    await until_shows(tab, "#details-body", "No notifications of this alert are kept.")
     process.outbox.fault = LedgerError("tocsin.db: the disk is full; make room", LedgerReason.FULL)
+    await tab.click("#details button", "Close")
     await tab.click("#alerts button", "history")
     await until_shows(tab, "#details[open] #details-body", "tocsin.db: the disk is full; make room")
 
 
-async def test_refusing_channel_is_shown_in_red(tab: Tab, process: FakeProcess) -> None:
-    """In red, with the reason, and at the top of the page."""
+async def test_refusing_channel_and_source_are_red(tab: Tab, process: FakeProcess) -> None:
+    """With the reason, and the channel also at the top of the page."""
     why = "the last 400 notifications were given up on, the latest for: not_found: 404"
     process.channel_list = [{**PEOPLE, "state": "refusing", "message": why, "dead": 400}]
+    process.alert_list = [{**LATE, "state": "refusing", "message": "the last 3 messages are not valid events"}]
     await until_shows(tab, "#channels .tag.bad", "refusing")
     await until_shows(tab, "#channels .why.bad", why)
     await until_shows(tab, "#trouble", "1 channel not delivering, 400 dead letters")
-
-
-async def test_refusing_source_is_shown_in_red(tab: Tab, process: FakeProcess) -> None:
-    """As one whose source is in error."""
-    process.alert_list = [{**LATE, "state": "refusing", "message": "the last 3 messages are not valid events"}]
     await until_shows(tab, "#alerts .tag.bad", "refusing")
     await until_shows(tab, "#alerts .why.bad", "the last 3 messages are not valid events")
+
+
+async def test_long_lists_are_folded(tab: Tab, process: FakeProcess) -> None:
+    """Five dead letters and ten transitions, and the others when asked for."""
+    process.outbox.records = [replace(DEAD, id=str(number)) for number in range(7)]
+    process.feed.publish([FIRED] * 12)
+    for part, few, button, all_ in (("#dead", 5, "Show 7", 7), ("#recent", 10, "Show 12", 12)):
+        items = f"document.querySelectorAll('{part} li').length"
+        await until_some(lambda items=items, few=few: _equal(tab, items, few), f"{few} items")  # type: ignore[misc]
+        await tab.click(f"{part} button", button)
+        await until_some(lambda items=items, all_=all_: _equal(tab, items, all_), f"{all_} items")  # type: ignore[misc]
+
+
+async def _equal(tab: Tab, script: str, value: object) -> bool:
+    return bool(await tab.run(script) == value)
 
 
 async def test_dead_letters_of_removed_channel_are_droppable(tab: Tab, process: FakeProcess) -> None:

@@ -1,7 +1,7 @@
 """The web server over real connections, in front of a scripted process."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, TypeAlias, cast
@@ -93,37 +93,25 @@ ENDED = Episode(
 
 def firing(number: int, total: str = "1.5") -> Firing:
     """A firing row of its own fingerprint."""
-    row = ("<b>Acme</b>", "DE89", total)
-    return Firing(
-        fingerprint=str(number) * 32,
-        phase=Phase.FIRING,
-        started_at=START,
-        marked_at=START,
-        row=row,
-        counts=((1, row),),
-    )
+    row = (*ACME[:2], total)
+    name = str(number) * 32
+    return Firing(fingerprint=name, phase=Phase.FIRING, started_at=START, marked_at=START, row=row, counts=((1, row),))
 
 
 class FakeLedger:
-    """Answers from lists. With `fault`, everything raises it."""
+    """Answers from lists. With `fault`, everything raises it. `wanted`: the filter of each search."""
 
     def __init__(self) -> None:
         self.records: list[Record] = [DEAD, PENDING]
         self.failed: dict[str, list[Attempt]] = {}
         self.history: list[Episode] = []
+        self.wanted: list[Filter] = []
         self.fault: LedgerError | None = None
 
     async def find(self, wanted: Filter) -> list[Record]:
         self._check()
-        found = [
-            record
-            for record in sorted(self.records, key=lambda record: -record.seq)
-            if wanted.status in {None, record.status}
-            and wanted.channel in {None, record.channel}
-            and wanted.alert in {None, record.alert}
-            and wanted.id in {None, record.id}
-            and (wanted.before is None or record.seq < wanted.before)
-        ]
+        self.wanted.append(wanted)
+        found = [record for record in self.records if wanted.id in {None, record.id}]
         return found[: wanted.limit]
 
     async def attempts(self, id_: str) -> list[Attempt]:
@@ -140,10 +128,9 @@ class FakeLedger:
         return self._remove(ids, {Status.DEAD, Status.PENDING})
 
     def _remove(self, ids: Sequence[str], statuses: set[Status]) -> int:
-        self._check()
-        removed = [record for record in self.records if record.id in ids and record.status in statuses]
-        self.records = [record for record in self.records if record not in removed]
-        return len(removed)
+        kept = [record for record in self.records if record.id not in ids or record.status not in statuses]
+        removed, self.records = len(self.records) - len(kept), kept
+        return removed
 
     def _check(self) -> None:
         if self.fault:
@@ -157,6 +144,7 @@ class FakeProcess:
     def __init__(self) -> None:
         self.feed = Feed()
         self.outbox = FakeLedger()
+        self.ledger = cast("Ledger", self.outbox)
         self.reasons: list[str] = []
         self.notes: list[str] = []
         self.alert_list: list[dict[str, Any]] = [
@@ -168,32 +156,18 @@ class FakeProcess:
         self.problems: list[str] = []
         self.received: list[tuple[str, dict[str, str], bytes]] = []
         self.refusal: Exception | None = None
-        self.reading = 0
-        self.reloads = 0
-        self.rescans = 0
+        self.reading = self.reloads = self.rescans = 0
+        self.ready = lambda: self.reasons
+        self.warnings = lambda: self.notes
+        self.alerts = lambda: self.alert_list
+        self.channels = lambda: self.channel_list
 
-    @property
-    def ledger(self) -> Ledger:
-        return cast("Ledger", self.outbox)
-
-    def alert(self, name: str) -> Alert | None:
+    def alert(self, name: str) -> Alert:
         found = SimpleNamespace(name=name, labels={"customer": "customer"}, static_labels={}, value="total")
         return cast("Alert", found)
 
-    def ready(self) -> Sequence[str]:
-        return self.reasons
-
-    def warnings(self) -> Sequence[str]:
-        return self.notes
-
-    def alerts(self) -> Sequence[dict[str, Any]]:
-        return self.alert_list
-
-    def channels(self) -> Sequence[dict[str, Any]]:
-        return self.channel_list
-
     def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:
-        return views.firings(self.rows.get(alert, [])[:limit], cast("Alert", self.alert(alert)), COLUMNS)
+        return views.firings(self.rows.get(alert, [])[:limit], self.alert(alert), COLUMNS)
 
     async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
         if alert != "posted":
@@ -219,22 +193,17 @@ class FakeProcess:
 @asynccontextmanager
 async def starting(process: FakeProcess) -> AsyncIterator[Start]:
     """Yield a function that starts servers in front of a process; they are closed at the end."""
-    clients: list[Client] = []
+    async with AsyncExitStack() as stack:
 
-    async def begin(*, admin: bool = False) -> Client:
-        page = Page(Metrics("1.2.3"))
-        gauges = Gauges(GaugeSpec(alert="late", metric="late_orders", labels=(("customer", 0),)))
-        gauges.install(gauges.render({"1": ("Acme",)}), 0.0)
-        page.add(gauges)
-        application = build(process, page, admin=admin, version="1.2.3", clock=lambda: 1_700_000_003.0)
-        client = TestClient(TestServer(application))
-        await client.start_server()
-        clients.append(client)
-        return client
+        async def begin(*, admin: bool = False) -> Client:
+            page = Page(Metrics("1.2.3"))
+            gauges = Gauges(GaugeSpec(alert="late", metric="late_orders", labels=(("customer", 0),)))
+            gauges.install(gauges.render({"1": ("Acme",)}), 0.0)
+            page.add(gauges)
+            application = build(process, page, admin=admin, version="1.2.3", clock=lambda: 1_700_000_003.0)
+            return await stack.enter_async_context(TestClient(TestServer(application)))
 
-    yield begin
-    for client in clients:
-        await client.close()
+        yield begin
 
 
 async def error(response: ClientResponse) -> str:

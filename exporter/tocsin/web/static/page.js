@@ -273,7 +273,7 @@ function deadLetters({ list, error, total, count }) {
   if (!list.length) return empty("None. Notifications that cannot be delivered are kept here with the reason.");
   return card(
     make("ul", { class: "list" }, ...list.slice(0, count).map(deadItem)),
-    more("dead", count, list.length, total, "api/v1/dead-letters?limit=1000"),
+    more("dead", count, list.length, Math.max(total, list.length), "api/v1/dead-letters?limit=1000"),
     admin ? null : make("div", { class: "more" }, "After fixing the cause, run ", make("code", {}, "tocsin outbox retry ID"),
       " to send again or ", make("code", {}, "tocsin outbox drop ID"), " to drop."));
 }
