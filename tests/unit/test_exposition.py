@@ -82,6 +82,12 @@ def test_merging_handles_nan_and_infinity(rule: OnDuplicate, values: tuple[str |
     assert served(gauges) == {(("customer", "Acme"),): pytest.approx(merged, nan_ok=True, rel=0, abs=0)}
 
 
+def test_dropped_series_and_merged_rows_are_counted() -> None:
+    gauges = Gauges(replace(SPEC, max_series=2))
+    put(gauges, {key: (name, None, "1") for key, name in (("1", "a"), ("2", "b"), ("3", "c"), ("4", "c"))})
+    assert (gauges.series, gauges.dropped, gauges.duplicates) == (2, 1, 1)
+
+
 def test_stale_series_are_withheld_and_return() -> None:
     stale = False
     gauges = Gauges(SPEC, fresh=lambda: not stale)

@@ -119,6 +119,8 @@ async def test_counters_and_histograms_are_shown() -> None:
     assert found["process_open_fds"] > 0
     assert found['tocsin_alert_up{alert="late"}'] == 1
     assert found['tocsin_alert_frontier_timestamp_seconds{alert="late"}'] == 1_700_000_000.5
+    series = ("series", "series_dropped", "duplicate_series_total")
+    assert [found[f'tocsin_alert_{name}{{alert="late"}}'] for name in series] == [2, 1, 3]
     assert found['tocsin_channel_oldest_pending_timestamp_seconds{channel="late people"}'] == 7
 
 

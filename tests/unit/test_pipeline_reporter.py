@@ -42,5 +42,5 @@ def test_state_and_duration_of_an_outage() -> None:
 def test_first_success_is_logged_only_after_the_start() -> None:
     with capture_logs() as logged:
         Reporter(log, down="down", up="up").recovered()
-        Reporter(log, down="down", up="up", state=State.UP, level="error").recovered()
+        Reporter(log, down="down", up="up", state=State.UP).recovered()
     assert [line["event"] for line in logged] == ["up"]

@@ -132,9 +132,11 @@ async def test_new_column_leaves_no_old_series(tmp_path: Path) -> None:
     """Without a key, the rows with the new column are other keys than before."""
     source = ScriptedSource()
     pipeline = row_pipeline(alert_in(tmp_path, "labels: []"), source, None)
-    source.put(Batch(updates=[(10, 1, ("1",))], frontier=11, snapshot=10))
+    source.put(Batch(updates=[(10, 1, ("1",)), (10, 1, ("2",))], frontier=11, snapshot=10))
     async with at_work(pipeline):
         await until(lambda: pipeline.frontier == 11)
+        status = pipeline.status()
+        assert (status.firing, status.series, status.dropped, status.duplicates) == (2, 1, 0, 1)
         source.columns = (*COLUMNS, Column(name="note", oid=25))
         source.put(
             SourceError("gone", SourceReason.SHAPE),

@@ -99,21 +99,15 @@ class Metrics:
 
     def alert(self, name: str) -> AlertMetrics:
         """The metrics of an alert, all at zero when it is new."""
-        if name not in self._alerts:
-            self._alerts[name] = AlertMetrics(self._instruments, name)
-        return self._alerts[name]
+        return self._alerts.get(name) or self._alerts.setdefault(name, AlertMetrics(self._instruments, name))
 
     def channel(self, name: str) -> ChannelMetrics:
         """The metrics of a channel, all at zero when it is new."""
-        if name not in self._channels:
-            self._channels[name] = ChannelMetrics(self._instruments, name)
-        return self._channels[name]
+        return self._channels.get(name) or self._channels.setdefault(name, ChannelMetrics(self._instruments, name))
 
     def source(self, name: str) -> SourceMetrics:
         """The metrics of a source of events, all at zero when it is new."""
-        if name not in self._sources:
-            self._sources[name] = SourceMetrics(self._instruments, name)
-        return self._sources[name]
+        return self._sources.get(name) or self._sources.setdefault(name, SourceMetrics(self._instruments, name))
 
     def forget(self, owner: Literal["alert", "channel", "source"], name: str) -> None:
         """Remove every series of an alert, a channel or a source."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from tocsin.exposition import State
 
@@ -24,7 +24,6 @@ class Reporter:
         down: str,
         up: str,
         state: State = State.STARTING,
-        level: Literal["warning", "error"] = "warning",
         monotonic: Callable[[], float] = time.monotonic,
         **context: Any,
     ) -> None:
@@ -34,7 +33,6 @@ class Reporter:
         self.message = ""
         """Why it is down; empty while it is not."""
         self._log = log.bind(**context)
-        self._level = level
         self._down = down
         self._up = up
         self._monotonic = monotonic
@@ -53,7 +51,7 @@ class Reporter:
     def failed(self, message: str, **details: Any) -> None:
         """It does not work. `details` go into the log."""
         if message != self.message:
-            getattr(self._log, self._level)(self._down, error=message, **details)
+            self._log.warning(self._down, error=message, **details)
         if self.up:
             self._down_since = self._monotonic()
         self.state, self.message = State.ERROR, message

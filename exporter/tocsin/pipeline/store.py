@@ -1,7 +1,6 @@
 """What the ledger has of one alert on rows: where to resume from it, and how a batch is written to it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from tocsin.alert import RowAlert
 from tocsin.errors import SourceError
@@ -16,15 +15,6 @@ from tocsin.pipeline.routing import Router
 
 _FRONTIER_EVERY = 5.0
 """Seconds between writes of a frontier when nothing else changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Committed:
-    """The last commit."""
-
-    frontier: int | None
-    at: float
-    """Monotonic seconds."""
 
 
 class AlertStore:
@@ -50,16 +40,19 @@ class AlertStore:
         self._monotonic = monotonic
         self._stored: Stored | None = None
         """What the ledger holds, until the columns are known."""
-        self._committed = _Committed(None, 0.0)
+        self._committed: int | None = None
+        """The frontier of the last commit."""
+        self._committed_at = 0.0
+        """When it was written, in monotonic seconds."""
 
     async def load(self) -> int | None:
         """Read the stored state. Returns its frontier. Raises LedgerError."""
         if self._ledger is None or self._stored is not None:
-            return self._committed.frontier
+            return self._committed
         self._stored = await self._ledger.load(self._alert.name)
         self.baseline = resume.loaded(self._stored, self._definition)
-        self._committed = _Committed(self._stored.frontier if self._stored else None, 0.0)
-        return self._committed.frontier
+        self._committed = self._stored.frontier if self._stored else None
+        return self._committed
 
     def resume_at(self) -> int | None:
         """The as-of to subscribe from; None: the server's own time."""
@@ -93,7 +86,7 @@ class AlertStore:
             return
         now = self._monotonic()
         changed = outcome.transitions or outcome.saved or outcome.gone or not isinstance(self.baseline, Resumed)
-        if changed or now - self._committed.at >= _FRONTIER_EVERY:
+        if changed or now - self._committed_at >= _FRONTIER_EVERY:
             await shielded(self._write(self._ledger, firing, outcome, batch.frontier))
         self.baseline = Resumed(batch.frontier)
 
@@ -102,14 +95,14 @@ class AlertStore:
         # With another baseline the ledger has none of the firing set yet, and the set may be in the middle of a batch.
         if self._ledger is None or firing is None or not isinstance(self.baseline, Resumed):
             return
-        if self.baseline.frontier not in (None, self._committed.frontier):
+        if self.baseline.frontier not in (None, self._committed):
             await self._ledger.commit(self._transaction(firing, Outcome(), self.baseline.frontier))
 
     async def _write(self, ledger: Ledger, firing: FiringSet, outcome: Outcome, frontier: int | None) -> None:
         began = self._monotonic()
         notifications = await ledger.commit(self._transaction(firing, outcome, frontier))
         self._metrics.commit_seconds.observe(self._monotonic() - began)
-        self._committed, self.baseline = _Committed(frontier, began), Resumed(frontier)
+        self._committed, self._committed_at, self.baseline = frontier, began, Resumed(frontier)
         self._offer(notifications)
 
     def _transaction(self, firing: FiringSet, outcome: Outcome, frontier: int | None) -> Commit:
