@@ -159,6 +159,14 @@ async def test_stream_sends_recent_transitions_then_new_ones(start: Start, proce
     assert (second["kind"], second["labels"]) == ("resolved", {"customer": hostile})
 
 
+async def test_reader_that_falls_behind_is_closed(start: Start, process: FakeProcess) -> None:
+    """It must not delay the pipeline, nor fill the memory."""
+    response = await (await start()).get("/api/v1/transitions")
+    await until(lambda: process.feed.readers == 1)
+    process.feed.publish([FIRED] * 1_001)
+    assert await event(response) is None
+
+
 async def test_stream_is_closed_when_its_reader_leaves(start: Start, process: FakeProcess) -> None:
     response = await (await start()).get("/api/v1/transitions")
     await until(lambda: process.feed.readers == 1)
