@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.errors import SourceError, SourceReason
 from tocsin.exposition import State
+from tocsin.firing import Rule
 from tocsin.ledger.base import Filter, Stored
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Kind, Row
+from tocsin.pipeline import resume
+from tocsin.pipeline.rows import firing_rule
 
 SNAPSHOT = Batch(updates=[], frontier=11, snapshot=10)
 PROGRESS = Batch(updates=[], frontier=20)
@@ -226,3 +230,21 @@ async def test_ledger_fault_restarts_from_the_ledger(alert: RowAlert, ledger: Sl
         await until(lambda: pipeline.state is State.UP)
     assert [one.row for one in (await stored(ledger)).firings] == [("1",)]
     assert len(await ledger.find(Filter(channel="out"))) == 1
+
+
+def test_settings_of_alert_reach_firing_set(tmp_path: Path) -> None:
+    alert = alert_in(
+        tmp_path, "key: [id], for: 1s, keep_firing_for: 2s, repeat_interval: 3s, ignore: [note], labels: [id]"
+    )
+    columns = (Column(name="note", oid=25), *COLUMNS)
+    assert firing_rule(alert, columns) == Rule(
+        alert="late", columns=columns, key=(1,), ignored=frozenset({0}), hold=1000, keep=2000, repeat=3000, edges=True
+    )
+
+
+def test_another_query_is_another_definition(alert: RowAlert) -> None:
+    queries = ("SELECT 1 AS id", "SELECT 2 AS id")
+    subjects = [replace(alert.subject, relation=None, query=query) for query in queries]
+    one, two = (resume.definition(replace(alert, subject=subject)) for subject in subjects)
+    assert one != two
+    assert resume.same_key(one, two)

@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -16,12 +16,12 @@ import structlog
 from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.errors import LedgerError, SourceError, SourceReason
-from tocsin.exposition import AlertMetrics, AlertStatus, Gauges, Page, Rendered, State
+from tocsin.exposition import AlertMetrics, AlertStatus, Gauges, GaugeSpec, Page, Rendered, State
 from tocsin.faults import must_end, unexpected
-from tocsin.firing import Firing, FiringSet, Outcome, Phase
+from tocsin.firing import Firing, FiringSet, Outcome, Phase, Rule
 from tocsin.ledger.base import Ledger
 from tocsin.model import Batch, Columns, Notification, Transition
-from tocsin.pipeline import binding, resume
+from tocsin.pipeline import resume
 from tocsin.pipeline.columns import NamedColumns
 from tocsin.pipeline.reporter import NameChecks, Reporter, Stall
 from tocsin.pipeline.resume import FirstStart, Redefined, Resumed
@@ -187,12 +187,12 @@ class RowPipeline:
 
     def _bind(self, columns: Columns) -> None:
         """Prepare firing set and gauge for the columns. Raises SourceError if the alert names one that is missing."""
-        rule = binding.rule(self.alert, columns)
+        rule = firing_rule(self.alert, columns)
         if self._out.columns is not None and columns != self.columns:
             self._out.columns.report(columns)
         self._firing = self._store.firing_set(rule, self._firing)
         if self.alert.gauges:
-            spec = binding.gauge_spec(self.alert, columns)
+            spec = gauge_spec(self.alert, columns)
             if self.gauges is None or self.gauges.spec != spec:
                 self.gauges = Gauges(spec, fresh=lambda: not self.stale)
                 self._out.page.add(self.gauges)
@@ -312,3 +312,62 @@ class RowPipeline:
             return self._firing.active()
         except RuntimeError:
             return None  # a thread is applying a large batch; `changed` is called when it is done
+
+
+# The configuration of the alert, bound to the columns of its relation.
+
+
+def firing_rule(alert: RowAlert, columns: Columns) -> Rule:
+    """The firing set's rule. Raises SourceError when the relation lacks a column that the alert names."""
+    index = _index(alert, columns)
+    return Rule(
+        alert=alert.name,
+        columns=columns,
+        key=tuple(index[name] for name in alert.key),
+        ignored=frozenset(index[name] for name in alert.ignore),
+        hold=_milliseconds(alert.hold),
+        keep=_milliseconds(alert.keep_firing_for),
+        repeat=_milliseconds(alert.repeat_interval),
+        edges=bool(alert.notify),
+    )
+
+
+def gauge_spec(alert: RowAlert, columns: Columns) -> GaugeSpec:
+    """The gauge's specification. Raises SourceError as `firing_rule` does."""
+    index = _index(alert, columns)
+    return GaugeSpec(
+        alert=alert.name,
+        metric=alert.metric,
+        help=alert.help,
+        labels=tuple((label, index[column]) for label, column in alert.labels.items()),
+        static_labels=tuple(alert.static_labels.items()),
+        value=None if alert.value is None else index[alert.value],
+        on_duplicate=alert.on_duplicate,
+        max_series=alert.max_series,
+        linger=alert.linger,
+    )
+
+
+def _index(alert: RowAlert, columns: Columns) -> Mapping[str, int]:
+    index = {column.name: number for number, column in enumerate(columns)}
+    if len(index) < len(columns):
+        names = [column.name for column in columns]
+        doubled = ", ".join(dict.fromkeys(name for name in names if names.count(name) > 1))
+        raise SourceError(
+            f"alert {alert.name}: the relation has several columns {doubled}",
+            SourceReason.SHAPE,
+            fix="rename them in the view or query",
+        )
+    named = [*alert.key, *alert.ignore, *alert.labels.values(), *([alert.value] if alert.value else [])]
+    missing = [name for name in dict.fromkeys(named) if name not in index]
+    if missing:
+        raise SourceError(
+            f"alert {alert.name}: the relation has no column {', '.join(missing)}",
+            SourceReason.SHAPE,
+            fix=f"use one of {', '.join(index)}",
+        )
+    return index
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
