@@ -113,7 +113,7 @@ async def exact(harness: Harness, tocsin: TocsinProcess) -> None:
     await until_some(page_is_view)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_promise_3_every_page_is_the_view(harness: Harness, seed: int) -> None:
     """Catches series that stay when a row goes or changes its labels, rows that are missed, and half a batch."""
     model = Model(harness.orders, seed)
@@ -133,10 +133,9 @@ async def test_promise_3_every_page_is_the_view(harness: Harness, seed: int) -> 
         await exact(harness, tocsin)
 
 
-@pytest.mark.parametrize("seed", [7])
-async def test_promise_3_page_is_right_after_restarts(harness: Harness, seed: int) -> None:
+async def test_promise_3_page_is_right_after_restarts(harness: Harness) -> None:
     """Catches state carried over wrongly, from the ledger or from before a stream broke."""
-    model = Model(harness.orders, seed)
+    model = Model(harness.orders, 7)
     model.step()
     for ending in ("kill", "stop", "kill"):
         async with harness.run() as tocsin:

@@ -3,7 +3,7 @@ pauses."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from tocsin.ledger.sqlite import SqliteLedger
 from tocsin.model import Batch, Column, Columns, Kind, Notification
 from tocsin.pipeline.routing import Route, Router
 from tocsin.pipeline.rows import RowOutputs, RowPipeline, Timing
-from tocsin.sources.base import Source, Subject
+from tocsin.sources.base import Subject
 
 COLUMNS = (Column(name="id", oid=23),)
 CONFIG = """
@@ -63,32 +63,18 @@ class ScriptedSource:
 
     def __init__(self) -> None:
         self.columns: Columns = COLUMNS
-        self.script: asyncio.Queue[Batch | SourceError] = asyncio.Queue()
         self.resumes: list[int | None] = []
         """The as-of that each subscription asked for."""
+        self._script: asyncio.Queue[Batch | SourceError] = asyncio.Queue()
 
     def put(self, *script: Batch | SourceError) -> None:
         for one in script:
-            self.script.put_nowait(one)
+            self._script.put_nowait(one)
 
     @asynccontextmanager
-    async def open(
-        self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = lambda _: None
-    ) -> AsyncIterator[Any]:
+    async def open(self, _: Subject, *, resume: int | None, **__: object) -> AsyncIterator["ScriptedSource"]:
         self.resumes.append(resume)
-        yield _Stream(self.columns, self.script)
-
-    async def describe(self, subject: Subject) -> Columns:
-        return COLUMNS
-
-    async def sample(self, subject: Subject) -> None:
-        return None
-
-
-class _Stream:
-    def __init__(self, columns: Columns, script: "asyncio.Queue[Batch | SourceError]") -> None:
-        self.columns = columns
-        self._script = script
+        yield self
 
     async def batches(self) -> AsyncIterator[Batch]:
         while True:
@@ -132,9 +118,7 @@ def alert_in(folder: Path, settings: str = "labels: [id]") -> RowAlert:
     return load(file, {}).row_alerts["late"]
 
 
-def row_pipeline(
-    alert: RowAlert, source: Source, ledger: Any, metrics: Metrics | None = None, **more: Any
-) -> RowPipeline:
+def row_pipeline(alert: RowAlert, source: Any, ledger: Any, metrics: Metrics | None = None, **more: Any) -> RowPipeline:
     """`more`: clocks, chance and sleep; `backoff`."""
     metrics = metrics or Metrics("0")
     outputs = RowOutputs(

@@ -14,7 +14,7 @@ from support.config import FakeSource
 from support.dispatching import DispatcherHarness
 from support.intakes import Offered, intake_of_orders
 from support.levels import LevelHarness
-from support.pipelines import Pauses, alert_in, at_work, row_pipeline
+from support.pipelines import CONFIG, Pauses, alert_in, at_work, row_pipeline
 from support.waiting import until
 from tocsin.app import _Reloading
 from tocsin.app import build as units
@@ -29,11 +29,6 @@ from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Columns, Event
 from tocsin.sources.base import EventBatch, Subject
 
-CONFIG = """
-sources: {mz: {type: materialize, dsn: "postgresql://tocsin@127.0.0.1:1/materialize"}}
-channels: {out: {type: console}}
-alerts: {late: {source: mz, relation: late, labels: [id], notify: [out]}}
-"""
 DEFECTS = pytest.mark.parametrize("defect", [KeyError, asyncio.CancelledError])
 
 
