@@ -91,19 +91,19 @@ def test_merged_route_has_an_ordering_key_per_group() -> None:
     )
 
 
-def test_end_is_merged_in_group_of_firing() -> None:
-    made = router(route(when="row.severity == 'page'", interval=30.0, group_by=("severity",)))
-    transitions = [transition(), transition(Kind.UPDATED, WARN, PAGE)]
-    found = [(one.kind, addresses) for one, addresses in made.addressed(transitions) if addresses]
-    page = (Address(channel="out", ordering_key=fingerprint("late", ["page"]), interval=30.0),)
-    assert found == [(Kind.FIRED, page), (Kind.RESOLVED, page)]
-
-
-def test_changed_group_column_changes_the_group() -> None:
-    made = router(route(interval=30.0, group_by=("severity",)))
+@pytest.mark.parametrize(
+    ("when", "kinds_and_groups"),
+    [
+        # What ends is merged where its beginning was.
+        ("row.severity == 'page'", [(Kind.FIRED, "page"), (Kind.RESOLVED, "page")]),
+        ("", [(Kind.FIRED, "page"), (Kind.UPDATED, "warn"), (Kind.RESOLVED, "warn")]),
+    ],
+)
+def test_changed_group_column_changes_the_group(when: str, kinds_and_groups: list[tuple[Kind, str]]) -> None:
+    made = router(route(when=when, interval=30.0, group_by=("severity",)))
     transitions = [transition(), transition(Kind.UPDATED, WARN, PAGE), transition(Kind.RESOLVED, WARN)]
-    ordering_keys = [addresses[0].ordering_key for _, addresses in made.addressed(transitions)]
-    assert ordering_keys == [fingerprint("late", ["page"]), *[fingerprint("late", ["warn"])] * 2]
+    found = [(one.kind, addresses[0].ordering_key) for one, addresses in made.addressed(transitions) if addresses]
+    assert found == [(kind, fingerprint("late", [group])) for kind, group in kinds_and_groups]
 
 
 def test_events_of_one_key_share_an_ordering_key() -> None:
