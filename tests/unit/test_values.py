@@ -121,6 +121,7 @@ def test_null_is_none_in_every_type() -> None:
         ("int4[]", "{1}}"),
         ("int4[]", "1,2"),
         ("text list", "{a"),
+        ("text list", "{a,}"),
         ("text list", "{a}b"),
         ("text list", '{a"b}'),
         ("text list", "{a=>b,c}"),
