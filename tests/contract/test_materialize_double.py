@@ -25,7 +25,7 @@ from psycopg import sql
 
 from support.double_process import double_process
 from support.live import settings
-from support.materialize import RELEASES, MaterializeDouble, Relation
+from support.materialize import RELEASES, MaterializeDouble, Relation, ServerError, errors, protocol
 from support.materialize.protocol import Row
 from support.materialize.relation import END_OF_TIME
 from support.reading import reading
@@ -36,6 +36,8 @@ RECORDINGS = Path(__file__).parents[1] / "recordings"
 FOLDERS = {"v26.8": RECORDINGS / "materialize", "v26.39": RECORDINGS / "materialize-26.39"}
 HOUR = 3_600_000
 NAMES = [(release, path.stem) for release in RELEASES for path in sorted(FOLDERS[release].glob("*.jsonl"))]
+OTHERS = {"describe_by_prepare", "login_password_refused", "too_many_connections"}
+"""Recordings without a stream."""
 CANCELLED = b"57014"
 """The recorded client cancelled its statement: the end of what there is to compare."""
 
@@ -56,12 +58,12 @@ class Recording:
         return [change(body) for kind, body in self.answers if kind == "d"]
 
 
-def load(release: str, name: str) -> Recording:
-    """Read a recording."""
+def load(release: str, name: str, *, after: str = "Q") -> Recording:
+    """Read a recording, with the answers to the client's first message of a type."""
     text = (FOLDERS[release] / f"{name}.jsonl").read_text(encoding="utf-8")
     entries = [entry for entry in map(json.loads, text.splitlines()) if entry["conn"] == 1]
     words = entries[0]["body"][4:].split("\0")
-    asked = next((at for at, entry in enumerate(entries) if entry["type"] == "Q"), len(entries) - 1)
+    asked = next(at for at, entry in enumerate(entries) if entry["type"] == after)
     sent = [(one["type"], one["body"].encode("latin-1")) for one in entries[asked + 1 :] if one["from"] == "server"]
     return Recording(dict(zip(words[::2], words[1::2], strict=False)), entries[asked]["body"].rstrip("\0"), sent)
 
@@ -219,17 +221,7 @@ async def received(replay: Replay, recording: Recording, at_failure: Callable[[]
             return lines, await read(expected + 1) if ("c", b"") in recording.answers else None
 
 
-def sent_by_tocsin(release: str, name: str) -> bool:
-    """Whether a recording has a statement that the double knows: no SNAPSHOT = false, no AS OF without AT LEAST."""
-    return (
-        re.fullmatch(
-            r"COPY \(SUBSCRIBE [\w.]+ WITH \(PROGRESS\)( AS OF AT LEAST \d+)?\) .*", load(release, name).statement
-        )
-        is not None
-    )
-
-
-@pytest.mark.parametrize(("release", "name"), [each for each in NAMES if sent_by_tocsin(*each)])
+@pytest.mark.parametrize(("release", "name"), [each for each in NAMES if each[1] not in OTHERS])
 async def test_double_streams_like_recorded_server(release: str, name: str) -> None:
     """Line for line, but for the order of rows between two progress rows."""
     recording = load(release, name)
@@ -239,6 +231,18 @@ async def test_double_streams_like_recorded_server(release: str, name: str) -> N
     assert comparable(lines) == comparable(body for kind, body in recording.answers if kind == "d")
     failures = [error_fields(body) for kind, body in recording.answers if kind == "E" and CANCELLED not in body]
     assert end == (failures[0] if failures else StopAsyncIteration if ("c", b"") in recording.answers else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"),
+    [
+        ("login_password_refused", errors.invalid_password()),
+        ("too_many_connections", errors.too_many_connections(6, 4)),
+    ],
+)
+def test_refused_logins_are_as_recorded(name: str, refusal: ServerError) -> None:
+    [body] = [body for kind, body in load("v26.39", name, after="startup").answers if kind == "E"]
+    assert protocol.error(refusal) == protocol.message(b"E", body)
 
 
 async def test_double_describes_like_recorded_server() -> None:
