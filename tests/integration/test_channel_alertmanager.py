@@ -14,14 +14,12 @@ import pytest
 from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
 from support.alertmanager_output import NOW, closing, output
 from support.messages import VIEW, message, transition
-from support.prometheus import free_port
 from support.receiver import Receiver
 from support.waiting import until, until_some
 from tocsin.backoff import Backoff
 from tocsin.channels.alertmanager import Config
 from tocsin.channels.alertmanager import build as build_output
 from tocsin.channels.base import Delivered
-from tocsin.dispatch import ChannelStatus
 from tocsin.dispatch.level import ActiveAlerts, LevelLoop
 from tocsin.dispatch.receiver import LevelPolicy
 from tocsin.envelope import build
@@ -45,18 +43,16 @@ class AlertmanagerHarness:
             f"receivers: [{{name: people, webhook_configs: [{hook}]}}]\n"
         )
 
-    def server(self, name: str = "one", port: int | None = None) -> Any:
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        return alertmanager(folder, self.file, port=port)
+    def server(self) -> Any:
+        return alertmanager(self.folder, self.file)
 
     @asynccontextmanager
-    async def loop(self, *urls: str, resend: float = 60.0, **settings: Any) -> AsyncIterator[LevelLoop]:
-        config = Config.model_validate({"type": "alertmanager", "urls": urls, **settings})
+    async def loop(self, url: str, **settings: Any) -> AsyncIterator[LevelLoop]:
+        config = Config.model_validate({"type": "alertmanager", "urls": [url], **settings})
         made = LevelLoop(
             "am",
             build_output("am", config, {"late": config}),
-            LevelPolicy(resend=resend, backoff=Backoff(initial=0.05, maximum=0.2), limit=10_000, debounce=0.01),
+            LevelPolicy(resend=60.0, backoff=Backoff(initial=0.05, maximum=0.2), limit=10_000, debounce=0.01),
             current=lambda: {"late": list(self.firing)},
             shape=lambda one: build(one, "0" * 32, VIEW),
             metrics=Metrics("0").channel("am"),
@@ -117,19 +113,6 @@ async def test_people_are_notified_of_alert_and_its_end(harness: AlertmanagerHar
         await until_some(knows(server, "Late2"))
         await until(lambda: ("resolved", "Late1") in harness.notified())
     assert sorted(harness.notified()) == [("firing", "Late1"), ("firing", "Late2"), ("resolved", "Late1")]
-
-
-async def test_restarted_alertmanager_gets_everything_again(harness: AlertmanagerHarness) -> None:
-    port = free_port()
-    async with harness.loop(f"http://127.0.0.1:{port}", **KEYED, resend=0.5) as loop:
-        async with harness.server(port=port) as server:
-            harness.fires(loop, "1", "2")
-            await until_some(knows(server, "Late1", "Late2"))
-        await until(lambda: loop.status is ChannelStatus.FAILING)
-        harness.fires(loop, "2", "3")
-        async with harness.server(port=port) as server:
-            await until_some(knows(server, "Late2", "Late3"))
-            await until(lambda: (loop.status, loop.message, loop.pending) == (ChannelStatus.UP, "", 0))
 
 
 async def test_clean_restart_notifies_no_one_again(harness: AlertmanagerHarness) -> None:

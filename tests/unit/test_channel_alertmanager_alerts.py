@@ -74,6 +74,6 @@ def test_start_in_the_future_becomes_now(started_at: int, expected: float) -> No
     assert output("http://x").active(what.envelope, NOW).started_at == expected
 
 
-@pytest.mark.parametrize("url", ["nowhere", "ftp://x/y", "{{ row.nothing }}", "http://[::1", "", "/path"])
+@pytest.mark.parametrize("url", ["ftp://x/y", "{{ row.nothing }}", "http://[::1"])
 def test_invalid_generator_url_is_left_out(url: str) -> None:
     assert "generatorURL" not in content(active(generator_url=url))

@@ -42,7 +42,7 @@ async def test_thread_ends_after_close() -> None:
     await until(lambda: not [each for each in threading.enumerate() if each.name.startswith("test-ending")])
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit, StopIteration, asyncio.CancelledError])
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
 async def test_raising_work_becomes_runtime_error_and_keeps_thread(error: type[BaseException]) -> None:
     threads = Threads("test")
     thread = await threads.run(threading.get_ident)

@@ -1,6 +1,5 @@
 """Webhook requests and answers, beyond the contract of every channel (tests/contract/test_channels.py)."""
 
-import json
 from typing import Any
 
 import pytest
@@ -10,14 +9,10 @@ from support.webhooks import Hooks, sent
 from tocsin.channels.base import Delivered, Rejected, Result, Retry
 from tocsin.errors import Reason
 
-TOKEN = 'T0K3N/with-"quote"-and%20more'
-
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (Answer(status=204), Delivered()),
-        (Answer(status=200, body=b"not { json"), Delivered()),
         (Answer(status=200, unfinished=True), Delivered()),
         (Answer(status=500, body=b"boom", unfinished=True), Retry(Reason.SERVER_ERROR, "500 boom")),
         (Answer(status=429, headers={"Retry-After": "7"}), Retry(Reason.RATE_LIMITED, "429", 7.0, free=True)),
@@ -48,12 +43,11 @@ async def test_statuses_of_success_can_be_set(hook: Hooks, success: Any, status:
     assert await hook.sent(success=success) == (Delivered() if delivered else rejected)
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_redirects": 3}])
-async def test_redirect_is_refused_and_not_followed(hook: Hooks, settings: dict[str, Any]) -> None:
+async def test_redirect_is_refused_and_not_followed(hook: Hooks) -> None:
     """Also with `max_redirects`, which has no effect."""
-    hook.receiver.script(Answer(status=307, headers={"Location": f"{hook.receiver.url}/elsewhere?{TOKEN[:5]}"}))
+    hook.receiver.script(Answer(status=307, headers={"Location": f"{hook.receiver.url}/elsewhere"}))
     detail = "307: the receiver redirects, which is not followed; set the final address as url"
-    assert await hook.sent(**settings) == Rejected(Reason.REJECTED, detail)
+    assert await hook.sent(max_redirects=3) == Rejected(Reason.REJECTED, detail)
     assert len(hook.receiver.requests) == 1
 
 
@@ -62,16 +56,3 @@ async def test_connections_are_kept_between_requests(hook: Hooks) -> None:
     for _ in range(3):
         await sent(channel)
     assert len(hook.receiver.connections) == 1
-
-
-async def test_echoed_secrets_are_not_repeated(hook: Hooks) -> None:
-    channel = hook.build(
-        url="/services/S3CR3TPATH?key=S3CR3TQUERY", headers={"X-Key": TOKEN, "Authorization": "Bearer S3CR3THEADER"}
-    )
-    echo = f"bad: {TOKEN} / {json.dumps(TOKEN)} / S3CR3TPATH S3CR3TQUERY S3CR3THEADER"
-    hook.receiver.script(Answer(status=400, body=echo.encode()))
-    result = await sent(channel)
-    assert isinstance(result, Rejected)
-    assert "S3CR3T" not in result.detail
-    assert "T0K3N" not in result.detail
-    assert result.detail.startswith("400 bad: <secret> /")

@@ -92,19 +92,6 @@ async def test_unsendable_request_is_a_dead_letter(
     assert (await dead_letter(hook, noted(note), **settings)).startswith(f"late: {place}: ")
 
 
-def test_constant_target_is_made_once() -> None:
-    fixed = config(
-        url="http://127.0.0.1/{{ secrets.path }}",
-        headers={"Authorization": "Bearer {{ secrets.token }}"},
-        query={"key": "{{ secrets.token }}"},
-        secrets={"path": "a/b", "token": "tok"},
-    )
-    target = fixed.recipe().constant
-    assert target is not None
-    assert (str(target.url), target.headers) == ("http://127.0.0.1/a/b?key=tok", (("Authorization", "Bearer tok"),))
-    assert config(headers={"X": "{{ id }}"}).recipe().constant is None
-
-
 # No value changes where a request goes.
 
 
