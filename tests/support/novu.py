@@ -72,10 +72,6 @@ class FakeNovu:
         """The messages to people, including deleted ones."""
         return [message for each in self.notifications(transaction_id) for message in each.messages]
 
-    def payloads(self) -> list[Any]:
-        """The payloads of the messages that people got, in order."""
-        return [each.payload for each in self.notifications() for _ in each.messages]
-
     def requests(self, path: str = "", method: str = "") -> list[Logged]:
         """The requests so far whose path starts like this."""
         return [each for each in self.inbox.requests if each.path.startswith(path) and method in {"", each.method}]

@@ -191,9 +191,11 @@ class Replay:
         self.clock = clock
         self._session = session
         self._last_id = ""
+        self._before = 0
 
     async def play(self, recording: Recording) -> Reply:
         """Send the request, and note the answer."""
+        self._before = len(self.novu.messages())
         if before := BEFORE.get(recording.name):
             before(self.novu)
         if not recording.is_sent:
@@ -231,10 +233,14 @@ class Replay:
             self.novu.heal()
             self.clock.now += _STEP_S
             return {name: self.outcome(_transaction(recording, reply)) for name in observed}
+        count = len(self.novu.messages()) - self._before
         if "notifications" in observed:
             # A request that names no transaction speaks of the one before.
             self._last_id = _transaction(recording, reply) or self._last_id
-            return self.outcome(self._last_id)
+            same = {"same_generated_txn_as_first": count == 0}
+            return self.outcome(self._last_id) | {name: same[name] for name in observed.keys() & same}
+        if observed.keys() <= {"messages", "results"}:
+            return {"messages": count} | ({"results": len(reply.body["data"])} if "results" in observed else {})
         return None
 
     def outcome(self, transaction_id: str) -> dict[str, Any]:
@@ -314,25 +320,6 @@ async def _until_limited(replay: Replay, recording: Recording) -> Reply:
     raise AssertionError("never limited")
 
 
-async def _bulk_counted(replay: Replay, recording: Recording) -> Reply:
-    before = len(replay.novu.messages())
-    reply = await replay.send(recording, request_body(recording))
-    replay.clock.now += _STEP_S
-    count = {"messages": len(replay.novu.messages()) - before}
-    if "results" in recording.reply.seen:
-        count["results"] = len(reply.body["data"])
-    return replace(reply, seen=count)
-
-
-async def _repeated_no_transaction(replay: Replay, recording: Recording) -> Reply:
-    before = len(replay.novu.messages())
-    reply = await replay.send(recording, recording.request_body)
-    replay.clock.now += _STEP_S
-    outcome = replay.outcome(reply.body["data"]["transactionId"])
-    same = len(replay.novu.messages()) == before
-    return replace(reply, seen={"same_generated_txn_as_first": same, **outcome})
-
-
 def _hang(novu: FakeNovu) -> None:
     novu.fault("hang", times=1)
 
@@ -361,10 +348,7 @@ SPECIAL: Mapping[str, Special] = {
     "dup_race_20_pairs_concurrent": _concurrent_pairs,
     "dup_back_to_back_20_ids": _sequential_pairs,
     "dup_window_by_pause_ms": _pairs_by_pause,
-    "bulk_100": _bulk_counted,
-    "bulk_101": _bulk_counted,
     "idem_in_progress_3_concurrent_bulk": _three_at_once,
-    "idem_no_txn_second": _repeated_no_transaction,
     "ratelimit_hit": _until_limited,
 }
 

@@ -38,12 +38,6 @@ class Hooks:
             await channel.close()
 
 
-async def sent(channel: webhook.Webhook, what: Message | None = None) -> Result:
-    """The result of one message."""
-    [result] = await channel.send([what or message()])
-    return result
-
-
 @asynccontextmanager
 async def hooks() -> AsyncIterator[Hooks]:
     """A receiver, and channels to it."""

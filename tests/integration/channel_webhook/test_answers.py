@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from support.receiver import Answer
-from support.webhooks import Hooks, sent
+from support.sending import sent
+from support.webhooks import Hooks
 from tocsin.channels.base import Delivered, Rejected, Result, Retry
 from tocsin.errors import Reason
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from support.messages import message
 from support.receiver import Answer
-from support.sending import codes
-from support.webhooks import Hooks, sent
+from support.sending import codes, sent
+from support.webhooks import Hooks
 from tocsin.channels import webhook
 from tocsin.channels.base import Delivered, Rejected
 from tocsin.envelope import merged, scope

@@ -10,7 +10,8 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from support.messages import message
 from support.receiver import Answer
-from support.webhooks import Hooks, sent
+from support.sending import sent
+from support.webhooks import Hooks
 from tocsin.channels import addresses
 from tocsin.channels.base import Delivered, Rejected
 

@@ -160,8 +160,7 @@ class Api:
             # A server that is too old to ask answers 404 too.
             missing = answer.status == 404 and not _message(answer.content).startswith("Cannot GET")
             return None if missing else {}
-        content = answer.content
-        return content.model_dump(mode="json", by_alias=True) if isinstance(content, BaseModel) else content
+        return answer.content
 
     async def _send(self, call: Callable[..., Awaitable[Any]], key: str) -> _Answer:
         """Send a request under its key. Where Novu has stored an error under the key, it is sent under the next one:
@@ -194,7 +193,7 @@ class Api:
         except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
             raise self._refused(error) from None
         headers = {name: values[0] for name, values in response.headers.items() if values}
-        return _Answer(status=200, headers=headers, content=getattr(response, "result", None))
+        return _Answer(status=200, headers=headers, content=_plain(getattr(response, "result", None)))
 
     def _refused(self, error: Exception) -> CallError:
         return CallError(Rejected(Reason.REJECTED, self.redact(f"the SDK does not accept this event: {error}")))
@@ -247,27 +246,23 @@ def _entries(content: Any, ids: Sequence[str]) -> list[Entry]:
         return [_entry(None)] * len(ids)
     if len(content) == len(ids):
         return [_entry(item) for item in content]
-    named = {_id_of(item): _entry(item) for item in content}
+    named = {item.get("transactionId"): _entry(item) for item in content if isinstance(item, dict)}
     unnamed = Entry(NO_ENTRY, f"Novu answered {len(content)} of {len(ids)} events, and not for this one")
     return [named.get(id_, unnamed) for id_ in ids]
 
 
 def _entry(item: Any) -> Entry:
-    # A 2xx that cannot be read was accepted.
-    if isinstance(item, models.TriggerEventResponseDto):
-        return Entry(item.status.value, "; ".join(item.error or ()))
     if not isinstance(item, dict) or not isinstance(item.get("status"), str):
-        return Entry(PROCESSED, "")
+        return Entry(PROCESSED, "")  # a 2xx that cannot be read was accepted
     errors = item.get("error")
     return Entry(item["status"], "; ".join(map(str, errors)) if isinstance(errors, list) else str(errors or ""))
 
 
-def _id_of(item: Any) -> str | None:
-    """The transaction id that an entry names."""
-    if isinstance(item, models.TriggerEventResponseDto):
-        return item.transaction_id
-    found = item.get("transactionId") if isinstance(item, dict) else None
-    return found if isinstance(found, str) else None
+def _plain(result: Any) -> Any:
+    """A result of the SDK as JSON."""
+    if isinstance(result, list):
+        return [_plain(item) for item in result]
+    return result.model_dump(mode="json", by_alias=True) if isinstance(result, BaseModel) else result
 
 
 def _message(content: Any) -> str:

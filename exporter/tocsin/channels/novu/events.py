@@ -6,7 +6,7 @@ limit (seen on a live server). So recipients and size are checked here, before a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypeAlias
 
 from tocsin.channels.base import Message, Rejected
 from tocsin.channels.http import json_bytes
@@ -16,17 +16,8 @@ from tocsin.errors import Reason
 from tocsin.model import Kind
 from tocsin.templates import Structure, Template, TemplateError
 
-
-class Event(TypedDict):
-    """A trigger, in the spelling of the SDK's TriggerEventRequestDto."""
-
-    workflow_id: str
-    to: list[Any]
-    payload: dict[str, Any]
-    transaction_id: str
-    actor: NotRequired[str]
-    tenant: NotRequired[str]
-    overrides: NotRequired[dict[str, Any]]
+Event: TypeAlias = dict[str, Any]
+"""A trigger, in the spelling of the SDK's TriggerEventRequestDto."""
 
 
 @dataclass(frozen=True, slots=True)
