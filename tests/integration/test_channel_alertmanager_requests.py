@@ -67,12 +67,9 @@ async def test_requests_are_limited_by_alerts_and_bytes(receiver: Receiver) -> N
     ("answer", "expected"),
     [
         (Answer(status=500), (Retry, Reason.SERVER_ERROR)),
-        (Answer(status=429, headers={"retry-after": "3"}), (Retry, Reason.RATE_LIMITED)),
         (Answer(hang=True), (Retry, Reason.TIMEOUT)),
-        (Answer(cut=True), (Retry, Reason.CONNECTION)),
         (Answer(status=401), (Paused, Reason.UNAUTHORIZED)),
         (Answer(status=404), (Paused, Reason.NOT_FOUND)),
-        (Answer(status=405), (Paused, Reason.REJECTED)),
         (Answer(status=302, headers={"location": f"/{SECRET}"}), (Paused, Reason.REJECTED)),
     ],
     ids=lambda value: str(value.status) if isinstance(value, Answer) else value[0].__name__,

@@ -2,18 +2,25 @@
 
 import asyncio
 import contextlib
+import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from support.messages import message
+from tocsin.channels import novu
+from tocsin.channels.base import Message
 from tocsin_demo.inbox.app import serving
 from tocsin_demo.inbox.faults import Fault, Orders
 from tocsin_demo.inbox.inbox import Inbox, Logged, Settings
-from tocsin_demo.inbox.model import Message, Notification, Step
+from tocsin_demo.inbox.model import Message as Delivered
+from tocsin_demo.inbox.model import Notification, Step
 
 API_KEY = "test-key"
+TRIGGER = "/v1/events/trigger"
+BULK = "/v1/events/trigger/bulk"
 WORKFLOW = "inapp-alert"
 DELAYED_WORKFLOW = "delayed-alert"
 DIGEST_WORKFLOW = "digest-alert"
@@ -68,7 +75,7 @@ class FakeNovu:
             tuple(worker.notifications.values()) if transaction_id is None else worker.notifications_of(transaction_id)
         )
 
-    def messages(self, transaction_id: str | None = None) -> list[Message]:
+    def messages(self, transaction_id: str | None = None) -> list[Delivered]:
         """The messages to people, including deleted ones."""
         return [message for each in self.notifications(transaction_id) for message in each.messages]
 
@@ -110,6 +117,28 @@ async def fake_novu(
     engine.worker.add_subscriber("sub-2", {})
     async with serving(inbox, port=port) as url:
         yield FakeNovu(inbox=inbox, url=url, api_key=inbox.settings.api_key or API_KEY)
+
+
+def novu_channel(
+    url: str, *, now: float = 0.0, monotonic: Callable[[], float] = time.monotonic, **settings: Any
+) -> Any:
+    """A channel to a Novu."""
+    fields = {"type": "novu", "url": url, "api_key": API_KEY, "workflow": WORKFLOW, "recipients": ["sub-1"], **settings}
+    config = novu.Config.model_validate(fields)
+    options = {name: value for name, value in fields.items() if name in novu.Options.model_fields}
+    return novu.build(
+        "novu", config, {"late": novu.Options.model_validate(options)}, now=lambda: now, monotonic=monotonic
+    )
+
+
+def several(count: int, **rest: Any) -> list[Message]:
+    """Messages about so many rows."""
+    return [message(key=str(number), **rest) for number in range(count)]
+
+
+def bodies(server: FakeNovu, path: str = TRIGGER) -> list[Any]:
+    """The bodies of requests to a path, in order."""
+    return [json.loads(each.body) for each in server.requests() if each.path == path]
 
 
 WINDOW_S = 5

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from support.novu import FakeNovu, fake_novu
-from support.novu_channels import novu_channel
+from support.novu import FakeNovu, fake_novu, novu_channel
 from support.sending import Build, closing
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from support.novu import FakeNovu, RateLimits
-from support.novu_channels import BULK, bodies, several
+from support.novu import BULK, FakeNovu, RateLimits, bodies, several
 from support.receiver import Receiver, of_json
 from support.sending import Build, sent
 from tocsin.channels.base import Delivered, Rejected, Retry

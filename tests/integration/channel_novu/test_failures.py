@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from support.messages import message
-from support.novu import API_KEY, FakeNovu, fake_novu
-from support.novu_channels import TRIGGER
+from support.novu import API_KEY, TRIGGER, FakeNovu, fake_novu
 from support.receiver import Answer, Receiver
 from support.sending import Build, sent
 from tocsin.channels.base import Delivered, Rejected, Result, Retry

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from support.messages import message
-from support.novu import API_KEY, DELAYED_WORKFLOW, Clock, FakeNovu, fake_novu
-from support.novu_channels import bodies, several
+from support.novu import API_KEY, DELAYED_WORKFLOW, Clock, FakeNovu, bodies, fake_novu, several
 from support.sending import Build, sent
 from tocsin.channels.base import Delivered, Message, Reschedule, Retry
 from tocsin.errors import Reason

@@ -8,8 +8,7 @@ import pytest
 
 from support.dispatching import DispatcherHarness, compose
 from support.ledger import transition
-from support.novu import API_KEY, DELAYED_WORKFLOW, FakeNovu, fake_novu
-from support.novu_channels import novu_channel
+from support.novu import API_KEY, DELAYED_WORKFLOW, FakeNovu, fake_novu, novu_channel
 from tocsin.channels.base import Message, Rejected
 from tocsin.ledger.base import Status
 from tocsin.model import Notification

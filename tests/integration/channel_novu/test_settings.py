@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 from novu_py.models import EmailChannelOverrides, StepsOverrides
 from novu_py.models.triggereventrequestdto import Channels, Overrides
-from pydantic import ValidationError
 
 from support.novu import API_KEY, INACTIVE_WORKFLOW, WORKFLOW, FakeNovu, fake_novu
 from support.receiver import Answer, Receiver, of_json
-from support.sending import Build, codes, sent, without
+from support.sending import Build, sent, without
 from tocsin.channels import novu
 from tocsin.channels.base import Delivered
 from tocsin.channels.novu.settings import KNOWN_OVERRIDES
@@ -19,36 +18,6 @@ from tocsin_demo.inbox.model import Step
 
 NOT_CONNECTED = {"issueType": "INBOX_NOT_CONNECTED", "message": "Connect an inbox"}
 MISSING = {"issueType": "MISSING_VALUE", "message": "Body is required"}
-
-
-def settings(**changed: Any) -> dict[str, Any]:
-    return {"type": "novu", "api_key": "S3CR3T", "workflow": "w", "recipients": ["a"], **changed}
-
-
-@pytest.mark.parametrize(
-    ("changed", "code"),
-    [
-        ({"api_key": "S3CR3T\n"}, "api_key"),
-        ({"api_key": "  "}, "api_key"),
-        ({"url": "api.novu.co"}, "address"),
-        ({"url": "https://u:S3CR3T@api.novu.co"}, "address"),
-        ({"recipients": ["  "]}, "string_pattern_mismatch"),
-        ({"recipients": [{"colum": "x"}]}, "string_type"),
-        ({"payload": {"a": "{{ nope }}"}}, "unknown_variable"),
-        ({"actor": "{{ nope }}"}, "unknown_variable"),
-        ({"on_resolve": "trigger"}, "needs"),
-        ({"unknown_outcome_wait": "500ms"}, "greater_than_equal"),
-        ({"overrides": {"fcm": {"tag": "x"}}}, "unknown_override"),
-        ({"overrides": {"steps": {"mail": {"layout": "x"}}}}, "unknown_override"),
-        ({"overrides": {"channels": {"sms": {"x": 1}}}}, "unknown_override"),
-        ({"overrides": {"channels": {"email": {"x": 1}}}}, "unknown_override"),
-    ],
-)
-def test_wrong_setting_is_refused_without_its_secret(changed: dict[str, Any], code: str) -> None:
-    with pytest.raises(ValidationError) as caught:
-        novu.Config.model_validate(settings(**changed))
-    assert code in codes(caught.value)
-    assert "S3CR3T" not in str(caught.value)
 
 
 def test_known_overrides_are_those_of_the_sdk() -> None:
@@ -65,7 +34,7 @@ def test_known_overrides_are_those_of_the_sdk() -> None:
 
 def test_missing_sdk_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "novu_py", "tocsin.channels.novu.api", "tocsin.channels.novu.channel")
-    config = novu.Config.model_validate(settings())
+    config = novu.Config.model_validate({"type": "novu", "api_key": "k", "workflow": "w", "recipients": ["a"]})
     with pytest.raises(ConfigError, match=r"pip install 'tocsin\[novu\]'"):
         novu.build("n", config, {"late": config})
 

@@ -6,8 +6,18 @@ from typing import Any
 import pytest
 
 from support.messages import message
-from support.novu import API_KEY, INACTIVE_WORKFLOW, REQUIRED_WORKFLOW, WORKFLOW, FakeNovu, fake_novu
-from support.novu_channels import BULK, TRIGGER, bodies, several
+from support.novu import (
+    API_KEY,
+    BULK,
+    INACTIVE_WORKFLOW,
+    REQUIRED_WORKFLOW,
+    TRIGGER,
+    WORKFLOW,
+    FakeNovu,
+    bodies,
+    fake_novu,
+    several,
+)
 from support.receiver import Answer, Receiver, of_json
 from support.sending import Build, sent
 from tocsin.channels.base import Delivered, Rejected

@@ -1,6 +1,7 @@
-"""What Alertmanager is sent of a firing: labels, annotations, name and start."""
+"""What Alertmanager is sent of a firing: labels, annotations, name and start; unusable certificates."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from support.alertmanager_output import NOW, active, output
 from support.messages import message
 from tocsin.channels.base import ActiveAlert
+from tocsin.errors import ConfigError
 
 
 def content(one: ActiveAlert) -> dict[str, Any]:
@@ -77,3 +79,11 @@ def test_start_in_the_future_becomes_now(started_at: int, expected: float) -> No
 @pytest.mark.parametrize("url", ["ftp://x/y", "{{ row.nothing }}", "http://[::1"])
 def test_invalid_generator_url_is_left_out(url: str) -> None:
     assert "generatorURL" not in content(active(generator_url=url))
+
+
+def test_unusable_certificate_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"channels\.am\.tls_ca: there is no file none\.pem"):
+        output("https://a", tls_ca="none.pem")
+    (tmp_path / "bad.pem").write_text("x")
+    with pytest.raises(ConfigError, match=r"channels\.am: the certificates cannot be used: "):
+        output("https://a", tls_ca=str(tmp_path / "bad.pem"))
