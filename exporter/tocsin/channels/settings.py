@@ -1,22 +1,28 @@
 """Settings that every channel has."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from tocsin.envelope import CONDITION_VARIABLES
 from tocsin.model import Kind
 from tocsin.settings import Duration, Settings, invalid
-from tocsin.templates import Condition, Structure, Template, TemplateError
+from tocsin.templates import VARIABLES, Condition, Structure, Template, TemplateError
 
 
-def _compiles(text: str) -> str:
-    Template(text, place="")
-    return text
+def template(known: Collection[str] = VARIABLES) -> AfterValidator:
+    """Check that a text, a secret, or each string in nested data is a template over these variables."""
+
+    def compiled(value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        (Template if isinstance(text, str) else Structure)(text, place="", known=known)
+        return value
+
+    return AfterValidator(compiled)
 
 
-TemplateText = Annotated[str, AfterValidator(_compiles)]
+TemplateText = Annotated[str, template()]
 """A template over the envelope's keys."""
 
 Trial: TypeAlias = Callable[[Mapping[str, object]], Iterator[TemplateError]]

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from tocsin.channels.settings import ChannelConfig, ChannelOptions, TemplateText
+from tocsin.channels.settings import ChannelConfig, ChannelOptions, TemplateText, template
 from tocsin.settings import Duration, Secret, Settings, invalid
 from tocsin.templates import Structure
 
@@ -62,7 +62,7 @@ class Options(ChannelOptions):
     tenant: TemplateText | None = None
     """The tenant's identifier; a template."""
 
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    overrides: Annotated[dict[str, Any], template()] = Field(default_factory=dict)
     """Novu's overrides (`steps`, `channels`, `providers`, `severity`); every string in it is a template. A key that the
     SDK does not send is refused: put settings of one provider below `providers`."""
 
@@ -79,12 +79,12 @@ class Options(ChannelOptions):
     row stopped firing, or after Novu accepted the trigger if that was later; with a single recipient, until the first
     yes."""
 
-    @field_validator("payload", "overrides")
+    @field_validator("payload")
     @classmethod
-    def _compiles(cls, shape: Any) -> Any:
-        if isinstance(shape, dict):
-            Structure(shape, place="")
-        return shape
+    def _compiles(cls, payload: Any) -> Any:
+        if isinstance(payload, dict):
+            Structure(payload, place="")
+        return payload
 
     @field_validator("overrides")
     @classmethod

@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from tocsin import signing
-from tocsin.channels.settings import ChannelConfig, ChannelOptions, Trial
+from tocsin.channels.settings import ChannelConfig, ChannelOptions, Trial, template
 from tocsin.channels.webhook.request import BODILESS, METHODS, VARIABLES, Content, Recipe, check_url, url_secrets
 from tocsin.redaction import masker
 from tocsin.settings import Secret, invalid, secret_file
-from tocsin.templates import FixedNames, Structure, Template, TemplateError
+from tocsin.templates import FixedNames, Template, TemplateError
 
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")]
 Status = Annotated[int, Field(ge=200, le=599)] | Annotated[str, Field(pattern="^[2-5]xx$")]
@@ -24,29 +24,16 @@ _FILE = "_file"
 class Options(ChannelOptions):
     """Settings of a channel or of one alert."""
 
-    body: dict[str, Any] | list[Any] | None = None
+    body: Annotated[dict[str, Any] | list[Any], template(VARIABLES)] | None = None
     """The JSON to send. Every string in it is a template over the envelope's keys and `secrets`. Default: the
     envelope."""
 
-    body_text: str | None = None
+    body_text: Annotated[str, template(VARIABLES)] | None = None
     """Instead of `body`: one template that renders the body, of any `content_type`. If that is JSON, text that is not
     JSON is never sent."""
 
     content_type: Annotated[str, Field(pattern=r"^[\w.+-]+/[\w.+-]+( *;[ -~]*)?$")] | None = None
     """The Content-Type of the body. Default: `application/json`, or `application/x-ndjson` for `batch: ndjson`."""
-
-    @field_validator("body")
-    @classmethod
-    def _compiles(cls, body: Any) -> Any:
-        Structure(body, place="", known=VARIABLES)
-        return body
-
-    @field_validator("body_text")
-    @classmethod
-    def _text_compiles(cls, text: str | None) -> str | None:
-        if text is not None:
-            Template(text, place="", known=VARIABLES)
-        return text
 
     @model_validator(mode="after")
     def _has_one_body(self) -> "Options":
@@ -79,7 +66,7 @@ class Config(ChannelConfig, Options):
     headers: dict[HeaderName, Secret] = Field(default_factory=dict)
     """Headers to add, for example Authorization. Their values are secrets."""
 
-    query: dict[str, Secret] = Field(default_factory=dict)
+    query: dict[str, Annotated[Secret, template(VARIABLES)]] = Field(default_factory=dict)
     """Parameters to add to the url. Their values are secrets."""
 
     secret_values: dict[str, Secret] = Field(default_factory=dict, alias="secrets")
@@ -142,13 +129,6 @@ class Config(ChannelConfig, Options):
             if name.lower() == "content-type":
                 raise invalid("own_header", "{name} is set by content_type", name, name=name)
         return headers
-
-    @field_validator("query")
-    @classmethod
-    def _query_compiles(cls, query: dict[str, Secret]) -> dict[str, Secret]:
-        for name, value in query.items():
-            Template(value.get_secret_value(), place=f".{name}", known=VARIABLES)
-        return query
 
     @field_validator("secret_values", mode="before")
     @classmethod
