@@ -75,7 +75,6 @@ def application(inbox: Inbox) -> web.Application:
     health = {"data": {"status": "ok", "info": parts, "error": {}, "details": parts}}
     app.router.add_get("/v1/health-check", _json(lambda: health))
     app.router.add_get("/control/state", _json(lambda: view.state(inbox)))
-    app.router.add_get("/control/faults", _json(lambda: view.orders(inbox)))
     app.router.add_post("/control/faults", _order(inbox))
     app.router.add_get("/page/stream", _stream(inbox))
     for path in _PAGE:

@@ -28,7 +28,6 @@ class Alertmanager(Level):
 
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
         self.receivers: Sequence[str] = config.urls
-        self._name = name
         self._config = config
         self._shapes = {alert: Shape(alert, options) for alert, options in routes.items()}
         self._default = Shape(name, config)
@@ -38,9 +37,6 @@ class Alertmanager(Level):
         self._headers |= {"Authorization": authorization} if authorization else {}
         secrets = [secret for secret in (config.password, config.token) if secret is not None]
         self._redact = redactor([*secrets, authorization])
-
-    def __repr__(self) -> str:
-        return f"Alertmanager({self._name!r})"
 
     def active(self, envelope: Envelope, now: float) -> ActiveAlert:
         return self._shapes.get(envelope["alert"], self._default).active(envelope, now)

@@ -45,16 +45,12 @@ class Novu(BatchingChannel):
         now: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
-        self._name = name
         self._routes = {alert: Route(alert, options, config.max_payload) for alert, options in routes.items()}
         self._default = Route(name, config, config.max_payload)
         self._api = Api(config, now)
         self._cancelling = Cancelling(self._api, monotonic)
         cancels = any(route.options.cancels for route in (*self._routes.values(), self._default))
         self.needs_previous_ids = frozenset({Kind.RESOLVED}) if cancels else frozenset()
-
-    def __repr__(self) -> str:
-        return f"Novu({self._name!r})"
 
     def batch_size(self, pending: int) -> int:
         limit = self._api.trigger_limit
