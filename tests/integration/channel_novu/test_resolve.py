@@ -110,16 +110,6 @@ async def test_early_cancel_is_repeated_until_it_succeeds(server: FakeNovu, buil
     assert await sent(channel, resolved(FIRED, age=13.0)) == cancelled(1, 1)
 
 
-async def test_cancelled_trigger_is_not_cancelled_again(server: FakeNovu, build: Build) -> None:
-    channel = build(server.url, workflow=DELAYED_WORKFLOW, on_resolve="cancel")
-    await sent(channel, FIRED)
-    await server.until(lambda: [each.state for each in server.notifications()] == ["waiting"])
-    assert isinstance(await sent(channel, resolved(FIRED, UPDATED)), Reschedule)
-    before = len(server.requests(method="DELETE"))
-    assert isinstance(await sent(channel, resolved(FIRED, UPDATED, age=1.0)), Reschedule)
-    assert len(server.requests(method="DELETE")) == before + 1
-
-
 async def test_cancel_after_the_delay_is_final(server: FakeNovu, build: Build, clock: Clock) -> None:
     channel = cancelling(build, server, clock, workflow="at-once")
     server.add_workflow("at-once")
@@ -205,6 +195,7 @@ async def test_cancels_long_enough_after_an_outage(slow: FakeNovu, build: Build,
 
 
 async def test_failed_cancel_keeps_what_the_others_found(slow: FakeNovu, build: Build, clock: Clock) -> None:
+    """What is cancelled is not cancelled again."""
     channel = cancelling(build, slow, clock)
     previous = several(4)
     await channel.send(previous)
