@@ -25,6 +25,7 @@ class FakeLevel(Level):
     def __init__(self, *receivers: str) -> None:
         self.receivers: Sequence[str] = receivers
         self.answers: dict[str, Result | BaseException] = dict.fromkeys(receivers, OK)
+        self.hanging: set[str] = set()
         self.rendered: list[str] = []
         self.pushes: list[tuple[str, Sequence[ActiveAlert]]] = []
         self.closed = 0
@@ -38,6 +39,8 @@ class FakeLevel(Level):
 
     async def push(self, receiver: str, alerts: Sequence[ActiveAlert], now: float) -> Sequence[Result]:
         self.pushes.append((receiver, alerts))
+        if receiver in self.hanging:
+            await asyncio.Event().wait()
         answer = self.answers[receiver]
         if isinstance(answer, BaseException):
             raise answer

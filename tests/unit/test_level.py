@@ -66,6 +66,13 @@ async def test_receiver_that_is_down_delays_no_other(levels: LevelHarness) -> No
     assert levels.metric("tocsin_channel_failures_total", reason="connection") == levels.loop.failed == 1
 
 
+async def test_receiver_that_hangs_delays_no_other(levels: LevelHarness) -> None:
+    levels.level.hanging.add("a")
+    await levels.fires("1")
+    await levels.fires("2")
+    assert (levels.level.sent("a"), levels.level.sent("b")) == ([["1"]], [["1"], ["-1", "2"]])
+
+
 async def test_backoff_doubles_and_honours_retry_after(levels: LevelHarness) -> None:
     levels.level.answers["a"] = DOWN
     await levels.fires("1")

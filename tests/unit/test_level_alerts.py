@@ -47,7 +47,7 @@ class Server:
         return {identity for identity, until in self.until.items() if until > now}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.tuples(SEEN, st.integers(1, 400), st.booleans()), max_size=25))
 def test_receiver_has_current_firings_and_ends(steps: list[tuple[dict[str, set[str] | None], int, bool]]) -> None:
     """Whenever it is reachable, whatever changed before."""

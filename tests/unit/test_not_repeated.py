@@ -66,12 +66,12 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
             yield from at_import(child)
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(PACKAGE).as_posix())
-def test_import_does_not_read_the_environment(file: Path) -> None:
-    read = {
-        each.attr for each in at_import(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(each, ast.Attribute)
-    }
-    assert read & {"environ", "getenv"} == set()
+def test_import_does_not_read_the_environment() -> None:
+    def reads(file: Path) -> bool:
+        nodes = at_import(ast.parse(file.read_text(encoding="utf-8")))
+        return any(isinstance(each, ast.Attribute) and each.attr in {"environ", "getenv"} for each in nodes)
+
+    assert [file for file in PACKAGE.rglob("*.py") if reads(file)] == []
 
 
 def test_oldest_promised_python_is_the_checked_one() -> None:

@@ -32,6 +32,20 @@ def test_known_overrides_are_those_of_the_sdk() -> None:
     assert names(EmailChannelOverrides) == set(KNOWN_OVERRIDES["channels"]["email"])
 
 
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"recipients": ["a"]}, "no workflow"),
+        ({"workflow": "w"}, "neither recipients"),
+        ({"workflow": "w", "topics": ["t"]}, None),
+    ],
+)
+def test_workflow_and_recipients_must_be_set(given: dict[str, Any], missing: str | None) -> None:
+    """For the channel or for the alert, so that only both together can be incomplete."""
+    found = novu.Options.model_validate(given).missing()
+    assert found is None if missing is None else found is not None and found.startswith(missing)
+
+
 def test_missing_sdk_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "novu_py", "tocsin.channels.novu.api", "tocsin.channels.novu.channel")
     config = novu.Config.model_validate({"type": "novu", "api_key": "k", "workflow": "w", "recipients": ["a"]})
