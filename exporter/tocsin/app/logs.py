@@ -25,30 +25,25 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         structlog.processors.StackInfoRenderer(),
     ]
-    renderers: dict[str, list[Processor]] = {
+    renderers: list[Processor]
+    if form == "text":
         # Tracebacks without local variables, which hold passwords.
-        "text": [
-            structlog.dev.ConsoleRenderer(
-                colors=terminal,
-                timestamp_key="ts",
-                pad_event_to=0,
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        ],
-        "logfmt": [
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], bool_as_flag=False),
-        ],
-        "json": [
-            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-            structlog.processors.JSONRenderer(),
-        ],
-    }
+        plain = structlog.dev.plain_traceback
+        console = structlog.dev.ConsoleRenderer(
+            colors=terminal, timestamp_key="ts", pad_event_to=0, exception_formatter=plain
+        )
+        renderers = [console]
+    elif form == "logfmt":
+        logfmt = structlog.processors.LogfmtRenderer(key_order=["ts", "level", "event"], bool_as_flag=False)
+        renderers = [structlog.processors.format_exc_info, logfmt]
+    else:
+        traces = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+        renderers = [traces, structlog.processors.JSONRenderer()]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers[form]],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()

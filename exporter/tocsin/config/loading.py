@@ -270,22 +270,25 @@ def _on_events(source: SourceSettings | None) -> bool:
 
 
 def _resolved(name: str, alerts: Mapping[str, AlertSettings], source: SourceSettings, levels: set[str]) -> Alert:
-    """The alert with every default filled in."""
+    """The alert with every default filled in. Settings that it has as they are have the same name there."""
     alert = alerts[name]
     kind = EventAlert if _on_events(source) else RowAlert
-    same = {one.name: getattr(alert, one.name) for one in fields(kind) if hasattr(alert, one.name)}
-    same |= {setting: tuple(value) for setting, value in same.items() if isinstance(value, list)}
+    values = {one.name: getattr(alert, one.name) for one in fields(kind) if hasattr(alert, one.name)}
+    values |= {setting: tuple(value) for setting, value in values.items() if isinstance(value, list)}
+    values |= {"name": name, "labels": alert.label_columns, "notify": tuple(alert.channels)}
     if "relation" in source.subjects:
-        subject = Subject(relation=alert.relation, query=alert.query)
+        values["subject"] = Subject(relation=alert.relation, query=alert.query)
     else:
         # Where everything has a name, it is the alert's own unless it sets another.
-        subject = Subject(**{source.subjects[0]: getattr(alert, source.subjects[0]) or name})
-    same |= {"name": name, "subject": subject, "labels": alert.label_columns, "notify": tuple(alert.channels)}
+        values["subject"] = Subject(**{source.subjects[0]: getattr(alert, source.subjects[0]) or name})
     if kind is EventAlert:
-        return EventAlert(**{**same, "key": tuple(alert.key or ())})
-    metric = (alert.metric or name) if alert.gauges else ""
-    same |= {"key": tuple(dict.fromkeys(alert.identity)), "metric": metric, "help": _help(metric, alerts)}
-    return RowAlert(**{**same, "levels": frozenset(levels.intersection(alert.channels))})
+        values["key"] = tuple(alert.key or ())
+        return EventAlert(**values)
+    values["key"] = tuple(dict.fromkeys(alert.identity))
+    values["metric"] = (alert.metric or name) if alert.gauges else ""
+    values["help"] = _help(values["metric"], alerts)
+    values["levels"] = frozenset(levels.intersection(alert.channels))
+    return RowAlert(**values)
 
 
 def _help(metric: str, alerts: Mapping[str, AlertSettings]) -> str:
