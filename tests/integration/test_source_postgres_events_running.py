@@ -100,7 +100,7 @@ async def test_reconnects_and_reads_the_backlog(server: Postgres, tmp_path: Path
 async def test_repeated_kills_lose_and_rename_nothing(database: Database, tmp_path: Path) -> None:
     await made(database, after="delete")
     settings = config(database, after="delete", batch=50)
-    for round_ in range(1, 5):
+    for round_ in range(1, 4):
         await publish(database, 200)
         async with running(tmp_path, settings) as tocsin:
 
@@ -113,7 +113,7 @@ async def test_repeated_kills_lose_and_rename_nothing(database: Database, tmp_pa
             await until_some(some_are_sent)
             await tocsin.kill()
     async with running(tmp_path, settings):
-        await until_sent(database, *range(1, 801))
+        await until_sent(database, *range(1, 601))
         await until_some(lambda: _none_left(database))
 
 

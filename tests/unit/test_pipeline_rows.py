@@ -242,6 +242,12 @@ def test_settings_of_alert_reach_firing_set(tmp_path: Path) -> None:
     )
 
 
+def test_columns_of_one_name_are_refused(alert: RowAlert) -> None:
+    """In `row` there would be only one of them."""
+    with pytest.raises(SourceError, match="the relation has several columns id"):
+        firing_rule(alert, (*COLUMNS, Column(name="id", oid=25)))
+
+
 def test_another_query_is_another_definition(alert: RowAlert) -> None:
     queries = ("SELECT 1 AS id", "SELECT 2 AS id")
     subjects = [replace(alert.subject, relation=None, query=query) for query in queries]
