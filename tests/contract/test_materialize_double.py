@@ -260,7 +260,7 @@ async def test_double_describes_like_recorded_server() -> None:
 
 def test_double_needs_only_the_standard_library() -> None:
     """It also runs in a container of `make rehearse`."""
-    code = f"import sys; sys.path.insert(0, {str(RECORDINGS.parent)!r}); import support.materialize"
+    code = f"import sys; sys.path.insert(0, {str(RECORDINGS.parent)!r}); import support.definitions"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 
 

@@ -1,6 +1,6 @@
 """The statements of `materialize/setup.py` on a catalog that stores definitions and computes nothing.
 
-Uses psycopg and the standard library only, since it also runs in a container of the rehearsal.
+Uses the standard library only, since it also runs in the container of the rehearsal.
 """
 
 import itertools
