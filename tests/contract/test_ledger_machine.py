@@ -28,6 +28,7 @@ from tocsin.model import Kind, Notification, Transition, notification_id
 T = TypeVar("T")
 ALERTS = st.sampled_from(("late", "early"))
 KEYS = st.sampled_from((None, "", "1", "2"))
+CHANNELS = st.sampled_from(("hook", "mail"))
 ROUTES = st.sampled_from(((), ("hook",), ("hook", "mail")))
 KINDS = [kind for kind in Kind if kind is not Kind.EVENT]  # times are no part of an event's identity
 STATUSES = st.sampled_from((Status.PENDING, Status.DELIVERED, Status.DEAD))
@@ -57,6 +58,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.firings: dict[str, dict[str, Firing]] = {}
         self.frontiers: dict[str, int | None] = {}
         self.known: dict[str, Known] = {}
+        self.claimed: dict[int, Notification] = {}
 
     def do(self, asked: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(asked)
@@ -74,6 +76,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.do(self.ledger.close())
+        self.claimed.clear()
         self.open()
 
     @rule(
@@ -126,6 +129,7 @@ class LedgerMachine(RuleBasedStateMachine):
         known = self._choose(data)
         self.do(self.ledger.settle([settlement(one.notification, status, at=self.clock.now) for one in known]))
         for one in known:
+            self.claimed.pop(one.notification.seq, None)
             if one.status is Status.PENDING:
                 one.status, one.attempts = status, 1
                 one.settled_at = None if status is Status.PENDING else self.clock.now
@@ -191,19 +195,31 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert stored.frontier == self.frontiers[alert]
                 assert {one.fingerprint: one for one in stored.firings} == self.firings[alert]
 
-    @invariant()
-    def sendable_ones_are_first_of_each_key(self) -> None:
-        for channel in ("hook", "mail"):
-            self.do(self.ledger.recover(channel, 0.0, 0.0))
-            found = self.do(self.ledger.claim(channel, 10_000)).heads
-            heads: dict[str, Known] = {}
-            for one in sorted(self._pending(), key=lambda one: one.notification.seq):
-                if one.notification.channel == channel:
-                    heads.setdefault(one.notification.transition.fingerprint, one)
-            expected = list(heads.values())
-            assert [(one.id, one.attempts, one.created_at, one.transition) for one in found] == [
-                (one.notification.id, one.attempts, one.created_at, one.notification.transition) for one in expected
-            ]
+    @rule(channel=CHANNELS)
+    def claim(self, channel: str) -> None:
+        """The first pending one of each ordering key is claimed, if none of its key is."""
+        found = self.do(self.ledger.claim(channel, 10_000)).heads
+        busy = {one.ordering_key for one in self.claimed.values() if one.channel == channel}
+        heads: dict[str, Known] = {}
+        for one in sorted(self._pending(), key=lambda one: one.notification.seq):
+            if one.notification.channel == channel:
+                heads.setdefault(one.notification.ordering_key, one)
+        expected = [one for key, one in heads.items() if key not in busy]
+        assert [(one.id, one.attempts, one.created_at, one.transition) for one in found] == [
+            (one.notification.id, one.attempts, one.created_at, one.notification.transition) for one in expected
+        ]
+        self.claimed |= {one.seq: one for one in found}
+
+    @precondition(lambda self: self.claimed)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        one = self.claimed.pop(data.draw(st.sampled_from(sorted(self.claimed))))
+        self.do(self.ledger.release([one]))
+
+    @rule(channel=CHANNELS)
+    def recover(self, channel: str) -> None:
+        self.do(self.ledger.recover(channel, 0.0, 0.0))
+        self.claimed = {seq: one for seq, one in self.claimed.items() if one.channel != channel}
 
     @invariant()
     def records_and_backlog_agree_with_the_statuses(self) -> None:

@@ -10,7 +10,7 @@ from support.ledger import commit, transition
 from support.waiting import until, until_some
 from tocsin.backoff import Backoff
 from tocsin.channels.base import Channel, Message, Paused, Rejected, Retry
-from tocsin.dispatch import Compose, Dispatcher, Policy
+from tocsin.dispatch import Compose, Dispatcher, Policy, Setup
 from tocsin.envelope import View, build, merged
 from tocsin.errors import LedgerError, LedgerReason, Reason
 from tocsin.exposition import Metrics
@@ -107,17 +107,19 @@ class DispatcherHarness:
         self, channel: Channel, *, name: str = "hook", ledger: Any = None, compose: Compose = compose, **policy: Any
     ) -> Dispatcher:
         """Run a dispatcher. `policy`: what differs from a plain policy."""
-        dispatcher = Dispatcher(
-            name,
-            channel,
-            Policy(**{**_POLICY, **policy}),
+        setup = Setup(
+            name=name,
+            channel=channel,
+            policy=Policy(**{**_POLICY, **policy}),
             ledger=ledger or self.ledger,
             compose=compose,
             metrics=self.metrics,
+            since=self.clock(),
             clock=self.clock,
             monotonic=lambda: self.clock() - self._set_by,
             chance=lambda: self.chance,
         )
+        dispatcher = Dispatcher(setup)
         self.dispatchers.append(dispatcher)
         self._tasks.append(asyncio.create_task(dispatcher.run()))
         return dispatcher
@@ -182,7 +184,7 @@ class DispatcherHarness:
             return bool(dispatcher._wake._waiters) and not dispatcher._wake.is_set()
 
         quiet = 0
-        while quiet < 3:
+        while quiet < 5:
             # The ledger handles both queues in order, so all earlier requests are answered after this.
             await self.ledger.settle([])
             await self.ledger.backlog()

@@ -14,7 +14,7 @@ from tocsin.alert import RowAlert
 from tocsin.app import build
 from tocsin.app.fleet import Fleet
 from tocsin.config import ChannelConfig, Config
-from tocsin.dispatch import Dispatcher
+from tocsin.dispatch import Dispatcher, Setup
 from tocsin.dispatch.level import ActiveAlerts, LevelLoop
 from tocsin.exposition import ChannelState, Metrics
 from tocsin.ledger.base import Backlog, Ledger
@@ -77,7 +77,7 @@ class Outputs:
         current: Callable[[Sequence[str]], Mapping[str, Sequence[Transition] | None]],
         since: float,
     ) -> None:
-        """Run what was built. `current` returns what fires now of some alerts. `since`: see `Dispatcher`.
+        """Run what was built. `current` returns what fires now of some alerts. `since`: see `Setup`.
 
         A recreated level output continues with what it has reported: what no longer fires, or belongs to an alert that
         no longer notifies it, is sent as ended.
@@ -100,14 +100,16 @@ class Outputs:
             else:
                 assert ledger is not None  # `Runtime` opens it for the first channel
                 one = Dispatcher(
-                    name,
-                    built,
-                    build.policy(channel),
-                    ledger=ledger,
-                    compose=build.composer(channel, views, self._clock),
-                    metrics=metrics,
-                    since=since,
-                    clock=self._clock,
+                    Setup(
+                        name=name,
+                        channel=built,
+                        policy=build.policy(channel),
+                        ledger=ledger,
+                        compose=build.composer(channel, views, self._clock),
+                        metrics=metrics,
+                        since=since,
+                        clock=self._clock,
+                    )
                 )
             metrics.state = functools.partial(self._state, name)
             self._fleet.start(name, _spec(config, channel), one, one.run(), f"channel {name}")

@@ -2,15 +2,13 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 
-from tocsin.channels.base import Channel
-from tocsin.dispatch.decisions import Policy
+from tocsin.dispatch.base import Setup
 from tocsin.dispatch.sending import Claim
 from tocsin.errors import LedgerError
-from tocsin.ledger.base import Outbox
 from tocsin.model import Notification
 
 log = structlog.get_logger(__name__)
@@ -22,33 +20,17 @@ _SMALLEST_PAGE = 500
 class Claims:
     """Reads pages of the ledger before they are needed."""
 
-    def __init__(
-        self,
-        name: str,
-        channel: Channel,
-        policy: Policy,
-        ledger: Outbox,
-        since: float,
-        clock: Callable[[], float],
-        monotonic: Callable[[], float],
-        chance: Callable[[], float],
-    ) -> None:
+    def __init__(self, setup: Setup) -> None:
         self.read_at = 0.0
         """When the ledger is read next, after it could not be read; by the monotonic clock."""
-        self._name = name
-        self._channel = channel
-        self._policy = policy
-        self._ledger = ledger
-        self._since = since
-        self._clock = clock
-        self._monotonic = monotonic
-        self._chance = chance
+        self._setup = setup
         self._heads: deque[Notification] = deque()
         self._repeats: deque[Claim] = deque()
         self._next_at: float | None = None
         self._changes = 1
         self._seen_changes = 0
-        size = 2 * policy.concurrency * channel.batch_size(policy.limit)
+        policy = setup.policy
+        size = 2 * policy.concurrency * setup.channel.batch_size(policy.limit)
         self._page = max(2, min(max(size, _SMALLEST_PAGE), policy.limit))
         self._recovered = False
         self._failures = 0
@@ -59,16 +41,14 @@ class Claims:
     @property
     def wants_more(self) -> bool:
         """Whether the ledger is to be read, as soon as it can be."""
-        return len(self) < self._page // 2 and (self._changes > self._seen_changes or self._is_due)
+        return len(self) < self._page // 2 and (
+            self._changes > self._seen_changes or (self._next_at is not None and self._next_at <= self._setup.clock())
+        )
 
     @property
     def next_at(self) -> float | None:
         """When something becomes sendable, by the wall clock; None if there is no room for it."""
         return self._next_at if len(self) < self._page // 2 else None
-
-    @property
-    def _is_due(self) -> bool:
-        return self._next_at is not None and self._next_at <= self._clock()
 
     def changed(self) -> None:
         """The ledger may have more to claim."""
@@ -76,19 +56,21 @@ class Claims:
 
     async def refill(self) -> None:
         """Claim what can be claimed and held."""
-        while self.wants_more and self._monotonic() >= self.read_at:
+        name, policy, ledger = self._setup.name, self._setup.policy, self._setup.ledger
+        while self.wants_more and self._setup.monotonic() >= self.read_at:
+            changes = self._changes
             try:
                 if not self._recovered:
-                    delay = self._policy.recovery_delay
-                    ready_at = self._clock() + delay if delay else 0.0
-                    await self._ledger.recover(self._name, self._since, ready_at)
+                    ready_at = self._setup.clock() + policy.recovery_delay if policy.recovery_delay else 0.0
+                    await ledger.recover(name, self._setup.since, ready_at)
                     self._recovered = True
-                changes = self._changes
-                page = await self._ledger.claim(self._name, self._page - len(self))
+                page = await ledger.claim(name, self._page - len(self))
             except LedgerError as error:
-                log.error("cannot read the outbox", channel=self._name, error=str(error))
-                wait = self._policy.backoff.delay(self._failures, self._chance, at_least=0.5)
-                self._failures, self.read_at = self._failures + 1, self._monotonic() + wait
+                log.error("cannot read the outbox", channel=name, error=str(error))
+                self.read_at = self._setup.monotonic() + policy.backoff.delay(
+                    self._failures, self._setup.chance, at_least=0.5
+                )
+                self._failures += 1
                 return
             self._failures, self._next_at = 0, page.next_at
             self._seen_changes = changes - page.more
@@ -99,7 +81,7 @@ class Claims:
         """What is to be sent next; there must be something. `probe`: as little as possible."""
         if self._repeats:
             return self._repeats.popleft()
-        count = 1 if probe else max(1, self._channel.batch_size(len(self._heads)))
+        count = 1 if probe else max(1, self._setup.channel.batch_size(len(self._heads)))
         heads = [self._heads.popleft() for _ in range(min(count, len(self._heads)))]
         return Claim(sorted(heads, key=lambda head: head.seq))
 
@@ -108,12 +90,12 @@ class Claims:
         held = [*self._heads, *(head for claim in self._repeats for head in claim.heads)]
         self._heads.clear()
         self._repeats.clear()
-        await self.give_back(held)
         self.changed()
+        await self.give_back(held)
 
     async def give_back(self, heads: Sequence[Notification]) -> None:
         """Release claimed notifications, to claim them again."""
         if heads:
             with contextlib.suppress(LedgerError):  # then they are claimed until the ledger recovers
-                await self._ledger.release(heads)
+                await self._setup.ledger.release(heads)
             self.changed()

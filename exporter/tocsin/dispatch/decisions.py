@@ -1,37 +1,18 @@
 """What the answers of a receiver mean: for a notification, and for the channel as a whole. No I/O, no clock."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 import structlog
 
-from tocsin.backoff import Backoff
 from tocsin.channels.base import Delivered, Paused, Rejected, Reschedule, Result, Retry
+from tocsin.dispatch.base import Setup
 from tocsin.errors import Reason
 from tocsin.ledger.base import Settlement, Status
 from tocsin.model import Notification
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """How notifications of a channel are sent. Times in seconds."""
-
-    concurrency: int
-    timeout: float
-    backoff: Backoff
-    max_attempts: int | None
-    """None: only `max_age` limits retries."""
-    max_age: float
-    rate_limit: float | None = None
-    recovery_delay: float = 0.0
-    """How long notifications found pending at the start wait: the process before may have sent them a moment ago."""
-    pause: Backoff = Backoff(initial=30.0, maximum=300.0)  # noqa: RUF009 - frozen
-    limit: int = 10_000
-    """The most notifications claimed and not sent yet."""
 
 
 # Notifications.
@@ -40,9 +21,7 @@ class Policy:
 def settlements(
     together: Sequence[Notification],
     result: Result,
-    policy: Policy,
-    now: float,
-    chance: Callable[[], float],
+    setup: Setup,
     *,
     repeat: bool = False,
 ) -> list[Settlement]:
@@ -52,9 +31,9 @@ def settlements(
     They are given up together, when the youngest reaches `max_attempts` or `max_age`. Without the oldest, the rest
     would be another message or another request, which the receiver may take as new.
     """
-    attempts = min(one.attempts for one in together)
+    now, attempts = setup.clock(), min(one.attempts for one in together)
     age = now - max(one.created_at for one in together)
-    decision = _decide(result, attempts, age, policy, now, chance)
+    decision = _decide(result, attempts, age, now, setup)
     release_key = isinstance(result, Reschedule) and len(together) == 1 and together[0].digest is None
     return [
         Settlement(
@@ -83,10 +62,9 @@ class _Decision(NamedTuple):
     """Whether the attempt counts."""
 
 
-def _decide(
-    result: Result, attempts: int, age: float, policy: Policy, now: float, chance: Callable[[], float]
-) -> _Decision:
+def _decide(result: Result, attempts: int, age: float, now: float, setup: Setup) -> _Decision:
     """`attempts`: those before this one."""
+    policy = setup.policy
     match result:
         case Delivered(note):
             return _Decision(Status.DELIVERED, detail=note)
@@ -104,7 +82,7 @@ def _decide(
             if isinstance(result, Reschedule):
                 wait = after or 0.0
             else:
-                wait = policy.backoff.delay(attempts, chance, at_least=after)
+                wait = policy.backoff.delay(attempts, setup.chance, at_least=after)
             return _Decision(Status.PENDING, reason, detail, now + wait, counts=not free)
 
 
@@ -181,10 +159,10 @@ class Health:
     Times are seconds of a clock that does not jump.
     """
 
-    def __init__(self, name: str, policy: Policy, chance: Callable[[], float]) -> None:
-        self._name = name
-        self._policy = policy
-        self._chance = chance
+    def __init__(self, setup: Setup) -> None:
+        self._name = setup.name
+        self._policy = setup.policy
+        self._chance = setup.chance
         self._streak = Streak()
         self._outages = 0
         self._pauses = 0

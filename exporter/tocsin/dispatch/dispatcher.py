@@ -2,21 +2,15 @@
 
 import asyncio
 import contextlib
-import random
-import time
-from collections.abc import Callable
-from functools import partial
 
 import structlog
 
-from tocsin.channels.base import Channel
+from tocsin.dispatch.base import Setup
 from tocsin.dispatch.claims import Claims
-from tocsin.dispatch.decisions import ChannelStatus, Health, Policy, is_unknown, settlements
+from tocsin.dispatch.decisions import ChannelStatus, Health, is_unknown, settlements
 from tocsin.dispatch.recorder import Recorder
-from tocsin.dispatch.sending import Claim, Compose, Sender, Sending, Sent
+from tocsin.dispatch.sending import Claim, Sender, Sending, Sent
 from tocsin.dispatch.supervision import Supervisor
-from tocsin.exposition import ChannelMetrics
-from tocsin.ledger.base import Outbox, Settlement
 
 log = structlog.get_logger(__name__)
 
@@ -30,37 +24,14 @@ class Dispatcher:
     The ledger is the queue. Memory holds a page of claimed notifications, and what is being sent and recorded.
     """
 
-    def __init__(
-        self,
-        name: str,
-        channel: Channel,
-        policy: Policy,
-        *,
-        ledger: Outbox,
-        compose: Compose,
-        metrics: ChannelMetrics,
-        since: float | None = None,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        """`since`: when this process, or this configuration, began; an earlier one may have sent what was written until
-        then. By default now. `clock` is for times that the ledger keeps, `monotonic` (must not jump) for waits that end
-        with the process."""
-        self.name = name
-        self._channel = channel
-        self._policy = policy
-        self._metrics = metrics
-        self._clock = clock
-        self._monotonic = monotonic
-        self._chance = chance
-        started = clock() if since is None else since
-        self._new_claims = partial(Claims, name, channel, policy, ledger, started, clock, monotonic, chance)
-        self._claims = self._new_claims()
-        self._health = Health(name, policy, chance)
-        self._sender = Sender(name, channel, ledger, compose, policy.timeout)
-        self._recorder = Recorder(name, ledger, self._health, metrics, policy.backoff, chance, monotonic)
-        self._supervisor = Supervisor(name, metrics, policy.backoff, chance)
+    def __init__(self, setup: Setup) -> None:
+        self.name = setup.name
+        self._setup = setup
+        self._claims = Claims(setup)
+        self._health = Health(setup)
+        self._sender = Sender(setup)
+        self._recorder = Recorder(setup, self._health)
+        self._supervisor = Supervisor(setup.name, setup.metrics, setup.policy.backoff, setup.chance)
         self._sending = 0
         self._changed_elsewhere = False
         self._closing = False
@@ -78,9 +49,9 @@ class Dispatcher:
             await self._close_channel()
 
     async def _serve(self) -> None:
-        self._claims, self._sending = self._new_claims(), 0
+        self._claims, self._sending = Claims(self._setup), 0
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._recorder.run(self._recorded), name=f"record deliveries of {self.name}")
+            tasks.create_task(self._recorder.run(self._recorded), name=f"record deliveries of {self._setup.name}")
             while True:
                 self._wake.clear()
                 if self._changed_elsewhere:
@@ -89,7 +60,7 @@ class Dispatcher:
                 if not self._closing:
                     await self._claims.refill()
                 while claim := self._next():
-                    tasks.create_task(self._work(claim), name=f"deliver to {self.name}")
+                    tasks.create_task(self._work(claim), name=f"deliver to {self._setup.name}")
                 if self._note_idle():
                     self._supervisor.works()
                 with contextlib.suppress(TimeoutError):
@@ -98,7 +69,7 @@ class Dispatcher:
 
     def _next(self) -> Claim | None:
         """Take what is sent next, and a slot to do it in; None if nothing may be sent now."""
-        now, health = self._monotonic(), self._health
+        now, health = self._setup.monotonic(), self._health
         if self._closing or not self._claims or self._sending >= health.slots or now < health.opens_at:
             return None
         claim = self._claims.take(probe=health.status is ChannelStatus.PAUSED)
@@ -112,10 +83,10 @@ class Dispatcher:
         """Send, and go on with what comes next: a task for each send costs more."""
         while claim:
             try:
-                sending = await self._sender.send(claim, self._metrics.attempts.inc)
+                sending = await self._sender.send(claim, self._setup.metrics.attempts.inc)
             finally:
                 self._sending -= 1
-            self._health.judge(sending.answers, self._monotonic())
+            self._health.judge(sending.answers, self._setup.monotonic())
             self._record(sending, repeated=claim.repeated)
             await self._claims.give_back(sending.unsent)
             await asyncio.sleep(0)  # a channel that never waits must not block the event loop
@@ -128,15 +99,12 @@ class Dispatcher:
         for sent in sending.request:
             (unknown if is_unknown(sent.result, repeated=repeated) else known).append(sent)
         for sent in known:
-            self._recorder.add(sent.together, sent.result, self._decide(sent))
+            self._recorder.add(sent.together, sent.result, settlements(sent.together, sent.result, self._setup))
         if unknown:
-            everything = Sent([one for sent in unknown for one in sent.together], unknown[0].result)
-            decided = iter(self._decide(everything, repeat=True))
+            everything = [one for sent in unknown for one in sent.together]
+            decided = iter(settlements(everything, unknown[0].result, self._setup, repeat=True))
             for sent in unknown:
                 self._recorder.add(sent.together, sent.result, [next(decided) for _ in sent.together])
-
-    def _decide(self, sent: Sent, *, repeat: bool = False) -> list[Settlement]:
-        return settlements(sent.together, sent.result, self._policy, self._clock(), self._chance, repeat=repeat)
 
     def _recorded(self, more: bool) -> None:
         self._supervisor.works()
@@ -154,7 +122,7 @@ class Dispatcher:
     def _note_idle(self) -> bool:
         """Set `_idle` where nothing is to be sent now, or may be."""
         waiting = not self._closing and (bool(self._claims) or self._claims.wants_more)
-        if self._sending or not self._recorder.idle or (waiting and not self._health.holds(self._monotonic())):
+        if self._sending or not self._recorder.idle or (waiting and not self._health.holds(self._setup.monotonic())):
             self._idle.clear()
         else:
             self._idle.set()
@@ -164,21 +132,21 @@ class Dispatcher:
         """Seconds until there may be something to do without being woken; None for "not before"."""
         if self._closing:
             return None
-        now, waits = self._monotonic(), []
+        now, waits = self._setup.monotonic(), []
         if self._claims and self._sending < self._health.slots:
             waits.append(self._health.opens_at - now)
         if self._claims.wants_more:
             waits.append(self._claims.read_at - now)
         elif self._claims.next_at is not None:
-            waits.append(self._claims.next_at - self._clock())
+            waits.append(self._claims.next_at - self._setup.clock())
         return max(0.0, min(waits)) if waits else None
 
     async def _close_channel(self) -> None:
         try:
             async with asyncio.timeout(_CLOSING):
-                await self._channel.close()
+                await self._setup.channel.close()
         except Exception:  # what a channel cannot close ends with the process
-            log.exception("the channel cannot be closed", channel=self.name)
+            log.exception("the channel cannot be closed", channel=self._setup.name)
 
     # From outside.
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tocsin.backoff import Backoff
 from tocsin.channels.base import Delivered, Result
+from tocsin.dispatch.base import Setup
 from tocsin.dispatch.decisions import Health
 from tocsin.errors import LedgerError
-from tocsin.exposition import ChannelMetrics
-from tocsin.ledger.base import Outbox, Settlement, Status
+from tocsin.ledger.base import Settlement, Status
 from tocsin.model import Notification
 from tocsin.repeats import Repeats
 
@@ -21,26 +20,13 @@ log = structlog.get_logger(__name__)
 class Recorder:
     """Counts outcomes, and writes them to the ledger. What is not written yet counts as being sent."""
 
-    def __init__(
-        self,
-        name: str,
-        ledger: Outbox,
-        health: Health,
-        metrics: ChannelMetrics,
-        backoff: Backoff,
-        chance: Callable[[], float],
-        monotonic: Callable[[], float],
-    ) -> None:
+    def __init__(self, setup: Setup, health: Health) -> None:
         self.delivered = 0
         self.failed = 0
         self.last_delivery: float | None = None
-        self._name = name
-        self._ledger = ledger
+        self._setup = setup
         self._health = health
-        self._metrics = metrics
-        self._backoff = backoff
-        self._chance = chance
-        self._dead = Repeats(log, "notification dead-lettered", monotonic=monotonic)
+        self._dead = Repeats(log, "notification dead-lettered", monotonic=setup.monotonic)
         self._queue: list[Settlement] = []
         self._added = asyncio.Event()
 
@@ -68,8 +54,8 @@ class Recorder:
                     attempt = 0
                     written(more)
             except LedgerError as error:
-                log.error("cannot record deliveries", channel=self._name, error=str(error))
-                await asyncio.sleep(self._backoff.delay(attempt, self._chance, at_least=0.5))
+                log.error("cannot record deliveries", channel=self._setup.name, error=str(error))
+                await asyncio.sleep(self._setup.policy.backoff.delay(attempt, self._setup.chance, at_least=0.5))
                 self._added.set()
                 attempt += 1
 
@@ -87,7 +73,7 @@ class Recorder:
     async def _write(self) -> bool:
         """Write the queue in one transaction. What is cancelled stays queued: to settle it twice does no harm."""
         settlements = self._queue.copy()
-        more = await self._ledger.settle(settlements)
+        more = await self._setup.ledger.settle(settlements)
         del self._queue[: len(settlements)]
         return more
 
@@ -98,19 +84,19 @@ class Recorder:
         if isinstance(result, Delivered):
             self.last_delivery = settlement.at
             self.delivered += 1
-            self._metrics.delivered.inc()
+            self._setup.metrics.delivered.inc()
             if result.sent:
-                self._metrics.delivery_seconds.observe(max(0.0, settlement.at - _deliverable_since(notification)))
+                self._setup.metrics.delivery_seconds.observe(max(0.0, settlement.at - _deliverable_since(notification)))
             return
         self.failed += 1
-        self._metrics.failures[result.reason].inc()
+        self._setup.metrics.failures[result.reason].inc()
         if dead:
-            self._metrics.dead_lettered.inc()
+            self._setup.metrics.dead_lettered.inc()
             alert = notification.transition.alert
             self._dead.add(
                 settlement.reason,
                 alert,
-                channel=self._name,
+                channel=self._setup.name,
                 alert=alert,
                 notification=notification.id,
                 reason=settlement.reason,

@@ -7,17 +7,14 @@ from typing import NamedTuple
 
 import structlog
 
-from tocsin.channels.base import BatchingChannel, Channel, Message, Plan, Rejected, Result, Retry
+from tocsin.channels.base import BatchingChannel, Message, Plan, Rejected, Result, Retry
+from tocsin.dispatch.base import Setup
 from tocsin.errors import LedgerError, Reason
 from tocsin.faults import must_end
-from tocsin.ledger.base import Outbox
 from tocsin.model import Notification
 from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
-
-Compose = Callable[[Sequence[Notification]], "Message | Rejected"]
-"""Makes the message of one notification, or of merged ones, with today's configuration."""
 
 _GRACE = 5.0
 """Seconds that a channel has beyond its own timeout."""
@@ -66,13 +63,12 @@ class _Composed(NamedTuple):
 class Sender:
     """Composes and sends. Raises nothing of its own, and is cancelled only by its caller."""
 
-    def __init__(self, name: str, channel: Channel, ledger: Outbox, compose: Compose, timeout: float) -> None:
-        """`timeout`: that of the channel, in seconds."""
-        self._name = name
-        self._channel = channel
-        self._ledger = ledger
-        self._compose = compose
-        self._timeout = timeout
+    def __init__(self, setup: Setup) -> None:
+        self._name = setup.name
+        self._channel = channel = setup.channel
+        self._ledger = setup.ledger
+        self._compose = setup.compose
+        self._timeout = setup.policy.timeout
         self._unreadable = Repeats(log, "cannot read the outbox", level="error")
         self._unwritable = Repeats(log, "cannot write the outbox", level="error")
         self._uncomposed = Repeats(log, "cannot compose a notification", level="error")

@@ -17,8 +17,8 @@ class Queue:
     """
 
     def __init__(self) -> None:
-        self.claimed: dict[int, str] = {}
-        """Ordering keys by `seq`."""
+        self.claimed: dict[str, int] = {}
+        """The claimed notification (`seq`) of each ordering key that has one."""
         self.ready: dict[int, Notification] = {}
         """Committed, not claimed, the first of their ordering key and without a time. By `seq`, which rises."""
         self.changes = 0
@@ -29,14 +29,15 @@ class Queue:
         self._read_to = 0
 
     def committed(self, notification: Notification) -> None:
-        """A commit has made a notification ready. A read that was faster may have returned it."""
-        if notification.not_before:
+        """A commit has made a notification ready."""
+        if notification.seq <= self._read_to:
+            return  # a read was faster than the answer of the commit
+        if notification.not_before or notification.ordering_key in self.claimed:
             self.changed()
-        elif self._complete and notification.seq > self._read_to:
+        else:
             self.ready[notification.seq] = notification
             if len(self.ready) > _REMEMBERED:
-                self.ready.clear()
-                self.changed()
+                self.reset()
 
     def changed(self) -> None:
         """Something else may be sent: the file is to be read."""
@@ -48,9 +49,11 @@ class Queue:
         self.ready.clear()
         self.changed()
 
-    def end(self, seq: int) -> None:
+    def end(self, seq: int, ordering_key: str) -> None:
         """End the claim on a notification."""
-        self.claimed.pop(seq, None)
+        if self.claimed.get(ordering_key) == seq:
+            del self.claimed[ordering_key]
+            self.changes += 1  # a read that is under way skips the ordering key
         self.ready.pop(seq, None)
 
     def claim(self, limit: int, now: float) -> Page | None:
@@ -63,14 +66,14 @@ class Queue:
 
     def was_read(self, read: Read, changes: int) -> Page:
         """Claim what was read from the file. `changes`: those of the queue when the read began."""
-        page, self._read_to = read.page, read.last_seq
+        page, self._read_to, self._next_at = read.page, read.last_seq, read.page.next_at
         self._claim([*page.heads, *(member for members in page.repeats for member in members)])
-        if not read.full and changes == self.changes:
-            self._complete, self._next_at = True, page.next_at
+        self._complete = not read.full and changes == self.changes
+        if self._complete:
             self.ready = {seq: one for seq, one in self.ready.items() if seq > read.last_seq}
         return page
 
     def _claim(self, notifications: list[Notification]) -> None:
         for notification in notifications:
-            self.claimed[notification.seq] = notification.ordering_key
+            self.claimed[notification.ordering_key] = notification.seq
             self.ready.pop(notification.seq, None)

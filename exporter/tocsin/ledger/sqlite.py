@@ -136,14 +136,14 @@ class SqliteLedger:
         if page is not None:
             return page
         # The keys claimed when the read begins: what is settled meanwhile may still look pending to it.
-        claimed, changes = list(queue.claimed.values()), queue.changes
+        claimed, changes = list(queue.claimed), queue.changes
         read = await self._read(lambda db: outbox.claim(db, self._shapes, queue.ready, channel, claimed, limit, now))
         return queue.was_read(read, changes)
 
     async def release(self, notifications: Sequence[Notification]) -> None:
         for notification in notifications:
             queue = self._queues[notification.channel]
-            queue.claimed.pop(notification.seq, None)
+            queue.end(notification.seq, notification.ordering_key)
             queue.changed()
 
     async def bind(self, requests: Sequence[Sequence[int]]) -> None:
@@ -153,7 +153,7 @@ class SqliteLedger:
         more = await self._keep(lambda db: outbox.settle(db, settlements))
         for settlement in settlements:
             queue = self._queues[settlement.channel]
-            queue.end(settlement.seq)
+            queue.end(settlement.seq, settlement.ordering_key)
             if more:
                 queue.changed()
         return more
