@@ -170,19 +170,6 @@ def test_aliases_of_aliases_are_limited() -> None:
     assert [problem.code for problem in document.problems] == ["too_many_values"]
 
 
-def test_unusual_settings_are_warnings(tmp_path: Path) -> None:
-    text = WHOLE.replace('"[::1]:9000"', "0.0.0.0:80").replace("notify: [people, ", "notify: [")
-    text = text.replace("source: pg", "source: mz").replace("value: deployment_cnt", "value: severity")
-    found = load_text(tmp_path, text + "alert_files: [none/*.yaml]\n").warnings
-    assert [(one.line, one.path, one.code) for one in found] == [
-        (3, "web.admin", "open_admin"),
-        (10, "sources.pg", "unused"),
-        (12, "channels.people", "unused"),
-        (19, "alerts.spike.value", "value_in_key"),
-        (25, "alert_files[0]", "no_match"),
-    ]
-
-
 def test_later_problem_has_the_nearest_line(whole: Config) -> None:
     paths = ("alerts.spike.annotations.summary", "alerts.spike.labels[7]", "channels.out", "nowhere")
     found = [whole.places.located(Problem(code="odd", message="odd", path=path)) for path in paths]

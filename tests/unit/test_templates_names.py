@@ -144,15 +144,6 @@ def test_name_after_a_dot_is_the_column() -> None:
         assert Template(source).render(variables) == "ab"
 
 
-@pytest.mark.parametrize("name", ["items", "values", "get"])
-def test_missing_column_is_not_a_method(name: str) -> None:
-    for source in (f"{{{{ row.{name} }}}}", f"{{{{ row['{name}'] }}}}"):
-        with pytest.raises(TemplateError) as caught:
-            Template(source).render({"row": {"id": 17}})
-        assert (caught.value.code, caught.value.name, caught.value.available) == ("unknown_key", name, ("id",))
-    assert Template(f"{{{{ row.{name} | default('-') }}}}").render({"row": {"id": 17}}) == "-"
-
-
 @pytest.mark.parametrize("call", ["row.pop('id')", "row.clear()", "row.update(id=3)", "row.setdefault('x', 1)"])
 def test_template_changes_no_row(call: str) -> None:
     """Also where a column has the name of the method."""
