@@ -1,19 +1,31 @@
-"""What holds for all tests: a skip is a failure where everything has to be there; SIGINT reaches what they start."""
+"""What holds for all tests: a skip is a failure where everything has to be there; SIGINT reaches what they start; some
+servers are shared by all processes of a run."""
 
 import signal
 
+import pytest
 from hypothesis import settings
 
+from support import shared
 from support.skips import pytest_runtest_makereport
 
-__all__ = ["pytest_configure", "pytest_runtest_makereport"]
+__all__ = ["pytest_configure", "pytest_runtest_makereport", "pytest_unconfigure"]
 
 # A deadline for an example measures how busy the machine is.
 settings.register_profile("tocsin", deadline=None)
 settings.load_profile("tocsin")
 
 
-def pytest_configure() -> None:
-    """A shell that runs the tests in the background has them ignore SIGINT, and whatever they start inherits that."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the run. A shell that runs the tests in the background has them ignore SIGINT, and whatever they start
+    inherits that."""
+    if not hasattr(config, "workerinput"):
+        shared.begin()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the run."""
+    if not hasattr(config, "workerinput"):
+        shared.end()

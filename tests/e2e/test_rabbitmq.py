@@ -11,7 +11,17 @@ from urllib.parse import quote
 
 import pytest
 
-from support.rabbitmq import PASSWORD, USER, Peer, RabbitMQ, new_queue, peer, rabbitmq, shared_rabbitmq
+from support.rabbitmq import (
+    PASSWORD,
+    USER,
+    Peer,
+    RabbitMQ,
+    breakable_rabbitmq,
+    breaks_rabbitmq,
+    new_queue,
+    peer,
+    shared_rabbitmq,
+)
 from support.receiver import Answer, Receiver
 from support.smtp import HANG, MailServer
 from support.tocsin import TocsinProcess, command, running, running_with
@@ -222,27 +232,28 @@ async def test_slow_or_refused_mail_blocks_nothing_else(scenario: Scenario, othe
         await until_some(lambda: tocsin.metric("tocsin_channel_dead_letters", channel="mail"), "dead letters")
 
 
-async def test_missing_broker_is_reported_and_retried(tmp_path: Path, scenario: Scenario) -> None:
-    (tmp_path / "broker").mkdir()
-    with rabbitmq(tmp_path / "broker") as own:
-        scenario.source["port"] = own.port
-        async with run(scenario) as tocsin:
-            reasons = await tocsin.until_not_ready("email", f"RabbitMQ at 127.0.0.1:{own.port}")
-            assert "Connect call failed" in reasons
-            await asyncio.to_thread(own.start)
-            await tocsin.until_ready()
-            async with peer(own) as other:
-                await other.send(scenario.queue, message("sms", n=1), message_id="m-1")
-                await scenario.receiver.arrived(1)
-            # And while running.
-            await asyncio.to_thread(own.stop)
-            await tocsin.until_not_ready("RabbitMQ")
-            await asyncio.to_thread(own.start)
-            await tocsin.until_ready()
-            async with peer(own) as other:
-                await other.send(scenario.queue, message("sms", n=2))
-                await until(lambda: scenario.numbers == [1, 2], "the second one")
-            assert log_is_clean(tocsin)
+@breaks_rabbitmq
+async def test_missing_broker_is_reported_and_retried(scenario: Scenario) -> None:
+    own = breakable_rabbitmq()
+    own.kill()
+    scenario.source["port"] = own.port
+    async with run(scenario) as tocsin:
+        reasons = await tocsin.until_not_ready("email", f"RabbitMQ at 127.0.0.1:{own.port}")
+        assert "Connect call failed" in reasons
+        await asyncio.to_thread(own.start)
+        await tocsin.until_ready()
+        async with peer(own) as other:
+            await other.send(scenario.queue, message("sms", n=1), message_id="m-1")
+            await scenario.receiver.arrived(1)
+        # And while running.
+        await asyncio.to_thread(own.stop)
+        await tocsin.until_not_ready("RabbitMQ")
+        await asyncio.to_thread(own.start)
+        await tocsin.until_ready()
+        async with peer(own) as other:
+            await other.send(scenario.queue, message("sms", n=2))
+            await until(lambda: scenario.numbers == [1, 2], "the second one")
+        assert log_is_clean(tocsin)
 
 
 async def test_process_ends_with_status_after_give_up_after(tmp_path: Path, scenario: Scenario) -> None:
@@ -272,14 +283,6 @@ async def test_password_never_appears_in_any_output(scenario: Scenario, other: P
         shown = str(await tocsin.json("/api/v1/status")) + (await tocsin.get("/metrics"))[1]
         assert PASSWORD[:6] not in shown
         assert log_is_clean(tocsin)
-
-
-async def test_different_queue_is_reported_until_fixed(scenario: Scenario, other: Peer) -> None:
-    await other.channel.declare_queue(scenario.queue, durable=False)
-    async with run(scenario) as tocsin:
-        await tocsin.until_not_ready(f"the queue {scenario.queue} exists with another durable")
-        await other.channel.queue_delete(scenario.queue)
-        await tocsin.until_ready()
 
 
 async def test_history_of_message_can_be_queried(scenario: Scenario, other: Peer) -> None:

@@ -1,9 +1,10 @@
-"""What tests share: one PostgreSQL, and in it a database of its own for each test; a web server."""
+"""What tests share: a PostgreSQL with a database for each test, a Kafka, a web server."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
+from support.kafka import Kafka, breakable_kafka, shared_kafka
 from support.postgres import Database, Postgres, shared_postgres
 from support.web import FakeProcess, Start, starting
 
@@ -29,3 +30,19 @@ def process() -> FakeProcess:
 async def start(process: FakeProcess) -> AsyncIterator[Start]:
     async with starting(process) as begin:
         yield begin
+
+
+@pytest.fixture
+def broker() -> Kafka:
+    return shared_kafka()
+
+
+@pytest.fixture
+def own() -> Kafka:
+    """A running Kafka that a test in the group `breaks_kafka` may kill or freeze."""
+    broker = breakable_kafka()
+    if broker.runs:
+        broker.thaw()  # after a test that failed
+    else:
+        broker.start()
+    return broker

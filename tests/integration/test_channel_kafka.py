@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +16,18 @@ from confluent_kafka.cimpl import NewTopic
 from structlog.testing import capture_logs
 
 from support.clock import Clock
-from support.kafka import Kafka, allow, drop_topic, kafka, make_topic, new_topic, shared_kafka, stored
+from support.kafka import (
+    USERS,
+    Kafka,
+    allow,
+    breaks_kafka,
+    drop_topic,
+    login,
+    make_topic,
+    new_topic,
+    shared_kafka,
+    stored,
+)
 from support.messages import message
 from support.sending import sent
 from support.waiting import until_some
@@ -27,8 +38,7 @@ from tocsin.envelope import merged
 from tocsin.errors import ConfigError, Reason
 from tocsin.model import Kind, fingerprint
 
-SECRET = "S3CR3T-and-quite-long"
-GUEST = SECRET + "-too"
+SECRET = USERS["admin"]
 NOWHERE = "127.0.0.1:1"
 
 
@@ -49,32 +59,6 @@ async def channel(at: str, *, clock: Callable[[], float] = time.monotonic, **set
 async def delivered(to: Channel, *keys: str) -> bool:
     """Whether messages of these keys, sent together, arrive."""
     return set(await to.send([message(key=key) for key in keys or ("17",)])) == {Delivered()}
-
-
-def login(broker: Kafka, user: str = "guest", password: str = GUEST) -> dict[str, Any]:
-    """The settings with which a user logs in at `guarded`."""
-    tls = {"tls": True, "tls_ca": broker.certificate}
-    return {**tls, "sasl_mechanism": "PLAIN", "sasl_username": user, "sasl_password": password}
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """A running Kafka with users, which is reached over TLS."""
-    with kafka(tmp_path_factory.mktemp("guarded"), {"admin": SECRET, "guest": GUEST}, tls=True) as broker:
-        broker.start()
-        yield broker
-
-
-with_users = pytest.mark.xdist_group("kafka with users")
-breaking = pytest.mark.xdist_group("kafka that breaks")
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """A running Kafka that a test may break, and restores."""
-    with kafka(tmp_path_factory.mktemp("own")) as broker:
-        broker.start()
-        yield broker
 
 
 def values(broker: Kafka, topic: str) -> list[Any]:
@@ -224,7 +208,7 @@ async def test_unreachable_cluster_is_retried_with_the_reason() -> None:
     assert "refused" in result.detail
 
 
-@breaking
+@breaks_kafka
 async def test_broker_that_comes_back_has_every_notification(own: Kafka) -> None:
     """After a kill, and after a silence; a repeat has the same id."""
     make_topic(own, "t")
@@ -244,7 +228,7 @@ async def test_broker_that_comes_back_has_every_notification(own: Kafka) -> None
     assert {dict(record.headers() or [])["tocsin-id"] for record in stored(own, "t")} == expected
 
 
-@breaking
+@breaks_kafka
 async def test_connection_error_is_reported_only_while_it_lasts(own: Kafka) -> None:
     make_topic(own, "small", max_message_bytes="100")  # so that nothing is delivered, and yet the broker answers
     unreachable = [f"127.0.0.1:{port}" for port in range(1, 4)]
@@ -280,29 +264,29 @@ async def test_close_does_not_wait_for_a_silent_broker() -> None:
         assert isinstance(await waiting, Retry)
 
 
-@with_users
-async def test_only_a_trusted_broker_gets_records(guarded: Kafka) -> None:
-    topic = new_topic(guarded)
-    admin = login(guarded, "admin", SECRET)
-    async with channel(guarded.guarded, topic=topic, timeout="1500ms", **admin | {"tls_ca": None}) as to:
+async def test_only_a_trusted_broker_gets_records(broker: Kafka) -> None:
+    topic = new_topic(broker)
+    admin = login(broker, "admin")
+    async with channel(broker.guarded, topic=topic, timeout="1500ms", **admin | {"tls_ca": None}) as to:
         result = await sent(to)
     assert isinstance(result, Retry)
     assert result.reason is Reason.CONNECTION
     assert "certificate" in result.detail
-    async with channel(guarded.guarded, topic=topic, **admin) as to:
+    async with channel(broker.guarded, topic=topic, **admin) as to:
         assert await to.verify() == []
         assert await sent(to) == Delivered()
-    assert len(stored(guarded, topic)) == 1
+    assert len(stored(broker, topic)) == 1
 
 
-@with_users
 @pytest.mark.parametrize(
-    ("user", "password"), [("admin", SECRET + "-wrong"), ("guest", GUEST)], ids=["wrong password", "no right"]
+    ("user", "password"),
+    [("admin", SECRET + "-wrong"), ("stranger", USERS["stranger"])],
+    ids=["wrong password", "no right"],
 )
-async def test_refused_user_pauses_the_channel(guarded: Kafka, user: str, password: str) -> None:
-    topic, as_user = new_topic(guarded), login(guarded, user, password)
+async def test_refused_user_pauses_the_channel(broker: Kafka, user: str, password: str) -> None:
+    topic, as_user = new_topic(broker), login(broker, user, password)
     with capture_logs() as lines:
-        async with channel(guarded.guarded, topic=topic, timeout="1500ms", **as_user) as to:
+        async with channel(broker.guarded, topic=topic, timeout="1500ms", **as_user) as to:
             result = await sent(to)
             shown = [result, to, configured("h:1", **as_user), lines, await to.verify()]
     assert isinstance(result, Paused)
@@ -310,12 +294,11 @@ async def test_refused_user_pauses_the_channel(guarded: Kafka, user: str, passwo
     assert password not in repr(shown)
 
 
-@with_users
-async def test_user_without_rights_pauses_and_names_the_right(guarded: Kafka) -> None:
+async def test_user_without_rights_pauses_and_names_the_right(broker: Kafka) -> None:
     """The cluster refuses an idempotent producer, and every record fails with it."""
-    topic = new_topic(guarded)
-    allow(guarded, "guest", "DESCRIBE", topic)
-    async with channel(guarded.guarded, topic=topic, **login(guarded)) as to:
+    topic = new_topic(broker)
+    allow(broker, "stranger", "DESCRIBE", topic)
+    async with channel(broker.guarded, topic=topic, **login(broker, "stranger")) as to:
         results = [await sent(to) for _ in range(2)]
     for result in results:
         assert isinstance(result, Paused)
@@ -364,21 +347,18 @@ async def test_missing_topic_is_created_and_compacted(monkeypatch: pytest.Monkey
     assert threading.main_thread() not in closed_in
 
 
-@with_users
-async def test_refused_topic_is_requested_once_a_minute(guarded: Kafka, asked: list[list[str]]) -> None:
+async def test_refused_topic_is_requested_once_a_minute(broker: Kafka, asked: list[list[str]]) -> None:
     clock = Clock()
     for operation in ("WRITE", "DESCRIBE"):
-        allow(guarded, "guest", operation, "mine")
+        allow(broker, "guest", operation, "mine")
     with capture_logs() as lines:
-        async with channel(
-            guarded.guarded, clock=clock, topic="mine", create=True, timeout="2s", **login(guarded)
-        ) as to:
+        async with channel(broker.guarded, clock=clock, topic="mine", create=True, timeout="2s", **login(broker)) as to:
             results = [await sent(to) for _ in range(3)]
             assert asked == [["mine"]]
             clock.advance(61)
             assert await sent(to) == results[0]
             assert asked == [["mine"]] * 2
-            allow(guarded, "guest", "CREATE", "mine")
+            allow(broker, "guest", "CREATE", "mine")
             clock.advance(61)
             assert await until_some(lambda: delivered(to))
     expected = (
@@ -389,14 +369,13 @@ async def test_refused_topic_is_requested_once_a_minute(guarded: Kafka, asked: l
     assert [line["event"] for line in lines if "topic" in line["event"]] == [expected]
 
 
-@with_users
-async def test_existing_topic_needs_no_right_to_create(guarded: Kafka, asked: list[list[str]]) -> None:
-    topic = new_topic(guarded)
+async def test_existing_topic_needs_no_right_to_create(broker: Kafka, asked: list[list[str]]) -> None:
+    topic = new_topic(broker)
     for operation in ("WRITE", "DESCRIBE"):
-        allow(guarded, "guest", operation, topic)
+        allow(broker, "guest", operation, topic)
     asked.clear()
     with capture_logs() as lines:
-        async with channel(guarded.guarded, topic=topic, create=True, **login(guarded)) as to:
+        async with channel(broker.guarded, topic=topic, create=True, **login(broker)) as to:
             assert [await sent(to, message(key=key)) for key in "abc"] == [Delivered()] * 3
     assert asked == [[topic]]
     assert [line for line in lines if line["log_level"] != "debug"] == []

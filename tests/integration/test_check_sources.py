@@ -1,7 +1,7 @@
 """What `tocsin check --online` reports about sources of events, against real servers. It reads and creates nothing."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from support import events_table
-from support.kafka import Kafka, allow, committed, kafka, make_topic, new_topic, produce, shared_kafka
+from support.kafka import USERS, Kafka, allow, committed, login, new_topic, produce
 from support.postgres import Database, Postgres
 from support.prometheus import free_port
 from support.rabbitmq import (
@@ -39,7 +39,6 @@ needs_login = pytest.mark.xdist_group("postgres-login")
 
 WRONG = "wr0ng-and-quite-long"
 RIGHT = "S3CR3T-and-quite-long"
-GUESTS = "S3CR3T-of-the-guest"
 
 
 def one(problems: Sequence[str], *words: str) -> str:
@@ -47,7 +46,7 @@ def one(problems: Sequence[str], *words: str) -> str:
     [problem] = problems
     assert all(word in problem for word in words), problem
     assert "\n" not in problem
-    assert not any(secret in problem for secret in (WRONG, RIGHT, PASSWORD, GUEST_PASSWORD))
+    assert not any(secret in problem for secret in (WRONG, RIGHT, PASSWORD, GUEST_PASSWORD, *USERS.values()))
     return problem
 
 
@@ -123,8 +122,7 @@ async def asked_of_kafka(at: str, *names: str, **settings: Any) -> list[str]:
     return await made.verify(names)
 
 
-async def test_each_missing_topic_is_reported() -> None:
-    broker = shared_kafka()
+async def test_each_missing_topic_is_reported(broker: Kafka) -> None:
     topic, dead = new_topic(broker), new_topic(broker, "dead")
     produce(broker, topic, [("k", json.dumps({"n": 1}))])
     assert await asked_of_kafka(broker.brokers, topic, dead_letters=dead) == []
@@ -135,23 +133,13 @@ async def test_each_missing_topic_is_reported() -> None:
     one(await asked_of_kafka(broker.brokers, topic, dead_letters=topic), "use two topics")
 
 
-@pytest.fixture
-def guarded_kafka(tmp_path: Path) -> Iterator[Kafka]:
-    with kafka(tmp_path, {"admin": RIGHT, "guest": GUESTS}) as made:
-        made.start()
-        yield made
-
-
-async def test_each_missing_right_is_named(guarded_kafka: Kafka) -> None:
+async def test_each_missing_right_is_named(broker: Kafka) -> None:
     """Each right that reading a topic, and writing to that of a channel, needs; `check` reads and writes nothing."""
-    for topic in ("t", "dead", "out"):
-        make_topic(guarded_kafka, topic)
-    login = {"sasl_mechanism": "PLAIN", "sasl_username": "guest", "sasl_password": GUESTS}
-    wrong = {**login, "sasl_password": WRONG}
-    one(await asked_of_kafka(guarded_kafka.guarded, "t", **wrong), "uthentication")
+    topic, dead, out = (new_topic(broker, name) for name in ("t", "dead", "out"))
+    one(await asked_of_kafka(broker.guarded, topic, **login(broker, "guest", WRONG)), "uthentication")
 
     async def asked() -> Sequence[str]:
-        return await asked_of_kafka(guarded_kafka.guarded, "t", dead_letters="dead", **login)
+        return await asked_of_kafka(broker.guarded, topic, group=topic, dead_letters=dead, **login(broker))
 
     async def until_asked(*rights: str, ask: Callable[[], Awaitable[Sequence[str]]] = asked) -> None:
         """Wait until these are missing: a broker applies a granted right with a delay."""
@@ -165,25 +153,26 @@ async def test_each_missing_right_is_named(guarded_kafka: Kafka) -> None:
 
         await until_some(check)
 
-    given = {"type": "kafka", "bootstrap_servers": [guarded_kafka.guarded], "topic": "out", "timeout": "5s", **login}
-    config = kafka_channel.Config.model_validate(given)
-    channel = kafka_channel.build("records", config, {"late": kafka_channel.Options(topic="out")})
-    read, write, group = "READ on the topic t", "WRITE on the topic dead", "READ on the group asking"
-    allow(guarded_kafka, "guest", "DESCRIBE")
+    given = {"type": "kafka", "bootstrap_servers": [broker.guarded], "topic": out, "timeout": "5s"}
+    config = kafka_channel.Config.model_validate({**given, **login(broker)})
+    channel = kafka_channel.build("records", config, {"late": kafka_channel.Options(topic=out)})
+    read, write, group = f"READ on the topic {topic}", f"WRITE on the topic {dead}", f"READ on the group {topic}"
+    for name in (topic, dead, out):
+        allow(broker, "guest", "DESCRIBE", name)
     await until_asked(read, write, group)
-    refused = "may not write to the topic out; give the user the right to WRITE"
+    refused = f"may not write to the topic {out}; give the user the right to WRITE"
     try:
         await until_asked(refused, ask=channel.verify)
-        allow(guarded_kafka, "guest", "READ")
-        allow(guarded_kafka, "guest", "WRITE", "dead")
-        allow(guarded_kafka, "guest", "WRITE", "out")
+        allow(broker, "guest", "READ", topic)
+        allow(broker, "guest", "WRITE", dead)
+        allow(broker, "guest", "WRITE", out)
         await until_asked(group)
         await until_asked(ask=channel.verify)
     finally:
         await channel.close()
-    allow(guarded_kafka, "guest", "DESCRIBE", "asking", of="GROUP")
+    allow(broker, "guest", "DESCRIBE", topic, of="GROUP")
     assert (await asked())[0].endswith(f"the right to {group}")
-    allow(guarded_kafka, "guest", "READ", "asking", of="GROUP")
+    allow(broker, "guest", "READ", topic, of="GROUP")
     await until_asked()
 
 

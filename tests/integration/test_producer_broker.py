@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from support.kafka import kafka, stored
+from support.kafka import breakable_kafka, breaks_kafka, stored
 from support.waiting import seen
 from tocsin_producer.events import CUSTOMER_EVENTS, TOPICS, Schedule
 from tocsin_producer.plan import Plan
@@ -22,11 +22,14 @@ def timeless(key: bytes | None, value: bytes | None) -> tuple[bytes | None, byte
     return key, value and re.sub(rb'("(?:event_ts|bid_ts)":)\d+', rb"\g<1>0", value)
 
 
+@breaks_kafka
 def test_killed_broker_gets_every_event_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     options = [f"--{name.replace('_', '-')}={getattr(PLAN, name)}" for name in OPTIONS]
     command = [sys.executable, "-m", "tocsin_producer", "--sink=kafka", f"--close-timeout={SOON}", *options]
-    with kafka(tmp_path) as broker, log.open("wb") as lines:
+    broker = breakable_kafka()
+    broker.kill()
+    with log.open("wb") as lines:
         process = subprocess.Popen([*command, f"--brokers={broker.brokers}"], stderr=lines)
         try:
             seen(lambda: "cannot be reached" in log.read_text(), "a line about the broker", SOON)

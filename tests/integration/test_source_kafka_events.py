@@ -12,18 +12,12 @@ from support.kafka import (
     committed,
     new_topic,
     produce,
-    shared_kafka,
     stored,
 )
 from support.kafka_events import numbered, reading, source
 from support.waiting import until
 from tocsin.errors import RefusedReason, SourceError, SourceReason
 from tocsin.values import typed
-
-
-@pytest.fixture
-def broker() -> Kafka:
-    return shared_kafka()
 
 
 async def test_fields_of_a_record_become_columns(broker: Kafka) -> None:

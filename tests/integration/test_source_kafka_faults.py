@@ -1,8 +1,6 @@
 """Errors of a Kafka source: no broker, no topic, no right."""
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,15 +8,15 @@ from confluent_kafka import Consumer, KafkaError
 from confluent_kafka.admin import AdminClient
 
 from support.kafka import (
+    USERS,
     Kafka,
     allow,
+    breaks_kafka,
     committed,
     drop_topic,
-    kafka,
-    make_topic,
+    login,
     new_topic,
     produce,
-    shared_kafka,
     stored,
 )
 from support.kafka_events import Reader, numbered, numbers, reading, source
@@ -28,41 +26,27 @@ from tocsin.sources import kafka as kind
 from tocsin.sources.kafka.consuming import consumer_thread
 from tocsin.sources.kafka.events import KafkaEvents
 
-USERS = {"admin": "S3CR3T-and-quite-long", "guest": "S3CR3T-of-the-guest"}
 
-
-@pytest.fixture
-def broker() -> Kafka:
-    return shared_kafka()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Kafka]:
-    """A Kafka that a test may break."""
-    with kafka(tmp_path, USERS) as made:
-        made.start()
-        yield made
-
-
+@breaks_kafka
 async def test_reading_continues_after_a_broker_died(own: Kafka) -> None:
-    make_topic(own, "t")
-    at = source(own.brokers, "g")
-    async with at.open(["t"], position={}) as stream:
+    topic = new_topic(own)
+    at = source(own.brokers, topic)
+    async with at.open([topic], position={}) as stream:
         reader = Reader(stream)
         task = asyncio.create_task(reader.run())
-        produce(own, "t", numbered(range(100)))
+        produce(own, topic, numbered(range(100)))
         await until(lambda: len(reader.events) == 100)
         own.kill()
         with pytest.raises(SourceError) as caught:
             await asyncio.wait_for(task, 20)
         assert caught.value.reason is SourceReason.DISCONNECTED
     with pytest.raises(SourceError) as caught:
-        async with source(own.brokers, "g", connect_timeout="500ms").open(["t"], position={}):
+        async with source(own.brokers, topic, connect_timeout="500ms").open([topic], position={}):
             pass
     assert caught.value.reason is SourceReason.CONNECT
     own.start()
-    produce(own, "t", numbered(range(100, 200)))
-    async with reading(at, "t", position=reader.position) as again:
+    produce(own, topic, numbered(range(100, 200)))
+    async with reading(at, topic, position=reader.position) as again:
         await until(lambda: len(again.events) == 100)
     assert numbers(again.events) == [*range(100, 200)]
 
@@ -105,15 +89,14 @@ async def _asked(broker: Kafka, topic: str) -> bool:
     return committed(broker, topic, topic) == [0]
 
 
-def as_guest(own: Kafka, password: str = USERS["guest"], **settings: Any) -> KafkaEvents:
-    login = {"sasl_mechanism": "PLAIN", "sasl_username": "guest", "sasl_password": password}
-    return source(own.guarded, "g", connect_timeout="2s", **login, **settings)
+def as_guest(broker: Kafka, topic: str, password: str | None = None, **settings: Any) -> KafkaEvents:
+    return source(broker.guarded, topic, connect_timeout="2s", **login(broker, "guest", password), **settings)
 
 
-async def refusal(of: KafkaEvents) -> SourceError:
-    """Return the error that ends the reading of the topic `t`."""
+async def refusal(of: KafkaEvents, topic: str) -> SourceError:
+    """Return the error that ends the reading of a topic."""
     with pytest.raises(SourceError) as caught:
-        async with of.open(["t"], position={}) as stream:
+        async with of.open([topic], position={}) as stream:
             await asyncio.wait_for(Reader(stream).run(), 20)
     assert USERS["guest"] not in str(caught.value)
     return caught.value
@@ -127,37 +110,37 @@ async def test_missing_group_offsets_end_the_stream(broker: Kafka) -> None:
             await asyncio.wait_for(Reader(stream).run(), 20)
 
 
-async def test_missing_rights_are_named(own: Kafka) -> None:
-    make_topic(own, "t")
-    produce(own, "t", [("k", "no JSON")])
+async def test_missing_rights_are_named(broker: Kafka) -> None:
+    topic, dead = new_topic(broker), new_topic(broker, "dead")
+    produce(broker, topic, [("k", "no JSON")])
 
-    login = await refusal(as_guest(own, "a-wrong-password"))
+    login = await refusal(as_guest(broker, topic, "a-wrong-password"), topic)
     assert login.reason is SourceReason.AUTH
     assert "a-wrong-password" not in str(login)
 
-    assert (await refusal(as_guest(own))).reason is SourceReason.MISSING
+    assert (await refusal(as_guest(broker, topic), topic)).reason is SourceReason.MISSING
 
-    allow(own, "guest", "DESCRIBE")
-    group = await refusal(as_guest(own))
-    assert group.reason is SourceReason.PERMISSION
-    assert str(group).endswith("Group authorization failed; give the user the right to READ on the group g")
+    allow(broker, "guest", "DESCRIBE", topic)
+    of_group = await refusal(as_guest(broker, topic), topic)
+    assert of_group.reason is SourceReason.PERMISSION
+    assert str(of_group).endswith(f"Group authorization failed; give the user the right to READ on the group {topic}")
 
-    allow(own, "guest", "READ", "g", of="GROUP")
-    topic = await refusal(as_guest(own))
-    assert topic.reason is SourceReason.PERMISSION
-    assert "Topic authorization failed; give the user the right to READ and DESCRIBE on the topic t" in str(topic)
+    allow(broker, "guest", "READ", topic, of="GROUP")
+    of_topic = await refusal(as_guest(broker, topic), topic)
+    assert of_topic.reason is SourceReason.PERMISSION
+    assert f"authorization failed; give the user the right to READ and DESCRIBE on the topic {topic}" in str(of_topic)
 
-    allow(own, "guest", "READ")
-    make_topic(own, "dead")
-    letters = await refusal(as_guest(own, dead_letters="dead"))
-    assert letters.reason is SourceReason.PERMISSION
-    assert "dead letters cannot be written" in str(letters)
-    assert str(letters).endswith("give the user the right to WRITE on the topic dead")
+    allow(broker, "guest", "READ", topic)
+    allow(broker, "guest", "DESCRIBE", dead)
+    of_letters = await refusal(as_guest(broker, topic, dead_letters=dead), topic)
+    assert of_letters.reason is SourceReason.PERMISSION
+    assert "dead letters cannot be written" in str(of_letters)
+    assert str(of_letters).endswith(f"give the user the right to WRITE on the topic {dead}")
 
-    allow(own, "guest", "WRITE", "dead")
-    async with reading(as_guest(own, dead_letters="dead"), "t") as reader:
-        await until(lambda: reader.batches and reader.offsets == {"t/0": 1})
-    assert len(stored(own, "dead")) == 1
+    allow(broker, "guest", "WRITE", dead)
+    async with reading(as_guest(broker, topic, dead_letters=dead), topic) as reader:
+        await until(lambda: reader.batches and reader.offsets == {f"{topic}/0": 1})
+    assert len(stored(broker, dead)) == 1
 
 
 @pytest.mark.parametrize(
@@ -200,11 +183,12 @@ async def test_verify_lists_topics_in_one_request(broker: Kafka, monkeypatch: py
     assert len(asked) == 1
 
 
+@breaks_kafka
 async def test_silent_broker_ends_the_stream(own: Kafka) -> None:
-    make_topic(own, "t")
-    produce(own, "t", numbered([1]))
-    at = source(own.brokers, "g", progress_timeout="2s")
-    async with at.open(["t"], position={}) as stream:
+    topic = new_topic(own)
+    produce(own, topic, numbered([1]))
+    at = source(own.brokers, topic, progress_timeout="2s")
+    async with at.open([topic], position={}) as stream:
         reader = Reader(stream)
         task = asyncio.create_task(reader.run())
         await until(lambda: reader.events)

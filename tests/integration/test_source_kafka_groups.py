@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 
-import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from support.kafka import (
@@ -12,15 +11,9 @@ from support.kafka import (
     labels,
     new_topic,
     produce,
-    shared_kafka,
 )
 from support.kafka_events import numbered, numbers, reading, source
 from support.waiting import until
-
-
-@pytest.fixture
-def broker() -> Kafka:
-    return shared_kafka()
 
 
 async def test_two_consumers_share_partitions_and_skip_nothing(broker: Kafka) -> None:

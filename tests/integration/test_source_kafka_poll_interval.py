@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from support.kafka import Kafka, committed, new_topic, produce, shared_kafka
+from support.kafka import Kafka, committed, new_topic, produce
 from support.kafka_events import Reader, numbered, numbers, reading, source
 from support.tocsin import write
 from support.waiting import until, until_some
@@ -26,11 +26,6 @@ from tocsin.pipeline.events import EventOutputs, EventPipeline
 
 LIMIT_S = 6.0
 SHORT = {"max.poll.interval.ms": "6000", "session.timeout.ms": "6000", "heartbeat.interval.ms": "500"}
-
-
-@pytest.fixture
-def broker() -> Kafka:
-    return shared_kafka()
 
 
 async def members(broker: Kafka, group: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 
-import pytest
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, TopicPartition
@@ -12,16 +11,10 @@ from support.kafka import (
     committed,
     new_topic,
     produce,
-    shared_kafka,
 )
 from support.kafka_events import numbered, numbers, reading, source
 from support.waiting import until
 from tocsin.errors import RefusedReason
-
-
-@pytest.fixture
-def broker() -> Kafka:
-    return shared_kafka()
 
 
 async def test_ledger_position_wins_over_a_smaller_group_offset(broker: Kafka) -> None:

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from support.kafka import Kafka, new_topic, produce, shared_kafka
+from support.kafka import Kafka, new_topic, produce
 from support.kafka_events import numbered, numbers, reading, source
 from support.waiting import until
 from tocsin.errors import SourceError, SourceReason
@@ -21,11 +21,6 @@ from tocsin.sources.kafka.state import KafkaState
 
 RETRIABLE = [5, 6, 7, 14, 15, 16]
 """No leader yet, another leader, too slow; the coordinator loads, is not there yet, is another one."""
-
-
-@pytest.fixture
-def broker() -> Kafka:
-    return shared_kafka()
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, method: str, answer: Callable[[int], Any], times: int = 3) -> list[int]:

@@ -3,10 +3,8 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator
 from decimal import Decimal
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from support.kafka import Kafka, drop_topic, kafka, make_topic, new_topic, produce, shared_kafka
+from support.kafka import Kafka, breaks_kafka, drop_topic, make_topic, new_topic, produce, shared_kafka
 from support.messages import message
 from tocsin.channels import kafka as channel_kind
 from tocsin.channels.base import Delivered
@@ -27,19 +25,6 @@ from tocsin.sources import kafka as kind
 from tocsin.sources.base import Stream, Subject
 from tocsin.sources.kafka.state import KafkaState
 from tocsin.values import typed
-
-
-@pytest.fixture
-def broker() -> Kafka:
-    return shared_kafka()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Kafka]:
-    """A Kafka that the test may kill."""
-    with kafka(tmp_path) as made:
-        made.start()
-        yield made
 
 
 def source(at: str, **settings: Any) -> KafkaState:
@@ -302,11 +287,12 @@ async def test_state_written_by_channel_can_be_watched(broker: Kafka) -> None:
 # Faults.
 
 
+@breaks_kafka
 async def test_killed_broker_ends_the_stream(own: Kafka) -> None:
-    make_topic(own, "t")
-    produce(own, "t", [record({"id": 1}, {"id": 1})])
+    topic = new_topic(own)
+    produce(own, topic, [record({"id": 1}, {"id": 1})])
     at = source(own.brokers, snapshot_timeout="20s")
-    async with at.open(Subject(topic="t"), resume=None) as stream:
+    async with at.open(Subject(topic=topic), resume=None) as stream:
         view = View(stream)
         await view.next()
         own.kill()
@@ -314,17 +300,18 @@ async def test_killed_broker_ends_the_stream(own: Kafka) -> None:
             await view.until({"id": "never"})
     assert caught.value.reason is SourceReason.DISCONNECTED
     own.start()
-    async with at.open(Subject(topic="t"), resume=None) as stream:
+    async with at.open(Subject(topic=topic), resume=None) as stream:
         view = View(stream)
         await view.next()
         assert view.found == [{"id": 1}]
 
 
+@breaks_kafka
 async def test_silent_broker_is_a_stall(own: Kafka) -> None:
-    make_topic(own, "t")
-    produce(own, "t", [record({"id": 1}, {"id": 1})])
+    topic = new_topic(own)
+    produce(own, topic, [record({"id": 1}, {"id": 1})])
     at = source(own.brokers, progress_timeout="2s")
-    async with at.open(Subject(topic="t"), resume=None) as stream:
+    async with at.open(Subject(topic=topic), resume=None) as stream:
         view = View(stream)
         await view.next()
         own.freeze()

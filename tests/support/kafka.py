@@ -18,17 +18,25 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewTopic
+from cryptography.hazmat.primitives import serialization
 
 from support.prometheus import free_port
+from support.shared import guard, shared
+from support.waiting import seen
 
 VERSION = "3.9.1"
+
+USERS = {"admin": "S3CR3T-and-quite-long", "guest": "S3CR3T-of-the-guest", "stranger": "S3CR3T-of-the-stranger"}
+"""Name -> password. No test lets the stranger write anything."""
 
 _FETCH_S = 300.0
 _SOON = 60.0
@@ -77,107 +85,87 @@ def _fetch(folder: Path) -> None:
 
 
 class Kafka:
-    """A broker that can be started, stopped and killed. Its data and port are kept in `folder`."""
+    """A broker that can be started, killed and frozen. Its data and ports are kept in `folder`.
 
-    def __init__(
-        self, folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False, **settings: str
-    ) -> None:
-        """Format the storage. Nothing listens yet.
+    Anyone may do anything at `brokers`. At `guarded`, over TLS, the users log in, and only `admin` has rights.
+    """
 
-        `users`: name -> password of those who may log in, with PLAIN, at `guarded`; there only `admin` may do anything.
-        `tls`: connections to there are encrypted, with `certificate`. `settings`: of the broker, with `_` for a dot.
-        """
-        self.certificate = _certificate(folder) if tls else None
+    def __init__(self, folder: Path, **settings: str) -> None:
+        """`settings`: of the broker, with `_` for a dot. Nothing listens yet."""
         self._folder = folder
-        self._users = users
-        self._further = [f"{name.replace('_', '.')}={value}" for name, value in settings.items()]
         self._classes = f"{jars()}{os.sep}*"
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
+        self.brokers = f"127.0.0.1:{free_port()}"
         self.guarded = f"127.0.0.1:{free_port()}"
-        self._properties = folder / "server.properties"
-        self._properties.write_text(self._settings(controller=free_port()), encoding="utf-8")
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        done = subprocess.run(
-            self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(self._properties)),
-            capture_output=True,
-            text=True,
-            timeout=_SOON,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        self.authority = folder / "ca.pem"
+        _certify(self.authority, folder / "broker.pem")
+        (folder / "server.properties").write_text(self._properties(settings), encoding="utf-8")
+        # What `kafka-storage format` writes, without another Java.
+        (folder / "data").mkdir()
+        ids = f"cluster.id={_id()}\nnode.id=1\ndirectory.id={_id()}"
+        (folder / "data" / "meta.properties").write_text(f"version=1\n{ids}\n", encoding="utf-8")
 
-    @property
-    def brokers(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def start(self) -> None:
+    def start(self, *guard: str) -> None:
         """Start, and wait until it listens."""
-        assert self._process is None
+        assert not self.runs
+        java = ("java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", self._classes)
         log = self._folder / "kafka.log"
         with log.open("ab") as words:
-            self._process = subprocess.Popen(
-                self._java("kafka.Kafka", str(self._properties)), stdout=words, stderr=words
-            )
-        deadline = time.monotonic() + _SOON
-        while not self._listens():
-            assert self._process.poll() is None, log.read_text(encoding="utf-8")[-2000:]
-            assert time.monotonic() < deadline, "Kafka does not listen"
-            time.sleep(0.05)
+            command = (*guard, *java, "kafka.Kafka", str(self._folder / "server.properties"))
+            self._process = subprocess.Popen(command, stdout=words, stderr=words, start_new_session=True)
+        seen(self._listens, f"Kafka that listens: {log}", _SOON)
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
 
     def freeze(self) -> None:
         """Stop its process until `thaw`: connections stay open, nothing is answered."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill it, if it runs."""
         if self._process is not None:
-            self._process.kill()
+            self._signal(signal.SIGKILL)
             self._process.wait(timeout=_SOON)
             self._process = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_process": None}
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
     def _listens(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "kafka.log").read_text(encoding="utf-8")[-2000:]
+        host, _, port = self.brokers.partition(":")
+        with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+            return True
+        return False
 
-    def _java(self, *arguments: str) -> tuple[str, ...]:
-        java = shutil.which("java")
-        assert java is not None
-        return (java, "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", self._classes, *arguments)
-
-    def _settings(self, controller: int) -> str:
-        listeners = f"PLAINTEXT://{self.brokers},CONTROLLER://127.0.0.1:{controller}"
-        protocol = "SASL_SSL" if self.certificate else "SASL_PLAINTEXT"
-        guarded: tuple[str, ...] = ()
-        if self._users is not None:
-            listeners += f",GUARDED://{self.guarded}"
-            users = " ".join(f'user_{name}="{password}"' for name, password in self._users.items())
-            login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-            guarded = (
-                "sasl.enabled.mechanisms=PLAIN",
-                f"listener.name.guarded.plain.sasl.jaas.config={login} {users};",
-                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-                "super.users=User:admin;User:ANONYMOUS",
-            )
-        if self.certificate is not None:
-            guarded += ("ssl.keystore.type=PEM", f"ssl.keystore.location={self.certificate.with_suffix('.key')}")
+    def _properties(self, settings: Mapping[str, str]) -> str:
+        controller = f"127.0.0.1:{free_port()}"
+        users = " ".join(f'user_{name}="{password}"' for name, password in USERS.items())
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
         return "\n".join(
             (
                 "process.roles=broker,controller",
                 "node.id=1",
-                f"controller.quorum.voters=1@127.0.0.1:{controller}",
-                f"listeners={listeners}",
+                f"controller.quorum.voters=1@{controller}",
+                f"listeners=PLAINTEXT://{self.brokers},CONTROLLER://{controller},GUARDED://{self.guarded}",
                 "controller.listener.names=CONTROLLER",
-                f"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:{protocol}",
-                *guarded,
+                "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_SSL",
+                "sasl.enabled.mechanisms=PLAIN",
+                f"listener.name.guarded.plain.sasl.jaas.config={login} {users};",
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users=User:admin;User:ANONYMOUS",
+                "ssl.keystore.type=PEM",
+                f"ssl.keystore.location={self._folder / 'broker.pem'}",
                 f"log.dirs={self._folder / 'data'}",
                 "auto.create.topics.enable=false",  # the producer is to make its topics itself
                 "offsets.topic.replication.factor=1",
@@ -186,33 +174,31 @@ class Kafka:
                 "transaction.state.log.min.isr=1",
                 "transaction.state.log.num.partitions=1",
                 "group.initial.rebalance.delay.ms=0",
-                "broker.session.timeout.ms=2000",  # after a kill, its successor is refused for this long
-                "broker.heartbeat.interval.ms=250",  # a larger interval loses the session of a busy broker
-                *self._further,
+                *(f"{name.replace('_', '.')}={value}" for name, value in settings.items()),
                 "",
             )
         )
 
 
-def _certificate(folder: Path) -> Path:
-    """Make a certificate for this machine, with its key in one file as Kafka expects."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not on the PATH")
-    made = folder / "broker.pem"
-    arguments = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=broker")
-    files = ("-keyout", str(made.with_suffix(".key")), "-out", str(made), "-addext", "subjectAltName=IP:127.0.0.1")
-    subprocess.run(("openssl", *arguments, *files), check=True, capture_output=True)
-    with made.with_suffix(".key").open("a", encoding="ascii") as both:
-        both.write(made.read_text(encoding="ascii"))
-    return made
+def _id() -> str:
+    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _certify(authority: Path, broker: Path) -> None:
+    """Write the certificate of an authority, and the broker's key and certificate in one file as Kafka expects."""
+    made = trustme.CA()
+    made.cert_pem.write_to_path(str(authority))
+    certificate = made.issue_cert("127.0.0.1")
+    key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    raw = key.private_bytes(serialization.Encoding.PEM, *form)
+    broker.write_bytes(raw + b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
 
 
 @contextmanager
-def kafka(
-    folder: Path, users: Mapping[str, str] | None = None, *, tls: bool = False, **settings: str
-) -> Iterator[Kafka]:
-    """A Kafka that is not started yet; it is deleted at the end."""
-    broker = Kafka(folder, users, tls=tls, **settings)
+def kafka(folder: Path, **settings: str) -> Iterator[Kafka]:
+    """A Kafka that is not started yet; it is killed at the end."""
+    broker = Kafka(folder, **settings)
     try:
         yield broker
     finally:
@@ -221,13 +207,36 @@ def kafka(
 
 @functools.cache
 def shared_kafka() -> Kafka:
-    """The running Kafka that the tests of this process share. Each test uses topics of its own."""
+    """The running Kafka that all tests share. Each test uses topics and groups of its own, and grants rights to those
+    only."""
+
+    def start(folder: Path) -> Kafka:
+        broker = Kafka(folder)
+        broker.start(*guard())
+        return broker
+
+    return shared("kafka", start)
+
+
+breaks_kafka = pytest.mark.xdist_group("breaks kafka")
+"""For the tests that use `breakable_kafka`: one process runs them."""
+
+
+@functools.cache
+def breakable_kafka() -> Kafka:
+    """The Kafka that tests may kill and freeze. It may run or not. Each test uses topics and groups of its own."""
     folder = tempfile.TemporaryDirectory(prefix="tocsin-kafka-", ignore_cleanup_errors=True)
     atexit.register(folder.cleanup)
-    broker = Kafka(Path(folder.name))
+    # After a kill, its successor is refused for as long as a session.
+    broker = Kafka(Path(folder.name), broker_session_timeout_ms="2000", broker_heartbeat_interval_ms="250")
     atexit.register(broker.kill)
-    broker.start()
     return broker
+
+
+def login(broker: Kafka, user: str = "guest", password: str | None = None) -> dict[str, Any]:
+    """The settings with which a user logs in at `guarded`."""
+    sasl = {"sasl_mechanism": "PLAIN", "sasl_username": user, "sasl_password": password or USERS[user]}
+    return {"tls": True, "tls_ca": broker.authority, **sasl}
 
 
 def new_topic(broker: Kafka, name: str = "t", *, partitions: int = 1, **settings: str) -> str:
@@ -240,27 +249,29 @@ def new_topic(broker: Kafka, name: str = "t", *, partitions: int = 1, **settings
 def make_topic(broker: Kafka, topic: str, *, partitions: int = 1, **settings: str) -> None:
     """Create a topic."""
     config = {name.replace("_", "."): value for name, value in settings.items()}
-    admin = AdminClient({"bootstrap.servers": broker.brokers, "log_level": 2})
-    [done] = admin.create_topics([NewTopic(topic, partitions, 1, config=config)]).values()
-    done.result(timeout=_SOON)
+    _done(_admin(broker.brokers).create_topics([NewTopic(topic, partitions, 1, config=config)]))
 
 
 def drop_topic(broker: Kafka, topic: str) -> None:
     """Delete a topic."""
-    admin = AdminClient({"bootstrap.servers": broker.brokers, "log_level": 2})
-    [done] = admin.delete_topics([topic]).values()
-    done.result(timeout=_SOON)
+    _done(_admin(broker.brokers).delete_topics([topic]))
 
 
-def allow(broker: Kafka, user: str, operation: str, name: str = "*", *, of: str = "TOPIC") -> None:
-    """Allow a user an operation (`READ`) on every topic, or on another kind of resource (`of`: `GROUP`)."""
-    operation_, kind = AclOperation[operation], ResourceType[of]
-    right = AclBinding(
-        kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", operation_, AclPermissionType.ALLOW
-    )
-    admin = AdminClient({"bootstrap.servers": broker.brokers, "log_level": 2})
-    [done] = admin.create_acls([right]).values()
-    done.result(timeout=_SOON)
+def allow(broker: Kafka, user: str, operation: str, name: str, *, of: str = "TOPIC") -> None:
+    """Allow a user an operation (`READ`) on a topic, or on another kind of resource (`of`: `GROUP`)."""
+    kind, allowed = ResourceType[of], AclPermissionType.ALLOW
+    right = AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", AclOperation[operation], allowed)
+    _done(_admin(broker.brokers).create_acls([right]))
+
+
+@functools.cache
+def _admin(brokers: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": brokers, "log_level": 2})
+
+
+def _done(answers: Mapping[Any, Any]) -> None:
+    for answer in answers.values():
+        answer.result(timeout=_SOON)
 
 
 Sent = tuple[bytes | str | None, bytes | str | None] | tuple[bytes | str | None, bytes | str | None, int]

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -21,21 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
+import pytest
 import trustme
 from aio_pika.abc import AbstractIncomingMessage
 from yarl import URL
 
 from support.prometheus import free_port
 from support.rabbitmq_packages import programs
-from support.waiting import until_some
+from support.shared import guard, shared
+from support.waiting import seen, until_some
 
 USER, PASSWORD = "tocsin", "p@ss/w:rd?#%41 &\"'ü"
 """May do everything, in `/` and in `VHOST`."""
 GUEST, GUEST_PASSWORD = "onlooker", "0nl00ker-secret"
 """May read and write, but declare nothing."""
 VHOST = "teams/a b?c#d%e:é"
+QUORUM_VHOST = "quorum by default"
+"""A virtual host of RabbitMQ 4, in which a queue without a type is a quorum queue."""
 
-_SOON = 60.0
+_SOON = 120.0
 
 
 class RabbitMQ:
@@ -53,30 +56,34 @@ class RabbitMQ:
         self.ca = folder / "ca.pem"
         self._environment = self._prepared()
 
-    def start(self) -> None:
+    @property
+    def runs(self) -> bool:
+        return bool(self._processes)
+
+    def start(self, *guard: str) -> None:
         """Start, and wait until it answers."""
-        assert not self._processes
-        self._spawn(self._programs.epmd, "-address", "127.0.0.1", "-port", str(self._mapper))
-        self._until_open(self._mapper)
-        self._spawn(self._programs.server)
-        self._until_open(self.port)
+        assert not self.runs
+        self._spawn(*guard, self._programs.epmd, "-address", "127.0.0.1", "-port", str(self._mapper))
+        seen(lambda: self._listens(self._mapper), "the port mapper listens", _SOON)
+        self._spawn(*guard, self._programs.server)
+        seen(lambda: self._listens(self.port), "RabbitMQ listens", _SOON)
 
     def stop(self) -> None:
         """Stop it, and wait for its end."""
-        mapper, server = self._processes
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=_SOON)
-        mapper.kill()
-        mapper.wait(timeout=_SOON)
-        self._processes.clear()
+        self._processes[1].send_signal(signal.SIGTERM)
+        self._processes[1].wait(timeout=_SOON)
+        self.kill()
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill it, if it runs."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the server is the child of a script
             process.wait(timeout=_SOON)
         self._processes.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_processes": []}
 
     def url(self, user: str = USER, password: str = PASSWORD, vhost: str = "/") -> str:
         return str(
@@ -97,35 +104,18 @@ class RabbitMQ:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def said(self) -> str:
-        """The last lines of its output."""
-        return "".join(path.read_text(encoding="utf-8")[-3000:] for path in self._folder.glob("*.log"))
-
     def _spawn(self, *command: str) -> None:
+        own: dict[str, Any] = {"env": self._environment, "cwd": self._folder, "stdin": subprocess.DEVNULL}
         with (self._folder / "output.log").open("ab") as words:
-            self._processes.append(
-                subprocess.Popen(
-                    command,
-                    env=self._environment,
-                    cwd=self._folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=words,
-                    stderr=words,
-                    start_new_session=True,
-                )
-            )
+            process = subprocess.Popen(command, **own, stdout=words, stderr=words, start_new_session=True)
+        self._processes.append(process)
 
-    def _until_open(self, port: int) -> None:
-        deadline = time.monotonic() + _SOON
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            except OSError:
-                assert self._processes[-1].poll() is None, self.said()
-                assert time.monotonic() < deadline, f"nothing listens at {port}: {self.said()}"
-                time.sleep(0.05)
-            else:
-                return
+    def _listens(self, port: int) -> bool:
+        said = "".join(path.read_text(encoding="utf-8")[-3000:] for path in self._folder.glob("*.log"))
+        assert self._processes[-1].poll() is None, said
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
 
     def _prepared(self) -> Mapping[str, str]:
         authority = trustme.CA()
@@ -135,14 +125,17 @@ class RabbitMQ:
         certificate.private_key_pem.write_to_path(str(self._folder / "key.pem"))
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         definitions = {
-            "vhosts": [{"name": "/"}, {"name": VHOST}],
+            "vhosts": [
+                {"name": "/"},
+                {"name": VHOST},
+                {"name": QUORUM_VHOST, "default_queue_type": "quorum", "metadata": {"default_queue_type": "quorum"}},
+            ],
             "users": [
                 {"name": USER, "password": PASSWORD, "tags": "administrator"},
                 {"name": GUEST, "password": GUEST_PASSWORD, "tags": ""},
             ],
             "permissions": [
-                {"user": USER, "vhost": "/", **everything},
-                {"user": USER, "vhost": VHOST, **everything},
+                *({"user": USER, "vhost": name, **everything} for name in ("/", VHOST, QUORUM_VHOST)),
                 {"user": GUEST, "vhost": "/", **everything, "configure": "^$"},
             ],
         }
@@ -194,12 +187,27 @@ def rabbitmq(folder: Path, version: str | None = None) -> Iterator[RabbitMQ]:
 
 @functools.cache
 def shared_rabbitmq(version: str | None = None) -> RabbitMQ:
-    """The running broker that the tests of this process share. Each test uses queues of its own."""
+    """The running broker of a version that all tests share. Each test uses queues of its own."""
+
+    def start(folder: Path) -> RabbitMQ:
+        broker = RabbitMQ(folder, version)
+        broker.start(*guard())
+        return broker
+
+    return shared(f"rabbitmq-{version or 'installed'}", start)
+
+
+breaks_rabbitmq = pytest.mark.xdist_group("breaks rabbitmq")
+"""For the tests that use `breakable_rabbitmq`: one process runs them."""
+
+
+@functools.cache
+def breakable_rabbitmq() -> RabbitMQ:
+    """The broker that tests may stop and kill. It may run or not."""
     folder = tempfile.TemporaryDirectory(prefix="tocsin-rabbitmq-", ignore_cleanup_errors=True)
     atexit.register(folder.cleanup)
-    broker = RabbitMQ(Path(folder.name), version)
+    broker = RabbitMQ(Path(folder.name))
     atexit.register(broker.kill)
-    broker.start()
     return broker
 
 

@@ -4,25 +4,15 @@ workers can read one queue."""
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.rabbitmq import Peer, RabbitMQ, peer, rabbitmq
+from support.rabbitmq import Peer, RabbitMQ, breaks_rabbitmq, peer
 from support.rabbitmq_reading import ENVELOPE, Reader, fault, reading, rows, source
 from support.tcp_proxy import TcpProxy
 from support.waiting import until
 from tocsin.errors import RefusedReason, SourceError, SourceReason
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[RabbitMQ]:
-    """A broker that the test may kill."""
-    with rabbitmq(tmp_path) as made:
-        made.start()
-        yield made
 
 
 async def test_unacknowledged_message_returns_with_its_id(broker: RabbitMQ, other: Peer, queue: str) -> None:
@@ -56,16 +46,9 @@ async def test_returned_messages_without_message_id_keep_event_ids(broker: Rabbi
     ("body", "reason", "detail"),
     [
         (b"", "malformed", "it is not JSON"),
-        (b"\xff\xfe{", "malformed", "it is not"),
-        (b"[1]", "malformed", "it is not a JSON object but a list"),
-        (b'{"alert": NaN}', "malformed", "NaN is not a JSON value"),
-        (b"[" * 100_000, "malformed", "nested too deeply"),
+        (b'{"alert": "a", "x": ' + b"[" * 5000 + b"]" * 5000 + b"}", "malformed", "nested too deeply"),
         ({}, "missing", "there is none at body.alert or body.alerts or body.message.alertTypes"),
-        ({"alert": None, "alerts": []}, "missing", "it names no event"),
-        ({"message": {"alertTypes": [], "message": "x"}}, "missing", "it names no event"),
         ({"message": {"alertTypes": ["a"]}}, "missing", "body.message.message is missing"),
-        ({"message": "text"}, "missing", "it names no event"),
-        ({"alert": 5}, "malformed", "body.alert is neither a name nor a list of names"),
         ({"alerts": ["a", {}]}, "malformed", "body.alerts is neither a name nor a list of names"),
         ({"alerts": [str(n) for n in range(101)]}, "malformed", "101 names, more than 100"),
         ({"alert": "a", "x": "y" * 300_000}, "too_large", "more than 200000"),
@@ -117,6 +100,7 @@ async def test_message_stays_queued_while_dead_lettering_fails(broker: RabbitMQ,
         assert [dead.body for dead in await other.taken(f"{queue}.dead", 1)] == [b"not JSON"]
 
 
+@breaks_rabbitmq
 async def test_killed_broker_delivers_durable_messages_after_restart(own: RabbitMQ, queue: str) -> None:
     taken = source(own, queue)
     async with peer(own) as other, taken.open([], position={}) as stream:
