@@ -7,12 +7,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tocsin.errors import RefusedReason
 from tocsin.model import Column, Columns, Event, Row
 
 _TEXT, _BOOL, _INT8, _NUMERIC, _FLOAT8, _JSON, _JSONB = 25, 16, 20, 1700, 701, 114, 3802
 _SHORT, _FEW = 64, 64
 """Characters of a name and columns of a document that are cached; without limits, a sender could fill the memory."""
+_DEEP = 100
+"""Brackets from which a document may be nested so deeply that it can be read and not be written."""
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+class Unreadable(Exception):  # noqa: N818 - not an error of the program but of what was delivered
+    """Why a record or message is not a valid event; `detail` holds none of its content."""
+
+    def __init__(self, reason: RefusedReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def readable(document: bytes, limit: int) -> dict[str, Any]:
+    """Parse a JSON object of at most `limit` bytes. Raises Unreadable."""
+    if len(document) > limit:
+        raise Unreadable(RefusedReason.TOO_LARGE, f"it has {len(document)} bytes, more than {limit}")
+    try:
+        return parsed(document)
+    except ValueError as error:
+        raise Unreadable(RefusedReason.MALFORMED, str(error)) from None
 
 
 def parsed(document: bytes | str) -> dict[str, Any]:
@@ -37,7 +59,7 @@ def _value(document: bytes | str) -> Any:
         if isinstance(document, bytes):
             document = document.decode(json.detect_encoding(document))
         value = _DECODER.decode(document)
-        if "\\u" in document:
+        if "\\u" in document or document.count("[") + document.count("{") > _DEEP:
             _COMPACT.encode(value).encode()
         return value
     except UnicodeDecodeError:

@@ -21,35 +21,6 @@ async def test_each_type_of_envelope_becomes_an_event(broker: RabbitMQ, other: P
     assert {event.at for event in events} == {round(at.timestamp() * 1000)}
 
 
-@pytest.mark.parametrize(
-    ("body", "settings", "expected"),
-    [
-        ({"message": {"alertTypes": ["a", "a"], "message": "hello"}}, {}, [("a", {"message": "hello"})]),
-        ({"message": {"alertTypes": ["a"], "message": [1, 2]}}, {}, [("a", {"message": [1, 2]})]),
-        ({"message": {"alertTypes": ["a"], "message": 0}}, {}, [("a", {"message": 0})]),
-        ({"alert": "a", "n": 1}, {}, [("a", {"alert": "a", "n": 1})]),
-        ({"alerts": ["a", "b"]}, {}, [("a", {"alerts": ["a", "b"]}), ("b", {"alerts": ["a", "b"]})]),
-        ({"n": 1}, {"name_from": "type"}, [("of-type", {"n": 1})]),
-        ({"n": 1}, {"name_from": ["body.n.m", "body.kind", "type"]}, [("of-type", {"n": 1})]),
-        ({"about": {"kind": "x"}}, {"name_from": "body.about.kind"}, [("x", {"about": {"kind": "x"}})]),
-        ({"alert": "a", "to": None}, {"defaults": {"to": ["b"], "x": 1, "alert": "z"}},
-         [("a", {"alert": "a", "to": ["b"], "x": 1})]),
-    ],
-    ids=["text", "list", "number", "alert", "alerts", "type", "in turn", "path", "defaults"],
-)  # fmt: skip
-async def test_name_from_settings_and_fields_become_columns(
-    broker: RabbitMQ,
-    other: Peer,
-    queue: str,
-    body: Any,
-    settings: dict[str, Any],
-    expected: list[tuple[str, dict[str, object]]],
-) -> None:
-    async with reading(source(broker, queue, **settings)) as found:
-        await other.send(queue, body, type="of-type")
-        assert rows(await found.until(len(expected))) == expected
-
-
 async def test_routing_key_is_name_and_bindings_select(broker: RabbitMQ, other: Peer, queue: str) -> None:
     settings = {"exchange": queue + ".x", "binding_keys": ["orders.*", "fraud.#"], "name_from": "routing_key"}
     async with reading(source(broker, queue, **settings)) as found:
@@ -61,9 +32,9 @@ async def test_routing_key_is_name_and_bindings_select(broker: RabbitMQ, other: 
         await other.send("orders.late.again", {"n": 1}, exchange=queue + ".x")
 
 
-@pytest.mark.parametrize(("type_", "keys"), [("direct", "one"), ("direct", ["one", "two"]), ("fanout", [])])
+@pytest.mark.parametrize(("type_", "keys"), [("direct", ["one", "two"]), ("fanout", [])])
 async def test_exchanges_of_any_type_can_be_declared_again(
-    broker: RabbitMQ, other: Peer, queue: str, type_: str, keys: str | list[str]
+    broker: RabbitMQ, other: Peer, queue: str, type_: str, keys: list[str]
 ) -> None:
     for exchange in (f"{queue}.1", f"{queue}.2", f"{queue}.1"):
         made = source(broker, queue, exchange=exchange, exchange_type=type_, binding_keys=keys, exchange_durable=False)
@@ -89,33 +60,16 @@ async def test_timestamp_in_milliseconds_is_recognized(
     assert event.at == 1_767_312_000_000
 
 
-MICROSECONDS = (1_767_312_000_000_000).to_bytes(8, "big")
-
-
-@pytest.mark.parametrize(
-    ("properties", "lost"),
-    [
-        ({"timestamp": datetime(2026, 1, 2, tzinfo=UTC)}, "timestamp"),
-        ({"headers": {"sent": datetime(2026, 1, 2, tzinfo=UTC), "note": "n"}}, "headers"),
-        ({"type": "\xff"}, "type"),
-        ({"message_id": "\xff", "timestamp": datetime(2026, 1, 2, tzinfo=UTC)}, "message_id and timestamp"),
-    ],
-    ids=["timestamp", "headers", "type", "two"],
-)
+@pytest.mark.parametrize("properties", [{"timestamp": datetime(2026, 1, 2, tzinfo=UTC)}, {"type": "\xff"}])
 async def test_unreadable_property_dead_letters_only_its_message(
-    broker: RabbitMQ,
-    other: Peer,
-    queue: str,
-    monkeypatch: pytest.MonkeyPatch,
-    properties: dict[str, Any],
-    lost: str,
+    broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch, properties: dict[str, Any]
 ) -> None:
     body = b'{"alert": "bad", "x": "' + b"y" * 150_000 + b'"}'  # more than one frame
     async with reading(source(broker, queue)) as found:
         await other.send(queue, {"alert": "before"})
         with monkeypatch.context() as patched:
-            patched.setitem(encode.METHODS, "timestamp", lambda _: MICROSECONDS)
-            patched.setattr(encode, "timestamp", lambda _: MICROSECONDS)
+            microseconds = (1_767_312_000_000_000).to_bytes(8, "big")
+            patched.setitem(encode.METHODS, "timestamp", lambda _: microseconds)
             write = encode.short_string
             patched.setitem(encode.METHODS, "shortstr", lambda value: b"\x01\xff" if value == "\xff" else write(value))
             await other.send(queue, body, app_id="shop", **properties)
@@ -123,10 +77,8 @@ async def test_unreadable_property_dead_letters_only_its_message(
         assert [event.name for event in await found.until(2)] == ["before", "after"]
         [dead] = await other.taken(f"{queue}.dead", 1)
     assert dead.body == body
-    assert dead.app_id == "shop"
     assert dead.headers["x-tocsin-reason"] == "malformed"
-    assert dead.headers["x-tocsin-detail"] == f"its {lost} cannot be read"
-    assert "note" not in dead.headers
+    assert dead.headers["x-tocsin-detail"] == "its properties cannot be read"
     assert await other.counts(queue) == (0, 0)
 
 

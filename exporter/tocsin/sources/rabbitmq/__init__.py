@@ -1,8 +1,8 @@
 """RabbitMQ: the messages of a queue as events.
 
 Reading order: `settings`, `frames` (what the library cannot decode), `messages` (a message as events, and its
-identity), `faults` (what errors mean), `connection`, `topology` (queues and exchanges), `dead_letters`, `broker` (the
-consumer), `limit` (returns that a quorum queue counts), `stream`.
+identity), `faults` (what errors mean), `connection`, `topology` (queues and exchanges), `dead_letters`, `limit`
+(returns that a quorum queue counts), `stream`.
 """
 
 from typing import TYPE_CHECKING

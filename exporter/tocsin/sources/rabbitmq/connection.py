@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractChannel
 from aio_pika.connection import make_url
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.channel import Channel as Wire
@@ -17,18 +15,30 @@ from yarl import URL
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.sources.rabbitmq.frames import ReadableFrames
-from tocsin.sources.rabbitmq.settings import Config, Server
+from tocsin.sources.rabbitmq.settings import Config
 
 _CLOSE_TIMEOUT = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """A connection, with what the library does not report."""
+class Link(TransportFactory):
+    """A connection. It opens the transport itself, with frames that can all be decoded, and closes it: the library
+    leaks a transport over which a server does not answer."""
 
-    connection: AbstractConnection
-    blocked: Callable[[], str]
-    """Why the server blocks publishing on this connection; empty if it does not."""
+    def __init__(self, name: str, config: Config) -> None:
+        """Connects to nothing yet. `name`: shown by the server's tools."""
+        server = self._server = config.server
+        self._context = _context(config) if server.tls else None
+        self._reader: ReadableFrames | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        login = {"host": server.host, "port": server.port, "login": server.user, "password": server.password}
+        more = {"virtualhost": server.vhost, "ssl": server.tls, "heartbeat": round(config.heartbeat), "name": name}
+        self.connection = aio_pika.Connection(make_url(**login, **more))  # type: ignore[arg-type]
+        self.connection.kwargs["transport_factory"] = self
+
+    @property
+    def blocked(self) -> str:
+        """Why the server blocks publishing on this connection; empty if it does not."""
+        return self._reader.blocked if self._reader is not None else ""
 
     @property
     def version(self) -> str:
@@ -37,22 +47,8 @@ class Link:
         version = transport.connection.server_properties.get("version") if transport is not None else None
         return version if isinstance(version, str) else ""
 
-
-class _Transports(TransportFactory):
-    """Opens the transport, with frames that can all be decoded, and closes it: the library leaks a transport over which
-    a server does not answer."""
-
-    def __init__(self, server: Server, context: ssl.SSLContext | None) -> None:
-        self._server = server
-        self._context = context
-        self._reader: ReadableFrames | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    @property
-    def blocked(self) -> str:
-        return self._reader.blocked if self._reader is not None else ""
-
     async def create(self, url: URL, **others: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Called by the library."""
         del url, others
         server, loop = self._server, asyncio.get_running_loop()
         reader = self._reader = ReadableFrames(loop=loop)
@@ -61,31 +57,23 @@ class _Transports(TransportFactory):
         self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         return reader, self._writer
 
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.transport.abort()
+    async def close(self) -> None:
+        """Close the connection; a server that stopped answering delays this for a moment only."""
+        try:
+            with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
+                    await self.connection.close()
+        finally:
+            if self._writer is not None:
+                self._writer.transport.abort()
 
 
 async def connect(stack: contextlib.AsyncExitStack, name: str, config: Config) -> Link:
-    """Connect, until the stack ends. `name`: shown by the server's tools."""
-    server = config.server
-    url = make_url(
-        host=server.host,
-        port=server.port,
-        login=server.user,
-        password=server.password,
-        virtualhost=server.vhost,
-        ssl=server.tls,
-        heartbeat=round(config.heartbeat),
-        name=name,
-    )
-    transports = _Transports(server, _context(config) if server.tls else None)
-    stack.callback(transports.close)
-    connection = aio_pika.Connection(url)
-    connection.kwargs["transport_factory"] = transports
-    stack.push_async_callback(_close, connection)
-    await connection.connect()
-    return Link(connection=connection, blocked=lambda: transports.blocked)
+    """Connect, until the stack ends."""
+    link = Link(name, config)
+    stack.push_async_callback(link.close)
+    await link.connection.connect()
+    return link
 
 
 async def wire_of(channel: AbstractChannel) -> Wire:
@@ -93,13 +81,6 @@ async def wire_of(channel: AbstractChannel) -> Wire:
     wire = await channel.get_underlay_channel()
     assert isinstance(wire, Wire)
     return wire
-
-
-async def _close(connection: AbstractConnection) -> None:
-    # A server that stopped answering must not delay us.
-    with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
-        async with asyncio.timeout(_CLOSE_TIMEOUT):
-            await connection.close()
 
 
 def _context(config: Config) -> ssl.SSLContext:

@@ -6,13 +6,11 @@ included. So dead letters do not share the connection of the consumer.
 
 import asyncio
 import contextlib
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import aio_pika
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel as Wire
 from pamqp.commands import Basic
@@ -20,7 +18,7 @@ from pamqp.encode import encode_table_value, field_table
 
 from tocsin.errors import DeadLetterError, SourceError, SourceReason
 from tocsin.sources.rabbitmq.connection import Link, connect, wire_of
-from tocsin.sources.rabbitmq.faults import Redact, answering, translated
+from tocsin.sources.rabbitmq.faults import FAULTS, UNWRITABLE, answering, translated
 from tocsin.sources.rabbitmq.messages import delivered, tag
 from tocsin.sources.rabbitmq.settings import Config
 from tocsin.sources.rabbitmq.topology import writable
@@ -40,92 +38,79 @@ class Copy:
 class DeadLetters:
     """Publishes copies. Connects with the first one, and again after the connection was lost."""
 
-    def __init__(self, source: str, config: Config, redact: Redact) -> None:
-        self._source = source
+    def __init__(self, source: str, config: Config) -> None:
+        self._name = f"tocsin {source} dead letters"
         self._config = config
-        self._redact = redact
         self._stack = contextlib.AsyncExitStack()
         self._link: Link | None = None
         self._wire: Wire | None = None
-        self._publishing: dict[int, asyncio.Task[None]] = {}
-        self._confirmed: set[int] = set()
+        self._sent: dict[int, asyncio.Task[None]] = {}
+        """By delivery tag; a copy is confirmed when its task has ended without an error."""
 
     async def publish(self, copies: Sequence[Copy]) -> None:
-        """Publish copies, and return when the server has confirmed them all. Called again, it publishes the rest.
+        """Publish copies, and return when the server has confirmed them all. Called again, it publishes the rest; a
+        copy that is published and not confirmed yet is awaited, not published twice.
 
-        Raises DeadLetterError; `confirmed` then holds those that are confirmed.
+        Raises DeadLetterError; `confirmed` then holds for those that are confirmed.
         """
-        left = [copy for copy in copies if tag(copy.message) not in self._confirmed]
+        left = [copy for copy in copies if not self.confirmed(tag(copy.message))]
         if not left:
             return
         try:
-            await self._publish(left)
+            wire = await self._opened()
+            for copy in left:
+                if tag(copy.message) not in self._sent:
+                    self._sent[tag(copy.message)] = asyncio.create_task(self._send(wire, copy))
+            await asyncio.wait([self._sent[tag(copy.message)] for copy in left], timeout=self._config.connect_timeout)
+            self._check([tag(copy.message) for copy in left])
         except SourceError as error:
             raise DeadLetterError(str(error), error.reason) from None
 
     def confirmed(self, number: int) -> bool:
         """Whether the server has confirmed the copy of the message with this delivery tag."""
-        return number in self._confirmed
+        task = self._sent.get(number)
+        return task is not None and task.done() and not task.cancelled() and task.exception() is None
 
     def acknowledged(self, last: int) -> None:
         """Forget messages up to this delivery tag."""
-        self._confirmed = {number for number in self._confirmed if number > last}
+        self._sent = {number: task for number, task in self._sent.items() if number > last}
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
-        for task in self._publishing.values():
+        waiting = [task for task in self._sent.values() if not task.done()]
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(*self._publishing.values(), return_exceptions=True)
-        self._publishing.clear()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        self._sent = {number: task for number, task in self._sent.items() if self.confirmed(number)}
         self._link = self._wire = None
         await self._stack.aclose()
-
-    async def _publish(self, copies: Sequence[Copy]) -> None:
-        wire = await self._opened()
-        for copy in copies:
-            # A copy that is published and not confirmed yet is awaited, not published twice.
-            if tag(copy.message) not in self._publishing:
-                self._publishing[tag(copy.message)] = asyncio.create_task(self._send(wire, copy))
-        tasks = {tag(copy.message): self._publishing[tag(copy.message)] for copy in copies}
-        await asyncio.wait(tasks.values(), timeout=self._config.connect_timeout)
-        failed: BaseException | None = None
-        for number, task in tasks.items():
-            if not task.done():
-                continue
-            del self._publishing[number]
-            error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            if error is None:
-                self._confirmed.add(number)
-            failed = failed or error
-        if failed is not None:
-            raise self._fault(failed)
-        if any(number in self._publishing for number in tasks):
-            raise self._unanswered()
-
-    def _fault(self, error: BaseException) -> SourceError:
-        if isinstance(error, asyncio.CancelledError):
-            # The library cancels calls on a lost connection.
-            return SourceError(f"{self._config.display}: the connection is lost", SourceReason.DISCONNECTED)
-        if isinstance(error, (*CONNECTION_EXCEPTIONS, ValueError)):
-            return translated(error, self._config, self._redact, SourceReason.DISCONNECTED)
-        raise error
-
-    def _unanswered(self) -> SourceError:
-        if self._link is not None and self._link.blocked():
-            why = f"the server blocks publishing: {self._link.blocked()}"
-        else:
-            why = f"no answer within {self._config.connect_timeout:g} s"
-        return SourceError(
-            f"{self._config.display}: a dead letter cannot be published: {why}", SourceReason.DISCONNECTED
-        )
 
     async def _opened(self) -> Wire:
         if self._wire is None or self._wire.is_closed:
             await self.close()
-            async with answering(self._config, self._redact, SourceReason.CONNECT):
-                self._link = await connect(self._stack, f"tocsin {self._source} dead letters", self._config)
+            async with answering(self._config, SourceReason.CONNECT):
+                self._link = await connect(self._stack, self._name, self._config)
                 self._wire = await wire_of(await self._link.connection.channel(on_return_raises=True))
         return self._wire
+
+    def _check(self, numbers: Sequence[int]) -> None:
+        """Raise SourceError unless all are confirmed. Those that failed are published again the next time."""
+        failed: BaseException | None = None
+        for number in numbers:
+            task = self._sent[number]
+            if task.done() and not self.confirmed(number):
+                del self._sent[number]
+                failed = failed or (asyncio.CancelledError() if task.cancelled() else task.exception())
+        if isinstance(failed, (asyncio.CancelledError, *FAULTS)):
+            raise translated(failed, self._config, SourceReason.DISCONNECTED)
+        if failed is not None:
+            raise failed
+        if not all(self.confirmed(number) for number in numbers):
+            why = f"no answer within {self._config.connect_timeout:g} s"
+            if self._link is not None and self._link.blocked:
+                why = f"the server blocks publishing: {self._link.blocked}"
+            text = f"a dead letter cannot be published: {why}"
+            raise SourceError(text, SourceReason.DISCONNECTED, server=self._config.display)
 
     async def _send(self, wire: Wire, copy: Copy) -> None:
         message, old = copy.message, copy.message.header.properties
@@ -155,18 +140,16 @@ class DeadLetters:
 def _headers(copy: Copy, most: int) -> dict[str, Any]:
     """Return the headers of message and copy, or only the latter if they do not fit into one frame. `most`: bytes of a
     frame; 0: no limit."""
-    headers = {**_writable(copy.message.header.properties.headers or {}), **copy.headers}
+    theirs = copy.message.header.properties.headers or {}
+    headers = {**{name: _writable(value) for name, value in theirs.items()}, **copy.headers}
     fit = not most or len(field_table(headers)) + _OTHER_PROPERTIES <= most
     return headers if fit else {**copy.headers}
 
 
-def _writable(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return headers that the library can write: it reads more types than it writes."""
-    kept = {}
-    for name, value in headers.items():
-        kept[name] = writable(value)
-        try:
-            encode_table_value(kept[name])
-        except (TypeError, ValueError, struct.error):
-            kept[name] = repr(value)
-    return kept
+def _writable(value: Any) -> Any:
+    """Return a value, or its text where the library cannot write it: it reads more types than it writes."""
+    try:
+        encode_table_value(writable(value))
+    except UNWRITABLE:
+        return repr(value)
+    return writable(value)

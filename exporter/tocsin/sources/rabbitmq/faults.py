@@ -2,18 +2,40 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import struct
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError, PublishError
-from aiormq.exceptions import AuthenticationError, ProbableAuthenticationError
+from aiormq.exceptions import (
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelLockedResource,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    ProbableAuthenticationError,
+)
 from pamqp.commands import Channel, Connection
 
 from tocsin.errors import SourceError, SourceReason
+from tocsin.redaction import redactor
 from tocsin.sources.rabbitmq.settings import Config
 
-Redact = Callable[[str], str]
-"""Removes the secrets from a text."""
+UNWRITABLE = (TypeError, ValueError, OverflowError, struct.error)
+"""What the library raises for values that it cannot write."""
+FAULTS = (*CONNECTION_EXCEPTIONS, *UNWRITABLE)
+"""What the library raises."""
+
+_REASONS: Mapping[type[BaseException], SourceReason] = {
+    AuthenticationError: SourceReason.AUTH,
+    ProbableAuthenticationError: SourceReason.AUTH,
+    ChannelAccessRefused: SourceReason.PERMISSION,
+    ChannelLockedResource: SourceReason.PERMISSION,  # another connection uses the queue exclusively
+    ChannelNotFoundEntity: SourceReason.MISSING,
+    ChannelPreconditionFailed: SourceReason.SHAPE,
+}
+OF_AN_OBJECT = frozenset({SourceReason.PERMISSION, SourceReason.MISSING, SourceReason.SHAPE})
+"""Reasons that concern one queue or exchange."""
 
 _DIFFERS = re.compile(
     r"inequivalent arg '([^']+)' for (queue|exchange) '(.*?)' in vhost .*?: received (.*) but current is (.*)"
@@ -24,66 +46,49 @@ _SETTINGS: Mapping[tuple[str, str], str] = {
     ("exchange", "durable"): "exchange_durable",
     ("exchange", "type"): "exchange_type",
 }
-BY_CODE: Mapping[int, SourceReason] = {
-    403: SourceReason.PERMISSION,
-    404: SourceReason.MISSING,
-    405: SourceReason.PERMISSION,  # another connection uses the queue exclusively
-    406: SourceReason.SHAPE,
-}
-_CODE = re.compile(r"([A-Z_]{6,}) - ")
-_CODES: Mapping[str, int] = {
-    "ACCESS_REFUSED": 403,
-    "NOT_FOUND": 404,
-    "RESOURCE_LOCKED": 405,
-    "PRECONDITION_FAILED": 406,
-}
 
 
 @asynccontextmanager
-async def answering(
-    config: Config, redact: Redact, otherwise: SourceReason = SourceReason.DISCONNECTED
-) -> AsyncIterator[None]:
-    """Limit a request to `connect_timeout`; errors become SourceErrors."""
-    with translating(config, redact, otherwise):
+async def answering(config: Config, otherwise: SourceReason = SourceReason.DISCONNECTED) -> AsyncIterator[None]:
+    """Limit a request to `connect_timeout`; errors become SourceErrors. `otherwise`: the reason of those without one
+    of their own."""
+    try:
         async with asyncio.timeout(config.connect_timeout):
             yield
-
-
-@contextmanager
-def translating(config: Config, redact: Redact, otherwise: SourceReason) -> Iterator[None]:
-    try:
-        yield
     except TimeoutError:
         raise SourceError(f"{config.display}: no answer within {config.connect_timeout:g} s", otherwise) from None
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as error:
         # The library cancels calls on a lost connection; that is not meant for this task.
         if (task := asyncio.current_task()) is None or task.cancelling():
             raise
-        raise SourceError(f"{config.display}: the connection is lost", otherwise) from None
-    except (*CONNECTION_EXCEPTIONS, ValueError) as error:
-        raise translated(error, config, redact, otherwise) from None
+        raise translated(error, config, otherwise) from None
+    except FAULTS as error:
+        raise translated(error, config, otherwise) from None
 
 
-def translated(error: BaseException, config: Config, redact: Redact, otherwise: SourceReason) -> SourceError:
+def translated(error: BaseException, config: Config, otherwise: SourceReason) -> SourceError:
     """Return the SourceError for an error of the library."""
-    text = _text(error)
-    if isinstance(error, PublishError):
-        return SourceError(
-            f"{config.display}: the exchange {config.dead_letter_name} routes a dead letter to no queue; bind one",
-            SourceReason.MISSING,
-        )
-    if isinstance(error, DeliveryError):
-        return SourceError(
-            f"{config.display}: the server refuses dead letters in {config.dead_letter_name}", SourceReason.OTHER
-        )
-    if isinstance(error, AuthenticationError | ProbableAuthenticationError):
-        return SourceError(f"{config.display}: {redact(text)}", SourceReason.AUTH)
-    if (differs := _DIFFERS.search(text)) is not None:
-        return SourceError(f"{config.display}: {redact(_difference(config, differs))}", SourceReason.SHAPE)
-    code = _CODES.get(match[1]) if (match := _CODE.search(text)) else None
-    if "NOT_ALLOWED - vhost" in text or "NOT_ALLOWED - access to vhost" in text:
-        code = 404 if "not found" in text else 403
-    return SourceError(f"{config.display}: {redact(text)}", BY_CODE.get(code or 0, otherwise))
+    text, reason = _text(error), _REASONS.get(type(error), otherwise)
+    if isinstance(error, asyncio.CancelledError):
+        text = "the connection is lost"
+    elif isinstance(error, PublishError):
+        text = f"the exchange {config.dead_letter_name} routes a dead letter to no queue; bind one"
+        reason = SourceReason.MISSING
+    elif isinstance(error, DeliveryError):
+        text, reason = f"the server refuses dead letters in {config.dead_letter_name}", SourceReason.OTHER
+    elif (differs := _DIFFERS.search(text)) is not None:
+        text = _difference(config, differs)
+    elif "NOT_ALLOWED - vhost" in text or "NOT_ALLOWED - access to vhost" in text:  # one code for both
+        reason = SourceReason.MISSING if "not found" in text else SourceReason.PERMISSION
+    return SourceError(redactor(config.hidden())(text), reason, server=config.display)
+
+
+def a_stream(queue: str) -> str:
+    """Return the message about a queue that is a stream."""
+    return (
+        f"the queue {queue} is a stream, which delivers acknowledged messages again and skips those that came while "
+        "Tocsin was down; name a classic or a quorum queue, or delete it"
+    )
 
 
 def _text(error: BaseException) -> str:
@@ -102,11 +107,3 @@ def _difference(config: Config, differs: re.Match[str]) -> str:
         setting = _SETTINGS.get((kind, argument), "queue_arguments" if kind == "queue" else "exchange")
         fix = f"set {setting} to the existing value"
     return f"the {kind} {name} exists with another {argument}: {theirs} there, {ours} here; {fix}, or delete the {kind}"
-
-
-def a_stream(queue: str) -> str:
-    """Return the message about a queue that is a stream."""
-    return (
-        f"the queue {queue} is a stream, which delivers acknowledged messages again and skips those that came while "
-        "Tocsin was down; name a classic or a quorum queue, or delete it"
-    )

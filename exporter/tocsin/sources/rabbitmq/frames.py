@@ -7,18 +7,17 @@ be unreadable here, but its length is always right.
 
 import asyncio
 import struct
-from typing import NoReturn
 
 from pamqp import constants
 from pamqp.commands import Basic, Connection
-from pamqp.decode import by_type
 from pamqp.frame import frame_parts, unmarshal
 from pamqp.header import ContentHeader
 
 _HEAD = constants.FRAME_HEADER_SIZE
 _CONTENT = struct.Struct(">HHQH")
 """A content header up to the values: class, weight, size of the body, flags of the properties."""
-_FIXED = {"octet": 1, "timestamp": 8}
+_REDUCED = 1
+"""The weight of a content header that was reduced: a server always sends 0."""
 _DEEPEST = 100
 _DELIVER = Basic.Deliver.index.to_bytes(4, "big")
 _BLOCKED = Connection.Blocked.index.to_bytes(4, "big")
@@ -27,7 +26,7 @@ _UNBLOCKED = Connection.Unblocked.index.to_bytes(4, "big")
 
 class ReadableFrames(asyncio.StreamReader):
     """The bytes of a connection as `readable` frames. The library reads them with `readexactly` only, and never beyond
-    the end of a frame. Anything else raises RuntimeError: it would bypass the filter."""
+    the end of a frame."""
 
     blocked = ""
     """Why the server blocks publishing on this connection; empty if it does not."""
@@ -43,17 +42,6 @@ class ReadableFrames(asyncio.StreamReader):
             raise RuntimeError("the library aiormq reads beyond the end of a frame; install an earlier version")
         self._at += n
         return part
-
-    async def read(self, n: int = -1) -> NoReturn:
-        del n
-        raise NotImplementedError("the library aiormq does not read frame by frame; install an earlier version")
-
-    async def readline(self) -> NoReturn:
-        await self.read()
-
-    async def readuntil(self, separator: object = b"\n") -> NoReturn:
-        del separator
-        await self.read()
 
     async def _following(self) -> bytes:
         head = await super().readexactly(_HEAD)
@@ -73,71 +61,37 @@ def _reason(frame: bytes) -> str:
 
 
 def readable(frame: bytes) -> bytes:
-    """Return a frame that the library can decode: a content header without properties that it cannot decode (see
-    `unreadable`), a delivery with a question mark for each byte that is not UTF-8."""
-    if frame[0] == constants.FRAME_HEADER:
-        return frame if _is_decodable(frame) else _reduced(frame)
+    """Return a frame that the library can decode: a content header without its properties if it cannot decode them, a
+    delivery with a question mark for each byte that is not UTF-8."""
+    if frame[0] == constants.FRAME_HEADER and not _is_decodable(frame):
+        class_id, _, size, _ = _CONTENT.unpack_from(frame, _HEAD)
+        payload = _CONTENT.pack(class_id, _REDUCED, size, 0)
+        return b"".join((frame[:3], len(payload).to_bytes(4, "big"), payload, constants.FRAME_END_CHAR))
     if frame[0] == constants.FRAME_METHOD and frame.startswith(_DELIVER, _HEAD):
         return _in_utf8(frame)
     return frame
 
 
-def unreadable(header: ContentHeader) -> list[str]:
-    """Return the AMQP names of the properties that were removed from a message."""
-    taken = (name for name, flag in Basic.Properties.flags.items() if header.weight & flag)
-    return ["type" if name == "message_type" else name for name in taken]
+def is_reduced(header: ContentHeader) -> bool:
+    """Whether the properties of a message were removed."""
+    return header.weight == _REDUCED
 
 
 def _is_decodable(frame: bytes) -> bool:
-    """Whether the library can decode a content header."""
+    """Whether the library can decode a content header, and write its headers into a dead letter."""
     try:
         _, _, found = unmarshal(frame)
     except Exception:  # noqa: BLE001 - what a stranger wrote may make it raise anything
         return False
     assert isinstance(found, ContentHeader)
     assert found.properties is not None
-    return not _deep(found.properties.headers)
+    return not _is_deep(found.properties.headers)
 
 
-def _reduced(frame: bytes) -> bytes:
-    class_id, _, size, flags = _CONTENT.unpack_from(frame, _HEAD)
-    at, lost, kept = _HEAD + _CONTENT.size, 0, []
-    for name, flag in Basic.Properties.flags.items():
-        if not flags & flag:
-            continue
-        kind = Basic.Properties.amqp_type(name)
-        end = at + _length(kind, frame, at)
-        if _decodes(frame[at:end], kind):
-            kept.append(frame[at:end])
-        else:
-            lost |= flag
-        at = end
-    # A server always sends weight 0, so this mark cannot come from outside.
-    payload = b"".join((_CONTENT.pack(class_id, lost, size, flags & ~lost), *kept))
-    return b"".join((frame[:3], len(payload).to_bytes(4, "big"), payload, constants.FRAME_END_CHAR))
-
-
-def _decodes(raw: bytes, kind: str) -> bool:
-    try:
-        _, value = by_type(raw, kind)
-    except Exception:  # noqa: BLE001 - as above
-        return False
-    return not _deep(value)
-
-
-def _deep(value: object, left: int = _DEEPEST) -> bool:
-    """Whether tables and lists are nested so deeply that the library may fail to write them into a dead letter although
-    it can read them."""
+def _is_deep(value: object, left: int = _DEEPEST) -> bool:
+    """Whether tables and lists are nested so deeply that the library may fail to write what it can read."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return not left or any(_deep(one, left - 1) for one in inner)
-
-
-def _length(kind: str, frame: bytes, at: int) -> int:
-    if kind == "shortstr":
-        return 1 + frame[at]
-    if kind == "table":
-        return 4 + int.from_bytes(frame[at : at + 4], "big")
-    return _FIXED[kind]
+    return not left or any(_is_deep(one, left - 1) for one in inner)
 
 
 def _in_utf8(frame: bytes) -> bytes:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from aiormq.abc import DeliveredMessage
 
-from tocsin.sources.rabbitmq.messages import returns, tag
+from tocsin.sources.rabbitmq.messages import delivered, tag
 from tocsin.sources.rabbitmq.settings import Config
 
-LIMIT = 20
+_LIMIT = 20
 """Returns that RabbitMQ 4 allows by default."""
 _NEAR = 10
 """Returns from which a message counts as near the limit, unless half of the limit is less."""
@@ -31,7 +31,7 @@ class Returns:
         self._counts: dict[int, int] = {}
         limit = config.queue_arguments.get("x-delivery-limit")
         known = isinstance(limit, int) and not isinstance(limit, bool)
-        self._limit = int(limit) if known else LIMIT  # type: ignore[arg-type]
+        self._limit = int(limit) if known else _LIMIT  # type: ignore[arg-type]
         # None: the queue has no limit.
         self._near = None if self._limit < 0 else max(1, min(_NEAR, self._limit // 2))
 
@@ -64,7 +64,7 @@ class Returns:
 
     def delivered(self, message: DeliveredMessage) -> None:
         """A message arrived."""
-        count = returns(message)
+        count = _returns(message)
         if self._near is not None and count >= self._near:
             self._counts[tag(message)] = count
 
@@ -78,3 +78,12 @@ class Returns:
             return 0.0
         pause = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (self.highest - self._near))
         return max(0.0, self._connected_at + pause - self._monotonic())
+
+
+def _returns(message: DeliveredMessage) -> int:
+    """Return how often a message was returned to its quorum queue; 0 where the queue does not count.
+
+    At a first delivery the header is from the queue in which the message was before.
+    """
+    count = (message.header.properties.headers or {}).get("x-delivery-count")
+    return max(0, count) if type(count) is int and delivered(message).redelivered else 0

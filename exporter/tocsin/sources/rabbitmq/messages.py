@@ -10,23 +10,14 @@ from pamqp.commands import Basic
 
 from tocsin.errors import RefusedReason
 from tocsin.model import Event
-from tocsin.sources.documents import parsed, row_of
-from tocsin.sources.rabbitmq.frames import unreadable
+from tocsin.sources.documents import Unreadable, readable, row_of
+from tocsin.sources.rabbitmq.frames import is_reduced
 from tocsin.sources.rabbitmq.settings import Config
 
 MAX_NAMES = 100
 """Events of one message at most."""
 
 _ENVELOPED, _CONTENT = "body.message.alertTypes", "message"
-
-
-class Unreadable(Exception):  # noqa: N818 - not an error of the program but of a message
-    """Why a message is invalid; `detail` holds none of its content."""
-
-    def __init__(self, reason: RefusedReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 def delivered(message: DeliveredMessage) -> Basic.Deliver:
@@ -40,26 +31,11 @@ def tag(message: DeliveredMessage) -> int:
     return delivered(message).delivery_tag or 0
 
 
-def returns(message: DeliveredMessage) -> int:
-    """Return how often a message was returned to its quorum queue; 0 where the queue does not count.
-
-    At a first delivery the header is from the queue in which the message was before.
-    """
-    count = (message.header.properties.headers or {}).get("x-delivery-count")
-    counts = isinstance(count, int) and not isinstance(count, bool) and count > 0
-    return int(count) if counts and delivered(message).redelivered else 0  # type: ignore[arg-type]
-
-
 def events(message: DeliveredMessage, id_: str, config: Config, now: Callable[[], float]) -> list[Event]:
     """Return the events of a message, one for each name. Raises Unreadable."""
-    if lost := unreadable(message.header):
-        raise Unreadable(RefusedReason.MALFORMED, f"its {' and '.join(lost)} cannot be read")
-    if len(message.body) > config.max_bytes:
-        raise Unreadable(RefusedReason.TOO_LARGE, f"it has {len(message.body)} bytes, more than {config.max_bytes}")
-    try:
-        document = parsed(message.body)
-    except ValueError as error:
-        raise Unreadable(RefusedReason.MALFORMED, str(error)) from None
+    if is_reduced(message.header):
+        raise Unreadable(RefusedReason.MALFORMED, "its properties cannot be read")
+    document = readable(message.body, config.max_bytes)
     place, names = _named(message, document, config.places)
     fields = _unwrapped(document) if place == _ENVELOPED else document
     lacking = {name: value for name, value in config.defaults.items() if fields.get(name) is None}
@@ -136,8 +112,7 @@ class Identities:
 
     def acknowledged(self, last: int) -> None:
         """Messages up to this delivery tag do not come back."""
-        for number in [number for number in self._given if number <= last]:
-            del self._given[number]
+        self._given = {number: given for number, given in self._given.items() if number > last}
 
 
 def _content(message: DeliveredMessage) -> bytes:

@@ -3,26 +3,25 @@
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import structlog
 from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel as Wire
 
-from tocsin.errors import DeadLetterError, SourceError
+from tocsin.errors import DeadLetterError, SourceError, SourceReason
 from tocsin.model import Event
 from tocsin.sources.base import EventBatch, EventStream, Refused
+from tocsin.sources.documents import Unreadable
 from tocsin.sources.rabbitmq import messages
-from tocsin.sources.rabbitmq.broker import Broker, connected
-from tocsin.sources.rabbitmq.dead_letters import Copy
+from tocsin.sources.rabbitmq.connection import connect, wire_of
+from tocsin.sources.rabbitmq.dead_letters import Copy, DeadLetters
+from tocsin.sources.rabbitmq.faults import answering, translated
 from tocsin.sources.rabbitmq.limit import Returns
-from tocsin.sources.rabbitmq.messages import Identities, Unreadable
+from tocsin.sources.rabbitmq.messages import Identities
 from tocsin.sources.rabbitmq.settings import Config
-from tocsin.sources.rabbitmq.topology import problems
-
-log = structlog.get_logger(__name__)
+from tocsin.sources.rabbitmq.topology import prepare, problems
 
 _BATCH = 500
 """Messages in one batch."""
@@ -60,11 +59,9 @@ class RabbitMQ:
         # Every message is read, so that unmatched ones become dead letters; the server stores what is acknowledged.
         del names, position
         self._identities.reconnected()
-        inbox = _Inbox()
         try:
-            async with connected(self.name, self._config, inbox.put) as broker:
-                self._returns.connected()
-                yield _Stream(self.name, self._config, broker, inbox, self._identities, self._returns, self._now)
+            async with contextlib.AsyncExitStack() as stack:
+                yield await self._stream(stack)
         except SourceError as error:
             error.wait = max(error.wait, self._returns.wait())
             raise
@@ -74,28 +71,64 @@ class RabbitMQ:
         del names
         return await problems(self.name, self._config)
 
+    async def _stream(self, stack: contextlib.AsyncExitStack) -> "_Stream":
+        """Consume the queue, until the stack ends."""
+        config = self._config
+        inbox: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
+        async with answering(config, SourceReason.CONNECT):
+            link = await connect(stack, f"tocsin {self.name}", config)
+            channel = await link.connection.channel(publisher_confirms=False)
+            await prepare(link, channel, config)
+            await channel.set_qos(prefetch_count=config.prefetch)
+            wire = await wire_of(channel)
+            consume = await wire.basic_consume(config.queue, inbox.put, consumer_tag=config.consumer_tag)
+        assert consume.consumer_tag is not None
+        dead_letters = DeadLetters(self.name, config)
+        stack.push_async_callback(dead_letters.close)
+        self._returns.connected()
+        consumer = _Consumer(config, wire, consume.consumer_tag, inbox)
+        return _Stream(self.name, config, consumer, dead_letters, self._identities, self._returns, self._now)
 
-class _Inbox:
-    """Delivered messages that are not processed yet. The prefetch bounds it."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[DeliveredMessage] = deque()
-        self._arrived = asyncio.Event()
+class _Consumer:
+    """A consumer of the queue. `inbox`: delivered messages that are not processed yet; the prefetch bounds it."""
 
-    def put(self, message: DeliveredMessage) -> None:
-        self._waiting.append(message)
-        self._arrived.set()
+    def __init__(self, config: Config, wire: Wire, tag: str, inbox: "asyncio.Queue[DeliveredMessage]") -> None:
+        self._config = config
+        self._wire = wire
+        self._tag = tag
+        self._inbox = inbox
 
-    async def wait(self, seconds: float) -> None:
-        """Wait for a message, at most this long."""
-        if not self._waiting:
-            self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._arrived.wait()
+    async def receive(self) -> list[DeliveredMessage]:
+        """Return the messages that have arrived, after a while none. Raises SourceError if none can arrive."""
+        found: list[DeliveredMessage] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CHECK_EVERY):
+                found.append(await self._inbox.get())
+        # Messages of a lost connection cannot be acknowledged: they will be delivered again.
+        self.check()
+        while found and len(found) < _BATCH and not self._inbox.empty():
+            found.append(self._inbox.get_nowait())
+        return found
 
-    def take(self, most: int) -> list[DeliveredMessage]:
-        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+    def check(self) -> None:
+        """Raise SourceError if no message can arrive any more."""
+        wire, server = self._wire, self._config.display
+        if wire.is_closed:
+            # The connection has a better reason than its channels.
+            for ended in (wire.connection, wire):
+                if ended.is_closed and not ended.closing.cancelled() and (error := ended.closing.exception()):
+                    raise translated(error, self._config, SourceReason.DISCONNECTED)
+            raise SourceError("the connection is closed", SourceReason.DISCONNECTED, server=server)
+        if self._tag not in wire.consumers:
+            text = f"the server no longer delivers from the queue {self._config.queue}: it was deleted, or moved to "
+            raise SourceError(f"{text}another node", SourceReason.DROPPED, server=server)
+
+    async def acknowledge(self, last: int) -> None:
+        """Acknowledge every message up to this delivery tag. Raises SourceError."""
+        async with answering(self._config):
+            self.check()
+            await self._wire.basic_ack(last, multiple=True)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,16 +147,16 @@ class _Stream:
         self,
         source: str,
         config: Config,
-        broker: Broker,
-        inbox: _Inbox,
+        consumer: _Consumer,
+        dead_letters: DeadLetters,
         identities: Identities,
         returns: Returns,
         now: Callable[[], float],
     ) -> None:
         self._source = source
         self._config = config
-        self._broker = broker
-        self._inbox = inbox
+        self._consumer = consumer
+        self._dead_letters = dead_letters
         self._identities = identities
         self._returns = returns
         self._now = now
@@ -131,52 +164,41 @@ class _Stream:
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
-            await self._inbox.wait(_CHECK_EVERY)
-            # Messages of a lost connection cannot be acknowledged: they will be delivered again.
-            self._broker.check()
-            if delivered := self._inbox.take(_BATCH):
-                yield self._batch([self._read(message) for message in delivered])
+            if found := await self._consumer.receive():
+                yield self._batch([self._read(message) for message in found])
 
     async def prepare(self, batch: EventBatch) -> None:
         """Do nothing: RabbitMQ delivers unacknowledged messages again."""
 
     async def hold(self) -> bool:
         # The library answers heartbeats, and RabbitMQ waits for the acknowledgement.
-        self._broker.check()
+        self._consumer.check()
         return True
 
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
         assert isinstance(batch.receipt, list)
         unmatched_ids = {event.id for event in unmatched}
-        copies = {
-            messages.tag(received.message): copy
-            for received in batch.receipt
-            if (copy := self._copy(received, unmatched_ids)) is not None
-        }
+        copies = [(one.message, self._copy(one, unmatched_ids)) for one in batch.receipt]
         try:
-            await self._broker.dead_letters.publish(list(copies.values()))
+            await self._dead_letters.publish([copy for _, copy in copies if copy is not None])
         except DeadLetterError:
-            await self._acknowledge_before(batch.receipt, copies)
+            # The messages before the first one whose copy is not kept.
+            last = 0
+            for message, copy in copies:
+                if copy is not None and not self._dead_letters.confirmed(messages.tag(message)):
+                    break
+                last = messages.tag(message)
+            if last > self._acknowledged:
+                await self._acknowledge(last)
             raise
         await self._acknowledge(messages.tag(batch.receipt[-1].message))
 
-    async def _acknowledge_before(self, received: Sequence["_Received"], copies: Mapping[int, Copy]) -> None:
-        """Acknowledge the messages before the first one whose copy is not confirmed."""
-        last = 0
-        for one in received:
-            number = messages.tag(one.message)
-            if number in copies and not self._broker.dead_letters.confirmed(number):
-                break
-            last = number
-        if last > self._acknowledged:
-            await self._acknowledge(last)
-
     async def _acknowledge(self, last: int) -> None:
         # Batches are acknowledged in the order of delivery, so everything up to here is safe.
-        await self._broker.acknowledge(last)
+        await self._consumer.acknowledge(last)
         self._acknowledged = last
-        self._identities.acknowledged(last)
-        self._returns.acknowledged(last)
+        for one in (self._dead_letters, self._identities, self._returns):
+            one.acknowledged(last)
 
     def _read(self, message: DeliveredMessage) -> _Received:
         id_ = self._identities.of(message)

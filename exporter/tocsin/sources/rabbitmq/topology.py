@@ -1,15 +1,15 @@
 """Queues and exchanges: declared, or compared with existing ones."""
 
 import contextlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
 
 from tocsin.errors import SourceError, SourceReason
-from tocsin.redaction import redactor
-from tocsin.sources.rabbitmq.connection import connect, wire_of
-from tocsin.sources.rabbitmq.faults import BY_CODE, a_stream, answering, translating
+from tocsin.sources.rabbitmq.connection import Link, connect, wire_of
+from tocsin.sources.rabbitmq.faults import OF_AN_OBJECT, a_stream, answering
 from tocsin.sources.rabbitmq.settings import Config
 
 _LIMIT = "x-delivery-limit"
@@ -32,22 +32,39 @@ def writable(value: Any) -> Any:
     return _Wide(value) if type(value) is int and value < 0 else value
 
 
+async def prepare(link: Link, channel: AbstractChannel, config: Config) -> None:
+    """Declare what the source needs, or check that it exists. Existing queues and exchanges are not changed."""
+    dead = config.dead_letter_name
+    if not config.declare:
+        await channel.declare_queue(config.queue, passive=True)
+        await channel.declare_exchange(dead, passive=True)
+        await _refuse_stream(link.connection, config)
+        return
+    _refuse_limit(config, link.version)
+    made: dict[tuple[str, str], Any] = {}
+    for kind, name, given in _declarations(config):
+        made[kind, name] = await _declare(channel, kind, name, **given)
+    await made["queue", dead].bind(made["exchange", dead], routing_key="")
+    if config.exchange is not None:
+        for key in config.keys or [""]:
+            await made["queue", config.queue].bind(made["exchange", config.exchange], routing_key=key)
+
+
 async def problems(source: str, config: Config) -> list[str]:
     """Return what would prevent messages, as far as it can be checked without creating or consuming anything: rights
     show only in use."""
-    redact = redactor(config.hidden())
     found: list[str] = []
     try:
-        async with contextlib.AsyncExitStack() as stack, answering(config, redact, SourceReason.CONNECT):
+        async with contextlib.AsyncExitStack() as stack, answering(config, SourceReason.CONNECT):
             link = await connect(stack, f"tocsin {source}", config)
             if config.declare:
-                refuse_limit(config, link.version)
-            for kind, name, given in _parts(config):
+                _refuse_limit(config, link.version)
+            for kind, name, given in _declarations(config):
                 try:
-                    with translating(config, redact, SourceReason.DISCONNECTED):
+                    async with answering(config):
                         await _compare(link.connection, config, kind, name, given)
                 except SourceError as error:
-                    if error.reason not in BY_CODE.values():
+                    if error.reason not in OF_AN_OBJECT:
                         raise
                     found.append(str(error))
     except SourceError as error:
@@ -55,36 +72,51 @@ async def problems(source: str, config: Config) -> list[str]:
     return found
 
 
-def _parts(config: Config) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return what is declared, or must exist: kind, name, and arguments of the declaration."""
+Kind = Literal["queue", "exchange"]
+
+
+def _declarations(config: Config) -> Iterator[tuple[Kind, str, dict[str, Any]]]:
+    """Yield what is declared, or must exist: kind, name, and arguments of the declaration."""
+    dead = config.dead_letter_name
     if not config.declare:
-        return [("queue", config.queue, {}), ("exchange", config.dead_letter_name, {})]
-    exchanges = [("exchange", *each) for each in _exchanges(config).items()]
-    return [*exchanges, *(("queue", *each) for each in _queues(config).items())]
+        yield "queue", config.queue, {}
+        yield "exchange", dead, {}
+        return
+    # The type also for a classic queue: without it, the server uses the default of the virtual host, which may change.
+    type_ = {"x-queue-type": config.queue_type}
+    own = {name: writable(value) for name, value in config.queue_arguments.items()}
+    yield "exchange", dead, {"type": "fanout", "durable": True}
+    if config.exchange is not None:
+        yield "exchange", config.exchange, {"type": config.exchange_type, "durable": config.exchange_durable}
+    yield "queue", dead, {"durable": True, "arguments": type_}
+    yield "queue", config.queue, {"durable": config.queue_durable, "arguments": {**type_, **own}}
 
 
-async def _compare(connection: AbstractConnection, config: Config, kind: str, name: str, given: dict[str, Any]) -> None:
+async def _declare(channel: AbstractChannel, kind: Kind, name: str, **given: Any) -> Any:
+    return await (channel.declare_queue if kind == "queue" else channel.declare_exchange)(name, **given)
+
+
+async def _compare(
+    connection: AbstractConnection, config: Config, kind: Kind, name: str, given: dict[str, Any]
+) -> None:
     """Raise the server's error where something is missing that will not be declared, or exists with other arguments."""
-
-    async def declare(**how: Any) -> None:
-        # A separate channel: the server closes it when it refuses.
-        async with connection.channel(publisher_confirms=False) as channel:
-            await (channel.declare_queue if kind == "queue" else channel.declare_exchange)(name, **how)
-
     try:
-        await declare(passive=True)
+        # Separate channels: the server closes the one on which it refuses.
+        async with connection.channel(publisher_confirms=False) as channel:
+            await _declare(channel, kind, name, passive=True)
     except ChannelNotFoundEntity:
         if config.declare:
             return
         raise
     if config.declare:
         # It exists, so nothing is created; the server compares arguments only in a declaration that is not passive.
-        await declare(**given)
+        async with connection.channel(publisher_confirms=False) as channel:
+            await _declare(channel, kind, name, **given)
     elif kind == "queue":
-        await refuse_stream(connection, config)
+        await _refuse_stream(connection, config)
 
 
-async def refuse_stream(connection: AbstractConnection, config: Config) -> None:
+async def _refuse_stream(connection: AbstractConnection, config: Config) -> None:
     """Raise SourceError if the existing queue is a stream.
 
     A passive declaration does not tell the type, and another one needs a right that the user may lack. Only a stream
@@ -94,60 +126,24 @@ async def refuse_stream(connection: AbstractConnection, config: Config) -> None:
     async def ignore(_: object) -> None: ...
 
     try:
-        # A separate channel: the server closes it when it refuses.
         async with connection.channel(publisher_confirms=False) as channel:
             await channel.set_qos(prefetch_count=1)
             await (await wire_of(channel)).basic_consume(config.queue, ignore, arguments={"x-stream-offset": "next"})
     except AMQPError:
         return
-    raise SourceError(f"{config.display}: {a_stream(config.queue)}", SourceReason.SHAPE)
+    raise SourceError(a_stream(config.queue), SourceReason.SHAPE, server=config.display)
 
 
-def refuse_limit(config: Config, version: str) -> None:
+def _refuse_limit(config: Config, version: str) -> None:
     """Raise SourceError where a server of this version gives the delivery limit another meaning."""
     limit = config.queue_arguments.get(_LIMIT)
     major = version.partition(".")[0]
     old = not major.isdecimal() or int(major) < _LIMITLESS_FROM
     if isinstance(limit, int) and limit < 0 and old:
         raise SourceError(
-            f"{config.display}: RabbitMQ {version or 'of an unknown version'} drops a message at its first return if "
-            f"{_LIMIT} is negative; only from {_LIMITLESS_FROM}.0 on that means no limit. Remove {_LIMIT} from "
-            "queue_arguments: without it, older versions have no limit",
+            f"RabbitMQ {version or 'of an unknown version'} drops a message at its first return if {_LIMIT} is "
+            f"negative; only from {_LIMITLESS_FROM}.0 on that means no limit. Remove {_LIMIT} from queue_arguments: "
+            "without it, older versions have no limit",
             SourceReason.SHAPE,
+            server=config.display,
         )
-
-
-async def declare(channel: AbstractChannel, config: Config) -> None:
-    """Create what does not exist. Existing queues and exchanges are not changed."""
-    dead = config.dead_letter_name
-    exchanges = {name: await channel.declare_exchange(name, **given) for name, given in _exchanges(config).items()}
-    queues = {name: await channel.declare_queue(name, **given) for name, given in _queues(config).items()}
-    await queues[dead].bind(exchanges[dead], routing_key="")
-    if config.exchange is not None:
-        for key in config.keys or [""]:
-            await queues[config.queue].bind(exchanges[config.exchange], routing_key=key)
-
-
-async def check(channel: AbstractChannel, config: Config) -> None:
-    """Check that queue and exchange exist."""
-    await channel.declare_queue(config.queue, passive=True)
-    await channel.declare_exchange(config.dead_letter_name, passive=True)
-
-
-def _exchanges(config: Config) -> dict[str, dict[str, Any]]:
-    """Return name -> arguments of the declaration."""
-    found: dict[str, dict[str, Any]] = {config.dead_letter_name: {"type": "fanout", "durable": True}}
-    if config.exchange is not None:
-        found[config.exchange] = {"type": config.exchange_type, "durable": config.exchange_durable}
-    return found
-
-
-def _queues(config: Config) -> dict[str, dict[str, Any]]:
-    """Return name -> arguments of the declaration."""
-    # Also for a classic queue: without a type, the server uses the default of the virtual host, which may change.
-    kind = {"x-queue-type": config.queue_type}
-    own = {name: writable(value) for name, value in config.queue_arguments.items()}
-    return {
-        config.dead_letter_name: {"durable": True, "arguments": {**kind}},
-        config.queue: {"durable": config.queue_durable, "arguments": {**kind, **own}},
-    }
