@@ -2,7 +2,6 @@
 
 import json
 import time
-from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -16,7 +15,7 @@ from support.kafka import (
 )
 from support.kafka_events import numbered, reading, source
 from support.waiting import until
-from tocsin.errors import RefusedReason, SourceError, SourceReason
+from tocsin.errors import SourceError, SourceReason
 from tocsin.values import typed
 
 
@@ -74,47 +73,33 @@ async def test_impossible_timestamp_is_replaced(broker: Kafka) -> None:
     assert reader.events[0].row == ("1", None)
 
 
-@pytest.mark.parametrize("copied", [False, True], ids=["logged", "logged and copied"])
-async def test_invalid_records_are_refused_and_the_rest_continues(broker: Kafka, copied: bool) -> None:
+async def test_invalid_records_are_refused_copied_and_passed(broker: Kafka) -> None:
     topic, dead = new_topic(broker), new_topic(broker, "dead")
     poison: list[tuple[str, bytes | None]] = [
         ("text", b"nothing of the kind"),
-        ("list", b"[1]"),
-        ("bytes", b"\xff\xfe"),
-        ("nan", b'{"a": NaN}'),
-        ("surrogate", b'{"a": "\\ud800"}'),
-        ("surrogate in a name", b'{"\\udfff": 1}'),
-        ("raw surrogate", b'{"a": "\xed\xa0\x80"}'),
-        ("digits", b'{"a": ' + b"1" * 5000 + b"}"),
         ("deep within", b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
-        ("deep", b"[" * 100_000),
         ("long", json.dumps({"a": "x" * 200_000}).encode()),
         ("none", None),
     ]
     produce(broker, topic, numbered([1]))
     produce(broker, topic, poison, headers={"trace": b"t"})
     produce(broker, topic, numbered([2]))
-    settings: dict[str, Any] = {"max_bytes": 150_000} | ({"dead_letters": dead} if copied else {})
-    at = source(broker.brokers, topic, **settings)
-    async with reading(at, topic) as reader:
+    async with reading(source(broker.brokers, topic, max_bytes=150_000, dead_letters=dead), topic) as reader:
         await until(lambda: len(reader.events) == 2)
     refused = [one for batch in reader.batches for one in batch.refused]
-    assert [one.id for one in refused] == [f"{topic}/0/{offset}" for offset in range(1, len(poison) + 1)]
-    reasons = [one.reason for one in refused]
-    assert reasons[:-2] == [RefusedReason.MALFORMED] * (len(poison) - 2)
-    assert reasons[-2:] == [RefusedReason.TOO_LARGE, RefusedReason.MISSING]
+    assert [one.id for one in refused] == [f"{topic}/0/{offset}" for offset in (1, 2, 3, 4)]
+    assert [one.reason.value for one in refused] == ["malformed", "malformed", "too_large", "missing"]
     assert not any("nothing of the kind" in one.detail for one in refused)
-    assert committed(broker, topic, topic) == [len(poison) + 2]
+    assert committed(broker, topic, topic) == [6]
     copies = stored(broker, dead)
-    assert [(copy.key(), copy.value()) for copy in copies] == [(k.encode(), v) for k, v in poison if copied]
-    if copied:
-        assert copies[0].headers() == [
-            ("trace", b"t"),
-            ("tocsin-source", b"k"),
-            ("tocsin-at", f"{topic}/0/1".encode()),
-            ("tocsin-reason", b"malformed"),
-            ("tocsin-detail", b"it is not JSON: Expecting value at character 0"),
-        ]
+    assert [(copy.key(), copy.value()) for copy in copies] == [(key.encode(), value) for key, value in poison]
+    assert copies[0].headers() == [
+        ("trace", b"t"),
+        ("tocsin-source", b"k"),
+        ("tocsin-at", f"{topic}/0/1".encode()),
+        ("tocsin-reason", b"malformed"),
+        ("tocsin-detail", b"it is not JSON: Expecting value at character 0"),
+    ]
 
 
 async def test_too_large_dead_letter_is_written_without_value(broker: Kafka) -> None:

@@ -8,8 +8,8 @@ from confluent_kafka import Consumer, TopicPartition
 from support.kafka import (
     Kafka,
     committed,
-    labels,
     new_topic,
+    places,
     produce,
 )
 from support.kafka_events import numbered, numbers, reading, source
@@ -80,7 +80,8 @@ async def test_group_offset_of_recreated_topic_counts(broker: Kafka) -> None:
     produce(broker, topic, numbered(range(5)))
     async with reading(at, topic) as first:
         await until(lambda: len(first.events) == 5)
-    assert labels(broker, topic, topic) == [place.partition("@")[2] for place in first.position]
+    [label] = [place.metadata for place in places(broker, topic, topic)]
+    assert [place.partition("@")[2] for place in first.position] == [label]
     produce(broker, topic, numbered([5]))
     async with reading(at, topic, position={f"{topic}/0@of-another": 7}) as second:
         await until(lambda: second.offsets == {f"{topic}/0": 6})

@@ -135,7 +135,7 @@ async def test_snapshot_is_later_than_resume_frontier(broker: Kafka) -> None:
     st.lists(st.tuples(st.integers(0, 3), st.one_of(st.none(), st.integers(0, 2))), min_size=1, max_size=12),
     st.lists(st.tuples(st.integers(0, 3), st.one_of(st.none(), st.integers(0, 2))), max_size=12),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_stream_and_snapshot_have_latest_of_each_key(
     before: list[tuple[int, int | None]], after: list[tuple[int, int | None]]
 ) -> None:

@@ -18,7 +18,7 @@ from tocsin.sources.base import EventSource
 CONFIG = """
 sources: {q: {type: rabbitmq, host: localhost, user: u, password: p, queue: q}}
 channels: {people: {type: console}}
-alerts: {order: {source: q, notify: [people]}}
+alerts: {order: {source: q, event: EVENT, notify: [people]}}
 """
 
 
@@ -65,11 +65,13 @@ def intake_of_orders(
     ledger: Any,
     offered: Offered,
     metrics: Metrics | None = None,
+    *,
+    event: str = "order",
     **more: Any,
 ) -> EventPipeline:
-    """A pipeline whose events `order` go to one channel. Its pauses last some milliseconds."""
+    """A pipeline whose events of a name go to one channel. Its pauses last some milliseconds."""
     file = folder / "tocsin.yaml"
-    file.write_text(CONFIG)
+    file.write_text(CONFIG.replace("EVENT", event))
     config = load(file, {})
     metrics = metrics or Metrics("0")
     alert = config.event_alerts["order"]

@@ -29,6 +29,7 @@ from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewTopic
 from cryptography.hazmat.primitives import serialization
 
+from support.downloads import cached, run
 from support.prometheus import free_port
 from support.shared import guard, shared
 from support.waiting import seen
@@ -38,7 +39,6 @@ VERSION = "3.9.1"
 USERS = {"admin": "S3CR3T-and-quite-long", "guest": "S3CR3T-of-the-guest", "stranger": "S3CR3T-of-the-stranger"}
 """Name -> password. No test lets the stranger write anything."""
 
-_FETCH_S = 300.0
 _SOON = 60.0
 _POM = f"""\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -55,33 +55,12 @@ def jars() -> Path:
     """The folder of the jars. Skips the test where they cannot be had."""
     if shutil.which("java") is None:
         pytest.skip("java is not on the PATH")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tocsin-tests"
-    folder = cache / f"kafka-{VERSION}"
-    if not folder.is_dir():
-        if shutil.which("mvn") is None:
-            pytest.skip("mvn, which would fetch Kafka, is not on the PATH")
-        cache.mkdir(parents=True, exist_ok=True)
-        _fetch(folder)
-    return folder
+    return cached(f"kafka-{VERSION}", _fetch, "mvn")
 
 
-def _fetch(folder: Path) -> None:
-    """Download into a temporary folder, then move it: another test run may do the same."""
-    new = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
-    new.mkdir()
-    try:
-        (new / "pom.xml").write_text(_POM, encoding="utf-8")
-        command = ("mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={new}")
-        try:
-            done = subprocess.run(command, cwd=new, capture_output=True, text=True, timeout=_FETCH_S, check=False)
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"Maven did not fetch Kafka {VERSION} within {_FETCH_S:g} s")
-        if done.returncode:
-            pytest.skip(f"Maven cannot fetch Kafka {VERSION}: {(done.stdout + done.stderr).strip()[-300:]}")
-        with suppress(OSError):
-            new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+def _fetch(new: Path, _: Path) -> None:
+    (new / "pom.xml").write_text(_POM, encoding="utf-8")
+    run("mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={new}", cwd=new)
 
 
 class Kafka:
@@ -174,6 +153,7 @@ class Kafka:
                 "transaction.state.log.min.isr=1",
                 "transaction.state.log.num.partitions=1",
                 "group.initial.rebalance.delay.ms=0",
+                "group.min.session.timeout.ms=1000",
                 *(f"{name.replace('_', '.')}={value}" for name, value in settings.items()),
                 "",
             )
@@ -327,17 +307,13 @@ def stored(broker: Kafka, topic: str) -> list[Message]:
     return [message for partition in sorted(found) for message in found[partition]]
 
 
-def labels(broker: Kafka, group: str, topic: str, partitions: int = 1) -> list[str]:
-    """Return the metadata of a group's offsets, by partition; empty without any."""
-    return [place.metadata or "" for place in _committed(broker, group, topic, partitions)]
-
-
 def committed(broker: Kafka, group: str, topic: str, partitions: int = 1) -> list[int]:
     """Return the committed offsets of a group, by partition; negative without any."""
-    return [place.offset for place in _committed(broker, group, topic, partitions)]
+    return [place.offset for place in places(broker, group, topic, partitions)]
 
 
-def _committed(broker: Kafka, group: str, topic: str, partitions: int) -> list[TopicPartition]:
+def places(broker: Kafka, group: str, topic: str, partitions: int = 1) -> list[TopicPartition]:
+    """Return the committed offsets of a group with their metadata."""
     settings = {"bootstrap.servers": broker.brokers, "group.id": group, "log_level": 2}
     with closing(Consumer(settings)) as consumer:
         return consumer.committed([TopicPartition(topic, number) for number in range(partitions)], timeout=_SOON)

@@ -5,17 +5,16 @@ Nothing is installed, and apt keeps its lists of them beside them.
 """
 
 import os
+import platform
 import re
 import shutil
 import stat
-import subprocess
-import uuid
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from support.downloads import cached, run
 
 SUITE, VERSION = "trixie", "4.0"
 PACKAGES = (
@@ -30,8 +29,6 @@ PACKAGES = (
     # This Erlang wants a later C library than Debian 12 has.
     *("libc6", "libcap2", "libgcc-s1", "libssl3t64", "libstdc++6", "libsystemd0", "libtinfo6", "libzstd1", "zlib1g"),
 )
-_FETCH_S = 300.0
-_SOURCES = Path("/etc/apt")
 _RABBIT, _ERLANG = "usr/lib/rabbitmq/bin", "usr/lib/erlang"
 
 
@@ -69,31 +66,15 @@ def programs(version: str | None = None) -> Programs:
 
 def unpacked() -> Path:
     """The folder of the unpacked packages. Skips the test where they cannot be had."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tocsin-tests"
-    folder = cache / f"rabbitmq-{VERSION}"
-    if not folder.is_dir():
-        if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-            pytest.skip(f"apt-get and dpkg-deb, which would fetch RabbitMQ {VERSION}, are not on the PATH")
-        cache.mkdir(parents=True, exist_ok=True)
-        # Into a folder beside it, which is renamed when it is whole: another test run may do the same.
-        new = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
-        try:
-            _fetch(new, folder)
-            with suppress(OSError):
-                new.rename(folder)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-    return folder
+    return cached(f"rabbitmq-{VERSION}", _fetch, "apt-get", "dpkg-deb")
 
 
 def _fetch(new: Path, folder: Path) -> None:
-    """Fetch and unpack into `new`, which is to become `folder`."""
     apt = new / "apt"
     for name in ("lists/partial", "cache/archives/partial", "parts", "packages"):
         (apt / name).mkdir(parents=True)
     (apt / "empty").touch()
-    for number, (ending, text) in enumerate(_entries()):
-        (apt / "parts" / f"{number}.{ending}").write_text(text, encoding="utf-8")
+    _write_sources(apt / "parts")
     given = {
         "Dir::Etc::sourcelist": apt / "empty",
         "Dir::Etc::sourceparts": apt / "parts",
@@ -102,29 +83,25 @@ def _fetch(new: Path, folder: Path) -> None:
         "Acquire::Languages": "none",
     }
     options = [part for name, value in given.items() for part in ("-o", f"{name}={value}")]
-    _run("apt-get", "-qq", *options, "update", cwd=apt)
-    _run("apt-get", "-qq", *options, "download", *(f"{name}/{SUITE}" for name in PACKAGES), cwd=apt / "packages")
+    run("apt-get", "-qq", *options, "update", cwd=apt)
+    run("apt-get", "-qq", *options, "download", *(f"{name}/{SUITE}" for name in PACKAGES), cwd=apt / "packages")
     for package in (apt / "packages").glob("*.deb"):
-        _run("dpkg-deb", "-x", str(package), str(new), cwd=apt)
+        run("dpkg-deb", "-x", str(package), str(new), cwd=apt)
     shutil.rmtree(apt)
     _wrap(new, folder)
 
 
-def _entries() -> Iterator[tuple[str, str]]:
-    """This machine's own entries for Debian's archive, with the other suite in them: kind of file, text."""
-    release = Path("/etc/os-release").read_text(encoding="utf-8")
-    own = re.search(r"^VERSION_CODENAME=\"?(\w+)", release, re.MULTILINE)
-    if own is None or not re.search(r"^ID=\"?debian\"?$", release, re.MULTILINE):
+def _write_sources(parts: Path) -> None:
+    """Write this machine's own sources of packages, with the other suite in them."""
+    release = platform.freedesktop_os_release()
+    if release["ID"] != "debian":
         pytest.skip(f"RabbitMQ {VERSION} comes from Debian's packages, and this is not Debian")
-    for file in sorted(_SOURCES.glob("sources.list.d/*.sources")):
-        for entry in re.split(r"\n\s*\n", file.read_text(encoding="utf-8")):
-            suites = re.search(r"^Suites:(.*)$", entry, re.MULTILINE)
-            if suites is not None and own[1] in suites[1].split():
-                yield "sources", re.sub(r"^Suites:.*$", f"Suites: {SUITE}", entry, flags=re.MULTILINE) + "\n"
-    for file in (_SOURCES / "sources.list", *sorted(_SOURCES.glob("sources.list.d/*.list"))):
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-            if re.match(rf"deb\s.*\s{own[1]}\s", line):
-                yield "list", re.sub(rf"\s{own[1]}\s", f" {SUITE} ", line) + "\n"
+    own = Path("/etc/apt")
+    for file in (own / "sources.list", *own.glob("sources.list.d/*.list"), *own.glob("sources.list.d/*.sources")):
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if release["VERSION_CODENAME"] in text:
+            there = re.sub(rf"\b{release['VERSION_CODENAME']}\b", SUITE, text)
+            (parts / f"{file.stem}{file.suffix}").write_text(there, encoding="utf-8")
 
 
 def _wrap(new: Path, folder: Path) -> None:
@@ -148,12 +125,3 @@ def _wrap(new: Path, folder: Path) -> None:
             encoding="utf-8",
         )
         program.chmod(0o755)
-
-
-def _run(*command: str, cwd: Path) -> None:
-    try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=_FETCH_S, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"{command[0]} did not fetch RabbitMQ {VERSION} within {_FETCH_S:g} s")
-    if done.returncode:
-        pytest.skip(f"{command[0]} cannot fetch RabbitMQ {VERSION}: {(done.stdout + done.stderr).strip()[-300:]}")

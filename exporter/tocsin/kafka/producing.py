@@ -5,7 +5,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -14,7 +15,6 @@ from tocsin.kafka import PURGED, QUEUE_FULL, Fault, LibraryLog, Redact, Trouble,
 
 _STEP = 0.1
 """Seconds that one call of the thread takes at most, and so the longest that closing waits for it."""
-
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -27,16 +27,6 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Headers
-
-
-@dataclass(slots=True)
-class _Call:
-    """The records of one call. `faults`: the result of each. `left`: how many results are missing, plus one while the
-    caller still passes records."""
-
-    faults: list[Fault | None]
-    left: int
-    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Writer:
@@ -57,7 +47,6 @@ class Writer:
                 "statistics.interval.ms": Trouble.CHECK_EVERY,
             }
         )
-        self._counting = threading.Lock()
         self._closing = False
         self._thread = threading.Thread(target=self._poll, name="kafka producer", daemon=True)
         self._thread.start()
@@ -65,12 +54,37 @@ class Writer:
     async def write(self, records: Sequence[Record]) -> list[Fault | None]:
         """Send records, and wait until each is acknowledged or given up. Returns the fault of each, None if
         acknowledged."""
-        call = _Call([None] * len(records), len(records) + 1)
-        for number, record in enumerate(records):
-            self._produce(record, call, number)
-        self._count(call)
-        await call.done
-        return call.faults
+        if not records:
+            return []
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        faults: list[Fault | None] = [None] * len(records)
+        settled: list[int] = []
+
+        def settle(number: int, fault: Fault | None, _: object = None) -> None:
+            """Called in the thread of the producer, or here where a record is refused at once."""
+            faults[number] = fault
+            if fault is None:
+                self.trouble.over()
+            settled.append(number)
+            if len(settled) == len(records):
+                with contextlib.suppress(RuntimeError):  # the loop is closed: no call waits
+                    loop.call_soon_threadsafe(_resolve, done)
+
+        for number, one in enumerate(records):
+            settled_one = partial(settle, number)
+            try:
+                self._producer.produce(
+                    one.topic, value=one.value, key=one.key, headers=one.headers, on_delivery=settled_one
+                )
+            except BufferError:
+                settled_one(KafkaError(QUEUE_FULL))
+            except KafkaException as error:
+                settled_one(cause(error))
+            except RuntimeError:  # the producer is closed
+                settled_one(KafkaError(PURGED))
+        await done
+        return faults
 
     def close(self) -> None:
         """Give up what is not acknowledged. Blocks for a moment."""
@@ -83,32 +97,6 @@ class Writer:
         # Left to the garbage collector, it could end in a thread of the library, and the process with it.
         with contextlib.suppress(KafkaException):
             self._producer.close()
-
-    def _produce(self, record: Record, call: _Call, number: int) -> None:
-        def settled(fault: Fault | None, _: object = None) -> None:
-            call.faults[number] = fault
-            if fault is None:
-                self.trouble.over()
-            self._count(call)
-
-        try:
-            self._producer.produce(
-                record.topic, value=record.value, key=record.key, headers=record.headers, on_delivery=settled
-            )
-        except BufferError:
-            settled(KafkaError(QUEUE_FULL))
-        except KafkaException as error:
-            settled(cause(error))
-        except RuntimeError:  # the producer is closed
-            settled(KafkaError(PURGED))
-
-    def _count(self, call: _Call) -> None:
-        with self._counting:
-            call.left -= 1
-            last = call.left == 0
-        if last:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: no call waits
-                call.done.get_loop().call_soon_threadsafe(_resolve, call.done)
 
     def _poll(self) -> None:
         while not self._closing:

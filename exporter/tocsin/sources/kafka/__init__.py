@@ -1,7 +1,7 @@
 """Kafka: the records of topics as events, or a compacted topic as rows.
 
-Reading order: `settings`, `records` (a record as an event or a row), `consuming` (the library and its thread),
-`positions` (how far topics are read, in the ledger), `events`, `state`.
+Reading order: `settings`, `records` (a record as an event or a row), `consuming` (the library and its thread), `stream`
+(a subscription to topics of events), `events`, `state`.
 """
 
 from tocsin.errors import needing

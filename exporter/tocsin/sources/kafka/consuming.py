@@ -2,11 +2,10 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, asynccontextmanager
-from functools import partial
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -20,8 +19,8 @@ from tocsin.kafka import (
     GROUP_FORBIDDEN,
     LOGIN_REFUSED,
     MAX_POLL_EXCEEDED,
-    NOT_SUPPORTED,
     OFFSET_RESET,
+    TIMED_OUT,
     UNKNOWN_TOPIC,
     Fault,
     LibraryLog,
@@ -42,8 +41,17 @@ MAX_RECORDS = 1000
 _WAIT = 0.2
 """Seconds that one call waits for a record, and so the longest that closing waits for the thread."""
 _CLOSE_TIMEOUT = 5.0
-RETRY_AFTER = 0.1
-"""Seconds before a request is repeated that the brokers could not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """The brokers' description of a topic."""
+
+    id: str
+    """Empty where the brokers have none. A recreated topic has another id."""
+    partitions: list[int]
+    allowed: list[Any] | None
+    """What the user may do with it; None where that is unknown."""
 
 
 class ConsumerThread:
@@ -53,6 +61,7 @@ class ConsumerThread:
         self.config = config
         self.redact = redactor(config.hidden())
         self.trouble = Trouble(self.redact)
+        self._log = LibraryLog(self.redact, source=source)
         settings = {
             "fetch.wait.max.ms": 100,
             "session.timeout.ms": 10_000,  # how long no process reads the partitions of one that was killed
@@ -63,7 +72,7 @@ class ConsumerThread:
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
             **settings,
-            "logger": LibraryLog(self.redact, source=source),
+            "logger": self._log,
             "error_cb": self.trouble.report,
         }
         try:
@@ -71,8 +80,8 @@ class ConsumerThread:
         except (KafkaException, ValueError, TypeError) as error:
             text = f"librdkafka refuses the settings: {self.redact(message_of(error))}"
             raise SourceError(text, SourceReason.OTHER) from None
-        self._source = source
         self._admin: AdminClient | None = None
+        self._admin_trouble = Trouble(self.redact)
         self._clients = ExitStack()
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         # A daemon, not a thread of an executor: the end of the process would wait for a silent broker.
@@ -101,62 +110,64 @@ class ConsumerThread:
         await asyncio.wait({closing}, timeout=_CLOSE_TIMEOUT)
 
     def admin(self) -> AdminClient:
-        """Return a client for what a consumer cannot ask. Raises KafkaException, ValueError, TypeError, RuntimeError
-        for its settings."""
+        """Return a client for what a consumer cannot ask."""
         if self._admin is None:
-            # Errors are in its answers.
-            silent: dict[str, Any] = {"logger": LibraryLog(self.redact, source=self._source), "error_cb": lambda _: 0}
+            own: dict[str, Any] = {"logger": self._log, "error_cb": self._admin_trouble.report}
             # Left to the garbage collector, it could end in a thread of the library, and the process with it.
-            self._admin = self._clients.enter_context(AdminClient({**self.config.client_settings(), **silent}))
+            self._admin = self._clients.enter_context(AdminClient({**self.config.client_settings(), **own}))
         self._admin.poll(0)  # otherwise its events would pile up
         return self._admin
 
-    async def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
-        """Return the ids of topics, empty where the brokers have none. A recreated topic has another id. Raises
-        SourceError."""
-        limit, deadline = self.config.connect_timeout, Deadline(self.config.connect_timeout)
-        found: dict[str, str] = {}
-        while left := [topic for topic in topics if topic not in found]:
-            for topic, answer in self._described(left).items():
-                try:
-                    async with asyncio.timeout(limit + 1):
-                        id_ = (await asyncio.wrap_future(answer)).topic_id
-                    known = id_.get_most_significant_bits() or id_.get_least_significant_bits()
-                    found[topic] = str(id_) if known else ""
-                except (KafkaException, TimeoutError) as error:
-                    fault = cause(error)
-                    if deadline.allows(fault):
-                        await asyncio.sleep(RETRY_AFTER)
-                    elif fault is not None and fault.code() in NOT_SUPPORTED:
-                        found[topic] = ""
-                    else:
-                        raise self._not_described(topic, fault) from None
+    async def describe(self, topics: Sequence[str], *, rights: bool = False) -> dict[str, Topic | SourceError]:
+        """Return the descriptions of topics, an error for one that does not exist or that the user may not see.
+        `rights`: with what the user may do. Raises SourceError where the brokers do not answer."""
+        limit = self.config.connect_timeout
+        found: dict[str, Topic | SourceError] = {}
+        asked = self.admin().describe_topics(
+            TopicCollection([*topics]), include_authorized_operations=rights, request_timeout=limit
+        )
+        for topic, answer in asked.items():
+            try:
+                async with asyncio.timeout(limit + 1):
+                    found[topic] = _topic(await asyncio.wrap_future(answer))
+            except (KafkaException, TimeoutError) as error:
+                fault = cause(error)
+                if fault is None or fault.code() in TIMED_OUT:
+                    raise self._unanswered() from None
+                found[topic] = self.error(fault, topic)
         return found
 
-    async def recreated(self, ids: Mapping[str, str]) -> list[str]:
-        """Return the topics that have another id now; none while no broker answers, which the reader reports. The
-        library reads on in a recreated topic as if it were the old one. Raises SourceError for other faults."""
+    async def existing(self, topics: Sequence[str]) -> dict[str, Topic]:
+        """Return the descriptions of topics. Raises SourceError, also where one does not exist."""
+        found = await self.describe(topics)
+        for one in found.values():
+            if isinstance(one, SourceError):
+                raise one
+        return {topic: one for topic, one in found.items() if isinstance(one, Topic)}
+
+    async def checked(self, known: Mapping[str, str]) -> dict[str, Topic]:
+        """Return the descriptions of topics with known ids; none while no broker answers, which the reader reports.
+
+        Raises SourceError if one has another id now, or was deleted: the library reads on in a recreated topic as if it
+        were the old one."""
         try:
-            now = await self.topic_ids(list(ids))
+            found = await self.existing(list(known))
         except SourceError as error:
-            if error.reason is SourceReason.OTHER:
-                raise
-            return []
-        return [topic for topic, id_ in ids.items() if id_ and now[topic] and now[topic] != id_]
+            if error.reason in (SourceReason.CONNECT, SourceReason.DISCONNECTED):
+                return {}
+            raise
+        for topic, id_ in known.items():
+            if id_ and found[topic].id and found[topic].id != id_:
+                text = f"the topic {topic} was recreated; reading it from the beginning"
+                raise SourceError(text, SourceReason.REPLACED, server=self.config.display)
+        return found
 
-    def _described(self, topics: Sequence[str]) -> dict[str, "Future[Any]"]:
-        try:
-            return self.admin().describe_topics(
-                TopicCollection(list(topics)), request_timeout=self.config.connect_timeout
-            )
-        except (KafkaException, ValueError, TypeError, RuntimeError) as error:
-            text = f"{self.config.display}: cannot describe topics: {self.redact(message_of(error))}"
-            raise SourceError(text, SourceReason.OTHER) from None
-
-    def _not_described(self, topic: str, fault: Fault | None) -> SourceError:
-        if fault is None:
-            return SourceError(f"{self.config.display}: no answer about {topic}", SourceReason.CONNECT)
-        return self._no_topic(topic) if fault.code() in UNKNOWN_TOPIC else self.error(fault, topic)
+    def _unanswered(self) -> SourceError:
+        self.admin()  # the library reports the reason now
+        if self._admin_trouble.forbidden is not None:
+            return self.error(self._admin_trouble.forbidden)
+        reason = self._admin_trouble.reason or f"no answer within {self.config.connect_timeout:g} s"
+        return SourceError(reason, SourceReason.CONNECT, server=self.config.display)
 
     def _end(self, closing: asyncio.Future[None]) -> None:
         self._work.put(None)
@@ -165,40 +176,14 @@ class ConsumerThread:
 
     # In the thread.
 
-    def retried(self, request: Callable[[], T]) -> T:
-        """Make a request, and repeat it while the brokers cannot answer it, at most for `connect_timeout`. Raises
-        KafkaException."""
-        deadline = Deadline(self.config.connect_timeout)
-        while True:
-            try:
-                return request()
-            except KafkaException as error:
-                if not deadline.allows(cause(error)):
-                    raise
-            time.sleep(RETRY_AFTER)
-
     def ends(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the offsets of the first record of a partition and of the next one to come. Raises KafkaException, and
         SourceError where no broker answers."""
-        place, limit = TopicPartition(topic, partition), self.config.connect_timeout
-        ends = self.retried(partial(self.consumer.get_watermark_offsets, place, timeout=limit))
+        limit = self.config.connect_timeout
+        ends = self.consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=limit)
         if ends is None:
-            raise SourceError(f"{self.config.display}: no answer about {topic}", SourceReason.CONNECT)
+            raise SourceError(f"no answer about {topic}", SourceReason.CONNECT, server=self.config.display)
         return ends
-
-    def partitions(self, topics: Sequence[str]) -> dict[str, list[int]]:
-        """Return the partitions of topics. Raises SourceError where one does not exist."""
-        found = self._listed(topics)
-        for topic in topics:
-            if (error := self._unusable(topic, found)) is not None:
-                raise error
-        return {topic: sorted(found[topic].partitions) for topic in topics}
-
-    def missing(self, topics: Sequence[str]) -> list[SourceError]:
-        """Return errors about topics that do not exist or may not be read. Raises SourceError where no broker
-        answers."""
-        found = self._listed(topics)
-        return [error for topic in topics if (error := self._unusable(topic, found)) is not None]
 
     def records(self, wait: float = _WAIT) -> list[Message]:
         """Return the records that have arrived, or the first that arrives within `wait` seconds."""
@@ -212,18 +197,23 @@ class ConsumerThread:
     def error(self, fault: Fault, topic: str = "", right: str = "READ and DESCRIBE") -> SourceError:
         """Return the error for a fault in place of a record, or in an answer. `right`: what the user needs on the
         topic."""
-        text = self.redact(fault.str().partition(" (after ")[0])
-        where, code = f"{self.config.display}: {topic}{': ' if topic else ''}{text}", fault.code()
-        if code in FORBIDDEN - LOGIN_REFUSED:
+        text, code, fix = self.redact(fault.str().partition(" (after ")[0]), fault.code(), ""
+        reason = SourceReason.DISCONNECTED
+        if code in LOGIN_REFUSED:
+            reason = SourceReason.AUTH
+        elif code in FORBIDDEN:
+            reason = SourceReason.PERMISSION
             what = f"{right} on {f'the topic {topic}' if topic else 'its topics'}"
             if code == GROUP_FORBIDDEN:
                 what = f"READ on the group {self.config.group}"
-            return SourceError(f"{where.rstrip('.')}; give the user the right to {what}", SourceReason.PERMISSION)
-        if code == OFFSET_RESET:
-            return SourceError(f"{where}; reading the topic from the beginning", SourceReason.REPLACED)
-        if code in UNKNOWN_TOPIC:
-            return SourceError(where, SourceReason.MISSING)
-        return SourceError(where, SourceReason.AUTH if code in LOGIN_REFUSED else SourceReason.DISCONNECTED)
+            text, fix = text.rstrip("."), f"give the user the right to {what}"
+        elif code == OFFSET_RESET:
+            reason, fix = SourceReason.REPLACED, "reading the topic from the beginning"
+        elif code in UNKNOWN_TOPIC:
+            reason = SourceReason.MISSING
+            if topic:
+                return SourceError(f"there is no topic {topic}", reason, server=self.config.display)
+        return SourceError(f"{topic}{': ' if topic else ''}{text}", reason, server=self.config.display, fix=fix)
 
     def translated(self, work: Callable[..., T], *arguments: object) -> T:
         """Run something, with the library's exceptions as SourceErrors. Callbacks of the library need it too: its own
@@ -234,51 +224,19 @@ class ConsumerThread:
             fault = cause(error)
             if fault is not None:
                 raise self.error(fault) from None
-            text = f"{self.config.display}: {self.redact(message_of(error))}"
-            raise SourceError(text, SourceReason.OTHER) from None
-
-    def _listed(self, wanted: Sequence[str]) -> Mapping[str, Any]:
-        """Return all topics that the user may see. A topic that was just created may have no leader yet: repeats the
-        request for the `wanted` ones, as `retried` does."""
-        deadline = Deadline(self.config.connect_timeout)
-        while True:
-            try:
-                found: Mapping[str, Any] = self.consumer.list_topics(timeout=self.config.connect_timeout).topics
-            except KafkaException as error:
-                if not deadline.allows(cause(error)):
-                    raise self._unreachable(error) from None
-            else:
-                if not any(deadline.allows(found[topic].error) for topic in wanted if topic in found):
-                    return found
-            time.sleep(RETRY_AFTER)
-
-    def _unusable(self, topic: str, found: Mapping[str, Any]) -> SourceError | None:
-        if topic not in found:
-            return self._no_topic(topic)
-        fault = found[topic].error
-        return None if fault is None else self.error(fault, topic)
-
-    def _no_topic(self, topic: str) -> SourceError:
-        text = f"{self.config.display}: there is no topic {topic}, or the user may not see it"
-        return SourceError(text, SourceReason.MISSING)
-
-    def _unreachable(self, error: Exception) -> SourceError:
-        self.consumer.poll(0)  # the library reports the reason now
-        fault = self.trouble.forbidden or cause(error)
-        if fault is not None and fault.code() in FORBIDDEN:
-            return self.error(fault)
-        reason = self.trouble.reason or self.redact(message_of(error))
-        return SourceError(f"{self.config.display}: {reason}", SourceReason.CONNECT)
+            text = self.redact(message_of(error))
+            raise SourceError(text, SourceReason.OTHER, server=self.config.display) from None
 
     def _check_connection(self) -> None:
         """Raise SourceError when no broker can be reached, or the library has given up."""
         if self.trouble.fatal is not None:
-            raise SourceError(f"{self.config.display}: {self.redact(self.trouble.fatal.str())}", SourceReason.OTHER)
+            text = self.redact(self.trouble.fatal.str())
+            raise SourceError(text, SourceReason.OTHER, server=self.config.display)
         if self.trouble.forbidden is not None:
             raise self.error(self.trouble.forbidden)
         if self.trouble.down:
             why = self.trouble.reason or "no broker can be reached"
-            raise SourceError(f"{self.config.display}: {why}", SourceReason.DISCONNECTED)
+            raise SourceError(why, SourceReason.DISCONNECTED, server=self.config.display)
 
     def _leave(self) -> None:
         self._admin = None
@@ -290,16 +248,11 @@ class ConsumerThread:
             job()
 
 
-class Deadline:
-    """How long a request is repeated. `seconds`: from now on."""
-
-    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._until = now() + seconds
-
-    def allows(self, error: Fault | None) -> bool:
-        """Whether to repeat the request after this error."""
-        return error is not None and retriable(error) and self._now() < self._until
+def _topic(found: Any) -> Topic:
+    id_ = found.topic_id
+    known = id_.get_most_significant_bits() or id_.get_least_significant_bits()
+    partitions = [one.id for one in found.partitions]
+    return Topic(id=str(id_) if known else "", partitions=partitions, allowed=found.authorized_operations)
 
 
 def is_transient(error: Fault) -> bool:

@@ -9,9 +9,9 @@ from tocsin.errors import DeadLetterError
 from tocsin.kafka import ENDED, FINAL, TOO_LARGE, Fault
 from tocsin.kafka.producing import Headers, Record, Writer
 from tocsin.repeats import Repeats
+from tocsin.sources.documents import Unreadable
 from tocsin.sources.kafka import records
 from tocsin.sources.kafka.consuming import ConsumerThread
-from tocsin.sources.kafka.records import Unreadable
 
 log = structlog.get_logger(__name__)
 

@@ -2,15 +2,14 @@
 no group."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from confluent_kafka import KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka import KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined] # its stubs do not export it
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.kafka import END_OF_PARTITION, GROUP_FORBIDDEN, cause
-from tocsin.sources.kafka.consuming import RETRY_AFTER, ConsumerThread, Deadline, is_transient
+from tocsin.sources.kafka.consuming import ConsumerThread, is_transient
 
 RECORDS = 100
 """Records read from one topic, over all its partitions."""
@@ -18,54 +17,47 @@ _PARTITIONS = 20
 """Partitions that are read; each costs a request."""
 
 
-async def rights_missing(consumer: ConsumerThread, topics: Mapping[str, str]) -> list[SourceError]:
-    """Return errors about missing rights: the one named for each topic, and READ on the group. Skips what the brokers
-    do not answer."""
-    admin, limit = consumer.admin(), consumer.config.connect_timeout
-
-    def described(topic: str) -> Awaitable[Any]:
-        collection = TopicCollection([topic])
-        [answer] = admin.describe_topics(collection, include_authorized_operations=True, request_timeout=limit).values()
-        return asyncio.wrap_future(answer)
-
-    def group() -> Awaitable[Any]:
-        [answer] = admin.describe_consumer_groups(
-            [consumer.config.group], include_authorized_operations=True, request_timeout=limit
-        ).values()
-        return asyncio.wrap_future(answer)
-
-    missing = []
-    for topic, right in topics.items():
-        allowed, _ = await _allowed(lambda topic=topic: described(topic), limit)  # type: ignore[misc]
-        if allowed is not None and AclOperation[right] not in allowed:
-            text = f"{consumer.config.display}: {topic}: give the user the right to {right} on the topic {topic}"
-            missing.append(SourceError(text, SourceReason.PERMISSION))
-    allowed, refused = await _allowed(group, limit)
-    if refused or (allowed is not None and AclOperation.READ not in allowed):
-        name = consumer.config.group
-        text = f"{consumer.config.display}: give the user the right to READ on the group {name}"
-        missing.append(SourceError(text, SourceReason.PERMISSION))
-    return missing
+async def problems(consumer: ConsumerThread, topics: Mapping[str, str]) -> list[SourceError]:
+    """Return errors about topics that do not exist, and about missing rights: the one named for each topic, and READ on
+    the group. Skips what the brokers do not answer."""
+    found = []
+    for topic, one in (await consumer.describe(list(topics), rights=True)).items():
+        if isinstance(one, SourceError):
+            found.append(one)
+        elif one.allowed is not None and AclOperation[topics[topic]] not in one.allowed:
+            found.append(_lacks(consumer, f"{topics[topic]} on the topic {topic}"))
+    if await _group_is_refused(consumer):
+        found.append(_lacks(consumer, f"READ on the group {consumer.config.group}"))
+    return found
 
 
-async def _allowed(request: Callable[[], Awaitable[Any]], limit: float) -> tuple[list[AclOperation] | None, bool]:
-    """Return what the user may do with something, None where that is unknown; and whether the group is refused."""
-    deadline = Deadline(limit)
-    while True:
-        try:
-            async with asyncio.timeout(limit + 1):
-                return (await request()).authorized_operations, False
-        except (KafkaException, TimeoutError) as error:
-            fault = cause(error)
-            if not deadline.allows(fault):
-                return None, fault is not None and fault.code() == GROUP_FORBIDDEN
-        await asyncio.sleep(RETRY_AFTER)
+def _lacks(consumer: ConsumerThread, right: str) -> SourceError:
+    return SourceError(f"give the user the right to {right}", SourceReason.PERMISSION, server=consumer.config.display)
+
+
+async def _group_is_refused(consumer: ConsumerThread) -> bool:
+    config = consumer.config
+    [answer] = (
+        consumer.admin()
+        .describe_consumer_groups(
+            [config.group], include_authorized_operations=True, request_timeout=config.connect_timeout
+        )
+        .values()
+    )
+    try:
+        async with asyncio.timeout(config.connect_timeout + 1):
+            allowed = (await asyncio.wrap_future(answer)).authorized_operations
+    except (KafkaException, TimeoutError) as error:
+        fault = cause(error)
+        return fault is not None and fault.code() == GROUP_FORBIDDEN
+    return allowed is not None and AclOperation.READ not in allowed
 
 
 async def latest(consumer: ConsumerThread, topic: str) -> list[Message]:
     """Return the latest records of a topic, the newest last, as far as they arrive within `connect_timeout`. Raises
     SourceError."""
-    left = await consumer.call(_start, consumer, topic)
+    partitions = (await consumer.existing([topic]))[topic].partitions
+    left = await consumer.call(_start, consumer, topic, partitions[:_PARTITIONS])
     found: list[Message] = []
     loop = asyncio.get_running_loop()
     end = loop.time() + consumer.config.connect_timeout
@@ -81,9 +73,8 @@ async def latest(consumer: ConsumerThread, topic: str) -> list[Message]:
     return sorted(found, key=lambda message: message.timestamp()[1])
 
 
-def _start(consumer: ConsumerThread, topic: str) -> set[int | None]:
+def _start(consumer: ConsumerThread, topic: str, partitions: list[int]) -> set[int | None]:
     """Start near the ends of the partitions; returns those that hold a record."""
-    partitions = consumer.partitions([topic])[topic][:_PARTITIONS]
     each = max(1, RECORDS // max(1, len(partitions)))
     places = []
     for number in partitions:

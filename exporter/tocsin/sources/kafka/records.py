@@ -9,7 +9,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from tocsin.errors import RefusedReason
 from tocsin.model import Column, Columns, Event, Row
-from tocsin.sources.documents import parsed, row_of
+from tocsin.sources.documents import Unreadable, parsed, readable, row_of
 from tocsin.sources.kafka.settings import About, Type
 
 Cell: TypeAlias = tuple[int, str | None]
@@ -30,35 +30,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = 253_402_300_800_000
 
 
-class Unreadable(Exception):  # noqa: N818 - not an error of the program but of a record
-    """Why a record is invalid; `detail` holds none of its content."""
-
-    def __init__(self, reason: RefusedReason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
 def place(message: Message) -> str:
     """Return `topic/partition/offset`: the identity of a record within a cluster."""
     return f"{message.topic()}/{message.partition()}/{message.offset()}"
-
-
-def document(text: bytes, limit: int) -> dict[str, Any]:
-    """Return the JSON object in a value. Raises Unreadable."""
-    if len(text) > limit:
-        raise Unreadable(RefusedReason.TOO_LARGE, f"it has {len(text)} bytes, more than {limit}")
-    try:
-        return parsed(text)
-    except ValueError as error:
-        raise Unreadable(RefusedReason.MALFORMED, str(error)) from None
-
-
-def _row_of(fields: Mapping[str, Any]) -> tuple[Columns, Row]:
-    try:
-        return row_of(fields)
-    except RecursionError:  # what can be read may be too deep to be written
-        raise Unreadable(RefusedReason.MALFORMED, "it is nested too deeply") from None
 
 
 def event(message: Message, include: Sequence[About], limit: int, now: Callable[[], float]) -> Event:
@@ -66,7 +40,7 @@ def event(message: Message, include: Sequence[About], limit: int, now: Callable[
     value = message.value()
     if value is None:
         raise Unreadable(RefusedReason.MISSING, "it has no value")
-    columns, row = _row_of(document(value, limit))
+    columns, row = row_of(readable(value, limit))
     if include:
         about = cells(message, include)
         columns += tuple(Column(name=name, oid=oid) for name, (oid, _) in about.items())
@@ -140,7 +114,7 @@ class Reader:
         value = message.value()
         if value is None:
             return None
-        fields: Any = document(value, self._limit)
+        fields: Any = readable(value, self._limit)
         if self._debezium:
             # The JSON converter with schemas wraps the change once more.
             fields = fields["payload"] if "after" not in fields and "payload" in fields else fields
@@ -149,7 +123,7 @@ class Reader:
                 return None
             if not isinstance(fields, dict):
                 raise Unreadable(RefusedReason.MALFORMED, "`after` is not a JSON object")
-        columns, row = _row_of({**self._key(message), **fields})
+        columns, row = row_of({**self._key(message), **fields})
         found = {column.name: (column.oid, text) for column, text in zip(columns, row, strict=True)}
         return found | cells(message, self._include) if self._include else found
 

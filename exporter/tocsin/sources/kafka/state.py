@@ -16,9 +16,11 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException, Messag
 from tocsin.errors import SourceError, SourceReason
 from tocsin.kafka import END_OF_PARTITION, UNKNOWN_TOPIC, Fault, cause
 from tocsin.model import Batch, Column, Columns, Row, Update
+from tocsin.repeats import Repeats
 from tocsin.sources.base import Stream, Subject
+from tocsin.sources.documents import Unreadable
 from tocsin.sources.kafka.consuming import ConsumerThread, consumer_thread, is_transient
-from tocsin.sources.kafka.records import TYPES, Cell, Reader, Unreadable, columns_of, place, row
+from tocsin.sources.kafka.records import TYPES, Cell, Reader, columns_of, place, row
 from tocsin.sources.kafka.settings import Config
 
 log = structlog.get_logger(__name__)
@@ -93,9 +95,10 @@ class _Table:
         self._now = now
         self._reader = Reader(debezium=config.envelope == "debezium", include=config.include, limit=config.max_bytes)
         self._partitions: list[int] = []
-        self._topic_id: dict[str, str] = {}
+        self._topic_id = ""
         self._rows: dict[bytes, Row] = {}
         self._unreadable = 0
+        self._invalid = Repeats(log, "invalid record; its key keeps its row")
         self._named: set[str] = set()
         self._known: set[str] = set()  # the columns, and the fields left out
 
@@ -106,7 +109,9 @@ class _Table:
     async def read(self) -> None:
         """Read the topic to its end, which defines the columns. Raises SourceError."""
         cells: dict[bytes, dict[str, Cell]] = {}
-        self._topic_id = await self._consumer.topic_ids([self._topic])
+        topic = (await self._consumer.existing([self._topic]))[self._topic]
+        self._topic_id = topic.id
+        self._partitions = topic.partitions
         left = await self._consumer.call(self._start)
         while left:
             await self._consumer.call(self._read_on, cells, left)
@@ -135,11 +140,12 @@ class _Table:
                 continue
             ticks += 1
             before = self._clock()
-            layout = ticks % _LAYOUT_EVERY == 0
             try:
-                await self._consumer.call(self._check, layout)
-                if layout and await self._consumer.recreated(self._topic_id):
-                    raise self._replaced("was recreated")
+                fault = await self._consumer.call(self._ask)
+                if ticks % _LAYOUT_EVERY == 0 or (fault is not None and fault.code() in UNKNOWN_TOPIC):
+                    await self._check_layout()
+                if fault is not None:
+                    raise self._stalled(fault)
             except SourceError as error:
                 # A partition has no leader for a moment when a broker is replaced.
                 if error.reason is not SourceReason.STALLED or loop.time() - answered > self._config.progress_timeout:
@@ -152,7 +158,6 @@ class _Table:
 
     def _start(self) -> set[int]:
         """Start at the beginning of all partitions, and return them."""
-        self._partitions = self._consumer.partitions([self._topic])[self._topic]
         places = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in self._partitions]
         self._consumer.consumer.assign(places)
         return set(self._partitions)
@@ -207,15 +212,8 @@ class _Table:
             found = self._reader.read(message)
         except Unreadable as why:
             self._unreadable += 1
-            if str(self._unreadable).strip("0") == "1":  # the 1st, 10th, 100th, ...
-                log.warning(
-                    "invalid record; its key keeps its row",
-                    source=self._source,
-                    at=place(message),
-                    reason=why.reason,
-                    detail=why.detail,
-                    so_far=self._unreadable,
-                )
+            about = {"source": self._source, "at": place(message), "reason": why.reason, "detail": why.detail}
+            self._invalid.add(**about, so_far=self._unreadable)
             return ()
         return ((cast("bytes", message.key()), found),)
 
@@ -231,32 +229,28 @@ class _Table:
             self._known |= found.keys()
         return row(self.columns, found)
 
-    def _check(self, layout: bool) -> None:
-        """Check that the brokers answer for every partition, and that no partition was added. Raises SourceError."""
-        limit = self._config.progress_timeout / 2
+    def _ask(self) -> Fault | None:
+        """Ask the brokers about every partition. Returns what is wrong with an answer."""
         ends = [TopicPartition(self._topic, number, OFFSET_END) for number in self._partitions]
-        fault: Fault | None
         try:
-            answers = self._consumer.consumer.offsets_for_times(ends, timeout=limit)
-            fault = next((one.error for one in answers if one.error is not None), None)
+            answers = self._consumer.consumer.offsets_for_times(ends, timeout=self._config.progress_timeout / 2)
         except KafkaException as error:
-            fault = cause(error)
-            if fault is None:
+            if (fault := cause(error)) is None:
                 raise
-        if layout or (fault is not None and fault.code() in UNKNOWN_TOPIC):
-            found = self._consumer.partitions([self._topic])[self._topic]
-            if found != self._partitions:
-                raise self._replaced("has other partitions now")
-        if fault is not None:
-            text = self._consumer.trouble.reason or self._consumer.redact(fault.str())
-            raise SourceError(
-                f"{self._config.display}: no answer about all partitions of {self._topic} for "
-                f"{self._config.progress_timeout:g} s: {text}",
-                SourceReason.STALLED,
-            )
+            return fault
+        return next((one.error for one in answers if one.error is not None), None)
 
-    def _replaced(self, what: str) -> SourceError:
-        return SourceError(f"{self._config.display}: {self._topic} {what}; reading it again", SourceReason.REPLACED)
+    def _stalled(self, fault: Fault) -> SourceError:
+        text = self._consumer.trouble.reason or self._consumer.redact(fault.str())
+        what = f"no answer about all partitions of {self._topic} for {self._config.progress_timeout:g} s"
+        return SourceError(f"{what}: {text}", SourceReason.STALLED, server=self._config.display)
+
+    async def _check_layout(self) -> None:
+        """Raise SourceError if the topic was deleted or recreated, or a partition was added."""
+        found = await self._consumer.checked({self._topic: self._topic_id})
+        if found and found[self._topic].partitions != self._partitions:
+            text = f"{self._topic} has other partitions now; reading it again"
+            raise SourceError(text, SourceReason.REPLACED, server=self._config.display)
 
     def _clock(self) -> int:
         return int(self._now() * 1000)
