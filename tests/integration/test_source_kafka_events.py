@@ -6,6 +6,7 @@ import time
 import pytest
 from confluent_kafka import Producer
 
+from support.event_reading import reading
 from support.kafka import (
     Kafka,
     committed,
@@ -13,7 +14,7 @@ from support.kafka import (
     produce,
     stored,
 )
-from support.kafka_events import numbered, reading, source
+from support.kafka_events import numbered, source
 from support.waiting import until
 from tocsin.errors import SourceError, SourceReason
 from tocsin.values import typed

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
+from support.event_reading import Reader, reading
 from support.kafka import (
     USERS,
     Kafka,
@@ -19,7 +20,7 @@ from support.kafka import (
     produce,
     stored,
 )
-from support.kafka_events import Reader, numbered, numbers, reading, source
+from support.kafka_events import numbered, numbers, source
 from support.waiting import until, until_some
 from tocsin.errors import SourceError, SourceReason
 from tocsin.sources.kafka.events import KafkaEvents

@@ -5,6 +5,7 @@ import contextlib
 
 from confluent_kafka import Consumer, TopicPartition
 
+from support.event_reading import reading
 from support.kafka import (
     Kafka,
     committed,
@@ -12,7 +13,7 @@ from support.kafka import (
     places,
     produce,
 )
-from support.kafka_events import numbered, numbers, reading, source
+from support.kafka_events import numbered, numbers, source
 from support.waiting import until
 
 

@@ -13,9 +13,10 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import TopicPartition
 
+from support.event_reading import Reader
 from support.intakes import Locked, Offered, intake_of_orders
 from support.kafka import Kafka, committed, drop_topic, make_topic, new_topic, produce
-from support.kafka_events import Reader, numbered, numbers, source
+from support.kafka_events import numbered, numbers, source
 from support.pipelines import at_work
 from support.waiting import until, until_some
 from tocsin.ledger.base import EventCommit

@@ -6,13 +6,14 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, TopicPartition
 
+from support.event_reading import reading
 from support.kafka import (
     Kafka,
     committed,
     new_topic,
     produce,
 )
-from support.kafka_events import numbered, numbers, reading, source
+from support.kafka_events import numbered, numbers, source
 from support.waiting import until
 from tocsin.errors import RefusedReason
 

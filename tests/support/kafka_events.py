@@ -1,15 +1,11 @@
-"""Kafka as a source of events for tests: a source, and a reader of its streams."""
+"""Kafka as a source of events for tests."""
 
-import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from tocsin.model import Event
 from tocsin.sources import kafka as kind
-from tocsin.sources.base import EventBatch, EventStream
 from tocsin.sources.kafka.events import KafkaEvents
 
 
@@ -19,56 +15,6 @@ def source(at: str, group: str, **settings: Any) -> KafkaEvents:
     made = kind.build("k", kind.Config.model_validate(values))
     assert isinstance(made, KafkaEvents)
     return made
-
-
-class Reader:
-    """Reads a stream as the pipeline does: stores a batch, then acknowledges it. `position` is its ledger."""
-
-    def __init__(self, stream: EventStream, position: Mapping[str, int] | None = None) -> None:
-        self.stream = stream
-        self.batches: list[EventBatch] = []
-        self.position = dict(position or {})
-        self.held: list[EventBatch] = []
-        self.acknowledging = True
-
-    @property
-    def events(self) -> list[Event]:
-        return [event for batch in self.batches for event in batch.events]
-
-    @property
-    def ids(self) -> list[str]:
-        return [event.id.partition("@")[0] for event in self.events]
-
-    @property
-    def offsets(self) -> dict[str, int]:
-        """The ledger's position, without the topic ids."""
-        return {place.partition("@")[0]: offset for place, offset in self.position.items()}
-
-    async def run(self) -> None:
-        async for batch in self.stream.batches():
-            await self.stream.prepare(batch)
-            self.batches.append(batch)
-            if self.acknowledging:
-                await self.acknowledge(batch)
-            else:
-                self.held.append(batch)
-
-    async def acknowledge(self, batch: EventBatch) -> None:
-        self.position |= batch.position
-        await self.stream.acknowledge(batch, [])
-
-
-@asynccontextmanager
-async def reading(of: KafkaEvents, *topics: str, position: Mapping[str, int] | None = None) -> AsyncIterator[Reader]:
-    async with of.open(topics, position=position or {}) as stream:
-        reader = Reader(stream, position)
-        task = asyncio.create_task(reader.run())
-        try:
-            yield reader
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
 
 def numbered(numbers: Iterable[int]) -> list[tuple[str, str]]:

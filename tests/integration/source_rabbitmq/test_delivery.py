@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from support.event_reading import Reader, reading
 from support.rabbitmq import Peer, RabbitMQ, breaks_rabbitmq, peer
-from support.rabbitmq_reading import ENVELOPE, Reader, fault, reading, rows, source
+from support.rabbitmq_reading import ENVELOPE, fault, rows, source
 from support.tcp_proxy import TcpProxy
 from support.waiting import until
 from tocsin.errors import RefusedReason, SourceError, SourceReason

@@ -9,11 +9,12 @@ from typing import Any
 import aio_pika
 import pytest
 
+from support.event_reading import reading
 from support.intakes import Locked, Offered, intake_of_orders
 from support.pipelines import Pauses, at_work
 from support.rabbitmq import QUORUM_VHOST, Peer, RabbitMQ, breaks_rabbitmq, peer, shared_rabbitmq
 from support.rabbitmq_packages import VERSION
-from support.rabbitmq_reading import config, fault, reading, source
+from support.rabbitmq_reading import config, fault, source
 from support.tcp_proxy import TcpProxy
 from support.waiting import until, until_some
 from tocsin.errors import SourceReason

@@ -7,8 +7,9 @@ import pytest
 from pamqp import encode
 from pamqp.commands import Basic
 
+from support.event_reading import reading
 from support.rabbitmq import USER, Peer, RabbitMQ
-from support.rabbitmq_reading import ENVELOPE, reading, rows, source
+from support.rabbitmq_reading import ENVELOPE, rows, source
 
 
 async def test_each_type_of_envelope_becomes_an_event(broker: RabbitMQ, other: Peer, queue: str) -> None:

@@ -6,8 +6,9 @@ from urllib.parse import quote
 import pytest
 from aiormq.connection import FrameReceiver
 
+from support.event_reading import reading
 from support.rabbitmq import GUEST, GUEST_PASSWORD, PASSWORD, USER, VHOST, Peer, RabbitMQ, peer
-from support.rabbitmq_reading import fault, reading, source
+from support.rabbitmq_reading import fault, source
 from tocsin.errors import SourceReason
 
 
