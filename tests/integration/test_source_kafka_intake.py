@@ -19,10 +19,10 @@ from support.kafka import Kafka, committed, drop_topic, make_topic, new_topic, p
 from support.kafka_events import numbered, numbers, source
 from support.pipelines import at_work
 from support.waiting import until, until_some
+from tocsin.exposition import State
 from tocsin.ledger.base import EventCommit
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.pipeline import events as pipeline
-from tocsin.pipeline.status import State
 
 LIMIT_S = 3.0
 SHORT = {"max.poll.interval.ms": "3000", "session.timeout.ms": "3000", "heartbeat.interval.ms": "300"}

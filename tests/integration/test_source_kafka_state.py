@@ -96,6 +96,8 @@ async def test_topic_is_read_as_snapshot_then_changes(broker: Kafka) -> None:
         await view.until({"id": 1, "name": "Ann"}, {"id": 2, "name": "Bob"})
         produce(broker, topic, [record({"id": 1}, {"id": 1, "name": "Anna"}), record({"id": 2}, None)])
         await view.until({"id": 1, "name": "Anna"})
+        produce(broker, topic, [bob])  # the same row again
+        await view.until({"id": 1, "name": "Anna"}, {"id": 2, "name": "Bob"})
         assert all(batch.snapshot is None for batch in view.batches[1:])
 
 

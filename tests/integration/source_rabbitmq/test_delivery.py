@@ -161,8 +161,12 @@ async def test_deleted_queue_ends_stream_and_is_recreated(broker: RabbitMQ, othe
 
 
 async def test_prefetch_limits_unacknowledged_messages(broker: RabbitMQ, other: Peer, queue: str) -> None:
-    async with reading(source(broker, queue, prefetch=5), acknowledging=False) as found:
-        await other.send(queue, *({"alert": "a", "n": n} for n in range(20)))
+    taken = source(broker, queue, prefetch=5)
+    async with reading(taken):
+        pass
+    # Sent before it reads, so that several are in one batch.
+    await other.send(queue, *({"alert": "a", "n": n} for n in range(20)))
+    async with reading(taken, acknowledging=False) as found:
         await found.until(5)
         await other.until_waiting(queue, 15)
         assert len(found.events) == 5
