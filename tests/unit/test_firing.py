@@ -152,6 +152,12 @@ def test_interval_has_one_text_in_all_versions(oid: int, text: str | None, expec
     assert (("1 month", text) if respelled is None else respelled(("1 month", text))) == ("1 month", expected)
 
 
+def test_interval_of_another_version_is_the_same_row() -> None:
+    firing = FiringSet(Rule(alert="late", columns=(Column(name="waited", oid=1186),)))
+    firing.apply(batch((5, 1, ("1 month",)), frontier=6))
+    assert notified(firing.apply(batch((9, 1, ("1 mon",)), frontier=10, snapshot=9))) == []
+
+
 # The model.
 
 
