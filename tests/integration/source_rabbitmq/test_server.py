@@ -100,6 +100,7 @@ async def test_existing_declaration_that_differs_names_the_setting(
         ({"tls_ca": True}, ""),
         ({"tls_verify": False}, ""),
         ({}, "certificate"),
+        ({"tls_ca": "/nowhere.pem"}, "cannot read"),
     ],
 )
 async def test_tls_requires_a_trusted_certificate(
