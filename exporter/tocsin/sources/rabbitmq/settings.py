@@ -11,6 +11,11 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationInf
 from tocsin.settings import Duration, Secret, invalid
 from tocsin.sources.settings import Positive, SourceSettings, Text
 
+_LONGEST_KEY = 128
+"""Characters in the name of an argument: AMQP 0-9-1, section 4.2.5.5. The library cuts off what is more."""
+_LARGEST_FLOAT = 3.4028234663852886e38
+"""The library sends numbers with a fraction in single precision."""
+
 _PLACE = re.compile(r"routing_key|type|body(?:\.[^.]+)+")
 
 
@@ -138,6 +143,13 @@ class Config(SourceSettings):
     def _fit_the_queue(
         cls, arguments: dict[str, str | int | float | bool], settings: ValidationInfo
     ) -> dict[str, str | int | float | bool]:
+        for name, value in arguments.items():
+            if len(name) > _LONGEST_KEY:
+                raise ValueError(f"the name {name[:20]!r}... is longer than {_LONGEST_KEY} characters")
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{name} is {value}, which does not fit in 64 bits")
+            if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
+                raise ValueError(f"{name} is {value}, which is not a number of single precision")
         if arguments.get("x-queue-type") == "stream":
             raise invalid("queue_type", "stream is not supported; use queue_type: classic or quorum", "x-queue-type")
         limit = arguments.get("x-delivery-limit")
