@@ -162,7 +162,8 @@ def test_every_place_on_the_screen_exists(demo: Demo) -> None:
     assert "<title>Tocsin</title>" in demo.get(demo.where("Tocsin"))
     assert "tocsin_alert_up" in demo.get(demo.where("Gauges"))
     assert "relation: demo.organization_alert" in Path(demo.where("Settings")).read_text(encoding="utf-8")
-    assert "event=running" in Path(demo.where("Log")).read_text(encoding="utf-8")
+    log = Path(demo.where("Log"))
+    seen(lambda: "event=running" in log.read_text(encoding="utf-8"), "the log of a start, a moment after the screen")
     for program, name in (("prometheus", "Prometheus"), ("prometheus-alertmanager", "Alertmanager")):
         if shutil.which(program):
             seen(partial(_answers, demo, f"{demo.where(name)}-/ready"), f"{name} is ready")
