@@ -148,13 +148,6 @@ async def test_row_on_another_route_still_fires(ledger: Ledger, resolved_first: 
     assert (episode.firing, episode.ended_at, episode.row) == (False, None, ("1", "page"))
 
 
-async def test_row_that_left_its_route_still_fires(ledger: Ledger) -> None:
-    resolved = transition("1", Kind.RESOLVED, at=5000, started_at=1000)
-    await ledger.commit(commit([transition("1", at=1000), resolved], saved=[firing("1", started_at=1000)]))
-    episode = await only_episode(ledger)
-    assert (episode.firing, episode.ended_at) == (True, None)
-
-
 @pytest.mark.parametrize("phase", Phase)
 async def test_episode_fires_by_phase(ledger: Ledger, phase: Phase) -> None:
     transitions = [transition("1", at=1000), transition("1", Kind.RESOLVED, at=5000, started_at=1000)]

@@ -75,23 +75,6 @@ async def test_repeat_has_same_content(harness: DispatcherHarness) -> None:
     assert merged(sent[3]) == [4]
 
 
-async def test_rejected_digest_is_retried_together(
-    harness: DispatcherHarness,
-) -> None:
-    channel = FakeChannel()
-    dispatcher = harness.start(channel)
-    await fire(harness, "1", "2", "3")
-    await harness.quiet()
-    channel.answer = script(Rejected(Reason.REJECTED, "no"))
-    await harness.advance(31)
-    dead = [record for record in await harness.records() if record.status is Status.DEAD]
-    assert {(record.row[0], record.detail) for record in dead} == {("2", "no"), ("3", "no")}
-    assert await harness.ledger.retry([record.id for record in dead]) == 2
-    dispatcher.rescan()
-    await harness.quiet()
-    assert [merged(message) for message in channel.delivered] == [[1], [2, 3]]
-
-
 async def test_digest_with_a_fired_row_says_fired(harness: DispatcherHarness) -> None:
     channel = FakeChannel()
     harness.start(channel)

@@ -10,7 +10,6 @@ from support.dispatching import BUSY, DispatcherHarness, FaultyLedger
 from support.ledger import commit, transition
 from tocsin.channels.base import Delivered, Message, Result
 from tocsin.ledger.base import Status
-from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind
 
 # Restarts.
@@ -47,16 +46,6 @@ async def test_attempts_and_waits_survive_restart(harness: DispatcherHarness) ->
     assert channel.attempts(id_) == 2
     await harness.advance(0.2)
     assert (channel.attempts(id_), (await harness.record(id_)).reason) == (3, "exhausted")
-
-
-async def test_restart_of_ledger_sends_remaining_notifications(harness: DispatcherHarness) -> None:
-    ids = await harness.fire(*map(str, range(50)))
-    await harness.ledger.close()
-    harness.ledger = open_ledger(harness.path, clock=harness.clock)
-    channel = FakeChannel(bulk=7)
-    harness.start(channel)
-    await harness.delivered(*ids)
-    assert sorted(channel.ids) == sorted(ids)
 
 
 # More than one page.
