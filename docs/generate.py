@@ -124,7 +124,7 @@ def metrics_page() -> str:
             for one in TABLE.values()
         ],
     )
-    parts += ["## Values of labels", ""]
+    parts += ["", "## Values of labels", ""]
     parts += _rows(
         ("label", "meaning", "values"),
         [
