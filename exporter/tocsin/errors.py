@@ -109,13 +109,13 @@ class SourceError(TocsinError):
         *,
         server: str = "",
         fix: str = "",
-        resume: bool = True,
+        history: bool = True,
         wait: float = 0.0,
     ) -> None:
         """`message`: what is wrong. `server`: where, without secrets. `fix`: what to do.
 
-        `resume`: whether the next attempt may ask for the history since the frontier. Without history, rows that came
-        and went in between are lost, so it is False only where a resume is known to fail again: after a row error, an
+        `history`: whether the next attempt may ask for the history since the frontier. Without history, rows that came
+        and went in between are lost, so it is False only where that is known to fail again: after a row error, an
         `AS OF` whose span contains the error fails although the view is healthy (seen on a live Materialize).
         `wait`: seconds to wait at least before the next attempt, where the server counts reconnections.
         """
@@ -124,7 +124,7 @@ class SourceError(TocsinError):
         self.reason = reason
         self.server = server
         self.fix = fix
-        self.resume = resume
+        self.history = history
         self.wait = wait
 
 

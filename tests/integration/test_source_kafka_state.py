@@ -85,7 +85,7 @@ async def test_topic_is_read_as_snapshot_then_changes(broker: Kafka) -> None:
     topic = new_topic(broker, cleanup_policy="compact", partitions=2)
     ann, bob = record({"id": 1}, {"id": 1, "name": "Ann"}), record({"id": 2}, {"id": 2, "name": "Bob"})
     produce(broker, topic, [record({"id": 1}, {"id": 1, "name": "An"}), ann, bob, record({"id": 2}, None)])
-    async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
+    async with source(broker.brokers).open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         first = await view.next()
         assert names(stream.columns) == ["id", "name"]
@@ -104,7 +104,7 @@ async def test_topic_is_read_as_snapshot_then_changes(broker: Kafka) -> None:
 async def test_frontier_advances_each_second_without_records(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
-    async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
+    async with source(broker.brokers).open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         frontiers = [(await view.next()).frontier or 0 for _ in range(3)]
     assert all(500 < later - earlier < 20_000 for earlier, later in pairwise(frontiers))
@@ -113,7 +113,7 @@ async def test_frontier_advances_each_second_without_records(broker: Kafka) -> N
 async def test_row_inserted_and_deleted_in_one_batch_appears(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
-    async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
+    async with source(broker.brokers).open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         produce(broker, topic, [record({"id": 2}, {"id": 2}), record({"id": 2}, None), record({"id": 3}, {"id": 3})])
@@ -127,7 +127,7 @@ async def test_snapshot_is_later_than_resume_frontier(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
     ahead = 4_000_000_000_000
-    async with source(broker.brokers).open(Subject(topic=topic), resume=ahead) as stream:
+    async with source(broker.brokers).open(Subject(topic=topic), as_of=ahead) as stream:
         batch = await View(stream).next()
     assert batch.snapshot is not None
     assert batch.snapshot > ahead
@@ -153,13 +153,13 @@ def test_stream_and_snapshot_have_latest_of_each_key(
     async def run() -> None:
         at = source(broker.brokers, columns={"k": "integer", "v": "integer"})
         write(before)
-        async with at.open(Subject(topic=topic), resume=None) as stream:
+        async with at.open(Subject(topic=topic), as_of=None) as stream:
             view = View(stream)
             await view.next()
             assert view.found == sorted(latest(before), key=repr)
             write(after)
             await view.until(*latest([*before, *after]))
-        async with at.open(Subject(topic=topic), resume=None) as stream:
+        async with at.open(Subject(topic=topic), as_of=None) as stream:
             view = View(stream)
             await view.next()
             assert view.found == sorted(latest([*before, *after]), key=repr)
@@ -195,7 +195,7 @@ async def test_configured_columns_hold_for_an_empty_topic(
     at = source(broker.brokers, columns={"id": "integer", "doc": "jsonb", "n": "numeric"})
     assert await at.sample(Subject(topic=topic)) is None
     with capture_logs() as lines:
-        async with at.open(Subject(topic=topic), resume=None) as stream:
+        async with at.open(Subject(topic=topic), as_of=None) as stream:
             view = View(stream)
             assert (await view.next()).updates == []
             for number in range(3):
@@ -207,7 +207,7 @@ async def test_configured_columns_hold_for_an_empty_topic(
 async def test_empty_topic_without_columns_is_refused(broker: Kafka) -> None:
     topic = new_topic(broker)
     with pytest.raises(SourceError, match="set `columns` in the source") as caught:
-        async with source(broker.brokers).open(Subject(topic=topic), resume=None):
+        async with source(broker.brokers).open(Subject(topic=topic), as_of=None):
             pass
     assert caught.value.reason is SourceReason.SHAPE
 
@@ -216,7 +216,7 @@ async def test_invalid_record_keeps_the_row_of_its_key(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"v": 1})])
     with capture_logs() as lines:
-        async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
+        async with source(broker.brokers).open(Subject(topic=topic), as_of=None) as stream:
             view = View(stream)
             await view.next()
             produce(broker, topic, [('{"id": 1}', "no"), (None, '{"v": 5}'), record({"id": 2}, {"v": 2})])
@@ -235,7 +235,7 @@ async def test_debezium_changes_are_read_as_rows(broker: Kafka) -> None:
         return record({"id": 1}, {"before": before, "after": after, "op": "u"})
 
     produce(broker, topic, [change(None, {"id": 1, "v": 1})])
-    async with source(broker.brokers, envelope="debezium").open(Subject(topic=topic), resume=None) as stream:
+    async with source(broker.brokers, envelope="debezium").open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         assert view.found == [{"id": 1, "v": 1}]
@@ -255,7 +255,7 @@ async def test_aborted_transactions_are_not_read(broker: Kafka) -> None:
         producer.produce(topic, key=f'{{"k": "{key}"}}', value='{"v": 1}')
         producer.flush(20)
         producer.commit_transaction(20) if commit else producer.abort_transaction(20)
-    async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
+    async with source(broker.brokers).open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         assert view.found == [{"k": "a", "v": 1}]
@@ -276,7 +276,7 @@ async def test_state_written_by_channel_can_be_watched(broker: Kafka) -> None:
     channel = channel_kind.build("k", config, {"late": config})
     try:
         assert await channel.send([message(key="a"), message(key="b")]) == [Delivered(), Delivered()]
-        async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
+        async with source(broker.brokers).open(Subject(topic=topic), as_of=None) as stream:
             view = View(stream)
             await view.next()
             assert view.found == [{"order_id": key, "customer": "Ann"} for key in "ab"]
@@ -294,7 +294,7 @@ async def test_killed_broker_ends_the_stream(own: Kafka) -> None:
     topic = new_topic(own)
     produce(own, topic, [record({"id": 1}, {"id": 1})])
     at = source(own.brokers, snapshot_timeout="20s")
-    async with at.open(Subject(topic=topic), resume=None) as stream:
+    async with at.open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         own.kill()
@@ -302,7 +302,7 @@ async def test_killed_broker_ends_the_stream(own: Kafka) -> None:
             await view.until({"id": "never"})
     assert caught.value.reason is SourceReason.DISCONNECTED
     own.start()
-    async with at.open(Subject(topic=topic), resume=None) as stream:
+    async with at.open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         assert view.found == [{"id": 1}]
@@ -313,7 +313,7 @@ async def test_silent_broker_is_a_stall(own: Kafka) -> None:
     topic = new_topic(own)
     produce(own, topic, [record({"id": 1}, {"id": 1})])
     at = source(own.brokers, progress_timeout="2s")
-    async with at.open(Subject(topic=topic), resume=None) as stream:
+    async with at.open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         own.freeze()
@@ -332,7 +332,7 @@ async def test_missing_or_deleted_topic_is_reported(broker: Kafka) -> None:
     assert caught.value.reason is SourceReason.MISSING
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
-    async with at.open(Subject(topic=topic), resume=None) as stream:
+    async with at.open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         drop_topic(broker, topic)
@@ -345,7 +345,7 @@ async def test_added_partitions_end_the_stream_as_replaced(broker: Kafka, monkey
     monkeypatch.setattr("tocsin.sources.kafka.state._LAYOUT_EVERY", 1)
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
-    async with source(broker.brokers).open(Subject(topic=topic), resume=None) as stream:
+    async with source(broker.brokers).open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         admin = AdminClient({"bootstrap.servers": broker.brokers})
@@ -361,7 +361,7 @@ async def test_recreated_topic_is_read_from_scratch(broker: Kafka, monkeypatch: 
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
     at = source(broker.brokers)
-    async with at.open(Subject(topic=topic), resume=None) as stream:
+    async with at.open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         drop_topic(broker, topic)
@@ -369,7 +369,7 @@ async def test_recreated_topic_is_read_from_scratch(broker: Kafka, monkeypatch: 
         produce(broker, topic, [record({"id": 2}, {"id": 2}), record({"id": 3}, {"id": 3})])
         with pytest.raises(SourceError, match=topic):
             await view.until({"id": "never"})
-    async with at.open(Subject(topic=topic), resume=None) as stream:
+    async with at.open(Subject(topic=topic), as_of=None) as stream:
         view = View(stream)
         await view.next()
         assert view.found == [{"id": 2}, {"id": 3}]
@@ -379,6 +379,6 @@ async def test_snapshot_timeout_is_reported_as_stall(broker: Kafka) -> None:
     topic = new_topic(broker)
     produce(broker, topic, [record({"id": 1}, {"id": 1})])
     with pytest.raises(SourceError, match="not read to its end") as caught:
-        async with source(broker.brokers, snapshot_timeout="1ms").open(Subject(topic=topic), resume=None):
+        async with source(broker.brokers, snapshot_timeout="1ms").open(Subject(topic=topic), as_of=None):
             pass
     assert caught.value.reason is SourceReason.STALLED

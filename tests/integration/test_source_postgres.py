@@ -94,7 +94,7 @@ async def test_timestamps_never_go_back(database: Database) -> None:
         stamps = [batch.snapshot or 0 for batch in stream.batches]
         assert stamps == sorted(set(stamps))
     future = int(time.time() * 1000) + 3_600_000  # the ledger's frontier, from a server whose clock was ahead
-    async with reading(source(database), "orders", resume=future) as stream:
+    async with reading(source(database), "orders", as_of=future) as stream:
         assert ((await stream.next()).snapshot or 0) > future
 
 
@@ -195,7 +195,7 @@ async def test_restarted_server_is_read_again(server: Postgres, database: Databa
         down = await error_of(asked, "orders")
         await asyncio.to_thread(server.start)
     assert down.reason is SourceReason.CONNECT
-    async with reading(asked, "orders", resume=frontier - 1) as stream:
+    async with reading(asked, "orders", as_of=frontier - 1) as stream:
         assert ((await stream.next()).snapshot or 0) >= frontier
         await stream.until_state(ANN, UNNAMED)
 

@@ -104,7 +104,7 @@ async def test_promoted_standby_wakes_its_source(replica: Postgres) -> None:
     given = {"dsn": replica.dsn(), "notify": ["orders_changed"], "interval": "1s"}
     at = source_kind.build("replica", PostgresConfig.model_validate(given))
     loop = asyncio.get_running_loop()
-    async with at.open(Subject(relation="orders"), resume=None) as stream:
+    async with at.open(Subject(relation="orders"), as_of=None) as stream:
         batches = stream.batches()
         assert (await anext(batches)).note
         with psycopg.connect(replica.dsn(), autocommit=True) as admin:

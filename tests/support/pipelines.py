@@ -72,8 +72,8 @@ class ScriptedSource:
             self._script.put_nowait(one)
 
     @asynccontextmanager
-    async def open(self, _: Subject, *, resume: int | None, **__: object) -> AsyncIterator["ScriptedSource"]:
-        self.resumes.append(resume)
+    async def open(self, _: Subject, *, as_of: int | None, **__: object) -> AsyncIterator["ScriptedSource"]:
+        self.resumes.append(as_of)
         yield self
 
     async def batches(self) -> AsyncIterator[Batch]:

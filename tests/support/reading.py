@@ -75,32 +75,32 @@ class Reading:
 async def reading(
     source: Source,
     what: Subject | str,
-    resume: int | None = None,
+    as_of: int | None = None,
     *,
     checked: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Reading]:
     """Open a stream of a relation, given by name, or of a subject."""
     subject = Subject(relation=what) if isinstance(what, str) else what
     async with (
-        source.open(subject, resume=resume, checked=checked) as stream,
+        source.open(subject, as_of=as_of, checked=checked) as stream,
         aclosing(cast("AsyncGenerator[Batch, None]", stream.batches())) as batches,
     ):
         yield Reading(stream, batches)
 
 
-async def error_of(source: Source, what: Subject | str, resume: int | None = None) -> SourceError:
+async def error_of(source: Source, what: Subject | str, as_of: int | None = None) -> SourceError:
     """Return the error that ends the opening or reading of a stream."""
     with pytest.raises(SourceError) as raised:
-        async with asyncio.timeout(SOON), reading(source, what, resume) as stream:
+        async with asyncio.timeout(SOON), reading(source, what, as_of) as stream:
             raise await stream.error()
     return raised.value
 
 
-def check(error: SourceError, reason: SourceReason, *parts: str, resume: bool = True) -> None:
-    """An error has this reason, says these things on one line, and allows a resume or not."""
+def check(error: SourceError, reason: SourceReason, *parts: str, history: bool = True) -> None:
+    """An error has this reason, says these things on one line, and allows to ask for the history or not."""
     text = str(error)
     assert error.reason is reason, text
-    assert error.resume is resume, text
+    assert error.history is history, text
     assert "\n" not in text
     for part in parts:
         assert part in text

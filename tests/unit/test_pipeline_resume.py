@@ -58,11 +58,11 @@ def test_stored_state_becomes_a_baseline(stored: Stored, rows: list[object], bas
     ],
 )
 def test_resumes_from_history_since_frontier(baseline: Baseline, at: int | None) -> None:
-    assert resume.resume_at(baseline) == at
+    assert resume.as_of(baseline) == at
 
 
-OTHER, ROW_ERROR = SourceError("x", SourceReason.OTHER), SourceError("x", SourceReason.ROW_ERROR, resume=False)
-FUTURE = SourceError("x", SourceReason.FUTURE, resume=False)
+OTHER, ROW_ERROR = SourceError("x", SourceReason.OTHER), SourceError("x", SourceReason.ROW_ERROR, history=False)
+FUTURE = SourceError("x", SourceReason.FUTURE, history=False)
 WRONG_CLOCK = SourceError("x", SourceReason.FUTURE)
 
 
@@ -82,7 +82,7 @@ def test_resumes_from_history_unless_history_failed(errors: list[SourceError], a
     baseline: Baseline = Resumed(11)
     for error in errors:
         baseline = resume.failed(baseline, error)
-    assert resume.resume_at(baseline) == at
+    assert resume.as_of(baseline) == at
     assert resume.failed(FirstStart(), errors[0]) == FirstStart()
 
 

@@ -45,7 +45,7 @@ async def verdicts(known: Identity | None, *rounds: Catalog) -> list[str]:
     for catalog in rounds:
         ended.clear()
         await subscription.check(catalog.query, "mz")
-        assert all(error.reason is SourceReason.REPLACED and error.resume for error in ended)
+        assert all(error.reason is SourceReason.REPLACED and error.history for error in ended)
         results.append(str(ended[0]) if ended else "")
     return results
 

@@ -104,12 +104,12 @@ def failed(baseline: Baseline, error: SourceError) -> Baseline:
     """The baseline after an error of the source: whether history may be asked for in the next subscription."""
     if isinstance(baseline, FirstStart):
         return baseline
-    if error.reason is SourceReason.FUTURE and error.resume:
+    if error.reason is SourceReason.FUTURE and error.history:
         return replace(baseline, history=True)  # without history it was no better: a clock is wrong
-    return replace(baseline, history=baseline.history and error.resume)
+    return replace(baseline, history=baseline.history and error.history)
 
 
-def resume_at(baseline: Baseline) -> int | None:
+def as_of(baseline: Baseline) -> int | None:
     """The as-of to ask for; None: the server's own time."""
     if isinstance(baseline, FirstStart) or baseline.frontier is None or not baseline.history:
         return None

@@ -145,8 +145,8 @@ class RowPipeline:
         """Subscribe from the frontier, and prepare firing set and gauge for the columns."""
         if self._firing is None:
             self.frontier = await self._store.load()
-        subject, at = self.alert.subject, self._store.resume_at()
-        async with self._source.open(subject, resume=at, checked=self._names.checked) as stream:
+        subject, at = self.alert.subject, self._store.as_of()
+        async with self._source.open(subject, as_of=at, checked=self._names.checked) as stream:
             self._bind(stream.columns)
             yield stream.batches()
 

@@ -54,10 +54,10 @@ class AlertStore:
         self._committed = self._stored.frontier if self._stored else None
         return self._committed
 
-    def resume_at(self) -> int | None:
+    def as_of(self) -> int | None:
         """The as-of to subscribe from; None: the server's own time."""
         # Without a ledger nothing is notified, so nothing can be missed: the state of now is enough.
-        return None if self._ledger is None else resume.resume_at(self.baseline)
+        return None if self._ledger is None else resume.as_of(self.baseline)
 
     def firing_set(self, rule: Rule, current: FiringSet | None) -> FiringSet:
         """The firing set for the columns of a subscription: `current` if it fits, else restored or rebound."""

@@ -43,9 +43,9 @@ class Source(Protocol):
     object."""
 
     def open(
-        self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = ...
+        self, subject: Subject, *, as_of: int | None, checked: Callable[[str], None] = ...
     ) -> AbstractAsyncContextManager[Stream]:
-        """Subscribe, asking for the history from the as-of `resume` if given. Raises SourceError.
+        """Subscribe, asking for the history from the time `as_of` if given. Raises SourceError.
 
         `checked` is called after each check whether the stream still reads what the configuration names, for a source
         that makes such checks: with the reason why the check failed, or an empty text. A check that finds a difference

@@ -106,7 +106,7 @@ class Subscription:
     """What the names referred to before it began; None: not known."""
     interrupt: Callable[[SourceError], None]
     """Ends the subscription with an error."""
-    report: Callable[[str], None] = lambda _: None
+    checked: Callable[[str], None] = lambda _: None
     """Called after each check with the reason why it failed, or an empty text."""
     _verified: set[str] = field(default_factory=set)
     """Ids that were seen to be those of objects, so that it can be seen when an object is gone."""
@@ -152,7 +152,7 @@ class IdentityCheck:
         self._failure = ""
 
     @asynccontextmanager
-    async def watching(self, subscription: Subscription) -> AsyncIterator[None]:
+    async def checking(self, subscription: Subscription) -> AsyncIterator[None]:
         """Check a subscription for the length of the block. Delays nothing."""
         if not self._config.identity_check:
             yield
@@ -241,12 +241,12 @@ class IdentityCheck:
         except (ValueError, LookupError, TypeError) as error:
             self._failed([subscription], f"{server}: the plan of the names cannot be read: {error!r}")
             return False
-        subscription.report("")
+        subscription.checked("")
         return True
 
     def _failed(self, affected: "set[Subscription] | list[Subscription]", why: str) -> None:
         for subscription in list(affected):
-            subscription.report(why)
+            subscription.checked(why)
         if affected and not self._failure:
             log.warning("names cannot be checked", source=self._source, error=why)
         self._failure = why

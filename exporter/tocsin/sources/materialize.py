@@ -1,9 +1,18 @@
 """Materialize: one `COPY (SUBSCRIBE ... WITH (PROGRESS)) TO STDOUT` per alert.
 
-Observed on a live server: the first progress row is at the as-of and comes before the snapshot. Updates are complete
-once a later progress row has come. A constant view is at the largest timestamp, and its stream ends without a later
-progress row. A lost replica is only silence. A renamed view keeps streaming (see `tocsin.sources.identity`). An
-`AS OF AT LEAST` never fails because it is too old.
+`open` subscribes, `_batches` reads the lines, and the `Assembler` makes batches of them. A stream of a view with the
+columns order_id and minutes is (with `-` for NULL):
+
+    100  t   -   -   -   progress row at the as-of: the time of the snapshot
+    100  f   1  17  15   snapshot: the row (17, 15) is in the view
+    101  t   -   -   -   progress row: nothing before 101 will come any more. Closes the first batch
+    130  f  -1  17  15   update: the row changed
+    130  f   1  17  16
+    131  t   -   -   -   closes the second batch, whose frontier is 131
+
+Observed on a live server: the first line is the progress row at the as-of. A constant view is at the largest timestamp,
+and its stream ends without a later progress row. A lost replica is only silence. A renamed view keeps streaming (see
+`tocsin.sources.identity`). An `AS OF AT LEAST` never fails because it is too old.
 """
 
 import asyncio
@@ -27,6 +36,7 @@ from tocsin.sources.wire import Wire, asking, connect, fields
 _FOREVER = 2**64 - 1
 """The timestamp of a constant view."""
 _PREFIX = ("mz_timestamp", "mz_progressed", "mz_diff")
+"""Each line: time, progressed (t: nothing earlier will come), diff (+1 row added, -1 removed), then the columns."""
 
 
 def build(name: str, config: Config) -> "Materialize":
@@ -41,21 +51,23 @@ class Materialize:
         self.name = name
         self._config = config
         self._now = now
-        self._identities = IdentityCheck(name, config)
+        self._identity_check = IdentityCheck(name, config)
 
     @asynccontextmanager
     async def open(
-        self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = lambda _: None
+        self, subject: Subject, *, as_of: int | None, checked: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[Stream]:
-        config, subscribe = self._config, _subscribe(subject, resume)
+        config = self._config
         async with connect(config) as wire:
             with translated(config.display):
                 async with asyncio.timeout(config.snapshot_timeout):
+                    # The columns are the same at all times, so no AS OF.
                     columns = _relation_columns(await wire.describe(_subscribe(subject)))
                     known = await self._identity(wire, subject)
-            names = Subscription(target=_target(subject), known=known, interrupt=wire.interrupt, report=checked)
-            async with self._identities.watching(names):
-                yield Stream(columns, partial(self._batches, wire, subscribe, resumed=resume is not None))
+            subscription = Subscription(target=_target(subject), known=known, interrupt=wire.interrupt, checked=checked)
+            # In the background, check that the names still refer to the same objects. If not, `_batches` raises.
+            async with self._identity_check.checking(subscription):
+                yield Stream(columns, partial(self._batches, wire, subject, as_of))
 
     async def describe(self, subject: Subject) -> Columns:
         async with asking(self._config, self._config.connect_timeout) as wire:
@@ -80,17 +92,18 @@ class Materialize:
                 raise
             return None  # the first check fails for the same reason, and reports it
 
-    async def _batches(self, wire: Wire, subscribe: sql.Composed, *, resumed: bool) -> AsyncIterator[Batch]:
-        """Run a SUBSCRIBE. `resumed`: it has an AS OF."""
-        chunks = wire.copy(sql.SQL("COPY ({}) TO STDOUT").format(subscribe), limit=self._config.snapshot_timeout)
+    async def _batches(self, wire: Wire, subject: Subject, as_of: int | None) -> AsyncIterator[Batch]:
+        """Run the SUBSCRIBE."""
+        statement = sql.SQL("COPY ({}) TO STDOUT").format(_subscribe(subject, as_of))
+        chunks = wire.copy(statement, limit=self._config.snapshot_timeout)
         assembler = Assembler()
         started = complete = False
         try:
             while (chunk := await self._next(chunks, complete=complete)) is not None:
                 batches = assembler.add(chunk)
-                if not started and assembler.as_of is not None:
-                    self._check_as_of(assembler.as_of, resumed=resumed)
-                started = True
+                if not started and assembler.as_of is not None:  # the first line is always a progress row
+                    started = True
+                    self._check_as_of(assembler.as_of, asked=as_of)
                 for batch in batches:
                     complete = True
                     yield batch
@@ -119,8 +132,9 @@ class Materialize:
                 fix="check the cluster and its replicas",
             ) from None
 
-    def _check_as_of(self, as_of: int, *, resumed: bool) -> None:
-        """A server restored from elsewhere may accept a time in the future, and stay silent until it comes."""
+    def _check_as_of(self, as_of: int, *, asked: int | None) -> None:
+        """Raise SourceError if the subscription begins in the future. A server restored from elsewhere may accept such
+        an AS OF (`asked`), and stay silent until that time comes."""
         ahead = as_of / 1000 - self._now()
         if as_of != _FOREVER and ahead > self._config.max_ahead:
             raise SourceError(
@@ -129,8 +143,9 @@ class Materialize:
                 SourceReason.FUTURE,
                 server=self._config.display,
                 fix="check the clocks of both machines",
-                # Without an AS OF it is the server's own time: then a clock is wrong, not the history.
-                resume=not resumed,
+                # After an AS OF, do not ask for that history again. Without one it is the server's own time: then a
+                # clock is wrong, not the history.
+                history=asked is None,
             )
 
 
@@ -139,17 +154,21 @@ class Assembler:
 
     def __init__(self) -> None:
         self.as_of: int | None = None
-        """The timestamp of the first progress row."""
+        """The timestamp of the first progress row, and of the snapshot; None before the first line."""
         self._snapshot_open = True
+        """Whether the snapshot is not complete yet."""
         self._updates: list[Update] = []
+        """Updates since the last batch, which no progress row has closed yet."""
         self._sorted = True
+        """Whether they are in the order of time."""
 
     def add(self, chunk: list[bytes]) -> list[Batch]:
         """The batches that these lines close: one for each progress row with updates before it, and one for the last
-        progress row."""
+        progress row, so that the frontier moves although nothing changed."""
         batches: list[Batch] = []
         progress: int | None = None
-        text, at = "", 0
+        """The time of the last progress row, while no batch has been made of it."""
+        text, at = "", 0  # most lines have the time of the line before, which need not be parsed again
         for row in fields(chunk):
             stamp, progressed, diff = row[:3]
             assert stamp is not None
@@ -163,12 +182,12 @@ class Assembler:
             elif self.as_of is None:
                 self.as_of = at
             elif at > self.as_of:
-                # Progress rows with nothing between them are one batch: the last.
                 if self._updates or self._snapshot_open:
                     batches.append(self._close(at))
                     progress = None
                 else:
-                    progress = at
+                    progress = at  # of progress rows with nothing between them, only the last makes a batch
+        # Updates after it belong to a later progress row, which moves the frontier, too.
         if progress is not None and not self._updates:
             batches.append(self._close(progress))
         return batches
@@ -182,6 +201,7 @@ class Assembler:
             stamp = int(now * 1000)
             self._updates = [(stamp, diff, row) for _, diff, row in self._updates]
             return Batch(updates=self._updates, frontier=None, snapshot=stamp)
+        # After a normal end nothing more comes, so the last timestamp is complete: the frontier is one beyond it.
         return self._close(max((at for at, _, _ in self._updates), default=self.as_of) + 1)
 
     def _close(self, frontier: int) -> Batch:
@@ -191,11 +211,12 @@ class Assembler:
         return Batch(updates=updates, frontier=frontier, snapshot=snapshot)
 
 
-def _subscribe(subject: Subject, resume: int | None = None) -> sql.Composed:
-    """The SUBSCRIBE. `AS OF` takes no bind parameter, so the number is a literal."""
+def _subscribe(subject: Subject, as_of: int | None = None) -> sql.Composed:
+    """The SUBSCRIBE, with the history from `as_of` (ms) if given. `AS OF` takes no bind parameter, so the number is a
+    literal."""
     statement = sql.SQL("SUBSCRIBE {} WITH (PROGRESS)").format(_target(subject))
-    if resume is not None:
-        statement += sql.SQL(" AS OF AT LEAST {}").format(sql.Literal(resume))
+    if as_of is not None:
+        statement += sql.SQL(" AS OF AT LEAST {}").format(sql.Literal(as_of))
     return statement
 
 

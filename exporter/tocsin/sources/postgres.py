@@ -40,7 +40,7 @@ class Postgres:
 
     @asynccontextmanager
     async def open(
-        self, subject: Subject, *, resume: int | None, checked: Callable[[str], None] = lambda _: None
+        self, subject: Subject, *, as_of: int | None, checked: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[Stream]:
         del checked  # the query names the relation at each reading
         config, select = self._config, _select(subject)
@@ -49,7 +49,7 @@ class Postgres:
                 async with asyncio.timeout(config.connect_timeout):
                     columns = await wire.describe(select)
                 listening = await _listen(wire, config.notify)
-            readings = _Readings(config, wire, select, columns, last=resume or 0, listening=listening)
+            readings = _Readings(config, wire, select, columns, last=as_of or 0, listening=listening)
             yield Stream(columns, readings.batches)
 
     async def describe(self, subject: Subject) -> Columns:

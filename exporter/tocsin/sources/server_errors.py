@@ -69,7 +69,7 @@ def statement_error(
 ) -> SourceError:
     """What a failed statement or a broken stream means, and whether history may be asked for again.
 
-    Only a row error forbids that: a resume across it fails again, though the view is healthy. Any other error, known or
+    Only a row error forbids that: an AS OF before it fails again, though the view is healthy. Any other error, known or
     not, is like a lost connection: without history, rows that came and went are lost.
 
     `running`: the statement had begun to answer, so an object that the server no longer knows was dropped meanwhile.
@@ -87,7 +87,7 @@ def statement_error(
         reason,
         server=server,
         fix={**_FIXES, **fixes}.get(reason, ""),
-        resume=reason is not SourceReason.ROW_ERROR,
+        history=reason is not SourceReason.ROW_ERROR,
     )
 
 

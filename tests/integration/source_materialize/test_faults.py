@@ -62,14 +62,14 @@ async def test_row_error_ends_stream_and_forbids_resume(server: Server) -> None:
         await stream.next()
         frontier = stream.frontier
         await view.poison()
-        check(await stream.error(), SourceReason.ROW_ERROR, "division by zero", resume=False)
+        check(await stream.error(), SourceReason.ROW_ERROR, "division by zero", history=False)
     error = await error_of(asked, view.name)
-    check(error, SourceReason.ROW_ERROR, "division by zero", resume=False)
+    check(error, SourceReason.ROW_ERROR, "division by zero", history=False)
     await view.heal()
     await view.insert(BOB)
     # A resume whose span touches the error fails for ever, though the view is healthy (seen on a live server).
-    error = await error_of(asked, view.name, resume=frontier - 1)
-    check(error, SourceReason.ROW_ERROR, resume=False)
+    error = await error_of(asked, view.name, as_of=frontier - 1)
+    check(error, SourceReason.ROW_ERROR, history=False)
     async with reading(asked, view.name) as stream:
         await stream.until_state(ANN, BOB)
 
@@ -86,7 +86,7 @@ async def test_fell_behind_is_named_and_allows_resume(double: MaterializeDouble)
         double.fall_behind(view)
         check(await stream.error(), SourceReason.FELL_BEHIND, "SUBSCRIBE fell behind")
     double.resume(view)
-    async with reading(source(double), ORDERS, resume=frontier - 1) as stream:
+    async with reading(source(double), ORDERS, as_of=frontier - 1) as stream:
         assert (await stream.next()).snapshot == frontier - 1
         await stream.until(lambda: any(diff < 0 for _, diff, _ in stream.updates))
         assert [(diff, row) for at, diff, row in stream.updates if at >= frontier] == [(1, BOB), (-1, BOB)]
@@ -169,8 +169,8 @@ async def test_first_progress_row_in_future_is_fault(double: MaterializeDouble) 
         await stream.until_state(ANN)
     # The server accepts a time that it has not reached, and would be silent until then.
     later = int((time.time() + 3600) * 1000)
-    error = await error_of(source(double), ORDERS, resume=later)
-    check(error, SourceReason.FUTURE, "ahead of this machine's clock", resume=False)
+    error = await error_of(source(double), ORDERS, as_of=later)
+    check(error, SourceReason.FUTURE, "ahead of this machine's clock", history=False)
 
 
 # Connections.
@@ -187,7 +187,7 @@ async def test_killed_server_loses_connection_and_returns(double: MaterializeDou
     check(await error_of(asked, ORDERS), SourceReason.CONNECT, "refused")
     view.insert(BOB)
     await double.start()
-    async with reading(asked, ORDERS, resume=frontier - 1) as stream:
+    async with reading(asked, ORDERS, as_of=frontier - 1) as stream:
         assert (await stream.next()).snapshot == frontier - 1
         await stream.until_state(ANN, BOB)
 

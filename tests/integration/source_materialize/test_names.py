@@ -57,7 +57,7 @@ async def test_renamed_view_is_noticed_by_its_object(server: Server, query: bool
         error = await stream.error()
         # On a real server the name refers to nothing for a moment.
         assert error.reason in (SourceReason.REPLACED, SourceReason.DROPPED), str(error)
-        assert error.resume
+        assert error.history
         assert stream.state == {ANN: 1}
     async with reading(asked, subject) as stream:
         await stream.until_state(BOB)

@@ -116,7 +116,7 @@ async def test_resume_within_history_misses_nothing(server: Server) -> None:
     await view.insert(BOB)  # comes and goes in between
     await view.delete(BOB)
     await view.insert(CYD)
-    async with reading(source(server), view.name, resume=frontier - 1) as stream:
+    async with reading(source(server), view.name, as_of=frontier - 1) as stream:
         first = await stream.next()
         assert first.snapshot == frontier - 1
         assert [(diff, row) for at, diff, row in first.updates if at == first.snapshot] == [(1, ANN)]
@@ -133,7 +133,7 @@ async def test_resume_beyond_history_has_later_as_of(server: Server) -> None:
     await view.delete(ANN)
     await view.insert(BOB)
     await view.forget(frontier)
-    async with reading(source(server), view.name, resume=frontier - 1) as stream:
+    async with reading(source(server), view.name, as_of=frontier - 1) as stream:
         first = await stream.next()
         assert first.snapshot is not None
         assert first.snapshot > frontier - 1

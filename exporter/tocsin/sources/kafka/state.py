@@ -46,10 +46,10 @@ class KafkaState:
         self,
         subject: Subject,
         *,
-        resume: int | None,
+        as_of: int | None,
         checked: Callable[[str], None] = lambda _: None,  # noqa: ARG002 - a topic is known by its id
     ) -> AsyncIterator[Stream]:
-        async with self._read(subject, resume) as table:
+        async with self._read(subject, as_of) as table:
             yield Stream(table.columns, table.batches)
 
     async def describe(self, subject: Subject) -> Columns:
@@ -61,13 +61,13 @@ class KafkaState:
             return table.first()
 
     @asynccontextmanager
-    async def _read(self, subject: Subject, resume: int | None) -> AsyncIterator["_Table"]:
+    async def _read(self, subject: Subject, as_of: int | None) -> AsyncIterator["_Table"]:
         assert subject.topic is not None
         config = self._config
         async with consumer_thread(
             self.name, config, {"enable.auto.commit": False, "enable.partition.eof": True}
         ) as consumer:
-            table = _Table(self.name, consumer, subject.topic, -1 if resume is None else resume, self._now)
+            table = _Table(self.name, consumer, subject.topic, -1 if as_of is None else as_of, self._now)
             try:
                 async with asyncio.timeout(config.snapshot_timeout):
                     await table.read()
