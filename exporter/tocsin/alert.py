@@ -31,7 +31,7 @@ class _Alert:
     """Names of channels."""
 
     @property
-    def edges(self) -> tuple[str, ...]:
+    def transition_channels(self) -> tuple[str, ...]:
         """The channels in `notify` that receive each transition."""
         return self.notify
 
@@ -59,7 +59,7 @@ class RowAlert(_Alert):
     """Those of `notify` that receive what is firing, not what changed."""
 
     @property
-    def edges(self) -> tuple[str, ...]:
+    def transition_channels(self) -> tuple[str, ...]:
         """The channels in `notify` that receive each transition."""
         return tuple(name for name in self.notify if name not in self.levels)
 

@@ -22,7 +22,7 @@ OLD: Row = ("a", "1", "x")
 NEW: Row = ("a", "2", "x")
 
 
-def rule(*, hold: int = 0, keep: int = 0, repeat: int = 0, ignored: Iterable[int] = (), edges: bool = True) -> Rule:
+def rule(*, hold: int = 0, keep: int = 0, repeat: int = 0, ignored: Iterable[int] = (), notify: bool = True) -> Rule:
     """The rule of the histories made here: alert `late`, keyed by the first of three columns."""
     return Rule(
         alert="late",
@@ -32,7 +32,7 @@ def rule(*, hold: int = 0, keep: int = 0, repeat: int = 0, ignored: Iterable[int
         hold=hold,
         keep=keep,
         repeat=repeat,
-        edges=edges,
+        notify=notify,
     )
 
 
@@ -416,8 +416,8 @@ def test_rows_are_the_view_at_the_frontier(rule: Rule, history: list[Update], cu
 
 
 @given(rules(), HISTORIES, CUTS)
-def test_without_edges_only_rows_are_kept(rule: Rule, history: list[Update], cuts: set[int]) -> None:
-    silent = replace(rule, edges=False)
+def test_without_channels_only_rows_are_kept(rule: Rule, history: list[Update], cuts: set[int]) -> None:
+    silent = replace(rule, notify=False)
     firing, other = FiringSet(rule), FiringSet(silent)
     for batch in cut(history, cuts):
         loud, outcome = firing.apply(batch), other.apply(batch)

@@ -238,7 +238,7 @@ def test_settings_of_alert_reach_firing_set(tmp_path: Path) -> None:
     )
     columns = (Column(name="note", oid=25), *COLUMNS)
     assert firing_rule(alert, columns) == Rule(
-        alert="late", columns=columns, key=(1,), ignored=frozenset({0}), hold=1000, keep=2000, repeat=3000, edges=True
+        alert="late", columns=columns, key=(1,), ignored=frozenset({0}), hold=1000, keep=2000, repeat=3000, notify=True
     )
 
 

@@ -120,7 +120,7 @@ def view(alert: Alert) -> View:
 
 def routes(config: Config, alert: Alert) -> tuple[Route, ...]:
     """Return the routes of an alert."""
-    return tuple(_route(name, config.channels[name].routes[alert.name], alert) for name in alert.edges)
+    return tuple(_route(name, config.channels[name].routes[alert.name], alert) for name in alert.transition_channels)
 
 
 def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:

@@ -102,7 +102,7 @@ class Inputs:
         outputs = RowOutputs(
             page=self._page,
             metrics=metrics,
-            ledger=ledger if alert.edges else None,
+            ledger=ledger if alert.transition_channels else None,
             router=build.router(config, alert, metrics),
             offer=self._outputs.offer,
             publish=self._feed.publish,

@@ -104,8 +104,8 @@ class Runtime:
     async def _dead_letter_unrouted(self, ledger: Ledger, config: Config) -> None:
         try:
             # A level output has no outbox: pending notifications under its name are of a channel that it replaced.
-            edges = [name for name, channel in config.channels.items() if not build.is_level(channel)]
-            dead = await ledger.dead_letter_unrouted(edges)
+            with_outbox = [name for name, channel in config.channels.items() if not build.is_level(channel)]
+            dead = await ledger.dead_letter_unrouted(with_outbox)
         except LedgerError as error:
             # It can wait for the next start; the channels cannot.
             self._ledger_failed(error)

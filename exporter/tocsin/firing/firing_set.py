@@ -1,4 +1,23 @@
-"""The firing set of one alert: a multiset of rows per key. Updates in, transitions and changed rows out."""
+"""The firing set of one alert: a multiset of rows per key. Updates in, transitions and changed rows out.
+
+A key is in one of four phases. What moves it to another one, and which transition that causes:
+
+    ABSENT  -> FIRING    a row appears, without `for`                          fired
+    ABSENT  -> PENDING   a row appears, with `for`
+    PENDING -> FIRING    the row stays for as long as `for`                    fired
+    PENDING -> ABSENT    the row leaves before
+    FIRING  -> FIRING    a column changes that is not in `ignore`              updated
+    FIRING  -> FIRING    `repeat_interval` passes without a notification       repeated
+    FIRING  -> ABSENT    the row leaves, without `keep_firing_for`             resolved
+    FIRING  -> KEEPING   the row leaves, with `keep_firing_for`
+    KEEPING -> FIRING    a row of the key is back within `keep_firing_for`     updated, if it differs
+    KEEPING -> ABSENT    `keep_firing_for` passes                              resolved
+
+At the very first start with `initial: silent`, keys go from ABSENT to FIRING without a transition.
+
+`apply` adds the updates of each timestamp (`_add`), then decides for each key in them (`_decide`). Between timestamps
+it runs the timers that are due (`_run_timers`).
+"""
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,6 +27,12 @@ from operator import itemgetter
 from tocsin.firing.canonical import respelling
 from tocsin.firing.types import Firing, Key, Outcome, Phase, Rule
 from tocsin.model import Batch, Kind, Row, Transition, Update, fingerprint
+
+_time_of: Callable[[Update], int] = itemgetter(0)
+
+
+def _whole(row: Row) -> Key:
+    return row
 
 
 class _Entry:
@@ -25,6 +50,7 @@ class _Entry:
         self.phase = Phase.ABSENT
         self.started_at = 0
         self.marked_at = 0
+        """The start of the phase's timer, see `Firing`."""
         self.fingerprint = ""
         """Computed when it is needed first."""
 
@@ -49,7 +75,7 @@ class _Entry:
             for row, count in self.others.items():
                 yield count, row
 
-    def settle(self) -> bool:
+    def choose_row(self) -> bool:
         """Choose the row that represents the key. Returns whether there is one, that is, a positive multiplicity.
 
         Of several rows the one with the smallest text is chosen (NULL first), so that every process chooses the same.
@@ -69,6 +95,10 @@ def _order(row: Row) -> tuple[tuple[bool, str], ...]:
     return tuple((text is not None, text or "") for text in row)
 
 
+def _in_view(entry: _Entry) -> bool:
+    return entry.phase is Phase.FIRING or entry.phase is Phase.PENDING
+
+
 class FiringSet:
     """The keys of one alert that are pending, firing or kept firing, with their rows."""
 
@@ -83,7 +113,8 @@ class FiringSet:
         self._respell = respelling(rule.columns)
         self._touched: set[Key] = set()
         """Keys to write to the ledger after the batch."""
-        self._timed = bool(rule.hold or rule.keep or (rule.repeat and rule.edges))
+        self._timed = bool(rule.hold or rule.keep or (rule.repeat and rule.notify))
+        """Whether any phase has a timer."""
         # A heap of (due, number, key). A timer that no longer applies is recognised when it comes up.
         self._timers: list[tuple[int, int, Key]] = []
         self._timer_count = 0
@@ -123,15 +154,16 @@ class FiringSet:
             updates = [(at, diff, respell(row)) for at, diff, row in updates]
         if batch.snapshot is not None:
             updates = self._difference(updates, batch.snapshot)
-        for at, group in groupby(updates, key=_time):
+        for at, group in groupby(updates, key=_time_of):
             self._run_timers(at, outcome)
             quiet = silent and at == batch.snapshot
             for key, before in self._add(group).items():
-                self._settle(key, before, at, outcome, quiet=quiet)
-        # A snapshot is complete at its as-of. Of a view without a frontier, nothing more is known of time.
-        complete = batch.frontier if batch.frontier is not None or batch.snapshot is None else batch.snapshot + 1
-        if complete is not None:
-            self._run_timers(complete, outcome)
+                self._decide(key, before, at, outcome, quiet=quiet)
+        if batch.frontier is not None:
+            self._run_timers(batch.frontier, outcome)
+        elif batch.snapshot is not None:
+            # The source has no frontier (a constant view). Its time is that of the snapshot, which is complete.
+            self._run_timers(batch.snapshot + 1, outcome)
         self._collect(outcome)
         return outcome
 
@@ -168,17 +200,17 @@ class FiringSet:
                 if key not in before:
                     before[key] = entry.row
                 entry.add(row, diff)
-        if self.rule.edges:
+        if self.rule.notify:
             self._touched.update(before)
         return before
 
     # Phases: what happened to a key at one timestamp.
 
-    def _settle(self, key: Key, before: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
+    def _decide(self, key: Key, before: Row | None, at: int, outcome: Outcome, *, quiet: bool) -> None:
         """Decide what the updates of one timestamp did to a key."""
         entry = self._entries[key]
         was_in_view = _in_view(entry)
-        present = entry.settle()
+        present = entry.choose_row()
         if entry.others is not None or entry.count < 0:
             counts = [count for count, _ in entry.counts()]
             outcome.collisions += sum(count > 0 for count in counts) > 1
@@ -189,17 +221,17 @@ class FiringSet:
             kind = self._appear(entry, before, at, quiet=quiet)
         elif present:
             if before == entry.row:
-                return
+                return  # nothing changed: the timer of its phase goes on
             outcome.changes[key] = entry.row
             kind = self._change(entry, before, at)
             if kind is None:
-                return  # the timer of its phase goes on
+                return  # nothing to notify: the timer of its phase goes on, too
         elif was_in_view:
             outcome.changes[key] = None
             kind = self._vanish(entry, at)
         if kind is not None:
             self._notify(kind, key, entry, at, outcome, previous=before if kind is Kind.UPDATED else None)
-        self._set_timer(key, entry)
+        self._set_timer(key, entry)  # of the new phase, or of `repeat_interval` from this update on
         if entry.phase is Phase.ABSENT and entry.empty:
             self._forget(key, entry, outcome)
 
@@ -251,7 +283,7 @@ class FiringSet:
     def _notify(
         self, kind: Kind, key: Key, entry: _Entry, at: int, outcome: Outcome, *, previous: Row | None = None
     ) -> None:
-        if self.rule.edges:
+        if self.rule.notify:
             outcome.transitions.append(self._transition(kind, key, entry, at, previous))
 
     def _transition(self, kind: Kind, key: Key, entry: _Entry, at: int, previous: Row | None = None) -> Transition:
@@ -276,7 +308,7 @@ class FiringSet:
                 return entry.started_at + rule.hold
             case Phase.KEEPING:
                 return entry.marked_at + rule.keep
-            case Phase.FIRING if rule.repeat and rule.edges:
+            case Phase.FIRING if rule.repeat and rule.notify:
                 return entry.marked_at + rule.repeat
         return None
 
@@ -296,7 +328,7 @@ class FiringSet:
             entry = self._entries.get(key)
             if entry is None or self._due(entry) != due:
                 continue
-            if self.rule.edges:
+            if self.rule.notify:
                 self._touched.add(key)
             match entry.phase:
                 case Phase.PENDING:
@@ -322,12 +354,13 @@ class FiringSet:
             if entry is not None:
                 outcome.saved.append(self._firing(key, entry))
         self._touched.clear()
+        # A key that left at one timestamp of the batch and came back at a later one is saved, and not gone.
         saved = {firing.fingerprint for firing in outcome.saved}
         outcome.gone = [gone for gone in outcome.gone if gone not in saved]
 
     def _forget(self, key: Key, entry: _Entry, outcome: Outcome) -> None:
         del self._entries[key]
-        if self.rule.edges:
+        if self.rule.notify:
             outcome.gone.append(self._fingerprint(key, entry))
 
     def _fingerprint(self, key: Key, entry: _Entry) -> str:
@@ -349,7 +382,7 @@ class FiringSet:
         entry = _Entry(firing.row, 0)
         for count, row in firing.counts:
             entry.add(row, count)
-        entry.settle()
+        entry.choose_row()
         self._enter(entry, firing.phase, firing.marked_at)
         entry.started_at, entry.fingerprint = firing.started_at, firing.fingerprint
         key = self._key_of(firing.row)
@@ -357,14 +390,3 @@ class FiringSet:
         # Under the rule of the run before, it may wait for something that today's rule has no timer for.
         self._timed = self._timed or firing.phase in (Phase.PENDING, Phase.KEEPING)
         self._set_timer(key, entry)
-
-
-def _in_view(entry: _Entry) -> bool:
-    return entry.phase is Phase.FIRING or entry.phase is Phase.PENDING
-
-
-_time: Callable[[Update], int] = itemgetter(0)
-
-
-def _whole(row: Row) -> Key:
-    return row

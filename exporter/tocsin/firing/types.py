@@ -38,8 +38,8 @@ class Rule:
     """`keep_firing_for`."""
     repeat: int = 0
     """`repeat_interval`."""
-    edges: bool = True
-    """Whether transitions are wanted; without, only the rows are kept."""
+    notify: bool = True
+    """Whether a channel in `notify` receives transitions; without, only the rows are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

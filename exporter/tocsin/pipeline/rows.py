@@ -328,7 +328,7 @@ def firing_rule(alert: RowAlert, columns: Columns) -> Rule:
         hold=_milliseconds(alert.hold),
         keep=_milliseconds(alert.keep_firing_for),
         repeat=_milliseconds(alert.repeat_interval),
-        edges=bool(alert.notify),
+        notify=bool(alert.notify),
     )
 
 
