@@ -79,7 +79,7 @@ def restored(stored: Stored, definition: str, rule: Rule) -> tuple[list[Firing],
     baseline = loaded(stored, definition)
     if stored.columns == rule.columns:
         return list(stored.firings), baseline
-    return rebound(stored.firings, stored.columns, rule.columns), redefined(baseline)
+    return with_columns(stored.firings, stored.columns, rule.columns), redefined(baseline)
 
 
 def redefined(baseline: Baseline) -> Baseline:
@@ -87,7 +87,7 @@ def redefined(baseline: Baseline) -> Baseline:
     return Redefined(baseline.frontier, baseline.history) if isinstance(baseline, Resumed) else baseline
 
 
-def rebound(firings: Iterable[Firing], old: Columns, new: Columns) -> list[Firing]:
+def with_columns(firings: Iterable[Firing], old: Columns, new: Columns) -> list[Firing]:
     """Firings with rows of other columns: matched by name, NULL for columns that are new."""
     where = {column.name: number for number, column in enumerate(old)}
     places = [where.get(column.name) for column in new]

@@ -1,6 +1,13 @@
-"""One alert on rows: each batch of its source goes to the gauge, to the ledger and to the dispatchers, in `process`.
+"""One alert on rows: each batch of its source goes to the gauge, to the ledger and to the dispatchers.
 
-After any fault the pipeline subscribes again; `tocsin.pipeline.resume` says what the first snapshot then means.
+`run` subscribes and passes each batch to `process`, which has all steps in their order: the firing set makes
+transitions of the batch, the gauge shows the changed rows, `store.py` commits the transitions and offers the new
+notifications. After any fault `run` subscribes again.
+
+The *baseline* is what the first snapshot of a subscription is compared with: nothing (`FirstStart`), the firing rows at
+the frontier (`Resumed`), or those of another definition of the alert (`Redefined`). `resume.py` says what follows.
+
+To follow a row, read on to the end of `process` and `_work`. The rest of the class is faults, metrics and status.
 """
 
 import asyncio
@@ -63,7 +70,7 @@ class RowOutputs:
     columns: NamedColumns | None = None
     """The columns that the channels' options name."""
     changed: Callable[[bool], None] = lambda _: None
-    """Called after each batch: whether it had transitions."""
+    """Called after each batch with whether it had transitions, for outputs that are sent what fires now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,27 +149,28 @@ class RowPipeline:
 
     @asynccontextmanager
     async def _subscribed(self) -> AsyncIterator[AsyncIterator[Batch]]:
-        """Subscribe from the frontier, and prepare firing set and gauge for the columns."""
+        """Subscribe from the frontier, and prepare firing set and gauge for the columns of the relation."""
         if self._firing is None:
             self.frontier = await self._store.load()
         subject, at = self.alert.subject, self._store.as_of()
         async with self._source.open(subject, as_of=at, checked=self._names.checked) as stream:
-            self._bind(stream.columns)
+            self._prepare(stream.columns)
             yield stream.batches()
 
     async def process(self, batch: Batch) -> None:
         """Bring a batch to the gauge, the ledger and the dispatchers."""
         firing = self._firing
         assert firing is not None
-        outcome, rendered = await self._apply(firing, batch)
+        outcome, rendered = await self._apply(firing, batch)  # the transitions, and the text for the gauge
         if self.gauges is not None and rendered is not None:
             self.gauges.install(rendered, self._clock())
         self.frontier = batch.frontier
-        self._count(batch, outcome)
+        self._count(batch, outcome)  # before the commit: it replaces the baseline
+        # Routes, one transaction, then offers to the dispatchers.
         await self._store.commit(firing, batch, outcome)
         self._report(batch, firing, outcome)
-        self._out.publish(outcome.transitions)
-        self._out.changed(bool(outcome.transitions))
+        self._out.publish(outcome.transitions)  # to the status page and `tocsin tail`
+        self._out.changed(bool(outcome.transitions))  # to Alertmanagers, which are sent what fires now
 
     async def _apply(self, firing: FiringSet, batch: Batch) -> tuple[Outcome, Rendered | None]:
         rows = len(batch.updates) + (len(firing) if batch.snapshot is not None else 0)
@@ -171,10 +179,12 @@ class RowPipeline:
         return self._work(firing, batch)
 
     def _work(self, firing: FiringSet, batch: Batch) -> tuple[Outcome, Rendered | None]:
-        """What takes time in proportion to the rows."""
-        silent = self.alert.initial == "silent" and isinstance(self._store.baseline, FirstStart)
+        """Apply the batch, and render the rows that changed. Takes time in proportion to the rows."""
+        baseline = self._store.baseline
+        silent = self.alert.initial == "silent" and isinstance(baseline, FirstStart)  # the ledger has nothing of it
         outcome = firing.apply(batch, silent=silent)
-        outcome.transitions[:0] = resume.endings(self._store.baseline, self.alert.name, batch.snapshot or 0)
+        # After a change of the alert's key, stored rows of the old key resolve, before all else.
+        outcome.transitions[:0] = resume.endings(baseline, self.alert.name, batch.snapshot or 0)
         return outcome, None if self.gauges is None else self.gauges.update(firing, outcome.changes)
 
     async def finish(self) -> None:
@@ -185,7 +195,7 @@ class RowPipeline:
         """Remove the alert's series from the page."""
         self._out.page.remove(self.alert.name)
 
-    def _bind(self, columns: Columns) -> None:
+    def _prepare(self, columns: Columns) -> None:
         """Prepare firing set and gauge for the columns. Raises SourceError if the alert names one that is missing."""
         rule = firing_rule(self.alert, columns)
         if self._out.columns is not None and columns != self.columns:
@@ -196,48 +206,6 @@ class RowPipeline:
             if self.gauges is None or self.gauges.spec != spec:
                 self.gauges = Gauges(spec, fresh=lambda: not self.stale)
                 self._out.page.add(self.gauges)
-
-    # After a batch.
-
-    def _count(self, batch: Batch, outcome: Outcome) -> None:
-        metrics = self._out.metrics
-        metrics.updates.inc(len(batch.updates))
-        metrics.collisions.inc(outcome.collisions)
-        metrics.negatives.inc(outcome.negatives)
-        if batch.snapshot is not None:
-            self._log_snapshot(batch, sum(one.at == batch.snapshot for one in outcome.transitions))
-
-    def _log_snapshot(self, batch: Batch, differences: int) -> None:
-        """Log whether the snapshot resumed exactly, left a gap, or follows a changed definition."""
-        baseline = self._store.baseline
-        missing = resume.gap(baseline, batch)
-        details = {"alert": self.alert.name, "differences": differences}
-        if isinstance(baseline, Redefined):
-            log.info("the alert's definition changed; compared with a new snapshot", **details)
-        elif missing is not None:
-            self.gaps += 1
-            self._out.metrics.gaps.inc()
-            log.warning(
-                "gap: the source's history does not reach back to the frontier; rows that came and went in between "
-                "are not notified",
-                seconds=round(missing / 1000, 3),
-                **details,
-            )
-        elif isinstance(baseline, Resumed) and baseline.frontier is not None and differences and not batch.polled:
-            log.warning(
-                "snapshot differs from the ledger at the same frontier: the view definition or the ledger file changed",
-                **details,
-            )
-
-    def _report(self, batch: Batch, firing: FiringSet, outcome: Outcome) -> None:
-        for kind, count in Counter(one.kind for one in outcome.transitions).items():
-            self._out.metrics.transitions[kind].inc(count)
-        self._progress = _Progress(self._clock(), self._monotonic())
-        self._reporter.recovered(firing=firing.firing)
-        if batch.note:
-            self._partly.failed(batch.note)
-        else:
-            self._partly.recovered()
 
     # Faults.
 
@@ -257,7 +225,50 @@ class RowPipeline:
         # What is in memory may be ahead of the ledger, or half of a batch: start again from the ledger.
         self._firing = None
 
-    # What others read.
+    # Metrics and logs of a batch.
+
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        metrics = self._out.metrics
+        metrics.updates.inc(len(batch.updates))
+        metrics.collisions.inc(outcome.collisions)
+        metrics.negatives.inc(outcome.negatives)
+        if batch.snapshot is not None:
+            self._log_snapshot(batch, sum(one.at == batch.snapshot for one in outcome.transitions))
+
+    def _log_snapshot(self, batch: Batch, differences: int) -> None:
+        """Log whether the snapshot follows a changed definition, left a gap, or differs at the very same frontier."""
+        baseline = self._store.baseline
+        missing = resume.gap(baseline, batch)
+        details = {"alert": self.alert.name, "differences": differences}
+        if isinstance(baseline, Redefined):  # the ledger has rows of another definition
+            log.info("the alert's definition changed; compared with a new snapshot", **details)
+        elif missing is not None:
+            self.gaps += 1
+            self._out.metrics.gaps.inc()
+            log.warning(
+                "gap: the source's history does not reach back to the frontier; rows that came and went in between "
+                "are not notified",
+                seconds=round(missing / 1000, 3),
+                **details,
+            )
+        # The snapshot is the relation at the frontier of the ledger's rows, so it should equal them.
+        elif isinstance(baseline, Resumed) and baseline.frontier is not None and differences and not batch.polled:
+            log.warning(
+                "snapshot differs from the ledger at the same frontier: the view definition or the ledger file changed",
+                **details,
+            )
+
+    def _report(self, batch: Batch, firing: FiringSet, outcome: Outcome) -> None:
+        for kind, count in Counter(one.kind for one in outcome.transitions).items():
+            self._out.metrics.transitions[kind].inc(count)
+        self._progress = _Progress(self._clock(), self._monotonic())
+        self._reporter.recovered(firing=firing.firing)
+        if batch.note:
+            self._partly.failed(batch.note)
+        else:
+            self._partly.recovered()
+
+    # Status, for the page, the API and the metrics.
 
     @property
     def state(self) -> State:
@@ -314,7 +325,7 @@ class RowPipeline:
             return None  # a thread is applying a large batch; `changed` is called when it is done
 
 
-# The configuration of the alert, bound to the columns of its relation.
+# The settings of the alert, with the indexes of columns in place of their names.
 
 
 def firing_rule(alert: RowAlert, columns: Columns) -> Rule:

@@ -60,7 +60,8 @@ class AlertStore:
         return None if self._ledger is None else resume.as_of(self.baseline)
 
     def firing_set(self, rule: Rule, current: FiringSet | None) -> FiringSet:
-        """The firing set for the columns of a subscription: `current` if it fits, else restored or rebound."""
+        """The firing set for the columns of a subscription: `current` if it has them, else one made of the stored rows
+        or of those of `current`."""
         if current is None:
             firings: list[Firing] = []
             if self._stored is not None:
@@ -70,7 +71,7 @@ class AlertStore:
         if current.rule.columns == rule.columns:
             return current
         self.baseline = resume.redefined(self.baseline)
-        return FiringSet(rule, resume.rebound(current.firings(), current.rule.columns, rule.columns))
+        return FiringSet(rule, resume.with_columns(current.firings(), current.rule.columns, rule.columns))
 
     def failed(self, error: SourceError) -> None:
         """A subscription ended with this error."""
