@@ -30,6 +30,8 @@ _WORDS: Mapping[str, Value] = {
 }
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+_NO_SPACE = re.compile(r"\s*(- +)?[\w-]+:(?!//)\S")
+"""A line that begins with a key without a space after its colon."""
 _MAX_NODES = 100_000  # aliases of aliases grow exponentially
 
 
@@ -65,8 +67,7 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             why = ", ".join(part for part in (error.context, error.problem) if part)
-            if mark and "${" in "".join(text.splitlines()[mark.line : mark.line + 1]):
-                why += "; within { } and [ ] put ${NAME} in quotes"
+            why += _hint(error, mark, text) if mark else ""
             reader.report("not_yaml", (), mark.line + 1 if mark else None, why=why)
         except yaml.reader.ReaderError as error:
             # Its position is exact, its text is about encodings.
@@ -86,6 +87,28 @@ def parse(text: str, file: str, environ: Mapping[str, str]) -> Document:
     document = Document(places=Places(file=file))
     document.data = document.add(text, file, environ)
     return document
+
+
+def _hint(error: yaml.MarkedYAMLError, mark: yaml.Mark, text: str) -> str:
+    """Return what may be wrong with the line at `mark`, or with the one above it, beside what the parser reports."""
+    lines = [*re.split("\r\n|[\r\n]", text), ""]
+    line = lines[mark.line]
+    before, found = line[: mark.column], line[mark.column : mark.column + 1]
+    above = next((one for one in reversed(lines[: mark.line]) if one.strip()), "")
+    if "${" in line:
+        return "; within { } and [ ] put ${NAME} in quotes"
+    if found == "\t":
+        return "; indent with spaces, not tabs"
+    if isinstance(error, yaml.scanner.ScannerError) and _NO_SPACE.match(above):
+        return "; the line above may lack a space after its colon"
+    if found == ":" and ": " in before:
+        return "; put text that has a colon and a space in quotes"
+    begun = error.context_mark
+    if found == ":" and begun is None:
+        return "; is this line indented like the line above?"
+    if begun and not before.strip() and begun.column != mark.column and lines[begun.line][begun.column] not in "[{":
+        return "; is this line indented like the line above?"
+    return ""
 
 
 def scalar(text: str) -> Value:

@@ -16,7 +16,7 @@ from tocsin import registry
 from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.config import columns, trial
 from tocsin.config.document import Document, parse
-from tocsin.config.problems import Path, dotted, noun, problem
+from tocsin.config.problems import Path, dotted, nearest, noun, problem
 from tocsin.config.resolved import ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
 from tocsin.config.semantics import NAME, check_alert, check_metrics, check_references
@@ -30,6 +30,8 @@ _ROOT = ("ledger", "web", "log", "sources", "channels", "alerts", "alert_files")
 _UNREAD = ("unset_variable", "not_yaml")
 _OWN_KEY = "x-"
 """Keys of the root that begin so are ignored: a place for anchors."""
+_SERVICES = ("slack", "discord", "telegram", "sms", "pagerduty", "teams")
+"""Services that channels of the types apprise and webhook send to."""
 
 
 def load(path: FilePath | str, environ: Mapping[str, str]) -> Config:
@@ -141,14 +143,21 @@ class _Assembly:
 
     def _check_root(self) -> None:
         report = self._document.report
-        for key in self._root:
-            if key not in _ROOT and not key.startswith(_OWN_KEY):
-                report("unknown_key", (key,), name=key, available=_ROOT)
+        unknown = [key for key in self._root if key not in _ROOT and not key.startswith(_OWN_KEY)]
+        for key in unknown:
+            indent = {"suggestion": "; indent it under alerts"} if self._is_alert(key) else {}
+            report("unknown_key", (key,), name=key, available=_ROOT, **indent)
         files = self._root.get("alert_files", [])
         if not isinstance(files, list) or not all(isinstance(file, str) and file for file in files):
             report("wrong_type", ("alert_files",), wanted="a list of file names or patterns", found=noun(files))
-        if not self._root.get("alerts") and not files:
+        if not self._root.get("alerts") and not files and not unknown:
             report("nothing_to_watch")
+
+    def _is_alert(self, key: str) -> bool:
+        """Whether a key of the root has an alert's source, or follows `alerts` without any."""
+        value, before = self._root[key], [*self._root][: [*self._root].index(key)]
+        follows = before[-1:] == ["alerts"] and self._root["alerts"] is None
+        return follows or (isinstance(value, dict) and isinstance(value.get("source"), str))
 
     def _validated(self, model: type[Model], data: object, *path: str) -> Model | None:
         value, found = validate(model, data, dotted(path), self._document.places)
@@ -194,7 +203,9 @@ class _Assembly:
         elif not isinstance(kind, str):
             report("wrong_type", (*path, "type"), wanted=f"one of {', '.join(kinds)}", found=noun(kind))
         elif kind not in kinds:
-            report("unknown_type", (*path, "type"), name=kind, available=kinds)
+            service = path[0] == "channels" and kind.lower() in _SERVICES
+            hint = "; use apprise or webhook" if service else nearest(kind, kinds)
+            report("unknown_type", (*path, "type"), name=kind, available=kinds, suggestion=hint)
         else:
             return kind
         return None

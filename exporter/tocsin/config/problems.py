@@ -42,7 +42,7 @@ TEXTS: Mapping[str, str] = {
     # Sections and names.
     "nothing_to_watch": "there is nothing to watch; add alerts or alert_files",
     "no_type": "is required: one of {listed}",
-    "unknown_type": "there is no type {name!r}{suggestion}",
+    "unknown_type": "there is no type {name!r}{suggestion}; there are {listed}",
     "bad_name": "a name is made of at most 100 letters, digits, _ and -, and does not begin with -",
     "unknown_source": "there is no source {name!r}{suggestion}",
     "unknown_channel": "there is no channel {name!r}{suggestion}",
@@ -80,7 +80,7 @@ TEXTS: Mapping[str, str] = {
     "never_sent": "{name} would never be notified: `on` has no kind that this alert has",
     "mixed_recipients": "with interval, rows of every {name} are merged into one message, which {end}; "
     "add {name} to group_by",
-    # Templates; `text` is that of the TemplateError.
+    # Templates; `text` is that of the TemplateError, with the line in the template.
     "template": "{text}{tried}",
     # This machine.
     "no_directory": "there is no directory {name}",

@@ -153,7 +153,8 @@ def _problem(model: type[BaseModel], data: Any, at: Path, error: ErrorDetails, w
 
 def from_template(error: TemplateError, path: str, tried: str = "") -> Problem:
     """Make a problem of what is wrong with a template. `tried`: on what it was tried, in words."""
-    found = problem("template", path, name=error.name, available=error.available, text=error.message, tried=tried)
+    text = f"in line {error.line} of the template: {error.text}" if error.line else error.text
+    found = problem("template", path, name=error.name, available=error.available, text=text, tried=tried)
     return replace(found, code=f"template_{error.code}")
 
 

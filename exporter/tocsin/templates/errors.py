@@ -65,8 +65,8 @@ class TemplateError(TocsinError, ValueError):
         self.detail = detail
         text = _TEXTS.get(code, "{detail}")
         self.text = text.format(name=name, available=", ".join(available) or "nothing", detail=detail)
-        self.message = f"line {line}: {self.text}" if line else self.text
-        super().__init__(f"{place.removeprefix('.')}: {self.message}" if place else self.message)
+        message = f"line {line}: {self.text}" if line else self.text
+        super().__init__(f"{place.removeprefix('.')}: {message}" if place else message)
 
     def at(self, place: str) -> "TemplateError":
         """The same error at a place."""
