@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from support.pages import ROOT, blocks
 from tocsin.cli import main
 from tocsin.config import Config, load
 from tocsin.config.environment import OPTIONAL, REQUIRED, from_environment, is_configured
 from tocsin.errors import ConfigError, Problem
 from tocsin.sources.base import Subject
 
-PAGE = Path(__file__).parents[2] / "docs" / "from-the-environment.md"
+PAGE = ROOT / "docs" / "from-the-environment.md"
 NEEDED = {
     "NOVU_API_KEY": "hunter2-key",
     "NOVU_WORKFLOW_NAME": "expensive",
@@ -81,6 +82,20 @@ def test_init_prints_the_document(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     printed = capsys.readouterr()
     assert printed.out == from_environment(environ())[0]
     assert "RETAIN_HISTORY" in printed.err
+
+
+def test_init_prints_the_first_configuration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """That of README.md; `tocsin check` accepts it."""
+    assert main(["init"]) == 0
+    text = capsys.readouterr().out
+    assert text == blocks(ROOT / "README.md", "yaml")[0]
+    (tmp_path / "tocsin.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEBHOOK_URL", "https://example.com/hook")
+    monkeypatch.delenv("TOCSIN_CONFIG", raising=False)
+    assert main(["check"]) == 0
 
 
 def test_every_missing_or_unusable_variable_is_named_at_once() -> None:

@@ -61,7 +61,7 @@ class Runtime:
 
     async def apply(self, config: Config) -> None:
         """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""
-        if self.ledger is None and any(not build.is_level(channel) for channel in config.channels.values()):
+        if self.ledger is None and config.needs_ledger:
             observe = self.metrics.ledger_commit_seconds.observe
             path = Path(config.ledger.path)
             self.ledger = await asyncio.to_thread(open_ledger, path, clock=self._clock, observe=observe)

@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. Prints no traceback, unless TOCSIN_DEBUG is set."""
     parser = arguments_parser()
     chosen = parser.parse_args(arguments)
+    if chosen.version:
+        chosen = parser.parse_args(["version"])
     if chosen.command is None:
         parser.print_help()
         return Exit.USAGE

@@ -39,11 +39,11 @@ examples:
 """
 
 _INIT = """\
-example:
-  tocsin init --from-env > tocsin.yaml
+examples:
+  tocsin init > tocsin.yaml              a first configuration: one view, one webhook
+  tocsin init --from-env > tocsin.yaml   the environment variables of the script materialize-novu
 
-Translates the environment variables of the script materialize-novu into a file that refers to them. It holds no
-secret.
+With --from-env, the file refers to the variables. It holds no secret.
 """
 
 _SCHEMA = """\
@@ -74,6 +74,39 @@ examples:
   tocsin outbox drop 3f9c0a7be8d14c55a1f0c2d4e6b8a901
 
 Reads and changes the ledger file, whether Tocsin runs or not.
+"""
+
+_OUTBOX_LIST = """\
+examples:
+  tocsin outbox list --dead
+  tocsin outbox list --pending --channel people
+
+A dead letter is a notification that is not tried again. The last column has the reason.
+"""
+
+_OUTBOX_SHOW = """\
+example:
+  tocsin outbox show 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+
+Shows the notification, all columns of its row, and each failed attempt.
+"""
+
+_OUTBOX_RETRY = """\
+examples:
+  tocsin outbox retry 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+  tocsin outbox retry --all
+  tocsin outbox retry --all --channel people
+
+Dead letters are sent again, under the same ids. Fix their reason first.
+"""
+
+_OUTBOX_DROP = """\
+examples:
+  tocsin outbox drop 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+  tocsin outbox drop --all
+  tocsin outbox drop --all --channel people
+
+A dropped notification is not sent. With --all, only dead letters are dropped.
 """
 
 _HISTORY = """\
@@ -117,6 +150,7 @@ def arguments_parser() -> argparse.ArgumentParser:
         epilog=_MAIN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _flag(parser, "--version", "print versions, as the command version does")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     run = _add(commands, "run", "run", "watch the views, serve metrics, deliver notifications", _RUN)
     _finish(run)
@@ -127,7 +161,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     _flag(check, "--show", "print the configuration with all defaults")
     _flag(check, "--json", "print problems as JSON")
     init = _add(commands, "init", "configuration", "print a configuration file", _INIT)
-    _flag(init, "--from-env", "from the variables of the script materialize-novu", required=True)
+    _flag(init, "--from-env", "from the variables of the script materialize-novu")
     _add(commands, "schema", "check", "print the JSON Schema of the configuration file", _SCHEMA)
     _add_live(commands)
     _add_outbox(commands)
@@ -153,8 +187,8 @@ def _add(commands: _Commands, name: str, module: str, summary: str, epilog: str)
     return command
 
 
-def _flag(command: argparse.ArgumentParser, name: str, text: str, *, required: bool = False) -> None:
-    command.add_argument(name, action="store_true", required=required, help=text)
+def _flag(command: argparse.ArgumentParser, name: str, text: str) -> None:
+    command.add_argument(name, action="store_true", help=text)
 
 
 def _number(command: argparse.ArgumentParser, text: str) -> None:
@@ -183,17 +217,17 @@ def _add_live(commands: _Commands) -> None:
 def _add_outbox(commands: _Commands) -> None:
     outbox = _add(commands, "outbox", "outbox", "show, retry or drop notifications", _OUTBOX)
     actions = outbox.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="list notifications, newest first")
+    listing = _add(actions, "list", "outbox", "list notifications, newest first", _OUTBOX_LIST)
     group = listing.add_mutually_exclusive_group()
     for status in ("pending", "dead", "delivered", "dropped"):
         group.add_argument(f"--{status}", dest="status", action="store_const", const=status, help=f"only {status}")
     listing.add_argument("--channel", help="only this channel")
     listing.add_argument("--alert", help="only this alert")
     _number(listing, "how many to list at most (default: 50)")
-    show = actions.add_parser("show", help="show one notification with its row")
-    show.add_argument("id")
-    retry = actions.add_parser("retry", help="make dead letters pending again")
-    drop = actions.add_parser("drop", help="drop dead or pending notifications")
+    show = _add(actions, "show", "outbox", "show one notification with its row", _OUTBOX_SHOW)
+    show.add_argument("id", help="the id of the notification")
+    retry = _add(actions, "retry", "outbox", "make dead letters pending again", _OUTBOX_RETRY)
+    drop = _add(actions, "drop", "outbox", "drop dead or pending notifications", _OUTBOX_DROP)
     for action in (retry, drop):
         action.add_argument("id", nargs="*", help="ids of notifications")
         _flag(action, "--all", "all dead letters")

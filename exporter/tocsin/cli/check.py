@@ -70,5 +70,6 @@ def _report(
 def _summary(config: Config, *, online: bool) -> str:
     counts = {"alert": len(config.alerts), "source": len(config.sources), "channel": len(config.channels)}
     parts = [f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items()]
-    hint = "" if online else "; --online also asks the servers"
-    return f"the configuration is valid: {', '.join(parts)}{hint}"
+    if online:
+        return f"the configuration is valid, and the servers agree: {', '.join(parts)}"
+    return f"the configuration is valid: {', '.join(parts)}; --online also asks the servers"

@@ -1,4 +1,4 @@
-"""The configuration of a command, and `tocsin init`."""
+"""The configuration of a command with its ledger, and `tocsin init`."""
 
 import os
 import sys
@@ -9,9 +9,13 @@ from tocsin.cli import Exit
 from tocsin.config import Config, load
 from tocsin.config.environment import from_environment, is_configured
 from tocsin.config.problems import problem
-from tocsin.errors import ConfigError
+from tocsin.errors import ConfigError, LedgerError, LedgerReason
+from tocsin.ledger.base import Ledger
+from tocsin.ledger.sqlite import open_ledger
 
 _DEFAULT = "tocsin.yaml"
+_FIRST = Path(__file__).with_name("first.yaml")
+"""The first configuration of README.md."""
 
 
 def configuration(chosen: Namespace) -> Config:
@@ -33,8 +37,20 @@ def warn(config: Config) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def command(_chosen: Namespace) -> Exit:
+def existing_ledger(config: Config) -> Ledger:
+    """Open the ledger of a configuration, beside the process that writes it. Raises LedgerError."""
+    path = Path(config.ledger.path)
+    if not config.needs_ledger and not path.exists():
+        why = "Alertmanager outputs are sent what fires now, without a ledger" if config.channels else "there is none"
+        raise LedgerError(f"no channel of this configuration keeps notifications: {why}", LedgerReason.UNREADABLE)
+    return open_ledger(path, exclusive=False)
+
+
+def command(chosen: Namespace) -> Exit:
     """Run `tocsin init`."""
+    if not chosen.from_env:
+        print(_FIRST.read_text(encoding="utf-8"), end="")
+        return Exit.OK
     text, config = from_environment(os.environ)
     warn(config)
     print(text, end="")

@@ -3,14 +3,12 @@
 import asyncio
 from argparse import Namespace
 from collections import Counter
-from pathlib import Path
 
 from tocsin.cli import Exit
-from tocsin.cli.configuration import configuration
+from tocsin.cli.configuration import configuration, existing_ledger
 from tocsin.cli.tables import clock_time, table
 from tocsin.errors import TocsinError
-from tocsin.ledger.base import Episode
-from tocsin.ledger.sqlite import open_ledger
+from tocsin.ledger.base import Episode, Ledger
 from tocsin.templates import duration
 from tocsin.web import views
 
@@ -19,7 +17,7 @@ def command(chosen: Namespace) -> Exit:
     config = configuration(chosen)
     if chosen.limit < 1:
         raise TocsinError("--limit must be at least 1")
-    episodes = asyncio.run(_episodes(Path(config.ledger.path), chosen.alert, chosen.limit))
+    episodes = asyncio.run(_episodes(existing_ledger(config), chosen.alert, chosen.limit))
     alert = config.alerts.get(chosen.alert)
     if not episodes and alert is None:
         raise TocsinError(f"there is no alert {chosen.alert}; there are {', '.join(config.alerts)}")
@@ -45,8 +43,7 @@ def command(chosen: Namespace) -> Exit:
     return Exit.OK
 
 
-async def _episodes(path: Path, alert: str, limit: int) -> list[Episode]:
-    ledger = open_ledger(path, exclusive=False)
+async def _episodes(ledger: Ledger, alert: str, limit: int) -> list[Episode]:
     try:
         return await ledger.episodes(alert, limit)
     finally:

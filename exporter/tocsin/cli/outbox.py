@@ -3,22 +3,20 @@
 import asyncio
 from argparse import Namespace
 from collections.abc import Coroutine, Mapping
-from pathlib import Path
 from typing import Any
 
 from tocsin.alert import Alert
 from tocsin.cli import Exit
-from tocsin.cli.configuration import configuration
+from tocsin.cli.configuration import configuration, existing_ledger
 from tocsin.cli.tables import clock_time, table
 from tocsin.errors import TocsinError
 from tocsin.ledger.base import Filter, Ledger, Record, Status
-from tocsin.ledger.sqlite import open_ledger
 from tocsin.web import views
 
 
 def command(chosen: Namespace) -> Exit:
     config = configuration(chosen)
-    ledger = open_ledger(Path(config.ledger.path), exclusive=False)
+    ledger = existing_ledger(config)
     match chosen.action:
         case "list":
             work = _list(ledger, config.alerts, chosen)

@@ -18,7 +18,8 @@ TEXTS: Mapping[str, str] = {
     # Files.
     "unreadable": "cannot read the file: {why}",
     "empty_file": "the file is empty",
-    "no_file": "there is no {name} here; name a file with --config or TOCSIN_CONFIG",
+    "no_file": "there is no {name} here; name a file with --config or TOCSIN_CONFIG, "
+    "or begin with: tocsin init > {name}",
     "no_match": "no file matches {name!r}",
     "not_yaml": "not YAML: {why}",
     "too_deep": "nested too deeply",

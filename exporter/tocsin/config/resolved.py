@@ -10,6 +10,7 @@ from tocsin.config.problems import Places
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
 from tocsin.errors import Problem
 from tocsin.redaction import redacted
+from tocsin.registry import LEVELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,11 @@ class Config:
     def event_alerts(self) -> dict[str, EventAlert]:
         """The alerts on events."""
         return {name: alert for name, alert in self.alerts.items() if isinstance(alert, EventAlert)}
+
+    @property
+    def needs_ledger(self) -> bool:
+        """Whether a channel gets notifications from the outbox."""
+        return any(channel.kind not in LEVELS for channel in self.channels.values())
 
     def redacted(self) -> dict[str, Any]:
         """Return everything in effect as plain data in the shape of the file, with a mark for every secret."""
