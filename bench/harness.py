@@ -21,6 +21,7 @@ from tocsin.exposition import Metrics
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Notification
 from tocsin.pipeline.events import EventOutputs, EventPipeline, EventRoute
+from tocsin.sources.base import EventSource
 
 # Figures.
 
@@ -183,6 +184,7 @@ async def ingesting(source: Mapping[str, Any], name: str = "order", **alert: Any
             ledger=ledger, metrics=metrics.source("measured"), offer=offered.batches.put_nowait, publish=lambda _: None
         )
         source_ = build.make_source(measured)
+        assert isinstance(source_, EventSource)
         task = asyncio.create_task(
             EventPipeline("measured", source_, [route], build.backoff(measured.settings), outputs).run()
         )

@@ -8,7 +8,7 @@ import structlog
 
 from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.backoff import Backoff
-from tocsin.channels.base import Message, Rejected
+from tocsin.channels.base import Channel, Level, Message, Rejected
 from tocsin.channels.settings import ChannelOptions
 from tocsin.config import ChannelConfig, Config, SourceConfig
 from tocsin.config.columns import named_columns, route_columns
@@ -26,21 +26,24 @@ from tocsin.pipeline.routing import Route, Router, holds
 from tocsin.pipeline.rows import Timing
 from tocsin.registry import LEVELS, channel_module, source_module
 from tocsin.repeats import Repeats
+from tocsin.sources.base import EventSource, Source
 from tocsin.templates import Condition, Template
 
 log = structlog.get_logger(__name__)
 
 
-def make_source(config: SourceConfig) -> Any:
-    """Build a source (a `Source` or an `EventSource`); it connects to nothing yet."""
+def make_source(config: SourceConfig) -> Source | EventSource:
+    """Build a source, of what its settings deliver; it connects to nothing yet."""
     with _refusing(f"sources.{config.name}"):
-        return source_module(config.kind).build(config.name, config.settings)
+        source: Source | EventSource = source_module(config.kind).build(config.name, config.settings)
+        return source
 
 
-def make_channel(config: ChannelConfig) -> Any:
-    """Build a channel (a `Channel` or a `Level`). Importing its libraries may take a second."""
+def make_channel(config: ChannelConfig) -> Channel | Level:
+    """Build a channel or level output. Importing its libraries may take a second."""
     with _refusing(f"channels.{config.name}"):
-        return channel_module(config.kind).build(config.name, config.settings, dict(config.routes))
+        channel: Channel | Level = channel_module(config.kind).build(config.name, config.settings, dict(config.routes))
+        return channel
 
 
 @contextmanager

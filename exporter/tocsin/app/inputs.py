@@ -21,7 +21,7 @@ from tocsin.pipeline.events import EventOutputs, EventPipeline
 from tocsin.pipeline.feed import Feed
 from tocsin.pipeline.reporter import Stall
 from tocsin.pipeline.rows import RowOutputs, RowPipeline
-from tocsin.sources.base import Source
+from tocsin.sources.base import EventSource, Source
 
 log = structlog.get_logger(__name__)
 
@@ -118,11 +118,13 @@ class Inputs:
         """Return the source of a configuration, which all its alerts share."""
         known = self._sources.get(config.name)
         if known is None or known[0] != config:
-            known = self._sources[config.name] = config, build.make_source(config)
+            source = build.make_source(config)
+            assert isinstance(source, Source)  # an alert on rows has a source whose settings deliver rows
+            known = self._sources[config.name] = config, source
         return known[1]
 
     def _start_events(self, config: Config, name: str, ledger: Ledger) -> None:
-        source = config.sources[name]
+        configured = config.sources[name]
         alerts = [alert for alert in config.event_alerts.values() if alert.source == name]
         outputs = EventOutputs(
             ledger=ledger,
@@ -131,13 +133,15 @@ class Inputs:
             publish=self._feed.publish,
             keep=not config.dry_run,
         )
+        source = build.make_source(configured)
+        assert isinstance(source, EventSource)
         pipeline = EventPipeline(
             name,
-            build.make_source(source),
+            source,
             [build.event_route(config, alert, self._metrics.alert(alert.name)) for alert in alerts],
-            build.backoff(source.settings),
+            build.backoff(configured.settings),
             outputs,
-            give_up_after=source.settings.exit_after,
+            give_up_after=configured.settings.exit_after,
             clock=self._clock,
         )
         self._events.start(name, _event_spec(config, name), pipeline, self._until_stall(pipeline), f"source {name}")

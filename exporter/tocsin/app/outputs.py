@@ -6,13 +6,13 @@ import functools
 import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
 from tocsin.alert import RowAlert
 from tocsin.app import build
 from tocsin.app.fleet import Fleet
+from tocsin.channels.base import Channel, Level
 from tocsin.config import ChannelConfig, Config
 from tocsin.dispatch import Dispatcher, Setup
 from tocsin.dispatch.level import ActiveAlerts, LevelLoop
@@ -61,7 +61,7 @@ class Outputs:
         level = self.levels.get(name)
         return replace(backlog, pending=backlog.pending + level.pending) if level else backlog
 
-    async def built(self, config: Config) -> dict[str, Any]:
+    async def built(self, config: Config) -> dict[str, Channel | Level]:
         """Build the channels and level outputs that are new or changed, which may take a second and changes nothing
         yet."""
         specs = {name: _spec(config, channel) for name, channel in config.channels.items()}
@@ -72,7 +72,7 @@ class Outputs:
     def start(
         self,
         config: Config,
-        new: Mapping[str, Any],
+        new: Mapping[str, Channel | Level],
         ledger: Ledger | None,
         current: Callable[[Sequence[str]], Mapping[str, Sequence[Transition] | None]],
         since: float,
@@ -86,7 +86,7 @@ class Outputs:
         for name, built in new.items():
             channel, metrics = config.channels[name], self._metrics.channel(name)
             one: Dispatcher | LevelLoop
-            if build.is_level(channel):
+            if isinstance(built, Level):
                 one = LevelLoop(
                     name,
                     built,

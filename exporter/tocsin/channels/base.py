@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
@@ -205,6 +205,7 @@ class ActiveAlert:
     """Wall-clock seconds; None while it fires."""
 
 
+@runtime_checkable
 class Level(Output, Protocol):
     """An output that is sent what fires now rather than each notification. It has no outbox: whatever is lost is sent
     again soon."""

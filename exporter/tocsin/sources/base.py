@@ -38,6 +38,7 @@ class Stream:
     come."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """A source of rows, with one server's settings. It opens one connection per subscription. All its alerts share one
     object."""
@@ -141,6 +142,7 @@ class Verifiable(Protocol):
         ...
 
 
+@runtime_checkable
 class EventSource(Protocol):
     """A source of events, bound to one server's settings. One stream serves all its alerts.
 
