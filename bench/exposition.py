@@ -152,7 +152,7 @@ def _memory(rows: _Rows) -> Figure:
     tracemalloc.start()
     gauges = Gauges(_SPEC)
     gauges.install(gauges.render(rows, replace=True), 0.0)
-    gauges.settle(0.0)
+    gauges.advance(0.0)
     for block in gauges.blocks():
         block.gzip()
     gc.collect()

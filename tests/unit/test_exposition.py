@@ -27,7 +27,7 @@ def parse_openmetrics(text: str) -> list[Metric]:
 
 
 def plain(gauges: Gauges, now: float = 0.0) -> bytes:
-    gauges.settle(now)
+    gauges.advance(now)
     return b"".join(block.plain() for block in gauges.blocks())
 
 
@@ -88,6 +88,18 @@ def test_dropped_series_and_merged_rows_are_counted() -> None:
     assert (gauges.series, gauges.dropped, gauges.duplicates) == (2, 1, 1)
 
 
+def test_merged_rows_are_counted_once_when_rendered_again() -> None:
+    """All rows are rendered again after a fault of the ledger, a change of columns, or many changes."""
+    gauges = Gauges(SPEC)
+    rows: dict[str, Row] = {"1": ("a", None, "1"), "2": ("a", None, "1"), "3": ("a", None, "1"), "4": ("b", None, "1")}
+    more: dict[str, Row] = {"5": ("a", None, "1"), "6": ("b", None, "1")}
+    counted = []
+    for all_rows in (rows, rows, rows | more, rows | more):
+        put(gauges, all_rows, replace=True)
+        counted.append(gauges.duplicates)
+    assert counted == [2, 2, 4, 4]
+
+
 def test_stale_series_are_withheld_and_return() -> None:
     stale = False
     gauges = Gauges(SPEC, fresh=lambda: not stale)
@@ -115,7 +127,7 @@ def test_all_rows_are_rendered_for_another_firing_set() -> None:
 def test_scrape_is_not_changed_by_later_rows() -> None:
     gauges = Gauges(SPEC)
     put(gauges, {str(place): (str(place), None, "1") for place in range(3000)})
-    gauges.settle(0.0)
+    gauges.advance(0.0)
     taken = gauges.blocks()
     put(gauges, {str(place): (str(place), None, "2") for place in range(3000)} | {"new": ("new", None, "1")})
     assert b"".join(block.plain() for block in taken).count(b" 1\n") == 3000
@@ -125,7 +137,7 @@ def test_scrape_is_not_changed_by_later_rows() -> None:
 def test_change_renders_one_block_again() -> None:
     gauges = Gauges(SPEC)
     put(gauges, {str(place): (f"{place:05}", None, "1") for place in range(5000)})
-    gauges.settle(0.0)
+    gauges.advance(0.0)
     before = gauges.blocks()
     put(gauges, {"17": ("00017", None, "9")})
     after = gauges.blocks()

@@ -1,7 +1,10 @@
 """The firing rows of one alert as the series of a gauge.
 
-The work is split by where it may run: rendering makes text of rows and is pure, so a worker thread can do it;
-installing puts the text in place on the event loop, about a microsecond a row. A scrape then finds finished bytes.
+The work is split by where it may run:
+
+1. `update` makes text of the changed rows. It is pure, so a worker thread can do it.
+2. `install` puts the text in place on the event loop, about a microsecond a row.
+3. A scrape calls `advance`, which merges rows with the same labels, then `blocks`, which finds finished bytes.
 """
 
 import math
@@ -98,7 +101,7 @@ class Gauges:
         return Rendered(everything=everything, shows=shows)
 
     def install(self, rendered: Rendered, now: float) -> None:
-        """Put rendered rows in place. `now`: seconds, by the clock that `settle` is called with."""
+        """Put rendered rows in place. `now`: seconds, by the clock that `advance` is called with."""
         if rendered.everything is None:
             self._series.apply(rendered.changes, now)
         else:
@@ -108,12 +111,12 @@ class Gauges:
         self.duplicates += self._series.joined
         self._series.joined = 0
 
-    def settle(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Bring the series up to `now`: merge those that share their labels, remove those that lingered long enough."""
-        self._series.settle(now)
+        self._series.advance(now)
 
     def blocks(self) -> list[Block]:
-        """The lines to serve, as of the last `settle`: one consistent state, whatever is installed afterwards."""
+        """The lines to serve, as of the last `advance`: one consistent state, whatever is installed afterwards."""
         return self._series.lines.take(self.spec.max_series) if self._fresh() else []
 
     def _prefix(self, row: Row) -> bytes:
@@ -143,33 +146,39 @@ def _picker(indexes: Sequence[int]) -> Callable[[Row], tuple[str | None, ...]]:
 
 
 _EARLIER = object()
-"""The key in a group of the row that had the label set first. To save memory, a label set with a single row does not
-keep the key of that row."""
+"""Stands in a group for the key of the row that had the label set first.
+
+To save memory, a label set with a single row does not keep the key of that row. With rows A and B of one label set:
+A alone: no group. B joins: {_EARLIER: a, B: b}. A leaves: _EARLIER is removed, and B alone needs no group.
+"""
 
 
 class _Series:
     """The label set of each key, and the resulting lines.
 
-    Values of a shared label set are merged when a scrape asks for them (`settle`), so that a label set with very many
+    Values of a shared label set are merged when a scrape asks for them (`advance`), so that a label set with very many
     rows costs nothing per change.
     """
 
-    __slots__ = ("_groups", "_keys", "_linger", "_merge", "_unmerged", "joined", "lines", "lingering")
+    __slots__ = ("_keys", "_linger", "_merge", "_unmerged", "groups", "joined", "lines", "lingering")
 
     def __init__(self, spec: GaugeSpec) -> None:
         self.lines = Lines()
         self.joined = 0
+        """Rows that joined a label set which another row already had, since the last `install`."""
         self.lingering: dict[bytes, float] = {}
         """Prefix -> when it is removed, soonest first."""
         self._keys: dict[Key, bytes] = {}
-        self._groups: dict[bytes, dict[object, float]] = {}
-        """Prefix -> the values of the several keys that share it, in order of arrival."""
+        self.groups: dict[bytes, dict[object, float]] = {}
+        """Prefix -> the values of the several keys that share it, in order of arrival. See `_EARLIER`."""
         self._unmerged: set[bytes] = set()
+        """Prefixes of groups that changed since the last `advance`."""
         self._merge = _MERGES[spec.on_duplicate]
         self._linger = spec.linger
 
     def apply(self, changes: Iterable[tuple[Key, tuple[bytes, bytes] | None]], now: float) -> None:
-        keys, groups, lines = self._keys, self._groups, self.lines
+        """Add, change and remove rows: (key, its prefix and value; None: the row left)."""
+        keys, groups, lines = self._keys, self.groups, self.lines
         for key, change in changes:
             old = keys.get(key)
             if change is None:
@@ -187,13 +196,19 @@ class _Series:
                 self._join(key, prefix, value)
             elif old in groups:
                 group = groups[old]
+                # A key in `keys` whose group lacks it is the one that had the label set first.
                 group[key if key in group else _EARLIER] = float(value)
                 self._unmerged.add(old)
             else:
                 lines.set(old, value)
 
     def inherit(self, former: "_Series", now: float) -> None:
-        """Keep what lingers in the series before these, and let linger what was served there and is not here."""
+        """Take the place of the series before these: keep what lingers there, and let linger what is not here."""
+        # Rows that shared their labels there are counted already. A label set without a group has one row.
+        self.joined = 0
+        for prefix, group in self.groups.items():
+            before = len(former.groups[prefix]) if prefix in former.groups else 1
+            self.joined += max(0, len(group) - before)
         if not self._linger:
             return
         for prefix in set(former.lines.prefixes()).difference(self.lines.prefixes()):
@@ -201,10 +216,10 @@ class _Series:
             self.lines.set(prefix, ZERO)
         self.lingering = dict(sorted(self.lingering.items(), key=lambda item: item[1]))
 
-    def settle(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Merge shared label sets, and remove what lingered long enough."""
         for prefix in self._unmerged:
-            self.lines.set(prefix, sample_value(self._merge(list(self._groups[prefix].values()))))
+            self.lines.set(prefix, sample_value(self._merge(list(self.groups[prefix].values()))))
         self._unmerged.clear()
         while self.lingering:
             prefix, due = next(iter(self.lingering.items()))
@@ -218,7 +233,7 @@ class _Series:
         if present is None or (self.lingering and self.lingering.pop(prefix, None) is not None):
             self.lines.set(prefix, value)
             return
-        group = self._groups.setdefault(prefix, {})
+        group = self.groups.setdefault(prefix, {})
         if not group:
             group[_EARLIER] = float(present)
         group[key] = float(value)
@@ -226,14 +241,14 @@ class _Series:
         self._unmerged.add(prefix)
 
     def _leave(self, key: Key, prefix: bytes, now: float) -> None:
-        group = self._groups.get(prefix)
+        group = self.groups.get(prefix)
         if group is not None:
             del group[key if key in group else _EARLIER]
             if len(group) > 1:
                 self._unmerged.add(prefix)
                 return
             (value,) = group.values()
-            del self._groups[prefix]
+            del self.groups[prefix]
             self._unmerged.discard(prefix)
             self.lines.set(prefix, sample_value(value))
         elif self._linger:

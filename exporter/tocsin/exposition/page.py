@@ -55,7 +55,7 @@ class Page:
         encode, content_type = _encoder(accept)
         gzip = _takes_gzip(accept_encoding)
         for gauges in self._gauges.values():
-            gauges.settle(now)
+            gauges.advance(now)
         own = _Collected(self.metrics.collect())
         blocks = list(self._blocks())
         body = await asyncio.to_thread(_render, blocks, own, encode, gzip=gzip)
