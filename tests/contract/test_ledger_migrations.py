@@ -59,12 +59,12 @@ async def test_former_version_is_brought_up_to_date(tmp_path: Path, version: int
         stored = await ledger.load("late")
         assert stored is not None
         assert (stored.frontier, len(stored.firings)) == (1001, 1)
-        page = await ledger.claim("hook", 100)
+        found = await ledger.claim("hook", 100)
         await ledger.recover("hook", 0.0, 0.0)
-        heads, requests = [one.seq for one in page.heads], [[one.seq for one in members] for members in page.repeats]
+        heads, requests = [one.seq for one in found.heads], [[one.seq for one in members] for members in found.repeats]
         assert (heads, requests) == {1: ([2, 4, 6, 7], []), 2: ([2, 4, 6], []), 3: ([6], [[2, 4]])}[version]
         if version >= 2:
-            [digest] = [one for one in page.heads if one.seq == 6]
+            [digest] = [one for one in found.heads if one.seq == 6]
             assert [one.seq for one in await ledger.digest(digest)] == [6, 7]
         assert await ledger.retry(["n1", "n5", "n8"]) == 2
         assert {5, 8} <= {one.seq for one in await sendable(ledger)}

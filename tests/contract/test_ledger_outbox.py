@@ -13,10 +13,10 @@ from tocsin.model import Kind
 async def test_claims_come_in_pages_in_order(ledger: Ledger) -> None:
     notifications = await fired(ledger, *(str(number) for number in range(7)))
     await fired(ledger, "other", to=("mail",))
-    pages = [await ledger.claim("hook", 3) for _ in range(3)]
-    assert [len(page.heads) for page in pages] == [3, 3, 1]
-    assert [one for page in pages for one in page.heads] == notifications
-    assert [page.more for page in pages] == [True, True, False]
+    claims = [await ledger.claim("hook", 3) for _ in range(3)]
+    assert [len(found.heads) for found in claims] == [3, 3, 1]
+    assert [one for found in claims for one in found.heads] == notifications
+    assert [found.more for found in claims] == [True, True, False]
 
 
 async def test_claimed_notification_is_not_claimed_again(ledger: Ledger, clock: Clock) -> None:
@@ -28,8 +28,8 @@ async def test_claimed_notification_is_not_claimed_again(ledger: Ledger, clock: 
     await ledger.release([two])
     assert (await ledger.claim("hook", 10)).heads == [two]
     await ledger.settle([delivered(one), settlement(three, Status.PENDING, not_before=clock.now + 5)])
-    page = await ledger.claim("hook", 10)
-    assert (page.heads, page.next_at) == ([updated], clock.now + 5)
+    found = await ledger.claim("hook", 10)
+    assert (found.heads, found.next_at) == ([updated], clock.now + 5)
     await ledger.recover("hook", clock.now, clock.now + 2)
     assert (await ledger.claim("hook", 10)).heads == []
     clock.advance(2)

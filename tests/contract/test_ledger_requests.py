@@ -15,9 +15,9 @@ async def bind(ledger: Ledger, *members: Notification) -> None:
 async def repeats(ledger: Ledger, channel: str = "hook") -> list[list[Notification]]:
     """The requests that are repeated after the process ends here."""
     await ledger.recover(channel, 0.0, 0.0)
-    page = await ledger.claim(channel, 1000)
+    found = await ledger.claim(channel, 1000)
     await ledger.recover(channel, 0.0, 0.0)
-    return [list(members) for members in page.repeats]
+    return [list(members) for members in found.repeats]
 
 
 async def ids(ledger: Ledger, channel: str = "hook") -> list[list[str]]:
@@ -72,8 +72,8 @@ async def test_request_of_unknown_outcome_waits_as_one(ledger: Ledger, clock: Cl
     members = await fired(ledger, "1", "2")
     await bind(ledger, *members)
     await ledger.settle([unknown(one, clock.now + 10) for one in members])
-    page = await ledger.claim("hook", 10)
-    assert (page.heads, page.repeats, page.next_at) == ([], [], clock.now + 10)
+    found = await ledger.claim("hook", 10)
+    assert (found.heads, found.repeats, found.next_at) == ([], [], clock.now + 10)
     clock.advance(10)
     [found] = (await ledger.claim("hook", 10)).repeats
     assert [(one.id, one.attempts) for one in found] == [(one.id, 1) for one in members]

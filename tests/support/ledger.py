@@ -113,9 +113,9 @@ def settlement(notification: Notification, status: Status, **more: Any) -> Settl
 
 async def sendable(ledger: Ledger, channel: str = "hook", limit: int = 1000) -> list[Notification]:
     """Return the heads that may be sent now, released again."""
-    page = await ledger.claim(channel, limit)
-    await ledger.release(page.heads)
-    return list(page.heads)
+    found = await ledger.claim(channel, limit)
+    await ledger.release(found.heads)
+    return list(found.heads)
 
 
 async def record(ledger: Ledger, notification: Notification) -> Record:

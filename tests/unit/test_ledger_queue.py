@@ -3,7 +3,7 @@
 import pytest
 
 from support.ledger import transition
-from tocsin.ledger.base import Page
+from tocsin.ledger.base import Claimed
 from tocsin.ledger.outbox import Read
 from tocsin.ledger.queue import Queue
 from tocsin.model import Notification
@@ -14,12 +14,12 @@ def notification(seq: int) -> Notification:
 
 
 def read(*heads: Notification, last_seq: int = 0, full: bool = False, next_at: float | None = None) -> Read:
-    return Read(Page(heads=heads, more=full, next_at=next_at), full, last_seq)
+    return Read(Claimed(heads=heads, more=full, next_at=next_at), full, last_seq)
 
 
 def claimed(queue: Queue, now: float = 0.0) -> list[int] | None:
-    page = queue.claim(100, now)
-    return None if page is None else [one.seq for one in page.heads]
+    found = queue.claim(100, now)
+    return None if found is None else [one.seq for one in found.heads]
 
 
 def test_commit_is_claimed_once_without_a_read() -> None:

@@ -13,7 +13,7 @@ from tocsin.model import Notification
 
 log = structlog.get_logger(__name__)
 
-_SMALLEST_PAGE = 500
+_SMALLEST_CAPACITY = 500
 """Notifications that are claimed together at least: a read for each would slow down a channel that sends one by one."""
 
 
@@ -31,7 +31,7 @@ class Claims:
         self._seen_changes = 0
         policy = setup.policy
         size = 2 * policy.concurrency * setup.channel.batch_size(policy.limit)
-        self._page = max(2, min(max(size, _SMALLEST_PAGE), policy.limit))
+        self._capacity = max(2, min(max(size, _SMALLEST_CAPACITY), policy.limit))
         self._recovered = False
         self._failures = 0
 
@@ -41,14 +41,14 @@ class Claims:
     @property
     def wants_more(self) -> bool:
         """Whether the ledger is to be read, as soon as it can be."""
-        return len(self) < self._page // 2 and (
+        return len(self) < self._capacity // 2 and (
             self._changes > self._seen_changes or (self._next_at is not None and self._next_at <= self._setup.clock())
         )
 
     @property
     def next_at(self) -> float | None:
         """When something becomes sendable, by the wall clock; None if there is no room for it."""
-        return self._next_at if len(self) < self._page // 2 else None
+        return self._next_at if len(self) < self._capacity // 2 else None
 
     def changed(self) -> None:
         """The ledger may have more to claim."""
@@ -64,7 +64,7 @@ class Claims:
                     ready_at = self._setup.clock() + policy.recovery_delay if policy.recovery_delay else 0.0
                     await ledger.recover(name, self._setup.since, ready_at)
                     self._recovered = True
-                page = await ledger.claim(name, self._page - len(self))
+                claimed = await ledger.claim(name, self._capacity - len(self))
             except LedgerError as error:
                 log.error("cannot read the outbox", channel=name, error=str(error))
                 self.read_at = self._setup.monotonic() + policy.backoff.delay(
@@ -72,10 +72,10 @@ class Claims:
                 )
                 self._failures += 1
                 return
-            self._failures, self._next_at = 0, page.next_at
-            self._seen_changes = changes - page.more
-            self._heads += page.heads
-            self._repeats += (Claim(members, repeated=True) for members in page.repeats)
+            self._failures, self._next_at = 0, claimed.next_at
+            self._seen_changes = changes - claimed.more
+            self._heads += claimed.heads
+            self._repeats += (Claim(members, repeated=True) for members in claimed.repeats)
 
     def take(self, *, probe: bool) -> Claim:
         """What is to be sent next; there must be something. `probe`: as little as possible."""

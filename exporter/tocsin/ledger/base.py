@@ -79,7 +79,7 @@ class EventCommit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Claimed:
     """Notifications of one channel that may be sent now, claimed for the caller.
 
     No two of them have the same ordering key, and none has the ordering key of one claimed before.
@@ -205,7 +205,7 @@ class Outbox(Protocol):
         that claimed it may have sent it a moment ago."""
         ...
 
-    async def claim(self, channel: str, limit: int) -> Page:
+    async def claim(self, channel: str, limit: int) -> Claimed:
         """Claim up to `limit` notifications and requests that may be sent now, those that waited for a time and those
         that did not in equal parts."""
         ...

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-from tocsin.ledger.base import MOST_MERGED, Page, Settlement, Status
+from tocsin.ledger.base import MOST_MERGED, Claimed, Settlement, Status
 from tocsin.ledger.opening import one
 from tocsin.ledger.rows import NOTIFICATION, Shapes
 from tocsin.model import Notification
@@ -40,7 +40,7 @@ _OF_DIGEST = f"{NOTIFICATION} WHERE n.digest = ? AND n.status = 'pending' ORDER 
 class Read(NamedTuple):
     """What a claim finds in the file."""
 
-    page: Page
+    claimed: Claimed
     full: bool
     """Whether there may be more that could be sent now."""
     last_seq: int
@@ -83,13 +83,13 @@ def claim(
         unknown = {*heads} - {notification.seq for notification in found}
         found += shapes.notifications(db, _BY_SEQ, json.dumps([*unknown]))
     full = len(due) == half or len(due) + len(at_once) == limit
-    page = Page(
+    claimed_now = Claimed(
         heads=sorted(found, key=attrgetter("seq")),
         repeats=repeats,
         more=full and bool(heads or repeats),
         next_at=next((row[-1] for row in timed if row[-1] > now), None),
     )
-    return Read(page, full, last_seq)
+    return Read(claimed_now, full, last_seq)
 
 
 def recover(db: sqlite3.Connection, channel: str, since: float, ready_at: float) -> None:

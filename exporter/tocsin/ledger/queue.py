@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from tocsin.ledger.base import Page
+from tocsin.ledger.base import Claimed
 from tocsin.ledger.outbox import Read
 from tocsin.model import Notification
 
@@ -56,22 +56,22 @@ class Queue:
             self.changes += 1  # a read that is under way skips the ordering key
         self.ready.pop(seq, None)
 
-    def claim(self, limit: int, now: float) -> Page | None:
+    def claim(self, limit: int, now: float) -> Claimed | None:
         """Claim what memory holds. None: the file has to be read."""
         if not self._complete or (self._next_at is not None and self._next_at <= now):
             return None
         heads = list(islice(self.ready.values(), limit))
         self._claim(heads)
-        return Page(heads=heads, more=bool(self.ready), next_at=self._next_at)
+        return Claimed(heads=heads, more=bool(self.ready), next_at=self._next_at)
 
-    def was_read(self, read: Read, changes: int) -> Page:
+    def was_read(self, read: Read, changes: int) -> Claimed:
         """Claim what was read from the file. `changes`: those of the queue when the read began."""
-        page, self._read_to, self._next_at = read.page, read.last_seq, read.page.next_at
-        self._claim([*page.heads, *(member for members in page.repeats for member in members)])
+        found, self._read_to, self._next_at = read.claimed, read.last_seq, read.claimed.next_at
+        self._claim([*found.heads, *(member for members in found.repeats for member in members)])
         self._complete = not read.full and changes == self.changes
         if self._complete:
             self.ready = {seq: one for seq, one in self.ready.items() if seq > read.last_seq}
-        return page
+        return found
 
     def _claim(self, notifications: list[Notification]) -> None:
         for notification in notifications:

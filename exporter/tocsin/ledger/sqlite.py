@@ -15,12 +15,12 @@ from tocsin.ledger.append import Appended, Appender
 from tocsin.ledger.base import (
     Attempt,
     Backlog,
+    Claimed,
     Commit,
     Episode,
     EventCommit,
     Filter,
     Occurrence,
-    Page,
     Record,
     Settlement,
     Stored,
@@ -35,7 +35,17 @@ T = TypeVar("T")
 
 
 class SqliteLedger:
-    """See `tocsin.ledger.base.Ledger`. Made by `open_ledger`."""
+    """See `tocsin.ledger.base.Ledger`. Made by `open_ledger`.
+
+    Every method passes a function of a connection, the job, to one of four helpers, which run it in another thread:
+
+    - `_read`: on the reading connection. Sees what is committed, and waits for no write.
+    - `_write`: on the writing connection, in the order of the calls. Jobs that are queued together share a transaction.
+    - `_keep`: as `_write`, for batches and outcomes, which must not be lost. A failure is shown in `fault`.
+    - `_change`: as `_write`, for what an operator changes in the outbox. Then the dispatchers' queues are read again.
+
+    `_queues` has what this process has claimed and committed per channel, so that most claims need no read.
+    """
 
     def __init__(
         self,
@@ -130,11 +140,11 @@ class SqliteLedger:
         self._queues[channel].claimed.clear()
         self._queues[channel].reset()
 
-    async def claim(self, channel: str, limit: int) -> Page:
+    async def claim(self, channel: str, limit: int) -> Claimed:
         queue, now = self._queues[channel], self._clock()
-        page = queue.claim(limit, now)
-        if page is not None:
-            return page
+        in_memory = queue.claim(limit, now)
+        if in_memory is not None:
+            return in_memory
         # The keys claimed when the read begins: what is settled meanwhile may still look pending to it.
         claimed, changes = list(queue.claimed), queue.changes
         read = await self._read(lambda db: outbox.claim(db, self._shapes, queue.ready, channel, claimed, limit, now))
@@ -207,7 +217,7 @@ class SqliteLedger:
     async def changed_elsewhere(self) -> bool:
         # Of the writing connection: it changes when another one has written.
         version: int = await self._write(lambda db: one(db, "PRAGMA data_version"))
-        # Compared here: a job runs again when another one spoils their transaction.
+        # Compared here, not in the job: the writer groups jobs, and runs a job again if another one of its group fails.
         changed, self._version = version != self._version, version
         if changed:
             self._reset()
@@ -226,7 +236,7 @@ class SqliteLedger:
         if self._lock is not None:
             self._lock.close()
 
-    # Plumbing.
+    # How jobs are run.
 
     def _committed(self, appended: Appended) -> list[Notification]:
         for notification in appended.notifications:
