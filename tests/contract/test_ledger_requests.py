@@ -72,8 +72,8 @@ async def test_request_of_unknown_outcome_waits_as_one(ledger: Ledger, clock: Cl
     members = await fired(ledger, "1", "2")
     await bind(ledger, *members)
     await ledger.settle([unknown(one, clock.now + 10) for one in members])
-    found = await ledger.claim("hook", 10)
-    assert (found.heads, found.repeats, found.next_at) == ([], [], clock.now + 10)
+    waiting = await ledger.claim("hook", 10)
+    assert (waiting.heads, waiting.repeats, waiting.next_at) == ([], [], clock.now + 10)
     clock.advance(10)
     [found] = (await ledger.claim("hook", 10)).repeats
     assert [(one.id, one.attempts) for one in found] == [(one.id, 1) for one in members]

@@ -95,7 +95,7 @@ async def test_people_are_notified_once_of_alert_and_its_end(server: Alertmanage
         assert ends == pytest.approx(time.time() + 240, abs=20)
         await until(lambda: len(notified(people)) == 2)
         del firing[1]
-        await first.settled()
+        await first.caught_up()
 
     async def sent_again() -> bool:
         return bool((await server.alerts())["Late1"]["updatedAt"] > alert["updatedAt"])

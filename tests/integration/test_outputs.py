@@ -41,7 +41,7 @@ class OutputsHarness:
         self.outputs.start(config, new, self._ledger, lambda _: {"late": [transition()]}, 0.0)
 
     async def close(self) -> None:
-        await self.outputs.settle_levels()
+        await self.outputs.finish_levels()
         await self.outputs.drain()
         await self._ledger.close()
 

@@ -289,7 +289,7 @@ async def test_settled_starts_no_new_send(harness: DispatcherHarness) -> None:
     dispatcher = harness.start(channel, concurrency=2)
     await harness.fire(*map(str, range(6)))
     await harness.until(lambda: channel.under_way == 2)
-    settling = asyncio.create_task(dispatcher.settled())
+    settling = asyncio.create_task(dispatcher.finish())
     await harness.quiet()
     assert not settling.done()
     channel.gate.set()

@@ -223,7 +223,7 @@ async def test_shutdown_sends_changes_only(levels: LevelHarness) -> None:
     await levels.fires("1", "2")
     levels.level.answers["b"] = DOWN
     levels.firing["late"] = [transition(key="2")]
-    await levels.loop.settled()
+    await levels.loop.caught_up()
     assert levels.level.sent("a") == [["1", "2"], ["-1"]]
     await levels.close()
     assert (levels.level.closed, levels.level.sent("a")[2:]) == (1, [])

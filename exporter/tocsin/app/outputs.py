@@ -22,7 +22,7 @@ from tocsin.model import Notification, Transition
 
 log = structlog.get_logger(__name__)
 
-_SETTLE = 3.0
+_CATCH_UP = 3.0
 """Seconds that level outputs have at their end to send what has just changed."""
 _DRAIN = 10.0
 """Seconds that dispatchers have at the end to send what is ready."""
@@ -120,7 +120,7 @@ class Outputs:
         levels, dispatchers = self.levels, self.dispatchers
         outdated = [name for name in self.running if name not in config.channels or name in new]
         removed = [n for n in levels if n in outdated and not (n in new and build.is_level(config.channels[n]))]
-        await _within(_SETTLE, (levels[name].retired() for name in removed))
+        await _within(_CATCH_UP, (levels[name].retired() for name in removed))
         await self._fleet.stop(name for name in outdated if name in levels)
         for name in removed:
             del self._active[name]
@@ -144,9 +144,9 @@ class Outputs:
         for dispatcher in self.dispatchers.values():
             dispatcher.rescan()
 
-    async def settle_levels(self) -> None:
+    async def finish_levels(self) -> None:
         """Send what has just changed while the pipelines still run, and stop."""
-        await _within(_SETTLE, (loop.settled() for loop in self.levels.values()))
+        await _within(_CATCH_UP, (loop.caught_up() for loop in self.levels.values()))
         await self._fleet.stop(self.levels)
 
     async def drain(self) -> None:
@@ -163,7 +163,7 @@ class Outputs:
 
     async def _stop_channels(self, names: Sequence[str]) -> None:
         dispatchers = self.dispatchers
-        await _within(_DRAIN, (dispatchers[name].settled() for name in names))
+        await _within(_DRAIN, (dispatchers[name].finish() for name in names))
         await self._fleet.stop(names)
 
 

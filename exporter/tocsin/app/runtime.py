@@ -119,7 +119,7 @@ class Runtime:
 
     async def stop(self) -> None:
         """Stop in order: inputs, then outputs after they sent what is ready, then the ledger."""
-        await self.outputs.settle_levels()
+        await self.outputs.finish_levels()
         await self.inputs.stop()
         self.feed.close()
         await self.outputs.drain()

@@ -75,10 +75,11 @@ class Claims:
             self._failures, self._next_at = 0, claimed.next_at
             self._seen_changes = changes - claimed.more
             self._heads += claimed.heads
-            self._repeats += (Claim(members, repeated=True) for members in claimed.repeats)
+            self._repeats += (Claim(members, sent_before=True) for members in claimed.repeats)
 
     def take(self, *, probe: bool) -> Claim:
-        """What is to be sent next; there must be something. `probe`: as little as possible."""
+        """What is to be sent next; there must be something. `probe`: only one notification or request, to find out
+        whether the receiver accepts again."""
         if self._repeats:
             return self._repeats.popleft()
         count = 1 if probe else max(1, self._setup.channel.batch_size(len(self._heads)))

@@ -19,22 +19,22 @@ log = structlog.get_logger(__name__)
 
 
 def settlements(
-    together: Sequence[Notification],
+    notifications: Sequence[Notification],
     result: Result,
     setup: Setup,
     *,
     repeat: bool = False,
 ) -> list[Settlement]:
-    """Decide about the notifications of one message, or of one request to `repeat`: delivered, pending until one common
-    time, or dead.
+    """Decide about the notifications of one message, or of one request: delivered, pending until one common time, or
+    dead. `repeat`: if pending, they are sent again as the same request.
 
     They are given up together, when the youngest reaches `max_attempts` or `max_age`. Without the oldest, the rest
     would be another message or another request, which the receiver may take as new.
     """
-    now, attempts = setup.clock(), min(one.attempts for one in together)
-    age = now - max(one.created_at for one in together)
+    now, attempts = setup.clock(), min(one.attempts for one in notifications)
+    age = now - max(one.created_at for one in notifications)
     decision = _decide(result, attempts, age, now, setup)
-    release_key = isinstance(result, Reschedule) and len(together) == 1 and together[0].digest is None
+    release_key = isinstance(result, Reschedule) and len(notifications) == 1 and notifications[0].digest is None
     return [
         Settlement(
             seq=one.seq,
@@ -49,7 +49,7 @@ def settlements(
             repeat=repeat,
             release_key=release_key,
         )
-        for one in together
+        for one in notifications
     ]
 
 
@@ -86,13 +86,13 @@ def _decide(result: Result, attempts: int, age: float, now: float, setup: Setup)
             return _Decision(Status.PENDING, reason, detail, now + wait, counts=not free)
 
 
-def is_unknown(result: Result, *, repeated: bool) -> bool:
-    """Whether the receiver may have accepted a request: now, or (`repeated`) before, when no answer came."""
+def is_unknown(result: Result, *, sent_before: bool) -> bool:
+    """Whether the receiver may have accepted a request: now, or when it was `sent_before` and no answer came."""
     if isinstance(result, Reschedule):
         return False
     if isinstance(result, Retry) and result.unknown:
         return True
-    return repeated and isinstance(result, Retry | Paused)
+    return sent_before and isinstance(result, Retry | Paused)
 
 
 # The channel.
@@ -196,8 +196,8 @@ class Health:
 
     @property
     def slots(self) -> int:
-        """Sends that may run at the same time. While the receiver is down or refuses us, one finds out when it is
-        back."""
+        """Sends that may run at the same time. While the receiver is down or refuses us, one send at a time finds out
+        when it is back."""
         return 1 if self._pauses or self._is_down else self._policy.concurrency
 
     @property

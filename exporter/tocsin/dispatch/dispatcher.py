@@ -1,4 +1,16 @@
-"""The loop of one channel: claim, send, record."""
+"""The loop of one channel: claim, send, record.
+
+A notification goes through these steps:
+
+1. `Claims` reads notifications that may be sent now from the ledger, before they are needed.
+2. `_next` takes some of them if a slot is free and the channel may send now.
+3. `Sender` makes messages of them, and sends them.
+4. `Health` judges the answers: how many sends may run at the same time, and when the next one may begin.
+5. `_record` has `decisions.settlements` decide about each notification: delivered, retry at a time, or dead letter.
+6. `Recorder` writes the decisions to the ledger, many in one transaction.
+
+`_serve` is the loop. Each `_work` is a task with a slot, which repeats the steps 2 to 5 while there is more to send.
+"""
 
 import asyncio
 import contextlib
@@ -14,14 +26,14 @@ from tocsin.dispatch.supervision import Supervisor
 
 log = structlog.get_logger(__name__)
 
-_CLOSING = 5.0
+_CLOSE_TIMEOUT = 5.0
 """Seconds that a channel has to close its connections."""
 
 
 class Dispatcher:
     """Delivers what the ledger holds for one channel.
 
-    The ledger is the queue. Memory holds a page of claimed notifications, and what is being sent and recorded.
+    The ledger is the queue. Memory holds the claimed notifications, and what is being sent and recorded.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -31,12 +43,18 @@ class Dispatcher:
         self._health = Health(setup)
         self._sender = Sender(setup)
         self._recorder = Recorder(setup, self._health)
-        self._supervisor = Supervisor(setup.name, setup.metrics, setup.policy.backoff, setup.chance)
+        self._supervisor = Supervisor(
+            name=setup.name, metrics=setup.metrics, backoff=setup.policy.backoff, chance=setup.chance
+        )
         self._sending = 0
+        """Slots that are taken: sends that run now."""
         self._changed_elsewhere = False
         self._closing = False
+        """Whether no further send may begin."""
         self._wake = asyncio.Event()
+        """Set when there may be something to do."""
         self._idle = asyncio.Event()
+        """Set while there is nothing to do, see `_note_idle`."""
 
     async def run(self) -> None:
         """Send until cancelled. After an unexpected exception it starts again from the ledger."""
@@ -70,8 +88,13 @@ class Dispatcher:
     def _next(self) -> Claim | None:
         """Take what is sent next, and a slot to do it in; None if nothing may be sent now."""
         now, health = self._setup.monotonic(), self._health
-        if self._closing or not self._claims or self._sending >= health.slots or now < health.opens_at:
+        if self._closing or not self._claims:
             return None
+        if self._sending >= health.slots:  # all are taken; while the receiver is down there is only one
+            return None
+        if now < health.opens_at:  # a pause, an outage or the rate limit
+            return None
+        # While the channel is paused, one notification or request finds out whether the receiver accepts again.
         claim = self._claims.take(probe=health.status is ChannelStatus.PAUSED)
         health.launched(len(claim.heads), now)
         self._sending += 1
@@ -87,32 +110,39 @@ class Dispatcher:
             finally:
                 self._sending -= 1
             self._health.judge(sending.answers, self._setup.monotonic())
-            self._record(sending, repeated=claim.repeated)
+            self._record(sending, sent_before=claim.sent_before)
             await self._claims.give_back(sending.unsent)
             await asyncio.sleep(0)  # a channel that never waits must not block the event loop
             claim = self._next()
-        self._stir()
+        self._wake_if_needed()
 
-    def _record(self, sending: Sending, *, repeated: bool) -> None:
-        """Decide about each message. What shares a request of unknown outcome has one time and one end."""
-        known, unknown = list(sending.apart), list[Sent]()
-        for sent in sending.request:
-            (unknown if is_unknown(sent.result, repeated=repeated) else known).append(sent)
+    def _record(self, sending: Sending, *, sent_before: bool) -> None:
+        """Decide about each message, and queue the decisions.
+
+        After a timeout it is not known whether the request arrived. All its messages are then retried together, at one
+        time, so that the repeat is the same request: a receiver detects repeats by the idempotency key of the request.
+        `sent_before`: the request is such a repeat. Even if it fails, the request before may have arrived.
+        """
+        known, unknown = list(sending.separate), list[Sent]()
+        for sent in sending.in_request:
+            (unknown if is_unknown(sent.result, sent_before=sent_before) else known).append(sent)
         for sent in known:
-            self._recorder.add(sent.together, sent.result, settlements(sent.together, sent.result, self._setup))
+            decided = settlements(sent.notifications, sent.result, self._setup)
+            self._recorder.add(sent.notifications, sent.result, decided)
         if unknown:
-            everything = [one for sent in unknown for one in sent.together]
-            decided = iter(settlements(everything, unknown[0].result, self._setup, repeat=True))
+            members = [one for sent in unknown for one in sent.notifications]
+            # `repeat`: next time, too, they are sent as this request.
+            each = iter(settlements(members, unknown[0].result, self._setup, repeat=True))
             for sent in unknown:
-                self._recorder.add(sent.together, sent.result, [next(decided) for _ in sent.together])
+                self._recorder.add(sent.notifications, sent.result, [next(each) for _ in sent.notifications])
 
     def _recorded(self, more: bool) -> None:
         self._supervisor.works()
         if more:
             self._claims.changed()
-        self._stir()
+        self._wake_if_needed()
 
-    def _stir(self) -> None:
+    def _wake_if_needed(self) -> None:
         """Wake the loop if there is something for it to do."""
         if self._claims or self._claims.wants_more:
             self._wake.set()
@@ -120,16 +150,20 @@ class Dispatcher:
             self._note_idle()
 
     def _note_idle(self) -> bool:
-        """Set `_idle` where nothing is to be sent now, or may be."""
-        waiting = not self._closing and (bool(self._claims) or self._claims.wants_more)
-        if self._sending or not self._recorder.idle or (waiting and not self._health.holds(self._setup.monotonic())):
+        """Set `_idle` if nothing is being sent or recorded, and nothing can be sent now. Returns whether it is set.
+
+        Nothing can be sent during a pause or an outage, and once `finish` was called.
+        """
+        has_more = not self._closing and (bool(self._claims) or self._claims.wants_more)
+        can_send = has_more and not self._health.holds(self._setup.monotonic())
+        if self._sending or not self._recorder.idle or can_send:
             self._idle.clear()
         else:
             self._idle.set()
         return self._idle.is_set()
 
     def _pause(self) -> float | None:
-        """Seconds until there may be something to do without being woken; None for "not before"."""
+        """Seconds until there is something to do even if `_wake` is not set; None: only `_wake` ends the wait."""
         if self._closing:
             return None
         now, waits = self._setup.monotonic(), []
@@ -143,7 +177,7 @@ class Dispatcher:
 
     async def _close_channel(self) -> None:
         try:
-            async with asyncio.timeout(_CLOSING):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._setup.channel.close()
         except Exception:  # what a channel cannot close ends with the process
             log.exception("the channel cannot be closed", channel=self._setup.name)
@@ -167,7 +201,7 @@ class Dispatcher:
         self._note_idle()
         await self._idle.wait()
 
-    async def settled(self) -> None:
+    async def finish(self) -> None:
         """Begin no further send, and return once all that is being sent is answered and recorded."""
         self._closing = True
         await self.drained()

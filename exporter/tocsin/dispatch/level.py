@@ -25,7 +25,7 @@ from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
-_CLOSING = 5.0
+_CLOSE_TIMEOUT = 5.0
 """Seconds that an output has to close its connections."""
 _MANY = 200
 """Firings from which they are rendered in a thread."""
@@ -126,7 +126,7 @@ class LevelLoop:
         self._active = active
         self._clock = clock
         self._monotonic = monotonic
-        self._supervisor = Supervisor(name, metrics, policy.backoff, chance)
+        self._supervisor = Supervisor(name=name, metrics=metrics, backoff=policy.backoff, chance=chance)
         self._unusable = Repeats(log, "cannot render a firing", level="error")
         self._defects = Repeats(log, "the output failed", level="error")
         self._rendered: _Rendered = {}
@@ -178,15 +178,15 @@ class LevelLoop:
         finally:
             await self._close()
 
-    async def settled(self) -> None:
+    async def caught_up(self) -> None:
         """Return when every receiver that can be reached has what fires now. Call within a time limit."""
         await self._update()
         await asyncio.gather(*(one.idle.wait() for one in self._receivers))
 
     async def retired(self) -> None:
-        """As `settled`, for an output that is no longer configured: everything it reported is sent as ended."""
+        """As `caught_up`, for an output that is no longer configured: everything it reported is sent as ended."""
         self._current = dict
-        await self.settled()
+        await self.caught_up()
 
     async def _follow(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -283,7 +283,7 @@ class LevelLoop:
 
     async def _close(self) -> None:
         try:
-            async with asyncio.timeout(_CLOSING):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._level.close()
         except Exception:  # the run is over: what an output cannot close ends with the process
             log.exception("the output cannot be closed", channel=self.name)

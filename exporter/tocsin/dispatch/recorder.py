@@ -35,9 +35,9 @@ class Recorder:
         """Whether everything is written."""
         return not self._queue
 
-    def add(self, together: Sequence[Notification], result: Result, settlements: Sequence[Settlement]) -> None:
+    def add(self, notifications: Sequence[Notification], result: Result, settlements: Sequence[Settlement]) -> None:
         """Count the outcome of one message, and queue what is to be written."""
-        for notification, settlement in zip(together, settlements, strict=True):
+        for notification, settlement in zip(notifications, settlements, strict=True):
             self._count(notification, result, settlement)
         self._queue += settlements
         self._added.set()

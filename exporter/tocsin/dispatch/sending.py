@@ -25,17 +25,18 @@ _UNWRITTEN = Retry(Reason.INTERNAL, "the ledger could not be written", free=True
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Notifications to send next: the heads of ordering keys, in the order of `seq`."""
+    """Notifications to send next, in the order of `seq`."""
 
     heads: Sequence[Notification]
-    repeated: bool = False
+    """The first pending notification of each ordering key; of a digest its first."""
+    sent_before: bool = False
     """Whether they are the members of one request that may have been sent before."""
 
 
 class Sent(NamedTuple):
     """The notifications of one message, its head first, and the result."""
 
-    together: Sequence[Notification]
+    notifications: Sequence[Notification]
     result: Result
 
 
@@ -43,10 +44,10 @@ class Sent(NamedTuple):
 class Sending:
     """What became of one claim."""
 
-    apart: list[Sent] = field(default_factory=list)
-    """Messages that share no request with others, or are in none."""
-    request: list[Sent] = field(default_factory=list)
-    """The messages of one request."""
+    separate: list[Sent] = field(default_factory=list)
+    """Messages with a request of their own, or without one: decided one by one."""
+    in_request: list[Sent] = field(default_factory=list)
+    """The messages of one request with one idempotency key."""
     unsent: list[Notification] = field(default_factory=list)
     """Heads that are sent later: in another request, or with a part of their digest."""
     answers: list[Result] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Sending:
 class _Composed(NamedTuple):
     """The notifications of one message, its head first, and the message or why there is none."""
 
-    together: Sequence[Notification]
+    notifications: Sequence[Notification]
     message: Message | Rejected | Retry
 
 
@@ -83,9 +84,9 @@ class Sender:
         `attempting` is called with the number of messages that are sent.
         """
         composed = [await self._composed(head) for head in claim.heads]
-        if claim.repeated and any(isinstance(one.message, Retry) for one in composed):
+        if claim.sent_before and any(isinstance(one.message, Retry) for one in composed):
             # A part of a request is another request, so it waits until all of it can be composed.
-            return Sending(request=[Sent(one.together, _UNREAD) for one in composed])
+            return Sending(in_request=[Sent(one.notifications, _UNREAD) for one in composed])
         if self._batching is None:
             sending = await self._send_each(composed, attempting)
         else:
@@ -102,9 +103,10 @@ class Sender:
             results = await self._call(lambda: self._channel.send(messages), len(messages))
         answers = iter(results)
         sent = [
-            Sent(one.together, next(answers) if isinstance(one.message, Message) else one.message) for one in composed
+            Sent(one.notifications, next(answers) if isinstance(one.message, Message) else one.message)
+            for one in composed
         ]
-        return Sending(apart=sent, answers=[one.result for one in sent])
+        return Sending(separate=sent, answers=[one.result for one in sent])
 
     # Several messages in one request.
 
@@ -116,10 +118,10 @@ class Sender:
         attempting: Callable[[int], None],
     ) -> Sending:
         plan = self._plan(channel, [one.message for one in composed if isinstance(one.message, Message)])
-        by_id = {one.message.id: one.together for one in composed if isinstance(one.message, Message)}
-        apart = [Sent(one.together, one.message) for one in composed if not isinstance(one.message, Message)]
-        apart += [Sent(by_id[id_], result) for id_, result in plan.decided.items()]
-        sending = Sending(apart=apart, answers=[one.result for one in apart])
+        by_id = {one.message.id: one.notifications for one in composed if isinstance(one.message, Message)}
+        separate = [Sent(one.notifications, one.message) for one in composed if not isinstance(one.message, Message)]
+        separate += [Sent(by_id[id_], result) for id_, result in plan.decided.items()]
+        sending = Sending(separate=separate, answers=[one.result for one in separate])
         if not plan.requests:
             return sending
 
@@ -127,10 +129,10 @@ class Sender:
             return [by_id[message.id][0] for message in messages]
 
         first, *others = [heads(request.messages) for request in plan.requests]
-        unchanged = claim.repeated and {one.seq for one in first} == {one.seq for one in claim.heads}
+        unchanged = claim.sent_before and {one.seq for one in first} == {one.seq for one in claim.heads}
         if not unchanged and not await self._bind([first, *others]):
-            sent = [Sent(one.together, _UNWRITTEN) for one in composed]
-            return Sending(request=sent) if claim.repeated else Sending(apart=sent)
+            sent = [Sent(one.notifications, _UNWRITTEN) for one in composed]
+            return Sending(in_request=sent) if claim.sent_before else Sending(separate=sent)
         sending.unsent = [head for members in others for head in members]
         request = plan.requests[0]
         attempting(len(request.messages))
@@ -142,7 +144,7 @@ class Sender:
                 sending.unsent += first
                 return sending
             results = [_UNWRITTEN] * len(results)
-        sending.request = [
+        sending.in_request = [
             Sent(by_id[message.id], result) for message, result in zip(request.messages, results, strict=True)
         ]
         return sending
@@ -166,19 +168,19 @@ class Sender:
     # Digests that are too large.
 
     async def _split_digests(self, sending: Sending) -> None:
-        for sent in (sending.apart, sending.request):
+        for sent in (sending.separate, sending.in_request):
             for one in [one for one in sent if _is_too_large(one)]:
                 sent.remove(one)
                 if await self._split(one):
-                    sending.unsent.append(one.together[0])
+                    sending.unsent.append(one.notifications[0])
                 else:
-                    sending.apart.append(Sent(one.together, _UNWRITTEN))
+                    sending.separate.append(Sent(one.notifications, _UNWRITTEN))
 
     async def _split(self, sent: Sent) -> bool:
         """Divide a digest in two."""
-        head, result = sent.together[0], sent.result
+        head, result = sent.notifications[0], sent.result
         assert isinstance(result, Rejected)
-        ordered = sorted(one.seq for one in sent.together)
+        ordered = sorted(one.seq for one in sent.notifications)
         try:
             await self._ledger.split_digest(head, ordered[len(ordered) // 2], refused=not result.unsent)
         except LedgerError as error:
@@ -191,21 +193,21 @@ class Sender:
 
     async def _composed(self, head: Notification) -> _Composed:
         """Make the message of a head: its own, or that of its digest."""
-        together: Sequence[Notification] = [head]
+        notifications: Sequence[Notification] = [head]
         try:
             if head.digest is not None:
-                together = await self._ledger.digest(head) or together
-            message = self._compose(together)
+                notifications = await self._ledger.digest(head) or notifications
+            message = self._compose(notifications)
             if isinstance(message, Message) and message.kind in self._channel.needs_previous_ids:
-                ids = [id_ for one in together for id_ in await self._ledger.previous_ids(one)]
+                ids = [id_ for one in notifications for id_ in await self._ledger.previous_ids(one)]
                 message = replace(message, previous_ids=tuple(ids))
         except LedgerError as error:
             self._unreadable.add(channel=self._name, error=str(error))
-            return _Composed(together, _UNREAD)
+            return _Composed(notifications, _UNREAD)
         except Exception as error:  # noqa: BLE001 - one bad notification must not stop the channel
             self._uncomposed.add(type(error).__name__, channel=self._name, notification=head.id, exc_info=True)
-            return _Composed(together, Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}"))
-        return _Composed(together, message)
+            return _Composed(notifications, Rejected(Reason.INTERNAL, f"cannot be composed: {type(error).__name__}"))
+        return _Composed(notifications, message)
 
     async def _call(self, send: Callable[[], Awaitable[Sequence[Result]]], count: int) -> Sequence[Result]:
         """The results of a call that sends `count` messages."""
@@ -232,7 +234,7 @@ class Sender:
 
 def _is_too_large(sent: Sent) -> bool:
     result = sent.result
-    return isinstance(result, Rejected) and result.reason is Reason.TOO_LARGE and len(sent.together) > 1
+    return isinstance(result, Rejected) and result.reason is Reason.TOO_LARGE and len(sent.notifications) > 1
 
 
 def _is_complete(results: object, count: int) -> bool:
