@@ -117,7 +117,7 @@ class RowPipeline:
         self._partly = Reporter(
             log, down="source partly works", up="source fully works again", state=State.UP, alert=alert.name
         )
-        self._names = NameChecks(outputs.metrics.identity_check_failures.inc)
+        self._name_checks = NameChecks(outputs.metrics.identity_check_failures.inc)
         self._firing: FiringSet | None = None
         """None: not known, as at the start and after a fault of the ledger."""
         self._progress: _Progress | None = None
@@ -153,7 +153,7 @@ class RowPipeline:
         if self._firing is None:
             self.frontier = await self._store.load()
         subject, at = self.alert.subject, self._store.as_of()
-        async with self._source.open(subject, as_of=at, checked=self._names.checked) as stream:
+        async with self._source.open(subject, as_of=at, checked=self._name_checks.checked) as stream:
             self._prepare(stream.columns)
             yield stream.batches()
 
@@ -298,7 +298,7 @@ class RowPipeline:
             source=self.alert.source,
             state=self.state,
             message=self._reporter.message,
-            doubt=self._names.doubt,
+            doubt=self._name_checks.doubt,
             note=self._partly.message,
             firing=firing.firing if firing else 0,
             pending=firing.pending if firing else 0,

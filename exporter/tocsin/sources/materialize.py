@@ -92,9 +92,9 @@ class Materialize:
                 raise
             return None  # the first check fails for the same reason, and reports it
 
-    async def _batches(self, wire: Wire, subject: Subject, as_of: int | None) -> AsyncIterator[Batch]:
-        """Run the SUBSCRIBE."""
-        statement = sql.SQL("COPY ({}) TO STDOUT").format(_subscribe(subject, as_of))
+    async def _batches(self, wire: Wire, subject: Subject, asked: int | None) -> AsyncIterator[Batch]:
+        """Run the SUBSCRIBE. `asked`: the AS OF to ask for."""
+        statement = sql.SQL("COPY ({}) TO STDOUT").format(_subscribe(subject, asked))
         chunks = wire.copy(statement, limit=self._config.snapshot_timeout)
         assembler = Assembler()
         started = complete = False
@@ -103,7 +103,7 @@ class Materialize:
                 batches = assembler.add(chunk)
                 if not started and assembler.as_of is not None:  # the first line is always a progress row
                     started = True
-                    self._check_as_of(assembler.as_of, asked=as_of)
+                    self._check_as_of(assembler.as_of, asked=asked)
                 for batch in batches:
                     complete = True
                     yield batch
