@@ -260,7 +260,7 @@ def test_alertmanager_notifies_the_inbox(demo: Demo) -> None:
             alert["annotations"]["summary"] for alert in alerts if alert["labels"]["alertname"] == "DeploymentSpike"
         ]
 
-    assert re.search(r"Organization [ABCD] has \d+ deployments", seen(found, "an alert of Alertmanager")[-1])
+    assert re.search(r"Organization [ABCD] has \d+ deployments", seen(found, "an alert of Alertmanager", 2 * SOON)[-1])
 
 
 # How it ends

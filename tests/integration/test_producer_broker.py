@@ -12,8 +12,8 @@ from tocsin_producer.events import CUSTOMER_EVENTS, TOPICS, Schedule
 from tocsin_producer.plan import Plan
 
 SOON = 60.0
-PLAN = Plan(rate=1500.0, bid_rate=500.0, spike_interval=1.0, malformed=0.02, duplicate=0.02, limit=8000)
-"""Four seconds of it, so that a broker can go and come back in between."""
+PLAN = Plan(rate=1500.0, bid_rate=500.0, spike_interval=1.0, malformed=0.02, duplicate=0.02, limit=16_000)
+"""Eight seconds of it, so that a broker can go and come back in between."""
 OPTIONS = ("rate", "bid_rate", "spike_interval", "malformed", "duplicate", "limit")
 
 

@@ -20,6 +20,13 @@ from tocsin.sources.rabbitmq.settings import Config
 _CLOSE_TIMEOUT = 5.0
 
 
+class _Connection(aio_pika.Connection):
+    """The library closes a connection again when it is deleted, and Python warns if no event loop runs by then. `Link`
+    closes it."""
+
+    def __del__(self) -> None: ...
+
+
 class Link(TransportFactory):
     """A connection. It opens the transport itself, with frames that can all be decoded, and closes it: the library
     leaks a transport over which a server does not answer."""
@@ -32,7 +39,7 @@ class Link(TransportFactory):
         self._writer: asyncio.StreamWriter | None = None
         login = {"host": server.host, "port": server.port, "login": server.user, "password": server.password}
         more = {"virtualhost": server.vhost, "ssl": server.tls, "heartbeat": round(config.heartbeat), "name": name}
-        self.connection = aio_pika.Connection(make_url(**login, **more))  # type: ignore[arg-type]
+        self.connection = _Connection(make_url(**login, **more))  # type: ignore[arg-type]
         self.connection.kwargs["transport_factory"] = self
 
     @property
