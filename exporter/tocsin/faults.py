@@ -1,6 +1,10 @@
-"""Exceptions that no code expected, and cancellations: how they are described, and which of them end a task."""
+"""Exceptions that no code expected, failed connections and cancellations: how they are described, and which of them end
+a task."""
 
 import asyncio
+import errno
+import os
+import ssl
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -22,6 +26,19 @@ def unexpected(error: BaseException) -> str:
             where = f"{name}, line {trace.tb_lineno}"
         trace = trace.tb_next
     return f"unexpected {type(error).__name__} in {where}"
+
+
+def why_unreachable(error: OSError) -> str:
+    """Describe why a connection could not be made, as the operating system does."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not valid: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS failed: {error.reason.replace('_', ' ').lower()}"
+    # asyncio has texts of its own. Numbers that are not of the system are those of the resolver.
+    number = error.errno or 0
+    if number in errno.errorcode and not isinstance(error, ssl.SSLError):
+        return os.strerror(number)
+    return error.strerror or str(error) or type(error).__name__
 
 
 def must_end(error: BaseException) -> bool:

@@ -321,6 +321,20 @@ async def within(seconds: float, connection: PgConnection, work: Awaitable[T]) -
             await asyncio.gather(task, return_exceptions=True)
 
 
+_ATTEMPT = re.compile(r"^- host: .*?, port: .*?, hostaddr: .*?: ", re.MULTILINE)
+"""What psycopg writes before the failure of each of several addresses."""
+_PREFIX = re.compile(r"^connection (failed|is bad): (?=connection to )")
+
+
+def failure_text(error: BaseException) -> str:
+    """Return the text of an error of psycopg in one line: each failure once, without the hints of libpq, which are
+    lines that begin with a tab."""
+    summary, *attempts = _ATTEMPT.split(str(error))
+    lines = [line for part in attempts or [summary] for line in part.splitlines() if not line.startswith("\t")]
+    texts = dict.fromkeys(" ".join(_PREFIX.sub("", line).split()) for line in lines)
+    return "; ".join(text for text in texts if text) or type(error).__name__
+
+
 def about_login(text: str) -> bool:
     """Whether the server's message about a failed connection says that the role or its password is wrong.
 

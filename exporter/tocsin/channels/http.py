@@ -16,6 +16,7 @@ from yarl import URL
 from tocsin.channels.addresses import PrivateAddressError, public_socket
 from tocsin.channels.base import Delivered, Paused, Rejected, Result, Retry
 from tocsin.errors import Reason
+from tocsin.faults import why_unreachable
 
 MAX_ANSWER = 16384
 """Bytes of an answer that are read."""
@@ -81,10 +82,13 @@ class Client:
         except aiohttp.InvalidURL as error:
             return Rejected(Reason.REJECTED, redact(f"the address is not valid: {error}"))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddressError):
-                detail = f"{error.host} has a private address, which is refused; set allow_private if it is meant"
-                return Rejected(Reason.REJECTED, redact(detail))
-            return Retry(Reason.CONNECTION, redact(str(error) or type(error).__name__))
+            detail = str(error) or type(error).__name__
+            if isinstance(error, aiohttp.ClientConnectorError):
+                if isinstance(error.os_error, PrivateAddressError):
+                    detail = f"{error.host} has a private address, which is refused; set allow_private if it is meant"
+                    return Rejected(Reason.REJECTED, redact(detail))
+                detail = f"cannot connect to {error.host}:{error.port}: {why_unreachable(error.os_error)}"
+            return Retry(Reason.CONNECTION, redact(detail))
 
     async def close(self) -> None:
         """Close the connections. May be called twice."""

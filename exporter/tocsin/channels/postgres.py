@@ -26,6 +26,7 @@ from tocsin.postgres import (
     about_login,
     connected,
     derived_name,
+    failure_text,
     granted,
     name_parts,
     relation,
@@ -166,7 +167,7 @@ class Postgres(Channel):
             elif failure.reason is Reason.NOT_FOUND:
                 fix = f"; compare the table with {printed}"  # which does not change an existing table
             # The other fields of the error may quote the row.
-            text = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
+            text = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or failure_text(error)
             return replace(failure, detail=self._redact(f"{config.display}: {text}") + fix)
         return None
 

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import psycopg
 
 from tocsin.errors import SourceError, SourceReason
-from tocsin.postgres import about_login
+from tocsin.postgres import about_login, failure_text
 
 
 def connect_error(error: Exception, server: str, waited: float) -> SourceError:
     """Why there is no connection, in one line. `waited`: seconds."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return SourceError(f"no answer within {waited:.0f} s", SourceReason.CONNECT, server=server)
-    text = _one_line(error)
+    text = failure_text(error)
     return SourceError(text, SourceReason.AUTH if about_login(text) else SourceReason.CONNECT, server=server)
 
 
@@ -29,10 +29,6 @@ def translated(server: str, fixes: Mapping[SourceReason, str] = {}) -> Iterator[
         raise statement_error(error, server, fixes=fixes) from None
     except TimeoutError:
         raise SourceError("the server does not answer", SourceReason.STALLED, server=server) from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 _UNDEFINED_OBJECT = "42704"
@@ -77,9 +73,9 @@ def statement_error(
     """
     if error.sqlstate is None:
         if isinstance(error, _BY_THE_CLIENT):
-            return SourceError(_one_line(error), SourceReason.OTHER, server=server)
-        return SourceError(f"connection lost: {_one_line(error)}", SourceReason.DISCONNECTED, server=server)
-    primary = error.diag.message_primary or _one_line(error)
+            return SourceError(failure_text(error), SourceReason.OTHER, server=server)
+        return SourceError(f"connection lost: {failure_text(error)}", SourceReason.DISCONNECTED, server=server)
+    primary = error.diag.message_primary or failure_text(error)
     extra = " ".join(part for part in (error.diag.message_detail, error.diag.message_hint) if part)
     reason = _reason(error.sqlstate, primary, running=running)
     return SourceError(

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError, PublishError
 from aiormq.exceptions import (
+    AMQPError,
     AuthenticationError,
     ChannelAccessRefused,
     ChannelLockedResource,
@@ -18,6 +19,7 @@ from aiormq.exceptions import (
 from pamqp.commands import Channel, Connection
 
 from tocsin.errors import SourceError, SourceReason
+from tocsin.faults import why_unreachable
 from tocsin.redaction import redactor
 from tocsin.sources.rabbitmq.settings import Config
 
@@ -92,6 +94,8 @@ def a_stream(queue: str) -> str:
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and not isinstance(error, AMQPError):
+        return why_unreachable(error)
     closing = [part.reply_text for part in error.args if isinstance(part, Connection.Close | Channel.Close)]
     texts = closing or [part for part in error.args if isinstance(part, str) and part]
     return texts[-1] if texts else str(error) or type(error).__name__
