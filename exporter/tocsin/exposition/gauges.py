@@ -146,7 +146,7 @@ def _picker(indexes: Sequence[int]) -> Callable[[Row], tuple[str | None, ...]]:
 
 
 _EARLIER = object()
-"""Stands in a group for the key of the row that had the label set first.
+"""The key, in a group, of the row that had the label set first.
 
 To save memory, a label set with a single row does not keep the key of that row. With rows A and B of one label set:
 A alone: no group. B joins: {_EARLIER: a, B: b}. A leaves: _EARLIER is removed, and B alone needs no group.
