@@ -3,6 +3,7 @@ workers can read one queue."""
 
 import asyncio
 import contextlib
+import gc
 import json
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 
 from support.event_reading import Reader, reading
 from support.rabbitmq import Peer, RabbitMQ, breaks_rabbitmq, peer
-from support.rabbitmq_reading import ENVELOPE, fault, rows, source
+from support.rabbitmq_reading import ENVELOPE, config, fault, rows, source
 from support.tcp_proxy import TcpProxy
 from support.waiting import until
 from tocsin.errors import RefusedReason, SourceError, SourceReason
+from tocsin.sources.rabbitmq.dead_letters import Copy, DeadLetters
 
 
 async def test_unacknowledged_message_returns_with_its_id(broker: RabbitMQ, other: Peer, queue: str) -> None:
@@ -185,3 +187,31 @@ async def test_each_message_goes_to_one_worker(broker: RabbitMQ, other: Peer, qu
         assert sorted(row["n"] for worker in workers for _, row in rows(worker.events)) == list(range(10))  # type: ignore[type-var]
         assert all(worker.events for worker in workers)
         assert (await other.counts(queue))[1] == 5
+
+
+def receipts(reader: Reader) -> list[Any]:
+    """Every message that was read, as the source keeps it until it is acknowledged."""
+    batches: Any = reader.batches
+    return [one for batch in batches for one in batch.receipt]
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_closing_while_publishing_leaves_no_error(
+    broker: RabbitMQ, other: Peer, queue: str, caplog: pytest.LogCaptureFixture, turns: int
+) -> None:
+    """A dead letter is at another point of its way after each turn of the event loop."""
+    async with reading(source(broker, queue), acknowledging=False) as found:
+        await other.send(queue, b"no JSON", b"no JSON either")
+        await until(lambda: len(receipts(found)) == 2, "both messages")
+        first, second = (Copy(message=one.message, headers={}) for one in receipts(found))
+        letters = DeadLetters("q", config(broker, queue))
+        await letters.publish([first])
+        publishing = asyncio.create_task(letters.publish([second]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await letters.close()
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+    del letters, publishing
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

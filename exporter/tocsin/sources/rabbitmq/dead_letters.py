@@ -134,6 +134,9 @@ class DeadLetters:
             routing_key=delivered(message).routing_key or "",
             properties=properties,
             mandatory=True,
+            # It waits for the confirmation. If it also waited for the write and were cancelled there, no one would read
+            # the outcome of the confirmation, and asyncio would log that.
+            wait=False,
         )
 
 
