@@ -42,7 +42,7 @@ class Stuck:
         return self.answer
 
 
-TIMED_OUT = Retry(Reason.TIMEOUT, "the handler did not end within 0.02 s")
+TIMED_OUT = Retry(Reason.TIMEOUT, "the handler did not end within 0.1 s")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def stuck() -> Iterator[Stuck]:
 
 async def test_hanging_handler_times_out_and_keeps_slot(stuck: Stuck) -> None:
     """Its notification is not passed a second time meanwhile."""
-    made = channel(stuck, timeout="20ms", concurrency=2)
+    made = channel(stuck, timeout="100ms", concurrency=2)
     with capture_logs() as logged:
         assert await sent(made) == TIMED_OUT
     assert [(line["event"], line["hanging"], line["concurrency"]) for line in logged] == [
@@ -68,7 +68,7 @@ async def test_hanging_handler_times_out_and_keeps_slot(stuck: Stuck) -> None:
 
 
 async def test_no_call_starts_while_all_threads_hang(stuck: Stuck) -> None:
-    made = channel(stuck, timeout="20ms", concurrency=2)
+    made = channel(stuck, timeout="100ms", concurrency=2)
     await made.send([message(key="1"), message(key="2")])
     before = threading.active_count()
     [result] = await made.send([message(key="3")])
@@ -83,7 +83,7 @@ async def test_no_call_starts_while_all_threads_hang(stuck: Stuck) -> None:
 
 
 async def test_result_of_late_call_answers_next_attempt(stuck: Stuck) -> None:
-    made = channel(stuck, timeout="20ms")
+    made = channel(stuck, timeout="100ms")
     stuck.answer = "ticket 17"
     await sent(made)
     stuck.go.set()
@@ -158,7 +158,7 @@ async def test_coroutine_or_future_is_cancelled_at_timeout() -> None:
 async def test_awaitable_returned_after_timeout_is_not_awaited(stuck: Stuck, what: str) -> None:
     awaited = Awaited()
     stuck.answer = awaited.coroutine() if what == "coroutine" else awaited.future
-    made = channel(stuck, timeout="20ms")
+    made = channel(stuck, timeout="100ms")
     await sent(made)
     stuck.go.set()
     await until(lambda: not made._running)
@@ -178,7 +178,7 @@ async def test_uncancellable_async_handler_keeps_its_slot(monkeypatch: pytest.Mo
             except asyncio.CancelledError:
                 continue
 
-    made = channel(stubborn, timeout="20ms", concurrency=1)
+    made = channel(stubborn, timeout="100ms", concurrency=1)
     assert await sent(made) == TIMED_OUT
     again = await sent(made, message(key="2"))
     assert isinstance(again, Retry)
@@ -215,7 +215,7 @@ async def test_close_cancels_awaited_result(monkeypatch: pytest.MonkeyPatch) -> 
 
 async def test_close_abandons_hanging_handlers(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.channels.python.channel._DRAIN", 0.02)
-    made = channel(stuck, timeout="20ms")
+    made = channel(stuck, timeout="100ms")
     with capture_logs() as logged:
         await sent(made)
         await made.close()
