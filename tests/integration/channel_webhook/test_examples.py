@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "WEBHOOK_TOKEN": "hook-token",
     "AIRFLOW_TOKEN": "airflow-token",
     "DBT_CLOUD_TOKEN": "dbt-token",
-    "SLACK_WEBHOOK_PATH": "T00000000/B00000000/XXXXXXXXXXXX",
+    "SLACK_WEBHOOK_PATH": "T00000000/B00000000/TOKEN",
     "GITHUB_DISPATCH_TOKEN": "github-token",
     "PAGERDUTY_ROUTING_KEY": "0123456789abcdef0123456789abcdef",
     "TEAMS_WORKFLOW_URL": "https://flows.example.com/workflows/abc/triggers/manual/paths/invoke?api-version=1&sig=a%2Bb",
