@@ -1,4 +1,4 @@
-"""Fixtures of the tests of notifications: the double of Materialize and, where there is one, a live server."""
+"""Fixtures: the double of Materialize and, for notifications, a live server where there is one; a harness."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from support.live import SERVERS, Server, serving
 from support.notifications import Scenario, new_scenario
+from support.tocsin import Harness, new_harness
 
 
 @pytest.fixture(params=SERVERS)
@@ -18,4 +19,12 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
 @pytest.fixture
 async def scenario(server: Server, tmp_path: Path) -> AsyncIterator[Scenario]:
     async with new_scenario(tmp_path, server) as made:
+        yield made
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A harness whose view has one row, an order of Ann."""
+    async with new_harness(tmp_path) as made:
+        made.orders.insert(("1", "Ann", "10"))
         yield made

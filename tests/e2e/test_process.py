@@ -16,17 +16,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from support.tocsin import Harness, command, new_harness, quick_channel, running, start, write
+from support.tocsin import Harness, command, quick_channel, running, start, write
 from support.waiting import SOON, until, until_some
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with new_harness(tmp_path) as made:
-        made.orders.insert(("1", "Ann", "10"))
-        yield made
 
 
 class Hesitant:

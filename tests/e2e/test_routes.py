@@ -1,23 +1,14 @@
 """Routes by condition, end to end: a view, the process, a receiver, and the history."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.tocsin import Harness, TocsinProcess, command, new_harness, quick_channel
+from support.tocsin import Harness, TocsinProcess, command, quick_channel
 from support.waiting import until_some
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with new_harness(tmp_path) as made:
-        made.orders.insert(("1", "Ann", "10"))
-        yield made
 
 
 def notified(harness: Harness, path: str) -> list[tuple[str, float]]:

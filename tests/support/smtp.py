@@ -6,6 +6,8 @@ import email.policy
 import ssl
 import warnings
 from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from types import TracebackType
@@ -218,3 +220,19 @@ class MailServer:
         if said.startswith("250"):
             await self._take(session, envelope)
         return said
+
+
+@asynccontextmanager
+async def speaking(*lines: bytes) -> AsyncIterator[MailServer]:
+    """A server that sends these lines, whatever it receives."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for line in lines:
+            writer.write(line)
+            await reader.readline()
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as speaker:
+        server = MailServer()
+        server.port = speaker.sockets[0].getsockname()[1]
+        yield server
