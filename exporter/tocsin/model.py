@@ -145,7 +145,7 @@ def notification_id(transition: Transition, channel: str) -> str:
     """
     of = transition
     started_at, at = (0, 0) if of.kind is Kind.EVENT else (of.started_at, of.at)
-    return _hash(f'[{_quoted(of.alert)},"{of.fingerprint}",{started_at},"{of.kind.value}",{at},{_quoted(channel)}]')
+    return _hash(f'[{_quoted(of.alert)},"{of.fingerprint}",{started_at},"{of.kind!s}",{at},{_quoted(channel)}]')
 
 
 def _hash(canonical: str) -> str:

@@ -1,4 +1,4 @@
-"""Settings of a Kafka source, and positions in the ledger."""
+"""Settings of a Kafka source, times in its records, and positions in the ledger."""
 
 import re
 import sys
@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from support.kafka_events import source
 from tocsin.channels import kafka as channel_kind
 from tocsin.errors import ConfigError
+from tocsin.model import Column
 from tocsin.sources import kafka as kind
+from tocsin.sources.kafka.records import row
 from tocsin.sources.kafka.stream import Place, positions, stored
+from tocsin.values import jsonable, number, typed
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,28 @@ def test_state_setting_selects_rows_or_events() -> None:
     rows = kind.Config(bootstrap_servers=["h:1"], state=True)
     assert (events.delivers, rows.delivers) == ("events", "rows")
     assert events.subjects == rows.subjects == ("topic",)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        ((25, "1767323045678.901"), 1767323045.678901),
+        ((25, "-1500"), -1.5),
+        ((20, "1767323045678"), 1767323045.678),
+        ((25, "2026-01-02 03:04:05.5+00"), 1767323045.5),
+    ],
+    ids=["sink of Materialize", "before 1970", "number", "a time"],
+)
+def test_time_in_milliseconds_becomes_a_time(written: tuple[int, str], seconds: float) -> None:
+    column = Column(name="opened", oid=1184)
+    (text,) = row((column,), {"opened": written})
+    assert number(text) == seconds
+    assert jsonable(typed(column, text)).startswith(("2026-01-02T03:04:05", "1969-12-31T23:59:58.5"))
+
+
+@pytest.mark.parametrize("written", ["999999999999999", "1767323045678901", "soon"])
+def test_other_text_in_a_column_of_times_stays_text(written: str) -> None:
+    assert row((Column(name="opened", oid=1184),), {"opened": (25, written)}) == (written,)
 
 
 # Positions in the ledger.

@@ -43,7 +43,7 @@ def firing_values(alert: str, firing: Firing) -> tuple[object, ...]:
     return (
         alert,
         firing.fingerprint,
-        firing.phase.value,
+        str(firing.phase),
         firing.started_at,
         firing.marked_at,
         row_text(firing.row),
@@ -70,7 +70,7 @@ def transition_values(number: int, transition: Transition, shape: int) -> tuple[
         number,
         transition.alert,
         transition.fingerprint,
-        transition.kind.value,
+        str(transition.kind),
         transition.started_at,
         transition.at,
         shape,

@@ -1,8 +1,10 @@
 """A record of Kafka as an event or as a row. Pure: no connection, no clock."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
@@ -28,6 +30,7 @@ TYPES: Mapping[Type, int] = {
 _NUMBERS = frozenset({INT8, NUMERIC, FLOAT8})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = 253_402_300_800_000
+_MILLISECONDS = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,6})?")
 
 
 def place(message: Message) -> str:
@@ -163,7 +166,23 @@ _NULL: Cell = (TEXT, None)
 
 
 def _fitted(wanted: int, oid: int, text: str | None) -> str | None:
-    # Text in a JSON column is written as JSON; other values have the same text under any type.
-    if wanted != JSONB or oid == JSONB or text is None:
+    """The text of a value in a column of type `wanted`: JSON in a JSON column, a time in a column of times. Under any
+    other type it is the same."""
+    if text is None or wanted == oid:
+        return text
+    if wanted == TIMESTAMPTZ:
+        return _time(text)
+    if wanted != JSONB:
         return text
     return {"t": "true", "f": "false"}[text] if oid == BOOL else text if oid in _NUMBERS else json.dumps(text)
+
+
+def _time(text: str) -> str:
+    # A sink of Materialize writes milliseconds since 1970 as text; others as a number. Sixteen digits are microseconds.
+    if not _MILLISECONDS.fullmatch(text):
+        return text
+    try:
+        moment = _EPOCH + timedelta(microseconds=int(Decimal(text) * 1000))
+    except OverflowError:
+        return text
+    return moment.isoformat(sep=" ")
