@@ -28,17 +28,24 @@ def unexpected(error: BaseException) -> str:
     return f"unexpected {type(error).__name__} in {where}"
 
 
-def why_unreachable(error: OSError) -> str:
-    """Describe why a connection could not be made, as the operating system does."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not valid: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return f"TLS failed: {error.reason.replace('_', ' ').lower()}"
+def why_unreachable(error: BaseException) -> str:
+    """Describe why a connection could not be made, as the operating system does: by the first error of those that led
+    to `error`. Libraries have texts of their own for it ("All connection attempts failed")."""
+    first = error
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause
+        first = error if isinstance(error, OSError) else first
+    if isinstance(first, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not valid: {first.verify_message}"
+    if isinstance(first, ssl.SSLError) and first.reason:
+        return f"TLS failed: {first.reason.replace('_', ' ').lower()}"
+    if not isinstance(first, OSError):
+        return str(first) or type(first).__name__
     # asyncio has texts of its own. Numbers that are not of the system are those of the resolver.
-    number = error.errno or 0
-    if number in errno.errorcode and not isinstance(error, ssl.SSLError):
+    number = first.errno or 0
+    if number in errno.errorcode and not isinstance(first, ssl.SSLError):
         return os.strerror(number)
-    return error.strerror or str(error) or type(error).__name__
+    return first.strerror or str(first) or type(first).__name__
 
 
 def must_end(error: BaseException) -> bool:

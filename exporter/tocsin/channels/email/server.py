@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeVar
 import aiosmtplib
 from aiosmtplib import (
     SMTPAuthenticationError,
+    SMTPConnectError,
     SMTPConnectResponseError,
     SMTPException,
     SMTPHeloError,
@@ -23,6 +24,7 @@ from tocsin.channels.base import Delivered, Paused, Rejected, Retry
 from tocsin.channels.email.mail import Mail
 from tocsin.channels.email.settings import DEFAULT_PORTS, Config
 from tocsin.errors import Reason
+from tocsin.faults import why_unreachable
 
 T = TypeVar("T")
 Failure: TypeAlias = Paused | Rejected | Retry
@@ -44,6 +46,7 @@ class Server:
 
     def __init__(self, config: Config, redact: Callable[[str], str]) -> None:
         self._config = config
+        self._port = config.port or DEFAULT_PORTS[config.security]
         self._redact = redact
         self._hello = config.hello
         self._context = _context(config)
@@ -80,10 +83,13 @@ class Server:
             # Before any mail is mentioned, a refusal is about us: every mail would be refused.
             ours = isinstance(error, SMTPAuthenticationError | SMTPConnectResponseError | SMTPHeloError)
             return self._verdict(error.code, error.message, ours=ours)
-        except OSError as error:  # a lost connection, and certificate errors
-            return Retry(Reason.CONNECTION, self._redact(_text(error)))
+        except SMTPConnectError as error:
+            detail = f"cannot connect to {self._config.host}:{self._port}: {why_unreachable(error)}"
+            return Retry(Reason.CONNECTION, self._redact(detail))
+        except OSError as error:  # a lost connection
+            return Retry(Reason.CONNECTION, self._redact(why_unreachable(error)))
         except SMTPException as error:  # the server offers no TLS, or no login
-            return Paused(Reason.UNAUTHORIZED, self._redact(_text(error)))
+            return Paused(Reason.UNAUTHORIZED, self._redact(str(error)))
 
     async def _send(self, mail: Mail, recipients: Sequence[str]) -> Outcome | Failure:
         smtp = await self._connection()
@@ -153,7 +159,7 @@ class Server:
         config = self._config
         smtp = aiosmtplib.SMTP(
             hostname=config.host,
-            port=config.port or DEFAULT_PORTS[config.security],
+            port=self._port,
             local_hostname=self._hello,
             timeout=None,  # one timeout holds for the whole attempt
             use_tls=config.security == "tls",
@@ -235,10 +241,3 @@ async def _quit(smtp: aiosmtplib.SMTP) -> None:
     with contextlib.suppress(SMTPException, OSError):
         await smtp.quit(timeout=_QUIT_TIMEOUT)
     smtp.close()
-
-
-def _text(error: Exception) -> str:
-    for one in (error, error.__cause__):
-        if isinstance(one, ssl.SSLCertVerificationError):
-            return f"the server's certificate is not valid: {one.verify_message}"
-    return str(error) or type(error).__name__

@@ -24,6 +24,7 @@ from tocsin.channels.http import classify, retry_after
 from tocsin.channels.novu.events import Event
 from tocsin.channels.novu.settings import Config
 from tocsin.errors import Reason
+from tocsin.faults import why_unreachable
 from tocsin.redaction import redactor
 
 PROCESSED = "processed"
@@ -90,6 +91,7 @@ class Api:
         self._now = now
         self._timeout = config.timeout
         self._unknown_wait = config.unknown_outcome_wait
+        self._server = httpx.URL(config.url).netloc.decode()
         self.redact = redactor([config.api_key])
         context = httpx.create_ssl_context()
         # Unlike the client that the SDK makes, these follow no redirects.
@@ -182,13 +184,13 @@ class Api:
         except models.NovuError as error:
             return _Answer(status=error.status_code, headers=error.headers, content=_json(error.body))
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            detail = self.redact(f"cannot connect: {str(error) or type(error).__name__}")
+            detail = self.redact(f"cannot connect to {self._server}: {why_unreachable(error)}")
             raise CallError(Retry(Reason.CONNECTION, detail)) from None
         except (TimeoutError, httpx.TimeoutException):
             detail = f"no answer within {self._timeout:g} s"
             raise CallError(Retry(Reason.TIMEOUT, detail, self._unknown_wait)) from None
         except (httpx.HTTPError, httpx.StreamError, models.NoResponseError, OSError) as error:
-            detail = self.redact(str(error) or type(error).__name__)
+            detail = self.redact(why_unreachable(error))
             raise CallError(Retry(Reason.CONNECTION, detail, self._unknown_wait)) from None
         except (ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
             raise self._refused(error) from None
