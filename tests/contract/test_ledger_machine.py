@@ -28,8 +28,9 @@ from tocsin.model import Kind, Notification, Transition, notification_id
 T = TypeVar("T")
 ALERTS = st.sampled_from(("late", "early"))
 KEYS = st.sampled_from((None, "", "1", "2"))
-CHANNELS = st.sampled_from(("hook", "mail"))
-ROUTES = st.sampled_from(((), ("hook",), ("hook", "mail")))
+ODD = 'it\'s "odd"'
+CHANNELS = st.sampled_from(("hook", ODD))
+ROUTES = st.sampled_from(((), ("hook",), ("hook", ODD)))
 KINDS = [kind for kind in Kind if kind is not Kind.EVENT]  # times are no part of an event's identity
 STATUSES = st.sampled_from((Status.PENDING, Status.DELIVERED, Status.DEAD))
 
@@ -42,6 +43,7 @@ class Known:
     status: Status = Status.PENDING
     attempts: int = 0
     created_at: float = 0.0
+    not_before: float = 0.0
     settled_at: float | None = None
 
 
@@ -59,6 +61,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.frontiers: dict[str, int | None] = {}
         self.known: dict[str, Known] = {}
         self.claimed: dict[int, Notification] = {}
+        self.last_seq = 0
 
     def do(self, asked: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(asked)
@@ -117,6 +120,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.frontiers[alert] = frontier
         assert [(one.id, one.channel, one.transition) for one in notifications] == self._new(transitions, to)
         for one in notifications:
+            assert one.seq > self.last_seq
+            self.last_seq = one.seq
             self.known[one.id] = Known(one, created_at=self.clock.now)
 
     def _new(self, transitions: list[Transition], to: tuple[str, ...]) -> list[tuple[str, str, Transition]]:
@@ -124,15 +129,16 @@ class LedgerMachine(RuleBasedStateMachine):
         return [(name, *what) for name, what in asked.items() if name not in self.known]
 
     @precondition(lambda self: self.known)
-    @rule(data=st.data(), status=STATUSES)
-    def settle(self, data: st.DataObject, status: Status) -> None:
-        known = self._choose(data)
-        self.do(self.ledger.settle([settlement(one.notification, status, at=self.clock.now) for one in known]))
+    @rule(data=st.data(), status=STATUSES, wait=st.integers(0, 2))
+    def settle(self, data: st.DataObject, status: Status, wait: int) -> None:
+        known, now = self._choose(data), self.clock.now
+        more = {"at": now, "not_before": now + wait}
+        self.do(self.ledger.settle([settlement(one.notification, status, **more) for one in known]))
         for one in known:
             self.claimed.pop(one.notification.seq, None)
             if one.status is Status.PENDING:
-                one.status, one.attempts = status, 1
-                one.settled_at = None if status is Status.PENDING else self.clock.now
+                one.status, one.attempts, one.not_before = status, 1, now + wait
+                one.settled_at = None if status is Status.PENDING else now
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
@@ -143,6 +149,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.do(self.ledger.retry([one.notification.id for one in known])) == len(revived)
         for one in revived:
             one.status, one.attempts, one.created_at, one.settled_at = Status.PENDING, 0, self.clock.now, None
+            one.not_before = 0.0
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
@@ -153,7 +160,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for one in dropped:
             one.status, one.settled_at = Status.DROPPED, self.clock.now
 
-    @rule(channels=st.sets(st.sampled_from(("hook", "mail", "new"))))
+    @rule(channels=st.sets(st.sampled_from(("hook", ODD, "new"))))
     def unroute(self, channels: set[str]) -> None:
         unrouted = [one for one in self._pending() if one.notification.channel not in channels]
         assert self.do(self.ledger.dead_letter_unrouted(sorted(channels))) == len(unrouted)
@@ -197,14 +204,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(channel=CHANNELS)
     def claim(self, channel: str) -> None:
-        """The first pending one of each ordering key is claimed, if none of its key is."""
+        """The first pending one of each ordering key is claimed, if none of its key is and its time has come."""
         found = self.do(self.ledger.claim(channel, 10_000)).heads
         busy = {one.ordering_key for one in self.claimed.values() if one.channel == channel}
         heads: dict[str, Known] = {}
         for one in sorted(self._pending(), key=lambda one: one.notification.seq):
             if one.notification.channel == channel:
                 heads.setdefault(one.notification.ordering_key, one)
-        expected = [one for key, one in heads.items() if key not in busy]
+        expected = [one for key, one in heads.items() if key not in busy and one.not_before <= self.clock.now]
         assert [(one.id, one.attempts, one.created_at, one.transition) for one in found] == [
             (one.notification.id, one.attempts, one.created_at, one.notification.transition) for one in expected
         ]
@@ -226,7 +233,7 @@ class LedgerMachine(RuleBasedStateMachine):
         found = {one.id: (one.status, one.settled_at) for one in self.do(self.ledger.find(Filter(limit=10_000)))}
         assert found == {name: (one.status, one.settled_at) for name, one in self.known.items()}
         counted: dict[str, Backlog] = {}
-        for channel in ("hook", "mail"):
+        for channel in ("hook", ODD):
             of_channel = [one for one in self.known.values() if one.notification.channel == channel]
             waiting = [one.created_at for one in of_channel if one.status is Status.PENDING]
             dead = sum(one.status is Status.DEAD for one in of_channel)

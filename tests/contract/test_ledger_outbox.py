@@ -1,4 +1,4 @@
-"""The outbox of any ledger: claiming, settling, listing and pruning."""
+"""The outbox of any ledger: claiming, settling and listing. See test_ledger_machine.py too."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ import pytest
 
 from support.clock import Clock
 from support.ledger import commit, delivered, fired, firing, record, sendable, settlement, transition
-from tocsin.ledger.base import Backlog, Filter, Ledger, Status
-from tocsin.model import Kind
+from tocsin.ledger.base import Filter, Ledger, Status
+from tocsin.model import Kind, Notification
 
 
 async def test_claims_come_in_pages_in_order(ledger: Ledger) -> None:
@@ -104,39 +104,6 @@ async def test_repeated_settlement_is_one_attempt(ledger: Ledger, clock: Clock) 
     assert len(await ledger.attempts(notification.id)) == (await record(ledger, notification)).attempts == 1
 
 
-async def test_retry_makes_dead_letters_pending(ledger: Ledger, clock: Clock) -> None:
-    dead, dropped, sent, waiting = await fired(ledger, "1", "2", "3", "4")
-    await ledger.settle([settlement(dead, Status.DEAD, at=clock.now), delivered(sent)])
-    await ledger.drop([dropped.id])
-    clock.advance(1000)
-    assert await ledger.retry([dead.id, dropped.id, sent.id, waiting.id, "unknown"]) == 2
-    fresh = [one._replace(created_at=clock.now) for one in (dead, dropped)]
-    assert await sendable(ledger) == [*fresh, waiting]
-    assert (await record(ledger, dead)).settled_at is None
-
-
-async def test_only_dead_and_pending_are_dropped(ledger: Ledger, clock: Clock) -> None:
-    dead, sent, waiting = await fired(ledger, "1", "2", "3")
-    await ledger.settle([settlement(dead, Status.DEAD), delivered(sent)])
-    clock.advance(5)
-    assert await ledger.drop([dead.id, sent.id, waiting.id, "unknown"]) == 2
-    assert await sendable(ledger) == []
-    found = {one.id: one for one in await ledger.find(Filter(status=Status.DROPPED))}
-    assert found.keys() == {dead.id, waiting.id}
-    assert {one.settled_at for one in found.values()} == {clock.now}
-
-
-async def test_unrouted_notifications_become_dead_letters(ledger: Ledger) -> None:
-    await fired(ledger, "1", to=("hook", "mail"))
-    await fired(ledger, "2", to=('it\'s "gone"',))
-    assert [await ledger.dead_letter_unrouted(["hook"]) for _ in range(2)] == [2, 0]
-    assert len(await sendable(ledger)) == 1
-    dead = await ledger.find(Filter(status=Status.DEAD))
-    assert {(one.channel, one.reason) for one in dead} == {("mail", "unrouted"), ('it\'s "gone"', "unrouted")}
-    assert all(one.detail for one in dead)
-    assert await ledger.dead_letter_unrouted([]) == 1
-
-
 async def test_previous_ids_are_of_episode_and_channel(ledger: Ledger) -> None:
     both = ("hook", "mail")
     fired = await ledger.commit(commit([transition(), transition("2")], to=both))
@@ -148,30 +115,6 @@ async def test_previous_ids_are_of_episode_and_channel(ledger: Ledger) -> None:
     (again,) = await ledger.commit(commit([transition(at=2000)]))
     assert await ledger.previous_ids(resolved) == (fired[0].id, updated[0].id)
     assert await ledger.previous_ids(again) == ()
-
-
-async def test_backlog_counts_pending_and_dead(ledger: Ledger, clock: Clock) -> None:
-    assert await ledger.backlog() == {}
-    first = clock.now
-    one, two, three = await fired(ledger, "1", "2", "3")
-    clock.advance(10)
-    await fired(ledger, "4", to=("hook", "mail"))
-    assert await ledger.backlog() == {
-        "hook": Backlog(pending=4, oldest=first),
-        "mail": Backlog(pending=1, oldest=first + 10),
-    }
-    await ledger.settle([delivered(one), delivered(two), settlement(three, Status.DEAD)])
-    await ledger.drop([record.id for record in await ledger.find(Filter(channel="mail"))])
-    assert await ledger.backlog() == {"hook": Backlog(pending=1, oldest=first + 10, dead=1)}
-
-
-async def test_retry_keeps_age_of_backlog(ledger: Ledger, clock: Clock) -> None:
-    first = clock.now
-    dead, _ = await fired(ledger, "1", "2")
-    await ledger.settle([settlement(dead, Status.DEAD)])
-    clock.advance(100)
-    await ledger.retry([dead.id])
-    assert await ledger.backlog() == {"hook": Backlog(pending=2, oldest=first)}
 
 
 async def test_records_are_found_by_any_filter(ledger: Ledger) -> None:
@@ -189,20 +132,6 @@ async def test_records_are_found_by_any_filter(ledger: Ledger) -> None:
     assert await ledger.find(Filter(channel="mail", alert="early")) == []
 
 
-# Pruning.
-
-
-async def test_only_old_settled_notifications_are_pruned(ledger: Ledger, clock: Clock) -> None:
-    sent, dead, dropped, waiting, recent = await fired(ledger, *"12345")
-    await ledger.settle([delivered(sent, at=clock.now), settlement(dead, Status.DEAD, at=clock.now)])
-    await ledger.drop([dropped.id])
-    clock.advance(100)
-    await ledger.settle([delivered(recent, at=clock.now)])
-    assert await ledger.prune(clock.now - 50, 100) == 2
-    assert {one.id for one in await ledger.find(Filter())} == {dead.id, waiting.id, recent.id}
-    assert await ledger.prune(clock.now - 50, 100) == 0
-
-
 async def test_episode_that_fires_is_not_pruned(ledger: Ledger, clock: Clock) -> None:
     first = await ledger.commit(commit([transition()], saved=[firing()]))
     old = await ledger.commit(commit([transition(at=500)]))
@@ -213,18 +142,52 @@ async def test_episode_that_fires_is_not_pruned(ledger: Ledger, clock: Clock) ->
     assert await ledger.prune(clock.now + 1, 100) == 1
 
 
-async def test_pruning_is_limited_per_call(ledger: Ledger, clock: Clock) -> None:
-    keys = [str(number) for number in range(10)]
-    notifications = await ledger.commit(
-        commit([transition(key) for key in keys], to=("hook", "mail"), saved=[firing(key) for key in keys[:5]])
-    )
-    await ledger.settle([delivered(one, at=clock.now) for one in notifications])
-    assert [await ledger.prune(clock.now + 1, 4) for _ in range(4)] == [4, 4, 2, 0]
-    assert len(await ledger.find(Filter())) == 10
+# Requests whose outcome is unknown. Most of it is in unit/test_dispatcher_requests.py.
 
 
-async def test_transition_stays_with_its_notifications(ledger: Ledger, clock: Clock) -> None:
-    hook, mail = await fired(ledger, "1", to=("hook", "mail"))
-    await ledger.settle([delivered(hook, at=clock.now)])
-    assert await ledger.prune(clock.now + 1, 100) == 1
-    assert await sendable(ledger, "mail") == [mail]
+async def repeats(ledger: Ledger, channel: str = "hook") -> list[list[str]]:
+    """The ids of the requests that are claimed."""
+    return [[one.id for one in members] for members in (await ledger.claim(channel, 1000)).repeats]
+
+
+async def bound(ledger: Ledger, *members: Notification, status: Status | None = None) -> None:
+    """Bind notifications to one request, and settle it if `status` is given."""
+    await ledger.bind([[one.seq for one in members]])
+    await ledger.settle([settlement(one, status, repeat=True) for one in members if status])
+
+
+async def test_channels_repeat_their_own_requests(ledger: Ledger) -> None:
+    one, two = await fired(ledger, "1", to=("hook", "mail"))
+    await ledger.bind([[one.seq], [two.seq]])
+    assert (await repeats(ledger), await repeats(ledger, "mail")) == ([[one.id]], [[two.id]])
+
+
+async def test_dropped_member_leaves_request_for_good(ledger: Ledger) -> None:
+    """A later retry treats it as an ordinary notification."""
+    one, two, three = await fired(ledger, "1", "2", "3")
+    await bound(ledger, one, two, three)
+    await ledger.drop([one.id])
+    await ledger.retry([one.id])
+    assert await repeats(ledger) == [[two.id, three.id]]
+
+
+async def test_request_waits_for_claimed_member(ledger: Ledger) -> None:
+    """A retried member may have the ordering key of a notification that is being sent."""
+    one, two = await fired(ledger, "1", "2")
+    await bound(ledger, one, two, status=Status.DEAD)
+    [later] = await fired(ledger, "1", at=2000)
+    assert (await ledger.claim("hook", 10)).heads == [later]
+    await ledger.retry([one.id, two.id])
+    assert await repeats(ledger) == []
+    await ledger.settle([delivered(later)])
+    assert await repeats(ledger) == [[one.id, two.id]]
+
+
+async def test_retry_changes_key_after_final_error_only(ledger: Ledger) -> None:
+    """A receiver may have stored a final error under the key, and may have accepted the others."""
+    reasons = ["rejected", "too_large", "not_processed", "exhausted", "expired"]
+    notifications = await fired(ledger, *reasons)
+    dead = [settlement(one, Status.DEAD, reason=why) for one, why in zip(notifications, reasons, strict=True)]
+    await ledger.settle(dead)
+    await ledger.retry([one.id for one in notifications])
+    assert [one.generation for one in (await ledger.claim("hook", 10)).heads] == [1, 1, 1, 0, 0]

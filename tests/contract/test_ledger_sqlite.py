@@ -66,13 +66,6 @@ def refused(path: Path, reason: LedgerReason, *, exclusive: bool = True) -> str:
 # One process at a time.
 
 
-async def test_second_process_is_refused(path: Path) -> None:
-    ledger = open_ledger(path)
-    assert str(os.getpid()) in refused(path, LedgerReason.LOCKED)
-    await ledger.close()
-    await open_ledger(path).close()
-
-
 async def _write_for_ever(ledger: SqliteLedger) -> None:
     number = 0
     while True:
@@ -250,26 +243,6 @@ async def test_read_only_directory_is_refused(small_disk: Path) -> None:
     await filled(path)
     assert _mount("-o", "remount,ro", str(small_disk))
     refused(path, LedgerReason.UNREADABLE)
-
-
-async def test_full_disk_is_reported_and_survived(small_disk: Path) -> None:
-    path = small_disk / "tocsin.db"
-    await filled(path, 100)
-    ledger = open_ledger(path)
-    before = await ledger.load("late")
-    filler = small_disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while file.write(b"x" * 4096):
-            pass
-    big = commit([transition(str(number), at=5000) for number in range(300)], frontier=5001)
-    await _is_full(ledger, big)
-    assert await ledger.load("late") == before
-    assert len(await ledger.find(Filter(limit=1000))) == 200
-    await _is_full(ledger, big)
-    filler.unlink()
-    assert len(await ledger.commit(big)) == 300
-    await ledger.close()
-    await use(path)
 
 
 async def test_full_ledger_keeps_its_content(path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tocsin.firing import Firing, Phase
-from tocsin.ledger.base import Commit, Filter, Ledger, Record, Settlement, Status
+from tocsin.ledger.base import Commit, Filter, Ledger, Record, Settlement, Status, Stored
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Address, Column, Columns, Kind, Notification, Row, Transition, fingerprint
 
@@ -116,6 +116,13 @@ async def sendable(ledger: Ledger, channel: str = "hook", limit: int = 1000) -> 
     found = await ledger.claim(channel, limit)
     await ledger.release(found.heads)
     return list(found.heads)
+
+
+async def stored(ledger: Ledger, alert: str = "late") -> Stored:
+    """Return the stored state of an alert."""
+    found = await ledger.load(alert)
+    assert found is not None
+    return found
 
 
 async def record(ledger: Ledger, notification: Notification) -> Record:
