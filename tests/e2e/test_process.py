@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from support.forks import Started
 from support.tocsin import Harness, command, quick_channel, running, start, write
 from support.waiting import SOON, until, until_some
 
@@ -191,7 +192,7 @@ async def test_missing_configuration_is_reported(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-async def ended(process: asyncio.subprocess.Process) -> str:
+async def ended(process: Started) -> str:
     """End a process in order, and return the rest of its standard output."""
     process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(SOON):

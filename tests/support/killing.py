@@ -5,7 +5,6 @@ import asyncio
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from support.forks import Forked, fork
 from support.materialize import Relation
 from support.receiver import Answer, Receiver
 from support.waiting import until
@@ -113,12 +113,10 @@ class Process:
 
     def __init__(self, config: Path) -> None:
         self._config = config
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Forked | None = None
 
     async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tocsin", "run", "-c", str(self._config), stderr=asyncio.subprocess.DEVNULL
-        )
+        self.process = await fork(self._config.parent, "run", "-c", str(self._config), environment=os.environ)
 
     @property
     def worked(self) -> float:

@@ -17,6 +17,7 @@ import aiohttp
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from support.forks import Started, fork
 from support.materialize import MaterializeDouble, Relation
 from support.receiver import Receiver
 from support.waiting import SOON, until, until_equal, until_some
@@ -30,7 +31,7 @@ COLUMNS = (("id", "int4"), ("name", "text"), ("amount", "numeric"))
 class TocsinProcess:
     """A process that runs. `log`: its lines on standard error so far; `output`: those on standard output."""
 
-    def __init__(self, process: asyncio.subprocess.Process, file: Path, session: aiohttp.ClientSession) -> None:
+    def __init__(self, process: Started, file: Path, session: aiohttp.ClientSession) -> None:
         self.file = file
         self.log: list[str] = []
         self.output: list[str] = []
@@ -186,15 +187,18 @@ async def command(directory: Path, *arguments: str, **environment: str) -> tuple
     return process.returncode, output.decode(), errors.decode()
 
 
-async def start(directory: Path, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+async def start(directory: Path, *arguments: str, **environment: str) -> Started:
     """Start a `tocsin` command in a directory. The caller ends it."""
+    everything = {**os.environ, **environment}
+    if not any(name.startswith("PYTHON") for name in environment):  # which count only when Python starts
+        return await fork(directory, *arguments, environment=everything)
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "tocsin",
         *arguments,
         cwd=directory,
-        env={**os.environ, **environment},
+        env=everything,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
