@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from bench.double import double_process
 from bench.harness import Figure
-from support.double_process import double_process
 from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.config import load

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.double import double_process
 from bench.harness import Figure, Machine, configuration
 from bench.receiving import receiver_process
-from support.double_process import double_process
 from support.tocsin import running
 
 CHANGES = 1_000

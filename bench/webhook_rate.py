@@ -16,10 +16,10 @@ from typing import Any
 
 import aiohttp
 
+from bench.double import double_process
 from bench.harness import Figure, Machine, configuration, spread
 from bench.receiving import Arrivals, ReceiverProcess, receiver_process
 from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
-from support.double_process import double_process
 from support.tocsin import running
 from support.waiting import until
 

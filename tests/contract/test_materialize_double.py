@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -23,13 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import sql
 
-from support.double_process import double_process
 from support.live import settings
 from support.materialize import RELEASES, MaterializeDouble, Relation, ServerError, errors, protocol
 from support.materialize.protocol import Row
 from support.materialize.relation import END_OF_TIME
-from support.reading import reading
-from tocsin.sources.materialize import Materialize
 from tocsin.sources.wire import connect, fields
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -262,21 +259,6 @@ def test_double_needs_only_the_standard_library() -> None:
     """It also runs in a container of `make rehearse`."""
     code = f"import sys; sys.path.insert(0, {str(RECORDINGS.parent)!r}); import support.definitions"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
-
-
-@pytest.fixture
-async def process() -> AsyncIterator[Any]:
-    async with double_process(5000, live=10) as double:
-        yield double
-
-
-async def test_process_serves_still_rows_and_changes_others(process: Any) -> None:
-    """As the benchmarks use it."""
-    async with reading(Materialize("mz", settings(process.dsn)), "load") as stream:
-        assert len({row[0] for _, _, row in (await stream.next()).updates}) == 5010
-        await process.run("load", 500)
-        await stream.until(lambda: len(stream.updates) > 5100)
-        assert len(stream.state) == 5010
 
 
 @given(

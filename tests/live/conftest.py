@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.live_model import MEASURED, Model, Stack, sending, shipped_model, stacked
+from live.model import MEASURED, Model, Stack, sending, shipped_model, stacked
 from tocsin_producer.events import TOPICS
 from tocsin_producer.sinks.kafka import KafkaSink
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import pytest
 
-from support.live_model import (
+from live.model import (
     NEEDS_BOTH,
     Model,
     Stack,

@@ -7,7 +7,7 @@ import secrets
 import psycopg
 import pytest
 
-from support.live_model import NEEDS_BOTH, ROLE, VIEWS, Model, delete_topic, deployment, ended, send
+from live.model import NEEDS_BOTH, ROLE, VIEWS, Model, delete_topic, deployment, ended, send
 from support.waiting import seen
 from tocsin_producer.events import CUSTOMER_EVENTS
 from tocsin_producer.sinks.kafka import KafkaSink

@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from live.model import MEASURED, NEEDS_BOTH, Stack, delete_topic, deployment, send, sending
 from support.alertmanager import ALERTMANAGER, alertmanager
-from support.live_model import MEASURED, NEEDS_BOTH, Stack, delete_topic, deployment, send, sending
 from support.notifications import LONG
 from support.prometheus import PROMETHEUS, prometheus
 from support.stack import alertmanager_file, prometheus_config
