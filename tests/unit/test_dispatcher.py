@@ -228,17 +228,6 @@ async def test_intended_wait_is_not_slow_delivery(harness: DispatcherHarness) ->
 # The end.
 
 
-async def test_cancelling_closes_channel_once(harness: DispatcherHarness) -> None:
-    channel = FakeChannel()
-    channel.gate.clear()
-    harness.start(channel)
-    ids = await harness.fire("1", "2")
-    await harness.until(lambda: channel.under_way == 2)
-    await harness.stop()
-    assert (channel.closed, channel.under_way) == (1, 0)
-    assert await harness.statuses(*ids) == [Status.PENDING] * 2
-
-
 @pytest.mark.parametrize("hangs", [False, True])
 async def test_channel_failing_to_close_does_not_block_shutdown(harness: DispatcherHarness, hangs: bool) -> None:
     class Stubborn(FakeChannel):

@@ -23,6 +23,8 @@ async def test_pending_ones_are_sent_after_restart(harness: DispatcherHarness) -
     ids = await harness.fire("1", "2")
     await harness.until(lambda: channel.under_way == 2)
     await harness.stop()
+    assert (channel.closed, channel.under_way) == (1, 0)
+    assert await harness.statuses(*ids) == [Status.PENDING] * 2
     again = FakeChannel()
     harness.start(again, recovery_delay=3.0)
     await harness.advance(1.0)
@@ -35,6 +37,7 @@ async def test_pending_ones_are_sent_after_restart(harness: DispatcherHarness) -
 
 
 async def test_attempts_and_waits_survive_restart(harness: DispatcherHarness) -> None:
+    """The last attempt ends in a dead letter."""
     channel = FakeChannel(lambda _message: BUSY)
     harness.start(channel, max_attempts=3)
     (id_,) = await harness.fire("1")
@@ -45,7 +48,12 @@ async def test_attempts_and_waits_survive_restart(harness: DispatcherHarness) ->
     await harness.advance(1.9)
     assert channel.attempts(id_) == 2
     await harness.advance(0.2)
-    assert (channel.attempts(id_), (await harness.record(id_)).reason) == (3, "exhausted")
+    record = await harness.record(id_)
+    assert (channel.attempts(id_), record.status, record.attempts) == (3, Status.DEAD, 3)
+    assert record.reason == "exhausted"
+    assert "in_progress: later" in record.detail
+    await harness.advance(100)
+    assert channel.attempts(id_) == 3
 
 
 # More than one page.

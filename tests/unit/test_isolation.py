@@ -147,15 +147,6 @@ async def test_unexpected_exception_in_dispatcher_is_retried(harness: Dispatcher
     assert dispatcher.status is ChannelStatus.UP
 
 
-async def test_unexpected_exception_in_outbox_reading_is_retried(harness: DispatcherHarness) -> None:
-    """A page of the outbox that cannot be read stops the channel until it can."""
-    dispatcher = harness.start(FakeChannel(), ledger=Broken(harness.ledger, "claim", 1))
-    [one] = await harness.fire("1")
-    await harness.until(lambda: dispatcher.fault)
-    harness.clock.advance(5)
-    await harness.delivered(one)
-
-
 async def test_channel_that_raises_when_asked_stops_no_source(harness: DispatcherHarness) -> None:
     """`take` of a channel is called while a source offers its notifications."""
 

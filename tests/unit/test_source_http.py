@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -221,29 +221,6 @@ async def test_long_body_is_parsed_in_another_thread(length: int, same: bool) ->
     assert (thread == threading.get_ident()) is same
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"token": "short"}, "fewer than 16 characters"),
-        ({"token": "a-töken-of-some-length"}, "must be printable ASCII without blanks around it: a header can"),
-        ({"token": "a-token-of-some\u2013length"}, "must be printable ASCII"),
-        ({"token": "a-token-of-some-length\r"}, "must be printable ASCII"),
-        ({"token": "a-token-of\nsome-length"}, "must be printable ASCII"),
-        ({"token": " a-token-of-some-length"}, "without blanks around it"),
-        ({"token": None}, "set token or signing_secret"),
-        ({"signing_secret": SIGNING}, "set token or signing_secret"),
-        ({"max_waiting": 1000}, "max_waiting is less than max_body"),
-        ({"max_body": 0}, "greater than or equal to 1"),
-        ({"read_timeout": "0"}, "longer than 0"),
-    ],
-)
-def test_invalid_setting_is_refused_with_reason(given: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words) as raised:
-        settings(**given)
-    shown: Sequence[object] = [given.get("token"), SIGNING]
-    assert not any(str(secret) in str(raised.value) for secret in shown if secret)
-
-
 # Signed requests, made by the reference library of the Standard Webhooks specification or by hand.
 
 
@@ -290,34 +267,10 @@ async def test_repeated_signed_request_has_same_event_id() -> None:
     assert first.id == second.id
 
 
-async def test_header_names_of_svix_are_not_accepted() -> None:
-    """Older senders write svix-id and so on."""
-    headers = {name.replace("webhook-", "svix-"): value for name, value in signed(BODY).items()}
-    assert await answer(headers, BODY) == 401
-
-
 @pytest.mark.parametrize("moment", [f"{NOW}.0", f"+{NOW}", f" {NOW}", str(NOW * 1000), f"-{NOW}", "\u0661"])
 async def test_timestamp_must_be_whole_seconds(moment: str) -> None:
     """Other spellings of the same number are not the signed text."""
     assert await answer({**signed(BODY), "webhook-timestamp": moment}, BODY) == 401
-
-
-@pytest.mark.parametrize(
-    "secret",
-    [
-        "my-secret-string!",
-        "whsec_my-secret-string!",
-        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        "whsec_" + "-_" * 20,
-        "whsec_c2hvcnQ=",
-        "whsec_",
-    ],
-)
-def test_secret_without_base64_key_is_refused(secret: str) -> None:
-    """The library decodes any text as far as it goes, and signs with the rest."""
-    with pytest.raises(ValueError, match="a signing secret is whsec_ followed by") as caught:
-        settings(token=None, signing_secret=secret)
-    assert len(secret) < 10 or secret not in str(caught.value)
 
 
 @pytest.mark.parametrize("padding", ["==", ""])

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,20 +15,6 @@ from tocsin.sources import kafka as kind
 from tocsin.sources.kafka.records import row
 from tocsin.sources.kafka.stream import Place, positions, stored
 from tocsin.values import jsonable, number, typed
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"state": True, "group": "g"}, "group can be set only without"),
-        ({"columns": {"a": "text"}}, "columns can be set only with"),
-        ({"dead_letters": "a b"}, "not a valid topic name"),
-        ({"stale_after": "1s"}, "shorter than progress_timeout"),
-    ],
-)
-def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        kind.Config.model_validate({"bootstrap_servers": ["h:1"], **settings})
 
 
 def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
-from pydantic import ValidationError
 
 from tocsin.sources.documents import Unreadable
 from tocsin.sources.rabbitmq.messages import Identities, events
@@ -128,61 +127,6 @@ def test_generated_id_is_not_reused_after_new_message() -> None:
 
 def test_message_id_property_is_the_identity() -> None:
     assert Identities().of(message(id_="mine")) == "mine"
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"host": None}, "set host, or url"),
-        ({"user": None, "password": None}, "set user and password, or url"),
-        ({"url": "amqp://u:s3cret-word@h"}, "set url, or host and user and password, not both"),
-        ({"vhost": ""}, "must not be empty"),
-        ({"queue": "q" * 256}, "255 bytes"),
-        ({"tls_ca": "ca.pem"}, "set tls: true"),
-        ({"queue_type": "quorum", "queue_durable": False}, "always durable"),
-        ({"binding_keys": "k"}, "set exchange too"),
-        ({"exchange": "e"}, "set binding_keys"),
-        ({"dead_letters": "q"}, "come back for ever"),
-        ({"exchange": "q.dead", "binding_keys": "#"}, "come back for ever"),
-        ({"name_from": "alert"}, "write routing_key, type, or body.field"),
-        ({"name_from": []}, "must name a place"),
-        ({"heartbeat": "0"}, "greater than or equal to 1"),
-        ({"prefetch": 0}, "greater than or equal to 1"),
-        ({"queue_arguments": {"x" * 129: 1}}, "is longer than 128 characters"),
-        ({"queue_arguments": {"x-max-length": 2**63}}, "does not fit in 64 bits"),
-        ({"queue_arguments": {"x-ratio": 1e39}}, "not a number of single precision"),
-        ({"queue_arguments": {"x-queue-type": "stream"}}, "use queue_type: classic or quorum"),
-        ({"queue_type": "quorum", "queue_arguments": {"x-delivery-limit": "-1"}}, "set a whole number, or -1"),
-        ({"queue_type": "quorum", "queue_arguments": {"x-delivery-limit": True}}, "set a whole number, or -1"),
-        ({"queue_arguments": {"x-delivery-limit": -1}}, "set queue_type: quorum"),
-    ],
-)
-def test_contradicting_settings_are_refused_with_reason(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError) as caught:
-        Config.model_validate({name: value for name, value in {**WHOLE, **changes}.items() if value is not None})
-    assert says in str(caught.value)
-    assert "s3cret-word" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "s3cret-word",
-        "http://u:s3cret-word@h",
-        "amqp://u@h",
-        "amqp://u:s3cret-word/x@h",
-        "amqp://u:s3cret-word#x@h",
-        "amqp://u:s3cret-word@h:port",
-        "amqp://u:s3cret-word@h/a/b",
-        "amqp://u:s3cret-word@h/?heartbeat=5",
-        "amqp://u:s3cret-word@[h",
-    ],
-)
-def test_invalid_url_is_refused_without_quoting_it(url: str) -> None:
-    with pytest.raises(ValidationError) as caught:
-        Config.model_validate({"url": url, "queue": "q"})
-    assert "s3cret" not in str(caught.value)
-    assert "%2F for /" in str(caught.value)
 
 
 @pytest.mark.parametrize(
