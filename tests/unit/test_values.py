@@ -46,7 +46,7 @@ def value(type_name: str, text: str | None) -> object:
 
 @pytest.mark.parametrize("line", VALUES)
 def test_text_becomes_its_value_and_json(line: str) -> None:
-    """A text that the type cannot have stays text, and is no number."""
+    """A text that the type cannot have stays text; as a number it is NaN."""
     type_name, text, expected, in_json = json.loads(line)
     found = number(text) if type_name == "gauge" else value(type_name, text)
     assert (repr(found), jsonable(found)) == (expected, in_json)
