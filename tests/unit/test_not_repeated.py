@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tocsin.config import Config, load
+from support.config import load_text
+from support.pipelines import CONFIG
+from tocsin.config import Config
 from tocsin.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -19,16 +21,9 @@ MAIL = {"type": "email", "host": "mail.example.com", "from": "a@example.com", "r
 
 def loaded(directory: Path, channel: dict[str, Any], **more: Any) -> Config:
     """A configuration with this channel. Words with a meaning in YAML are quoted, as if they came from variables."""
-    alert = {"source": "shop", "relation": "late", "labels": ["id"], "notify": ["one"]}
-    config = {
-        "sources": {"shop": {"type": "postgres", "host": "db", "user": "tocsin"}},
-        "channels": {"one": channel},
-        "alerts": {"late": alert},
-        **more,
-    }
-    file = directory / "tocsin.yaml"
-    file.write_text(yaml.safe_dump(config))
-    return load(file, {})
+    config = yaml.safe_load(CONFIG)
+    name = next(iter(config["channels"]))
+    return load_text(directory, yaml.safe_dump({**config, "channels": {name: channel}, **more}))
 
 
 @pytest.mark.parametrize("word", ["False", "false", "FALSE", "no", "off", "0"])
@@ -44,15 +39,15 @@ def test_unclear_boolean_word_is_refused(word: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["False", "no", "", "ssl"])
 def test_unknown_mail_security_is_refused(word: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"channels\.one\.security"):
+    with pytest.raises(ConfigError, match=r"channels\.out\.security"):
         loaded(tmp_path, {**MAIL, "security": word})
 
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_max_attempts_below_one_is_refused(number: int, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"channels\.one\.max_attempts"):
+    with pytest.raises(ConfigError, match=r"channels\.out\.max_attempts"):
         loaded(tmp_path, {"type": "console", "max_attempts": number})
-    assert loaded(tmp_path, {"type": "console", "max_attempts": 1}).channels["one"].settings.max_attempts == 1
+    assert loaded(tmp_path, {"type": "console", "max_attempts": 1}).channels["out"].settings.max_attempts == 1
 
 
 def at_import(node: ast.AST) -> Iterator[ast.AST]:

@@ -60,7 +60,6 @@ def test_channel_receives_only_its_kinds() -> None:
 @pytest.mark.parametrize(
     "when",
     [
-        'row.severity == "page"',
         "row.severity in ['page', 'critical']",
         "labels.level == 'page' and labels.team == 'shop'",
         "value > 10 and row.amount > 10 and row.severity == 'page'",
