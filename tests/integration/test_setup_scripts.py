@@ -1,15 +1,14 @@
 """`materialize/setup.py` as a command: its queries, options, messages and exit status."""
 
 import asyncio
-import os
-import subprocess
+import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
 
-from setup import PREFIX, Setup, Waiting, connect
+from setup import PREFIX, Setup, Waiting, connect, main
 from sql_plan import DIRECTORY
 from support.definitions import RETENTION, Definitions
 from support.materialize import MaterializeDouble
@@ -60,27 +59,39 @@ def test_catalog_is_that_of_the_schema(database: str) -> None:
         )
 
 
-def command(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "PG"))}
-    return subprocess.run(
-        [*SCRIPT, *arguments], env=clean | dict(environ or {}), capture_output=True, text=True, timeout=60, cwd="/"
-    )
+Call = Callable[..., tuple[int, str, str]]
+"""Runs the command in this process with arguments and variables: its status, output and errors."""
 
 
-def test_help_lists_every_variable() -> None:
-    shown = command("--help")
-    assert shown.returncode == 0
-    assert all(f"--{name.replace('_', '-')}" in shown.stdout for name in DEFAULTS)
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def called(*arguments: str, **variables: str) -> tuple[int, str, str]:
+        try:
+            status = main(arguments, {f"{PREFIX}{name}": value for name, value in variables.items()})
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        return status, *capsys.readouterr()
+
+    yield called
+    signal.signal(signal.SIGTERM, before)
 
 
-def test_options_come_from_the_environment() -> None:
+def test_help_lists_every_variable(call: Call) -> None:
+    status, output, _ = call("--help")
+    assert status == 0
+    assert all(f"--{name.replace('_', '-')}" in output for name in DEFAULTS)
+
+
+def test_options_come_from_the_environment(call: Call) -> None:
     """An empty variable counts as unset. A server that does not answer in time ends with 1, in one line."""
-    given = {"DSN": "host=127.0.0.1 port=1 password=hunter2", "TIMEOUT": "0s", "BROKER": "", "SYSTEM_DSN": ""}
-    ended = command(environ={f"{PREFIX}{name}": value for name, value in given.items()})
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("setup: gave up waiting for Materialize at 127.0.0.1:1")
-    assert "Traceback" not in ended.stderr
-    assert "hunter2" not in ended.stderr + ended.stdout
+    dsn = "host=127.0.0.1 port=1 password=hunter2"
+    status, output, errors = call(DSN=dsn, TIMEOUT="0s", BROKER="", SYSTEM_DSN="")
+    assert status == 1
+    assert errors.startswith("setup: gave up waiting for Materialize at 127.0.0.1:1")
+    assert errors.count("\n") == 1
+    assert "hunter2" not in errors + output
 
 
 @pytest.mark.parametrize(
@@ -92,16 +103,16 @@ def test_options_come_from_the_environment() -> None:
         ["--dsn", "host=x", "--timeout", "soon"],
     ],
 )
-def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
-    ended = command(*arguments)
-    assert ended.returncode == 2
-    assert "hunter2" not in ended.stderr + ended.stdout
+def test_wrong_usage_ends_with_2(arguments: list[str], call: Call) -> None:
+    status, output, errors = call(*arguments)
+    assert status == 2
+    assert "hunter2" not in errors + output
 
 
-def test_server_that_is_not_materialize_is_an_error(database: str) -> None:
-    ended = command("--dsn", database)
-    assert ended.returncode == 1
-    assert 'setup: relation "mz_catalog.mz_clusters" does not exist' in ended.stderr
+def test_server_that_is_not_materialize_is_an_error(database: str, call: Call) -> None:
+    status, _, errors = call("--dsn", database)
+    assert status == 1
+    assert 'setup: relation "mz_catalog.mz_clusters" does not exist' in errors
 
 
 @pytest.fixture
