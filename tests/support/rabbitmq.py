@@ -47,14 +47,14 @@ class RabbitMQ:
     def __init__(self, folder: Path, version: str | None = None) -> None:
         """Write its configuration. Nothing listens yet. Skips the test where RabbitMQ cannot be had.
 
-        `version`: see `support.rabbitmq_packages.programs`.
+        `version`: see `support.rabbitmq_packages.programs`. It refuses transient queues, as 4.3 does by default.
         """
         self._programs = programs(version)
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         self.port, self.tls_port, self._mapper = free_port(), free_port(), free_port()
         self.ca = folder / "ca.pem"
-        self._environment = self._prepared()
+        self._environment = self._prepared(version)
 
     @property
     def runs(self) -> bool:
@@ -117,7 +117,7 @@ class RabbitMQ:
             return True
         return False
 
-    def _prepared(self) -> Mapping[str, str]:
+    def _prepared(self, version: str | None) -> Mapping[str, str]:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(self.ca))
         certificate = authority.issue_cert("localhost")
@@ -151,6 +151,7 @@ class RabbitMQ:
                     f"ssl_options.keyfile = {self._folder / 'key.pem'}",
                     f"load_definitions = {self._folder / 'definitions.json'}",
                     "disk_free_limit.absolute = 1MB",
+                    *(("deprecated_features.permit.transient_nonexcl_queues = false",) if version else ()),
                     "",
                 )
             ),

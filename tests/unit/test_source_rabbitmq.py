@@ -20,11 +20,11 @@ WHOLE = {"host": "h", "user": "u", "password": "s3cret-word", "queue": "q"}
 
 
 def message(
-    body: bytes = b"{}", *, tag: int = 1, redelivered: bool = False, id_: str | None = None
+    body: bytes = b"{}", *, tag: int = 1, redelivered: bool = False, type_: str = "of-type", **properties: Any
 ) -> DeliveredMessage:
     return DeliveredMessage(
         delivery=Basic.Deliver("c", tag, redelivered, "", "q"),
-        header=ContentHeader(properties=Basic.Properties(message_id=id_, message_type="of-type")),
+        header=ContentHeader(properties=Basic.Properties(message_type=type_, **properties)),
         body=body,
         channel=None,  # type: ignore[arg-type]
     )
@@ -126,7 +126,46 @@ def test_generated_id_is_not_reused_after_new_message() -> None:
 
 
 def test_message_id_property_is_the_identity() -> None:
-    assert Identities().of(message(id_="mine")) == "mine"
+    assert Identities().of(message(message_id="mine", headers={"x-message-id": "other"})) == "mine"
+
+
+def test_message_id_beyond_amqp_091_is_the_identity() -> None:
+    """RabbitMQ 4 puts ids of AMQP 1.0 that are binary or longer than 255 bytes into a header."""
+    ids = [bytearray(b"\xff\x01"), bytearray(b"\xff\x02"), "x" * 300]
+    found = [[Identities().of(message(headers={"x-message-id": id_})) for _ in range(2)] for id_ in ids]
+    assert all(first == second for first, second in found)
+    assert len({first for first, _ in found}) == 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'\x00Sw\xa1\x13{"alert": "order\xc3\xbc"}',
+        b'\x00Sw\xa0\x13{"alert": "order\xc3\xbc"}',
+        b'\x00Sw\xb1\x00\x00\x00\x13{"alert": "order\xc3\xbc"}',
+        b'\x00Sw\xb0\x00\x00\x00\x13{"alert": "order\xc3\xbc"}',
+        b'{"alert": "order\xc3\xbc"}',
+    ],
+    ids=["text", "binary", "long text", "long binary", "AMQP 0-9-1 with this type"],
+)
+def test_text_of_amqp_1_clients_is_read(body: bytes) -> None:
+    """As RabbitMQ 4.0.5 delivers what python-qpid-proton 0.40.0 sends."""
+    [event] = events(message(body, type_="amqp-1.0"), "id", Config.model_validate(WHOLE), lambda: 1.0)
+    assert event.name == "orderü"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x00Sw\xd1\x00\x00\x00\x12\x00\x00\x00\x02\xa1\x05alert\xa1\x05order",
+        b"\x00Sv\xd0\x00\x00\x00\n\x00\x00\x00\x02\xa1\x01a\xa1\x01b",
+        b"\x00Sw",
+    ],
+    ids=["map", "sequence", "nothing"],
+)
+def test_other_values_of_amqp_1_clients_are_refused(body: bytes) -> None:
+    with pytest.raises(Unreadable, match=r"of AMQP 1\.0; send text or data"):
+        events(message(body, type_="amqp-1.0"), "id", Config.model_validate(WHOLE), lambda: 1.0)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,26 @@ async def test_message_stays_queued_while_dead_lettering_fails(broker: RabbitMQ,
         assert [dead.body for dead in await other.taken(f"{queue}.dead", 1)] == [b"not JSON"]
 
 
+async def test_equal_message_ids_stay_queued_while_dead_lettering_fails(
+    broker: RabbitMQ, other: Peer, queue: str
+) -> None:
+    """The library would take the first of two for confirmed when the server returns both."""
+    async with reading(source(broker, queue)):
+        pass
+    dead = await other.channel.declare_queue(f"{queue}.dead", passive=True)
+    await dead.unbind(f"{queue}.dead", "")
+    await other.send(queue, b"not JSON", b"not JSON either", message_id="same")
+    assert (await fault(source(broker, queue, declare=False))).reason is SourceReason.MISSING
+    await other.until_waiting(queue, 2)
+    await dead.bind(f"{queue}.dead", "")
+    async with reading(source(broker, queue, declare=False)):
+        letters = await other.taken(f"{queue}.dead", 2)
+    assert [(letter.body, letter.message_id) for letter in letters] == [
+        (b"not JSON", "same"),
+        (b"not JSON either", "same"),
+    ]
+
+
 @breaks_rabbitmq
 async def test_killed_broker_delivers_durable_messages_after_restart(own: RabbitMQ, queue: str) -> None:
     taken = source(own, queue)
@@ -157,6 +177,18 @@ async def test_deleted_queue_ends_stream_and_is_recreated(broker: RabbitMQ, othe
     async with reading(taken) as found:
         await other.send(queue, {"alert": "a"})
         await found.until(1)
+
+
+@breaks_rabbitmq
+async def test_internal_error_of_server_names_the_queue(own: RabbitMQ, queue: str) -> None:
+    """RabbitMQ 4.0 has such an error at each delivery of a message of AMQP 1.0 that it cannot convert."""
+    async with source(own, queue).open([], position={}) as stream:
+        running = asyncio.create_task(Reader(stream).run())
+        await asyncio.to_thread(own.control, "eval", "[exit(Channel, failed) || Channel <- rabbit_channel:list()].")
+        with pytest.raises(SourceError) as caught:
+            await running
+    assert "INTERNAL_ERROR" in str(caught.value)
+    assert f"the server failed over the queue {queue} or one of its messages; see its log" in str(caught.value)
 
 
 # Several workers.

@@ -4,10 +4,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from aiormq.connection import FrameReceiver
 
 from support.event_reading import reading
-from support.rabbitmq import GUEST, GUEST_PASSWORD, PASSWORD, USER, VHOST, Peer, RabbitMQ, peer
+from support.rabbitmq import GUEST, GUEST_PASSWORD, PASSWORD, USER, VHOST, Peer, RabbitMQ, peer, shared_rabbitmq
+from support.rabbitmq_packages import VERSION
 from support.rabbitmq_reading import fault, source
 from tocsin.errors import SourceReason
 
@@ -43,15 +43,10 @@ async def test_connection_errors_are_classified_without_a_secret(
     assert "\n" not in str(error)
 
 
-async def test_library_that_overreads_frames_is_named(
-    broker: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def greedy(receiver: FrameReceiver) -> None:
-        await receiver.reader.readexactly(65_536)
-
-    monkeypatch.setattr(FrameReceiver, "get_frame", greedy)
-    error = await fault(source(broker, queue))
-    assert str(error).endswith("aiormq reads beyond the end of a frame; install an earlier version")
+async def test_refused_transient_queue_names_the_setting(queue: str) -> None:
+    error = await fault(source(shared_rabbitmq(VERSION), queue, queue_durable=False))
+    assert error.reason is SourceReason.SHAPE
+    assert "refuses queue_durable: false; set it to true; with x-expires in queue_arguments" in str(error)
 
 
 async def test_existing_queue_is_read_without_right_to_declare(broker: RabbitMQ, other: Peer, queue: str) -> None:

@@ -8,23 +8,16 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractChannel
 from aio_pika.connection import make_url
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ConnectionClosed, InvalidFrameError
 from aiormq.channel import Channel as Wire
 from aiormq.connection import TransportFactory
 from yarl import URL
 
 from tocsin.errors import SourceError, SourceReason
-from tocsin.sources.rabbitmq.frames import ReadableFrames
+from tocsin.sources.rabbitmq.frames import Frames
 from tocsin.sources.rabbitmq.settings import Config
 
 _CLOSE_TIMEOUT = 5.0
-
-
-class _Connection(aio_pika.Connection):
-    """The library closes a connection again when it is deleted, and Python warns if no event loop runs by then. `Link`
-    closes it."""
-
-    def __del__(self) -> None: ...
 
 
 class Link(TransportFactory):
@@ -35,17 +28,22 @@ class Link(TransportFactory):
         """Connects to nothing yet. `name`: shown by the server's tools."""
         server = self._server = config.server
         self._context = _context(config) if server.tls else None
-        self._reader: ReadableFrames | None = None
+        self._reader: Frames | None = None
         self._writer: asyncio.StreamWriter | None = None
         login = {"host": server.host, "port": server.port, "login": server.user, "password": server.password}
         more = {"virtualhost": server.vhost, "ssl": server.tls, "heartbeat": round(config.heartbeat), "name": name}
-        self.connection = _Connection(make_url(**login, **more))  # type: ignore[arg-type]
+        self.connection = aio_pika.Connection(make_url(**login, **more))  # type: ignore[arg-type]
         self.connection.kwargs["transport_factory"] = self
 
     @property
     def blocked(self) -> str:
         """Why the server blocks publishing on this connection; empty if it does not."""
         return self._reader.blocked if self._reader is not None else ""
+
+    @property
+    def closed(self) -> str:
+        """Why the server closed the connection; empty if it did not."""
+        return self._reader.closed if self._reader is not None else ""
 
     @property
     def version(self) -> str:
@@ -58,7 +56,7 @@ class Link(TransportFactory):
         """Called by the library."""
         del url, others
         server, loop = self._server, asyncio.get_running_loop()
-        reader = self._reader = ReadableFrames(loop=loop)
+        reader = self._reader = Frames(loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.create_connection(lambda: protocol, server.host, server.port, ssl=self._context)
         self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
@@ -79,7 +77,13 @@ async def connect(stack: contextlib.AsyncExitStack, name: str, config: Config) -
     """Connect, until the stack ends."""
     link = Link(name, config)
     stack.push_async_callback(link.close)
-    await link.connection.connect()
+    try:
+        await link.connection.connect()
+    except InvalidFrameError:
+        if not link.closed:
+            raise
+        # The library expected another frame, and its text has no reason.
+        raise ConnectionClosed(link.closed) from None
     return link
 
 

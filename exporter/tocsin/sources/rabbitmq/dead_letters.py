@@ -6,7 +6,7 @@ included. So dead letters do not share the connection of the consumer.
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,8 @@ from pamqp.encode import encode_table_value, field_table
 from tocsin.errors import DeadLetterError, SourceError, SourceReason
 from tocsin.sources.rabbitmq.connection import Link, connect, wire_of
 from tocsin.sources.rabbitmq.faults import FAULTS, UNWRITABLE, answering, translated
-from tocsin.sources.rabbitmq.messages import delivered, tag
+from tocsin.sources.rabbitmq.messages import delivered, message_id, tag
 from tocsin.sources.rabbitmq.settings import Config
-from tocsin.sources.rabbitmq.topology import writable
 
 _OTHER_PROPERTIES = 4096
 """Upper bound in bytes for the other properties of a message and its frame: a dozen short texts."""
@@ -53,18 +52,28 @@ class DeadLetters:
 
         Raises DeadLetterError; `confirmed` then holds for those that are confirmed.
         """
-        left = [copy for copy in copies if not self.confirmed(tag(copy.message))]
-        if not left:
-            return
         try:
-            wire = await self._opened()
-            for copy in left:
-                if tag(copy.message) not in self._sent:
-                    self._sent[tag(copy.message)] = asyncio.create_task(self._send(wire, copy))
-            await asyncio.wait([self._sent[tag(copy.message)] for copy in left], timeout=self._config.connect_timeout)
-            self._check([tag(copy.message) for copy in left])
+            while turn := self._turn(copies):
+                wire = await self._opened()
+                for number, copy in turn.items():
+                    if number not in self._sent:
+                        self._sent[number] = asyncio.create_task(self._send(wire, copy))
+                await asyncio.wait([self._sent[number] for number in turn], timeout=self._config.connect_timeout)
+                self._check(turn)
         except SourceError as error:
             raise DeadLetterError(str(error), error.reason) from None
+
+    def _turn(self, copies: Sequence[Copy]) -> dict[int, Copy]:
+        """Return what to publish next, by delivery tag: copies that are not confirmed, one of each `message_id`.
+
+        The library finds the message that the server returned by its `message_id`, so that of two under way with the
+        same one it would confirm the wrong one.
+        """
+        left = {tag(copy.message): copy for copy in copies if not self.confirmed(tag(copy.message))}
+        first: dict[str | int, int] = {}
+        for number, copy in left.items():
+            first.setdefault(message_id(copy.message) or number, number)
+        return {number: left[number] for number in first.values()}
 
     def confirmed(self, number: int) -> bool:
         """Whether the server has confirmed the copy of the message with this delivery tag."""
@@ -93,7 +102,7 @@ class DeadLetters:
                 self._wire = await wire_of(await self._link.connection.channel(on_return_raises=True))
         return self._wire
 
-    def _check(self, numbers: Sequence[int]) -> None:
+    def _check(self, numbers: Iterable[int]) -> None:
         """Raise SourceError unless all are confirmed. Those that failed are published again the next time."""
         failed: BaseException | None = None
         for number in numbers:
@@ -122,7 +131,7 @@ class DeadLetters:
             priority=old.priority,
             correlation_id=old.correlation_id,
             reply_to=old.reply_to,
-            message_id=old.message_id,
+            message_id=message_id(message) or None,  # the library would generate one
             timestamp=old.timestamp,
             message_type=old.message_type,
             app_id=old.app_id,
@@ -134,9 +143,6 @@ class DeadLetters:
             routing_key=delivered(message).routing_key or "",
             properties=properties,
             mandatory=True,
-            # It waits for the confirmation. If it also waited for the write and were cancelled there, no one would read
-            # the outcome of the confirmation, and asyncio would log that.
-            wait=False,
         )
 
 
@@ -152,7 +158,7 @@ def _headers(copy: Copy, most: int) -> dict[str, Any]:
 def _writable(value: Any) -> Any:
     """Return a value, or its text where the library cannot write it: it reads more types than it writes."""
     try:
-        encode_table_value(writable(value))
+        encode_table_value(value)
     except UNWRITABLE:
         return repr(value)
-    return writable(value)
+    return value

@@ -14,9 +14,9 @@ from aiormq.exceptions import (
     ChannelLockedResource,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
+    ConnectionInternalError,
     ProbableAuthenticationError,
 )
-from pamqp.commands import Channel, Connection
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.faults import why_unreachable
@@ -80,6 +80,8 @@ def translated(error: BaseException, config: Config, otherwise: SourceReason) ->
         text, reason = f"the server refuses dead letters in {config.dead_letter_name}", SourceReason.OTHER
     elif (differs := _DIFFERS.search(text)) is not None:
         text = _difference(config, differs)
+    elif isinstance(error, ConnectionInternalError):
+        text, reason = _internal(config, text, reason)
     elif "NOT_ALLOWED - vhost" in text or "NOT_ALLOWED - access to vhost" in text:  # one code for both
         reason = SourceReason.MISSING if "not found" in text else SourceReason.PERMISSION
     return SourceError(redactor(config.hidden())(text), reason, server=config.display)
@@ -93,11 +95,18 @@ def a_stream(queue: str) -> str:
     )
 
 
+def _internal(config: Config, text: str, reason: SourceReason) -> tuple[str, SourceReason]:
+    """Return text and reason of an internal error, for which the server has one code."""
+    if "transient_nonexcl_queues" in text:
+        fix = "set it to true; with x-expires in queue_arguments, the queue ends when it is not used"
+        return f"this server refuses queue_durable: false; {fix}", SourceReason.SHAPE
+    return f"{text}: the server failed over the queue {config.queue} or one of its messages; see its log", reason
+
+
 def _text(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, AMQPError):
         return why_unreachable(error)
-    closing = [part.reply_text for part in error.args if isinstance(part, Connection.Close | Channel.Close)]
-    texts = closing or [part for part in error.args if isinstance(part, str) and part]
+    texts = [part for part in error.args if isinstance(part, str) and part]
     return texts[-1] if texts else str(error) or type(error).__name__
 
 

@@ -1,16 +1,18 @@
-"""AMQP frames that the library cannot decode. It would end the connection, and receive the same frame after each
-reconnection; so what it cannot decode is removed before it reads the frame.
+"""Received frames that the library cannot decode, made readable.
 
-Layout of frames: AMQP 0-9-1, sections 2.3.5 and 4.2. RabbitMQ parses each message when it is published, so a value may
-be unreadable here, but its length is always right.
+At such a frame the library ends the connection, and it would receive the frame again after each reconnection. Layout of
+frames: AMQP 0-9-1, sections 2.3.5 and 4.2. RabbitMQ parses each message when it is published, so a value may be
+unreadable here, but its length is always right.
 """
 
 import asyncio
 import struct
+from collections.abc import Iterable
+from typing import SupportsIndex
 
 from pamqp import constants
 from pamqp.commands import Basic, Connection
-from pamqp.frame import frame_parts, unmarshal
+from pamqp.frame import FrameTypes, frame_parts, unmarshal
 from pamqp.header import ContentHeader
 
 _HEAD = constants.FRAME_HEADER_SIZE
@@ -20,56 +22,66 @@ _REDUCED = 1
 """The weight of a content header that was reduced: a server always sends 0."""
 _DEEPEST = 100
 _DELIVER = Basic.Deliver.index.to_bytes(4, "big")
-_BLOCKED = Connection.Blocked.index.to_bytes(4, "big")
-_UNBLOCKED = Connection.Unblocked.index.to_bytes(4, "big")
 
 
-class ReadableFrames(asyncio.StreamReader):
-    """The bytes of a connection as `readable` frames. The library reads them with `readexactly` only, and never beyond
-    the end of a frame."""
+class Frames(asyncio.StreamReader):
+    """The bytes of a connection: whole frames, each `readable`; and what the library only logs."""
 
     blocked = ""
     """Why the server blocks publishing on this connection; empty if it does not."""
+    closed = ""
+    """Why the server closed the connection; empty if it did not."""
 
-    _frame = b""
-    _at = 0
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._partial = bytearray()
 
-    async def readexactly(self, n: int) -> bytes:
-        if self._at == len(self._frame):
-            self._frame, self._at = await self._following(), 0
-        part = self._frame[self._at : self._at + n]
-        if len(part) != n:
-            raise RuntimeError("the library aiormq reads beyond the end of a frame; install an earlier version")
-        self._at += n
-        return part
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self._partial.extend(data)
+        at = 0
+        while end := _end(self._partial, at):
+            super().feed_data(self._read(bytes(self._partial[at:end])))
+            at = end
+        del self._partial[:at]
 
-    async def _following(self) -> bytes:
-        head = await super().readexactly(_HEAD)
-        if head.startswith(constants.AMQP):  # not a frame: the server has another version of the protocol
-            return head
-        _, _, size = frame_parts(head)
-        frame = head + await super().readexactly((size or 0) + 1)
-        if frame.startswith((_BLOCKED, _UNBLOCKED), _HEAD):
-            self.blocked = _reason(frame) if frame.startswith(_BLOCKED, _HEAD) else ""
-        return readable(frame)
+    def feed_eof(self) -> None:
+        if self._partial:  # of a lost connection, or from a server of another protocol
+            super().feed_data(self._partial)
+            self._partial = bytearray()
+        super().feed_eof()
+
+    def _read(self, frame: bytes) -> bytes:
+        made, found = readable(frame)
+        match found:
+            case Connection.Blocked():
+                self.blocked = found.reason or "no reason given"
+            case Connection.Unblocked():
+                self.blocked = ""
+            case Connection.Close():
+                self.closed = found.reply_text or ""
+        return made
 
 
-def _reason(frame: bytes) -> str:
-    """Return the reason in a `connection.blocked`, which the library only logs."""
-    at = _HEAD + len(_BLOCKED)
-    return frame[at + 1 : at + 1 + frame[at]].decode(errors="replace") or "no reason given"
+def _end(data: bytearray, at: int) -> int:
+    """Return where the frame ends that begins at `at`; 0 if it is not complete."""
+    _, _, size = frame_parts(bytes(data[at : at + _HEAD]))
+    end = at + _HEAD + (size or 0) + 1
+    return end if size is not None and end <= len(data) else 0
 
 
-def readable(frame: bytes) -> bytes:
-    """Return a frame that the library can decode: a content header without its properties if it cannot decode them, a
-    delivery with a question mark for each byte that is not UTF-8."""
-    if frame[0] == constants.FRAME_HEADER and not _is_decodable(frame):
-        class_id, _, size, _ = _CONTENT.unpack_from(frame, _HEAD)
-        payload = _CONTENT.pack(class_id, _REDUCED, size, 0)
-        return b"".join((frame[:3], len(payload).to_bytes(4, "big"), payload, constants.FRAME_END_CHAR))
-    if frame[0] == constants.FRAME_METHOD and frame.startswith(_DELIVER, _HEAD):
-        return _in_utf8(frame)
-    return frame
+def readable(frame: bytes) -> tuple[bytes, FrameTypes | None]:
+    """Return a frame that the library can decode, and the frame decoded if it already could: a content header loses
+    properties that cannot be decoded, a delivery has a question mark for each byte that is not UTF-8."""
+    if frame[0] == constants.FRAME_BODY:
+        return frame, None
+    try:
+        found = unmarshal(frame)[2]
+        if not isinstance(found, ContentHeader) or not _is_deep(found.properties.headers):
+            return frame, found
+    except Exception:  # noqa: BLE001 - what a stranger wrote may make it raise anything
+        if frame.startswith(_DELIVER, _HEAD):
+            return _in_utf8(frame), None
+    return (_reduced(frame) if frame[0] == constants.FRAME_HEADER else frame), None
 
 
 def is_reduced(header: ContentHeader) -> bool:
@@ -77,15 +89,10 @@ def is_reduced(header: ContentHeader) -> bool:
     return header.weight == _REDUCED
 
 
-def _is_decodable(frame: bytes) -> bool:
-    """Whether the library can decode a content header, and write its headers into a dead letter."""
-    try:
-        _, _, found = unmarshal(frame)
-    except Exception:  # noqa: BLE001 - what a stranger wrote may make it raise anything
-        return False
-    assert isinstance(found, ContentHeader)
-    assert found.properties is not None
-    return not _is_deep(found.properties.headers)
+def _reduced(frame: bytes) -> bytes:
+    class_id, _, size, _ = _CONTENT.unpack_from(frame, _HEAD)
+    payload = _CONTENT.pack(class_id, _REDUCED, size, 0)
+    return b"".join((frame[:3], len(payload).to_bytes(4, "big"), payload, constants.FRAME_END_CHAR))
 
 
 def _is_deep(value: object, left: int = _DEEPEST) -> bool:

@@ -19,6 +19,11 @@ MAX_NAMES = 100
 
 _ENVELOPED, _CONTENT = "body.message.alertTypes", "message"
 
+_SECTION, _VALUE = b"\x00\x53", b"\x00\x53\x77"
+"""How a section of AMQP 1.0 begins that is not `data`, and an `amqp-value`."""
+_LENGTHS = {b"\xa0": 1, b"\xa1": 1, b"\xb0": 4, b"\xb1": 4}
+"""The constructors of binary (a0, b0) and text (a1, b1), and how many bytes of a length follow."""
+
 
 def delivered(message: DeliveredMessage) -> Basic.Deliver:
     """Return the method frame of a delivery."""
@@ -31,11 +36,24 @@ def tag(message: DeliveredMessage) -> int:
     return delivered(message).delivery_tag or 0
 
 
+def message_id(message: DeliveredMessage) -> str:
+    """Return what identifies a message for its sender; empty if nothing does.
+
+    An id of AMQP 1.0 that is binary or too long for AMQP 0-9-1 is in a header, where it is any bytes or text.
+    """
+    properties = message.header.properties
+    if properties.message_id:
+        return properties.message_id
+    other = (properties.headers or {}).get("x-message-id")
+    other = other.encode() if isinstance(other, str) else other
+    return hashlib.blake2b(other, digest_size=16).hexdigest() if isinstance(other, bytes | bytearray) else ""
+
+
 def events(message: DeliveredMessage, id_: str, config: Config, now: Callable[[], float]) -> list[Event]:
     """Return the events of a message, one for each name. Raises Unreadable."""
     if is_reduced(message.header):
         raise Unreadable(RefusedReason.MALFORMED, "its properties cannot be read")
-    document = readable(message.body, config.max_bytes)
+    document = readable(_document(message), config.max_bytes)
     place, names = _named(message, document, config.places)
     fields = _unwrapped(document) if place == _ENVELOPED else document
     lacking = {name: value for name, value in config.defaults.items() if fields.get(name) is None}
@@ -43,6 +61,17 @@ def events(message: DeliveredMessage, id_: str, config: Config, now: Callable[[]
     stamp = message.header.properties.timestamp
     at = round((now() if stamp is None else stamp.timestamp()) * 1000)
     return [Event(name=name, id=f"{id_}/{name}", at=at, columns=columns, row=row) for name in names]
+
+
+def _document(message: DeliveredMessage) -> bytes:
+    """Return the body. For text of an AMQP 1.0 client, RabbitMQ puts the encoded section there. Raises Unreadable."""
+    body = message.body
+    if message.header.properties.message_type != "amqp-1.0" or not body.startswith(_SECTION):
+        return body
+    length = _LENGTHS.get(body[3:4]) if body.startswith(_VALUE) else None
+    if length is None:
+        raise Unreadable(RefusedReason.MALFORMED, "it is a map, list or number of AMQP 1.0; send text or data")
+    return body[len(_VALUE) + 1 + length :]
 
 
 def _named(message: DeliveredMessage, document: dict[str, Any], places: Sequence[str]) -> tuple[str, list[str]]:
@@ -81,7 +110,7 @@ def _unwrapped(document: dict[str, Any]) -> dict[str, Any]:
 
 
 class Identities:
-    """The identity of messages over redelivery: their `message_id`, or else an id generated here.
+    """The identity of messages over redelivery: that of their sender, or else an id generated here.
 
     The server delivers unacknowledged messages again first, and marks them. So a generated id of the last connection is
     used again for a marked message with the same content, until the first message without a mark. It is kept in this
@@ -102,7 +131,7 @@ class Identities:
         """Return the identity of a message that was just delivered."""
         if not delivered(message).redelivered:
             self._back.clear()
-        if own := message.header.properties.message_id:
+        if own := message_id(message):
             return own
         content = _content(message)
         known = self._back.get(content)

@@ -25,9 +25,6 @@ from tocsin.sources.rabbitmq.topology import prepare, problems
 
 _BATCH = 500
 """Messages in one batch."""
-_CHECK_EVERY = 1.0
-"""Seconds between checks that messages can still arrive. The library does not report that the server cancelled a
-consumer."""
 _NAMED = 5
 """Names listed in the reason of a dead letter."""
 
@@ -74,13 +71,15 @@ class RabbitMQ:
     async def _stream(self, stack: contextlib.AsyncExitStack) -> "_Stream":
         """Consume the queue, until the stack ends."""
         config = self._config
-        inbox: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
+        inbox: _Inbox = asyncio.Queue()
         async with answering(config, SourceReason.CONNECT):
             link = await connect(stack, f"tocsin {self.name}", config)
             channel = await link.connection.channel(publisher_confirms=False)
             await prepare(link, channel, config)
             await channel.set_qos(prefetch_count=config.prefetch)
             wire = await wire_of(channel)
+            for ended in (wire.on_consumer_cancel_callbacks.add, wire.closing.add_done_callback):
+                ended(lambda _: inbox.put_nowait(None))
             consume = await wire.basic_consume(config.queue, inbox.put, consumer_tag=config.consumer_tag)
         assert consume.consumer_tag is not None
         dead_letters = DeadLetters(self.name, config)
@@ -90,26 +89,27 @@ class RabbitMQ:
         return _Stream(self.name, config, consumer, dead_letters, self._identities, self._returns, self._now)
 
 
-class _Consumer:
-    """A consumer of the queue. `inbox`: delivered messages that are not processed yet; the prefetch bounds it."""
+_Inbox = asyncio.Queue[DeliveredMessage | None]
+"""Delivered messages that are not processed yet; the prefetch bounds it. None: no more can arrive."""
 
-    def __init__(self, config: Config, wire: Wire, tag: str, inbox: "asyncio.Queue[DeliveredMessage]") -> None:
+
+class _Consumer:
+    """A consumer of the queue."""
+
+    def __init__(self, config: Config, wire: Wire, tag: str, inbox: _Inbox) -> None:
         self._config = config
         self._wire = wire
         self._tag = tag
         self._inbox = inbox
 
     async def receive(self) -> list[DeliveredMessage]:
-        """Return the messages that have arrived, after a while none. Raises SourceError if none can arrive."""
-        found: list[DeliveredMessage] = []
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CHECK_EVERY):
-                found.append(await self._inbox.get())
+        """Wait for messages, and return those that have arrived. Raises SourceError if none can arrive."""
+        found = [await self._inbox.get()]
         # Messages of a lost connection cannot be acknowledged: they will be delivered again.
         self.check()
-        while found and len(found) < _BATCH and not self._inbox.empty():
+        while len(found) < _BATCH and not self._inbox.empty():
             found.append(self._inbox.get_nowait())
-        return found
+        return [message for message in found if message is not None]
 
     def check(self) -> None:
         """Raise SourceError if no message can arrive any more."""
@@ -122,7 +122,8 @@ class _Consumer:
             raise SourceError("the connection is closed", SourceReason.DISCONNECTED, server=server)
         if self._tag not in wire.consumers:
             text = f"the server no longer delivers from the queue {self._config.queue}: it was deleted, or moved to "
-            raise SourceError(f"{text}another node", SourceReason.DROPPED, server=server)
+            text += "another node, or a message was held for longer than x-consumer-timeout"
+            raise SourceError(text, SourceReason.DROPPED, server=server)
 
     async def acknowledge(self, last: int) -> None:
         """Acknowledge every message up to this delivery tag. Raises SourceError."""
@@ -164,8 +165,8 @@ class _Stream:
 
     async def batches(self) -> AsyncIterator[EventBatch]:
         while True:
-            if found := await self._consumer.receive():
-                yield self._batch([self._read(message) for message in found])
+            found = await self._consumer.receive()
+            yield self._batch([self._read(message) for message in found])
 
     async def prepare(self, batch: EventBatch) -> None:
         """Do nothing: RabbitMQ delivers unacknowledged messages again."""
@@ -225,7 +226,7 @@ class _Stream:
 
     def _place(self, message: DeliveredMessage) -> str:
         """Return where a refused message can be found."""
-        own = message.header.properties.message_id
+        own = messages.message_id(message)
         return f"{self._config.dead_letter_name}/{own}" if own else self._config.dead_letter_name
 
     def _copy(self, received: _Received, unmatched_ids: set[str]) -> Copy | None:

@@ -17,21 +17,6 @@ _LIMITLESS_FROM = 4
 """Major version of RabbitMQ from which a negative delivery limit means no limit."""
 
 
-class _Wide(int):
-    """An integer that the library writes in at least two bytes: a negative number in one byte comes out wrong.
-
-    pamqp 3 compares the value with -128 first, to choose one byte.
-    """
-
-    def __ge__(self, other: object) -> bool:
-        return other != -128 and int(self) >= other  # type: ignore[operator]
-
-
-def writable(value: Any) -> Any:
-    """Return a value of a table as the library can write it."""
-    return _Wide(value) if type(value) is int and value < 0 else value
-
-
 async def prepare(link: Link, channel: AbstractChannel, config: Config) -> None:
     """Declare what the source needs, or check that it exists. Existing queues and exchanges are not changed."""
     dead = config.dead_letter_name
@@ -84,12 +69,11 @@ def _declarations(config: Config) -> Iterator[tuple[Kind, str, dict[str, Any]]]:
         return
     # The type also for a classic queue: without it, the server uses the default of the virtual host, which may change.
     type_ = {"x-queue-type": config.queue_type}
-    own = {name: writable(value) for name, value in config.queue_arguments.items()}
     yield "exchange", dead, {"type": "fanout", "durable": True}
     if config.exchange is not None:
         yield "exchange", config.exchange, {"type": config.exchange_type, "durable": config.exchange_durable}
     yield "queue", dead, {"durable": True, "arguments": type_}
-    yield "queue", config.queue, {"durable": config.queue_durable, "arguments": {**type_, **own}}
+    yield "queue", config.queue, {"durable": config.queue_durable, "arguments": {**type_, **config.queue_arguments}}
 
 
 async def _declare(channel: AbstractChannel, kind: Kind, name: str, **given: Any) -> Any:
