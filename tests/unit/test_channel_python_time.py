@@ -12,8 +12,7 @@ from support.python_channels import channel
 from support.sending import sent
 from support.waiting import until
 from tocsin.channels.base import Delivered, Retry
-from tocsin.channels.python import channel as python_channel
-from tocsin.dispatch import sending
+from tocsin.channels.threads import Threads
 from tocsin.errors import Reason
 from tocsin.handlers import Envelope
 
@@ -124,10 +123,6 @@ async def test_async_handler_of_cancelled_attempt_is_cancelled_once() -> None:
     assert events == ["begun", "ended"]
 
 
-def test_dispatcher_grace_exceeds_slot_and_cancel_timeouts() -> None:
-    assert python_channel._SLOT_TIMEOUT + python_channel._CANCEL_TIMEOUT < sending._GRACE
-
-
 class Awaited:
     """An awaitable result of a handler; it does not end by itself."""
 
@@ -202,17 +197,6 @@ async def test_close_waits_for_running_calls(stuck: Stuck) -> None:
     assert await sending == [Delivered()]
 
 
-async def test_close_cancels_awaited_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.channels.python.channel._DRAIN", 0.02)
-    awaited = Awaited()
-    made = channel(lambda _: awaited.coroutine())
-    sending = asyncio.create_task(made.send([message()]))
-    await until(lambda: awaited.events == ["begun"])
-    await made.close()
-    assert awaited.events == ["begun", "ended"]
-    assert isinstance((await sending)[0], Retry)
-
-
 async def test_close_abandons_hanging_handlers(stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.channels.python.channel._DRAIN", 0.02)
     made = channel(stuck, timeout="100ms")
@@ -221,3 +205,35 @@ async def test_close_abandons_hanging_handlers(stuck: Stuck, monkeypatch: pytest
         await made.close()
     assert (logged[-1]["event"], logged[-1]["calls"]) == ("handlers still run and are abandoned", 1)
     assert {thread.daemon for thread in threading.enumerate() if thread.name.startswith("tocsin-own")} == {True}
+
+
+# The threads, which Apprise uses too.
+
+
+async def test_idle_thread_is_reused_before_new_one() -> None:
+    threads = Threads("test")
+    assert len({await threads.run(threading.get_ident) for _ in range(5)}) == 1
+    both = threading.Barrier(2)
+    assert len(set(await asyncio.gather(*(threads.run(lambda: both.wait(20)) for _ in range(2))))) == 2
+    threads.close()
+
+
+async def test_thread_ends_after_close() -> None:
+    threads = Threads("test-ending")
+    await threads.run(lambda: None)
+    threads.close()
+    await until(lambda: not [each for each in threading.enumerate() if each.name.startswith("test-ending")])
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+async def test_raising_work_becomes_runtime_error_and_keeps_thread(error: type[BaseException]) -> None:
+    threads = Threads("test")
+    thread = await threads.run(threading.get_ident)
+
+    def break_() -> None:
+        raise error("secret")
+
+    with pytest.raises(RuntimeError, match=f"^the work of a thread raised {error.__name__}$"):
+        await asyncio.wait_for(threads.run(break_), 20)
+    assert await asyncio.wait_for(threads.run(threading.get_ident), 20) == thread
+    threads.close()

@@ -2,14 +2,17 @@
 
 import re
 import sys
+from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support.kafka_events import source
 from tocsin.channels import kafka as channel_kind
 from tocsin.errors import ConfigError
+from tocsin.kafka import producing
 from tocsin.model import Column
 from tocsin.sources import kafka as kind
 from tocsin.sources.kafka.records import row
@@ -84,3 +87,36 @@ def test_position_with_an_id_wins_over_one_without() -> None:
 def test_stored_positions_are_read_back(read: dict[Place, int], id_: str) -> None:
     ids = {"t": id_, "u": "b"}
     assert positions({stored(place, ids): offset for place, offset in read.items()}, ids) == (read, {})
+
+
+# The end of a producer.
+
+
+class Refused:
+    """A producer whose fatal error comes while it is closed."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.flushed = 0
+        self.closed = False
+
+    def poll(self, timeout: float) -> int:
+        return 0
+
+    def purge(self) -> None:
+        pass
+
+    def flush(self, timeout: float) -> int:
+        self.flushed += 1
+        raise KafkaException(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED, "refused", True))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_producer_refused_while_closing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producing, "Producer", Refused)
+    writer = producing.Writer({}, str, channel="out")
+    writer.close()
+    producer: Any = writer._producer
+    assert producer.flushed == 1
+    assert producer.closed

@@ -66,12 +66,6 @@ def test_plan_names_objects_in_order() -> None:
     assert list(object_ids({"Get": {"id": {"Local": 1}}})) == []
 
 
-async def test_exchanged_names_of_one_query_are_noticed() -> None:
-    """A query on two views whose names are swapped reads the same two objects, in the other order."""
-    before = Identity(("u1", "u2"), HOME)
-    assert "another object" in (await verdicts(before, Catalog("u1", "u2"), Catalog("u2", "u1")))[-1]
-
-
 async def test_one_name_of_many_is_enough() -> None:
     """The other object of the query got a replacement meanwhile."""
     before = Identity(("u1", "u2"), HOME)

@@ -1,12 +1,16 @@
-"""What is said of a connection that cannot be made."""
+"""Connections: what is said of one that cannot be made, and which addresses may be refused."""
 
 import errno
+import ipaddress
 import socket
 import ssl
 
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tocsin.channels.addresses import PrivateAddressError, public, public_socket
 from tocsin.faults import why_unreachable
 from tocsin.postgres import failure_text
 
@@ -61,3 +65,45 @@ Multiple connection attempts failed. All failures were:
 def test_failed_connection_of_postgres_is_one_line(error: str, text: str) -> None:
     """Each failure once, without the hints of libpq."""
     assert failure_text(psycopg.OperationalError(error)) == text
+
+
+# Which addresses a webhook may reach when private ones are refused.
+
+PRIVATE = [
+    "127.0.0.1", "127.255.255.255", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1",
+    "169.254.169.254", "100.64.0.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255", "192.0.2.1",
+    "198.18.0.1", "::", "::1", "fe80::1", "fe80::1%lo", "fc00::1", "fd12:3456::1", "ff02::1", "fec0::1", "2001:db8::1",
+    "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "64:ff9b::7f00:1",
+    "64:ff9b::a9fe:a9fe", "2002:7f00:1::1", "2002:a00:1::",
+]  # fmt: skip
+PUBLIC = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "172.32.0.1",
+    "192.169.0.1",
+    "2606:4700:4700::1111",
+    "::ffff:8.8.8.8",
+    "64:ff9b::808:808",
+]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_private_address_is_refused(address: str) -> None:
+    assert not public(address)
+    family = 10 if ":" in address else 2
+    with pytest.raises(PrivateAddressError):
+        public_socket((family, 1, 6, "", (address, 80)))
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_address_of_the_internet_is_public(address: str) -> None:
+    assert public(address)
+
+
+@given(st.ip_addresses(v=4))
+def test_ipv6_form_matches_its_ipv4_address(inner: ipaddress.IPv4Address) -> None:
+    number = int(inner)
+    expected = public(str(inner))
+    assert expected == (inner.is_global and not inner.is_multicast and not inner.is_reserved)
+    for begin, shift in ((0xFFFF << 32, 0), (0x64FF9B << 96, 0), (0x2002 << 112, 80)):
+        assert public(str(ipaddress.IPv6Address(begin | number << shift))) == expected
