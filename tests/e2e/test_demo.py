@@ -266,6 +266,14 @@ def test_alertmanager_notifies_the_inbox(demo: Demo) -> None:
 # How it ends
 
 
+def test_killed_demo_leaves_nothing(demo: Demo) -> None:
+    """The last one of the tests that share a demo."""
+    family = demo.family()
+    demo.signal(signal.SIGKILL)
+    seen(lambda: gone(family), "every process has ended", END)
+    seen(lambda: not list(demo.place.iterdir()), "every file is gone", END)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_demo_and_its_processes(number: signal.Signals) -> None:
     with running("--no-prometheus") as demo:
@@ -276,14 +284,6 @@ def test_signal_ends_demo_and_its_processes(number: signal.Signals) -> None:
         assert "nothing is left behind" in demo.lines[-1]
         assert gone(family)
         assert list(demo.place.iterdir()) == []
-
-
-def test_killed_demo_leaves_nothing() -> None:
-    with running() as demo:
-        family = demo.family()
-        demo.signal(signal.SIGKILL)
-        seen(lambda: gone(family), "every process has ended", END)
-        seen(lambda: not list(demo.place.iterdir()), "every file is gone", END)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

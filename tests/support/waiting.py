@@ -13,13 +13,16 @@ _T = TypeVar("_T")
 
 async def until(condition: Callable[[], object], what: str = "", within: float = SOON) -> None:
     """Wait until a condition holds. Raises TimeoutError, which names `what` was waited for."""
-    await until_some(lambda: _answered(condition()), what, within)
+    await until_some(lambda: _answered(condition()), what, within, longest=0.01)
 
 
-async def until_some(probe: Callable[[], Awaitable[_T]], what: str = "", within: float = SOON) -> _T:
+async def until_some(
+    probe: Callable[[], Awaitable[_T]], what: str = "", within: float = SOON, *, longest: float = 0.1
+) -> _T:
     """Poll until the result is true, and return it. An AssertionError counts as false; at the end the last one is
-    raised."""
+    raised. The pauses grow to `longest`, since a poll takes time from what is waited for."""
     last: AssertionError | None = None
+    pause = 0.01
     try:
         async with asyncio.timeout(within):
             while True:
@@ -31,7 +34,8 @@ async def until_some(probe: Callable[[], Awaitable[_T]], what: str = "", within:
                     last = None
                     if found:
                         return found
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.2, longest)
     except TimeoutError:
         if last is not None:
             raise last from None
