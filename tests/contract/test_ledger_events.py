@@ -44,8 +44,9 @@ async def test_position_is_kept_by_source(opener: OpenLedger, tmp_path: Path, cl
 
 
 async def test_redelivered_event_is_one_notification(ledger: Ledger) -> None:
-    await taken(ledger, occurrence("1", at=1000))
-    await taken(ledger, occurrence("1", at=9000), occurrence("2", at=9000))
+    """It is no duplicate of itself either."""
+    await taken(ledger, occurrence("1", key="k", at=1000))
+    assert await taken(ledger, occurrence("1", key="k", at=9000), occurrence("2", at=9000)) == ["1", "2"]
     assert [one.transition.row[0] for one in await sendable(ledger)] == ["1", "2"]
 
 
@@ -59,12 +60,6 @@ async def test_duplicates_within_window_are_suppressed(ledger: Ledger) -> None:
     assert await taken(ledger, occurrence("6", key="k", at=62_000)) == []
 
 
-async def test_redelivered_event_is_no_duplicate(ledger: Ledger) -> None:
-    await taken(ledger, occurrence("1", key="k"))
-    assert await taken(ledger, occurrence("1", key="k")) == ["1"]
-    assert len(await sendable(ledger)) == 1
-
-
 async def test_windows_of_duplicates_that_ended_are_deleted(ledger: Ledger, clock: Clock) -> None:
     now = round(clock.now * 1000)
     await taken(ledger, occurrence("1", key="k", at=now))
@@ -73,43 +68,31 @@ async def test_windows_of_duplicates_that_ended_are_deleted(ledger: Ledger, cloc
     assert await taken(ledger, occurrence("2", key="k", at=now + 1)) == ["2"]
 
 
-async def test_failed_attempts_are_kept(ledger: Ledger) -> None:
-    [one] = await ledger.commit(commit([transition()]))
-    await ledger.settle([settlement(one, Status.PENDING, at=10.0, not_before=11.0)])
-    await ledger.settle([replace(settlement(one, Status.DEAD, at=20.0), reason="exhausted", detail="2 attempts")])
-    await ledger.retry([one.id])
-    await ledger.settle([delivered(one, at=30.0)])
-    assert await ledger.attempts(one.id) == [
-        Attempt(at=10.0, reason="timeout", detail="no answer"),
-        Attempt(at=20.0, reason="exhausted", detail="2 attempts"),
-    ]
-
-
-async def test_only_latest_attempts_are_kept(ledger: Ledger) -> None:
+async def test_latest_attempts_are_kept_with_notification(ledger: Ledger, clock: Clock) -> None:
+    """Only failed ones, and not those of a pruned notification."""
     [one] = await ledger.commit(commit([transition()]))
     for number in range(70):
         await ledger.settle([settlement(one, Status.PENDING, at=float(number), not_before=1.0)])
-    kept = [attempt.at for attempt in await ledger.attempts(one.id)]
-    assert kept == [float(number) for number in range(20, 70)]
-
-
-async def test_attempts_are_deleted_with_notification(ledger: Ledger, clock: Clock) -> None:
-    [one] = await ledger.commit(commit([transition()]))
-    await ledger.settle([settlement(one, Status.PENDING, at=1.0)])
-    await ledger.settle([delivered(one, at=2.0)])
+    await ledger.settle([replace(settlement(one, Status.DEAD, at=70.0), reason="exhausted", detail="71 attempts")])
+    await ledger.retry([one.id])
+    await ledger.settle([delivered(one, at=80.0)])
+    *kept, last = await ledger.attempts(one.id)
+    assert kept == [Attempt(at=float(at), reason="timeout", detail="no answer") for at in range(21, 70)]
+    assert last == Attempt(at=70.0, reason="exhausted", detail="71 attempts")
     await ledger.prune(clock.now, 10)
     assert await ledger.attempts(one.id) == []
 
 
 async def test_episode_has_start_end_and_deliveries(ledger: Ledger) -> None:
+    """A new episode of the same row is another one."""
     fired, resolved = transition("1", at=1000), transition("1", Kind.RESOLVED, at=5000, started_at=1000)
-    open_one = transition("2", at=2000)
+    open_one = transition("1", at=6000)
     notifications = await ledger.commit(
-        commit([fired, open_one, resolved], to=("hook", "mail"), saved=[firing("2", started_at=2000)])
+        commit([fired, resolved, open_one], to=("hook", "mail"), saved=[firing("1", started_at=6000)])
     )
     await ledger.settle([delivered(one) for one in notifications if one.channel == "hook"])
     newest, oldest = await ledger.episodes("late", 10)
-    assert (newest.started_at, newest.ended_at, newest.kind, newest.row) == (2000, None, "fired", ("2", "x"))
+    assert (newest.started_at, newest.ended_at, newest.kind, newest.row) == (6000, None, "fired", ("1", "x"))
     assert newest.firing
     assert (oldest.started_at, oldest.ended_at, oldest.firing, oldest.kind) == (1000, 5000, False, "resolved")
     assert oldest.deliveries == {("hook", Status.DELIVERED): 2, ("mail", Status.PENDING): 2}
@@ -119,15 +102,6 @@ async def test_episode_has_start_end_and_deliveries(ledger: Ledger) -> None:
 async def only_episode(ledger: Ledger) -> Episode:
     [episode] = await ledger.episodes("late", 10)
     return episode
-
-
-async def test_episode_without_resolved_has_no_end(ledger: Ledger) -> None:
-    """As with `on: [fired]`."""
-    await ledger.commit(commit([transition("1", at=1000)], saved=[firing("1", started_at=1000)]))
-    assert (await only_episode(ledger)).firing
-    await ledger.commit(commit(gone=[firing("1").fingerprint]))
-    episode = await only_episode(ledger)
-    assert (episode.firing, episode.ended_at, episode.kind, episode.row) == (False, None, "fired", ("1", "x"))
 
 
 @pytest.mark.parametrize("resolved_first", [True, False])
@@ -155,17 +129,6 @@ async def test_episode_fires_by_phase(ledger: Ledger, phase: Phase) -> None:
     episode = await only_episode(ledger)
     expected = (True, None) if phase in (Phase.FIRING, Phase.KEEPING) else (False, 5000)
     assert (episode.firing, episode.ended_at) == expected
-
-
-async def test_new_episode_keeps_end_of_previous(ledger: Ledger) -> None:
-    transitions = [
-        transition("1", at=1000),
-        transition("1", Kind.RESOLVED, at=5000, started_at=1000),
-        transition("1", at=6000),
-    ]
-    await ledger.commit(commit(transitions, saved=[firing("1", started_at=6000)]))
-    found = [(one.started_at, one.ended_at, one.firing) for one in await ledger.episodes("late", 10)]
-    assert found == [(6000, None, True), (1000, 5000, False)]
 
 
 async def test_event_is_an_episode_of_its_own(ledger: Ledger) -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
-
 from support.clock import Clock
 from support.ledger import commit, delivered, fired, firing, record, sendable, settlement, transition
 from tocsin.ledger.base import MOST_MERGED, Filter, Ledger, Status
@@ -20,53 +18,6 @@ async def test_claims_come_in_pages_in_order(ledger: Ledger) -> None:
     assert [found.more for found in claims] == [True, True, False]
 
 
-async def test_claimed_notification_is_not_claimed_again(ledger: Ledger, clock: Clock) -> None:
-    """Until it is settled or released, or its process has ended. The next one of its ordering key waits too."""
-    one, two, three = await fired(ledger, "1", "2", "3")
-    [updated] = await ledger.commit(commit([transition("1", Kind.UPDATED, at=1005, started_at=1000)]))
-    assert (await ledger.claim("hook", 10)).heads == [one, two, three]
-    assert (await ledger.claim("hook", 10)).heads == []
-    await ledger.release([two])
-    assert (await ledger.claim("hook", 10)).heads == [two]
-    await ledger.settle([delivered(one), settlement(three, Status.PENDING, not_before=clock.now + 5)])
-    found = await ledger.claim("hook", 10)
-    assert (found.heads, found.next_at) == ([updated], clock.now + 5)
-    await ledger.recover("hook", clock.now, clock.now + 2)
-    assert (await ledger.claim("hook", 10)).heads == []
-    clock.advance(2)
-    assert (await ledger.claim("hook", 10)).heads == [two, updated]
-
-
-async def test_ordering_key_is_sent_in_order(ledger: Ledger, clock: Clock) -> None:
-    """A failed notification holds back what follows it; a dead, dropped or delivered one does not."""
-    kinds = [Kind.FIRED, Kind.UPDATED, Kind.UPDATED, Kind.RESOLVED]
-    transitions = [transition("1", kind, at=1000 + at, started_at=1000) for at, kind in enumerate(kinds)]
-    one, two, three, four = await ledger.commit(commit(transitions))
-    await ledger.settle([settlement(one, Status.PENDING, not_before=clock.now + 5)])
-    assert await sendable(ledger) == []
-    clock.advance(5)
-    assert await sendable(ledger) == [one._replace(attempts=1, not_before=clock.now)]
-    await ledger.settle([settlement(one, Status.DEAD)])
-    assert await sendable(ledger) == [two]
-    await ledger.drop([two.id])
-    assert await sendable(ledger) == [three]
-    await ledger.settle([delivered(three)])
-    assert await sendable(ledger) == [four]
-    await ledger.retry([one.id])
-    assert [head.id for head in await sendable(ledger)] == [one.id]
-    await ledger.settle([settlement(one, Status.PENDING, not_before=clock.now + 5)])
-    assert await sendable(ledger) == []
-
-
-async def test_released_key_does_not_hold_back_others(ledger: Ledger, clock: Clock) -> None:
-    transitions = [transition("1", at=1000), transition("1", at=2000)]
-    one, two = await ledger.commit(commit(transitions))
-    await ledger.settle([replace(settlement(one, Status.PENDING, not_before=clock.now + 5), release_key=True)])
-    assert await sendable(ledger) == [two]
-    clock.advance(5)
-    assert {head.id for head in await sendable(ledger)} == {one.id, two.id}
-
-
 async def test_due_retries_and_new_ones_share_a_page(ledger: Ledger, clock: Clock) -> None:
     """Neither holds back the other, however many there are."""
     old = await fired(ledger, *(f"old {number}" for number in range(20)))
@@ -75,17 +26,6 @@ async def test_due_retries_and_new_ones_share_a_page(ledger: Ledger, clock: Cloc
     clock.advance(1)
     heads = (await ledger.claim("hook", 10)).heads
     assert sorted(head.attempts for head in heads) == [0] * 5 + [1] * 5
-
-
-@pytest.mark.parametrize("status", [Status.PENDING, Status.DELIVERED, Status.DEAD])
-async def test_outcome_of_an_attempt_is_kept(ledger: Ledger, clock: Clock, status: Status) -> None:
-    notification, other = await fired(ledger, "1", "2")
-    await ledger.settle([settlement(notification, status, at=clock.now, not_before=clock.now + 60)])
-    assert await sendable(ledger) == [other]
-    found = await record(ledger, notification)
-    settled_at = None if status is Status.PENDING else clock.now
-    assert (found.status, found.attempts, found.settled_at) == (status, 1, settled_at)
-    assert (found.reason, found.detail) == (("", "") if status is Status.DELIVERED else ("timeout", "no answer"))
 
 
 async def test_late_settlement_changes_nothing(ledger: Ledger) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -267,17 +266,3 @@ async def test_outcome_of_handler_decides_result(outcome: object, result: Result
 
     for handler in (now, later):
         assert await sent(channel(handler)) == result
-
-
-async def test_exception_becomes_one_line_with_debug_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    def failing(_: Envelope) -> None:
-        raise ValueError("long\n" * 1000)
-
-    caplog.set_level(logging.DEBUG)
-    with capture_logs() as logged:
-        result = await sent(channel(failing))
-    assert isinstance(result, Retry)
-    assert len(result.detail) == 200
-    assert result.detail.isprintable()
-    [line] = logged
-    assert (line["log_level"], line["channel"], type(line["exc_info"])) == ("debug", "own", ValueError)

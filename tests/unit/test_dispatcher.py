@@ -123,29 +123,6 @@ async def test_hanging_channel_does_not_delay_others(harness: DispatcherHarness)
     await harness.delivered()
 
 
-async def test_channel_without_await_does_not_block_loop(harness: DispatcherHarness) -> None:
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    sent_in: list[int] = []
-
-    def answer(_message: Message) -> Result:
-        sent_in.append(turns)
-        return Delivered()
-
-    counting = asyncio.create_task(count_turns())
-    harness.start(FakeChannel(answer), concurrency=1)
-    await harness.fire(*map(str, range(100)))
-    await harness.until(lambda: len(sent_in) == 100)
-    counting.cancel()
-    assert len({*sent_in}) == 100
-
-
 # Notifications with more to do.
 
 
@@ -340,13 +317,3 @@ async def test_hanging_send_is_given_up_after_the_timeout(harness: DispatcherHar
     channel.gate.set()
     await harness.advance(1)
     await harness.delivered(id_)
-
-
-async def test_defect_does_not_end_a_pause(harness: DispatcherHarness) -> None:
-    channel = Defective(lambda _message: REFUSED)
-    dispatcher = harness.start(channel)
-    await harness.fire("1", "2")
-    await harness.until(lambda: dispatcher.status is ChannelStatus.PAUSED)
-    channel.error = ZeroDivisionError()
-    await harness.advance(31)
-    assert dispatcher.status is ChannelStatus.PAUSED

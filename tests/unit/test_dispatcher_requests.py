@@ -84,15 +84,6 @@ async def test_ledger_has_request_before_it_is_sent(harness: DispatcherHarness, 
     await harness.delivered(*ids)
 
 
-async def test_rate_limit_ends_a_new_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:
-    """A 429 is a known outcome: the members may go in any other request."""
-    channel.line = lines(LIMITED)
-    harness.start(channel)
-    await harness.fire("1", "2")
-    await harness.quiet()
-    assert await bound(harness) == []
-
-
 @pytest.mark.parametrize("answer", [LIMITED, REFUSED], ids=["429", "401"])
 async def test_refused_repeat_leaves_outcome_unknown(
     harness: DispatcherHarness, channel: KeyedChannel, answer: Result

@@ -124,16 +124,6 @@ def test_all_rows_are_rendered_for_another_firing_set() -> None:
     assert served(gauges) == {}
 
 
-def test_scrape_is_not_changed_by_later_rows() -> None:
-    gauges = Gauges(SPEC)
-    put(gauges, {str(place): (str(place), None, "1") for place in range(3000)})
-    gauges.advance(0.0)
-    taken = gauges.blocks()
-    put(gauges, {str(place): (str(place), None, "2") for place in range(3000)} | {"new": ("new", None, "1")})
-    assert b"".join(block.plain() for block in taken).count(b" 1\n") == 3000
-    assert plain(gauges).count(b" 2\n") == 3000
-
-
 def test_change_renders_one_block_again() -> None:
     gauges = Gauges(SPEC)
     put(gauges, {str(place): (f"{place:05}", None, "1") for place in range(5000)})

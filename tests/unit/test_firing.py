@@ -1,11 +1,37 @@
-"""The firing set by example."""
+"""The firing set by example, and against a slow and simple model: no batches or restarts make a difference."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from support.firing import COLUMNS, NEW, OLD, batch, rule
+from support.firing import (
+    COLUMNS,
+    CUTS,
+    END,
+    HISTORIES,
+    NEW,
+    OLD,
+    Stored,
+    batch,
+    by_fingerprint,
+    content,
+    contents,
+    cut,
+    differences,
+    expected,
+    oddities,
+    rule,
+    rules,
+    shown,
+)
 from tocsin.firing import Firing, FiringSet, Outcome, Phase, Rule
 from tocsin.firing.canonical import respelling
-from tocsin.model import Column, Kind, Row, Transition, Update, fingerprint
+from tocsin.model import Batch, Column, Kind, Row, Transition, Update, fingerprint, notification_id
 
 
 def notified(outcome: Outcome) -> list[tuple[Kind, int, Row, Row | None]]:
@@ -15,13 +41,6 @@ def notified(outcome: Outcome) -> list[tuple[Kind, int, Row, Row | None]]:
 def single(outcome: Outcome) -> Transition:
     (transition,) = outcome.transitions
     return transition
-
-
-@pytest.mark.parametrize("updates", [((10, -1, OLD), (10, 1, NEW)), ((10, 1, NEW), (10, -1, OLD))])
-def test_change_at_one_timestamp_is_one_update(updates: tuple[Update, ...]) -> None:
-    firing = FiringSet(rule())
-    firing.apply(batch((5, 1, OLD), frontier=10))
-    assert notified(firing.apply(batch(*updates))) == [(Kind.UPDATED, 10, NEW, OLD)]
 
 
 def test_row_is_the_key_without_key_columns() -> None:
@@ -124,3 +143,118 @@ def test_interval_of_another_version_is_the_same_row() -> None:
     firing = FiringSet(Rule(alert="late", columns=(Column(name="waited", oid=1186),)))
     firing.apply(batch((5, 1, ("1 month",)), frontier=6))
     assert notified(firing.apply(batch((9, 1, ("1 mon",)), frontier=10, snapshot=9))) == []
+
+
+# Any history.
+
+
+def run(firing: FiringSet, batches: Iterable[Batch]) -> list[Transition]:
+    return [transition for each in batches for transition in firing.apply(each).transitions]
+
+
+def thinned(transitions: Sequence[Transition]) -> dict[str, list[Transition]]:
+    """The transitions per key, of each run of repeats only the last: how many come before it depends on the batches."""
+    kept: dict[str, list[Transition]] = {}
+    for name, of_key in by_fingerprint(transitions).items():
+        kept[name] = []
+        for kind, group in groupby(of_key, key=lambda transition: transition.kind):
+            transitions = list(group)
+            kept[name] += transitions[-1:] if kind is Kind.REPEATED else transitions
+    return kept
+
+
+@given(rules(), HISTORIES)
+def test_transitions_equal_the_model_in_small_batches(rule: Rule, history: list[Update]) -> None:
+    transitions = run(FiringSet(rule), cut(history, range(END)))
+    assert by_fingerprint(transitions) == by_fingerprint(expected(rule, history))
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_transitions_do_not_depend_on_batches(rule: Rule, history: list[Update], cuts: set[int]) -> None:
+    transitions, model = run(FiringSet(rule), cut(history, cuts)), expected(rule, history)
+    # Of the repeats within a batch only the last is a transition, so which ones there are depends on the cuts. The last
+    # of each run is the same, the model knows each of them, and everything else is equal.
+    assert thinned(transitions) == thinned(model)
+    assert not Counter(map(repr, transitions)) - Counter(map(repr, model))
+    assert len({notification_id(one, "hook") for one in transitions}) == len(transitions)
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_rows_are_the_view_at_the_frontier(rule: Rule, history: list[Update], cuts: set[int]) -> None:
+    firing, replayed = FiringSet(rule), dict[str | Row | None, Row]()
+    for each in cut(history, cuts):
+        for key, row in firing.apply(each).changes.items():
+            if row is None:
+                replayed.pop(key, None)
+            else:
+                replayed[key] = row
+        assert each.frontier is not None
+        assert firing.rows() == shown(content(history, each.frontier)) == replayed
+        phases = Counter(one.phase for one in firing.firings())
+        assert firing.pending == phases[Phase.PENDING]
+        assert firing.firing == phases[Phase.FIRING] + phases[Phase.KEEPING]
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_without_channels_only_rows_are_kept(rule: Rule, history: list[Update], cuts: set[int]) -> None:
+    silent = replace(rule, notify=False)
+    firing, other = FiringSet(rule), FiringSet(silent)
+    for each in cut(history, cuts):
+        loud, outcome = firing.apply(each), other.apply(each)
+        assert (outcome.transitions, outcome.saved, outcome.gone) == ([], [], [])
+        assert outcome.changes == loud.changes
+        assert (other.firing, other.pending, len(other)) == (firing.firing, firing.pending, len(firing))
+
+
+@given(rules(), HISTORIES, CUTS, st.sets(st.integers(0, 8)))
+def test_restart_after_any_batch_changes_nothing(
+    rule: Rule, history: list[Update], cuts: set[int], restarts: set[int]
+) -> None:
+    steady, stored = FiringSet(rule), Stored()
+    restarted = FiringSet(rule)
+    for number, each in enumerate(cut(history, cuts)):
+        outcome = restarted.apply(each)
+        stored.write(outcome)
+        assert by_fingerprint(outcome.transitions) == by_fingerprint(steady.apply(each).transitions)
+        assert stored.firings == {firing.fingerprint: firing for firing in restarted.firings()}
+        assert stored.firings == {firing.fingerprint: firing for firing in steady.firings()}
+        if number in restarts:
+            restarted = stored.restored(rule)
+            assert restarted.rows() == steady.rows()
+            assert (restarted.firing, restarted.pending, len(restarted)) == (steady.firing, steady.pending, len(steady))
+
+
+@given(HISTORIES, CUTS)
+def test_oddities_are_counted_per_key_and_timestamp(history: list[Update], cuts: set[int]) -> None:
+    firing = FiringSet(rule())
+    outcomes = [firing.apply(each) for each in cut(history, cuts)]
+    assert (sum(one.collisions for one in outcomes), sum(one.negatives for one in outcomes)) == oddities(history)
+
+
+def snapshot(rows: Counter[Row], as_of: int) -> Batch:
+    updates = [(as_of, count, row) for row, count in rows.items() if count]
+    return Batch(updates=updates, frontier=as_of + 1, snapshot=as_of)
+
+
+@given(rules(), HISTORIES, CUTS)
+def test_equal_snapshot_causes_nothing(rule: Rule, history: list[Update], cuts: set[int]) -> None:
+    firing = FiringSet(rule)
+    for each in cut(history, cuts):
+        firing.apply(each)
+        assert each.frontier is not None
+        if each.frontier:
+            outcome = firing.apply(snapshot(content(history, each.frontier), each.frontier - 1))
+            assert (outcome.transitions, outcome.changes, outcome.saved, outcome.gone) == ([], {}, [], [])
+
+
+@given(rules(), HISTORIES, contents(), st.integers(END, END + 20))
+def test_gap_is_an_update_at_the_as_of(rule: Rule, history: list[Update], found: Counter[Row], as_of: int) -> None:
+    by_snapshot, by_updates = FiringSet(rule), FiringSet(rule)
+    run(by_snapshot, cut(history, ()))
+    run(by_updates, cut(history, ()))
+    updates = [(as_of, diff, row) for row, diff in differences(content(history, END), found)]
+    compared = by_snapshot.apply(snapshot(found, as_of))
+    added = by_updates.apply(Batch(updates=updates, frontier=as_of + 1))
+    assert by_fingerprint(compared.transitions) == by_fingerprint(added.transitions)
+    assert compared.changes == added.changes
+    assert {row: count for one in by_snapshot.firings() for count, row in one.counts} == found

@@ -147,28 +147,6 @@ async def test_unexpected_exception_in_dispatcher_is_retried(harness: Dispatcher
     assert dispatcher.status is ChannelStatus.UP
 
 
-async def test_channel_that_raises_when_asked_stops_no_source(harness: DispatcherHarness) -> None:
-    """`take` of a channel is called while a source offers its notifications."""
-
-    class Odd(FakeChannel):
-        times = 0
-
-        def batch_size(self, pending: int) -> int:
-            if self.times:
-                self.times -= 1
-                raise ZeroDivisionError
-            return 1
-
-    odd = Odd()
-    dispatcher = harness.start(odd)
-    await harness.quiet()
-    odd.times = 1
-    [one] = await harness.fire("1")  # raises nothing
-    await harness.until(lambda: dispatcher.fault)
-    harness.clock.advance(5)
-    await harness.delivered(one)
-
-
 async def test_unexpected_exception_in_level_output_is_retried() -> None:
     """The output shows it, and sends what fires once that can be read again."""
     levels = LevelHarness("a", "b")

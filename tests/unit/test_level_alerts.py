@@ -186,15 +186,6 @@ def test_identity_is_the_labels_without_empty_ones() -> None:
     assert active("1", labels=keyed).identity != active("2", labels=keyed).identity
 
 
-def test_names_become_valid_for_every_alertmanager() -> None:
-    what = message()
-    what.envelope["labels"] |= {"2nd-label": "x", "é": "y"}
-    what.envelope["annotations"] |= {"a.b": "z"}
-    found = content(output("http://x").active(what.envelope, NOW))
-    assert {"_2nd_label", "_"} <= found["labels"].keys()
-    assert "a_b" in found["annotations"]
-
-
 @pytest.mark.parametrize(
     ("started_at", "expected"),
     [(1_795_242_548_000, 1_795_242_548.0), (int(NOW * 1000) + 60_000, NOW), (2**64 - 1, NOW), (0, 0.0)],

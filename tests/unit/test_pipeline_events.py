@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from support.clock import Clock
 from support.intakes import Locked
 from support.pipelines import Pauses, at_work
 from support.waiting import until
-from tocsin import repeats
 from tocsin.backoff import Backoff
 from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
 from tocsin.exposition import Metrics, State
@@ -238,46 +236,6 @@ async def test_source_with_only_refused_events_is_down(ledger: SqliteLedger) -> 
         source.following.put_nowait(batch_of("4"))
         await until(lambda: len(source.acknowledged) == 3)
         assert (intake.state, intake.complaint) == (State.UP, "")
-
-
-async def test_thousand_refused_events_are_two_lines(ledger: SqliteLedger) -> None:
-    """The first in full and a count at the end; also events without an alert."""
-    source = Scripted()
-    repeats.flush()  # what other tests left
-    with capture_logs() as logged:
-        intake = intake_of(source, ledger)
-        async with at_work(intake):
-            for number in range(100):
-                source.following.put_nowait(refused_batch(*[f"{number}/{one}" for one in range(10)]))
-                source.following.put_nowait(batch_of(str(number)))
-            await until(lambda: len(source.acknowledged) == 200)
-        repeats.flush()
-    for event, first, count in (("not a valid event", "0/0", 999), ("no alert takes these events", None, 99)):
-        lines = [line for line in logged if line["event"] == event]
-        assert [line.get("repeats") for line in lines] == [None, count]
-        assert lines[0].get("at") == first
-
-
-async def test_refused_requests_show_and_change_no_state(ledger: SqliteLedger) -> None:
-    """Any client can send a request with a wrong token, so the source stays up and reports it."""
-    source = Scripted()
-    repeats.flush()  # what other tests left
-    with capture_logs() as logged:
-        intake = intake_of(source, ledger)
-        async with at_work(intake):
-            await until(lambda: intake.state is State.UP)
-            for _ in range(500):
-                intake.refused_request(401, "the token is missing or wrong")
-            assert intake.state is State.UP
-            assert (
-                intake.complaint == "the last 500 requests were refused, the latest: 401: the token is missing or wrong"
-            )
-            source.following.put_nowait(batch_of("1"))
-            await until(lambda: source.acknowledged)
-            assert intake.complaint == ""
-        repeats.flush()
-    lines = [line for line in logged if line["event"] == "request refused"]
-    assert [(line["status"], line.get("repeats")) for line in lines] == [(401, None), (401, 499)]
 
 
 async def test_dry_run_leaves_events_with_their_source(ledger: SqliteLedger) -> None:

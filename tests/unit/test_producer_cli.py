@@ -97,16 +97,6 @@ def test_stdout_gets_one_json_object_per_event() -> None:
     assert "400 events sent (baseline 10" in done.stderr
 
 
-def test_dry_run_repeats_with_its_seed() -> None:
-    def printed(*more: str) -> list[str]:
-        output = finished("--dry-run", "--seed", "11", "--first-spike-after", "1h", *more).stdout
-        return re.sub(r'("(?:event|bid)_ts":)\d+', r"\1 0", output).splitlines()
-
-    first = printed()
-    assert len(first) == 41
-    assert first[:30] == printed("--limit", "30")
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_run_cleanly(number: signal.Signals) -> None:
     with started("--sink", "stdout") as process:

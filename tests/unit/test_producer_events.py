@@ -1,19 +1,22 @@
-"""The schedule depends only on the plan and the start."""
+"""The producer: a schedule that depends only on the plan and the start, and its pace on the test's clock."""
 
 import contextlib
 import hashlib
 import itertools
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
-from tocsin_producer.errors import PlanError
+from tocsin_producer.errors import EventRefusedError, PlanError
 from tocsin_producer.events import ITEMS, WINNING_BIDS, Event, Kind, Schedule
+from tocsin_producer.metrics import Metrics
 from tocsin_producer.plan import Flaw, Plan
+from tocsin_producer.run import PULSE, run
 
 START = 1_800_000_000.25
 
@@ -55,13 +58,6 @@ def test_customer_event_has_six_fields() -> None:
         assert fields == {**asdict(customer), "event_type": "deployment_created"}
         assert customer.deployment_type in ("cloud", "on_prem")
         assert customer.organization in ("A", "B", "C", "D")
-
-
-def test_customers_are_spread_over_types_and_organizations() -> None:
-    customers = Schedule(Plan(customers=2000)).customers
-    assert sum(customer.deployment_type == "cloud" for customer in customers) == pytest.approx(400, rel=0.15)
-    for count in Counter(customer.organization for customer in customers).values():
-        assert count == pytest.approx(500, rel=0.15)
 
 
 def test_spikes_are_equal_events_at_their_interval() -> None:
@@ -170,3 +166,108 @@ def test_plan_out_of_range_names_its_option(options: dict[str, Any]) -> None:
     with pytest.raises(PlanError) as refused:
         Plan(**options)
     assert [refused.value.option] == [*options]
+
+
+# The pace, the end and the counters of a run.
+
+
+class Clock:
+    """A clock that advances only by waits and by the time of a sink."""
+
+    def __init__(self, *, stop_at: float = float("inf")) -> None:
+        self.now = 1000.0
+        self.waits: list[float] = []
+        self._stop_at = 1000.0 + stop_at
+
+    @property
+    def elapsed(self) -> float:
+        return self.now - 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        self.now = min(self.now + seconds, max(self.now, self._stop_at))
+        return self.now >= self._stop_at
+
+
+class Recorder:
+    """A sink that records events and their times."""
+
+    def __init__(self, clock: Clock, *, takes: float = 0.0, refuses: Iterable[bytes] = ()) -> None:
+        self.sent: list[tuple[float, bytes]] = []
+        self.flushed: list[float] = []
+        self.kept = 0
+        self._clock = clock
+        self._takes = takes
+        self._refuses = set(refuses)
+
+    def send(self, topic: str, key: bytes, value: bytes | None) -> None:  # as the protocol has it
+        if key in self._refuses:
+            raise EventRefusedError("too large")
+        self._clock.now += self._takes
+        self.sent.append((self._clock.elapsed, key))
+        self.kept += 1
+
+    def flush(self) -> None:
+        self.flushed.append(self._clock.elapsed)
+        self.kept = 0
+
+    def close(self) -> None:
+        raise AssertionError("the caller closes the sink")
+
+
+def at(*times: float, topic: str = "customer_events") -> Iterator[Event]:
+    for number, time in enumerate(times):
+        yield Event(at=time, kind=Kind.STEADY, topic=topic, key=b"%d" % number, value=b"{}")
+
+
+def paced(events: Iterable[Event], clock: Clock, sink: Recorder, metrics: Metrics | None = None) -> bool:
+    return run(events, sink, metrics=metrics or Metrics(), monotonic=clock.monotonic, wait=clock.wait)
+
+
+def test_events_are_sent_at_their_time() -> None:
+    clock = Clock()
+    sink = Recorder(clock)
+    assert paced(at(0.0, 0.5, 0.5, 7.25), clock, sink)
+    assert sink.sent == [(0.0, b"0"), (0.5, b"1"), (0.5, b"2"), (7.25, b"3")]
+
+
+def test_run_catches_up_with_a_slow_sink() -> None:
+    clock = Clock()
+    sink = Recorder(clock, takes=2.0)
+    metrics = Metrics()
+    assert paced(at(0.0, 1.0, 2.0), clock, sink, metrics)
+    assert [time for time, _ in sink.sent] == [2.0, 4.0, 6.0]
+    assert metrics.lag_seconds == 4.0
+
+
+def test_flushes_every_second_while_waiting() -> None:
+    """And before each wait, and at the end."""
+    clock = Clock()
+    sink = Recorder(clock)
+    assert paced(at(0.0, 0.0, 4.5), clock, sink)
+    assert sink.flushed == [0.0, 1.0, 2.0, 3.0, 4.0, 4.5]
+    assert max(clock.waits) == PULSE
+    assert sink.kept == 0
+
+
+def test_busy_sink_is_flushed_and_can_be_stopped() -> None:
+    clock = Clock(stop_at=600)
+    sink = Recorder(clock, takes=1.0)
+    assert not paced(at(*[0.0] * 2000), clock, sink)
+    assert sink.flushed
+    assert 600 <= len(sink.sent) < 2000
+
+
+def test_refused_event_is_counted_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    sink = Recorder(clock, refuses=[b"1"])
+    metrics = Metrics()
+    with caplog.at_level(logging.WARNING):
+        assert paced(at(0.0, 1.0, 2.0), clock, sink, metrics)
+    assert [key for _, key in sink.sent] == [b"0", b"2"]
+    assert metrics.errors == {"customer_events": 1}
+    assert metrics.sent == {("customer_events", "steady"): 2}
+    assert "an event for customer_events was refused: too large" in caplog.text

@@ -51,12 +51,6 @@ def kinds(made: Router, what: Transition) -> list[tuple[Kind, list[str]]]:
     ]
 
 
-def test_channel_receives_only_its_kinds() -> None:
-    made = router(route("all"), route("ends", kinds=[Kind.RESOLVED]))
-    assert kinds(made, transition()) == [(Kind.FIRED, ["all"])]
-    assert kinds(made, transition(Kind.RESOLVED)) == [(Kind.RESOLVED, ["all", "ends"])]
-
-
 @pytest.mark.parametrize(
     "when",
     [
