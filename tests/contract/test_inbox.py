@@ -242,16 +242,6 @@ async def test_resolved_marks_messages_of_its_episode_only(inbox: Client) -> Non
     ]
 
 
-async def test_people_and_webhooks_have_separate_columns(inbox: Client) -> None:
-    for _ in range(2):
-        await inbox.http.post("/webhook/ops", json=ENVELOPE)
-    await inbox.trigger()
-    person, webhook = (await inbox.page())["columns"]
-    assert (person["name"], person["id"], person["kind"]) == ("Ann", "sub-1", "person")
-    assert (webhook["name"], webhook["id"], webhook["kind"]) == ("ops", "POST /webhook/ops", "webhook")
-    assert [card["copies"] for card in webhook["cards"]] == [1, 0]
-
-
 async def test_page_is_self_contained_and_never_sets_markup(inbox: Client) -> None:
     async with inbox.http.get("/") as answer:
         assert answer.content_type == "text/html"

@@ -9,15 +9,6 @@ from tocsin.ledger.base import MOST_MERGED, Filter, Ledger, Status
 from tocsin.model import Address, Kind, Notification
 
 
-async def test_claims_come_in_pages_in_order(ledger: Ledger) -> None:
-    notifications = await fired(ledger, *(str(number) for number in range(7)))
-    await fired(ledger, "other", to=("mail",))
-    claims = [await ledger.claim("hook", 3) for _ in range(3)]
-    assert [len(found.heads) for found in claims] == [3, 3, 1]
-    assert [one for found in claims for one in found.heads] == notifications
-    assert [found.more for found in claims] == [True, True, False]
-
-
 async def test_due_retries_and_new_ones_share_a_page(ledger: Ledger, clock: Clock) -> None:
     """Neither holds back the other, however many there are."""
     old = await fired(ledger, *(f"old {number}" for number in range(20)))

@@ -148,16 +148,6 @@ def test_stats_are_never_green_while_down(name: str) -> None:
             assert [(each["match"], each["result"]["text"]) for each in nothing] == [("null+nan", "unknown")]
 
 
-@each_board
-def test_timelines_are_coloured_by_state(name: str) -> None:
-    """With colours from thresholds Grafana merges states by threshold; "transparent" is painted black."""
-    for panel in panels(BOARDS[name], "state-timeline"):
-        defaults = panel["fieldConfig"]["defaults"]
-        assert defaults["color"]["mode"] == "fixed", panel["title"]
-        states = [state for mapping in defaults["mappings"] for state in mapping["options"].values()]
-        assert "transparent" not in {state["color"] for state in states}, panel["title"]
-
-
 def test_runbooks_name_existing_panels() -> None:
     text = " ".join((ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8").split())
     named = {*re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", text)}

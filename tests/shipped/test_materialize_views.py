@@ -37,11 +37,6 @@ def test_lowest_of_several_thresholds_wins(model: Model) -> None:
     assert model.rows("organization_alert") == [("deployment_spike", "A", "info", "other", 6, 1)]
 
 
-def test_organization_without_rule_never_alerts(model: Model) -> None:
-    model.receive(*[EVENT | {"organization": "Z"}] * 50)
-    assert model.rows("organization_alert") == []
-
-
 def test_deployment_counts_for_two_minutes(model: Model) -> None:
     model.receive(*[EVENT | {"event_ts": int(NOW.timestamp()) + 300}] * 6)
     counted = {}

@@ -83,7 +83,6 @@ def named_message(message: Envelope) -> str:
 
 kept, awaited, generating = Kept(), Awaited(), Generating()
 partial = functools.partial(two, "first")
-partial_coroutine = functools.partial(coroutine)
 value = 5
 
 

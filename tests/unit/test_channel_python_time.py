@@ -162,26 +162,6 @@ async def test_awaitable_returned_after_timeout_is_not_awaited(stuck: Stuck, wha
     assert made._late == {}
 
 
-async def test_uncancellable_async_handler_keeps_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.channels.python.channel._CANCEL_TIMEOUT", 0.01)
-    go = asyncio.Event()
-
-    async def stubborn(envelope: Envelope) -> None:
-        while not go.is_set():
-            try:
-                await go.wait()
-            except asyncio.CancelledError:
-                continue
-
-    made = channel(stubborn, timeout="100ms", concurrency=1)
-    assert await sent(made) == TIMED_OUT
-    again = await sent(made, message(key="2"))
-    assert isinstance(again, Retry)
-    assert again.detail == "1 of 1 calls hang in the handler; no more are started"
-    go.set()
-    await made.close()
-
-
 # Shutdown.
 
 
@@ -208,21 +188,6 @@ async def test_close_abandons_hanging_handlers(stuck: Stuck, monkeypatch: pytest
 
 
 # The threads, which Apprise uses too.
-
-
-async def test_idle_thread_is_reused_before_new_one() -> None:
-    threads = Threads("test")
-    assert len({await threads.run(threading.get_ident) for _ in range(5)}) == 1
-    both = threading.Barrier(2)
-    assert len(set(await asyncio.gather(*(threads.run(lambda: both.wait(20)) for _ in range(2))))) == 2
-    threads.close()
-
-
-async def test_thread_ends_after_close() -> None:
-    threads = Threads("test-ending")
-    await threads.run(lambda: None)
-    threads.close()
-    await until(lambda: not [each for each in threading.enumerate() if each.name.startswith("test-ending")])
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])

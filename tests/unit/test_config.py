@@ -177,11 +177,6 @@ def test_later_problem_has_the_nearest_line(whole: Config) -> None:
     assert {Path(problem.file).name for problem in found} == {"c.yaml"}
 
 
-def test_equal_files_make_equal_configurations(tmp_path: Path, whole: Config) -> None:
-    assert load_text(tmp_path, "# moved down\n" + WHOLE) == whole
-    assert load_text(tmp_path, WHOLE.replace("for: 1m", "for: 2m")) != whole
-
-
 def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     (tmp_path / "pw").write_text("file-secret\n")
     text = WHOLE.replace("password: hunter2", f"password_file: {tmp_path}/pw").replace("severity}", "hunter2}")

@@ -16,7 +16,6 @@ from tocsin.cli import main
 from tocsin.config import Config, load
 from tocsin.config.environment import OPTIONAL, REQUIRED, from_environment, is_configured
 from tocsin.errors import ConfigError, Problem
-from tocsin.postgres import OUTPUT
 from tocsin.sources.base import Subject
 from tocsin.sources.settings import Connection, MaterializeConfig, PostgresConfig
 
@@ -57,13 +56,6 @@ def test_values_cannot_break_out_of_their_place(password: str, user: str, host: 
     assert (found["password"], found["user"], found["host"], found["dbname"]) == (password, user, host, database)
 
 
-def test_session_settings_are_escaped_configured_ones_last() -> None:
-    settings = MaterializeConfig.model_validate(
-        {"host": "h", "user": "u", "isolation": "strict serializable", "options": {"search_path": "a b\\c"}}
-    )
-    assert parameters(settings)["options"] == r"--transaction_isolation=strict\ serializable --search_path=a\ b\\c"
-
-
 def test_startup_packet_has_no_settings_of_postgres() -> None:
     """A pooler refuses them there."""
     settings = PostgresConfig.model_validate(
@@ -73,20 +65,6 @@ def test_startup_packet_has_no_settings_of_postgres() -> None:
     [statement] = settings.configured()
     assert "set_config('statement_timeout', '1500ms', false)" in statement.as_string(None)
     assert "set_config('search_path', 'a, b', false)" in statement.as_string(None)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"host": "h", "user": "u", "options": {"timezone": "Europe/Berlin"}},
-        {"dsn": "host=h user=u options='-c timezone=Europe/Berlin'"},
-        {"dsn": "host=h user=u options=--timezone=Europe/Berlin"},
-    ],
-)
-def test_configured_setting_overrides_its_default(given: dict[str, Any]) -> None:
-    """The others stay as they are."""
-    asked = PostgresConfig.model_validate(given).asked_output()
-    assert asked == {name: value for name, value in OUTPUT.items() if name != "TimeZone"}
 
 
 def test_dsn_is_completed_with_defaults_and_overridden() -> None:
@@ -122,12 +100,6 @@ def test_invalid_dsn_is_not_repeated() -> None:
         PostgresConfig.model_validate({"dsn": "hunter2 is no dsn"})
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
-
-
-@pytest.mark.parametrize("settings", [MaterializeConfig, PostgresConfig])
-def test_defaults_of_sources_are_consistent(settings: type[Connection]) -> None:
-    made = settings.model_validate({"host": "h", "user": "u"})
-    assert made.stale_after > made.progress_timeout > made.connect_timeout
 
 
 # The variables of the script materialize-novu as a configuration document.

@@ -14,7 +14,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.channels import FakeChannel
 from support.config import FakeSource, load_text
 from tocsin.config import load
 from tocsin.config.check import check, check_online
@@ -168,16 +167,6 @@ async def test_missing_relation_is_reported_at_the_alert(tmp_path: Path) -> None
     assert places(await check_online(load_text(tmp_path, rows), {"broker": missing}, {})) == [
         (6, "alerts.paid.topic", "source", ""),
     ]
-
-
-async def test_verdict_of_channel_is_reported(tmp_path: Path) -> None:
-    class Strict(FakeChannel):
-        async def verify(self) -> list[str]:
-            return ["there is no workflow w"]
-
-    channels = {"out": Strict(), "bare": FakeChannel()}
-    [problem] = await check_online(load_text(tmp_path, ONE_ALERT), {}, channels)
-    assert (problem.line, problem.path, problem.message) == (3, "channels.out", "there is no workflow w")
 
 
 EVENTS = """\

@@ -47,20 +47,6 @@ async def test_episodes_are_sent_in_order(harness: DispatcherHarness) -> None:
     assert channel.broken == []
 
 
-async def test_failure_holds_back_its_episode_only(harness: DispatcherHarness) -> None:
-    first, second, *rest = await harness.episode("1")
-    channel = FakeChannel(lambda message: BUSY if message.id == first else Delivered())
-    harness.start(channel)
-    (other,) = await harness.fire("2")
-    await harness.delivered(other)
-    await harness.quiet()
-    assert channel.attempts(second) == 0
-    channel.answer = script()
-    await harness.advance(1.0)
-    await harness.delivered(first, second, *rest)
-    assert [id_ for id_ in channel.ids if id_ != other] == [first, first, second, *rest]
-
-
 async def test_sends_run_side_by_side_up_to_concurrency(harness: DispatcherHarness) -> None:
     channel = FakeChannel()
     channel.gate.clear()

@@ -99,32 +99,21 @@ def keys_of(channel: FakeChannel) -> list[list[object]]:
     return [merged(message) for message in channel.delivered]
 
 
-async def test_large_digest_is_sent_in_parts(harness: DispatcherHarness) -> None:
-    """Without an attempt or a dead letter. Each part has the id of its oldest member."""
-    channel = FakeChannel(at_most(3))
-    harness.start(channel, max_attempts=1)
-    await fire(harness, *map(str, range(11)))
-    await harness.advance(31)
-    await harness.until(lambda: sum(map(len, keys_of(channel))) == 11, "all delivered")
-    parts = keys_of(channel)
-    assert [key for part in parts for key in part] == [*range(11)]
-    assert max(map(len, parts)) <= 3
-    ids = {record.row[0]: record.id for record in await harness.records()}
-    assert [message.id for message in channel.delivered] == [ids[str(merged(one)[0])] for one in channel.delivered]
-    await harness.quiet()
-    assert {(record.status, record.attempts) for record in await harness.records()} == {(Status.DELIVERED, 1)}
-
-
 @pytest.mark.parametrize("unsent", [False, True], ids=["refused", "seen before"])
 async def test_refused_body_is_never_sent_again(harness: DispatcherHarness, unsent: bool) -> None:
-    """The first part has the id of the whole, and another key where the receiver has refused the whole under it."""
+    """Each part has the id of its oldest member, so the first that of the whole: then with another key, if the receiver
+    has refused the whole under it. The split is no attempt."""
     channel = FakeChannel(at_most(2, unsent=unsent))
-    harness.start(channel)
+    harness.start(channel, max_attempts=1)
     await fire(harness, *map(str, range(9)))
     await harness.advance(31)
     await harness.until(lambda: sum(map(len, keys_of(channel))) == 9, "all delivered")
     sent = [(message.key, tuple(merged(message))) for sends in channel.sends for message in sends]
     assert len({body for _, body in sent}) == len(sent), "no body twice"
+    ids = {record.row[0]: record.id for record in await harness.records()}
+    assert [message.id for message in channel.delivered] == [ids[str(merged(one)[0])] for one in channel.delivered]
+    await harness.quiet()
+    assert {(record.status, record.attempts) for record in await harness.records()} == {(Status.DELIVERED, 1)}
     keys = [key for key, _ in sent]
     if unsent:
         assert {message.key for message in channel.delivered} == {message.id for message in channel.delivered}
@@ -148,21 +137,6 @@ async def test_only_single_too_large_row_is_dead(harness: DispatcherHarness) -> 
     assert found.pop("5") == (Status.DEAD, "too_large")
     assert {status for status, _ in found.values()} == {Status.DELIVERED}
     assert [key for part in keys_of(channel) for key in part] == [0, 1, 2, 3, 4, 6, 7, 8]
-
-
-async def test_retry_of_large_digest_is_split(harness: DispatcherHarness) -> None:
-    """Dead letters of a digest of older versions are sent in parts that the receiver accepts."""
-    channel = FakeChannel(script(Delivered(), Rejected(Reason.REJECTED, "no")))
-    dispatcher = harness.start(channel)
-    await fire(harness, *map(str, range(9)))
-    await harness.advance(31)
-    dead = [record.id for record in await harness.records() if record.status is Status.DEAD]
-    assert len(dead) == 8
-    channel.answer = at_most(3)
-    await harness.ledger.retry(dead)
-    dispatcher.rescan()
-    await harness.until(lambda: sum(map(len, keys_of(channel))) == 9, "all delivered")
-    assert [key for part in keys_of(channel) for key in part] == [*range(9)]
 
 
 async def test_parts_of_digest_survive_restart(harness: DispatcherHarness) -> None:

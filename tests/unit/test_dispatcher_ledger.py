@@ -179,23 +179,6 @@ async def test_rescans_at_any_moment_lose_nothing(harness: DispatcherHarness, se
     assert channel.broken == []
 
 
-async def test_settled_during_a_read_is_not_sent_again(harness: DispatcherHarness) -> None:
-    ledger, channel = FaultyLedger(harness.ledger), FakeChannel()
-    channel.gate.clear()
-    dispatcher = harness.start(channel, ledger=ledger)
-    ids = await harness.fire("1", "2")
-    await harness.until(lambda: channel.under_way == 2)
-    reads = ledger.count("claimed")
-    gate = ledger.close_gate("claim")
-    dispatcher.rescan()
-    await harness.until(lambda: ledger.count("claimed") > reads)  # both were pending when it read
-    channel.gate.set()
-    await harness.delivered(*ids)
-    gate.set()
-    await harness.quiet()
-    assert sorted(channel.ids) == sorted(ids)
-
-
 # A ledger that fails.
 
 

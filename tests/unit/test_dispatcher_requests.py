@@ -9,7 +9,7 @@ import pytest
 from support.bulking import LARGE, LIMITED, LOST, KeyedChannel, KeyedReceiver, lines
 from support.dispatching import REFUSED, DispatcherHarness, FaultyLedger
 from support.ledger import commit, transition
-from tocsin.channels.base import Rejected, Result, Retry
+from tocsin.channels.base import Rejected, Retry
 from tocsin.errors import Reason
 from tocsin.ledger.base import Status
 from tocsin.model import Kind
@@ -82,22 +82,6 @@ async def test_ledger_has_request_before_it_is_sent(harness: DispatcherHarness, 
     assert {record.attempts for record in await harness.records()} == {0}
     await settle_down(harness)
     await harness.delivered(*ids)
-
-
-@pytest.mark.parametrize("answer", [LIMITED, REFUSED], ids=["429", "401"])
-async def test_refused_repeat_leaves_outcome_unknown(
-    harness: DispatcherHarness, channel: KeyedChannel, answer: Result
-) -> None:
-    """The receiver may have accepted the first request; an unread repeat changes nothing."""
-    channel.line = lines(LOST, answer, answer)
-    harness.start(channel, max_attempts=None)
-    ids = await harness.fire("1", "2", "3")
-    await harness.advance(2)
-    more = await harness.fire("4")
-    await settle_down(harness)
-    await harness.delivered(*ids, *more)
-    assert channel.requests.count(ids) >= 3
-    assert_once(channel, [*ids, *more])
 
 
 async def test_answer_for_each_event_ends_request(harness: DispatcherHarness, channel: KeyedChannel) -> None:

@@ -100,16 +100,6 @@ def test_merged_rows_are_counted_once_when_rendered_again() -> None:
     assert counted == [2, 2, 4, 4]
 
 
-def test_stale_series_are_withheld_and_return() -> None:
-    stale = False
-    gauges = Gauges(SPEC, fresh=lambda: not stale)
-    put(gauges, {"1": ("Acme", None, "5")})
-    stale = True
-    assert (served(gauges), gauges.series) == ({}, 0)
-    stale = False
-    assert served(gauges) == {(("customer", "Acme"),): 5.0}
-
-
 def test_all_rows_are_rendered_for_another_firing_set() -> None:
     """After a restart from the ledger the changes of a batch are not all that differs."""
     gauges = Gauges(SPEC)

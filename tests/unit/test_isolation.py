@@ -24,7 +24,7 @@ from tocsin.config.check import check_online
 from tocsin.dispatch import ChannelStatus
 from tocsin.errors import ConfigError
 from tocsin.exposition import Metrics, State
-from tocsin.faults import must_end, unexpected
+from tocsin.faults import unexpected
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Columns, Event
 from tocsin.sources.base import EventBatch, Subject
@@ -228,27 +228,6 @@ async def test_unexpected_exception_in_check_hides_no_other_problem(tmp_path: Pa
     assert len(texts) == 2
     assert texts[0].startswith("cannot be checked: unexpected KeyError in tocsin.config.check")
     assert texts[1].startswith("cannot be checked: unexpected ZeroDivisionError in tocsin.config.check")
-
-
-async def test_only_cancellation_by_owner_ends_task() -> None:
-    """A library that cancels the tasks of a lost connection does not end ours."""
-
-    async def cancelled_by(owner: bool) -> bool:
-        task = asyncio.current_task()
-        assert task is not None
-        if owner:
-            task.cancel()
-        try:
-            if owner:
-                await asyncio.sleep(0)
-            raise asyncio.CancelledError
-        except asyncio.CancelledError as error:
-            ends = must_end(error)
-            task.uncancel()
-            return ends
-
-    assert await asyncio.create_task(cancelled_by(owner=True))
-    assert not await asyncio.create_task(cancelled_by(owner=False))
 
 
 def test_text_of_an_exception_is_not_shown() -> None:

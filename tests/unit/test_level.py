@@ -87,23 +87,6 @@ async def test_backoff_doubles_and_honours_retry_after(levels: LevelHarness) -> 
     assert len(levels.level.sent("a")) == 5
 
 
-async def test_wall_clock_jump_changes_no_timing(levels: LevelHarness) -> None:
-    levels.level.answers["b"] = Retry(Reason.RATE_LIMITED, "slowly", after=20.0)
-    await levels.fires("1", "2")
-    await levels.fires("2")
-    levels.clock.now -= 86400.0
-    await levels.advance(1)
-    await levels.fires("2", "3")
-    assert levels.level.sent("a") == [["1", "2"], ["-1"], ["3"]]
-    assert levels.level.sent("b") == [["1", "2"]]
-    assert levels.loop.last_delivery == pytest.approx(levels.clock.now, abs=5)
-    levels.level.answers["b"] = OK
-    await levels.advance(22)
-    assert levels.level.sent("b") == [["1", "2"], ["-1", "2", "3"]]
-    await levels.advance(40)
-    assert levels.level.sent("a")[3:] == [["-1", "2", "3"]]
-
-
 async def test_pauses_when_every_receiver_refuses_credentials(levels: LevelHarness) -> None:
     levels.level.answers = dict.fromkeys("ab", Paused(Reason.UNAUTHORIZED, "401"))
     await levels.fires("1")

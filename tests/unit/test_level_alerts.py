@@ -72,20 +72,6 @@ def test_receiver_has_current_firings_and_ends(steps: list[tuple[dict[str, set[s
             assert not {identity for identity, _ in sent} & hidden
 
 
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.floats(0.1, POLICY.resend), st.booleans()), max_size=40))
-def test_alert_stays_active_with_one_success_of_three(steps: list[tuple[float, bool]]) -> None:
-    server, now, failed = Server(), 0.0, 0
-    server.update(now, {"A": [alert("x")]})
-    server.send(now)
-    for passes, fails in steps:
-        now += passes
-        assert server.firing(now) == {"x"}
-        failed = failed + 1 if fails and failed < 2 else 0
-        if not failed:
-            server.send(now)
-
-
 def test_end_is_sent_again_for_fifteen_minutes() -> None:
     """However the wall clock is set meanwhile."""
     server = Server()
@@ -174,10 +160,6 @@ def test_alert_always_has_a_name(alertname: str | None, labels: dict[str, str], 
     what.envelope["labels"].update(labels)
     one = output("http://x", options={"alertname": alertname}).active(what.envelope, NOW)
     assert content(one)["labels"]["alertname"] == expected
-
-
-def test_failed_template_shows_its_error() -> None:
-    assert content(active(alertname="{{ row.nothing }}"))["labels"]["alertname"].startswith("<error: late: alertname: ")
 
 
 def test_identity_is_the_labels_without_empty_ones() -> None:

@@ -53,21 +53,6 @@ def test_stored_state_becomes_a_baseline(stored: Stored, rows: list[object], bas
     assert type(resume.loaded(stored, HERE)) is (Resumed if stored.definition == HERE else Redefined)
 
 
-@pytest.mark.parametrize(
-    ("baseline", "at"),
-    [
-        (FirstStart(), None),
-        (Resumed(11), 10),
-        (Resumed(None), None),
-        (Resumed(11, history=False), None),
-        (Redefined(), None),
-        (Redefined(11), 10),
-    ],
-)
-def test_resumes_from_history_since_frontier(baseline: Baseline, at: int | None) -> None:
-    assert resume.as_of(baseline) == at
-
-
 OTHER, ROW_ERROR = SourceError("x", SourceReason.OTHER), SourceError("x", SourceReason.ROW_ERROR, history=False)
 FUTURE = SourceError("x", SourceReason.FUTURE, history=False)
 WRONG_CLOCK = SourceError("x", SourceReason.FUTURE)
@@ -108,11 +93,6 @@ def test_gap_is_the_distance_to_the_frontier(baseline: Baseline, as_of: int, mis
     assert resume.gap(baseline, batch) == missing
     assert resume.gap(baseline, replace(batch, polled=True)) is None
     assert resume.gap(baseline, replace(batch, snapshot=None)) is None
-
-
-def test_other_columns_in_memory_keep_the_frontier() -> None:
-    assert resume.redefined(Resumed(11, history=False)) == Redefined(11, history=False)
-    assert resume.redefined(FirstStart()) == FirstStart()
 
 
 def test_firing_without_key_ends_at_snapshot() -> None:

@@ -99,19 +99,6 @@ async def test_partial_batch_under_new_columns_is_discarded(
     assert list((await stored(ledger)).firings) == []
 
 
-async def test_new_columns_are_stored_with_the_next_snapshot(alert: RowAlert, ledger: SlowLedger) -> None:
-    """Even without a different row: later commits store rows of the new columns."""
-    source = ScriptedSource()
-    pipeline = row_pipeline(alert, source, ledger)
-    async with at_work(pipeline):
-        source.put(SNAPSHOT)
-        await until(lambda: ledger.written == 1)
-        source.columns = (*COLUMNS, Column(name="note", oid=25))
-        source.put(SourceError("gone", SourceReason.SHAPE), Batch(updates=[], frontier=20, snapshot=10))
-        await until(lambda: ledger.written == 2)
-    assert (await stored(ledger)).columns == source.columns
-
-
 @pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
 async def test_new_column_keeps_stored_firings(tmp_path: Path, ledger: SlowLedger, first: bool) -> None:
     """All rows are stored again, matched by name, and each episode keeps its start."""
@@ -127,6 +114,7 @@ async def test_new_column_keeps_stored_firings(tmp_path: Path, ledger: SlowLedge
         updates = [(20, 1, row(id_)) for id_ in ("1", "2", "3")]
         source.put(SourceError("gone", SourceReason.SHAPE), Batch(updates=updates, frontier=21, snapshot=20))
         await until(lambda: ledger.written == 2)
+    assert (await stored(ledger)).columns == source.columns
     starts = {one.row: one.started_at for one in (await stored(ledger)).firings}
     assert starts == {row("1"): 10, row("2"): 10, row("3"): 20}
     assert [one.kind for one in await ledger.find(Filter())] == [Kind.FIRED] * 3

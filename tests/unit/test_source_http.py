@@ -23,7 +23,6 @@ SIGNING = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 NOW = 1_795_242_548
 BODY = b'{"order": "na\xc3\xafve \xe2\x98\x83"}'
-PADDED = "whsec_" + "b2xk" * 8 + "bw=="
 SHOWN = {"authorization": f"Bearer {TOKEN}"}
 
 
@@ -271,11 +270,3 @@ async def test_repeated_signed_request_has_same_event_id() -> None:
 async def test_timestamp_must_be_whole_seconds(moment: str) -> None:
     """Other spellings of the same number are not the signed text."""
     assert await answer({**signed(BODY), "webhook-timestamp": moment}, BODY) == 401
-
-
-@pytest.mark.parametrize("padding", ["==", ""])
-def test_padding_of_secret_does_not_matter(padding: str) -> None:
-    """Both spellings are the same key to the library."""
-    headers: dict[str, Any] = dict(Signer([PADDED.rstrip("=") + padding]).headers("msg-1", NOW, BODY))
-    expected = Webhook(PADDED)
-    assert headers["webhook-signature"] == expected.sign("msg-1", datetime.fromtimestamp(NOW, UTC), BODY.decode())

@@ -152,17 +152,6 @@ def test_documents_with_equal_fields_share_columns() -> None:
         assert row_of(document)[0] is not row_of(document)[0]
 
 
-def test_text_that_cannot_be_written_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How deep a document may be nested differs between reading and writing."""
-
-    def fail(_: object) -> str:
-        raise RecursionError
-
-    monkeypatch.setattr("tocsin.sources.documents._COMPACT.encode", fail)
-    with pytest.raises(ValueError, match="nested too deeply"):
-        parsed(b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}")
-
-
 @pytest.mark.parametrize(
     ("text", "events"), [(b'{"a": 1}', 1), (b"[]", 0), (b'[{"a": 1}, {}]', 2), (b'{"a": 1}\n{"b": 2}\n', 2)]
 )
