@@ -6,6 +6,7 @@ The real one is named by TOCSIN_TEST_MATERIALIZE_DSN, asks for no password, and 
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -150,6 +151,10 @@ class DoubleView:
         """Deny a role to read the view."""
         self._relation.denied.add(role)
 
+    async def permit(self, role: str) -> None:
+        """Permit a role to read the view."""
+        self._relation.denied.discard(role)
+
 
 class LiveServer:
     """A real server; see `DoubleServer` for the methods. `schema` has all objects of the test."""
@@ -242,18 +247,21 @@ class LiveView:
         await self.create(rows)
 
     async def forget(self, time: int) -> None:
-        query = (
-            "SELECT f.read_frontier::text FROM mz_internal.mz_frontiers f JOIN mz_catalog.mz_objects o "
-            f"ON o.id = f.object_id WHERE o.oid = {_literal(self._view)}::regclass::oid"
-        )
+        # Answered from memory; a lookup in the catalog may take a minute.
+        query = f"EXPLAIN TIMESTAMP AS JSON FOR SELECT * FROM {self._view}"
 
         async def forgotten() -> bool:
-            return int((await self._server.run(query))[0][0]) > time
+            plan = json.loads((await self._server.run(query))[0][0])
+            return bool(plan["determination"]["since"]["elements"][0] > time)
 
         await until_some(forgotten, "the history is gone", within=30)
 
     async def deny(self, role: str) -> None:
-        """A new role may read nothing."""
+        await self._server.run(f"REVOKE SELECT ON {self._view} FROM {role}")
+
+    async def permit(self, role: str) -> None:
+        await self._server.run(f"GRANT USAGE ON SCHEMA {self._server.schema} TO {role}")
+        await self._server.run(f"GRANT SELECT ON {self._view} TO {role}")
 
     def _cast(self, row: TextRow) -> list[str]:
         return [f"CAST({_literal(text)} AS {type_})" for (_, type_), text in zip(self._columns, row, strict=True)]

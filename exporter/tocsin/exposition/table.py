@@ -69,7 +69,7 @@ _DEFINITIONS = (
     _counter("alert_source_errors_total", "Errors of the source, by reason.", "alert", "reason"),
     _counter(
         "alert_identity_check_failures_total",
-        "Failed checks whether the alert's names still refer to the same objects in Materialize.",
+        "Failed checks whether the alert's names still refer to the same objects in Materialize, and may be read.",
         "alert",
     ),
     _counter("alert_repeated_events_total", "Events suppressed as duplicates (`dedupe_by`).", "alert"),

@@ -68,12 +68,13 @@ _DOUBT_AFTER = 3
 
 
 class NameChecks:
-    """The outcome of a source's checks whether the names in an alert still refer to the same objects."""
+    """The outcome of a source's checks of a running subscription: whether the names in it still refer to the same
+    objects, and whether the role may still read them."""
 
     def __init__(self, failed: Callable[[], None]) -> None:
         """`failed` is called for each check that failed."""
         self.doubt = ""
-        """Why it is not known whether the rows are those of the configured relation; empty: it is known."""
+        """Why the rows may not be those of the configured relation, or may end; empty: nothing is wrong."""
         self._failed = failed
         self._failures = 0
 
@@ -85,4 +86,4 @@ class NameChecks:
         self._failures += 1
         self._failed()
         if self._failures >= _DOUBT_AFTER:
-            self.doubt = f"cannot check whether the name still refers to the same object: {problem}"
+            self.doubt = problem

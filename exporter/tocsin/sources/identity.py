@@ -9,6 +9,12 @@ the replica of mz_catalog_server, up to 170 s on a busy server) and needs no pri
 the ids of objects. `ALTER MATERIALIZED VIEW ... APPLY REPLACEMENT` gives a view another id, keeps its oid, and running
 subscriptions go on with the new contents: then no object has the old id any more. After a rename or a swap the object
 with the old id still exists.
+
+Nor does a REVOKE end a running subscription, and EXPLAIN does not notice it. So now and then the connection also reads
+no rows of each target, which the server refuses at once where the privilege is gone.
+
+`IdentityCheck._run` connects and checks all subscriptions again and again; `Subscription.check` compares one with what
+it was when it began.
 """
 
 import asyncio
@@ -29,6 +35,9 @@ from tocsin.sources.settings import MaterializeConfig
 from tocsin.sources.wire import Wire, connect
 
 log = structlog.get_logger(__name__)
+
+_READ_EVERY = 30
+"""The rounds of checks from one check of the privileges to the next."""
 
 Query: TypeAlias = Callable[[sql.Composable], Awaitable[list[Row]]]
 """Runs a statement. Raises psycopg.Error."""
@@ -55,6 +64,15 @@ async def identity(query: Query, target: sql.Composable) -> Identity:
         raise TypeError("not an object")
     cluster = json.dumps(insights["cluster"], sort_keys=True)
     return Identity(objects=await _objects(query, target), cluster=cluster)
+
+
+async def read_refused(query: Query, target: sql.Composable, server: str) -> str:
+    """Why the role may not read `target`, or use the cluster; empty if it may. Raises psycopg.Error."""
+    try:
+        await query(sql.SQL("SELECT * FROM {} LIMIT 0").format(target))
+    except psycopg.errors.InsufficientPrivilege as error:
+        return str(statement_error(error, server))
+    return ""
 
 
 async def exists(query: Query, object_id: str) -> bool:
@@ -108,6 +126,8 @@ class Subscription:
     """Ends the subscription with an error."""
     checked: Callable[[str], None] = lambda _: None
     """Called after each check with the reason why it failed, or an empty text."""
+    refused: str = ""
+    """Why it could not be started again: a privilege was revoked. Empty: it could be."""
     _verified: set[str] = field(default_factory=set)
     """Ids that were seen to be those of objects, so that it can be seen when an object is gone."""
 
@@ -136,6 +156,12 @@ class Subscription:
                 self._verified.add(one)
         return True
 
+    def refuse(self, why: str) -> None:
+        """Keep why it could not be started again. Logged when that changes."""
+        if why and why != self.refused:
+            log.warning("the subscription could not be started again", error=why)
+        self.refused = why
+
     def _replaced(self, server: str, why: str) -> None:
         self.interrupt(SourceError(f"{why}; subscribing again", SourceReason.REPLACED, server=server))
 
@@ -150,6 +176,7 @@ class IdentityCheck:
         self._new: asyncio.Queue[Subscription] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._failure = ""
+        self._rounds = 0
 
     @asynccontextmanager
     async def checking(self, subscription: Subscription) -> AsyncIterator[None]:
@@ -203,7 +230,9 @@ class IdentityCheck:
 
         while not self._new.empty():
             self._new.get_nowait()
-        succeeded = [await self._check(query, subscription) for subscription in list(self._running)]
+        reads = self._rounds % _READ_EVERY == 0
+        self._rounds += 1
+        succeeded = [await self._check(query, subscription, reads=reads) for subscription in list(self._running)]
         if all(succeeded):
             if self._failure:
                 log.info("names can be checked again", source=self._source)
@@ -223,12 +252,14 @@ class IdentityCheck:
             if subscription in self._running:
                 await self._check(wire.query, subscription)
 
-    async def _check(self, query: Query, subscription: Subscription) -> bool:
-        """Check one subscription. Returns whether the check succeeded."""
+    async def _check(self, query: Query, subscription: Subscription, *, reads: bool = False) -> bool:
+        """Check one subscription, and with `reads` its privileges. Returns whether the check succeeded."""
         server = self._config.display
         try:
             async with asyncio.timeout(self._config.connect_timeout):
                 await subscription.check(query, server)
+                if reads:
+                    subscription.refuse(await read_refused(query, subscription.target, server))
         except psycopg.Error as error:
             if error.sqlstate is None:
                 raise
@@ -241,12 +272,15 @@ class IdentityCheck:
         except (ValueError, LookupError, TypeError) as error:
             self._failed([subscription], f"{server}: the plan of the names cannot be read: {error!r}")
             return False
-        subscription.checked("")
+        if subscription.refused:
+            subscription.checked(f"rows arrive only until the subscription ends: {subscription.refused}")
+        else:
+            subscription.checked("")
         return True
 
     def _failed(self, affected: "set[Subscription] | list[Subscription]", why: str) -> None:
         for subscription in list(affected):
-            subscription.checked(why)
+            subscription.checked(f"cannot check whether the name still refers to the same object: {why}")
         if affected and not self._failure:
             log.warning("names cannot be checked", source=self._source, error=why)
         self._failure = why

@@ -182,6 +182,21 @@ async def test_failed_checks_are_reported_until_they_succeed(double: Materialize
         await replaced(stream, "another object")
 
 
+async def test_revoked_privilege_is_reported_while_rows_arrive(server: Server) -> None:
+    """It ends no running subscription, so without a check only the next restart would show it."""
+    view, role, problems = await server.view("orders", COLUMNS, ANN), await server.role(), list[str]()
+    await view.permit(role)
+    asked = source(server, user=role, identity_check="5ms")
+    async with reading(asked, view.name, checked=problems.append) as stream:
+        await stream.until(lambda: len(problems) > 3)
+        await view.deny(role)
+        await stream.until(lambda: "permission denied" in problems[-1])
+        await view.insert(BOB)
+        await stream.until_state(ANN, BOB)
+        await view.permit(role)
+        await stream.until(lambda: problems[-1] == "")
+
+
 async def test_alerts_share_one_connection_for_checks(double: MaterializeDouble) -> None:
     """And it is closed with the last stream."""
     asked = source(double, identity_check="20ms")

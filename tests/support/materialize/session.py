@@ -29,7 +29,7 @@ Kind = Literal["subscribe", "copy", "sample", "plan", "insights", "set"]
 _PATTERNS: dict[Kind, str] = {
     "subscribe": _SUBSCRIBE,
     "copy": rf"COPY \({_SUBSCRIBE}\) TO STDOUT",
-    "sample": rf"SELECT \* FROM {_TARGET} LIMIT 1",
+    "sample": rf"SELECT \* FROM {_TARGET} LIMIT (?P<limit>[01])",
     "plan": rf"EXPLAIN RAW PLAN AS JSON FOR SELECT \* FROM {_TARGET}",
     "insights": r"EXPLAIN PLAN INSIGHTS AS JSON FOR SELECT 1 \+ 1",
     "set": rf"""SET (?P<variable>{_PART}) = ['"]?(?P<value>[^'"]*)['"]?""",
@@ -181,10 +181,13 @@ class Session:
         if kind == "insights":
             return _document({"cluster": {"name": cluster.name, "id": {"User": cluster.number}}})
         relation, places = self._selected(asked)
-        _running(cluster)
-        if (failed := relation.error_at(relation.upper)) is not None:
-            raise failed
-        rows = [tuple(row[at] for at in places) for row in relation.rows()[:1]]
+        wanted = int(asked["limit"] or 0)
+        # A query for no rows is answered from the plan.
+        if wanted:
+            _running(cluster)
+            if (failed := relation.error_at(relation.upper)) is not None:
+                raise failed
+        rows = [tuple(row[at] for at in places) for row in relation.rows()[:wanted]]
         return Result(tag=f"SELECT {len(rows)}", columns=[relation.columns[at] for at in places], rows=rows)
 
     def _object_number(self, asked: dict[str, str | None]) -> int:
