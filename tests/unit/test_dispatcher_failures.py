@@ -156,15 +156,6 @@ async def test_single_sends_probe_receiver_while_down(harness: DispatcherHarness
     assert dispatcher.status is ChannelStatus.UP
 
 
-async def test_failure_among_deliveries_is_no_outage(harness: DispatcherHarness) -> None:
-    channel = FakeChannel(lambda message: DOWN if message.envelope["row"]["order_id"] == 1 else Delivered(), bulk=2)
-    dispatcher = harness.start(channel, max_attempts=None)
-    for at in range(8):
-        await harness.fire("1", "2", at=1000 + at)
-        await harness.advance(60)
-    assert dispatcher.status is ChannelStatus.UP
-
-
 @pytest.mark.parametrize("by_channel", [False, True])
 async def test_unsent_notification_does_not_end_pause(harness: DispatcherHarness, by_channel: bool) -> None:
     """Whether a template or the channel itself rejects it."""
@@ -201,74 +192,50 @@ async def test_default_policy_survives_an_outage_of_a_day(harness: DispatcherHar
     assert ((await harness.record(second)).status, (await harness.record(second)).reason) == (Status.DEAD, "expired")
 
 
-# Refusing.
+# The status.
 
 
-@pytest.mark.parametrize("reason", [Reason.REJECTED, Reason.TEMPLATE])
-async def test_dead_letters_in_a_row_mean_refusing(harness: DispatcherHarness, reason: Reason) -> None:
-    """For any reason, until the first delivery. Single ones in between do not count."""
-    channel = FakeChannel()
-    wrong = True
-    dispatcher = harness.start(
-        channel, compose=lambda together: Rejected(reason, "why") if wrong else compose(together)
-    )
-    await fire_each(harness, 2)
-    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.UP, True)
-    await harness.fire("3")
-    await harness.quiet()
-    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.REFUSING, False)
-    assert f"the last 3 notifications were given up on, the latest for: {reason}: why" in dispatcher.message
-    wrong = False
-    (id_,) = await harness.fire("4")
-    await harness.delivered(id_)
-    assert (dispatcher.status, dispatcher.delivers, dispatcher.message) == (ChannelStatus.UP, True, "")
-    wrong = True
-    await fire_each(harness, 2)
-    assert dispatcher.status is ChannelStatus.UP
+ANSWERS: dict[str, Result] = {
+    "delivered": Delivered(),
+    "nothing sent": Delivered("nothing to take back", sent=False),
+    "gone": GONE,
+    "template": Rejected(Reason.TEMPLATE, "bad"),
+    "down": DOWN,
+    "refused": REFUSED,
+    "busy": BUSY,
+    "defect": Retry(Reason.INTERNAL, "why"),
+}
+REFUSING = "the last 3 notifications were given up on, the latest for: not_found: 404 no such hook"
 
 
 @pytest.mark.parametrize(
-    ("answers", "expected"),
+    ("answers", "status", "delivers", "message"),
     [
-        ([GONE, GONE, GONE, Delivered("nothing is sent", sent=False)], (ChannelStatus.REFUSING, False)),
-        ([GONE, GONE, GONE, DOWN], (ChannelStatus.REFUSING, False)),
-        ([GONE, GONE, GONE, REFUSED], (ChannelStatus.PAUSED, False)),
+        (["gone"] * 2, "up", True, ""),
+        (["gone"] * 3, "refusing", False, REFUSING),
+        (["template"] * 3, "refusing", False, "the latest for: template: bad"),
+        ([*["gone"] * 3, "nothing sent"], "refusing", False, REFUSING),
+        ([*["gone"] * 3, "down"], "refusing", False, REFUSING),
+        ([*["gone"] * 3, "refused"], "paused", False, "unauthorized: wrong key"),
+        ([*["gone"] * 3, "delivered"], "up", True, ""),
+        ([*["gone"] * 3, "delivered", *["gone"] * 2], "up", True, ""),
+        (["down"] * 4, "up", True, "connection: refused"),
+        (["down"] * 5, "failing", True, "connection: refused"),
+        (["down", "delivered"] * 5, "up", True, ""),
+        (["busy"] * 5, "failing", True, "the last 5 attempts failed, the latest for: in_progress: later"),
+        (["defect"] * 5, "failing", True, "internal: why"),
+        ([*["defect"] * 5, "delivered"], "up", True, ""),
     ],
 )
-async def test_only_a_delivery_ends_refusing(
-    harness: DispatcherHarness, answers: list[Result], expected: tuple[ChannelStatus, bool]
+async def test_answers_decide_the_status(
+    harness: DispatcherHarness, answers: list[str], status: str, delivers: bool, message: str
 ) -> None:
-    """Neither one without a request, nor a failure. A pause has precedence, and leaves it refusing."""
-    dispatcher = harness.start(FakeChannel(script(*answers, GONE)), concurrency=1)
-    await fire_each(harness, 4)
-    assert (dispatcher.status, dispatcher.delivers) == expected
-    if expected[0] is ChannelStatus.PAUSED:
-        await harness.advance(31)
-    assert dispatcher.status is ChannelStatus.REFUSING
-    assert "404 no such hook" in dispatcher.message
-
-
-async def test_outage_that_ends_in_dead_letters_delivers_nothing(harness: DispatcherHarness) -> None:
-    dispatcher = harness.start(FakeChannel(lambda _message: DOWN), max_attempts=1)
-    await harness.fire(*map(str, range(8)))
-    await harness.advance(120)
-    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.FAILING, False)
-
-
-@pytest.mark.parametrize("reason", [Reason.INTERNAL, Reason.IN_PROGRESS, Reason.RATE_LIMITED, Reason.NOT_PROCESSED])
-async def test_failing_attempts_make_channel_failing(harness: DispatcherHarness, reason: Reason) -> None:
-    """Also where they are no outage of the receiver, such as a defect of a handler."""
-    channel = FakeChannel(lambda _message: Retry(reason, "why"))
-    dispatcher = harness.start(channel, max_attempts=None)
-    (id_,) = await harness.fire("1")
-    for _ in range(8):
-        await harness.advance(100)
-    assert (dispatcher.status, dispatcher.delivers) == (ChannelStatus.FAILING, True)
-    assert f"{reason}: why" in dispatcher.message
-    channel.answer = deliver
-    await harness.advance(100)
-    await harness.delivered(id_)
-    assert (dispatcher.status, dispatcher.message) == (ChannelStatus.UP, "")
+    """One notification after another gets these answers. Only a delivery shows that the channel works."""
+    dispatcher = harness.start(FakeChannel(script(*(ANSWERS[name] for name in answers))), concurrency=1)
+    await fire_each(harness, len(answers))
+    assert (dispatcher.status, dispatcher.delivers) == (status, delivers)
+    assert message in dispatcher.message
+    assert message or not dispatcher.message
 
 
 # The log.

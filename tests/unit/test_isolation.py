@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.channels import FakeChannel
-from support.config import FakeSource
+from support.config import FakeSource, load_text
 from support.dispatching import DispatcherHarness
 from support.intakes import Offered, intake_of_orders
 from support.levels import LevelHarness
@@ -19,7 +19,6 @@ from support.waiting import until
 from tocsin.app import _Reloading
 from tocsin.app import build as units
 from tocsin.app.runtime import Runtime
-from tocsin.config import load
 from tocsin.config.check import check_online
 from tocsin.dispatch import ChannelStatus
 from tocsin.errors import ConfigError
@@ -27,20 +26,20 @@ from tocsin.exposition import Metrics, State
 from tocsin.faults import unexpected
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Columns, Event
-from tocsin.sources.base import EventBatch, Subject
+from tocsin.sources.base import EventBatch
 
 DEFECTS = pytest.mark.parametrize("defect", [KeyError, asyncio.CancelledError])
 
 
 class Defective:
-    """A source of events and of rows that raises `defect` in the middle of its stream a number of times."""
+    """A source of events or rows that raises `defect` in the middle of its stream five times, then yields a batch."""
 
     columns: Columns = (Column(name="id", oid=23),)
 
-    def __init__(self, defect: type[BaseException], times: int) -> None:
+    def __init__(self, defect: type[BaseException], batch: EventBatch | Batch) -> None:
         self.opened = 0
         self._defect = defect
-        self._times = times
+        self._batch = batch
 
     @asynccontextmanager
     async def open(self, *_: object, **__: object) -> AsyncIterator[Any]:
@@ -48,12 +47,10 @@ class Defective:
         yield self
 
     async def batches(self) -> AsyncIterator[Any]:
-        if self.opened <= self._times:
+        if self.opened <= 5:
             raise self._defect("p4ssword")
-        yield self.batch
+        yield self._batch
         await asyncio.Event().wait()
-
-    batch: Any = EventBatch(events=[Event(name="order", id="1", at=1, columns=(), row=())])
 
     async def prepare(self, batch: EventBatch) -> None: ...
 
@@ -61,12 +58,6 @@ class Defective:
         return True
 
     async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None: ...
-
-    async def describe(self, subject: Subject) -> Columns:
-        return self.columns
-
-    async def sample(self, subject: Subject) -> None:
-        return None
 
 
 class Broken:
@@ -87,7 +78,8 @@ class Broken:
 @DEFECTS
 async def test_unexpected_exception_in_event_source_is_retried(tmp_path: Path, defect: type[BaseException]) -> None:
     """The source is down with the type of the exception, in one log line, until it works."""
-    source, offered, pauses, metrics = Defective(defect, 5), Offered(), Pauses(), Metrics("0")
+    batch = EventBatch(events=[Event(name="order", id="1", at=1, columns=(), row=())])
+    source, offered, pauses, metrics = Defective(defect, batch), Offered(), Pauses(), Metrics("0")
     seen: list[tuple[State, str]] = []
 
     async def sleep(seconds: float) -> None:
@@ -116,8 +108,7 @@ async def test_unexpected_exception_in_event_source_is_retried(tmp_path: Path, d
 @DEFECTS
 async def test_unexpected_exception_in_row_source_is_retried(tmp_path: Path, defect: type[BaseException]) -> None:
     """The alert is in error with the type of the exception until its source works."""
-    source, pauses = Defective(defect, 5), Pauses()
-    source.batch = Batch(updates=[], frontier=11, snapshot=10)
+    source, pauses = Defective(defect, Batch(updates=[], frontier=11, snapshot=10)), Pauses()
     ledger = open_ledger(tmp_path / "ledger.db")
     seen: list[str] = []
 
@@ -185,15 +176,13 @@ async def test_unexpected_exception_in_housekeeping_is_retried(tmp_path: Path) -
 
 async def test_unexpected_exception_in_reload_changes_nothing(tmp_path: Path) -> None:
     """The answer to the reload names the type and the place; the process goes on."""
-    file = tmp_path / "tocsin.yaml"
-    file.write_text(CONFIG)
 
     def read() -> Any:
         raise ZeroDivisionError("p4ssword")
 
     async with asyncio.TaskGroup() as tasks:
         metrics = Metrics("0")
-        reloading = _Reloading(Runtime(tasks, metrics), metrics, load(file, {}), read)
+        reloading = _Reloading(Runtime(tasks, metrics), metrics, load_text(tmp_path, CONFIG), read)
         [problem] = await reloading()
     assert problem.startswith("unexpected ZeroDivisionError in tocsin.app, line")
     assert metrics.registry.get_sample_value("tocsin_config_last_reload_successful") == 0
@@ -201,9 +190,7 @@ async def test_unexpected_exception_in_reload_changes_nothing(tmp_path: Path) ->
 
 def test_unusable_channel_value_becomes_problem_with_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A value over which a channel or a source cannot be made refuses the configuration."""
-    file = tmp_path / "tocsin.yaml"
-    file.write_text(CONFIG)
-    config = load(file, {})
+    config = load_text(tmp_path, CONFIG)
 
     def build(*_: object) -> None:
         raise OverflowError("p4ssword")
@@ -215,15 +202,13 @@ def test_unusable_channel_value_becomes_problem_with_place(tmp_path: Path, monke
 
 async def test_unexpected_exception_in_check_hides_no_other_problem(tmp_path: Path) -> None:
     """Each channel and source that cannot be checked is a problem, and the others are still checked."""
-    file = tmp_path / "tocsin.yaml"
-    file.write_text(CONFIG)
 
     class Odd(FakeChannel):
         async def verify(self) -> list[str]:
             raise ZeroDivisionError("p4ssword")
 
     source = FakeSource(errors=[KeyError("p4ssword")])
-    found = await check_online(load(file, {}), {"mz": source}, {"out": Odd()})
+    found = await check_online(load_text(tmp_path, CONFIG), {"mz": source}, {"out": Odd()})
     texts = [problem.message for problem in found]
     assert len(texts) == 2
     assert texts[0].startswith("cannot be checked: unexpected KeyError in tocsin.config.check")

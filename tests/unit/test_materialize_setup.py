@@ -17,6 +17,14 @@ REPEATED = ("SET", "CREATE SCHEMA", "GRANT", "ALTER")
 """Statements that change nothing when repeated, so every run executes them."""
 
 
+@pytest.fixture
+def complete() -> Catalog:
+    """A server that is set up."""
+    server = Catalog()
+    set_up(server)
+    return server
+
+
 def numbers(server: Catalog) -> dict[str, int]:
     """The objects; a recreated one has another number."""
     return {name: one.number for name, one in server.objects.items()}
@@ -95,17 +103,15 @@ def test_disturbance_at_any_statement_is_repaired(trouble: str, history: bool) -
         assert numbers(server) == settled
 
 
-def test_waits_for_view_another_setup_creates(clock: Clock) -> None:
-    server = Catalog()
-    set_up(server)
-    view = server.objects["organization_alert"]
+def test_waits_for_view_another_setup_creates(complete: Catalog, clock: Clock) -> None:
+    view = complete.objects["organization_alert"]
     comment, view.comment = view.comment, None
 
     def finish() -> None:
         view.comment = comment
 
     clock.slept = finish
-    assert set(set_up(server).values()) == {"unchanged"}
+    assert set(set_up(complete).values()) == {"unchanged"}
 
 
 @pytest.mark.parametrize(
@@ -121,18 +127,18 @@ def test_waits_for_view_another_setup_creates(clock: Clock) -> None:
         ),
     ],
 )
-def test_changed_view_is_recreated_with_its_readers(changed: dict[str, str], recreated: set[str]) -> None:
-    server = Catalog()
-    set_up(server)
-    before, server.log = numbers(server), []
-    predicted = would_set_up(server, **changed)
-    assert server.log == []
-    outcomes = set_up(server, **changed)
+def test_changed_view_is_recreated_with_its_readers(
+    complete: Catalog, changed: dict[str, str], recreated: set[str]
+) -> None:
+    before, complete.log = numbers(complete), []
+    predicted = would_set_up(complete, **changed)
+    assert complete.log == []
+    outcomes = set_up(complete, **changed)
     assert outcomes == predicted
     assert named(outcomes, "recreated") == recreated
-    assert {name for name, number in numbers(server).items() if number != before[name]} == recreated
-    assert sum(each.startswith("GRANT SELECT") for each in server.log) == 1  # recreated views have lost their grants
-    assert set(would_set_up(server, **changed).values()) == {"unchanged"}
+    assert {name for name, number in numbers(complete).items() if number != before[name]} == recreated
+    assert sum(each.startswith("GRANT SELECT") for each in complete.log) == 1  # recreated views have lost their grants
+    assert set(would_set_up(complete, **changed).values()) == {"unchanged"}
 
 
 def test_layout_and_comments_do_not_count_as_changes(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -149,21 +155,17 @@ def test_layout_and_comments_do_not_count_as_changes(tmp_path_factory: pytest.Te
     assert len(hashes) == 1
 
 
-def test_source_with_another_definition_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    server = Catalog()
-    set_up(server)
-    before = numbers(server)
-    assert named(set_up(server, broker="elsewhere:9092"), "kept") == {"broker"}
-    assert numbers(server) == before
+def test_source_with_another_definition_is_kept(complete: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
+    before = numbers(complete)
+    assert named(set_up(complete, broker="elsewhere:9092"), "kept") == {"broker"}
+    assert numbers(complete) == before
     assert "kept       connection broker: its definition differs" in capsys.readouterr().out
 
 
-def test_deleted_rules_do_not_come_back() -> None:
-    server = Catalog()
-    set_up(server)
-    server.objects["auction_alerts"].rows = 0
-    set_up(server)
-    assert server.objects["auction_alerts"].rows == 0
+def test_deleted_rules_do_not_come_back(complete: Catalog) -> None:
+    complete.objects["auction_alerts"].rows = 0
+    set_up(complete)
+    assert complete.objects["auction_alerts"].rows == 0
 
 
 def test_objects_created_by_psql_are_taken_over() -> None:
@@ -185,13 +187,11 @@ def test_name_taken_by_another_type_is_an_error() -> None:
         set_up(server)
 
 
-def test_view_of_someone_else_is_never_dropped() -> None:
-    server = Catalog()
-    set_up(server)
-    server.run('CREATE VIEW IF NOT EXISTS "demo".mine AS SELECT * FROM "demo".dim_deployments')
+def test_view_of_someone_else_is_never_dropped(complete: Catalog) -> None:
+    complete.run('CREATE VIEW IF NOT EXISTS "demo".mine AS SELECT * FROM "demo".dim_deployments')
     with pytest.raises(SetupError, match=r"005_alerts.sql:\d+: .*dim_deployments: .*\"mine\""):
-        set_up(server, deployment_window="5 minutes")
-    assert "mine" in server.objects
+        set_up(complete, deployment_window="5 minutes")
+    assert "mine" in complete.objects
 
 
 def test_history_allowed_later_needs_no_new_view(capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,10 +205,13 @@ def test_history_allowed_later_needs_no_new_view(capsys: pytest.CaptureFixture[s
 
 
 def test_waits_for_broker_and_topics_once_each(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = ("XX000", "Topic does not exist")
     refusals = [
         refusing("CREATE CONNECTION", "58000", "Broker transport failure", 5),
-        refusing('CREATE SOURCE IF NOT EXISTS "demo".customer_events_raw', "XX000", "Topic does not exist", 4),
-        refusing('CREATE SOURCE IF NOT EXISTS "demo".winning_bids_raw', "XX000", "Topic does not exist", 3),
+        *(
+            refusing(f'SOURCE IF NOT EXISTS "demo".{name}_raw', *missing, 3)
+            for name in ("customer_events", "winning_bids")
+        ),
     ]
     server = Catalog()
 
