@@ -4,6 +4,7 @@ servers are shared by all processes of a run."""
 import signal
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from support import shared
@@ -14,6 +15,10 @@ __all__ = ["pytest_configure", "pytest_runtest_makereport", "pytest_unconfigure"
 # A deadline for an example measures how busy the machine is.
 settings.register_profile("tocsin", deadline=None)
 settings.load_profile("tocsin")
+
+# Otherwise each traceback in the log is drawn with the source and variables of its frames, which takes a second.
+renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[structlog.processors.add_log_level, renderer])
 
 
 def pytest_configure(config: pytest.Config) -> None:

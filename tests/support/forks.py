@@ -20,6 +20,12 @@ from importlib import import_module
 from pathlib import Path
 
 _IMPORTED = (
+    "aio_pika",
+    "anyio._backends._asyncio",
+    "certifi",
+    "httpcore",
+    "novu_py.messages",
+    "novu_py.workflows",
     "tocsin.channels.apprise.channel",
     "tocsin.channels.email.channel",
     "tocsin.channels.kafka.channel",

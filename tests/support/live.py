@@ -144,7 +144,7 @@ class DoubleView:
         """Wait until the server no longer has the history up to a time, that one included."""
         kept = 0 if self._relation.retain in {None, DEFAULT_RETENTION} else self._relation.retain or 0
         while self._relation.compact(self._relation.upper - 1 - kept) <= time:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
             self._double.tick()
 
     async def deny(self, role: str) -> None:
