@@ -1,18 +1,20 @@
 """The status page in a real browser."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from support.browser import CHROMIUM, Tab, browser
+from support.browser import CHROMIUM, Tab, chromium, new_tab
 from support.waiting import until_some
 from support.web import ACME, DEAD, ENDED, FIRED, LATE, PEOPLE, FakeProcess, Start
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Attempt
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH"),
+    pytest.mark.xdist_group("browser"),  # one starts for all
+]
 
 
 @pytest.fixture
@@ -22,11 +24,17 @@ def process() -> FakeProcess:
     return process
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with chromium(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
 @pytest.fixture
-async def tab(tmp_path: Path, start: Start) -> AsyncIterator[Tab]:
+async def tab(browser: str, start: Start) -> AsyncIterator[Tab]:
     """The page, as it is with `admin`."""
     client = await start(admin=True)
-    async with browser(tmp_path / "profile") as opened:
+    async with new_tab(browser) as opened:
         await opened.open(str(client.make_url("/")))
         yield opened
 

@@ -1,22 +1,22 @@
 """A headless browser, controlled over its DevTools protocol."""
 
 import asyncio
-import contextlib
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from support.waiting import SOON, until_some
+from support.waiting import SOON, seen, until_some
 
 CHROMIUM = shutil.which("chromium")
 
 
 class Tab:
-    """The only page of a browser."""
+    """A page of a browser."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -51,36 +51,32 @@ class Tab:
         return answer["result"]
 
 
-@asynccontextmanager
-async def browser(directory: Path) -> AsyncIterator[Tab]:
-    """A browser with a profile of its own for the length of the block."""
+@contextmanager
+def chromium(profile: Path) -> Iterator[str]:
+    """A running browser; its address."""
     assert CHROMIUM is not None
     options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-    process = await asyncio.create_subprocess_exec(
-        CHROMIUM,
-        *options,
-        "--remote-debugging-port=0",
-        f"--user-data-dir={directory}",
-        "about:blank",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
+    process = subprocess.Popen(
+        (CHROMIUM, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
+    file = profile / "DevToolsActivePort"  # written once it listens
     try:
-        async with aiohttp.ClientSession() as client:
-
-            async def page() -> str:
-                # Written by the browser once it listens.
-                with contextlib.suppress(OSError, IndexError, aiohttp.ClientError):
-                    port = (directory / "DevToolsActivePort").read_text(encoding="utf-8").split()[0]
-                    async with client.get(f"http://127.0.0.1:{port}/json") as answer:
-                        pages = [one for one in await answer.json() if one["type"] == "page"]
-                        return str(pages[0]["webSocketDebuggerUrl"])
-                return ""
-
-            address = await until_some(page, "a browser that listens", within=3 * SOON)
-            async with client.ws_connect(address, max_msg_size=0) as socket:
-                yield Tab(socket)
+        seen(lambda: file.exists() and file.read_text(encoding="utf-8"), "a browser that listens", within=3 * SOON)
+        yield f"http://127.0.0.1:{file.read_text(encoding='utf-8').split()[0]}"
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def new_tab(browser: str) -> AsyncIterator[Tab]:
+    """A page of a browser for the length of the block."""
+    async with aiohttp.ClientSession() as client:
+        async with client.put(f"{browser}/json/new?about:blank") as answer:
+            page = await answer.json()
+        async with client.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            yield Tab(socket)
+        async with client.get(f"{browser}/json/close/{page['id']}"):
+            pass

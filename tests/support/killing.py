@@ -167,7 +167,7 @@ async def some_instant(process: Process, receiver: Receiver, starting: float, ch
         place = chance.uniform(0.0, starting)
         await until(lambda: process.worked >= place, "a place in its start")
     else:
-        count = len(receiver.requests) + chance.randint(1, 200)
+        count = len(receiver.requests) + chance.randint(1, 60)
         await until(lambda: len(receiver.requests) >= count, f"request {count}", within=60)
 
 
