@@ -61,7 +61,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.frontiers: dict[str, int | None] = {}
         self.known: dict[str, Known] = {}
         self.claimed: dict[int, Notification] = {}
-        self.last_seq = 0
 
     def do(self, asked: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(asked)
@@ -120,8 +119,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.frontiers[alert] = frontier
         assert [(one.id, one.channel, one.transition) for one in notifications] == self._new(transitions, to)
         for one in notifications:
-            assert one.seq > self.last_seq
-            self.last_seq = one.seq
+            assert one.seq > max((other.notification.seq for other in self.known.values()), default=0)
             self.known[one.id] = Known(one, created_at=self.clock.now)
 
     def _new(self, transitions: list[Transition], to: tuple[str, ...]) -> list[tuple[str, str, Transition]]:

@@ -1,13 +1,12 @@
 """The producer: a schedule that depends only on the plan and the start, and its pace on the test's clock."""
 
-import contextlib
 import hashlib
 import itertools
 import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -125,32 +124,6 @@ def test_faulty_events_differ_only_in_time() -> None:
             assert decoded(event) == expected
             if event.kind is Kind.DUPLICATE:
                 assert event.value == regular.value
-
-
-def _parsed(value: bytes) -> Any:
-    with contextlib.suppress(ValueError):
-        return json.loads(value)
-    return None
-
-
-HAS: dict[Flaw, Callable[[Any], bool]] = {
-    Flaw.NULL: lambda value: value is None,
-    Flaw.EMPTY: lambda value: value == b"",
-    Flaw.OVERSIZED: lambda value: len(value) > 50_000 and isinstance(_parsed(value), dict),
-    Flaw.TYPES: lambda value: not isinstance(_parsed(value).get("customer_id", _parsed(value).get("auction_id")), int),
-    Flaw.TEXT: lambda value: b"\\u0000" in value or b"\\ud83d" in value,
-    Flaw.ENCODING: lambda value: b"\xff\xfe\xc3" in value,
-    Flaw.BROKEN: lambda value: not isinstance(_parsed(value), dict),
-    Flaw.SHAPE: lambda value: not isinstance(_parsed(value), dict),
-}
-
-
-@pytest.mark.parametrize("flaw", list(Flaw))
-def test_malformed_event_has_its_flaw(flaw: Flaw) -> None:
-    events = drawn(400, rate=2, malformed=1, flaws=(flaw,), oversized_bytes=50_000)
-    values = [event.value for event in events if event.kind is Kind.MALFORMED]
-    assert values
-    assert all(map(HAS[flaw], values))
 
 
 @pytest.mark.parametrize(

@@ -51,17 +51,9 @@ def kinds(made: Router, what: Transition) -> list[tuple[Kind, list[str]]]:
     ]
 
 
-@pytest.mark.parametrize(
-    "when",
-    [
-        "row.severity in ['page', 'critical']",
-        "labels.level == 'page' and labels.team == 'shop'",
-        "value > 10 and row.amount > 10 and row.severity == 'page'",
-        "alert == 'late' and started_at.year == 1970 and row.severity != 'warn'",
-    ],
-)
-def test_condition_reads_columns_labels_and_value(when: str) -> None:
-    made = router(route(when=when))
+def test_condition_reads_columns_labels_and_value() -> None:
+    when = "row.severity in ['page'] and labels.level == 'page' and labels.team == 'shop' and value > 10"
+    made = router(route(when=f"{when} and row.amount > 10 and alert == 'late' and started_at.year == 1970"))
     assert kinds(made, transition(row=PAGE)) == [(Kind.FIRED, ["out"])]
     assert kinds(made, transition(row=WARN)) == []
 

@@ -324,8 +324,8 @@ def open_ledger(
         if not exclusive and not path.exists():
             raise LedgerError(f"{path}: there is no ledger yet; `tocsin run` makes it", LedgerReason.UNREADABLE)
         connection = connect(path)
-        connection.execute("PRAGMA journal_mode = WAL")
         migrate(connection, path, allowed=exclusive)
+        connection.execute("PRAGMA journal_mode = WAL")  # a file that is refused stays as it is
         return SqliteLedger(path, connection, lock, clock, observe)
     except BaseException as error:
         if connection is not None:
