@@ -98,8 +98,9 @@ async def test_timestamps_never_go_back(database: Database) -> None:
         assert ((await stream.next()).snapshot or 0) > future
 
 
-async def test_query_is_used_as_it_is(database: Database) -> None:
-    query = "SELECT upper(name) AS who, count(*) FROM orders WHERE name LIKE 'A%' GROUP BY 1 -- why not;\n;"
+@pytest.mark.parametrize("end", ["", " -- why not", "\n-- why; not\n", "; -- why not", " /* why\nnot */;\n"])
+async def test_query_is_used_as_it_is(database: Database, end: str) -> None:
+    query = f"SELECT upper(name) AS who, count(*) FROM orders WHERE name LIKE 'A%' AND name <> '; --' GROUP BY 1{end}"
     async with reading(source(database), Subject(query=query)) as stream:
         await stream.until_state(("ANN", "1"))
         assert [column.name for column in stream.columns] == ["who", "count"]

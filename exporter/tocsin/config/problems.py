@@ -65,6 +65,8 @@ TEXTS: Mapping[str, str] = {
     "notified_twice": "{name} is notified twice",
     "empty_key": "must name a column; without it the label columns, or the whole row, identify a firing",
     "ignored_key": "{name} is part of {part}: when it changes, that is another firing",
+    "comment_in_one_line": "what comes after -- is a comment up to the end of the line, and the query has one line; "
+    "write it as a block (query: |), or the comment as /* */",
     "value_in_key": "{name} is part of {part}: every new value is another firing",
     "bad_metric": "{name!r} is not a metric name (letters, digits and _){fix}",
     "own_metric": "metric names that begin with {taken} are Tocsin's own{fix}",

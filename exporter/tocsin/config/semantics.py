@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from tocsin.config.document import Document
 from tocsin.config.sections import AlertSettings
+from tocsin.sources.query import is_cut_short
 from tocsin.sources.settings import SourceSettings
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}"
@@ -51,6 +52,8 @@ def check_alert(
     if alert.value is not None and alert.value in alert.identity:
         fields = {"name": alert.value, "part": _part(alert)}
         document.warn("value_in_key", ("alerts", name, "value"), **fields)
+    if alert.query is not None and is_cut_short(alert.query):
+        document.warn("comment_in_one_line", ("alerts", name, "query"))
     _check_routes(alert, report)
     if alert.gauges and on_rows:
         _check_metric(name, alert, report)

@@ -29,6 +29,7 @@ from tocsin.model import Batch, Columns, Row, Update
 from tocsin.postgres import relation
 from tocsin.sources.base import Stream, Subject
 from tocsin.sources.identity import Identity, IdentityCheck, Subscription, identity
+from tocsin.sources.query import operators_query
 from tocsin.sources.server_errors import statement_error, translated
 from tocsin.sources.settings import MaterializeConfig as Config
 from tocsin.sources.wire import Wire, asking, connect, fields
@@ -224,8 +225,7 @@ def _target(subject: Subject) -> sql.Composable:
     if subject.relation is not None:
         return relation(subject.relation)
     assert subject.query is not None
-    # A query is the operator's own SQL, used as it is.
-    return sql.SQL("({})").format(sql.SQL(subject.query.strip().rstrip(";")))
+    return sql.SQL("({})").format(operators_query(subject.query))
 
 
 def _relation_columns(described: Columns) -> Columns:

@@ -17,6 +17,7 @@ from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Row, Update
 from tocsin.postgres import relation
 from tocsin.sources.base import Stream, Subject
+from tocsin.sources.query import operators_query
 from tocsin.sources.server_errors import translated
 from tocsin.sources.settings import PostgresConfig as Config
 from tocsin.sources.wire import Wire, asking, connect, fields
@@ -150,5 +151,4 @@ def _select(subject: Subject) -> sql.Composable:
     if subject.relation is not None:
         return sql.SQL("SELECT * FROM {}").format(relation(subject.relation))
     assert subject.query is not None
-    # A query is the operator's own SQL, used as it is.
-    return sql.SQL(subject.query.strip().rstrip(";"))
+    return operators_query(subject.query)
