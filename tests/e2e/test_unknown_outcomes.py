@@ -1,15 +1,19 @@
 """Requests of several notifications whose outcome is unknown, with real processes: each id is accepted once."""
 
+import asyncio
+import contextlib
 import json
+import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
-from support.inbox_process import inbox_process
 from support.materialize import MaterializeDouble, Relation
 from support.receiver import Answer, Received, Receiver, of_json
 from support.tocsin import TocsinProcess, running
@@ -24,6 +28,43 @@ CHANNELS: Mapping[str, Mapping[str, Any]] = {
     "novu": {"type": "novu", "api_key": "demo", "workflow": "w", "recipients": ["ann"], "unknown_outcome_wait": "1s"},
     "webhook": {"type": "webhook", "batch": "array"},
 }
+
+
+class InboxProcess:
+    """A running `tocsin-inbox`. `url`: its address."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.url = url
+        self._process = process
+
+    def freeze(self) -> None:
+        """Stop the process: connections stay open, nothing is answered."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let the process go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+    async def counters(self) -> dict[str, int]:
+        """Its counters: `events` accepted, `doubles` delivered twice, `replays` answered from memory, ..."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/control/state") as response:
+            counters: dict[str, int] = (await response.json())["counters"]
+            return counters
+
+
+@contextlib.asynccontextmanager
+async def inbox_process() -> AsyncIterator[InboxProcess]:
+    """Start one on a free port."""
+    command = (sys.executable, "-m", "tocsin_demo.inbox", "--port", "0")
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+        yield InboxProcess(process, line.removeprefix("inbox: ").strip().rstrip("/"))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 @asynccontextmanager
