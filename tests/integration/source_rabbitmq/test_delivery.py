@@ -14,7 +14,8 @@ from support.rabbitmq import Peer, RabbitMQ, breaks_rabbitmq, peer
 from support.rabbitmq_reading import ENVELOPE, config, fault, rows, source
 from support.tcp_proxy import TcpProxy
 from support.waiting import until
-from tocsin.errors import RefusedReason, SourceError, SourceReason
+from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
+from tocsin.sources.rabbitmq import connection
 from tocsin.sources.rabbitmq.dead_letters import Copy, DeadLetters
 
 
@@ -247,3 +248,24 @@ async def test_closing_while_publishing_leaves_no_error(
     del letters, publishing
     gc.collect()
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def test_closing_ends_while_server_reads_nothing(
+    broker: RabbitMQ, other: Peer, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As during an alarm, with a dead letter that is larger than the buffers of the connection."""
+    monkeypatch.setattr(connection, "_CLOSE_TIMEOUT", 0.1)
+    async with reading(source(broker, queue), acknowledging=False) as found:
+        await other.send(queue, b"small", b"x" * 15_000_000)
+        await until(lambda: len(receipts(found)) == 2, "both messages")
+        small, large = (Copy(message=one.message, headers={}) for one in receipts(found))
+        async with TcpProxy("127.0.0.1", broker.port) as proxy:
+            letters = DeadLetters("q", config(broker, queue, port=proxy.port, connect_timeout=0.5))
+            await letters.publish([small])
+            proxy.hold()
+            with pytest.raises(DeadLetterError, match="no answer within"):
+                await letters.publish([large])
+            closing = asyncio.create_task(letters.close())
+            done, _ = await asyncio.wait([closing], timeout=5)
+            await proxy.cut()
+            assert done, "still closing"

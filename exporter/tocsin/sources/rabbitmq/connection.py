@@ -21,8 +21,8 @@ _CLOSE_TIMEOUT = 5.0
 
 
 class Link(TransportFactory):
-    """A connection. It opens the transport itself, with frames that can all be decoded, and closes it: the library
-    leaks a transport over which a server does not answer."""
+    """A connection. It opens the transport itself, to read it as `Frames` and to end it: the library waits for ever
+    until a server has read everything."""
 
     def __init__(self, name: str, config: Config) -> None:
         """Connects to nothing yet. `name`: shown by the server's tools."""
@@ -63,14 +63,19 @@ class Link(TransportFactory):
         return reader, self._writer
 
     async def close(self) -> None:
-        """Close the connection; a server that stopped answering delays this for a moment only."""
+        """Close the connection; a server that does not answer delays this for a moment only."""
+        # A timeout would not end it: the library swallows the cancellation.
+        abort = asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, self._abort)
         try:
-            with contextlib.suppress(TimeoutError, *CONNECTION_EXCEPTIONS):
-                async with asyncio.timeout(_CLOSE_TIMEOUT):
-                    await self.connection.close()
+            with contextlib.suppress(*CONNECTION_EXCEPTIONS):
+                await self.connection.close()
         finally:
-            if self._writer is not None:
-                self._writer.transport.abort()
+            abort.cancel()
+            self._abort()
+
+    def _abort(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
 
 
 async def connect(stack: contextlib.AsyncExitStack, name: str, config: Config) -> Link:
