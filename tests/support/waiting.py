@@ -11,9 +11,11 @@ SOON = 20.0
 _T = TypeVar("_T")
 
 
-async def until(condition: Callable[[], object], what: str = "", within: float = SOON) -> None:
+async def until(
+    condition: Callable[[], object], what: str = "", within: float = SOON, *, longest: float = 0.01
+) -> None:
     """Wait until a condition holds. Raises TimeoutError, which names `what` was waited for."""
-    await until_some(lambda: _answered(condition()), what, within, longest=0.01)
+    await until_some(lambda: _answered(condition()), what, within, longest=longest)
 
 
 async def until_some(
