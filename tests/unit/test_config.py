@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from support.config import load_text
 from tocsin.config import ChannelConfig, Config, SourceConfig, load
 from tocsin.config.document import parse
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import ConfigError
 from tocsin.settings import duration_text, seconds
 from tocsin.sources.base import Subject
 
@@ -168,13 +168,6 @@ def test_aliases_of_aliases_are_limited() -> None:
     layers = "".join(f"l{i + 1}: &l{i + 1} [{', '.join([f'*l{i}'] * 10)}]\n" for i in range(9))
     document = parse("l0: &l0 [x]\n" + layers, "f", {})
     assert [problem.code for problem in document.problems] == ["too_many_values"]
-
-
-def test_later_problem_has_the_nearest_line(whole: Config) -> None:
-    paths = ("alerts.spike.annotations.summary", "alerts.spike.labels[7]", "channels.out", "nowhere")
-    found = [whole.places.located(Problem(code="odd", message="odd", path=path)) for path in paths]
-    assert [problem.line for problem in found] == [21, 7, 13, None]
-    assert {Path(problem.file).name for problem in found} == {"c.yaml"}
 
 
 def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:

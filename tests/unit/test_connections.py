@@ -76,15 +76,7 @@ PRIVATE = [
     "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "64:ff9b::7f00:1",
     "64:ff9b::a9fe:a9fe", "2002:7f00:1::1", "2002:a00:1::",
 ]  # fmt: skip
-PUBLIC = [
-    "1.1.1.1",
-    "8.8.8.8",
-    "172.32.0.1",
-    "192.169.0.1",
-    "2606:4700:4700::1111",
-    "::ffff:8.8.8.8",
-    "64:ff9b::808:808",
-]
+PUBLIC = ["1.1.1.1", "172.32.0.1", "192.169.0.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -95,9 +87,8 @@ def test_private_address_is_refused(address: str) -> None:
         public_socket((family, 1, 6, "", (address, 80)))
 
 
-@pytest.mark.parametrize("address", PUBLIC)
-def test_address_of_the_internet_is_public(address: str) -> None:
-    assert public(address)
+def test_address_of_the_internet_is_public() -> None:
+    assert [address for address in PUBLIC if not public(address)] == []
 
 
 @given(st.ip_addresses(v=4))

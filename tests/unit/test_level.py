@@ -1,7 +1,6 @@
 """The loop of a level output, between alerts that change and receivers that answer well or badly."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,9 +9,8 @@ from structlog.testing import capture_logs
 from support.levels import DOWN, OK, LevelHarness
 from support.messages import transition
 from support.waiting import until
-from tocsin.channels.base import ActiveAlert, Paused, Rejected, Retry
+from tocsin.channels.base import Paused, Rejected, Retry
 from tocsin.dispatch import ChannelStatus
-from tocsin.envelope import Envelope
 from tocsin.errors import Reason
 
 BAD_LABEL = Rejected(Reason.REJECTED, "bad label")
@@ -37,15 +35,6 @@ async def test_sends_changes_together_to_every_receiver(levels: LevelHarness) ->
     assert (loop.delivered, loop.failed) == (4, 0)
     assert loop.last_delivery == pytest.approx(levels.clock.now)
     assert levels.metric("tocsin_channel_attempts_total") == levels.metric("tocsin_channel_delivered_total") == 4
-
-
-async def test_sends_ends_immediately_and_all_at_interval(levels: LevelHarness) -> None:
-    await levels.fires("1", "2")
-    await levels.fires("2")
-    assert levels.level.sent("a") == [["1", "2"], ["-1"]]
-    await levels.advance(60)
-    await levels.advance(60)
-    assert levels.level.sent("a")[2:] == [["-1", "2"]] * 2
 
 
 async def test_receiver_that_is_down_delays_no_other(levels: LevelHarness) -> None:
@@ -161,20 +150,6 @@ async def test_renders_only_what_is_new_or_changed(levels: LevelHarness) -> None
     await levels.advance(0.3)
     assert levels.level.rendered == ["1", "2", "2"]
     assert levels.level.sent("a") == [["1", "2"], ["2"]]
-
-
-async def test_many_firings_are_rendered_in_a_thread(levels: LevelHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = set()
-    plain = levels.level.active
-
-    def noted(envelope: Envelope, now: float) -> ActiveAlert:
-        threads.add(threading.current_thread())
-        return plain(envelope, now)
-
-    monkeypatch.setattr(levels.level, "active", noted)
-    await levels.fires(*map(str, range(1000, 1300)))
-    await until(lambda: levels.loop.delivered == 600)
-    assert threading.main_thread() not in threads
 
 
 async def test_alerts_beyond_the_limit_are_reported(levels: LevelHarness) -> None:

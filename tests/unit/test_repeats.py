@@ -6,24 +6,15 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from support.clock import Clock
 from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
 
-class Clock:
-    """A clock that moves when it is set."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(0.0)
 
 
 def test_five_thousand_lines_become_two(clock: Clock) -> None:

@@ -1,7 +1,5 @@
 """Settings of a Kafka source, times in its records, and positions in the ledger."""
 
-import re
-import sys
 from typing import Any
 
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.kafka_events import source
-from tocsin.channels import kafka as channel_kind
+from support.sending import without
 from tocsin.errors import ConfigError
 from tocsin.kafka import producing
 from tocsin.model import Column
@@ -21,16 +19,9 @@ from tocsin.values import jsonable, number, typed
 
 
 def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
-    for name in [
-        name for name in sys.modules if re.match(r"tocsin\.(sources|channels)\.kafka\.(events|stream|channel)$", name)
-    ]:
-        monkeypatch.delitem(sys.modules, name)
+    without(monkeypatch, "confluent_kafka", *[f"tocsin.sources.kafka.{name}" for name in ("events", "stream")])
     with pytest.raises(ConfigError, match=r"sources\.k: .*pip install 'tocsin\[kafka\]'"):
         source("h:1", "g")
-    config = channel_kind.Config.model_validate({"type": "kafka", "bootstrap_servers": ["h:1"], "topic": "t"})
-    with pytest.raises(ConfigError, match=r"channels\.k: .*pip install 'tocsin\[kafka\]'"):
-        channel_kind.build("k", config, {"late": config})
 
 
 def test_state_setting_selects_rows_or_events() -> None:
@@ -65,20 +56,21 @@ def test_other_text_in_a_column_of_times_stays_text(written: str) -> None:
 # Positions in the ledger.
 
 
-def test_position_belongs_to_one_topic_id() -> None:
-    current, former = positions({"t/0@one": 7, "t/1@one": 8, "t/0@two": 3, "u/0@three": 1}, {"t": "two", "u": "four"})
-    assert (current, former) == ({("t", 0): 3}, {("t", 1): 8, ("u", 0): 1})
-
-
-def test_position_matches_when_one_topic_id_missing() -> None:
-    """The brokers were upgraded, or downgraded."""
-    assert positions({"t/0": 7}, {"t": "one"}) == ({("t", 0): 7}, {})
-    assert positions({"t/0@one": 7}, {"t": ""}) == ({("t", 0): 7}, {})
-
-
-def test_position_with_an_id_wins_over_one_without() -> None:
-    for known in ("one", ""):
-        assert positions({"t/0@one": 2, "t/0": 7}, {"t": known})[0] == {("t", 0): 2}
+@pytest.mark.parametrize(
+    ("written", "ids", "current", "former"),
+    [
+        ({"t/0@one": 7, "t/1@one": 8, "t/0@two": 3}, {"t": "two"}, {("t", 0): 3}, {("t", 1): 8}),
+        ({"u/0@three": 1}, {"u": "four"}, {}, {("u", 0): 1}),
+        ({"t/0": 7}, {"t": "one"}, {("t", 0): 7}, {}),
+        ({"t/0@one": 7}, {"t": ""}, {("t", 0): 7}, {}),
+        ({"t/0@one": 2, "t/0": 7}, {"t": "one"}, {("t", 0): 2}, {}),
+    ],
+    ids=["recreated", "other topic", "brokers upgraded", "brokers downgraded", "both"],
+)
+def test_position_belongs_to_one_topic_id(
+    written: dict[str, int], ids: dict[str, str], current: dict[Place, int], former: dict[Place, int]
+) -> None:
+    assert positions(written, ids) == (current, former)
 
 
 @given(
