@@ -109,6 +109,7 @@ def _serve(requests: socket.socket) -> None:
         import_module(module)
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the tests
     while True:
         request, given, _, _ = socket.recv_fds(requests, 1 << 20, 3)
         if not request:
@@ -137,6 +138,7 @@ def _watch(request: bytes, given: list[int]) -> None:
 
 
 def _run(request: bytes, output: int, errors: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     directory, arguments, environment = json.loads(request)
     os.dup2(output, 1)
     os.dup2(errors, 2)

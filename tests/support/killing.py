@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 
-from support.forks import Forked, fork
+from support.forks import Started
 from support.materialize import Relation
 from support.receiver import Answer, Receiver
+from support.tocsin import start
 from support.waiting import until
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind, Row, Transition, fingerprint, notification_id
@@ -113,10 +114,10 @@ class Process:
 
     def __init__(self, config: Path) -> None:
         self._config = config
-        self.process: Forked | None = None
+        self.process: Started | None = None
 
     async def start(self) -> None:
-        self.process = await fork(self._config.parent, "run", "-c", str(self._config), environment=os.environ)
+        self.process = await start(self._config.parent, "run", "-c", str(self._config))
 
     @property
     def worked(self) -> float:
