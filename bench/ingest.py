@@ -117,7 +117,8 @@ def _made(alert: RowAlert, source: Materialize, page: Page, metrics: Metrics, st
         offer=lambda _: None,
         publish=lambda _: None,
     )
-    timing = Timing(backoff=Backoff(initial=1.0, maximum=1.0), stale_after=300.0, exit_on_stall=False)
+    backoff = Backoff(initial=1.0, maximum=1.0)
+    timing = Timing(backoff=backoff, progress_interval=1.0, stale_after=300.0, exit_on_stall=False)
     return RowPipeline(alert, source, timing, outputs)
 
 

@@ -130,5 +130,5 @@ def row_pipeline(alert: RowAlert, source: Any, ledger: Any, metrics: Metrics | N
         publish=lambda _: None,
     )
     backoff = more.pop("backoff", Backoff(initial=0.01, maximum=0.01))
-    timing = Timing(backoff=backoff, stale_after=300.0, exit_on_stall=False)
+    timing = Timing(backoff=backoff, progress_interval=1.0, stale_after=300.0, exit_on_stall=False)
     return RowPipeline(alert, source, timing, outputs, **more)

@@ -161,6 +161,7 @@ LATE = AlertStatus(
     firing=2,
     frontier=1_700_000_000_500,
     last_progress=5.0,
+    progress_interval=1.0,
     series=2,
     dropped=1,
     duplicates=3,

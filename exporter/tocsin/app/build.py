@@ -73,8 +73,12 @@ def backoff(settings: Any) -> Backoff:
 def timing(config: SourceConfig) -> Timing:
     """Return the timing of a pipeline on this source."""
     settings = config.settings
-    on_stall = settings.on_stall == "exit"
-    return Timing(backoff=backoff(settings), stale_after=settings.stale_after, exit_on_stall=on_stall)
+    return Timing(
+        backoff=backoff(settings),
+        progress_interval=settings.progress_interval,
+        stale_after=settings.stale_after,
+        exit_on_stall=settings.on_stall == "exit",
+    )
 
 
 def level_policy(config: ChannelConfig) -> LevelPolicy:

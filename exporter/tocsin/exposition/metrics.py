@@ -215,6 +215,7 @@ _ALERT_METRICS: Mapping[str, Callable[[AlertStatus], float | None]] = MappingPro
         "tocsin_alert_pending": lambda alert: alert.pending,
         "tocsin_alert_frontier_timestamp_seconds": lambda alert: _seconds(alert.frontier),
         "tocsin_alert_last_progress_timestamp_seconds": lambda alert: alert.last_progress,
+        "tocsin_alert_progress_interval_seconds": lambda alert: alert.progress_interval,
         "tocsin_alert_series": lambda alert: alert.series,
         "tocsin_alert_series_dropped": lambda alert: alert.dropped,
         "tocsin_alert_duplicate_series_total": lambda alert: alert.duplicates,

@@ -35,6 +35,8 @@ class AlertStatus:
     """Source time in ms; None: not known yet."""
     last_progress: float | None = None
     """Wall-clock seconds; None: not known yet."""
+    progress_interval: float | None = None
+    """Seconds within which a healthy source reports progress again; None for an alert on events."""
     gaps: int = 0
     series: int | None = None
     """Series of the gauge that a scrape serves; None: the alert has no gauge."""

@@ -61,6 +61,12 @@ _DEFINITIONS = (
         "alert",
         live=True,
     ),
+    _gauge(
+        "alert_progress_interval_seconds",
+        "Time within which a healthy source reports progress again; absent for alerts on events.",
+        "alert",
+        live=True,
+    ),
     _counter("alert_updates_total", "Row updates or events received.", "alert"),
     _counter("alert_transitions_total", "Transitions, by kind.", "alert", "kind"),
     _counter("alert_gaps_total", "Gaps: snapshots taken because the source's history was lost.", "alert"),

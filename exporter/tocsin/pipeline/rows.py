@@ -49,6 +49,8 @@ class Timing:
     """How long to wait for what, in seconds; from the source's settings."""
 
     backoff: Backoff
+    progress_interval: float
+    """A healthy source reports progress within this time."""
     stale_after: float
     """The series are withdrawn after this time without progress."""
     exit_on_stall: bool
@@ -304,6 +306,7 @@ class RowPipeline:
             pending=firing.pending if firing else 0,
             frontier=self.frontier,
             last_progress=self.last_progress,
+            progress_interval=self._timing.progress_interval,
             gaps=self.gaps,
             series=gauges.series if gauges else None,
             dropped=gauges.dropped if gauges else None,

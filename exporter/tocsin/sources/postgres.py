@@ -108,25 +108,25 @@ class _Readings:
     listening: bool
 
     async def batches(self) -> AsyncIterator[Batch]:
-        polled = False
+        first = True
         while True:
             with translated(self.config.display):
                 # The first reading may have to wait for a server that has just started.
-                patience = self.config.progress_timeout if polled else self.config.snapshot_timeout
+                patience = self.config.snapshot_timeout if first else self.config.progress_timeout
                 try:
                     async with asyncio.timeout(patience):
-                        batch = await self._read(polled=polled)
+                        batch = await self._read(first=first)
                 except TimeoutError:
                     raise SourceError(
                         f"no reading within {patience:g} s", SourceReason.STALLED, server=self.config.display
                     ) from None
-            polled = True
+            first = False
             yield batch
             with translated(self.config.display), contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.config.interval):
                     await self.wire.wait_notified()
 
-    async def _read(self, *, polled: bool) -> Batch:
+    async def _read(self, *, first: bool) -> Batch:
         if not self.listening and await self.wire.query(_PROMOTED) == [("f",)]:
             self.listening = await _listen(self.wire, self.config.notify)
         # This reading may miss what is notified from here on, so the next one follows at once.
@@ -142,6 +142,8 @@ class _Readings:
             raise SourceError(
                 "the columns changed; reading again with the new ones", SourceReason.SHAPE, server=self.config.display
             )
+        # A pause that is no longer than the one between two readings is not a gap.
+        polled = not first or stamp - self.last <= self.config.interval * 1000
         self.last = stamp
         note = "" if self.listening else _not_listening(self.config)
         return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled, note=note)

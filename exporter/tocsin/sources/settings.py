@@ -26,6 +26,11 @@ class SourceSettings(Settings):
     """The longest such pause."""
 
     @property
+    def progress_interval(self) -> float:
+        """Seconds within which a healthy source of rows reports progress again."""
+        return 1.0
+
+    @property
     def exit_after(self) -> float | None:
         """Seconds without success after which the process ends; None: never."""
         return None
@@ -112,6 +117,11 @@ class PostgresConfig(Connection):
     progress_timeout: Positive = 60.0
     """How long no reading may succeed before the source counts as stalled. Longer than `interval` and
     `statement_timeout` together."""
+
+    @property
+    def progress_interval(self) -> float:
+        """See `SourceSettings`: the time between two readings."""
+        return self.interval
 
     @model_validator(mode="after")
     def _readings_fit(self) -> Self:
