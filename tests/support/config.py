@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tocsin.config import Config, load
 from tocsin.model import Columns, Row
@@ -13,6 +14,14 @@ def load_text(directory: Path, text: str, **environ: str) -> Config:
     file = directory / "c.yaml"
     file.write_text(text, encoding="utf-8")
     return load(file, environ)
+
+
+def in_effect(config: Config, path: str) -> Any:
+    """What a configuration shows at a path such as `alerts.late.notify.0.channel`; None: nothing."""
+    found: Any = config.redacted()
+    for part in path.split("."):
+        found = found[int(part)] if isinstance(found, list) else found.get(part)
+    return found
 
 
 class FakeSource:

@@ -1,22 +1,22 @@
 """How the settings of a source become a connection, and the variables of materialize-novu a configuration."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import ValidationError
 
+from support.config import in_effect
 from support.pages import ROOT, blocks
 from tocsin.cli import main
-from tocsin.config import Config, load
+from tocsin.config import load
 from tocsin.config.environment import OPTIONAL, REQUIRED, from_environment, is_configured
-from tocsin.errors import ConfigError, Problem
-from tocsin.sources.base import Subject
+from tocsin.errors import ConfigError
 from tocsin.sources.settings import Connection, MaterializeConfig, PostgresConfig
 
 
@@ -106,6 +106,7 @@ def test_invalid_dsn_is_not_repeated() -> None:
 
 
 PAGE = ROOT / "docs" / "from-the-environment.md"
+CASES = yaml.safe_load((Path(__file__).parent / "golden" / "effective.yaml").read_text(encoding="utf-8"))
 NEEDED = {
     "NOVU_API_KEY": "hunter2-key",
     "NOVU_WORKFLOW_NAME": "expensive",
@@ -123,40 +124,27 @@ def environ(**changes: str | None) -> dict[str, str]:
     return {name: value for name, value in {**NEEDED, **changes}.items() if value is not None}
 
 
-def config(**changes: str | None) -> Config:
-    return from_environment(environ(**changes))[1]
+@pytest.mark.parametrize("case", CASES["variables"], ids=lambda case: case["what"])
+def test_variables_reach_their_settings(case: dict[str, Any]) -> None:
+    """Or are a warning or a problem."""
+    given = environ(**case.get("variables", {}))
+    if "problems" in case:
+        with pytest.raises(ConfigError) as caught:
+            from_environment(given)
+        assert {one.path: one.code for one in caught.value.problems} == case["problems"]
+        return
+    made = from_environment(given)[1]
+    assert {path: in_effect(made, path) for path in case["effective"]} == case["effective"]
+    assert {one.path: one.code for one in made.warnings} == case.get("warnings", {})
 
 
-def codes(found: Iterable[Problem]) -> list[tuple[str, str]]:
-    return [(problem.path, problem.code) for problem in found]
-
-
-def problems(**changes: str | None) -> list[Problem]:
-    with pytest.raises(ConfigError) as caught:
-        config(**changes)
-    return list(caught.value.problems)
-
-
-def test_required_variables_are_enough() -> None:
-    made = config()
-    source, channel = made.sources["materialize"].settings, made.channels["novu"].settings
-    assert source.display == "tocsin@mz.example:6875/materialize"
-    assert (source.cluster, source.sslmode, source.progress_timeout, source.on_stall) == (
-        *("quickstart", "require"),
-        *(600.0, "exit"),
-    )
-    assert source.password.get_secret_value() == "hunter2-pw"
-    assert (channel.workflow, channel.url, channel.timeout) == ("expensive", "https://api.novu.co", 5.0)
-    assert (channel.api_key.get_secret_value(), channel.on_resolve) == ("hunter2-key", "nothing")
+def test_secrets_and_test_mode_are_read() -> None:
     assert is_configured(NEEDED)
     assert not is_configured({"MTZ_HOST": " ", "LOG_LEVEL": "INFO", "HOME": "/"})
-    assert (made.ledger.path, made.log.level, made.log.output) == ("alert_time.db", "warning", "stdout")
-    [alert] = made.row_alerts.values()
-    assert alert.subject == Subject(query='SELECT "item", "amount" FROM "materialize"."auction"."expensive_pizza"')
-    assert (alert.name, alert.key, alert.initial, alert.gauges) == ("expensive_pizza", (), "silent", False)
-    assert made.channels["novu"].routes["expensive_pizza"].payload == ["item", "amount"]
-    assert not made.dry_run
-    assert not made.warnings
+    made = from_environment(environ(TEST_MODE="true"))[1]
+    assert made.sources["materialize"].settings.password.get_secret_value() == "hunter2-pw"
+    assert made.channels["novu"].settings.api_key.get_secret_value() == "hunter2-key"
+    assert (made.dry_run, from_environment(NEEDED)[1].dry_run) == (True, False)
 
 
 def test_document_loads_and_holds_no_secret(tmp_path: Path) -> None:
@@ -196,73 +184,11 @@ def test_every_missing_or_unusable_variable_is_named_at_once() -> None:
     assert not [name for name in (*REQUIRED, "NOVU_RECIPIENTS") if name not in str(caught.value)]
     wrong = {"MTZ_PORT": "abc", "NOVU_URL": "nowhere", "LOG_LEVEL": "loud", "SEND_RETRACTIONS": "perhaps"}
     wrong |= {"PROGRESS_TIMEOUT_MINUTES": "-1", "MTZ_ALERT_PAYLOAD": "sum(a)", "MTZ_ALERT_VIEW": "v; DROP TABLE v"}
-    found = str(problems(**wrong, NOVU_API_KEY="hunter2\nkey"))
+    with pytest.raises(ConfigError) as caught:
+        from_environment(environ(**wrong, NOVU_API_KEY="hunter2\nkey"))
+    found = str(caught.value)
     assert not [name for name in wrong if name not in found]
     assert "hunter2" not in found
-
-
-@pytest.mark.parametrize(
-    ("changes", "recipients"),
-    [
-        ({"NOVU_RECIPIENTS": " a, b ,,a"}, ["a", "b"]),
-        ({"NOVU_RECIPIENTS": None, "RECIPIENTS_IN_PAYLOAD": "item"}, ["column:item"]),
-        ({"NOVU_RECIPIENTS": "a", "RECIPIENTS_IN_PAYLOAD": " amount "}, ["a", "column:amount"]),
-        ({"NOVU_RECIPIENTS": "a", "RECIPIENTS_IN_PAYLOAD": "False"}, ["a"]),
-        ({"MTZ_ALERT_PAYLOAD": "item,no", "RECIPIENTS_IN_PAYLOAD": "no"}, ["a", "b", "column:no"]),
-    ],
-)
-def test_recipients_come_from_list_and_column(changes: dict[str, str], recipients: list[str]) -> None:
-    found = config(**changes).channels["novu"].settings.recipients
-    assert [entry if isinstance(entry, str) else f"column:{entry.column}" for entry in found] == recipients
-
-
-def test_false_as_recipient_column_means_not_set() -> None:
-    assert codes(config(RECIPIENTS_IN_PAYLOAD="False").warnings) == [("RECIPIENTS_IN_PAYLOAD", "column_not_set")]
-    found = problems(RECIPIENTS_IN_PAYLOAD="False", NOVU_RECIPIENTS=" , ")
-    assert codes(found) == [("NOVU_RECIPIENTS", "no_recipients")]
-    assert codes(problems(RECIPIENTS_IN_PAYLOAD="True")) == [("RECIPIENTS_IN_PAYLOAD", "not_in_payload")]
-
-
-@pytest.mark.parametrize(
-    ("payload", "query", "keys"),
-    [
-        ("item, amount ,item", 'SELECT "item", "amount" FROM "v"', ["item", "amount"]),
-        ("Item", 'SELECT "item" AS "Item" FROM "v"', ["Item"]),
-        ('"Item, ""sold""",amount', 'SELECT "Item, ""sold""", "amount" FROM "v"', ['Item, "sold"', "amount"]),
-    ],
-)
-def test_payload_columns_are_quoted_as_names(payload: str, query: str, keys: list[str]) -> None:
-    made = config(MTZ_ALERT_PAYLOAD=payload, MTZ_ALERT_VIEW="v")
-    assert made.alerts["v"].subject.query == query
-    assert made.channels["novu"].settings.payload == keys
-
-
-def test_optional_variables_reach_their_settings() -> None:
-    made = config(
-        NOVU_URL="http://127.0.0.1:3000",
-        NOVU_PYTHON_REQUESTS_TIMEOUT="2.5",
-        MTZ_CLUSTER="c",
-        MTZ_DATABASE="d",
-        MTZ_PORT="6876",
-        MTZ_SSLMODE=" disable ",
-        MTZ_PERSIST_TABLE='public."alert/times"',
-        LOG_LEVEL="CRITICAL",
-        LOG_OUTPUT="tocsin.log",
-        TEST_MODE="true",
-        TOCSIN_LISTEN="0.0.0.0:8627",
-        SEND_RETRACTIONS="True",
-        PROGRESS_TIMEOUT_MINUTES="1.5",
-        RETAIN_HISTORY="60",
-    )
-    source, channel = made.sources["materialize"].settings, made.channels["novu"].settings
-    assert (channel.url, channel.timeout, channel.on_resolve) == ("http://127.0.0.1:3000", 2.5, "cancel")
-    assert (source.cluster, source.database, source.port, source.sslmode) == ("c", "d", 6876, "disable")
-    assert source.progress_timeout == 90.0
-    assert (made.log.level, made.log.output) == ("error", "tocsin.log")
-    assert made.ledger.path == "public._alert_times_.db"
-    assert made.web.listen == "0.0.0.0:8627"
-    assert made.dry_run
-    assert codes(made.warnings) == [("RETAIN_HISTORY", "no_history")]
 
 
 def test_page_explains_exactly_the_variables_that_are_read() -> None:
