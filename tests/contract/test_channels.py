@@ -252,6 +252,17 @@ async def test_hostile_label_breaks_no_line_of_the_console() -> None:
         assert await sent(channel) == Retry(Reason.CONNECTION, "cannot write: the output is closed")
 
 
+async def test_console_shows_labels_called_as_its_own_fields() -> None:
+    async with running("console") as subject:
+        what = message()
+        what.envelope["labels"] = {"id": "17", "value": "Ann", "severity": "high"}
+        what.envelope["annotations"] = {"severity": "note"}
+        what.envelope["value"], what.envelope["id"] = 3, "abc"
+        await sent(subject.build(format="text"), what)
+        printed = cast("ConsoleEnd", subject.end).printed.getvalue()
+        assert printed.endswith("id=17 value=Ann severity=high | severity=note value=3 id=abc\n")
+
+
 async def test_console_writes_utf8_in_any_locale(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     module = importlib.import_module(CHANNELS["console"])
     config = module.Config()

@@ -78,12 +78,15 @@ class Console(Channel):
 
 
 def _text(envelope: Envelope) -> str:
-    parts = [envelope["at"], envelope["status"], envelope["alert"]]
-    pairs = {**envelope["labels"], **envelope["annotations"]}
-    if envelope["value"] is not None:
-        pairs["value"] = str(envelope["value"])
-    pairs["id"] = envelope["id"]
-    return " ".join([*parts, *(f"{_quoted(key)}={_quoted(text)}" for key, text in pairs.items())])
+    value = {} if envelope["value"] is None else {"value": str(envelope["value"])}
+    labels, annotations = _pairs(envelope["labels"]), _pairs(envelope["annotations"])
+    # The bar sets labels apart: one may be called `value`, `id` or as an annotation.
+    own = _pairs({**value, "id": envelope["id"]})
+    return " ".join([envelope["at"], envelope["status"], envelope["alert"], *labels, "|", *annotations, *own])
+
+
+def _pairs(texts: Mapping[str, str]) -> list[str]:
+    return [f"{_quoted(name)}={_quoted(text)}" for name, text in texts.items()]
 
 
 def _quoted(text: str) -> str:
