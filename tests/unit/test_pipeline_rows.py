@@ -173,6 +173,23 @@ async def test_pauses_grow_and_start_over_after_a_batch(alert: RowAlert) -> None
     assert pauses.seconds == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 0.5, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("reason", [SourceReason.MISSING, SourceReason.DROPPED, SourceReason.PERMISSION])
+async def test_view_made_anew_is_found_within_a_second(alert: RowAlert, reason: SourceReason) -> None:
+    """`dbt run` drops and makes every view. One that is away for a minute may be away for long."""
+    source, pauses, lasting = ScriptedSource(), Pauses(), Clock(0.0)
+
+    async def sleep(seconds: float) -> None:
+        await pauses.sleep(seconds)
+        lasting.advance(seconds)
+
+    backoff = Backoff(initial=1.0, maximum=30.0)
+    pipeline = row_pipeline(alert, source, None, backoff=backoff, chance=lambda: 1.0, sleep=sleep, monotonic=lasting)
+    source.put(*[SourceError("gone", reason)] * 62)
+    async with at_work(pipeline):
+        await until(lambda: len(pauses.seconds) == 62)
+    assert pauses.seconds == [1.0] * 60 + [30.0] * 2
+
+
 async def test_only_silence_makes_an_alert_stale(alert: RowAlert) -> None:
     """Not a jump of the wall clock. Asking for the status changes nothing."""
     day = 86_400.0

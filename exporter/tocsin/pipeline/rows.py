@@ -40,6 +40,10 @@ log = structlog.get_logger(__name__)
 
 _LARGE = 1_000
 """Rows from which a batch is applied in a thread, so that the event loop goes on."""
+_REMADE = (SourceReason.MISSING, SourceReason.DROPPED, SourceReason.PERMISSION)
+_REMADE_WITHIN = 60.0
+"""Seconds within which a dropped view is made anew and may be read: `dbt run` does that with every view. Until then it
+is looked for every second."""
 _CONSTANT_EVERY = 30.0
 """Seconds between subscriptions to a view that cannot change by itself; it can still be replaced."""
 
@@ -139,8 +143,7 @@ class RowPipeline:
                         attempt, wait = 0, _CONSTANT_EVERY  # only a constant view ends without an error
             except SourceError as error:
                 self._source_failed(error)
-                # The source works and has another object for the same name: a pause gains nothing.
-                wait = 0.0 if error.reason is SourceReason.REPLACED and attempt == 0 else None
+                wait = self._pause(error, attempt)
             except (Exception, asyncio.CancelledError) as error:
                 if must_end(error):
                     raise
@@ -217,6 +220,14 @@ class RowPipeline:
         self._reporter.failed(str(error), reason=error.reason)
         if error.reason is SourceReason.STALLED and self._timing.exit_on_stall:
             raise Stall(f"alert {self.alert.name}: {error}")
+
+    def _pause(self, error: SourceError, attempt: int) -> float:
+        """Seconds before the next attempt."""
+        if error.reason is SourceReason.REPLACED and attempt == 0:
+            return 0.0  # the source works and has another object for the same name
+        wait = self._timing.backoff.delay(attempt, self._chance)
+        remade = error.reason in _REMADE and self._reporter.down_for < _REMADE_WITHIN
+        return min(wait, 1.0) if remade else wait
 
     def _broken(self, error: BaseException) -> None:
         if isinstance(error, LedgerError):
