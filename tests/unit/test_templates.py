@@ -49,6 +49,8 @@ ROW = {
     "tags": ["a", "b"],
     "mixed": ["a", None, True],
     "meta": {"k": [1, None]},
+    "note": "<i>\"'&",
+    "path": "1/2?&#@ é",
     "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
 }
 VARIABLES: dict[str, object] = {
@@ -63,18 +65,30 @@ VARIABLES: dict[str, object] = {
 KNOWN = {*VARIABLES, "started_at"}
 
 
-def refused(source: object, place: str = "place") -> TemplateError:
-    """The error of a text, or of a structure, in compiling or in rendering."""
+def refused(source: str) -> TemplateError:
+    """The error of a template, in compiling or in rendering."""
     with pytest.raises(TemplateError) as caught:
-        (Template(source, place=place) if isinstance(source, str) else Structure(source, place=place)).render(VARIABLES)
+        Template(source, place="place").render(VARIABLES)
     return caught.value
 
 
-def result(source: str) -> str:
+def rendered(case: str) -> object:
+    """The result of a case of `golden/templates.txt`."""
+    form: Any
+    form, source = re.findall(r"^(?:\((json|html|url|when)\) )?(.*)$", case, re.DOTALL)[0]
+    if form == "json":
+        return Structure(json.loads(source), place="body").render(VARIABLES)
+    if form == "when":
+        return Condition(source).holds({"row": ROW})
+    return Template(source, place="", form=form or "text", known=KNOWN).render(VARIABLES)
+
+
+def result(case: str) -> str:
     try:
-        return json.dumps(Template(source, known=KNOWN).render(VARIABLES), ensure_ascii=False)
+        return json.dumps(rendered(case), ensure_ascii=False)
     except TemplateError as error:
-        return f"error {error.code} in line {error.line}" + (f": {error.name}" if error.name else "")
+        place = f" of {error.place}" if error.place.startswith("body") else ""
+        return f"error {error.code} in line {error.line}{place}" + (f": {error.name}" if error.name else "")
 
 
 def test_each_template_prints_its_text_or_fails() -> None:
@@ -100,67 +114,6 @@ def test_text_within_the_limit_is_rendered() -> None:
 def test_masked_error_holds_no_secret() -> None:
     error = refused("{{ {'s3cret': 1}['s3cret-too'] }}").masked(lambda text: text.replace("s3cret", "***"))
     assert str(error) == "place: line 1: there is no '***-too' among ***"
-
-
-def test_single_expression_keeps_its_type() -> None:
-    """Keys and other values are literal."""
-    shape: dict[str, Any] = {
-        "n": "{{ value }}",
-        "t": "{{ value }} late",
-        "row": "{{ row.meta }}",
-        "none": "{{ row.nothing }}",
-        "all": ["{{ row.total }}", "{{ row.total | float }}", "{{ row.at }}", "{{ row.raw }}", "{{ row.late }}"],
-        "x": "{{ row.tags | map('upper') }}",
-        "{{ value }}": [1, 1.5, True, None, {"deep": "plain"}],
-    }
-    assert Structure(shape).render(VARIABLES) == {
-        "n": 3,
-        "t": "3 late",
-        "row": {"k": [1, None]},
-        "none": None,
-        "all": ["12.50", 12.5, "2026-01-02T03:04:05Z", "\\x01", True],
-        "x": ["A", "B"],
-        "{{ value }}": [1, 1.5, True, None, {"deep": "plain"}],
-    }
-
-
-@pytest.mark.parametrize("source", ["{{ 1 }}{{ 2 }}", " {{ 12 }}", "{{ 12 }} ", "{% if 1 %}12{% endif %}"])
-def test_anything_but_one_expression_is_text(source: str) -> None:
-    assert Structure([source]).render(VARIABLES)[0].strip() == "12"
-
-
-@pytest.mark.parametrize(
-    ("shape", "place", "code"),
-    [
-        ({"a": {"b": ["x", "{{ nope }}"]}}, "body.a.b[1]", "unknown_variable"),
-        ({"a": "{{ row.nope }}"}, "body.a", "unknown_key"),
-        ({"a": "{{ row.nope }} x"}, "body.a", "unknown_key"),
-        (["{{ }}"], "body[0]", "syntax"),
-    ],
-)
-def test_error_names_the_leaf(shape: object, place: str, code: str) -> None:
-    error = refused(shape, "body")
-    assert (error.place, error.code) == (place, code)
-
-
-def test_html_is_escaped_in_values_only() -> None:
-    row = {"note": "<i>\"'&", "tags": ["<"]}
-    source = "<b>{{ row.note }}</b>{{ row.tags }}{{ row.note ~ '<' }}{{ '<hr>' | safe }}"
-    text = Template(source, form="html").render({"row": row})
-    assert text == "<b>&lt;i&gt;&#34;&#39;&amp;</b>[&#34;&lt;&#34;]&lt;i&gt;&#34;&#39;&amp;&lt;<hr>"
-
-
-def test_value_stays_one_part_of_a_url() -> None:
-    """So it must not be empty."""
-    url = Template("x://{{ row.a }}/{{ row.b }}?c={{ row.a }}", place="url", form="url")
-    assert (
-        url.render({"row": {"a": "1/2?&#@ é", "b": 3}})
-        == "x://1%2F2%3F%26%23%40%20%C3%A9/3?c=1%2F2%3F%26%23%40%20%C3%A9"
-    )
-    for value in (None, ""):
-        with pytest.raises(TemplateError) as caught:
-            url.render({"row": {"a": "x", "b": value}})
-        assert caught.value.code is TemplateCode.EMPTY
 
 
 ARGUMENTS = {"batch": "(2)", "map": "('upper')", "replace": "('a', 'b')", "slice": "(2)"}
@@ -193,22 +146,6 @@ def test_filter_renders_booleans_as_words(name: str) -> None:
         text = Template(f"{{{{ row.x | {name}{ARGUMENTS.get(name, '')} }}}}").render({"row": {"x": value}})
         assert text
         assert str(value) not in text or name in ("title", "capitalize")
-
-
-@pytest.mark.parametrize("source", ["row.n > 3", "row.n * 2 == 4", "row.n is even", "1 in row.owner"])
-def test_condition_on_null_is_an_error(source: str) -> None:
-    """So that the caller can report it, and take the condition to hold."""
-    with pytest.raises(TemplateError):
-        Condition(source).holds({"row": ROW})
-
-
-def test_html_is_escaped_around_null_and_booleans() -> None:
-    """The result of a filter on NULL or a boolean is ordinary text."""
-    source = (
-        "{{ '<b>%s</b>' | format(row.owner) }}{{ '<' ~ row.owner }}{{ ('<i>%s|%s</i>' | safe) | format(none, '<') }}"
-    )
-    text = Template(source, form="html").render({"row": ROW})
-    assert text == "&lt;b&gt;&lt;/b&gt;&lt;<i>|&lt;</i>"
 
 
 # Names of columns, labels and annotations: every name works, also those of methods.
