@@ -28,22 +28,12 @@ class Link(TransportFactory):
         """Connects to nothing yet. `name`: shown by the server's tools."""
         server = self._server = config.server
         self._context = _context(config) if server.tls else None
-        self._reader: Frames | None = None
+        self.frames = Frames(asyncio.get_running_loop())
         self._writer: asyncio.StreamWriter | None = None
         login = {"host": server.host, "port": server.port, "login": server.user, "password": server.password}
         more = {"virtualhost": server.vhost, "ssl": server.tls, "heartbeat": round(config.heartbeat), "name": name}
         self.connection = aio_pika.Connection(make_url(**login, **more))  # type: ignore[arg-type]
         self.connection.kwargs["transport_factory"] = self
-
-    @property
-    def blocked(self) -> str:
-        """Why the server blocks publishing on this connection; empty if it does not."""
-        return self._reader.blocked if self._reader is not None else ""
-
-    @property
-    def closed(self) -> str:
-        """Why the server closed the connection; empty if it did not."""
-        return self._reader.closed if self._reader is not None else ""
 
     @property
     def version(self) -> str:
@@ -56,11 +46,10 @@ class Link(TransportFactory):
         """Called by the library."""
         del url, others
         server, loop = self._server, asyncio.get_running_loop()
-        reader = self._reader = Frames(loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(self.frames, loop=loop)
         transport, _ = await loop.create_connection(lambda: protocol, server.host, server.port, ssl=self._context)
-        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        return reader, self._writer
+        self._writer = asyncio.StreamWriter(transport, protocol, self.frames, loop)
+        return self.frames, self._writer
 
     async def close(self) -> None:
         """Close the connection; a server that does not answer delays this for a moment only."""
@@ -85,10 +74,10 @@ async def connect(stack: contextlib.AsyncExitStack, name: str, config: Config) -
     try:
         await link.connection.connect()
     except InvalidFrameError:
-        if not link.closed:
+        if not link.frames.closed:
             raise
         # The library expected another frame, and its text has no reason.
-        raise ConnectionClosed(link.closed) from None
+        raise ConnectionClosed(link.frames.closed) from None
     return link
 
 

@@ -19,7 +19,7 @@ from pamqp.encode import encode_table_value, field_table
 from tocsin.errors import DeadLetterError, SourceError, SourceReason
 from tocsin.sources.rabbitmq.connection import Link, connect, wire_of
 from tocsin.sources.rabbitmq.faults import FAULTS, UNWRITABLE, answering, translated
-from tocsin.sources.rabbitmq.messages import delivered, message_id, tag
+from tocsin.sources.rabbitmq.messages import message_id, tag
 from tocsin.sources.rabbitmq.settings import Config
 
 _OTHER_PROPERTIES = 4096
@@ -116,8 +116,8 @@ class DeadLetters:
             raise failed
         if not all(self.confirmed(number) for number in numbers):
             why = f"no answer within {self._config.connect_timeout:g} s"
-            if self._link is not None and self._link.blocked:
-                why = f"the server blocks publishing: {self._link.blocked}"
+            if self._link is not None and self._link.frames.blocked:
+                why = f"the server blocks publishing: {self._link.frames.blocked}"
             text = f"a dead letter cannot be published: {why}"
             raise SourceError(text, SourceReason.DISCONNECTED, server=self._config.display)
 
@@ -140,7 +140,7 @@ class DeadLetters:
         await wire.basic_publish(
             message.body,
             exchange=self._config.dead_letter_name,
-            routing_key=delivered(message).routing_key or "",
+            routing_key=message.routing_key or "",
             properties=properties,
             mandatory=True,
         )

@@ -19,7 +19,7 @@ from aiormq.exceptions import (
 )
 
 from tocsin.errors import SourceError, SourceReason
-from tocsin.faults import why_unreachable
+from tocsin.faults import must_end, why_unreachable
 from tocsin.redaction import redactor
 from tocsin.sources.rabbitmq.settings import Config
 
@@ -61,7 +61,7 @@ async def answering(config: Config, otherwise: SourceReason = SourceReason.DISCO
         raise SourceError(f"{config.display}: no answer within {config.connect_timeout:g} s", otherwise) from None
     except asyncio.CancelledError as error:
         # The library cancels calls on a lost connection; that is not meant for this task.
-        if (task := asyncio.current_task()) is None or task.cancelling():
+        if must_end(error):
             raise
         raise translated(error, config, otherwise) from None
     except FAULTS as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from aiormq.abc import DeliveredMessage
 
-from tocsin.sources.rabbitmq.messages import delivered, tag
+from tocsin.sources.rabbitmq.messages import tag
 from tocsin.sources.rabbitmq.settings import Config
 
 _LIMIT = 20
@@ -86,4 +86,4 @@ def _returns(message: DeliveredMessage) -> int:
     At a first delivery the header is from the queue in which the message was before.
     """
     count = (message.header.properties.headers or {}).get("x-delivery-count")
-    return max(0, count) if type(count) is int and delivered(message).redelivered else 0
+    return max(0, count) if type(count) is int and message.redelivered else 0

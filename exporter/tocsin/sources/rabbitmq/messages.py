@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiormq.abc import DeliveredMessage
-from pamqp.commands import Basic
 
 from tocsin.errors import RefusedReason
 from tocsin.model import Event
@@ -25,15 +24,9 @@ _LENGTHS = {b"\xa0": 1, b"\xa1": 1, b"\xb0": 4, b"\xb1": 4}
 """The constructors of binary (a0, b0) and text (a1, b1), and how many bytes of a length follow."""
 
 
-def delivered(message: DeliveredMessage) -> Basic.Deliver:
-    """Return the method frame of a delivery."""
-    assert isinstance(message.delivery, Basic.Deliver)
-    return message.delivery
-
-
 def tag(message: DeliveredMessage) -> int:
     """Return the delivery tag."""
-    return delivered(message).delivery_tag or 0
+    return message.delivery_tag or 0
 
 
 def message_id(message: DeliveredMessage) -> str:
@@ -92,7 +85,7 @@ def _named(message: DeliveredMessage, document: dict[str, Any], places: Sequence
 
 def _at(place: str, message: DeliveredMessage, document: dict[str, Any]) -> Any:
     if place == "routing_key":
-        return delivered(message).routing_key
+        return message.routing_key
     if place == "type":
         return message.header.properties.message_type
     value: Any = document
@@ -129,7 +122,7 @@ class Identities:
 
     def of(self, message: DeliveredMessage) -> str:
         """Return the identity of a message that was just delivered."""
-        if not delivered(message).redelivered:
+        if not message.redelivered:
             self._back.clear()
         if own := message_id(message):
             return own
@@ -145,6 +138,6 @@ class Identities:
 
 
 def _content(message: DeliveredMessage) -> bytes:
-    delivery, properties = delivered(message), message.header.properties
-    about = (delivery.exchange, delivery.routing_key, properties.message_type, properties.timestamp)
+    properties = message.header.properties
+    about = (message.exchange, message.routing_key, properties.message_type, properties.timestamp)
     return hashlib.blake2b(message.body, digest_size=16, key=hashlib.sha256(repr(about).encode()).digest()).digest()

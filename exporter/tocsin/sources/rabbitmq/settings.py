@@ -12,7 +12,7 @@ from tocsin.settings import Duration, Secret, invalid
 from tocsin.sources.settings import Positive, SourceSettings, Text
 
 _LONGEST_KEY = 128
-"""Characters in the name of an argument: AMQP 0-9-1, section 4.2.5.5. The library cuts off what is more."""
+"""Bytes in the name of an argument; the library cuts off what is more. AMQP 0-9-1, section 4.2.5.5, has characters."""
 _LARGEST_FLOAT = 3.4028234663852886e38
 """The library sends numbers with a fraction in single precision."""
 
@@ -144,8 +144,8 @@ class Config(SourceSettings):
         cls, arguments: dict[str, str | int | float | bool], settings: ValidationInfo
     ) -> dict[str, str | int | float | bool]:
         for name, value in arguments.items():
-            if len(name) > _LONGEST_KEY:
-                raise ValueError(f"the name {name[:20]!r}... is longer than {_LONGEST_KEY} characters")
+            if len(name.encode()) > _LONGEST_KEY:
+                raise ValueError(f"the name {name[:20]!r}... is longer than {_LONGEST_KEY} bytes")
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise ValueError(f"{name} is {value}, which does not fit in 64 bits")
             if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:

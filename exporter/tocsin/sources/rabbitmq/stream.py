@@ -239,14 +239,14 @@ class _Stream:
                 return None
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             reason, detail = "unmatched", f"no alert takes {', '.join(name[:100] for name in names[:_NAMED])}{more}"
-        delivery = messages.delivered(received.message)
+        message = received.message
         return Copy(
-            message=received.message,
+            message=message,
             headers={
                 "x-tocsin-source": self._source,
                 "x-tocsin-reason": reason,
                 "x-tocsin-detail": detail,
-                "x-tocsin-exchange": delivery.exchange or "",
-                "x-tocsin-routing-key": delivery.routing_key or "",
+                "x-tocsin-exchange": message.exchange or "",
+                "x-tocsin-routing-key": message.routing_key or "",
             },
         )
