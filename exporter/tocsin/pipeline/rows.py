@@ -42,8 +42,8 @@ _LARGE = 1_000
 """Rows from which a batch is applied in a thread, so that the event loop goes on."""
 _REMADE = (SourceReason.MISSING, SourceReason.DROPPED, SourceReason.PERMISSION)
 _REMADE_WITHIN = 60.0
-"""Seconds within which a dropped view is made anew and may be read: `dbt run` does that with every view. Until then it
-is looked for every second."""
+"""Seconds within which a dropped view is recreated and may be read: `dbt run` does that with every view. Until then it
+is checked every second."""
 _CONSTANT_EVERY = 30.0
 """Seconds between subscriptions to a view that cannot change by itself; it can still be replaced."""
 
