@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support import waiting
-from support.kafka import Kafka, breakable_kafka, breaks_kafka, committed, new_topic, produce, shared_kafka, stored
+from support.kafka import Kafka, breakable_kafka, breaks_kafka, new_topic, produce, shared_kafka, stored
 from support.tocsin import running
 from support.waiting import until_some
 
@@ -65,23 +65,6 @@ def notification_ids(broker: Kafka, out: str) -> dict[int, set[str]]:
 
 def _has_more_than(broker: Kafka, out: str, count: float) -> bool:
     return len(notification_ids(broker, out)) > count
-
-
-async def test_each_record_keeps_one_id_after_kills(tmp_path: Path) -> None:
-    broker = shared_kafka()
-    orders, out = new_topic(broker, "orders", partitions=3), new_topic(broker, "out")
-    config = configured(tmp_path, broker, orders, out)
-    write_orders(broker, orders, 0, EVENTS)
-    for part in (0.1, 0.4):
-        async with running(tmp_path, config) as tocsin:
-            await until(functools.partial(_has_more_than, broker, out, EVENTS * part))
-            await tocsin.kill()
-    write_orders(broker, orders, EVENTS, 100)
-    async with running(tmp_path, config) as tocsin:
-        await until(lambda: notification_ids(broker, out).keys() == {*range(EVENTS + 100)}, within=60)
-        await until(lambda: sum(committed(broker, orders, orders, 3)) == EVENTS + 100)
-        assert await tocsin.stop() == 0
-    assert all(len(ids) == 1 for ids in notification_ids(broker, out).values())
 
 
 @breaks_kafka
