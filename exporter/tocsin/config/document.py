@@ -97,6 +97,8 @@ def _hint(error: yaml.MarkedYAMLError, mark: yaml.Mark, text: str) -> str:
     above = next((one for one in reversed(lines[: mark.line]) if one.strip()), "")
     if "${" in line:
         return "; within { } and [ ] put ${NAME} in quotes"
+    if "{{" in before:
+        return "; put text that has {{ }} in quotes"
     if found == "\t":
         return "; indent with spaces, not tabs"
     if isinstance(error, yaml.scanner.ScannerError) and _NO_SPACE.match(above):
@@ -177,7 +179,8 @@ class _Reader:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                self.report("complex_key", path, line)
+                template = isinstance(key_node, yaml.MappingNode) and key_node.flow_style
+                self.report("unquoted_template" if template else "complex_key", path, line)
                 continue
             key = self._text(key_node, path)
             if key == "<<" and key_node.style is None:

@@ -27,6 +27,7 @@ TEXTS: Mapping[str, str] = {
     "recursive_alias": "an alias that contains itself",
     "unsupported_tag": "the tag {name!r} is not supported",
     "complex_key": "a key must be plain text",
+    "unquoted_template": "put text that has {{{{ }}}} in quotes",
     "bad_merge": "<< takes a mapping, or a list of mappings",
     "duplicate_key": "set twice; first in {first}",
     "bad_reference": "${{ begins a variable, as in ${{NAME}} or ${{NAME:-default}}; write $${{ for a plain ${{",

@@ -181,6 +181,8 @@ def _program(source: str, known: frozenset[str], form: Form, whole: bool) -> jin
     except jinja2.TemplateSyntaxError as error:
         # In a condition the braces are ours: its author does not know of a "print statement".
         detail = (error.message or "").replace("end of print statement", "the end")
+        if detail.startswith("unexpected char '$'"):
+            detail += "; Prometheus's $labels.x and $value are labels.x and value here"
         raise TemplateError(TemplateCode.SYNTAX, line=error.lineno, detail=detail) from None
     except (RecursionError, MemoryError, SyntaxError):  # Python's own limits of nesting
         raise TemplateError(TemplateCode.TOO_DEEP) from None
