@@ -19,31 +19,21 @@ from tocsin.config.environment import OPTIONAL, REQUIRED, from_environment, is_c
 from tocsin.errors import ConfigError
 from tocsin.sources.settings import Connection, MaterializeConfig, PostgresConfig
 
+CASES = yaml.safe_load((Path(__file__).parent / "golden" / "effective.yaml").read_text(encoding="utf-8"))
+
 
 def parameters(settings: Connection) -> dict[str, Any]:
     return conninfo_to_dict(settings.conninfo())
 
 
-def test_every_part_reaches_libpq() -> None:
-    settings = MaterializeConfig.model_validate(
-        {"host": "h", "user": "u", "password": "p", "sslmode": "verify-full", "sslrootcert": "system", "cluster": "c"}
-    )
-    assert parameters(settings) == {
-        "host": "h",
-        "port": "6875",
-        "user": "u",
-        "password": "p",
-        "dbname": "materialize",
-        "sslmode": "verify-full",
-        "sslrootcert": "system",
-        "options": "--cluster=c",
-        "application_name": "tocsin",
-        "client_encoding": "UTF8",
-        "connect_timeout": "10",
-        "keepalives_idle": "15",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-    }
+@pytest.mark.parametrize("case", CASES["connections"], ids=lambda case: case["what"])
+def test_settings_reach_libpq(case: dict[str, Any]) -> None:
+    kind = MaterializeConfig if "materialize" in case else PostgresConfig
+    settings = kind.model_validate(case.get("materialize") or case["postgres"])
+    found = parameters(settings)
+    assert {name: found.get(name) for name in case.get("parameters", {})} == case.get("parameters", {})
+    assert settings.display == case.get("display", settings.display)
+    assert ":p@" not in f"{settings} {settings!r}"
 
 
 _hostile = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
@@ -56,43 +46,13 @@ def test_values_cannot_break_out_of_their_place(password: str, user: str, host: 
     assert (found["password"], found["user"], found["host"], found["dbname"]) == (password, user, host, database)
 
 
-def test_startup_packet_has_no_settings_of_postgres() -> None:
-    """A pooler refuses them there."""
+def test_settings_of_postgres_are_set_by_a_statement() -> None:
     settings = PostgresConfig.model_validate(
         {"host": "h", "user": "u", "statement_timeout": "1500ms", "options": {"search_path": "a, b"}}
     )
-    assert "options" not in parameters(settings)
     [statement] = settings.configured()
     assert "set_config('statement_timeout', '1500ms', false)" in statement.as_string(None)
     assert "set_config('search_path', 'a, b', false)" in statement.as_string(None)
-
-
-def test_dsn_is_completed_with_defaults_and_overridden() -> None:
-    """By the other settings; the encoding is always UTF-8, and time limits are rounded up for libpq."""
-    dsn = "postgresql://u:p@h/d?sslmode=disable&connect_timeout=3&options=-c%20a%3Db&client_encoding=LATIN1"
-    settings = MaterializeConfig.model_validate({"dsn": dsn, "cluster": "c", "keepalives_idle": "1ms"})
-    found = parameters(settings)
-    assert (found["port"], found["dbname"], found["sslmode"], found["connect_timeout"]) == ("6875", "d", "disable", "3")
-    assert (found["options"], found["client_encoding"]) == ("-c a=b --cluster=c", "UTF8")
-    assert (found["keepalives_count"], found["keepalives_idle"], found["keepalives_interval"]) == ("3", "1", "1")
-    own = {"sslmode": "require", "password": "q", "connect_timeout": "100ms"}
-    found = parameters(PostgresConfig.model_validate({"dsn": "host=h user=u sslmode=disable", **own}))
-    assert (found["sslmode"], found["password"], found["connect_timeout"]) == ("require", "q", "2")
-
-
-@pytest.mark.parametrize(
-    ("data", "display"),
-    [
-        ({"host": "h", "user": "u", "password": "p"}, "u@h:5432/postgres"),
-        ({"host": "::1", "user": "u", "port": 1}, "u@[::1]:1/postgres"),
-        ({"dsn": "postgresql://u:p@[::1]:7/d"}, "u@[::1]:7/d"),
-        ({"dsn": "host=/run/pg password=p"}, "/run/pg:5432/postgres"),
-    ],
-)
-def test_server_name_has_no_secrets(data: dict[str, Any], display: str) -> None:
-    settings = PostgresConfig.model_validate(data)
-    assert settings.display == display
-    assert ":p@" not in f"{settings} {settings!r}"
 
 
 def test_invalid_dsn_is_not_repeated() -> None:
@@ -106,7 +66,6 @@ def test_invalid_dsn_is_not_repeated() -> None:
 
 
 PAGE = ROOT / "docs" / "from-the-environment.md"
-CASES = yaml.safe_load((Path(__file__).parent / "golden" / "effective.yaml").read_text(encoding="utf-8"))
 NEEDED = {
     "NOVU_API_KEY": "hunter2-key",
     "NOVU_WORKFLOW_NAME": "expensive",

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric
@@ -15,11 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tocsin.exposition import Gauges, GaugeSpec, lines
 from tocsin.exposition.lines import header, sample_value
 from tocsin.firing import FiringSet, Rule
-from tocsin.model import Batch, Column, OnDuplicate, Row
+from tocsin.model import Batch, Column, Row
 
 Labels = tuple[tuple[str, str], ...]
 
 SPEC = GaugeSpec(alert="late", metric="late_orders", labels=(("customer", 0), ("city", 1)), value=2)
+
+
+PAGES = yaml.safe_load((Path(__file__).parent / "golden" / "pages.yaml").read_text(encoding="utf-8"))
 
 
 def parse_openmetrics(text: str) -> list[Metric]:
@@ -47,39 +52,13 @@ def put(gauges: Gauges, changes: Mapping[Any, Row | None], now: float = 0.0, *, 
     gauges.install(gauges.render(changes, replace=replace), now)
 
 
-def test_null_labels_are_omitted_and_values_nan() -> None:
-    gauges = Gauges(SPEC)
-    put(gauges, {"1": (None, "", None)})
-    assert plain(gauges) == b"late_orders NaN\n"
-
-
-def test_rows_without_value_column_count_one() -> None:
-    gauges = Gauges(replace(SPEC, value=None, labels=(("city", 1),)))
-    put(gauges, {"1": ("Acme", "Berlin", "7"), "2": ("Globex", "Berlin", "8"), "3": ("Initech", "Lagos", None)})
-    assert served(gauges) == {(("city", "Berlin"),): 2.0, (("city", "Lagos"),): 1.0}
-
-
-def test_static_labels_are_on_every_series() -> None:
-    gauges = Gauges(replace(SPEC, static_labels=(("severity", 'page"d'),)))
-    put(gauges, {"1": ("Acme", None, "1")})
-    assert served(gauges) == {(("customer", "Acme"), ("severity", 'page"d')): 1.0}
-
-
-@pytest.mark.parametrize(
-    ("rule", "values", "merged"),
-    [
-        ("max", ("NaN", "1"), 1.0),
-        ("min", ("1", "NaN"), 1.0),
-        ("max", ("NaN", None), math.nan),
-        ("sum", ("Infinity", "-Infinity"), math.nan),
-        ("sum", ("1e308", "1e308"), math.inf),
-        ("sum", ("0.1", "0.2"), math.fsum((0.1, 0.2))),
-    ],
-)
-def test_merging_handles_nan_and_infinity(rule: OnDuplicate, values: tuple[str | None, ...], merged: float) -> None:
-    gauges = Gauges(replace(SPEC, on_duplicate=rule))
-    put(gauges, {str(place): ("Acme", None, text) for place, text in enumerate(values)})
-    assert served(gauges) == {(("customer", "Acme"),): pytest.approx(merged, nan_ok=True, rel=0, abs=0)}
+@pytest.mark.parametrize("case", PAGES, ids=lambda case: case["what"])
+def test_rows_become_a_page(case: dict[str, Any]) -> None:
+    own: dict[str, Any] = {**case.get("gauge", {})}
+    own |= {name: tuple(own[name].items()) for name in ("labels", "static_labels") if name in own}
+    gauges = Gauges(replace(SPEC, **own))
+    put(gauges, {place: tuple(row) for place, row in enumerate(case["rows"])})
+    assert plain(gauges).decode() == case["page"]
 
 
 def test_dropped_series_and_merged_rows_are_counted() -> None:

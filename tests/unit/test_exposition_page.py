@@ -123,6 +123,9 @@ async def test_lingering_series_ends_at_a_scrape() -> None:
     gauges.install(gauges.render({"1": None}), 0.0)
     assert 'late_orders{customer="Acme"} 0\n' in await text_of(page, now=9.0)
     assert "late_orders{" not in await text_of(page, now=10.0)
+    for value, now in (("3", 20.0), (None, 21.0), ("4", 25.0)):  # it returns while it lingers
+        gauges.install(gauges.render({"1": ("Acme", value) if value else None}), now)
+    assert 'late_orders{customer="Acme"} 4\n' in await text_of(page, now=40.0)
     page.remove("late")
     assert "late_orders" not in await text_of(page)
 
