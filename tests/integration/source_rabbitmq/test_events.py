@@ -1,5 +1,7 @@
 """RabbitMQ as a source of events, against a real broker: messages as events."""
 
+import asyncio
+import struct
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +10,8 @@ from pamqp import encode
 from pamqp.commands import Basic
 
 from support.event_reading import reading
-from support.rabbitmq import USER, Peer, RabbitMQ
+from support.rabbitmq import PASSWORD, USER, Peer, RabbitMQ, peer, shared_rabbitmq
+from support.rabbitmq_packages import VERSION
 from support.rabbitmq_reading import ENVELOPE, rows, source
 
 
@@ -128,3 +131,77 @@ async def test_dead_letter_keeps_properties_that_can_be_written(
         [dead] = await other.taken(f"{queue}.dead", 1)
     assert (dead.headers["latin"], dead.headers["list"]) == (r"b'\xff'", [1])
     assert (dead.priority, dead.type, dead.expiration, dead.user_id) == (9, "t", None, None)
+
+
+# AMQP 1.0, as in its specification: parts 1.6, 2.7, 3.2 and 5.3.
+
+NULL, ZERO, TRUE, FALSE = b"\x40", b"\x43", b"\x41", b"\x42"
+
+
+def sized(short: bytes, value: bytes) -> bytes:
+    """A text, symbol or binary value; `short` is its constructor for at most 255 bytes."""
+    if len(value) < 256:
+        return short + bytes([len(value)]) + value
+    return bytes([short[0] + 16]) + len(value).to_bytes(4, "big") + value
+
+
+def text(value: str) -> bytes:
+    return sized(b"\xa1", value.encode())
+
+
+def binary(value: bytes) -> bytes:
+    return sized(b"\xa0", value)
+
+
+def uint(value: int) -> bytes:
+    return b"\x70" + value.to_bytes(4, "big")
+
+
+def section(code: int, *fields: bytes) -> bytes:
+    body = b"".join(fields)
+    return b"\x00\x53" + bytes([code]) + b"\xd0" + struct.pack(">II", len(body) + 4, len(fields)) + body
+
+
+def framed(payload: bytes, kind: int = 0) -> bytes:
+    return struct.pack(">IBBH", len(payload) + 8, 2, kind, 0) + payload
+
+
+def sent_by_amqp_1(queue: str, *messages: bytes) -> bytes:
+    """All that a client sends: login, connection, session, link to the queue, and messages without acknowledgement."""
+    login = f"\0{USER}\0{PASSWORD}".encode()
+    link = (text("link"), ZERO, FALSE, b"\x50\x01", b"\x50\x00")
+    begin = (
+        section(0x10, text("test"), text("vhost:/")),
+        section(0x11, NULL, ZERO, uint(100), uint(100)),
+        section(0x12, *link, section(0x28), section(0x29, text(f"/queues/{queue}")), NULL, NULL, ZERO),
+    )
+    transfers = [
+        section(0x14, ZERO, uint(number), binary(b"%d" % number), ZERO, TRUE) + message
+        for number, message in enumerate(messages)
+    ]
+    sasl = b"AMQP\x03\x01\x00\x00" + framed(section(0x41, sized(b"\xa3", b"PLAIN"), binary(login)), 1)
+    return b"".join((sasl, b"AMQP\x00\x01\x00\x00", *map(framed, (*begin, *transfers))))
+
+
+async def test_messages_of_amqp_1_clients_are_read(queue: str) -> None:
+    """RabbitMQ 4 speaks AMQP 1.0 without a plugin."""
+    broker = shared_rabbitmq(VERSION)
+    order = '{"alert": "order"}'
+    async with reading(source(broker, queue)) as found, peer(broker) as other:
+        _, writer = await asyncio.open_connection("127.0.0.1", broker.port)
+        identity = section(0x73, binary(b"\xff\x01"))
+        data, map_ = b"\x00\x53\x75", section(0x77, text("alert"), text("order")).replace(b"\xd0", b"\xd1", 1)
+        value = b"\x00\x53\x77"
+        messages = [
+            data + binary(order.encode()),
+            value + text(order + " " * 300),
+            value + binary(order.encode()),
+            map_,
+        ]
+        writer.write(sent_by_amqp_1(queue, *(identity + message for message in messages)))
+        assert [event.name for event in await found.until(3)] == ["order"] * 3
+        [dead] = await other.taken(f"{queue}.dead", 1)
+        writer.close()
+    assert dead.headers["x-tocsin-detail"] == "it is a map, list or number of AMQP 1.0; send text or data"
+    assert len({event.id for event in found.events}) == 1
+    assert dead.message_id == found.events[0].id.partition("/")[0]
