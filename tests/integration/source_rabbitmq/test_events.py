@@ -119,17 +119,20 @@ async def test_dead_letter_keeps_properties_that_can_be_written(
     write = encode.encode_table_value
     async with reading(source(broker, queue)):
         wire = await other.channel.get_underlay_channel()
-        headers: dict[str, Any] = {"latin": "\xff", "list": [1]}
+        headers: dict[str, Any] = {"latin": "\xff", "list": [1], "half": 0.5, "tenth": 0.1}
         with monkeypatch.context() as patched:
-            # A text that is not UTF-8, as other libraries send it.
-            latin = b"S\x00\x00\x00\x01\xff"
-            patched.setattr(encode, "encode_table_value", lambda value: latin if value == "\xff" else write(value))
+            # As other libraries send them: a text that is not UTF-8, and a number with double precision.
+            theirs = {"\xff": b"S\x00\x00\x00\x01\xff", 0.1: b"d" + struct.pack(">d", 0.1)}
+            patched.setattr(
+                encode, "encode_table_value", lambda value: theirs[value] if value in ("\xff", 0.1) else write(value)
+            )
             properties = Basic.Properties(
                 priority=9, headers=headers, expiration="60000", user_id=USER, message_type="t"
             )
             await wire.basic_publish(b"not JSON", routing_key=queue, properties=properties)
         [dead] = await other.taken(f"{queue}.dead", 1)
     assert (dead.headers["latin"], dead.headers["list"]) == (r"b'\xff'", [1])
+    assert (dead.headers["half"], dead.headers["tenth"]) == (0.5, "0.1")
     assert (dead.priority, dead.type, dead.expiration, dead.user_id) == (9, "t", None, None)
 
 

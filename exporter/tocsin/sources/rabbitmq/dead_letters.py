@@ -7,13 +7,14 @@ included. So dead letters do not share the connection of the consumer.
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import aio_pika
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel as Wire
-from pamqp.commands import Basic
+from pamqp.decode import embedded_value
 from pamqp.encode import encode_table_value, field_table
 
 from tocsin.errors import DeadLetterError, SourceError, SourceReason
@@ -55,9 +56,9 @@ class DeadLetters:
         try:
             while turn := self._turn(copies):
                 wire = await self._opened()
-                for number, copy in turn.items():
+                for number, one in turn.items():
                     if number not in self._sent:
-                        self._sent[number] = asyncio.create_task(self._send(wire, copy))
+                        self._sent[number] = asyncio.create_task(self._send(wire, one))
                 await asyncio.wait([self._sent[number] for number in turn], timeout=self._config.connect_timeout)
                 self._check(turn)
         except SourceError as error:
@@ -69,11 +70,11 @@ class DeadLetters:
         The library finds the message that the server returned by its `message_id`, so that of two under way with the
         same one it would confirm the wrong one.
         """
-        left = {tag(copy.message): copy for copy in copies if not self.confirmed(tag(copy.message))}
-        first: dict[str | int, int] = {}
-        for number, copy in left.items():
-            first.setdefault(message_id(copy.message) or number, number)
-        return {number: left[number] for number in first.values()}
+        first: dict[str | int, Copy] = {}
+        for one in copies:
+            if not self.confirmed(tag(one.message)):
+                first.setdefault(message_id(one.message) or tag(one.message), one)
+        return {tag(one.message): one for one in first.values()}
 
     def confirmed(self, number: int) -> bool:
         """Whether the server has confirmed the copy of the message with this delivery tag."""
@@ -121,22 +122,14 @@ class DeadLetters:
             text = f"a dead letter cannot be published: {why}"
             raise SourceError(text, SourceReason.DISCONNECTED, server=self._config.display)
 
-    async def _send(self, wire: Wire, copy: Copy) -> None:
-        message, old = copy.message, copy.message.header.properties
-        properties = Basic.Properties(
-            headers=_headers(copy, wire.connection.connection_tune.frame_max),
-            content_type=old.content_type,
-            content_encoding=old.content_encoding,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            priority=old.priority,
-            correlation_id=old.correlation_id,
-            reply_to=old.reply_to,
-            message_id=message_id(message) or None,  # the library would generate one
-            timestamp=old.timestamp,
-            message_type=old.message_type,
-            app_id=old.app_id,
-            # No `expiration`, since dead letters stay; no `user_id`, which must be that of the connection.
-        )
+    async def _send(self, wire: Wire, one: Copy) -> None:
+        message = one.message
+        properties = copy(message.header.properties)
+        properties.headers = _headers(one, wire.connection.connection_tune.frame_max)
+        properties.delivery_mode = aio_pika.DeliveryMode.PERSISTENT
+        properties.message_id = message_id(message) or None  # also one that was in a header
+        properties.expiration = None  # dead letters stay
+        properties.user_id = None  # must be that of the connection
         await wire.basic_publish(
             message.body,
             exchange=self._config.dead_letter_name,
@@ -146,19 +139,20 @@ class DeadLetters:
         )
 
 
-def _headers(copy: Copy, most: int) -> dict[str, Any]:
+def _headers(one: Copy, most: int) -> dict[str, Any]:
     """Return the headers of message and copy, or only the latter if they do not fit into one frame. `most`: bytes of a
     frame; 0: no limit."""
-    theirs = copy.message.header.properties.headers or {}
-    headers = {**{name: _writable(value) for name, value in theirs.items()}, **copy.headers}
+    theirs = one.message.header.properties.headers or {}
+    headers = {**{name: _writable(value) for name, value in theirs.items()}, **one.headers}
     fit = not most or len(field_table(headers)) + _OTHER_PROPERTIES <= most
-    return headers if fit else {**copy.headers}
+    return headers if fit else {**one.headers}
 
 
 def _writable(value: Any) -> Any:
-    """Return a value, or its text where the library cannot write it: it reads more types than it writes."""
+    """Return a value, or its text where the library writes another value or none: it reads more types than it
+    writes."""
     try:
-        encode_table_value(value)
+        _, written = embedded_value(encode_table_value(value))
     except UNWRITABLE:
         return repr(value)
-    return value
+    return value if written == value else repr(value)
