@@ -32,7 +32,7 @@ async def run(*command: str | Path) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    async with asyncio.timeout(SOON):
+    async with asyncio.timeout(3 * SOON):
         output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()
