@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tocsin_producer.errors import EventRefusedError, PlanError
+from tocsin_producer.errors import EventRefusedError
 from tocsin_producer.events import ITEMS, WINNING_BIDS, Event, Kind, Schedule
 from tocsin_producer.metrics import Metrics
 from tocsin_producer.plan import Flaw, Plan
@@ -124,19 +124,6 @@ def test_faulty_events_differ_only_in_time() -> None:
             assert decoded(event) == expected
             if event.kind is Kind.DUPLICATE:
                 assert event.value == regular.value
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"rate": -1.0}, {"rate": float("nan")}, {"malformed": 1.5}, {"spike_size": 0}, {"customers": 0}),
-        *({"organizations": ()}, {"organizations": ("A", "")}, {"flaws": ()}, {"limit": -1}),
-    ],
-)
-def test_plan_out_of_range_names_its_option(options: dict[str, Any]) -> None:
-    with pytest.raises(PlanError) as refused:
-        Plan(**options)
-    assert [refused.value.option] == [*options]
 
 
 # The pace, the end and the counters of a run.
