@@ -1,6 +1,10 @@
 """The parts that configuration models are made of: strictness, durations, secrets, errors."""
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, LiteralString, Self
 
@@ -31,10 +35,34 @@ def invalid(code: LiteralString, text: LiteralString, *at: str | int, **fields: 
     return PydanticCustomError(code, text, {**fields, "at": at})
 
 
+_read: ContextVar[dict[str, str]] = ContextVar("_read")
+
+
+@contextmanager
+def noting_secret_files() -> Iterator[Mapping[str, str]]:
+    """Note which files `secret_file` reads within the block: path -> a hash of the content."""
+    token = _read.set({})
+    try:
+        yield _read.get()
+    finally:
+        _read.reset(token)
+
+
+def secret_hashes(paths: Iterable[str]) -> dict[str, str]:
+    """The hashes of these files now, without those that cannot be read."""
+    with noting_secret_files() as found:
+        for path in paths:
+            with suppress(PydanticCustomError):
+                secret_file(path)
+    return dict(found)
+
+
 def secret_file(path: Any, *at: str) -> str:
     """Read a secret from a file, without one trailing newline. Raises the error of a validator at `at`."""
     try:
-        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+        text = Path(path).read_text(encoding="utf-8").removesuffix("\n")
+        _read.get({})[str(path)] = sha256(text.encode()).hexdigest()
+        return text
     except (OSError, UnicodeDecodeError, TypeError) as error:
         why = error.strerror or "" if isinstance(error, OSError) else "it is not UTF-8 text"
         raise invalid("unreadable_file", "cannot read {name}: {why}", *at, name=str(path), why=why) from None

@@ -328,7 +328,7 @@ async def test_pending_of_channel_turned_output_is_dead(harness: Harness) -> Non
 
 
 async def test_pending_notifications_use_renewed_token(harness: Harness) -> None:
-    """The token had expired; its successor was written into the file."""
+    """The token had expired; its successor was written into the file. No reload is asked for."""
     old, new = "expired-token-0001", "renewed-token-0002"
 
     def renewed(request: Received) -> bool:
@@ -349,7 +349,6 @@ async def test_pending_notifications_use_renewed_token(harness: Harness) -> None
         await tocsin.until_metric("tocsin_channel_pending", 2, channel="hook")
 
         file.write_text(f"{new}\n")
-        tocsin.signal(signal.SIGHUP)
         await until(lambda: sum(map(renewed, harness.receiver.requests)) >= 2, "both are sent with the new token")
         await tocsin.until_metric("tocsin_channel_pending", 0, channel="hook")
         await tocsin.until_metric("tocsin_channel_up", 1, channel="hook")
@@ -361,3 +360,15 @@ async def test_pending_notifications_use_renewed_token(harness: Harness) -> None
         assert accepted[0].headers["idempotency-key"] == first, "it is the one that was refused"
         assert not tocsin.logged(old)
         assert not tocsin.logged(new)
+
+
+async def test_source_uses_renewed_password(harness: Harness) -> None:
+    file = harness.directory / "password"
+    file.write_text("expired-password-0001\n")
+    harness.source["password_file"] = str(file)
+    harness.double.passwords["materialize"] = "renewed-password-0002"
+    async with harness.run() as tocsin:
+        await tocsin.until_not_ready("invalid password")
+        file.write_text("renewed-password-0002\n")
+        await tocsin.until_ready()
+        assert not tocsin.logged("renewed-password-0002")

@@ -17,12 +17,17 @@ from tocsin.config import Config
 from tocsin.errors import ConfigError, LedgerError, TocsinError
 from tocsin.exposition import Metrics
 from tocsin.faults import unexpected
+from tocsin.settings import secret_hashes
 from tocsin.web.application import build as build_web
 
 log = structlog.get_logger(__name__)
 
 _COLLECT = (10_000, 20, 20)
 """Thresholds of Python's garbage collector: higher than its own, since each collection blocks the event loop."""
+
+
+_RENEW_EVERY = 1.0
+"""Seconds between two checks whether a secret was renewed, while something does not work."""
 
 
 class ListenError(TocsinError):
@@ -58,6 +63,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             address = await _listen(runner, config)
             maintenance = tasks.create_task(runtime.run_maintenance(), name="maintenance")
             await reloading.begin()
+            renewing = tasks.create_task(reloading.renew(), name="renewed secrets")
             # The objects of the start stay. Each collection of them would block the event loop for 50 ms.
             gc.freeze()
             log.info("running", listen=address, alerts=len(config.alerts), channels=len(config.channels))
@@ -65,6 +71,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             log.info("stopping")
             async with reloading.over():
                 maintenance.cancel()
+                renewing.cancel()
                 await runtime.stop()
     except BaseExceptionGroup as group:
         raise _first(group) from None
@@ -87,6 +94,20 @@ class _Reloading:
         async with self._lock:
             await self._runtime.apply(self._first)
             self._metrics.reloaded(successful=True, at=time.time())
+
+    async def renew(self) -> None:
+        """Reload once a file with a secret has changed while something does not work, until cancelled."""
+        tried: dict[str, str] = {}
+        while True:
+            await asyncio.sleep(_RENEW_EVERY)
+            config = self._runtime.config
+            if config is None or not config.secret_files or not self._runtime.refused:
+                continue
+            now = await asyncio.to_thread(secret_hashes, config.secret_files)
+            if now != tried and any(config.secret_files[path] != content for path, content in now.items()):
+                tried = now
+                log.info("a file with a secret has changed; reloading")
+                await self()
 
     def over(self) -> asyncio.Lock:
         """Return the lock to hold during shutdown: a running reload ends first, so that its tasks are stopped."""

@@ -14,7 +14,7 @@ from tocsin.app.inputs import Inputs
 from tocsin.app.outputs import Outputs, channel_state
 from tocsin.config import Config
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.exposition import AlertStatus, ChannelState, Metrics, Page
+from tocsin.exposition import AlertStatus, ChannelState, Metrics, Page, State
 from tocsin.faults import unexpected
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.ledger.sqlite import open_ledger
@@ -58,6 +58,12 @@ class Runtime:
         if self.config is None:
             return {}
         return {name: left for name, left in sorted(self.outputs.backlog.items()) if name not in self.config.channels}
+
+    @property
+    def refused(self) -> bool:
+        """Whether something does not work, for which credentials may be the reason."""
+        channels = self.outputs.running.values()
+        return not all(one.delivers for one in channels) or any(one.state is not State.UP for one in self.alerts)
 
     async def apply(self, config: Config) -> None:
         """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""

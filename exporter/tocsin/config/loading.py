@@ -22,7 +22,7 @@ from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, N
 from tocsin.config.semantics import NAME, check_alert, check_metrics, check_references
 from tocsin.config.validation import Model, keys, validate
 from tocsin.errors import ConfigError, Problem
-from tocsin.settings import Settings
+from tocsin.settings import Settings, noting_secret_files
 from tocsin.sources.base import Subject
 from tocsin.sources.settings import SourceSettings
 
@@ -45,6 +45,12 @@ def load(path: FilePath | str, environ: Mapping[str, str]) -> Config:
 
 def load_text(text: str, file: str, environ: Mapping[str, str], directory: FilePath | None = None) -> Config:
     """Load the configuration in a text. `file`: its name in problems; `directory`: where `alert_files` are."""
+    with noting_secret_files() as secret_files:
+        config = _loaded(text, file, environ, directory)
+    return replace(config, secret_files=dict(secret_files))
+
+
+def _loaded(text: str, file: str, environ: Mapping[str, str], directory: FilePath | None) -> Config:
     document = parse(text, file, environ)
     if document.data is None and not document.problems:
         document.report("empty_file")

@@ -51,6 +51,8 @@ class Config:
     """Problems that do not prevent its use."""
     dry_run: bool = False
     """Whether to send and keep nothing."""
+    secret_files: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """The files that secrets were read from, each with a hash of its content."""
     places: Places = field(default_factory=Places, repr=False, compare=False)
     """Where its values are in the files, for problems that are found later."""
 
