@@ -1,4 +1,4 @@
-"""Every kind of mistake in `tocsin.yaml`, its place and its text: `golden/problems.txt` has them all."""
+"""Mistakes in `tocsin.yaml`, their places and texts (`golden/problems.txt`), and in settings (`mistakes.yaml`)."""
 
 import asyncio
 import os
@@ -8,19 +8,23 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from support.config import FakeSource, load_text
+from support.sending import codes
 from tocsin.config import load
 from tocsin.config.check import check, check_online
 from tocsin.config.problems import TEXTS, problem
 from tocsin.envelope import CONDITION_VARIABLES, View, condition_variables
 from tocsin.errors import ConfigError, Problem, SourceError, SourceReason
 from tocsin.model import Column, Kind, Row, Transition
+from tocsin.registry import channel_models, source_model
 from tocsin.templates import Condition, TemplateError
 
 GOLDEN = Path(__file__).parent / "golden" / "problems.txt"
@@ -276,3 +280,34 @@ def _result(when: str, row: Row) -> bool | str:
         return Condition(when, known=CONDITION_VARIABLES).holds(condition_variables(what, row, _VIEW))
     except TemplateError as error:
         return error.code
+
+
+# Settings of channels and sources.
+
+
+MISTAKES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("mistakes.yaml").read_text("utf-8"))
+
+
+def mistakes(family: str) -> list[Any]:
+    """The kind, what is expected, and the valid and the other settings of each."""
+    of_kinds = MISTAKES[family].items()
+    return [(kind, expected, of["valid"], settings) for kind, of in of_kinds for expected, settings in of["mistakes"]]
+
+
+def refusal(model: type[BaseModel], valid: dict[str, Any], settings: dict[str, Any]) -> ValidationError:
+    """The error of a model that accepts the valid settings; it shows no secret."""
+    model.model_validate(valid)
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate({name: value for name, value in {**valid, **settings}.items() if value is not None})
+    assert "S3CR3T" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(("kind", "code", "valid", "settings"), mistakes("channels"))
+def test_mistake_in_channel_has_its_code(kind: str, code: str, valid: dict[str, Any], settings: dict[str, Any]) -> None:
+    assert code in codes(refusal(channel_models(kind)[0], {"type": kind, **valid}, settings))
+
+
+@pytest.mark.parametrize(("kind", "words", "valid", "settings"), mistakes("sources"))
+def test_mistake_in_source_is_explained(kind: str, words: str, valid: dict[str, Any], settings: dict[str, Any]) -> None:
+    assert words in str(refusal(source_model(kind), valid, settings))
