@@ -92,6 +92,8 @@ class Server(Settings):
     output: ClassVar[Mapping[str, str]] = {}
     """Session settings that this kind of server needs unless they are configured. A server that does not know one is
     used without it."""
+    set_in_transactions: ClassVar[bool] = False
+    """Whether each transaction makes the settings itself: then a pooler may run each in another session."""
 
     dsn: Secret | None = None
     """A whole connection string (`postgresql://user:password@host:6875/database` or `host=... user=...`) instead of
@@ -119,10 +121,9 @@ class Server(Settings):
     sslkey: Text | None = None
     """File with the client's key."""
     options: dict[str, Text] = Field(default_factory=dict)
-    """Further session settings by name, set at the login. Sources read values with `TimeZone: UTC`, `DateStyle: ISO`,
-    `IntervalStyle: postgres`, `bytea_output: hex`, `extra_float_digits: 1`, `xmlbinary: base64` and
-    `quote_all_identifiers: off`, whatever the defaults of the role, the database or the server are. Set
-    other values here."""
+    """Further session settings by name. Sources read values with `TimeZone: UTC`, `DateStyle: ISO`, `IntervalStyle:
+    postgres`, `bytea_output: hex`, `extra_float_digits: 1`, `xmlbinary: base64` and `quote_all_identifiers: off`,
+    whatever the defaults of the role, the database or the server are. Set other values here."""
     connect_timeout: Positive = 10.0
     """How long one attempt to connect, or a short query, may take."""
     keepalives_idle: Positive = 15.0
@@ -255,8 +256,7 @@ async def connected(server: Server) -> PgConnection:
     try:
         connection = await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True, prepare_threshold=None)
     except BaseException as error:
-        # psycopg closes a half-open connection only when its frames are freed; an error or a cancelled task that is
-        # still referenced would keep the socket open.
+        # psycopg closes a half-open connection only when its frames are freed, which a kept error prevents.
         traceback.clear_frames(error.__traceback__)
         raise
     try:
@@ -274,6 +274,8 @@ async def _set_up(connection: PgConnection, server: Server) -> None:
     zone = reported("TimeZone")
     if "TimeZone" in output and zone not in (None, *_UTC):
         _inform_of_zone(server.display, zone)
+    if server.set_in_transactions:
+        return
     try:
         for statement in server.configured():
             await connection.execute(statement)

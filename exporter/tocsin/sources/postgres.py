@@ -20,10 +20,11 @@ from tocsin.sources.base import Stream, Subject
 from tocsin.sources.query import operators_query
 from tocsin.sources.server_errors import translated
 from tocsin.sources.settings import PostgresConfig as Config
-from tocsin.sources.wire import Wire, asking, connect, fields
+from tocsin.sources.wire import Wire, asking, connect, fields, shares_sessions
 
 _PROMOTED = sql.SQL("SELECT pg_is_in_recovery()")
 """`f` once a standby has become a primary. A LISTEN would leave an error in the log of a standby."""
+_STANDBY = "a standby accepts no LISTEN"
 _CLOCK = sql.SQL("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
 
 
@@ -47,51 +48,65 @@ class Postgres:
         config, select = self._config, _select(subject)
         async with connect(config) as wire:
             with translated(config.display):
-                async with asyncio.timeout(config.connect_timeout):
+                async with asyncio.timeout(config.connect_timeout), _transaction(wire, config):
                     columns = await wire.describe(select)
-                listening = await _listen(wire, config.notify)
-            readings = _Readings(config, wire, select, columns, last=as_of or 0, listening=listening)
+                deaf = await _listen(wire, config)
+            readings = _Readings(config, wire, select, columns, last=as_of or 0, deaf=deaf)
             yield Stream(columns, readings.batches)
 
     async def describe(self, subject: Subject) -> Columns:
-        async with asking(self._config, self._config.connect_timeout) as wire:
+        async with asking(self._config, self._config.connect_timeout) as wire, _transaction(wire, self._config):
             return await wire.describe(_select(subject))
 
     async def sample(self, subject: Subject) -> Row | None:
         limited = sql.SQL("SELECT * FROM ({}) AS sample LIMIT 1").format(_select(subject))
-        async with asking(self._config, self._config.snapshot_timeout) as wire:
+        async with asking(self._config, self._config.snapshot_timeout) as wire, _transaction(wire, self._config):
             rows = await wire.query(limited)
         return rows[0] if rows else None
 
     async def verify(self, names: Sequence[str]) -> list[str]:
-        """Whether the server accepts LISTEN, as sentences: empty if it does. `names`: of events, which this source does
-        not have. `describe` reports a server that does not answer."""
+        """Why nothing that is notified will be received, as sentences: empty if it will be. `names`: of events, which
+        this source does not have. `describe` reports a server that does not answer."""
         del names
         if not self._config.notify:
             return []
         try:
             async with asking(self._config, self._config.connect_timeout) as wire:
-                listening = await _listen(wire, self._config.notify)
+                deaf = await _listen(wire, self._config)
         except SourceError as error:
             unknown = (SourceReason.CONNECT, SourceReason.AUTH, SourceReason.DISCONNECTED)
             return [] if error.reason in unknown else [str(error)]
-        return [] if listening else [_not_listening(self._config)]
+        return [deaf] if deaf else []
 
 
-async def _listen(wire: Wire, channels: Sequence[str]) -> bool:
-    """Listen to the channels. Returns False on a standby, which sends no notifications. Raises psycopg.Error."""
+@contextlib.asynccontextmanager
+async def _transaction(wire: Wire, config: Config) -> AsyncIterator[None]:
+    """Run what belongs together in one transaction, with the settings: a pooler may give the next one another session,
+    in which another client's statement was prepared and other settings are made."""
+    await wire.query(config.begin())
+    yield
+    await wire.query(sql.SQL("COMMIT"))
+
+
+async def _listen(wire: Wire, config: Config) -> str:
+    """Listen to the channels. Returns why nothing will be received; empty if it will. Raises psycopg.Error, and
+    SourceError if a second connection is needed and cannot be made."""
+    if not config.notify:
+        return ""
     try:
-        for channel in channels:
+        if await shares_sessions(wire, config):
+            return _unheard(config, "a pooler passes on NOTIFY only in pool mode session")
+        for channel in config.notify:
             await wire.query(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
     except psycopg.errors.ReadOnlySqlTransaction:
-        return False
-    return True
+        return _unheard(config, _STANDBY)
+    return ""
 
 
-def _not_listening(config: Config) -> str:
+def _unheard(config: Config, why: str) -> str:
     return (
-        f"{config.display}: a standby accepts no LISTEN, so NOTIFY on {', '.join(config.notify)} is not received and"
-        f" rows are read every {config.interval:g} s; connect to the primary, or remove notify"
+        f"{config.display}: {why}, so NOTIFY on {', '.join(config.notify)} is not received and rows are read every"
+        f" {config.interval:g} s; connect to the primary itself, or remove notify"
     )
 
 
@@ -105,7 +120,8 @@ class _Readings:
     columns: Columns
     last: int
     """The timestamp of the last reading."""
-    listening: bool
+    deaf: str
+    """Why nothing that is notified will be received; empty if it will."""
 
     async def batches(self) -> AsyncIterator[Batch]:
         first = True
@@ -127,26 +143,28 @@ class _Readings:
                     await self.wire.wait_notified()
 
     async def _read(self, *, first: bool) -> Batch:
-        if not self.listening and await self.wire.query(_PROMOTED) == [("f",)]:
-            self.listening = await _listen(self.wire, self.config.notify)
+        if _STANDBY in self.deaf and await self.wire.query(_PROMOTED) == [("f",)]:
+            self.deaf = await _listen(self.wire, self.config)
         # This reading may miss what is notified from here on, so the next one follows at once.
         self.wire.notified()
-        # The clock is read first: the rows are at least as new as the timestamp. It never goes back, whatever it says.
-        stamp = max(int((await self.wire.query(_CLOCK))[0][0] or 0), self.last + 1)
         copy = sql.SQL("COPY ({}) TO STDOUT").format(self.select)
         updates: list[Update] = []
-        async for chunk in self.wire.copy(copy, limit=self.config.snapshot_timeout):
-            updates.extend((stamp, 1, row) for row in fields(chunk))
-        # Asked after the rows were read: a change of the columns of those rows is visible now.
-        if await self.wire.describe(self.select) != self.columns:
+        async with _transaction(self.wire, self.config):
+            # The clock is read first: the rows are at least as new as the timestamp. It never goes back, whatever it
+            # says.
+            stamp = max(int((await self.wire.query(_CLOCK))[0][0] or 0), self.last + 1)
+            async for chunk in self.wire.copy(copy, limit=self.config.snapshot_timeout):
+                updates.extend((stamp, 1, row) for row in fields(chunk))
+            # Asked after the rows were read: a change of the columns of those rows is visible now.
+            columns = await self.wire.describe(self.select)
+        if columns != self.columns:
             raise SourceError(
                 "the columns changed; reading again with the new ones", SourceReason.SHAPE, server=self.config.display
             )
         # A pause that is no longer than the one between two readings is not a gap.
         polled = not first or stamp - self.last <= self.config.interval * 1000
         self.last = stamp
-        note = "" if self.listening else _not_listening(self.config)
-        return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled, note=note)
+        return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled, note=self.deaf)
 
 
 def _select(subject: Subject) -> sql.Composable:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
+from psycopg import sql
 from pydantic import Field, model_validator
 
 from tocsin.postgres import OUTPUT, Positive, Server, Text
@@ -106,6 +107,7 @@ class PostgresConfig(Connection):
     previous reading."""
 
     output: ClassVar[Mapping[str, str]] = OUTPUT
+    set_in_transactions: ClassVar[bool] = True
 
     interval: Positive = 10.0
     """Time between two readings when no NOTIFY comes."""
@@ -131,3 +133,17 @@ class PostgresConfig(Connection):
 
     def _session(self) -> dict[str, str]:
         return {"statement_timeout": f"{math.ceil(self.statement_timeout * 1000)}ms", **self.options}
+
+    def begin(self) -> sql.Composed:
+        """SQL that begins a transaction with the session's settings. Of `output`, a server may not know some."""
+        pairs = sql.SQL(", ").join(map(_pair, self._session().items()))
+        output = sql.SQL(", ").join(map(_pair, self.asked_output().items()))
+        make = sql.SQL("SELECT pg_catalog.set_config(name, value, true) FROM (VALUES {}) AS wanted (name, value)")
+        known = sql.SQL(" WHERE pg_catalog.current_setting(name, true) IS NOT NULL")
+        return sql.SQL("; ").join(
+            [sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"), make.format(pairs), make.format(output) + known]
+        )
+
+
+def _pair(setting: tuple[str, str]) -> sql.Composed:
+    return sql.SQL("({}, {})").format(*map(sql.Literal, setting))

@@ -7,6 +7,7 @@ server. Here a chunk of rows costs one wake-up, and the socket is closed at once
 
 import asyncio
 import re
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from tocsin.model import Column, Columns, Row
 from tocsin.postgres import PgConnection, Server, connected
 from tocsin.sources.server_errors import connect_error, translated
 
+_PROBE = 2.0
+"""Seconds within which a NOTIFY arrives if it does at all."""
 _SLICE = 2_000
 """Rows before other tasks get a turn. At about 2 us a row this holds the event loop for some milliseconds."""
 
@@ -98,6 +101,10 @@ class Wire:
         if chunk:
             yield chunk
         await self._results()
+
+    async def through_pooler(self) -> bool:
+        """Whether a pooler is in between: the process number that it named at the login is not that of the server."""
+        return await self.query(sql.SQL("SELECT pg_backend_pid()")) != [(str(self._pgconn.backend_pid),)]
 
     def notified(self) -> bool:
         """Whether a NOTIFY has arrived since the last call."""
@@ -186,6 +193,25 @@ async def asking(settings: Server, seconds: float) -> AsyncIterator[Wire]:
         with translated(settings.display):
             async with asyncio.timeout(seconds):
                 yield wire
+
+
+async def shares_sessions(wire: Wire, settings: Server) -> bool:
+    """Whether a pooler gives transactions whatever session is free. Such a one passes on no NOTIFY of another
+    connection. Raises psycopg.Error and SourceError."""
+    if not await wire.through_pooler():
+        return False
+    probe = sql.Identifier(f"tocsin_{secrets.token_hex(8)}")
+    await wire.query(sql.SQL("LISTEN {}").format(probe))
+    async with connect(settings) as other:
+        await other.query(sql.SQL("NOTIFY {}").format(probe))
+    try:
+        async with asyncio.timeout(_PROBE):
+            await wire.wait_notified()
+    except TimeoutError:
+        return True
+    finally:
+        await wire.query(sql.SQL("UNLISTEN {}").format(probe))
+    return False
 
 
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)

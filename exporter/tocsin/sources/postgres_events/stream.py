@@ -17,7 +17,7 @@ from tocsin.sources.base import EventBatch, EventStream, Refused, Subject
 from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Config
 from tocsin.sources.postgres_events.statements import Outcome, Statements
 from tocsin.sources.server_errors import translated
-from tocsin.sources.wire import Wire, asking, connect, fields
+from tocsin.sources.wire import Wire, asking, connect, fields, shares_sessions
 from tocsin.values import typed
 
 _BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -46,6 +46,7 @@ class PostgresEvents:
         async with connect(self._config) as wire:
             with translated(self._config.display):
                 async with asyncio.timeout(self._config.connect_timeout):
+                    await self._require_session(wire)
                     statements = await self._prepared(wire)
                     # Before the first reading: later events are either in it or notified.
                     await wire.query(statements.listen())
@@ -80,11 +81,21 @@ class PostgresEvents:
 
     async def _try(self, wire: Wire) -> None:
         """Plan every statement without running it. Raises SourceError."""
+        await self._require_session(wire)
         statements = await self._prepared(wire)
         await wire.query(statements.listen())
         with translated(self._config.display, _fixes(self.name, there=True)):
             for statement in statements.all_that_run():
                 await wire.query(sql.SQL("EXPLAIN {}").format(statement))
+
+    async def _require_session(self, wire: Wire) -> None:
+        if await shares_sessions(wire, self._config):
+            raise SourceError(
+                "a pooler shares its sessions, but events need one of their own",
+                SourceReason.CONNECT,
+                server=self._config.display,
+                fix="use pool mode session, or connect to the server itself",
+            )
 
     async def _prepared(self, wire: Wire) -> Statements:
         """Return the statements for the table as it is. Raises SourceError if it lacks something."""
