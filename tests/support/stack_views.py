@@ -1,6 +1,6 @@
 """The views that Tocsin reads in the full stack, with the types that Materialize gives their columns.
 
-Written down once, for the tests that put a double in Materialize's place. `tests/shipped/test_materialize_sql.py` holds
+Written down once, for the tests with a double of Materialize. `tests/shipped/test_materialize_views.py` holds
 them against the SQL, and `tests/live` against a running server.
 """
 
