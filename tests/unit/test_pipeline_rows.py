@@ -373,6 +373,16 @@ def test_outage_is_logged_once_per_reason() -> None:
     ]
 
 
+def test_outage_that_lasts_is_logged_every_ten_minutes() -> None:
+    clock = Clock(0.0)
+    reporter = Reporter(log, down="down", up="up", monotonic=clock, state=State.UP)
+    with capture_logs() as logged:
+        for _ in range(61):
+            reporter.failed("refused")
+            clock.advance(30.0)
+    assert [line.get("seconds") for line in logged] == [None, 600, 1200, 1800]
+
+
 def test_state_and_duration_of_an_outage() -> None:
     clock = Clock(0.0)
     reporter = Reporter(log, down="down", up="up", monotonic=clock)

@@ -30,8 +30,11 @@ _ROOT = ("ledger", "web", "log", "sources", "channels", "alerts", "alert_files")
 _UNREAD = ("unset_variable", "not_yaml")
 _OWN_KEY = "x-"
 """Keys of the root that begin so are ignored: a place for anchors."""
-_SERVICES = ("slack", "discord", "telegram", "sms", "pagerduty", "teams")
-"""Services that channels of the types apprise and webhook send to."""
+_SERVICES = {
+    **dict.fromkeys(("slack", "discord", "telegram", "sms", "pagerduty", "opsgenie", "teams"), "apprise or webhook"),
+    **dict.fromkeys(("smtp", "mail", "e-mail"), "email"),
+}
+"""What people call a channel -> the types that send there."""
 
 
 def load(path: FilePath | str, environ: Mapping[str, str]) -> Config:
@@ -209,8 +212,8 @@ class _Assembly:
         elif not isinstance(kind, str):
             report("wrong_type", (*path, "type"), wanted=f"one of {', '.join(kinds)}", found=noun(kind))
         elif kind not in kinds:
-            service = path[0] == "channels" and kind.lower() in _SERVICES
-            hint = "; use apprise or webhook" if service else nearest(kind, kinds)
+            types = _SERVICES.get(kind.lower()) if path[0] == "channels" else None
+            hint = f"; use {types}" if types else nearest(kind, kinds)
             report("unknown_type", (*path, "type"), name=kind, available=kinds, suggestion=hint)
         else:
             return kind

@@ -11,10 +11,15 @@ class Stall(Exception):  # noqa: N818 - not an error of the program but a reason
     """A source stalled and its configuration says to end the process then."""
 
 
+_AGAIN = 600.0
+"""Seconds after which the same fault is logged again."""
+
+
 class Reporter:
     """The state of something that can fail.
 
-    `failed` logs only when the message differs from the one before: the same fault over and over is one piece of news.
+    `failed` logs only when the message differs from the one before, and again every ten minutes: the same fault over and
+    over is one piece of news, but one that lasts is not over.
     """
 
     def __init__(
@@ -36,7 +41,7 @@ class Reporter:
         self._down = down
         self._up = up
         self._monotonic = monotonic
-        self._down_since = monotonic()
+        self._down_since = self._logged_at = monotonic()
 
     @property
     def up(self) -> bool:
@@ -50,10 +55,13 @@ class Reporter:
 
     def failed(self, message: str, **details: Any) -> None:
         """It does not work. `details` go into the log."""
-        if message != self.message:
-            self._log.warning(self._down, error=message, **details)
+        now = self._monotonic()
         if self.up:
-            self._down_since = self._monotonic()
+            self._down_since = now
+        if message != self.message or now - self._logged_at >= _AGAIN:
+            lasting = {"seconds": round(now - self._down_since)} if message == self.message else {}
+            self._log.warning(self._down, error=message, **details, **lasting)
+            self._logged_at = now
         self.state, self.message = State.ERROR, message
 
     def recovered(self, **details: Any) -> None:
