@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import structlog
-from structlog.testing import capture_logs
 
 from support.clock import Clock
 from support.pipelines import COLUMNS, Pauses, ScriptedSource, SlowLedger, alert_in, at_work, row_pipeline
@@ -23,7 +22,6 @@ from tocsin.ledger.base import Filter, Stored
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Kind, Row
 from tocsin.pipeline import resume
-from tocsin.pipeline.reporter import Reporter
 from tocsin.pipeline.resume import Baseline, FirstStart, Redefined, Resumed
 from tocsin.pipeline.rows import firing_rule
 
@@ -353,52 +351,3 @@ def test_firing_without_key_ends_at_snapshot() -> None:
     endings = resume.endings(Redefined(ended=ended, columns=BOTH), "late", 15)
     assert [(one.kind, one.at, one.row, one.columns) for one in endings] == [(Kind.RESOLVED, 15, FIRING.row, BOTH)] * 2
     assert resume.endings(Resumed(11), "late", 15) == []
-
-
-# Up and down, logged once per outage.
-
-
-def test_outage_is_logged_once_per_reason() -> None:
-    with capture_logs() as logged:
-        reporter = Reporter(log, down="source down", up="source up", alert="late")
-        reporter.failed("refused", reason="connect")
-        reporter.failed("refused", reason="connect")
-        reporter.failed("gone")
-        reporter.recovered(firing=2)
-        reporter.recovered(firing=3)
-    assert logged == [
-        {"event": "source down", "log_level": "warning", "alert": "late", "error": "refused", "reason": "connect"},
-        {"event": "source down", "log_level": "warning", "alert": "late", "error": "gone"},
-        {"event": "source up", "log_level": "info", "alert": "late", "firing": 2},
-    ]
-
-
-def test_outage_that_lasts_is_logged_every_ten_minutes() -> None:
-    clock = Clock(0.0)
-    reporter = Reporter(log, down="down", up="up", monotonic=clock, state=State.UP)
-    with capture_logs() as logged:
-        for _ in range(61):
-            reporter.failed("refused")
-            clock.advance(30.0)
-    assert [line.get("seconds") for line in logged] == [None, 600, 1200, 1800]
-
-
-def test_state_and_duration_of_an_outage() -> None:
-    clock = Clock(0.0)
-    reporter = Reporter(log, down="down", up="up", monotonic=clock)
-    assert (reporter.state, reporter.message, reporter.down_for) == (State.STARTING, "", 0.0)
-    clock.advance(5.0)
-    assert reporter.down_for == 5.0
-    reporter.recovered()
-    assert (reporter.state, reporter.up, reporter.down_for) == (State.UP, True, 0.0)
-    for message in ("a", "b"):
-        clock.advance(5.0)
-        reporter.failed(message)
-    assert (reporter.state, reporter.message, reporter.down_for) == (State.ERROR, "b", 5.0)
-
-
-def test_first_success_is_logged_only_after_the_start() -> None:
-    with capture_logs() as logged:
-        Reporter(log, down="down", up="up").recovered()
-        Reporter(log, down="down", up="up", state=State.UP).recovered()
-    assert [line["event"] for line in logged] == ["up"]

@@ -18,8 +18,8 @@ _AGAIN = 600.0
 class Reporter:
     """The state of something that can fail.
 
-    `failed` logs only when the message differs from the one before, and again every ten minutes: the same fault over and
-    over is one piece of news, but one that lasts is not over.
+    `failed` logs only when the message differs from the one before, for the same fault over and over is one piece of
+    news; and every ten minutes while it lasts.
     """
 
     def __init__(
