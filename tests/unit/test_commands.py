@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 import yaml
 
 from support.config import load_text
+from support.ledger import fired, settlement
 from support.pipelines import CONFIG
 from tocsin.cli import Exit, main
 from tocsin.config import Config
 from tocsin.errors import ConfigError
+from tocsin.ledger.base import Status
 from tocsin.ledger.sqlite import open_ledger
 
 SILENT = """\
@@ -65,6 +68,50 @@ def test_ledger_without_channels_is_still_shown(directory: Path, capsys: pytest.
     (directory / "tocsin.yaml").write_text(LEVEL, encoding="utf-8")
     assert main(["outbox", "list"]) == Exit.OK
     assert capsys.readouterr().out == "no such notifications\n"
+
+
+@pytest.fixture
+def ids(directory: Path) -> list[str]:
+    """Of a ledger with twenty dead letters of the channel `out`, oldest first."""
+
+    async def fill() -> list[str]:
+        ledger = open_ledger(directory / "tocsin.db")
+        new = await fired(ledger, *map(str, range(20)), to=["out"])
+        await ledger.settle([settlement(one, Status.DEAD, reason="rejected") for one in new])
+        await ledger.close()
+        return [one.id for one in new]
+
+    (directory / "tocsin.yaml").write_text(POSTED, encoding="utf-8")
+    return asyncio.run(fill())
+
+
+def test_ids_of_a_list_are_accepted_by_the_other_actions(
+    ids: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eighty columns have room for how an id begins."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["outbox", "list"]) == Exit.OK
+    listed = re.findall(r"(?m)^ *([0-9a-f]{12})\b", capsys.readouterr().out)
+    assert [one for one in reversed(ids) if one.startswith(tuple(listed))] == ids[::-1]
+    assert main(["outbox", "show", listed[0]]) == Exit.OK
+    assert ids[-1] in capsys.readouterr().out
+    assert main(["outbox", "retry", listed[0], ids[0]]) == Exit.OK
+    assert main(["outbox", "retry", listed[0]]) == Exit.FAILED
+    assert capsys.readouterr() == ("2 pending again\n0 pending again\n", f"{ids[-1]} is pending: nothing was done\n")
+
+
+def test_every_unusable_id_is_named_and_nothing_done(ids: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    several = next(one for one in "0123456789abcdef" if sum(id_.startswith(one) for id_ in ids) > 1)
+    assert main(["outbox", "drop", "nosuch", several, ids[0]]) != Exit.OK
+    assert f"there is no notification nosuch; {several} begins several ids" in capsys.readouterr().err
+    assert main(["outbox", "list", "--dropped"]) == Exit.OK
+    assert capsys.readouterr().out == "no such notifications\n"
+
+
+@pytest.mark.parametrize("command", ["list --channel nosuch", "list --alert nosuch", "retry --all --channel nosuch"])
+def test_unknown_name_is_not_an_empty_list(ids: list[str], capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main(["outbox", *command.split()]) != Exit.OK
+    assert re.search(r"there is no (channel|alert) 'nosuch'; there are (out|order)", capsys.readouterr().err)
 
 
 def test_check_says_whether_servers_were_asked(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

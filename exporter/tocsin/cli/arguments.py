@@ -225,11 +225,11 @@ def _add_outbox(commands: _Commands) -> None:
     listing.add_argument("--alert", help="only this alert")
     _number(listing, "how many to list at most (default: 50)")
     show = _add(actions, "show", "outbox", "show one notification with its row", _OUTBOX_SHOW)
-    show.add_argument("id", help="the id of the notification")
+    show.add_argument("id", help="the id of the notification, or how it begins")
     retry = _add(actions, "retry", "outbox", "make dead letters pending again", _OUTBOX_RETRY)
     drop = _add(actions, "drop", "outbox", "drop dead or pending notifications", _OUTBOX_DROP)
     for action in (retry, drop):
-        action.add_argument("id", nargs="*", help="ids of notifications")
+        action.add_argument("id", nargs="*", help="ids of notifications, or how they begin")
         _flag(action, "--all", "all dead letters")
         action.add_argument("--channel", help="with --all: only this channel")
     for action in (listing, show, retry, drop):

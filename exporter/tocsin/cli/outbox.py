@@ -1,17 +1,22 @@
 """`tocsin outbox`: the ledger's notifications."""
 
 import asyncio
+import sys
 from argparse import Namespace
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from tocsin.alert import Alert
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration, existing_ledger
 from tocsin.cli.tables import clock_time, table
+from tocsin.config import Config
 from tocsin.errors import TocsinError
 from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.web import views
+
+_SHORT = 12
+"""Characters of an id in a table: as good as unique, and enough for the other commands."""
 
 
 def command(chosen: Namespace) -> Exit:
@@ -19,11 +24,11 @@ def command(chosen: Namespace) -> Exit:
     ledger = existing_ledger(config)
     match chosen.action:
         case "list":
-            work = _list(ledger, config.alerts, chosen)
+            work = _list(ledger, config, chosen)
         case "show":
             work = _show(ledger, config.alerts, chosen)
         case _:
-            work = _change(ledger, chosen)
+            work = _change(ledger, config, chosen)
     return asyncio.run(_closing(ledger, work))
 
 
@@ -34,17 +39,21 @@ async def _closing(ledger: Ledger, work: Coroutine[Any, Any, Exit]) -> Exit:
         await ledger.close()
 
 
-async def _list(ledger: Ledger, alerts: Mapping[str, Alert], chosen: Namespace) -> Exit:
+async def _list(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
     status = Status(chosen.status) if chosen.status else None
     wanted = Filter(status=status, channel=chosen.channel, alert=chosen.alert, limit=chosen.limit)
     records = await ledger.find(wanted)
+    # What the ledger still holds of a removed alert or channel can be listed.
+    if not records:
+        _check_known("channel", chosen.channel, config.channels)
+        _check_known("alert", chosen.alert, config.alerts)
     if chosen.json:
         for record in records:
-            print(views.text(views.notification(record, alerts.get(record.alert))))
+            print(views.text(views.notification(record, config.alerts.get(record.alert))))
         return Exit.OK
     rows = [
         (
-            record.id,
+            record.id[:_SHORT],
             record.status,
             record.channel,
             record.alert,
@@ -60,11 +69,9 @@ async def _list(ledger: Ledger, alerts: Mapping[str, Alert], chosen: Namespace) 
 
 
 async def _show(ledger: Ledger, alerts: Mapping[str, Alert], chosen: Namespace) -> Exit:
-    records = await ledger.find(Filter(id=chosen.id, limit=1))
-    if not records:
-        raise TocsinError(f"there is no notification {chosen.id}")
-    shown = views.notification(records[0], alerts.get(records[0].alert))
-    attempts = [views.attempt(one) for one in await ledger.attempts(chosen.id)]
+    [record] = await _named(ledger, [chosen.id])
+    shown = views.notification(record, alerts.get(record.alert))
+    attempts = [views.attempt(one) for one in await ledger.attempts(record.id)]
     if chosen.json:
         print(views.text({**shown, "failed_attempts": attempts}))
         return Exit.OK
@@ -79,18 +86,47 @@ async def _show(ledger: Ledger, alerts: Mapping[str, Alert], chosen: Namespace) 
     return Exit.OK
 
 
-async def _change(ledger: Ledger, chosen: Namespace) -> Exit:
+async def _change(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
     """Retry or drop."""
     if bool(chosen.id) == chosen.all:
         raise TocsinError("name notifications by id, or use --all")
-    ids = list(chosen.id)
     if chosen.all:
         wanted = Filter(status=Status.DEAD, channel=chosen.channel, limit=1_000_000)
-        ids = [record.id for record in await ledger.find(wanted)]
+        records = await ledger.find(wanted)
+        if not records:
+            _check_known("channel", chosen.channel, config.channels)
+    else:
+        records = await _named(ledger, chosen.id)
+    ids = [record.id for record in records]
     count = await (ledger.retry(ids) if chosen.action == "retry" else ledger.drop(ids))
     done = "pending again" if chosen.action == "retry" else "dropped"
     print(views.text({"count": count}) if chosen.json else f"{count} {done}")
+    able = (Status.DEAD, Status.DROPPED) if chosen.action == "retry" else (Status.DEAD, Status.PENDING)
+    for record in records:
+        if record.status not in able:
+            print(f"{record.id} is {record.status}: nothing was done", file=sys.stderr)
     return Exit.OK if count or chosen.all else Exit.FAILED
+
+
+async def _named(ledger: Ledger, given: Sequence[str]) -> list[Record]:
+    """The notifications with these ids, or beginnings of ids. Raises TocsinError, which names all that are not there or
+    begin several."""
+    found: dict[str, Record] = {}
+    wrong: list[str] = []
+    for id_ in given:
+        records = await ledger.find(Filter(id_prefix=id_, limit=2))
+        if len(records) == 1:
+            found[records[0].id] = records[0]
+        else:
+            wrong.append(f"{id_} begins several ids" if records else f"there is no notification {id_}")
+    if wrong:
+        raise TocsinError("; ".join(wrong))
+    return list(found.values())
+
+
+def _check_known(what: str, name: str | None, known: Iterable[str]) -> None:
+    if name is not None and name not in known:
+        raise TocsinError(f"there is no {what} {name!r}; there are {', '.join(known)}")
 
 
 def _why(record: Record) -> str:

@@ -178,6 +178,8 @@ class Filter:
     channel: str | None = None
     alert: str | None = None
     id: str | None = None
+    id_prefix: str | None = None
+    """How the id begins."""
     before: int | None = None
     """Only records with a lower `seq`: continues a list."""
     limit: int = 100

@@ -35,6 +35,8 @@ def find(db: sqlite3.Connection, shapes: Shapes, wanted: Filter) -> list[Record]
         "n.channel = ?": wanted.channel,
         "t.alert = ?": wanted.alert,
         "n.id = ?": wanted.id,
+        "n.id >= ?": wanted.id_prefix,
+        "n.id < ? || '~'": wanted.id_prefix,
         "n.seq < ?": wanted.before,
     }
     conditions = {text: value for text, value in choices.items() if value is not None}
