@@ -2,7 +2,9 @@
 
 import ast
 import asyncio
+import io
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +92,7 @@ def test_ids_of_a_list_are_accepted_by_the_other_actions(
 ) -> None:
     """Eighty columns have room for how an id begins."""
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["outbox", "list"]) == Exit.OK
     listed = re.findall(r"(?m)^ *([0-9a-f]{12})\b", capsys.readouterr().out)
     assert [one for one in reversed(ids) if one.startswith(tuple(listed))] == ids[::-1]
@@ -122,6 +125,21 @@ def test_check_says_whether_servers_were_asked(directory: Path, capsys: pytest.C
     ):
         assert main(["check", *option]) == Exit.OK
         assert capsys.readouterr().out == f"the configuration is {words}"
+
+
+def test_configuration_may_come_from_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(POSTED))
+    assert main(["check", "-c", "-"]) == Exit.OK
+    assert "valid: 1 alert" in capsys.readouterr().out
+
+
+def test_file_without_its_option_is_explained(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (directory / "mine.yaml").touch()
+    with pytest.raises(SystemExit):
+        main(["run", "mine.yaml"])
+    assert "unrecognized arguments: mine.yaml; name the configuration with -c mine.yaml" in capsys.readouterr().err
 
 
 def test_version_is_printed_by_option_and_command(capsys: pytest.CaptureFixture[str]) -> None:

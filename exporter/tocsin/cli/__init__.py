@@ -24,7 +24,10 @@ class Exit(IntEnum):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. Prints no traceback, unless TOCSIN_DEBUG is set."""
     parser = arguments_parser()
-    chosen = parser.parse_args(arguments)
+    chosen, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        file = next((f"; name the configuration with -c {one}" for one in unknown if os.path.isfile(one)), "")  # noqa: PTH113 - pathlib takes a moment
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{file}")
     if chosen.version:
         chosen = parser.parse_args(["version"])
     if chosen.command is None:

@@ -197,7 +197,7 @@ def _number(command: argparse.ArgumentParser, text: str) -> None:
 
 def _finish(command: argparse.ArgumentParser, json: str = "") -> None:
     """Add what most commands have: `--config`, and `--json` where it has this help."""
-    text = "the configuration file (default: $TOCSIN_CONFIG, ./tocsin.yaml)"
+    text = "the configuration file, - for standard input (default: $TOCSIN_CONFIG, ./tocsin.yaml)"
     command.add_argument("-c", "--config", metavar="FILE", help=text)
     if json:
         _flag(command, "--json", json)

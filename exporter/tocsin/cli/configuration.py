@@ -3,11 +3,13 @@
 import os
 import sys
 from argparse import Namespace
+from functools import cache
 from pathlib import Path
 
 from tocsin.cli import Exit
 from tocsin.config import Config, load
 from tocsin.config.environment import from_environment, is_configured
+from tocsin.config.loading import load_text
 from tocsin.config.problems import problem
 from tocsin.errors import ConfigError, LedgerError, LedgerReason
 from tocsin.ledger.base import Ledger
@@ -22,6 +24,8 @@ def configuration(chosen: Namespace) -> Config:
     """Load the file named on the command line or by the environment, or ./tocsin.yaml, or else the environment
     alone."""
     named = chosen.config or os.environ.get("TOCSIN_CONFIG")
+    if named == "-":
+        return load_text(_standard_input(), "standard input", os.environ)
     if named:
         return load(Path(named), os.environ)
     if Path(_DEFAULT).exists():
@@ -29,6 +33,11 @@ def configuration(chosen: Namespace) -> Config:
     if is_configured(os.environ):
         return from_environment(os.environ)[1]
     raise ConfigError([problem("no_file", name=_DEFAULT)])
+
+
+@cache
+def _standard_input() -> str:
+    return sys.stdin.read()
 
 
 def warn(config: Config) -> None:

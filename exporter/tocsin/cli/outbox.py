@@ -16,7 +16,7 @@ from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.web import views
 
 _SHORT = 12
-"""Characters of an id in a table: as good as unique, and enough for the other commands."""
+"""Characters of an id on a terminal: as good as unique, and enough for the other commands."""
 
 
 def command(chosen: Namespace) -> Exit:
@@ -53,7 +53,7 @@ async def _list(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
         return Exit.OK
     rows = [
         (
-            record.id[:_SHORT],
+            record.id[:_SHORT] if sys.stdout.isatty() else record.id,
             record.status,
             record.channel,
             record.alert,
