@@ -63,6 +63,7 @@ async def test_cancelled_commit_is_finished_and_remembered(alert: RowAlert, ledg
         await asyncio.sleep(0)
         assert not task.done()
         ledger.released.set()
+        await asyncio.wait({task})
     await pipeline.finish()
     assert (ledger.written, (await stored(ledger)).frontier) == (2, 30)
 
