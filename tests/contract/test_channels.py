@@ -12,8 +12,8 @@ import pytest
 from support.channel_ends import ENDS, HTTP, SECRET, ConsoleEnd
 from support.messages import message
 from support.receiver import Answer, Received, Receiver
-from support.sending import without
-from tocsin.channels.base import Channel, Delivered, Message, Paused, Rejected, Result, Retry
+from support.sending import sent, without
+from tocsin.channels.base import Channel, Delivered, Paused, Rejected, Result, Retry
 from tocsin.errors import ConfigError, Reason
 from tocsin.model import Kind
 from tocsin.registry import CHANNELS
@@ -64,11 +64,6 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
 async def http(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     async with running(request.param) as made:
         yield made
-
-
-async def sent(channel: Channel, what: Message | None = None) -> Result:
-    [result] = await channel.send([what or message()])
-    return result
 
 
 @pytest.mark.parametrize("kind", list(Kind))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from support.config import load_text
 from support.messages import message
 from support.sample_channel import SampleChannel
 from support.sending import sent
@@ -18,7 +19,7 @@ from support.tocsin import command
 from tocsin import registry
 from tocsin.app.build import make_channel, policy
 from tocsin.channels.base import Delivered
-from tocsin.config import Config, load
+from tocsin.config import load
 from tocsin.config.document import parse
 from tocsin.config.schema import schema
 from tocsin.registry import CHANNELS, LEVELS, SOURCES
@@ -116,17 +117,11 @@ def sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.CHANNELS, "sample", "support.sample_channel")
 
 
-def loaded(directory: Path) -> Config:
-    """A configuration with one alert that notifies a channel of the new type."""
-    file = directory / "tocsin.yaml"
-    notify = {"channel": "new", "target": "from the alert"}
-    config = {
-        "sources": {"shop": {"type": "postgres", "host": "db", "user": "tocsin"}},
-        "channels": {"new": {"type": "sample", "target": "from the channel", "max_attempts": 3}},
-        "alerts": {"late": {"source": "shop", "relation": "late", "notify": [notify]}},
-    }
-    file.write_text(yaml.safe_dump(config))
-    return load(file, {})
+NEW = """
+sources: {shop: {type: postgres, host: db, user: tocsin}}
+channels: {new: {type: sample, target: from the channel, max_attempts: 3}}
+alerts: {late: {source: shop, relation: late, notify: [{channel: new, target: from the alert}]}}
+"""
 
 
 def table(family: str) -> str:
@@ -151,7 +146,7 @@ def test_new_source_is_in_readme(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("sample")
 async def test_new_channel_is_configured_and_sends(tmp_path: Path) -> None:
-    config = loaded(tmp_path).channels["new"]
+    config = load_text(tmp_path, NEW).channels["new"]
     channel = make_channel(config)
     assert isinstance(channel, SampleChannel)
     assert policy(config).max_attempts == 3

@@ -27,22 +27,15 @@ BACKOFF = Backoff(initial=1.0, maximum=16.0)
 
 
 class Scripted:
-    """A source whose `open` fails `away` times, and then yields the queued batches and faults."""
+    """A source that yields the queued batches and faults. `away`, `unkept`, `unacknowledged`: how often `open` fails,
+    and `prepare` and `acknowledge` over a dead letter; `keeps`, `lost`: whether `hold` keeps or has lost the stream."""
 
     def __init__(self, away: int = 0) -> None:
         self.following: asyncio.Queue[EventBatch | SourceError] = asyncio.Queue()
         self.acknowledged: list[EventBatch] = []
-        self.away = away
-        self.opened = 0
-        self.held = 0
-        self.keeps = True
-        """What `hold` returns."""
-        self.lost = False
-        """Whether `hold` finds the connection lost."""
-        self.unkept = 0
-        """How often `prepare` fails over a dead letter."""
-        self.unacknowledged = 0
-        """How often `acknowledge` fails over a dead letter."""
+        self.away, self.unkept, self.unacknowledged = away, 0, 0
+        self.keeps, self.lost = True, False
+        self.opened = self.held = 0
 
     @asynccontextmanager
     async def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AsyncIterator[EventStream]:
