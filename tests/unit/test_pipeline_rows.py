@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from support.clock import Clock
 from support.pipelines import COLUMNS, Pauses, ScriptedSource, SlowLedger, alert_in, at_work, row_pipeline
@@ -266,8 +265,6 @@ def test_another_query_is_another_definition(alert: RowAlert) -> None:
 
 # The start of a subscription, and the meaning of its first snapshot.
 
-
-log = structlog.get_logger(__name__)
 
 HERE = '{"key": ["id"], "query": null, "relation": "late", "source": "mz"}'
 ELSEWHERE = HERE.replace("late", "early")
