@@ -135,7 +135,7 @@ async def test_no_message_is_lost_during_a_memory_alarm(
         async def one_is_left() -> bool:
             return f"{queue}\t1\n" in await asyncio.to_thread(own.control, "list_queues", "name", "messages")
 
-        await until_some(one_is_left, "the good messages are acknowledged")
+        await until_some(one_is_left, "the good messages are acknowledged", within=60)
         await asyncio.to_thread(own.control, "set_vm_memory_high_watermark", "0.4")
         await until(lambda: intake.state is State.UP, "it goes on by itself")
     async with peer(own) as other:
