@@ -1,5 +1,10 @@
 """RabbitMQ as a source of events, against a real broker: login and declarations."""
 
+import asyncio
+import socket
+import ssl
+import threading
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +15,7 @@ from support.rabbitmq import GUEST, GUEST_PASSWORD, PASSWORD, USER, VHOST, Peer,
 from support.rabbitmq_packages import VERSION
 from support.rabbitmq_reading import fault, source
 from tocsin.errors import SourceReason
+from tocsin.sources.rabbitmq import connection
 
 
 @pytest.mark.parametrize("by_url", [False, True])
@@ -112,3 +118,30 @@ async def test_tls_requires_a_trusted_certificate(
     async with reading(made) as found, peer(broker) as other:
         await other.send(queue, {"alert": "a"})
         await found.until(1)
+
+
+async def test_silent_tls_server_ends_with_connect_timeout(
+    broker: RabbitMQ, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers nothing after the handshake of TLS, not even that the connection is closed."""
+    monkeypatch.setattr(connection, "_CLOSE_TIMEOUT", 0.1)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(broker.ca.parent / "server.pem", broker.ca.parent / "key.pem")
+    over = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        accepted, _ = listening.accept()
+        with context.wrap_socket(accepted, server_side=True):
+            over.wait()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(asyncio.to_thread(serve, listening))
+        port = listening.getsockname()[1]
+        began = time.monotonic()
+        try:
+            error = await fault(source(broker, queue, port=port, tls=True, tls_verify=False, connect_timeout="300ms"))
+        finally:
+            over.set()
+            await serving
+    assert "no answer within 0.3 s" in str(error)
+    assert time.monotonic() - began < 10

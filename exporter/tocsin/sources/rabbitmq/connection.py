@@ -47,7 +47,13 @@ class Link(TransportFactory):
         del url, others
         server, loop = self._server, asyncio.get_running_loop()
         protocol = asyncio.StreamReaderProtocol(self.frames, loop=loop)
-        transport, _ = await loop.create_connection(lambda: protocol, server.host, server.port, ssl=self._context)
+        transport, _ = await loop.create_connection(
+            lambda: protocol,
+            server.host,
+            server.port,
+            ssl=self._context,
+            ssl_shutdown_timeout=_CLOSE_TIMEOUT if self._context is not None else None,
+        )
         self._writer = asyncio.StreamWriter(transport, protocol, self.frames, loop)
         return self.frames, self._writer
 

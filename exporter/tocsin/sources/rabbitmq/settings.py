@@ -84,7 +84,8 @@ class Config(SourceSettings):
     """`quorum`: replicated over nodes of a cluster. RabbitMQ 4 drops messages that are returned to such a queue too
     often: see the page of this source."""
     queue_durable: bool = True
-    """Whether the queue, with its persistent messages, survives a restart of the server."""
+    """Whether the queue, with its persistent messages, survives a restart of the server. RabbitMQ 4.3 refuses `false`
+    unless it is set up to permit such queues."""
     queue_arguments: dict[Name, str | int | float | bool] = Field(default_factory=dict)
     """Further arguments of the queue, such as `x-message-ttl`. For a new quorum queue of RabbitMQ 4, `x-delivery-limit:
     -1` keeps messages that are returned more than 20 times."""
