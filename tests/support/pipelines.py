@@ -1,9 +1,8 @@
-"""A row pipeline over a scripted source and a ledger whose commits can be delayed; running pipelines; their
-pauses."""
+"""A row pipeline over a scripted source; running pipelines; their pauses."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +13,9 @@ from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
 from tocsin.config import load
 from tocsin.envelope import View
-from tocsin.errors import LedgerError, LedgerReason, SourceError
+from tocsin.errors import SourceError
 from tocsin.exposition import Metrics, Page
-from tocsin.ledger.base import Commit
-from tocsin.ledger.sqlite import SqliteLedger
-from tocsin.model import Batch, Column, Columns, Kind, Notification
+from tocsin.model import Batch, Column, Columns, Kind
 from tocsin.pipeline.routing import Route, Router
 from tocsin.pipeline.rows import RowOutputs, RowPipeline, Timing
 from tocsin.sources.base import Subject
@@ -82,33 +79,6 @@ class ScriptedSource:
             if isinstance(following, SourceError):
                 raise following
             yield following
-
-
-class SlowLedger:
-    """A ledger whose commits, while `released` is not set, are written but do not return."""
-
-    def __init__(self, ledger: SqliteLedger) -> None:
-        self._ledger = ledger
-        self.released = asyncio.Event()
-        self.released.set()
-        self.written = 0
-        self._faults = 0
-
-    def fault_once(self) -> None:
-        """The next commit fails."""
-        self._faults = 1
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ledger, name)
-
-    async def commit(self, commit: Commit) -> Sequence[Notification]:
-        if self._faults:
-            self._faults = 0
-            raise LedgerError("the disk is full", LedgerReason.FULL)
-        notifications = await self._ledger.commit(commit)
-        self.written += 1
-        await self.released.wait()
-        return notifications
 
 
 def alert_in(folder: Path, settings: str = "labels: [id]") -> RowAlert:

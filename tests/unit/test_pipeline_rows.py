@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,49 @@ from typing import Any
 import pytest
 
 from support.clock import Clock
-from support.pipelines import COLUMNS, Pauses, ScriptedSource, SlowLedger, alert_in, at_work, row_pipeline
+from support.pipelines import COLUMNS, Pauses, ScriptedSource, alert_in, at_work, row_pipeline
 from support.waiting import until
 from tocsin.alert import RowAlert
 from tocsin.backoff import Backoff
-from tocsin.errors import SourceError, SourceReason
+from tocsin.errors import LedgerError, LedgerReason, SourceError, SourceReason
 from tocsin.exposition import State
 from tocsin.firing import Firing, Phase, Rule
-from tocsin.ledger.base import Filter, Stored
-from tocsin.ledger.sqlite import open_ledger
-from tocsin.model import Batch, Column, Kind, Row
+from tocsin.ledger.base import Commit, Filter, Stored
+from tocsin.ledger.sqlite import SqliteLedger, open_ledger
+from tocsin.model import Batch, Column, Kind, Notification, Row
 from tocsin.pipeline import resume
 from tocsin.pipeline.resume import Baseline, FirstStart, Redefined, Resumed
 from tocsin.pipeline.rows import firing_rule
 
 SNAPSHOT = Batch(updates=[], frontier=11, snapshot=10)
 PROGRESS = Batch(updates=[], frontier=20)
+
+
+class SlowLedger:
+    """A ledger whose commits, while `released` is not set, are written but do not return."""
+
+    def __init__(self, ledger: SqliteLedger) -> None:
+        self._ledger = ledger
+        self.released = asyncio.Event()
+        self.released.set()
+        self.written = 0
+        self._faults = 0
+
+    def fault_once(self) -> None:
+        """The next commit fails."""
+        self._faults = 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def commit(self, commit: Commit) -> Sequence[Notification]:
+        if self._faults:
+            self._faults = 0
+            raise LedgerError("the disk is full", LedgerReason.FULL)
+        notifications = await self._ledger.commit(commit)
+        self.written += 1
+        await self.released.wait()
+        return notifications
 
 
 @pytest.fixture
