@@ -246,9 +246,16 @@ def new_topic(broker: Kafka, name: str = "t", *, partitions: int = 1, **settings
 
 
 def make_topic(broker: Kafka, topic: str, *, partitions: int = 1, **settings: str) -> None:
-    """Create a topic."""
+    """Create a topic, and wait until clients can use it."""
     config = {name.replace("_", "."): value for name, value in settings.items()}
-    _done(_admin(broker.brokers).create_topics([NewTopic(topic, partitions, 1, config=config)]))
+    admin = _admin(broker.brokers)
+    _done(admin.create_topics([NewTopic(topic, partitions, 1, config=config)]))
+
+    def led() -> bool:
+        found = admin.list_topics(topic, timeout=_SOON).topics[topic].partitions
+        return len(found) == partitions and all(partition.leader >= 0 for partition in found.values())
+
+    seen(led, f"the topic {topic}", _SOON)
 
 
 def drop_topic(broker: Kafka, topic: str) -> None:
