@@ -19,16 +19,14 @@ _LIMITLESS_FROM = 4
 
 async def prepare(link: Link, channel: AbstractChannel, config: Config) -> None:
     """Declare what the source needs, or check that it exists. Existing queues and exchanges are not changed."""
-    dead = config.dead_letter_name
-    if not config.declare:
-        await channel.declare_queue(config.queue, passive=True)
-        await channel.declare_exchange(dead, passive=True)
-        await _refuse_stream(link.connection, config)
-        return
     _refuse_limit(config, link.version)
     made: dict[tuple[str, str], Any] = {}
     for kind, name, given in _declarations(config):
-        made[kind, name] = await _declare(channel, kind, name, **given)
+        made[kind, name] = await _declare(channel, kind, name, passive=not config.declare, **given)
+    if not config.declare:
+        await _refuse_stream(link.connection, config)
+        return
+    dead = config.dead_letter_name
     await made["queue", dead].bind(made["exchange", dead], routing_key="")
     if config.exchange is not None:
         for key in config.keys or [""]:
@@ -42,8 +40,7 @@ async def problems(source: str, config: Config) -> list[str]:
     try:
         async with contextlib.AsyncExitStack() as stack, answering(config, SourceReason.CONNECT):
             link = await connect(stack, f"tocsin {source}", config)
-            if config.declare:
-                _refuse_limit(config, link.version)
+            _refuse_limit(config, link.version)
             for kind, name, given in _declarations(config):
                 try:
                     async with answering(config):
@@ -119,11 +116,11 @@ async def _refuse_stream(connection: AbstractConnection, config: Config) -> None
 
 
 def _refuse_limit(config: Config, version: str) -> None:
-    """Raise SourceError where a server of this version gives the delivery limit another meaning."""
+    """Raise SourceError where a server of this version gives the declared delivery limit another meaning."""
     limit = config.queue_arguments.get(_LIMIT)
     major = version.partition(".")[0]
     old = not major.isdecimal() or int(major) < _LIMITLESS_FROM
-    if isinstance(limit, int) and limit < 0 and old:
+    if config.declare and isinstance(limit, int) and limit < 0 and old:
         raise SourceError(
             f"RabbitMQ {version or 'of an unknown version'} drops a message at its first return if {_LIMIT} is "
             f"negative; only from {_LIMITLESS_FROM}.0 on that means no limit. Remove {_LIMIT} from queue_arguments: "
