@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from support import kafka_events
 from support.kafka import Kafka, breakable_kafka, shared_kafka
+from support.kafka_events import CLUSTERS, Cluster
 from support.postgres import Database, Postgres, shared_postgres
 from support.web import FakeProcess, Start, starting
 
@@ -35,6 +37,11 @@ async def start(process: FakeProcess) -> AsyncIterator[Start]:
 @pytest.fixture
 def broker() -> Kafka:
     return shared_kafka()
+
+
+@pytest.fixture(params=CLUSTERS)
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    return kafka_events.cluster(request.param)
 
 
 @pytest.fixture

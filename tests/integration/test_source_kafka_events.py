@@ -14,7 +14,7 @@ from support.kafka import (
     produce,
     stored,
 )
-from support.kafka_events import numbered, source
+from support.kafka_events import Cluster, numbered, numbers, source
 from support.waiting import until
 from tocsin.errors import SourceError, SourceReason
 from tocsin.values import typed
@@ -72,6 +72,34 @@ async def test_impossible_timestamp_is_replaced(broker: Kafka) -> None:
         await until(lambda: reader.events)
     assert began - 1 < reader.events[0].at / 1000 < time.time() + 1
     assert reader.events[0].row == ("1", None)
+
+
+async def test_record_from_the_future_keeps_its_time(cluster: Cluster) -> None:
+    """Kafka 4 refuses a record whose time is more than an hour ahead."""
+    topic, later = new_topic(cluster.broker), int(time.time() * 1000) + 3_500_000
+    producer = Producer({"bootstrap.servers": cluster.broker.brokers, "log_level": 2})
+    producer.produce(topic, value='{"n": 1}', timestamp=later)
+    assert producer.flush(20) == 0
+    async with reading(cluster.source(topic), topic) as reader:
+        await until(lambda: reader.events)
+    assert reader.events[0].at == later
+
+
+async def test_records_of_an_open_transaction_come_with_its_end(cluster: Cluster) -> None:
+    """Nor do those that were written after its begin, until then."""
+    topic = new_topic(cluster.broker)
+    settings = {"bootstrap.servers": cluster.broker.brokers, "log_level": 2}
+    producer = Producer({**settings, "transactional.id": topic})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    producer.produce(topic, value='{"number": 0}')
+    producer.flush(20)
+    produce(cluster.broker, topic, numbered([1]))
+    async with reading(cluster.source(topic), topic) as reader:
+        await until(lambda: reader.position)
+        assert not reader.events
+        producer.commit_transaction(20)
+        await until(lambda: numbers(reader.events) == [0, 1])
 
 
 async def test_invalid_records_are_refused_copied_and_passed(broker: Kafka) -> None:

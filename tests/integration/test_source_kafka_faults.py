@@ -20,7 +20,7 @@ from support.kafka import (
     produce,
     stored,
 )
-from support.kafka_events import numbered, numbers, source
+from support.kafka_events import Cluster, numbered, numbers, source
 from support.waiting import until, until_some
 from tocsin.errors import SourceError, SourceReason
 from tocsin.sources.kafka.events import KafkaEvents
@@ -77,14 +77,14 @@ async def test_reading_continues_after_a_broker_died(own: Kafka) -> None:
     assert numbers(again.events) == [*range(100, 200)]
 
 
-async def test_missing_or_deleted_topic_is_reported(broker: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_or_deleted_topic_is_reported(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.sources.kafka.stream._CHECK_TOPICS_EVERY", 0.2)
-    topic = new_topic(broker)
+    broker, topic = cluster.broker, new_topic(cluster.broker)
     with pytest.raises(SourceError, match=f"no topic {topic}-not") as caught:
-        async with source(broker.brokers, topic).open([topic, f"{topic}-not"], position={}):
+        async with cluster.source(topic).open([topic, f"{topic}-not"], position={}):
             pass
     assert caught.value.reason is SourceReason.MISSING
-    async with source(broker.brokers, topic).open([topic], position={}) as stream:
+    async with cluster.source(topic).open([topic], position={}) as stream:
         task = asyncio.create_task(Reader(stream).run())
         await until_some(lambda: _asked(broker, topic))
         drop_topic(broker, topic)

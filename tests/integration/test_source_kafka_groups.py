@@ -13,13 +13,14 @@ from support.kafka import (
     places,
     produce,
 )
-from support.kafka_events import numbered, numbers, source
+from support.kafka_events import Cluster, numbered, numbers, source
 from support.waiting import until
 
 
-async def test_two_consumers_share_partitions_and_skip_nothing(broker: Kafka) -> None:
+async def test_two_consumers_share_partitions_and_skip_nothing(cluster: Cluster) -> None:
+    broker = cluster.broker
     topic = new_topic(broker, partitions=4)
-    at = source(broker.brokers, topic)
+    at = cluster.source(topic)
     expected, writing = 0, True
 
     async def write() -> None:

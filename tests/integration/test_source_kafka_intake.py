@@ -16,7 +16,7 @@ from confluent_kafka.cimpl import TopicPartition
 from support.event_reading import Reader
 from support.intakes import Locked, Offered, intake_of_orders
 from support.kafka import Kafka, committed, drop_topic, make_topic, new_topic, produce
-from support.kafka_events import numbered, numbers, source
+from support.kafka_events import Cluster, numbered, numbers, source
 from support.pipelines import at_work
 from support.waiting import until, until_some
 from tocsin.exposition import State
@@ -31,12 +31,12 @@ SHORT = {"max.poll.interval.ms": "3000", "session.timeout.ms": "3000", "heartbea
 class Scenario(Offered):
     """A topic, an alert on it and a ledger."""
 
-    def __init__(self, directory: Path, broker: Kafka) -> None:
+    def __init__(self, directory: Path, cluster: Cluster) -> None:
         super().__init__()
-        self.topic = new_topic(broker)
+        self._cluster, self._broker = cluster, cluster.broker
+        self.topic = new_topic(self._broker)
         self.ledger = directory / "tocsin.db"
         self._directory = directory
-        self._broker = broker
 
     @property
     def sent(self) -> list[int]:
@@ -48,7 +48,7 @@ class Scenario(Offered):
         """Run the pipeline on the same ledger."""
         ledger = open_ledger(self.ledger)
         self.locked = Locked(ledger, 0)
-        at = source(self._broker.brokers, self.topic, librdkafka=librdkafka)
+        at = self._cluster.source(self.topic, librdkafka=librdkafka)
         intake = intake_of_orders(self._directory, at, self.locked, self, event=self.topic)
         async with at_work(intake):
             yield intake
@@ -64,7 +64,13 @@ class Scenario(Offered):
 
 @pytest.fixture
 def scenario(tmp_path: Path, broker: Kafka) -> Scenario:
-    return Scenario(tmp_path, broker)
+    return Scenario(tmp_path, Cluster(broker, {}))
+
+
+@pytest.fixture
+def anywhere(tmp_path: Path, cluster: Cluster) -> Scenario:
+    """In each version and with each protocol."""
+    return Scenario(tmp_path, cluster)
 
 
 async def test_record_read_again_is_not_sent_again(scenario: Scenario, broker: Kafka) -> None:
@@ -87,36 +93,36 @@ async def test_record_read_again_is_not_sent_again(scenario: Scenario, broker: K
 
 
 @pytest.mark.parametrize("new", [1, 8], ids=["shorter", "longer"])
-async def test_recreated_topic_is_read_from_its_beginning_once(scenario: Scenario, new: int) -> None:
-    scenario.write(0, 1, 2)
-    async with scenario.running():
-        await until(lambda: len(scenario.sent) == 3)
-    scenario.recreate()
+async def test_recreated_topic_is_read_from_its_beginning_once(anywhere: Scenario, new: int) -> None:
+    anywhere.write(0, 1, 2)
+    async with anywhere.running():
+        await until(lambda: len(anywhere.sent) == 3)
+    anywhere.recreate()
     again = [*range(100, 100 + new)]
-    scenario.write(*again)
-    async with scenario.running():
-        await until(lambda: scenario.sent == [0, 1, 2, *again])
-    scenario.write(200)
-    async with scenario.running() as intake:
-        await until(lambda: scenario.sent == [0, 1, 2, *again, 200])
+    anywhere.write(*again)
+    async with anywhere.running():
+        await until(lambda: anywhere.sent == [0, 1, 2, *again])
+    anywhere.write(200)
+    async with anywhere.running() as intake:
+        await until(lambda: anywhere.sent == [0, 1, 2, *again, 200])
         assert intake.received["order"] == 1, "it goes on in the new one"
 
 
 @pytest.mark.parametrize("new", [1, 3, 8], ids=["shorter", "as long", "longer"])
 async def test_topic_recreated_while_reading_is_sent_once(
-    scenario: Scenario, new: int, monkeypatch: pytest.MonkeyPatch
+    anywhere: Scenario, new: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tocsin.sources.kafka.stream._CHECK_TOPICS_EVERY", 0.5)
     again = [*range(100, 100 + new)]
-    async with scenario.running():
-        scenario.write(0, 1, 2)
-        await until(lambda: len(scenario.sent) == 3)
-        scenario.recreate()
-        scenario.write(*again)
-        await until(lambda: {*again} <= {*scenario.sent})
-        scenario.write(200)
-        await until(lambda: 200 in scenario.sent)
-    assert sorted(scenario.sent) == [0, 1, 2, *again, 200]
+    async with anywhere.running():
+        anywhere.write(0, 1, 2)
+        await until(lambda: len(anywhere.sent) == 3)
+        anywhere.recreate()
+        anywhere.write(*again)
+        await until(lambda: {*again} <= {*anywhere.sent})
+        anywhere.write(200)
+        await until(lambda: 200 in anywhere.sent)
+    assert sorted(anywhere.sent) == [0, 1, 2, *again, 200]
 
 
 # A consumer that does not poll.

@@ -34,44 +34,44 @@ from support.prometheus import free_port
 from support.shared import guard, shared
 from support.waiting import seen
 
-VERSION = "3.9.1"
+VERSION, NEWEST = "3.9.1", "4.4.0"
 
 USERS = {"admin": "S3CR3T-and-quite-long", "guest": "S3CR3T-of-the-guest", "stranger": "S3CR3T-of-the-stranger"}
 """Name -> password. No test lets the stranger write anything."""
 
 _SOON = 60.0
 _CLASSES = "classes.jsa"
-_POM = f"""\
+_POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>tocsin</groupId><artifactId>kafka-for-tests</artifactId><version>1</version>
   <dependencies><dependency>
-    <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version>
+    <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>VERSION</version>
   </dependency></dependencies>
 </project>
 """
 
 
-def jars() -> Path:
+def jars(version: str = VERSION) -> Path:
     """The folder of the jars. Skips the test where they cannot be had."""
     if shutil.which("java") is None:
         pytest.skip("java is not on the PATH")
-    return cached(f"kafka-{VERSION}", _fetch, "mvn")
+    return cached(f"kafka-{version}", functools.partial(_fetch, version), "mvn")
 
 
-def _fetch(new: Path, _: Path) -> None:
-    (new / "pom.xml").write_text(_POM, encoding="utf-8")
+def _fetch(version: str, new: Path, _: Path) -> None:
+    (new / "pom.xml").write_text(_POM.replace("VERSION", version), encoding="utf-8")
     run("mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={new}", cwd=new)
 
 
-def _classes() -> Path:
+def _classes(version: str) -> Path:
     """The classes of a broker as Java has them in memory. With this file a start takes half the time."""
-    return cached(f"kafka-{VERSION}-classes", _dump, "java") / _CLASSES
+    return cached(f"kafka-{version}-classes", functools.partial(_dump, version), "java") / _CLASSES
 
 
-def _dump(new: Path, _: Path) -> None:
+def _dump(version: str, new: Path, _: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="tocsin-kafka-") as folder:
-        broker = Kafka(Path(folder))
+        broker = Kafka(Path(folder), version)
         broker.start(dump=new / _CLASSES)
         broker.end(signal.SIGTERM)
 
@@ -82,17 +82,22 @@ class Kafka:
     Anyone may do anything at `brokers`. At `guarded`, over TLS, the users log in, and only `admin` has rights.
     """
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, version: str = VERSION, **settings: str) -> None:
         """`settings`: of the broker, with `_` for a dot. Nothing listens yet."""
         self._folder = folder
-        self._jars = f"{jars()}{os.sep}*"
+        self._version, self._jars = version, f"{jars(version)}{os.sep}*"
         self._process: subprocess.Popen[bytes] | None = None
         self.brokers = f"127.0.0.1:{free_port()}"
         self.guarded = f"127.0.0.1:{free_port()}"
         self.authority = folder / "ca.pem"
         _certify(self.authority, folder / "broker.pem")
         (folder / "server.properties").write_text(self._properties(settings), encoding="utf-8")
-        # What `kafka-storage format` writes, without another Java.
+        if version != VERSION:
+            # Without it a broker of today has the features of an old one.
+            tool = ("java", "-cp", self._jars, "kafka.tools.StorageTool", "format", "--cluster-id", _id())
+            run(*tool, "--config", str(folder / "server.properties"), cwd=folder)
+            return
+        # What the tool writes, without another Java.
         (folder / "data").mkdir()
         ids = f"cluster.id={_id()}\nnode.id=1\ndirectory.id={_id()}"
         (folder / "data" / "meta.properties").write_text(f"version=1\n{ids}\n", encoding="utf-8")
@@ -100,7 +105,7 @@ class Kafka:
     def start(self, *guard: str, dump: Path | None = None) -> None:
         """Start, and wait until it listens. `dump`: where to write its classes when it ends."""
         assert not self.runs
-        classes = f"-XX:ArchiveClassesAtExit={dump}" if dump else f"-XX:SharedArchiveFile={_classes()}"
+        classes = f"-XX:ArchiveClassesAtExit={dump}" if dump else f"-XX:SharedArchiveFile={_classes(self._version)}"
         java = ("java", classes, "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", self._jars)
         log = self._folder / "kafka.log"
         with log.open("ab") as words:
@@ -205,16 +210,18 @@ def kafka(folder: Path, **settings: str) -> Iterator[Kafka]:
 
 
 @functools.cache
-def shared_kafka() -> Kafka:
-    """The running Kafka that all tests share. Each test uses topics and groups of its own, and grants rights to those
-    only."""
+def shared_kafka(version: str = VERSION) -> Kafka:
+    """The running Kafka of a version that all tests share. Each test uses topics and groups of its own, and grants
+    rights to those only."""
 
     def start(folder: Path) -> Kafka:
-        broker = Kafka(folder)
+        # The heartbeat of a group with the protocol `consumer` is the brokers' choice.
+        quick = {"group_consumer_min_heartbeat_interval_ms": "100", "group_consumer_heartbeat_interval_ms": "200"}
+        broker = Kafka(folder, version, **quick)
         broker.start(*guard())
         return broker
 
-    return shared("kafka", start)
+    return shared(f"kafka-{version}", start)
 
 
 breaks_kafka = pytest.mark.xdist_group("breaks kafka")

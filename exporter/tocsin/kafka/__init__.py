@@ -144,6 +144,7 @@ _OWN = {
     "delivery.timeout.ms",
     "message.max.bytes",
     "group.id",
+    "group.protocol",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.partition.eof",

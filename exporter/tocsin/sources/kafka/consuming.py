@@ -62,9 +62,11 @@ class ConsumerThread:
         self.redact = redactor(config.hidden())
         self.trouble = Trouble(self.redact)
         self._log = LibraryLog(self.redact, source=source)
+        # How long no process reads the partitions of one that was killed; with KIP-848 the brokers decide it.
+        session = {"session.timeout.ms": 10_000} if config.group_protocol == "classic" else {}
         settings = {
             "fetch.wait.max.ms": 100,
-            "session.timeout.ms": 10_000,  # how long no process reads the partitions of one that was killed
+            **session,
             # A broker that stops answering is noticed although its connection stays open.
             "socket.timeout.ms": max(2_000, round(config.progress_timeout * 1000)),
             **config.client_settings(),

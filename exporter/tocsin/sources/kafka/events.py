@@ -30,8 +30,9 @@ class KafkaEvents:
 
     @asynccontextmanager
     async def open(self, names: Sequence[str], *, position: Mapping[str, int]) -> AsyncIterator[EventStream]:
+        classic = self._config.group_protocol == "classic"
         settings = {
-            "partition.assignment.strategy": "cooperative-sticky",
+            **({"partition.assignment.strategy": "cooperative-sticky"} if classic else {"group.protocol": "consumer"}),
             "enable.auto.commit": True,  # of the offsets that `acknowledge` stores
             "auto.commit.interval.ms": 1000,
             "queued.max.messages.kbytes": 16384,

@@ -10,7 +10,7 @@ from tocsin.sources.settings import Positive, SourceSettings, Text
 About = Literal["key", "topic", "partition", "offset", "timestamp", "headers"]
 Type = Literal["text", "boolean", "integer", "numeric", "float", "jsonb", "timestamptz"]
 
-_OF_EVENTS = ("group", "start", "nulls", "dead_letters")
+_OF_EVENTS = ("group", "group_protocol", "start", "nulls", "dead_letters")
 _OF_STATE = ("envelope", "columns")
 
 
@@ -30,6 +30,10 @@ class Config(KafkaConnection, SourceSettings):
     group: Text = "tocsin"
     """The consumer group. Several processes with the same group share the partitions. Its offsets at the brokers follow
     the ledger."""
+
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    """How the group shares partitions. `consumer` is KIP-848, which needs Kafka 4: a joining process does not stop the
+    others. The brokers decide when a silent process has left (`group.consumer.session.timeout.ms`, 45 s)."""
 
     start: Literal["latest", "earliest"] = "latest"
     """Where to start a topic that neither the ledger nor the group knows: at new records, or at its beginning."""
