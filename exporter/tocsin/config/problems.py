@@ -66,6 +66,9 @@ TEXTS: Mapping[str, str] = {
     "notified_twice": "{name} is notified twice",
     "empty_key": "must name a column; without it the label columns, or the whole row, identify a firing",
     "ignored_key": "{name} is part of {part}: when it changes, that is another firing",
+    "scrape_label": "Prometheus sets {name} itself, and stores this one as exported_{name} unless the scrape "
+    "configuration has honor_labels: true",
+    "prometheus_metric": "Prometheus has {name} of its own, so a query of it would mix the two; set metric",
     "comment_in_one_line": "what comes after -- is a comment up to the end of the line, and the query has one line; "
     "write it as a block (query: |), or the comment as /* */",
     "value_in_key": "{name} is part of {part}: every new value is another firing",

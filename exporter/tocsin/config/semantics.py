@@ -32,6 +32,10 @@ Report: TypeAlias = Callable[..., None]
 """Takes a code, a path below the alert, and the fields of the code's text."""
 
 
+_OF_SCRAPES = frozenset({"job", "instance"})
+_OF_PROMETHEUS = re.compile(r"up|ALERTS|ALERTS_FOR_STATE|scrape_.*")
+
+
 def check_alert(
     name: str, alert: AlertSettings, document: Document, source: SourceSettings | None, levels: Collection[str]
 ) -> None:
@@ -58,6 +62,10 @@ def check_alert(
     if alert.gauges and on_rows:
         _check_metric(name, alert, report)
         _check_labels(alert, report)
+        for label in sorted({*alert.label_columns, *alert.static_labels} & _OF_SCRAPES):
+            document.warn("scrape_label", ("alerts", name, "labels"), name=label)
+        if _OF_PROMETHEUS.fullmatch(alert.metric or name):
+            document.warn("prometheus_metric", ("alerts", name), name=alert.metric or name)
 
 
 def check_references(
