@@ -76,6 +76,7 @@ async def test_pending_mail_survives_kill(scenario: Scenario) -> None:
         await tocsin.until_metric("tocsin_channel_delivered_total", 1, channel="phone")
         await tocsin.kill()
     assert not scenario.mail.mails
+    scenario.mail._script.clear()
     async with scenario.harness.run() as tocsin:
         await scenario.mail.arrived(1)
         await tocsin.until_metric("tocsin_channel_pending", 0, channel="mail")
