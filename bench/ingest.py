@@ -22,7 +22,8 @@ from tocsin.ledger.base import Ledger
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Kind
 from tocsin.pipeline.routing import Route, Router
-from tocsin.pipeline.rows import RowOutputs, RowPipeline, Timing
+from tocsin.pipeline.rows import RowOutputs, RowPipeline
+from tocsin.pipeline.timing import Timing
 from tocsin.sources.materialize import Materialize
 
 ROWS = 200_000

@@ -17,7 +17,8 @@ from tocsin.errors import SourceError
 from tocsin.exposition import Metrics, Page
 from tocsin.model import Batch, Column, Columns, Kind
 from tocsin.pipeline.routing import Route, Router
-from tocsin.pipeline.rows import RowOutputs, RowPipeline, Timing
+from tocsin.pipeline.rows import RowOutputs, RowPipeline
+from tocsin.pipeline.timing import Timing
 from tocsin.sources.base import Subject
 
 COLUMNS = (Column(name="id", oid=23),)

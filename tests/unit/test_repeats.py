@@ -1,6 +1,9 @@
-"""Log lines that come in floods: the first in full, then a count. Outages: once, and while they last."""
+"""Log lines that come in floods: the first in full, then a count. Outages: once, and while they last. Rows that
+change at each reading."""
 
 import threading
+from collections.abc import MutableMapping
+from typing import Any
 
 import pytest
 import structlog
@@ -8,7 +11,9 @@ from structlog.testing import capture_logs
 
 from support.clock import Clock
 from tocsin.exposition import State
+from tocsin.model import Column, Kind, Transition
 from tocsin.pipeline.reporter import Reporter
+from tocsin.pipeline.restless import Restless
 from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
@@ -152,3 +157,41 @@ def test_first_success_is_logged_only_after_the_start() -> None:
         Reporter(log, down="down", up="up").recovered()
         Reporter(log, down="down", up="up", state=State.UP).recovered()
     assert [line["event"] for line in logged] == ["up"]
+
+
+# Rows that never rest.
+
+
+def readings(*batches: dict[str, str]) -> list[MutableMapping[str, Any]]:
+    """What is logged of an alert whose rows, by key, have these ages in one batch after another."""
+    columns = (Column(name="id", oid=25), Column(name="age", oid=25))
+    restless, before = Restless("late"), batches[0]
+    with capture_logs() as logged:
+        for at, rows in enumerate(batches):
+            changed = [key for key in rows if before.get(key) not in (None, rows[key])]
+            made = [
+                Transition("late", key, Kind.UPDATED, 0, at, columns, (key, rows[key]), (key, before[key]))
+                for key in changed
+            ]
+            restless.seen(made, firing=len(rows))
+            before = rows
+    return logged
+
+
+def test_rows_that_always_change_are_named_once() -> None:
+    [line] = readings(*({"a": str(age), "b": str(age)} for age in range(20)))
+    assert line["columns"] == ["age"]
+    assert "`ignore`" in line["event"]
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [{"a": str(age)} for age in range(20)],
+        [{"a": str(age), "b": "0"} for age in range(20)],
+        [{"a": str(age), "b": str(age // 4 * 4 + min(age % 4, 2))} for age in range(20)],
+    ],
+    ids=["one row", "one of two rows", "not each time"],
+)
+def test_rows_that_rest_are_not_named(batches: list[dict[str, str]]) -> None:
+    assert readings(*batches) == []

@@ -23,7 +23,7 @@ from tocsin.model import Kind, Notification, Transition, notification_id
 from tocsin.pipeline.columns import NamedColumns
 from tocsin.pipeline.events import EventRoute
 from tocsin.pipeline.routing import Route, Router, holds
-from tocsin.pipeline.rows import Timing
+from tocsin.pipeline.timing import Timing
 from tocsin.registry import LEVELS, channel_module, source_module
 from tocsin.repeats import Repeats
 from tocsin.sources.base import EventSource, Source

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import structlog
 
 from tocsin.alert import RowAlert
-from tocsin.backoff import Backoff
 from tocsin.errors import LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertStatus, Gauges, GaugeSpec, Page, Rendered, State
 from tocsin.faults import must_end, unexpected
@@ -31,33 +30,19 @@ from tocsin.model import Batch, Columns, Notification, Transition
 from tocsin.pipeline import resume
 from tocsin.pipeline.columns import NamedColumns
 from tocsin.pipeline.reporter import NameChecks, Reporter, Stall
+from tocsin.pipeline.restless import Restless
 from tocsin.pipeline.resume import FirstStart, Redefined, Resumed
 from tocsin.pipeline.routing import Router
 from tocsin.pipeline.store import AlertStore
+from tocsin.pipeline.timing import Timing
 from tocsin.sources.base import Source
 
 log = structlog.get_logger(__name__)
 
 _LARGE = 1_000
 """Rows from which a batch is applied in a thread, so that the event loop goes on."""
-_REMADE = (SourceReason.MISSING, SourceReason.DROPPED, SourceReason.PERMISSION)
-_REMADE_WITHIN = 60.0
-"""Seconds within which a dropped view is recreated and may be read: `dbt run` does that with every view. Until then it
-is checked every second."""
 _CONSTANT_EVERY = 30.0
 """Seconds between subscriptions to a view that cannot change by itself; it can still be replaced."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """How long to wait for what, in seconds; from the source's settings."""
-
-    backoff: Backoff
-    progress_interval: float
-    """A healthy source reports progress within this time."""
-    stale_after: float
-    """The series are withdrawn after this time without progress."""
-    exit_on_stall: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +109,7 @@ class RowPipeline:
             log, down="source partly works", up="source fully works again", state=State.UP, alert=alert.name
         )
         self._name_checks = NameChecks(outputs.metrics.identity_check_failures.inc)
+        self._restless = Restless(alert.name)
         self._firing: FiringSet | None = None
         """None: not known, as at the start and after a fault of the ledger."""
         self._progress: _Progress | None = None
@@ -143,7 +129,7 @@ class RowPipeline:
                         attempt, wait = 0, _CONSTANT_EVERY  # only a constant view ends without an error
             except SourceError as error:
                 self._source_failed(error)
-                wait = self._pause(error, attempt)
+                wait = self._timing.pause(error.reason, attempt, self._chance, down_for=self._reporter.down_for)
             except (Exception, asyncio.CancelledError) as error:
                 if must_end(error):
                     raise
@@ -221,14 +207,6 @@ class RowPipeline:
         if error.reason is SourceReason.STALLED and self._timing.exit_on_stall:
             raise Stall(f"alert {self.alert.name}: {error}")
 
-    def _pause(self, error: SourceError, attempt: int) -> float:
-        """Seconds before the next attempt."""
-        if error.reason is SourceReason.REPLACED and attempt == 0:
-            return 0.0  # the source works and has another object for the same name
-        wait = self._timing.backoff.delay(attempt, self._chance)
-        remade = error.reason in _REMADE and self._reporter.down_for < _REMADE_WITHIN
-        return min(wait, 1.0) if remade else wait
-
     def _broken(self, error: BaseException) -> None:
         if isinstance(error, LedgerError):
             self._reporter.failed(str(error))
@@ -276,6 +254,8 @@ class RowPipeline:
             self._out.metrics.transitions[kind].inc(count)
         self._progress = _Progress(self._clock(), self._monotonic())
         self._reporter.recovered(firing=firing.firing)
+        if self._out.ledger is not None:
+            self._restless.seen(outcome.transitions, firing.firing)
         if batch.note:
             self._partly.failed(batch.note)
         else:
