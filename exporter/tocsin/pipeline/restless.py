@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 _STREAK = 5
 """Batches with transitions, one after another, in which every firing row changed."""
 _ROWS = 2
-"""Of a single row nobody can say whether its changes are news."""
+"""Whether the changes of a single row are news, only its reader knows."""
 
 
 class Restless:
