@@ -201,8 +201,7 @@ class Server(Settings):
         return make_conninfo(**parameters)
 
     def configured(self) -> list[sql.Composed]:
-        """Statements that set the configured settings, to be run after the login: a pooler would refuse them in the
-        startup packet."""
+        """Statements for after the login that set what is configured: poolers refuse it in the startup packet."""
         call = sql.SQL("pg_catalog.set_config({}, {}, false)")
         calls = [call.format(sql.Literal(name), sql.Literal(value)) for name, value in self._session().items()]
         return [sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))] if calls else []
