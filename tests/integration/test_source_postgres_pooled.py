@@ -11,6 +11,7 @@ from support.pgbouncer import pgbouncer
 from support.postgres import Database, Postgres
 from support.reading import Reading, error_of, reading
 from tocsin.errors import SourceError
+from tocsin.postgres import OUTPUT
 from tocsin.sources import postgres as source_kind
 from tocsin.sources.base import Subject
 from tocsin.sources.settings import PostgresConfig
@@ -56,6 +57,11 @@ async def test_settings_hold_in_transactions_and_reach_no_one_else(server: Postg
             for setting in ("statement_timeout", "search_path"):
                 shown = await (await other.execute(f"SHOW {setting}")).fetchone()
                 assert shown not in (("300ms",), ("a, b",))
+
+
+async def test_every_setting_of_the_output_may_be_chosen(database: Database) -> None:
+    async with reading(source(database.dsn, options=dict(OUTPUT)), Subject(query="SELECT 1 AS a")) as stream:
+        await stream.until_state(("1",))
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, LiteralString, Self
 
 from psycopg import sql
 from pydantic import Field, model_validator
@@ -136,13 +136,13 @@ class PostgresConfig(Connection):
 
     def begin(self) -> sql.Composed:
         """SQL that begins a transaction with the session's settings. Of `output`, a server may not know some."""
-        pairs = sql.SQL(", ").join(map(_pair, self._session().items()))
-        output = sql.SQL(", ").join(map(_pair, self.asked_output().items()))
-        make = sql.SQL("SELECT pg_catalog.set_config(name, value, true) FROM (VALUES {}) AS wanted (name, value)")
-        known = sql.SQL(" WHERE pg_catalog.current_setting(name, true) IS NOT NULL")
-        return sql.SQL("; ").join(
-            [sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED"), make.format(pairs), make.format(output) + known]
-        )
+        make: LiteralString = "SELECT pg_catalog.set_config(name, value, true) FROM (VALUES {}) AS wanted (name, value)"
+        known: LiteralString = make + " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
+        steps: list[sql.Composable] = [sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")]
+        for statement, settings in ((make, self._session()), (known, self.asked_output())):
+            if settings:
+                steps.append(sql.SQL(statement).format(sql.SQL(", ").join(map(_pair, settings.items()))))
+        return sql.SQL("; ").join(steps)
 
 
 def _pair(setting: tuple[str, str]) -> sql.Composed:
