@@ -126,7 +126,7 @@ async def _named(ledger: Ledger, given: Sequence[str]) -> list[Record]:
 
 def _check_known(what: str, name: str | None, known: Iterable[str]) -> None:
     if name is not None and name not in known:
-        raise TocsinError(f"there is no {what} {name!r}; there are {', '.join(known)}")
+        raise TocsinError(f"there is no {what} {name!r}; there are {', '.join(known) or 'none'}")
 
 
 def _why(record: Record) -> str:
