@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from support import events_table
-from support.pgbouncer import pgbouncer
+from support.pgbouncer import VERSIONS, pgbouncer
 from support.postgres import Database, Postgres
 from support.reading import Reading, error_of, reading
 from tocsin.errors import SourceError
@@ -30,9 +30,15 @@ def source(dsn: str, **given: object) -> source_kind.Postgres:
     return source_kind.build("pg", PostgresConfig.model_validate({"dsn": dsn, **quick, **given}))
 
 
-async def test_alerts_that_share_a_session_get_their_own_columns(server: Postgres, database: Database) -> None:
+every_version = pytest.mark.parametrize("version", VERSIONS)
+
+
+@every_version
+async def test_alerts_that_share_a_session_get_their_own_columns(
+    server: Postgres, database: Database, version: str
+) -> None:
     """Parse and Describe of one alert must not meet the statement of another one."""
-    with pgbouncer(server, "transaction", size=2) as pooled:
+    with pgbouncer(server, "transaction", size=2, version=version) as pooled:
 
         async def read(query: str) -> None:
             async with reading(source(pooled(database.dsn)), Subject(query=query)) as stream:
@@ -44,8 +50,11 @@ async def test_alerts_that_share_a_session_get_their_own_columns(server: Postgre
         await asyncio.gather(*map(read, [*QUERIES] * 2))
 
 
-async def test_settings_hold_in_transactions_and_reach_no_one_else(server: Postgres, database: Database) -> None:
-    with pgbouncer(server, "transaction", size=1) as pooled:
+@every_version
+async def test_settings_hold_in_transactions_and_reach_no_one_else(
+    server: Postgres, database: Database, version: str
+) -> None:
+    with pgbouncer(server, "transaction", size=1, version=version) as pooled:
         dsn = pooled(database.dsn)
         given = {"statement_timeout": "300ms", "options": {"TimeZone": "Asia/Tokyo", "search_path": "a, b"}}
         query = "SELECT current_setting('TimeZone'), current_setting('search_path'), current_setting('DateStyle')"
@@ -64,11 +73,12 @@ async def test_every_setting_of_the_output_may_be_chosen(database: Database) -> 
         await stream.until_state(("1",))
 
 
+@every_version
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-async def test_unheard_notify_is_reported(server: Postgres, database: Database, mode: str) -> None:
+async def test_unheard_notify_is_reported(server: Postgres, database: Database, mode: str, version: str) -> None:
     """LISTEN succeeds in both modes. The rows are read on the interval meanwhile."""
     await database.run("CREATE TABLE orders (id int)")
-    with pgbouncer(server, mode) as pooled:
+    with pgbouncer(server, mode, version=version) as pooled:
         asked = source(pooled(database.dsn), notify=["orders"])
         problems = await asked.verify([])
         async with reading(asked, "orders") as stream:
@@ -86,10 +96,11 @@ async def read_on(stream: Reading, count: int) -> None:
         await stream.next()
 
 
-async def test_events_refuse_shared_sessions(server: Postgres, database: Database) -> None:
+@every_version
+async def test_events_refuse_shared_sessions(server: Postgres, database: Database, version: str) -> None:
     """LISTEN, locks and settings would be those of other clients."""
     await events_table.made(database)
-    with pgbouncer(server, "transaction") as pooled:
+    with pgbouncer(server, "transaction", version=version) as pooled:
         events = events_table.source(database, dsn=pooled(database.dsn))
         [problem] = await events.verify([])
         assert "use pool mode session" in problem

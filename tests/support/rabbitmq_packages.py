@@ -1,20 +1,14 @@
-"""Where the programs of RabbitMQ are: those that this machine has, and RabbitMQ 4.0 from the packages of Debian 13.
-
-Those packages are fetched once with apt, from where this machine gets its own, and unpacked into the user's cache.
-Nothing is installed, and apt keeps its lists of them beside them.
-"""
+"""Where the programs of RabbitMQ are: those that this machine has, and RabbitMQ 4.0 from the packages of Debian 13."""
 
 import os
-import platform
-import re
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from support.downloads import cached, run
+from support import debian_packages
+from support.debian_packages import ELF, executables, wrap_program
 
 SUITE, VERSION = "trixie", "4.0"
 PACKAGES = (
@@ -66,62 +60,15 @@ def programs(version: str | None = None) -> Programs:
 
 def unpacked() -> Path:
     """The folder of the unpacked packages. Skips the test where they cannot be had."""
-    return cached(f"rabbitmq-{VERSION}", _fetch, "apt-get", "dpkg-deb")
-
-
-def _fetch(new: Path, folder: Path) -> None:
-    apt = new / "apt"
-    for name in ("lists/partial", "cache/archives/partial", "parts", "packages"):
-        (apt / name).mkdir(parents=True)
-    (apt / "empty").touch()
-    _write_sources(apt / "parts")
-    given = {
-        "Dir::Etc::sourcelist": apt / "empty",
-        "Dir::Etc::sourceparts": apt / "parts",
-        "Dir::State::Lists": apt / "lists",
-        "Dir::Cache": apt / "cache",
-        "Acquire::Languages": "none",
-    }
-    options = [part for name, value in given.items() for part in ("-o", f"{name}={value}")]
-    run("apt-get", "-qq", *options, "update", cwd=apt)
-    run("apt-get", "-qq", *options, "download", *(f"{name}/{SUITE}" for name in PACKAGES), cwd=apt / "packages")
-    for package in (apt / "packages").glob("*.deb"):
-        run("dpkg-deb", "-x", str(package), str(new), cwd=apt)
-    shutil.rmtree(apt)
-    _wrap(new, folder)
-
-
-def _write_sources(parts: Path) -> None:
-    """Write this machine's own sources of packages, with the other suite in them."""
-    release = platform.freedesktop_os_release()
-    if release["ID"] != "debian":
-        pytest.skip(f"RabbitMQ {VERSION} comes from Debian's packages, and this is not Debian")
-    own = Path("/etc/apt")
-    for file in (own / "sources.list", *own.glob("sources.list.d/*.list"), *own.glob("sources.list.d/*.sources")):
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        if release["VERSION_CODENAME"] in text:
-            there = re.sub(rf"\b{release['VERSION_CODENAME']}\b", SUITE, text)
-            (parts / f"{file.stem}{file.suffix}").write_text(there, encoding="utf-8")
+    return debian_packages.unpacked(f"rabbitmq-{VERSION}", SUITE, PACKAGES, _wrap)
 
 
 def _wrap(new: Path, folder: Path) -> None:
     """Have every program of Erlang start with the C library of its own packages."""
-    [libraries] = new.glob("usr/lib/*-linux-gnu*")
-    [loader] = libraries.glob("ld-linux*.so.*")
-    within = folder / libraries.relative_to(new)
-    for program in (new / _ERLANG).rglob("*"):
-        if program.is_symlink() or not program.is_file() or not program.stat().st_mode & stat.S_IXUSR:
-            continue
+    for program in executables(new / _ERLANG):
         content = program.read_bytes()
-        if not content.startswith(b"\x7fELF"):
+        if content.startswith(ELF):
+            wrap_program(program, new, folder)
+        else:
             # A script, which names the place where the package would have been installed.
             program.write_bytes(content.replace(f"/{_ERLANG}".encode(), str(folder / _ERLANG).encode()))
-            continue
-        real = program.with_name(f"{program.name}.elf")
-        program.rename(real)
-        there = folder / real.relative_to(new)
-        program.write_text(
-            f'#!/bin/sh\nexec "{within / loader.name}" --library-path "{within}" --argv0 "$0" "{there}" "$@"\n',
-            encoding="utf-8",
-        )
-        program.chmod(0o755)
