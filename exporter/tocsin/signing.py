@@ -21,7 +21,7 @@ class Signer:
     def __init__(self, secrets: Sequence[str]) -> None:
         if not secrets:
             raise ValueError("is empty")
-        self._keys = [_key(secret) for secret in secrets]
+        self._keys = [key(secret) for secret in secrets]
 
     def headers(self, id_: str, timestamp: int, body: bytes) -> Mapping[str, str]:
         """The headers that sign a body. `timestamp`: seconds since the epoch, of this attempt."""
@@ -37,15 +37,16 @@ class Signer:
 HEADERS = frozenset({"webhook-id", "webhook-timestamp", "webhook-signature"})
 
 
-def _key(secret: str) -> bytes:
+def key(secret: str) -> bytes:
+    """The key of a secret. Raises ValueError, which does not quote the secret."""
     text = secret.removeprefix(PREFIX)
     try:
-        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        found = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        key = b""
-    if text == secret or len(key) not in LENGTHS:
+        found = b""
+    if text == secret or len(found) not in LENGTHS:
         raise ValueError(
             f"a signing secret is {PREFIX} followed by {LENGTHS.start} to {LENGTHS.stop - 1} bytes in base64; generate "
             f"one with: echo {PREFIX}$(openssl rand -base64 32)"
         )
-    return key
+    return found

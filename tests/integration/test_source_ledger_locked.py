@@ -71,6 +71,6 @@ async def test_requests_are_refused_while_ledger_is_locked(tmp_path: Path) -> No
         assert intake.message == "the ledger is locked"
         pauses.release()
         await until(lambda: intake.state is State.UP, "the ledger works")
-        assert await posted.receive("order", headers, body()) == 1
+        assert await posted.receive("order", headers, body()) == http.Answer(202, {"events": 1})
     assert offered.values("n") == ["1"]
     await ledger.close()

@@ -16,7 +16,7 @@ from tocsin.firing import Firing, Phase
 from tocsin.ledger.base import Attempt, Episode, Filter, Ledger, Record, Status
 from tocsin.model import Column, Columns, Kind, Row, Transition
 from tocsin.pipeline.feed import Feed
-from tocsin.sources.http import RefusedRequest
+from tocsin.sources.http import Answer, RefusedRequest
 from tocsin.web import views
 from tocsin.web.application import build
 
@@ -169,7 +169,7 @@ class FakeProcess:
     def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:
         return views.firings(self.rows.get(alert, [])[:limit], self.alert(alert), COLUMNS)
 
-    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
+    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Answer:
         if alert != "posted":
             raise RefusedRequest(404, f"no alert {alert!r} takes events over HTTP")
         if self.refusal is not None:
@@ -180,7 +180,7 @@ class FakeProcess:
         finally:
             self.reading -= 1
         self.received.append((alert, dict(headers), read))
-        return 1
+        return Answer(202, {"events": 1})
 
     def rescan(self) -> None:
         self.rescans += 1

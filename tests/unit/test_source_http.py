@@ -11,40 +11,19 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook
 
+from support.sources_http import NOW, TOKEN, Body, settings, taking
 from support.waiting import until
 from tocsin.errors import SourceError
 from tocsin.model import Event
 from tocsin.signing import Signer
 from tocsin.sources import http as kind
-from tocsin.sources.http import Http, RefusedRequest
+from tocsin.sources.http import Answer, Http, RefusedRequest
 
-TOKEN = "a-token-of-some-length"
 SIGNING = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-NOW = 1_795_242_548
 BODY = b'{"order": "na\xc3\xafve \xe2\x98\x83"}'
+STORED = Answer(202, {"events": 1})
 SHOWN = {"authorization": f"Bearer {TOKEN}"}
-
-
-class Body:
-    """A body in pieces. `read` counts the pieces that were requested; with `stays`, the last one never arrives."""
-
-    def __init__(self, *pieces: bytes, stays: bool = False) -> None:
-        self.read = 0
-        self._pieces = pieces
-        self._stays = stays
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self._pieces:
-            self.read += 1
-            yield piece
-        if self._stays:
-            self.read += 1
-            await asyncio.Event().wait()
-
-
-def settings(**given: Any) -> kind.Config:
-    return kind.Config.model_validate({"token": TOKEN, **given})
 
 
 def signed(body: bytes, *, moment: int = NOW, secret: str = SIGNING) -> dict[str, str]:
@@ -59,33 +38,13 @@ async def opened(**given: Any) -> AsyncIterator[Http]:
         yield source
 
 
-@asynccontextmanager
-async def taking(events: list[Event] | None = None, **given: Any) -> AsyncIterator[Http]:
-    """A source whose events are stored immediately, and collected."""
-    source = kind.build("posted", settings(**given), clock=lambda: float(NOW))
-    async with source.open([], position={}) as stream:
-
-        async def take() -> None:
-            async for batch in stream.batches():
-                if events is not None:
-                    events.extend(batch.events)
-                await stream.acknowledge(batch, [])
-
-        taker = asyncio.create_task(take())
-        try:
-            yield source
-        finally:
-            taker.cancel()
-            await asyncio.gather(taker, return_exceptions=True)
-
-
 async def refused(source: Http, headers: Mapping[str, str], body: Body) -> int:
     with pytest.raises(RefusedRequest) as raised:
         await source.receive("orders", headers, body)
     return raised.value.status
 
 
-async def underway(source: Http, body: Body, pieces: int) -> "asyncio.Task[int]":
+async def underway(source: Http, body: Body, pieces: int) -> "asyncio.Task[Answer]":
     """A pending request, once so many pieces of its body were requested."""
     request = asyncio.create_task(source.receive("orders", SHOWN, body))
     await until(lambda: body.read >= pieces, "pieces requested")
@@ -98,13 +57,13 @@ async def underway(source: Http, body: Body, pieces: int) -> "asyncio.Task[int]"
         ({}, {}),
         ({}, {"authorization": "Bearer another-of-some-length"}),
         ({}, {"authorization": "Bearer \udcff"}),
-        ({"token": None, "signing_secret": SIGNING}, {}),
-        ({"token": None, "signing_secret": SIGNING}, signed(b"{}", moment=NOW - 301)),
-        ({"token": None, "signing_secret": SIGNING}, signed(b"{}", moment=NOW + 301)),
-        ({"token": None, "signing_secret": SIGNING}, {**signed(b"{}"), "webhook-id": ""}),
-        ({"token": None, "signing_secret": SIGNING}, {**signed(b"{}"), "webhook-timestamp": "9" * 5000}),
-        ({"token": None, "signing_secret": SIGNING}, {**signed(b"{}"), "webhook-signature": ""}),
-        ({"token": None, "signing_secret": SIGNING}, {**signed(b"{}"), "webhook-signature": "v2,x"}),
+        ({"signing_secret": SIGNING}, {}),
+        ({"signing_secret": SIGNING}, signed(b"{}", moment=NOW - 301)),
+        ({"signing_secret": SIGNING}, signed(b"{}", moment=NOW + 301)),
+        ({"signing_secret": SIGNING}, {**signed(b"{}"), "webhook-id": ""}),
+        ({"signing_secret": SIGNING}, {**signed(b"{}"), "webhook-timestamp": "9" * 5000}),
+        ({"signing_secret": SIGNING}, {**signed(b"{}"), "webhook-signature": ""}),
+        ({"signing_secret": SIGNING}, {**signed(b"{}"), "webhook-signature": "v2,x"}),
     ],
 )
 async def test_body_is_not_read_with_invalid_headers(given: dict[str, Any], headers: Mapping[str, str]) -> None:
@@ -134,7 +93,7 @@ async def test_close_answers_pending_requests_with_retry() -> None:
 async def test_body_is_read_up_to_its_limit() -> None:
     async with taking(max_body=10) as source:
         body = Body(b"[{", b" " * 6, b"}]")
-        assert await source.receive("orders", SHOWN, body) == 1
+        assert await source.receive("orders", SHOWN, body) == STORED
         long = Body(b"[{", b" " * 9, b"}]", b"never asked for")
         assert await refused(source, SHOWN, long) == 413
         assert long.read == 2
@@ -146,7 +105,7 @@ async def test_body_with_too_large_content_length_is_unread(announced: str, stat
     async with taking(max_body=10) as source:
         headers = {**SHOWN, "content-length": announced}
         if status is None:
-            assert await source.receive("orders", headers, body) == 1
+            assert await source.receive("orders", headers, body) == STORED
         else:
             assert await refused(source, headers, body) == status
     assert body.read == (0 if status else 1)
@@ -185,7 +144,7 @@ async def test_refused_request_releases_its_bytes(headers: Mapping[str, str], bo
     async with taking(max_body=10, max_waiting=10) as source:
         for _ in range(5):
             assert await refused(source, headers, Body(body)) == status
-        assert await source.receive("orders", SHOWN, Body(b'{"a": 100}')) == 1
+        assert await source.receive("orders", SHOWN, Body(b'{"a": 100}')) == STORED
 
 
 async def test_number_of_pending_requests_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +174,7 @@ async def test_long_body_is_parsed_in_another_thread(length: int, same: bool) ->
 
     whole = json.dumps({"text": "x" * length}).encode()
     async with taking() as source:
-        assert await source.receive("orders", Headers(SHOWN), Body(whole)) == 1
+        assert await source.receive("orders", Headers(SHOWN), Body(whole)) == STORED
     [thread] = threads
     assert (thread == threading.get_ident()) is same
 
@@ -225,7 +184,7 @@ async def test_long_body_is_parsed_in_another_thread(length: int, same: bool) ->
 
 async def answer(headers: Mapping[str, str], body: bytes, events: list[Event] | None = None) -> int:
     """The status with which a signed request is answered."""
-    async with taking(events, token=None, signing_secret=SIGNING) as source:
+    async with taking(events, signing_secret=SIGNING) as source:
         try:
             await source.receive("orders", headers, Body(body))
         except RefusedRequest as refusal:

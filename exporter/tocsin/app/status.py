@@ -11,7 +11,7 @@ from tocsin.dispatch.level import LevelLoop
 from tocsin.exposition import State
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.pipeline.feed import Feed
-from tocsin.sources.http import Http, RefusedRequest
+from tocsin.sources.http import Answer, Http, RefusedRequest
 from tocsin.web import views
 
 _REMOVED = "no longer configured; drop what is left of it, or configure a channel of this name again to send it"
@@ -96,7 +96,7 @@ class RunningProcess:
             return []
         return views.firings(islice(pipeline.firings(), limit), pipeline.alert, pipeline.columns)
 
-    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
+    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Answer:
         configured = self.alert(alert)
         if isinstance(configured, EventAlert):
             pipeline = self._runtime.inputs.events(configured.source)

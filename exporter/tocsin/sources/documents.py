@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import parse_qsl
 
 from tocsin.errors import RefusedReason
 from tocsin.model import Column, Columns, Event, Row
@@ -52,6 +53,23 @@ def lines(document: bytes) -> list[dict[str, Any]]:
             raise
         return [parsed(line) for line in texts]
     return [_object(item) for item in value] if isinstance(value, list) else [_object(value)]
+
+
+def form(body: bytes) -> dict[str, Any]:
+    """Parse a form (`application/x-www-form-urlencoded`) as an object of texts; a repeated field is a list. If its one
+    field is `payload`, as Slack and GitHub send it, that is the JSON object. Raises ValueError as `parsed` does."""
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    if not pairs:
+        raise ValueError("it has no field")
+    if [name for name, _ in pairs] == ["payload"]:
+        return parsed(pairs[0][1])
+    fields: dict[str, list[str]] = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
 
 
 def _value(document: bytes | str) -> Any:

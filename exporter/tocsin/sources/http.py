@@ -6,17 +6,18 @@ import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Event
 from tocsin.settings import Secret
-from tocsin.signing import Signer
 from tocsin.sources.base import EventBatch, EventStream
-from tocsin.sources.documents import lines, row_of
+from tocsin.sources.documents import form, lines, row_of
 from tocsin.sources.settings import Positive, SourceSettings
+from tocsin.sources.signatures import SCHEMES, Claim, Name, NotSigned
 
 _MAX_REQUESTS = 10_000
 """Concurrent requests at most."""
@@ -25,13 +26,13 @@ _BATCH = 1_000
 """Requests in one transaction of the ledger."""
 
 _DIGITS = 12
-"""Digits of a time in seconds at most."""
+"""Digits of a length in bytes at most."""
 
 _SMALL = 64 * 1024
 """Bytes of a body that parses faster than a switch to another thread."""
 
-_TOLERANCE = 300.0
-"""Seconds by which the time of a signed request may differ from the clock, by the Standard Webhooks specification."""
+_ENCODINGS = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
+"""Content encodings that the web server takes off."""
 
 
 class Config(SourceSettings):
@@ -45,8 +46,10 @@ class Config(SourceSettings):
     """The token of senders: `Authorization: Bearer <token>`. Set this or `signing_secret`."""
     token_file: str | None = None
     """A file that holds the token."""
+    signature: Name = "standard"
+    """How senders sign: by the Standard Webhooks specification, or as GitHub, dbt Cloud, Stripe or Slack do."""
     signing_secret: Secret | None = None
-    """The secret, `whsec_...`, of senders that sign by the Standard Webhooks specification."""
+    """The secret with which senders sign. For `standard` it begins with `whsec_`."""
     signing_secret_file: str | None = None
     """A file that holds the signing secret."""
     max_body: Annotated[int, Field(ge=1, le=64 * 1024 * 1024)] = 1024 * 1024
@@ -70,15 +73,17 @@ class Config(SourceSettings):
 
     @field_validator("signing_secret")
     @classmethod
-    def _is_a_key(cls, secret: Secret | None) -> Secret | None:
-        if secret is not None:
-            Signer([secret.get_secret_value()])
+    def _is_a_key(cls, secret: Secret | None, info: ValidationInfo) -> Secret | None:
+        if secret is not None and "signature" in info.data:
+            SCHEMES[info.data["signature"]].key(secret.get_secret_value())
         return secret
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
         if (self.token is None) == (self.signing_secret is None):
             raise ValueError("set token or signing_secret: otherwise anyone who reaches the port could send events")
+        if self.token is not None and "signature" in self.model_fields_set:
+            raise ValueError("signature says how senders sign; with token they do not")
         if self.max_waiting < self.max_body:
             raise ValueError("max_waiting is less than max_body; one request of that size would never fit")
         return self
@@ -91,6 +96,15 @@ def build(name: str, config: Config, *, clock: Callable[[], float] = time.time) 
 
 _Stored: TypeAlias = asyncio.Future[None]
 """Resolved when the ledger has the events of a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a request that is not refused."""
+
+    status: int = 202
+    body: Mapping[str, Any] | None = None
+    """JSON; None: empty."""
 
 
 class RefusedRequest(Exception):  # noqa: N818 - an answer, not a fault
@@ -108,6 +122,9 @@ class Http:
         self._name = name
         self._config = config
         self._clock = clock
+        secret = config.signing_secret
+        self._scheme = None if secret is None else SCHEMES[config.signature]
+        self._key = b"" if secret is None else SCHEMES[config.signature].key(secret.get_secret_value())
         self._stream: _Stream | None = None
         # The memory of all current requests, from their first byte until they are answered.
         self._requests = 0
@@ -125,37 +142,42 @@ class Http:
             self._stream = None
             stream.close()
 
-    async def receive(self, name: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
-        """Ingest one request; returns the number of its events once they are in the ledger. `headers`: names in lower
-        case.
+    async def receive(self, name: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Answer:
+        """Ingest one request; returns the answer once its events are in the ledger. `headers`: names in lower case.
         `body`: as it arrives; not read if the headers already lead to a refusal.
 
         Raises RefusedRequest, and SourceError while events cannot be stored.
         """
-        self._authorize(headers)
+        claim = self._authorize(headers)
         self._opened()
         with self._memory() as hold:
             whole = await self._read(headers, body, hold)
             if len(whole) > _SMALL:
-                events = await asyncio.to_thread(self._events, name, headers, whole)
+                events, answer = await asyncio.to_thread(self._events, name, headers, whole, claim)
             else:
-                events = self._events(name, headers, whole)
-            await self._opened().post(events)
-        return len(events)
+                events, answer = self._events(name, headers, whole, claim)
+            if events:
+                await self._opened().post(events)
+        return answer
 
     def _opened(self) -> "_Stream":
         if self._stream is None:
             raise _not_now()
         return self._stream
 
-    def _authorize(self, headers: Mapping[str, str]) -> None:
-        if self._config.token is None:
-            _check_signature_headers(headers, self._clock())
-            return
+    def _authorize(self, headers: Mapping[str, str]) -> Claim | None:
+        """Check the token, or return what the headers say about the signature of the body."""
+        if self._scheme is not None:
+            try:
+                return self._scheme.claim(headers, self._clock())
+            except NotSigned as why:
+                raise RefusedRequest(401, str(why)) from None
+        assert self._config.token is not None
         shown = headers.get("authorization", "")
         expected = f"Bearer {self._config.token.get_secret_value()}"
         if not hmac.compare_digest(shown.encode(errors="surrogateescape"), expected.encode()):
             raise RefusedRequest(401, "the token is missing or wrong; send `Authorization: Bearer <token>`")
+        return None
 
     @contextmanager
     def _memory(self) -> Iterator[Callable[[int], None]]:
@@ -182,6 +204,8 @@ class Http:
     async def _read(self, headers: Mapping[str, str], body: AsyncIterable[bytes], hold: Callable[[int], None]) -> bytes:
         """Read the whole body. `hold` gets the size of each piece."""
         most, limit = self._config.max_body, self._config.read_timeout
+        if headers.get("content-encoding", "").lower() not in _ENCODINGS:
+            raise RefusedRequest(415, "the content encoding is unknown; send the body as it is, or as gzip or deflate")
         announced = headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:_DIGITS]) > most:
             raise RefusedRequest(413, f"more than {most} bytes")
@@ -199,28 +223,62 @@ class Http:
             raise RefusedRequest(408, f"the request did not arrive within {limit:g} s") from None
         return b"".join(pieces)
 
-    def _events(self, name: str, headers: Mapping[str, str], body: bytes) -> list[Event]:
-        if self._config.signing_secret is not None:
-            _check_signature(self._config.signing_secret, headers, body)
+    def _events(
+        self, name: str, headers: Mapping[str, str], body: bytes, claim: Claim | None
+    ) -> tuple[list[Event], Answer]:
+        """The events of a request, and the answer once they are stored."""
+        fallback = self._verified(headers, body, claim)
         try:
-            documents = lines(body)
+            documents = [form(body)] if _is_form(headers, body) else lines(body)
         except ValueError as error:
             raise RefusedRequest(
-                400, f"the body is neither a JSON object, nor a list or lines of them: {error}"
+                400, f"the body is neither a JSON object, nor a list or lines of them, nor a form: {error}"
             ) from None
         if not documents:
             raise RefusedRequest(400, "the body has no event in it")
-        # A sender names a request that it may repeat. Without a name each request is another event. For a signed
-        # request only the signed id counts: with another header it could be replayed as a new one.
-        named = headers.get("webhook-id") if self._config.token is None else headers.get("idempotency-key")
-        id_ = named or secrets.token_hex(16)
+        answer = self._greeted(headers, documents[0])
+        if answer is not None:
+            return [], answer
         at = round(self._clock() * 1000)
         events = []
         for number, document in enumerate(documents):
             columns, row = row_of(document)
-            identity = id_ if len(documents) == 1 else f"{id_}/{number}"
+            identity = fallback if len(documents) == 1 else f"{fallback}/{number}"
+            if self._scheme is not None:
+                identity = self._scheme.event_id(document) or identity
             events.append(Event(name=name, id=f"{self._name}/{name}/{identity}", at=at, columns=columns, row=row))
-        return events
+        # Slack shows the body of an answer to the user, and takes 200 only.
+        return events, Answer(200) if self._signed_by("slack") else Answer(202, {"events": len(events)})
+
+    def _verified(self, headers: Mapping[str, str], body: bytes, claim: Claim | None) -> str:
+        """Check the signature. Returns an id for the request: the sender's, which stays when it repeats the request, or
+        a random one."""
+        random = secrets.token_hex(16)
+        if self._scheme is None or claim is None:
+            return headers.get("idempotency-key") or random
+        try:
+            signature = self._scheme.verify(self._key, claim, body)
+        except NotSigned as why:
+            raise RefusedRequest(401, str(why)) from None
+        # An id that is not signed does not count, since a request could be replayed as a new one. GitHub signs none.
+        return claim.id_ or (signature if claim.at is not None else random)
+
+    def _greeted(self, headers: Mapping[str, str], document: Mapping[str, Any]) -> Answer | None:
+        """The answer to what a sender posts when its webhook is set up. None for an event."""
+        if self._signed_by("slack") and document.get("type") == "url_verification":
+            return Answer(200, {"challenge": document.get("challenge")})
+        if self._signed_by("github") and headers.get("x-github-event") == "ping":
+            return Answer(202, {"events": 0})
+        return None
+
+    def _signed_by(self, name: Name) -> bool:
+        return self._scheme is SCHEMES[name]
+
+
+def _is_form(headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether the body is a form. A form does not begin with a bracket; curl sends JSON with the type of a form."""
+    type_ = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return type_ == "application/x-www-form-urlencoded" and body.lstrip()[:1] not in (b"{", b"[")
 
 
 def _too_many() -> SourceError:
@@ -280,24 +338,3 @@ class _Stream:
         for stored in self._unanswered:
             if not stored.done():
                 stored.set_exception(_not_now())
-
-
-def _check_signature_headers(headers: Mapping[str, str], now: float) -> None:
-    """Check the headers of a signature by the Standard Webhooks specification, version 1:
-    https://www.standardwebhooks.com"""
-    id_, moment = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-    if not id_.isascii() or not id_ or not (moment.isascii() and moment.isdigit() and len(moment) <= _DIGITS):
-        raise RefusedRequest(401, "the request is not signed: webhook-id and webhook-timestamp are missing or wrong")
-    if abs(now - int(moment)) > _TOLERANCE:
-        raise RefusedRequest(401, "the request is too old or too new; set the clock of the sender or of this machine")
-    if not any(one.startswith("v1,") for one in headers.get("webhook-signature", "").split()):
-        raise RefusedRequest(401, "the signature is missing or wrong")
-
-
-def _check_signature(secret: Secret, headers: Mapping[str, str], body: bytes) -> None:
-    """Check the signature itself, after its headers."""
-    id_, moment = headers["webhook-id"], int(headers["webhook-timestamp"])
-    expected = Signer([secret.get_secret_value()]).headers(id_, moment, body)["webhook-signature"]
-    shown = headers["webhook-signature"].split()
-    if not any(hmac.compare_digest(one.encode(errors="surrogateescape"), expected.encode()) for one in shown):
-        raise RefusedRequest(401, "the signature is missing or wrong")

@@ -134,13 +134,15 @@ class Api:
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
             async with aclosing(_body(request)) as body:
-                count = await self.process.receive(request.match_info["alert"], headers, body)
+                answer = await self.process.receive(request.match_info["alert"], headers, body)
         except RefusedRequest as refused:
             status, error = refused.status, str(refused)
         except SourceError as failed:
             status, error = 503, str(failed)
         else:
-            return _json({"events": count}, status=202)
+            if answer.body is None:
+                return web.Response(status=answer.status)
+            return _json(answer.body, status=answer.status)
         return _json({"error": error}, status=status, headers={"Retry-After": "1"} if status == 503 else {})
 
     async def retry(self, request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from tocsin.alert import Alert
 from tocsin.ledger.base import Ledger
 from tocsin.pipeline.feed import Feed
+from tocsin.sources.http import Answer
 
 
 class Process(Protocol):
@@ -47,8 +48,8 @@ class Process(Protocol):
         """Return at most `limit` rows of an alert that exists, newest first."""
         ...
 
-    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> int:
-        """Ingest events; returns how many once they are in the ledger.
+    async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Answer:
+        """Ingest events; returns the answer once they are in the ledger.
 
         Header names are in lower case. The body is read only where the headers allow it, and up to the source's limit.
         Raises RefusedRequest, and SourceError while the events cannot be stored.
