@@ -1,27 +1,18 @@
-"""Servers that speak PostgreSQL's protocol: the settings that sources and channels share, connections, and names as SQL
-writes them."""
+"""The settings of servers that speak PostgreSQL's protocol, which sources and channels share."""
 
-import asyncio
-import contextlib
-import functools
 import math
 import re
-import traceback
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import psycopg
-import structlog
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from tocsin.postgres.names import MAX_NAME, name_parts
 from tocsin.settings import Duration, Secret, Settings, invalid
-
-T = TypeVar("T")
-PgConnection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
-log = structlog.get_logger(__name__)
 
 OUTPUT: Mapping[str, str] = {
     "TimeZone": "UTC",
@@ -53,9 +44,6 @@ Positive = Annotated[Duration, AfterValidator(_positive)]
 
 Text = Annotated[str, AfterValidator(_filled), Field(json_schema_extra={"minLength": 1})]
 """Text that is not empty and that libpq accepts."""
-
-MAX_NAME = 63
-"""Bytes. PostgreSQL truncates longer names in some places and refuses them in others."""
 
 
 def _short(value: str) -> str:
@@ -245,156 +233,3 @@ def _parse(dsn: str) -> dict[str, str]:
         if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise ValueError("the port in the connection string is not a number from 1 to 65535")
     return {name: str(value) for name, value in parsed.items() if value is not None}
-
-
-async def connected(server: Server) -> PgConnection:
-    """A connection that commits every statement, prepares none, and has the settings of `server`.
-
-    Raises psycopg.Error without an SQLSTATE, and TimeoutError if the server does not answer within `connect_timeout`.
-    """
-    try:
-        connection = await psycopg.AsyncConnection.connect(server.conninfo(), autocommit=True, prepare_threshold=None)
-    except BaseException as error:
-        # psycopg closes a half-open connection only when its frames are freed, which a kept error prevents.
-        traceback.clear_frames(error.__traceback__)
-        raise
-    try:
-        await within(server.connect_timeout, connection, _set_up(connection, server))
-    except BaseException:
-        connection.pgconn.finish()
-        await connection.close()
-        raise
-    return connection
-
-
-async def _set_up(connection: PgConnection, server: Server) -> None:
-    """Set the configured settings, and those of `output` that the server does not report to be right already."""
-    reported, output = connection.info.parameter_status, server.asked_output()
-    zone = reported("TimeZone")
-    if "TimeZone" in output and zone not in (None, *_UTC):
-        _inform_of_zone(server.display, zone)
-    if server.set_in_transactions:
-        return
-    try:
-        for statement in server.configured():
-            await connection.execute(statement)
-    except psycopg.Error as error:
-        # An error of the login, not of a statement: the statement of the caller is not at fault.
-        raise psycopg.OperationalError(f"the session settings are refused: {error}") from None
-    for name, value in output.items():
-        if (reported(name) or "").split(",")[0] != value:
-            with contextlib.suppress(psycopg.DatabaseError):  # a server may not know it
-                await connection.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
-        now = reported(name)
-        if now is not None and now.split(",")[0] != value:
-            log.warning("the server does not accept a setting", server=server.display, setting=name, value=now)
-
-
-_UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Universal", "UCT")
-
-
-@functools.cache
-def _inform_of_zone(server: str, zone: str | None) -> None:
-    """Once for each server, since every alert has its own connection."""
-    log.info(
-        "queries run in UTC, not in the time zone of the role; set `options: {TimeZone: ...}` for another",
-        server=server,
-        role=zone,
-    )
-
-
-async def within(seconds: float, connection: PgConnection, work: Awaitable[T]) -> T:
-    """Wait for some work on a connection. Raises TimeoutError.
-
-    After a timeout or a cancellation the connection is closed first: psycopg would ask the server to cancel and wait
-    seconds for its answer, and the server may be gone.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-        if not done:
-            raise TimeoutError
-        return task.result()
-    finally:
-        if not task.done():
-            connection.pgconn.finish()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-_ATTEMPT = re.compile(r"^- host: .*?, port: .*?, hostaddr: .*?: ", re.MULTILINE)
-"""What psycopg writes before the failure of each of several addresses."""
-_PREFIX = re.compile(r"^connection (failed|is bad): (?=connection to )")
-
-
-def failure_text(error: BaseException) -> str:
-    """Return the text of an error of psycopg in one line: each failure once, without the hints of libpq, which are
-    lines that begin with a tab."""
-    summary, *attempts = _ATTEMPT.split(str(error))
-    lines = [line for part in attempts or [summary] for line in part.splitlines() if not line.startswith("\t")]
-    texts = dict.fromkeys(" ".join(_PREFIX.sub("", line).split()) for line in lines)
-    return "; ".join(text for text in texts if text) or type(error).__name__
-
-
-def about_login(text: str) -> bool:
-    """Whether the server's message about a failed connection says that the role or its password is wrong.
-
-    libpq passes no SQLSTATE of a failed login, so only the text of the server distinguishes the causes.
-    """
-    return re.search(r"authentication|password|no pg_hba|login blocked|role .* does not exist", text) is not None
-
-
-def relation(name: str) -> sql.Identifier:
-    """A relation's name as SQL writes it (`schema.view`, `"Mixed Case".view`) as a quoted identifier.
-
-    Unquoted parts are folded to lower case, as PostgreSQL and Materialize do. Raises ValueError for anything
-    else.
-    """
-    return sql.Identifier(*name_parts(name))
-
-
-def name_parts(name: str) -> tuple[str, ...]:
-    """The parts of a relation's name, as in the catalog. Raises ValueError as `relation` does."""
-    parts = re.findall(r'"((?:[^"]|"")+)"|([A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)', name)
-    written = ".".join(f'"{quoted}"' if quoted else plain for quoted, plain in parts)
-    if not parts or written != name or len(parts) > 3:
-        raise ValueError(
-            f'{name!r} is not a relation name; write schema.name, with double quotes where needed: "My View"'
-        )
-    return tuple(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts)
-
-
-def script(steps: Iterable[sql.Composable]) -> str:
-    """SQL for an administrator to read and run: the steps in one transaction."""
-    whole = [sql.SQL("BEGIN;"), *steps, sql.SQL("COMMIT;")]
-    return sql.SQL("\n\n").join(whole).as_string(None) + "\n"
-
-
-def granted(role: str | None, rights: Mapping[str, Sequence[str]]) -> list[sql.Composed]:
-    """Statements that create a role if it does not exist and grant it rights on relations and their schemas; none
-    without a role."""
-    if role is None:
-        return []
-    name, text = sql.Identifier(role), sql.Literal(role)
-    made = sql.SQL(
-        "\nBEGIN\n  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN CREATE ROLE {} LOGIN; END IF;\nEND\n"
-    )
-    schemas = sorted({parts[-2] for parts in map(name_parts, rights) if len(parts) > 1})
-    lines = [sql.SQL("DO {};").format(code(made.format(text, name)))]
-    lines += [sql.SQL("GRANT USAGE ON SCHEMA {} TO {};").format(sql.Identifier(schema), name) for schema in schemas]
-    lines += [
-        sql.SQL("GRANT {} ON {} TO {};").format(sql.SQL(", ".join(allowed)), relation(table), name)
-        for table, allowed in rights.items()
-    ]
-    return [sql.SQL("\n").join(lines)]
-
-
-def code(body: sql.Composed) -> sql.Composable:
-    """The text of a function, quoted with dollars if it has none itself, so that it is readable."""
-    text = body.as_string(None)
-    return sql.Literal(text) if "$" in text else sql.SQL("$${}$$").format(body)
-
-
-def derived_name(of: Sequence[str], suffix: str) -> str:
-    """A name for an object that belongs to a relation, without its schema, short enough for PostgreSQL."""
-    return of[-1].encode()[: MAX_NAME - len(suffix)].decode(errors="ignore") + suffix
