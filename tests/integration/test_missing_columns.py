@@ -120,3 +120,11 @@ async def test_nested_names_work_wherever_columns_are_named(posted: Posted) -> N
     assert [body["labels"] for body in await posted.sent("mistaken", 3)] == [{"service": "shop"}] * 3
     await posted.until_counted("missing_columns", 3, alert="mistaken", column="data.custmer")
     await posted.until_counted("missing_columns", 0, alert="mistaken", column="service.name")
+
+
+async def test_value_that_is_not_a_number_is_logged_once(posted: Posted) -> None:
+    """A decimal as Debezium writes it by default."""
+    await posted.post("nested", *({"data": {"customer": str(n), "total": "AfQ=", "deep": {"code": n}}} for n in "ab"))
+    assert [body["value"] for body in await posted.sent("nested", 2)] == ["NaN"] * 2
+    [line] = posted.tocsin.logged("the value is not a number")
+    assert all(part in line for part in ("alert=nested", "column=data.total", "decimal.handling.mode"))

@@ -131,6 +131,19 @@ async def test_invalid_records_are_refused_copied_and_passed(broker: Kafka) -> N
     ]
 
 
+async def test_prefix_of_a_schema_registry_is_taken_off(broker: Kafka) -> None:
+    """Before JSON. What else has it is Avro or Protobuf."""
+    topic = new_topic(broker)
+    prefix = b"\x00\x00\x00\x00\x07"
+    produce(broker, topic, [(prefix + b'{"k": 1}', prefix + b'{"n": 1}'), ("k", prefix + b"\x02\x06Ann")])
+    async with reading(source(broker.brokers, topic, include=["key"]), topic) as reader:
+        await until(lambda: reader.events and any(batch.refused for batch in reader.batches))
+    assert [event.row for event in reader.events] == [("1", '{"k": 1}')]
+    [refused] = [one for batch in reader.batches for one in batch.refused]
+    assert refused.detail.startswith("it has the prefix of a schema registry and is not JSON but Avro or Protobuf")
+    assert "org.apache.kafka.connect.json.JsonConverter" in refused.detail
+
+
 async def test_too_large_dead_letter_is_written_without_value(broker: Kafka) -> None:
     topic, dead = new_topic(broker), new_topic(broker, "dead", max_message_bytes="2000")
     produce(broker, topic, [("k", "x" * 5000), ("k", "no"), *numbered([1])])

@@ -245,6 +245,16 @@ async def test_debezium_changes_are_read_as_rows(broker: Kafka) -> None:
         await view.until()
 
 
+async def test_debezium_changes_with_a_schema_id_are_rows(broker: Kafka) -> None:
+    topic, prefix = new_topic(broker), b"\x00\x00\x00\x00\x07"
+    change = {"before": None, "after": {"id": 1, "v": "AfQ="}, "op": "c"}
+    produce(broker, topic, [(prefix + b'{"id": 1, "k": 2}', prefix + json.dumps(change).encode())])
+    async with source(broker.brokers, envelope="debezium").open(Subject(topic=topic), as_of=None) as stream:
+        view = View(stream)
+        await view.next()
+        assert view.found == [{"id": 1, "k": 2, "v": "AfQ="}]
+
+
 async def test_aborted_transactions_are_not_read(broker: Kafka) -> None:
     """A Materialize sink writes in transactions."""
     topic = new_topic(broker)

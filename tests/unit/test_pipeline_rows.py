@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from support.clock import Clock
 from support.pipelines import COLUMNS, Pauses, ScriptedSource, alert_in, at_work, row_pipeline
@@ -53,6 +54,19 @@ class SlowLedger:
         self.written += 1
         await self.released.wait()
         return notifications
+
+
+async def test_value_that_is_not_a_number_is_named(tmp_path: Path) -> None:
+    """Also by a gauge that notifies no one."""
+    source = ScriptedSource()
+    source.columns = (*COLUMNS, Column(name="total", oid=25))
+    rows = [(10, 1, (str(n), "AfQ=")) for n in range(3)]
+    source.put(replace(SNAPSHOT, updates=rows))
+    alert = alert_in(tmp_path, "labels: [id], value: total")
+    with capture_logs() as logged:
+        async with at_work(row_pipeline(alert, source, None)):
+            await until(lambda: any("not a number" in line["event"] for line in logged))
+    assert [line["column"] for line in logged if "not a number" in line["event"]] == ["total"]
 
 
 @pytest.fixture

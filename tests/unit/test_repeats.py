@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from support.clock import Clock
 from tocsin.exposition import State
 from tocsin.model import Column, Kind, Transition
+from tocsin.pipeline.numbers import ValueColumn
 from tocsin.pipeline.reporter import Reporter
 from tocsin.pipeline.restless import Restless
 from tocsin.repeats import Repeats
@@ -157,6 +158,34 @@ def test_first_success_is_logged_only_after_the_start() -> None:
         Reporter(log, down="down", up="up").recovered()
         Reporter(log, down="down", up="up", state=State.UP).recovered()
     assert [line["event"] for line in logged] == ["up"]
+
+
+# Values that are not numbers.
+
+
+@pytest.mark.parametrize(
+    ("texts", "hint"),
+    [
+        (["1", None, "NaN", "t", "12:00:00", "2026-01-01"], None),
+        (["1", "AfQ=", "AfQ="], "decimal.handling.mode"),
+        (["a lot"], ""),
+    ],
+)
+def test_value_that_is_not_a_number_is_named_once(texts: list[str | None], hint: str | None) -> None:
+    columns = (Column(name="id", oid=25), Column(name="total", oid=25))
+    values = ValueColumn("late", "total")
+    with capture_logs() as logged:
+        for text in texts:
+            values.seen(columns, [("a", text)])
+            ValueColumn("late", None).seen(columns, [("a", text)])
+            ValueColumn("late", "other").seen(columns, [("a", text)])
+    if hint is None:
+        assert logged == []
+        return
+    [line] = logged
+    assert (line["alert"], line["column"]) == ("late", "total")
+    assert hint in line["event"]
+    assert "AfQ=" not in str(line)
 
 
 # Rows that never rest.

@@ -1,7 +1,9 @@
 """Messages of RabbitMQ as events, their identities, and frames that the library cannot decode. No socket."""
 
 import asyncio
+import gzip
 import json
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -90,6 +92,40 @@ def test_name_from_settings_and_fields_become_columns(
     config = Config.model_validate({**WHOLE, **settings})
     found = events(message(json.dumps(body).encode()), "id", config, lambda: 1.0)
     assert [(event.name, reader(event.columns)(event.row)) for event in found] == expected
+
+
+WHOLE_BODY = b'{"alert": "a", "n": 1}'
+RAW = zlib.compressobj(wbits=-15)
+ENCODED: list[tuple[str | None, bytes, str]] = [
+    ("gzip", gzip.compress(WHOLE_BODY), ""),
+    ("GZIP", gzip.compress(WHOLE_BODY), ""),
+    ("deflate", zlib.compress(WHOLE_BODY), ""),
+    ("deflate", RAW.compress(WHOLE_BODY) + RAW.flush(), ""),
+    ("utf-8", WHOLE_BODY, ""),
+    ("something", WHOLE_BODY, ""),
+    (None, gzip.compress(WHOLE_BODY), "it is not UTF-8 text"),
+    ("utf-8", b"x", "it is not JSON: Expecting value at character 0"),
+    ("br", b"\xff\xfe\x00", "it is not UTF-8 text; its content encoding is 'br': send gzip, deflate or none"),
+    ("gzip", WHOLE_BODY, "it is not gzip, though its content encoding says so"),
+    ("gzip", b"", "its gzip does not end where the body ends"),
+    ("gzip", gzip.compress(WHOLE_BODY)[:-9], "its gzip does not end where the body ends"),
+    ("gzip", gzip.compress(WHOLE_BODY) * 2, "its gzip does not end where the body ends"),
+    ("gzip", gzip.compress(b'{"alert": "' + b"a" * 100_000 + b'"}'), "it has more than 1000 bytes, decompressed"),
+]
+"""Content encoding, body, and why it is refused."""
+
+
+@pytest.mark.parametrize(("encoding", "body", "refusal"), ENCODED)
+def test_compressed_body_is_read_up_to_its_limit(encoding: str | None, body: bytes, refusal: str) -> None:
+    config = Config.model_validate({**WHOLE, "max_bytes": 1000})
+    sent = message(body, content_encoding=encoding)
+    if not refusal:
+        [event] = events(sent, "id", config, lambda: 1.0)
+        assert (event.name, event.row) == ("a", ("a", "1"))
+        return
+    with pytest.raises(Unreadable) as refused:
+        events(sent, "id", config, lambda: 1.0)
+    assert refused.value.detail == refusal
 
 
 @given(

@@ -22,6 +22,7 @@ from tocsin.faults import unexpected
 from tocsin.model import Kind, Notification, Transition, notification_id
 from tocsin.pipeline.columns import NamedColumns
 from tocsin.pipeline.events import EventRoute
+from tocsin.pipeline.numbers import ValueColumn
 from tocsin.pipeline.routing import Route, Router, holds
 from tocsin.pipeline.timing import Timing
 from tocsin.registry import LEVELS, channel_module, source_module
@@ -138,7 +139,10 @@ def router(config: Config, alert: Alert, metrics: AlertMetrics) -> Router:
 def event_route(config: Config, alert: EventAlert, metrics: AlertMetrics) -> EventRoute:
     """Return the route of an alert's events."""
     named = NamedColumns(alert.name, "event", dict(named_columns(config, alert)), metrics)
-    return EventRoute(alert=alert, router=router(config, alert, metrics), metrics=metrics, columns=named)
+    route = router(config, alert, metrics)
+    return EventRoute(
+        alert=alert, router=route, metrics=metrics, columns=named, values=ValueColumn(alert.name, alert.value)
+    )
 
 
 def _complaint(alert: str, metrics: AlertMetrics) -> Callable[[str], None]:

@@ -26,6 +26,7 @@ from tocsin.faults import must_end, unexpected
 from tocsin.ledger.base import EventCommit, Ledger, Occurrence
 from tocsin.model import Event, Kind, Notification, Transition, fingerprint
 from tocsin.pipeline.columns import NamedColumns
+from tocsin.pipeline.numbers import ValueColumn
 from tocsin.pipeline.reporter import Reporter, Stall
 from tocsin.pipeline.routing import Router, values_of
 from tocsin.repeats import Repeats
@@ -54,12 +55,16 @@ class EventRoute:
     metrics: AlertMetrics
     columns: NamedColumns | None = None
     """The columns that the alert names."""
+    values: ValueColumn | None = None
 
     def occurrences(self, events: Sequence[Event]) -> list[Occurrence]:
         """The occurrences of the events that go to any channel."""
         alert = self.alert
         if self.columns is not None:
             events = self.columns.whole(events)
+        if self.values is not None:
+            for event in events:
+                self.values.seen(event.columns, (event.row,))
         transitions = [
             Transition(
                 alert=alert.name,

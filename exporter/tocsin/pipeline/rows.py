@@ -29,6 +29,7 @@ from tocsin.ledger.base import Ledger
 from tocsin.model import Batch, Columns, Notification, Transition
 from tocsin.pipeline import resume
 from tocsin.pipeline.columns import NamedColumns
+from tocsin.pipeline.numbers import ValueColumn
 from tocsin.pipeline.reporter import NameChecks, Reporter, Stall
 from tocsin.pipeline.restless import Restless
 from tocsin.pipeline.resume import FirstStart, Redefined, Resumed
@@ -39,6 +40,8 @@ from tocsin.sources.base import Source
 
 log = structlog.get_logger(__name__)
 
+_CHECKED = 100
+"""Updates of a batch whose values are checked at most."""
 _LARGE = 1_000
 """Rows from which a batch is applied in a thread, so that the event loop goes on."""
 _CONSTANT_EVERY = 30.0
@@ -110,6 +113,7 @@ class RowPipeline:
         )
         self._name_checks = NameChecks(outputs.metrics.identity_check_failures.inc)
         self._restless = Restless(alert.name)
+        self._values = ValueColumn(alert.name, alert.value)
         self._firing: FiringSet | None = None
         """None: not known, as at the start and after a fault of the ledger."""
         self._progress: _Progress | None = None
@@ -254,6 +258,7 @@ class RowPipeline:
             self._out.metrics.transitions[kind].inc(count)
         self._progress = _Progress(self._clock(), self._monotonic())
         self._reporter.recovered(firing=firing.firing)
+        self._values.seen(self.columns, (row for _, diff, row in batch.updates[:_CHECKED] if diff > 0))
         if self._out.ledger is not None:
             self._restless.seen(outcome.transitions, firing.firing)
         if batch.note:

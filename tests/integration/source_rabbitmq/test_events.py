@@ -1,6 +1,7 @@
 """RabbitMQ as a source of events, against a real broker: messages as events."""
 
 import asyncio
+import gzip
 import struct
 from datetime import UTC, datetime
 from typing import Any
@@ -51,6 +52,16 @@ async def test_equal_messages_are_separate_events(broker: RabbitMQ, other: Peer,
     async with reading(source(broker, queue)) as found:
         await other.send(queue, {"alert": "a"}, {"alert": "a"})
         assert len({event.id for event in await found.until(2)}) == 2
+
+
+async def test_compressed_message_is_read_or_dead_lettered(broker: RabbitMQ, other: Peer, queue: str) -> None:
+    zipped = gzip.compress(b'{"alert": "a"}')
+    async with reading(source(broker, queue)) as found:
+        await other.send(queue, zipped[:-4], zipped, content_encoding="gzip")
+        assert [event.name for event in await found.until(1)] == ["a"]
+        [dead] = await other.taken(f"{queue}.dead", 1)
+    assert (dead.body, dead.content_encoding) == (zipped[:-4], "gzip")
+    assert dead.headers["x-tocsin-detail"] == "its gzip does not end where the body ends"
 
 
 async def test_timestamp_in_milliseconds_is_recognized(

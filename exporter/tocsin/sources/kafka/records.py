@@ -30,6 +30,8 @@ TYPES: Mapping[Type, int] = {
 _NUMBERS = frozenset({INT8, NUMERIC, FLOAT8})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000 = 253_402_300_800_000
+_PREFIX = re.compile(rb"\x00.{4}", re.DOTALL)
+"""Written by the serializers of schema registries: a zero and the id of a schema."""
 _MILLISECONDS = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,6})?")
 
 
@@ -43,7 +45,7 @@ def event(message: Message, include: Sequence[About], limit: int, now: Callable[
     value = message.value()
     if value is None:
         raise Unreadable(RefusedReason.MISSING, "it has no value")
-    columns, row = row_of(readable(value, limit))
+    columns, row = row_of(_document(value, limit))
     if include:
         about = cells(message, include)
         columns += tuple(Column(name=name, oid=oid) for name, (oid, _) in about.items())
@@ -59,6 +61,25 @@ def event(message: Message, include: Sequence[About], limit: int, now: Callable[
     )
 
 
+def _document(value: bytes, limit: int) -> dict[str, Any]:
+    """Return the object in a value. Raises Unreadable."""
+    try:
+        return readable(_json(value), limit)
+    except Unreadable as why:
+        if why.reason is not RefusedReason.MALFORMED or not _PREFIX.match(value):
+            raise
+        raise Unreadable(
+            RefusedReason.MALFORMED,
+            "it has the prefix of a schema registry and is not JSON but Avro or Protobuf; have it written as JSON, in "
+            "Kafka Connect with the value.converter org.apache.kafka.connect.json.JsonConverter",
+        ) from None
+
+
+def _json(raw: bytes) -> bytes:
+    """Return a key or value without the prefix of a schema registry if JSON follows it."""
+    return raw[5:] if raw[5:6] == b"{" and _PREFIX.match(raw) else raw
+
+
 def cells(message: Message, include: Iterable[About]) -> dict[str, Cell]:
     """Return the metadata of a record as columns."""
     return {f"_{name}": _ABOUT[name](message) for name in include}
@@ -68,7 +89,7 @@ def _text(raw: bytes | str | None) -> Cell:
     if raw is None or isinstance(raw, str):
         return TEXT, raw
     try:
-        return TEXT, raw.decode()
+        return TEXT, _json(raw).decode()
     except UnicodeDecodeError:
         return BYTEA, "\\x" + raw.hex()
 
@@ -117,7 +138,7 @@ class Reader:
         value = message.value()
         if value is None:
             return None
-        fields: Any = readable(value, self._limit)
+        fields: Any = _document(value, self._limit)
         if self._debezium:
             # The JSON converter with schemas wraps the change once more.
             fields = fields["payload"] if "after" not in fields and "payload" in fields else fields
@@ -131,8 +152,8 @@ class Reader:
         return found | cells(message, self._include) if self._include else found
 
     def _key(self, message: Message) -> dict[str, Any]:
-        key = message.key()
-        if key is None or key[:1] != b"{":
+        key = _json(message.key() or b"")
+        if key[:1] != b"{":
             return {}
         try:
             fields = parsed(key)

@@ -10,6 +10,7 @@ from aiormq.abc import DeliveredMessage
 from tocsin.errors import RefusedReason
 from tocsin.model import Event
 from tocsin.sources.documents import Unreadable, readable, row_of
+from tocsin.sources.encodings import inflated, known
 from tocsin.sources.rabbitmq.frames import is_reduced
 from tocsin.sources.rabbitmq.settings import Config
 
@@ -46,7 +47,7 @@ def events(message: DeliveredMessage, id_: str, config: Config, now: Callable[[]
     """Return the events of a message, one for each name. Raises Unreadable."""
     if is_reduced(message.header):
         raise Unreadable(RefusedReason.MALFORMED, "its properties cannot be read")
-    document = readable(_document(message), config.max_bytes)
+    document = _document(message, config.max_bytes)
     place, names = _named(message, document, config.places)
     fields = _unwrapped(document) if place == _ENVELOPED else document
     lacking = {name: value for name, value in config.defaults.items() if fields.get(name) is None}
@@ -56,7 +57,23 @@ def events(message: DeliveredMessage, id_: str, config: Config, now: Callable[[]
     return [Event(name=name, id=f"{id_}/{name}", at=at, columns=columns, row=row) for name in names]
 
 
-def _document(message: DeliveredMessage) -> bytes:
+def _document(message: DeliveredMessage, limit: int) -> dict[str, Any]:
+    """Return the object in the body. Raises Unreadable."""
+    body, encoding = _body(message), message.header.properties.content_encoding or ""
+    if known(encoding):
+        body = inflated(body, encoding, limit)
+        encoding = ""
+    try:
+        return readable(body, limit)
+    except Unreadable as why:
+        # Senders also write a character set there.
+        if encoding.lower() in ("", "identity", "utf-8", "utf8") or why.reason is not RefusedReason.MALFORMED:
+            raise
+        hint = f"{why.detail}; its content encoding is {encoding[:30]!r}: send gzip, deflate or none"
+        raise Unreadable(why.reason, hint) from None
+
+
+def _body(message: DeliveredMessage) -> bytes:
     """Return the body. For text of an AMQP 1.0 client, RabbitMQ puts the encoded section there. Raises Unreadable."""
     body = message.body
     if message.header.properties.message_type != "amqp-1.0" or not body.startswith(_SECTION):
