@@ -24,7 +24,7 @@ class ValueColumn:
         self._column = column
 
     def seen(self, columns: Columns, rows: Iterable[Row]) -> None:
-        """Look at the values of rows."""
+        """Check the values of rows."""
         if self._column is None:
             return
         place = next((place for place, column in enumerate(columns) if column.name == self._column), None)
