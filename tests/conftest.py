@@ -1,5 +1,5 @@
 """What holds for all tests: a skip is a failure where everything has to be there; SIGINT reaches what they start; some
-servers are shared by all processes of a run."""
+servers are shared by all processes of a run; the end of a run names the live server."""
 
 import signal
 
@@ -8,9 +8,10 @@ import structlog
 from hypothesis import settings
 
 from support import shared
+from support.live_server import pytest_terminal_summary
 from support.skips import pytest_runtest_makereport
 
-__all__ = ["pytest_configure", "pytest_runtest_makereport", "pytest_unconfigure"]
+__all__ = ["pytest_configure", "pytest_runtest_makereport", "pytest_terminal_summary", "pytest_unconfigure"]
 
 # A deadline for an example measures how busy the machine is.
 settings.register_profile("tocsin", deadline=None)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from support.live import SERVERS, Server, serving
+from support.live import LIVE, Server, serving
+from support.materialize import NEWEST
 from support.notifications import Scenario, new_scenario
 from support.tocsin import Harness, new_harness
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=(NEWEST, *LIVE))
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
     async with serving(request.param) as running_server:
         yield running_server

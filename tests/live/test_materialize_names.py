@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from support.live import VARIABLE, LiveServer, serving
+from support.live import LiveServer, serving
+from support.live_server import VARIABLE
 from support.reading import Reading, check, error_of, reading
 from tocsin.errors import SourceReason
 from tocsin.sources.base import Subject

@@ -1,4 +1,4 @@
-"""One set of tests, two servers: the double of Materialize, and a real one where one is given.
+"""One set of tests, several servers: doubles of Materialize, and a real one where one is given.
 
 The real one is named by TOCSIN_TEST_MATERIALIZE_DSN, asks for no password, and accepts mz_system on the port two above
 (6877 beside 6875). All objects are created in a schema with a random name, which is dropped after the test.
@@ -18,16 +18,17 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from support.materialize import MaterializeDouble, Relation
+from support.live_server import VARIABLE
+from support.materialize import RELEASES, MaterializeDouble, Relation
 from support.materialize.relation import DEFAULT_RETENTION
 from support.materialize.session import relation_name
 from support.waiting import until_some
 from tocsin.sources.materialize import Materialize
 from tocsin.sources.settings import MaterializeConfig
 
-VARIABLE = "TOCSIN_TEST_MATERIALIZE_DSN"
-SERVERS = ("double", *([pytest.param("live", marks=pytest.mark.live)] if os.environ.get(VARIABLE) else []))
-"""For `pytest.fixture(params=...)`: the live one takes part only where there is one."""
+LIVE = [pytest.param("live", marks=pytest.mark.live)] if os.environ.get(VARIABLE) else []
+SERVERS = (*RELEASES, *LIVE)
+"""For `pytest.fixture(params=...)`: a double of each release, and the live one where there is one."""
 
 TextRow = tuple[str | None, ...]
 ColumnSpec = Sequence[tuple[str, str]]
@@ -39,9 +40,9 @@ CYD: TextRow = ("3", "Cyd")
 
 @asynccontextmanager
 async def serving(kind: str) -> AsyncIterator["Server"]:
-    """A server for the length of a test: `double` or `live`."""
-    if kind == "double":
-        async with MaterializeDouble(progress_interval=0.1) as double:
+    """A server for the length of a test: `live`, or a double of this release."""
+    if kind in RELEASES:
+        async with MaterializeDouble(progress_interval=0.1, release=kind) as double:
             yield DoubleServer(double)
         return
     dsn = os.environ[VARIABLE]

@@ -49,6 +49,10 @@ _MESSAGES = (
     (re.compile(r"^result exceeds max size"), SourceReason.TOO_LARGE),
     (re.compile(r"^(Evaluation|Decode|Source) error"), SourceReason.ROW_ERROR),
 )
+# An AS OF before the oldest readable time, in the words of v26.39 and v26.8.
+_TOO_OLD = re.compile(
+    r"^(could not find a valid timestamp for the query|Timestamp \(\d+\) is not valid for all inputs)"
+)
 _FIXES = {
     SourceReason.PERMISSION: "grant the role what it needs",
     SourceReason.MISSING: "check the name in the configuration",
@@ -65,8 +69,9 @@ def statement_error(
 ) -> SourceError:
     """What a failed statement or a broken stream means, and whether history may be asked for again.
 
-    Only a row error forbids that: an AS OF before it fails again, though the view is healthy. Any other error, known or
-    not, is like a lost connection: without history, rows that came and went are lost.
+    A row error forbids that: an AS OF before it fails again, though the view is healthy. So does the answer that the AS
+    OF is too old. Any other error, known or not, is like a lost connection: without history, rows that came and went
+    are lost.
 
     `running`: the statement had begun to answer, so an object that the server no longer knows was dropped meanwhile.
     `fixes`: what to do where it differs from the usual.
@@ -83,7 +88,7 @@ def statement_error(
         reason,
         server=server,
         fix={**_FIXES, **fixes}.get(reason, ""),
-        history=reason is not SourceReason.ROW_ERROR,
+        history=reason is not SourceReason.ROW_ERROR and not _TOO_OLD.search(primary),
     )
 
 

@@ -1,5 +1,5 @@
-"""Fixtures of the Materialize source. Tests that take `server` run against the double, and against a real Materialize
-where one is given (see support/live.py); those that take `double` do what only it can be made to do."""
+"""Fixtures of the Materialize source. Tests that take `server` run against a double of each release, and against a real
+Materialize where one is given (see support/live.py); those that take `double` do what only it can be made to do."""
 
 from collections.abc import AsyncIterator
 

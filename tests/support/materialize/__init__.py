@@ -4,9 +4,9 @@ It answers the statements that Tocsin sends as the recorded servers did, and let
 one: rows change, views break, are dropped, replaced and renamed, replicas go, history is lost, connections are cut.
 """
 
-from support.materialize.errors import RELEASES, ServerError
+from support.materialize.errors import NEWEST, RELEASES, ServerError
 from support.materialize.protocol import Result
 from support.materialize.relation import Relation, encode
 from support.materialize.server import MaterializeDouble
 
-__all__ = ["RELEASES", "MaterializeDouble", "Relation", "Result", "ServerError", "encode"]
+__all__ = ["NEWEST", "RELEASES", "MaterializeDouble", "Relation", "Result", "ServerError", "encode"]

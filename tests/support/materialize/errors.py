@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 RELEASES = ("v26.8", "v26.39")
-"""The releases that were recorded."""
+"""The releases that were recorded, the newest last."""
+NEWEST = RELEASES[-1]
 
 
 @dataclass(slots=True, eq=False)

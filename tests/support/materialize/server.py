@@ -40,6 +40,7 @@ class MaterializeDouble:
         bytes_per_second: speed of every connection; None: no limit.
         deaf: new connections are accepted and never answered.
         ahead: milliseconds that a new subscription starts in the future, as on a server restored from elsewhere.
+        release: whose messages it sends.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class MaterializeDouble:
         clock: Callable[[], int] = wall_clock,
         progress_interval: float = 1.0,
         clusters: Iterable[str] = ("quickstart",),
-        release: str = "v26.8",
+        release: str = errors.NEWEST,
     ) -> None:
         """Make a server that does not listen yet.
 
@@ -71,7 +72,7 @@ class MaterializeDouble:
         self.deaf = False
         self.ahead = 0
         self.listeners: set[asyncio.Event] = set()
-        self._release = release
+        self.release = release
         self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -221,7 +222,7 @@ class MaterializeDouble:
     def drop(self, relation: Relation) -> None:
         """Drop a relation: its streams end with an error."""
         del self.relations[relation.name]
-        relation.gone = errors.dropped(self._release, "relation", relation.full_name)
+        relation.gone = errors.dropped(self.release, "relation", relation.full_name)
         self.wake()
 
     def replace(self, relation: Relation, kinds: ColumnSpec) -> Relation:
@@ -278,7 +279,7 @@ class MaterializeDouble:
 
     def drop_cluster(self, name: str) -> None:
         """Drop a cluster: the streams on it end with an error."""
-        self.clusters.pop(name).gone = errors.dropped(self._release, "cluster", name)
+        self.clusters.pop(name).gone = errors.dropped(self.release, "cluster", name)
         self.wake()
 
     def swap_clusters(self, one: str, other: str) -> None:

@@ -121,6 +121,7 @@ class Session:
                 await self._send(protocol.error(errors.invalid_password()))
                 return False
         values = {name: self._asked.get(name.lower(), default) for name, default in _REPORTED.items()}
+        values |= {"mz_version": f"{self._server.release}.0-dev.0"}
         statuses = [protocol.parameter_status(name, value) for name, value in values.items()]
         await self._send(protocol.authentication(0) + b"".join(statuses) + protocol.READY)
         return True
@@ -147,7 +148,8 @@ class Session:
         if kind == b"P":
             self._server.statements.append(parts[1])
             statement, asked = _recognised(parts[1])
-            relation, places = self._selected(asked)
+            # Since v26.39 a description needs no privilege.
+            relation, places = self._selected(asked, self._user if self._server.release == "v26.8" else "")
             columns = tuple(relation.columns[at] for at in places)
             self._described = (*PREFIX, *columns) if statement == "subscribe" else None
             return protocol.PARSE_COMPLETE
@@ -180,7 +182,7 @@ class Session:
         cluster = self._server.cluster(self._cluster)
         if kind == "insights":
             return _document({"cluster": {"name": cluster.name, "id": {"User": cluster.number}}})
-        relation, places = self._selected(asked)
+        relation, places = self._selected(asked, self._user)
         wanted = int(asked["limit"] or 0)
         # A query for no rows is answered from the plan.
         if wanted:
@@ -201,15 +203,16 @@ class Session:
     def _cluster(self) -> str:
         return self._asked.get("cluster") or "quickstart"
 
-    def _selected(self, asked: dict[str, str | None]) -> tuple[Relation, tuple[int, ...]]:
-        """The relation that a statement reads, and the positions of the columns that it selects."""
-        relation = self._server.find(_target(asked), self._user)
+    def _selected(self, asked: dict[str, str | None], role: str) -> tuple[Relation, tuple[int, ...]]:
+        """The relation that a statement reads, and the positions of the columns that it selects. `role`: whose
+        privileges count."""
+        relation = self._server.find(_target(asked), role)
         names = [one.name for one in relation.columns]
         wanted = names if asked["columns"] in (None, "*") else relation_name(asked["columns"] or "")
         return relation, tuple(map(names.index, wanted))
 
     async def _copy(self, asked: dict[str, str | None]) -> None:
-        relation, places = self._selected(asked)
+        relation, places = self._selected(asked, self._user)
         cluster = _running(self._server.cluster(self._cluster))
         stream = Stream(relation, cluster, places, self._as_of(asked["as_of"], relation, cluster))
         self._server.listeners.add(self._news)
