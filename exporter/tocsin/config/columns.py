@@ -30,8 +30,7 @@ def named_columns(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
 
 def route_columns(config: Config, alert: Alert) -> Iterator[tuple[str, str]]:
     """Yield the columns that the options of its channels name, as `named_columns` does."""
-    for i, channel in enumerate(alert.notify):
-        options = config.channels[channel].routes[alert.name]
+    for i, _, options in config.routes(alert):
         for path, column in [*_columns_of(options), *_groups(alert, options)]:
             yield f"notify[{i}].{path}", column
 
@@ -70,8 +69,7 @@ _END_OF_MIXED = {
 def mixed_digests(config: Config) -> Iterator[Problem]:
     """Find routes that merge rows of different recipients into one message."""
     for alert in config.alerts.values():
-        for i, channel in enumerate(alert.notify):
-            options = config.channels[channel].routes[alert.name]
+        for i, _, options in config.routes(alert):
             # No group_by may name an ignored column: its recipients have to follow from other columns.
             grouped = {*_ignored(alert), *(column for _, column in _groups(alert, options))}
             for path, column in _columns_of(options) if options.interval else ():
@@ -88,16 +86,17 @@ def ignored(config: Config) -> Iterator[Problem]:
     look for the end of a row in another group than its beginning.
     """
     for alert in config.row_alerts.values():
-        for i, channel in enumerate(alert.notify if alert.ignore else ()):
+        for i, channel, options in config.routes(alert) if alert.ignore else ():
             route = f"alerts.{alert.name}.notify[{i}]"
-            options = config.channels[channel].routes[alert.name]
             read = _read(alert, options.when)
             found = [("when", column) for column in alert.ignore if column in read]
             found += [(path, column) for path, column in _groups(alert, options) if column in alert.ignore]
             for path, column in found:
                 setting = path.partition("[")[0]
-                written = setting if f"{route}.{setting}" in config.places.lines else f"channels.{channel}.{setting}"
-                fields = {"name": column, "channel": channel, "setting": written}
+                written = (
+                    setting if f"{route}.{setting}" in config.places.lines else f"channels.{channel.name}.{setting}"
+                )
+                fields = {"name": column, "channel": channel.name, "setting": written}
                 yield config.places.problem("ignored_column", f"{route}.{path}", **fields)
 
 

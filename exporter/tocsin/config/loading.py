@@ -130,25 +130,34 @@ class _Assembly:
             check_alert(name, alert, document, known.get(alert.source), levels)
         check_metrics({name: one for name, one in alerts.items() if not _on_events(known.get(one.source))}, document)
         routes = {name: self._routes(name, kind, alerts) for name, (kind, _) in channels.items()}
-        if document.problems:
-            raise ConfigError(_in_order(document.problems))
-        self._warn(web, alerts)
-        config = Config(
+        valid = Config(
             ledger=ledger,
             web=web,
             log=log,
-            sources={n: SourceConfig(name=n, kind=kind, settings=value) for n, (kind, value) in sources.items()},
+            sources={n: SourceConfig(name=n, kind=kind, settings=one) for n, (kind, one) in sources.items() if one},
             channels={
-                n: ChannelConfig(name=n, kind=kind, settings=value, routes=routes[n])
-                for n, (kind, value) in channels.items()
+                n: ChannelConfig(name=n, kind=kind, settings=one, routes=routes[n])
+                for n, (kind, one) in channels.items()
+                if one
             },
-            alerts={name: _resolved(name, alerts, known[alert.source], levels) for name, alert in alerts.items()},
-            warnings=tuple(_in_order(document.warnings)),
+            alerts={
+                name: _resolved(name, alerts, source, levels)
+                for name, alert in alerts.items()
+                if (source := known.get(alert.source)) and self._has_labels(name)
+            },
             places=document.places,
         )
-        if found := [*columns.ignored(config), *trial.offline(config)]:
-            raise ConfigError(found)
-        return replace(config, warnings=(*config.warnings, *columns.mixed_digests(config), *_ineffective(config)))
+        return self._tried(valid, alerts)
+
+    def _tried(self, valid: Config, alerts: Mapping[str, AlertSettings]) -> Config:
+        """Try the parts that are valid, and return them with warnings if they are everything."""
+        document = self._document
+        document.problems += [*columns.ignored(valid), *trial.offline(valid)]
+        if document.problems:
+            raise ConfigError(_in_order(document.problems))
+        self._warn(valid.web, alerts)
+        warnings = (*_in_order(document.warnings), *columns.mixed_digests(valid), *_ineffective(valid))
+        return replace(valid, warnings=warnings)
 
     def _check_root(self) -> None:
         report = self._document.report
@@ -229,6 +238,11 @@ class _Assembly:
             if alert is not None:
                 alerts[name] = alert
         return alerts
+
+    def _has_labels(self, name: str) -> bool:
+        """Whether an alert's labels are valid, so that templates can be tried with them."""
+        begins = tuple(dotted(("alerts", name, setting)) for setting in ("labels", "static_labels"))
+        return not any(one.path.startswith(begins) for one in self._document.problems)
 
     def _routes(self, channel: str, kind: str, alerts: Mapping[str, AlertSettings]) -> dict[str, Any]:
         """For each alert that notifies the channel, the options that apply: the channel's, and over them its own."""

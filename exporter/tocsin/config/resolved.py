@@ -1,7 +1,7 @@
 """The configuration as the rest of Tocsin gets it: every default filled in, every reference checked."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,14 @@ class Config:
     def needs_ledger(self) -> bool:
         """Whether a channel gets notifications from the outbox."""
         return any(channel.kind not in LEVELS for channel in self.channels.values())
+
+    def routes(self, alert: Alert) -> Iterator[tuple[int, ChannelConfig, Any]]:
+        """Yield each channel that the alert notifies: its place in `notify`, itself, and its options for the alert.
+        While problems are collected, only channels and options without a problem are there."""
+        for i, name in enumerate(alert.notify):
+            channel = self.channels.get(name)
+            if channel is not None and alert.name in channel.routes:
+                yield i, channel, channel.routes[alert.name]
 
     def redacted(self) -> dict[str, Any]:
         """Return everything in effect as plain data in the shape of the file, with a mark for every secret."""

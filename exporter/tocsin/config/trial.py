@@ -5,14 +5,14 @@ fails for every row: a label or an annotation that the alert does not have, text
 `online` tries the same on a real row, or on made-up values of the real columns.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 from tocsin.alert import Alert, EventAlert
 from tocsin.channels.settings import Trial
-from tocsin.config.resolved import ChannelConfig, Config
+from tocsin.config.resolved import Config
 from tocsin.config.validation import from_template
 from tocsin.envelope import CONDITION_VARIABLES, View, build, condition_variables, scope, variables
 from tocsin.errors import Problem
@@ -62,9 +62,9 @@ def offline(config: Config) -> list[Problem]:
     found: dict[Problem, None] = {}
     compiled: dict[str, Trial] = {}
     for alert in config.alerts.values():
-        for i, name in enumerate(alert.notify):
-            if not _kinds(config.channels[name], alert):
-                found[config.places.problem("never_sent", f"alerts.{alert.name}.notify[{i}]", name=name)] = None
+        for i, channel, options in config.routes(alert):
+            if not _kinds(options.on, alert):
+                found[config.places.problem("never_sent", f"alerts.{alert.name}.notify[{i}]", name=channel.name)] = None
         found |= dict.fromkeys(_tried(config, alert, partial(_any_row, alert), counts, compiled))
     return list(found)
 
@@ -93,9 +93,8 @@ def _certain(error: TemplateError, kind: Kind) -> bool:
     return error.code in (TemplateCode.UNKNOWN_NAME, TemplateCode.UNSET_VARIABLE, TemplateCode.NOT_JSON)
 
 
-def _kinds(channel: ChannelConfig, alert: Alert) -> list[Kind]:
-    """The kinds of notifications that the channel gets from the alert."""
-    on = channel.routes[alert.name].on
+def _kinds(on: Collection[Kind], alert: Alert) -> list[Kind]:
+    """The kinds of notifications that a channel gets from the alert."""
     if isinstance(alert, EventAlert):
         return [kind for kind in (Kind.EVENT,) if kind in on]
     never = (Kind.EVENT,) if alert.repeat_interval else (Kind.EVENT, Kind.REPEATED)
@@ -111,10 +110,10 @@ def _tried(
     tried: str = "",
 ) -> Iterator[Problem]:
     """Try everything for each kind of notification that is sent, and report each place once."""
-    routes = {f"alerts.{alert.name}.notify[{i}]": config.channels[name] for i, name in enumerate(alert.notify)}
+    routes = [(f"alerts.{alert.name}.notify[{i}]", channel, options) for i, channel, options in config.routes(alert)]
     failed: set[str] = set()
     for kind in Kind:
-        sent = {route: channel for route, channel in routes.items() if kind in _kinds(channel, alert)}
+        sent = [route for route in routes if kind in _kinds(route[2].on, alert)]
         if not sent:
             continue
         one = seen_as(kind)
@@ -122,8 +121,7 @@ def _tried(
             (f"alerts.{alert.name}.annotations.{name}", _error(Template(text).render, one.annotations), False)
             for name, text in alert.annotations.items()
         ]
-        for route, channel in sent.items():
-            options = channel.routes[alert.name]
+        for route, channel, options in sent:
             if options.when is not None:
                 holds = Condition(options.when, known=CONDITION_VARIABLES).holds
                 errors.append((f"{route}.when", _error(holds, one.conditions), True))

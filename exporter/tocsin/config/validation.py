@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tocsin.config.problems import Path, Places, dotted, noun, problem
+from tocsin.config.problems import Path, Places, dotted, nearest, noun, problem
 from tocsin.errors import Problem
 from tocsin.settings import FROM_FILE, Settings
 from tocsin.templates import TemplateError
@@ -41,7 +41,8 @@ Where = Callable[[Path], str]
 def validate(
     model: type[Model], data: object, path: str, places: Places, inherited: Mapping[str, str] | None = None
 ) -> tuple[Model | None, list[Problem]]:
-    """Return the model, or None and everything that is wrong.
+    """Return the model, or None, and everything that is wrong. With keys that are superfluous, it is both: the model
+    without them, so that the rest is checked further.
 
     `inherited`: key -> the path of the section that has it, where that is not `path`.
     Unquoted numbers and `true`/`false` where text is wanted are taken as the text in the file (`version: 1.10`), which
@@ -61,7 +62,24 @@ def validate(
         value, errors = _tried(model, data)
     found = [_invalid(error.type, error.message(), error.context or {}, (), where) for error in unreadable]
     found += [_problem(model, data, at, error, where) for at, error in _relevant(data, errors)]
-    return None if found else value, list(dict.fromkeys(places.located(one) for one in found))
+    if found and not unreadable and all(map(_is_superfluous, found)):
+        value, _ = _tried(model, _without(data, [at for at, _ in _relevant(data, errors)]))
+    elif found:
+        value = None
+    return value, list(dict.fromkeys(places.located(one) for one in found))
+
+
+def _is_superfluous(found: Problem) -> bool:
+    """Whether it is about a key that resembles none of the known ones, so that nothing else depends on it."""
+    return found.code == "unknown_key" and not nearest(found.name, found.available)
+
+
+def _without(data: dict[str, Any], keys: Iterable[Path]) -> dict[str, Any]:
+    """The data without some keys."""
+    left = copy.deepcopy(data)
+    for *at, key in keys:
+        _value(left, tuple(at)).pop(key, None)
+    return left
 
 
 def keys(model: type[BaseModel]) -> list[str]:
