@@ -91,6 +91,10 @@ def jsonable(value: object) -> Any:
     return str(value)
 
 
+NUMERIC = frozenset({16, 20, 21, 23, 26, 700, 701, 1082, 1114, 1184, 1186, 1700, 16460, 16462, 16464, 16552})
+"""The types that `number` reads: numbers, booleans, and moments and spans as seconds."""
+
+
 def number(text: str | None) -> float:
     """Return the text of a value column as the number of a gauge, NaN where it is not a number.
 
@@ -110,6 +114,11 @@ def number(text: str | None) -> float:
     except ValueError:
         return _interval_seconds(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def is_number(text: str) -> bool:
+    """Whether `number` reads the text."""
+    return text.strip().lower().endswith("nan") or not math.isnan(number(text))
 
 
 _BOOLEANS = {"t": True, "f": False}

@@ -49,6 +49,9 @@ class FakeSource:
     async def sample(self, _: Subject) -> Row | None:
         return self._row
 
+    async def type_name(self, oid: int) -> str:
+        return f"public.type_{oid}"
+
     async def verify(self, names: Sequence[str]) -> list[str]:
         self.names = names
         return self._problems

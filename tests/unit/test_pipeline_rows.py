@@ -292,7 +292,7 @@ def test_settings_of_alert_reach_firing_set(tmp_path: Path) -> None:
 
 def test_columns_of_one_name_are_refused(alert: RowAlert) -> None:
     """In `row` there would be only one of them."""
-    with pytest.raises(SourceError, match="the relation has several columns id"):
+    with pytest.raises(SourceError, match="there are several columns 'id'; give each its own name"):
         firing_rule(alert, (*COLUMNS, Column(name="id", oid=25)))
 
 

@@ -16,14 +16,13 @@ from tocsin.config.resolved import Config
 from tocsin.errors import ConfigError, Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
 from tocsin.model import Columns, Event, Row
+from tocsin.pipeline.columns import unfit_type
 from tocsin.sources.base import Verifiable
 from tocsin.sources.documents import with_nested
 from tocsin.values import typed
 
 _AT_ONCE = 8
 _OF_THE_SERVER = (SourceReason.CONNECT, SourceReason.AUTH, SourceReason.DISCONNECTED)
-_NUMERIC = frozenset({16, 20, 21, 23, 26, 700, 701, 1082, 1114, 1184, 1186, 1700, 16460, 16462, 16464, 16552})
-"""Types that a gauge can show: numbers, booleans, and moments and spans as seconds."""
 
 
 def check(config: Config) -> list[Problem]:
@@ -106,6 +105,7 @@ async def _check_alert(config: Config, alert: Alert, source: Any, asking: Callab
         if columns is None:
             return []
         row = await source.sample(alert.subject)
+        unfit = await unfit_type(source, columns, alert.value, row)
     except SourceError as error:
         if isinstance(alert, EventAlert):
             return []  # the source's own `verify` reports it, once for all its alerts
@@ -115,6 +115,9 @@ async def _check_alert(config: Config, alert: Alert, source: Any, asking: Callab
         return [config.places.problem("source", path, why=str(error))]
     basis = getattr(source, "described_by", "")
     problems = list(_column_problems(config, alert, columns, row, f" in {basis}" if basis else ""))
+    if unfit:
+        path = f"alerts.{alert.name}.value"
+        problems.append(config.places.problem("not_a_number", path, name=alert.value, found=unfit))
     if isinstance(alert, EventAlert) and row is not None:
         columns, row = _with_nested(config, alert, columns, row)
     return [*problems, *trial.online(config, alert, columns, row)]
@@ -145,9 +148,6 @@ def _column_problems(config: Config, alert: Alert, columns: Columns, row: Row | 
             yield problem("unknown_field", path, name=field, column=head, available=held)
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield problem("ambiguous_column", base, name=name)
-    for column in columns:
-        if column.name == alert.value and column.oid not in _NUMERIC:
-            yield problem("not_a_number", f"{base}.value", name=column.name, found=_type(column.oid))
 
 
 def _lacks(config: Config, alert: Alert, name: str, columns: Columns, row: Row | None) -> list[str] | None:
@@ -157,10 +157,3 @@ def _lacks(config: Config, alert: Alert, name: str, columns: Columns, row: Row |
     head = name.partition(".")[0]
     held = next(typed(column, text) for column, text in zip(columns, row, strict=True) if column.name == head)
     return [str(key) for key in held] if isinstance(held, dict) else None
-
-
-def _type(oid: int) -> str:
-    from psycopg import postgres
-
-    info = postgres.types.get(oid)
-    return info.name if info else f"number {oid}"

@@ -1,4 +1,4 @@
-"""Reports the columns that an alert names and that its events or rows lack.
+"""Reports the columns that an alert names and that its events or rows lack, and a value that is not a number.
 
 A document may lack a field that another one has. A field with the value null is NULL, a value. A field that is not
 there is missing: an event that lacks it is never equal to others.
@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import structlog
+from psycopg.postgres import types as postgres_types
 
 from tocsin.exposition import AlertMetrics
-from tocsin.model import Columns, Event
+from tocsin.model import Columns, Event, Row
+from tocsin.sources.base import Typed
 from tocsin.sources.documents import with_nested
+from tocsin.values import NUMERIC, is_number
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +37,24 @@ _EFFECTS = {
 """What happens to an event or row without the column, by the setting that names the column."""
 
 What: TypeAlias = Literal["event", "row"]
+
+
+async def unfit_type(source: object, columns: Columns, name: str | None, row: Row | None = None) -> str:
+    """Return the name of a value column's type if it is not a number; empty if it is, or if there is no such column.
+
+    Where types are inferred from documents, only the text in `row` counts: JSON has exact numbers as text. Raises
+    SourceError if the server cannot be asked for the name.
+    """
+    place = next((i for i, column in enumerate(columns) if column.name == name), None)
+    if place is None or columns[place].oid in NUMERIC:
+        return ""
+    oid, text = columns[place].oid, None if row is None else row[place]
+    if not isinstance(source, Typed) and (text is None or is_number(text)):
+        return ""
+    known = postgres_types.get(oid)
+    if known is not None:
+        return known.name
+    return await source.type_name(oid) if isinstance(source, Typed) else f"number {oid}"
 
 
 class NamedColumns:

@@ -28,7 +28,7 @@ from tocsin.firing import Firing, FiringSet, Outcome, Phase, Rule
 from tocsin.ledger.base import Ledger
 from tocsin.model import Batch, Columns, Notification, Transition
 from tocsin.pipeline import resume
-from tocsin.pipeline.columns import NamedColumns
+from tocsin.pipeline.columns import NamedColumns, unfit_type
 from tocsin.pipeline.numbers import ValueColumn
 from tocsin.pipeline.reporter import NameChecks, Reporter, Stall
 from tocsin.pipeline.restless import Restless
@@ -149,6 +149,7 @@ class RowPipeline:
             self.frontier = await self._store.load()
         subject, at = self.alert.subject, self._store.as_of()
         async with self._source.open(subject, as_of=at, checked=self._name_checks.checked) as stream:
+            await self._check_value(stream.columns)
             self._prepare(stream.columns)
             yield stream.batches()
 
@@ -189,6 +190,12 @@ class RowPipeline:
     def close(self) -> None:
         """Remove the alert's series from the page."""
         self._out.page.remove(self.alert.name)
+
+    async def _check_value(self, columns: Columns) -> None:
+        """Raise SourceError if the type of the value column is not a number, as `tocsin check` reports it."""
+        if found := await unfit_type(self._source, columns, self.alert.value):
+            message = f"{self.alert.value} is of type {found}, which is not a number"
+            raise SourceError(message, SourceReason.SHAPE, fix="cast it in the view")
 
     def _prepare(self, columns: Columns) -> None:
         """Prepare firing set and gauge for the columns. Raises SourceError if the alert names one that is missing."""
@@ -362,17 +369,13 @@ def _index(alert: RowAlert, columns: Columns) -> Mapping[str, int]:
     index = {column.name: number for number, column in enumerate(columns)}
     if len(index) < len(columns):
         names = [column.name for column in columns]
-        doubled = ", ".join(dict.fromkeys(name for name in names if names.count(name) > 1))
-        raise SourceError(
-            f"alert {alert.name}: the relation has several columns {doubled}",
-            SourceReason.SHAPE,
-            fix="rename them in the view or query",
-        )
+        doubled = ", ".join(dict.fromkeys(repr(name) for name in names if names.count(name) > 1))
+        raise SourceError(f"there are several columns {doubled}", SourceReason.SHAPE, fix="give each its own name")
     named = [*alert.key, *alert.ignore, *alert.labels.values(), *([alert.value] if alert.value else [])]
     missing = [name for name in dict.fromkeys(named) if name not in index]
     if missing:
         raise SourceError(
-            f"alert {alert.name}: the relation has no column {', '.join(missing)}",
+            f"the relation has no column {', '.join(missing)}",
             SourceReason.SHAPE,
             fix=f"use one of {', '.join(index)}",
         )

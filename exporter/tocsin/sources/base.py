@@ -65,6 +65,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Typed(Protocol):
+    """A source whose server declares the types of its columns. Others infer them from documents."""
+
+    async def type_name(self, oid: int) -> str:
+        """The server's name of a type that is not PostgreSQL's own. Raises SourceError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """A message that is not a valid event."""

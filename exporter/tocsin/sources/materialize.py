@@ -32,7 +32,7 @@ from tocsin.sources.identity import Identity, IdentityCheck, Subscription, ident
 from tocsin.sources.query import operators_query
 from tocsin.sources.server_errors import statement_error, translated
 from tocsin.sources.settings import MaterializeConfig as Config
-from tocsin.sources.wire import Wire, asking, connect, fields
+from tocsin.sources.wire import Wire, asking, connect, fields, named_type
 
 _FOREVER = 2**64 - 1
 """The timestamp of a constant view."""
@@ -78,6 +78,9 @@ class Materialize:
         async with asking(self._config, self._config.snapshot_timeout) as wire:
             rows = await wire.query(sql.SQL("SELECT * FROM {} LIMIT 1").format(_target(subject)))
         return rows[0] if rows else None
+
+    async def type_name(self, oid: int) -> str:
+        return await named_type(self._config, oid)
 
     async def _identity(self, wire: Wire, subject: Subject) -> Identity | None:
         """What the names refer to before the subscription begins; None if the server does not say.

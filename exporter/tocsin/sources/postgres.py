@@ -20,7 +20,7 @@ from tocsin.sources.base import Stream, Subject
 from tocsin.sources.query import operators_query
 from tocsin.sources.server_errors import translated
 from tocsin.sources.settings import PostgresConfig as Config
-from tocsin.sources.wire import Wire, asking, connect, fields, shares_sessions
+from tocsin.sources.wire import Wire, asking, connect, fields, named_type, shares_sessions
 
 _PROMOTED = sql.SQL("SELECT pg_is_in_recovery()")
 """`f` once a standby has become a primary. A LISTEN would leave an error in the log of a standby."""
@@ -63,6 +63,9 @@ class Postgres:
         async with asking(self._config, self._config.snapshot_timeout) as wire, _transaction(wire, self._config):
             rows = await wire.query(limited)
         return rows[0] if rows else None
+
+    async def type_name(self, oid: int) -> str:
+        return await named_type(self._config, oid)
 
     async def verify(self, names: Sequence[str]) -> list[str]:
         """Why nothing that is notified will be received, as sentences: empty if it will be. `names`: of events, which

@@ -80,16 +80,22 @@ def statement_error(
         if isinstance(error, _BY_THE_CLIENT):
             return SourceError(failure_text(error), SourceReason.OTHER, server=server)
         return SourceError(f"connection lost: {failure_text(error)}", SourceReason.DISCONNECTED, server=server)
-    primary = error.diag.message_primary or failure_text(error)
-    extra = " ".join(part for part in (error.diag.message_detail, error.diag.message_hint) if part)
+    primary = _line(error.diag.message_primary or "") or failure_text(error)
+    # Detail and hint are sentences, of which not everyone writes the full stop.
+    extra = ". ".join(_line(part).rstrip(".") for part in (error.diag.message_detail, error.diag.message_hint) if part)
     reason = _reason(error.sqlstate, primary, running=running)
     return SourceError(
-        primary + (f" ({' '.join(extra.split())})" if extra else ""),
+        primary + (f" ({extra})" if extra else ""),
         reason,
         server=server,
         fix={**_FIXES, **fixes}.get(reason, ""),
         history=reason is not SourceReason.ROW_ERROR and not _TOO_OLD.search(primary),
     )
+
+
+def _line(text: str) -> str:
+    """The lines of a text as one."""
+    return "; ".join(" ".join(line.split()).rstrip(";") for line in text.splitlines() if line.strip())
 
 
 def _reason(sqlstate: str, primary: str, *, running: bool) -> SourceReason:

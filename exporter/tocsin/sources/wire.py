@@ -195,6 +195,14 @@ async def asking(settings: Server, seconds: float) -> AsyncIterator[Wire]:
                 yield wire
 
 
+async def named_type(settings: Server, oid: int) -> str:
+    """See `tocsin.sources.base.Source`."""
+    named = sql.SQL("SELECT pg_catalog.format_type({}, NULL)").format(sql.Literal(oid))
+    async with asking(settings, settings.connect_timeout) as wire:
+        rows = await wire.query(named)
+    return rows[0][0] or f"number {oid}"
+
+
 async def shares_sessions(wire: Wire, settings: Server) -> bool:
     """Whether a pooler gives transactions whatever session is free. Such a one passes on no NOTIFY of another
     connection. Raises psycopg.Error and SourceError."""

@@ -17,7 +17,7 @@ from tocsin.sources.base import EventBatch, EventStream, Refused, Subject
 from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Config
 from tocsin.sources.postgres_events.statements import Outcome, Statements
 from tocsin.sources.server_errors import translated
-from tocsin.sources.wire import Wire, asking, connect, fields, shares_sessions
+from tocsin.sources.wire import Wire, asking, connect, fields, named_type, shares_sessions
 from tocsin.values import typed
 
 _BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -68,6 +68,9 @@ class PostgresEvents:
                 columns = await wire.describe(limited)
                 rows = await wire.query(limited)
         return tuple(rows[0][place] for place in _places(columns)) if rows else None
+
+    async def type_name(self, oid: int) -> str:
+        return await named_type(self._config, oid)
 
     async def verify(self, names: Sequence[str]) -> list[str]:
         """See `tocsin.sources.base.EventSource`. The table may hold events of any name."""
