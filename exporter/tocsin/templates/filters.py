@@ -205,8 +205,9 @@ def word(value: Any) -> Any:
 
 
 def quoted(value: object) -> object:
-    """Return a value as one part of a URL. Raises NothingError where it prints nothing."""
-    shown = text(value)
+    """Return a value as one part of a URL, where a line break becomes a blank: services put parts into headers. Raises
+    NothingError where it prints nothing."""
+    shown = " ".join(text(value).splitlines())
     if not shown:
         raise NothingError("an expression prints nothing")
     return quote(shown, safe="")

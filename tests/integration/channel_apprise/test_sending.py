@@ -91,6 +91,13 @@ async def test_row_value_stays_one_segment_of_url(build: Build, receiver: Receiv
     assert paths(receiver) == ["/sms/+49%201%2F..%2F2%3Fa=b&c%23d"]
 
 
+async def test_line_break_in_a_header_is_a_blank(build: Build, receiver: Receiver) -> None:
+    """As in a title or the subject of a mail; the library would never send the message."""
+    channel = build(at(receiver, "?+X-Note={{ row.note }}"))
+    assert await sent(channel, message(extra={"note": ("text", "a\r\nb\nX-Own: c\n")})) == Delivered()
+    assert receiver.requests[0].headers["x-note"] == "a b X-Own: c"
+
+
 async def test_row_without_recipient_becomes_a_dead_letter(build: Build, receiver: Receiver) -> None:
     result = await sent(build(at(receiver, "{{ row.phone }}")), message(extra={"phone": ("text", None)}))
     assert result == Rejected(Reason.NO_RECIPIENTS, "late: urls[0]: an expression prints nothing")

@@ -46,6 +46,7 @@ async def test_recipients_of_configuration_and_row_are_deduplicated(build: Build
     ("column", "value", "expected"),
     [
         ("text", 'ann@example.com, "Lee, Bob" <bob@example.com>,', ["ann@example.com", "bob@example.com"]),
+        ("text", 'ann@example.com; "Lee; Bob" <bob@example.com>;', ["ann@example.com", "bob@example.com"]),
         ("texts", "{ann@example.com,NULL,bob@example.com}", ["ann@example.com", "bob@example.com"]),
         ("jsonb", '["ann@example.com"]', ["ann@example.com"]),
         ("list", "{ann@example.com}", ["ann@example.com"]),
@@ -61,9 +62,9 @@ async def test_column_holds_one_address_or_many(
     assert mail.parsed["To"] == "undisclosed-recipients:;"
 
 
-@pytest.mark.parametrize("value", [None, " , ", "eve@evil.example, bob"])
+@pytest.mark.parametrize("value", [None, " , ", "eve@evil.example, bob", "eve@evil.example; bob"])
 async def test_row_without_recipient_becomes_a_dead_letter(build: Build, server: MailServer, value: str | None) -> None:
-    """A comma in a row adds no recipient to a template."""
+    """A comma or semicolon in a row adds no recipient to a template."""
     result = await sent(build(to=["{{ row.who }}", "{{ row.who }}@x.y"]), message(extra={"who": ("text", value)}))
     assert isinstance(result, Rejected)
     assert result.reason is Reason.NO_RECIPIENTS
@@ -75,7 +76,7 @@ async def test_missing_column_of_the_row_is_named(build: Build) -> None:
     assert result == Rejected(Reason.NO_RECIPIENTS, "late: to: the row has no column 'ownr'")
 
 
-@pytest.mark.parametrize("text", ["bob", "ann@example.com; bob@example.com", "ann@example.com bob@example.com"])
+@pytest.mark.parametrize("text", ["bob", "ann@-\u00fc.example", "ann@example.com bob@example.com"])
 async def test_invalid_address_is_noted_and_others_get_mail(server: MailServer, build: Build, text: str) -> None:
     """By the build of Python, the library would drop the second of two, or send both in one command."""
     with pytest.raises(ValueError, match="is not a valid mail address"):
@@ -98,6 +99,23 @@ async def test_digest_goes_to_recipients_of_all_its_notifications(build: Build, 
     envelopes = [message(key=who, extra={"who": ("text", who)}).envelope for who in ("bob", "cy", "bob")]
     await sent(build(to=["{{ row.who }}@example.com"]), replace(message(), envelope=merged(envelopes)))
     assert server.mails[0].recipients == ("bob@example.com", "cy@example.com")
+
+
+async def test_one_invalid_address_of_a_column_is_noted(server: MailServer, build: Build) -> None:
+    who = message(extra={"who": ("text", "ann@example.com; bob; cy@example.com")})
+    assert await sent(build(to=[{"column": "who"}]), who) == Delivered(
+        "refused: late: to: 'bob' is not a valid mail address"
+    )
+    assert [mail.recipients for mail in server.mails] == [("ann@example.com", "cy@example.com")]
+
+
+async def test_domain_that_is_not_ascii_needs_no_smtputf8(build: Build) -> None:
+    async with MailServer(utf8=False) as server:
+        channel = build(at=server, to=["ann@b\u00fccher.example"], **{"from": "alerts@m\u00fcller.example"})
+        assert await sent(channel) == Delivered()
+    [mail] = server.mails
+    assert (mail.sender, mail.recipients) == ("alerts@xn--mller-kva.example", ("ann@xn--bcher-kva.example",))
+    assert mail.parsed["Message-ID"].endswith("@xn--mller-kva.example>")
 
 
 async def test_non_ascii_addresses_are_sent_with_smtputf8(build: Build, server: MailServer) -> None:
@@ -126,7 +144,8 @@ def test_any_text_is_one_address_or_invalid(text: str) -> None:
         (" Ann Lee <ann@example.com> ", "ann@example.com", "Ann Lee"),
         ('"Lee, Ann" <ann@example.com>', "ann@example.com", "Lee, Ann"),
         ("<ann@localhost>", "ann@localhost", ""),
-        ("zo\u00eb@b\u00fccher.example", "zo\u00eb@b\u00fccher.example", ""),
+        ("zo\u00eb@B\u00fccher.example", "zo\u00eb@xn--bcher-kva.example", ""),
+        ("Ann <ann@\u4f8b\u3048\u3002jp>", "ann@xn--r8jz45g.jp", "Ann"),
     ],
 )
 def test_address_is_parsed_with_and_without_name(text: str, spec: str, name: str) -> None:

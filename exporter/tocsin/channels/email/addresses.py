@@ -21,7 +21,7 @@ Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
 _MAX_ADDRESS = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
 _ATOM = r"[^\s@<>(),;:\\\"\[\]]+"
 _MAILBOX = re.compile(rf"(?:(?P<name>[^<>]*?)\s*<(?P<inner>{_ATOM}@{_ATOM})>|(?P<bare>{_ATOM}@{_ATOM}))")
-_ENTRY = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,"])+')
+_ENTRY = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,;"])+')
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 
 
@@ -29,7 +29,7 @@ class FromColumn(Settings):
     """The addresses in a column of the row."""
 
     column: Name
-    """A text column with addresses between commas, or an array, list or jsonb array of addresses."""
+    """A text column with addresses between commas or semicolons, or an array, list or jsonb array of addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,15 @@ class Mailbox:
 
 
 def mailbox(text: str) -> Mailbox:
-    """Parse one address: `ann@example.com` or `Ann Lee <ann@example.com>`. Raises ValueError for anything else, such as
-    a second address or a line break."""
+    """Parse one address: `ann@example.com` or `Ann Lee <ann@example.com>`. The domain becomes ASCII (`xn--...`). Raises
+    ValueError for anything else, such as a second address or a line break."""
     match = _MAILBOX.fullmatch(text.strip())
     if match is None or not text.strip().isprintable():
         raise ValueError(f"{_short(text)} is not a valid mail address")
     spec = match["inner"] or match["bare"]
-    local, _, domain = spec.rpartition("@")
+    local, _, written = spec.rpartition("@")
+    domain = _ascii(written)
+    spec = f"{local}@{domain}"
     if len(spec) > _MAX_ADDRESS or ".." in spec or local[0] == "." or local[-1] == "." or not _is_domain(domain):
         raise ValueError(f"{_short(text)} is not a valid mail address")
     name = (match["name"] or "").strip()
@@ -69,7 +71,7 @@ def mailbox(text: str) -> Mailbox:
 
 
 def mailboxes(text: str) -> Iterator[str]:
-    """Yield the entries of a list with commas; a quoted name may hold commas too."""
+    """Yield the entries of a list with commas or semicolons; a quoted name may hold these too."""
     return (entry.strip() for entry in _ENTRY.findall(text) if entry.strip())
 
 
@@ -115,7 +117,19 @@ class Recipients:
 
 
 def _is_domain(domain: str) -> bool:
-    return all(_LABEL.fullmatch(label) or not label.isascii() for label in domain.split("."))
+    return all(_LABEL.fullmatch(label) for label in domain.split("."))
+
+
+def _ascii(domain: str) -> str:
+    """A domain as the DNS has it; empty where there is no such form."""
+    if domain.isascii():
+        return domain
+    import idna
+
+    try:
+        return idna.encode(domain, uts46=True).decode()
+    except idna.IDNAError:
+        return ""
 
 
 def _short(text: str) -> str:

@@ -118,7 +118,7 @@ class Route:
         return people, tuple(refused)
 
     def _head(self, message: Message, subject: str, written_at: float) -> bytes:
-        domain = self._sender.domain if self._sender.domain.isascii() else "tocsin.invalid"
+        domain = self._sender.domain
         headers = {
             "Subject": _header("Subject", subject),
             "Date": email.utils.format_datetime(datetime.fromtimestamp(written_at, UTC)),

@@ -38,7 +38,7 @@ _UNAVAILABLE = 421
 _LOGIN = {530, 534, 535, 538}
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _SIZE = {"5.3.4", "5.2.3"}
-_NO_UTF8 = "the server takes no addresses that are not ASCII (SMTPUTF8); write the domain in its form xn--"
+_NO_UTF8 = "the server takes no addresses that are not ASCII before the @ (SMTPUTF8)"
 
 
 class Server:
