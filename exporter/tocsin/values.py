@@ -118,7 +118,7 @@ def number(text: str | None) -> float:
 
 def is_number(text: str) -> bool:
     """Whether `number` reads the text."""
-    return text.strip().lower().endswith("nan") or not math.isnan(number(text))
+    return text.strip().lower() == "nan" or not math.isnan(number(text))
 
 
 _BOOLEANS = {"t": True, "f": False}

@@ -1,13 +1,12 @@
 """Notices a value column whose text is not a number, which makes NaN of the gauge."""
 
-import math
 import re
 from collections.abc import Iterable
 
 import structlog
 
 from tocsin.model import Columns, Row
-from tocsin.values import number
+from tocsin.values import is_number
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +31,7 @@ class ValueColumn:
             return
         for row in rows:
             text = row[place]
-            if text is not None and text.lower() != "nan" and math.isnan(number(text)):
+            if text is not None and not is_number(text):
                 hint = _DEBEZIUM if _BASE64.fullmatch(text) else ""
                 log.warning(f"the value is not a number{hint}", alert=self._alert, column=self._column)
                 self._column = None
