@@ -74,6 +74,10 @@ async def reading(
         task = asyncio.create_task(reader.run())
         try:
             yield reader
+        except AssertionError as failed:
+            if task.done() and not task.cancelled():
+                failed.add_note(f"the stream had ended: {task.exception()!r}")
+            raise
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, SourceError):

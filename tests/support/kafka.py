@@ -185,7 +185,8 @@ class Kafka:
 
 
 def _id() -> str:
-    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # The storage tool takes an id with a leading dash for an option.
+    return "t" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:].rstrip("=")
 
 
 def _certify(authority: Path, broker: Path) -> None:
