@@ -19,7 +19,8 @@ import aiohttp
 from bench.double import double_process
 from bench.harness import Figure, Machine, configuration, spread
 from bench.receiving import Arrivals, ReceiverProcess, receiver_process
-from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
+from support.alertmanager import Alertmanager, alertmanager
+from support.monitoring_programs import installed
 from support.tocsin import running
 from support.waiting import until
 
@@ -55,7 +56,7 @@ async def measure() -> list[Figure]:
             batched.append(await _ours(directory, batch="array"))
         with machine.round():
             client.append(await _client())
-        if ALERTMANAGER is not None:
+        if installed("alertmanager"):
             with machine.round() as directory:
                 theirs.append(await _theirs(directory))
     return [*_figures(ours, batched, theirs, statistics.median(client)), machine.figure()]

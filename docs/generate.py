@@ -52,6 +52,10 @@ Each alert with `gauges: true` is a gauge: one series per row that fires now, wi
 `static_labels`, and the value of `value`, or 1. The series of a row ends with the row. A label whose column is NULL or
 empty is omitted. If a source delivers nothing for longer than its `stale_after`, the series of its alerts are removed.
 
+A restart of Prometheus (seen on 2.42 and 3.16) shows series that ended meanwhile, `ALERTS` among them, for five minutes
+more. Where that matters, ask that the sample is not older than three scrapes:
+`late_orders and time() - timestamp(late_orders) < 45`.
+
 ## Tocsin's own metrics
 
 Every label value exists from the start. Names without a unit count things. Times are Unix timestamps, so an age is

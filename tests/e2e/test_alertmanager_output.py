@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 
-from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
+from support.alertmanager import Alertmanager, alertmanager
 from support.tocsin import COLUMNS, Harness, new_harness
 from support.waiting import until_some
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH"),
-]
+pytestmark = pytest.mark.e2e
 QUIET = "route: {receiver: none}\nreceivers: [{name: none}]\n"
 
 

@@ -16,20 +16,16 @@ from typing import Any
 
 import pytest
 
-from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
+from support.alertmanager import Alertmanager, alertmanager
 from support.inbox_server import InboxServer, inbox_server
 from support.materialize import MaterializeDouble, Relation
-from support.prometheus import PROMETHEUS, Prometheus, prometheus
+from support.prometheus import Prometheus, prometheus
 from support.stack import KEY_FILE, alertmanager_file, prometheus_config, tocsin_config
 from support.stack_views import VIEWS
 from support.tocsin import TocsinProcess, running, series
 from support.waiting import until, until_some
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH"),
-    pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH"),
-]
+pytestmark = pytest.mark.e2e
 
 PROMPT = 15.0
 """Seconds until a person is notified, at most. A second or two is usual."""

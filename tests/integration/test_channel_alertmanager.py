@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from support.alertmanager import ALERTMANAGER, Alertmanager, alertmanager
+from support.alertmanager import Alertmanager, alertmanager
 from support.alertmanager_output import NOW, closing, output
 from support.messages import VIEW, message, transition
+from support.monitoring_programs import Generation
 from support.receiver import Receiver
 from support.waiting import until, until_some
 from tocsin.backoff import Backoff
@@ -22,8 +24,6 @@ from tocsin.envelope import build
 from tocsin.exposition import Metrics
 from tocsin.model import Transition
 
-pytestmark = pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
-
 
 @pytest.fixture
 async def people() -> AsyncIterator[Receiver]:
@@ -32,15 +32,15 @@ async def people() -> AsyncIterator[Receiver]:
         yield made
 
 
-@pytest.fixture
-async def server(tmp_path: Path, people: Receiver) -> AsyncIterator[Alertmanager]:
+@pytest.fixture(params=get_args(Generation))
+async def server(request: pytest.FixtureRequest, tmp_path: Path, people: Receiver) -> AsyncIterator[Alertmanager]:
     file = tmp_path / "alertmanager.yml"
     hook = f"{{url: '{people.url}', send_resolved: true}}"
     file.write_text(
         "route: {receiver: people, group_by: ['...'], group_wait: 0s, group_interval: 100ms, repeat_interval: 1h}\n"
         f"receivers: [{{name: people, webhook_configs: [{hook}]}}]\n"
     )
-    async with alertmanager(tmp_path, file) as made:
+    async with alertmanager(tmp_path, file, generation=request.param) as made:
         yield made
 
 

@@ -7,16 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
+import yaml
 from aiohttp.test_utils import TestServer
 
-from support.prometheus import PROMETHEUS, Prometheus, prometheus
+from support.monitoring_programs import Generation, each_generation
+from support.prometheus import Prometheus, prometheus
 from support.waiting import until_some
 from support.web import FakeProcess
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page, Scrape
 from tocsin.web.application import build
-
-pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH")
 
 HOSTILE = [
     'quote " backslash \\ line\nfeed \\n "} 1\n',
@@ -31,6 +30,7 @@ HOSTILE = [
 READ = [text.encode("utf-8", "replace").decode() for text in HOSTILE]
 """How they read back: all but the last, which has no UTF-8, as they were."""
 VALUES = {"1": "Infinity", "2": "-1e-300", "3": "12345678901234567"}
+ROOT = Path(__file__).parents[2]
 ROWS: Mapping[Any, tuple[str, ...]] = {
     **{number: (f"{number:05}", "", "1") for number in range(3000)},
     **{text: ("", text, "NaN") for text in HOSTILE},
@@ -45,7 +45,8 @@ class TextPage(Page):
         return await super().scrape("", accept_encoding, now)
 
 
-async def test_prometheus_reads_every_row_in_both_formats(tmp_path: Path) -> None:
+@each_generation
+async def test_prometheus_reads_every_row_in_both_formats(tmp_path: Path, generation: Generation) -> None:
     jobs = []
     async with contextlib.AsyncExitStack() as stack:
         for job, page in (("openmetrics", Page(Metrics("1.2.3"))), ("text", TextPage(Metrics("1.2.3")))):
@@ -57,9 +58,45 @@ async def test_prometheus_reads_every_row_in_both_formats(tmp_path: Path) -> Non
             server = await stack.enter_async_context(TestServer(build(FakeProcess(), page, admin=False)))
             jobs.append({"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]})
         config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
-        running = await stack.enter_async_context(prometheus(tmp_path, config))
+        running = await stack.enter_async_context(prometheus(tmp_path, config, generation))
         for job in ("openmetrics", "text"):
             await reads_every_row(running, job)
+
+
+@each_generation
+async def test_shipped_rule_forgets_rows_that_ended_during_a_restart(tmp_path: Path, generation: Generation) -> None:
+    rules = yaml.safe_load((ROOT / "prometheus" / "rules" / "demo.yml").read_text(encoding="utf-8"))
+    [rule] = [one for group in rules["groups"] for one in group["rules"] if one["alert"] == "DeploymentSpike"]
+    assert rule["expr"].endswith(" < 15")  # three scrapes; this one scrapes five times as often
+    rule |= {"expr": rule["expr"].removesuffix("15") + "3", "keep_firing_for": "0s"}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "demo", "rules": [rule]}]}))
+    page = Page(Metrics("1.2.3"))
+    gauges = Gauges(GaugeSpec(alert="spikes", metric="organization_alert", labels=(("organization", 0),), value=1))
+    page.add(gauges)
+
+    def show(*organizations: str) -> None:
+        rows: dict[Any, tuple[str, ...]] = {name: (name, "10") for name in organizations}
+        gauges.install(gauges.render(rows, replace=True), time.time())
+
+    async def fires(running: Prometheus, *organizations: str) -> bool:
+        alerts = (await running.get("alerts"))["alerts"]
+        assert sorted(alert["labels"]["organization"] for alert in alerts) == [*organizations]
+        return True
+
+    show("A", "B")
+    async with TestServer(build(FakeProcess(), page, admin=False)) as server:
+        targets = [{"targets": [f"127.0.0.1:{server.port}"]}]
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(tmp_path / "rules.yml")],
+            "scrape_configs": [{"job_name": "tocsin", "static_configs": targets}],
+        }
+        async with prometheus(tmp_path, config, generation) as running:
+            await until_some(partial(fires, running, "A", "B"))
+        show("B")
+        async with prometheus(tmp_path, config, generation) as running:
+            await until_some(partial(fires, running, "B"))
+            assert len(await running.query("organization_alert")) == 2  # the ended series goes on for five minutes
 
 
 async def reads_every_row(running: Prometheus, job: str) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from live.model import MEASURED, NEEDS_BOTH, Stack, delete_topic, deployment, send, sending
-from support.alertmanager import ALERTMANAGER, alertmanager
+from support.alertmanager import alertmanager
 from support.notifications import LONG
-from support.prometheus import PROMETHEUS, prometheus
+from support.prometheus import prometheus
 from support.stack import alertmanager_file, prometheus_config
 from support.waiting import until
 from tocsin_producer.events import CUSTOMER_EVENTS, Schedule
@@ -71,8 +71,6 @@ async def test_time_from_event_to_inbox(stack: Stack, sink: KafkaSink, measured:
     assert p95 <= GENEROUS * INBOX_S
 
 
-@pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not on the PATH")
-@pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
 async def test_time_from_event_to_alertmanager(stack: Stack, sink: KafkaSink, measured: Measured) -> None:
     async with (
         stack.tocsin(),

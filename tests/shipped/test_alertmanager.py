@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from support.alertmanager import ALERTMANAGER, AMTOOL, Alertmanager, alertmanager
+from support.alertmanager import Alertmanager, alertmanager
+from support.monitoring_programs import Generation, each_generation, program
 from support.prometheus import run
 from support.receiver import Receiver
 from support.waiting import until
@@ -21,8 +22,6 @@ PLAIN, SLACK = FOLDER / "alertmanager.yml", FOLDER / "alertmanager.slack.yml"
 INBOX = "http://inbox:8925/webhook/alertmanager"
 KEY_FILE = "/run/secrets/slack-webhook-url"
 
-needs_amtool = pytest.mark.skipif(AMTOOL is None, reason="amtool is not on the PATH")
-needs_alertmanager = pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
 
 ROUTES = [
     ("alertname=DeploymentSpike service=demo severity=critical organization=A owner=team-a", "on-call"),
@@ -41,19 +40,19 @@ def read(file: Path) -> Any:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-@needs_amtool
+@each_generation
 @pytest.mark.parametrize("file", [PLAIN, SLACK], ids=lambda file: file.stem)
-async def test_configuration_of_alertmanager_is_valid(file: Path) -> None:
-    status, output = await run(AMTOOL or "", "check-config", file)
+async def test_configuration_of_alertmanager_is_valid(file: Path, generation: Generation) -> None:
+    status, output = await run(program("amtool", generation), "check-config", file)
     assert status == 0, output
     assert "SUCCESS" in output, output
 
 
-@needs_amtool
-async def test_alerts_are_routed_by_labels() -> None:
+@each_generation
+async def test_alerts_are_routed_by_labels(generation: Generation) -> None:
     for labels, receiver in ROUTES:
         arguments = ("config", "routes", "test", f"--config.file={PLAIN}", f"--verify.receivers={receiver}")
-        status, output = await run(AMTOOL or "", *arguments, *labels.split())
+        status, output = await run(program("amtool", generation), *arguments, *labels.split())
         assert status == 0, f"{labels}: {output}"
 
 
@@ -108,7 +107,7 @@ class Messages:
 
 
 @asynccontextmanager
-async def running(folder: Path, file: Path) -> AsyncIterator[Messages]:
+async def running(folder: Path, file: Path, generation: Generation = "installed") -> AsyncIterator[Messages]:
     """An Alertmanager with a shipped file, whose receivers are on this machine."""
     async with Receiver() as receiver:
         (folder / "key").write_text(f"{receiver.url}/slack")
@@ -117,14 +116,13 @@ async def running(folder: Path, file: Path) -> AsyncIterator[Messages]:
         text = text.replace("group_wait: 1s", "group_wait: 300ms")
         shutil.copytree(FOLDER / "templates", folder / "templates")
         (folder / file.name).write_text(text, encoding="utf-8")
-        async with alertmanager(folder, folder / file.name) as server:
+        async with alertmanager(folder, folder / file.name, generation=generation) as server:
             yield Messages(receiver, server)
 
 
 SPIKE = "alertname=DeploymentSpike service=demo"
 
 
-@needs_alertmanager
 async def test_each_organization_fires_and_resolves_on_its_own(tmp_path: Path) -> None:
     async with running(tmp_path, PLAIN) as messages:
         await messages.report("A", f"{SPIKE} severity=critical organization=A")
@@ -139,7 +137,6 @@ async def test_each_organization_fires_and_resolves_on_its_own(tmp_path: Path) -
         assert messages.at("/slack") == []
 
 
-@needs_alertmanager
 async def test_consequences_of_a_worse_alert_are_muted(tmp_path: Path) -> None:
     """Of its own organization, alert or channel, and of no other."""
     async with running(tmp_path, PLAIN) as messages:
@@ -163,7 +160,6 @@ async def test_consequences_of_a_worse_alert_are_muted(tmp_path: Path) -> None:
         assert not re.search(r"A warning|late stalled|people old|mail old", str(messages.sent()))
 
 
-@needs_alertmanager
 async def test_tocsin_down_mutes_its_other_alerts(tmp_path: Path) -> None:
     down = "alertname=TocsinDown service=tocsin severity=critical"
     async with running(tmp_path, PLAIN) as messages:
@@ -180,9 +176,9 @@ async def test_tocsin_down_mutes_its_other_alerts(tmp_path: Path) -> None:
         )
 
 
-@needs_alertmanager
-async def test_slack_gets_messages_independently_of_inbox(tmp_path: Path) -> None:
-    async with running(tmp_path, SLACK) as messages:
+@each_generation
+async def test_slack_gets_messages_independently_of_inbox(tmp_path: Path, generation: Generation) -> None:
+    async with running(tmp_path, SLACK, generation) as messages:
         await messages.report("spike in A", f"{SPIKE} severity=critical organization=A owner=team-a")
         await messages.until("on-call firing: spike in A")
         await until(lambda: messages.at("/slack"), "a message at Slack")

@@ -62,11 +62,12 @@ def test_all_tests_use_this_and_ci_sets_it(request: pytest.FixtureRequest) -> No
 
 
 def test_ci_installs_every_program_that_tests_use() -> None:
-    # Programs that come with others, and Debian's own.
+    # Programs that come with others, Debian's own, and Go, which PyPI has too.
     companions = {"prometheus", "prometheus-alertmanager", "alertmanager", "epmd", "rabbitmqctl", "docker"}
-    companions |= {"apt-get", "dpkg-deb"}
+    companions |= {"apt-get", "dpkg-deb", "amtool", "go"}
     texts = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py")]
     used = {name for text in texts for name in re.findall(r"shutil\.which\(\"([\w-]+)\"", text)}
+    used |= {name for text in texts for name in re.findall(r"\bprogram\(\"([\w-]+)\"", text)}
     used |= {name for text in texts for name in re.findall(r"cached\(.*\"([\w-]+)\"\)", text)}
     assert {"mvn", "prometheus"} <= used
     assert used - INSTALLED.keys() - companions == set()

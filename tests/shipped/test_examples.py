@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jinja2 import Template
 
-from support.alertmanager import ALERTMANAGER, alertmanager
+from support.alertmanager import alertmanager
 from support.kafka import make_topic, produce, shared_kafka
 from support.materialize import MaterializeDouble
 from support.postgres import Database, Postgres
@@ -81,7 +81,6 @@ async def test_fraud_opens_and_closes_an_incident(server: Postgres, tmp_path: Pa
     assert (closed["event_action"], closed["dedup_key"]) == ("resolve", opened["dedup_key"])
 
 
-@pytest.mark.skipif(ALERTMANAGER is None, reason="alertmanager is not on the PATH")
 async def test_slo_burn_is_an_alert_until_errors_end(server: Postgres, tmp_path: Path) -> None:
     name = "slo-burn-to-alertmanager"
     file = tmp_path / "alertmanager.yml"

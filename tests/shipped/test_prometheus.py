@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from support.prometheus import PROMTOOL, metric_names, run
+from support.monitoring_programs import Generation, each_generation, program
+from support.prometheus import metric_names, run
 from support.stack import COMPOSED, known_metrics, labels_of_gauges, seconds
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "prometheus"
 RUNBOOKS = ROOT / "docs" / "runbooks.md"
-
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not on the PATH")
 
 
 @cache
@@ -35,16 +34,16 @@ TESTS = [test for file in RULE_FILES for test in read(FOLDER / "tests" / file.na
 each_rule = pytest.mark.parametrize("name", RULES)
 
 
-@needs_promtool
-async def test_configuration_and_rules_are_valid() -> None:
-    status, output = await run(PROMTOOL or "", "check", "config", FOLDER / "prometheus.yml")
+@each_generation
+async def test_configuration_and_rules_are_valid(generation: Generation) -> None:
+    status, output = await run(program("promtool", generation), "check", "config", FOLDER / "prometheus.yml")
     assert status == 0, output
     assert f"{len(RULE_FILES)} rule files found" in output, output
 
 
-@needs_promtool
-async def test_rules_fire_and_resolve() -> None:
-    status, output = await run(PROMTOOL or "", "test", "rules", *(FOLDER / "tests").iterdir())
+@each_generation
+async def test_rules_fire_and_resolve(generation: Generation) -> None:
+    status, output = await run(program("promtool", generation), "test", "rules", *(FOLDER / "tests").iterdir())
     assert status == 0, output
 
 
@@ -88,6 +87,13 @@ def test_every_rule_has_its_runbook() -> None:
         assert RULES[name]["annotations"]["runbook_url"] == f"docs/runbooks.md#{name.lower()}"
         assert re.search(r"\*\*Meaning\.\*\*.*\*\*Check.*\bfix\b", text, re.DOTALL | re.IGNORECASE), name
         assert {*re.findall(r"\]\(#([^)]*)\)", text)} <= {each.lower() for each in sections}, name
+
+
+def test_demo_rules_ask_for_samples_of_the_last_three_scrapes() -> None:
+    age = 3 * seconds(read(FOLDER / "prometheus.yml")["global"]["scrape_interval"])
+    for rule in DEMO.values():
+        [gauge] = metric_names(rule["expr"])
+        assert f"time() - timestamp({gauge}) < {age:g}" in rule["expr"]
 
 
 def test_demo_rules_name_alerts_of_the_stack() -> None:

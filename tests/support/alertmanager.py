@@ -1,6 +1,5 @@
 """A real Alertmanager for tests."""
 
-import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,11 +9,8 @@ from typing import Any
 
 import aiohttp
 
+from support.monitoring_programs import Generation, program
 from support.prometheus import daemon, free_port
-
-ALERTMANAGER = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
-"""Debian uses another name."""
-AMTOOL = shutil.which("amtool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +45,19 @@ class Alertmanager:
 
 
 @asynccontextmanager
-async def alertmanager(folder: Path, file: Path, *, port: int | None = None) -> AsyncIterator[Alertmanager]:
-    """An Alertmanager with this configuration file, its data below `folder`. `port`: one to come back to."""
-    assert ALERTMANAGER is not None
+async def alertmanager(
+    folder: Path, file: Path, *more: str, port: int | None = None, generation: Generation = "installed"
+) -> AsyncIterator[Alertmanager]:
+    """An Alertmanager with this configuration file, its data below `folder`. `more`: arguments. `port`: one to come
+    back to."""
     port = port or free_port()
     command = (
-        ALERTMANAGER,
+        program("alertmanager", generation),
         f"--config.file={file}",
         f"--storage.path={folder / 'alertmanager'}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--cluster.listen-address=",  # or it looks for peers on every interface
+        *more,
     )
     url = f"http://127.0.0.1:{port}/-/ready"
     async with aiohttp.ClientSession() as client, daemon(url, folder / "alertmanager.log", *command):

@@ -30,12 +30,13 @@ def cached(name: str, fetch: Callable[[Path, Path], None], *tools: str) -> Path:
     except subprocess.CalledProcessError as error:
         pytest.skip(f"{name} cannot be fetched: {(error.stdout + error.stderr).strip()[-300:]}")
     except subprocess.TimeoutExpired:
-        pytest.skip(f"{name} was not fetched within {_FETCH_S:g} s")
+        pytest.skip(f"{name} was not fetched in time")
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return folder
 
 
-def run(*command: str, cwd: Path) -> None:
-    """Run a command of `fetch`."""
-    subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=_FETCH_S, check=True)
+def run(*command: str, cwd: Path, limit: float = _FETCH_S, **environment: str) -> str:
+    """Run a command of `fetch`, and return its output. `limit`: seconds. `environment`: further variables."""
+    given = {**os.environ, **environment}
+    return subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, timeout=limit, check=True).stdout

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-import shutil
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,10 +13,8 @@ from typing import Any
 import aiohttp
 import yaml
 
+from support.monitoring_programs import Generation, program
 from support.waiting import SOON, until_some
-
-PROMETHEUS = shutil.which("prometheus")
-PROMTOOL = shutil.which("promtool")
 
 
 def free_port() -> int:
@@ -88,15 +85,16 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, config: Mapping[str, Any]) -> AsyncIterator[Prometheus]:
+async def prometheus(
+    folder: Path, config: Mapping[str, Any], generation: Generation = "installed"
+) -> AsyncIterator[Prometheus]:
     """A Prometheus with this configuration, its data below `folder`."""
-    assert PROMETHEUS is not None
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = (
-        PROMETHEUS,
+        program("prometheus", generation),
         f"--config.file={file}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",

@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import itertools
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from support.monitoring_programs import Generation, each_generation, program
 from tocsin.dispatch import ChannelStatus
 from tocsin.errors import Reason, SourceReason
 from tocsin.exposition import AlertStatus, ChannelState, Gauges, GaugeSpec, Metrics, Page, Scrape, State
@@ -208,12 +208,11 @@ async def test_page_shows_exactly_the_declared_metrics() -> None:
         assert labels - {"le"} == set(definition.labels)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-async def test_promtool_accepts_the_page() -> None:
+@each_generation
+async def test_promtool_accepts_the_page(generation: Generation) -> None:
     text = await own_page(running())
-    checked = await asyncio.to_thread(
-        subprocess.run, ["promtool", "check", "metrics"], input=text, capture_output=True, text=True
-    )
+    command = [program("promtool", generation), "check", "metrics"]
+    checked = await asyncio.to_thread(subprocess.run, command, input=text, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
