@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -18,6 +18,7 @@ from support.receiver import Receiver
 from support.waiting import until, until_some
 from tocsin.backoff import Backoff
 from tocsin.channels.base import Delivered
+from tocsin.dispatch import ChannelStatus
 from tocsin.dispatch.level import ActiveAlerts, LevelLoop
 from tocsin.dispatch.receiver import LevelPolicy
 from tocsin.envelope import build
@@ -44,14 +45,25 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path, people: Receive
         yield made
 
 
+BY_NAME = {"alertname": "Late{{ row.order_id }}", "labels": {"team": "ops"}}
+"""A name for each row."""
+
+
 @asynccontextmanager
-async def loop(server: Alertmanager, firing: list[Transition]) -> AsyncIterator[LevelLoop]:
+async def loop(
+    server: Alertmanager,
+    firing: list[Transition],
+    options: dict[str, Any] = BY_NAME,
+    *,
+    compare: float = 300.0,
+) -> AsyncIterator[LevelLoop]:
     """Keeps Alertmanager up to date of what fires."""
-    options = {"alertname": "Late{{ row.order_id }}", "labels": {"team": "ops"}}
     made = LevelLoop(
         "am",
         output(server.url, options=options),
-        LevelPolicy(resend=60.0, backoff=Backoff(initial=0.05, maximum=0.2), limit=10_000, debounce=0.01),
+        LevelPolicy(
+            resend=60.0, backoff=Backoff(initial=0.05, maximum=0.2), limit=10_000, compare=compare, debounce=0.01
+        ),
         current=lambda: {"late": list(firing)},
         shape=lambda one: build(one, "0" * 32, VIEW),
         metrics=Metrics("0").channel("am"),
@@ -120,3 +132,23 @@ async def test_any_text_in_a_row_is_accepted(server: Alertmanager) -> None:
         results = await made.push(server.url, alerts, time.time())
         assert [result for result in results if not isinstance(result, Delivered)] == []
         assert await made.verify() == []
+        assert await made.known(server.url) == {alert.identity for alert in alerts}
+
+
+async def test_alerts_dropped_with_200_are_counted(tmp_path: Path) -> None:
+    """The output goes on as before."""
+    firing = [transition(key=key) for key in "123456"]
+    file = tmp_path / "alertmanager.yml"
+    file.write_text("route: {receiver: people}\nreceivers: [{name: people}]\n")
+    options = {"labels": {"order": "{{ row.order_id }}"}}
+    limit = "--alerts.per-alertname-limit=3"
+    async with (
+        alertmanager(tmp_path, file, limit, generation="newest") as server,
+        loop(server, firing, options, compare=0.2) as made,
+    ):
+        await until(lambda: made.missing == 3)
+        assert made.message == f"{server.url}: 3 firing alerts were accepted, and are not known there"
+        assert (made.status, made.pending, made.failed) == (ChannelStatus.UP, 0, 0)
+        del firing[3:]
+        made.changed("late")
+        await until(lambda: made.missing == 0)

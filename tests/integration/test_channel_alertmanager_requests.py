@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from support.alertmanager_output import NOW, active, closing, output
 from support.channel_ends import SECRET
-from support.receiver import Answer, Received, Receiver
+from support.receiver import Answer, Received, Receiver, of_json
 from tocsin.channels.base import ActiveAlert, Delivered, Paused, Rejected, Result, Retry
 from tocsin.errors import ConfigError, Reason
 
@@ -84,6 +84,18 @@ async def test_failure_of_the_receiver_ends_the_push(
     assert {(type(result), result.reason) for result in results if not isinstance(result, Delivered)} == {expected}
     assert (len(results), len(receiver.requests)) == (200, 1)
     assert SECRET not in repr(results)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(status=401), Answer(status=404), Answer(cut=True), Answer(body=b"<html>"), Answer(body=b'[{"a": 1}]')],
+)
+async def test_receiver_that_does_not_list_alerts_says_nothing(receiver: Receiver, answer: Answer) -> None:
+    receiver.script(answer)
+    async with closing(output(receiver.url)) as made:
+        assert await made.known(receiver.url) is None
+        receiver.script(of_json(200, [{"labels": {"b": "2", "alertname": "x"}}]))
+        assert await made.known(receiver.url) == {'{"alertname":"x","b":"2"}'}
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])

@@ -20,12 +20,14 @@ DOWN = Retry(Reason.CONNECTION, "refused")
 
 
 class FakeLevel(Level):
-    """Receivers that record what they are sent. `answers`: the answer of each to everything."""
+    """Receivers that record what they are sent. `answers`: the answer of each to everything; `known_of`: the alerts
+    that each knows."""
 
     def __init__(self, *receivers: str) -> None:
         self.receivers: Sequence[str] = receivers
         self.answers: dict[str, Result | BaseException] = dict.fromkeys(receivers, OK)
         self.hanging: set[str] = set()
+        self.known_of: dict[str, frozenset[str] | BaseException | None] = {}
         self.rendered: list[str] = []
         self.pushes: list[tuple[str, Sequence[ActiveAlert]]] = []
         self.closed = 0
@@ -45,6 +47,12 @@ class FakeLevel(Level):
         if isinstance(answer, BaseException):
             raise answer
         return [answer] * len(alerts)
+
+    async def known(self, receiver: str) -> frozenset[str] | None:
+        known = self.known_of.get(receiver)
+        if isinstance(known, BaseException):
+            raise known
+        return known
 
     async def close(self) -> None:
         self.closed += 1

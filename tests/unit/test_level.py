@@ -160,6 +160,38 @@ async def test_alerts_beyond_the_limit_are_reported(levels: LevelHarness) -> Non
     assert [line["event"] for line in logged] == ["more alerts fire than max_alerts allows"]
 
 
+async def test_alerts_unknown_twice_in_succession_are_missing(levels: LevelHarness) -> None:
+    """Once may be a restart. What ended meanwhile does not count, nor does what was refused."""
+    await levels.fires("1", "2", "3")
+    levels.level.known_of = {"a": frozenset("1"), "b": frozenset("123")}
+    with capture_logs() as logged:
+        await levels.advance(301)
+        assert (levels.loop.missing, levels.loop.message) == (0, "")
+        await levels.fires("1", "2", "4")
+        await levels.advance(300)
+    assert levels.loop.missing == 1
+    assert levels.loop.message == "a: 1 firing alerts were accepted, and are not known there"
+    assert levels.loop.status is ChannelStatus.UP
+    assert [line["event"] for line in logged] == ["receiver accepted alerts that it does not know"]
+    levels.level.known_of = {"a": frozenset("124")}
+    await levels.advance(300)
+    assert (levels.loop.missing, levels.loop.message) == (0, "")
+
+
+@pytest.mark.parametrize("answer", [None, RuntimeError("a defect")])
+async def test_receiver_that_cannot_be_asked_is_not_disturbed(
+    levels: LevelHarness, answer: BaseException | None
+) -> None:
+    levels.level.known_of = dict.fromkeys("ab", answer)
+    await levels.fires("1")
+    for _ in range(3):
+        await levels.advance(301)
+    assert (levels.loop.status, levels.loop.message, levels.loop.missing) == (ChannelStatus.UP, "", 0)
+    assert levels.loop.failed == 0
+    await levels.fires("2")
+    assert levels.level.sent("a")[-1] == ["-1", "2"]
+
+
 async def test_alert_of_silent_source_expires_until_known(levels: LevelHarness) -> None:
     """No resend and no end while the source is silent; a resend as soon as it answers, changed or not."""
     await levels.fires("1")

@@ -85,7 +85,8 @@ def timing(config: SourceConfig) -> Timing:
 def level_policy(config: ChannelConfig) -> LevelPolicy:
     """Return the policy of a level output."""
     settings = config.settings
-    return LevelPolicy(resend=settings.resend_interval, backoff=backoff(settings), limit=settings.max_alerts)
+    resend = settings.resend_interval
+    return LevelPolicy(resend=resend, backoff=backoff(settings), limit=settings.max_alerts, compare=5 * resend)
 
 
 def policy(config: ChannelConfig) -> Policy:

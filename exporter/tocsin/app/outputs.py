@@ -159,7 +159,8 @@ class Outputs:
         backlog = self.waiting(name)
         if running is None:
             return replace(channel_state(backlog), up=False)
-        return replace(channel_state(backlog), up=running.delivers, state=running.status.value)
+        missing = running.missing if isinstance(running, LevelLoop) else None
+        return replace(channel_state(backlog), up=running.delivers, state=running.status.value, missing=missing)
 
     async def _stop_channels(self, names: Sequence[str]) -> None:
         dispatchers = self.dispatchers

@@ -223,3 +223,7 @@ class Level(Output, Protocol):
         An exception is a defect of the output: it counts as `Retry(Reason.INTERNAL)` for every alert.
         """
         ...
+
+    async def known(self, receiver: str) -> AbstractSet[str] | None:  # noqa: ARG002
+        """Return the identities of what a receiver knows to fire; None where it cannot be asked."""
+        return None

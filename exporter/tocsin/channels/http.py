@@ -61,16 +61,10 @@ class Client:
         redact: Callable[[str], str],
     ) -> Delivered | Answer | Retry | Rejected:
         """Send one request. Never raises. `success`: the statuses of a delivery, whose body is not read."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._timeout),
-                connector=aiohttp.TCPConnector(**self._connector),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
         # aiohttp writes bytes in one piece, which blocks the loop when they are many, and a file in parts.
         data = body if body is None or len(body) < _LARGE else io.BytesIO(body)
         try:
-            async with self._session.request(
+            async with self._opened().request(
                 method, url, data=data, headers=headers, allow_redirects=False
             ) as response:
                 if response.status in success:
@@ -89,6 +83,30 @@ class Client:
                     return Rejected(Reason.REJECTED, redact(detail))
                 detail = f"cannot connect to {error.host}:{error.port}: {why_unreachable(error.os_error)}"
             return Retry(Reason.CONNECTION, redact(detail))
+
+    async def fetch(self, url: str, *, headers: Mapping[str, str], most: int) -> bytes | None:
+        """Return the body of an answer 200 of at most `most` bytes; None for anything else. Never raises."""
+        content = bytearray()
+        try:
+            async with self._opened().get(url, headers=headers, allow_redirects=False) as response:
+                if response.status != 200:
+                    return None
+                async for chunk in response.content.iter_any():
+                    content += chunk
+                    if len(content) > most:
+                        return None
+        except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
+            return None
+        return bytes(content)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self._timeout),
+                connector=aiohttp.TCPConnector(**self._connector),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
 
     async def close(self) -> None:
         """Close the connections. May be called twice."""

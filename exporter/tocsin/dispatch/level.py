@@ -8,6 +8,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import structlog
@@ -166,6 +167,11 @@ class LevelLoop:
         """The most alerts that one of the receivers does not have as they are now."""
         return max(len(one.pending(self._active.alerts)) for one in self._receivers)
 
+    @property
+    def missing(self) -> int:
+        """The most firing alerts that one of the receivers has accepted and does not know."""
+        return max(one.missing for one in self._receivers)
+
     def changed(self, alert: str, *, news: bool = True) -> None:
         """A batch of an alert was committed. One without news matters only if the alert was not known."""
         if news or alert in self._active.unknown:
@@ -192,6 +198,7 @@ class LevelLoop:
         async with asyncio.TaskGroup() as tasks:
             for one in self._receivers:
                 tasks.create_task(self._serve(one), name=f"{self.name}: {one.name}")
+                tasks.create_task(self._compare(one), name=f"{self.name}: {one.name}: compare")
             while True:
                 self._changed.clear()
                 await self._update()
@@ -229,6 +236,24 @@ class LevelLoop:
                 raise
             self._defects.add(type(error).__name__, channel=self.name, receiver=receiver, exc_info=True)
             return [Retry(Reason.INTERNAL, f"the output raised {type(error).__name__}")] * len(due)
+
+    async def _compare(self, one: Receiver) -> None:
+        """Ask one receiver from time to time what it knows. Nothing else depends on the answer."""
+        while True:
+            await asyncio.sleep(self._policy.compare)
+            before = one.accepted()
+            known = await self._known(one.name) if before else frozenset()
+            if known is not None:
+                one.compared((before & one.accepted()) - known)
+
+    async def _known(self, receiver: str) -> AbstractSet[str] | None:
+        try:
+            return await self._level.known(receiver)
+        except (Exception, asyncio.CancelledError) as error:
+            if must_end(error):
+                raise
+            self._defects.add(type(error).__name__, channel=self.name, receiver=receiver, exc_info=True)
+            return None
 
     def _count(self, results: Sequence[Result]) -> None:
         for result in results:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import structlog
@@ -27,6 +28,8 @@ class LevelPolicy:
     """The most firing alerts that are sent."""
     retention: float = 900.0
     """How long the end of an alert is sent again; 15 minutes, as in Prometheus."""
+    compare: float = 300.0
+    """How often a receiver is asked what it knows."""
     debounce: float = 0.2
     """How long changes are gathered before they are sent."""
     pause: Backoff = Backoff(initial=30.0, maximum=300.0)  # noqa: RUF009 - frozen
@@ -62,6 +65,13 @@ class Receiver:
         self._refused: dict[str, str] = {}  # why, by identity
         self._resend_at = -math.inf
         self._outage: _Outage | None = None
+        self._unknown: frozenset[str] = frozenset()  # accepted, and not known to it when it was asked last
+        self._missing: frozenset[str] = frozenset()  # not known twice in succession
+
+    @property
+    def missing(self) -> int:
+        """How many firing alerts it has accepted and does not know."""
+        return len(self._missing)
 
     @property
     def status(self) -> ChannelStatus:
@@ -77,7 +87,9 @@ class Receiver:
         if self._outage is not None:
             return self._outage.message
         examples = [*self._refused.values()][:1]
-        return f"{len(self._refused)} alerts refused, for example: {examples[0]}" if examples else ""
+        if examples:
+            return f"{len(self._refused)} alerts refused, for example: {examples[0]}"
+        return f"{self.missing} firing alerts were accepted, and are not known there" if self._missing else ""
 
     def pending(self, alerts: Mapping[str, ActiveAlert]) -> list[ActiveAlert]:
         """The alerts that the receiver does not have as they are now."""
@@ -118,6 +130,21 @@ class Receiver:
         elif self.status is not before:
             self._refusals.flush()
             self._log.info("receiver accepts alerts again")
+
+    def accepted(self) -> frozenset[str]:
+        """The firing alerts that it has accepted."""
+        if self._outage is not None:
+            return frozenset()
+        firing = (identity for identity, alert in self._has.items() if alert.ended_at is None)
+        return frozenset(firing) - self._refused.keys()
+
+    def compared(self, unknown: AbstractSet[str]) -> None:
+        """It was asked, and does not know these of the accepted alerts. Only what it does not know twice in succession
+        is missing: it may just have restarted."""
+        before, now = self._missing, frozenset(unknown)
+        self._missing, self._unknown = now & self._unknown, now
+        if self._missing and not before:
+            self._log.warning("receiver accepted alerts that it does not know", alerts=len(self._missing))
 
     def _refuse(self, identity: str, result: Rejected) -> None:
         why = f"{result.reason}: {result.detail}"

@@ -227,5 +227,6 @@ _CHANNEL_METRICS: Mapping[str, Callable[[ChannelState], float | None]] = Mapping
         "tocsin_channel_pending": lambda channel: channel.pending,
         "tocsin_channel_oldest_pending_timestamp_seconds": lambda channel: channel.oldest_pending,
         "tocsin_channel_dead_letters": lambda channel: channel.dead,
+        "tocsin_channel_missing_alerts": lambda channel: channel.missing,
     }
 )

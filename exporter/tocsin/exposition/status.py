@@ -61,3 +61,5 @@ class ChannelState:
     """Wall-clock seconds; None: nothing is pending."""
     dead: int = 0
     """Dead letters now."""
+    missing: int | None = None
+    """Alerts that a receiver accepted and does not know; None for a channel with an outbox."""

@@ -130,6 +130,12 @@ _DEFINITIONS = (
     _counter("channel_failures_total", "Failed delivery attempts, by reason.", "channel", "reason"),
     _counter("channel_delivered_total", "Notifications accepted by the receiver.", "channel"),
     _gauge("channel_dead_letters", "Dead letters, including those of a removed channel.", "channel", live=True),
+    _gauge(
+        "channel_missing_alerts",
+        "Firing alerts that an Alertmanager accepted and does not know, when it was last asked.",
+        "channel",
+        live=True,
+    ),
     _counter("channel_dead_lettered_total", "Notifications that became dead letters.", "channel"),
     _histogram(
         "channel_delivery_seconds",

@@ -1,5 +1,6 @@
 """From a firing to an alert of Alertmanager's API v2."""
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -36,7 +37,6 @@ class Shape:
         # For Alertmanager an empty label is none, and an alert without a name is hard to route.
         labels = {key: text for key, text in labels.items() if text}
         labels.setdefault("alertname", envelope["alert"])
-        labels = dict(sorted(labels.items()))
         annotations = {_name(key): text for key, text in envelope["annotations"].items()}
         content: dict[str, object] = {
             "labels": labels,
@@ -45,11 +45,26 @@ class Shape:
         if (url := _url(fields.get("generator_url", ""))) is not None:
             content["generatorURL"] = url
         return ActiveAlert(
-            identity=json_bytes(labels).decode(),
+            identity=_identity(labels),
             content=json_bytes(content)[:-1],
             # A start in the future by this clock, or one that is no date, becomes now.
             started_at=min(_seconds(envelope["started_at"], now), now),
         )
+
+
+def identities(answer: bytes) -> frozenset[str] | None:
+    """The identities of the alerts in an answer of `GET /api/v2/alerts`; None if it is not such an answer."""
+    try:
+        return frozenset(_identity(alert["labels"]) for alert in json.loads(answer))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+
+
+def _identity(labels: Mapping[str, str]) -> str:
+    text = json.dumps(dict(sorted(labels.items())), ensure_ascii=False, separators=(",", ":"))
+    return re.sub(
+        "[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text
+    )  # as Alertmanager reads half of a surrogate pair
 
 
 def encoded(alert: ActiveAlert, expiry: float, now: float) -> bytes:

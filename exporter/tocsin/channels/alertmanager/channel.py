@@ -1,10 +1,12 @@
 """Requests to Alertmanager's API v2, and what the answers mean."""
 
+import asyncio
 import base64
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
-from tocsin.channels.alertmanager.alerts import Shape, encoded
+from tocsin.channels.alertmanager.alerts import Shape, encoded, identities
 from tocsin.channels.alertmanager.settings import Config, Options
 from tocsin.channels.base import ActiveAlert, Delivered, Level, Paused, Rejected, Result, Retry
 from tocsin.channels.batching import batched, isolate
@@ -17,6 +19,9 @@ MAX_BATCH = 64
 
 MAX_BATCH_BYTES = 1024 * 1024
 """Bytes of alerts in one request; one alert that is larger is sent alone."""
+
+_MAX_KNOWN = 64 * 1024 * 1024
+"""Bytes of the list of all its alerts that are read."""
 
 _BAD_ALERTS = (400, 413, 422)
 """Statuses about the alerts. Seen on 0.25: 400 for a bad label, where it takes the other alerts of the request; 400 and
@@ -53,6 +58,10 @@ class Alertmanager(Level):
                 # The receiver fails: the rest would fail too.
                 return [*results, *[results[-1]] * (len(alerts) - len(results))]
         return results
+
+    async def known(self, receiver: str) -> AbstractSet[str] | None:
+        answer = await self._client.fetch(f"{receiver}/api/v2/alerts", headers=self._headers, most=_MAX_KNOWN)
+        return None if answer is None else await asyncio.to_thread(identities, answer)
 
     async def close(self) -> None:
         await self._client.close()
