@@ -198,7 +198,7 @@ async def test_restarted_server_is_read_again(server: Postgres, database: Databa
         frontier = stream.frontier
         await asyncio.to_thread(server.stop)
         error = await stream.error()
-        assert error.reason in (SourceReason.DISCONNECTED, SourceReason.OTHER)
+        assert error.reason in (SourceReason.CONNECT, SourceReason.DISCONNECTED, SourceReason.OTHER)
         down = await error_of(asked, "orders")
         await asyncio.to_thread(server.start)
     assert down.reason is SourceReason.CONNECT

@@ -26,7 +26,7 @@ def command(chosen: Namespace) -> Exit:
         for statement in settings.configured():
             connection.execute(statement)
     except psycopg.Error as error:
-        raise connect_error(error, settings.display, settings.connect_timeout) from None
+        raise connect_error(error, settings, settings.connect_timeout) from None
     # psycopg leaves a connection open when its COMMIT fails.
     with translated(settings.display, _FIXES), closing(connection), connection:
         id_ = publish(connection, _text("NAME", chosen.name), data, columns=columns, into=into)

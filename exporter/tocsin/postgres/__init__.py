@@ -1,20 +1,34 @@
 """Servers that speak PostgreSQL's protocol: the settings that sources and channels share, connections, and names as SQL
 writes them."""
 
-from tocsin.postgres.connections import PgConnection, about_login, connected, failure_text, within
+from tocsin.postgres.connections import (
+    BEGIN,
+    PgConnection,
+    about_limit,
+    about_login,
+    close,
+    connected,
+    failure_text,
+    within,
+)
 from tocsin.postgres.names import MAX_NAME, code, derived_name, granted, name_parts, relation, script
+from tocsin.postgres.pool import Pool
 from tocsin.postgres.settings import OUTPUT, Name, Positive, RelationName, Server, Text
 
 __all__ = [
+    "BEGIN",
     "MAX_NAME",
     "OUTPUT",
     "Name",
     "PgConnection",
+    "Pool",
     "Positive",
     "RelationName",
     "Server",
     "Text",
+    "about_limit",
     "about_login",
+    "close",
     "code",
     "connected",
     "derived_name",

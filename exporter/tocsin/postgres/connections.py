@@ -18,6 +18,9 @@ T = TypeVar("T")
 PgConnection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
 log = structlog.get_logger(__name__)
 
+BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
+"""Begins a transaction that sees what others commit, whatever the default of the role or the database is."""
+
 
 async def connected(server: Server) -> PgConnection:
     """A connection that commits every statement, prepares none, and has the settings of `server`.
@@ -33,10 +36,16 @@ async def connected(server: Server) -> PgConnection:
     try:
         await within(server.connect_timeout, connection, _set_up(connection, server))
     except BaseException:
-        connection.pgconn.finish()
-        await connection.close()
+        await close(connection)
         raise
     return connection
+
+
+async def close(connection: PgConnection) -> None:
+    """Close a connection at once, also in a statement: closing the socket ends it on the server, and a request to
+    cancel it could wait for a server that is gone."""
+    connection.pgconn.finish()
+    await connection.close()
 
 
 async def _set_up(connection: PgConnection, server: Server) -> None:
@@ -67,7 +76,7 @@ _UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Zulu", "Universal", "UCT")
 
 @functools.cache
 def _inform_of_zone(server: str, zone: str | None) -> None:
-    """Once for each server, since every alert has its own connection."""
+    """Once for each server, however many connections there are."""
     log.info(
         "queries run in UTC, not in the time zone of the role; set `options: {TimeZone: ...}` for another",
         server=server,
@@ -114,3 +123,16 @@ def about_login(text: str) -> bool:
     libpq passes no SQLSTATE of a failed login, so only the text of the server distinguishes the causes.
     """
     return re.search(r"authentication|password|no pg_hba|login blocked|role .* does not exist", text) is not None
+
+
+def about_limit(text: str) -> bool:
+    """Whether the message about a failed connection says that there are too many connections already. The texts are
+    those of PostgreSQL, PgBouncer and Materialize."""
+    return (
+        re.search(
+            r"too many (clients|connections)|connection slots are reserved|no more connections allowed|"
+            r"violate max_connections",
+            text,
+        )
+        is not None
+    )

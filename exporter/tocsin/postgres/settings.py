@@ -159,6 +159,11 @@ class Server(Settings):
         return self._target().get("user")
 
     @property
+    def at_limit(self) -> str:
+        """What to do when the server refuses more connections."""
+        return "allow the role more connections"
+
+    @property
     def dsn_password(self) -> str | None:
         """The password in `dsn`, if there is one, which must not be shown."""
         return None if self.dsn is None else self._target().get("password")

@@ -40,8 +40,7 @@ class Stream:
 
 @runtime_checkable
 class Source(Protocol):
-    """A source of rows, with one server's settings. It opens one connection per subscription. All its alerts share one
-    object."""
+    """A source of rows, with one server's settings. All its alerts share one object."""
 
     def open(
         self, subject: Subject, *, as_of: int | None, checked: Callable[[str], None] = ...

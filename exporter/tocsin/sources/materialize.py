@@ -80,7 +80,8 @@ class Materialize:
         return rows[0] if rows else None
 
     async def type_name(self, oid: int) -> str:
-        return await named_type(self._config, oid)
+        async with asking(self._config, self._config.connect_timeout) as wire:
+            return await named_type(wire, oid)
 
     async def _identity(self, wire: Wire, subject: Subject) -> Identity | None:
         """What the names refer to before the subscription begins; None if the server does not say.

@@ -7,24 +7,22 @@ row that comes and goes between two readings is not seen; a trigger with NOTIFY 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
-import psycopg
 from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Batch, Columns, Row, Update
-from tocsin.postgres import relation
+from tocsin.postgres import Pool, relation
 from tocsin.sources.base import Stream, Subject
+from tocsin.sources.listening import Connections, Listener, listen, note
 from tocsin.sources.query import operators_query
 from tocsin.sources.server_errors import translated
 from tocsin.sources.settings import PostgresConfig as Config
-from tocsin.sources.wire import Wire, asking, connect, fields, named_type, shares_sessions
+from tocsin.sources.wire import Wire, connection_to, fields, named_type
 
-_PROMOTED = sql.SQL("SELECT pg_is_in_recovery()")
-"""`f` once a standby has become a primary. A LISTEN would leave an error in the log of a standby."""
-_STANDBY = "a standby accepts no LISTEN"
 _CLOCK = sql.SQL("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
 
 
@@ -34,38 +32,49 @@ def build(name: str, config: Config) -> "Postgres":
 
 
 class Postgres:
-    """A PostgreSQL server. See `tocsin.sources.base.Source`."""
+    """A PostgreSQL server. See `tocsin.sources.base.Source`. Its alerts share a few connections, each for as long as a
+    reading takes."""
 
     def __init__(self, name: str, config: Config) -> None:
         self.name = name
         self._config = config
+        self._pool = Pool(config.max_connections, partial(connection_to, config))
+        self._listener = Listener(name, config, self._connection)
 
     @asynccontextmanager
     async def open(
         self, subject: Subject, *, as_of: int | None, checked: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[Stream]:
         del checked  # the query names the relation at each reading
-        config, select = self._config, _select(subject)
-        async with connect(config) as wire:
-            with translated(config.display):
-                async with asyncio.timeout(config.connect_timeout), _transaction(wire, config):
-                    columns = await wire.describe(select)
-                deaf = await _listen(wire, config)
-            readings = _Readings(config, wire, select, columns, last=as_of or 0, deaf=deaf)
+        due = asyncio.Event()
+        async with self._pool.kept(), self._listener.waking(due):
+            columns = await self.describe(subject)
+            readings = _Readings(
+                config=self._config,
+                connections=self._connection,
+                listener=self._listener,
+                select=_select(subject),
+                columns=columns,
+                due=due,
+                last=as_of or 0,
+            )
             yield Stream(columns, readings.batches)
 
     async def describe(self, subject: Subject) -> Columns:
-        async with asking(self._config, self._config.connect_timeout) as wire, _transaction(wire, self._config):
+        config = self._config
+        async with self._connection() as wire, asyncio.timeout(config.connect_timeout), _transaction(wire, config):
             return await wire.describe(_select(subject))
 
     async def sample(self, subject: Subject) -> Row | None:
+        config = self._config
         limited = sql.SQL("SELECT * FROM ({}) AS sample LIMIT 1").format(_select(subject))
-        async with asking(self._config, self._config.snapshot_timeout) as wire, _transaction(wire, self._config):
+        async with self._connection() as wire, asyncio.timeout(config.snapshot_timeout), _transaction(wire, config):
             rows = await wire.query(limited)
         return rows[0] if rows else None
 
     async def type_name(self, oid: int) -> str:
-        return await named_type(self._config, oid)
+        async with self._connection() as wire, asyncio.timeout(self._config.connect_timeout):
+            return await named_type(wire, oid)
 
     async def verify(self, names: Sequence[str]) -> list[str]:
         """Why nothing that is notified will be received, as sentences: empty if it will be. `names`: of events, which
@@ -74,12 +83,30 @@ class Postgres:
         if not self._config.notify:
             return []
         try:
-            async with asking(self._config, self._config.connect_timeout) as wire:
-                deaf = await _listen(wire, self._config)
+            async with self._connection() as wire:
+                await listen(wire, self._config, self._connection)
         except SourceError as error:
             unknown = (SourceReason.CONNECT, SourceReason.AUTH, SourceReason.DISCONNECTED)
-            return [] if error.reason in unknown else [str(error)]
-        return [deaf] if deaf else []
+            return [] if error.reason in unknown else [note(self._config, error)]
+        return []
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Wire]:
+        """A connection of the pool, for the length of the block. Raises SourceError, also for what fails in it."""
+        config = self._config
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(config.progress_timeout):
+                    connection = await stack.enter_async_context(self._pool.connection())
+            except TimeoutError:
+                raise SourceError(
+                    f"no connection was free for {config.progress_timeout:g} s, as other readings took so long",
+                    SourceReason.CONNECT,
+                    server=config.display,
+                    fix=f"raise max_connections, which is {config.max_connections}, or make the queries faster",
+                ) from None
+            with translated(config.display):
+                yield Wire(connection)
 
 
 @contextlib.asynccontextmanager
@@ -91,75 +118,41 @@ async def _transaction(wire: Wire, config: Config) -> AsyncIterator[None]:
     await wire.query(sql.SQL("COMMIT"))
 
 
-async def _listen(wire: Wire, config: Config) -> str:
-    """Listen to the channels. Returns why nothing will be received; empty if it will. Raises psycopg.Error, and
-    SourceError if a second connection is needed and cannot be made."""
-    if not config.notify:
-        return ""
-    try:
-        if await shares_sessions(wire, config):
-            return _unheard(config, "a pooler passes on NOTIFY only in pool mode session")
-        for channel in config.notify:
-            await wire.query(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-    except psycopg.errors.ReadOnlySqlTransaction:
-        return _unheard(config, _STANDBY)
-    return ""
-
-
-def _unheard(config: Config, why: str) -> str:
-    return (
-        f"{config.display}: {why}, so NOTIFY on {', '.join(config.notify)} is not received and rows are read every"
-        f" {config.interval:g} s; connect to the primary itself, or remove notify"
-    )
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Readings:
-    """The readings of one query over one connection."""
+    """The readings of one query."""
 
     config: Config
-    wire: Wire
+    connections: Connections
+    listener: Listener
     select: sql.Composable
     columns: Columns
+    due: asyncio.Event
+    """Set when a reading is due before the interval is over."""
     last: int
     """The timestamp of the last reading."""
-    deaf: str
-    """Why nothing that is notified will be received; empty if it will."""
 
     async def batches(self) -> AsyncIterator[Batch]:
-        first = True
+        yield await self._read(first=True)
         while True:
-            with translated(self.config.display):
-                # The first reading may have to wait for a server that has just started.
-                patience = self.config.snapshot_timeout if first else self.config.progress_timeout
-                try:
-                    async with asyncio.timeout(patience):
-                        batch = await self._read(first=first)
-                except TimeoutError:
-                    raise SourceError(
-                        f"no reading within {patience:g} s", SourceReason.STALLED, server=self.config.display
-                    ) from None
-            first = False
-            yield batch
-            with translated(self.config.display), contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.config.interval):
-                    await self.wire.wait_notified()
+                    await self.due.wait()
+            yield await self._read(first=False)
 
     async def _read(self, *, first: bool) -> Batch:
-        if _STANDBY in self.deaf and await self.wire.query(_PROMOTED) == [("f",)]:
-            self.deaf = await _listen(self.wire, self.config)
-        # This reading may miss what is notified from here on, so the next one follows at once.
-        self.wire.notified()
-        copy = sql.SQL("COPY ({}) TO STDOUT").format(self.select)
-        updates: list[Update] = []
-        async with _transaction(self.wire, self.config):
-            # The clock is read first: the rows are at least as new as the timestamp. It never goes back, whatever it
-            # says.
-            stamp = max(int((await self.wire.query(_CLOCK))[0][0] or 0), self.last + 1)
-            async for chunk in self.wire.copy(copy, limit=self.config.snapshot_timeout):
-                updates.extend((stamp, 1, row) for row in fields(chunk))
-            # Asked after the rows were read: a change of the columns of those rows is visible now.
-            columns = await self.wire.describe(self.select)
+        # The first reading may have to wait for a server that has just started.
+        patience = self.config.snapshot_timeout if first else self.config.progress_timeout
+        async with self.connections() as wire:
+            # This reading may miss what is notified from here on, so the next one follows at once.
+            self.due.clear()
+            try:
+                async with asyncio.timeout(patience), _transaction(wire, self.config):
+                    stamp, updates, columns = await self._rows(wire)
+            except TimeoutError:
+                raise SourceError(
+                    f"no reading within {patience:g} s", SourceReason.STALLED, server=self.config.display
+                ) from None
         if columns != self.columns:
             raise SourceError(
                 "the columns changed; reading again with the new ones", SourceReason.SHAPE, server=self.config.display
@@ -167,7 +160,18 @@ class _Readings:
         # A pause that is no longer than the one between two readings is not a gap.
         polled = not first or stamp - self.last <= self.config.interval * 1000
         self.last = stamp
-        return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled, note=self.deaf)
+        return Batch(updates=updates, frontier=stamp + 1, snapshot=stamp, polled=polled, note=self.listener.note)
+
+    async def _rows(self, wire: Wire) -> tuple[int, list[Update], Columns]:
+        """The time of the reading, its rows and their columns."""
+        # The clock is read first: the rows are at least as new as the timestamp. It never goes back, whatever it says.
+        stamp = max(int((await wire.query(_CLOCK))[0][0] or 0), self.last + 1)
+        updates: list[Update] = []
+        copy = sql.SQL("COPY ({}) TO STDOUT").format(self.select)
+        async for chunk in wire.copy(copy, limit=self.config.snapshot_timeout):
+            updates.extend((stamp, 1, row) for row in fields(chunk))
+        # Asked after the rows were read: a change of the columns of those rows is visible now.
+        return stamp, updates, await wire.describe(self.select)
 
 
 def _select(subject: Subject) -> sql.Composable:

@@ -8,14 +8,17 @@ from contextlib import contextmanager
 import psycopg
 
 from tocsin.errors import SourceError, SourceReason
-from tocsin.postgres import about_login, failure_text
+from tocsin.postgres import Server, about_limit, about_login, failure_text
 
 
-def connect_error(error: Exception, server: str, waited: float) -> SourceError:
+def connect_error(error: Exception, settings: Server, waited: float) -> SourceError:
     """Why there is no connection, in one line. `waited`: seconds."""
+    server = settings.display
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return SourceError(f"no answer within {waited:.0f} s", SourceReason.CONNECT, server=server)
     text = failure_text(error)
+    if about_limit(text):
+        return SourceError(text, SourceReason.CONNECT, server=server, fix=settings.at_limit)
     return SourceError(text, SourceReason.AUTH if about_login(text) else SourceReason.CONNECT, server=server)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, LiteralString, Self
 from psycopg import sql
 from pydantic import Field, model_validator
 
-from tocsin.postgres import OUTPUT, Positive, Server, Text
+from tocsin.postgres import BEGIN, OUTPUT, Positive, Server, Text
 from tocsin.settings import Duration, Settings, invalid
 
 __all__ = ["Connection", "MaterializeConfig", "Positive", "PostgresConfig", "SourceSettings", "Text"]
@@ -116,6 +116,9 @@ class PostgresConfig(Connection):
     are read every `interval` until it is promoted."""
     statement_timeout: Positive = 30.0
     """How long one reading may take before the server ends it."""
+    max_connections: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Connections that the source holds at most. The readings of all its alerts share them, in the order in which they
+    become due; with `notify`, one of them listens. Keep it below the server's limit for the role."""
     progress_timeout: Positive = 60.0
     """How long no reading may succeed before the source counts as stalled. Longer than `interval` and
     `statement_timeout` together."""
@@ -129,7 +132,14 @@ class PostgresConfig(Connection):
     def _readings_fit(self) -> Self:
         if self.progress_timeout <= self.interval + self.statement_timeout:
             raise invalid("order", "progress_timeout must be longer than interval and statement_timeout together")
+        if self.notify and self.max_connections < 2:
+            raise invalid("order", "max_connections must be at least 2 with notify: one connection listens")
         return self
+
+    @property
+    def at_limit(self) -> str:
+        """See `Server`."""
+        return f"lower max_connections, which is {self.max_connections}, or allow the role more connections"
 
     def _session(self) -> dict[str, str]:
         return {"statement_timeout": f"{math.ceil(self.statement_timeout * 1000)}ms", **self.options}
@@ -138,7 +148,7 @@ class PostgresConfig(Connection):
         """SQL that begins a transaction with the session's settings. Of `output`, a server may not know some."""
         make: LiteralString = "SELECT pg_catalog.set_config(name, value, true) FROM (VALUES {}) AS wanted (name, value)"
         known: LiteralString = make + " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
-        steps: list[sql.Composable] = [sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")]
+        steps: list[sql.Composable] = [BEGIN]
         for statement, settings in ((make, self._session()), (known, self.asked_output())):
             if settings:
                 steps.append(sql.SQL(statement).format(sql.SQL(", ").join(map(_pair, settings.items()))))

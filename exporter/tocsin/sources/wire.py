@@ -9,8 +9,8 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import psycopg
 from psycopg import pq, sql
@@ -18,10 +18,12 @@ from psycopg.errors import error_from_result
 
 from tocsin.errors import SourceError
 from tocsin.model import Column, Columns, Row
-from tocsin.postgres import PgConnection, Server, connected
+from tocsin.postgres import PgConnection, Server, close, connected
 from tocsin.sources.server_errors import connect_error, translated
 
-_PROBE = 2.0
+_PROBE = sql.Identifier(f"tocsin_{secrets.token_hex(8)}")
+"""A channel of NOTIFY that no other process uses."""
+_HEARD_WITHIN = 2.0
 """Seconds within which a NOTIFY arrives if it does at all."""
 _SLICE = 2_000
 """Rows before other tasks get a turn. At about 2 us a row this holds the event loop for some milliseconds."""
@@ -169,21 +171,24 @@ class Wire:
 _FAILED = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE})
 
 
-@asynccontextmanager
-async def connect(settings: Server) -> AsyncIterator[Wire]:
-    """A connection, closed at the end of the block. Raises SourceError."""
+async def connection_to(settings: Server) -> PgConnection:
+    """A new connection. Raises SourceError."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(settings.connect_timeout + 1.0):
-            connection = await connected(settings)
+            return await connected(settings)
     except (TimeoutError, psycopg.Error, OSError) as error:
-        raise connect_error(error, settings.display, time.monotonic() - began) from None
+        raise connect_error(error, settings, time.monotonic() - began) from None
+
+
+@asynccontextmanager
+async def connect(settings: Server) -> AsyncIterator[Wire]:
+    """A connection, closed at the end of the block. Raises SourceError."""
+    connection = await connection_to(settings)
     try:
         yield Wire(connection)
     finally:
-        # Closing the socket ends the statement on the server; a cancel request could wait for a server that is gone.
-        connection.pgconn.finish()
-        await connection.close()
+        await close(connection)
 
 
 @asynccontextmanager
@@ -195,31 +200,35 @@ async def asking(settings: Server, seconds: float) -> AsyncIterator[Wire]:
                 yield wire
 
 
-async def named_type(settings: Server, oid: int) -> str:
-    """See `tocsin.sources.base.Source`."""
-    named = sql.SQL("SELECT pg_catalog.format_type({}, NULL)").format(sql.Literal(oid))
-    async with asking(settings, settings.connect_timeout) as wire:
-        rows = await wire.query(named)
+async def named_type(wire: Wire, oid: int) -> str:
+    """See `tocsin.sources.base.Source`. Raises psycopg.Error."""
+    rows = await wire.query(sql.SQL("SELECT pg_catalog.format_type({}, NULL)").format(sql.Literal(oid)))
     return rows[0][0] or f"number {oid}"
 
 
-async def shares_sessions(wire: Wire, settings: Server) -> bool:
-    """Whether a pooler gives transactions whatever session is free. Such a one passes on no NOTIFY of another
-    connection. Raises psycopg.Error and SourceError."""
-    if not await wire.through_pooler():
-        return False
-    probe = sql.Identifier(f"tocsin_{secrets.token_hex(8)}")
-    await wire.query(sql.SQL("LISTEN {}").format(probe))
-    async with connect(settings) as other:
-        await other.query(sql.SQL("NOTIFY {}").format(probe))
+async def hears(wire: Wire, settings: Server, second: Callable[[], AbstractAsyncContextManager[Wire]]) -> bool:
+    """Whether a NOTIFY reaches this connection: it is sent one. LISTEN succeeds through any pooler, but one that gives
+    each transaction whatever session is free passes on nothing of other connections.
+
+    `second`: another connection, for a pooler only, since it passes on what a connection sends to itself. Raises
+    psycopg.Error, TimeoutError and SourceError.
+    """
+    notify = sql.SQL("NOTIFY {}").format(_PROBE)
+    async with asyncio.timeout(settings.connect_timeout):
+        await wire.query(sql.SQL("LISTEN {}").format(_PROBE))
+        if await wire.through_pooler():
+            async with second() as other:
+                await other.query(notify)
+        else:
+            await wire.query(notify)
     try:
-        async with asyncio.timeout(_PROBE):
+        async with asyncio.timeout(_HEARD_WITHIN):
             await wire.wait_notified()
     except TimeoutError:
-        return True
-    finally:
-        await wire.query(sql.SQL("UNLISTEN {}").format(probe))
-    return False
+        return False
+    async with asyncio.timeout(settings.connect_timeout):
+        await wire.query(sql.SQL("UNLISTEN {}").format(_PROBE))
+    return True
 
 
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)

@@ -7,20 +7,20 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from psycopg import sql
 
 from tocsin.errors import RefusedReason, SourceError, SourceReason
 from tocsin.model import Columns, Event, Row
-from tocsin.postgres import name_parts
+from tocsin.postgres import BEGIN, name_parts
 from tocsin.sources.base import EventBatch, EventStream, Refused, Subject
 from tocsin.sources.postgres_events.settings import HANDLED_AS, HANDLED_AT, Config
 from tocsin.sources.postgres_events.statements import Outcome, Statements
 from tocsin.sources.server_errors import translated
-from tocsin.sources.wire import Wire, asking, connect, fields, named_type, shares_sessions
+from tocsin.sources.wire import Wire, asking, connect, fields, hears, named_type
 from tocsin.values import typed
 
-_BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
 _ROLLBACK = sql.SQL("ROLLBACK")
 
 _AGAIN_FIRST, _AGAIN_MAX = 0.02, 1.0
@@ -45,8 +45,8 @@ class PostgresEvents:
         del names, position
         async with connect(self._config) as wire:
             with translated(self._config.display):
+                await self._require_session(wire)
                 async with asyncio.timeout(self._config.connect_timeout):
-                    await self._require_session(wire)
                     statements = await self._prepared(wire)
                     # Before the first reading: later events are either in it or notified.
                     await wire.query(statements.listen())
@@ -70,21 +70,24 @@ class PostgresEvents:
         return tuple(rows[0][place] for place in _places(columns)) if rows else None
 
     async def type_name(self, oid: int) -> str:
-        return await named_type(self._config, oid)
+        async with asking(self._config, self._config.connect_timeout) as wire:
+            return await named_type(wire, oid)
 
     async def verify(self, names: Sequence[str]) -> list[str]:
         """See `tocsin.sources.base.EventSource`. The table may hold events of any name."""
         del names
         try:
-            async with asking(self._config, self._config.connect_timeout) as wire:
-                await self._try(wire)
+            async with connect(self._config) as wire:
+                with translated(self._config.display):
+                    await self._require_session(wire)
+                    async with asyncio.timeout(self._config.connect_timeout):
+                        await self._try(wire)
         except SourceError as error:
             return [str(error)]
         return []
 
     async def _try(self, wire: Wire) -> None:
         """Plan every statement without running it. Raises SourceError."""
-        await self._require_session(wire)
         statements = await self._prepared(wire)
         await wire.query(statements.listen())
         with translated(self._config.display, _fixes(self.name, there=True)):
@@ -92,7 +95,7 @@ class PostgresEvents:
                 await wire.query(sql.SQL("EXPLAIN {}").format(statement))
 
     async def _require_session(self, wire: Wire) -> None:
-        if await shares_sessions(wire, self._config):
+        if not await hears(wire, self._config, partial(connect, self._config)):
             raise SourceError(
                 "a pooler shares its sessions, but events need one of their own",
                 SourceReason.CONNECT,
@@ -211,7 +214,7 @@ class _Stream:
         rows: list[Row] = []
         nameless = 0
         async with self._answering():
-            await self._wire.query(_BEGIN)
+            await self._wire.query(BEGIN)
             copy = sql.SQL("COPY ({}) TO STDOUT").format(take)
             async for chunk in self._wire.copy(copy, limit=self._config.statement_timeout):
                 rows += fields(chunk)
