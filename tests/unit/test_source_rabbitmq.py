@@ -11,14 +11,21 @@ import pamqp.frame
 import pytest
 from aiormq.abc import DeliveredMessage
 from aiormq.connection import FrameReceiver
-from aiormq.exceptions import AMQPConnectionError, ProtocolSyntaxError
+from aiormq.exceptions import (
+    AMQPConnectionError,
+    ChannelPreconditionFailed,
+    ConnectionInternalError,
+    ProtocolSyntaxError,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader, ProtocolHeader
 
+from tocsin.errors import SourceReason
 from tocsin.sources.documents import Unreadable
+from tocsin.sources.rabbitmq.faults import translated
 from tocsin.sources.rabbitmq.frames import Frames, is_reduced, readable
 from tocsin.sources.rabbitmq.messages import Identities, events
 from tocsin.sources.rabbitmq.settings import Config
@@ -92,6 +99,29 @@ def test_name_from_settings_and_fields_become_columns(
     config = Config.model_validate({**WHOLE, **settings})
     found = events(message(json.dumps(body).encode()), "id", config, lambda: 1.0)
     assert [(event.name, reader(event.columns)(event.row)) for event in found] == expected
+
+
+def test_held_message_is_no_fault_of_the_shape() -> None:
+    """As RabbitMQ writes it; the same code as of a declaration that differs."""
+    config = Config.model_validate(WHOLE)
+    timeout = ChannelPreconditionFailed(
+        "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 60000 ms."
+    )
+    assert translated(timeout, config, SourceReason.DISCONNECTED).reason is SourceReason.DISCONNECTED
+    differs = (
+        "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current is"
+    )
+    for otherwise in (SourceReason.CONNECT, SourceReason.DISCONNECTED):
+        error = translated(ChannelPreconditionFailed(f"{differs} 'false'"), config, otherwise)
+        assert error.reason is SourceReason.SHAPE
+
+
+def test_internal_error_names_the_queue_that_was_used() -> None:
+    """The dead letters have their own connection."""
+    config, failed = Config.model_validate(WHOLE), ConnectionInternalError("INTERNAL_ERROR")
+    assert "the queue q or one" in str(translated(failed, config, SourceReason.DISCONNECTED))
+    error = translated(failed, config, SourceReason.DISCONNECTED, queue=config.dead_letter_name)
+    assert "the queue q.dead or one" in str(error)
 
 
 WHOLE_BODY = b'{"alert": "a", "n": 1}'

@@ -126,6 +126,9 @@ class _Assembly:
         levels = {name for name, (kind, _) in channels.items() if kind in registry.LEVELS}
         # A source of an unknown type has no settings, and what depends on them is not checked.
         known = {name: sources.get(name, ("", None))[1] for name in self._names("sources")}
+        for name, settings in known.items():
+            for key, why in settings.advice().items() if settings else ():
+                document.warn("advice", ("sources", name, key), why=why)
         for name, alert in alerts.items():
             check_alert(name, alert, document, known.get(alert.source), levels)
         check_metrics({name: one for name, one in alerts.items() if not _on_events(known.get(one.source))}, document)

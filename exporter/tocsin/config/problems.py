@@ -50,6 +50,7 @@ TEXTS: Mapping[str, str] = {
     "unknown_channel": "there is no channel {name!r}{suggestion}",
     "incomplete_channel": "channel {name}: {why}",
     "unused": "no alert uses it",
+    "advice": "{why}",
     "no_effect_here": "has no effect: {why}",
     "no_alerts": "there are no alerts",
     "open_admin": "anyone who reaches {name} can reload and change the outbox, without a password",

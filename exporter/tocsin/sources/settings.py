@@ -26,6 +26,10 @@ class SourceSettings(Settings):
     backoff_max: Positive = 30.0
     """The longest such pause."""
 
+    def advice(self) -> Mapping[str, str]:
+        """Settings that are better changed -> why, for `tocsin check`."""
+        return {}
+
     @property
     def progress_interval(self) -> float:
         """Seconds within which a healthy source of rows reports progress again."""

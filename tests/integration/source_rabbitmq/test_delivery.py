@@ -146,6 +146,42 @@ async def test_killed_broker_delivers_durable_messages_after_restart(own: Rabbit
         await other.until_waiting(queue, 0)
 
 
+@breaks_rabbitmq
+async def test_equal_messages_keep_their_number_over_a_restart(own: RabbitMQ, queue: str) -> None:
+    """A restarted server marks all messages as redelivered, also the one that it never delivered."""
+    taken = source(own, queue, prefetch=1)
+    async with reading(taken, acknowledging=False) as found, peer(own) as other:
+        await other.send(queue, {"alert": "a"}, {"alert": "a"}, {"alert": "b"})
+        [first] = await found.until(1)
+        await other.until_waiting(queue, 2)
+        await asyncio.to_thread(own.stop)
+    await asyncio.to_thread(own.start)
+    async with reading(taken) as again, peer(own) as other:
+        await again.until(3)
+        await other.send(queue, {"alert": "a"})
+        events = await again.until(4)
+    assert [event.name for event in events] == ["a", "a", "b", "a"]
+    assert events[0].id == first.id
+    assert len({event.id for event in events}) == 4
+
+
+@breaks_rabbitmq
+async def test_message_held_for_too_long_is_a_lost_connection(own: RabbitMQ, queue: str) -> None:
+    settings = {"consumer_timeout": 500, "channel_tick_interval": 200}
+    for name, value in settings.items():
+        await asyncio.to_thread(own.control, "eval", f"application:set_env(rabbit, {name}, {value}).")
+    try:
+        async with source(own, queue).open([], position={}) as stream, peer(own) as other:
+            reader = Reader(stream)
+            reader.acknowledging = False
+            await other.send(queue, {"alert": "a"})
+            with pytest.raises(SourceError, match="timed out") as caught:
+                await asyncio.wait_for(reader.run(), 30)
+        assert caught.value.reason is SourceReason.DISCONNECTED
+    finally:
+        await asyncio.to_thread(own.stop)
+
+
 async def test_silent_connection_is_noticed_by_heartbeats(broker: RabbitMQ, other: Peer, queue: str) -> None:
     async with TcpProxy("127.0.0.1", broker.port) as proxy:
         taken = source(broker, queue, port=proxy.port, heartbeat="1s")

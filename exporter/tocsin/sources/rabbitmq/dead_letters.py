@@ -112,7 +112,8 @@ class DeadLetters:
                 del self._sent[number]
                 failed = failed or (asyncio.CancelledError() if task.cancelled() else task.exception())
         if isinstance(failed, (asyncio.CancelledError, *FAULTS)):
-            raise translated(failed, self._config, SourceReason.DISCONNECTED)
+            name = self._config.dead_letter_name
+            raise translated(failed, self._config, SourceReason.DISCONNECTED, queue=name)
         if failed is not None:
             raise failed
         if not all(self.confirmed(number) for number in numbers):

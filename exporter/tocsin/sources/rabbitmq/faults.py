@@ -68,8 +68,8 @@ async def answering(config: Config, otherwise: SourceReason = SourceReason.DISCO
         raise translated(error, config, otherwise) from None
 
 
-def translated(error: BaseException, config: Config, otherwise: SourceReason) -> SourceError:
-    """Return the SourceError for an error of the library."""
+def translated(error: BaseException, config: Config, otherwise: SourceReason, *, queue: str = "") -> SourceError:
+    """Return the SourceError for an error of the library. `queue`: the one that it is about, if not the source's."""
     text, reason = _text(error), _REASONS.get(type(error), otherwise)
     if isinstance(error, asyncio.CancelledError):
         text = "the connection is lost"
@@ -80,8 +80,10 @@ def translated(error: BaseException, config: Config, otherwise: SourceReason) ->
         text, reason = f"the server refuses dead letters in {config.dead_letter_name}", SourceReason.OTHER
     elif (differs := _DIFFERS.search(text)) is not None:
         text = _difference(config, differs)
+    elif isinstance(error, ChannelPreconditionFailed) and otherwise is SourceReason.DISCONNECTED:
+        reason = otherwise  # of a running consumer, such as one that held a message for too long
     elif isinstance(error, ConnectionInternalError):
-        text, reason = _internal(config, text, reason)
+        text, reason = _internal(queue or config.queue, text, reason)
     elif "NOT_ALLOWED - vhost" in text or "NOT_ALLOWED - access to vhost" in text:  # one code for both
         reason = SourceReason.MISSING if "not found" in text else SourceReason.PERMISSION
     return SourceError(redactor(config.hidden())(text), reason, server=config.display)
@@ -95,12 +97,12 @@ def a_stream(queue: str) -> str:
     )
 
 
-def _internal(config: Config, text: str, reason: SourceReason) -> tuple[str, SourceReason]:
+def _internal(queue: str, text: str, reason: SourceReason) -> tuple[str, SourceReason]:
     """Return text and reason of an internal error, for which the server has one code."""
     if "transient_nonexcl_queues" in text:
         fix = "set it to true; with x-expires in queue_arguments, the queue ends when it is not used"
         return f"this server refuses queue_durable: false; {fix}", SourceReason.SHAPE
-    return f"{text}: the server failed over the queue {config.queue} or one of its messages; see its log", reason
+    return f"{text}: the server failed over the queue {queue} or one of its messages; see its log", reason
 
 
 def _text(error: BaseException) -> str:

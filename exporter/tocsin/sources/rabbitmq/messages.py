@@ -123,8 +123,9 @@ class Identities:
     """The identity of messages over redelivery: that of their sender, or else an id generated here.
 
     The server delivers unacknowledged messages again first, and marks them. So a generated id of the last connection is
-    used again for a marked message with the same content, until the first message without a mark. It is kept in this
-    process only, until the message is acknowledged.
+    used again for a marked message with the same content, until the first message without a mark. After its restart a
+    server marks all messages of a classic queue: each id is then used again once, by the first equal message. It is
+    kept in this process only, until the message is acknowledged.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """The configuration of a RabbitMQ source."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -184,6 +185,11 @@ class Config(SourceSettings):
         if not self.server.tls and (self.tls_ca is not None or not self.tls_verify):
             raise ValueError("tls_ca and tls_verify need TLS: set tls: true, or use amqps in the url")
         return self
+
+    def advice(self) -> Mapping[str, str]:
+        why = "RabbitMQ 4.3 refuses such a queue unless it is set up to permit it; "
+        why += "for one that ends when it is not used, set x-expires in queue_arguments"
+        return {} if self.queue_durable else {"queue_durable": why}
 
     @model_validator(mode="after")
     def _topology_fits(self) -> Self:
