@@ -36,6 +36,7 @@ CASES = (Path(__file__).parent / "golden" / "templates.txt").read_text(encoding=
 ROW = {
     "id": 7,
     "total": Decimal("12.50"),
+    "amount": "12.50",
     "raw": b"\x01",
     "values": 7,
     "n": None,
@@ -89,6 +90,15 @@ def result(case: str) -> str:
     except TemplateError as error:
         place = f" of {error.place}" if error.place.startswith("body") else ""
         return f"error {error.code} in line {error.line}{place}" + (f": {error.name}" if error.name else "")
+
+
+def test_arithmetic_with_text_says_what_to_write() -> None:
+    """A numeric column is text in the body of a channel, and Python would print 12.5012.50."""
+    text = refused("{{ row.amount * 2 }}").text
+    assert "* with a number that is text" in text
+    assert "write row.total | float" in text
+    assert "12.50" not in text
+    assert "join them with ~" in refused("{{ row.who + 1 }}").text
 
 
 def test_each_template_prints_its_text_or_fails() -> None:

@@ -9,7 +9,9 @@ the caller reports.
 """
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any, Literal
 
 import jinja2
@@ -87,6 +89,7 @@ class Environment(ImmutableSandboxedEnvironment):
         return filters.text_method(name, found) if isinstance(obj, str) else found
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        _refuse_text(operator, left, right)
         if not self.strict and not isinstance(left, Undefined) and not isinstance(right, Undefined):
             if operator == "+" and isinstance(left, str) != isinstance(right, str):
                 left, right = filters.word(left), filters.word(right)
@@ -134,6 +137,22 @@ def _false_of_null(name: str) -> Any:
         return not any(value is None for value in (values[1:] if name == "in" else values)) and test(*values)
 
     return checked
+
+
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
+
+
+def _refuse_text(operator: str, left: Any, right: Any) -> None:
+    """Raise TypeError for arithmetic with a number that is text: Python would join or repeat the text. Words may be
+    joined, and a line may be made of dashes."""
+    texts = [one for one in (left, right) if isinstance(one, str)]
+    if not texts or (operator == "%" and isinstance(left, str)):
+        return
+    mixed = any(isinstance(one, int | float | Decimal) and not isinstance(one, bool) for one in (left, right))
+    if all(map(_NUMBER.fullmatch, texts)) and (mixed or (len(texts) == 2 and any("." in text for text in texts))):
+        raise TypeError(f"{operator} with a number that is text, as a numeric column is here; write row.total | float")
+    if operator == "+" and mixed:
+        raise TypeError("+ with text and a number; join them with ~")
 
 
 class _Null:
