@@ -10,16 +10,16 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 from tocsin.config.sections import LogSettings
+from tocsin.terminal import has_colours
 
 
 def configure(settings: LogSettings) -> None:
     """Send all log lines, also those of libraries, to the configured output. Raises OSError for a file that cannot be
     opened."""
     stream = _stream(settings.output)
-    terminal = stream.isatty()
     form = settings.format
     if form == "auto":
-        form = "text" if terminal else "logfmt"
+        form = "text" if stream.isatty() else "logfmt"
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
@@ -30,7 +30,7 @@ def configure(settings: LogSettings) -> None:
         # Tracebacks without local variables, which hold passwords.
         plain = structlog.dev.plain_traceback
         console = structlog.dev.ConsoleRenderer(
-            colors=terminal, timestamp_key="ts", pad_event_to=0, exception_formatter=plain
+            colors=has_colours(stream), timestamp_key="ts", pad_event_to=0, exception_formatter=plain
         )
         renderers = [console]
     elif form == "logfmt":

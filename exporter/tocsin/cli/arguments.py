@@ -64,6 +64,8 @@ _TAIL = """\
 examples:
   tocsin tail
   tocsin tail --alert late_orders --json
+
+Begins with the latest 200 transitions.
 """
 
 _OUTBOX = """\

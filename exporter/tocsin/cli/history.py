@@ -6,7 +6,7 @@ from collections import Counter
 
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration, existing_ledger
-from tocsin.cli.tables import clock_time, table
+from tocsin.cli.tables import cell, clock_time, table
 from tocsin.errors import TocsinError
 from tocsin.ledger.base import Episode, Ledger
 from tocsin.templates import duration
@@ -58,7 +58,7 @@ def _end(episode: Episode) -> str:
 
 def _row(episode: Episode) -> str:
     row = views.RowView(None, episode.columns).row(episode.row)
-    return ", ".join(f"{name}={value}" for name, value in row.items() if value is not None)
+    return ", ".join(f"{name}={cell(value)}" for name, value in row.items() if value is not None)
 
 
 def _deliveries(episode: Episode) -> str:

@@ -6,13 +6,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
-from tocsin.cli.tables import printable, table
+from tocsin.cli.tables import cell, printable, table
 from tocsin.errors import TocsinError
+from tocsin.terminal import has_colours
 
 _COLOURS = {"fired": 31, "updated": 33, "repeated": 33, "resolved": 32, "event": 36}
 
@@ -31,7 +32,7 @@ def _alerts(url: str, chosen: Namespace) -> Exit:
             print(json.dumps(row))
         return Exit.OK
     rows = [
-        (row["alert"], row["phase"], _labels(row["labels"]), _value(row["value"]), row["started_at"])
+        (row["alert"], row["phase"], _labels(row["labels"]), cell(row["value"]), row["started_at"])
         for row in found["firing"]
     ]
     table(("alert", "phase", "labels", "value", "since"), rows, empty="nothing fires")
@@ -41,7 +42,7 @@ def _alerts(url: str, chosen: Namespace) -> Exit:
 
 
 def _tail(url: str, chosen: Namespace) -> Exit:
-    for transition in _events(f"{url}/api/v1/transitions"):
+    for transition in _events(f"{url}/api/v1/transitions", opened=_say_beginning):
         if chosen.alert and transition["alert"] != chosen.alert:
             continue
         print(json.dumps(transition) if chosen.json else _line(transition), flush=True)
@@ -49,8 +50,13 @@ def _tail(url: str, chosen: Namespace) -> Exit:
     return Exit.FAILED
 
 
-def _events(url: str) -> Iterator[dict[str, Any]]:
+def _say_beginning() -> None:
+    print("the latest transitions first (up to 200), then each as it happens", file=sys.stderr, flush=True)
+
+
+def _events(url: str, opened: Callable[[], None]) -> Iterator[dict[str, Any]]:
     with _opened(url) as stream:
+        opened()
         for line in stream:
             if line.startswith(b"data: "):
                 yield json.loads(line.removeprefix(b"data: "))
@@ -58,19 +64,15 @@ def _events(url: str) -> Iterator[dict[str, Any]]:
 
 def _line(transition: dict[str, Any]) -> str:
     kind = f"{transition['kind']:<8}"
-    if sys.stdout.isatty():
+    if has_colours(sys.stdout):
         kind = f"\x1b[{_COLOURS[transition['kind']]}m{kind}\x1b[0m"
-    value = _value(transition["value"])
+    value = cell(transition["value"])
     parts = [transition["at"], kind, transition["alert"], _labels(transition["labels"]), value and f"= {value}"]
     return "  ".join(part for part in (*parts[:2], *map(printable, parts[2:])) if part)
 
 
 def _labels(labels: dict[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in labels.items())
-
-
-def _value(value: object) -> str:
-    return "" if value is None else str(value)
 
 
 def _listening(chosen: Namespace) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from tocsin.alert import Alert
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration, existing_ledger
-from tocsin.cli.tables import clock_time, table
+from tocsin.cli.tables import cell, clock_time, table
 from tocsin.config import Config
 from tocsin.errors import TocsinError
 from tocsin.ledger.base import Filter, Ledger, Record, Status
@@ -76,9 +76,9 @@ async def _show(ledger: Ledger, alerts: Mapping[str, Alert], chosen: Namespace) 
         print(views.text({**shown, "failed_attempts": attempts}))
         return Exit.OK
     row, previous = shown.pop("row"), shown.pop("previous")
-    table(("field", "value"), [(name, _cell(value)) for name, value in shown.items()], empty="")
+    table(("field", "value"), [(name, cell(value)) for name, value in shown.items()], empty="")
     print()
-    rows = [(name, _cell(value), *([_cell(previous.get(name))] if previous else [])) for name, value in row.items()]
+    rows = [(name, cell(value), *([cell(previous.get(name))] if previous else [])) for name, value in row.items()]
     table(("column", "value", *(["before"] if previous else [])), rows, empty="the row has no columns")
     if attempts:
         print()
@@ -131,9 +131,3 @@ def _check_known(what: str, name: str | None, known: Iterable[str]) -> None:
 
 def _why(record: Record) -> str:
     return f"{record.reason}: {record.detail}" if record.reason else record.detail
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else views.text(value)

@@ -1,5 +1,7 @@
 """Tables of text: fitted to a terminal, plain and uncut in a pipe."""
 
+import json
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -26,6 +28,21 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
         # Text, not str: a value is never markup.
         shown.add_row(*(Text(cell) for cell in row))
     Console().print(shown)
+
+
+def cell(value: object) -> str:
+    """Return a value of JSON for people: nothing for null, and a number as the page writes it."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return _number(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _number(value: float) -> str:
+    """As `number` in page.js: `7500`, `0.3`, `1e-7`; at most six digits after the point."""
+    size = abs(value)
+    if value == 0 or 1e-6 <= size < 1e15:
+        return f"{value:.6f}".rstrip("0").rstrip(".")
+    return f"{value:.0f}" if 1e15 <= size < 1e21 else re.sub("e([+-])0", r"e\1", repr(value))
 
 
 def printable(text: str) -> str:
