@@ -1,6 +1,7 @@
 """The port, over real connections: metrics, probes, the page, and changes."""
 
 import re
+from importlib.resources import files
 
 import pytest
 from aiohttp import ClientSession
@@ -88,7 +89,10 @@ async def test_page_has_no_inline_script_and_makes_no_markup(start: Start) -> No
     client = await start()
     page = await (await client.get("/")).text()
     assert not re.search(r"<style|style=|<script(?![^>]*src=)|\son\w+=", page)
-    script = await (await client.get("/static/page.js")).text()
+    scripts = [path.name for path in files("tocsin.web").joinpath("static").iterdir() if path.name.endswith(".js")]
+    assert "page.js" in scripts
+    script = "".join([await (await client.get(f"/static/{name}")).text() for name in scripts])
+    assert "import" in script
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)
 
 

@@ -54,6 +54,27 @@ async def test_firing_rows_have_columns_and_special_numbers(start: Start) -> Non
     assert answer["firing"][1]["value"] == "Infinity"
 
 
+async def test_summary_is_that_of_notifications(start: Start, process: FakeProcess) -> None:
+    """Of rows, notifications and episodes, if the alert has one; as it fires, resolves, and with a template's error."""
+    process.summary = "{{ status }}: {{ labels.customer | upper }} at {{ value }}"
+    process.outbox.history = [ENDED, replace(ENDED, kind="fired", ended_at=None, firing=True)]
+    client = await start()
+
+    async def listed(path: str, name: str) -> list[str]:
+        return [one["summary"] for one in (await (await client.get(f"/api/v1/{path}")).json())[name]]
+
+    assert await listed("firing?alert=late", "firing") == [
+        "fired: <B>ACME</B> at 1.5",
+        "fired: <B>ACME</B> at Infinity",
+    ]
+    assert await listed("dead-letters", "notifications") == ["fired: <B>ACME</B> at 1.5"] * 2
+    assert await listed("history/late", "episodes") == ["resolved: <B>ACME</B> at 1.5", "fired: <B>ACME</B> at 1.5"]
+    process.summary = "{{ row.nonesuch }}"
+    assert "<error: " in (await listed("firing?alert=late&limit=1", "firing"))[0]
+    process.summary = None
+    assert "summary" not in (await (await client.get("/api/v1/firing?alert=late")).json())["firing"][0]
+
+
 async def test_firing_rows_are_limited_per_alert(start: Start, process: FakeProcess) -> None:
     process.rows = {"late": [firing(place) for place in range(5)], "lost": [firing(1)]}
     client = await start()

@@ -1,94 +1,21 @@
-"""The status page in a real browser, controlled over its DevTools protocol."""
+"""The status page in a real browser."""
 
-import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 
-from support.waiting import SOON, seen, until_some
-from support.web import ACME, DEAD, ENDED, FIRED, LATE, PEOPLE, FakeProcess, Start
+from support.browser import CHROMIUM, Tab, chromium, new_tab
+from support.waiting import until_equal, until_some
+from support.web import ACME, DEAD, ENDED, FIRED, LATE, PEOPLE, FakeProcess, Start, firing
+from tocsin.cli.tables import cell
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Attempt
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH"),
     pytest.mark.xdist_group("browser"),  # one starts for all
 ]
-
-
-class Tab:
-    """A page of a browser."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._calls = 0
-
-    async def open(self, url: str) -> None:
-        await self._call("Page.navigate", url=url)
-
-    async def run(self, script: str) -> Any:
-        """The value of a JavaScript expression. An exception in it is an AssertionError."""
-        answer = await self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
-
-    async def click(self, selector: str, text: str) -> None:
-        """Click the first element of a selector that has this text, once it is there."""
-        element = f"[...document.querySelectorAll({selector!r})].find((one) => one.textContent === {text!r})"
-        await until_some(lambda: self.run(f"Boolean({element})"), f"{selector} {text!r}")
-        await self.run(f"{element}.click()")
-
-    async def text(self, selector: str) -> str:
-        """The visible text of an element; empty where there is none."""
-        return str(await self.run(f"document.querySelector({selector!r})?.innerText ?? ''"))
-
-    async def _call(self, method: str, **parameters: Any) -> Any:
-        self._calls += 1
-        await self._socket.send_json({"id": self._calls, "method": method, "params": parameters})
-        async with asyncio.timeout(SOON):
-            while (answer := await self._socket.receive_json()).get("id") != self._calls:
-                pass
-        assert "error" not in answer, answer
-        return answer["result"]
-
-
-@contextmanager
-def chromium(profile: Path) -> Iterator[str]:
-    """A running browser; its address."""
-    assert CHROMIUM is not None
-    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-    process = subprocess.Popen(
-        (CHROMIUM, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    file = profile / "DevToolsActivePort"  # written once it listens
-    try:
-        seen(lambda: file.exists() and file.read_text(encoding="utf-8"), "a browser that listens", within=3 * SOON)
-        yield f"http://127.0.0.1:{file.read_text(encoding='utf-8').split()[0]}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-@asynccontextmanager
-async def new_tab(browser: str) -> AsyncIterator[Tab]:
-    """A page of a browser for the length of the block."""
-    async with aiohttp.ClientSession() as client:
-        async with client.put(f"{browser}/json/new?about:blank") as answer:
-            page = await answer.json()
-        async with client.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-            yield Tab(socket)
-        async with client.get(f"{browser}/json/close/{page['id']}"):
-            pass
 
 
 @pytest.fixture
@@ -125,6 +52,16 @@ async def until_shows(tab: Tab, selector: str, *parts: str) -> str:
     return await until_some(check)
 
 
+async def until_runs(tab: Tab, script: str, value: object) -> None:
+    """Wait until a script has this value."""
+    await until_equal(lambda: tab.run(script), value, script)
+
+
+async def until_text(tab: Tab, selector: str, text: str) -> None:
+    """Wait until an element shows just this."""
+    await until_equal(lambda: tab.text(selector), text, selector)
+
+
 async def cells(tab: Tab, name: str) -> list[str]:
     """A column of the table in the dialog."""
     script = f"[...document.querySelectorAll('#details-body td[data-name={name}]')].map((one) => one.innerText.trim())"
@@ -135,7 +72,7 @@ async def test_history_shows_active_ended_and_unknown_ends(tab: Tab, process: Fa
     fired = replace(ENDED, ended_at=None, kind="fired", deliveries={})
     event = replace(ENDED, alert="late", ended_at=ENDED.started_at, kind="event", row=(None, *ACME[1:]))
     process.outbox.history = [replace(fired, firing=True), fired, ENDED, event]
-    await tab.click("#alerts button", "history")
+    await tab.click("#alerts [data-key='history late']", "history")
     await until_shows(tab, "#details[open] #details-body", "still firing")
     assert await tab.text("#details-title") == "History of late"
     assert await cells(tab, "duration") == ["still firing", "ended, time not kept", "2.5 s", "event"]
@@ -218,3 +155,155 @@ async def test_dead_letters_of_removed_channel_are_droppable(tab: Tab, process: 
 
 async def _gone(process: FakeProcess) -> bool:
     return not process.outbox.records
+
+
+# A page of many alerts.
+
+
+def sixty(process: FakeProcess) -> None:
+    """Sixty alerts, of which twenty fire and one is in error; twelve channels, of which one does not deliver."""
+    process.alert_list = [{**LATE, "name": f"alert-{n}", "firing": 0 if n % 3 else 2} for n in range(60)]
+    process.alert_list[58] = {**LATE, "name": "broken", "state": "error", "message": "the view is gone", "firing": 0}
+    process.rows = {f"alert-{n}": [firing(1), firing(2)] for n in range(0, 60, 3)}
+    process.channel_list = [{**PEOPLE, "name": f"channel-{n}"} for n in range(12)]
+    process.channel_list[11] = {**PEOPLE, "name": "pager", "state": "paused", "message": "401", "dead": 5_000}
+
+
+async def names(tab: Tab, part: str) -> list[str]:
+    """The names in a list, in order."""
+    return list(await tab.run(f"[...document.querySelectorAll('{part} li .name')].map((one) => one.innerText)"))
+
+
+async def until_names(tab: Tab, part: str, *expected: str) -> None:
+    await until_equal(lambda: names(tab, part), list(expected), f"names in {part}")
+
+
+async def fill(tab: Tab, text: str) -> None:
+    """Type into the filter, which a key focuses."""
+    await tab.run("document.activeElement.blur()")
+    await tab.press("/", 191, "/")
+    await tab.run("document.activeElement.select()")
+    for letter in text:
+        await tab.press(letter, ord(letter.upper()), letter)
+
+
+async def test_alerts_and_channels_in_trouble_are_first(tab: Tab, process: FakeProcess) -> None:
+    """Then alerts that fire; ten of each, and the others when asked for."""
+    sixty(process)
+    await until_names(tab, "#alerts", "broken", *(f"alert-{n}" for n in range(0, 27, 3)))
+    await until_names(tab, "#channels", "pager", *(f"channel-{n}" for n in range(9)))
+    assert await tab.text("#alerts-title") == "Alerts 60"
+    await tab.click("#alerts button", "Show 60")
+    await until_runs(tab, "document.querySelectorAll('#alerts li').length", 60)
+    assert await tab.run("document.querySelectorAll('#firing h3').length") == 8, "cards of twenty alerts"
+    await tab.click("#firing button", "Show 20")
+    await until_runs(tab, "document.querySelectorAll('#firing h3').length", 20)
+    await tab.click("#firing button", "Show fewer")
+    await until_runs(tab, "document.querySelectorAll('#firing h3').length", 8)
+
+
+async def test_filter_finds_alerts_channels_and_rows(tab: Tab, process: FakeProcess) -> None:
+    """By all of its words. It stays when the page is loaded again."""
+    sixty(process)
+    process.outbox.records = [replace(DEAD, channel="pager"), replace(DEAD, id="e", alert="alert-6")]
+    await until_shows(tab, "#alerts", "broken")
+    await fill(tab, "ERROR gone")
+    await until_names(tab, "#alerts", "broken")
+    assert await tab.text("#alerts-title") == "Alerts 1 of 60"
+    assert "The filter finds none." in await tab.text("#channels")
+    await fill(tab, "pager")
+    await until_names(tab, "#channels", "pager")
+    await until_names(tab, "#dead", "late")
+    await fill(tab, "acme alert-57")
+    await until_text(tab, "#firing h3 bdi", "alert-57")
+    assert await tab.run("location.search") == "?filter=acme+alert-57"
+    await tab.run("location.reload()")
+    await until_text(tab, "#firing h3 bdi", "alert-57")
+    assert await tab.run("document.querySelector('#filter').value") == "acme alert-57"
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 640), (1280, 800)])
+async def test_channels_and_dead_letters_are_one_link_away(
+    tab: Tab, process: FakeProcess, width: int, height: int
+) -> None:
+    """The links are in the first view, and the section is in the view after it; nothing is wider than the screen."""
+    await tab.resize(width, height)
+    sixty(process)
+    await until_shows(tab, "#trouble", "1 channel not delivering, 5,000 dead letters")
+
+    async def top(selector: str) -> int:
+        return int(await tab.run(f"document.querySelector({selector!r}).getBoundingClientRect().top"))
+
+    for link, section in (
+        (".bar a[href='#channels-title']", "#channels-title"),
+        ("#trouble a[href='#dead-title']", "#dead-title"),
+        ("#trouble a[href='#channels-title']", "#channels-title"),
+        ("#channels .facts a[href='#dead-title']", "#dead-title"),
+    ):
+        if not link.startswith("#channels"):
+            await tab.run("scrollTo(0, 0)")
+            assert 0 <= await top(link) < height
+        await tab.run(f"document.querySelector({link!r}).click()")
+        assert 0 <= await top(section) < height
+    assert await tab.run("document.documentElement.scrollWidth") <= width
+
+
+# Rows.
+
+
+async def test_summary_is_the_first_line_of_a_row(tab: Tab, process: FakeProcess) -> None:
+    """Of rows that fire, dead letters, transitions and episodes; the labels come after it."""
+    process.summary = "{{ labels.customer }} waits"
+    process.outbox.history = [ENDED]
+    process.feed.publish([FIRED])
+    await until_shows(tab, "#firing tbody", "<b>Acme</b> waits\n\n<b>Acme</b>")
+    await until_shows(tab, "#dead li", "<b>Acme</b> waits\ncustomer <b>Acme</b>")
+    await until_shows(tab, "#recent li", "<b>Acme</b> waits\ncustomer <b>Acme</b>")
+    await tab.click("#alerts [data-key='history late']", "history")
+    await until_shows(tab, "#details-body", "<b>Acme</b> waits\ncustomer <b>Acme</b>")
+
+
+async def test_long_label_is_cut_and_opens_by_keyboard(tab: Tab, process: FakeProcess) -> None:
+    """The whole of it is its title as well. It stays open, with the focus, when the list is made again."""
+    whole = "a label of three hundred characters " * 9
+    row = firing(1)
+    process.rows = {"late": [replace(row, row=(whole, *row.row[1:]))]}
+    cut = await until_shows(tab, "#firing td .long", "a label of three")
+    assert len(cut) < 80
+    assert await tab.run("document.querySelector('#firing .long summary').title") == whole
+    await tab.run("document.querySelector('#firing .long summary').focus()")
+    await tab.press("Enter", 13, "\r")
+    await until_text(tab, "#firing .long > bdi", whole.strip())
+    process.rows["late"].append(firing(2))
+    await until_runs(tab, "document.querySelectorAll('#firing tbody').length", 2)
+    assert await tab.text("#firing .long > bdi") == whole.strip()
+    assert await tab.run("document.activeElement.matches('#firing .long summary')")
+
+
+async def test_numbers_are_written_as_by_commands(tab: Tab, process: FakeProcess) -> None:
+    values = [7500.0, 0.1 + 0.2, -2.5, 1234567.891, 1e-7, 1e16, 1e21, 0.0]
+    process.rows = {"late": [firing(n, repr(value)) for n, value in enumerate(values)]}
+    await until_shows(tab, "#firing", "7500")
+    script = "[...document.querySelectorAll('#firing td.number')].map((one) => one.innerText)"
+    assert await tab.run(script) == [cell(value) for value in values]
+
+
+async def test_keyboard_and_screen_reader_reach_everything(tab: Tab, process: FakeProcess) -> None:
+    """Fields have labels, what can be clicked has the focus in turn, and keeps it while the page changes."""
+    sixty(process)
+    await until_shows(tab, "#alerts", "broken")
+    unnamed = "[...document.querySelectorAll('input, select, textarea')].filter((one) => !one.labels.length).length"
+    assert await tab.run(unnamed) == 0
+    script = """[...document.querySelectorAll('a, button, summary')].filter((one) => one.tabIndex < 0
+        || !one.textContent.trim()).length"""
+    assert await tab.run(script) == 0
+    headings = "document.getElementById(one.getAttribute('aria-labelledby'))"
+    assert await tab.run(f"[...document.querySelectorAll('section')].every((one) => {headings})")
+    await tab.run("document.querySelector('#alerts [data-key=\"history alert-0\"]').focus()")
+    process.alert_list[0] = {**process.alert_list[0], "gaps": 7}
+    await until_shows(tab, "#alerts", "7 gaps")
+    assert await tab.run("document.activeElement.dataset.key") == "history alert-0"
+    await tab.press("Enter", 13, "\r")
+    await until_shows(tab, "#details[open]", "History of alert-0")
+    await tab.press("Escape", 27)
+    await until_runs(tab, "document.activeElement.dataset.key", "history alert-0")

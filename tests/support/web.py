@@ -138,8 +138,8 @@ class FakeLedger:
 
 
 class FakeProcess:
-    """Answers from lists. `received`: the requests that brought events; `refusal`: why the next ones are refused;
-    `reading`: requests whose body is being read."""
+    """Answers from lists. `summary`: the annotation of each alert; `received`: the requests that brought events;
+    `refusal`: why the next ones are refused; `reading`: requests whose body is being read."""
 
     def __init__(self) -> None:
         self.feed = Feed()
@@ -154,6 +154,7 @@ class FakeProcess:
         self.channel_list: list[dict[str, Any]] = [PEOPLE]
         self.rows: dict[str, list[Firing]] = {"late": [firing(1), firing(2, "Infinity")]}
         self.problems: list[str] = []
+        self.summary: str | None = None
         self.received: list[tuple[str, dict[str, str], bytes]] = []
         self.refusal: Exception | None = None
         self.reading = self.reloads = self.rescans = 0
@@ -163,7 +164,13 @@ class FakeProcess:
         self.channels = lambda: self.channel_list
 
     def alert(self, name: str) -> Alert:
-        found = SimpleNamespace(name=name, labels={"customer": "customer"}, static_labels={}, value="total")
+        found = SimpleNamespace(
+            name=name,
+            labels={"customer": "customer"},
+            static_labels={},
+            value="total",
+            annotations={} if self.summary is None else {"summary": self.summary, "description": "long"},
+        )
         return cast("Alert", found)
 
     def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:

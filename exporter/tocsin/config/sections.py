@@ -90,7 +90,7 @@ class LogSettings(Settings):
     level: Level = "info"
     """The lowest severity that is logged."""
     format: Literal["auto", "text", "logfmt", "json"] = "auto"
-    """`auto`: text on a terminal, logfmt elsewhere. Colours are for a terminal, unless NO_COLOR is set or TERM is dumb."""
+    """`auto`: text on a terminal, logfmt elsewhere. Text has colours there, unless NO_COLOR is set or TERM is dumb."""
     output: Text = "stderr"
     """`stderr`, `stdout`, or a file to append to."""
 

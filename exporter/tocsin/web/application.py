@@ -25,8 +25,8 @@ _FAILED = Repeats(log, "request failed", level="error")
 _STATIC = {
     "index.html": "text/html",
     "page.css": "text/css",
-    "page.js": "text/javascript",
     "icon.svg": "image/svg+xml",
+    **{f"{name}.js": "text/javascript" for name in ("page", "parts", "lists", "dialog", "elements", "requests")},
 }
 _HEADERS = {
     "Content-Security-Policy": (

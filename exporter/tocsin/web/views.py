@@ -1,17 +1,21 @@
 """Rows, transitions, notifications and episodes as JSON: one form for the API, the page and the commands.
 
-Times are ISO 8601 in UTC. Numbers that JSON lacks are the texts `NaN`, `Infinity` and `-Infinity`.
+Times are ISO 8601 in UTC. Numbers that JSON lacks are the texts `NaN`, `Infinity` and `-Infinity`. `summary`, the
+annotation of this name, is there if the alert has it.
 """
 
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from tocsin.alert import Alert
+from tocsin.envelope import View, variables
 from tocsin.firing import Firing
 from tocsin.ledger.base import Attempt, Episode, Record
-from tocsin.model import Columns, Row, Transition
+from tocsin.model import Columns, Kind, Row, Transition
+from tocsin.templates import Template
 from tocsin.values import jsonable, number, reader
 
 Json: TypeAlias = dict[str, Any]
@@ -65,6 +69,33 @@ class RowView:
         return {**self.shown(row), "previous": None if previous is None else self.row(previous)}
 
 
+def _summary(found: Transition, alert: Alert | None) -> Json:
+    """Return `summary`: what notifications of this say; nothing if the alert has no such annotation."""
+    source = alert.annotations.get("summary") if alert else None
+    if alert is None or source is None:
+        return {}
+    names = tuple(alert.labels.items()), tuple(alert.static_labels.items()), alert.value
+    return {"summary": _rendered(found, source, *names)}
+
+
+@lru_cache(maxsize=8_192)  # the page asks for the same rows every two seconds
+def _rendered(
+    found: Transition,
+    source: str,
+    labels: tuple[tuple[str, str], ...],
+    static_labels: tuple[tuple[str, str], ...],
+    value: str | None,
+) -> str:
+    view = View(labels=labels, static_labels=static_labels, value=value, annotations={"summary": _compiled(source)})
+    annotations: Any = variables(found, "", view)["annotations"]
+    return str(annotations["summary"])
+
+
+@lru_cache(maxsize=1_024)
+def _compiled(source: str) -> Template:
+    return Template(source, place="summary")
+
+
 def firings(found: Iterable[Firing], alert: Alert, columns: Columns) -> list[Json]:
     """Return keys that are pending, firing or kept firing."""
     view = RowView(alert, columns)
@@ -75,6 +106,10 @@ def firings(found: Iterable[Firing], alert: Alert, columns: Columns) -> list[Jso
             "phase": one.phase.value,
             "started_at": source_time(one.started_at),
             **view.shown(one.row),
+            **_summary(
+                Transition(alert.name, one.fingerprint, Kind.FIRED, one.started_at, one.started_at, columns, one.row),
+                alert,
+            ),
         }
         for one in found
     ]
@@ -89,12 +124,15 @@ def transition(found: Transition, alert: Alert | None) -> Json:
         "started_at": source_time(found.started_at),
         "at": source_time(found.at),
         **RowView(alert, found.columns).shown_with_previous(found.row, found.previous),
+        **_summary(found, alert),
     }
 
 
 def notification(record: Record, alert: Alert | None) -> Json:
     """Return one notification. `seq` rises in the order of commits; `reason` and `detail`: why the last attempt
     failed."""
+    key, times = (record.alert, record.fingerprint, Kind(record.kind)), (record.started_at, record.at)
+    found = Transition(*key, *times, record.columns, record.row, record.previous)
     return {
         "seq": record.seq,
         "id": record.id,
@@ -112,6 +150,7 @@ def notification(record: Record, alert: Alert | None) -> Json:
         "reason": record.reason,
         "detail": record.detail,
         **RowView(alert, record.columns).shown_with_previous(record.row, record.previous),
+        **_summary(found, alert),
     }
 
 
@@ -124,6 +163,8 @@ def episode(found: Episode, alert: Alert | None) -> Json:
     """Return one firing from beginning to end, or one event. `ended_at` null: it still fires or, without `firing`, the
     time of its end is unknown."""
     ended = found.ended_at
+    key, times = (found.alert, found.fingerprint, Kind(found.kind)), (found.started_at, ended or found.started_at)
+    latest = Transition(*key, *times, found.columns, found.row)
     return {
         "alert": found.alert,
         "fingerprint": found.fingerprint,
@@ -132,6 +173,7 @@ def episode(found: Episode, alert: Alert | None) -> Json:
         "firing": found.firing,
         "kind": found.kind,
         **RowView(alert, found.columns).shown(found.row),
+        **_summary(latest, alert),
         "deliveries": [
             {"channel": channel, "status": status, "count": count}
             for (channel, status), count in found.deliveries.items()
