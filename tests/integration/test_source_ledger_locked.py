@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.events_table import INSERT, handled, made, source, taking
 from support.intakes import Locked, Offered, intake_of_orders
 from support.pipelines import at_work
-from support.postgres import Database
+from support.postgres import BURST, QUEUE_IS_EMPTY, Database
 from support.waiting import until, until_some
 from tocsin.errors import SourceError
 from tocsin.exposition import State
@@ -42,11 +43,31 @@ async def test_rows_go_to_others_while_ledger_is_locked(database: Database, tmp_
     await ledger.close()
 
 
+async def test_notifications_are_read_while_ledger_is_locked(database: Database, tmp_path: Path) -> None:
+    await made(database)
+    await database.run(INSERT, 5)
+    ledger, offered = open_ledger(tmp_path / "ledger.db"), Offered()
+    locked = Locked(ledger, 10**9)
+
+    async def sleep(_: float) -> None:
+        await asyncio.sleep(0.05)
+
+    intake = intake_of_orders(tmp_path, source(database), locked, offered, sleep=sleep)
+    async with at_work(intake):
+        await until(lambda: intake.state is State.ERROR, "the ledger is locked")
+        await database.run(BURST, "events")
+        await until_some(lambda: _equal(database, QUEUE_IS_EMPTY, [(True,)]), "all are read")
+        assert intake.state is State.ERROR
+        locked.times = 0
+        await until(lambda: len(offered.notifications) == 5, "the events")
+    await ledger.close()
+
+
 async def _all_taken(database: Database) -> bool:
     return set((await handled(database)).values()) == {"taken"}
 
 
-async def _equal(database: Database, statement: str, rows: list[tuple[str]]) -> bool:
+async def _equal(database: Database, statement: str, rows: list[tuple[Any]]) -> bool:
     return await database.run(statement) == rows
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import AsyncConnection
 
-from support.postgres import Database, Postgres
+from support.postgres import BURST, QUEUE_IS_EMPTY, Database, Postgres
 from support.reading import check, error_of, reading
 from support.tocsin import write
 from support.waiting import SOON, until_some
@@ -91,6 +92,36 @@ async def test_notify_during_a_reading_causes_another(database: Database) -> Non
         await database.run("INSERT INTO orders VALUES (3, 'late')")
         await under_way
         await stream.until_state(ANN, UNNAMED, ("3", "late"))
+
+
+async def test_notifications_leave_the_queue_during_a_reading(database: Database) -> None:
+    """The queue of a server has the notifications that any listener has not read. It is shared by all of its databases,
+    and a NOTIFY fails when it is full. A session that listens and has an open transaction reads none."""
+    async with (
+        reading(source(database, interval="60s", notify=["Orders changed"]), "orders") as stream,
+        await AsyncConnection.connect(database.dsn, autocommit=True) as other,
+    ):
+        await stream.next()
+        await other.execute("LISTEN elsewhere")
+        await other.execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        under_way = asyncio.create_task(stream.next())
+        await database.run(BURST, "Orders changed")
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'COPY%%orders%%' AND wait_event_type = 'Lock'"
+        await until_some(lambda: database.run(waiting), "the reading waits for the lock")
+        assert (await database.run(QUEUE_IS_EMPTY)) == [(False,)]
+        await other.execute("UNLISTEN *; COMMIT")
+        await under_way
+        await other.execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        under_way = asyncio.create_task(stream.next())
+        await database.run(BURST, "Orders changed")
+        await until_some(lambda: _empty(database), "all are read")
+        assert await database.run(waiting)
+        await other.execute("COMMIT")
+        await under_way
+
+
+async def _empty(database: Database) -> bool:
+    return await database.run(QUEUE_IS_EMPTY) == [(True,)]
 
 
 async def test_timestamps_never_go_back(database: Database) -> None:

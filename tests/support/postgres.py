@@ -54,6 +54,11 @@ class Postgres:
                 await admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+BURST = "SELECT count(pg_notify(%s, repeat('x', 1000) || n)) FROM generate_series(1, 10000) AS n"
+"""Notifications on a channel: more bytes than the buffers of a connection have."""
+QUEUE_IS_EMPTY = "SELECT pg_notification_queue_usage() = 0"
+
+
 class Database:
     """A database, and a connection for the test's own statements, which is opened again when it was lost."""
 

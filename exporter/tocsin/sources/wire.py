@@ -25,6 +25,8 @@ _PROBE = sql.Identifier(f"tocsin_{secrets.token_hex(8)}")
 """A channel of NOTIFY that no other process uses."""
 _HEARD_WITHIN = 2.0
 """Seconds within which a NOTIFY arrives if it does at all."""
+_MOST_READS = 1_000
+"""Reads of notifications in a row; a server that sends without end must not hold the event loop."""
 _SLICE = 2_000
 """Rows before other tasks get a turn. At about 2 us a row this holds the event loop for some milliseconds."""
 
@@ -121,8 +123,10 @@ class Wire:
         A server whose client reads nothing keeps the notifications of all its clients. Raises psycopg.OperationalError
         if the connection is lost.
         """
-        self._pgconn.consume_input()
-        self.notified()
+        for _ in range(_MOST_READS):
+            self._pgconn.consume_input()  # reads some kilobytes
+            if not self.notified():
+                return
 
     async def wait_notified(self) -> None:
         """Return once a NOTIFY has arrived."""
