@@ -42,7 +42,7 @@ class Pages:
 
     def sql(self, page: str) -> list[str]:
         """The statements of a page."""
-        blocks = re.findall(r"^```sql\n(.*?)^```", self._text(page), re.DOTALL | re.MULTILINE)
+        blocks = re.findall(r"^ *```sql\n(.*?)^ *```", self._text(page), re.DOTALL | re.MULTILINE)
         return [one.strip() for block in blocks for one in block.split(";\n") if one.strip()]
 
     def configuration(self, page: str, source: str, **connection: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ async def test_view_of_the_page_is_followed(pages: Pages, tmp_path: Path) -> Non
         "GRANT USAGE, CREATE ON CLUSTER alerting TO dbt",
         "GRANT SELECT ON demo.deployments TO dbt",
     )
-    await to_thread(pages.run, *pages.sql("materialize.md"))
+    await to_thread(pages.run, *pages.sql("materialize.md"), *pages.sql("dbt.md"))
     config = pages.configuration("materialize.md", "warehouse", dsn=pages.dsn("tocsin"))
     async with running(tmp_path, config) as tocsin:
         await until_gauge(tocsin, "deployment_spike", 7, LONG, organization="acme")

@@ -10,27 +10,15 @@ import pytest
 from jinja2 import Template
 
 from support.alertmanager import alertmanager
+from support.examples import EXAMPLES, example
 from support.kafka import make_topic, produce, shared_kafka
 from support.materialize import MaterializeDouble
 from support.postgres import Database, Postgres
 from support.receiver import Receiver
 from support.smtp import MailServer
-from support.tocsin import TocsinProcess, running_with
 from support.waiting import until_some
 
 pytestmark = pytest.mark.e2e
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@asynccontextmanager
-async def example(name: str, directory: Path, **environment: str) -> AsyncIterator[TocsinProcess]:
-    """Tocsin on the configuration of an example, once it is ready."""
-    file = directory / "tocsin.yaml"
-    file.write_text((EXAMPLES / name / "tocsin.yaml").read_text() + '\nweb: {listen: "127.0.0.1:0"}\n')
-    async with running_with(directory, "--config", str(file), file=file, INTERVAL="100ms", **environment) as tocsin:
-        await tocsin.until_ready()
-        yield tocsin
 
 
 @asynccontextmanager

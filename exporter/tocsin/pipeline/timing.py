@@ -7,9 +7,9 @@ from tocsin.backoff import Backoff
 from tocsin.errors import SourceReason
 
 _REMADE = (SourceReason.MISSING, SourceReason.DROPPED, SourceReason.PERMISSION)
-_REMADE_WITHIN = 60.0
-"""Seconds within which a dropped view is recreated and may be read: `dbt run` does that with every view. Until then it
-is checked every second."""
+_REMADE_WITHIN = 600.0
+"""Seconds within which a dropped view is recreated and may be read: `dbt run` drops every view, and creates one when
+those before it are built. Until then it is checked every second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
