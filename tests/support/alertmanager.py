@@ -1,5 +1,6 @@
 """A real Alertmanager for tests."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ class Alertmanager:
 
     port: int
     client: aiohttp.ClientSession
+    process: asyncio.subprocess.Process
 
     @property
     def url(self) -> str:
@@ -60,5 +62,5 @@ async def alertmanager(
         *more,
     )
     url = f"http://127.0.0.1:{port}/-/ready"
-    async with aiohttp.ClientSession() as client, daemon(url, folder / "alertmanager.log", *command):
-        yield Alertmanager(port=port, client=client)
+    async with aiohttp.ClientSession() as client, daemon(url, folder / "alertmanager.log", *command) as process:
+        yield Alertmanager(port=port, client=client, process=process)

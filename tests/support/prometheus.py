@@ -36,8 +36,9 @@ async def run(*command: str | Path) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def daemon(url: str, log: Path, *command: str) -> AsyncIterator[None]:
-    """A server for the length of the block. It answers at `url` when the body begins; its output is in `log`."""
+async def daemon(url: str, log: Path, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A server for the length of the block, at whose end it is killed. It answers at `url` when the body begins; its
+    output is in `log`."""
     with log.open("wb") as words:
         process = await asyncio.create_subprocess_exec(*command, stdout=words, stderr=words)
     try:
@@ -51,7 +52,7 @@ async def daemon(url: str, log: Path, *command: str) -> AsyncIterator[None]:
                 return False
 
             await until_some(answers, f"an answer from {command[0]}")
-        yield
+        yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
