@@ -68,6 +68,31 @@ async def test_settings_hold_in_transactions_and_reach_no_one_else(
                 assert shown not in (("300ms",), ("a, b",))
 
 
+@every_version
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_blocked_reading_is_ended_by_the_server(
+    server: Postgres, database: Database, mode: str, version: str
+) -> None:
+    """By the `statement_timeout` of the source, which PgBouncer drops where it is sent with the login."""
+    await database.run("CREATE TABLE orders (id int)")
+    dropped = {"ignore_startup_parameters": "options,statement_timeout"}
+    with pgbouncer(server, mode, version=version, **dropped) as pooled:
+        async with (
+            reading(source(pooled(database.dsn), statement_timeout="300ms"), "orders") as stream,
+            await psycopg.AsyncConnection.connect(database.dsn) as other,
+        ):
+            await stream.next()
+            await other.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+            assert "statement timeout" in str(await stream.error())
+
+
+@every_version
+async def test_statement_pooling_is_refused_in_words(server: Postgres, database: Database, version: str) -> None:
+    with pgbouncer(server, "statement", version=version) as pooled:
+        error = await error_of(source(pooled(database.dsn)), Subject(query="SELECT 1 AS a"))
+        assert "statement pooling mode" in str(error)
+
+
 async def test_every_setting_of_the_output_may_be_chosen(database: Database) -> None:
     async with reading(source(database.dsn, options=dict(OUTPUT)), Subject(query="SELECT 1 AS a")) as stream:
         await stream.until_state(("1",))
@@ -98,10 +123,11 @@ async def read_on(stream: Reading, count: int) -> None:
 
 @every_version
 async def test_events_refuse_shared_sessions(server: Postgres, database: Database, version: str) -> None:
-    """LISTEN, locks and settings would be those of other clients."""
+    """LISTEN, locks and settings would be those of other clients. Hearing nothing takes longer to find out than a
+    server may take to answer here."""
     await events_table.made(database)
     with pgbouncer(server, "transaction", version=version) as pooled:
-        events = events_table.source(database, dsn=pooled(database.dsn))
+        events = events_table.source(database, dsn=pooled(database.dsn), connect_timeout="1s")
         [problem] = await events.verify([])
         assert "use pool mode session" in problem
         with pytest.raises(SourceError, match="events need one of their own"):
