@@ -7,13 +7,13 @@ import pytest
 from support import kafka_events
 from support.kafka import Kafka, breakable_kafka, shared_kafka
 from support.kafka_events import CLUSTERS, Cluster
-from support.postgres import Database, Postgres, shared_postgres
+from support.postgres import NEWEST, Database, Postgres, shared_postgres
 from support.web import FakeProcess, Start, starting
 
 
 @pytest.fixture(scope="session")
-def server() -> Postgres:
-    return shared_postgres()
+def server(request: pytest.FixtureRequest) -> Postgres:
+    return shared_postgres(getattr(request, "param", NEWEST))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from support.events_table import made, settings, source, taking
 from support.pgbouncer import pgbouncer
-from support.postgres import Database, Postgres
+from support.postgres import Database, Postgres, on_both_versions
 from support.reading import error_of, reading
 from tocsin.channels.postgres import Config as PostgresChannel
 from tocsin.postgres import connected
@@ -47,6 +47,7 @@ def rows_of(database: Database, **given: Any) -> rows.Postgres:
     return rows.build("db", PostgresConfig.model_validate(quick))
 
 
+@on_both_versions
 async def test_row_keeps_its_text_under_other_settings(database: Database) -> None:
     await database.run(VIEW)
     async with reading(rows_of(database), "late") as stream:
@@ -58,6 +59,7 @@ async def test_row_keeps_its_text_under_other_settings(database: Database) -> No
         assert stream.state == before
 
 
+@on_both_versions
 async def test_event_keeps_id_and_time_under_other_settings(database: Database) -> None:
     """It was not acknowledged, and is delivered again after the defaults of the database changed."""
     await database.run("CREATE TABLE events (id timestamptz PRIMARY KEY, name text NOT NULL, at timestamptz)")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
-from support.postgres import BURST, QUEUE_IS_EMPTY, Database, Postgres
+from support.postgres import BURST, QUEUE_IS_EMPTY, Database, Postgres, on_both_versions
 from support.reading import check, error_of, reading
 from support.tocsin import write
 from support.waiting import SOON, until_some
@@ -43,6 +43,7 @@ def source(database: Database, **given: Any) -> source_kind.Postgres:
     return source_kind.build("pg", config)
 
 
+@on_both_versions
 async def test_relation_is_read_on_the_interval(database: Database) -> None:
     async with reading(source(database), "orders") as stream:
         first = await stream.next()
@@ -61,6 +62,7 @@ async def test_only_pause_longer_than_the_interval_may_be_a_gap(database: Databa
             assert (await stream.next()).polled == (seconds < 10)
 
 
+@on_both_versions
 async def test_notify_causes_a_reading_at_once(database: Database) -> None:
     """The interval is a minute, so an earlier reading was caused by NOTIFY."""
     notified = source(database, interval="60s", notify=["Orders changed"])
@@ -159,6 +161,7 @@ TYPES = (
 )
 
 
+@on_both_versions
 async def test_every_type_arrives_as_server_text(database: Database) -> None:
     spec = ", ".join(f"c{number} {kind}" for number, (kind, _) in enumerate(TYPES))
     await database.run(f"CREATE TABLE types ({spec})")
@@ -196,6 +199,7 @@ async def test_failing_query_is_named_and_recovers(database: Database) -> None:
         await stream.next()
 
 
+@on_both_versions
 async def test_slow_query_is_ended_by_the_server(database: Database) -> None:
     query = Subject(query="SELECT id FROM orders, pg_sleep(60)")
     began = time.monotonic()
@@ -213,6 +217,7 @@ async def test_dropped_relation_is_missing_at_next_reading(database: Database) -
         check(await stream.error(), SourceReason.MISSING, "orders")
 
 
+@on_both_versions
 async def test_changed_columns_end_the_stream(database: Database) -> None:
     async with reading(source(database), "orders") as stream:
         await stream.next()
@@ -222,6 +227,7 @@ async def test_changed_columns_end_the_stream(database: Database) -> None:
         await stream.until_state((*ANN, "Ulm"), (*UNNAMED, "Ulm"))
 
 
+@on_both_versions
 async def test_restarted_server_is_read_again(server: Postgres, database: Database) -> None:
     asked = source(database, notify=["Orders changed"])
     async with reading(asked, "orders") as stream:

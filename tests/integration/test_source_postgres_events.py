@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from support.events_table import INSERT, handled, made, source, taking, until_waiting, value
-from support.postgres import Database
+from support.postgres import Database, on_both_versions
 
 
 @asynccontextmanager
@@ -51,6 +51,7 @@ async def test_burst_is_read_in_order(database: Database) -> None:
     assert worker.ids == list(range(1, 51))
 
 
+@on_both_versions
 async def test_notify_wakes_the_reader(database: Database) -> None:
     """It polls once an hour, so the event came by NOTIFY."""
     await made(database)
@@ -63,6 +64,7 @@ async def test_notify_wakes_the_reader(database: Database) -> None:
             assert worker.ids == list(range(1, count + 1))
 
 
+@on_both_versions
 async def test_late_commit_of_smaller_id_is_not_skipped(database: Database) -> None:
     await made(database)
     async with late(database) as other, taking(source(database)) as worker:
@@ -86,6 +88,7 @@ async def test_notify_before_the_commit_loses_nothing(database: Database) -> Non
     assert worker.ids == [1]
 
 
+@on_both_versions
 async def test_trigger_turns_changes_and_deletions_into_events(database: Database) -> None:
     """The event and the change it is about are committed together."""
     await made(database)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from support.events_table import INSERT, made, settings, source, taking, until_waiting, value
-from support.postgres import Database, Postgres
+from support.postgres import Database, Postgres, on_both_versions
 from tocsin.client import EventsTable, publish
 from tocsin.errors import SourceError, SourceReason
 from tocsin.sources import postgres_events as kind
@@ -37,6 +37,7 @@ async def test_any_name_can_be_used(database: Database) -> None:
     assert (value(event, "Kéy"), value(event, "data")) == ("k", '{"a%s": "ö"}')
 
 
+@on_both_versions
 @pytest.mark.parametrize("after", ["mark", "delete"])
 async def test_printed_sql_grants_all_that_the_role_needs(server: Postgres, database: Database, after: str) -> None:
     role = {"user": "events_reader", "host": psycopg.conninfo.conninfo_to_dict(database.dsn)["host"]}
@@ -64,6 +65,7 @@ INSERT INTO events VALUES ('00000000-0000-0000-0000-000000000001', 'old', '{}');
 ADD = "INSERT INTO events VALUES ('00000000-0000-0000-0000-000000000002', 'new', '{\"a\": 1}')"
 
 
+@on_both_versions
 @pytest.mark.parametrize("backlog", [False, True])
 @pytest.mark.parametrize("after", ["mark", "delete"])
 async def test_existing_table_gets_what_it_lacks(database: Database, backlog: bool, after: str) -> None:

@@ -6,13 +6,14 @@ import re
 import pytest
 
 from support.events_table import INSERT, made, settings, source, taking, value
-from support.postgres import Database
+from support.postgres import Database, on_both_versions
 from support.waiting import until
 from tocsin.errors import SourceError, SourceReason
 from tocsin.postgres import connected
 from tocsin.sources.postgres_events.statements import Statements
 
 
+@on_both_versions
 async def test_fast_workers_share_events_in_key_order(database: Database) -> None:
     await made(database, key="key")
     await database.run(
@@ -64,6 +65,7 @@ async def test_event_waits_for_earlier_one_of_its_key(database: Database) -> Non
         assert [event.name for event in (await waiting).events] == ["2", "4"]
 
 
+@on_both_versions
 async def test_events_of_a_dead_worker_go_to_another(database: Database) -> None:
     await made(database)
     await database.run(INSERT, 5)
@@ -79,6 +81,7 @@ async def test_events_of_a_dead_worker_go_to_another(database: Database) -> None
             await dead.acknowledge(held)
 
 
+@on_both_versions
 async def test_silent_worker_loses_events_after_the_lease(database: Database) -> None:
     await made(database)
     await database.run(INSERT, 5)
@@ -109,6 +112,7 @@ async def test_unacknowledged_events_are_released(
             await looking.acknowledge(first)
 
 
+@on_both_versions
 @pytest.mark.parametrize("key", [None, "key"])
 @pytest.mark.parametrize("known", [False, True])
 async def test_batch_cost_is_independent_of_the_backlog(database: Database, key: str | None, known: bool) -> None:

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from support.postgres import Database, Postgres
+from support.postgres import Database, Postgres, on_both_versions
 from support.reading import Reading, check, error_of, reading
 from support.tocsin import running
 from support.waiting import SOON, until, until_equal, until_some
@@ -212,6 +212,7 @@ async def test_connection_is_kept_and_returned_between_readings(database: Databa
 # What ends connections.
 
 
+@on_both_versions
 async def test_ended_idle_connections_are_replaced_unnoticed(database: Database) -> None:
     shared = source(database.dsn)
     async with AsyncExitStack() as stack:
@@ -271,6 +272,7 @@ async def test_last_alert_closes_the_connections(database: Database) -> None:
 # NOTIFY.
 
 
+@on_both_versions
 async def test_one_connection_listens_for_all_alerts(database: Database) -> None:
     """On all channels. The interval is a minute, so an earlier reading was caused by NOTIFY."""
     shared = source(database.dsn, notify=["Orders changed", "customers"], interval="60s", progress_timeout="100s")
@@ -305,6 +307,7 @@ async def test_notify_is_not_missed_while_no_connection_listens(database: Databa
 # What is said.
 
 
+@on_both_versions
 async def test_refused_connections_name_the_key_to_lower(database: Database) -> None:
     async with limited_role(database, 2) as dsn:
         shared = source(dsn, max_connections=5)

@@ -75,8 +75,8 @@ async def test_blocked_reading_is_ended_by_the_server(
 ) -> None:
     """By the `statement_timeout` of the source, which PgBouncer drops where it is sent with the login."""
     await database.run("CREATE TABLE orders (id int)")
-    dropped = {"ignore_startup_parameters": "options,statement_timeout"}
-    with pgbouncer(server, mode, version=version, **dropped) as pooled:
+    ignored = "options,statement_timeout"
+    with pgbouncer(server, mode, version=version, ignore_startup_parameters=ignored) as pooled:
         async with (
             reading(source(pooled(database.dsn), statement_timeout="300ms"), "orders") as stream,
             await psycopg.AsyncConnection.connect(database.dsn) as other,

@@ -1,4 +1,4 @@
-"""A real PostgreSQL on a socket of its own."""
+"""A real PostgreSQL on a socket of its own: that of a Python package, or the one that Debian 12 has."""
 
 import atexit
 import contextlib
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -80,19 +81,39 @@ class Database:
             self._connection = None
 
 
+NEWEST, DEBIANS = 18, 15
+"""Versions."""
+on_both_versions = pytest.mark.parametrize(
+    "server",
+    [NEWEST, pytest.param(DEBIANS, marks=pytest.mark.xdist_group("older postgres"))],
+    ids=lambda version: f"postgres-{version}",
+    indirect=True,
+)
+"""For tests about what a server may do otherwise in another version. One process starts the older one."""
+_DEBIANS_PROGRAMS = Path(f"/usr/lib/postgresql/{DEBIANS}/bin")
+
+
 @functools.cache
-def shared_postgres() -> Postgres:
+def shared_postgres(version: int = NEWEST) -> Postgres:
     """The running server that the tests of this process share. Each test uses a database of its own; one that stops the
     server starts it again."""
-    running = postgres()
+    running = postgres(version)
     atexit.register(running.__exit__, None, None, None)
     return running.__enter__()
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Run a server in a temporary directory."""
-    with _directory() as data, _running(_package(), data) as server:
+def postgres(version: int = NEWEST) -> Iterator[Postgres]:
+    """Run a server in a temporary directory. Skips the test where it is not installed."""
+    package = _package()
+    if version == DEBIANS:
+        if not _DEBIANS_PROGRAMS.is_dir():
+            pytest.skip(f"PostgreSQL {version} is not installed")
+        package.postgres_server.POSTGRES_VERSIONS[version] = _DEBIANS_PROGRAMS
+    with _directory() as data, _running(package, data, version) as server:
+        with psycopg.connect(server.dsn()) as connection:
+            [shown] = connection.execute("SHOW server_version_num").fetchone() or ("0",)
+        assert int(shown) // 10_000 == version
         yield server
 
 
@@ -134,8 +155,8 @@ def _directory() -> Iterator[Path]:
 
 
 @contextmanager
-def _running(package: Any, data: Path) -> Iterator[Postgres]:
-    server = package.get_server(data, cleanup_mode="delete")
+def _running(package: Any, data: Path, version: int = NEWEST) -> Iterator[Postgres]:
+    server = package.get_server(data, cleanup_mode="delete", postgres_version=version)
     try:
         yield Postgres(server)
     finally:
