@@ -67,7 +67,7 @@ class Config(Server, SourceSettings):
             "idle_in_transaction_session_timeout": self.lease,
         }
         # Statistics of a table that fills and empties are always old. With these settings the planner uses the index
-        # of pending rows instead of sorting the whole backlog for each batch. Before PostgreSQL 18 a plan that sorts all
-        # the same counts as so expensive that it would be compiled, which takes longer than all else.
+        # of pending rows instead of sorting the whole backlog for each batch. Before PostgreSQL 18 a plan that sorts
+        # all the same counts as so expensive that it would be compiled, which takes longer than all else.
         plan = dict.fromkeys(("enable_sort", "enable_bitmapscan", "enable_seqscan", "jit"), "off")
         return {**plan, **{name: f"{math.ceil(limit * 1000)}ms" for name, limit in limits.items()}, **self.options}
