@@ -75,7 +75,7 @@ def _decide(result: Result, attempts: int, age: float, now: float, setup: Setup)
         case Retry(reason, detail, after, free):
             made, why = attempts + (not free), f"{reason}: {detail}"
             if policy.max_attempts is not None and made >= policy.max_attempts:
-                why = f"{made} attempts; the last: {why}"
+                why = f"{made} attempt{'' if made == 1 else 's'}; the last: {why}"
                 return _Decision(Status.DEAD, Reason.EXHAUSTED, why)
             if age > policy.max_age:
                 return _Decision(Status.DEAD, Reason.EXPIRED, f"older than max_age; the last attempt: {why}")

@@ -213,6 +213,10 @@ def message_of(error: Exception) -> str:
     return fault.str() if fault is not None else str(error)
 
 
+_SAME_ADDRESS = re.compile(r"^\S+/bootstrap: (?=Connect to )")
+"""What librdkafka writes before an address that the rest of the text has, too."""
+
+
 class Trouble:
     """What librdkafka reports about its connections: the latest reason why nothing moves, until a broker answers again.
 
@@ -257,7 +261,10 @@ class Trouble:
     @property
     def reason(self) -> str:
         """Why the brokers cannot be reached, in the library's words; empty while it is unknown."""
-        return "" if self._why is None else self._redact(self._why.str().partition(" (after ")[0])
+        if self._why is None:
+            return ""
+        text = self._why.str().partition(" (after ")[0]
+        return self._redact(_SAME_ADDRESS.sub("", text))
 
 
 class LibraryLog:
