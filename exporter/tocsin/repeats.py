@@ -41,13 +41,18 @@ class Repeats:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`log`: a structlog logger. `every`: seconds. `monotonic`: a clock in seconds that does not jump."""
-        self._write: Callable[..., Any] = getattr(log, level)
+        self._log = log
+        self._level = level
         self._event = event
         self._every = every
         self._monotonic = monotonic
         self._kinds: dict[tuple[str, ...], _Kind] = {}
         self._lock = threading.Lock()
         _ALL.add(self)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        # Looked up now: the logger of a module is made before logs are configured.
+        getattr(self._log, self._level)(event, **fields)
 
     def add(self, *kind: str, **fields: Any) -> None:
         """Log the line, or only count it if one of this kind was logged recently. A line for several has their number

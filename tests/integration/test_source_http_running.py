@@ -40,6 +40,26 @@ async def raw(url: str, request: bytes) -> bytes:
         writer.close()
 
 
+async def test_malformed_request_is_logged_without_its_content(tmp_path: Path) -> None:
+    """Anyone can send one. A line for many, not a traceback for each."""
+    secret = b"Authorization: Bearer a-token-of-some-length"
+    async with running(tmp_path, config()) as tocsin:
+        await tocsin.until_ready()
+        for _ in range(5):
+            answer = await raw(tocsin.url, REQUEST.replace(secret, secret + b"\0"))
+            assert answer.startswith(b"HTTP/1.0 400 ")
+            encoded = b"Content-Encoding: br\r\n" + secret
+            assert b"400 Bad Request" in await raw(tocsin.url, REQUEST.replace(secret, encoded))
+        assert await tocsin.stop() == 0
+    first, second = tocsin.logged("malformed HTTP request")[:2]
+    assert "level=warning" in first
+    assert {line.partition("error=")[2] for line in (first, second)} == {"BadHttpMessage", "ContentEncodingError"}
+    assert tocsin.output == []
+    text = "".join(tocsin.log)
+    assert "Traceback" not in text
+    assert TOKEN not in text
+
+
 async def test_repeat_is_sent_once_and_wrong_token_reported(tmp_path: Path) -> None:
     """The key of a repeat may be any bytes. Refused requests are counted, logged once, and shown with the alert."""
     right = {"Authorization": f"Bearer {TOKEN}"}

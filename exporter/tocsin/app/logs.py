@@ -6,11 +6,25 @@ from pathlib import Path
 from typing import TextIO
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 from tocsin.config.sections import LogSettings
+from tocsin.repeats import Repeats
 from tocsin.terminal import has_colours
+
+_MALFORMED = Repeats(structlog.get_logger(__name__), "malformed HTTP request")
+
+
+def _is_defect(record: logging.LogRecord) -> bool:
+    """Whether a line of the web server is about a defect. Anyone can send what is not HTTP: that is one line for many,
+    without a traceback, and without the request, which may hold a secret."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    _MALFORMED.add(type(error).__name__, error=type(error).__name__)
+    return False
 
 
 def configure(settings: LogSettings) -> None:
@@ -52,6 +66,7 @@ def configure(settings: LogSettings) -> None:
     # Libraries log only warnings and errors.
     for noisy in ("aiohttp.access", "httpx", "httpcore", "asyncio", "psycopg"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(_is_defect)
     # The source reports their errors; they add tracebacks, and at `debug` every frame, passwords included.
     for silent in ("aiormq", "aio_pika"):
         logging.getLogger(silent).setLevel(logging.CRITICAL)
