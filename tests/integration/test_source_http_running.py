@@ -1,6 +1,7 @@
 """A whole process that receives events over HTTP: any idempotency key, and senders that are refused."""
 
 import asyncio
+import hmac
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from yarl import URL
 
 from support.tocsin import running
-from support.waiting import SOON, until
+from support.waiting import SOON, until, until_equal
 
 pytestmark = pytest.mark.e2e
 
@@ -38,6 +39,25 @@ async def raw(url: str, request: bytes) -> bytes:
         return await asyncio.wait_for(reader.read(), SOON)
     finally:
         writer.close()
+
+
+async def test_renewed_secret_of_a_sender_is_read(tmp_path: Path) -> None:
+    """A replaced file, once requests were refused."""
+    old, new = "the old secret of the sender", "the new secret of the sender"
+    file = tmp_path / "secret"
+    file.write_text(old)
+    source = {"type": "http", "signature": "github", "signing_secret_file": str(file)}
+
+    async def answered(secret: str) -> int:
+        signature = hmac.new(secret.encode(), b"{}", "sha256").hexdigest()
+        return (await tocsin.post(PATH, b"{}", X_Hub_Signature_256=f"sha256={signature}"))[0]
+
+    async with running(tmp_path, {**config(), "sources": {"posted": source}}) as tocsin:
+        await tocsin.until_ready()
+        assert await answered(old) == 202
+        file.write_text(new)
+        await until_equal(lambda: answered(new), 202, "the new secret")
+        assert await answered(old) == 401
 
 
 async def test_malformed_request_is_logged_without_its_content(tmp_path: Path) -> None:

@@ -63,7 +63,10 @@ class Runtime:
     def refused(self) -> bool:
         """Whether something does not work, for which credentials may be the reason."""
         channels = self.outputs.running.values()
-        return not all(one.delivers for one in channels) or any(one.state is not State.UP for one in self.alerts)
+        # A source that works has a message when what was sent to it is refused.
+        return not all(one.delivers for one in channels) or any(
+            one.state is not State.UP or one.message for one in self.alerts
+        )
 
     async def apply(self, config: Config) -> None:
         """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""
