@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from support import events_table
 from support.pgbouncer import VERSIONS, pgbouncer
@@ -66,6 +67,14 @@ async def test_settings_hold_in_transactions_and_reach_no_one_else(
             for setting in ("statement_timeout", "search_path"):
                 shown = await (await other.execute(f"SHOW {setting}")).fetchone()
                 assert shown not in (("300ms",), ("a, b",))
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_settings_of_a_dsn_hold(server: Postgres, database: Database, mode: str) -> None:
+    with pgbouncer(server, mode) as pooled:
+        asked = source(make_conninfo(pooled(database.dsn), options="-c search_path=a,b"))
+        async with reading(asked, Subject(query="SELECT current_setting('search_path')")) as stream:
+            await stream.until_state(("a,b",))
 
 
 @every_version

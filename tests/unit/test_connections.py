@@ -9,10 +9,13 @@ import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
 
 from tocsin.channels.addresses import PrivateAddressError, public, public_socket
 from tocsin.faults import why_unreachable
-from tocsin.postgres import failure_text
+from tocsin.postgres import Server, about_limit, failure_text
 
 
 def untrusted() -> ssl.SSLError:
@@ -65,6 +68,41 @@ Multiple connection attempts failed. All failures were:
 def test_failed_connection_of_postgres_is_one_line(error: str, text: str) -> None:
     """Each failure once, without the hints of libpq."""
     assert failure_text(psycopg.OperationalError(error)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FATAL: sorry, too many clients already",
+        'FATAL: too many connections for role "x"',
+        'FATAL: too many connections for database "x"',
+        "FATAL: remaining connection slots are reserved for roles with the SUPERUSER attribute",
+        "FATAL: remaining connection slots are reserved for non-replication superuser connections",
+        "FATAL: no more connections allowed (max_client_conn)",
+        "FATAL: creating connection would violate max_connections limit (desired: 26, limit: 25, current: 25)",
+    ],
+)
+def test_too_many_connections_are_recognised(text: str) -> None:
+    assert about_limit(text)
+    assert not about_limit("Connection refused")
+
+
+OPTIONS = r"-c search_path=app,public --work-mem=1MB -ctimezone=Asia/Tokyo -c my.text=a\ b\\c -c log_connections=1 -e"
+SETTINGS = {"search_path": "app,public", "work_mem": "1MB", "timezone": "Asia/Tokyo", "my.text": r"a b\c"}
+
+
+def test_settings_of_a_dsn_are_not_sent_with_the_login() -> None:
+    """Poolers refuse or drop them there. What the server takes from the login alone is still sent."""
+    server = Server(dsn=SecretStr(make_conninfo("host=db user=x", options=OPTIONS)), options={"work_mem": "2MB"})
+    assert conninfo_to_dict(server.conninfo())["options"] == "-clog_connections=1 -e"
+    [statement] = server.configured()
+    for name, value in {**SETTINGS, "work_mem": "2MB"}.items():
+        assert f"set_config({literal(name)}, {literal(value)}, false)" in statement.as_string(None)
+    assert "TimeZone" not in server.asked_output()
+
+
+def literal(text: str) -> str:
+    return sql.Literal(text).as_string(None)
 
 
 # Which addresses a webhook may reach when private ones are refused.

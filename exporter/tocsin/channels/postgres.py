@@ -61,8 +61,8 @@ class Config(Server, ChannelConfig, Options):
     batch: Annotated[int, Field(ge=1, le=10_000)] = 500
     """Notifications in one transaction at most."""
 
-    def _session(self) -> dict[str, str]:
-        return {"statement_timeout": f"{math.ceil(self.timeout * 1000)}ms", **self.options}
+    def _own_settings(self) -> dict[str, str]:
+        return {"statement_timeout": f"{math.ceil(self.timeout * 1000)}ms"}
 
 
 def build(name: str, config: Config, routes: Mapping[str, Options]) -> "Postgres":

@@ -13,7 +13,7 @@ from tocsin.postgres.connections import (
 )
 from tocsin.postgres.names import MAX_NAME, code, derived_name, granted, name_parts, relation, script
 from tocsin.postgres.pool import Pool
-from tocsin.postgres.settings import OUTPUT, Name, Positive, RelationName, Server, Text
+from tocsin.postgres.settings import OUTPUT, Name, Positive, RelationName, Server, SettingsMade, Text
 
 __all__ = [
     "BEGIN",
@@ -25,6 +25,7 @@ __all__ = [
     "Positive",
     "RelationName",
     "Server",
+    "SettingsMade",
     "Text",
     "about_limit",
     "about_login",

@@ -54,7 +54,7 @@ async def _set_up(connection: PgConnection, server: Server) -> None:
     zone = reported("TimeZone")
     if "TimeZone" in output and zone not in (None, *_UTC):
         _inform_of_zone(server.display, zone)
-    if server.set_in_transactions:
+    if server.settings_made == "in transactions":
         return
     try:
         for statement in server.configured():

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -65,9 +65,13 @@ RelationName = Annotated[Text, AfterValidator(_relation_name)]
 """A relation's name as SQL writes it; see `relation`."""
 
 
+SettingsMade: TypeAlias = Literal["at login", "after login", "in transactions"]
+
 _IDENTITY = ("host", "port", "user", "database")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_STARTUP_OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]*)=")
+_JIT_AT_LOGIN = ("jit_debugging_support", "jit_profiling_support")
+_AT_LOGIN_ONLY = (*_JIT_AT_LOGIN, "ignore_system_indexes", "log_connections", "log_disconnections", "post_auth_delay")
+"""Settings that PostgreSQL accepts from the login alone."""
 
 
 class Server(Settings):
@@ -80,8 +84,9 @@ class Server(Settings):
     output: ClassVar[Mapping[str, str]] = {}
     """Session settings that this kind of server needs unless they are configured. A server that does not know one is
     used without it."""
-    set_in_transactions: ClassVar[bool] = False
-    """Whether each transaction makes the settings itself: then a pooler may run each in another session."""
+    settings_made: ClassVar[SettingsMade] = "after login"
+    """When the session settings are made. A pooler may refuse or drop those of the login, and run each transaction in
+    another session."""
 
     dsn: Secret | None = None
     """A whole connection string (`postgresql://user:password@host:6875/database` or `host=... user=...`) instead of
@@ -176,9 +181,9 @@ class Server(Settings):
         own = {name: getattr(self, name) for name in ("sslmode", "sslrootcert", "sslcert", "sslkey") if name in given}
         if self.password is not None:
             own["password"] = self.password.get_secret_value()
-        options = " ".join(
-            part for part in (target.get("options"), *(_option(*item) for item in self._startup().items())) if part
-        )
+        _, others = self._dsn_options
+        at_login = self._session() if self.settings_made == "at login" else {}
+        options = " ".join((*others, *(_option(*item) for item in at_login.items())))
         parameters = {
             "application_name": "tocsin",
             "sslmode": self.sslmode,
@@ -189,29 +194,46 @@ class Server(Settings):
             **target,
             "client_encoding": "UTF8",  # also over a dsn that names another: rows are read as UTF-8
             **{name: value for name, value in own.items() if value is not None},
-            **({"options": options} if options else {}),
+            "options": options or None,
         }
         return make_conninfo(**parameters)
 
     def configured(self) -> list[sql.Composed]:
-        """Statements for after the login that set what is configured: poolers refuse it in the startup packet."""
+        """Statements for after the login that make the settings of the session."""
+        if self.settings_made != "after login":
+            return []
         call = sql.SQL("pg_catalog.set_config({}, {}, false)")
         calls = [call.format(sql.Literal(name), sql.Literal(value)) for name, value in self._session().items()]
         return [sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))] if calls else []
 
     def asked_output(self) -> dict[str, str]:
         """Those of `output` that the configuration does not set itself."""
-        named = {*self._session(), *self._startup(), *_STARTUP_OPTION.findall(self._target().get("options", ""))}
-        configured = {name.replace("-", "_").casefold() for name in named}
+        configured = {name.casefold() for name in self._session()}
         return {name: value for name, value in self.output.items() if name.casefold() not in configured}
 
     def _session(self) -> dict[str, str]:
-        """Settings to set after the login; kinds of server add theirs."""
-        return dict(self.options)
+        """The settings of a session; of two for one name the last counts."""
+        return {**self._dsn_options[0], **self._own_settings(), **self.options}
 
-    def _startup(self) -> dict[str, str]:
-        """Settings to send in the startup packet."""
+    def _own_settings(self) -> dict[str, str]:
+        """The settings that this kind of server needs."""
         return {}
+
+    @property
+    def _dsn_options(self) -> tuple[dict[str, str], list[str]]:
+        """The settings in the `options` of `dsn`, and what else is in there."""
+        settings: dict[str, str] = {}
+        others: list[str] = []
+        parts = iter(re.findall(r"(?:\\.|[^\\\s])+", self._target().get("options", ""), re.DOTALL))
+        for part in parts:
+            whole = f"-c{next(parts, '')}" if part == "-c" else part
+            name, equals, value = whole[2:].partition("=")
+            name = name.replace("-", "_")
+            if whole[:2] in ("-c", "--") and equals and name not in _AT_LOGIN_ONLY:
+                settings[name] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+            else:
+                others.append(whole)
+        return settings, others
 
     def _target(self) -> dict[str, str]:
         if self.dsn is not None:

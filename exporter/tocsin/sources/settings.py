@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, LiteralString, Self
 from psycopg import sql
 from pydantic import Field, model_validator
 
-from tocsin.postgres import BEGIN, OUTPUT, Positive, Server, Text
+from tocsin.postgres import BEGIN, OUTPUT, Positive, Server, SettingsMade, Text
 from tocsin.settings import Duration, Settings, invalid
 
 __all__ = ["Connection", "MaterializeConfig", "Positive", "PostgresConfig", "SourceSettings", "Text"]
@@ -76,6 +76,7 @@ class MaterializeConfig(Connection):
     history since the last one is read. Each alert uses one connection, and the source one more."""
 
     output: ClassVar[Mapping[str, str]] = {name: OUTPUT[name] for name in ("TimeZone", "DateStyle", "IntervalStyle")}
+    settings_made: ClassVar[SettingsMade] = "at login"
 
     port: Annotated[int, Field(ge=1, le=65535)] = 6875
     """TCP port."""
@@ -98,12 +99,9 @@ class MaterializeConfig(Connection):
     """How far the first progress row may be ahead of this machine's clock. A server restored from elsewhere may accept
     a time in the future, and be silent until then."""
 
-    def _session(self) -> dict[str, str]:
-        return {}
-
-    def _startup(self) -> dict[str, str]:
-        own: dict[str, str | None] = {"cluster": self.cluster, "transaction_isolation": self.isolation}
-        return {**{name: value for name, value in own.items() if value}, **self.options}
+    def _own_settings(self) -> dict[str, str]:
+        own = {"cluster": self.cluster, "transaction_isolation": self.isolation}
+        return {name: value for name, value in own.items() if value}
 
 
 class PostgresConfig(Connection):
@@ -111,7 +109,7 @@ class PostgresConfig(Connection):
     previous reading."""
 
     output: ClassVar[Mapping[str, str]] = OUTPUT
-    set_in_transactions: ClassVar[bool] = True
+    settings_made: ClassVar[SettingsMade] = "in transactions"
 
     interval: Positive = 10.0
     """Time between two readings when no NOTIFY comes."""
@@ -145,8 +143,8 @@ class PostgresConfig(Connection):
         """See `Server`."""
         return f"lower max_connections, which is {self.max_connections}, or allow the role more connections"
 
-    def _session(self) -> dict[str, str]:
-        return {"statement_timeout": f"{math.ceil(self.statement_timeout * 1000)}ms", **self.options}
+    def _own_settings(self) -> dict[str, str]:
+        return {"statement_timeout": f"{math.ceil(self.statement_timeout * 1000)}ms"}
 
     def begin(self) -> sql.Composed:
         """SQL that begins a transaction with the session's settings. Of `output`, a server may not know some."""

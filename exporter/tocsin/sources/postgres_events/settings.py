@@ -61,7 +61,7 @@ class Config(Server, SourceSettings):
             raise ValueError("id and name must be two columns")
         return self
 
-    def _session(self) -> dict[str, str]:
+    def _own_settings(self) -> dict[str, str]:
         limits = {
             "statement_timeout": self.statement_timeout,
             "idle_in_transaction_session_timeout": self.lease,
@@ -70,4 +70,4 @@ class Config(Server, SourceSettings):
         # of pending rows instead of sorting the whole backlog for each batch. Before PostgreSQL 18 a plan that sorts
         # all the same counts as so expensive that it would be compiled, which takes longer than all else.
         plan = dict.fromkeys(("enable_sort", "enable_bitmapscan", "enable_seqscan", "jit"), "off")
-        return {**plan, **{name: f"{math.ceil(limit * 1000)}ms" for name, limit in limits.items()}, **self.options}
+        return {**plan, **{name: f"{math.ceil(limit * 1000)}ms" for name, limit in limits.items()}}
