@@ -14,7 +14,6 @@ from aiormq.connection import FrameReceiver
 from aiormq.exceptions import (
     AMQPConnectionError,
     ChannelPreconditionFailed,
-    ConnectionInternalError,
     ProtocolSyntaxError,
 )
 from hypothesis import given
@@ -114,14 +113,6 @@ def test_held_message_is_no_fault_of_the_shape() -> None:
     for otherwise in (SourceReason.CONNECT, SourceReason.DISCONNECTED):
         error = translated(ChannelPreconditionFailed(f"{differs} 'false'"), config, otherwise)
         assert error.reason is SourceReason.SHAPE
-
-
-def test_internal_error_names_the_queue_that_was_used() -> None:
-    """The dead letters have their own connection."""
-    config, failed = Config.model_validate(WHOLE), ConnectionInternalError("INTERNAL_ERROR")
-    assert "the queue q or one" in str(translated(failed, config, SourceReason.DISCONNECTED))
-    error = translated(failed, config, SourceReason.DISCONNECTED, queue=config.dead_letter_name)
-    assert "the queue q.dead or one" in str(error)
 
 
 WHOLE_BODY = b'{"alert": "a", "n": 1}'

@@ -13,7 +13,7 @@ from support.event_reading import Reader, reading
 from support.rabbitmq import Peer, RabbitMQ, breaks_rabbitmq, peer
 from support.rabbitmq_reading import ENVELOPE, config, fault, rows, source
 from support.tcp_proxy import TcpProxy
-from support.waiting import until
+from support.waiting import until, until_some
 from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
 from tocsin.sources.rabbitmq import connection
 from tocsin.sources.rabbitmq.dead_letters import Copy, DeadLetters
@@ -226,6 +226,30 @@ async def test_internal_error_of_server_names_the_queue(own: RabbitMQ, queue: st
             await running
     assert "INTERNAL_ERROR" in str(caught.value)
     assert f"the server failed over the queue {queue} or one of its messages; see its log" in str(caught.value)
+
+
+@breaks_rabbitmq
+async def test_internal_error_over_a_dead_letter_names_its_queue(own: RabbitMQ, queue: str) -> None:
+    """A memory alarm holds the dead letter back, so that its connection is in use when it ends."""
+    memory = ("set_vm_memory_high_watermark", "absolute", "1MB"), ("set_vm_memory_high_watermark", "0.4")
+    async with source(own, queue).open([], position={}) as stream:
+        async with peer(own) as other:
+            await other.send(queue, b"not JSON")
+        batch = await anext(aiter(stream.batches()))
+        await asyncio.to_thread(own.control, *memory[0])
+        try:
+            publishing = asyncio.create_task(stream.acknowledge(batch, []))
+
+            async def is_blocked() -> bool:
+                states = await asyncio.to_thread(own.control, "list_connections", "state")
+                return "blocked" in states.split()
+
+            await until_some(is_blocked, "the dead letter is held back")
+            await asyncio.to_thread(own.control, "eval", "[exit(Channel, failed) || Channel <- rabbit_channel:list()].")
+            with pytest.raises(DeadLetterError, match=f"INTERNAL_ERROR.*the queue {queue}.dead or one"):
+                await publishing
+        finally:
+            await asyncio.to_thread(own.control, *memory[1])
 
 
 # Several workers.
