@@ -46,13 +46,12 @@ def test_values_cannot_break_out_of_their_place(password: str, user: str, host: 
     assert (found["password"], found["user"], found["host"], found["dbname"]) == (password, user, host, database)
 
 
-def test_settings_of_postgres_are_set_by_a_statement() -> None:
+def test_settings_of_postgres_are_set_in_each_transaction() -> None:
     settings = PostgresConfig.model_validate(
         {"host": "h", "user": "u", "statement_timeout": "1500ms", "options": {"search_path": "a, b"}}
     )
-    [statement] = settings.configured()
-    assert "set_config('statement_timeout', '1500ms', false)" in statement.as_string(None)
-    assert "set_config('search_path', 'a, b', false)" in statement.as_string(None)
+    assert settings.configured() == []
+    assert "('statement_timeout', '1500ms'), ('search_path', 'a, b')" in settings.begin().as_string(None)
 
 
 def test_invalid_dsn_is_not_repeated() -> None:
