@@ -30,6 +30,11 @@ _ROOT = ("ledger", "web", "log", "sources", "channels", "alerts", "alert_files")
 _UNREAD = ("unset_variable", "not_yaml")
 _OWN_KEY = "x-"
 """Keys of the root that begin so are ignored: a place for anchors."""
+_NEEDED = (
+    *("source", "relation", "query", "topic", "event", "key", "labels", "static_labels", "value", "metric", "gauges"),
+    *("repeat_interval", "ignore", "dedupe_by", "annotations", "notify", "state"),
+)
+"""Settings of an alert or a source on which the checks of others depend."""
 _SERVICES = {
     **dict.fromkeys(("slack", "discord", "telegram", "sms", "pagerduty", "opsgenie", "teams"), "apprise or webhook"),
     **dict.fromkeys(("smtp", "mail", "e-mail"), "email"),
@@ -181,7 +186,7 @@ class _Assembly:
         return follows or (isinstance(value, dict) and isinstance(value.get("source"), str))
 
     def _validated(self, model: type[Model], data: object, *path: str) -> Model | None:
-        value, found = validate(model, data, dotted(path), self._document.places)
+        value, found = validate(model, data, dotted(path), self._document.places, needed=_NEEDED)
         self._document.problems += found
         return value
 
@@ -258,18 +263,19 @@ class _Assembly:
             i = alert.channels.index(channel)
             entry, path = alert.notify[i], ("alerts", name, "notify", i)
             own = entry.options if isinstance(entry, Notify) else {}
-            options = self._options(model, common, own, f"channels.{channel}", dotted(path))
+            options, complete = self._options(model, common, own, f"channels.{channel}", dotted(path))
             if options is not None:
                 routes[name] = options
                 # What the channel or the alert may set is optional at both; only together they can be incomplete.
-                if why := options.missing():
+                if why := options.missing() if complete else None:
                     self._document.report("incomplete_channel", path, name=channel, why=why)
         return routes
 
     def _options(
         self, model: type[Settings], common: dict[str, Any], own: dict[str, Any], channel: str, path: str
-    ) -> Any:
-        """The channel's options with the alert's own on top. A problem is reported where its key is, and once."""
+    ) -> tuple[Any, bool]:
+        """The channel's options with the alert's own on top, and whether all of them are valid. A problem is reported
+        where its key is, and once."""
         # A secret and the file that holds it are one setting.
         replaced = {*own, *(f"{s}_file" for s in model.secrets if s in own)}
         replaced |= {secret for secret in model.secrets if f"{secret}_file" in own}
@@ -279,7 +285,7 @@ class _Assembly:
         )
         reported = {one.path for one in self._document.problems}
         self._document.problems += [one for one in found if one.path.startswith(path) or one.path not in reported]
-        return options
+        return options, not found
 
     def _warn(self, web: WebSettings, alerts: Mapping[str, AlertSettings]) -> None:
         warn = self._document.warn
@@ -338,7 +344,9 @@ def _help(metric: str, alerts: Mapping[str, AlertSettings]) -> str:
 def _in_order(problems: list[Problem]) -> list[Problem]:
     """The problems once each, in the order of the files and their lines."""
     files = list(dict.fromkeys(one.file for one in problems))
-    # A value that cannot be read has no other problem.
+    # A value that cannot be read has no other problem, and that of an unknown key is no template.
     unread = {one.path for one in problems if one.path and one.code in _UNREAD}
-    relevant = dict.fromkeys(one for one in problems if one.code in _UNREAD or one.path not in unread)
+    unknown = {one.path for one in problems if one.code == "unknown_key"}
+    tried = [one for one in problems if one.path not in unknown or not one.code.startswith("template_")]
+    relevant = dict.fromkeys(one for one in tried if one.code in _UNREAD or one.path not in unread)
     return sorted(relevant, key=lambda one: (files.index(one.file), one.line or 0))

@@ -1,7 +1,7 @@
 """Validation of plain data by a model. Errors of pydantic become problems, all of them at once."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
@@ -39,12 +39,18 @@ Where = Callable[[Path], str]
 
 
 def validate(
-    model: type[Model], data: object, path: str, places: Places, inherited: Mapping[str, str] | None = None
+    model: type[Model],
+    data: object,
+    path: str,
+    places: Places,
+    inherited: Mapping[str, str] | None = None,
+    needed: Collection[str] = (),
 ) -> tuple[Model | None, list[Problem]]:
-    """Return the model, or None, and everything that is wrong. With keys that are superfluous, it is both: the model
-    without them, so that the rest is checked further.
+    """Return the model, or None, and everything that is wrong. Where that is in settings that nothing else needs, it is
+    both: the model without these settings, so that all else is checked.
 
-    `inherited`: key -> the path of the section that has it, where that is not `path`.
+    `inherited`: key -> the path of the section that has it, where that is not `path`. `needed`: keys without which a
+    later check would report what is not wrong.
     Unquoted numbers and `true`/`false` where text is wanted are taken as the text in the file (`version: 1.10`), which
     is what `password: ${PASSWORD}` needs if the password has digits only.
     """
@@ -62,24 +68,16 @@ def validate(
         value, errors = _tried(model, data)
     found = [_invalid(error.type, error.message(), error.context or {}, (), where) for error in unreadable]
     found += [_problem(model, data, at, error, where) for at, error in _relevant(data, errors)]
-    if found and not unreadable and all(map(_is_superfluous, found)):
-        value, _ = _tried(model, _without(data, [at for at, _ in _relevant(data, errors)]))
-    elif found:
-        value = None
+    if found:
+        wrong = [at for at, _ in _relevant(data, errors)]
+        separable = all(at and at[0] not in needed for at in wrong) and not any(map(_is_misspelt, found))
+        left = {key: value for key, value in data.items() if key not in {at[0] for at in wrong if at}}
+        value = _tried(model, left)[0] if separable and not unreadable else None
     return value, list(dict.fromkeys(places.located(one) for one in found))
 
 
-def _is_superfluous(found: Problem) -> bool:
-    """Whether it is about a key that resembles none of the known ones, so that nothing else depends on it."""
-    return found.code == "unknown_key" and not nearest(found.name, found.available)
-
-
-def _without(data: dict[str, Any], keys: Iterable[Path]) -> dict[str, Any]:
-    """The data without some keys."""
-    left = copy.deepcopy(data)
-    for *at, key in keys:
-        _value(left, tuple(at)).pop(key, None)
-    return left
+def _is_misspelt(found: Problem) -> bool:
+    return found.code == "unknown_key" and bool(nearest(found.name, found.available))
 
 
 def keys(model: type[BaseModel]) -> list[str]:
