@@ -178,6 +178,17 @@ async def test_alerts_unknown_twice_in_succession_are_missing(levels: LevelHarne
     assert (levels.loop.missing, levels.loop.message) == (0, "")
 
 
+async def test_refused_alerts_are_not_missing(levels: LevelHarness) -> None:
+    levels.level.answers["a"] = BAD_LABEL
+    levels.level.known_of = dict.fromkeys("ab", frozenset())
+    await levels.fires("1")
+    levels.level.known_of["b"] = frozenset("1")
+    for _ in range(3):
+        await levels.advance(301)
+    assert levels.loop.missing == 0
+    assert levels.loop.message == "a: 1 alerts refused, for example: rejected: bad label"
+
+
 @pytest.mark.parametrize("answer", [None, RuntimeError("a defect")])
 async def test_receiver_that_cannot_be_asked_is_not_disturbed(
     levels: LevelHarness, answer: BaseException | None

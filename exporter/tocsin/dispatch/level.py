@@ -244,7 +244,7 @@ class LevelLoop:
             before = one.accepted()
             known = await self._known(one.name) if before else frozenset()
             if known is not None:
-                one.compared((before & one.accepted()) - known)
+                one.compared(before - known)
 
     async def _known(self, receiver: str) -> AbstractSet[str] | None:
         try:
