@@ -116,7 +116,8 @@ class SourceError(TocsinError):
 
         `history`: whether the next attempt may ask for the history since the frontier. Without history, rows that came
         and went in between are lost, so it is False only where that is known to fail again: after a row error, an
-        `AS OF` whose span contains the error fails although the view is healthy (seen on a live Materialize).
+        `AS OF` whose span contains the error fails although the view is healthy (seen on a live Materialize), and so
+        does one that was too old.
         `wait`: seconds to wait at least before the next attempt, where the server counts reconnections.
         """
         super().__init__((f"{server}: " if server else "") + message + (f"; {fix}" if fix else ""))
