@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import psycopg
 import pytest
@@ -17,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from support.postgres import Database, Postgres, on_both_versions
 from support.reading import Reading, check, error_of, reading
-from support.tocsin import running
+from support.tocsin import command, running, write
 from support.waiting import SOON, until, until_equal, until_some
 from tocsin.errors import SourceError, SourceReason
 from tocsin.sources import postgres as source_kind
@@ -25,7 +26,6 @@ from tocsin.sources.base import Subject
 from tocsin.sources.settings import PostgresConfig
 
 ALERTS, LIMIT = 60, 20
-SLEEP = Subject(query="SELECT pg_sleep(0.9)")
 
 
 @pytest.fixture
@@ -100,6 +100,8 @@ async def test_sixty_alerts_are_read_under_a_limit_of_twenty(
                 for n in range(ALERTS)
             },
         }
+        file = write(tmp_path / "checked.yaml", whole)
+        assert await command(tmp_path, "check", "--online", "--config", str(file)) == (0, ANY, "")
         counts: list[int] = []
         async with running(tmp_path, whole) as tocsin:
 
@@ -216,7 +218,8 @@ async def test_connection_is_kept_and_returned_between_readings(database: Databa
 async def test_ended_idle_connections_are_replaced_unnoticed(database: Database) -> None:
     shared = source(database.dsn)
     async with AsyncExitStack() as stack:
-        streams = [await stack.enter_async_context(reading(shared, SLEEP)) for _ in range(3)]
+        slow = Subject(query="SELECT pg_sleep(0.2)")  # so that all are read at the same time
+        streams = [await stack.enter_async_context(reading(shared, slow)) for _ in range(3)]
         await asyncio.gather(*(stream.next() for stream in streams))
         assert await held(database) == 3
         await database.run(f"SELECT pg_terminate_backend(pid) FROM ({HELD}) AS them")
@@ -324,9 +327,9 @@ async def test_refused_connections_name_the_key_to_lower(database: Database) -> 
 
 async def test_wait_without_a_free_connection_names_the_key_to_raise(database: Database) -> None:
     times = {"interval": "100ms", "statement_timeout": "1s", "progress_timeout": "1200ms"}
-    shared = source(database.dsn, max_connections=1, **times)
+    shared, slow = source(database.dsn, max_connections=1, **times), Subject(query="SELECT pg_sleep(0.9)")
     async with AsyncExitStack() as stack:
-        streams = [await stack.enter_async_context(reading(shared, SLEEP)) for _ in range(3)]
+        streams = [await stack.enter_async_context(reading(shared, slow)) for _ in range(3)]
         found = await asyncio.gather(*(stream.next() for stream in streams), return_exceptions=True)
         [error] = [one for one in found if isinstance(one, SourceError)]
         check(error, SourceReason.CONNECT, "no connection was free for 1.2 s", "raise max_connections, which is 1")

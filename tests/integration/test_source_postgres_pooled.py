@@ -32,6 +32,8 @@ def source(dsn: str, **given: object) -> source_kind.Postgres:
 
 
 every_version = pytest.mark.parametrize("version", VERSIONS)
+first_and_last_version = pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
+"""For tests that wait for seconds."""
 
 
 @every_version
@@ -107,7 +109,7 @@ async def test_every_setting_of_the_output_may_be_chosen(database: Database) -> 
         await stream.until_state(("1",))
 
 
-@every_version
+@first_and_last_version
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 async def test_unheard_notify_is_reported(server: Postgres, database: Database, mode: str, version: str) -> None:
     """LISTEN succeeds in both modes. The rows are read on the interval meanwhile."""
@@ -130,7 +132,7 @@ async def read_on(stream: Reading, count: int) -> None:
         await stream.next()
 
 
-@every_version
+@first_and_last_version
 async def test_events_refuse_shared_sessions(server: Postgres, database: Database, version: str) -> None:
     """LISTEN, locks and settings would be those of other clients. Hearing nothing takes longer to find out than a
     server may take to answer here."""
