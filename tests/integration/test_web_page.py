@@ -193,6 +193,8 @@ async def test_alerts_and_channels_in_trouble_are_first(tab: Tab, process: FakeP
     await until_names(tab, "#alerts", "broken", *(f"alert-{n}" for n in range(0, 27, 3)))
     await until_names(tab, "#channels", "pager", *(f"channel-{n}" for n in range(9)))
     assert await tab.text("#alerts-title") == "Alerts 60"
+    process.reasons = [f"alert alert-{n}: no answer" for n in range(9)]
+    await until_runs(tab, "document.querySelectorAll('#unready li').length", 5)
     await tab.click("#alerts button", "Show 60")
     await until_runs(tab, "document.querySelectorAll('#alerts li').length", 60)
     assert await tab.run("document.querySelectorAll('#firing h3').length") == 8, "cards of twenty alerts"
@@ -210,6 +212,7 @@ async def test_filter_finds_alerts_channels_and_rows(tab: Tab, process: FakeProc
     await fill(tab, "ERROR gone")
     await until_names(tab, "#alerts", "broken")
     assert await tab.text("#alerts-title") == "Alerts 1 of 60"
+    assert await tab.text("#matches") == "1 alert, 0 channels found, rows of 0 alerts"
     assert "The filter finds none." in await tab.text("#channels")
     await fill(tab, "pager")
     await until_names(tab, "#channels", "pager")
@@ -220,6 +223,17 @@ async def test_filter_finds_alerts_channels_and_rows(tab: Tab, process: FakeProc
     await tab.run("location.reload()")
     await until_text(tab, "#firing h3 bdi", "alert-57")
     assert await tab.run("document.querySelector('#filter').value") == "acme alert-57"
+
+
+async def test_address_with_section_begins_there(tab: Tab, process: FakeProcess) -> None:
+    """Also after the lists above it have come."""
+    sixty(process)
+    await until_shows(tab, "#alerts", "broken")
+    await tab.resize(360, 640)
+    await tab.run("location.hash = '#channels-title'; location.reload()")
+    await until_shows(tab, "#channels", "pager")
+    top = "Math.round(document.querySelector('#channels-title').getBoundingClientRect().top)"
+    await until_runs(tab, f"{top} >= 0 && {top} < 640", value=True)
 
 
 @pytest.mark.parametrize(("width", "height"), [(360, 640), (1280, 800)])

@@ -105,7 +105,8 @@ async def _check_alert(config: Config, alert: Alert, source: Any, asking: Callab
         if columns is None:
             return []
         row = await source.sample(alert.subject)
-        unfit = await unfit_type(source, columns, alert.value, row)
+        # An event is sent whatever its value is; the one that is read shows what they are.
+        unfit = await unfit_type(source, columns, alert.value, row, by_text=isinstance(alert, EventAlert))
     except SourceError as error:
         if isinstance(alert, EventAlert):
             return []  # the source's own `verify` reports it, once for all its alerts

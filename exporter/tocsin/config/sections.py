@@ -141,7 +141,7 @@ class AlertSettings(Settings):
     static_labels: dict[str, str] = Field(default_factory=dict)
     """Labels with the same value on every series of this alert."""
     value: Text | None = None
-    """Column with the gauge's value. Default: 1 for each firing row."""
+    """Column with the gauge's value: a number, a boolean, a moment or an interval. Default: 1 for each firing row."""
     metric: Text | None = None
     """Name of the gauge. Default: the alert's name."""
     help: str | None = None

@@ -39,17 +39,19 @@ _EFFECTS = {
 What: TypeAlias = Literal["event", "row"]
 
 
-async def unfit_type(source: object, columns: Columns, name: str | None, row: Row | None = None) -> str:
+async def unfit_type(
+    source: object, columns: Columns, name: str | None, row: Row | None = None, *, by_text: bool = False
+) -> str:
     """Return the name of a value column's type if it is not a number; empty if it is, or if there is no such column.
 
-    Where types are inferred from documents, only the text in `row` counts: JSON has exact numbers as text. Raises
-    SourceError if the server cannot be asked for the name.
+    With `by_text`, and where types are inferred from documents, only the text in `row` counts: JSON has exact numbers
+    as text. Raises SourceError if the server cannot be asked for the name.
     """
     place = next((i for i, column in enumerate(columns) if column.name == name), None)
     if place is None or columns[place].oid in NUMERIC:
         return ""
     oid, text = columns[place].oid, None if row is None else row[place]
-    if not isinstance(source, Typed) and (text is None or is_number(text)):
+    if (by_text or not isinstance(source, Typed)) and (text is None or is_number(text)):
         return ""
     known = postgres_types.get(oid)
     if known is not None:

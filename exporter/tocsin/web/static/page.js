@@ -1,6 +1,6 @@
 // The status page. It polls the API every two seconds and listens for transitions; every change draws the page again.
 
-import { $, ago, counted, make, plain, server, show } from "./elements.js";
+import { $, ago, counted, make, plain, plural, server, show } from "./elements.js";
 import { begin, few, filtering, foundAlerts, foundChannels, foundGroups, foundRecords, orderedAlerts, orderedChannels } from "./lists.js";
 import { alerts, channels, deadLetters, firing, transitions, trouble, unready, verdict, withCounts } from "./parts.js";
 import { fetchJson } from "./requests.js";
@@ -56,6 +56,9 @@ function draw() {
   count("alerts", found.alerts.length, status.alerts.length);
   count("channels", found.channels.length, status.channels.length);
   count("dead", found.dead.length, filtering() ? dead.list.length : total);
+  $("matches").textContent = filtering()
+    ? `${plural(found.alerts.length, "alert")}, ${plural(found.channels.length, "channel")} found, rows of ${plural(found.groups.length, "alert")}`
+    : "";
   $("version").textContent = status.version ? `Tocsin ${status.version}` : "";
 }
 
@@ -99,8 +102,11 @@ async function poll() {
   await fetchDead(counts.reduce((sum, [, count]) => sum + count, 0), JSON.stringify([counts, answer.admin]));
   server.skew = Date.parse(answer.time) - Date.now();
   lastAnswer = Date.now();
+  const first = status === null;
   [status, rows] = [answer, found.firing];
   draw();
+  // The browser went there before there was anything above it.
+  if (first && location.hash) $(location.hash.slice(1))?.scrollIntoView();
 }
 
 let failed = "";
