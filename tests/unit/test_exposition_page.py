@@ -180,7 +180,7 @@ def running() -> Metrics:
     for name in ("late", "lost"):
         metrics.alert(name).status = lambda: LATE
         metrics.channel(f"{name} people").state = lambda: ChannelState(
-            state="up", pending=1, oldest_pending=7.0, dead=3
+            state="up", pending=1, oldest_pending=7.0, dead=3, missing=2
         )
     metrics.alert("late").missing_column("customer")
     metrics.source("queue")
