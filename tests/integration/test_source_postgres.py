@@ -187,6 +187,13 @@ async def test_unknown_role_is_a_login_error(database: Database) -> None:
     assert "SECRET" not in str(error)
 
 
+async def test_lines_of_an_error_are_separate_sentences(database: Database) -> None:
+    await database.run(r"""CREATE FUNCTION fail() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+      RAISE EXCEPTION E'the first line\nand\tanother' USING DETAIL = 'no full stop', HINT = 'Do this.'; END $$""")
+    error = await error_of(source(database), Subject(query="SELECT fail() AS id"))
+    check(error, SourceReason.OTHER, "the first line; and another (no full stop. Do this)")
+
+
 async def test_failing_query_is_named_and_recovers(database: Database) -> None:
     await database.run("CREATE VIEW risky AS SELECT id, 1 / (id - 3) AS n FROM orders")
     async with reading(source(database), "risky") as stream:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.kafka_events import source
 from support.sending import without
 from tocsin.errors import ConfigError
-from tocsin.kafka import producing
+from tocsin.kafka import Trouble, producing
 from tocsin.model import Column
 from tocsin.sources import kafka as kind
 from tocsin.sources.kafka.records import row
@@ -112,3 +112,22 @@ def test_producer_refused_while_closing_is_closed(monkeypatch: pytest.MonkeyPatc
     producer: Any = writer._producer
     assert producer.flushed == 1
     assert producer.closed
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "h:9092/bootstrap: Connect to ipv4#10.0.0.5:9092 failed: Connection refused (after 3ms in state CONNECT)",
+            "Connect to ipv4#10.0.0.5:9092 failed: Connection refused",
+        ),
+        (
+            "sasl_ssl://h:9092/bootstrap: SASL authentication error: Authentication failed (after 308ms in state AUTH)",
+            "sasl_ssl://h:9092/bootstrap: SASL authentication error: Authentication failed",
+        ),
+    ],
+)
+def test_unreachable_broker_is_named_once(text: str, shown: str) -> None:
+    trouble = Trouble(str)
+    trouble.report(KafkaError(KafkaError._TRANSPORT, text))
+    assert trouble.reason == shown
