@@ -14,6 +14,7 @@ from unittest.mock import ANY
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from support.postgres import Database, Postgres, on_both_versions
@@ -22,6 +23,7 @@ from support.tocsin import command, running, write
 from support.waiting import SOON, until, until_equal, until_some
 from tocsin.errors import SourceError, SourceReason
 from tocsin.sources import postgres as source_kind
+from tocsin.sources import wire
 from tocsin.sources.base import Subject
 from tocsin.sources.settings import PostgresConfig
 
@@ -289,6 +291,18 @@ async def test_one_connection_listens_for_all_alerts(database: Database) -> None
             for stream in streams:
                 await stream.until(lambda stream=stream, number=number: (str(number),) in stream.state)  # type: ignore[misc]
         assert all(batch.note == "" for stream in streams for batch in stream.batches)
+
+
+async def test_source_notifies_itself_before_it_listens(database: Database) -> None:
+    """Also without a pooler: only a notification that arrives shows that others will."""
+    asked = source(database.dsn, notify=["orders_changed"])
+    async with await psycopg.AsyncConnection.connect(database.dsn, autocommit=True) as other:
+        await other.execute(sql.SQL("LISTEN {}").format(wire._PROBE))
+        assert await asked.verify([]) == []
+        async with reading(asked, "orders"):
+            pass
+        sent = [notified.channel async for notified in other.notifies(timeout=SOON, stop_after=2)]
+        assert len(sent) == 2
 
 
 async def test_notify_is_not_missed_while_no_connection_listens(database: Database) -> None:
