@@ -305,6 +305,19 @@ async def test_source_notifies_itself_before_it_listens(database: Database) -> N
         assert len(sent) == 2
 
 
+async def test_listening_outlasts_a_limit_on_idle_sessions(database: Database) -> None:
+    """The connections for readings end by the limit, and are replaced."""
+    [(name,)] = await database.run("SELECT current_database()")
+    await database.run(f"ALTER DATABASE {name} SET idle_session_timeout = '200ms'")
+    shared = source(database.dsn, notify=["orders_changed"], interval="300ms")
+    async with reading(shared, "orders") as stream:
+        await stream.next()
+        listening = await database.run(f"{HELD} AND query LIKE 'LISTEN%'")
+        await read_on(stream, 4)
+        assert await database.run(f"{HELD} AND query LIKE 'LISTEN%'") == listening
+        assert stream.last.note == ""
+
+
 async def test_notify_is_not_missed_while_no_connection_listens(database: Database) -> None:
     """The interval is a minute, so the reading was caused by the loss of the connection, or by the next one."""
     shared = source(database.dsn, notify=["orders_changed"], interval="60s", progress_timeout="100s")
