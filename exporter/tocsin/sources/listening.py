@@ -109,9 +109,11 @@ class Listener:
             attempt += 1
 
     def _changed(self, note: str) -> None:
+        received = not note or not self.note
         self.note = note
         self._tried.set()
-        self._wake()
+        if received:  # now or until now; else rows are read on the interval, however often it is tried to listen
+            self._wake()
 
     def _wake(self) -> None:
         for alert in self._alerts:
