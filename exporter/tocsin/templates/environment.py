@@ -9,8 +9,9 @@ the caller reports.
 """
 
 import functools
+import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -139,6 +140,7 @@ def _false_of_null(name: str) -> Any:
     return checked
 
 
+_TEXT_NUMBER = "{} with a number that is text, as a numeric column is here; write row.total | float"
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
 
 
@@ -150,7 +152,7 @@ def _refuse_text(operator: str, left: Any, right: Any) -> None:
         return
     mixed = any(isinstance(one, int | float | Decimal) and not isinstance(one, bool) for one in (left, right))
     if all(map(_NUMBER.fullmatch, texts)) and (mixed or (len(texts) == 2 and any("." in text for text in texts))):
-        raise TypeError(f"{operator} with a number that is text, as a numeric column is here; write row.total | float")
+        raise TypeError(_TEXT_NUMBER.format(operator))
     if operator == "+" and mixed:
         raise TypeError("+ with text and a number; join them with ~")
 
@@ -167,7 +169,28 @@ class _Null:
 _NULL = _Null()
 
 
+def _comparison(compare: Callable[[str, str], bool]) -> Callable[["_NumberText", object], bool]:
+    def compared(self: "_NumberText", other: object) -> bool:
+        if isinstance(other, int | float | Decimal) or (isinstance(other, _NumberText) and "." in self + other):
+            raise TypeError(_TEXT_NUMBER.format("comparison"))
+        return compare(str(self), str(other)) if isinstance(other, str) else NotImplemented
+
+    return compared
+
+
+class _NumberText(str):
+    """A number that is text as one side of a comparison of size: as text, 9.50 is more than 12.50."""
+
+    __slots__ = ()
+    __lt__ = _comparison(operator.lt)
+    __le__ = _comparison(operator.le)
+    __gt__ = _comparison(operator.gt)
+    __ge__ = _comparison(operator.ge)
+
+
 def _ordered(value: object) -> object:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return _NumberText(value)
     return _NULL if value is None else value
 
 
