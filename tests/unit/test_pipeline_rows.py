@@ -296,6 +296,30 @@ def test_columns_of_one_name_are_refused(alert: RowAlert) -> None:
         firing_rule(alert, (*COLUMNS, Column(name="id", oid=25)))
 
 
+class TypedSource(ScriptedSource):
+    """Knows the name of one type."""
+
+    async def type_name(self, oid: int) -> str:
+        if oid == 16_999:
+            raise SourceError("no such function", SourceReason.OTHER)
+        return "shop.urgency"
+
+
+@pytest.mark.parametrize(
+    ("oid", "name"), [(25, "text"), (16_385, "shop.urgency"), (16_999, "number 16999"), (1186, ""), (1700, "")]
+)
+async def test_value_of_another_type_is_refused(tmp_path: Path, oid: int, name: str) -> None:
+    """Where the server declares types. Also if it does not say what they are called."""
+    source = TypedSource()
+    source.columns = (*COLUMNS, Column(name="total", oid=oid))
+    source.put(replace(SNAPSHOT, updates=[(10, 1, ("1", "5"))]))
+    pipeline = row_pipeline(alert_in(tmp_path, "labels: [id], value: total"), source, None)
+    expected = f"total is of type {name}, which is not a number; cast it in the view" if name else ""
+    async with at_work(pipeline):
+        await until(lambda: pipeline.state is (State.ERROR if name else State.UP))
+    assert pipeline.status().message == expected
+
+
 def test_another_query_is_another_definition(alert: RowAlert) -> None:
     queries = ("SELECT 1 AS id", "SELECT 2 AS id")
     subjects = [replace(alert.subject, relation=None, query=query) for query in queries]

@@ -7,11 +7,13 @@ there is missing: an event that lacks it is never equal to others.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 import structlog
 from psycopg.postgres import types as postgres_types
 
+from tocsin.errors import SourceError
 from tocsin.exposition import AlertMetrics
 from tocsin.model import Columns, Event, Row
 from tocsin.sources.base import Typed
@@ -45,7 +47,7 @@ async def unfit_type(
     """Return the name of a value column's type if it is not a number; empty if it is, or if there is no such column.
 
     With `by_text`, and where types are inferred from documents, only the text in `row` counts: JSON has exact numbers
-    as text. Raises SourceError if the server cannot be asked for the name.
+    as text. A type whose name the server does not say has its number.
     """
     place = next((i for i, column in enumerate(columns) if column.name == name), None)
     if place is None or columns[place].oid in NUMERIC:
@@ -56,7 +58,10 @@ async def unfit_type(
     known = postgres_types.get(oid)
     if known is not None:
         return known.name
-    return await source.type_name(oid) if isinstance(source, Typed) else f"number {oid}"
+    with suppress(SourceError):
+        if isinstance(source, Typed):
+            return await source.type_name(oid)
+    return f"number {oid}"
 
 
 class NamedColumns:
