@@ -67,7 +67,8 @@ class Dbt:
 @asynccontextmanager
 async def dbt(project: Path, double: MaterializeDouble) -> AsyncIterator[Dbt]:
     """dbt on a project, to which it adds a profile that reaches the double. Skips the test where dbt cannot be had."""
-    environment = cached("-".join(PACKAGES).replace("==", "-"), _fetch)
+    packages = "-".join(PACKAGES).replace("==", "-")
+    environment = cached(packages, _fetch)
     server = {"type": "materialize", "host": "127.0.0.1", "port": double.port, "user": "dbt", "password": "none"}
     output = {**server, "dbname": "materialize", "schema": "ops", "cluster": "alerting", "threads": 1}
     name = yaml.safe_load((project / "dbt_project.yml").read_text())["profile"]
