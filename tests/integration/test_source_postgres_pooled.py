@@ -10,8 +10,9 @@ from psycopg.conninfo import make_conninfo
 from support import events_table
 from support.pgbouncer import VERSIONS, pgbouncer
 from support.postgres import Database, Postgres
-from support.reading import Reading, error_of, reading
-from tocsin.errors import SourceError
+from support.reading import Reading, check, error_of, reading
+from support.waiting import until_some
+from tocsin.errors import SourceError, SourceReason
 from tocsin.postgres import OUTPUT
 from tocsin.sources import postgres as source_kind
 from tocsin.sources.base import Subject
@@ -69,6 +70,18 @@ async def test_settings_hold_in_transactions_and_reach_no_one_else(
             for setting in ("statement_timeout", "search_path"):
                 shown = await (await other.execute(f"SHOW {setting}")).fetchone()
                 assert shown not in (("300ms",), ("a, b",))
+
+
+@every_version
+async def test_full_pooler_names_the_key_to_lower(server: Postgres, database: Database, version: str) -> None:
+    with pgbouncer(server, version=version, max_client_conn="1") as pooled:
+        shared = source(pooled(database.dsn))
+        async with reading(shared, Subject(query="SELECT pg_sleep(0.5)")) as slow:
+            under_way = asyncio.create_task(slow.next())
+            await until_some(lambda: database.run("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'COPY%%pg_sleep%%'"))
+            error = await error_of(shared, Subject(query="SELECT 1 AS a"))
+            check(error, SourceReason.CONNECT, "no more connections allowed", "lower max_connections, which is 10")
+            await under_way
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
