@@ -2,12 +2,14 @@
 
 import sqlite3
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 from tocsin.ledger.base import Routed
 from tocsin.ledger.opening import one
 from tocsin.ledger.rows import Shapes, transition_values
-from tocsin.model import Address, Notification, notification_id
+from tocsin.ledger.windows import Key, Window, Windows
+from tocsin.model import Notification, notification_id
 
 _INSERT = """
     INSERT INTO notifications (seq, id, transition, channel, created_at, not_before, ordering_key, digest, ready_at)
@@ -40,7 +42,9 @@ class Appender:
         notifications: list[Notification] = []
         values: list[tuple[object, ...]] = []
         shapes: dict[int, int] = {}  # by identity: documents alternate between a few lists of columns
-        digests = _Digests(db, now)
+        windows = Windows(partial(_window, db), now)
+        merged: set[str] = set()  # ids that have a place in a digest or window
+        skipped = False
         # Numbers of a transaction that is rolled back are lost, never used twice.
         for transition, addresses in routed:
             if not addresses:
@@ -55,9 +59,11 @@ class Appender:
                 key = address.ordering_key or transition.fingerprint
                 digest, due, first = None, 0.0, True
                 if address.interval:
-                    if digests.has_notification(name):
+                    if name in merged or one(db, "SELECT 1 FROM notifications WHERE id = ?", name) is not None:
+                        skipped = True  # written before: it opens no window
                         continue
-                    digest, due, first = digests.place(address, self._next_seq)
+                    merged.add(name)
+                    digest, due, first = windows.place(address, self._next_seq)
                 seq, self._next_seq = self._next_seq, self._next_seq + 1
                 values.append((seq, name, number, address.channel, now, due, key, digest))
                 if first:
@@ -67,8 +73,12 @@ class Appender:
                         )
                     )
         db.executemany("INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", transitions)
+        db.executemany(
+            "INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?, ?)",
+            ((*key, window.interval, window.due, window.digest) for key, window in windows.changed.items()),
+        )
         written = db.executemany(_INSERT, values).rowcount
-        if transitions and (digests.skipped or written < len(values)):
+        if transitions and (skipped or written < len(values)):
             known = {row[0] for row in db.execute("SELECT seq FROM notifications WHERE seq >= ?", (first_seq,))}
             notifications = [notification for notification in notifications if notification.seq in known]
             db.execute(
@@ -80,49 +90,10 @@ class Appender:
         return Appended(notifications, {row[0] for row in blocked})
 
 
-class _Digests:
-    """Places the notifications of one append in digests.
-
-    The first of an ordering key is sent at once and opens a window of `interval`. What comes within the window waits in
-    a digest, which is due at its end. Sending the digest opens the next window (`tocsin.ledger.outbox.digest`).
-    """
-
-    def __init__(self, db: sqlite3.Connection, now: float) -> None:
-        self.skipped = False
-        self._db = db
-        self._now = now
-        self._ids: set[str] = set()
-        self._new: set[int] = set()
-
-    def has_notification(self, id_: str) -> bool:
-        """Whether a notification was written before. Then it opens no window."""
-        known = id_ in self._ids or one(self._db, "SELECT 1 FROM notifications WHERE id = ?", id_) is not None
-        self._ids.add(id_)
-        self.skipped = self.skipped or known
-        return known
-
-    def place(self, address: Address, seq: int) -> tuple[int | None, float, bool]:
-        """The digest of notification `seq` (None: it is sent at once), when it is due, and whether `seq` is the first
-        in it."""
-        db, key = self._db, (address.channel, address.ordering_key)
-        found = db.execute("SELECT due, digest FROM windows WHERE channel = ? AND ordering_key = ?", key).fetchone()
-        due, digest = found or (0.0, None)
-        if digest is not None and self._is_open(digest):
-            return digest, due, False
-        if digest is not None or due > self._now:
-            # The window has no digest yet, or all of its digest was dropped or given up on.
-            self._new.add(seq)
-            db.execute(
-                "UPDATE windows SET digest = ?, interval = ? WHERE channel = ? AND ordering_key = ?",
-                (seq, address.interval, *key),
-            )
-            return seq, due, True
-        db.execute(
-            "INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?, NULL)",
-            (*key, address.interval, self._now + address.interval),
-        )
-        return None, 0.0, True
-
-    def _is_open(self, digest: int) -> bool:
-        statement = "SELECT 1 FROM notifications WHERE digest = ? AND status = 'pending' LIMIT 1"
-        return digest in self._new or one(self._db, statement, digest) is not None
+def _window(db: sqlite3.Connection, key: Key) -> Window | None:
+    found = db.execute("SELECT interval, due, digest FROM windows WHERE channel = ? AND ordering_key = ?", key)
+    if (row := found.fetchone()) is None:
+        return None
+    interval, due, digest = row
+    pending = "SELECT 1 FROM notifications WHERE digest = ? AND status = 'pending' LIMIT 1"
+    return Window(interval, due, digest, is_open=digest is not None and one(db, pending, digest) is not None)

@@ -14,13 +14,11 @@ from typing import NamedTuple
 from tocsin.ledger.base import MOST_MERGED, Claimed, Settlement, Status
 from tocsin.ledger.opening import one
 from tocsin.ledger.rows import NOTIFICATION, Shapes
+from tocsin.ledger.windows import Key
 from tocsin.model import Notification
 
 _KEPT_ATTEMPTS = 50
 """Failed attempts kept of one notification: it may have thousands."""
-
-Key = tuple[str, str]
-"""Channel and ordering key."""
 
 # Claiming.
 

@@ -8,8 +8,9 @@ from operator import attrgetter
 from tocsin.errors import Reason
 from tocsin.firing import Phase
 from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
-from tocsin.ledger.outbox import Key, make_ready
+from tocsin.ledger.outbox import make_ready
 from tocsin.ledger.rows import RECORD, Shapes, row_of
+from tocsin.ledger.windows import Key
 from tocsin.model import Kind
 
 # Reading.
@@ -103,14 +104,14 @@ def _episode(db: sqlite3.Connection, shapes: Shapes, alert: str, fingerprint: st
 
 # Changing.
 
-_FINAL = (Reason.REJECTED, Reason.NOT_FOUND, Reason.TOO_LARGE, Reason.NOT_PROCESSED)
+FINAL = (Reason.REJECTED, Reason.NOT_FOUND, Reason.TOO_LARGE, Reason.NOT_PROCESSED)
 """Final answers of a receiver. One that keeps answers by idempotency key would repeat them under the same key, though
 their cause may be fixed. Other dead letters keep their key: the receiver may have accepted them."""
 
 _RETRY = f"""
     UPDATE notifications SET
       status = 'pending', attempts = 0, not_before = 0, created_at = ?, settled_at = NULL, ready_at = NULL,
-      generation = generation + (reason IN ({", ".join(f"'{reason}'" for reason in _FINAL)}))
+      generation = generation + (reason IN ({", ".join(f"'{reason}'" for reason in FINAL)}))
     WHERE id = ? AND status IN ('dead', 'dropped')
     RETURNING channel, ordering_key
 """  # noqa: S608 - made of constants

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
@@ -79,6 +80,56 @@ def transition_values(number: int, transition: Transition, shape: int) -> tuple[
     )
 
 
+def columns_text(columns: Columns) -> str:
+    """A list of columns as JSON."""
+    return _encode([[column.name, column.oid, column.typmod] for column in columns])
+
+
+def columns_of(text: str) -> Columns:
+    """The list of columns of JSON."""
+    return tuple(Column(name=name, oid=oid, typmod=typmod) for name, oid, typmod in json.loads(text))
+
+
+def notification_of(row: Sequence[Any], columns: Callable[[Any], Columns]) -> Notification:
+    """A notification from the columns of `NOTIFICATION`. `columns`: looks a list of columns up."""
+    seq, name, channel, attempts, created_at, not_before, ordering_key, digest, generation, *rest = row
+    alert, fingerprint, kind, started_at, at, shape, text, previous = rest
+    return Notification(
+        seq=seq,
+        id=name,
+        channel=channel,
+        transition=Transition(
+            alert=alert,
+            fingerprint=fingerprint,
+            kind=Kind(kind),
+            started_at=started_at,
+            at=at,
+            columns=columns(shape),
+            row=row_of(text),
+            previous=row_of(previous) if previous else None,
+        ),
+        attempts=attempts,
+        created_at=created_at,
+        not_before=not_before,
+        ordering_key=ordering_key,
+        digest=digest,
+        generation=generation,
+    )
+
+
+def record_of(row: Sequence[Any], columns: Callable[[Any], Columns]) -> Record:
+    """A record from the columns of `RECORD`, which are in the order of its fields. `columns`: as above."""
+    *plain, shape, text, previous = row
+    known = dict(zip(Record.__dataclass_fields__, plain, strict=False))
+    known["status"] = Status(known["status"])
+    return Record(
+        **known,
+        columns=columns(shape),
+        row=row_of(text),
+        previous=row_of(previous) if previous else None,
+    )
+
+
 class Shapes:
     """The table `shapes`: lists of columns by number. What was read is cached: a number never changes its meaning."""
 
@@ -88,7 +139,7 @@ class Shapes:
     @staticmethod
     def number(db: sqlite3.Connection, columns: Columns) -> int:
         """The number of a list of columns. Not cached: a rollback would undo it."""
-        text = _encode([[column.name, column.oid, column.typmod] for column in columns])
+        text = columns_text(columns)
         found: int | None = one(db, "SELECT id FROM shapes WHERE columns = ?", text)
         if found is None:
             found = one(db, "INSERT INTO shapes (columns) VALUES (?) RETURNING id", text)
@@ -98,49 +149,13 @@ class Shapes:
     def columns(self, db: sqlite3.Connection, number: int) -> Columns:
         """The list of columns with a number."""
         if number not in self._known:
-            text = one(db, "SELECT columns FROM shapes WHERE id = ?", number)
-            self._known[number] = tuple(
-                Column(name=name, oid=oid, typmod=typmod) for name, oid, typmod in json.loads(text)
-            )
+            self._known[number] = columns_of(one(db, "SELECT columns FROM shapes WHERE id = ?", number))
         return self._known[number]
 
     def notifications(self, db: sqlite3.Connection, statement: str, *arguments: object) -> list[Notification]:
         """The notifications that a statement which begins with `NOTIFICATION` finds."""
-        return [self._notification(db, row) for row in db.execute(statement, arguments)]
-
-    def _notification(self, db: sqlite3.Connection, row: Sequence[Any]) -> Notification:
-        seq, name, channel, attempts, created_at, not_before, ordering_key, digest, generation, *rest = row
-        alert, fingerprint, kind, started_at, at, shape, text, previous = rest
-        return Notification(
-            seq=seq,
-            id=name,
-            channel=channel,
-            transition=Transition(
-                alert=alert,
-                fingerprint=fingerprint,
-                kind=Kind(kind),
-                started_at=started_at,
-                at=at,
-                columns=self.columns(db, shape),
-                row=row_of(text),
-                previous=row_of(previous) if previous else None,
-            ),
-            attempts=attempts,
-            created_at=created_at,
-            not_before=not_before,
-            ordering_key=ordering_key,
-            digest=digest,
-            generation=generation,
-        )
+        return [notification_of(row, partial(self.columns, db)) for row in db.execute(statement, arguments)]
 
     def record(self, db: sqlite3.Connection, row: Sequence[Any]) -> Record:
-        """A record from the columns of `RECORD`, which are in the order of its fields."""
-        *plain, shape, text, previous = row
-        known = dict(zip(Record.__dataclass_fields__, plain, strict=False))
-        known["status"] = Status(known["status"])
-        return Record(
-            **known,
-            columns=self.columns(db, shape),
-            row=row_of(text),
-            previous=row_of(previous) if previous else None,
-        )
+        """A record from the columns of `RECORD`."""
+        return record_of(row, partial(self.columns, db))
