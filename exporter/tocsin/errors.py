@@ -55,6 +55,8 @@ class LedgerReason(StrEnum):
     """Why the ledger cannot be used."""
 
     LOCKED = "locked"
+    FENCED = "fenced"
+    """Another process has taken over."""
     FULL = "full"
     CORRUPT = "corrupt"
     NEWER = "newer_version"

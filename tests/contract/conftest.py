@@ -22,6 +22,6 @@ def opener(request: pytest.FixtureRequest) -> OpenLedger:
 
 @pytest.fixture
 async def ledger(opener: OpenLedger, tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    ledger = opener(tmp_path / "ledger", clock=clock)
+    ledger = await opener(tmp_path / "ledger", clock=clock)
     yield ledger
     await ledger.close()

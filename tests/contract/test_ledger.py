@@ -32,10 +32,10 @@ NEW = (*COLUMNS, Column(name="new", oid=1700, typmod=655366))
 async def test_committed_state_is_loaded_after_restart(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
     kept = [firing("1"), firing("2", phase=Phase.KEEPING), firing(None), firing("", started_at=999)]
     odd = replace(firing("3", phase=Phase.ABSENT), counts=((-2, ("3", "x")), (4, ("3", None))))
-    ledger = opener(tmp_path / "ledger", clock=clock)
+    ledger = await opener(tmp_path / "ledger", clock=clock)
     await ledger.commit(commit(saved=[*kept, odd], frontier=2**53))
     await ledger.close()
-    ledger = opener(tmp_path / "ledger", clock=clock)
+    ledger = await opener(tmp_path / "ledger", clock=clock)
     found = await stored(ledger)
     await ledger.close()
     assert (found.definition, found.columns, found.frontier) == ("definition of late", COLUMNS, 2**53)
@@ -53,7 +53,7 @@ async def test_old_rows_keep_their_columns(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:8]))
 async def test_any_text_is_stored_unchanged(opener: OpenLedger, tmp_path: Path, text: str) -> None:
-    ledger, name = opener(tmp_path / "ledger"), text[:100]
+    ledger, name = await opener(tmp_path / "ledger"), text[:100]
     columns = (Column(name=name, oid=25), Column(name="note", oid=25))
     one = transition(text, note=text, alert=name, columns=columns, previous=(text, None))
     kept = firing(text, alert=name, note=text)
@@ -61,7 +61,7 @@ async def test_any_text_is_stored_unchanged(opener: OpenLedger, tmp_path: Path, 
     await ledger.settle([replace(settlement(notification, Status.DEAD), detail=text)])
     assert await ledger.retry([notification.id]) == 1
     await ledger.close()
-    ledger = opener(tmp_path / "ledger")
+    ledger = await opener(tmp_path / "ledger")
     assert ((await stored(ledger, name)).columns, (await stored(ledger, name)).firings) == (columns, [kept])
     assert [found.transition for found in await sendable(ledger, name)] == [one]
     assert (await record(ledger, notification)).detail == text
@@ -155,7 +155,7 @@ async def test_change_by_another_process_is_noticed_once(
     if checked:
         await ledger.settle([delivered(one) for one in await fired(ledger, "2")])
         assert not await ledger.changed_elsewhere()
-    other = opener(tmp_path / "ledger", exclusive=False)
+    other = await opener(tmp_path / "ledger", exclusive=False)
     assert not checked or not await ledger.changed_elsewhere()
     await other.drop([notification.id])
     assert await other.retry([notification.id]) == 1
@@ -168,7 +168,7 @@ async def test_change_by_another_process_is_noticed_once(
 async def test_failed_commit_does_not_hide_a_change(ledger: Ledger, opener: OpenLedger, tmp_path: Path) -> None:
     (notification,) = await fired(ledger, "1")
     await ledger.changed_elsewhere()
-    other = opener(tmp_path / "ledger", exclusive=False)
+    other = await opener(tmp_path / "ledger", exclusive=False)
     await other.drop([notification.id])
     await other.close()
     # Queued together, they share a transaction that the last of them spoils.
@@ -201,12 +201,12 @@ async def taken(ledger: Ledger, *occurrences: Occurrence, **position: int) -> li
 
 
 async def test_position_is_kept_by_source(opener: OpenLedger, tmp_path: Path, clock: Clock) -> None:
-    ledger = opener(tmp_path / "ledger", clock=clock)
+    ledger = await opener(tmp_path / "ledger", clock=clock)
     assert await ledger.position("queue") == {}
     await taken(ledger, occurrence("1"), a=5, b=7)
     await taken(ledger, a=6)
     await ledger.close()
-    ledger = opener(tmp_path / "ledger", clock=clock)
+    ledger = await opener(tmp_path / "ledger", clock=clock)
     try:
         assert await ledger.position("queue") == {"a": 6, "b": 7}
         assert await ledger.position("other") == {}

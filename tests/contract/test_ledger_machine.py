@@ -68,7 +68,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def open(self) -> None:
         path = Path(self.directory.name) / "ledger"
-        self.ledger: Ledger = IMPLEMENTATIONS[self.implementation](path, clock=self.clock)
+        self.ledger: Ledger = self.do(IMPLEMENTATIONS[self.implementation](path, clock=self.clock))
 
     def teardown(self) -> None:
         self.do(self.ledger.close())

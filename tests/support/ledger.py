@@ -1,10 +1,15 @@
 """Small commits and their parts, for tests with a real ledger."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import SecretStr
+
+from support.postgres import shared_postgres
 from tocsin.firing import Firing, Phase
+from tocsin.ledger import postgres
 from tocsin.ledger.base import Commit, Filter, Ledger, Record, Settlement, Status, Stored
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Address, Column, Columns, Kind, Notification, Row, Transition, fingerprint
@@ -24,10 +29,20 @@ HOSTILE = [
 class OpenLedger(Protocol):
     """How a contract test opens an implementation: twice with one path means the same store."""
 
-    def __call__(self, path: Path, *, clock: Callable[[], float] = ..., exclusive: bool = ...) -> Ledger: ...
+    async def __call__(self, path: Path, *, clock: Callable[[], float] = ..., exclusive: bool = ...) -> Ledger: ...
 
 
-IMPLEMENTATIONS: dict[str, OpenLedger] = {"sqlite": open_ledger}
+async def _sqlite(path: Path, **settings: Any) -> Ledger:
+    return open_ledger(path, **settings)
+
+
+async def _postgres(path: Path, **settings: Any) -> Ledger:
+    schema = f"ledger_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    server = postgres.LedgerServer(dsn=SecretStr(shared_postgres().dsn()), namespace=schema)
+    return await postgres.open_ledger(server, **settings)
+
+
+IMPLEMENTATIONS: dict[str, OpenLedger] = {"sqlite": _sqlite, "postgres": _postgres}
 
 
 def firing(

@@ -2,7 +2,6 @@
 writes them."""
 
 from tocsin.postgres.connections import (
-    BEGIN,
     PgConnection,
     about_limit,
     about_login,
@@ -13,7 +12,7 @@ from tocsin.postgres.connections import (
 )
 from tocsin.postgres.names import MAX_NAME, code, derived_name, granted, name_parts, relation, script
 from tocsin.postgres.pool import Pool
-from tocsin.postgres.settings import OUTPUT, Name, Positive, RelationName, Server, SettingsMade, Text
+from tocsin.postgres.settings import BEGIN, OUTPUT, Name, Positive, RelationName, Server, SettingsMade, Text, parsed
 
 __all__ = [
     "BEGIN",
@@ -36,6 +35,7 @@ __all__ = [
     "failure_text",
     "granted",
     "name_parts",
+    "parsed",
     "relation",
     "script",
     "within",

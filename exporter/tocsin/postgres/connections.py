@@ -18,9 +18,6 @@ T = TypeVar("T")
 PgConnection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
 log = structlog.get_logger(__name__)
 
-BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
-"""Begins a transaction that sees what others commit, whatever the default of the role or the database is."""
-
 
 async def connected(server: Server) -> PgConnection:
     """A connection that commits every statement, prepares none, and has the settings of `server`.

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, LiteralString, Self, TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -13,6 +13,9 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 
 from tocsin.postgres.names import MAX_NAME, name_parts
 from tocsin.settings import Duration, Secret, Settings, invalid
+
+BEGIN = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
+"""Begins a transaction that sees what others commit, whatever the default of the role or the database is."""
 
 OUTPUT: Mapping[str, str] = {
     "TimeZone": "UTC",
@@ -134,7 +137,7 @@ class Server(Settings):
     @classmethod
     def _dsn_parses(cls, dsn: Secret | None) -> Secret | None:
         if dsn is not None:
-            _parse(dsn.get_secret_value())
+            parsed(dsn.get_secret_value())
         return dsn
 
     @model_validator(mode="after")
@@ -206,6 +209,16 @@ class Server(Settings):
         calls = [call.format(sql.Literal(name), sql.Literal(value)) for name, value in self._session().items()]
         return [sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))] if calls else []
 
+    def begin(self) -> sql.Composed:
+        """SQL that begins a transaction with the session's settings. Of `output`, a server may not know some."""
+        make: LiteralString = "SELECT pg_catalog.set_config(name, value, true) FROM (VALUES {}) AS wanted (name, value)"
+        known: LiteralString = make + " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
+        steps: list[sql.Composable] = [BEGIN]
+        for statement, settings in ((make, self._session()), (known, self.asked_output())):
+            if settings:
+                steps.append(sql.SQL(statement).format(sql.SQL(", ").join(map(_pair, settings.items()))))
+        return sql.SQL("; ").join(steps)
+
     def asked_output(self) -> dict[str, str]:
         """Those of `output` that the configuration does not set itself."""
         configured = {name.casefold() for name in self._session()}
@@ -238,10 +251,14 @@ class Server(Settings):
     def _target(self) -> dict[str, str]:
         if self.dsn is not None:
             defaults = {"port": str(self.port), "dbname": self.database}
-            return {**defaults, **_parse(self.dsn.get_secret_value())}
+            return {**defaults, **parsed(self.dsn.get_secret_value())}
         assert self.host is not None
         assert self.user is not None
         return {"host": self.host, "port": str(self.port), "user": self.user, "dbname": self.database}
+
+
+def _pair(setting: tuple[str, str]) -> sql.Composed:
+    return sql.SQL("({}, {})").format(*map(sql.Literal, setting))
 
 
 def _option(name: str, value: str) -> str:
@@ -249,14 +266,15 @@ def _option(name: str, value: str) -> str:
     return f"--{name}=" + re.sub(r"([\\\s])", r"\\\1", value)
 
 
-def _parse(dsn: str) -> dict[str, str]:
+def parsed(dsn: str) -> dict[str, str]:
+    """The parts of a connection string. Raises ValueError without any of its text."""
     try:
-        parsed: dict[str, Any] = conninfo_to_dict(dsn)
+        parts: dict[str, Any] = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         # libpq's message repeats parts of the string, possibly the password.
         raise ValueError("not a connection string; write postgresql://user:password@host:port/database") from None
     # libpq accepts any text for a port and fails over it when it connects. Several hosts have several, with commas.
-    for port in str(parsed.get("port") or "").split(","):
+    for port in str(parts.get("port") or "").split(","):
         if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise ValueError("the port in the connection string is not a number from 1 to 65535")
-    return {name: str(value) for name, value in parsed.items() if value is not None}
+    return {name: str(value) for name, value in parts.items() if value is not None}

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, LiteralString, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from psycopg import sql
 from pydantic import Field, model_validator
 
-from tocsin.postgres import BEGIN, OUTPUT, Positive, Server, SettingsMade, Text
+from tocsin.postgres import OUTPUT, Positive, Server, SettingsMade, Text
 from tocsin.settings import Duration, Settings, invalid
 
 __all__ = ["Connection", "MaterializeConfig", "Positive", "PostgresConfig", "SourceSettings", "Text"]
@@ -145,17 +144,3 @@ class PostgresConfig(Connection):
 
     def _own_settings(self) -> dict[str, str]:
         return {"statement_timeout": f"{math.ceil(self.statement_timeout * 1000)}ms"}
-
-    def begin(self) -> sql.Composed:
-        """SQL that begins a transaction with the session's settings. Of `output`, a server may not know some."""
-        make: LiteralString = "SELECT pg_catalog.set_config(name, value, true) FROM (VALUES {}) AS wanted (name, value)"
-        known: LiteralString = make + " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
-        steps: list[sql.Composable] = [BEGIN]
-        for statement, settings in ((make, self._session()), (known, self.asked_output())):
-            if settings:
-                steps.append(sql.SQL(statement).format(sql.SQL(", ").join(map(_pair, settings.items()))))
-        return sql.SQL("; ").join(steps)
-
-
-def _pair(setting: tuple[str, str]) -> sql.Composed:
-    return sql.SQL("({}, {})").format(*map(sql.Literal, setting))

@@ -1,0 +1,190 @@
+"""What operators ask of the outbox, and maintenance, as in `tocsin.ledger.records`."""
+
+from collections.abc import Sequence
+from operator import attrgetter
+
+from tocsin.errors import Reason
+from tocsin.firing import Phase
+from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
+from tocsin.ledger.postgres.outbox import keys_of, make_ready
+from tocsin.ledger.postgres.values import storable
+from tocsin.ledger.records import FINAL
+from tocsin.ledger.rows import columns_of, record_of, row_of
+from tocsin.ledger.windows import Key
+from tocsin.model import Kind
+from tocsin.postgres import PgConnection
+
+_RECORD = """
+    SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
+           n.created_at, n.not_before, n.settled_at, n.reason, n.detail, n.digest, s.columns, t."row", t.previous
+    FROM notifications AS n JOIN transitions AS t ON t.id = n.transition JOIN shapes AS s ON s.id = t.shape
+"""
+
+# Reading.
+
+
+async def backlog(db: PgConnection) -> dict[str, Backlog]:
+    """See `Ledger.backlog`."""
+    cursor = await db.execute(
+        "SELECT channel, count(*), min(CASE WHEN digest IS NULL OR attempts > 0 THEN created_at"
+        " ELSE greatest(created_at, not_before) END) FROM notifications WHERE status = 'pending' GROUP BY channel"
+    )
+    pending = await cursor.fetchall()
+    cursor = await db.execute("SELECT channel, count(*) FROM notifications WHERE status = 'dead' GROUP BY channel")
+    dead: dict[str, int] = dict(await cursor.fetchall())
+    found = {name: Backlog(dead=count) for name, count in dead.items()}
+    for channel, count, oldest in pending:
+        found[channel] = Backlog(pending=count, oldest=oldest, dead=dead.get(channel, 0))
+    return found
+
+
+async def find(db: PgConnection, wanted: Filter) -> list[Record]:
+    """See `Ledger.find`."""
+    prefix = wanted.id_prefix
+    choices = {
+        "n.status = %s": wanted.status,
+        "n.channel = %s": None if wanted.channel is None else storable(wanted.channel),
+        "t.alert = %s": None if wanted.alert is None else storable(wanted.alert),
+        "n.id = %s": wanted.id,
+        "starts_with(n.id, %s)": prefix,
+        "n.seq < %s": wanted.before,
+    }
+    conditions = {text: value for text, value in choices.items() if value is not None}
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    statement = f"{_RECORD} {where} ORDER BY n.seq DESC LIMIT %s"
+    cursor = await db.execute(statement, (*conditions.values(), wanted.limit))
+    return [record_of(row, columns_of) for row in await cursor.fetchall()]
+
+
+async def attempts(db: PgConnection, id_: str) -> list[Attempt]:
+    """See `Ledger.attempts`."""
+    cursor = await db.execute(
+        "SELECT a.at, a.reason, a.detail FROM attempts AS a JOIN notifications AS n ON n.seq = a.seq"
+        " WHERE n.id = %s ORDER BY a.number",
+        (id_,),
+    )
+    return [Attempt(at=at, reason=reason, detail=detail) for at, reason, detail in await cursor.fetchall()]
+
+
+_EPISODES = """
+    WITH latest AS (
+      SELECT fingerprint, started_at FROM transitions WHERE alert = %(alert)s
+      GROUP BY fingerprint, started_at ORDER BY max(id) DESC LIMIT %(limit)s
+    )
+    SELECT e.fingerprint, e.started_at, newest.kind, newest.at, s.columns, newest."row", EXISTS (
+      SELECT FROM firings AS f WHERE f.alert = %(alert)s AND f.fingerprint = e.fingerprint
+        AND f.started_at = e.started_at AND f.phase = ANY(%(phases)s))
+    FROM latest AS e, LATERAL (
+      SELECT t.kind, t.at, t.shape, t."row" FROM transitions AS t
+      WHERE t.fingerprint = e.fingerprint AND t.started_at = e.started_at AND t.alert = %(alert)s
+      ORDER BY t.at DESC, CASE t.kind WHEN 'resolved' THEN 1 WHEN 'repeated' THEN 2 ELSE 0 END, t.id DESC LIMIT 1
+    ) AS newest JOIN shapes AS s ON s.id = newest.shape
+"""
+_DELIVERIES = """
+    SELECT n.channel, n.status, count(*) FROM transitions AS t JOIN notifications AS n ON n.transition = t.id
+    WHERE t.fingerprint = %s AND t.started_at = %s AND t.alert = %s GROUP BY n.channel, n.status
+    ORDER BY n.channel, n.status
+"""
+
+
+async def episodes(db: PgConnection, alert: str, limit: int) -> list[Episode]:
+    """See `Ledger.episodes`."""
+    phases = [str(Phase.FIRING), str(Phase.KEEPING)]
+    cursor = await db.execute(_EPISODES, {"alert": storable(alert), "limit": limit, "phases": phases})
+    found = []
+    for fingerprint, started_at, kind, at, columns, row, fires in await cursor.fetchall():
+        counts = await db.execute(_DELIVERIES, (fingerprint, started_at, storable(alert)))
+        found.append(
+            Episode(
+                alert=alert,
+                fingerprint=fingerprint,
+                started_at=started_at,
+                ended_at=at if kind in (Kind.RESOLVED, Kind.EVENT) and not fires else None,
+                firing=fires,
+                kind=kind,
+                columns=columns_of(columns),
+                row=row_of(row),
+                deliveries={(channel, Status(status)): count for channel, status, count in await counts.fetchall()},
+            )
+        )
+    return sorted(found, key=attrgetter("started_at"), reverse=True)
+
+
+# Changing.
+
+_RETRY = """
+    UPDATE notifications SET
+      status = 'pending', attempts = 0, not_before = 0, created_at = %s, settled_at = NULL, ready_at = NULL,
+      owner = NULL, generation = generation + CASE WHEN reason = ANY(%s) THEN 1 ELSE 0 END
+    WHERE id = ANY(%s) AND status IN ('dead', 'dropped')
+    RETURNING channel, ordering_key
+"""
+_DROP = """
+    UPDATE notifications SET status = 'dropped', settled_at = %s, request = NULL, owner = NULL
+    WHERE id = ANY(%s) AND status IN ('dead', 'pending')
+    RETURNING channel, ordering_key
+"""
+
+
+async def retry(db: PgConnection, ids: Sequence[str], now: float) -> int:
+    """See `Ledger.retry`."""
+    cursor = await db.execute(_RETRY, (now, [str(reason) for reason in FINAL], [*ids]))
+    keys: list[Key] = await cursor.fetchall()
+    # They are older than what is pending now, and are sent before it.
+    await db.execute(
+        "UPDATE notifications AS n SET ready_at = NULL FROM unnest(%s::text[], %s::text[]) AS asked (channel, key)"
+        " WHERE n.channel = asked.channel AND n.ordering_key = asked.key AND n.status = 'pending'"
+        " AND n.ready_at IS NOT NULL",
+        keys_of({*keys}),
+    )
+    await make_ready(db, {*keys})
+    return len(keys)
+
+
+async def drop(db: PgConnection, ids: Sequence[str], now: float) -> int:
+    """See `Ledger.drop`."""
+    cursor = await db.execute(_DROP, (now, [*ids]))
+    keys: list[Key] = await cursor.fetchall()
+    await make_ready(db, {*keys})
+    return len(keys)
+
+
+async def dead_letter_unrouted(db: PgConnection, channels: Sequence[str], now: float) -> int:
+    """See `Ledger.dead_letter_unrouted`."""
+    cursor = await db.execute(
+        "UPDATE notifications SET status = 'dead', settled_at = %s, reason = %s, detail = %s, owner = NULL"
+        " WHERE status = 'pending' AND NOT channel = ANY(%s)",
+        (now, Reason.UNROUTED, "the channel is no longer in the configuration", [*map(storable, channels)]),
+    )
+    return cursor.rowcount
+
+
+_PRUNABLE = """
+    SELECT n.seq, n.transition FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
+    WHERE n.status IN ('delivered', 'dropped') AND n.settled_at < %s AND NOT EXISTS (
+      SELECT FROM firings AS f WHERE f.alert = t.alert AND f.fingerprint = t.fingerprint
+        AND f.started_at = t.started_at)
+    ORDER BY n.seq LIMIT %s
+"""
+
+
+async def prune(db: PgConnection, before: float, limit: int, now: float) -> int:
+    """See `Ledger.prune`. An episode that still fires keeps its notifications: the one that ends it may name them (a
+    cancel)."""
+    cursor = await db.execute(_PRUNABLE, (before, limit))
+    found = await cursor.fetchall()
+    seqs, transitions = [seq for seq, _ in found], [transition for _, transition in found]
+    await db.execute("DELETE FROM notifications WHERE seq = ANY(%s) AND status IN ('delivered', 'dropped')", (seqs,))
+    await db.execute(
+        "DELETE FROM attempts WHERE seq = ANY(%s)"
+        " AND NOT EXISTS (SELECT FROM notifications AS n WHERE n.seq = attempts.seq)",
+        (seqs,),
+    )
+    await db.execute(
+        "DELETE FROM transitions WHERE id = ANY(%s)"
+        " AND NOT EXISTS (SELECT FROM notifications AS n WHERE n.transition = transitions.id)",
+        (transitions,),
+    )
+    await db.execute("DELETE FROM windows WHERE digest IS NULL AND due < %s", (now,))
+    await db.execute("DELETE FROM sightings WHERE until < %s", (int(now * 1000),))
+    return len(found)

@@ -1,0 +1,161 @@
+"""The tables in PostgreSQL, as a list of migrations: number n brings them from version n to n + 1. Released ones never
+change.
+
+As in SQLite (`tocsin.ledger.schema`), except that a list of columns is a key by itself, that a claim is in the table,
+and that a lease says which process may write.
+"""
+
+from psycopg import sql
+
+from tocsin.errors import LedgerError, LedgerReason
+from tocsin.ledger.postgres.connection import LedgerServer
+from tocsin.postgres import PgConnection
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE ledger (                        -- one row
+      version integer NOT NULL,
+      changes bigint NOT NULL DEFAULT 0          -- rises when an operator changes the outbox
+    );
+    INSERT INTO ledger VALUES (0);
+    CREATE SEQUENCE epochs;
+    CREATE TABLE leases (
+      name   text PRIMARY KEY,
+      epoch  bigint NOT NULL,                    -- who holds it; every transaction of the holder asks for it
+      holder text NOT NULL,                      -- host and process, for people
+      until  timestamptz NOT NULL
+    );
+    CREATE TABLE shapes (
+      id      integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+      columns text NOT NULL UNIQUE               -- JSON: [[name, type number, type modifier], ...]
+    );
+    CREATE TABLE alerts (
+      alert      text PRIMARY KEY,
+      definition text NOT NULL,
+      shape      integer NOT NULL,
+      frontier   bigint                          -- source ms; everything strictly before it is in these tables
+    );
+    CREATE TABLE firings (
+      alert       text NOT NULL,
+      fingerprint text NOT NULL,
+      phase       text NOT NULL,
+      started_at  bigint NOT NULL,
+      marked_at   bigint NOT NULL,
+      "row"       text NOT NULL,                 -- JSON: [text or null, ...]
+      counts      text NOT NULL,                 -- JSON: [[count, row], ...], '' for one copy of `row`
+      PRIMARY KEY (alert, fingerprint)
+    );
+    CREATE SEQUENCE numbers;                     -- of transitions and notifications
+    CREATE TABLE transitions (
+      id          bigint PRIMARY KEY,
+      alert       text NOT NULL,
+      fingerprint text NOT NULL,
+      kind        text NOT NULL,
+      started_at  bigint NOT NULL,
+      at          bigint NOT NULL,
+      shape       integer NOT NULL,
+      "row"       text NOT NULL,
+      previous    text
+    );
+    CREATE INDEX transitions_by_episode ON transitions (fingerprint, started_at);
+    CREATE TABLE notifications (
+      seq          bigint PRIMARY KEY,
+      id           text NOT NULL UNIQUE,
+      transition   bigint NOT NULL,
+      channel      text NOT NULL,
+      status       text NOT NULL DEFAULT 'pending',
+      attempts     integer NOT NULL DEFAULT 0,
+      created_at   double precision NOT NULL,
+      not_before   double precision NOT NULL DEFAULT 0,
+      settled_at   double precision,
+      reason       text NOT NULL DEFAULT '',
+      detail       text NOT NULL DEFAULT '',
+      ordering_key text NOT NULL,                -- of these one after another, by seq
+      digest       bigint,                       -- one message with others of this number
+      generation   integer NOT NULL DEFAULT 0,   -- of the idempotency key
+      ready_at     double precision,             -- the first pending one of its ordering key: sent from then
+      request      bigint,                       -- the first member of its request, whose outcome is unknown
+      owner        bigint                        -- the epoch that has claimed it
+    );
+    CREATE INDEX notifications_dead ON notifications (channel) WHERE status = 'dead';
+    CREATE INDEX notifications_by_transition ON notifications (transition);
+    CREATE INDEX notifications_by_digest ON notifications (digest, seq) WHERE digest IS NOT NULL AND status = 'pending';
+    CREATE INDEX notifications_by_key ON notifications (channel, ordering_key, seq) WHERE status = 'pending';
+    CREATE INDEX notifications_ready ON notifications (channel, ready_at, seq)
+      WHERE status = 'pending' AND ready_at IS NOT NULL;
+    CREATE INDEX notifications_by_request ON notifications (request, seq)
+      WHERE status = 'pending' AND request IS NOT NULL;
+    CREATE UNIQUE INDEX notifications_claimed ON notifications (channel, ordering_key)
+      WHERE status = 'pending' AND owner IS NOT NULL;
+    CREATE TABLE windows (
+      channel      text NOT NULL,
+      ordering_key text NOT NULL,
+      interval     double precision NOT NULL,
+      due          double precision NOT NULL,    -- from when on the next message may be sent
+      digest       bigint,                       -- what gathers until then; NULL: nothing yet
+      PRIMARY KEY (channel, ordering_key)
+    );
+    CREATE TABLE attempts (                      -- those that failed; a notification has its successful one
+      number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+      seq    bigint NOT NULL,
+      at     double precision NOT NULL,
+      reason text NOT NULL,
+      detail text NOT NULL
+    );
+    CREATE INDEX attempts_by_notification ON attempts (seq, number);
+    CREATE TABLE sightings (
+      alert text NOT NULL,
+      key   text NOT NULL,
+      event text NOT NULL,                       -- the fingerprint of the event that was sent
+      until bigint NOT NULL,                     -- source ms; others of this key are repeats until then
+      PRIMARY KEY (alert, key)
+    );
+    CREATE TABLE positions (
+      source    text NOT NULL,
+      partition text NOT NULL,
+      position  bigint NOT NULL,                 -- everything before it is in these tables
+      PRIMARY KEY (source, partition)
+    );
+    """,
+)
+
+
+async def migrate(db: PgConnection, server: LedgerServer, *, allowed: bool) -> None:
+    """Bring the tables up to date if that is `allowed`: an older process may be running on them. Raises LedgerError for
+    tables of another version."""
+    schema = sql.Identifier(server.namespace)
+    async with db.transaction():
+        # Two processes that create tables at once fail, even with IF NOT EXISTS.
+        await db.execute("SELECT pg_advisory_xact_lock(hashtext('tables of tocsin'))")
+        version = await _version(db, server.namespace)
+        if version > len(MIGRATIONS):
+            raise LedgerError(
+                f"{server.display}: written by a newer version of Tocsin (tables {version}, this one knows"
+                f" {len(MIGRATIONS)}); run that version, or choose another schema",
+                LedgerReason.NEWER,
+            )
+        if version < len(MIGRATIONS) and not allowed:
+            raise LedgerError(
+                f"{server.display}: there is no ledger of this version in the schema {server.namespace};"
+                " `tocsin run` makes it",
+                LedgerReason.OLDER,
+            )
+        if version == len(MIGRATIONS):
+            return
+        found = await db.execute("SELECT FROM pg_namespace WHERE nspname = %s", (server.namespace,))
+        if not found.rowcount:  # IF NOT EXISTS needs the right to create one all the same
+            await db.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
+        await db.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(schema))
+        for script in MIGRATIONS[version:]:
+            await db.execute(script)
+        await db.execute("UPDATE ledger SET version = %s", (len(MIGRATIONS),))
+
+
+async def _version(db: PgConnection, schema: str) -> int:
+    name = sql.SQL("{}.ledger").format(sql.Identifier(schema)).as_string(None)
+    cursor = await db.execute("SELECT to_regclass(%s)", (name,))
+    if (row := await cursor.fetchone()) is None or row[0] is None:
+        return 0
+    cursor = await db.execute(f"SELECT version FROM {name}")  # noqa: S608 - quoted
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])

@@ -1,0 +1,154 @@
+"""The ledger in PostgreSQL: who may use it, who writes to it, and a server that goes away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from pydantic import SecretStr
+
+from support.ledger import commit, fired, firing, sendable, transition
+from support.pgbouncer import VERSIONS, pgbouncer
+from support.postgres import Database, shared_postgres
+from tocsin.errors import LedgerError, LedgerReason
+from tocsin.ledger.base import Filter
+from tocsin.ledger.postgres import LedgerServer, ddl, open_ledger, verify
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[Database]:
+    async with shared_postgres().database() as made:
+        yield made
+
+
+@pytest.fixture
+def server(database: Database) -> LedgerServer:
+    return at(database)
+
+
+def at(database: Database, **parts: str) -> LedgerServer:
+    dsn = " ".join([database.dsn, *(f"{name}={value}" for name, value in parts.items())])
+    return LedgerServer(dsn=SecretStr(dsn), lease=0.3)
+
+
+async def refusal(server: LedgerServer, *, exclusive: bool = True) -> LedgerError:
+    with pytest.raises(LedgerError) as caught:
+        await (await open_ledger(server, exclusive=exclusive)).close()
+    return caught.value
+
+
+async def test_command_names_what_makes_the_ledger(server: LedgerServer) -> None:
+    error = await refusal(server, exclusive=False)
+    assert error.reason is LedgerReason.OLDER
+    assert "schema tocsin; `tocsin run` makes it" in str(error)
+    assert await verify(server) == []
+    assert (await refusal(server, exclusive=False)).reason is LedgerReason.OLDER  # nothing was made
+
+
+async def test_ledger_of_a_newer_version_is_refused(server: LedgerServer, database: Database) -> None:
+    await (await open_ledger(server)).close()
+    await database.run("UPDATE tocsin.ledger SET version = version + 1")
+    for exclusive in (True, False):
+        assert (await refusal(server, exclusive=exclusive)).reason is LedgerReason.NEWER
+    assert "newer version" in (await verify(server))[0]
+
+
+async def test_role_without_rights_is_named_the_sql_that_grants_them(database: Database) -> None:
+    await database.run("CREATE ROLE teller LOGIN PASSWORD 'hush'")
+    try:
+        server = at(database, user="teller", password="hush")
+        for problem in (str(await refusal(server)), *await verify(server)):
+            assert "`tocsin sql ledger`" in problem
+            assert "hush" not in problem
+        await database.run(ddl(server))
+        await database.run(ddl(server))  # it may be run again
+        assert await verify(server) == []
+        ledger = await open_ledger(server)
+        assert len(await fired(ledger, "1")) == 1
+        await ledger.close()
+    finally:
+        await database.run("DROP OWNED BY teller; DROP ROLE teller")
+
+
+async def test_read_only_server_is_refused_in_words(database: Database) -> None:
+    server = at(database)
+    setting = "SET default_transaction_read_only = on"
+    await database.run(f"DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || ' {setting}'; END $$")
+    for problem in (str(await refusal(server)), *await verify(server)):
+        assert "standby or read-only" in problem
+
+
+async def test_namespaces_share_a_database(database: Database) -> None:
+    ledgers = [
+        await open_ledger(at(database).model_copy(update={"namespace": name})) for name in ("tocsin", 'other "one"')
+    ]
+    await fired(ledgers[0], "1")
+    assert [len(await ledger.find(Filter())) for ledger in ledgers] == [1, 0]
+    for ledger in ledgers:
+        await ledger.close()
+
+
+async def test_one_that_was_taken_over_writes_nothing(server: LedgerServer, database: Database) -> None:
+    """Fails without the lease at the end of each transaction."""
+    former = await open_ledger(server)
+    await former.commit(commit([transition("1")], saved=[firing("1")], frontier=10))
+    await database.run("DELETE FROM tocsin.leases")
+    ledger = await open_ledger(server)
+    with pytest.raises(LedgerError) as caught:
+        await former.commit(commit([transition("2")], saved=[firing("2")], frontier=20))
+    assert caught.value.reason is LedgerReason.FENCED
+    assert former.fault is caught.value
+    stored = await ledger.load("late")
+    assert stored is not None
+    assert (stored.frontier, len(stored.firings)) == (10, 1)
+    assert len(await ledger.find(Filter())) == 1
+    await former.close()
+    assert len(await fired(ledger, "3")) == 1  # the end of the former takes nothing from it
+    await ledger.close()
+
+
+async def test_claims_of_one_that_was_killed_are_recovered(server: LedgerServer, database: Database) -> None:
+    former = await open_ledger(server)
+    await fired(former, "1")
+    assert len((await former.claim("hook", 10)).heads) == 1
+    await database.run("DELETE FROM tocsin.leases")
+    ledger = await open_ledger(server)
+    assert await sendable(ledger) == []
+    await ledger.recover("hook", 0.0, 0.0)
+    assert len(await sendable(ledger)) == 1
+    await former.close()
+    await ledger.close()
+
+
+async def test_lost_connections_are_made_again(server: LedgerServer, database: Database) -> None:
+    """A commit without an answer may have been written, so it is written again, and once."""
+    ledger = await open_ledger(server)
+    batch = commit([transition("1")], saved=[firing("1")])
+    assert len(await ledger.commit(batch)) == 1
+    await database.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid()"
+    )
+    with pytest.raises(LedgerError):
+        await ledger.commit(batch)
+    assert await ledger.commit(batch) == []
+    assert len(await ledger.commit(replace(batch, transitions=commit([transition("2")]).transitions))) == 1
+    assert len(await ledger.find(Filter())) == 2
+    await ledger.close()
+
+
+@pytest.mark.parametrize("pool_mode", ["session", "transaction"])
+@pytest.mark.parametrize("version", VERSIONS[::2])
+async def test_ledger_works_through_pgbouncer(database: Database, pool_mode: str, version: str) -> None:
+    """With fewer sessions than the two ledgers have connections where they are shared."""
+    with pgbouncer(shared_postgres(), pool_mode, 2 if pool_mode == "transaction" else 4, version=version) as through:
+        server = LedgerServer(dsn=SecretStr(through(database.dsn)))
+        assert await verify(server) == []
+        other = server.model_copy(update={"namespace": "other"})
+        ledgers = [await open_ledger(one) for one in (server, other)]
+        for round_ in range(20):  # psycopg and the pooler treat repeated statements in another way
+            written = await asyncio.gather(*(fired(one, f"{round_} {name}") for one in ledgers for name in "ab"))
+            assert [len(some) for some in written] == [1, 1, 1, 1]
+        for ledger in ledgers:
+            assert len(await sendable(ledger)) == 40
+            await ledger.close()
