@@ -2,15 +2,17 @@
 channel."""
 
 import asyncio
+import json
 import signal
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from support.killing import Driver, Model, kills, ledger_knows, moody, seeded, some_instant, started
 from support.materialize import MaterializeDouble
+from support.postgres import shared_postgres
 from support.receiver import Answer, Received, Receiver
 from support.waiting import until_some
 from tocsin.model import notification_id
@@ -19,7 +21,7 @@ KILLS = kills(50)
 COLUMNS = [("id", "int4"), ("owner", "text"), ("amount", "numeric")]
 CONFIG = """
 web: {{listen: "127.0.0.1:0"}}
-ledger: {{path: "{ledger}"}}
+ledger: {ledger}
 sources:
   mz: {{type: materialize, dsn: "{dsn}", backoff_initial: 20ms, backoff_max: 100ms}}
 channels:
@@ -43,9 +45,19 @@ alerts:
 """
 
 
+@pytest.fixture(params=["file", "postgres"])
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
+    """The section of the configuration."""
+    if request.param == "file":
+        yield {"path": str(tmp_path / "ledger.db")}
+        return
+    async with shared_postgres().database() as database:
+        yield {"url": database.dsn, "lease": "300ms"}
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-async def test_every_transition_arrives_despite_kills(tmp_path: Path) -> None:
+async def test_every_transition_arrives_despite_kills(tmp_path: Path, ledger: dict[str, str]) -> None:
     """Fails, for example, when a frontier is written apart from its outbox rows, when a batch is acknowledged before
     its progress row, when ids depend on the process, or when a claim survives its process."""
     chance = seeded()
@@ -62,16 +74,16 @@ async def test_every_transition_arrives_despite_kills(tmp_path: Path) -> None:
     async with MaterializeDouble(progress_interval=0.05) as double, Receiver(receive) as receiver:
         relation = double.create("public.orders", COLUMNS, retain=3_600_000)
         config = tmp_path / "tocsin.yaml"
-        config.write_text(CONFIG.format(ledger=tmp_path / "ledger.db", dsn=double.dsn, url=receiver.url))
+        config.write_text(CONFIG.format(ledger=json.dumps(ledger), dsn=double.dsn, url=receiver.url))
         driver = Driver(relation, chance, lambda: len(bodies) // 2)
         async with started(config) as process:
             await double.subscribed(relation)
             # The very first snapshot is empty, so all later rows appeared after the first start.
             await double.caught_up(relation)
-            await until_some(lambda: ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
+            await until_some(lambda: ledger_knows("orders", ledger), "the alert in the ledger")
             starting = process.worked
             driving = asyncio.create_task(driver.run())
-            for _ in range(KILLS):
+            for _ in range(KILLS if "path" in ledger else KILLS // 3):
                 await some_instant(process, receiver, starting, chance)
                 await process.kill_and_start()
             driving.cancel()
@@ -83,7 +95,7 @@ async def test_every_transition_arrives_despite_kills(tmp_path: Path) -> None:
         assert set(accepted[channel]) == expected[channel]
         _assert_in_order(driver.model, channel, accepted[channel])
     assert all(len(texts) == 1 for texts in bodies.values()), "a repeat differed from what it repeats"
-    assert len(driver.model.expected) > KILLS
+    assert len(driver.model.expected) > KILLS // 3
 
 
 async def _all_arrived(expected: Mapping[str, set[str]], accepted: Mapping[str, list[str]]) -> bool:

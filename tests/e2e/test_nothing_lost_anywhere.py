@@ -168,7 +168,9 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
             # What changes after the first complete snapshot has happened since the first start.
             await double.subscribed(orders)
             await double.caught_up(orders)
-            await until_some(lambda: ledger_knows("orders", tmp_path / "ledger.db"), "the alert in the ledger")
+            await until_some(
+                lambda: ledger_knows("orders", {"path": str(tmp_path / "ledger.db")}), "the alert in the ledger"
+            )
             await until_some(lambda: _consumed(application, queue), "a consumer of the queue")
             async with repeated(chance, change, *(partial(sender.step, chance) for sender in senders.values())):
                 starting = process.worked

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ from support.materialize import Relation
 from support.receiver import Answer, Receiver
 from support.tocsin import start
 from support.waiting import until
-from tocsin.ledger.sqlite import open_ledger
+from tocsin.app.ledgers import opened
+from tocsin.config.sections import LedgerSettings
+from tocsin.errors import LedgerError
 from tocsin.model import Kind, Row, Transition, fingerprint, notification_id
 
 
@@ -172,11 +174,12 @@ async def some_instant(process: Process, receiver: Receiver, starting: float, ch
         await until(lambda: len(receiver.requests) >= count, f"request {count}", within=60)
 
 
-async def ledger_knows(alert: str, path: Path) -> bool:
-    """Whether the ledger at a path has stored the alert's first snapshot."""
-    if not path.exists():
+async def ledger_knows(alert: str, settings: Mapping[str, str]) -> bool:
+    """Whether the ledger with these settings has stored the alert's first snapshot."""
+    try:
+        ledger = await opened(LedgerSettings.model_validate(settings), exclusive=False)
+    except LedgerError:
         return False
-    ledger = open_ledger(path, exclusive=False)
     try:
         return await ledger.load(alert) is not None
     finally:

@@ -155,7 +155,7 @@ class TocsinProcess:
         async for line in stream:
             text = line.decode().rstrip("\n")
             lines.append(text)
-            found = re.search(r"event=running listen=(\S+)", text)
+            found = re.search(r"event=(?:running|'standing by'|\"standing by\") listen=(\S+)", text)
             if found:
                 self.url = found[1]
 

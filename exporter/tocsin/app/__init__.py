@@ -4,9 +4,10 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -35,7 +36,7 @@ class ListenError(TocsinError):
 
 
 class StallError(TocsinError):
-    """A source with `on_stall: exit` stalled."""
+    """A source with `on_stall: exit` stalled, or another process has taken over."""
 
 
 async def run(config: Config, read: Callable[[], Config]) -> None:
@@ -60,13 +61,14 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            address = await _listen(runner, config)
+            runtime.address = address = await _listen(runner, config)
             maintenance = tasks.create_task(runtime.run_maintenance(), name="maintenance")
-            await reloading.begin()
+            await _or_ending(reloading.begin(), runtime.ending)
             renewing = tasks.create_task(reloading.renew(), name="renewed secrets")
             # The objects of the start stay. Each collection of them would block the event loop for 50 ms.
             gc.freeze()
-            log.info("running", listen=address, alerts=len(config.alerts), channels=len(config.channels))
+            if not runtime.ending.is_set():
+                log.info("running", listen=address, alerts=len(config.alerts), channels=len(config.channels))
             await runtime.ending.wait()
             log.info("stopping")
             async with reloading.over():
@@ -134,13 +136,28 @@ class _Reloading:
 
     def _settings_for_restart(self, config: Config) -> Iterator[str]:
         """Yield the changed settings that a running process cannot apply."""
-        if self._runtime.ledger_path not in ("", config.ledger.path):
-            yield "ledger.path"
+        if (ledger := self._runtime.ledger_settings) is not None:
+            for name in ("path", "url", "namespace"):
+                if getattr(ledger, name) != getattr(config.ledger, name):
+                    yield f"ledger.{name}"
         for section in ("web", "log"):
             before, after = getattr(self._first, section), getattr(config, section)
             for name in type(after).model_fields:
                 if getattr(before, name) != getattr(after, name):
                     yield f"{section}.{name}"
+
+
+async def _or_ending(work: Coroutine[Any, Any, None], ending: asyncio.Event) -> None:
+    """Wait for some work, at most until the process is to end: it may wait for another process to end."""
+    working, ended = asyncio.create_task(work), asyncio.create_task(ending.wait())
+    try:
+        await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        for task in (working, ended):
+            task.cancel()
+        await asyncio.gather(working, ended, return_exceptions=True)
 
 
 def _problems(error: Exception) -> list[str]:

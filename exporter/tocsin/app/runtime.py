@@ -4,20 +4,20 @@ whole."""
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import structlog
 
 from tocsin import repeats
 from tocsin.app import build
 from tocsin.app.inputs import Inputs
+from tocsin.app.ledgers import opened
 from tocsin.app.outputs import Outputs, channel_state
 from tocsin.config import Config
+from tocsin.config.sections import LedgerSettings
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.exposition import AlertStatus, ChannelState, Metrics, Page, State
 from tocsin.faults import unexpected
 from tocsin.ledger.base import Backlog, Ledger
-from tocsin.ledger.sqlite import open_ledger
 from tocsin.pipeline.feed import Feed
 
 log = structlog.get_logger(__name__)
@@ -37,8 +37,11 @@ class Runtime:
         self.outputs = Outputs(tasks, metrics, clock=clock)
         self.config: Config | None = None
         self.ledger: Ledger | None = None
-        self.ledger_path = ""
+        self.ledger_settings: LedgerSettings | None = None
+        """Those of the open ledger."""
         self.ledger_fault = ""
+        self.address = ""
+        """Where it listens."""
         self.ending = asyncio.Event()
         self.stall = ""
         self.inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
@@ -72,9 +75,9 @@ class Runtime:
         """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""
         if self.ledger is None and config.needs_ledger:
             observe = self.metrics.ledger_commit_seconds.observe
-            path = Path(config.ledger.path)
-            self.ledger = await asyncio.to_thread(open_ledger, path, clock=self._clock, observe=observe)
-            self.ledger_path = config.ledger.path
+            self.ledger = await opened(config.ledger, waiting=self._stands_by, clock=self._clock, observe=observe)
+            self._ledger_works()
+            self.ledger_settings = config.ledger
         since = self._clock()
         if self.config is None:
             self._begin(config)
@@ -173,7 +176,15 @@ class Runtime:
         if self.ledger_fault != str(error):
             log.error("the ledger cannot be used", error=str(error), reason=error.reason)
         self.ledger_fault = str(error)
+        if error.reason is LedgerReason.FENCED:
+            self._stalled(str(error))
         self.metrics.ledger_up.set(0)
+
+    def _stands_by(self, why: str) -> None:
+        text = f"standing by: {why}"
+        if self.ledger_fault != text:
+            log.info("standing by", listen=self.address, why=why)
+        self.ledger_fault = text
 
     def _ledger_works(self) -> None:
         if self.ledger_fault:

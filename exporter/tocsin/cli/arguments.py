@@ -116,7 +116,7 @@ examples:
   tocsin history late_orders
   tocsin history late_orders --limit 5 --json
 
-Reads the ledger file, whether Tocsin runs or not. It reaches back as far as the ledger keeps notifications
+Reads the ledger, whether Tocsin runs or not. It reaches back as far as the ledger keeps notifications
 (ledger.history).
 """
 
@@ -126,6 +126,7 @@ examples:
   tocsin sql shop | psql               the events table of the source `shop`
   tocsin sql shop --existing           what an existing events table needs
   tocsin sql audit                     the table that the channel `audit` writes to
+  tocsin sql ledger                    the schema of a ledger in PostgreSQL
 
 Connects to nothing. Read the SQL, then run it as a user who may create tables.
 """
@@ -239,8 +240,10 @@ def _add_outbox(commands: _Commands) -> None:
 
 
 def _add_postgres(commands: _Commands) -> None:
-    sql = _add(commands, "sql", "sql", "print the SQL that PostgreSQL sources and channels need", _SQL)
-    sql.add_argument("name", nargs="?", help="a source of type postgres_events, or a channel of type postgres")
+    sql = _add(commands, "sql", "sql", "print the SQL that PostgreSQL sources, channels and the ledger need", _SQL)
+    sql.add_argument(
+        "name", nargs="?", help="a source of type postgres_events, a channel of type postgres, or `ledger`"
+    )
     _flag(sql, "--existing", "for an existing events table")
     _flag(sql, "--backlog", "for an existing events table whose rows become pending events")
     notify = _add(commands, "notify", "notify", "publish one event into an events table", _NOTIFY)

@@ -1,11 +1,15 @@
 """The configuration of a command with its ledger, and `tocsin init`."""
 
+import asyncio
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
+from tocsin.app.ledgers import opened
 from tocsin.cli import Exit
 from tocsin.config import Config, load
 from tocsin.config.environment import from_environment, is_configured
@@ -13,8 +17,8 @@ from tocsin.config.loading import load_text
 from tocsin.config.problems import problem
 from tocsin.errors import ConfigError, LedgerError, LedgerReason
 from tocsin.ledger.base import Ledger
-from tocsin.ledger.sqlite import open_ledger
 
+T = TypeVar("T")
 _DEFAULT = "tocsin.yaml"
 _FIRST = Path(__file__).with_name("first.yaml")
 """The first configuration of README.md."""
@@ -46,13 +50,20 @@ def warn(config: Config) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def existing_ledger(config: Config) -> Ledger:
-    """Open the ledger of a configuration, beside the process that writes it. Raises LedgerError."""
-    path = Path(config.ledger.path)
-    if not config.needs_ledger and not path.exists():
+def with_ledger(config: Config, work: Callable[[Ledger], Awaitable[T]]) -> T:
+    """Do something with the ledger of a configuration, beside the process that writes it. Raises LedgerError."""
+    if not config.needs_ledger and config.ledger.url is None and not Path(config.ledger.path).exists():
         why = "Alertmanager outputs are sent what fires now, without a ledger" if config.channels else "there is none"
         raise LedgerError(f"no channel of this configuration keeps notifications: {why}", LedgerReason.UNREADABLE)
-    return open_ledger(path, exclusive=False)
+
+    async def run() -> T:
+        ledger = await opened(config.ledger, exclusive=False)
+        try:
+            return await work(ledger)
+        finally:
+            await ledger.close()
+
+    return asyncio.run(run())
 
 
 def command(chosen: Namespace) -> Exit:

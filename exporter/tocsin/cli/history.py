@@ -1,14 +1,13 @@
 """`tocsin history`: the episodes of an alert, from the ledger."""
 
-import asyncio
 from argparse import Namespace
 from collections import Counter
 
 from tocsin.cli import Exit
-from tocsin.cli.configuration import configuration, existing_ledger
+from tocsin.cli.configuration import configuration, with_ledger
 from tocsin.cli.tables import cell, clock_time, table
 from tocsin.errors import TocsinError
-from tocsin.ledger.base import Episode, Ledger
+from tocsin.ledger.base import Episode
 from tocsin.templates import duration
 from tocsin.web import views
 
@@ -17,7 +16,7 @@ def command(chosen: Namespace) -> Exit:
     config = configuration(chosen)
     if chosen.limit < 1:
         raise TocsinError("--limit must be at least 1")
-    episodes = asyncio.run(_episodes(existing_ledger(config), chosen.alert, chosen.limit))
+    episodes = with_ledger(config, lambda ledger: ledger.episodes(chosen.alert, chosen.limit))
     alert = config.alerts.get(chosen.alert)
     if not episodes and alert is None:
         raise TocsinError(f"there is no alert {chosen.alert}; there are {', '.join(config.alerts)}")
@@ -41,13 +40,6 @@ def command(chosen: Namespace) -> Exit:
         empty=f"no notifications of {chosen.alert} are kept (see ledger.history)",
     )
     return Exit.OK
-
-
-async def _episodes(ledger: Ledger, alert: str, limit: int) -> list[Episode]:
-    try:
-        return await ledger.episodes(alert, limit)
-    finally:
-        await ledger.close()
 
 
 def _end(episode: Episode) -> str:

@@ -1,14 +1,11 @@
 """`tocsin outbox`: the ledger's notifications."""
 
-import asyncio
 import sys
 from argparse import Namespace
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from tocsin.alert import Alert
 from tocsin.cli import Exit
-from tocsin.cli.configuration import configuration, existing_ledger
+from tocsin.cli.configuration import configuration, with_ledger
 from tocsin.cli.tables import cell, clock_time, table
 from tocsin.config import Config
 from tocsin.errors import TocsinError
@@ -21,22 +18,8 @@ _SHORT = 12
 
 def command(chosen: Namespace) -> Exit:
     config = configuration(chosen)
-    ledger = existing_ledger(config)
-    match chosen.action:
-        case "list":
-            work = _list(ledger, config, chosen)
-        case "show":
-            work = _show(ledger, config.alerts, chosen)
-        case _:
-            work = _change(ledger, config, chosen)
-    return asyncio.run(_closing(ledger, work))
-
-
-async def _closing(ledger: Ledger, work: Coroutine[Any, Any, Exit]) -> Exit:
-    try:
-        return await work
-    finally:
-        await ledger.close()
+    work = {"list": _list, "show": _show}.get(chosen.action, _change)
+    return with_ledger(config, lambda ledger: work(ledger, config, chosen))
 
 
 async def _list(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
@@ -68,9 +51,9 @@ async def _list(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
     return Exit.OK
 
 
-async def _show(ledger: Ledger, alerts: Mapping[str, Alert], chosen: Namespace) -> Exit:
+async def _show(ledger: Ledger, config: Config, chosen: Namespace) -> Exit:
     [record] = await _named(ledger, [chosen.id])
-    shown = views.notification(record, alerts.get(record.alert))
+    shown = views.notification(record, config.alerts.get(record.alert))
     attempts = [views.attempt(one) for one in await ledger.attempts(record.id)]
     if chosen.json:
         print(views.text({**shown, "failed_attempts": attempts}))

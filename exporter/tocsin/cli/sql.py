@@ -7,6 +7,7 @@ from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
 from tocsin.config import Config
 from tocsin.errors import TocsinError
+from tocsin.ledger import postgres as ledgers
 from tocsin.sources import postgres_events
 
 
@@ -21,8 +22,10 @@ def command(chosen: Namespace) -> Exit:
 
 
 def _scripts(config: Config, chosen: Namespace) -> dict[tuple[str, str], str]:
-    """(`source` or `channel`, name) -> SQL."""
+    """(What it is for, name) -> SQL."""
     scripts: dict[tuple[str, str], str] = {}
+    if (server := config.ledger.server()) is not None:
+        scripts["schema of the", "ledger"] = ledgers.ddl(server)
     for name, source in config.sources.items():
         if isinstance(source.settings, postgres_events.Config):
             existing = chosen.existing or chosen.backlog
@@ -39,7 +42,7 @@ def _scripts(config: Config, chosen: Namespace) -> dict[tuple[str, str], str]:
 
 
 def _nothing(config: Config, name: str | None) -> str:
-    which = "there is no source of type postgres_events and no channel of type postgres"
+    which = "there is no source of type postgres_events, no channel of type postgres and no ledger.url"
     if name is None:
         return which
     if name in config.sources or name in config.channels:

@@ -15,6 +15,7 @@ from tocsin.config.problems import nearest
 from tocsin.config.resolved import Config
 from tocsin.errors import ConfigError, Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
+from tocsin.ledger import postgres
 from tocsin.model import Columns, Event, Row
 from tocsin.pipeline.columns import unfit_type
 from tocsin.sources.base import Verifiable
@@ -79,6 +80,8 @@ async def check_online(
         if isinstance(source, Verifiable):
             names = {alert.event_name for alert in config.event_alerts.values() if alert.source == name}
             work.append(guarded(f"sources.{name}", _verified(config, f"sources.{name}", source.verify(sorted(names)))))
+    if config.needs_ledger and (server := config.ledger.server()) is not None:
+        work.append(guarded("ledger.url", _verified(config, "ledger.url", postgres.verify(server))))
     for name, channel in channels.items():
         work.append(guarded(f"channels.{name}", _verified(config, f"channels.{name}", channel.verify())))
     return list(_once_each_source(one for found in await asyncio.gather(*work) for one in found))

@@ -2,14 +2,19 @@
 
 import ipaddress
 import re
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from tocsin.alert import Initial
 from tocsin.model import OnDuplicate
-from tocsin.settings import Duration, Settings, invalid
+from tocsin.postgres import Name, Positive, parsed
+from tocsin.settings import Duration, Secret, Settings, invalid
 from tocsin.templates import VARIABLES, Template
+
+if TYPE_CHECKING:
+    from tocsin.ledger.postgres import LedgerServer
 
 _RELATION = re.compile(r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)(?:\.(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)){0,2}')
 
@@ -34,12 +39,39 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 class LedgerSettings(Settings):
-    """The file with the state that survives a restart: firing rows, pending notifications and the resume point."""
+    """The state that survives a restart: firing rows, pending notifications and the resume point. In a file, or in
+    PostgreSQL."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("url",)
 
     path: Text = "tocsin.db"
     """The file, relative to the working directory. Put it on a local disk. Only one process can use it at a time."""
+    url: Secret | None = None
+    """A PostgreSQL database that holds the state instead of the file: `postgresql://user:password@host/database`. A
+    second process with the same `url` takes over when the first one ends."""
+    url_file: Path | None = None
+    """A file that holds the `url`."""
+    namespace: Name = "tocsin"
+    """The schema of the tables in that database. Installations that share a database need one each."""
+    lease: Positive = 2.0
+    """How long a process that no longer reaches the database keeps others from taking over."""
     history: Duration = 7 * 86400.0
     """How long delivered notifications are kept. Dead letters are kept until they are retried or dropped."""
+
+    def server(self) -> "LedgerServer | None":
+        """The database, if the state is in one."""
+        if self.url is None:
+            return None
+        from tocsin.ledger.postgres import LedgerServer
+
+        return LedgerServer(dsn=self.url, namespace=self.namespace, lease=self.lease)
+
+    @field_validator("url")
+    @classmethod
+    def _url_parses(cls, url: Secret | None) -> Secret | None:
+        if url is not None:
+            parsed(url.get_secret_value())
+        return url
 
 
 class WebSettings(Settings):

@@ -1,0 +1,98 @@
+"""A second process with the same ledger in PostgreSQL waits and takes over. A former one writes nothing more."""
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from support.postgres import Database, shared_postgres
+from support.tocsin import Harness, TocsinProcess, new_harness
+from support.waiting import until
+
+pytestmark = pytest.mark.e2e
+
+PROMPT = 5.0
+"""Seconds in which a standby takes over after a kill; one in good order leaves at once."""
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[Database]:
+    async with shared_postgres().database() as made:
+        yield made
+
+
+@pytest.fixture
+async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
+        made.config["ledger"] = {"url": database.dsn, "lease": "500ms"}
+        yield made
+
+
+@pytest.fixture
+async def both(harness: Harness) -> AsyncIterator[tuple[TocsinProcess, TocsinProcess]]:
+    """The one that runs the alerts, and one that stands by."""
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(harness.run())
+        await first.until_ready()
+        second = await stack.enter_async_context(harness.run())
+        await second.until_not_ready("standing by", f"process {first.pid} on ")
+        yield first, second
+
+
+async def test_standby_takes_over_after_a_kill(harness: Harness, both: tuple[TocsinProcess, TocsinProcess]) -> None:
+    first, second = both
+    harness.orders.insert(("1", "Ann", "10"))
+    await harness.until_notified(("fired", "1"))
+    await first.kill()
+    harness.orders.delete(("1", "Ann", "10"))
+    began = time.monotonic()
+    await second.until_ready()
+    assert time.monotonic() - began < PROMPT
+    await harness.until_notified(("fired", "1"), ("resolved", "1"))
+
+
+async def test_standby_takes_over_at_once_from_one_that_is_stopped(both: tuple[TocsinProcess, TocsinProcess]) -> None:
+    first, second = both
+    assert await first.stop() == 0
+    began = time.monotonic()
+    await second.until_ready()
+    assert time.monotonic() - began < PROMPT
+
+
+async def test_process_that_was_paused_writes_nothing_more(
+    harness: Harness, both: tuple[TocsinProcess, TocsinProcess], database: Database
+) -> None:
+    """Fails if the lease is not part of each transaction."""
+    first, second = both
+    first.signal(signal.SIGSTOP)
+    await second.until_ready()
+    harness.orders.insert(("1", "Ann", "10"))
+    await harness.until_notified(("fired", "1"))
+    before = await database.run("SELECT * FROM tocsin.alerts")
+    first.signal(signal.SIGCONT)
+    assert await first.exited() == 124
+    assert first.logged("another process has taken over")
+    assert len(harness.receiver.requests) == 1
+    assert [row[:2] for row in await database.run("SELECT * FROM tocsin.alerts")] == [row[:2] for row in before]
+
+
+async def test_standby_ends_when_it_is_stopped(both: tuple[TocsinProcess, TocsinProcess]) -> None:
+    _, second = both
+    assert await second.stop() == 0
+
+
+async def test_ledger_survives_a_restart_of_its_database(harness: Harness) -> None:
+    async with harness.run() as tocsin:
+        await tocsin.until_ready()
+        server = shared_postgres()
+        server.stop()
+        harness.orders.insert(("1", "Ann", "10"))
+        await tocsin.until_not_ready("ledger")
+        server.start()
+        began = time.monotonic()
+        await harness.until_notified(("fired", "1"))
+        assert time.monotonic() - began < PROMPT
+        await until(lambda: tocsin.logged("the ledger works again"), "the ledger works again")
