@@ -19,7 +19,9 @@ from bench.harness import Figure
 from support.web import FakeProcess
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page
 from tocsin.firing import Key
+from tocsin.web.access import Rules
 from tocsin.web.application import build
+from tocsin.web.guard import Guard
 
 SERIES = 100_000
 _SPEC = GaugeSpec(
@@ -188,7 +190,7 @@ async def _own_metrics() -> list[Figure]:
 
 @contextlib.asynccontextmanager
 async def _serving(page: Page) -> AsyncIterator[str]:
-    runner = web.AppRunner(build(FakeProcess(), page, admin=False))
+    runner = web.AppRunner(build(FakeProcess(), page, guard=Guard(Rules())))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

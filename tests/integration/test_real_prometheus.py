@@ -15,7 +15,9 @@ from support.prometheus import Prometheus, prometheus
 from support.waiting import until_some
 from support.web import FakeProcess
 from tocsin.exposition import Gauges, GaugeSpec, Metrics, Page, Scrape
+from tocsin.web.access import Rules
 from tocsin.web.application import build
+from tocsin.web.guard import Guard
 
 HOSTILE = [
     'quote " backslash \\ line\nfeed \\n "} 1\n',
@@ -55,7 +57,7 @@ async def test_prometheus_reads_every_row_in_both_formats(tmp_path: Path, genera
             gauges.install(gauges.render(ROWS, replace=True), time.time())
             page.add(gauges)
             page.metrics.alert("late")
-            server = await stack.enter_async_context(TestServer(build(FakeProcess(), page, admin=False)))
+            server = await stack.enter_async_context(TestServer(build(FakeProcess(), page, guard=Guard(Rules()))))
             jobs.append({"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{server.port}"]}]})
         config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
         running = await stack.enter_async_context(prometheus(tmp_path, config, generation))
@@ -84,7 +86,7 @@ async def test_shipped_rule_forgets_rows_that_ended_during_a_restart(tmp_path: P
         return True
 
     show("A", "B")
-    async with TestServer(build(FakeProcess(), page, admin=False)) as server:
+    async with TestServer(build(FakeProcess(), page, guard=Guard(Rules()))) as server:
         targets = [{"targets": [f"127.0.0.1:{server.port}"]}]
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},

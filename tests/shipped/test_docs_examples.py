@@ -18,7 +18,8 @@ MIGRATIONS = {
     "migrate-from-notified.md": "shipped/test_docs_pages.py",
 }
 """Pages whose examples have settings of other systems, and the tests that run them."""
-PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if page.name not in MIGRATIONS)]
+ELSEWHERE = {*MIGRATIONS, "security.md"}  # test_docs_security.py
+PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if page.name not in ELSEWHERE)]
 BLOCKS = [
     pytest.param(text, id=f"{page.stem}-{n}")
     for page in PAGES

@@ -18,7 +18,9 @@ from tocsin.model import Column, Columns, Kind, Row, Transition
 from tocsin.pipeline.feed import Feed
 from tocsin.sources.http import Answer, RefusedRequest
 from tocsin.web import views
+from tocsin.web.access import Rules
 from tocsin.web.application import build
+from tocsin.web.guard import Guard
 
 Client: TypeAlias = TestClient[web.Request, web.Application]
 Start: TypeAlias = Callable[..., Awaitable[Client]]
@@ -202,12 +204,14 @@ async def starting(process: FakeProcess) -> AsyncIterator[Start]:
     """Yield a function that starts servers in front of a process; they are closed at the end."""
     async with AsyncExitStack() as stack:
 
-        async def begin(*, admin: bool = False) -> Client:
+        async def begin(*, admin: bool = False, rules: Rules | None = None) -> Client:
             page = Page(Metrics("1.2.3"))
             gauges = Gauges(GaugeSpec(alert="late", metric="late_orders", labels=(("customer", 0),)))
             gauges.install(gauges.render({"1": ("Acme",)}), 0.0)
             page.add(gauges)
-            application = build(process, page, admin=admin, version="1.2.3", clock=lambda: 1_700_000_003.0)
+            guard = Guard(rules or Rules(admin=admin))
+            stack.callback(guard.close)
+            application = build(process, page, guard=guard, version="1.2.3", clock=lambda: 1_700_000_003.0)
             return await stack.enter_async_context(TestClient(TestServer(application)))
 
         yield begin

@@ -27,6 +27,8 @@ from tocsin.faults import unexpected
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Columns, Event
 from tocsin.sources.base import EventBatch
+from tocsin.web.connections import Connections
+from tocsin.web.port import Port
 
 DEFECTS = pytest.mark.parametrize("defect", [KeyError, asyncio.CancelledError])
 
@@ -182,7 +184,8 @@ async def test_unexpected_exception_in_reload_changes_nothing(tmp_path: Path) ->
 
     async with asyncio.TaskGroup() as tasks:
         metrics = Metrics("0")
-        reloading = _Reloading(Runtime(tasks, metrics), metrics, load_text(tmp_path, CONFIG), read)
+        config = load_text(tmp_path, CONFIG)
+        reloading = _Reloading(Runtime(tasks, metrics), metrics, config, read, Port(config.web, Connections()))
         [problem] = await reloading()
     assert problem.startswith("unexpected ZeroDivisionError in tocsin.app, line")
     assert metrics.registry.get_sample_value("tocsin_config_last_reload_successful") == 0

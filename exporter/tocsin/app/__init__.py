@@ -15,11 +15,14 @@ from aiohttp import web
 from tocsin.app.runtime import Runtime
 from tocsin.app.status import RunningProcess
 from tocsin.config import Config
+from tocsin.config.sections import LogSettings
 from tocsin.errors import ConfigError, LedgerError, TocsinError
 from tocsin.exposition import Metrics
 from tocsin.faults import unexpected
 from tocsin.settings import secret_hashes
 from tocsin.web.application import build as build_web
+from tocsin.web.connections import Connections
+from tocsin.web.port import Port
 
 log = structlog.get_logger(__name__)
 
@@ -42,26 +45,30 @@ class StallError(TocsinError):
 async def run(config: Config, read: Callable[[], Config]) -> None:
     """Run until SIGTERM or SIGINT. `read` loads the configuration again for a reload.
 
-    Raises LedgerError, ListenError, StallError; anything else is a defect.
+    Raises ConfigError, LedgerError, ListenError, StallError; anything else is a defect.
     """
     gc.set_threshold(*_COLLECT)
     try:
         async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
             metrics = Metrics(version("tocsin"))
+            connections = Connections()
+            port = Port(config.web, connections)
             runtime = Runtime(tasks, metrics)
-            reloading = _Reloading(runtime, metrics, config, read)
+            reloading = _Reloading(runtime, metrics, config, read, port)
             _on_signals(tasks, runtime.ending, reloading)
+            process = RunningProcess(runtime, reloading, lambda: port.warnings)
             runner = web.AppRunner(
-                build_web(
-                    RunningProcess(runtime, reloading), runtime.page, admin=config.web.admin, version=version("tocsin")
-                ),
+                build_web(process, runtime.page, guard=port.guard, connections=connections, version=version("tocsin")),
                 access_log=None,
                 handle_signals=False,
                 shutdown_timeout=2.0,
             )
             await runner.setup()
+            stack.callback(port.guard.close)
             stack.push_async_callback(runner.cleanup)
-            runtime.address = address = await _listen(runner, config)
+            stack.push_async_callback(port.close)
+            runtime.address = address = await _listen(port, runner, config)
+            watching = tasks.create_task(port.watch(), name="port")
             maintenance = tasks.create_task(runtime.run_maintenance(), name="maintenance")
             await _or_ending(reloading.begin(), runtime.ending)
             renewing = tasks.create_task(reloading.renew(), name="renewed secrets")
@@ -74,6 +81,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             async with reloading.over():
                 maintenance.cancel()
                 renewing.cancel()
+                watching.cancel()
                 await runtime.stop()
     except BaseExceptionGroup as group:
         raise _first(group) from None
@@ -84,8 +92,11 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
 class _Reloading:
     """Loads and applies the configuration, one reload at a time; an invalid one changes nothing."""
 
-    def __init__(self, runtime: Runtime, metrics: Metrics, first: Config, read: Callable[[], Config]) -> None:
+    def __init__(
+        self, runtime: Runtime, metrics: Metrics, first: Config, read: Callable[[], Config], port: Port
+    ) -> None:
         self._runtime = runtime
+        self._port = port
         self._metrics = metrics
         self._first = first
         self._read = read
@@ -122,6 +133,7 @@ class _Reloading:
             try:
                 config = await asyncio.to_thread(self._read)
                 await self._runtime.apply(config)
+                self._port.configure(config.web)
             except Exception as error:  # noqa: BLE001 - no configuration may end the process
                 self._metrics.reloaded(successful=False, at=time.time())
                 problems = _problems(error)
@@ -140,9 +152,10 @@ class _Reloading:
             for name in ("path", "url", "namespace"):
                 if getattr(ledger, name) != getattr(config.ledger, name):
                     yield f"ledger.{name}"
-        for section in ("web", "log"):
+        log_settings = [*LogSettings.model_fields]
+        for section, names in (("web", ["listen", "config_file"]), ("log", log_settings)):
             before, after = getattr(self._first, section), getattr(config, section)
-            for name in type(after).model_fields:
+            for name in names:
                 if getattr(before, name) != getattr(after, name):
                     yield f"{section}.{name}"
 
@@ -183,15 +196,12 @@ def _on_signals(
     loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(reload_once(), name="reload"))
 
 
-async def _listen(runner: web.AppRunner, config: Config) -> str:
-    host, port = config.web.host or None, config.web.port
+async def _listen(port: Port, runner: web.AppRunner, config: Config) -> str:
     try:
-        await web.TCPSite(runner, host, port).start()
+        return await port.open(runner)
     except OSError as error:
         why = error.strerror or str(error)
         raise ListenError(f"cannot listen on {config.web.listen}: {why.lower()}; choose another web.listen") from None
-    bound = runner.addresses[0]
-    return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

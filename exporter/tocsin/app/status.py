@@ -20,9 +20,15 @@ _REMOVED = "no longer configured; drop what is left of it, or configure a channe
 class RunningProcess:
     """See `tocsin.web.base.Process`."""
 
-    def __init__(self, runtime: Runtime, reload: Callable[[], Awaitable[Sequence[str]]]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        reload: Callable[[], Awaitable[Sequence[str]]],
+        port_warnings: Callable[[], Sequence[str]],
+    ) -> None:
         self._runtime = runtime
         self._reload = reload
+        self._port_warnings = port_warnings
 
     @property
     def feed(self) -> Feed:
@@ -59,7 +65,8 @@ class RunningProcess:
         refusing = [f"alert {one.name}: {one.state}: {one.message}" for one in alerts if one.state is State.REFUSING]
         notes = [f"alert {one.name}: {one.note}" for one in alerts if one.state is State.UP and one.note]
         failing = [one for one in outputs.running.values() if one.status is not ChannelStatus.UP]
-        return [*refusing, *notes, *(f"channel {one.name}: {one.status}: {one.message}" for one in failing)]
+        channels = (f"channel {one.name}: {one.status}: {one.message}" for one in failing)
+        return [*refusing, *notes, *channels, *self._port_warnings()]
 
     def alerts(self) -> Sequence[dict[str, Any]]:
         return [

@@ -58,6 +58,7 @@ _ALERTS = """\
 examples:
   tocsin alerts
   tocsin alerts late_orders --json
+  tocsin alerts --url https://tocsin.example.com:8627 --ca ca.pem --token-file token
 """
 
 _TAIL = """\
@@ -214,6 +215,11 @@ def _add_live(commands: _Commands) -> None:
     for command in (alerts, tail):
         where = "the address of the running Tocsin (default: web.listen of the configuration)"
         command.add_argument("--url", help=where)
+        command.add_argument("--ca", metavar="FILE", help="with https: the CA of the server (default: the system's)")
+        command.add_argument("--cert", metavar="FILE", help="with https: a client certificate")
+        command.add_argument("--key", metavar="FILE", help="its key (default: in the same file)")
+        command.add_argument("--user", help="a user of web.config_file; the password is $TOCSIN_PASSWORD, or asked for")
+        command.add_argument("--token-file", metavar="FILE", help="a file with a token (default: $TOCSIN_TOKEN)")
         _finish(command, json="print JSON, one object a line")
 
 

@@ -2,30 +2,27 @@
 
 import json
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from tocsin.cli import Exit
-from tocsin.cli.configuration import configuration
+from tocsin.cli.running import Running, running
 from tocsin.cli.tables import cell, printable, table
-from tocsin.errors import TocsinError
 from tocsin.terminal import has_colours
 
 _COLOURS = {"fired": 31, "updated": 33, "repeated": 33, "resolved": 32, "event": 36}
 
 
 def command(chosen: Namespace) -> Exit:
-    url = (chosen.url or _listening(chosen)).rstrip("/")
-    return _alerts(url, chosen) if chosen.command == "alerts" else _tail(url, chosen)
+    process = running(chosen)
+    return _alerts(process, chosen) if chosen.command == "alerts" else _tail(process, chosen)
 
 
-def _alerts(url: str, chosen: Namespace) -> Exit:
+def _alerts(process: Running, chosen: Namespace) -> Exit:
     query = {"limit": "1000", **({"alert": chosen.alert} if chosen.alert else {})}
-    with _opened(f"{url}/api/v1/firing?{urllib.parse.urlencode(query)}") as answer:
+    with process.get(f"/api/v1/firing?{urllib.parse.urlencode(query)}") as answer:
         found = json.load(answer)
     if chosen.json:
         for row in found["firing"]:
@@ -41,8 +38,8 @@ def _alerts(url: str, chosen: Namespace) -> Exit:
     return Exit.OK
 
 
-def _tail(url: str, chosen: Namespace) -> Exit:
-    for transition in _events(f"{url}/api/v1/transitions", opened=_say_beginning):
+def _tail(process: Running, chosen: Namespace) -> Exit:
+    for transition in _events(process, opened=_say_beginning):
         if chosen.alert and transition["alert"] != chosen.alert:
             continue
         print(json.dumps(transition) if chosen.json else _line(transition), flush=True)
@@ -54,8 +51,8 @@ def _say_beginning() -> None:
     print("the latest transitions first (up to 200), then each as it happens", file=sys.stderr, flush=True)
 
 
-def _events(url: str, opened: Callable[[], None]) -> Iterator[dict[str, Any]]:
-    with _opened(url) as stream:
+def _events(process: Running, opened: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    with process.get("/api/v1/transitions") as stream:
         opened()
         for line in stream:
             if line.startswith(b"data: "):
@@ -73,28 +70,3 @@ def _line(transition: dict[str, Any]) -> str:
 
 def _labels(labels: dict[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in labels.items())
-
-
-def _listening(chosen: Namespace) -> str:
-    listen = configuration(chosen).web
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host else host}:{listen.port}"
-
-
-def _opened(url: str) -> Any:
-    if not url.startswith(("http://", "https://")):
-        raise TocsinError(f"{url}: not an address; write for example http://127.0.0.1:8627")
-    try:
-        return urllib.request.urlopen(url)  # noqa: S310 - checked above
-    except urllib.error.HTTPError as error:
-        raise TocsinError(_reason(error)) from None
-    except OSError as error:
-        why = getattr(error, "reason", error)
-        raise TocsinError(f"{url}: {why}; does `tocsin run` run there? --url names another place") from None
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    try:
-        return str(json.load(error)["error"])
-    except (ValueError, KeyError, TypeError):
-        return f"{error.url}: {error.code} {error.reason}"

@@ -13,6 +13,7 @@ from tocsin.config import trial
 from tocsin.config.columns import named_columns
 from tocsin.config.problems import nearest
 from tocsin.config.resolved import Config
+from tocsin.config.tls import protection, read_files
 from tocsin.errors import ConfigError, Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
 from tocsin.ledger import postgres
@@ -34,6 +35,7 @@ def check(config: Config) -> list[Problem]:
         directory = Path(file).parent
         if file not in ("stderr", "stdout") and not directory.is_dir():
             problems.append(problem("no_directory", path, name=directory))
+    problems += _port_problems(config.web.config_file)
     for name, source in config.sources.items():
         for key in ("sslrootcert", "sslcert", "sslkey"):
             certificate = getattr(source.settings, key, None)
@@ -50,6 +52,15 @@ def check(config: Config) -> list[Problem]:
             except ConfigError as error:
                 problems += [config.places.located(one) for one in error.problems]
     return problems
+
+
+def _port_problems(file: str | None) -> Iterable[Problem]:
+    try:
+        if file is not None:
+            protection(read_files(file))
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
 async def check_online(

@@ -20,7 +20,9 @@ from tocsin.config.problems import Path, dotted, nearest, noun, problem
 from tocsin.config.resolved import ChannelConfig, Config, SourceConfig
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, Notify, WebSettings
 from tocsin.config.semantics import NAME, check_alert, check_metrics, check_references
+from tocsin.config.tls import web_file
 from tocsin.config.validation import Model, keys, validate
+from tocsin.config.web_file import WebFile, WebFileSettings
 from tocsin.errors import ConfigError, Problem
 from tocsin.settings import Settings, noting_secret_files
 from tocsin.sources.base import Subject
@@ -124,6 +126,7 @@ class _Assembly:
         self._check_root()
         ledger = self._section("ledger", LedgerSettings)
         web = self._section("web", WebSettings)
+        port = self._port(web)
         log = self._section("log", LogSettings)
         sources = self._members("sources", list(registry.SOURCES))
         channels = self._members("channels", registry.channel_types())
@@ -141,6 +144,7 @@ class _Assembly:
         valid = Config(
             ledger=ledger,
             web=web,
+            web_file=port,
             log=log,
             sources={n: SourceConfig(name=n, kind=kind, settings=one) for n, (kind, one) in sources.items() if one},
             channels={
@@ -163,7 +167,7 @@ class _Assembly:
         document.problems += [*columns.ignored(valid), *trial.offline(valid)]
         if document.problems:
             raise ConfigError(_in_order(document.problems))
-        self._warn(valid.web, alerts)
+        self._warn(alerts)
         warnings = (*_in_order(document.warnings), *columns.mixed_digests(valid), *_ineffective(valid))
         return replace(valid, warnings=warnings)
 
@@ -193,6 +197,25 @@ class _Assembly:
     def _section(self, name: str, model: type[Model]) -> Model:
         data = self._root.get(name)
         return self._validated(model, {} if data is None else data, name) or model()
+
+    def _port(self, web: WebSettings) -> WebFileSettings:
+        """Check who may change something through the port; return the settings of `web.config_file`."""
+        found = WebFile(file="") if web.config_file is None else web_file(web.config_file)
+        self._document.problems += found.problems
+        self._document.warnings += found.warnings
+        report, settings = self._document.report, found.settings
+        tls = settings.tls_server_config
+        if not found.problems:
+            for i, name in enumerate(web.admins):
+                if name not in settings.basic_auth_users and not tls.verifies:
+                    users = [*settings.basic_auth_users]
+                    report("unknown_user", ("web", "admins", i), name=name, available=users)
+            is_open = not (settings.basic_auth_users or web.tokens or tls.requires_certificate)
+            if web.admin and is_open and not web.loopback:
+                report("open_admin", ("web", "admin"), name=web.listen)
+            elif web.admin and not is_open and not web.admins and "admin" not in {t.role for t in web.tokens.values()}:
+                report("no_admin", ("web", "admin"))
+        return settings
 
     def _mapping(self, name: str) -> dict[str, Any]:
         data = self._root.get(name)
@@ -287,7 +310,7 @@ class _Assembly:
         self._document.problems += [one for one in found if one.path.startswith(path) or one.path not in reported]
         return options, not found
 
-    def _warn(self, web: WebSettings, alerts: Mapping[str, AlertSettings]) -> None:
+    def _warn(self, alerts: Mapping[str, AlertSettings]) -> None:
         warn = self._document.warn
         used = {alert.source for alert in alerts.values()}
         notified = {channel for alert in alerts.values() for channel in alert.channels}
@@ -297,8 +320,6 @@ class _Assembly:
                     warn("unused", (section, name))
         if not alerts:
             warn("no_alerts")
-        if web.admin and not web.loopback:
-            warn("open_admin", ("web", "admin"), name=web.listen)
 
 
 def _ineffective(config: Config) -> Iterator[Problem]:

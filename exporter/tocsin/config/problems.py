@@ -53,7 +53,10 @@ TEXTS: Mapping[str, str] = {
     "advice": "{why}",
     "no_effect_here": "has no effect: {why}",
     "no_alerts": "there are no alerts",
-    "open_admin": "anyone who reaches {name} can reload and change the outbox, without a password",
+    "open_admin": "anyone who reaches {name} could reload and change the outbox; set tokens, or a config_file with "
+    "users or client certificates, or listen on 127.0.0.1",
+    "no_admin": "no one has the role admin; add admins, or a token with `role: admin`",
+    "unknown_user": "there is no user {name!r} in basic_auth_users of web.config_file{suggestion}",
     # Alerts.
     "no_subject": "set either {listed}",
     "unknown_subject": "the source {source} has no {name}; set {listed}",

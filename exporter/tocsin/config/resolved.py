@@ -8,6 +8,7 @@ from typing import Any
 from tocsin.alert import Alert, EventAlert, RowAlert
 from tocsin.config.problems import Places
 from tocsin.config.sections import AlertSettings, LedgerSettings, LogSettings, WebSettings
+from tocsin.config.web_file import WebFileSettings
 from tocsin.errors import Problem
 from tocsin.redaction import redacted
 from tocsin.registry import LEVELS
@@ -43,6 +44,8 @@ class Config:
 
     ledger: LedgerSettings
     web: WebSettings
+    web_file: WebFileSettings
+    """What `web.config_file` holds, without the certificates that it names."""
     log: LogSettings
     sources: Mapping[str, SourceConfig]
     channels: Mapping[str, ChannelConfig]

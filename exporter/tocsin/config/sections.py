@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from tocsin.alert import Initial
 from tocsin.model import OnDuplicate
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tocsin.ledger.postgres import LedgerServer
 
 _RELATION = re.compile(r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)(?:\.(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)){0,2}')
+_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_SHORTEST_TOKEN = 16
 
 
 def _filled(value: str) -> str:
@@ -74,14 +77,58 @@ class LedgerSettings(Settings):
         return url
 
 
+class TokenSettings(Settings):
+    """A bearer token of a script: `Authorization: Bearer <token>`."""
+
+    secrets: ClassVar[tuple[str, ...]] = ("token",)
+
+    token: Secret | None = None
+    """The token: at least 16 printable ASCII characters. Set this or `token_file`."""
+    token_file: str | None = None
+    """A file that holds the token."""
+    role: Literal["read", "admin"] = "read"
+    """`admin`: it can also reload, retry and drop, if `web.admin` is set."""
+
+    @field_validator("token")
+    @classmethod
+    def _can_be_sent(cls, token: Secret | None) -> Secret | None:
+        text = "-" * _SHORTEST_TOKEN if token is None else token.get_secret_value()
+        if not (text.isascii() and text.isprintable() and " " not in text):
+            raise invalid("token", "must be printable ASCII without spaces")
+        if len(text) < _SHORTEST_TOKEN:
+            raise invalid("token", "must have at least 16 characters; make one with: openssl rand -hex 24")
+        return token
+
+    @model_validator(mode="after")
+    def _is_set(self) -> Self:
+        if self.token is None:
+            raise invalid("required", "set token or token_file")
+        return self
+
+
 class WebSettings(Settings):
-    """The HTTP port for metrics, probes, the API and the status page."""
+    """The HTTP port for metrics, probes, the API and the status page. docs/security.md explains who may do
+    what."""
 
     listen: Text = "127.0.0.1:8627"
     """Address and port. `0.0.0.0:8627` or `[::]:8627` for every interface."""
     admin: bool = False
-    """Whether the API can reload the configuration and retry or drop dead letters. It asks for no password: anyone who
-    reaches the port can do so."""
+    """Whether the API can reload the configuration and retry or drop dead letters: for tokens with the role `admin` and
+    those in `admins`, or, where there is neither password, token nor client certificate, for all processes of this
+    machine (only with `listen` on a loopback address)."""
+    config_file: Text | None = None
+    """A file with TLS, client certificates, users with passwords, headers and a rate limit, in the format of
+    Prometheus's exporter-toolkit (`--web.config.file`). It is read again when it or a certificate changes. A file that
+    lost TLS, the users or client certificates is refused until a restart."""
+    admins: list[Text] = Field(default_factory=list)
+    """Users of `config_file`, and names (SAN) in client certificates that it verifies, with the role `admin`. All
+    others can only read."""
+    tokens: dict[Text, TokenSettings] = Field(default_factory=dict)
+    """Bearer tokens for scripts, by a name of your choice."""
+    hosts: list[Text] = Field(default_factory=list)
+    """Names under which browsers and Prometheus reach the port, as in `tocsin.example.com`. Only without users, tokens
+    and required client certificates: then requests under other names with a dot are refused, so that no web page can
+    read the port by pointing its own name here. IP addresses and names without a dot need no entry."""
 
     @field_validator("listen")
     @classmethod
@@ -97,6 +144,32 @@ class WebSettings(Settings):
         if not bracketed and ":" in host:
             raise invalid("brackets", "write an IPv6 address in brackets, as in [::1]:8627")
         return listen
+
+    @classmethod
+    def with_secrets(cls, data: dict[str, Any]) -> tuple[dict[str, Any], list[PydanticCustomError]]:
+        """See `Settings.with_secrets`; the secrets are one level below."""
+        data, errors = super().with_secrets(data)
+        tokens = data.get("tokens")
+        if not isinstance(tokens, dict):
+            return data, errors
+        read = {}
+        for name, entry in tokens.items():
+            read[name], wrong = TokenSettings.with_secrets(entry) if isinstance(entry, dict) else (entry, [])
+            for error in wrong:
+                fields = dict(error.context or {})
+                at = ("tokens", name, *fields.pop("at", ()))
+                errors.append(PydanticCustomError(error.type, error.message_template, {**fields, "at": at}))
+            if wrong:
+                del read[name]  # or its missing secret would be another problem
+        return {**data, "tokens": read}, errors
+
+    @field_validator("hosts")
+    @classmethod
+    def _without_port(cls, hosts: list[str]) -> list[str]:
+        for i, host in enumerate(hosts):
+            if not _HOST.fullmatch(host):
+                raise invalid("host", "write a name alone, as in tocsin.example.com", i)
+        return hosts
 
     @property
     def host(self) -> str:

@@ -60,7 +60,7 @@ def validate(
     def where(at: Path) -> str:
         section = (inherited or {}).get(str(at[0]), path) if at else path
         below = dotted(at)
-        return section + ("." if below and not below.startswith("[") else "") + below
+        return section + ("." if section and below and not below.startswith("[") else "") + below
 
     data, unreadable = model.with_secrets(data)
     value, errors = _tried(model, data)

@@ -16,11 +16,14 @@ from tocsin.model import Transition
 from tocsin.sources.http import RefusedRequest
 from tocsin.web import views
 from tocsin.web.base import Process
+from tocsin.web.guard import Guard
 
 _LIMIT = 100
 _MOST = 1_000
 _HEARTBEAT = 15.0
 """Seconds between comments on a quiet stream: proxies keep it open, and a reader that went away is noticed."""
+_BODY = 30.0
+"""Seconds in which a body has to arrive."""
 
 Query: TypeAlias = Mapping[str, str]
 
@@ -30,7 +33,7 @@ class Api:
     """The handlers. Bad requests raise web.HTTPException with the reason as text; the application makes JSON of it."""
 
     process: Process
-    admin: bool
+    guard: Guard
     version: str
     clock: Callable[[], float]
 
@@ -59,7 +62,7 @@ class Api:
             {
                 "version": self.version,
                 "time": views.wall_time(self.clock()),
-                "admin": self.admin,
+                "admin": self.guard.may_change(request),
                 "ready": not reasons,
                 "reasons": reasons,
                 "warnings": list(self.process.warnings()),
@@ -156,7 +159,7 @@ class Api:
     async def _change(
         self, request: web.Request, change: Callable[[Ledger, str], Awaitable[int]], verb: str, wanted: str
     ) -> web.Response:
-        demand_admin(request, admin=self.admin)
+        self.guard.demand_admin(request)
         ledger, record = await self._record(request)
         count = await change(ledger, record.id)
         self.process.rescan()
@@ -195,20 +198,6 @@ class Api:
         return f"event: transition\ndata: {views.text(shown)}\n\n".encode()
 
 
-def demand_admin(request: web.Request, *, admin: bool) -> None:
-    """Refuse a change unless `web.admin` is set, and one that another site's page sends through a user's browser."""
-    if not admin:
-        raise web.HTTPForbidden(text="changes over HTTP are switched off; set `web: {admin: true}` to allow them")
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site is not None:
-        # Browsers set it. It also holds behind a proxy that changes the Host header.
-        foreign = site not in {"same-origin", "none"}
-    else:
-        foreign = origin is not None and origin.partition("://")[2] != request.host
-    if foreign:
-        raise web.HTTPForbidden(text="requests from pages of other sites are refused")
-
-
 def _query(request: web.Request, *known: str) -> Query:
     unknown = sorted(set(request.query) - set(known))
     if unknown:
@@ -229,6 +218,11 @@ def _number(query: Query, name: str, default: int, *, most: int = 2**63 - 1) -> 
     return int(value)
 
 
+async def _within(end: float, reading: Awaitable[bytes]) -> bytes:
+    async with asyncio.timeout_at(end):
+        return await reading
+
+
 async def _answer_expect_later(_: web.Request) -> None:
     """Leave the answer to `Expect: 100-continue` to `_body`, which knows when the body is wanted."""
 
@@ -238,9 +232,13 @@ async def _body(request: web.Request) -> AsyncGenerator[bytes, None]:
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # of the answer itself, nothing is written yet
+    end = asyncio.get_running_loop().time() + _BODY
     try:
-        while piece := await request.content.readany():
+        while piece := await _within(end, request.content.readany()):
             yield piece
+    except TimeoutError:
+        request.protocol.close()
+        raise web.HTTPRequestTimeout(text=f"the body did not arrive within {_BODY:g} s") from None
     except web.RequestPayloadError as error:
         # The rest of this connection cannot be parsed. aiohttp would look for the rest of the body there.
         request.content.feed_eof()

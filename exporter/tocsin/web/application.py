@@ -12,8 +12,10 @@ from aiohttp import web
 from tocsin.errors import LedgerError
 from tocsin.exposition import Page
 from tocsin.repeats import Repeats
-from tocsin.web.api import Api, demand_admin
+from tocsin.web.api import Api
 from tocsin.web.base import Process
+from tocsin.web.connections import Connections
+from tocsin.web.guard import Guard, details
 from tocsin.web.views import text
 
 log = structlog.get_logger(__name__)
@@ -38,22 +40,34 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_KEPT = ("Allow", "WWW-Authenticate", "Retry-After")
+"""Headers of an error that its answer has too."""
 
 
 def build(
-    process: Process, page: Page, *, admin: bool, version: str = "", clock: Callable[[], float] = time.time
+    process: Process,
+    page: Page,
+    *,
+    guard: Guard,
+    connections: Connections | None = None,
+    version: str = "",
+    clock: Callable[[], float] = time.time,
 ) -> web.Application:
-    """Build the application. `admin`: whether requests may change something (reload, retry, drop). `clock`: the same
-    one that `Gauges.install` gets."""
-    application = web.Application(middlewares=[_errors])
-    api = Api(process=process, admin=admin, version=version, clock=clock)
-    operations = _Operations(process=process, page=page, admin=admin, clock=clock)
+    """Build the application. `guard`: who may do what. `clock`: the same one that `Gauges.install` gets."""
+    timed = [connections.middleware()] if connections else []
+    application = web.Application(middlewares=[*timed, _errors, guard.middleware()])
+    api = Api(process=process, guard=guard, version=version, clock=clock)
+    operations = _Operations(process=process, page=page, guard=guard, clock=clock)
 
     async def end_streams(_: web.Application) -> None:
         process.feed.close()
 
+    async def secure(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(_HEADERS)
+        response.headers.update(guard.rules.headers)
+
     application.add_routes([*operations.routes(), *api.routes(), *_static()])
-    application.on_response_prepare.append(_secure)
+    application.on_response_prepare.append(secure)
     application.on_shutdown.append(end_streams)
     return application
 
@@ -64,7 +78,7 @@ class _Operations:
 
     process: Process
     page: Page
-    admin: bool
+    guard: Guard
     clock: Callable[[], float]
 
     def routes(self) -> list[web.RouteDef]:
@@ -98,14 +112,17 @@ class _Operations:
         """Answer; that is all a liveness probe needs."""
         return web.Response(text="Tocsin is running.\n")
 
-    async def ready(self, _: web.Request) -> web.Response:
-        reasons = self.process.ready()
+    async def ready(self, request: web.Request) -> web.Response:
+        """Answer whether it is ready. The reasons name alerts and servers, so they need a login where there is one."""
+        reasons, warnings = self.process.ready(), self.process.warnings()
+        if not details(request):
+            reasons, warnings = reasons and ["Tocsin is not ready; the reasons need a login."], []
         if reasons:
             return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
-        return web.Response(text="".join(f"{line}\n" for line in ("Tocsin is ready.", *self.process.warnings())))
+        return web.Response(text="".join(f"{line}\n" for line in ("Tocsin is ready.", *warnings)))
 
     async def reload(self, request: web.Request) -> web.Response:
-        demand_admin(request, admin=self.admin)
+        self.guard.demand_admin(request)
         problems = await self.process.reload()
         if problems:
             lines = ["The configuration was refused; the last good one stays in use.", *problems]
@@ -133,7 +150,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except web.HTTPException as error:
         status, message = error.status, error.text or error.reason
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        headers = {name: error.headers[name] for name in _KEPT if name in error.headers}
     except LedgerError as error:
         status, message, headers = 503, str(error), {}
     except ConnectionResetError:
@@ -145,7 +162,3 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         body = text({"error": message})
         return web.Response(status=status, text=body, content_type="application/json", headers=headers)
     return web.Response(status=status, text=f"{message}\n", headers=headers)
-
-
-async def _secure(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)

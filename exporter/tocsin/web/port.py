@@ -1,0 +1,129 @@
+"""The listening port: TLS and logins as the file says that `web.config_file` names, read again when it changes."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+from aiohttp import web
+
+from tocsin.config.sections import WebSettings
+from tocsin.config.tls import Files, Protection, protection, read_files
+from tocsin.errors import ConfigError, Problem
+from tocsin.web.access import rules
+from tocsin.web.connections import Connections
+from tocsin.web.guard import Guard
+
+log = structlog.get_logger(__name__)
+
+_EVERY = 1.0
+_HANDSHAKE_S = 10.0
+_SHUTDOWN_S = 5.0
+
+
+class Port:
+    """Listens once `open` was called. `guard` decides about requests, by the settings that were configured last."""
+
+    def __init__(self, settings: WebSettings, connections: Connections, *, every: float = _EVERY) -> None:
+        """`every`: seconds between two checks of files and connections. Raises ConfigError for a file that cannot be
+        used."""
+        self._every = every
+        self._settings = settings
+        self._connections = connections
+        self._files = read_files(settings.config_file) if settings.config_file else None
+        self._protection = protection(self._files) if self._files else Protection()
+        self._servers: list[asyncio.Server] = []
+        self._runner: web.AppRunner | None = None
+        self.refused: tuple[Problem, ...] = ()
+        """What is wrong with the file as it is now; the last good one is in effect."""
+        self.guard = Guard(rules(settings, self._protection.settings))
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Return why the file is not in effect as it is now."""
+        return [f"web.config_file is refused, and the last good one is in effect: {one}" for one in self.refused]
+
+    async def open(self, runner: web.AppRunner) -> str:
+        """Listen, and return the address. Raises OSError."""
+        self._runner = runner
+        await self._listen()
+        host, port = self._servers[0].sockets[0].getsockname()[:2]
+        scheme = "https" if self._protection.context else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def configure(self, settings: WebSettings) -> None:
+        """Put the settings of a reloaded configuration into effect. `listen` and `config_file` stay as they were."""
+        self._settings = settings
+        self.guard.replace(rules(settings, self._protection.settings))
+
+    async def watch(self) -> None:
+        """Enforce the limits of connections, and put a changed file into effect, until cancelled."""
+        while True:
+            await asyncio.sleep(self._every)
+            self._connections.sweep()
+            if self._files is not None:
+                files = await asyncio.to_thread(read_files, self._files.path)
+                if files.digest != self._files.digest:
+                    self._files = files
+                    await self._changed(files)
+
+    async def close(self) -> None:
+        """Stop to listen. Connections stay until their requests are answered."""
+        for server in self._servers:
+            server.close()
+        self._servers = []
+
+    async def _changed(self, files: Files) -> None:
+        try:
+            new = await asyncio.to_thread(protection, files)
+            self._refuse_less(new)
+        except ConfigError as error:
+            self.refused = error.problems
+            for one in self.refused:
+                log.error("web.config_file refused; the last good one stays", problem=str(one))
+            return
+        before, self._protection, self.refused = self._protection, new, ()
+        self.guard.replace(rules(self._settings, new.settings))
+        if before.context is not new.context:
+            await self._listen()
+            self._end_idle()
+        log.info("web.config_file applied", tls=new.context is not None, users=len(new.settings.basic_auth_users))
+        for one in new.warnings:
+            log.warning("web.config_file", problem=str(one))
+
+    def _refuse_less(self, new: Protection) -> None:
+        """Raise ConfigError if the file lost a protection: that may be a file being written, or a mistake."""
+        lost = sorted(self._protection.settings.protections() - new.settings.protections())
+        if lost and self._files is not None:
+            why = f"it has no {' and no '.join(lost)} any more; a restart puts this into effect"
+            raise ConfigError([Problem(code="less_protection", message=why, file=self._files.path)])
+
+    async def _listen(self) -> None:
+        """Listen with the current TLS context. The sockets stay the same, so that no client is refused meanwhile."""
+        runner, loop = self._runner, asyncio.get_running_loop()
+        assert runner is not None
+        assert runner.server is not None
+        server, context = runner.server, self._protection.context
+        handshake, shutdown = (_HANDSHAKE_S, _SHUTDOWN_S) if context else (None, None)
+
+        def connected() -> asyncio.Protocol:
+            return self._connections.protocol(server)
+
+        create = partial(
+            loop.create_server, connected, ssl=context, ssl_handshake_timeout=handshake, ssl_shutdown_timeout=shutdown
+        )
+        if not self._servers:
+            self._servers = [await create(self._settings.host or None, self._settings.port)]
+            return
+        before = self._servers
+        sockets = [one.dup() for server in before for one in server.sockets]
+        self._servers = [await create(sock=one) for one in sockets]
+        for one in before:
+            one.close()
+
+    def _end_idle(self) -> None:
+        """Close kept connections after their requests: they were made under the former TLS settings."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        for connection in self._runner.server.connections:
+            connection.close()
