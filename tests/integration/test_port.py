@@ -102,7 +102,7 @@ async def test_admin_false_allows_no_one_to_change(tmp_path: Path) -> None:
 
 
 async def test_foreign_page_cannot_change_with_a_browsers_login(tmp_path: Path) -> None:
-    """A browser sends a stored password with every request to this port, whoever made the page."""
+    """A browser sends a stored password with every request to this port, from any page."""
     async with listening(tmp_path, USERS, admin=True, admins=["ann"]) as port:
         several: tuple[dict[str, Any], ...] = (
             {"Origin": "http://evil.example.com"},
