@@ -12,7 +12,7 @@ PLAIN  := README.md CONTRIBUTING.md Makefile examples SECURITY.md CHANGELOG.md a
           ':!demo/tocsin_demo/stack/processes.py' ':!exporter/tocsin/ledger/schema.py' ':!tests/contract/test_ledger_migrations.py'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-live check format bench rehearse lock docs clean
+.PHONY: help demo test test-live check check-deploy format bench rehearse lock docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ docs: $(READY)  ## write the generated tables in docs/
 
 rehearse: $(READY)  ## start the stack in containers, with stand-ins, where a Docker engine runs
 	@tests/e2e/rehearsal/run
+
+# The first run builds Helm and a Kubernetes API server, which takes half an hour; the next ones take two minutes.
+check-deploy: $(READY)  ## check what deploy/ has with an API server of Kubernetes and, where a Docker engine runs, with systemd
+	@TOCSIN_TEST_DEPLOY=1 $(BIN)/pytest -q tests/shipped/test_helm_chart.py tests/shipped/test_systemd.py tests/shipped/test_compose.py tests/deploy
 
 lock: $(READY)  ## solve the dependencies again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --upgrade \

@@ -1,5 +1,6 @@
 """The Helm chart, rendered."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from support.kubernetes_programs import HelmMajor, helm, kubeconform, schemas
+from support.kubernetes_programs import KUBERNETES_VERSION, HelmMajor, helm, kubeconform, schemas
 from support.scripts import ROOT
 
 Object: TypeAlias = dict[str, Any]
@@ -50,18 +51,21 @@ class RefusedError(Exception):
     """Helm's message about values."""
 
 
-def run_helm(*arguments: str | Path, major: HelmMajor = 4) -> str:
-    """Run Helm without a cluster and return its output. Raises RefusedError."""
+def run_helm(*arguments: str | Path, major: HelmMajor = 4, kubeconfig: Path | None = None) -> str:
+    """Run Helm, by default without a cluster, and return its output. Raises RefusedError."""
     command = [str(helm(major)), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as home:
-        done = subprocess.run(command, capture_output=True, text=True, env={"HOME": home, "PATH": "/usr/bin:/bin"})
+        environment = {"HOME": home, "PATH": os.defpath, "KUBECONFIG": str(kubeconfig or "")}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RefusedError(done.stderr.strip())
     return done.stdout
 
 
 def rendered(values: Path, *options: str, major: HelmMajor = 4, release: str = "tocsin") -> Rendered:
-    text = run_helm("template", release, CHART, "--namespace", "alerting", "--values", values, *options, major=major)
+    # Helm 3 that is built by `go install` takes the cluster for one of Kubernetes 1.20.
+    given = ("--namespace", "alerting", "--kube-version", KUBERNETES_VERSION, "--values", values, *options)
+    text = run_helm("template", release, CHART, *given, major=major)
     return Rendered(text, [each for each in yaml.safe_load_all(text) if each is not None])
 
 

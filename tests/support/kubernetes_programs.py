@@ -65,7 +65,9 @@ def api_server() -> Path:
         version = KUBERNETES_VERSION.replace("1.", "0.", 1)
         edits = [part for name in beside for part in (f"-dropreplace={name}", f"-require={name}@v{version}")]
         go("mod", "edit", *edits, cwd=source)
-        options = ("-mod=mod", "-trimpath", "-o", str(new))
+        values = {"gitVersion": f"v{KUBERNETES_VERSION}", "gitMajor": "1", "gitMinor": KUBERNETES_VERSION.split(".")[1]}
+        named = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
+        options = ("-mod=mod", "-trimpath", f"-ldflags={named}", "-o", str(new))
         go("build", *options, "./cmd/kube-apiserver", cwd=source, CGO_ENABLED="0", GOWORK="off")
         shutil.rmtree(source)
 
