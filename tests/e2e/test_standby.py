@@ -62,6 +62,22 @@ async def test_standby_takes_over_at_once_from_one_that_is_stopped(both: tuple[T
     assert time.monotonic() - began < PROMPT
 
 
+async def test_standby_is_alive_and_its_configuration_loaded(both: tuple[TocsinProcess, TocsinProcess]) -> None:
+    """What probes of Kubernetes and the shipped rules ask of it."""
+    _, second = both
+    assert (await second.get("/healthz"))[0] == 200
+    assert await second.metric("tocsin_config_last_reload_successful") == 1
+    assert await second.metric("tocsin_ledger_up") == 1
+
+
+async def test_standby_has_senders_of_events_try_again(both: tuple[TocsinProcess, TocsinProcess]) -> None:
+    """404 would have them give up."""
+    _, second = both
+    status, body = await second.post("/api/v1/events/orders", b"{}")
+    assert status == 503
+    assert "stands by" in body
+
+
 async def test_process_that_was_paused_writes_nothing_more(
     harness: Harness, both: tuple[TocsinProcess, TocsinProcess], database: Database
 ) -> None:

@@ -105,8 +105,9 @@ class _Reloading:
     async def begin(self) -> None:
         """Apply the configuration that the process was started with; a SIGHUP meanwhile waits for it."""
         async with self._lock:
-            await self._runtime.apply(self._first)
+            # A standby applies it when it takes over; until then its configuration has loaded, too.
             self._metrics.reloaded(successful=True, at=time.time())
+            await self._runtime.apply(self._first)
 
     async def renew(self) -> None:
         """Reload once a file with a secret has changed while something does not work, until cancelled."""
