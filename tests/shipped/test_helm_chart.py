@@ -205,7 +205,7 @@ def test_changed_configuration_restarts_the_pods(tmp_path: Path) -> None:
     assert before["labels"] == after["labels"]
 
 
-@pytest.mark.parametrize("values", [SQLITE], ids=["sqlite"])
+@pytest.mark.parametrize("values", [SQLITE, POSTGRESQL], ids=["sqlite", "postgresql"])
 def test_configuration_of_the_values_is_valid(values: Path, tmp_path: Path) -> None:
     text = read(values)["config"]
     for name, content in {"ledger-url": "postgresql://tocsin@database/tocsin", "warehouse": "secret"}.items():

@@ -64,7 +64,7 @@ def run_helm(*arguments: str | Path, major: HelmMajor = 4, kubeconfig: Path | No
 
 def rendered(values: Path, *options: str, major: HelmMajor = 4, release: str = "tocsin") -> Rendered:
     # Helm 3 that is built by `go install` takes the cluster for one of Kubernetes 1.20.
-    given = ("--namespace", "alerting", "--kube-version", KUBERNETES_VERSION, "--values", values, *options)
+    given = ("--namespace", "alerting", "--kube-version", KUBERNETES_VERSION, "--values", str(values), *options)
     text = run_helm("template", release, CHART, *given, major=major)
     return Rendered(text, [each for each in yaml.safe_load_all(text) if each is not None])
 
