@@ -1,6 +1,7 @@
 """The port as `tocsin run` opens it: TLS, logins and limits, in front of a scripted process."""
 
 import asyncio
+import socket
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
@@ -8,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import aiohttp
 import bcrypt
@@ -23,6 +24,7 @@ from tocsin.web.application import build
 from tocsin.web.connections import Connections, Limits
 from tocsin.web.port import Port
 
+Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 TOKEN, ADMIN_TOKEN = "reading-0123456789", "changing-0123456789"
 
 
@@ -86,6 +88,20 @@ class Listening:
         async with self.asked("GET", path, tls=tls, **headers) as response:
             return response.status, await response.text()
 
+    async def connect(self, tls: ssl.SSLContext | None = None, *, read: bool = True) -> Streams:
+        """Open a plain connection. Without `read`, hardly anything that arrives is taken from the network."""
+        host, number = self.url.partition("://")[2].split(":")
+        plain = socket.socket()
+        if not read:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(plain, (host, int(number)))
+        name = host if tls else None
+        reader, writer = await asyncio.open_connection(sock=plain, ssl=tls, server_hostname=name, limit=1024)
+        if not read:
+            cast("asyncio.Transport", writer.transport).pause_reading()
+        return reader, writer
+
     @asynccontextmanager
     async def asked(
         self, method: str, path: str, *, tls: ssl.SSLContext | None = None, **headers: str
@@ -111,7 +127,11 @@ def encoded(config: Mapping[str, Any] | str | bytes) -> bytes:
 
 @asynccontextmanager
 async def listening(
-    folder: Path, file: Mapping[str, Any] | str | None = None, limits: Limits | None = None, **settings: Any
+    folder: Path,
+    file: Mapping[str, Any] | str | None = None,
+    limits: Limits | None = None,
+    page: Page | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Listening]:
     """Open a port with this `web.config_file` and these settings of `web`."""
     path = folder / "web.yml" if file is not None else None
@@ -120,7 +140,7 @@ async def listening(
         settings["config_file"] = str(path)
     connections, process = Connections(limits), FakeProcess()
     port = Port(WebSettings(**{"listen": "127.0.0.1:0", **settings}), connections, every=0.02)
-    application = build(process, Page(Metrics("1.2.3")), guard=port.guard, connections=connections)
+    application = build(process, page or Page(Metrics("1.2.3")), guard=port.guard, connections=connections)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
     async with AsyncExitStack() as stack:
         await runner.setup()
