@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from support.port import ADMIN_TOKEN, TOKEN, Authority, basic, hashed, listening
+from support.prometheus import run
 from support.waiting import until, until_equal, until_some
-from support.web import DEAD
+from support.web import DEAD, FIRED
 from tocsin import repeats
+from tocsin.config.sections import WebSettings
 from tocsin.web.access import Rules
 
+HEALTHY = Path(__file__).parents[2] / "compose" / "healthy.py"
 USERS = {"basic_auth_users": {"ann": hashed("annual rings"), "bob": hashed("bobbing")}}
 ANN, BOB = basic("ann", "annual rings"), basic("bob", "bobbing")
 TOKENS: dict[str, Any] = {"tokens": {"grafana": {"token": TOKEN}, "deploy": {"token": ADMIN_TOKEN, "role": "admin"}}}
@@ -304,7 +308,39 @@ async def test_optional_certificate_is_verified_if_given(tmp_path: Path) -> None
             await port.get("/metrics", tls=authority.context(other.client("a.example.com")), Authorization=ANN)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_health_check_of_the_image_finds_the_port(tmp_path: Path, tls: bool) -> None:
+    file = {"tls_server_config": Authority(tmp_path).server()} if tls else {}
+    async with listening(tmp_path, {**file, **USERS}) as port:
+        url = port.url.replace("https:", "http:")
+        for path, expected in (("/readyz", 0), ("/nothing", 1)):
+            status, output = await run(sys.executable, "-I", HEALTHY, url + path)
+            assert status == expected, output
+        assert output == "401: a login is needed: a user of web.config_file, or a token of web.tokens\n"
+
+
 # The file changes.
+
+
+async def test_stream_ends_when_its_reader_loses_access(tmp_path: Path) -> None:
+    async with listening(tmp_path, USERS) as port:
+        async with port.asked("GET", "/api/v1/transitions", Authorization=BOB) as response:
+            port.process.feed.publish([FIRED])
+            await response.content.readuntil(b"event: transition")
+            port.write({"basic_auth_users": {"ann": hashed("annual rings")}})
+            await until(lambda: "bob" not in port.port.guard.rules.users, "the new file")
+            port.process.feed.publish([FIRED])
+            assert b"event: transition" not in await response.content.read()
+        assert (await port.get("/api/v1/transitions", Authorization=BOB))[0] == 401
+
+
+async def test_reload_to_loopback_does_not_open_a_port_that_is_not(tmp_path: Path) -> None:
+    """The new `listen` takes effect with the next start, `admin` at once."""
+    async with listening(tmp_path, listen="0.0.0.0:0") as port:
+        port.port.configure(WebSettings(listen="127.0.0.1:8627", admin=True))
+        url = port.url.replace("0.0.0.0", "127.0.0.1")
+        async with aiohttp.ClientSession() as client, client.post(url + RETRY) as response:
+            assert (response.status, port.process.rescans) == (403, 0)
 
 
 async def test_changed_password_counts_at_once(tmp_path: Path) -> None:

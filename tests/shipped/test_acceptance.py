@@ -14,6 +14,7 @@ SECTIONS = {
     "Alerts from a queue": 12,
     "Webhooks of a stream": 11,
     "Faults not repeated": 37,
+    "The port": 14,
 }
 """Section -> number of promises."""
 

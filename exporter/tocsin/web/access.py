@@ -5,7 +5,7 @@ import ipaddress
 from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any
@@ -102,7 +102,7 @@ class Rules:
     def of_user(self, user: str | None, names: frozenset[str]) -> Role:
         """Return the role of a user whose password is right, or without one, and of a client certificate's names."""
         if self.open:
-            return Role.ADMIN  # `web.admin` without any login is allowed on a loopback address only
+            return Role.ADMIN  # without any login, `admin` is only true on a loopback address
         return Role.ADMIN if self.admins & (names if user is None else names | {user}) else Role.READ
 
     def allows_certificate(self, names: frozenset[str] | None) -> bool:
@@ -123,11 +123,11 @@ class Rules:
         return _is_address(name)
 
 
-def rules(web: WebSettings, file: WebFileSettings) -> Rules:
-    """Return the rules of a configuration."""
+def rules(web: WebSettings, file: WebFileSettings, *, loopback: bool) -> Rules:
+    """Return the rules of a configuration. `loopback`: whether only this machine reaches the port."""
     tls, rate = file.tls_server_config, file.rate_limit
     secrets = [(token.token, token.role) for token in web.tokens.values() if token.token is not None]
-    return Rules(
+    found = Rules(
         admin=web.admin,
         users=file.users,
         tokens={sha256(one.get_secret_value().encode()).digest(): Role(role) for one, role in secrets},
@@ -139,6 +139,7 @@ def rules(web: WebSettings, file: WebFileSettings) -> Rules:
         burst=rate.burst,
         interval=rate.interval,
     )
+    return replace(found, admin=found.admin and (loopback or not found.open))
 
 
 def certificate_names(certificate: Mapping[str, Any] | None) -> frozenset[str] | None:

@@ -182,6 +182,7 @@ class Api:
     async def transitions(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the latest transitions, then each as it happens."""
         _query(request)
+        rules = self.guard.rules
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await response.prepare(request)
         if request.method == "HEAD":
@@ -190,6 +191,8 @@ class Api:
             await response.write(b"retry: 2000\n\n")
             async with aclosing(self.process.feed.follow(quiet=_HEARTBEAT)) as stream:
                 async for found in stream:
+                    if self.guard.rules != rules:
+                        break  # the client may no longer be allowed to read; it connects again
                     await response.write(b": nothing new\n\n" if found is None else self._event(found))
         return response
 

@@ -92,10 +92,11 @@ class Guard:
         if resource is not None and resource.canonical == _EVENTS:
             return None
         public = request.path in _READY
-        if not self.rules.knows_host(request.host):
+        host = _host(request)
+        if not self.rules.knows_host(host):
             if public:
                 return None
-            why = f"the host {request.host!r} is not one of this port; add its name to web.hosts, or set a login"
+            why = f"the host {host!r} is not one of this port; add its name to web.hosts, or set a login"
             raise self._refuse(request, 403, why)
         if not self.rules.needs_login:
             return self.rules.of_user(None, names or frozenset())
@@ -170,7 +171,12 @@ def _is_foreign(request: web.Request) -> bool:
     if site is not None:
         # Browsers set it. It also holds behind a proxy that changes the Host header.
         return site not in {"same-origin", "none"}
-    return origin is not None and origin.partition("://")[2] != request.host
+    return origin is not None and origin.partition("://")[2] != _host(request)
+
+
+def _host(request: web.Request) -> str:
+    """Return the header Host. Without one, `request.host` would look up the name of this machine."""
+    return request.headers.get("Host", "")
 
 
 def details(request: web.Request) -> bool:

@@ -36,7 +36,10 @@ class Passwords:
 
     def known(self, users: Mapping[str, str], given: Password) -> bool | None:
         """Return an earlier result; None: it has to be checked."""
-        return self._results.get(self._name(users, given))
+        name = self._name(users, given)
+        if name in self._results:
+            self._results.move_to_end(name)  # or many wrong ones would push out those in use
+        return self._results.get(name)
 
     async def check(self, users: Mapping[str, str], given: Password) -> bool:
         """Return whether the password is right. Raises BusyError."""

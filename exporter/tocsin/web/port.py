@@ -10,7 +10,7 @@ from aiohttp import web
 from tocsin.config.sections import WebSettings
 from tocsin.config.tls import Files, Protection, protection, read_files
 from tocsin.errors import ConfigError, Problem
-from tocsin.web.access import rules
+from tocsin.web.access import Rules, rules
 from tocsin.web.connections import Connections
 from tocsin.web.guard import Guard
 
@@ -36,7 +36,8 @@ class Port:
         self._runner: web.AppRunner | None = None
         self.refused: tuple[Problem, ...] = ()
         """What is wrong with the file as it is now; the last good one is in effect."""
-        self.guard = Guard(rules(settings, self._protection.settings))
+        self._loopback = settings.loopback
+        self.guard = Guard(self._rules())
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -54,7 +55,7 @@ class Port:
     def configure(self, settings: WebSettings) -> None:
         """Put the settings of a reloaded configuration into effect. `listen` and `config_file` stay as they were."""
         self._settings = settings
-        self.guard.replace(rules(settings, self._protection.settings))
+        self.guard.replace(self._rules())
 
     async def watch(self) -> None:
         """Enforce the limits of connections, and put a changed file into effect, until cancelled."""
@@ -73,6 +74,10 @@ class Port:
             server.close()
         self._servers = []
 
+    def _rules(self) -> Rules:
+        # A reload may change `listen`, which takes effect with the next start.
+        return rules(self._settings, self._protection.settings, loopback=self._loopback)
+
     async def _changed(self, files: Files) -> None:
         try:
             new = await asyncio.to_thread(protection, files)
@@ -83,7 +88,7 @@ class Port:
                 log.error("web.config_file refused; the last good one stays", problem=str(one))
             return
         before, self._protection, self.refused = self._protection, new, ()
-        self.guard.replace(rules(self._settings, new.settings))
+        self.guard.replace(self._rules())
         if before.context is not new.context:
             await self._listen()
             self._end_idle()
