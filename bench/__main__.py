@@ -13,6 +13,7 @@ PARTS = (
     "startup",
     "exposition",
     "ingest",
+    "ledgers",
     "latency",
     "novu",
     "email",

@@ -210,14 +210,18 @@ class Server(Settings):
         return [sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))] if calls else []
 
     def begin(self) -> sql.Composed:
-        """SQL that begins a transaction with the session's settings. Of `output`, a server may not know some."""
+        """SQL that begins a transaction with the session's settings."""
+        return sql.SQL("; ").join(self.beginning())
+
+    def beginning(self) -> list[sql.Composable]:
+        """The statements that begin a transaction. Of `output`, a server may not know some."""
         make: LiteralString = "SELECT pg_catalog.set_config(name, value, true) FROM (VALUES {}) AS wanted (name, value)"
         known: LiteralString = make + " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
         steps: list[sql.Composable] = [BEGIN]
         for statement, settings in ((make, self._session()), (known, self.asked_output())):
             if settings:
                 steps.append(sql.SQL(statement).format(sql.SQL(", ").join(map(_pair, settings.items()))))
-        return sql.SQL("; ").join(steps)
+        return steps
 
     def asked_output(self) -> dict[str, str]:
         """Those of `output` that the configuration does not set itself."""

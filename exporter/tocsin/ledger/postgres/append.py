@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from tocsin.ledger.base import Routed
 from tocsin.ledger.postgres.outbox import keys_of, make_ready
+from tocsin.ledger.postgres.transaction import Result, Transaction
 from tocsin.ledger.postgres.values import rows_text, storable
 from tocsin.ledger.rows import columns_text, transition_values
 from tocsin.ledger.windows import Key, Placed, Window, Windows
 from tocsin.model import Address, Columns, Notification, Transition, notification_id
-from tocsin.postgres import PgConnection
 
 _TRANSITION = ("id", "alert", "fingerprint", "kind", "started_at", "at", "shape", "row", "previous")
 _NOTIFICATION = (
@@ -52,26 +52,6 @@ _PENDING = """
 another process settles it this moment, that process may not see what is written here: then the new one is sendable, and
 a claim finds out whether it is the first."""
 _WINDOWS = """
-    INSERT INTO windows SELECT * FROM json_to_recordset(%s) AS given (
-      channel text, ordering_key text, interval double precision, due double precision, digest bigint)
-    ON CONFLICT (channel, ordering_key)
-      DO UPDATE SET interval = excluded.interval, due = excluded.due, digest = excluded.digest
-"""
-_BLOCKED = """
-    SELECT channel, ordering_key FROM unnest(%s::text[], %s::text[]) AS asked (channel, ordering_key)
-    WHERE EXISTS (
-      SELECT FROM notifications AS n
-      WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending')
-"""
-"""The ordering keys that have a pending notification. `_LOCK` keeps it pending until the end of the transaction."""
-_LOCK = """
-    SELECT asked.channel, asked.ordering_key
-    FROM unnest(%s::text[], %s::text[]) AS asked (channel, ordering_key), LATERAL (
-      SELECT FROM notifications AS n
-      WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
-      ORDER BY n.seq LIMIT 1 FOR SHARE SKIP LOCKED) AS held
-"""
-_WINDOWS = """
     SELECT w.channel, w.ordering_key, w.interval, w.due, w.digest, w.digest IS NOT NULL AND EXISTS (
       SELECT FROM notifications AS n WHERE n.digest = w.digest AND n.status = 'pending')
     FROM windows AS w JOIN unnest(%s::text[], %s::text[]) AS asked (channel, ordering_key)
@@ -101,24 +81,37 @@ class _Given(NamedTuple):
         return self.address.channel, self.address.ordering_key or self.transition.fingerprint
 
 
-async def shape_number(db: PgConnection, columns: Columns) -> int:
-    """The number of a list of columns. Not cached: a rollback would undo it."""
-    text = storable(columns_text(columns))
-    cursor = await db.execute(
-        "WITH new AS (INSERT INTO shapes (columns) SELECT %s WHERE NOT EXISTS (SELECT FROM shapes WHERE columns = %s)"
-        " ON CONFLICT (columns) DO NOTHING RETURNING id)"
-        " SELECT id FROM new UNION ALL SELECT id FROM shapes WHERE columns = %s",
-        (text, text, text),
-    )
-    if (found := await cursor.fetchone()) is None:  # another process has inserted it this moment
-        return await shape_number(db, columns)
-    return int(found[0])
+class Shapes:
+    """The table `shapes`: lists of columns by number, which never changes its meaning."""
+
+    def __init__(self) -> None:
+        self._known: dict[Columns, int] = {}
+
+    async def numbers(self, db: Transaction, asked: Iterable[Columns]) -> dict[Columns, int]:
+        """The numbers of lists of columns, which may be undone with the transaction."""
+        found = {columns: self._known.get(columns) for columns in asked}
+        for columns, number in found.items():
+            if number is None:
+                text = storable(columns_text(columns))
+                db.add("INSERT INTO shapes (columns) VALUES (%s) ON CONFLICT (columns) DO NOTHING", (text,))
+                found[columns] = (await db.get("SELECT id FROM shapes WHERE columns = %s", (text,))).rows[0][0]
+        return {columns: number for columns, number in found.items() if number is not None}
+
+    def committed(self, numbers: Mapping[Columns, int]) -> None:
+        """Remember numbers that are not undone any more."""
+        self._known.update(numbers)
 
 
 async def append(
-    db: PgConnection, routed: Iterable[Routed], now: float, owner: int, room: Callable[[str], int]
+    db: Transaction,
+    routed: Iterable[Routed],
+    shapes: Mapping[Columns, int],
+    now: float,
+    owner: int,
+    room: Callable[[str], int],
 ) -> Appended:
-    """Write transitions and their notifications. `room`: how many of a channel this process claims at once."""
+    """Write transitions and their notifications. `shapes`: the numbers of their columns. `room`: how many of a channel
+    this process claims at once."""
     batch = [(transition, addresses) for transition, addresses in routed if addresses]
     if not batch:
         return Appended([], set())
@@ -127,24 +120,26 @@ async def append(
         for place, (transition, addresses) in enumerate(batch)
         for address in addresses
     ]
-    numbers = await _numbers(db, len(batch) + len(given))
+    # Numbers in order. Those of a transaction that is rolled back are lost, never used twice.
+    taken = db.add("SELECT array_agg(nextval('numbers')) FROM generate_series(1, %s)", (len(batch) + len(given),))
     placing = await _placing(db, given, now, owner, room)
+    numbers = sorted(taken.rows[0][0])
     rows = []
     for one, seq in zip(given, numbers[len(batch) :], strict=True):
         if (made := placing.place(one, seq, numbers[one.place])) is not None:
             rows.append(made)
-    await _insert_transitions(db, [transition for transition, _ in batch], numbers)
-    await placing.write_windows(db)
-    cursor = await db.execute(_INSERT_NOTIFICATIONS, (rows_text(_NOTIFICATION, rows),))
-    new = {row[0] for row in await cursor.fetchall()}
+    _insert_transitions(db, [transition for transition, _ in batch], numbers, shapes)
+    placing.write_windows(db)
+    inserted = await db.get(_INSERT_NOTIFICATIONS, (rows_text(_NOTIFICATION, rows),))
+    new = {row[0] for row in inserted.rows}
     if len(new) < len(given):
-        await db.execute(
+        db.add(
             "DELETE FROM transitions WHERE id = ANY(%s)"
             " AND NOT EXISTS (SELECT FROM notifications WHERE transition = transitions.id)",
             (numbers[: len(batch)],),
         )
         # One that is known already was taken for the first of its ordering key.
-        await make_ready(db, {one.key for one in given})
+        make_ready(db, {one.key for one in given})
     notifications = [one for one in placing.notifications if one.seq in new]
     return Appended(notifications, placing.owned & new)
 
@@ -206,45 +201,34 @@ class _Placing:
         stored = storable(channel), self._now, placed.due, storable(key), placed.digest
         return (seq, one.id, transition, *stored, ready_at, owner)
 
-    async def write_windows(self, db: PgConnection) -> None:
+    def write_windows(self, db: Transaction) -> None:
         """Write the windows that were opened, or that gather a digest now."""
         if changed := self._windows.changed:
             rows = [
                 (*map(storable, key), window.interval, window.due, window.digest) for key, window in changed.items()
             ]
-            await db.execute(_WRITE_WINDOWS, (rows_text(_WINDOW, rows),))
+            db.add(_WRITE_WINDOWS, (rows_text(_WINDOW, rows),))
 
 
 async def _placing(
-    db: PgConnection, given: Sequence[_Given], now: float, owner: int, room: Callable[[str], int]
+    db: Transaction, given: Sequence[_Given], now: float, owner: int, room: Callable[[str], int]
 ) -> _Placing:
-    cursor = await db.execute(_PENDING, keys_of({one.key for one in given}))
-    pending = {(channel, key): held for channel, key, held in await cursor.fetchall()}
-    known: list[str] = []
-    stored: dict[Key, Window] = {}
+    known = stored = Result()
     if merged := [one for one in given if one.address.interval]:
-        cursor = await db.execute("SELECT id FROM notifications WHERE id = ANY(%s)", ([one.id for one in merged],))
-        known = [row[0] for row in await cursor.fetchall()]
-        asked = {(one.address.channel, one.address.ordering_key) for one in merged}
-        cursor = await db.execute(_WINDOWS, keys_of(asked))
-        stored = {(channel, key): Window(*window) for channel, key, *window in await cursor.fetchall()}
-    return _Placing(pending, known, Windows(stored.get, now), now, owner, room)
+        known = db.add("SELECT id FROM notifications WHERE id = ANY(%s)", ([one.id for one in merged],))
+        stored = db.add(_WINDOWS, keys_of({(one.address.channel, one.address.ordering_key) for one in merged}))
+    found = await db.get(_PENDING, keys_of({one.key for one in given}))
+    pending = {(channel, key): held for channel, key, held in found.rows}
+    windows = {(channel, key): Window(*window) for channel, key, *window in stored.rows}
+    return _Placing(pending, [row[0] for row in known.rows], Windows(windows.get, now), now, owner, room)
 
 
-async def _numbers(db: PgConnection, count: int) -> list[int]:
-    """Numbers in order. Those of a transaction that is rolled back are lost, never used twice."""
-    cursor = await db.execute("SELECT array_agg(nextval('numbers')) FROM generate_series(1, %s)", (count,))
-    row = await cursor.fetchone()
-    assert row is not None
-    return sorted(row[0])
-
-
-async def _insert_transitions(db: PgConnection, transitions: Sequence[Transition], numbers: Sequence[int]) -> None:
-    shapes: dict[int, int] = {}  # by identity: documents alternate between a few lists of columns
+def _insert_transitions(
+    db: Transaction, transitions: Sequence[Transition], numbers: Sequence[int], shapes: Mapping[Columns, int]
+) -> None:
+    by_identity = {id(columns): number for columns, number in shapes.items()}  # most are the same object
     rows = []
     for transition, number in zip(transitions, numbers, strict=False):
-        shape = shapes.get(id(transition.columns))
-        if shape is None:
-            shape = shapes[id(transition.columns)] = await shape_number(db, transition.columns)
+        shape = by_identity.get(id(transition.columns)) or shapes[transition.columns]
         rows.append(transition_values(number, transition._replace(alert=storable(transition.alert)), shape))
-    await db.execute(_INSERT_TRANSITIONS, (rows_text(_TRANSITION, rows),))
+    db.add(_INSERT_TRANSITIONS, (rows_text(_TRANSITION, rows),))

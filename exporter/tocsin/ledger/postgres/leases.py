@@ -5,8 +5,7 @@ A row, not an advisory lock: behind a pooler that shares sessions two clients ge
 
 from typing import NamedTuple
 
-from tocsin.ledger.postgres.connection import Fenced
-from tocsin.postgres import PgConnection
+from tocsin.ledger.postgres.transaction import Transaction
 
 
 class Lease(NamedTuple):
@@ -23,33 +22,21 @@ _TAKE = """
     ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, holder = excluded.holder, until = excluded.until
     WHERE leases.until < clock_timestamp() RETURNING epoch
 """
-_RENEW = """
-    UPDATE leases SET until = clock_timestamp() + make_interval(secs => %s) WHERE name = %s AND epoch = %s
-"""
 
 
-_TAKEN_OVER = "another process has taken over; this one writes nothing any more"
-
-
-async def take(db: PgConnection, name: str, holder: str, seconds: float) -> Lease | str:
+async def take(db: Transaction, name: str, holder: str, seconds: float) -> Lease | str:
     """Take a lease that no other process holds. Returns who holds it otherwise."""
-    cursor = await db.execute(_TAKE, (name, holder, seconds))
-    if (found := await cursor.fetchone()) is not None:
-        return Lease(name, found[0], seconds)
-    cursor = await db.execute("SELECT holder FROM leases WHERE name = %s", (name,))
-    found = await cursor.fetchone()
-    return "another process" if found is None else str(found[0])
+    taken = db.add(_TAKE, (name, holder, seconds))
+    found = await db.get("SELECT holder FROM leases WHERE name = %s", (name,))
+    return Lease(name, taken.rows[0][0], seconds) if taken.rows else str(found.rows[0][0])
 
 
-async def renew(db: PgConnection, lease: Lease) -> None:
-    """Renew a lease: the last statement of each transaction, which so is the holder's or nothing. Raises Fenced."""
-    cursor = await db.execute(_RENEW, (lease.seconds, lease.name, lease.epoch))
-    if not cursor.rowcount:
-        raise Fenced(_TAKEN_OVER)
+def renew(db: Transaction, lease: Lease) -> None:
+    """Renew a lease: the last statement of each transaction, which fails where another process has taken it."""
+    db.add("SELECT renew(%s, %s, %s)", (lease.name, lease.epoch, lease.seconds))
 
 
-async def give_up(db: PgConnection, lease: Lease) -> None:
-    """Let another process take a lease at once."""
-    cursor = await db.execute("DELETE FROM leases WHERE name = %s AND epoch = %s", (lease.name, lease.epoch))
-    if not cursor.rowcount:
-        raise Fenced(_TAKEN_OVER)
+def give_up(db: Transaction, lease: Lease) -> None:
+    """Let another process take a lease at once, instead of `renew`."""
+    renew(db, lease)
+    db.add("DELETE FROM leases WHERE name = %s", (lease.name,))

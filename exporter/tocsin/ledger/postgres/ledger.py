@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import psycopg
@@ -27,16 +27,17 @@ from tocsin.ledger.base import (
     Stored,
 )
 from tocsin.ledger.postgres import outbox, records
-from tocsin.ledger.postgres.append import Appended, append, shape_number
-from tocsin.ledger.postgres.connection import Fenced, LedgerServer, Link, ledger_error
+from tocsin.ledger.postgres.append import Appended, Shapes, append
+from tocsin.ledger.postgres.connection import LedgerServer, Link, ledger_error
 from tocsin.ledger.postgres.leases import Lease, give_up, renew, take
 from tocsin.ledger.postgres.schema import migrate
+from tocsin.ledger.postgres.transaction import Result, Transaction, in_one
 from tocsin.ledger.postgres.values import rows_text, storable
 from tocsin.ledger.postgres.writer import Job, Writer
 from tocsin.ledger.queue import Queue
 from tocsin.ledger.rows import columns_of, firing_of, firing_values
-from tocsin.model import Notification
-from tocsin.postgres import PgConnection, granted, script, within
+from tocsin.model import Columns, Notification
+from tocsin.postgres import granted, script, within
 
 T = TypeVar("T")
 
@@ -66,11 +67,12 @@ class PostgresLedger:
         self.fault: LedgerError | None = None
         self._server = server
         self._reading = links[1]
-        self._begin_reading = sql.SQL("; ").join([server.begin(), sql.SQL("SET TRANSACTION READ ONLY")])
+        self._begin_reading = [*_begin(server), "SET TRANSACTION READ ONLY"]
         self._lease = lease
         self._clock = clock
-        self._writer = Writer(links[0], server.begin(), self._fence, server.timeout, observe)
+        self._writer = Writer(links[0], _begin(server), self._fence, server.timeout, observe)
         self._reader = asyncio.Lock()
+        self._shapes = Shapes()
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
         self._closed = False
         self._changes = changes
@@ -79,71 +81,67 @@ class PostgresLedger:
     # Batches.
 
     async def load(self, alert: str) -> Stored | None:
-        async def read(db: PgConnection) -> Stored | None:
-            cursor = await db.execute(
+        async def read(db: Transaction) -> Callable[[], Stored | None]:
+            found = db.add(
                 "SELECT definition, columns, frontier FROM alerts JOIN shapes ON id = shape WHERE alert = %s",
                 (storable(alert),),
             )
-            if (found := await cursor.fetchone()) is None:
-                return None
-            rows = await db.execute(
+            firings = db.add(
                 'SELECT fingerprint, phase, started_at, marked_at, "row", counts FROM firings WHERE alert = %s',
                 (storable(alert),),
             )
-            definition, columns, frontier = found
-            return Stored(
-                definition=definition,
-                columns=columns_of(columns),
-                frontier=frontier,
-                firings=[firing_of(*row) for row in await rows.fetchall()],
-            )
+            return lambda: _stored(found, firings) if found.rows else None
 
         return await self._read(read)
 
     async def commit(self, commit: Commit) -> list[Notification]:
         now, alert = self._clock(), storable(commit.alert)
         firings = rows_text(_FIRING, [firing_values(alert, firing) for firing in commit.saved])
+        columns = {commit.columns, *(transition.columns for transition, _ in commit.transitions)}
 
-        async def write(db: PgConnection) -> Appended:
-            shape = await shape_number(db, commit.columns)
-            await db.execute(_ALERT, (alert, storable(commit.definition), shape, commit.frontier))
+        async def write(db: Transaction) -> Callable[[], Appended]:
+            shapes = await self._shapes.numbers(db, columns)
+            db.add(_ALERT, (alert, storable(commit.definition), shapes[commit.columns], commit.frontier))
             if commit.replace:
-                await db.execute("DELETE FROM firings WHERE alert = %s", (alert,))
+                db.add("DELETE FROM firings WHERE alert = %s", (alert,))
             elif commit.gone:
-                await db.execute(
-                    "DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, [*commit.gone])
-                )
+                db.add("DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, [*commit.gone]))
             if commit.saved:
-                await db.execute(_SAVE, (firings,))
-            return await append(db, commit.transitions, now, self._epoch, self._room)
+                db.add(_SAVE, (firings,))
+            appended = await append(db, commit.transitions, shapes, now, self._epoch, self._room)
+            return lambda: self._written(appended, shapes)
 
         return self._committed(await self._keep(write))
 
     async def commit_events(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
         now = self._clock()
+        columns = {one.routed[0].columns for one in commit.occurrences}
 
-        async def write(db: PgConnection) -> tuple[Appended, list[Occurrence]]:
+        async def write(db: Transaction) -> Callable[[], tuple[Appended, list[Occurrence]]]:
+            shapes = await self._shapes.numbers(db, columns)
             for partition, position in sorted(commit.position.items()):
-                await db.execute(_POSITION, (storable(commit.source), storable(partition), position))
-            new = [one for one in commit.occurrences if one.key is None or await _is_first(db, one)]
-            return await append(db, (one.routed for one in new), now, self._epoch, self._room), new
+                db.add(_POSITION, (storable(commit.source), storable(partition), position))
+            seen = [None if one.key is None else _see(db, one) for one in commit.occurrences]
+            if any(seen):
+                await db.send()
+            new = [one for one, first in zip(commit.occurrences, seen, strict=True) if first is None or first.count]
+            appended = await append(db, (one.routed for one in new), shapes, now, self._epoch, self._room)
+            return lambda: (self._written(appended, shapes), new)
 
         appended, new = await self._keep(write)
         return self._committed(appended), new
 
     async def position(self, source: str) -> dict[str, int]:
-        async def read(db: PgConnection) -> dict[str, int]:
-            cursor = await db.execute(
-                "SELECT partition, position FROM positions WHERE source = %s", (storable(source),)
-            )
-            return dict(await cursor.fetchall())
+        async def read(db: Transaction) -> Callable[[], dict[str, int]]:
+            found = db.add("SELECT partition, position FROM positions WHERE source = %s", (storable(source),))
+            return lambda: dict(found.rows)
 
         return await self._read(read)
 
     # The outbox.
 
     async def recover(self, channel: str, since: float, ready_at: float) -> None:
-        await self._write(lambda db: outbox.recover(db, channel, since, ready_at))
+        await self._write(_plain(lambda db: outbox.recover(db, channel, since, ready_at)))
         self._queues[channel].claimed.clear()
         self._queues[channel].reset()
 
@@ -160,17 +158,17 @@ class PostgresLedger:
 
     async def release(self, notifications: Sequence[Notification]) -> None:
         seqs = [one.seq for one in notifications]
-        await self._write(lambda db: outbox.release(db, seqs, self._epoch))
+        await self._write(_plain(lambda db: outbox.release(db, seqs, self._epoch)))
         for notification in notifications:
             queue = self._queues[notification.channel]
             queue.end(notification.seq, notification.ordering_key)
             queue.changed()
 
     async def bind(self, requests: Sequence[Sequence[int]]) -> None:
-        await self._keep(lambda db: outbox.bind(db, requests))
+        await self._keep(_plain(lambda db: outbox.bind(db, requests)))
 
     async def settle(self, settlements: Sequence[Settlement]) -> bool:
-        more = await self._keep(lambda db: outbox.settle(db, settlements), locks=True)
+        more = await self._keep(_job(lambda db: outbox.settle(db, settlements)), locks=True)
         for settlement in settlements:
             queue = self._queues[settlement.channel]
             queue.end(settlement.seq, settlement.ordering_key)
@@ -180,13 +178,13 @@ class PostgresLedger:
 
     async def digest(self, head: Notification) -> list[Notification]:
         now = self._clock()
-        return await self._keep(lambda db: outbox.digest(db, head, now))
+        return await self._keep(_job(lambda db: outbox.digest(db, head, now)))
 
     async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
-        await self._keep(lambda db: outbox.split_digest(db, head, at, refused=refused), locks=True)
+        await self._keep(_plain(lambda db: outbox.split_digest(db, head, at, refused=refused)), locks=True)
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
-        return await self._read(lambda db: outbox.previous_ids(db, notification))
+        return await self._read(_job(lambda db: outbox.previous_ids(db, notification)))
 
     # For operators.
 
@@ -236,7 +234,7 @@ class PostgresLedger:
         if (lease := self._lease) is not None:
             self._lease = None
             # The claims end with it, so that another process goes on at once.
-            ending = self._writer.run(lambda db: _end(db, lease))
+            ending = self._writer.run(_plain(lambda db: _end(db, lease)))
             await asyncio.gather(ending, return_exceptions=True)
         await self._writer.close()
         async with self._reader:
@@ -252,6 +250,10 @@ class PostgresLedger:
         queue = self._queues[channel]
         return _CLAIMED_AT_ONCE - len(queue.ready) - len(queue.claimed)
 
+    def _written(self, appended: Appended, shapes: Mapping[Columns, int]) -> Appended:
+        self._shapes.committed(shapes)
+        return appended
+
     def _committed(self, appended: Appended) -> list[Notification]:
         for notification in appended.notifications:
             queue = self._queues[notification.channel]
@@ -265,25 +267,24 @@ class PostgresLedger:
         for queue in self._queues.values():
             queue.reset()
 
-    async def _fence(self, db: PgConnection) -> None:
+    def _fence(self, db: Transaction) -> None:
         if self._lease is not None:
-            await renew(db, self._lease)
+            renew(db, self._lease)
 
     async def _renew(self) -> None:
         """Keep the lease while nothing is written."""
         while self._lease is not None:
             await asyncio.sleep(self._lease.seconds / 5)
             with contextlib.suppress(LedgerError):
-                await self._write(_nothing)
+                await self._write(_plain(lambda _: None))
 
     async def _change(self, job: Job[T]) -> T:
         """Write what an operator changes in the outbox."""
 
-        async def change(db: PgConnection) -> tuple[T, int]:
-            cursor = await db.execute("UPDATE ledger SET changes = changes + 1 RETURNING changes")
-            row = await cursor.fetchone()
-            assert row is not None
-            return await job(db), row[0]
+        async def change(db: Transaction) -> Callable[[], tuple[T, int]]:
+            changes = db.add("UPDATE ledger SET changes = changes + 1 RETURNING changes")
+            after = await job(db)
+            return lambda: (after(), changes.rows[0][0])
 
         result, changes = await self._write(change, locks=True)
         if changes == self._changes + 1:  # otherwise another process has made changes, too
@@ -305,23 +306,16 @@ class PostgresLedger:
         self._check_open()
         try:
             return await self._writer.run(job, locks=locks)
-        except (psycopg.Error, OSError, Fenced) as error:  # TimeoutError is an OSError
+        except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
             raise ledger_error(error, self._server) from None
 
     async def _read(self, job: Job[T]) -> T:
         self._check_open()
 
-        async def run(db: PgConnection) -> T:
-            await db.execute(self._begin_reading)
-            try:
-                return await job(db)
-            finally:
-                await db.execute("ROLLBACK")
-
         try:
             async with self._reader:
                 connection = await self._reading.get()
-                return await within(self._server.timeout, connection, run(connection))
+                return await within(self._server.timeout, connection, in_one(connection, self._begin_reading, job))
         except (psycopg.Error, OSError) as error:
             raise ledger_error(error, self._server) from None
 
@@ -352,28 +346,56 @@ _SIGHTING = """
 """
 
 
-async def _is_first(db: PgConnection, occurrence: Occurrence) -> bool:
-    """Whether an event is no duplicate of another one, and remember it. An event that is delivered again is no
-    duplicate of itself."""
+def _see(db: Transaction, occurrence: Occurrence) -> Result:
+    """Remember an event. The count says whether it is no duplicate of another one. An event that is delivered again is
+    no duplicate of itself."""
     event = occurrence.routed[0]
     assert occurrence.key is not None
     values = (storable(event.alert), storable(occurrence.key), event.fingerprint, occurrence.until, event.at)
-    return (await db.execute(_SIGHTING, values)).rowcount > 0
+    return db.add(_SIGHTING, values)
 
 
-async def _changes(db: PgConnection) -> int:
-    row = await (await db.execute("SELECT changes FROM ledger")).fetchone()
-    assert row is not None
-    return int(row[0])
+def _stored(found: Result, firings: Result) -> Stored:
+    [(definition, columns, frontier)] = found.rows
+    return Stored(
+        definition=definition,
+        columns=columns_of(columns),
+        frontier=frontier,
+        firings=[firing_of(*row) for row in firings.rows],
+    )
 
 
-async def _end(db: PgConnection, lease: Lease) -> None:
-    await give_up(db, lease)
-    await outbox.release_all(db, lease.epoch)
+async def _changes(db: Transaction) -> Callable[[], int]:
+    found = db.add("SELECT changes FROM ledger")
+    return lambda: int(found.rows[0][0])
 
 
-async def _nothing(_: PgConnection) -> None:
-    pass
+def _end(db: Transaction, lease: Lease) -> None:
+    give_up(db, lease)
+    outbox.release_all(db, lease.epoch)
+
+
+def _job(work: Callable[[Transaction], Callable[[], T]]) -> Job[T]:
+    """Work that needs no result on the way, as a job."""
+
+    async def job(db: Transaction) -> Callable[[], T]:
+        return work(db)
+
+    return job
+
+
+def _plain(work: Callable[[Transaction], None]) -> Job[None]:
+    """Work without a result, as a job."""
+
+    async def job(db: Transaction) -> Callable[[], None]:
+        work(db)
+        return lambda: None
+
+    return job
+
+
+def _begin(server: LedgerServer) -> list[str]:
+    return [statement.as_string(None) for statement in server.beginning()]
 
 
 async def open_ledger(
@@ -397,9 +419,7 @@ async def open_ledger(
         await within(server.timeout, db, migrate(db, server, allowed=exclusive))
         lease = await _taken(links[0], server, waiting) if exclusive else None
         db = await links[0].get()
-        await db.execute(server.begin())
-        changes = await _changes(db)
-        await db.execute("COMMIT")
+        changes = await in_one(db, _begin(server), _changes)
     except BaseException as error:
         await links[0].close()
         if isinstance(error, (psycopg.Error, OSError)):
@@ -448,8 +468,9 @@ async def _taken(link: Link, server: LedgerServer, waiting: Callable[[str], None
 
 
 async def _try(link: Link, server: LedgerServer, holder: str) -> Lease | str:
-    db = await link.get()
-    await db.execute(server.begin())
-    found = await take(db, _LEASE, holder, server.lease)
-    await db.execute("COMMIT")
+    async def job(db: Transaction) -> Callable[[], Lease | str]:
+        found = await take(db, _LEASE, holder, server.lease)
+        return lambda: found
+
+    found = await in_one(await link.get(), _begin(server), job)
     return found if isinstance(found, Lease) else f"{found} runs the alerts"

@@ -1,16 +1,17 @@
 """Claiming and settling notifications, as in `tocsin.ledger.outbox`. A claim is in the table: `owner` is the epoch of
 the process that has it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from operator import attrgetter
 
 from tocsin.ledger.base import MOST_MERGED, Claimed, Settlement, Status
 from tocsin.ledger.outbox import Read
+from tocsin.ledger.postgres.transaction import Result, Transaction
 from tocsin.ledger.postgres.values import rows_text, storable
 from tocsin.ledger.rows import columns_of, notification_of
 from tocsin.ledger.windows import Key
 from tocsin.model import Notification
-from tocsin.postgres import PgConnection
 
 _KEPT_ATTEMPTS = 50
 """Failed attempts kept of one notification: it may have thousands."""
@@ -25,6 +26,13 @@ _OF_REQUEST = f"{NOTIFICATION} WHERE n.request = %s AND n.status = 'pending' ORD
 _OF_DIGEST = f"{NOTIFICATION} WHERE n.digest = %s AND n.status = 'pending' ORDER BY n.seq LIMIT %s"
 
 # Claiming.
+
+_PENDING = "n.status IS NOT DISTINCT FROM 'pending'"
+"""With `=`, a planner to which the table looks small would read an index of everything pending for each row."""
+_BIND = f"""
+    UPDATE notifications AS n SET request = given.request
+    FROM json_to_recordset(%s) AS given (request bigint, seq bigint) WHERE n.seq = given.seq AND {_PENDING}
+"""  # noqa: S608 - made of constants
 
 _READY = """
     WITH ready AS MATERIALIZED (
@@ -55,31 +63,29 @@ _AT_ONCE = _READY.format(when="= 0")
 _AT_A_TIME = _READY.format(when="> 0")
 
 
-async def notifications(db: PgConnection, statement: str, *arguments: object) -> list[Notification]:
-    """The notifications that a statement which begins with `NOTIFICATION` finds."""
-    cursor = await db.execute(statement, arguments)
-    return [notification_of(row, columns_of) for row in await cursor.fetchall()]
+def notifications(result: Result) -> list[Notification]:
+    """The notifications that a statement which begins with `NOTIFICATION` has found."""
+    return [notification_of(row, columns_of) for row in result.rows]
 
 
 async def claim(
-    db: PgConnection,
+    db: Transaction,
     known: Mapping[int, Notification],
     channel: str,
     held: Iterable[int],
     limit: int,
     now: float,
     owner: int,
-) -> Read:
+) -> Callable[[], Read]:
     """See `Outbox.claim`. `known`: notifications that need not be read, by `seq`. `held`: what this process sends now,
     by `seq`."""
     half = max(1, limit // 2)
-    cursor = await db.execute("SELECT coalesce(max(seq), 0) FROM notifications")
-    row = await cursor.fetchone()
-    assert row is not None
     asked = {"channel": storable(channel), "owner": owner, "held": [*held]}
-    timed = await (await db.execute(_AT_A_TIME, {**asked, "limit": half + 1})).fetchall()
-    due = [found for found in timed[:half] if found[-1] <= now]
-    at_once = await (await db.execute(_AT_ONCE, {**asked, "limit": limit - len(due)})).fetchall()
+    last = db.add("SELECT coalesce(max(seq), 0) FROM notifications")
+    timed = db.add(_AT_A_TIME, {**asked, "limit": half + 1})
+    ready = await db.get(_AT_ONCE, {**asked, "limit": limit})
+    due = [row for row in timed.rows[:half] if row[-1] <= now]
+    at_once = ready.rows[: limit - len(due)]
     heads: list[int] = []
     repeats: list[list[Notification]] = []
     busy: set[str] = set()
@@ -89,42 +95,52 @@ async def claim(
         if request is None:
             heads.append(seq)
             busy.add(key)
-            continue
-        members = await notifications(db, _OF_REQUEST, request)
-        keys = {member.ordering_key for member in members}
-        cursor = await db.execute(_CLAIMED, {**asked, "request": request})
-        free = await cursor.fetchone() == (len(members), False)
-        if free and busy.isdisjoint(keys) and all(member.not_before <= now for member in members):
+        elif members := await _free_members(db, {**asked, "request": request}, busy, now):
             repeats.append(members)
-            busy |= keys
+            busy |= {member.ordering_key for member in members}
     chosen = [*heads, *(member.seq for members in repeats for member in members)]
-    await db.execute("UPDATE notifications SET owner = %s WHERE seq = ANY(%s) AND owner IS NULL", (owner, chosen))
-    found = [one for seq in heads if (one := known.get(seq)) is not None]
-    if len(found) < len(heads):
-        found += await notifications(db, _BY_SEQ, [*({*heads} - {one.seq for one in found})])
+    db.add("UPDATE notifications SET owner = %s WHERE seq = ANY(%s) AND owner IS NULL", (owner, chosen))
+    in_memory = [one for seq in heads if (one := known.get(seq)) is not None]
+    others = db.add(_BY_SEQ, ([*({*heads} - {one.seq for one in in_memory})],))
     full = len(due) == half or len(due) + len(at_once) == limit
-    claimed = Claimed(
-        heads=sorted(found, key=attrgetter("seq")),
-        repeats=repeats,
-        more=full and bool(heads or repeats),
-        next_at=next((row[-1] for row in timed if row[-1] > now), None),
-    )
-    return Read(claimed, full, row[0])
+
+    def read() -> Read:
+        claimed = Claimed(
+            heads=sorted([*in_memory, *notifications(others)], key=attrgetter("seq")),
+            repeats=repeats,
+            more=full and bool(heads or repeats),
+            next_at=next((row[-1] for row in timed.rows if row[-1] > now), None),
+        )
+        return Read(claimed, full, last.rows[0][0])
+
+    return read
 
 
-async def release(db: PgConnection, seqs: Sequence[int], owner: int) -> None:
+async def _free_members(
+    db: Transaction, asked: dict[str, object], busy: AbstractSet[str], now: float
+) -> list[Notification] | None:
+    """The members of a request; None if one of them cannot be sent now."""
+    found = db.add(_OF_REQUEST, (asked["request"],))
+    claimed = await db.get(_CLAIMED, asked)
+    members = notifications(found)
+    if claimed.rows != [(len(members), False)] or any(member.not_before > now for member in members):
+        return None
+    return members if busy.isdisjoint({member.ordering_key for member in members}) else None
+
+
+def release(db: Transaction, seqs: Sequence[int], owner: int) -> None:
     """See `Outbox.release`."""
-    await db.execute("UPDATE notifications SET owner = NULL WHERE seq = ANY(%s) AND owner = %s", ([*seqs], owner))
+    db.add("UPDATE notifications SET owner = NULL WHERE seq = ANY(%s) AND owner = %s", ([*seqs], owner))
 
 
-async def release_all(db: PgConnection, owner: int) -> None:
+def release_all(db: Transaction, owner: int) -> None:
     """Give back what a process has claimed."""
-    await db.execute("UPDATE notifications SET owner = NULL WHERE owner = %s AND status = 'pending'", (owner,))
+    db.add("UPDATE notifications SET owner = NULL WHERE owner = %s AND status = 'pending'", (owner,))
 
 
-async def recover(db: PgConnection, channel: str, since: float, ready_at: float) -> None:
+def recover(db: Transaction, channel: str, since: float, ready_at: float) -> None:
     """See `Outbox.recover`."""
-    await db.execute(
+    db.add(
         "UPDATE notifications SET owner = NULL, ready_at ="
         " CASE WHEN created_at <= %s THEN greatest(ready_at, %s) ELSE ready_at END"
         " WHERE channel = %s AND status = 'pending' AND ready_at IS NOT NULL"
@@ -133,15 +149,10 @@ async def recover(db: PgConnection, channel: str, since: float, ready_at: float)
     )
 
 
-async def bind(db: PgConnection, requests: Sequence[Sequence[int]]) -> None:
+def bind(db: Transaction, requests: Sequence[Sequence[int]]) -> None:
     """See `Outbox.bind`. A request has the number of its first member."""
     rows = [(members[0], seq) for members in requests for seq in members]
-    await db.execute(
-        "UPDATE notifications AS n SET request = given.request"
-        " FROM json_to_recordset(%s) AS given (request bigint, seq bigint)"
-        " WHERE n.seq = given.seq AND n.status = 'pending'",
-        (rows_text(("request", "seq"), rows),),
-    )
+    db.add(_BIND, (rows_text(("request", "seq"), rows),))
 
 
 # Settling.
@@ -160,7 +171,7 @@ _SETTLE = f"""
       ordering_key = CASE WHEN given.key AND given.status = 'pending' THEN 'released ' || n.seq ELSE n.ordering_key
         END,
       ready_at = CASE WHEN given.key AND given.status = 'pending' THEN given.not_before END
-    FROM {_GIVEN} WHERE n.seq = given.seq AND n.status = 'pending'
+    FROM {_GIVEN} WHERE n.seq = given.seq AND {_PENDING}
 """  # noqa: S608 - made of constants
 _NOTE_ATTEMPTS = f"""
     INSERT INTO attempts (seq, at, reason, detail) SELECT seq, at, reason, detail FROM {_GIVEN}
@@ -179,16 +190,16 @@ _MAKE_READY = """
 """
 
 
-async def settle(db: PgConnection, settlements: Sequence[Settlement]) -> bool:
+def settle(db: Transaction, settlements: Sequence[Settlement]) -> Callable[[], bool]:
     """See `Outbox.settle`."""
     rows = rows_text(_SETTLEMENT, map(_values, sorted(settlements, key=attrgetter("seq"))))
-    await db.execute(_SETTLE, (rows,))
+    db.add(_SETTLE, (rows,))
     if failed := [one.seq for one in settlements if one.reason]:
-        await db.execute(_NOTE_ATTEMPTS, (rows,))
-        await db.execute(_FORGET_ATTEMPTS, (failed, _KEPT_ATTEMPTS))
+        db.add(_NOTE_ATTEMPTS, (rows,))
+        db.add(_FORGET_ATTEMPTS, (failed, _KEPT_ATTEMPTS))
     # Also of what an operator has dropped meanwhile: it no longer holds back the next.
-    ready = await make_ready(db, {(one.channel, one.ordering_key) for one in settlements})
-    return ready or any(one.release_key for one in settlements)
+    ready = make_ready(db, {(one.channel, one.ordering_key) for one in settlements})
+    return lambda: ready.count > 0 or any(one.release_key for one in settlements)
 
 
 def _values(one: Settlement) -> tuple[object, ...]:
@@ -199,9 +210,9 @@ def _values(one: Settlement) -> tuple[object, ...]:
     return (*plain, one.repeat, one.at, one.release_key)
 
 
-async def make_ready(db: PgConnection, keys: Iterable[Key]) -> bool:
-    """Make the first pending notification of each ordering key sendable. Returns whether there is any."""
-    return (await db.execute(_MAKE_READY, keys_of(keys))).rowcount > 0
+def make_ready(db: Transaction, keys: Iterable[Key]) -> Result:
+    """Make the first pending notification of each ordering key sendable. The count says whether there is any."""
+    return db.add(_MAKE_READY, keys_of(keys))
 
 
 def keys_of(keys: Iterable[Key]) -> tuple[list[str], list[str]]:
@@ -213,35 +224,36 @@ def keys_of(keys: Iterable[Key]) -> tuple[list[str], list[str]]:
 # Digests.
 
 
-async def digest(db: PgConnection, head: Notification, now: float) -> list[Notification]:
+def digest(db: Transaction, head: Notification, now: float) -> Callable[[], list[Notification]]:
     """See `Outbox.digest`."""
-    await db.execute(
+    db.add(
         "UPDATE windows SET digest = NULL, due = greatest(due, %s) + interval"
         " WHERE channel = %s AND ordering_key = %s AND digest = %s",
         (now, storable(head.channel), storable(head.ordering_key), head.digest),
     )
-    return await notifications(db, _OF_DIGEST, head.digest, MOST_MERGED)
+    found = db.add(_OF_DIGEST, (head.digest, MOST_MERGED))
+    return lambda: notifications(found)
 
 
-async def split_digest(db: PgConnection, head: Notification, at: int, *, refused: bool) -> None:
+def split_digest(db: Transaction, head: Notification, at: int, *, refused: bool) -> None:
     """See `Outbox.split_digest`. A digest has the number of its first notification, so that of the new one is free."""
-    await db.execute(
+    db.add(
         "UPDATE notifications SET digest = %s WHERE digest = %s AND seq >= %s AND status = 'pending'",
         (at, head.digest, at),
     )
-    await db.execute(
+    db.add(
         "UPDATE notifications SET request = NULL, generation = generation + %s WHERE seq = %s",
         (int(refused), head.seq),
     )
 
 
-async def previous_ids(db: PgConnection, notification: Notification) -> tuple[str, ...]:
+def previous_ids(db: Transaction, notification: Notification) -> Callable[[], tuple[str, ...]]:
     """See `Outbox.previous_ids`."""
     of = notification.transition
-    cursor = await db.execute(
+    found = db.add(
         "SELECT n.id FROM transitions AS t JOIN notifications AS n ON n.transition = t.id"
         " WHERE t.fingerprint = %s AND t.started_at = %s AND t.alert = %s AND n.channel = %s"
         " AND n.status = 'delivered' AND n.seq < %s ORDER BY n.seq",
         (of.fingerprint, of.started_at, storable(of.alert), storable(notification.channel), notification.seq),
     )
-    return tuple(row[0] for row in await cursor.fetchall())
+    return lambda: tuple(row[0] for row in found.rows)

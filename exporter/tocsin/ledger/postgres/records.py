@@ -1,18 +1,18 @@
 """What operators ask of the outbox, and maintenance, as in `tocsin.ledger.records`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from tocsin.errors import Reason
 from tocsin.firing import Phase
 from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
 from tocsin.ledger.postgres.outbox import keys_of, make_ready
+from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.ledger.postgres.values import storable
 from tocsin.ledger.records import FINAL
 from tocsin.ledger.rows import columns_of, record_of, row_of
 from tocsin.ledger.windows import Key
 from tocsin.model import Kind
-from tocsin.postgres import PgConnection
 
 _RECORD = """
     SELECT n.seq, n.id, t.alert, n.channel, t.kind, n.status, t.fingerprint, t.started_at, t.at, n.attempts,
@@ -23,22 +23,24 @@ _RECORD = """
 # Reading.
 
 
-async def backlog(db: PgConnection) -> dict[str, Backlog]:
+async def backlog(db: Transaction) -> Callable[[], dict[str, Backlog]]:
     """See `Ledger.backlog`."""
-    cursor = await db.execute(
+    pending = db.add(
         "SELECT channel, count(*), min(CASE WHEN digest IS NULL OR attempts > 0 THEN created_at"
         " ELSE greatest(created_at, not_before) END) FROM notifications WHERE status = 'pending' GROUP BY channel"
     )
-    pending = await cursor.fetchall()
-    cursor = await db.execute("SELECT channel, count(*) FROM notifications WHERE status = 'dead' GROUP BY channel")
-    dead: dict[str, int] = dict(await cursor.fetchall())
-    found = {name: Backlog(dead=count) for name, count in dead.items()}
-    for channel, count, oldest in pending:
-        found[channel] = Backlog(pending=count, oldest=oldest, dead=dead.get(channel, 0))
+    dead = db.add("SELECT channel, count(*) FROM notifications WHERE status = 'dead' GROUP BY channel")
+
+    def found() -> dict[str, Backlog]:
+        backlogs = {name: Backlog(dead=count) for name, count in dead.rows}
+        for channel, count, oldest in pending.rows:
+            backlogs[channel] = Backlog(pending=count, oldest=oldest, dead=dict(dead.rows).get(channel, 0))
+        return backlogs
+
     return found
 
 
-async def find(db: PgConnection, wanted: Filter) -> list[Record]:
+async def find(db: Transaction, wanted: Filter) -> Callable[[], list[Record]]:
     """See `Ledger.find`."""
     prefix = wanted.id_prefix
     choices = {
@@ -52,18 +54,18 @@ async def find(db: PgConnection, wanted: Filter) -> list[Record]:
     conditions = {text: value for text, value in choices.items() if value is not None}
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     statement = f"{_RECORD} {where} ORDER BY n.seq DESC LIMIT %s"
-    cursor = await db.execute(statement, (*conditions.values(), wanted.limit))
-    return [record_of(row, columns_of) for row in await cursor.fetchall()]
+    found = db.add(statement, (*conditions.values(), wanted.limit))
+    return lambda: [record_of(row, columns_of) for row in found.rows]
 
 
-async def attempts(db: PgConnection, id_: str) -> list[Attempt]:
+async def attempts(db: Transaction, id_: str) -> Callable[[], list[Attempt]]:
     """See `Ledger.attempts`."""
-    cursor = await db.execute(
+    found = db.add(
         "SELECT a.at, a.reason, a.detail FROM attempts AS a JOIN notifications AS n ON n.seq = a.seq"
         " WHERE n.id = %s ORDER BY a.number",
         (id_,),
     )
-    return [Attempt(at=at, reason=reason, detail=detail) for at, reason, detail in await cursor.fetchall()]
+    return lambda: [Attempt(at=at, reason=reason, detail=detail) for at, reason, detail in found.rows]
 
 
 _EPISODES = """
@@ -87,14 +89,14 @@ _DELIVERIES = """
 """
 
 
-async def episodes(db: PgConnection, alert: str, limit: int) -> list[Episode]:
+async def episodes(db: Transaction, alert: str, limit: int) -> Callable[[], list[Episode]]:
     """See `Ledger.episodes`."""
     phases = [str(Phase.FIRING), str(Phase.KEEPING)]
-    cursor = await db.execute(_EPISODES, {"alert": storable(alert), "limit": limit, "phases": phases})
-    found = []
-    for fingerprint, started_at, kind, at, columns, row, fires in await cursor.fetchall():
-        counts = await db.execute(_DELIVERIES, (fingerprint, started_at, storable(alert)))
-        found.append(
+    found = await db.get(_EPISODES, {"alert": storable(alert), "limit": limit, "phases": phases})
+    counts = [db.add(_DELIVERIES, (fingerprint, at, storable(alert))) for fingerprint, at, *_ in found.rows]
+
+    def episodes() -> list[Episode]:
+        made = [
             Episode(
                 alert=alert,
                 fingerprint=fingerprint,
@@ -104,10 +106,15 @@ async def episodes(db: PgConnection, alert: str, limit: int) -> list[Episode]:
                 kind=kind,
                 columns=columns_of(columns),
                 row=row_of(row),
-                deliveries={(channel, Status(status)): count for channel, status, count in await counts.fetchall()},
+                deliveries={(channel, Status(status)): count for channel, status, count in deliveries.rows},
             )
-        )
-    return sorted(found, key=attrgetter("started_at"), reverse=True)
+            for (fingerprint, started_at, kind, at, columns, row, fires), deliveries in zip(
+                found.rows, counts, strict=True
+            )
+        ]
+        return sorted(made, key=attrgetter("started_at"), reverse=True)
+
+    return episodes
 
 
 # Changing.
@@ -126,37 +133,36 @@ _DROP = """
 """
 
 
-async def retry(db: PgConnection, ids: Sequence[str], now: float) -> int:
+async def retry(db: Transaction, ids: Sequence[str], now: float) -> Callable[[], int]:
     """See `Ledger.retry`."""
-    cursor = await db.execute(_RETRY, (now, [str(reason) for reason in FINAL], [*ids]))
-    keys: list[Key] = await cursor.fetchall()
+    changed = await db.get(_RETRY, (now, [str(reason) for reason in FINAL], [*ids]))
+    keys: set[Key] = {(channel, key) for channel, key in changed.rows}
     # They are older than what is pending now, and are sent before it.
-    await db.execute(
+    db.add(
         "UPDATE notifications AS n SET ready_at = NULL FROM unnest(%s::text[], %s::text[]) AS asked (channel, key)"
         " WHERE n.channel = asked.channel AND n.ordering_key = asked.key AND n.status = 'pending'"
         " AND n.ready_at IS NOT NULL",
-        keys_of({*keys}),
+        keys_of(keys),
     )
-    await make_ready(db, {*keys})
-    return len(keys)
+    make_ready(db, keys)
+    return lambda: changed.count
 
 
-async def drop(db: PgConnection, ids: Sequence[str], now: float) -> int:
+async def drop(db: Transaction, ids: Sequence[str], now: float) -> Callable[[], int]:
     """See `Ledger.drop`."""
-    cursor = await db.execute(_DROP, (now, [*ids]))
-    keys: list[Key] = await cursor.fetchall()
-    await make_ready(db, {*keys})
-    return len(keys)
+    changed = await db.get(_DROP, (now, [*ids]))
+    make_ready(db, {(channel, key) for channel, key in changed.rows})
+    return lambda: changed.count
 
 
-async def dead_letter_unrouted(db: PgConnection, channels: Sequence[str], now: float) -> int:
+async def dead_letter_unrouted(db: Transaction, channels: Sequence[str], now: float) -> Callable[[], int]:
     """See `Ledger.dead_letter_unrouted`."""
-    cursor = await db.execute(
+    changed = db.add(
         "UPDATE notifications SET status = 'dead', settled_at = %s, reason = %s, detail = %s, owner = NULL"
         " WHERE status = 'pending' AND NOT channel = ANY(%s)",
-        (now, Reason.UNROUTED, "the channel is no longer in the configuration", [*map(storable, channels)]),
+        (now, str(Reason.UNROUTED), "the channel is no longer in the configuration", [*map(storable, channels)]),
     )
-    return cursor.rowcount
+    return lambda: changed.count
 
 
 _PRUNABLE = """
@@ -168,23 +174,22 @@ _PRUNABLE = """
 """
 
 
-async def prune(db: PgConnection, before: float, limit: int, now: float) -> int:
+async def prune(db: Transaction, before: float, limit: int, now: float) -> Callable[[], int]:
     """See `Ledger.prune`. An episode that still fires keeps its notifications: the one that ends it may name them (a
     cancel)."""
-    cursor = await db.execute(_PRUNABLE, (before, limit))
-    found = await cursor.fetchall()
+    found = (await db.get(_PRUNABLE, (before, limit))).rows
     seqs, transitions = [seq for seq, _ in found], [transition for _, transition in found]
-    await db.execute("DELETE FROM notifications WHERE seq = ANY(%s) AND status IN ('delivered', 'dropped')", (seqs,))
-    await db.execute(
+    db.add("DELETE FROM notifications WHERE seq = ANY(%s) AND status IN ('delivered', 'dropped')", (seqs,))
+    db.add(
         "DELETE FROM attempts WHERE seq = ANY(%s)"
         " AND NOT EXISTS (SELECT FROM notifications AS n WHERE n.seq = attempts.seq)",
         (seqs,),
     )
-    await db.execute(
+    db.add(
         "DELETE FROM transitions WHERE id = ANY(%s)"
         " AND NOT EXISTS (SELECT FROM notifications AS n WHERE n.transition = transitions.id)",
         (transitions,),
     )
-    await db.execute("DELETE FROM windows WHERE digest IS NULL AND due < %s", (now,))
-    await db.execute("DELETE FROM sightings WHERE until < %s", (int(now * 1000),))
-    return len(found)
+    db.add("DELETE FROM windows WHERE digest IS NULL AND due < %s", (now,))
+    db.add("DELETE FROM sightings WHERE until < %s", (int(now * 1000),))
+    return lambda: len(found)

@@ -25,6 +25,15 @@ MIGRATIONS: tuple[str, ...] = (
       holder text NOT NULL,                      -- host and process, for people
       until  timestamptz NOT NULL
     );
+    CREATE FUNCTION renew (lease text, mine bigint, seconds double precision) RETURNS void LANGUAGE plpgsql AS $$
+      BEGIN
+        UPDATE leases SET until = clock_timestamp() + make_interval(secs => seconds)
+          WHERE name = lease AND epoch = mine;
+        IF NOT FOUND THEN
+          RAISE EXCEPTION 'another process has taken over' USING ERRCODE = 'TCFEN';
+        END IF;
+      END
+    $$;
     CREATE TABLE shapes (
       id      integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
       columns text NOT NULL UNIQUE               -- JSON: [[name, type number, type modifier], ...]

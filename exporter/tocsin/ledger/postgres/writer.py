@@ -2,19 +2,17 @@
 server's disk and two messages to it."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import psycopg
-from psycopg import sql
-
-from tocsin.ledger.postgres.connection import Fenced, Link
+from tocsin.ledger.postgres.connection import FENCED, Link
+from tocsin.ledger.postgres.transaction import Transaction, in_one
 from tocsin.postgres import PgConnection, within
 
 T = TypeVar("T")
-Job: TypeAlias = Callable[[PgConnection], Awaitable[T]]
+Job: TypeAlias = Callable[[Transaction], Awaitable[Callable[[], T]]]
+"""Adds statements to a transaction. What it returns is called after the commit, when all results are there."""
 _GROUP = 64
 """The most jobs in one transaction: limits how long the first waits for the last."""
 
@@ -33,13 +31,18 @@ class Writer:
     """
 
     def __init__(
-        self, link: Link, begin: sql.Composed, fence: Job[None], timeout: float, observe: Callable[[float], None]
+        self,
+        link: Link,
+        begin: Sequence[str],
+        end: Callable[[Transaction], None],
+        timeout: float,
+        observe: Callable[[float], None],
     ) -> None:
-        """`begin`: begins a transaction. `fence`: the last job of each. `observe`: called with the seconds that each
-        took."""
+        """`begin`: the statements that begin a transaction. `end`: adds the last one before the commit. `observe`:
+        called with the seconds that each took."""
         self._link = link
         self._begin = begin
-        self._fence = fence
+        self._end = end
         self._timeout = timeout
         self._observe = observe
         self._queue: asyncio.Queue[_Queued | None] = asyncio.Queue()
@@ -75,7 +78,7 @@ class Writer:
         try:
             results = await self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever a job raises is for its caller
-            if len(group) == 1 or self._link.lost or isinstance(error, Fenced):
+            if len(group) == 1 or self._link.lost or getattr(error, "sqlstate", None) == FENCED:
                 for one in group:
                     if not one.future.done():
                         one.future.set_exception(error)
@@ -95,15 +98,10 @@ class Writer:
         return results
 
     async def _run_jobs(self, connection: PgConnection, group: Sequence[_Queued]) -> list[Any]:
-        found: dict[int, Any] = {}
-        try:
-            await connection.execute(self._begin)
+        async def all_of_them(transaction: Transaction) -> Callable[[], list[Any]]:
+            after: dict[int, Callable[[], Any]] = {}
             for place in sorted(range(len(group)), key=lambda place: not group[place].locks):
-                found[place] = await group[place].job(connection)
-            await self._fence(connection)
-            await connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(psycopg.Error):
-                await connection.execute("ROLLBACK")
-            raise
-        return [found[place] for place in range(len(group))]
+                after[place] = await group[place].job(transaction)
+            return lambda: [after[place]() for place in range(len(group))]
+
+        return await in_one(connection, self._begin, all_of_them, self._end)

@@ -1,0 +1,80 @@
+"""The statements of one transaction, in as few messages as their results allow."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import AsyncClientCursor
+from psycopg.pq import TransactionStatus
+
+from tocsin.postgres import PgConnection
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Result:
+    """What a statement returned, once it was sent."""
+
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    count: int = 0
+    """Rows that were returned or changed."""
+
+
+class Transaction:
+    """Statements wait until a result is needed, and are then sent as one message, in order.
+
+    A message costs as much as a small statement, so this halves the time of a commit.
+    """
+
+    def __init__(self, connection: PgConnection) -> None:
+        self._cursor = AsyncClientCursor(connection)  # only text with its values in it may hold several statements
+        self._waiting: list[tuple[str, Result]] = []
+
+    def add(self, statement: str, arguments: Sequence[object] | dict[str, object] = ()) -> Result:
+        """Add a statement. Its result is there after the next `get` or `send`."""
+        result = Result()
+        self._waiting.append((self._cursor.mogrify(statement, arguments), result))
+        return result
+
+    async def get(self, statement: str, arguments: Sequence[object] | dict[str, object] = ()) -> Result:
+        """Send what waits and this statement, and return its result. Raises psycopg.Error."""
+        result = self.add(statement, arguments)
+        await self.send()
+        return result
+
+    async def send(self) -> None:
+        """Send what waits. Raises psycopg.Error."""
+        waiting, self._waiting = self._waiting, []
+        await self._cursor.execute(";\n".join(text for text, _ in waiting))
+        for _, result in waiting:
+            result.count = self._cursor.rowcount
+            if self._cursor.description is not None:
+                result.rows = await self._cursor.fetchall()
+            self._cursor.nextset()
+
+
+async def in_one(
+    connection: PgConnection,
+    begin: Sequence[str],
+    job: Callable[[Transaction], Awaitable[Callable[[], T]]],
+    end: Callable[[Transaction], None] = lambda _: None,
+) -> T:
+    """Run a job in a transaction, and return what its result returns after the commit. `begin`: the statements that
+    begin it. `end`: adds the last one. Raises what the job raised, rolled back."""
+    transaction = Transaction(connection)
+    try:
+        for statement in begin:
+            transaction.add(statement)
+        after = await job(transaction)
+        end(transaction)
+        transaction.add("COMMIT")
+        await transaction.send()
+    except BaseException:
+        if connection.info.transaction_status is not TransactionStatus.IDLE:
+            with suppress(psycopg.Error):
+                await connection.execute("ROLLBACK")
+        raise
+    return after()
