@@ -40,13 +40,13 @@ class Transaction:
         return result
 
     async def get(self, statement: str, arguments: Sequence[object] | dict[str, object] = ()) -> Result:
-        """Send what waits and this statement, and return its result. Raises psycopg.Error."""
+        """Send the waiting statements and this one, and return its result. Raises psycopg.Error."""
         result = self.add(statement, arguments)
         await self.send()
         return result
 
     async def send(self) -> None:
-        """Send what waits. Raises psycopg.Error."""
+        """Send the waiting statements. Raises psycopg.Error."""
         waiting, self._waiting = self._waiting, []
         await self._cursor.execute(";\n".join(text for text, _ in waiting))
         for _, result in waiting:
