@@ -77,7 +77,7 @@ examples:
   tocsin outbox retry --all --channel people
   tocsin outbox drop 3f9c0a7be8d14c55a1f0c2d4e6b8a901
 
-Reads and changes the ledger file, whether Tocsin runs or not.
+Reads and changes the ledger, whether Tocsin runs or not.
 """
 
 _OUTBOX_LIST = """\
