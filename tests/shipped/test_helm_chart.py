@@ -185,6 +185,16 @@ def test_probes_hold_for_a_standby(chart: Rendered) -> None:
     assert {probe["httpGet"]["path"] for probe in probes(chart)} == {"/healthz"}
 
 
+@pytest.mark.parametrize(("values", "scheme"), [(POSTGRESQL, "http"), (CHART / "ci/everything-values.yaml", "https")])
+def test_probes_and_prometheus_follow_the_tls_of_the_port(values: Path, scheme: str) -> None:
+    chart = rendered(values)
+    assert {probe["httpGet"]["scheme"] for probe in probes(chart)} == {scheme.upper()}
+    [monitor] = (each["spec"] for each in chart.objects if each["kind"].endswith("Monitor"))
+    [endpoint] = monitor.get("endpoints") or monitor["podMetricsEndpoints"]
+    assert endpoint["scheme"] == scheme
+    assert ("basicAuth" in endpoint) == (scheme == "https")
+
+
 # What Tocsin and Prometheus get.
 
 
@@ -253,7 +263,7 @@ def test_prometheus_rule_is_the_rule_file(tmp_path: Path) -> None:
 def test_notes_render_and_name_the_workload(tmp_path: Path) -> None:
     notes = run_helm("install", "tocsin", CHART, "--values", POSTGRESQL, "--dry-run=client")
     assert "rollout status deployment/tocsin" in notes
-    assert "stand by" in notes
+    assert "others stand by" in notes
 
 
 # Values.

@@ -52,6 +52,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end }}
 
+{{/* What all three probes ask: whether the process answers. /readyz asks more: whether sources and channels work, and whether
+this pod runs the alerts. As a readiness probe it would keep a standby from being available, so that no update and no drain of
+a node ends, and it would cut off the status page and events over HTTP while one source is away. */}}
+{{- define "tocsin.probe" -}}
+{path: /healthz, port: http, scheme: {{ .Values.tls | ternary "HTTPS" "HTTP" }}}
+{{- end }}
+
 {{/* The pod, alike in the StatefulSet (SQLite) and the Deployment (PostgreSQL). */}}
 {{- define "tocsin.pod" -}}
 metadata:
@@ -109,20 +116,17 @@ spec:
       ports:
         - name: http
           containerPort: 8627
-      {{- /* All three ask whether the process answers. /readyz asks more: whether sources and channels work, and whether this
-      one runs the alerts. As a readiness probe it would keep a standby from being available, so that no update and no drain of
-      a node ends, and it would cut off the status page and events over HTTP while one source is away. */}}
       startupProbe:
-        httpGet: {path: /healthz, port: http}
+        httpGet: {{ include "tocsin.probe" . }}
         periodSeconds: 1
         timeoutSeconds: 5
         failureThreshold: 120
       readinessProbe:
-        httpGet: {path: /healthz, port: http}
+        httpGet: {{ include "tocsin.probe" . }}
         periodSeconds: 5
         timeoutSeconds: 5
       livenessProbe:
-        httpGet: {path: /healthz, port: http}
+        httpGet: {{ include "tocsin.probe" . }}
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
