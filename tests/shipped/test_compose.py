@@ -1,4 +1,4 @@
-"""docker-compose.yml, without starting it."""
+"""docker-compose.yml, alone and with docker-compose.ha.yml, without starting them."""
 
 import re
 import shutil
@@ -13,16 +13,35 @@ import yaml
 
 from support.scripts import ROOT, script
 from tocsin import cli
+from tocsin.config import load
 from tocsin_producer import cli as producer
 
-COMPOSE_FILE = ROOT / "docker-compose.yml"
-TEXT = COMPOSE_FILE.read_text(encoding="utf-8")
+
+def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """As Compose merges two files."""
+    found = dict(base)
+    for key, value in more.items():
+        old = found.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            found[key] = _merged(old, value)
+        elif isinstance(old, list) and key in ("ports", "volumes"):
+            found[key] = old + value
+        else:
+            found[key] = value
+    return found
+
+
+COMPOSE_FILE, HA_FILE = ROOT / "docker-compose.yml", ROOT / "docker-compose.ha.yml"
+TEXT, HA_TEXT = (file.read_text(encoding="utf-8") for file in (COMPOSE_FILE, HA_FILE))
 CONFIG = (ROOT / "compose/tocsin.yaml").read_text(encoding="utf-8")
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
-VOLUMES: dict[str, Any] = yaml.safe_load(TEXT)["volumes"]
+ALONE: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+WHOLE = _merged(yaml.safe_load(TEXT), yaml.safe_load(HA_TEXT))
+"""Both files."""
+SERVICES: dict[str, dict[str, Any]] = WHOLE["services"]
+VOLUMES: dict[str, Any] = WHOLE["volumes"]
 ONE_SHOT = {"setup", "novu-secrets", "novu-bootstrap"}
 OF_THE_PROFILE = {name for name, service in SERVICES.items() if service.get("profiles") == ["novu"]}
-CORE = SERVICES.keys() - OF_THE_PROFILE
+CORE = ALONE.keys() - OF_THE_PROFILE
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 _SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|(?<!IDEMPOTENCY_)KEY")
@@ -32,7 +51,7 @@ each_service = pytest.mark.parametrize("name", sorted(SERVICES))
 
 def test_pulled_images_are_pinned() -> None:
     for service in SERVICES.values():
-        assert "build" in service or re.search(r":v?\d+(\.\d+)+$", service["image"]), service["image"]
+        assert _own(service) or re.search(r":v?\d+(\.\d+)+$", service["image"]), service["image"]
 
 
 def test_ports_are_distinct_settings_of_the_loopback_address() -> None:
@@ -53,7 +72,7 @@ def test_service_has_a_health_check_and_restarts(name: str) -> None:
         assert "service_completed_successfully" in waiting
         return
     assert service["restart"] == "unless-stopped"
-    if "build" in service:
+    if "test" not in check:
         assert "HEALTHCHECK" in (ROOT / service["build"]["dockerfile"]).read_text()
     else:
         assert check["test"][0] in ("CMD", "CMD-SHELL")
@@ -64,7 +83,7 @@ def test_service_is_limited_and_unprivileged(name: str) -> None:
     service = SERVICES[name]
     assert _bytes(service["mem_limit"]) > 0
     assert service["security_opt"] == ["no-new-privileges:true"]
-    if "build" in service:
+    if _own(service):
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
 
 
@@ -95,7 +114,7 @@ def test_mounts_exist_and_are_folders(name: str) -> None:
 
 
 def test_env_example_has_every_variable_with_its_default() -> None:
-    found = [found for text in (TEXT, CONFIG) for found in _VARIABLE.finditer(_without_comments(text))]
+    found = [found for text in (TEXT, HA_TEXT, CONFIG) for found in _VARIABLE.finditer(_without_comments(text))]
     used = {each["name"]: each["default"] or "" for each in found}
     assert len({(each["name"], each["default"] or "") for each in found}) == len(used)
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
@@ -117,7 +136,7 @@ def test_no_secret_is_committed() -> None:
 
 @pytest.mark.parametrize("novu", ["", "https://eu.api.novu.co"])
 def test_configuration_of_compose_is_valid(novu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = SERVICES["exporter"]["environment"]
+    environment = ALONE["exporter"]["environment"]
     assert {found["name"] for found in _VARIABLE.finditer(_without_comments(CONFIG))} == environment.keys()
     monkeypatch.setenv("NOVU_URL", novu)
     key = str(ROOT / "compose/inbox-key")
@@ -166,20 +185,57 @@ def test_producer_accepts_the_defaults(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_page_of_the_stack_names_services_and_ports() -> None:
     page = (ROOT / "docs/stack.md").read_text(encoding="utf-8")
-    ports = {_defaults(port).split(":")[1] for service in SERVICES.values() for port in service.get("ports", [])}
+    ports = {_defaults(port).split(":")[1] for service in ALONE.values() for port in service.get("ports", [])}
     assert set(re.findall(r"http://127\.0\.0\.1:(\d+)", page)) <= ports
     assert {name for name in CORE if f"`{name}`" in page} == {*CORE}
 
 
+def test_exporters_of_two_have_the_same_settings() -> None:
+    first, second = SERVICES["exporter"], SERVICES["exporter-2"]
+    assert first["environment"] == second["environment"]
+    assert first["environment"].keys() == ALONE["exporter"]["environment"].keys()
+    assert first["healthcheck"]["test"] == second["healthcheck"]["test"], "a standby is not ready, and healthy"
+    for key in ("image", "read_only", "cap_drop", "tmpfs", "mem_limit", "stop_grace_period", "security_opt", "restart"):
+        assert first[key] == second[key], key
+    assert [one for one in first["volumes"] if one != "ledger:/var/lib/tocsin"] == second["volumes"]
+
+
+@pytest.mark.parametrize("url", ["", SERVICES["exporter"]["environment"]["TOCSIN_LEDGER_URL"]], ids=["file", "server"])
+def test_variable_chooses_the_ledger(url: str) -> None:
+    environ = {"TOCSIN_LEDGER_URL": url, "NOVU_API_KEY_PATH": str(ROOT / "compose/inbox-key")}
+    server = load(ROOT / "compose/tocsin.yaml", environ).ledger.server()
+    assert (server is None) == (not url)
+
+
+def test_prometheus_scrapes_both_exporters() -> None:
+    [tocsin] = (job for job in _yaml("prometheus/prometheus.yml")["scrape_configs"] if job["job_name"] == "tocsin")
+    [folder] = (volume.split(":")[:2] for volume in SERVICES["prometheus"]["volumes"] if "targets" in volume)
+    assert tocsin["file_sd_configs"] == [{"files": [f"{folder[1]}/*.yml"]}]
+    [file] = (ROOT / folder[0]).glob("*.yml")
+    targets = [one for group in [*tocsin["static_configs"], *_yaml(file)] for one in group["targets"]]
+    assert targets == ["exporter:8627", "exporter-2:8627"]
+
+
+@pytest.mark.parametrize("files", [[COMPOSE_FILE], [COMPOSE_FILE, HA_FILE]], ids=["one", "two"])
 @pytest.mark.parametrize("profile", [[], ["--profile", "novu"]], ids=["default", "novu"])
-def test_compose_accepts_the_file(profile: list[str], tmp_path: Path) -> None:
+def test_compose_accepts_the_file(files: list[Path], profile: list[str], tmp_path: Path) -> None:
     if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
         pytest.skip("docker compose is not installed")
     nothing = tmp_path / "env"
     nothing.touch()
-    command = ["docker", "compose", "--file", str(COMPOSE_FILE), "--env-file", str(nothing), *profile, "config", "-q"]
+    named = [part for file in files for part in ("--file", str(file))]
+    command = ["docker", "compose", *named, "--env-file", str(nothing), *profile, "config", "-q"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def _own(service: Mapping[str, Any]) -> bool:
+    """Whether its image is built here."""
+    return "build" in service or service["image"].endswith(":local")
+
+
+def _yaml(path: str | Path) -> Any:
+    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
 
 
 def _mounts(service: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

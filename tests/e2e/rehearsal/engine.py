@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ REPLACEMENTS = {
     "materialized": "materialized",
     "prometheus": "prometheus",
     "alertmanager": "alertmanager",
+    "postgres": "postgres",
     "redis": "redis",
     "mongodb": "bystander",
     "novu-api": "novu",
@@ -33,15 +34,16 @@ REPLACEMENTS = {
 }
 LASTING = ("redpanda", "producer", "materialized", "exporter", "inbox", "prometheus", "alertmanager")
 PORTS = (
-    *("TOCSIN", "INBOX", "PROMETHEUS", "ALERTMANAGER", "REDPANDA", "MATERIALIZE", "MATERIALIZE_CONSOLE"),
+    *("TOCSIN", "TOCSIN_2", "INBOX", "PROMETHEUS", "ALERTMANAGER", "REDPANDA", "MATERIALIZE", "MATERIALIZE_CONSOLE"),
     "NOVU_API",
 )
 PATIENCE_S = 240
 
 _COMPOSE = (
     *("docker", "compose", "--project-name", PROJECT, "--project-directory", str(ROOT), "--env-file", os.devnull),
-    *("--file", str(ROOT / "docker-compose.yml"), "--file", str(HERE / "compose.yaml")),
 )
+_FILES = (ROOT / "docker-compose.yml", HERE / "compose.yaml")
+_STANDBY_FILES = (ROOT / "docker-compose.ha.yml", HERE / "compose.ha.yaml")
 
 Done = subprocess.CompletedProcess[str]
 
@@ -61,10 +63,17 @@ class Stack:
     Args:
         ports: name of a port's variable without `_PORT` -> port on 127.0.0.1.
         jars: the folder of Apache Kafka's jars.
+        files: the files for Compose, each added to those before it.
     """
 
     ports: Mapping[str, int]
     jars: Path
+    files: tuple[Path, ...] = _FILES
+
+    @property
+    def with_standby(self) -> "Stack":
+        """The same with docker-compose.ha.yml."""
+        return replace(self, files=(*_FILES, *_STANDBY_FILES))
 
     def compose(self, *arguments: str, **environ: str) -> Done:
         """Run `docker compose` with variables as from an `.env`. Raises FailureError."""
@@ -74,12 +83,12 @@ class Stack:
 
     def tried(self, *arguments: str, **environ: str) -> Done:
         """As `compose`, where failing is a result too."""
-        return subprocess.run((*_COMPOSE, *arguments), env=self._environ(environ), capture_output=True, text=True)
+        return subprocess.run(self._command(arguments), env=self._environ(environ), capture_output=True, text=True)
 
     def begin(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
         """As `compose`, without waiting for its end. All output is on standard output."""
         pipe, both = subprocess.PIPE, subprocess.STDOUT
-        command = (*_COMPOSE, *arguments)
+        command = self._command(arguments)
         return subprocess.Popen(command, env=self._environ(environ), stdout=pipe, stderr=both, text=True)
 
     def up(self, *services: str, **environ: str) -> float:
@@ -116,12 +125,16 @@ class Stack:
 
     def pinned(self) -> dict[str, str]:
         """Service -> the image whose name a replacement takes."""
-        services = json.loads(self.compose("config", "--format", "json", COMPOSE_PROFILES="novu").stdout)["services"]
+        config = self.with_standby.compose("config", "--format", "json", COMPOSE_PROFILES="novu").stdout
+        services = json.loads(config)["services"]
         return {service: services[service]["image"] for service in REPLACEMENTS}
 
     def clear(self) -> None:
         """Remove containers, networks and volumes."""
-        self.tried("down", "--volumes", "--timeout", "5", COMPOSE_PROFILES="novu")
+        self.with_standby.tried("down", "--volumes", "--timeout", "5", COMPOSE_PROFILES="novu")
+
+    def _command(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        return (*_COMPOSE, *(part for file in self.files for part in ("--file", str(file))), *arguments)
 
     def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
         return {

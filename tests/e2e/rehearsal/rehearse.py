@@ -292,6 +292,31 @@ def again(stack: Stack) -> None:
     check(re.fullmatch(r"demo: \d+ unchanged", done) is not None, f"setup: {done}")
 
 
+def standby(stack: Stack) -> None:
+    """Two exporters on PostgreSQL: the second one takes over when the first is killed, and back when it is stopped."""
+    both = stack.with_standby
+    services = (*LASTING, "setup", "postgres", "exporter-2")
+    report(f"with a standby: healthy after {both.up(*services):.1f} s")
+    until("the first one runs the alerts", lambda: page(both, "tocsin", "/readyz"))
+    check(not page(both, "tocsin_2", "/readyz"), "both run the alerts")
+    until("both scraped", lambda: prometheus(both, 'up{job="tocsin"}') == ["1", "1"], 60)
+    change(both, "insert", "C", "eve")
+    until_message(both, SPIKE, "eve")
+    both.compose("kill", "exporter")  # which counts as stopped by hand, so that it is not back before the take-over
+    change(both, "delete", "C", "eve")
+    report(f"killed -> the other is ready: {until('take-over', lambda: page(both, 'tocsin_2', '/readyz')):.1f} s")
+    until_message(both, CALM, "eve")
+    both.up("exporter")
+    check(not page(both, "tocsin", "/readyz"), "the first one does not stand by")
+    started = time.monotonic()
+    both.compose("stop", "exporter-2")
+    until("take-over", lambda: page(both, "tocsin", "/readyz"))
+    report(f"stopped -> the other is ready: {time.monotonic() - started:.1f} s, with the stop")
+    counts = [messages(both, workflow, "eve") for workflow in (SPIKE, CALM)]
+    check(counts == [1, 1], f"messages: {counts}")
+    both.compose("rm", "--stop", "--force", "exporter-2", "postgres")
+
+
 def own_novu(stack: Stack) -> None:
     """The profile `novu` in its order: secrets, databases, server, bootstrap, and Tocsin with its key."""
     with tempfile.TemporaryDirectory() as folder:
@@ -308,7 +333,7 @@ def own_novu(stack: Stack) -> None:
 STEPS = (
     *(start, images, memory, spike),
     *(no_secrets, missing_key_files, taken_port, setup_twice, wrong_slack_key),
-    *(killed_exporter, killed_others, restarted, again, own_novu),
+    *(killed_exporter, killed_others, restarted, again, standby, own_novu),
 )
 
 
