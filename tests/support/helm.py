@@ -66,7 +66,11 @@ def rendered(values: Path, *options: str, major: HelmMajor = 4, release: str = "
     # Helm 3 that is built by `go install` takes the cluster for one of Kubernetes 1.20.
     given = ("--namespace", "alerting", "--kube-version", KUBERNETES_VERSION, "--values", str(values), *options)
     text = run_helm("template", release, CHART, *given, major=major)
-    return Rendered(text, [each for each in yaml.safe_load_all(text) if each is not None])
+    return Rendered(text, read_objects(text))
+
+
+def read_objects(text: str) -> list[Object]:
+    return [each for each in yaml.safe_load_all(text) if each is not None]
 
 
 def rendered_values(folder: Path, values: Mapping[str, Any], *options: str) -> Rendered:
