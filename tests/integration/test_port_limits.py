@@ -138,6 +138,30 @@ async def test_stream_and_kept_connection_outlive_the_limits(tmp_path: Path) -> 
             writer.close()
 
 
+async def test_connections_without_a_handshake_count_and_end(tmp_path: Path) -> None:
+    async with opened(tmp_path, Limits(most=3, handshake=1.0), tls=True) as one:
+        begun = time.monotonic()
+        silent = [await one.port.connect() for _ in range(4)]
+        await ended(silent[3][0])
+        assert time.monotonic() - begun < 1.0, "one too many"
+        for reader, writer in silent:
+            await ended(reader)
+            writer.close()
+        assert time.monotonic() - begun >= 1.0
+        assert not one.port.port._connections._open
+        assert await one.answer() == 200
+
+
+async def test_request_sent_with_the_end_of_the_handshake_is_answered(tmp_path: Path) -> None:
+    """As by a client of TLS 1.2 or 1.3 that does not wait."""
+    async with opened(tmp_path, tls=True) as one:
+        for _ in range(50):
+            reader, writer = await one.connect()
+            writer.write(GET.replace(b"/metrics", b"/healthz"))
+            assert b"200 OK" in await reader.readuntil(b"running.\n")
+            writer.close()
+
+
 async def test_connections_beyond_the_largest_number_are_closed(tmp_path: Path) -> None:
     async with opened(tmp_path, Limits(most=3)) as one:
         streams = [await one.connect() for _ in range(3)]

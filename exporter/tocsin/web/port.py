@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 import structlog
 from aiohttp import web
@@ -17,8 +16,6 @@ from tocsin.web.guard import Guard
 log = structlog.get_logger(__name__)
 
 _EVERY = 1.0
-_HANDSHAKE_S = 10.0
-_SHUTDOWN_S = 5.0
 
 
 class Port:
@@ -32,7 +29,7 @@ class Port:
         self._connections = connections
         self._files = read_files(settings.config_file) if settings.config_file else None
         self._protection = protection(self._files) if self._files else Protection()
-        self._servers: list[asyncio.Server] = []
+        self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
         self.refused: tuple[Problem, ...] = ()
         """What is wrong with the file as it is now; the last good one is in effect."""
@@ -46,9 +43,15 @@ class Port:
 
     async def open(self, runner: web.AppRunner) -> str:
         """Listen, and return the address. Raises OSError."""
-        self._runner = runner
-        await self._listen()
-        host, port = self._servers[0].sockets[0].getsockname()[:2]
+        self._runner, server = runner, runner.server
+        assert server is not None
+
+        def connected() -> asyncio.Protocol:
+            return self._connections.protocol(server, self._protection.context)
+
+        host, port = self._settings.host or None, self._settings.port
+        self._server = await asyncio.get_running_loop().create_server(connected, host, port)
+        host, port = self._server.sockets[0].getsockname()[:2]
         scheme = "https" if self._protection.context else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -70,9 +73,8 @@ class Port:
 
     async def close(self) -> None:
         """Stop to listen. Connections stay until their requests are answered."""
-        for server in self._servers:
-            server.close()
-        self._servers = []
+        if self._server is not None:
+            self._server.close()
 
     def _rules(self) -> Rules:
         # A reload may change `listen`, which takes effect with the next start.
@@ -90,7 +92,6 @@ class Port:
         before, self._protection, self.refused = self._protection, new, ()
         self.guard.replace(self._rules())
         if before.context is not new.context:
-            await self._listen()
             self._end_idle()
         log.info("web.config_file applied", tls=new.context is not None, users=len(new.settings.basic_auth_users))
         for one in new.warnings:
@@ -102,29 +103,6 @@ class Port:
         if lost and self._files is not None:
             why = f"it has no {' and no '.join(lost)} any more; a restart puts this into effect"
             raise ConfigError([Problem(code="less_protection", message=why, file=self._files.path)])
-
-    async def _listen(self) -> None:
-        """Listen with the current TLS context. The sockets stay the same, so that no client is refused meanwhile."""
-        runner, loop = self._runner, asyncio.get_running_loop()
-        assert runner is not None
-        assert runner.server is not None
-        server, context = runner.server, self._protection.context
-        handshake, shutdown = (_HANDSHAKE_S, _SHUTDOWN_S) if context else (None, None)
-
-        def connected() -> asyncio.Protocol:
-            return self._connections.protocol(server)
-
-        create = partial(
-            loop.create_server, connected, ssl=context, ssl_handshake_timeout=handshake, ssl_shutdown_timeout=shutdown
-        )
-        if not self._servers:
-            self._servers = [await create(self._settings.host or None, self._settings.port)]
-            return
-        before = self._servers
-        sockets = [one.dup() for server in before for one in server.sockets]
-        self._servers = [await create(sock=one) for one in sockets]
-        for one in before:
-            one.close()
 
     def _end_idle(self) -> None:
         """Close kept connections after their requests: they were made under the former TLS settings."""
