@@ -133,6 +133,15 @@ examples:
 Connects to nothing. Read the SQL, then run it as a user who may create tables.
 """
 
+_LEDGER = """\
+examples:
+  tocsin ledger copy tocsin.db tocsin.yaml       from the file to the ledger of the configuration
+  tocsin ledger copy postgresql://tocsin@db.example.com/alerts tocsin.db
+
+Stop Tocsin first: neither ledger may be in use. A copy that was interrupted goes on when it is started again; until
+it is complete, Tocsin refuses the target. Passwords go into a configuration file, or into ~/.pgpass.
+"""
+
 _NOTIFY = """\
 examples:
   tocsin notify shop order_late --data '{"order": 17}'
@@ -170,6 +179,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add(commands, "schema", "check", "print the JSON Schema of the configuration file", _SCHEMA)
     _add_live(commands)
     _add_outbox(commands)
+    _add_ledger(commands)
     history = "show when an alert fired and which channels were notified"
     episodes = _add(commands, "history", "history", history, _HISTORY)
     episodes.add_argument("alert", help="the alert's name")
@@ -244,6 +254,15 @@ def _add_outbox(commands: _Commands) -> None:
         action.add_argument("--channel", help="with --all: only this channel")
     for action in (listing, show, retry, drop):
         _finish(action, json="print JSON")
+
+
+def _add_ledger(commands: _Commands) -> None:
+    ledger = _add(commands, "ledger", "ledger", "copy the ledger to another store", _LEDGER)
+    actions = ledger.add_subparsers(dest="action", metavar="ACTION", required=True)
+    copy = _add(actions, "copy", "ledger", "copy a ledger, compare it, and leave the source as it is", _LEDGER)
+    where = "a file, postgresql://user@host/database, or a configuration file (.yaml) whose ledger is meant"
+    copy.add_argument("source", metavar="FROM", help=where)
+    copy.add_argument("target", metavar="TO", help="the same; it must be new, or hold an unfinished copy of FROM")
 
 
 def _add_postgres(commands: _Commands) -> None:

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.schema import MIGRATIONS
+from tocsin.ledger.tables import unfinished
 
 
 def one(db: sqlite3.Connection, statement: str, *arguments: object) -> Any:
@@ -56,9 +57,18 @@ def lock_file(path: Path) -> IO[str]:
     return lock
 
 
-def migrate(connection: sqlite3.Connection, path: Path, *, allowed: bool) -> None:
+def copied_from(db: sqlite3.Connection) -> str | None:
+    """What is being copied into this file, if that has not ended."""
+    if one(db, "SELECT 1 FROM sqlite_schema WHERE name = 'copying'") is None:
+        return None
+    return str(one(db, "SELECT source FROM copying"))
+
+
+def migrate(connection: sqlite3.Connection, path: Path, *, allowed: bool, copying: bool = False) -> None:
     """Bring the tables up to date if that is `allowed`: an older process may be running on the file. Raises LedgerError
-    for a file of another version, and for one that is not a ledger."""
+    for a file of another version, for one that is not a ledger, and unless `copying` for an unfinished copy."""
+    if not copying and (source := copied_from(connection)) is not None:
+        raise LedgerError(f"{path}: {unfinished(source)}", LedgerReason.LOCKED)
     version: int = one(connection, "PRAGMA user_version")
     if version > len(MIGRATIONS):
         raise LedgerError(

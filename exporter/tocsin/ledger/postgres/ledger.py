@@ -67,10 +67,10 @@ class PostgresLedger:
         self.fault: LedgerError | None = None
         self._server = server
         self._reading = links[1]
-        self._begin_reading = [*_begin(server), "SET TRANSACTION READ ONLY"]
+        self._begin_reading = [*begin(server), "SET TRANSACTION READ ONLY"]
         self._lease = lease
         self._clock = clock
-        self._writer = Writer(links[0], _begin(server), self._fence, server.timeout, observe)
+        self._writer = Writer(links[0], begin(server), self._fence, server.timeout, observe)
         self._reader = asyncio.Lock()
         self._shapes = Shapes()
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
@@ -141,7 +141,7 @@ class PostgresLedger:
     # The outbox.
 
     async def recover(self, channel: str, since: float, ready_at: float) -> None:
-        await self._write(_plain(lambda db: outbox.recover(db, channel, since, ready_at)))
+        await self._write(plain(lambda db: outbox.recover(db, channel, since, ready_at)))
         self._queues[channel].claimed.clear()
         self._queues[channel].reset()
 
@@ -158,14 +158,14 @@ class PostgresLedger:
 
     async def release(self, notifications: Sequence[Notification]) -> None:
         seqs = [one.seq for one in notifications]
-        await self._write(_plain(lambda db: outbox.release(db, seqs, self._epoch)))
+        await self._write(plain(lambda db: outbox.release(db, seqs, self._epoch)))
         for notification in notifications:
             queue = self._queues[notification.channel]
             queue.end(notification.seq, notification.ordering_key)
             queue.changed()
 
     async def bind(self, requests: Sequence[Sequence[int]]) -> None:
-        await self._keep(_plain(lambda db: outbox.bind(db, requests)))
+        await self._keep(plain(lambda db: outbox.bind(db, requests)))
 
     async def settle(self, settlements: Sequence[Settlement]) -> bool:
         more = await self._keep(_job(lambda db: outbox.settle(db, settlements)), locks=True)
@@ -181,7 +181,7 @@ class PostgresLedger:
         return await self._keep(_job(lambda db: outbox.digest(db, head, now)))
 
     async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
-        await self._keep(_plain(lambda db: outbox.split_digest(db, head, at, refused=refused)), locks=True)
+        await self._keep(plain(lambda db: outbox.split_digest(db, head, at, refused=refused)), locks=True)
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
         return await self._read(_job(lambda db: outbox.previous_ids(db, notification)))
@@ -234,7 +234,7 @@ class PostgresLedger:
         if (lease := self._lease) is not None:
             self._lease = None
             # The claims end with it, so that another process goes on at once.
-            ending = self._writer.run(_plain(lambda db: _end(db, lease)))
+            ending = self._writer.run(plain(lambda db: _end(db, lease)))
             await asyncio.gather(ending, return_exceptions=True)
         await self._writer.close()
         async with self._reader:
@@ -276,7 +276,7 @@ class PostgresLedger:
         while self._lease is not None:
             await asyncio.sleep(self._lease.seconds / 5)
             with contextlib.suppress(LedgerError):
-                await self._write(_plain(lambda _: None))
+                await self._write(plain(lambda _: None))
 
     async def _change(self, job: Job[T]) -> T:
         """Write what an operator changes in the outbox."""
@@ -384,7 +384,7 @@ def _job(work: Callable[[Transaction], Callable[[], T]]) -> Job[T]:
     return job
 
 
-def _plain(work: Callable[[Transaction], None]) -> Job[None]:
+def plain(work: Callable[[Transaction], object]) -> Job[None]:
     """Work without a result, as a job."""
 
     async def job(db: Transaction) -> Callable[[], None]:
@@ -394,7 +394,8 @@ def _plain(work: Callable[[Transaction], None]) -> Job[None]:
     return job
 
 
-def _begin(server: LedgerServer) -> list[str]:
+def begin(server: LedgerServer) -> list[str]:
+    """The statements that begin a transaction."""
     return [statement.as_string(None) for statement in server.beginning()]
 
 
@@ -419,7 +420,7 @@ async def open_ledger(
         await within(server.timeout, db, migrate(db, server, allowed=exclusive))
         lease = await _taken(links[0], server, waiting) if exclusive else None
         db = await links[0].get()
-        changes = await in_one(db, _begin(server), _changes)
+        changes = await in_one(db, begin(server), _changes)
     except BaseException as error:
         await links[0].close()
         if isinstance(error, (psycopg.Error, OSError)):
@@ -455,10 +456,9 @@ def ddl(server: LedgerServer) -> str:
 
 
 async def _taken(link: Link, server: LedgerServer, waiting: Callable[[str], None]) -> Lease:
-    holder = f"process {os.getpid()} on {socket.gethostname()}"
     while True:
         try:
-            found = await _try(link, server, holder)
+            found = await try_to_take(link, server)
         except (psycopg.OperationalError, OSError) as error:  # the server restarts, say
             found = str(ledger_error(error, server))
         if isinstance(found, Lease):
@@ -467,10 +467,13 @@ async def _taken(link: Link, server: LedgerServer, waiting: Callable[[str], None
         await asyncio.sleep(min(0.2, server.lease / 10))
 
 
-async def _try(link: Link, server: LedgerServer, holder: str) -> Lease | str:
+async def try_to_take(link: Link, server: LedgerServer) -> Lease | str:
+    """Take the lease of the ledger. Returns who has it, if another process does. Raises psycopg.Error, OSError."""
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+
     async def job(db: Transaction) -> Callable[[], Lease | str]:
         found = await take(db, _LEASE, holder, server.lease)
         return lambda: found
 
-    found = await in_one(await link.get(), _begin(server), job)
+    found = await in_one(await link.get(), begin(server), job)
     return found if isinstance(found, Lease) else f"{found} runs the alerts"

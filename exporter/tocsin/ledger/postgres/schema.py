@@ -9,15 +9,17 @@ from psycopg import sql
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.connection import LedgerServer
+from tocsin.ledger.tables import unfinished
 from tocsin.postgres import PgConnection
 
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE ledger (                        -- one row
       version integer NOT NULL,
-      changes bigint NOT NULL DEFAULT 0          -- rises when an operator changes the outbox
+      changes bigint NOT NULL DEFAULT 0,         -- rises when an operator changes the outbox
+      copying text                               -- what is being copied into it, until that has ended
     );
-    INSERT INTO ledger VALUES (0);
+    INSERT INTO ledger (version) VALUES (0);
     CREATE SEQUENCE epochs;
     CREATE TABLE leases (
       name   text PRIMARY KEY,
@@ -129,9 +131,9 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 
-async def migrate(db: PgConnection, server: LedgerServer, *, allowed: bool) -> None:
+async def migrate(db: PgConnection, server: LedgerServer, *, allowed: bool, copying: bool = False) -> None:
     """Bring the tables up to date if that is `allowed`: an older process may be running on them. Raises LedgerError for
-    tables of another version."""
+    tables of another version, and unless `copying` for an unfinished copy."""
     schema = sql.Identifier(server.namespace)
     async with db.transaction():
         # Two processes that create tables at once fail, even with IF NOT EXISTS.
@@ -149,12 +151,15 @@ async def migrate(db: PgConnection, server: LedgerServer, *, allowed: bool) -> N
                 " `tocsin run` makes it",
                 LedgerReason.OLDER,
             )
+        await db.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(schema))
         if version == len(MIGRATIONS):
+            cursor = await db.execute("SELECT copying FROM ledger")
+            if not copying and (row := await cursor.fetchone()) is not None and row[0] is not None:
+                raise LedgerError(f"{server.display}: {unfinished(row[0])}", LedgerReason.LOCKED)
             return
         found = await db.execute("SELECT FROM pg_namespace WHERE nspname = %s", (server.namespace,))
         if not found.rowcount:  # IF NOT EXISTS needs the right to create one all the same
             await db.execute(sql.SQL("CREATE SCHEMA {}").format(schema))
-        await db.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(schema))
         for script in MIGRATIONS[version:]:
             await db.execute(script)
         await db.execute("UPDATE ledger SET version = %s", (len(MIGRATIONS),))
