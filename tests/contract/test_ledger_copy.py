@@ -82,12 +82,12 @@ async def test_copy_has_everything_and_goes_on(places: Places, source: str, targ
     await fill(ledger)
     expected = await content(ledger)
     await ledger.close()
-    tables = [await places.tables(one) for one in (source, target)]
-    counts = {table.name: await tables[0].count(table) for table in TABLES}
+    before, after = await places.tables(source), await places.tables(target)
+    counts = {table.name: await before.count(table) for table in TABLES}
     assert 0 not in counts.values()
-    assert await copy(*tables, "the source") == sum(counts.values())
-    for one in tables:
-        await one.close()
+    assert await copy(before, after, "the source") == sum(counts.values())
+    await before.close()
+    await after.close()
     ledger = await places.ledger(target)
     assert await content(ledger) == expected
     [new] = await fired(ledger, "new", at=500)  # numbered after what was copied
