@@ -119,8 +119,11 @@ async def test_refused_file_shows_in_log_and_readiness(harness: Harness, authori
         await tocsin.until_logged("web.config_file refused; the last good one stays", "bcrypt")
         status, text = await answer(tocsin, authority, "GET", "/readyz", basic("ann", PASSWORD))
         assert (status, "web.config_file is refused, and the last good one is in effect" in text) == (200, True)
+        metric = "tocsin_config_last_reload_successful"
+        assert f"{metric} 0" in (await answer(tocsin, authority, "GET", "/metrics", f"Bearer {TOKEN}"))[1]
         file.write_text(good)
         await tocsin.until_logged("web.config_file applied")
+        assert f"{metric} 1" in (await answer(tocsin, authority, "GET", "/metrics", f"Bearer {TOKEN}"))[1]
         for secret in (PASSWORD, "p4ssword", TOKEN, hashed(PASSWORD)):
             assert not tocsin.logged(secret)
         assert await tocsin.stop() == 0

@@ -52,7 +52,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
         async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
             metrics = Metrics(version("tocsin"))
             connections = Connections()
-            port = Port(config.web, connections)
+            port = Port(config.web, connections, reloaded=lambda ok: metrics.reloaded(successful=ok, at=time.time()))
             runtime = Runtime(tasks, metrics)
             reloading = _Reloading(runtime, metrics, config, read, port)
             _on_signals(tasks, runtime.ending, reloading)

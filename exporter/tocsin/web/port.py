@@ -1,7 +1,7 @@
 """The listening port: TLS and logins as the file says that `web.config_file` names, read again when it changes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from aiohttp import web
@@ -21,9 +21,17 @@ _EVERY = 1.0
 class Port:
     """Listens once `open` was called. `guard` decides about requests, by the settings that were configured last."""
 
-    def __init__(self, settings: WebSettings, connections: Connections, *, every: float = _EVERY) -> None:
-        """`every`: seconds between two checks of files and connections. Raises ConfigError for a file that cannot be
-        used."""
+    def __init__(
+        self,
+        settings: WebSettings,
+        connections: Connections,
+        *,
+        reloaded: Callable[[bool], None] = lambda _: None,
+        every: float = _EVERY,
+    ) -> None:
+        """`reloaded`: is called with whether a changed file is in effect. `every`: seconds between two checks of files
+        and connections. Raises ConfigError for a file that cannot be used."""
+        self._reloaded = reloaded
         self._every = every
         self._settings = settings
         self._connections = connections
@@ -86,6 +94,7 @@ class Port:
             self._refuse_less(new)
         except ConfigError as error:
             self.refused = error.problems
+            self._reloaded(False)
             for one in self.refused:
                 log.error("web.config_file refused; the last good one stays", problem=str(one))
             return
@@ -93,6 +102,7 @@ class Port:
         self.guard.replace(self._rules())
         if before.context is not new.context:
             self._end_idle()
+        self._reloaded(True)
         log.info("web.config_file applied", tls=new.context is not None, users=len(new.settings.basic_auth_users))
         for one in new.warnings:
             log.warning("web.config_file", problem=str(one))
