@@ -76,6 +76,12 @@ class LedgerSettings(Settings):
             parsed(url.get_secret_value())
         return url
 
+    @model_validator(mode="after")
+    def _is_in_one_place(self) -> Self:
+        if self.url is not None and self.path != type(self).model_fields["path"].default:
+            raise ValueError("set path or url, not both: the state is in the file or in PostgreSQL")
+        return self
+
 
 class TokenSettings(Settings):
     """A bearer token of a script: `Authorization: Bearer <token>`."""

@@ -80,7 +80,9 @@ class Config(SourceSettings):
 
     @model_validator(mode="after")
     def _settings_fit(self) -> Self:
-        if (self.token is None) == (self.signing_secret is None):
+        if self.token is not None and self.signing_secret is not None:
+            raise ValueError("set token or signing_secret, not both; make a second source for the other senders")
+        if self.token is None and self.signing_secret is None:
             raise ValueError("set token or signing_secret: otherwise anyone who reaches the port could send events")
         if self.token is not None and "signature" in self.model_fields_set:
             raise ValueError("signature says how senders sign; with token they do not")
