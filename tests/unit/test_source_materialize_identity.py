@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Row
-from tocsin.sources.identity import Identity, Subscription, object_ids
+from tocsin.sources.identity import Identity, Subscription, object_ids, rounds_per_read
 
 HOME = '{"name": "quickstart"}'
 
@@ -80,3 +81,10 @@ async def test_id_of_table_version_counts_as_swap() -> None:
     table.there.clear()
     assert (await verdicts(Identity(("u7",), HOME), table, Catalog("u8")))[0] == ""
     assert "another object" in (await verdicts(Identity(("u7",), HOME), table, Catalog("u8")))[1]
+
+
+@pytest.mark.parametrize("interval", [0.005, 0.9, 1.0, 2.0, 7.0, 30.0, 45.0, 3600.0])
+def test_privileges_are_checked_within_thirty_seconds(interval: float) -> None:
+    """Or with each check of the names, if these are rarer."""
+    seconds = interval * rounds_per_read(interval)
+    assert seconds <= 30 or seconds == interval

@@ -36,8 +36,10 @@ from tocsin.sources.wire import Wire, connect
 
 log = structlog.get_logger(__name__)
 
+_READ_WITHIN = 30.0
+"""Seconds from one check of the privileges to the next, at most, unless names are checked less often."""
 _READ_EVERY = 30
-"""The rounds of checks from one check of the privileges to the next."""
+"""The rounds of checks from one check of the privileges to the next, at most."""
 
 Query: TypeAlias = Callable[[sql.Composable], Awaitable[list[Row]]]
 """Runs a statement. Raises psycopg.Error."""
@@ -230,7 +232,7 @@ class IdentityCheck:
 
         while not self._new.empty():
             self._new.get_nowait()
-        reads = self._rounds % _READ_EVERY == 0
+        reads = self._rounds % rounds_per_read(self._config.identity_check) == 0
         self._rounds += 1
         succeeded = [await self._check(query, subscription, reads=reads) for subscription in list(self._running)]
         if all(succeeded):
@@ -284,3 +286,8 @@ class IdentityCheck:
         if affected and not self._failure:
             log.warning("names cannot be checked", source=self._source, error=why)
         self._failure = why
+
+
+def rounds_per_read(interval: float) -> int:
+    """How many rounds of checks, each after `interval` seconds, there are for each check of the privileges."""
+    return max(1, min(_READ_EVERY, int(_READ_WITHIN / interval)))

@@ -92,8 +92,8 @@ class MaterializeConfig(Connection):
     identity_check: Duration = 1.0
     """The longest time between two checks whether the names in a relation, a query or `cluster` still refer to the same
     objects; `0`: never. After a rename or swap a subscription goes on with the old objects, without any sign in the
-    stream. Each 30th check also asks whether the role may still read them. The checks of all alerts share one
-    connection."""
+    stream. Within 30 s, or with each check if they are rarer, it also asks whether the role may still read
+    them. The checks of all alerts share one connection."""
     max_ahead: Positive = 60.0
     """How far the first progress row may be ahead of this machine's clock. A server restored from elsewhere may accept
     a time in the future, and be silent until then."""
