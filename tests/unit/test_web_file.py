@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support.port import Authority, hashed
@@ -60,6 +60,8 @@ def test_hashes_of_other_programs_are_read(prefix: str) -> None:
     assert parse_web_file(text, "web.yml").problems == ()
 
 
+@example("0:\x850")
+@example("0:\u20280")
 @given(
     st.text()
     | st.sampled_from(["basic_auth_users:", "tls_server_config:"]).flatmap(lambda k: st.text().map(f"{k} {{}}".format))

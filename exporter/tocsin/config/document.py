@@ -91,7 +91,7 @@ def parse(text: str, file: str, environ: Mapping[str, str]) -> Document:
 
 def _hint(error: yaml.MarkedYAMLError, mark: yaml.Mark, text: str) -> str:
     """Return what may be wrong with the line at `mark`, or with the one above it, beside what the parser reports."""
-    lines = [*re.split("\r\n|[\r\n]", text), ""]
+    lines = [*re.split("\r\n|[\r\n\x85\u2028\u2029]", text), ""]  # as PyYAML counts them
     line = lines[mark.line]
     before, found = line[: mark.column], line[mark.column : mark.column + 1]
     above = next((one for one in reversed(lines[: mark.line]) if one.strip()), "")
