@@ -37,12 +37,12 @@ class ApiServer:
     url: str
     folder: Path
 
-    def ask(self, method: str, path: str, body: object = None) -> Answer:
+    def ask(self, method: str, path: str, body: object = None, *, kind: str = "application/json") -> Answer:
         request = urllib.request.Request(
             self.url + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {_TOKEN}", "Content-Type": "application/json"},
+            headers={"Authorization": f"Bearer {_TOKEN}", "Content-Type": kind},
         )
         unverified = ssl._create_unverified_context()
         try:
@@ -95,14 +95,14 @@ def running_api_server(folder: Path) -> Iterator[ApiServer]:
     server += [f"--token-auth-file={folder / 'tokens.csv'}", "--service-account-issuer=https://127.0.0.1"]
     server += [f"--service-account-{name}-file={folder / 'accounts.pem'}" for name in ("key", "signing-key")]
     found = ApiServer(f"https://127.0.0.1:{port}", folder)
-    with _process(store, folder / "etcd.log"), _process(server, folder / "server.log"):
+    with running_process(store, folder / "etcd.log"), running_process(server, folder / "server.log"):
         seen(lambda: _ready(found), f"an API server; see {folder}", _SOON)
         _prepare(found)
         yield found
 
 
 @contextmanager
-def _process(command: list[str], log: Path) -> Iterator[None]:
+def running_process(command: list[str], log: Path) -> Iterator[None]:
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             yield

@@ -53,6 +53,24 @@ def schemas() -> Path:
 
 
 def api_server() -> Path:
+    return _kubernetes("kube-apiserver")
+
+
+def controller_manager() -> Path:
+    return _kubernetes("kube-controller-manager")
+
+
+def etcd() -> Path:
+    def fetch(new: Path, _: Path) -> None:
+        # It cannot be installed, since its go.mod has replacements.
+        go("mod", "init", "etcd", cwd=new)
+        go("get", f"go.etcd.io/etcd/server/v3@v{ETCD_VERSION}", cwd=new)
+        go("build", "-trimpath", "-o", str(new / "etcd"), "go.etcd.io/etcd/server/v3", cwd=new, CGO_ENABLED="0")
+
+    return cached(f"etcd-{ETCD_VERSION}", fetch) / "etcd"
+
+
+def _kubernetes(program: str) -> Path:
     def fetch(new: Path, _: Path) -> None:
         # Its go.mod refers to folders beside it, which the module does not have; they are modules of their own.
         asked = _module(f"k8s.io/kubernetes@v{KUBERNETES_VERSION}", new)
@@ -68,20 +86,10 @@ def api_server() -> Path:
         values = {"gitVersion": f"v{KUBERNETES_VERSION}", "gitMajor": "1", "gitMinor": KUBERNETES_VERSION.split(".")[1]}
         named = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
         options = ("-mod=mod", "-trimpath", f"-ldflags={named}", "-o", str(new))
-        go("build", *options, "./cmd/kube-apiserver", cwd=source, CGO_ENABLED="0", GOWORK="off")
+        go("build", *options, f"./cmd/{program}", cwd=source, CGO_ENABLED="0", GOWORK="off")
         shutil.rmtree(source)
 
-    return cached(f"kube-apiserver-{KUBERNETES_VERSION}", fetch) / "kube-apiserver"
-
-
-def etcd() -> Path:
-    def fetch(new: Path, _: Path) -> None:
-        # It cannot be installed, since its go.mod has replacements.
-        go("mod", "init", "etcd", cwd=new)
-        go("get", f"go.etcd.io/etcd/server/v3@v{ETCD_VERSION}", cwd=new)
-        go("build", "-trimpath", "-o", str(new / "etcd"), "go.etcd.io/etcd/server/v3", cwd=new, CGO_ENABLED="0")
-
-    return cached(f"etcd-{ETCD_VERSION}", fetch) / "etcd"
+    return cached(f"{program}-{KUBERNETES_VERSION}", fetch) / program
 
 
 def _install(program: str, folder: Path) -> None:
