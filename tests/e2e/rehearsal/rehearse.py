@@ -293,8 +293,13 @@ def again(stack: Stack) -> None:
 
 
 def standby(stack: Stack) -> None:
-    """Two exporters on PostgreSQL: the second one takes over when the first is killed, and back when it is stopped."""
+    """The ledger is copied to PostgreSQL for two exporters: one takes over when the other is killed or stopped."""
     both = stack.with_standby
+    change(stack, "insert", "B", "fay")
+    until_message(stack, SPIKE, "fay")
+    stack.compose("stop", "exporter")
+    copy = ("ledger", "copy", "/var/lib/tocsin/tocsin.db", "/etc/tocsin/tocsin.yaml")
+    report(both.compose("run", "--rm", "-T", "exporter", *copy).stdout.strip().splitlines()[-1])
     services = (*LASTING, "setup", "postgres", "exporter-2")
     report(f"with a standby: healthy after {both.up(*services):.1f} s")
     until("the first one runs the alerts", lambda: page(both, "tocsin", "/readyz"))
@@ -312,8 +317,8 @@ def standby(stack: Stack) -> None:
     both.compose("stop", "exporter-2")
     until("take-over", lambda: page(both, "tocsin", "/readyz"))
     report(f"stopped -> the other is ready: {time.monotonic() - started:.1f} s, with the stop")
-    counts = [messages(both, workflow, "eve") for workflow in (SPIKE, CALM)]
-    check(counts == [1, 1], f"messages: {counts}")
+    counts = [messages(both, *each) for each in ((SPIKE, "eve"), (CALM, "eve"), (SPIKE, "fay"))]
+    check(counts == [1, 1, 1], f"messages: {counts}")
     both.compose("rm", "--stop", "--force", "exporter-2", "postgres")
 
 
