@@ -141,7 +141,7 @@ def test_configuration_of_compose_is_valid(novu: str, tmp_path: Path, monkeypatc
     monkeypatch.setenv("NOVU_URL", novu)
     key = str(ROOT / "compose/inbox-key")
     file = tmp_path / "tocsin.yaml"
-    text = CONFIG.replace("/var/lib/tocsin/", f"{tmp_path}/").replace("/run/secrets/novu-api-key", key)
+    text = CONFIG.replace("/run/secrets/novu-api-key", key)
     file.write_text(text, encoding="utf-8")
     assert cli.main(["check", "--config", str(file)]) == 0
 
@@ -203,8 +203,12 @@ def test_exporters_of_two_have_the_same_settings() -> None:
 @pytest.mark.parametrize("url", ["", SERVICES["exporter"]["environment"]["TOCSIN_LEDGER_URL"]], ids=["file", "server"])
 def test_variable_chooses_the_ledger(url: str) -> None:
     environ = {"TOCSIN_LEDGER_URL": url, "NOVU_API_KEY_PATH": str(ROOT / "compose/inbox-key")}
-    server = load(ROOT / "compose/tocsin.yaml", environ).ledger.server()
-    assert (server is None) == (not url)
+    ledger = load(ROOT / "compose/tocsin.yaml", environ).ledger
+    assert (ledger.server() is None) == (not url)
+    dockerfile = (ROOT / SERVICES["exporter"]["build"]["dockerfile"]).read_text()
+    [folder] = re.findall(r"^WORKDIR (.*)$", dockerfile.rpartition("\nFROM ")[2], re.MULTILINE)
+    assert f"ledger:{folder}" in SERVICES["exporter"]["volumes"], "the file is in the volume"
+    assert ledger.path == "tocsin.db"
 
 
 def test_prometheus_scrapes_both_exporters() -> None:
