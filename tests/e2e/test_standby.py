@@ -78,6 +78,24 @@ async def test_standby_has_senders_of_events_try_again(both: tuple[TocsinProcess
     assert "stands by" in body
 
 
+async def test_standby_takes_over_with_what_it_last_read(
+    harness: Harness, both: tuple[TocsinProcess, TocsinProcess]
+) -> None:
+    """The configuration of its start could turn notifications of new channels into dead letters."""
+    first, second = both
+    harness.config["alerts"]["renamed"] = harness.config["alerts"].pop("orders")
+    second.write(harness.config)
+    second.signal(signal.SIGHUP)
+    await second.until_logged("the alerts will start with it")
+    second.write("alerts: []")
+    second.signal(signal.SIGHUP)
+    await second.until_logged("the last good one stays")
+    await first.kill()
+    await second.until_ready()
+    assert [one["name"] for one in (await second.json("/api/v1/alerts"))["alerts"]] == ["renamed"]
+    assert not second.logged("alert=orders")
+
+
 async def test_process_that_was_paused_writes_nothing_more(
     harness: Harness, both: tuple[TocsinProcess, TocsinProcess], database: Database
 ) -> None:

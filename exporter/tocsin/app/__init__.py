@@ -99,15 +99,17 @@ class _Reloading:
         self._port = port
         self._metrics = metrics
         self._first = first
+        self._next = first
+        """What to begin with: a reload while this process stands by replaces it."""
         self._read = read
         self._lock = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Apply the configuration that the process was started with; a SIGHUP meanwhile waits for it."""
+        """Apply the configuration that the process was started with, or what a reload has read since."""
+        self._metrics.reloaded(successful=True, at=time.time())
+        await self._runtime.open_ledger(self._first)
         async with self._lock:
-            # A standby applies it when it takes over; until then its configuration has loaded, too.
-            self._metrics.reloaded(successful=True, at=time.time())
-            await self._runtime.apply(self._first)
+            await self._runtime.apply(self._next)
 
     async def renew(self) -> None:
         """Reload once a file with a secret has changed while something does not work, until cancelled."""
@@ -133,7 +135,10 @@ class _Reloading:
                 return ["the process is stopping"]
             try:
                 config = await asyncio.to_thread(self._read)
-                await self._runtime.apply(config)
+                if begun := self._runtime.config is not None:
+                    await self._runtime.apply(config)
+                else:
+                    self._next = config
                 self._port.configure(config.web)
             except Exception as error:  # noqa: BLE001 - no configuration may end the process
                 self._metrics.reloaded(successful=False, at=time.time())
@@ -142,14 +147,16 @@ class _Reloading:
                     log.error("configuration refused; the last good one stays", problem=problem)
                 return problems
             self._metrics.reloaded(successful=True, at=time.time())
-            log.info("configuration applied", alerts=len(config.alerts), channels=len(config.channels))
+            what = "configuration applied" if begun else "configuration read; the alerts will start with it"
+            log.info(what, alerts=len(config.alerts), channels=len(config.channels))
             for setting in self._settings_for_restart(config):
                 log.warning("this setting was changed, and takes effect with the next start", setting=setting)
             return []
 
     def _settings_for_restart(self, config: Config) -> Iterator[str]:
         """Yield the changed settings that a running process cannot apply."""
-        if (ledger := self._runtime.ledger_settings) is not None:
+        waited_for = self._first.ledger if self._runtime.config is None else None
+        if (ledger := self._runtime.ledger_settings or waited_for) is not None:
             for name in ("path", "url", "namespace"):
                 if getattr(ledger, name) != getattr(config.ledger, name):
                     yield f"ledger.{name}"

@@ -71,13 +71,18 @@ class Runtime:
             one.state is not State.UP or one.message for one in self.alerts
         )
 
-    async def apply(self, config: Config) -> None:
-        """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""
+    async def open_ledger(self, config: Config) -> None:
+        """Open the ledger if this configuration needs one. In PostgreSQL that waits until no other process runs the
+        alerts. Raises LedgerError."""
         if self.ledger is None and config.needs_ledger:
             observe = self.metrics.ledger_commit_seconds.observe
             self.ledger = await opened(config.ledger, waiting=self._stands_by, clock=self._clock, observe=observe)
             self._ledger_works()
             self.ledger_settings = config.ledger
+
+    async def apply(self, config: Config) -> None:
+        """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""
+        await self.open_ledger(config)
         since = self._clock()
         if self.config is None:
             self._begin(config)
