@@ -107,7 +107,9 @@ async def test_process_that_was_paused_writes_nothing_more(
     await harness.until_notified(("fired", "1"))
     before = await database.run("SELECT * FROM tocsin.alerts")
     first.signal(signal.SIGCONT)
+    began = time.monotonic()
     assert await first.exited() == 124
+    assert time.monotonic() - began < PROMPT
     assert first.logged("another process has taken over")
     assert len(harness.receiver.requests) == 1
     assert [row[:2] for row in await database.run("SELECT * FROM tocsin.alerts")] == [row[:2] for row in before]

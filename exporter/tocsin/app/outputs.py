@@ -154,6 +154,10 @@ class Outputs:
         await _within(_DRAIN, (dispatcher.drained() for dispatcher in self.dispatchers.values()))
         await self._stop_channels(list(self.dispatchers))
 
+    async def abandon(self) -> None:
+        """Stop at once: what is sent can no longer be recorded."""
+        await self._fleet.stop(list(self.dispatchers))
+
     def _state(self, name: str) -> ChannelState:
         running = self._fleet.get(name)
         backlog = self.waiting(name)

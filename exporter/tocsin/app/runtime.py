@@ -47,6 +47,8 @@ class Runtime:
         self.inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
         self._clock = clock
         self._pruned_at = 0.0
+        self._fenced = False
+        """Whether another process has taken over the ledger."""
         metrics.removed_channels = self._removed_states
 
     @property
@@ -135,11 +137,12 @@ class Runtime:
         self.ending.set()
 
     async def stop(self) -> None:
-        """Stop in order: inputs, then outputs after they sent what is ready, then the ledger."""
+        """Stop in order: inputs, then outputs after they sent what is ready, then the ledger. Without the ledger nothing
+        can be sent any more."""
         await self.outputs.finish_levels()
         await self.inputs.stop()
         self.feed.close()
-        await self.outputs.drain()
+        await (self.outputs.abandon() if self._fenced else self.outputs.drain())
         if self.ledger is not None:
             await self.ledger.close()
         repeats.flush()
@@ -182,6 +185,7 @@ class Runtime:
             log.error("the ledger cannot be used", error=str(error), reason=error.reason)
         self.ledger_fault = str(error)
         if error.reason is LedgerReason.FENCED:
+            self._fenced = True
             self._stalled(str(error))
         self.metrics.ledger_up.set(0)
 
