@@ -137,8 +137,8 @@ class Runtime:
         self.ending.set()
 
     async def stop(self) -> None:
-        """Stop in order: inputs, then outputs after they sent what is ready, then the ledger. Without the ledger nothing
-        can be sent any more."""
+        """Stop in order: inputs, then outputs after they sent what is ready, then the ledger. Nothing is sent
+        any more without the ledger."""
         await self.outputs.finish_levels()
         await self.inputs.stop()
         self.feed.close()
