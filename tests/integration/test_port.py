@@ -443,7 +443,7 @@ LOST = "any more; a restart puts this into effect"
         ("rate_limit: {interval: 1s}\n", "rate_limit.burst: must be at least 1"),
         ("tls_server_config: {cert_file: gone.pem, key_file: gone.pem}\n", "cert_file: cannot read"),
         (b"\xff\xfe", "it is not UTF-8 text"),
-        (None, "cannot read the file: no such file or directory"),
+        (None, "cannot read the file: no such file"),
     ],
     ids=["empty", "no protection", "plaintext", "broken", "no burst", "no certificate", "binary", "missing"],
 )

@@ -1,5 +1,6 @@
 """The file of `web.config_file`: what is refused, what is warned of, and what exporter-toolkit accepts too."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,14 @@ def test_any_text_is_a_file_or_has_problems(text: str) -> None:
     assert all(re.match(r"web\.yml(:\d+)?: ", str(one)) for one in (*found.problems, *found.warnings))
 
 
+@pytest.mark.parametrize("sign", ["", *"*&!|>%@`'\"[{}]#,?:-"])
+def test_password_without_quotes_is_never_shown(sign: str) -> None:
+    for text in (f"{sign}hunter2", f"{sign}hunter2!x", f"{sign}hunter2: x", f"{sign}hunter2\n  bob: {sign}hunter2 b"):
+        found = parse_web_file(f"basic_auth_users:\n  ann: {text}\n", "web.yml")
+        assert found.problems, text
+        assert "hunter2" not in str([*found.problems, *found.warnings]), text
+
+
 @given(st.text(min_size=1))
 def test_plaintext_password_is_never_shown(password: str) -> None:
     text = yaml.safe_dump({"basic_auth_users": {"ann": f"p4ss-{password}"}}, allow_unicode=True)
@@ -111,7 +120,7 @@ def test_unusable_certificates_are_named_with_their_fix(tmp_path: Path) -> None:
         assert problem.startswith(f"{base}.{name}: holds no {what} in PEM that can be used")
     missing = {"cert_file": "gone.pem", "key_file": "gone.pem"}
     assert refused(tmp_path, missing) == [
-        f"{base}.{name}: cannot read {tmp_path}/gone.pem: no such file or directory" for name in missing
+        f"{base}.{name}: cannot read {tmp_path}/gone.pem: no such file" for name in missing
     ]
 
 
@@ -123,3 +132,17 @@ def test_each_curve_and_every_cipher_suite_is_known_to_openssl(tmp_path: Path, c
     assert context is not None
     offered = {one["name"] for one in context.get_ciphers()}
     assert {*CIPHERS.values()} <= offered
+
+
+def test_files_that_are_no_usual_files_are_refused(tmp_path: Path) -> None:
+    """A pipe, as of `<(...)` in a shell, could be read once only."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"#" * (1024 * 1024 + 1))
+    for name, why in (
+        ("pipe", "it is not a regular file"),
+        (".", "it is not a regular file"),
+        ("large", "it is larger than 1024 KiB"),
+        ("nowhere", "no such file"),
+    ):
+        with pytest.raises(ConfigError, match=f"cannot read the file: {why}$"):
+            protection(read_files(str(tmp_path / name)))

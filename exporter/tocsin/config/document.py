@@ -32,6 +32,10 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _NO_SPACE = re.compile(r"\s*(- +)?[\w-]+:(?!//)\S")
 """A line that begins with a key without a space after its colon."""
+_NAMED = re.compile(
+    r"""(undefined alias|undefined tag handle|duplicate anchor) (?:'.*'|".*")(?:; first occurrence, .*)?""", re.DOTALL
+)
+"""Messages of PyYAML with a text of the file, which may be a password without quotes."""
 _MAX_NODES = 100_000  # aliases of aliases grow exponentially
 
 
@@ -67,6 +71,7 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             why = ", ".join(part for part in (error.context, error.problem) if part)
+            why = _NAMED.sub(r"\1; put text that begins with *, & or ! in quotes", why)
             why += _hint(error, mark, text) if mark else ""
             reader.report("not_yaml", (), mark.line + 1 if mark else None, why=why)
         except yaml.reader.ReaderError as error:
@@ -156,7 +161,8 @@ class _Reader:
             self.report("recursive_alias", path, line)
             return None
         if node.tag not in _CORE_TAGS:
-            self.report("unsupported_tag", path, line, name=node.tag)
+            local = node.tag.startswith("!")  # may be a password
+            self.report("unsupported_tag", path, line, name="!..." if local else node.tag)
             return None
         self._open.add(id(node))
         try:

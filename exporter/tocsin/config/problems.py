@@ -25,7 +25,7 @@ TEXTS: Mapping[str, str] = {
     "too_deep": "nested too deeply",
     "too_many_values": "more than {limit} values",
     "recursive_alias": "an alias that contains itself",
-    "unsupported_tag": "the tag {name!r} is not supported",
+    "unsupported_tag": "the tag {name!r} is not supported; put text that begins with ! in quotes",
     "complex_key": "a key must be plain text",
     "unquoted_template": "put text that has {{{{ }}}} in quotes",
     "bad_merge": "<< takes a mapping, or a list of mappings",

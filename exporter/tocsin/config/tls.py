@@ -12,6 +12,7 @@ from tocsin.config.web_file import CIPHERS, CURVES, TlsServer, WebFile, WebFileS
 from tocsin.errors import ConfigError, Problem
 
 _FILES = ("cert_file", "key_file", "client_ca_file")
+_LARGEST = 1024 * 1024
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 
 
@@ -93,10 +94,21 @@ def _read_files(path: str, named: Mapping[str, Path], first: Files | None = None
     why: dict[str, str] = dict(first.why) if first else {}
     for name, file in {**({} if first else {"": Path(path)}), **named}.items():
         try:
-            contents[name] = file.read_bytes()
+            contents[name] = _read(file)
         except (OSError, ValueError) as error:
             contents[name], why[name] = None, (getattr(error, "strerror", None) or str(error)).lower()
     return Files(path=path, contents=contents, why=why)
+
+
+def _read(file: Path) -> bytes:
+    """Read a file of moderate size. A pipe could be read only once, and would hold the thread."""
+    if not file.is_file():
+        raise OSError(0, "no such file" if not file.exists() else "it is not a regular file")
+    with file.open("rb") as opened:
+        content = opened.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise OSError(0, f"it is larger than {_LARGEST // 1024} KiB")
+    return content
 
 
 class _RefusedError(Exception):

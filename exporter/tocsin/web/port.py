@@ -9,6 +9,7 @@ from aiohttp import web
 from tocsin.config.sections import WebSettings
 from tocsin.config.tls import Files, Protection, protection, read_files
 from tocsin.errors import ConfigError, Problem
+from tocsin.repeats import Repeats
 from tocsin.web.access import Rules, rules
 from tocsin.web.connections import Connections
 from tocsin.web.guard import Guard
@@ -16,6 +17,7 @@ from tocsin.web.guard import Guard
 log = structlog.get_logger(__name__)
 
 _EVERY = 1.0
+_FAILED = Repeats(log, "web.config_file could not be checked", level="error")
 
 
 class Port:
@@ -73,11 +75,10 @@ class Port:
         while True:
             await asyncio.sleep(self._every)
             self._connections.sweep()
-            if self._files is not None:
-                files = await asyncio.to_thread(read_files, self._files.path)
-                if files.digest != self._files.digest:
-                    self._files = files
-                    await self._changed(files)
+            try:
+                await self._check_files()
+            except Exception:  # noqa: BLE001 - a defect here must not end the process
+                _FAILED.add(exc_info=True)
 
     async def close(self) -> None:
         """Stop to listen. Connections stay until their requests are answered."""
@@ -87,6 +88,13 @@ class Port:
     def _rules(self) -> Rules:
         # A reload may change `listen`, which takes effect with the next start.
         return rules(self._settings, self._protection.settings, loopback=self._loopback)
+
+    async def _check_files(self) -> None:
+        if self._files is not None:
+            files = await asyncio.to_thread(read_files, self._files.path)
+            if files.digest != self._files.digest:
+                self._files = files
+                await self._changed(files)
 
     async def _changed(self, files: Files) -> None:
         try:
