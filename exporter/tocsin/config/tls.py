@@ -96,8 +96,13 @@ def _read_files(path: str, named: Mapping[str, Path], first: Files | None = None
         try:
             contents[name] = _read(file)
         except (OSError, ValueError) as error:
-            contents[name], why[name] = None, (getattr(error, "strerror", None) or str(error)).lower()
+            contents[name], why[name] = None, _why(error)
     return Files(path=path, contents=contents, why=why)
+
+
+def _why(error: OSError | ValueError) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return text[:1].lower() + text[1:]
 
 
 def _read(file: Path) -> bytes:
