@@ -334,6 +334,17 @@ async def test_stream_ends_when_its_reader_loses_access(tmp_path: Path) -> None:
         assert (await port.get("/api/v1/transitions", Authorization=BOB))[0] == 401
 
 
+async def test_logins_of_a_later_start_do_not_open_the_port_before(tmp_path: Path) -> None:
+    """The new `config_file` takes effect with the next start, `admin` at once."""
+    async with listening(tmp_path) as port:
+        port.port.configure(WebSettings(config_file="web.yml", admin=True, admins=["ann"]))
+        async with port.asked("POST", RETRY) as response:
+            assert (response.status, port.process.rescans) == (403, 0)
+        port.port.configure(WebSettings(admin=True))
+        async with port.asked("POST", RETRY) as response:
+            assert response.status == 200
+
+
 async def test_reload_to_loopback_does_not_open_a_port_that_is_not(tmp_path: Path) -> None:
     """The new `listen` takes effect with the next start, `admin` at once."""
     async with listening(tmp_path, listen="0.0.0.0:0") as port:

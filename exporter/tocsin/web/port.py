@@ -43,7 +43,7 @@ class Port:
         self._runner: web.AppRunner | None = None
         self.refused: tuple[Problem, ...] = ()
         """What is wrong with the file as it is now; the last good one is in effect."""
-        self._loopback = settings.loopback
+        self._loopback, self._config_file = settings.loopback, settings.config_file
         self.guard = Guard(self._rules())
 
     @property
@@ -86,8 +86,9 @@ class Port:
             self._server.close()
 
     def _rules(self) -> Rules:
-        # A reload may change `listen`, which takes effect with the next start.
-        return rules(self._settings, self._protection.settings, loopback=self._loopback)
+        # A reload may change `listen` and `config_file`, which take effect with the next start.
+        alone = self._loopback and self._settings.config_file == self._config_file
+        return rules(self._settings, self._protection.settings, loopback=alone)
 
     async def _check_files(self) -> None:
         if self._files is not None:
