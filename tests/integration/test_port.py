@@ -146,7 +146,7 @@ async def test_failed_login_is_logged_without_what_was_typed(tmp_path: Path) -> 
     async with listening(tmp_path, USERS) as port:
         with capture_logs() as logs:
             await port.get("/metrics", Authorization=basic("my p4ssword", "my p4ssword"))
-        [line] = [one for one in logs if one["event"] == "request refused"]
+        [line] = [one for one in logs if one["event"] == "client refused"]
         assert (line["address"], line["why"]) == ("127.0.0.1", "the user or the password is wrong")
         assert "p4ssword" not in str(logs)
 

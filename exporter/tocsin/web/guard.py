@@ -19,7 +19,7 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _FAILURES = 10
 _FAILURE_EVERY = 6.0
 """Failed logins that an address may make: so many at once, then one each so many seconds."""
-_REFUSED = Repeats(log, "request refused")
+_REFUSED = Repeats(log, "client refused")
 _HEALTHY = frozenset({"/healthz", "/-/healthy"})
 """Answer without a login: the answer is always the same."""
 _READY = frozenset({"/readyz", "/-/ready"})
