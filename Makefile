@@ -15,7 +15,7 @@ PLAIN  := README.md CONTRIBUTING.md Makefile examples SECURITY.md CHANGELOG.md a
 .PHONY: help demo test test-live check check-deploy format bench rehearse lock docs clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock exporter/pyproject.toml producer/pyproject.toml demo/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
