@@ -2,12 +2,14 @@
 runs."""
 
 import json
+import random
+import socket
 import ssl
 import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from support.kubernetes_programs import api_server, etcd, schemas
-from support.prometheus import free_port
 from support.waiting import seen
 
 NAMESPACE = "alerting"
@@ -84,7 +85,7 @@ def running_api_server(folder: Path) -> Iterator[ApiServer]:
     pem = key.private_bytes(serialization.Encoding.PEM, format_, serialization.NoEncryption())
     (folder / "accounts.pem").write_bytes(pem)
     (folder / "tokens.csv").write_text(f'{_TOKEN},tester,1,"system:masters"\n')
-    client, peer, port = (free_port() for _ in range(3))
+    client, peer, port = (reserved_port() for _ in range(3))
     store = [str(etcd()), "--data-dir", str(folder / "etcd"), "--log-level=error", "--unsafe-no-fsync"]
     store += [f"--listen-client-urls=http://127.0.0.1:{client}", f"--advertise-client-urls=http://127.0.0.1:{client}"]
     store += [f"--listen-peer-urls=http://127.0.0.1:{peer}", f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}"]
@@ -99,6 +100,15 @@ def running_api_server(folder: Path) -> Iterator[ApiServer]:
         seen(lambda: _ready(found), f"an API server; see {folder}", _SOON)
         _prepare(found)
         yield found
+
+
+def reserved_port() -> int:
+    """A port without a listener, below those that the system gives to others: it is bound only seconds later."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from support.api_server import NAMESPACE, ApiServer, running_process
+from support.api_server import NAMESPACE, ApiServer, reserved_port, running_process
 from support.kubernetes_programs import controller_manager
-from support.prometheus import free_port
 
 Pod: TypeAlias = dict[str, Any]
 
@@ -77,7 +76,7 @@ def running_cluster(server: ApiServer) -> Iterator[Cluster]:
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
     server.ask("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", account)
     command = [str(controller_manager()), f"--kubeconfig={server.kubeconfig()}", "--leader-elect=false"]
-    command += ["--bind-address=127.0.0.1", f"--secure-port={free_port()}", f"--cert-dir={server.folder}"]
+    command += ["--bind-address=127.0.0.1", f"--secure-port={reserved_port()}", f"--cert-dir={server.folder}"]
     command += [f"--controllers={','.join(f'{name}-controller' for name in _CONTROLLERS)}"]
     cluster = Cluster(server)
     kubelet = threading.Thread(target=cluster.run, name="kubelet")
