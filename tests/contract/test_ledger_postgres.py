@@ -12,7 +12,7 @@ from support.pgbouncer import VERSIONS, pgbouncer
 from support.postgres import Database, shared_postgres
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
-from tocsin.ledger.postgres import LedgerServer, ddl, open_ledger, verify
+from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger, schema, verify
 
 
 @pytest.fixture
@@ -37,6 +37,13 @@ async def refusal(server: LedgerServer, *, exclusive: bool = True) -> LedgerErro
     return caught.value
 
 
+async def standing_by(server: LedgerServer) -> "asyncio.Task[PostgresLedger]":
+    waits = asyncio.Event()
+    opening = asyncio.create_task(open_ledger(server, waiting=lambda _: waits.set()))
+    await waits.wait()
+    return opening
+
+
 async def test_command_names_what_makes_the_ledger(server: LedgerServer) -> None:
     error = await refusal(server, exclusive=False)
     assert error.reason is LedgerReason.OLDER
@@ -51,6 +58,31 @@ async def test_ledger_of_a_newer_version_is_refused(server: LedgerServer, databa
     for exclusive in (True, False):
         assert (await refusal(server, exclusive=exclusive)).reason is LedgerReason.NEWER
     assert "newer version" in (await verify(server))[0]
+
+
+async def test_newer_version_changes_the_tables_once_it_runs(
+    server: LedgerServer, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update starts a standby of the new version before it stops the process that runs the alerts."""
+    old = await open_ledger(server)
+    version = [(len(schema.MIGRATIONS),)]
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "ALTER TABLE ledger ADD more integer"))
+    new = await standing_by(server)
+    assert await database.run("SELECT version FROM tocsin.ledger") == version
+    assert len(await fired(old, "1")) == 1
+    await old.close()
+    await (await new).close()
+    assert await database.run("SELECT version - 1, more FROM tocsin.ledger") == [(*version[0], None)]
+
+
+async def test_older_standby_does_not_run_on_newer_tables(server: LedgerServer, database: Database) -> None:
+    running = await open_ledger(server)
+    old = await standing_by(server)
+    await database.run("UPDATE tocsin.ledger SET version = version + 1")
+    await running.close()
+    with pytest.raises(LedgerError) as caught:
+        await old
+    assert caught.value.reason is LedgerReason.NEWER
 
 
 async def test_role_without_rights_is_named_the_sql_that_grants_them(database: Database) -> None:

@@ -417,9 +417,12 @@ async def open_ledger(
     links = Link(server), Link(server)
     try:
         db = await links[0].get()
-        await within(server.timeout, db, migrate(db, server, allowed=exclusive))
+        await within(server.timeout, db, migrate(db, server, allowed=exclusive, alone=False))
         lease = await _taken(links[0], server, waiting) if exclusive else None
         db = await links[0].get()
+        if exclusive:
+            # Now that no other process runs alerts on it; or one of a newer version did, while this one stood by.
+            await within(server.timeout, db, migrate(db, server, allowed=True))
         changes = await in_one(db, begin(server), _changes)
     except BaseException as error:
         await links[0].close()

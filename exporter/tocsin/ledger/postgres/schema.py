@@ -131,9 +131,14 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 
-async def migrate(db: PgConnection, server: LedgerServer, *, allowed: bool, copying: bool = False) -> None:
+async def migrate(
+    db: PgConnection, server: LedgerServer, *, allowed: bool, alone: bool = True, copying: bool = False
+) -> None:
     """Bring the tables up to date if that is `allowed`: an older process may be running on them. Raises LedgerError for
-    tables of another version, and unless `copying` for an unfinished copy."""
+    tables of another version, and unless `copying` for an unfinished copy.
+
+    `alone`: no other process runs alerts on them. Otherwise older tables stay as they are.
+    """
     schema = sql.Identifier(server.namespace)
     async with db.transaction():
         # Two processes that create tables at once fail, even with IF NOT EXISTS.
@@ -151,6 +156,8 @@ async def migrate(db: PgConnection, server: LedgerServer, *, allowed: bool, copy
                 " `tocsin run` makes it",
                 LedgerReason.OLDER,
             )
+        if 0 < version < len(MIGRATIONS) and not alone:
+            return
         await db.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(schema))
         if version == len(MIGRATIONS):
             cursor = await db.execute("SELECT copying FROM ledger")
