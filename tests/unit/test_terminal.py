@@ -10,7 +10,8 @@ import pytest
 import structlog
 
 from tocsin.app import logs
-from tocsin.cli import live, main
+from tocsin.cli import main
+from tocsin.cli.running import Running
 from tocsin.cli.tables import cell
 from tocsin.config.sections import LogSettings
 from tocsin.terminal import has_colours
@@ -44,10 +45,10 @@ def everything(monkeypatch: pytest.MonkeyPatch) -> str:
     answers = {"firing": json.dumps({"firing": [{**FIRED, "phase": "firing", "started_at": ""}], "truncated": []})}
     stream = f"data: {json.dumps(FIRED)}\n"
 
-    def opened(url: str) -> Any:
-        return io.BytesIO(answers.get(url.rpartition("/")[2].partition("?")[0], stream).encode())
+    def opened(_: Running, path: str) -> Any:
+        return io.BytesIO(answers.get(path.rpartition("/")[2].partition("?")[0], stream).encode())
 
-    monkeypatch.setattr(live, "_opened", opened)
+    monkeypatch.setattr(Running, "get", opened)
     main(["alerts", "--url", "http://h"])
     main(["tail", "--url", "http://h"])
     root, configuration = logging.getLogger(), structlog.get_config()
@@ -87,7 +88,7 @@ def test_pipe_gets_no_colours() -> None:
 
 def test_tail_says_where_it_begins(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On standard error: standard output has transitions only."""
-    monkeypatch.setattr(live, "_opened", lambda _: io.BytesIO(f"data: {json.dumps(FIRED)}\n".encode()))
+    monkeypatch.setattr(Running, "get", lambda *_: io.BytesIO(f"data: {json.dumps(FIRED)}\n".encode()))
     main(["tail", "--url", "http://h"])
     written = capsys.readouterr()
     assert written.err.splitlines()[0] == "the latest transitions first (up to 200), then each as it happens"
