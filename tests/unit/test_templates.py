@@ -110,6 +110,14 @@ def test_each_template_prints_its_text_or_fails() -> None:
     assert time.process_time() - started < 4.0
 
 
+def test_arithmetic_without_a_result_is_named() -> None:
+    """Decimals report it by names of Python's classes."""
+    assert refused("{{ row.total / 0 }}").text.endswith("division by zero")
+    assert refused("{{ row.id / 0 }}").text.endswith("division by zero")
+    for without in ("(row.total - row.total) / (row.total * 0)", "row.total ** 9999999", "row.total % 0"):
+        assert "arithmetic with a numeric column has no result" in refused("{{ " + without + " }}").text
+
+
 def test_error_has_what_exists_instead() -> None:
     error = refused("{{ row.custmer }}")
     assert (error.place, error.available) == ("place", tuple(ROW))

@@ -10,6 +10,7 @@ filters do.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from decimal import DecimalException
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
@@ -225,6 +226,11 @@ def _failure(compiled: jinja2.Template, place: str, error: Exception) -> Templat
             return TemplateError(TemplateCode.EMPTY, place=place)
         case RecursionError():
             return TemplateError(TemplateCode.TOO_DEEP, place=place, line=line)
+        case ZeroDivisionError():  # that of decimal names classes
+            return TemplateError(TemplateCode.FAILED, place=place, line=line, detail="division by zero")
+        case DecimalException():
+            detail = "arithmetic with a numeric column has no result: a division of zero by zero, or too large a number"
+            return TemplateError(TemplateCode.FAILED, place=place, line=line, detail=detail)
         case jinja2.TemplateError(message=str(message)):
             return TemplateError(TemplateCode.FAILED, place=place, line=line, detail=message)
     return TemplateError(TemplateCode.FAILED, place=place, line=line, detail=f"{type(error).__name__}: {error}")
