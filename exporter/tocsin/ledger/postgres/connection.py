@@ -35,6 +35,11 @@ class LedgerServer(Server):
         }
 
 
+def begin(server: LedgerServer) -> list[str]:
+    """The statements that begin a transaction."""
+    return [statement.as_string(None) for statement in server.beginning()]
+
+
 class Link:
     """One connection, opened again after it was lost."""
 

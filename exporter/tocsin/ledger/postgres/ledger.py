@@ -2,15 +2,11 @@
 
 import asyncio
 import contextlib
-import os
-import socket
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import psycopg
-from psycopg import sql
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import (
@@ -28,22 +24,20 @@ from tocsin.ledger.base import (
 )
 from tocsin.ledger.postgres import outbox, records
 from tocsin.ledger.postgres.append import Appended, Shapes, append
-from tocsin.ledger.postgres.connection import LedgerServer, Link, ledger_error
-from tocsin.ledger.postgres.leases import Lease, give_up, renew, take
-from tocsin.ledger.postgres.schema import migrate
-from tocsin.ledger.postgres.transaction import Result, Transaction, in_one
+from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
+from tocsin.ledger.postgres.leases import Lease, give_up, renew
+from tocsin.ledger.postgres.transaction import Job, Result, Transaction, answering, in_one, plain
 from tocsin.ledger.postgres.values import rows_text, storable
-from tocsin.ledger.postgres.writer import Job, Writer
+from tocsin.ledger.postgres.writer import Writer
 from tocsin.ledger.queue import Queue
 from tocsin.ledger.rows import columns_of, firing_of, firing_values
 from tocsin.model import Columns, Notification
-from tocsin.postgres import granted, script, within
+from tocsin.postgres import within
 
 T = TypeVar("T")
 
 _CLAIMED_AT_ONCE = 200
 """Notifications of a channel that are claimed with their commit, so that they are sent without another transaction."""
-_LEASE = "ledger"
 
 
 class PostgresLedger:
@@ -58,11 +52,11 @@ class PostgresLedger:
         server: LedgerServer,
         links: tuple[Link, Link],
         lease: Lease | None,
-        changes: int,
+        changed: int,
         clock: Callable[[], float],
         observe: Callable[[float], None],
     ) -> None:
-        """`links`: to write and to read. `lease`: None in a command, which neither commits nor claims. `changes`: the
+        """`links`: to write and to read. `lease`: None in a command, which neither commits nor claims. `changed`: the
         number of changes by operators."""
         self.fault: LedgerError | None = None
         self._server = server
@@ -75,7 +69,7 @@ class PostgresLedger:
         self._shapes = Shapes()
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
         self._closed = False
-        self._changes = changes
+        self._changes = changed
         self._renewing = asyncio.create_task(self._renew())
 
     # Batches.
@@ -168,7 +162,7 @@ class PostgresLedger:
         await self._keep(plain(lambda db: outbox.bind(db, requests)))
 
     async def settle(self, settlements: Sequence[Settlement]) -> bool:
-        more = await self._keep(_job(lambda db: outbox.settle(db, settlements)), locks=True)
+        more = await self._keep(answering(lambda db: outbox.settle(db, settlements)), locks=True)
         for settlement in settlements:
             queue = self._queues[settlement.channel]
             queue.end(settlement.seq, settlement.ordering_key)
@@ -178,13 +172,13 @@ class PostgresLedger:
 
     async def digest(self, head: Notification) -> list[Notification]:
         now = self._clock()
-        return await self._keep(_job(lambda db: outbox.digest(db, head, now)))
+        return await self._keep(answering(lambda db: outbox.digest(db, head, now)))
 
     async def split_digest(self, head: Notification, at: int, *, refused: bool) -> None:
         await self._keep(plain(lambda db: outbox.split_digest(db, head, at, refused=refused)), locks=True)
 
     async def previous_ids(self, notification: Notification) -> tuple[str, ...]:
-        return await self._read(_job(lambda db: outbox.previous_ids(db, notification)))
+        return await self._read(answering(lambda db: outbox.previous_ids(db, notification)))
 
     # For operators.
 
@@ -219,8 +213,8 @@ class PostgresLedger:
         return await self._write(lambda db: records.prune(db, before, limit, now))
 
     async def changed_elsewhere(self) -> bool:
-        changes = await self._read(_changes)
-        changed, self._changes = changes != self._changes, changes
+        now = await self._read(changes)
+        changed, self._changes = now != self._changes, now
         if changed:
             self._reset()
         return changed
@@ -365,7 +359,8 @@ def _stored(found: Result, firings: Result) -> Stored:
     )
 
 
-async def _changes(db: Transaction) -> Callable[[], int]:
+async def changes(db: Transaction) -> Callable[[], int]:
+    """How often operators have changed the outbox."""
     found = db.add("SELECT changes FROM ledger")
     return lambda: int(found.rows[0][0])
 
@@ -373,110 +368,3 @@ async def _changes(db: Transaction) -> Callable[[], int]:
 def _end(db: Transaction, lease: Lease) -> None:
     give_up(db, lease)
     outbox.release_all(db, lease.epoch)
-
-
-def _job(work: Callable[[Transaction], Callable[[], T]]) -> Job[T]:
-    """Work that needs no result on the way, as a job."""
-
-    async def job(db: Transaction) -> Callable[[], T]:
-        return work(db)
-
-    return job
-
-
-def plain(work: Callable[[Transaction], object]) -> Job[None]:
-    """Work without a result, as a job."""
-
-    async def job(db: Transaction) -> Callable[[], None]:
-        work(db)
-        return lambda: None
-
-    return job
-
-
-def begin(server: LedgerServer) -> list[str]:
-    """The statements that begin a transaction."""
-    return [statement.as_string(None) for statement in server.beginning()]
-
-
-async def open_ledger(
-    server: LedgerServer,
-    *,
-    exclusive: bool = True,
-    waiting: Callable[[str], None] = lambda _: None,
-    clock: Callable[[], float] = time.time,
-    observe: Callable[[float], None] = lambda _: None,
-) -> PostgresLedger:
-    """Open the ledger on a server; the process that runs alerts also makes its tables and brings them up to date.
-
-    `exclusive`: for the process that runs alerts. While another one does, this waits, and calls `waiting` with a word
-    for the other now and then. Commands open it without.
-    `observe`: called with the seconds that each transaction took.
-    Raises LedgerError: in use, made by a newer version, no rights, not reachable.
-    """
-    links = Link(server), Link(server)
-    try:
-        db = await links[0].get()
-        await within(server.timeout, db, migrate(db, server, allowed=exclusive, alone=False))
-        lease = await _taken(links[0], server, waiting) if exclusive else None
-        db = await links[0].get()
-        if exclusive:
-            # Now that no other process runs alerts on it; or one of a newer version did, while this one stood by.
-            await within(server.timeout, db, migrate(db, server, allowed=True))
-        changes = await in_one(db, begin(server), _changes)
-    except BaseException as error:
-        await links[0].close()
-        if isinstance(error, (psycopg.Error, OSError)):
-            raise ledger_error(error, server) from None
-        raise
-    return PostgresLedger(server, links, lease, changes, clock, observe)
-
-
-async def verify(server: LedgerServer) -> list[str]:
-    """What would keep `tocsin run` from using this ledger. Writes nothing."""
-    link = Link(server)
-    try:
-        db = await link.get()
-        async with db.transaction(force_rollback=True):
-            await within(server.timeout, db, migrate(db, server, allowed=True))
-            await db.execute("SELECT nextval('epochs')")
-    except LedgerError as error:
-        return [str(error)]
-    except (psycopg.Error, OSError) as error:
-        return [str(ledger_error(error, server))]
-    finally:
-        await link.close()
-    return []
-
-
-def ddl(server: LedgerServer) -> str:
-    """SQL that makes a role and the schema that it owns, for an administrator to read and run. It may be run again."""
-    schema, role = sql.Identifier(server.namespace), server.role
-    made = sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema)
-    if role is not None:
-        made += sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(role))
-    return script([*granted(role, {}), made + sql.SQL(";")])
-
-
-async def _taken(link: Link, server: LedgerServer, waiting: Callable[[str], None]) -> Lease:
-    while True:
-        try:
-            found = await try_to_take(link, server)
-        except (psycopg.OperationalError, OSError) as error:  # the server restarts, say
-            found = str(ledger_error(error, server))
-        if isinstance(found, Lease):
-            return found
-        waiting(found)
-        await asyncio.sleep(min(0.2, server.lease / 10))
-
-
-async def try_to_take(link: Link, server: LedgerServer) -> Lease | str:
-    """Take the lease of the ledger. Returns who has it, if another process does. Raises psycopg.Error, OSError."""
-    holder = f"process {os.getpid()} on {socket.gethostname()}"
-
-    async def job(db: Transaction) -> Callable[[], Lease | str]:
-        found = await take(db, _LEASE, holder, server.lease)
-        return lambda: found
-
-    found = await in_one(await link.get(), begin(server), job)
-    return found if isinstance(found, Lease) else f"{found} runs the alerts"

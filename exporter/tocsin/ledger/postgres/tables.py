@@ -6,13 +6,12 @@ from typing import TypeVar
 import psycopg
 
 from tocsin.errors import LedgerError, LedgerReason
-from tocsin.ledger.postgres.connection import LedgerServer, Link, ledger_error
+from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.leases import Lease, give_up, renew
-from tocsin.ledger.postgres.ledger import begin, plain, try_to_take
+from tocsin.ledger.postgres.opening import try_to_take
 from tocsin.ledger.postgres.schema import migrate
-from tocsin.ledger.postgres.transaction import Transaction, in_one
+from tocsin.ledger.postgres.transaction import Job, Transaction, in_one, plain
 from tocsin.ledger.postgres.values import rows_text, storable
-from tocsin.ledger.postgres.writer import Job
 from tocsin.ledger.tables import Row, Table
 from tocsin.postgres import within
 

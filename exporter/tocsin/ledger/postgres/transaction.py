@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import AsyncClientCursor
@@ -56,10 +56,33 @@ class Transaction:
             self._cursor.nextset()
 
 
+Job: TypeAlias = Callable[[Transaction], Awaitable[Callable[[], T]]]
+"""Adds statements to a transaction. What it returns is called after the commit, when all results are there."""
+
+
+def answering(work: Callable[[Transaction], Callable[[], T]]) -> Job[T]:
+    """Work that needs no result on the way, as a job."""
+
+    async def job(db: Transaction) -> Callable[[], T]:
+        return work(db)
+
+    return job
+
+
+def plain(work: Callable[[Transaction], object]) -> Job[None]:
+    """Work without a result, as a job."""
+
+    async def job(db: Transaction) -> Callable[[], None]:
+        work(db)
+        return lambda: None
+
+    return job
+
+
 async def in_one(
     connection: PgConnection,
     begin: Sequence[str],
-    job: Callable[[Transaction], Awaitable[Callable[[], T]]],
+    job: Job[T],
     end: Callable[[Transaction], None] = lambda _: None,
 ) -> T:
     """Run a job in a transaction, and return what its result returns after the commit. `begin`: the statements that

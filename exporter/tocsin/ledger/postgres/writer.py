@@ -3,16 +3,14 @@ server's disk and two messages to it."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from tocsin.ledger.postgres.connection import FENCED, Link
-from tocsin.ledger.postgres.transaction import Transaction, in_one
+from tocsin.ledger.postgres.transaction import Job, Transaction, in_one
 from tocsin.postgres import PgConnection, within
 
 T = TypeVar("T")
-Job: TypeAlias = Callable[[Transaction], Awaitable[Callable[[], T]]]
-"""Adds statements to a transaction. What it returns is called after the commit, when all results are there."""
 _GROUP = 64
 """The most jobs in one transaction: limits how long the first waits for the last."""
 
