@@ -84,6 +84,20 @@ async def test_logs_of_other_users_of_a_library_pass(build: Build, slow: Receive
     assert printed.getvalue() == "urllib3.connectionpool: of another part\n"
 
 
+async def test_reason_is_known_at_log_level_error(build: Build, receiver: Receiver) -> None:
+    """The library only logs it, as a warning."""
+    receiver.otherwise = lambda _: Answer(status=503)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        failed = await sent(build(at(receiver, "b")))
+    finally:
+        root.setLevel(level)
+    assert isinstance(failed, Retry)
+    assert "503" in failed.detail
+
+
 # The configuration.
 
 

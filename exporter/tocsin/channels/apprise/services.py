@@ -56,6 +56,8 @@ class _Log(logging.Handler):
             logger = logging.getLogger(name)
             logger.addHandler(self)
             logger.propagate = False
+        for name in _OWN_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)  # whatever `log.level` is
 
     def emit(self, record: logging.LogRecord) -> None:
         lines: list[str] | None = getattr(self._thread, "lines", None)
