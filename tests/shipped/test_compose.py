@@ -54,6 +54,12 @@ def test_pulled_images_are_pinned() -> None:
         assert _own(service) or re.search(r":v?\d+(\.\d+)+$", service["image"]), service["image"]
 
 
+def test_alertmanager_has_its_security_fixes() -> None:
+    """Those of release 0.35.0."""
+    version = SERVICES["alertmanager"]["image"].rpartition(":v")[2]
+    assert [int(part) for part in version.split(".")] >= [0, 35, 0]
+
+
 def test_ports_are_distinct_settings_of_the_loopback_address() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     for port in ports:
