@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -136,6 +137,29 @@ async def test_one_that_was_taken_over_writes_nothing(server: LedgerServer, data
     assert len(await ledger.find(Filter())) == 1
     await former.close()
     assert len(await fired(ledger, "3")) == 1  # the end of the former takes nothing from it
+    await ledger.close()
+
+
+async def test_locks_of_one_that_was_paused_hold_up_nothing(server: LedgerServer, database: Database) -> None:
+    former = await open_ledger(server)
+    await former.commit(commit([transition("1")], saved=[firing("1")], frontier=10))
+    await former.close()
+    paused = await psycopg.AsyncConnection.connect(database.dsn)
+    await paused.execute("UPDATE tocsin.alerts SET frontier = 11")  # in the middle of a transaction
+    ledger = await open_ledger(server)
+    async with asyncio.timeout(5):
+        await ledger.commit(commit([transition("2")], frontier=20))
+    await ledger.close()
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        await paused.commit()
+    await paused.close()
+
+
+async def test_large_batch_takes_longer_than_the_lease(database: Database) -> None:
+    """Between its statements rows are prepared, and the server sees nothing of the process."""
+    ledger = await open_ledger(at(database).model_copy(update={"lease": 0.02}))
+    keys = [str(number) for number in range(5000)]
+    assert len(await ledger.commit(commit([transition(key) for key in keys], saved=[*map(firing, keys)]))) == 5000
     await ledger.close()
 
 

@@ -26,8 +26,7 @@ class LedgerServer(Server):
     def _own_settings(self) -> dict[str, str]:
         return {
             "search_path": sql.SQL("{}, pg_temp").format(sql.Identifier(self.namespace)).as_string(None),
-            # A process that is stopped in the middle of a transaction holds locks that a take-over needs.
-            "idle_in_transaction_session_timeout": f"{round(self.lease * 1000)}ms",
+            "idle_in_transaction_session_timeout": f"{round(self.timeout * 1000)}ms",
             "statement_timeout": f"{round(self.timeout * 1000)}ms",
             # Every statement finds its rows by an index. Tables that have just grown look small to the planner, which
             # would read the whole of them.

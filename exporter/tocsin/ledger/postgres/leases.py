@@ -24,11 +24,22 @@ _TAKE = """
 """
 
 
+_END_OTHERS = """
+    SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity AS a
+    WHERE a.state = 'idle in transaction' AND a.pid <> pg_backend_pid() AND a.usename = current_user
+      AND EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = a.pid AND l.relation = 'alerts'::regclass)
+"""
+"""A process that was paused or cut off in the middle of a transaction holds locks until the server notices."""
+
+
 async def take(db: Transaction, name: str, holder: str, seconds: float) -> Lease | str:
     """Take a lease that no other process holds. Returns who holds it otherwise."""
     taken = db.add(_TAKE, (name, holder, seconds))
     found = await db.get("SELECT holder FROM leases WHERE name = %s", (name,))
-    return Lease(name, taken.rows[0][0], seconds) if taken.rows else str(found.rows[0][0])
+    if not taken.rows:
+        return str(found.rows[0][0])
+    db.add(_END_OTHERS)
+    return Lease(name, taken.rows[0][0], seconds)
 
 
 def renew(db: Transaction, lease: Lease) -> None:
