@@ -102,6 +102,18 @@ async def test_signature_binds_id_time_and_body(hook: Hooks) -> None:
         Verifier(OLD).verify(request.body, headers)
 
 
+async def test_signature_has_no_local_time(hook: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference library signs a time without zone, such as a local one, as if it were UTC."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        await hook.sent(message(), signing_secret=NEW, now=time.time())
+        [request] = hook.receiver.requests
+        Verifier(NEW).verify(request.body, dict(request.headers))
+        assert abs(int(request.headers["webhook-timestamp"]) - time.time()) < 300
+    time.tzset()
+
+
 async def test_both_secrets_sign_during_a_rotation(hook: Hooks, tmp_path: Any) -> None:
     """Batches and requests without a body too."""
     file = tmp_path / "secrets"
