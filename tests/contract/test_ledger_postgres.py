@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from support.ledger import commit, fired, firing, sendable, transition
 from support.pgbouncer import VERSIONS, pgbouncer
 from support.postgres import Database, shared_postgres
+from support.waiting import until
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger, schema, verify
@@ -153,6 +154,22 @@ async def test_locks_of_one_that_was_paused_hold_up_nothing(server: LedgerServer
     with pytest.raises(psycopg.errors.AdminShutdown):
         await paused.commit()
     await paused.close()
+
+
+async def test_batch_that_takes_longer_than_the_lease_keeps_it(server: LedgerServer, database: Database) -> None:
+    ledger = await open_ledger(server)
+    await ledger.commit(commit(frontier=10))
+    standing_by: list[str] = []
+    async with await psycopg.AsyncConnection.connect(database.dsn) as slow:
+        await slow.execute("UPDATE tocsin.alerts SET frontier = 11")
+        writing = asyncio.create_task(ledger.commit(commit([transition("1")], frontier=20)))
+        other = asyncio.create_task(open_ledger(server, waiting=standing_by.append))
+        await until(lambda: len(standing_by) > 40, "a wait of four leases")
+        assert not writing.done()
+    assert len(await writing) == 1
+    assert not other.done()
+    await ledger.close()
+    await (await other).close()
 
 
 async def test_large_batch_takes_longer_than_the_lease(database: Database) -> None:

@@ -1,7 +1,6 @@
 """The ledger in PostgreSQL: the same promises as the SQLite file, on a server that others can reach."""
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -266,11 +265,21 @@ class PostgresLedger:
             renew(db, self._lease)
 
     async def _renew(self) -> None:
-        """Keep the lease while nothing is written."""
-        while self._lease is not None:
-            await asyncio.sleep(self._lease.seconds / 5)
-            with contextlib.suppress(LedgerError):
-                await self._write(plain(lambda _: None))
+        """Keep the lease, on a connection of its own: a large batch may take longer than the lease."""
+        link, statements = Link(self._server), begin(self._server)
+        try:
+            while self._lease is not None:
+                await asyncio.sleep(self._lease.seconds / 5)
+                try:
+                    db = await link.get()
+                    renewal = in_one(db, statements, plain(self._fence))
+                    await within(self._server.connect_timeout, db, renewal)
+                except (psycopg.Error, OSError) as error:
+                    failed = ledger_error(error, self._server)
+                    if failed.reason is LedgerReason.FENCED:
+                        self.fault = failed
+        finally:
+            await link.close()
 
     async def _change(self, job: Job[T]) -> T:
         """Write what an operator changes in the outbox."""
