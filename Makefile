@@ -59,7 +59,7 @@ docs: $(READY)  ## write the generated tables in docs/
 rehearse: $(READY)  ## start the stack in containers, with stand-ins, where a Docker engine runs
 	@tests/e2e/rehearsal/run
 
-# The first run builds Helm and a Kubernetes API server, which takes half an hour; the next ones take two minutes.
+# The first run builds Helm and a Kubernetes API server, which takes half an hour; the next ones take five minutes.
 check-deploy: $(READY)  ## check what deploy/ has with an API server of Kubernetes and, where a Docker engine runs, with systemd
 	@TOCSIN_TEST_DEPLOY=1 $(BIN)/pytest -q tests/shipped/test_helm_chart.py tests/shipped/test_systemd.py tests/shipped/test_compose.py tests/deploy
 
