@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from support.monitoring_programs import program
+from support.prometheus import run
 from support.scripts import ROOT, script
 from tocsin import cli
 from tocsin.config import load
@@ -58,6 +60,14 @@ def test_alertmanager_has_its_security_fixes() -> None:
     """Those of release 0.35.0."""
     version = SERVICES["alertmanager"]["image"].rpartition(":v")[2]
     assert [int(part) for part in version.split(".")] >= [0, 35, 0]
+
+
+@pytest.mark.parametrize("name", ["alertmanager", "prometheus"])
+async def test_program_knows_the_flags_of_its_command(name: str) -> None:
+    _, shown = await run(program(name, "newest"), "--help")
+    flags = {text.split("=")[0] for text in SERVICES[name]["command"]}
+    assert "--dispatch.start-delay" in flags or name != "alertmanager"
+    assert flags <= {*re.findall(r"--[a-z.-]+", shown)}
 
 
 def test_ports_are_distinct_settings_of_the_loopback_address() -> None:
