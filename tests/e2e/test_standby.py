@@ -33,7 +33,7 @@ async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
 
 @pytest.fixture
 async def both(harness: Harness) -> AsyncIterator[tuple[TocsinProcess, TocsinProcess]]:
-    """The one that runs the alerts, and one that stands by."""
+    """The one that runs the alerts, and the standby."""
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(harness.run())
         await first.until_ready()
@@ -75,7 +75,7 @@ async def test_standby_has_senders_of_events_try_again(both: tuple[TocsinProcess
     _, second = both
     status, body = await second.post("/api/v1/events/orders", b"{}")
     assert status == 503
-    assert "stands by" in body
+    assert "is a standby" in body
 
 
 async def test_standby_takes_over_with_what_it_last_read(

@@ -8,16 +8,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from support.port import ADMIN_TOKEN, TOKEN, basic, hashed, listening
+from support.port import ADMIN_TOKEN, ANN, BOB, RETRY, TOKEN, TOKENS, USERS, basic, hashed, listening
 from support.web import DEAD
 from tocsin import repeats
 from tocsin.web.access import Rules
 
 HEALTHY = Path(__file__).parents[2] / "compose" / "healthy.py"
-USERS = {"basic_auth_users": {"ann": hashed("annual rings"), "bob": hashed("bobbing")}}
-ANN, BOB = basic("ann", "annual rings"), basic("bob", "bobbing")
-TOKENS: dict[str, Any] = {"tokens": {"grafana": {"token": TOKEN}, "deploy": {"token": ADMIN_TOKEN, "role": "admin"}}}
-RETRY = f"/api/v1/notifications/{DEAD.id}/retry"
 PATHS = ("/", "/static/page.js", "/metrics", "/api/v1/status", "/api/v1/transitions", "/nothing")
 
 

@@ -10,18 +10,13 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from support.port import ADMIN_TOKEN, TOKEN, Authority, basic, hashed, listening
+from support.port import ANN, BOB, RETRY, USERS, Authority, basic, hashed, listening
 from support.prometheus import run
 from support.waiting import until, until_equal, until_some
-from support.web import DEAD, FIRED
+from support.web import FIRED
 from tocsin.config.sections import WebSettings
 
 HEALTHY = Path(__file__).parents[2] / "compose" / "healthy.py"
-USERS = {"basic_auth_users": {"ann": hashed("annual rings"), "bob": hashed("bobbing")}}
-ANN, BOB = basic("ann", "annual rings"), basic("bob", "bobbing")
-TOKENS: dict[str, Any] = {"tokens": {"grafana": {"token": TOKEN}, "deploy": {"token": ADMIN_TOKEN, "role": "admin"}}}
-RETRY = f"/api/v1/notifications/{DEAD.id}/retry"
-PATHS = ("/", "/static/page.js", "/metrics", "/api/v1/status", "/api/v1/transitions", "/nothing")
 
 
 # TLS.

@@ -181,7 +181,7 @@ def test_update_keeps_the_old_pods_until_new_ones_stand_by() -> None:
 
 
 def test_probes_hold_for_a_standby(chart: Rendered) -> None:
-    """A pod that stands by has to be available, or no update ends; `/readyz` says 503 then."""
+    """A standby has to be available, or no update ends; `/readyz` says 503 then."""
     assert {probe["httpGet"]["path"] for probe in probes(chart)} == {"/healthz"}
 
 

@@ -17,7 +17,7 @@ import trustme
 import yaml
 from aiohttp import web
 
-from support.web import FakeProcess
+from support.web import DEAD, FakeProcess
 from tocsin.config.sections import WebSettings
 from tocsin.exposition import Metrics, Page
 from tocsin.web.application import build
@@ -152,3 +152,9 @@ async def listening(
         stack.callback(watching.cancel)
         yield Listening(url=url, port=port, process=process, file=path)
         assert not watching.done(), watching
+
+
+USERS = {"basic_auth_users": {"ann": hashed("annual rings"), "bob": hashed("bobbing")}}
+ANN, BOB = basic("ann", "annual rings"), basic("bob", "bobbing")
+TOKENS: dict[str, Any] = {"tokens": {"grafana": {"token": TOKEN}, "deploy": {"token": ADMIN_TOKEN, "role": "admin"}}}
+RETRY = f"/api/v1/notifications/{DEAD.id}/retry"

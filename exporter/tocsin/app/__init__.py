@@ -100,7 +100,7 @@ class _Reloading:
         self._metrics = metrics
         self._first = first
         self._next = first
-        """What to begin with: a reload while this process stands by replaces it."""
+        """What to begin with: a reload while this process is a standby replaces it."""
         self._read = read
         self._lock = asyncio.Lock()
 

@@ -105,7 +105,7 @@ class RunningProcess:
 
     async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Answer:
         if self._runtime.config is None:
-            raise RefusedRequest(503, "this process runs no alerts yet: it is starting or stands by; try again")
+            raise RefusedRequest(503, "this process runs no alerts yet: it is starting, or is a standby; try again")
         configured = self.alert(alert)
         if isinstance(configured, EventAlert):
             pipeline = self._runtime.inputs.events(configured.source)

@@ -23,7 +23,8 @@ RECORD = """
     FROM notifications AS n JOIN transitions AS t ON t.id = n.transition
 """
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Writes JSON without blanks, and text as it is."""
 
 
 def row_text(row: Row) -> str:
@@ -82,7 +83,7 @@ def transition_values(number: int, transition: Transition, shape: int) -> tuple[
 
 def columns_text(columns: Columns) -> str:
     """A list of columns as JSON."""
-    return _encode([[column.name, column.oid, column.typmod] for column in columns])
+    return encode([[column.name, column.oid, column.typmod] for column in columns])
 
 
 def columns_of(text: str) -> Columns:

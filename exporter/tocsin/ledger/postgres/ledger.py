@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import psycopg
@@ -90,7 +90,7 @@ class PostgresLedger:
     async def commit(self, commit: Commit) -> list[Notification]:
         now, alert = self._clock(), storable(commit.alert)
         firings = rows_text(_FIRING, [firing_values(alert, firing) for firing in commit.saved])
-        columns = {commit.columns, *(transition.columns for transition, _ in commit.transitions)}
+        columns = _distinct([commit.columns, *(transition.columns for transition, _ in commit.transitions)])
 
         async def write(db: Transaction) -> Callable[[], Appended]:
             shapes = await self._shapes.numbers(db, columns)
@@ -108,7 +108,7 @@ class PostgresLedger:
 
     async def commit_events(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
         now = self._clock()
-        columns = {one.routed[0].columns for one in commit.occurrences}
+        columns = _distinct(one.routed[0].columns for one in commit.occurrences)
 
         async def write(db: Transaction) -> Callable[[], tuple[Appended, list[Occurrence]]]:
             shapes = await self._shapes.numbers(db, columns)
@@ -347,6 +347,12 @@ _SIGHTING = """
     DO UPDATE SET event = excluded.event, until = excluded.until
     WHERE sightings.until <= %s OR sightings.event = excluded.event
 """
+
+
+def _distinct(columns: Iterable[Columns]) -> set[Columns]:
+    """The different lists of columns. By identity first: most are the same object, and hashing one for every row takes
+    longer than the rest."""
+    return {*{id(one): one for one in columns}.values()}
 
 
 def _see(db: Transaction, occurrence: Occurrence) -> Result:

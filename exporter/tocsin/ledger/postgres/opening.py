@@ -99,5 +99,6 @@ async def try_to_take(link: Link, server: LedgerServer) -> Lease | str:
         found = await take(db, _LEASE, holder, server.lease)
         return lambda: found
 
-    found = await in_one(await link.get(), begin(server), job)
+    db = await link.get()
+    found = await within(server.connect_timeout, db, in_one(db, begin(server), job))
     return found if isinstance(found, Lease) else f"{found} runs the alerts"

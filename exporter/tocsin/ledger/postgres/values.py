@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 
 from psycopg.types.string import TextLoader
 
+from tocsin.ledger.rows import encode
+
 _MARK = "\x01"
 """What a text with a NUL begins with, which PostgreSQL cannot store."""
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def storable(text: str) -> str:
@@ -18,7 +18,7 @@ def storable(text: str) -> str:
 
 def rows_text(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Rows as JSON for `json_to_recordset`: one argument, whose cost does not grow with their number."""
-    return _encode([dict(zip(names, row, strict=True)) for row in rows])
+    return encode([dict(zip(names, row, strict=True)) for row in rows])
 
 
 class Text(TextLoader):
