@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
 from support.ledger import commit, fired, firing, sendable, transition
 from support.pgbouncer import VERSIONS, pgbouncer
 from support.postgres import Database, shared_postgres
+from support.tcp_proxy import TcpProxy
 from support.waiting import until
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
@@ -225,3 +227,21 @@ async def test_ledger_works_through_pgbouncer(database: Database, pool_mode: str
         for ledger in ledgers:
             assert len(await sendable(ledger)) == 40
             await ledger.close()
+
+
+async def test_standby_notices_a_silent_server_and_takes_over_later(server: LedgerServer, database: Database) -> None:
+    with pgbouncer(shared_postgres()) as through:
+        dsn = through(database.dsn)
+        async with TcpProxy("127.0.0.1", int(str(conninfo_to_dict(dsn)["port"]))) as proxy:
+            behind = SecretStr(make_conninfo(dsn, port=str(proxy.port)))
+            ledger = await open_ledger(server)
+            said: list[str] = []
+            standby = asyncio.create_task(
+                open_ledger(LedgerServer(dsn=behind, connect_timeout=0.5), waiting=said.append)
+            )
+            await until(lambda: said, "the standby waits")
+            proxy.hold()
+            await until(lambda: "no answer in time" in said[-1], "it notices the silence")
+            proxy.release()
+            await ledger.close()
+            await (await standby).close()
