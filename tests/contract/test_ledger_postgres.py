@@ -106,6 +106,21 @@ async def test_role_without_rights_is_named_the_sql_that_grants_them(database: D
         await database.run("DROP OWNED BY teller; DROP ROLE teller")
 
 
+async def test_check_finds_missing_rights_and_writes_nothing(server: LedgerServer, database: Database) -> None:
+    await (await open_ledger(server)).close()
+    await database.run("CREATE ROLE reader LOGIN")
+    try:
+        await database.run(
+            "GRANT USAGE ON SCHEMA tocsin TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA tocsin TO reader"
+        )
+        assert "permission denied for table leases" in (await verify(at(database, user="reader")))[0]
+    finally:
+        await database.run("DROP OWNED BY reader; DROP ROLE reader")
+    before = await database.run("SELECT last_value FROM tocsin.epochs")
+    assert await verify(server) == []
+    assert await database.run("SELECT last_value FROM tocsin.epochs") == before
+
+
 async def test_read_only_server_is_refused_in_words(database: Database) -> None:
     server = at(database)
     setting = "SET default_transaction_read_only = on"

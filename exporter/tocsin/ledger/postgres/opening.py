@@ -60,7 +60,7 @@ async def verify(server: LedgerServer) -> list[str]:
         db = await link.get()
         async with db.transaction(force_rollback=True):
             await within(server.timeout, db, migrate(db, server, allowed=True))
-            await db.execute("SELECT nextval('epochs')")
+            await db.execute("UPDATE leases SET holder = holder WHERE false")  # needs the right all the same
     except LedgerError as error:
         return [str(error)]
     except (psycopg.Error, OSError) as error:
