@@ -27,7 +27,7 @@ async def log_in(tab: Tab, port: Listening, user: str) -> None:
     """Open the page as if the user had typed the password into the browser's window, which it keeps."""
     port.process.channel_list = [{**PEOPLE, "dead": 1}]
     await tab.open(port.url.replace("://", f"://{user}:rings@") + "/api/v1/status")
-    await until_some(lambda: tab.run("document.body.innerText.includes('\"version\"')"), "the login")
+    assert '"version"' in await tab.text("body")
     await tab.open(port.url + "/")
 
     async def shown() -> bool:

@@ -220,7 +220,7 @@ async def test_filter_finds_alerts_channels_and_rows(tab: Tab, process: FakeProc
     await fill(tab, "acme alert-57")
     await until_text(tab, "#firing h3 bdi", "alert-57")
     assert await tab.run("location.search") == "?filter=acme+alert-57"
-    await tab.run("location.reload()")
+    await tab.reload()
     await until_text(tab, "#firing h3 bdi", "alert-57")
     assert await tab.run("document.querySelector('#filter').value") == "acme alert-57"
 
@@ -230,7 +230,8 @@ async def test_address_with_section_begins_there(tab: Tab, process: FakeProcess)
     sixty(process)
     await until_shows(tab, "#alerts", "broken")
     await tab.resize(360, 640)
-    await tab.run("location.hash = '#channels-title'; location.reload()")
+    await tab.run("location.hash = '#channels-title'")
+    await tab.reload()
     await until_shows(tab, "#channels", "pager")
     top = "Math.round(document.querySelector('#channels-title').getBoundingClientRect().top)"
     await until_runs(tab, f"{top} >= 0 && {top} < 640", value=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from support.waiting import SOON, seen, until_some
+from support.waiting import SOON, seen, until_equal, until_some
 
 CHROMIUM = shutil.which("chromium")
 
@@ -23,7 +23,12 @@ class Tab:
         self._calls = 0
 
     async def open(self, url: str) -> None:
-        await self._call("Page.navigate", url=url)
+        """Load another document. Returns once it has loaded."""
+        await self._load("Page.navigate", url=url)
+
+    async def reload(self) -> None:
+        """Load the document again. Returns once the new one has loaded."""
+        await self._load("Page.reload")
 
     async def run(self, script: str) -> Any:
         """The value of a JavaScript expression. An exception in it is an AssertionError."""
@@ -51,6 +56,14 @@ class Tab:
     async def text(self, selector: str) -> str:
         """The visible text of an element; empty where there is none."""
         return str(await self.run(f"document.querySelector({selector!r})?.innerText ?? ''"))
+
+    async def _load(self, method: str, **parameters: Any) -> None:
+        """Until the new document has begun, the old one answers, and shows what is waited for next. So the old one gets
+        a mark, which must be gone."""
+        await self.run("window.isOld = true")
+        answer = await self._call(method, **parameters)
+        assert "errorText" not in answer, answer
+        await until_equal(lambda: self.run("!window.isOld && document.readyState"), "complete", "a new document")
 
     async def _call(self, method: str, **parameters: Any) -> Any:
         self._calls += 1
