@@ -68,6 +68,22 @@ async def test_any_text_is_stored_unchanged(opener: OpenLedger, tmp_path: Path, 
     await ledger.close()
 
 
+async def test_large_batch_is_stored_unchanged(opener: OpenLedger, tmp_path: Path) -> None:
+    """A store may write it in another way than a small one."""
+    ledger, texts = await opener(tmp_path / "ledger"), [text[:100] for text in HOSTILE]
+    keys = [f"{number} {text}" for number in range(50) for text in texts]
+    await ledger.commit(commit([transition("0")], saved=[firing(key, note="before") for key in keys]))
+    gone, *kept = [firing(key, note=key) for key in keys]
+    given = [transition("0"), *(transition(key, note=key, previous=(key, None)) for key in keys)]
+    written = await ledger.commit(commit(given, saved=kept, gone=[gone.fingerprint]))
+    assert [one.transition for one in written] == given[1:]  # the first was written before
+    await ledger.close()
+    ledger = await opener(tmp_path / "ledger")
+    assert sorted((await stored(ledger)).firings, key=repr) == sorted(kept, key=repr)
+    assert [found.transition for found in await sendable(ledger)] == given
+    await ledger.close()
+
+
 async def test_half_surrogate_pair_in_an_answer_is_stored(ledger: Ledger) -> None:
     (notification,) = await fired(ledger, "1")
     await ledger.settle([replace(settlement(notification, Status.DEAD), detail="bad \ud800 text")])

@@ -20,6 +20,8 @@ HOSTILE = [
     "\0",
     "'; DROP TABLE firings; --",
     '"\\/\b\f\n\r\t\x7f',
+    "\\N",
+    "a\n\\.\n",
     "é€😀👩‍👩‍👧\u202e\ufeff\U0010ffff",
     "x" * 1_000_000,
 ]

@@ -53,7 +53,7 @@ class Appender:
             if shape is None:
                 shape = shapes[id(transition.columns)] = Shapes.number(db, transition.columns)
             number, self._next_transition = self._next_transition, self._next_transition + 1
-            transitions.append(transition_values(number, transition, shape))
+            transitions.append(transition_values(number, transition.alert, transition, shape))
             for address in addresses:
                 name = notification_id(transition, address.channel)
                 key = address.ordering_key or transition.fingerprint

@@ -66,11 +66,11 @@ def firing_of(fingerprint: str, phase: str, started_at: int, marked_at: int, row
     )
 
 
-def transition_values(number: int, transition: Transition, shape: int) -> tuple[object, ...]:
+def transition_values(number: int, alert: str, transition: Transition, shape: int) -> tuple[object, ...]:
     """The columns of table `transitions`."""
     return (
         number,
-        transition.alert,
+        alert,
         transition.fingerprint,
         str(transition.kind),
         transition.started_at,

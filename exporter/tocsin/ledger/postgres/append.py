@@ -1,14 +1,13 @@
 """Writing transitions and their notifications to the outbox, within the transaction of a writer."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from tocsin.ledger.base import Routed
-from tocsin.ledger.postgres.outbox import keys_of, make_ready
+from tocsin.ledger.postgres.outbox import ASKED, keys_text
 from tocsin.ledger.postgres.transaction import Result, Transaction
 from tocsin.ledger.postgres.values import rows_text, storable
-from tocsin.ledger.rows import columns_text, transition_values
+from tocsin.ledger.rows import columns_text, encode, transition_values
 from tocsin.ledger.windows import Key, Placed, Window, Windows
 from tocsin.model import Address, Columns, Notification, Transition, notification_id
 
@@ -18,46 +17,33 @@ _NOTIFICATION = (
 )  # fmt: skip
 _WINDOW = ("channel", "ordering_key", "interval", "due", "digest")
 
-_INSERT_TRANSITIONS = """
-    INSERT INTO transitions SELECT * FROM json_to_recordset(%s) AS given (
-      id bigint, alert text, fingerprint text, kind text, started_at bigint, at bigint, shape integer, "row" text,
-      previous text)
-"""
-_INSERT_NOTIFICATIONS = """
-    INSERT INTO notifications
-      (seq, id, transition, channel, created_at, not_before, ordering_key, digest, ready_at, owner)
-    SELECT * FROM json_to_recordset(%s) AS given (
-      seq bigint, id text, transition bigint, channel text, created_at double precision, not_before double precision,
-      ordering_key text, digest bigint, ready_at double precision, owner bigint)
-    ON CONFLICT (id) DO NOTHING RETURNING seq
-"""
+_KNOWN = "SELECT n.id FROM json_array_elements_text(%s) AS asked (id) JOIN notifications AS n ON n.id = asked.id"
 _WRITE_WINDOWS = """
     INSERT INTO windows SELECT * FROM json_to_recordset(%s) AS given (
       channel text, ordering_key text, interval double precision, due double precision, digest bigint)
     ON CONFLICT (channel, ordering_key)
       DO UPDATE SET interval = excluded.interval, due = excluded.due, digest = excluded.digest
 """
-_PENDING = """
+_PENDING = f"""
     SELECT asked.channel, asked.ordering_key, held.seq IS NOT NULL
-    FROM unnest(%s::text[], %s::text[]) AS asked (channel, ordering_key)
+    FROM {ASKED} CROSS JOIN LATERAL (
+      SELECT n.seq FROM notifications AS n
+      WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
+      ORDER BY n.seq LIMIT 1) AS first
     LEFT JOIN LATERAL (
       SELECT n.seq FROM notifications AS n
       WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
       ORDER BY n.seq LIMIT 1 FOR SHARE SKIP LOCKED) AS held ON true
-    WHERE held.seq IS NOT NULL OR EXISTS (
-      SELECT FROM notifications AS n
-      WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending')
-"""
+"""  # noqa: S608 - made of constants
 """The ordering keys that have a pending notification, and whether it stays pending until the end of the transaction. If
 another process settles it this moment, that process may not see what is written here: then the new one is sendable, and
 a claim finds out whether it is the first."""
-_WINDOWS = """
+_WINDOWS = f"""
     SELECT w.channel, w.ordering_key, w.interval, w.due, w.digest, w.digest IS NOT NULL AND EXISTS (
       SELECT FROM notifications AS n WHERE n.digest = w.digest AND n.status = 'pending')
-    FROM windows AS w JOIN unnest(%s::text[], %s::text[]) AS asked (channel, ordering_key)
-      USING (channel, ordering_key)
+    FROM {ASKED} JOIN windows AS w USING (channel, ordering_key)
     ORDER BY 1, 2 FOR UPDATE OF w
-"""
+"""  # noqa: S608 - made of constants
 
 
 class Appended(NamedTuple):
@@ -72,13 +58,8 @@ class Appended(NamedTuple):
 class _Given(NamedTuple):
     id: str
     transition: Transition
-    place: int
-    """Of the transition in the batch."""
     address: Address
-
-    @property
-    def key(self) -> Key:
-        return self.address.channel, self.address.ordering_key or self.transition.fingerprint
+    key: Key
 
 
 class Shapes:
@@ -112,36 +93,41 @@ async def append(
 ) -> Appended:
     """Write transitions and their notifications. `shapes`: the numbers of their columns. `room`: how many of a channel
     this process claims at once."""
-    batch = [(transition, addresses) for transition, addresses in routed if addresses]
-    if not batch:
-        return Appended([], set())
     given = [
-        _Given(notification_id(transition, address.channel), transition, place, address)
-        for place, (transition, addresses) in enumerate(batch)
+        _Given(
+            notification_id(transition, address.channel),
+            transition,
+            address,
+            (address.channel, address.ordering_key or transition.fingerprint),
+        )
+        for transition, addresses in routed
         for address in addresses
     ]
-    # Numbers in order. Those of a transaction that is rolled back are lost, never used twice.
-    taken = db.add("SELECT array_agg(nextval('numbers')) FROM generate_series(1, %s)", (len(batch) + len(given),))
-    placing = await _placing(db, given, now, owner, room)
-    numbers = sorted(taken.rows[0][0])
-    rows = []
-    for one, seq in zip(given, numbers[len(batch) :], strict=True):
-        if (made := placing.place(one, seq, numbers[one.place])) is not None:
-            rows.append(made)
-    _insert_transitions(db, [transition for transition, _ in batch], numbers, shapes)
+    if not given:
+        return Appended([], set())
+    # Numbers of a transaction that is rolled back are lost, never used twice.
+    taken = db.add("SELECT array_agg(nextval('numbers')) FROM generate_series(1, %s)", (len(given),))
+    known = db.add(_KNOWN, (encode([one.id for one in given]),))
+    stored = Result()
+    if merged := {(one.address.channel, one.address.ordering_key) for one in given if one.address.interval}:
+        stored = db.add(_WINDOWS, (keys_text(merged),))
+    found = await db.get(_PENDING, (keys_text({one.key for one in given}),))
+    pending = {(channel, key): held for channel, key, held in found.rows}
+    windows = {(channel, key): Window(*window) for channel, key, *window in stored.rows}
+    placing = _Placing(pending, Windows(windows.get, now), now, owner, room)
+    new = _new(given, {row[0] for row in known.rows})
+    await db.insert("notifications", _NOTIFICATION, placing.rows(new, sorted(taken.rows[0][0])))
+    await db.insert("transitions", _TRANSITION, _transitions(placing.transitions, shapes))
     placing.write_windows(db)
-    inserted = await db.get(_INSERT_NOTIFICATIONS, (rows_text(_NOTIFICATION, rows),))
-    new = {row[0] for row in inserted.rows}
-    if len(new) < len(given):
-        db.add(
-            "DELETE FROM transitions WHERE id = ANY(%s)"
-            " AND NOT EXISTS (SELECT FROM notifications WHERE transition = transitions.id)",
-            (numbers[: len(batch)],),
-        )
-        # One that is known already was taken for the first of its ordering key.
-        make_ready(db, {one.key for one in given})
-    notifications = [one for one in placing.notifications if one.seq in new]
-    return Appended(notifications, placing.owned & new)
+    return Appended(placing.notifications, placing.owned)
+
+
+def _new(given: Iterable[_Given], known: set[str]) -> Iterator[_Given]:
+    """Those that were not written before, each once."""
+    for one in given:
+        if one.id not in known:
+            known.add(one.id)
+            yield one
 
 
 class _Placing:
@@ -149,57 +135,54 @@ class _Placing:
 
     def __init__(
         self,
-        pending: Mapping[Key, bool],
-        known: Iterable[str],
+        pending: dict[Key, bool],
         windows: Windows,
         now: float,
         owner: int,
         room: Callable[[str], int],
     ) -> None:
-        """`pending`: see `_PENDING`. `known`: ids of merged notifications that were written before."""
+        """`pending`: see `_PENDING`."""
         self.notifications: list[Notification] = []
         """To send, of a digest only the first."""
         self.owned: set[int] = set()
-        self._pending = dict(pending)
-        self._known = set(known)
+        self.transitions: dict[int, Transition] = {}
+        """Those that have notifications, by number: that of the first of them."""
+        self._pending = pending
         self._windows = windows
         self._now = now
         self._owner = owner
         self._room = room
-        self._taken: Counter[str] = Counter()
+        self._rooms: dict[str, int] = {}
 
-    def place(self, one: _Given, seq: int, transition: int) -> tuple[object, ...] | None:
-        """The columns of a notification; None if it was written before."""
-        placed = Placed(None, 0.0, first=True)
-        if one.address.interval:
-            if one.id in self._known:
-                return None
-            self._known.add(one.id)
-            placed = self._windows.place(one.address, seq)
+    def rows(self, given: Iterable[_Given], numbers: Iterable[int]) -> Iterator[tuple[object, ...]]:
+        """The columns of new notifications. `numbers`: those they get, in order."""
+        last, number = None, 0
+        for one, seq in zip(given, numbers, strict=False):
+            if one.transition is not last:
+                last, number = one.transition, seq
+                self.transitions[number] = last
+            yield self._place(one, seq, number)
+
+    def _place(self, one: _Given, seq: int, transition: int) -> tuple[object, ...]:
+        digest, due, first = self._windows.place(one.address, seq) if one.address.interval else _AT_ONCE
         channel, key = one.key
         blocked = self._pending.get(one.key)
         self._pending[one.key] = True
-        mine = blocked is None and not placed.due and self._taken[channel] < self._room(channel)
+        mine = blocked is None and not due and self._has_room(channel)
         if mine:
-            self._taken[channel] += 1
             self.owned.add(seq)
-        if placed.first:
+        if first:
             self.notifications.append(
-                Notification(
-                    seq,
-                    one.id,
-                    channel,
-                    one.transition,
-                    key,
-                    placed.digest,
-                    created_at=self._now,
-                    not_before=placed.due,
-                )
+                Notification(seq, one.id, channel, one.transition, key, digest, created_at=self._now, not_before=due)
             )
-        ready_at = None if blocked else placed.due
+        ready_at = None if blocked else due
         owner = self._owner if mine else None
-        stored = storable(channel), self._now, placed.due, storable(key), placed.digest
-        return (seq, one.id, transition, *stored, ready_at, owner)
+        return (seq, one.id, transition, storable(channel), self._now, due, storable(key), digest, ready_at, owner)
+
+    def _has_room(self, channel: str) -> bool:
+        left = self._rooms.get(channel)
+        left = self._rooms[channel] = (self._room(channel) if left is None else left) - 1
+        return left >= 0
 
     def write_windows(self, db: Transaction) -> None:
         """Write the windows that were opened, or that gather a digest now."""
@@ -210,25 +193,11 @@ class _Placing:
             db.add(_WRITE_WINDOWS, (rows_text(_WINDOW, rows),))
 
 
-async def _placing(
-    db: Transaction, given: Sequence[_Given], now: float, owner: int, room: Callable[[str], int]
-) -> _Placing:
-    known = stored = Result()
-    if merged := [one for one in given if one.address.interval]:
-        known = db.add("SELECT id FROM notifications WHERE id = ANY(%s)", ([one.id for one in merged],))
-        stored = db.add(_WINDOWS, keys_of({(one.address.channel, one.address.ordering_key) for one in merged}))
-    found = await db.get(_PENDING, keys_of({one.key for one in given}))
-    pending = {(channel, key): held for channel, key, held in found.rows}
-    windows = {(channel, key): Window(*window) for channel, key, *window in stored.rows}
-    return _Placing(pending, [row[0] for row in known.rows], Windows(windows.get, now), now, owner, room)
+_AT_ONCE = Placed(None, 0.0, first=True)
 
 
-def _insert_transitions(
-    db: Transaction, transitions: Sequence[Transition], numbers: Sequence[int], shapes: Mapping[Columns, int]
-) -> None:
+def _transitions(transitions: Mapping[int, Transition], shapes: Mapping[Columns, int]) -> Iterator[tuple[object, ...]]:
     by_identity = {id(columns): number for columns, number in shapes.items()}  # most are the same object
-    rows = []
-    for transition, number in zip(transitions, numbers, strict=False):
+    for number, transition in transitions.items():
         shape = by_identity.get(id(transition.columns)) or shapes[transition.columns]
-        rows.append(transition_values(number, transition._replace(alert=storable(transition.alert)), shape))
-    db.add(_INSERT_TRANSITIONS, (rows_text(_TRANSITION, rows),))
+        yield transition_values(number, storable(transition.alert), transition, shape)

@@ -26,7 +26,7 @@ from tocsin.ledger.postgres.append import Appended, Shapes, append
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.leases import Lease, give_up, renew
 from tocsin.ledger.postgres.transaction import Job, Result, Transaction, answering, in_one, plain
-from tocsin.ledger.postgres.values import rows_text, storable
+from tocsin.ledger.postgres.values import storable
 from tocsin.ledger.postgres.writer import Writer
 from tocsin.ledger.queue import Queue
 from tocsin.ledger.rows import columns_of, firing_of, firing_values
@@ -89,7 +89,8 @@ class PostgresLedger:
 
     async def commit(self, commit: Commit) -> list[Notification]:
         now, alert = self._clock(), storable(commit.alert)
-        firings = rows_text(_FIRING, [firing_values(alert, firing) for firing in commit.saved])
+        # Replaced as a whole: COPY cannot update.
+        outdated = [*commit.gone, *(firing.fingerprint for firing in commit.saved)]
         columns = _distinct([commit.columns, *(transition.columns for transition, _ in commit.transitions)])
 
         async def write(db: Transaction) -> Callable[[], Appended]:
@@ -97,10 +98,9 @@ class PostgresLedger:
             db.add(_ALERT, (alert, storable(commit.definition), shapes[commit.columns], commit.frontier))
             if commit.replace:
                 db.add("DELETE FROM firings WHERE alert = %s", (alert,))
-            elif commit.gone:
-                db.add("DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, [*commit.gone]))
-            if commit.saved:
-                db.add(_SAVE, (firings,))
+            elif outdated:
+                db.add("DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, outdated))
+            await db.insert("firings", _FIRING, (firing_values(alert, firing) for firing in commit.saved))
             appended = await append(db, commit.transitions, shapes, now, self._epoch, self._room)
             return lambda: self._written(appended, shapes)
 
@@ -328,12 +328,6 @@ class PostgresLedger:
 
 
 _FIRING = ("alert", "fingerprint", "phase", "started_at", "marked_at", "row", "counts")
-_SAVE = """
-    INSERT INTO firings SELECT * FROM json_to_recordset(%s) AS given (
-      alert text, fingerprint text, phase text, started_at bigint, marked_at bigint, "row" text, counts text)
-    ON CONFLICT (alert, fingerprint) DO UPDATE SET phase = excluded.phase, started_at = excluded.started_at,
-      marked_at = excluded.marked_at, "row" = excluded."row", counts = excluded.counts
-"""
 _ALERT = """
     INSERT INTO alerts VALUES (%s, %s, %s, %s) ON CONFLICT (alert)
     DO UPDATE SET definition = excluded.definition, shape = excluded.shape, frontier = excluded.frontier

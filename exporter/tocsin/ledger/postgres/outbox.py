@@ -1,6 +1,7 @@
 """Claiming and settling notifications, as in `tocsin.ledger.outbox`. A claim is in the table: `owner` is the epoch of
 the process that has it."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import attrgetter
@@ -9,7 +10,7 @@ from tocsin.ledger.base import MOST_MERGED, Claimed, Settlement, Status
 from tocsin.ledger.outbox import Read
 from tocsin.ledger.postgres.transaction import Result, Transaction
 from tocsin.ledger.postgres.values import rows_text, storable
-from tocsin.ledger.rows import columns_of, notification_of
+from tocsin.ledger.rows import columns_of, encode, notification_of
 from tocsin.ledger.windows import Key
 from tocsin.model import Notification
 
@@ -181,13 +182,18 @@ _FORGET_ATTEMPTS = """
     DELETE FROM attempts WHERE seq = ANY(%s) AND number <= (
       SELECT a.number FROM attempts AS a WHERE a.seq = attempts.seq ORDER BY a.number DESC LIMIT 1 OFFSET %s)
 """
-_MAKE_READY = """
+ASKED = """
+    (SELECT c.key AS channel, k.value AS ordering_key
+     FROM json_each(%s) AS c, json_array_elements_text(c.value) AS k) AS asked
+"""
+"""The ordering keys of `keys_text`."""
+_MAKE_READY = f"""
     UPDATE notifications SET ready_at = not_before WHERE seq IN (
-      SELECT head.seq FROM unnest(%s::text[], %s::text[]) AS asked (channel, ordering_key), LATERAL (
+      SELECT head.seq FROM {ASKED}, LATERAL (
         SELECT n.seq FROM notifications AS n
         WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
         ORDER BY n.seq LIMIT 1) AS head)
-"""
+"""  # noqa: S608 - made of constants
 
 
 def settle(db: Transaction, settlements: Sequence[Settlement]) -> Callable[[], bool]:
@@ -212,13 +218,15 @@ def _values(one: Settlement) -> tuple[object, ...]:
 
 def make_ready(db: Transaction, keys: Iterable[Key]) -> Result:
     """Make the first pending notification of each ordering key sendable. The count says whether there is any."""
-    return db.add(_MAKE_READY, keys_of(keys))
+    return db.add(_MAKE_READY, (keys_text(keys),))
 
 
-def keys_of(keys: Iterable[Key]) -> tuple[list[str], list[str]]:
-    """Ordering keys as the arguments of `unnest`, in an order that all processes have."""
-    ordered = sorted(keys)
-    return [storable(channel) for channel, _ in ordered], [storable(key) for _, key in ordered]
+def keys_text(keys: Iterable[Key]) -> str:
+    """Ordering keys as the argument of `ASKED`, in an order that all processes have."""
+    by_channel: defaultdict[str, list[str]] = defaultdict(list)
+    for channel, key in sorted(keys):
+        by_channel[storable(channel)].append(storable(key))
+    return encode(by_channel)
 
 
 # Digests.

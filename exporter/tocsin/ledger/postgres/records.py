@@ -6,7 +6,7 @@ from operator import attrgetter
 from tocsin.errors import Reason
 from tocsin.firing import Phase
 from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
-from tocsin.ledger.postgres.outbox import keys_of, make_ready
+from tocsin.ledger.postgres.outbox import ASKED, keys_text, make_ready
 from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.ledger.postgres.values import storable
 from tocsin.ledger.records import FINAL
@@ -126,6 +126,11 @@ _RETRY = """
     WHERE id = ANY(%s) AND status IN ('dead', 'dropped')
     RETURNING channel, ordering_key
 """
+_HOLD_BACK = f"""
+    UPDATE notifications AS n SET ready_at = NULL FROM {ASKED}
+    WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
+      AND n.ready_at IS NOT NULL
+"""  # noqa: S608 - made of constants
 _DROP = """
     UPDATE notifications SET status = 'dropped', settled_at = %s, request = NULL, owner = NULL
     WHERE id = ANY(%s) AND status IN ('dead', 'pending')
@@ -138,12 +143,7 @@ async def retry(db: Transaction, ids: Sequence[str], now: float) -> Callable[[],
     changed = await db.get(_RETRY, (now, [str(reason) for reason in FINAL], [*ids]))
     keys: set[Key] = {(channel, key) for channel, key in changed.rows}
     # They are older than what is pending now, and are sent before it.
-    db.add(
-        "UPDATE notifications AS n SET ready_at = NULL FROM unnest(%s::text[], %s::text[]) AS asked (channel, key)"
-        " WHERE n.channel = asked.channel AND n.ordering_key = asked.key AND n.status = 'pending'"
-        " AND n.ready_at IS NOT NULL",
-        keys_of(keys),
-    )
+    db.add(_HOLD_BACK, (keys_text(keys),))
     make_ready(db, keys)
     return lambda: changed.count
 

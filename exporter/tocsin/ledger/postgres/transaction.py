@@ -1,8 +1,9 @@
 """The statements of one transaction, in as few messages as their results allow."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
@@ -12,6 +13,8 @@ from psycopg.pq import TransactionStatus
 from tocsin.postgres import PgConnection
 
 T = TypeVar("T")
+_FEW = 50
+"""Rows that are inserted by a statement. COPY takes a tenth of the time for one row, but two more messages."""
 
 
 @dataclass(slots=True)
@@ -45,9 +48,27 @@ class Transaction:
         await self.send()
         return result
 
+    async def insert(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Insert rows. Many are sent while they are made, so that the server works at the same time. Raises
+        psycopg.Error."""
+        rows = iter(rows)
+        first = list(islice(rows, _FEW + 1))
+        names = ", ".join([f'"{name}"' for name in columns])
+        if len(first) > _FEW:
+            await self.send()
+            async with self._cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+                for row in chain(first, rows):
+                    await copy.write_row(row)
+        elif first:
+            places = f"({', '.join(['%s'] * len(columns))})"
+            values = ", ".join([places] * len(first))
+            self.add(f"INSERT INTO {table} ({names}) VALUES {values}", [*chain.from_iterable(first)])  # noqa: S608 - fixed names
+
     async def send(self) -> None:
         """Send the waiting statements. Raises psycopg.Error."""
         waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
         await self._cursor.execute(";\n".join(text for text, _ in waiting))
         for _, result in waiting:
             result.count = self._cursor.rowcount

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from psycopg import errors
+
 from tocsin.ledger.postgres.connection import FENCED, Link
 from tocsin.ledger.postgres.transaction import Job, Transaction, in_one
 from tocsin.postgres import PgConnection, within
@@ -74,7 +76,10 @@ class Writer:
 
     async def _run_group(self, group: Sequence[_Queued]) -> None:
         try:
-            results = await self._transaction(group)
+            try:
+                results = await self._transaction(group)
+            except errors.UniqueViolation:  # another process has written the same at this moment: now it is there
+                results = await self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever a job raises is for its caller
             if len(group) == 1 or self._link.lost or getattr(error, "sqlstate", None) == FENCED:
                 for one in group:
