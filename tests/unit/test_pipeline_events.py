@@ -110,10 +110,21 @@ async def test_stream_stays_open_while_ledger_is_locked(ledger: SqliteLedger) ->
     assert await ledger.position("posted") == {"p": 1}
 
 
-async def test_pauses_grow_while_ledger_is_locked(ledger: SqliteLedger) -> None:
-    """During a long pause the source is called often enough to keep its subscription alive."""
+async def test_ledger_that_failed_is_tried_again_soon(ledger: SqliteLedger) -> None:
+    """Whatever the backoff of the source is: an outage of the ledger holds up everything."""
     source, pauses = Scripted(), Pauses()
     intake = intake_of(source, Locked(ledger, 5), chance=lambda: 1.0, sleep=pauses.sleep)
+    source.following.put_nowait(batch_of("1"))
+    async with at_work(intake):
+        await until(lambda: source.acknowledged)
+    assert pauses.seconds == [0.5, 1.0, 2.0, 2.0, 2.0]
+
+
+async def test_pauses_grow_while_dead_letters_fail(ledger: SqliteLedger) -> None:
+    """During a long pause the source is called often enough to keep its subscription alive."""
+    source, pauses = Scripted(), Pauses()
+    source.unkept = 5
+    intake = intake_of(source, ledger, chance=lambda: 1.0, sleep=pauses.sleep)
     source.following.put_nowait(batch_of("1"))
     async with at_work(intake):
         await until(lambda: source.acknowledged)

@@ -38,16 +38,16 @@ class SlowLedger:
         self.written = 0
         self._faults = 0
 
-    def fault_once(self) -> None:
-        """The next commit fails."""
-        self._faults = 1
+    def fault(self, times: int = 1) -> None:
+        """The next commits fail."""
+        self._faults = times
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
     async def commit(self, commit: Commit) -> Sequence[Notification]:
         if self._faults:
-            self._faults = 0
+            self._faults -= 1
             raise LedgerError("the disk is full", LedgerReason.FULL)
         notifications = await self._ledger.commit(commit)
         self.written += 1
@@ -269,7 +269,7 @@ async def test_ledger_fault_restarts_from_the_ledger(alert: RowAlert, ledger: Sl
     async with at_work(pipeline):
         source.put(SNAPSHOT)
         await until(lambda: ledger.written == 1)
-        ledger.fault_once()
+        ledger.fault()
         source.put(Batch(updates=[(25, 1, ("1",))], frontier=30))
         await until(lambda: source.resumes == [None, 10])
         assert pipeline.state is State.ERROR
@@ -277,6 +277,18 @@ async def test_ledger_fault_restarts_from_the_ledger(alert: RowAlert, ledger: Sl
         await until(lambda: pipeline.state is State.UP)
     assert [one.row for one in (await stored(ledger)).firings] == [("1",)]
     assert len(await ledger.find(Filter(channel="out"))) == 1
+
+
+async def test_ledger_that_failed_is_tried_again_soon(alert: RowAlert, ledger: SlowLedger) -> None:
+    """Whatever the backoff of the source is: an outage of the ledger holds up everything."""
+    source, pauses = ScriptedSource(), Pauses()
+    source.put(*[SNAPSHOT] * 7)
+    ledger.fault(6)
+    slow = Backoff(initial=64.0, maximum=64.0)
+    pipeline = row_pipeline(alert, source, ledger, backoff=slow, chance=lambda: 1.0, sleep=pauses.sleep)
+    async with at_work(pipeline):
+        await until(lambda: pipeline.state is State.UP)
+    assert pauses.seconds == [0.55, 1.0, 2.0, 2.0, 2.0, 2.0]
 
 
 def test_settings_of_alert_reach_firing_set(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import structlog
 from tocsin.dispatch.base import Setup
 from tocsin.dispatch.sending import Claim
 from tocsin.errors import LedgerError
+from tocsin.ledger.base import RETRY
 from tocsin.model import Notification
+from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,7 @@ class Claims:
         self._capacity = max(2, min(max(size, _SMALLEST_CAPACITY), policy.limit))
         self._recovered = False
         self._failures = 0
+        self._unread = Repeats(log, "cannot read the outbox", level="error", monotonic=setup.monotonic)
 
     def __len__(self) -> int:
         return len(self._heads) + len(self._repeats)
@@ -66,10 +69,8 @@ class Claims:
                     self._recovered = True
                 claimed = await ledger.claim(name, self._capacity - len(self))
             except LedgerError as error:
-                log.error("cannot read the outbox", channel=name, error=str(error))
-                self.read_at = self._setup.monotonic() + policy.backoff.delay(
-                    self._failures, self._setup.chance, at_least=0.5
-                )
+                self._unread.add(channel=name, error=str(error))
+                self.read_at = self._setup.monotonic() + RETRY.delay(self._failures, self._setup.chance, at_least=0.5)
                 self._failures += 1
                 return
             self._failures, self._next_at = 0, claimed.next_at

@@ -10,7 +10,7 @@ from tocsin.channels.base import Delivered, Result
 from tocsin.dispatch.base import Setup
 from tocsin.dispatch.decisions import Health
 from tocsin.errors import LedgerError
-from tocsin.ledger.base import Settlement, Status
+from tocsin.ledger.base import RETRY, Settlement, Status
 from tocsin.model import Notification
 from tocsin.repeats import Repeats
 
@@ -27,6 +27,7 @@ class Recorder:
         self._setup = setup
         self._health = health
         self._dead = Repeats(log, "notification dead-lettered", monotonic=setup.monotonic)
+        self._unrecorded = Repeats(log, "cannot record deliveries", level="error", monotonic=setup.monotonic)
         self._queue: list[Settlement] = []
         self._added = asyncio.Event()
 
@@ -54,8 +55,8 @@ class Recorder:
                     attempt = 0
                     written(more)
             except LedgerError as error:
-                log.error("cannot record deliveries", channel=self._setup.name, error=str(error))
-                await asyncio.sleep(self._setup.policy.backoff.delay(attempt, self._setup.chance, at_least=0.5))
+                self._unrecorded.add(channel=self._setup.name, error=str(error))
+                await asyncio.sleep(RETRY.delay(attempt, self._setup.chance, at_least=0.5))
                 self._added.set()
                 attempt += 1
 
@@ -69,6 +70,7 @@ class Recorder:
     def close(self) -> None:
         """Log what was held back."""
         self._dead.flush()
+        self._unrecorded.flush()
 
     async def _write(self) -> bool:
         """Write the queue in one transaction. What is cancelled stays queued: to settle it twice does no harm."""

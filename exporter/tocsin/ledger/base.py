@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol, TypeAlias
 
+from tocsin.backoff import Backoff
 from tocsin.errors import LedgerError
 from tocsin.firing import Firing
 from tocsin.model import Address, Columns, Notification, Row, Transition
 
 Routed: TypeAlias = tuple[Transition, Sequence[Address]]
 """A transition and where it goes."""
+
+RETRY = Backoff(initial=0.5, maximum=2.0)
+"""How long to wait before a ledger that failed is tried again, whatever the backoff of a source or channel is: alerts
+and channels wait for it, and an attempt costs little."""
 
 MOST_MERGED = 500
 """The most notifications in one message. The rest of a digest goes in the next one."""

@@ -23,7 +23,7 @@ from tocsin.backoff import Backoff
 from tocsin.errors import DeadLetterError, LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertStatus, SourceMetrics, State
 from tocsin.faults import must_end, unexpected
-from tocsin.ledger.base import EventCommit, Ledger, Occurrence
+from tocsin.ledger.base import RETRY, EventCommit, Ledger, Occurrence
 from tocsin.model import Event, Kind, Notification, Transition, fingerprint
 from tocsin.pipeline.columns import NamedColumns
 from tocsin.pipeline.numbers import ValueColumn
@@ -176,7 +176,7 @@ class EventPipeline:
         """Follow the source until cancelled. Raises Stall where the configuration asks for it."""
         attempt = 0
         while True:
-            wait = _SHORTEST
+            backoff, wait = self._backoff, _SHORTEST
             try:
                 position = await self._out.ledger.position(self.name)
                 async with self.source.open(sorted(self._routes), position=position) as stream:
@@ -189,12 +189,13 @@ class EventPipeline:
                 wait = max(wait, error.wait)
             except LedgerError as error:
                 self._reporter.failed(str(error), reason=error.reason)
+                backoff = RETRY
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, Stall) or must_end(error):
                     raise
                 log.debug("unexpected exception", source=self.name, exc_info=error)
                 self._source_failed(SourceError(unexpected(error), SourceReason.INTERNAL))
-            await self._sleep(self._backoff.delay(attempt, self._chance, at_least=wait))
+            await self._sleep(backoff.delay(attempt, self._chance, at_least=wait))
             attempt += 1
 
     async def process(self, batch: EventBatch, stream: EventStream) -> None:
@@ -258,6 +259,7 @@ class EventPipeline:
         """
         held, attempt = True, 0
         while True:
+            backoff = self._backoff
             try:
                 if held:
                     await step()
@@ -270,7 +272,8 @@ class EventPipeline:
                 self._source_failed(error)
             except LedgerError as error:
                 self._reporter.failed(str(error), reason=error.reason)
-            held = await self._hold(stream, self._backoff.delay(attempt, self._chance, at_least=_SHORTEST))
+                backoff = RETRY
+            held = await self._hold(stream, backoff.delay(attempt, self._chance, at_least=_SHORTEST))
             attempt += 1
 
     async def _hold(self, stream: EventStream, seconds: float) -> bool:

@@ -25,7 +25,7 @@ from tocsin.errors import LedgerError, SourceError, SourceReason
 from tocsin.exposition import AlertMetrics, AlertStatus, Gauges, GaugeSpec, Page, Rendered, State
 from tocsin.faults import must_end, unexpected
 from tocsin.firing import Firing, FiringSet, Outcome, Phase, Rule
-from tocsin.ledger.base import Ledger
+from tocsin.ledger.base import RETRY, Ledger
 from tocsin.model import Batch, Columns, Notification, Transition
 from tocsin.pipeline import resume
 from tocsin.pipeline.columns import NamedColumns, unfit_type
@@ -138,7 +138,8 @@ class RowPipeline:
                 if must_end(error):
                     raise
                 self._broken(error)
-                wait = backoff.delay(attempt, self._chance, at_least=0.5)
+                retry = RETRY if isinstance(error, LedgerError) else backoff
+                wait = retry.delay(attempt, self._chance, at_least=0.5)
             await self._sleep(backoff.delay(attempt, self._chance) if wait is None else wait)
             attempt += 1
 
