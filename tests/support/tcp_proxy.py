@@ -1,4 +1,4 @@
-"""A TCP proxy that can break connections or stop forwarding."""
+"""A TCP proxy that can break connections, delay or stop forwarding, and lose a connection that its client still has."""
 
 import asyncio
 import contextlib
@@ -8,10 +8,15 @@ from typing import Self
 
 
 class TcpProxy:
-    """Listens on 127.0.0.1 for the length of an `async with`, at one port."""
+    """Listens on 127.0.0.1 for the length of an `async with`, at one port. `host`: also the directory of a socket of
+    PostgreSQL."""
 
     def __init__(self, host: str, port: int) -> None:
         self.port = 0
+        self.delay = 0.0
+        """Seconds that each piece of data is late."""
+        self.left: int | None = None
+        """Bytes after which the connection of the next one is broken."""
         self._host = host
         self._target = port
         self._server: asyncio.Server | None = None
@@ -41,6 +46,12 @@ class TcpProxy:
         """Forward the held bytes."""
         self._flowing.set()
 
+    def lose(self) -> None:
+        """Forward nothing more on the present connections, which stay open. New ones work."""
+        self.hold()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self
@@ -54,17 +65,24 @@ class TcpProxy:
         self._carriers.add(carrier)
         try:
             async with _connected(self._host, self._target) as (answers, requests), asyncio.TaskGroup() as group:
-                group.create_task(self._copy(reader, requests))
-                group.create_task(self._copy(answers, writer))
+                group.create_task(self._copy(reader, requests, self._flowing))
+                group.create_task(self._copy(answers, writer, self._flowing))
         except* OSError:
             pass
         finally:
             self._carriers.discard(carrier)
             writer.transport.abort()
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
         while data := await reader.read(1 << 16):
-            await self._flowing.wait()
+            await flowing.wait()
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            if self.left is not None:
+                whole, self.left = len(data) <= self.left, self.left - len(data)
+                if not whole:
+                    self.left = None
+                    raise ConnectionResetError
             writer.write(data)
             await writer.drain()
         writer.close()  # the other direction ends with it
@@ -72,7 +90,10 @@ class TcpProxy:
 
 @asynccontextmanager
 async def _connected(host: str, port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(host, port)
+    if host.startswith("/"):
+        reader, writer = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+    else:
+        reader, writer = await asyncio.open_connection(host, port)
     try:
         yield reader, writer
     finally:

@@ -1,7 +1,6 @@
 """The ledger of a configuration."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +14,13 @@ async def opened(
     *,
     exclusive: bool = True,
     waiting: Callable[[str], None] = lambda _: None,
-    clock: Callable[[], float] = time.time,
     observe: Callable[[float], None] = lambda _: None,
 ) -> Ledger:
     """Open the ledger. `exclusive`: for the process that runs alerts. In PostgreSQL it waits until no other one does,
     and calls `waiting` with who does. Raises LedgerError."""
     if (server := settings.server()) is None:
         path = Path(settings.path)
-        return await asyncio.to_thread(sqlite.open_ledger, path, exclusive=exclusive, clock=clock, observe=observe)
+        return await asyncio.to_thread(sqlite.open_ledger, path, exclusive=exclusive, observe=observe)
     from tocsin.ledger import postgres
 
-    return await postgres.open_ledger(server, exclusive=exclusive, waiting=waiting, clock=clock, observe=observe)
+    return await postgres.open_ledger(server, exclusive=exclusive, waiting=waiting, observe=observe)

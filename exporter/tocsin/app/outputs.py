@@ -105,10 +105,10 @@ class Outputs:
                         channel=built,
                         policy=build.policy(channel),
                         ledger=ledger,
-                        compose=build.composer(channel, views, self._clock),
+                        compose=build.composer(channel, views, ledger.now),
                         metrics=metrics,
                         since=since,
-                        clock=self._clock,
+                        clock=ledger.now,
                     )
                 )
             metrics.state = functools.partial(self._state, name)

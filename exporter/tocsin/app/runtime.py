@@ -2,6 +2,7 @@
 whole."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -46,7 +47,7 @@ class Runtime:
         self.stall = ""
         self.inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
         self._clock = clock
-        self._pruned_at = 0.0
+        self._pruned_at = -math.inf
         self._fenced = False
         """Whether another process has taken over the ledger."""
         metrics.removed_channels = self._removed_states
@@ -78,14 +79,14 @@ class Runtime:
         alerts. Raises LedgerError."""
         if self.ledger is None and config.needs_ledger:
             observe = self.metrics.ledger_commit_seconds.observe
-            self.ledger = await opened(config.ledger, waiting=self._stands_by, clock=self._clock, observe=observe)
+            self.ledger = await opened(config.ledger, waiting=self._stands_by, observe=observe)
             self._ledger_works()
             self.ledger_settings = config.ledger
 
     async def apply(self, config: Config) -> None:
         """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""
         await self.open_ledger(config)
-        since = self._clock()
+        since = self._clock() if self.ledger is None else self.ledger.now()
         if self.config is None:
             self._begin(config)
             # Channels may take a second to import; alerts start before that. Dispatchers find in the ledger what is
@@ -170,13 +171,13 @@ class Runtime:
         if await ledger.changed_elsewhere():
             log.info("the outbox was changed by another process; reading it again")
             self.outputs.rescan()
-        if self.config is not None and self._clock() - self._pruned_at > _PRUNE_EVERY:
-            before = self._clock() - self.config.ledger.history
+        if self.config is not None and time.monotonic() - self._pruned_at > _PRUNE_EVERY:
+            before = ledger.now() - self.config.ledger.history
             # In small steps, so that batches do not wait long.
             more = True
             while more:
                 more = await ledger.prune(before, _PRUNE_STEP) == _PRUNE_STEP
-            self._pruned_at = self._clock()
+            self._pruned_at = time.monotonic()
         if ledger.fault is not None:
             raise ledger.fault
 

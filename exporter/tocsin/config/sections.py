@@ -67,7 +67,7 @@ class LedgerSettings(Settings):
             return None
         from tocsin.ledger.postgres import LedgerServer
 
-        return LedgerServer(dsn=self.url, namespace=self.namespace, lease=self.lease)
+        return LedgerServer(dsn=self.url, password_from=self.url_file, namespace=self.namespace, lease=self.lease)
 
     @field_validator("url")
     @classmethod

@@ -251,6 +251,10 @@ class Ledger(Outbox, Protocol):
     fault: LedgerError | None
     """Why the last batch or outcome could not be written; None if it could. A full disk can still be read."""
 
+    def now(self) -> float:
+        """Wall-clock seconds for the times that the store keeps: where processes share it, those of its server."""
+        ...
+
     # Batches.
 
     async def load(self, alert: str) -> Stored | None:

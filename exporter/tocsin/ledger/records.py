@@ -104,6 +104,9 @@ def _episode(db: sqlite3.Connection, shapes: Shapes, alert: str, fingerprint: st
 
 # Changing.
 
+KEPT_SIGHTINGS = 900.0
+"""Seconds that a sighting is kept after its end: the clock that an event has its time from may be behind."""
+
 FINAL = (Reason.REJECTED, Reason.NOT_FOUND, Reason.TOO_LARGE, Reason.NOT_PROCESSED)
 """Final answers of a receiver. One that keeps answers by idempotency key would repeat them under the same key, though
 their cause may be fixed. Other dead letters keep their key: the receiver may have accepted them."""
@@ -183,4 +186,4 @@ def prune(db: sqlite3.Connection, found: Sequence[tuple[int, int]], now: float) 
         ((transition,) for _, transition in found),
     )
     db.execute("DELETE FROM windows WHERE digest IS NULL AND due < ?", (now,))
-    db.execute("DELETE FROM sightings WHERE until < ?", (int(now * 1000),))
+    db.execute("DELETE FROM sightings WHERE until < ?", (int((now - KEPT_SIGHTINGS) * 1000),))

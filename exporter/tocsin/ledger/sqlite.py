@@ -70,6 +70,9 @@ class SqliteLedger:
         self._closed = False
         self._version: int = one(connection, "PRAGMA data_version")
 
+    def now(self) -> float:
+        return self._clock()
+
     # Batches.
 
     async def load(self, alert: str) -> Stored | None:

@@ -119,7 +119,12 @@ def about_login(text: str) -> bool:
 
     libpq passes no SQLSTATE of a failed login, so only the text of the server distinguishes the causes.
     """
-    return re.search(r"authentication|password|no pg_hba|login blocked|role .* does not exist", text) is not None
+    return (
+        re.search(
+            r"authentication|password|no pg_hba|login blocked|not permitted to log in|role .* does not exist", text
+        )
+        is not None
+    )
 
 
 def about_limit(text: str) -> bool:

@@ -1,14 +1,36 @@
 """A connection to the ledger's database, and its errors as LedgerErrors."""
 
-from typing import ClassVar
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import psycopg
 from psycopg import errors, sql
+from pydantic import SecretStr
+from pydantic_core import PydanticCustomError
 
 from tocsin.errors import LedgerError, LedgerReason
+from tocsin.ledger.postgres.clock import ServerClock
 from tocsin.ledger.postgres.values import Text
-from tocsin.postgres import Name, PgConnection, Positive, Server, SettingsMade, connected, failure_text
+from tocsin.postgres import (
+    Name,
+    PgConnection,
+    Positive,
+    Server,
+    SettingsMade,
+    about_limit,
+    about_login,
+    close,
+    connected,
+    failure_text,
+    parsed,
+    within,
+)
 from tocsin.redaction import redactor
+from tocsin.settings import secret_file
+
+T = TypeVar("T")
 
 
 class LedgerServer(Server):
@@ -22,6 +44,10 @@ class LedgerServer(Server):
     """How long a process that no longer reaches the database keeps others from taking over."""
     timeout: Positive = 60.0
     """How long one transaction may take. After that the connection is closed, and the transaction is tried again."""
+    connect_timeout: Positive = 3.0
+    """How long one attempt to connect, or a short query, may take."""
+    password_from: Path | None = None
+    """The file with the `dsn`, of which the password may change while the process runs."""
 
     def _own_settings(self) -> dict[str, str]:
         return {
@@ -33,6 +59,29 @@ class LedgerServer(Server):
             **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"), "off"),
         }
 
+    def _target(self) -> dict[str, str]:
+        target = super()._target()
+        several = "," in target.get("host", "") + target.get("hostaddr", "")
+        return {"target_session_attrs": "read-write", **target} if several else target
+
+    def with_renewed_password(self) -> "LedgerServer":
+        """The server with the password that `password_from` has now. Whatever else has changed in it is for the next
+        start: another database is another ledger."""
+        if self.password_from is None or self.dsn is None:
+            return self
+        try:
+            renewed = SecretStr(secret_file(self.password_from))
+            same = _without_password(renewed) == _without_password(self.dsn)
+        except (PydanticCustomError, ValueError):
+            return self
+        return self.model_copy(update={"dsn": renewed}) if same else self
+
+
+def _without_password(dsn: SecretStr) -> dict[str, str]:
+    parts = parsed(dsn.get_secret_value())
+    parts.pop("password", None)
+    return parts
+
 
 def begin(server: LedgerServer) -> list[str]:
     """The statements that begin a transaction."""
@@ -42,9 +91,12 @@ def begin(server: LedgerServer) -> list[str]:
 class Link:
     """One connection, opened again after it was lost."""
 
-    def __init__(self, server: LedgerServer) -> None:
+    def __init__(self, server: LedgerServer, clock: ServerClock | None = None) -> None:
+        """`clock`: measured over this connection, when it is new and now and then."""
         self._server = server
+        self._clock = clock
         self._connection: PgConnection | None = None
+        self._running: asyncio.Task[Any] | None = None
 
     @property
     def lost(self) -> bool:
@@ -53,44 +105,108 @@ class Link:
 
     async def get(self) -> PgConnection:
         """The connection. Raises psycopg.Error, TimeoutError, OSError."""
-        if self._connection is None or self._connection.closed:
-            self._connection = None
+        if new := self.lost:
+            self._server = self._server.with_renewed_password()
             self._connection = await connected(self._server)
             self._connection.adapters.register_loader("text", Text)
-        return self._connection
+        connection = self._connection
+        assert connection is not None
+        if self._clock is not None and (new or self._clock.due):
+            await within(self._server.connect_timeout, connection, self._clock.measure(lambda: _time_of(connection)))
+        return connection
+
+    async def run(self, seconds: float, work: Callable[[PgConnection], Awaitable[T]]) -> T:
+        """Do some work on the connection, within some seconds once there is one. Raises what `get` and `work` raise,
+        and TimeoutError."""
+        connection = await self.get()
+        running = asyncio.create_task(within(seconds, connection, work(connection)))
+        self._running = running
+        try:
+            return await running
+        except errors.ReadOnlySqlTransaction:
+            await close(connection)  # it has become a standby; the next connection may reach the server that writes
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._running is running or (task is not None and task.cancelling()):
+                raise
+            raise TimeoutError from None
+        finally:
+            self._running = None
+
+    def give_up(self) -> None:
+        """End the connection and what is being done on it: the server is silent."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+        elif self._connection is not None:
+            self._connection.pgconn.finish()
 
     async def close(self) -> None:
         if self._connection is not None:
             await self._connection.close()
 
 
+async def _time_of(connection: PgConnection) -> float:
+    cursor = await connection.execute("SELECT extract(epoch FROM clock_timestamp())::double precision")
+    row = await cursor.fetchone()
+    assert row is not None
+    return float(row[0])
+
+
 FENCED = "TCFEN"
 """The SQLSTATE of `renew` where another process has taken over."""
 
-_MEANINGS: tuple[tuple[type[psycopg.Error], LedgerReason, str], ...] = (
-    (errors.DiskFull, LedgerReason.FULL, "the server's disk is full; free some space, nothing is lost meanwhile"),
-    (errors.TooManyConnections, LedgerReason.FAILED, "the server takes no more connections"),
+_MISSING = (
+    "the tables are not found: they were dropped, or the role may not use their schema any more; run the SQL of"
+    " `tocsin sql ledger`, or restore the schema"
+)
+_MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], LedgerReason, str], ...] = (
+    ((errors.DiskFull,), LedgerReason.FULL, "the server's disk is full; free some space, nothing is lost meanwhile"),
     (
-        errors.InsufficientPrivilege,
+        (errors.InsufficientPrivilege,),
         LedgerReason.UNREADABLE,
         "the role may not do that; run the SQL of `tocsin sql ledger`",
     ),
-    (errors.ReadOnlySqlTransaction, LedgerReason.UNREADABLE, "the server is a standby or read-only"),
-    (errors.UndefinedTable, LedgerReason.CORRUPT, "a table is missing; restore it, or start with an empty schema"),
-    (errors.UndefinedColumn, LedgerReason.CORRUPT, "a column is missing; restore it, or start with an empty schema"),
+    ((errors.ReadOnlySqlTransaction,), LedgerReason.UNREADABLE, "the server is a standby or read-only"),
+    (
+        (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction, errors.InvalidSchemaName),
+        LedgerReason.CORRUPT,
+        _MISSING,
+    ),
+    (
+        (errors.DataCorrupted, errors.IndexCorrupted),
+        LedgerReason.CORRUPT,
+        "the server's data is damaged; restore it from a backup",
+    ),
 )
+_FULL = "the server takes no more connections; allow this role more of them, there or in the pooler"
+_REFUSED = "the login is refused; correct the role or its password, here or on the server"
+_STANDBY = "no server of the URL accepts writes"
 
 
 def ledger_error(error: Exception, server: LedgerServer) -> LedgerError:
     """Describe an error of reading or writing the ledger."""
-    hidden = redactor([secret for secret in (server.password, server.dsn, server.dsn_password) if secret])
     if isinstance(error, psycopg.Error) and error.sqlstate == FENCED:
         text = "another process has taken over; this one writes nothing any more"
         return LedgerError(f"{server.display}: {text}", LedgerReason.FENCED)
     if isinstance(error, TimeoutError):
         return LedgerError(f"{server.display}: no answer in time", LedgerReason.FAILED)
+    hidden = redactor([secret for secret in (server.password, server.dsn, server.dsn_password) if secret])
     text = hidden(failure_text(error))
-    for kind, reason, meaning in _MEANINGS:
-        if isinstance(error, kind):
-            return LedgerError(f"{server.display}: {meaning} ({text})", reason)
-    return LedgerError(f"{server.display}: {text}", LedgerReason.FAILED)
+    reason, meaning = _meaning(error, text)
+    return LedgerError(f"{server.display}: " + (f"{meaning} ({text})" if meaning else text), reason)
+
+
+def _meaning(error: Exception, text: str) -> tuple[LedgerReason, str]:
+    for kinds, reason, meaning in _MEANINGS:
+        if isinstance(error, kinds):
+            return reason, meaning
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:  # libpq passes none of a failed login
+        if about_limit(text):
+            return LedgerReason.FAILED, _FULL
+        if about_login(text):
+            return LedgerReason.UNREADABLE, _REFUSED
+        if "session is read-only" in text:
+            return LedgerReason.UNREADABLE, _STANDBY
+    return LedgerReason.FAILED, ""

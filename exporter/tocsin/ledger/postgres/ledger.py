@@ -71,6 +71,9 @@ class PostgresLedger:
         self._changes = changed
         self._renewing = asyncio.create_task(self._renew())
 
+    def now(self) -> float:
+        return self._clock()
+
     # Batches.
 
     async def load(self, alert: str) -> Stored | None:
@@ -317,8 +320,9 @@ class PostgresLedger:
 
         try:
             async with self._reader:
-                connection = await self._reading.get()
-                return await within(self._server.timeout, connection, in_one(connection, self._begin_reading, job))
+                return await self._reading.run(
+                    self._server.timeout, lambda connection: in_one(connection, self._begin_reading, job)
+                )
         except (psycopg.Error, OSError) as error:
             raise ledger_error(error, self._server) from None
 

@@ -3,13 +3,13 @@
 import asyncio
 import os
 import socket
-import time
 from collections.abc import Callable
 
 import psycopg
 from psycopg import sql
 
 from tocsin.errors import LedgerError
+from tocsin.ledger.postgres.clock import ServerClock
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.leases import Lease, take
 from tocsin.ledger.postgres.ledger import PostgresLedger, changes
@@ -25,17 +25,18 @@ async def open_ledger(
     *,
     exclusive: bool = True,
     waiting: Callable[[str], None] = lambda _: None,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     observe: Callable[[float], None] = lambda _: None,
 ) -> PostgresLedger:
     """Open the ledger on a server; the process that runs alerts also makes its tables and brings them up to date.
 
     `exclusive`: for the process that runs alerts. While another one does, this waits, and calls `waiting` with a word
     for the other now and then. Commands open it without.
-    `observe`: called with the seconds that each transaction took.
+    `clock`: instead of the server's. `observe`: called with the seconds that each transaction took.
     Raises LedgerError: in use, made by a newer version, no rights, not reachable.
     """
-    links = Link(server), Link(server)
+    times = ServerClock()
+    links = Link(server, times), Link(server, times)
     try:
         db = await links[0].get()
         await within(server.timeout, db, migrate(db, server, allowed=exclusive, alone=False))
@@ -50,7 +51,7 @@ async def open_ledger(
         if isinstance(error, (psycopg.Error, OSError)):
             raise ledger_error(error, server) from None
         raise
-    return PostgresLedger(server, links, lease, changed, clock, observe)
+    return PostgresLedger(server, links, lease, changed, clock or times, observe)
 
 
 async def verify(server: LedgerServer) -> list[str]:
@@ -71,12 +72,17 @@ async def verify(server: LedgerServer) -> list[str]:
 
 
 def ddl(server: LedgerServer) -> str:
-    """SQL that makes a role and the schema that it owns, for an administrator to read and run. It may be run again."""
+    """SQL that makes a role and the schema that it owns, for an administrator to read and run. Run again, it gives back
+    rights that were revoked."""
     schema, role = sql.Identifier(server.namespace), server.role
     made = sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(schema)
-    if role is not None:
-        made += sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(role))
-    return script([*granted(role, {}), made + sql.SQL(";")])
+    if role is None:
+        return script([made + sql.SQL(";")])
+    owner = sql.Identifier(role)
+    made += sql.SQL(" AUTHORIZATION {};\nGRANT ALL ON SCHEMA {} TO {};").format(owner, schema, owner)
+    for kind in ("TABLES", "SEQUENCES", "FUNCTIONS"):
+        made += sql.SQL(f"\nGRANT ALL ON ALL {kind} IN SCHEMA {{}} TO {{}};").format(schema, owner)
+    return script([*granted(role, {}), made])
 
 
 async def _taken(link: Link, server: LedgerServer, waiting: Callable[[str], None]) -> Lease:

@@ -9,7 +9,7 @@ from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
 from tocsin.ledger.postgres.outbox import ASKED, keys_text, make_ready
 from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.ledger.postgres.values import storable
-from tocsin.ledger.records import FINAL
+from tocsin.ledger.records import FINAL, KEPT_SIGHTINGS
 from tocsin.ledger.rows import columns_of, record_of, row_of
 from tocsin.ledger.windows import Key
 from tocsin.model import Kind
@@ -191,5 +191,5 @@ async def prune(db: Transaction, before: float, limit: int, now: float) -> Calla
         (transitions,),
     )
     db.add("DELETE FROM windows WHERE digest IS NULL AND due < %s", (now,))
-    db.add("DELETE FROM sightings WHERE until < %s", (int(now * 1000),))
+    db.add("DELETE FROM sightings WHERE until < %s", (int((now - KEPT_SIGHTINGS) * 1000),))
     return lambda: len(found)

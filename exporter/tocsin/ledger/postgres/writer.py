@@ -10,17 +10,27 @@ from psycopg import errors
 
 from tocsin.ledger.postgres.connection import FENCED, Link
 from tocsin.ledger.postgres.transaction import Job, Transaction, in_one
-from tocsin.postgres import PgConnection, within
+from tocsin.postgres import PgConnection
 
 T = TypeVar("T")
 _GROUP = 64
 """The most jobs in one transaction: limits how long the first waits for the last."""
+_OF_OTHERS = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
+"""What other processes cause. Of a unique violation: one has written the same at this moment, and now it is there."""
+_ATTEMPTS = 3
+"""How often such a transaction is tried."""
 
 
 class _Queued(NamedTuple):
     job: Job[Any]
     future: "asyncio.Future[Any]"
     locks: bool
+
+
+def _fail(group: Sequence[_Queued], error: Exception) -> None:
+    for one in group:
+        if not one.future.done():
+            one.future.set_exception(error)
 
 
 class Writer:
@@ -74,17 +84,14 @@ class Writer:
             if group := [one for one in queued if one is not None]:
                 await self._run_group(group)
 
-    async def _run_group(self, group: Sequence[_Queued]) -> None:
+    async def _run_group(self, group: Sequence[_Queued], attempt: int = 1) -> None:
         try:
-            try:
-                results = await self._transaction(group)
-            except errors.UniqueViolation:  # another process has written the same at this moment: now it is there
-                results = await self._transaction(group)
+            results = await self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever a job raises is for its caller
-            if len(group) == 1 or self._link.lost or getattr(error, "sqlstate", None) == FENCED:
-                for one in group:
-                    if not one.future.done():
-                        one.future.set_exception(error)
+            if isinstance(error, _OF_OTHERS) and attempt < _ATTEMPTS:
+                await self._run_group(group, attempt + 1)
+            elif len(group) == 1 or self._link.lost or getattr(error, "sqlstate", None) == FENCED:
+                _fail(group, error)
             else:  # one of them has spoiled the transaction of all
                 for one in group:
                     await self._run_group([one])
@@ -94,11 +101,7 @@ class Writer:
                     one.future.set_result(result)
 
     async def _transaction(self, group: Sequence[_Queued]) -> list[Any]:
-        connection = await self._link.get()
-        began = time.perf_counter()
-        results = await within(self._timeout, connection, self._run_jobs(connection, group))
-        self._observe(time.perf_counter() - began)
-        return results
+        return await self._link.run(self._timeout, lambda connection: self._run_jobs(connection, group))
 
     async def _run_jobs(self, connection: PgConnection, group: Sequence[_Queued]) -> list[Any]:
         async def all_of_them(transaction: Transaction) -> Callable[[], list[Any]]:
@@ -107,4 +110,7 @@ class Writer:
                 after[place] = await group[place].job(transaction)
             return lambda: [after[place]() for place in range(len(group))]
 
-        return await in_one(connection, self._begin, all_of_them, self._end)
+        began = time.perf_counter()
+        results = await in_one(connection, self._begin, all_of_them, self._end)
+        self._observe(time.perf_counter() - began)
+        return results

@@ -1,0 +1,264 @@
+"""The ledger in PostgreSQL when its server, the network or an administrator fails it."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import SecretStr
+
+from support.ledger import commit, fired, firing, transition
+from support.postgres import Database, shared_postgres
+from support.tcp_proxy import TcpProxy
+from support.waiting import until_some
+from tocsin.errors import LedgerError, LedgerReason
+from tocsin.ledger.base import Commit, Filter
+from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[Database]:
+    async with shared_postgres().database() as made:
+        yield made
+
+
+@pytest.fixture
+async def proxy(database: Database) -> AsyncIterator[TcpProxy]:
+    target = conninfo_to_dict(database.dsn)
+    async with TcpProxy(str(target["host"]), int(target.get("port") or 5432)) as made:
+        yield made
+
+
+@pytest.fixture
+async def behind(database: Database, proxy: TcpProxy) -> AsyncIterator[PostgresLedger]:
+    """A ledger behind the proxy."""
+    ledger = await open_ledger(through(proxy, database))
+    yield ledger
+    await proxy.cut()
+    await ledger.close()
+
+
+def through(proxy: TcpProxy, database: Database) -> LedgerServer:
+    dsn = make_conninfo(database.dsn, host="127.0.0.1", port=str(proxy.port))
+    return LedgerServer(dsn=SecretStr(dsn), lease=30.0)
+
+
+@pytest.fixture
+async def role(database: Database) -> AsyncIterator[str]:
+    """A role that owns its schema and nothing else."""
+    name = f"teller_{conninfo_to_dict(database.dsn)['dbname']}"
+    await database.run(f"CREATE ROLE {name} LOGIN PASSWORD 'hush'")
+    await database.run(ddl(as_role(database, name)))
+    yield name
+    await database.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", name)
+    await database.run(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def as_role(database: Database, name: str) -> LedgerServer:
+    return LedgerServer(dsn=SecretStr(make_conninfo(database.dsn, user=name, password="hush")))
+
+
+async def written(ledger: PostgresLedger, batch: Commit) -> None:
+    """Write a batch as the pipelines do: again until there is an answer."""
+
+    async def again() -> bool:
+        try:
+            await ledger.commit(batch)
+        except LedgerError:
+            return False
+        return True
+
+    await until_some(again, "the batch is written")
+
+
+async def failure(ledger: PostgresLedger, key: str = "2") -> LedgerError:
+    """What a commit raises."""
+    with pytest.raises(LedgerError) as caught:
+        await fired(ledger, key)
+    assert ledger.fault is caught.value
+    return caught.value
+
+
+async def end_sessions(database: Database, user: str = "%") -> None:
+    await database.run(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid() AND usename LIKE %s",
+        user,
+    )
+
+
+# The network.
+
+
+async def test_commit_is_written_once_wherever_it_is_cut(behind: PostgresLedger, proxy: TcpProxy) -> None:
+    """Also where the server has committed, and its answer is lost."""
+    failed = 0
+    for number in range(120):
+        proxy.left = number * 50
+        batch = commit([transition(str(number))], saved=[firing(str(number))], frontier=number)
+        try:
+            await behind.commit(batch)
+        except LedgerError:
+            failed += 1
+            await written(behind, batch)
+        proxy.left = None
+    assert failed > 20
+    records = await behind.find(Filter(limit=1000))
+    assert sorted(int(record.row[0] or 0) for record in records) == [*range(120)]
+    stored = await behind.load("late")
+    assert stored is not None
+    assert (stored.frontier, len(stored.firings)) == (119, 120)
+
+
+async def test_ledger_works_over_a_slow_network(behind: PostgresLedger, proxy: TcpProxy) -> None:
+    proxy.delay = 0.1
+    assert len(await fired(behind, "1", "2")) == 2
+    assert len((await behind.claim("hook", 10)).heads) == 2
+
+
+async def test_error_names_a_server_that_is_away(behind: PostgresLedger, proxy: TcpProxy) -> None:
+    await proxy.cut()
+    await failure(behind)
+    error = await failure(behind)
+    assert "refused" in str(error)
+    await proxy.open()
+    assert len(await fired(behind, "2")) == 1
+    assert behind.fault is None
+
+
+# What the server rolls back because of others.
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+async def test_transaction_that_the_server_rolls_back_is_tried_again(database: Database, code: str) -> None:
+    ledger = await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))
+    await database.run(
+        f"""
+        CREATE SEQUENCE tries;
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+          BEGIN
+            IF nextval('public.tries') <= 2 THEN RAISE EXCEPTION 'once more' USING ERRCODE = '{code}'; END IF;
+            RETURN NEW;
+          END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON tocsin.notifications FOR EACH ROW EXECUTE FUNCTION fail();
+        """
+    )
+    assert len(await fired(ledger, "1")) == 1
+    await database.run("ALTER SEQUENCE tries RESTART INCREMENT BY -1 MINVALUE -100 START 1")
+    error = await failure(ledger)
+    assert "once more" in str(error)
+    assert await database.run("SELECT last_value FROM tries") == [(-1,)]  # three times, and no more
+    await ledger.close()
+
+
+async def test_defaults_of_the_role_do_not_change_transactions(database: Database, role: str) -> None:
+    for setting in ("default_transaction_isolation = serializable", "default_transaction_deferrable = on"):
+        await database.run(f"ALTER ROLE {role} SET {setting}")
+    ledgers = [await open_ledger(as_role(database, role)), await open_ledger(as_role(database, role), exclusive=False)]
+    assert len(await fired(ledgers[0], "1")) == 1
+    for ledger in ledgers:
+        await ledger.close()
+
+
+# What an administrator does.
+
+
+async def test_rights_that_were_revoked_are_named(database: Database, role: str) -> None:
+    ledger = await open_ledger(as_role(database, role))
+    await fired(ledger, "1")
+    await database.run(f"REVOKE ALL ON ALL TABLES IN SCHEMA tocsin FROM {role}")
+    error = await failure(ledger)
+    assert error.reason is LedgerReason.UNREADABLE
+    assert "the role may not do that; run the SQL of `tocsin sql ledger` (permission denied for table" in str(error)
+    await database.run(f"GRANT ALL ON ALL TABLES IN SCHEMA tocsin TO {role}")
+    assert len(await fired(ledger, "2")) == 1
+    await ledger.close()
+
+
+async def test_sql_of_an_administrator_gives_back_what_was_revoked(database: Database, role: str) -> None:
+    server = as_role(database, role)
+    ledger = await open_ledger(server)
+    await database.run(
+        f"REVOKE ALL ON SCHEMA tocsin FROM {role}; REVOKE ALL ON ALL TABLES IN SCHEMA tocsin FROM {role}"
+    )
+    assert "or the role may not use their schema any more; run the SQL of `tocsin sql" in str(await failure(ledger))
+    await database.run(ddl(server))
+    assert len(await fired(ledger, "2")) == 1
+    await ledger.close()
+
+
+@pytest.mark.parametrize("dropped", ["SCHEMA tocsin CASCADE", "TABLE tocsin.firings", "FUNCTION tocsin.renew"])
+async def test_what_was_dropped_is_named(database: Database, dropped: str) -> None:
+    ledger = await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))
+    await database.run(f"DROP {dropped}")
+    with pytest.raises(LedgerError) as caught:
+        await ledger.commit(commit([transition("1")], saved=[firing("1")]))
+    assert caught.value.reason is LedgerReason.CORRUPT
+    assert "the tables are not found: they were dropped" in str(caught.value)
+    await ledger.close()
+
+
+async def test_server_that_is_full_is_named(database: Database, role: str) -> None:
+    ledger = await open_ledger(as_role(database, role))
+    await database.run(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    await end_sessions(database, role)
+    await failure(ledger)
+    error = await failure(ledger)
+    assert "the server takes no more connections; allow this role more of them" in str(error)
+    await database.run(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+    assert len(await fired(ledger, "2")) == 1
+    await ledger.close()
+
+
+async def test_login_that_is_taken_away_is_named(database: Database, role: str) -> None:
+    ledger = await open_ledger(as_role(database, role))
+    await database.run(f"ALTER ROLE {role} NOLOGIN")
+    await end_sessions(database, role)
+    await failure(ledger)
+    error = await failure(ledger)
+    assert error.reason is LedgerReason.UNREADABLE
+    assert "the login is refused; correct the role or its password" in str(error)
+    await database.run(f"ALTER ROLE {role} LOGIN")
+    assert len(await fired(ledger, "2")) == 1
+    await ledger.close()
+
+
+# A password that changes.
+
+
+def in_file(file: Path, dsn: str) -> LedgerServer:
+    file.write_text(f"{dsn}\n")
+    return LedgerServer(dsn=SecretStr(dsn), password_from=file)
+
+
+def test_password_is_read_again_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    server = in_file(file, "postgresql://teller:old@db/alerts")
+    file.write_text("postgresql://teller:new@db/alerts\n")
+    assert server.with_renewed_password().dsn_password == "new"
+
+
+@pytest.mark.parametrize("text", ["postgresql://teller:new@other/alerts", "postgresql://teller:new@db/other", "", "%"])
+def test_nothing_but_the_password_is_read_again(tmp_path: Path, text: str) -> None:
+    """Another database is another ledger."""
+    file = tmp_path / "url"
+    server = in_file(file, "postgresql://teller:old@db/alerts")
+    file.write_text(text)
+    assert server.with_renewed_password() == server
+    file.unlink()
+    assert server.with_renewed_password() == server
+
+
+# Clocks.
+
+
+async def test_times_are_those_of_the_server(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes with other clocks share them."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    ledger = await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))
+    assert abs(ledger.now() - now) < 60
+    [one] = await fired(ledger, "1")
+    assert abs(one.created_at - now) < 60
+    await ledger.close()
