@@ -12,9 +12,10 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import psutil
@@ -184,6 +185,20 @@ def test_listens_on_free_loopback_ports(demo: Demo) -> None:
             found = process.net_connections("inet")
             listening |= {one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN}
     assert listening == {ports.HOST}
+
+
+def test_demos_that_start_together_use_different_ports() -> None:
+    """Alertmanager and Tocsin listen only a while after their port was chosen."""
+    choose = "from tocsin_demo.stack.ports import free; print(free(9093), flush=True); input()"
+    with ExitStack() as stack:
+        demos = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", choose], stdin=PIPE, stdout=PIPE, text=True))
+            for _ in range(3)
+        ]
+        chosen = {demo.stdout.readline() for demo in demos if demo.stdout}
+        for demo in demos:
+            demo.communicate("\n")
+    assert len(chosen) == 3
 
 
 def test_spike_fires_and_resolves_with_messages(demo: Demo) -> None:

@@ -63,7 +63,7 @@ class Tocsin:
             DemoError: it ends instead, or is not ready in time.
         """
         for _ in range(ATTEMPTS):
-            self.port = free(PORT, taken=self.port)
+            self.port = free(PORT)
             # Nothing refers to the environment any more: any shell can run `tocsin outbox list -c` with it.
             write(self.config, "tocsin.yaml", {**self._places, "TOCSIN_PORT": str(self.port)})
             if await self._started():
