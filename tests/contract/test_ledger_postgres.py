@@ -17,6 +17,7 @@ from support.waiting import until, until_some
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger, schema, verify
+from tocsin.ledger.postgres.membership import Membership
 
 
 @pytest.fixture
@@ -41,11 +42,23 @@ async def refusal(server: LedgerServer, *, exclusive: bool = True) -> LedgerErro
     return caught.value
 
 
+def another() -> dict[str, str]:
+    """Another configuration than that of a ledger that is opened without one."""
+    return {"alerts.late": "another"}
+
+
 async def standing_by(server: LedgerServer) -> "asyncio.Task[PostgresLedger]":
     waits = asyncio.Event()
-    opening = asyncio.create_task(open_ledger(server, waiting=lambda _: waits.set()))
+    opening = asyncio.create_task(open_ledger(server, configuration=another, waiting=lambda _: waits.set()))
     await waits.wait()
     return opening
+
+
+async def killed(ledger: PostgresLedger) -> int:
+    """Have a ledger renew its lease no more, as if its process were killed or paused. Returns its epoch."""
+    assert isinstance(ledger.sharing, Membership)
+    await ledger.sharing.close()
+    return ledger.sharing.member.epoch
 
 
 async def test_command_names_what_makes_the_ledger(server: LedgerServer) -> None:
@@ -113,7 +126,7 @@ async def test_check_finds_missing_rights_and_writes_nothing(server: LedgerServe
         await database.run(
             "GRANT USAGE ON SCHEMA tocsin TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA tocsin TO reader"
         )
-        assert "permission denied for table leases" in (await verify(at(database, user="reader")))[0]
+        assert "permission denied for table instances" in (await verify(at(database, user="reader")))[0]
     finally:
         await database.run("DROP OWNED BY reader; DROP ROLE reader")
     before = await database.run("SELECT last_value FROM tocsin.epochs")
@@ -143,7 +156,7 @@ async def test_one_that_was_taken_over_writes_nothing(server: LedgerServer, data
     """Fails without the lease at the end of each transaction."""
     former = await open_ledger(server)
     await former.commit(commit([transition("1")], saved=[firing("1")], frontier=10))
-    await database.run("DELETE FROM tocsin.leases")
+    await database.run("DELETE FROM tocsin.instances")
     ledger = await open_ledger(server)
     with pytest.raises(LedgerError) as caught:
         await former.commit(commit([transition("2")], saved=[firing("2")], frontier=20))
@@ -161,8 +174,8 @@ async def test_one_that_was_taken_over_writes_nothing(server: LedgerServer, data
 async def test_locks_of_one_that_was_paused_hold_up_nothing(server: LedgerServer, database: Database) -> None:
     former = await open_ledger(server)
     await former.commit(commit([transition("1")], saved=[firing("1")], frontier=10))
-    await former.close()
-    paused = await psycopg.AsyncConnection.connect(database.dsn)
+    name = f"tocsin {await killed(former)} tocsin"
+    paused = await psycopg.AsyncConnection.connect(make_conninfo(database.dsn, application_name=name))
     await paused.execute("UPDATE tocsin.alerts SET frontier = 11")  # in the middle of a transaction
     ledger = await open_ledger(server)
     async with asyncio.timeout(5):
@@ -171,6 +184,7 @@ async def test_locks_of_one_that_was_paused_hold_up_nothing(server: LedgerServer
     with pytest.raises(psycopg.errors.AdminShutdown):
         await paused.commit()
     await paused.close()
+    await former.close()
 
 
 async def test_batch_that_takes_longer_than_the_lease_keeps_it(server: LedgerServer, database: Database) -> None:
@@ -180,7 +194,7 @@ async def test_batch_that_takes_longer_than_the_lease_keeps_it(server: LedgerSer
     async with await psycopg.AsyncConnection.connect(database.dsn) as slow:
         await slow.execute("UPDATE tocsin.alerts SET frontier = 11")
         writing = asyncio.create_task(ledger.commit(commit([transition("1")], frontier=20)))
-        other = asyncio.create_task(open_ledger(server, waiting=standing_by.append))
+        other = asyncio.create_task(open_ledger(server, configuration=another, waiting=standing_by.append))
         await until(lambda: len(standing_by) > 40, "a wait of four leases")
         assert not writing.done()
     assert len(await writing) == 1
@@ -201,7 +215,7 @@ async def test_claims_of_one_that_was_killed_are_recovered(server: LedgerServer,
     former = await open_ledger(server)
     await fired(former, "1")
     assert len((await former.claim("hook", 10)).heads) == 1
-    await database.run("DELETE FROM tocsin.leases")
+    await database.run("DELETE FROM tocsin.instances")
     ledger = await open_ledger(server)
     assert await sendable(ledger) == []
     await ledger.recover("hook", 0.0, 0.0)
@@ -271,7 +285,7 @@ async def test_standby_notices_a_silent_server_and_takes_over_later(server: Ledg
             ledger = await open_ledger(server)
             said: list[str] = []
             standby = asyncio.create_task(
-                open_ledger(LedgerServer(dsn=behind, connect_timeout=0.5), waiting=said.append)
+                open_ledger(LedgerServer(dsn=behind, connect_timeout=0.5), configuration=another, waiting=said.append)
             )
             await until(lambda: said, "the standby waits")
             proxy.hold()

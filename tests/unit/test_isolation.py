@@ -185,7 +185,7 @@ async def test_unexpected_exception_in_reload_changes_nothing(tmp_path: Path) ->
     async with asyncio.TaskGroup() as tasks:
         metrics = Metrics("0")
         config = load_text(tmp_path, CONFIG)
-        reloading = _Reloading(Runtime(tasks, metrics), metrics, config, read, Port(config.web, Connections()))
+        reloading = _Reloading(tasks, Runtime(tasks, metrics), metrics, config, read, Port(config.web, Connections()))
         [problem] = await reloading()
     assert problem.startswith("unexpected ZeroDivisionError in tocsin.app, line")
     assert metrics.registry.get_sample_value("tocsin_config_last_reload_successful") == 0

@@ -54,7 +54,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             connections = Connections()
             port = Port(config.web, connections, reloaded=lambda ok: metrics.reloaded(successful=ok, at=time.time()))
             runtime = Runtime(tasks, metrics)
-            reloading = _Reloading(runtime, metrics, config, read, port)
+            reloading = _Reloading(tasks, runtime, metrics, config, read, port)
             _on_signals(tasks, runtime.ending, reloading)
             process = RunningProcess(runtime, reloading, lambda: port.warnings)
             runner = web.AppRunner(
@@ -70,7 +70,7 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             runtime.address = address = await _listen(port, runner, config)
             watching = tasks.create_task(port.watch(), name="port")
             maintenance = tasks.create_task(runtime.run_maintenance(), name="maintenance")
-            await _or_ending(reloading.begin(), runtime.ending)
+            await reloading.begin()
             renewing = tasks.create_task(reloading.renew(), name="renewed secrets")
             # The objects of the start stay. Each collection of them would block the event loop for 50 ms.
             gc.freeze()
@@ -93,8 +93,15 @@ class _Reloading:
     """Loads and applies the configuration, one reload at a time; an invalid one changes nothing."""
 
     def __init__(
-        self, runtime: Runtime, metrics: Metrics, first: Config, read: Callable[[], Config], port: Port
+        self,
+        tasks: asyncio.TaskGroup,
+        runtime: Runtime,
+        metrics: Metrics,
+        first: Config,
+        read: Callable[[], Config],
+        port: Port,
     ) -> None:
+        self._tasks = tasks
         self._runtime = runtime
         self._port = port
         self._metrics = metrics
@@ -107,7 +114,10 @@ class _Reloading:
     async def begin(self) -> None:
         """Apply the configuration that the process was started with, or what a reload has read since."""
         self._metrics.reloaded(successful=True, at=time.time())
-        await self._runtime.open_ledger(self._first)
+        await _or_ending(self._begin(), self._runtime.ending)
+
+    async def _begin(self) -> None:
+        await self._runtime.open_ledger(lambda: self._next)
         async with self._lock:
             await self._runtime.apply(self._next)
 
@@ -135,10 +145,9 @@ class _Reloading:
                 return ["the process is stopping"]
             try:
                 config = await asyncio.to_thread(self._read)
-                if begun := self._runtime.config is not None:
-                    await self._runtime.apply(config)
-                else:
-                    self._next = config
+                applied = self._runtime.config is not None and await self._runtime.apply(config)
+                if not applied:
+                    await self._wait_with(config)
                 self._port.configure(config.web)
             except Exception as error:  # noqa: BLE001 - no configuration may end the process
                 self._metrics.reloaded(successful=False, at=time.time())
@@ -147,11 +156,20 @@ class _Reloading:
                     log.error("configuration refused; the last good one stays", problem=problem)
                 return problems
             self._metrics.reloaded(successful=True, at=time.time())
-            what = "configuration applied" if begun else "configuration read; the alerts will start with it"
+            what = "configuration applied" if applied else "configuration read; the alerts will start with it"
             log.info(what, alerts=len(config.alerts), channels=len(config.channels))
             for setting in self._settings_for_restart(config):
                 log.warning("this setting was changed, and takes effect with the next start", setting=setting)
             return []
+
+    async def _wait_with(self, config: Config) -> None:
+        """Begin with a configuration as soon as no other process runs another one."""
+        self._next = config
+        if self._runtime.config is None:
+            return  # it waits already
+        log.info("other processes of the ledger run the former configuration; waiting with the new one")
+        await self._runtime.suspend()
+        self._tasks.create_task(_or_ending(self._begin(), self._runtime.ending), name="begin again")
 
     def _settings_for_restart(self, config: Config) -> Iterator[str]:
         """Yield the changed settings that a running process cannot apply."""

@@ -1,10 +1,16 @@
-"""The alerts of one process: a pipeline for each alert on rows, and one for each source of events."""
+"""The alerts of one process: a pipeline for each alert on rows, and one for each source of events.
+
+Where several processes share a ledger, each has all of them. On rows it leads its share, and follows the others for
+their gauges, so that these do not end with the process that leads them.
+"""
 
 import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 
 import structlog
 
@@ -46,6 +52,7 @@ class Inputs:
         self._outputs = outputs
         self._stalled = stalled
         self._clock = clock
+        self._leads: AbstractSet[str] = frozenset()
         self._sources: dict[str, tuple[SourceConfig, Source]] = {}
         self._rows: Fleet[RowPipeline] = Fleet(tasks)  # by alert
         self._events: Fleet[EventPipeline] = Fleet(tasks)  # by source
@@ -71,13 +78,18 @@ class Inputs:
         """The sources whose events may soon be lost, each with a warning."""
         return {name: pipeline.warning for name, pipeline in self._events.all().items() if pipeline.warning}
 
+    def leads(self, alert: str) -> bool:
+        """Return whether this process leads an alert on rows."""
+        return alert in self._leads
+
     def current(self, alerts: Sequence[str]) -> dict[str, list[Transition] | None]:
         """Return what fires now, by alert; None where it is unknown."""
         pipelines = {name: self.rows(name) for name in alerts}
         return {name: None if pipeline is None else pipeline.current() for name, pipeline in pipelines.items()}
 
-    def start(self, config: Config, ledger: Ledger | None) -> None:
-        """Start what does not run yet."""
+    def start(self, config: Config, ledger: Ledger | None, leads: AbstractSet[str]) -> None:
+        """Start what does not run yet. `leads`: the alerts on rows that this process leads."""
+        self._leads = leads
         for name, alert in config.row_alerts.items():
             if self.rows(name) is None:
                 self._start_rows(config, alert, ledger)
@@ -86,10 +98,10 @@ class Inputs:
                 assert ledger is not None  # such an alert has a channel, and a channel needs a ledger
                 self._start_events(config, source, ledger)
 
-    async def stop_outdated(self, config: Config) -> None:
-        """Stop what is no longer configured, or configured otherwise."""
-        rows = {name: _row_spec(config, alert) for name, alert in config.row_alerts.items()}
-        await self._stop_rows(self._rows.outdated(rows))
+    async def stop_outdated(self, config: Config, leads: AbstractSet[str]) -> None:
+        """Stop what is no longer configured, or configured otherwise, or led otherwise."""
+        rows = {name: _row_spec(config, alert, leads) for name, alert in config.row_alerts.items()}
+        await self._stop_rows(self._rows.outdated(rows), stay=config.row_alerts)
         await self._stop_events(self._events.outdated({name: _event_spec(config, name) for name in config.sources}))
 
     async def stop(self) -> None:
@@ -108,11 +120,12 @@ class Inputs:
             publish=self._feed.publish,
             changed=functools.partial(self._outputs.changed, alert),
             columns=build.row_columns(config, alert, metrics),
+            leads=self.leads(alert.name),
         )
         source = config.sources[alert.source]
         pipeline = RowPipeline(alert, self._source(source), build.timing(source), outputs, clock=self._clock)
         work = self._until_stall(pipeline)
-        self._rows.start(alert.name, _row_spec(config, alert), pipeline, work, f"alert {alert.name}")
+        self._rows.start(alert.name, _row_spec(config, alert, self._leads), pipeline, work, f"alert {alert.name}")
 
     def _source(self, config: SourceConfig) -> Source:
         """Return the source of a configuration, which all its alerts share."""
@@ -153,19 +166,21 @@ class Inputs:
             log.error("stopping, as the source's settings ask", error=str(stall))
             self._stalled(str(stall))
 
-    async def _stop_rows(self, names: Sequence[str]) -> None:
+    async def _stop_rows(self, names: Sequence[str], stay: Mapping[str, RowAlert] = MappingProxyType({})) -> None:
+        """`stay`: alerts whose series are shown until the next pipeline has its own, where nothing of them changed."""
         for pipeline in await self._rows.stop(names):
             with contextlib.suppress(LedgerError):
                 await pipeline.finish()
-            pipeline.close()
+            if stay.get(pipeline.alert.name) != pipeline.alert:
+                pipeline.close()
 
     async def _stop_events(self, names: Sequence[str]) -> None:
         # A batch between commit and acknowledgement is read again; its ids are known then.
         await self._events.stop(names)
 
 
-def _row_spec(config: Config, alert: RowAlert) -> object:
-    return alert, config.sources[alert.source], build.routes(config, alert)
+def _row_spec(config: Config, alert: RowAlert, leads: AbstractSet[str]) -> object:
+    return alert, config.sources[alert.source], build.routes(config, alert), alert.name in leads
 
 
 def _event_spec(config: Config, source: str) -> object:

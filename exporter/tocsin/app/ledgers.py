@@ -1,7 +1,7 @@
 """The ledger of a configuration."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tocsin.config.sections import LedgerSettings
@@ -13,14 +13,23 @@ async def opened(
     settings: LedgerSettings,
     *,
     exclusive: bool = True,
+    configuration: Callable[[], Mapping[str, str]] = dict,
+    address: str = "",
     waiting: Callable[[str], None] = lambda _: None,
     observe: Callable[[float], None] = lambda _: None,
 ) -> Ledger:
-    """Open the ledger. `exclusive`: for the process that runs alerts. In PostgreSQL it waits until no other one does,
-    and calls `waiting` with who does. Raises LedgerError."""
+    """Open the ledger. `exclusive`: for a process that runs alerts, with this `configuration` (part -> hash). In
+    PostgreSQL it waits while others run another one, and calls `waiting` with who does. Raises LedgerError."""
     if (server := settings.server()) is None:
         path = Path(settings.path)
         return await asyncio.to_thread(sqlite.open_ledger, path, exclusive=exclusive, observe=observe)
     from tocsin.ledger import postgres
 
-    return await postgres.open_ledger(server, exclusive=exclusive, waiting=waiting, observe=observe)
+    return await postgres.open_ledger(
+        server,
+        exclusive=exclusive,
+        configuration=configuration,
+        address=address,
+        waiting=waiting,
+        observe=observe,
+    )

@@ -139,6 +139,17 @@ class Outputs:
             if isinstance(loop := self._fleet.get(name), LevelLoop):
                 loop.changed(alert.name, news=news)
 
+    def wake(self, channels: Iterable[str]) -> None:
+        """Something can be sent to these channels."""
+        for name in channels:
+            if isinstance(dispatcher := self._fleet.get(name), Dispatcher):
+                dispatcher.wake()
+
+    def inherit(self) -> None:
+        """Have every dispatcher send what processes that have ended did not."""
+        for dispatcher in self.dispatchers.values():
+            dispatcher.inherit()
+
     def rescan(self) -> None:
         """Have every dispatcher read the outbox again."""
         for dispatcher in self.dispatchers.values():

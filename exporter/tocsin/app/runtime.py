@@ -5,6 +5,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 
 import structlog
 
@@ -14,6 +15,7 @@ from tocsin.app.inputs import Inputs
 from tocsin.app.ledgers import opened
 from tocsin.app.outputs import Outputs, channel_state
 from tocsin.config import Config
+from tocsin.config.parts import parts
 from tocsin.config.sections import LedgerSettings
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.exposition import AlertStatus, ChannelState, Metrics, Page, State
@@ -32,6 +34,7 @@ class Runtime:
     """The objects of one process. `apply` brings them to a configuration, and keeps what did not change."""
 
     def __init__(self, tasks: asyncio.TaskGroup, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
+        self._tasks = tasks
         self.page = Page(metrics)
         self.feed = Feed()
         self.metrics = metrics
@@ -47,6 +50,10 @@ class Runtime:
         self.stall = ""
         self.inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
         self._clock = clock
+        self._changing = asyncio.Lock()
+        """Held while something is started or stopped."""
+        self._following: asyncio.Task[None] | None = None
+        self._ended = 0
         self._pruned_at = -math.inf
         self._fenced = False
         """Whether another process has taken over the ledger."""
@@ -74,40 +81,90 @@ class Runtime:
             one.state is not State.UP or one.message for one in self.alerts
         )
 
-    async def open_ledger(self, config: Config) -> None:
-        """Open the ledger if this configuration needs one. In PostgreSQL that waits until no other process runs the
-        alerts. Raises LedgerError."""
+    async def open_ledger(self, wanted: Callable[[], Config]) -> None:
+        """Open the ledger if this configuration needs one. In PostgreSQL that waits while other processes run another
+        configuration than the one that is `wanted` then. Raises LedgerError."""
+        config = wanted()
         if self.ledger is None and config.needs_ledger:
             observe = self.metrics.ledger_commit_seconds.observe
-            self.ledger = await opened(config.ledger, waiting=self._stands_by, observe=observe)
+            self.ledger = await opened(
+                config.ledger,
+                configuration=lambda: parts(wanted()),
+                address=self.address,
+                waiting=self._stands_by,
+                observe=observe,
+            )
             self._ledger_works()
             self.ledger_settings = config.ledger
+            self._following = self._tasks.create_task(self._follow(self.ledger), name="sharing")
 
-    async def apply(self, config: Config) -> None:
-        """Run this configuration. Raises LedgerError if it needs a ledger that cannot be opened."""
-        await self.open_ledger(config)
+    async def apply(self, config: Config) -> bool:
+        """Run this configuration. Returns False, with nothing changed, where other processes of the ledger run the
+        former one. Raises LedgerError if it needs a ledger that cannot be opened."""
+        await self.open_ledger(lambda: config)
+        async with self._changing:
+            return await self._apply(config)
+
+    async def _apply(self, config: Config) -> bool:
         since = self._clock() if self.ledger is None else self.ledger.now()
         if self.config is None:
-            self._begin(config)
+            await self._begin(config)
             # Channels may take a second to import; alerts start before that. Dispatchers find in the ledger what is
             # committed meanwhile.
             new = await self.outputs.built(config)
         else:
             # Channels are built before anything is stopped: a defect in one changes nothing.
             new = await self.outputs.built(config)
-            await self.inputs.stop_outdated(config)
+            if self.ledger is not None and not await self.ledger.sharing.change(parts(config)):
+                return False
+            await self.inputs.stop_outdated(config, self._leads)
             await self.outputs.stop_outdated(config, new)
             # A pipeline that was stopped between commit and offer has notifications in the ledger only.
             self.outputs.rescan()
             self._forget_metrics(self.config, config)
-            self._begin(config)
+            await self._begin(config)
         if self.ledger is not None:
             await self._dead_letter_unrouted(self.ledger, config)
         self.outputs.start(config, new, self.ledger, self.inputs.current, since)
+        return True
 
-    def _begin(self, config: Config) -> None:
+    async def _begin(self, config: Config) -> None:
         self.config = config
-        self.inputs.start(config, self.ledger)
+        if self.ledger is not None:
+            await self.ledger.sharing.want(config.row_alerts, config.channels)
+        self.inputs.start(config, self.ledger, self._leads)
+
+    # With other processes.
+
+    @property
+    def _leads(self) -> AbstractSet[str]:
+        """The alerts on rows that this process leads, and keeps."""
+        if self.ledger is not None:
+            return self.ledger.sharing.leads - self.ledger.sharing.gives
+        return frozenset(self.config.row_alerts if self.config else ())
+
+    async def _follow(self, ledger: Ledger) -> None:
+        """Lead what this process is to lead, and have the channels send what others left, until cancelled."""
+        while True:
+            await ledger.sharing.changed()
+            async with self._changing:
+                try:
+                    if self.config is not None:
+                        await self._share(ledger, self.config)
+                except LedgerError as error:
+                    self._ledger_failed(error)
+
+    async def _share(self, ledger: Ledger, config: Config) -> None:
+        sharing = ledger.sharing
+        leads, gives = self._leads, sharing.gives
+        await self.inputs.stop_outdated(config, leads)
+        if gives:
+            await sharing.hand_over(gives)
+        self.inputs.start(config, ledger, leads)
+        if sharing.ended != self._ended:
+            self._ended = sharing.ended
+            self.outputs.inherit()
+        self.outputs.wake(sharing.waiting)
 
     def _forget_metrics(self, before: Config, now: Config) -> None:
         # Those that stay keep their counters.
@@ -140,13 +197,21 @@ class Runtime:
     async def stop(self) -> None:
         """Stop in order: inputs, then outputs after they sent what is ready, then the ledger. Nothing is sent
         any more without the ledger."""
+        await self.suspend()
+        self.feed.close()
+        repeats.flush()
+
+    async def suspend(self) -> None:
+        """Stop as at the end, to begin again later."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         await self.outputs.finish_levels()
         await self.inputs.stop()
-        self.feed.close()
         await (self.outputs.abandon() if self._fenced else self.outputs.drain())
-        if self.ledger is not None:
-            await self.ledger.close()
-        repeats.flush()
+        ledger, self.ledger, self.config = self.ledger, None, None
+        if ledger is not None:
+            await ledger.close()
 
     async def run_maintenance(self) -> None:
         """Check the ledger every second, until cancelled."""
@@ -171,7 +236,8 @@ class Runtime:
         if await ledger.changed_elsewhere():
             log.info("the outbox was changed by another process; reading it again")
             self.outputs.rescan()
-        if self.config is not None and time.monotonic() - self._pruned_at > _PRUNE_EVERY:
+        overdue = time.monotonic() - self._pruned_at > _PRUNE_EVERY
+        if self.config is not None and ledger.sharing.first and overdue:
             before = ledger.now() - self.config.ledger.history
             # In small steps, so that batches do not wait long.
             more = True

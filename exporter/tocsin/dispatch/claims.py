@@ -34,7 +34,7 @@ class Claims:
         policy = setup.policy
         size = 2 * policy.concurrency * setup.channel.batch_size(policy.limit)
         self._capacity = max(2, min(max(size, _SMALLEST_CAPACITY), policy.limit))
-        self._recovered = False
+        self._recovered = self._inherited = False
         self._failures = 0
         self._unread = Repeats(log, "cannot read the outbox", level="error", monotonic=setup.monotonic)
 
@@ -57,16 +57,24 @@ class Claims:
         """The ledger may have more to claim."""
         self._changes += 1
 
+    def inherit(self) -> None:
+        """Another process has ended: what it had claimed can be claimed."""
+        self._inherited = False
+        self.changed()
+
     async def refill(self) -> None:
         """Claim what can be claimed and held."""
         name, policy, ledger = self._setup.name, self._setup.policy, self._setup.ledger
         while self.wants_more and self._setup.monotonic() >= self.read_at:
             changes = self._changes
             try:
+                ready_at = self._setup.clock() + policy.recovery_delay if policy.recovery_delay else 0.0
                 if not self._recovered:
-                    ready_at = self._setup.clock() + policy.recovery_delay if policy.recovery_delay else 0.0
                     await ledger.recover(name, self._setup.since, ready_at)
-                    self._recovered = True
+                    self._recovered = self._inherited = True
+                if not self._inherited:
+                    self._inherited = True
+                    await ledger.inherit(name, ready_at)
                 claimed = await ledger.claim(name, self._capacity - len(self))
             except LedgerError as error:
                 self._unread.add(channel=name, error=str(error))

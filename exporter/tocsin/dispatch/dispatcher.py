@@ -26,6 +26,8 @@ from tocsin.dispatch.supervision import Supervisor
 
 log = structlog.get_logger(__name__)
 
+_UNTIL_VALID = 0.1
+"""Seconds between two looks whether this process can reach the ledger again."""
 _CLOSE_TIMEOUT = 5.0
 """Seconds that a channel has to close its connections."""
 
@@ -88,7 +90,7 @@ class Dispatcher:
     def _next(self) -> Claim | None:
         """Take what is sent next, and a slot to do it in; None if nothing may be sent now."""
         now, health = self._setup.monotonic(), self._health
-        if self._closing or not self._claims:
+        if self._closing or not self._claims or not self._setup.ledger.sharing.valid:
             return None
         if self._sending >= health.slots:  # all are taken; while the receiver is down there is only one
             return None
@@ -152,10 +154,11 @@ class Dispatcher:
     def _note_idle(self) -> bool:
         """Set `_idle` if nothing is being sent or recorded, and nothing can be sent now. Returns whether it is set.
 
-        Nothing can be sent during a pause or an outage, and once `finish` was called.
+        Nothing can be sent during a pause or an outage, while another process may have taken over, and once `finish`
+        was called.
         """
         has_more = not self._closing and (bool(self._claims) or self._claims.wants_more)
-        can_send = has_more and not self._health.holds(self._setup.monotonic())
+        can_send = has_more and self._setup.ledger.sharing.valid and not self._health.holds(self._setup.monotonic())
         if self._sending or not self._recorder.idle or can_send:
             self._idle.clear()
         else:
@@ -168,7 +171,7 @@ class Dispatcher:
             return None
         now, waits = self._setup.monotonic(), []
         if self._claims and self._sending < self._health.slots:
-            waits.append(self._health.opens_at - now)
+            waits.append(self._health.opens_at - now if self._setup.ledger.sharing.valid else _UNTIL_VALID)
         if self._claims.wants_more:
             waits.append(self._claims.read_at - now)
         elif self._claims.next_at is not None:
@@ -189,6 +192,11 @@ class Dispatcher:
         self._claims.changed()
         self._wake.set()
         self._note_idle()
+
+    def inherit(self) -> None:
+        """Another process of the ledger has ended."""
+        self._claims.inherit()
+        self.wake()
 
     def rescan(self) -> None:
         """Another process has changed the outbox."""

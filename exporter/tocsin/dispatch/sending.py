@@ -21,6 +21,7 @@ _GRACE = 5.0
 
 _UNREAD = Retry(Reason.INTERNAL, "the ledger could not be read", free=True)
 _UNWRITTEN = Retry(Reason.INTERNAL, "the ledger could not be written", free=True)
+_OVERDUE = Retry(Reason.INTERNAL, "the ledger could not be reached, so that another process may send this", free=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,8 @@ class Sender:
 
     async def _call(self, send: Callable[[], Awaitable[Sequence[Result]]], count: int) -> Sequence[Result]:
         """The results of a call that sends `count` messages."""
+        if not self._ledger.sharing.valid:
+            return [_OVERDUE] * count
         try:
             # For a channel that does not keep its own timeout.
             async with asyncio.timeout(self._timeout + _GRACE):

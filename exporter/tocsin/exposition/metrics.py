@@ -211,6 +211,7 @@ def _seconds(milliseconds: int | None) -> float | None:
 _ALERT_METRICS: Mapping[str, Callable[[AlertStatus], float | None]] = MappingProxyType(
     {
         "tocsin_alert_up": lambda alert: alert.state is State.UP,
+        "tocsin_instance_leads": lambda alert: alert.leads,
         "tocsin_alert_firing": lambda alert: alert.firing,
         "tocsin_alert_pending": lambda alert: alert.pending,
         "tocsin_alert_frontier_timestamp_seconds": lambda alert: _seconds(alert.frontier),

@@ -29,6 +29,8 @@ class AlertStatus:
     """Why it is not known whether the rows are those of the configured relation."""
     note: str = ""
     """What of the source does not work although rows arrive; see `Batch.note`."""
+    leads: bool | None = None
+    """Whether this process leads it; None for an alert on events, which all processes take."""
     firing: int = 0
     pending: int = 0
     frontier: int | None = None

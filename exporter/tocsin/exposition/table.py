@@ -47,6 +47,12 @@ _counter, _gauge, _histogram, _info = (partial(_define, kind) for kind in ("coun
 
 _DEFINITIONS = (
     _gauge("alert_up", "1 if the source of the alert delivers, 0 otherwise.", "alert", live=True),
+    _gauge(
+        "instance_leads",
+        "1 if this process leads the alert, 0 if another process of the ledger does.",
+        "alert",
+        live=True,
+    ),
     _gauge("alert_firing", "Keys firing, including those kept firing.", "alert", live=True),
     _gauge("alert_pending", "Keys in the view that have not been there for as long as `for`.", "alert", live=True),
     _gauge(

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from tocsin.backoff import Backoff
 from tocsin.errors import LedgerError
 from tocsin.firing import Firing
+from tocsin.ledger.sharing import Sharing
 from tocsin.model import Address, Columns, Notification, Row, Transition
 
 Routed: TypeAlias = tuple[Transition, Sequence[Address]]
@@ -203,13 +204,20 @@ class Backlog:
 class Outbox(Protocol):
     """What a dispatcher needs of a ledger.
 
-    A notification that was claimed is not returned by another claim until it is settled or released, or until
-    `recover` after the process that claimed it has ended.
+    A notification that was claimed is not returned by another claim, of any process, until it is settled or released,
+    or until `recover` or `inherit` after the process that claimed it has ended.
     """
+
+    sharing: Sharing
+    """The place of this process among others."""
 
     async def recover(self, channel: str, since: float, ready_at: float) -> None:
         """Release all claims on a channel. What was written until `since` is not sent before `ready_at`: the process
         that claimed it may have sent it a moment ago."""
+        ...
+
+    async def inherit(self, channel: str, ready_at: float) -> None:
+        """Release the claims of other processes that have ended. They are not sent before `ready_at`."""
         ...
 
     async def claim(self, channel: str, limit: int) -> Claimed:

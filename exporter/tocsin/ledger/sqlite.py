@@ -28,6 +28,7 @@ from tocsin.ledger.base import (
 from tocsin.ledger.opening import connect, ledger_error, lock_file, migrate, one
 from tocsin.ledger.queue import Queue
 from tocsin.ledger.rows import Shapes, firing_of, firing_values
+from tocsin.ledger.sharing import Alone, Sharing
 from tocsin.ledger.writer import Writer
 from tocsin.model import Notification
 
@@ -56,6 +57,7 @@ class SqliteLedger:
         observe: Callable[[float], None],
     ) -> None:
         self.fault: LedgerError | None = None
+        self.sharing: Sharing = Alone()
         self._path = path
         self._lock = lock
         self._clock = clock
@@ -142,6 +144,9 @@ class SqliteLedger:
         await self._write(lambda db: outbox.recover(db, channel, since, ready_at))
         self._queues[channel].claimed.clear()
         self._queues[channel].reset()
+
+    async def inherit(self, channel: str, ready_at: float) -> None:
+        """Nothing: only one process can open the file."""
 
     async def claim(self, channel: str, limit: int) -> Claimed:
         queue, now = self._queues[channel], self._clock()

@@ -63,6 +63,8 @@ class RowOutputs:
     """Passes committed transitions to the page's feed."""
     columns: NamedColumns | None = None
     """The columns that the channels' options name."""
+    leads: bool = True
+    """Whether this process writes the alert's batches and notifies. Another one follows the rows for its gauge only."""
     changed: Callable[[bool], None] = lambda _: None
     """Called after each batch with whether it had transitions, for outputs that are sent what fires now."""
 
@@ -105,7 +107,13 @@ class RowPipeline:
         self._chance = chance
         self._sleep = sleep
         self._store = AlertStore(
-            alert, outputs.ledger, outputs.router, outputs.offer, outputs.metrics, monotonic=monotonic
+            alert,
+            outputs.ledger,
+            outputs.router,
+            outputs.offer,
+            outputs.metrics,
+            monotonic=monotonic,
+            leads=outputs.leads,
         )
         self._reporter = Reporter(log, down="source down", up="source up", monotonic=monotonic, alert=alert.name)
         self._partly = Reporter(
@@ -161,11 +169,14 @@ class RowPipeline:
         outcome, rendered = await self._apply(firing, batch)  # the transitions, and the text for the gauge
         if self.gauges is not None and rendered is not None:
             self.gauges.install(rendered, self._clock())
+            self._out.page.add(self.gauges)  # only now, in place of those of the pipeline before this one
         self.frontier = batch.frontier
         self._count(batch, outcome)  # before the commit: it replaces the baseline
         # Routes, one transaction, then offers to the dispatchers.
         await self._store.commit(firing, batch, outcome)
         self._report(batch, firing, outcome)
+        if not self._out.leads:
+            return
         self._out.publish(outcome.transitions)  # to the status page and `tocsin tail`
         self._out.changed(bool(outcome.transitions))  # to Alertmanagers, which are sent what fires now
 
@@ -208,7 +219,6 @@ class RowPipeline:
             spec = gauge_spec(self.alert, columns)
             if self.gauges is None or self.gauges.spec != spec:
                 self.gauges = Gauges(spec, fresh=lambda: not self.stale)
-                self._out.page.add(self.gauges)
 
     # Faults.
 
@@ -235,7 +245,7 @@ class RowPipeline:
         metrics.updates.inc(len(batch.updates))
         metrics.collisions.inc(outcome.collisions)
         metrics.negatives.inc(outcome.negatives)
-        if batch.snapshot is not None:
+        if batch.snapshot is not None and self._out.leads:
             self._log_snapshot(batch, sum(one.at == batch.snapshot for one in outcome.transitions))
 
     def _log_snapshot(self, batch: Batch, differences: int) -> None:
@@ -262,8 +272,9 @@ class RowPipeline:
             )
 
     def _report(self, batch: Batch, firing: FiringSet, outcome: Outcome) -> None:
-        for kind, count in Counter(one.kind for one in outcome.transitions).items():
-            self._out.metrics.transitions[kind].inc(count)
+        if self._out.leads:
+            for kind, count in Counter(one.kind for one in outcome.transitions).items():
+                self._out.metrics.transitions[kind].inc(count)
         self._progress = _Progress(self._clock(), self._monotonic())
         self._reporter.recovered(firing=firing.firing)
         self._values.seen(self.columns, (row for _, diff, row in batch.updates[:_CHECKED] if diff > 0))
@@ -306,6 +317,7 @@ class RowPipeline:
             message=self._reporter.message,
             doubt=self._name_checks.doubt,
             note=self._partly.message,
+            leads=self._out.leads,
             firing=firing.firing if firing else 0,
             pending=firing.pending if firing else 0,
             frontier=self.frontier,
@@ -323,8 +335,9 @@ class RowPipeline:
         return (firing for firing in everything if firing.phase is not Phase.ABSENT)
 
     def current(self) -> list[Transition] | None:
-        """Every key that fires, each as the transition with which it began; None while that is not known."""
-        if self.stale or self._progress is None or self._firing is None:
+        """Every key that fires, each as the transition with which it began; None while that is not known, and where
+        another process leads the alert."""
+        if not self._out.leads or self.stale or self._progress is None or self._firing is None:
             return None
         try:
             return self._firing.active()

@@ -28,12 +28,16 @@ class AlertStore:
         offer: Callable[[Sequence[Notification]], None],
         metrics: AlertMetrics,
         monotonic: Callable[[], float],
+        *,
+        leads: bool,
     ) -> None:
+        """`leads`: whether this process writes the alert's batches; otherwise it only begins with what is stored."""
         self.baseline: Baseline = FirstStart()
         """What the next snapshot is compared with."""
         self._alert = alert
         self._definition = resume.definition(alert)
         self._ledger = ledger
+        self._leads = leads
         self._router = router
         self._offer = offer
         self._metrics = metrics
@@ -87,14 +91,14 @@ class AlertStore:
             return
         now = self._monotonic()
         changed = outcome.transitions or outcome.saved or outcome.gone or not isinstance(self.baseline, Resumed)
-        if changed or now - self._committed_at >= _FRONTIER_EVERY:
+        if self._leads and (changed or now - self._committed_at >= _FRONTIER_EVERY):
             await shielded(self._write(self._ledger, firing, outcome, batch.frontier))
         self.baseline = Resumed(batch.frontier)
 
     async def finish(self, firing: FiringSet | None) -> None:
         """Write the frontier at the end of a run, so that the next one resumes as late as it can."""
         # With another baseline the ledger has none of the firing set yet, and the set may be in the middle of a batch.
-        if self._ledger is None or firing is None or not isinstance(self.baseline, Resumed):
+        if self._ledger is None or not self._leads or firing is None or not isinstance(self.baseline, Resumed):
             return
         if self.baseline.frontier not in (None, self._committed):
             await self._ledger.commit(self._transaction(firing, Outcome(), self.baseline.frontier))

@@ -83,8 +83,12 @@ def _without_password(dsn: SecretStr) -> dict[str, str]:
     return parts
 
 
-def begin(server: LedgerServer) -> list[str]:
-    """The statements that begin a transaction."""
+def begin(server: LedgerServer, epoch: int | None = None) -> list[str]:
+    """The statements that begin a transaction. `epoch`: of the process, in the name by which others find what it left
+    open (`instances._END`)."""
+    if epoch is not None:
+        name = f"tocsin {epoch} {server.namespace.encode('ascii', 'replace').decode()}"[:63]
+        server = server.model_copy(update={"options": {**server.options, "application_name": name}})
     return [statement.as_string(None) for statement in server.beginning()]
 
 

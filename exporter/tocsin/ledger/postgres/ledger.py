@@ -24,12 +24,14 @@ from tocsin.ledger.base import (
 from tocsin.ledger.postgres import outbox, records
 from tocsin.ledger.postgres.append import Appended, Shapes, append
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
-from tocsin.ledger.postgres.leases import Lease, give_up, renew
+from tocsin.ledger.postgres.instances import Member, fence, fence_alert, leave
+from tocsin.ledger.postgres.membership import Membership
 from tocsin.ledger.postgres.transaction import Job, Result, Transaction, answering, in_one, plain
 from tocsin.ledger.postgres.values import storable
 from tocsin.ledger.postgres.writer import Writer
 from tocsin.ledger.queue import Queue
 from tocsin.ledger.rows import columns_of, firing_of, firing_values
+from tocsin.ledger.sharing import Alone, Sharing
 from tocsin.model import Columns, Notification
 from tocsin.postgres import within
 
@@ -50,26 +52,29 @@ class PostgresLedger:
         self,
         server: LedgerServer,
         links: tuple[Link, Link],
-        lease: Lease | None,
+        member: Member | None,
         changed: int,
         clock: Callable[[], float],
         observe: Callable[[float], None],
     ) -> None:
-        """`links`: to write and to read. `lease`: None in a command, which neither commits nor claims. `changed`: the
+        """`links`: to write and to read. `member`: None in a command, which neither commits nor claims. `changed`: the
         number of changes by operators."""
         self.fault: LedgerError | None = None
         self._server = server
         self._reading = links[1]
-        self._begin_reading = [*begin(server), "SET TRANSACTION READ ONLY"]
-        self._lease = lease
+        # One snapshot for all statements: another process may commit between two of them.
+        self._begin_reading = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *begin(server)[1:]]
+        self._member = member
+        self._membership = None if member is None else Membership(server, member, self._fenced)
+        self.sharing: Sharing = self._membership or Alone()
         self._clock = clock
-        self._writer = Writer(links[0], begin(server), self._fence, server.timeout, observe)
+        statements = begin(server, self._epoch)
+        self._writer = Writer(links[0], statements, self._fence, server.timeout, observe)
         self._reader = asyncio.Lock()
         self._shapes = Shapes()
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
         self._closed = False
         self._changes = changed
-        self._renewing = asyncio.create_task(self._renew())
 
     def now(self) -> float:
         return self._clock()
@@ -97,6 +102,8 @@ class PostgresLedger:
         columns = _distinct([commit.columns, *(transition.columns for transition, _ in commit.transitions)])
 
         async def write(db: Transaction) -> Callable[[], Appended]:
+            if self._member is not None:
+                fence_alert(db, self._member, alert)
             shapes = await self._shapes.numbers(db, columns)
             db.add(_ALERT, (alert, storable(commit.definition), shapes[commit.columns], commit.frontier))
             if commit.replace:
@@ -137,12 +144,17 @@ class PostgresLedger:
     # The outbox.
 
     async def recover(self, channel: str, since: float, ready_at: float) -> None:
-        await self._write(plain(lambda db: outbox.recover(db, channel, since, ready_at)))
+        await self._write(plain(lambda db: outbox.recover(db, channel, self._epoch, since, ready_at)))
         self._queues[channel].claimed.clear()
         self._queues[channel].reset()
 
+    async def inherit(self, channel: str, ready_at: float) -> None:
+        await self._write(plain(lambda db: outbox.recover(db, channel, 0, self._clock(), ready_at)))
+
     async def claim(self, channel: str, limit: int) -> Claimed:
         queue, now = self._queues[channel], self._clock()
+        if channel in self.sharing.waiting:
+            queue.changed()
         in_memory = queue.claim(limit, now)
         if in_memory is not None:
             return in_memory
@@ -225,12 +237,11 @@ class PostgresLedger:
         if self._closed:
             return
         self._closed = True
-        self._renewing.cancel()
-        await asyncio.gather(self._renewing, return_exceptions=True)
-        if (lease := self._lease) is not None:
-            self._lease = None
-            # The claims end with it, so that another process goes on at once.
-            ending = self._writer.run(plain(lambda db: _end(db, lease)))
+        if self._membership is not None:
+            await self._membership.close()
+        if (member := self._member) is not None:
+            self._member = None
+            ending = self._writer.run(plain(lambda db: leave(db, member)))
             await asyncio.gather(ending, return_exceptions=True)
         await self._writer.close()
         async with self._reader:
@@ -240,7 +251,7 @@ class PostgresLedger:
 
     @property
     def _epoch(self) -> int:
-        return 0 if self._lease is None else self._lease.epoch
+        return 0 if self._member is None else self._member.epoch
 
     def _room(self, channel: str) -> int:
         queue = self._queues[channel]
@@ -264,25 +275,11 @@ class PostgresLedger:
             queue.reset()
 
     def _fence(self, db: Transaction) -> None:
-        if self._lease is not None:
-            renew(db, self._lease)
+        if self._member is not None:
+            fence(db, self._member)
 
-    async def _renew(self) -> None:
-        """Keep the lease, on a connection of its own: a large batch may take longer than the lease."""
-        link, statements = Link(self._server), begin(self._server)
-        try:
-            while self._lease is not None:
-                await asyncio.sleep(self._lease.seconds / 5)
-                try:
-                    db = await link.get()
-                    renewal = in_one(db, statements, plain(self._fence))
-                    await within(self._server.connect_timeout, db, renewal)
-                except (psycopg.Error, OSError) as error:
-                    failed = ledger_error(error, self._server)
-                    if failed.reason is LedgerReason.FENCED:
-                        self.fault = failed
-        finally:
-            await link.close()
+    def _fenced(self, error: LedgerError) -> None:
+        self.fault = error
 
     async def _change(self, job: Job[T]) -> T:
         """Write what an operator changes in the outbox."""
@@ -376,8 +373,3 @@ async def changes(db: Transaction) -> Callable[[], int]:
     """How often operators have changed the outbox."""
     found = db.add("SELECT changes FROM ledger")
     return lambda: int(found.rows[0][0])
-
-
-def _end(db: Transaction, lease: Lease) -> None:
-    give_up(db, lease)
-    outbox.release_all(db, lease.epoch)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 from psycopg import sql
@@ -11,27 +11,28 @@ from psycopg import sql
 from tocsin.errors import LedgerError
 from tocsin.ledger.postgres.clock import ServerClock
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
-from tocsin.ledger.postgres.leases import Lease, take
+from tocsin.ledger.postgres.instances import Member, instances, join
 from tocsin.ledger.postgres.ledger import PostgresLedger, changes
 from tocsin.ledger.postgres.schema import migrate
-from tocsin.ledger.postgres.transaction import Transaction, in_one
+from tocsin.ledger.postgres.transaction import answering, in_one
+from tocsin.ledger.sharing import Instance
 from tocsin.postgres import granted, script, within
-
-_LEASE = "ledger"
 
 
 async def open_ledger(
     server: LedgerServer,
     *,
     exclusive: bool = True,
+    configuration: Callable[[], Mapping[str, str]] = dict,
+    address: str = "",
     waiting: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] | None = None,
     observe: Callable[[float], None] = lambda _: None,
 ) -> PostgresLedger:
-    """Open the ledger on a server; the process that runs alerts also makes its tables and brings them up to date.
+    """Open the ledger on a server; a process that runs alerts also makes its tables and brings them up to date.
 
-    `exclusive`: for the process that runs alerts. While another one does, this waits, and calls `waiting` with a word
-    for the other now and then. Commands open it without.
+    `exclusive`: for a process that runs alerts, with this `configuration` (part -> hash). While others run another one,
+    this waits, and calls `waiting` with which now and then. Commands open it without. `address`: where it listens.
     `clock`: instead of the server's. `observe`: called with the seconds that each transaction took.
     Raises LedgerError: in use, made by a newer version, no rights, not reachable.
     """
@@ -40,10 +41,10 @@ async def open_ledger(
     try:
         db = await links[0].get()
         await within(server.timeout, db, migrate(db, server, allowed=exclusive, alone=False))
-        lease = await _taken(links[0], server, waiting) if exclusive else None
+        member = await _joined(links[0], server, configuration, address, waiting) if exclusive else None
         db = await links[0].get()
         if exclusive:
-            # Now that no other process runs alerts on it; or one of a newer version did, while this one stood by.
+            # Now that only processes of this version run alerts on it; or one of a newer version did meanwhile.
             await within(server.timeout, db, migrate(db, server, allowed=True))
         changed = await in_one(db, begin(server), changes)
     except BaseException as error:
@@ -51,7 +52,7 @@ async def open_ledger(
         if isinstance(error, (psycopg.Error, OSError)):
             raise ledger_error(error, server) from None
         raise
-    return PostgresLedger(server, links, lease, changed, clock or times, observe)
+    return PostgresLedger(server, links, member, changed, clock or times, observe)
 
 
 async def verify(server: LedgerServer) -> list[str]:
@@ -61,7 +62,7 @@ async def verify(server: LedgerServer) -> list[str]:
         db = await link.get()
         async with db.transaction(force_rollback=True):
             await within(server.timeout, db, migrate(db, server, allowed=True))
-            await db.execute("UPDATE leases SET holder = holder WHERE false")  # needs the right all the same
+            await db.execute("UPDATE instances SET name = name WHERE false")  # needs the right all the same
     except LedgerError as error:
         return [str(error)]
     except (psycopg.Error, OSError) as error:
@@ -85,26 +86,43 @@ def ddl(server: LedgerServer) -> str:
     return script([*granted(role, {}), made])
 
 
-async def _taken(link: Link, server: LedgerServer, waiting: Callable[[str], None]) -> Lease:
+async def listed(server: LedgerServer) -> Sequence[Instance]:
+    """The processes that run alerts on a ledger. Raises LedgerError."""
+    link = Link(server)
+    try:
+        db = await link.get()
+        await within(server.timeout, db, migrate(db, server, allowed=False, copying=True))
+        return await within(server.timeout, db, in_one(db, begin(server), answering(instances)))
+    except (psycopg.Error, OSError) as error:
+        raise ledger_error(error, server) from None
+    finally:
+        await link.close()
+
+
+async def _joined(
+    link: Link,
+    server: LedgerServer,
+    configuration: Callable[[], Mapping[str, str]],
+    address: str,
+    waiting: Callable[[str], None],
+) -> Member:
     while True:
         try:
-            found = await try_to_take(link, server)
+            found = await try_to_join(link, server, configuration(), address)
         except (psycopg.OperationalError, OSError) as error:  # the server restarts, say
             found = str(ledger_error(error, server))
-        if isinstance(found, Lease):
+        if isinstance(found, Member):
             return found
         waiting(found)
         await asyncio.sleep(min(0.2, server.lease / 10))
 
 
-async def try_to_take(link: Link, server: LedgerServer) -> Lease | str:
-    """Take the lease of the ledger. Returns who has it, if another process does. Raises psycopg.Error, OSError."""
-    holder = f"process {os.getpid()} on {socket.gethostname()}"
-
-    async def job(db: Transaction) -> Callable[[], Lease | str]:
-        found = await take(db, _LEASE, holder, server.lease)
-        return lambda: found
-
+async def try_to_join(
+    link: Link, server: LedgerServer, configuration: Mapping[str, str], address: str = ""
+) -> Member | str:
+    """Join the processes of the ledger. Returns who runs another configuration, if any does. Raises psycopg.Error,
+    OSError."""
+    name = f"process {os.getpid()} on {socket.gethostname()}"
     db = await link.get()
-    found = await within(server.connect_timeout, db, in_one(db, begin(server), job))
-    return found if isinstance(found, Lease) else f"{found} runs the alerts"
+    joining = in_one(db, begin(server), join(configuration, name, address, server.lease))
+    return await within(server.connect_timeout, db, joining)

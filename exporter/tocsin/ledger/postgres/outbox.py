@@ -60,6 +60,12 @@ _CLAIMED = """
     FROM notifications AS n WHERE n.request = %(request)s AND n.status = 'pending'
 """
 """The members of a request, and whether the ordering key of one is claimed."""
+_RECOVER = """
+    UPDATE notifications AS n SET owner = NULL,
+      ready_at = CASE WHEN n.created_at <= %s THEN greatest(n.ready_at, %s) ELSE n.ready_at END
+    WHERE n.channel = %s AND n.status = 'pending' AND n.owner IS NOT NULL
+      AND (n.owner = %s OR NOT EXISTS (SELECT FROM instances WHERE epoch = n.owner))
+"""
 _AT_ONCE = _READY.format(when="= 0")
 _AT_A_TIME = _READY.format(when="> 0")
 
@@ -139,15 +145,9 @@ def release_all(db: Transaction, owner: int) -> None:
     db.add("UPDATE notifications SET owner = NULL WHERE owner = %s AND status = 'pending'", (owner,))
 
 
-def recover(db: Transaction, channel: str, since: float, ready_at: float) -> None:
-    """See `Outbox.recover`."""
-    db.add(
-        "UPDATE notifications SET owner = NULL, ready_at ="
-        " CASE WHEN created_at <= %s THEN greatest(ready_at, %s) ELSE ready_at END"
-        " WHERE channel = %s AND status = 'pending' AND ready_at IS NOT NULL"
-        " AND (owner IS NOT NULL OR ready_at < %s AND created_at <= %s)",
-        (since, ready_at, storable(channel), ready_at, since),
-    )
+def recover(db: Transaction, channel: str, owner: int, since: float, ready_at: float) -> None:
+    """See `Outbox.recover`: of the claims of `owner`, and of processes that have ended."""
+    db.add(_RECOVER, (since, ready_at, storable(channel), owner))
 
 
 def bind(db: Transaction, requests: Sequence[Sequence[int]]) -> None:

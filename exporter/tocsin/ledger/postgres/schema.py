@@ -2,7 +2,7 @@
 change.
 
 As in SQLite (`tocsin.ledger.schema`), except that a list of columns is a key by itself, that a claim is in the table,
-and that a lease says which process may write.
+and that the processes which share it are.
 """
 
 from psycopg import sql
@@ -17,22 +17,34 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE ledger (                        -- one row
       version integer NOT NULL,
       changes bigint NOT NULL DEFAULT 0,         -- rises when an operator changes the outbox
+      configuration text NOT NULL DEFAULT '',    -- of the processes that run: JSON, part -> hash
       copying text                               -- what is being copied into it, until that has ended
     );
     INSERT INTO ledger (version) VALUES (0);
     CREATE SEQUENCE epochs;
-    CREATE TABLE leases (
-      name   text PRIMARY KEY,
-      epoch  bigint NOT NULL,                    -- who holds it; every transaction of the holder asks for it
-      holder text NOT NULL,                      -- host and process, for people
-      until  timestamptz NOT NULL
+    CREATE TABLE instances (                     -- the processes that run alerts
+      epoch   bigint PRIMARY KEY,
+      name    text NOT NULL,                     -- process and host, for people
+      address text NOT NULL,                     -- where it listens
+      since   timestamptz NOT NULL,
+      until   timestamptz NOT NULL               -- end of its lease, which every transaction of it renews
     );
-    CREATE FUNCTION renew (lease text, mine bigint, seconds double precision) RETURNS void LANGUAGE plpgsql AS $$
+    CREATE TABLE leaders (
+      alert text PRIMARY KEY,
+      epoch bigint NOT NULL REFERENCES instances ON DELETE CASCADE
+    );
+    CREATE FUNCTION renew (mine bigint, seconds double precision) RETURNS void LANGUAGE plpgsql AS $$
       BEGIN
-        UPDATE leases SET until = clock_timestamp() + make_interval(secs => seconds)
-          WHERE name = lease AND epoch = mine;
+        UPDATE instances SET until = clock_timestamp() + make_interval(secs => seconds) WHERE epoch = mine;
         IF NOT FOUND THEN
           RAISE EXCEPTION 'another process has taken over' USING ERRCODE = 'TCFEN';
+        END IF;
+      END
+    $$;
+    CREATE FUNCTION leads (asked text, mine bigint) RETURNS void LANGUAGE plpgsql AS $$
+      BEGIN
+        IF EXISTS (SELECT FROM leaders WHERE alert = asked AND epoch <> mine) THEN
+          RAISE EXCEPTION 'another process leads %', asked USING ERRCODE = 'TCFEN';
         END IF;
       END
     $$;

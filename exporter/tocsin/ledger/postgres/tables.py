@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+from uuid import uuid4
 
 import psycopg
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
-from tocsin.ledger.postgres.leases import Lease, give_up, renew
-from tocsin.ledger.postgres.opening import try_to_take
+from tocsin.ledger.postgres.instances import Member, fence, leave
+from tocsin.ledger.postgres.opening import try_to_join
 from tocsin.ledger.postgres.schema import migrate
 from tocsin.ledger.postgres.transaction import Job, Transaction, in_one, plain
 from tocsin.ledger.postgres.values import rows_text, storable
@@ -21,10 +22,10 @@ T = TypeVar("T")
 class PostgresTables:
     """Used by one task."""
 
-    def __init__(self, server: LedgerServer, link: Link, lease: Lease) -> None:
+    def __init__(self, server: LedgerServer, link: Link, member: Member) -> None:
         self._server = server
         self._link = link
-        self._lease = lease
+        self._member = member
 
     async def copying(self) -> str | None:
         return await self._value("SELECT copying FROM ledger")
@@ -65,7 +66,7 @@ class PostgresTables:
 
     async def close(self) -> None:
         db = await self._link.get()
-        await in_one(db, begin(self._server), plain(lambda db: give_up(db, self._lease)))
+        await in_one(db, begin(self._server), plain(lambda db: leave(db, self._member)))
         await self._link.close()
 
     async def _value(self, statement: str) -> str | None:
@@ -78,7 +79,7 @@ class PostgresTables:
     async def _run(self, job: Job[T]) -> T:
         try:
             db = await self._link.get()
-            work = in_one(db, begin(self._server), job, lambda db: renew(db, self._lease))
+            work = in_one(db, begin(self._server), job, lambda db: fence(db, self._member))
             return await within(self._server.timeout, db, work)
         except (psycopg.Error, OSError) as error:
             raise ledger_error(error, self._server) from None
@@ -102,11 +103,11 @@ async def open_tables(server: LedgerServer) -> PostgresTables:
     try:
         db = await link.get()
         await within(server.timeout, db, migrate(db, server, allowed=True, copying=True))
-        lease = await try_to_take(link, server)
+        member = await try_to_join(link, server, {"copy": str(uuid4())})
     except (psycopg.Error, OSError) as error:
         await link.close()
         raise ledger_error(error, server) from None
-    if not isinstance(lease, Lease):
+    if not isinstance(member, Member):
         await link.close()
-        raise LedgerError(f"{server.display}: {lease}; stop it first", LedgerReason.LOCKED)
-    return PostgresTables(server, link, lease)
+        raise LedgerError(f"{server.display}: {member}; stop it first", LedgerReason.LOCKED)
+    return PostgresTables(server, link, member)

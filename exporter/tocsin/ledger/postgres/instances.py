@@ -1,0 +1,183 @@
+"""The processes that run alerts on a ledger, each with an epoch and a lease by the clock of the server.
+
+Rows, not advisory locks: behind a pooler that shares sessions two clients get the same advisory lock. The last
+statement of each transaction renews the lease, and fails where another process has ended it (`fence`).
+"""
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+from tocsin.ledger.postgres import schema
+from tocsin.ledger.postgres.outbox import release_all
+from tocsin.ledger.postgres.transaction import Job, Result, Transaction
+from tocsin.ledger.postgres.values import storable
+from tocsin.ledger.sharing import Instance, shares
+
+
+class Member(NamedTuple):
+    """This process, as one of those that share the ledger."""
+
+    epoch: int
+    """Rises with each process."""
+    lease: float
+    """Seconds after which others may end it, when it no longer reaches the server."""
+
+
+class Met(NamedTuple):
+    """What a process learned of the others."""
+
+    instances: tuple[Instance, ...]
+    leads: frozenset[str]
+    gives: frozenset[str]
+    waiting: frozenset[str]
+
+
+# Joining and leaving.
+
+_ONE_BY_ONE = "SELECT 1 FROM ledger FOR UPDATE"
+_OTHERS = """
+    SELECT i.name, l.configuration FROM instances AS i, ledger AS l
+    WHERE i.until >= clock_timestamp() AND l.configuration <> %s AND i.epoch <> %s ORDER BY i.epoch
+"""
+_JOIN = """
+    INSERT INTO instances (epoch, name, address, since, until)
+    VALUES (nextval('epochs'), %s, %s, clock_timestamp(), clock_timestamp() + make_interval(secs => %s))
+    RETURNING epoch
+"""
+
+
+def join(configuration: Mapping[str, str], name: str, address: str, lease: float) -> Job[Member | str]:
+    """Join the processes of a ledger. Returns why not, while others run another configuration on it."""
+    ours = _text(configuration)
+
+    async def job(db: Transaction) -> Callable[[], Member | str]:
+        db.add(_ONE_BY_ONE)
+        others = await db.get(_OTHERS, (ours, 0))
+        if others.rows:
+            why = _another(others, json.loads(ours))
+            return lambda: why
+        # What is left of another configuration has ended; otherwise `meet` ends what is overdue.
+        db.add("DELETE FROM instances WHERE EXISTS (SELECT FROM ledger WHERE configuration <> %s)", (ours,))
+        db.add("UPDATE ledger SET configuration = %s WHERE configuration <> %s", (ours, ours))
+        joined = db.add(_JOIN, (storable(name), storable(address), lease))
+        return lambda: Member(joined.rows[0][0], lease)
+
+    return job
+
+
+def change(member: Member, configuration: Mapping[str, str]) -> Job[bool]:
+    """Go on with another configuration. Returns False where others run the former one."""
+    ours = _text(configuration)
+
+    async def job(db: Transaction) -> Callable[[], bool]:
+        db.add(_ONE_BY_ONE)
+        others = await db.get(_OTHERS, (ours, member.epoch))
+        if not others.rows:
+            db.add("UPDATE ledger SET configuration = %s WHERE configuration <> %s", (ours, ours))
+        return lambda: not others.rows
+
+    return job
+
+
+def _text(configuration: Mapping[str, str]) -> str:
+    # Two versions of the tables are two configurations: an update of them waits until no older process runs.
+    return json.dumps({**configuration, "version of the tables": str(len(schema.MIGRATIONS))}, sort_keys=True)
+
+
+def _another(others: Result, ours: Mapping[str, str]) -> str:
+    theirs = json.loads(others.rows[0][1] or "{}")
+    who = " and ".join(name for name, _ in others.rows)
+    if "copy" in theirs:
+        return f"{who} copies a ledger"
+    run = "runs" if len(others.rows) == 1 else "run"
+    if "copy" in ours:
+        return f"{who} {run} the alerts"
+    differ = sorted(part for part in theirs.keys() | ours.keys() if theirs.get(part) != ours.get(part))
+    more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+    return f"{who} {run} another configuration ({', '.join(differ[:3])}{more} differ)"
+
+
+def fence(db: Transaction, member: Member) -> None:
+    """Renew the lease: the last statement of each transaction, which fails where another process has ended it."""
+    db.add("SELECT renew(%s, %s)", (member.epoch, member.lease))
+
+
+def fence_alert(db: Transaction, member: Member, alert: str) -> None:
+    """Fail where another process leads an alert."""
+    db.add("SELECT leads(%s, %s)", (alert, member.epoch))
+
+
+def leave(db: Transaction, member: Member) -> None:
+    """Give everything back, so that others go on at once."""
+    fence(db, member)
+    db.add("DELETE FROM instances WHERE epoch = %s", (member.epoch,))
+    release_all(db, member.epoch)
+
+
+# Meeting.
+
+_END = """
+    WITH ended AS (DELETE FROM instances WHERE until < clock_timestamp() AND epoch <> %s RETURNING epoch)
+    SELECT pg_terminate_backend(a.pid) FROM ended JOIN pg_stat_activity AS a
+      ON a.application_name LIKE 'tocsin ' || ended.epoch || ' %%'
+    WHERE a.state = 'idle in transaction' AND a.usename = current_user AND a.datname = current_database()
+"""
+"""A process that was paused or cut off in the middle of a transaction holds locks until the server notices."""
+_INSTANCES = """
+    SELECT i.epoch, i.name, i.address, extract(epoch FROM i.since)::double precision,
+           coalesce(array_agg(l.alert) FILTER (WHERE l.alert IS NOT NULL), '{}')
+    FROM instances AS i LEFT JOIN leaders AS l USING (epoch) GROUP BY i.epoch ORDER BY i.epoch
+"""
+_TAKE = """
+    INSERT INTO leaders (alert, epoch) SELECT alert, %s FROM unnest(%s::text[]) AS wanted (alert)
+    ON CONFLICT (alert) DO NOTHING RETURNING alert
+"""
+_WAITING = """
+    SELECT channel FROM unnest(%s::text[]) AS asked (channel) WHERE EXISTS (
+      SELECT FROM notifications AS n WHERE n.channel = asked.channel AND n.status = 'pending'
+        AND n.ready_at <= extract(epoch FROM clock_timestamp()) AND n.owner IS NULL)
+"""
+
+
+def instances(db: Transaction) -> Callable[[], tuple[Instance, ...]]:
+    """The processes that run alerts, the first one first."""
+    found = db.add(_INSTANCES)
+    return lambda: _instances(found)
+
+
+def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *, end: bool) -> Job[Met]:
+    """See what the others do, and take what nobody leads. `end`: whether to end those whose lease is over."""
+
+    async def job(db: Transaction) -> Callable[[], Met]:
+        if end:
+            db.add(_END, (member.epoch,))
+        waiting = db.add(_WAITING, ([storable(channel) for channel in channels],))
+        found = await db.get(_INSTANCES)
+        everyone = _instances(found)
+        led = {one.epoch: one.leads for one in everyone}
+        mine = led.setdefault(member.epoch, frozenset())
+        take, gives = shares(member.epoch, led, wanted)
+        taken = db.add(_TAKE, (member.epoch, sorted(take))) if take else Result()
+
+        def met() -> Met:
+            leads = mine | {row[0] for row in taken.rows}
+            now = tuple(one._replace(leads=leads) if one.epoch == member.epoch else one for one in everyone)
+            return Met(now, leads, gives, frozenset(row[0] for row in waiting.rows))
+
+        return met
+
+    return job
+
+
+def hand_over(db: Transaction, member: Member, alerts: Collection[str]) -> None:
+    """Let others lead alerts."""
+    fence(db, member)  # first, as who ends this process locks its row first
+    db.add("DELETE FROM leaders WHERE epoch = %s AND alert = ANY(%s)", (member.epoch, [*alerts]))
+
+
+def _instances(found: Result) -> tuple[Instance, ...]:
+    return tuple(
+        Instance(epoch, name, address, since, frozenset(leads)) for epoch, name, address, since, leads in found.rows
+    )

@@ -1,0 +1,123 @@
+"""This process among those of its ledger. See `tocsin.ledger.sharing.Sharing`."""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TypeVar
+
+import psycopg
+
+from tocsin.errors import LedgerError, LedgerReason
+from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
+from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet
+from tocsin.ledger.postgres.transaction import Job, in_one, plain
+from tocsin.ledger.sharing import Instance
+from tocsin.postgres import within
+
+T = TypeVar("T")
+
+_BEATS = 5
+"""Meetings in the time of a lease."""
+
+
+class Membership:
+    """Meets the others a few times in each lease, on its own connection: a large batch may take longer than that."""
+
+    def __init__(
+        self,
+        server: LedgerServer,
+        member: Member,
+        fenced: Callable[[LedgerError], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`fenced` is called once another process has ended this one."""
+        self.member = member
+        self.instances: Sequence[Instance] = ()
+        self.leads: AbstractSet[str] = frozenset()
+        self.gives: AbstractSet[str] = frozenset()
+        self.waiting: AbstractSet[str] = frozenset()
+        self.ended = 0
+        self._server = server
+        self._fenced = fenced
+        self._monotonic = monotonic
+        self._link = Link(server)
+        self._begin = begin(server, member.epoch)
+        self._wanted: frozenset[str] = frozenset()
+        self._channels: tuple[str, ...] = ()
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._in_contact_since = self._renewed_at = monotonic()
+        self._beating = asyncio.create_task(self._beat())
+
+    @property
+    def valid(self) -> bool:
+        return self._monotonic() < self._renewed_at + self.member.lease
+
+    @property
+    def first(self) -> bool:
+        return bool(self.instances) and self.instances[0].epoch == self.member.epoch
+
+    async def want(self, alerts: Collection[str], channels: Collection[str]) -> None:
+        self._wanted, self._channels = frozenset(alerts), tuple(channels)
+        await self._meet()
+
+    async def change(self, configuration: Mapping[str, str]) -> bool:
+        return await self._run(change(self.member, configuration))
+
+    async def hand_over(self, alerts: Collection[str]) -> None:
+        async with self._lock:  # a meeting that began before would lead them again
+            await self._in_transaction(plain(lambda db: hand_over(db, self.member, alerts)))
+            self.leads, self.gives = self.leads - {*alerts}, self.gives - {*alerts}
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def close(self) -> None:
+        """Stop meeting the others."""
+        self._beating.cancel()
+        await asyncio.gather(self._beating, return_exceptions=True)
+        await self._link.close()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self.member.lease / _BEATS)
+            try:
+                await self._meet()
+            except LedgerError as error:
+                if error.reason is LedgerReason.FENCED:
+                    self._fenced(error)
+
+    async def _meet(self) -> None:
+        async with self._lock:
+            now = self._monotonic()
+            # Who could not reach the server for a while gives the others the time to come back, too.
+            if not self.valid:
+                self._in_contact_since = now
+            end = now - self._in_contact_since > self.member.lease
+            channels = self._channels if len(self.instances) > 1 else ()
+            met = await self._in_transaction(meet(self.member, self._wanted, channels, end=end))
+            self._renewed_at = max(self._renewed_at, now)
+            self._learned(met)
+
+    def _learned(self, met: Met) -> None:
+        before = Met(tuple(self.instances), frozenset(self.leads), frozenset(self.gives), frozenset(self.waiting))
+        gone = {one.epoch for one in before.instances} - {one.epoch for one in met.instances}
+        self.ended += bool(gone)
+        self.instances, self.leads, self.gives, self.waiting = met
+        # While it waits, each meeting is news: a dispatcher may have room by now.
+        if met != before or met.waiting:
+            self._changed.set()
+
+    async def _run(self, job: Job[T]) -> T:
+        async with self._lock:
+            return await self._in_transaction(job)
+
+    async def _in_transaction(self, job: Job[T]) -> T:
+        try:
+            db = await self._link.get()
+            work = in_one(db, self._begin, job, lambda db: fence(db, self.member))
+            return await within(self._server.connect_timeout, db, work)
+        except (psycopg.Error, OSError) as error:
+            raise ledger_error(error, self._server) from None

@@ -1,0 +1,142 @@
+"""Several processes with one configuration share a ledger in PostgreSQL: each leads some alerts, all serve all gauges,
+and what one that ended had to do is done by the others."""
+
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from support.materialize import Relation
+from support.postgres import Database, shared_postgres
+from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness
+from support.waiting import until, until_equal
+
+pytestmark = pytest.mark.e2e
+
+PROMPT = 5.0
+"""Seconds in which the others take over after a kill; one in good order leaves at once."""
+VIEWS = ("orders", "late", "spikes", "fraud")
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[Database]:
+    async with shared_postgres().database() as made:
+        yield made
+
+
+@pytest.fixture
+async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
+        made.config["ledger"] = {"url": database.dsn, "lease": "500ms"}
+        for name in VIEWS[1:]:
+            made.double.create(f"public.{name}", COLUMNS, retain=None)
+            made.config["alerts"][name] = {**made.alert, "relation": f"public.{name}"}
+        yield made
+
+
+@pytest.fixture
+async def three(harness: Harness) -> AsyncIterator[list[TocsinProcess]]:
+    async with AsyncExitStack() as stack:
+        started = [await stack.enter_async_context(harness.run()) for _ in range(3)]
+        for one in started:
+            await one.until_ready()
+        yield started
+
+
+def views(harness: Harness) -> list[Relation]:
+    return [harness.double.relation(f"public.{name}") for name in VIEWS]
+
+
+async def led(one: TocsinProcess) -> set[str]:
+    return {name for name in VIEWS if await one.metric("tocsin_instance_leads", alert=name)}
+
+
+async def until_shared(processes: Sequence[TocsinProcess], *shares: int) -> None:
+    """Wait until each alert has one leader, and each process its share; in any order."""
+
+    async def found() -> tuple[list[int], Counter[str]]:
+        leads = [await led(one) for one in processes]
+        return sorted(map(len, leads)), Counter(name for names in leads for name in names)
+
+    await until_equal(found, (sorted(shares), Counter(VIEWS)), "the shares of the processes")
+
+
+async def test_alerts_are_spread_evenly_and_each_row_notified_once(
+    harness: Harness, three: list[TocsinProcess]
+) -> None:
+    await until_shared(three, 1, 1, 2)
+    for view in views(harness):
+        view.insert(("1", "Ann", "10"))
+    await until(lambda: len(harness.receiver.requests) == len(VIEWS), "one notification for each")
+    assert len({one["id"] for one in harness.envelopes()}) == len(VIEWS)
+
+
+async def test_every_process_serves_every_gauge(harness: Harness, three: list[TocsinProcess]) -> None:
+    harness.orders.insert(("1", "Ann", "10"))
+    for one in three:
+        await harness.until_shown(one)
+
+
+async def test_others_take_over_from_one_that_was_killed(harness: Harness, three: list[TocsinProcess]) -> None:
+    """The gauges of the others have no gap meanwhile."""
+    await until_shared(three, 1, 1, 2)
+    harness.orders.insert(("1", "Ann", "10"))
+    await harness.until_notified(("fired", "1"))
+    [leader] = [one for one in three if "orders" in await led(one)]
+    others = [one for one in three if one is not leader]
+    for one in others:
+        await harness.until_shown(one)
+    await leader.kill()
+    harness.orders.insert(("2", "Bob", "20"))
+    began = time.monotonic()
+    while len(harness.notified()) < 2:
+        assert time.monotonic() - began < PROMPT
+        for one in others:
+            assert frozenset({("id", "1"), ("name", "Ann")}) in await one.gauge("orders")
+    await until_shared(others, 2, 2)
+    await harness.until_notified(("fired", "1"), ("fired", "2"))
+
+
+async def test_others_take_over_at_once_from_one_that_is_stopped(harness: Harness, three: list[TocsinProcess]) -> None:
+    await until_shared(three, 1, 1, 2)
+    first, *others = three
+    assert await first.stop() == 0
+    began = time.monotonic()
+    for view in views(harness):
+        view.insert(("1", "Ann", "10"))
+    await until(lambda: len(harness.receiver.requests) == len(VIEWS), "one notification for each")
+    assert time.monotonic() - began < PROMPT
+    await until_shared(others, 2, 2)
+
+
+async def test_one_that_was_paused_writes_and_sends_nothing_more(
+    harness: Harness, three: list[TocsinProcess], database: Database
+) -> None:
+    """Fails if the epoch is not part of each transaction."""
+    await until_shared(three, 1, 1, 2)
+    [leader] = [one for one in three if "orders" in await led(one)]
+    leader.signal(signal.SIGSTOP)
+    harness.orders.insert(("1", "Ann", "10"))
+    await harness.until_notified(("fired", "1"))
+    leader.signal(signal.SIGCONT)
+    began = time.monotonic()
+    assert await leader.exited() == 124
+    assert time.monotonic() - began < PROMPT
+    assert leader.logged("another process has taken over")
+    assert len(harness.receiver.requests) == 1
+    await until_shared([one for one in three if one is not leader], 2, 2)
+    assert await database.run("SELECT count(*) FROM tocsin.instances") == [(2,)]
+
+
+async def test_one_that_comes_gets_its_share(harness: Harness) -> None:
+    async with harness.run() as first:
+        await until_shared([first], 4)
+        async with harness.run() as second:
+            await until_shared([first, second], 2, 2)
+            for view in views(harness):
+                view.insert(("1", "Ann", "10"))
+            await until(lambda: len(harness.receiver.requests) == len(VIEWS), "one notification for each")
