@@ -49,7 +49,7 @@ def test_every_alert_gets_one_leader_and_shares_differ_by_one(led: Table, wanted
 
 @given(tables(), ALERTS)
 def test_no_more_alerts_move_than_must(led: Table, wanted: set[str]) -> None:
-    """Those that a process leads beyond the largest even share, and those that nobody led."""
+    """Those that a process leads beyond the largest even share, and those without a leader."""
     ended = settled(led, wanted, sorted(led))
     moved = [alert for alert in wanted if leader(led, alert) not in (None, leader(ended, alert))]
     sizes = sorted((len(alerts & wanted) for alerts in led.values()), reverse=True)

@@ -28,7 +28,7 @@ class Shares(NamedTuple):
     """What a process does to reach its share of the alerts."""
 
     take: frozenset[str]
-    """Those that nobody leads, and that it is to lead."""
+    """Those without a leader that it is to lead."""
     give: frozenset[str]
     """Those that it leads, and others should."""
 

@@ -148,7 +148,7 @@ def instances(db: Transaction) -> Callable[[], tuple[Instance, ...]]:
 
 
 def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *, end: bool) -> Job[Met]:
-    """See what the others do, and take what nobody leads. `end`: whether to end those whose lease is over."""
+    """See what the others do, and take what has no leader. `end`: whether to end those whose lease is over."""
 
     async def job(db: Transaction) -> Callable[[], Met]:
         if end:

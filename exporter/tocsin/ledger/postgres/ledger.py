@@ -33,7 +33,6 @@ from tocsin.ledger.queue import Queue
 from tocsin.ledger.rows import columns_of, firing_of, firing_values
 from tocsin.ledger.sharing import Alone, Sharing
 from tocsin.model import Columns, Notification
-from tocsin.postgres import within
 
 T = TypeVar("T")
 

@@ -13,7 +13,6 @@ from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_
 from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet
 from tocsin.ledger.postgres.transaction import Job, in_one, plain
 from tocsin.ledger.sharing import Instance
-from tocsin.postgres import within
 
 T = TypeVar("T")
 
@@ -116,8 +115,9 @@ class Membership:
 
     async def _in_transaction(self, job: Job[T]) -> T:
         try:
-            db = await self._link.get()
-            work = in_one(db, self._begin, job, lambda db: fence(db, self.member))
-            return await within(self._server.connect_timeout, db, work)
+            return await self._link.run(
+                self._server.connect_timeout,
+                lambda db: in_one(db, self._begin, job, lambda end: fence(end, self.member)),
+            )
         except (psycopg.Error, OSError) as error:
             raise ledger_error(error, self._server) from None
