@@ -13,7 +13,7 @@ from support.ledger import commit, fired, firing, sendable, transition
 from support.pgbouncer import VERSIONS, pgbouncer
 from support.postgres import Database, shared_postgres
 from support.tcp_proxy import TcpProxy
-from support.waiting import until, until_some
+from support.waiting import SOON, until, until_some
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger, schema, verify
@@ -178,7 +178,7 @@ async def test_locks_of_one_that_was_paused_hold_up_nothing(server: LedgerServer
     paused = await psycopg.AsyncConnection.connect(make_conninfo(database.dsn, application_name=name))
     await paused.execute("UPDATE tocsin.alerts SET frontier = 11")  # in the middle of a transaction
     ledger = await open_ledger(server)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await ledger.commit(commit([transition("2")], frontier=20))
     await ledger.close()
     with pytest.raises(psycopg.errors.AdminShutdown):

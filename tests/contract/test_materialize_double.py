@@ -23,6 +23,7 @@ from support.materialize import RELEASES, MaterializeDouble, Relation
 from support.materialize.protocol import Row
 from support.materialize.relation import END_OF_TIME
 from support.materialize_recordings import FOLDERS, Recording, change, error_fields, load
+from support.waiting import SOON
 from tocsin.sources.wire import connect
 
 HOUR = 3_600_000
@@ -148,9 +149,9 @@ async def received(replay: Replay, recording: Recording, at_failure: Callable[[]
         chunks = wire.copy(sql.SQL(recording.statement), limit=5)
 
         async def read(count: int) -> object:
-            """Read until there are so many lines, for some seconds, so that those that came can be compared."""
+            """Read until there are so many lines, for a while, so that those that came can be compared."""
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SOON):
                     while len(lines) < count:
                         lines.extend(await anext(chunks))
             except psycopg.Error as error:

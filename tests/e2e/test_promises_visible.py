@@ -23,7 +23,7 @@ async def test_promise_6_stall_shows_and_withdraws_series(harness: Harness) -> N
         harness.double.silence()
         began = time.monotonic()
         await tocsin.until_not_ready("no progress row for 0.5 s")
-        assert time.monotonic() - began < SOON / 4
+        assert time.monotonic() - began < SOON / 2
         shown = await tocsin.metrics()
         if time.monotonic() - began < 2.0:  # on a machine that is not too busy to see it
             assert any(name == "orders" for name, _ in shown), "a short fault withdraws nothing"

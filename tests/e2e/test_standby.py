@@ -10,11 +10,11 @@ import pytest
 
 from support.postgres import Database, shared_postgres
 from support.tocsin import Harness, TocsinProcess, new_harness
-from support.waiting import until
+from support.waiting import SOON, until
 
 pytestmark = pytest.mark.e2e
 
-PROMPT = 5.0
+PROMPT = SOON / 2
 """Seconds in which a standby takes over after a kill; one in good order leaves at once."""
 
 

@@ -13,8 +13,8 @@ from psycopg.conninfo import make_conninfo
 
 from support import events_table
 from support.kafka import USERS, Kafka, allow, committed, login, new_topic, produce
+from support.ports import free_port
 from support.postgres import Database, Postgres
-from support.prometheus import free_port
 from support.rabbitmq import (
     GUEST,
     GUEST_PASSWORD,

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from support.tocsin import COLUMNS, Harness, new_harness
-from support.waiting import until, until_some
+from support.waiting import SOON, until, until_some
 
 pytestmark = pytest.mark.e2e
 
 ANN = ("1", "Ann", "10")
 BOB = ("2", "Bob", "20")
 CYD = ("3", "Cyd", "30")
-LIMIT = 2.0
+LIMIT = SOON / 2
 """Seconds from a swap on a healthy server until the rows of the other view are sent."""
 
 

@@ -6,7 +6,7 @@ the process.
 
 import pytest
 
-from support.prometheus import free_port
+from support.ports import free_port
 from tocsin.kafka import ENDED
 from tocsin.kafka.producing import Record, Writer
 from tocsin.sources.kafka.consuming import consumer_thread

@@ -9,7 +9,7 @@ import pytest
 
 from support.clock import LoopClock
 from support.messages import transition
-from support.prometheus import free_port
+from support.ports import free_port
 from support.receiver import Answer, Receiver
 from support.tocsin import quick_channel, write
 from support.waiting import SOON

@@ -76,7 +76,7 @@ async def test_notify_causes_a_reading_at_once(database: Database) -> None:
             await stream.until(lambda wanted=str(number): (wanted, "more") in stream.state)  # type: ignore[misc]
             waits.append(time.perf_counter() - committed)
             assert committed - began < SOON
-    assert min(waits) < 0.1
+    assert min(waits) < 1.0
     assert max(waits) < SOON
 
 

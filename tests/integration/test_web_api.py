@@ -161,7 +161,7 @@ async def test_defect_shows_neither_traceback_nor_secret(
 
 async def event(response: ClientResponse) -> Any:
     """The data of the next event."""
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(SOON):
         async for line in response.content:
             if line.startswith(b"data: "):
                 return json.loads(line.removeprefix(b"data: "))
@@ -204,7 +204,7 @@ async def test_open_streams_do_not_delay_shutdown(start: Start, process: FakePro
     client = await start()
     response = await client.get("/api/v1/transitions")
     await until(lambda: process.feed.readers == 1)
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(SOON):
         await client.server.close()
     assert process.feed.readers == 0
     response.close()

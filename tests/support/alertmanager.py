@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 
 from support.monitoring_programs import Generation, program
-from support.prometheus import daemon, free_port
+from support.ports import free_port
+from support.prometheus import daemon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from support.prometheus import free_port
+from support.ports import free_port
 from tocsin_demo.inbox.app import serving
 from tocsin_demo.inbox.inbox import Inbox, Logged, Settings
 from tocsin_demo.inbox.model import Notification

@@ -30,7 +30,7 @@ from confluent_kafka.cimpl import NewTopic
 from cryptography.hazmat.primitives import serialization
 
 from support.downloads import cached, run
-from support.prometheus import free_port
+from support.ports import free_port
 from support.shared import guard, shared
 from support.waiting import seen
 

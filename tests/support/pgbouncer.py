@@ -16,8 +16,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from support import debian_packages
+from support.ports import free_port
 from support.postgres import Postgres
-from support.prometheus import free_port
 from support.waiting import seen
 
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))

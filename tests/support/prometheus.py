@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,14 +13,8 @@ import aiohttp
 import yaml
 
 from support.monitoring_programs import Generation, program
+from support.ports import free_port
 from support.waiting import SOON, until_some
-
-
-def free_port() -> int:
-    """A port without a listener."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def run(*command: str | Path) -> tuple[int, str]:

@@ -25,7 +25,7 @@ import trustme
 from aio_pika.abc import AbstractIncomingMessage
 from yarl import URL
 
-from support.prometheus import free_port
+from support.ports import free_port
 from support.rabbitmq_packages import programs
 from support.shared import guard, shared
 from support.waiting import seen, until_some

@@ -15,6 +15,8 @@ from typing import Any, Self, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from support.ports import free_port
+
 CUT = "cut"
 """An answer: close the connection instead of answering."""
 HANG = "hang"
@@ -62,7 +64,8 @@ class MailServer:
         size: int | None = None,
     ) -> None:
         self.mails: list[Mail] = []
-        self.connections = self.logins = self.under_way = self.hanging = self.port = 0
+        self.connections = self.logins = self.under_way = self.hanging = 0
+        self.port = free_port()
         self.hello = ""
         self._transports: set[asyncio.BaseTransport] = set()
         self._script: dict[str, deque[str]] = defaultdict(deque)
@@ -105,7 +108,6 @@ class MailServer:
     async def __aenter__(self) -> Self:
         tls = self._tls if self._implicit_tls else None
         self._server = await asyncio.get_running_loop().create_server(self._connect, "127.0.0.1", self.port, ssl=tls)
-        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from support.prometheus import free_port
+from support.ports import free_port
 from tocsin.config.document import parse
 from tocsin.exposition.table import TABLE
 

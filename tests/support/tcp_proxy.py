@@ -6,13 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
+from support.ports import free_port
+
 
 class TcpProxy:
     """Listens on 127.0.0.1 for the length of an `async with`, at one port. `host`: also the directory of a socket of
     PostgreSQL."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.port = 0
+        self.port = free_port()
         self.delay = 0.0
         """Seconds that each piece of data is late."""
         self.left: int | None = None
@@ -27,7 +29,6 @@ class TcpProxy:
     async def open(self) -> None:
         """Accept clients (again)."""
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """Break every connection, and refuse new ones."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from support import kafka
-from support.prometheus import free_port
+from support.ports import free_port
 from support.waiting import seen
 
 ROOT = Path(__file__).resolve().parents[3]

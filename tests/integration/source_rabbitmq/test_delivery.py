@@ -13,7 +13,7 @@ from support.event_reading import Reader, reading
 from support.rabbitmq import Peer, RabbitMQ, breaks_rabbitmq, peer
 from support.rabbitmq_reading import ENVELOPE, config, fault, rows, source
 from support.tcp_proxy import TcpProxy
-from support.waiting import until, until_some
+from support.waiting import SOON, until, until_some
 from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
 from tocsin.sources.rabbitmq import connection
 from tocsin.sources.rabbitmq.dead_letters import Copy, DeadLetters
@@ -326,6 +326,6 @@ async def test_closing_ends_while_server_reads_nothing(
             with pytest.raises(DeadLetterError, match="no answer within"):
                 await letters.publish([large])
             closing = asyncio.create_task(letters.close())
-            done, _ = await asyncio.wait([closing], timeout=5)
+            done, _ = await asyncio.wait([closing], timeout=SOON)
             await proxy.cut()
             assert done, "still closing"

@@ -12,6 +12,7 @@ from support.materialize import errors, protocol
 from support.materialize.protocol import Result, column
 from support.materialize.relation import DEFAULT_RETENTION, Cluster, Field, Relation, text_row
 from support.materialize.session import DisconnectedError, Name, Session, relation_name
+from support.ports import free_port
 from support.waiting import until
 
 _HOST = "127.0.0.1"
@@ -60,7 +61,7 @@ class MaterializeDouble:
         """
         self.now = clock
         self.progress_interval = progress_interval
-        self.port = 0
+        self.port = free_port()
         self.relations: dict[Name, Relation] = {}
         self.clusters: dict[str, Cluster] = {}
         self.statements: list[str] = []
@@ -93,11 +94,10 @@ class MaterializeDouble:
         return f"postgresql://materialize@{_HOST}:{self.port}/materialize?sslmode=disable"
 
     async def start(self) -> int:
-        """Listen, and return the port: that of the last time, at first a free one."""
+        """Listen, each time at the same port, and return it."""
         assert self._server is None, "it listens already"
         self.tick()
         self._server = await asyncio.start_server(self.accept, _HOST, self.port, limit=1 << 20)
-        self.port = self._server.sockets[0].getsockname()[1]
         self._ticker = asyncio.create_task(self._tick())
         return self.port
 
