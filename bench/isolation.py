@@ -4,7 +4,7 @@ others are busy and two are dead: one refuses connections, one never answers."""
 import asyncio
 import socket
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +64,16 @@ def _summary(rounds: list[Round]) -> str:
 
 
 async def measured(
-    directory: Path, *, busy: int = 0, live: int = LIVE, changes: int = CHANGES, concurrency: int = 4
+    directory: Path,
+    *,
+    busy: int = 0,
+    live: int = LIVE,
+    changes: int = CHANGES,
+    concurrency: int = 4,
+    ledger: Mapping[str, str] | None = None,
 ) -> Round:
     """One round. `busy`: how many channels there are beside the one that is measured; without any, there are no dead
-    ones. `live`: rows that fire."""
+    ones. `live`: rows that fire. `ledger`: by default a file."""
     async with double_process(1, live=live) as double, receiver_process() as receiver:
         await double.load("busy", 1, live=live)
         with _dead() as dead:
@@ -78,7 +84,9 @@ async def measured(
             notified = {"load": [name for name in channels if not name.startswith("busy")]}
             if busy:
                 notified["busy"] = [name for name in channels if name != "hook"]
-            async with running(directory, configuration(directory, double.dsn, channels, notified)) as tocsin:
+            document = configuration(directory, double.dsn, channels, notified)
+            document["ledger"] = ledger or document["ledger"]
+            async with running(directory, document) as tocsin:
                 paths = [f"/{channel}" for channel in channels if not channel.startswith("dead")]
                 await tocsin.until_ready()
                 for path in paths:

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from json.encoder import encode_basestring as _quoted
 from typing import Any
 
@@ -86,8 +86,9 @@ def columns_text(columns: Columns) -> str:
     return encode([[column.name, column.oid, column.typmod] for column in columns])
 
 
+@lru_cache(1000)
 def columns_of(text: str) -> Columns:
-    """The list of columns of JSON."""
+    """The list of columns of JSON. Cached, since most rows of a read have the same."""
     return tuple(Column(name=name, oid=oid, typmod=typmod) for name, oid, typmod in json.loads(text))
 
 

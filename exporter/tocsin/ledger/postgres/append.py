@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from tocsin.ledger.base import Routed
-from tocsin.ledger.postgres.outbox import ASKED, keys_text
+from tocsin.ledger.postgres.outbox import keys_text
 from tocsin.ledger.postgres.transaction import Result, Transaction
-from tocsin.ledger.postgres.values import rows_text, storable
-from tocsin.ledger.rows import columns_text, encode, transition_values
+from tocsin.ledger.postgres.values import names_text, rows_text, storable
+from tocsin.ledger.rows import columns_text, transition_values
 from tocsin.ledger.windows import Key, Placed, Window, Windows
 from tocsin.model import Address, Columns, Notification, Transition, notification_id
 
@@ -17,33 +17,18 @@ _NOTIFICATION = (
 )  # fmt: skip
 _WINDOW = ("channel", "ordering_key", "interval", "due", "digest")
 
-_KNOWN = "SELECT n.id FROM json_array_elements_text(%s) AS asked (id) JOIN notifications AS n ON n.id = asked.id"
 _WRITE_WINDOWS = """
     INSERT INTO windows SELECT * FROM json_to_recordset(%s) AS given (
       channel text, ordering_key text, interval double precision, due double precision, digest bigint)
     ON CONFLICT (channel, ordering_key)
       DO UPDATE SET interval = excluded.interval, due = excluded.due, digest = excluded.digest
 """
-_PENDING = f"""
-    SELECT asked.channel, asked.ordering_key, held.seq IS NOT NULL
-    FROM {ASKED} CROSS JOIN LATERAL (
-      SELECT n.seq FROM notifications AS n
-      WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
-      ORDER BY n.seq LIMIT 1) AS first
-    LEFT JOIN LATERAL (
-      SELECT n.seq FROM notifications AS n
-      WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
-      ORDER BY n.seq LIMIT 1 FOR SHARE SKIP LOCKED) AS held ON true
-"""  # noqa: S608 - made of constants
-"""The ordering keys that have a pending notification, and whether it stays pending until the end of the transaction. If
-another process settles it this moment, that process may not see what is written here: then the new one is sendable, and
-a claim finds out whether it is the first."""
-_WINDOWS = f"""
+_WINDOWS = """
     SELECT w.channel, w.ordering_key, w.interval, w.due, w.digest, w.digest IS NOT NULL AND EXISTS (
       SELECT FROM notifications AS n WHERE n.digest = w.digest AND n.status = 'pending')
-    FROM {ASKED} JOIN windows AS w USING (channel, ordering_key)
+    FROM keys(%s) AS asked JOIN windows AS w USING (channel, ordering_key)
     ORDER BY 1, 2 FOR UPDATE OF w
-"""  # noqa: S608 - made of constants
+"""
 
 
 class Appended(NamedTuple):
@@ -107,11 +92,11 @@ async def append(
         return Appended([], set())
     # Numbers of a transaction that is rolled back are lost, never used twice.
     taken = db.add("SELECT array_agg(nextval('numbers')) FROM generate_series(1, %s)", (len(given),))
-    known = db.add(_KNOWN, (encode([one.id for one in given]),))
+    known = db.add("SELECT id FROM notifications WHERE id = ANY(%s)", (names_text(one.id for one in given),))
     stored = Result()
     if merged := {(one.address.channel, one.address.ordering_key) for one in given if one.address.interval}:
         stored = db.add(_WINDOWS, (keys_text(merged),))
-    found = await db.get(_PENDING, (keys_text({one.key for one in given}),))
+    found = await db.get("SELECT * FROM pending(%s)", (keys_text({one.key for one in given}),))
     pending = {(channel, key): held for channel, key, held in found.rows}
     windows = {(channel, key): Window(*window) for channel, key, *window in stored.rows}
     placing = _Placing(pending, Windows(windows.get, now), now, owner, room)
@@ -141,7 +126,7 @@ class _Placing:
         owner: int,
         room: Callable[[str], int],
     ) -> None:
-        """`pending`: see `_PENDING`."""
+        """`pending`: see the function `pending` of the tables."""
         self.notifications: list[Notification] = []
         """To send, of a digest only the first."""
         self.owned: set[int] = set()

@@ -27,7 +27,7 @@ from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_
 from tocsin.ledger.postgres.instances import Member, fence, fence_alert, leave
 from tocsin.ledger.postgres.membership import Membership
 from tocsin.ledger.postgres.transaction import Job, Result, Transaction, answering, in_one, plain
-from tocsin.ledger.postgres.values import storable
+from tocsin.ledger.postgres.values import names_text, storable
 from tocsin.ledger.postgres.writer import Writer
 from tocsin.ledger.queue import Queue
 from tocsin.ledger.rows import columns_of, firing_of, firing_values
@@ -108,7 +108,7 @@ class PostgresLedger:
             if commit.replace:
                 db.add("DELETE FROM firings WHERE alert = %s", (alert,))
             elif outdated:
-                db.add("DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, outdated))
+                db.add("DELETE FROM firings WHERE alert = %s AND fingerprint = ANY(%s)", (alert, names_text(outdated)))
             await db.insert("firings", _FIRING, (firing_values(alert, firing) for firing in commit.saved))
             appended = await append(db, commit.transitions, shapes, now, self._epoch, self._room)
             return lambda: self._written(appended, shapes)

@@ -182,18 +182,6 @@ _FORGET_ATTEMPTS = """
     DELETE FROM attempts WHERE seq = ANY(%s) AND number <= (
       SELECT a.number FROM attempts AS a WHERE a.seq = attempts.seq ORDER BY a.number DESC LIMIT 1 OFFSET %s)
 """
-ASKED = """
-    (SELECT c.key AS channel, k.value AS ordering_key
-     FROM json_each(%s) AS c, json_array_elements_text(c.value) AS k) AS asked
-"""
-"""The ordering keys of `keys_text`."""
-_MAKE_READY = f"""
-    UPDATE notifications SET ready_at = not_before WHERE seq IN (
-      SELECT head.seq FROM {ASKED}, LATERAL (
-        SELECT n.seq FROM notifications AS n
-        WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
-        ORDER BY n.seq LIMIT 1) AS head)
-"""  # noqa: S608 - made of constants
 
 
 def settle(db: Transaction, settlements: Sequence[Settlement]) -> Callable[[], bool]:
@@ -218,11 +206,11 @@ def _values(one: Settlement) -> tuple[object, ...]:
 
 def make_ready(db: Transaction, keys: Iterable[Key]) -> Result:
     """Make the first pending notification of each ordering key sendable. The count says whether there is any."""
-    return db.add(_MAKE_READY, (keys_text(keys),))
+    return db.add("SELECT FROM make_ready(%s)", (keys_text(keys),))
 
 
 def keys_text(keys: Iterable[Key]) -> str:
-    """Ordering keys as the argument of `ASKED`, in an order that all processes have."""
+    """Ordering keys as the argument of functions of the tables, in an order that all processes have."""
     by_channel: defaultdict[str, list[str]] = defaultdict(list)
     for channel, key in sorted(keys):
         by_channel[storable(channel)].append(storable(key))

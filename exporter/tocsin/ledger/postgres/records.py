@@ -6,7 +6,7 @@ from operator import attrgetter
 from tocsin.errors import Reason
 from tocsin.firing import Phase
 from tocsin.ledger.base import Attempt, Backlog, Episode, Filter, Record, Status
-from tocsin.ledger.postgres.outbox import ASKED, keys_text, make_ready
+from tocsin.ledger.postgres.outbox import keys_text, make_ready
 from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.ledger.postgres.values import storable
 from tocsin.ledger.records import FINAL, KEPT_SIGHTINGS
@@ -126,11 +126,11 @@ _RETRY = """
     WHERE id = ANY(%s) AND status IN ('dead', 'dropped')
     RETURNING channel, ordering_key
 """
-_HOLD_BACK = f"""
-    UPDATE notifications AS n SET ready_at = NULL FROM {ASKED}
+_HOLD_BACK = """
+    UPDATE notifications AS n SET ready_at = NULL FROM keys(%s) AS asked
     WHERE n.channel = asked.channel AND n.ordering_key = asked.ordering_key AND n.status = 'pending'
       AND n.ready_at IS NOT NULL
-"""  # noqa: S608 - made of constants
+"""
 _DROP = """
     UPDATE notifications SET status = 'dropped', settled_at = %s, request = NULL, owner = NULL
     WHERE id = ANY(%s) AND status IN ('dead', 'pending')

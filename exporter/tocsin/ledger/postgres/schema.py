@@ -139,6 +139,41 @@ MIGRATIONS: tuple[str, ...] = (
       position  bigint NOT NULL,                 -- everything before it is in these tables
       PRIMARY KEY (source, partition)
     );
+
+    -- Functions for what every commit does: their plans are kept, and planning takes three times as long as running.
+    -- `asked`: {channel: [ordering key, ...], ...}.
+    CREATE FUNCTION keys (asked json) RETURNS TABLE (channel text, ordering_key text) LANGUAGE sql IMMUTABLE AS $$
+      SELECT c.key, k.value FROM json_each(asked) AS c, json_array_elements_text(c.value) AS k
+    $$;
+    -- The ordering keys that have a pending notification, and whether it stays pending until the end of the
+    -- transaction. If another process settles it this moment, that process may not see what is written here: then the
+    -- new one is sendable, and a claim finds out whether it is the first.
+    CREATE FUNCTION pending (asked json) RETURNS TABLE (channel text, ordering_key text, held boolean)
+    LANGUAGE plpgsql AS $$
+      #variable_conflict use_column
+      BEGIN
+        RETURN QUERY SELECT a.channel, a.ordering_key, held.seq IS NOT NULL
+        FROM keys(asked) AS a CROSS JOIN LATERAL (
+          SELECT n.seq FROM notifications AS n
+          WHERE n.channel = a.channel AND n.ordering_key = a.ordering_key AND n.status = 'pending'
+          ORDER BY n.seq LIMIT 1) AS first
+        LEFT JOIN LATERAL (
+          SELECT n.seq FROM notifications AS n
+          WHERE n.channel = a.channel AND n.ordering_key = a.ordering_key AND n.status = 'pending'
+          ORDER BY n.seq LIMIT 1 FOR SHARE SKIP LOCKED) AS held ON true;
+      END
+    $$;
+    -- Makes the first pending notification of each ordering key sendable.
+    CREATE FUNCTION make_ready (asked json) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
+      BEGIN
+        RETURN QUERY UPDATE notifications SET ready_at = not_before WHERE seq IN (
+          SELECT first.seq FROM keys(asked) AS a, LATERAL (
+            SELECT n.seq FROM notifications AS n
+            WHERE n.channel = a.channel AND n.ordering_key = a.ordering_key AND n.status = 'pending'
+            ORDER BY n.seq LIMIT 1) AS first)
+        RETURNING seq;
+      END
+    $$;
     """,
 )
 

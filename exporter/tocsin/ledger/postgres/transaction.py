@@ -39,7 +39,8 @@ class Transaction:
     def add(self, statement: str, arguments: Sequence[object] | dict[str, object] = ()) -> Result:
         """Add a statement. Its result is there after the next `get` or `send`."""
         result = Result()
-        self._waiting.append((self._cursor.mogrify(statement, arguments), result))
+        text = self._cursor.mogrify(statement, arguments) if arguments else statement
+        self._waiting.append((text, result))
         return result
 
     async def get(self, statement: str, arguments: Sequence[object] | dict[str, object] = ()) -> Result:

@@ -21,6 +21,11 @@ def rows_text(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return encode([dict(zip(names, row, strict=True)) for row in rows])
 
 
+def names_text(names: Iterable[str]) -> str:
+    """Hexadecimal names as an array of PostgreSQL. Joined by hand: psycopg takes ten times as long."""
+    return f"{{{','.join(names)}}}"
+
+
 class Text(TextLoader):
     """Reads text as it was before `storable`."""
 
