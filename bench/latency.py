@@ -1,9 +1,10 @@
-"""From a change on the wire to the request at the receiver, through firing set, ledger (on disk) and dispatcher. By turns
-with the ledger in a file and in PostgreSQL."""
+"""From a change on the wire to the request at the receiver, through firing set, ledger (on disk) and dispatcher. The
+ledger is in a file and in PostgreSQL, by turns."""
 
 import os
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 from bench.harness import Figure, Machine
@@ -51,11 +52,11 @@ async def measure() -> list[Figure]:
 
 
 async def _measured(directory: Path, ledger: str) -> Round:
-    settings = {"live": 1_000, "changes": 1_500, "concurrency": 16}
+    one = partial(measured, directory, live=1_000, changes=1_500, concurrency=16)
     if ledger == "a file":
-        return await measured(directory, **settings)
+        return await one()
     async with shared_postgres().database() as database:
-        return await measured(directory, **settings, ledger={"url": database.dsn})
+        return await one(ledger={"url": database.dsn})
 
 
 def _fsync(path: Path) -> float:
