@@ -12,6 +12,7 @@ import pytest
 
 from support.materialize import Relation
 from support.postgres import Database, shared_postgres
+from support.receiver import Answer, Received
 from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness
 from support.waiting import until, until_equal
 
@@ -140,3 +141,44 @@ async def test_one_that_comes_gets_its_share(harness: Harness) -> None:
             for view in views(harness):
                 view.insert(("1", "Ann", "10"))
             await until(lambda: len(harness.receiver.requests) == len(VIEWS), "one notification for each")
+
+
+async def test_rate_limit_is_one_of_all_processes(harness: Harness) -> None:
+    """Three processes with a limit each would need a third of the time."""
+    harness.config["channels"]["hook"] |= {"rate_limit": 20, "concurrency": 4}
+    async with AsyncExitStack() as stack:
+        three = [await stack.enter_async_context(harness.run()) for _ in range(3)]
+        await until_shared(three, 1, 1, 2)
+        times: list[float] = []
+
+        def note(_: Received) -> Answer:
+            times.append(time.monotonic())
+            return Answer()
+
+        harness.receiver.otherwise = note
+        for view in views(harness):
+            view.insert(*((str(number), "Ann", "10") for number in range(20)))
+        await until(lambda: len(times) == 20 * len(VIEWS), "all are sent")
+        assert times[-1] - times[0] > 0.8 * len(times) / 20
+
+
+async def test_refusal_pauses_the_channel_of_all_processes(harness: Harness, three: list[TocsinProcess]) -> None:
+    """Each would send one otherwise, to find out by itself."""
+    await until_shared(three, 1, 1, 2)
+    harness.receiver.otherwise = lambda _: Answer(status=401)
+    leader_of = {name: one for one in three for name in await led(one)}
+    harness.orders.insert(("1", "Ann", "10"))
+
+    async def states() -> list[str]:
+        return [(await one.json("/api/v1/channels"))["channels"][0]["state"] for one in three]
+
+    await until_equal(states, ["paused"] * 3, "the states of the channel")
+    other = next(name for name in VIEWS if leader_of[name] is not leader_of["orders"])
+    harness.double.relation(f"public.{other}").insert(("1", "Ann", "10"))
+    await until_equal(lambda: pending(three[0]), 2, "pending notifications")
+    assert len(harness.receiver.requests) == 1
+
+
+async def pending(one: TocsinProcess) -> int:
+    """As the outbox of all processes has it."""
+    return int((await one.json("/api/v1/channels"))["channels"][0]["pending"])

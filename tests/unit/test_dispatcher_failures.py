@@ -18,6 +18,7 @@ from tocsin.channels.base import Delivered, Message, Rejected, Result, Retry
 from tocsin.dispatch import ChannelStatus
 from tocsin.errors import Reason
 from tocsin.ledger.base import Status
+from tocsin.ledger.sharing import Held
 from tocsin.model import Notification
 
 
@@ -308,3 +309,42 @@ def test_retry_after_zero_keeps_the_backoff(attempt: int, chance: float) -> None
 
 def test_short_retry_after_still_backs_off() -> None:
     assert BACKOFF.delay(8, lambda: 0.5, at_least=1.0) == 128.0
+
+
+# With other processes.
+
+
+async def test_refusal_of_another_process_pauses_channel_until_after_its_probe(harness: DispatcherHarness) -> None:
+    channel = FakeChannel()
+    dispatcher = harness.start(channel)
+    dispatcher.held(Held(harness.clock() + 30, "unauthorized: wrong key"))
+    assert (dispatcher.status, dispatcher.message) == (ChannelStatus.PAUSED, "unauthorized: wrong key")
+    ids = await harness.fire("1", "2")
+    await harness.advance(31)
+    assert channel.ids == []
+    await harness.advance(2)
+    await harness.delivered(*ids)
+
+
+async def test_channel_goes_on_once_the_other_process_is_accepted(harness: DispatcherHarness) -> None:
+    channel = FakeChannel()
+    dispatcher = harness.start(channel)
+    dispatcher.held(Held(harness.clock() + 30, "unauthorized: wrong key"))
+    ids = await harness.fire("1")
+    await harness.quiet()
+    dispatcher.held(None)
+    await harness.quiet()
+    await harness.delivered(*ids)
+    assert dispatcher.status is ChannelStatus.UP
+
+
+async def test_rate_limit_that_another_process_met_is_no_pause(harness: DispatcherHarness) -> None:
+    channel = FakeChannel()
+    dispatcher = harness.start(channel)
+    dispatcher.held(Held(harness.clock() + 5, ""))
+    assert dispatcher.status is ChannelStatus.UP
+    ids = await harness.fire("1")
+    await harness.advance(4)
+    assert channel.ids == []
+    await harness.advance(2)
+    await harness.delivered(*ids)

@@ -52,7 +52,8 @@ class Inputs:
         self._outputs = outputs
         self._stalled = stalled
         self._clock = clock
-        self._leads: AbstractSet[str] = frozenset()
+        self.leads: AbstractSet[str] = frozenset()
+        """The alerts on rows that this process leads."""
         self._sources: dict[str, tuple[SourceConfig, Source]] = {}
         self._rows: Fleet[RowPipeline] = Fleet(tasks)  # by alert
         self._events: Fleet[EventPipeline] = Fleet(tasks)  # by source
@@ -78,18 +79,14 @@ class Inputs:
         """The sources whose events may soon be lost, each with a warning."""
         return {name: pipeline.warning for name, pipeline in self._events.all().items() if pipeline.warning}
 
-    def leads(self, alert: str) -> bool:
-        """Return whether this process leads an alert on rows."""
-        return alert in self._leads
-
     def current(self, alerts: Sequence[str]) -> dict[str, list[Transition] | None]:
         """Return what fires now, by alert; None where it is unknown."""
         pipelines = {name: self.rows(name) for name in alerts}
         return {name: None if pipeline is None else pipeline.current() for name, pipeline in pipelines.items()}
 
     def start(self, config: Config, ledger: Ledger | None, leads: AbstractSet[str]) -> None:
-        """Start what does not run yet. `leads`: the alerts on rows that this process leads."""
-        self._leads = leads
+        """Start what does not run yet, with these `leads`."""
+        self.leads = leads
         for name, alert in config.row_alerts.items():
             if self.rows(name) is None:
                 self._start_rows(config, alert, ledger)
@@ -120,12 +117,12 @@ class Inputs:
             publish=self._feed.publish,
             changed=functools.partial(self._outputs.changed, alert),
             columns=build.row_columns(config, alert, metrics),
-            leads=self.leads(alert.name),
+            leads=alert.name in self.leads,
         )
         source = config.sources[alert.source]
         pipeline = RowPipeline(alert, self._source(source), build.timing(source), outputs, clock=self._clock)
         work = self._until_stall(pipeline)
-        self._rows.start(alert.name, _row_spec(config, alert, self._leads), pipeline, work, f"alert {alert.name}")
+        self._rows.start(alert.name, _row_spec(config, alert, self.leads), pipeline, work, f"alert {alert.name}")
 
     def _source(self, config: SourceConfig) -> Source:
         """Return the source of a configuration, which all its alerts share."""

@@ -18,6 +18,7 @@ from tocsin.dispatch import Dispatcher, Setup
 from tocsin.dispatch.level import ActiveAlerts, LevelLoop
 from tocsin.exposition import ChannelState, Metrics
 from tocsin.ledger.base import Backlog, Ledger
+from tocsin.ledger.sharing import Held
 from tocsin.model import Notification, Transition
 
 log = structlog.get_logger(__name__)
@@ -144,6 +145,11 @@ class Outputs:
         for name in channels:
             if isinstance(dispatcher := self._fleet.get(name), Dispatcher):
                 dispatcher.wake()
+
+    def hold(self, holds: Mapping[str, Held]) -> None:
+        """Have the dispatchers wait where other processes were refused."""
+        for name, dispatcher in self.dispatchers.items():
+            dispatcher.held(holds.get(name))
 
     def inherit(self) -> None:
         """Have every dispatcher send what processes that have ended did not."""

@@ -157,13 +157,15 @@ class Runtime:
     async def _share(self, ledger: Ledger, config: Config) -> None:
         sharing = ledger.sharing
         leads, gives = self._leads, sharing.gives
-        await self.inputs.stop_outdated(config, leads)
+        if leads != self.inputs.leads:
+            await self.inputs.stop_outdated(config, leads)
+            self.inputs.start(config, ledger, leads)
         if gives:
             await sharing.hand_over(gives)
-        self.inputs.start(config, ledger, leads)
         if sharing.ended != self._ended:
             self._ended = sharing.ended
             self.outputs.inherit()
+        self.outputs.hold(sharing.holds)
         self.outputs.wake(sharing.waiting)
 
     def _forget_metrics(self, before: Config, now: Config) -> None:

@@ -153,6 +153,15 @@ class Streak:
             self.failed, self._failed_for = self.failed + 1, why
 
 
+class Hold(NamedTuple):
+    """That nothing may be sent to a channel for a time."""
+
+    until: float
+    """Seconds of a clock that does not jump."""
+    why: str
+    """Why the receiver refuses; empty for a rate limit."""
+
+
 class Health:
     """What the answers say about a channel as a whole, and when it may send next.
 
@@ -170,25 +179,29 @@ class Health:
         self._logged = False  # that the channel does not deliver, and not yet that it does again
         self._hold_until = 0.0
         self._next_send = 0.0
+        self._held_elsewhere = Hold(0.0, "")
+        self._announced = False
+        self.news: Hold | None = None
+        """What other processes that send to the channel do not know yet; its caller passes it on."""
 
     @property
     def status(self) -> ChannelStatus:
         """The state. What holds everything back has precedence over what became of the notifications."""
-        if self._pauses:
+        if self._pauses or self._held_elsewhere.why:
             return ChannelStatus.PAUSED
         return ChannelStatus.FAILING if self._is_down else self._streak.status
 
     @property
     def delivers(self) -> bool:
         """False while the channel is paused or refusing."""
-        return not self._pauses and self._streak.status is not ChannelStatus.REFUSING
+        return self.status is not ChannelStatus.PAUSED and self._streak.status is not ChannelStatus.REFUSING
 
     @property
     def message(self) -> str:
         """What is wrong, for people; empty while nothing is."""
         if self.status is ChannelStatus.REFUSING:
             return self._streak.message
-        return self._trouble or self._streak.message
+        return self._trouble or self._held_elsewhere.why or self._streak.message
 
     @property
     def _is_down(self) -> bool:
@@ -198,16 +211,20 @@ class Health:
     def slots(self) -> int:
         """Sends that may run at the same time. While the receiver is down or refuses us, one send at a time finds out
         when it is back."""
-        return 1 if self._pauses or self._is_down else self._policy.concurrency
+        return 1 if self.status is ChannelStatus.PAUSED or self._is_down else self._policy.concurrency
 
     @property
     def opens_at(self) -> float:
         """When the next send may begin."""
-        return max(self._hold_until, self._next_send)
+        return max(self._hold_until, self._held_elsewhere.until, self._next_send)
 
     def holds(self, now: float) -> bool:
         """Whether a pause or an outage holds everything back now."""
-        return now < self._hold_until
+        return now < max(self._hold_until, self._held_elsewhere.until)
+
+    def held_elsewhere(self, hold: Hold) -> None:
+        """What another process has found out."""
+        self._held_elsewhere = hold
 
     def launched(self, count: int, now: float) -> None:
         """A send of `count` notifications has begun."""
@@ -223,6 +240,7 @@ class Health:
             # A rate limit is one of the channel: nothing is sent before the time that the receiver named.
             if isinstance(result, Retry) and result.reason is Reason.RATE_LIMITED and result.after:
                 self._next_send = max(self._next_send, now + result.after)
+                self.news = Hold(self._next_send, "")
         paused = next((result for result in answers if isinstance(result, Paused)), None)
         outages = [result for result in answers if isinstance(result, Retry) and result.reason in _OUTAGE]
         if paused is not None:
@@ -233,6 +251,8 @@ class Health:
             self._outages = self._pauses = 0
             self._trouble = ""
             self._hold_until = now
+            if self._announced:
+                self._announced, self.news = False, Hold(self._next_send, "")
 
     # Sends that run at the same time fail together: that is one step of the waits, not many.
 
@@ -244,6 +264,7 @@ class Health:
         if not self._pauses or now >= self._hold_until:
             self._hold_until = now + self._policy.pause.ceiling(self._pauses)
             self._pauses += 1
+            self._announced, self.news = True, Hold(self._hold_until, self._trouble)
 
     def _fail(self, outage: Retry, now: float) -> None:
         self._trouble = f"{outage.reason}: {outage.detail}"

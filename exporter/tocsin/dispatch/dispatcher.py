@@ -19,13 +19,17 @@ import structlog
 
 from tocsin.dispatch.base import Setup
 from tocsin.dispatch.claims import Claims
-from tocsin.dispatch.decisions import ChannelStatus, Health, is_unknown, settlements
+from tocsin.dispatch.decisions import ChannelStatus, Health, Hold, is_unknown, settlements
 from tocsin.dispatch.recorder import Recorder
 from tocsin.dispatch.sending import Claim, Sender, Sending, Sent
 from tocsin.dispatch.supervision import Supervisor
+from tocsin.errors import LedgerError
+from tocsin.ledger.sharing import Held
 
 log = structlog.get_logger(__name__)
 
+_AFTER_OTHERS = 2.0
+"""Seconds after a pause that another process has found out."""
 _UNTIL_VALID = 0.1
 """Seconds between two looks whether this process can reach the ledger again."""
 _CLOSE_TIMEOUT = 5.0
@@ -51,6 +55,7 @@ class Dispatcher:
         self._sending = 0
         """Slots that are taken: sends that run now."""
         self._changed_elsewhere = False
+        self._held: Held | None = None
         self._closing = False
         """Whether no further send may begin."""
         self._wake = asyncio.Event()
@@ -108,15 +113,45 @@ class Dispatcher:
         """Send, and go on with what comes next: a task for each send costs more."""
         while claim:
             try:
+                await self._turn(len(claim.heads))
                 sending = await self._sender.send(claim, self._setup.metrics.attempts.inc)
             finally:
                 self._sending -= 1
             self._health.judge(sending.answers, self._setup.monotonic())
+            await self._pass_on()
             self._record(sending, sent_before=claim.sent_before)
             await self._claims.give_back(sending.unsent)
             await asyncio.sleep(0)  # a channel that never waits must not block the event loop
             claim = self._next()
         self._wake_if_needed()
+
+    # With other processes that send to the channel.
+
+    async def _turn(self, count: int) -> None:
+        """Wait until so many may be sent under the rate limit of all processes together."""
+        ledger, rate = self._setup.ledger, self._setup.policy.rate_limit
+        if rate and len(ledger.sharing.instances) > 1:
+            with contextlib.suppress(LedgerError):  # then this process keeps the limit by itself
+                await asyncio.sleep(await ledger.turn(self._setup.name, count / rate))
+
+    async def _pass_on(self) -> None:
+        """Have other processes know that the channel is paused, or accepts again."""
+        news, self._health.news = self._health.news, None
+        if news is not None and len(self._setup.ledger.sharing.instances) > 1:
+            with contextlib.suppress(LedgerError):  # then each finds out by itself
+                seconds = max(0.0, news.until - self._setup.monotonic())
+                await self._setup.ledger.hold(self._setup.name, seconds, news.why)
+
+    def held(self, hold: Held | None) -> None:
+        """What other processes of the ledger have found out about the channel."""
+        if hold == self._held:
+            return
+        self._held = hold
+        until, why = (0.0, "") if hold is None else hold
+        # The process that was refused finds out first whether the receiver accepts again.
+        seconds = until - self._setup.clock() + (_AFTER_OTHERS if why else 0.0)
+        self._health.held_elsewhere(Hold(self._setup.monotonic() + seconds, why))
+        self._wake.set()
 
     def _record(self, sending: Sending, *, sent_before: bool) -> None:
         """Decide about each message, and queue the decisions.

@@ -225,6 +225,15 @@ class Outbox(Protocol):
         that did not in equal parts."""
         ...
 
+    async def turn(self, channel: str, seconds: float) -> float:
+        """Take a turn of so many seconds in sending to a channel with a rate limit. Returns after how many seconds it
+        begins: turns of all processes follow one another."""
+        ...
+
+    async def hold(self, channel: str, seconds: float, why: str) -> None:
+        """Have other processes send nothing to a channel for so long. `why`: the refusal; empty for a rate limit."""
+        ...
+
     async def release(self, notifications: Sequence[Notification]) -> None:
         """Give back claimed notifications that were not sent."""
         ...

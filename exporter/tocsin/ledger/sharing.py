@@ -6,6 +6,7 @@ Each alert has one leader at a time, the process that writes its batches. All pr
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 
@@ -22,6 +23,14 @@ class Instance(NamedTuple):
     """Wall-clock seconds."""
     leads: frozenset[str]
     """The alerts that it leads."""
+
+
+class Held(NamedTuple):
+    """That another process was refused by the receiver of a channel."""
+
+    until: float
+    """Seconds by the clock of the ledger."""
+    why: str
 
 
 class Shares(NamedTuple):
@@ -59,6 +68,8 @@ class Sharing(Protocol):
     """Those of them that another process is to lead: stop them, then `hand_over`."""
     waiting: AbstractSet[str]
     """Channels of which something can be sent that no process has claimed."""
+    holds: Mapping[str, Held]
+    """The channels that other processes have paused."""
     ended: int
     """How often other processes have ended: their claims can be recovered."""
 
@@ -96,6 +107,7 @@ class Alone:
     instances: Sequence[Instance] = ()
     gives: AbstractSet[str] = frozenset()
     waiting: AbstractSet[str] = frozenset()
+    holds: Mapping[str, Held] = MappingProxyType({})
     ended = 0
     valid = True
     first = True

@@ -148,6 +148,12 @@ class SqliteLedger:
     async def inherit(self, channel: str, ready_at: float) -> None:
         """Nothing: only one process can open the file."""
 
+    async def turn(self, channel: str, seconds: float) -> float:  # noqa: ARG002 - no one else sends
+        return 0.0
+
+    async def hold(self, channel: str, seconds: float, why: str) -> None:
+        """Nothing: no one else sends."""
+
     async def claim(self, channel: str, limit: int) -> Claimed:
         queue, now = self._queues[channel], self._clock()
         in_memory = queue.claim(limit, now)

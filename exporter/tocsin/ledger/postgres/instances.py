@@ -7,13 +7,14 @@ statement of each transaction renews the lease, and fails where another process 
 import json
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
+from datetime import timedelta
 from typing import NamedTuple
 
 from tocsin.ledger.postgres import schema
 from tocsin.ledger.postgres.outbox import release_all
 from tocsin.ledger.postgres.transaction import Job, Result, Transaction
 from tocsin.ledger.postgres.values import storable
-from tocsin.ledger.sharing import Instance, shares
+from tocsin.ledger.sharing import Held, Instance, shares
 
 
 class Member(NamedTuple):
@@ -32,6 +33,7 @@ class Met(NamedTuple):
     leads: frozenset[str]
     gives: frozenset[str]
     waiting: frozenset[str]
+    holds: Mapping[str, Held]
 
 
 # Joining and leaving.
@@ -139,6 +141,10 @@ _WAITING = """
       SELECT FROM notifications AS n WHERE n.channel = asked.channel AND n.status = 'pending'
         AND n.ready_at <= extract(epoch FROM clock_timestamp()) AND n.owner IS NULL)
 """
+_HOLDS = """
+    SELECT channel, extract(epoch FROM held)::double precision, why FROM channels
+    WHERE held > clock_timestamp() AND epoch <> %s
+"""
 
 
 def instances(db: Transaction) -> Callable[[], tuple[Instance, ...]]:
@@ -154,6 +160,7 @@ def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *,
         if end:
             db.add(_END, (member.epoch,))
         waiting = db.add(_WAITING, ([storable(channel) for channel in channels],))
+        holds = db.add(_HOLDS, (member.epoch,))
         found = await db.get(_INSTANCES)
         everyone = _instances(found)
         led = {one.epoch: one.leads for one in everyone}
@@ -164,7 +171,8 @@ def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *,
         def met() -> Met:
             leads = mine | {row[0] for row in taken.rows}
             now = tuple(one._replace(leads=leads) if one.epoch == member.epoch else one for one in everyone)
-            return Met(now, leads, gives, frozenset(row[0] for row in waiting.rows))
+            held = {channel: Held(until, why) for channel, until, why in holds.rows}
+            return Met(now, leads, gives, frozenset(row[0] for row in waiting.rows), held)
 
         return met
 
@@ -175,6 +183,32 @@ def hand_over(db: Transaction, member: Member, alerts: Collection[str]) -> None:
     """Let others lead alerts."""
     fence(db, member)  # first, as who ends this process locks its row first
     db.add("DELETE FROM leaders WHERE epoch = %s AND alert = ANY(%s)", (member.epoch, [*alerts]))
+
+
+# Channels.
+
+_TURN = """
+    INSERT INTO channels AS c (channel, turn) VALUES (%(channel)s, clock_timestamp() + %(turn)s)
+    ON CONFLICT (channel) DO UPDATE SET turn = greatest(c.turn, clock_timestamp()) + %(turn)s
+    RETURNING extract(epoch FROM turn - %(turn)s - clock_timestamp())::double precision
+"""
+_HOLD = """
+    INSERT INTO channels (channel, held, why, epoch)
+    VALUES (%(channel)s, clock_timestamp() + %(held)s, %(why)s, %(epoch)s)
+    ON CONFLICT (channel) DO UPDATE SET held = excluded.held, why = excluded.why, epoch = excluded.epoch
+"""
+
+
+def turn(db: Transaction, channel: str, seconds: float) -> Callable[[], float]:
+    """See `Outbox.turn`."""
+    found = db.add(_TURN, {"channel": storable(channel), "turn": timedelta(seconds=seconds)})
+    return lambda: max(0.0, found.rows[0][0])
+
+
+def hold(db: Transaction, member: Member, channel: str, seconds: float, why: str) -> None:
+    """See `Outbox.hold`."""
+    held = timedelta(seconds=seconds)
+    db.add(_HOLD, {"channel": storable(channel), "held": held, "why": storable(why), "epoch": member.epoch})
 
 
 def _instances(found: Result) -> tuple[Instance, ...]:

@@ -21,7 +21,7 @@ from tocsin.ledger.base import (
     Settlement,
     Stored,
 )
-from tocsin.ledger.postgres import outbox, records
+from tocsin.ledger.postgres import instances, outbox, records
 from tocsin.ledger.postgres.append import Appended, Shapes, append
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.instances import Member, fence, fence_alert, leave
@@ -149,6 +149,14 @@ class PostgresLedger:
 
     async def inherit(self, channel: str, ready_at: float) -> None:
         await self._write(plain(lambda db: outbox.recover(db, channel, 0, self._clock(), ready_at)))
+        self._queues[channel].changed()
+
+    async def turn(self, channel: str, seconds: float) -> float:
+        return await self._write(answering(lambda db: instances.turn(db, channel, seconds)))
+
+    async def hold(self, channel: str, seconds: float, why: str) -> None:
+        if (member := self._member) is not None:
+            await self._write(plain(lambda db: instances.hold(db, member, channel, seconds, why)))
 
     async def claim(self, channel: str, limit: int) -> Claimed:
         queue, now = self._queues[channel], self._clock()

@@ -12,7 +12,7 @@ from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet
 from tocsin.ledger.postgres.transaction import Job, in_one, plain
-from tocsin.ledger.sharing import Instance
+from tocsin.ledger.sharing import Held, Instance
 
 T = TypeVar("T")
 
@@ -36,6 +36,7 @@ class Membership:
         self.leads: AbstractSet[str] = frozenset()
         self.gives: AbstractSet[str] = frozenset()
         self.waiting: AbstractSet[str] = frozenset()
+        self.holds: Mapping[str, Held] = {}
         self.ended = 0
         self._server = server
         self._fenced = fenced
@@ -44,6 +45,7 @@ class Membership:
         self._begin = begin(server, member.epoch)
         self._wanted: frozenset[str] = frozenset()
         self._channels: tuple[str, ...] = ()
+        self._met = Met((), frozenset(), frozenset(), frozenset(), {})
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._in_contact_since = self._renewed_at = monotonic()
@@ -101,10 +103,11 @@ class Membership:
             self._learned(met)
 
     def _learned(self, met: Met) -> None:
-        before = Met(tuple(self.instances), frozenset(self.leads), frozenset(self.gives), frozenset(self.waiting))
+        before = self._met
         gone = {one.epoch for one in before.instances} - {one.epoch for one in met.instances}
         self.ended += bool(gone)
-        self.instances, self.leads, self.gives, self.waiting = met
+        self._met = met
+        self.instances, self.leads, self.gives, self.waiting, self.holds = met
         # While it waits, each meeting is news: a dispatcher may have room by now.
         if met != before or met.waiting:
             self._changed.set()

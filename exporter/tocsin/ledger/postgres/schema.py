@@ -48,6 +48,13 @@ MIGRATIONS: tuple[str, ...] = (
         END IF;
       END
     $$;
+    CREATE TABLE channels (                      -- what the processes that send to them have in common
+      channel text PRIMARY KEY,
+      turn    timestamptz NOT NULL DEFAULT '-infinity', -- end of the last turn under a rate limit
+      held    timestamptz NOT NULL DEFAULT '-infinity', -- nothing is sent until then
+      why     text NOT NULL DEFAULT '',
+      epoch   bigint                             -- who found that out
+    );
     CREATE TABLE shapes (
       id      integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
       columns text NOT NULL UNIQUE               -- JSON: [[name, type number, type modifier], ...]

@@ -1,0 +1,159 @@
+"""What several processes have in common through a ledger in PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from pydantic import SecretStr
+
+from support.ledger import commit, delivered, fired, transition
+from support.postgres import Database, shared_postgres
+from support.waiting import until, until_equal
+from tocsin.errors import LedgerError, LedgerReason
+from tocsin.ledger.postgres import LedgerServer, PostgresLedger, listed, open_ledger
+from tocsin.ledger.postgres.membership import Membership
+from tocsin.model import Notification
+
+Two = tuple[PostgresLedger, PostgresLedger]
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[Database]:
+    async with shared_postgres().database() as made:
+        yield made
+
+
+@pytest.fixture
+def server(database: Database) -> LedgerServer:
+    return LedgerServer(dsn=SecretStr(database.dsn), lease=0.3)
+
+
+@pytest.fixture
+async def two(server: LedgerServer) -> AsyncIterator[Two]:
+    ledgers = await open_ledger(server), await open_ledger(server)
+    for one in ledgers:
+        await one.sharing.want([], ["hook"])
+    await know_each_other(*ledgers)
+    yield ledgers
+    for one in ledgers:
+        await one.close()
+
+
+async def know_each_other(*ledgers: PostgresLedger) -> None:
+    await until(lambda: all(len(one.sharing.instances) == len(ledgers) for one in ledgers), "they meet")
+
+
+async def killed(ledger: PostgresLedger) -> None:
+    """Have a ledger renew its lease no more, as if its process were killed or paused."""
+    assert isinstance(ledger.sharing, Membership)
+    await ledger.sharing.close()
+
+
+async def claimed(ledger: PostgresLedger) -> list[Notification]:
+    return [*(await ledger.claim("hook", 1000)).heads]
+
+
+def probe(value: Callable[[], object]) -> Callable[[], "asyncio.Future[object]"]:
+    async def found() -> object:
+        return value()
+
+    return lambda: asyncio.ensure_future(found())
+
+
+async def test_notification_is_claimed_by_one(two: Two) -> None:
+    """Whoever is not the one that committed it gets what that one has no room for."""
+    first, second = two
+    written = await fired(first, *map(str, range(500)))
+    taken = [one.seq for ledger in two for one in await claimed(ledger)]
+    assert sorted(taken) == [one.seq for one in written]
+    assert await claimed(first) == []
+    assert await claimed(second) == []
+
+
+async def test_second_of_a_key_waits_for_the_first_of_another_process(two: Two) -> None:
+    first, second = two
+    [head] = await fired(first, "1")
+    assert await claimed(first) == [head]
+    await second.commit(commit([transition("1", at=2000, started_at=1000)]))
+    assert await claimed(second) == []
+    assert await first.settle([delivered(head)])
+    assert len(await claimed(first)) == 1
+
+
+async def test_claims_of_one_that_ended_are_inherited(two: Two) -> None:
+    """And not those of one that runs."""
+    first, second = two
+    await fired(first, "1")
+    await fired(second, "2")
+    assert len(await claimed(first)) == 1
+    assert len(await claimed(second)) == 1
+    await second.inherit("hook", 0.0)
+    assert await claimed(second) == []
+    await killed(first)
+    await until(lambda: second.sharing.ended, "its lease is over")
+    await second.inherit("hook", 0.0)
+    assert len(await claimed(second)) == 1
+
+
+async def test_work_that_is_left_shows_in_the_next_meeting(two: Two) -> None:
+    first, second = two
+    await fired(first, *map(str, range(500)))
+    await until_equal(probe(lambda: second.sharing.waiting), {"hook"}, "channels with work")
+
+
+async def test_turns_of_a_channel_follow_one_another(two: Two) -> None:
+    waits = [await ledger.turn("hook", 10.0) for _ in range(2) for ledger in two]
+    assert [round(seconds / 10) for seconds in waits] == [0, 1, 2, 3]
+    assert await two[0].turn("pager", 10.0) == 0.0
+
+
+async def test_refusal_is_known_to_the_others_until_it_is_over(two: Two) -> None:
+    first, second = two
+    await first.hold("hook", 30.0, "wrong key")
+    await until(lambda: second.sharing.holds, "the other one knows")
+    held = second.sharing.holds["hook"]
+    assert held.why == "wrong key"
+    assert 25 < held.until - second.now() <= 30
+    assert not first.sharing.holds, "who was refused finds out by itself"
+    await first.hold("hook", 0.0, "")
+    await until(lambda: not second.sharing.holds, "it is over")
+
+
+async def test_alert_is_led_by_one_and_handed_over(server: LedgerServer) -> None:
+    both = ["early", "late"]
+    first = await open_ledger(server)
+    await first.sharing.want(both, ["hook"])
+    second = await open_ledger(server)
+    await second.sharing.want(both, ["hook"])
+    assert (first.sharing.leads, second.sharing.leads) == ({*both}, set())
+    with pytest.raises(LedgerError) as caught:
+        await second.commit(commit([transition("1")]))
+    assert caught.value.reason is LedgerReason.FENCED
+    await until_equal(probe(lambda: first.sharing.gives), {"late"}, "what the first is to give")
+    await first.sharing.hand_over(["late"])
+    await until_equal(probe(lambda: second.sharing.leads), {"late"}, "what the second leads")
+    assert len(await second.commit(commit([transition("1")]))) == 1
+    await first.close()
+    await second.close()
+
+
+async def test_instances_are_listed_with_what_they_lead(two: Two, server: LedgerServer) -> None:
+    for one in two:
+        await one.sharing.want(["early", "late"], [])
+    await until(lambda: all(len(one.sharing.leads) == 1 for one in two), "each leads one")
+    found = await listed(server)
+    assert [one.leads for one in found] == [frozenset(one.sharing.leads) for one in two]
+    assert [one.epoch for one in found] == sorted(one.epoch for one in found)
+
+
+async def test_one_that_could_not_reach_the_server_ends_no_other_at_once(two: Two, database: Database) -> None:
+    """After an outage all come back; the first must not end those that are a moment slower."""
+    await database.run("UPDATE tocsin.instances SET until = clock_timestamp() - interval '1 minute'")
+    first, second = two
+    assert isinstance(first.sharing, Membership)
+    first.sharing._renewed_at -= 10  # it has not reached the server for a while
+    assert not first.sharing.valid
+    await first.sharing.want([], [])
+    assert len(await listed(LedgerServer(dsn=SecretStr(database.dsn)))) == 2
+    await second.sharing.want([], [])
+    assert len(await fired(second, "1")) == 1
