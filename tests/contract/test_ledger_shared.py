@@ -61,7 +61,7 @@ def probe(value: Callable[[], object]) -> Callable[[], "asyncio.Future[object]"]
 
 
 async def test_notification_is_claimed_by_one(two: Two) -> None:
-    """Whoever is not the one that committed it gets what that one has no room for."""
+    """The other process gets what the one that committed it has no room for."""
     first, second = two
     written = await fired(first, *map(str, range(500)))
     taken = [one.seq for ledger in two for one in await claimed(ledger)]
