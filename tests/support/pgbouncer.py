@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def _number(version: str) -> list[int]:
 @contextmanager
 def pgbouncer(
     server: Postgres, pool_mode: str = "session", size: int = 20, *, version: str = VERSIONS[0], **settings: str
-) -> Iterator[Callable[[str], str]]:
+) -> Iterator["Pooler"]:
     """Run PgBouncer with at most `size` connections to the server. Yields what turns a connection string of the server
     into one through it. `settings`: further ones of its configuration.
 
@@ -87,14 +87,37 @@ default_pool_size = {size}
         + "".join(f"{name} = {value}\n" for name, value in settings.items())
     )
     as_user = ["-u", Path(str(target["host"])).owner()] if os.getuid() == 0 else []
-    process = subprocess.Popen([runs, *as_user, str(file)], stderr=subprocess.DEVNULL)
+    pooler = Pooler([runs, *as_user, str(file)], port)
+    pooler.start()
     try:
-        seen(lambda: _open(port), "PgBouncer listens")
-        yield lambda dsn: make_conninfo(dsn, host="127.0.0.1", port=str(port))
+        yield pooler
     finally:
-        process.kill()
-        process.wait()
+        pooler.stop()
         shutil.rmtree(folder)
+
+
+class Pooler:
+    """A running PgBouncer. Called with a connection string of the server, it returns the one through it."""
+
+    def __init__(self, command: Sequence[str], port: int) -> None:
+        self._command = command
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, dsn: str) -> str:
+        return make_conninfo(dsn, host="127.0.0.1", port=str(self._port))
+
+    def start(self) -> None:
+        """Start it, again after `stop`."""
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        seen(lambda: _open(self._port), "PgBouncer listens")
+
+    def stop(self) -> None:
+        """End it at once, and with it all connections."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
 def _open(port: int) -> bool:

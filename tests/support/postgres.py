@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import warnings
@@ -16,10 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
 class Postgres:
@@ -35,6 +37,17 @@ class Postgres:
     def stop(self) -> None:
         """Shut it down: its clients are notified."""
         self._server.stop()
+
+    def crash(self) -> None:
+        """End it at once, as a crash does."""
+        running = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        running.send_signal(signal.SIGQUIT)
+        running.wait(20)
+
+    @property
+    def data(self) -> Path:
+        """Its directory."""
+        return Path(str(conninfo_to_dict(self.dsn())["host"]))
 
     def start(self) -> None:
         """Start it again with its data."""

@@ -1,0 +1,281 @@
+"""The ledger's database goes away, is full, or turns a process away: nothing is lost, and work goes on once it is back.
+
+With the default backoff of sources and channels, which is longer than the promise.
+"""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from support.pgbouncer import pgbouncer
+from support.postgres import Database, Postgres, postgres
+from support.tcp_proxy import TcpProxy
+from support.tocsin import Harness, TocsinProcess, new_harness
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("failing ledger")]
+
+OUTAGE = 12.0
+"""Seconds of a long outage: by then, the pauses of a source and a channel would have grown beyond `BACK`."""
+BACK = 5.0
+"""Seconds after the end of an outage in which work goes on."""
+
+
+class Outage(NamedTuple):
+    """A way in which the database goes away."""
+
+    dsn: str
+    begin: Callable[[], Awaitable[None]]
+    end: Callable[[], Awaitable[None]]
+    says: str
+    """What the process says about it."""
+    long: bool = False
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Postgres]:
+    with postgres() as made:
+        yield made
+
+
+@pytest.fixture
+def server(own: Postgres) -> Iterator[Postgres]:
+    """A server that the tests of this module stop. Each finds it running."""
+    own.start()
+    yield own
+
+
+@pytest.fixture
+async def database(server: Postgres) -> AsyncIterator[Database]:
+    async with server.database() as made:
+        yield made
+        server.start()
+
+
+@pytest.fixture
+async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
+    async with new_harness(tmp_path) as made:
+        made.config["ledger"] = {"url": database.dsn}
+        for part in (made.source, made.config["channels"]["hook"]):
+            del part["backoff_initial"], part["backoff_max"]
+        yield made
+
+
+@asynccontextmanager
+async def _stopped(server: Postgres, database: Database) -> AsyncIterator[Outage]:
+    async def begin() -> None:
+        await asyncio.to_thread(server.stop)
+
+    async def end() -> None:
+        await asyncio.to_thread(server.start)
+
+    yield Outage(database.dsn, begin, end, "No such file or directory", long=True)
+
+
+@asynccontextmanager
+async def _crashed(server: Postgres, database: Database) -> AsyncIterator[Outage]:
+    async def begin() -> None:
+        await asyncio.to_thread(server.crash)
+
+    async def end() -> None:
+        await asyncio.to_thread(server.start)
+
+    yield Outage(database.dsn, begin, end, "No such file or directory")
+
+
+@asynccontextmanager
+async def _cut(server: Postgres, database: Database) -> AsyncIterator[Outage]:
+    async with TcpProxy(str(server.data), 5432) as proxy:
+        yield Outage(_over(proxy, database), proxy.cut, proxy.open, "Connection refused")
+
+
+@asynccontextmanager
+async def _silent(server: Postgres, database: Database) -> AsyncIterator[Outage]:
+    async with TcpProxy(str(server.data), 5432) as proxy:
+
+        async def begin() -> None:
+            proxy.hold()
+
+        async def end() -> None:
+            proxy.release()
+
+        yield Outage(_over(proxy, database), begin, end, "no answer in time")
+
+
+def _pooled(mode: str) -> Callable[[Postgres, Database], object]:
+    @asynccontextmanager
+    async def outage(server: Postgres, database: Database) -> AsyncIterator[Outage]:
+        with pgbouncer(server, mode) as pooler:
+
+            async def begin() -> None:
+                pooler.stop()
+
+            async def end() -> None:
+                await asyncio.to_thread(pooler.start)
+
+            yield Outage(pooler(database.dsn), begin, end, "Connection refused")
+
+    return outage
+
+
+def _over(proxy: TcpProxy, database: Database) -> str:
+    return make_conninfo(database.dsn, host="127.0.0.1", port=str(proxy.port))
+
+
+OUTAGES = {
+    "stopped": _stopped,
+    "crashed": _crashed,
+    "cut off": _cut,
+    "silent": _silent,
+    "pooler in session mode": _pooled("session"),
+    "pooler in transaction mode": _pooled("transaction"),
+}
+
+
+@pytest.fixture(params=OUTAGES)
+async def outage(request: pytest.FixtureRequest, server: Postgres, database: Database) -> AsyncIterator[Outage]:
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(OUTAGES[request.param](server, database))
+
+
+@asynccontextmanager
+async def working(harness: Harness) -> AsyncIterator[TocsinProcess]:
+    """A process that has notified the first row."""
+    async with harness.run() as tocsin:
+        await tocsin.until_ready()
+        harness.orders.insert(("1", "Ann", "10"))
+        await harness.until_notified(("fired", "1"))
+        yield tocsin
+
+
+async def goes_on(harness: Harness, tocsin: TocsinProcess, since: float) -> None:
+    """What changed meanwhile is notified soon, each with one id."""
+    await harness.until_notified(("fired", "1"), ("resolved", "1"), ("fired", "2"))
+    assert time.monotonic() - since < BACK
+    await tocsin.until_metric("tocsin_ledger_up", 1)
+    await tocsin.until_ready()
+    assert time.monotonic() - since < BACK
+    assert len(tocsin.logged("the ledger works again")) == 1
+
+
+def change(harness: Harness) -> None:
+    """Have one row go and another come."""
+    harness.orders.delete(("1", "Ann", "10"))
+    harness.orders.insert(("2", "Bob", "20"))
+
+
+async def test_work_goes_on_after_an_outage(harness: Harness, outage: Outage) -> None:
+    harness.config["ledger"]["url"] = outage.dsn
+    async with working(harness) as tocsin:
+        await outage.begin()
+        change(harness)
+        began = time.monotonic()
+        await tocsin.until_metric("tocsin_ledger_up", 0)
+        await tocsin.until_not_ready("ledger: ", outage.says)
+        assert time.monotonic() - began < OUTAGE  # `TocsinLedgerDown` fires 10 s later
+        if outage.long:
+            await asyncio.sleep(OUTAGE - (time.monotonic() - began))
+        assert len(tocsin.logged("the ledger cannot be used")) < 5
+        await outage.end()
+        await goes_on(harness, tocsin, time.monotonic())
+
+
+async def test_connections_that_got_lost_are_noticed(harness: Harness, server: Postgres, database: Database) -> None:
+    """As when a firewall forgets them: the server is there, and neither side gets an answer."""
+    async with TcpProxy(str(server.data), 5432) as proxy:
+        harness.config["ledger"]["url"] = _over(proxy, database)
+        async with working(harness):
+            proxy.lose()
+            began = time.monotonic()
+            change(harness)
+            await harness.until_notified(("fired", "1"), ("resolved", "1"), ("fired", "2"))
+            assert time.monotonic() - began < 10
+
+
+# Full.
+
+
+async def test_full_server_is_used_once_there_is_room(harness: Harness, server: Postgres, database: Database) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute("ALTER SYSTEM SET max_connections = 15")
+    await database.close()
+    server.stop()
+    server.start()
+    try:
+        async with working(harness) as tocsin:
+            others = _all_connections(server)
+            assert len(others) > 3
+            change(harness)
+            await tocsin.until_not_ready("ledger: ", "the server takes no more connections", "too many clients already")
+            began = time.monotonic()
+            for other in others:
+                other.close()
+            await goes_on(harness, tocsin, began)
+    finally:
+        with psycopg.connect(server.dsn(), autocommit=True) as admin:
+            admin.execute("ALTER SYSTEM RESET max_connections")
+        server.stop()
+        server.start()
+
+
+def _all_connections(server: Postgres) -> list[psycopg.Connection[tuple[object, ...]]]:
+    """Take all connections that the server has, and those that it has given to others."""
+    taken = [psycopg.connect(server.dsn(), autocommit=True)]
+    while len(taken) < 15:
+        taken[0].execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname <> 'postgres' AND backend_type = 'client backend'"
+        )
+        try:
+            taken.append(psycopg.connect(server.dsn()))
+        except psycopg.OperationalError:
+            break
+    return taken
+
+
+@pytest.fixture
+def small_disk(server: Postgres, tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few megabytes that the server can write to."""
+    where = server.data.parent / "disk"
+    where.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(where)], capture_output=True)
+    if mounted.returncode:
+        where.rmdir()
+        pytest.skip("needs the right to mount a file system")
+    owner = server.data.stat()
+    subprocess.run(["chown", f"{owner.st_uid}:{owner.st_gid}", str(where)], check=True)
+    yield where
+    subprocess.run(["umount", "--lazy", str(where)], check=True)
+    where.rmdir()
+
+
+async def test_full_disk_loses_nothing(
+    harness: Harness, server: Postgres, database: Database, small_disk: Path
+) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'".encode())
+        try:
+            async with working(harness) as tocsin:
+                for table in ("notifications", "transitions"):
+                    await database.run(f"ALTER TABLE tocsin.{table} SET TABLESPACE small")
+                filler = small_disk / "filler"
+                with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+                    while True:
+                        file.write(b"x" * 4096)
+                big = "x" * 100_000
+                harness.orders.insert(("2", big, "20"))
+                harness.orders.delete(("1", "Ann", "10"))
+                await tocsin.until_metric("tocsin_ledger_up", 0)
+                await tocsin.until_not_ready("ledger: ", "the server's disk is full; free some space")
+                filler.unlink()
+                await goes_on(harness, tocsin, time.monotonic())
+        finally:
+            await database.run("DROP SCHEMA tocsin CASCADE")
+            admin.execute("DROP TABLESPACE small")
