@@ -57,6 +57,8 @@ class LedgerReason(StrEnum):
     LOCKED = "locked"
     FENCED = "fenced"
     """Another process has taken over."""
+    SILENT = "silent"
+    """The server does not answer."""
     FULL = "full"
     CORRUPT = "corrupt"
     NEWER = "newer_version"

@@ -4,6 +4,8 @@ With the default backoff of sources and channels, which is longer than the promi
 """
 
 import asyncio
+import contextlib
+import secrets
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -46,10 +48,10 @@ def own() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def server(own: Postgres) -> Iterator[Postgres]:
+def server(own: Postgres) -> Postgres:
     """A server that the tests of this module stop. Each finds it running."""
     own.start()
-    yield own
+    return own
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ async def _silent(server: Postgres, database: Database) -> AsyncIterator[Outage]
         yield Outage(_over(proxy, database), begin, end, "no answer in time")
 
 
-def _pooled(mode: str) -> Callable[[Postgres, Database], object]:
+def _pooled(mode: str) -> "Begins":
     @asynccontextmanager
     async def outage(server: Postgres, database: Database) -> AsyncIterator[Outage]:
         with pgbouncer(server, mode) as pooler:
@@ -129,7 +131,8 @@ def _over(proxy: TcpProxy, database: Database) -> str:
     return make_conninfo(database.dsn, host="127.0.0.1", port=str(proxy.port))
 
 
-OUTAGES = {
+Begins = Callable[[Postgres, Database], contextlib.AbstractAsyncContextManager[Outage]]
+OUTAGES: dict[str, Begins] = {
     "stopped": _stopped,
     "crashed": _crashed,
     "cut off": _cut,
@@ -241,7 +244,7 @@ def _all_connections(server: Postgres) -> list[psycopg.Connection[tuple[object, 
 
 
 @pytest.fixture
-def small_disk(server: Postgres, tmp_path: Path) -> Iterator[Path]:
+def small_disk(server: Postgres) -> Iterator[Path]:
     """A file system of a few megabytes that the server can write to."""
     where = server.data.parent / "disk"
     where.mkdir()
@@ -266,10 +269,10 @@ async def test_full_disk_loses_nothing(
                 for table in ("notifications", "transitions"):
                     await database.run(f"ALTER TABLE tocsin.{table} SET TABLESPACE small")
                 filler = small_disk / "filler"
-                with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+                with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
                     while True:
                         file.write(b"x" * 4096)
-                big = "x" * 100_000
+                big = secrets.token_hex(100_000)  # the server compresses a text that repeats
                 harness.orders.insert(("2", big, "20"))
                 harness.orders.delete(("1", "Ann", "10"))
                 await tocsin.until_metric("tocsin_ledger_up", 0)

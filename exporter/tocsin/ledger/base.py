@@ -265,8 +265,10 @@ class Outbox(Protocol):
 class Ledger(Outbox, Protocol):
     """What Tocsin needs of a store. Every method raises LedgerError, and nothing else, when the store fails."""
 
-    fault: LedgerError | None
-    """Why the last batch or outcome could not be written; None if it could. A full disk can still be read."""
+    @property
+    def fault(self) -> LedgerError | None:
+        """Why the last batch or outcome could not be written; None if it could. A full disk can still be read."""
+        ...
 
     def now(self) -> float:
         """Wall-clock seconds for the times that the store keeps: where processes share it, those of its server."""

@@ -158,8 +158,12 @@ async def _time_of(connection: PgConnection) -> float:
     return float(row[0])
 
 
-FENCED = "TCFEN"
-"""The SQLSTATE of `renew` where another process has taken over."""
+ENDED = {
+    "TCFEN": "another process has taken over; this one writes nothing any more",
+    "TCLST": "the database has lost what was committed last: it was restored from a backup, or a standby was promoted"
+    " that did not have it yet; starting again from what is there",
+}
+"""The SQLSTATEs of `renew` after which this process must end, and what they mean."""
 
 _MISSING = (
     "the tables are not found: they were dropped, or the role may not use their schema any more; run the SQL of"
@@ -191,11 +195,10 @@ _STANDBY = "no server of the URL accepts writes"
 
 def ledger_error(error: Exception, server: LedgerServer) -> LedgerError:
     """Describe an error of reading or writing the ledger."""
-    if isinstance(error, psycopg.Error) and error.sqlstate == FENCED:
-        text = "another process has taken over; this one writes nothing any more"
-        return LedgerError(f"{server.display}: {text}", LedgerReason.FENCED)
-    if isinstance(error, TimeoutError):
-        return LedgerError(f"{server.display}: no answer in time", LedgerReason.FAILED)
+    if isinstance(error, psycopg.Error) and (ended := ENDED.get(error.sqlstate or "")):
+        return LedgerError(f"{server.display}: {ended}", LedgerReason.FENCED)
+    if isinstance(error, (TimeoutError, errors.ConnectionTimeout)):
+        return LedgerError(f"{server.display}: no answer in time", LedgerReason.SILENT)
     hidden = redactor([secret for secret in (server.password, server.dsn, server.dsn_password) if secret])
     text = hidden(failure_text(error))
     reason, meaning = _meaning(error, text)

@@ -7,6 +7,7 @@ statement of each transaction renews the lease, and fails where another process 
 import json
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -17,13 +18,16 @@ from tocsin.ledger.postgres.values import storable
 from tocsin.ledger.sharing import Held, Instance, shares
 
 
-class Member(NamedTuple):
+@dataclass(slots=True)
+class Member:
     """This process, as one of those that share the ledger."""
 
     epoch: int
     """Rises with each process."""
     lease: float
     """Seconds after which others may end it, when it no longer reaches the server."""
+    writes: int = 0
+    """Transactions of it that the server has confirmed. A server that has fewer has lost some."""
 
 
 class Met(NamedTuple):
@@ -101,9 +105,15 @@ def _another(others: Result, ours: Mapping[str, str]) -> str:
     return f"{who} {run} another configuration ({', '.join(differ[:3])}{more} differ)"
 
 
-def fence(db: Transaction, member: Member) -> None:
-    """Renew the lease: the last statement of each transaction, which fails where another process has ended it."""
-    db.add("SELECT renew(%s, %s)", (member.epoch, member.lease))
+def fence(db: Transaction, member: Member) -> Callable[[], None]:
+    """Renew the lease: the last statement of each transaction, which fails where another process has ended it, and
+    where the server has lost what it confirmed. Returns what is called after the commit."""
+    renewed = db.add("SELECT renew(%s, %s, %s)", (member.epoch, member.lease, member.writes))
+
+    def confirmed() -> None:
+        member.writes = max(member.writes, renewed.rows[0][0])
+
+    return confirmed
 
 
 def fence_alert(db: Transaction, member: Member, alert: str) -> None:

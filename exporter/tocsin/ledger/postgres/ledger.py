@@ -58,13 +58,15 @@ class PostgresLedger:
     ) -> None:
         """`links`: to write and to read. `member`: None in a command, which neither commits nor claims. `changed`: the
         number of changes by operators."""
-        self.fault: LedgerError | None = None
+        self._failed: LedgerError | None = None
+        self._out_of_contact: LedgerError | None = None
         self._server = server
+        self._links = links
         self._reading = links[1]
         # One snapshot for all statements: another process may commit between two of them.
         self._begin_reading = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *begin(server)[1:]]
         self._member = member
-        self._membership = None if member is None else Membership(server, member, self._fenced)
+        self._membership = None if member is None else Membership(server, member, self._met)
         self.sharing: Sharing = self._membership or Alone()
         self._clock = clock
         statements = begin(server, self._epoch)
@@ -74,6 +76,10 @@ class PostgresLedger:
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
         self._closed = False
         self._changes = changed
+
+    @property
+    def fault(self) -> LedgerError | None:
+        return self._failed or self._out_of_contact
 
     def now(self) -> float:
         return self._clock()
@@ -281,12 +287,15 @@ class PostgresLedger:
         for queue in self._queues.values():
             queue.reset()
 
-    def _fence(self, db: Transaction) -> None:
-        if self._member is not None:
-            fence(db, self._member)
+    def _fence(self, db: Transaction) -> Callable[[], None] | None:
+        return None if self._member is None else fence(db, self._member)
 
-    def _fenced(self, error: LedgerError) -> None:
-        self.fault = error
+    def _met(self, error: LedgerError | None) -> None:
+        """The process has met the others, or why not."""
+        self._out_of_contact = error
+        if error is not None and error.reason is LedgerReason.SILENT:
+            for link in self._links:  # what is under way on them would wait for as long as it may
+                link.give_up()
 
     async def _change(self, job: Job[T]) -> T:
         """Write what an operator changes in the outbox."""
@@ -307,9 +316,9 @@ class PostgresLedger:
         try:
             result = await self._write(job, locks=locks)
         except LedgerError as error:
-            self.fault = error
+            self._failed = error
             raise
-        self.fault = None
+        self._failed = None
         return result
 
     async def _write(self, job: Job[T], *, locks: bool = False) -> T:

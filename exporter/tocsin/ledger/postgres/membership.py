@@ -7,15 +7,21 @@ from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 import psycopg
+from psycopg import errors
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet
 from tocsin.ledger.postgres.transaction import Job, in_one, plain
 from tocsin.ledger.sharing import Held, Instance
+from tocsin.postgres import PgConnection
 
 T = TypeVar("T")
 
+_HELD_UP = (
+    "the server answers, but transactions do not end: its synchronous standby is away, its disk does not answer, or"
+    " another session holds a lock"
+)
 _BEATS = 5
 """Meetings in the time of a lease."""
 
@@ -27,10 +33,10 @@ class Membership:
         self,
         server: LedgerServer,
         member: Member,
-        fenced: Callable[[LedgerError], None],
+        met: Callable[[LedgerError | None], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fenced` is called once another process has ended this one."""
+        """`met` is called after each attempt to meet the others, with why it failed, if it did."""
         self.member = member
         self.instances: Sequence[Instance] = ()
         self.leads: AbstractSet[str] = frozenset()
@@ -39,10 +45,11 @@ class Membership:
         self.holds: Mapping[str, Held] = {}
         self.ended = 0
         self._server = server
-        self._fenced = fenced
+        self._report = met
         self._monotonic = monotonic
         self._link = Link(server)
-        self._begin = begin(server, member.epoch)
+        # A meeting that is held up ends on the server, too, or one after another would wait there.
+        self._begin = begin(server.model_copy(update={"timeout": server.connect_timeout}), member.epoch)
         self._wanted: frozenset[str] = frozenset()
         self._channels: tuple[str, ...] = ()
         self._met = Met((), frozenset(), frozenset(), frozenset(), {})
@@ -87,8 +94,9 @@ class Membership:
             try:
                 await self._meet()
             except LedgerError as error:
-                if error.reason is LedgerReason.FENCED:
-                    self._fenced(error)
+                self._report(error)
+            else:
+                self._report(None)
 
     async def _meet(self) -> None:
         async with self._lock:
@@ -117,10 +125,17 @@ class Membership:
             return await self._in_transaction(job)
 
     async def _in_transaction(self, job: Job[T]) -> T:
+        answered = False
+
+        async def work(connection: PgConnection) -> T:
+            nonlocal answered
+            await connection.execute("SELECT")
+            answered = True
+            return await in_one(connection, self._begin, job, lambda db: fence(db, self.member))
+
         try:
-            return await self._link.run(
-                self._server.connect_timeout,
-                lambda db: in_one(db, self._begin, job, lambda end: fence(end, self.member)),
-            )
+            return await self._link.run(self._server.connect_timeout, work)
         except (psycopg.Error, OSError) as error:
+            if answered and isinstance(error, (TimeoutError, errors.QueryCanceled)):
+                raise LedgerError(f"{self._server.display}: {_HELD_UP}", LedgerReason.FAILED) from None
             raise ledger_error(error, self._server) from None

@@ -27,18 +27,25 @@ MIGRATIONS: tuple[str, ...] = (
       name    text NOT NULL,                     -- process and host, for people
       address text NOT NULL,                     -- where it listens
       since   timestamptz NOT NULL,
-      until   timestamptz NOT NULL               -- end of its lease, which every transaction of it renews
+      until   timestamptz NOT NULL,              -- end of its lease, which every transaction of it renews
+      writes  bigint NOT NULL DEFAULT 0          -- rises with each transaction of it
     );
     CREATE TABLE leaders (
       alert text PRIMARY KEY,
       epoch bigint NOT NULL REFERENCES instances ON DELETE CASCADE
     );
-    CREATE FUNCTION renew (mine bigint, seconds double precision) RETURNS void LANGUAGE plpgsql AS $$
+    CREATE FUNCTION renew (mine bigint, seconds double precision, seen bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+      DECLARE
+        counted bigint;
       BEGIN
-        UPDATE instances SET until = clock_timestamp() + make_interval(secs => seconds) WHERE epoch = mine;
+        UPDATE instances SET until = clock_timestamp() + make_interval(secs => seconds), writes = writes + 1
+          WHERE epoch = mine RETURNING writes INTO counted;
         IF NOT FOUND THEN
           RAISE EXCEPTION 'another process has taken over' USING ERRCODE = 'TCFEN';
+        ELSIF counted <= seen THEN
+          RAISE EXCEPTION 'committed transactions are lost' USING ERRCODE = 'TCLST';
         END IF;
+        RETURN counted;
       END
     $$;
     CREATE FUNCTION leads (asked text, mine bigint) RETURNS void LANGUAGE plpgsql AS $$

@@ -105,16 +105,19 @@ async def in_one(
     connection: PgConnection,
     begin: Sequence[str],
     job: Job[T],
-    end: Callable[[Transaction], None] = lambda _: None,
+    end: Callable[[Transaction], Callable[[], None] | None] = lambda _: None,
 ) -> T:
-    """Run a job in a transaction, and return what its result returns after the commit. `begin`: the statements that
-    begin it. `end`: adds the last one. Raises what the job raised, rolled back."""
+    """Run a job in a transaction, and return what its result returns after the commit. Raises what the job raised,
+    rolled back.
+
+    `begin`: the statements that begin it. `end`: adds the last one, and returns what is called after the commit.
+    """
     transaction = Transaction(connection)
     try:
         for statement in begin:
             transaction.add(statement)
         after = await job(transaction)
-        end(transaction)
+        confirmed = end(transaction)
         transaction.add("COMMIT")
         await transaction.send()
     except BaseException:
@@ -122,4 +125,6 @@ async def in_one(
             with suppress(psycopg.Error):
                 await connection.execute("ROLLBACK")
         raise
+    if confirmed is not None:
+        confirmed()
     return after()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from psycopg import errors
 
-from tocsin.ledger.postgres.connection import FENCED, Link
+from tocsin.ledger.postgres.connection import ENDED, Link
 from tocsin.ledger.postgres.transaction import Job, Transaction, in_one
 from tocsin.postgres import PgConnection
 
@@ -44,11 +44,11 @@ class Writer:
         self,
         link: Link,
         begin: Sequence[str],
-        end: Callable[[Transaction], None],
+        end: Callable[[Transaction], Callable[[], None] | None],
         timeout: float,
         observe: Callable[[float], None],
     ) -> None:
-        """`begin`: the statements that begin a transaction. `end`: adds the last one before the commit. `observe`:
+        """`begin`: the statements that begin a transaction. `end`: see `in_one`. `observe`:
         called with the seconds that each took."""
         self._link = link
         self._begin = begin
@@ -90,7 +90,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - whatever a job raises is for its caller
             if isinstance(error, _OF_OTHERS) and attempt < _ATTEMPTS:
                 await self._run_group(group, attempt + 1)
-            elif len(group) == 1 or self._link.lost or getattr(error, "sqlstate", None) == FENCED:
+            elif len(group) == 1 or self._link.lost or getattr(error, "sqlstate", None) in ENDED:
                 _fail(group, error)
             else:  # one of them has spoiled the transaction of all
                 for one in group:
