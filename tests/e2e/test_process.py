@@ -212,7 +212,11 @@ async def test_log_in_file_as_json(harness: Harness) -> None:
     assert events[-1] == "stopping"
 
 
-async def test_dry_run_prints_without_sending_or_storing(harness: Harness) -> None:
+@pytest.mark.parametrize("ledger", [None, {"url": "postgresql://tocsin@127.0.0.1:1/tocsin"}])
+async def test_dry_run_prints_without_sending_or_storing(harness: Harness, ledger: Any) -> None:
+    """A ledger on a server is not asked."""
+    path = harness.ledger
+    harness.config["ledger"] = ledger or harness.config["ledger"]
     harness.orders.insert(("2", "Bob", "20"))
     file = write(harness.directory / "t.yaml", harness.config)
     process = await start(harness.directory, "run", "--dry-run", "-c", str(file))
@@ -223,7 +227,7 @@ async def test_dry_run_prints_without_sending_or_storing(harness: Harness) -> No
     assert "Ann" in text
     assert "Bob" in text
     assert not harness.receiver.requests
-    assert not harness.ledger.exists()
+    assert not path.exists()
 
 
 # The disk.

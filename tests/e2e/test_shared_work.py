@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.alertmanager import alertmanager
 from support.materialize import Relation
 from support.postgres import Database, shared_postgres
 from support.receiver import Answer, Received
@@ -87,11 +88,11 @@ async def test_others_take_over_from_one_that_was_killed(harness: Harness, three
     await until_shared(three, 1, 1, 2)
     harness.orders.insert(("1", "Ann", "10"))
     await harness.until_notified(("fired", "1"))
-    [leader] = [one for one in three if "orders" in await led(one)]
-    others = [one for one in three if one is not leader]
+    killed = await leader(*three, of="orders")
+    others = [one for one in three if one is not killed]
     for one in others:
         await harness.until_shown(one)
-    await leader.kill()
+    await killed.kill()
     harness.orders.insert(("2", "Bob", "20"))
     began = time.monotonic()
     while len(harness.notified()) < 2:
@@ -119,17 +120,17 @@ async def test_one_that_was_paused_writes_and_sends_nothing_more(
 ) -> None:
     """Fails if the epoch is not part of each transaction."""
     await until_shared(three, 1, 1, 2)
-    [leader] = [one for one in three if "orders" in await led(one)]
-    leader.signal(signal.SIGSTOP)
+    paused = await leader(*three, of="orders")
+    paused.signal(signal.SIGSTOP)
     harness.orders.insert(("1", "Ann", "10"))
     await harness.until_notified(("fired", "1"))
-    leader.signal(signal.SIGCONT)
+    paused.signal(signal.SIGCONT)
     began = time.monotonic()
-    assert await leader.exited() == 124
+    assert await paused.exited() == 124
     assert time.monotonic() - began < PROMPT
-    assert leader.logged("another process has taken over")
+    assert paused.logged("another process has taken over")
     assert len(harness.receiver.requests) == 1
-    await until_shared([one for one in three if one is not leader], 2, 2)
+    await until_shared([one for one in three if one is not paused], 2, 2)
     assert await database.run("SELECT count(*) FROM tocsin.instances") == [(2,)]
 
 
@@ -177,6 +178,51 @@ async def test_refusal_pauses_the_channel_of_all_processes(harness: Harness, thr
     harness.double.relation(f"public.{other}").insert(("1", "Ann", "10"))
     await until_equal(lambda: pending(three[0]), 2, "pending notifications")
     assert len(harness.receiver.requests) == 1
+
+
+async def test_alertmanager_gets_each_alert_from_its_leader(harness: Harness, tmp_path: Path) -> None:
+    """Nothing that fires ends there when another process comes, or the one that leads it goes."""
+    (tmp_path / "am.yml").write_text("route: {receiver: none}\nreceivers: [{name: none}]\n")
+    async with alertmanager(tmp_path, tmp_path / "am.yml") as manager, AsyncExitStack() as stack:
+        output = {"type": "alertmanager", "urls": [manager.url], "resend_interval": "1s", "expiry": "1h"}
+        harness.config["channels"] = {"am": output}
+        for name in VIEWS:
+            harness.config["alerts"][name]["notify"] = [{"channel": "am", "alertname": name}]
+        for view in views(harness):
+            view.insert(("1", "Ann", "10"))
+
+        async def fires() -> set[str]:
+            return set(await manager.alerts())
+
+        first = await stack.enter_async_context(harness.run())
+        await until_equal(fires, {*VIEWS}, "what fires in Alertmanager")
+        second = await stack.enter_async_context(harness.run())
+        await until_shared([first, second], 2, 2)
+        assert await fires() == {*VIEWS}
+        await (await leader(first, second, of="orders")).kill()
+        [left] = [one for one in (first, second) if one.running]
+        await until_shared([left], 4)
+        assert await fires() == {*VIEWS}
+        harness.orders.delete(("1", "Ann", "10"))
+        await until_equal(fires, {*VIEWS[1:]}, "what fires in Alertmanager")
+
+
+async def test_process_follows_others_only_if_it_should(harness: Harness) -> None:
+    harness.config["ledger"]["follow"] = False
+    harness.orders.insert(("1", "Ann", "10"))
+    async with harness.run() as first, harness.run() as second:
+        await until_shared([first, second], 2, 2)
+        leads = await leader(first, second, of="orders")
+        await harness.until_shown(leads)
+        other = second if leads is first else first
+        assert not await other.gauge("orders")
+        await other.until_ready()
+        await leads.stop()
+        await harness.until_shown(other)
+
+
+async def leader(*processes: TocsinProcess, of: str) -> TocsinProcess:
+    return next(iter([one for one in processes if of in await led(one)]))
 
 
 async def pending(one: TocsinProcess) -> int:

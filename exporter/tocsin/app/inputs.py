@@ -1,7 +1,7 @@
 """The alerts of one process: a pipeline for each alert on rows, and one for each source of events.
 
-Where several processes share a ledger, each has all of them. On rows it leads its share, and follows the others for
-their gauges, so that these do not end with the process that leads them.
+Where several processes share a ledger, each takes events. Of the alerts on rows it leads its share, and follows the
+others for their gauges, so that these do not end with the process that leads them (`ledger.follow`).
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class Inputs:
     def start(self, config: Config, ledger: Ledger | None, leads: AbstractSet[str]) -> None:
         """Start what does not run yet, with these `leads`."""
         self.leads = leads
-        for name, alert in config.row_alerts.items():
+        for name, alert in _to_run(config, leads).items():
             if self.rows(name) is None:
                 self._start_rows(config, alert, ledger)
         for source in {alert.source: None for alert in config.event_alerts.values()}:
@@ -97,8 +97,9 @@ class Inputs:
 
     async def stop_outdated(self, config: Config, leads: AbstractSet[str]) -> None:
         """Stop what is no longer configured, or configured otherwise, or led otherwise."""
-        rows = {name: _row_spec(config, alert, leads) for name, alert in config.row_alerts.items()}
-        await self._stop_rows(self._rows.outdated(rows), stay=config.row_alerts)
+        stay = _to_run(config, leads)
+        rows = {name: _row_spec(config, alert, leads) for name, alert in stay.items()}
+        await self._stop_rows(self._rows.outdated(rows), stay)
         await self._stop_events(self._events.outdated({name: _event_spec(config, name) for name in config.sources}))
 
     async def stop(self) -> None:
@@ -168,12 +169,20 @@ class Inputs:
         for pipeline in await self._rows.stop(names):
             with contextlib.suppress(LedgerError):
                 await pipeline.finish()
-            if stay.get(pipeline.alert.name) != pipeline.alert:
+            name = pipeline.alert.name
+            if stay.get(name) != pipeline.alert:
                 pipeline.close()
+            if name not in stay:
+                self._metrics.forget("alert", name)
 
     async def _stop_events(self, names: Sequence[str]) -> None:
         # A batch between commit and acknowledgement is read again; its ids are known then.
         await self._events.stop(names)
+
+
+def _to_run(config: Config, leads: AbstractSet[str]) -> dict[str, RowAlert]:
+    alerts = config.row_alerts
+    return alerts if config.ledger.follow else {name: alert for name, alert in alerts.items() if name in leads}
 
 
 def _row_spec(config: Config, alert: RowAlert, leads: AbstractSet[str]) -> object:

@@ -12,6 +12,7 @@ from tocsin.app.logs import configure
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration, warn
 from tocsin.config import Config
+from tocsin.config.sections import LedgerSettings
 from tocsin.errors import ConfigError, Problem
 
 
@@ -52,7 +53,7 @@ def _dry(config: Config, directory: str) -> Config:
         )
         for name, channel in config.channels.items()
     }
-    ledger = config.ledger.revised({"path": str(Path(directory) / "dry-run.db")})
+    ledger = LedgerSettings(path=str(Path(directory) / "dry-run.db"))
     levelled = {name: dataclasses.replace(alert, levels=frozenset()) for name, alert in config.row_alerts.items()}
     alerts = {**config.alerts, **levelled}
     return dataclasses.replace(config, channels=channels, alerts=alerts, ledger=ledger, dry_run=True)

@@ -71,8 +71,8 @@ class Config:
 
     @property
     def needs_ledger(self) -> bool:
-        """Whether a channel gets notifications from the outbox."""
-        return any(channel.kind not in LEVELS for channel in self.channels.values())
+        """Whether a channel gets notifications from the outbox, or processes share their alerts through it."""
+        return self.ledger.url is not None or any(channel.kind not in LEVELS for channel in self.channels.values())
 
     def routes(self, alert: Alert) -> Iterator[tuple[int, ChannelConfig, Any]]:
         """Yield each channel that the alert notifies: its place in `notify`, itself, and its options for the alert.

@@ -58,6 +58,9 @@ class LedgerSettings(Settings):
     """The schema of the tables in that database. Installations that share a database need one each."""
     lease: Positive = 2.0
     """How long a process that no longer reaches the database keeps others from taking over."""
+    follow: bool = True
+    """Whether each process also follows the alerts that others lead, so that it serves their gauges, too, and none ends
+    with the process that leads it. The source then sends its rows to each process."""
     history: Duration = 7 * 86400.0
     """How long delivered notifications are kept. Dead letters are kept until they are retried or dropped."""
 

@@ -23,8 +23,8 @@ class AlertMetrics:
     """The metrics of one alert."""
 
     def __init__(self, instruments: "_Instruments", alert: str) -> None:
-        self.status: Callable[[], AlertStatus] = lambda: AlertStatus(name=alert, source="")
-        """Called at each scrape on the event loop, so it must answer from memory; assigned once the alert runs."""
+        self.status: Callable[[], AlertStatus | None] = lambda: None
+        """Called at each scrape on the event loop, so it must answer from memory; assigned once the alert runs here."""
         self.updates = instruments.counter("tocsin_alert_updates_total", alert)
         self.transitions = instruments.by_value("tocsin_alert_transitions_total", alert, Kind)
         self.gaps = instruments.counter("tocsin_alert_gaps_total", alert)
@@ -136,7 +136,8 @@ class Metrics:
 
     def _live(self) -> Iterator[Metric]:
         """What is read from the running objects: nothing to keep in step, and nothing is left of a removed alert."""
-        yield from _families(_ALERT_METRICS, {name: alert.status() for name, alert in self._alerts.items()})
+        alerts = {name: status for name, alert in self._alerts.items() if (status := alert.status()) is not None}
+        yield from _families(_ALERT_METRICS, alerts)
         channels = {name: channel.state() for name, channel in self._channels.items()}
         yield from _families(_CHANNEL_METRICS, {**channels, **self.removed_channels()})
         states = family("tocsin_channel_state")
