@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from support.waiting import SOON, until
-from support.web import ACME, DEAD, ENDED, FIRED, Client, FakeProcess, Start, error, firing
+from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, Client, FakeProcess, Start, error, firing
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Attempt, Filter, Status
 from tocsin.model import Kind
@@ -36,6 +36,9 @@ async def test_status_has_everything_except_rows(start: Start, process: FakeProc
     assert status["channels"][0]["oldest_pending"] == "1970-01-01T00:00:12.000Z"
     assert (await (await client.get("/api/v1/alerts")).json())["alerts"] == status["alerts"]
     assert (await (await client.get("/api/v1/channels")).json())["channels"] == status["channels"]
+    process.instance_list = [INSTANCE]
+    assert (await (await client.get("/api/v1/instances")).json())["instances"] == [INSTANCE]
+    assert (await (await client.get("/api/v1/status")).json())["instances"] == [INSTANCE]
 
 
 async def test_firing_rows_have_columns_and_special_numbers(start: Start) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from support.browser import CHROMIUM, Tab, chromium, new_tab
 from support.waiting import until_equal, until_some
-from support.web import ACME, DEAD, ENDED, FIRED, LATE, PEOPLE, FakeProcess, Start, firing
+from support.web import ACME, DEAD, ENDED, FIRED, INSTANCE, LATE, PEOPLE, FakeProcess, Start, firing
 from tocsin.cli.tables import cell
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Attempt
@@ -322,3 +322,41 @@ async def test_keyboard_and_screen_reader_reach_everything(tab: Tab, process: Fa
     await until_shows(tab, "#details[open]", "History of alert-0")
     await tab.press("Escape", 27)
     await until_runs(tab, "document.activeElement.dataset.key", "history alert-0")
+
+
+OTHERS = [
+    INSTANCE,
+    {**INSTANCE, "name": "process 8 on host-a", "address": "http://127.0.0.1:8628", "leads": [], "this": False},
+    {**INSTANCE, "name": "process 9 on host-b", "host": "host-b", "address": "https://host-b:8627", "this": False},
+    {**INSTANCE, "name": "process 5 on host-c", "host": "host-c", "address": "http://127.0.0.1:8627", "this": False},
+]
+LED = [
+    {**LATE, "leader": {"name": "process 7 on host-a", "this": True}},
+    {**LATE, "name": "lost", "leader": {"name": "process 9 on host-b", "this": False}},
+]
+
+
+async def test_processes_are_shown_where_there_are_several(tab: Tab, process: FakeProcess) -> None:
+    """With who leads each alert, and links to pages of others that this browser reaches."""
+    process.instance_list, process.alert_list = OTHERS[:1], LED
+    await until_shows(tab, "#alerts", "lost")
+    assert "led by" not in await tab.text("#alerts")
+    assert await tab.run("document.querySelector('#instances-part').hidden")
+    assert "Processes" not in await tab.text("nav")
+    process.instance_list = OTHERS
+    await until_shows(tab, "#instances", "process 7 on host-a", "this one", "leads 1 alert", "leads none")
+    await until_shows(tab, "#alerts", "led by this process", "led by process 9 on host-b")
+    await until_shows(tab, "nav", "Processes 4")
+    links = "[...document.querySelectorAll('#instances a')].map((one) => one.href)"
+    assert await tab.run(links) == ["http://127.0.0.1:8628/", "https://host-b:8627/"]
+    assert "http://127.0.0.1:8627" in await tab.text("#instances"), "that of another machine is text"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_processes_fit_on_every_screen(tab: Tab, process: FakeProcess, width: int) -> None:
+    name = f"process 4711 on {'tocsin-' * 12}0"
+    process.instance_list = [INSTANCE, {**INSTANCE, "name": name, "address": f"http://{'x' * 90}:8627", "this": False}]
+    process.alert_list = [{**LATE, "leader": {"name": name, "this": False}}]
+    await tab.resize(width, 800)
+    await until_shows(tab, "#instances", name)
+    assert await tab.run("document.documentElement.scrollWidth") <= width

@@ -42,6 +42,7 @@ LATE = {
     "series": 0,
     "dropped": 0,
     "events": None,
+    "leader": None,
 }
 PEOPLE = {
     "name": "people",
@@ -54,6 +55,14 @@ PEOPLE = {
     "failed": 0,
     "dead": 0,
     "last_delivery": None,
+}
+INSTANCE = {
+    "name": "process 7 on host-a",
+    "host": "host-a",
+    "address": "http://host-a:8627",
+    "since": views.wall_time(1_700_000_000.0),
+    "leads": ["late"],
+    "this": True,
 }
 FIRED = Transition(
     alert="late", fingerprint="f" * 32, kind=Kind.FIRED, started_at=START, at=START, columns=COLUMNS, row=ACME
@@ -154,6 +163,7 @@ class FakeProcess:
             {**LATE, "name": "lost", "state": "error", "message": "the view is gone", "firing": 0},
         ]
         self.channel_list: list[dict[str, Any]] = [PEOPLE]
+        self.instance_list: list[dict[str, Any]] = []
         self.rows: dict[str, list[Firing]] = {"late": [firing(1), firing(2, "Infinity")]}
         self.problems: list[str] = []
         self.summary: str | None = None
@@ -164,6 +174,7 @@ class FakeProcess:
         self.warnings = lambda: self.notes
         self.alerts = lambda: self.alert_list
         self.channels = lambda: self.channel_list
+        self.instances = lambda: self.instance_list
 
     def alert(self, name: str) -> Alert:
         found = SimpleNamespace(

@@ -3,6 +3,8 @@ whole."""
 
 import asyncio
 import math
+import re
+import socket
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -90,7 +92,7 @@ class Runtime:
             self.ledger = await opened(
                 config.ledger,
                 configuration=lambda: parts(wanted()),
-                address=self.address,
+                address=_seen_by_others(self.address),
                 waiting=self._stands_by,
                 observe=observe,
             )
@@ -269,3 +271,8 @@ class Runtime:
             log.info("the ledger works again")
         self.ledger_fault = ""
         self.metrics.ledger_up.set(1)
+
+
+def _seen_by_others(address: str) -> str:
+    """Where other machines reach this process: by the name of its machine, if it listens on every interface."""
+    return re.sub(r"(?<=://)(0\.0\.0\.0|\[::\])(?=:)", lambda _: socket.gethostname(), address)

@@ -69,6 +69,9 @@ class RunningProcess:
         return [*refusing, *notes, *channels, *self._port_warnings()]
 
     def alerts(self) -> Sequence[dict[str, Any]]:
+        leaders = {
+            alert: {"name": one["name"], "this": one["this"]} for one in self.instances() for alert in one["leads"]
+        }
         return [
             {
                 "name": alert.name,
@@ -83,9 +86,16 @@ class RunningProcess:
                 "series": alert.series or 0,
                 "dropped": alert.dropped or 0,
                 "events": alert.events,
+                "leader": leaders.get(alert.name),
             }
             for alert in self._runtime.alerts
         ]
+
+    def instances(self) -> Sequence[dict[str, Any]]:
+        if self._runtime.ledger is None:
+            return []
+        sharing = self._runtime.ledger.sharing
+        return [{**views.instance(one), "this": one.epoch == sharing.epoch} for one in sharing.instances]
 
     def channels(self) -> Sequence[dict[str, Any]]:
         config, outputs = self._runtime.config, self._runtime.outputs

@@ -142,6 +142,15 @@ Stop Tocsin first: neither ledger may be in use. A copy that was interrupted goe
 it is complete, Tocsin refuses the target. Passwords go into a configuration file, or into ~/.pgpass.
 """
 
+_INSTANCES = """\
+examples:
+  tocsin instances
+  tocsin instances --json
+
+Reads the ledger, which must be in PostgreSQL. Each alert on rows has one process that leads it; alerts on events are
+shared out by their source. A process that waits, as others run another configuration, is not listed.
+"""
+
 _NOTIFY = """\
 examples:
   tocsin notify shop order_late --data '{"order": 17}'
@@ -180,6 +189,8 @@ def arguments_parser() -> argparse.ArgumentParser:
     _add_live(commands)
     _add_outbox(commands)
     _add_ledger(commands)
+    instances = _add(commands, "instances", "instances", "show which processes share the ledger", _INSTANCES)
+    _finish(instances, json="print JSON, one object a line")
     history = "show when an alert fired and which channels were notified"
     episodes = _add(commands, "history", "history", history, _HISTORY)
     episodes.add_argument("alert", help="the alert's name")

@@ -24,6 +24,11 @@ class Instance(NamedTuple):
     leads: frozenset[str]
     """The alerts that it leads."""
 
+    @property
+    def host(self) -> str:
+        """The machine that it runs on."""
+        return self.name.rpartition(" on ")[2]
+
 
 class Held(NamedTuple):
     """That another process was refused by the receiver of a channel."""
@@ -59,6 +64,11 @@ def shares(me: int, led: Mapping[int, AbstractSet[str]], wanted: AbstractSet[str
 
 class Sharing(Protocol):
     """The place of this process among those of its ledger."""
+
+    @property
+    def epoch(self) -> int:
+        """The number of this process among `instances`."""
+        ...
 
     instances: Sequence[Instance]
     """Those that run, this one among them, the first one first; empty where only one can run."""
@@ -104,6 +114,7 @@ class Sharing(Protocol):
 class Alone:
     """The sharing of a ledger that only one process uses at a time. See `Sharing`."""
 
+    epoch = 0
     instances: Sequence[Instance] = ()
     gives: AbstractSet[str] = frozenset()
     waiting: AbstractSet[str] = frozenset()

@@ -43,6 +43,7 @@ class Api:
             web.get("/api/v1/status", self.status),
             web.get("/api/v1/alerts", self.alerts),
             web.get("/api/v1/channels", self.channels),
+            web.get("/api/v1/instances", self.instances),
             web.get("/api/v1/firing", self.firing),
             web.get("/api/v1/notifications", self.notifications),
             web.get("/api/v1/dead-letters", self.dead_letters),
@@ -68,6 +69,7 @@ class Api:
                 "warnings": list(self.process.warnings()),
                 "alerts": self.process.alerts(),
                 "channels": self.process.channels(),
+                "instances": self.process.instances(),
             }
         )
 
@@ -78,6 +80,10 @@ class Api:
     async def channels(self, request: web.Request) -> web.Response:
         _query(request)
         return _json({"channels": self.process.channels()})
+
+    async def instances(self, request: web.Request) -> web.Response:
+        _query(request)
+        return _json({"instances": self.process.instances()})
 
     async def firing(self, request: web.Request) -> web.Response:
         """The rows that fire now: of one alert, or at most `limit` rows of each."""

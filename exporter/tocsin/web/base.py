@@ -39,6 +39,10 @@ class Process(Protocol):
         """Return the status of every alert, in the order of the configuration."""
         ...
 
+    def instances(self) -> Sequence[dict[str, Any]]:
+        """Return the processes that share the ledger, the first one first; none where only one can use it."""
+        ...
+
     def channels(self) -> Sequence[dict[str, Any]]:
         """Return the status of every channel, in the order of the configuration, then of removed channels that still
         have notifications."""

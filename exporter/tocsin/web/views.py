@@ -14,6 +14,7 @@ from tocsin.alert import Alert
 from tocsin.envelope import View, variables
 from tocsin.firing import Firing
 from tocsin.ledger.base import Attempt, Episode, Record
+from tocsin.ledger.sharing import Instance
 from tocsin.model import Columns, Kind, Row, Transition
 from tocsin.templates import Template
 from tocsin.values import jsonable, number, reader
@@ -94,6 +95,17 @@ def _rendered(
 @lru_cache(maxsize=1_024)
 def _compiled(source: str) -> Template:
     return Template(source, place="summary")
+
+
+def instance(one: Instance) -> Json:
+    """Return a process that shares the ledger. `leads`: the alerts on rows that it leads."""
+    return {
+        "name": one.name,
+        "host": one.host,
+        "address": one.address,
+        "since": wall_time(one.since),
+        "leads": sorted(one.leads),
+    }
 
 
 def firings(found: Iterable[Firing], alert: Alert, columns: Columns) -> list[Json]:

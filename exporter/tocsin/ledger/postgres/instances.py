@@ -139,7 +139,7 @@ _END = """
 """A process that was paused or cut off in the middle of a transaction holds locks until the server notices."""
 _INSTANCES = """
     SELECT i.epoch, i.name, i.address, extract(epoch FROM i.since)::double precision,
-           coalesce(array_agg(l.alert) FILTER (WHERE l.alert IS NOT NULL), '{}')
+           coalesce(array_agg(l.alert) FILTER (WHERE l.alert IS NOT NULL), '{}'), i.until >= clock_timestamp()
     FROM instances AS i LEFT JOIN leaders AS l USING (epoch) GROUP BY i.epoch ORDER BY i.epoch
 """
 _TAKE = """
@@ -158,9 +158,9 @@ _HOLDS = """
 
 
 def instances(db: Transaction) -> Callable[[], tuple[Instance, ...]]:
-    """The processes that run alerts, the first one first."""
+    """The processes that run alerts, the first one first; without those that no other has ended yet."""
     found = db.add(_INSTANCES)
-    return lambda: _instances(found)
+    return lambda: tuple(one for one, row in zip(_instances(found), found.rows, strict=True) if row[-1])
 
 
 def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *, end: bool) -> Job[Met]:
@@ -223,5 +223,5 @@ def hold(db: Transaction, member: Member, channel: str, seconds: float, why: str
 
 def _instances(found: Result) -> tuple[Instance, ...]:
     return tuple(
-        Instance(epoch, name, address, since, frozenset(leads)) for epoch, name, address, since, leads in found.rows
+        Instance(epoch, name, address, since, frozenset(leads)) for epoch, name, address, since, leads, _ in found.rows
     )

@@ -59,6 +59,10 @@ class Membership:
         self._beating = asyncio.create_task(self._beat())
 
     @property
+    def epoch(self) -> int:
+        return self.member.epoch
+
+    @property
     def valid(self) -> bool:
         return self._monotonic() < self._renewed_at + self.member.lease
 

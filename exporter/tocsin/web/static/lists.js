@@ -55,8 +55,9 @@ const ranked = (list, rank) =>
 export const orderedAlerts = (list) => ranked(list, alertRank);
 export const orderedChannels = (list) => ranked(list, channelRank);
 
-export const foundAlerts = (list) => list.filter((one) => found(one.name, one.source, one.state, one.message));
+export const foundAlerts = (list) => list.filter((one) => found(one.name, one.source, one.state, one.message, one.leader?.name));
 export const foundChannels = (list) => list.filter((one) => found(one.name, one.type, one.state, one.message));
+export const foundInstances = (list) => list.filter((one) => found(one.name, one.address, one.leads));
 export const foundRecords = (list) => list.filter((one) =>
   found(one.alert, one.channel, one.kind, one.labels, one.summary, one.reason, one.detail, one.id));
 

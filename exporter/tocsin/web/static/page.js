@@ -1,8 +1,8 @@
 // The status page. It polls the API every two seconds and listens for transitions; every change draws the page again.
 
 import { $, ago, counted, make, plain, plural, server, show } from "./elements.js";
-import { begin, few, filtering, foundAlerts, foundChannels, foundGroups, foundRecords, orderedAlerts, orderedChannels } from "./lists.js";
-import { alerts, channels, deadLetters, firing, transitions, trouble, unready, verdict, withCounts } from "./parts.js";
+import { begin, few, filtering, foundAlerts, foundChannels, foundGroups, foundInstances, foundRecords, orderedAlerts, orderedChannels } from "./lists.js";
+import { alerts, channels, deadLetters, firing, instances, transitions, trouble, unready, verdict, withCounts } from "./parts.js";
 import { fetchJson } from "./requests.js";
 
 const POLL = 2_000;
@@ -41,20 +41,26 @@ function draw() {
     alerts: foundAlerts(ordered),
     channels: foundChannels(orderedChannels(status.channels)),
     dead: foundRecords(dead.list),
+    instances: foundInstances(status.instances),
   };
+  const machine = status.instances.find((one) => one.this)?.host;
+  const several = status.instances.length > 1;
   verdict(status);
   trouble(status);
   unready(status.reasons);
   const groups = few("groups", found.groups);
   show("firing", { groups: found.groups, shown: groups, blind, configured: status.alerts.length, filter: filtering() }, firing);
-  show("alerts", { list: found.alerts, count: few("alerts", found.alerts), configured: status.alerts.length }, alerts);
+  show("alerts", { list: found.alerts, count: few("alerts", found.alerts), configured: status.alerts.length, several }, alerts);
   show("channels", { list: found.channels, count: few("channels", found.channels), configured: status.channels.length }, channels);
   show("dead",
     { list: found.dead, known: dead.list.length, error: dead.error, total, admin: status.admin, count: few("dead", found.dead) },
     deadLetters(status.admin ? change : null));
+  for (const id of ["instances-part", "instances-nav"]) $(id).hidden = !several;
+  show("instances", { list: found.instances, count: few("instances", found.instances), machine }, instances);
   count("firing", found.groups.length, firingNow.length, firingNow.length === 1 ? " alert" : " alerts");
   count("alerts", found.alerts.length, status.alerts.length);
   count("channels", found.channels.length, status.channels.length);
+  count("instances", found.instances.length, status.instances.length);
   count("dead", found.dead.length, filtering() ? dead.list.length : total);
   $("matches").textContent = filtering()
     ? `${plural(found.alerts.length, "alert")}, ${plural(found.channels.length, "channel")} found, rows of ${plural(found.groups.length, "alert")}`

@@ -49,8 +49,11 @@ export function unready(reasons) {
 
 // Alerts and channels.
 
-function alertFacts(alert) {
+function alertFacts(alert, several) {
   const facts = [make("span", {}, "source ", plain(alert.source))];
+  if (several && alert.leader) {
+    facts.push(make("span", {}, "led by ", alert.leader.this ? "this process" : plain(alert.leader.name)));
+  }
   if (alert.events !== null) {
     facts.push(make("span", {}, "last event ", since(alert.last_progress, " ago")), historyButton(alert.name));
     return make("div", { class: "facts" }, ...facts);
@@ -69,21 +72,22 @@ function firingCount(alert) {
   return alert.firing ? `${counted(alert.firing)} firing` : make("span", { class: "none" }, "none firing");
 }
 
-function alertItem(alert) {
+function alertItem(alert, several) {
   return make("li", {},
     make("div", { class: "line" },
       make("span", { class: "name" }, plain(alert.name)), tag(alert.state, ALERT_TAGS[alert.state]),
       make("span", { class: "push" }, firingCount(alert))),
     alert.message ? make("div", { class: alert.state === "up" ? "why" : "why bad" }, plain(alert.message)) : null,
-    alertFacts(alert));
+    alertFacts(alert, several));
 }
 
-export function alerts({ list, count, configured }) {
+// `several`: whether several processes share the alerts.
+export function alerts({ list, count, configured, several }) {
   if (!configured) {
     return empty("No alerts are configured. Add one under ", make("code", {}, "alerts:"), " in the configuration and reload.");
   }
   if (!list.length) return nothingFound();
-  return card(make("ul", { class: "list" }, ...list.slice(0, count).map(alertItem)), more("alerts", count, list.length, list.length));
+  return card(make("ul", { class: "list" }, ...list.slice(0, count).map((alert) => alertItem(alert, several))), more("alerts", count, list.length, list.length));
 }
 
 function channelItem(channel) {
@@ -114,6 +118,32 @@ export function channels({ list, count, configured }) {
   if (!list.length) return nothingFound();
   return card(make("ul", { class: "list" }, ...list.slice(0, count).map(channelItem)),
     more("channels", count, list.length, list.length));
+}
+
+// Processes that share the ledger.
+
+const LOOPBACK = /^(localhost|127\.[\d.]+|\[::1\])$/;
+
+// The page of another process, or its address as text where the browser would reach another machine under it.
+function address(one, machine) {
+  const host = /^https?:/.test(one.address) && URL.canParse(one.address) ? new URL(one.address).hostname : "";
+  const reached = host && (!LOOPBACK.test(host) || (LOOPBACK.test(location.hostname) && one.host === machine));
+  return reached && !one.this ? make("a", { href: one.address, "data-key": `instance ${one.name}` }, plain(one.address)) : plain(one.address);
+}
+
+function instanceItem(one, machine) {
+  return make("li", {},
+    make("div", { class: "line" },
+      make("span", { class: "name" }, plain(one.name)), one.this ? tag("this one") : null,
+      make("span", { class: "push" }, one.leads.length ? `leads ${plural(one.leads.length, "alert")}` : make("span", { class: "none" }, "leads none"))),
+    make("div", { class: "facts" }, make("span", {}, address(one, machine)), make("span", {}, "since ", since(one.since, " ago"))));
+}
+
+// `machine`: the host of the process that shows the page.
+export function instances({ list, count, machine }) {
+  if (!list.length) return nothingFound();
+  return card(make("ul", { class: "list" }, ...list.slice(0, count).map((one) => instanceItem(one, machine))),
+    more("instances", count, list.length, list.length));
 }
 
 // Firing rows.
