@@ -207,7 +207,7 @@ async def test_connection_error_is_reported_only_while_it_lasts(own: Kafka) -> N
         "bootstrap_servers": [*unreachable, own.brokers],
         "librdkafka": {"reconnect.backoff.max.ms": "500"},
     }
-    async with channel(own.brokers, topic="small", timeout="2s", **at) as to:
+    async with channel(own.brokers, topic="small", timeout="1s", **at) as to:
         assert await until_some(lambda: failed_for(Reason.TOO_LARGE))
         own.kill()
         assert await until_some(lambda: failed_for(Reason.CONNECTION))

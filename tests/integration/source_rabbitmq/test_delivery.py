@@ -13,7 +13,7 @@ from support.event_reading import Reader, reading
 from support.rabbitmq import Peer, RabbitMQ, breaks_rabbitmq, peer
 from support.rabbitmq_reading import ENVELOPE, config, fault, rows, source
 from support.tcp_proxy import TcpProxy
-from support.waiting import SOON, until, until_some
+from support.waiting import SOON, until
 from tocsin.errors import DeadLetterError, RefusedReason, SourceError, SourceReason
 from tocsin.sources.rabbitmq import connection
 from tocsin.sources.rabbitmq.dead_letters import Copy, DeadLetters
@@ -229,22 +229,20 @@ async def test_internal_error_of_server_names_the_queue(own: RabbitMQ, queue: st
 
 
 @breaks_rabbitmq
-async def test_internal_error_over_a_dead_letter_names_its_queue(own: RabbitMQ, queue: str) -> None:
+async def test_internal_error_over_a_dead_letter_names_its_queue(
+    own: RabbitMQ, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A memory alarm holds the dead letter back, so that its connection is in use when it ends."""
     memory = ("set_vm_memory_high_watermark", "absolute", "1MB"), ("set_vm_memory_high_watermark", "0.4")
-    async with source(own, queue).open([], position={}) as stream:
+    # A dead letter waits for so long, and each command of the server may take seconds.
+    async with source(own, queue, connect_timeout="60s").open([], position={}) as stream:
         async with peer(own) as other:
             await other.send(queue, b"not JSON")
         batch = await anext(aiter(stream.batches()))
         await asyncio.to_thread(own.control, *memory[0])
         try:
             publishing = asyncio.create_task(stream.acknowledge(batch, []))
-
-            async def is_blocked() -> bool:
-                states = await asyncio.to_thread(own.control, "list_connections", "state")
-                return "blocked" in states.split()
-
-            await until_some(is_blocked, "the dead letter is held back")
+            await until(lambda: "was blocked by: 'low on memory'" in caplog.text, "the dead letter is held back")
             await asyncio.to_thread(own.control, "eval", "[exit(Channel, failed) || Channel <- rabbit_channel:list()].")
             with pytest.raises(DeadLetterError, match=f"INTERNAL_ERROR.*the queue {queue}.dead or one"):
                 await publishing
