@@ -161,6 +161,7 @@ LATE = AlertStatus(
     name="late",
     source="mz",
     state=State.UP,
+    leads=True,
     firing=2,
     frontier=1_700_000_000_500,
     last_progress=5.0,
