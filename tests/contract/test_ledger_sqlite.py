@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,7 @@ import pytest
 
 from support.ledger import commit, delivered, firing, sendable, transition
 from tocsin.errors import LedgerError, LedgerReason
+from tocsin.ledger import records
 from tocsin.ledger.base import Filter
 from tocsin.ledger.sqlite import SqliteLedger, open_ledger
 from tocsin.model import fingerprint
@@ -294,4 +296,20 @@ async def test_reads_do_not_wait_for_writes(path: Path) -> None:
     other.execute("ROLLBACK")
     await writing
     other.close()
+    await ledger.close()
+
+
+async def test_claims_wait_for_no_search(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting and listing may read all of a large outbox; what one channel sends next does not wait for that."""
+    ended = threading.Event()
+    monkeypatch.setattr(records, "backlog", lambda _: {} if ended.wait(20) else None)
+    ledger = open_ledger(path)
+    await ledger.commit(commit([transition()]))
+    counting = asyncio.create_task(ledger.backlog())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(4):
+        assert len(await sendable(ledger)) == 1
+    assert not counting.done()
+    ended.set()
+    assert await counting == {}
     await ledger.close()

@@ -5,7 +5,6 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -27,6 +26,7 @@ from tocsin.ledger.base import (
 )
 from tocsin.ledger.opening import connect, ledger_error, lock_file, migrate, one
 from tocsin.ledger.queue import Queue
+from tocsin.ledger.reader import Reader
 from tocsin.ledger.rows import Shapes, firing_of, firing_values
 from tocsin.ledger.sharing import Alone, Sharing
 from tocsin.ledger.writer import Writer
@@ -38,9 +38,10 @@ T = TypeVar("T")
 class SqliteLedger:
     """See `tocsin.ledger.base.Ledger`. Made by `open_ledger`.
 
-    Every method passes a function of a connection, the job, to one of four helpers, which run it in another thread:
+    Every method passes a function of a connection, the job, to one of five helpers, which run it in another thread:
 
-    - `_read`: on the reading connection. Sees what is committed, and waits for no write.
+    - `_read`: on a reading connection. Sees what is committed, and waits for no write.
+    - `_search`: as `_read`, for what may read a whole table, on a connection of its own: no channel waits for it.
     - `_write`: on the writing connection, in the order of the calls. Jobs that are queued together share a transaction.
     - `_keep`: as `_write`, for batches and outcomes, which must not be lost. A failure is shown in `fault`.
     - `_change`: as `_write`, for what an operator changes in the outbox. Then the dispatchers' queues are read again.
@@ -63,9 +64,8 @@ class SqliteLedger:
         self._clock = clock
         self._connection = connection
         self._writer = Writer(connection, observe)
-        # A second connection in its own thread: reads do not wait for a sync of the disk.
-        self._readers = ThreadPoolExecutor(1, "ledger reader")
-        self._reader: sqlite3.Connection | None = None
+        self._reader = Reader(path, "ledger reader")
+        self._searcher = Reader(path, "ledger search")
         self._shapes = Shapes()
         self._appender = Appender(connection)
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
@@ -196,16 +196,16 @@ class SqliteLedger:
     # For operators.
 
     async def backlog(self) -> dict[str, Backlog]:
-        return await self._read(records.backlog)
+        return await self._search(records.backlog)
 
     async def find(self, wanted: Filter) -> list[Record]:
-        return await self._read(lambda db: records.find(db, self._shapes, wanted))
+        return await self._search(lambda db: records.find(db, self._shapes, wanted))
 
     async def attempts(self, id_: str) -> list[Attempt]:
-        return await self._read(lambda db: records.attempts(db, id_))
+        return await self._search(lambda db: records.attempts(db, id_))
 
     async def episodes(self, alert: str, limit: int) -> list[Episode]:
-        return await self._read(lambda db: records.episodes(db, self._shapes, alert, limit))
+        return await self._search(lambda db: records.episodes(db, self._shapes, alert, limit))
 
     async def retry(self, ids: Sequence[str]) -> int:
         now = self._clock()
@@ -222,8 +222,8 @@ class SqliteLedger:
         return await self._change(lambda db: records.dead_letter_unrouted(db, channels, now))
 
     async def prune(self, before: float, limit: int) -> int:
-        # Searched by the reader: if nothing is old enough the whole table is scanned, and no batch should wait.
-        found = await self._read(lambda db: records.prunable(db, before, limit))
+        # If nothing is old enough the whole table is scanned, and no batch should wait.
+        found = await self._search(lambda db: records.prunable(db, before, limit))
         now = self._clock()
         await self._write(lambda db: records.prune(db, found, now))
         return len(found)
@@ -243,9 +243,8 @@ class SqliteLedger:
 
     def _close(self) -> None:
         self._writer.close()
-        self._readers.shutdown()
-        if self._reader is not None:
-            self._reader.close()
+        self._reader.close()
+        self._searcher.close()
         self._connection.close()
         if self._lock is not None:
             self._lock.close()
@@ -286,18 +285,15 @@ class SqliteLedger:
             raise ledger_error(error, self._path) from None
 
     async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._run(self._reader, job)
+
+    async def _search(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._run(self._searcher, job)
+
+    async def _run(self, reader: Reader, job: Callable[[sqlite3.Connection], T]) -> T:
         self._check_open()
-
-        def run() -> T:
-            if self._reader is None:
-                self._reader = connect(self._path)
-                self._reader.execute("PRAGMA query_only = ON")
-            with self._reader as db:  # all statements of a job see the same state
-                db.execute("BEGIN")
-                return job(db)
-
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+            return await reader.run(job)
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise ledger_error(error, self._path) from None
 
