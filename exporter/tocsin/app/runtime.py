@@ -133,7 +133,10 @@ class Runtime:
     async def _begin(self, config: Config) -> None:
         self.config = config
         if self.ledger is not None:
-            await self.ledger.sharing.want(config.row_alerts, config.channels)
+            try:
+                await self.ledger.sharing.want(config.row_alerts, config.channels)
+            except LedgerError as error:  # a meeting that succeeds later does it
+                self._ledger_failed(error)
         self.inputs.start(config, self.ledger, self._leads)
 
     # With other processes.
