@@ -21,6 +21,7 @@ PARTS = (
     "postgres_events",
     "rabbitmq",
     "webhook_rate",
+    "scaling",
     "isolation",
 )
 

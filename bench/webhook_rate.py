@@ -58,7 +58,7 @@ async def measure() -> list[Figure]:
             client.append(await _client())
         if installed("alertmanager"):
             with machine.round() as directory:
-                theirs.append(await _theirs(directory))
+                theirs.append(await alertmanager_wave(directory, COUNT))
     return [*_figures(ours, batched, theirs, statistics.median(client)), machine.figure()]
 
 
@@ -147,21 +147,22 @@ async def _client() -> float:
         return COUNT / (time.perf_counter() - began)
 
 
-async def _theirs(directory: Path) -> Wave:
+async def alertmanager_wave(directory: Path, count: int) -> Wave:
+    """What a real Alertmanager delivers of so many alerts, each a group of its own."""
     file = directory / "alertmanager.yml"
     async with receiver_process() as receiver:
         file.write_text(json.dumps(_peer_config(f"{receiver.url}/hook")))  # JSON is YAML
         async with alertmanager(directory, file) as peer:
-            await _fire(peer, receiver, "warm")
+            await _fire(peer, receiver, "warm", count)
             await receiver.take("/hook")
             began = time.time()
-            await _fire(peer, receiver, "measured")
+            await _fire(peer, receiver, "measured", count)
             arrivals = await receiver.take("/hook")
-    assert len(arrivals.requests) == len({body["groupKey"] for _, body in arrivals.requests}) == COUNT
-    return _wave(arrivals, began, arrivals.last)
+    assert len(arrivals.requests) == len({body["groupKey"] for _, body in arrivals.requests}) == count
+    return _wave(arrivals, began, arrivals.last, count)
 
 
-async def _fire(peer: Alertmanager, receiver: ReceiverProcess, wave: str) -> None:
+async def _fire(peer: Alertmanager, receiver: ReceiverProcess, wave: str, count: int) -> None:
     now = datetime.now(UTC)
     alerts = [
         {
@@ -170,16 +171,16 @@ async def _fire(peer: Alertmanager, receiver: ReceiverProcess, wave: str) -> Non
             "startsAt": now.isoformat(),
             "endsAt": (now + timedelta(hours=1)).isoformat(),
         }
-        for number in range(COUNT)
+        for number in range(count)
     ]
-    for start in range(0, COUNT, _AT_ONCE):
+    for start in range(0, count, _AT_ONCE):
         async with peer.client.post(f"{peer.url}/api/v2/alerts", json=alerts[start : start + _AT_ONCE]) as response:
             assert response.status == 200, await response.text()
-    await receiver.holds("/hook", COUNT)
+    await receiver.holds("/hook", count)
 
 
-def _wave(arrivals: Arrivals, began: float, ended: float) -> Wave:
-    return Wave(rate=COUNT / (ended - arrivals.first), whole=ended - began, receiver=arrivals.load)
+def _wave(arrivals: Arrivals, began: float, ended: float, count: int = COUNT) -> Wave:
+    return Wave(rate=count / (ended - arrivals.first), whole=ended - began, receiver=arrivals.load)
 
 
 def _peer_config(url: str) -> dict[str, Any]:
