@@ -200,8 +200,8 @@ def ledger_error(error: Exception, server: LedgerServer) -> LedgerError:
     if isinstance(error, (TimeoutError, errors.ConnectionTimeout)):
         return LedgerError(f"{server.display}: no answer in time", LedgerReason.SILENT)
     hidden = redactor([secret for secret in (server.password, server.dsn, server.dsn_password) if secret])
+    reason, meaning = _meaning(error, failure_text(error))
     text = hidden(failure_text(error))
-    reason, meaning = _meaning(error, text)
     return LedgerError(f"{server.display}: " + (f"{meaning} ({text})" if meaning else text), reason)
 
 
