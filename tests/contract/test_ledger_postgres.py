@@ -190,7 +190,7 @@ async def test_locks_of_one_that_was_paused_hold_up_nothing(server: LedgerServer
 async def test_batch_that_takes_longer_than_the_lease_keeps_it(server: LedgerServer, database: Database) -> None:
     ledger = await open_ledger(server)
     await ledger.commit(commit(frontier=10))
-    standing_by: list[str] = []
+    standing_by: list[object] = []
     async with await psycopg.AsyncConnection.connect(database.dsn) as slow:
         await slow.execute("UPDATE tocsin.alerts SET frontier = 11")
         writing = asyncio.create_task(ledger.commit(commit([transition("1")], frontier=20)))
@@ -283,13 +283,13 @@ async def test_standby_notices_a_silent_server_and_takes_over_later(server: Ledg
         async with TcpProxy("127.0.0.1", int(str(conninfo_to_dict(dsn)["port"]))) as proxy:
             behind = SecretStr(make_conninfo(dsn, port=str(proxy.port)))
             ledger = await open_ledger(server)
-            said: list[str] = []
+            said: list[object] = []
             standby = asyncio.create_task(
                 open_ledger(LedgerServer(dsn=behind, connect_timeout=0.5), configuration=another, waiting=said.append)
             )
             await until(lambda: said, "the standby waits")
             proxy.hold()
-            await until(lambda: "no answer in time" in said[-1], "it notices the silence")
+            await until(lambda: "no answer in time" in str(said[-1]), "it notices the silence")
             proxy.release()
             await ledger.close()
             await (await standby).close()

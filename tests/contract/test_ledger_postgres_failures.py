@@ -59,6 +59,10 @@ def as_role(database: Database, name: str) -> LedgerServer:
     return LedgerServer(dsn=SecretStr(make_conninfo(database.dsn, user=name, password="hush")))
 
 
+def at(dsn: str) -> LedgerServer:
+    return LedgerServer(dsn=SecretStr(dsn))
+
+
 async def written(ledger: PostgresLedger, batch: Commit) -> None:
     """Write a batch as the pipelines do: again until there is an answer."""
 
@@ -132,7 +136,7 @@ async def test_error_names_a_server_that_is_away(behind: PostgresLedger, proxy: 
 
 @pytest.mark.parametrize("code", ["40001", "40P01"])
 async def test_transaction_that_the_server_rolls_back_is_tried_again(database: Database, code: str) -> None:
-    ledger = await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))
+    ledger = await open_ledger(at(database.dsn))
     await database.run(
         f"""
         CREATE SEQUENCE tries;
@@ -190,7 +194,7 @@ async def test_sql_of_an_administrator_gives_back_what_was_revoked(database: Dat
 
 @pytest.mark.parametrize("dropped", ["SCHEMA tocsin CASCADE", "TABLE tocsin.firings", "FUNCTION tocsin.renew"])
 async def test_what_was_dropped_is_named(database: Database, dropped: str) -> None:
-    ledger = await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))
+    ledger = await open_ledger(at(database.dsn))
     await database.run(f"DROP {dropped}")
     with pytest.raises(LedgerError) as caught:
         await ledger.commit(commit([transition("1")], saved=[firing("1")]))
@@ -222,6 +226,33 @@ async def test_login_that_is_taken_away_is_named(database: Database, role: str) 
     await database.run(f"ALTER ROLE {role} LOGIN")
     assert len(await fired(ledger, "2")) == 1
     await ledger.close()
+
+
+async def test_login_that_is_refused_at_the_start_is_named(database: Database, role: str) -> None:
+    """No process waits for an administrator to find that out."""
+    await database.run(f"ALTER ROLE {role} NOLOGIN")
+    nowhere = make_conninfo(database.dsn, dbname="nowhere")
+    for server, words in (
+        (as_role(database, role), "the login is refused"),
+        (at(nowhere), "there is no such database"),
+    ):
+        with pytest.raises(LedgerError) as caught:
+            await open_ledger(server)
+        assert caught.value.reason is LedgerReason.UNREADABLE
+        assert words in str(caught.value)
+
+
+# Several servers.
+
+
+def test_several_servers_of_a_url_are_asked_for_the_one_that_writes() -> None:
+    server = at("postgresql://teller@db1:5432,db2:5433/alerts")
+    assert conninfo_to_dict(server.conninfo())["target_session_attrs"] == "read-write"
+    assert server.display == "teller@db1:5432,db2:5433/alerts"
+    assert "target_session_attrs" not in server.model_copy(update={"dsn": SecretStr("host=db1")}).conninfo()
+    chosen = at("postgresql://teller@db1,db2/alerts?target_session_attrs=primary")
+    assert conninfo_to_dict(chosen.conninfo())["target_session_attrs"] == "primary"
+    assert chosen.display == "teller@db1:5432,db2:5432/alerts"
 
 
 # A password that changes.
@@ -257,7 +288,7 @@ async def test_times_are_those_of_the_server(database: Database, monkeypatch: py
     """Processes with other clocks share them."""
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)
-    ledger = await open_ledger(LedgerServer(dsn=SecretStr(database.dsn)))
+    ledger = await open_ledger(at(database.dsn))
     assert abs(ledger.now() - now) < 60
     [one] = await fired(ledger, "1")
     assert abs(one.created_at - now) < 60

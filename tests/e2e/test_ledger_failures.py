@@ -190,6 +190,21 @@ async def test_work_goes_on_after_an_outage(harness: Harness, outage: Outage) ->
         await goes_on(harness, tocsin, time.monotonic())
 
 
+async def test_process_that_starts_first_waits_for_the_database(harness: Harness, server: Postgres) -> None:
+    """As on a machine that starts both."""
+    harness.orders.insert(("1", "Ann", "10"))
+    server.stop()
+    async with harness.run() as tocsin:
+        await tocsin.until_not_ready("ledger: standing by: ", "No such file or directory")
+        await tocsin.until_metric("tocsin_ledger_up", 0)
+        server.start()
+        began = time.monotonic()
+        await harness.until_notified(("fired", "1"))
+        assert time.monotonic() - began < BACK
+        await tocsin.until_ready()
+        await tocsin.until_metric("tocsin_ledger_up", 1)
+
+
 async def test_connections_that_got_lost_are_noticed(harness: Harness, server: Postgres, database: Database) -> None:
     """As when a firewall forgets them: the server is there, and neither side gets an answer."""
     async with TcpProxy(str(server.data), 5432) as proxy:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tocsin.config.sections import LedgerSettings
+from tocsin.errors import LedgerError
 from tocsin.ledger import sqlite
 from tocsin.ledger.base import Ledger
 
@@ -15,7 +16,7 @@ async def opened(
     exclusive: bool = True,
     configuration: Callable[[], Mapping[str, str]] = dict,
     address: str = "",
-    waiting: Callable[[str], None] = lambda _: None,
+    waiting: Callable[[str | LedgerError], None] = lambda _: None,
     observe: Callable[[float], None] = lambda _: None,
 ) -> Ledger:
     """Open the ledger. `exclusive`: for a process that runs alerts, with this `configuration` (part -> hash). In

@@ -59,6 +59,8 @@ class Runtime:
         self._pruned_at = -math.inf
         self._fenced = False
         """Whether another process has taken over the ledger."""
+        self._is_away = False
+        """Whether the ledger's server could not be reached yet."""
         metrics.removed_channels = self._removed_states
 
     @property
@@ -224,7 +226,7 @@ class Runtime:
         """Check the ledger every second, until cancelled."""
         while True:
             if self.ledger is None:
-                self.metrics.ledger_up.set(1)  # no ledger is needed
+                self.metrics.ledger_up.set(not self._is_away)  # otherwise none is needed, or others run the alerts
             else:
                 try:
                     await self._maintain(self.ledger)
@@ -263,11 +265,12 @@ class Runtime:
             self._stalled(str(error))
         self.metrics.ledger_up.set(0)
 
-    def _stands_by(self, why: str) -> None:
+    def _stands_by(self, why: str | LedgerError) -> None:
         text = f"standing by: {why}"
         if self.ledger_fault != text:
-            log.info("standing by", listen=self.address, why=why)
+            log.info("standing by", listen=self.address, why=str(why))
         self.ledger_fault = text
+        self._is_away = isinstance(why, LedgerError)
 
     def _ledger_works(self) -> None:
         if self.ledger_fault:

@@ -156,10 +156,17 @@ class Server(Settings):
     def display(self) -> str:
         """The server without secrets: `user@host:port/database`."""
         target = self._target()
-        host = target.get("host") or target.get("hostaddr") or ""
-        host = f"[{host}]" if ":" in host else host
+        hosts = [
+            f"[{host}]" if ":" in host else host
+            for host in (target.get("host") or target.get("hostaddr") or "").split(",")
+        ]
+        ports = [port or "5432" for port in target["port"].split(",")]
+        if len(ports) == len(hosts):
+            hosts = [f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)]
+        else:
+            hosts[-1] += f":{ports[0]}"
         user = target.get("user")
-        return f"{user + '@' if user else ''}{host}:{target['port']}/{target['dbname']}"
+        return f"{user + '@' if user else ''}{','.join(hosts)}/{target['dbname']}"
 
     @property
     def role(self) -> str | None:

@@ -1,6 +1,7 @@
 """A connection to the ledger's database, and its errors as LedgerErrors."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -190,6 +191,7 @@ _MEANINGS: tuple[tuple[tuple[type[psycopg.Error], ...], LedgerReason, str], ...]
 )
 _FULL = "the server takes no more connections; allow this role more of them, there or in the pooler"
 _REFUSED = "the login is refused; correct the role or its password, here or on the server"
+_NO_DATABASE = "there is no such database; create it, or correct the URL"
 _STANDBY = "no server of the URL accepts writes"
 
 
@@ -214,6 +216,8 @@ def _meaning(error: Exception, text: str) -> tuple[LedgerReason, str]:
             return LedgerReason.FAILED, _FULL
         if about_login(text):
             return LedgerReason.UNREADABLE, _REFUSED
+        if re.search(r'database ".*" does not exist', text):
+            return LedgerReason.UNREADABLE, _NO_DATABASE
         if "session is read-only" in text:
-            return LedgerReason.UNREADABLE, _STANDBY
+            return LedgerReason.FAILED, _STANDBY
     return LedgerReason.FAILED, ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import psycopg
 from psycopg import sql
 
-from tocsin.errors import LedgerError
+from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.clock import ServerClock
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.instances import Member, instances, join
@@ -25,27 +25,25 @@ async def open_ledger(
     exclusive: bool = True,
     configuration: Callable[[], Mapping[str, str]] = dict,
     address: str = "",
-    waiting: Callable[[str], None] = lambda _: None,
+    waiting: Callable[[str | LedgerError], None] = lambda _: None,
     clock: Callable[[], float] | None = None,
     observe: Callable[[float], None] = lambda _: None,
 ) -> PostgresLedger:
     """Open the ledger on a server; a process that runs alerts also makes its tables and brings them up to date.
 
     `exclusive`: for a process that runs alerts, with this `configuration` (part -> hash). While others run another one,
-    this waits, and calls `waiting` with which now and then. Commands open it without. `address`: where it listens.
+    and while the server cannot be reached, this waits, and calls `waiting` with why now and then. Commands open it
+    without. `address`: where it listens.
     `clock`: instead of the server's. `observe`: called with the seconds that each transaction took.
-    Raises LedgerError: in use, made by a newer version, no rights, not reachable.
+    Raises LedgerError: made by a newer version, no rights, a refused login; in a command also a server that is away.
     """
     times = ServerClock()
     links = Link(server, times), Link(server, times)
     try:
-        db = await links[0].get()
-        await within(server.timeout, db, migrate(db, server, allowed=exclusive, alone=False))
         member = await _joined(links[0], server, configuration, address, waiting) if exclusive else None
         db = await links[0].get()
-        if exclusive:
-            # Now that only processes of this version run alerts on it; or one of a newer version did meanwhile.
-            await within(server.timeout, db, migrate(db, server, allowed=True))
+        # Now only processes of this version run alerts on it; or one of a newer version did meanwhile.
+        await within(server.timeout, db, migrate(db, server, allowed=exclusive))
         changed = await in_one(db, begin(server), changes)
     except BaseException as error:
         await links[0].close()
@@ -104,13 +102,21 @@ async def _joined(
     server: LedgerServer,
     configuration: Callable[[], Mapping[str, str]],
     address: str,
-    waiting: Callable[[str], None],
+    waiting: Callable[[str | LedgerError], None],
 ) -> Member:
+    reached = False
     while True:
+        found: Member | LedgerError | str
         try:
+            db = await link.get()
+            if not reached:
+                await within(server.timeout, db, migrate(db, server, allowed=True, alone=False))
+                reached = True
             found = await try_to_join(link, server, configuration(), address)
-        except (psycopg.OperationalError, OSError) as error:  # the server restarts, say
-            found = str(ledger_error(error, server))
+        except (psycopg.OperationalError, OSError) as error:  # the server starts, say
+            found = ledger_error(error, server)
+            if found.reason is LedgerReason.UNREADABLE and not reached:
+                raise found from None
         if isinstance(found, Member):
             return found
         waiting(found)
