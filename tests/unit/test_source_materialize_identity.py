@@ -1,9 +1,11 @@
 """How the ids in a plan are read, and which changes of them mean that a subscription reads something else."""
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import cast
 
 import psycopg
 import pytest
@@ -11,7 +13,9 @@ from psycopg import sql
 
 from tocsin.errors import SourceError, SourceReason
 from tocsin.model import Row
-from tocsin.sources.identity import Identity, Subscription, object_ids, rounds_per_read
+from tocsin.sources.identity import Identity, IdentityCheck, Subscription, object_ids, rounds_per_read
+from tocsin.sources.settings import MaterializeConfig
+from tocsin.sources.wire import Wire
 
 HOME = '{"name": "quickstart"}'
 
@@ -88,3 +92,16 @@ def test_privileges_are_checked_within_thirty_seconds(interval: float) -> None:
     """Or with each check of the names, if these are rarer."""
     seconds = interval * rounds_per_read(interval)
     assert seconds <= 30 or seconds == interval
+
+
+async def test_check_ends_that_is_stopped_as_a_subscription_begins() -> None:
+    """Both in the same round of the event loop, where `asyncio.wait_for` of Python 3.11 loses the cancellation."""
+    config = MaterializeConfig.model_validate({"dsn": "postgresql://u@127.0.0.1:1/d"})
+    checks = IdentityCheck("mz", config)
+    waiting = asyncio.create_task(checks._check_new(cast("Wire", None), 60.0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    checks._new.put_nowait(Subscription(target=sql.SQL("v"), known=None, interrupt=lambda _: None))
+    waiting.cancel()
+    await asyncio.wait([waiting], timeout=5)
+    assert waiting.cancelled()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -226,7 +227,10 @@ async def _listen(port: Port, runner: web.AppRunner, config: Config) -> str:
     try:
         return await port.open(runner)
     except OSError as error:
+        # The text of asyncio says the address again. That of an unknown host name has a negative number.
         why = error.strerror or str(error)
+        if error.errno is not None and error.errno > 0:
+            why = os.strerror(error.errno)
         raise ListenError(f"cannot listen on {config.web.listen}: {why.lower()}; choose another web.listen") from None
 
 

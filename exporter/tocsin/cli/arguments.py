@@ -27,8 +27,12 @@ _RUN = """\
 examples:
   tocsin run -c /etc/tocsin.yaml
   tocsin run --dry-run         print notifications, send and keep nothing
+  tocsin run --workers 4       several processes, for several processors
 
 SIGHUP reloads the configuration. SIGTERM and Ctrl-C stop it cleanly.
+
+With --workers, the ledger must be in PostgreSQL. The first process listens on web.listen, the others on the ports after
+it. A process that ends is started again.
 """
 
 _CHECK = """\
@@ -177,7 +181,10 @@ def arguments_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     run = _add(commands, "run", "run", "watch the views, serve metrics, deliver notifications", _RUN)
     _finish(run)
-    _flag(run, "--dry-run", "print notifications, send nothing, keep no ledger")
+    group = run.add_mutually_exclusive_group()
+    group.add_argument("--dry-run", action="store_true", help="print notifications, send nothing, keep no ledger")
+    group.add_argument("--workers", type=_count, default=1, metavar="N", help="run N processes that share the ledger")
+    group.add_argument("--worker", type=_count, help=argparse.SUPPRESS)  # the number of one of them
     check = _add(commands, "check", "check", "check the configuration and report every problem at once", _CHECK)
     _finish(check)
     _flag(check, "--online", "also ask the servers, and try templates on a real row")
@@ -211,6 +218,13 @@ def _add(commands: _Commands, name: str, module: str, summary: str, epilog: str)
     )
     command.set_defaults(module=module)
     return command
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("it must be at least 1")
+    return count
 
 
 def _flag(command: argparse.ArgumentParser, name: str, text: str) -> None:

@@ -248,7 +248,8 @@ class IdentityCheck:
         end = clock() + seconds
         while (left := end - clock()) > 0:
             try:
-                subscription = await asyncio.wait_for(self._new.get(), left)
+                async with asyncio.timeout(left):
+                    subscription = await self._new.get()
             except TimeoutError:
                 return
             if subscription in self._running:
