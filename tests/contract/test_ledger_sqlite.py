@@ -16,6 +16,7 @@ from typing import IO
 import pytest
 
 from support.ledger import commit, delivered, firing, sendable, transition
+from support.waiting import until_equal
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger import records
 from tocsin.ledger.base import Filter
@@ -312,4 +313,18 @@ async def test_claims_wait_for_no_search(path: Path, monkeypatch: pytest.MonkeyP
     assert not counting.done()
     ended.set()
     assert await counting == {}
+    await ledger.close()
+
+
+async def test_wal_is_moved_to_the_file_between_commits(path: Path) -> None:
+    """Otherwise one commit moves all of a long WAL, and everything waits for it."""
+    ledger = open_ledger(path)
+    keys = [str(number) for number in range(1000)]
+    await ledger.commit(commit([transition(key) for key in keys], saved=[firing(key) for key in keys]))
+
+    async def in_the_file() -> int:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as db:  # without the WAL
+            return int(db.execute("SELECT count(*) FROM notifications").fetchone()[0])
+
+    await until_equal(in_the_file, 1000, "notifications in the file")
     await ledger.close()

@@ -24,6 +24,7 @@ from tocsin.ledger.base import (
     Settlement,
     Stored,
 )
+from tocsin.ledger.checkpoints import Checkpoints
 from tocsin.ledger.opening import connect, ledger_error, lock_file, migrate, one
 from tocsin.ledger.queue import Queue
 from tocsin.ledger.reader import Reader
@@ -64,6 +65,7 @@ class SqliteLedger:
         self._clock = clock
         self._connection = connection
         self._writer = Writer(connection, observe)
+        self._checkpoints = Checkpoints(path, connection)
         self._reader = Reader(path, "ledger reader")
         self._searcher = Reader(path, "ledger search")
         self._shapes = Shapes()
@@ -243,6 +245,7 @@ class SqliteLedger:
 
     def _close(self) -> None:
         self._writer.close()
+        self._checkpoints.close()
         self._reader.close()
         self._searcher.close()
         self._connection.close()
