@@ -1,6 +1,8 @@
 """An exception that no code expected stops one source or one channel, visibly, and is retried. The process goes on."""
 
 import asyncio
+import gc
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from support.intakes import Offered, intake_of_orders
 from support.levels import LevelHarness
 from support.pipelines import CONFIG, Pauses, alert_in, at_work, row_pipeline
 from support.waiting import until
-from tocsin.app import _Reloading
+from tocsin.app import _COLLECT, _Reloading
 from tocsin.app import build as units
 from tocsin.app.runtime import Runtime
 from tocsin.config.check import check_online
@@ -222,3 +224,29 @@ def test_text_of_an_exception_is_not_shown() -> None:
     """It may hold anything, a password too; of a group the first exception counts."""
     group = ExceptionGroup("p4ssword", [ValueError("p4ssword")])
     assert unexpected(group) == "unexpected ValueError in an unknown place"
+
+
+def test_garbage_collector_stops_the_loop_briefly() -> None:
+    """While very many notifications wait, too: what is new is collected in small parts."""
+    pauses: list[float] = []
+    began = 0.0
+
+    def measure(phase: str, _: object) -> None:
+        nonlocal began
+        if phase == "start":
+            began = time.thread_time()
+        else:
+            pauses.append(time.thread_time() - began)
+
+    before = gc.get_threshold()
+    gc.collect()
+    gc.callbacks.append(measure)
+    try:
+        gc.set_threshold(*_COLLECT)
+        kept = [([number], {"number": number}, (number, [str(number)])) for number in range(300_000)]
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(measure)
+    assert len(kept) == 300_000
+    assert len(pauses) > 100
+    assert max(pauses) < 0.01

@@ -27,8 +27,9 @@ from tocsin.web.port import Port
 
 log = structlog.get_logger(__name__)
 
-_COLLECT = (10_000, 20, 20)
-"""Thresholds of Python's garbage collector: higher than its own, since each collection blocks the event loop."""
+_COLLECT = (2_000, 20, 100)
+"""Thresholds of Python's garbage collector. Each collection blocks the event loop: the first two are low so that one of
+new objects takes a millisecond, the last is high since a full one takes much longer."""
 
 
 _RENEW_EVERY = 1.0
