@@ -63,8 +63,44 @@ A restart of Prometheus (seen on 2.42 and 3.16) shows series that ended meanwhil
 more. Where that matters, ask that the sample is not older than three scrapes:
 `late_orders and time() - timestamp(late_orders) < 45`.
 
+## Several processes
+
+Processes that [share a ledger](standby.md) serve the gauges of all alerts, with the same labels and values, unless
+`ledger.follow` is false. Let Prometheus scrape every process by itself, as targets of one job. Through a load balancer
+each scrape would be of another process.
+
+```yaml
+scrape_configs:
+- job_name: tocsin
+  scrape_interval: 15s
+  static_configs:
+  - targets: ["tocsin-a:8627", "tocsin-b:8627", "tocsin-c:8627"]
+```
+
+The series differ in `instance`, in Kubernetes in `pod` too. Rules and dashboards leave both out:
+
+```
+max without (instance, pod) (late_orders)
+```
+
+The result has each row once, and has no gap while a process is killed, stopped or started, as long as another one
+serves it. Where processes differ for a moment, it has a row as soon as one of them shows it, until none does, and the
+largest value. So a process that no longer reaches its source keeps a row that has ended, until its `stale_after`.
+Series that stay for `linger` are not there in a process that started later.
+
+`for` and `keep_firing_for` do not affect gauges. They affect `tocsin_alert_pending` and `tocsin_alert_firing`, and a
+process that starts later counts on from what is in the ledger. Of an alert that notifies no channel, or only an
+Alertmanager, nothing is in the ledger: such a process counts from its own start.
+
+Installations of one job that do not share a ledger need a label that tells them apart, such as `labels: {installation:
+orders}` of their `static_configs`. The shipped rules keep every label but `instance` and `pod`.
+
 ## Tocsin's own metrics
 
+The column *several* says how the series of several processes are one: `sum` where each counts its own, `max` or `min`
+where each shows the same or the worst counts, `each` where they cannot. `leader`: that of the process that leads the
+alert counts, `tocsin_alert_up unless tocsin_instance_leads == 0`; events have no leader, so all of those processes
+count.
 Every label value exists from the start. Names without a unit count things. Times are Unix timestamps, so an age is
 `time() - tocsin_..._timestamp_seconds`.
 """
@@ -129,9 +165,9 @@ def metrics_page() -> str:
     ]
     parts = [_NOTICE, "", _METRICS]
     parts += _rows(
-        ("metric", "type", "labels", "meaning"),
+        ("metric", "type", "labels", "several", "meaning"),
         [
-            (f"`{one.name}`", one.type, ", ".join(f"`{label}`" for label in one.labels) or "-", one.help)
+            (f"`{one.name}`", one.type, ", ".join(f"`{label}`" for label in one.labels) or "-", one.across, one.help)
             for one in TABLE.values()
         ],
     )

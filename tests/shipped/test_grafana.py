@@ -13,16 +13,22 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp.test_utils import TestServer
 
 from support.alertmanager import alertmanager
 from support.materialize import MaterializeDouble
 from support.novu import fake_novu
-from support.prometheus import metric_names, prometheus
+from support.prometheus import Prometheus, metric_names, prometheus
 from support.receiver import Receiver
 from support.stack import alertmanager_file, known_metrics, prometheus_config, tocsin_config
 from support.stack_views import VIEWS
 from support.tocsin import running
 from support.waiting import until, until_some
+from support.web import FakeProcess
+from tocsin.exposition import AlertStatus, ChannelState, Gauges, GaugeSpec, Metrics, Page, State
+from tocsin.web.access import Rules
+from tocsin.web.application import build
+from tocsin.web.guard import Guard
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "grafana"
@@ -167,6 +173,80 @@ def test_runbooks_name_existing_panels() -> None:
     named = {*re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", text)}
     titles = {panel["title"] for board in BOARDS.values() for panel in board["panels"]}
     assert named - titles - {board["title"] for board in BOARDS.values()} == {"Status, Targets", "Reload"}
+
+
+# Three processes with one ledger.
+
+
+def _process(number: int) -> Page:
+    """What one of three processes shows; the second one leads the alert."""
+    metrics = Metrics("1.2.3")
+    page = Page(metrics)
+    gauges = Gauges(GaugeSpec(alert="spikes", metric="organization_alert", labels=(("organization", 0),), value=1))
+    gauges.install(gauges.render({"A": ("A", "10")}, replace=True), time.time())
+    page.add(gauges)
+    alert, channel = metrics.alert("spikes"), metrics.channel("people")
+    alert.updates.inc(4)
+    alert.status = lambda: AlertStatus(
+        name="spikes",
+        source="mz",
+        state=State.UP if number == 1 else State.ERROR,
+        leads=number == 1,
+        firing=1,
+        frontier=1_000,
+        last_progress=1.0,
+        series=1,
+        dropped=0,
+    )
+    channel.state = lambda: ChannelState(state="up", pending=3, oldest_pending=1.0, dead=2)
+    metrics.ledger_up.set(1)
+    return page
+
+
+async def test_panels_show_three_processes_as_one(tmp_path: Path) -> None:
+    """No legend is there twice, and what each process shows of the ledger counts once."""
+    async with contextlib.AsyncExitStack() as stack:
+        targets = []
+        for number in range(3):
+            application = build(FakeProcess(), _process(number), guard=Guard(Rules()))
+            server = await stack.enter_async_context(TestServer(application))
+            targets.append(f"127.0.0.1:{server.port}")
+        every = {"scrape_interval": "200ms", "scrape_timeout": "200ms"}
+        jobs = [{"job_name": "tocsin", "static_configs": [{"targets": targets}]}]
+        watching = await stack.enter_async_context(prometheus(tmp_path, {"global": every, "scrape_configs": jobs}))
+
+        async def shown(title: str, name: str = "tocsin.json") -> int:
+            expressions = [each.expression for each in queries(name) if each.where == f"{name}: {title}"]
+            [found] = await watching.query(expressions[0])
+            return int(found["value"][1])
+
+        async def scraped() -> bool:
+            found = await watching.query("count(rate(tocsin_alert_updates_total[10s]))")
+            return [one["value"][1] for one in found] == ["3"]
+
+        await until_some(scraped)
+        for name, board in BOARDS.items():
+            for panel in panels(board):
+                if panel["type"] != "table":
+                    await _legends_are_unique(watching, name, panel)
+        assert [await shown(title) for title in ("Processes", "Sources down", "Channels down")] == [3, 0, 0]
+        assert await shown("Dead letters") == 2
+        assert await shown("Pending notifications") == await shown("Pending notifications", "firing-now.json") == 3
+        assert await shown("Firing rows", "firing-now.json") == 1
+        [leads] = [each.expression for each in queries("tocsin.json") if each.where.endswith(": Leads")]
+        found = {each["metric"]["instance"]: each["metric"].get("alert") for each in await watching.query(leads)}
+        assert found == dict(zip(targets, (None, "spikes", None), strict=True))
+
+
+async def _legends_are_unique(watching: Prometheus, where: str, panel: Mapping[str, Any]) -> None:
+    legends = []
+    for target in panel["targets"]:
+        expression = re.sub(r"\$(\w+)", lambda variable: VARIABLES[variable[1]], target["expr"])
+        parts = re.split(r"{{(\w+)}}", target["legendFormat"])
+        for series in await watching.query(expression):
+            values = [series["metric"].get(label, "") for label in parts[1::2]]
+            legends.append((*parts[::2], *values))
+    assert len(legends) == len({*legends}), f"{where}: {panel['title']}: {legends}"
 
 
 # An incident, and every query.

@@ -29,7 +29,7 @@ RULES: Mapping[str, Any] = {
     rule["alert"]: rule for file in RULE_FILES for group in read(file)["groups"] for rule in group["rules"]
 }
 DEMO = {name: rule for name, rule in RULES.items() if rule["labels"]["service"] == "demo"}
-TESTS = [test for file in RULE_FILES for test in read(FOLDER / "tests" / file.name)["tests"]]
+TESTS = [test for file in sorted((FOLDER / "tests").iterdir()) for test in read(file)["tests"]]
 
 each_rule = pytest.mark.parametrize("name", RULES)
 

@@ -59,8 +59,6 @@ class Runtime:
         self._pruned_at = -math.inf
         self._fenced = False
         """Whether another process has taken over the ledger."""
-        self._is_away = False
-        """Whether the ledger's server could not be reached yet."""
         metrics.removed_channels = self._removed_states
 
     @property
@@ -226,7 +224,7 @@ class Runtime:
         """Check the ledger every second, until cancelled."""
         while True:
             if self.ledger is None:
-                self.metrics.ledger_up.set(not self._is_away)  # otherwise none is needed, or others run the alerts
+                self.metrics.ledger_up.set(not self.ledger_fault)  # none is needed, or it is waited for
             else:
                 try:
                     await self._maintain(self.ledger)
@@ -270,7 +268,6 @@ class Runtime:
         if self.ledger_fault != text:
             log.info("standing by", listen=self.address, why=str(why))
         self.ledger_fault = text
-        self._is_away = isinstance(why, LedgerError)
 
     def _ledger_works(self) -> None:
         if self.ledger_fault:
