@@ -46,7 +46,7 @@ async def database() -> AsyncIterator[Database]:
 
 @pytest.fixture
 def places(tmp_path: Path, database: Database) -> Places:
-    return Places(tmp_path / "ledger.db", postgres.LedgerServer(dsn=SecretStr(database.dsn), lease=0.3))
+    return Places(tmp_path / "ledger.db", postgres.LedgerServer(dsn=SecretStr(database.dsn), lease=1.0))
 
 
 async def fill(ledger: Ledger) -> None:
@@ -160,7 +160,7 @@ async def test_command_copies_and_refuses_what_runs(places: Places, tmp_path: Pa
     await ledger.close()
     config = {
         "web": {"listen": "127.0.0.1:0"},
-        "ledger": {"url": database.dsn, "lease": "300ms"},
+        "ledger": {"url": database.dsn, "lease": "1s"},
         "sources": {"db": {"type": "postgres", "dsn": database.dsn}},
         "channels": {"hook": {"type": "console"}},
         "alerts": {"one": {"source": "db", "query": "SELECT 1 AS id", "key": ["id"], "notify": ["hook"]}},

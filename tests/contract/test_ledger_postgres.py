@@ -33,7 +33,7 @@ def server(database: Database) -> LedgerServer:
 
 def at(database: Database, **parts: str) -> LedgerServer:
     dsn = " ".join([database.dsn, *(f"{name}={value}" for name, value in parts.items())])
-    return LedgerServer(dsn=SecretStr(dsn), lease=0.3)
+    return LedgerServer(dsn=SecretStr(dsn), lease=1.0)
 
 
 async def refusal(server: LedgerServer, *, exclusive: bool = True) -> LedgerError:
@@ -195,7 +195,7 @@ async def test_batch_that_takes_longer_than_the_lease_keeps_it(server: LedgerSer
         await slow.execute("UPDATE tocsin.alerts SET frontier = 11")
         writing = asyncio.create_task(ledger.commit(commit([transition("1")], frontier=20)))
         other = asyncio.create_task(open_ledger(server, configuration=another, waiting=standing_by.append))
-        await until(lambda: len(standing_by) > 40, "a wait of four leases")
+        await until(lambda: len(standing_by) > 20, "a wait of two leases")
         assert not writing.done()
     assert len(await writing) == 1
     assert not other.done()

@@ -25,7 +25,7 @@ async def database() -> AsyncIterator[Database]:
 
 @pytest.fixture
 def server(database: Database) -> LedgerServer:
-    return LedgerServer(dsn=SecretStr(database.dsn), lease=0.3)
+    return LedgerServer(dsn=SecretStr(database.dsn), lease=1.0)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ async def database() -> AsyncIterator[Database]:
 @pytest.fixture
 async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
     async with new_harness(tmp_path) as made:
-        made.config["ledger"] = {"url": database.dsn, "lease": "500ms"}
+        made.config["ledger"] = {"url": database.dsn, "lease": "1s"}
         yield made
 
 

@@ -52,7 +52,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield {"path": str(tmp_path / "ledger.db")}
         return
     async with shared_postgres().database() as database:
-        yield {"url": database.dsn, "lease": "300ms"}
+        yield {"url": database.dsn, "lease": "1s"}
 
 
 @pytest.mark.e2e
