@@ -92,7 +92,7 @@ Series that stay for `linger` are not there in a process that started later.
 process that starts later counts on from what is in the ledger. Of an alert that notifies no channel, or only an
 Alertmanager, nothing is in the ledger: such a process counts from its own start.
 
-Installations of one job that do not share a ledger need a label that tells them apart, such as `labels: {installation:
+Installations of one job that do not share a ledger need a label that differs, such as `labels: {installation:
 orders}` of their `static_configs`. The shipped rules keep every label but `instance` and `pod`.
 
 ## Tocsin's own metrics
