@@ -31,19 +31,20 @@ async def measure() -> list[Figure]:
     fsync = statistics.median(fsyncs)
     figures = [Figure("one fsync of 4 kB on this disk, median", f"{fsync:.2f} ms")]
     for part in ("p50", "p99"):
-        file, server = (statistics.median(getattr(one, part) for one in found[name]) for name in LEDGERS)
+        values = {name: [getattr(one, part) for one in rounds] for name, rounds in found.items()}
+        file, server = (statistics.median(values[name]) for name in LEDGERS)
         what = f"change -> request, durable, {PER_SECOND}/s, median of {ROUNDS} rounds, {part}"
         beyond, most = _BEYOND[part], _MOST[part]
         figures += [
             Figure(
                 f"{what}, ledger in a file",
-                f"{file:.2f} ms, {file - fsync:.2f} beyond one fsync",
+                f"{file:.2f} ms ({_range(values['a file'])}), {file - fsync:.2f} beyond one fsync",
                 f"<= {beyond:g} ms beyond one fsync",
                 file - fsync <= beyond,
             ),
             Figure(
                 f"{what}, ledger in PostgreSQL",
-                f"{server:.2f} ms, {server / file:.2f} x the file",
+                f"{server:.2f} ms ({_range(values['PostgreSQL'])}), {server / file:.2f} x the file",
                 f"<= {most:g} x the file",
                 server <= most * file,
             ),
@@ -57,6 +58,10 @@ async def _measured(directory: Path, ledger: str) -> Round:
         return await one()
     async with shared_postgres().database() as database:
         return await one(ledger={"url": database.dsn})
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
 
 
 def _fsync(path: Path) -> float:
