@@ -26,6 +26,7 @@ from tocsin.dispatch import ChannelStatus
 from tocsin.errors import ConfigError
 from tocsin.exposition import Metrics, State
 from tocsin.faults import unexpected
+from tocsin.ledger.base import Backlog
 from tocsin.ledger.sqlite import open_ledger
 from tocsin.model import Batch, Column, Columns, Event
 from tocsin.sources.base import EventBatch
@@ -176,6 +177,27 @@ async def test_unexpected_exception_in_housekeeping_is_retried(tmp_path: Path) -
         await until(lambda: not runtime.ledger_fault, "it works again")
         house.cancel()
     await ledger.close()
+
+
+async def test_large_outbox_is_counted_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notifications of a dead channel must not keep the ledger busy with counting."""
+    counted: list[float] = []
+
+    async def count() -> dict[str, Backlog]:
+        await asyncio.sleep(0.3)
+        counted.append(time.monotonic())
+        return {}
+
+    monkeypatch.setattr("tocsin.app.runtime._MAINTENANCE_EVERY", 0.01)
+    async with asyncio.TaskGroup() as tasks:
+        runtime = Runtime(tasks, Metrics("0"))
+        runtime.ledger = ledger = open_ledger(tmp_path / "ledger.db")
+        monkeypatch.setattr(ledger, "backlog", count)
+        house = tasks.create_task(runtime.run_maintenance())
+        await until(lambda: len(counted) == 2, "counted twice")
+        house.cancel()
+    await ledger.close()
+    assert counted[1] - counted[0] > 2
 
 
 async def test_unexpected_exception_in_reload_changes_nothing(tmp_path: Path) -> None:
