@@ -17,10 +17,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from support.faketime import shifted
 from support.pgbouncer import pgbouncer
 from support.postgres import Database, Postgres, postgres
+from support.receiver import Answer
 from support.tcp_proxy import TcpProxy
 from support.tocsin import Harness, TocsinProcess, new_harness
+from support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("failing ledger")]
 
@@ -127,6 +130,14 @@ def _pooled(mode: str) -> "Begins":
     return outage
 
 
+@asynccontextmanager
+async def _behind_a_pooler(server: Postgres, database: Database) -> AsyncIterator[Outage]:
+    """PgBouncer asks a server again that refused it after `server_login_retry`, by default 15 seconds."""
+    with pgbouncer(server, "transaction", server_login_retry="1") as pooler:
+        async with _stopped(server, database) as outage:
+            yield outage._replace(dsn=pooler(database.dsn), says="")
+
+
 def _over(proxy: TcpProxy, database: Database) -> str:
     return make_conninfo(database.dsn, host="127.0.0.1", port=str(proxy.port))
 
@@ -137,6 +148,7 @@ OUTAGES: dict[str, Begins] = {
     "crashed": _crashed,
     "cut off": _cut,
     "silent": _silent,
+    "stopped behind a pooler": _behind_a_pooler,
     "pooler in session mode": _pooled("session"),
     "pooler in transaction mode": _pooled("transaction"),
 }
@@ -215,6 +227,50 @@ async def test_connections_that_got_lost_are_noticed(harness: Harness, server: P
             change(harness)
             await harness.until_notified(("fired", "1"), ("resolved", "1"), ("fired", "2"))
             assert time.monotonic() - began < 10
+
+
+async def test_synchronous_standby_that_is_away_is_named(
+    harness: Harness, server: Postgres, database: Database
+) -> None:
+    """Commits wait for it, whatever timeout they have. Sessions that wait do not pile up on the server."""
+    async with working(harness) as tocsin:
+        await configure(server, "SET synchronous_standby_names = 'away'")
+        change(harness)
+        await tocsin.until_not_ready("ledger: ", "transactions do not end: its synchronous standby is away")
+        await tocsin.until_metric("tocsin_ledger_up", 0)
+        await asyncio.sleep(8)
+        [[sessions]] = await database.run("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+        assert sessions < 8
+        await configure(server, "RESET synchronous_standby_names")
+        await goes_on(harness, tocsin, time.monotonic())
+
+
+async def configure(server: Postgres, change: str) -> None:
+    async with await psycopg.AsyncConnection.connect(server.dsn(), autocommit=True) as admin:
+        await admin.execute(f"ALTER SYSTEM {change}".encode())
+        await admin.execute("SELECT pg_reload_conf()")
+
+
+async def test_password_that_changes_is_read_from_its_file(
+    harness: Harness, server: Postgres, database: Database, tmp_path: Path
+) -> None:
+    access, file = server.data / "pg_hba.conf", tmp_path / "url"
+    access.write_text(f"local all teller scram-sha-256\n{access.read_text()}")
+    await configure(server, "RESET ALL")
+    await database.run("CREATE ROLE teller LOGIN PASSWORD 'first-password'; GRANT ALL ON SCHEMA public TO teller")
+    await database.run("CREATE SCHEMA tocsin AUTHORIZATION teller")
+    file.write_text(make_conninfo(database.dsn, user="teller", password="first-password"))
+    harness.config["ledger"] = {"url_file": str(file)}
+    async with working(harness) as tocsin:
+        await database.run("ALTER ROLE teller PASSWORD 'second-password'")
+        await database.run("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'teller'")
+        change(harness)
+        await tocsin.until_not_ready("ledger: ", "the login is refused; correct the role or its password")
+        file.write_text(make_conninfo(database.dsn, user="teller", password="second-password"))
+        await goes_on(harness, tocsin, time.monotonic())
+        assert not tocsin.logged("-password")
+        assert not tocsin.logged("takes effect with the next start")
+    await database.run("DROP OWNED BY teller; DROP ROLE teller")
 
 
 # Full.
@@ -297,3 +353,26 @@ async def test_full_disk_loses_nothing(
         finally:
             await database.run("DROP SCHEMA tocsin CASCADE")
             admin.execute("DROP TABLESPACE small")
+
+
+# Clocks.
+
+
+async def test_clocks_of_processes_may_differ(harness: Harness, database: Database) -> None:
+    """What one of them is to try again in a moment, by its clock, is not in 20 minutes for the next one."""
+    hook = harness.config["channels"]["hook"]
+    hook.update(backoff_initial="100ms", backoff_max="1s", max_age="5m")
+    harness.source["max_ahead"] = "1h"
+    harness.receiver.otherwise = lambda _: Answer(status=503)
+    async with harness.run(**shifted(10)) as ahead:
+        await ahead.until_ready()
+        harness.orders.insert(("1", "Ann", "10"))
+        await until(lambda: len(harness.receiver.requests) > 1, "attempts")
+    [[off]] = await database.run("SELECT abs(created_at - extract(epoch FROM now())) FROM tocsin.notifications")
+    assert off < 60
+    harness.receiver.otherwise = lambda _: Answer(status=200)
+    before = len(harness.receiver.requests)
+    async with harness.run(**shifted(-10)) as behind:
+        await until(lambda: len(harness.receiver.requests) > before, "the next process tries again")
+        await behind.until_metric("tocsin_channel_pending", 0, channel="hook")
+        await behind.until_metric("tocsin_channel_delivered_total", 1, channel="hook")

@@ -190,8 +190,9 @@ async def command(directory: Path, *arguments: str, **environment: str) -> tuple
 async def start(directory: Path, *arguments: str, **environment: str) -> Started:
     """Start a `tocsin` command in a directory. The caller ends it."""
     everything = {**os.environ, **environment}
-    # What is called PYTHON... counts only when Python starts. Elsewhere than on Linux, libraries do not survive a fork.
-    if sys.platform == "linux" and not any(name.startswith("PYTHON") for name in environment):
+    # What is called PYTHON... or LD_... counts only when a program starts. Elsewhere than on Linux, libraries do not
+    # survive a fork.
+    if sys.platform == "linux" and not any(name.startswith(("PYTHON", "LD_")) for name in environment):
         return await fork(directory, *arguments, environment=everything)
     return await asyncio.create_subprocess_exec(
         sys.executable,

@@ -178,7 +178,8 @@ class _Reloading:
         waited_for = self._first.ledger if self._runtime.config is None else None
         if (ledger := self._runtime.ledger_settings or waited_for) is not None:
             for name in ("path", "url", "namespace"):
-                if getattr(ledger, name) != getattr(config.ledger, name):
+                renewed = name == "url" and config.ledger.is_renewed(ledger)
+                if getattr(ledger, name) != getattr(config.ledger, name) and not renewed:
                     yield f"ledger.{name}"
         log_settings = [*LogSettings.model_fields]
         for section, names in (("web", ["listen", "config_file"]), ("log", log_settings)):

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from tocsin.alert import Initial
 from tocsin.model import OnDuplicate
-from tocsin.postgres import Name, Positive, parsed
+from tocsin.postgres import Name, Positive, parsed, without_password
 from tocsin.settings import Duration, Secret, Settings, invalid
 from tocsin.templates import VARIABLES, Template
 
@@ -53,7 +53,7 @@ class LedgerSettings(Settings):
     """A PostgreSQL database that holds the state instead of the file: `postgresql://user:password@host/database`. A
     second process with the same `url` takes over when the first one ends."""
     url_file: Path | None = None
-    """A file that holds the `url`."""
+    """A file that holds the `url`. Each new connection uses the password that is in it then."""
     namespace: Name = "tocsin"
     """The schema of the tables in that database. Installations that share a database need one each."""
     lease: Positive = 2.0
@@ -71,6 +71,12 @@ class LedgerSettings(Settings):
         from tocsin.ledger.postgres import LedgerServer
 
         return LedgerServer(dsn=self.url, password_from=self.url_file, namespace=self.namespace, lease=self.lease)
+
+    def is_renewed(self, before: "LedgerSettings") -> bool:
+        """Whether only the password in `url_file` is another one. Each new connection reads it."""
+        if self.url is None or before.url is None or self.url_file is None or self.url_file != before.url_file:
+            return False
+        return without_password(self.url) == without_password(before.url)
 
     @field_validator("url")
     @classmethod

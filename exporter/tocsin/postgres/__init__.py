@@ -12,7 +12,18 @@ from tocsin.postgres.connections import (
 )
 from tocsin.postgres.names import MAX_NAME, code, derived_name, granted, name_parts, relation, script
 from tocsin.postgres.pool import Pool
-from tocsin.postgres.settings import BEGIN, OUTPUT, Name, Positive, RelationName, Server, SettingsMade, Text, parsed
+from tocsin.postgres.settings import (
+    BEGIN,
+    OUTPUT,
+    Name,
+    Positive,
+    RelationName,
+    Server,
+    SettingsMade,
+    Text,
+    parsed,
+    without_password,
+)
 
 __all__ = [
     "BEGIN",
@@ -39,4 +50,5 @@ __all__ = [
     "relation",
     "script",
     "within",
+    "without_password",
 ]

@@ -277,6 +277,11 @@ def _option(name: str, value: str) -> str:
     return f"--{name}=" + re.sub(r"([\\\s])", r"\\\1", value)
 
 
+def without_password(dsn: Secret) -> dict[str, str]:
+    """The parts of a connection string but for the password. Raises ValueError without any of its text."""
+    return {name: value for name, value in parsed(dsn.get_secret_value()).items() if name != "password"}
+
+
 def parsed(dsn: str) -> dict[str, str]:
     """The parts of a connection string. Raises ValueError without any of its text."""
     try:

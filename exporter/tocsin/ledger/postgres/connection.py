@@ -25,8 +25,8 @@ from tocsin.postgres import (
     close,
     connected,
     failure_text,
-    parsed,
     within,
+    without_password,
 )
 from tocsin.redaction import redactor
 from tocsin.settings import secret_file
@@ -72,16 +72,10 @@ class LedgerServer(Server):
             return self
         try:
             renewed = SecretStr(secret_file(self.password_from))
-            same = _without_password(renewed) == _without_password(self.dsn)
+            same = without_password(renewed) == without_password(self.dsn)
         except (PydanticCustomError, ValueError):
             return self
         return self.model_copy(update={"dsn": renewed}) if same else self
-
-
-def _without_password(dsn: SecretStr) -> dict[str, str]:
-    parts = parsed(dsn.get_secret_value())
-    parts.pop("password", None)
-    return parts
 
 
 def begin(server: LedgerServer, epoch: int | None = None) -> list[str]:
