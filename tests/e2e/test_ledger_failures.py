@@ -235,13 +235,16 @@ async def test_synchronous_standby_that_is_away_is_named(
     """Commits wait for it, whatever timeout they have. Sessions that wait do not pile up on the server."""
     async with working(harness) as tocsin:
         await configure(server, "SET synchronous_standby_names = 'away'")
-        change(harness)
-        await tocsin.until_not_ready("ledger: ", "transactions do not end: its synchronous standby is away")
-        await tocsin.until_metric("tocsin_ledger_up", 0)
-        await asyncio.sleep(8)
-        [[sessions]] = await database.run("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
-        assert sessions < 8
-        await configure(server, "RESET synchronous_standby_names")
+        try:
+            change(harness)
+            await tocsin.until_not_ready("ledger: ", "transactions do not end: its synchronous standby is away")
+            await tocsin.until_metric("tocsin_ledger_up", 0)
+            await asyncio.sleep(8)
+            count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            [[sessions]] = await database.run(count)
+            assert sessions < 8
+        finally:
+            await configure(server, "RESET synchronous_standby_names")
         await goes_on(harness, tocsin, time.monotonic())
 
 

@@ -56,7 +56,7 @@ class Runtime:
         """Held while something is started or stopped."""
         self._following: asyncio.Task[None] | None = None
         self._ended = 0
-        self._count_at = self._pruned_at = -math.inf
+        self._count_at = -math.inf
         self._fenced = False
         """Whether another process has taken over the ledger."""
         metrics.removed_channels = self._removed_states
@@ -221,7 +221,12 @@ class Runtime:
             await ledger.close()
 
     async def run_maintenance(self) -> None:
-        """Check the ledger every second, until cancelled."""
+        """Check the ledger every second, and delete old notifications every minute, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._check_ledger(), name="check of the ledger")
+            tasks.create_task(self._keep_history(), name="history")
+
+    async def _check_ledger(self) -> None:
         while True:
             if self.ledger is None:
                 self.metrics.ledger_up.set(not self.ledger_fault)  # none is needed, or it is waited for
@@ -246,16 +251,23 @@ class Runtime:
         if await ledger.changed_elsewhere():
             log.info("the outbox was changed by another process; reading it again")
             self.outputs.rescan()
-        overdue = time.monotonic() - self._pruned_at > _PRUNE_EVERY
-        if self.config is not None and ledger.sharing.first and overdue:
-            before = ledger.now() - self.config.ledger.history
-            # In small steps, so that batches do not wait long.
-            more = True
-            while more:
-                more = await ledger.prune(before, _PRUNE_STEP) == _PRUNE_STEP
-            self._pruned_at = time.monotonic()
         if ledger.fault is not None:
             raise ledger.fault
+
+    async def _keep_history(self) -> None:
+        # Apart from the check: a transaction that does not end would hold up what reports it.
+        while True:
+            wait = _MAINTENANCE_EVERY
+            if (ledger := self.ledger) is not None and self.config is not None and ledger.sharing.first:
+                try:
+                    before = ledger.now() - self.config.ledger.history
+                    # In small steps, so that batches do not wait long.
+                    while await ledger.prune(before, _PRUNE_STEP) == _PRUNE_STEP:
+                        pass
+                    wait = _PRUNE_EVERY
+                except Exception as error:
+                    log.debug("old notifications cannot be deleted", exc_info=error)
+            await asyncio.sleep(wait)
 
     def _ledger_failed(self, error: LedgerError) -> None:
         if self.ledger_fault != str(error):
