@@ -86,14 +86,15 @@ max without (instance, pod) (late_orders)
 The result has each row once, and has no gap while a process is killed, stopped or started, as long as another one
 serves it. Where processes differ for a moment, it has a row as soon as one of them shows it, until none does, and the
 largest value. So a process that no longer reaches its source keeps a row that has ended, until its `stale_after`.
-Series that stay for `linger` are not there in a process that started later.
+Series that stay for `linger` end when another process leads their alert. With `on_duplicate: first`, a process that
+started later may show another one of the rows.
 
 `for` and `keep_firing_for` do not affect gauges. They affect `tocsin_alert_pending` and `tocsin_alert_firing`, and a
 process that starts later counts on from what is in the ledger. Of an alert that notifies no channel, or only an
 Alertmanager, nothing is in the ledger: such a process counts from its own start.
 
-Installations of one job that do not share a ledger need a label that differs, such as `labels: {installation:
-orders}` of their `static_configs`. The shipped rules keep every label but `instance` and `pod`.
+Where installations of one job do not share a ledger, give each a label under its `static_configs`, such as
+`labels: {installation: orders}`. The shipped rules keep every label but `instance` and `pod`.
 
 ## Tocsin's own metrics
 
