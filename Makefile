@@ -30,9 +30,9 @@ $(READY): requirements.lock exporter/pyproject.toml producer/pyproject.toml demo
 demo: $(READY)  ## run the whole thing on this machine: database, producer, Tocsin, inbox
 	@$(BIN)/tocsin-demo
 
-# One worker more than there are cores, since tests wait. With compiled files each of them starts in half the time.
+# Two workers more than there are cores, since tests wait. With compiled files each of them starts in half the time.
 test: $(READY)  ## run the tests
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist loadgroup
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )) --dist loadgroup
 
 test-live: $(READY)  ## run the live tests (TOCSIN_TEST_MATERIALIZE_DSN; some also need TOCSIN_TEST_KAFKA)
 	@test -n "$$TOCSIN_TEST_MATERIALIZE_DSN" || { echo "set TOCSIN_TEST_MATERIALIZE_DSN, e.g. postgresql://materialize@127.0.0.1:6875/materialize"; exit 1; }
