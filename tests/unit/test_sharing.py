@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.ledger.sharing import shares
+from tocsin.ledger.sharing import pause, shares
 
 Table = dict[int, frozenset[str]]
 ALERTS = st.sets(st.sampled_from([f"alert-{number}" for number in range(12)]))
@@ -55,6 +55,14 @@ def test_no_more_alerts_move_than_must(led: Table, wanted: set[str]) -> None:
     sizes = sorted((len(alerts & wanted) for alerts in led.values()), reverse=True)
     each, over = divmod(len(wanted), len(led))
     assert len(moved) == sum(max(0, size - each - (place < over)) for place, size in enumerate(sizes))
+
+
+def test_next_meeting_is_when_a_lease_is_over() -> None:
+    """A lease of 2 s is renewed every 0.4 s."""
+    assert pause(2.0, []) == 0.4
+    assert pause(2.0, [1.7, 1.9]) == 0.4
+    assert 0.1 < pause(2.0, [1.7, 0.1]) < 0.11
+    assert pause(2.0, [-3.0]) == 0.4, "another process is to end it"
 
 
 def leader(led: Mapping[int, frozenset[str]], alert: str) -> int | None:

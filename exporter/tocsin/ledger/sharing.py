@@ -4,7 +4,7 @@ Each alert has one leader at a time, the process that writes its batches. All pr
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -60,6 +60,20 @@ def shares(me: int, led: Mapping[int, AbstractSet[str]], wanted: AbstractSet[str
     free = frozenset(wanted).difference(*led.values())
     take = sorted(free)[: max(0, share - len(mine))]
     return Shares(frozenset(take), frozenset(sorted(mine)[share:]) | (led[me] - wanted))
+
+
+_MEETINGS = 5
+"""Meetings in the time of a lease."""
+_AFTER = 0.005
+"""Seconds after the end of a lease, by when the server sees that it is over."""
+
+
+def pause(lease: float, left: Iterable[float]) -> float:
+    """Seconds until a process meets the others again. `left`: of the leases of the others.
+
+    A lease that ends before the next meeting was not renewed at the one before: its process can be ended at once.
+    """
+    return min([lease / _MEETINGS, *(one + _AFTER for one in left if one > 0)])
 
 
 class Sharing(Protocol):

@@ -38,6 +38,8 @@ class Met(NamedTuple):
     gives: frozenset[str]
     waiting: frozenset[str]
     holds: Mapping[str, Held]
+    left: tuple[float, ...]
+    """Seconds of the leases of the others that are left."""
 
 
 # Joining and leaving.
@@ -139,7 +141,8 @@ _END = """
 """A process that was paused or cut off in the middle of a transaction holds locks until the server notices."""
 _INSTANCES = """
     SELECT i.epoch, i.name, i.address, extract(epoch FROM i.since)::double precision,
-           coalesce(array_agg(l.alert) FILTER (WHERE l.alert IS NOT NULL), '{}'), i.until >= clock_timestamp()
+           coalesce(array_agg(l.alert) FILTER (WHERE l.alert IS NOT NULL), '{}'),
+           extract(epoch FROM i.until - clock_timestamp())::double precision
     FROM instances AS i LEFT JOIN leaders AS l USING (epoch) GROUP BY i.epoch ORDER BY i.epoch
 """
 _TAKE = """
@@ -160,7 +163,7 @@ _HOLDS = """
 def instances(db: Transaction) -> Callable[[], tuple[Instance, ...]]:
     """The processes that run alerts, the first one first; without those that no other has ended yet."""
     found = db.add(_INSTANCES)
-    return lambda: tuple(one for one, row in zip(_instances(found), found.rows, strict=True) if row[-1])
+    return lambda: tuple(one for one, row in zip(_instances(found), found.rows, strict=True) if row[-1] >= 0)
 
 
 def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *, end: bool) -> Job[Met]:
@@ -182,7 +185,8 @@ def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *,
             leads = mine | {row[0] for row in taken.rows}
             now = tuple(one._replace(leads=leads) if one.epoch == member.epoch else one for one in everyone)
             held = {channel: Held(until, why) for channel, until, why in holds.rows}
-            return Met(now, leads, gives, frozenset(row[0] for row in waiting.rows), held)
+            left = tuple(row[-1] for row in found.rows if row[0] != member.epoch)
+            return Met(now, leads, gives, frozenset(row[0] for row in waiting.rows), held, left)
 
         return met
 

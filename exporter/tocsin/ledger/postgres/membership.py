@@ -13,7 +13,7 @@ from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet
 from tocsin.ledger.postgres.transaction import Job, in_one, plain
-from tocsin.ledger.sharing import Held, Instance
+from tocsin.ledger.sharing import Held, Instance, pause
 from tocsin.postgres import PgConnection
 
 T = TypeVar("T")
@@ -22,8 +22,6 @@ _HELD_UP = (
     "the server answers, but transactions do not end: its synchronous standby is away, its disk does not answer, or"
     " another session holds a lock"
 )
-_BEATS = 5
-"""Meetings in the time of a lease."""
 
 
 class Membership:
@@ -52,7 +50,7 @@ class Membership:
         self._begin = begin(server.model_copy(update={"timeout": server.connect_timeout}), member.epoch)
         self._wanted: frozenset[str] = frozenset()
         self._channels: tuple[str, ...] = ()
-        self._met = Met((), frozenset(), frozenset(), frozenset(), {})
+        self._met = Met((), frozenset(), frozenset(), frozenset(), {}, ())
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._in_contact_since = self._renewed_at = monotonic()
@@ -93,14 +91,17 @@ class Membership:
         await self._link.close()
 
     async def _beat(self) -> None:
+        left: Sequence[float] = ()
         while True:
-            await asyncio.sleep(self.member.lease / _BEATS)
+            await asyncio.sleep(pause(self.member.lease, left))
+            left = ()
             try:
                 await self._meet()
             except LedgerError as error:
                 self._report(error)
             else:
                 self._report(None)
+                left = self._met.left
 
     async def _meet(self) -> None:
         async with self._lock:
@@ -119,9 +120,9 @@ class Membership:
         gone = {one.epoch for one in before.instances} - {one.epoch for one in met.instances}
         self.ended += bool(gone)
         self._met = met
-        self.instances, self.leads, self.gives, self.waiting, self.holds = met
+        self.instances, self.leads, self.gives, self.waiting, self.holds, _ = met
         # While it waits, each meeting is news: a dispatcher may have room by now.
-        if met != before or met.waiting:
+        if met._replace(left=before.left) != before or met.waiting:
             self._changed.set()
 
     async def _run(self, job: Job[T]) -> T:
