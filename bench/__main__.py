@@ -15,6 +15,7 @@ PARTS = (
     "ingest",
     "ledgers",
     "latency",
+    "takeover",
     "novu",
     "email",
     "kafka",

@@ -6,9 +6,8 @@ import json
 import random
 import signal
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 import yaml
 
 from support.kafka import new_topic, produce, shared_kafka
-from support.killing import BACKLOG, Driver, kills, ledger_knows, moody, seeded, some_instant, started
+from support.killing import BACKLOG, Driver, kills, ledger_knows, moody, repeated, seeded, some_instant, started
 from support.materialize import MaterializeDouble
 from support.rabbitmq import PASSWORD, USER, Peer, RabbitMQ, new_queue, peer, shared_rabbitmq
 from support.rabbitmq_packages import VERSION
@@ -172,7 +171,7 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
                 lambda: ledger_knows("orders", {"path": str(tmp_path / "ledger.db")}), "the alert in the ledger"
             )
             await until_some(lambda: _consumed(application, queue), "a consumer of the queue")
-            async with repeated(chance, change, *(partial(sender.step, chance) for sender in senders.values())):
+            async with repeated(chance, 0.05, change, *(partial(sender.step, chance) for sender in senders.values())):
                 starting = process.worked
                 for _ in range(KILLS):
                     await some_instant(process, receiver, starting, chance)
@@ -185,23 +184,6 @@ async def test_no_source_loses_anything_however_often_killed(tmp_path: Path) -> 
     assert left == 0
     assert min(sent.values()) > KILLS
     arrivals.assert_no_other(rows, sent)
-
-
-@asynccontextmanager
-async def repeated(chance: random.Random, *steps: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Each step is repeated meanwhile; a running one is finished."""
-    over = asyncio.Event()
-
-    async def repeat(step: Callable[[], Awaitable[None]]) -> None:
-        while not over.is_set():
-            await step()
-            await asyncio.sleep(chance.uniform(0.001, 0.05))  # how busy the sender is; the test waits for no time
-
-    async with asyncio.TaskGroup() as tasks:
-        for step in steps:
-            tasks.create_task(repeat(step))
-        yield
-        over.set()
 
 
 async def _consumed(application: Peer, queue: str) -> bool:

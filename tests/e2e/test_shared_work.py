@@ -9,11 +9,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from support.alertmanager import alertmanager
 from support.materialize import Relation
 from support.postgres import Database, shared_postgres
 from support.receiver import Answer, Received
+from support.tcp_proxy import TcpProxy
 from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness
 from support.waiting import SOON, until, until_equal
 
@@ -132,6 +134,21 @@ async def test_one_that_was_paused_writes_and_sends_nothing_more(
     assert len(harness.receiver.requests) == 1
     await until_shared([one for one in three if one is not paused], 2, 2)
     assert await database.run("SELECT count(*) FROM tocsin.instances") == [(2,)]
+
+
+async def test_one_whose_connections_lead_nowhere_ends_soon(harness: Harness, database: Database) -> None:
+    """Long before a transaction counts as lost, for which it may take a minute."""
+    target = conninfo_to_dict(database.dsn)
+    async with TcpProxy(str(target["host"]), int(target.get("port") or 5432)) as proxy, harness.run() as other:
+        await other.until_ready()
+        harness.config["ledger"]["url"] = make_conninfo(database.dsn, host="127.0.0.1", port=proxy.port)
+        async with harness.run() as cut:
+            await until_shared([other, cut], 2, 2)
+            proxy.lose()
+            for view in views(harness):
+                view.insert(("1", "Ann", "10"))
+            assert await cut.exited() == 124
+            await until(lambda: len(harness.receiver.requests) == len(VIEWS), "one notification for each")
 
 
 async def test_one_that_comes_gets_its_share(harness: Harness) -> None:

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,38 +37,86 @@ def seeded() -> random.Random:
 
 
 @dataclass
-class Model:
-    """What must arrive: worked out from the changes made, one timestamp at a time, with no code of the firing set."""
+class _Episode:
+    """A key that is in the view, or kept firing."""
 
+    row: Row
+    started: int
+    fires: bool
+    left: int | None = None
+    """When it left the view."""
+
+
+@dataclass
+class Model:
+    """What must arrive: worked out from the changes made, one timestamp at a time, with no code of the firing set.
+
+    `hold` and `keep`: milliseconds of `for` and `keep_firing_for`."""
+
+    alert: str = "orders"
+    hold: int = 0
+    keep: int = 0
     shown: dict[str, Row] = field(default_factory=dict)
-    started: dict[str, int] = field(default_factory=dict)
     expected: list[Transition] = field(default_factory=list)
+    _episodes: dict[str, _Episode] = field(default_factory=dict)
 
     def change(self, at: int, key: str, row: Row | None) -> None:
-        old = self.shown.get(key)
+        self._pass(key, at)
+        episode = self._episodes.get(key)
         if row is None:
             del self.shown[key]
-            kind, row = Kind.RESOLVED, old
-        else:
-            self.shown[key] = row
-            kind = Kind.UPDATED if old else Kind.FIRED
-            if old is None:
-                self.started[key] = at
-        assert row is not None
-        transition = Transition(
-            alert="orders",
-            fingerprint=fingerprint("orders", [key]),
-            kind=kind,
-            started_at=self.started[key],
-            at=at,
-            columns=(),
-            row=row,
-            previous=old if kind is Kind.UPDATED else None,
-        )
-        self.expected.append(transition)
+            assert episode is not None
+            episode.left = at
+            if not (episode.fires and self.keep):
+                self._end(key, at)
+            return
+        self.shown[key] = row
+        if episode is None:
+            self._episodes[key] = episode = _Episode(row, at, fires=not self.hold)
+            if episode.fires:
+                self._expect(Kind.FIRED, key, at)
+            return
+        previous, episode.row, episode.left = episode.row, row, None
+        if episode.fires and previous != row:
+            self._expect(Kind.UPDATED, key, at, previous)
+
+    def end(self) -> None:
+        """All timers have passed."""
+        for key in list(self._episodes):
+            self._pass(key, None)
 
     def ids(self, channel: str) -> set[str]:
         return {notification_id(transition, channel) for transition in self.expected}
+
+    def _pass(self, key: str, until: int | None) -> None:
+        """The timer of a key, if it is over before `until`."""
+        episode = self._episodes.get(key)
+        if episode is None:
+            return
+        if episode.left is not None and (until is None or episode.left + self.keep < until):
+            self._end(key, episode.left + self.keep)
+        elif not episode.fires and (until is None or episode.started + self.hold < until):
+            episode.fires = True
+            self._expect(Kind.FIRED, key, episode.started + self.hold)
+
+    def _end(self, key: str, at: int) -> None:
+        if self._episodes[key].fires:
+            self._expect(Kind.RESOLVED, key, at)
+        del self._episodes[key]
+
+    def _expect(self, kind: Kind, key: str, at: int, previous: Row | None = None) -> None:
+        episode = self._episodes[key]
+        transition = Transition(
+            alert=self.alert,
+            fingerprint=fingerprint(self.alert, [key]),
+            kind=kind,
+            started_at=episode.started,
+            at=at,
+            columns=(),
+            row=episode.row,
+            previous=previous,
+        )
+        self.expected.append(transition)
 
 
 BACKLOG = 300
@@ -79,11 +127,19 @@ catch up with than a fast one."""
 class Driver:
     """Changes the view at random, unless too much of it has not arrived. `arrived`: how many transitions have."""
 
-    def __init__(self, relation: Relation, chance: random.Random, arrived: Callable[[], int]) -> None:
-        self.model = Model()
+    def __init__(
+        self,
+        relation: Relation,
+        chance: random.Random,
+        arrived: Callable[[], int],
+        model: Model | None = None,
+        backlog: int = BACKLOG,
+    ) -> None:
+        self.model = model or Model()
         self._relation = relation
         self._chance = chance
         self._arrived = arrived
+        self._backlog = backlog
 
     async def run(self) -> None:
         while True:
@@ -92,7 +148,7 @@ class Driver:
 
     def step(self) -> None:
         """A few keys at one timestamp; sometimes a row that is there for one timestamp only."""
-        if len(self.model.expected) - self._arrived() >= BACKLOG:
+        if len(self.model.expected) - self._arrived() >= self._backlog:
             return
         chance = self._chance
         changes: list[tuple[int, Row]] = []
@@ -172,6 +228,23 @@ async def some_instant(process: Process, receiver: Receiver, starting: float, ch
     else:
         count = len(receiver.requests) + chance.randint(1, 60)
         await until(lambda: len(receiver.requests) >= count, f"request {count}", within=60)
+
+
+@asynccontextmanager
+async def repeated(chance: random.Random, pause: float, *steps: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Each step is repeated meanwhile; a running one is finished. `pause`: the most seconds between two of them."""
+    over = asyncio.Event()
+
+    async def repeat(step: Callable[[], Awaitable[None]]) -> None:
+        while not over.is_set():
+            await step()
+            await asyncio.sleep(chance.uniform(0.001, pause))  # how busy the sender is; the test waits for no time
+
+    async with asyncio.TaskGroup() as tasks:
+        for step in steps:
+            tasks.create_task(repeat(step))
+        yield
+        over.set()
 
 
 async def ledger_knows(alert: str, settings: Mapping[str, str]) -> bool:

@@ -131,8 +131,12 @@ class TocsinProcess:
     async def exited(self) -> int:
         """Wait for its end and for all its output, and return the exit status."""
         async with asyncio.timeout(SOON):
-            status = await self._process.wait()
-            await asyncio.gather(*self._readers)
+            return await self.ended()
+
+    async def ended(self) -> int:
+        """As `exited`, however long it takes."""
+        status = await self._process.wait()
+        await asyncio.gather(*self._readers)
         return status
 
     async def stop(self) -> int:
