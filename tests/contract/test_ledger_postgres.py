@@ -1,6 +1,8 @@
 """The ledger in PostgreSQL: who may use it, who writes to it, and a server that goes away."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -16,7 +18,7 @@ from support.tcp_proxy import TcpProxy
 from support.waiting import SOON, until, until_some
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
-from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger, schema, verify
+from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, listed, open_ledger, schema, verify
 from tocsin.ledger.postgres.membership import Membership
 
 
@@ -67,6 +69,32 @@ async def test_command_names_what_makes_the_ledger(server: LedgerServer) -> None
     assert "schema tocsin; `tocsin run` makes it" in str(error)
     assert await verify(server) == []
     assert (await refusal(server, exclusive=False)).reason is LedgerReason.OLDER  # nothing was made
+
+
+async def test_two_processes_of_one_name_are_two(server: LedgerServer) -> None:
+    """As containers may have: this test is both. A third one, with another configuration, waits for both."""
+    ledgers = [await open_ledger(server) for _ in range(2)]
+    try:
+        reasons: list[str] = []
+        waits = asyncio.Event()
+
+        def waiting(why: str | LedgerError) -> None:
+            reasons.append(str(why))
+            waits.set()
+
+        opening = asyncio.create_task(open_ledger(server, configuration=another, waiting=waiting))
+        await waits.wait()
+        name = f"process {os.getpid()} on {socket.gethostname()}"
+        assert reasons[0] == f"2 times {name} run another configuration (alerts.late differs)"
+        found = await listed(server)
+        assert [one.name for one in found] == [name, name]
+        assert found[0].epoch != found[1].epoch
+        await ledgers.pop().close()
+        await until(lambda: reasons[-1].startswith(f"{name} runs another"), "one is left")
+    finally:
+        for ledger in ledgers:
+            await ledger.close()
+    await (await opening).close()
 
 
 async def test_ledger_of_a_newer_version_is_refused(server: LedgerServer, database: Database) -> None:

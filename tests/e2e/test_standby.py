@@ -1,6 +1,7 @@
 """A process with another configuration on the same ledger in PostgreSQL waits until the others have ended."""
 
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.postgres import Database, shared_postgres
-from support.tocsin import Harness, TocsinProcess, new_harness
+from support.tocsin import Harness, TocsinProcess, command, new_harness, write
 from support.waiting import SOON, until
 
 pytestmark = pytest.mark.e2e
@@ -40,7 +41,7 @@ async def both(harness: Harness) -> AsyncIterator[tuple[TocsinProcess, TocsinPro
         harness.alert["annotations"] = {"summary": "another"}
         second = await stack.enter_async_context(harness.run())
         await second.until_not_ready(
-            "standing by", f"process {first.pid} on ", "runs another configuration (alerts.orders differ"
+            "standing by", f"process {first.pid} on ", "runs another configuration (alerts.orders differs)"
         )
         yield first, second
 
@@ -87,7 +88,7 @@ async def test_one_that_reloads_leaves_the_alerts_to_the_others(harness: Harness
         harness.alert["annotations"] = {"summary": "another"}
         first.write(harness.config)
         first.signal(signal.SIGHUP)
-        await first.until_not_ready("standing by", f"process {second.pid} on ", "(alerts.orders differ")
+        await first.until_not_ready("standing by", f"process {second.pid} on ", "(alerts.orders differs)")
         harness.orders.insert(("1", "Ann", "10"))
         await harness.until_notified(("fired", "1"))
         second.signal(signal.SIGHUP)
@@ -134,6 +135,38 @@ async def test_standby_takes_over_with_what_it_last_read(
 async def test_standby_ends_when_it_is_stopped(both: tuple[TocsinProcess, TocsinProcess]) -> None:
     _, second = both
     assert await second.stop() == 0
+
+
+async def test_other_database_and_other_receiver_are_named(harness: Harness) -> None:
+    """Two installations with one file and different environments. No address is printed; passwords do not count."""
+    [settings] = harness.config["channels"].values()
+    receiver, settings["url"] = settings["url"], "${HOOK}"
+    harness.source["dsn"] += "&password=${PASSWORD}"
+    async with harness.run(HOOK=receiver, PASSWORD="one") as first:
+        await first.until_ready()
+        async with harness.run(HOOK=receiver, PASSWORD="two") as second:
+            await second.until_ready()
+        staging = receiver.replace("/hook", "/staging-hook")
+        async with harness.run(HOOK=staging, PASSWORD="one") as third:
+            who = f"process {first.pid} on {socket.gethostname()}"
+            await third.until_not_ready(f"{who} runs another configuration (channels.hook.url differs)")
+            assert not third.logged("staging-hook")
+        harness.source["dsn"] = harness.source["dsn"].replace("/materialize?", "/staging?")
+        file = write(harness.directory / "tocsin.yaml", harness.config)
+        environment = {"HOOK": staging, "PASSWORD": "one"}
+        status, output, errors = await command(harness.directory, "check", "--online", "-c", str(file), **environment)
+        assert (status, "the servers agree" in output) == (0, True)
+        assert (
+            f": ledger.url: {who} runs another configuration (channels.hook.url and sources.mz.dsn"
+            " differ); `tocsin run` waits until they run this one or have ended. Set another ledger.namespace"
+        ) in errors
+
+
+async def test_check_does_not_warn_of_the_same_configuration(harness: Harness) -> None:
+    async with harness.run() as first:
+        await first.until_ready()
+        status, _, errors = await command(harness.directory, "check", "--online", "-c", str(first.file))
+        assert (status, "warning" in errors) == (0, False)
 
 
 async def test_ledger_survives_a_restart_of_its_database(harness: Harness) -> None:

@@ -13,7 +13,7 @@ from tocsin.app import build, logs
 from tocsin.cli import Exit
 from tocsin.cli.configuration import configuration
 from tocsin.config import Config
-from tocsin.config.check import check, check_online
+from tocsin.config.check import check, check_online, warnings_online
 from tocsin.config.sections import LogSettings
 from tocsin.errors import ConfigError, Problem
 
@@ -30,12 +30,13 @@ def command(chosen: Namespace) -> Exit:
         return _report(error.problems, [], chosen)
     if chosen.show:
         print(yaml.safe_dump(config.redacted(), sort_keys=False, allow_unicode=True), end="")
-    problems = check(config)
+    problems, warnings = check(config), [*config.warnings]
     if chosen.online:
         # Problems are reported below, and the output may be JSON.
         logs.configure(LogSettings(level="error"))
         problems += asyncio.run(_online(config, quiet=chosen.json))
-    return _report(problems, config.warnings, chosen, config)
+        warnings += asyncio.run(warnings_online(config))
+    return _report(problems, warnings, chosen, config)
 
 
 async def _online(config: Config, *, quiet: bool) -> list[Problem]:

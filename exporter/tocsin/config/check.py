@@ -11,10 +11,11 @@ from tocsin.alert import Alert, EventAlert
 from tocsin.channels.base import Channel, Level
 from tocsin.config import trial
 from tocsin.config.columns import named_columns
+from tocsin.config.parts import parts
 from tocsin.config.problems import nearest
 from tocsin.config.resolved import Config
 from tocsin.config.tls import protection, read_files
-from tocsin.errors import ConfigError, Problem, SourceError, SourceReason
+from tocsin.errors import ConfigError, LedgerError, Problem, SourceError, SourceReason
 from tocsin.faults import unexpected
 from tocsin.ledger import postgres
 from tocsin.model import Columns, Event, Row
@@ -96,6 +97,17 @@ async def check_online(
     for name, channel in channels.items():
         work.append(guarded(f"channels.{name}", _verified(config, f"channels.{name}", channel.verify())))
     return list(_once_each_source(one for found in await asyncio.gather(*work) for one in found))
+
+
+async def warnings_online(config: Config) -> list[Problem]:
+    """Find what would have `tocsin run` wait, as long as other processes share the ledger."""
+    if (server := config.ledger.server()) is None:
+        return []
+    try:
+        why = await postgres.waits_for(server, parts(config))
+    except LedgerError:
+        return []  # `check_online` reports it, or there is no ledger yet
+    return [config.places.problem("waits", "ledger.url", why=why)] if why else []
 
 
 async def _verified(config: Config, path: str, sentences: Awaitable[Sequence[str]]) -> list[Problem]:

@@ -118,7 +118,11 @@ class Link:
         """Do some work on the connection, within some seconds once there is one. Raises what `get` and `work` raise,
         and TimeoutError."""
         connection = await self.get()
-        running = asyncio.create_task(within(seconds, connection, work(connection)))
+
+        async def timed() -> T:
+            return await within(seconds, connection, work(connection))
+
+        running = asyncio.create_task(timed())  # which may be cancelled before it begins
         self._running = running
         try:
             return await running

@@ -5,6 +5,7 @@ statement of each transaction renews the lease, and fails where another process 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -96,15 +97,30 @@ def _text(configuration: Mapping[str, str]) -> str:
 
 def _another(others: Result, ours: Mapping[str, str]) -> str:
     theirs = json.loads(others.rows[0][1] or "{}")
-    who = " and ".join(name for name, _ in others.rows)
+    # Containers may have one name, and the same process number.
+    names = Counter(name for name, _ in others.rows)
+    who = " and ".join(name if count == 1 else f"{count} times {name}" for name, count in names.items())
     if "copy" in theirs:
         return f"{who} copies a ledger"
     run = "runs" if len(others.rows) == 1 else "run"
     if "copy" in ours:
         return f"{who} {run} the alerts"
     differ = sorted(part for part in theirs.keys() | ours.keys() if theirs.get(part) != ours.get(part))
-    more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-    return f"{who} {run} another configuration ({', '.join(differ[:3])}{more} differ)"
+    if len(differ) > 4:
+        differ[3:] = [f"{len(differ) - 3} more"]
+    named = " and ".join([*filter(None, [", ".join(differ[:-1])]), differ[-1]])
+    return f"{who} {run} another configuration ({named} {'differ' if len(differ) > 1 else 'differs'})"
+
+
+def others(configuration: Mapping[str, str]) -> Job[str]:
+    """Why a process with this configuration would wait; empty where it would not."""
+    ours = _text(configuration)
+
+    async def job(db: Transaction) -> Callable[[], str]:
+        found = db.add(_OTHERS, (ours, 0))
+        return lambda: _another(found, json.loads(ours)) if found.rows else ""
+
+    return job
 
 
 def fence(db: Transaction, member: Member) -> Callable[[], None]:

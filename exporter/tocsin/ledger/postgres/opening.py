@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import psycopg
 from psycopg import sql
@@ -11,12 +12,14 @@ from psycopg import sql
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.clock import ServerClock
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
-from tocsin.ledger.postgres.instances import Member, instances, join
+from tocsin.ledger.postgres.instances import Member, instances, join, others
 from tocsin.ledger.postgres.ledger import PostgresLedger, changes
 from tocsin.ledger.postgres.schema import migrate
-from tocsin.ledger.postgres.transaction import answering, in_one
+from tocsin.ledger.postgres.transaction import Job, answering, in_one
 from tocsin.ledger.sharing import Instance
 from tocsin.postgres import granted, script, within
+
+T = TypeVar("T")
 
 
 async def open_ledger(
@@ -86,11 +89,20 @@ def ddl(server: LedgerServer) -> str:
 
 async def listed(server: LedgerServer) -> Sequence[Instance]:
     """The processes that run alerts on a ledger. Raises LedgerError."""
+    return await _read(server, answering(instances))
+
+
+async def waits_for(server: LedgerServer, configuration: Mapping[str, str]) -> str:
+    """Why a process with this configuration would wait; empty where it would not. Raises LedgerError."""
+    return await _read(server, others(configuration))
+
+
+async def _read(server: LedgerServer, job: Job[T]) -> T:
     link = Link(server)
     try:
         db = await link.get()
         await within(server.timeout, db, migrate(db, server, allowed=False, copying=True))
-        return await within(server.timeout, db, in_one(db, begin(server), answering(instances)))
+        return await within(server.timeout, db, in_one(db, begin(server), job))
     except (psycopg.Error, OSError) as error:
         raise ledger_error(error, server) from None
     finally:
