@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from support.ledger import commit, fired, firing, transition
 from support.postgres import Database, shared_postgres
 from support.tcp_proxy import TcpProxy
-from support.waiting import until_some
+from support.waiting import until, until_some
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Commit, Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger
@@ -41,7 +41,7 @@ async def behind(database: Database, proxy: TcpProxy) -> AsyncIterator[PostgresL
 
 def through(proxy: TcpProxy, database: Database) -> LedgerServer:
     dsn = make_conninfo(database.dsn, host="127.0.0.1", port=str(proxy.port))
-    return LedgerServer(dsn=SecretStr(dsn), lease=30.0)
+    return LedgerServer(dsn=SecretStr(dsn))
 
 
 @pytest.fixture
@@ -248,11 +248,36 @@ async def test_login_that_is_refused_at_the_start_is_named(database: Database, r
 def test_several_servers_of_a_url_are_asked_for_the_one_that_writes() -> None:
     server = at("postgresql://teller@db1:5432,db2:5433/alerts")
     assert conninfo_to_dict(server.conninfo())["target_session_attrs"] == "read-write"
+    assert conninfo_to_dict(server.conninfo())["tcp_user_timeout"] == "10000"
     assert server.display == "teller@db1:5432,db2:5433/alerts"
     assert "target_session_attrs" not in server.model_copy(update={"dsn": SecretStr("host=db1")}).conninfo()
     chosen = at("postgresql://teller@db1,db2/alerts?target_session_attrs=primary")
     assert conninfo_to_dict(chosen.conninfo())["target_session_attrs"] == "primary"
     assert chosen.display == "teller@db1:5432,db2:5432/alerts"
+
+
+async def test_server_that_lost_commits_gets_no_more(database: Database) -> None:
+    """What is in memory does not fit to it."""
+    ledger = await open_ledger(at(database.dsn))
+    await fired(ledger, "1")
+    await database.run("UPDATE tocsin.instances SET writes = 0")
+    error = await failure(ledger)
+    assert error.reason is LedgerReason.FENCED
+    assert "the database has lost what was committed last" in str(error)
+    assert len(await ledger.find(Filter())) == 1
+    await ledger.close()
+
+
+async def test_lost_connections_are_given_up_within_seconds(behind: PostgresLedger, proxy: TcpProxy) -> None:
+    """The transaction has a minute, but no one answers any more."""
+    await fired(behind, "1")
+    await until(lambda: behind.sharing.instances, "all of its connections are there")
+    proxy.lose()
+    began = time.monotonic()
+    error = await failure(behind)
+    assert error.reason is LedgerReason.SILENT
+    assert time.monotonic() - began < 12
+    assert len(await fired(behind, "2")) == 1
 
 
 # A password that changes.

@@ -61,7 +61,8 @@ class LedgerServer(Server):
         }
 
     def _target(self) -> dict[str, str]:
-        target = super()._target()
+        # A connection that a firewall has forgotten ends after 10 seconds without an answer of the other machine.
+        target = {"tcp_user_timeout": "10000", **super()._target()}
         several = "," in target.get("host", "") + target.get("hostaddr", "")
         return {"target_session_attrs": "read-write", **target} if several else target
 
