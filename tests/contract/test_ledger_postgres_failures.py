@@ -1,5 +1,6 @@
 """The ledger in PostgreSQL when its server, the network or an administrator fails it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from support.waiting import until, until_some
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Commit, Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger
+from tocsin.ledger.postgres.connection import Link
+from tocsin.postgres import PgConnection
 
 
 @pytest.fixture
@@ -318,3 +321,20 @@ async def test_times_are_those_of_the_server(database: Database, monkeypatch: py
     [one] = await fired(ledger, "1")
     assert abs(one.created_at - now) < 60
     await ledger.close()
+
+
+async def test_work_given_up_before_it_begins_is_never_made(database: Database) -> None:
+    """Otherwise Python complains of a coroutine without an end."""
+    link, made = Link(LedgerServer(dsn=SecretStr(database.dsn))), list[PgConnection]()
+
+    async def work(connection: PgConnection) -> None:
+        made.append(connection)
+
+    await link.get()
+    running = asyncio.create_task(link.run(5.0, work))
+    await asyncio.sleep(0)
+    link.give_up()
+    with pytest.raises(TimeoutError):
+        await running
+    assert not made
+    assert link.lost

@@ -141,10 +141,10 @@ class Link:
     def give_up(self) -> None:
         """End the connection and what is being done on it: the server is silent."""
         running, self._running = self._running, None
+        if self._connection is not None:
+            self._connection.pgconn.finish()
         if running is not None:
             running.cancel()
-        elif self._connection is not None:
-            self._connection.pgconn.finish()
 
     async def close(self) -> None:
         if self._connection is not None:
