@@ -6,6 +6,7 @@ With the default backoff of sources and channels, which is longer than the promi
 import asyncio
 import contextlib
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -356,6 +357,46 @@ async def test_full_disk_loses_nothing(
         finally:
             await database.run("DROP SCHEMA tocsin CASCADE")
             admin.execute("DROP TABLESPACE small")
+
+
+@pytest.fixture
+def small_wal(server: Postgres) -> Iterator[Path]:
+    """The write-ahead log of the server, on a file system of its own."""
+    place, kept = server.data / "pg_wal", server.data.parent / "pg_wal"
+    server.stop()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], capture_output=True).returncode:
+        server.start()
+        pytest.skip("needs the right to mount a file system")
+    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["cp", "-a", str(place), str(kept)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], check=True)
+    subprocess.run(["cp", "-a", f"{kept}/.", str(place)], check=True)
+    server.start()
+    yield place
+    server.stop()
+    subprocess.run(["cp", "-a", f"{place}/.", str(kept)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    subprocess.run(["cp", "-a", f"{kept}/.", str(place)], check=True)
+    shutil.rmtree(kept)
+    server.start()
+
+
+async def test_full_disk_of_the_log_loses_nothing(
+    harness: Harness, server: Postgres, small_wal: Path, database: Database
+) -> None:
+    """The server stops itself."""
+    async with working(harness) as tocsin:
+        filler = small_wal / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        with contextlib.suppress(psycopg.Error):
+            await database.run("CREATE TABLE large AS SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
+        change(harness)
+        await tocsin.until_not_ready("ledger: ", "No such file or directory")
+        filler.unlink()
+        server.start()
+        await goes_on(harness, tocsin, time.monotonic())
 
 
 # Clocks.
