@@ -140,6 +140,21 @@ Connects to nothing. Read the SQL, then run it as a user who may create tables.
 _LEDGER = """\
 examples:
   tocsin ledger copy tocsin.db tocsin.yaml       from the file to the ledger of the configuration
+  tocsin ledger migrate tocsin.yaml              make its tables in PostgreSQL, or bring them up to date
+"""
+
+_LEDGER_MIGRATE = """\
+examples:
+  tocsin ledger migrate tocsin.yaml
+  tocsin ledger migrate postgresql://admin@db.example.com/alerts
+
+`tocsin run` does the same; this is for updates with the role of an administrator. The tables belong to the owner of
+the schema. While processes run alerts on older tables, it refuses and names them.
+"""
+
+_LEDGER_COPY = """\
+examples:
+  tocsin ledger copy tocsin.db tocsin.yaml       from the file to the ledger of the configuration
   tocsin ledger copy postgresql://tocsin@db.example.com/alerts tocsin.db
 
 Stop Tocsin first: neither ledger may be in use. A copy that was interrupted goes on when it is started again; until
@@ -282,12 +297,15 @@ def _add_outbox(commands: _Commands) -> None:
 
 
 def _add_ledger(commands: _Commands) -> None:
-    ledger = _add(commands, "ledger", "ledger", "copy the ledger to another store", _LEDGER)
+    ledger = _add(commands, "ledger", "ledger", "copy the ledger, or update its tables", _LEDGER)
     actions = ledger.add_subparsers(dest="action", metavar="ACTION", required=True)
-    copy = _add(actions, "copy", "ledger", "copy a ledger, compare it, and leave the source as it is", _LEDGER)
+    copy = _add(actions, "copy", "ledger", "copy a ledger, compare it, and leave the source as it is", _LEDGER_COPY)
     where = "a file, postgresql://user@host/database, or a configuration file (.yaml) whose ledger is meant"
     copy.add_argument("source", metavar="FROM", help=where)
     copy.add_argument("target", metavar="TO", help="the same; it must be new, or hold an unfinished copy of FROM")
+    migrate = _add(actions, "migrate", "ledger", "make tables in PostgreSQL, or bring them up to date", _LEDGER_MIGRATE)
+    migrate.add_argument("place", metavar="CONFIG", help="a configuration file (.yaml), or the address of its ledger")
+    _flag(migrate, "--dry-run", "print the SQL, and change nothing")
 
 
 def _add_postgres(commands: _Commands) -> None:

@@ -1,8 +1,9 @@
-"""`tocsin ledger`: copy a ledger from one store to another."""
+"""`tocsin ledger`: copy a ledger from one store to another, or bring its tables up to date."""
 
 import asyncio
 import os
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,29 @@ class _Open(Store, Protocol):
 
 
 def command(chosen: Namespace) -> Exit:
+    return _migrate(chosen) if chosen.action == "migrate" else _copied(chosen)
+
+
+def _migrate(chosen: Namespace) -> Exit:
+    settings = _settings(chosen.place)
+    if (server := settings.server()) is None:
+        why = "`tocsin run` brings a ledger in a file up to date by itself"
+        raise LedgerError(f"{settings.path}: {why}", LedgerReason.LOCKED)
+    before, steps = asyncio.run(postgres.update(server, dry_run=chosen.dry_run))
+    now = before + len(steps)
+    tables = f"the tables in {_shown(chosen.place)}"
+    if not steps:
+        print(f"{tables} are up to date (version {now}); nothing was to do")
+    elif chosen.dry_run:
+        print("\n".join(textwrap.dedent(step).strip() for step in steps))
+    elif not before:
+        print(f"{tables} were made (version {now})")
+    else:
+        print(f"{tables} were brought from version {before} to {now}")
+    return Exit.OK
+
+
+def _copied(chosen: Namespace) -> Exit:
     count = asyncio.run(_copy(chosen.source, chosen.target))
     print(f"{count:,} rows are the same in {_shown(chosen.target)}")
     return Exit.OK

@@ -3,7 +3,17 @@
 
 from tocsin.ledger.postgres.connection import LedgerServer
 from tocsin.ledger.postgres.ledger import PostgresLedger
-from tocsin.ledger.postgres.opening import ddl, listed, open_ledger, verify, waits_for
+from tocsin.ledger.postgres.opening import ddl, listed, open_ledger, update, verify, waits_for
 from tocsin.ledger.postgres.tables import open_tables
 
-__all__ = ["LedgerServer", "PostgresLedger", "ddl", "listed", "open_ledger", "open_tables", "verify", "waits_for"]
+__all__ = [
+    "LedgerServer",
+    "PostgresLedger",
+    "ddl",
+    "listed",
+    "open_ledger",
+    "open_tables",
+    "update",
+    "verify",
+    "waits_for",
+]

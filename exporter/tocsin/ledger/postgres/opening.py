@@ -14,7 +14,8 @@ from tocsin.ledger.postgres.clock import ServerClock
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.instances import Member, instances, join, others
 from tocsin.ledger.postgres.ledger import PostgresLedger, changes
-from tocsin.ledger.postgres.schema import migrate
+from tocsin.ledger.postgres.schema import Update, migrate
+from tocsin.ledger.postgres.schema import update as update_tables
 from tocsin.ledger.postgres.transaction import Job, answering, in_one
 from tocsin.ledger.sharing import Instance
 from tocsin.postgres import granted, script, within
@@ -71,6 +72,19 @@ async def verify(server: LedgerServer) -> list[str]:
     finally:
         await link.close()
     return []
+
+
+async def update(server: LedgerServer, *, dry_run: bool = False) -> Update:
+    """Bring the tables up to date, or with `dry_run` say how. Raises LedgerError, also while processes of an older
+    version run alerts on them."""
+    link = Link(server)
+    try:
+        db = await link.get()
+        return await within(server.timeout, db, update_tables(db, server, dry_run=dry_run))
+    except (psycopg.Error, OSError) as error:
+        raise ledger_error(error, server) from None
+    finally:
+        await link.close()
 
 
 def ddl(server: LedgerServer) -> str:

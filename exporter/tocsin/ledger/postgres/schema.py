@@ -5,6 +5,8 @@ As in SQLite (`tocsin.ledger.schema`), except that a list of columns is a key by
 and that the processes which share it are.
 """
 
+from typing import LiteralString, NamedTuple
+
 from psycopg import sql
 
 from tocsin.errors import LedgerError, LedgerReason
@@ -202,15 +204,7 @@ async def migrate(
     """
     schema = sql.Identifier(server.namespace)
     async with db.transaction():
-        # Two processes that create tables at once fail, even with IF NOT EXISTS.
-        await db.execute("SELECT pg_advisory_xact_lock(hashtext('tables of tocsin'))")
-        version = await _version(db, server.namespace)
-        if version > len(MIGRATIONS):
-            raise LedgerError(
-                f"{server.display}: written by a newer version of Tocsin (tables {version}, this one knows"
-                f" {len(MIGRATIONS)}); run that version, or choose another schema",
-                LedgerReason.NEWER,
-            )
+        version = await _locked_version(db, server)
         if version < len(MIGRATIONS) and not allowed:
             raise LedgerError(
                 f"{server.display}: there is no ledger of this version in the schema {server.namespace};"
@@ -231,6 +225,63 @@ async def migrate(
         for script in MIGRATIONS[version:]:
             await db.execute(script)
         await db.execute("UPDATE ledger SET version = %s", (len(MIGRATIONS),))
+
+
+async def update(db: PgConnection, server: LedgerServer, *, dry_run: bool) -> "Update":
+    """Bring the tables up to date, as the owner of their schema where the role that is logged in may be that.
+    `dry_run`: change nothing. Raises LedgerError, also while processes run alerts on older tables."""
+    async with db.transaction():
+        version = await _locked_version(db, server)
+        if 0 < version < len(MIGRATIONS) and (names := await _running(db, server.namespace)):
+            raise LedgerError(
+                f"{server.display}: {' and '.join(names)} {'runs' if len(names) == 1 else 'run'} the alerts on tables"
+                f" {version}, with an older version of Tocsin; stop {'it' if len(names) == 1 else 'them'} first, or let"
+                " `tocsin run` of this version wait for that",
+                LedgerReason.LOCKED,
+            )
+        if not dry_run:
+            await db.execute(_AS_OWNER, (server.namespace,))
+            await migrate(db, server, allowed=True, copying=True)
+        return Update(version, MIGRATIONS[version:])
+
+
+class Update(NamedTuple):
+    """An update of the tables."""
+
+    version: int
+    """Theirs before it; 0: there are none."""
+    steps: tuple[str, ...]
+    """SQL, one for each version that follows."""
+
+
+_AS_OWNER = """
+    SELECT set_config('role', pg_get_userbyid(nspowner), true)
+    FROM pg_namespace WHERE nspname = %s AND pg_has_role(nspowner, 'MEMBER')
+"""
+
+
+async def _running(db: PgConnection, schema: str) -> list[str]:
+    """The processes that run alerts on the tables. Until the end of the transaction none joins them."""
+    name = sql.Identifier(schema)
+    await db.execute(sql.SQL("SELECT 1 FROM {}.ledger FOR UPDATE").format(name))
+    statement: LiteralString = "SELECT name FROM {}.instances WHERE until >= clock_timestamp() ORDER BY epoch"
+    cursor = await db.execute(sql.SQL(statement).format(name))
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def _locked_version(db: PgConnection, server: LedgerServer) -> int:
+    """The version of the tables, which no other process changes until the end of the transaction; 0: there are none.
+    Raises LedgerError for a newer one."""
+    # Two processes that create tables at once fail, even with IF NOT EXISTS.
+    await db.execute("SELECT pg_advisory_xact_lock(hashtext('tables of tocsin'))")
+    version = await _version(db, server.namespace)
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            f"{server.display}: written by a newer version of Tocsin (tables {version}, this one knows"
+            f" {len(MIGRATIONS)}); run that version, or choose another schema",
+            LedgerReason.NEWER,
+        )
+    return version
 
 
 async def _version(db: PgConnection, schema: str) -> int:
