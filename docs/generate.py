@@ -65,7 +65,7 @@ more. Where that matters, ask that the sample is not older than three scrapes:
 
 ## Several processes
 
-Processes that [share a ledger](standby.md) serve the gauges of all alerts, with the same labels and values, unless
+Processes that [share a ledger](scaling.md) serve the gauges of all alerts, with the same labels and values, unless
 `ledger.follow` is false. Let Prometheus scrape every process by itself, as targets of one job. Through a load balancer
 each scrape would be of another process.
 

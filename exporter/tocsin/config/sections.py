@@ -50,8 +50,8 @@ class LedgerSettings(Settings):
     path: Text = "tocsin.db"
     """The file, relative to the working directory. Put it on a local disk. Only one process can use it at a time."""
     url: Secret | None = None
-    """A PostgreSQL database that holds the state instead of the file: `postgresql://user:password@host/database`. A
-    second process with the same `url` takes over when the first one ends."""
+    """A PostgreSQL database that holds the state instead of the file: `postgresql://user:password@host/database`.
+    Several processes with the same `url` share the work."""
     url_file: Path | None = None
     """A file that holds the `url`. Each new connection uses the password that is in it then."""
     namespace: Name = "tocsin"
