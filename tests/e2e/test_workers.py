@@ -122,6 +122,16 @@ async def test_worker_that_was_killed_is_started_again(two: Workers) -> None:
     assert {one.pid for one in await two.until_shared(2, 2)} & {first.pid, second.pid} == {second.pid}
 
 
+async def test_worker_that_lost_its_lease_is_started_again(two: Workers) -> None:
+    """It ends with 124, as others lead its alerts by then."""
+    first, second = await two.until_shared(2, 2)
+    os.kill(first.pid, signal.SIGSTOP)
+    assert [one.pid for one in await two.until_shared(4)] == [second.pid]
+    os.kill(first.pid, signal.SIGCONT)
+    await two.supervisor.until_logged("a worker has ended; starting it again", "status=124")
+    await two.until_shared(2, 2)
+
+
 async def test_workers_end_when_their_supervisor_is_killed(two: Workers) -> None:
     """They also close their output, for which this waits."""
     found = await two.until_shared(2, 2)
