@@ -1,6 +1,7 @@
 """Every configuration in README and docs, whole or in part, is valid."""
 
 import re
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from support.monitoring_programs import program
 from support.pages import DOCS, ROOT, blocks
 from tocsin.config import load
 from tocsin.config.document import parse
@@ -20,12 +22,14 @@ MIGRATIONS = {
 """Pages whose examples have settings of other systems, and the tests that run them."""
 ELSEWHERE = {*MIGRATIONS, "security.md"}  # test_docs_security.py
 PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if page.name not in ELSEWHERE)]
-BLOCKS = [
+EVERY = [
     pytest.param(text, id=f"{page.stem}-{n}")
     for page in PAGES
     for n, text in enumerate(blocks(page, "ya?ml"))
     if not text.startswith("# dbt_project.yml")
 ]
+PROMETHEUS = [one for one in EVERY if str(one.values[0]).startswith("scrape_configs:")]
+BLOCKS = [one for one in EVERY if one not in PROMETHEUS]
 SECRETS = {"url": "https://example.com/hook", "urls": "json://127.0.0.1", "dsn": "postgresql://user@db/shop"}
 """The content of a file of secrets by setting; the default is a key."""
 POSTGRES = {"type": "postgres", "host": "db", "user": "tocsin"}
@@ -85,6 +89,16 @@ def test_configuration_on_a_page_is_valid(text: str, tmp_path: Path) -> None:
     file = tmp_path / "tocsin.yaml"
     file.write_text(yaml.safe_dump(completed(written, text), allow_unicode=True), encoding="utf-8")
     assert load(file, _Environment()).warnings == ()
+
+
+@pytest.mark.parametrize("text", PROMETHEUS)
+def test_prometheus_takes_its_part_of_a_page(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "prometheus.yml"
+    file.write_text(text, encoding="utf-8")
+    checked = subprocess.run(
+        [program("promtool"), "check", "config", file], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_each_migration_page_is_run_by_a_test() -> None:
