@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,14 @@ async def test_foreign_name_of_the_host_is_refused(tmp_path: Path, host: str) ->
 async def test_own_names_of_the_host_are_served(tmp_path: Path, host: str) -> None:
     async with listening(tmp_path, hosts=["tocsin.example.com"]) as port:
         assert (await port.get("/metrics", Host=host))[0] == 200
+
+
+async def test_name_of_the_machine_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes of a ledger link to it by that."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "Host-A.example.com")
+    async with listening(tmp_path) as port:
+        assert (await port.get("/", Host="host-a.example.com:8627"))[0] == 200
+        assert (await port.get("/", Host="host-b.example.com:8627"))[0] == 403
 
 
 async def test_any_host_is_served_with_a_login(tmp_path: Path) -> None:

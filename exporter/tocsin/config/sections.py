@@ -143,7 +143,8 @@ class WebSettings(Settings):
     hosts: list[Text] = Field(default_factory=list)
     """Names under which browsers and Prometheus reach the port, as in `tocsin.example.com`. Only without users, tokens
     and required client certificates: then requests under other names with a dot are refused, so that no web page can
-    read the port by pointing its own name here. IP addresses and names without a dot need no entry."""
+    read the port by pointing its own name here. IP addresses, names without a dot and the name of the machine need no
+    entry."""
 
     @field_validator("listen")
     @classmethod

@@ -1,7 +1,9 @@
 """The listening port: TLS and logins as the file says that `web.config_file` names, read again when it changes."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import structlog
 from aiohttp import web
@@ -88,7 +90,9 @@ class Port:
     def _rules(self) -> Rules:
         # A reload may change `listen` and `config_file`, which take effect with the next start.
         alone = self._loopback and self._settings.config_file == self._config_file
-        return rules(self._settings, self._protection.settings, loopback=alone)
+        found = rules(self._settings, self._protection.settings, loopback=alone)
+        # Other processes of a ledger link to it by the name of its machine, under which no one else has a page.
+        return replace(found, hosts=found.hosts | {socket.gethostname().lower()})
 
     async def _check_files(self) -> None:
         if self._files is not None:
