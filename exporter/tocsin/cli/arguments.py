@@ -199,7 +199,8 @@ def arguments_parser() -> argparse.ArgumentParser:
     group = run.add_mutually_exclusive_group()
     group.add_argument("--dry-run", action="store_true", help="print notifications, send nothing, keep no ledger")
     group.add_argument("--workers", type=_count, default=1, metavar="N", help="run N processes that share the ledger")
-    group.add_argument("--worker", type=_count, help=argparse.SUPPRESS)  # the number of one of them
+    # The number of one of them. Not `--worker`, which people would take for `--workers`.
+    group.add_argument("--as-worker", dest="worker", type=_count, help=argparse.SUPPRESS)
     check = _add(commands, "check", "check", "check the configuration and report every problem at once", _CHECK)
     _finish(check)
     _flag(check, "--online", "also ask the servers, and try templates on a real row")
@@ -236,10 +237,9 @@ def _add(commands: _Commands, name: str, module: str, summary: str, epilog: str)
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("it must be at least 1")
-    return count
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("it must be a whole number from 1 on")
+    return int(text)
 
 
 def _flag(command: argparse.ArgumentParser, name: str, text: str) -> None:

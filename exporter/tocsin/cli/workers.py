@@ -116,7 +116,7 @@ class _Supervisor:
                         await self._stopping.wait()
 
     async def _once(self, worker: int) -> int:
-        process = await asyncio.create_subprocess_exec(*self._command, "--worker", str(worker), stdin=PIPE)
+        process = await asyncio.create_subprocess_exec(*self._command, "--as-worker", str(worker), stdin=PIPE)
         self._running[worker] = process
         if self._stopping.is_set():
             self._send(signal.SIGTERM)  # it was not there yet
