@@ -16,7 +16,7 @@ from support.materialize import Relation
 from support.postgres import Database, shared_postgres
 from support.receiver import Answer, Received
 from support.tcp_proxy import TcpProxy
-from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness
+from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness, quick_channel
 from support.waiting import SOON, until, until_equal
 
 pytestmark = pytest.mark.e2e
@@ -115,6 +115,52 @@ async def test_others_take_over_at_once_from_one_that_is_stopped(harness: Harnes
     await until(lambda: len(harness.receiver.requests) == len(VIEWS), "one notification for each")
     assert time.monotonic() - began < PROMPT
     await until_shared(others, 2, 2)
+
+
+@pytest.fixture
+async def leader_that_sends(harness: Harness) -> AsyncIterator[tuple[TocsinProcess, TocsinProcess]]:
+    """The leader of `orders`, whose request to `stuck` is not answered, and another process."""
+    harness.config["channels"]["stuck"] = quick_channel(f"{harness.receiver.url}/stuck", timeout="15s")
+    harness.alert["notify"] = ["hook", "stuck"]
+    harness.receiver.otherwise = lambda request: Answer(hang=request.path == "/stuck")
+    async with harness.run() as first, harness.run() as second:
+        await until_shared([first, second], 2, 2)
+        harness.orders.insert(("1", "Ann", "10"))
+        await until_equal(lambda: arrived(harness), ["/hook", "/stuck"], "what arrived")
+        yield (first, second) if "orders" in await led(first) else (second, first)
+
+
+async def arrived(harness: Harness) -> list[str]:
+    return sorted(request.path for request in harness.receiver.requests)
+
+
+async def test_one_that_stops_hands_over_before_all_is_sent(
+    harness: Harness, database: Database, leader_that_sends: tuple[TocsinProcess, TocsinProcess]
+) -> None:
+    leader, _ = leader_that_sends
+    leader.signal(signal.SIGTERM)
+    await until(lambda: len(harness.orders.streams) == 1, "the subscription of the other one alone")
+    harness.orders.insert(("2", "Bob", "20"))
+    await until_equal(lambda: arrived(harness), ["/hook", "/hook", "/stuck", "/stuck"], "what arrived")
+    assert await database.run("SELECT count(*) FROM tocsin.instances") == [(2,)], "processes"
+    harness.receiver.release()
+    assert await leader.exited() == 0
+
+
+async def test_one_taken_over_while_it_stops_ends_at_once(
+    harness: Harness, database: Database, leader_that_sends: tuple[TocsinProcess, TocsinProcess]
+) -> None:
+    """It does not try to record what another process sends again."""
+    leader, _ = leader_that_sends
+    leader.signal(signal.SIGTERM)
+    await leader.until_logged("event=stopping")
+    leader.signal(signal.SIGSTOP)
+    await until_equal(lambda: database.run("SELECT count(*) FROM tocsin.instances"), [(1,)], "processes")
+    harness.receiver.release()
+    leader.signal(signal.SIGCONT)
+    began = time.monotonic()
+    assert await leader.exited() == 0
+    assert time.monotonic() - began < PROMPT
 
 
 async def test_one_that_was_paused_writes_and_sends_nothing_more(

@@ -171,6 +171,10 @@ class Outputs:
         await _within(_DRAIN, (dispatcher.drained() for dispatcher in self.dispatchers.values()))
         await self._stop_channels(list(self.dispatchers))
 
+    async def finish(self) -> None:
+        """Finish what is being sent, within a limit, and stop: other processes send the rest."""
+        await self._stop_channels(list(self.dispatchers))
+
     async def abandon(self) -> None:
         """Stop at once: what is sent can no longer be recorded."""
         await self._fleet.stop(list(self.dispatchers))

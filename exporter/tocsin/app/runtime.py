@@ -2,6 +2,7 @@
 whole."""
 
 import asyncio
+import contextlib
 import math
 import re
 import socket
@@ -215,10 +216,22 @@ class Runtime:
             await asyncio.gather(self._following, return_exceptions=True)
         await self.outputs.finish_levels()
         await self.inputs.stop()
-        await (self.outputs.abandon() if self._fenced else self.outputs.drain())
+        await self._stop_sending()
         ledger, self.ledger, self.config = self.ledger, None, None
         if ledger is not None:
             await ledger.close()
+
+    async def _stop_sending(self) -> None:
+        sharing = None if self.ledger is None else self.ledger.sharing
+        if sharing is not None and not self._fenced:
+            with contextlib.suppress(LedgerError):  # then others take the alerts when the lease is over
+                await sharing.resign()
+        if self._fenced:
+            await self.outputs.abandon()
+        elif sharing is not None and any(one.epoch != sharing.epoch and not one.stops for one in sharing.instances):
+            await self.outputs.finish()
+        else:
+            await self.outputs.drain()
 
     async def run_maintenance(self) -> None:
         """Check the ledger every second, and delete old notifications every minute, until cancelled."""

@@ -245,8 +245,10 @@ class Dispatcher:
         await self._idle.wait()
 
     async def finish(self) -> None:
-        """Begin no further send, and return once all that is being sent is answered and recorded."""
+        """Begin no further send, and return once all that is being sent is answered and recorded. What is claimed and
+        not sent is released: other processes may send it."""
         self._closing = True
+        await self._claims.reread()
         await self.drained()
 
     # Status.

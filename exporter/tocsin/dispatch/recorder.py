@@ -9,7 +9,7 @@ import structlog
 from tocsin.channels.base import Delivered, Result
 from tocsin.dispatch.base import Setup
 from tocsin.dispatch.decisions import Health
-from tocsin.errors import LedgerError
+from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import RETRY, Settlement, Status
 from tocsin.model import Notification
 from tocsin.repeats import Repeats
@@ -56,6 +56,10 @@ class Recorder:
                     written(more)
             except LedgerError as error:
                 self._unrecorded.add(channel=self._setup.name, error=str(error))
+                if error.reason is LedgerReason.FENCED:  # the process that has taken over sends it again
+                    self._queue.clear()
+                    written(False)
+                    continue
                 await asyncio.sleep(RETRY.delay(attempt, self._setup.chance, at_least=0.5))
                 self._added.set()
                 attempt += 1

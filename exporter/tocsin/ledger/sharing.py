@@ -23,6 +23,8 @@ class Instance(NamedTuple):
     """Wall-clock seconds."""
     leads: frozenset[str]
     """The alerts that it leads."""
+    stops: bool = False
+    """Whether it is about to end, and leads nothing any more."""
 
     @property
     def host(self) -> str:
@@ -120,6 +122,10 @@ class Sharing(Protocol):
         """Let others lead these alerts, which this process has stopped. Raises LedgerError."""
         ...
 
+    async def resign(self) -> None:
+        """Lead nothing any more: this process has stopped all alerts, and is about to end. Raises LedgerError."""
+        ...
+
     async def changed(self) -> None:
         """Return when something here has changed since the last return."""
         ...
@@ -148,6 +154,9 @@ class Alone:
 
     async def hand_over(self, alerts: Collection[str]) -> None:  # noqa: ARG002 - nothing is given
         return
+
+    async def resign(self) -> None:
+        self.leads = frozenset()
 
     async def changed(self) -> None:
         await asyncio.Event().wait()

@@ -16,7 +16,7 @@ from tocsin.ledger.postgres import schema
 from tocsin.ledger.postgres.outbox import release_all
 from tocsin.ledger.postgres.transaction import Job, Result, Transaction
 from tocsin.ledger.postgres.values import storable
-from tocsin.ledger.sharing import Held, Instance, shares
+from tocsin.ledger.sharing import Held, Instance, Shares, shares
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ _END = """
 """A process that was paused or cut off in the middle of a transaction holds locks until the server notices."""
 _INSTANCES = """
     SELECT i.epoch, i.name, i.address, extract(epoch FROM i.since)::double precision,
-           coalesce(array_agg(l.alert) FILTER (WHERE l.alert IS NOT NULL), '{}'),
+           coalesce(array_agg(l.alert) FILTER (WHERE l.alert IS NOT NULL), '{}'), i.stops,
            extract(epoch FROM i.until - clock_timestamp())::double precision
     FROM instances AS i LEFT JOIN leaders AS l USING (epoch) GROUP BY i.epoch ORDER BY i.epoch
 """
@@ -174,6 +174,7 @@ _HOLDS = """
     SELECT channel, extract(epoch FROM held)::double precision, why FROM channels
     WHERE held > clock_timestamp() AND epoch <> %s
 """
+_NOTHING = Shares(frozenset(), frozenset())
 
 
 def instances(db: Transaction) -> Callable[[], tuple[Instance, ...]]:
@@ -192,9 +193,9 @@ def meet(member: Member, wanted: AbstractSet[str], channels: Collection[str], *,
         holds = db.add(_HOLDS, (member.epoch,))
         found = await db.get(_INSTANCES)
         everyone = _instances(found)
-        led = {one.epoch: one.leads for one in everyone}
-        mine = led.setdefault(member.epoch, frozenset())
-        take, gives = shares(member.epoch, led, wanted)
+        led = {one.epoch: one.leads for one in everyone if not one.stops}
+        mine = led.get(member.epoch, frozenset())
+        take, gives = shares(member.epoch, led, wanted) if member.epoch in led else _NOTHING
         taken = db.add(_TAKE, (member.epoch, sorted(take))) if take else Result()
 
         def met() -> Met:
@@ -213,6 +214,13 @@ def hand_over(db: Transaction, member: Member, alerts: Collection[str]) -> None:
     """Let others lead alerts."""
     fence(db, member)  # first, as who ends this process locks its row first
     db.add("DELETE FROM leaders WHERE epoch = %s AND alert = ANY(%s)", (member.epoch, [*alerts]))
+
+
+def resign(db: Transaction, member: Member) -> None:
+    """Let others lead all alerts, and take none again."""
+    fence(db, member)
+    db.add("UPDATE instances SET stops = true WHERE epoch = %s", (member.epoch,))
+    db.add("DELETE FROM leaders WHERE epoch = %s", (member.epoch,))
 
 
 # Channels.
@@ -243,5 +251,6 @@ def hold(db: Transaction, member: Member, channel: str, seconds: float, why: str
 
 def _instances(found: Result) -> tuple[Instance, ...]:
     return tuple(
-        Instance(epoch, name, address, since, frozenset(leads)) for epoch, name, address, since, leads, _ in found.rows
+        Instance(epoch, name, address, since, frozenset(leads), stops)
+        for epoch, name, address, since, leads, stops, _ in found.rows
     )

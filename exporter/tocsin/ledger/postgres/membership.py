@@ -11,7 +11,7 @@ from psycopg import errors
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
-from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet
+from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet, resign
 from tocsin.ledger.postgres.transaction import Job, in_one, plain
 from tocsin.ledger.sharing import Held, Instance, pause
 from tocsin.postgres import PgConnection
@@ -79,6 +79,11 @@ class Membership:
         async with self._lock:  # a meeting that began before would lead them again
             await self._in_transaction(plain(lambda db: hand_over(db, self.member, alerts)))
             self.leads, self.gives = self.leads - {*alerts}, self.gives - {*alerts}
+
+    async def resign(self) -> None:
+        async with self._lock:
+            await self._in_transaction(plain(lambda db: resign(db, self.member)))
+            self.leads = self.gives = frozenset()
 
     async def changed(self) -> None:
         await self._changed.wait()

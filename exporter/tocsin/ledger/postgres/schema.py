@@ -30,7 +30,8 @@ MIGRATIONS: tuple[str, ...] = (
       address text NOT NULL,                     -- where it listens
       since   timestamptz NOT NULL,
       until   timestamptz NOT NULL,              -- end of its lease, which every transaction of it renews
-      writes  bigint NOT NULL DEFAULT 0          -- rises with each transaction of it
+      writes  bigint NOT NULL DEFAULT 0,         -- rises with each transaction of it
+      stops   boolean NOT NULL DEFAULT false     -- it leads nothing any more
     );
     CREATE TABLE leaders (
       alert text PRIMARY KEY,
