@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from support.ledger import commit, delivered, fired, transition
 from support.postgres import Database, shared_postgres
-from support.waiting import until, until_equal
+from support.waiting import SOON, until, until_equal
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, listed, open_ledger
 from tocsin.ledger.postgres.membership import Membership
@@ -157,3 +157,33 @@ async def test_one_that_could_not_reach_the_server_ends_no_other_at_once(two: Tw
     assert await database.run("SELECT count(*) FROM tocsin.instances") == [(2,)]
     await second.sharing.want([], [])
     assert len(await fired(second, "1")) == 1
+
+
+async def test_alerts_that_could_not_be_handed_over_are_tried_again(server: LedgerServer) -> None:
+    """Each meeting says so until they are: the transaction that hands them over may fail."""
+    first = await open_ledger(server)
+    await first.sharing.want(["late", "orders"], [])
+    second = await open_ledger(server)
+    await second.sharing.want(["late", "orders"], [])
+    async with asyncio.timeout(SOON):
+        for _ in range(5):
+            await first.sharing.changed()
+    assert len(first.sharing.gives) == 1
+    await first.sharing.hand_over(first.sharing.gives)
+    await until(lambda: second.sharing.leads, "its share")
+    for ledger in (first, second):
+        await ledger.close()
+
+
+async def test_defect_of_a_meeting_is_reported_and_does_not_end_them(
+    server: LedgerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without meetings a process would send nothing more, and say nothing of it."""
+    ledger = await open_ledger(server)
+    with monkeypatch.context() as patch:
+        patch.setattr("tocsin.ledger.postgres.membership.meet", lambda *_, **__: 1 / 0)
+        await until(lambda: ledger.fault, "the defect shows")
+    assert "ZeroDivisionError" in str(ledger.fault)
+    await until(lambda: ledger.fault is None, "it has met the others again")
+    assert ledger.sharing.valid
+    await ledger.close()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from support.postgres import Database, shared_postgres
-from support.tocsin import Harness, TocsinProcess, command, new_harness, write
-from support.waiting import SOON, until
+from support.tocsin import COLUMNS, Harness, TocsinProcess, command, new_harness, write
+from support.waiting import SOON, until, until_equal
 
 pytestmark = pytest.mark.e2e
 
@@ -96,6 +96,22 @@ async def test_one_that_reloads_leaves_the_alerts_to_the_others(harness: Harness
         await second.until_ready()
         harness.orders.insert(("2", "Bob", "20"))
         await harness.until_notified(("fired", "1"), ("fired", "2"))
+
+
+async def test_reload_leads_what_another_one_has_just_left(harness: Harness) -> None:
+    """Also an alert that it followed and that did not change, before it has met the others again."""
+    harness.config["ledger"]["lease"] = "20s"
+    harness.double.create("public.late", COLUMNS, retain=None)
+    harness.config["alerts"]["late"] = {**harness.alert, "relation": "public.late"}
+    async with harness.run() as first, harness.run() as second:
+
+        async def led() -> list[float | None]:
+            return [await second.metric("tocsin_instance_leads", alert=name) for name in ("late", "orders")]
+
+        await until_equal(led, [0, 1], "its share")
+        await first.stop()
+        second.signal(signal.SIGHUP)
+        await until_equal(led, [1, 1], "its share")
 
 
 async def test_standby_is_alive_and_its_configuration_loaded(both: tuple[TocsinProcess, TocsinProcess]) -> None:

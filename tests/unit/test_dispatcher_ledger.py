@@ -315,3 +315,15 @@ def test_timed_commit_and_long_queue_are_read() -> None:
             queue.committed(one)
         assert claimed(queue) is None
         assert not queue.ready
+
+
+async def test_inherits_although_the_ledger_failed_once(harness: DispatcherHarness) -> None:
+    """Otherwise what a process that ended had claimed would wait until another one ends."""
+    ledger = FaultyLedger(harness.ledger)
+    dispatcher = harness.start(FakeChannel(), ledger=ledger)
+    await harness.until(lambda: ledger.count("claim"))
+    ledger.failures["inherit"] = 1
+    dispatcher.inherit()
+    await harness.until(lambda: ledger.count("inherit") == 1)
+    await harness.advance(10)
+    assert ledger.count("inherit") == 2

@@ -84,8 +84,9 @@ class Inputs:
         pipelines = {name: self.rows(name) for name in alerts}
         return {name: None if pipeline is None else pipeline.current() for name, pipeline in pipelines.items()}
 
-    def start(self, config: Config, ledger: Ledger | None, leads: AbstractSet[str]) -> None:
-        """Start what does not run yet, with these `leads`."""
+    async def update(self, config: Config, ledger: Ledger | None, leads: AbstractSet[str]) -> None:
+        """Stop what is outdated, and start what does not run yet."""
+        await self.stop_outdated(config, leads)
         self.leads = leads
         for name, alert in _to_run(config, leads).items():
             if self.rows(name) is None:

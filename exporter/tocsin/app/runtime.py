@@ -138,7 +138,7 @@ class Runtime:
                 await self.ledger.sharing.want(config.row_alerts, config.channels)
             except LedgerError as error:  # a meeting that succeeds later does it
                 self._ledger_failed(error)
-        self.inputs.start(config, self.ledger, self._leads)
+        await self.inputs.update(config, self.ledger, self._leads)
 
     # With other processes.
 
@@ -164,8 +164,7 @@ class Runtime:
         sharing = ledger.sharing
         leads, gives = self._leads, sharing.gives
         if leads != self.inputs.leads:
-            await self.inputs.stop_outdated(config, leads)
-            self.inputs.start(config, ledger, leads)
+            await self.inputs.update(config, ledger, leads)
         if gives:
             await sharing.hand_over(gives)
         if sharing.ended != self._ended:
@@ -212,7 +211,8 @@ class Runtime:
     async def suspend(self) -> None:
         """Stop as at the end, to begin again later."""
         if self._following is not None:
-            self._following.cancel()
+            async with self._changing:  # a pipeline that it is just stopping or starting is among those that stop below
+                self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
         await self.outputs.finish_levels()
         await self.inputs.stop()

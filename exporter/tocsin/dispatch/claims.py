@@ -34,7 +34,8 @@ class Claims:
         policy = setup.policy
         size = 2 * policy.concurrency * setup.channel.batch_size(policy.limit)
         self._capacity = max(2, min(max(size, _SMALLEST_CAPACITY), policy.limit))
-        self._recovered = self._inherited = False
+        self._recovered = False
+        self._ended = self._inherited = 0  # processes that have ended
         self._failures = 0
         self._unread = Repeats(log, "cannot read the outbox", level="error", monotonic=setup.monotonic)
 
@@ -59,22 +60,22 @@ class Claims:
 
     def inherit(self) -> None:
         """Another process has ended: what it had claimed can be claimed."""
-        self._inherited = False
+        self._ended += 1
         self.changed()
 
     async def refill(self) -> None:
         """Claim what can be claimed and held."""
         name, policy, ledger = self._setup.name, self._setup.policy, self._setup.ledger
         while self.wants_more and self._setup.monotonic() >= self.read_at:
-            changes = self._changes
+            changes, ended = self._changes, self._ended
             try:
                 ready_at = self._setup.clock() + policy.recovery_delay if policy.recovery_delay else 0.0
                 if not self._recovered:
                     await ledger.recover(name, self._setup.since, ready_at)
-                    self._recovered = self._inherited = True
-                if not self._inherited:
-                    self._inherited = True
+                    self._recovered, self._inherited = True, ended
+                if self._inherited != ended:
                     await ledger.inherit(name, ready_at)
+                    self._inherited = ended
                 claimed = await ledger.claim(name, self._capacity - len(self))
             except LedgerError as error:
                 self._unread.add(channel=name, error=str(error))

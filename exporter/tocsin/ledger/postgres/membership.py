@@ -7,9 +7,11 @@ from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 import psycopg
+import structlog
 from psycopg import errors
 
 from tocsin.errors import LedgerError, LedgerReason
+from tocsin.faults import unexpected
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
 from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet, resign
 from tocsin.ledger.postgres.transaction import Job, in_one, plain
@@ -17,6 +19,7 @@ from tocsin.ledger.sharing import Held, Instance, pause
 from tocsin.postgres import PgConnection
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 _HELD_UP = (
     "the server answers, but transactions do not end: its synchronous standby is away, its disk does not answer, or"
@@ -104,6 +107,9 @@ class Membership:
                 await self._meet()
             except LedgerError as error:
                 self._report(error)
+            except Exception as error:
+                log.debug("unexpected exception", exc_info=error)
+                self._report(LedgerError(f"{self._server.display}: {unexpected(error)}", LedgerReason.FAILED))
             else:
                 self._report(None)
                 left = self._met.left
@@ -126,8 +132,9 @@ class Membership:
         self.ended += bool(gone)
         self._met = met
         self.instances, self.leads, self.gives, self.waiting, self.holds, _ = met
-        # While it waits, each meeting is news: a dispatcher may have room by now.
-        if met._replace(left=before.left) != before or met.waiting:
+        # Each meeting is news while something waits: a dispatcher may have room by now, an alert may not have been handed
+        # over because the ledger failed.
+        if met._replace(left=before.left) != before or met.waiting or met.gives:
             self._changed.set()
 
     async def _run(self, job: Job[T]) -> T:
