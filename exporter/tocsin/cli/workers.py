@@ -116,7 +116,11 @@ class _Supervisor:
                         await self._stopping.wait()
 
     async def _once(self, worker: int) -> int:
-        process = await asyncio.create_subprocess_exec(*self._command, "--as-worker", str(worker), stdin=PIPE)
+        try:
+            process = await asyncio.create_subprocess_exec(*self._command, "--as-worker", str(worker), stdin=PIPE)
+        except OSError as error:  # too little memory, say: the others must not end with it
+            log.error("a worker cannot be started", worker=worker, error=str(error))
+            return Exit.FAILED
         self._running[worker] = process
         if self._stopping.is_set():
             self._send(signal.SIGTERM)  # it was not there yet
