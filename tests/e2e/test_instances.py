@@ -64,6 +64,9 @@ async def test_api_names_the_leader_of_each_alert(harness: Harness) -> None:
     async def leader(one: TocsinProcess) -> object:
         return (await one.json("/api/v1/alerts"))["alerts"][0]["leader"]
 
+    async def instances(one: TocsinProcess) -> object:
+        return {(each["address"], each["this"]) for each in (await one.json("/api/v1/instances"))["instances"]}
+
     async with harness.run() as first, harness.run() as second:
         for one in (first, second):
             await one.until_ready()
@@ -71,11 +74,8 @@ async def test_api_names_the_leader_of_each_alert(harness: Harness) -> None:
         name = f"process {led.pid} on {socket.gethostname()}"
         for one in (first, second):
             await until_equal(lambda one=one: leader(one), {"name": name, "this": one is led}, "the leader")  # type: ignore[misc]
-            instances = (await one.json("/api/v1/instances"))["instances"]
-            assert {(each["address"], each["this"]) for each in instances} == {
-                (first.url, one is first),
-                (second.url, one is second),
-            }
+            expected = {(first.url, one is first), (second.url, one is second)}
+            await until_equal(lambda one=one: instances(one), expected, "the processes")  # type: ignore[misc]
 
 
 async def test_process_on_every_interface_is_shown_by_host_name(harness: Harness) -> None:
