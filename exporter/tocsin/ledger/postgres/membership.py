@@ -132,8 +132,8 @@ class Membership:
         self.ended += bool(gone)
         self._met = met
         self.instances, self.leads, self.gives, self.waiting, self.holds, _ = met
-        # Each meeting is news while something waits: a dispatcher may have room by now, an alert may not have been handed
-        # over because the ledger failed.
+        # Each meeting is news while something waits: a dispatcher may have room by now, or an alert may not have been
+        # handed over because the ledger failed.
         if met._replace(left=before.left) != before or met.waiting or met.gives:
             self._changed.set()
 
