@@ -11,7 +11,10 @@ from support.postgres import Database, shared_postgres
 from support.waiting import SOON, until, until_equal
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, listed, open_ledger
+from tocsin.ledger.postgres.connection import Link
+from tocsin.ledger.postgres.instances import Member
 from tocsin.ledger.postgres.membership import Membership
+from tocsin.ledger.postgres.opening import try_to_join
 from tocsin.model import Notification
 
 Two = tuple[PostgresLedger, PostgresLedger]
@@ -187,3 +190,26 @@ async def test_defect_of_a_meeting_is_reported_and_does_not_end_them(
     await until(lambda: ledger.fault is None, "it has met the others again")
     assert ledger.sharing.valid
     await ledger.close()
+
+
+async def test_another_configuration_begins_beside_one_that_resigned(server: LedgerServer, database: Database) -> None:
+    """Not one with other tables, or that copies them, since the other one still writes these."""
+    former = await open_ledger(server, configuration=lambda: {"alerts.late": "1"})
+    link = Link(server)
+    try:
+        [head] = await fired(former, "1")
+        assert await claimed(former) == [head]
+        assert isinstance(await try_to_join(link, server, {"alerts.late": "2"}), str)
+        await former.sharing.resign()
+        older = r"""regexp_replace(configuration, '(tables": ")\d+', '\10')"""
+        [[now]] = await database.run("SELECT configuration FROM tocsin.ledger")
+        await database.run(f"UPDATE tocsin.ledger SET configuration = {older}")
+        assert isinstance(await try_to_join(link, server, {"alerts.late": "2"}), str)
+        await database.run(f"UPDATE tocsin.ledger SET configuration = '{now}'")
+        assert isinstance(await try_to_join(link, server, {"copy": "it"}), str)
+        assert isinstance(await try_to_join(link, server, {"alerts.late": "2"}), Member)
+        await former.settle([delivered(head)])
+        assert await database.run("SELECT status FROM tocsin.notifications") == [("delivered",)]
+    finally:
+        await link.close()
+        await former.close()

@@ -119,7 +119,9 @@ class RunningProcess:
         configured = self.alert(alert)
         if isinstance(configured, EventAlert):
             pipeline = self._runtime.inputs.events(configured.source)
-            if pipeline is not None and isinstance(pipeline.source, Http):
+            if pipeline is None:
+                raise RefusedRequest(503, "this process is ending; try again")
+            if isinstance(pipeline.source, Http):
                 try:
                     return await pipeline.source.receive(configured.event_name, headers, body)
                 except RefusedRequest as refused:

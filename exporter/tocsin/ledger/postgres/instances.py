@@ -48,7 +48,13 @@ class Met(NamedTuple):
 _ONE_BY_ONE = "SELECT 1 FROM ledger FOR UPDATE"
 _OTHERS = """
     SELECT i.name, l.configuration FROM instances AS i, ledger AS l
-    WHERE i.until >= clock_timestamp() AND l.configuration <> %s AND i.epoch <> %s ORDER BY i.epoch
+    WHERE i.until >= clock_timestamp() AND l.configuration <> %s AND i.epoch <> %s
+      AND NOT (i.stops AND l.configuration LIKE %s) ORDER BY i.epoch
+"""
+"""One that stops only records what it has begun to send; that needs no more than its tables."""
+_END_FORMER = """
+    DELETE FROM instances WHERE NOT (stops AND until >= clock_timestamp())
+      AND EXISTS (SELECT FROM ledger WHERE configuration <> %s)
 """
 _JOIN = """
     INSERT INTO instances (epoch, name, address, since, until)
@@ -63,12 +69,12 @@ def join(configuration: Mapping[str, str], name: str, address: str, lease: float
 
     async def job(db: Transaction) -> Callable[[], Member | str]:
         db.add(_ONE_BY_ONE)
-        others = await db.get(_OTHERS, (ours, 0))
+        others = await db.get(_OTHERS, (ours, 0, _beside(configuration)))
         if others.rows:
             why = _another(others, json.loads(ours))
             return lambda: why
         # What is left of another configuration has ended; otherwise `meet` ends what is overdue.
-        db.add("DELETE FROM instances WHERE EXISTS (SELECT FROM ledger WHERE configuration <> %s)", (ours,))
+        db.add(_END_FORMER, (ours,))
         db.add("UPDATE ledger SET configuration = %s WHERE configuration <> %s", (ours, ours))
         joined = db.add(_JOIN, (storable(name), storable(address), lease))
         return lambda: Member(joined.rows[0][0], lease)
@@ -82,7 +88,7 @@ def change(member: Member, configuration: Mapping[str, str]) -> Job[bool]:
 
     async def job(db: Transaction) -> Callable[[], bool]:
         db.add(_ONE_BY_ONE)
-        others = await db.get(_OTHERS, (ours, member.epoch))
+        others = await db.get(_OTHERS, (ours, member.epoch, _beside(configuration)))
         if not others.rows:
             db.add("UPDATE ledger SET configuration = %s WHERE configuration <> %s", (ours, ours))
         return lambda: not others.rows
@@ -90,9 +96,17 @@ def change(member: Member, configuration: Mapping[str, str]) -> Job[bool]:
     return job
 
 
+_TABLES = {"version of the tables": str(len(schema.MIGRATIONS))}
+
+
 def _text(configuration: Mapping[str, str]) -> str:
     # Two versions of the tables are two configurations: an update of them waits until no older process runs.
-    return json.dumps({**configuration, "version of the tables": str(len(schema.MIGRATIONS))}, sort_keys=True)
+    return json.dumps({**configuration, **_TABLES}, sort_keys=True)
+
+
+def _beside(configuration: Mapping[str, str]) -> str:
+    """A pattern of the configurations beside whose stopping processes this one may begin."""
+    return "" if "copy" in configuration else f"%{json.dumps(_TABLES)[1:-1]}%"
 
 
 def _another(others: Result, ours: Mapping[str, str]) -> str:
@@ -117,7 +131,7 @@ def others(configuration: Mapping[str, str]) -> Job[str]:
     ours = _text(configuration)
 
     async def job(db: Transaction) -> Callable[[], str]:
-        found = db.add(_OTHERS, (ours, 0))
+        found = db.add(_OTHERS, (ours, 0, _beside(configuration)))
         return lambda: _another(found, json.loads(ours)) if found.rows else ""
 
     return job
