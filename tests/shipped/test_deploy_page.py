@@ -14,6 +14,7 @@ from support.helm import CHART, read_objects, run_helm
 from support.pages import DOCS, blocks
 from support.scripts import ROOT
 from support.tocsin import new_harness
+from tocsin.app import outputs
 
 PAGE = "deploy.md"
 COMMANDS = [line for block in blocks(PAGE, "") for line in block.replace("\\\n", " ").splitlines()]
@@ -26,14 +27,14 @@ CONFIG = """
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("number", "kind", "ledger"),
+    ("number", "kind", "replicas", "ledger"),
     [
-        (0, "StatefulSet", "{path: /var/lib/tocsin/tocsin.db}"),
-        (1, "Deployment", "{url_file: /run/secrets/tocsin/ledger-url}"),
+        (0, "StatefulSet", 1, "{path: /var/lib/tocsin/tocsin.db}"),
+        (1, "Deployment", 3, "{url_file: /run/secrets/tocsin/ledger-url}"),
     ],
-    ids=["one pod", "two pods"],
+    ids=["one pod", "several pods"],
 )
-def test_helm_command_of_the_page_renders(number: int, kind: str, ledger: str, tmp_path: Path) -> None:
+def test_helm_command_of_the_page_renders(number: int, kind: str, replicas: int, ledger: str, tmp_path: Path) -> None:
     page = (DOCS / PAGE).read_text(encoding="utf-8")
     assert f"ledger: {ledger}" in page
     config = tmp_path / "tocsin.yaml"
@@ -44,7 +45,7 @@ def test_helm_command_of_the_page_renders(number: int, kind: str, ledger: str, t
     [workload] = (
         each for each in read_objects(run_helm("template", "tocsin", CHART, *options)) if each["kind"] == kind
     )
-    assert workload["spec"]["replicas"] == number + 1
+    assert workload["spec"]["replicas"] == replicas
     mounts = {mount["mountPath"] for mount in workload["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]}
     assert str(Path(ledger.strip("{}").split()[-1]).parent) in mounts, "the ledger is in a mount"
 
@@ -74,6 +75,23 @@ def test_values_of_the_page_exist() -> None:
     own = [(section, key) for section, key in named if section in values and section != "ledger"]
     assert {"monitor", "persistence", "networkPolicy", "prometheusRule"} <= {section for section, _ in own}
     assert [(section, key) for section, key in own if key not in values[section]] == []
+
+
+def test_grace_periods_cover_the_end_of_a_process() -> None:
+    """It may wait for Alertmanagers, for what is ready, for what is under way then, and for scrapes."""
+    longest = outputs._CATCH_UP + 2 * outputs._DRAIN + 2
+    page = (DOCS / PAGE).read_text(encoding="utf-8")
+    assert f"has {longest - 2:.0f} seconds at most" in page
+    assert f"ends within {longest:.0f} seconds" in page
+    given = [yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["terminationGracePeriodSeconds"]]
+    for unit in (ROOT / "deploy/systemd").glob("*.service"):
+        given += map(int, re.findall(r"^TimeoutStopSec=(\d+)s$", unit.read_text(encoding="utf-8"), re.MULTILINE))
+    for file in (ROOT / "docker-compose.yml", ROOT / "docker-compose.ha.yml"):
+        for name, service in yaml.safe_load(file.read_text(encoding="utf-8"))["services"].items():
+            if name.startswith("exporter") and "stop_grace_period" in service:
+                given.append(int(service["stop_grace_period"].removesuffix("s")))
+    assert len(given) == 5
+    assert min(given) > longest
 
 
 def test_page_puts_files_where_the_unit_expects_them() -> None:

@@ -174,14 +174,14 @@ def test_file_belongs_to_one_pod_of_a_stateful_set(tmp_path: Path) -> None:
 def test_update_keeps_the_old_pods_until_new_ones_stand_by() -> None:
     chart = rendered(POSTGRESQL)
     spec = chart.workload["spec"]
-    assert (chart.workload["kind"], spec["replicas"]) == ("Deployment", 2)
+    assert (chart.workload["kind"], spec["replicas"]) == ("Deployment", 3)
     assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     assert spec["minReadySeconds"] > 0
     assert chart.one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
-def test_probes_hold_for_a_standby(chart: Rendered) -> None:
-    """A standby has to be available, or no update ends; `/readyz` says 503 then."""
+def test_probes_hold_for_a_pod_that_stands_by(chart: Rendered) -> None:
+    """It has to be available, or no update of the configuration ends; `/readyz` says 503 then."""
     assert {probe["httpGet"]["path"] for probe in probes(chart)} == {"/healthz"}
 
 
@@ -263,7 +263,7 @@ def test_prometheus_rule_is_the_rule_file(tmp_path: Path) -> None:
 def test_notes_render_and_name_the_workload(tmp_path: Path) -> None:
     notes = run_helm("install", "tocsin", CHART, "--values", POSTGRESQL, "--dry-run=client")
     assert "rollout status deployment/tocsin" in notes
-    assert "others stand by" in notes
+    assert "exec deployment/tocsin -- tocsin instances" in notes
 
 
 # Values.

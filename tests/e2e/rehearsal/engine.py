@@ -43,7 +43,7 @@ _COMPOSE = (
     *("docker", "compose", "--project-name", PROJECT, "--project-directory", str(ROOT), "--env-file", os.devnull),
 )
 _FILES = (ROOT / "docker-compose.yml", HERE / "compose.yaml")
-_STANDBY_FILES = (ROOT / "docker-compose.ha.yml", HERE / "compose.ha.yaml")
+_TWO_FILES = (ROOT / "docker-compose.ha.yml", HERE / "compose.ha.yaml")
 
 Done = subprocess.CompletedProcess[str]
 
@@ -71,9 +71,9 @@ class Stack:
     files: tuple[Path, ...] = _FILES
 
     @property
-    def with_standby(self) -> "Stack":
+    def with_two(self) -> "Stack":
         """The same with docker-compose.ha.yml."""
-        return replace(self, files=(*_FILES, *_STANDBY_FILES))
+        return replace(self, files=(*_FILES, *_TWO_FILES))
 
     def compose(self, *arguments: str, **environ: str) -> Done:
         """Run `docker compose` with variables as from an `.env`. Raises FailureError."""
@@ -125,13 +125,13 @@ class Stack:
 
     def pinned(self) -> dict[str, str]:
         """Service -> the image whose name a replacement takes."""
-        config = self.with_standby.compose("config", "--format", "json", COMPOSE_PROFILES="novu").stdout
+        config = self.with_two.compose("config", "--format", "json", COMPOSE_PROFILES="novu").stdout
         services = json.loads(config)["services"]
         return {service: services[service]["image"] for service in REPLACEMENTS}
 
     def clear(self) -> None:
         """Remove containers, networks and volumes."""
-        self.with_standby.tried("down", "--volumes", "--timeout", "5", COMPOSE_PROFILES="novu")
+        self.with_two.tried("down", "--volumes", "--timeout", "5", COMPOSE_PROFILES="novu")
 
     def _command(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
         return (*_COMPOSE, *(part for file in self.files for part in ("--file", str(file))), *arguments)

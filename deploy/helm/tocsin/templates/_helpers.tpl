@@ -53,8 +53,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{/* What all three probes ask: whether the process answers. /readyz asks more: whether sources and channels work, and whether
-this pod runs the alerts. As a readiness probe it would keep a standby from being available, so that no update and no drain of
-a node ends, and it would cut off the status page and events over HTTP while one source is away. */}}
+others run another configuration. As a readiness probe it would keep a pod with a new configuration from being available, so that
+no update of it ends, and it would cut off the status page and events over HTTP while one source is away. */}}
 {{- define "tocsin.probe" -}}
 {path: /healthz, port: http, scheme: {{ .Values.tls | ternary "HTTPS" "HTTP" }}}
 {{- end }}
