@@ -213,3 +213,12 @@ async def test_another_configuration_begins_beside_one_that_resigned(server: Led
     finally:
         await link.close()
         await former.close()
+
+
+async def test_one_that_joins_has_others_read_nothing_again(two: Two) -> None:
+    """They run the same configuration, so none of them holds what it makes dead letters of."""
+    first, second = two
+    await fired(second, "1")
+    assert await second.dead_letter_unrouted(["pager"]) == 1
+    assert not await first.changed_elsewhere()
+    assert await claimed(second) == []

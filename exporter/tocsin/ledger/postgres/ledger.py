@@ -233,7 +233,9 @@ class PostgresLedger:
 
     async def dead_letter_unrouted(self, channels: Sequence[str]) -> int:
         now = self._clock()
-        return await self._change(lambda db: records.dead_letter_unrouted(db, channels, now))
+        dead = await self._write(lambda db: records.dead_letter_unrouted(db, channels, now), locks=True)
+        self._reset()
+        return dead
 
     async def prune(self, before: float, limit: int) -> int:
         now = self._clock()
