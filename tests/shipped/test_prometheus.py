@@ -79,6 +79,17 @@ def test_rule_reads_known_metrics_and_labels(name: str) -> None:
         assert set(re.findall(r"\$labels\.(\w+)", str(RULES[name]))) <= labels_of_gauges()[metric], metric
 
 
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule["labels"]["service"] != "stack"])
+def test_rule_is_of_all_processes_or_names_the_one(name: str) -> None:
+    """Several processes with one ledger serve the same series, so a rule on each of these would fire several times."""
+    of_one = name in {"TocsinInstanceDown", "TocsinRestarts", "TocsinReloadFailed"}
+    assert ("$labels.instance" in str(RULES[name]["annotations"])) == of_one
+    if not of_one:
+        outside = re.sub(r"\(instance, pod\)", "", RULES[name]["expr"])
+        assert re.search(r"without \((\w+, )*instance, pod\)", RULES[name]["expr"])
+        assert "instance" not in re.sub(r"(\w+, )*instance, pod", "", outside).replace("tocsin_instance_leads", "")
+
+
 def test_every_rule_has_its_runbook() -> None:
     parts = re.split(r"^## (.+)$", RUNBOOKS.read_text(encoding="utf-8"), flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
