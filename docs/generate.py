@@ -90,8 +90,8 @@ Series that stay for `linger` end when another process leads their alert. With `
 started later may show another one of the rows.
 
 `for` and `keep_firing_for` do not affect gauges. They affect `tocsin_alert_pending` and `tocsin_alert_firing`, and a
-process that starts later counts on from what is in the ledger. Of an alert that notifies no channel, or only an
-Alertmanager, nothing is in the ledger: such a process counts from its own start.
+process that starts later counts on from what is in the ledger. Of an alert that notifies no channel nothing is in the
+ledger: such a process counts from its own start.
 
 Where installations of one job do not share a ledger, give each a label under its `static_configs`, such as
 `labels: {installation: orders}`. The shipped rules keep every label but `instance` and `pod`.

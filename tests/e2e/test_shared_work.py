@@ -1,6 +1,7 @@
 """Several processes with one configuration share a ledger in PostgreSQL: each leads some alerts, all serve all gauges,
 and what one that ended had to do is done by the others."""
 
+import asyncio
 import signal
 import time
 from collections import Counter
@@ -268,6 +269,29 @@ async def test_alertmanager_gets_each_alert_from_its_leader(harness: Harness, tm
         assert await fires() == {*VIEWS}
         harness.orders.delete(("1", "Ann", "10"))
         await until_equal(fires, {*VIEWS[1:]}, "what fires in Alertmanager")
+
+
+async def test_alert_held_by_for_stays_in_alertmanager_at_a_takeover(harness: Harness, tmp_path: Path) -> None:
+    """Its new leader goes on counting. From the start it would be too late: what is not sent for four seconds ends."""
+    (tmp_path / "am.yml").write_text("route: {receiver: none}\nreceivers: [{name: none}]\n")
+    async with alertmanager(tmp_path, tmp_path / "am.yml") as manager, AsyncExitStack() as stack:
+        output = {"type": "alertmanager", "urls": [manager.url], "resend_interval": "1s", "expiry": "4s"}
+        harness.config["channels"] = {"am": output}
+        for name in VIEWS:
+            harness.config["alerts"][name] |= {"notify": [{"channel": "am", "alertname": name}], "for": "6s"}
+        harness.orders.insert(("1", "Ann", "10"))
+        both = [await stack.enter_async_context(harness.run()) for _ in range(2)]
+
+        async def fires() -> set[str]:
+            return set(await manager.alerts())
+
+        await until_equal(fires, {"orders"}, "what fires in Alertmanager")
+        await until_shared(both, 2, 2)
+        await (await leader(*both, of="orders")).kill()
+        began = time.monotonic()
+        while time.monotonic() - began < 6:
+            assert await fires() == {"orders"}
+            await asyncio.sleep(0.2)
 
 
 async def test_process_follows_others_only_if_it_should(harness: Harness) -> None:

@@ -113,7 +113,7 @@ class Inputs:
         outputs = RowOutputs(
             page=self._page,
             metrics=metrics,
-            ledger=ledger if alert.transition_channels else None,
+            ledger=ledger if alert.transition_channels or _counts_for_levels(alert) else None,
             router=build.router(config, alert, metrics),
             offer=self._outputs.offer,
             publish=self._feed.publish,
@@ -179,6 +179,11 @@ class Inputs:
     async def _stop_events(self, names: Sequence[str]) -> None:
         # A batch between commit and acknowledgement is read again; its ids are known then.
         await self._events.stop(names)
+
+
+def _counts_for_levels(alert: RowAlert) -> bool:
+    """Whether level outputs depend on since when rows have been there, which the next leader has to know."""
+    return bool(alert.levels) and (alert.hold > 0 or alert.keep_firing_for > 0)
 
 
 def _to_run(config: Config, leads: AbstractSet[str]) -> dict[str, RowAlert]:
