@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from support.ledger import commit, fired, firing, transition
 from support.postgres import Database, shared_postgres
 from support.tcp_proxy import TcpProxy
-from support.waiting import until, until_some
+from support.waiting import until, until_equal, until_some
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Commit, Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger
@@ -96,6 +96,34 @@ async def end_sessions(database: Database, user: str = "%") -> None:
 
 
 # The network.
+
+
+async def test_commit_that_arrives_late_is_not_overwritten(
+    behind: PostgresLedger, proxy: TcpProxy, database: Database
+) -> None:
+    """The process has given it up, and continues from what it had read before."""
+
+    async def frontier() -> object:
+        return await database.run("SELECT frontier FROM tocsin.alerts")
+
+    await behind.sharing.want((), ())  # so that all of its connections are lost
+    await behind.load("late")
+    await behind.commit(commit(frontier=1))
+    lost = proxy.lose()
+    with pytest.raises(LedgerError):
+        await behind.commit(commit(saved=[firing("1", started_at=5)], frontier=9))
+    before = await behind.load("late")
+    assert before is not None
+    assert before.frontier == 1
+    lost.set()
+    await until_equal(frontier, [(9,)], "the frontier")
+    with pytest.raises(LedgerError, match="arrived after all"):
+        await behind.commit(commit(frontier=4))
+    assert await frontier() == [(9,)]
+    after = await behind.load("late")
+    assert after is not None
+    assert [one.started_at for one in after.firings] == [5]
+    await behind.commit(commit(frontier=12))
 
 
 async def test_commit_is_written_once_wherever_it_is_cut(behind: PostgresLedger, proxy: TcpProxy) -> None:

@@ -47,11 +47,13 @@ class TcpProxy:
         """Forward the held bytes."""
         self._flowing.set()
 
-    def lose(self) -> None:
-        """Forward nothing more on the present connections, which stay open. New ones work."""
+    def lose(self) -> asyncio.Event:
+        """Forward nothing more on the present connections, which stay open. New ones work. What they were given is
+        forwarded after all once the event is set."""
         self.hold()
-        self._flowing = asyncio.Event()
+        lost, self._flowing = self._flowing, asyncio.Event()
         self._flowing.set()
+        return lost
 
     async def __aenter__(self) -> Self:
         await self.open()

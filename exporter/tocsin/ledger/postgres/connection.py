@@ -165,6 +165,10 @@ ENDED = {
 }
 """The SQLSTATEs of `renew` after which this process must end, and what they mean."""
 
+LATE = "TCLAT"
+"""The SQLSTATE of `progress` where the ledger is not what it was."""
+_LATE = "a commit that was given up has arrived after all; reading the ledger again"
+
 _MISSING = (
     "the tables are not found: they were dropped, or the role may not use their schema any more; run the SQL of"
     " `tocsin sql ledger`, or restore the schema"
@@ -198,6 +202,8 @@ def ledger_error(error: Exception, server: LedgerServer) -> LedgerError:
     """Describe an error of reading or writing the ledger."""
     if isinstance(error, psycopg.Error) and (ended := ENDED.get(error.sqlstate or "")):
         return LedgerError(f"{server.display}: {ended}", LedgerReason.FENCED)
+    if isinstance(error, psycopg.Error) and error.sqlstate == LATE:
+        return LedgerError(f"{server.display}: {_LATE}", LedgerReason.FAILED)
     if isinstance(error, (TimeoutError, errors.ConnectionTimeout)):
         return LedgerError(f"{server.display}: no answer in time", LedgerReason.SILENT)
     hidden = redactor([secret for secret in (server.password, server.dsn, server.dsn_password) if secret])

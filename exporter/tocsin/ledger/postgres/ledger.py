@@ -73,6 +73,9 @@ class PostgresLedger:
         self._writer = Writer(links[0], statements, self._fence, server.timeout, observe)
         self._reader = asyncio.Lock()
         self._shapes = Shapes()
+        # By alert, as of the last load or commit here. A commit that was given up may be on its way to the server, and
+        # arrive after the alert was loaded again.
+        self._commits: dict[str, int] = {}
         self._queues: defaultdict[str, Queue] = defaultdict(Queue)  # by channel
         self._closed = False
         self._changes = changed
@@ -87,30 +90,33 @@ class PostgresLedger:
     # Batches.
 
     async def load(self, alert: str) -> Stored | None:
-        async def read(db: Transaction) -> Callable[[], Stored | None]:
+        async def read(db: Transaction) -> Callable[[], tuple[Stored | None, int]]:
             found = db.add(
-                "SELECT definition, columns, frontier FROM alerts JOIN shapes ON id = shape WHERE alert = %s",
+                "SELECT commits, definition, columns, frontier FROM alerts JOIN shapes ON id = shape WHERE alert = %s",
                 (storable(alert),),
             )
             firings = db.add(
                 'SELECT fingerprint, phase, started_at, marked_at, "row", counts FROM firings WHERE alert = %s',
                 (storable(alert),),
             )
-            return lambda: _stored(found, firings) if found.rows else None
+            return lambda: (_stored(found, firings), found.rows[0][0]) if found.rows else (None, 0)
 
-        return await self._read(read)
+        stored, self._commits[alert] = await self._read(read)
+        return stored
 
     async def commit(self, commit: Commit) -> list[Notification]:
         now, alert = self._clock(), storable(commit.alert)
         # Replaced as a whole: COPY cannot update.
         outdated = [*commit.gone, *(firing.fingerprint for firing in commit.saved)]
         columns = _distinct([commit.columns, *(transition.columns for transition, _ in commit.transitions)])
+        seen = self._commits.get(commit.alert)
 
         async def write(db: Transaction) -> Callable[[], Appended]:
             if self._member is not None:
                 fence_alert(db, self._member, alert)
             shapes = await self._shapes.numbers(db, columns)
-            db.add(_ALERT, (alert, storable(commit.definition), shapes[commit.columns], commit.frontier))
+            shape = shapes[commit.columns]
+            db.add(_ALERT, (alert, storable(commit.definition), shape, commit.frontier, seen))
             if commit.replace:
                 db.add("DELETE FROM firings WHERE alert = %s", (alert,))
             elif outdated:
@@ -119,7 +125,10 @@ class PostgresLedger:
             appended = await append(db, commit.transitions, shapes, now, self._epoch, self._room)
             return lambda: self._written(appended, shapes)
 
-        return self._committed(await self._keep(write))
+        appended = await self._keep(write)
+        if seen is not None:
+            self._commits[commit.alert] = seen + 1
+        return self._committed(appended)
 
     async def commit_events(self, commit: EventCommit) -> tuple[list[Notification], list[Occurrence]]:
         now = self._clock()
@@ -347,10 +356,7 @@ class PostgresLedger:
 
 
 _FIRING = ("alert", "fingerprint", "phase", "started_at", "marked_at", "row", "counts")
-_ALERT = """
-    INSERT INTO alerts VALUES (%s, %s, %s, %s) ON CONFLICT (alert)
-    DO UPDATE SET definition = excluded.definition, shape = excluded.shape, frontier = excluded.frontier
-"""
+_ALERT = "SELECT progress(%s, %s, %s, %s, %s)"
 _POSITION = """
     INSERT INTO positions VALUES (%s, %s, %s) ON CONFLICT (source, partition)
     DO UPDATE SET position = excluded.position
@@ -378,7 +384,7 @@ def _see(db: Transaction, occurrence: Occurrence) -> Result:
 
 
 def _stored(found: Result, firings: Result) -> Stored:
-    [(definition, columns, frontier)] = found.rows
+    [(_, definition, columns, frontier)] = found.rows
     return Stored(
         definition=definition,
         columns=columns_of(columns),

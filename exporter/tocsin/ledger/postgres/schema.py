@@ -73,8 +73,20 @@ MIGRATIONS: tuple[str, ...] = (
       alert      text PRIMARY KEY,
       definition text NOT NULL,
       shape      integer NOT NULL,
-      frontier   bigint                          -- source ms; everything strictly before it is in these tables
+      frontier   bigint,                         -- source ms; everything strictly before it is in these tables
+      commits    bigint NOT NULL DEFAULT 0       -- rises with each
     );
+    CREATE FUNCTION progress (asked text, defined text, shaped integer, reached bigint, seen bigint) RETURNS void
+    LANGUAGE plpgsql AS $$
+      BEGIN
+        INSERT INTO alerts VALUES (asked, defined, shaped, reached, 1) ON CONFLICT (alert) DO UPDATE
+          SET definition = defined, shape = shaped, frontier = reached, commits = alerts.commits + 1
+          WHERE seen IS NULL OR alerts.commits = seen;
+        IF NOT FOUND THEN
+          RAISE EXCEPTION 'the commit before is another one' USING ERRCODE = 'TCLAT';
+        END IF;
+      END
+    $$;
     CREATE TABLE firings (
       alert       text NOT NULL,
       fingerprint text NOT NULL,
