@@ -66,6 +66,19 @@ def test_only_an_invalid_configuration_is_not_tried_again() -> None:
     assert (settings(SERVICE, "Restart"), settings(SERVICE, "StartLimitIntervalSec")) == (["always"], ["0"])
 
 
+def test_workers_of_the_page_replace_the_command_of_the_unit(tmp_path: Path) -> None:
+    page = (UNITS.parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    [edit] = re.findall(r"^\[Service\]\nExecStart=\nExecStart=(.*)$", page, re.MULTILINE)
+    [command] = settings(SERVICE, "ExecStart")
+    assert edit == f"{command} --workers 2"
+    unit = installable(UNITS / "tocsin.service", tmp_path)
+    folder = tmp_path / "tocsin.service.d"
+    folder.mkdir()
+    (folder / "override.conf").write_text(f"[Service]\nExecStart=\nExecStart={edit}\n".replace(PROGRAM, "/bin/true"))
+    status, output = analyze("verify", "--recursive-errors=no", "--man=no", unit)
+    assert (status, output) == (0, "")
+
+
 def test_page_shows_how_to_install_the_program_of_the_unit() -> None:
     page = (UNITS.parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
     assert f"{PROGRAM} check" in page
