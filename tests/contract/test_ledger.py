@@ -171,7 +171,7 @@ async def test_change_by_another_process_is_noticed_once(
     if checked:
         await ledger.settle([delivered(one) for one in await fired(ledger, "2")])
         assert not await ledger.changed_elsewhere()
-    other = await opener(tmp_path / "ledger", exclusive=False)
+    other = await opener(tmp_path / "ledger", runs_alerts=False)
     assert not checked or not await ledger.changed_elsewhere()
     await other.drop([notification.id])
     assert await other.retry([notification.id]) == 1
@@ -184,7 +184,7 @@ async def test_change_by_another_process_is_noticed_once(
 async def test_failed_commit_does_not_hide_a_change(ledger: Ledger, opener: OpenLedger, tmp_path: Path) -> None:
     (notification,) = await fired(ledger, "1")
     await ledger.changed_elsewhere()
-    other = await opener(tmp_path / "ledger", exclusive=False)
+    other = await opener(tmp_path / "ledger", runs_alerts=False)
     await other.drop([notification.id])
     await other.close()
     # Queued together, they share a transaction that the last of them spoils.

@@ -38,9 +38,9 @@ def at(database: Database, **parts: str) -> LedgerServer:
     return LedgerServer(dsn=SecretStr(dsn), lease=1.0)
 
 
-async def refusal(server: LedgerServer, *, exclusive: bool = True) -> LedgerError:
+async def refusal(server: LedgerServer, *, runs_alerts: bool = True) -> LedgerError:
     with pytest.raises(LedgerError) as caught:
-        await (await open_ledger(server, exclusive=exclusive)).close()
+        await (await open_ledger(server, runs_alerts=runs_alerts)).close()
     return caught.value
 
 
@@ -64,11 +64,11 @@ async def killed(ledger: PostgresLedger) -> int:
 
 
 async def test_command_names_what_makes_the_ledger(server: LedgerServer) -> None:
-    error = await refusal(server, exclusive=False)
+    error = await refusal(server, runs_alerts=False)
     assert error.reason is LedgerReason.OLDER
     assert "schema tocsin; `tocsin run` makes it" in str(error)
     assert await verify(server) == []
-    assert (await refusal(server, exclusive=False)).reason is LedgerReason.OLDER  # nothing was made
+    assert (await refusal(server, runs_alerts=False)).reason is LedgerReason.OLDER  # nothing was made
 
 
 async def test_two_processes_of_one_name_are_two(server: LedgerServer) -> None:
@@ -100,8 +100,8 @@ async def test_two_processes_of_one_name_are_two(server: LedgerServer) -> None:
 async def test_ledger_of_a_newer_version_is_refused(server: LedgerServer, database: Database) -> None:
     await (await open_ledger(server)).close()
     await database.run("UPDATE tocsin.ledger SET version = version + 1")
-    for exclusive in (True, False):
-        assert (await refusal(server, exclusive=exclusive)).reason is LedgerReason.NEWER
+    for runs_alerts in (True, False):
+        assert (await refusal(server, runs_alerts=runs_alerts)).reason is LedgerReason.NEWER
     assert "newer version" in (await verify(server))[0]
 
 

@@ -190,7 +190,10 @@ async def test_transaction_that_the_server_rolls_back_is_tried_again(database: D
 async def test_defaults_of_the_role_do_not_change_transactions(database: Database, role: str) -> None:
     for setting in ("default_transaction_isolation = serializable", "default_transaction_deferrable = on"):
         await database.run(f"ALTER ROLE {role} SET {setting}")
-    ledgers = [await open_ledger(as_role(database, role)), await open_ledger(as_role(database, role), exclusive=False)]
+    ledgers = [
+        await open_ledger(as_role(database, role)),
+        await open_ledger(as_role(database, role), runs_alerts=False),
+    ]
     assert len(await fired(ledgers[0], "1")) == 1
     for ledger in ledgers:
         await ledger.close()

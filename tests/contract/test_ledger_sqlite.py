@@ -55,10 +55,10 @@ async def use(path: Path) -> None:
         await ledger.close()
 
 
-def refused(path: Path, reason: LedgerReason, *, exclusive: bool = True) -> str:
+def refused(path: Path, reason: LedgerReason, *, runs_alerts: bool = True) -> str:
     """The message with which the ledger is refused: one line that names the file."""
     with pytest.raises(LedgerError) as caught:
-        open_ledger(path, exclusive=exclusive)
+        open_ledger(path, runs_alerts=runs_alerts)
     assert caught.value.reason is reason
     text = str(caught.value)
     assert str(path) in text
@@ -80,7 +80,7 @@ async def test_command_opens_ledger_during_writes(path: Path) -> None:
     ledger = open_ledger(path)
     writing = asyncio.create_task(_write_for_ever(ledger))
     for _ in range(5):
-        other = await asyncio.to_thread(open_ledger, path, exclusive=False)
+        other = await asyncio.to_thread(open_ledger, path, runs_alerts=False)
         found = await other.find(Filter(limit=1))
         if found:
             await other.drop([found[0].id])
@@ -173,7 +173,7 @@ async def test_file_that_is_no_ledger_of_this_version_is_refused(path: Path) -> 
     path.write_text("alerts:\n  late:\n" * 1000)
     refused(path, LedgerReason.CORRUPT)
     path.write_bytes(b"")
-    assert "older version" in refused(path, LedgerReason.OLDER, exclusive=False)
+    assert "older version" in refused(path, LedgerReason.OLDER, runs_alerts=False)
     await filled(path, 1)
     execute(path, "PRAGMA user_version = 99")
     assert "newer version" in refused(path, LedgerReason.NEWER)
@@ -217,7 +217,7 @@ async def test_empty_file_becomes_a_ledger(path: Path) -> None:
 
 def test_path_that_is_no_file_is_refused(path: Path) -> None:
     """A command makes none."""
-    assert "tocsin run" in refused(path, LedgerReason.UNREADABLE, exclusive=False)
+    assert "tocsin run" in refused(path, LedgerReason.UNREADABLE, runs_alerts=False)
     assert not path.exists()
     refused(path / "missing" / "tocsin.db", LedgerReason.UNREADABLE)
     path.mkdir()

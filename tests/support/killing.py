@@ -250,7 +250,7 @@ async def repeated(chance: random.Random, pause: float, *steps: Callable[[], Awa
 async def ledger_knows(alert: str, settings: Mapping[str, str]) -> bool:
     """Whether the ledger with these settings has stored the alert's first snapshot."""
     try:
-        ledger = await opened(LedgerSettings.model_validate(settings), exclusive=False)
+        ledger = await opened(LedgerSettings.model_validate(settings), runs_alerts=False)
     except LedgerError:
         return False
     try:

@@ -31,7 +31,7 @@ HOSTILE = [
 class OpenLedger(Protocol):
     """How a contract test opens an implementation: twice with one path means the same store."""
 
-    async def __call__(self, path: Path, *, clock: Callable[[], float] = ..., exclusive: bool = ...) -> Ledger: ...
+    async def __call__(self, path: Path, *, clock: Callable[[], float] = ..., runs_alerts: bool = ...) -> Ledger: ...
 
 
 async def _sqlite(path: Path, **settings: Any) -> Ledger:

@@ -13,22 +13,22 @@ from tocsin.ledger.base import Ledger
 async def opened(
     settings: LedgerSettings,
     *,
-    exclusive: bool = True,
+    runs_alerts: bool = True,
     configuration: Callable[[], Mapping[str, str]] = dict,
     address: str = "",
     waiting: Callable[[str | LedgerError], None] = lambda _: None,
     observe: Callable[[float], None] = lambda _: None,
 ) -> Ledger:
-    """Open the ledger. `exclusive`: for a process that runs alerts, with this `configuration` (part -> hash). In
-    PostgreSQL it waits while others run another one, and calls `waiting` with who does. Raises LedgerError."""
+    """Open the ledger. `runs_alerts`: for such a process, with this `configuration` (part -> hash). In PostgreSQL it
+    waits while others run another one, and calls `waiting` with who does. Raises LedgerError."""
     if (server := settings.server()) is None:
         path = Path(settings.path)
-        return await asyncio.to_thread(sqlite.open_ledger, path, exclusive=exclusive, observe=observe)
+        return await asyncio.to_thread(sqlite.open_ledger, path, runs_alerts=runs_alerts, observe=observe)
     from tocsin.ledger import postgres
 
     return await postgres.open_ledger(
         server,
-        exclusive=exclusive,
+        runs_alerts=runs_alerts,
         configuration=configuration,
         address=address,
         waiting=waiting,

@@ -59,7 +59,7 @@ class Runtime:
         self._ended = 0
         self._count_at = -math.inf
         self._fenced = False
-        """Whether another process has taken over the ledger."""
+        """Whether another process has taken over from this one."""
         metrics.removed_channels = self._removed_states
 
     @property
@@ -241,20 +241,25 @@ class Runtime:
 
     async def _check_ledger(self) -> None:
         while True:
-            if self.ledger is None:
+            ledger = self.ledger
+            if ledger is None:
                 self.metrics.ledger_up.set(not self.ledger_fault)  # none is needed, or it is waited for
             else:
-                try:
-                    await self._maintain(self.ledger)
-                except LedgerError as error:
-                    self._ledger_failed(error)
-                except Exception as error:
-                    log.debug("unexpected exception", exc_info=error)
-                    self._ledger_failed(LedgerError(unexpected(error), LedgerReason.FAILED))
-                else:
-                    self._ledger_works()
+                failed = await self._failure(ledger)
+                if ledger is self.ledger:  # it may have been closed meanwhile, to wait for another configuration
+                    self._ledger_works() if failed is None else self._ledger_failed(failed)
             repeats.report()
             await asyncio.sleep(_MAINTENANCE_EVERY)
+
+    async def _failure(self, ledger: Ledger) -> LedgerError | None:
+        try:
+            await self._maintain(ledger)
+        except LedgerError as error:
+            return error
+        except Exception as error:
+            log.debug("unexpected exception", exc_info=error)
+            return LedgerError(unexpected(error), LedgerReason.FAILED)
+        return None
 
     async def _maintain(self, ledger: Ledger) -> None:
         if (began := time.monotonic()) >= self._count_at:

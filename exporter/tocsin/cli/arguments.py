@@ -17,7 +17,7 @@ examples:
 exit status:
   0 success   1 failure, or `check` found problems   2 wrong usage or configuration   3 the ledger cannot be used
   4 the address cannot be bound   130 interrupted
-  124 a source with `on_stall: exit` stalled, or another process has taken over the ledger
+  124 a source with `on_stall: exit` stalled, or another process has taken over
 
 Without --config, the file is $TOCSIN_CONFIG or ./tocsin.yaml. Without a file, the environment variables of the script
 materialize-novu (MTZ_*, NOVU_*) are the configuration; `tocsin init --from-env` prints it as a file.

@@ -57,7 +57,7 @@ def with_ledger(config: Config, work: Callable[[Ledger], Awaitable[T]]) -> T:
         raise LedgerError(f"no channel of this configuration keeps notifications: {why}", LedgerReason.UNREADABLE)
 
     async def run() -> T:
-        ledger = await opened(config.ledger, exclusive=False)
+        ledger = await opened(config.ledger, runs_alerts=False)
         try:
             return await work(ledger)
         finally:

@@ -321,23 +321,23 @@ def _is_first(db: sqlite3.Connection, occurrence: Occurrence) -> bool:
 def open_ledger(
     path: Path,
     *,
-    exclusive: bool = True,
+    runs_alerts: bool = True,
     clock: Callable[[], float] = time.time,
     observe: Callable[[float], None] = lambda _: None,
 ) -> SqliteLedger:
     """Open or create the ledger in a file, and bring its tables up to date.
 
-    `exclusive`: for the process that runs alerts; a second one is refused. Commands open it without.
+    `runs_alerts`: for the process that runs alerts; a second one is refused. Commands open it without.
     `observe`: called in another thread with the seconds that each transaction took.
     Raises LedgerError: locked, made by a newer version, not a ledger, unreadable.
     """
-    lock = lock_file(path) if exclusive else None
+    lock = lock_file(path) if runs_alerts else None
     connection = None
     try:
-        if not exclusive and not path.exists():
+        if not runs_alerts and not path.exists():
             raise LedgerError(f"{path}: there is no ledger yet; `tocsin run` makes it", LedgerReason.UNREADABLE)
         connection = connect(path)
-        migrate(connection, path, allowed=exclusive)
+        migrate(connection, path, allowed=runs_alerts)
         connection.execute("PRAGMA journal_mode = WAL")  # a file that is refused stays as it is
         return SqliteLedger(path, connection, lock, clock, observe)
     except BaseException as error:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 async def open_ledger(
     server: LedgerServer,
     *,
-    exclusive: bool = True,
+    runs_alerts: bool = True,
     configuration: Callable[[], Mapping[str, str]] = dict,
     address: str = "",
     waiting: Callable[[str | LedgerError], None] = lambda _: None,
@@ -35,20 +35,19 @@ async def open_ledger(
 ) -> PostgresLedger:
     """Open the ledger on a server; a process that runs alerts also makes its tables and brings them up to date.
 
-    `exclusive`: for a process that runs alerts, with this `configuration` (part -> hash). While others run another one,
-    and while the server cannot be reached, this waits, and calls `waiting` with why now and then. Commands open it
-    without. `address`: where it listens.
-    `clock`: instead of the server's. `observe`: called with the seconds that each transaction took.
+    `runs_alerts`: for such a process, with this `configuration` (part -> hash). While others run another one, and while
+    the server cannot be reached, this waits, and calls `waiting` with why now and then. Commands open it without.
+    `address`: where it listens. `clock`: instead of the server's. `observe`: called with the seconds of transactions.
     Raises LedgerError: made by a newer version, no rights, a refused login; in a command also a server that is away.
     """
     times = ServerClock()
     links = Link(server, times), Link(server, times)
     try:
-        member = await _joined(links[0], server, configuration, address, waiting) if exclusive else None
+        member = await _joined(links[0], server, configuration, address, waiting) if runs_alerts else None
         db = await links[0].get()
         # Now only processes of this version run alerts on it; or one of a newer version did meanwhile.
-        await within(server.timeout, db, migrate(db, server, allowed=exclusive))
-        changed = await in_one(db, begin(server), changes)
+        await within(server.timeout, db, migrate(db, server, allowed=runs_alerts))
+        changed = await within(server.timeout, db, in_one(db, begin(server), changes))
     except BaseException as error:
         await links[0].close()
         if isinstance(error, (psycopg.Error, OSError)):

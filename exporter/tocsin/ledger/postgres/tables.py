@@ -66,7 +66,8 @@ class PostgresTables:
 
     async def close(self) -> None:
         db = await self._link.get()
-        await in_one(db, begin(self._server), plain(lambda db: leave(db, self._member)))
+        leaving = in_one(db, begin(self._server), plain(lambda db: leave(db, self._member)))
+        await within(self._server.timeout, db, leaving)
         await self._link.close()
 
     async def _value(self, statement: str) -> str | None:
