@@ -153,6 +153,22 @@ def test_instance_has_its_own_configuration_and_state(service: Machine) -> None:
     assert "tocsin.db" in service.run("ls /var/lib/private/tocsin-orders")
 
 
+def test_workers_run_with_the_restrictions_of_the_unit(service: Machine) -> None:
+    """As docs/deploy.md says. There is no database here, so they wait for it, and answer."""
+    service.run("echo 'ledger: {url: postgresql://tocsin@127.0.0.1:1/alerts}' >> /etc/tocsin/tocsin.yaml")
+    override = "/etc/systemd/system/tocsin.service.d/workers.conf"
+    service.run(f"cat > {override}", "[Service]\nExecStart=\nExecStart=/opt/tocsin/bin/tocsin run --workers 2\n")
+    try:
+        service.run("systemctl daemon-reload; systemctl restart tocsin")
+        for port in (8627, 8628):
+            address = f"127.0.0.1:{port}/metrics"
+            seen(lambda address=address: "tocsin_ledger_up 0.0" in service.ask(address), address)  # type: ignore[misc]
+        service.run("systemctl stop tocsin")
+        assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
+    finally:
+        service.run(f"rm {override}; systemctl daemon-reload")
+
+
 def _build(tag: str, *arguments: str) -> None:
     built = _docker("build", "--quiet", "--network", "host", "--tag", tag, *arguments)
     assert not built.returncode, built.stderr[-2000:]
