@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from support.ledger import commit, fired, firing, transition
 from support.postgres import Database, shared_postgres
 from support.tcp_proxy import TcpProxy
-from support.waiting import until, until_equal, until_some
+from support.waiting import SOON, until, until_equal, until_some
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Commit, Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger
@@ -124,6 +124,18 @@ async def test_commit_that_arrives_late_is_not_overwritten(
     assert after is not None
     assert [one.started_at for one in after.firings] == [5]
     await behind.commit(commit(frontier=12))
+
+
+async def test_commit_ends_when_another_process_takes_over(
+    behind: PostgresLedger, proxy: TcpProxy, database: Database
+) -> None:
+    """Long before it counts as too slow, where its connection leads nowhere."""
+    proxy.lose()
+    committing = asyncio.create_task(fired(behind, "1"))
+    await database.run("DELETE FROM tocsin.instances")
+    async with asyncio.timeout(SOON):
+        with pytest.raises(LedgerError):
+            await committing
 
 
 async def test_commit_is_written_once_wherever_it_is_cut(behind: PostgresLedger, proxy: TcpProxy) -> None:

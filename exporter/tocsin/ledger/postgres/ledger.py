@@ -304,7 +304,7 @@ class PostgresLedger:
     def _met(self, error: LedgerError | None) -> None:
         """The process has met the others, or why not."""
         self._out_of_contact = error
-        if error is not None and error.reason is LedgerReason.SILENT:
+        if error is not None and error.reason in (LedgerReason.SILENT, LedgerReason.FENCED):
             for link in self._links:  # what is under way on them would wait for as long as it may
                 link.give_up()
 
