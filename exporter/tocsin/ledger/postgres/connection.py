@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticCustomError
 
 from tocsin.errors import LedgerError, LedgerReason
+from tocsin.faults import must_end
 from tocsin.ledger.postgres.clock import ServerClock
 from tocsin.ledger.postgres.values import Text
 from tocsin.postgres import (
@@ -123,18 +124,16 @@ class Link:
         async def timed() -> T:
             return await within(seconds, connection, work(connection))
 
-        running = asyncio.create_task(timed())  # which may be cancelled before it begins
-        self._running = running
+        self._running = running = asyncio.create_task(timed())  # which may be cancelled before it begins
         try:
             return await running
         except errors.ReadOnlySqlTransaction:
             await close(connection)  # it has become a standby; the next connection may reach the server that writes
             raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._running is running or (task is not None and task.cancelling()):
+        except asyncio.CancelledError as error:
+            if must_end(error):
                 raise
-            raise TimeoutError from None
+            raise TimeoutError from None  # given up
         finally:
             self._running = None
 
