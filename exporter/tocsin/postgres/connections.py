@@ -98,6 +98,8 @@ async def within(seconds: float, connection: PgConnection, work: Awaitable[T]) -
             connection.pgconn.finish()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        elif not task.cancelled():
+            task.exception()  # the cancellation counts; asyncio logs an exception that no one has asked for
 
 
 _ATTEMPT = re.compile(r"^- host: .*?, port: .*?, hostaddr: .*?: ", re.MULTILINE)
