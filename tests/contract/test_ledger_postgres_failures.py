@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Commit, Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger
 from tocsin.ledger.postgres.connection import Link
+from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.postgres import PgConnection
 
 
@@ -381,3 +382,27 @@ async def test_work_given_up_before_it_begins_is_never_made(database: Database) 
         await running
     assert not made
     assert link.lost
+
+
+async def test_what_a_lost_connection_left_open_holds_up_no_one(database: Database, proxy: TcpProxy) -> None:
+    """The network has forgotten it, in the middle of a transaction, and the server waits a minute for more."""
+    first, second = await open_ledger(through(proxy, database)), await open_ledger(at(database.dsn))
+    await second.commit(commit([transition("1")], frontier=10))
+    held = "SELECT state FROM pg_stat_activity WHERE application_name LIKE 'tocsin % writer %' AND state <> 'idle'"
+
+    async def hold(db: Transaction) -> Callable[[], None]:
+        await db.get("UPDATE alerts SET frontier = 11")
+        proxy.lose()
+        await asyncio.sleep(60)
+        return lambda: None
+
+    holding = asyncio.create_task(first._writer.run(hold))
+    await until_equal(lambda: database.run(held), [("idle in transaction",)], "what is left open")
+    first._links[0].give_up()  # as once the server does not answer
+    with pytest.raises(TimeoutError):
+        await holding
+    assert await first.commit(commit(alert="early", frontier=10)) == []
+    async with asyncio.timeout(SOON):
+        await second.commit(commit(frontier=20))
+    await first.close()
+    await second.close()

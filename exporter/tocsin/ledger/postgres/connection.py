@@ -80,20 +80,24 @@ class LedgerServer(Server):
         return self.model_copy(update={"dsn": renewed}) if same else self
 
 
-def begin(server: LedgerServer, epoch: int | None = None) -> list[str]:
-    """The statements that begin a transaction. `epoch`: of the process, in the name by which others find what it left
-    open (`instances._END`)."""
-    if epoch is not None:
-        name = f"tocsin {epoch} {server.namespace.encode('ascii', 'replace').decode()}"[:63]
-        server = server.model_copy(update={"options": {**server.options, "application_name": name}})
+def begin(server: LedgerServer, sessions: str = "") -> list[str]:
+    """The statements that begin a transaction. `sessions`: the name by which others find what was left open."""
+    if sessions:
+        server = server.model_copy(update={"options": {**server.options, "application_name": sessions}})
     return [statement.as_string(None) for statement in server.beginning()]
+
+
+def sessions_of(server: LedgerServer, epoch: int, role: str) -> str:
+    """The `application_name` of transactions of a process: those of one role have one connection at a time."""
+    return f"tocsin {epoch} {role} {server.namespace.encode('ascii', 'replace').decode()}"[:63]
 
 
 class Link:
     """One connection, opened again after it was lost."""
 
-    def __init__(self, server: LedgerServer, clock: ServerClock | None = None) -> None:
-        """`clock`: measured over this connection, when it is new and now and then."""
+    def __init__(self, server: LedgerServer, clock: ServerClock | None = None, sessions: str = "") -> None:
+        """`clock`: measured over this connection, when it is new and now and then. `sessions`: see `begin`."""
+        self.sessions = sessions
         self._server = server
         self._clock = clock
         self._connection: PgConnection | None = None
@@ -112,6 +116,8 @@ class Link:
             self._connection.adapters.register_loader("text", Text)
         connection = self._connection
         assert connection is not None
+        if new and self.sessions:
+            await within(self._server.connect_timeout, connection, _end_former(connection, self.sessions))
         if self._clock is not None and (new or self._clock.due):
             await within(self._server.connect_timeout, connection, self._clock.measure(lambda: _time_of(connection)))
         return connection
@@ -148,6 +154,17 @@ class Link:
     async def close(self) -> None:
         if self._connection is not None:
             await self._connection.close()
+
+
+async def _end_former(connection: PgConnection, sessions: str) -> None:
+    """End what a lost connection left on the server: until that notices, it may hold locks that others wait for."""
+    await connection.execute(_END_FORMER, (sessions,))
+
+
+_END_FORMER = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = %s AND pid <> pg_backend_pid() AND usename = current_user AND datname = current_database()
+"""
 
 
 async def _time_of(connection: PgConnection) -> float:

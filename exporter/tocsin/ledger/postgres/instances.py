@@ -166,7 +166,7 @@ _END = """
     WITH ended AS (DELETE FROM instances WHERE until < clock_timestamp() AND epoch <> %s RETURNING epoch)
     SELECT pg_terminate_backend(a.pid) FROM ended JOIN pg_stat_activity AS a
       ON a.application_name LIKE 'tocsin ' || ended.epoch || ' %%'
-    WHERE a.state = 'idle in transaction' AND a.usename = current_user AND a.datname = current_database()
+    WHERE a.usename = current_user AND a.datname = current_database()
 """
 """A process that was paused or cut off in the middle of a transaction holds locks until the server notices."""
 _INSTANCES = """

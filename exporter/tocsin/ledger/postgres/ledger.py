@@ -23,7 +23,7 @@ from tocsin.ledger.base import (
 )
 from tocsin.ledger.postgres import instances, outbox, records
 from tocsin.ledger.postgres.append import Appended, Shapes, append
-from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
+from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error, sessions_of
 from tocsin.ledger.postgres.instances import Member, fence, fence_alert, leave
 from tocsin.ledger.postgres.membership import Membership
 from tocsin.ledger.postgres.transaction import Job, Result, Transaction, answering, in_one, plain
@@ -69,7 +69,9 @@ class PostgresLedger:
         self._membership = None if member is None else Membership(server, member, self._met)
         self.sharing: Sharing = self._membership or Alone()
         self._clock = clock
-        statements = begin(server, self._epoch)
+        if member is not None:
+            links[0].sessions = sessions_of(server, member.epoch, "writer")
+        statements = begin(server, links[0].sessions)
         self._writer = Writer(links[0], statements, self._fence, server.timeout, observe)
         self._reader = asyncio.Lock()
         self._shapes = Shapes()

@@ -12,7 +12,7 @@ from psycopg import errors
 
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.faults import unexpected
-from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error
+from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error, sessions_of
 from tocsin.ledger.postgres.instances import Member, Met, change, fence, hand_over, meet, resign
 from tocsin.ledger.postgres.transaction import Job, in_one, plain
 from tocsin.ledger.sharing import Held, Instance, pause
@@ -48,9 +48,10 @@ class Membership:
         self._server = server
         self._report = met
         self._monotonic = monotonic
-        self._link = Link(server)
+        sessions = sessions_of(server, member.epoch, "meeting")
+        self._link = Link(server, sessions=sessions)
         # A meeting that is held up ends on the server, too, or one after another would wait there.
-        self._begin = begin(server.model_copy(update={"timeout": server.connect_timeout}), member.epoch)
+        self._begin = begin(server.model_copy(update={"timeout": server.connect_timeout}), sessions)
         self._wanted: frozenset[str] = frozenset()
         self._channels: tuple[str, ...] = ()
         self._met = Met((), frozenset(), frozenset(), frozenset(), {}, ())
