@@ -223,6 +223,7 @@ def _on_signals(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: tasks.create_task(reload_once(), name="reload"))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # `tocsin.cli.main` has blocked it
 
 
 async def _listen(port: Port, runner: web.AppRunner, config: Config) -> str:

@@ -1,6 +1,7 @@
 """The command `tocsin`. What a command needs is imported when it runs, so that help answers at once."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command is None:
         parser.print_help()
         return Exit.USAGE
+    if chosen.command == "run":  # a reload that is asked for at the start waits for its handler, and ends nothing
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     from tocsin.errors import ConfigError, LedgerError, TocsinError
 
     try:
