@@ -1,6 +1,8 @@
 """The ledger in PostgreSQL when its server, the network or an administrator fails it."""
 
 import asyncio
+import contextlib
+import select
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -406,3 +408,40 @@ async def test_what_a_lost_connection_left_open_holds_up_no_one(database: Databa
         await second.commit(commit(frontier=20))
     await first.close()
     await second.close()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_answer_that_comes_as_its_connection_is_given_up_harms_nothing(database: Database, turns: int) -> None:
+    """The library goes on with the answer in one of the next turns of the event loop. If its connection is freed by
+    then, it finds none, or ends the whole process."""
+    link = Link(LedgerServer(dsn=SecretStr(database.dsn)))
+    socket = (await link.get()).pgconn.socket
+    failed: list[Exception] = []
+
+    async def work(connection: PgConnection) -> None:
+        try:
+            await connection.execute("SELECT pg_sleep(0.02)")
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    running = asyncio.create_task(link.run(5.0, work))
+    await asyncio.sleep(0.01)
+    select.select([socket], [], [], SOON)  # the answer is there, and the event loop has not seen it
+    given_up = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def turn(left: int) -> None:
+        """Timers come after what was read from sockets."""
+        if left:
+            loop.call_later(0, turn, left - 1)
+        else:
+            link.give_up()
+            given_up.set()
+
+    turn(turns)
+    await given_up.wait()
+    with contextlib.suppress(TimeoutError):
+        await running
+    assert not failed
+    await link.close()

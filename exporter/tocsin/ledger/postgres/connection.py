@@ -139,17 +139,18 @@ class Link:
         except asyncio.CancelledError as error:
             if must_end(error):
                 raise
-            raise TimeoutError from None  # given up
+            connection.pgconn.finish()  # given up, maybe before it began
+            raise TimeoutError from None
         finally:
             self._running = None
 
     def give_up(self) -> None:
         """End the connection and what is being done on it: the server is silent."""
         running, self._running = self._running, None
-        if self._connection is not None:
-            self._connection.pgconn.finish()
         if running is not None:
-            running.cancel()
+            running.cancel()  # first: the library may be about to go on with an answer, and must find its connection
+        elif self._connection is not None:
+            self._connection.pgconn.finish()
 
     async def close(self) -> None:
         if self._connection is not None:
