@@ -106,6 +106,20 @@ async def test_others_take_over_from_one_that_was_killed(harness: Harness, three
     await harness.until_notified(("fired", "1"), ("fired", "2"))
 
 
+async def test_what_one_was_sending_when_it_was_killed_is_sent_by_another(
+    harness: Harness, three: list[TocsinProcess]
+) -> None:
+    """With the same id, and without a restart of the one that was killed."""
+    await until_shared(three, 1, 1, 2)
+    sends = await leader(*three, of="orders")
+    harness.receiver.script(Answer(hang=True))
+    harness.orders.insert(("1", "Ann", "10"))
+    await harness.receiver.arrived(1)
+    await sends.kill()
+    await harness.receiver.arrived(2)
+    assert len({one["id"] for one in harness.envelopes()}) == 1
+
+
 async def test_others_take_over_at_once_from_one_that_is_stopped(harness: Harness, three: list[TocsinProcess]) -> None:
     await until_shared(three, 1, 1, 2)
     first, *others = three
