@@ -129,7 +129,11 @@ async def test_query_has_no_gap_while_processes_come_and_go(harness: Harness, ge
             assert await points(watching, query(name), start, end) == [(whole, {"10"})]
             firing = f'ALERTS{{alertname="Rows_{name}",alertstate="firing"}}'
             assert await points(watching, firing, start, end) == [(whole, {"1"})]
-        assert len(await points(watching, "orders", start, end)) == 4
+
+        async def scraped() -> int:
+            return len(await points(watching, "orders", start, time.time()))
+
+        await until_equal(scraped, 4, "processes that were scraped")
 
 
 async def test_process_that_started_later_counts_on_from_the_ledger(harness: Harness) -> None:
