@@ -148,11 +148,6 @@ def fence(db: Transaction, member: Member) -> Callable[[], None]:
     return confirmed
 
 
-def fence_alert(db: Transaction, member: Member, alert: str) -> None:
-    """Fail where another process leads an alert."""
-    db.add("SELECT leads(%s, %s)", (alert, member.epoch))
-
-
 def leave(db: Transaction, member: Member) -> None:
     """Give everything back, so that others go on at once."""
     fence(db, member)

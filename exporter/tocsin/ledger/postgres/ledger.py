@@ -24,7 +24,7 @@ from tocsin.ledger.base import (
 from tocsin.ledger.postgres import instances, outbox, records
 from tocsin.ledger.postgres.append import Appended, Shapes, append
 from tocsin.ledger.postgres.connection import LedgerServer, Link, begin, ledger_error, sessions_of
-from tocsin.ledger.postgres.instances import Member, fence, fence_alert, leave
+from tocsin.ledger.postgres.instances import Member, fence, leave
 from tocsin.ledger.postgres.membership import Membership
 from tocsin.ledger.postgres.transaction import Job, Result, Transaction, answering, in_one, plain
 from tocsin.ledger.postgres.values import names_text, storable
@@ -114,11 +114,9 @@ class PostgresLedger:
         seen = self._commits.get(commit.alert)
 
         async def write(db: Transaction) -> Callable[[], Appended]:
-            if self._member is not None:
-                fence_alert(db, self._member, alert)
             shapes = await self._shapes.numbers(db, columns)
             shape = shapes[commit.columns]
-            db.add(_ALERT, (alert, storable(commit.definition), shape, commit.frontier, seen))
+            db.add(_ALERT, (alert, storable(commit.definition), shape, commit.frontier, seen, self._epoch))
             if commit.replace:
                 db.add("DELETE FROM firings WHERE alert = %s", (alert,))
             elif outdated:
@@ -358,7 +356,7 @@ class PostgresLedger:
 
 
 _FIRING = ("alert", "fingerprint", "phase", "started_at", "marked_at", "row", "counts")
-_ALERT = "SELECT progress(%s, %s, %s, %s, %s)"
+_ALERT = "SELECT progress(%s, %s, %s, %s, %s, %s)"
 _POSITION = """
     INSERT INTO positions VALUES (%s, %s, %s) ON CONFLICT (source, partition)
     DO UPDATE SET position = excluded.position

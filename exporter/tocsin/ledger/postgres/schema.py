@@ -51,13 +51,6 @@ MIGRATIONS: tuple[str, ...] = (
         RETURN counted;
       END
     $$;
-    CREATE FUNCTION leads (asked text, mine bigint) RETURNS void LANGUAGE plpgsql AS $$
-      BEGIN
-        IF EXISTS (SELECT FROM leaders WHERE alert = asked AND epoch <> mine) THEN
-          RAISE EXCEPTION 'another process leads %', asked USING ERRCODE = 'TCFEN';
-        END IF;
-      END
-    $$;
     CREATE TABLE channels (                      -- what the processes that send to them have in common
       channel text PRIMARY KEY,
       turn    timestamptz NOT NULL DEFAULT '-infinity', -- end of the last turn under a rate limit
@@ -76,9 +69,12 @@ MIGRATIONS: tuple[str, ...] = (
       frontier   bigint,                         -- source ms; everything strictly before it is in these tables
       commits    bigint NOT NULL DEFAULT 0       -- rises with each
     );
-    CREATE FUNCTION progress (asked text, defined text, shaped integer, reached bigint, seen bigint) RETURNS void
-    LANGUAGE plpgsql AS $$
+    CREATE FUNCTION progress (asked text, defined text, shaped integer, reached bigint, seen bigint, mine bigint)
+    RETURNS void LANGUAGE plpgsql AS $$
       BEGIN
+        IF EXISTS (SELECT FROM leaders WHERE alert = asked AND epoch <> mine) THEN
+          RAISE EXCEPTION 'another process leads %', asked USING ERRCODE = 'TCFEN';
+        END IF;
         INSERT INTO alerts VALUES (asked, defined, shaped, reached, 1) ON CONFLICT (alert) DO UPDATE
           SET definition = defined, shape = shaped, frontier = reached, commits = alerts.commits + 1
           WHERE seen IS NULL OR alerts.commits = seen;
