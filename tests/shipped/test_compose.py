@@ -210,7 +210,7 @@ def test_exporters_of_two_have_the_same_settings() -> None:
     first, second = SERVICES["exporter"], SERVICES["exporter-2"]
     assert first["environment"] == second["environment"]
     assert first["environment"].keys() == ALONE["exporter"]["environment"].keys()
-    assert first["healthcheck"]["test"] == second["healthcheck"]["test"], "one that stands by is not ready, and healthy"
+    assert first["healthcheck"]["test"] == second["healthcheck"]["test"], "one that waits is not ready, and healthy"
     for key in ("image", "read_only", "cap_drop", "tmpfs", "mem_limit", "stop_grace_period", "security_opt", "restart"):
         assert first[key] == second[key], key
     assert [one for one in first["volumes"] if one != "ledger:/var/lib/tocsin"] == second["volumes"]

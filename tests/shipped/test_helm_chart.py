@@ -180,7 +180,7 @@ def test_update_keeps_the_old_pods_until_new_ones_stand_by() -> None:
     assert chart.one("PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
-def test_probes_hold_for_a_pod_that_stands_by(chart: Rendered) -> None:
+def test_probes_hold_for_a_pod_that_waits(chart: Rendered) -> None:
     """It has to be available, or no update of the configuration ends; `/readyz` says 503 then."""
     assert {probe["httpGet"]["path"] for probe in probes(chart)} == {"/healthz"}
 

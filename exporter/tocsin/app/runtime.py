@@ -94,7 +94,7 @@ class Runtime:
                 config.ledger,
                 configuration=lambda: parts(wanted()),
                 address=_seen_by_others(self.address),
-                waiting=self._stands_by,
+                waiting=self._waits,
                 observe=observe,
             )
             self._ledger_works()
@@ -296,7 +296,7 @@ class Runtime:
             self._stalled(str(error))
         self.metrics.ledger_up.set(0)
 
-    def _stands_by(self, why: str | LedgerError) -> None:
+    def _waits(self, why: str | LedgerError) -> None:
         text = f"standing by: {why}"
         if self.ledger_fault != text:
             log.info("standing by", listen=self.address, why=str(why))

@@ -190,7 +190,7 @@ _DEFINITIONS = (
     ),
     _gauge(
         "ledger_up",
-        "1 if the ledger can be written or none is needed, 0 otherwise, also while this process stands by.",
+        "1 if the ledger can be written or none is needed, 0 otherwise, also while this process waits for others.",
         across="max",
     ),
     _histogram("ledger_commit_seconds", "Duration of ledger transactions.", buckets=_FAST),
