@@ -395,7 +395,7 @@ async def test_what_a_lost_connection_left_open_holds_up_no_one(database: Databa
     async def hold(db: Transaction) -> Callable[[], None]:
         await db.get("UPDATE alerts SET frontier = 11")
         proxy.lose()
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return lambda: None
 
     holding = asyncio.create_task(first._writer.run(hold))
