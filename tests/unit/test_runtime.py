@@ -4,6 +4,9 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+from structlog.testing import capture_logs
+
+from support.waiting import until
 from tocsin.app.runtime import Runtime
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.exposition import Metrics
@@ -29,3 +32,22 @@ async def test_check_of_a_closed_ledger_says_nothing() -> None:
         await asyncio.sleep(0.05)
         assert runtime.ledger_fault == "standing by"
         maintenance.cancel()
+
+
+async def test_old_notifications_that_cannot_be_deleted_are_named() -> None:
+    """Else the ledger grows, and nothing says why."""
+
+    async def prune(*_: object) -> int:
+        raise LedgerError("the role may not do that", LedgerReason.UNREADABLE)
+
+    async with asyncio.TaskGroup() as tasks:
+        runtime = Runtime(tasks, Metrics("0"))
+        ledger: Any = SimpleNamespace(prune=prune, now=lambda: 0.0, sharing=SimpleNamespace(first=True))
+        config: Any = SimpleNamespace(ledger=SimpleNamespace(history=60.0))
+        runtime.ledger, runtime.config = ledger, config
+        with capture_logs() as logged:
+            keeping = tasks.create_task(runtime._keep_history())
+            await until(lambda: logged, "the failure is logged")
+        keeping.cancel()
+    event = "old notifications cannot be deleted"
+    assert {"event": event, "log_level": "warning", "error": "the role may not do that"} in logged

@@ -25,6 +25,7 @@ from tocsin.exposition import AlertStatus, ChannelState, Metrics, Page, State
 from tocsin.faults import unexpected
 from tocsin.ledger.base import Backlog, Ledger
 from tocsin.pipeline.feed import Feed
+from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Runtime:
         self._following: asyncio.Task[None] | None = None
         self._ended = 0
         self._count_at = -math.inf
+        self._undeleted = Repeats(log, "old notifications cannot be deleted")
         self._fenced = False
         """Whether another process has taken over from this one."""
         metrics.removed_channels = self._removed_states
@@ -284,7 +286,9 @@ class Runtime:
                         pass
                     wait = _PRUNE_EVERY
                 except Exception as error:
-                    log.debug("old notifications cannot be deleted", exc_info=error)
+                    log.debug("unexpected exception", exc_info=error)
+                    why = str(error) if isinstance(error, LedgerError) else unexpected(error)
+                    self._undeleted.add(why, error=why)
             await asyncio.sleep(wait)
 
     def _ledger_failed(self, error: LedgerError) -> None:
