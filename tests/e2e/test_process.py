@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -228,6 +229,44 @@ async def test_dry_run_prints_without_sending_or_storing(harness: Harness, ledge
     assert "Bob" in text
     assert not harness.receiver.requests
     assert not path.exists()
+
+
+# Signals.
+
+
+async def test_hangup_at_the_start_is_a_reload(harness: Harness, tmp_path: Path) -> None:
+    """Its file is a pipe at first, so that the process reads it until then."""
+    file = tmp_path / "pipe.yaml"
+    os.mkfifo(file)
+
+    async def until_read() -> int:
+        with contextlib.suppress(OSError):  # there is no reader
+            return os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+        return 0
+
+    process = await start(tmp_path, "run", "--config", str(file))
+    assert process.stderr
+    try:
+        writer = await until_some(until_read, "it reads its configuration")
+        process.send_signal(signal.SIGHUP)
+        await until(lambda: ended_or_has(process, signal.SIGHUP), "it has ended, or keeps the signal for its handler")
+        write(tmp_path / "tocsin.yaml", harness.config).replace(file)
+        os.write(writer, file.read_bytes())
+        os.close(writer)
+        async with asyncio.timeout(SOON):
+            while b'event="configuration ' not in (line := await process.stderr.readline()):
+                assert line, "it has ended"
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def ended_or_has(process: Started, number: signal.Signals) -> bool:
+    """Whether a process has ended, or a signal waits in it."""
+    if process.returncode is not None:
+        return True
+    waiting = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return waiting is not None and bool(int(waiting[1], 16) & 1 << number - 1)
 
 
 # The disk.

@@ -2,9 +2,7 @@
 meanwhile."""
 
 import asyncio
-import contextlib
 import copy
-import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,8 +12,8 @@ from typing import Any
 import pytest
 
 from support.receiver import Answer, Received, Receiver
-from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness, quick_channel, start, write
-from support.waiting import SOON, until, until_some
+from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness, quick_channel
+from support.waiting import until, until_some
 
 pytestmark = pytest.mark.e2e
 FIRST = ("fired", "1")
@@ -120,33 +118,6 @@ async def test_bad_file_changes_nothing_and_shows(harness: Harness) -> None:
             assert (await tocsin.metric("tocsin_config_last_reload_success_timestamp_seconds") or 0) > (good or 0)
         harness.orders.insert(("2", "Bob", "20"))
         await harness.until_notified(FIRST, ("fired", "2"))
-
-
-async def test_hangup_at_the_start_is_a_reload(harness: Harness, tmp_path: Path) -> None:
-    """Its file is a pipe at first, so that the process reads it until then."""
-    file = tmp_path / "pipe.yaml"
-    os.mkfifo(file)
-
-    async def until_read() -> int:
-        with contextlib.suppress(OSError):  # there is no reader
-            return os.open(file, os.O_WRONLY | os.O_NONBLOCK)
-        return 0
-
-    process = await start(tmp_path, "run", "--config", str(file))
-    assert process.stderr
-    try:
-        writer = await until_some(until_read, "it reads its configuration")
-        process.send_signal(signal.SIGHUP)
-        await asyncio.sleep(0.1)  # a process that does not wait for its handler ends meanwhile
-        write(tmp_path / "tocsin.yaml", harness.config).replace(file)
-        os.write(writer, file.read_bytes())
-        os.close(writer)
-        async with asyncio.timeout(SOON):
-            while b'event="configuration ' not in (line := await process.stderr.readline()):
-                assert line, "it has ended"
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def test_reload_request_needs_admin(harness: Harness) -> None:
