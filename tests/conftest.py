@@ -1,7 +1,9 @@
 """What holds for all tests: a skip is a failure where everything has to be there; SIGINT reaches what they start; some
-servers are shared by all processes of a run; the end of a run names the live server."""
+servers are shared by all processes of a run; the end of a run names the live server. A database of its own for each
+test that asks for one."""
 
 import signal
+from collections.abc import AsyncIterator
 
 import pytest
 import structlog
@@ -9,6 +11,7 @@ from hypothesis import settings
 
 from support import shared
 from support.live_server import pytest_terminal_summary
+from support.postgres import Database, shared_postgres
 from support.skips import pytest_runtest_makereport
 
 __all__ = ["pytest_configure", "pytest_runtest_makereport", "pytest_terminal_summary", "pytest_unconfigure"]
@@ -35,3 +38,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End the run."""
     if not hasattr(config, "workerinput"):
         shared.end()
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[Database]:
+    """An empty database on the server that the tests of this process share."""
+    async with shared_postgres().database() as made:
+        yield made

@@ -1,7 +1,6 @@
 """Copying a ledger from a file to PostgreSQL and back: everything, once, and whole or not at all."""
 
 import os
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from pydantic import SecretStr
 
 from support.clock import Clock
 from support.ledger import HOSTILE, commit, delivered, fired, firing, sendable, settlement, transition
-from support.postgres import Database, shared_postgres
+from support.postgres import Database
 from support.tocsin import command, running
 from tocsin.errors import LedgerError
 from tocsin.ledger import postgres, sqlite, sqlite_tables
@@ -36,12 +35,6 @@ class Places:
 
     async def tables(self, kind: str) -> Any:
         return sqlite_tables.open_tables(self.file) if kind == "file" else await postgres.open_tables(self.server)
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
 
 
 @pytest.fixture

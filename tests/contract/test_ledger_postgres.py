@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import psycopg
@@ -20,12 +19,6 @@ from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, listed, open_ledger, schema, verify
 from tocsin.ledger.postgres.membership import Membership
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
 
 
 @pytest.fixture

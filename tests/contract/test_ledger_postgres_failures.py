@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
 from support.ledger import commit, fired, firing, transition
-from support.postgres import Database, shared_postgres
+from support.postgres import Database
 from support.tcp_proxy import TcpProxy
 from support.waiting import SOON, until, until_equal, until_some
 from tocsin.errors import LedgerError, LedgerReason
@@ -21,12 +21,6 @@ from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledge
 from tocsin.ledger.postgres.connection import Link
 from tocsin.ledger.postgres.transaction import Transaction
 from tocsin.postgres import PgConnection
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
 
 
 @pytest.fixture

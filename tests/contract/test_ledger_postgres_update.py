@@ -3,25 +3,18 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from support.ledger import fired
-from support.postgres import Database, shared_postgres
+from support.postgres import Database
 from support.tocsin import write
 from tocsin.cli import main
 from tocsin.ledger.postgres import LedgerServer, open_ledger, schema
 
 NEXT = "\n    ALTER TABLE ledger ADD more integer;\n    "
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
 
 
 @pytest.fixture

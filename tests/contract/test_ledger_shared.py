@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from support.ledger import commit, delivered, fired, transition
-from support.postgres import Database, shared_postgres
+from support.postgres import Database
 from support.waiting import SOON, until, until_equal
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, listed, open_ledger
@@ -18,12 +18,6 @@ from tocsin.ledger.postgres.opening import try_to_join
 from tocsin.model import Notification
 
 Two = tuple[PostgresLedger, PostgresLedger]
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
 
 
 @pytest.fixture

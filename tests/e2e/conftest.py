@@ -1,4 +1,5 @@
-"""Fixtures: the double of Materialize and, for notifications, a live server where there is one; a harness."""
+"""Fixtures: the double of Materialize and, for notifications, a live server where there is one; a harness, and one that
+several processes can share."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from support.live import LIVE, Server, serving
 from support.materialize import NEWEST
 from support.notifications import Scenario, new_scenario
+from support.postgres import Database
 from support.tocsin import Harness, new_harness
 
 
@@ -28,4 +30,12 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     """A harness whose view has one row, an order of Ann."""
     async with new_harness(tmp_path) as made:
         made.orders.insert(("1", "Ann", "10"))
+        yield made
+
+
+@pytest.fixture
+async def shared(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
+    """A harness whose ledger is in PostgreSQL, so that several processes can share it. Its view is empty."""
+    async with new_harness(tmp_path) as made:
+        made.config["ledger"] = {"url": database.dsn, "lease": "1s"}
         yield made

@@ -3,13 +3,12 @@
 import json
 import re
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.postgres import Database, shared_postgres
+from support.postgres import Database
 from support.tocsin import Harness, TocsinProcess, command, new_harness, write
 from support.waiting import until_equal
 
@@ -17,16 +16,8 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
-
-
-@pytest.fixture
-async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
-    async with new_harness(tmp_path) as made:
-        made.config["ledger"] = {"url": database.dsn, "lease": "1s"}
-        yield made
+def harness(shared: Harness) -> Harness:
+    return shared
 
 
 async def listed(harness: Harness) -> list[dict[str, Any]]:

@@ -3,15 +3,12 @@ alive before one of the old ones ends."""
 
 import signal
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 
-from support.postgres import Database, shared_postgres
 from support.receiver import Answer
-from support.tocsin import Harness, TocsinProcess, new_harness, running
+from support.tocsin import Harness, TocsinProcess, running
 from support.waiting import until, until_some
 
 pytestmark = pytest.mark.e2e
@@ -23,16 +20,9 @@ GRACE = 30.0
 
 
 @pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
-
-
-@pytest.fixture
-async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
-    async with new_harness(tmp_path) as made:
-        made.config["ledger"] = {"url": database.dsn, "lease": "2s"}
-        yield made
+def harness(shared: Harness) -> Harness:
+    shared.config["ledger"]["lease"] = "2s"
+    return shared
 
 
 async def start(stack: AsyncExitStack, harness: Harness, name: str) -> TocsinProcess:

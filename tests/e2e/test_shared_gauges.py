@@ -2,18 +2,15 @@
 that never ends."""
 
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 import yaml
 
 from support.monitoring_programs import Generation, each_generation
 from support.ports import free_port
-from support.postgres import Database, shared_postgres
 from support.prometheus import Prometheus, prometheus
-from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness, running
+from support.tocsin import Harness, TocsinProcess, running
 from support.waiting import until_equal, until_some
 
 pytestmark = pytest.mark.e2e
@@ -24,20 +21,11 @@ STEP = 0.25
 
 
 @pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
-
-
-@pytest.fixture
-async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
-    async with new_harness(tmp_path) as made:
-        made.config["ledger"] = {"url": database.dsn, "lease": "1s"}
-        made.double.create("public.late", COLUMNS, retain=None)
-        made.config["alerts"]["late"] = {**made.alert, "relation": "public.late"}
-        for name in VIEWS:
-            made.double.relation(f"public.{name}").insert(("1", "Ann", "10"))
-        yield made
+def harness(shared: Harness) -> Harness:
+    shared.add_views("late")
+    for name in VIEWS:
+        shared.double.relation(f"public.{name}").insert(("1", "Ann", "10"))
+    return shared
 
 
 class Fleet:

@@ -14,10 +14,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from support.alertmanager import alertmanager
 from support.materialize import Relation
-from support.postgres import Database, shared_postgres
+from support.postgres import Database
 from support.receiver import Answer, Received
 from support.tcp_proxy import TcpProxy
-from support.tocsin import COLUMNS, Harness, TocsinProcess, new_harness, quick_channel
+from support.tocsin import Harness, TocsinProcess, quick_channel
 from support.waiting import SOON, until, until_equal
 
 pytestmark = pytest.mark.e2e
@@ -28,19 +28,9 @@ VIEWS = ("orders", "late", "spikes", "fraud")
 
 
 @pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
-
-
-@pytest.fixture
-async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
-    async with new_harness(tmp_path) as made:
-        made.config["ledger"] = {"url": database.dsn, "lease": "1s"}
-        for name in VIEWS[1:]:
-            made.double.create(f"public.{name}", COLUMNS, retain=None)
-            made.config["alerts"][name] = {**made.alert, "relation": f"public.{name}"}
-        yield made
+def harness(shared: Harness) -> Harness:
+    shared.add_views(*VIEWS[1:])
+    return shared
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 
-from support.postgres import Database, shared_postgres
-from support.tocsin import COLUMNS, Harness, TocsinProcess, command, new_harness, write
+from support.postgres import shared_postgres
+from support.tocsin import COLUMNS, Harness, TocsinProcess, command, write
 from support.waiting import SOON, until, until_equal
 
 pytestmark = pytest.mark.e2e
@@ -20,16 +19,8 @@ PROMPT = SOON / 2
 
 
 @pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
-
-
-@pytest.fixture
-async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
-    async with new_harness(tmp_path) as made:
-        made.config["ledger"] = {"url": database.dsn, "lease": "1s"}
-        yield made
+def harness(shared: Harness) -> Harness:
+    return shared
 
 
 @pytest.fixture

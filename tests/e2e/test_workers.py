@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 
 from support.ports import free_port
-from support.postgres import Database, shared_postgres
-from support.tocsin import COLUMNS, Harness, TocsinProcess, command, new_harness, running_with, write
+from support.postgres import Database
+from support.tocsin import Harness, TocsinProcess, command, new_harness, running_with, write
 from support.waiting import until, until_equal
 
 pytestmark = pytest.mark.e2e
@@ -24,19 +24,9 @@ VIEWS = ("orders", "late", "spikes", "fraud")
 
 
 @pytest.fixture
-async def database() -> AsyncIterator[Database]:
-    async with shared_postgres().database() as made:
-        yield made
-
-
-@pytest.fixture
-async def harness(tmp_path: Path, database: Database) -> AsyncIterator[Harness]:
-    async with new_harness(tmp_path) as made:
-        made.config["ledger"] = {"url": database.dsn, "lease": "1s"}
-        for name in VIEWS[1:]:
-            made.double.create(f"public.{name}", COLUMNS, retain=None)
-            made.config["alerts"][name] = {**made.alert, "relation": f"public.{name}"}
-        yield made
+def harness(shared: Harness) -> Harness:
+    shared.add_views(*VIEWS[1:])
+    return shared
 
 
 @dataclass(frozen=True)

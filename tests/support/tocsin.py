@@ -263,6 +263,12 @@ class Harness:
     def ledger(self) -> Path:
         return Path(self.config["ledger"]["path"])
 
+    def add_views(self, *names: str) -> None:
+        """Create empty views like `orders`, each with an alert like that of `orders`."""
+        for name in names:
+            self.double.create(f"public.{name}", COLUMNS, retain=None)
+            self.config["alerts"][name] = {**self.alert, "relation": f"public.{name}"}
+
     def replace_view(self, *rows: Sequence[str | None], columns: Sequence[tuple[str, str]] = COLUMNS) -> None:
         """Put another view of the same name into the place of `orders`, or where it was.
 
