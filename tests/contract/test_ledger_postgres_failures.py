@@ -1,8 +1,6 @@
 """The ledger in PostgreSQL when its server, the network or an administrator fails it."""
 
 import asyncio
-import contextlib
-import select
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,9 +16,7 @@ from support.waiting import SOON, until, until_equal, until_some
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import Commit, Filter
 from tocsin.ledger.postgres import LedgerServer, PostgresLedger, ddl, open_ledger
-from tocsin.ledger.postgres.connection import Link
 from tocsin.ledger.postgres.transaction import Transaction
-from tocsin.postgres import PgConnection
 
 
 @pytest.fixture
@@ -363,23 +359,6 @@ async def test_times_are_those_of_the_server(database: Database, monkeypatch: py
     await ledger.close()
 
 
-async def test_work_given_up_before_it_begins_is_never_made(database: Database) -> None:
-    """Otherwise Python complains of a coroutine without an end."""
-    link, made = Link(LedgerServer(dsn=SecretStr(database.dsn))), list[PgConnection]()
-
-    async def work(connection: PgConnection) -> None:
-        made.append(connection)
-
-    await link.get()
-    running = asyncio.create_task(link.run(5.0, work))
-    await asyncio.sleep(0)
-    link.give_up()
-    with pytest.raises(TimeoutError):
-        await running
-    assert not made
-    assert link.lost
-
-
 async def test_what_a_lost_connection_left_open_holds_up_no_one(database: Database, proxy: TcpProxy) -> None:
     """The network has forgotten it, in the middle of a transaction, and the server waits a minute for more."""
     first, second = await open_ledger(through(proxy, database)), await open_ledger(at(database.dsn))
@@ -402,40 +381,3 @@ async def test_what_a_lost_connection_left_open_holds_up_no_one(database: Databa
         await second.commit(commit(frontier=20))
     await first.close()
     await second.close()
-
-
-@pytest.mark.parametrize("turns", range(8))
-async def test_answer_that_comes_as_its_connection_is_given_up_harms_nothing(database: Database, turns: int) -> None:
-    """The library goes on with the answer in one of the next turns of the event loop. If its connection is freed by
-    then, it finds none, or ends the whole process."""
-    link = Link(LedgerServer(dsn=SecretStr(database.dsn)))
-    socket = (await link.get()).pgconn.socket
-    failed: list[Exception] = []
-
-    async def work(connection: PgConnection) -> None:
-        try:
-            await connection.execute("SELECT pg_sleep(0.02)")
-        except Exception as error:
-            failed.append(error)
-            raise
-
-    running = asyncio.create_task(link.run(5.0, work))
-    await asyncio.sleep(0.01)
-    select.select([socket], [], [], SOON)  # the answer is there, and the event loop has not seen it
-    given_up = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def turn(left: int) -> None:
-        """Timers come after what was read from sockets."""
-        if left:
-            loop.call_later(0, turn, left - 1)
-        else:
-            link.give_up()
-            given_up.set()
-
-    turn(turns)
-    await given_up.wait()
-    with contextlib.suppress(TimeoutError):
-        await running
-    assert not failed
-    await link.close()

@@ -1,0 +1,69 @@
+"""A connection to the ledger's database that is given up, at any moment."""
+
+import asyncio
+import contextlib
+import select
+
+import pytest
+from pydantic import SecretStr
+
+from support.postgres import Database
+from support.waiting import SOON, until_equal
+from tocsin.ledger.postgres import LedgerServer
+from tocsin.ledger.postgres.connection import Link
+from tocsin.postgres import PgConnection
+
+
+async def test_work_given_up_before_it_begins_is_never_made(database: Database) -> None:
+    """Otherwise Python complains of a coroutine without an end."""
+    link, made = Link(LedgerServer(dsn=SecretStr(database.dsn))), list[PgConnection]()
+
+    async def work(connection: PgConnection) -> None:
+        made.append(connection)
+
+    await link.get()
+    running = asyncio.create_task(link.run(5.0, work))
+    await asyncio.sleep(0)
+    link.give_up()
+    with pytest.raises(TimeoutError):
+        await running
+    assert not made
+    assert link.lost
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_answer_that_comes_as_its_connection_is_given_up_harms_nothing(database: Database, turns: int) -> None:
+    """The library goes on with the answer in one of the next turns of the event loop. If its connection is freed by
+    then, it finds none, or ends the whole process."""
+    link = Link(LedgerServer(dsn=SecretStr(database.dsn)))
+    socket = (await link.get()).pgconn.socket
+    failed: list[Exception] = []
+
+    async def work(connection: PgConnection) -> None:
+        try:
+            await connection.execute("SELECT pg_sleep(0.5)")
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    running = asyncio.create_task(link.run(5.0, work))
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(0.5)' AND state = 'active'"
+    await until_equal(lambda: database.run(asked), [(1,)], "the server works on it")
+    select.select([socket], [], [], SOON)  # the answer is there, and the event loop has not seen it
+    given_up = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def turn(left: int) -> None:
+        """Timers come after what was read from sockets."""
+        if left:
+            loop.call_later(0, turn, left - 1)
+        else:
+            link.give_up()
+            given_up.set()
+
+    turn(turns)
+    await given_up.wait()
+    with contextlib.suppress(TimeoutError):
+        await running
+    assert not failed
+    await link.close()
