@@ -1,0 +1,178 @@
+"""The examples and notes at the end of each command's help."""
+
+MAIN = """\
+examples:
+  tocsin check --online        check the configuration, and that the columns it names exist
+  tocsin run                   run it, with metrics and a status page on http://127.0.0.1:8627
+  tocsin alerts                show what is firing now
+  tocsin outbox list --dead    list dead letters with their reasons
+  tocsin history late_orders   show what fired, when, and which channels were notified
+
+exit status:
+  0 success   1 failure, or `check` found problems   2 wrong usage or configuration   3 the ledger cannot be used
+  4 the address cannot be bound   130 interrupted
+  124 a source with `on_stall: exit` stalled, or another process has taken over
+
+Without --config, the file is $TOCSIN_CONFIG or ./tocsin.yaml. Without a file, the environment variables of the script
+materialize-novu (MTZ_*, NOVU_*) are the configuration; `tocsin init --from-env` prints it as a file.
+"""
+
+RUN = """\
+examples:
+  tocsin run -c /etc/tocsin.yaml
+  tocsin run --dry-run         print notifications, send and keep nothing
+  tocsin run --workers 4       several processes, for several processors
+
+SIGHUP reloads the configuration. SIGTERM and Ctrl-C stop it cleanly.
+
+With --workers, the ledger must be in PostgreSQL. The first process listens on web.listen, the others on the ports after
+it. A process that ends is started again.
+"""
+
+CHECK = """\
+examples:
+  tocsin check
+  tocsin check --online        also ask the servers for the columns of views, for queues, topics and
+                               tables of events, and for what channels need, such as workflows
+  tocsin check --show          print the configuration in effect, secrets hidden
+"""
+
+INIT = """\
+examples:
+  tocsin init > tocsin.yaml              a first configuration: one view, one webhook
+  tocsin init --from-env > tocsin.yaml   the environment variables of the script materialize-novu
+
+With --from-env, the file refers to the variables. It holds no secret.
+"""
+
+SCHEMA = """\
+example:
+  tocsin schema > tocsin.schema.json
+
+For editors with a YAML language server, make this the first line of tocsin.yaml:
+  # yaml-language-server: $schema=tocsin.schema.json
+"""
+
+ALERTS = """\
+examples:
+  tocsin alerts
+  tocsin alerts late_orders --json
+  tocsin alerts --url https://tocsin.example.com:8627 --ca ca.pem --token-file token
+"""
+
+TAIL = """\
+examples:
+  tocsin tail
+  tocsin tail --alert late_orders --json
+
+Begins with the latest 200 transitions.
+"""
+
+OUTBOX = """\
+examples:
+  tocsin outbox list --dead
+  tocsin outbox show 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+  tocsin outbox retry --all --channel people
+  tocsin outbox drop 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+
+Reads and changes the ledger, whether Tocsin runs or not.
+"""
+
+OUTBOX_LIST = """\
+examples:
+  tocsin outbox list --dead
+  tocsin outbox list --pending --channel people
+
+A dead letter is a notification that is not tried again. The last column has the reason.
+"""
+
+OUTBOX_SHOW = """\
+example:
+  tocsin outbox show 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+
+Shows the notification, all columns of its row, and each failed attempt.
+"""
+
+OUTBOX_RETRY = """\
+examples:
+  tocsin outbox retry 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+  tocsin outbox retry --all
+  tocsin outbox retry --all --channel people
+
+Dead letters are sent again, under the same ids. Fix their reason first.
+"""
+
+OUTBOX_DROP = """\
+examples:
+  tocsin outbox drop 3f9c0a7be8d14c55a1f0c2d4e6b8a901
+  tocsin outbox drop --all
+  tocsin outbox drop --all --channel people
+
+A dropped notification is not sent. With --all, only dead letters are dropped.
+"""
+
+HISTORY = """\
+examples:
+  tocsin history late_orders
+  tocsin history late_orders --limit 5 --json
+
+Reads the ledger, whether Tocsin runs or not. It reaches back as far as the ledger keeps notifications
+(ledger.history).
+"""
+
+SQL = """\
+examples:
+  tocsin sql                           everything that the configuration needs
+  tocsin sql shop | psql               the events table of the source `shop`
+  tocsin sql shop --existing           what an existing events table needs
+  tocsin sql audit                     the table that the channel `audit` writes to
+  tocsin sql ledger                    the schema of a ledger in PostgreSQL
+
+Connects to nothing. Read the SQL, then run it as a user who may create tables.
+"""
+
+LEDGER = """\
+examples:
+  tocsin ledger copy tocsin.db tocsin.yaml       from the file to the ledger of the configuration
+  tocsin ledger migrate tocsin.yaml              make its tables in PostgreSQL, or bring them up to date
+"""
+
+LEDGER_MIGRATE = """\
+examples:
+  tocsin ledger migrate tocsin.yaml
+  tocsin ledger migrate postgresql://admin@db.example.com/alerts
+
+`tocsin run` does the same; this is for updates with the role of an administrator. The tables belong to the owner of
+the schema. While processes run alerts on older tables, it refuses and names them.
+"""
+
+LEDGER_COPY = """\
+examples:
+  tocsin ledger copy tocsin.db tocsin.yaml       from the file to the ledger of the configuration
+  tocsin ledger copy postgresql://tocsin@db.example.com/alerts tocsin.db
+
+Stop Tocsin first: neither ledger may be in use. A copy that was interrupted goes on when it is started again; until
+it is complete, Tocsin refuses the target. Passwords go into a configuration file, or into ~/.pgpass.
+"""
+
+INSTANCES = """\
+examples:
+  tocsin instances
+  tocsin instances --json
+
+Reads the ledger, which must be in PostgreSQL. Each alert on rows has one process that leads it; alerts on events are
+shared out by their source. A process that waits, as others run another configuration, is not listed.
+"""
+
+NOTIFY = """\
+examples:
+  tocsin notify shop order_late --data '{"order": 17}'
+  tocsin notify shop order_late --key 17 --set customer=Ann
+
+Inserts the event, sends NOTIFY and prints the id of the event, whether Tocsin runs or not.
+"""
+
+VERSION = """\
+example:
+  tocsin version --json
+"""
