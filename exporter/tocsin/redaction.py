@@ -5,10 +5,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 from pydantic import SecretBytes, SecretStr
+
+T = TypeVar("T")
 
 SECRET = "<secret>"  # noqa: S105 - the mark, not a secret
 """The mark in place of a secret."""
@@ -31,8 +33,7 @@ def redactor(secrets: Iterable[SecretStr | str]) -> Callable[[str], str]:
     A secret of several words (`Bearer abc...`) is also replaced word by word.
     """
     words: set[str] = set()
-    for secret in secrets:
-        text = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+    for text in map(_plain, secrets):
         words |= {text, *(word for word in text.split() if len(word) >= _WORD)}
     masked = masker(words)
 
@@ -45,10 +46,11 @@ def one_line(text: str, limit: int = MAX_DETAIL) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def masker(words: Iterable[str]) -> Callable[[str], str]:
+def masker(words: Iterable[SecretStr | str]) -> Callable[[str], str]:
     """Return a function that replaces each of the words in a text by the mark, also where it is escaped for JSON,
     Python, URLs or HTML."""
-    spellings = {spelling for word in words for spelling in (word, *_escaped(word)) if len(spelling) >= _SHORTEST}
+    plain = map(_plain, words)
+    spellings = {spelling for word in plain for spelling in (word, *_escaped(word)) if len(spelling) >= _SHORTEST}
     ordered = sorted(spellings, key=len, reverse=True)
     if not ordered:
         return lambda text: text
@@ -56,10 +58,27 @@ def masker(words: Iterable[str]) -> Callable[[str], str]:
     return lambda text: pattern.sub(SECRET, text)
 
 
+def masked(tree: T, mask: Callable[[str], str]) -> T:
+    """Return JSON with every text in it masked."""
+    result: Any = tree
+    match tree:
+        case str():
+            result = mask(tree)
+        case Mapping():
+            result = {mask(str(key)): masked(item, mask) for key, item in tree.items()}
+        case list():
+            result = [masked(item, mask) for item in tree]
+    return cast("T", result)
+
+
 def redacted(tree: Any) -> Any:
     """Return nested data as a file would have it, with the mark for every secret, for user-info in URLs, and for the
     text of a secret inside other text."""
     return _masked(tree, masker(_secrets(tree)))
+
+
+def _plain(secret: SecretStr | str) -> str:
+    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
 
 
 def _escaped(word: str) -> tuple[str, ...]:

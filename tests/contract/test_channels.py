@@ -3,7 +3,7 @@
 import importlib
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -113,6 +113,25 @@ async def test_hostile_content_arrives_unchanged(subject: Subject, text: str) ->
     what = message(extra={"note": ("text", text), text[:100] or "blank": ("text", text)})
     assert isinstance(await sent(subject.build(), what), Delivered)
     assert subject.end.arrived() == [what.envelope]
+
+
+async def test_preview_is_what_the_receiver_gets(subject: Subject) -> None:
+    channel = subject.build()
+    what = message(extra={"note": ("text", '"quoted" <b>é</b>\nand {{ not }} a template')})
+    preview = channel.preview(what)
+    await sent(channel, what)
+    assert preview == subject.end.newest()
+
+
+async def test_preview_shows_no_secret(subject: Subject) -> None:
+    """Neither a secret of the configuration, nor one that a row repeats."""
+    if subject.end.confidential():
+        channel = subject.build(**subject.end.confidential())
+        for kind in Kind:
+            preview = channel.preview(message(kind, extra={"note": ("text", f"it is {SECRET}")}))
+            assert isinstance(preview, Mapping)
+            assert SECRET not in json.dumps(preview)
+            assert SECRET.lower() not in json.dumps(preview).lower()
 
 
 @pytest.mark.parametrize("kind", sorted(CHANNELS))

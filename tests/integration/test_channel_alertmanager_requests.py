@@ -1,5 +1,6 @@
 """Requests of the output to Alertmanager, and how it handles answers."""
 
+import json
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from support.alertmanager_output import NOW, active, closing, output
 from support.channel_ends import SECRET
+from support.messages import message
 from support.receiver import Answer, Received, Receiver, of_json
 from tocsin.channels.base import ActiveAlert, Delivered, Paused, Rejected, Result, Retry
 from tocsin.errors import ConfigError, Reason
@@ -39,6 +41,20 @@ async def test_end_is_expiry_or_when_it_ended(receiver: Receiver) -> None:
         ("2026-11-21T06:29:08.000Z", _moment(NOW + 120)),
         ("2026-11-21T06:29:08.000Z", _moment(NOW - 5.5)),
     ]
+
+
+async def test_preview_is_what_the_receiver_gets(receiver: Receiver) -> None:
+    what = message(extra={"note": ("text", f"it is {SECRET}")})
+    async with closing(output(receiver.url, token=SECRET, options={"annotations": {"note": "row {{ row }}"}})) as made:
+        preview = made.preview(what)
+        await made.push(receiver.url, [made.active(what.envelope, NOW)], NOW)
+    [request] = receiver.requests
+    assert preview == {
+        "method": request.method,
+        "urls": [f"{receiver.url}{request.path}"],
+        "headers": {"Content-Type": request.headers["content-type"], "Authorization": "<secret>"},
+        "body": json.loads(request.body.replace(SECRET.encode(), b"<secret>")),
+    }
 
 
 def _moment(seconds: float) -> str:

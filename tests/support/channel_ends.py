@@ -41,9 +41,17 @@ class End(ABC):
         """Further arguments of `build`."""
         return {}
 
+    def confidential(self) -> dict[str, Any]:
+        """Further settings: `SECRET` wherever this kind has secrets."""
+        return {}
+
     @abstractmethod
     def arrived(self) -> list[Any]:
         """The envelopes that arrived, oldest first."""
+
+    @abstractmethod
+    def newest(self) -> dict[str, Any]:
+        """What arrived last, as the channel's preview shows it."""
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.receiver)
@@ -61,8 +69,23 @@ class WebhookEnd(End):
     def settings(self, url: str) -> dict[str, Any]:
         return {"url": f"{url}/hook", "headers": {"Authorization": f"Bearer {SECRET}"}}
 
+    def confidential(self) -> dict[str, Any]:
+        body = {"token": "{{ secrets.token }}", "encoded": "{{ secrets.token | urlencode }}", "row": "{{ row }}"}
+        secret_values = {"secrets": {"token": f'{SECRET}/+ "x'}, "query": {"key": SECRET}}
+        return {"url": f"https://user:{SECRET}@example.com/{SECRET}/x?token={SECRET}", "body": body, **secret_values}
+
     def arrived(self) -> list[Any]:
         return [request.json for request in self.receiver.requests]
+
+    def newest(self) -> dict[str, Any]:
+        request = self.receiver.requests[-1]
+        headers = {name: request.headers[name.lower()] for name in ("Idempotency-Key", "Content-Type")}
+        return {
+            "method": request.method,
+            "url": f"{self.receiver.url}/<secret>",
+            "headers": {"Authorization": "<secret>", **headers},
+            "body": request.json,
+        }
 
 
 class NovuEnd(End):
@@ -81,6 +104,10 @@ class NovuEnd(End):
         bodies = (request.json for request in self.receiver.requests)
         return [event["payload"] for body in bodies for event in body.get("events", [body])]
 
+    def newest(self) -> dict[str, Any]:
+        body = self.receiver.requests[-1].json
+        return {"workflow": body["name"], **{name: body[name] for name in ("transactionId", "to", "payload")}}
+
     @staticmethod
     def _accept(request: Received) -> Answer:
         entry = {"acknowledged": True, "status": "processed", "transactionId": "x"}
@@ -96,6 +123,14 @@ class AppriseEnd(End):
 
     def arrived(self) -> list[Any]:
         return [json.loads(request.json["message"]) for request in self.receiver.requests]
+
+    def confidential(self) -> dict[str, Any]:
+        return {"urls": [f"tgram://123:{SECRET}/45", f"json://user:{SECRET}@x/{SECRET}"], "title": "{{ row.note }}"}
+
+    def newest(self) -> dict[str, Any]:
+        content = self.receiver.requests[-1].json
+        shown = {"title": content["title"], "body": content["message"]}
+        return {"urls": ["json://<secret>"], **shown, "format": "text"}
 
 
 class ConsoleEnd(End):
@@ -114,6 +149,9 @@ class ConsoleEnd(End):
     def arrived(self) -> list[Any]:
         return [json.loads(line) for line in self.printed.getvalue().splitlines()]
 
+    def newest(self) -> dict[str, Any]:
+        return {"line": self.printed.getvalue().splitlines()[-1]}
+
 
 class EmailEnd(End):
     """A mail server."""
@@ -128,6 +166,14 @@ class EmailEnd(End):
 
     def arrived(self) -> list[Any]:
         return [json.loads(mail.part("plain")) for mail in self.server.mails]
+
+    def confidential(self) -> dict[str, Any]:
+        return {"username": "user", "password": SECRET, "security": "starttls", "subject": "{{ row.note }}"}
+
+    def newest(self) -> dict[str, Any]:
+        mail = self.server.mails[-1]
+        shown = {"from": mail.sender, "to": [*mail.recipients], "subject": mail.parsed["subject"]}
+        return {**shown, "text": mail.part("plain").removesuffix("\n")}
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.server)
@@ -150,6 +196,16 @@ class KafkaEnd(End):
     def arrived(self) -> list[Any]:
         return [json.loads(record.value() or b"null") for record in stored(self.broker, self.topic)]
 
+    def confidential(self) -> dict[str, Any]:
+        return {"sasl_mechanism": "PLAIN", "sasl_username": "user", "sasl_password": SECRET}
+
+    def newest(self) -> dict[str, Any]:
+        record = stored(self.broker, self.topic)[-1]
+        found = [header for header in record.headers() or () if isinstance(header, tuple)]
+        headers = {name: value.decode() for name, value in found if isinstance(value, bytes)}
+        key, value = record.key() or b"", record.value() or b"null"
+        return {"topic": self.topic, "key": key.decode(), "headers": headers, "value": json.loads(value)}
+
 
 class PostgresEnd(End):
     """A table of its own in a real PostgreSQL, one server for all tests of a process."""
@@ -167,6 +223,20 @@ class PostgresEnd(End):
             rows = connection.execute(f"SELECT envelope, exact FROM {self.table} ORDER BY written_at").fetchall()
         return [envelope if exact is None else json.loads(exact) for envelope, exact in rows]
 
+    def confidential(self) -> dict[str, Any]:
+        return {"dsn": f"postgresql://user:{SECRET}@localhost/db"}
+
+    def newest(self) -> dict[str, Any]:
+        columns = f"id, alert, status, fingerprint, {_moment('started_at')}, {_moment('at')}, envelope, exact"
+        with psycopg.connect(self.dsn, row_factory=psycopg.rows.dict_row) as connection:
+            found = connection.execute(f"SELECT {columns} FROM {self.table} ORDER BY written_at DESC").fetchone() or {}
+        return {"table": self.table, "row": {name: value for name, value in found.items() if value is not None}}
+
+
+def _moment(column: str) -> str:
+    """A time in SQL as an envelope writes it."""
+    return f"""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS {column}"""
+
 
 class PythonEnd(End):
     """A handler that keeps its envelopes."""
@@ -181,6 +251,12 @@ class PythonEnd(End):
     def arrived(self) -> list[Any]:
         return sorted(HANDLED, key=lambda envelope: envelope["id"])
 
+    def confidential(self) -> dict[str, Any]:
+        return {"handler": f"{__name__}:handle_secret", "secret_arguments": {"token": SECRET}}
+
+    def newest(self) -> dict[str, Any]:
+        return {"handler": f"{__name__}:handle", "envelope": HANDLED[-1]}
+
 
 HANDLED: list[Envelope] = []
 
@@ -188,6 +264,10 @@ HANDLED: list[Envelope] = []
 def handle(envelope: Envelope) -> None:
     """The handler of `PythonEnd`."""
     HANDLED.append(envelope)
+
+
+def handle_secret(envelope: Envelope, token: str) -> None:
+    """A handler with a secret argument."""
 
 
 ENDS: dict[str, Callable[[], End]] = {

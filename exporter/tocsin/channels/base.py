@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from tocsin.envelope import Envelope
 from tocsin.errors import Reason
@@ -114,6 +114,14 @@ class Output(Protocol):
         """Ask the receiver, without sending a notification, whether it would accept one; a sentence for each problem,
         without a secret."""
         return ()
+
+    def preview(self, message: Message) -> Mapping[str, Any] | Rejected:
+        """The request that a message makes, as JSON for people, or why it is never sent. Sends nothing.
+
+        No secret is in it: `<secret>` takes its place. `{"nothing": why}` where nothing would be sent. May be called
+        in a thread.
+        """
+        return {"envelope": message.envelope}
 
     async def close(self) -> None:
         """Close connections. May be called twice."""

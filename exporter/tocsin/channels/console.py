@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from tocsin.channels.base import Channel, Delivered, Message, Result, Retry
 from tocsin.channels.settings import ChannelConfig, ChannelOptions
@@ -57,6 +57,9 @@ class Console(Channel):
             why = error.strerror if isinstance(error, OSError) else "the output is closed"
             return [Retry(Reason.CONNECTION, f"cannot write: {why}")] * len(messages)
         return [Delivered()] * len(messages)
+
+    def preview(self, message: Message) -> Mapping[str, Any]:
+        return {"line": self._line(message)}
 
     def _line(self, message: Message) -> str:
         options = self._routes.get(message.alert, self._config)

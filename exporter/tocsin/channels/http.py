@@ -126,6 +126,15 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
     return content.decode("utf-8", "replace")
 
 
+def readable(body: bytes) -> Any:
+    """A body for people: what it holds as JSON, else its text."""
+    text = body.decode("utf-8", "replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def classify(
     status: int, detail: str, after: float | None = None, *, free: AbstractSet[int] = frozenset({429})
 ) -> Result:

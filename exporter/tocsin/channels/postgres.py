@@ -33,7 +33,7 @@ from tocsin.postgres import (
     script,
     within,
 )
-from tocsin.redaction import redactor
+from tocsin.redaction import masked, masker, redactor
 
 _Failure: TypeAlias = Retry | Rejected | Paused
 
@@ -92,7 +92,9 @@ class Postgres(Channel):
         self._config = config
         self._targets = {alert: _Target(options.table, options.notify) for alert, options in routes.items()}
         self._idle: list[PgConnection] = []
-        self._redact = redactor([secret for secret in (config.password, config.dsn, config.dsn_password) if secret])
+        secrets = [secret for secret in (config.password, config.dsn, config.dsn_password) if secret]
+        self._redact = redactor(secrets)
+        self._mask = masker(secrets)
 
     def __repr__(self) -> str:
         return f"Postgres({self._name!r})"
@@ -117,6 +119,11 @@ class Postgres(Channel):
         idle, self._idle = self._idle, []
         for connection in idle:
             await _close(connection)
+
+    def preview(self, message: Message) -> Mapping[str, Any]:
+        target = self._targets.get(message.alert, _Target(self._config.table, self._config.notify))
+        notify = {} if target.notify is None else {"notify": target.notify}
+        return masked({"table": target.table, **notify, "row": json.loads(_row(message))}, self._mask)
 
     async def verify(self) -> list[str]:
         """Return problems, without writing anything."""

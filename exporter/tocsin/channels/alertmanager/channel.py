@@ -2,17 +2,21 @@
 
 import asyncio
 import base64
+import json
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from typing import Any
 
 from tocsin.channels.alertmanager.alerts import Shape, encoded, identities
 from tocsin.channels.alertmanager.settings import Config, Options
-from tocsin.channels.base import ActiveAlert, Delivered, Level, Paused, Rejected, Result, Retry
+from tocsin.channels.base import ActiveAlert, Delivered, Level, Message, Paused, Rejected, Result, Retry
 from tocsin.channels.batching import batched, isolate
 from tocsin.channels.http import Answer, Client, classify
 from tocsin.envelope import Envelope
-from tocsin.redaction import redactor
+from tocsin.model import Kind
+from tocsin.redaction import SECRET, masked, masker, redactor
 
 MAX_BATCH = 64
 """Alerts in one request, as many as Prometheus long sent."""
@@ -34,6 +38,7 @@ class Alertmanager(Level):
     def __init__(self, name: str, config: Config, routes: Mapping[str, Options], now: Callable[[], float]) -> None:
         self.receivers: Sequence[str] = config.urls
         self._config = config
+        self._now = now
         self._shapes = {alert: Shape(alert, options) for alert, options in routes.items()}
         self._default = Shape(name, config)
         self._client = Client(config.timeout, now, ssl=_tls(config))
@@ -42,9 +47,22 @@ class Alertmanager(Level):
         self._headers |= {"Authorization": authorization} if authorization else {}
         secrets = [secret for secret in (config.password, config.token) if secret is not None]
         self._redact = redactor([*secrets, authorization])
+        self._mask = masker([*secrets, authorization])
 
     def active(self, envelope: Envelope, now: float) -> ActiveAlert:
         return self._shapes.get(envelope["alert"], self._default).active(envelope, now)
+
+    def preview(self, message: Message) -> Mapping[str, Any]:
+        now = self._now()
+        alert = self.active(message.envelope, now)
+        if message.kind in (Kind.RESOLVED, Kind.EVENT):
+            alert = replace(alert, ended_at=now)
+        return {
+            "method": "POST",
+            "urls": [f"{url}/api/v2/alerts" for url in self.receivers],
+            "headers": {name: SECRET if name == "Authorization" else text for name, text in self._headers.items()},
+            "body": masked([json.loads(encoded(alert, self._config.lasting, now))], self._mask),
+        }
 
     async def push(self, receiver: str, alerts: Sequence[ActiveAlert], now: float) -> Sequence[Result]:
         async def post(batch: Sequence[bytes]) -> Result:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tocsin.channels import defaults
 from tocsin.channels.apprise.sends import Sends
@@ -14,7 +14,7 @@ from tocsin.channels.base import Channel, Message, Rejected, Result
 from tocsin.channels.settled import Settled
 from tocsin.errors import ConfigError, Problem, Reason
 from tocsin.model import Kind
-from tocsin.redaction import one_line, redactor
+from tocsin.redaction import SECRET, masked, masker, one_line, redactor
 from tocsin.settings import Secret
 from tocsin.templates import Template, TemplateCode, TemplateError
 
@@ -87,7 +87,9 @@ class Apprise(Channel):
         self._routes = {alert: _Route(alert, options) for alert, options in routes.items()}
         self._default = _Route(name, config)
         urls = {url.get_secret_value() for options in (config, *routes.values()) for url in options.urls}
-        self._redact = redactor([part for url in urls for part in secrets_of(url, host=False)])
+        secrets = [part for url in urls for part in secrets_of(url, host=False)]
+        self._redact = redactor(secrets)
+        self._mask = masker(secrets)
         self._sends = Sends(f"tocsin-{name}", config.timeout, made=config.concurrency)
         self._settled = Settled(name, self._redact, shown=False)
 
@@ -99,6 +101,19 @@ class Apprise(Channel):
 
     async def close(self) -> None:
         await self._sends.close()
+
+    def preview(self, message: Message) -> Mapping[str, Any] | Rejected:
+        route = self._routes.get(message.alert, self._default)
+        try:
+            text = route.text(message)
+            urls, why = route.urls(message)
+        except TemplateError as error:
+            return Rejected(Reason.TEMPLATE, self._redact(str(error)))
+        if not urls:
+            return Rejected(Reason.NO_RECIPIENTS, self._redact(why))
+        # Some services have a token in the place of the host.
+        to = [f"{url.partition('://')[0]}://{SECRET}" for url in urls]
+        return {"urls": to, **masked({"title": text.title, "body": text.body}, self._mask), "format": text.form}
 
     def _load(self, path: str, urls: Sequence[Secret]) -> list[Problem]:
         """Load the URLs that are not templates, each once."""

@@ -4,14 +4,16 @@ import asyncio
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 from tocsin.channels.base import Channel, Message, Rejected, Result
-from tocsin.channels.email.mail import Route
+from tocsin.channels.email.addresses import Mailbox
+from tocsin.channels.email.mail import MAX_SUBJECT, Route
 from tocsin.channels.email.server import Server
 from tocsin.channels.email.settings import Config, Options
 from tocsin.channels.settled import Settled
 from tocsin.model import Kind
-from tocsin.redaction import redactor
+from tocsin.redaction import masked, masker, one_line, redactor
 
 
 class Email(Channel):
@@ -25,6 +27,7 @@ class Email(Channel):
         self._routes = {alert: Route(alert, options) for alert, options in routes.items()}
         self._default = Route(name, config)
         self._redact = redactor(_secrets(config))
+        self._mask = masker(_secrets(config))
         self._server = Server(config, self._redact)
         self._slots = asyncio.Semaphore(config.concurrency)
         self._settled = Settled(name, self._redact, shown=True)
@@ -43,6 +46,17 @@ class Email(Channel):
         failure = await self._server.greet()
         return [] if failure is None else [f"cannot log in to the server: {failure.detail}"]
 
+    def preview(self, message: Message) -> Mapping[str, Any] | Rejected:
+        route = self._routes.get(message.alert, self._default)
+        draft = route.draft(message)
+        if isinstance(draft, Rejected):
+            return Rejected(draft.reason, self._redact(draft.detail))
+        people = {field: [*map(_written, named)] for field, named in draft.people.items() if named}
+        people |= {"refused": [*draft.refused]} if draft.refused else {}
+        texts = {"subject": one_line(draft.subject, MAX_SUBJECT), "text": draft.text}
+        texts |= {} if draft.html is None else {"html": draft.html}
+        return masked({"from": _written(route.sender), **people, **texts}, self._mask)
+
     async def _send(self, message: Message) -> Result:
         route = self._routes.get(message.alert, self._default)
         # A mail with a large row or a long digest takes a tenth of a second to render.
@@ -57,6 +71,11 @@ class Email(Channel):
         for address, result in outcome.items():
             self._settled.add(message.id, address, result)
         return self._settled.result(message.id, outcome, mail.refused)
+
+
+def _written(address: Mailbox) -> str:
+    """An address for people, its name as it was written."""
+    return f"{address.name} <{address.spec}>" if address.name else address.spec
 
 
 def _secrets(config: Config) -> list[str]:

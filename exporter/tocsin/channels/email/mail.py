@@ -61,11 +61,22 @@ class Mail:
         return "".join(lines).encode() + self.head + self.body
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a mail says, to whom. `refused`: as in `Mail`."""
+
+    people: Mapping[str, tuple[Mailbox, ...]]
+    refused: tuple[str, ...]
+    subject: str
+    text: str
+    html: str | None
+
+
 class Route:
     """Makes mails of the notifications of one alert."""
 
     def __init__(self, alert: str, options: Options) -> None:
-        self._sender = mailbox(options.from_)
+        self.sender = mailbox(options.from_)
         fields = {"to": options.to, "cc": options.cc, "bcc": options.bcc, "reply_to": options.reply_to}
         self._people = {name: Recipients(entries, f"{alert}: {name}") for name, entries in fields.items()}
         self._subject = _own(options.subject, f"{alert}: subject") or defaults.default("subject")
@@ -76,6 +87,19 @@ class Route:
 
     def mail(self, message: Message, written_at: float) -> Mail | Rejected:
         """The mail for a message. `written_at`: its date, seconds since the epoch."""
+        draft = self.draft(message)
+        if isinstance(draft, Rejected):
+            return draft
+        return Mail(
+            sender=self.sender,
+            people=draft.people,
+            refused=draft.refused,
+            head=self._head(message, draft.subject, written_at),
+            body=_body(draft.text, draft.html, message.id),
+        )
+
+    def draft(self, message: Message) -> Draft | Rejected:
+        """Render a message, or return why it cannot be sent."""
         try:
             people, refused = self._recipients(message)
             variables = defaults.variables(message.envelope)
@@ -86,16 +110,9 @@ class Route:
             return Rejected(Reason.TEMPLATE, str(error))
         except LookupError as error:
             return Rejected(Reason.NO_RECIPIENTS, error.args[0])
-        mail = Mail(
-            sender=self._sender,
-            people=people,
-            refused=refused,
-            head=self._head(message, subject, written_at),
-            body=_body(text, html, message.id),
-        )
-        if not mail.recipients:
+        if not (people["to"] or people["cc"] or people["bcc"]):
             return Rejected(Reason.NO_RECIPIENTS, "; ".join(refused) or "the row has no address for to, cc or bcc")
-        return mail
+        return Draft(people=people, refused=refused, subject=subject, text=text, html=html)
 
     def _recipients(self, message: Message) -> tuple[Mapping[str, tuple[Mailbox, ...]], tuple[str, ...]]:
         """Return the recipients by field, each once, and the texts that are not valid addresses. A digest goes to the
@@ -118,7 +135,7 @@ class Route:
         return people, tuple(refused)
 
     def _head(self, message: Message, subject: str, written_at: float) -> bytes:
-        domain = self._sender.domain
+        domain = self.sender.domain
         headers = {
             "Subject": _header("Subject", subject),
             "Date": email.utils.format_datetime(datetime.fromtimestamp(written_at, UTC)),

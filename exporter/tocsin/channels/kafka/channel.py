@@ -10,6 +10,7 @@ import structlog
 from confluent_kafka import KafkaException, Producer
 
 from tocsin.channels.base import Channel, Delivered, Message, Paused, Rejected, Result, Retry
+from tocsin.channels.http import readable
 from tocsin.channels.kafka.records import Route
 from tocsin.channels.kafka.settings import Config, Options
 from tocsin.channels.kafka.topics import Topics
@@ -31,7 +32,7 @@ from tocsin.kafka import (
     message_of,
 )
 from tocsin.kafka.producing import Record, Writer
-from tocsin.redaction import redactor
+from tocsin.redaction import masked, masker, redactor
 from tocsin.templates import TemplateError
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 _TAKE = 200
 _AT_A_TIME = 25
 """Messages rendered before the event loop gets its turn."""
+_STATELESS = "an event has no state; nothing is written"
 _FIND_TOPIC = 5.0
 """Seconds after which an unknown topic counts as missing."""
 _RIGHT = (
@@ -57,6 +59,7 @@ class Kafka(Channel):
         self._routes = {alert: Route(alert, options, state=config.state) for alert, options in routes.items()}
         self._default = None if config.topic is None else Route(name, config, state=config.state)
         self._redact = redactor(config.hidden())
+        self._mask = masker(config.hidden())
         self._writer: Writer | None = None
         self._single: Writer | None = None
         self._closing: set[asyncio.Future[None]] = set()
@@ -85,6 +88,15 @@ class Kafka(Channel):
                 await asyncio.to_thread(writer.close)
         self._writer = self._single = None
         await asyncio.gather(*self._closing)
+
+    def preview(self, message: Message) -> Mapping[str, Any] | Rejected:
+        records = self._records(message)
+        if isinstance(records, Rejected):
+            return records
+        shown = [masked(_shown(record), self._mask) for record in records]
+        if not shown:
+            return {"nothing": _STATELESS}
+        return shown[0] if len(shown) == 1 else {"records": shown}
 
     async def verify(self) -> list[str]:
         """Return problems: topics that do not exist, or are not as they must be."""
@@ -183,8 +195,18 @@ class Kafka(Channel):
 def _whole(results: Sequence[Result]) -> Result:
     """Return the result of a notification from those of its records."""
     if not results:
-        return Delivered("an event has no state; nothing is written", sent=False)
+        return Delivered(_STATELESS, sent=False)
     return next((result for result in results if not isinstance(result, Delivered)), results[0])
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    """A record for people. `value` None is a tombstone."""
+    return {
+        "topic": record.topic,
+        "key": None if record.key is None else record.key.decode("utf-8", "replace"),
+        "headers": dict(record.headers),
+        "value": None if record.value is None else readable(record.value),
+    }
 
 
 def _too_large(result: Result) -> bool:

@@ -25,7 +25,7 @@ from tocsin.channels.novu.events import Event
 from tocsin.channels.novu.settings import Config
 from tocsin.errors import Reason
 from tocsin.faults import why_unreachable
-from tocsin.redaction import redactor
+from tocsin.redaction import masker, redactor
 
 PROCESSED = "processed"
 
@@ -93,6 +93,7 @@ class Api:
         self._unknown_wait = config.unknown_outcome_wait
         self._server = httpx.URL(config.url).netloc.decode()
         self.redact = redactor([config.api_key])
+        self.mask = masker([config.api_key])
         context = httpx.create_ssl_context()
         # Unlike the client that the SDK makes, these follow no redirects.
         limits = httpx.Limits(max_connections=2 * config.concurrency)

@@ -9,10 +9,11 @@ from tocsin.channels.base import BatchingChannel, Delivered, Message, Plan, Reje
 from tocsin.channels.batching import batched
 from tocsin.channels.novu.api import PROCESSED, Api, CallError, Entry
 from tocsin.channels.novu.cancelling import Cancelling
-from tocsin.channels.novu.events import Draft, Route
+from tocsin.channels.novu.events import Draft, Route, shown
 from tocsin.channels.novu.settings import Config, Options
 from tocsin.errors import Reason
 from tocsin.model import Kind
+from tocsin.redaction import masked
 
 MAX_BULK = 100
 """Events in one bulk request, and the rate tokens that one costs."""
@@ -22,6 +23,8 @@ MAX_BULK_BYTES = 4 * 1024 * 1024
 
 _DELIVERS_NOTHING = frozenset({"delay", "digest", "throttle"})
 """Types of steps that only decide when the next one runs."""
+
+_NOTHING = "nothing is sent on resolve"
 
 _NOT_CONNECTED = "INBOX_NOT_CONNECTED"
 """No inbox was opened yet. Messages are kept until one is."""
@@ -66,7 +69,7 @@ class Novu(BatchingChannel):
         for id_, message in {message.id: message for message in messages}.items():
             route = self._routes.get(message.alert, self._default)
             if message.kind is Kind.RESOLVED and route.options.on_resolve == "nothing":
-                decided[id_] = Delivered("nothing is sent on resolve", sent=False)
+                decided[id_] = Delivered(_NOTHING, sent=False)
             elif message.kind is Kind.RESOLVED and route.options.cancels:
                 cancel = partial(self._cancel, message, route.options)
                 cancels.append(Request(messages=[message], send=cancel, parts=[[message]]))
@@ -81,6 +84,16 @@ class Novu(BatchingChannel):
 
     async def close(self) -> None:
         await self._api.close()
+
+    def preview(self, message: Message) -> Mapping[str, Any] | Rejected:
+        route = self._routes.get(message.alert, self._default)
+        options = route.options
+        if message.kind is Kind.RESOLVED and options.on_resolve == "nothing":
+            return {"nothing": _NOTHING}
+        if message.kind is Kind.RESOLVED and options.cancels:
+            return {"cancel": [*message.previous_ids], "delete_in_app": options.on_resolve == "cancel_and_delete"}
+        draft = route.draft(message)
+        return draft if isinstance(draft, Rejected) else masked(shown(draft.event), self._api.mask)
 
     async def verify(self) -> list[str]:
         """Ask Novu whether the key is valid and the workflows exist; a sentence for each problem."""

@@ -113,6 +113,14 @@ class Route:
         return f"recipients: the row has none in {', '.join(columns) or 'any column'}"
 
 
+def shown(event: Event) -> dict[str, Any]:
+    """An event for people, with Novu's names."""
+    to = [one if isinstance(one, str) else {"type": "Topic", "topicKey": one["topic_key"]} for one in event["to"]]
+    rest: dict[str, Any] = {name: event[name] for name in ("actor", "tenant", "overrides") if name in event}
+    names = {"workflow": event["workflow_id"], "transactionId": event["transaction_id"]}
+    return {**names, "to": to, **rest, "payload": event["payload"]}
+
+
 def _template(source: str | None, place: str) -> Template | None:
     return None if source is None else Template(source, place=place)
 

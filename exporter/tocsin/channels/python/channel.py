@@ -18,7 +18,7 @@ from tocsin.channels.python.loading import Handler, arguments, describe
 from tocsin.channels.python.settings import Config, Options
 from tocsin.channels.threads import Threads
 from tocsin.errors import Reason
-from tocsin.redaction import redactor
+from tocsin.redaction import masked, masker, redacted, redactor
 from tocsin.repeats import Repeats
 
 log = structlog.get_logger(__name__)
@@ -59,11 +59,12 @@ class Python(Channel):
         self._name = name
         self._config = config
         self._handler = handler
+        self._options = routes
         self._arguments = {alert: arguments(options) for alert, options in routes.items()}
         self._default = arguments(config)
-        self._redact = redactor(
-            [secret for options in (config, *routes.values()) for secret in options.secret_arguments.values()]
-        )
+        secrets = [secret for options in (config, *routes.values()) for secret in options.secret_arguments.values()]
+        self._redact = redactor(secrets)
+        self._mask = masker(secrets)
         self._threads = Threads(f"tocsin-{name}")
         self._slots = asyncio.Semaphore(config.concurrency)
         self._running: dict[str, _Call] = {}
@@ -75,6 +76,12 @@ class Python(Channel):
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
         return await asyncio.gather(*(self._send(message) for message in messages))
+
+    def preview(self, message: Message) -> Mapping[str, Any]:
+        options = self._options.get(message.alert, self._config)
+        keywords = redacted({**options.arguments, **options.secret_arguments})
+        shown = {"handler": self._config.handler, "envelope": masked(message.envelope, self._mask)}
+        return {**shown, "arguments": keywords} if keywords else shown
 
     async def close(self) -> None:
         """Wait a little for running calls, then abandon them."""

@@ -5,17 +5,18 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from tocsin.channels.base import BatchingChannel, Channel, Message, Paused, Plan, Rejected, Request, Result
 from tocsin.channels.batching import batched, halves
-from tocsin.channels.http import Answer, Client, classify
+from tocsin.channels.http import Answer, Client, classify, readable
 from tocsin.channels.webhook.request import BODILESS, Target
 from tocsin.channels.webhook.settings import Config, Options
 from tocsin.envelope import scope
 from tocsin.errors import Reason
-from tocsin.redaction import redactor
+from tocsin.redaction import SECRET, masked, masker, redactor
 from tocsin.signing import Signer
-from tocsin.templates import TemplateError
+from tocsin.templates import FixedNames, TemplateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,29 @@ class Webhook(Channel):
 
     async def close(self) -> None:
         await self._client.close()
+
+    def preview(self, message: Message) -> Mapping[str, Any] | Rejected:
+        draft = self._draft(message)
+        if isinstance(draft, Rejected):
+            return draft
+        target = draft.target
+        headers = {**dict.fromkeys(dict(target.headers), SECRET), "Idempotency-Key": message.key}
+        if self._signer is not None:
+            signed = self._signer.headers(message.id, 0, b"")
+            headers |= {**dict.fromkeys(signed, "<made when it is sent>"), "webhook-id": message.id}
+        shown: dict[str, Any] = {"method": target.method, "url": target.shown(), "headers": headers}
+        if target.method not in BODILESS:
+            headers["Content-Type"] = draft.kind
+            # Rendered again with marks in place of secrets: a template may encode a secret, so that no search finds it.
+            marks = FixedNames(dict.fromkeys(self._secrets, SECRET))
+            content = self._contents.get(message.alert, self._default)
+            body = content.render(message.envelope, {**scope(message.envelope), "secrets": marks})
+            shown["body"] = masked(readable(self._whole([body])), masker(self._config.tokens()))
+        return shown
+
+    def _whole(self, bodies: Sequence[bytes]) -> bytes:
+        """The body of a request of so many notifications."""
+        return bodies[0]
 
     async def _send_one(self, message: Message) -> Result:
         draft = self._draft(message)
@@ -138,6 +162,9 @@ class BatchWebhook(BatchingChannel, Webhook):
             decided,
         )
 
+    def _whole(self, bodies: Sequence[bytes]) -> bytes:
+        return b"[" + b",".join(bodies) + b"]" if self._config.batch == "array" else b"\n".join(bodies) + b"\n"
+
     def _request(self, drafts: Sequence[Draft]) -> Request:
         messages = [draft.message for draft in drafts]
         # The receiver does not say which notification it refuses.
@@ -145,8 +172,7 @@ class BatchWebhook(BatchingChannel, Webhook):
 
     async def _post_together(self, drafts: Sequence[Draft]) -> Sequence[Result]:
         """Send one request of several notifications. The same ones in the same order have the same key."""
-        bodies = [draft.body for draft in drafts]
-        body = b"[" + b",".join(bodies) + b"]" if self._config.batch == "array" else b"\n".join(bodies) + b"\n"
+        body = self._whole([draft.body for draft in drafts])
         id_, key = drafts[0].message.id, drafts[0].message.key
         if len(drafts) > 1:
             id_ = key = hashlib.sha256(" ".join(draft.message.key for draft in drafts).encode()).hexdigest()[:32]

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 from yarl import URL
 
 from tocsin.channels.http import json_bytes
+from tocsin.redaction import SECRET
 from tocsin.settings import invalid
 from tocsin.templates import VARIABLES as ENVELOPE_VARIABLES
 from tocsin.templates import Structure, Template, TemplateCode, TemplateError
@@ -41,6 +42,10 @@ class Target:
     headers: tuple[tuple[str, str], ...]
     query: tuple[tuple[str, str], ...]
     """The parameters that were added to the url."""
+
+    def shown(self) -> str:
+        """The url for people. All behind the host may be a token."""
+        return f"{self.url.origin()}/{SECRET if self.url.raw_path_qs != '/' else ''}"
 
     def secrets(self) -> list[str]:
         """What must not be shown of it."""

@@ -195,10 +195,13 @@ class Config(ChannelConfig, Options):
 
     def confidential(self) -> list[str]:
         """Everything that must not be shown."""
+        return [*url_secrets(self.url.get_secret_value()), *self.tokens()]
+
+    def tokens(self) -> list[str]:
+        """What must not be shown, besides the url."""
         signing_secrets = self.signing_secret.get_secret_value().split() if self.signing_secret else []
         named = [*self.secret_values.values(), *self.headers.values(), *self.query.values()]
-        texts = [value.get_secret_value() for value in named]
-        return [*url_secrets(self.url.get_secret_value()), *signing_secrets, *texts]
+        return [*signing_secrets, *(value.get_secret_value() for value in named)]
 
     def trial(self, options: Options) -> Trial:
         secrets, mask = self.named_secrets(), masker(self.confidential())
