@@ -79,7 +79,7 @@ async def test_summary_is_that_of_notifications(start: Start, process: FakeProce
 
 
 async def test_firing_rows_are_limited_per_alert(start: Start, process: FakeProcess) -> None:
-    process.rows = {"late": [firing(place) for place in range(5)], "lost": [firing(1)]}
+    process.fired = {"late": [firing(place) for place in range(5)], "lost": [firing(1)]}
     client = await start()
     answer = await (await client.get("/api/v1/firing?limit=3")).json()
     assert [row["alert"] for row in answer["firing"]] == ["late", "late", "late", "lost"]

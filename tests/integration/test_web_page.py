@@ -164,7 +164,7 @@ def sixty(process: FakeProcess) -> None:
     """Sixty alerts, of which twenty fire and one is in error; twelve channels, of which one does not deliver."""
     process.alert_list = [{**LATE, "name": f"alert-{n}", "firing": 0 if n % 3 else 2} for n in range(60)]
     process.alert_list[58] = {**LATE, "name": "broken", "state": "error", "message": "the view is gone", "firing": 0}
-    process.rows = {f"alert-{n}": [firing(1), firing(2)] for n in range(0, 60, 3)}
+    process.fired = {f"alert-{n}": [firing(1), firing(2)] for n in range(0, 60, 3)}
     process.channel_list = [{**PEOPLE, "name": f"channel-{n}"} for n in range(12)]
     process.channel_list[11] = {**PEOPLE, "name": "pager", "state": "paused", "message": "401", "dead": 5_000}
 
@@ -282,14 +282,14 @@ async def test_long_label_is_cut_and_opens_by_keyboard(tab: Tab, process: FakePr
     """The whole of it is its title as well. It stays open, with the focus, when the list is made again."""
     whole = "a label of three hundred characters " * 9
     row = firing(1)
-    process.rows = {"late": [replace(row, row=(whole, *row.row[1:]))]}
+    process.fired = {"late": [replace(row, row=(whole, *row.row[1:]))]}
     cut = await until_shows(tab, "#firing td .long", "a label of three")
     assert len(cut) < 80
     assert await tab.run("document.querySelector('#firing .long summary').title") == whole
     await tab.run("document.querySelector('#firing .long summary').focus()")
     await tab.press("Enter", 13, "\r")
     await until_text(tab, "#firing .long > bdi", whole.strip())
-    process.rows["late"].append(firing(2))
+    process.fired["late"].append(firing(2))
     await until_runs(tab, "document.querySelectorAll('#firing tbody').length", 2)
     assert await tab.text("#firing .long > bdi") == whole.strip()
     assert await tab.run("document.activeElement.matches('#firing .long summary')")
@@ -297,7 +297,7 @@ async def test_long_label_is_cut_and_opens_by_keyboard(tab: Tab, process: FakePr
 
 async def test_numbers_are_written_as_by_commands(tab: Tab, process: FakeProcess) -> None:
     values = [7500.0, 0.1 + 0.2, -2.5, 1234567.891, 1e-7, 1e16, 1e21, 0.0]
-    process.rows = {"late": [firing(n, repr(value)) for n, value in enumerate(values)]}
+    process.fired = {"late": [firing(n, repr(value)) for n, value in enumerate(values)]}
     await until_shows(tab, "#firing", "7500")
     script = "[...document.querySelectorAll('#firing td.number')].map((one) => one.innerText)"
     assert await tab.run(script) == [cell(value) for value in values]

@@ -20,6 +20,7 @@ from tocsin.sources.http import Answer, RefusedRequest
 from tocsin.web import views
 from tocsin.web.access import Rules
 from tocsin.web.application import build
+from tocsin.web.base import Rows
 from tocsin.web.guard import Guard
 
 Client: TypeAlias = TestClient[web.Request, web.Application]
@@ -55,6 +56,7 @@ PEOPLE = {
     "failed": 0,
     "dead": 0,
     "last_delivery": None,
+    "failures": [],
 }
 INSTANCE = {
     "name": "process 7 on host-a",
@@ -164,7 +166,7 @@ class FakeProcess:
         ]
         self.channel_list: list[dict[str, Any]] = [PEOPLE]
         self.instance_list: list[dict[str, Any]] = []
-        self.rows: dict[str, list[Firing]] = {"late": [firing(1), firing(2, "Infinity")]}
+        self.fired: dict[str, list[Firing]] = {"late": [firing(1), firing(2, "Infinity")]}
         self.problems: list[str] = []
         self.summary: str | None = None
         self.received: list[tuple[str, dict[str, str], bytes]] = []
@@ -187,7 +189,19 @@ class FakeProcess:
         return cast("Alert", found)
 
     def firing(self, alert: str, limit: int) -> Sequence[dict[str, Any]]:
-        return views.firings(self.rows.get(alert, [])[:limit], self.alert(alert), COLUMNS)
+        return views.firings(self.fired.get(alert, [])[:limit], self.alert(alert), COLUMNS)
+
+    def rows(self, alert: str) -> Rows | None:
+        if alert not in self.fired:
+            return None
+        return Rows(self.alert(alert), COLUMNS, self.fired[alert])
+
+    def revisions(self) -> Mapping[str, int]:
+        """A list of rows that was replaced, or has another length, is news."""
+        return {name: hash(tuple(rows)) for name, rows in self.fired.items()}
+
+    def delays(self) -> Mapping[str, tuple[int, float]]:
+        return {}
 
     async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Answer:
         if alert != "posted":

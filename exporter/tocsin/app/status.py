@@ -13,6 +13,7 @@ from tocsin.ledger.base import Backlog, Ledger
 from tocsin.pipeline.feed import Feed
 from tocsin.sources.http import Answer, Http, RefusedRequest
 from tocsin.web import views
+from tocsin.web.base import Rows
 
 _REMOVED = "no longer configured; drop what is left of it, or configure a channel of this name again to send it"
 
@@ -113,6 +114,20 @@ class RunningProcess:
             return []
         return views.firings(islice(pipeline.firings(), limit), pipeline.alert, pipeline.columns)
 
+    def revisions(self) -> Mapping[str, int]:
+        inputs = self._runtime.inputs
+        running = {status.name: inputs.rows(status.name) for status in self._runtime.alerts}
+        return {name: pipeline.revision for name, pipeline in running.items() if pipeline is not None}
+
+    def rows(self, alert: str) -> Rows | None:
+        pipeline = self._runtime.inputs.rows(alert)
+        if pipeline is None:
+            return None
+        return Rows(pipeline.alert, pipeline.columns, pipeline.firings())
+
+    def delays(self) -> Mapping[str, tuple[int, float]]:
+        return {name: one.delays for name, one in self._runtime.outputs.running.items()}
+
     async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Answer:
         if self._runtime.config is None:
             raise RefusedRequest(503, "this process runs no alerts yet: it is starting, or is a standby; try again")
@@ -137,7 +152,8 @@ class RunningProcess:
 
 
 def _channel(running: Dispatcher | LevelLoop, kind: str, backlog: Backlog) -> dict[str, Any]:
-    """`delivered`, `failed` (attempts): since the process started. `dead`: dead letters now."""
+    """`delivered`, `failed` (attempts) and `failures`, the latest of them: since the process started. `dead`: dead
+    letters now."""
     return {
         "name": running.name,
         "type": kind,
@@ -149,6 +165,7 @@ def _channel(running: Dispatcher | LevelLoop, kind: str, backlog: Backlog) -> di
         "failed": running.failed,
         "dead": backlog.dead,
         "last_delivery": views.wall_time(running.last_delivery),
+        "failures": [views.failure(one) for one in running.failures],
     }
 
 
@@ -165,4 +182,5 @@ def _removed(name: str, left: Backlog) -> dict[str, Any]:
         "failed": 0,
         "dead": left.dead,
         "last_delivery": None,
+        "failures": [],
     }

@@ -20,6 +20,7 @@ import structlog
 from tocsin.dispatch.base import Setup
 from tocsin.dispatch.claims import Claims
 from tocsin.dispatch.decisions import ChannelStatus, Health, Hold, is_unknown, settlements
+from tocsin.dispatch.failures import Failures
 from tocsin.dispatch.recorder import Recorder
 from tocsin.dispatch.sending import Claim, Sender, Sending, Sent
 from tocsin.dispatch.supervision import Supervisor
@@ -287,3 +288,13 @@ class Dispatcher:
     def last_delivery(self) -> float | None:
         """When the last notification was delivered."""
         return self._recorder.last_delivery
+
+    @property
+    def failures(self) -> Failures:
+        """The latest failed attempts since the start."""
+        return self._recorder.failures
+
+    @property
+    def delays(self) -> tuple[int, float]:
+        """How many delays of deliveries are known since the start, and their sum in seconds."""
+        return self._recorder.delays, self._recorder.delay_seconds

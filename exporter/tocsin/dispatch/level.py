@@ -15,6 +15,7 @@ import structlog
 
 from tocsin.channels.base import ActiveAlert, Delivered, Level, Result, Retry
 from tocsin.dispatch.decisions import ChannelStatus
+from tocsin.dispatch.failures import Failure, Failures
 from tocsin.dispatch.receiver import LevelPolicy, Receiver
 from tocsin.dispatch.supervision import Supervisor
 from tocsin.envelope import Envelope
@@ -119,6 +120,9 @@ class LevelLoop:
         """Alerts not accepted since the start, repeats included."""
         self.last_delivery: float | None = None
         """Wall-clock seconds."""
+        self.failures = Failures()
+        self.delays = 0, 0.0
+        """As those of a dispatcher: not known, since everything is sent again and again."""
         self._level = level
         self._policy = policy
         self._current = current
@@ -264,6 +268,7 @@ class LevelLoop:
             else:
                 self.failed += 1
                 self._metrics.failures[result.reason].inc()
+                self.failures.add(Failure(reason=result.reason, detail=result.detail, at=self._clock()))
 
     # What fires.
 

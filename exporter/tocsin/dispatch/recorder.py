@@ -9,6 +9,7 @@ import structlog
 from tocsin.channels.base import Delivered, Result
 from tocsin.dispatch.base import Setup
 from tocsin.dispatch.decisions import Health
+from tocsin.dispatch.failures import Failure, Failures
 from tocsin.errors import LedgerError, LedgerReason
 from tocsin.ledger.base import RETRY, Settlement, Status
 from tocsin.model import Notification
@@ -24,6 +25,11 @@ class Recorder:
         self.delivered = 0
         self.failed = 0
         self.last_delivery: float | None = None
+        self.failures = Failures()
+        self.delays = 0
+        """Deliveries whose delay is known."""
+        self.delay_seconds = 0.0
+        """The sum of their delays, from the change in the source to acceptance by the receiver."""
         self._setup = setup
         self._health = health
         self._dead = Repeats(log, "notification dead-lettered", monotonic=setup.monotonic)
@@ -92,13 +98,21 @@ class Recorder:
             self.delivered += 1
             self._setup.metrics.delivered.inc()
             if result.sent:
-                self._setup.metrics.delivery_seconds.observe(max(0.0, settlement.at - _deliverable_since(notification)))
+                delay = max(0.0, settlement.at - _deliverable_since(notification))
+                self._setup.metrics.delivery_seconds.observe(delay)
+                self.delays += 1
+                self.delay_seconds += delay
             return
         self.failed += 1
         self._setup.metrics.failures[result.reason].inc()
+        alert = notification.transition.alert
+        self.failures.add(
+            Failure(
+                reason=result.reason, detail=result.detail, at=settlement.at, alert=alert, notification=notification.id
+            )
+        )
         if dead:
             self._setup.metrics.dead_lettered.inc()
-            alert = notification.transition.alert
             self._dead.add(
                 settlement.reason,
                 alert,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from tocsin.model import Transition
 
@@ -18,6 +18,10 @@ class Feed:
         self._recent: deque[Transition] = deque(maxlen=_RECENT)
         self._readers: set[asyncio.Queue[Transition | None]] = set()
         self._closed = False
+        self.published = 0
+        """How many transitions there were since the start."""
+        self.observers: list[Callable[[Sequence[Transition]], None]] = []
+        """Called with each batch of transitions; must not wait."""
 
     @property
     def readers(self) -> int:
@@ -27,12 +31,20 @@ class Feed:
     def publish(self, transitions: Sequence[Transition]) -> None:
         """Pass on what has just been committed."""
         self._recent.extend(transitions)
+        self.published += len(transitions)
+        for observer in self.observers:
+            observer(transitions)
         for reader in list(self._readers):
             if reader.qsize() + len(transitions) > _BEHIND:
                 self._end(reader)
                 continue
             for transition in transitions:
                 reader.put_nowait(transition)
+
+    def since(self, number: int) -> list[Transition]:
+        """Return the transitions after the first `number`, as far back as they are kept."""
+        kept = list(self._recent)
+        return kept[max(0, len(kept) - (self.published - number)) :]
 
     async def follow(self, quiet: float) -> AsyncGenerator[Transition | None, None]:
         """The recent transitions, then each new one, and None after each `quiet` seconds without one. Ends for a reader

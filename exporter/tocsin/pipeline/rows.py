@@ -99,6 +99,7 @@ class RowPipeline:
         self.frontier: int | None = None
         """The frontier of the rows that the gauge shows."""
         self.gaps = 0
+        self.revision = 0  # rises with each batch that changes what is shown of the rows
         self._source = source
         self._timing = timing
         self._out = outputs
@@ -171,6 +172,7 @@ class RowPipeline:
             self.gauges.install(rendered, self._clock())
             self._out.page.add(self.gauges)  # only now, in place of those of the pipeline before this one
         self.frontier = batch.frontier
+        self.revision += bool(outcome.changes or outcome.transitions)
         self._count(batch, outcome)  # before the commit: it replaces the baseline
         # Routes, one transaction, then offers to the dispatchers.
         await self._store.commit(firing, batch, outcome)

@@ -1,12 +1,11 @@
 """The JSON API under /api/v1."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import islice
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 from aiohttp import HttpVersion11, web
 
@@ -15,6 +14,7 @@ from tocsin.ledger.base import Filter, Ledger, Record, Status
 from tocsin.model import Transition
 from tocsin.sources.http import RefusedRequest
 from tocsin.web import views
+from tocsin.web.answers import Query, as_json, parameters, whole
 from tocsin.web.base import Process
 from tocsin.web.guard import Guard
 
@@ -24,8 +24,6 @@ _HEARTBEAT = 15.0
 """Seconds between comments on a quiet stream: proxies keep it open, and a reader that went away is noticed."""
 _BODY = 30.0
 """Seconds in which a body has to arrive."""
-
-Query: TypeAlias = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +55,9 @@ class Api:
 
     async def status(self, request: web.Request) -> web.Response:
         """Everything the status page needs except rows."""
-        _query(request)
+        parameters(request)
         reasons = list(self.process.ready())
-        return _json(
+        return as_json(
             {
                 "version": self.version,
                 "time": views.wall_time(self.clock()),
@@ -74,21 +72,21 @@ class Api:
         )
 
     async def alerts(self, request: web.Request) -> web.Response:
-        _query(request)
-        return _json({"alerts": self.process.alerts()})
+        parameters(request)
+        return as_json({"alerts": self.process.alerts()})
 
     async def channels(self, request: web.Request) -> web.Response:
-        _query(request)
-        return _json({"channels": self.process.channels()})
+        parameters(request)
+        return as_json({"channels": self.process.channels()})
 
     async def instances(self, request: web.Request) -> web.Response:
-        _query(request)
-        return _json({"instances": self.process.instances()})
+        parameters(request)
+        return as_json({"instances": self.process.instances()})
 
     async def firing(self, request: web.Request) -> web.Response:
         """The rows that fire now: of one alert, or at most `limit` rows of each."""
-        query = _query(request, "alert", "limit")
-        limit = _number(query, "limit", _LIMIT, most=_MOST)
+        query = parameters(request, "alert", "limit")
+        limit = whole(query, "limit", _LIMIT, most=_MOST)
         names = [status["name"] for status in self.process.alerts()]
         wanted = query.get("alert")
         if wanted is not None and wanted not in names:
@@ -101,45 +99,45 @@ class Api:
                 truncated.append(name)
             rows += found[:limit]
             await asyncio.sleep(0)  # many alerts with many rows must not hold the event loop
-        return _json({"firing": rows, "truncated": truncated})
+        return as_json({"firing": rows, "truncated": truncated})
 
     async def notifications(self, request: web.Request) -> web.Response:
-        query = _query(request, "status", "channel", "alert", "limit", "before")
+        query = parameters(request, "status", "channel", "alert", "limit", "before")
         status = query.get("status")
         if status is not None and status not in set(Status):
             raise web.HTTPBadRequest(text=f"status is {status!r}; it must be one of {', '.join(Status)}")
         return await self._list(query, Status(status) if status else None)
 
     async def dead_letters(self, request: web.Request) -> web.Response:
-        return await self._list(_query(request, "channel", "alert", "limit", "before"), Status.DEAD)
+        return await self._list(parameters(request, "channel", "alert", "limit", "before"), Status.DEAD)
 
     async def _list(self, query: Query, status: Status | None) -> web.Response:
-        limit = _number(query, "limit", _LIMIT, most=_MOST)
-        before = _number(query, "before", 0) or None
+        limit = whole(query, "limit", _LIMIT, most=_MOST)
+        before = whole(query, "before", 0) or None
         wanted = Filter(
             status=status, channel=query.get("channel"), alert=query.get("alert"), limit=limit, before=before
         )
         ledger = self.process.ledger
         records = [] if ledger is None else await ledger.find(wanted)
         following = records[-1].seq if len(records) == limit else None
-        return _json({"notifications": [self._notification(record) for record in records], "before": following})
+        return as_json({"notifications": [self._notification(record) for record in records], "before": following})
 
     async def notification(self, request: web.Request) -> web.Response:
         ledger, record = await self._record(request)
         attempts = await ledger.attempts(record.id)
-        return _json({**self._notification(record), "failed_attempts": [views.attempt(one) for one in attempts]})
+        return as_json({**self._notification(record), "failed_attempts": [views.attempt(one) for one in attempts]})
 
     async def history(self, request: web.Request) -> web.Response:
         """The episodes of an alert, newest first, as far back as the ledger keeps notifications."""
-        limit = _number(_query(request, "limit"), "limit", _LIMIT, most=_MOST)
+        limit = whole(parameters(request, "limit"), "limit", _LIMIT, most=_MOST)
         name, ledger = request.match_info["alert"], self.process.ledger
         episodes = [] if ledger is None else await ledger.episodes(name, limit)
         alert = self.process.alert(name)
-        return _json({"episodes": [views.episode(one, alert) for one in episodes]})
+        return as_json({"episodes": [views.episode(one, alert) for one in episodes]})
 
     async def events(self, request: web.Request) -> web.Response:
         """Events for an alert of an `http` source. Answers once they are in the ledger."""
-        _query(request)
+        parameters(request)
         headers = {name.lower(): value for name, value in request.headers.items()}
         try:
             async with aclosing(_body(request)) as body:
@@ -151,8 +149,8 @@ class Api:
         else:
             if answer.body is None:
                 return web.Response(status=answer.status)
-            return _json(answer.body, status=answer.status)
-        return _json({"error": error}, status=status, headers={"Retry-After": "1"} if status == 503 else {})
+            return as_json(answer.body, status=answer.status)
+        return as_json({"error": error}, status=status, headers={"Retry-After": "1"} if status == 503 else {})
 
     async def retry(self, request: web.Request) -> web.Response:
         """Make a dead or dropped notification pending again."""
@@ -171,11 +169,11 @@ class Api:
         self.process.rescan()
         if not count:
             raise web.HTTPConflict(text=f"notification {record.id} is neither {wanted}, so there is nothing to {verb}")
-        return _json({{"retry": "retried", "drop": "dropped"}[verb]: [record.id]})
+        return as_json({{"retry": "retried", "drop": "dropped"}[verb]: [record.id]})
 
     async def _record(self, request: web.Request) -> tuple[Ledger, Record]:
         """The ledger, and the notification that the path names."""
-        _query(request)
+        parameters(request)
         id_, ledger = request.match_info["id"], self.process.ledger
         records = [] if ledger is None else await ledger.find(Filter(id=id_, limit=1))
         if ledger is None or not records:
@@ -187,7 +185,7 @@ class Api:
 
     async def transitions(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: the latest transitions, then each as it happens."""
-        _query(request)
+        parameters(request)
         rules = self.guard.rules
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await response.prepare(request)
@@ -205,26 +203,6 @@ class Api:
     def _event(self, found: Transition) -> bytes:
         shown = views.transition(found, self.process.alert(found.alert))
         return f"event: transition\ndata: {views.text(shown)}\n\n".encode()
-
-
-def _query(request: web.Request, *known: str) -> Query:
-    unknown = sorted(set(request.query) - set(known))
-    if unknown:
-        names = f"known: {', '.join(known)}" if known else "this path has none"
-        raise web.HTTPBadRequest(text=f"unknown query parameter {', '.join(unknown)}; {names}")
-    twice = sorted(name for name in known if len(request.query.getall(name, ())) > 1)
-    if twice:
-        raise web.HTTPBadRequest(text=f"query parameter {', '.join(twice)} is repeated; set it once")
-    return request.query
-
-
-def _number(query: Query, name: str, default: int, *, most: int = 2**63 - 1) -> int:
-    value = query.get(name)
-    if value is None:
-        return default
-    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= most):
-        raise web.HTTPBadRequest(text=f"{name} is {value!r}; it must be a whole number from 1 to {most}")
-    return int(value)
 
 
 async def _within(end: float, reading: Awaitable[bytes]) -> bytes:
@@ -253,7 +231,3 @@ async def _body(request: web.Request) -> AsyncGenerator[bytes, None]:
         request.content.feed_eof()
         request.protocol.close()
         raise web.HTTPBadRequest(text="the body cannot be read as its headers say it was sent") from error
-
-
-def _json(value: object, *, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
-    return web.Response(text=views.text(value), status=status, headers=headers, content_type="application/json")

@@ -16,6 +16,9 @@ from tocsin.web.api import Api
 from tocsin.web.base import Process
 from tocsin.web.connections import Connections
 from tocsin.web.guard import Guard, details
+from tocsin.web.live import Live
+from tocsin.web.page import PageApi
+from tocsin.web.rows import Listing
 from tocsin.web.views import text
 
 log = structlog.get_logger(__name__)
@@ -57,16 +60,20 @@ def build(
     timed = [connections.middleware()] if connections else []
     application = web.Application(middlewares=[*timed, _errors, guard.middleware()])
     api = Api(process=process, guard=guard, version=version, clock=clock)
+    live = Live(process, clock=clock)
+    shown = PageApi(process=process, guard=guard, live=live, listing=Listing(process), version=version, clock=clock)
     operations = _Operations(process=process, page=page, guard=guard, clock=clock)
 
     async def end_streams(_: web.Application) -> None:
         process.feed.close()
+        live.close()
 
     async def secure(_: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(_HEADERS)
         response.headers.update(guard.rules.headers)
 
-    application.add_routes([*operations.routes(), *api.routes(), *_static()])
+    application.add_routes([*operations.routes(), *api.routes(), *shown.routes(), *_static()])
+    application.cleanup_ctx.append(shown.running)
     application.on_response_prepare.append(secure)
     application.on_shutdown.append(end_streams)
     return application

@@ -1,12 +1,25 @@
 """What the web server asks of the running process."""
 
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tocsin.alert import Alert
+from tocsin.firing import Firing
 from tocsin.ledger.base import Ledger
+from tocsin.model import Columns
 from tocsin.pipeline.feed import Feed
 from tocsin.sources.http import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of an alert that are pending, firing or kept firing."""
+
+    alert: Alert
+    columns: Columns
+    firings: Iterable[Firing]
+    """Newest first; to be read at once. Raises RuntimeError while a thread applies a large batch."""
 
 
 class Process(Protocol):
@@ -50,6 +63,18 @@ class Process(Protocol):
 
     def firing(self, alert: str, limit: int) -> Iterable[dict[str, Any]]:
         """Return at most `limit` rows of an alert that exists, newest first."""
+        ...
+
+    def rows(self, alert: str) -> Rows | None:
+        """Return the rows of an alert on rows that runs."""
+        ...
+
+    def revisions(self) -> Mapping[str, int]:
+        """Return a number for each alert on rows that rises when its rows change."""
+        ...
+
+    def delays(self) -> Mapping[str, tuple[int, float]]:
+        """Return of each channel how many delays of deliveries are known since the start, and their sum in seconds."""
         ...
 
     async def receive(self, alert: str, headers: Mapping[str, str], body: AsyncIterable[bytes]) -> Answer:

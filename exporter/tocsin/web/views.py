@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from tocsin.alert import Alert
+from tocsin.dispatch.failures import Failure
 from tocsin.envelope import View, variables
 from tocsin.firing import Firing
 from tocsin.ledger.base import Attempt, Episode, Record
@@ -59,11 +60,21 @@ class RowView:
         """Return every column by name."""
         return {name: jsonable(value) for name, value in self._read(row).items()}
 
+    def labels(self, row: Row) -> dict[str, str]:
+        """Return the labels by name."""
+        return self._static | {label: text for label, place in self._labels if (text := row[place]) is not None}
+
+    def value(self, row: Row) -> float | None:
+        """Return the value; None if the alert has none."""
+        return None if self._value is None else number(row[self._value])
+
+    def labelled(self, row: Row) -> Json:
+        """Return `labels` and `value`."""
+        return {"labels": self.labels(row), "value": jsonable(self.value(row))}
+
     def shown(self, row: Row) -> Json:
         """Return `labels`, `value` and `row`."""
-        labels = {label: text for label, place in self._labels if (text := row[place]) is not None}
-        value = None if self._value is None else number(row[self._value])
-        return {"labels": self._static | labels, "value": jsonable(value), "row": self.row(row)}
+        return {**self.labelled(row), "row": self.row(row)}
 
     def shown_with_previous(self, row: Row, previous: Row | None) -> Json:
         """Return what `shown` does, and `previous`."""
@@ -108,8 +119,8 @@ def instance(one: Instance) -> Json:
     }
 
 
-def firings(found: Iterable[Firing], alert: Alert, columns: Columns) -> list[Json]:
-    """Return keys that are pending, firing or kept firing."""
+def firings(found: Iterable[Firing], alert: Alert, columns: Columns, *, whole: bool = True) -> list[Json]:
+    """Return keys that are pending, firing or kept firing. `whole`: with every column of the row."""
     view = RowView(alert, columns)
     return [
         {
@@ -117,7 +128,7 @@ def firings(found: Iterable[Firing], alert: Alert, columns: Columns) -> list[Jso
             "fingerprint": one.fingerprint,
             "phase": one.phase.value,
             "started_at": source_time(one.started_at),
-            **view.shown(one.row),
+            **(view.shown(one.row) if whole else view.labelled(one.row)),
             **_summary(
                 Transition(alert.name, one.fingerprint, Kind.FIRED, one.started_at, one.started_at, columns, one.row),
                 alert,
@@ -163,6 +174,18 @@ def notification(record: Record, alert: Alert | None) -> Json:
         "detail": record.detail,
         **RowView(alert, record.columns).shown_with_previous(record.row, record.previous),
         **_summary(found, alert),
+    }
+
+
+def failure(found: Failure) -> Json:
+    """Return attempts of a channel that failed alike. `id`: the latest notification, if there is one."""
+    return {
+        "at": wall_time(found.at),
+        "reason": found.reason,
+        "detail": found.detail,
+        "count": found.count,
+        "alert": found.alert,
+        "id": found.notification,
     }
 
 

@@ -1,0 +1,97 @@
+"""What only the status page asks: the stream of changes, a page of the rows that fire, and the timelines."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from tocsin.web.answers import as_json, parameters, whole
+from tocsin.web.base import Process
+from tocsin.web.guard import Guard
+from tocsin.web.live import Live
+from tocsin.web.rows import SEVERITY, Listing, Query
+
+_MOST = 1_000
+_SORTS = ("started", "value", "alert", SEVERITY)
+_WORDS = 20
+"""Words of a search that are read."""
+_HOURS = 24
+_FORGET = 120.0
+"""Seconds without a search after which the memory that searches need is freed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageApi:
+    """The handlers."""
+
+    process: Process
+    guard: Guard
+    live: Live
+    listing: Listing
+    version: str
+    clock: Callable[[], float]
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/v1/live", self.stream),
+            web.get("/api/v1/rows", self.rows),
+            web.get("/api/v1/timeline", self.timeline),
+        ]
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events: everything that the page shows except rows, then each change."""
+        parameters(request)
+        rules = self.guard.rules
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        await response.prepare(request)
+        if request.method == "HEAD":
+            return response
+        first = {"version": self.version, "admin": self.guard.may_change(request)}
+        with suppress(ConnectionResetError):  # the reader went away
+            await response.write(b"retry: 2000\n\n")
+            async with aclosing(self.live.follow(first=first)) as messages:
+                async for message in messages:
+                    if self.guard.rules != rules:
+                        break  # the client may no longer be allowed to read; it connects again
+                    # Waits while the client does not read; `Connections` ends one that goes on so.
+                    await response.write(f"event: change\ndata: {message}\n\n".encode())
+        return response
+
+    async def rows(self, request: web.Request) -> web.Response:
+        """The rows that fire now, searched, filtered and sorted, `limit` of them from `offset` on."""
+        query = parameters(request, "q", "alert", "severity", "sort", "offset", "limit")
+        sort = query.get("sort", "-started")
+        name = sort.removeprefix("-")
+        if name not in _SORTS and not name.startswith("label:"):
+            names = ", ".join((*_SORTS, "label:NAME"))
+            raise web.HTTPBadRequest(text=f"sort is {sort!r}; it must be one of {names}, with - before it to descend")
+        wanted = Query(
+            words=tuple(query.get("q", "").lower().split()[:_WORDS]),
+            alert=query.get("alert"),
+            severity=query.get("severity"),
+            sort=name,
+            descending=sort.startswith("-"),
+            offset=whole(query, "offset", 0, least=0),
+            limit=whole(query, "limit", 100, most=_MOST),
+        )
+        return as_json(await self.listing.find(wanted))
+
+    async def timeline(self, request: web.Request) -> web.Response:
+        """The last hours of each alert and channel."""
+        hours = whole(parameters(request, "hours"), "hours", 6, most=_HOURS)
+        return as_json(self.live.timelines.shown(self.clock(), hours))
+
+    async def running(self, _: web.Application) -> AsyncIterator[None]:
+        """Keep the live state up to date as long as the application runs."""
+        tasks = [asyncio.create_task(self.live.run(), name="live"), asyncio.create_task(self._forget(), name="listing")]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _forget(self) -> None:
+        while True:
+            await asyncio.sleep(_FORGET)
+            self.listing.forget_unused()
