@@ -7,6 +7,7 @@ others for their gauges, so that these do not end with the process that leads th
 import asyncio
 import contextlib
 import functools
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -44,14 +45,20 @@ class Inputs:
         outputs: Outputs,
         stalled: Callable[[str], None],
         *,
+        make_source: Callable[[SourceConfig], Source | EventSource] = build.make_source,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._metrics = metrics
         self._page = page
         self._feed = feed
         self._outputs = outputs
         self._stalled = stalled
+        self._make_source = make_source
         self._clock = clock
+        self._monotonic = monotonic
+        self._chance = chance
         self.leads: AbstractSet[str] = frozenset()
         """The alerts on rows that this process leads."""
         self._sources: dict[str, tuple[SourceConfig, Source]] = {}
@@ -122,7 +129,15 @@ class Inputs:
             leads=alert.name in self.leads,
         )
         source = config.sources[alert.source]
-        pipeline = RowPipeline(alert, self._source(source), build.timing(source), outputs, clock=self._clock)
+        pipeline = RowPipeline(
+            alert,
+            self._source(source),
+            build.timing(source),
+            outputs,
+            clock=self._clock,
+            monotonic=self._monotonic,
+            chance=self._chance,
+        )
         work = self._until_stall(pipeline)
         self._rows.start(alert.name, _row_spec(config, alert, self.leads), pipeline, work, f"alert {alert.name}")
 
@@ -130,7 +145,7 @@ class Inputs:
         """Return the source of a configuration, which all its alerts share."""
         known = self._sources.get(config.name)
         if known is None or known[0] != config:
-            source = build.make_source(config)
+            source = self._make_source(config)
             assert isinstance(source, Source)  # an alert on rows has a source whose settings deliver rows
             known = self._sources[config.name] = config, source
         return known[1]
@@ -145,7 +160,7 @@ class Inputs:
             publish=self._feed.publish,
             keep=not config.dry_run,
         )
-        source = build.make_source(configured)
+        source = self._make_source(configured)
         assert isinstance(source, EventSource)
         pipeline = EventPipeline(
             name,
@@ -155,6 +170,8 @@ class Inputs:
             outputs,
             give_up_after=configured.settings.exit_after,
             clock=self._clock,
+            monotonic=self._monotonic,
+            chance=self._chance,
         )
         self._events.start(name, _event_spec(config, name), pipeline, self._until_stall(pipeline), f"source {name}")
 

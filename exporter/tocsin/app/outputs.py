@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import random
 import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -32,11 +33,21 @@ _DRAIN = 10.0
 class Outputs:
     """Starts, changes and stops the channels, and passes notifications to them."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self.backlog: Mapping[str, Backlog] = {}
         """The pending notifications of the outbox, by channel; `Runtime` updates it."""
         self._metrics = metrics
         self._clock = clock
+        self._monotonic = monotonic
+        self._chance = chance
         self._fleet: Fleet[Dispatcher | LevelLoop] = Fleet(tasks)
         self._active: dict[str, ActiveAlerts] = {}  # what each level output has reported
 
@@ -97,6 +108,8 @@ class Outputs:
                     metrics=metrics,
                     active=self._active.setdefault(name, ActiveAlerts()),
                     clock=self._clock,
+                    monotonic=self._monotonic,
+                    chance=self._chance,
                 )
             else:
                 assert ledger is not None  # `Runtime` opens it for the first channel
@@ -110,6 +123,8 @@ class Outputs:
                         metrics=metrics,
                         since=since,
                         clock=ledger.now,
+                        monotonic=self._monotonic,
+                        chance=self._chance,
                     )
                 )
             metrics.state = functools.partial(self._state, name)

@@ -134,6 +134,11 @@ class FiringSet:
         """The rows in the view."""
         return {key: entry.row for key, entry in self._entries.items() if _in_view(entry)}
 
+    @property
+    def next_due(self) -> int | None:
+        """The earliest time at which a timer may end, in source ms; None without timers."""
+        return self._timers[0][0] if self._timers else None
+
     def active(self) -> list[Transition]:
         """Every key that fires, as the transition with which it began, in order of appearance."""
         return [

@@ -322,12 +322,14 @@ def open_ledger(
     path: Path,
     *,
     runs_alerts: bool = True,
+    durable: bool = True,
     clock: Callable[[], float] = time.time,
     observe: Callable[[float], None] = lambda _: None,
 ) -> SqliteLedger:
     """Open or create the ledger in a file, and bring its tables up to date.
 
     `runs_alerts`: for the process that runs alerts; a second one is refused. Commands open it without.
+    `durable`: False for a file that is thrown away: commits do not wait for the disk.
     `observe`: called in another thread with the seconds that each transaction took.
     Raises LedgerError: locked, made by a newer version, not a ledger, unreadable.
     """
@@ -339,6 +341,8 @@ def open_ledger(
         connection = connect(path)
         migrate(connection, path, allowed=runs_alerts)
         connection.execute("PRAGMA journal_mode = WAL")  # a file that is refused stays as it is
+        if not durable:
+            connection.execute("PRAGMA synchronous = OFF")
         return SqliteLedger(path, connection, lock, clock, observe)
     except BaseException as error:
         if connection is not None:

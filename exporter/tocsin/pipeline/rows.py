@@ -331,6 +331,11 @@ class RowPipeline:
             duplicates=gauges.duplicates if gauges else None,
         )
 
+    @property
+    def next_due(self) -> int | None:
+        """See `FiringSet.next_due`."""
+        return None if self._firing is None else self._firing.next_due
+
     def firings(self) -> Iterator[Firing]:
         """The keys that are pending, firing or kept firing, newest first; to be read at once."""
         everything = iter(()) if self._firing is None else self._firing.firings(newest_first=True)

@@ -1,0 +1,166 @@
+"""Receivers that answer as a script says, and keep what they were sent."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tocsin.channels.base import ActiveAlert, Channel, Delivered, Level, Message, Rejected, Result, Retry
+from tocsin.channels.http import classify
+from tocsin.envelope import Envelope
+from tocsin.errors import Reason
+from tocsin.model import Kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How a receiver answers a request. Times are seconds."""
+
+    status: int | None = 200
+    """A status of HTTP, which for any channel means what it means for a webhook; None: no answer ever comes, and the
+    attempt ends by the channel's `timeout`."""
+    retry_after: float | None = None
+    takes: float = 0.0
+    """How long the answer takes."""
+    refused: bool = False
+    """The connection is refused."""
+    killed: bool = False
+    """The request is accepted, and Tocsin is killed before it can record that."""
+
+
+ACCEPTED = Answer()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt to send a notification."""
+
+    at: float
+    """Seconds since the start."""
+    channel: str
+    alert: str
+    kind: Kind
+    id: str
+    number: int
+    """Counts from 1, for each notification."""
+    envelope: Envelope = field(repr=False)
+    request: Mapping[str, Any]
+    """What the channel's `preview` makes of it; empty where that is rejected."""
+    result: Result | None
+    """None: there was none, as Tocsin was killed."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the receiver has it."""
+        return self.result is None or isinstance(self.result, Delivered)
+
+
+class Receiver:
+    """Where a channel sends to."""
+
+    def __init__(self, channel: str, killed: Callable[[], None]) -> None:
+        """`killed`: called when an answer is that Tocsin is killed."""
+        self.channel = channel
+        self.attempts: list[Attempt] = []
+        self.answer = ACCEPTED
+        """How requests are answered, once `following` is empty."""
+        self.following: deque[Answer] = deque()
+        """How the next requests are answered, one each."""
+        self._killed = killed
+
+    @property
+    def accepted(self) -> list[Attempt]:
+        """What it has accepted, in order."""
+        return [attempt for attempt in self.attempts if attempt.accepted]
+
+    async def take(self, patience: float) -> Result:
+        """Answer one request. `patience`: the timeout of the channel."""
+        answer = self.following.popleft() if self.following else self.answer
+        if answer.status is None or answer.takes >= patience:
+            await asyncio.sleep(patience)
+            return Retry(Reason.TIMEOUT, f"no answer within {patience:g} s")
+        await asyncio.sleep(answer.takes)
+        if answer.killed:
+            self._killed()
+        if answer.refused:
+            return Retry(Reason.CONNECTION, "the connection is refused")
+        return classify(answer.status, f"{answer.status}, as the test says", answer.retry_after)
+
+    def was_killed(self) -> bool:
+        """Whether the answer that comes next is that Tocsin is killed."""
+        return bool(self.following) and self.following[0].killed
+
+
+Preview = Callable[[Message], "Mapping[str, Any] | Rejected"]
+
+
+class ScriptedChannel(Channel):
+    """A channel that renders as a real one does, and sends to a scripted receiver, one message after another."""
+
+    def __init__(self, real: Channel, receiver: Receiver, timeout: float, now: Callable[[], float]) -> None:
+        """`now`: seconds since the start."""
+        self.needs_previous_ids = real.needs_previous_ids
+        self._real = real
+        self._receiver = receiver
+        self._timeout = timeout
+        self._now = now
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Result]:
+        return [await self._send(message) for message in messages]
+
+    async def _send(self, message: Message) -> Result:
+        preview = self._preview(message)
+        if isinstance(preview, Rejected):
+            self._note(message, {}, preview)
+            return preview
+        if self._receiver.was_killed():
+            self._note(message, preview, None)
+            await self._receiver.take(self._timeout)
+            await asyncio.Event().wait()  # until it is killed
+        began = self._now()
+        result = await self._receiver.take(self._timeout)
+        self._note(message, preview, result, began)
+        return result
+
+    def _preview(self, message: Message) -> Mapping[str, Any] | Rejected:
+        preview: Preview | None = getattr(self._real, "preview", None)
+        return {"body": dict(message.envelope)} if preview is None else preview(message)
+
+    def _note(
+        self, message: Message, request: Mapping[str, Any], result: Result | None, began: float | None = None
+    ) -> None:
+        attempts = self._receiver.attempts
+        attempts.append(
+            Attempt(
+                at=self._now() if began is None else began,
+                channel=self._receiver.channel,
+                alert=message.alert,
+                kind=message.kind,
+                id=message.id,
+                number=1 + sum(one.id == message.id for one in attempts),
+                envelope=message.envelope,
+                request=request,
+                result=result,
+            )
+        )
+
+    async def close(self) -> None:
+        await self._real.close()
+
+
+class ScriptedLevel(Level):
+    """A level output that renders as a real one does, and whose receivers accept everything."""
+
+    def __init__(self, real: Level) -> None:
+        self.receivers = list(real.receivers)
+        self._real = real
+
+    def active(self, envelope: Envelope, now: float) -> ActiveAlert:
+        return self._real.active(envelope, now)
+
+    async def push(self, receiver: str, alerts: Sequence[ActiveAlert], now: float) -> Sequence[Result]:  # noqa: ARG002
+        return [Delivered()] * len(alerts)
+
+    async def close(self) -> None:
+        await self._real.close()
