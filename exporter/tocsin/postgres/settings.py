@@ -222,12 +222,13 @@ class Server(Settings):
 
     def beginning(self) -> list[sql.Composable]:
         """The statements that begin a transaction. Of `output`, a server may not know some."""
-        make: LiteralString = "SELECT pg_catalog.set_config(name, value, true) FROM (VALUES {}) AS wanted (name, value)"
-        known: LiteralString = make + " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
-        steps: list[sql.Composable] = [BEGIN]
-        for statement, settings in ((make, self._session()), (known, self.asked_output())):
-            if settings:
-                steps.append(sql.SQL(statement).format(sql.SQL(", ").join(map(_pair, settings.items()))))
+        known: LiteralString = (
+            "SELECT pg_catalog.set_config(name, value, true) FROM (VALUES {}) AS wanted (name, value)"
+            " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
+        )
+        steps = [BEGIN, *(_made(*setting) for setting in self._session().items())]
+        if output := self.asked_output():
+            steps.append(sql.SQL(known).format(sql.SQL(", ").join(map(_pair, output.items()))))
         return steps
 
     def asked_output(self) -> dict[str, str]:
@@ -266,6 +267,17 @@ class Server(Settings):
         assert self.host is not None
         assert self.user is not None
         return {"host": self.host, "port": str(self.port), "user": self.user, "dbname": self.database}
+
+
+_LISTS = ("search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries")
+"""Settings that are lists of names: `SET` takes a text for one of them."""
+
+
+def _made(name: str, value: str) -> sql.Composable:
+    """The statement that makes a setting for a transaction. `SET` takes half the time of the function."""
+    if name.casefold() in _LISTS:
+        return sql.SQL("SELECT pg_catalog.set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+    return sql.SQL("SET LOCAL {} TO {}").format(sql.Identifier(*name.split(".")), sql.Literal(value))
 
 
 def _pair(setting: tuple[str, str]) -> sql.Composed:

@@ -90,18 +90,18 @@ async def append(
     ]
     if not given:
         return Appended([], set())
-    # Numbers of a transaction that is rolled back are lost, never used twice.
-    taken = db.add("SELECT array_agg(nextval('numbers')) FROM generate_series(1, %s)", (len(given),))
-    known = db.add("SELECT id FROM notifications WHERE id = ANY(%s)", (names_text(one.id for one in given),))
     stored = Result()
     if merged := {(one.address.channel, one.address.ordering_key) for one in given if one.address.interval}:
         stored = db.add(_WINDOWS, (keys_text(merged),))
-    found = await db.get("SELECT * FROM pending(%s)", (keys_text({one.key for one in given}),))
-    pending = {(channel, key): held for channel, key, held in found.rows}
+    ids, keys = names_text(one.id for one in given), keys_text({one.key for one in given})
+    found = await db.get("SELECT * FROM before_append(%s, %s)", (ids, keys))
+    # Numbers of a transaction that is rolled back are lost, never used twice.
+    [(numbers, known, *held)] = found.rows
+    pending = {(channel, key): stays for channel, key, stays in zip(*(part or () for part in held), strict=True)}
     windows = {(channel, key): Window(*window) for channel, key, *window in stored.rows}
     placing = _Placing(pending, Windows(windows.get, now), now, owner, room)
-    new = _new(given, {row[0] for row in known.rows})
-    await db.insert("notifications", _NOTIFICATION, placing.rows(new, sorted(taken.rows[0][0])))
+    new = _new(given, {*(known or ())})
+    await db.insert("notifications", _NOTIFICATION, placing.rows(new, sorted(numbers)))
     await db.insert("transitions", _TRANSITION, _transitions(placing.transitions, shapes))
     placing.write_windows(db)
     return Appended(placing.notifications, placing.owned)
@@ -126,7 +126,7 @@ class _Placing:
         owner: int,
         room: Callable[[str], int],
     ) -> None:
-        """`pending`: see the function `pending` of the tables."""
+        """`pending`: see the function `before_append` of the tables."""
         self.notifications: list[Notification] = []
         """To send, of a digest only the first."""
         self.owned: set[int] = set()

@@ -170,14 +170,19 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE FUNCTION keys (asked json) RETURNS TABLE (channel text, ordering_key text) LANGUAGE sql IMMUTABLE AS $$
       SELECT c.key, k.value FROM json_each(asked) AS c, json_array_elements_text(c.value) AS k
     $$;
-    -- The ordering keys that have a pending notification, and whether it stays pending until the end of the
-    -- transaction. If another process settles it this moment, that process may not see what is written here: then the
-    -- new one is sendable, and a claim finds out whether it is the first.
-    CREATE FUNCTION pending (asked json) RETURNS TABLE (channel text, ordering_key text, held boolean)
+    -- What a batch of notifications needs: a number for each, which of their ids are there already, and the ordering
+    -- keys that have a pending notification with whether it stays pending until the end of the transaction. If another
+    -- process settles it this moment, that process may not see what is written here: then the new one is sendable, and
+    -- a claim finds out whether it is the first.
+    CREATE FUNCTION before_append (
+      ids text[], asked json,
+      OUT numbers bigint[], OUT known text[], OUT channels text[], OUT ordering_keys text[], OUT held boolean[])
     LANGUAGE plpgsql AS $$
-      #variable_conflict use_column
       BEGIN
-        RETURN QUERY SELECT a.channel, a.ordering_key, held.seq IS NOT NULL
+        SELECT array_agg(nextval('numbers')) INTO numbers FROM generate_series(1, cardinality(ids));
+        SELECT array_agg(n.id) INTO known FROM notifications AS n WHERE n.id = ANY(ids);
+        SELECT array_agg(a.channel), array_agg(a.ordering_key), array_agg(held.seq IS NOT NULL)
+        INTO channels, ordering_keys, held
         FROM keys(asked) AS a CROSS JOIN LATERAL (
           SELECT n.seq FROM notifications AS n
           WHERE n.channel = a.channel AND n.ordering_key = a.ordering_key AND n.status = 'pending'
