@@ -32,6 +32,7 @@ _IMPORTED = (
     "tocsin.channels.novu.channel",
     "tocsin.channels.webhook.channel",
     "tocsin.cli.check",
+    "tocsin.cli.doctor",
     "tocsin.cli.run",
 )
 

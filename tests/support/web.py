@@ -177,6 +177,7 @@ class FakeProcess:
         self.alerts = lambda: self.alert_list
         self.channels = lambda: self.channel_list
         self.instances = lambda: self.instance_list
+        self.configuration: Callable[[], dict[str, Any]] = lambda: {"digest": None, "since": None, "refused": []}
 
     def alert(self, name: str) -> Alert:
         found = SimpleNamespace(

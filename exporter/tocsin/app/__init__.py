@@ -153,11 +153,12 @@ class _Reloading:
                 self._port.configure(config.web)
             except Exception as error:  # noqa: BLE001 - no configuration may end the process
                 self._metrics.reloaded(successful=False, at=time.time())
-                problems = _problems(error)
+                problems = self._runtime.refused_configuration = _problems(error)
                 for problem in problems:
                     log.error("configuration refused; the last good one stays", problem=problem)
                 return problems
             self._metrics.reloaded(successful=True, at=time.time())
+            self._runtime.refused_configuration = ()
             what = "configuration applied" if applied else "configuration read; the alerts will start with it"
             log.info(what, alerts=len(config.alerts), channels=len(config.channels))
             for setting in self._settings_for_restart(config):

@@ -7,7 +7,7 @@ import math
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import structlog
@@ -44,6 +44,10 @@ class Runtime:
         self.metrics = metrics
         self.outputs = Outputs(tasks, metrics, clock=clock)
         self.config: Config | None = None
+        self.configured_at: float | None = None
+        """Since when it runs this configuration: wall-clock seconds."""
+        self.refused_configuration: Sequence[str] = ()
+        """Why the last reload was refused, one sentence each; empty if it was not."""
         self.ledger: Ledger | None = None
         self.ledger_settings: LedgerSettings | None = None
         """Those of the open ledger."""
@@ -134,7 +138,7 @@ class Runtime:
         return True
 
     async def _begin(self, config: Config) -> None:
-        self.config = config
+        self.config, self.configured_at = config, self._clock()
         if self.ledger is not None:
             try:
                 await self.ledger.sharing.want(config.row_alerts, config.channels)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tocsin.alert import Alert, EventAlert
 from tocsin.app.runtime import Runtime
+from tocsin.config.parts import digest
 from tocsin.dispatch import ChannelStatus, Dispatcher
 from tocsin.dispatch.level import LevelLoop
 from tocsin.exposition import State
@@ -97,6 +98,14 @@ class RunningProcess:
             return []
         sharing = self._runtime.ledger.sharing
         return [{**views.instance(one), "this": one.epoch == sharing.epoch} for one in sharing.instances]
+
+    def configuration(self) -> dict[str, Any]:
+        runtime = self._runtime
+        return {
+            "digest": digest(runtime.config) if runtime.config else None,
+            "since": views.wall_time(runtime.configured_at),
+            "refused": list(runtime.refused_configuration),
+        }
 
     def channels(self) -> Sequence[dict[str, Any]]:
         config, outputs = self._runtime.config, self._runtime.outputs

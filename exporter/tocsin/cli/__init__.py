@@ -18,6 +18,8 @@ class Exit(IntEnum):
     USAGE = 2
     LEDGER = 3
     LISTEN = 4
+    WARNINGS = 5
+    """`tocsin doctor` found nothing worse than warnings."""
     STALL = 124
     INTERRUPTED = 130
 

@@ -31,6 +31,13 @@ def arguments_parser() -> argparse.ArgumentParser:
     _flag(check, "--online", "also ask the servers, and try templates on a real row")
     _flag(check, "--show", "print the configuration with all defaults")
     _flag(check, "--json", "print problems as JSON")
+    doctor = _add(
+        commands, "doctor", "doctor", "find what will spoil a night: servers, disk, clocks, process", examples.DOCTOR
+    )
+    downtime = "how long Tocsin may be down without missing a row (default: 1h)"
+    doctor.add_argument("--downtime", metavar="DURATION", default="1h", help=downtime)
+    _login(doctor)
+    _finish(doctor, json="print findings as JSON")
     init = _add(commands, "init", "configuration", "print a configuration file", examples.INIT)
     _flag(init, "--from-env", "from the variables of the script materialize-novu")
     _add(commands, "schema", "check", "print the JSON Schema of the configuration file", examples.SCHEMA)
@@ -89,14 +96,19 @@ def _add_live(commands: _Commands) -> None:
     tail = _add(commands, "tail", "live", "follow alerts as they fire and resolve", examples.TAIL)
     tail.add_argument("--alert", help="only this alert")
     for command in (alerts, tail):
-        where = "the address of the running Tocsin (default: web.listen of the configuration)"
-        command.add_argument("--url", help=where)
-        command.add_argument("--ca", metavar="FILE", help="with https: the CA of the server (default: the system's)")
-        command.add_argument("--cert", metavar="FILE", help="with https: a client certificate")
-        command.add_argument("--key", metavar="FILE", help="its key (default: in the same file)")
-        command.add_argument("--user", help="a user of web.config_file; the password is $TOCSIN_PASSWORD, or asked for")
-        command.add_argument("--token-file", metavar="FILE", help="a file with a token (default: $TOCSIN_TOKEN)")
+        _login(command)
         _finish(command, json="print JSON, one object a line")
+
+
+def _login(command: argparse.ArgumentParser) -> None:
+    """Add how to reach the running process."""
+    where = "the address of the running Tocsin (default: web.listen of the configuration)"
+    command.add_argument("--url", help=where)
+    command.add_argument("--ca", metavar="FILE", help="with https: the CA of the server (default: the system's)")
+    command.add_argument("--cert", metavar="FILE", help="with https: a client certificate")
+    command.add_argument("--key", metavar="FILE", help="its key (default: in the same file)")
+    command.add_argument("--user", help="a user of web.config_file; the password is $TOCSIN_PASSWORD, or asked for")
+    command.add_argument("--token-file", metavar="FILE", help="a file with a token (default: $TOCSIN_TOKEN)")
 
 
 def _add_outbox(commands: _Commands) -> None:

@@ -10,7 +10,7 @@ examples:
 
 exit status:
   0 success   1 failure, or `check` found problems   2 wrong usage or configuration   3 the ledger cannot be used
-  4 the address cannot be bound   130 interrupted
+  4 the address cannot be bound   5 `doctor` found only warnings   130 interrupted
   124 a source with `on_stall: exit` stalled, or another process has taken over
 
 Without --config, the file is $TOCSIN_CONFIG or ./tocsin.yaml. Without a file, the environment variables of the script
@@ -35,6 +35,20 @@ examples:
   tocsin check --online        also ask the servers for the columns of views, for queues, topics and
                                tables of events, and for what channels need, such as workflows
   tocsin check --show          print the configuration in effect, secrets hidden
+"""
+
+DOCTOR = """\
+examples:
+  tocsin doctor
+  tocsin doctor --downtime 1d          Tocsin may be down for a day and must not miss a row
+  tocsin doctor --json
+
+Run it where Tocsin runs: it measures this machine's disk and clock, asks the servers and the running process, and
+changes nothing. It includes what `tocsin check --online` reports.
+
+exit status:
+  0 nothing found   1 at least one error   5 at least one warning and no error
+  What could not be checked does not count.
 """
 
 INIT = """\

@@ -45,6 +45,11 @@ def parts(config: Config) -> dict[str, str]:
     return {name: sha256(json.dumps(_plain(value)).encode()).hexdigest()[:12] for name, value in found.items()}
 
 
+def digest(config: Config) -> str:
+    """A hash of all parts: equal for configurations that run the same alerts."""
+    return sha256(json.dumps(parts(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _settings(place: str, kind: str, settings: Settings) -> dict[str, object]:
     return {f"{place}.type": kind, **{f"{place}.{name}": value for name, value in _set(settings)}}
 

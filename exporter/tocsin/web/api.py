@@ -17,6 +17,7 @@ from tocsin.web import views
 from tocsin.web.answers import Query, as_json, parameters, whole
 from tocsin.web.base import Process
 from tocsin.web.guard import Guard
+from tocsin.web.readers import Readers
 
 _LIMIT = 100
 _MOST = 1_000
@@ -32,7 +33,10 @@ class Api:
 
     process: Process
     guard: Guard
+    readers: Readers
     version: str
+    since: float
+    """When the process began to listen."""
     clock: Callable[[], float]
 
     def routes(self) -> list[web.RouteDef]:
@@ -68,6 +72,9 @@ class Api:
                 "alerts": self.process.alerts(),
                 "channels": self.process.channels(),
                 "instances": self.process.instances(),
+                "since": views.wall_time(self.since),
+                "configuration": self.process.configuration(),
+                "scrapes": self.readers.shown(),
             }
         )
 

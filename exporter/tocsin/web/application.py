@@ -18,6 +18,7 @@ from tocsin.web.connections import Connections
 from tocsin.web.guard import Guard, details
 from tocsin.web.live import Live
 from tocsin.web.page import PageApi
+from tocsin.web.readers import Readers
 from tocsin.web.rows import Listing
 from tocsin.web.views import text
 
@@ -59,10 +60,11 @@ def build(
     """Build the application. `guard`: who may do what. `clock`: the same one that `Gauges.install` gets."""
     timed = [connections.middleware()] if connections else []
     application = web.Application(middlewares=[*timed, _errors, guard.middleware()])
-    api = Api(process=process, guard=guard, version=version, clock=clock)
+    readers = Readers()
+    api = Api(process=process, guard=guard, readers=readers, version=version, since=clock(), clock=clock)
     live = Live(process, clock=clock)
     shown = PageApi(process=process, guard=guard, live=live, listing=Listing(process), version=version, clock=clock)
-    operations = _Operations(process=process, page=page, guard=guard, clock=clock)
+    operations = _Operations(process=process, page=page, guard=guard, readers=readers, clock=clock)
 
     async def end_streams(_: web.Application) -> None:
         process.feed.close()
@@ -86,6 +88,7 @@ class _Operations:
     process: Process
     page: Page
     guard: Guard
+    readers: Readers
     clock: Callable[[], float]
 
     def routes(self) -> list[web.RouteDef]:
@@ -112,6 +115,7 @@ class _Operations:
         if request.method != "HEAD":
             for piece in scrape.body:
                 await response.write(piece)
+            self.readers.add(request.remote or "", request.headers.get("User-Agent", ""), self.clock())
         await response.write_eof()
         return response
 

@@ -56,6 +56,11 @@ class Process(Protocol):
         """Return the processes that share the ledger, the first one first; none where only one can use it."""
         ...
 
+    def configuration(self) -> dict[str, Any]:
+        """Return the configuration that runs: `digest` (equal for equal alerts, sources and channels; null before it
+        runs one), `since`, and why the last reload was `refused`, one sentence each."""
+        ...
+
     def channels(self) -> Sequence[dict[str, Any]]:
         """Return the status of every channel, in the order of the configuration, then of removed channels that still
         have notifications."""

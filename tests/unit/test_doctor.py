@@ -1,0 +1,282 @@
+"""How `tocsin doctor` judges what its checks found out."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tocsin.config.loading import load_text
+from tocsin.config.parts import digest
+from tocsin.doctor import disk, history, outbox, process, rows, servers
+from tocsin.doctor.findings import Check, Finding, Report, Severity, examine
+from tocsin.doctor.history import Input
+from tocsin.errors import SourceError, SourceReason
+from tocsin.ledger.base import Backlog
+from tocsin.web.readers import Readers
+
+NOW = 1_767_323_045.0
+VIEW = "materialize.public.late"
+CONFIG = load_text(
+    "sources: {s: {type: http, token: 0123456789abcdef}}\n"
+    "channels: {out: {type: console}}\n"
+    "alerts: {late: {source: s, notify: [out]}}\n",
+    "tocsin.yaml",
+    {},
+)
+
+
+def severity_of(found: Finding, *words: str) -> Severity:
+    """The severity of a finding with these words. What is wrong has a fix."""
+    text = f"{found.message}; {found.fix}"
+    assert all(word in text for word in words), text
+    assert bool(found.fix) == (found.severity in (Severity.WARNING, Severity.ERROR)), found
+    return found.severity
+
+
+# Checks.
+
+
+async def test_failing_check_stops_no_other() -> None:
+    async def fails() -> list[Finding]:
+        raise ZeroDivisionError("a password")
+
+    async def refused() -> list[Finding]:
+        raise SourceError("no route", SourceReason.CONNECT, server="a@b")
+
+    async def never() -> list[Finding]:
+        await asyncio.Event().wait()
+        return []
+
+    async def works() -> list[Finding]:
+        return [Report("last", "check").ok("fine")]
+
+    left: list[list[str]] = []
+    made = [
+        Check(place=run.__name__, name="check", run=run, limit=0.01 if run is never else 60.0)
+        for run in (fails, refused, never, works)
+    ]
+    found = await examine(made, progress=lambda some: left.append([one.place for one in some]))
+    assert [(one.place, one.severity) for one in found] == [
+        *((name, Severity.SKIPPED) for name in ("fails", "refused", "never")),
+        ("last", Severity.OK),
+    ]
+    assert "unexpected ZeroDivisionError" in found[0].message
+    assert "password" not in found[0].message
+    assert [one.message for one in found[1:3]] == ["a@b: no route", "no answer within 0.01 s"]
+    assert left[0] == ["fails", "refused", "never", "works"]
+    assert left[-2:] == [["never"], []]
+
+
+# Servers.
+
+
+@pytest.mark.parametrize(
+    ("ahead", "uncertain", "severity"),
+    [
+        (0.3, 0.1, Severity.OK),
+        (4.0, 2.5, Severity.OK),  # the answer took so long that the clocks may be equal
+        (-3.0, 0.1, Severity.WARNING),
+        (59.0, 0.1, Severity.WARNING),
+        (61.0, 0.1, Severity.ERROR),  # beyond max_ahead
+        (-61.0, 0.1, Severity.WARNING),
+    ],
+)
+def test_clock_skew_is_judged(ahead: float, uncertain: float, severity: Severity) -> None:
+    place = servers.Place(path="sources.mz", settings=cast("Any", None), kind="materialize", max_ahead=60.0)
+    assert severity_of(servers.skewed(place, ahead=ahead, uncertain=uncertain)) is severity
+
+
+def test_slow_commits_are_judged() -> None:
+    report = Report("ledger.path", "fsync")
+    assert severity_of(servers.slowness(report, 0.004, 0.2, "a fix"), "4.00 ms, at most 200 ms") is Severity.OK
+    assert severity_of(servers.slowness(report, 0.1, 0.2, "a fix"), "10 batches a second") is Severity.WARNING
+
+
+# History in Materialize.
+
+
+def judged(back: float, *inputs: Input) -> Finding:
+    return history.judged(Report("alerts.late", "history"), back, 3600.0, inputs)
+
+
+def test_history_that_is_too_short_names_the_statement() -> None:
+    short = Input(name=VIEW, index=False, kind="MATERIALIZED VIEW", retained=1.0)
+    statement = f"ALTER MATERIALIZED VIEW {VIEW} SET (RETAIN HISTORY FOR '1 hour')"
+    assert severity_of(judged(1.4, short), "reaches back 1s", statement) is Severity.WARNING
+
+
+def test_history_that_still_grows_is_enough() -> None:
+    young = Input(name=VIEW, index=False, kind="MATERIALIZED VIEW", retained=3600.0)
+    assert severity_of(judged(60.0, young), "1m by now") is Severity.OK
+
+
+def test_index_that_shortens_history_is_named() -> None:
+    """The view retains enough, and the subscription reads the index."""
+    index = Input(name="materialize.public.late_idx", index=True)
+    retains = Input(name=VIEW, index=False, kind="MATERIALIZED VIEW", retained=3600.0)
+    words = "DROP INDEX materialize.public.late_idx", "whatever the view retains"
+    assert severity_of(judged(2.0, index, retains), *words) is Severity.WARNING
+
+
+def test_inputs_of_a_plain_view_are_named() -> None:
+    table = Input(name="materialize.public.orders", index=False, kind="TABLE", retained=1.0)
+    enough = Input(name=VIEW, index=False, kind="MATERIALIZED VIEW", retained=7200.0)
+    found = judged(1.0, table, enough)
+    words = "ALTER TABLE materialize.public.orders", "put a materialized view with RETAIN HISTORY over them"
+    assert severity_of(found, *words) is Severity.WARNING
+    assert VIEW not in found.fix
+
+
+def test_inputs_are_read_from_a_plan() -> None:
+    """As a server of v26.39 wrote it."""
+    names = "materialize.public.late_i (u2053, compute)", "materialize.public.t (u1, storage)"
+    plan = {"sources": [{"name": name} for name in names]}
+    assert [*history.read_inputs(plan)] == [("materialize.public.late_i", True), ("materialize.public.t", False)]
+
+
+# The ledger's disk.
+
+MOUNTS = [
+    "/dev/sda1 / ext4 rw 0 0",
+    "tmpfs /run tmpfs rw 0 0",
+    "server:/export /srv/tocsin\\040data nfs4 rw 0 0",
+    "overlay /srv overlay rw 0 0",
+    "fuse /srv/remote fuse.sshfs rw 0 0",
+]
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "severity"),
+    [
+        ("/var/lib/tocsin", "ext4", Severity.OK),
+        ("/run/tocsin", "tmpfs", Severity.ERROR),
+        ("/srv/tocsin data/alerts", "nfs4", Severity.ERROR),
+        ("/srv/remote", "fuse.sshfs", Severity.ERROR),
+        ("/srv/remoter", "overlay", Severity.WARNING),
+    ],
+)
+def test_file_system_of_the_ledger_is_judged(folder: str, kind: str, severity: Severity) -> None:
+    assert disk.file_system(Path(folder), MOUNTS) == kind
+    assert severity_of(disk.judged_file_system(kind), kind) is severity
+
+
+def test_free_space_is_judged_by_the_size_of_the_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "tocsin.db"
+    gibibyte = 1024**3
+    assert severity_of(disk.free(path, gibibyte, 1000)) is Severity.OK
+    assert severity_of(disk.free(path, gibibyte, 0), "no more files") is Severity.WARNING
+    assert severity_of(disk.free(path, 1000, 1000), "1000 bytes free") is Severity.WARNING
+    with path.open("wb") as file:
+        file.truncate(2 * gibibyte)
+    assert severity_of(disk.free(path, gibibyte, 1000), "2.0 GiB") is Severity.WARNING
+
+
+# The outbox.
+
+
+def test_dead_letters_and_old_notifications_are_named() -> None:
+    backlog = {
+        "team": Backlog(pending=0, dead=2),
+        "slow": Backlog(pending=3, oldest=NOW - 7200),
+        "fresh": Backlog(pending=3, oldest=NOW - 5),
+        "gone": Backlog(pending=1, oldest=NOW - 5),
+    }
+    newest = cast("Any", {"team": SimpleNamespace(reason="rejected", detail="400 Bad Request")})
+    found = outbox.judged(backlog, newest, ["team", "slow", "fresh"], NOW)
+    assert [(one.place, one.severity) for one in found] == [
+        ("channels.gone", Severity.WARNING),
+        ("channels.slow", Severity.WARNING),
+        ("channels.team", Severity.WARNING),
+    ]
+    severity_of(found[0], "not configured")
+    severity_of(found[1], "3 pending, the oldest for 2h", "tocsin outbox list --pending --channel slow")
+    severity_of(found[2], "2 dead letters", "rejected: 400 Bad Request", "tocsin outbox retry --all --channel team")
+
+
+# Rows that change by themselves.
+
+
+def test_columns_that_change_by_themselves_are_named() -> None:
+    columns = ["id", "customer", "minutes"]
+    before = [("1", "Ann", "5.0"), ("2", "Bob", "6.0"), ("3", None, "7.0")]
+    after = [("1", "Ann", "5.1"), ("2", "Eve", "6.1"), ("4", "New", "0.0")]
+    assert rows.changing(columns, ["id"], columns, before, after) == ["minutes"]
+    assert rows.changing(columns, ["id"], ["id", "customer"], before, after) == []  # `ignore: [minutes]`
+    assert rows.changing(columns, [], columns, before, after) == columns  # the whole row is the key
+    assert rows.changing(columns, ["id"], columns, before, []) == []
+
+
+# The running process.
+
+
+def status(**given: Any) -> dict[str, Any]:
+    """The status of a healthy process that Prometheus reads."""
+    scrape = {"address": "10.0.0.9", "agent": "Prometheus/3.16.0", "count": 9, "first": at(-500), "last": at(-7)}
+    return {
+        "version": "1.0.0",
+        "time": at(0),
+        "since": at(-600),
+        "reasons": [],
+        "warnings": [],
+        "alerts": [{"name": "late", "dropped": 0, "gaps": 0}],
+        "channels": [],
+        "configuration": {"digest": digest(CONFIG), "since": at(-600), "refused": []},
+        "scrapes": [scrape],
+        **given,
+    }
+
+
+def at(seconds: float) -> str:
+    readers = Readers()
+    readers.add("", "", NOW + seconds)
+    return str(readers.shown()[0]["last"])
+
+
+def bad(**given: Any) -> list[Finding]:
+    return [one for one in process.examined(status(**given), CONFIG, "1.0.0") if one.severity is not Severity.OK]
+
+
+def test_healthy_process_has_no_finding() -> None:
+    assert bad() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "severity", "words"),
+    [
+        ({"version": "0.9.0"}, Severity.WARNING, "it is version 0.9.0, and 1.0.0 is installed"),
+        ({"reasons": ["alert late: no answer"]}, Severity.ERROR, "alert late: no answer"),
+        ({"warnings": ["channel team: paused"]}, Severity.WARNING, "channel team: paused"),
+        ({"alerts": [{"name": "late", "dropped": 3, "gaps": 0}]}, Severity.WARNING, "max_series is reached"),
+        ({"alerts": [{"name": "late", "dropped": 0, "gaps": 1}]}, Severity.WARNING, "1 gap since its start"),
+        ({"configuration": {"digest": "0", "since": at(0), "refused": []}}, Severity.WARNING, "another configuration"),
+        ({"configuration": {"digest": "0", "since": at(0), "refused": ["a: is required"]}}, Severity.ERROR, "required"),
+        ({"scrapes": []}, Severity.WARNING, "no one has read /metrics since its start"),
+        ({"scrapes": [], "since": at(-9)}, Severity.SKIPPED, "just started"),
+        (
+            {"scrapes": [{"address": "::1", "agent": "Prometheus/3.16.0", "last": at(-400)}]},
+            Severity.WARNING,
+            "no one has read /metrics for 6m40s",
+        ),
+        (
+            {"scrapes": [{"address": "::1", "agent": "curl/8.0", "last": at(-4)}]},
+            Severity.WARNING,
+            "1 reader of /metrics (curl/8.0 from ::1), the last 4 s ago; none of them says that it is Prometheus",
+        ),
+    ],
+)
+def test_status_of_the_process_is_judged(given: dict[str, Any], severity: Severity, words: str) -> None:
+    [found] = bad(**given)
+    assert severity_of(found, words) is severity
+
+
+def test_readers_of_metrics_are_counted_and_limited() -> None:
+    readers = Readers()
+    for second in range(100):
+        readers.add("10.0.0.9", "Prometheus/3.16.0", NOW + second)
+        readers.add(f"10.1.0.{second}", "x" * 1000, NOW + second)
+    shown = readers.shown()
+    assert len(shown) == 20
+    assert (shown[1]["agent"], shown[1]["count"]) == ("Prometheus/3.16.0", 100)
+    assert len(shown[0]["agent"]) == 100
