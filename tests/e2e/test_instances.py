@@ -67,6 +67,8 @@ async def test_api_names_the_leader_of_each_alert(harness: Harness) -> None:
             await until_equal(lambda one=one: leader(one), {"name": name, "this": one is led}, "the leader")  # type: ignore[misc]
             expected = {(first.url, one is first), (second.url, one is second)}
             await until_equal(lambda one=one: instances(one), expected, "the processes")  # type: ignore[misc]
+            leads = "This process leads orders." if one is led else f"{name} leads orders."
+            assert leads in (await one.get("/readyz"))[1].splitlines()
 
 
 async def test_process_on_every_interface_is_shown_by_host_name(harness: Harness) -> None:

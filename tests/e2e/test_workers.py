@@ -77,7 +77,8 @@ def start(harness: Harness) -> Start:
 @pytest.fixture
 async def two(start: Start, database: Database) -> AsyncIterator[Workers]:
     async with start(2) as supervisor:
-        await supervisor.until_logged("event=running", count=2)
+        for number in (1, 2):
+            await supervisor.until_logged("event=running", f"worker={number}")
         yield Workers(supervisor, database)
 
 

@@ -27,9 +27,12 @@ def _is_defect(record: logging.LogRecord) -> bool:
     return False
 
 
-def configure(settings: LogSettings) -> None:
+def configure(settings: LogSettings, *, worker: int | None = None) -> None:
     """Send all log lines, also those of libraries, to the configured output. Raises OSError for a file that cannot be
-    opened."""
+    opened.
+
+    `worker`: the number of this process among several with one output, which every line then has.
+    """
     stream = _stream(settings.output)
     form = settings.format
     if form == "auto":
@@ -39,6 +42,8 @@ def configure(settings: LogSettings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         structlog.processors.StackInfoRenderer(),
     ]
+    if worker is not None:
+        shared.append(lambda _logger, _level, line: {**line, "worker": worker})
     renderers: list[Processor]
     if form == "text":
         # Tracebacks without local variables, which hold passwords.

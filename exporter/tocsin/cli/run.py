@@ -22,7 +22,7 @@ def command(chosen: Namespace) -> int:
     if not chosen.worker:
         warn(config)
     try:
-        configure(config.log)
+        configure(config.log, worker=chosen.worker)
     except OSError as error:
         why = f"cannot write {config.log.output}: {error.strerror}"
         raise ConfigError([Problem(code="unwritable", path="log.output", message=why)]) from None

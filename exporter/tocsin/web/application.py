@@ -1,10 +1,10 @@
 """The web server: metrics for Prometheus, probes, a status page for people, and a small JSON interface."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 from aiohttp import web
@@ -130,7 +130,8 @@ class _Operations:
             reasons, warnings = reasons and ["Tocsin is not ready; the reasons need a login."], []
         if reasons:
             return web.Response(status=503, text="".join(f"{reason}\n" for reason in reasons))
-        return web.Response(text="".join(f"{line}\n" for line in ("Tocsin is ready.", *warnings)))
+        led = _led(self.process.instances()) if details(request) else []
+        return web.Response(text="".join(f"{line}\n" for line in ("Tocsin is ready.", *led, *warnings)))
 
     async def reload(self, request: web.Request) -> web.Response:
         self.guard.demand_admin(request)
@@ -139,6 +140,15 @@ class _Operations:
             lines = ["The configuration was refused; the last good one stays in use.", *problems]
             return web.Response(status=500, text="".join(f"{line}\n" for line in lines))
         return web.Response(text="The configuration was reloaded.\n")
+
+
+def _led(instances: Sequence[dict[str, Any]]) -> list[str]:
+    """Which alerts each process of the ledger leads, this one first; nothing where there are no others."""
+    lines = [
+        f"{'This process' if one['this'] else one['name']} leads {', '.join(one['leads']) or 'no alert'}."
+        for one in sorted(instances, key=lambda one: not one["this"])
+    ]
+    return lines if len(lines) > 1 else []
 
 
 def _static() -> list[web.RouteDef]:
