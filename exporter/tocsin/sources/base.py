@@ -103,7 +103,8 @@ class EventBatch:
 
 
 class EventStream(Protocol):
-    """One open subscription to events."""
+    """One open subscription to events. The defaults are those of a server that keeps no position and has no dead
+    letters."""
 
     def batches(self) -> AsyncIterator[EventBatch]:
         """Batches, each as soon as there is something, never delayed to grow. Raises SourceError.
@@ -113,13 +114,13 @@ class EventStream(Protocol):
         """
         ...
 
-    async def prepare(self, batch: EventBatch) -> None:
+    async def prepare(self, batch: EventBatch) -> None:  # noqa: ARG002
         """Called before the batch is written to the ledger, and again if either failed.
 
         A source whose position is in the ledger writes its dead letters here: after the commit, a crash would lose
         them. Raises DeadLetterError, and SourceError if the subscription is over.
         """
-        ...
+        return
 
     async def hold(self) -> bool:
         """Keep the subscription alive while the last batch cannot be stored.
@@ -128,16 +129,16 @@ class EventStream(Protocol):
         source still holds the batch, which is then tried again. False: the source took it back, and delivers it again
         through `batches`. Raises SourceError if the subscription is over.
         """
-        ...
+        return True
 
-    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:
+    async def acknowledge(self, batch: EventBatch, unmatched: Sequence[Event]) -> None:  # noqa: ARG002
         """The batch is in the ledger: the source need not deliver it again. Called in order, once per batch; after
         DeadLetterError again for the same batch.
 
         `unmatched`: events of the batch that no alert takes. Raises DeadLetterError, and SourceError if the
         subscription is over.
         """
-        ...
+        return
 
 
 @runtime_checkable

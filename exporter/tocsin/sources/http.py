@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -16,7 +16,7 @@ from tocsin.model import Event
 from tocsin.settings import Secret
 from tocsin.sources.base import EventBatch, EventStream
 from tocsin.sources.documents import form, lines, row_of
-from tocsin.sources.settings import Positive, SourceSettings
+from tocsin.sources.settings import EventSourceSettings, Positive
 from tocsin.sources.signatures import SCHEMES, Claim, Name, NotSigned
 
 _MAX_REQUESTS = 10_000
@@ -35,12 +35,10 @@ _ENCODINGS = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
 """Content encodings that the web server takes off."""
 
 
-class Config(SourceSettings):
+class Config(EventSourceSettings):
     """Events over HTTP, sent to Tocsin's own port. Each alert has an address, `/api/v1/events/<alert>`."""
 
     secrets: ClassVar[tuple[str, ...]] = ("token", "signing_secret")
-    delivers: ClassVar[Literal["rows", "events"]] = "events"
-    subjects: ClassVar[tuple[str, ...]] = ("event",)
 
     token: Secret | None = None
     """The token of senders: `Authorization: Bearer <token>`. Set this or `signing_secret`."""

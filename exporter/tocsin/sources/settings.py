@@ -1,4 +1,4 @@
-"""Configuration of the sources that speak PostgreSQL's protocol."""
+"""What the configuration of every source has, and that of the sources that speak PostgreSQL's protocol."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,16 @@ from pydantic import Field, model_validator
 from tocsin.postgres import OUTPUT, Positive, Server, SettingsMade, Text
 from tocsin.settings import Duration, Settings, invalid
 
-__all__ = ["Connection", "MaterializeConfig", "Positive", "PostgresConfig", "SourceSettings", "Text"]
+__all__ = [
+    "Connection",
+    "EventSourceSettings",
+    "MaterializeConfig",
+    "Positive",
+    "PostgresConfig",
+    "RowSourceSettings",
+    "SourceSettings",
+    "Text",
+]
 
 
 class SourceSettings(Settings):
@@ -46,7 +55,24 @@ class SourceSettings(Settings):
         return self
 
 
-class Connection(Server, SourceSettings):
+class EventSourceSettings(SourceSettings):
+    """What a source of events has."""
+
+    delivers: ClassVar[Literal["rows", "events"]] = "events"
+    subjects: ClassVar[tuple[str, ...]] = ("event",)
+
+
+class RowSourceSettings(SourceSettings):
+    """What a source of rows has."""
+
+    on_stall: Literal["reconnect", "exit"] = "reconnect"
+    """What to do about a stall: connect again, or end the process with exit code 124 so that a supervisor restarts
+    it."""
+    stale_after: Positive = 300.0
+    """How long the series of a silent source are still served before they are withdrawn."""
+
+
+class Connection(RowSourceSettings, Server):
     """How to reach a server whose rows are watched, and what to do when it is silent."""
 
     snapshot_timeout: Positive = 300.0
@@ -54,11 +80,6 @@ class Connection(Server, SourceSettings):
     to read the view in first."""
     progress_timeout: Positive = 30.0
     """How long the source may be silent after that before it counts as stalled."""
-    on_stall: Literal["reconnect", "exit"] = "reconnect"
-    """What to do about a stall: connect again, or end the process with exit code 124 so that a supervisor restarts
-    it."""
-    stale_after: Positive = 300.0
-    """How long the series of a silent source are still served before they are withdrawn."""
 
     @model_validator(mode="after")
     def _times_in_order(self) -> Self:

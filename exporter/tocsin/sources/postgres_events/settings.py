@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from tocsin.postgres import OUTPUT, Name, Positive, RelationName, Server
-from tocsin.sources.settings import SourceSettings
+from tocsin.sources.settings import EventSourceSettings
 
 HANDLED_AT, HANDLED_AS = "handled_at", "handled_as"
 """The columns in which the source stores the result for an event."""
@@ -22,12 +22,10 @@ def _not_its_own(column: str) -> str:
 OwnersColumn = Annotated[Name, AfterValidator(_not_its_own)]
 
 
-class Config(Server, SourceSettings):
+class Config(Server, EventSourceSettings):
     """A table of events in PostgreSQL, one row per event, with NOTIFY as the wake-up. Several processes may share the
     work. `tocsin sql` prints the SQL that creates the table or adds what it lacks."""
 
-    delivers: ClassVar[Literal["rows", "events"]] = "events"
-    subjects: ClassVar[tuple[str, ...]] = ("event",)
     output: ClassVar[Mapping[str, str]] = OUTPUT
 
     table: RelationName = "events"

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from tocsin.settings import Duration, Secret, invalid
-from tocsin.sources.settings import Positive, SourceSettings, Text
+from tocsin.sources.settings import EventSourceSettings, Positive, Text
 
 _LONGEST_KEY = 128
 """Bytes in the name of an argument; the library cuts off what is more. AMQP 0-9-1, section 4.2.5.5, has characters."""
@@ -42,7 +42,7 @@ class Server:
     tls: bool
 
 
-class Config(SourceSettings):
+class Config(EventSourceSettings):
     """A queue of RabbitMQ. Its messages are JSON objects; several processes share them. Needs the extra `rabbitmq`: pip
     install 'tocsin[rabbitmq]'."""
 
@@ -52,8 +52,6 @@ class Config(SourceSettings):
         json_schema_extra={"anyOf": [{"required": ["host", "user"]}, {"required": ["url"]}, {"required": ["url_file"]}]}
     )
     secrets: ClassVar[tuple[str, ...]] = ("url", "password")
-    delivers: ClassVar[Literal["rows", "events"]] = "events"
-    subjects: ClassVar[tuple[str, ...]] = ("event",)
 
     url: Secret | None = None
     """A whole address, `amqp://user:password@host:5672/vhost` or `amqps://...`, instead of `host`, `port`, `user`,
