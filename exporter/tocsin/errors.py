@@ -41,6 +41,26 @@ class ConfigError(TocsinError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class PluginError(TocsinError):
+    """A type of channel or source that a package registers and that cannot be used."""
+
+    def __init__(self, family: str, kind: str, why: str, packages: Sequence[str]) -> None:
+        """`family`: channel or source. `kind`: the type. `packages`: those that register it."""
+        super().__init__(f"{family} type {kind}: {why}")
+        self.family = family
+        self.kind = kind
+        self.why = why
+        self.packages = tuple(packages)
+
+
+class ListenError(TocsinError):
+    """The address to listen on cannot be bound."""
+
+
+class StallError(TocsinError):
+    """A source with `on_stall: exit` stalled, or another process has taken over."""
+
+
 @contextmanager
 def needing(extra: str, path: str) -> Iterator[None]:
     """Guard an import: a missing package becomes a ConfigError at `path` that names the extra to install."""

@@ -93,7 +93,7 @@ def test_each_mistake_has_its_place_and_text(tmp_path: Path) -> None:
     if os.environ.get("TOCSIN_WRITE_GOLDEN"):
         GOLDEN.write_text(text, encoding="utf-8")
     assert text == golden
-    assert TEXTS.keys() - codes == {"template", "too_deep", "waits"}
+    assert TEXTS.keys() - codes == {"plugin", "template", "too_deep", "waits"}
 
 
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:

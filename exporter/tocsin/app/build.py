@@ -37,7 +37,11 @@ def make_source(config: SourceConfig) -> Source | EventSource:
     """Build a source, of what its settings deliver; it connects to nothing yet."""
     with _refusing(f"sources.{config.name}"):
         source: Source | EventSource = source_module(config.kind).build(config.name, config.settings)
-        return source
+    wanted = Source if config.settings.delivers == "rows" else EventSource
+    if not isinstance(source, wanted):
+        why = f"type {config.kind} builds a {type(source).__name__}, which is not a {wanted.__name__}"
+        raise ConfigError([Problem(code="unusable", path=f"sources.{config.name}", message=why)])
+    return source
 
 
 def make_channel(config: ChannelConfig) -> Channel | Level:

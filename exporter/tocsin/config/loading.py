@@ -9,6 +9,7 @@ import glob
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
+from os import PathLike
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -23,7 +24,7 @@ from tocsin.config.semantics import NAME, check_alert, check_metrics, check_refe
 from tocsin.config.tls import web_file
 from tocsin.config.validation import Model, keys, validate
 from tocsin.config.web_file import WebFile, WebFileSettings
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import ConfigError, PluginError, Problem
 from tocsin.settings import Settings, noting_secret_files
 from tocsin.sources.base import Subject
 from tocsin.sources.settings import SourceSettings
@@ -44,7 +45,7 @@ _SERVICES = {
 """What people call a channel -> the types that send there."""
 
 
-def load(path: FilePath | str, environ: Mapping[str, str]) -> Config:
+def load(path: str | PathLike[str], environ: Mapping[str, str]) -> Config:
     """Load the configuration in a file, and in those that it names. Raises ConfigError with everything that is
     wrong."""
     text = _text(FilePath(path))
@@ -128,7 +129,7 @@ class _Assembly:
         web = self._section("web", WebSettings)
         port = self._port(web)
         log = self._section("log", LogSettings)
-        sources = self._members("sources", list(registry.SOURCES))
+        sources = self._members("sources", registry.source_types())
         channels = self._members("channels", registry.channel_types())
         alerts = self._alerts()
         levels = {name for name, (kind, _) in channels.items() if kind in registry.LEVELS}
@@ -235,12 +236,19 @@ class _Assembly:
         members: dict[str, tuple[str, Any]] = {}
         for name, entry in self._mapping(section).items():
             kind = self._kind(entry, (section, name), kinds)
-            if kind is not None:
-                model = registry.source_model(kind) if section == "sources" else registry.channel_models(kind)[0]
+            model = None if kind is None else self._model(kind, (section, name))
+            if kind is not None and model is not None:
                 # Only the models of channels have the type as a field.
                 data = {key: value for key, value in entry.items() if key != "type" or key in model.model_fields}
                 members[name] = kind, self._validated(model, data, section, name)
         return members
+
+    def _model(self, kind: str, path: Path) -> type[Settings] | None:
+        try:
+            return registry.source_model(kind) if path[0] == "sources" else registry.channel_models(kind)[0]
+        except PluginError as error:
+            self._document.report("plugin", (*path, "type"), name=kind, why=error.why)
+            return None
 
     def _kind(self, entry: object, path: Path, kinds: list[str]) -> str | None:
         report = self._document.report

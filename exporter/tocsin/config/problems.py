@@ -45,6 +45,7 @@ TEXTS: Mapping[str, str] = {
     "nothing_to_watch": "there is nothing to watch; add alerts or alert_files",
     "no_type": "is required: one of {listed}",
     "unknown_type": "there is no type {name!r}{suggestion}; there are {listed}",
+    "plugin": "{why}",
     "bad_name": "a name is made of at most 100 letters, digits, _ and -, and does not begin with -",
     "unknown_source": "there is no source {name!r}{suggestion}",
     "unknown_channel": "there is no channel {name!r}{suggestion}",
@@ -58,7 +59,7 @@ TEXTS: Mapping[str, str] = {
     "no_admin": "no one has the role admin; add admins, or a token with `role: admin`",
     "unknown_user": "there is no user {name!r} in basic_auth_users of web.config_file{suggestion}",
     # Alerts.
-    "no_subject": "set either {listed}",
+    "no_subject": "set {listed}",
     "unknown_subject": "the source {source} has no {name}; set {listed}",
     "not_for_events": "the source {source} delivers events, which neither fire nor resolve; remove {name}",
     "not_for_rows": "the source {source} delivers rows, not events; remove {name}",

@@ -20,7 +20,7 @@ class SourceConfig:
 
     name: str
     kind: str
-    """Its type, a key of `tocsin.registry.SOURCES`."""
+    """Its type, as in `tocsin.registry`."""
     settings: Any = field(repr=False)
     """An instance of the `Config` of the type's module."""
 
@@ -31,7 +31,7 @@ class ChannelConfig:
 
     name: str
     kind: str
-    """Its type, a key of `tocsin.registry.CHANNELS` or `LEVELS`."""
+    """Its type, as in `tocsin.registry`."""
     settings: Any = field(repr=False)
     """An instance of the `Config` of the type's module."""
     routes: Mapping[str, Any] = field(repr=False)

@@ -30,7 +30,7 @@ ALERT_FILES_MEANING = (
 def schema() -> Node:
     """Return the schema of a whole file, with `${NAME}` allowed for numbers, choices and durations."""
     kinds = {
-        **{f"{kind}_source": source(kind) for kind in registry.SOURCES},
+        **{f"{kind}_source": source(kind) for kind in registry.source_types()},
         **{f"{kind}_channel": channel(kind) for kind in registry.channel_types()},
     }
     alert = section(AlertSettings)

@@ -112,8 +112,8 @@ def _check_subject(alert: AlertSettings, source: SourceSettings, report: Report)
     for name in ("relation", "query", "topic", "event"):
         if getattr(alert, name) is not None and name not in source.subjects:
             report("unknown_subject", name, source=alert.source, name=name, listed=wanted)
-    if source.subjects == ("relation", "query") and alert.relation is None and alert.query is None:
-        report("no_subject", listed=wanted)
+    if "relation" in source.subjects and all(getattr(alert, name) is None for name in source.subjects):
+        report("no_subject", listed=f"either {wanted}" if len(source.subjects) > 1 else wanted)
 
 
 def _check_events(alert: AlertSettings, report: Report, levels: Collection[str]) -> None:
