@@ -7,17 +7,19 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import structlog
 from aiohttp import web
 
+from tocsin.app import logs
 from tocsin.app.runtime import Runtime
 from tocsin.app.status import RunningProcess
 from tocsin.config import Config
 from tocsin.config.sections import LogSettings
-from tocsin.errors import ConfigError, LedgerError, TocsinError
+from tocsin.errors import ConfigError, LedgerError, ListenError, StallError
 from tocsin.exposition import Metrics
 from tocsin.faults import unexpected
 from tocsin.settings import secret_hashes
@@ -36,32 +38,41 @@ _RENEW_EVERY = 1.0
 """Seconds between two checks whether a secret was renewed, while something does not work."""
 
 
-class ListenError(TocsinError):
-    """The address to listen on cannot be bound."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """How another program has Tocsin in it."""
+
+    ending: asyncio.Event
+    """Set by the program when Tocsin is to stop."""
+    started: Callable[[RunningProcess, str], None]
+    """Called with the process and the address where it listens, once its alerts run."""
+    signals: bool
+    """Whether signals stop and reload it all the same."""
 
 
-class StallError(TocsinError):
-    """A source with `on_stall: exit` stalled, or another process has taken over."""
-
-
-async def run(config: Config, read: Callable[[], Config]) -> None:
+async def run(config: Config, read: Callable[[], Config], *, embedding: Embedding | None = None) -> None:
     """Run until SIGTERM or SIGINT. `read` loads the configuration again for a reload.
 
-    Raises ConfigError, LedgerError, ListenError, StallError; anything else is a defect.
+    `embedding`: of a program whose process and signals are its own. Raises ConfigError, LedgerError, ListenError,
+    StallError; anything else is a defect.
     """
-    gc.set_threshold(*_COLLECT)
+    if embedding is None:
+        gc.set_threshold(*_COLLECT)
     try:
-        async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
+        async with AsyncExitStack() as last, asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
             metrics = Metrics(version("tocsin"))
             connections = Connections()
             port = Port(config.web, connections, reloaded=lambda ok: metrics.reloaded(successful=ok, at=time.time()))
-            runtime = Runtime(tasks, metrics)
+            runtime = Runtime(tasks, metrics, ending=embedding.ending if embedding else None)
+            last.push_async_callback(runtime.release)
             reloading = _Reloading(tasks, runtime, metrics, config, read, port)
-            _on_signals(tasks, runtime.ending, reloading)
+            if embedding is None or embedding.signals:
+                _on_signals(tasks, runtime.ending, reloading)
             process = RunningProcess(runtime, reloading, lambda: port.warnings)
             runner = web.AppRunner(
                 build_web(process, runtime.page, guard=port.guard, connections=connections, version=version("tocsin")),
                 access_log=None,
+                logger=logs.SERVER,
                 handle_signals=False,
                 shutdown_timeout=2.0,
             )
@@ -74,10 +85,13 @@ async def run(config: Config, read: Callable[[], Config]) -> None:
             maintenance = tasks.create_task(runtime.run_maintenance(), name="maintenance")
             await reloading.begin()
             renewing = tasks.create_task(reloading.renew(), name="renewed secrets")
-            # The objects of the start stay. Each collection of them would block the event loop for 50 ms.
-            gc.freeze()
+            if embedding is None:
+                # The objects of the start stay. Each collection of them would block the event loop for 50 ms.
+                gc.freeze()
             if not runtime.ending.is_set():
                 log.info("running", listen=address, alerts=len(config.alerts), channels=len(config.channels))
+                if embedding is not None:
+                    embedding.started(process, address)
             await runtime.ending.wait()
             log.info("stopping")
             async with reloading.over():

@@ -27,6 +27,27 @@ def _is_defect(record: logging.LogRecord) -> bool:
     return False
 
 
+SERVER = logging.getLogger("tocsin.web.server")
+"""Where the web server logs. Not aiohttp's own logger, which a program that embeds Tocsin may use."""
+SERVER.addFilter(_is_defect)
+
+
+def use_logging() -> None:
+    """Pass log lines to `logging`, which the embedding program configures. Changes nothing if that configures structlog
+    itself."""
+    if structlog.is_configured():
+        return
+    plain = structlog.dev.plain_traceback
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=plain),
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+
 def configure(settings: LogSettings, *, worker: int | None = None) -> None:
     """Send all log lines, also those of libraries, to the configured output. Raises OSError for a file that cannot be
     opened.
@@ -71,7 +92,6 @@ def configure(settings: LogSettings, *, worker: int | None = None) -> None:
     # Libraries log only warnings and errors.
     for noisy in ("aiohttp.access", "httpx", "httpcore", "asyncio", "psycopg"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("aiohttp.server").addFilter(_is_defect)
     # The source reports their errors; they add tracebacks, and at `debug` every frame, passwords included.
     for silent in ("aiormq", "aio_pika"):
         logging.getLogger(silent).setLevel(logging.CRITICAL)

@@ -37,7 +37,14 @@ _PRUNE_STEP = 500
 class Runtime:
     """The objects of one process. `apply` brings them to a configuration, and keeps what did not change."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, metrics: Metrics, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.time,
+        ending: asyncio.Event | None = None,
+    ) -> None:
         self._tasks = tasks
         self.page = Page(metrics)
         self.feed = Feed()
@@ -54,7 +61,7 @@ class Runtime:
         self.ledger_fault = ""
         self.address = ""
         """Where it listens."""
-        self.ending = asyncio.Event()
+        self.ending = ending or asyncio.Event()
         self.stall = ""
         self.inputs = Inputs(tasks, metrics, self.page, self.feed, self.outputs, self._stalled, clock=clock)
         self._clock = clock
@@ -223,7 +230,12 @@ class Runtime:
         await self.outputs.finish_levels()
         await self.inputs.stop()
         await self._stop_sending()
-        ledger, self.ledger, self.config = self.ledger, None, None
+        self.config = None
+        await self.release()
+
+    async def release(self) -> None:
+        """Close the ledger, if it is open."""
+        ledger, self.ledger = self.ledger, None
         if ledger is not None:
             await ledger.close()
 

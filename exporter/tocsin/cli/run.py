@@ -14,7 +14,7 @@ from tocsin.cli import Exit, workers
 from tocsin.cli.configuration import configuration, warn
 from tocsin.config import Config
 from tocsin.config.sections import LedgerSettings
-from tocsin.errors import ConfigError, Problem
+from tocsin.errors import ConfigError, ListenError, Problem, StallError
 
 
 def command(chosen: Namespace) -> int:
@@ -37,9 +37,9 @@ def command(chosen: Namespace) -> int:
                 asyncio.run(app.run(_dry(config, directory), lambda: _dry(configuration(chosen), directory)))
         else:
             asyncio.run(app.run(config, lambda: _own(chosen)))
-    except (app.ListenError, app.StallError) as error:
+    except (ListenError, StallError) as error:
         print(f"tocsin: {error}", file=sys.stderr)
-        return Exit.LISTEN if isinstance(error, app.ListenError) else Exit.STALL
+        return Exit.LISTEN if isinstance(error, ListenError) else Exit.STALL
     return Exit.OK
 
 
