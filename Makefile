@@ -41,7 +41,7 @@ test-live: $(READY)  ## run the live tests (TOCSIN_TEST_MATERIALIZE_DSN; some al
 check: $(READY)  ## lint, formatting, types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo materialize compose novu tests bench docs
+	@$(BIN)/mypy exporter/tocsin producer/tocsin_producer demo/tocsin_demo materialize compose novu tests bench docs examples/custom-channel/my_package
 	@$(BIN)/lint-imports --no-cache
 	@git grep --line-number --word-regexp --ignore-case --extended-regexp -f tools/words -- $(PLAIN); \
 	  test $$? -eq 1 || { echo "replace these words by plain ones: tools/words"; exit 1; }

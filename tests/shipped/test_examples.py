@@ -1,6 +1,8 @@
 """Each folder of examples/ is run against real servers, and a receiver on this machine in place of the service."""
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +16,9 @@ from support.examples import EXAMPLES, example
 from support.kafka import make_topic, produce, shared_kafka
 from support.materialize import MaterializeDouble
 from support.postgres import Database, Postgres
-from support.receiver import Receiver
+from support.receiver import Answer, Receiver
 from support.smtp import MailServer
+from support.tocsin import command
 from support.waiting import until_some
 
 pytestmark = pytest.mark.e2e
@@ -114,6 +117,50 @@ async def test_kafka_events_reach_the_team_by_mail(tmp_path: Path) -> None:
     assert "Payment 4 failed" in texts["refunds@example.com",]
     digest = texts["checkout@example.com",]
     assert [f"Payment {payment} failed" in digest for payment in (1, 2, 3)] == [False, True, True]
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder with the package of the example, installed."""
+    folder = tmp_path / "installed"
+    package = EXAMPLES / "custom-channel"
+    uv: list[str | Path] = [
+        "pip",
+        "install",
+        "--offline",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        folder,
+        package,
+    ]
+    done = subprocess.run([Path(sys.executable).with_name("uv"), *uv], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+async def test_package_adds_a_channel_and_a_source(installed: Path, tmp_path: Path) -> None:
+    name, folder = "custom-channel", tmp_path / "exchange" / "rejected"
+    folder.mkdir(parents=True)
+    async with Receiver() as chat:
+        chat.script(Answer(status=503))
+        environment = {"EXCHANGE": str(folder.parent), "CHAT_URL": f"{chat.url}/a-key", "PYTHONPATH": str(installed)}
+        async with example(name, tmp_path, **environment) as tocsin:
+            (folder / "orders.csv").write_text("17;Ann\n")
+            await chat.arrived(2)
+            assert await tocsin.metric("rejected_files", name="orders.csv") == 7
+            (folder / "orders.csv").unlink()
+            refused, rejected, removed = (request.json for request in await chat.arrived(3))
+            folder.rmdir()
+            await tocsin.until_not_ready("rejected: cannot be read: No such file or directory; create the folder")
+            status, shown, _ = await command(tmp_path, "check", "--show", **environment)
+            log = "".join(tocsin.log)
+    assert refused == rejected
+    assert [rejected["text"], removed["text"]] == ["orders.csv was rejected", "orders.csv was removed"]
+    assert (rejected["room"], rejected["key"] != removed["key"]) == ("operations", True)
+    assert status == 0
+    assert "type: mychat" in shown
+    assert "a-key" not in shown + log
 
 
 async def test_dbt_models_and_tests_fire_through_a_deployment(server: Postgres, tmp_path: Path) -> None:
