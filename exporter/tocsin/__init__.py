@@ -1,7 +1,7 @@
 """Tocsin: rows of a live view become Prometheus gauges and durable notifications.
 
 For programs (docs/python-api.md): `run` and `Tocsin` run it inside another program, with these errors; `tocsin.plugin`
-has what a type of channel or source of one's own is made of, `tocsin.handlers` what a handler of a `python` channel
+is what a further type of channel or source is made of, `tocsin.handlers` what a handler of a `python` channel
 gets, `tocsin.client` publishes events. Other modules may change with any version.
 """
 

@@ -1,4 +1,4 @@
-"""What a type of channel or source of one's own is made of (docs/python-api.md).
+"""What a further type of channel or source is made of (docs/python-api.md).
 
 A package registers a module as an entry point of the group `tocsin.channels` or `tocsin.sources`, whose name is the
 type. A channel's module has `Options`, `Config` and `build(name, config, routes) -> Channel`; a source's module has
