@@ -1,10 +1,11 @@
 """What tests share: a PostgreSQL with a database for each test, a Kafka, a web server."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from support import kafka_events
+from support.browser import Tab, chromium, new_tab
 from support.kafka import Kafka, breakable_kafka, shared_kafka
 from support.kafka_events import CLUSTERS, Cluster
 from support.postgres import NEWEST, Database, Postgres, shared_postgres
@@ -32,6 +33,23 @@ def process() -> FakeProcess:
 async def start(process: FakeProcess) -> AsyncIterator[Start]:
     async with starting(process) as begin:
         yield begin
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with chromium(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
+@pytest.fixture
+async def tab(browser: str, start: Start) -> AsyncIterator[Tab]:
+    """The page, as it is with `admin`."""
+    client = await start(admin=True)
+    async with new_tab(browser) as opened:
+        await opened.watch()
+        await opened.open(str(client.make_url("/")))
+        yield opened
+        assert opened.problems == [], "the page keeps to its Content-Security-Policy, and no script fails"
 
 
 @pytest.fixture

@@ -21,6 +21,18 @@ class Tab:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._calls = 0
+        self.problems: list[str] = []
+        """What the console shows as errors, such as violations of the Content-Security-Policy."""
+
+    async def watch(self) -> None:
+        """Collect `problems` from now on."""
+        await self._call("Log.enable")
+        await self._call("Runtime.enable")
+
+    async def scheme(self, name: str) -> None:
+        """Prefer the scheme of colours `light` or `dark`."""
+        features = [{"name": "prefers-color-scheme", "value": name}]
+        await self._call("Emulation.setEmulatedMedia", features=features)
 
     async def open(self, url: str) -> None:
         """Load another document. Returns once it has loaded."""
@@ -57,6 +69,13 @@ class Tab:
         """The visible text of an element; empty where there is none."""
         return str(await self.run(f"document.querySelector({selector!r})?.innerText ?? ''"))
 
+    def _note(self, event: dict[str, Any]) -> None:
+        match event.get("method"):
+            case "Log.entryAdded" if event["params"]["entry"]["level"] == "error":
+                self.problems.append(event["params"]["entry"]["text"])
+            case "Runtime.exceptionThrown":
+                self.problems.append(str(event["params"]["exceptionDetails"].get("exception", {}).get("description")))
+
     async def _load(self, method: str, **parameters: Any) -> None:
         """Until the new document has begun, the old one answers, and shows what is waited for next. So the old one gets
         a mark, which must be gone."""
@@ -70,7 +89,7 @@ class Tab:
         await self._socket.send_json({"id": self._calls, "method": method, "params": parameters})
         async with asyncio.timeout(SOON):
             while (answer := await self._socket.receive_json()).get("id") != self._calls:
-                pass
+                self._note(answer)
         assert "error" not in answer, answer
         return answer["result"]
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Any, TypeAlias
 
 import structlog
@@ -28,12 +29,7 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _FAILED = Repeats(log, "request failed", level="error")
 
-_STATIC = {
-    "index.html": "text/html",
-    "page.css": "text/css",
-    "icon.svg": "image/svg+xml",
-    **{f"{name}.js": "text/javascript" for name in ("page", "parts", "lists", "dialog", "elements", "requests")},
-}
+_TYPES = {".html": "text/html", ".css": "text/css", ".svg": "image/svg+xml", ".js": "text/javascript"}
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -152,16 +148,17 @@ def _led(instances: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _static() -> list[web.RouteDef]:
-    folder = files("tocsin.web").joinpath("static")
-    contents = {name: folder.joinpath(name).read_bytes() for name in _STATIC}
+    contents = {one.name: one.read_bytes() for one in files("tocsin.web").joinpath("static").iterdir() if one.is_file()}
 
     def serve(name: str) -> Handler:
+        content_type = _TYPES[PurePath(name).suffix]
+
         async def handler(_: web.Request) -> web.StreamResponse:
-            return web.Response(body=contents[name], content_type=_STATIC[name], charset="utf-8")
+            return web.Response(body=contents[name], content_type=content_type, charset="utf-8")
 
         return handler
 
-    return [web.get("/", serve("index.html")), *(web.get(f"/static/{name}", serve(name)) for name in _STATIC)]
+    return [web.get("/", serve("index.html")), *(web.get(f"/static/{name}", serve(name)) for name in sorted(contents))]
 
 
 @web.middleware

@@ -146,8 +146,8 @@ class Timelines:
     def _track(self, track: _Track, points: Sequence[range]) -> dict[str, Any]:
         places = [[slot % SLOTS for slot in point if slot > self.slot - SLOTS] for point in points]
         series: dict[str, list[float | None]] = {
-            "firing": [max((track.firing[one] for one in some), default=0) for some in places],
-            "pending": [max((track.pending[one] for one in some), default=0) for some in places],
+            "firing": [_most(track, track.firing, some) for some in places],
+            "pending": [_most(track, track.pending, some) for some in places],
             "delay": [_mean(track, some) for some in places],
         }
         marks = "".join(str(int(max((track.marks[one] for one in some), default=0))) for some in places)
@@ -180,6 +180,10 @@ def _sample_alert(track: _Track, place: int, alert: Mapping[str, Any]) -> None:
 
 def _raise(track: _Track, place: int, mark: Mark) -> None:
     track.marks[place] = max(track.marks[place], mark)
+
+
+def _most(track: _Track, counts: Sequence[int], places: Sequence[int]) -> int | None:
+    return max((counts[place] for place in places if track.marks[place]), default=None)
 
 
 def _mean(track: _Track, places: Sequence[int]) -> float | None:

@@ -3,22 +3,25 @@
 const LONGEST = 300;
 const LABEL = 60;              // characters of a label that are shown until it is opened
 const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+const SVG = "http://www.w3.org/2000/svg";
 
-const shown = new Map();       // what each part of the page was last made of, as JSON
 const opened = new Set();      // long texts that are open
 export const server = { skew: 0 };   // its clock minus this one's, in ms
 
 export const $ = (id) => document.getElementById(id);
 
-export function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
+function built(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "onclick") element.addEventListener("click", value);
-    else element.setAttribute(name, value);
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
   }
-  element.append(...children.filter((child) => child !== null));
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
   return element;
 }
+
+// `onclick` and the like are listeners; attributes and children that are null are left out.
+export const make = (tag, attributes = {}, ...children) => built(document.createElement(tag), attributes, children);
+export const draw = (tag, attributes = {}, ...children) => built(document.createElementNS(SVG, tag), attributes, children);
 
 // Invisible characters are shown by their code.
 const visible = (text) =>
@@ -47,6 +50,9 @@ export function long(text, longest = LABEL) {
   details.addEventListener("toggle", () => (details.open ? opened.add(whole) : opened.delete(whole)));
   return details;
 }
+
+// Preformatted text, such as the body of a request.
+export const block = (text) => make("pre", { tabindex: "0" }, make("code", {}, visible(text).slice(0, 100_000)));
 
 // A value of a row, as the commands write it (`cell` in cli/tables.py).
 export function number(value) {
@@ -77,6 +83,16 @@ export function since(text, suffix = "") {
   return make("time", { datetime: text, title: new Date(text).toString(), "data-suffix": suffix }, ago(text) + suffix);
 }
 
+export const past = (text) => since(text, later(text) ? "" : " ago");
+
+// The times that are shown go on.
+export function tick() {
+  for (const element of document.querySelectorAll("time[data-suffix]")) {
+    const words = ago(element.dateTime) + element.dataset.suffix;
+    if (element.textContent !== words) element.textContent = words;
+  }
+}
+
 export function clock(text) {
   return make("time", { datetime: text, title: text }, new Date(text).toLocaleTimeString());
 }
@@ -86,56 +102,87 @@ export function moment(text) {
 }
 
 export function span(seconds) {
-  return seconds < 60 ? `${number(Math.round(seconds * 10) / 10)} s`
+  return seconds < 0.1 ? `${Math.round(seconds * 1000)} ms`
+    : seconds < 60 ? `${number(Math.round(seconds * 10) / 10)} s`
     : seconds < 3_600 ? `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`
     : `${Math.floor(seconds / 3_600)} h ${Math.floor((seconds % 3_600) / 60)} min`;
 }
 
-export function labels(pairs, value = null) {
+// Labels with their values. `pick`: called with a name and a value that are clicked.
+export function labels(pairs, value = null, pick = null) {
   const entries = Object.entries(pairs);
   if (value !== null) entries.push(["value", number(value)]);
   if (!entries.length) return make("span", { class: "labels none" }, "no labels");
-  return make("span", { class: "labels pairs" },
-    ...entries.flatMap(([name, value]) => [make("span", {}, make("span", {}, `${name} `), long(value)), " "]));
+  const pair = ([name, text]) => pick && name !== "value" && text.length <= LABEL
+    ? make("button", { type: "button", class: "pair", "data-key": `pick ${name} ${text}`, title: `Only rows with ${name}="${text}"`, onclick: () => pick(name, text) },
+      make("span", {}, `${name} `), make("bdi", {}, visible(text)))
+    : make("span", {}, make("span", {}, `${name} `), long(text));
+  return make("span", { class: "labels pairs" }, ...entries.flatMap((one) => [pair(one), " "]));
 }
 
 // The annotation `summary`, if there is one.
 export const summary = (record) =>
   record.summary ? make("div", { class: "summary" }, long(record.summary, LONGEST)) : null;
 
-export function tag(word, kind) {
-  return make("span", { class: `tag ${kind ?? ""}` }, word);
-}
+export const tag = (word, kind) => make("span", { class: `tag ${kind ?? ""}` }, word);
 
 // `key` names the button, so that it keeps the focus when its list is made again.
-export function button(text, key, onclick, kind = "") {
-  return make("button", { type: "button", class: kind, "data-key": key, onclick }, text);
-}
+export const button = (text, key, onclick, kind = "") =>
+  make("button", { type: "button", class: kind, "data-key": key, onclick }, text);
 
-export const link = (text, key, onclick) => button(text, key, onclick, "link");
+export const link = (href, ...children) => make("a", { href, "data-key": `link ${href}` }, ...children);
 
-export function card(...children) {
-  return make("div", { class: "card" }, ...children);
-}
+export const card = (...children) => make("div", { class: "card" }, ...children);
 
-export function empty(...children) {
-  return card(make("div", { class: "empty" }, ...children));
-}
+export const empty = (...children) => card(make("div", { class: "empty" }, ...children));
 
 export function focus(key, within = document) {
   const found = [...within.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
   found?.focus({ preventScroll: true });
 }
 
-// Replace a part of the page if its content changed, but not while the user has text selected in it.
-export function show(id, content, build) {
-  const part = $(id);
-  const key = JSON.stringify(content);
+const shown = new WeakMap();   // element -> JSON of what it was last made of
+
+// Whether the user has text selected in an element, or has opened one of its lists of choices.
+const inUse = (element) => {
   const selection = document.getSelection();
-  const copying = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
-  if (shown.get(id) === key || copying) return;
-  shown.set(id, key);
-  const focused = part.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
-  part.replaceChildren(...[build(content)].flat());
-  if (focused !== undefined) focus(focused, part);
+  return (selection && !selection.isCollapsed && element.contains(selection.anchorNode))
+    || (document.activeElement?.tagName === "SELECT" && element.contains(document.activeElement));
+};
+
+// Replace what is in an element if its content changed. The focus stays.
+export function show(element, content, build) {
+  const key = JSON.stringify(content);
+  if (shown.get(element) === key || (shown.has(element) && inUse(element))) return;
+  shown.set(element, key);
+  const focused = element.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  element.replaceChildren(...[build(content)].flat().filter((one) => one !== null && one !== ""));
+  if (focused !== undefined) focus(focused, element);
+}
+
+// Bring the children of an element in line with a list: each item has one, which is made again only if the item changed.
+export function list(element, items, key, build) {
+  const before = new Map([...element.children].map((child) => [child.dataset.item, child]));
+  let next = element.firstElementChild;
+  for (const item of items) {
+    const name = key(item);
+    const content = JSON.stringify(item);
+    let child = before.get(name);
+    before.delete(name);
+    if (child === undefined || (shown.get(child) !== content && !inUse(child))) {
+      const made = build(item);
+      made.dataset.item = name;
+      shown.set(made, content);
+      if (child !== undefined) {
+        const focused = child.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+        if (child === next) next = child.nextElementSibling;
+        child.replaceWith(made);
+        if (focused !== undefined) focus(focused, made);
+      }
+      child = made;
+    }
+    if (child === next) next = next.nextElementSibling;
+    else if (child.nextElementSibling !== next || child.parentNode !== element) element.insertBefore(child, next);
+  }
+  for (const child of before.values()) child.remove();
 }

@@ -1,0 +1,77 @@
+// Why a row fires or does not, and what was sent of it.
+
+import { card, counted, empty, labels, make, past, plain, show, since, summary, tag } from "./elements.js";
+import { KINDS, STATUS_TAGS, answers, fields, next, request, sentences } from "./life.js";
+import { touched } from "./live.js";
+import { fetcher } from "./requests.js";
+import { address } from "./router.js";
+
+const VERDICTS = { firing: "bad", pending: "warn", keeping: "warn", event: "info" };
+const TIMERS = { for: "The row has to be there for as long as `for`: until", keep_firing_for: "It is kept firing by `keep_firing_for`, until",
+  repeat_interval: "It is notified again by `repeat_interval`," };
+
+export const title = ({ path: [alert = ""] }) => `Why ${alert} fires`;
+export const unsearchable = true;
+
+export function open(main, { path: [alert = "", fingerprint = ""] }) {
+  const body = make("div", {});
+  main.append(make("section", { "aria-labelledby": "title" },
+    make("p", { class: "up" }, make("a", { href: address("alerts", [alert]) }, plain(alert))),
+    make("h2", { id: "title", tabindex: "-1" }, "Why this row fires, or does not"), body));
+  const where = `api/v1/explain/${encodeURIComponent(alert)}?fingerprint=${encodeURIComponent(fingerprint)}`;
+  const fetch = fetcher((found, error) => show(body, { found: found && { ...found, time: null }, error }, () =>
+    error ? empty(make("span", { class: "why bad" }, plain(error))) : all(found)));
+  return (changed) => {
+    if (!body.childElementCount || touched(changed, "everything", "problem", `rows:${alert}`, `alert:${alert}`, "channel:")) fetch(where);
+  };
+}
+
+const part = (children) => card(make("div", { class: "inside" }, ...children));
+
+function all(found) {
+  return [
+    part([
+      make("div", { class: "line" }, tag(found.verdict, VERDICTS[found.verdict]), make("strong", {}, plain(found.summary))),
+      ...sentences(found.because), ...sentences(found.unknown),
+      found.labels ? labels(found.labels, found.value ?? null) : null,
+      make("div", { class: "facts" },
+        found.started_at ? make("span", {}, "began ", past(found.started_at)) : null,
+        found.ended_at ? make("span", {}, "ended ", past(found.ended_at)) : null,
+        found.timer ? make("span", {}, `${TIMERS[found.timer.name] ?? found.timer.name} `, past(found.timer.due)) : null),
+      ...next(found.next)]),
+    ...(found.routes.length ? [part([make("h3", {}, "Channels"), make("ul", { class: "plain" }, ...found.routes.map(channel))])] : []),
+    ...(found.notifications.length ? [part([make("h3", {}, "Notifications"), make("ul", { class: "plain" }, ...found.notifications.map(notification))])] : []),
+    found.row ? part([make("h3", {}, "Row as received"), fields(found.row)]) : "",
+    ...(found.nearest?.length ? [part([make("h3", {}, "Nearest keys"), make("ul", { class: "plain" }, ...found.nearest.map((one) =>
+      make("li", {}, make("a", { href: address("explain", [found.alert, one.fingerprint]) }, plain(Object.values(one.key).join(", "))))))])] : []),
+  ];
+}
+
+function channel(one) {
+  const { when } = one;
+  const values = when && Object.entries(when.values).map(([name, value]) => `${name} = ${JSON.stringify(value)}`).join(", ");
+  return make("li", {},
+    make("div", { class: "line" },
+      make("a", { class: "name", href: address("channels", [], { q: one.channel }), "data-key": `channel ${one.channel}` }, plain(one.channel)),
+      one.type && one.type !== one.channel ? make("span", { class: "none" }, plain(one.type)) : null,
+      one.state ? tag(one.state, one.state === "up" ? "good" : "bad") : null),
+    one.message ? make("p", { class: "why bad" }, plain(one.message)) : null,
+    when ? make("p", {}, "when ", make("code", {}, plain(when.expression)), " is ", make("b", {}, when.result === null ? "not known" : String(when.result)),
+      values ? make("span", { class: "none" }, ` (${values})`) : null) : null,
+    when?.error ? make("p", { class: "why bad" }, plain(when.error)) : null,
+    ...sentences(one.says),
+    make("div", { class: "facts" },
+      ...Object.entries({ ...one.group, ...one.order }).map(([name, value]) => make("span", {}, `${name} `, plain(value ?? "null"))),
+      one.waiting ? make("span", {}, `${counted(one.waiting)} pending before it`) : null,
+      one.window_ends ? make("span", {}, "next message ", past(one.window_ends)) : null));
+}
+
+function notification(one) {
+  return make("li", {},
+    make("div", { class: "line" },
+      tag(one.kind, KINDS[one.kind]), make("span", {}, "to ", plain(one.channel)), tag(one.status, STATUS_TAGS[one.status]),
+      make("span", { class: "none" }, since(one.created_at, " ago")),
+      make("a", { href: address("notifications", [one.id]), "data-key": `life ${one.id}` }, "its whole life")),
+    summary(one), ...sentences(one.says),
+    make("details", {}, make("summary", { "data-key": `more ${one.id}` }, "Request and answers"), make("div", { class: "inside" }, ...request(one), ...answers(one))));
+}
